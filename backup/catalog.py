@@ -1,0 +1,262 @@
+"""The sets on disk: which there are, in what state, and in which order their files appear and go.
+
+    <root>/<tier>/obcms_backup_<id>.sql.gz …        artifacts
+    <root>/<tier>/obcms_set_<id>.sha256             for `sha256sum -c`, without this product
+    <root>/<tier>/obcms_set_<id>.json               the manifest, last: no manifest, no set
+    <root>/<tier>/obcms_set_<id>.verdict            what the newest verification found
+    <root>/state/publishing.json                    the names of a set that is being published
+
+Files of the same names without a manifest are the old scripts' work: shown and verified, never removed
+here. What we ourselves left without a manifest is known from state/publishing.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path, PurePath
+from typing import Final, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from backup.errors import IntegrityError, NotFound, StoreError
+from backup.manifest import (
+    FileId,
+    Manifest,
+    Tier,
+    file_name,
+    from_json,
+    parse_file_name,
+    set_id,
+    stamp_time,
+    to_json,
+)
+from backup.stores.local import STAGED_SUFFIX, LocalStore, StagedFile, staged_name
+from backup.text import printable
+
+State = Literal["complete", "complete with changes", "damaged", "unreadable", "old script"]
+GOOD: Final[frozenset[State]] = frozenset({"complete", "complete with changes"})
+
+
+class Verdict(BaseModel):
+    """What the newest verification of a set found. No problems: good. `unchecked` names what could not be judged."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    checked: AwareDatetime
+    problems: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StoredSet:
+    """A set as it lies on disk. `manifest` is None for the old scripts' files and for an unreadable one."""
+
+    id: str
+    tier: Tier
+    time: datetime
+    state: State
+    files: tuple[str, ...]
+    size: int
+    manifest: Manifest | None = None
+    verdict: Verdict | None = None
+    problem: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Published, all its files there in their sizes, and not found damaged since."""
+        return self.state in GOOD
+
+
+class Catalog:
+    """All tiers below one backup volume."""
+
+    def __init__(self, root: Path, zone: ZoneInfo) -> None:
+        self.root = root
+        self._zone = zone
+        self._intent = LocalStore(root / "state")
+
+    def store(self, tier: Tier) -> LocalStore:
+        """The directory of one tier."""
+        return LocalStore(self.root / tier)
+
+    def sets(self, tier: Tier | None = None) -> list[StoredSet]:
+        """Every set, newest first."""
+        found = [stored for each in ([tier] if tier else Tier) for stored in self._tier(each)]
+        return sorted(found, key=lambda stored: (stored.time, stored.id), reverse=True)
+
+    def find(self, query: str) -> StoredSet:
+        """The set that `latest`, a set id, a file name or a path to a file of it names."""
+        sets = self.sets()
+        if query == "latest":
+            good = next((stored for stored in sets if stored.good), None)
+            if good is None:
+                raise NotFound("there is no good set yet", "`create` takes one now; `list` shows what is there.")
+            return good
+        name = PurePath(query).name
+        for stored in sets:
+            if query == stored.id or name in stored.files:
+                return stored
+        raise NotFound(f"no set or file is called {printable(query)!r}", "`list` shows what is there.")
+
+    def new_id(self, tier: Tier, now: datetime) -> str:
+        """An id of which no file exists yet: a second run within a second takes the next one."""
+        taken = {parsed.set_id for name in self.store(tier).names() if (parsed := parse_file_name(_bare(name)))}
+        moment = now
+        while (identifier := set_id(tier, moment, self._zone)) in taken:
+            moment += timedelta(seconds=1)
+        return identifier
+
+    def publish(self, manifest: Manifest, staged: Sequence[StagedFile]) -> None:
+        """Make a sealed set visible: its files first, the manifest last. A kill in between leaves no set."""
+        store = self.store(manifest.tier)
+        sums = file_name("set", manifest.id, "sha256")
+        names = [*(file.name for file in staged), sums]
+        intent = {"tier": manifest.tier, "manifest": manifest_name(manifest.id), "files": names}
+        self._intent.put("publishing.json", json.dumps(intent).encode())
+        try:
+            with store.stage(sums) as checksums:
+                checksums.write("".join(f"{a.stored_sha256}  {a.file}\n" for a in manifest.artifacts).encode())
+                checksums.seal()
+                store.publish([*staged, checksums])
+            store.put(manifest_name(manifest.id), to_json(manifest))
+        except BaseException:
+            self.finish_publishing()
+            raise
+        self._intent.remove("publishing.json")
+
+    def finish_publishing(self) -> list[str]:
+        """Remove what a publication that did not reach its manifest left; returns the names removed."""
+        try:
+            intent = json.loads(self._intent.read("publishing.json"))
+            store, last, names = self.store(Tier(intent["tier"])), str(intent["manifest"]), list(intent["files"])
+        except StoreError:
+            return []
+        except (ValueError, KeyError, TypeError):
+            names, store, last = [], self.store(Tier.DAILY), ""
+        present = set(store.names())
+        leftovers = [] if last in present else [n for n in names if n in present and parse_file_name(str(n))]
+        for name in leftovers:
+            store.remove(name)
+        self._intent.remove("publishing.json")
+        return leftovers
+
+    def sweep(self) -> list[str]:
+        """Remove unpublished work of runs that died. Only for the holder of the lock."""
+        removed = self.finish_publishing()
+        for store in (*(self.store(tier) for tier in Tier), self._intent):
+            for name in store.names():
+                if name == staged_name(_bare(name)):
+                    store.remove(name)
+                    removed.append(name)
+        return removed
+
+    def record_verdict(self, stored: StoredSet, verdict: Verdict) -> None:
+        """Keep what a verification found, beside the set."""
+        store, name = self.store(stored.tier), verdict_name(stored.id)
+        with store.stage(name) as staged:
+            staged.write(verdict.model_dump_json(indent=2).encode())
+            staged.seal()
+            staged.path.replace(store.directory / name)
+
+    def _tier(self, tier: Tier) -> Iterator[StoredSet]:
+        store = self.store(tier)
+        names = store.names()
+        by_id: dict[str, list[FileId]] = {}
+        for name in names:
+            parsed = parse_file_name(name)
+            if parsed and parsed.tier == tier:
+                by_id.setdefault(parsed.set_id, []).append(parsed)
+        for identifier, parts in by_id.items():
+            files = tuple(_name_of(part) for part in parts)
+            yield self._stored(store, tier, identifier, files, verdict_name(identifier) in names)
+
+    def _stored(
+        self, store: LocalStore, tier: Tier, identifier: str, files: tuple[str, ...], judged: bool
+    ) -> StoredSet:
+        sizes = {name: _size(store, name) for name in files}
+        base = StoredSet(
+            id=identifier,
+            tier=tier,
+            time=stamp_time(identifier.removeprefix(f"{tier}_"), self._zone),
+            state="old script",
+            files=files,
+            size=sum(size or 0 for size in sizes.values()),
+        )
+        if manifest_name(identifier) not in files:
+            return base
+        try:
+            manifest = from_json(store.read(manifest_name(identifier)), manifest_name(identifier))
+        except (IntegrityError, StoreError) as error:
+            return _with(base, state="unreadable", problem=error.message)
+        verdict = self._verdict(store, identifier) if judged else None
+        problem = _problem(manifest, sizes, identifier) or "; ".join(verdict.problems if verdict else ())
+        state: State = "damaged" if problem else "complete with changes" if _changed(manifest) else "complete"
+        return _with(base, time=manifest.started, state=state, manifest=manifest, verdict=verdict, problem=problem)
+
+    @staticmethod
+    def _verdict(store: LocalStore, identifier: str) -> Verdict | None:
+        try:
+            return Verdict.model_validate_json(store.read(verdict_name(identifier)))
+        except (StoreError, ValidationError):
+            return None
+
+
+def manifest_name(identifier: str) -> str:
+    """`obcms_set_<id>.json`."""
+    return file_name("set", identifier, "json")
+
+
+def verdict_name(identifier: str) -> str:
+    """`obcms_set_<id>.verdict`."""
+    return file_name("set", identifier, "verdict")
+
+
+def missing_or_resized(manifest: Manifest, sizes: dict[str, int | None]) -> list[str]:
+    """What the directory alone shows to be wrong with a set; `sizes` maps file names to bytes."""
+    problems = []
+    for artifact in manifest.artifacts:
+        size = sizes.get(artifact.file)
+        if size is None:
+            problems.append(f"{artifact.file} is missing")
+        elif size != artifact.stored_size:
+            problems.append(f"{artifact.file} has {size:,} bytes instead of {artifact.stored_size:,}")
+    return problems
+
+
+def _problem(manifest: Manifest, sizes: dict[str, int | None], identifier: str) -> str:
+    if manifest.id != identifier:
+        return f"the manifest is that of {printable(manifest.id)}"
+    return "; ".join(missing_or_resized(manifest, sizes))
+
+
+def _changed(manifest: Manifest) -> bool:
+    return manifest.status != "complete"
+
+
+def _with(stored: StoredSet, **changes: object) -> StoredSet:
+    return StoredSet(**{**stored.__dict__, **changes})
+
+
+def _size(store: LocalStore, name: str) -> int | None:
+    try:
+        return (store.directory / name).lstat().st_size
+    except OSError:
+        return None
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(".").removesuffix(STAGED_SUFFIX)
+
+
+def _name_of(part: FileId) -> str:
+    return file_name(part.what, part.set_id, part.suffix)
+
+
+def newest_good(sets: Iterable[StoredSet], tier: Tier | None = None) -> StoredSet | None:
+    """The newest good set (of a tier), from sets in any order."""
+    good = [s for s in sets if s.good and (tier is None or s.tier is tier)]
+    return max(good, key=lambda s: s.time, default=None)

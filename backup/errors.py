@@ -1,0 +1,83 @@
+"""The error tree: what failed, what to do about it, and how the process ends.
+
+Every expected failure is a BackupError. Its message names what failed and in what state things
+are now, its hint names the next command or setting. `cli.py` alone turns it into text and an exit code;
+anything that is not a BackupError is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class BackupError(Exception):
+    """An expected failure. `message` is one sentence, `hint` the remedy, `exit_code` the process's."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(BackupError):
+    """The settings cannot be used. The message lists every problem found, not the first."""
+
+    exit_code = 10
+
+
+class LockHeld(BackupError):
+    """Another run holds the backup volume's lock."""
+
+    exit_code = 11
+
+
+class SourceError(BackupError):
+    """What is to be backed up cannot be read."""
+
+    exit_code = 20
+
+
+class DatabaseUnavailable(SourceError):
+    """The database server does not answer, or refuses the login."""
+
+
+class DumpFailed(SourceError):
+    """The database client ended with an error, stalled, or wrote an incomplete dump."""
+
+
+class EngineError(SourceError):
+    """The Docker engine refused or failed a request."""
+
+
+class MediaFailed(SourceError):
+    """A volume is missing, empty, or holds something that cannot be read."""
+
+
+class StoreError(BackupError):
+    """The backup volume cannot be used: not mounted, full, read-only or failing."""
+
+    exit_code = 30
+
+
+class NoSpace(StoreError):
+    """There is not enough room in the backup volume."""
+
+
+class IntegrityError(BackupError):
+    """Stored bytes are not what was written."""
+
+    exit_code = 40
+
+
+class NotFound(BackupError):
+    """No set or file of that name."""
+
+    exit_code = 44
+
+
+class Interrupted(BackupError):
+    """A signal ended the run. `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}; nothing of this run was published")
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,94 @@
+"""One run at a time on one backup volume.
+
+An flock in the volume itself, so that the service, one-off containers and a second sidecar share it. The kernel
+frees it when its holder dies, however it dies: there is no stale lock to break. The text inside
+only says who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from backup.errors import LockHeld
+from backup.stores.local import storing
+from backup.text import printable
+
+_POLL = 0.2
+
+
+@contextlib.contextmanager
+def hold(
+    path: Path, operation: str, run: str, *, wait: float = 0.0, waiting: Callable[[str], None] = lambda _: None
+) -> Iterator[None]:
+    """Hold the lock for the body. Waits up to `wait` seconds, then LockHeld says who has it and since when."""
+    with storing(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        _acquire(descriptor, path, wait, waiting)
+        _describe(descriptor, {"operation": operation, "run": run, "host": socket.gethostname(), "pid": os.getpid()})
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the lock, in words; None when it is free."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _who(descriptor)
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, wait: float, waiting: Callable[[str], None]) -> None:
+    deadline, told = time.monotonic() + wait, False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            who = _who(descriptor)
+            if time.monotonic() >= deadline:
+                raise LockHeld(
+                    f"another run is using the backup volume: {who}; nothing was done",
+                    "Wait for it to end, or pass --wait SECONDS to queue behind it.",
+                ) from None
+            if not told:
+                waiting(who)
+                told = True
+            time.sleep(_POLL)
+        except OSError as error:
+            raise LockHeld(f"{path} cannot be locked: {error.strerror}", "Use a volume that supports flock.") from error
+        else:
+            return
+
+
+def _describe(descriptor: int, facts: dict[str, Any]) -> None:
+    facts["since"] = datetime.now(UTC).isoformat(timespec="seconds")
+    with contextlib.suppress(OSError):  # a full disk must not stop a run that may be about to free it
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(facts).encode(), 0)
+
+
+def _who(descriptor: int) -> str:
+    try:
+        facts = json.loads(os.pread(descriptor, 4096, 0))
+        return printable(f"{facts['operation']} (run {facts['run']} in {facts['host']}, since {facts['since']})")
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a run that has not said who it is"

@@ -1,0 +1,187 @@
+"""The manifest: what one set holds, in the JSON file that is written last and makes it a set.
+
+Pure data, no effects. A manifest of any format ever released can be read for ever
+(`tests/golden/`); a newer format than this product knows is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from backup.errors import IntegrityError
+
+FORMAT: Final = 1
+STAMP: Final = "%Y-%m-%d_%H-%M-%S"
+
+
+class Tier(StrEnum):
+    """A directory of sets. The first three are scheduled; `manual` is a person's own."""
+
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+    MANUAL = "manual"
+    PRE_RESTORE = "pre-restore"
+
+
+_TIERS: Final = "|".join(re.escape(tier) for tier in Tier)
+_NAME: Final = re.compile(
+    rf"obcms_(?P<what>[A-Za-z0-9][A-Za-z0-9._-]*)_(?P<tier>{_TIERS})_(?P<stamp>\d{{4}}(?:-\d\d){{2}}_\d\d(?:-\d\d){{2}})"
+    r"\.(?P<suffix>sql\.gz|tar\.gz|files\.gz|sha256|json)"
+)
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Model(BaseModel):
+    # Unknown keys are kept out but tolerated: a later minor release may add facts to the same format.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_timedelta="float")
+
+
+class Artifact(_Model):
+    """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to."""
+
+    kind: Literal["database", "roles", "volume", "index"]
+    name: str = ""
+    file: FileName
+    stored_size: Count
+    stored_sha256: Sha256
+    plain_size: Count
+    plain_sha256: Sha256
+
+
+class DatabasePart(_Model):
+    """Identity of the database, and what its dump holds. `rows` maps `schema.table` to rows dumped."""
+
+    name: str
+    oid: Count
+    system_identifier: str
+    server_version: str
+    image: str = ""
+    image_id: str = ""
+    size: Count = 0
+    client_version: str
+    command: tuple[str, ...]
+    rows: dict[str, int]
+    large_objects: Count = 0
+    not_carried: tuple[str, ...] = ()
+
+
+class Change(_Model):
+    """A file that was not stored as a whole and quiet file, and why."""
+
+    path: str
+    what: str
+
+
+class VolumePart(_Model):
+    """What one volume's archive holds. Lists are cut at 1,000 entries, totals are exact."""
+
+    name: str
+    files: Count
+    directories: Count
+    links: Count
+    hard_links: Count
+    bytes: Count
+    excludes: tuple[str, ...]
+    changed: tuple[Change, ...] = ()
+    changed_total: Count = 0
+    skipped: tuple[Change, ...] = ()
+    skipped_total: Count = 0
+
+
+class Manifest(_Model):
+    """One set. `started` and `ended` are UTC; `zone` is the operator's, `started_local` as its clock showed."""
+
+    format: Literal[1] = FORMAT
+    id: str
+    tier: Tier
+    run: str
+    started: AwareDatetime
+    ended: AwareDatetime
+    started_local: str
+    ended_local: str
+    zone: str
+    product_version: str
+    artifacts: tuple[Artifact, ...]
+    database: DatabasePart | None = None
+    volumes: tuple[VolumePart, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """`complete`, or `complete with changes` when files changed while they were read."""
+        return "complete with changes" if any(v.changed_total for v in self.volumes) else "complete"
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of all artifacts on disk."""
+        return sum(artifact.stored_size for artifact in self.artifacts)
+
+    def artifact(self, kind: str, name: str = "") -> Artifact | None:
+        """The artifact of that kind (and volume), if the set has one."""
+        return next((a for a in self.artifacts if a.kind == kind and (not name or a.name == name)), None)
+
+
+class FileId(BaseModel):
+    """A file name of a set, taken apart: `obcms_<what>_<tier>_<stamp>.<suffix>`."""
+
+    what: str
+    tier: Tier
+    stamp: str
+    suffix: str
+
+    @property
+    def set_id(self) -> str:
+        """The id of the set that the file belongs to."""
+        return f"{self.tier}_{self.stamp}"
+
+
+def set_id(tier: Tier, moment: datetime, zone: ZoneInfo) -> str:
+    """`daily_2025-10-20_02-00-00`, by the clock of `zone`."""
+    return f"{tier}_{moment.astimezone(zone).strftime(STAMP)}"
+
+
+def file_name(what: str, identifier: str, suffix: str) -> str:
+    """The seed's name of one file of the set `identifier`."""
+    return f"obcms_{what}_{identifier}.{suffix}"
+
+
+def parse_file_name(name: str) -> FileId | None:
+    """The parts of a set's file name; None for any other name, and for a time that never was."""
+    match = _NAME.fullmatch(name)
+    if not match:
+        return None
+    try:
+        datetime.strptime(match["stamp"], STAMP).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return FileId.model_validate(match.groupdict())
+
+
+def stamp_time(stamp: str, zone: ZoneInfo) -> datetime:
+    """The moment (UTC) that a file name's stamp means in `zone`; the earlier one in a repeated hour."""
+    return datetime.strptime(stamp, STAMP).replace(tzinfo=zone).astimezone(UTC)
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of its file."""
+    return manifest.model_dump_json(indent=2).encode() + b"\n"
+
+
+def from_json(data: bytes, file: str) -> Manifest:
+    """Read a manifest back; IntegrityError when it is damaged or of a later format."""
+    try:
+        return Manifest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        hint = "A newer release of this product wrote it; use that release." if where == "format" else ""
+        raise IntegrityError(f"manifest {file} cannot be used: {where}: {first['msg']}", hint) from None

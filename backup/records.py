@@ -1,0 +1,132 @@
+"""Run records: what every run did, in state/runs, one JSON file each.
+
+A record is written when the run begins, so that a run that dies without a word is still known:
+whoever next holds the lock marks it `crashed`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from backup.errors import StoreError
+from backup.stores.local import LocalStore, storing
+from backup.text import printable
+
+_KEEP: Final = 500
+# The block is allocated at the start, so that the end of the run can be recorded on a full disk.
+_RESERVED: Final = 8192
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    RUNNING = "running"
+    SUCCESS = "success"
+    CHANGED = "complete with changes"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    CRASHED = "crashed"
+
+
+class Run(BaseModel):
+    """One run. `seconds` maps each phase to its duration; `trigger` is manual, schedule or first."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    operation: str
+    tier: str = ""
+    trigger: str = "manual"
+    started: AwareDatetime
+    ended: AwareDatetime | None = None
+    outcome: Outcome = Outcome.RUNNING
+    set: str = ""
+    message: str = ""
+    hint: str = ""
+    exit_code: int = 0
+    seconds: dict[str, float] = Field(default_factory=dict)
+
+
+def new_run_id(now: datetime) -> str:
+    """A name for one run: sortable, and unique enough to label containers with."""
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+class Records:
+    """The run records of one backup volume."""
+
+    def __init__(self, directory: Path) -> None:
+        self._store = LocalStore(directory)
+
+    def begin(self, run: Run) -> None:
+        """Record that `run` has begun."""
+        path = self._path(run.id)
+        with storing(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._write(descriptor, run)
+
+    def end(self, run: Run) -> None:
+        """Record how `run` ended, in the block that `begin` reserved."""
+        path = self._path(run.id)
+        with storing(path):
+            self._write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), run)
+        self._trim()
+
+    def all(self) -> list[Run]:
+        """Every record, newest first. StoreError when one cannot be read: silence must not look like health."""
+        return [self._load(name) for name in reversed(self._names())]
+
+    def mark_crashed(self, now: datetime, but: str = "") -> list[Run]:
+        """Mark runs that never ended as crashed. Only for the holder of the lock, whose own run is `but`."""
+        crashed = [
+            run.model_copy(
+                update={
+                    "outcome": Outcome.CRASHED,
+                    "ended": now,
+                    "exit_code": 137,
+                    "message": f"{run.operation} ended without a word: killed, or the machine went down",
+                    "hint": "Nothing of it was published. If memory was short, the kernel log says so.",
+                }
+            )
+            for run in self.all()
+            if run.outcome is Outcome.RUNNING and run.id != but
+        ]
+        for run in crashed:
+            self.end(run)
+        return crashed
+
+    def _path(self, run_id: str) -> Path:
+        return self._store.directory / f"{run_id}.json"
+
+    def _names(self) -> list[str]:
+        return [name for name in self._store.names() if name.endswith(".json") and not name.startswith(".")]
+
+    def _load(self, name: str) -> Run:
+        try:
+            return Run.model_validate_json(self._store.read(name).rstrip(b" \n"))
+        except ValidationError:
+            raise StoreError(
+                f"run record {printable(name)} is damaged", f"Move {self._path('…').parent / name} away to go on."
+            ) from None
+
+    @staticmethod
+    def _write(descriptor: int, run: Run) -> None:
+        data = run.model_dump_json().encode()
+        try:
+            os.pwrite(descriptor, data.ljust(_RESERVED) + b"\n", 0)
+            os.ftruncate(descriptor, max(len(data), _RESERVED) + 1)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _trim(self) -> None:
+        for name in self._names()[:-_KEEP]:
+            self._store.remove(name)

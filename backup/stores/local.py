@@ -1,0 +1,203 @@
+"""Durable files in a directory: staged beside their final name, read back from the disk, then renamed.
+
+The order is the whole point: write → fsync → drop from the page cache → read back and compare → rename →
+fsync the directory. A failing fsync fails the run and is not tried again, because a second one may
+report success for pages the kernel has already thrown away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from backup.errors import IntegrityError, NoSpace, StoreError
+
+STAGED_SUFFIX = ".partial"
+_BLOCK = 1 << 20
+# Starting write-back early keeps the final fsync short.
+_FLUSH_EVERY = 32 << 20
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an OSError about the backup volume into a StoreError that names `path` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise _translated(error, path) from error
+
+
+def _translated(error: OSError, path: Path) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(
+            f"the backup volume is full: {path.name} could not be written; earlier sets are untouched",
+            "Free space in the volume (see `list`), or give it a larger disk.",
+        )
+    reason = error.strerror or str(error)
+    hints = {
+        errno.EROFS: "Mount the backup volume read-write.",
+        errno.EACCES: "The backup volume must belong to the user this container runs as.",
+        errno.EIO: "The disk reports errors: check the kernel log, and take a backup to another disk now.",
+    }
+    return StoreError(f"{path}: {reason}", hints.get(error.errno or 0, ""))
+
+
+def staged_name(name: str) -> str:
+    """The name under which `name` is written until it is whole."""
+    return f".{name}{STAGED_SUFFIX}"
+
+
+class StagedFile:
+    """A file being written beside its final name. `write`, then `seal`, then `LocalStore.publish`.
+
+    Left without `seal`, by error or by kill, it is removed (at once, or by the next sweep).
+    Hash and size are those of the bytes given to `write`; `seal` proves the disk returns the same.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.name = name
+        self.path = directory / staged_name(name)
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self._flushed = 0
+        with storing(self.path):
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def __enter__(self) -> StagedFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+        if kind is not None:
+            self.path.unlink(missing_ok=True)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what was written so far, in hex."""
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes) -> int:
+        """Append all of `data`; StoreError or NoSpace when the disk does not take it."""
+        view = memoryview(data)
+        with storing(self.path):
+            while view:
+                view = view[os.write(self._fd, view) :]
+        self._hash.update(data)
+        self.size += len(data)
+        if self.size - self._flushed >= _FLUSH_EVERY:
+            os.posix_fadvise(self._fd, self._flushed, self.size - self._flushed, os.POSIX_FADV_DONTNEED)
+            self._flushed = self.size
+        return len(data)
+
+    def seal(self) -> None:
+        """Flush to the disk, read back from it and compare; IntegrityError when it returns other bytes."""
+        with storing(self.path):
+            os.fsync(self._fd)
+            size, digest = read_back(self._fd)
+        if (size, digest) != (self.size, self.sha256):
+            raise IntegrityError(
+                f"{self.name}: the disk returned {size} bytes that differ from the {self.size} written;"
+                " the file was thrown away, earlier sets are untouched",
+                "The disk or its driver is failing: check the kernel log, and back up to another disk.",
+            )
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; harmless when done twice."""
+        if self._fd >= 0:
+            descriptor, self._fd = self._fd, -1
+            os.close(descriptor)
+
+
+def read_back(descriptor: int) -> tuple[int, str]:
+    """(size, SHA-256 in hex) of an open file, from the disk where the platform lets us drop its cache."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    digest, size = hashlib.sha256(), 0
+    buffer = bytearray(_BLOCK)
+    view = memoryview(buffer)
+    while count := os.preadv(descriptor, [buffer], size):
+        digest.update(view[:count])
+        size += count
+    return size, digest.hexdigest()
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in `directory` durable."""
+    with storing(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class LocalStore:
+    """The directory of one tier: staging, publishing, reading and removing regular files by name."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def stage(self, name: str) -> StagedFile:
+        """Begin to write `name`; nothing appears under that name before `publish`."""
+        with storing(self.directory):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return StagedFile(self.directory, name)
+
+    def publish(self, files: list[StagedFile]) -> None:
+        """Give sealed files their final names, durably. An existing name is never overwritten."""
+        for file in files:
+            final = self.directory / file.name
+            with storing(final):
+                if os.path.lexists(final):
+                    raise StoreError(f"{final} exists already and was not overwritten; this run was not published")
+                file.path.rename(final)
+        sync_directory(self.directory)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Stage, seal and publish a small file in one step."""
+        with self.stage(name) as staged:
+            staged.write(data)
+            staged.seal()
+            self.publish([staged])
+
+    def names(self) -> list[str]:
+        """Names of the regular files here, sorted; links, directories and pipes are not ours and left out."""
+        try:
+            with os.scandir(self.directory) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _translated(error, self.directory) from error
+
+    def open(self, name: str) -> int:
+        """A descriptor for reading the regular file `name`; NotADirectory, links and pipes are refused."""
+        path = self.directory / name
+        with storing(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise StoreError(f"{path} is not a regular file")
+        return descriptor
+
+    def read(self, name: str, limit: int = 64 << 20) -> bytes:
+        """A small file whole; StoreError above `limit` bytes."""
+        descriptor = self.open(name)
+        with os.fdopen(descriptor, "rb") as file, storing(self.directory / name):
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise StoreError(f"{self.directory / name} is larger than {limit} bytes and was not read")
+        return data
+
+    def remove(self, name: str) -> None:
+        """Remove a name if it is there."""
+        path = self.directory / name
+        with storing(path):
+            path.unlink(missing_ok=True)

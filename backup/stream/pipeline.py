@@ -1,0 +1,75 @@
+"""One artifact on its way to disk: measure plain bytes → gzip → measure stored bytes → staged file.
+
+A producer that fails raises in the writer's body, so the file is thrown away before anything could
+take it for whole. Compression runs in a thread of its own (ISA-L), with bounded queues: memory stays flat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from types import TracebackType
+from typing import Literal, Self
+
+from isal import igzip_threaded
+
+from backup.errors import IntegrityError
+from backup.manifest import Artifact
+from backup.stores.local import LocalStore, StagedFile
+
+_BLOCK = 1 << 20
+
+
+class ArtifactWriter:
+    """A compressed file being written. Use as a context manager; `finish` seals it and gives its Artifact.
+
+    `write` must be given bytes that nobody changes afterwards: they are queued for compression.
+    """
+
+    def __init__(
+        self,
+        store: LocalStore,
+        file: str,
+        kind: Literal["database", "roles", "volume", "index"],
+        name: str = "",
+        level: int = 1,
+    ) -> None:
+        self.kind, self.name = kind, name
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self.staged: StagedFile = store.stage(file)
+        self._gzip = igzip_threaded.open(self.staged, "wb", compresslevel=level, threads=1, block_size=_BLOCK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if kind is not None:
+            # The first error is the one to report; closing may only repeat it.
+            with contextlib.suppress(Exception):
+                self._gzip.close()
+            self.staged.close()
+            self.staged.path.unlink(missing_ok=True)
+
+    def write(self, data: bytes) -> int:
+        """Append plain bytes."""
+        self._gzip.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def finish(self) -> Artifact:
+        """Write the end, flush, read back from the disk, and describe what is there."""
+        self._gzip.close()
+        if self.size and not self.staged.size:
+            raise IntegrityError(f"{self.staged.name}: the compressor wrote nothing; the run was not published")
+        self.staged.seal()
+        return Artifact(
+            kind=self.kind,
+            name=self.name,
+            file=self.staged.name,
+            stored_size=self.staged.size,
+            stored_sha256=self.staged.sha256,
+            plain_size=self.size,
+            plain_sha256=self._hash.hexdigest(),
+        )

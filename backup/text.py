@@ -1,0 +1,44 @@
+"""Words and numbers as a person reads them; names made harmless for a terminal."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """`text` with control characters, bidirectional marks and undecodable bytes as escapes."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def size(count: float) -> str:
+    """Bytes as `1.4 GB` (powers of 1000, as disks are sold)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `4.2 s`, `3 min 20 s`, `5 h 02 min` or `3 d 04 h`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
+
+
+def age(span: timedelta) -> str:
+    """A time span as `duration` words it, `just now` below a second."""
+    seconds = span.total_seconds()
+    return "just now" if 0 <= seconds < 1 else duration(seconds) if seconds > 0 else f"{duration(-seconds)} ahead"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -1,0 +1,119 @@
+"""The dump reader against hand-written dumps, cut into chunks at every place."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup.errors import DumpFailed
+from backup.stream.filters import DumpReader
+
+DUMP = rb"""--
+-- PostgreSQL database dump
+--
+
+\restrict Abc123
+
+-- Dumped from database version 17.11 (Debian)
+-- Dumped by pg_dump version 17.11 (Debian)
+
+SET statement_timeout = 0;
+CREATE FUNCTION f() RETURNS text LANGUAGE sql AS $$
+COPY public.fake (a) FROM stdin;
+$$;
+
+--
+-- Data for Name: empty; Type: TABLE DATA; Schema: public; Owner: o
+--
+
+COPY public.empty (a) FROM stdin;
+\.
+
+
+--
+-- Data for Name: two; Type: TABLE DATA; Schema: public; Owner: o
+--
+
+COPY public.two (a, b) FROM stdin;
+1	\\.
+2	COPY public.x FROM stdin;
+\.
+
+
+--
+-- Data for Name: no columns; Type: TABLE DATA; Schema: public; Owner: o
+--
+
+COPY public."no columns"  FROM stdin;
+
+
+\.
+
+
+--
+-- Data for Name: BLOBS; Type: BLOBS; Schema: -; Owner: -
+--
+
+BEGIN;
+
+SELECT pg_catalog.lo_open('16400', 131072);
+SELECT pg_catalog.lowrite(0, '\x00');
+SELECT pg_catalog.lo_close(0);
+
+COMMIT;
+
+--
+-- PostgreSQL database dump complete
+--
+
+\unrestrict Abc123
+
+"""
+ROWS = {"public.empty": 0, "public.two": 2, 'public."no columns"': 2}
+
+
+def read(data: bytes, cuts: list[int]) -> DumpReader:
+    reader = DumpReader()
+    edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
+    for start, end in zip(edges, edges[1:], strict=False):
+        reader.feed(data[start:end])
+    return reader
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 7, 64, 10_000])
+def test_counts_do_not_depend_on_chunks(step: int) -> None:
+    reader = read(DUMP, list(range(0, len(DUMP), step)))
+    reader.check_whole()
+    assert (reader.rows, reader.large_objects) == (ROWS, 1)
+    assert reader.client_version == "17.11 (Debian)"
+
+
+@given(st.lists(st.integers(0, 5000), max_size=20))
+def test_counts_do_not_depend_on_random_cuts(cuts: list[int]) -> None:
+    reader = read(DUMP, cuts)
+    reader.check_whole()
+    assert reader.rows == ROWS
+
+
+def test_every_truncation_is_refused() -> None:
+    for length in range(len(DUMP) - 2):
+        with pytest.raises(DumpFailed):
+            read(DUMP[:length], []).check_whole()
+
+
+@given(st.lists(st.text(alphabet="ab\\.\tN", max_size=12), max_size=30), st.lists(st.integers(0, 999), max_size=9))
+def test_rows_of_any_text(values: list[str], cuts: list[int]) -> None:
+    rows = "".join(value.replace("\\", "\\\\") + "\n" for value in values).encode()
+    table = b"-- Data for Name: t; Type: TABLE DATA; Schema: s; Owner: o\n--\n\nCOPY s.t (a) FROM stdin;\n"
+    reader = read(table + rows + b"\\.\n\n\n" + table.replace(b"s.t", b"s.u") + b"\\.\n", cuts)
+    assert reader.rows == {"s.t": len(values), "s.u": 0}
+
+
+def test_another_key_at_the_end_is_refused() -> None:
+    with pytest.raises(DumpFailed, match="key"):
+        read(DUMP.replace(b"\\unrestrict Abc123", b"\\unrestrict Abc124"), []).check_whole()
+
+
+def test_old_servers_have_no_restrict_lines() -> None:
+    read(DUMP.replace(b"\\restrict Abc123\n\n", b"").replace(b"\\unrestrict Abc123\n\n", b""), []).check_whole()
