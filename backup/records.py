@@ -71,13 +71,13 @@ class Records:
         with storing(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            self._write(descriptor, run)
+            self._write(descriptor, run, _RESERVED)
 
     def end(self, run: Run) -> None:
         """Record how `run` ended, in the block that `begin` reserved."""
         path = self._path(run.id)
         with storing(path):
-            self._write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), run)
+            self._write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), run, 0)
         self._trim()
 
     def all(self) -> list[Run]:
@@ -118,11 +118,11 @@ class Records:
             ) from None
 
     @staticmethod
-    def _write(descriptor: int, run: Run) -> None:
-        data = run.model_dump_json().encode()
+    def _write(descriptor: int, run: Run, reserve: int) -> None:
+        data = run.model_dump_json(indent=1).encode().ljust(reserve) + b"\n"
         try:
-            os.pwrite(descriptor, data.ljust(_RESERVED) + b"\n", 0)
-            os.ftruncate(descriptor, max(len(data), _RESERVED) + 1)
+            os.pwrite(descriptor, data, 0)
+            os.ftruncate(descriptor, len(data))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

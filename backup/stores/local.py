@@ -95,6 +95,9 @@ class StagedFile:
             self._flushed = self.size
         return len(data)
 
+    def flush(self) -> None:
+        """Nothing is buffered here; compressors ask for it."""
+
     def seal(self) -> None:
         """Flush to the disk, read back from it and compare; IntegrityError when it returns other bytes."""
         with storing(self.path):

@@ -11,13 +11,10 @@ import hashlib
 from types import TracebackType
 from typing import Literal, Self
 
-from isal import igzip_threaded
-
 from backup.errors import IntegrityError
 from backup.manifest import Artifact
 from backup.stores.local import LocalStore, StagedFile
-
-_BLOCK = 1 << 20
+from backup.stream import gzip
 
 
 class ArtifactWriter:
@@ -38,7 +35,7 @@ class ArtifactWriter:
         self.size = 0
         self._hash = hashlib.sha256()
         self.staged: StagedFile = store.stage(file)
-        self._gzip = igzip_threaded.open(self.staged, "wb", compresslevel=level, threads=1, block_size=_BLOCK)
+        self._gzip = gzip.writer(self.staged, level)
 
     def __enter__(self) -> Self:
         return self

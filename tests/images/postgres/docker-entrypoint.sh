@@ -34,9 +34,9 @@ check_settings() {
 }
 
 init_database() { # POSTGRES_INITDB_ARGS is split as a shell would
-  local options=(--username="$POSTGRES_USER" --pwfile=<(printf '%s\n' "$POSTGRES_PASSWORD"))
+  local options=(--username="$POSTGRES_USER")
   if [ -n "${POSTGRES_INITDB_WALDIR:-}" ]; then options+=(--waldir="$POSTGRES_INITDB_WALDIR"); fi
-  eval 'initdb "${options[@]}" '"${POSTGRES_INITDB_ARGS:-}"' "$@"'
+  eval 'initdb "${options[@]}" --pwfile=<(printf "%s\n" "$POSTGRES_PASSWORD") '"${POSTGRES_INITDB_ARGS:-}"
 }
 
 allow_network() { # from elsewhere than the socket and loopback, with a password unless told otherwise

@@ -1,0 +1,213 @@
+"""How healthy the backups are, with reasons a person can act on. Pure; `now` is an argument.
+
+Green needs a fresh good set of the database and a last run that went well; whatever cannot be told is red.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from backup.catalog import StoredSet
+from backup.records import Outcome, Run
+from backup.text import age, plural, printable
+
+Status = Literal["pass", "warn", "starting", "fail"]
+SchedulerState = Literal["alive", "stopped", "dead"]
+
+# Worst last: a service that is still starting is not yet good, but nothing has failed.
+SEVERITIES: Final[tuple[Status, ...]] = ("pass", "warn", "starting", "fail")
+CREATE: Final = "create"
+# Clocks of two machines differ by seconds; more than this is a clock that was set.
+_SKEW: Final = timedelta(minutes=5)
+_LISTED: Final = 5
+_LENGTH: Final = 500
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing that is not as it should be, and the next command."""
+
+    severity: Status
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The verdict. `newest_good` is the newest good set that holds the database, `age` its age."""
+
+    status: Status
+    reasons: tuple[Reason, ...]
+    now: datetime
+    newest_good: StoredSet | None = None
+    scheduler: SchedulerState | None = None
+
+    @property
+    def age(self) -> timedelta | None:
+        """Time since the newest good set began."""
+        return self.now - self.newest_good.time if self.newest_good else None
+
+
+def evaluate(
+    sets: Sequence[StoredSet],
+    runs: Sequence[Run],
+    now: datetime,
+    *,
+    max_age: timedelta,
+    scheduler: SchedulerState | None,
+    problem: str = "",
+    notes: Sequence[str] = (),
+    since: datetime | None = None,
+) -> Health:
+    """Judge sets and runs. `problem` says why the state could not be read, `scheduler` is None outside the service.
+
+    A first backup that failed before `since`, the start of the service, does not forbid `starting`: its
+    cause may just have been put right. `notes` are standing warnings.
+    """
+    reasons = list(_scheduler(scheduler))
+    good = newest_database(sets)
+    if problem:
+        reasons.append(_reason("fail", problem, "Until it can be read, nothing here can be called good."))
+    else:
+        first = None if good else _first_backup(runs, since)
+        if first:
+            reasons.append(first)
+        else:
+            reasons += [*_stored(sets, good, now, max_age), *_last_run(runs)]
+        reasons += [*_damage(sets), *_clock(runs, now)]
+    reasons += [_reason("warn", note) for note in notes]
+    reasons.sort(key=lambda reason: -SEVERITIES.index(reason.severity))
+    return Health(reasons[0].severity if reasons else "pass", tuple(reasons), now, good, scheduler)
+
+
+def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest good set with a database in it: media alone does not bring the application back."""
+    return _newest(s for s in sets if s.good and s.manifest is not None and s.manifest.database is not None)
+
+
+def scheduler_reason(state: SchedulerState) -> Reason | None:
+    """What is wrong with the scheduler; None while it runs."""
+    return next(_scheduler(state), None)
+
+
+def _newest(sets: Iterable[StoredSet]) -> StoredSet | None:
+    return max(sets, key=lambda stored: (stored.time, stored.id), default=None)
+
+
+def _reason(severity: Status, text: str, hint: str = "") -> Reason:
+    """A reason in one harmless line: names, messages and stored text come from elsewhere."""
+    return Reason(severity, _line(text), _line(hint))
+
+
+def _line(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _LENGTH else line[: _LENGTH - 1] + "…"
+
+
+def _scheduler(state: SchedulerState | None) -> Iterator[Reason]:
+    if state == "stopped":
+        yield _reason(
+            "fail",
+            "the scheduler is stopped (frozen): no backup starts",
+            "`docker compose restart backup` restarts it.",
+        )
+    elif state == "dead":
+        yield _reason(
+            "fail",
+            "the scheduler is not running: no backup starts; it is being started again",
+            "`docker compose logs backup` says why it ended.",
+        )
+
+
+def _stored(sets: Sequence[StoredSet], good: StoredSet | None, now: datetime, max_age: timedelta) -> Iterator[Reason]:
+    """Reasons about the age of what is there, of the database first."""
+    if good is None:
+        hint = "`create daily` takes one now; `list` shows what is there."
+        yield _reason("fail", "there is no good set of the database yet", hint)
+        return
+    yield from _freshness("good set", good, now, max_age)
+    media = _newest(s for s in sets if s.good and s.manifest is not None and s.manifest.volumes)
+    if media is not None and media is not good:
+        yield from _freshness("good set that holds media", media, now, max_age)
+
+
+def _freshness(what: str, stored: StoredSet, now: datetime, max_age: timedelta) -> Iterator[Reason]:
+    if stored.time > now + _SKEW:
+        yield _reason(
+            "fail",
+            f"the clock jumped: the newest {what}, {stored.id}, is {age(now - stored.time)}",
+            "Correct the clock of this machine; if it was wrong before, `create daily` takes one with the right time.",
+        )
+    elif now - stored.time > max_age:
+        yield _reason(
+            "fail",
+            f"the newest {what}, {stored.id}, is {age(now - stored.time)} old; the limit is {age(max_age)}",
+            "`create daily` takes one now; `schedule` shows when the next one is due.",
+        )
+
+
+def _first_backup(runs: Iterable[Run], since: datetime | None) -> Reason | None:
+    """`starting` while the first backup runs and nothing has gone wrong before it; else None."""
+    creates = _creates(runs)
+    if not creates or creates[0].outcome is not Outcome.RUNNING or any(_spoils(run, since) for run in creates):
+        return None
+    text = f"the first backup is running since {creates[0].started:%Y-%m-%d %H:%M:%S %Z}"
+    return _reason("starting", text, "`docker compose logs -f backup` shows its progress.")
+
+
+def _spoils(run: Run, since: datetime | None) -> bool:
+    forgiven = since is not None and run.started < since and run.outcome is Outcome.FAILED
+    return _failed(run) and not forgiven
+
+
+def _creates(runs: Iterable[Run]) -> list[Run]:
+    return sorted((run for run in runs if run.operation == CREATE), key=lambda run: (run.started, run.id), reverse=True)
+
+
+def _failed(run: Run) -> bool:
+    return run.outcome in (Outcome.FAILED, Outcome.CRASHED)
+
+
+def _last_run(runs: Iterable[Run]) -> Iterator[Reason]:
+    last = next((run for run in _creates(runs) if run.outcome is not Outcome.RUNNING), None)
+    if last is None:
+        return
+    what = f"the last {last.tier} backup" if last.tier else "the last backup"
+    why = f": {last.message}" if last.message else ""
+    if _failed(last):
+        hint = last.hint or "`docker compose logs backup` shows the run; `create daily` tries again."
+        yield _reason("fail", f"{what} {'failed' if last.outcome is Outcome.FAILED else 'crashed'}{why}", hint)
+    elif last.outcome is Outcome.INTERRUPTED:
+        yield _reason("warn", f"{what} was interrupted{why}", last.hint or "`create daily` takes one now.")
+    elif last.outcome is Outcome.CHANGED:
+        yield _reason(
+            "warn",
+            f"{what} is complete, but files changed while they were read",
+            f"`show {last.set or 'latest'}` lists them.",
+        )
+
+
+def _damage(sets: Iterable[StoredSet]) -> Iterator[Reason]:
+    """The newest set damaged is a failure, older ones a warning. The old scripts' files have no state to judge."""
+    ours = sorted((s for s in sets if s.state != "old script"), key=lambda s: (s.time, s.id), reverse=True)
+    bad = [(place, stored) for place, stored in enumerate(ours) if not stored.good]
+    for place, stored in bad[:_LISTED]:
+        which = f"{stored.id} is" if place else f"the newest set, {stored.id}, is"
+        hint = f"`verify {stored.id}` looks again; `create daily` takes a new set."
+        yield _reason("warn" if place else "fail", f"{which} {stored.state}: {stored.problem}", hint)
+    if len(bad) > _LISTED:
+        yield _reason("warn", f"{plural(len(bad) - _LISTED, 'more damaged set')}", "`list` shows them.")
+
+
+def _clock(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:
+    """A record from the future would hide every failure until then."""
+    ahead = max((run.started for run in runs), default=now)
+    if ahead > now + _SKEW:
+        yield _reason(
+            "fail",
+            f"the clock jumped: a run is recorded as begun at {ahead:%Y-%m-%d %H:%M:%S %Z}, {age(now - ahead)}",
+            "Correct the clock of this machine; if it was wrong before, move that record out of state/runs.",
+        )

@@ -1,0 +1,323 @@
+"""One backup: everything a run does between taking the lock and recording how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+from zoneinfo import ZoneInfo
+
+from backup import __version__, forecast, lock, text
+from backup.catalog import Catalog, newest_good
+from backup.database import Facts
+from backup.errors import BackupError, Interrupted
+from backup.log import logger, redacted
+from backup.manifest import STAMP, Artifact, Change, DatabasePart, Manifest, Tier, VolumePart, file_name
+from backup.progress import Progress
+from backup.records import Outcome, Records, Run, new_run_id
+from backup.sources import media, volumes
+from backup.sources.postgres import PostgresSource
+from backup.stores.local import LocalStore, StagedFile, storing
+from backup.stream.pipeline import ArtifactWriter
+
+Only = Literal["database", "media"]
+# Sealing two small files and the manifest needs room of its own, whatever the artifacts weigh.
+_SWEEP_FAILED: Final = "what an earlier run left at the database could not be removed: {}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to back up. `wait` is how many seconds to queue behind another run."""
+
+    tier: Tier
+    only: Only | None = None
+    trigger: str = "manual"
+    wait: float = 0.0
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What a backup works with. `source` connects when called, so that its failure is the run's."""
+
+    catalog: Catalog
+    records: Records
+    lock: Path
+    zone: ZoneInfo
+    volumes: Path
+    excludes: Sequence[str]
+    allow_empty: Sequence[str]
+    compression: int
+    source: Callable[[], PostgresSource]
+    progress: Progress
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+@dataclass
+class _Draft:
+    """The set as it grows: artifacts, staged files, parts, and how long each phase took."""
+
+    id: str
+    run: str
+    store: LocalStore
+    artifacts: list[Artifact] = field(default_factory=list)
+    staged: list[StagedFile] = field(default_factory=list)
+    database: DatabasePart | None = None
+    volumes: list[VolumePart] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def take(self, writer: ArtifactWriter) -> Artifact:
+        """Seal a writer's file and keep it for publication."""
+        artifact = writer.finish()
+        self.artifacts.append(artifact)
+        self.staged.append(writer.staged)
+        return artifact
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the body's duration to `phase`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = round(self.seconds.get(phase, 0) + time.monotonic() - start, 3)
+
+
+def create(request: Request, shop: Workshop) -> Run:
+    """Make one set and record the run. Raises what made it fail, after recording that too."""
+    started = shop.clock()
+    run = Run(
+        id=new_run_id(started), operation="create", tier=request.tier, trigger=request.trigger, started=started
+    )
+    waiting = "waiting for another run to end: {}"
+    with lock.hold(
+        shop.lock,
+        f"create {request.tier}",
+        run.id,
+        wait=request.wait,
+        waiting=lambda who: logger.info(waiting, who),
+    ):
+        recover(shop.catalog, shop.records, shop.clock())
+        shop.records.begin(run)
+        draft = _Draft(shop.catalog.new_id(request.tier, started), run.id, shop.catalog.store(request.tier))
+        try:
+            with draft.timed("total"):
+                manifest = _make(request, shop, draft, started)
+        except BaseException as error:
+            _record(shop, _failed(run, error, shop.clock(), draft))
+            raise
+        done = run.model_copy(update=_succeeded(manifest, draft))
+        _record(shop, done)
+    _report(manifest, done)
+    return done
+
+
+def recover(catalog: Catalog, records: Records, now: datetime) -> None:
+    """Remove what dead runs left in the volume and record them as crashed. Only under the lock."""
+    for name in catalog.sweep():
+        logger.warning("removed {}: a run that died had not published it", name)
+    for crashed in records.mark_crashed(now):
+        logger.warning("run {} ({} {}) was recorded as crashed", crashed.id, crashed.operation, crashed.tier)
+
+
+def _make(request: Request, shop: Workshop, draft: _Draft, started: datetime) -> Manifest:
+    with draft.timed("prepare"):
+        previous = newest_good(shop.catalog.sets())
+        before = previous.manifest if previous else None
+        source, facts = _prepare_database(request, shop, before)
+        found = _prepare_volumes(request, shop)
+        needed = forecast.next_set(before, facts.size if facts else None, {v.name: v.bytes for v in found})
+        forecast.require(needed, _free(shop.catalog.root))
+    with ExitStack() as stack:
+        if source and facts:
+            with draft.timed("database"):
+                _database(source, facts, shop, draft, stack, forecast.plain_dump(before, facts.size))
+            with draft.timed("roles"):
+                _roles(source, facts, shop, draft, stack)
+        for volume in found:
+            with draft.timed(f"volume {volume.name}"):
+                _volume(volume, shop, draft, stack)
+        with draft.timed("publish"):
+            manifest = _manifest(request, shop, draft, started)
+            shop.catalog.publish(manifest, draft.staged)
+    return manifest
+
+
+def _prepare_database(
+    request: Request, shop: Workshop, before: Manifest | None
+) -> tuple[PostgresSource | None, Facts | None]:
+    if request.only == "media":
+        return None, None
+    shop.progress.phase("asking the database")
+    source = shop.source()
+    logger.info("backing up the database through {}", source.clients.way)
+    try:
+        source.sweep()
+    except BackupError as error:
+        logger.warning(_SWEEP_FAILED, error.message)
+    facts = source.inspect()
+    last = before.database if before else None
+    if last and last.system_identifier != facts.system_identifier:
+        logger.warning(
+            "this is another database server than the one in the last set (system identifier {} instead of {})",
+            facts.system_identifier,
+            last.system_identifier,
+        )
+    return source, facts
+
+
+def _prepare_volumes(request: Request, shop: Workshop) -> list[volumes.Volume]:
+    if request.only == "database":
+        return []
+    shop.progress.phase("measuring the volumes")
+    return volumes.find(shop.volumes, _excludes(shop), _own_directory(shop), shop.allow_empty)
+
+
+def _database(
+    source: PostgresSource, facts: Facts, shop: Workshop, draft: _Draft, stack: ExitStack, total: int | None
+) -> None:
+    shop.progress.phase("database", total)
+    file = file_name("backup", draft.id, "sql.gz")
+    writer = stack.enter_context(ArtifactWriter(draft.store, file, "database", level=shop.compression))
+    draft.database = source.dump(facts, writer, draft.run, shop.progress.advance)
+    shop.progress.phase("reading the dump back")
+    draft.take(writer)
+
+
+def _roles(source: PostgresSource, facts: Facts, shop: Workshop, draft: _Draft, stack: ExitStack) -> None:
+    shop.progress.phase("roles")
+    file = file_name("roles", draft.id, "sql.gz")
+    writer = stack.enter_context(ArtifactWriter(draft.store, file, "roles", level=shop.compression))
+    source.roles(facts, writer, draft.run)
+    draft.take(writer)
+
+
+def _volume(volume: volumes.Volume, shop: Workshop, draft: _Draft, stack: ExitStack) -> None:
+    shop.progress.phase(f"volume {volume.name}", volume.bytes)
+    name, level = volume.name, shop.compression
+    archive, index = (file_name(name, draft.id, suffix) for suffix in ("tar.gz", "files.gz"))
+    writer = stack.enter_context(ArtifactWriter(draft.store, archive, "volume", name, level))
+    listing = stack.enter_context(ArtifactWriter(draft.store, index, "index", name, level))
+    report = media.archive(
+        volume.path,
+        name,
+        writer,
+        listing,
+        excludes=_excludes(shop),
+        forbidden=_own_directory(shop),
+        progress=shop.progress.advance,
+    )
+    shop.progress.phase(f"reading the archive of {name} back")
+    draft.take(writer)
+    draft.take(listing)
+    draft.volumes.append(
+        VolumePart(
+            name=name,
+            files=report.files,
+            directories=report.directories,
+            links=report.links,
+            hard_links=report.hard_links,
+            bytes=report.bytes,
+            excludes=tuple(_excludes(shop)),
+            changed=tuple(Change(path=c.path, what=c.what) for c in report.changed),
+            changed_total=report.changed_total,
+            skipped=tuple(Change(path=c.path, what=c.what) for c in report.skipped),
+            skipped_total=report.skipped_total,
+        )
+    )
+
+
+def _manifest(request: Request, shop: Workshop, draft: _Draft, started: datetime) -> Manifest:
+    ended = shop.clock()
+    return Manifest(
+        id=draft.id,
+        tier=request.tier,
+        run=draft.run,
+        started=started,
+        ended=ended,
+        started_local=started.astimezone(shop.zone).strftime(STAMP),
+        ended_local=ended.astimezone(shop.zone).strftime(STAMP),
+        zone=str(shop.zone),
+        product_version=__version__,
+        artifacts=tuple(draft.artifacts),
+        database=draft.database,
+        volumes=tuple(draft.volumes),
+    )
+
+
+def _excludes(shop: Workshop) -> list[str]:
+    return [*media.DEFAULT_EXCLUDES, *shop.excludes]
+
+
+def _own_directory(shop: Workshop) -> frozenset[tuple[int, int]]:
+    with storing(shop.catalog.root):
+        found = shop.catalog.root.stat()
+    return frozenset({(found.st_dev, found.st_ino)})
+
+
+def _free(root: Path) -> int:
+    with storing(root):
+        found = os.statvfs(root)
+    return found.f_bavail * found.f_frsize
+
+
+def _succeeded(manifest: Manifest, draft: _Draft) -> dict[str, object]:
+    changed = sum(volume.changed_total for volume in manifest.volumes)
+    outcome = Outcome.CHANGED if changed else Outcome.SUCCESS
+    message = f"{text.plural(changed, 'file')} changed while being read" if changed else ""
+    return {
+        "outcome": outcome,
+        "ended": manifest.ended,
+        "set": manifest.id,
+        "seconds": draft.seconds,
+        "message": message,
+        "hint": f"`show {manifest.id}` lists them." if changed else "",
+        "exit_code": 3 if changed else 0,
+    }
+
+
+def _failed(run: Run, error: BaseException, now: datetime, draft: _Draft) -> Run:
+    known = error if isinstance(error, BackupError) else None
+    if isinstance(error, KeyboardInterrupt):
+        known = Interrupted(signal.SIGINT)
+    return run.model_copy(
+        update={
+            "outcome": Outcome.INTERRUPTED if isinstance(known, Interrupted) else Outcome.FAILED,
+            "ended": now,
+            "seconds": draft.seconds,
+            "message": redacted(known.message if known else f"{type(error).__name__}: {error}"),
+            "hint": redacted(known.hint) if known else "This is a bug: the log has its traceback.",
+            "exit_code": known.exit_code if known else 1,
+        }
+    )
+
+
+def _record(shop: Workshop, run: Run) -> None:
+    """Record the end of a run. A record that cannot be written must not hide the run's own error."""
+    try:
+        shop.records.end(run)
+    except BackupError as error:
+        logger.error("the end of run {} could not be recorded: {}", run.id, error.message)
+        if run.exit_code == 0:
+            raise
+
+
+def _report(manifest: Manifest, run: Run) -> None:
+    took = text.duration(run.seconds.get("total", 0))
+    for volume in manifest.volumes:
+        for change in volume.changed:
+            logger.warning("{}/{}: {}", volume.name, change.path, change.what)
+    logger.success(
+        "set {} is {}: {} in {} files, written and read back in {}",
+        manifest.id,
+        manifest.status,
+        text.size(manifest.stored_size),
+        len(manifest.artifacts),
+        took,
+    )

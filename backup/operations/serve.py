@@ -1,0 +1,269 @@
+"""The service: schedule, health endpoint and first backup, from start to SIGTERM. Runs as PID 1."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final
+
+from backup.catalog import Catalog, StoredSet
+from backup.config import Settings
+from backup.errors import BackupError, ConfigError, LockHeld
+from backup.health import CREATE, Health, SchedulerState, evaluate, newest_database
+from backup.log import logger
+from backup.manifest import Tier
+from backup.records import Outcome, Records, Run
+from backup.schedule import crontab, upcoming
+from backup.stores.local import storing
+from backup.supervise import Family, Scheduler, Signals, scan, stop
+from backup.web.app import create_app
+from backup.web.server import HttpServer, address, bind
+
+_ENDING: Final = {signal.SIGTERM, signal.SIGINT}
+_TICK: Final = 1.0
+# How often runs that died without a word are looked for.
+_SETTLE: Final = 15.0
+_NO_OFFSITE: Final = (
+    "AWS_S3_BACKUP_BUCKET is set, but this version makes no offsite copies: all sets are on this machine only"
+)
+
+
+def jobs(settings: Settings) -> dict[str, str]:
+    """The scheduled tiers and their cron lines; empty for those that are off."""
+    return {Tier.DAILY: settings.daily, Tier.WEEKLY: settings.weekly, Tier.MONTHLY: settings.monthly}
+
+
+def status(
+    settings: Settings,
+    catalog: Catalog,
+    records: Records,
+    now: datetime,
+    *,
+    scheduler: SchedulerState | None = None,
+    since: datetime | None = None,
+    first: Run | None = None,
+) -> Health:
+    """Health as the volume shows it now. `first` stands for a first backup that has no record of its own yet."""
+    sets: list[StoredSet] = []
+    runs: list[Run] = []
+    problem = ""
+    try:
+        sets, runs = catalog.sets(), records.all()
+    except BackupError as error:
+        problem = error.message
+    if first and not any(run.operation == CREATE and run.started >= first.started for run in runs):
+        runs.append(first)
+    return evaluate(
+        sets,
+        runs,
+        now,
+        max_age=timedelta(hours=settings.max_age_hours),
+        scheduler=scheduler,
+        problem=problem,
+        notes=[_NO_OFFSITE] if settings.bucket else [],
+        since=since,
+    )
+
+
+def serve(
+    settings: Settings,
+    *,
+    catalog: Catalog,
+    records: Records,
+    recover: Callable[[], None],
+    ready: Callable[[], None],
+    command: Sequence[str],
+    run_dir: Path,
+    way: str = "",
+    supercronic: str = "supercronic",
+    grace: float = 25.0,
+) -> int:
+    """Serve until SIGTERM or SIGINT; 0, or 143 when a job had to be killed after `grace` seconds.
+
+    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log.
+    """
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
+        _recover(recover)
+        listener = stack.enter_context(bind(settings.http_host, settings.http_port))
+        service = _Service(settings, catalog, records, recover, command, signals)
+        service.start(_crontab(settings, command, run_dir, supercronic))
+        try:
+            app = create_app(
+                scheduler=service.scheduler.state, health=service.health, ready=lambda: _ready(catalog, ready)
+            )
+            with HttpServer(app, listener):
+                _announce(settings, way)
+                service.run()
+        finally:
+            killed = stop(service.family, service.scheduler, signals, grace)
+        if killed:
+            logger.error("a job did not end within {:.0f} s and was killed", grace)
+            _recover(recover)
+        logger.info("stopped")
+        return 128 + signal.SIGTERM if killed else 0
+
+
+class _Service:
+    """What the main loop looks after: the scheduler, the first backup, and runs that died."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        records: Records,
+        recover: Callable[[], None],
+        command: Sequence[str],
+        signals: Signals,
+    ) -> None:
+        self._settings, self._catalog, self._records = settings, catalog, records
+        self._recover, self._command, self._signals = recover, command, signals
+        self._since = datetime.now(UTC)
+        self._first: subprocess.Popen[bytes] | None = None
+        self._settled = time.monotonic()
+        self.family = Family()
+
+    def start(self, argv: Sequence[str]) -> None:
+        """Start the scheduler. Its clock is the operator's, and so is that of its jobs."""
+        self.scheduler = Scheduler(self.family, argv, os.environ | {"TZ": self._settings.zone.key})
+        self.scheduler.start(time.monotonic())
+
+    def run(self) -> None:
+        """The main loop: every second, and at once when a child ends, until a signal says stop."""
+        self._start_first()
+        while not (ending := self._signals.wait(_TICK) & _ENDING):
+            self._tick(time.monotonic())
+        logger.info("stopping: {}", ", ".join(signal.Signals(number).name for number in sorted(ending)))
+
+    def health(self) -> Health:
+        """Asked by the web thread, so it only reads."""
+        first = None
+        if self._first and self._first.returncode is None:
+            first = Run(id="", operation=CREATE, tier=Tier.DAILY, trigger="first", started=self._since)
+        return status(
+            self._settings,
+            self._catalog,
+            self._records,
+            datetime.now(UTC),
+            scheduler=self.scheduler.state(),
+            since=self._since,
+            first=first,
+        )
+
+    def _start_first(self) -> None:
+        try:
+            if newest_database(self._catalog.sets()):
+                return
+        except BackupError as error:
+            # Red by /healthz; the service stays up to say so, and a person may look inside.
+            logger.error("the sets cannot be read: {}", error.message)
+            return
+        logger.info("there is no good set of the database yet: the first backup starts now")
+        self._first = self.family.spawn([*self._command, CREATE, Tier.DAILY, "--scheduled", "--trigger", "first"])
+
+    def _tick(self, now: float) -> None:
+        processes = scan()
+        self.family.reap(processes, now)
+        if event := self.scheduler.tend(now):
+            logger.warning("{}", event)
+        if self._first and (code := self._first.poll()) is not None:
+            self._first = None
+            self._first_ended(code)
+            self._settled = 0.0
+        if now - self._settled > _SETTLE:
+            self._settled = now
+            if all(process.pid == self.scheduler.pid for process in self.family.members(processes)):
+                self._settle()
+
+    @staticmethod
+    def _first_ended(code: int) -> None:
+        if code:
+            logger.error("the first backup ended with code {}; the next one is the schedule's", code)
+        else:
+            logger.info("the first backup has ended well")
+
+    def _settle(self) -> None:
+        """A record says `running`, but none of our jobs is: died without a word, unless somebody holds the lock."""
+        try:
+            stale = any(run.outcome is Outcome.RUNNING for run in self._records.all())
+        except BackupError:
+            return  # said by /healthz
+        if stale:
+            _recover(self._recover)
+
+
+def _recover(recover: Callable[[], None]) -> None:
+    try:
+        recover()
+    except LockHeld as held:
+        logger.debug("nothing was swept: {}", held.message)
+    except BackupError as error:
+        # Not the end: a service that stays up can say what is wrong.
+        logger.error("leftovers could not be swept: {} {}", error.message, error.hint)
+
+
+def _ready(catalog: Catalog, ready: Callable[[], None]) -> None:
+    """BackupError unless a backup could be taken now: the volume takes a file, the sets can be read, all answer."""
+    with storing(catalog.root), TemporaryFile(dir=catalog.root) as file:
+        file.write(b"ready")
+        file.flush()
+    catalog.sets()
+    ready()
+
+
+def _crontab(settings: Settings, command: Sequence[str], run_dir: Path, supercronic: str) -> list[str]:
+    """Write the crontab and let the scheduler check it; returns the scheduler's argv."""
+    binary = shutil.which(supercronic)
+    if binary is None:
+        raise BackupError(f"the scheduler {supercronic} is not installed", "Use the image; it holds supercronic.")
+    path = run_dir / "crontab"
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o600)
+            file.write(crontab(jobs(settings), f"{shlex.join(command)} {CREATE} --scheduled"))
+    except OSError as error:
+        raise BackupError(f"{path} cannot be written: {error.strerror}", f"Mount a tmpfs at {run_dir}.") from error
+    _check(binary, path)
+    return [binary, "-passthrough-logs", "-no-reap", str(path)]
+
+
+def _check(binary: str, path: Path) -> None:
+    done = subprocess.run(
+        [binary, "-test", str(path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=30,
+    )
+    if done.returncode:
+        said = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
+        raise ConfigError(
+            f"the scheduler does not accept the schedule: {said[-1]}",
+            "Correct BACKUP_DAILY, BACKUP_WEEKLY or BACKUP_MONTHLY: minute hour day month weekday.",
+        )
+
+
+def _announce(settings: Settings, way: str) -> None:
+    slots = upcoming(jobs(settings), datetime.now(UTC), settings.zone)
+    told = "; ".join(f"{slot.job} next {slot.times[0]:%Y-%m-%d %H:%M %Z}" for slot in slots)
+    if told:
+        logger.info("schedule: {}", told)
+    else:
+        logger.warning("schedule: every job is off; no backup starts by itself")
+    logger.info("health: http://{}/healthz", address(settings.http_host, settings.http_port))
+    if way:
+        logger.info("database: {}", way)
+    if settings.bucket:
+        logger.warning("{}", _NO_OFFSITE)

@@ -1,0 +1,95 @@
+"""The container's health probe: asks the service and says in one line how it is. Standard library only, and quick.
+
+    python -m backup.probe [PATH] [--wait SECONDS]
+
+While the first backup runs, the service answers `starting`, and the probe waits. The reason is how Docker counts: a
+failed probe inside the start period counts for nothing, so a start period long enough for a first backup of hours
+would hide a first backup that failed in its first minute. A probe that is still running counts for nothing
+either, and Docker shows `health: starting` as long as it runs; so it runs until there is something to say, and the
+container is healthy or unhealthy at once when the first backup has ended.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+import time
+
+from backup.text import printable
+
+# Less than the 6 h that the image's HEALTHCHECK gives one probe.
+WAIT = 5 * 3600 + 50 * 60.0
+_TIMEOUT = 5.0
+_POLL = 2.0
+# Docker keeps 4096 bytes of a probe's output.
+_LIMIT = 4000
+_BODY = 1 << 20
+
+
+def probe(port: int, path: str = "/healthz", wait: float = 0.0, host: str = "127.0.0.1") -> tuple[int, str]:
+    """(exit code, one line): 0 for an answer of 200, else 1. Waits up to `wait` seconds while it is `starting`."""
+    deadline = time.monotonic() + wait
+    while True:
+        status, code, line = _ask(host, port, path)
+        left = deadline - time.monotonic()
+        if status != "starting" or left <= 0:
+            return code, _cut(line)
+        time.sleep(min(_POLL, left))
+
+
+def _ask(host: str, port: int, path: str) -> tuple[str, int, str]:
+    """(status, exit code, line) of one question."""
+    connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        response = connection.getresponse()
+        return _read(response.status, response.read(_BODY))
+    except TimeoutError:
+        return "", 1, f"the service does not answer on port {port} within {_TIMEOUT:.0f} s"
+    except OSError as error:
+        return "", 1, f"the service does not answer on port {port}: {error.strerror or error}"
+    except (http.client.HTTPException, ValueError) as error:
+        return "", 1, f"what answers on port {port} is not the service: {type(error).__name__}"
+    finally:
+        connection.close()
+
+
+def _read(code: int, body: bytes) -> tuple[str, int, str]:
+    try:
+        answer = json.loads(body)
+        status = str(answer["status"])
+        reasons = [str(reason["text"]) for reason in answer["reasons"]]
+    except (ValueError, KeyError, TypeError):
+        return "", int(code != 200), f"HTTP {code}, without a status"
+    return status, int(code != 200), f"{status}: {'; '.join(reasons)}" if reasons else status
+
+
+def _cut(line: str) -> str:
+    safe = printable(line).encode(errors="replace")
+    return safe.decode() if len(safe) < _LIMIT else safe[: _LIMIT - 8].decode(errors="ignore") + " …"
+
+
+def target(environ: dict[str, str]) -> tuple[str, int]:
+    """(host, port) to ask, by the service's own settings; an address that means every one is asked on loopback."""
+    host = environ.get("BACKUP_HTTP_HOST") or "0.0.0.0"  # noqa: S104  # read, not bound
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(environ.get("BACKUP_HTTP_PORT") or 8080)  # noqa: S104
+
+
+def main(argv: list[str]) -> int:
+    """Print the line and return the exit code."""
+    try:
+        wait = float(argv.pop(argv.index("--wait") + 1)) if "--wait" in argv else WAIT
+        paths = [word for word in argv if word != "--wait"]
+        host, port = target(dict(os.environ))
+    except (ValueError, IndexError):
+        print("usage: python -m backup.probe [PATH] [--wait SECONDS]; BACKUP_HTTP_PORT must be a number")  # noqa: T201
+        return 1
+    code, line = probe(port, paths[0] if paths else "/healthz", wait, host)
+    print(line)  # noqa: T201  # Docker keeps what a probe prints
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

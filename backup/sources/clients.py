@@ -1,0 +1,189 @@
+"""Two ways to run a PostgreSQL client whose output goes into a pipe; one contract (tests/contract/test_clients.py).
+
+HelperClients: a container of the database's own image, in its network namespace. NetworkClients: a child
+process, the image's own client of the server's major version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Final, Protocol
+
+from backup.database import APPLICATION, Login
+from backup.engine import LABEL, LABEL_RUN, Container, Engine, SpoolMount
+from backup.errors import ConfigError, DumpFailed
+from backup.stream.fifo import Pipe, ProcessOutput
+from backup.text import printable
+
+_CLIENT_ROOT: Final = Path("/usr/lib/postgresql")
+_STDERR_TAIL: Final = 8192
+_SPOOLED: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:fifo|pass)")
+
+
+class Clients(Protocol):
+    """Runs `pg_dump` and `pg_dumpall` for one database."""
+
+    way: str
+
+    def check(self, server_major: int) -> None:
+        """ConfigError when there is no client of the server's major version."""
+
+    def run(self, program: str, arguments: Sequence[str], run: str) -> contextlib.AbstractContextManager[ProcessOutput]:
+        """Start `program`; its output ends with DumpFailed if it did not end well. Leaves nothing behind."""
+
+    def sweep(self) -> int:
+        """Remove what dead runs left: helpers, pipes, password files. How many. Only under the lock."""
+
+
+class _Spooled:
+    """What both ways share: the pipe and the password file, in one private directory."""
+
+    def __init__(self, login: Login, directory: Path, instance: str, stall: float) -> None:
+        self._login, self._directory, self._instance, self._stall = login, directory, instance, stall
+
+    def _sweep_files(self) -> int:
+        left = [path for path in self._directory.iterdir() if _SPOOLED.fullmatch(path.name)]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    @contextlib.contextmanager
+    def _spool(self, run: str) -> Iterator[Pipe]:
+        secret = self._directory / f"{run}.pass"
+        descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(self._login.passfile())
+            with Pipe(self._directory / f"{run}.fifo") as pipe:
+                yield pipe
+        finally:
+            secret.unlink(missing_ok=True)
+
+    def _arguments(self, arguments: Sequence[str], run: str, directory: PurePosixPath | Path, host: str) -> list[str]:
+        at = Login(host, self._login.port, self._login.user, self._login.name)
+        conninfo = at.conninfo(
+            passfile=str(directory / f"{run}.pass"), application_name=application(self._instance, run)
+        )
+        return [f"--dbname={conninfo}", f"--file={directory / f'{run}.fifo'}", "--no-password", *arguments]
+
+
+class HelperClients(_Spooled):
+    """Clients in helper containers beside the database."""
+
+    inside: Final = PurePosixPath("/spool")
+
+    def __init__(
+        self,
+        engine: Engine,
+        beside: Container,
+        login: Login,
+        directory: Path,
+        mount: SpoolMount,
+        instance: str,
+        stall: float,
+    ) -> None:
+        super().__init__(login, directory, instance, stall)
+        self._engine, self._beside, self._mount = engine, beside, mount
+        self.way = f"helper containers of {printable(beside.image)} beside {printable(beside.name)}"
+
+    def check(self, server_major: int) -> None:
+        """The database's own image has the client of its own version; the dump's header proves it."""
+
+    @contextlib.contextmanager
+    def run(self, program: str, arguments: Sequence[str], run: str) -> Iterator[ProcessOutput]:
+        """See Clients."""
+        labels = {LABEL: self._instance, LABEL_RUN: run}
+        with self._spool(run) as pipe:
+            command = self._arguments(arguments, run, self.inside, "127.0.0.1")
+            helper = self._engine.start_helper(self._beside, program, command, self._mount, labels)
+            with ProcessOutput(helper, pipe, program, self._stall) as output:
+                yield output
+
+    def sweep(self) -> int:
+        """See Clients."""
+        return self._engine.sweep_helpers(self._instance) + self._sweep_files()
+
+
+class NetworkClients(_Spooled):
+    """Clients as child processes, reaching the server over the network."""
+
+    def __init__(self, login: Login, directory: Path, instance: str, stall: float, root: Path = _CLIENT_ROOT) -> None:
+        super().__init__(login, directory, instance, stall)
+        self._root, self._major = root, 0
+        self.way = f"the network: {printable(login.host)}:{login.port}"
+
+    def check(self, server_major: int) -> None:
+        """See Clients."""
+        have = sorted(int(path.parent.parent.name) for path in self._root.glob("[0-9]*/bin/pg_dump"))
+        if server_major not in have:
+            raise ConfigError(
+                f"the server is PostgreSQL {server_major}, the clients here are {', '.join(map(str, have)) or 'none'};"
+                " only a client of the server's own version makes a dump that its own server takes back",
+                "Grant the Docker socket and unset DB_HOST (the database's own image then brings its client),"
+                f" or add the {server_major} client to the image (see the Dockerfile's client stages).",
+            )
+        self._major = server_major
+
+    @contextlib.contextmanager
+    def run(self, program: str, arguments: Sequence[str], run: str) -> Iterator[ProcessOutput]:
+        """See Clients."""
+        home = self._root / str(self._major)
+        with self._spool(run) as pipe:
+            command = [str(home / "bin" / program), *self._arguments(arguments, run, self._directory, self._login.host)]
+            with ProcessOutput(_Child(command, home / "lib"), pipe, program, self._stall) as output:
+                yield output
+
+    def sweep(self) -> int:
+        """See Clients. Child processes die with us: their pipe breaks."""
+        return self._sweep_files()
+
+
+class _Child:
+    """A client as a child process; satisfies `stream.fifo.Process`."""
+
+    def __init__(self, command: list[str], libraries: Path) -> None:
+        environment = {"PATH": "/usr/bin:/bin", "LC_MESSAGES": "C"}
+        # Clients of another Debian release bring their own libpq.
+        if libraries.is_dir():
+            environment["LD_LIBRARY_PATH"] = str(libraries)
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise DumpFailed(f"{command[0]} cannot be started: {error.strerror}") from error
+
+    def wait(self) -> int:
+        code = self._process.wait()
+        return 128 - code if code < 0 else code
+
+    def errors(self) -> str:
+        end = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, end - _STDERR_TAIL))
+        return self._stderr.read().decode(errors="replace")
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self.kill()
+        self._process.wait()
+        self._stderr.close()
+
+
+def application(instance: str, run: str = "") -> str:
+    """The name our sessions carry on the server: it names the backup volume and the run."""
+    return f"{APPLICATION} {instance} {run}"

@@ -1,0 +1,87 @@
+"""The database: its identity, its dump, and the roles and database-level settings a dump does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from backup import database
+from backup.database import Facts, Login
+from backup.errors import DumpFailed
+from backup.manifest import DatabasePart
+from backup.sources.clients import Clients, application
+from backup.stream.filters import DumpReader
+from backup.stream.pipeline import ArtifactWriter
+
+DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
+# --no-sync: the client writes into a pipe; the bytes are synced where they end up.
+_ROLES_OPTIONS: Final = ("--roles-only", "--no-sync")
+
+
+@dataclass(frozen=True)
+class PostgresSource:
+    """One database. `image` and `image_id` are those of its container, empty over the network."""
+
+    login: Login
+    clients: Clients
+    instance: str
+    lock_timeout: int
+    image: str = ""
+    image_id: str = ""
+
+    def inspect(self) -> Facts:
+        """What the server says of the database; refuses poolers and clients of another version."""
+        facts = database.inspect(self.login)
+        self.clients.check(facts.major)
+        return facts
+
+    def sweep(self) -> int:
+        """End what dead runs left: helpers, pipes, and sessions on the server. Only under the lock."""
+        return self.clients.sweep() + database.end_sessions(self.login, application(self.instance))
+
+    def dump(self, facts: Facts, writer: ArtifactWriter, run: str, progress: Callable[[int], None]) -> DatabasePart:
+        """Write the whole dump to `writer`; DumpFailed unless client and content both say it is whole."""
+        options = (*DUMP_OPTIONS, f"--lock-wait-timeout={self.lock_timeout * 1000}")
+        reader = DumpReader()
+        with self.clients.run("pg_dump", options, run) as output:
+            for chunk in output.chunks():
+                writer.write(chunk)
+                reader.feed(chunk)
+                progress(len(chunk))
+        reader.check_whole()
+        _same_major(facts, reader.client_version)
+        return DatabasePart(
+            name=facts.name,
+            oid=facts.oid,
+            system_identifier=facts.system_identifier,
+            server_version=facts.server_version,
+            image=self.image,
+            image_id=self.image_id,
+            size=facts.size,
+            client_version=reader.client_version,
+            command=("pg_dump", *options),
+            rows=reader.rows,
+            large_objects=reader.large_objects,
+            not_carried=facts.not_carried,
+        )
+
+    def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> None:
+        """Write roles and memberships, then the database-level settings, as SQL for psql."""
+        options = _ROLES_OPTIONS if facts.superuser else (*_ROLES_OPTIONS, "--no-role-passwords")
+        reader = DumpReader()
+        with self.clients.run("pg_dumpall", options, run) as output:
+            for chunk in output.chunks():
+                writer.write(chunk)
+                reader.feed(chunk)
+        reader.check_whole()
+        writer.write("\n".join(["-- Settings of the database itself", *facts.settings, ""]).encode())
+
+
+def _same_major(facts: Facts, client_version: str) -> None:
+    if client_version.split(".")[0].split(" ")[0] != str(facts.major):
+        raise DumpFailed(
+            f"pg_dump {client_version or 'of unknown version'} wrote the dump of a PostgreSQL {facts.major} server;"
+            " such a dump may not load there again, and was not published",
+            "Is another pg_dump first in the PATH of the database's image?",
+        )

@@ -1,0 +1,256 @@
+"""A PAX tar stream that GNU tar, bsdtar and Python's tarfile all extract, and the file index beside it.
+
+Who walks and reads the tree is `media`. tarfile packs the 512-byte blocks. The extended records are ours: tarfile marks
+a whole header as binary for one binary attribute (GNU tar then warns), does not escape `=` in attribute names, fails
+on those that are not UTF-8, and writes a size record that readers of sparse files take for the logical size.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from backup.errors import IntegrityError
+
+BLOCK = tarfile.BLOCKSIZE
+Region = tuple[int, int]  # offset and length of data in a sparse file
+
+_COALESCE = 256 << 10
+_OCTAL_7, _OCTAL_11 = 8**7, 8**11
+_NAME = 100
+# A longer map is made coarser: it is held in memory, here and by whoever extracts.
+_MOST_REGIONS = 1 << 16
+_INDEX_LINE = re.compile(rb"(\\?)([0-9a-f]{64})  (0|[1-9][0-9]*)  ([^\n\r]+)\n")
+_ESCAPED = re.compile(rb"(?:[^\\]|\\[\\nr])+")
+_UNESCAPE = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
+
+
+class Sink(Protocol):
+    """Where bytes go. May keep what it is given (it is never reused) and may raise."""
+
+    def write(self, data: bytes) -> object: ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """One archive entry. `size` is the content's logical size in bytes; `regions` the data of a sparse file, ascending,
+    in multiples of 512 except at the end, or None; `attributes` extended attributes by name."""
+
+    path: bytes
+    kind: bytes
+    stat: os.stat_result
+    size: int = 0
+    target: bytes = b""
+    attributes: Mapping[bytes, bytes] = field(default_factory=dict)
+    regions: tuple[Region, ...] | None = None
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One line of the file index: SHA-256 in hex, size in bytes, raw path with the archive's root name."""
+
+    sha256: str
+    size: int
+    path: bytes
+
+
+class Gathered:
+    """Small writes gathered into large ones: every write to the sink but the last is at least 256 KiB."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._pending: list[bytes] = []
+        self._held = 0
+        self.count = 0
+
+    def write(self, data: bytes) -> None:
+        """Pass `data` on, now or later; `count` is the bytes given so far."""
+        self._pending.append(data)
+        self._held += len(data)
+        self.count += len(data)
+        if self._held >= _COALESCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Pass on what is held back."""
+        if self._held:
+            self._sink.write(b"".join(self._pending))
+        self._pending, self._held = [], 0
+
+
+def header(member: Member) -> bytes:
+    """Everything that precedes a member's content: extended records, ustar block, sparse map."""
+    sparse_map = b"" if member.regions is None else _sparse_map(member.regions, member.size)
+    stored = member.size if member.regions is None else len(sparse_map) + sum(length for _, length in member.regions)
+    records = b"".join(_record(key, value) for key, value in _records(member, stored))
+    return _extended(records) + _ustar(member, stored) + sparse_map
+
+
+def data_regions(fd: int, size: int) -> tuple[Region, ...]:
+    """Where the first `size` bytes of an open file hold data, in multiples of 512; `((0, size),)` if everywhere.
+
+    Small holes count as data when there are more than 65536. Raises OSError.
+    """
+    regions: list[Region] = []
+    gap = end = 0
+    while (found := _next_data(fd, end)) is not None and found[0] < size:
+        end = min(size, found[1] + -found[1] % BLOCK)
+        _extend(regions, found[0] - found[0] % BLOCK, end, gap)
+        while len(regions) > _MOST_REGIONS:
+            gap = max(BLOCK, 2 * gap)
+            fine, regions = regions, []
+            for start, length in fine:
+                _extend(regions, start, start + length, gap)
+    return tuple(regions)
+
+
+def _next_data(fd: int, position: int) -> Region | None:
+    try:
+        start = os.lseek(fd, position, os.SEEK_DATA)
+        return start, os.lseek(fd, start, os.SEEK_HOLE)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # no data after `position`
+            return None
+        raise
+
+
+def _extend(regions: list[Region], start: int, end: int, gap: int) -> None:
+    if regions and start <= sum(regions[-1]) + gap:
+        start = regions.pop()[0]
+    regions.append((start, end - start))
+
+
+def padding(size: int) -> bytes:
+    """The zeros that fill `size` bytes of content up to a whole block."""
+    return bytes(-size % BLOCK)
+
+
+def ending(count: int) -> bytes:
+    """The two zero blocks that end an archive of `count` bytes, filled up to a whole record of 10240 bytes."""
+    return bytes(2 * BLOCK + -(count + 2 * BLOCK) % tarfile.RECORDSIZE)
+
+
+def _records(member: Member, stored: int) -> Iterator[tuple[bytes, bytes]]:
+    path_key = b"path" if member.regions is None else b"GNU.sparse.name"
+    names = {path_key: member.path, b"linkpath": member.target}
+    if not all(_is_utf8(name) for name in names.values()):
+        yield b"hdrcharset", b"BINARY"
+    if member.regions is not None:
+        yield from ((b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"))
+        yield b"GNU.sparse.realsize", b"%d" % member.size
+    for key, name in names.items():
+        if len(name) > _NAME or not name.isascii() or key == b"GNU.sparse.name":
+            yield key, name
+    yield from ((key, b"%d" % value) for key, value in _large_numbers(member, stored))
+    if member.stat.st_mtime_ns % 10**9 or not 0 <= member.stat.st_mtime_ns < _OCTAL_11 * 10**9:
+        yield b"mtime", _decimal(member.stat.st_mtime_ns)
+    for key, value in sorted(member.attributes.items()):
+        yield b"SCHILY.xattr." + key.replace(b"%", b"%25").replace(b"=", b"%3D"), value
+
+
+def _large_numbers(member: Member, stored: int) -> Iterator[tuple[bytes, int]]:
+    if member.stat.st_uid >= _OCTAL_7:
+        yield b"uid", member.stat.st_uid
+    if member.stat.st_gid >= _OCTAL_7:
+        yield b"gid", member.stat.st_gid
+    # Readers take a size record for the logical size of a sparse file; see _ustar for those.
+    if stored >= _OCTAL_11 and member.regions is None:
+        yield b"size", stored
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decimal(nanoseconds: int) -> bytes:
+    seconds, rest = divmod(abs(nanoseconds), 10**9)
+    return b"%s%d.%09d" % (b"-" if nanoseconds < 0 else b"", seconds, rest)
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    # The length counts its own digits.
+    body = b" %s=%s\n" % (key, value)
+    length = len(body)
+    while length != len(body) + len(str(length)):
+        length = len(body) + len(str(length))
+    return b"%d%s" % (length, body)
+
+
+def _extended(records: bytes) -> bytes:
+    if not records:
+        return b""
+    info = tarfile.TarInfo("././@PaxHeader")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    return _block(info) + records + padding(len(records))
+
+
+def _block(info: tarfile.TarInfo) -> bytes:
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _ustar(member: Member, stored: int) -> bytes:
+    path = member.path if member.regions is None else b"GNUSparseFile.0/" + member.path.rpartition(b"/")[2]
+    info = tarfile.TarInfo(_short(path, member.kind))
+    info.type, info.linkname = member.kind, _short(member.target, member.kind)
+    info.mode = member.stat.st_mode & 0o7777
+    info.uid, info.gid = _or_zero(member.stat.st_uid, _OCTAL_7), _or_zero(member.stat.st_gid, _OCTAL_7)
+    info.mtime = _or_zero(member.stat.st_mtime_ns // 10**9, _OCTAL_11)
+    info.size = _or_zero(stored, _OCTAL_11)
+    block = _block(info)
+    return block if stored < _OCTAL_11 or member.regions is None else _with_binary_size(block, stored)
+
+
+def _or_zero(value: int, limit: int) -> int:
+    return value if 0 <= value < limit else 0
+
+
+def _short(name: bytes, kind: bytes) -> str:
+    if len(name) <= _NAME and name.isascii():
+        return name.decode()
+    # Only a reader without PAX sees this. A cut that leaves a slash at the end would make a file a directory.
+    short = name.decode("ascii", "replace").replace("\ufffd", "?")[:_NAME].rstrip("/")
+    return short[: _NAME - 1] + "/" if kind == tarfile.DIRTYPE else short
+
+
+def _with_binary_size(block: bytes, size: int) -> bytes:
+    # GNU's base-256 number, which all three readers know: the only form of 8 GiB and more that Python's tarfile
+    # does not mistake for the logical size of a sparse file.
+    block = block[:124] + b"\x80" + size.to_bytes(11, "big") + block[136:]
+    checksum = sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
+    return block[:148] + b"%06o\0 " % checksum + block[156:]
+
+
+def _sparse_map(regions: tuple[Region, ...], size: int) -> bytes:
+    closed = bool(regions) and sum(regions[-1]) == size
+    entries = regions if closed else (*regions, (size, 0))
+    text = b"%d\n" % len(entries) + b"".join(b"%d\n%d\n" % entry for entry in entries)
+    return text + padding(len(text))
+
+
+def index_line(sha256: str, size: int, path: bytes) -> bytes:
+    """`<sha256>  <size>  <path>` and a newline, escaped as GNU sha256sum escapes."""
+    escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    mark = b"" if escaped == path else b"\\"
+    return b"%s%s  %d  %s\n" % (mark, sha256.encode(), size, escaped)
+
+
+def parse_index(lines: Iterable[bytes]) -> Iterator[IndexEntry]:
+    """Entries of an index from its lines, newline included, as iterating over a binary file gives them.
+
+    Raises IntegrityError for the first line that is not one `index_line` can have written, a cut one included.
+    """
+    for number, line in enumerate(lines, start=1):
+        match = _INDEX_LINE.fullmatch(line)
+        if match is None or (b"\\" in match[4]) != bool(match[1]) or not _ESCAPED.fullmatch(match[4]):
+            raise IntegrityError(f"line {number} of the file index is damaged", "Run `verify` on this set.")
+        path = re.sub(rb"\\.", lambda escape: _UNESCAPE[escape[0]], match[4])
+        yield IndexEntry(match[2].decode(), int(match[3]), path)

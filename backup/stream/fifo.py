@@ -1,0 +1,150 @@
+"""The output of a client program, through a named pipe, judged by the program's exit code.
+
+Our own process holds the pipe open for writing until the program has ended. So the reader sees the end only when
+there is an exit code to judge it by, a program that never starts cannot hang us, and a failed program
+raises at the end of the stream, before anything could be published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from backup.errors import BackupError, DumpFailed
+from backup.text import printable
+
+_CHUNK: Final = 1 << 20
+_SETTLE: Final = 30.0
+
+
+class Process(Protocol):
+    """A started client program: a helper container or a child process."""
+
+    def wait(self) -> int:
+        """Block until it has ended; its exit code. BackupError when that can no longer be known."""
+
+    def errors(self) -> str:
+        """The last lines it wrote to stderr."""
+
+    def kill(self) -> None:
+        """End it at once; harmless when it has ended."""
+
+    def close(self) -> None:
+        """Remove every trace of it; harmless when done twice."""
+
+
+class Pipe:
+    """A named pipe, mode 0600, open at both ends from the first moment."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path, 0o600)
+        self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        self._closing = threading.Lock()
+        # An unprivileged process may be held to less; then the default size only costs speed.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.reader, fcntl.F_SETPIPE_SZ, _CHUNK)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close_writer()
+        os.close(self.reader)
+        self.path.unlink(missing_ok=True)
+
+    def close_writer(self) -> None:
+        """Let the reader see the end once the program's own end is closed too. Any thread may call it."""
+        with self._closing:
+            descriptor, self._writer = self._writer, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class ProcessOutput:
+    """The bytes that `process` writes into `pipe`. As a context manager it leaves no process behind.
+
+    `stall` seconds without a byte while we wait for one end the program: DumpFailed.
+    """
+
+    def __init__(self, process: Process, pipe: Pipe, name: str, stall: float) -> None:
+        self._process, self._pipe, self._name, self._stall = process, pipe, name, stall
+        self._code: int | None = None
+        self._lost: BackupError | None = None
+        self._waiter = threading.Thread(target=self._wait, name=f"wait-{name}", daemon=True)
+        self._waiter.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if self._code is None:
+            self._process.kill()
+        self._waiter.join(_SETTLE)
+        self._process.close()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The output in pieces of up to 1 MiB; DumpFailed at the end if the program failed or stalled."""
+        poll = select.poll()
+        poll.register(self._pipe.reader, select.POLLIN)
+        while True:
+            if not poll.poll(self._stall * 1000):
+                raise self._stalled()
+            data = os.read(self._pipe.reader, _CHUNK)
+            if not data:
+                break
+            yield data
+        self._judge()
+
+    def _wait(self) -> None:
+        try:
+            self._code = self._process.wait()
+        except BackupError as error:
+            self._lost = error
+        finally:
+            self._pipe.close_writer()
+
+    def _judge(self) -> None:
+        self._waiter.join(_SETTLE)
+        if self._lost is not None:
+            raise self._lost
+        if self._code != 0:
+            raise self._failed()
+
+    def _failed(self) -> DumpFailed:
+        said = self._process.errors().strip()
+        code = "without an exit code" if self._code is None else f"with exit code {self._code}"
+        if self._code == 137:
+            code += " (killed)"
+        text = "; ".join(printable(line) for line in said.splitlines()) or "it said nothing"
+        return DumpFailed(f"{self._name} ended {code}: {text}. Nothing was published", hint_for(said))
+
+    def _stalled(self) -> DumpFailed:
+        return DumpFailed(
+            f"{self._name} made no progress for {self._stall:.0f} s and was ended; nothing was published",
+            "Is the database paused, locked or overloaded? BACKUP_STALL_TIMEOUT sets the patience.",
+        )
+
+
+_HINTS: Final = {
+    "lock timeout": "Somebody holds a lock on a table; see pg_locks, or raise BACKUP_LOCK_TIMEOUT.",
+    "password authentication failed": "Set DB_USER and DB_PASSWORD (or DB_PASSWORD_FILE) of the backup service.",
+    "permission denied": "Let DB_USER be the owner of everything in the database, or a superuser.",
+    "row-level security": "Give DB_USER the attribute BYPASSRLS, or let it be a superuser.",
+    "server version mismatch": "The client must be as new as the server: use the image's other client, or the socket.",
+    "terminating connection": "The database ended the session; its own log says why. Run it again.",
+    "server closed the connection": "The database server stopped or crashed; its own log says why.",
+}
+
+
+def hint_for(said: str) -> str:
+    """The remedy for what a PostgreSQL client wrote, if it is a known one."""
+    return next((hint for words, hint in _HINTS.items() if words in said), "The database's own log may say more.")

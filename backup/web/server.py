@@ -1,0 +1,88 @@
+"""The HTTP server: uvicorn in a thread, with limits that a slow or greedy client cannot get around."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import threading
+from types import TracebackType
+from typing import Any, Final
+
+from starlette.types import ASGIApp
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from backup.errors import BackupError
+
+# Above so many connections a request gets 503, above twice as many the connection is closed unread.
+_CONNECTIONS: Final = 128
+# No connection lives longer: uvicorn itself waits without limit for a request to become complete.
+_LIFETIME: Final = 15.0
+
+
+class _Bounded(H11Protocol):
+    """HTTP/1.1 on connections of bounded number and life."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._end = self.loop.call_later(_LIFETIME, transport.abort)
+        if len(self.connections) > 2 * _CONNECTIONS:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end.cancel()
+        super().connection_lost(exc)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; BackupError that says what to change when the address cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=host == "::")
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        raise BackupError(
+            f"the health endpoint cannot listen on {address(host, port)}: "
+            + ("the port is in use" if in_use else error.strerror or str(error)),
+            "Set BACKUP_HTTP_PORT to a free port, or stop what uses it."
+            if in_use
+            else "Correct BACKUP_HTTP_HOST or BACKUP_HTTP_PORT.",
+        ) from error
+
+
+def address(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class HttpServer:
+    """Serves `app` on a socket from `bind`, in a thread, while the context lasts."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        self._server = Server(Config(app, **_LIMITS))
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
+
+    def __enter__(self) -> HttpServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._server.should_exit = True
+        self._thread.join(5)
+
+
+_LIMITS: Final[dict[str, Any]] = {
+    "http": _Bounded,
+    "loop": "asyncio",
+    "ws": "none",
+    "lifespan": "off",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,
+    "limit_concurrency": _CONNECTIONS,
+    "h11_max_incomplete_event_size": 8192,
+    "timeout_keep_alive": 2,
+    "timeout_graceful_shutdown": 2,
+}

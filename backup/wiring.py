@@ -1,0 +1,192 @@
+"""Settings → live objects: the only place where concrete classes meet."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup import database, lock
+from backup.catalog import Catalog
+from backup.config import Settings
+from backup.database import Login
+from backup.engine import Container, Engine, spool_mount
+from backup.errors import ConfigError, EngineError, StoreError
+from backup.log import redacting
+from backup.operations.backup import Workshop, recover
+from backup.progress import Progress
+from backup.records import Records
+from backup.sources.clients import Clients, HelperClients, NetworkClients
+from backup.sources.postgres import PostgresSource
+from backup.stores.local import LocalStore, storing
+
+
+@dataclass(frozen=True)
+class App:
+    """Everything a command needs, from settings. Nothing is contacted before it is asked for."""
+
+    settings: Settings
+
+    @property
+    def catalog(self) -> Catalog:
+        """The sets in the backup volume."""
+        return Catalog(self.settings.root, self.settings.zone)
+
+    @property
+    def records(self) -> Records:
+        """The run records in the backup volume."""
+        return Records(self.settings.root / "state" / "runs")
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the backup volume."""
+        return self.settings.root / "state" / "lock"
+
+    def require_volume(self) -> None:
+        """StoreError unless the backup volume is mounted: what is written beside it is lost with the container."""
+        root = self.settings.root
+        with storing(root):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            same = root.stat().st_dev == Path("/").stat().st_dev
+        if same and _root_is_a_container():
+            raise StoreError(
+                f"no volume is mounted at {root}; backups written there would vanish with this container",
+                "Mount `obcms_backups:/backups` in the backup service, as docker-compose.backup.yml does.",
+            )
+
+    def workshop(self, progress: Progress) -> Workshop:
+        """What `create` works with."""
+        settings = self.settings
+        return Workshop(
+            catalog=self.catalog,
+            records=self.records,
+            lock=self.lock,
+            zone=settings.zone,
+            volumes=settings.volumes,
+            excludes=settings.excludes,
+            allow_empty=settings.allow_empty,
+            compression=settings.compression,
+            source=self.source,
+            progress=progress,
+        )
+
+    def recover(self) -> None:
+        """Sweep what dead runs left, if nobody is at work."""
+        with lock.hold(self.lock, "sweep", "start"):
+            recover(self.catalog, self.records, datetime.now(UTC))
+
+    def ready(self) -> None:
+        """BackupError unless the database answers."""
+        source = self.source()
+        database.inspect(source.login)
+
+    def source(self) -> PostgresSource:
+        """The database, by the way that settings and surroundings allow."""
+        settings = self.settings
+        engine = self._engine()
+        if engine is None:
+            return self._network()
+        own = engine.own()
+        project = settings.project or (own.project if own else "")
+        if settings.db_host and not engine.has(settings.db_host, project):
+            return self._network()
+        container = engine.database(settings.db_host or settings.db_service, project)
+        login = _login(settings, _declared(engine, container), _address(container, own))
+        mount = spool_mount(own, settings.spool, HelperClients.inside)
+        self._private(settings.spool)
+        clients = HelperClients(
+            engine, container, login, settings.spool, mount, self._instance(), settings.stall_timeout
+        )
+        return self._postgres(login, clients, container)
+
+    def _engine(self) -> Engine | None:
+        try:
+            return Engine()
+        except EngineError as error:
+            if self.settings.db_host:
+                return None
+            raise ConfigError(
+                f"{error.message}; and DB_HOST is not set, so there is no other way to the database", error.hint
+            ) from error
+
+    def _network(self) -> PostgresSource:
+        settings = self.settings
+        unset = [alias for alias, value in (("DB_NAME", settings.db_name), ("DB_USER", settings.db_user)) if not value]
+        if unset:
+            raise ConfigError(
+                f"the network way to {settings.db_host} needs {' and '.join(unset)}",
+                "Set them in the environment of the backup service.",
+            )
+        login = _login(settings, {}, settings.db_host or "")
+        spool = Path(tempfile.gettempdir()) / "obcms-backup"
+        self._private(spool)
+        return self._postgres(login, NetworkClients(login, spool, self._instance(), settings.stall_timeout))
+
+    def _postgres(self, login: Login, clients: Clients, container: Container | None = None) -> PostgresSource:
+        redacting([login.password])
+        return PostgresSource(
+            login=login,
+            clients=clients,
+            instance=self._instance(),
+            lock_timeout=self.settings.lock_timeout,
+            image=container.image if container else "",
+            image_id=container.image_id if container else "",
+        )
+
+    def _instance(self) -> str:
+        """The name of this backup volume, made once: it marks our helpers and sessions as ours."""
+        store = LocalStore(self.settings.root / "state")
+        if "instance" not in store.names():
+            store.put("instance", secrets.token_hex(6).encode())
+        return store.read("instance").decode()
+
+    @staticmethod
+    def _private(directory: Path) -> None:
+        with storing(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if directory.stat().st_uid != os.geteuid():
+                raise StoreError(f"{directory} belongs to another user", "Let nobody else own the spool directory.")
+            directory.chmod(0o700)
+
+
+def _declared(engine: Engine, container: Container) -> dict[str, str]:
+    """What the database's container itself says of user, password and database (the official image's variables)."""
+    values = {}
+    for name in ("POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"):
+        if value := container.environment.get(name):
+            values[name] = value
+        elif file := container.environment.get(f"{name}_FILE"):
+            values[name] = engine.read_file(container, file)
+    return values
+
+
+def _login(settings: Settings, declared: dict[str, str], host: str) -> Login:
+    user = settings.db_user or declared.get("POSTGRES_USER") or "postgres"
+    password = settings.db_password.get_secret_value() if settings.db_password else declared.get("POSTGRES_PASSWORD")
+    return Login(
+        host=host,
+        port=settings.db_port,
+        user=user,
+        name=settings.db_name or declared.get("POSTGRES_DB") or user,
+        password=password or "",
+    )
+
+
+def _address(container: Container, own: Container | None) -> str:
+    """An address of the database on a network that we share with it; no name can be ambiguous."""
+    shared = [address for name, address in container.addresses.items() if own is None or name in own.addresses]
+    addresses = shared or list(container.addresses.values())
+    if not addresses:
+        raise ConfigError(
+            f"the database container {container.shown} has no address on any network",
+            "Put it and the backup service on one network.",
+        )
+    return addresses[0]
+
+
+def _root_is_a_container() -> bool:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return any(mount[1] == "/" and "overlay" in mount[2] for mount in mounts)

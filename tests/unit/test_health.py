@@ -1,0 +1,223 @@
+"""Health is green only with a fresh good set and a last run that went well; anything else says why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup.catalog import State, StoredSet
+from backup.health import SEVERITIES, Health, SchedulerState, evaluate
+from backup.manifest import DatabasePart, Manifest, Tier, VolumePart
+from backup.records import Outcome, Run
+
+NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
+MAX_AGE = timedelta(hours=48)
+
+
+def stored(
+    hours: float, state: State = "complete", *, tier: Tier = Tier.DAILY, database: bool = True, media: bool = True
+) -> StoredSet:
+    """A set of `hours` ago."""
+    time = NOW - timedelta(hours=hours)
+    identifier = f"{tier}_{time:%Y-%m-%d_%H-%M-%S}"
+    manifest = Manifest(
+        id=identifier,
+        tier=tier,
+        run="r",
+        started=time,
+        ended=time,
+        started_local="",
+        ended_local="",
+        zone="UTC",
+        product_version="0",
+        artifacts=(),
+        database=DatabasePart(
+            name="obcms", oid=1, system_identifier="7", server_version="17", client_version="17", command=(), rows={}
+        )
+        if database
+        else None,
+        volumes=(VolumePart(name="media", files=1, directories=1, links=0, hard_links=0, bytes=1, excludes=()),)
+        if media
+        else (),
+    )
+    problem = "" if state.startswith("complete") else "the disk returned other bytes"
+    known = state not in ("old script", "unreadable")
+    return StoredSet(identifier, tier, time, state, (), 0, manifest if known else None, None, problem)
+
+
+def run(hours: float, outcome: Outcome, message: str = "", hint: str = "", operation: str = "create") -> Run:
+    """A run that began `hours` ago."""
+    started = NOW - timedelta(hours=hours)
+    return Run(
+        id=f"{started:%Y%m%d%H%M%S}",
+        operation=operation,
+        tier="daily",
+        started=started,
+        outcome=outcome,
+        message=message,
+        hint=hint,
+    )
+
+
+def judge(
+    sets: Sequence[StoredSet] = (),
+    runs: Sequence[Run] = (),
+    scheduler: SchedulerState | None = "alive",
+    problem: str = "",
+    notes: Sequence[str] = (),
+    since: datetime | None = None,
+) -> Health:
+    return evaluate(sets, runs, NOW, max_age=MAX_AGE, scheduler=scheduler, problem=problem, notes=notes, since=since)
+
+
+FRESH, OLD = stored(10), stored(49)
+OK, BAD = run(10, Outcome.SUCCESS), run(1, Outcome.FAILED, "the password is wrong", "Set DB_PASSWORD.")
+
+TABLE = [
+    ("all well", [FRESH], [OK], {}, "pass", ""),
+    ("asked from outside the service", [FRESH], [OK], {"scheduler": None}, "pass", ""),
+    ("a fresh set, and the records were lost", [FRESH], [], {}, "pass", ""),
+    ("the good set is older, but young enough", [stored(47.9)], [OK], {}, "pass", ""),
+    ("any tier counts", [stored(1, tier=Tier.MANUAL), OLD], [OK], {}, "pass", ""),
+    ("nothing at all", [], [], {}, "fail", "no good set"),
+    ("only the old scripts' files", [stored(1, "old script")], [], {}, "fail", "no good set"),
+    ("first backup running", [], [run(0.1, Outcome.RUNNING)], {}, "starting", "first backup is running"),
+    ("first backup failed", [], [BAD], {}, "fail", "password is wrong"),
+    ("first failed, second running", [], [run(0, Outcome.RUNNING), BAD], {}, "fail", "password is wrong"),
+    ("first crashed, second running", [], [run(0, Outcome.RUNNING), run(1, Outcome.CRASHED)], {}, "fail", "crashed"),
+    (
+        "first interrupted, second running",
+        [],
+        [run(0, Outcome.RUNNING), run(1, Outcome.INTERRUPTED)],
+        {},
+        "starting",
+        "",
+    ),
+    ("another operation running", [], [run(0, Outcome.RUNNING, operation="verify")], {}, "fail", "no good set"),
+    ("first running, scheduler dead", [], [run(0, Outcome.RUNNING)], {"scheduler": "dead"}, "fail", "not running"),
+    ("stale", [OLD], [OK], {}, "fail", "limit is 2 d 00 h"),
+    ("stale, one is running", [OLD], [run(0, Outcome.RUNNING)], {}, "fail", "limit is"),
+    ("set from the future", [stored(-1)], [OK], {}, "fail", "clock jumped"),
+    ("set from a clock that differs a little", [stored(-0.05)], [OK], {}, "pass", ""),
+    ("run from the future", [FRESH], [run(-1, Outcome.SUCCESS)], {}, "fail", "clock jumped"),
+    ("last run failed", [FRESH], [BAD, OK], {}, "fail", "the last daily backup failed: the password is wrong"),
+    ("last run crashed", [FRESH], [run(1, Outcome.CRASHED), OK], {}, "fail", "crashed"),
+    ("last run interrupted", [FRESH], [run(1, Outcome.INTERRUPTED), OK], {}, "warn", "interrupted"),
+    ("interrupted and stale", [OLD], [run(1, Outcome.INTERRUPTED)], {}, "fail", "limit is"),
+    ("last run with changes", [FRESH], [run(1, Outcome.CHANGED)], {}, "warn", "files changed"),
+    ("failed, then well", [FRESH], [run(1, Outcome.SUCCESS), run(2, Outcome.FAILED)], {}, "pass", ""),
+    ("failed, now running", [FRESH], [run(0, Outcome.RUNNING), BAD], {}, "fail", "password"),
+    ("records in any order", [FRESH], [OK, BAD], {}, "fail", "password"),
+    ("another operation failed", [FRESH], [run(1, Outcome.FAILED, operation="verify"), OK], {}, "pass", ""),
+    ("newest set damaged", [stored(1, "damaged"), FRESH], [OK], {}, "fail", "the newest set"),
+    ("newest set unreadable", [stored(1, "unreadable"), FRESH], [OK], {}, "fail", "unreadable"),
+    ("an older set damaged", [FRESH, stored(30, "damaged")], [OK], {}, "warn", "damaged"),
+    (
+        "old scripts' newer files hide nothing",
+        [stored(0, "old script"), stored(1, "damaged"), FRESH],
+        [OK],
+        {},
+        "fail",
+        "",
+    ),
+    ("many damaged sets", [FRESH, *(stored(20 + n, "damaged") for n in range(9))], [OK], {}, "warn", "4 more damaged"),
+    ("scheduler stopped", [FRESH], [OK], {"scheduler": "stopped"}, "fail", "frozen"),
+    ("scheduler dead", [FRESH], [OK], {"scheduler": "dead"}, "fail", "not running"),
+    ("state unreadable", [], [], {"problem": "run record x is damaged"}, "fail", "run record x is damaged"),
+    ("a note", [FRESH], [OK], {"notes": ["no offsite copies"]}, "warn", "no offsite copies"),
+    ("media alone is no backup", [stored(1, database=False), OLD], [OK], {}, "fail", "limit is"),
+    ("the database alone leaves media stale", [stored(1, media=False), OLD], [OK], {}, "fail", "holds media"),
+    ("no media anywhere", [stored(1, media=False)], [OK], {}, "pass", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("sets", "runs", "more", "status", "text"), [row[1:] for row in TABLE], ids=[r[0] for r in TABLE]
+)
+def test_each_state_has_its_status_and_says_why(
+    sets: list[StoredSet], runs: list[Run], more: dict[str, object], status: str, text: str
+) -> None:
+    health = judge(sets, runs, **more)  # type: ignore[arg-type]
+    assert health.status == status, health.reasons
+    assert text in "; ".join(reason.text for reason in health.reasons)
+    assert bool(health.reasons) == (status != "pass")
+
+
+def test_the_verdict_names_the_newest_good_set_and_its_age() -> None:
+    health = judge([OLD, FRESH, stored(1, "damaged")], [OK])
+    assert health.newest_good is FRESH
+    assert health.age == timedelta(hours=10)
+    assert judge().age is None
+
+
+def test_a_failure_from_before_this_start_does_not_spoil_the_first_backup() -> None:
+    since = NOW - timedelta(minutes=30)
+    runs = [run(0.1, Outcome.RUNNING), BAD]
+    health = judge([], runs, since=since)
+    assert health.status == "starting"
+    assert judge([], runs).status == "fail"
+    assert judge([], [run(0.1, Outcome.RUNNING), run(1, Outcome.CRASHED)], since=since).status == "fail"
+    assert judge([], [run(0, Outcome.RUNNING), run(0.1, Outcome.FAILED)], since=since).status == "fail"
+
+
+def test_the_message_and_the_hint_of_a_failed_run_are_given() -> None:
+    (reason,) = judge([FRESH], [BAD]).reasons
+    assert "the password is wrong" in reason.text
+    assert reason.hint == "Set DB_PASSWORD."
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[31mred", "a\nb\r\nc", "\u202egpj.exe", "x" * 100_000, "\ud800"])
+def test_texts_from_elsewhere_are_one_short_harmless_line(hostile: str) -> None:
+    health = judge([stored(1, "damaged")], [run(1, Outcome.FAILED, hostile, hostile)], problem="", notes=[hostile])
+    for text in (part for reason in health.reasons for part in (reason.text, reason.hint)):
+        assert not re.search("[\x00-\x1f\x7f\u202e\ud800]", text)
+        assert len(text) <= 500
+
+
+states = st.sampled_from(["complete", "complete with changes", "damaged", "unreadable", "old script"])
+hours = st.floats(-100, 1000, allow_nan=False)
+set_lists = st.lists(st.builds(stored, hours, states, tier=st.sampled_from(Tier), database=st.booleans()), max_size=5)
+run_lists = st.lists(
+    st.builds(run, hours, st.sampled_from(Outcome), st.text(max_size=20)), max_size=5, unique_by=lambda r: r.id
+)
+schedulers = st.sampled_from(["alive", "stopped", "dead", None])
+
+
+def rank(health: Health) -> int:
+    return SEVERITIES.index(health.status)
+
+
+@given(set_lists, run_lists, schedulers, st.text(max_size=5))
+def test_never_green_without_a_fresh_good_set_a_live_scheduler_and_a_readable_state(
+    sets: list[StoredSet], runs: list[Run], scheduler: SchedulerState | None, problem: str
+) -> None:
+    health = judge(sets, runs, scheduler, problem)
+    if health.status in ("pass", "warn"):
+        assert health.newest_good is not None and health.newest_good.good
+        assert health.age is not None and -timedelta(minutes=5) <= health.age <= MAX_AGE
+        assert scheduler in ("alive", None) and not problem
+    assert rank(health) == max((SEVERITIES.index(reason.severity) for reason in health.reasons), default=0)
+
+
+@given(set_lists, run_lists, schedulers, st.sampled_from([Outcome.FAILED, Outcome.CRASHED]))
+def test_a_failed_newest_run_never_improves_anything(
+    sets: list[StoredSet], runs: list[Run], scheduler: SchedulerState | None, outcome: Outcome
+) -> None:
+    worse = judge(sets, [*runs, run(-101, outcome)], scheduler)
+    assert rank(worse) >= rank(judge(sets, runs, scheduler))
+    assert worse.status == "fail"
+
+
+@given(set_lists, run_lists, st.sampled_from(["damaged", "unreadable"]))
+def test_a_damaged_newest_set_is_red(sets: list[StoredSet], runs: list[Run], state: State) -> None:
+    assert judge([*sets, stored(-101, state)], runs).status == "fail"
+
+
+@given(set_lists, run_lists)
+def test_order_does_not_matter(sets: list[StoredSet], runs: list[Run]) -> None:
+    assert rank(judge(sets, runs)) == rank(judge(sets[::-1], runs[::-1]))
