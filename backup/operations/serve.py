@@ -99,7 +99,7 @@ def serve(
         service.start(_crontab(settings, command, run_dir, supercronic))
         try:
             app = create_app(
-                scheduler=service.scheduler.state, health=service.health, ready=lambda: _ready(catalog, ready)
+                scheduler=service.scheduler.state, health=service.health, ready=lambda: check_ready(catalog, ready)
             )
             with HttpServer(app, listener):
                 _announce(settings, way)
@@ -211,7 +211,7 @@ def _recover(recover: Callable[[], None]) -> None:
         logger.error("leftovers could not be swept: {} {}", error.message, error.hint)
 
 
-def _ready(catalog: Catalog, ready: Callable[[], None]) -> None:
+def check_ready(catalog: Catalog, ready: Callable[[], None]) -> None:
     """BackupError unless a backup could be taken now: the volume takes a file, the sets can be read, all answer."""
     with storing(catalog.root), TemporaryFile(dir=catalog.root) as file:
         file.write(b"ready")

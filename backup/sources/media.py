@@ -146,6 +146,8 @@ def archive(
     `progress` gets the bytes of content read since its last call, 0 as a sign of life within holes.
     Raises MediaFailed if the root or anything in it cannot be read, and whatever the sinks raise.
     """
+    if name in ("", ".", "..") or "/" in name:
+        raise ValueError(f"not a folder's name: {name!r}")
     walk = _Walk(root, excludes, forbidden, _Listed())
     return _Archiver(name, walk, sink, index, progress).run()
 
@@ -289,16 +291,16 @@ class _Walk:
             self._close(left)
 
     def _reopen(self, child: int) -> None:
-        with _reading(self.full(self._prefix), _NOTHING):
-            fd = os.open(b"..", _FOLDER, dir_fd=child)
         level = self._levels[-1]
-        level.fd = fd
-        if _identity(os.fstat(fd)) == level.identity:
-            return
-        # The directory below was moved elsewhere meanwhile: go on from the nearest one still held open.
+        with contextlib.suppress(_Lost), _reading(self.full(self._prefix), _GONE):
+            level.fd = os.open(b"..", _FOLDER, dir_fd=child)
+            if _identity(os.fstat(level.fd)) == level.identity:
+                return
+        # A directory below was moved elsewhere meanwhile: go on from the nearest one above that is still open.
         self._close(level)
         while self._levels[-1].fd < 0:
-            self.changed.add(self._prefix[:-1], "moved while read")
+            if self._levels[-1].names:
+                self.changed.add(self._prefix[:-1], "moved while read")
             self._prefix = self._prefix[: -len(self._levels.pop().name) - 1]
 
     @staticmethod

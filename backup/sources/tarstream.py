@@ -60,7 +60,7 @@ class IndexEntry:
 
 
 class Gathered:
-    """Small writes gathered into large ones: every write to the sink but the last is at least 256 KiB."""
+    """Small writes gathered into ones of at least 256 KiB. A large one goes through as it is: copying it costs more."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -70,9 +70,13 @@ class Gathered:
 
     def write(self, data: bytes) -> None:
         """Pass `data` on, now or later; `count` is the bytes given so far."""
+        self.count += len(data)
+        if len(data) >= _COALESCE:
+            self.flush()
+            self._sink.write(data)
+            return
         self._pending.append(data)
         self._held += len(data)
-        self.count += len(data)
         if self._held >= _COALESCE:
             self.flush()
 

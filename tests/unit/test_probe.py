@@ -132,7 +132,7 @@ def test_somebody_who_speaks_something_else() -> None:
 
 def test_the_address_is_that_of_the_service() -> None:
     assert target({}) == ("127.0.0.1", 8080)
-    assert target({"BACKUP_HTTP_PORT": "", "BACKUP_HTTP_HOST": "0.0.0.0"}) == ("127.0.0.1", 8080)
+    assert target({"BACKUP_HTTP_PORT": "", "BACKUP_HTTP_HOST": "0.0.0.0"}) == ("127.0.0.1", 8080)  # noqa: S104
     assert target({"BACKUP_HTTP_PORT": "81", "BACKUP_HTTP_HOST": "::"}) == ("::1", 81)
     assert target({"BACKUP_HTTP_HOST": "172.18.0.5"}) == ("172.18.0.5", 8080)
 

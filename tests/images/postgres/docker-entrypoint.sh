@@ -41,7 +41,8 @@ init_database() { # POSTGRES_INITDB_ARGS is split as a shell would
 
 allow_network() { # from elsewhere than the socket and loopback, with a password unless told otherwise
   local method=${POSTGRES_HOST_AUTH_METHOD:-}
-  : "${method:=$(postgres -C password_encryption "$@")}"
+  if [ "${1:-}" = postgres ]; then shift; fi
+  if [ -z "$method" ]; then method=$(postgres -C password_encryption "$@"); fi
   printf '\nhost all all all %s\n' "$method" >>"$PGDATA/pg_hba.conf"
 }
 

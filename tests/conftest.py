@@ -1,0 +1,64 @@
+"""Fixtures shared by all tests: real PostgreSQL servers, sidecars on temporary directories.
+
+Skips are failures when CI is set: a check that did not run must not look like one that passed.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Read at import time by testcontainers: no registry is in reach to pull its reaper from.
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.database import Server, start_server
+from tests.support.sidecar import Sidecar
+
+MAJORS = (15, 17, 18)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[int], Server]]:
+    """A function from a major version to its one running server of this session."""
+    running: dict[int, Server] = {}
+
+    def get(major: int) -> Server:
+        if major not in running:
+            running[major] = start_server(major)
+        return running[major]
+
+    yield get
+    for server in running.values():
+        server.remove()
+
+
+@pytest.fixture(params=MAJORS, ids=lambda major: f"pg{major}")
+def any_server(request: pytest.FixtureRequest, servers: Callable[[int], Server]) -> Server:
+    """Each supported server in turn; the test makes its own database on it."""
+    return servers(request.param)
+
+
+@pytest.fixture
+def server(servers: Callable[[int], Server]) -> Server:
+    """The PostgreSQL 17 server of this session."""
+    return servers(17)
+
+
+@pytest.fixture
+def sidecar(tmp_path: Path, server: Server) -> Sidecar:
+    """A sidecar on empty directories, with one small volume, for a new database on PostgreSQL 17."""
+    return Sidecar.make(tmp_path, server, server.new_database())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Under CI a skipped test has failed."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI: {report.longrepr}"

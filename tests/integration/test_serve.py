@@ -1,0 +1,471 @@
+"""The service as a real process with the real supercronic; a shell script stands in for the CLI that makes backups."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backup.catalog import Catalog
+from backup.manifest import DatabasePart, Manifest, Tier, set_id
+from backup.supervise import Process, look, parse_stat, roots, scan
+
+ROOT = Path(__file__).parents[2]
+
+# serve() as the CLI calls it. PR_SET_CHILD_SUBREAPER (36) makes orphans ours, as they are PID 1's.
+RUNNER = """
+import ctypes, json, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from backup.catalog import Catalog
+from backup.config import load
+from backup.errors import BackupError
+from backup.lock import hold
+from backup.operations.serve import serve
+from backup.records import Records
+
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+given = json.loads(sys.argv[1])
+settings = load(given["environ"]).model_copy(update=given["update"])
+records = Records(settings.root / "state" / "runs")
+
+def recover():
+    with hold(settings.root / "state" / "lock", "recover", "x"):
+        records.mark_crashed(datetime.now(UTC))
+
+try:
+    code = serve(
+        settings, catalog=Catalog(settings.root, settings.zone), records=records, recover=recover, ready=lambda: None,
+        command=given["command"], run_dir=Path(given["run_dir"]), way="helper containers",
+        supercronic=given["supercronic"], grace=given["grace"],
+    )
+except BackupError as error:
+    print("ERROR", error.message, "HINT", error.hint, flush=True)
+    code = error.exit_code
+sys.exit(code)
+"""
+
+# Every second instead of every minute: supercronic alone knows seconds, the settings do not.
+FAST = """#!/bin/sh
+for file; do :; done
+sed -i 's|^\\* \\* \\* \\* \\* |* * * * * * * |' "$file"
+exec {real} "$@"
+"""
+
+JOBS = {
+    "quick": "exit 0",
+    "failing": "exit 20",
+    "polite": "trap 'echo term >> {log}; exit 143' TERM; sleep 1000 & wait",
+    "stubborn": "trap '' TERM; echo ready >> {log}; while :; do sleep 0.2; done",
+    "orphaning": "(sleep 0.2 &) ; exit 0",
+    "dying": "mkdir -p {root}/state/runs; cp {record} {root}/state/runs/r.json; kill -9 $$",
+}
+
+
+@pytest.fixture(scope="session")
+def supercronic() -> str:
+    beside = Path(sys.executable).parent / "supercronic"
+    found = shutil.which(os.environ.get("SUPERCRONIC") or "supercronic") or shutil.which(beside)
+    assert found, "supercronic is not installed: run tools/supercronic, or set SUPERCRONIC to its path"
+    return found
+
+
+def eventually(what: Callable[[], Any], seconds: float = 20) -> Any:
+    """The first true answer of `what`."""
+    deadline = time.monotonic() + seconds
+    while not (answer := what()):
+        assert time.monotonic() < deadline, f"still not: {what}"
+        time.sleep(0.05)
+    return answer
+
+
+@dataclass
+class Service:
+    """One service process and its surroundings."""
+
+    place: Path
+    supercronic: str
+    process: subprocess.Popen[bytes] | None = None
+    port: int = 0
+
+    @property
+    def root(self) -> Path:
+        return self.place / "backups"
+
+    @property
+    def log(self) -> Path:
+        """What the job wrote: its arguments, and how it ended."""
+        return self.place / "job.log"
+
+    def start(
+        self, job: str = "quick", *, grace: float = 10, update: dict[str, str] | None = None, **environ: str
+    ) -> subprocess.Popen[bytes]:
+        self.port = int(environ.get("BACKUP_HTTP_PORT") or free_port())
+        script = self.place / "job"
+        script.write_text(
+            '#!/bin/sh\necho "$*" TZ=$TZ >> {log}\n'.format(log=self.log)
+            + JOBS[job].format(log=self.log, root=self.root, record=self.place / "record")
+            + "\n"
+        )
+        script.chmod(0o700)
+        wrapper = self.place / "supercronic"
+        wrapper.write_text(FAST.format(real=self.supercronic))
+        wrapper.chmod(0o700)
+        off = {name: "off" for name in ("BACKUP_DAILY", "BACKUP_WEEKLY", "BACKUP_MONTHLY")}
+        given = {
+            "environ": off
+            | {"BACKUP_DIR": str(self.root), "BACKUP_HTTP_HOST": "127.0.0.1", "TZ": "Asia/Manila"}
+            | {"BACKUP_HTTP_PORT": str(self.port)}
+            | environ,
+            "update": update or {},
+            "command": [str(script), "a b"],
+            "run_dir": str(self.place / "run"),
+            "supercronic": str(wrapper),
+            "grace": grace,
+        }
+        runner = self.place / "runner.py"
+        runner.write_text(RUNNER)
+        with (self.place / "output").open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(runner), json.dumps(given)],
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        return self.process
+
+    def output(self) -> str:
+        return (self.place / "output").read_text()
+
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def ask(self, path: str) -> tuple[int, dict[str, Any]]:
+        """(code, body); (0, {}) while nobody listens."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path, headers={"Connection": "close"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        except OSError:
+            return 0, {}
+        finally:
+            connection.close()
+
+    def up(self) -> None:
+        eventually(lambda: self.ask("/livez")[0] == 200)
+
+    def children(self) -> list[Process]:
+        assert self.process
+        return [process for process in scan() if process.parent == self.process.pid]
+
+    def scheduler(self) -> int:
+        """The pid of the scheduler that runs now, 0 if none does."""
+        assert self.process
+        return next((p.pid for p in self.children() if p.running and "-no-reap" in command_line(p.pid)), 0)
+
+    def end(self, number: int = signal.SIGTERM, seconds: float = 20) -> int:
+        assert self.process
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+    def left(self) -> list[int]:
+        """Processes that have to do with this test and still run."""
+        marks = [(p.pid, command_line(p.pid)) for p in scan() if p.running and p.pid != os.getpid()]
+        return [pid for pid, words in marks if any(str(self.place) in word for word in words)]
+
+
+def command_line(pid: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    return []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def service(tmp_path: Path, supercronic: str) -> Iterator[Service]:
+    service = Service(tmp_path, supercronic)
+    service.root.mkdir()
+    yield service
+    if service.process and service.process.poll() is None:
+        service.process.kill()
+        service.process.wait()
+    for pid in service.left():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def publish(root: Path, *, hours: float = 1, database: bool = True, break_it: bool = False) -> str:
+    """A set as the product leaves it; returns its id."""
+    started = datetime.now(UTC) - timedelta(hours=hours)
+    identifier = set_id(Tier.DAILY, started, ZoneInfo("UTC"))
+    part = DatabasePart(
+        name="obcms", oid=1, system_identifier="7", server_version="17", client_version="17", command=(), rows={}
+    )
+    manifest = Manifest(
+        id=identifier,
+        tier=Tier.DAILY,
+        run="r",
+        started=started,
+        ended=started,
+        started_local="",
+        ended_local="",
+        zone="UTC",
+        product_version="0",
+        artifacts=(),
+        database=part if database else None,
+    )
+    Catalog(root, ZoneInfo("UTC")).publish(manifest, [])
+    if break_it:
+        (root / "daily" / f"obcms_set_{identifier}.json").write_text("{")
+    return identifier
+
+
+# --- the start -----------------------------------------------------------------------------------------------------
+
+
+def test_the_start_says_what_it_does(service: Service) -> None:
+    publish(service.root)
+    service.start(BACKUP_DAILY="0 2 * * *", BACKUP_WEEKLY="0 3 * * 0", AWS_S3_BACKUP_BUCKET="bucket")
+    service.up()
+    assert service.ask("/healthz")[1]["status"] == "warn"  # no offsite copies
+    assert service.ask("/readyz")[0] == 200
+    crontab = service.place / "run" / "crontab"
+    assert crontab.stat().st_mode & 0o777 == 0o600
+    job = f"{service.place}/job 'a b' create --scheduled"
+    assert crontab.read_text() == f"0 2 * * * {job} daily\n0 3 * * 0 {job} weekly\n"
+    assert service.end() == 0
+    output = service.output()
+    assert "schedule: " in output and "daily next " in output and "02:00 PST" in output
+    assert f"health: http://127.0.0.1:{service.port}/healthz" in output
+    assert "database: helper containers" in output
+    assert "no offsite copies" in output
+    assert service.left() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_service_ends_at_once(service: Service, number: int) -> None:
+    publish(service.root)
+    service.start()
+    service.up()
+    begun = time.monotonic()
+    assert service.end(number) == 0
+    assert time.monotonic() - begun < 3
+    assert "every job is off" in service.output()
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(service: Service) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        process = service.start(BACKUP_HTTP_PORT=str(listener.getsockname()[1]))
+        assert process.wait(20) == 1
+    assert "the port is in use" in service.output()
+    assert service.lines() == []
+
+
+def test_a_schedule_that_the_scheduler_refuses_is_refused(service: Service) -> None:
+    process = service.start(update={"daily": "61 2 * * *"})
+    assert process.wait(20) == 10
+    assert "does not accept the schedule" in service.output()
+    assert "BACKUP_DAILY" in service.output()
+    assert service.lines() == service.left() == []
+
+
+def test_a_scheduler_that_is_not_there_is_named(service: Service) -> None:
+    service.supercronic = "/nowhere/supercronic"
+    assert service.start().wait(20) != 0
+    assert "supercronic" in service.output()
+
+
+# --- the first backup ------------------------------------------------------------------------------------------------
+
+FIRST = "a b create daily --scheduled --trigger first TZ=Asia/Manila"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "expected"),
+    [
+        (lambda root: None, True),
+        (lambda root: publish(root, break_it=True), True),
+        (lambda root: publish(root, database=False), True),
+        (lambda root: publish(root), False),
+        (lambda root: publish(root, hours=999), False),
+        (lambda root: (root / "daily").write_text("not a directory"), False),
+    ],
+    ids=["nothing", "damaged", "media only", "good", "old", "unreadable"],
+)
+def test_the_first_backup_is_taken_exactly_when_no_good_set_exists(
+    service: Service, prepare: Callable[[Path], object], expected: bool
+) -> None:
+    prepare(service.root)
+    service.start()
+    service.up()
+    if expected:
+        eventually(service.lines)
+    assert service.end() == 0
+    assert service.lines() == ([FIRST] if expected else [])
+
+
+def test_health_is_starting_until_the_first_backup_has_ended(service: Service) -> None:
+    service.start("polite")
+    eventually(service.lines)
+    service.up()
+    code, body = service.ask("/healthz")
+    assert (code, body["status"]) == (503, "starting")
+    job = next(p.pid for p in service.children() if p.pid != service.scheduler())
+    os.kill(job, signal.SIGTERM)
+    eventually(lambda: service.ask("/healthz")[1].get("status") == "fail")
+    assert "the first backup ended with code 143" in service.output()
+    assert service.end() == 0
+
+
+def test_a_first_backup_that_dies_without_a_word_is_red(service: Service) -> None:
+    started = datetime.now(UTC).isoformat()
+    record = {"id": "r", "operation": "create", "tier": "daily", "started": started, "outcome": "running"}
+    (service.place / "record").write_text(json.dumps(record))
+    service.start("dying")
+    eventually(lambda: any("crashed" in r["text"] for r in service.ask("/healthz")[1].get("reasons", [])))
+    assert service.end() == 0
+
+
+def test_a_damaged_record_is_red_and_the_service_stays_up(service: Service) -> None:
+    publish(service.root)
+    runs = service.root / "state" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "x.json").write_text("{")
+    service.start()
+    service.up()
+    code, body = service.ask("/healthz")
+    assert (code, body["status"]) == (503, "fail")
+    assert "x.json is damaged" in body["reasons"][0]["text"]
+    assert service.end() == 0
+
+
+# --- the scheduler ----------------------------------------------------------------------------------------------------
+
+
+def test_a_scheduler_that_dies_is_red_and_starts_again(service: Service) -> None:
+    publish(service.root)
+    service.start()
+    service.up()
+    before = service.scheduler()
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: service.ask("/livez")[0] == 503)
+    assert service.ask("/healthz")[1]["status"] in ("pass", "fail")  # the answer may be two seconds old
+    service.up()
+    assert service.scheduler() not in (0, before)
+    assert service.end() == 0
+    assert "the scheduler ended with code -9" in service.output()
+    assert "the scheduler runs again" in service.output()
+
+
+def test_a_frozen_scheduler_is_red_and_still_ends(service: Service) -> None:
+    publish(service.root)
+    service.start()
+    service.up()
+    os.kill(service.scheduler(), signal.SIGSTOP)
+    eventually(lambda: service.ask("/livez")[0] == 503)
+    body = eventually(lambda: (answer := service.ask("/healthz"))[0] == 503 and answer[1])
+    assert (body["status"], body["checks"]["scheduler:state"]) == ("fail", [{"observedValue": "stopped"}])
+    begun = time.monotonic()
+    assert service.end() == 0
+    assert time.monotonic() - begun < 3
+    assert service.left() == []
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_running_job_is_told_to_end_and_waited_for(service: Service) -> None:
+    publish(service.root)
+    service.start("polite", BACKUP_DAILY="* * * * *")
+    eventually(service.lines)
+    begun = time.monotonic()
+    assert service.end() == 0
+    assert time.monotonic() - begun < 5
+    # One job, told once; its own child, left alone by it, is gone as well.
+    assert service.lines() == ["a b create --scheduled daily TZ=Asia/Manila", "term"]
+    assert service.left() == []
+
+
+def test_the_first_backup_is_told_to_end_as_well(service: Service) -> None:
+    service.start("polite")
+    eventually(service.lines)
+    assert service.end() == 0
+    assert service.lines() == [FIRST, "term"]
+
+
+def test_a_job_whose_scheduler_died_is_told_to_end(service: Service) -> None:
+    publish(service.root)
+    service.start("polite", BACKUP_DAILY="* * * * *")
+    eventually(service.lines)
+    service.up()
+    os.kill(service.scheduler(), signal.SIGKILL)
+    eventually(lambda: service.ask("/livez")[0] == 503)
+    assert service.end() == 0
+    assert service.lines().count("term") >= 1
+    assert service.left() == []
+
+
+def test_a_job_that_does_not_listen_is_killed_after_the_grace(service: Service) -> None:
+    service.start("stubborn", grace=1)
+    eventually(lambda: "ready" in service.lines())
+    begun = time.monotonic()
+    assert service.end() == 143
+    assert 1 <= time.monotonic() - begun < 6
+    assert "was killed" in service.output()
+    assert service.left() == []
+
+
+def test_a_frozen_job_still_ends(service: Service) -> None:
+    service.start("polite")
+    eventually(service.lines)
+    service.up()
+    for process in service.children():
+        os.kill(process.pid, signal.SIGSTOP)
+    assert service.end() == 0
+    assert "term" in service.lines()
+
+
+def test_orphans_do_not_stay_as_zombies(service: Service) -> None:
+    publish(service.root)
+    service.start("orphaning", BACKUP_DAILY="* * * * *")
+    eventually(lambda: len(service.lines()) >= 3)
+    eventually(lambda: [p.pid for p in service.children()] == [service.scheduler()])
+    assert service.end() == 0
+
+
+# --- the parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_name_may_hold_anything() -> None:
+    assert parse_stat("12 (a) S 1 ) (b) T 3 4 5 6 0\n") == Process(12, "T", 3, 5)
+
+
+def test_the_process_table_holds_ourselves() -> None:
+    me = look(os.getpid())
+    assert me is not None and me.running and me.session == os.getsid(0) and me in scan()
+    assert look(2**22 + 1) is None
+
+
+def test_only_the_top_of_a_tree_is_signalled() -> None:
+    tree = [Process(10, "S", 1, 9), Process(11, "S", 10, 9), Process(12, "S", 11, 9), Process(20, "S", 7, 9)]
+    assert [process.pid for process in roots(tree)] == [10, 20]

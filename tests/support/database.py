@@ -1,0 +1,119 @@
+"""Real PostgreSQL servers in containers, and plain psql to look at them with no part of the product."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import docker
+import psycopg
+from psycopg import sql
+
+LABEL = "obcms.backup.tests"
+PROJECT = f"obcms-tests-{os.getpid()}"
+PASSWORD = "canary-p:a\\ss'word"  # noqa: S105
+USER = "obcms_user"
+_numbers = itertools.count()
+
+
+@dataclass
+class Server:
+    """A running server. `container` is the docker SDK's object; databases are made by number."""
+
+    container: Any
+    major: int
+    service: str
+    made: list[str] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Its address, reachable from this machine."""
+        self.container.reload()
+        networks = self.container.attrs["NetworkSettings"]["Networks"]
+        return str(next(net["IPAddress"] for net in networks.values()))
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        """A superuser's session."""
+        return psycopg.connect(
+            host=self.address, user=USER, password=PASSWORD, dbname=database, autocommit=True, connect_timeout=5
+        )
+
+    def new_database(self, name: str | None = None) -> str:
+        """A new, empty database."""
+        name = name or f"obcms_{next(_numbers)}"
+        with self.connect() as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        self.made.append(name)
+        return name
+
+    def execute(self, database: str, statements: str) -> None:
+        """Run SQL."""
+        with self.connect(database) as connection:
+            connection.execute(statements.encode())
+
+    def value(self, database: str, query: str) -> Any:
+        """The single value of a query."""
+        with self.connect(database) as connection:
+            row = connection.execute(query.encode()).fetchone()
+            return row[0] if row else None
+
+    def load(self, database: str, script: bytes) -> None:
+        """Feed a script to the container's own psql, strictly."""
+        command = ["docker", "exec", "-i", self.container.id, "psql", "-XqAt", "-o", "/dev/null", "-h", "127.0.0.1"]
+        command += ["-v", "ON_ERROR_STOP=1", "-U", USER, "-d", database]
+        done = subprocess.run(command, input=script, capture_output=True, check=False)
+        if done.returncode:
+            raise AssertionError(done.stderr.decode())
+
+    def sessions(self) -> list[str]:
+        """The applications connected right now, but for ours."""
+        with self.connect() as connection:
+            rows = connection.execute(
+                "SELECT application_name FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = "
+                "'client backend'"
+            )
+            return [name for (name,) in rows]
+
+    def wait(self, seconds: float = 60) -> None:
+        """Until it takes connections over the network."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(psycopg.OperationalError, StopIteration), self.connect():
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.container.logs().decode()[-2000:])
+            time.sleep(0.2)
+
+    def remove(self) -> None:
+        """Container and data."""
+        self.container.remove(force=True, v=True)
+
+
+def start_server(major: int, service: str | None = None, **options: Any) -> Server:
+    """A new server of this major version, labelled as Compose would label it."""
+    service = service or f"db{major}"
+    client = docker.from_env()
+    try:
+        container = client.containers.run(
+            f"obcms-test/postgres:{major}",
+            options.pop("command", None),
+            detach=True,
+            environment={"POSTGRES_USER": USER, "POSTGRES_PASSWORD": PASSWORD, "POSTGRES_DB": "obcms_prod"},
+            labels={
+                LABEL: PROJECT,
+                "com.docker.compose.project": PROJECT,
+                "com.docker.compose.service": service,
+                "com.docker.compose.oneoff": "False",
+            },
+            **options,
+        )
+    finally:
+        client.close()
+    server = Server(container, major, service)
+    server.wait()
+    return server
