@@ -56,6 +56,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for other program
 Set = Annotated[str, typer.Argument(metavar="ID|FILE|latest", help="A set id, one of its files, or `latest`.")]
 
 
+class MadeTier(StrEnum):
+    """A tier that sets are made in by command; safety sets are made by restores alone."""
+
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+    MANUAL = "manual"
+
+
 class Only(StrEnum):
     """Half of a set."""
 
@@ -65,7 +74,7 @@ class Only(StrEnum):
 
 @app.command()
 def create(
-    tier: Annotated[Tier, typer.Argument(help="Where the set belongs.")] = Tier.MANUAL,
+    tier: Annotated[MadeTier, typer.Argument(help="Where the set belongs.")] = MadeTier.MANUAL,
     only: Annotated[Only | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
     wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
     scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
@@ -80,7 +89,7 @@ def create(
     main = App(settings)
     main.require_volume()
     request = backup_operation.Request(
-        tier=tier,
+        tier=Tier(tier),
         only=only.value if only else None,
         trigger=trigger or ("schedule" if scheduled else "manual"),
         wait=_QUEUE if scheduled else wait,

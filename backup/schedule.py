@@ -41,7 +41,8 @@ def upcoming(jobs: Mapping[str, str], now: datetime, zone: ZoneInfo, count: int 
     slots = [
         Slot(job, cron, tuple(islice(CronSim(cron, now.astimezone(zone)), count))) for job, cron in jobs.items() if cron
     ]
-    return sorted(slots, key=lambda slot: slot.times)
+    # Aware times of one zone compare by the wall clock, which runs twice through one hour a year.
+    return sorted(slots, key=lambda slot: [moment.timestamp() for moment in slot.times])
 
 
 def crontab(jobs: Mapping[str, str], command: str) -> str:

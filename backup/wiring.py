@@ -16,7 +16,8 @@ from backup.database import Login
 from backup.engine import Container, Engine, spool_mount
 from backup.errors import ConfigError, EngineError, StoreError
 from backup.log import redacting
-from backup.operations.backup import Workshop, recover
+from backup.operations.backup import Workshop
+from backup.operations.runs import recover
 from backup.progress import Progress
 from backup.records import Records
 from backup.sources.clients import Clients, HelperClients, NetworkClients
@@ -189,4 +190,5 @@ def _address(container: Container, own: Container | None) -> str:
 
 def _root_is_a_container() -> bool:
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return any(mount[1] == "/" and "overlay" in mount[2] for mount in mounts)
+    markers = (Path("/.dockerenv"), Path("/run/.containerenv"))
+    return any(mount[1] == "/" and "overlay" in mount[2] for mount in mounts) or any(map(Path.exists, markers))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,9 +16,10 @@ from zoneinfo import ZoneInfo
 from backup import __version__, forecast, lock, text
 from backup.catalog import Catalog, newest_good
 from backup.database import Facts
-from backup.errors import BackupError, Interrupted
-from backup.log import logger, redacted
+from backup.errors import BackupError
+from backup.log import logger
 from backup.manifest import STAMP, Artifact, Change, DatabasePart, Manifest, Tier, VolumePart, file_name
+from backup.operations import runs
 from backup.progress import Progress
 from backup.records import Outcome, Records, Run, new_run_id
 from backup.sources import media, volumes
@@ -28,7 +28,6 @@ from backup.stores.local import LocalStore, StagedFile, storing
 from backup.stream.pipeline import ArtifactWriter
 
 Only = Literal["database", "media"]
-# Sealing two small files and the manifest needs room of its own, whatever the artifacts weigh.
 _SWEEP_FAILED: Final = "what an earlier run left at the database could not be removed: {}"
 
 
@@ -92,9 +91,7 @@ class _Draft:
 def create(request: Request, shop: Workshop) -> Run:
     """Make one set and record the run. Raises what made it fail, after recording that too."""
     started = shop.clock()
-    run = Run(
-        id=new_run_id(started), operation="create", tier=request.tier, trigger=request.trigger, started=started
-    )
+    run = Run(id=new_run_id(started), operation="create", tier=request.tier, trigger=request.trigger, started=started)
     waiting = "waiting for another run to end: {}"
     with lock.hold(
         shop.lock,
@@ -103,27 +100,19 @@ def create(request: Request, shop: Workshop) -> Run:
         wait=request.wait,
         waiting=lambda who: logger.info(waiting, who),
     ):
-        recover(shop.catalog, shop.records, shop.clock())
+        runs.recover(shop.catalog, shop.records, shop.clock())
         shop.records.begin(run)
         draft = _Draft(shop.catalog.new_id(request.tier, started), run.id, shop.catalog.store(request.tier))
         try:
             with draft.timed("total"):
                 manifest = _make(request, shop, draft, started)
         except BaseException as error:
-            _record(shop, _failed(run, error, shop.clock(), draft))
+            runs.record(shop.records, runs.failed(run, error, shop.clock(), draft.seconds))
             raise
         done = run.model_copy(update=_succeeded(manifest, draft))
-        _record(shop, done)
+        runs.record(shop.records, done)
     _report(manifest, done)
     return done
-
-
-def recover(catalog: Catalog, records: Records, now: datetime) -> None:
-    """Remove what dead runs left in the volume and record them as crashed. Only under the lock."""
-    for name in catalog.sweep():
-        logger.warning("removed {}: a run that died had not published it", name)
-    for crashed in records.mark_crashed(now):
-        logger.warning("run {} ({} {}) was recorded as crashed", crashed.id, crashed.operation, crashed.tier)
 
 
 def _make(request: Request, shop: Workshop, draft: _Draft, started: datetime) -> Manifest:
@@ -280,32 +269,6 @@ def _succeeded(manifest: Manifest, draft: _Draft) -> dict[str, object]:
         "hint": f"`show {manifest.id}` lists them." if changed else "",
         "exit_code": 3 if changed else 0,
     }
-
-
-def _failed(run: Run, error: BaseException, now: datetime, draft: _Draft) -> Run:
-    known = error if isinstance(error, BackupError) else None
-    if isinstance(error, KeyboardInterrupt):
-        known = Interrupted(signal.SIGINT)
-    return run.model_copy(
-        update={
-            "outcome": Outcome.INTERRUPTED if isinstance(known, Interrupted) else Outcome.FAILED,
-            "ended": now,
-            "seconds": draft.seconds,
-            "message": redacted(known.message if known else f"{type(error).__name__}: {error}"),
-            "hint": redacted(known.hint) if known else "This is a bug: the log has its traceback.",
-            "exit_code": known.exit_code if known else 1,
-        }
-    )
-
-
-def _record(shop: Workshop, run: Run) -> None:
-    """Record the end of a run. A record that cannot be written must not hide the run's own error."""
-    try:
-        shop.records.end(run)
-    except BackupError as error:
-        logger.error("the end of run {} could not be recorded: {}", run.id, error.message)
-        if run.exit_code == 0:
-            raise
 
 
 def _report(manifest: Manifest, run: Run) -> None:

@@ -95,17 +95,18 @@ def serve(
         signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
         _recover(recover)
         listener = stack.enter_context(bind(settings.http_host, settings.http_port))
-        service = _Service(settings, catalog, records, recover, command, signals)
-        service.start(_crontab(settings, command, run_dir, supercronic))
-        try:
-            app = create_app(
-                scheduler=service.scheduler.state, health=service.health, ready=lambda: check_ready(catalog, ready)
-            )
-            with HttpServer(app, listener):
+        argv = _crontab(settings, command, run_dir, supercronic)
+        service = _Service(settings, catalog, records, recover, command, argv, signals)
+        app = create_app(
+            scheduler=service.scheduler.state, health=service.health, ready=lambda: check_ready(catalog, ready)
+        )
+        # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
+        with HttpServer(app, listener):
+            try:
                 _announce(settings, way)
                 service.run()
-        finally:
-            killed = stop(service.family, service.scheduler, signals, grace)
+            finally:
+                killed = stop(service.family, service.scheduler, signals, grace)
         if killed:
             logger.error("a job did not end within {:.0f} s and was killed", grace)
             _recover(recover)
@@ -123,22 +124,22 @@ class _Service:
         records: Records,
         recover: Callable[[], None],
         command: Sequence[str],
+        scheduler: Sequence[str],
         signals: Signals,
     ) -> None:
         self._settings, self._catalog, self._records = settings, catalog, records
         self._recover, self._command, self._signals = recover, command, signals
+        # Scheduler and jobs go by the operator's clock, also where TZ is unset and the zone a default.
+        self._env = os.environ | {"TZ": settings.zone.key}
         self._since = datetime.now(UTC)
         self._first: subprocess.Popen[bytes] | None = None
         self._settled = time.monotonic()
         self.family = Family()
-
-    def start(self, argv: Sequence[str]) -> None:
-        """Start the scheduler. Its clock is the operator's, and so is that of its jobs."""
-        self.scheduler = Scheduler(self.family, argv, os.environ | {"TZ": self._settings.zone.key})
-        self.scheduler.start(time.monotonic())
+        self.scheduler = Scheduler(self.family, scheduler, self._env)
 
     def run(self) -> None:
         """The main loop: every second, and at once when a child ends, until a signal says stop."""
+        self.scheduler.start(time.monotonic())
         self._start_first()
         while not (ending := self._signals.wait(_TICK) & _ENDING):
             self._tick(time.monotonic())
@@ -146,8 +147,8 @@ class _Service:
 
     def health(self) -> Health:
         """Asked by the web thread, so it only reads."""
-        first = None
-        if self._first and self._first.returncode is None:
+        child, first = self._first, None
+        if child and child.returncode is None:
             first = Run(id="", operation=CREATE, tier=Tier.DAILY, trigger="first", started=self._since)
         return status(
             self._settings,
@@ -168,7 +169,8 @@ class _Service:
             logger.error("the sets cannot be read: {}", error.message)
             return
         logger.info("there is no good set of the database yet: the first backup starts now")
-        self._first = self.family.spawn([*self._command, CREATE, Tier.DAILY, "--scheduled", "--trigger", "first"])
+        argv = [*self._command, CREATE, Tier.DAILY, "--scheduled", "--trigger", "first"]
+        self._first = self.family.spawn(argv, self._env)
 
     def _tick(self, now: float) -> None:
         processes = scan()

@@ -57,7 +57,9 @@ def test_the_dump_restores_to_the_same_rows_with_plain_tools(way: tuple[Sidecar,
     server.load(target, archive)
     for query in ("SELECT count(*) FROM people", "SELECT md5(string_agg(p::text, '' ORDER BY id)) FROM people p"):
         assert server.value(target, query) == server.value(database, query)
-    assert server.value(target, "SELECT convert_from(lo_get(oid), 'utf8') FROM pg_largeobject_metadata") == "large object"
+    assert (
+        server.value(target, "SELECT convert_from(lo_get(oid), 'utf8') FROM pg_largeobject_metadata") == "large object"
+    )
 
 
 def test_a_wrong_password_is_a_clear_failure(way: tuple[Sidecar, Server, str]) -> None:

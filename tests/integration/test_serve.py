@@ -63,7 +63,7 @@ sys.exit(code)
 # Every second instead of every minute: supercronic alone knows seconds, the settings do not.
 FAST = """#!/bin/sh
 for file; do :; done
-sed -i 's|^\\* \\* \\* \\* \\* |* * * * * * * |' "$file"
+sed -i 's|^\\* \\* \\* \\* \\* /|* * * * * * * /|' "$file"
 exec {real} "$@"
 """
 
@@ -118,7 +118,7 @@ class Service:
         self.port = int(environ.get("BACKUP_HTTP_PORT") or free_port())
         script = self.place / "job"
         script.write_text(
-            '#!/bin/sh\necho "$*" TZ=$TZ >> {log}\n'.format(log=self.log)
+            f'#!/bin/sh\necho "$*" TZ=$TZ >> {self.log}\n'
             + JOBS[job].format(log=self.log, root=self.root, record=self.place / "record")
             + "\n"
         )
@@ -322,6 +322,7 @@ def test_the_first_backup_is_taken_exactly_when_no_good_set_exists(
         eventually(service.lines)
     assert service.end() == 0
     assert service.lines() == ([FIRST] if expected else [])
+    assert ("the first backup starts now" in service.output()) == expected
 
 
 def test_health_is_starting_until_the_first_backup_has_ended(service: Service) -> None:
@@ -429,7 +430,10 @@ def test_a_job_that_does_not_listen_is_killed_after_the_grace(service: Service) 
     service.start("stubborn", grace=1)
     eventually(lambda: "ready" in service.lines())
     begun = time.monotonic()
-    assert service.end() == 143
+    assert service.process
+    service.process.terminate()
+    eventually(lambda: service.ask("/livez")[0] == 503)  # still there, while it waits
+    assert service.process.wait(20) == 143
     assert 1 <= time.monotonic() - begun < 6
     assert "was killed" in service.output()
     assert service.left() == []
@@ -453,7 +457,7 @@ def test_orphans_do_not_stay_as_zombies(service: Service) -> None:
     assert service.end() == 0
 
 
-# --- the parts ----------------------------------------------------------------------------------------------------------
+# --- the parts --------------------------------------------------------------------------------------------------------
 
 
 def test_a_process_name_may_hold_anything() -> None:

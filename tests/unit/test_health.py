@@ -181,7 +181,11 @@ def test_texts_from_elsewhere_are_one_short_harmless_line(hostile: str) -> None:
 
 states = st.sampled_from(["complete", "complete with changes", "damaged", "unreadable", "old script"])
 hours = st.floats(-100, 1000, allow_nan=False)
-set_lists = st.lists(st.builds(stored, hours, states, tier=st.sampled_from(Tier), database=st.booleans()), max_size=5)
+set_lists = st.lists(
+    st.builds(stored, hours, states, tier=st.sampled_from(Tier), database=st.booleans()),
+    max_size=5,
+    unique_by=lambda s: s.id,
+)
 run_lists = st.lists(
     st.builds(run, hours, st.sampled_from(Outcome), st.text(max_size=20)), max_size=5, unique_by=lambda r: r.id
 )

@@ -202,7 +202,7 @@ def test_a_damaged_line_is_named(line: bytes) -> None:
         list(parse_index([index_line(_SHA, 1, b"media/a"), line]))
 
 
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9000)), max_size=6), st.integers(0, 200_000))
+@given(writes=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9000)), max_size=6), size=st.integers(0, 200_000))
 def test_regions_cover_all_data_in_whole_blocks(
     writes: list[tuple[int, int]], size: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

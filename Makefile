@@ -1,0 +1,45 @@
+# `make test` does everything on a fresh machine; `make unit` answers in seconds.
+PYTEST := .venv/bin/pytest -q -p no:cacheprovider
+CHECKED := backup tests benchmarks entrypoint.py
+
+.PHONY: test unit lint prepare image engine venv lock bench clean
+
+test: prepare lint
+	$(PYTEST) --timeout=600 --durations=15 tests
+
+unit: venv
+	$(PYTEST) tests/unit tests/test_architecture.py
+
+lint: venv
+	.venv/bin/ruff check $(CHECKED)
+	.venv/bin/ruff format --check $(CHECKED)
+	.venv/bin/mypy
+
+# What the tests run on: an engine, servers of three versions, the scheduler, the image itself.
+prepare: engine venv
+	tools/supercronic
+	tools/test-images
+	tools/build
+
+engine:
+	tools/engine
+
+venv:
+	@tools/venv
+
+image: engine
+	tools/build
+
+bench: prepare
+	.venv/bin/python benchmarks/run.py
+
+# After a change of the dependencies in pyproject.toml.
+lock: venv
+	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	    --no-emit-find-links pyproject.toml -o requirements.lock
+	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
+	    --no-emit-find-links -c requirements.lock --group dev pyproject.toml -o requirements-dev.lock
+
+# Containers, volumes and networks that interrupted tests left, by label.
+clean:
+	tools/clean

@@ -1,0 +1,47 @@
+"""What every run leaves behind: how it ended, and nothing of what it did not finish."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from datetime import datetime
+
+from backup.catalog import Catalog
+from backup.errors import BackupError, Interrupted
+from backup.log import logger, redacted
+from backup.records import Outcome, Records, Run
+
+
+def recover(catalog: Catalog, records: Records, now: datetime) -> None:
+    """Remove what dead runs left in the volume and record them as crashed. Only under the lock."""
+    for name in catalog.sweep():
+        logger.warning("removed {}: a run that died had not published it", name)
+    for crashed in records.mark_crashed(now):
+        logger.warning("run {} ({} {}) was recorded as crashed", crashed.id, crashed.operation, crashed.tier)
+
+
+def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, float]) -> Run:
+    """`run` as it ended by `error`; anything but a BackupError is a bug and says so."""
+    known = error if isinstance(error, BackupError) else None
+    if isinstance(error, KeyboardInterrupt):
+        known = Interrupted(signal.SIGINT)
+    return run.model_copy(
+        update={
+            "outcome": Outcome.INTERRUPTED if isinstance(known, Interrupted) else Outcome.FAILED,
+            "ended": now,
+            "seconds": dict(seconds),
+            "message": redacted(known.message if known else f"{type(error).__name__}: {error}"),
+            "hint": redacted(known.hint) if known else "This is a bug: the log has its traceback.",
+            "exit_code": known.exit_code if known else 1,
+        }
+    )
+
+
+def record(records: Records, run: Run) -> None:
+    """Record the end of a run. A record that cannot be written must not hide the run's own error."""
+    try:
+        records.end(run)
+    except BackupError as error:
+        logger.error("the end of run {} could not be recorded: {}", run.id, error.message)
+        if run.exit_code == 0:
+            raise

@@ -1,0 +1,109 @@
+"""Imports point one way, each foreign library has one home, modules and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted((ROOT / "backup").rglob("*.py"))
+
+# From the top to the ground. A module imports only from layers below its own.
+LAYERS = [
+    {"cli"},
+    {"display", "wiring"},
+    {"operations"},
+    {"web", "supervise", "probe"},
+    {"catalog", "records", "lock", "sources", "config"},
+    {"engine", "database", "stores", "stream"},
+    {"retention", "schedule", "health", "forecast", "progress", "log"},
+    {"manifest"},
+    {"errors", "text"},
+]
+# Siblings and steps up that the design allows, each with its reason.
+ALLOWED = {
+    ("lock", "stores"): "one translation of OSError",
+    ("health", "catalog"): "the facts that health judges; data classes only",
+    ("health", "records"): "the facts that health judges; data classes only",
+    ("stream", "stores"): "an artifact is written into a staged file",
+    ("database", "stream"): "one table of remedies for what PostgreSQL clients say",
+}
+HOMES = {
+    "docker": {"engine"},
+    "requests": {"engine"},
+    "psycopg": {"database"},
+    "isal": {"stream/gzip"},
+    "typer": {"cli"},
+    "rich": {"cli", "display"},
+    "loguru": {"log"},
+    "cronsim": {"schedule"},
+    "starlette": {"web/app", "web/server"},
+    "uvicorn": {"web/server"},
+}
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module, node.lineno
+            if node.module == "backup" or node.module.startswith("backup."):
+                for alias in node.names:
+                    yield f"{node.module}.{alias.name}", node.lineno
+
+
+def room(dotted: str) -> str:
+    return dotted.split(".")[1] if dotted.count(".") else ""
+
+
+def layer(name: str) -> int:
+    return next((number for number, names in enumerate(LAYERS) if name in names), -1)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT / "backup").with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_point_down(path: Path) -> None:
+    own = relative(path).split("/")[0]
+    if own == "__init__":
+        return
+    assert layer(own) >= 0, f"{own} has no layer: give it one in LAYERS"
+    for name, line in imports(path):
+        other = room(name) if name.startswith("backup.") else ""
+        if not other or other == own or layer(other) < 0 or (own, other) in ALLOWED:
+            continue
+        assert layer(other) > layer(own), f"{path}:{line}: {own} may not import {other}: it stands above or beside it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_each_library_has_one_home(path: Path) -> None:
+    for name, line in imports(path):
+        homes = HOMES.get(name.split(".")[0])
+        assert homes is None or relative(path) in homes, f"{path}:{line}: {name} belongs in {homes}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_modules_and_functions_are_small(path: Path) -> None:
+    source = path.read_text()
+    assert source.count("\n") <= 300, f"{path} is over 300 lines: is there a second thing inside?"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno
+            assert length <= 50, f"{path}:{node.lineno}: {node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_only_the_command_line_prints_and_exits(path: Path) -> None:
+    if relative(path) in ("cli", "probe"):
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("print", "sys.exit", "exit", "os._exit"), f"{path}:{node.lineno} calls {called}"
