@@ -12,7 +12,7 @@ here. What we ourselves left without a manifest is known from state/publishing.j
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -37,6 +37,7 @@ from backup.manifest import (
 from backup.stores.local import STAGED_SUFFIX, LocalStore, StagedFile, staged_name
 from backup.text import printable
 
+_INTENT: Final = "publishing.json"
 State = Literal["complete", "complete with changes", "damaged", "unreadable", "old script"]
 GOOD: Final[frozenset[State]] = frozenset({"complete", "complete with changes"})
 
@@ -49,6 +50,19 @@ class Verdict(BaseModel):
     checked: AwareDatetime
     problems: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
+
+
+class _Intent(BaseModel):
+    """What is being published. A file is ours if it has the inode that we gave the name to, not by the name alone."""
+
+    tier: Tier
+    manifest: str
+    files: dict[str, int]
+
+    def present(self, store: LocalStore) -> list[str]:
+        """Which of the files have got their final names, the manifest last."""
+        ours = [name for name, inode in self.files.items() if parse_file_name(name) and _inode(store, name) == inode]
+        return sorted(ours, key=lambda name: name == self.manifest)
 
 
 @dataclass(frozen=True)
@@ -104,54 +118,57 @@ class Catalog:
 
     def new_id(self, tier: Tier, now: datetime) -> str:
         """An id of which no file exists yet: a second run within a second takes the next one."""
-        taken = {parsed.set_id for name in self.store(tier).names() if (parsed := parse_file_name(_bare(name)))}
+        names = self.store(tier).names(foreign=True)
+        taken = {parsed.set_id for name in names if (parsed := _identified(_bare(name)))}
         moment = now
         while (identifier := set_id(tier, moment, self._zone)) in taken:
             moment += timedelta(seconds=1)
         return identifier
 
     def publish(self, manifest: Manifest, staged: Sequence[StagedFile]) -> None:
-        """Make a sealed set visible: its files first, the manifest last. A kill in between leaves no set."""
-        store = self.store(manifest.tier)
-        sums = file_name("set", manifest.id, "sha256")
-        names = [*(file.name for file in staged), sums]
-        intent = {"tier": manifest.tier, "manifest": manifest_name(manifest.id), "files": names}
-        self._intent.put("publishing.json", json.dumps(intent).encode())
-        try:
-            with store.stage(sums) as checksums:
-                checksums.write("".join(f"{a.stored_sha256}  {a.file}\n" for a in manifest.artifacts).encode())
-                checksums.seal()
-                store.publish([*staged, checksums])
-            store.put(manifest_name(manifest.id), to_json(manifest))
-        except BaseException:
-            self.finish_publishing()
-            raise
-        self._intent.remove("publishing.json")
+        """Make a sealed set visible: its files first, the manifest last. A kill or an error before leaves no set."""
+        store, sums = self.store(manifest.tier), file_name("set", manifest.id, "sha256")
+        with store.stage(sums) as checksums, store.stage(manifest_name(manifest.id)) as last:
+            checksums.write("".join(f"{a.stored_sha256}  {a.file}\n" for a in manifest.artifacts).encode())
+            checksums.seal()
+            last.write(to_json(manifest))
+            last.seal()
+            files = [*staged, checksums, last]
+            intent = _Intent(tier=manifest.tier, manifest=last.name, files={file.name: file.inode for file in files})
+            try:
+                self._intent.put(_INTENT, intent.model_dump_json().encode())
+                store.publish(files[:-1])
+                store.publish([last])
+                self._intent.remove(_INTENT)
+            except BaseException:
+                # What cannot be taken back now is taken back by the next sweep.
+                with contextlib.suppress(StoreError):
+                    store.remove_all(reversed(intent.present(store)))
+                    self._intent.remove(_INTENT)
+                raise
 
     def finish_publishing(self) -> list[str]:
         """Remove what a publication that did not reach its manifest left; returns the names removed."""
-        try:
-            intent = json.loads(self._intent.read("publishing.json"))
-            store, last, names = self.store(Tier(intent["tier"])), str(intent["manifest"]), list(intent["files"])
-        except StoreError:
+        if _INTENT not in self._intent.names():
             return []
-        except (ValueError, KeyError, TypeError):
-            names, store, last = [], self.store(Tier.DAILY), ""
-        present = set(store.names())
-        leftovers = [] if last in present else [n for n in names if n in present and parse_file_name(str(n))]
-        for name in leftovers:
-            store.remove(name)
-        self._intent.remove("publishing.json")
+        leftovers: list[str] = []
+        with contextlib.suppress(ValidationError):
+            intent = _Intent.model_validate_json(self._intent.read(_INTENT))
+            store, present = self.store(intent.tier), intent.present(self.store(intent.tier))
+            leftovers = [] if intent.manifest in present else present
+            store.remove_all(leftovers)
+        self._intent.remove(_INTENT)
         return leftovers
 
     def sweep(self) -> list[str]:
         """Remove unpublished work of runs that died. Only for the holder of the lock."""
         removed = self.finish_publishing()
         for store in (*(self.store(tier) for tier in Tier), self._intent):
-            for name in store.names():
-                if name == staged_name(_bare(name)):
-                    store.remove(name)
-                    removed.append(name)
+            left = [name for name in store.names() if name == staged_name(_bare(name))]
+            if store is not self._intent:
+                left = [name for name in left if _identified(_bare(name))]
+            store.remove_all(left)
+            removed += left
         return removed
 
     def record_verdict(self, stored: StoredSet, verdict: Verdict) -> None:
@@ -248,8 +265,20 @@ def _size(store: LocalStore, name: str) -> int | None:
         return None
 
 
+def _inode(store: LocalStore, name: str) -> int | None:
+    try:
+        return (store.directory / name).lstat().st_ino
+    except OSError:
+        return None
+
+
 def _bare(name: str) -> str:
     return name.removeprefix(".").removesuffix(STAGED_SUFFIX)
+
+
+def _identified(name: str) -> FileId | None:
+    """A file name of a set taken apart, also that of a verdict."""
+    return parse_file_name(name) or parse_file_name(name.removesuffix(".verdict") + ".json")
 
 
 def _name_of(part: FileId) -> str:

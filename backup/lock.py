@@ -23,6 +23,9 @@ from backup.stores.local import storing
 from backup.text import printable
 
 _POLL = 0.2
+# Longer than anybody needs to name itself, or to look who holds the lock.
+_UNNAMED = 1.0
+_NAMELESS = "a run that has not said who it is"
 
 
 @contextlib.contextmanager
@@ -36,7 +39,11 @@ def hold(
     try:
         _acquire(descriptor, path, wait, waiting)
         _describe(descriptor, {"operation": operation, "run": run, "host": socket.gethostname(), "pid": os.getpid()})
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
@@ -50,7 +57,7 @@ def holder(path: Path) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _who(descriptor)
+        return _who(descriptor) or _NAMELESS
     else:
         return None
     finally:
@@ -58,18 +65,18 @@ def holder(path: Path) -> str | None:
 
 
 def _acquire(descriptor: int, path: Path, wait: float, waiting: Callable[[str], None]) -> None:
-    deadline, told = time.monotonic() + wait, False
+    began, told = time.monotonic(), False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             who = _who(descriptor)
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= began + (wait if who else max(wait, _UNNAMED)):
                 raise LockHeld(
-                    f"another run is using the backup volume: {who}; nothing was done",
+                    f"another run is using the backup volume: {who or _NAMELESS}; nothing was done",
                     "Wait for it to end, or pass --wait SECONDS to queue behind it.",
                 ) from None
-            if not told:
+            if who and not told:
                 waiting(who)
                 told = True
             time.sleep(_POLL)
@@ -81,14 +88,15 @@ def _acquire(descriptor: int, path: Path, wait: float, waiting: Callable[[str], 
 
 def _describe(descriptor: int, facts: dict[str, Any]) -> None:
     facts["since"] = datetime.now(UTC).isoformat(timespec="seconds")
+    text = json.dumps(facts).encode()
     with contextlib.suppress(OSError):  # a full disk must not stop a run that may be about to free it
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(facts).encode(), 0)
+        os.pwrite(descriptor, text, 0)
+        os.ftruncate(descriptor, len(text))
 
 
-def _who(descriptor: int) -> str:
+def _who(descriptor: int) -> str | None:
     try:
         facts = json.loads(os.pread(descriptor, 4096, 0))
         return printable(f"{facts['operation']} (run {facts['run']} in {facts['host']}, since {facts['since']})")
     except (OSError, ValueError, KeyError, TypeError):
-        return "a run that has not said who it is"
+        return None

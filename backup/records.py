@@ -16,11 +16,11 @@ from typing import Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from backup.errors import StoreError
-from backup.stores.local import LocalStore, storing
+from backup.stores.local import STAGED_SUFFIX, LocalStore, staged_name, storing
 from backup.text import printable
 
 _KEEP: Final = 500
-# The block is allocated at the start, so that the end of the run can be recorded on a full disk.
+# These bytes are allocated at the start, so that the end of the run can be recorded on a full disk.
 _RESERVED: Final = 8192
 
 
@@ -67,17 +67,13 @@ class Records:
 
     def begin(self, run: Run) -> None:
         """Record that `run` has begun."""
-        path = self._path(run.id)
-        with storing(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            self._write(descriptor, run, _RESERVED)
+        self._store.put(self._path(run.id).name, _to_json(run).ljust(_RESERVED - 1) + b"\n")
 
     def end(self, run: Run) -> None:
-        """Record how `run` ended, in the block that `begin` reserved."""
+        """Record how `run` ended, in the bytes that `begin` reserved."""
         path = self._path(run.id)
         with storing(path):
-            self._write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), run, 0)
+            _overwrite(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), _to_json(run))
         self._trim()
 
     def all(self) -> list[Run]:
@@ -86,6 +82,7 @@ class Records:
 
     def mark_crashed(self, now: datetime, but: str = "") -> list[Run]:
         """Mark runs that never ended as crashed. Only for the holder of the lock, whose own run is `but`."""
+        self._sweep()
         crashed = [
             run.model_copy(
                 update={
@@ -93,7 +90,7 @@ class Records:
                     "ended": now,
                     "exit_code": 137,
                     "message": f"{run.operation} ended without a word: killed, or the machine went down",
-                    "hint": "Nothing of it was published. If memory was short, the kernel log says so.",
+                    "hint": "What it had not published whole is gone. If memory was short, the kernel log says so.",
                 }
             )
             for run in self.all()
@@ -117,16 +114,36 @@ class Records:
                 f"run record {printable(name)} is damaged", f"Move {self._path('…').parent / name} away to go on."
             ) from None
 
-    @staticmethod
-    def _write(descriptor: int, run: Run, reserve: int) -> None:
-        data = run.model_dump_json(indent=1).encode().ljust(reserve) + b"\n"
-        try:
-            os.pwrite(descriptor, data, 0)
-            os.ftruncate(descriptor, len(data))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def _sweep(self) -> None:
+        for name in self._store.names():
+            bare = name.removeprefix(".").removesuffix(STAGED_SUFFIX)
+            if name == staged_name(bare) and bare.endswith(".json"):
+                self._store.remove(name)
 
     def _trim(self) -> None:
         for name in self._names()[:-_KEEP]:
             self._store.remove(name)
+
+
+def _to_json(run: Run) -> bytes:
+    """The record in fewer bytes than are reserved; a longer message or hint is cut, and ends with `…`."""
+    keep = _RESERVED // 2
+    while len(data := run.model_dump_json(indent=1).encode()) >= _RESERVED and keep:
+        run = run.model_copy(update={"message": _cut(run.message, keep), "hint": _cut(run.hint, keep)})
+        keep //= 2
+    return data
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _overwrite(descriptor: int, data: bytes) -> None:
+    try:
+        written = 0
+        while written < len(data):
+            written += os.pwrite(descriptor, data[written:], written)
+        os.ftruncate(descriptor, len(data))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -68,14 +68,16 @@ class StagedFile:
         self._flushed = 0
         with storing(self.path):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self.inode = os.fstat(self._fd).st_ino
 
     def __enter__(self) -> StagedFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self.close()
-        if kind is not None:
-            self.path.unlink(missing_ok=True)
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
 
     @property
     def sha256(self) -> str:
@@ -109,7 +111,14 @@ class StagedFile:
                 " the file was thrown away, earlier sets are untouched",
                 "The disk or its driver is failing: check the kernel log, and back up to another disk.",
             )
-        self.close()
+        with storing(self.path):
+            self.close()
+
+    def discard(self) -> None:
+        """Throw the file away. A disk that does not even allow that leaves it to the next sweep."""
+        for step in (self.close, self.path.unlink):
+            with contextlib.suppress(OSError):
+                step()
 
     def close(self) -> None:
         """Close the file; harmless when done twice."""
@@ -170,11 +179,11 @@ class LocalStore:
             staged.seal()
             self.publish([staged])
 
-    def names(self) -> list[str]:
-        """Names of the regular files here, sorted; links, directories and pipes are not ours and left out."""
+    def names(self, *, foreign: bool = False) -> list[str]:
+        """Names of the regular files here, sorted; `foreign`: also of links, directories and pipes, never ours."""
         try:
             with os.scandir(self.directory) as entries:
-                return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+                return sorted(entry.name for entry in entries if foreign or entry.is_file(follow_symlinks=False))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -204,3 +213,8 @@ class LocalStore:
         path = self.directory / name
         with storing(path):
             path.unlink(missing_ok=True)
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Remove several names, in their order."""
+        for name in names:
+            self.remove(name)

@@ -35,7 +35,11 @@ class ArtifactWriter:
         self.size = 0
         self._hash = hashlib.sha256()
         self.staged: StagedFile = store.stage(file)
-        self._gzip = gzip.writer(self.staged, level)
+        try:
+            self._gzip = gzip.writer(self.staged, level)
+        except BaseException:
+            self.staged.discard()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -45,8 +49,7 @@ class ArtifactWriter:
             # The first error is the one to report; closing may only repeat it.
             with contextlib.suppress(Exception):
                 self._gzip.close()
-            self.staged.close()
-            self.staged.path.unlink(missing_ok=True)
+            self.staged.discard()
 
     def write(self, data: bytes) -> int:
         """Append plain bytes."""

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -151,7 +152,7 @@ def _rich(root: Path) -> None:
     os.setxattr(root / "folder", "system.posix_acl_default", _acl(4321))
     os.chown(root / "folder/empty", 2**31, 2**22)
     os.chown(root / "link out", 1000, 1001, follow_symlinks=False)
-    os.utime(root / "folder/empty", ns=(1, -1_500_000_001))
+    os.utime(root / "folder/empty", ns=(1, 1_500_000_001))
     os.utime(root / "link out", ns=(1, 1_234_567_890_123_456_789), follow_symlinks=False)
     os.utime(root / "folder", ns=(1, 1_000_000_000_000_000_001))
     os.chown(root, 1000, 1000)
@@ -577,6 +578,13 @@ def test_a_small_file_that_never_rests_is_listed(
     assert hook.calls == 3
     made.extract()
     assert made.checked() == 1
+
+
+def test_a_file_written_this_instant_is_left_to_age_until_its_time_stamps_tell(root: Path, tmp_path: Path) -> None:
+    reads: list[int] = []
+    (root / "a").write_bytes(b"fresh")
+    Backup(root, tmp_path / "b", progress=lambda count: reads.append(time.time_ns()))
+    assert reads[0] - (root / "a").stat().st_ctime_ns >= 20_000_000
 
 
 def test_a_small_file_that_grows_large_is_streamed(root: Path, tmp_path: Path) -> None:

@@ -1,0 +1,231 @@
+"""Side by side with what users do today, in one run, as ratios. `make bench` prints the table.
+
+Database: at least 1 GB with text, jsonb and indexes. Media: 1.5 GB in 3,000 files, mostly incompressible. Every
+contender runs once per round, in turn; the table shows medians. The product runs as the shipped image, confined as
+the overlay confines it, and is timed by its own run record: read-back from the disk included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+
+IMAGE = os.environ.get("IMAGE", "obcms-backup:latest")
+LABEL = "obcms.backup.tests"
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+ROWS = int(os.environ.get("ROWS", "1700000"))
+FILES, FILE_SIZE = 3000, 500_000
+SEED = """
+    CREATE TABLE big (id bigserial PRIMARY KEY, name text, body text, doc jsonb, created timestamptz, n numeric);
+    INSERT INTO big (name, body, doc, created, n)
+    SELECT 'person ' || i, repeat(md5(i::text) || ' ' || md5((i * 7)::text) || ' lorem ipsum dolor ', 3),
+           jsonb_build_object('id', i, 'tags', ARRAY['a', md5(i::text)], 'addr', jsonb_build_object('zip', i %% 99999)),
+           now() - (i || ' seconds')::interval, i * 1.37 FROM generate_series(1, %d) i;
+    CREATE INDEX ON big (name); CREATE INDEX ON big USING gin (doc jsonb_path_ops); CREATE INDEX ON big (created);
+"""
+
+
+def main() -> None:
+    """Build the data, run the rounds, print the table; remove everything."""
+    client = docker.from_env()
+    with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
+        directory = Path(base)
+        with database(client) as server:
+            report("database", database_rounds(client, server, directory), floor="pg_dump > /dev/null")
+        media_tree(directory / "volumes" / "media")
+        report("media", media_rounds(client, directory), floor="read alone (cat > /dev/null)")
+
+
+@contextmanager
+def database(client: Any) -> Iterator[Any]:
+    """A PostgreSQL 17 server with the benchmark's data."""
+    container = client.containers.run(
+        "obcms-test/postgres:17",
+        ["postgres", "-c", "max_wal_size=4GB", "-c", "shared_buffers=512MB"],
+        detach=True,
+        labels={
+            LABEL: "bench",
+            "com.docker.compose.project": "obcms-bench",
+            "com.docker.compose.service": "db",
+            "com.docker.compose.oneoff": "False",
+        },
+        environment={"POSTGRES_USER": "obcms", "POSTGRES_PASSWORD": "bench", "POSTGRES_DB": "obcms"},
+    )
+    try:
+        wait_for(container)
+        psql = "psql -qAtX -h 127.0.0.1 -U obcms obcms -c"
+        inside(container, f"{psql} \"{SEED % ROWS}\" && {psql} 'VACUUM ANALYZE' && {psql} CHECKPOINT")
+        size = inside(container, f"{psql} 'SELECT pg_size_pretty(pg_database_size(current_database()))'")
+        say(f"database: {size.strip()}, {ROWS:,} rows")
+        yield container
+    finally:
+        container.remove(force=True, v=True)
+
+
+def database_rounds(client: Any, server: Any, directory: Path) -> dict[str, list[float]]:
+    """Seconds of each contender, round by round."""
+    dump = "pg_dump -h 127.0.0.1 -U obcms --clean --if-exists obcms"
+    contenders: dict[str, Callable[[], float]] = {
+        "pg_dump > /dev/null": lambda: timed_inside(server, f"{dump} > /dev/null"),
+        "backup create --only database": lambda: product(client, directory, "database"),
+        "pg_dump | gzip > file": lambda: timed_inside(server, f"{dump} | gzip > /tmp/x.gz; rm -f /tmp/x.gz"),
+        "pg_dump | gzip -1 > file": lambda: timed_inside(server, f"{dump} | gzip -1 > /tmp/x.gz; rm -f /tmp/x.gz"),
+    }
+    return rounds(contenders)
+
+
+def media_rounds(client: Any, directory: Path) -> dict[str, list[float]]:
+    """Seconds of each contender, round by round."""
+    volumes, archive = directory / "volumes", directory / "x.tar.gz"
+    contenders: dict[str, Callable[[], float]] = {
+        "read alone (cat > /dev/null)": lambda: timed(f"cat {volumes}/media/*/* > /dev/null"),
+        "backup create --only media": lambda: product(client, directory, "media"),
+        "tar czf": lambda: timed(f"tar czf {archive} -C {volumes} media; rm -f {archive}"),
+    }
+    return rounds(contenders)
+
+
+def rounds(contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Every contender once per round, in turn, so that a slow minute of the machine hits all."""
+    taken: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(ROUNDS):
+        for name, run in contenders.items():
+            taken[name].append(run())
+    return taken
+
+
+def product(client: Any, directory: Path, only: str) -> float:
+    """One set by the shipped image: seconds by its run record. Its memory is watched meanwhile."""
+    root, spool, volumes = (directory / name for name in ("backups", "spool", "volumes"))
+    for path in (root, spool, volumes / "media"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    container = client.containers.run(
+        IMAGE,
+        ["create", "manual", "--only", only, "--json"],
+        detach=True,
+        read_only=True,
+        cap_drop=["ALL"],
+        cap_add=["DAC_READ_SEARCH"],
+        tmpfs={"/tmp": "", "/run": ""},
+        environment={"BACKUP_PROJECT": "obcms-bench"},
+        labels={LABEL: "bench"},
+        volumes=[
+            f"{root}:/backups",
+            f"{spool}:/spool",
+            f"{volumes}:/volumes:ro",
+            f"{os.environ.get('DOCKER_SOCKET', '/var/run/docker.sock')}:/var/run/docker.sock",
+        ],
+    )
+    try:
+        peak = watch_memory(container)
+        output = container.logs(stdout=True, stderr=False).decode()
+        if container.wait()["StatusCode"]:
+            sys.exit(container.logs().decode())
+    finally:
+        container.remove(force=True)
+        shutil.rmtree(root / "manual", ignore_errors=True)
+    PEAKS.setdefault(only, []).append(peak)
+    return float(json.loads(output)["seconds"]["total"])
+
+
+PEAKS: dict[str, list[float]] = {}
+
+
+def watch_memory(container: Any) -> float:
+    """Largest resident memory of the container's processes until it ends, in MB (page cache left out)."""
+    peak, done = 0.0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.05):
+            pid = container.client.api.inspect_container(container.id)["State"]["Pid"]
+            if pid:
+                peak = max(peak, resident(pid))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    container.wait()
+    done.set()
+    watcher.join()
+    return peak
+
+
+def resident(pid: int) -> float:
+    """VmRSS of a process, in MB; 0 when it has gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS")), 0.0)
+
+
+def media_tree(root: Path) -> None:
+    """3,000 files of half a megabyte; nine of ten incompressible, as pictures and PDFs are."""
+    source = random.Random(1)
+    for number in range(FILES):
+        folder = root / f"{number % 30:02d}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = b"plain text that packs well " * (FILE_SIZE // 27)
+        (folder / f"file {number:04d}").write_bytes(text if number % 10 == 0 else source.randbytes(FILE_SIZE))
+    say(f"media: {FILES:,} files, {FILES * FILE_SIZE / 1e9:.1f} GB")
+
+
+def report(title: str, taken: dict[str, list[float]], floor: str) -> None:
+    """The table: median seconds, range, and the ratio to the product and to the floor."""
+    middle = {name: statistics.median(values) for name, values in taken.items()}
+    ours = next(name for name in middle if name.startswith("backup"))
+    say(f"\n| {title} | median s | range s | times the floor | times the product |\n|---|---|---|---|---|")
+    for name, value in middle.items():
+        spread = f"{min(taken[name]):.2f}–{max(taken[name]):.2f}"
+        say(f"| {name} | {value:.2f} | {spread} | {value / middle[floor]:.2f} | {value / middle[ours]:.2f} |")
+    say(f"\npeak memory of the product: {max(PEAKS[ours.split()[-1]]):.0f} MB\n")
+
+
+def timed(command: str) -> float:
+    start = time.monotonic()
+    subprocess.run(["bash", "-c", command], check=True)
+    return time.monotonic() - start
+
+
+def timed_inside(container: Any, command: str) -> float:
+    """Seconds of a shell command by the container's own clock: no engine overhead is counted."""
+    output = inside(container, f"TIMEFORMAT=%R; set -o pipefail; time {{ {command}; }}")
+    return float(output.strip().splitlines()[-1])
+
+
+def inside(container: Any, command: str) -> str:
+    code, output = container.exec_run(["bash", "-c", command])
+    if code:
+        sys.exit(f"{command}\n{output.decode()}")
+    return str(output.decode())
+
+
+def wait_for(container: Any) -> None:
+    deadline = time.monotonic() + 60
+    while container.exec_run(["pg_isready", "-q", "-h", "127.0.0.1", "-U", "obcms"])[0]:
+        if time.monotonic() > deadline:
+            sys.exit(container.logs().decode())
+        time.sleep(0.2)
+    time.sleep(1)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+"""Which sets there are, in what state; what a dead publication left goes, what is not ours stays."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backup.catalog import Catalog, Verdict, manifest_name, newest_good, verdict_name
+from backup.errors import NotFound, StoreError
+from backup.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
+from backup.stores.local import LocalStore, StagedFile, staged_name
+
+MANILA = ZoneInfo("Asia/Manila")
+NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Catalog(tmp_path, MANILA)
+
+
+def sealed(catalog: Catalog, identifier: str, tier: Tier = Tier.DAILY) -> list[tuple[Artifact, StagedFile]]:
+    """Two staged files of a set, ready for publication."""
+    made = []
+    for what, suffix in (("backup", "sql.gz"), ("media", "tar.gz")):
+        staged = catalog.store(tier).stage(f"obcms_{what}_{identifier}.{suffix}")
+        staged.write(f"{what} of {identifier}".encode())
+        staged.seal()
+        sha = staged.sha256
+        artifact = Artifact(
+            kind="volume", name=what, file=staged.name, stored_size=staged.size, stored_sha256=sha,
+            plain_size=staged.size, plain_sha256=sha,
+        )  # fmt: skip
+        made.append((artifact, staged))
+    return made
+
+
+def described(identifier: str, artifacts: list[Artifact], tier: Tier, started: datetime) -> Manifest:
+    return Manifest(
+        id=identifier, tier=tier, run="r", started=started, ended=started, started_local="", ended_local="",
+        zone="Asia/Manila", product_version="1", artifacts=tuple(artifacts),
+    )  # fmt: skip
+
+
+def published(catalog: Catalog, tier: Tier = Tier.DAILY, now: datetime = NOW) -> str:
+    """A set in the catalogue; its id."""
+    identifier = catalog.new_id(tier, now)
+    made = sealed(catalog, identifier, tier)
+    catalog.publish(described(identifier, [a for a, _ in made], tier, now), [s for _, s in made])
+    return identifier
+
+
+def everything(catalog: Catalog) -> dict[str, bytes]:
+    return {str(p.relative_to(catalog.root)): p.read_bytes() for p in catalog.root.rglob("*") if p.is_file()}
+
+
+def test_a_published_set_is_complete(catalog: Catalog) -> None:
+    identifier = published(catalog)
+    assert identifier == "daily_2025-10-20_10-00-00"
+    (stored,) = catalog.sets()
+    assert (stored.id, stored.state, stored.time, stored.good) == (identifier, "complete", NOW, True)
+    sums = (catalog.root / "daily" / f"obcms_set_{identifier}.sha256").read_text().splitlines()
+    for line in sums:
+        digest, name = line.split("  ")
+        assert hashlib.sha256((catalog.root / "daily" / name).read_bytes()).hexdigest() == digest
+    assert len(sums) == 2 and not (catalog.root / "state/publishing.json").exists()
+
+
+def test_sets_are_newest_first_over_all_tiers(catalog: Catalog) -> None:
+    made = [published(catalog, tier, NOW + timedelta(hours=n)) for n, tier in enumerate(Tier)]
+    assert [s.id for s in catalog.sets()] == made[::-1]
+    assert [s.id for s in catalog.sets(Tier.WEEKLY)] == [made[1]]
+    newest, weekly = newest_good(catalog.sets()), newest_good(catalog.sets(), Tier.WEEKLY)
+    assert newest and newest.id == made[-1] and weekly and weekly.id == made[1]
+
+
+# --- publication: wholly or not at all ---------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that would clean up may run, so `finish_publishing` is taken away."""
+
+
+@pytest.mark.parametrize("at", range(14))
+def test_a_kill_at_any_step_of_a_publication_leaves_all_or_nothing(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    earlier = published(catalog, now=NOW - timedelta(days=1))
+    before = everything(catalog)
+    identifier = catalog.new_id(Tier.DAILY, NOW)
+    made = sealed(catalog, identifier)
+    steps = iter(range(at))
+
+    def step(real):  # type: ignore[no-untyped-def]
+        def call(*arguments, **options):  # type: ignore[no-untyped-def]
+            if next(steps, None) is None:
+                raise Killed
+            return real(*arguments, **options)
+
+        return call
+
+    manifest = described(identifier, [a for a, _ in made], Tier.DAILY, NOW)
+    with monkeypatch.context() as patch:
+        for owner, name in ((Path, "rename"), (os, "fsync"), (Path, "unlink")):
+            patch.setattr(owner, name, step(getattr(owner, name)))
+        try:
+            catalog.publish(manifest, [s for _, s in made])
+        except Killed:
+            pass
+    for stored in catalog.sets():
+        assert stored.good or stored.state == "old script"
+    there = {s.id for s in catalog.sets() if s.good}
+    again = Catalog(catalog.root, MANILA)
+    again.sweep()
+    assert {s.id: s.state for s in again.sets()} == dict.fromkeys(there, "complete") and earlier in there
+    after = everything(again)
+    assert before.items() <= after.items()
+    assert len(after) == (8 if identifier in there else 4), sorted(after)
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+@pytest.mark.parametrize("call", ["rename", "fsync"])
+def test_a_publication_that_fails_takes_everything_back(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, call: str, nth: int
+) -> None:
+    published(catalog, now=NOW - timedelta(days=1))
+    before = everything(catalog)
+    identifier = catalog.new_id(Tier.DAILY, NOW)
+    made = sealed(catalog, identifier)
+    owner = Path if call == "rename" else os
+    real, left = getattr(owner, call), iter(range(nth - 1))
+
+    def once(*arguments):  # type: ignore[no-untyped-def]
+        if next(left, None) is None:
+            monkeypatch.setattr(owner, call, real)
+            raise OSError(errno.EIO, "Input/output error")
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, call, once)
+    try:
+        catalog.publish(described(identifier, [a for a, _ in made], Tier.DAILY, NOW), [s for _, s in made])
+    except StoreError:
+        for _, staged in made:  # as ArtifactWriter does when its body fails
+            staged.path.unlink(missing_ok=True)
+        assert everything(catalog) == before
+    else:
+        assert {s.id for s in catalog.sets() if s.good} >= {identifier}
+
+
+def test_a_file_that_takes_the_name_meanwhile_is_neither_overwritten_nor_removed(catalog: Catalog) -> None:
+    """The old scripts run at the same minutes and use the same names."""
+    identifier = catalog.new_id(Tier.DAILY, NOW)
+    made = sealed(catalog, identifier)
+    foreign = catalog.root / "daily" / made[1][1].name
+    foreign.write_text("the old script's own")
+    with pytest.raises(StoreError, match="exists already"):
+        catalog.publish(described(identifier, [a for a, _ in made], Tier.DAILY, NOW), [s for _, s in made])
+    catalog.sweep()
+    assert {p.name: p.read_text() for p in (catalog.root / "daily").iterdir()} == {foreign.name: foreign.read_text()}
+    assert foreign.read_text() == "the old script's own"
+
+
+@pytest.mark.parametrize(
+    "intent",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b'{"tier": "nope", "manifest": "m", "files": []}',
+        b'{"tier": "daily", "manifest": "m", "files": ["../../../etc/passwd"]}',
+        b'{"tier": "daily", "manifest": "m", "files": {"../evil": 1, "note.txt": 1, "obcms_backup_x.sql.gz": 1}}',
+        b'{"tier": "daily", "manifest": "m", "files": {"obcms_backup_daily_2025-01-01_00-00-00.sql.gz": "x"}}',
+        b'{"tier": "daily", "manifest": "m", "files": [1, null, {}]}',
+    ],
+)
+def test_a_damaged_intent_harms_nothing(catalog: Catalog, intent: bytes, tmp_path: Path) -> None:
+    published(catalog)
+    (tmp_path / "evil").write_text("x")
+    for name in ("note.txt", "obcms_backup_daily_2025-01-01_00-00-00.sql.gz"):
+        (tmp_path / "daily" / name).write_text("x")
+    before = everything(catalog)
+    (tmp_path / "state" / "publishing.json").write_bytes(intent)
+    catalog.sweep()
+    assert everything(catalog) == before
+
+
+def test_only_our_own_unfinished_files_are_swept(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    ours = [
+        f"daily/{staged_name('obcms_backup_daily_2025-01-01_00-00-00.sql.gz')}",
+        f"weekly/{staged_name('obcms_media_weekly_2025-01-01_00-00-00.files.gz')}",
+        f"daily/{staged_name(verdict_name(identifier))}",
+        f"state/{staged_name('publishing.json')}",
+        f"state/{staged_name('instance')}",
+    ]
+    (tmp_path / "weekly").mkdir()
+    for name in ours:
+        (tmp_path / name).write_text("half")
+    foreign = ["daily/.download.partial", "daily/..partial", "daily/x.partial", "daily/.hidden", "weekly/obcms.partial"]
+    for name in foreign:
+        (tmp_path / name).write_text("mine")
+    directory, link, pipe = (
+        tmp_path / "daily" / staged_name(f"obcms_{what}_daily_2025-01-01_00-00-00.tar.gz") for what in "abc"
+    )
+    directory.mkdir()
+    link.symlink_to(tmp_path / "daily" / "x.partial")
+    os.mkfifo(pipe)
+    assert len(catalog.sweep()) == len(ours)
+    assert not any((tmp_path / name).exists() for name in ours)
+    assert all((tmp_path / name).read_text() == "mine" for name in foreign)
+    assert directory.is_dir() and link.is_symlink() and pipe.is_fifo()
+
+
+# --- what is there -----------------------------------------------------------------------------------------------
+
+
+def test_files_of_the_old_scripts_are_shown_and_never_removed(catalog: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "daily").mkdir()
+    old = tmp_path / "daily" / "obcms_backup_daily_2024-01-01_02-00-00.sql.gz"
+    old.write_bytes(b"x")
+    catalog.sweep()
+    (stored,) = catalog.sets()
+    assert (stored.state, stored.good, stored.files) == ("old script", False, (old.name,)) and old.exists()
+    with pytest.raises(NotFound, match="no good set"):
+        catalog.find("latest")
+    assert catalog.find(old.name).id == catalog.find(str(old)).id == "daily_2024-01-01_02-00-00"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc/passwd")])
+def test_other_things_with_matching_names_are_not_sets(catalog: Catalog, tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    identifier = published(catalog)
+    for name in (manifest_name("daily_2020-01-01_00-00-00"), "obcms_backup_daily_2021-01-01_00-00-00.sql.gz"):
+        make(tmp_path / "daily" / name)
+    assert [s.id for s in catalog.sets()] == [identifier]
+    catalog.sweep()
+    assert len(list((tmp_path / "daily").iterdir())) == 6
+
+
+def test_a_set_in_another_tiers_directory_is_not_counted(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    (tmp_path / "weekly").mkdir()
+    for path in (tmp_path / "daily").iterdir():
+        (tmp_path / "weekly" / path.name).write_bytes(path.read_bytes())
+    assert [(s.id, s.tier) for s in catalog.sets()] == [(identifier, Tier.DAILY)]
+
+
+def test_a_manifest_of_a_later_format_is_shown_as_unreadable(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    path = tmp_path / "daily" / manifest_name(identifier)
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"format": 2}))
+    (stored,) = catalog.sets()
+    assert stored.state == "unreadable" and not stored.good and "format" in stored.problem
+    catalog.sweep()
+    assert len(stored.files) == 4 and all((tmp_path / "daily" / name).exists() for name in stored.files)
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b"null", b"\xff\xff", b"{}"])
+def test_a_damaged_manifest_is_shown_as_unreadable(catalog: Catalog, tmp_path: Path, damage: bytes) -> None:
+    identifier = published(catalog)
+    (tmp_path / "daily" / manifest_name(identifier)).write_bytes(damage)
+    assert [(s.id, s.state) for s in catalog.sets()] == [(identifier, "unreadable")]
+
+
+def test_every_truncation_and_flip_of_a_manifest_is_survived(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    path = tmp_path / "daily" / manifest_name(identifier)
+    whole = path.read_bytes()
+    for offset in range(0, len(whole), 7):
+        for data in (whole[:offset], whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :]):
+            path.write_bytes(data)
+            (stored,) = catalog.sets()
+            assert stored.state in ("unreadable", "damaged", "complete"), stored
+
+
+def test_a_missing_or_resized_file_is_damage(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    path = tmp_path / "daily" / f"obcms_media_{identifier}.tar.gz"
+    path.write_bytes(path.read_bytes() + b"x")
+    assert "bytes instead of" in catalog.find(identifier).problem
+    path.unlink()
+    stored = catalog.find(identifier)
+    assert stored.state == "damaged" and f"{path.name} is missing" in stored.problem and not stored.good
+    path.symlink_to("/etc/passwd")
+    assert catalog.find(identifier).state == "damaged"
+
+
+def test_a_manifest_under_anothers_name_is_damage(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    other = "daily_2030-01-01_00-00-00"
+    (tmp_path / "daily" / manifest_name(other)).write_bytes((tmp_path / "daily" / manifest_name(identifier)).read_bytes())
+    stored = catalog.find(other)
+    assert stored.state == "damaged" and identifier in stored.problem
+
+
+def test_changes_are_in_the_state(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = catalog.new_id(Tier.DAILY, NOW)
+    made = sealed(catalog, identifier)
+    part = VolumePart(
+        name="media", files=1, directories=1, links=0, hard_links=0, bytes=1, excludes=(),
+        changed=(Change(path="a", what="grew while read"),), changed_total=1,
+    )  # fmt: skip
+    manifest = described(identifier, [a for a, _ in made], Tier.DAILY, NOW).model_copy(update={"volumes": (part,)})
+    catalog.publish(manifest, [s for _, s in made])
+    (stored,) = catalog.sets()
+    assert stored.state == "complete with changes" and stored.good
+
+
+# --- verdicts, names and ids -------------------------------------------------------------------------------------
+
+
+def test_the_newest_verdict_counts(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    catalog.record_verdict(catalog.find(identifier), Verdict(checked=NOW, problems=("a bit flipped",)))
+    stored = catalog.find(identifier)
+    assert (stored.state, stored.problem, stored.good) == ("damaged", "a bit flipped", False)
+    catalog.record_verdict(stored, Verdict(checked=NOW))
+    assert catalog.find(identifier).good and catalog.find(identifier).verdict == Verdict(checked=NOW)
+    (tmp_path / "daily" / verdict_name(identifier)).write_text("{")
+    stored = catalog.find(identifier)
+    assert stored.verdict is None and stored.good, "a damaged verdict says nothing: never that the set was checked"
+
+
+def test_find_names_what_it_does_not_find(catalog: Catalog) -> None:
+    published(catalog)
+    for query in ("nothing", "\x1b[31m", "", ".", "..", "/", "../../etc/passwd", "daily_2025-10-20_10-00-00/..", "*"):
+        with pytest.raises(NotFound) as caught:
+            catalog.find(query)
+        assert caught.value.exit_code == 44 and "\x1b" not in caught.value.message
+
+
+def test_latest_is_the_newest_good_set(catalog: Catalog, tmp_path: Path) -> None:
+    first, second = published(catalog), published(catalog, now=NOW + timedelta(hours=1))
+    assert catalog.find("latest").id == second
+    (tmp_path / "daily" / f"obcms_backup_{second}.sql.gz").unlink()
+    assert catalog.find("latest").id == first
+
+
+def test_ids_never_collide(catalog: Catalog, tmp_path: Path) -> None:
+    made = [published(catalog) for _ in range(5)]
+    assert made == [f"daily_2025-10-20_10-00-0{n}" for n in range(5)]
+    (tmp_path / "daily" / staged_name("obcms_backup_daily_2025-10-20_10-00-05.sql.gz")).touch()
+    (tmp_path / "daily" / "obcms_media_daily_2025-10-20_10-00-06.tar.gz").touch()
+    (tmp_path / "daily" / verdict_name("daily_2025-10-20_10-00-07")).touch()
+    assert catalog.new_id(Tier.DAILY, NOW) == "daily_2025-10-20_10-00-08"
+    assert catalog.new_id(Tier.WEEKLY, NOW) == "weekly_2025-10-20_10-00-00"
+
+
+def test_ids_do_not_collide_in_the_hour_that_comes_twice(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path, ZoneInfo("Europe/Berlin"))
+    first = published(catalog, now=datetime(2025, 10, 26, 0, 30, tzinfo=UTC))
+    second = published(catalog, now=datetime(2025, 10, 26, 1, 30, tzinfo=UTC))
+    assert first != second and [s.id for s in catalog.sets()] == [second, first]
+
+
+def test_an_id_is_free_of_links_and_pipes_too(catalog: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "daily").mkdir()
+    (tmp_path / "daily" / "obcms_backup_daily_2025-10-20_10-00-00.sql.gz").symlink_to("/nowhere")
+    os.mkfifo(tmp_path / "daily" / manifest_name("daily_2025-10-20_10-00-01"))
+    assert catalog.new_id(Tier.DAILY, NOW) == "daily_2025-10-20_10-00-02"
+
+
+def test_a_directory_that_cannot_be_read_is_not_an_empty_one(catalog: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "daily").write_text("a file")
+    with pytest.raises(StoreError):
+        catalog.sets()
+
+
+def test_a_manifest_is_what_was_given(catalog: Catalog) -> None:
+    identifier = published(catalog)
+    stored = catalog.find(identifier)
+    assert stored.manifest and to_json(stored.manifest) == LocalStore(catalog.root / "daily").read(
+        manifest_name(identifier)
+    )

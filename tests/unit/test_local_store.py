@@ -1,0 +1,253 @@
+"""Files appear whole and proven, never over another; what is not ours is neither read nor removed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backup.errors import IntegrityError, NoSpace, StoreError
+from backup.manifest import Artifact
+from backup.stores import local
+from backup.stores.local import LocalStore, staged_name
+from backup.stream.pipeline import ArtifactWriter
+
+DATA = os.urandom(3 << 20)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path / "daily")
+
+
+def failing(number: int, after: int = 0) -> Callable[..., int]:
+    """A system call that fails with `number`, `after` some calls that do nothing."""
+    left = iter(range(after))
+
+    def call(*_: object) -> int:
+        if next(left, None) is None:
+            raise OSError(number, os.strerror(number))
+        return 0
+
+    return call
+
+
+def test_a_file_appears_when_it_is_whole(store: LocalStore) -> None:
+    with store.stage("a") as staged:
+        staged.write(DATA)
+        assert store.names() == [staged_name("a")]
+        staged.seal()
+        store.publish([staged])
+    assert store.names() == ["a"] and store.read("a") == DATA
+    assert (staged.size, staged.sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
+    assert (store.directory / "a").stat().st_mode & 0o777 == 0o600
+
+
+def test_nothing_is_ever_overwritten(store: LocalStore) -> None:
+    store.put("a", b"first")
+    with pytest.raises(StoreError, match="exists already and was not overwritten"):
+        store.put("a", b"second")
+    assert store.read("a") == b"first" and store.names() == ["a"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_nor_anything_else_of_that_name(store: LocalStore, make: Callable[[Path], None]) -> None:
+    store.directory.mkdir()
+    make(store.directory / "a")
+    before = (store.directory / "a").lstat()
+    with pytest.raises(StoreError, match="exists already"):
+        store.put("a", b"second")
+    assert (store.directory / "a").lstat().st_ino == before.st_ino and store.names() == []
+
+
+@pytest.mark.parametrize("offset", [0, 1, len(DATA) // 2, len(DATA) - 1])
+def test_a_byte_changed_on_the_disk_is_found(store: LocalStore, offset: int) -> None:
+    with pytest.raises(IntegrityError, match="differ") as caught, store.stage("a") as staged:
+        staged.write(DATA)
+        with staged.path.open("r+b") as second:
+            second.seek(offset)
+            second.write(bytes([DATA[offset] ^ 1]))
+        staged.seal()
+    assert caught.value.exit_code == 40 and store.names() == []
+
+
+@pytest.mark.parametrize("length", [0, len(DATA) - 1, len(DATA) + 1])
+def test_lost_or_added_bytes_are_found(store: LocalStore, length: int) -> None:
+    with pytest.raises(IntegrityError), store.stage("a") as staged:
+        staged.write(DATA)
+        os.truncate(staged.path, length)
+        staged.seal()
+    assert store.names() == []
+
+
+def test_a_second_writer_of_the_same_name_is_refused(store: LocalStore) -> None:
+    with store.stage("a"), pytest.raises(StoreError, match="File exists"):
+        store.stage("a")
+
+
+def test_a_staged_name_that_is_a_link_is_not_followed(store: LocalStore, tmp_path: Path) -> None:
+    store.directory.mkdir()
+    (store.directory / staged_name("a")).symlink_to(tmp_path / "target")
+    with pytest.raises(StoreError):
+        store.stage("a")
+    assert not (tmp_path / "target").exists()
+
+
+def test_an_unsealed_file_goes_at_once(store: LocalStore) -> None:
+    with pytest.raises(KeyboardInterrupt), store.stage("a") as staged:
+        staged.write(DATA)
+        raise KeyboardInterrupt
+    assert store.names() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "kind"),
+    [
+        ("write", errno.ENOSPC, NoSpace),
+        ("write", errno.EDQUOT, NoSpace),
+        ("write", errno.EIO, StoreError),
+        ("fsync", errno.EIO, StoreError),
+        ("fsync", errno.ENOSPC, NoSpace),
+        ("preadv", errno.EIO, StoreError),
+        ("close", errno.EIO, StoreError),
+    ],
+)
+def test_a_failing_disk_is_said_and_not_asked_twice(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, call: str, number: int, kind: type[StoreError]
+) -> None:
+    calls = []
+
+    def once(*arguments: object) -> int:
+        calls.append(arguments)
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(kind) as caught, store.stage("a") as staged:
+        if call != "write":
+            staged.write(DATA)
+        monkeypatch.setattr(os, call, once)
+        staged.write(DATA) if call == "write" else staged.seal()
+    monkeypatch.undo()
+    assert caught.value.exit_code == 30 and len(calls) == 1 and store.names() == []
+
+
+def test_an_error_that_also_forbids_cleaning_up_is_the_one_that_is_said(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that turns read-only after an I/O error."""
+    with pytest.raises(StoreError, match="Input/output error"), store.stage("a") as staged:
+        monkeypatch.setattr(os, "write", failing(errno.EIO))
+        monkeypatch.setattr(Path, "unlink", failing(errno.EROFS))
+        staged.write(DATA)
+    with pytest.raises(StoreError, match="Input/output error"), ArtifactWriter(store, "b", "volume") as writer:
+        for _ in range(10):
+            writer.write(DATA)
+
+
+def test_a_short_write_is_continued(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.write
+    with store.stage("a") as staged:
+        monkeypatch.setattr(os, "write", lambda fd, data: whole(fd, data[:70_000]))
+        staged.write(DATA)
+        monkeypatch.undo()
+        staged.seal()
+
+
+@pytest.mark.parametrize("call", ["rename", "fsync"])
+def test_a_directory_that_cannot_be_changed_is_an_error(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    with pytest.raises(StoreError), store.stage("a") as staged:
+        staged.write(DATA)
+        staged.seal()
+        monkeypatch.setattr(Path if call == "rename" else os, call, failing(errno.EIO))
+        store.publish([staged])
+
+
+def test_only_regular_files_are_ours(store: LocalStore, tmp_path: Path) -> None:
+    store.put("file", b"x")
+    (tmp_path / "secret").write_text("secret")
+    (store.directory / "link").symlink_to(tmp_path / "secret")
+    (store.directory / "dangling").symlink_to(tmp_path / "nothing")
+    (store.directory / "directory").mkdir()
+    os.mkfifo(store.directory / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(store.directory / "socket"))
+    assert store.names() == ["file"]
+    for name in ("link", "dangling", "directory", "pipe", "socket"):
+        with pytest.raises(StoreError):
+            store.read(name)
+
+
+def test_a_large_file_is_not_read_into_memory(store: LocalStore) -> None:
+    store.put("a", b"x" * 101)
+    assert store.read("a", limit=101) == b"x" * 101
+    with pytest.raises(StoreError, match="larger than"):
+        store.read("a", limit=100)
+
+
+def test_a_missing_directory_has_no_names(store: LocalStore) -> None:
+    assert store.names() == []
+
+
+def test_private_from_the_first_instant(store: LocalStore) -> None:
+    before = os.umask(0)
+    try:
+        with store.stage("a") as staged:
+            assert staged.path.stat().st_mode & 0o777 == 0o600
+            assert store.directory.stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
+
+
+# --- an artifact: what is compressed on its way into a staged file -----------------------------------------------
+
+
+def test_an_artifact_says_what_is_on_the_disk(store: LocalStore) -> None:
+    with ArtifactWriter(store, "a.gz", "volume", "media") as writer:
+        writer.write(DATA)
+        artifact = writer.finish()
+    assert isinstance(artifact, Artifact)
+    assert (artifact.plain_size, artifact.plain_sha256) == (len(DATA), hashlib.sha256(DATA).hexdigest())
+    stored = writer.staged.path.read_bytes()
+    assert (artifact.stored_size, artifact.stored_sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
+def test_a_disk_that_is_full_at_any_write_of_an_artifact_leaves_nothing(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The header, a block written by the compressing thread, the end."""
+    real, count = os.write, iter(range(after))
+
+    def write(descriptor: int, data: bytes) -> int:
+        if next(count, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with pytest.raises(NoSpace), ArtifactWriter(store, "a.gz", "volume") as writer:
+        for start in range(0, len(DATA), 1 << 20):
+            writer.write(DATA[start : start + (1 << 20)])
+        writer.finish()
+    assert store.names() == []
+
+
+def test_a_producer_that_fails_leaves_nothing(store: LocalStore) -> None:
+    with pytest.raises(ValueError, match="broken"), ArtifactWriter(store, "a.gz", "volume") as writer:
+        writer.write(DATA)
+        raise ValueError("broken")
+    assert store.names() == []
+
+
+def test_a_compressor_that_loses_everything_is_found(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(IntegrityError, match="wrote nothing"), ArtifactWriter(store, "a.gz", "volume") as writer:
+        writer.write(DATA)
+        monkeypatch.setattr(writer._gzip, "close", lambda: None)
+        monkeypatch.setattr(local.StagedFile, "write", lambda *_: 0)
+        writer.staged.size = 0
+        writer.finish()
