@@ -209,17 +209,19 @@ class Catalog:
             manifest = from_json(store.read(manifest_name(identifier)), manifest_name(identifier))
         except (IntegrityError, StoreError) as error:
             return _with(base, state="unreadable", problem=error.message)
-        verdict = self._verdict(store, identifier) if judged else None
+        verdict = self._verdict(store, identifier, manifest) if judged else None
         problem = _problem(manifest, sizes, identifier) or "; ".join(verdict.problems if verdict else ())
         state: State = "damaged" if problem else "complete with changes" if _changed(manifest) else "complete"
         return _with(base, time=manifest.started, state=state, manifest=manifest, verdict=verdict, problem=problem)
 
     @staticmethod
-    def _verdict(store: LocalStore, identifier: str) -> Verdict | None:
+    def _verdict(store: LocalStore, identifier: str, manifest: Manifest) -> Verdict:
         try:
             return Verdict.model_validate_json(store.read(verdict_name(identifier)))
         except (StoreError, ValidationError):
-            return None
+            # It may have said that the set is damaged: until it is verified again, it is not good.
+            problem = f"{verdict_name(identifier)} cannot be read; `verify {identifier}` judges the set again"
+            return Verdict(checked=manifest.ended, problems=(problem,))
 
 
 def manifest_name(identifier: str) -> str:

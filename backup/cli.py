@@ -31,12 +31,14 @@ from backup.manifest import Tier
 from backup.operations import backup as backup_operation
 from backup.operations import verify as verify_operation
 from backup.operations.serve import jobs, serve
-from backup.probe import probe
+from backup.probe import probe, target
 from backup.progress import Progress, Silent
 from backup.text import age, plural, printable, size
 from backup.wiring import App
 
 _QUEUE: Final = 6 * 3600.0
+# Long enough for a database that recovers from a crash, short enough to be told of one that does not come.
+_PATIENCE: Final = 300.0
 _COMMAND: Final = Path(__file__).resolve().parent.parent / "entrypoint.py"
 
 app = typer.Typer(
@@ -93,6 +95,7 @@ def create(
         only=only.value if only else None,
         trigger=trigger or ("schedule" if scheduled else "manual"),
         wait=_QUEUE if scheduled else wait,
+        patience=_PATIENCE if scheduled else 0.0,
     )
     with _signals(), _progress(as_json) as progress:
         run = backup_operation.create(request, main.workshop(progress))
@@ -149,7 +152,8 @@ def verify(which: Set, as_json: Json = False) -> None:
 def healthcheck(as_json: Json = False) -> None:
     """Ask the running service how it is; exit 0 when healthy."""
     settings = _settings(as_json)
-    code, text = probe(settings.http_port, "/healthz", 0)
+    host, _ = target(os.environ)
+    code, text = probe(settings.http_port, "/healthz", 0, host)
     if as_json:
         _json({"exit_code": code, "health": text})
     else:
@@ -184,6 +188,7 @@ def run_service() -> None:
         recover=main.recover,
         ready=main.ready,
         command=[sys.executable, str(_COMMAND)],
+        way=_way(main),
         run_dir=Path(os.environ.get("XDG_RUNTIME_DIR") or "/run"),
     )
     raise typer.Exit(code)
@@ -271,6 +276,14 @@ def _signals() -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _way(main: App) -> str:
+    """How the database is reached, for the service's log; a reason when it cannot be just now."""
+    try:
+        return main.source().clients.way
+    except BackupError as error:
+        return f"not yet: {error.message}"
 
 
 def _checked(stored: StoredSet, unchecked: tuple[str, ...]) -> str:

@@ -31,7 +31,7 @@ from backup.schedule import check as check_cron
 from backup.text import printable
 
 _SECRET_LIMIT: Final = 4096
-_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.:-]{0,252})|/.*")
+_HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
 
 
 def _zone(value: object) -> object:
@@ -53,7 +53,7 @@ def _cron(value: str) -> str:
 
 def _host(value: str) -> str:
     if not _HOST.fullmatch(value):
-        raise ValueError(f"{printable(value)!r} is not a host name, an address or a socket directory")
+        raise ValueError(f"{printable(value)!r} is not a host name or an address")
     return value
 
 
@@ -206,5 +206,5 @@ def _secret(name: str, file: str) -> str:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, ALIASES, n=1)
+    near = difflib.get_close_matches(name, ALIASES, n=1, cutoff=0.8)
     return f"{printable(name)} is not a setting" + (f"; did you mean {near[0]}?" if near else "")

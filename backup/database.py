@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from backup.errors import ConfigError, DatabaseUnavailable
+from backup.errors import ConfigError, DatabaseNotYet, DatabaseUnavailable
 from backup.stream.fifo import hint_for
 from backup.text import printable
 
@@ -68,6 +68,9 @@ _SETTINGS: Final = r"""
                        THEN coalesce(nullif(substr(entry, strpos(entry, '=') + 1), ''), '''''')
                        ELSE quote_literal(substr(entry, strpos(entry, '=') + 1)) END)
       FROM me JOIN pg_db_role_setting s ON s.setdatabase = me.oid, unnest(s.setconfig) entry"""
+
+
+_NOT_YET: Final = ("Connection refused", "timeout", "timed out", "No route", "starting up", "shutting down")
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,9 @@ def _translated(error: psycopg.Error, login: Login) -> DatabaseUnavailable:
     if login.password:
         said = said.replace(login.password, "***")
     hint = hint_for(said)
-    if "Connection refused" in said or "timeout" in said.lower() or "No route" in said:
+    kind = DatabaseUnavailable
+    if any(words in said for words in _NOT_YET):
+        kind = DatabaseNotYet
         hint = "Is the database running, and is the backup service on its network? `docker compose ps` tells."
         if login.host in ("localhost", "127.0.0.1", "::1"):
             hint = f"DB_HOST={login.host} is this container itself: unset it, or name the database's service."
@@ -185,4 +190,4 @@ def _translated(error: psycopg.Error, login: Login) -> DatabaseUnavailable:
     elif "no password supplied" in said:
         hint = "Set DB_PASSWORD or DB_PASSWORD_FILE of the backup service."
     where = f"database {printable(login.name)!r} at {login.host}:{login.port}"
-    return DatabaseUnavailable(f"{where} cannot be used: {said}. Nothing was changed", hint)
+    return kind(f"{where} cannot be used: {said}. Nothing was changed", hint)

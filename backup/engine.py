@@ -23,7 +23,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.errors import NotFound as NoSuchObject
 from docker.types import LogConfig, Mount
 
-from backup.errors import ConfigError, DatabaseUnavailable, EngineError
+from backup.errors import ConfigError, DatabaseNotYet, EngineError
 from backup.text import printable
 
 LABEL: Final = "obcms.backup.instance"
@@ -101,7 +101,7 @@ class Engine:
                 "Set DB_HOST to the name of the one to back up.",
             )
         if found:
-            raise DatabaseUnavailable(
+            raise DatabaseNotYet(
                 f"the database container is not running:{_listing(found)}\nNothing was changed",
                 f"Start it: docker compose up -d {printable(name)}",
             )

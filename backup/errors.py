@@ -41,6 +41,10 @@ class DatabaseUnavailable(SourceError):
     """The database server does not answer, or refuses the login."""
 
 
+class DatabaseNotYet(DatabaseUnavailable):
+    """The database does not answer now, but may in a moment: it is starting, or its container is."""
+
+
 class DumpFailed(SourceError):
     """The database client ended with an error, stalled, or wrote an incomplete dump."""
 

@@ -22,7 +22,8 @@ from backup.errors import LockHeld
 from backup.stores.local import storing
 from backup.text import printable
 
-_POLL = 0.2
+_POLL = 0.1
+_GLANCE = 0.5
 # Longer than anybody needs to name itself, or to look who holds the lock.
 _UNNAMED = 1.0
 _NAMELESS = "a run that has not said who it is"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -70,4 +71,7 @@ class _Bridge(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         known = record.levelname in ("WARNING", "ERROR", "CRITICAL")
-        logger.log(record.levelname if known else "INFO", "{}", record.getMessage())
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        logger.log(record.levelname if known else "INFO", "{}", text)

@@ -32,7 +32,8 @@ class Tier(StrEnum):
 
 _TIERS: Final = "|".join(re.escape(tier) for tier in Tier)
 _NAME: Final = re.compile(
-    rf"obcms_(?P<what>[A-Za-z0-9][A-Za-z0-9._-]*)_(?P<tier>{_TIERS})_(?P<stamp>\d{{4}}(?:-\d\d){{2}}_\d\d(?:-\d\d){{2}})"
+    # Years of four digits that no zone can push out of the calendar.
+    rf"obcms_(?P<what>[A-Za-z0-9][A-Za-z0-9._-]*)_(?P<tier>{_TIERS})_(?P<stamp>[12]\d{{3}}(?:-\d\d){{2}}_\d\d(?:-\d\d){{2}})"
     r"\.(?P<suffix>sql\.gz|tar\.gz|files\.gz|sha256|json)"
 )
 

@@ -78,7 +78,8 @@ class Records:
 
     def all(self) -> list[Run]:
         """Every record, newest first. StoreError when one cannot be read: silence must not look like health."""
-        return [self._load(name) for name in reversed(self._names())]
+        runs = [self._load(name) for name in self._names()]
+        return sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
 
     def mark_crashed(self, now: datetime, but: str = "") -> list[Run]:
         """Mark runs that never ended as crashed. Only for the holder of the lock, whose own run is `but`."""

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from backup import __version__, forecast, lock, text
 from backup.catalog import Catalog, newest_good
 from backup.database import Facts
-from backup.errors import BackupError
+from backup.errors import BackupError, DatabaseNotYet
 from backup.log import logger
 from backup.manifest import STAMP, Artifact, Change, DatabasePart, Manifest, Tier, VolumePart, file_name
 from backup.operations import runs
@@ -28,17 +28,19 @@ from backup.stores.local import LocalStore, StagedFile, storing
 from backup.stream.pipeline import ArtifactWriter
 
 Only = Literal["database", "media"]
+_RETRY: Final = 5.0
 _SWEEP_FAILED: Final = "what an earlier run left at the database could not be removed: {}"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to back up. `wait` is how many seconds to queue behind another run."""
+    """What to back up. In seconds: `wait` to queue behind another run, `patience` for a database that is starting."""
 
     tier: Tier
     only: Only | None = None
     trigger: str = "manual"
     wait: float = 0.0
+    patience: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,12 @@ def _prepare_database(
     if request.only == "media":
         return None, None
     shop.progress.phase("asking the database")
-    source = shop.source()
+    source, facts = _answering(shop, request.patience)
     logger.info("backing up the database through {}", source.clients.way)
     try:
         source.sweep()
     except BackupError as error:
         logger.warning(_SWEEP_FAILED, error.message)
-    facts = source.inspect()
     last = before.database if before else None
     if last and last.system_identifier != facts.system_identifier:
         logger.warning(
@@ -159,6 +160,20 @@ def _prepare_database(
             last.system_identifier,
         )
     return source, facts
+
+
+def _answering(shop: Workshop, patience: float) -> tuple[PostgresSource, Facts]:
+    """The database and what it says, once it answers: a stack that has just been started needs a moment."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            source = shop.source()
+            return source, source.inspect()
+        except DatabaseNotYet as error:
+            if time.monotonic() >= deadline:
+                raise
+            logger.info("waiting for the database: {}", error.message)
+            time.sleep(_RETRY)
 
 
 def _prepare_volumes(request: Request, shop: Workshop) -> list[volumes.Volume]:

@@ -103,14 +103,19 @@ def data_regions(fd: int, size: int) -> tuple[Region, ...]:
     regions: list[Region] = []
     gap = end = 0
     while (found := _next_data(fd, end)) is not None and found[0] < size:
-        end = min(size, found[1] + -found[1] % BLOCK)
-        _extend(regions, found[0] - found[0] % BLOCK, end, gap)
+        start, end = whole_blocks(*found, size)
+        _extend(regions, start, end, gap)
         while len(regions) > _MOST_REGIONS:
             gap = max(BLOCK, 2 * gap)
             fine, regions = regions, []
             for start, length in fine:
                 _extend(regions, start, start + length, gap)
     return tuple(regions)
+
+
+def whole_blocks(start: int, end: int, size: int) -> tuple[int, int]:
+    """The data from `start` to `end` widened to whole blocks within `size`: GNU tar reads a region block by block."""
+    return start - start % BLOCK, min(size, end + -end % BLOCK)
 
 
 def _next_data(fd: int, position: int) -> Region | None:
@@ -234,8 +239,8 @@ def _with_binary_size(block: bytes, size: int) -> bytes:
 
 
 def _sparse_map(regions: tuple[Region, ...], size: int) -> bytes:
-    closed = bool(regions) and sum(regions[-1]) == size
-    entries = regions if closed else (*regions, (size, 0))
+    # The empty last entry makes readers give the file its length when it ends in a hole.
+    entries = (*regions, (size, 0))
     text = b"%d\n" % len(entries) + b"".join(b"%d\n%d\n" % entry for entry in entries)
     return text + padding(len(text))
 

@@ -11,7 +11,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import queue
 import stat
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -20,8 +22,8 @@ from backup.errors import IntegrityError, NoSpace, StoreError
 
 STAGED_SUFFIX = ".partial"
 _BLOCK = 1 << 20
-# Starting write-back early keeps the final fsync short.
-_FLUSH_EVERY = 32 << 20
+# Large enough for the disk to stream, small enough to leave little for the end.
+_PIECE = 32 << 20
 
 
 @contextlib.contextmanager
@@ -65,10 +67,10 @@ class StagedFile:
         self.path = directory / staged_name(name)
         self.size = 0
         self._hash = hashlib.sha256()
-        self._flushed = 0
         with storing(self.path):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             self.inode = os.fstat(self._fd).st_ino
+        self._read_back = _ReadBack(self._fd)
 
     def __enter__(self) -> StagedFile:
         return self
@@ -92,19 +94,13 @@ class StagedFile:
                 view = view[os.write(self._fd, view) :]
         self._hash.update(data)
         self.size += len(data)
-        if self.size - self._flushed >= _FLUSH_EVERY:
-            os.posix_fadvise(self._fd, self._flushed, self.size - self._flushed, os.POSIX_FADV_DONTNEED)
-            self._flushed = self.size
+        self._read_back.written(self.size)
         return len(data)
-
-    def flush(self) -> None:
-        """Nothing is buffered here; compressors ask for it."""
 
     def seal(self) -> None:
         """Flush to the disk, read back from it and compare; IntegrityError when it returns other bytes."""
         with storing(self.path):
-            os.fsync(self._fd)
-            size, digest = read_back(self._fd)
+            size, digest = self._read_back.finish()
         if (size, digest) != (self.size, self.sha256):
             raise IntegrityError(
                 f"{self.name}: the disk returned {size} bytes that differ from the {self.size} written;"
@@ -122,22 +118,70 @@ class StagedFile:
 
     def close(self) -> None:
         """Close the file; harmless when done twice."""
+        self._read_back.stop()
         if self._fd >= 0:
             descriptor, self._fd = self._fd, -1
             os.close(descriptor)
 
 
-def read_back(descriptor: int) -> tuple[int, str]:
-    """(size, SHA-256 in hex) of an open file, from the disk where the platform lets us drop its cache."""
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-    digest, size = hashlib.sha256(), 0
-    buffer = bytearray(_BLOCK)
-    view = memoryview(buffer)
-    while count := os.preadv(descriptor, [buffer], size):
-        digest.update(view[:count])
-        size += count
-    return size, digest.hexdigest()
+class _ReadBack:
+    """Syncs a growing file, drops it from the page cache and hashes what the disk returns.
+
+    Large files are read back piece by piece in a thread while the next piece is written, so that the end of the run
+    has only the last piece to wait for. An error of the disk in the thread is raised by `finish`.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._fd = descriptor
+        self._hash = hashlib.sha256()
+        self._done = self._sent = 0
+        self._error: OSError | None = None
+        self._ends: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def written(self, size: int) -> None:
+        """The file has grown to `size` bytes."""
+        if size - self._sent < _PIECE:
+            return
+        self._sent = size
+        self._ends.put(size)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="read-back", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> tuple[int, str]:
+        """(size, SHA-256 in hex) of the whole file, as the disk returns it; OSError when the disk fails."""
+        self.stop()
+        if self._error:
+            raise self._error
+        os.fsync(self._fd)
+        self._read(None)
+        return self._done, self._hash.hexdigest()
+
+    def stop(self) -> None:
+        """End the thread after what it has been given."""
+        if self._thread:
+            self._ends.put(-1)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while (end := self._ends.get()) >= 0:
+            if self._error is None:
+                try:
+                    os.fdatasync(self._fd)
+                    self._read(end)
+                except OSError as error:
+                    self._error = error
+
+    def _read(self, end: int | None) -> None:
+        """Hash from where it stopped to `end`, or to the end of the file."""
+        os.posix_fadvise(self._fd, self._done, (end or 0) and (end or 0) - self._done, os.POSIX_FADV_DONTNEED)
+        buffer = bytearray(_BLOCK)
+        view = memoryview(buffer)
+        while count := os.preadv(self._fd, [view[: _BLOCK if end is None else end - self._done]], self._done):
+            self._hash.update(view[:count])
+            self._done += count
 
 
 def sync_directory(directory: Path) -> None:

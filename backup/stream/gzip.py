@@ -1,14 +1,30 @@
-"""gzip by ISA-L, compressing and unpacking in a thread beside the caller's. The only home of `isal`."""
+"""gzip, compressing in a thread beside the caller's. The only home of `isal`.
+
+ISA-L packs text at several hundred MB/s but takes as long over bytes that do not pack at all. Media is mostly
+that (pictures, PDF, archives), so a block whose sample does not shrink is put in as it is, in deflate's own
+`stored` form: copying instead of compressing, and any gunzip reads it.
+"""
 
 from __future__ import annotations
 
 import io
+import queue
+import struct
+import threading
 import zlib
 from typing import BinaryIO, Final, Protocol, cast
 
-from isal import igzip, igzip_threaded
+from isal import igzip, igzip_threaded, isal_zlib
 
 _BLOCK: Final = 1 << 20
+_QUEUED: Final = 4
+_WINDOW: Final = 32 << 10
+_SAMPLE: Final = 8 << 10
+_STORED: Final = 0xFFFF
+# Below this saving a block is not worth the time.
+_WORTH: Final = 0.95
+_HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+_FINAL_BLOCK: Final = b"\x03\x00"
 
 # What reading raises for bytes that are not whole gzip.
 DAMAGED: Final = (igzip.BadGzipFile, EOFError, zlib.error)
@@ -19,15 +35,102 @@ class Target(Protocol):
 
     def write(self, data: bytes) -> int: ...
 
-    def flush(self) -> None: ...
 
+class GzipWriter:
+    """Compresses into `target`, which it does not close. Level 0 (fastest) to 3.
 
-def writer(target: Target, level: int) -> io.BufferedWriter:
-    """A writer that compresses into `target`, which it does not close. Level 0 (fastest) to 3."""
-    opened = igzip_threaded.open(target, "wb", compresslevel=level, threads=1, block_size=_BLOCK)
-    return cast(io.BufferedWriter, opened)
+    A bounded queue holds what waits to be compressed, so memory stays flat. `close` ends the stream and raises what
+    went wrong; `abandon` only ends the thread.
+    """
+
+    def __init__(self, target: Target, level: int) -> None:
+        self._target, self._level = target, level
+        self._error: BaseException | None = None
+        self._crc = self._size = 0
+        self._before = b""
+        self._waiting: list[bytes] = []
+        self._length = 0
+        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
+        self._thread = threading.Thread(target=self._work, name="gzip", daemon=True)
+        self._thread.start()
+
+    def write(self, data: bytes) -> int:
+        """Queue bytes that nobody changes afterwards."""
+        self._waiting.append(data)
+        self._length += len(data)
+        if self._length >= _BLOCK:
+            self._pass_on()
+        return len(data)
+
+    def close(self) -> None:
+        """Compress the rest and end the stream."""
+        if self._length:
+            self._pass_on()
+        self._queue.put(None)
+        self._thread.join()
+        if self._error:
+            raise self._error
+        self._target.write(_FINAL_BLOCK + struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
+
+    def abandon(self) -> None:
+        """End the thread; what was written is of no use."""
+        self._error = self._error or EOFError("abandoned")
+        self._queue.put(None)
+        self._thread.join()
+
+    def _pass_on(self) -> None:
+        if self._error:
+            raise self._error
+        self._queue.put(self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
+        self._waiting, self._length = [], 0
+
+    def _work(self) -> None:
+        """Compress until told to end. After an error it goes on emptying the queue, so that nobody waits for ever."""
+        try:
+            self._target.write(_HEADER)
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            self._error = error
+        while (block := self._queue.get()) is not None:
+            if self._error:
+                continue
+            try:
+                self._compress(block)
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                self._error = error
+
+    def _compress(self, block: bytes) -> None:
+        self._crc = isal_zlib.crc32(block, self._crc)
+        self._size += len(block)
+        self._target.write(_deflated(block, self._before, self._level) if _shrinks(block) else _stored(block))
+        self._before = block[-_WINDOW:]
 
 
 def reader(source: BinaryIO) -> io.BufferedReader:
     """A reader that unpacks `source` to its end and checks every CRC."""
     return cast(io.BufferedReader, igzip_threaded.open(source, "rb", threads=1, block_size=_BLOCK))
+
+
+def _shrinks(block: bytes) -> bool:
+    """Whether samples from the block's beginning, middle and end are worth compressing."""
+    if len(block) <= 4 * _SAMPLE:
+        return True
+    middle = len(block) // 2
+    sample = block[:_SAMPLE] + block[middle : middle + _SAMPLE] + block[-_SAMPLE:]
+    return len(isal_zlib.compress(sample, 1)) < _WORTH * len(sample)
+
+
+def _deflated(block: bytes, before: bytes, level: int) -> bytes:
+    """The block as deflate blocks that end on a byte, with what came before as their dictionary."""
+    packer = isal_zlib.compressobj(level, isal_zlib.DEFLATED, -15, zdict=before)
+    packed: bytes = packer.compress(block) + packer.flush(isal_zlib.Z_SYNC_FLUSH)
+    return packed
+
+
+def _stored(block: bytes) -> bytes:
+    """The block as deflate's stored blocks: each has a byte 0 (not final, stored), its length and its complement."""
+    view = memoryview(block)
+    pieces: list[bytes | memoryview] = []
+    for start in range(0, len(block), _STORED):
+        piece = view[start : start + _STORED]
+        pieces += [struct.pack("<BHH", 0, len(piece), len(piece) ^ 0xFFFF), piece]
+    return b"".join(pieces)

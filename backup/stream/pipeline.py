@@ -1,12 +1,11 @@
 """One artifact on its way to disk: measure plain bytes → gzip → measure stored bytes → staged file.
 
 A producer that fails raises in the writer's body, so the file is thrown away before anything could
-take it for whole. Compression runs in a thread of its own (ISA-L), with bounded queues: memory stays flat.
+take it for whole. Compression runs in a thread of its own, with a bounded queue: memory stays flat.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from types import TracebackType
 from typing import Literal, Self
@@ -36,7 +35,7 @@ class ArtifactWriter:
         self._hash = hashlib.sha256()
         self.staged: StagedFile = store.stage(file)
         try:
-            self._gzip = gzip.writer(self.staged, level)
+            self._gzip = gzip.GzipWriter(self.staged, level)
         except BaseException:
             self.staged.discard()
             raise
@@ -46,9 +45,7 @@ class ArtifactWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if kind is not None:
-            # The first error is the one to report; closing may only repeat it.
-            with contextlib.suppress(Exception):
-                self._gzip.close()
+            self._gzip.abandon()
             self.staged.discard()
 
     def write(self, data: bytes) -> int:

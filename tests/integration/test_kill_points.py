@@ -8,6 +8,7 @@ A sample by default, every point with FULL_SWEEP=1; SEED repeats a sample.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,8 @@ class Sweep:
     def _copy(self, place: Path) -> Sidecar:
         shutil.copytree(self.origin.root, place / "backups", symlinks=True)
         (place / "spool").mkdir(mode=0o700)
+        if (instance := place / "backups/state/instance").exists():
+            instance.write_text(secrets.token_hex(6))  # a volume of its own: copies run side by side
         paths = {"BACKUP_DIR": str(place / "backups"), "BACKUP_SPOOL_DIR": str(place / "spool")}
         return Sidecar(place / "backups", place / "spool", self.origin.volumes, self.origin.environment | paths)
 

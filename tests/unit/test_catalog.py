@@ -324,7 +324,7 @@ def test_the_newest_verdict_counts(catalog: Catalog, tmp_path: Path) -> None:
     assert catalog.find(identifier).good and catalog.find(identifier).verdict == Verdict(checked=NOW)
     (tmp_path / "daily" / verdict_name(identifier)).write_text("{")
     stored = catalog.find(identifier)
-    assert stored.verdict is None and stored.good, "a damaged verdict says nothing: never that the set was checked"
+    assert stored.state == "damaged" and not stored.good, "it may have said so; only a new verification clears it"
 
 
 def test_find_names_what_it_does_not_find(catalog: Catalog) -> None:

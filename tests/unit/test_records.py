@@ -45,6 +45,13 @@ def test_newest_first(records: Records) -> None:
     assert [one.started.second for one in records.all()] == [2, 1, 0]
 
 
+def test_newest_first_also_within_a_second(records: Records) -> None:
+    made = [run(started=NOW + timedelta(microseconds=n)) for n in range(20)]
+    for one in made:
+        records.begin(one)
+    assert records.all() == made[::-1]
+
+
 def test_an_unfinished_run_is_marked_crashed_but_not_ones_own(records: Records) -> None:
     dead, alive, done = run(0), run(1), run(2)
     for one in (dead, alive, done):

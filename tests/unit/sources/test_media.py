@@ -477,18 +477,24 @@ def test_memory_is_flat_for_many_files(root: Path, tmp_path: Path) -> None:
 
 
 class Meddling:
-    """Acts at the system calls of the run itself: when `name` is about to be opened, by Python's audit hook."""
+    """Acts at the system calls of the run itself, by Python's audit hooks: just before a name is opened, say."""
 
     def __init__(self) -> None:
-        self._acts: dict[bytes, Callable[[], object]] = {}
+        self._acts: dict[object, Callable[[], object]] = {}
         sys.addaudithook(self._seen)  # stays for the life of the process, idle once its acts are done
 
     def before_opening(self, name: bytes, act: Callable[[], object]) -> None:
-        self._acts[name] = act
+        self._acts["open", name] = act
+
+    def before_listing(self, act: Callable[[], object]) -> None:
+        """Before the next listing of a directory by its descriptor."""
+        self._acts["os.listdir", int] = act
 
     def _seen(self, event: str, arguments: tuple[object, ...]) -> None:
-        if self._acts and event == "open" and isinstance(arguments[0], bytes) and arguments[0] in self._acts:
-            self._acts.pop(arguments[0])()
+        if self._acts and event in ("open", "os.listdir"):
+            what = arguments[0] if event == "open" else type(arguments[0])
+            if isinstance(what, bytes | type) and (act := self._acts.pop((event, what), None)):
+                act()
 
 
 class Once:
@@ -587,12 +593,23 @@ def test_a_file_written_this_instant_is_left_to_age_until_its_time_stamps_tell(r
     assert reads[0] - (root / "a").stat().st_ctime_ns >= 20_000_000
 
 
-def test_a_small_file_that_grows_large_is_streamed(root: Path, tmp_path: Path) -> None:
+def test_a_small_file_that_grows_large_is_streamed(root: Path) -> None:
     (root / "a").write_bytes(b"small")
-    content = os.urandom(5 * _MIB)
-    made = Backup(root, tmp_path / "b", progress=Once(lambda: (root / "a").write_bytes(content)))
-    assert made.report.changed == ()
-    assert (made.extract() / "a").read_bytes() == content
+    content, sink = os.urandom(5 * _MIB), Kept()
+    report = archive(root, "media", sink, Kept(), progress=Once(lambda: (root / "a").write_bytes(content)))
+    assert report.changed == ()
+    assert content in sink.all
+    assert max(map(len, sink.writes)) <= _MIB
+
+
+def test_directories_that_vanish_before_they_are_listed(root: Path, tmp_path: Path) -> None:
+    (root / "sub").mkdir()
+    meddling = Meddling()
+    meddling.before_opening(b"sub", lambda: meddling.before_listing((root / "sub").rmdir))
+    assert Backup(root, tmp_path / "b").report.changed == (Change("sub", "vanished"),)
+    meddling.before_listing(root.rmdir)
+    with pytest.raises(MediaFailed, match="volume cannot be read: No such file"):
+        archive(root, "media", Kept(), Kept())
 
 
 def test_files_that_vanish_are_listed_and_the_run_goes_on(root: Path, tmp_path: Path) -> None:

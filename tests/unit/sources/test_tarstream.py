@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
@@ -22,6 +22,7 @@ from backup.sources.tarstream import (
     index_line,
     padding,
     parse_index,
+    whole_blocks,
 )
 
 _SHA = "0123456789abcdef" * 4
@@ -67,6 +68,7 @@ def _listed(path: Path) -> list[str]:
     return os.fsdecode(result.stdout).splitlines()
 
 
+@settings(deadline=None)
 @given(path=_PATHS, target=_PATHS, kind=st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE]))
 def test_any_path_and_target_are_read_back_exactly(
     path: bytes, target: bytes, kind: bytes, tmp_path_factory: pytest.TempPathFactory
@@ -125,7 +127,7 @@ def test_a_sparse_file_with_more_than_8_gib_of_data(found: os.stat_result, tmp_p
 
 
 def test_attributes_of_any_name_and_value(found: os.stat_result, tmp_path: Path) -> None:
-    attributes = {b"user.a=b%c": b"\xff\0\n=", b"user.\xff": b"1", b"user.empty": b""}
+    attributes = {b"user.a=b%3Dc": b"\xff\0\n=", b"user.\xff": b"1", b"user.empty": b""}
     stream = header(Member(b"media/x", tarfile.REGTYPE, found, attributes=attributes))
     (tmp_path / "x.tar").write_bytes(stream + ending(len(stream)))
     result = subprocess.run(["tar", "--xattrs", "-C", tmp_path, "-xf", tmp_path / "x.tar"], capture_output=True)
@@ -140,6 +142,7 @@ def test_only_a_name_that_is_not_utf8_is_marked_binary(found: os.stat_result) ->
     assert b"21 hdrcharset=BINARY\n" in header(Member(b"media/\xff", tarfile.REGTYPE, found))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30_000))
 def test_the_archive_ends_in_two_zero_blocks_and_a_whole_record(count: int) -> None:
     total = count + len(padding(count))
@@ -162,6 +165,7 @@ def test_small_writes_are_gathered_and_large_ones_not_copied() -> None:
     assert gathered.count == 300_002 + (1 << 20)
 
 
+@settings(deadline=None)
 @given(path=_PATHS, size=st.integers(0, 2**63))
 def test_the_index_reads_back(path: bytes, size: int) -> None:
     line = index_line(_SHA, size, path)
@@ -202,6 +206,7 @@ def test_a_damaged_line_is_named(line: bytes) -> None:
         list(parse_index([index_line(_SHA, 1, b"media/a"), line]))
 
 
+@settings(deadline=None)
 @given(writes=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9000)), max_size=6), size=st.integers(0, 200_000))
 def test_regions_cover_all_data_in_whole_blocks(
     writes: list[tuple[int, int]], size: int, tmp_path_factory: pytest.TempPathFactory
@@ -225,6 +230,21 @@ def test_regions_cover_all_data_in_whole_blocks(
         previous = start + length
     assert rebuilt == content
     path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("found", "size", "widened"),
+    [
+        ((0, 1), 5000, (0, 512)),
+        ((511, 512), 5000, (0, 512)),
+        ((513, 4999), 5000, (512, 5000)),
+        ((512, 1024), 5000, None),
+    ],
+)
+def test_regions_of_any_file_system_are_whole_blocks(
+    found: tuple[int, int], size: int, widened: tuple[int, int] | None
+) -> None:
+    assert whole_blocks(*found, size) == (widened or found)
 
 
 def test_a_map_of_very_many_holes_stays_bounded(tmp_path: Path) -> None:
