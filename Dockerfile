@@ -94,7 +94,11 @@ RUN for home in /usr/lib/postgresql/*; do \
 COPY --from=application /usr/local/bin/backup /usr/local/bin/backup
 COPY --from=application /app /app
 
-ENV PATH=/app/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
+# glibc would give every freed megabyte back to the kernel and fault it in again: a fifth of a run's time.
+ENV MALLOC_MMAP_THRESHOLD_=33554432 \
+    MALLOC_TRIM_THRESHOLD_=67108864 \
+    MALLOC_TOP_PAD_=16777216 \
+    PATH=/app/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /app
@@ -113,7 +117,7 @@ ARG CREATED=
 LABEL org.opencontainers.image.title="OBCMS backup" \
       org.opencontainers.image.description="Backup sidecar for OBCMS: proven dumps of PostgreSQL and media volumes in a Compose stack" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.base.name="docker.io/library/debian:trixie-slim" \
+      org.opencontainers.image.base.name="debian:trixie-slim" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"

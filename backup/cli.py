@@ -152,7 +152,7 @@ def verify(which: Set, as_json: Json = False) -> None:
 def healthcheck(as_json: Json = False) -> None:
     """Ask the running service how it is; exit 0 when healthy."""
     settings = _settings(as_json)
-    host, _ = target(os.environ)
+    host, _ = target(dict(os.environ))
     code, text = probe(settings.http_port, "/healthz", 0, host)
     if as_json:
         _json({"exit_code": code, "health": text})

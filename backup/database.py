@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from backup.errors import ConfigError, DatabaseNotYet, DatabaseUnavailable
+from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable
 from backup.stream.fifo import hint_for
 from backup.text import printable
 
@@ -118,10 +118,7 @@ def inspect(login: Login) -> Facts:
         row = _one(connection, _IDENTITY)
         # A pooler answers for the server but hands out backend numbers of its own.
         if row["backend"] != connection.info.backend_pid:
-            raise ConfigError(
-                f"{login.host}:{login.port} is a connection pooler; a dump must come from PostgreSQL itself",
-                "Set DB_HOST (or DB_SERVICE) to the database server and DB_PORT to its own port, usually 5432.",
-            )
+            raise _pooler(login)
         missing = tuple(
             text.format(printable(str(name))) for text, query in _NOT_CARRIED for (name,) in connection.execute(query)
         )
@@ -174,8 +171,17 @@ def _one(connection: psycopg.Connection[Any], query: str) -> dict[str, Any]:
     return row
 
 
-def _translated(error: psycopg.Error, login: Login) -> DatabaseUnavailable:
+def _pooler(login: Login) -> ConfigError:
+    return ConfigError(
+        f"{login.host}:{login.port} is a connection pooler; a dump must come from PostgreSQL itself",
+        "Set DB_HOST (or DB_SERVICE) to the database server and DB_PORT to its own port, usually 5432.",
+    )
+
+
+def _translated(error: psycopg.Error, login: Login) -> BackupError:
     said = printable(" ".join(str(error).split()))
+    if "unsupported startup parameter" in said:  # PostgreSQL knows all that we send; pgbouncer knows few
+        return _pooler(login)
     if login.password:
         said = said.replace(login.password, "***")
     hint = hint_for(said)

@@ -93,7 +93,7 @@ class Engine:
         found = [c for c in candidates if name in (c.service, c.name)] or [c for c in candidates if name in c.aliases]
         running = [c for c in found if c.running]
         if len(running) == 1:
-            return running[0]
+            return _awake(running[0])
         where = f"project {printable(project)}" if project else "this engine"
         if running:
             raise ConfigError(
@@ -264,6 +264,15 @@ def _bounded(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:
         if total > limit:
             raise EngineError("the file is too large to be a secret")
         yield piece
+
+
+def _awake(container: Container) -> Container:
+    if container.status == "paused":
+        raise DatabaseUnavailable(
+            f"the database container {container.shown} answers nobody; nothing was changed",
+            f"Wake it: docker unpause {printable(container.name)}",
+        )
+    return container
 
 
 def _listing(containers: Sequence[Container]) -> str:

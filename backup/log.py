@@ -5,7 +5,9 @@ Control characters are escaped and secrets replaced in every line, also in trace
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -39,7 +41,10 @@ def to_file(directory: Path, kind: str, zone: tzinfo) -> None:
     path = directory / f"{kind}-{datetime.now(zone):%Y-%m}.log"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        logger.add(path, format=_FORMAT, level="INFO", backtrace=False, diagnose=False, catch=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        logger.add(
+            lambda message: _append(descriptor, message), format=_FORMAT, level="INFO", backtrace=False, diagnose=False
+        )
     except OSError as error:
         logger.warning("{} cannot be written: {}; this run is logged on stdout only", path, error.strerror)
 
@@ -51,6 +56,12 @@ def redacting(secrets: Iterable[str]) -> None:
 
 def _emit(write: Callable[[str], object], message: Message) -> None:
     write(str(message))
+
+
+def _append(descriptor: int, message: Message) -> None:
+    # A full disk fails every line: the run's own error is what must be read, and stdout has all lines.
+    with contextlib.suppress(OSError):
+        os.write(descriptor, str(message).encode(errors="replace"))
 
 
 def _patch(record: Record, zone: tzinfo | None) -> None:

@@ -265,8 +265,10 @@ class _Walk:
     def _descend(self, name: bytes, path: bytes, fd: int) -> _Entry:
         try:
             with _reading(self.full(path), _GONE if path else _NOTHING):
-                found = os.fstat(fd)
                 names = sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
+                found = os.fstat(fd)
+                if not found.st_nlink:  # removed by now, which the C library lists as empty
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             if _identity(found) in self._forbidden:
                 raise MediaFailed(
                     f"{_shown(self.full(path))} is where backups are stored: they would be archived into themselves",

@@ -135,7 +135,8 @@ class ProcessOutput:
 
 
 _HINTS: Final = {
-    "lock timeout": "Somebody holds a lock on a table; see pg_locks, or raise BACKUP_LOCK_TIMEOUT.",
+    # pg_dump sets a statement timeout for its LOCK TABLE alone.
+    "due to statement timeout": "Somebody holds a lock on a table; see pg_locks, or raise BACKUP_LOCK_TIMEOUT.",
     "password authentication failed": "Set DB_USER and DB_PASSWORD (or DB_PASSWORD_FILE) of the backup service.",
     "permission denied": "Let DB_USER be the owner of everything in the database, or a superuser.",
     "row-level security": "Give DB_USER the attribute BYPASSRLS, or let it be a superuser.",

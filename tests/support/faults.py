@@ -175,7 +175,7 @@ def dumping(sidecar: Sidecar, process: subprocess.Popen[str], server: Server, ta
     eventually(streaming)
 
 
-def fill_big(server: Server, database: str, megabytes: int = 3000) -> None:
+def fill_big(server: Server, database: str, megabytes: int = 1500) -> None:
     """A table whose dump has this size while it takes little room: long rows that pack well, copied packed."""
     rows = megabytes // 25
     server.execute(

@@ -1,0 +1,70 @@
+"""The sample stack under the shipped overlay, driven with `docker compose` alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STACK = ROOT / "tests" / "stack"
+FILES = (STACK / "docker-compose.prod.yml", ROOT / "docker-compose.backup.yml", STACK / "docker-compose.test.yml")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One Compose project. `environment` is what an operator would write into .env."""
+
+    project: str
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def compose(self, *words: str, check: bool = True, stdin: bytes | None = None, timeout: float = 240) -> Done:
+        """Run `docker compose … WORDS`; output is stdout and stderr together."""
+        command = ["docker", "compose", "-p", self.project]
+        for file in FILES:
+            command += ["-f", str(file)]
+        done = subprocess.run(
+            [*command, *words],
+            input=stdin if stdin is not None else b"",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            env=dict(os.environ) | {"COMPOSE_PROJECT_NAME": self.project} | dict(self.environment),
+            check=False,
+        )
+        result = Done(done.returncode, done.stdout.decode(errors="replace"))
+        assert not check or result.code == 0, f"{' '.join(words)}: {result.output}"
+        return result
+
+    def backup(self, *words: str, check: bool = True) -> Done:
+        """`docker compose run --rm backup WORDS`."""
+        return self.compose("run", "--rm", "-T", "backup", *words, check=check)
+
+    def psql(self, query: str, database: str = "obcms_prod") -> str:
+        """A query to the live database, by the container's own psql."""
+        words = ("exec", "-T", "db", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "obcms_user", "-d", database)
+        return self.compose(*words, "-c", query).output.strip()
+
+    def container(self, service: str) -> str:
+        """The id of the one container of a service, running or not."""
+        return self.compose("ps", "-aq", service).output.strip()
+
+    def down(self) -> None:
+        """Remove everything of the project, backups too."""
+        self.compose("down", "-v", "--remove-orphans", "-t", "5", check=False)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    output: str
+
+
+def docker(*words: str, stdin: bytes | None = None) -> bytes:
+    """Plain docker; its stdout."""
+    done = subprocess.run(["docker", *words], input=stdin, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
