@@ -101,7 +101,7 @@ def test_show_verify_and_schedule_speak(stack: Stack, daily: str) -> None:
 def test_the_service_becomes_healthy_and_stops_at_once(stack: Stack, daily: str) -> None:
     stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
     health = stack.compose("exec", "-T", "backup", "backup", "healthcheck")
-    assert health.output.startswith("pass")
+    assert health.output.startswith(("pass", "warn")), health.output
     start = time.monotonic()
     stack.compose("stop", "backup")
     assert time.monotonic() - start < 20
