@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from backup import __version__, config, display, log, schedule
+from backup import config, display, log, schedule
 from backup.catalog import StoredSet
 from backup.errors import BackupError, IntegrityError, Interrupted
 from backup.log import logger
@@ -192,12 +192,6 @@ def run_service() -> None:
         run_dir=Path(os.environ.get("XDG_RUNTIME_DIR") or "/run"),
     )
     raise typer.Exit(code)
-
-
-@app.command(hidden=True)
-def version() -> None:
-    """Print the version."""
-    _out.print(__version__)
 
 
 def main(argv: list[str]) -> int:

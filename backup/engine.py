@@ -13,7 +13,6 @@ import re
 import socket
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -23,13 +22,12 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from docker.errors import NotFound as NoSuchObject
 from docker.types import LogConfig, Mount
 
+from backup.containers import PROJECT, Container, described, listing
 from backup.errors import ConfigError, DatabaseNotYet, EngineError
 from backup.text import printable
 
 LABEL: Final = "obcms.backup.instance"
 LABEL_RUN: Final = "obcms.backup.run"
-_PROJECT: Final = "com.docker.compose.project"
-_SERVICE: Final = "com.docker.compose.service"
 _ONEOFF: Final = "com.docker.compose.oneoff"
 _OWN_ID: Final = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
 _STDERR_LINES: Final = 20
@@ -40,30 +38,6 @@ SpoolMount = Mount
 
 class _Gone(EngineError):
     """The engine knows no such container."""
-
-
-@dataclass(frozen=True)
-class Container:
-    """A container as `inspect` shows it, reduced to what is used."""
-
-    id: str
-    name: str
-    project: str
-    service: str
-    image: str
-    image_id: str
-    running: bool
-    status: str
-    environment: Mapping[str, str]
-    addresses: Mapping[str, str]
-    aliases: frozenset[str]
-    mounts: tuple[Mapping[str, Any], ...]
-
-    @property
-    def shown(self) -> str:
-        """Name, service and image, safe to print."""
-        service = f", service {self.service}" if self.service else ""
-        return printable(f"{self.name} ({self.image}{service}, {self.status})")
 
 
 class Engine:
@@ -97,17 +71,17 @@ class Engine:
         where = f"project {printable(project)}" if project else "this engine"
         if running:
             raise ConfigError(
-                f"{len(running)} containers answer to {printable(name)!r} in {where}:{_listing(running)}",
+                f"{len(running)} containers answer to {printable(name)!r} in {where}:{listing(running)}",
                 "Set DB_HOST to the name of the one to back up.",
             )
         if found:
             raise DatabaseNotYet(
-                f"the database container is not running:{_listing(found)}\nNothing was changed",
+                f"the database container is not running:{listing(found)}\nNothing was changed",
                 f"Start it: docker compose up -d {printable(name)}",
             )
         likely = [c for c in candidates if "POSTGRES_PASSWORD" in c.environment or "postgres" in c.image]
         raise ConfigError(
-            f"no container of service {printable(name)!r} in {where}; likely databases:{_listing(likely)}",
+            f"no container of service {printable(name)!r} in {where}; likely databases:{listing(likely)}",
             "Set DB_SERVICE to the database's service, or DB_HOST to a server outside of this engine.",
         )
 
@@ -167,7 +141,7 @@ class Engine:
             return len(leftovers)
 
     def _containers(self, project: str) -> list[Container]:
-        filters = {"label": [f"{_ONEOFF}=False", f"{_PROJECT}={project}"]} if project else {}
+        filters = {"label": [f"{_ONEOFF}=False", f"{PROJECT}={project}"]} if project else {}
         with _asking("the list of containers"):
             listed = self._api.containers(all=True, filters=filters)
         found = []
@@ -178,7 +152,7 @@ class Engine:
 
     def _inspect(self, identifier: str) -> Container:
         with _asking(f"container {printable(identifier[:12])}"):
-            return _container(self._api.inspect_container(identifier))
+            return described(self._api.inspect_container(identifier))
 
 
 class Helper:
@@ -228,25 +202,6 @@ def spool_mount(own: Container | None, local: Path, inside: PurePosixPath) -> Sp
     )
 
 
-def _container(facts: Mapping[str, Any]) -> Container:
-    config, networks = facts["Config"], facts["NetworkSettings"].get("Networks") or {}
-    labels = config.get("Labels") or {}
-    return Container(
-        id=facts["Id"],
-        name=facts["Name"].removeprefix("/"),
-        project=labels.get(_PROJECT, ""),
-        service=labels.get(_SERVICE, ""),
-        image=config.get("Image", ""),
-        image_id=facts["Image"],
-        running=bool(facts["State"].get("Running")),
-        status="paused" if facts["State"].get("Paused") else facts["State"].get("Status", "unknown"),
-        environment=dict(entry.partition("=")[::2] for entry in config.get("Env") or []),
-        addresses={name: net.get("IPAddress", "") for name, net in networks.items() if net.get("IPAddress")},
-        aliases=frozenset(alias for net in networks.values() for alias in net.get("Aliases") or ()),
-        mounts=tuple(facts.get("Mounts") or ()),
-    )
-
-
 def _own_ids() -> Iterator[str]:
     """Ids under which this process's container may be known; none on a plain host."""
     if not (Path("/.dockerenv").exists() or os.environ.get("container")):
@@ -268,15 +223,11 @@ def _bounded(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:
 
 def _awake(container: Container) -> Container:
     if container.status == "paused":
-        raise DatabaseUnavailable(
+        raise DatabaseNotYet(
             f"the database container {container.shown} answers nobody; nothing was changed",
             f"Wake it: docker unpause {printable(container.name)}",
         )
     return container
-
-
-def _listing(containers: Sequence[Container]) -> str:
-    return "".join(f"\n  - {c.shown}" for c in containers) or " none"
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ from pathlib import Path
 from backup import database, lock
 from backup.catalog import Catalog
 from backup.config import Settings
+from backup.containers import Container
 from backup.database import Login
-from backup.engine import Container, Engine, spool_mount
+from backup.engine import Engine, spool_mount
 from backup.errors import ConfigError, EngineError, StoreError
 from backup.log import redacting
 from backup.operations.backup import Workshop

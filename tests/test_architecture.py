@@ -20,7 +20,7 @@ LAYERS = [
     {"catalog", "records", "lock", "sources", "config"},
     {"engine", "database", "stores", "stream"},
     {"retention", "schedule", "health", "forecast", "progress", "log"},
-    {"manifest"},
+    {"manifest", "containers"},
     {"errors", "text"},
 ]
 # Siblings and steps up that the design allows, each with its reason.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -18,13 +17,14 @@ from backup.catalog import Catalog, newest_good
 from backup.database import Facts
 from backup.errors import BackupError, DatabaseNotYet
 from backup.log import logger
-from backup.manifest import STAMP, Artifact, Change, DatabasePart, Manifest, Tier, VolumePart, file_name
+from backup.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
 from backup.operations import runs
+from backup.operations.draft import Draft
 from backup.progress import Progress
 from backup.records import Outcome, Records, Run, new_run_id
 from backup.sources import media, volumes
 from backup.sources.postgres import PostgresSource
-from backup.stores.local import LocalStore, StagedFile, storing
+from backup.stores.local import storing
 from backup.stream.pipeline import ArtifactWriter
 
 Only = Literal["database", "media"]
@@ -60,36 +60,6 @@ class Workshop:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-@dataclass
-class _Draft:
-    """The set as it grows: artifacts, staged files, parts, and how long each phase took."""
-
-    id: str
-    run: str
-    store: LocalStore
-    artifacts: list[Artifact] = field(default_factory=list)
-    staged: list[StagedFile] = field(default_factory=list)
-    database: DatabasePart | None = None
-    volumes: list[VolumePart] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def take(self, writer: ArtifactWriter) -> Artifact:
-        """Seal a writer's file and keep it for publication."""
-        artifact = writer.finish()
-        self.artifacts.append(artifact)
-        self.staged.append(writer.staged)
-        return artifact
-
-    @contextlib.contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the body's duration to `phase`."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = round(self.seconds.get(phase, 0) + time.monotonic() - start, 3)
-
-
 def create(request: Request, shop: Workshop) -> Run:
     """Make one set and record the run. Raises what made it fail, after recording that too."""
     started = shop.clock()
@@ -104,7 +74,7 @@ def create(request: Request, shop: Workshop) -> Run:
     ):
         runs.recover(shop.catalog, shop.records, shop.clock())
         shop.records.begin(run)
-        draft = _Draft(shop.catalog.new_id(request.tier, started), run.id, shop.catalog.store(request.tier))
+        draft = Draft(shop.catalog.new_id(request.tier, started), run.id, shop.catalog.store(request.tier))
         try:
             with draft.timed("total"):
                 manifest = _make(request, shop, draft, started)
@@ -117,7 +87,7 @@ def create(request: Request, shop: Workshop) -> Run:
     return done
 
 
-def _make(request: Request, shop: Workshop, draft: _Draft, started: datetime) -> Manifest:
+def _make(request: Request, shop: Workshop, draft: Draft, started: datetime) -> Manifest:
     with draft.timed("prepare"):
         previous = newest_good(shop.catalog.sets())
         before = previous.manifest if previous else None
@@ -184,7 +154,7 @@ def _prepare_volumes(request: Request, shop: Workshop) -> list[volumes.Volume]:
 
 
 def _database(
-    source: PostgresSource, facts: Facts, shop: Workshop, draft: _Draft, stack: ExitStack, total: int | None
+    source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, stack: ExitStack, total: int | None
 ) -> None:
     shop.progress.phase("database", total)
     file = file_name("backup", draft.id, "sql.gz")
@@ -194,7 +164,7 @@ def _database(
     draft.take(writer)
 
 
-def _roles(source: PostgresSource, facts: Facts, shop: Workshop, draft: _Draft, stack: ExitStack) -> None:
+def _roles(source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, stack: ExitStack) -> None:
     shop.progress.phase("roles")
     file = file_name("roles", draft.id, "sql.gz")
     writer = stack.enter_context(ArtifactWriter(draft.store, file, "roles", level=shop.compression))
@@ -202,7 +172,7 @@ def _roles(source: PostgresSource, facts: Facts, shop: Workshop, draft: _Draft, 
     draft.take(writer)
 
 
-def _volume(volume: volumes.Volume, shop: Workshop, draft: _Draft, stack: ExitStack) -> None:
+def _volume(volume: volumes.Volume, shop: Workshop, draft: Draft, stack: ExitStack) -> None:
     shop.progress.phase(f"volume {volume.name}", volume.bytes)
     name, level = volume.name, shop.compression
     archive, index = (file_name(name, draft.id, suffix) for suffix in ("tar.gz", "files.gz"))
@@ -237,7 +207,7 @@ def _volume(volume: volumes.Volume, shop: Workshop, draft: _Draft, stack: ExitSt
     )
 
 
-def _manifest(request: Request, shop: Workshop, draft: _Draft, started: datetime) -> Manifest:
+def _manifest(request: Request, shop: Workshop, draft: Draft, started: datetime) -> Manifest:
     ended = shop.clock()
     return Manifest(
         id=draft.id,
@@ -271,7 +241,7 @@ def _free(root: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def _succeeded(manifest: Manifest, draft: _Draft) -> dict[str, object]:
+def _succeeded(manifest: Manifest, draft: Draft) -> dict[str, object]:
     changed = sum(volume.changed_total for volume in manifest.volumes)
     outcome = Outcome.CHANGED if changed else Outcome.SUCCESS
     message = f"{text.plural(changed, 'file')} changed while being read" if changed else ""

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Protocol
 
+from backup.containers import Container
 from backup.database import APPLICATION, Login
-from backup.engine import LABEL, LABEL_RUN, Container, Engine, SpoolMount
+from backup.engine import LABEL, LABEL_RUN, Engine, SpoolMount
 from backup.errors import ConfigError, DumpFailed
 from backup.stream.fifo import Pipe, ProcessOutput
 from backup.text import printable

@@ -1,0 +1,61 @@
+"""A container as the engine describes it, reduced to what is used. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from backup.text import printable
+
+PROJECT: Final = "com.docker.compose.project"
+SERVICE: Final = "com.docker.compose.service"
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as `inspect` shows it, reduced to what is used."""
+
+    id: str
+    name: str
+    project: str
+    service: str
+    image: str
+    image_id: str
+    running: bool
+    status: str
+    environment: Mapping[str, str]
+    addresses: Mapping[str, str]
+    aliases: frozenset[str]
+    mounts: tuple[Mapping[str, Any], ...]
+
+    @property
+    def shown(self) -> str:
+        """Name, service and image, safe to print."""
+        service = f", service {self.service}" if self.service else ""
+        return printable(f"{self.name} ({self.image}{service}, {self.status})")
+
+
+def described(facts: Mapping[str, Any]) -> Container:
+    """A container from what the engine's `inspect` says."""
+    config, networks = facts["Config"], facts["NetworkSettings"].get("Networks") or {}
+    labels = config.get("Labels") or {}
+    return Container(
+        id=facts["Id"],
+        name=facts["Name"].removeprefix("/"),
+        project=labels.get(PROJECT, ""),
+        service=labels.get(SERVICE, ""),
+        image=config.get("Image", ""),
+        image_id=facts["Image"],
+        running=bool(facts["State"].get("Running")),
+        status="paused" if facts["State"].get("Paused") else facts["State"].get("Status", "unknown"),
+        environment=dict(entry.partition("=")[::2] for entry in config.get("Env") or []),
+        addresses={name: net.get("IPAddress", "") for name, net in networks.items() if net.get("IPAddress")},
+        aliases=frozenset(alias for net in networks.values() for alias in net.get("Aliases") or ()),
+        mounts=tuple(facts.get("Mounts") or ()),
+    )
+
+
+def listing(containers: Sequence[Container]) -> str:
+    """One line a container, for the end of a message."""
+    return "".join(f"\n  - {c.shown}" for c in containers) or " none"

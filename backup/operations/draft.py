@@ -1,0 +1,42 @@
+"""A set while it is being made."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from backup.manifest import Artifact, DatabasePart, VolumePart
+from backup.stores.local import LocalStore, StagedFile
+from backup.stream.pipeline import ArtifactWriter
+
+
+@dataclass
+class Draft:
+    """The set as it grows: artifacts, staged files, parts, and how long each phase took."""
+
+    id: str
+    run: str
+    store: LocalStore
+    artifacts: list[Artifact] = field(default_factory=list)
+    staged: list[StagedFile] = field(default_factory=list)
+    database: DatabasePart | None = None
+    volumes: list[VolumePart] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def take(self, writer: ArtifactWriter) -> Artifact:
+        """Seal a writer's file and keep it for publication."""
+        artifact = writer.finish()
+        self.artifacts.append(artifact)
+        self.staged.append(writer.staged)
+        return artifact
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the body's duration to `phase`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = round(self.seconds.get(phase, 0) + time.monotonic() - start, 3)
