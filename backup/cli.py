@@ -201,7 +201,7 @@ def main(argv: list[str]) -> int:
         app(args=argv, prog_name="backup")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BackupError as error:
+    except (BackupError, Interrupted) as error:
         return _fail(error)
     except KeyboardInterrupt:
         return _fail(Interrupted(signal.SIGINT))
@@ -216,7 +216,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _fail(error: BackupError) -> int:
+def _fail(error: BackupError | Interrupted) -> int:
     message, hint = log.redacted(error.message), log.redacted(error.hint)
     logger.error("{}", message + (f"\n  {hint}" if hint else ""))
     return error.exit_code

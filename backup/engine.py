@@ -132,10 +132,11 @@ class Engine:
                 raise
             return helper
 
-    def sweep_helpers(self, instance: str) -> int:
-        """Remove the helpers of `instance` that dead runs left. Only for the holder of the lock."""
+    def sweep_helpers(self, instance: str, run: str = "") -> int:
+        """Remove the helpers that dead runs of `instance` left, or those of one run. Only for the holder of the lock."""
+        labels = [f"{LABEL}={instance}", *([f"{LABEL_RUN}={run}"] if run else [])]
         with _asking("leftover helpers"):
-            leftovers = self._api.containers(all=True, filters={"label": f"{LABEL}={instance}"})
+            leftovers = self._api.containers(all=True, filters={"label": labels})
             for container in leftovers:
                 Helper(self._api, container["Id"], "helper").close()
             return len(leftovers)

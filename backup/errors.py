@@ -79,9 +79,16 @@ class NotFound(BackupError):
     exit_code = 44
 
 
-class Interrupted(BackupError):
-    """A signal ended the run. `exit_code` is 128 + the signal's number."""
+class Interrupted(BaseException):
+    """A signal ended the run. `exit_code` is 128 + the signal's number.
+
+    No BackupError and no Exception: it can be raised at any line, also in a library or in a block of ours that
+    takes every error for its own and goes on.
+    """
+
+    hint = ""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}; nothing of this run was published")
+        self.message = f"stopped by signal {signal_number}; nothing of this run was published"
+        super().__init__(self.message)
         self.exit_code = 128 + signal_number

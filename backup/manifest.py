@@ -48,7 +48,10 @@ class _Model(BaseModel):
 
 
 class Artifact(_Model):
-    """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to."""
+    """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to.
+
+    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it.
+    """
 
     kind: Literal["database", "roles", "volume", "index"]
     name: str = ""
@@ -56,7 +59,7 @@ class Artifact(_Model):
     stored_size: Count
     stored_sha256: Sha256
     plain_size: Count
-    plain_sha256: Sha256
+    plain_sha256: Sha256 | Literal[""]
 
 
 class DatabasePart(_Model):

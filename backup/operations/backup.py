@@ -106,6 +106,7 @@ def _make(request: Request, shop: Workshop, draft: Draft, started: datetime) -> 
                 _volume(volume, shop, draft, stack)
         with draft.timed("publish"):
             manifest = _manifest(request, shop, draft, started)
+            runs.finish_undisturbed()
             shop.catalog.publish(manifest, draft.staged)
     return manifest
 

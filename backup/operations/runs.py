@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -22,7 +23,7 @@ def recover(catalog: Catalog, records: Records, now: datetime) -> None:
 
 def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, float]) -> Run:
     """`run` as it ended by `error`; anything but a BackupError is a bug and says so."""
-    known = error if isinstance(error, BackupError) else None
+    known = error if isinstance(error, (BackupError, Interrupted)) else None
     if isinstance(error, KeyboardInterrupt):
         known = Interrupted(signal.SIGINT)
     return run.model_copy(
@@ -35,6 +36,13 @@ def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, 
             "exit_code": known.exit_code if known else 1,
         }
     )
+
+
+def finish_undisturbed() -> None:
+    """From here on no signal ends the run: all that is left takes moments, and it must not be half told."""
+    if threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
 
 
 def record(records: Records, run: Run) -> None:

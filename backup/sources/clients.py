@@ -12,13 +12,14 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Protocol
 
 from backup.containers import Container
 from backup.database import APPLICATION, Login
 from backup.engine import LABEL, LABEL_RUN, Engine, SpoolMount
-from backup.errors import ConfigError, DumpFailed
+from backup.errors import ConfigError, DumpFailed, EngineError
 from backup.stream.fifo import Pipe, ProcessOutput
 from backup.text import printable
 
@@ -102,9 +103,17 @@ class HelperClients(_Spooled):
         labels = {LABEL: self._instance, LABEL_RUN: run}
         with self._spool(run) as pipe:
             command = self._arguments(arguments, run, self.inside, "127.0.0.1")
-            helper = self._engine.start_helper(self._beside, program, command, self._mount, labels)
-            with ProcessOutput(helper, pipe, program, self._stall) as output:
-                yield output
+            try:
+                # In a thread: a signal's exception would lose the helper that is just being made.
+                with ThreadPoolExecutor(1) as aside:
+                    start = self._engine.start_helper
+                    helper = aside.submit(start, self._beside, program, command, self._mount, labels).result()
+                with ProcessOutput(helper, pipe, program, self._stall) as output:
+                    yield output
+            except BaseException:
+                with contextlib.suppress(EngineError):
+                    self._engine.sweep_helpers(self._instance, run)
+                raise
 
     def sweep(self) -> int:
         """See Clients."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import queue
 import stat
@@ -70,7 +71,7 @@ class StagedFile:
         with storing(self.path):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             self.inode = os.fstat(self._fd).st_ino
-        self._read_back = _ReadBack(self._fd)
+        self._read_back = _ReadBack(self._fd, self.path)
 
     def __enter__(self) -> StagedFile:
         return self
@@ -125,14 +126,14 @@ class StagedFile:
 
 
 class _ReadBack:
-    """Syncs a growing file, drops it from the page cache and hashes what the disk returns.
+    """Syncs a growing file and hashes what the disk returns, past the page cache where the file system lets us.
 
     Large files are read back piece by piece in a thread while the next piece is written, so that the end of the run
     has only the last piece to wait for. An error of the disk in the thread is raised by `finish`.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._fd = descriptor
+    def __init__(self, descriptor: int, path: Path) -> None:
+        self._fd, self._path = descriptor, path
         self._hash = hashlib.sha256()
         self._done = self._sent = 0
         self._error: OSError | None = None
@@ -143,8 +144,9 @@ class _ReadBack:
         """The file has grown to `size` bytes."""
         if size - self._sent < _PIECE:
             return
-        self._sent = size
-        self._ends.put(size)
+        # Reading past the cache goes by whole pages.
+        self._sent = size - size % mmap.PAGESIZE
+        self._ends.put(self._sent)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="read-back", daemon=True)
             self._thread.start()
@@ -176,12 +178,27 @@ class _ReadBack:
 
     def _read(self, end: int | None) -> None:
         """Hash from where it stopped to `end`, or to the end of the file."""
-        os.posix_fadvise(self._fd, self._done, (end or 0) and (end or 0) - self._done, os.POSIX_FADV_DONTNEED)
-        buffer = bytearray(_BLOCK)
-        view = memoryview(buffer)
-        while count := os.preadv(self._fd, [view[: _BLOCK if end is None else end - self._done]], self._done):
-            self._hash.update(view[:count])
-            self._done += count
+        os.posix_fadvise(self._fd, 0, end or 0, os.POSIX_FADV_DONTNEED)
+        descriptor = _uncached(self._path)
+        # Whole pages of its own: such reads need aligned memory.
+        view = memoryview(mmap.mmap(-1, _BLOCK))
+        try:
+            while count := os.preadv(descriptor, [view[: _BLOCK if end is None else end - self._done]], self._done):
+                self._hash.update(view[:count])
+                self._done += count
+        finally:
+            os.close(descriptor)
+
+
+def _uncached(path: Path) -> int:
+    """A descriptor that reads from the disk itself; of the ordinary kind where the file system has no other."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.open(path, flags)
 
 
 def sync_directory(directory: Path) -> None:

@@ -86,10 +86,12 @@ class ProcessOutput:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if self._code is None:
-            self._process.kill()
-        self._waiter.join(_SETTLE)
-        self._process.close()
+        try:
+            if self._code is None:
+                self._process.kill()
+            self._waiter.join(_SETTLE)
+        finally:
+            self._process.close()
 
     def chunks(self) -> Iterator[bytes]:
         """The output in pieces of up to 1 MiB; DumpFailed at the end if the program failed or stalled."""

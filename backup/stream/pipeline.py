@@ -51,7 +51,9 @@ class ArtifactWriter:
     def write(self, data: bytes) -> int:
         """Append plain bytes."""
         self._gzip.write(data)
-        self._hash.update(data)
+        # A volume's content is hashed file by file in its index; hashing it again as a whole would tell nothing new.
+        if self.kind != "volume":
+            self._hash.update(data)
         self.size += len(data)
         return len(data)
 
@@ -68,5 +70,5 @@ class ArtifactWriter:
             stored_size=self.staged.size,
             stored_sha256=self.staged.sha256,
             plain_size=self.size,
-            plain_sha256=self._hash.hexdigest(),
+            plain_sha256="" if self.kind == "volume" else self._hash.hexdigest(),
         )
