@@ -34,7 +34,8 @@ from backup.manifest import (
     stamp_time,
     to_json,
 )
-from backup.stores.local import STAGED_SUFFIX, LocalStore, StagedFile, staged_name
+from backup.stores.local import LocalStore
+from backup.stores.staged import STAGED_SUFFIX, StagedFile, staged_name
 from backup.text import printable
 
 _INTENT: Final = "publishing.json"

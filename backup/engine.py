@@ -133,7 +133,7 @@ class Engine:
             return helper
 
     def sweep_helpers(self, instance: str, run: str = "") -> int:
-        """Remove the helpers that dead runs of `instance` left, or those of one run. Only for the holder of the lock."""
+        """Remove what dead runs of `instance` left, or one run alone. Only for the holder of the lock."""
         labels = [f"{LABEL}={instance}", *([f"{LABEL_RUN}={run}"] if run else [])]
         with _asking("leftover helpers"):
             leftovers = self._api.containers(all=True, filters={"label": labels})

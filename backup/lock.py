@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from backup.errors import LockHeld
-from backup.stores.local import storing
+from backup.stores.disk import storing
 from backup.text import printable
 
 _POLL = 0.1

@@ -16,7 +16,9 @@ from typing import Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from backup.errors import StoreError
-from backup.stores.local import STAGED_SUFFIX, LocalStore, staged_name, storing
+from backup.stores.disk import storing
+from backup.stores.local import LocalStore
+from backup.stores.staged import STAGED_SUFFIX, staged_name
 from backup.text import printable
 
 _KEEP: Final = 500

@@ -23,7 +23,8 @@ from backup.progress import Progress
 from backup.records import Records
 from backup.sources.clients import Clients, HelperClients, NetworkClients
 from backup.sources.postgres import PostgresSource
-from backup.stores.local import LocalStore, storing
+from backup.stores.disk import storing
+from backup.stores.local import LocalStore
 
 
 @dataclass(frozen=True)

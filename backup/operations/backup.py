@@ -24,7 +24,7 @@ from backup.progress import Progress
 from backup.records import Outcome, Records, Run, new_run_id
 from backup.sources import media, volumes
 from backup.sources.postgres import PostgresSource
-from backup.stores.local import storing
+from backup.stores.disk import storing
 from backup.stream.pipeline import ArtifactWriter
 
 Only = Literal["database", "media"]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backup.manifest import Artifact, DatabasePart, VolumePart
-from backup.stores.local import LocalStore, StagedFile
+from backup.stores.local import LocalStore
+from backup.stores.staged import StagedFile
 from backup.stream.pipeline import ArtifactWriter
 
 

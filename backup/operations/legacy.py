@@ -8,7 +8,8 @@ from typing import Final
 
 from backup.errors import DumpFailed, IntegrityError
 from backup.progress import Progress
-from backup.stores.local import LocalStore, storing
+from backup.stores.disk import storing
+from backup.stores.local import LocalStore
 from backup.stream import gzip
 from backup.stream.filters import DumpReader
 

@@ -23,7 +23,7 @@ from backup.log import logger
 from backup.manifest import Tier
 from backup.records import Outcome, Records, Run
 from backup.schedule import crontab, upcoming
-from backup.stores.local import storing
+from backup.stores.disk import storing
 from backup.supervise import Family, Scheduler, Signals, scan, stop
 from backup.web.app import create_app
 from backup.web.server import HttpServer, address, bind

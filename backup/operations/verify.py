@@ -15,7 +15,8 @@ from backup.log import logger
 from backup.manifest import Artifact
 from backup.operations.legacy import check_file
 from backup.progress import Progress
-from backup.stores.local import LocalStore, storing
+from backup.stores.disk import storing
+from backup.stores.local import LocalStore
 
 _BLOCK: Final = 1 << 20
 

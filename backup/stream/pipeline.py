@@ -12,7 +12,8 @@ from typing import Literal, Self
 
 from backup.errors import IntegrityError
 from backup.manifest import Artifact
-from backup.stores.local import LocalStore, StagedFile
+from backup.stores.local import LocalStore
+from backup.stores.staged import StagedFile
 from backup.stream import gzip
 
 

@@ -15,7 +15,8 @@ import pytest
 from backup.catalog import Catalog, Verdict, manifest_name, newest_good, verdict_name
 from backup.errors import NotFound, StoreError
 from backup.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
-from backup.stores.local import LocalStore, StagedFile, staged_name
+from backup.stores.local import LocalStore
+from backup.stores.staged import StagedFile, staged_name
 
 MANILA = ZoneInfo("Asia/Manila")
 NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)

@@ -14,7 +14,8 @@ import pytest
 from backup.errors import IntegrityError, NoSpace, StoreError
 from backup.manifest import Artifact
 from backup.stores import local
-from backup.stores.local import LocalStore, staged_name
+from backup.stores.local import LocalStore
+from backup.stores.staged import staged_name
 from backup.stream.pipeline import ArtifactWriter
 
 DATA = os.urandom(3 << 20)
@@ -69,6 +70,7 @@ def test_nor_anything_else_of_that_name(store: LocalStore, make: Callable[[Path]
 def test_a_byte_changed_on_the_disk_is_found(store: LocalStore, offset: int) -> None:
     with pytest.raises(IntegrityError, match="differ") as caught, store.stage("a") as staged:
         staged.write(DATA)
+        staged.flush()
         with staged.path.open("r+b") as second:
             second.seek(offset)
             second.write(bytes([DATA[offset] ^ 1]))
@@ -80,6 +82,7 @@ def test_a_byte_changed_on_the_disk_is_found(store: LocalStore, offset: int) -> 
 def test_lost_or_added_bytes_are_found(store: LocalStore, length: int) -> None:
     with pytest.raises(IntegrityError), store.stage("a") as staged:
         staged.write(DATA)
+        staged.flush()
         os.truncate(staged.path, length)
         staged.seal()
     assert store.names() == []
@@ -127,12 +130,12 @@ def test_a_failing_disk_is_said_and_not_asked_twice(
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(kind) as caught, store.stage("a") as staged:
-        if call != "write":
-            staged.write(DATA)
+        staged.write(DATA)
         monkeypatch.setattr(os, call, once)
-        staged.write(DATA) if call == "write" else staged.seal()
+        staged.seal()
     monkeypatch.undo()
-    assert caught.value.exit_code == 30 and len(calls) == 1 and store.names() == []
+    # A descriptor whose closing failed is closed all the same; there are two of them, for writing and for reading.
+    assert caught.value.exit_code == 30 and len(calls) == (2 if call == "close" else 1) and store.names() == []
 
 
 def test_an_error_that_also_forbids_cleaning_up_is_the_one_that_is_said(
@@ -143,6 +146,7 @@ def test_an_error_that_also_forbids_cleaning_up_is_the_one_that_is_said(
         monkeypatch.setattr(os, "write", failing(errno.EIO))
         monkeypatch.setattr(Path, "unlink", failing(errno.EROFS))
         staged.write(DATA)
+        staged.flush()
     with pytest.raises(StoreError, match="Input/output error"), ArtifactWriter(store, "b", "volume") as writer:
         for _ in range(10):
             writer.write(DATA)
@@ -153,6 +157,7 @@ def test_a_short_write_is_continued(store: LocalStore, monkeypatch: pytest.Monke
     with store.stage("a") as staged:
         monkeypatch.setattr(os, "write", lambda fd, data: whole(fd, data[:70_000]))
         staged.write(DATA)
+        staged.flush()
         monkeypatch.undo()
         staged.seal()
 
@@ -208,7 +213,7 @@ def test_private_from_the_first_instant(store: LocalStore) -> None:
 
 
 def test_an_artifact_says_what_is_on_the_disk(store: LocalStore) -> None:
-    with ArtifactWriter(store, "a.gz", "volume", "media") as writer:
+    with ArtifactWriter(store, "a.gz", "database") as writer:
         writer.write(DATA)
         artifact = writer.finish()
     assert isinstance(artifact, Artifact)
@@ -217,11 +222,11 @@ def test_an_artifact_says_what_is_on_the_disk(store: LocalStore) -> None:
     assert (artifact.stored_size, artifact.stored_sha256) == (len(stored), hashlib.sha256(stored).hexdigest())
 
 
-@pytest.mark.parametrize("after", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("after", [0, 1, 2])
 def test_a_disk_that_is_full_at_any_write_of_an_artifact_leaves_nothing(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    """The header, a block written by the compressing thread, the end."""
+    """The first block, one in the middle, the end."""
     real, count = os.write, iter(range(after))
 
     def write(descriptor: int, data: bytes) -> int:
@@ -231,8 +236,8 @@ def test_a_disk_that_is_full_at_any_write_of_an_artifact_leaves_nothing(
 
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(NoSpace), ArtifactWriter(store, "a.gz", "volume") as writer:
-        for start in range(0, len(DATA), 1 << 20):
-            writer.write(DATA[start : start + (1 << 20)])
+        for start in range(0, 3 * len(DATA), 1 << 20):
+            writer.write((DATA * 3)[start : start + (1 << 20)])
         writer.finish()
     assert store.names() == []
 

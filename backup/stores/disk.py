@@ -1,0 +1,45 @@
+"""What the disk says, in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from backup.errors import NoSpace, StoreError
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an OSError about the backup volume into a StoreError that names `path` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise translated(error, path) from error
+
+
+def translated(error: OSError, path: Path) -> StoreError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(
+            f"the backup volume is full: {path.name} could not be written; earlier sets are untouched",
+            "Free space in the volume (see `list`), or give it a larger disk.",
+        )
+    reason = error.strerror or str(error)
+    hints = {
+        errno.EROFS: "Mount the backup volume read-write.",
+        errno.EACCES: "The backup volume must belong to the user this container runs as.",
+        errno.EIO: "The disk reports errors: check the kernel log, and take a backup to another disk now.",
+    }
+    return StoreError(f"{path}: {reason}", hints.get(error.errno or 0, ""))
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in `directory` durable."""
+    with storing(directory):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
