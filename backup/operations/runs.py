@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from backup.catalog import Catalog
-from backup.errors import BackupError, Interrupted
+from backup.errors import BackupError, Interrupted, StoreError
 from backup.log import logger, redacted
 from backup.records import Outcome, Records, Run
 
@@ -17,8 +17,14 @@ def recover(catalog: Catalog, records: Records, now: datetime) -> None:
     """Remove what dead runs left in the volume and record them as crashed. Only under the lock."""
     for name in catalog.sweep():
         logger.warning("removed {}: a run that died had not published it", name)
-    for crashed in records.mark_crashed(now):
-        logger.warning("run {} ({} {}) was recorded as crashed", crashed.id, crashed.operation, crashed.tier)
+    try:
+        crashed = records.mark_crashed(now)
+    except StoreError as error:
+        # Health is red for it; a damaged record must not also cost the next backup.
+        logger.error("{} {}", error.message, error.hint)
+        return
+    for run in crashed:
+        logger.warning("run {} ({} {}) was recorded as crashed", run.id, run.operation, run.tier)
 
 
 def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, float]) -> Run:

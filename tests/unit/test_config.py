@@ -1,0 +1,88 @@
+"""Settings: what is refused, in one message, and where values come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup.config import ALIASES, load
+from backup.errors import ConfigError
+
+
+def problems(**environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(environ)
+    return caught.value.message
+
+
+def test_nothing_has_to_be_set() -> None:
+    settings = load({})
+    assert (settings.db_service, settings.db_port, str(settings.zone)) == ("db", 5432, "UTC")
+
+
+def test_an_empty_value_is_an_unset_one() -> None:
+    assert load({"DB_HOST": "", "DB_PORT": "", "TZ": "", "BACKUP_DAILY": ""}) == load({})
+
+
+def test_all_problems_are_told_at_once() -> None:
+    text = problems(BACKUP_RETENSION="1", BACKUP_DIALY="x", TZ="Mars/Base", DB_PORT="pg", BACKUP_WEEKLY="0 0 31 2 *")
+    for words in ("BACKUP_RETENSION is not", "did you mean BACKUP_DAILY", "Mars/Base", "DB_PORT", "BACKUP_WEEKLY"):
+        assert words in text
+    assert "5 problems" in text
+
+
+@pytest.mark.parametrize("cron", ["* * * *", "0 2 * * * *", "@daily", "61 * * * *", "0 0 30 2 *", "x"])
+def test_cron_lines_that_never_run_are_refused(cron: str) -> None:
+    assert "BACKUP_DAILY" in problems(BACKUP_DAILY=cron)
+
+
+def test_a_job_can_be_off() -> None:
+    assert load({"BACKUP_DAILY": "off"}).daily == ""
+
+
+@pytest.mark.parametrize("host", ["/var/run/postgresql", "a b", "-h", "a;b", "host=evil dbname=x", "\n"])
+def test_a_host_is_a_host(host: str) -> None:
+    assert "DB_HOST" in problems(DB_HOST=host)
+
+
+def test_the_seeds_names_come_before_the_images() -> None:
+    both = load({"DB_NAME": "a", "POSTGRES_DB": "b", "POSTGRES_USER": "u"})
+    assert (both.db_name, both.db_user) == ("a", "u")
+
+
+@pytest.mark.parametrize("name", ["DB_PASSWORD", "POSTGRES_PASSWORD"])
+def test_a_secret_from_a_file_loses_one_newline(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret").write_text("  pass word \n")
+    password = load({f"{name}_FILE": str(tmp_path / "secret")}).db_password
+    assert password and password.get_secret_value() == "  pass word "
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"\n", "empty"), (b"a\nb\n", "one line"), (b"\xff\xfe", "UTF-8"), (b"x" * 5000, "one line")],
+)
+def test_a_secret_file_is_read_strictly(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "secret").write_bytes(content)
+    assert words in problems(DB_PASSWORD_FILE=str(tmp_path / "secret"))
+
+
+def test_a_missing_secret_file_or_two_sources_are_refused(tmp_path: Path) -> None:
+    assert "No such file" in problems(DB_PASSWORD_FILE=str(tmp_path / "none"))
+    (tmp_path / "secret").write_text("x")
+    assert "both set" in problems(DB_PASSWORD_FILE=str(tmp_path / "secret"), DB_PASSWORD="canary-1")
+    assert "canary-1" not in problems(DB_PASSWORD_FILE=str(tmp_path / "secret"), DB_PASSWORD="canary-1")
+
+
+def test_secrets_do_not_show() -> None:
+    assert "canary-2" not in repr(load({"DB_PASSWORD": "canary-2"}))
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ALIASES)), st.text(max_size=20), max_size=5))
+def test_any_value_gives_settings_or_one_clear_error(environ: dict[str, str]) -> None:
+    try:
+        load(environ)
+    except ConfigError as error:
+        assert error.message.count("\n  - ") >= 1 and error.hint

@@ -1,0 +1,89 @@
+"""The gzip writer against other people's readers: Python's own, and gunzip."""
+
+from __future__ import annotations
+
+import gzip as standard
+import io
+import os
+import subprocess
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backup.stream.gzip import DAMAGED, GzipWriter, reader
+
+RANDOM = os.urandom(5 << 20)
+TEXT = b"".join(b"%d\tperson %d\t%x\n" % (i, i, i * 7919) for i in range(200_000))
+# Text, then bytes that do not pack, then text that repeats the first: its dictionary spans a stored block.
+MIXED = TEXT[: 3 << 20] + RANDOM[: (2 << 20) + 17] + TEXT[: 3 << 20]
+
+
+def packed(data: bytes, level: int = 1, step: int = 700_001) -> bytes:
+    target = io.BytesIO()
+    writer = GzipWriter(target, level)
+    for start in range(0, len(data), step):
+        writer.write(data[start : start + step])
+    writer.close()
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3])
+@pytest.mark.parametrize("data", [b"", b"x", RANDOM, TEXT, MIXED], ids=["empty", "one", "random", "text", "mixed"])
+def test_others_unpack_the_same(data: bytes, level: int) -> None:
+    stored = packed(data, level)
+    assert standard.decompress(stored) == data
+    assert subprocess.run(["gunzip", "-c"], input=stored, capture_output=True, check=True).stdout == data
+    assert reader(io.BytesIO(stored)).read() == data
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([RANDOM, TEXT]), max_size=4), st.integers(1, 3 << 20), st.integers(0, 3))
+def test_any_mixture_in_any_pieces(parts: list[bytes], step: int, level: int) -> None:
+    data = b"".join(part[: step * (number + 1)] for number, part in enumerate(parts))
+    assert standard.decompress(packed(data, level, max(step, len(data) // 50))) == data
+
+
+def test_what_does_not_pack_is_stored_and_text_is_not() -> None:
+    assert len(RANDOM) < len(packed(RANDOM)) < len(RANDOM) * 1.001
+    assert len(packed(TEXT)) < len(TEXT) / 3
+    assert len(packed(MIXED)) < len(packed(TEXT[: 3 << 20])) * 2 + len(RANDOM[: 2 << 20]) * 1.01
+
+
+@pytest.mark.parametrize("cut", [1, 8, 9, 100, 1 << 20])
+def test_a_shortened_stream_is_never_whole(cut: int) -> None:
+    with pytest.raises(DAMAGED):
+        reader(io.BytesIO(packed(MIXED)[:-cut])).read()
+
+
+class Broken:
+    """A target that takes some writes and then fails."""
+
+    def __init__(self, good: int) -> None:
+        self.good = good
+
+    def write(self, data: bytes) -> int:
+        self.good -= 1
+        if self.good < 0:
+            raise OSError("the disk is gone")
+        return len(data)
+
+
+@pytest.mark.parametrize("good", [0, 1, 2, 5])
+def test_an_error_of_the_target_reaches_the_caller_and_nobody_waits(good: int) -> None:
+    writer = GzipWriter(Broken(good), 1)
+    with pytest.raises(OSError, match="gone"):
+        for _ in range(50):
+            writer.write(RANDOM[: 1 << 20])
+        writer.close()
+    writer.abandon()
+    assert not any(thread.name == "gzip" for thread in threading.enumerate())
+
+
+def test_an_abandoned_writer_leaves_no_thread() -> None:
+    writer = GzipWriter(io.BytesIO(), 1)
+    writer.write(RANDOM)
+    writer.abandon()
+    writer.abandon()
+    assert not any(thread.name == "gzip" for thread in threading.enumerate())

@@ -1,0 +1,43 @@
+"""Words and numbers as people read them; hostile names made harmless."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup.text import age, duration, plural, printable, size
+
+
+@given(st.text())
+def test_nothing_printable_moves_the_cursor(text: str) -> None:
+    shown = printable(text)
+    assert not any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) <= 0xDFFF for c in shown)
+    shown.encode()
+
+
+def test_escapes_are_readable() -> None:
+    assert printable("a\x1b[31mb\n\u202ec\udce9") == "a\\x1b[31mb\\n\\u202ec\\udce9"
+    assert printable("Ñuñez 日本語 🐃") == "Ñuñez 日本語 🐃"
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1.4e9, "1.4 GB"), (2e15, "2000.0 TB")]
+)
+def test_sizes(count: float, shown: str) -> None:
+    assert size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(4.2, "4.2 s"), (200, "3 min 20 s"), (18120, "5 h 02 min"), (273600, "3 d 04 h")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_ages_and_plurals() -> None:
+    assert age(timedelta(seconds=0.2)) == "just now" and age(timedelta(seconds=-90)) == "1 min 30 s ahead"
+    assert plural(1, "file") == "1 file" and plural(1200, "file") == "1,200 files"
