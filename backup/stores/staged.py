@@ -50,7 +50,7 @@ class StagedFile:
         with storing(self.path):
             self._fd = _open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             self.inode = os.fstat(self._fd).st_ino
-        self._read_back = _ReadBack(self._fd, self.path)
+            self._read_back = _ReadBack(self._fd, self.path)
 
     def __enter__(self) -> StagedFile:
         return self
@@ -122,21 +122,24 @@ class StagedFile:
 
     def close(self) -> None:
         """Close the file; harmless when done twice."""
-        self._read_back.stop()
         if self._fd >= 0:
+            self._read_back.close()
             descriptor, self._fd = self._fd, -1
             os.close(descriptor)
 
 
 class _ReadBack:
-    """Syncs a growing file and hashes what the disk returns, past the page cache where the file system lets us.
+    """Syncs a growing file and hashes what the disk returns, through a descriptor of its own that reads ahead.
 
     Large files are read back piece by piece in a thread while the next piece is written, so that the end of the run
     has only the last piece to wait for. An error of the disk in the thread is raised by `finish`.
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
-        self._fd, self._path = descriptor, path
+        self._fd = descriptor
+        self._reader = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        os.posix_fadvise(self._reader, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self._buffer = bytearray(_BLOCK)
         self._hash = hashlib.sha256()
         self._done = self._sent = 0
         self._error: OSError | None = None
@@ -147,9 +150,8 @@ class _ReadBack:
         """The file has grown to `size` bytes."""
         if size - self._sent < _PIECE:
             return
-        # Reading past the cache goes by whole pages.
-        self._sent = size - size % mmap.PAGESIZE
-        self._ends.put(self._sent)
+        self._sent = size
+        self._ends.put(size)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="read-back", daemon=True)
             self._thread.start()
@@ -170,6 +172,11 @@ class _ReadBack:
             self._thread.join()
             self._thread = None
 
+    def close(self) -> None:
+        """End the thread and close the file."""
+        self.stop()
+        os.close(self._reader)
+
     def _work(self) -> None:
         while (end := self._ends.get()) >= 0:
             if self._error is None:
@@ -181,20 +188,17 @@ class _ReadBack:
 
     def _read(self, end: int | None) -> None:
         """Hash from where it stopped to `end`, or to the end of the file."""
-        os.posix_fadvise(self._fd, 0, end or 0, os.POSIX_FADV_DONTNEED)
-        descriptor = _open(self._path, os.O_RDONLY)
-        # Whole pages of its own: such reads need aligned memory.
-        view = memoryview(mmap.mmap(-1, _BLOCK))
-        try:
-            while count := os.preadv(descriptor, [view[: _BLOCK if end is None else end - self._done]], self._done):
-                self._hash.update(view[:count])
-                self._done += count
-        finally:
-            os.close(descriptor)
+        # What was written past the page cache is not in it; what went the ordinary way is dropped from it.
+        os.posix_fadvise(self._reader, self._done, 0, os.POSIX_FADV_DONTNEED)
+        view = memoryview(self._buffer)
+        while count := os.preadv(self._reader, [view[: _BLOCK if end is None else end - self._done]], self._done):
+            self._hash.update(view[:count])
+            self._done += count
+        os.posix_fadvise(self._reader, 0, self._done, os.POSIX_FADV_DONTNEED)
 
 
 def _open(path: Path, flags: int) -> int:
-    """A descriptor past the page cache; of the ordinary kind where the file system has no other."""
+    """A descriptor that writes past the page cache; of the ordinary kind where the file system has no other."""
     flags |= os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         return os.open(path, flags | os.O_DIRECT, 0o600)

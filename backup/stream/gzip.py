@@ -111,11 +111,11 @@ def reader(source: BinaryIO) -> io.BufferedReader:
 
 
 def _shrinks(block: bytes) -> bool:
-    """Whether samples from the block's beginning, middle and end are worth compressing."""
-    if len(block) <= 4 * _SAMPLE:
+    """Whether samples from all over the block are worth compressing. Not from its edges, where headers stand."""
+    if len(block) <= 8 * _SAMPLE:
         return True
-    middle = len(block) // 2
-    sample = block[:_SAMPLE] + block[middle : middle + _SAMPLE] + block[-_SAMPLE:]
+    part = len(block) // 8
+    sample = b"".join(block[start : start + _SAMPLE] for start in range(part, len(block) - _SAMPLE, 2 * part))
     return len(isal_zlib.compress(sample, 1)) < _WORTH * len(sample)
 
 
