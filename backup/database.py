@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,6 +18,8 @@ from backup.stream.fifo import hint_for
 from backup.text import printable
 
 _CONNECT_TIMEOUT: Final = 10
+# For all questions of one connection together; longer than the server's own limit of one.
+_SILENCE: Final = 90.0
 APPLICATION: Final = "obcms-backup"
 
 _IDENTITY: Final = """
@@ -28,7 +33,9 @@ _IDENTITY: Final = """
 _NOT_CARRIED: Final = (
     (
         "rows of the foreign table {} (they live on another server)",
-        "SELECT foreign_table_schema || '.' || foreign_table_name FROM information_schema.foreign_tables ORDER BY 1",
+        # information_schema hides what the role has no right to
+        "SELECT nspname || '.' || relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+        " WHERE relkind = 'f' ORDER BY 1",
     ),
     (
         "the tablespace {} (its directory must exist on the server that the set is restored to)",
@@ -157,10 +164,27 @@ def _connected(login: Login, purpose: str) -> Iterator[psycopg.Connection[Any]]:
     try:
         with psycopg.connect(
             conninfo, password=login.password or None, autocommit=True, options="-c statement_timeout=60s"
-        ) as connection:
+        ) as connection, _patience(connection):
             yield connection
     except psycopg.Error as error:
         raise _translated(error, login) from None
+
+
+@contextlib.contextmanager
+def _patience(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Hang up on a server that says nothing more. The kernel of a paused one goes on answering keepalives."""
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(_SILENCE, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _one(connection: psycopg.Connection[Any], query: str) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from typing import Final
 from backup.errors import DumpFailed
 
 _NAME: Final = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
+_COLUMN: Final = rb'(?:"(?:[^"]|"")+"|[^\s".,()]+)'
 _EVENT: Final = re.compile(
     rb"^(?:-- Data for Name: .*; Type: (TABLE DATA); .*"
-    rb"|COPY (" + _NAME + rb"\." + _NAME + rb") +(?:\(.*\) )?FROM stdin;"
+    rb"|COPY (" + _NAME + rb"\." + _NAME + rb") +(?:\(" + _COLUMN + rb"(?:, " + _COLUMN + rb")*\) )?FROM stdin;"
     rb"|SELECT pg_catalog\.(lo_open)\('[0-9]+', [0-9]+\);)$",
     re.MULTILINE,
 )
@@ -63,7 +64,9 @@ class DumpReader:
             raise DumpFailed(_incomplete("does not begin as a dump begins"))
         if self._table or not _TRAILER.search(self._tail):
             raise DumpFailed(_incomplete("has no completion trailer"))
-        keys = [match.groups() for part in (self._head, self._tail) for match in _RESTRICT.finditer(part)]
+        # The last line of the head may be cut off.
+        head = self._head[: self._head.rfind(b"\n") + 1]
+        keys = [match.groups() for part in (head, self._tail) for match in _RESTRICT.finditer(part)]
         opened, closed = {key for un, key in keys if not un}, {key for un, key in keys if un}
         if opened != closed:
             raise DumpFailed(_incomplete("does not end with the key it began with"))
@@ -71,17 +74,19 @@ class DumpReader:
     def _in_sql(self, text: bytes, position: int) -> int:
         """Read whole lines of SQL from `position`; returns where rows begin, or -1 at the end of `text`."""
         end = text.rfind(b"\n", position) + 1
+        announced = position
         for match in _EVENT.finditer(text, position, max(end, position)):
             if match[3]:
                 self.large_objects += 1
             elif match[1]:
-                self._announced = True
+                self._announced, announced = True, match.end()
             elif self._announced:
                 self._announced = False
                 self._table = match[2].decode(errors="backslashreplace")
                 self.rows.setdefault(self._table, 0)
                 return match.end() + 1
-        self._carry, self._start = text[max(end, position) :], 0
+        # Names may hold newlines, so that the statement which was announced may be here in part.
+        self._carry, self._start = text[announced if self._announced else max(end, position) :], 0
         if len(self._carry) > _LONGEST_LINE:
             self._carry = b"-"
         return -1

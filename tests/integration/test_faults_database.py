@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import select
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +12,9 @@ from pathlib import Path
 import docker
 import pytest
 
+from backup import database
+from backup.database import Login
+from backup.errors import DatabaseUnavailable
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server, start_server
 from tests.support.faults import (
     docker as engine,
@@ -35,9 +41,9 @@ CREATE = ("create", "daily", "--only", "database")
 def big(servers: Callable[[int], Server]) -> str:
     """A database on the shared server whose dump takes seconds."""
     server = servers(17)
-    database = server.new_database()
-    fill_big(server, database)
-    return database
+    name = server.new_database()
+    fill_big(server, name)
+    return name
 
 
 @pytest.fixture
@@ -46,8 +52,8 @@ def target(tmp_path: Path, server: Server, big: str) -> Sidecar:
     return with_a_set(tmp_path, server, big)
 
 
-def with_a_set(base: Path, server: Server, database: str) -> Sidecar:
-    sidecar = Sidecar.make(base, server, database)
+def with_a_set(base: Path, server: Server, name: str) -> Sidecar:
+    sidecar = Sidecar.make(base, server, name)
     result = sidecar.run(*CREATE, DB_NAME="obcms_prod")
     assert result.code == 0, result.output
     return sidecar
@@ -76,11 +82,11 @@ def doomed(tmp_path: Path, victim: Server) -> Iterator[Sidecar]:
     victim.wait()
 
 
-def unharmed(sidecar: Sidecar, before: dict[str, bytes], server: Server, database: str = "obcms_prod") -> None:
+def unharmed(sidecar: Sidecar, before: dict[str, bytes], server: Server, name: str = "obcms_prod") -> None:
     """Nothing is left, earlier sets are as they were, and the next run succeeds and finds nothing to clear up."""
     assert sidecar.files() == before
     nothing_left(sidecar, server)
-    result = sidecar.run(*CREATE, DB_NAME=database)
+    result = sidecar.run(*CREATE, DB_NAME=name)
     assert result.code == 0 and "removed" not in result.output, result.output
     assert len(judge(sidecar.root)) == 2
     nothing_left(sidecar, server)
@@ -156,6 +162,32 @@ def test_a_table_that_is_locked_for_ever(target: Sidecar, server: Server, big: s
         assert time.monotonic() - began < 10
     failed(target, result, 20, "statement timeout", "LOCK TABLE public.big", "holds a lock", "BACKUP_LOCK_TIMEOUT")
     unharmed(target, before, server)
+
+
+def test_a_server_that_falls_silent_between_two_words(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paused just after the login: the connection stands, and nothing but our own clock tells."""
+    monkeypatch.setattr(database, "_SILENCE", 1.0)
+    ready = threading.Event()
+
+    def relay(listener: socket.socket) -> None:
+        with listener.accept()[0] as client, socket.create_connection((server.address, 5432)) as upstream:
+            while not ready.is_set():
+                for side in select.select([client, upstream], [], [], 0.1)[0]:
+                    data = side.recv(65536)
+                    if side is client and b"pg_database_size" in data:
+                        ready.wait(20)  # the question is never passed on
+                        return
+                    (upstream if side is client else client).sendall(data)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=relay, args=(listener,))
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable) as caught:
+            database.inspect(Login("127.0.0.1", listener.getsockname()[1], USER, "obcms_prod", PASSWORD))
+        assert time.monotonic() - began < 10 and "Nothing was changed" in caught.value.message
+        ready.set()
+        thread.join()
 
 
 # --- in the middle of the dump -----------------------------------------------------------------------------------

@@ -145,7 +145,15 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 @pytest.mark.parametrize(
     ("call", "share"),
-    [("rename", 1), ("unlink", 1), ("fsync", 0.5), ("ftruncate", 0.5), ("pwrite64", 0.5), ("mkdir", 0.3), ("write", 0.3)],
+    [
+        ("rename", 1),
+        ("unlink", 1),
+        ("fsync", 0.5),
+        ("ftruncate", 0.5),
+        ("pwrite64", 0.5),
+        ("mkdir", 0.3),
+        ("write", 0.3),
+    ],
 )
 def test_killed_at_every_call(media: Sweep, call: str, share: float) -> None:
     breaks(media, media.only((call,), share), "signal=KILL")

@@ -76,14 +76,30 @@ def _complete(folder: Path, manifest: str, names: list[str]) -> str:
     artifacts = {a["file"]: a for a in json.loads((folder / manifest).read_bytes())["artifacts"]}
     sums = f"obcms_set_{identifier}.sha256"
     assert artifacts and {*artifacts, sums} <= set(names), f"{manifest} is there, but not all of its files"
-    done = subprocess.run(["sha256sum", "-c", "--strict", "--quiet", sums], cwd=folder, capture_output=True, check=False)
+    done = subprocess.run(
+        ["sha256sum", "-c", "--strict", "--quiet", sums], cwd=folder, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
     assert {line.split("  ", 1)[1] for line in (folder / sums).read_text().splitlines()} == set(artifacts)
     for name, artifact in artifacts.items():
-        plain = gzip.decompress((folder / name).read_bytes()) if artifact["plain_size"] < 1 << 28 else None
-        if plain is not None:
+        if artifact["kind"] == "volume":
+            _indexed(folder / name)
+        elif artifact["plain_size"] < 1 << 26:
+            plain = gzip.decompress((folder / name).read_bytes())
             assert hashlib.sha256(plain).hexdigest() == artifact["plain_sha256"]
     return identifier
+
+
+def _indexed(path: Path) -> None:
+    """Every file of the archive has the SHA-256 that the index beside it says."""
+    index = gzip.decompress(path.with_name(path.name.replace(".tar.gz", ".files.gz")).read_bytes()).decode()
+    with tarfile.open(path) as archive:
+        found = [
+            f"{hashlib.sha256(stream.read()).hexdigest()}  {member.size}  {member.name}"
+            for member in archive
+            if member.isreg() and (stream := archive.extractfile(member))
+        ]
+    assert found == index.splitlines()
 
 
 def _whole(path: Path) -> None:

@@ -295,7 +295,9 @@ def test_a_missing_or_resized_file_is_damage(catalog: Catalog, tmp_path: Path) -
 def test_a_manifest_under_anothers_name_is_damage(catalog: Catalog, tmp_path: Path) -> None:
     identifier = published(catalog)
     other = "daily_2030-01-01_00-00-00"
-    (tmp_path / "daily" / manifest_name(other)).write_bytes((tmp_path / "daily" / manifest_name(identifier)).read_bytes())
+    (tmp_path / "daily" / manifest_name(other)).write_bytes(
+        (tmp_path / "daily" / manifest_name(identifier)).read_bytes()
+    )
     stored = catalog.find(other)
     assert stored.state == "damaged" and identifier in stored.problem
 

@@ -117,3 +117,24 @@ def test_another_key_at_the_end_is_refused() -> None:
 
 def test_old_servers_have_no_restrict_lines() -> None:
     read(DUMP.replace(b"\\restrict Abc123\n\n", b"").replace(b"\\unrestrict Abc123\n\n", b""), []).check_whole()
+
+
+@given(st.integers(1, 200))
+def test_names_may_go_on_over_several_lines(size: int) -> None:
+    """A newline in the name of a table or column: the rows are counted, and never read as SQL."""
+    copy = b'COPY public."new\nline" (a, "x\n, (y)""\n", b) FROM stdin;\n1\t2\t3\nCOPY public.fake (a) FROM stdin;\n'
+    dump = DUMP.replace(b"COPY public.two (a, b) FROM stdin;\n", copy)
+    reader = DumpReader()
+    for start in range(0, len(dump), size):
+        reader.feed(dump[start : start + size])
+    reader.check_whole()
+    assert reader.rows['public."new\nline"'] == 4 and "public.fake" not in reader.rows
+
+
+@pytest.mark.parametrize("length", range(4000, 4200))
+def test_a_key_across_the_edge_of_what_is_kept_of_the_beginning(length: int) -> None:
+    end = b"\n--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict Abc123\n\n"
+    begin = b"--\n-- PostgreSQL database dump\n--\n\n\\restrict Abc123\n\n"
+    reader = DumpReader()
+    reader.feed(begin + b"-" * (length - len(begin) - len(end)) + end)
+    reader.check_whole()
