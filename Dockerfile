@@ -98,6 +98,7 @@ COPY --from=application /app /app
 ENV MALLOC_MMAP_THRESHOLD_=33554432 \
     MALLOC_TRIM_THRESHOLD_=67108864 \
     MALLOC_TOP_PAD_=16777216 \
+    container=oci \
     PATH=/app/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

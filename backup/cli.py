@@ -97,7 +97,7 @@ def create(
         wait=_QUEUE if scheduled else wait,
         patience=_PATIENCE if scheduled else 0.0,
     )
-    with _signals(), _progress(as_json) as progress:
+    with _progress(as_json) as progress:
         run = backup_operation.create(request, main.workshop(progress))
     if as_json:
         _json(run.model_dump(mode="json"))
@@ -136,7 +136,7 @@ def verify(which: Set, as_json: Json = False) -> None:
     settings = _settings(as_json, kind="verify")
     main = App(settings)
     stored = main.catalog.find(which)
-    with _signals(), _progress(as_json) as progress:
+    with _progress(as_json) as progress:
         verdict = verify_operation.verify(main.catalog, stored, progress, datetime.now(UTC))
     if as_json:
         _json({"id": stored.id, **verdict.model_dump(mode="json")})
@@ -198,7 +198,9 @@ def main(argv: list[str]) -> int:
     """Run one command line; its exit code."""
     os.umask(0o077)
     try:
-        app(args=argv, prog_name="backup")
+        # From the first moment: as PID 1 of a container there is no default action to end us.
+        with _signals():
+            app(args=argv, prog_name="backup")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except (BackupError, Interrupted) as error:

@@ -98,7 +98,11 @@ class Settings(BaseModel):
         (), alias="BACKUP_ALLOW_EMPTY", description="volumes that may be empty; `none` if there is no volume at all"
     )
     max_age_hours: float = Field(
-        48, alias="BACKUP_MAX_AGE_HOURS", gt=0, description="age of the newest good set that turns health red"
+        48,
+        alias="BACKUP_MAX_AGE_HOURS",
+        gt=0,
+        le=87_600,
+        description="age of the newest good set that turns health red",
     )
     lock_timeout: int = Field(
         60, alias="BACKUP_LOCK_TIMEOUT", ge=1, description="seconds to wait for a table that somebody has locked"

@@ -104,6 +104,11 @@ class Login:
         return f"*:*:*:*:{escaped}\n".encode()
 
 
+def name_only(name: str) -> str:
+    """A database's name as a connection string, for options that would read `host=… dbname=…` in a name as one."""
+    return make_conninfo(dbname=name)
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the server says of the database. `size` in bytes, `major` as in 17, `settings` as SQL statements."""
@@ -162,9 +167,12 @@ def _connected(login: Login, purpose: str) -> Iterator[psycopg.Connection[Any]]:
         application_name=f"{APPLICATION} {purpose}", keepalives_idle=10, tcp_user_timeout=15_000, client_encoding="utf8"
     )
     try:
-        with psycopg.connect(
-            conninfo, password=login.password or None, autocommit=True, options="-c statement_timeout=60s"
-        ) as connection, _patience(connection):
+        with (
+            psycopg.connect(
+                conninfo, password=login.password or None, autocommit=True, options="-c statement_timeout=60s"
+            ) as connection,
+            _patience(connection),
+        ):
             yield connection
     except psycopg.Error as error:
         raise _translated(error, login) from None

@@ -46,8 +46,10 @@ class Engine:
     def __init__(self, url: str | None = None) -> None:
         self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         with _asking(f"the Docker engine at {self.url}"):
-            self._api = docker.APIClient(base_url=self.url, version="auto", timeout=60)
+            # Short for the first word, so that a socket nobody serves is noticed; long for what really takes long.
+            self._api = docker.APIClient(base_url=self.url, version="auto", timeout=10)
             self._api.ping()
+            self._api.timeout = 60
 
     def version(self) -> str:
         """The engine's version."""
@@ -66,13 +68,15 @@ class Engine:
         candidates = self._containers(project)
         found = [c for c in candidates if name in (c.service, c.name)] or [c for c in candidates if name in c.aliases]
         running = [c for c in found if c.running]
-        if len(running) == 1:
+        # Without a project, a stopped container may be the one that is meant.
+        if len(running) == 1 and (project or len(found) == 1):
             return _awake(running[0])
         where = f"project {printable(project)}" if project else "this engine"
         if running:
             raise ConfigError(
-                f"{len(running)} containers answer to {printable(name)!r} in {where}:{listing(running)}",
-                "Set DB_HOST to the name of the one to back up.",
+                f"{len(found)} containers answer to {printable(name)!r} in {where}:{listing(found)}",
+                "Set DB_HOST to the name of the one to back up"
+                + (", or BACKUP_PROJECT to its Compose project." if not project else "."),
             )
         if found:
             raise DatabaseNotYet(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import tempfile
@@ -15,13 +16,13 @@ from backup.config import Settings
 from backup.containers import Container
 from backup.database import Login
 from backup.engine import Engine, spool_mount
-from backup.errors import ConfigError, EngineError, StoreError
+from backup.errors import BackupError, ConfigError, EngineError, StoreError
 from backup.log import redacting
 from backup.operations.backup import Workshop
 from backup.operations.runs import recover
 from backup.progress import Progress
 from backup.records import Records
-from backup.sources.clients import Clients, HelperClients, NetworkClients
+from backup.sources.clients import Clients, HelperClients, NetworkClients, sweep_spool
 from backup.sources.postgres import PostgresSource
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
@@ -53,8 +54,7 @@ class App:
         root = self.settings.root
         with storing(root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            same = root.stat().st_dev == Path("/").stat().st_dev
-        if same and _root_is_a_container():
+        if os.environ.get("container") and not _mounted(root):
             raise StoreError(
                 f"no volume is mounted at {root}; backups written there would vanish with this container",
                 "Mount `obcms_backups:/backups` in the backup service, as docker-compose.backup.yml does.",
@@ -80,6 +80,15 @@ class App:
         """Sweep what dead runs left, if nobody is at work."""
         with lock.hold(self.lock, "sweep", "start"):
             recover(self.catalog, self.records, datetime.now(UTC))
+            self._sweep_clients()
+
+    def _sweep_clients(self) -> None:
+        """End clients of dead runs, which may hold locks in the database. Their label is enough to find them."""
+        with contextlib.suppress(BackupError):
+            Engine().sweep_helpers(self._instance())
+            sweep_spool(self.settings.spool, self._instance())
+        with contextlib.suppress(BackupError):
+            self.source().sweep()
 
     def ready(self) -> None:
         """BackupError unless the database answers."""
@@ -90,12 +99,12 @@ class App:
         """The database, by the way that settings and surroundings allow."""
         settings = self.settings
         engine = self._engine()
-        if engine is None:
-            return self._network()
+        if isinstance(engine, EngineError):
+            return self._network(engine)
         own = engine.own()
         project = settings.project or (own.project if own else "")
         if settings.db_host and not engine.has(settings.db_host, project):
-            return self._network()
+            return self._network(None)
         container = engine.database(settings.db_host or settings.db_service, project)
         login = _login(settings, _declared(engine, container), _address(container, own))
         mount = spool_mount(own, settings.spool, HelperClients.inside)
@@ -105,22 +114,23 @@ class App:
         )
         return self._postgres(login, clients, container)
 
-    def _engine(self) -> Engine | None:
+    def _engine(self) -> Engine | EngineError:
         try:
             return Engine()
         except EngineError as error:
             if self.settings.db_host:
-                return None
+                return error
             raise ConfigError(
                 f"{error.message}; and DB_HOST is not set, so there is no other way to the database", error.hint
             ) from error
 
-    def _network(self) -> PostgresSource:
+    def _network(self, no_engine: EngineError | None) -> PostgresSource:
         settings = self.settings
         unset = [alias for alias, value in (("DB_NAME", settings.db_name), ("DB_USER", settings.db_user)) if not value]
         if unset:
+            why = f" ({no_engine.message})" if no_engine else ""
             raise ConfigError(
-                f"the network way to {settings.db_host} needs {' and '.join(unset)}",
+                f"the network way to {settings.db_host} needs {' and '.join(unset)}{why}",
                 "Set them in the environment of the backup service.",
             )
         login = _login(settings, {}, settings.db_host or "")
@@ -143,7 +153,9 @@ class App:
         """The name of this backup volume, made once: it marks our helpers and sessions as ours."""
         store = LocalStore(self.settings.root / "state")
         if "instance" not in store.names():
-            store.put("instance", secrets.token_hex(6).encode())
+            # Another container may be making it at this moment; then its name counts.
+            with contextlib.suppress(StoreError):
+                store.put("instance", secrets.token_hex(6).encode())
         return store.read("instance").decode()
 
     @staticmethod
@@ -190,7 +202,9 @@ def _address(container: Container, own: Container | None) -> str:
     return addresses[0]
 
 
-def _root_is_a_container() -> bool:
-    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    markers = (Path("/.dockerenv"), Path("/run/.containerenv"))
-    return any(mount[1] == "/" and "overlay" in mount[2] for mount in mounts) or any(map(Path.exists, markers))
+def _mounted(directory: Path) -> bool:
+    """Whether a mount, other than the root's, holds `directory`."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    points = {line.split()[1].encode().decode("unicode_escape") for line in lines} - {"/"}
+    resolved = directory.resolve()
+    return any(str(path) in points for path in (resolved, *resolved.parents))

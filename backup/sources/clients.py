@@ -25,7 +25,7 @@ from backup.text import printable
 
 _CLIENT_ROOT: Final = Path("/usr/lib/postgresql")
 _STDERR_TAIL: Final = 8192
-_SPOOLED: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:fifo|pass)")
+_SPOOLED: Final = re.compile(r"([0-9a-f]{12})\.[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:fifo|pass)")
 
 
 class Clients(Protocol):
@@ -49,30 +49,26 @@ class _Spooled:
     def __init__(self, login: Login, directory: Path, instance: str, stall: float) -> None:
         self._login, self._directory, self._instance, self._stall = login, directory, instance, stall
 
-    def _sweep_files(self) -> int:
-        left = [path for path in self._directory.iterdir() if _SPOOLED.fullmatch(path.name)]
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
+    def _path(self, run: str, suffix: str) -> Path:
+        return self._directory / f"{self._instance}.{run}.{suffix}"
 
     @contextlib.contextmanager
     def _spool(self, run: str) -> Iterator[Pipe]:
-        secret = self._directory / f"{run}.pass"
+        secret = self._path(run, "pass")
         descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
                 file.write(self._login.passfile())
-            with Pipe(self._directory / f"{run}.fifo") as pipe:
+            with Pipe(self._path(run, "fifo")) as pipe:
                 yield pipe
         finally:
             secret.unlink(missing_ok=True)
 
     def _arguments(self, arguments: Sequence[str], run: str, directory: PurePosixPath | Path, host: str) -> list[str]:
         at = Login(host, self._login.port, self._login.user, self._login.name)
-        conninfo = at.conninfo(
-            passfile=str(directory / f"{run}.pass"), application_name=application(self._instance, run)
-        )
-        return [f"--dbname={conninfo}", f"--file={directory / f'{run}.fifo'}", "--no-password", *arguments]
+        secret, pipe = (directory / self._path(run, suffix).name for suffix in ("pass", "fifo"))
+        conninfo = at.conninfo(passfile=str(secret), application_name=application(self._instance, run))
+        return [f"--dbname={conninfo}", f"--file={pipe}", "--no-password", *arguments]
 
 
 class HelperClients(_Spooled):
@@ -117,7 +113,7 @@ class HelperClients(_Spooled):
 
     def sweep(self) -> int:
         """See Clients."""
-        return self._engine.sweep_helpers(self._instance) + self._sweep_files()
+        return self._engine.sweep_helpers(self._instance) + sweep_spool(self._directory, self._instance)
 
 
 class NetworkClients(_Spooled):
@@ -151,7 +147,7 @@ class NetworkClients(_Spooled):
 
     def sweep(self) -> int:
         """See Clients. Child processes die with us: their pipe breaks."""
-        return self._sweep_files()
+        return sweep_spool(self._directory, self._instance)
 
 
 class _Child:
@@ -192,6 +188,14 @@ class _Child:
         self.kill()
         self._process.wait()
         self._stderr.close()
+
+
+def sweep_spool(directory: Path, instance: str) -> int:
+    """Remove the pipes and password files of `instance` that dead runs left; how many. Only under the lock."""
+    left = [path for path in directory.iterdir() if (match := _SPOOLED.fullmatch(path.name)) and match[1] == instance]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
 
 
 def application(instance: str, run: str = "") -> str:

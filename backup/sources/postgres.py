@@ -68,7 +68,10 @@ class PostgresSource:
 
     def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> None:
         """Write roles and memberships, then the database-level settings, as SQL for psql."""
-        options = _ROLES_OPTIONS if facts.superuser else (*_ROLES_OPTIONS, "--no-role-passwords")
+        # By default it asks `postgres` or `template1`, which an ordinary user may not enter.
+        options: tuple[str, ...] = (*_ROLES_OPTIONS, f"--database={database.name_only(facts.name)}")
+        if not facts.superuser:
+            options = (*options, "--no-role-passwords")
         reader = DumpReader()
         with self.clients.run("pg_dumpall", options, run) as output:
             for chunk in output.chunks():

@@ -45,7 +45,7 @@ class StagedFile:
         self.path = directory / staged_name(name)
         self.size = 0
         self._hash = hashlib.sha256()
-        self._gathered = 0
+        self._gathered = self._flushed = 0
         self._buffer: memoryview | None = None
         with storing(self.path):
             self._fd = _open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -108,11 +108,14 @@ class StagedFile:
                 if len(view) % mmap.PAGESIZE:
                     _cached(self._fd)
                 try:
-                    view = view[os.write(self._fd, view) :]
+                    count = os.write(self._fd, view)
                 except OSError as error:
                     if error.errno != errno.EINVAL or not _cached(self._fd):
                         raise
-        self._read_back.written(self.size)
+                else:
+                    view = view[count:]
+                    self._flushed += count
+        self._read_back.written(self._flushed)
 
     def discard(self) -> None:
         """Throw the file away. A disk that does not even allow that leaves it to the next sweep."""

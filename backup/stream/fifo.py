@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from backup.errors import BackupError, DumpFailed
+from backup.log import logger
 from backup.text import printable
 
 _CHUNK: Final = 1 << 20
@@ -91,7 +92,7 @@ class ProcessOutput:
                 self._process.kill()
             self._waiter.join(_SETTLE)
         finally:
-            self._process.close()
+            self._remove()
 
     def chunks(self) -> Iterator[bytes]:
         """The output in pieces of up to 1 MiB; DumpFailed at the end if the program failed or stalled."""
@@ -105,6 +106,13 @@ class ProcessOutput:
                 break
             yield data
         self._judge()
+
+    def _remove(self) -> None:
+        try:
+            self._process.close()
+        except BackupError as left:
+            # The dump is what counts, or the error that ended it; the next sweep removes what is left.
+            logger.warning("{} {}", left.message, left.hint)
 
     def _wait(self) -> None:
         try:
