@@ -81,12 +81,13 @@ class Sweep:
             result = ended(process)
         sets = judge(sidecar.root)
         assert before.items() <= sidecar.files().items(), "an earlier set was touched"
+        assert "Traceback" not in result.output, result.output
         if fault.startswith("signal"):
             assert result.code == -9, result.output
         elif not any(name in point.what for name in OPTIONAL):
             # A compressing thread may have met the fault instead of the main one; then it is the other's to fail.
             assert result.code == 30, f"{result.code}: {result.output}"
-            assert "[ERROR]" in result.output and "Traceback" not in result.output, result.output
+            assert "[ERROR]" in result.output, result.output
             self._told(sidecar, sets, result.output)
         self._clean_run(sidecar, sets, result.code)
         shutil.rmtree(place)

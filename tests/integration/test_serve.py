@@ -22,14 +22,17 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backup.catalog import Catalog
+from backup.config import load
 from backup.manifest import DatabasePart, Manifest, Tier, set_id
+from backup.operations.serve import status
+from backup.records import Records
 from backup.supervise import Process, look, parse_stat, roots, scan
 
 ROOT = Path(__file__).parents[2]
 
 # serve() as the CLI calls it. PR_SET_CHILD_SUBREAPER (36) makes orphans ours, as they are PID 1's.
 RUNNER = """
-import ctypes, json, sys
+import ctypes, json, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from backup.catalog import Catalog
@@ -51,7 +54,8 @@ def recover():
 try:
     code = serve(
         settings, catalog=Catalog(settings.root, settings.zone), records=records, recover=recover, ready=lambda: None,
-        command=given["command"], run_dir=Path(given["run_dir"]), way="helper containers",
+        command=given["command"], run_dir=Path(given["run_dir"]),
+        way=(lambda: time.sleep(1000)) if given["hangs"] else (lambda: "helper containers"),
         supercronic=given["supercronic"], grace=given["grace"],
     )
 except BackupError as error:
@@ -70,6 +74,7 @@ exec {real} "$@"
 JOBS = {
     "quick": "exit 0",
     "failing": "exit 20",
+    "changing": "exit 3",
     "polite": "trap 'echo term >> {log}; exit 143' TERM; sleep 1000 & wait",
     "stubborn": "trap '' TERM; echo ready >> {log}; while :; do sleep 0.2; done",
     "orphaning": "(sleep 0.2 &) ; exit 0",
@@ -113,7 +118,14 @@ class Service:
         return self.place / "job.log"
 
     def start(
-        self, job: str = "quick", *, grace: float = 10, update: dict[str, str] | None = None, **environ: str
+        self,
+        job: str = "quick",
+        *,
+        grace: float = 10,
+        update: dict[str, str] | None = None,
+        prefix: tuple[str, ...] = (),
+        hangs: bool = False,
+        **environ: str,
     ) -> subprocess.Popen[bytes]:
         self.port = int(environ.get("BACKUP_HTTP_PORT") or free_port())
         script = self.place / "job"
@@ -137,12 +149,13 @@ class Service:
             "run_dir": str(self.place / "run"),
             "supercronic": str(wrapper),
             "grace": grace,
+            "hangs": hangs,
         }
         runner = self.place / "runner.py"
         runner.write_text(RUNNER)
         with (self.place / "output").open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(runner), json.dumps(given)],
+                [*prefix, sys.executable, str(runner), json.dumps(given)],
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -360,6 +373,41 @@ def test_a_damaged_record_is_red_and_the_service_stays_up(service: Service) -> N
     assert service.end() == 0
 
 
+def test_a_damaged_record_does_not_hide_a_run_that_died(service: Service) -> None:
+    runs = service.root / "state" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "x.json").write_text("{")
+    started = datetime.now(UTC).isoformat()
+    record = {"id": "r", "operation": "create", "tier": "daily", "started": started, "outcome": "running"}
+    (service.place / "record").write_text(json.dumps(record))
+    service.start("dying")
+    eventually(lambda: (runs / "r.json").exists() and '"crashed"' in (runs / "r.json").read_text())
+    assert service.end() == 0
+
+
+def test_a_first_backup_with_changes_is_done(service: Service) -> None:
+    service.start("changing")
+    eventually(lambda: "the first backup" in service.output() and "ended" in service.output())
+    assert "changed while" in service.output() and "ended with code" not in service.output()
+    assert "ERROR" not in service.output()
+    assert service.end() == 0
+
+
+def test_a_full_volume_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path)
+    settings = load({"BACKUP_DIR": str(tmp_path)})
+
+    def asked() -> tuple[str, str]:
+        health = status(settings, Catalog(tmp_path, settings.zone), Records(tmp_path / "state/runs"), datetime.now(UTC))
+        return health.status, "".join(reason.text for reason in health.reasons)
+
+    assert asked() == ("pass", "")
+    real = os.statvfs(tmp_path)
+    full = os.statvfs_result([*real[:4], 0, *real[5:]])
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+    assert asked() == ("fail", "the backup volume is full: 0 B free")
+
+
 # --- the scheduler ----------------------------------------------------------------------------------------------------
 
 
@@ -447,6 +495,71 @@ def test_a_frozen_job_still_ends(service: Service) -> None:
         os.kill(process.pid, signal.SIGSTOP)
     assert service.end() == 0
     assert "term" in service.lines()
+
+
+def test_it_ends_while_the_way_to_the_database_hangs(service: Service) -> None:
+    publish(service.root)
+    service.start(hangs=True)
+    service.up()
+    begun = time.monotonic()
+    assert service.end() == 0
+    assert time.monotonic() - begun < 3
+
+
+VISITOR = """echo visiting >> {log}
+trap 'sleep 0.5; echo told >> {log}; exit 143' TERM
+sleep 1000 & wait
+"""
+
+
+@pytest.mark.parametrize(
+    "visit",
+    [("sh", "{script}"), ("sh", "-c", "sh {script}; true"), ("bash", "--norc", "-i")],
+    ids=["exec", "sh", "shell"],
+)
+def test_what_was_started_by_exec_is_told_to_end(service: Service, visit: tuple[str, ...]) -> None:
+    """`docker compose exec backup backup create`: a process of the container that is no child of PID 1's."""
+    publish(service.root)
+    outer = service.start(prefix=("unshare", "--pid", "--fork", "--mount-proc"))
+    service.up()
+    inner = next(p.pid for p in scan() if p.parent == outer.pid)
+    script = service.place / "visitor"
+    script.write_text(VISITOR.format(log=service.log))
+    # As the engine does it: into the name spaces of PID 1, with a parent outside, in a session of its own.
+    enter = ("nsenter", "-t", str(inner), "-p", "-m", "setsid")
+    with subprocess.Popen(
+        [*enter, *(word.format(script=script) for word in visit)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as visitor:
+        assert visitor.stdin
+        visitor.stdin.write(f"sh {script}\n".encode())
+        visitor.stdin.flush()
+        eventually(lambda: "visiting" in service.lines())
+        begun = time.monotonic()
+        os.kill(inner, signal.SIGTERM)
+        assert outer.wait(20) == 0
+        assert 0.5 <= time.monotonic() - begun < 5
+        assert service.lines().count("told") == 1
+        visitor.stdin.close()
+    assert service.left() == []
+
+
+def test_a_visitor_that_does_not_listen_is_killed_after_the_grace(service: Service) -> None:
+    publish(service.root)
+    outer = service.start(prefix=("unshare", "--pid", "--fork", "--mount-proc"), grace=1)
+    service.up()
+    inner = next(p.pid for p in scan() if p.parent == outer.pid)
+    script = service.place / "visitor"
+    script.write_text(f"trap '' TERM INT; echo visiting >> {service.log}; while :; do sleep 0.2; done\n")
+    with subprocess.Popen(["nsenter", "-t", str(inner), "-p", "-m", "setsid", "sh", str(script)]) as visitor:
+        eventually(lambda: "visiting" in service.lines())
+        os.kill(inner, signal.SIGTERM)
+        assert outer.wait(20) == 143
+        assert visitor.wait(5) != 0
+    assert "was killed" in service.output()
+    assert service.left() == []
 
 
 def test_orphans_do_not_stay_as_zombies(service: Service) -> None:

@@ -315,6 +315,37 @@ def test_changes_are_in_the_state(catalog: Catalog, tmp_path: Path) -> None:
     assert stored.state == "complete with changes" and stored.good
 
 
+@pytest.mark.parametrize("suffix", ["sha256", "files.gz", "both"])
+def test_a_set_of_ours_without_its_manifest_is_unreadable(catalog: Catalog, tmp_path: Path, suffix: str) -> None:
+    identifier = published(catalog)
+    folder = tmp_path / "daily"
+    (folder / manifest_name(identifier)).unlink()
+    if suffix != "sha256":
+        (folder / f"obcms_media_{identifier}.files.gz").write_bytes(b"x")
+    if suffix == "files.gz":
+        (folder / f"obcms_set_{identifier}.sha256").unlink()
+    (stored,) = catalog.sets()
+    assert (stored.state, stored.problem, stored.good) == ("unreadable", "its manifest is missing", False)
+    before = everything(catalog)
+    catalog.sweep()
+    assert everything(catalog) == before
+
+
+def test_a_set_that_is_being_published_is_not_yet_judged(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The health endpoint looks at any moment."""
+    seen: list[str] = []
+    real = Path.rename
+
+    def looking(path: Path, target: Path) -> Path:
+        done = real(path, target)
+        seen.extend(stored.state for stored in Catalog(catalog.root, MANILA).sets())
+        return done
+
+    monkeypatch.setattr(Path, "rename", looking)
+    published(catalog)
+    assert len(seen) > 3 and set(seen) == {"old script", "complete"}
+
+
 # --- verdicts, names and ids -------------------------------------------------------------------------------------
 
 
@@ -328,6 +359,65 @@ def test_the_newest_verdict_counts(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "daily" / verdict_name(identifier)).write_text("{")
     stored = catalog.find(identifier)
     assert stored.state == "damaged" and not stored.good, "it may have said so; only a new verification clears it"
+
+
+def verdict_leftover(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, identifier: str) -> Path:
+    """What a verification that is killed between its verdict and the verdict's name leaves."""
+
+    def killed(*_: object) -> Path:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(Killed):
+            catalog.record_verdict(catalog.find(identifier), Verdict(checked=NOW, problems=("half",)))
+    (left,) = (catalog.root / "daily").glob(".*.partial")
+    return left
+
+
+def test_a_killed_verification_does_not_block_the_next(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    identifier = published(catalog)
+    left = verdict_leftover(catalog, monkeypatch, identifier)
+    catalog.record_verdict(catalog.find(identifier), Verdict(checked=NOW, problems=("a bit flipped",)))
+    assert catalog.find(identifier).problem == "a bit flipped"
+    two_hours_ago = left.stat().st_mtime - 7200
+    os.utime(left, (two_hours_ago, two_hours_ago))
+    assert catalog.sweep() == [left.name] and not left.exists()
+
+
+def test_a_sweep_takes_no_verdict_from_a_verification_at_work(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identifier = published(catalog)
+    real = StagedFile.seal
+
+    def sealed_then_swept(staged: StagedFile) -> None:
+        real(staged)
+        Catalog(catalog.root, MANILA).sweep()  # as a `create` does that starts just now
+
+    monkeypatch.setattr(StagedFile, "seal", sealed_then_swept)
+    catalog.record_verdict(catalog.find(identifier), Verdict(checked=NOW, problems=("a bit flipped",)))
+    assert catalog.find(identifier).problem == "a bit flipped"
+    assert not list((catalog.root / "daily").glob(".*"))
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_verdict_that_cannot_be_kept_is_a_store_error(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    identifier = published(catalog)
+    real = os.fsync
+
+    def failing(*arguments: object) -> Path:
+        # Of the file itself or of the directory afterwards: the name must be durable as well.
+        if call == "fsync" and not os.path.isdir(f"/proc/self/fd/{arguments[0]}"):
+            return real(arguments[0])  # type: ignore[arg-type, return-value]
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path if call == "replace" else os, call, failing)
+    with pytest.raises(StoreError):
+        catalog.record_verdict(catalog.find(identifier), Verdict(checked=NOW, problems=("a bit flipped",)))
 
 
 def test_find_names_what_it_does_not_find(catalog: Catalog) -> None:

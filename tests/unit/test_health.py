@@ -20,7 +20,13 @@ MAX_AGE = timedelta(hours=48)
 
 
 def stored(
-    hours: float, state: State = "complete", *, tier: Tier = Tier.DAILY, database: bool = True, media: bool = True
+    hours: float,
+    state: State = "complete",
+    *,
+    tier: Tier = Tier.DAILY,
+    database: bool = True,
+    media: bool = True,
+    server: str = "7",
 ) -> StoredSet:
     """A set of `hours` ago."""
     time = NOW - timedelta(hours=hours)
@@ -37,7 +43,7 @@ def stored(
         product_version="0",
         artifacts=(),
         database=DatabasePart(
-            name="obcms", oid=1, system_identifier="7", server_version="17", client_version="17", command=(), rows={}
+            name="obcms", oid=1, system_identifier=server, server_version="17", client_version="17", command=(), rows={}
         )
         if database
         else None,
@@ -50,12 +56,15 @@ def stored(
     return StoredSet(identifier, tier, time, state, (), 0, manifest if known else None, None, problem)
 
 
-def run(hours: float, outcome: Outcome, message: str = "", hint: str = "", operation: str = "create") -> Run:
+def run(
+    hours: float, outcome: Outcome, message: str = "", hint: str = "", operation: str = "create", only: str = ""
+) -> Run:
     """A run that began `hours` ago."""
     started = NOW - timedelta(hours=hours)
     return Run(
         id=f"{started:%Y%m%d%H%M%S}",
         operation=operation,
+        only=only,
         tier="daily",
         started=started,
         outcome=outcome,
@@ -71,11 +80,17 @@ def judge(
     problem: str = "",
     notes: Sequence[str] = (),
     since: datetime | None = None,
+    free: int | None = None,
 ) -> Health:
-    return evaluate(sets, runs, NOW, max_age=MAX_AGE, scheduler=scheduler, problem=problem, notes=notes, since=since)
+    return evaluate(
+        sets, runs, NOW, max_age=MAX_AGE, scheduler=scheduler, problem=problem, notes=notes, since=since, free=free
+    )
 
 
 FRESH, OLD = stored(10), stored(49)
+GOOD_MEDIA = run(0.2, Outcome.SUCCESS, only="media")
+GOOD_DATABASE = run(0.3, Outcome.SUCCESS, only="database")
+BAD_DATABASE = run(0.5, Outcome.FAILED, "the password is wrong", only="database")
 OK, BAD = run(10, Outcome.SUCCESS), run(1, Outcome.FAILED, "the password is wrong", "Set DB_PASSWORD.")
 
 TABLE = [
@@ -133,6 +148,43 @@ TABLE = [
     ("media alone is no backup", [stored(1, database=False), OLD], [OK], {}, "fail", "limit is"),
     ("the database alone leaves media stale", [stored(1, media=False), OLD], [OK], {}, "fail", "holds media"),
     ("no media anywhere", [stored(1, media=False)], [OK], {}, "pass", ""),
+    ("media alone excuses no failed run", [FRESH], [GOOD_MEDIA, BAD, OK], {}, "fail", "that included the database"),
+    ("nor one of the database alone", [FRESH], [GOOD_MEDIA, BAD_DATABASE, OK], {}, "fail", "the password is wrong"),
+    ("the database alone excuses no failed run", [FRESH], [GOOD_DATABASE, BAD, OK], {}, "fail", "included the media"),
+    ("the database alone, failed there, then well", [FRESH], [GOOD_DATABASE, BAD_DATABASE, OK], {}, "pass", ""),
+    ("both halves, one after the other", [FRESH], [GOOD_MEDIA, GOOD_DATABASE, BAD, OK], {}, "pass", ""),
+    ("an interrupted run excuses nothing", [FRESH], [run(0, Outcome.INTERRUPTED), BAD, OK], {}, "fail", "password"),
+    ("media alone is no first backup", [], [run(0, Outcome.RUNNING, only="media")], {}, "fail", "no good set"),
+    (
+        "running for too long",
+        [FRESH],
+        [run(25, Outcome.RUNNING), run(30, Outcome.SUCCESS)],
+        {},
+        "warn",
+        "running since",
+    ),
+    ("running for long", [FRESH], [run(23, Outcome.RUNNING), run(30, Outcome.SUCCESS)], {}, "pass", ""),
+    ("no room", [FRESH], [OK], {"free": 0}, "fail", "the backup volume is full"),
+    ("not even room for a record", [FRESH], [OK], {"free": (1 << 20) - 1}, "fail", "the backup volume is full"),
+    ("a little room", [FRESH], [OK], {"free": 1 << 20}, "pass", ""),
+    ("another server", [stored(1, server="8"), FRESH], [OK], {}, "warn", "system identifier 8 instead of 7"),
+    ("another server, of late", [stored(1, server="8"), stored(2, server="8"), FRESH], [OK], {}, "pass", ""),
+    (
+        "another server, media in between",
+        [stored(1, server="8"), stored(2, database=False), FRESH],
+        [OK],
+        {},
+        "warn",
+        "another database server",
+    ),
+    (
+        "another server than in a set damaged since",
+        [stored(1, server="8"), stored(9, "damaged"), stored(20, server="8")],
+        [OK],
+        {},
+        "warn",
+        "another database server",
+    ),
 ]
 
 
@@ -187,7 +239,11 @@ set_lists = st.lists(
     unique_by=lambda s: s.id,
 )
 run_lists = st.lists(
-    st.builds(run, hours, st.sampled_from(Outcome), st.text(max_size=20)), max_size=5, unique_by=lambda r: r.id
+    st.builds(
+        run, hours, st.sampled_from(Outcome), st.text(max_size=20), only=st.sampled_from(["", "database", "media"])
+    ),
+    max_size=5,
+    unique_by=lambda r: r.id,
 )
 schedulers = st.sampled_from(["alive", "stopped", "dead", None])
 
@@ -225,3 +281,14 @@ def test_a_damaged_newest_set_is_red(sets: list[StoredSet], runs: list[Run], sta
 @given(set_lists, run_lists)
 def test_order_does_not_matter(sets: list[StoredSet], runs: list[Run]) -> None:
     assert rank(judge(sets, runs)) == rank(judge(sets[::-1], runs[::-1]))
+
+
+@given(set_lists, run_lists, st.sampled_from(["database", "media"]))
+def test_a_failure_of_one_half_is_told_until_that_half_succeeds(
+    sets: list[StoredSet], runs: list[Run], half: str
+) -> None:
+    other = "media" if half == "database" else "database"
+    failed = [*runs, run(-101, Outcome.FAILED, "the disk of the half", only=half)]
+    assert judge(sets, [*failed, run(-102, Outcome.SUCCESS, only=other)]).status == "fail"
+    told = [r.text for r in judge(sets, [*failed, run(-102, Outcome.SUCCESS, only=half)]).reasons]
+    assert not any("the disk of the half" in text for text in told)

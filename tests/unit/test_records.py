@@ -152,3 +152,39 @@ def test_private_from_the_first_instant(records: Records, tmp_path: Path) -> Non
         os.umask(before)
     (path,) = (tmp_path / "state/runs").iterdir()
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_damaged_record_does_not_stop_crash_marking(records: Records, tmp_path: Path) -> None:
+    dead, damaged = run(0), run(1)
+    for one in (dead, damaged):
+        records.begin(one)
+    broken = tmp_path / "state" / "runs" / f"{damaged.id}.json"
+    broken.write_bytes(b"{")
+    assert records.unfinished()
+    assert [one.id for one in records.mark_crashed(NOW)] == [dead.id]
+    assert not records.unfinished() and broken.read_bytes() == b"{"
+    with pytest.raises(StoreError, match="damaged"):
+        records.all()
+
+
+def test_an_end_without_a_beginning_is_a_record(records: Records) -> None:
+    records.begin(run(0))
+    done = finish(records, run(1), outcome=Outcome.FAILED, message="the disk was full", only="media")
+    assert records.all()[0] == done
+
+
+def test_an_end_that_finds_no_room_leaves_no_damaged_record(
+    records: Records, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    records.begin(run(0))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(NoSpace):
+        finish(records, run(1))
+    assert len(records.all()) == 1 and len(list((tmp_path / "state/runs").iterdir())) == 1
+    with pytest.raises(NoSpace):
+        finish(records, run(0), id=records.all()[0].id)
+    assert len(records.all()) == 1
