@@ -6,8 +6,8 @@
     <root>/<tier>/obcms_set_<id>.verdict            what the newest verification found
     <root>/state/publishing.json                    the names of a set that is being published
 
-Files of the same names without a manifest are the old scripts' work: shown and verified, never removed
-here. What we ourselves left without a manifest is known from state/publishing.json.
+Dumps and archives of the same names without a manifest are the old scripts' work: shown and verified, never
+removed here. What we ourselves left without a manifest is known from state/publishing.json.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from backup.manifest import (
     to_json,
 )
 from backup.stores.local import LocalStore
+from backup.stores.notes import forgotten, replace
 from backup.stores.staged import STAGED_SUFFIX, StagedFile, staged_name
 from backup.text import printable
 
@@ -168,17 +169,14 @@ class Catalog:
             left = [name for name in store.names() if name == staged_name(_bare(name))]
             if store is not self._intent:
                 left = [name for name in left if _identified(_bare(name))]
+                left += [n for n in store.names() if (note := forgotten(store, n)) and _identified(note)]
             store.remove_all(left)
             removed += left
         return removed
 
     def record_verdict(self, stored: StoredSet, verdict: Verdict) -> None:
         """Keep what a verification found, beside the set."""
-        store, name = self.store(stored.tier), verdict_name(stored.id)
-        with store.stage(name) as staged:
-            staged.write(verdict.model_dump_json(indent=2).encode())
-            staged.seal()
-            staged.path.replace(store.directory / name)
+        replace(self.store(stored.tier), verdict_name(stored.id), verdict.model_dump_json(indent=2).encode())
 
     def _tier(self, tier: Tier) -> Iterator[StoredSet]:
         store = self.store(tier)
@@ -205,15 +203,28 @@ class Catalog:
             size=sum(size or 0 for size in sizes.values()),
         )
         if manifest_name(identifier) not in files:
-            return base
+            lost = self._lost(store, identifier, files)
+            return _with(base, state="unreadable", problem="its manifest is missing") if lost else base
         try:
             manifest = from_json(store.read(manifest_name(identifier)), manifest_name(identifier))
         except (IntegrityError, StoreError) as error:
             return _with(base, state="unreadable", problem=error.message)
         verdict = self._verdict(store, identifier, manifest) if judged else None
         problem = _problem(manifest, sizes, identifier) or "; ".join(verdict.problems if verdict else ())
-        state: State = "damaged" if problem else "complete with changes" if _changed(manifest) else "complete"
+        state: State = (
+            "damaged" if problem else "complete" if manifest.status == "complete" else "complete with changes"
+        )
         return _with(base, time=manifest.started, state=state, manifest=manifest, verdict=verdict, problem=problem)
+
+    def _lost(self, store: LocalStore, identifier: str, files: tuple[str, ...]) -> bool:
+        """Whether a set of ours has lost its manifest: the old scripts wrote neither checksums nor indexes."""
+        if not any(name.endswith((".sha256", ".files.gz")) for name in files):
+            return False
+        # One that is being published gets it last; one that has just been published has it by now.
+        with contextlib.suppress(StoreError, ValidationError):
+            if _Intent.model_validate_json(self._intent.read(_INTENT)).manifest == manifest_name(identifier):
+                return False
+        return manifest_name(identifier) not in store.names()
 
     @staticmethod
     def _verdict(store: LocalStore, identifier: str, manifest: Manifest) -> Verdict:
@@ -253,26 +264,20 @@ def _problem(manifest: Manifest, sizes: dict[str, int | None], identifier: str) 
     return "; ".join(missing_or_resized(manifest, sizes))
 
 
-def _changed(manifest: Manifest) -> bool:
-    return manifest.status != "complete"
-
-
 def _with(stored: StoredSet, **changes: object) -> StoredSet:
     return StoredSet(**{**stored.__dict__, **changes})
 
 
 def _size(store: LocalStore, name: str) -> int | None:
-    try:
+    with contextlib.suppress(OSError):
         return (store.directory / name).lstat().st_size
-    except OSError:
-        return None
+    return None
 
 
 def _inode(store: LocalStore, name: str) -> int | None:
-    try:
+    with contextlib.suppress(OSError):
         return (store.directory / name).lstat().st_ino
-    except OSError:
-        return None
+    return None
 
 
 def _bare(name: str) -> str:

@@ -188,7 +188,7 @@ def run_service() -> None:
         recover=main.recover,
         ready=main.ready,
         command=[sys.executable, str(_COMMAND)],
-        way=_way(main),
+        way=lambda: _way(main),
         run_dir=Path(os.environ.get("XDG_RUNTIME_DIR") or "/run"),
     )
     raise typer.Exit(code)

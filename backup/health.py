@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from backup.catalog import StoredSet
 from backup.records import Outcome, Run
-from backup.text import age, plural, printable
+from backup.text import age, plural, printable, size
 
 Status = Literal["pass", "warn", "starting", "fail"]
 SchedulerState = Literal["alive", "stopped", "dead"]
@@ -22,6 +22,10 @@ SEVERITIES: Final[tuple[Status, ...]] = ("pass", "warn", "starting", "fail")
 CREATE: Final = "create"
 # Clocks of two machines differ by seconds; more than this is a clock that was set.
 _SKEW: Final = timedelta(minutes=5)
+_RUNNING_LONG: Final = timedelta(hours=24)
+# Less room than this takes not even the record of a run.
+_ROOM: Final = 1 << 20
+_HALVES: Final = ("database", "media")
 _LISTED: Final = 5
 _LENGTH: Final = 500
 
@@ -61,13 +65,16 @@ def evaluate(
     problem: str = "",
     notes: Sequence[str] = (),
     since: datetime | None = None,
+    free: int | None = None,
 ) -> Health:
     """Judge sets and runs. `problem` says why the state could not be read, `scheduler` is None outside the service.
+
+    `free` is the room in the backup volume in bytes.
 
     A first backup that failed before `since`, the start of the service, does not forbid `starting`: its
     cause may just have been put right. `notes` are standing warnings.
     """
-    reasons = list(_scheduler(scheduler))
+    reasons = [*_scheduler(scheduler), *_room(free)]
     good = newest_database(sets)
     if problem:
         reasons.append(_reason("fail", problem, "Until it can be read, nothing here can be called good."))
@@ -76,8 +83,8 @@ def evaluate(
         if first:
             reasons.append(first)
         else:
-            reasons += [*_stored(sets, good, now, max_age), *_last_run(runs)]
-        reasons += [*_damage(sets), *_clock(runs, now)]
+            reasons += [*_stored(sets, good, now, max_age), *_last_runs(runs)]
+        reasons += [*_damage(sets), *_server(sets, good), *_long(runs, now), *_clock(runs, now)]
     reasons += [_reason("warn", note) for note in notes]
     reasons.sort(key=lambda reason: -SEVERITIES.index(reason.severity))
     return Health(reasons[0].severity if reasons else "pass", tuple(reasons), now, good, scheduler)
@@ -151,7 +158,7 @@ def _freshness(what: str, stored: StoredSet, now: datetime, max_age: timedelta) 
 
 def _first_backup(runs: Iterable[Run], since: datetime | None) -> Reason | None:
     """`starting` while the first backup runs and nothing has gone wrong before it; else None."""
-    creates = _creates(runs)
+    creates = [run for run in _creates(runs) if _covers(run, "database")]
     if not creates or creates[0].outcome is not Outcome.RUNNING or any(_spoils(run, since) for run in creates):
         return None
     text = f"the first backup is running since {creates[0].started:%Y-%m-%d %H:%M:%S %Z}"
@@ -171,11 +178,27 @@ def _failed(run: Run) -> bool:
     return run.outcome in (Outcome.FAILED, Outcome.CRASHED)
 
 
-def _last_run(runs: Iterable[Run]) -> Iterator[Reason]:
-    last = next((run for run in _creates(runs) if run.outcome is not Outcome.RUNNING), None)
-    if last is None:
-        return
-    what = f"the last {last.tier} backup" if last.tier else "the last backup"
+def _covers(run: Run, half: str) -> bool:
+    return run.only in ("", half)
+
+
+def _last_runs(runs: Iterable[Run]) -> Iterator[Reason]:
+    """Each half is judged by its own last run, so that one of media alone does not hide a failed database."""
+    ended = [run for run in _creates(runs) if run.outcome is not Outcome.RUNNING]
+    told: dict[str, Reason] = {}
+    for half in _HALVES:
+        mine = [run for run in ended if _covers(run, half)]
+        # An interrupted run has proven nothing: what was wrong before it, still is.
+        decisive = next((run for run in mine if run.outcome is not Outcome.INTERRUPTED), None)
+        for run in [*mine[:1], *([decisive] if decisive else [])]:
+            included = "" if run is ended[0] else f" that included the {half}"
+            for reason in _last_run(run, included):
+                told.setdefault(run.id, reason)
+    yield from told.values()
+
+
+def _last_run(last: Run, included: str) -> Iterator[Reason]:
+    what = f"the last {last.tier} backup{included}" if last.tier else f"the last backup{included}"
     why = f": {last.message}" if last.message else ""
     if _failed(last):
         hint = last.hint or "`docker compose logs backup` shows the run; `create daily` tries again."
@@ -200,6 +223,39 @@ def _damage(sets: Iterable[StoredSet]) -> Iterator[Reason]:
         yield _reason("warn" if place else "fail", f"{which} {stored.state}: {stored.problem}", hint)
     if len(bad) > _LISTED:
         yield _reason("warn", f"{plural(len(bad) - _LISTED, 'more damaged set')}", "`list` shows them.")
+
+
+def _server(sets: Iterable[StoredSet], good: StoredSet | None) -> Iterator[Reason]:
+    """A sidecar that has come upon another database server makes good sets, but of the wrong data."""
+    if good is None:
+        return
+    before = _newest(s for s in sets if _server_of(s) and (s.time, s.id) < (good.time, good.id))
+    if before is not None and _server_of(good) and _server_of(before) != _server_of(good):
+        yield _reason(
+            "warn",
+            "the newest set is of another database server than the one before"
+            f" (system identifier {_server_of(good)} instead of {_server_of(before)})",
+            f"`show {good.id}` and `show {before.id}` say which; correct DB_HOST or DB_SERVICE unless it was replaced.",
+        )
+
+
+def _server_of(stored: StoredSet) -> str:
+    database = stored.manifest.database if stored.manifest else None
+    return database.system_identifier if database else ""
+
+
+def _long(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:
+    for run in _creates(runs):
+        if run.outcome is Outcome.RUNNING and now - run.started > _RUNNING_LONG:
+            text = f"a backup is running since {run.started:%Y-%m-%d %H:%M:%S %Z}, for {age(now - run.started)}"
+            yield _reason("warn", text, "`docker compose logs backup` shows what it is doing.")
+
+
+def _room(free: int | None) -> Iterator[Reason]:
+    """A run that cannot even write its record leaves no other trace."""
+    if free is not None and free < _ROOM:
+        text = f"the backup volume is full: {size(free)} free"
+        yield _reason("fail", text, "Free space in the volume (see `list`), or give it a larger disk.")
 
 
 def _clock(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:

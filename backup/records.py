@@ -6,6 +6,7 @@ whoever next holds the lock marks it `crashed`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from datetime import datetime
@@ -38,7 +39,10 @@ class Outcome(StrEnum):
 
 
 class Run(BaseModel):
-    """One run. `seconds` maps each phase to its duration; `trigger` is manual, schedule or first."""
+    """One run. `seconds` maps each phase to its duration; `trigger` is manual, schedule or first.
+
+    `only` is `database` or `media` for a run that was asked for that half alone.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -46,6 +50,7 @@ class Run(BaseModel):
     operation: str
     tier: str = ""
     trigger: str = "manual"
+    only: str = ""
     started: AwareDatetime
     ended: AwareDatetime | None = None
     outcome: Outcome = Outcome.RUNNING
@@ -72,16 +77,32 @@ class Records:
         self._store.put(self._path(run.id).name, _to_json(run).ljust(_RESERVED - 1) + b"\n")
 
     def end(self, run: Run) -> None:
-        """Record how `run` ended, in the bytes that `begin` reserved."""
+        """Record how `run` ended, in the bytes that `begin` reserved; of a run that could not begin, too."""
         path = self._path(run.id)
         with storing(path):
-            _overwrite(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), _to_json(run))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            new = os.fstat(descriptor).st_size == 0
+            try:
+                _overwrite(descriptor, _to_json(run))
+            except OSError:
+                if new:  # half a record would be red long after there is room again
+                    path.unlink(missing_ok=True)
+                raise
         self._trim()
 
     def all(self) -> list[Run]:
         """Every record, newest first. StoreError when one cannot be read: silence must not look like health."""
         runs = [self._load(name) for name in self._names()]
         return sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
+
+    def unfinished(self, but: str = "") -> list[Run]:
+        """Runs that never ended, but for the one called `but`. A record that cannot be read hides no other one."""
+        found = []
+        for name in self._names():
+            with contextlib.suppress(StoreError):
+                found.append(self._load(name))
+        return [run for run in found if run.outcome is Outcome.RUNNING and run.id != but]
 
     def mark_crashed(self, now: datetime, but: str = "") -> list[Run]:
         """Mark runs that never ended as crashed. Only for the holder of the lock, whose own run is `but`."""
@@ -96,8 +117,7 @@ class Records:
                     "hint": "What it had not published whole is gone. If memory was short, the kernel log says so.",
                 }
             )
-            for run in self.all()
-            if run.outcome is Outcome.RUNNING and run.id != but
+            for run in self.unfinished(but)
         ]
         for run in crashed:
             self.end(run)

@@ -2,6 +2,7 @@
 
 Each child is started in a session of its own. Jobs have process groups of their own but stay in their
 session, even when the scheduler that started them has died, so a scan of /proc for the session finds them all.
+So are those of visitors: what the engine started in our container by `exec`, which has no parent here.
 """
 
 from __future__ import annotations
@@ -74,6 +75,18 @@ def roots(processes: Iterable[Process]) -> list[Process]:
     return [process for process in listed if process.parent not in pids]
 
 
+def is_shell(pid: int) -> bool:
+    """A shell that somebody types in: it handles ctrl-C and is deaf to SIGTERM, so it would only be waited for."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+        ignored, caught = (
+            next(int(line.split()[1], 16) for line in lines if line.startswith(name)) for name in ("SigIgn:", "SigCgt:")
+        )
+    except (OSError, ValueError, StopIteration):
+        return False
+    return bool(ignored >> (signal.SIGTERM - 1) & 1 and caught >> (signal.SIGINT - 1) & 1)
+
+
 class Signals:
     """Signals as something to wait for. Installed before anything slow: PID 1 ignores what it does not handle."""
 
@@ -106,6 +119,7 @@ class Family:
     def __init__(self) -> None:
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._sessions: set[int] = set()
+        self._visits: set[int] = set()
         self._zombies: dict[int, float] = {}
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
@@ -122,6 +136,14 @@ class Family:
         """Of `processes`, those running in our sessions."""
         return [process for process in processes if process.session in self._sessions and process.running]
 
+    def visitors(self, processes: Iterable[Process]) -> list[Process]:
+        """Of `processes`, those running that `exec` brought into our container, and what descends from them.
+
+        PID 1 alone is answerable for them: when it ends, the kernel kills them without a word. An open shell is left
+        to that, what runs in it is not.
+        """
+        return [p for p in processes if p.session in self._visits and p.pid != 1 and p.running and not is_shell(p.pid)]
+
     def reap(self, processes: Iterable[Process], now: float) -> None:
         """Collect ended children: our own through their Popen, orphans that became ours with waitpid.
 
@@ -129,6 +151,7 @@ class Family:
         another thread of this process is waiting for.
         """
         seen = list(processes)
+        self._meet(seen)
         zombies = [p for p in seen if p.parent == os.getpid() and p.state == "Z"]
         self._zombies = {p.pid: self._zombies.get(p.pid, now) for p in zombies}
         for zombie in zombies:
@@ -138,6 +161,12 @@ class Family:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(zombie.pid, os.WNOHANG)
         self._forget(seen)
+
+    def _meet(self, seen: Iterable[Process]) -> None:
+        """Note the sessions of visitors while they are there: what they leave behind has us as its parent."""
+        if os.getpid() == 1:
+            self._visits &= {process.session for process in seen}
+            self._visits |= {process.session for process in seen if process.parent == 0 and process.pid != 1}
 
     def _forget(self, seen: Iterable[Process]) -> None:
         """Drop sessions that nobody is in any more: their number may come back as somebody else's."""
@@ -192,7 +221,7 @@ class Scheduler:
 
 
 def stop(family: Family, scheduler: Scheduler, signals: Signals, grace: float) -> bool:
-    """End the scheduler and every job; True when a job had to be killed after `grace` seconds.
+    """End the scheduler, every job and every visitor; True when one had to be killed after `grace` seconds.
 
     The scheduler alone would wait for its jobs without limit and tell them nothing, so each job gets SIGTERM from
     here, also one that started in the same moment.
@@ -218,7 +247,7 @@ def _until_gone(family: Family, signals: Signals, limit: float) -> Iterator[list
     while time.monotonic() < deadline:
         processes = scan()
         family.reap(processes, time.monotonic())
-        members = family.members(processes)
+        members = family.members(processes) + family.visitors(processes)
         if not members:
             return
         yield members

@@ -63,7 +63,15 @@ class Workshop:
 def create(request: Request, shop: Workshop) -> Run:
     """Make one set and record the run. Raises what made it fail, after recording that too."""
     started = shop.clock()
-    run = Run(id=new_run_id(started), operation="create", tier=request.tier, trigger=request.trigger, started=started)
+    run = Run(
+        id=new_run_id(started),
+        operation="create",
+        tier=request.tier,
+        trigger=request.trigger,
+        only=request.only or "",
+        started=started,
+    )
+    seconds: dict[str, float] = {}
     waiting = "waiting for another run to end: {}"
     with lock.hold(
         shop.lock,
@@ -72,14 +80,15 @@ def create(request: Request, shop: Workshop) -> Run:
         wait=request.wait,
         waiting=lambda who: logger.info(waiting, who),
     ):
-        runs.recover(shop.catalog, shop.records, shop.clock())
-        shop.records.begin(run)
-        draft = Draft(shop.catalog.new_id(request.tier, started), run.id, shop.catalog.store(request.tier))
         try:
+            runs.recover(shop.catalog, shop.records, shop.clock())
+            shop.records.begin(run)
+            identifier = shop.catalog.new_id(request.tier, started)
+            draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=seconds)
             with draft.timed("total"):
                 manifest = _make(request, shop, draft, started)
         except BaseException as error:
-            runs.record(shop.records, runs.failed(run, error, shop.clock(), draft.seconds))
+            runs.record(shop.records, runs.failed(run, error, shop.clock(), seconds))
             raise
         done = run.model_copy(update=_succeeded(manifest, draft))
         runs.record(shop.records, done)

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Thread
 from typing import Final
 
 from backup.catalog import Catalog, StoredSet
@@ -21,7 +22,7 @@ from backup.errors import BackupError, ConfigError, LockHeld
 from backup.health import CREATE, Health, SchedulerState, evaluate, newest_database
 from backup.log import logger
 from backup.manifest import Tier
-from backup.records import Outcome, Records, Run
+from backup.records import Records, Run
 from backup.schedule import crontab, upcoming
 from backup.stores.disk import storing
 from backup.supervise import Family, Scheduler, Signals, scan, stop
@@ -30,6 +31,8 @@ from backup.web.server import HttpServer, address, bind
 
 _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 _TICK: Final = 1.0
+# The exit code of a whole set in which files changed while they were read.
+_CHANGED: Final = 3
 # How often runs that died without a word are looked for.
 _SETTLE: Final = 15.0
 _NO_OFFSITE: Final = (
@@ -55,8 +58,9 @@ def status(
     """Health as the volume shows it now. `first` stands for a first backup that has no record of its own yet."""
     sets: list[StoredSet] = []
     runs: list[Run] = []
-    problem = ""
+    problem, free = "", None
     try:
+        free = _free(catalog.root)
         sets, runs = catalog.sets(), records.all()
     except BackupError as error:
         problem = error.message
@@ -71,7 +75,14 @@ def status(
         problem=problem,
         notes=[_NO_OFFSITE] if settings.bucket else [],
         since=since,
+        free=free,
     )
+
+
+def _free(root: Path) -> int:
+    with storing(root):
+        found = os.statvfs(root)
+    return found.f_bavail * found.f_frsize
 
 
 def serve(
@@ -83,13 +94,14 @@ def serve(
     ready: Callable[[], None],
     command: Sequence[str],
     run_dir: Path,
-    way: str = "",
+    way: Callable[[], str] = lambda: "",
     supercronic: str = "supercronic",
     grace: float = 25.0,
 ) -> int:
     """Serve until SIGTERM or SIGINT; 0, or 143 when a job had to be killed after `grace` seconds.
 
-    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log.
+    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log;
+    it may hang.
     """
     with ExitStack() as stack:
         signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
@@ -103,7 +115,9 @@ def serve(
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
         with HttpServer(app, listener):
             try:
-                _announce(settings, way)
+                _announce(settings)
+                # A daemon: an engine that hangs must keep nobody from starting or ending.
+                Thread(target=_tell, args=(way,), name="way", daemon=True).start()
                 service.run()
             finally:
                 killed = stop(service.family, service.scheduler, signals, grace)
@@ -188,7 +202,9 @@ class _Service:
 
     @staticmethod
     def _first_ended(code: int) -> None:
-        if code:
+        if code == _CHANGED:
+            logger.warning("the first backup has ended well, but files changed while they were read")
+        elif code:
             logger.error("the first backup ended with code {}; the next one is the schedule's", code)
         else:
             logger.info("the first backup has ended well")
@@ -196,7 +212,7 @@ class _Service:
     def _settle(self) -> None:
         """A record says `running`, but none of our jobs is: died without a word, unless somebody holds the lock."""
         try:
-            stale = any(run.outcome is Outcome.RUNNING for run in self._records.all())
+            stale = self._records.unfinished()
         except BackupError:
             return  # said by /healthz
         if stale:
@@ -257,7 +273,12 @@ def _check(binary: str, path: Path) -> None:
         )
 
 
-def _announce(settings: Settings, way: str) -> None:
+def _tell(way: Callable[[], str]) -> None:
+    if said := way():
+        logger.info("database: {}", said)
+
+
+def _announce(settings: Settings) -> None:
     slots = upcoming(jobs(settings), datetime.now(UTC), settings.zone)
     told = "; ".join(f"{slot.job} next {slot.times[0]:%Y-%m-%d %H:%M %Z}" for slot in slots)
     if told:
@@ -265,7 +286,5 @@ def _announce(settings: Settings, way: str) -> None:
     else:
         logger.warning("schedule: every job is off; no backup starts by itself")
     logger.info("health: http://{}/healthz", address(settings.http_host, settings.http_port))
-    if way:
-        logger.info("database: {}", way)
     if settings.bucket:
         logger.warning("{}", _NO_OFFSITE)

@@ -506,6 +506,36 @@ def test_it_ends_while_the_way_to_the_database_hangs(service: Service) -> None:
     assert time.monotonic() - begun < 3
 
 
+def test_it_ends_while_the_engine_hangs(tmp_path: Path, supercronic: str) -> None:
+    """The real command as PID 1: what it has no handler for yet, the kernel would drop."""
+    root, port = tmp_path / "backups", free_port()
+    publish(root)
+    environ = {
+        "PATH": f"{Path(supercronic).parent}:{os.environ['PATH']}",
+        "BACKUP_DIR": str(root),
+        "BACKUP_SPOOL_DIR": str(tmp_path / "spool"),
+        "BACKUP_HTTP_HOST": "127.0.0.1",
+        "BACKUP_HTTP_PORT": str(port),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "DOCKER_HOST": f"unix://{tmp_path}/docker.sock",
+    }
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, str(ROOT / "entrypoint.py"), "serve"]
+    with socket.socket(socket.AF_UNIX) as engine, (tmp_path / "output").open("wb") as output:
+        engine.bind(str(tmp_path / "docker.sock"))
+        engine.listen()  # it takes what is asked, and never answers
+        with subprocess.Popen(command, env=environ, stdout=output, stderr=output) as process:
+            try:
+                eventually(lambda: "health: http://" in (tmp_path / "output").read_text(), 10)
+                begun = time.monotonic()
+                os.kill(next(p.pid for p in scan() if p.parent == process.pid), signal.SIGTERM)
+                assert process.wait(10) == 0
+                assert time.monotonic() - begun < 3
+            finally:
+                for pid in [p.pid for p in scan() if p.parent == process.pid]:
+                    os.kill(pid, signal.SIGKILL)
+    assert "database: " not in (tmp_path / "output").read_text()
+
+
 VISITOR = """echo visiting >> {log}
 trap 'sleep 0.5; echo told >> {log}; exit 143' TERM
 sleep 1000 & wait

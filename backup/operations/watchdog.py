@@ -1,0 +1,50 @@
+"""Ends a run whose volume gives or takes no more bytes.
+
+A read from a hung network mount cannot be interrupted from inside, only killed with the process. So this is a thread
+that records the run as failed and then ends the process; what was unpublished is swept by the next run.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from backup.progress import Progress
+
+
+class Watchdog:
+    """A Progress that passes on to `shown` and calls `ended(seconds)` once when a watched phase stands still."""
+
+    def __init__(self, shown: Progress, patience: float, ended: Callable[[float], None]) -> None:
+        self._shown, self._patience, self._ended = shown, patience, ended
+        self._moved: float | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """See Progress. Watched from the first `advance` on; phases without any are not."""
+        self._moved = None
+        self._shown.phase(name, total)
+
+    def advance(self, count: int) -> None:
+        """See Progress."""
+        self._moved = time.monotonic()
+        self._shown.advance(count)
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(1.0, self._patience / 4)):
+            moved = self._moved
+            if moved is not None and time.monotonic() - moved > self._patience:
+                self._ended(time.monotonic() - moved)
+                return

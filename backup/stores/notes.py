@@ -1,0 +1,39 @@
+"""Small files that are written anew at any time, without the lock: replaced whole, also when two do it at once."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Final
+
+from backup.stores.disk import storing, sync_directory
+from backup.stores.local import LocalStore
+from backup.stores.staged import STAGED_SUFFIX
+
+_STAGED: Final = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(STAGED_SUFFIX)}")
+# Between its first byte and its name a note takes moments.
+_FORGOTTEN: Final = 3600.0
+
+
+def replace(store: LocalStore, name: str, data: bytes) -> None:
+    """Give `name` this content, durably. Each writer stages under a name of its own: none waits for a dead one."""
+    with store.stage(f"{name}.{secrets.token_hex(4)}") as staged:
+        staged.write(data)
+        staged.seal()
+        with storing(staged.path):
+            staged.path.replace(store.directory / name)
+    sync_directory(store.directory)
+
+
+def forgotten(store: LocalStore, staged: str) -> str:
+    """The name that a file which is staged here was meant to get, when its writer must be dead; else nothing."""
+    match = _STAGED.fullmatch(staged)
+    if match is None:
+        return ""
+    with storing(store.directory):
+        try:
+            age = time.time() - (store.directory / staged).lstat().st_mtime
+        except FileNotFoundError:  # it has got its name just now
+            return ""
+    return match["name"] if age > _FORGOTTEN else ""
