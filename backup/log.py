@@ -55,7 +55,9 @@ def redacting(secrets: Iterable[str]) -> None:
 
 
 def _emit(write: Callable[[str], object], message: Message) -> None:
-    write(str(message))
+    # Nobody listens any more, or a redirected stdout is full: what the run does is not to depend on it.
+    with contextlib.suppress(OSError):
+        write(str(message))
 
 
 def _append(descriptor: int, message: Message) -> None:

@@ -56,6 +56,6 @@ def record(records: Records, run: Run) -> None:
     try:
         records.end(run)
     except BackupError as error:
-        logger.error("the end of run {} could not be recorded: {}", run.id, error.message)
+        logger.warning("the end of run {} could not be recorded: {}", run.id, error.message)
         if run.exit_code == 0:
             raise

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryFile
-from threading import Thread
 from typing import Final
 
 from backup.catalog import Catalog, StoredSet
@@ -25,7 +24,7 @@ from backup.manifest import Tier
 from backup.records import Records, Run
 from backup.schedule import crontab, upcoming
 from backup.stores.disk import storing
-from backup.supervise import Family, Scheduler, Signals, scan, stop
+from backup.supervise import Errand, Family, Scheduler, Signals, scan, stop
 from backup.web.app import create_app
 from backup.web.server import HttpServer, address, bind
 
@@ -33,6 +32,9 @@ _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 _TICK: Final = 1.0
 # The exit code of a whole set in which files changed while they were read.
 _CHANGED: Final = 3
+# What a sweep usually takes, and what it is given when the service ends.
+_MOMENT: Final = 1.0
+_LAST_WORD: Final = 5.0
 # How often runs that died without a word are looked for.
 _SETTLE: Final = 15.0
 _NO_OFFSITE: Final = (
@@ -100,15 +102,16 @@ def serve(
 ) -> int:
     """Serve until SIGTERM or SIGINT; 0, or 143 when a job had to be killed after `grace` seconds.
 
-    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log;
-    it may hang.
+    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log.
+    `recover`, `ready` and `way` may hang.
     """
     with ExitStack() as stack:
         signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
-        _recover(recover)
+        sweep = Errand(lambda: _recover(recover))
+        sweep.go(wait=_MOMENT)
         listener = stack.enter_context(bind(settings.http_host, settings.http_port))
         argv = _crontab(settings, command, run_dir, supercronic)
-        service = _Service(settings, catalog, records, recover, command, argv, signals)
+        service = _Service(settings, catalog, records, sweep, command, argv, signals)
         app = create_app(
             scheduler=service.scheduler.state, health=service.health, ready=lambda: check_ready(catalog, ready)
         )
@@ -116,14 +119,13 @@ def serve(
         with HttpServer(app, listener):
             try:
                 _announce(settings)
-                # A daemon: an engine that hangs must keep nobody from starting or ending.
-                Thread(target=_tell, args=(way,), name="way", daemon=True).start()
+                Errand(lambda: _tell(way)).go()
                 service.run()
             finally:
                 killed = stop(service.family, service.scheduler, signals, grace)
         if killed:
             logger.error("a job did not end within {:.0f} s and was killed", grace)
-            _recover(recover)
+            sweep.go(wait=_LAST_WORD)
         logger.info("stopped")
         return 128 + signal.SIGTERM if killed else 0
 
@@ -136,13 +138,13 @@ class _Service:
         settings: Settings,
         catalog: Catalog,
         records: Records,
-        recover: Callable[[], None],
+        sweep: Errand,
         command: Sequence[str],
         scheduler: Sequence[str],
         signals: Signals,
     ) -> None:
         self._settings, self._catalog, self._records = settings, catalog, records
-        self._recover, self._command, self._signals = recover, command, signals
+        self._sweep, self._command, self._signals = sweep, command, signals
         # Scheduler and jobs go by the operator's clock, also where TZ is unset and the zone a default.
         self._env = os.environ | {"TZ": settings.zone.key}
         self._since = datetime.now(UTC)
@@ -216,7 +218,7 @@ class _Service:
         except BackupError:
             return  # said by /healthz
         if stale:
-            _recover(self._recover)
+            self._sweep.go()
 
 
 def _recover(recover: Callable[[], None]) -> None:

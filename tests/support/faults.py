@@ -168,7 +168,11 @@ def under_way(sidecar: Sidecar, *command: str, **environment: str) -> Iterator[s
         try:
             yield process
         finally:
-            process.kill()
+            if process.poll() is None:  # the test is over, or has failed
+                process.kill()
+                process.wait()
+                for helper in helpers(sidecar):
+                    docker("rm", "-f", helper, check=False)
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 30) -> Result:

@@ -411,7 +411,7 @@ def test_a_verdict_that_cannot_be_kept_is_a_store_error(
 
     def failing(*arguments: object) -> Path:
         # Of the file itself or of the directory afterwards: the name must be durable as well.
-        if call == "fsync" and not os.path.isdir(f"/proc/self/fd/{arguments[0]}"):
+        if call == "fsync" and not Path(f"/proc/self/fd/{arguments[0]}").is_dir():
             return real(arguments[0])  # type: ignore[arg-type, return-value]
         raise OSError(errno.EIO, "Input/output error")
 
