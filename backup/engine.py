@@ -194,13 +194,16 @@ class Helper:
 
 
 def spool_mount(own: Container | None, local: Path, inside: PurePosixPath) -> SpoolMount:
-    """How a helper mounts the directory that is `local` here: the same volume, or the same host directory."""
+    """How a helper mounts the directory that is `local` here: the same volume, or the same host directory.
+
+    Read-only: a pipe can be written to all the same, but a client that finds it gone makes no file in its place.
+    """
     if own is None:
-        return Mount(target=str(inside), source=str(local), type="bind")
+        return Mount(target=str(inside), source=str(local), type="bind", read_only=True)
     for mount in own.mounts:
         if mount.get("Destination") == str(local):
             source = mount["Name"] if mount["Type"] == "volume" else mount["Source"]
-            return Mount(target=str(inside), source=source, type=mount["Type"])
+            return Mount(target=str(inside), source=source, type=mount["Type"], read_only=True)
     raise ConfigError(
         f"no volume is mounted at {local}, so helper containers cannot hand over the dump",
         "Mount `backup_spool:/spool` as docker-compose.backup.yml does, or set DB_HOST for the network way.",

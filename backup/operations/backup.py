@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -20,6 +21,7 @@ from backup.log import logger
 from backup.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
 from backup.operations import runs
 from backup.operations.draft import Draft
+from backup.operations.watchdog import Watchdog
 from backup.progress import Progress
 from backup.records import Outcome, Records, Run, new_run_id
 from backup.sources import media, volumes
@@ -45,7 +47,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What a backup works with. `source` connects when called, so that its failure is the run's."""
+    """What a backup works with. `source` connects when called, so that its failure is the run's.
+
+    A volume that stands still for twice `patience` seconds ends the run.
+    """
 
     catalog: Catalog
     records: Records
@@ -55,6 +60,7 @@ class Workshop:
     excludes: Sequence[str]
     allow_empty: Sequence[str]
     compression: int
+    patience: float
     source: Callable[[], PostgresSource]
     progress: Progress
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -72,6 +78,11 @@ def create(request: Request, shop: Workshop) -> Run:
         started=started,
     )
     seconds: dict[str, float] = {}
+
+    def stuck(idle: float) -> None:
+        runs.record(shop.records, runs.failed(run, runs.stuck(idle), shop.clock(), seconds))
+        os.kill(os.getpid(), signal.SIGKILL)
+
     waiting = "waiting for another run to end: {}"
     with lock.hold(
         shop.lock,
@@ -85,8 +96,8 @@ def create(request: Request, shop: Workshop) -> Run:
             shop.records.begin(run)
             identifier = shop.catalog.new_id(request.tier, started)
             draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=seconds)
-            with draft.timed("total"):
-                manifest = _make(request, shop, draft, started)
+            with draft.timed("total"), Watchdog(shop.progress, 2 * shop.patience, stuck) as watched:
+                manifest = _make(request, replace(shop, progress=watched), draft, started)
         except BaseException as error:
             runs.record(shop.records, runs.failed(run, error, shop.clock(), seconds))
             raise

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from backup.catalog import Catalog
-from backup.errors import BackupError, Interrupted, StoreError
+from backup.errors import BackupError, Interrupted, MediaFailed, StoreError
 from backup.log import logger, redacted
 from backup.records import Outcome, Records, Run
 
@@ -42,6 +42,18 @@ def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, 
             "exit_code": known.exit_code if known else 1,
         }
     )
+
+
+def stuck(idle: float) -> MediaFailed:
+    """The error of a run whose volume or backup disk stands still: it can only be told, then the run is killed."""
+    error = MediaFailed(
+        f"no byte came from the volume or went to the backup disk for {idle:.0f} s; the run was killed,"
+        " nothing of it was published",
+        "Does one of them lie on a network mount that hangs? Twice BACKUP_STALL_TIMEOUT is the patience.",
+    )
+    error.exit_code = 128 + signal.SIGKILL
+    logger.error("{} {}", error.message, error.hint)
+    return error
 
 
 def finish_undisturbed() -> None:

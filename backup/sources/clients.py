@@ -102,6 +102,7 @@ class HelperClients(_Spooled):
             try:
                 # In a thread: a signal's exception would lose the helper that is just being made.
                 with ThreadPoolExecutor(1) as aside:
+                    aside.submit(int).result()  # the thread exists, and will be waited for, before there is a helper
                     start = self._engine.start_helper
                     helper = aside.submit(start, self._beside, program, command, self._mount, labels).result()
                 with ProcessOutput(helper, pipe, program, self._stall) as output:

@@ -185,4 +185,6 @@ def test_a_helper_has_no_more_rights_than_it_needs(sidecar: Sidecar, server: Ser
     host, config = facts["HostConfig"], facts["Config"]
     assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and "no-new-privileges" in host["SecurityOpt"]
     assert not host["Privileged"] and [m["Destination"] for m in facts["Mounts"] if m["Type"] != "tmpfs"] == ["/spool"]
+    # A pipe on it can be written to; a client that comes too late for its pipe must not leave the dump as a file.
+    assert [m["RW"] for m in facts["Mounts"] if m["Destination"] == "/spool"] == [False]
     assert not [entry for entry in config["Env"] if entry.startswith(("PGPASS", "POSTGRES_", "DB_"))]

@@ -85,12 +85,12 @@ def test_killed_while_its_client_waits_for_a_lock(target: Sidecar, server: Serve
 def test_stopped_at_random_moments(target: Sidecar, server: Server, number: signal.Signals) -> None:
     small(target)
     moments, before, interrupted = seeded(), target.files(), 0
-    for _ in range(5):
+    for longest in (0.1, 0.1, 0.2, 0.3, 0.5, 1.5):
         runs = len(target.runs())
         with under_way(target) as process:
             # Any moment from the record of the run onward.
             eventually(lambda: len(list((target.root / "state/runs").glob("[!.]*.json"))) > runs, pause=0.005)  # noqa: B023
-            time.sleep(moments.uniform(0, 1.5))
+            time.sleep(moments.uniform(0, longest))
             process.send_signal(number)
             began = time.monotonic()
             result = ended(process)
