@@ -6,7 +6,6 @@ Control characters are escaped and secrets replaced in every line, also in trace
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import logging
 import os
 import sys
