@@ -17,12 +17,20 @@ _SLACK: Final = 1 << 20
 
 def next_set(previous: Manifest | None, database_size: int | None, volumes: Mapping[str, int]) -> int:
     """Bytes the next set needs on disk. `volumes` maps each volume to the bytes in it."""
-    total = _SLACK
+    total = float(_SLACK)
     if database_size is not None:
-        total += round(database_size * _database_ratio(previous))
+        known = previous.database.size if previous and previous.database else 0
+        total += _grown(database_size, known, _database_ratio(previous), _FIRST_DUMP)
     for name, count in volumes.items():
-        total += round(count * _volume_ratio(previous, name))
-    return total
+        artifact = previous.artifact("volume", name) if previous else None
+        total += _grown(count, artifact.plain_size if artifact else 0, _volume_ratio(previous, name), 1.0)
+    return round(total)
+
+
+def _grown(now: int, known: int, ratio: float, unknown: float) -> float:
+    """What was there last time packs as it did; of what has come since, nothing is known."""
+    before = min(now, known)
+    return before * ratio + (now - before) * max(ratio, unknown)
 
 
 def plain_dump(previous: Manifest | None, database_size: int) -> int | None:

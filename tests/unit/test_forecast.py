@@ -32,13 +32,17 @@ def last(database: int, dumped: int, stored: int) -> Manifest:
 
 
 def test_the_last_set_tells_the_next() -> None:
-    assert forecast.next_set(last(10 * GB, 6 * GB, 2 * GB), 20 * GB, {}) == pytest.approx(4.4 * GB, rel=0.01)
+    assert forecast.next_set(last(10 * GB, 6 * GB, 2 * GB), 20 * GB, {}) == pytest.approx(4.7 * GB, rel=0.01)
     assert forecast.plain_dump(last(10 * GB, 6 * GB, 2 * GB), 20 * GB) == 12 * GB
 
 
 def test_a_first_set_is_judged_by_what_is_there() -> None:
     assert forecast.next_set(None, 10 * GB, {"media": 5 * GB}) == pytest.approx(7.5 * GB, rel=0.01)
     assert forecast.plain_dump(None, 10 * GB) is None
+
+
+def test_a_tiny_last_set_tells_little() -> None:
+    assert forecast.next_set(last(GB, GB, 1000), 20 * GB, {}) == pytest.approx(4.75 * GB, rel=0.01)
 
 
 @given(st.integers(0, 10**13), st.integers(0, 10**13))
