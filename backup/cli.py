@@ -116,7 +116,7 @@ def list_sets(
     if as_json:
         return _json([display.set_json(stored) for stored in sets])
     if _out.is_terminal:
-        return _out.print(display.sets_table(sets, datetime.now(UTC), settings.zone))
+        return _out.print(display.sets_table(sets, datetime.now(UTC)))
     return _lines(display.sets_lines(sets))
 
 

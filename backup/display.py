@@ -19,7 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from backup.catalog import StoredSet, Verdict
@@ -67,13 +67,14 @@ class Drawn:
             self._bars.advance(self._task, count)
 
 
-def sets_table(sets: Sequence[StoredSet], now: datetime, zone: ZoneInfo) -> RenderableType:
+def sets_table(sets: Sequence[StoredSet], now: datetime) -> RenderableType:
     """One line a set, newest first."""
-    table = Table("set", "taken", "age", "size", "files", "state", box=None, pad_edge=False, header_style="bold")
+    # The id says when, and must never be cut: it is what people copy.
+    name = Column("set", no_wrap=True, min_width=max((len(stored.id) for stored in sets), default=0))
+    table = Table(name, "age", "size", "files", "state", box=None, pad_edge=False, header_style="bold")
     for stored in sets:
         table.add_row(
             stored.id,
-            f"{stored.time.astimezone(zone):%Y-%m-%d %H:%M:%S}",
             age(now - stored.time),
             Text(size(stored.size), justify="right"),
             Text(str(len(stored.files)), justify="right"),
