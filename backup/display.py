@@ -117,9 +117,10 @@ def _manifest_blocks(manifest: Manifest) -> list[RenderableType]:
             ("large objects", f"{database.large_objects:,}"),
         ]
         facts += [("not in the dump", item) for item in database.not_carried]
-    files = Table("file", "stored", "unpacked", "SHA-256", box=None, pad_edge=False, header_style="bold")
+    file = Column("file", no_wrap=True, min_width=max(len(a.file) for a in manifest.artifacts))
+    files = Table(file, "stored", "unpacked", box=None, pad_edge=False, header_style="bold")
     for a in manifest.artifacts:
-        files.add_row(a.file, size(a.stored_size), size(a.plain_size), a.stored_sha256[:16] + "…")
+        files.add_row(a.file, size(a.stored_size), size(a.plain_size))
     blocks: list[RenderableType] = [_facts(facts), Text(), files]
     if manifest.database:
         blocks += [Text(), _rows(manifest.database.rows)]
