@@ -34,6 +34,17 @@ def stack() -> Iterator[Stack]:
         made.down()
 
 
+@pytest.fixture
+def spare(stack: Stack) -> Iterator[Stack]:
+    """The same stack with an empty backup volume: for runs that fail, or that must be the first."""
+    spare = Stack(stack.project, (("TEST_BACKUPS", f"{stack.project}_spare"),))
+    try:
+        yield spare
+    finally:
+        spare.compose("rm", "-sfv", "backup", check=False)
+        docker("volume", "rm", "-f", spare.volume)
+
+
 @pytest.fixture(scope="module")
 def daily(stack: Stack) -> str:
     """The id of one daily set of the stack."""
@@ -49,7 +60,7 @@ def daily(stack: Stack) -> str:
 def files(stack: Stack, daily: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The set's files, copied out of the volume as the seed's document says: with a plain container."""
     target = tmp_path_factory.mktemp("set")
-    volume = f"{stack.project}_obcms_backups:/backups:ro"
+    volume = f"{stack.volume}:/backups:ro"
     archive = docker("run", "--rm", "-v", volume, "obcms-test/app:latest", "tar", "-cC", "/backups/daily", ".")
     subprocess.run(["tar", "-xC", target], input=archive, check=True)
     return target
@@ -101,7 +112,7 @@ def test_show_verify_and_schedule_speak(stack: Stack, daily: str) -> None:
 def test_the_service_becomes_healthy_and_stops_at_once(stack: Stack, daily: str) -> None:
     stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
     health = stack.compose("exec", "-T", "backup", "backup", "healthcheck")
-    assert health.output.startswith(("pass", "warn")), health.output
+    assert health.output.startswith("pass"), health.output
     start = time.monotonic()
     stack.compose("stop", "backup")
     assert time.monotonic() - start < 20
@@ -109,41 +120,36 @@ def test_the_service_becomes_healthy_and_stops_at_once(stack: Stack, daily: str)
     assert state["ExitCode"] == 0
 
 
-def test_a_stop_in_the_middle_of_a_dump_ends_cleanly(stack: Stack, daily: str) -> None:
-    stack.psql("CREATE TABLE slow (a int)")
-    before, held = stack.backup("list").output, f"{stack.project}-held"
-    with blocked(stack, "slow"):
-        stack.compose("run", "-d", "-T", "--name", held, "backup", "create", "manual")
-        until(stack, "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'obcms-backup %'"
+def test_a_stop_in_the_middle_of_a_dump_ends_cleanly(spare: Stack) -> None:
+    spare.psql("CREATE TABLE slow (a int)")
+    before, held = spare.backup("list").output, f"{spare.project}-held"
+    with blocked(spare, "slow"):
+        spare.compose("run", "-d", "-T", "--name", held, "backup", "create", "manual")
+        until(spare, "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'obcms-backup %'"
                      " AND wait_event_type = 'Lock'")  # fmt: skip
         start = time.monotonic()
         docker("stop", "-t", "40", held)
         assert time.monotonic() - start < 20
     log, state = docker("logs", held).decode(), json.loads(docker("inspect", held))[0]["State"]
     docker("rm", "-fv", held)
-    stack.psql("DROP TABLE slow")
+    spare.psql("DROP TABLE slow")
     assert state["ExitCode"] == 143 and "stopped by signal 15" in log, log
-    assert stack.backup("list").output == before
-    instance = volume_text(stack, "/b/state/instance")
+    assert spare.backup("list").output == before
+    instance = volume_text(spare, "/b/state/instance")
     assert docker("ps", "-aq", "--filter", f"label=obcms.backup.instance={instance}").strip() == b""
-    assert '"outcome": "interrupted"' in volume_text(stack, "/b/state/runs/*")
+    assert '"outcome": "interrupted"' in volume_text(spare, "/b/state/runs/*")
 
 
-def test_a_first_start_takes_a_backup_at_once(stack: Stack) -> None:
-    fresh = Stack(stack.project, (("TEST_BACKUPS", f"{stack.project}_fresh"),))
-    try:
-        fresh.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
-        listed = fresh.compose("exec", "-T", "backup", "backup", "list", "daily", "--json").output
-    finally:
-        fresh.compose("rm", "-sfv", "backup")
-        docker("volume", "rm", f"{stack.project}_fresh")
+def test_a_first_start_takes_a_backup_at_once(spare: Stack) -> None:
+    spare.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    listed = spare.compose("exec", "-T", "backup", "backup", "list", "daily", "--json").output
     sets = json.loads(listed[listed.index("[") :])
     assert len(sets) == 1 and sets[0]["good"]
 
 
-def test_an_unmounted_media_volume_is_refused(stack: Stack) -> None:
+def test_an_unmounted_media_volume_is_refused(spare: Stack) -> None:
     words = ("run", "--rm", "-T", "-e", "BACKUP_VOLUMES_DIR=/nothing", "backup", "create", "manual")
-    refused = stack.compose(*words, check=False)
+    refused = spare.compose(*words, check=False)
     assert refused.code == 20 and "no volume is mounted" in refused.output
 
 
@@ -160,7 +166,7 @@ def test_no_secret_on_any_surface(stack: Stack, daily: str) -> None:
 
 def volume_text(stack: Stack, paths: str) -> str:
     """Text files of the backup volume, read by a plain container."""
-    volume = f"{stack.project}_obcms_backups:/b:ro"
+    volume = f"{stack.volume}:/b:ro"
     return docker("run", "--rm", "-v", volume, "obcms-test/app:latest", "sh", "-c", f"cat {paths}").decode()
 
 

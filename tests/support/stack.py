@@ -19,6 +19,11 @@ class Stack:
     project: str
     environment: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def volume(self) -> str:
+        """The name of its backup volume."""
+        return dict(self.environment).get("TEST_BACKUPS", f"{self.project}_obcms_backups")
+
     def compose(self, *words: str, check: bool = True, stdin: bytes | None = None, timeout: float = 240) -> Done:
         """Run `docker compose … WORDS`; output is stdout and stderr together."""
         command = ["docker", "compose", "-p", self.project]
