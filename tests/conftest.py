@@ -6,6 +6,7 @@ Skips are failures when CI is set: a check that did not run must not look like o
 from __future__ import annotations
 
 import os
+import signal
 
 # Read at import time by testcontainers: no registry is in reach to pull its reaper from.
 os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
@@ -19,6 +20,15 @@ from tests.support.database import Server, start_server
 from tests.support.sidecar import Sidecar
 
 MAJORS = (15, 17, 18)
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A run inside the test's own process ends with signals ignored, which every later child would inherit."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 @pytest.fixture(scope="session")
