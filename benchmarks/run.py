@@ -88,8 +88,8 @@ def database_rounds(client: Any, server: Any, directory: Path) -> dict[str, list
     contenders: dict[str, Callable[[], float]] = {
         "pg_dump > /dev/null": lambda: timed_inside(server, f"{dump} > /dev/null"),
         "backup create --only database": lambda: product(client, directory, "database"),
-        "pg_dump | gzip > file": lambda: timed_inside(server, f"{dump} | gzip > /tmp/x.gz; rm -f /tmp/x.gz"),
-        "pg_dump | gzip -1 > file": lambda: timed_inside(server, f"{dump} | gzip -1 > /tmp/x.gz; rm -f /tmp/x.gz"),
+        "pg_dump, gzip > file": lambda: timed_inside(server, f"{dump} | gzip > /tmp/x.gz; rm -f /tmp/x.gz"),
+        "pg_dump, gzip -1 > file": lambda: timed_inside(server, f"{dump} | gzip -1 > /tmp/x.gz; rm -f /tmp/x.gz"),
     }
     return rounds(contenders)
 
