@@ -91,8 +91,11 @@ def create(request: Request, shop: Workshop) -> Run:
         wait=request.wait,
         waiting=lambda who: logger.info(waiting, who),
     ):
+        # It may have queued for hours: a set is as old as its dump, not as its request.
+        started = shop.clock()
+        run = run.model_copy(update={"started": started})
         try:
-            runs.recover(shop.catalog, shop.records, shop.clock())
+            runs.recover(shop.catalog, shop.records, started)
             shop.records.begin(run)
             identifier = shop.catalog.new_id(request.tier, started)
             draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=seconds)
