@@ -29,6 +29,7 @@ from backup.errors import BackupError, IntegrityError, Interrupted
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations import backup as backup_operation
+from backup.operations import runs
 from backup.operations import verify as verify_operation
 from backup.operations.serve import jobs, serve
 from backup.probe import probe, target
@@ -263,7 +264,7 @@ def _signals() -> Iterator[None]:
 
     def stop(number: int, _frame: object) -> NoReturn:
         for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, runs.deaf)
         raise Interrupted(number)
 
     before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
@@ -271,7 +272,8 @@ def _signals() -> Iterator[None]:
         yield
     finally:
         for each, handler in before.items():
-            signal.signal(each, handler)
+            # Once told to end, it stays deaf; the interpreter's own end would wake a handler of ours, but not SIG_IGN.
+            signal.signal(each, handler if signal.getsignal(each) is stop else signal.SIG_IGN)
 
 
 def _way(main: App) -> str:

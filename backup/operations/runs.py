@@ -56,11 +56,15 @@ def stuck(idle: float) -> MediaFailed:
     return error
 
 
+def deaf(_number: int, _frame: object) -> None:
+    """A handler that does nothing. Unlike SIG_IGN it is not inherited by programs that are started meanwhile."""
+
+
 def finish_undisturbed() -> None:
     """From here on no signal ends the run: all that is left takes moments, and it must not be half told."""
     if threading.current_thread() is threading.main_thread():
         for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, deaf)
 
 
 def record(records: Records, run: Run) -> None:
