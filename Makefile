@@ -1,4 +1,4 @@
-# `make test` does everything on a fresh machine; `make unit` answers in seconds.
+# `make test` does everything on a fresh machine; `make unit` runs what needs no engine.
 PYTEST := .venv/bin/pytest -q -p no:cacheprovider
 CHECKED := backup tests benchmarks entrypoint.py
 

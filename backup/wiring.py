@@ -72,7 +72,7 @@ class App:
             excludes=settings.excludes,
             allow_empty=settings.allow_empty,
             compression=settings.compression,
-            patience=settings.stall_timeout,
+            stall_timeout=settings.stall_timeout,
             source=self.source,
             progress=progress,
         )

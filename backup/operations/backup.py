@@ -49,7 +49,7 @@ class Request:
 class Workshop:
     """What a backup works with. `source` connects when called, so that its failure is the run's.
 
-    A volume that stands still for twice `patience` seconds ends the run.
+    A volume that stands still for twice `stall_timeout` seconds ends the run.
     """
 
     catalog: Catalog
@@ -60,7 +60,7 @@ class Workshop:
     excludes: Sequence[str]
     allow_empty: Sequence[str]
     compression: int
-    patience: float
+    stall_timeout: float
     source: Callable[[], PostgresSource]
     progress: Progress
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -99,7 +99,7 @@ def create(request: Request, shop: Workshop) -> Run:
             shop.records.begin(run)
             identifier = shop.catalog.new_id(request.tier, started)
             draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=seconds)
-            with draft.timed("total"), Watchdog(shop.progress, 2 * shop.patience, stuck) as watched:
+            with draft.timed("total"), Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
                 manifest = _make(request, replace(shop, progress=watched), draft, started)
         except BaseException as error:
             runs.record(shop.records, runs.failed(run, error, shop.clock(), seconds))
