@@ -58,8 +58,7 @@ def test_killed_at_random_moments(target: Sidecar, server: Server) -> None:
             code = ended(process).code
         judge(target.root)
         assert before.items() <= target.files().items()
-        # The client's pipe is broken: it ends by itself, and with it the session.
-        eventually(lambda: not sessions(server, target), 5)
+        # A client that had not opened its pipe yet waits for a reader for ever: the next run must end it.
         small(target)
         nothing_left(target, server)
         crashed += code == -9 and target.runs()[1].outcome == "crashed"
@@ -67,9 +66,21 @@ def test_killed_at_random_moments(target: Sidecar, server: Server) -> None:
     assert crashed
 
 
+def test_killed_while_rows_stream(target: Sidecar, server: Server) -> None:
+    """The client's pipe is broken: it ends by itself, and with it the session."""
+    with under_way(target) as process:
+        dumping(target, process, server)
+        process.send_signal(signal.SIGKILL)
+        ended(process)
+    eventually(lambda: not sessions(server, target), 5)
+    small(target)
+    nothing_left(target, server)
+
+
 def test_killed_while_its_client_waits_for_a_lock(target: Sidecar, server: Server, big: str) -> None:
     """No byte flows, so the client does not notice: the next run must end it."""
     with server.connect(big) as session, session.transaction():
+        session.execute("SET LOCAL lock_timeout = '10s'")
         session.execute("LOCK TABLE big IN ACCESS EXCLUSIVE MODE")
         with under_way(target, BACKUP_LOCK_TIMEOUT="600") as process:
             eventually(lambda: sessions(server, target) and helpers(target))
@@ -134,6 +145,7 @@ def test_stopped_while_it_waits_for_another_run(target: Sidecar, server: Server)
 
 def test_of_five_at_once_one_runs(target: Sidecar, server: Server, big: str) -> None:
     with server.connect(big) as session, session.transaction():
+        session.execute("SET LOCAL lock_timeout = '10s'")
         session.execute("LOCK TABLE big IN ACCESS EXCLUSIVE MODE")  # so that the one is at work until the others ended
         started = [target.start(*CREATE, BACKUP_LOCK_TIMEOUT="60") for _ in range(5)]
         eventually(lambda: sum(process.poll() is not None for process in started) == 4)

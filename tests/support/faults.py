@@ -165,13 +165,15 @@ def failed(sidecar: Sidecar, result: Result, code: int, *words: str, outcome: st
 def under_way(sidecar: Sidecar, *command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A started command; never left behind."""
     with sidecar.start(*(command or ("create", "daily", "--only", "database")), **environment) as process:
+        passed = False
         try:
             yield process
+            passed = True
         finally:
-            if process.poll() is None:  # the test is over, or has failed
+            if not passed or process.poll() is None:
                 process.kill()
                 process.wait()
-                for helper in helpers(sidecar):
+                for helper in helpers(sidecar):  # its session would block whoever uses the database next
                     docker("rm", "-f", helper, check=False)
 
 
