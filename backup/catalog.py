@@ -13,14 +13,13 @@ removed here. What we ourselves left without a manifest is known from state/publ
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path, PurePath
-from typing import Final, Literal
+from typing import Final
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from backup.errors import IntegrityError, NotFound, StoreError
 from backup.manifest import (
@@ -34,24 +33,20 @@ from backup.manifest import (
     stamp_time,
     to_json,
 )
+from backup.sets import (
+    State,
+    StoredSet,
+    Verdict,
+    manifest_name,
+    missing_or_resized,
+    verdict_name,
+)
 from backup.stores.local import LocalStore
 from backup.stores.notes import forgotten, replace
 from backup.stores.staged import STAGED_SUFFIX, StagedFile, staged_name
 from backup.text import printable
 
 _INTENT: Final = "publishing.json"
-State = Literal["complete", "complete with changes", "damaged", "unreadable", "old script"]
-GOOD: Final[frozenset[State]] = frozenset({"complete", "complete with changes"})
-
-
-class Verdict(BaseModel):
-    """What the newest verification of a set found. No problems: good. `unchecked` names what could not be judged."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    checked: AwareDatetime
-    problems: tuple[str, ...] = ()
-    unchecked: tuple[str, ...] = ()
 
 
 class _Intent(BaseModel):
@@ -65,26 +60,6 @@ class _Intent(BaseModel):
         """Which of the files have got their final names, the manifest last."""
         ours = [name for name, inode in self.files.items() if parse_file_name(name) and _inode(store, name) == inode]
         return sorted(ours, key=lambda name: name == self.manifest)
-
-
-@dataclass(frozen=True)
-class StoredSet:
-    """A set as it lies on disk. `manifest` is None for the old scripts' files and for an unreadable one."""
-
-    id: str
-    tier: Tier
-    time: datetime
-    state: State
-    files: tuple[str, ...]
-    size: int
-    manifest: Manifest | None = None
-    verdict: Verdict | None = None
-    problem: str = ""
-
-    @property
-    def good(self) -> bool:
-        """Published, all its files there in their sizes, and not found damaged since."""
-        return self.state in GOOD
 
 
 class Catalog:
@@ -195,6 +170,7 @@ class Catalog:
     ) -> StoredSet:
         sizes = {name: _size(store, name) for name in files}
         base = StoredSet(
+            directory=store.directory,
             id=identifier,
             tier=tier,
             time=stamp_time(identifier.removeprefix(f"{tier}_"), self._zone),
@@ -236,28 +212,6 @@ class Catalog:
             return Verdict(checked=manifest.ended, problems=(problem,))
 
 
-def manifest_name(identifier: str) -> str:
-    """`obcms_set_<id>.json`."""
-    return file_name("set", identifier, "json")
-
-
-def verdict_name(identifier: str) -> str:
-    """`obcms_set_<id>.verdict`."""
-    return file_name("set", identifier, "verdict")
-
-
-def missing_or_resized(manifest: Manifest, sizes: dict[str, int | None]) -> list[str]:
-    """What the directory alone shows to be wrong with a set; `sizes` maps file names to bytes."""
-    problems = []
-    for artifact in manifest.artifacts:
-        size = sizes.get(artifact.file)
-        if size is None:
-            problems.append(f"{artifact.file} is missing")
-        elif size != artifact.stored_size:
-            problems.append(f"{artifact.file} has {size:,} bytes instead of {artifact.stored_size:,}")
-    return problems
-
-
 def _problem(manifest: Manifest, sizes: dict[str, int | None], identifier: str) -> str:
     if manifest.id != identifier:
         return f"the manifest is that of {printable(manifest.id)}"
@@ -291,9 +245,3 @@ def _identified(name: str) -> FileId | None:
 
 def _name_of(part: FileId) -> str:
     return file_name(part.what, part.set_id, part.suffix)
-
-
-def newest_good(sets: Iterable[StoredSet], tier: Tier | None = None) -> StoredSet | None:
-    """The newest good set (of a tier), from sets in any order."""
-    good = [s for s in sets if s.good and (tier is None or s.tier is tier)]
-    return max(good, key=lambda s: s.time, default=None)

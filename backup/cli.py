@@ -1,8 +1,9 @@
 """The commands. The only place that prints and decides the exit code.
 
 Exit codes: 0 done · 1 a bug · 2 wrong usage · 3 done, but files changed while they were read · 10 settings ·
-11 another run holds the lock · 20 database, engine or volume cannot be read · 30 backup volume · 40 stored bytes
-are wrong · 44 no such set · 128+N ended by signal N.
+11 another run holds the lock · 12 nobody confirmed · 20 database, engine or volume cannot be read · 30 backup volume ·
+40 stored bytes are wrong · 41 not proven · 44 no such set · 50 not restored, all as before · 51 a restore is
+unfinished · 52 restored, but something after it failed · 128+N ended by signal N.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from rich.console import Console
 from rich.text import Text
 
 from backup import config, display, log, schedule
-from backup.catalog import StoredSet
 from backup.errors import BackupError, IntegrityError, Interrupted
 from backup.log import logger
 from backup.manifest import Tier
@@ -34,6 +34,7 @@ from backup.operations import verify as verify_operation
 from backup.operations.serve import jobs, serve
 from backup.probe import probe, target
 from backup.progress import Progress, Silent
+from backup.sets import StoredSet
 from backup.text import age, plural, printable, size
 from backup.wiring import App
 
@@ -45,8 +46,9 @@ _COMMAND: Final = Path(__file__).resolve().parent.parent / "entrypoint.py"
 app = typer.Typer(
     name="backup",
     help="Backups of an OBCMS stack that have been read back. `serve` (the default) runs them on schedule.",
-    epilog="Exit codes: 0 done, 2 usage, 3 done but files changed while read, 10 settings, 11 busy, 20 source,"
-    " 30 backup volume, 40 damaged, 44 no such set, 128+N signal N.",
+    epilog="Exit codes: 0 done, 2 usage, 3 done but files changed while read, 10 settings, 11 busy,"
+    " 12 not confirmed, 20 source, 30 backup volume, 40 damaged, 41 not proven, 44 no such set, 50 not restored,"
+    " 51 restore unfinished, 52 restored but something after it failed, 128+N signal N.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

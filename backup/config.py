@@ -91,6 +91,29 @@ class Settings(BaseModel):
     daily: Cron = Field("0 2 * * *", alias="BACKUP_DAILY", description="cron line of the daily set, or `off`")
     weekly: Cron = Field("0 3 * * 0", alias="BACKUP_WEEKLY", description="cron line of the weekly set, or `off`")
     monthly: Cron = Field("0 4 1 * *", alias="BACKUP_MONTHLY", description="cron line of the monthly set, or `off`")
+    drill: Cron = Field(
+        "0 6 * * 0",
+        alias="BACKUP_DRILL",
+        description="cron line of the drill: the newest set of each tier is restored to prove it, or `off`",
+    )
+    file_columns: Names = Field(
+        (),
+        alias="BACKUP_FILE_COLUMNS",
+        description="`table.column` of file names, looked up among the media in a drill; unset: found by their values",
+    )
+    restore_stop: Names = Field(
+        (),
+        alias="BACKUP_RESTORE_STOP",
+        description="services stopped while a restore swaps; unset: those that mount a restored volume writable",
+    )
+    post_restore: str = Field(
+        "",
+        alias="BACKUP_POST_RESTORE",
+        description="`service: command`, run there after a restore; several by newlines",
+    )
+    undo_days: int = Field(
+        7, alias="BACKUP_UNDO_DAYS", ge=0, description="days that what a restore replaced is kept for `undo`"
+    )
     excludes: Names = Field(
         (), alias="BACKUP_MEDIA_EXCLUDE", description="patterns left out besides *.pyc, __pycache__, .DS_Store"
     )

@@ -22,9 +22,9 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 from rich.text import Text
 
-from backup.catalog import StoredSet, Verdict
 from backup.manifest import Manifest
 from backup.schedule import Slot
+from backup.sets import StoredSet, Verdict
 from backup.text import age, plural, printable, size
 
 _STYLES: Final = {"complete": "green", "complete with changes": "yellow", "old script": "cyan"}

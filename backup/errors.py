@@ -31,6 +31,12 @@ class LockHeld(BackupError):
     exit_code = 11
 
 
+class NotConfirmed(BackupError):
+    """Nobody agreed to something that overwrites or removes data; nothing was touched."""
+
+    exit_code = 12
+
+
 class SourceError(BackupError):
     """What is to be backed up cannot be read."""
 
@@ -73,10 +79,34 @@ class IntegrityError(BackupError):
     exit_code = 40
 
 
+class NotProven(BackupError):
+    """A set's bytes are as they were written, but restoring them gave something else."""
+
+    exit_code = 41
+
+
 class NotFound(BackupError):
     """No set or file of that name."""
 
     exit_code = 44
+
+
+class RestoreFailed(BackupError):
+    """A restore did not happen: the live data is what it was before."""
+
+    exit_code = 50
+
+
+class RestoreUnfinished(BackupError):
+    """A restore was stopped half way; `restore --resume` or `restore --rollback` ends it."""
+
+    exit_code = 51
+
+
+class AfterRestore(BackupError):
+    """The restore happened, but something that belongs after it failed."""
+
+    exit_code = 52
 
 
 class Interrupted(BaseException):

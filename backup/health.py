@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from backup.catalog import StoredSet
 from backup.records import Outcome, Run
+from backup.sets import StoredSet
 from backup.text import age, plural, printable, size
 
 Status = Literal["pass", "warn", "starting", "fail"]

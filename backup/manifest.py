@@ -62,8 +62,22 @@ class Artifact(_Model):
     plain_sha256: Sha256 | Literal[""]
 
 
+class Locale(_Model):
+    """What `CREATE DATABASE` needs to make a database like the dumped one. `provider` is c, i or b as in pg_database."""
+
+    encoding: str
+    collate: str
+    ctype: str
+    provider: str = "c"
+    locale: str = ""
+    rules: str = ""
+
+
 class DatabasePart(_Model):
-    """Identity of the database, and what its dump holds. `rows` maps `schema.table` to rows dumped."""
+    """Identity of the database, and what its dump holds. `rows` maps `schema.table` to rows dumped.
+
+    `bootstrap` is the role that the server was initialised with; it exists on a new server before any is restored.
+    """
 
     name: str
     oid: Count
@@ -77,6 +91,8 @@ class DatabasePart(_Model):
     rows: dict[str, int]
     large_objects: Count = 0
     not_carried: tuple[str, ...] = ()
+    locale: Locale | None = None
+    bootstrap: str = ""
 
 
 class Change(_Model):

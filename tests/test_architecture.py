@@ -19,14 +19,14 @@ LAYERS = [
     {"web", "supervise", "probe"},
     {"catalog", "records", "lock", "sources", "config"},
     {"engine", "database", "stores", "stream"},
-    {"retention", "schedule", "health", "forecast", "progress", "log"},
+    {"retention", "plan", "schedule", "health", "forecast", "progress", "log"},
+    {"sets"},
     {"manifest", "containers"},
     {"errors", "text"},
 ]
 # Siblings and steps up that the design allows, each with its reason.
 ALLOWED = {
     ("lock", "stores"): "one translation of OSError",
-    ("health", "catalog"): "the facts that health judges; data classes only",
     ("health", "records"): "the facts that health judges; data classes only",
     ("stream", "stores"): "an artifact is written into a staged file",
     ("database", "stream"): "one table of remedies for what PostgreSQL clients say",

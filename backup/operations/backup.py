@@ -14,7 +14,7 @@ from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 from backup import __version__, forecast, lock, text
-from backup.catalog import Catalog, newest_good
+from backup.catalog import Catalog
 from backup.database import Facts
 from backup.errors import BackupError, DatabaseNotYet
 from backup.log import logger
@@ -24,6 +24,7 @@ from backup.operations.draft import Draft
 from backup.operations.watchdog import Watchdog
 from backup.progress import Progress
 from backup.records import Outcome, Records, Run, new_run_id
+from backup.sets import newest_good
 from backup.sources import media, volumes
 from backup.sources.postgres import PostgresSource
 from backup.stores.disk import storing

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from backup.catalog import Catalog, StoredSet
+from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError, ConfigError, LockHeld
 from backup.health import CREATE, Health, SchedulerState, evaluate, newest_database
@@ -23,6 +23,7 @@ from backup.log import logger
 from backup.manifest import Tier
 from backup.records import Records, Run
 from backup.schedule import crontab, upcoming
+from backup.sets import StoredSet
 from backup.stores.disk import storing
 from backup.supervise import Errand, Family, Scheduler, Signals, scan, stop
 from backup.web.app import create_app

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
-from backup.catalog import Catalog, StoredSet, Verdict, missing_or_resized
+from backup.catalog import Catalog
 from backup.errors import BackupError, StoreError
 from backup.log import logger
 from backup.manifest import Artifact
 from backup.operations.legacy import check_file
 from backup.progress import Progress
+from backup.sets import StoredSet, Verdict, missing_or_resized
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
 

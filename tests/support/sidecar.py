@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from backup import config
-from backup.catalog import Catalog, StoredSet
+from backup.catalog import Catalog
 from backup.records import Run
+from backup.sets import StoredSet
 from backup.wiring import App
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
 

@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog import Catalog, Verdict, manifest_name, newest_good, verdict_name
+from backup.catalog import Catalog
 from backup.errors import NotFound, StoreError
 from backup.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
+from backup.sets import Verdict, manifest_name, newest_good, verdict_name
 from backup.stores.local import LocalStore
 from backup.stores.staged import StagedFile, staged_name
 

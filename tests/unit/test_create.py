@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from backup import config
-from backup.catalog import Catalog, StoredSet, Verdict
+from backup.catalog import Catalog
 from backup.errors import BackupError, NoSpace, StoreError
 from backup.manifest import Tier
 from backup.operations.backup import Request, create
 from backup.operations.verify import verify
 from backup.progress import Silent
 from backup.records import Outcome, Records, Run
+from backup.sets import StoredSet, Verdict
 from backup.wiring import App
 from tests.unit.test_catalog import NOW, published
 

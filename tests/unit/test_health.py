@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.catalog import State, StoredSet
 from backup.health import SEVERITIES, Health, SchedulerState, evaluate
 from backup.manifest import DatabasePart, Manifest, Tier, VolumePart
 from backup.records import Outcome, Run
+from backup.sets import State, StoredSet
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
 MAX_AGE = timedelta(hours=48)
@@ -53,7 +54,9 @@ def stored(
     )
     problem = "" if state.startswith("complete") else "the disk returned other bytes"
     known = state not in ("old script", "unreadable")
-    return StoredSet(identifier, tier, time, state, (), 0, manifest if known else None, None, problem)
+    return StoredSet(
+        Path("/backups") / tier, identifier, tier, time, state, (), 0, manifest if known else None, None, problem
+    )
 
 
 def run(

@@ -17,18 +17,21 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog import Catalog, StoredSet
+from backup.catalog import Catalog
 from backup.errors import BackupError, DatabaseUnavailable
 from backup.health import Health, Reason, SchedulerState, Status
 from backup.manifest import Tier
 from backup.operations.serve import check_ready
+from backup.sets import StoredSet
 from backup.web import app as app_module
 from backup.web import server as server_module
 from backup.web.app import create_app
 from backup.web.server import HttpServer, bind
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
-GOOD = StoredSet("daily_2025-10-20_02-00-00", Tier.DAILY, NOW - timedelta(hours=10), "complete", (), 7)
+GOOD = StoredSet(
+    Path("/backups/daily"), "daily_2025-10-20_02-00-00", Tier.DAILY, NOW - timedelta(hours=10), "complete", (), 7
+)
 
 
 @dataclass

@@ -1,0 +1,116 @@
+"""A set as it lies on disk, and what is known of it. Plain data; `catalog` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from backup.manifest import Manifest, Tier, file_name
+
+State = Literal["complete", "complete with changes", "damaged", "unreadable", "old script"]
+GOOD: Final[frozenset[State]] = frozenset({"complete", "complete with changes"})
+
+
+class Missing(BaseModel):
+    """Files that rows of the database name and no archive of the set holds; `listed` is cut at 1,000."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    columns: tuple[str, ...] = ()
+    referenced: int = 0
+    missing: int = 0
+    listed: tuple[str, ...] = ()
+
+
+class Proof(BaseModel):
+    """What the newest drill found: the set was restored into a throw-away server and dumped again.
+
+    No differences: proven. `seconds` maps each phase to its duration, `total` to the whole.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    tried: AwareDatetime
+    server_version: str = ""
+    differences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = {}
+    files: Missing | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether what was restored equals what was dumped."""
+        return not self.differences
+
+
+class Verdict(BaseModel):
+    """What the newest verification of a set found. No problems: good. `unchecked` names what could not be judged.
+
+    `proof` is the newest drill's, kept by later verifications.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    checked: AwareDatetime
+    problems: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+    proof: Proof | None = None
+
+
+@dataclass(frozen=True)
+class StoredSet:
+    """A set as it lies in `directory`. `manifest` is None for the old scripts' files and for an unreadable one."""
+
+    directory: Path
+    id: str
+    tier: Tier
+    time: datetime
+    state: State
+    files: tuple[str, ...]
+    size: int
+    manifest: Manifest | None = None
+    verdict: Verdict | None = None
+    problem: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Published, all its files there in their sizes, and not found damaged since."""
+        return self.state in GOOD
+
+    @property
+    def proven(self) -> bool:
+        """Good, and restored by a drill to what was dumped."""
+        return self.good and self.verdict is not None and self.verdict.proof is not None and self.verdict.proof.proven
+
+
+def newest_good(sets: Iterable[StoredSet], tier: Tier | None = None) -> StoredSet | None:
+    """The newest good set (of a tier), from sets in any order."""
+    good = [s for s in sets if s.good and (tier is None or s.tier is tier)]
+    return max(good, key=lambda s: s.time, default=None)
+
+
+def manifest_name(identifier: str) -> str:
+    """`obcms_set_<id>.json`."""
+    return file_name("set", identifier, "json")
+
+
+def verdict_name(identifier: str) -> str:
+    """`obcms_set_<id>.verdict`."""
+    return file_name("set", identifier, "verdict")
+
+
+def missing_or_resized(manifest: Manifest, sizes: dict[str, int | None]) -> list[str]:
+    """What the directory alone shows to be wrong with a set; `sizes` maps file names to bytes."""
+    problems = []
+    for artifact in manifest.artifacts:
+        size = sizes.get(artifact.file)
+        if size is None:
+            problems.append(f"{artifact.file} is missing")
+        elif size != artifact.stored_size:
+            problems.append(f"{artifact.file} has {size:,} bytes instead of {artifact.stored_size:,}")
+    return problems
