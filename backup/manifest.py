@@ -63,7 +63,7 @@ class Artifact(_Model):
 
 
 class Locale(_Model):
-    """What `CREATE DATABASE` needs to make a database like the dumped one. `provider` is c, i or b as in pg_database."""
+    """What `CREATE DATABASE` needs to make a database like the dumped one; `provider` as in pg_database: c, i or b."""
 
     encoding: str
     collate: str
