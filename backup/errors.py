@@ -91,6 +91,12 @@ class NotFound(BackupError):
     exit_code = 44
 
 
+class LoadFailed(BackupError):
+    """The database client could not load what it was given."""
+
+    exit_code = 50
+
+
 class RestoreFailed(BackupError):
     """A restore did not happen: the live data is what it was before."""
 

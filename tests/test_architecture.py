@@ -17,9 +17,9 @@ LAYERS = [
     {"display", "wiring"},
     {"operations"},
     {"web", "supervise", "probe"},
-    {"catalog", "records", "lock", "sources", "config"},
+    {"catalog", "records", "journal", "lock", "sources", "config"},
     {"engine", "database", "stores", "stream"},
-    {"retention", "plan", "schedule", "health", "forecast", "progress", "log"},
+    {"retention", "plan", "schedule", "health", "forecast", "restorepage", "progress", "log"},
     {"sets"},
     {"manifest", "containers"},
     {"errors", "text"},
@@ -32,12 +32,12 @@ ALLOWED = {
     ("database", "stream"): "one table of remedies for what PostgreSQL clients say",
 }
 HOMES = {
-    "docker": {"engine"},
-    "requests": {"engine"},
+    "docker": {"engine/__init__", "engine/asking", "engine/helper", "engine/own", "engine/servers", "engine/application"},
+    "requests": {"engine/asking", "engine/helper"},
     "psycopg": {"database"},
     "isal": {"stream/gzip"},
-    "typer": {"cli"},
-    "rich": {"cli", "display"},
+    "typer": {"cli/__init__", "cli/base", "cli/sets", "cli/service"},
+    "rich": {"cli/base", "cli/service", "display"},
     "loguru": {"log"},
     "cronsim": {"schedule"},
     "starlette": {"web/app", "web/server"},
@@ -101,7 +101,7 @@ def test_modules_and_functions_are_small(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_only_the_command_line_prints_and_exits(path: Path) -> None:
-    if relative(path) in ("cli", "probe"):
+    if relative(path).split("/")[0] in ("cli", "probe"):
         return
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):

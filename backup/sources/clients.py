@@ -1,4 +1,4 @@
-"""Two ways to run a PostgreSQL client whose output goes into a pipe; one contract (tests/contract/test_clients.py).
+"""Two ways to run a PostgreSQL client with a pipe to read from or to write to; one contract (tests/contract).
 
 HelperClients: a container of the database's own image, in its network namespace. NetworkClients: a child
 process, the image's own client of the server's major version.
@@ -11,25 +11,31 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Protocol
 
 from backup.containers import Container
 from backup.database import APPLICATION, Login
-from backup.engine import LABEL, LABEL_RUN, Engine, SpoolMount
+from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.errors import ConfigError, DumpFailed, EngineError
-from backup.stream.fifo import Pipe, ProcessOutput
+from backup.stream.feed import FeedPipe, ProcessInput
+from backup.stream.fifo import Pipe, Process, ProcessOutput
 from backup.text import printable
 
 _CLIENT_ROOT: Final = Path("/usr/lib/postgresql")
 _STDERR_TAIL: Final = 8192
+# Where a client is told to write; psql reads with --file.
+_OUTPUT: Final = {"psql": "--output"}
 _SPOOLED: Final = re.compile(r"([0-9a-f]{12})\.[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:fifo|pass)")
 
 
+ROLE: Final = "client"
+
+
 class Clients(Protocol):
-    """Runs `pg_dump` and `pg_dumpall` for one database."""
+    """Runs PostgreSQL's clients for one database."""
 
     way: str
 
@@ -38,6 +44,11 @@ class Clients(Protocol):
 
     def run(self, program: str, arguments: Sequence[str], run: str) -> contextlib.AbstractContextManager[ProcessOutput]:
         """Start `program`; its output ends with DumpFailed if it did not end well. Leaves nothing behind."""
+
+    def feed(
+        self, program: str, arguments: Sequence[str], run: str, options: str = ""
+    ) -> contextlib.AbstractContextManager[ProcessInput]:
+        """Start `program` to read a script from us, in a session with these server `options`. Leaves nothing behind."""
 
     def sweep(self) -> int:
         """Remove what dead runs left: helpers, pipes, password files. How many. Only under the lock."""
@@ -48,27 +59,62 @@ class _Spooled:
 
     def __init__(self, login: Login, directory: Path, instance: str, stall: float) -> None:
         self._login, self._directory, self._instance, self._stall = login, directory, instance, stall
+        # Whether a client that takes no more input is still at work.
+        self.busy: Callable[[], bool] = lambda: False
+
+    @contextlib.contextmanager
+    def run(self, program: str, arguments: Sequence[str], run: str) -> Iterator[ProcessOutput]:
+        """See Clients."""
+        with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
+            words = [*self._connection(run), f"{_OUTPUT.get(program, '--file')}={self._inside(pipe.path)}", *arguments]
+            with self._started(program, words, run) as process:
+                with ProcessOutput(process, pipe, program, self._stall) as output:
+                    yield output
+
+    @contextlib.contextmanager
+    def feed(self, program: str, arguments: Sequence[str], run: str, options: str = "") -> Iterator[ProcessInput]:
+        """See Clients."""
+        with self._secret(run), FeedPipe(self._path(run, "fifo")) as pipe:
+            source = self._inside(pipe.path)
+            words = [
+                *self._connection(run, options),
+                *arguments,
+                source if program == "pg_restore" else f"--file={source}",
+            ]
+            with self._started(program, words, run) as process:
+                with ProcessInput(process, pipe, program, self._stall, self.busy) as load:
+                    yield load
+
+    def _started(self, program: str, arguments: list[str], run: str) -> contextlib.AbstractContextManager[Process]:
+        raise NotImplementedError
+
+    def _inside(self, path: Path) -> str:
+        """The path of a spooled file as the client sees it."""
+        raise NotImplementedError
+
+    def _host(self) -> str:
+        raise NotImplementedError
 
     def _path(self, run: str, suffix: str) -> Path:
         return self._directory / f"{self._instance}.{run}.{suffix}"
 
     @contextlib.contextmanager
-    def _spool(self, run: str) -> Iterator[Pipe]:
+    def _secret(self, run: str) -> Iterator[None]:
         secret = self._path(run, "pass")
         descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
                 file.write(self._login.passfile())
-            with Pipe(self._path(run, "fifo")) as pipe:
-                yield pipe
+            yield
         finally:
             secret.unlink(missing_ok=True)
 
-    def _arguments(self, arguments: Sequence[str], run: str, directory: PurePosixPath | Path, host: str) -> list[str]:
-        at = Login(host, self._login.port, self._login.user, self._login.name)
-        secret, pipe = (directory / self._path(run, suffix).name for suffix in ("pass", "fifo"))
-        conninfo = at.conninfo(passfile=str(secret), application_name=application(self._instance, run))
-        return [f"--dbname={conninfo}", f"--file={pipe}", "--no-password", *arguments]
+    def _connection(self, run: str, options: str = "") -> list[str]:
+        at = Login(self._host(), self._login.port, self._login.user, self._login.name)
+        extra = {"options": options} if options else {}
+        secret = self._inside(self._path(run, "pass"))
+        conninfo = at.conninfo(passfile=secret, application_name=application(self._instance, run), **extra)
+        return [f"--dbname={conninfo}", "--no-password"]
 
 
 class HelperClients(_Spooled):
@@ -93,28 +139,30 @@ class HelperClients(_Spooled):
     def check(self, server_major: int) -> None:
         """The database's own image has the client of its own version; the dump's header proves it."""
 
-    @contextlib.contextmanager
-    def run(self, program: str, arguments: Sequence[str], run: str) -> Iterator[ProcessOutput]:
-        """See Clients."""
-        labels = {LABEL: self._instance, LABEL_RUN: run}
-        with self._spool(run) as pipe:
-            command = self._arguments(arguments, run, self.inside, "127.0.0.1")
-            try:
-                # In a thread: a signal's exception would lose the helper that is just being made.
-                with ThreadPoolExecutor(1) as aside:
-                    aside.submit(int).result()  # the thread exists, and will be waited for, before there is a helper
-                    start = self._engine.start_helper
-                    helper = aside.submit(start, self._beside, program, command, self._mount, labels).result()
-                with ProcessOutput(helper, pipe, program, self._stall) as output:
-                    yield output
-            except BaseException:
-                with contextlib.suppress(EngineError):
-                    self._engine.sweep_helpers(self._instance, run)
-                raise
-
     def sweep(self) -> int:
         """See Clients."""
         return self._engine.sweep_helpers(self._instance) + sweep_spool(self._directory, self._instance)
+
+    @contextlib.contextmanager
+    def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
+        labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
+        try:
+            # In a thread: a signal's exception would lose the helper that is just being made.
+            with ThreadPoolExecutor(1) as aside:
+                aside.submit(int).result()  # the thread exists, and will be waited for, before there is a helper
+                start = self._engine.start_helper
+                helper = aside.submit(start, self._beside, program, arguments, self._mount, labels).result()
+            yield helper
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                self._engine.sweep_helpers(self._instance, run, ROLE)
+            raise
+
+    def _inside(self, path: Path) -> str:
+        return str(self.inside / path.name)
+
+    def _host(self) -> str:
+        return "127.0.0.1"
 
 
 class NetworkClients(_Spooled):
@@ -137,18 +185,20 @@ class NetworkClients(_Spooled):
             )
         self._major = server_major
 
-    @contextlib.contextmanager
-    def run(self, program: str, arguments: Sequence[str], run: str) -> Iterator[ProcessOutput]:
-        """See Clients."""
-        home = self._root / str(self._major)
-        with self._spool(run) as pipe:
-            command = [str(home / "bin" / program), *self._arguments(arguments, run, self._directory, self._login.host)]
-            with ProcessOutput(_Child(command, home / "lib"), pipe, program, self._stall) as output:
-                yield output
-
     def sweep(self) -> int:
         """See Clients. Child processes die with us: their pipe breaks."""
         return sweep_spool(self._directory, self._instance)
+
+    @contextlib.contextmanager
+    def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
+        home = self._root / str(self._major)
+        yield _Child([str(home / "bin" / program), *arguments], home / "lib")
+
+    def _inside(self, path: Path) -> str:
+        return str(path)
+
+    def _host(self) -> str:
+        return self._login.host
 
 
 class _Child:

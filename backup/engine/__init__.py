@@ -1,0 +1,185 @@
+"""The only package that speaks to a Docker engine.
+
+Finds the sidecar's own container and the database's, and runs helpers: short-lived containers, labelled as ours,
+with nothing but a pipe to write into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import docker
+
+from backup.containers import PROJECT, Container, described, listing
+from backup.engine.asking import Gone, asking
+from backup.engine.helper import Helper
+from backup.engine.own import SpoolMount, own_ids, spool_mount
+from backup.errors import ConfigError, DatabaseNotYet, EngineError
+from backup.text import printable
+
+__all__ = ["LABEL", "LABEL_ROLE", "LABEL_RUN", "Engine", "Helper", "SpoolMount", "spool_mount"]
+
+LABEL: Final = "obcms.backup.instance"
+LABEL_RUN: Final = "obcms.backup.run"
+LABEL_ROLE: Final = "obcms.backup.role"
+_ONEOFF: Final = "com.docker.compose.oneoff"
+_SMALL_FILE: Final = 4096
+
+
+class Engine:
+    """A Docker engine that answers. EngineError says what it refused and what to do."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        with asking(f"the Docker engine at {self.url}"):
+            # Short for the first word, so that a socket nobody serves is noticed; long for what really takes long.
+            self.api = docker.APIClient(base_url=self.url, version="auto", timeout=10)
+            self.api.ping()
+            self.api.timeout = 60
+
+    def version(self) -> str:
+        """The engine's version."""
+        with asking("the engine's version"):
+            return str(self.api.version()["Version"])
+
+    def own(self) -> Container | None:
+        """The container this process runs in; None outside of one."""
+        for identifier in own_ids():
+            with contextlib.suppress(Gone):
+                return self._inspect(identifier)
+        return None
+
+    def database(self, name: str, project: str) -> Container:
+        """The one running container of service (or name, or alias) `name`; clear errors for none and for several."""
+        candidates = self.containers(project)
+        found = [c for c in candidates if name in (c.service, c.name)] or [c for c in candidates if name in c.aliases]
+        running = [c for c in found if c.running]
+        # Without a project, a stopped container may be the one that is meant.
+        if len(running) == 1 and (project or len(found) == 1):
+            return _awake(running[0])
+        where = f"project {printable(project)}" if project else "this engine"
+        if running:
+            raise ConfigError(
+                f"{len(found)} containers answer to {printable(name)!r} in {where}:{listing(found)}",
+                "Set DB_HOST to the name of the one to back up"
+                + (", or BACKUP_PROJECT to its Compose project." if not project else "."),
+            )
+        if found:
+            raise DatabaseNotYet(
+                f"the database container is not running:{listing(found)}\nNothing was changed",
+                f"Start it: docker compose up -d {printable(name)}",
+            )
+        likely = [c for c in candidates if "POSTGRES_PASSWORD" in c.environment or "postgres" in c.image]
+        raise ConfigError(
+            f"no container of service {printable(name)!r} in {where}; likely databases:{listing(likely)}",
+            "Set DB_SERVICE to the database's service, or DB_HOST to a server outside of this engine.",
+        )
+
+    def has(self, name: str, project: str) -> bool:
+        """Whether any container, running or not, answers to `name` in the project."""
+        return any(name in (c.service, c.name) or name in c.aliases for c in self.containers(project))
+
+    def read_file(self, container: Container, path: str) -> str:
+        """A small text file inside a container (a secret of the database's), less its final newline."""
+        with asking(f"{printable(path)} in {printable(container.name)}"):
+            stream, _ = self.api.get_archive(container.id, path)
+            data = b"".join(_bounded(stream, _SMALL_FILE * 8))
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            member = archive.extractfile(archive.getmembers()[0])
+            return member.read(_SMALL_FILE).decode().removesuffix("\n") if member else ""
+
+    def start_helper(
+        self, beside: Container, program: str, arguments: Sequence[str], spool: SpoolMount, labels: Mapping[str, str]
+    ) -> Helper:
+        """Start `program` in a container of the image of `beside`, in its network namespace."""
+        with asking(f"starting {program} beside {printable(beside.name)}"):
+            return Helper.start(
+                self.api,
+                beside.image_id,
+                [program, *arguments],
+                labels,
+                network_mode=f"container:{beside.id}",
+                mounts=[spool],
+            )
+
+    def start_alone(
+        self,
+        image: str,
+        command: Sequence[str],
+        labels: Mapping[str, str],
+        mounts: Sequence[SpoolMount],
+        caps: list[str],
+    ) -> Helper:
+        """Start `command` in a container of `image` with no network, these mounts and capabilities."""
+        with asking(f"starting {command[0]}"):
+            return Helper.start(
+                self.api, image, list(command), labels, network_mode="none", mounts=list(mounts), cap_add=caps
+            )
+
+    def free(self, container: Container, path: str, labels: Mapping[str, str]) -> int:
+        """Free bytes of the file system that `path` lies on inside a container, asked in a helper."""
+        with asking(f"the free space of {printable(container.name)}"):
+            helper = Helper.start(
+                self.api,
+                container.image_id,
+                ["stat", "-f", "-c", "%a %S", "--", path],
+                labels,
+                network_mode="none",
+                volumes_from=[f"{container.id}:ro"],
+            )
+            try:
+                code, said = helper.wait(), helper.errors()
+            finally:
+                helper.close()
+        words = said.split()
+        if code or len(words) != 2 or not all(word.isdigit() for word in words):
+            raise EngineError(f"the free space at {printable(path)} cannot be told: {printable(said.strip())}")
+        return int(words[0]) * int(words[1])
+
+    def sweep_helpers(self, instance: str, run: str = "", role: str = "") -> int:
+        """Remove what dead runs of `instance` left, or one run (and one role in it). Only for the lock's holder."""
+        labels = [f"{LABEL}={instance}"]
+        labels += [f"{label}={value}" for label, value in ((LABEL_RUN, run), (LABEL_ROLE, role)) if value]
+        with asking("leftover helpers"):
+            leftovers = self.api.containers(all=True, filters={"label": labels})
+            for container in leftovers:
+                Helper(self.api, container["Id"], "helper").close()
+            return len(leftovers)
+
+    def containers(self, project: str) -> list[Container]:
+        """The containers of a project, running or not; all of this engine without one."""
+        filters = {"label": [f"{_ONEOFF}=False", f"{PROJECT}={project}"]} if project else {}
+        with asking("the list of containers"):
+            listed = self.api.containers(all=True, filters=filters)
+        found = []
+        for entry in listed:
+            with contextlib.suppress(Gone):  # between the listing and the look
+                found.append(self._inspect(entry["Id"]))
+        return found
+
+    def _inspect(self, identifier: str) -> Container:
+        with asking(f"container {printable(identifier[:12])}"):
+            return described(self.api.inspect_container(identifier))
+
+
+def _bounded(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    total = 0
+    for piece in stream:
+        total += len(piece)
+        if total > limit:
+            raise EngineError("the file is too large to be a secret")
+        yield piece
+
+
+def _awake(container: Container) -> Container:
+    if container.status == "paused":
+        raise DatabaseNotYet(
+            f"the database container {container.shown} answers nobody; nothing was changed",
+            f"Wake it: docker unpause {printable(container.name)}",
+        )
+    return container

@@ -1,0 +1,64 @@
+"""The application's containers: which write to a volume, stopping and starting exactly those, commands inside."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from backup.containers import Container
+from backup.engine import Engine
+from backup.engine.asking import Gone, asking
+from backup.text import printable
+
+_TAIL: Final = 16_384
+
+
+class Application:
+    """The containers of one Compose project, but for our own."""
+
+    def __init__(self, engine: Engine, project: str, own: Container | None) -> None:
+        self._engine, self._project, self._own = engine, project, own
+
+    def running(self, services: Collection[str], sources: Collection[str]) -> list[Container]:
+        """Running containers of these services; where none is named, those that mount one of `sources` writable."""
+        found = [c for c in self._engine.containers(self._project) if c.running and not self._ours(c)]
+        if services:
+            return [c for c in found if c.service in services or c.name in services]
+        return [c for c in found if any(m.get("RW") and _source(m) in sources for m in c.mounts)]
+
+    def stop(self, container: Container) -> None:
+        """Stop it as `docker stop` does, by its own signal and within its own time."""
+        with asking(f"stopping {printable(container.name)}"):
+            grace = self._engine.api.inspect_container(container.id)["Config"].get("StopTimeout") or 10
+            self._engine.api.stop(container.id, timeout=grace)
+
+    def start(self, identifier: str, name: str) -> bool:
+        """Start a stopped container; False when it is no longer there. One that runs is left alone."""
+        try:
+            with asking(f"starting {printable(name)}"):
+                self._engine.api.start(identifier)
+        except Gone:
+            return False
+        return True
+
+    def run(self, container: Container, command: str) -> tuple[int, str]:
+        """Run a shell command inside a running container; its exit code and the end of its output."""
+        with asking(f"a command in {printable(container.name)}"):
+            made = self._engine.api.exec_create(container.id, ["sh", "-c", command])
+            tail = b""
+            for piece in self._stream(made["Id"]):
+                tail = (tail + piece)[-_TAIL:]
+            code = self._engine.api.exec_inspect(made["Id"])["ExitCode"]
+        return 1 if code is None else int(code), tail.decode(errors="replace")
+
+    def _stream(self, identifier: str) -> Iterator[bytes]:
+        yield from self._engine.api.exec_start(identifier, stream=True)
+
+    def _ours(self, container: Container) -> bool:
+        return self._own is not None and (container.id == self._own.id or container.image_id == self._own.image_id)
+
+
+def _source(mount: object) -> str:
+    """What tells a volume from others: its name, or the directory of the host."""
+    facts = dict(mount) if isinstance(mount, dict) else {}
+    return str(facts.get("Name") or facts.get("Source") or "")

@@ -1,0 +1,114 @@
+"""Throw-away PostgreSQL servers: a set's own image, no network at all, their data in an anonymous volume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from docker.types import LogConfig
+
+from backup.containers import Container, described
+from backup.engine import Engine, Helper
+from backup.engine.asking import asking
+from backup.errors import EngineError
+from backup.text import printable
+
+_READY: Final = 120.0
+_PAUSE: Final = 0.1
+# Nothing here outlives the drill: durability would only cost time.
+SETTINGS: Final[Mapping[str, str]] = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "1d",
+    "autovacuum": "off",
+    "archive_mode": "off",
+    "logging_collector": "off",
+    "jit": "off",
+    "shared_buffers": "256MB",
+    "maintenance_work_mem": "256MB",
+    "max_connections": "20",
+}
+# What the image's entrypoint needs to hand its data over to its own user.
+_CAPABILITIES: Final = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
+
+
+class Server:
+    """A running throw-away server. Only this machine's helpers can reach it, and they need no password."""
+
+    def __init__(self, engine: Engine, container: Container) -> None:
+        self._engine, self.container = engine, container
+        self._helper = Helper(engine.api, container.id, "the throw-away server")
+
+    def ask(self, *command: str) -> tuple[int, str]:
+        """Run a command inside; its exit code and what it said. Only here: a live server gets no process of ours."""
+        with asking("the throw-away server"):
+            made = self._engine.api.exec_create(self.container.id, list(command))
+            said: bytes = self._engine.api.exec_start(made["Id"])
+            return int(self._engine.api.exec_inspect(made["Id"])["ExitCode"] or 0), said.decode(errors="replace")
+
+    def alive(self) -> bool:
+        """Whether it takes connections."""
+        return self.ask("pg_isready", "--quiet", "--host=127.0.0.1", "--timeout=10")[0] == 0
+
+    def wait(self) -> None:
+        """Until it takes connections; EngineError with its last words when it does not."""
+        deadline = time.monotonic() + _READY
+        while True:
+            with asking("the throw-away server"):
+                state = self._engine.api.inspect_container(self.container.id)["State"]
+            if state.get("Running") and self.alive():
+                return
+            if not state.get("Running") or time.monotonic() > deadline:
+                said = printable("; ".join(self._helper.errors().strip().splitlines()[-5:]))
+                raise EngineError(
+                    f"the throw-away server of {printable(self.container.image)} did not become ready: {said}",
+                    "Does the image take POSTGRES_USER and POSTGRES_HOST_AUTH_METHOD as the official one does?",
+                )
+            time.sleep(_PAUSE)
+
+    def close(self) -> None:
+        """Remove it with its data."""
+        self._helper.close()
+
+
+def start_server(engine: Engine, image: str, bootstrap: str, labels: Mapping[str, str]) -> Server:
+    """Start a throw-away server of `image`, initialised by the role `bootstrap`; not yet ready."""
+    settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+    with asking(f"starting a throw-away server of {printable(image)}"):
+        created = engine.api.create_container(
+            image=image,
+            command=["postgres", *settings],
+            labels=dict(labels),
+            healthcheck={"test": ["NONE"]},
+            environment={
+                "POSTGRES_USER": bootstrap or "postgres",
+                "POSTGRES_DB": "postgres",
+                # There is no network but its own loopback, so there is nobody to keep out and no secret to leak.
+                "POSTGRES_HOST_AUTH_METHOD": "trust",
+                "POSTGRES_INITDB_ARGS": "--no-sync",
+            },
+            host_config=engine.api.create_host_config(
+                network_mode="none",
+                cap_drop=["ALL"],
+                cap_add=_CAPABILITIES,
+                security_opt=["no-new-privileges"],
+                # The application on the same machine comes first.
+                cpu_shares=256,
+                mem_limit="2g",
+                shm_size="1g",
+                pids_limit=256,
+                log_config=LogConfig(type="json-file", config={"max-size": "1m", "max-file": "1"}),
+            ),
+        )
+        try:
+            engine.api.start(created["Id"])
+            return Server(engine, described(engine.api.inspect_container(created["Id"])))
+        except BaseException:
+            Helper(engine.api, created["Id"], "the throw-away server").close()
+            raise

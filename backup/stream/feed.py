@@ -1,0 +1,142 @@
+"""The input of a client program, through a named pipe, judged by the program's exit code.
+
+The end of the pipe is the end of the script: psql commits what it was given until then. So a script that breaks off is
+ended by killing its reader, never by closing the pipe.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from backup.errors import BackupError, LoadFailed
+from backup.log import logger
+from backup.stream.fifo import Process, hint_for
+from backup.text import printable
+
+_SETTLE: Final = 30.0
+_GLANCE_MS: Final = 200
+_PIPE: Final = 1 << 20
+
+
+class FeedPipe:
+    """A named pipe, mode 0600, that a program reads and we write. Our own reading end keeps it open before it does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path, 0o600)
+        self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, _PIPE)
+        except OSError:  # an unprivileged process may be held to less; then the default size only costs speed
+            pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close_writer()
+        os.close(self._reader)
+        self.path.unlink(missing_ok=True)
+
+    def close_writer(self) -> None:
+        """Let the program see the end."""
+        descriptor, self.writer = self.writer, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class ProcessInput:
+    """Writes to `process` through `pipe`. As a context manager it leaves no process behind.
+
+    A program that takes nothing for `stall` seconds is asked about with `busy`; False, or an error of it, ends it. Only
+    `finish` ends the script in good order: LoadFailed unless the program then ends with exit code 0.
+    """
+
+    def __init__(
+        self, process: Process, pipe: FeedPipe, name: str, stall: float, busy: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._process, self._pipe, self._name, self._stall, self._busy = process, pipe, name, stall, busy
+        self._code: int | None = None
+        self._lost: BackupError | None = None
+        self._ended = threading.Event()
+        self._waiter = threading.Thread(target=self._wait, name=f"wait-{name}", daemon=True)
+        self._waiter.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        try:
+            if not self._ended.is_set():
+                self._process.kill()
+            self._waiter.join(_SETTLE)
+        finally:
+            try:
+                self._process.close()
+            except BackupError as left:  # the next sweep removes it
+                logger.warning("{} {}", left.message, left.hint)
+
+    def write(self, data: bytes) -> None:
+        """Pass on all of `data`; LoadFailed when the program has ended or stands still."""
+        view, poll = memoryview(data), select.poll()
+        poll.register(self._pipe.writer, select.POLLOUT)
+        quiet = time.monotonic()
+        while view:
+            if self._ended.is_set():
+                raise self._failed()
+            if poll.poll(_GLANCE_MS):
+                try:
+                    view = view[os.write(self._pipe.writer, view) :]
+                except BlockingIOError:
+                    time.sleep(0.001)  # the pipe has room, but for less than one atomic write
+                    continue
+                quiet = time.monotonic()
+            elif time.monotonic() - quiet > self._stall:
+                self._ask()
+                quiet = time.monotonic()
+
+    def finish(self) -> None:
+        """End the script and wait for the program; LoadFailed unless all went well."""
+        self._pipe.close_writer()
+        while not self._ended.wait(self._stall):
+            self._ask()
+        if self._lost is not None:
+            raise self._lost
+        if self._code != 0:
+            raise self._failed()
+
+    def _ask(self) -> None:
+        """It takes nothing: at work on a long statement, or standing still?"""
+        try:
+            if self._busy():
+                return
+        except BackupError as error:
+            raise LoadFailed(f"{self._name} stands still: {error.message}", error.hint) from error
+        raise LoadFailed(
+            f"{self._name} made no progress for {self._stall:.0f} s and was ended",
+            "Is the database paused, locked or overloaded? BACKUP_STALL_TIMEOUT sets the patience.",
+        )
+
+    def _wait(self) -> None:
+        try:
+            self._code = self._process.wait()
+        except BackupError as error:
+            self._lost = error
+        finally:
+            self._ended.set()
+
+    def _failed(self) -> BackupError:
+        if self._lost is not None:
+            return self._lost
+        said = self._process.errors().strip()
+        text = "; ".join(printable(line) for line in said.splitlines()[-5:]) or "it said nothing"
+        return LoadFailed(f"{self._name} ended with exit code {self._code}: {text}", hint_for(said))
