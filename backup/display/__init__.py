@@ -1,4 +1,4 @@
-"""What people see: tables, one-set pages, progress bars. Builds; `cli.py` prints."""
+"""What people see: tables, one-set pages, progress bars. Builds; `cli` prints."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from rich.text import Text
 
 from backup.manifest import Manifest
 from backup.schedule import Slot
-from backup.sets import StoredSet, Verdict
-from backup.text import age, plural, printable, size
+from backup.sets import Proof, StoredSet, Verdict
+from backup.text import age, duration, plural, printable, size
 
 _STYLES: Final = {"complete": "green", "complete with changes": "yellow", "old script": "cyan"}
 _ROWS_SHOWN: Final = 200
@@ -78,7 +78,7 @@ def sets_table(sets: Sequence[StoredSet], now: datetime) -> RenderableType:
             age(now - stored.time),
             Text(size(stored.size), justify="right"),
             Text(str(len(stored.files)), justify="right"),
-            Text(stored.state, style=_STYLES.get(stored.state, "red")),
+            Text(state(stored), style=_STYLES.get(stored.state, "red")),
         )
     good = sum(stored.good for stored in sets)
     total = size(sum(stored.size for stored in sets))
@@ -87,7 +87,14 @@ def sets_table(sets: Sequence[StoredSet], now: datetime) -> RenderableType:
 
 def sets_lines(sets: Sequence[StoredSet]) -> list[str]:
     """The table for other programs' eyes: id, time (UTC), bytes, state, separated by tabs."""
-    return [f"{s.id}\t{s.time:%Y-%m-%dT%H:%M:%SZ}\t{s.size}\t{s.state}" for s in sets]
+    return [f"{s.id}\t{s.time:%Y-%m-%dT%H:%M:%SZ}\t{s.size}\t{state(s)}" for s in sets]
+
+
+def state(stored: StoredSet) -> str:
+    """The state of a set, and the highest that was shown of it: proven, verified, or neither."""
+    if not stored.good or stored.verdict is None:
+        return stored.state
+    return f"{stored.state}, {'proven' if stored.proven else 'verified'}"
 
 
 def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
@@ -96,6 +103,7 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
     if stored.problem:
         facts.append(("problem", printable(stored.problem)))
     facts.append(("verified", _verdict(stored.verdict, zone)))
+    facts.append(("proven", _proof(stored.verdict.proof if stored.verdict else None, zone)))
     blocks: list[RenderableType] = [_facts(facts)]
     if stored.manifest:
         blocks += _manifest_blocks(stored.manifest)
@@ -160,6 +168,17 @@ def _verdict(verdict: Verdict | None, zone: ZoneInfo) -> str:
     return f"{when}: {'; '.join(verdict.problems) or 'every byte as written'}"
 
 
+def _proof(proof: Proof | None, zone: ZoneInfo) -> str:
+    if proof is None:
+        return "never restored; `drill` does, into a throw-away server"
+    when = f"{proof.tried.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    if proof.differences:
+        return f"{when}: NOT what was dumped: {'; '.join(proof.differences)}"
+    notes = "".join(f"; {note}" for note in proof.notes)
+    took = duration(proof.seconds.get("total", 0))
+    return f"{when}: restored and dumped again in {took} (PostgreSQL {proof.server_version}): equal{notes}"
+
+
 def schedule_table(slots: Sequence[Slot]) -> RenderableType:
     """Next runs, soonest first."""
     table = Table("job", "cron line", "next runs", box=None, pad_edge=False, header_style="bold")
@@ -176,6 +195,7 @@ def set_json(stored: StoredSet) -> dict[str, Any]:
         "time": stored.time.isoformat(),
         "state": stored.state,
         "good": stored.good,
+        "proven": stored.proven,
         "size": stored.size,
         "files": list(stored.files),
         "problem": stored.problem,

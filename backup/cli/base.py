@@ -1,0 +1,111 @@
+"""What every command uses: consoles, settings and logs, progress, output for programs, signals, failures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from backup import config, display, log
+from backup.errors import BackupError, Interrupted
+from backup.log import logger
+from backup.operations import runs
+from backup.progress import Progress, Silent
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
+Set = Annotated[str, typer.Argument(metavar="ID|FILE|latest", help="A set id, one of its files, or `latest`.")]
+
+
+class Only(StrEnum):
+    """Half of a set."""
+
+    DATABASE = "database"
+    MEDIA = "media"
+
+
+def prepare(as_json: bool, kind: str = "") -> config.Settings:
+    """Settings, and logs set up: on stdout, or on stderr when stdout carries JSON."""
+    console = err if as_json else out
+    log.setup(None, lambda line: _log_line(console, line))
+    settings = config.load()
+    log.setup(settings.zone, lambda line: _log_line(console, line))
+    if settings.db_password:
+        log.redacting([settings.db_password.get_secret_value()])
+    if kind and settings.root.is_dir():
+        log.to_file(settings.root / "logs", kind, settings.zone)
+    return settings
+
+
+def _log_line(console: Console, line: str) -> None:
+    if console.is_terminal:
+        level = line[line.find("] [") + 3 :].split("]", 1)[0]
+        style = {"ERROR": "red", "WARNING": "yellow", "SUCCESS": "green"}.get(level, "")
+        console.print(Text(line.rstrip("\n"), style=style))
+    else:
+        console.file.write(line)
+        console.file.flush()
+
+
+@contextlib.contextmanager
+def progress(as_json: bool) -> Iterator[Progress]:
+    """Bars on a terminal, else nothing; off stdout when that carries JSON."""
+    console = err if as_json else out
+    if not console.is_terminal:
+        yield Silent()
+        return
+    with display.Drawn(console) as drawn:
+        yield drawn
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[None]:
+    """Let SIGTERM and SIGINT end the work in good order; a second one is ignored while that happens."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, runs.deaf)
+        raise Interrupted(number)
+
+    before = {each: signal.signal(each, stop) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            # Once told to end, it stays deaf; the interpreter's own end would wake a handler of ours, but not SIG_IGN.
+            signal.signal(each, handler if signal.getsignal(each) is stop else signal.SIG_IGN)
+
+
+def fail(error: BackupError | Interrupted) -> int:
+    """Say what failed and what to do about it, without secrets; its exit code."""
+    message, hint = log.redacted(error.message), log.redacted(error.hint)
+    logger.error("{}", message + (f"\n  {hint}" if hint else ""))
+    return error.exit_code
+
+
+def bug() -> int:
+    """Print the traceback of the exception at hand, without secrets; its exit code."""
+    err.print(Text(log.redacted(traceback.format_exc())))
+    err.print(Text("This is a bug in the backup sidecar; nothing unfinished was published.", style="bold red"))
+    return 1
+
+
+def print_json(value: Any) -> None:
+    """Print for other programs."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print as they are: no styles, no wrapping."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -1,0 +1,75 @@
+"""Commands about the service: run it, ask how it is, show when it works."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.text import Text
+
+from backup import display, schedule
+from backup.cli import base
+from backup.cli.base import Json
+from backup.errors import BackupError
+from backup.operations.serve import jobs, serve
+from backup.probe import probe, target
+from backup.wiring import App
+
+_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
+
+
+def healthcheck(as_json: Json = False) -> None:
+    """Ask the running service how it is; exit 0 when healthy."""
+    settings = base.prepare(as_json)
+    host, _ = target(dict(os.environ))
+    code, text = probe(settings.http_port, "/healthz", 0, host)
+    if as_json:
+        base.print_json({"exit_code": code, "health": text})
+    else:
+        base.out.print(Text(text))
+    raise typer.Exit(code)
+
+
+def show_schedule(
+    count: Annotated[int, typer.Option(help="How many runs of each job.", min=1, max=100)] = 3, as_json: Json = False
+) -> None:
+    """Show when the next backups run. Example: `schedule --count 10`."""
+    settings = base.prepare(as_json)
+    slots = schedule.upcoming(jobs(settings), datetime.now(UTC), settings.zone, count)
+    if as_json:
+        return base.print_json(
+            [{"job": s.job, "cron": s.cron, "next": [t.isoformat() for t in s.times]} for s in slots]
+        )
+    if base.out.is_terminal:
+        return base.out.print(display.schedule_table(slots))
+    return base.print_lines(f"{slot.job}\t{slot.cron}\t{moment.isoformat()}" for slot in slots for moment in slot.times)
+
+
+def run_service() -> None:
+    """Run backups on schedule and answer health checks. What the container does by default."""
+    settings = base.prepare(as_json=False)
+    main = App(settings)
+    main.require_volume()
+    code = serve(
+        settings,
+        catalog=main.catalog,
+        records=main.records,
+        recover=main.recover,
+        ready=main.ready,
+        command=[sys.executable, str(_COMMAND)],
+        way=lambda: _way(main),
+        run_dir=Path(os.environ.get("XDG_RUNTIME_DIR") or "/run"),
+    )
+    raise typer.Exit(code)
+
+
+def _way(main: App) -> str:
+    """How the database is reached, for the service's log; a reason when it cannot be just now."""
+    try:
+        return main.source().clients.way
+    except BackupError as error:
+        return f"not yet: {error.message}"
