@@ -1,50 +1,146 @@
-"""Files of the old scripts: no manifest says what they should hold, so only they themselves can be asked."""
+"""Files without a manifest: those of the old scripts, and of a set of ours that has lost its own.
+
+Only they themselves can be asked what they hold, so their bytes say what they are, and a set that lost its manifest
+still has its checksums and its file indexes.
+"""
 
 from __future__ import annotations
 
-import io
-import tarfile
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
-from backup.errors import DumpFailed, IntegrityError
-from backup.progress import Progress
-from backup.stores.disk import storing
+from backup.errors import BackupError, IntegrityError, StoreError
+from backup.manifest import file_name, parse_file_name
+from backup.operations import check_volume
+from backup.operations.check_bytes import Stored
+from backup.operations.check_set import Checked, Found, read_sums, wrong_roles
+from backup.progress import Progress, Silent
+from backup.sets import StoredSet
 from backup.stores.local import LocalStore
-from backup.stream import gzip
+from backup.stream.content import HEAD, Content, Kind, recognise
 from backup.stream.filters import DumpReader
+from backup.stream.outline import Outline
 
-_BLOCK: Final = 1 << 20
+_CUSTOM: Final = "is a custom-format dump: whether it is whole, only a drill or a restore can tell"
 
 
-def check_file(store: LocalStore, name: str, progress: Progress) -> None:
-    """Read one file to its end. IntegrityError unless it is whole gzip, and whole as the SQL or tar it holds."""
-    descriptor = store.open(name)
-    with open(descriptor, "rb") as raw, storing(store.directory / name):
+def check_without_manifest(stored: StoredSet, progress: Progress, outline: Outline | None = None) -> Checked:
+    """Read every file to its end; `outline`, if given, is fed with a plain dump that is among them."""
+    return _Check(stored, progress, outline).run()
+
+
+@dataclass
+class _Check:
+    stored: StoredSet
+    progress: Progress
+    outline: Outline | None
+    problems: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    found: Found = field(default_factory=Found)
+    sums: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> Checked:
+        if self.stored.problem:
+            self.problems.append(self.stored.problem)
+        self._read_sums()
+        for name in self.stored.files:
+            if not name.endswith((".json", ".sha256", ".files.gz")):
+                self._judge(name)
+            elif name.endswith(".files.gz") and self._archive_of(name) not in self.stored.files:
+                with self._reading(name) as source:
+                    check_volume.read_index(source.content())
+        self.problems += [f"{name} is missing" for name in self.sums if name not in self.stored.files]
+        if not self.sums:
+            self.unchecked.append("sizes, checksums and row counts: there is no manifest to compare with")
+        return Checked(self.problems, self.unchecked, self.found)
+
+    def _read_sums(self) -> None:
+        name = file_name("set", self.stored.id, "sha256")
+        if name in self.stored.files:
+            try:
+                self.sums = read_sums(self._store, name)
+            except BackupError as error:
+                self.problems.append(error.message)
+
+    @property
+    def _store(self) -> LocalStore:
+        return LocalStore(self.stored.directory)
+
+    @staticmethod
+    def _archive_of(index: str) -> str:
+        return index.removesuffix(".files.gz") + ".tar.gz"
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[Stored]:
+        """A file to be read by the body; its SHA-256 is compared afterwards, if one is known."""
+        source = Stored(self._store, name, self.progress)
         try:
-            with gzip.reader(raw) as stream:
-                if name.endswith(".tar.gz"):
-                    _walk(stream)
-                else:
-                    _read(stream, progress)
-        except (*gzip.DAMAGED, tarfile.TarError) as error:
-            raise IntegrityError(f"cannot be unpacked: {error}") from error
+            try:
+                yield source
+            except IntegrityError as error:
+                self._add(name, error.message)
+            source.drain()
+            if not source.failed and self.sums.get(name, source.sha256) != source.sha256:
+                self._add(name, "has changed since its checksum was written")
+        except StoreError as error:
+            self.problems.append(error.message)
+        finally:
+            source.close()
 
+    def _judge(self, name: str) -> None:
+        parsed = parse_file_name(name)
+        if parsed and parsed.what == "roles" and parsed.suffix == "sql.gz":
+            with self._reading(name) as source:
+                for problem in wrong_roles(source.content()):
+                    self._add(name, problem)
+            return
+        with self._reading(name) as source:
+            content = self.found.content[name] = recognise(self._head(name))
+            read: dict[Kind, Callable[[str, Stored, Content], None]] = {
+                Kind.SQL: self._dump,
+                Kind.CUSTOM: self._custom,
+                Kind.TAR: self._archive,
+            }
+            read[content.kind](name, source, content)
+            self.found.plain_sizes[name] = source.plain_size
 
-def _read(stream: io.BufferedReader, progress: Progress) -> None:
-    reader = DumpReader()
-    while block := stream.read(_BLOCK):
-        reader.feed(block)
-        progress.advance(len(block))
-    try:
-        reader.check_whole()
-    except DumpFailed:
-        raise IntegrityError("is no whole plain dump: its beginning or its completion trailer is missing") from None
+    def _dump(self, name: str, source: Stored, content: Content) -> None:
+        reader = self.outline or DumpReader()
+        for piece in source.content(packed=content.packed, single=False):
+            reader.feed(piece)
+        reader.finish()
+        self.found.rows, self.found.large_objects = reader.rows, reader.large_objects
+        if missing := reader.missing():
+            raise IntegrityError(f"is no whole dump: it {missing}")
 
+    def _custom(self, name: str, source: Stored, content: Content) -> None:
+        for _ in source.content(packed=content.packed, single=False):
+            pass
+        self.unchecked.append(f"{name} {_CUSTOM}")
 
-def _walk(stream: io.BufferedReader) -> None:
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for _ in archive:
-            # The list would grow by one for every file.
-            archive.members = []  # type: ignore[attr-defined]
-    while stream.read(_BLOCK):
-        pass
+    def _archive(self, name: str, source: Stored, content: Content) -> None:
+        chunks = source.content(packed=content.packed, single=False)
+        index = name.removesuffix(".tar.gz") + ".files.gz"
+        if index not in self.stored.files:
+            check_volume.walk(chunks)
+            return
+        parsed = parse_file_name(name)
+        root = (parsed.what if parsed else "").encode()
+        again = Stored(self._store, index, Silent())
+        with self._reading(index) as listing, contextlib.closing(again):
+            try:
+                walked = check_volume.compare(chunks, listing.content(), again.content, root)
+            except IntegrityError as error:
+                self._add(name, error.message)
+            else:
+                for problem in walked.problems:
+                    self._add(name, problem)
+
+    def _head(self, name: str) -> bytes:
+        with open(self._store.open(name), "rb") as file:
+            return file.read(HEAD)
+
+    def _add(self, name: str, problem: str) -> None:
+        self.problems.append(problem if problem.startswith(f"{name} ") else f"{name}: {problem}")

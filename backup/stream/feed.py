@@ -6,9 +6,11 @@ ended by killing its reader, never by closing the pipe.
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
 import select
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +24,8 @@ from backup.stream.fifo import Process, hint_for
 from backup.text import printable
 
 _SETTLE: Final = 30.0
-_GLANCE_MS: Final = 200
+_GLANCE: Final = 0.2
+_DRAIN: Final = 0.002
 _PIPE: Final = 1 << 20
 
 
@@ -46,6 +49,12 @@ class FeedPipe:
         self.close_writer()
         os.close(self._reader)
         self.path.unlink(missing_ok=True)
+
+    def drained(self) -> bool:
+        """Whether the program has read all that was written, so that it has the pipe open."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self._reader, termios.FIONREAD, count)
+        return count[0] == 0
 
     def close_writer(self) -> None:
         """Let the program see the end."""
@@ -93,7 +102,7 @@ class ProcessInput:
         while view:
             if self._ended.is_set():
                 raise self._failed()
-            if poll.poll(_GLANCE_MS):
+            if poll.poll(_GLANCE * 1000):
                 try:
                     view = view[os.write(self._pipe.writer, view) :]
                 except BlockingIOError:
@@ -106,13 +115,23 @@ class ProcessInput:
 
     def finish(self) -> None:
         """End the script and wait for the program; LoadFailed unless all went well."""
+        # A program that opens the pipe only after its end would wait for a writer for ever.
+        self.write(b"\n")
+        self._until(lambda: self._pipe.drained() or self._ended.is_set(), _DRAIN)
         self._pipe.close_writer()
-        while not self._ended.wait(self._stall):
-            self._ask()
+        self._until(lambda: self._ended.wait(_GLANCE), 0)
         if self._lost is not None:
             raise self._lost
         if self._code != 0:
             raise self._failed()
+
+    def _until(self, done: Callable[[], bool], pause: float) -> None:
+        quiet = time.monotonic()
+        while not done():
+            if time.monotonic() - quiet > self._stall:
+                self._ask()
+                quiet = time.monotonic()
+            time.sleep(pause)
 
     def _ask(self) -> None:
         """It takes nothing: at work on a long statement, or standing still?"""

@@ -1,45 +1,66 @@
 """What a plain dump says about itself as it streams by: header, rows per table, large objects, trailer.
 
-Reads each byte once, holds no more than one line of SQL or one chunk of rows. pg_dump announces each table's rows
-with `-- Data for Name: …` and `COPY … FROM stdin;`, ends them with `\\.`, and ends the file with a
-completion comment, in patched versions followed by `\\unrestrict <key>`.
+Reads each byte once, holds no more than one line of SQL or one chunk of rows. pg_dump announces each object with a
+comment, each table's rows with `-- Data for Name: …` and `COPY … FROM stdin;`, ends them with `\\.`, and ends the file
+with a completion comment, in patched versions followed by `\\unrestrict <key>`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Protocol
 
 from backup.errors import DumpFailed
 
 _NAME: Final = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _COLUMN: Final = rb'(?:"(?:[^"]|"")+"|[^\s".,()]+)'
 _EVENT: Final = re.compile(
-    rb"^(?:-- Data for Name: .*; Type: (TABLE DATA); .*"
-    rb"|COPY (" + _NAME + rb"\." + _NAME + rb") +(?:\(" + _COLUMN + rb"(?:, " + _COLUMN + rb")*\) )?FROM stdin;"
-    rb"|SELECT pg_catalog\.(lo_open)\('[0-9]+', [0-9]+\);)$",
+    rb"^(?:-- (?P<data>Data for )?Name: (?P<name>.*); Type: (?P<type>[A-Z][A-Z ]*); Schema: (?P<schema>.*); Owner: .*"
+    rb"|-- PostgreSQL database (?P<end>dump complete)"
+    rb"|SELECT pg_catalog\.lo_open\('[0-9]+', [0-9]+\);)$",
     re.MULTILINE,
+)
+# What may stand between the announcement of a table's rows and their COPY statement.
+_LEAD: Final = re.compile(rb"(?:\n--\n)?(?:\n|(?:ALTER TABLE|SET) [^\n]*;\n)*")
+_COPY: Final = re.compile(
+    rb"COPY ((?:" + _NAME + rb"\.)?" + _NAME + rb") +(?:\(" + _COLUMN + rb"(?:, " + _COLUMN + rb")*\) )?FROM stdin;\n"
 )
 _END_OF_ROWS: Final = b"\n\\.\n"
 _HEAD: Final = 4096
 _TAIL: Final = 2048
-_LONGEST_LINE: Final = 64 << 20
+_LONGEST: Final = 64 << 20
 _HEADER: Final = re.compile(rb"^--\n-- PostgreSQL database (?:cluster )?dump\n--\n")
 _TRAILER: Final = re.compile(rb"^-- PostgreSQL database (?:cluster )?dump complete$", re.MULTILINE)
 _RESTRICT: Final = re.compile(rb"^\\(un)?restrict (\w+)$", re.MULTILINE)
 _VERSION: Final = re.compile(rb"^-- Dumped by pg_dump version (.+)$", re.MULTILINE)
+END: Final = "end"
+
+
+class Watcher(Protocol):
+    """Who wants the dump object by object: its bytes in order, and before an object's bytes what it is."""
+
+    def section(self, kind: str, name: str) -> None:
+        """An object begins: `TABLE DATA` and `public.app_case`, as pg_dump's comment says; at last `end` and ``."""
+
+    def table(self, table: str) -> None:
+        """The present object is the rows of `table`, as the dump writes it."""
+
+    def data(self, data: bytes) -> None:
+        """The next bytes, of the present object."""
 
 
 class DumpReader:
     """Feed it the dump's chunks in order, then ask. `rows` maps the table as the dump writes it to its rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, watcher: Watcher | None = None) -> None:
         self.rows: dict[str, int] = {}
         self.large_objects = 0
+        self._watcher = watcher
         self._head = b""
         self._tail = b""
+        # What has to be seen again with the next chunk; where in it to go on; how much of it the watcher has had.
         self._carry = b""
-        self._start = 0
+        self._start = self._told = 0
         self._table = ""
         self._announced = False
 
@@ -56,40 +77,63 @@ class DumpReader:
         self._tail = chunk[-_TAIL:] if len(chunk) >= _TAIL else (self._tail + chunk)[-_TAIL:]
         text, position = self._carry + chunk, self._start
         while position >= 0:
-            position = self._in_rows(text, position) if self._table else self._in_sql(text, position)
+            step = self._in_rows if self._table else self._before_rows if self._announced else self._in_sql
+            position = step(text, position)
 
-    def check_whole(self) -> None:
-        """DumpFailed unless header, completion trailer and both restrict keys are there."""
+    def finish(self) -> None:
+        """No more bytes come: give the watcher what was held back."""
+        self._tell(self._carry, len(self._carry))
+
+    def missing(self) -> str:
+        """What the dump lacks to be whole, in words that follow `it`; empty if nothing."""
         if not _HEADER.match(self._head):
-            raise DumpFailed(_incomplete("does not begin as a dump begins"))
+            return "does not begin as a dump begins"
         if self._table or not _TRAILER.search(self._tail):
-            raise DumpFailed(_incomplete("has no completion trailer"))
+            return "has no completion trailer"
         # The last line of the head may be cut off.
         head = self._head[: self._head.rfind(b"\n") + 1]
         keys = [match.groups() for part in (head, self._tail) for match in _RESTRICT.finditer(part)]
         opened, closed = {key for un, key in keys if not un}, {key for un, key in keys if un}
-        if opened != closed:
-            raise DumpFailed(_incomplete("does not end with the key it began with"))
+        return "" if opened == closed else "does not end with the key it began with"
+
+    def check_whole(self) -> None:
+        """DumpFailed unless header, completion trailer and both restrict keys are there."""
+        if missing := self.missing():
+            raise DumpFailed(f"the database client reported success, but its output {missing}; nothing was published")
 
     def _in_sql(self, text: bytes, position: int) -> int:
-        """Read whole lines of SQL from `position`; returns where rows begin, or -1 at the end of `text`."""
-        end = text.rfind(b"\n", position) + 1
-        announced = position
-        for match in _EVENT.finditer(text, position, max(end, position)):
-            if match[3]:
+        """Read whole lines of SQL from `position`; returns where rows are announced, or -1 at the end of `text`."""
+        end = max(text.rfind(b"\n", position) + 1, position)
+        for match in _EVENT.finditer(text, position, end):
+            if not match["type"] and not match["end"]:
                 self.large_objects += 1
-            elif match[1]:
-                self._announced, announced = True, match.end()
-            elif self._announced:
-                self._announced = False
-                self._table = match[2].decode(errors="backslashreplace")
-                self.rows.setdefault(self._table, 0)
-                return match.end() + 1
-        # Names may hold newlines, so that the statement which was announced may be here in part.
-        self._carry, self._start = text[announced if self._announced else max(end, position) :], 0
-        if len(self._carry) > _LONGEST_LINE:
-            self._carry = b"-"
-        return -1
+                continue
+            if self._watcher:
+                self._tell(text, match.start())
+                self._watcher.section(*_title(match))
+            if match["data"] and match["type"] == b"TABLE DATA":
+                self._announced = True
+                return match.end()
+        return self._hold(text, end, end, end)
+
+    def _before_rows(self, text: bytes, position: int) -> int:
+        """Find the COPY statement that was announced; returns where rows or else SQL go on, -1 if it goes on later.
+
+        Names in it may hold newlines: none of its lines is taken for anything before it is here as a whole.
+        """
+        lead = _LEAD.match(text, position)
+        begin = lead.end() if lead else position
+        copy = _COPY.match(text, begin)
+        if copy:
+            self._table = _decoded(copy[1])
+            self.rows.setdefault(self._table, 0)
+            if self._watcher:
+                self._watcher.table(self._table)
+        elif text.startswith(b"COPY ", begin) or text.find(b"\n", begin) < 0:
+            if len(text) - position < _LONGEST:
+                return self._hold(text, position, position, position)
+        self._announced = False
+        return copy.end() if copy else begin
 
     def _in_rows(self, text: bytes, position: int) -> int:
         """Count rows from `position` to the terminator; returns where SQL goes on, or -1 at the end of `text`."""
@@ -102,9 +146,30 @@ class DumpReader:
         keep = max(len(text) - len(_END_OF_ROWS) + 1, position - 1, 0)
         counted = max(keep, position)
         self.rows[self._table] += text.count(b"\n", position, counted)
-        self._carry, self._start = text[keep:], counted - keep
+        return self._hold(text, keep, counted, len(text))
+
+    def _hold(self, text: bytes, keep: int, start: int, told: int) -> int:
+        """Keep `text` from `keep` on for the next chunk, to be read from `start`; the watcher gets it up to `told`."""
+        self._tell(text, told)
+        self._carry, self._start, self._told = text[keep:], start - keep, told - keep
+        if len(self._carry) > _LONGEST:
+            # Of a line so long only the beginning matters, and it was nothing.
+            self._tell(self._carry, len(self._carry))
+            self._carry, self._start, self._told = b"#", 0, 1
         return -1
 
+    def _tell(self, text: bytes, end: int) -> None:
+        if self._watcher and end > self._told:
+            self._watcher.data(text[self._told : end])
+            self._told = end
 
-def _incomplete(what: str) -> str:
-    return f"the database client reported success, but its output {what}; nothing was published"
+
+def _title(match: re.Match[bytes]) -> tuple[str, str]:
+    if match["end"]:
+        return END, ""
+    schema = b"" if match["schema"] == b"-" else match["schema"] + b"."
+    return _decoded(match["type"]), _decoded(schema + match["name"])
+
+
+def _decoded(name: bytes) -> str:
+    return name.decode(errors="backslashreplace")

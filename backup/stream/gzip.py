@@ -12,9 +12,10 @@ import queue
 import struct
 import threading
 import zlib
+from collections.abc import Generator, Iterable, Iterator
 from typing import BinaryIO, Final, Protocol, cast
 
-from isal import igzip, igzip_threaded, isal_zlib
+from isal import igzip, igzip_lib, igzip_threaded, isal_zlib
 
 _BLOCK: Final = 1 << 20
 _QUEUED: Final = 4
@@ -27,7 +28,12 @@ _HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _FINAL_BLOCK: Final = b"\x03\x00"
 
 # What reading raises for bytes that are not whole gzip.
-DAMAGED: Final = (igzip.BadGzipFile, EOFError, zlib.error)
+DAMAGED: Final[tuple[type[Exception], ...]] = (
+    igzip.BadGzipFile,
+    cast(type[Exception], igzip_lib.IsalError),
+    EOFError,
+    zlib.error,
+)
 
 
 class Target(Protocol):
@@ -108,6 +114,42 @@ class GzipWriter:
 def reader(source: BinaryIO) -> io.BufferedReader:
     """A reader that unpacks `source` to its end and checks every CRC."""
     return cast(io.BufferedReader, igzip_threaded.open(source, "rb", threads=1, block_size=_BLOCK))
+
+
+def unpack(blocks: Iterable[bytes], *, single: bool) -> Generator[bytes, None, None]:
+    """What packed `blocks` hold, in pieces of at most 1 MiB; one of DAMAGED for anything but whole gzip.
+
+    `single`: exactly one member, as GzipWriter writes it. Else several may follow one another, and zeros the last.
+    """
+    member, ended, padding = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), False, False
+    for block in blocks:
+        while block:
+            if ended:
+                if single:
+                    raise EOFError("bytes follow its end")
+                padding = padding or block[0] == 0
+                if padding:
+                    _only_zeros(block)
+                    break
+                member, ended = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), False
+            yield from _pieces(member, block)
+            ended, block = member.eof, member.unused_data if member.eof else b""
+    if not ended:
+        raise EOFError("it ends before its end")
+
+
+def _pieces(member: igzip_lib.IgzipDecompressor, block: bytes) -> Iterator[bytes]:
+    while True:
+        if piece := member.decompress(block, _BLOCK):
+            yield piece
+        if member.eof or member.needs_input:
+            return
+        block = b""
+
+
+def _only_zeros(block: bytes) -> None:
+    if block.strip(b"\0"):
+        raise EOFError("bytes follow its end")
 
 
 def _shrinks(block: bytes) -> bool:

@@ -1,0 +1,127 @@
+"""Stored bytes on their way to a judgement: read once, hashed as they lie, unpacked beside the caller's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Generator
+from typing import Final
+
+from backup.errors import IntegrityError
+from backup.progress import Progress
+from backup.stores.disk import storing
+from backup.stores.local import LocalStore
+from backup.stream import gzip
+
+_BLOCK: Final = 1 << 20
+_AHEAD: Final = 4
+
+
+class Stored:
+    """One stored file, read from the disk once. `size` and `sha256` are those of the bytes read so far.
+
+    `plain_size` is what they unpacked to; `failed`: the disk did not give them all.
+    """
+
+    def __init__(self, store: LocalStore, name: str, progress: Progress) -> None:
+        self.name = name
+        self.size = 0
+        self.plain_size = 0
+        self.failed = False
+        self._told = 0
+        self._progress = progress
+        self._hash = hashlib.sha256()
+        self._blocks = self._read(store)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hex."""
+        return self._hash.hexdigest()
+
+    def content(self, *, packed: bool = True, single: bool = True) -> Generator[bytes, None, None]:
+        """What the file holds. StoreError when the disk fails, IntegrityError for what is not whole gzip."""
+        pieces = gzip.unpack(self._blocks, single=single) if packed else self._rest()
+        try:
+            with contextlib.closing(ahead(pieces)) as waiting:
+                for piece in waiting:
+                    self.plain_size += len(piece)
+                    self._tell()
+                    yield piece
+        except gzip.DAMAGED as error:
+            raise IntegrityError(f"{self.name} cannot be unpacked: {error}") from error
+        self._tell()
+
+    def drain(self) -> None:
+        """Read what is left, so that `size` and `sha256` are those of the whole file. StoreError."""
+        with contextlib.closing(ahead(self._rest())) as waiting:
+            for _ in waiting:
+                self._tell()
+        self._tell()
+
+    def close(self) -> None:
+        """Close the file, if it was left early."""
+        self._blocks.close()
+
+    def _rest(self) -> Generator[bytes, None, None]:
+        # Not `yield from`: closing this must leave the file open for `drain`.
+        for block in self._blocks:  # noqa: UP028
+            yield block
+
+    def _read(self, store: LocalStore) -> Generator[bytes, None, None]:
+        self.failed = True
+        descriptor = store.open(self.name)
+        try:
+            # The disk is asked, not what is left in memory of the writing.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            while True:
+                with storing(store.directory / self.name):
+                    block = os.read(descriptor, _BLOCK)
+                if not block:
+                    break
+                self._hash.update(block)
+                self.size += len(block)
+                yield block
+        finally:
+            os.close(descriptor)
+        self.failed = False
+
+    def _tell(self) -> None:
+        size = self.size
+        self._progress.advance(size - self._told)
+        self._told = size
+
+
+def ahead(items: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+    """`items` made by a thread of their own, a few ahead of the caller; their error is raised here. Close it."""
+    waiting: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
+    stopped = threading.Event()
+
+    def work() -> None:
+        try:
+            for item in items:
+                waiting.put(item)
+                if stopped.is_set():
+                    return
+            waiting.put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            waiting.put(error)
+        finally:
+            items.close()
+
+    thread = threading.Thread(target=work, name="reading", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        while thread.is_alive():
+            with contextlib.suppress(queue.Empty):
+                waiting.get_nowait()
+            thread.join(0.001)

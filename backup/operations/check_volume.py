@@ -1,0 +1,141 @@
+"""A volume's archive against its file index and against what the manifest says of it."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from backup.errors import IntegrityError
+from backup.manifest import VolumePart
+from backup.operations.check_tar import REGULAR, Member, members
+from backup.sources.tarstream import IndexEntry, parse_index
+from backup.text import printable
+
+_LISTED: Final = 20
+_LONGEST_LINE: Final = 16 << 20
+_COUNTED: Final = {tarfile.DIRTYPE: "directories", tarfile.SYMTYPE: "links", tarfile.LNKTYPE: "hard_links"}
+
+
+@dataclass
+class Walked:
+    """What an archive was found to hold, by VolumePart's field names, and what is wrong with it."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines of a binary stream, newline included; the last one as it is."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line + b"\n"
+        if len(rest) > _LONGEST_LINE:
+            raise IntegrityError("the file index is damaged: a line of it has no end")
+    if rest:
+        yield rest
+
+
+def walk(chunks: Iterable[bytes]) -> Walked:
+    """An archive that has no index. IntegrityError where it is not whole."""
+    walked = Walked()
+    for member in members(chunks):
+        _count(member, walked.counts)
+    return walked
+
+
+def read_index(chunks: Iterable[bytes]) -> None:
+    """An index that has no archive. IntegrityError where it is damaged."""
+    for _ in parse_index(lines(chunks)):
+        pass
+
+
+def compare(
+    chunks: Iterable[bytes], index: Iterable[bytes], again: Callable[[], Iterable[bytes]], root: bytes
+) -> Walked:
+    """An archive whose every file is hashed and held against the index, `index` and `again` being its plain bytes.
+
+    The file index names regular files and hard links in the archive's order. What does not fit is in `problems`;
+    IntegrityError where the archive is not whole. A damaged index raises whatever reading it raises.
+    """
+    return _Comparison(parse_index(lines(index)), root).run(chunks, again)
+
+
+class _Comparison:
+    def __init__(self, entries: Iterator[IndexEntry], root: bytes) -> None:
+        self._entries = entries
+        self._root = root
+        self._walked = Walked()
+        self._aligned = True
+        # Hard links hold no content: they must be listed with that of the name they point to.
+        self._links: dict[bytes, list[IndexEntry]] = {}
+
+    def run(self, chunks: Iterable[bytes], again: Callable[[], Iterable[bytes]]) -> Walked:
+        for member in members(chunks):
+            _count(member, self._walked.counts)
+            if member.path.rstrip(b"/") != self._root and not member.path.startswith(self._root + b"/"):
+                self._add(f"{_shown(member.path)} lies outside of {_shown(self._root)}/")
+            if member.kind in REGULAR or member.kind == tarfile.LNKTYPE:
+                self._judge(member)
+        if self._aligned and (entry := next(self._entries, None)):
+            self._add(f"{_shown(entry.path)} is in the file index, but not in the archive")
+        for _ in self._entries:
+            pass
+        if self._links and not self._walked.problems:
+            self._judge_links(parse_index(lines(again())))
+        return self._walked
+
+    def _judge(self, member: Member) -> None:
+        entry = next(self._entries, None) if self._aligned else None
+        if not self._aligned:
+            return
+        if entry is None or entry.path != member.path:
+            self._aligned = False
+            expected = _shown(entry.path) if entry else "its end"
+            self._add(f"the archive holds {_shown(member.path)} where the file index has {expected}")
+        elif member.kind == tarfile.LNKTYPE:
+            self._links.setdefault(member.target, []).append(entry)
+        elif member.size != entry.size:
+            self._add(f"{_shown(entry.path)} has {member.size:,} bytes instead of {entry.size:,}")
+        elif member.sha256() != entry.sha256:
+            self._add(f"{_shown(entry.path)} has other content than when it was stored")
+
+    def _judge_links(self, entries: Iterator[IndexEntry]) -> None:
+        for first in entries:
+            for link in self._links.pop(first.path, ()):
+                if (link.sha256, link.size) != (first.sha256, first.size):
+                    self._add(f"{_shown(link.path)} is listed with other content than {_shown(first.path)}")
+        for target, links in self._links.items():
+            self._add(f"{_shown(links[0].path)} is a link to {_shown(target)}, which is not in the archive")
+
+    def _add(self, problem: str) -> None:
+        if len(self._walked.problems) < _LISTED:
+            self._walked.problems.append(problem)
+
+
+def wrong_counts(part: VolumePart, walked: Walked) -> list[str]:
+    """Where the manifest says otherwise of a volume than its archive."""
+    problems = []
+    for name in ("files", "directories", "links", "hard_links", "bytes", "others"):
+        expected, found = getattr(part, name, 0), walked.counts[name]
+        if expected != found:
+            what = name.replace("_", " ")
+            problems.append(f"the archive of {printable(part.name)} holds {found:,} {what} instead of {expected:,}")
+    return problems
+
+
+def _count(member: Member, counts: Counter[str]) -> None:
+    if member.kind in REGULAR:
+        counts["files"] += 1
+        counts["bytes"] += member.stored
+    else:
+        counts[_COUNTED.get(member.kind, "others")] += 1
+
+
+def _shown(path: bytes) -> str:
+    return printable(os.fsdecode(path))

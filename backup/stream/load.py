@@ -1,0 +1,46 @@
+"""A dump made with `--clean`, as a new and empty database takes it: without the statements that drop what was there.
+
+Some of them fail where nothing is: pg_dump drops the constraint of a domain without asking for the domain, and replaces
+a view of a schema that is not there.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_SETTING: Final = re.compile(rb"(?:--[^\n]*|SET [^\n]*|SELECT pg_catalog\.set_config\([^\n]*|\\restrict \w+|)\n")
+_OBJECT: Final = re.compile(rb"^--\n-- Name: ", re.MULTILINE)
+# The drops of a million objects; what is longer has none, and is passed on as it is.
+_LONGEST: Final = 64 << 20
+
+
+class WithoutDrops:
+    """Give it the chunks of a plain dump in order; it gives what is to be loaded. `finish` gives what it held back."""
+
+    def __init__(self) -> None:
+        self._head: bytes | None = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What can be loaded now."""
+        if self._head is None:
+            return chunk
+        self._head += chunk
+        found = _OBJECT.search(self._head)
+        if found is None:
+            return self.finish() if len(self._head) > _LONGEST else b""
+        head, self._head = self._head, None
+        return head[: _settings(head)] + head[found.start() :]
+
+    def finish(self) -> bytes:
+        """What is left, of a dump that names no object at all."""
+        head, self._head = self._head or b"", None
+        return head
+
+
+def _settings(head: bytes) -> int:
+    """Where the comments and settings at the beginning end."""
+    position = 0
+    while (match := _SETTING.match(head, position)) and match.end() > position:
+        position = match.end()
+    return position
