@@ -1,0 +1,142 @@
+"""Sessions with a database server that cannot hang, and its errors in plain words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable
+from backup.stream.fifo import hint_for
+from backup.text import printable
+
+_CONNECT_TIMEOUT: Final = 10
+# For all questions of one connection together; longer than the server's own limit of one.
+_SILENCE: Final = 90.0
+_LIMIT: Final = 60.0
+APPLICATION: Final = "obcms-backup"
+_NOT_YET: Final = ("Connection refused", "timeout", "timed out", "No route", "starting up", "shutting down")
+
+
+@dataclass(frozen=True)
+class Login:
+    """Where a database is and how to enter it."""
+
+    host: str
+    port: int
+    user: str
+    name: str
+    password: str = ""
+
+    def conninfo(self, **extra: Any) -> str:
+        """A connection string in which no name can act as an option; the password is left out."""
+        if "\n" in self.password or "\0" in self.user + self.name + self.password:
+            raise ConfigError("the database's password holds a newline, or a name a NUL byte; clients refuse that")
+        return make_conninfo(
+            host=self.host, port=self.port, user=self.user, dbname=self.name, connect_timeout=_CONNECT_TIMEOUT, **extra
+        )
+
+    def passfile(self) -> bytes:
+        """The line of a PGPASSFILE, so that the password is in no argument and no environment."""
+        escaped = self.password.replace("\\", "\\\\").replace(":", "\\:")
+        return f"*:*:*:*:{escaped}\n".encode()
+
+
+def name_only(name: str) -> str:
+    """A database's name as a connection string, for options that would read `host=… dbname=…` in a name as one."""
+    return make_conninfo(dbname=name)
+
+
+@contextlib.contextmanager
+def connected(login: Login, purpose: str, *, limit: float = _LIMIT) -> Iterator[psycopg.Connection[Any]]:
+    """A connection in autocommit that cannot hang: bounded connect, and `limit` seconds for each statement.
+
+    `limit` 0 is for work that may take hours: then neither statement nor silence is bounded, but the server ends the
+    work when we are gone. A signal's exception in the body ends the running statement on the server too.
+    """
+    conninfo = login.conninfo(
+        application_name=f"{APPLICATION} {purpose}", keepalives_idle=10, tcp_user_timeout=15_000, client_encoding="utf8"
+    )
+    # Roles and databases may be set to read only, and to limits of their own.
+    options = f"-c statement_timeout={limit:.0f}s -c lock_timeout=0 -c default_transaction_read_only=off"
+    if not limit:
+        options += " -c client_connection_check_interval=5s"
+    try:
+        with (
+            psycopg.connect(conninfo, password=login.password or None, autocommit=True, options=options) as connection,
+            _patience(connection, limit),
+            cancelled(connection),
+        ):
+            yield connection
+    except psycopg.Error as error:
+        raise translated(error, login) from None
+
+
+@contextlib.contextmanager
+def cancelled(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """End what the server still does for us when a signal's exception takes us away from it."""
+    try:
+        yield
+    except BaseException as error:
+        # psycopg does this for KeyboardInterrupt alone.
+        if not isinstance(error, Exception):
+            with contextlib.suppress(psycopg.Error):
+                if connection.info.transaction_status == psycopg.pq.TransactionStatus.ACTIVE:
+                    connection.cancel_safe(timeout=5.0)
+            connection.close()
+        raise
+
+
+@contextlib.contextmanager
+def _patience(connection: psycopg.Connection[Any], limit: float) -> Iterator[None]:
+    """Hang up on a server that says nothing more. The kernel of a paused one goes on answering keepalives."""
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+            line.shutdown(socket.SHUT_RDWR)
+
+    if not limit:
+        yield
+        return
+    timer = threading.Timer(_SILENCE - _LIMIT + limit, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def pooler(login: Login) -> ConfigError:
+    return ConfigError(
+        f"{login.host}:{login.port} is a connection pooler; a dump must come from PostgreSQL itself",
+        "Set DB_HOST (or DB_SERVICE) to the database server and DB_PORT to its own port, usually 5432.",
+    )
+
+
+def translated(error: psycopg.Error, login: Login) -> BackupError:
+    said = printable(" ".join(str(error).split()))
+    if "unsupported startup parameter" in said:  # PostgreSQL knows all that we send; pgbouncer knows few
+        return pooler(login)
+    if login.password:
+        said = said.replace(login.password, "***")
+    hint = hint_for(said)
+    kind = DatabaseUnavailable
+    if any(words in said for words in _NOT_YET):
+        kind = DatabaseNotYet
+        hint = "Is the database running, and is the backup service on its network? `docker compose ps` tells."
+        if login.host in ("localhost", "127.0.0.1", "::1"):
+            hint = f"DB_HOST={login.host} is this container itself: unset it, or name the database's service."
+    elif "does not exist" in said:
+        hint = "Set DB_NAME and DB_USER of the backup service to what the database has."
+    elif "no password supplied" in said:
+        hint = "Set DB_PASSWORD or DB_PASSWORD_FILE of the backup service."
+    where = f"database {printable(login.name)!r} at {login.host}:{login.port}"
+    return kind(f"{where} cannot be used: {said}. Nothing was changed", hint)

@@ -1,0 +1,251 @@
+"""RESTORE.txt: how to restore the newest set of a directory by hand, without this product. Pure.
+
+Lines that begin with four spaces are commands for sh, in the directory of the set. They need gunzip, sed, grep, tar
+and sha256sum, and docker or psql. Their names are quoted for the shell and for SQL: a database may be called anything.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final
+
+from backup.manifest import DatabasePart, Locale, Manifest, VolumePart
+from backup.text import plural, printable, size
+
+PAGE: Final = "RESTORE.txt"
+_SETTINGS: Final = "/^-- Settings of the database itself$/"
+_PROVIDERS: Final = {"c": "libc", "i": "icu", "b": "builtin"}
+_LOCALES: Final = {"i": "ICU_LOCALE", "b": "BUILTIN_LOCALE"}
+# Just such lines as pg_dumpall writes: a comment on a role may hold a line that begins like one.
+_CREATE_ROLE: Final = r'/^CREATE ROLE ([a-z_][a-z0-9_$]*|"([^"]|"")+");$/'
+_ROWS_SHOWN: Final = 200
+
+
+def page(manifest: Manifest) -> str:
+    """The page for a directory whose newest set is this one."""
+    blocks = [_head(manifest), _variables(manifest), _checksums()]
+    if manifest.database:
+        blocks += [*_servers(manifest.database), _roles(manifest), _load(manifest, manifest.database)]
+        blocks.append(_compare(manifest.database))
+    else:
+        blocks.append("3. to 6. DATABASE\nThis set holds no database. Look for one that has an obcms_backup_… file.")
+    blocks += [_volumes(manifest), _product(manifest)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _head(manifest: Manifest) -> str:
+    lines = [
+        "HOW TO RESTORE A SET OF THIS DIRECTORY BY HAND",
+        "",
+        f"Written for {manifest.id}, the newest set here when this page was written,",
+        f"taken {manifest.started_local} ({manifest.zone}), {size(manifest.stored_size)}.",
+        "For another set of this directory change SET in step 1; the rest holds unless the database changed its name,",
+        "version or locale in between: its obcms_set_….json says.",
+        "",
+        "Lines indented by four spaces are commands for sh (bash, dash, …). Run them in this directory, in order,",
+        "in one shell; stop when one fails. They need gunzip, sed, grep, tar and sha256sum, and either docker or psql.",
+        "Nothing here touches a running application: a new database is made, and files go to a new directory.",
+    ]
+    if manifest.status != "complete":
+        lines += ["", "Files changed while this set was taken; obcms_set_….json names them."]
+    return "\n".join(lines)
+
+
+def _variables(manifest: Manifest) -> str:
+    lines = [
+        "1. WHAT, AND WHERE TO",
+        "TARGET is the directory that gets the files.",
+        f"    SET={manifest.id}",
+        '    TARGET="${TARGET:-./restored_$SET}"',
+    ]
+    if manifest.database:
+        lines += [
+            "DATABASE is the database to make. SUPERUSER is the role that the server was initialised with.",
+            *_variable("DATABASE", manifest.database.name),
+            *_variable("SUPERUSER", manifest.database.bootstrap or "postgres"),
+        ]
+    return "\n".join(lines)
+
+
+def _checksums() -> str:
+    return "\n".join(
+        [
+            "2. ARE THE FILES AS THEY WERE WRITTEN?",
+            "Each line must end in OK. Do not go on when one does not: take another set.",
+            '    sha256sum -c "obcms_set_$SET.sha256"',
+            '    gunzip -t obcms_*_"$SET".*.gz',
+        ]
+    )
+
+
+def _servers(database: DatabasePart) -> tuple[str, str]:
+    major = _major(database)
+    # Before 18 the image declares this volume itself; from 18 on the directory above it, with one for each version.
+    data = "/var/lib/postgresql/data" if major < 18 else "/var/lib/postgresql"
+    own = [
+        "3a. A SERVER OF ITS OWN, WITH DOCKER",
+        f"The set is of PostgreSQL {printable(database.server_version)}; a newer server takes it, an older may not.",
+        '    CONTAINER="${CONTAINER:-obcms-restore}"',
+        f"    IMAGE={shlex.quote(printable(database.image) or f'postgres:{major}')}",
+        '    docker run -d --name "$CONTAINER" -e POSTGRES_USER="$SUPERUSER" -e POSTGRES_DB=postgres'
+        " -e POSTGRES_PASSWORD=\"$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')\""
+        f' -v "$CONTAINER"_data:{data} "$IMAGE"',
+        '    until docker exec "$CONTAINER" pg_isready -q -h 127.0.0.1; do sleep 1; done',
+        '    sql() { into="$1"; shift; docker exec -i -e PGDATABASE="$into" -e PGUSER="$SUPERUSER" "$CONTAINER"'
+        ' psql -X -q -v ON_ERROR_STOP=1 -v db="$DATABASE" "$@"; }',
+    ]
+    theirs = [
+        "3b. OR: A SERVER THAT IS THERE, WITH psql",
+        "psql must not be older than the set's server. Log in as a superuser: first export PGHOST, PGPORT, PGUSER and",
+        "PGPASSWORD as they are needed. Roles that are there already get the attributes and passwords of the set.",
+        '    sql() { into="$1"; shift; PGDATABASE="$into" psql -X -q -v ON_ERROR_STOP=1 -v db="$DATABASE" "$@"; }',
+        "    echo 'SELECT version();' | sql postgres",
+    ]
+    return "\n".join(own), "\n".join(theirs)
+
+
+def _roles(manifest: Manifest) -> str:
+    artifact = manifest.artifact("roles")
+    if artifact is None:
+        return "4. ROLES\nThis set holds no roles; create those that own things in it before step 5."
+    file = _file(artifact.file, manifest)
+    lines = [
+        "4. ROLES",
+        "The first command creates them. `already exists` is no failure there: the role that initialised the server",
+        "does. Any other failure shows in the second one, which gives them their attributes and memberships.",
+        f"    gunzip -c {file} | LC_ALL=C sed -n -E '{_CREATE_ROLE}p' | sql postgres -v ON_ERROR_STOP=0",
+        f"    gunzip -c {file} | LC_ALL=C sed -E -e '{_CREATE_ROLE}d' -e '{_SETTINGS},$d' | sql postgres",
+    ]
+    return "\n".join([*lines, *(f"Not in the set: {printable(item)}" for item in _not_carried(manifest))])
+
+
+def _load(manifest: Manifest, database: DatabasePart) -> str:
+    dump, roles = manifest.artifact("database"), manifest.artifact("roles")
+    lines = [
+        "5. DATABASE",
+        "If one of that name exists, the first command fails: choose another DATABASE in step 1.",
+        f"    printf '%s\\n' {shlex.quote(_create(database))} | sql postgres",
+    ]
+    if dump:
+        lines.append(f'    gunzip -c {_file(dump.file, manifest)} | sql "$DATABASE" -o /dev/null')
+    if roles:
+        lines += [
+            "Owner, grants and settings of the database itself. They name the database as it was called: under another",
+            "DATABASE leave this out, and run the printed statements with the new name.",
+            f"    gunzip -c {_file(roles.file, manifest)} | LC_ALL=C sed -n -e '{_SETTINGS},$p' | sql postgres",
+        ]
+    return "\n".join([*lines, "Statistics, without which queries are slow:", "    echo 'ANALYZE;' | sql \"$DATABASE\""])
+
+
+def _compare(database: DatabasePart) -> str:
+    rows = sorted(database.rows.items())
+    query = (
+        "SELECT format($f$SELECT %L, count(*) FROM ONLY %I.%I$f$,"
+        " format($f$%I.%I$f$, nspname, relname), nspname, relname)"
+        " FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = $f$r$f$"
+        " AND nspname !~ $f$^(pg_|information_schema)$f$ ORDER BY 1 \\gexec"
+    )
+    lines = [
+        "6. ARE ALL ROWS THERE?",
+        f"The dump holds {plural(sum(database.rows.values()), 'row')} in {plural(len(rows), 'table')}"
+        " (obcms_set_….json has all). This prints what is there now:",
+        f"    printf '%s\\n' '{query}' | sql \"$DATABASE\" -A -t -F ': '",
+        *(f"  {printable(name)}: {count}" for name, count in rows[:_ROWS_SHOWN]),
+    ]
+    if len(rows) > _ROWS_SHOWN:
+        lines.append(f"  and {len(rows) - _ROWS_SHOWN} more")
+    return "\n".join(lines)
+
+
+def _volumes(manifest: Manifest) -> str:
+    if not manifest.volumes:
+        return "7. FILES\nThis set holds no files. Look for one that has a .tar.gz file."
+    lines = [
+        "7. FILES",
+        "As root the files get their owners back. With GNU tar add --xattrs to get extended attributes too.",
+        '    mkdir -p "$TARGET"',
+    ]
+    for volume in manifest.volumes:
+        lines += _volume(manifest, volume)
+    return "\n".join(
+        [
+            *lines,
+            "Into a volume of docker they come from there, for example:",
+            '  docker run --rm -v VOLUME:/to -v "$(realpath "$TARGET")":/from:ro IMAGE cp -a /from/media/. /to/',
+        ]
+    )
+
+
+def _volume(manifest: Manifest, volume: VolumePart) -> list[str]:
+    archive, index = manifest.artifact("volume", volume.name), manifest.artifact("index", volume.name)
+    lines = [f"Volume {printable(volume.name)}: {plural(volume.files, 'file')}, {size(volume.bytes)}."]
+    if archive:
+        lines.append(f'    tar -xzpf {_file(archive.file, manifest)} -C "$TARGET"')
+    if index and volume.files:
+        lines += [
+            "This compares the content of every file with the index, and prints those that differ:",
+            f"    gunzip -c {_file(index.file, manifest)} | LC_ALL=C sed -E 's/^(\\\\?[0-9a-f]{{64}})  [0-9]+  /\\1  /'"
+            ' | (cd "$TARGET" && sha256sum --quiet -c -)',
+        ]
+    return lines
+
+
+def _product(manifest: Manifest) -> str:
+    return "\n".join(
+        [
+            "OR ALL OF IT WITH THE PRODUCT",
+            "With the backup service in reach, one command does this, keeps what was there, and can undo it:",
+            f"  docker compose run --rm backup restore {manifest.id}",
+        ]
+    )
+
+
+def _not_carried(manifest: Manifest) -> tuple[str, ...]:
+    return manifest.database.not_carried if manifest.database else ()
+
+
+def _major(database: DatabasePart) -> int:
+    digits = database.server_version.split(".")[0].split(" ")[0]
+    return int(digits) if digits.isdecimal() else 17
+
+
+def _file(name: str, manifest: Manifest) -> str:
+    """A file's name for the shell, for any set."""
+    return f'"{name.replace(manifest.id, "$SET")}"'
+
+
+def _create(database: DatabasePart) -> str:
+    words = ['CREATE DATABASE :"db" TEMPLATE template0', *_locale(database.locale, _major(database))]
+    return " ".join(words) + ";"
+
+
+def _locale(locale: Locale | None, major: int) -> list[str]:
+    if locale is None:
+        return []
+    words = [f"ENCODING {_literal(locale.encoding)}", f"LC_COLLATE {_literal(locale.collate)}"]
+    words.append(f"LC_CTYPE {_literal(locale.ctype)}")
+    if major >= 15 and locale.provider in _PROVIDERS:
+        words.append(f"LOCALE_PROVIDER {_PROVIDERS[locale.provider]}")
+    if locale.provider in _LOCALES:
+        words.append(f"{_LOCALES[locale.provider]} {_literal(locale.locale)}")
+    return [*words, f"ICU_RULES {_literal(locale.rules)}"] if locale.rules else words
+
+
+def _literal(text: str) -> str:
+    """An SQL literal on one line; without quotes where it can be, for the shell has its own."""
+    if text == printable(text) and not set(text) & {"$", "\\"}:
+        return f"$${text}$$"
+    return "E'" + printable(text.replace("\\", "\\\\")).replace("'", "''") + "'"
+
+
+def _variable(name: str, value: str) -> list[str]:
+    """Lines that set a shell variable to any value; what a terminal or an editor could act on goes in as octal."""
+    if value == printable(value):
+        return [f"    {name}={shlex.quote(value)}"]
+    octal = "".join(f"\\{byte:03o}" for byte in value.encode("utf-8", "surrogateescape"))
+    # The end is marked, because `$(…)` takes newlines off it.
+    return [
+        f"({name} is {printable(value)!r}; these bytes cannot be written here as they are.)",
+        f"    {name}=\"$(printf '{octal}x')\"",
+        f'    {name}="${{{name}%x}}"',
+    ]

@@ -1,0 +1,247 @@
+"""The journal of a restore: always there, never silently none, and its words say what is live."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backup.errors import NoSpace, RestoreUnfinished, StoreError
+from backup.journal import (
+    DatabaseSwap,
+    Journal,
+    JournalFile,
+    Kept,
+    KeptDatabase,
+    KeptFile,
+    KeptVolume,
+    Step,
+    Stopped,
+    VolumeSwap,
+    commands,
+    direction,
+    journal_reason,
+    unfinished,
+    words,
+)
+from backup.stores import notes
+from backup.stores.staged import STAGED_SUFFIX
+
+NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)
+SWAP = DatabaseSwap(live="obcms", live_oid=5, new="obcms__restore_x", kept="obcms__before_x", marker="ours")
+
+
+def journal(**changes: Any) -> Journal:
+    fields: dict[str, Any] = {
+        "id": "2025-10-20_02-00-00",
+        "run": "r1",
+        "set": "daily_2025-10-19_02-00-00",
+        "started": NOW,
+        "database": SWAP,
+        "volumes": (VolumeSwap(name="media", mount={"Type": "volume", "Name": "p_media"}),),
+        "stopped": (Stopped(id="1", name="web1", service="web"), Stopped(id="2", name="web2")),
+        "safety": "pre-restore_2025-10-20_02-00-00",
+    }
+    return Journal.model_validate({**fields, **changes})
+
+
+any_text = st.text(max_size=60)
+journals = st.builds(
+    journal,
+    set=any_text,
+    step=st.sampled_from(Step),
+    back=st.booleans(),
+    kind=st.sampled_from(["restore", "undo"]),
+    only=st.sampled_from(["", "database", "media"]),
+    database=st.none() | st.just(SWAP),
+    volumes=st.lists(st.builds(VolumeSwap, name=any_text), max_size=8),
+    stopped=st.lists(st.builds(Stopped, id=any_text, name=any_text), max_size=12),
+    safety=any_text,
+)
+
+
+def test_each_step_is_on_the_disk_before_it_is_taken(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path)
+    assert file.read() is None
+    now = file.begin(journal())
+    for step in Step:
+        now = file.advance(now, step, roles=(f"role of {step}",))
+        assert JournalFile(tmp_path).read() == now
+        assert now.step is step and now.roles == (f"role of {step}",) and now.database == SWAP
+    file.finish()
+    assert file.read() is None and list((tmp_path / "state").iterdir()) == []
+
+
+def test_a_second_restore_is_refused_while_one_is_unfinished(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path)
+    first = file.advance(file.begin(journal()), Step.SWAPPING_MEDIA)
+    with pytest.raises(RestoreUnfinished) as refused:
+        file.begin(journal(id="another"))
+    assert file.read() == first
+    assert "--resume" in refused.value.hint and "--rollback" in refused.value.hint and "web1" in refused.value.message
+
+
+def test_what_was_swapped_is_never_called_untouched_again(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path)
+    now = file.advance(file.begin(journal()), Step.SWAPPING_MEDIA)
+    with pytest.raises(ValueError):
+        file.advance(now, Step.READY)
+    assert file.read() == now
+    assert file.advance(now, Step.SWAPPING_DATABASE).step is Step.SWAPPING_DATABASE
+
+
+def test_a_rollback_asked_for_is_remembered(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path)
+    file.turn_back(file.advance(file.begin(journal()), Step.SWAPPED))
+    found = file.read()
+    assert found is not None and direction(found) == "back"
+
+
+def test_changes_are_checked(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path)
+    begun = file.begin(journal())
+    with pytest.raises(ValueError):
+        file.advance(begun, Step.EXTRACTING, unknown=1)
+    assert file.read() == begun
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\x00" * 200, b'{"format": 2}', b"\xff\xfe", b'{"id": "\x1b[2J"}']
+)
+def test_a_damaged_journal_is_never_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "restore.json").write_bytes(content)
+    with pytest.raises(RestoreUnfinished) as refused:
+        JournalFile(tmp_path).read()
+    assert str(tmp_path / "state" / "restore.json") in refused.value.message
+    assert "__before_" in refused.value.hint and "\x1b" not in refused.value.message
+
+
+@given(cut=st.integers(0, 2000))
+def test_a_cut_journal_is_never_none(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    root = tmp_path_factory.mktemp("cut")
+    file = JournalFile(root)
+    whole = file.begin(journal())
+    data = file.path.read_bytes()
+    file.path.write_bytes(data[:cut])
+    if data[:cut].rstrip() == data.rstrip():
+        assert file.read() == whole
+    else:
+        with pytest.raises(RestoreUnfinished):
+            file.read()
+
+
+@pytest.mark.parametrize("kind", ["link", "directory"])
+def test_something_else_in_its_place_is_an_error(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "state").mkdir()
+    path = tmp_path / "state" / "restore.json"
+    _ = path.symlink_to("nowhere") if kind == "link" else path.mkdir()
+    with pytest.raises(StoreError):
+        JournalFile(tmp_path).read()
+
+
+def test_a_field_of_a_later_release_is_not_dropped(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path)
+    file.begin(journal())
+    file.path.write_bytes(file.path.read_bytes().replace(b'"id"', b'"later": 1, "id"', 1))
+    with pytest.raises(RestoreUnfinished, match="later"):
+        file.read()
+
+
+def test_a_full_disk_does_not_stop_the_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = JournalFile(tmp_path)
+    begun = file.begin(journal())
+    reserve = tmp_path / "state" / "restore.reserve"
+    write = notes.replace
+
+    def full(*args: Any) -> None:
+        if reserve.exists():
+            raise NoSpace("full")
+        write(*args)
+
+    monkeypatch.setattr(notes, "replace", full)
+    assert file.advance(begun, Step.SWAPPING_DATABASE) == file.read()
+
+
+def test_what_a_killed_writer_staged_is_swept(tmp_path: Path) -> None:
+    file = JournalFile(tmp_path)
+    file.begin(journal())
+    staged = [
+        tmp_path / "state" / name for name in (f".{name}.0123abcd{STAGED_SUFFIX}" for name in ("restore.json", "other"))
+    ]
+    for path in staged:
+        path.write_text("x")
+        os.utime(path, (0, 0))
+    file.finish()
+    assert [path.exists() for path in staged] == [False, True]
+
+
+def kept(**changes: Any) -> Kept:
+    database = KeptDatabase(live="o", current_oid=6, kept="o__before_x", kept_oid=5, size=70)
+    volume = KeptVolume(name="media", stamp="x", bytes=7)
+    return Kept(id="x", set="s", replaced=NOW, database=database, volumes=(volume,), **changes)
+
+
+def test_what_is_kept_is_read_back(tmp_path: Path) -> None:
+    file = KeptFile(tmp_path)
+    assert file.read() is None
+    file.write(kept(days=7))
+    file.write(kept(days=8))
+    assert file.read() == kept(days=8) and kept().size == 77
+    file.remove()
+    file.remove()
+    assert file.read() is None
+
+
+def test_a_damaged_record_of_what_is_kept_is_an_error(tmp_path: Path) -> None:
+    file = KeptFile(tmp_path)
+    file.write(kept())
+    file.path.write_bytes(file.path.read_bytes()[:-10])
+    with pytest.raises(StoreError, match=r"undo\.json"):
+        file.read()
+
+
+def test_what_is_kept_expires() -> None:
+    assert not kept().expired(NOW + timedelta(days=9999))
+    assert not kept(days=7).expired(NOW + timedelta(days=7))
+    assert kept(days=7).expired(NOW + timedelta(days=7, seconds=1))
+
+
+@given(journals)
+def test_nothing_is_forward_before_the_swap_nor_called_untouched_after_it(one: Journal) -> None:
+    swapped = list(Step).index(one.step) >= list(Step).index(Step.SWAPPING_DATABASE)
+    assert direction(one) == ("forward" if swapped and not one.back else "back")
+    assert ("untouched" in words(one, NOW)) == (not swapped)
+
+
+@given(journals, st.booleans())
+def test_words_name_the_state_and_both_commands_on_one_safe_line(one: Journal, alive: bool) -> None:
+    severity, text, hint = journal_reason(one, alive)
+    said = words(one, NOW + timedelta(hours=1))
+    for line in (text, hint, said):
+        assert line.splitlines() == [line] and "\x1b" not in line and "\x00" not in line
+    assert "`restore --resume`" in said and "`restore --rollback`" in said
+    assert severity == ("warn" if alive else "fail")
+    assert alive or ("--resume" in hint and "--rollback" in hint)
+    refused = unfinished(one, NOW)
+    assert refused.hint == commands(one) and refused.message and commands(one) not in refused.message
+
+
+def test_the_words_of_each_step() -> None:
+    texts = [words(journal(step=step), NOW + timedelta(minutes=5)) for step in Step]
+    assert texts[0].startswith(
+        "the restore of daily_2025-10-19_02-00-00 (begun 2025-10-20 02:00:00 UTC, 5 min 00 s ago) stopped at `loading`:"
+        " the live data are untouched; web1, web2 may be stopped."
+    )
+    assert "either the old or the restored database is live, whole, the old files of media are live" in texts[4]
+    assert "web1, web2 are stopped" in texts[4]
+    assert "the restored database is live, each of the volumes media has either its old or its restored" in texts[5]
+    assert "the restored data are live; web1, web2 are stopped" in texts[6]
+    assert "web1, web2 may be stopped" in texts[7]
+    media = words(journal(step=Step.SWAPPING_MEDIA, database=None, only="media", stopped=()), NOW)
+    assert "database" not in media and "media only" in media and "no container was stopped" in media

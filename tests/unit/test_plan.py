@@ -1,0 +1,231 @@
+"""The plan of a restore: what forbids it, what is said before it, for any facts."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from backup.display.plan import plan_json, plan_lines, plan_page
+from backup.manifest import DatabasePart, Manifest, Tier, VolumePart
+from backup.plan import Facts, Foreign, LiveDatabase, Plan, Server, Volume, plan
+from backup.sets import Missing, Proof, StoredSet, Verdict
+
+MANILA = ZoneInfo("Asia/Manila")
+TAKEN = datetime(2025, 10, 19, 18, 0, tzinfo=UTC)
+NOW = TAKEN + timedelta(days=3, hours=4)
+ID = "daily_2025-10-20_02-00-00"
+GB = 10**9
+SERVER = Server("17.4", "42", free=100 * GB)
+LIVE = LiveDatabase("obcms", 2 * GB, 3, "app")
+MEDIA = Volume("media", True, True, 10, 5000, 12, 6000, 100 * GB)
+
+
+def database(**changes: Any) -> DatabasePart:
+    fields = {"name": "obcms", "oid": 1, "system_identifier": "42", "server_version": "17.2", "size": GB}
+    return DatabasePart.model_validate({**fields, "client_version": "17.2", "command": (), "rows": {}, **changes})
+
+
+def stored(part: DatabasePart | None = None, media: bool = True, **changes: Any) -> StoredSet:
+    tree = VolumePart(name="media", files=12, directories=1, links=0, hard_links=0, bytes=6000, excludes=())
+    manifest = Manifest(
+        id=ID, tier=Tier.DAILY, run="r", started=TAKEN, ended=TAKEN, started_local="", ended_local="",
+        zone="Asia/Manila", product_version="1", artifacts=(), database=part, volumes=(tree,) if media else (),
+    )  # fmt: skip
+    proof = Proof(tried=TAKEN, seconds={"total": 200.0})
+    whole = StoredSet(Path("/b"), ID, Tier.DAILY, TAKEN, "complete", (), 1, manifest, Verdict(checked=NOW, proof=proof))
+    return dataclasses.replace(whole, **changes)
+
+
+def facts(**changes: Any) -> Facts:
+    usual = Facts(
+        NOW, MANILA, stored(database()), server=SERVER, live=LIVE, target="obcms", volumes=(MEDIA,),
+        safety_bytes=GB, backup_free=50 * GB, stops=("web1",),
+    )  # fmt: skip
+    return dataclasses.replace(usual, **changes)
+
+
+def rows(made: Plan) -> dict[str, str]:
+    return {label: text for section in made.sections for label, text in section.rows}
+
+
+def refused(**changes: Any) -> str:
+    return " | ".join(remark.text for remark in plan(facts(**changes)).refusals)
+
+
+def warned(**changes: Any) -> str:
+    return " | ".join(remark.text for remark in plan(facts(**changes)).warnings)
+
+
+def test_a_usual_restore_has_nothing_against_it() -> None:
+    made = plan(facts())
+    assert made.possible and made.warnings == ()
+    told = rows(made)
+    assert told["age"] == "3 d 04 h old; everything since 2025-10-20 02:00 (Asia/Manila) is lost"
+    assert told["last drill"] == "proven 2025-10-20 02:00, took 3 min 20 s"
+    assert told["database"] == "obcms, 2.0 GB, owner app, 3 sessions of others will be ended"
+    assert told["volume media"] == "10 files, 5.0 kB become 12 files, 6.0 kB"
+    assert told["stopped"] == "web1; started again at the end"
+    assert told["the backup volume"] == "1.0 GB needed, 50.0 GB free"
+
+
+def test_onto_an_empty_server_nothing_is_lost() -> None:
+    empty = dataclasses.replace(MEDIA, live_files=0, live_bytes=0)
+    told = rows(plan(facts(live=None, volumes=(empty,))))
+    assert "lost" not in told["age"] and told["database"] == "none: obcms is made"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": stored(database(), state="damaged", problem="a bit")}, "is damaged: a bit"),
+        ({"source": stored(manifest=None, state="unreadable", problem="no JSON")}, "is unreadable: no JSON"),
+        ({"source": stored(None), "only": "database"}, "holds no database"),
+        ({"source": stored(database(), media=False), "only": "media"}, "holds no media"),
+        ({"source": stored(None, media=False)}, "neither a database nor media"),
+        ({"source": stored(database(server_version="18.0"))}, "of PostgreSQL 18, the server is 17"),
+        ({"server": dataclasses.replace(SERVER, missing_extensions=("postgis",))}, "the extensions postgis"),
+        ({"server": None}, "no database server"),
+        ({"volumes": (dataclasses.replace(MEDIA, mounted=False),)}, "not mounted here: media"),
+        ({"volumes": ()}, "which volume the media belong to"),
+        ({"unfinished": "the restore of x is half way"}, "half way"),
+        ({"source": Foreign("a.gpg", "unknown", False, False, refusal="it is encrypted")}, "encrypted"),
+        ({"server": dataclasses.replace(SERVER, free=GB)}, "the database server (needs 1.2 GB): 1.2 GB needed, 1.0 GB"),
+        ({"backup_free": 10}, "the backup volume (needs 1.0 GB)"),
+        ({"volumes": (dataclasses.replace(MEDIA, free=5),)}, "the volume media (needs 1.1 MB)"),
+    ],
+)
+def test_what_forbids_it(changes: dict[str, Any], words: str) -> None:
+    assert words in refused(**changes)
+
+
+def test_places_on_one_disk_share_its_room() -> None:
+    server = dataclasses.replace(SERVER, free=2 * GB, disk="8:1")
+    assert refused(server=server, backup_free=2 * GB) == ""
+    assert "and the backup volume" in refused(server=server, backup_free=2 * GB, backup_disk="8:1")
+    assert "undo --discard" in plan(facts(server=dataclasses.replace(server, free=1), kept_bytes=9)).refusals[0].hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": stored(database(system_identifier="7"))}, "another server (system identifier 7, not 42)"),
+        ({"source": stored(database(server_version="15.1"))}, "PostgreSQL 15, the server is 17"),
+        ({"source": stored(database(name="other"))}, "of the database other, obcms gets it"),
+        ({"source": stored(database(not_carried=("the tablespace x",)))}, "does not carry the tablespace x"),
+        ({"source": stored(database(), verdict=None)}, "no drill"),
+        ({"source": stored(database(), state="complete with changes")}, "files changed"),
+        ({"source": stored(database(), time=NOW + timedelta(days=1))}, "from the future"),
+        ({"only": "database"}, "the media stays"),
+        ({"only": "media"}, "the database stays"),
+        ({"safety": False}, "no safety set"),
+        ({"writers": ("cron",)}, "cannot be stopped from here: cron"),
+        ({"server": dataclasses.replace(SERVER, free=None)}, "the free room of the database server is not known"),
+        ({"volumes": (MEDIA, Volume("static", archived=False))}, "does not hold the volumes static"),
+        ({"source": Foreign("d.sql", "plain SQL", True, False, unchecked=("row counts",))}, "when d.sql was taken"),
+        ({"source": Foreign("d.sql", "plain SQL", True, False, TAKEN, unchecked=("row counts",))}, "row counts"),
+        (
+            {"source": Foreign("d", "SQL and tar", True, True, TAKEN, TAKEN + timedelta(hours=2))},
+            "not be of the same run",
+        ),
+        ({"source": stored(manifest=None, state="old script", files=(f"obcms_backup_{ID}.sql.gz",))}, "an old script"),
+    ],
+)
+def test_what_is_said_before_it(changes: dict[str, Any], words: str) -> None:
+    made = plan(facts(**changes))
+    assert words in warned(**changes) and made.possible
+
+
+def test_what_a_drill_found_is_said() -> None:
+    proof = Proof(tried=TAKEN, differences=("table x",), files=Missing(referenced=9, missing=2))
+    said = warned(source=stored(database(), verdict=Verdict(checked=NOW, proof=proof)))
+    assert "something else than was dumped: table x" in said and "2 of 9 files" in said
+
+
+names = st.text(max_size=12)
+counts = st.none() | st.integers(0, 200 * GB)
+times = st.datetimes(datetime(2000, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+versions = st.sampled_from(["", "15.1", "17.2 (Debian)", "18", "x", "²"])
+parts = st.none() | st.builds(database, name=names, server_version=versions, system_identifier=names,
+                              size=st.integers(0, 200 * GB), not_carried=st.lists(names, max_size=3))  # fmt: skip
+states = st.sampled_from(["complete", "complete with changes", "damaged", "unreadable", "old script"])
+proofs = st.none() | st.builds(Proof, tried=times, differences=st.lists(names, max_size=3).map(tuple))
+verdicts = st.none() | st.builds(Verdict, checked=times, unchecked=st.lists(names, max_size=2).map(tuple), proof=proofs)
+sets = st.builds(stored, parts, st.booleans(), state=states, problem=names, verdict=verdicts, time=times)
+foreign = st.builds(Foreign, names, names, st.booleans(), st.booleans(), st.none() | times, st.none() | times, versions,
+                    st.lists(names, max_size=3).map(tuple), names)  # fmt: skip
+disks = st.sampled_from(["", "8:1", "8:2"])
+lists = st.lists(names, max_size=12).map(tuple)
+any_volumes = st.lists(
+    st.builds(Volume, names, st.booleans(), st.booleans(), counts, counts, counts, counts, counts, disks), max_size=3
+).map(tuple)
+any_facts = st.builds(
+    Facts, times, st.sampled_from([MANILA, ZoneInfo("UTC")]), sets | foreign,
+    only=st.sampled_from(["", "database", "media"]), safety=st.booleans(),
+    server=st.none() | st.builds(Server, versions, names, lists, lists | st.just(()), counts, disks),
+    live=st.none() | st.builds(LiveDatabase, names, st.integers(0, 200 * GB), st.integers(0, 9), names),
+    target=names, database_bytes=counts, volumes=any_volumes, safety_bytes=st.integers(0, 200 * GB),
+    backup_free=counts, backup_disk=disks, stops=lists, writers=lists, kept_bytes=counts, unfinished=names,
+    unfinished_hint=names, commands=lists,
+)  # fmt: skip
+
+
+@given(any_facts)
+def test_what_is_not_refused_fits(any_: Facts) -> None:
+    made = plan(any_)
+    for disk in {need.disk for need in made.needs if need.disk}:
+        group = [need for need in made.needs if need.disk == disk]
+        free = [need.free for need in group if need.free is not None]
+        assert not made.possible or not free or sum(need.bytes for need in group) <= min(free)
+    for need in made.needs:
+        assert need.bytes > 0 and (not made.possible or need.free is None or need.bytes <= need.free)
+        assert need.free is not None or any(need.place.isprintable() and need.place in w.text for w in made.warnings) \
+            or not need.place.isprintable()  # fmt: skip
+
+
+@given(any_facts)
+def test_every_remark_names_a_next_step_on_a_safe_line(any_: Facts) -> None:
+    made = plan(any_)
+    for remark in (*made.warnings, *made.refusals):
+        assert remark.text and remark.hint
+    lines = plan_lines(made)
+    assert all(len(f"x{line}x".splitlines()) == 1 and "\x1b" not in line for line in lines)
+    assert json.loads(json.dumps(plan_json(made)))["possible"] is made.possible
+
+
+@given(any_facts)
+def test_half_a_restore_touches_the_other_half_nowhere(any_: Facts) -> None:
+    made = plan(any_)
+    labels = {label for section in made.sections if section.heading == "is replaced" for label, _ in section.rows}
+    places = {need.place for need in made.needs}
+    if any_.only == "media":
+        assert "database" not in labels and "the database server" not in places
+    if any_.only == "database":
+        assert not any(name.startswith("volume ") for name in labels)
+        assert not any(name.startswith("the volume ") for name in places)
+
+
+@given(any_facts)
+def test_what_is_bad_is_never_possible(any_: Facts) -> None:
+    made = plan(any_)
+    given_ = any_.source
+    bad = given_.refusal if isinstance(given_, Foreign) else given_.state in ("damaged", "unreadable")
+    assert not (made.possible and (bad or any_.unfinished))
+
+
+def test_a_terminal_shows_all_of_it() -> None:
+    made = plan(facts(safety=False, backup_free=1, server=dataclasses.replace(SERVER, free=1)))
+    file = io.StringIO()
+    Console(file=file, width=200).print(plan_page(made))
+    for line in plan_lines(made):
+        label, _, text = line.strip().partition(": ")
+        assert label.lower() in file.getvalue().lower() and text in file.getvalue()
