@@ -45,6 +45,6 @@ def upcoming(jobs: Mapping[str, str], now: datetime, zone: ZoneInfo, count: int 
     return sorted(slots, key=lambda slot: [moment.timestamp() for moment in slot.times])
 
 
-def crontab(jobs: Mapping[str, str], command: str) -> str:
-    """The text supercronic runs: `<cron> <command> <job>` for each job that is not off."""
-    return "".join(f"{cron} {command} {job}\n" for job, cron in jobs.items() if cron)
+def crontab(jobs: Mapping[str, str], commands: Mapping[str, str]) -> str:
+    """The text supercronic runs: `<cron> <command>` for each job that is not off."""
+    return "".join(f"{cron} {commands[job]}\n" for job, cron in jobs.items() if cron)

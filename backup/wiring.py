@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,13 +19,18 @@ from backup.engine import Engine, spool_mount
 from backup.errors import BackupError, ConfigError, EngineError, StoreError
 from backup.log import redacting
 from backup.operations.backup import Workshop
+from backup.operations.drill import Yard
 from backup.operations.runs import recover
 from backup.progress import Progress
 from backup.records import Records
+from backup.sets import StoredSet
 from backup.sources.clients import Clients, HelperClients, NetworkClients, sweep_spool
+from backup.sources.places import Places, ThrowAway
 from backup.sources.postgres import PostgresSource
+from backup.sources.scratch import Scratch
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
+from backup.text import printable
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,67 @@ class App:
             progress=progress,
         )
 
+    def yard(self, progress: Progress, image: str = "") -> Yard:
+        """What a drill works with; `image` replaces the set's own."""
+        return Yard(
+            catalog=self.catalog,
+            records=self.records,
+            lock=self.lock,
+            places=lambda stored: self._places(stored, image),
+            file_columns=self.settings.file_columns,
+            progress=progress,
+        )
+
+    def _places(self, stored: StoredSet, image: str) -> Places:
+        engine = self._engine()
+        if isinstance(engine, EngineError):
+            return self._scratch()
+        part = stored.manifest.database if stored.manifest else None
+        wanted = [image] if image else [part.image_id, part.image] if part else []
+        if not wanted:
+            wanted = [self._container(engine).image_id]
+        found = next((identifier for name in wanted if (identifier := engine.image(name))), "")
+        if not found:
+            raise EngineError(
+                f"the image that {stored.id} was dumped with, {printable(image or wanted[-1])}, is not here",
+                "Pull it (`docker pull`), or name another one of the same major version with --image.",
+            )
+        own = engine.own()
+        self._private(self.settings.spool)
+        mount = spool_mount(own, self.settings.spool, HelperClients.inside)
+        return ThrowAway(
+            engine,
+            found,
+            image or wanted[-1],
+            self.settings.spool,
+            mount,
+            self._instance(),
+            self.settings.stall_timeout,
+        )
+
+    def _scratch(self) -> Scratch:
+        source = self._network(None)
+        facts = source.inspect()
+
+        def connect(name: str) -> Clients:
+            clients = NetworkClients(
+                replace(source.login, name=name), self._network_spool(), self._instance(), self.settings.stall_timeout
+            )
+            clients.check(facts.major)
+            clients.busy = lambda: bool(database.inspect(source.login))
+            return clients
+
+        return Scratch(connect, self._instance(), facts.server_version)
+
+    def _surroundings(self, engine: Engine) -> tuple[Container | None, str]:
+        """Our own container, if we are in one, and the Compose project."""
+        own = engine.own()
+        return own, self.settings.project or (own.project if own else "")
+
+    def _container(self, engine: Engine) -> Container:
+        _, project = self._surroundings(engine)
+        return engine.database(self.settings.db_host or self.settings.db_service, project)
+
     def recover(self) -> None:
         """Sweep what dead runs left, if nobody is at work."""
         with lock.hold(self.lock, "sweep", "start"):
@@ -102,11 +168,10 @@ class App:
         engine = self._engine()
         if isinstance(engine, EngineError):
             return self._network(engine)
-        own = engine.own()
-        project = settings.project or (own.project if own else "")
+        own, project = self._surroundings(engine)
         if settings.db_host and not engine.has(settings.db_host, project):
             return self._network(None)
-        container = engine.database(settings.db_host or settings.db_service, project)
+        container = self._container(engine)
         login = _login(settings, _declared(engine, container), _address(container, own))
         mount = spool_mount(own, settings.spool, HelperClients.inside)
         self._private(settings.spool)
@@ -135,9 +200,13 @@ class App:
                 "Set them in the environment of the backup service.",
             )
         login = _login(settings, {}, settings.db_host or "")
+        clients = NetworkClients(login, self._network_spool(), self._instance(), settings.stall_timeout)
+        return self._postgres(login, clients)
+
+    def _network_spool(self) -> Path:
         spool = Path(tempfile.gettempdir()) / "obcms-backup"
         self._private(spool)
-        return self._postgres(login, NetworkClients(login, spool, self._instance(), settings.stall_timeout))
+        return spool
 
     def _postgres(self, login: Login, clients: Clients, container: Container | None = None) -> PostgresSource:
         redacting([login.password])

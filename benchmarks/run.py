@@ -198,7 +198,8 @@ def report(title: str, taken: dict[str, list[float]], floor: str) -> None:
     for name, value in middle.items():
         spread = f"{min(taken[name]):.2f}–{max(taken[name]):.2f}"
         say(f"| {name} | {value:.2f} | {spread} | {value / middle[floor]:.2f} | {value / middle[ours]:.2f} |")
-    say(f"\npeak memory of the product: {max(PEAKS[ours.split()[-1]]):.0f} MB\n")
+    if peaks := PEAKS.get(ours.split()[-1]):
+        say(f"\npeak memory of the product: {max(peaks):.0f} MB\n")
 
 
 def timed(command: str) -> float:

@@ -84,6 +84,14 @@ class Engine:
         """Whether any container, running or not, answers to `name` in the project."""
         return any(name in (c.service, c.name) or name in c.aliases for c in self.containers(project))
 
+    def image(self, name: str) -> str:
+        """The id of an image that is here, by its id or name; empty for one that is not."""
+        try:
+            with asking(f"the image {printable(name)}"):
+                return str(self.api.inspect_image(name)["Id"]) if name else ""
+        except Gone:
+            return ""
+
     def read_file(self, container: Container, path: str) -> str:
         """A small text file inside a container (a secret of the database's), less its final newline."""
         with asking(f"{printable(path)} in {printable(container.name)}"):

@@ -14,7 +14,7 @@ from backup.text import printable
 
 
 class Gone(EngineError):
-    """The engine knows no such container."""
+    """The engine knows no such container or image."""
 
 
 @contextlib.contextmanager
@@ -23,7 +23,7 @@ def asking(what: str) -> Iterator[None]:
     try:
         yield
     except ImageNotFound as error:
-        raise EngineError(f"{what}: {printable(str(error.explanation))}", "Pull or build the image again.") from error
+        raise Gone(f"{what}: {printable(str(error.explanation))}", "Pull or build the image again.") from error
     except NoSuchObject as error:
         raise Gone(f"{what}: {printable(str(error.explanation))}") from error
     except APIError as error:

@@ -43,6 +43,7 @@ class Server:
 
     def __init__(self, engine: Engine, container: Container) -> None:
         self._engine, self.container = engine, container
+        self._user = container.environment.get("POSTGRES_USER", "")
         self._helper = Helper(engine.api, container.id, "the throw-away server")
 
     def ask(self, *command: str) -> tuple[int, str]:
@@ -52,9 +53,23 @@ class Server:
             said: bytes = self._engine.api.exec_start(made["Id"])
             return int(self._engine.api.exec_inspect(made["Id"])["ExitCode"] or 0), said.decode(errors="replace")
 
+    def version(self) -> str:
+        """The server's version, as in 17.11."""
+        code, said = self.ask("postgres", "--version")
+        words = said.split()
+        if code or len(words) < 3:
+            raise EngineError(f"the throw-away server does not know its version: {printable(said)}")
+        return words[2]
+
+    @property
+    def data(self) -> str:
+        """Where its data lies, inside."""
+        environment = self.container.environment
+        return environment.get("PGDATA") or "/var/lib/postgresql/data"
+
     def alive(self) -> bool:
         """Whether it takes connections."""
-        return self.ask("pg_isready", "--quiet", "--host=127.0.0.1", "--timeout=10")[0] == 0
+        return self.ask("pg_isready", "--quiet", "--host=127.0.0.1", "--timeout=10", f"--username={self._user}")[0] == 0
 
     def wait(self) -> None:
         """Until it takes connections; EngineError with its last words when it does not."""

@@ -21,13 +21,14 @@ from backup.log import logger
 from backup.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
 from backup.operations import runs
 from backup.operations.draft import Draft
+from backup.operations.made import verify_made
 from backup.operations.watchdog import Watchdog
 from backup.progress import Progress
 from backup.records import Outcome, Records, Run, new_run_id
 from backup.sets import newest_good
 from backup.sources import media, volumes
 from backup.sources.postgres import PostgresSource
-from backup.stores.disk import storing
+from backup.stores.disk import free_space, storing
 from backup.stream.pipeline import ArtifactWriter
 
 Only = Literal["database", "media"]
@@ -95,30 +96,32 @@ def create(request: Request, shop: Workshop) -> Run:
         # It may have queued for hours: a set is as old as its dump, not as its request.
         started = shop.clock()
         run = run.model_copy(update={"started": started})
-        try:
-            runs.recover(shop.catalog, shop.records, started)
-            shop.records.begin(run)
-            identifier = shop.catalog.new_id(request.tier, started)
-            draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=seconds)
-            with draft.timed("total"), Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
-                manifest = _make(request, replace(shop, progress=watched), draft, started)
-        except BaseException as error:
-            runs.record(shop.records, runs.failed(run, error, shop.clock(), seconds))
-            raise
-        done = run.model_copy(update=_succeeded(manifest, draft))
-        runs.record(shop.records, done)
-    _report(manifest, done)
-    return done
+        with ExitStack() as undisturbed:
+            try:
+                runs.recover(shop.catalog, shop.records, started)
+                shop.records.begin(run)
+                identifier = shop.catalog.new_id(request.tier, started)
+                draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=seconds)
+                with draft.timed("total"), Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
+                    manifest = _make(request, replace(shop, progress=watched), draft, started, undisturbed)
+            except BaseException as error:
+                runs.record(shop.records, runs.failed(run, error, shop.clock(), seconds))
+                raise
+            done = run.model_copy(update=_succeeded(manifest, draft))
+            runs.record(shop.records, done)
+        _report(manifest, done)
+        with Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
+            return verify_made(shop.catalog, shop.records, done, watched, shop.clock)
 
 
-def _make(request: Request, shop: Workshop, draft: Draft, started: datetime) -> Manifest:
+def _make(request: Request, shop: Workshop, draft: Draft, started: datetime, undisturbed: ExitStack) -> Manifest:
     with draft.timed("prepare"):
         previous = newest_good(shop.catalog.sets())
         before = previous.manifest if previous else None
         source, facts = _prepare_database(request, shop, before)
         found = _prepare_volumes(request, shop)
         needed = forecast.next_set(before, facts.size if facts else None, {v.name: v.bytes for v in found})
-        forecast.require(needed, _free(shop.catalog.root))
+        forecast.require(needed, free_space(shop.catalog.root))
     with ExitStack() as stack:
         if source and facts:
             with draft.timed("database"):
@@ -130,7 +133,7 @@ def _make(request: Request, shop: Workshop, draft: Draft, started: datetime) -> 
                 _volume(volume, shop, draft, stack)
         with draft.timed("publish"):
             manifest = _manifest(request, shop, draft, started)
-            runs.finish_undisturbed()
+            undisturbed.enter_context(runs.undisturbed())
             shop.catalog.publish(manifest, draft.staged)
     return manifest
 
@@ -258,12 +261,6 @@ def _own_directory(shop: Workshop) -> frozenset[tuple[int, int]]:
     with storing(shop.catalog.root):
         found = shop.catalog.root.stat()
     return frozenset({(found.st_dev, found.st_ino)})
-
-
-def _free(root: Path) -> int:
-    with storing(root):
-        found = os.statvfs(root)
-    return found.f_bavail * found.f_frsize
 
 
 def _succeeded(manifest: Manifest, draft: Draft) -> dict[str, object]:

@@ -33,11 +33,16 @@ class Draft:
         self.staged.append(writer.staged)
         return artifact
 
-    @contextlib.contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: str) -> contextlib.AbstractContextManager[None]:
         """Add the body's duration to `phase`."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = round(self.seconds.get(phase, 0) + time.monotonic() - start, 3)
+        return timed(self.seconds, phase)
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the body's duration to `phase`."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[phase] = round(seconds.get(phase, 0) + time.monotonic() - start, 3)

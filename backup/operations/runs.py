@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from backup.catalog import Catalog
@@ -56,15 +57,32 @@ def stuck(idle: float) -> MediaFailed:
     return error
 
 
-def deaf(_number: int, _frame: object) -> None:
-    """A handler that does nothing. Unlike SIG_IGN it is not inherited by programs that are started meanwhile."""
+_unheard: list[int] = []
 
 
-def finish_undisturbed() -> None:
-    """From here on no signal ends the run: all that is left takes moments, and it must not be half told."""
-    if threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, deaf)
+def deaf(number: int, _frame: object) -> None:
+    """A handler that only remembers. Unlike SIG_IGN it is not inherited by programs that are started meanwhile."""
+    _unheard.append(number)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """No signal ends the body, which takes moments and must not be half told. `told_to_end` says whether one came."""
+    _unheard.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, deaf) for each in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def told_to_end() -> bool:
+    """Whether a signal came while none could be heard."""
+    return bool(_unheard)
 
 
 def record(records: Records, run: Run) -> None:

@@ -24,7 +24,7 @@ from backup.manifest import Tier
 from backup.records import Records, Run
 from backup.schedule import crontab, upcoming
 from backup.sets import StoredSet
-from backup.stores.disk import storing
+from backup.stores.disk import free_space, storing
 from backup.supervise import Errand, Family, Scheduler, Signals, scan, stop
 from backup.web.app import create_app
 from backup.web.server import HttpServer, address, bind
@@ -33,6 +33,7 @@ _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 _TICK: Final = 1.0
 # The exit code of a whole set in which files changed while they were read.
 _CHANGED: Final = 3
+_DRILL: Final = "drill"
 # What a sweep usually takes, and what it is given when the service ends.
 _MOMENT: Final = 1.0
 _LAST_WORD: Final = 5.0
@@ -44,8 +45,20 @@ _NO_OFFSITE: Final = (
 
 
 def jobs(settings: Settings) -> dict[str, str]:
-    """The scheduled tiers and their cron lines; empty for those that are off."""
-    return {Tier.DAILY: settings.daily, Tier.WEEKLY: settings.weekly, Tier.MONTHLY: settings.monthly}
+    """The scheduled jobs and their cron lines; empty for those that are off."""
+    return {
+        Tier.DAILY: settings.daily,
+        Tier.WEEKLY: settings.weekly,
+        Tier.MONTHLY: settings.monthly,
+        _DRILL: settings.drill,
+    }
+
+
+def _commands(command: Sequence[str]) -> dict[str, str]:
+    """The shell line of each job."""
+    start = shlex.join(command)
+    made = {str(tier): f"{start} {CREATE} --scheduled {tier}" for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)}
+    return made | {_DRILL: f"{start} drill --scheduled"}
 
 
 def status(
@@ -63,7 +76,7 @@ def status(
     runs: list[Run] = []
     problem, free = "", None
     try:
-        free = _free(catalog.root)
+        free = free_space(catalog.root)
         sets, runs = catalog.sets(), records.all()
     except BackupError as error:
         problem = error.message
@@ -80,12 +93,6 @@ def status(
         since=since,
         free=free,
     )
-
-
-def _free(root: Path) -> int:
-    with storing(root):
-        found = os.statvfs(root)
-    return found.f_bavail * found.f_frsize
 
 
 def serve(
@@ -252,7 +259,7 @@ def _crontab(settings: Settings, command: Sequence[str], run_dir: Path, supercro
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             os.fchmod(descriptor, 0o600)
-            file.write(crontab(jobs(settings), f"{shlex.join(command)} {CREATE} --scheduled"))
+            file.write(crontab(jobs(settings), _commands(command)))
     except OSError as error:
         raise BackupError(f"{path} cannot be written: {error.strerror}", f"Mount a tmpfs at {run_dir}.") from error
     _check(binary, path)
@@ -272,7 +279,7 @@ def _check(binary: str, path: Path) -> None:
         said = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
         raise ConfigError(
             f"the scheduler does not accept the schedule: {said[-1]}",
-            "Correct BACKUP_DAILY, BACKUP_WEEKLY or BACKUP_MONTHLY: minute hour day month weekday.",
+            "Correct BACKUP_DAILY, BACKUP_WEEKLY, BACKUP_MONTHLY or BACKUP_DRILL: minute hour day month weekday.",
         )
 
 

@@ -42,8 +42,13 @@ class Clients(Protocol):
     def check(self, server_major: int) -> None:
         """ConfigError when there is no client of the server's major version."""
 
-    def run(self, program: str, arguments: Sequence[str], run: str) -> contextlib.AbstractContextManager[ProcessOutput]:
-        """Start `program`; its output ends with DumpFailed if it did not end well. Leaves nothing behind."""
+    def run(
+        self, program: str, arguments: Sequence[str], run: str, options: str = ""
+    ) -> contextlib.AbstractContextManager[ProcessOutput]:
+        """Start `program` in a session with these server `options`; DumpFailed at the end of its output if it failed.
+
+        Leaves nothing behind.
+        """
 
     def feed(
         self, program: str, arguments: Sequence[str], run: str, options: str = ""
@@ -63,10 +68,14 @@ class _Spooled:
         self.busy: Callable[[], bool] = lambda: False
 
     @contextlib.contextmanager
-    def run(self, program: str, arguments: Sequence[str], run: str) -> Iterator[ProcessOutput]:
+    def run(self, program: str, arguments: Sequence[str], run: str, options: str = "") -> Iterator[ProcessOutput]:
         """See Clients."""
         with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
-            words = [*self._connection(run), f"{_OUTPUT.get(program, '--file')}={self._inside(pipe.path)}", *arguments]
+            words = [
+                *self._connection(run, options),
+                f"{_OUTPUT.get(program, '--file')}={self._inside(pipe.path)}",
+                *arguments,
+            ]
             with self._started(program, words, run) as process:
                 with ProcessOutput(process, pipe, program, self._stall) as output:
                     yield output

@@ -15,6 +15,8 @@ from backup.stream.filters import DumpReader
 from backup.stream.pipeline import ArtifactWriter
 
 DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
+# Values are written alike whatever the database, the role or the server is set to, so that dumps can be compared.
+DUMP_SESSION: Final = "-c timezone=UTC -c bytea_output=hex -c quote_all_identifiers=off"
 # --no-sync: the client writes into a pipe; the bytes are synced where they end up.
 _ROLES_OPTIONS: Final = ("--roles-only", "--no-sync")
 
@@ -44,7 +46,7 @@ class PostgresSource:
         """Write the whole dump to `writer`; DumpFailed unless client and content both say it is whole."""
         options = (*DUMP_OPTIONS, f"--lock-wait-timeout={self.lock_timeout * 1000}")
         reader = DumpReader()
-        with self.clients.run("pg_dump", options, run) as output:
+        with self.clients.run("pg_dump", options, run, DUMP_SESSION) as output:
             for chunk in output.chunks():
                 writer.write(chunk)
                 reader.feed(chunk)
@@ -64,6 +66,8 @@ class PostgresSource:
             rows=reader.rows,
             large_objects=reader.large_objects,
             not_carried=facts.not_carried,
+            locale=facts.locale,
+            bootstrap=facts.bootstrap,
         )
 
     def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> None:

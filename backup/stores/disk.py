@@ -43,3 +43,10 @@ def sync_directory(directory: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def free_space(directory: Path) -> int:
+    """Bytes that an unprivileged user may still write where `directory` lies."""
+    with storing(directory):
+        found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize

@@ -79,6 +79,11 @@ class Server:
             )
             return [name for (name,) in rows]
 
+    def databases(self) -> list[str]:
+        """The names of all databases."""
+        with self.connect() as connection:
+            return [name for (name,) in connection.execute("SELECT datname FROM pg_database")]
+
     def wait(self, seconds: float = 60) -> None:
         """Until it takes connections over the network."""
         deadline = time.monotonic() + seconds

@@ -31,6 +31,7 @@ class Sidecar:
     volumes: Path
     environment: dict[str, str]
     image: str = ""
+    program: Path | None = None
 
     @classmethod
     def make(cls, base: Path, server: Server | None, database: str = "obcms_prod", **extra: str) -> Sidecar:
@@ -80,10 +81,12 @@ class Sidecar:
         """Start a command of the product."""
         passed = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "DOCKER_HOST")}
         settings = self.environment | environment
-        program = self._container(settings) if self.image else [sys.executable, str(ROOT / "entrypoint.py")]
+        program = (
+            self._container(settings) if self.image else [sys.executable, str(self.program or ROOT / "entrypoint.py")]
+        )
         return subprocess.Popen(
             [*prefix, *program, *command],
-            env=passed | ({} if self.image else settings),
+            env=passed | ({} if self.image else settings | {"PYTHONPATH": str(ROOT)}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -118,7 +121,7 @@ class Sidecar:
     def files(self) -> dict[str, bytes]:
         """Every file of every tier, by name: to see that nothing was touched."""
         tiers = ("daily", "weekly", "monthly", "manual", "pre-restore")
-        return {p.name: p.read_bytes() for t in tiers for p in (self.root / t).glob("*") if p.is_file()}
+        return {p.name: p.read_bytes() for t in tiers for p in (self.root / t).glob("obcms_*") if p.is_file()}
 
     def spooled(self) -> list[str]:
         """What lies in the spool: nothing, between runs."""

@@ -108,8 +108,9 @@ def test_slots_come_soonest_first_in_the_hour_that_comes_twice() -> None:
 
 def test_a_job_that_is_off_has_no_slot_and_no_line() -> None:
     assert upcoming({"daily": ""}, utc(2025, 1, 1), BERLIN) == []
-    assert crontab({"daily": "", "weekly": "0 3 * * 0"}, "backup create") == "0 3 * * 0 backup create weekly\n"
-    assert crontab({"daily": ""}, "backup create") == ""
+    lines = {"daily": "backup create daily", "weekly": "backup create weekly"}
+    assert crontab({"daily": "", "weekly": "0 3 * * 0"}, lines) == "0 3 * * 0 backup create weekly\n"
+    assert crontab({"daily": ""}, lines) == ""
 
 
 field = st.one_of(

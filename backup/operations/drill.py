@@ -1,0 +1,282 @@
+"""Prove a set: restore it into a server that is thrown away, dump that again, and compare."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from backup import lock
+from backup.catalog import Catalog
+from backup.errors import IntegrityError, LoadFailed, NotProven
+from backup.log import logger
+from backup.operations import consistency, runs
+from backup.operations.draft import timed
+from backup.operations.verify import check
+from backup.progress import Progress
+from backup.records import Outcome, Records, Run, new_run_id
+from backup.sets import Missing, Proof, StoredSet, Verdict
+from backup.sources.media import parse_index
+from backup.sources.places import LOAD_OPTIONS, STRICT, Place, Places, Wanted
+from backup.sources.postgres import DUMP_OPTIONS, DUMP_SESSION
+from backup.stores.local import LocalStore
+from backup.stream import gzip
+from backup.stream.feed import ProcessInput
+from backup.stream.load import WithoutDrops
+from backup.stream.outline import OTHER_CONTENT, Outline, differences, same_order
+from backup.text import duration, plural, printable
+
+_HEAD: Final = 65_536
+_LISTED: Final = 20
+_ROLES_LIMIT: Final = 64 << 20
+# The old scripts dumped without owners and privileges: then no object names its owner.
+_OWNER: Final = re.compile(rb"; Owner: [^-\n]")
+
+
+@dataclass(frozen=True)
+class Yard:
+    """What a drill works with. `places` decides, by the set, where it is restored."""
+
+    catalog: Catalog
+    records: Records
+    lock: Path
+    places: Callable[[StoredSet], Places]
+    file_columns: Sequence[str]
+    progress: Progress
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+def drill(stored: StoredSet, yard: Yard, *, trigger: str = "manual", wait: float = 0.0) -> Verdict:
+    """Verify and prove one set, and record the run. IntegrityError for a damaged one, NotProven for a difference."""
+    started = yard.clock()
+    run = Run(
+        id=new_run_id(started), operation="drill", tier=stored.tier, trigger=trigger, started=started, set=stored.id
+    )
+    waiting = "waiting for another run to end: {}"
+    with lock.hold(yard.lock, f"drill {stored.id}", run.id, wait=wait, waiting=lambda who: logger.info(waiting, who)):
+        seconds: dict[str, float] = {}
+        try:
+            runs.recover(yard.catalog, yard.records, started)
+            yard.records.begin(run)
+            with timed(seconds, "total"):
+                verdict = _Drill(stored, yard, run.id, seconds).verdict()
+            _judge(stored, verdict)
+        except BaseException as error:
+            runs.record(yard.records, runs.failed(run, error, yard.clock(), seconds))
+            raise
+        done = {"outcome": Outcome.SUCCESS, "ended": yard.clock(), "seconds": seconds, "message": proven(verdict)}
+        runs.record(yard.records, run.model_copy(update=done))
+    return verdict
+
+
+def proven(verdict: Verdict) -> str:
+    """What a drill that went well found, in one line."""
+    proof = verdict.proof
+    if proof is None:
+        return "not drilled"
+    took = f"restored and dumped again in {duration(proof.seconds.get('total', 0))}: equal"
+    return "; ".join([took, *(printable(note) for note in proof.notes)])
+
+
+class _Loaded(Outline):
+    """An outline of a dump that is loaded as it streams by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = b""
+        self.load: ProcessInput | None = None
+        self._loaded = WithoutDrops()
+
+    def feed(self, chunk: bytes) -> None:
+        self.head += chunk[: max(0, _HEAD - len(self.head))]
+        if self.load:
+            self.load.write(self._loaded.feed(chunk))
+        super().feed(chunk)
+
+    def finish(self) -> None:
+        if self.load:
+            self.load.write(self._loaded.finish())
+        super().finish()
+
+
+@dataclass
+class _Drill:
+    stored: StoredSet
+    yard: Yard
+    run: str
+    seconds: dict[str, float]
+    problems: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def verdict(self) -> Verdict:
+        """Verify, restore, compare; keep what was found beside the set."""
+        database = self.stored.manifest.database if self.stored.manifest else None
+        if self.stored.manifest and database is None:
+            raise NotProven(
+                f"{self.stored.id} holds no database, so there is nothing to restore into a server",
+                f"`verify {self.stored.id}` reads and judges all that it holds.",
+            )
+        places = self.yard.places(self.stored)
+        places.sweep()
+        logger.info("restoring {} into {}", self.stored.id, places.way)
+        with contextlib.ExitStack() as stack:
+            with timed(self.seconds, "prepare"):
+                self.yard.progress.phase("starting a throw-away server")
+                place = stack.enter_context(places.prepare(self._wanted(), self.run))
+            found, files = self._restored(place), None
+            if not self.problems and not found:
+                files = self._files(place)
+            version = place.server_version
+        now = self.yard.clock()
+        proof = Proof(
+            tried=now,
+            server_version=version,
+            differences=tuple(found),
+            notes=tuple(self.notes),
+            seconds={**self.seconds, "total": round(sum(self.seconds.values()), 3)},
+            files=files,
+        )
+        kept = None if self.problems else proof
+        verdict = Verdict(checked=now, problems=tuple(self.problems), unchecked=tuple(self.unchecked), proof=kept)
+        if self.stored.manifest and self.stored.directory == self.yard.catalog.root / self.stored.tier:
+            self.yard.catalog.record_verdict(self.stored, verdict)
+        return verdict
+
+    def _restored(self, place: Place) -> list[str]:
+        """Load, dump again, apply the database's settings: the differences."""
+        expected = _Loaded()
+        try:
+            with timed(self.seconds, "load"):
+                self._load(place, expected)
+        except LoadFailed as error:
+            # A damaged dump does not load either: that is the better word for it.
+            self.problems, self.unchecked, _ = check(self.stored, self.yard.progress)
+            return [] if self.problems else [f"it does not load: {error.message}"]
+        if self.problems:
+            return []
+        found = Outline()
+        with timed(self.seconds, "dump"):
+            self._dump(place, expected.head, found)
+        unequal = self._differences(expected, found)
+        if not unequal and not same_order(expected, found):
+            self.notes.append("rows or objects come in another order, or in other words, but are the same")
+        try:
+            place.settle(self.run)
+        except LoadFailed as error:
+            unequal.append(f"the settings of the database itself cannot be applied: {error.message}")
+        return unequal
+
+    def _differences(self, expected: Outline, found: Outline) -> list[str]:
+        if self.stored.manifest:
+            return differences(expected, found)
+        # Its server's settings, the time zone above all, are not known, and they show in the values.
+        self.notes.append("values were not compared: there is no manifest")
+        return [line for line in differences(expected, found, 1 << 20) if not line.endswith(OTHER_CONTENT)]
+
+    def _load(self, place: Place, expected: _Loaded) -> None:
+        with place.clients.feed("psql", (*STRICT, "--single-transaction"), self.run, LOAD_OPTIONS) as load:
+            expected.load = load
+            self.problems, self.unchecked, _ = check(self.stored, self.yard.progress, outline=expected)
+            if not expected.head:
+                what = "; ".join(self.problems) or "no plain dump is among its files"
+                raise NotProven(
+                    f"{self.stored.id} cannot be restored into a server: {what}", "`list` shows other sets."
+                )
+            if not self.problems:
+                load.finish()
+
+    def _dump(self, place: Place, head: bytes, found: Outline) -> None:
+        ownerless = self.stored.manifest is None and not _OWNER.search(head)
+        options = (*DUMP_OPTIONS, *(("--no-owner", "--no-privileges") if ownerless else ()))
+        self.yard.progress.phase("dumping what was restored")
+        with place.clients.run("pg_dump", options, self.run, DUMP_SESSION) as output:
+            for chunk in output.chunks():
+                found.feed(chunk)
+                self.yard.progress.advance(len(chunk))
+        found.finish()
+        found.check_whole()
+
+    def _files(self, place: Place) -> Missing | None:
+        """Whether the media that rows name are in the set's archives."""
+        manifest = self.stored.manifest
+        if manifest is None or not manifest.volumes:
+            return None
+        self.yard.progress.phase("looking up the files that rows name")
+        with timed(self.seconds, "files"):
+            try:
+                found = consistency.look_up(place.clients, self._archived(), self.yard.file_columns, self.run)
+            except LoadFailed as error:
+                raise NotProven(
+                    f"what files the rows of {self.stored.id} name could not be found out: {error.message}",
+                    "Does BACKUP_FILE_COLUMNS name columns that this set has?",
+                ) from error
+        self.notes.append(
+            f"{found.missing:,} of {plural(found.referenced, 'referenced file')} missing in the media"
+            if found.columns
+            else "no column of the database names files"
+        )
+        return found
+
+    def _archived(self) -> Iterator[bytes]:
+        """The paths of all archived files, below their volumes."""
+        store = LocalStore(self.stored.directory)
+        for artifact in self.stored.manifest.artifacts if self.stored.manifest else ():
+            if artifact.kind == "index":
+                with open(store.open(artifact.file), "rb") as raw, gzip.reader(raw) as listing:
+                    for entry in parse_index(listing):
+                        yield entry.path.partition(b"/")[2]
+
+    def _wanted(self) -> Wanted:
+        manifest = self.stored.manifest
+        part = manifest.database if manifest else None
+        if manifest is None or part is None:
+            return Wanted("restored", None, 10 * self.stored.size, "", "")
+        artifact = manifest.artifact("roles")
+        roles = self._small(artifact.file).decode(errors="surrogateescape") if artifact else ""
+        return Wanted(part.name, part.locale, part.size, part.bootstrap, roles)
+
+    def _small(self, file: str) -> bytes:
+        store = LocalStore(self.stored.directory)
+        try:
+            with open(store.open(file), "rb") as raw, gzip.reader(raw) as stream:
+                data = stream.read(_ROLES_LIMIT + 1)
+        except gzip.DAMAGED as error:
+            raise IntegrityError(
+                f"{file} cannot be unpacked: {error}", f"`verify {self.stored.id}` says what else is damaged."
+            ) from error
+        if len(data) > _ROLES_LIMIT:
+            raise IntegrityError(f"{file} is too large to be a list of roles")
+        return data
+
+
+def newest_of_each_tier(sets: Sequence[StoredSet]) -> list[StoredSet]:
+    """The newest good set with a database of each tier: what a scheduled drill proves."""
+    newest: dict[str, StoredSet] = {}
+    for stored in sorted(sets, key=lambda each: (each.time, each.id)):
+        if stored.good and stored.manifest and stored.manifest.database:
+            newest[stored.tier] = stored
+    return list(newest.values())
+
+
+def _judge(stored: StoredSet, verdict: Verdict) -> None:
+    if verdict.problems:
+        raise IntegrityError(
+            f"{stored.id} is damaged:{_listing(verdict.problems)}",
+            "Do not restore it; `list` shows other sets, `create` takes a new one.",
+        )
+    if verdict.proof and verdict.proof.differences:
+        raise NotProven(
+            f"{stored.id} was restored, but is not what was dumped:{_listing(verdict.proof.differences)}",
+            "Its bytes are as they were written, but do not rely on it alone: `create` takes a new set, `drill latest`"
+            " tries that one.",
+        )
+
+
+def _listing(found: Sequence[str]) -> str:
+    more = [f"and {len(found) - _LISTED} more"] if len(found) > _LISTED else []
+    return "".join(f"\n  - {printable(line)}" for line in [*found[:_LISTED], *more])

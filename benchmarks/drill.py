@@ -1,0 +1,105 @@
+"""A drill beside what people do by hand with the same file: `gunzip | psql` into a new database. One run, ratios.
+
+The drill starts a server, verifies the whole set, loads it, dumps it again and compares; the other only loads.
+`python -m benchmarks.drill` (ROWS and ROUNDS as in run.py).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from benchmarks.run import IMAGE, LABEL, database, inside, report, rounds, say, timed_inside
+
+_PSQL = "psql -XqAt -h 127.0.0.1 -U obcms -v ON_ERROR_STOP=1 -o /dev/null"
+PHASES: list[dict[str, float]] = []
+
+
+def main() -> None:
+    """Make one set, run the rounds, print the table."""
+    client = docker.from_env()
+    with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
+        directory = Path(base)
+        with database(client) as server:
+            product(client, directory, "create", "manual", "--only", "database")
+            dump = next((directory / "backups/manual").glob("obcms_backup_*.sql.gz"))
+            copy(server, dump)
+            report(
+                "drill",
+                rounds(
+                    {
+                        "gunzip | psql, one new database": lambda: by_hand(server),
+                        "backup drill": lambda: drill(client, directory),
+                    }
+                ),
+                floor="gunzip | psql, one new database",
+            )
+    for phases in PHASES:
+        say("drill: " + ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.items()))
+
+
+def by_hand(server: Any) -> float:
+    """Seconds to load the dump as the README shows."""
+    inside(
+        server, f"{_PSQL} -d postgres -c 'DROP DATABASE IF EXISTS copy' -c 'CREATE DATABASE copy TEMPLATE template0'"
+    )
+    inside(server, f"{_PSQL} -d postgres -c CHECKPOINT")
+    return timed_inside(server, f"gunzip -c /tmp/dump.sql.gz | {_PSQL} -d copy")
+
+
+def drill(client: Any, directory: Path) -> float:
+    """Seconds of a drill by its own run record."""
+    found = json.loads(product(client, directory, "drill", "latest", "--json"))["proof"]
+    assert found["differences"] == [], found
+    PHASES.append(found["seconds"])
+    return float(found["seconds"]["total"])
+
+
+def copy(server: Any, dump: Path) -> None:
+    """Put the dump where the server's own psql can read it."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(dump, "dump.sql.gz")
+    server.put_archive("/tmp", packed.getvalue())
+
+
+def product(client: Any, directory: Path, *command: str) -> str:
+    """Run a command of the shipped image; its stdout."""
+    root, spool, volumes = (directory / name for name in ("backups", "spool", "volumes"))
+    for path in (root, spool, volumes / "media"):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    container = client.containers.run(
+        IMAGE,
+        list(command),
+        detach=True,
+        read_only=True,
+        cap_drop=["ALL"],
+        cap_add=["DAC_READ_SEARCH"],
+        tmpfs={"/tmp": "", "/run": ""},
+        environment={"BACKUP_PROJECT": "obcms-bench"},
+        labels={LABEL: "bench"},
+        volumes=[
+            f"{root}:/backups",
+            f"{spool}:/spool",
+            f"{volumes}:/volumes:ro",
+            f"{os.environ.get('DOCKER_SOCKET', '/var/run/docker.sock')}:/var/run/docker.sock",
+        ],
+    )
+    try:
+        if container.wait()["StatusCode"]:
+            sys.exit(container.logs().decode())
+        return str(container.logs(stdout=True, stderr=False).decode())
+    finally:
+        container.remove(force=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,578 @@
+"""What is done to whole databases, on every supported server: all or nothing, and never to somebody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from backup.database import Login, admin, content, exchange, inspect, server, settings_for
+from backup.database.exchange import Exchange
+from backup.errors import BackupError, ConfigError, IntegrityError, Interrupted, RestoreFailed
+from backup.manifest import Locale
+from backup.sources.roles import Roles
+from tests.support.database import PASSWORD, USER, Server, start_server
+from tests.support.sidecar import Sidecar
+
+MARK = "obcms-backup 0123456789ab 20250101T000000Z-abcdef restore"
+_numbers = itertools.count()
+HOSTILE = ['li"ve\n; DROP', "a--b%s{}%(x)s", "é" * 31 + "x", "' || 'x", "$$\\", "ALL", "postgres template1"]
+
+
+def name(text: str) -> sql.Identifier:
+    return sql.Identifier(text)
+
+
+class Site:
+    """A live database and a new one beside it, each with a table that says which one it is."""
+
+    def __init__(self, on: Server, live: str = "", new: str = "", kept: str = "") -> None:
+        number = next(_numbers)
+        self.server = on
+        self.live, self.new, self.kept = live or f"live{number}", new or f"new{number}", kept or f"kept{number}"
+        self.login = Login(on.address, 5432, USER, self.live, PASSWORD)
+        on.new_database(self.live)
+        self.fill(self.live, "old")
+        self.live_oid = self.oid(self.live)
+        self.new_oid = admin.create(self.login, self.new, inspect(self.login).locale, MARK)
+        self.fill(self.new, "new")
+        self.wanted = Exchange(self.live, self.live_oid, self.new_oid, self.kept)
+
+    def fill(self, database: str, what: str) -> None:
+        self.server.execute(database, f"CREATE TABLE which AS SELECT '{what}' AS what, i FROM generate_series(1,9) i")
+
+    def oid(self, database: str) -> int:
+        found = server.find(self.login, database)
+        assert found
+        return found.oid
+
+    def what(self, database: str) -> str:
+        with self.server.connect(database) as connection:
+            row = connection.execute("SELECT min(what), count(*) FROM which").fetchone()
+        assert row and row[1] == 9
+        return str(row[0])
+
+    def remove(self) -> None:
+        with self.server.connect() as connection:
+            for each in (self.live, self.new, self.kept):
+                with contextlib.suppress(psycopg.errors.InvalidCatalogName):
+                    connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name(each)))
+
+
+@pytest.fixture
+def site(any_server: Server) -> Iterator[Callable[..., Site]]:
+    made: list[Site] = []
+
+    def make(*names: str) -> Site:
+        made.append(Site(any_server, *names))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.remove()
+
+
+def row(on: Server, database: str) -> tuple[Any, ...]:
+    """All that belongs to a database and is not in it, but for its oid and name."""
+    with on.connect() as connection:
+        found = connection.execute(
+            "SELECT pg_get_userbyid(datdba), encoding, datcollate, datctype, datlocprovider, datallowconn,"
+            " datconnlimit, shobj_description(d.oid, 'pg_database'),"
+            " (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a),"
+            " (SELECT array_agg((setrole::regrole, setconfig)::text ORDER BY setrole) FROM pg_db_role_setting"
+            "  WHERE setdatabase = d.oid) FROM pg_database d WHERE datname = %s",
+            (database,),
+        ).fetchone()
+    assert found
+    return tuple(found)
+
+
+def test_two_databases_change_places_and_back_and_again(site: Callable[..., Site]) -> None:
+    at = site()
+    assert exchange.state(at.login, at.wanted) == "before"
+    assert 0 < exchange.exchange(at.login, at.wanted) < 2
+    assert exchange.state(at.login, at.wanted) == "after" and exchange.exchange(at.login, at.wanted) == 0
+    assert at.what(at.live) == "new" and at.oid(at.kept) == at.live_oid
+    for _ in range(2):
+        undo = Exchange(at.live, at.new_oid, at.live_oid, at.kept)
+        redo = Exchange(at.live, at.live_oid, at.new_oid, at.kept)
+        for wanted, what in ((undo, "old"), (redo, "new")):
+            assert exchange.state(at.login, wanted) == "before"
+            assert exchange.exchange(at.login, wanted) < 2 and at.what(at.live) == what
+            with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
+                at.server.connect(at.kept)
+
+
+def test_a_database_that_was_not_there_gets_its_name(site: Callable[..., Site]) -> None:
+    at = site()
+    at.server.execute("postgres", f"DROP DATABASE {at.live}")
+    wanted = Exchange(at.live, None, at.new_oid, at.kept)
+    assert exchange.state(at.login, wanted) == "before"
+    exchange.exchange(at.login, wanted)
+    assert exchange.state(at.login, wanted) == "after" and at.what(at.live) == "new"
+    assert row(at.server, at.live)[5:8] == (True, -1, None)
+
+
+def test_what_belongs_to_the_database_goes_with_it(site: Callable[..., Site]) -> None:
+    at = site()
+    role = f"Role {next(_numbers)}"
+    at.server.execute(
+        "postgres",
+        f"""CREATE ROLE "{role}"; ALTER DATABASE {at.live} OWNER TO "{role}"; GRANT "{role}" TO {USER};
+        ALTER DATABASE {at.live} SET search_path TO "$user", 'public', 'with space';
+        ALTER DATABASE {at.live} SET obcms.x TO 'it''s \\ {{}} %s'; ALTER DATABASE {at.live} CONNECTION LIMIT 77;
+        ALTER ROLE "{role}" IN DATABASE {at.live} SET work_mem TO '7MB';
+        COMMENT ON DATABASE {at.live} IS E'it''s "ours" %s\\n{{}}'; REVOKE TEMPORARY ON DATABASE {at.live} FROM PUBLIC;
+        GRANT CONNECT ON DATABASE {at.live} TO pg_monitor WITH GRANT OPTION;""",
+    )
+    before = row(at.server, at.live)
+    settings = settings_for(at.login, at.live)
+    admin.apply(at.login, at.new, settings_for(at.login, at.new), rehearse=True)
+    assert row(at.server, at.new)[7] == MARK and row(at.server, at.new)[9] is None
+    exchange.exchange(at.login, replace(at.wanted, settings=settings))
+    assert row(at.server, at.live) == before
+    exchange.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
+    assert row(at.server, at.live) == before
+
+
+def test_a_setting_that_fails_leaves_all_as_it_was(site: Callable[..., Site]) -> None:
+    at = site()
+    before = row(at.server, at.live), row(at.server, at.new)
+    broken = replace(at.wanted, settings=(f"ALTER DATABASE {at.live} OWNER TO nobody_at_all;",))
+    with pytest.raises(RestoreFailed, match="nobody_at_all.*as it was"):
+        exchange.exchange(at.login, broken)
+    assert (row(at.server, at.live), row(at.server, at.new)) == before and at.what(at.live) == "old"
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_names(site: Callable[..., Site], hostile: str) -> None:
+    at = site(hostile, server.fitting(hostile, "__restore_1"), server.fitting(hostile, "__before_1"))
+    assert at.login.name == inspect(at.login).name
+    exchange.exchange(at.login, replace(at.wanted, settings=settings_for(at.login, at.live)))
+    assert at.what(hostile) == "new"
+    exchange.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
+    assert at.what(hostile) == "old" and admin.drop(at.login, at.new_oid, at.kept)
+    assert admin.drop(at.login, at.new_oid, at.kept) is False and at.what(hostile) == "old"
+
+
+def test_a_storm_of_sessions_sees_the_old_or_the_new_and_never_a_mixture(site: Callable[..., Site]) -> None:
+    at = site()
+    stop, seen, odd = threading.Event(), list[tuple[float, str]](), list[str]()
+
+    def storm() -> None:
+        while not stop.is_set():
+            try:
+                with at.server.connect(at.live) as connection:
+                    for _ in range(3):
+                        found = connection.execute("SELECT min(what), max(what), count(*) FROM which").fetchone()
+                        assert found
+                        if found[0] != found[1] or found[2] != 9:
+                            odd.append(str(found))
+                        seen.append((time.monotonic(), found[0]))
+            except psycopg.OperationalError:
+                pass
+
+    crowd = [threading.Thread(target=storm) for _ in range(8)]
+    idle = [at.server.connect(at.live) for _ in range(20)]
+    [each.start() for each in crowd]
+    time.sleep(0.5)
+    try:
+        window = exchange.exchange(at.login, at.wanted)
+        ended = time.monotonic()
+        time.sleep(0.5)
+    finally:
+        stop.set()
+        [each.join() for each in crowd]
+    [each.close() for each in idle]
+    assert not odd and window < 2
+    assert {what for when, what in seen if when < ended - window - 0.05} == {"old"}
+    assert {what for when, what in seen if when > ended + 0.05} == {"new"}
+
+
+def test_what_is_raised_between_two_statements_leaves_all_as_it_was(site: Callable[..., Site]) -> None:
+    at = site()
+    statements: list[str] = []
+    before = row(at.server, at.live), row(at.server, at.new)
+
+    def stopping(at_number: int) -> Callable[[str], None]:
+        count = itertools.count()
+
+        def step(statement: str) -> None:
+            statements.append(statement)
+            if next(count) == at_number:
+                raise Interrupted(signal.SIGTERM)
+
+        return step
+
+    for number in range(6):
+        with pytest.raises(Interrupted):
+            exchange.exchange(at.login, at.wanted, step=stopping(number))
+        assert exchange.state(at.login, at.wanted) == "before"
+        assert (row(at.server, at.live), row(at.server, at.new)) == before and at.what(at.live) == "old"
+    exchange.exchange(at.login, at.wanted)
+    assert at.what(at.live) == "new"
+
+
+def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(site: Callable[..., Site]) -> None:
+    at = site()
+    role = f"waits{next(_numbers)}"
+    at.server.execute(
+        "postgres",
+        f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD 'x'; GRANT {role} TO {USER};"
+        f"ALTER DATABASE {at.live} OWNER TO {role}; ALTER DATABASE {at.new} OWNER TO {role};",
+    )
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    with at.server.connect(at.live) as superuser:
+        # Its session cannot be ended by the owner: RENAME waits five seconds for it.
+        superuser.execute("SELECT 1")
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+        started = time.monotonic()
+        with pytest.raises(Interrupted):
+            exchange.exchange(replace(at.login, user=role, password="x"), at.wanted)
+        assert time.monotonic() - started < 4
+        assert at.what(at.live) == "old", "and its lock is free again"
+    assert exchange.state(at.login, at.wanted) == "before" and not exchange_sessions(at.server)
+
+
+KILLED = """
+import sys; from backup.database import Login, exchange
+host, user, password, live, live_oid, new_oid, kept = sys.argv[1:]
+login = Login(host, 5432, user, live, password)
+print('ready', flush=True)
+exchange.exchange(login, exchange.Exchange(live, int(live_oid), int(new_oid), kept))
+"""
+
+
+def test_a_kill_at_any_moment_leaves_one_whole_database_of_the_name(site: Callable[..., Site]) -> None:
+    at, seen = site(), set[str]()
+    oids, what = [at.live_oid, at.new_oid], {at.live_oid: "old", at.new_oid: "new"}
+    # Until both outcomes were seen; a third one is never.
+    for _ in range(30):
+        idle = [at.server.connect(at.live) for _ in range(5)]
+        arguments = [at.login.host, USER, PASSWORD, at.live, str(oids[0]), str(oids[1]), at.kept]
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, *arguments], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        )
+        with child:
+            assert child.stdout and child.stdout.readline()
+            time.sleep(random.uniform(0, 0.25))
+            child.kill()
+        [each.close() for each in idle]
+        wanted = Exchange(at.live, oids[0], oids[1], at.kept)
+        deadline = time.monotonic() + 10
+        while exchange_sessions(at.server) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        found = exchange.state(at.login, wanted)
+        seen.add(found)
+        assert at.what(at.live) == what[oids[0] if found == "before" else oids[1]]
+        exchange.exchange(at.login, wanted)
+        assert at.what(at.live) == what[oids[1]]
+        oids.reverse()
+        if len(seen) == 2:
+            break
+    assert seen == {"before", "after"}
+
+
+def exchange_sessions(on: Server) -> list[str]:
+    return [each for each in on.sessions() if each.endswith(" exchange")]
+
+
+def test_sessions_that_cannot_be_ended_leave_all_as_it_was(site: Callable[..., Site]) -> None:
+    at = site()
+    role = f"owner{next(_numbers)}"
+    at.server.execute(
+        "postgres",
+        f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD 'x'; GRANT {role} TO {USER};"
+        f"ALTER DATABASE {at.live} OWNER TO {role}; ALTER DATABASE {at.new} OWNER TO {role};",
+    )
+    login = replace(at.login, user=role, password="x")
+    before = row(at.server, at.live)
+    with at.server.connect(at.live) as superuser:
+        superuser.execute("SET application_name = 'somebody'")
+        with pytest.raises(
+            RestoreFailed, match=f"{role} may not end 1 session .*; the database is as it was"
+        ) as caught:
+            exchange.exchange(login, at.wanted)
+        assert "pg_signal_backend" in caught.value.hint
+        assert row(at.server, at.live) == before and superuser.execute("SELECT 1").fetchone()
+    with psycopg.connect(login.conninfo(), password="x"):
+        assert exchange.exchange(login, at.wanted) < 2
+    assert at.what(at.live) == "new"
+    scratch = admin.create(login, f"{role}_scratch", inspect(login).locale, MARK)
+    assert admin.drop(login, scratch, f"{role}_scratch")
+
+
+def test_a_role_that_may_not_create_says_so(any_server: Server) -> None:
+    role = f"poor{next(_numbers)}"
+    any_server.execute("postgres", f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    login = Login(any_server.address, 5432, role, "postgres", "x")
+    with pytest.raises(RestoreFailed, match="may not create databases") as caught:
+        admin.create(login, f"{role}_x", Locale(encoding="UTF8", collate="C", ctype="C"), MARK)
+    assert "CREATEDB" in caught.value.hint
+
+
+def test_somebody_elses_renaming_is_never_built_upon(site: Callable[..., Site]) -> None:
+    at = site()
+    at.server.execute("postgres", f"ALTER DATABASE {at.new} RENAME TO {at.kept}_else")
+    assert exchange.state(at.login, at.wanted) == "before", "the new one is known by its oid"
+    at.server.execute("postgres", f"ALTER DATABASE {at.live} RENAME TO {at.kept}")
+    assert exchange.state(at.login, at.wanted) == "neither"
+    with pytest.raises(RestoreFailed, match=str(at.new_oid)):
+        exchange.exchange(at.login, at.wanted)
+    at.server.execute("postgres", f"ALTER DATABASE {at.kept}_else RENAME TO {at.new}")
+
+
+def test_prepared_transactions_and_active_slots_are_named() -> None:
+    on = start_server(17, "prepared", command=["-c", "max_prepared_transactions=5", "-c", "wal_level=logical"])
+    try:
+        at = Site(on)
+        on.execute(at.live, "BEGIN; CREATE TABLE t (a int); PREPARE TRANSACTION E'p\n1'")
+        with pytest.raises(RestoreFailed, match=r"1 prepared transaction: p\\n1; it cannot be renamed.*as it was"):
+            exchange.exchange(at.login, at.wanted)
+        on.execute(at.live, "ROLLBACK PREPARED E'p\n1'")
+        on.execute(at.live, "SELECT pg_create_logical_replication_slot('slot', 'pgoutput')")
+        assert exchange.exchange(at.login, at.wanted) < 2
+        on.execute("postgres", f"ALTER DATABASE {at.kept} ALLOW_CONNECTIONS true")
+        receive = ["pg_recvlogical", "-U", USER, "-d", at.kept, "--slot=slot", "--start", "--file=/dev/null"]
+        on.container.exec_run([*receive, "-o", "proto_version=1", "-o", "publication_names=p"], detach=True)
+        deadline = time.monotonic() + 10
+        while not on.value("postgres", "SELECT active FROM pg_replication_slots") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with pytest.raises(RestoreFailed, match="1 active replication slot: slot; it cannot be dropped"):
+            admin.drop(at.login, at.live_oid, at.kept)
+        # The slot stays with the database it is of, and its reader does not keep that from being exchanged.
+        assert exchange.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept)) < 2
+    finally:
+        on.remove()
+
+
+def test_a_subscription_is_named(site: Callable[..., Site]) -> None:
+    at = site()
+    with at.server.connect(at.new) as connection:
+        connection.execute("CREATE SUBSCRIPTION s1 CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false)")
+    with pytest.raises(RestoreFailed, match="1 subscription: s1; it cannot be dropped"):
+        admin.drop(at.login, at.new_oid, at.new)
+    at.server.execute(at.new, "ALTER SUBSCRIPTION s1 SET (slot_name = NONE)")
+    at.server.execute(at.new, "DROP SUBSCRIPTION s1")
+    assert admin.drop(at.login, at.new_oid, at.new)
+
+
+def test_only_what_is_marked_is_dropped(site: Callable[..., Site]) -> None:
+    at = site()
+    assert admin.drop_marked(at.login, at.live, MARK) is False
+    assert admin.drop_marked(at.login, at.new, MARK + "x") is False
+    with at.server.connect() as connection:
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS 'mine'").format(name(at.new)))
+    assert admin.drop_marked(at.login, at.new, MARK) is False, "somebody has made it theirs"
+    with at.server.connect() as connection:
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS NULL").format(name(at.new)))
+    assert admin.drop_marked(at.login, at.new, MARK), "killed before the comment: its limit is the mark"
+    assert admin.drop_marked(at.login, at.new, MARK) is False
+    with pytest.raises(RestoreFailed, match="was not dropped"):
+        admin.drop(at.login, at.live_oid, at.live)
+    with pytest.raises(RestoreFailed, match="was not dropped"):
+        admin.drop(at.login, at.live_oid, at.new)
+    assert at.what(at.live) == "old"
+
+
+def test_what_was_swapped_in_can_no_longer_be_dropped_by_its_mark(site: Callable[..., Site]) -> None:
+    at = site()
+    exchange.exchange(at.login, at.wanted)
+    for each in (at.live, at.kept):
+        assert admin.drop_marked(at.login, each, MARK) is False
+    assert at.what(at.live) == "new"
+
+
+def test_a_database_with_sessions_is_dropped(site: Callable[..., Site]) -> None:
+    at = site()
+    with at.server.connect(at.new) as connection:
+        assert admin.drop_marked(at.login, at.new, MARK)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+
+
+def test_a_name_that_is_taken_is_left_alone(site: Callable[..., Site]) -> None:
+    at = site()
+    with pytest.raises(RestoreFailed, match="is there already"):
+        admin.create(at.login, at.live, None, MARK)
+    with pytest.raises(ValueError, match="63 bytes"):
+        admin.create(at.login, "é" * 32, None, MARK)
+    assert at.what(at.live) == "old"
+
+
+LOCALES = [
+    Locale(encoding="UTF8", collate="xx_YY.utf8", ctype="C"),
+    Locale(encoding="UTF8", collate="C", ctype="C", provider="i", locale="xx@@foo=,"),
+    Locale(encoding="LATIN1", collate="en_US.utf8", ctype="en_US.utf8"),
+    Locale(encoding="KLINGON", collate="C", ctype="C"),
+    Locale(encoding="UTF8", collate="C", ctype="C", provider="b", locale="no_NO"),
+]
+
+
+@pytest.mark.parametrize("locale", LOCALES, ids=lambda each: f"{each.provider}-{each.encoding}-{each.collate}")
+def test_a_locale_that_the_server_lacks_is_named(any_server: Server, locale: Locale) -> None:
+    login = Login(any_server.address, 5432, USER, "postgres", PASSWORD)
+    with pytest.raises(ConfigError, match="cannot make a database of encoding") as caught:
+        admin.create(login, f"x{next(_numbers)}", locale, MARK)
+    assert (locale.locale or locale.collate) in caught.value.message and "locale" in caught.value.hint
+
+
+def test_a_database_is_made_like_another(any_server: Server) -> None:
+    kinds = [
+        "LOCALE_PROVIDER icu ICU_LOCALE 'de' LOCALE 'C'",
+        "ENCODING 'LATIN1' LOCALE 'C'",
+        "ENCODING 'SQL_ASCII' LOCALE 'C'",
+    ]
+    if any_server.major >= 17:
+        kinds += ["LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LOCALE 'de_DE.utf8'"]
+        kinds += ["LOCALE_PROVIDER icu ICU_LOCALE 'en' ICU_RULES '&a < ''b''' LOCALE 'C'"]
+    for kind in kinds:
+        one, two = f"like{next(_numbers)}", f"like{next(_numbers)}"
+        any_server.execute("postgres", f"CREATE DATABASE {one} TEMPLATE template0 {kind}")
+        login = Login(any_server.address, 5432, USER, one, PASSWORD)
+        facts = inspect(login)
+        admin.create(login, two, facts.locale, MARK)
+        found = server.find(login, two)
+        assert found and found.locale == facts.locale == inspect(replace(login, name=two)).locale
+        assert facts.bootstrap == USER
+        any_server.execute("postgres", f"DROP DATABASE {one}")
+        assert admin.drop_marked(login, two, MARK) is (one == login.name)
+
+
+def test_rows_are_counted_by_the_names_of_the_dump(site: Callable[..., Site]) -> None:
+    at = site()
+    at.server.execute(
+        at.live,
+        """CREATE TABLE "odd ""n"".{} %s" (a int); INSERT INTO "odd ""n"".{} %s" VALUES (1), (2);
+        CREATE TABLE parent (a int); CREATE TABLE child () INHERITS (parent); INSERT INTO child VALUES (1);
+        SELECT lo_from_bytea(0, 'x');""",
+    )
+    odd = 'public."odd ""n"".{} %s"'
+    tables = [odd, "public.parent", "public.child", "public.gone", "nowhere.x", *["public.which"] * 150]
+    found = content.count_rows(at.login, tables)
+    assert found == {odd: 2, "public.parent": 0, "public.child": 1, "public.which": 9}
+    assert content.count_large_objects(at.login) == 1
+    with pytest.raises(IntegrityError):
+        content.count_rows(at.login, ["pg_class; DROP TABLE which"])
+
+
+def test_a_signal_ends_the_work_on_the_server_too(site: Callable[..., Site]) -> None:
+    at = site()
+    at.server.execute(
+        at.live,
+        "CREATE TABLE slow (a int); INSERT INTO slow SELECT generate_series(1, 1000);"
+        "CREATE FUNCTION nap(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
+        " $$ BEGIN PERFORM pg_sleep(0.2); RETURN $1; END $$; ALTER DATABASE "
+        + at.live
+        + " SET statement_timeout = '1s'",
+    )
+    at.server.execute(at.live, "SET statement_timeout = 0; TRUNCATE slow; CREATE INDEX ON slow (nap(a))")
+    at.server.execute(at.live, "ALTER TABLE slow DISABLE TRIGGER ALL")
+    at.server.execute(
+        at.live,
+        "CREATE STATISTICS st ON (nap(a)) FROM slow; UPDATE pg_index SET indisready = false"
+        " WHERE indrelid = 'slow'::regclass",
+    )
+    at.server.execute(
+        at.live,
+        "INSERT INTO slow SELECT generate_series(1, 1000); UPDATE pg_index SET indisready = true"
+        " WHERE indrelid = 'slow'::regclass",
+    )
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        content.analyze(at.login)
+    assert 1.5 < time.monotonic() - started < 8, "and the statement timeout of the database does not apply"
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline and at.server.sessions():
+        time.sleep(0.05)
+    assert not [each for each in at.server.sessions() if "analyze" in each]
+
+
+def test_the_server_says_what_a_plan_needs(site: Callable[..., Site]) -> None:
+    at = site()
+    with at.server.connect(at.live) as one, at.server.connect(at.live):
+        one.execute("SET application_name = 'the app'")
+        found = {each.application: each for each in server.sessions(at.login, at.live)}
+    assert found["the app"].count == 1 and found["the app"].user == USER and found["the app"].address
+    assert server.roles(at.login)[USER] is True and server.roles(at.login)["pg_monitor"] is False
+    assert server.extensions_available(at.login)["plpgsql"] == "1.0"
+    assert server.databases(at.login)[at.live_oid] == at.live
+    database = server.find(at.login, at.live)
+    assert database and database.size > 5_000_000 and database.owner == USER
+    assert server.find(at.login, "not there") is None
+
+
+def test_a_roles_file_brings_back_what_is_missing_and_changes_nothing_else(any_server: Server, tmp_path: Path) -> None:
+    database = any_server.new_database()
+    number = next(_numbers)
+    odd, plain, boss = f"Odd{number} \"x\" 'y'\n; -- \\ $a$", f"plain{number}", f"boss{number}"
+    quoted = odd.replace('"', '""')
+    any_server.execute(
+        database,
+        f"""CREATE ROLE {plain} LOGIN PASSWORD 'a;''b'; CREATE ROLE "{quoted}" CREATEDB; CREATE ROLE {boss} CREATEROLE;
+        COMMENT ON ROLE "{quoted}" IS E'x\\n\\\\restrict a\\n\\''; GRANT pg_monitor TO "{quoted}";
+        ALTER ROLE "{quoted}" SET search_path TO 'a;', '"$user"'; GRANT {plain} TO {boss} WITH ADMIN OPTION;
+        SET ROLE {boss}; GRANT {plain} TO "{quoted}"; RESET ROLE; GRANT SET ON PARAMETER work_mem TO "{quoted}";
+        ALTER DATABASE {database} OWNER TO "{quoted}";
+        ALTER ROLE {plain} IN DATABASE {database} SET work_mem = '7MB'""",
+    )
+    assert Sidecar.make(tmp_path, any_server, database).run("create", "daily").code == 0
+    (file,) = (tmp_path).rglob("obcms_roles_*.sql.gz")
+    roles = Roles.parse(gzip.decompress(file.read_bytes()).decode())
+    login = Login(any_server.address, 5432, USER, database, PASSWORD)
+    assert {odd, plain, boss, USER} <= set(roles.names) and roles.missing(server.roles(login)) == []
+
+    def all_roles() -> list[str]:
+        dumped = any_server.container.exec_run(["pg_dumpall", "-U", USER, "--roles-only"]).output.decode()
+        return sorted(line for line in dumped.splitlines() if "restrict" not in line)
+
+    before = all_roles()
+    any_server.execute(
+        database,
+        f"""ALTER DATABASE {database} OWNER TO {USER}; REVOKE SET ON PARAMETER work_mem FROM "{quoted}";
+        REVOKE {plain} FROM "{quoted}" GRANTED BY {boss}; DROP ROLE "{quoted}"; ALTER ROLE {plain} PASSWORD 'new'""",
+    )
+    changed = any_server.value("postgres", f"SELECT rolpassword FROM pg_authid WHERE rolname = '{plain}'")
+    assert roles.missing(server.roles(login)) == [odd]
+    admin.apply(login, database, roles.script(server.roles(login), USER))
+    assert any_server.value("postgres", f"SELECT rolpassword FROM pg_authid WHERE rolname = '{plain}'") == changed
+    differing = set(before) ^ set(all_roles())
+    # The password of one that exists is as it was now; who granted what to it could not be told.
+    assert all(line.startswith((f"ALTER ROLE {plain} WITH", f"GRANT {plain} TO", "; -- ")) for line in differing), (
+        differing
+    )
+    target = any_server.new_database()
+    admin.apply(login, target, roles.database_settings(database, target))
+    assert row(any_server, target)[0] == odd and "7MB" in str(row(any_server, target)[9])
+
+
+def test_no_database_to_work_from_is_a_clear_failure(any_server: Server) -> None:
+    login = Login(any_server.address, 5432, USER, "x", "canary-wrong")
+    with pytest.raises(BackupError, match="'postgres' at .*'template1' at") as caught:
+        server.databases(login)
+    assert "canary" not in caught.value.message

@@ -1,0 +1,309 @@
+"""A set is proven by restoring it: what is equal is called proven, what is not is named, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import kitchen
+from tests.support.database import LABEL, PROJECT, Server
+from tests.support.faults import docker, eventually, helpers, judge, nothing_left, under_way
+from tests.support.sidecar import IMAGE, Sidecar
+
+STACK = Path(__file__).resolve().parents[1] / "stack"
+
+
+@pytest.fixture
+def target(tmp_path: Path, server: Server) -> Sidecar:
+    """A sidecar whose database is a small OBCMS."""
+    database = server.new_database()
+    server.load(database, obcms(database))
+    return Sidecar.make(tmp_path, server, database)
+
+
+def obcms(database: str) -> bytes:
+    """The sample application's tables; its roles belong to the whole server, which tests share."""
+    script = (STACK / "seed.sql").read_text()
+    start = script.index("CREATE ROLE obcms_staff")
+    end = script.index("SELECT format('ALTER DATABASE")
+    roles = "".join(f"{line}\n" for line in script[start:end].splitlines())
+    guarded = f"DO $guard$ BEGIN {roles} EXCEPTION WHEN duplicate_object THEN NULL; END $guard$;\n"
+    return (script[:start] + guarded + script[end:]).encode()
+
+
+def media(sidecar: Sidecar, but: int = 0) -> None:
+    """The 300 files that rows of the sample name, but for one."""
+    for number in range(1, 301):
+        path = sidecar.media / f"ai_documents/pdf/2025/{1 + number % 12:02d}/report_{number:04d}.pdf"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if number != but:
+            path.write_text(f"report {number}")
+
+
+def created(sidecar: Sidecar) -> None:
+    result = sidecar.run("create", "daily")
+    assert result.code == 0, result.output
+
+
+def drilled(sidecar: Sidecar, *options: str) -> dict[str, object]:
+    result = sidecar.run("drill", "latest", "--json", *options)
+    assert result.code == 0, result.output
+    return dict(result.json["proof"])
+
+
+def test_a_set_is_proven(target: Sidecar, server: Server) -> None:
+    media(target)
+    created(target)
+    proof = drilled(target)
+    assert proof["differences"] == []
+    assert {"columns": ["documents.file"], "referenced": 300, "missing": 0, "listed": []} == proof["files"]
+    assert target.sets()[0].proven
+    run = target.runs()[0]
+    assert (run.operation, run.outcome, run.exit_code) == ("drill", "success", 0) and run.seconds["load"] > 0
+    assert "0 of 300 referenced files missing" in run.message
+    nothing_left(target, server)
+
+
+def test_a_later_verification_keeps_the_proof_and_damage_ends_it(target: Sidecar) -> None:
+    created(target)
+    drilled(target)
+    assert target.run("verify", "latest").code == 0
+    stored = target.sets()[0]
+    assert stored.proven
+    dump = stored.directory / next(name for name in stored.files if name.endswith(".sql.gz"))
+    data = bytearray(dump.read_bytes())
+    data[len(data) // 2] ^= 1
+    dump.write_bytes(data)
+    result = target.run("verify", stored.id, "--test-restore")
+    assert result.code == 40 and "damaged" in result.output, result.output
+    assert not target.sets()[0].good and not target.sets()[0].proven
+    nothing_left(target)
+
+
+def test_files_that_rows_name_and_the_media_lack_are_listed(target: Sidecar) -> None:
+    media(target, but=7)
+    created(target)
+    proof = drilled(target)
+    assert proof["files"]["missing"] == 1  # type: ignore[index]
+    assert proof["files"]["listed"] == ["documents.file: ai_documents/pdf/2025/08/report_0007.pdf"]  # type: ignore[index]
+    named = drilled_with(target, "documents.file")
+    assert named["missing"] == 1 and named["columns"] == ["documents.file"]
+    result = target.run("drill", "latest", BACKUP_FILE_COLUMNS="documents.nothing")
+    assert result.code == 41 and "BACKUP_FILE_COLUMNS" in result.output, result.output
+
+
+def drilled_with(target: Sidecar, columns: str) -> dict[str, object]:
+    result = target.run("drill", "latest", "--json", BACKUP_FILE_COLUMNS=columns)
+    assert result.code == 0, result.output
+    return dict(result.json["proof"]["files"])
+
+
+@contextlib.contextmanager
+def kitchen_sink(server: Server, tmp_path: Path) -> Iterator[Sidecar]:
+    database, prefix = server.new_database(), f"drill{server.major}"
+    kitchen.fill(server, database, prefix)
+    try:
+        yield Sidecar.make(tmp_path, server, database)
+    finally:
+        kitchen.drop(server, database, prefix)
+
+
+def test_everything_a_database_can_hold_is_proven(any_server: Server, tmp_path: Path) -> None:
+    with kitchen_sink(any_server, tmp_path) as target:
+        created(target)
+        assert drilled(target)["differences"] == []
+        nothing_left(target, any_server)
+
+
+@pytest.mark.parametrize("what", sorted(kitchen.UNSTABLE))
+def test_what_postgresql_writes_otherwise_after_a_restore(server: Server, tmp_path: Path, what: str) -> None:
+    """Equal in meaning is proven; the rest is named, so that nobody takes it for proven."""
+    database = server.new_database()
+    server.execute(database, kitchen.UNSTABLE[what])
+    target = Sidecar.make(tmp_path, server, database)
+    created(target)
+    result = target.run("drill", "latest")
+    proven = "order of rows" in what or "varchar" in what
+    assert result.code == (0 if proven else 41), result.output
+
+
+@pytest.mark.parametrize("what", sorted(kitchen.REFUSED))
+def test_what_a_strict_load_into_an_empty_database_refuses(server: Server, tmp_path: Path, what: str) -> None:
+    database = server.new_database()
+    server.execute(database, kitchen.REFUSED[what])
+    target = Sidecar.make(tmp_path, server, database)
+    created(target)
+    result = target.run("drill", "latest")
+    if "refresh" in what:
+        assert result.code == 41 and "does not load" in result.output and "row-level security" in result.output
+    else:
+        assert result.code == 0, result.output
+
+
+DAMAGED = {
+    "a row": ("DELETE FROM django_migrations WHERE id = 7", "public.django_migrations: 47 rows instead of 48"),
+    "a value": ("UPDATE communities SET households = households + 1 WHERE id = 9", "public.communities: same number"),
+    "an index": ("DROP INDEX communities_name", "public.communities_name is missing"),
+    "a grant": ("REVOKE SELECT ON communities FROM obcms_staff", "communities"),
+    "a sequence": ("SELECT nextval('receipt_number')", "public.receipt_number differs"),
+    "a large object": ("SELECT lo_unlink(max(oid)) FROM pg_largeobject_metadata", "large object"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(DAMAGED))
+def test_a_difference_is_found_and_named(target: Sidecar, server: Server, what: str) -> None:
+    """Somebody changes the throw-away copy between its load and its dump."""
+    created(target)
+    statement, words = DAMAGED[what]
+    with meddling(target, statement):
+        result = target.run("drill", "latest")
+    assert result.code == 41, result.output
+    assert "is not what was dumped" in result.output and words in result.output, result.output
+    stored = target.sets()[0]
+    assert stored.good and not stored.proven and stored.verdict and stored.verdict.proof
+    assert any(words in line for line in stored.verdict.proof.differences)
+    nothing_left(target, server)
+
+
+@contextlib.contextmanager
+def meddling(target: Sidecar, statement: str) -> Iterator[None]:
+    """The product's own command line, with one statement run in the copy before it is dumped again."""
+    script = (
+        "from backup.operations import drill\n"
+        "from backup.sources import places\n"
+        "from backup.cli import main\n"
+        "import sys\n"
+        "dump = drill._Drill._dump\n"
+        "def changed(self, place, *rest):\n"
+        f"    places.script(place.clients, [{statement + ';'!r}], self.run)\n"
+        "    dump(self, place, *rest)\n"
+        "drill._Drill._dump = changed\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    path = target.root.parent / "meddling.py"
+    path.write_text(script)
+    target.program = path
+    try:
+        yield
+    finally:
+        target.program = None
+
+
+def test_the_server_cannot_be_reached_and_goes_away(target: Sidecar, server: Server) -> None:
+    created(target)
+    with under_way(target, "drill", "latest") as process:
+        container = eventually(lambda: throw_away(target))
+        facts = json.loads(subprocess.check_output(["docker", "inspect", container]))[0]
+        assert process.wait(60) == 0
+    assert facts["HostConfig"]["NetworkMode"] == "none" and not facts["HostConfig"]["PortBindings"]
+    assert [mount["Type"] for mount in facts["Mounts"]] == ["volume"]
+    assert "PASSWORD" not in json.dumps(facts["Config"]["Env"])
+    volume = facts["Mounts"][0]["Name"]
+    assert subprocess.run(["docker", "volume", "inspect", volume], capture_output=True, check=False).returncode
+    nothing_left(target, server)
+
+
+def throw_away(target: Sidecar) -> str:
+    command = ["docker", "ps", "-q", "--filter", "label=obcms.backup.role=server", "--filter"]
+    instance = (target.root / "state/instance").read_text()
+    return subprocess.check_output([*command, f"label=obcms.backup.instance={instance}"], text=True).strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_drill_that_is_ended_leaves_nothing_after_the_next(
+    target: Sidecar, server: Server, number: signal.Signals
+) -> None:
+    created(target)
+    before = target.files()
+    for delay in (0.5, 1.5, 3.0):
+        with under_way(target, "drill", "latest") as process:
+            eventually(lambda: throw_away(target))
+            time.sleep(delay)
+            process.send_signal(number)
+            process.communicate(timeout=60)
+        if number == signal.SIGTERM:
+            eventually(lambda: not helpers(target), 10)
+    judge(target.root)
+    assert before.items() <= target.files().items()
+    drilled(target)
+    nothing_left(target, server)
+    assert "running" not in {run.outcome for run in target.runs()}
+
+
+def test_an_old_scripts_dump_is_restored_too(target: Sidecar, server: Server) -> None:
+    name = "obcms_backup_daily_2025-10-20_02-00-00.sql.gz"
+    words = "--clean --if-exists --no-owner --no-privileges --format=plain"
+    command = f"pg_dump -h 127.0.0.1 -U obcms_user {words} {target.environment['DB_NAME']} | gzip -c"
+    dump = subprocess.check_output(["docker", "exec", server.container.id, "sh", "-c", command])
+    (target.root / "daily").mkdir(mode=0o700)
+    (target.root / "daily" / name).write_bytes(dump)
+    result = target.run("drill", name)
+    assert result.code == 0 and "values were not compared" in result.output, result.output
+    assert "no manifest to compare with" in result.output
+    cut = dump[: len(dump) - 200]
+    (target.root / "daily" / name).write_bytes(cut)
+    result = target.run("drill", name)
+    assert result.code == 40, result.output
+    assert helpers(target) == [] and target.spooled() == []
+
+
+def test_without_a_number_the_newest_of_each_tier_is_proven(target: Sidecar) -> None:
+    result = target.run("drill")
+    assert result.code == 44 and "no good set to prove" in result.output
+    for tier in ("daily", "daily", "manual"):
+        assert target.run("create", tier).code == 0
+    result = target.run("drill")
+    assert result.code == 0, result.output
+    assert [stored.tier for stored in target.sets() if stored.proven] == ["manual", "daily"]
+    assert [stored.proven for stored in target.sets()] == [True, True, False]
+
+
+def test_media_alone_cannot_be_drilled(target: Sidecar) -> None:
+    assert target.run("create", "daily", "--only", "media").code == 0
+    result = target.run("drill", "latest")
+    assert result.code == 41 and "holds no database" in result.output
+
+
+def test_an_image_that_is_not_here(target: Sidecar) -> None:
+    created(target)
+    result = target.run("drill", "latest", "--image", "obcms-test/none:1")
+    assert result.code == 20 and "is not here" in result.output and "--image" in result.output, result.output
+
+
+def test_over_the_network_a_scratch_database_is_used(target: Sidecar, server: Server) -> None:
+    media(target)
+    far = target.network(server)
+    created(far)
+    before = set(server.databases())
+    proof = drilled(far)
+    assert proof["differences"] == [] and proof["files"]["missing"] == 0  # type: ignore[index]
+    assert set(server.databases()) == before
+    with under_way(far, "drill", "latest") as process:
+        eventually(lambda: set(server.databases()) - before)
+        process.kill()
+        process.wait()
+        running = subprocess.check_output(["docker", "ps", "-q", "--filter", f"label={LABEL}={PROJECT}"], text=True)
+        for container in set(running.split()) - {server.container.id[:12]}:
+            if IMAGE in subprocess.check_output(["docker", "inspect", "-f", "{{.Config.Image}}", container], text=True):
+                docker("kill", container)
+    server.execute("postgres", 'CREATE DATABASE "obcms_drill_of_somebody_else"')
+    try:
+        drilled(far)
+        assert set(server.databases()) == before | {"obcms_drill_of_somebody_else"}
+    finally:
+        server.execute("postgres", 'DROP DATABASE "obcms_drill_of_somebody_else"')
+
+
+def test_a_scheduled_drill_waits_for_a_backup(target: Sidecar, servers: Callable[[int], Server]) -> None:
+    created(target)
+    with under_way(target, "create", "daily"), under_way(target, "drill", "--scheduled") as second:
+        output, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, output
+    assert target.runs()[0].operation == "drill" and target.runs()[0].trigger == "schedule"
