@@ -33,6 +33,7 @@ from backup.manifest import (
     stamp_time,
     to_json,
 )
+from backup.restorepage import PAGE
 from backup.sets import (
     State,
     StoredSet,
@@ -58,7 +59,7 @@ class _Intent(BaseModel):
 
     def present(self, store: LocalStore) -> list[str]:
         """Which of the files have got their final names, the manifest last."""
-        ours = [name for name, inode in self.files.items() if parse_file_name(name) and _inode(store, name) == inode]
+        ours = [name for name, inode in self.files.items() if _identified(name) and _inode(store, name) == inode]
         return sorted(ours, key=lambda name: name == self.manifest)
 
 
@@ -124,6 +125,17 @@ class Catalog:
                     self._intent.remove(_INTENT)
                 raise
 
+    def remove(self, stored: StoredSet) -> None:
+        """Remove a set that has a manifest: it ceases to be a set first. A kill in between is finished by `sweep`."""
+        store, manifest = LocalStore(stored.directory), manifest_name(stored.id)
+        names = [*stored.files, verdict_name(stored.id)]
+        inodes = {name: inode for name in names if (inode := _inode(store, name)) is not None}
+        intent = _Intent(tier=stored.tier, manifest=manifest, files=inodes)
+        self._intent.put(_INTENT, intent.model_dump_json().encode())
+        store.remove(manifest)
+        store.remove_all(name for name in names if name != manifest)
+        self._intent.remove(_INTENT)
+
     def finish_publishing(self) -> list[str]:
         """Remove what a publication that did not reach its manifest left; returns the names removed."""
         if _INTENT not in self._intent.names():
@@ -143,15 +155,16 @@ class Catalog:
         for store in (*(self.store(tier) for tier in Tier), self._intent):
             left = [name for name in store.names() if name == staged_name(_bare(name))]
             if store is not self._intent:
-                left = [name for name in left if _identified(_bare(name))]
+                left = [name for name in left if _identified(_bare(name)) or _bare(name) == PAGE]
                 left += [n for n in store.names() if (note := forgotten(store, n)) and _identified(note)]
             store.remove_all(left)
             removed += left
         return removed
 
-    def record_verdict(self, stored: StoredSet, verdict: Verdict) -> None:
-        """Keep what a verification found, beside the set."""
-        replace(self.store(stored.tier), verdict_name(stored.id), verdict.model_dump_json(indent=2).encode())
+    def record_verdict(self, stored: StoredSet, verdict: Verdict, *, locked: bool = False) -> None:
+        """Keep what a verification found, beside the set. `locked`: by the holder of the lock."""
+        data = verdict.model_dump_json(indent=2).encode()
+        replace(self.store(stored.tier), verdict_name(stored.id), data, locked=locked)
 
     def _tier(self, tier: Tier) -> Iterator[StoredSet]:
         store = self.store(tier)

@@ -66,15 +66,18 @@ def evaluate(
     notes: Sequence[str] = (),
     since: datetime | None = None,
     free: int | None = None,
+    restoring: Reason | None = None,
 ) -> Health:
     """Judge sets and runs. `problem` says why the state could not be read, `scheduler` is None outside the service.
 
-    `free` is the room in the backup volume in bytes.
+    `free` is the room in the backup volume in bytes, `restoring` a restore under way or half way.
 
     A first backup that failed before `since`, the start of the service, does not forbid `starting`: its
     cause may just have been put right. `notes` are standing warnings.
     """
     reasons = [*_scheduler(scheduler), *_room(free)]
+    if restoring:
+        reasons.append(_reason(restoring.severity, restoring.text, restoring.hint))
     good = newest_database(sets)
     if problem:
         reasons.append(_reason("fail", problem, "Until it can be read, nothing here can be called good."))

@@ -15,7 +15,7 @@ from backup.catalog import Catalog
 from backup.config import Settings
 from backup.containers import Container
 from backup.database import Login
-from backup.engine import Engine, spool_mount
+from backup.engine import LABEL, Engine, spool_mount
 from backup.errors import BackupError, ConfigError, EngineError, StoreError
 from backup.log import redacting
 from backup.operations.backup import Workshop
@@ -100,7 +100,7 @@ class App:
         part = stored.manifest.database if stored.manifest else None
         wanted = [image] if image else [part.image_id, part.image] if part else []
         if not wanted:
-            wanted = [self._container(engine).image_id]
+            wanted = [self.database_container(engine).image_id]
         found = next((identifier for name in wanted if (identifier := engine.image(name))), "")
         if not found:
             raise EngineError(
@@ -116,7 +116,7 @@ class App:
             image or wanted[-1],
             self.settings.spool,
             mount,
-            self._instance(),
+            self.instance(),
             self.settings.stall_timeout,
         )
 
@@ -126,21 +126,26 @@ class App:
 
         def connect(name: str) -> Clients:
             clients = NetworkClients(
-                replace(source.login, name=name), self._network_spool(), self._instance(), self.settings.stall_timeout
+                replace(source.login, name=name), self._network_spool(), self.instance(), self.settings.stall_timeout
             )
             clients.check(facts.major)
             clients.busy = lambda: bool(database.inspect(source.login))
             return clients
 
-        return Scratch(connect, self._instance(), facts.server_version)
+        return Scratch(connect, self.instance(), facts.server_version)
 
-    def _surroundings(self, engine: Engine) -> tuple[Container | None, str]:
+    def labels(self) -> dict[str, str]:
+        """What marks a container as ours."""
+        return {LABEL: self.instance()}
+
+    def surroundings(self, engine: Engine) -> tuple[Container | None, str]:
         """Our own container, if we are in one, and the Compose project."""
         own = engine.own()
         return own, self.settings.project or (own.project if own else "")
 
-    def _container(self, engine: Engine) -> Container:
-        _, project = self._surroundings(engine)
+    def database_container(self, engine: Engine) -> Container:
+        """The container of the database."""
+        _, project = self.surroundings(engine)
         return engine.database(self.settings.db_host or self.settings.db_service, project)
 
     def recover(self) -> None:
@@ -152,8 +157,8 @@ class App:
     def _sweep_clients(self) -> None:
         """End clients of dead runs, which may hold locks in the database. Their label is enough to find them."""
         with contextlib.suppress(BackupError):
-            Engine().sweep_helpers(self._instance())
-            sweep_spool(self.settings.spool, self._instance())
+            Engine().sweep_helpers(self.instance())
+            sweep_spool(self.settings.spool, self.instance())
         with contextlib.suppress(BackupError):
             self.source().sweep()
 
@@ -168,15 +173,15 @@ class App:
         engine = self._engine()
         if isinstance(engine, EngineError):
             return self._network(engine)
-        own, project = self._surroundings(engine)
+        own, project = self.surroundings(engine)
         if settings.db_host and not engine.has(settings.db_host, project):
             return self._network(None)
-        container = self._container(engine)
+        container = self.database_container(engine)
         login = _login(settings, _declared(engine, container), _address(container, own))
         mount = spool_mount(own, settings.spool, HelperClients.inside)
         self._private(settings.spool)
         clients = HelperClients(
-            engine, container, login, settings.spool, mount, self._instance(), settings.stall_timeout
+            engine, container, login, settings.spool, mount, self.instance(), settings.stall_timeout
         )
         return self._postgres(login, clients, container)
 
@@ -200,7 +205,7 @@ class App:
                 "Set them in the environment of the backup service.",
             )
         login = _login(settings, {}, settings.db_host or "")
-        clients = NetworkClients(login, self._network_spool(), self._instance(), settings.stall_timeout)
+        clients = NetworkClients(login, self._network_spool(), self.instance(), settings.stall_timeout)
         return self._postgres(login, clients)
 
     def _network_spool(self) -> Path:
@@ -213,13 +218,13 @@ class App:
         return PostgresSource(
             login=login,
             clients=clients,
-            instance=self._instance(),
+            instance=self.instance(),
             lock_timeout=self.settings.lock_timeout,
             image=container.image if container else "",
             image_id=container.image_id if container else "",
         )
 
-    def _instance(self) -> str:
+    def instance(self) -> str:
         """The name of this backup volume, made once: it marks our helpers and sessions as ours."""
         store = LocalStore(self.settings.root / "state")
         if "instance" not in store.names():

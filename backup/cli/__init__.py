@@ -14,7 +14,7 @@ import sys
 
 import typer
 
-from backup.cli import base, proofs, service, sets
+from backup.cli import base, proofs, restoring, service, sets
 from backup.errors import BackupError, Interrupted
 
 app = typer.Typer(
@@ -35,6 +35,8 @@ app.command("list")(sets.list_sets)
 app.command()(sets.show)
 app.command()(sets.verify)
 app.command()(proofs.drill)
+app.command()(restoring.restore)
+app.command()(restoring.undo)
 app.command()(service.healthcheck)
 app.command("schedule")(service.show_schedule)
 app.command("serve")(service.run_service)

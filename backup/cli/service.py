@@ -15,9 +15,14 @@ from backup import display, schedule
 from backup.cli import base
 from backup.cli.base import Json
 from backup.errors import BackupError
+from backup.journal import JournalFile, words
+from backup.log import logger
+from backup.operations.restore import run
 from backup.operations.serve import jobs, serve
 from backup.probe import probe, target
+from backup.progress import Silent
 from backup.wiring import App
+from backup.wiring_restore import shop as shop_for
 
 _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 
@@ -58,13 +63,21 @@ def run_service() -> None:
         settings,
         catalog=main.catalog,
         records=main.records,
-        recover=main.recover,
+        recover=lambda: _recover(main),
         ready=main.ready,
         command=[sys.executable, str(_COMMAND)],
         way=lambda: _way(main),
         run_dir=Path(os.environ.get("XDG_RUNTIME_DIR") or "/run"),
     )
     raise typer.Exit(code)
+
+
+def _recover(main: App) -> None:
+    """Sweep what dead runs left, and end a restore that was killed: nobody else may come by for hours."""
+    main.recover()
+    if journal := JournalFile(main.settings.root).read():
+        logger.warning("{}", words(journal, datetime.now(UTC)))
+        logger.success("{}", run.end(shop_for(main, Silent())))
 
 
 def _way(main: App) -> str:

@@ -12,14 +12,17 @@ from backup import display
 from backup.cli import base
 from backup.cli.base import Json, Only, Set
 from backup.cli.proofs import Image, prove
-from backup.errors import IntegrityError
+from backup.errors import BackupError, IntegrityError
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations import backup as backup_operation
 from backup.operations import verify as verify_operation
+from backup.operations.restore.run import expire
+from backup.progress import Silent
 from backup.sets import StoredSet
 from backup.text import age, plural, printable, size
 from backup.wiring import App
+from backup.wiring_restore import shop as shop_for
 
 _QUEUE: Final = 6 * 3600.0
 # Long enough for a database that recovers from a crash, short enough to be told of one that does not come.
@@ -59,6 +62,10 @@ def create(
     )
     with base.progress(as_json) as progress:
         run = backup_operation.create(request, main.workshop(progress))
+    try:
+        expire(shop_for(main, Silent()))
+    except BackupError as error:
+        logger.warning("what the last restore replaced could not be removed: {} {}", error.message, error.hint)
     if as_json:
         base.print_json(run.model_dump(mode="json"))
     if run.exit_code:

@@ -18,11 +18,11 @@ import docker
 from backup.containers import PROJECT, Container, described, listing
 from backup.engine.asking import Gone, asking
 from backup.engine.helper import Helper
-from backup.engine.own import SpoolMount, own_ids, spool_mount
+from backup.engine.own import SpoolMount, own_ids, same_mount, spool_mount
 from backup.errors import ConfigError, DatabaseNotYet, EngineError
 from backup.text import printable
 
-__all__ = ["LABEL", "LABEL_ROLE", "LABEL_RUN", "Engine", "Helper", "SpoolMount", "spool_mount"]
+__all__ = ["LABEL", "LABEL_ROLE", "LABEL_RUN", "Engine", "Helper", "SpoolMount", "same_mount", "spool_mount"]
 
 LABEL: Final = "obcms.backup.instance"
 LABEL_RUN: Final = "obcms.backup.run"

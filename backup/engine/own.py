@@ -37,6 +37,19 @@ def spool_mount(own: Container | None, local: Path, inside: PurePosixPath) -> Sp
     )
 
 
+def same_mount(own: Container, directory: Path, *, writable: bool) -> SpoolMount:
+    """How another container mounts what our own has at `directory` or above it, at the same place."""
+    places = sorted((directory, *directory.parents), key=lambda path: -len(path.parts))
+    for place in places:
+        for mount in own.mounts:
+            if mount.get("Destination") == str(place):
+                source = mount["Name"] if mount["Type"] == "volume" else mount["Source"]
+                return Mount(target=str(place), source=source, type=mount["Type"], read_only=not writable)
+    raise ConfigError(
+        f"nothing is mounted at {directory}", "Mount it in the backup service, as docker-compose.backup.yml does."
+    )
+
+
 def own_ids() -> Iterator[str]:
     """Ids under which this process's container may be known; none on a plain host."""
     if not (Path("/.dockerenv").exists() or os.environ.get("container")):

@@ -39,7 +39,7 @@ class DatabaseSwap(_Model):
     """The database part. `live` gets the name `kept`, `new` gets the name `live`; an oid says which one is which.
 
     `live_oid` is None when there was no database, `new_oid` until there is one. `marker` is the comment that shows
-    the new one to be ours.
+    the new one to be ours. `settings` are statements that the new one is given when it becomes live.
     """
 
     live: str
@@ -48,6 +48,7 @@ class DatabaseSwap(_Model):
     new_oid: int | None = None
     kept: str
     marker: str = ""
+    settings: tuple[str, ...] = ()
 
 
 class VolumeSwap(_Model):

@@ -22,6 +22,7 @@ from backup.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
 from backup.operations import runs
 from backup.operations.draft import Draft
 from backup.operations.made import verify_made
+from backup.operations.unfinished import refuse_unfinished
 from backup.operations.watchdog import Watchdog
 from backup.progress import Progress
 from backup.records import Outcome, Records, Run, new_run_id
@@ -99,6 +100,7 @@ def create(request: Request, shop: Workshop) -> Run:
         with ExitStack() as undisturbed:
             try:
                 runs.recover(shop.catalog, shop.records, started)
+                refuse_unfinished(shop.catalog.root, started)
                 shop.records.begin(run)
                 identifier = shop.catalog.new_id(request.tier, started)
                 draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=seconds)

@@ -144,7 +144,7 @@ class _Drill:
         kept = None if self.problems else proof
         verdict = Verdict(checked=now, problems=tuple(self.problems), unchecked=tuple(self.unchecked), proof=kept)
         if self.stored.manifest and self.stored.directory == self.yard.catalog.root / self.stored.tier:
-            self.yard.catalog.record_verdict(self.stored, verdict)
+            self.yard.catalog.record_verdict(self.stored, verdict, locked=True)
         return verdict
 
     def _restored(self, place: Place) -> list[str]:

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
@@ -18,13 +18,14 @@ from typing import Final
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError, ConfigError, LockHeld
-from backup.health import CREATE, Health, SchedulerState, evaluate, newest_database
+from backup.health import CREATE, Health, newest_database
+from backup.journal.files import JOURNAL
 from backup.log import logger
 from backup.manifest import Tier
+from backup.operations.status import NO_OFFSITE, status
 from backup.records import Records, Run
 from backup.schedule import crontab, upcoming
-from backup.sets import StoredSet
-from backup.stores.disk import free_space, storing
+from backup.stores.disk import storing
 from backup.supervise import Errand, Family, Scheduler, Signals, scan, stop
 from backup.web.app import create_app
 from backup.web.server import HttpServer, address, bind
@@ -39,9 +40,6 @@ _MOMENT: Final = 1.0
 _LAST_WORD: Final = 5.0
 # How often runs that died without a word are looked for.
 _SETTLE: Final = 15.0
-_NO_OFFSITE: Final = (
-    "AWS_S3_BACKUP_BUCKET is set, but this version makes no offsite copies: all sets are on this machine only"
-)
 
 
 def jobs(settings: Settings) -> dict[str, str]:
@@ -59,40 +57,6 @@ def _commands(command: Sequence[str]) -> dict[str, str]:
     start = shlex.join(command)
     made = {str(tier): f"{start} {CREATE} --scheduled {tier}" for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)}
     return made | {_DRILL: f"{start} drill --scheduled"}
-
-
-def status(
-    settings: Settings,
-    catalog: Catalog,
-    records: Records,
-    now: datetime,
-    *,
-    scheduler: SchedulerState | None = None,
-    since: datetime | None = None,
-    first: Run | None = None,
-) -> Health:
-    """Health as the volume shows it now. `first` stands for a first backup that has no record of its own yet."""
-    sets: list[StoredSet] = []
-    runs: list[Run] = []
-    problem, free = "", None
-    try:
-        free = free_space(catalog.root)
-        sets, runs = catalog.sets(), records.all()
-    except BackupError as error:
-        problem = error.message
-    if first and not any(run.operation == CREATE and run.started >= first.started for run in runs):
-        runs.append(first)
-    return evaluate(
-        sets,
-        runs,
-        now,
-        max_age=timedelta(hours=settings.max_age_hours),
-        scheduler=scheduler,
-        problem=problem,
-        notes=[_NO_OFFSITE] if settings.bucket else [],
-        since=since,
-        free=free,
-    )
 
 
 def serve(
@@ -225,7 +189,7 @@ class _Service:
             stale = self._records.unfinished()
         except BackupError:
             return  # said by /healthz
-        if stale:
+        if stale or (self._catalog.root / "state" / JOURNAL).exists():
             self._sweep.go()
 
 
@@ -297,4 +261,4 @@ def _announce(settings: Settings) -> None:
         logger.warning("schedule: every job is off; no backup starts by itself")
     logger.info("health: http://{}/healthz", address(settings.http_host, settings.http_port))
     if settings.bucket:
-        logger.warning("{}", _NO_OFFSITE)
+        logger.warning("{}", NO_OFFSITE)

@@ -7,14 +7,16 @@ process, the image's own client of the server's major version.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, Protocol
+from typing import IO, Final, Protocol, Self
 
 from backup.containers import Container
 from backup.database import APPLICATION, Login
@@ -55,6 +57,9 @@ class Clients(Protocol):
     ) -> contextlib.AbstractContextManager[ProcessInput]:
         """Start `program` to read a script from us, in a session with these server `options`. Leaves nothing behind."""
 
+    def named(self, database: str) -> Self:
+        """The same clients for another database of the server."""
+
     def sweep(self) -> int:
         """Remove what dead runs left: helpers, pipes, password files. How many. Only under the lock."""
 
@@ -93,6 +98,12 @@ class _Spooled:
             with self._started(program, words, run) as process:
                 with ProcessInput(process, pipe, program, self._stall, self.busy) as load:
                     yield load
+
+    def named(self, database: str) -> Self:
+        """The same clients for another database of the server."""
+        other = copy.copy(self)
+        other._login = replace(self._login, name=database)
+        return other
 
     def _started(self, program: str, arguments: list[str], run: str) -> contextlib.AbstractContextManager[Process]:
         raise NotImplementedError

@@ -6,7 +6,6 @@ Neither knows how to end a session or to rename a database.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,13 @@ from backup.engine.servers import start_server
 from backup.errors import EngineError, IntegrityError, NoSpace
 from backup.manifest import Locale
 from backup.sources.clients import Clients, HelperClients, sweep_spool
+from backup.sources.roles import Roles
 from backup.text import printable, size
 
 ROLE: Final = "server"
 STRICT: Final = ("--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1")
 # Index builds of a load are the only long work; half of it must not wait for a disk.
 LOAD_OPTIONS: Final = "-c synchronous_commit=off -c maintenance_work_mem=256MB"
-_SETTINGS_MARK: Final = "-- Settings of the database itself\n"
 _PROVIDERS: Final = {"c": "libc", "i": "icu", "b": "builtin"}
 _SPARE: Final = 256 << 20
 # Indexes and their builds: what is restored has been seen at up to the size of the original, and a little more.
@@ -75,7 +74,7 @@ def script(clients: Clients, statements: Sequence[str], run: str, options: str =
     """Run SQL strictly; LoadFailed with what the server said."""
     with clients.feed("psql", STRICT, run, options) as load:
         for statement in statements:
-            load.write(statement.encode() + b"\n")
+            load.write(statement.encode(errors="surrogateescape") + b"\n")
         load.finish()
 
 
@@ -172,9 +171,11 @@ class ThrowAway:
                 return made
 
             maintenance = clients("template1" if wanted.name == "postgres" else "postgres")
-            roles, _, settings = wanted.roles.partition(_SETTINGS_MARK)
+            listed = Roles.parse(wanted.roles)
             replaced = ["DROP DATABASE postgres;"] if wanted.name == "postgres" else []
-            script(maintenance, [*replaced, created(wanted.name, wanted.locale), _without(roles, bootstrap)], run)
+            made = [created(wanted.name, wanted.locale), *listed.for_new_cluster(bootstrap)]
+            script(maintenance, [*replaced, *made], run)
+            settings = "\n".join(listed.database_settings(wanted.name, wanted.name))
             yield Restored(clients(wanted.name), server.version(), maintenance, settings)
         finally:
             # By its label, so also when a signal came before there was a name for it.
@@ -184,11 +185,3 @@ class ThrowAway:
     def sweep(self) -> int:
         """See Places."""
         return self.engine.sweep_helpers(self.instance) + sweep_spool(self.spool, self.instance)
-
-
-def _without(roles: str, bootstrap: str) -> str:
-    """The roles but for the one that the server was initialised with, which is there already."""
-    name = bootstrap if re.fullmatch(r"[a-z_][a-z0-9_$]*", bootstrap) else quoted(bootstrap)
-    # Keywords are quoted although they look plain.
-    there = {f"CREATE ROLE {name};", f"CREATE ROLE {quoted(bootstrap)};"}
-    return "".join(line for line in roles.splitlines(keepends=True) if line.rstrip("\n") not in there)

@@ -18,7 +18,7 @@ DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
 # Values are written alike whatever the database, the role or the server is set to, so that dumps can be compared.
 DUMP_SESSION: Final = "-c timezone=UTC -c bytea_output=hex -c quote_all_identifiers=off"
 # --no-sync: the client writes into a pipe; the bytes are synced where they end up.
-_ROLES_OPTIONS: Final = ("--roles-only", "--no-sync")
+_ROLES_OPTIONS: Final = ("--roles-only", "--no-sync", "--encoding=UTF8")
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,12 @@ _STAGED: Final = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(STAGED_SU
 _FORGOTTEN: Final = 3600.0
 
 
-def replace(store: LocalStore, name: str, data: bytes) -> None:
-    """Give `name` this content, durably. Each writer stages under a name of its own: none waits for a dead one."""
-    with store.stage(f"{name}.{secrets.token_hex(4)}") as staged:
+def replace(store: LocalStore, name: str, data: bytes, *, locked: bool = False) -> None:
+    """Give `name` this content, durably. Each writer stages under a name of its own: none waits for a dead one.
+
+    `locked`: the caller holds the lock, so there is no other writer, and the next holder may sweep what it leaves.
+    """
+    with store.stage(name if locked else f"{name}.{secrets.token_hex(4)}") as staged:
         staged.write(data)
         staged.seal()
         with storing(staged.path):

@@ -228,7 +228,9 @@ def test_what_is_raised_between_two_statements_leaves_all_as_it_was(site: Callab
     assert at.what(at.live) == "new"
 
 
-def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(site: Callable[..., Site]) -> None:
+def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(
+    site: Callable[..., Site], caplog: pytest.LogCaptureFixture
+) -> None:
     at = site()
     role = f"waits{next(_numbers)}"
     at.server.execute(
@@ -251,6 +253,7 @@ def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(site: Callable[..., 
         assert time.monotonic() - started < 4
         assert at.what(at.live) == "old", "and its lock is free again"
     assert exchange.state(at.login, at.wanted) == "before" and not exchange_sessions(at.server)
+    assert not caplog.records, "no rollback was tried over a connection that was busy"
 
 
 KILLED = """
@@ -308,11 +311,12 @@ def test_sessions_that_cannot_be_ended_leave_all_as_it_was(site: Callable[..., S
     before = row(at.server, at.live)
     with at.server.connect(at.live) as superuser:
         superuser.execute("SET application_name = 'somebody'")
+        began = time.monotonic()
         with pytest.raises(
-            RestoreFailed, match=f"{role} may not end 1 session .*; the database is as it was"
+            RestoreFailed, match=f"{role} may not end [12] sessions? .*; the database is as it was"
         ) as caught:
             exchange.exchange(login, at.wanted)
-        assert "pg_signal_backend" in caught.value.hint
+        assert "pg_signal_backend" in caught.value.hint and time.monotonic() - began < 15
         assert row(at.server, at.live) == before and superuser.execute("SELECT 1").fetchone()
     with psycopg.connect(login.conninfo(), password="x"):
         assert exchange.exchange(login, at.wanted) < 2
@@ -479,23 +483,11 @@ def test_a_signal_ends_the_work_on_the_server_too(site: Callable[..., Site]) -> 
     at = site()
     at.server.execute(
         at.live,
-        "CREATE TABLE slow (a int); INSERT INTO slow SELECT generate_series(1, 1000);"
-        "CREATE FUNCTION nap(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
-        " $$ BEGIN PERFORM pg_sleep(0.2); RETURN $1; END $$; ALTER DATABASE "
-        + at.live
-        + " SET statement_timeout = '1s'",
-    )
-    at.server.execute(at.live, "SET statement_timeout = 0; TRUNCATE slow; CREATE INDEX ON slow (nap(a))")
-    at.server.execute(at.live, "ALTER TABLE slow DISABLE TRIGGER ALL")
-    at.server.execute(
-        at.live,
-        "CREATE STATISTICS st ON (nap(a)) FROM slow; UPDATE pg_index SET indisready = false"
-        " WHERE indrelid = 'slow'::regclass",
-    )
-    at.server.execute(
-        at.live,
-        "INSERT INTO slow SELECT generate_series(1, 1000); UPDATE pg_index SET indisready = true"
-        " WHERE indrelid = 'slow'::regclass",
+        f"""CREATE TABLE slow AS SELECT generate_series(1, 1000) a;
+        CREATE FUNCTION nap(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+            IF current_setting('statement_timeout') <> '0' THEN RAISE 'limited'; END IF;
+            PERFORM pg_sleep(0.2); RETURN $1; END $$;
+        CREATE STATISTICS st ON (nap(a)) FROM slow; ALTER DATABASE {at.live} SET statement_timeout = '1s'""",
     )
 
     def interrupt(number: int, frame: Any) -> None:

@@ -166,7 +166,7 @@ def test_a_table_that_is_locked_for_ever(target: Sidecar, server: Server, big: s
 
 def test_a_server_that_falls_silent_between_two_words(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paused just after the login: the connection stands, and nothing but our own clock tells."""
-    monkeypatch.setattr(database, "_SILENCE", 1.0)
+    monkeypatch.setattr("backup.database.session._SILENCE", 1.0)
     ready = threading.Event()
 
     def relay(listener: socket.socket) -> None:

@@ -265,7 +265,8 @@ def test_the_start_says_what_it_does(service: Service) -> None:
     crontab = service.place / "run" / "crontab"
     assert crontab.stat().st_mode & 0o777 == 0o600
     job = f"{service.place}/job 'a b' create --scheduled"
-    assert crontab.read_text() == f"0 2 * * * {job} daily\n0 3 * * 0 {job} weekly\n"
+    drill = f"0 6 * * 0 {service.place}/job 'a b' drill --scheduled\n"
+    assert crontab.read_text() == f"0 2 * * * {job} daily\n0 3 * * 0 {job} weekly\n{drill}"
     assert service.end() == 0
     output = service.output()
     assert "schedule: " in output and "daily next " in output and "02:00 PST" in output
@@ -278,7 +279,7 @@ def test_the_start_says_what_it_does(service: Service) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_idle_service_ends_at_once(service: Service, number: int) -> None:
     publish(service.root)
-    service.start()
+    service.start(BACKUP_DRILL="off")
     service.up()
     begun = time.monotonic()
     assert service.end(number) == 0

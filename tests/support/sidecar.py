@@ -121,7 +121,8 @@ class Sidecar:
     def files(self) -> dict[str, bytes]:
         """Every file of every tier, by name: to see that nothing was touched."""
         tiers = ("daily", "weekly", "monthly", "manual", "pre-restore")
-        return {p.name: p.read_bytes() for t in tiers for p in (self.root / t).glob("obcms_*") if p.is_file()}
+        paths = [path for tier in tiers for path in (self.root / tier).glob("*") if path.name != "RESTORE.txt"]
+        return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
     def spooled(self) -> list[str]:
         """What lies in the spool: nothing, between runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -472,3 +473,29 @@ def test_a_manifest_is_what_was_given(catalog: Catalog) -> None:
     assert stored.manifest and to_json(stored.manifest) == LocalStore(catalog.root / "daily").read(
         manifest_name(identifier)
     )
+
+
+@pytest.mark.parametrize("kill_after", [0, 1, 2, 3, 9])
+def test_a_removal_that_is_killed_is_finished_or_has_not_begun(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, kill_after: int
+) -> None:
+    published(catalog, now=NOW - timedelta(days=1))
+    gone = published(catalog)
+    calls, remove = 0, LocalStore.remove
+
+    def killed(store: LocalStore, name: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > kill_after:
+            raise KeyboardInterrupt
+        remove(store, name)
+
+    monkeypatch.setattr(LocalStore, "remove", killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        catalog.remove(catalog.find(gone))
+    monkeypatch.undo()
+    catalog.sweep()
+    left = [stored.id for stored in catalog.sets()]
+    assert len(left) == (2 if kill_after == 0 else 1) and all(stored.good for stored in catalog.sets())
+    names = [path.name for path in (catalog.root / "daily").iterdir() if gone in path.name]
+    assert bool(names) == (kill_after == 0), names

@@ -1,0 +1,98 @@
+"""Commands that put things back."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from backup.cli import base
+from backup.cli.base import Json, Only
+from backup.display.plan import plan_json, plan_lines, plan_page
+from backup.errors import NotConfirmed, RestoreFailed
+from backup.log import logger
+from backup.operations.restore import run
+from backup.operations.restore.facts import gather
+from backup.operations.restore.shop import Shop
+from backup.plan import Plan, plan
+from backup.wiring import App
+from backup.wiring_restore import shop as shop_for
+
+Force = Annotated[bool, typer.Option("--force", help="Do not ask.")]
+
+
+def restore(
+    which: Annotated[str, typer.Argument(metavar="ID|FILE|latest", help="A set, or one of its files.")] = "",
+    only: Annotated[Only | None, typer.Option(help="Restore only the database or only the volumes.")] = None,
+    force: Force = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
+    no_safety: Annotated[bool, typer.Option("--no-safety", help="Take no safety set of the present state.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish a restore that was stopped half way.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Undo a restore that was stopped half way.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put a set back, wholly or not at all: beside the live data first, then exchanged with them.
+
+    Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`.
+    """
+    main = App(base.prepare(as_json, kind="restore"))
+    main.require_volume()
+    if [bool(which), resume, rollback].count(True) != 1:
+        raise typer.BadParameter("name a set, or pass --resume or --rollback")
+    with base.progress(as_json) as progress:
+        shop = shop_for(main, progress)
+        if resume or rollback:
+            logger.success("{}", run.end(shop, back=rollback))
+            return
+        stored = main.catalog.find(which)
+        planned = plan(gather(shop, stored, only.value if only else "", not no_safety))
+    _show(planned, as_json)
+    _refuse(planned)
+    if dry_run:
+        return
+    _confirm(force, "Restore this, replacing what is live?")
+    with base.progress(as_json) as progress:
+        wish = run.Wish(stored, only.value if only else "", not no_safety)
+        logger.success("{}", run.restore(wish, shop_for(main, progress)))
+
+
+def undo(
+    discard: Annotated[bool, typer.Option("--discard", help="Remove what is kept instead.")] = False,
+    force: Force = False,
+) -> None:
+    """Bring back what was live before the last restore. Twice changes it back again."""
+    main = App(base.prepare(as_json=False, kind="restore"))
+    main.require_volume()
+    what = "Remove for good what the last restore replaced?" if discard else "Bring back what was live before?"
+    _confirm(force, what)
+    with base.progress(as_json=False) as progress:
+        shop: Shop = shop_for(main, progress)
+        logger.success("{}", run.discard(shop) if discard else run.undo(shop))
+
+
+def _show(planned: Plan, as_json: bool) -> None:
+    if as_json:
+        base.print_json(plan_json(planned))
+    elif base.out.is_terminal:
+        base.out.print(plan_page(planned))
+    else:
+        base.print_lines(plan_lines(planned))
+
+
+def _refuse(planned: Plan) -> None:
+    if planned.refusals:
+        found = "".join(f"\n  - {remark.text}" for remark in planned.refusals)
+        raise RestoreFailed(f"this cannot be restored; nothing was touched:{found}", planned.refusals[0].hint)
+
+
+def _confirm(force: bool, question: str) -> None:
+    if force:
+        return
+    if not sys.stdin.isatty():
+        raise NotConfirmed(
+            "nothing was touched: there is no terminal to ask at", "Pass --force to do it without being asked."
+        )
+    base.out.print(f"{question} Type yes to go on: ", end="")
+    if sys.stdin.readline().strip() != "yes":
+        raise NotConfirmed("nothing was touched: you did not type yes", "Run it again when you are sure.")

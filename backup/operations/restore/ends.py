@@ -1,0 +1,235 @@
+"""The two ends of a restore or an undo: forward to the new state, or back to the old one.
+
+Both go by the journal and by what is found, so that they can be begun again after a kill at any point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from backup.database.admin import drop, drop_marked
+from backup.database.content import analyze
+from backup.database.exchange import Exchange, exchange, state
+from backup.database.server import find
+from backup.engine.application import Application
+from backup.errors import AfterRestore, BackupError, RestoreUnfinished
+from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Step, Stopped, VolumeSwap, unfinished
+from backup.log import logger
+from backup.operations.restore.shop import Shop, Work
+from backup.text import duration, plural, printable, size
+
+
+def stop_application(work: Work) -> None:
+    """Stop the application's containers; each is noted before."""
+    application = work.shop.application()
+    if application is None:
+        work.advance(Step.STOPPING)
+        return
+    found = application.running(work.shop.stops, work.shop.mounts())
+    stopped = tuple(Stopped(id=c.id, name=c.name, service=c.service) for c in found)
+    work.advance(Step.STOPPING, stopped=stopped)
+    for container in found:
+        logger.info("stopping {}", printable(container.name))
+        application.stop(container)
+
+
+def forward(work: Work) -> None:
+    """Exchange, run the commands, start what was stopped, note what is kept. Idempotent. AfterRestore when all is
+    restored, but something that belongs after it failed."""
+    step = work.journal.step
+    if step.number <= Step.SWAPPING_DATABASE.number:
+        work.advance(Step.SWAPPING_DATABASE)
+        _exchange_database(work)
+    if step.number <= Step.SWAPPING_MEDIA.number:
+        work.advance(Step.SWAPPING_MEDIA)
+        _exchange_trees(work)
+    failed: list[str] = []
+    if step.number <= Step.SWAPPED.number:
+        work.advance(Step.SWAPPED)
+        if work.journal.kind == "restore":
+            failed += _run_commands(work)
+    work.advance(Step.STARTING)
+    failed += start_application(work)
+    _note_kept(work)
+    work.file.finish()
+    _analyze(work)
+    if failed:
+        raise AfterRestore(
+            f"{work.journal.set} is restored, but what belongs after it failed: {'; '.join(failed)}",
+            "Put that right by hand; `undo` brings back the state of before.",
+        )
+
+
+def back(work: Work) -> None:
+    """Bring back the old state, remove what was made beside it, start what was stopped. Idempotent."""
+    work.journal = work.file.turn_back(work.journal)
+    journal, shop = work.journal, work.shop
+    if journal.volumes:
+        trees = shop.trees()
+        for volume in journal.volumes:
+            (trees.exchange_back if _onward(volume) else trees.exchange)(volume.name, _stamp(work))
+            if journal.kind == "restore":
+                trees.discard(volume.name, journal.id)
+    if journal.database:
+        _database_back(work, journal.database)
+    failed = start_application(work)
+    work.file.finish()
+    if failed:
+        raise AfterRestore(f"all is as it was before, but: {'; '.join(failed)}", "Start them by hand.")
+
+
+def discard(shop: Shop) -> int:
+    """Remove what the last restore replaced; the bytes that it took. 0 when nothing is kept."""
+    file = KeptFile(shop.catalog.root)
+    kept = file.read()
+    if kept is None:
+        return 0
+    if kept.database:
+        drop(shop.source().login, kept.database.kept_oid, kept.database.kept)
+    for volume in kept.volumes:
+        shop.trees().discard(volume.name, volume.stamp)
+    file.remove()
+    return kept.size
+
+
+def start_application(work: Work) -> list[str]:
+    """Start exactly what was stopped; what could not be started, in words."""
+    if not work.journal.stopped:
+        return []
+    application = work.shop.application()
+    if application is None:
+        return [f"{plural(len(work.journal.stopped), 'container')} cannot be started: the Docker engine is not there"]
+    return list(_started(application, work.journal.stopped))
+
+
+def _started(application: Application, stopped: tuple[Stopped, ...]) -> Iterator[str]:
+    for entry in stopped:
+        logger.info("starting {}", printable(entry.name))
+        try:
+            if not application.start(entry.id, entry.name):
+                yield f"the container {printable(entry.name)} is gone; `docker compose up -d` makes it again"
+        except BackupError as error:
+            yield f"{printable(entry.name)} does not start: {error.message}"
+
+
+def _exchange_database(work: Work) -> None:
+    swap = work.journal.database
+    if swap is None:
+        return
+    work.shop.progress.phase("exchanging the databases")
+    work.window = exchange(work.shop.source().login, _wanted(swap))
+
+
+def _exchange_trees(work: Work) -> None:
+    if not work.journal.volumes:
+        return
+    work.shop.progress.phase("exchanging the files")
+    trees = work.shop.trees()
+    for volume in work.journal.volumes:
+        (trees.exchange if _onward(volume) else trees.exchange_back)(volume.name, _stamp(work))
+
+
+def _onward(volume: VolumeSwap) -> bool:
+    """Whether what was unpacked is to be live; an undo may want it either way."""
+    return bool(volume.mount.get("onward", True))
+
+
+def _stamp(work: Work) -> str:
+    """Which restore's files are beside the live ones: this one's, or that which an undo undoes."""
+    if work.journal.kind == "restore":
+        return work.journal.id
+    return next(str(volume.mount["stamp"]) for volume in work.journal.volumes)
+
+
+def _wanted(swap: DatabaseSwap) -> Exchange:
+    if swap.new_oid is None:
+        raise RestoreUnfinished("the journal does not say which database was made", "`restore --rollback` ends it.")
+    return Exchange(swap.live, swap.live_oid, swap.new_oid, swap.kept, swap.settings)
+
+
+def _database_back(work: Work, swap: DatabaseSwap) -> None:
+    login = work.shop.source().login
+    if swap.new_oid is None:
+        drop_marked(login, swap.new, swap.marker)
+        return
+    if state(login, _wanted(swap)) == "after":
+        if swap.live_oid is None:
+            raise unfinished(work.journal, work.shop.clock())
+        name = swap.kept if work.journal.kind == "undo" else swap.new
+        exchange(login, Exchange(swap.live, swap.new_oid, swap.live_oid, name))
+    if work.journal.kind == "restore":
+        drop(login, swap.new_oid, swap.new)
+
+
+def _run_commands(work: Work) -> Iterator[str]:
+    application = work.shop.application()
+    for service, command in work.shop.commands:
+        if application is None:
+            yield f"`{command}` was not run: the Docker engine is not there"
+            continue
+        own = tuple(entry for entry in work.journal.stopped if service in (entry.service, entry.name))
+        yield from _started(application, own)
+        there = application.running([service], [])
+        if not there:
+            yield f"`{printable(command)}` was not run: no container of {printable(service)} is running"
+            continue
+        logger.info("running in {}: {}", printable(there[0].name), printable(command))
+        code, said = application.run(there[0], command)
+        for line in said.strip().splitlines()[-20:]:
+            logger.info("  {}", printable(line))
+        if code:
+            yield f"`{printable(command)}` in {printable(there[0].name)} ended with exit code {code}"
+
+
+def _note_kept(work: Work) -> None:
+    """What was replaced is kept from now on; what an earlier restore replaced, no longer."""
+    journal, shop = work.journal, work.shop
+    earlier = work.kept.read()
+    if earlier and journal.kind == "restore" and earlier.id != journal.id:
+        freed = discard(shop)
+        logger.info("removed what the restore before this one replaced: {}", size(freed))
+    login = shop.source().login
+    database, swap = None, journal.database
+    if swap and swap.live_oid and swap.new_oid:
+        found = find(login, swap.kept)
+        database = KeptDatabase(
+            live=swap.live,
+            current_oid=swap.new_oid,
+            kept=swap.kept,
+            kept_oid=swap.live_oid,
+            size=found.size if found else 0,
+        )
+    volumes = tuple(
+        KeptVolume(name=v.name, stamp=_stamp(work), bytes=shop.trees().kept(v.name, _stamp(work)))
+        for v in journal.volumes
+    )
+    if database or volumes:
+        work.kept.write(
+            Kept(
+                id=journal.id,
+                set=journal.set,
+                replaced=shop.clock(),
+                safety=journal.safety,
+                database=database,
+                volumes=volumes,
+                days=shop.days,
+            )
+        )
+
+
+def _analyze(work: Work) -> None:
+    if work.journal.database is None:
+        return
+    work.shop.progress.phase("making the planner's statistics")
+    try:
+        analyze(work.shop.source().login)
+    except BackupError as error:
+        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", error.message)
+
+
+def told(work: Work) -> str:
+    """How long the database could not be reached."""
+    if not work.window:
+        return ""
+    took = f"{work.window * 1000:.0f} ms" if work.window < 1 else duration(work.window)
+    return f"the database could not be reached for {took}"

@@ -1,0 +1,101 @@
+"""What a plan of a restore is made from, gathered without touching anything."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from backup import database
+from backup.database.server import find, sessions
+from backup.database.server import roles as roles_there
+from backup.errors import BackupError
+from backup.journal import JournalFile, KeptFile, commands, words
+from backup.manifest import Manifest
+from backup.operations.restore import loading
+from backup.operations.restore.shop import Shop
+from backup.plan import Facts, LiveDatabase, Server, Volume
+from backup.sets import StoredSet, newest_good
+from backup.sources import media
+from backup.sources.postgres import PostgresSource
+from backup.stores.disk import free_space
+
+
+def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"], safety: bool) -> Facts:
+    """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
+    journal, kept = JournalFile(shop.catalog.root).read(), KeptFile(shop.catalog.root).read()
+    now, newest = shop.clock(), newest_good(shop.catalog.sets())
+    facts = Facts(
+        now=now,
+        zone=shop.zone,
+        source=stored,
+        only=only,
+        safety=safety,
+        volumes=tuple(_volume(shop, stored.manifest, each.name) for each in loading.volumes_of(stored)),
+        safety_bytes=newest.size if newest and safety else 0,
+        backup_free=free_space(shop.catalog.root),
+        backup_disk=_disk(shop.catalog.root),
+        kept_bytes=kept.size if kept else None,
+        unfinished=words(journal, now) if journal else "",
+        unfinished_hint=commands(journal) if journal else "",
+        commands=tuple(f"{service}: {command}" for service, command in shop.commands),
+        stops=_stops(shop),
+    )
+    return _with_database(facts, shop, stored) if only != "media" and loading.dump_of(stored) else facts
+
+
+def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
+    source = shop.source()
+    login = source.login
+    live, there = find(login, login.name), database.inspect(replace(login, name=_entry(source)))
+    listed = loading.roles_of(stored)
+    return replace(
+        facts,
+        target=login.name,
+        database_bytes=None if stored.manifest else 10 * stored.size,
+        server=Server(
+            version=there.server_version,
+            system_identifier=there.system_identifier,
+            missing_roles=tuple(listed.missing(roles_there(login))) if listed else (),
+            free=shop.server_free(),
+        ),
+        live=LiveDatabase(live.name, live.size, sum(s.count for s in sessions(login, live.name)), live.owner)
+        if live
+        else None,
+    )
+
+
+def _entry(source: PostgresSource) -> str:
+    """A database of the server that can be entered: the one that is restored may not be there."""
+    return source.login.name if find(source.login, source.login.name) else "postgres"
+
+
+def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
+    part = next((volume for volume in manifest.volumes if volume.name == name), None) if manifest else None
+    archive = (part.files + part.hard_links, part.bytes) if part else (None, None)
+    path = shop.volumes / name
+    if not path.is_dir():
+        return Volume(name, mounted=False, archive_files=archive[0], archive_bytes=archive[1])
+    live = media.measure(path, media.DEFAULT_EXCLUDES)
+    return Volume(
+        name=name,
+        live_files=live.files,
+        live_bytes=live.bytes,
+        archive_files=archive[0],
+        archive_bytes=archive[1],
+        free=free_space(path),
+        disk=_disk(path),
+    )
+
+
+def _stops(shop: Shop) -> tuple[str, ...]:
+    try:
+        application = shop.application()
+        return tuple(c.name for c in application.running(shop.stops, shop.mounts())) if application else ()
+    except BackupError:
+        return ()
+
+
+def _disk(path: Path) -> str:
+    return str(os.stat(path).st_dev)

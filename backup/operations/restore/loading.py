@@ -1,0 +1,202 @@
+"""The new state, made beside the old one: a database loaded from the dump, files unpacked from the archives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from backup.database import Login, settings_for
+from backup.database.admin import apply, create
+from backup.database.content import count_large_objects, count_rows
+from backup.database.server import Database, find, fitting, roles
+from backup.errors import IntegrityError, LoadFailed, RestoreFailed
+from backup.journal import DatabaseSwap, Step, VolumeSwap
+from backup.log import logger
+from backup.manifest import Artifact, Manifest, file_name, parse_file_name
+from backup.operations.check_bytes import Stored
+from backup.operations.restore.shop import Work
+from backup.operations.verify import Found
+from backup.sets import StoredSet
+from backup.sources.places import LOAD_OPTIONS, STRICT
+from backup.sources.postgres import PostgresSource
+from backup.sources.roles import Roles
+from backup.stores.local import LocalStore
+from backup.stream.content import Kind
+from backup.stream.load import WithoutDrops
+from backup.text import plural, printable
+
+_ROLES_LIMIT: Final = 64 << 20
+_SPARE: Final = 1.05
+
+
+def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: str) -> DatabaseSwap:
+    """The names of a restore's databases; nothing is made yet."""
+    name = source.login.name
+    return DatabaseSwap(
+        live=name,
+        live_oid=live.oid if live else None,
+        new=fitting(name, f"__restore_{stamp}"),
+        kept=fitting(name, f"__before_{stamp}"),
+        marker=marker,
+        settings=settings_for(source.login, name) if live else (),
+    )
+
+
+def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -> None:
+    """Make the new database, load it strictly, compare it with what was dumped."""
+    swap, login = work.journal.database, source.login
+    if swap is None:
+        return
+    part = stored.manifest.database if stored.manifest else None
+    live = find(login, swap.live)
+    like = part.locale if part and part.locale else live.locale if live else None
+    listed = roles_of(stored)
+    new_roles = _make_roles(login, listed, part.bootstrap if part else "") if listed else []
+    oid = create(login, swap.new, like, swap.marker)
+    if not live and listed and part:
+        swap = swap.model_copy(update={"settings": tuple(listed.database_settings(part.name, swap.live))})
+    work.advance(Step.LOADING, database=swap.model_copy(update={"new_oid": oid}), roles=tuple(new_roles))
+    _fill(work, source, stored, found)
+    _compare(replace(login, name=swap.new), found)
+
+
+def extract(work: Work, stored: StoredSet) -> None:
+    """Unpack the archives beside the live files."""
+    work.advance(Step.EXTRACTING)
+    trees = work.shop.trees() if work.journal.volumes else None
+    for volume in work.journal.volumes:
+        if trees is None:
+            return
+        work.shop.progress.phase(f"unpacking {volume.name}")
+        archive, index = archive_of(stored, volume.name)
+        limit = _bytes(stored.manifest, volume.name)
+        trees.extract(
+            volume.name,
+            stored.directory / archive,
+            stored.directory / index if index else None,
+            work.journal.id,
+            limit=limit,
+            trusted=stored.manifest is not None,
+        )
+
+
+def volumes_of(stored: StoredSet) -> tuple[VolumeSwap, ...]:
+    """The volumes that a set has archives of."""
+    if stored.manifest:
+        return tuple(VolumeSwap(name=volume.name) for volume in stored.manifest.volumes)
+    parsed = [part for part in map(parse_file_name, stored.files) if part]
+    return tuple(VolumeSwap(name=part.what) for part in parsed if part.suffix == "tar.gz")
+
+
+def dump_of(stored: StoredSet) -> str:
+    """The file that holds the database; empty for a set without one."""
+    if stored.manifest:
+        artifact = stored.manifest.artifact("database")
+        return artifact.file if artifact else ""
+    parsed = {part.what: part for part in map(parse_file_name, stored.files) if part and part.suffix == "sql.gz"}
+    return file_name("backup", stored.id, "sql.gz") if "backup" in parsed else ""
+
+
+def archive_of(stored: StoredSet, volume: str) -> tuple[str, str]:
+    """The archive of a volume, and its index (empty for none)."""
+    archive, index = (file_name(volume, stored.id, suffix) for suffix in ("tar.gz", "files.gz"))
+    return archive, index if stored.manifest else ""
+
+
+def roles_of(stored: StoredSet) -> Roles | None:
+    """The roles that a set was dumped with."""
+    artifact = stored.manifest.artifact("roles") if stored.manifest else None
+    if artifact is None:
+        return None
+    pieces, size = [], 0
+    source = Stored(LocalStore(stored.directory), artifact.file, _Quiet())
+    try:
+        for piece in source.content():
+            size += len(piece)
+            if size > _ROLES_LIMIT:
+                raise IntegrityError(f"{artifact.file} is too large to be a list of roles")
+            pieces.append(piece)
+        _same(source, artifact)
+    finally:
+        source.close()
+    return Roles.parse(b"".join(pieces).decode(errors="surrogateescape"))
+
+
+class _Quiet:
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Ignored."""
+
+    def advance(self, count: int) -> None:
+        """Ignored."""
+
+
+def _make_roles(login: Login, listed: Roles, bootstrap: str) -> list[str]:
+    there = roles(login)
+    missing = listed.missing(there)
+    if missing:
+        logger.info("making {}: {}", plural(len(missing), "missing role"), printable(", ".join(missing)))
+        apply(login, login.name, listed.script(there, bootstrap))
+    return missing
+
+
+def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -> None:
+    swap, file = work.journal.database, dump_of(stored)
+    if swap is None:
+        return
+    content = found.content.get(file)
+    custom, packed = content is not None and content.kind is Kind.CUSTOM, content is None or content.packed
+    work.shop.progress.phase("loading the database", stored.size)
+    clients = source.clients.named(swap.new)
+    program, arguments = ("pg_restore", ("--exit-on-error",)) if custom else ("psql", STRICT)
+    stored_file = Stored(LocalStore(stored.directory), file, work.shop.progress)
+    without = WithoutDrops()
+    try:
+        with clients.feed(program, arguments, work.journal.run, LOAD_OPTIONS) as psql:
+            for piece in stored_file.content(packed=packed):
+                psql.write(piece if custom else without.feed(piece))
+            psql.write(b"" if custom else without.finish())
+            stored_file.drain()
+            artifact = stored.manifest.artifact("database") if stored.manifest else None
+            if artifact:
+                _same(stored_file, artifact)
+            psql.finish()
+    except LoadFailed as error:
+        raise RestoreFailed(
+            f"{stored.id} does not load: {error.message}. The live data were not touched", error.hint
+        ) from error
+    finally:
+        stored_file.close()
+
+
+def _same(source: Stored, artifact: Artifact) -> None:
+    if source.sha256 != artifact.stored_sha256:
+        raise IntegrityError(
+            f"{artifact.file} has changed since it was verified a moment ago; the live data were not touched",
+            "Is the disk failing? `verify` judges the set again.",
+        )
+
+
+def _compare(login: Login, found: Found) -> None:
+    """Rows and large objects of the new database against those that were counted in the dump."""
+    if not found.rows:
+        return
+    there = count_rows(login, found.rows)
+    wrong = [
+        f"{printable(table)}: {there.get(table, 'no table')} instead of {rows:,} rows"
+        for table, rows in sorted(found.rows.items())
+        if there.get(table) != rows
+    ]
+    objects = count_large_objects(login)
+    if objects != found.large_objects:
+        wrong.append(f"{plural(objects, 'large object')} instead of {found.large_objects:,}")
+    if wrong:
+        raise RestoreFailed(
+            f"the loaded database is not what was dumped: {'; '.join(wrong[:10])}; the live data were not touched",
+            "`drill` names every difference; `list` shows other sets.",
+        )
+
+
+def _bytes(manifest: Manifest | None, volume: str) -> int:
+    """The most that an archive may unpack to."""
+    part = next((v for v in manifest.volumes if v.name == volume), None) if manifest else None
+    return int(part.bytes * _SPARE) + (64 << 20) if part else 1 << 62

@@ -1,0 +1,217 @@
+"""Restore, undo, and the end of what was left unfinished."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from backup import lock
+from backup.database.server import find
+from backup.errors import AfterRestore, BackupError, IntegrityError, NotFound, RestoreFailed
+from backup.journal import DatabaseSwap, Journal, JournalFile, KeptFile, Step, VolumeSwap, direction
+from backup.log import logger
+from backup.manifest import Tier
+from backup.operations import runs
+from backup.operations.backup import Only as Half
+from backup.operations.backup import Request, create
+from backup.operations.restore import ends, loading
+from backup.operations.restore.shop import Shop, Work
+from backup.operations.unfinished import refuse_unfinished
+from backup.operations.verify import Found, check
+from backup.records import Outcome, Run, new_run_id
+from backup.retention import old_safety_sets
+from backup.sets import StoredSet
+from backup.text import printable, size
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be restored."""
+
+    stored: StoredSet
+    only: Literal["", "database", "media"] = ""
+    safety: bool = True
+
+
+def restore(wish: Wish, shop: Shop) -> str:
+    """Put a set back, wholly or not at all; what is to be said of it. The plan was agreed to before."""
+    stored = wish.stored
+    refuse_unfinished(shop.catalog.root, shop.clock())
+    problems, unchecked, found = check(stored, shop.progress)
+    if problems:
+        raise IntegrityError(
+            f"{stored.id} is damaged and was not restored: {'; '.join(problems[:5])}; the live data were not touched",
+            "`list` shows other sets; `verify` says all that is wrong with this one.",
+        )
+    for line in unchecked:
+        logger.warning("not checked: {}", line)
+    safety = _safety(wish, shop)
+    with _recorded(shop, "restore", stored.id) as run:
+        work = Work(shop, JournalFile(shop.catalog.root), _journal(wish, shop, run, safety))
+        work.file.begin(work.journal)
+        _guarded(work, lambda: _beside(work, stored, found))
+        for old in old_safety_sets(shop.catalog.sets(), shop.clock()):
+            logger.info("removing the safety set {}: ten newer ones are there", old.id)
+            shop.catalog.remove(old)
+    kept = "`undo` brings back what was live before"
+    return "; ".join(filter(None, [f"{stored.id} is restored", ends.told(work), kept]))
+
+
+def undo(shop: Shop) -> str:
+    """Bring back what the last restore (or undo) replaced; what is to be said of it."""
+    refuse_unfinished(shop.catalog.root, shop.clock())
+    kept = KeptFile(shop.catalog.root).read()
+    if kept is None:
+        raise NotFound("there is nothing to undo", "`list pre-restore` shows safety sets, which `restore` puts back.")
+    with _recorded(shop, "undo", kept.set) as run:
+        database = kept.database
+        swap = database and DatabaseSwap(
+            live=database.live,
+            live_oid=database.current_oid,
+            new=database.kept,
+            new_oid=database.kept_oid,
+            kept=database.kept,
+        )
+        trees = shop.trees() if kept.volumes else None
+        volumes = [
+            VolumeSwap(name=v.name, mount={"stamp": v.stamp, "onward": not trees.exchanged(v.name, v.stamp)})
+            for v in kept.volumes
+            if trees
+        ]
+        journal = Journal(
+            id=kept.id,
+            run=run.id,
+            kind="undo",
+            set=kept.set,
+            started=run.started,
+            database=swap or None,
+            volumes=tuple(volumes),
+            safety=kept.safety,
+        )
+        work = Work(shop, JournalFile(shop.catalog.root), journal)
+        work.file.begin(journal)
+        _guarded(work, lambda: None)
+    return "; ".join(filter(None, ["what was live before is live again", ends.told(work), "`undo` changes it back"]))
+
+
+def discard(shop: Shop) -> str:
+    """Remove what is kept for undo; what is to be said of it."""
+    refuse_unfinished(shop.catalog.root, shop.clock())
+    with _recorded(shop, "discard", ""):
+        freed = ends.discard(shop)
+    return f"removed what the last restore replaced, {size(freed)}" if freed else "nothing was kept"
+
+
+def expire(shop: Shop) -> None:
+    """Remove what is kept for undo when its days are over."""
+    kept = KeptFile(shop.catalog.root).read()
+    if kept and kept.expired(shop.clock()) and JournalFile(shop.catalog.root).read() is None:
+        logger.info("what the restore of {} replaced has been kept long enough", kept.set)
+        logger.info("{}", discard(shop))
+
+
+def end(shop: Shop, *, back: bool | None = None) -> str:
+    """End what was left unfinished: as its journal says, or back, or forward; what is to be said of it."""
+    file = JournalFile(shop.catalog.root)
+    if file.read() is None:
+        raise NotFound("no restore is unfinished", "`list` shows the sets.")
+    with _recorded(shop, "recover", "") as _:
+        journal = file.read()
+        if journal is None:
+            return "it has ended meanwhile"
+        work = Work(shop, file, journal)
+        if back or direction(journal) == "back":
+            ends.back(work)
+            return f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
+        ends.forward(work)
+        return f"the {journal.kind} of {printable(journal.set)} is finished"
+
+
+def _beside(work: Work, stored: StoredSet, found: Found) -> None:
+    """Make the new state beside the old one; the application runs on."""
+    source = work.shop.source()
+    loading.load(work, source, stored, found)
+    loading.extract(work, stored)
+    work.advance(Step.READY)
+
+
+def _guarded(work: Work, prepare: Callable[[], None]) -> None:
+    """Prepare, stop, exchange, start. What fails before all is exchanged is rolled back."""
+    try:
+        prepare()
+        ends.stop_application(work)
+        ends.forward(work)
+    except AfterRestore:
+        raise
+    except BaseException as error:
+        if work.journal.step.number >= Step.SWAPPED.number:
+            raise  # it is restored: the rest is finished by the next start, or by a person
+        logger.warning("rolling back: {}", error.message if isinstance(error, BackupError) else "it was interrupted")
+        with runs.undisturbed():
+            ends.back(work)
+        if isinstance(error, BackupError) and not isinstance(error, RestoreFailed):
+            raise RestoreFailed(f"nothing was restored, all is as before: {error.message}", error.hint) from error
+        raise
+
+
+def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
+    stamp, stored = f"{run.started:%Y%m%d%H%M%S}", wish.stored
+    swap = None
+    if wish.only != "media" and loading.dump_of(stored):
+        source = shop.source()
+        marker = f"obcms-backup {shop.instance} {run.id}: a restore that has not ended; may be dropped"
+        swap = loading.swap_for(source, find(source.login, source.login.name), stamp, marker)
+    volumes = loading.volumes_of(stored) if wish.only != "database" else ()
+    if swap is None and not volumes:
+        raise RestoreFailed(
+            f"{stored.id} holds nothing of what was asked for", f"`show {stored.id}` says what it holds."
+        )
+    return Journal(
+        id=stamp,
+        run=run.id,
+        set=stored.id,
+        only=wish.only,
+        started=run.started,
+        database=swap,
+        volumes=volumes,
+        safety=safety,
+    )
+
+
+def _safety(wish: Wish, shop: Shop) -> str:
+    """A verified set of the present state; its id. Whatever there is not, need not be saved."""
+    if not wish.safety:
+        logger.warning("no safety set is taken, as you asked")
+        return ""
+    source = shop.source()
+    database = find(source.login, source.login.name) is not None
+    if not database and wish.only == "database":
+        logger.warning("there is no database {} yet: no safety set is needed", printable(source.login.name))
+        return ""
+    logger.info("taking a safety set of the present state")
+    only: Half | None = wish.only or (None if database else "media")
+    try:
+        return create(Request(Tier.PRE_RESTORE, only, "restore"), shop.workshop).set
+    except BackupError as error:
+        raise RestoreFailed(
+            f"the safety set failed, so nothing was restored and nothing was touched: {error.message}",
+            f"{error.hint} --no-safety restores without one.".strip(),
+        ) from error
+
+
+@contextlib.contextmanager
+def _recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
+    """Hold the lock and record the run."""
+    started = shop.clock()
+    run = Run(id=new_run_id(started), operation=operation, started=started, set=name)
+    with lock.hold(shop.lock, f"{operation} {name}".strip(), run.id):
+        try:
+            runs.recover(shop.catalog, shop.records, started)
+            shop.records.begin(run)
+            yield run
+        except BaseException as error:
+            runs.record(shop.records, runs.failed(run, error, shop.clock(), {}))
+            raise
+        runs.record(shop.records, run.model_copy(update={"outcome": Outcome.SUCCESS, "ended": shop.clock()}))

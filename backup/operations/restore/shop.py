@@ -1,0 +1,82 @@
+"""What a restore, an undo and the end of an unfinished one work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from backup.catalog import Catalog
+from backup.engine.application import Application
+from backup.journal import Journal, JournalFile, KeptFile, Step
+from backup.operations.backup import Workshop
+from backup.progress import Progress
+from backup.records import Records
+from backup.sources.postgres import PostgresSource
+
+
+class Trees(Protocol):
+    """The files of the volumes, writable. `stamp` names one restore."""
+
+    def extract(self, volume: str, archive: Path, index: Path | None, stamp: str, *, limit: int, trusted: bool) -> None:
+        """Unpack an archive beside the live files, each file checked against the index."""
+
+    def exchange(self, volume: str, stamp: str) -> None:
+        """Let the unpacked files and the live ones change places; done already, it does nothing."""
+
+    def exchange_back(self, volume: str, stamp: str) -> None:
+        """Let the files that `exchange` replaced be live again; done already, it does nothing."""
+
+    def discard(self, volume: str, stamp: str) -> None:
+        """Remove what is beside the live files."""
+
+    def exchanged(self, volume: str, stamp: str) -> bool:
+        """Whether the unpacked files are live."""
+
+    def kept(self, volume: str, stamp: str) -> int:
+        """Bytes of what is beside the live files."""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """`source` connects when called; `application` is None where there is no engine; `mounts` are the volumes'."""
+
+    catalog: Catalog
+    records: Records
+    lock: Path
+    zone: ZoneInfo
+    volumes: Path
+    instance: str
+    workshop: Workshop
+    source: Callable[[], PostgresSource]
+    trees: Callable[[], Trees]
+    application: Callable[[], Application | None]
+    mounts: Callable[[], Collection[str]]
+    server_free: Callable[[], int | None]
+    stops: Collection[str]
+    commands: tuple[tuple[str, str], ...]
+    days: int
+    progress: Progress
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+@dataclass
+class Work:
+    """One restore or undo under way, and its journal."""
+
+    shop: Shop
+    file: JournalFile
+    journal: Journal
+    window: float = 0.0
+
+    def advance(self, step: Step, **changes: object) -> None:
+        """Note the next step before it is taken."""
+        self.journal = self.file.advance(self.journal, step, **changes)
+
+    @property
+    def kept(self) -> KeptFile:
+        """The record of what is kept for undo."""
+        return KeptFile(self.shop.catalog.root)

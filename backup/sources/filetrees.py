@@ -1,0 +1,138 @@
+"""The files of volumes, changed by `backup.mediatree` alone: in a helper that mounts the volume writable, or a child.
+
+The sidecar itself mounts volumes read-only, so no fault of it can harm them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
+from backup.errors import RestoreFailed
+from backup.text import printable
+
+PYTHON: Final = "/app/venv/bin/python"
+_MODULE: Final = ("-m", "backup.mediatree")
+_ROOT: Final = Path(__file__).resolve().parents[2]
+# To give files their owners and modes, and to read archives whatever their mode.
+CAPABILITIES: Final = ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID"]
+
+# Gives the output lines of a command, then its exit code.
+Runner = Callable[[str, Sequence[str]], "Iterator[str | int]"]
+
+
+@dataclass(frozen=True)
+class FileTrees:
+    """`volumes` is where each volume's directory is mounted; `runner` runs a command with it writable."""
+
+    volumes: Path
+    runner: Runner
+    progress: Callable[[int], None]
+
+    def extract(self, volume: str, archive: Path, index: Path | None, stamp: str, *, limit: int, trusted: bool) -> None:
+        """See Trees."""
+        options = [f"--limit={limit}", *(["--trusted"] if trusted else [])]
+        words = [str(archive), str(index) if index else "-", volume, self._root(volume), stamp]
+        self._call(volume, "extract", *words, *options)
+
+    def exchange(self, volume: str, stamp: str) -> None:
+        """See Trees."""
+        self._call(volume, "exchange", self._root(volume), stamp)
+
+    def exchange_back(self, volume: str, stamp: str) -> None:
+        """See Trees."""
+        self._call(volume, "roll-back", self._root(volume), stamp)
+
+    def discard(self, volume: str, stamp: str) -> None:
+        """See Trees."""
+        self._call(volume, "discard", self._root(volume), stamp)
+
+    def exchanged(self, volume: str, stamp: str) -> bool:
+        """See Trees."""
+        return bool(self._call(volume, "state", self._root(volume), stamp)["state"] == "exchanged")
+
+    def kept(self, volume: str, stamp: str) -> int:
+        """See Trees."""
+        found = self._call(volume, "kept", self._root(volume)).get("kept", ())
+        return int(next((each["bytes"] for each in found if each["stamp"] == stamp), 0))
+
+    def _root(self, volume: str) -> str:
+        return str(self.volumes / volume)
+
+    def _call(self, volume: str, verb: str, *words: str) -> dict[str, Any]:
+        """Run a verb; what it says last. Its own error is raised here as it was there."""
+        answer: dict[str, Any] = {}
+        code, told, said = -1, 0, ""
+        for line in self.runner(volume, [verb, *words]):
+            if isinstance(line, int):
+                code = line
+                continue
+            try:
+                answer = json.loads(line)
+            except ValueError:
+                said = line
+                continue
+            if set(answer) == {"bytes"}:
+                self.progress(int(answer["bytes"]) - told)
+                told = int(answer["bytes"])
+        if code == 0:
+            return answer
+        message = str(answer.get("message") or said or f"it ended with exit code {code}")
+        raise RestoreFailed(f"the files of {volume}: {printable(message)}", str(answer.get("hint", "")))
+
+
+def in_child(_volume: str, words: Sequence[str]) -> Iterator[str | int]:
+    """Run it as a child of ours, which may write where we may."""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *_MODULE, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=_ROOT,
+        )
+        try:
+            if process.stdout:
+                for line in process.stdout:
+                    yield line.rstrip("\n")
+            code = process.wait()
+        finally:
+            process.terminate()
+            process.wait()
+        errors.seek(0)
+        yield from errors.read().splitlines()[-5:]
+        yield code
+
+
+@dataclass(frozen=True)
+class InHelper:
+    """Runs it in a container of our own image; `mount` gives a volume writable, `backups` the sets read-only."""
+
+    engine: Engine
+    image: str
+    backups: SpoolMount
+    mount: Callable[[str], SpoolMount]
+    instance: str
+    run: str
+
+    def __call__(self, volume: str, words: Sequence[str]) -> Iterator[str | int]:
+        """See Runner."""
+        labels = {LABEL: self.instance, LABEL_RUN: self.run, LABEL_ROLE: "files"}
+        command = [PYTHON, *_MODULE, *words]
+        helper = self.engine.start_alone(self.image, command, labels, [self.backups, self.mount(volume)], CAPABILITIES)
+        try:
+            yield from helper.lines()
+            code = helper.wait()
+            if code:
+                yield from helper.errors().splitlines()[-5:]
+            yield code
+        finally:
+            helper.close()

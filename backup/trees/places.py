@@ -1,0 +1,106 @@
+"""Directories of a volume, opened by name below one another; what is mounted there."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from backup.errors import NotFound, RestoreFailed
+from backup.sources.branch import FOLDER
+from backup.text import printable
+
+PREFIX: Final = ".obcms-restore-"
+_STAMP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
+
+
+def staging_name(stamp: str) -> str:
+    """The directory of a restore; NotFound for what cannot be one's name."""
+    if not _STAMP.fullmatch(stamp):
+        raise NotFound(f"{printable(stamp)!r} is not the name of a restore")
+    return PREFIX + stamp
+
+
+def open_root(root: Path) -> int:
+    """A descriptor of the volume's root. RestoreFailed if there is none."""
+    try:
+        return os.open(root, FOLDER & ~os.O_NOFOLLOW)
+    except OSError as error:
+        raise RestoreFailed(
+            f"{root} cannot be opened: {error.strerror}", "Mount the volume there, writable."
+        ) from error
+
+
+def open_staging(root: int, path: Path, name: str) -> int:
+    """A descriptor of a restore's directory in the volume's open `root`, which messages call `path`.
+
+    NotFound if it is not there. RestoreFailed if it is anything but a directory that only we may enter: whoever writes
+    to the volume can make others.
+    """
+    try:
+        fd = os.open(name, FOLDER, dir_fd=root)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no {path / name}; nothing was done") from error
+    except OSError as error:
+        raise RestoreFailed(f"{path / name} cannot be opened: {error.strerror}; nothing was done") from error
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        os.close(fd)
+        raise RestoreFailed(
+            f"{path / name} was not made by a restore of this user; nothing was done",
+            "Look at what it is; whoever writes to the volume can have made it.",
+        )
+    return fd
+
+
+@contextlib.contextmanager
+def opened(name: str, folder: int) -> Iterator[int]:
+    """A descriptor of a directory in `folder`. Raises OSError."""
+    fd = os.open(name, FOLDER, dir_fd=folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def time_kept(fd: int) -> Iterator[None]:
+    """What is made or removed of ours does not show in the directory's time."""
+    found = os.fstat(fd)
+    yield
+    os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def exists(name: bytes, folder: int) -> bool:
+    """Whether anything has that name, a broken link too. Raises OSError."""
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def no_mounts_below(path: Path) -> None:
+    """RestoreFailed if something is mounted within `path`: it can be neither moved nor removed with the rest."""
+    top = os.path.realpath(os.fsencode(path)).rstrip(b"/") + b"/"
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        point = _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+        if point.startswith(top):
+            raise RestoreFailed(
+                f"{printable(os.fsdecode(point))!r} is mounted within the volume {path}; nothing was moved",
+                "Make what is mounted there a volume of its own below /volumes.",
+            )
+
+
+def sync_file_system(fd: int) -> None:
+    """Make all that was written to the file system of an open file durable. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,123 @@
+"""Settings → what a restore works with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup.containers import Container
+from backup.engine import Engine, same_mount
+from backup.engine.application import Application
+from backup.errors import BackupError, ConfigError
+from backup.operations.restore.shop import Shop, Trees
+from backup.progress import Progress
+from backup.records import new_run_id
+from backup.sources.filetrees import FileTrees, InHelper, in_child
+from backup.sources.volumes import NO_VOLUMES
+from backup.text import printable
+from backup.wiring import App
+
+
+def shop(app: App, progress: Progress) -> Shop:
+    """What restores and undos work with. Nothing is contacted before it is asked for."""
+    return _Restoring(app, progress).shop()
+
+
+class _Restoring:
+    def __init__(self, app: App, progress: Progress) -> None:
+        self._app, self._settings, self._progress = app, app.settings, progress
+
+    def shop(self) -> Shop:
+        app, settings = self._app, self._settings
+        present = app.workshop(self._progress)
+        return Shop(
+            catalog=app.catalog,
+            records=app.records,
+            lock=app.lock,
+            zone=settings.zone,
+            volumes=settings.volumes,
+            instance=app.instance(),
+            # A safety set saves what is there, however little that is.
+            workshop=replace(present, allow_empty=[*present.allow_empty, NO_VOLUMES, *self._names()]),
+            source=self._app.source,
+            trees=self._trees,
+            application=self._application,
+            mounts=self._mounts,
+            server_free=self._server_free,
+            stops=settings.restore_stop,
+            commands=_commands(settings.post_restore),
+            days=settings.undo_days,
+            progress=self._progress,
+        )
+
+    def _names(self) -> list[str]:
+        with contextlib.suppress(OSError):
+            return sorted(os.listdir(self._settings.volumes))
+        return []
+
+    def _engine(self) -> tuple[Engine, Container | None, str] | None:
+        try:
+            engine = Engine()
+        except BackupError:
+            return None
+        return engine, *self._app.surroundings(engine)
+
+    def _trees(self) -> Trees:
+        found = self._engine()
+        volumes = self._settings.volumes
+        if found is None or found[1] is None:
+            return FileTrees(volumes, in_child, self._progress.advance)
+        engine, own = found[0], found[1]
+        runner = InHelper(
+            engine,
+            own.image_id,
+            same_mount(own, self._settings.root, writable=False),
+            lambda volume: same_mount(own, volumes / volume, writable=True),
+            self._app.instance(),
+            new_run_id(datetime.now(UTC)),
+        )
+        return FileTrees(volumes, runner, self._progress.advance)
+
+    def _application(self) -> Application | None:
+        found = self._engine()
+        if found is None:
+            return None
+        engine, own, project = found
+        return Application(engine, project, own) if project else None
+
+    def _mounts(self) -> Collection[str]:
+        """What the engine calls the volumes: by name, or by the directory of the host."""
+        found, volumes = self._engine(), self._settings.volumes
+        own = found[1] if found else None
+        if own is None:
+            return [str(volumes / name) for name in self._names()]
+        mounts = [m for m in own.mounts if Path(str(m.get("Destination"))).is_relative_to(volumes)]
+        return [str(m.get("Name") or m.get("Source")) for m in mounts]
+
+    def _server_free(self) -> int | None:
+        found = self._engine()
+        if found is None:
+            return None
+        with contextlib.suppress(BackupError):
+            container = self._app.database_container(found[0])
+            path = container.environment.get("PGDATA") or "/var/lib/postgresql/data"
+            return found[0].free(container, path, self._app.labels())
+        return None
+
+
+def _commands(text: str) -> tuple[tuple[str, str], ...]:
+    """`service: command` of each line."""
+    found = []
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        service, colon, command = (part.strip() for part in line.partition(":"))
+        if not (service and colon and command):
+            raise ConfigError(
+                f"BACKUP_POST_RESTORE: {printable(line)!r} is not `service: command`",
+                "Such as `web1: cd src && python manage.py migrate --noinput`; several by newlines.",
+            )
+        found.append((service, command))
+    return tuple(found)

@@ -1,0 +1,521 @@
+"""What the archiver stores comes back exactly; what anybody else made comes back, or is refused and nothing is hurt."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backup.errors import BackupError, IntegrityError, RestoreFailed, StoreError
+from backup.sources import media
+from backup.sources.tarstream import Member, ending, header, index_line, padding
+from backup.sources.untar import Extracted, extract
+from backup.stream.gzip import reader
+from tests.support.nasty import acl, fill, look
+
+ROOT = Path(__file__).resolve().parents[3]
+DIR, FILE, LINK, HARD = tarfile.DIRTYPE, tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+BIG = 1 << 40
+
+
+def _silent(_count: int) -> None:
+    pass
+
+
+class Sums(io.BytesIO):
+    """A sink in memory, for an archive or its index."""
+
+    def lines(self) -> list[bytes]:
+        return self.getvalue().splitlines(keepends=True)
+
+
+def archived(root: Path) -> tuple[Sums, Sums]:
+    tar, index = Sums(), Sums()
+    media.archive(root, "media", tar, index, excludes=())
+    return tar, index
+
+
+def extracted(
+    tar: bytes, target: Path, index: Iterable[bytes] | None = None, *, trusted: bool = True, limit: int = BIG
+) -> Extracted:
+    entries = None if index is None else media.parse_index(index)
+    stream = io.BytesIO(tar)
+    return extract(stream, "media", target, index=entries, trusted=trusted, limit=limit, progress=_silent)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory with an empty `target`, something that must not be touched, and a `volume`."""
+    for name in ("target", "volume", "outside"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "outside/precious").write_bytes(b"precious")
+    yield tmp_path
+    subprocess.run(["rm", "-rf", *tmp_path.iterdir()], check=True)  # pytest's own removal cannot do deep trees
+
+
+# --- there and back -------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(place: Path) -> None:
+    fill(place / "volume")
+    tar, index = archived(place / "volume")
+    told: list[int] = []
+    entries = media.parse_index(index.lines())
+    tar.seek(0)
+    done = extract(tar, "media", place / "target", index=entries, trusted=True, limit=BIG, progress=told.append)
+    assert look(place / "target") == look(place / "volume")
+    assert done.notes == () and done.bytes == sum(told) and done.hard_links == 2
+    assert done.files + done.hard_links == len(index.lines())
+
+
+_NAME = st.binary(min_size=1, max_size=255).filter(
+    lambda name: not set(name) & set(b"/\0") and name not in (b".", b"..")
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(files=st.dictionaries(_NAME, st.binary(max_size=3000), max_size=6), folders=st.lists(_NAME, max_size=3))
+def test_any_names(files: dict[bytes, bytes], folders: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
+    work = tmp_path_factory.mktemp("any")
+    (work / "target").mkdir()
+    inner = work / "volume" / Path(*map(os.fsdecode, folders))
+    inner.mkdir(parents=True)
+    for name, content in files.items():
+        path = inner / os.fsdecode(name)
+        path.write_bytes(content)
+    tar, index = archived(work / "volume")
+    extracted(tar.getvalue(), work / "target", index.lines())
+    assert look(work / "target") == look(work / "volume")
+    subprocess.run(["rm", "-rf", work], check=True)
+
+
+def _deep(root: Path, name: str, levels: int) -> None:
+    fd = os.open(root, os.O_RDONLY)
+    for _ in range(levels):
+        for file in ("a", "zz"):
+            os.close(os.open(file, os.O_CREAT, dir_fd=fd))
+        os.mkdir(name, 0o750, dir_fd=fd)
+        os.utime(name, ns=(7, 7_000_000_007), dir_fd=fd)
+        above, fd = fd, os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(above)
+    os.close(fd)
+
+
+@pytest.mark.parametrize(("name", "levels"), [("d", 1500), ("n" * 250, 40)])
+def test_depth_takes_no_descriptors(place: Path, name: str, levels: int) -> None:
+    _deep(place / "volume", name, levels)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    tar, index = archived(place / "volume")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 80, hard))
+    try:
+        done = extracted(tar.getvalue(), place / "target", index.lines())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (done.files, done.directories) == (2 * levels, levels + 1)
+    # Archiving the copy reads every mode, owner and time again.
+    assert archived(place / "target")[0].getvalue() == tar.getvalue()
+
+
+def test_holes_are_not_inflated(place: Path) -> None:
+    with open(place / "volume/sparse", "wb") as file:
+        for offset in (0, 1 << 30):
+            os.pwrite(file.fileno(), b"abc", offset)
+        file.truncate(2 << 30)
+    tar, index = archived(place / "volume")
+    extracted(tar.getvalue(), place / "target", index.lines())
+    copy, original = (place / "target/sparse").stat(), (place / "volume/sparse").stat()
+    assert (copy.st_size, copy.st_blocks) == (original.st_size, original.st_blocks)
+
+
+def test_who_has_no_privileges_gets_files_and_is_told(place: Path) -> None:
+    (place / "volume/mine").write_bytes(b"content")
+    (place / "volume/set-id").write_bytes(b"content")
+    os.chown(place / "volume/mine", 1234, 1234)
+    tar, index = archived(place / "volume")
+    (place / "tar").write_bytes(tar.getvalue())
+    (place / "target").chmod(0o777)
+    code = (
+        "import os, sys; from pathlib import Path; from backup.sources.untar import extract\n"
+        "stream = open(sys.argv[1], 'rb'); target = os.open(sys.argv[2], os.O_RDONLY)\n"
+        "os.mkdir('mine', dir_fd=target); os.chown('mine', 65534, 65534, dir_fd=target)\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "done = extract(stream, 'media', Path('mine'), dir_fd=target, index=None, trusted=True, limit=1 << 30,"
+        " progress=len and (lambda count: None)); print(done.notes)"
+    )
+    command = [sys.executable, "-c", code, place / "tar", place / "target"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "owners" in done.stdout
+    assert (place / "target/mine/mine").read_bytes() == b"content"
+    assert (place / "target/mine/mine").stat().st_uid == 65534
+
+
+@pytest.mark.parametrize("lacking", ["chown", "fsetid"])
+def test_root_without_the_capability_fails(place: Path, lacking: str) -> None:
+    (place / "volume/f").write_bytes(b"")
+    os.chown(place / "volume/f", 1234, 1234)
+    (place / "volume/f").chmod(0o2755)
+    tar, _ = archived(place / "volume")
+    (place / "tar").write_bytes(tar.getvalue())
+    code = (
+        "import sys; from pathlib import Path; from backup.sources.untar import extract\n"
+        "extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
+        " progress=lambda count: None)"
+    )
+    rights = ["--bounding-set", f"-{lacking}", "--inh-caps", f"-{lacking}"]
+    command = ["setpriv", *rights, sys.executable, "-c", code, place / "tar", place / "target"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "RestoreFailed: media/f could not be written" in done.stderr
+
+
+# --- archives of others ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--format=gnu", "--sparse"),
+        ("--format=posix",),
+        ("--format=posix", "--sparse", "--xattrs"),
+        ("--format=ustar",),
+        ("--sort=name", "--owner=0"),
+    ],
+)
+def test_gnu_tar(place: Path, options: tuple[str, ...]) -> None:
+    root = place / "media"
+    root.mkdir()
+    for name in ("a", "dir/b", "dir/sub/c"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(os.urandom(3000))
+    if "ustar" not in str(options):
+        (root / ("l" * 130)).mkdir()
+        (root / ("l" * 130) / ("m" * 200)).symlink_to("../dir/" + "n" * 120)
+    (root / "hard").hardlink_to(root / "dir/b")
+    (root / "dir/sub/up").symlink_to("../b")
+    with open(root / "sparse", "wb") as file:
+        for number in range(30):
+            os.pwrite(file.fileno(), b"x", number * (1 << 20))
+    subprocess.run(["tar", "-C", place, *options, "-cf", place / "t.tar", "media"], check=True)
+    done = extracted((place / "t.tar").read_bytes(), place / "target", trusted=False)
+    ours, theirs = look(place / "target"), look(root)
+    assert ours.keys() == theirs.keys()
+    for path, values in theirs.items():
+        content = (values[4] and values[4][:2], *values[5:])  # type: ignore[index]
+        mine = ours[path]
+        assert (mine[4] and mine[4][:2], *mine[5:]) == content  # type: ignore[index]
+        assert mine[0] == values[0] and mine[3] // 10**9 == values[3] // 10**9  # type: ignore[operator]
+    assert done.files == 4 and done.hard_links == 1
+    if "--sparse" in options:
+        assert (place / "target/sparse").stat().st_blocks == (root / "sparse").stat().st_blocks
+
+
+# --- archives that try ----------------------------------------------------------------------------------------------
+
+
+def member(name: str, kind: bytes = FILE, content: bytes = b"", link: str = "", **values: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size, info.mode = kind, link, len(content), 0o755
+    for key, value in values.items():
+        setattr(info, key, value)
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape") + content + padding(len(content))
+
+
+def pax(records: bytes, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    return member("././@PaxHeader", kind, records)
+
+
+def record(key: str, value: str | bytes) -> bytes:
+    body = b" " + key.encode() + b"=" + (value if isinstance(value, bytes) else value.encode()) + b"\n"
+    length = len(body)
+    while length != len(body) + len(str(length)):
+        length = len(body) + len(str(length))
+    return b"%d" % length + body
+
+
+def renumbered(block: bytes, at: int, field: bytes) -> bytes:
+    """The first header with another field and a checksum that fits."""
+    block = block[:at] + field + block[at + len(field) :]
+    total = sum(block[:148]) + 8 * 32 + sum(block[156:512])
+    return block[:148] + b"%06o\0 " % total + block[156:]
+
+
+TOP = member("media/", DIR)
+END = bytes(1024)
+SPARSE = record("GNU.sparse.major", "1") + record("GNU.sparse.minor", "0") + record("GNU.sparse.name", "media/s")
+
+
+def _sparse(text: bytes, realsize: str, data: bytes = b"") -> bytes:
+    content = text + padding(len(text)) + data
+    return pax(SPARSE + record("GNU.sparse.realsize", realsize)) + member("x", content=content)
+
+
+CRAFTED: dict[str, tuple[bytes, str]] = {
+    "parent": (member("media/../outside/precious", content=b"x"), "is no safe name"),
+    "parent of all": (member("../outside/x"), "is no safe name"),
+    "absolute": (member("/etc/obcms-was-here"), "is no safe name"),
+    "empty component": (member("media//x"), "is no safe name"),
+    "dot": (member("media/./x"), "is no safe name"),
+    "file with a slash": (member("media/x/"), "is no safe name"),
+    "NUL": (pax(record("path", b"media/a\0b")) + member("media/x"), "is no safe name"),
+    "other root": (member("outside/x"), "lies outside"),
+    "no root": (member("x"), "lies outside"),
+    "like the root": (member("media2/x"), "lies outside"),
+    "twice": (member("media/x") + member("media/x"), "is in it twice"),
+    "directory twice": (member("media/d/", DIR) + member("media/d/", DIR), "is in it twice"),
+    "root twice": (TOP, "is in it twice"),
+    "root as a file": (member("media"), "comes before the directory"),
+    "file on directory": (member("media/d/", DIR) + member("media/d"), "is in it twice"),
+    "directory on file": (member("media/d") + member("media/d/", DIR), "is in it twice"),
+    "below a file": (member("media/d") + member("media/d/x"), "below something that is not a directory"),
+    "below a link": (member("media/l", LINK, link="d") + member("media/l/x"), "below something that is not a dir"),
+    "below a link out": (member("media/l", LINK, link="/tmp") + member("media/l/x"), "below|may lead outside"),
+    "over a link": (member("media/l", LINK, link="d") + member("media/l", content=b"x"), "is in it twice"),
+    "no directory": (member("media/d/x"), "directory that is not in it"),
+    "empty link": (member("media/l", LINK), "symbolic link to nothing"),
+    "hard link outside": (member("media/h", HARD, link="outside/precious"), "lies outside"),
+    "hard link up": (member("media/h", HARD, link="media/../../outside/precious"), "is no safe name"),
+    "hard link absolute": (member("media/h", HARD, link="/etc/passwd"), "is no safe name"),
+    "hard link to nothing": (member("media/h", HARD, link="media/x"), "no file of the archive"),
+    "hard link to itself": (member("media/h", HARD, link="media/h"), "no file of the archive"),
+    "hard link to a directory": (member("media/h", HARD, link="media"), "no file of the archive"),
+    "hard link through a link": (
+        member("media/l", LINK, link=".") + member("media/x") + member("media/h", HARD, link="media/l/x"),
+        "not in the archive",
+    ),
+    "hard link with content": (member("media/h", HARD, link="media/x", size=512), "claims to have"),
+    "directory with content": (member("media/d/", DIR, size=512), "claims to have"),
+    "character device": (member("media/c", tarfile.CHRTYPE), "is a device"),
+    "block device": (member("media/b", tarfile.BLKTYPE), "is a device"),
+    "FIFO": (member("media/f", tarfile.FIFOTYPE), "is a FIFO"),
+    "unknown kind": (member("media/u", b"Z"), "unknown kind"),
+    "multi volume": (member("media/u", b"M"), "unknown kind"),
+    "negative size": (renumbered(member("media/n"), 124, b"\xff" * 11 + b"\x00"), "claims to have"),
+    "huge size": (renumbered(member("media/n"), 124, b"\x80" + b"\x7f" * 11), "may hold"),
+    "size that is none": (renumbered(member("media/n"), 124, b"-0000000001\0"), "damaged number"),
+    "negative pax size": (pax(record("size", "-1")) + member("media/n"), "number that is none"),
+    "huge pax size": (pax(record("size", "9" * 19)) + member("media/n"), "may hold"),
+    "endless pax size": (pax(record("size", "9" * 5000)) + member("media/n"), "number that is none"),
+    "negative owner": (pax(record("uid", "-5")) + member("media/n"), "number that is none"),
+    "owner nobody can be": (pax(record("gid", str(2**32 - 1))) + member("media/n"), "owner that cannot be"),
+    "time beyond time": (pax(record("mtime", "9" * 10)) + member("media/n"), "time that cannot be"),
+    "time that is none": (pax(record("mtime", "nan")) + member("media/n"), "time that is none"),
+    "pax loop": (pax(record("comment", "x")) * 3 + member("media/n"), "one extended header after another"),
+    "pax over nothing": (pax(record("comment", "x")), "belongs to nothing"),
+    "pax length zero": (pax(b"0 a=b\n") + member("media/n"), "damaged extended header"),
+    "pax length too long": (pax(b"99 a=b\n") + member("media/n"), "damaged extended header"),
+    "pax length endless": (pax(b"9" * 400) + member("media/n"), "damaged extended header"),
+    "pax bomb": (member("p", tarfile.XHDTYPE, size=1 << 40), "extended header of"),
+    "global path": (pax(record("path", "media/g"), tarfile.XGLTYPE) + member("media/n"), "global header"),
+    "long name bomb": (member("././@LongLink", b"L", size=1 << 34), "extended header of"),
+    "negative long name": (renumbered(member("././@LongLink", b"L"), 124, b"\xff" * 12), "extended header of"),
+    "name of 256": (member("././@LongLink", b"L", b"media/" + b"n" * 256) + member("x"), "name that is too long"),
+    "sparse map backwards": (_sparse(b"2\n512\n512\n0\n512\n", "4096", bytes(1024)), "map of holes"),
+    "sparse beyond its end": (_sparse(b"1\n4096\n512\n", "4096", bytes(512)), "map of holes"),
+    "sparse without data": (_sparse(b"1\n0\n512\n", "4096"), "map of holes"),
+    "sparse map endless": (_sparse(b"1" * 512, "4096"), "map of holes|none"),
+    "sparse map too long": (_sparse(b"999999999\n", "4096"), "too many holes"),
+    "sparse negative": (_sparse(b"1\n-512\n512\n", "4096", bytes(512)), "number that is none"),
+    "sparse too large": (_sparse(b"0\n", "9" * 18), "a size or an attribute|larger than a file"),
+    "sparse unknown": (pax(record("GNU.sparse.major", "7")) + member("media/s"), "form that is not known"),
+    "damaged header": (member("media/x")[:100] + b"\xff" + member("media/x")[101:], "damaged header"),
+    "zero block within": (bytes(512) + member("media/x"), "damaged header"),
+    "something after the end": (END + member("media/x"), "something follows"),
+}
+
+
+def _try(place: Path, tar: bytes, *, trusted: bool, limit: int = 1 << 20) -> BackupError:
+    before = look(place / "outside")
+    started = time.monotonic()
+    with pytest.raises((IntegrityError, RestoreFailed)) as caught:
+        extracted(tar, place / "target", trusted=trusted, limit=limit)
+    assert time.monotonic() - started < 5
+    assert look(place / "outside") == before
+    assert sorted(os.listdir(place)) == ["outside", "target", "volume"]
+    error: BackupError = caught.value
+    assert error.message.isprintable() and len(error.message) < 700
+    return error
+
+
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "foreign"])
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_archive_is_refused(place: Path, name: str, trusted: bool) -> None:
+    body, words = CRAFTED[name]
+    error = _try(place, TOP + body + END, trusted=trusted)
+    assert isinstance(error, IntegrityError)
+    assert any(word in error.message for word in words.split("|")), error.message
+    assert "no live file was touched" in error.message
+    assert not Path("/etc/obcms-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("link", "at"),
+    [("/etc/passwd", "l"), ("..", "l"), ("../outside", "l"), ("d/../..", "l"), ("../../x", "d/l"), ("d/up/..", "l")],
+)
+def test_links_out_come_back_only_from_our_own_archives(place: Path, link: str, at: str) -> None:
+    tar = TOP + member("media/d/", DIR) + member(f"media/{at}", LINK, link=link) + END
+    assert "may lead outside" in _try(place, tar, trusted=False).message
+    (place / "t2").mkdir()
+    extracted(tar, place / "t2")
+    assert os.readlink(place / "t2" / at) == link  # noqa: PTH115
+
+
+@pytest.mark.parametrize(("link", "at"), [("d", "l"), ("..", "d/l"), ("../d/x", "d/l"), ("./d", "l"), ("d//x", "l")])
+def test_links_inside_come_back(place: Path, link: str, at: str) -> None:
+    extracted(
+        TOP + member("media/d/", DIR) + member(f"media/{at}", LINK, link=link) + END, place / "target", trusted=False
+    )
+    assert os.readlink(place / "target" / at) == link  # noqa: PTH115
+
+
+def test_more_than_allowed(place: Path) -> None:
+    tar = TOP + member("media/a", content=bytes(600)) + member("media/b", content=bytes(600)) + END
+    assert "may hold" in _try(place, tar, trusted=True, limit=1199).message
+    (place / "t2").mkdir()
+    extracted(tar, place / "t2", limit=1200)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 511, 512, 513, 1023, 1024, 1500, 1536, 2048, 2559])
+def test_a_cut_archive(place: Path, cut: int) -> None:
+    tar = TOP + member("media/a", content=bytes(1000)) + END
+    assert len(tar) == 3072 - 0
+    assert "cut off" in _try(place, tar[:cut], trusted=True).message
+
+
+def test_an_empty_archive(place: Path) -> None:
+    assert "empty" in _try(place, END, trusted=True).message
+
+
+def test_every_flipped_byte_of_the_headers_is_noticed_or_harmless(place: Path) -> None:
+    """Never anything but a BackupError, never anything outside."""
+    (place / "volume/f").write_bytes(b"x" * 600)
+    (place / "volume/l").symlink_to("f")
+    os.setxattr(place / "volume/f", "user.a", b"b")
+    tar, index = archived(place / "volume")
+    data = tar.getvalue()
+    for at in range(0, 6 * 512, 7):
+        target = place / f"target/{at}"
+        target.mkdir()
+        changed = data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :]
+        try:
+            extracted(changed, target, index.lines(), limit=1 << 20)
+        except (IntegrityError, RestoreFailed):
+            continue
+        assert (target / "f").read_bytes() == b"x" * 600
+    assert sorted(os.listdir(place)) == ["outside", "target", "volume"]
+
+
+# --- the index ------------------------------------------------------------------------------------------------------
+
+
+def _indexed(change: Callable[[list[bytes]], list[bytes]], place: Path) -> str:
+    for name in ("a", "b"):
+        (place / "volume" / name).write_bytes(name.encode())
+    (place / "volume/c").hardlink_to(place / "volume/a")
+    tar, index = archived(place / "volume")
+    with pytest.raises(IntegrityError) as caught:
+        extracted(tar.getvalue(), place / "target", change(index.lines()))
+    return caught.value.message
+
+
+def test_the_index_must_agree(place: Path) -> None:
+    other = hashlib.sha256(b"other").hexdigest()
+    changes: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+        "'media/a' has other content": lambda lines: [index_line(other, 1, b"media/a"), *lines[1:]],
+        "'media/c' has other content": lambda lines: [*lines[:2], index_line(other, 1, b"media/c")],
+        "'media/a' has 1 bytes, but 2": lambda lines: [index_line(other, 2, b"media/a"), *lines[1:]],
+        "'media/a' is not what the file index lists next": lambda lines: lines[1:],
+        "'media/c' is not what the file index lists next": lambda lines: lines[:2],
+        "'media/d' is in the file index, but not": lambda lines: [*lines, index_line(other, 1, b"media/d")],
+        "line 2 of the file index": lambda lines: [lines[0], b"damaged\n", lines[2]],
+    }
+    for number, (words, change) in enumerate(changes.items()):
+        work = place / f"outside/{number}"
+        for name in ("volume", "target"):
+            (work / name).mkdir(parents=True)
+        assert words in _indexed(change, work)
+
+
+# --- around it ------------------------------------------------------------------------------------------------------
+
+
+def test_a_target_that_is_not_empty_or_a_link(place: Path) -> None:
+    (place / "target/x").touch()
+    (place / "link").symlink_to(place / "volume")
+    for name in ("target", "link", "nowhere"):
+        with pytest.raises(RestoreFailed, match="nothing was extracted"):
+            extracted(TOP + END, place / name)
+
+
+def test_damaged_gzip_and_a_failing_disk(place: Path) -> None:
+    packed = bytearray(gzip.compress(TOP + member("media/a", content=os.urandom(300_000)) + END))
+    packed[len(packed) // 2] ^= 1
+    with reader(io.BytesIO(packed)) as stream, pytest.raises(IntegrityError, match="damaged"):
+        extract(stream, "media", place / "target", index=None, trusted=True, limit=BIG, progress=_silent)
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    (place / "t2").mkdir()
+    with pytest.raises(StoreError, match="Input/output error"):
+        extract(Failing(), "media", place / "t2", index=None, trusted=True, limit=BIG, progress=_silent)
+
+
+def test_memory_stays_flat(place: Path) -> None:
+    """A hundred thousand members, none of which is held."""
+    code = (
+        "import io, resource, sys; from pathlib import Path; from backup.sources.untar import extract\n"
+        "extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
+        " progress=lambda count: None); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    used = []
+    for count in (10, 20_000):
+        with open(place / "outside/tar", "wb") as file:
+            file.write(TOP)
+            for number in range(count):
+                file.write(member(f"media/{number}"))
+            file.write(END)
+        (place / f"target/{count}").mkdir()
+        command = [sys.executable, "-c", code, place / "outside/tar", place / f"target/{count}"]
+        used.append(int(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout))
+    assert used[1] < used[0] + 3000
+
+
+def test_a_foreign_order_keeps_times(place: Path) -> None:
+    """bsdtar comes back to a directory that it had left."""
+    tar = TOP + member("media/d/", DIR, mtime=1000) + member("media/e/", DIR, mtime=2000)
+    extracted(tar + member("media/d/late", mtime=5) + member("media/x") + END, place / "target", trusted=False)
+    assert (place / "target/d").stat().st_mtime == 1000
+    assert (place / "target/e").stat().st_mtime == 2000
+
+
+def test_what_is_inherited_is_not_restored(place: Path) -> None:
+    (place / "volume/d").mkdir()
+    (place / "volume/d/f").touch()
+    tar, index = archived(place / "volume")
+    os.setxattr(place / "target", "system.posix_acl_default", acl(99))
+    os.chown(place / "target", 5, 5)
+    (place / "target").chmod(0o2700)
+    extracted(tar.getvalue(), place / "target", index.lines())
+    assert look(place / "target") == look(place / "volume")
+
+
+def test_the_header_helpers_fit(place: Path) -> None:
+    """The crafted parts make a good archive when nothing is wrong with them."""
+    found = os.stat(place)
+    ours = header(Member(b"media/o", FILE, found, 2)) + b"ok" + padding(2)
+    tar = TOP + member("media/a", content=b"a") + _sparse(b"1\n512\n512\n", "4096", bytes(512)) + ours
+    extracted(tar + ending(len(tar)), place / "target")
+    assert sorted(os.listdir(place / "target")) == ["a", "o", "s"]

@@ -1,0 +1,357 @@
+"""However often an exchange is interrupted: going on gives exactly one tree, turning round exactly the other."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backup import trees
+from backup.errors import IntegrityError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
+from backup.sources import media
+from backup.sources.metadata import Metadata, apply
+from tests.support.nasty import acl, fill, look
+
+STAMP = "20261123-1047"
+SKIP = trees.PREFIX.encode()
+Look = dict[bytes, tuple[object, ...]]
+
+
+class Volume:
+    """A volume with a small live tree, and another one, nasty, extracted beside it."""
+
+    def __init__(self, base: Path) -> None:
+        self.root = base / "volume"
+        self.staging = self.root / (trees.PREFIX + STAMP)
+        self.root.mkdir(parents=True)
+        for name in ("both", "only before", "folder/inner"):
+            path = self.root / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"before " + name.encode())
+        (self.root / "lost+found").mkdir()
+        os.setxattr(self.root, "user.root", b"before")
+        os.setxattr(self.root, "system.posix_acl_default", acl(7))
+        self.root.chmod(0o3775)
+        os.utime(self.root, ns=(1, 1_300_000_000_000_000_001))
+        self.old = self.live()
+        trees.prepare(self.root, STAMP)
+        new = self.staging / "new"
+        for name in ("both", "only after", "folder/other", "z"):
+            path = new / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"after " + name.encode())
+        (new / "link").symlink_to("/nowhere")
+        fd = os.open(new, os.O_RDONLY)
+        apply(fd, Metadata(0o2751, 1001, 1002, 1_400_000_000_000_000_007, {b"user.root": b"after"}), set())
+        os.close(fd)
+        self.new = self.seen(new)
+        with trees.Trees(self.root, STAMP) as staging:
+            staging.extracted()
+
+    def live(self) -> Look:
+        return self.seen(self.root)
+
+    def kept(self, side: str) -> Look:
+        """What is kept, without its root."""
+        return _inner(self.seen(self.staging / side))
+
+    @staticmethod
+    def seen(root: Path) -> Look:
+        return {path: what for path, what in look(root, SKIP).items() if path != b"/lost+found"}
+
+    def is_new(self) -> None:
+        assert self.live() == self.new and self.kept("old") == _inner(self.old) and self.kept("new") == {}
+        assert trees.state(self.root, STAMP) == "exchanged"
+
+    def is_old(self) -> None:
+        assert self.live() == self.old and self.kept("new") == _inner(self.new) and self.kept("old") == {}
+        assert trees.state(self.root, STAMP) == "ready"
+        assert (self.root / "lost+found").is_dir()
+
+
+def _inner(found: Look) -> Look:
+    return {path: what for path, what in found.items() if path}
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path)
+
+
+def test_there_and_back_and_there(volume: Volume) -> None:
+    volume.is_old()
+    for _ in range(2):
+        for _ in range(2):  # done already, it does nothing
+            trees.exchange(volume.root, STAMP)
+            volume.is_new()
+        for _ in range(2):
+            trees.exchange_back(volume.root, STAMP)
+            volume.is_old()
+
+
+def test_what_the_application_changes_between_is_kept_too(volume: Volume) -> None:
+    trees.exchange(volume.root, STAMP)
+    (volume.root / "uploaded since").write_bytes(b"since")
+    volume.root.chmod(0o700)
+    volume.new = volume.live()
+    trees.exchange_back(volume.root, STAMP)
+    volume.is_old()
+    trees.exchange(volume.root, STAMP)
+    volume.is_new()
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_discard_leaves_the_live_tree(volume: Volume, exchanged: bool) -> None:
+    if exchanged:
+        trees.exchange(volume.root, STAMP)
+    before = volume.live()
+    trees.discard(volume.root, STAMP)
+    assert volume.live() == before and trees.state(volume.root, STAMP) == "absent"
+    trees.discard(volume.root, STAMP)
+    trees.exchange_back(volume.root, STAMP)
+    with pytest.raises(NotFound):
+        trees.exchange(volume.root, STAMP)
+    assert volume.live() == before and trees.kept(volume.root) == []
+
+
+def test_an_unfinished_extraction_is_not_exchanged(tmp_path: Path) -> None:
+    (tmp_path / "live").touch()
+    trees.prepare(tmp_path, STAMP)
+    assert trees.state(tmp_path, STAMP) == "extracting"
+    (tmp_path / (trees.PREFIX + STAMP) / "new/part").touch()
+    with pytest.raises(RestoreFailed, match="not extracted to its end"):
+        trees.exchange(tmp_path, STAMP)
+    trees.exchange_back(tmp_path, STAMP)
+    trees.prepare(tmp_path, STAMP)  # begins anew
+    assert list((tmp_path / (trees.PREFIX + STAMP) / "new").iterdir()) == []
+    trees.discard(tmp_path, STAMP)
+    assert [path.name for path in tmp_path.iterdir()] == ["live"]
+
+
+def test_a_tree_that_is_kept_is_not_prepared_over(volume: Volume) -> None:
+    with pytest.raises(RestoreFailed, match="holds a tree already"):
+        trees.prepare(volume.root, STAMP)
+    volume.is_old()
+
+
+def test_several_restores_side_by_side(volume: Volume) -> None:
+    trees.exchange(volume.root, STAMP)
+    trees.prepare(volume.root, "other")
+    (volume.root / (trees.PREFIX + "other") / "new/x").write_bytes(b"12345")
+    with trees.Trees(volume.root, "other") as staging:
+        staging.extracted()
+    trees.exchange(volume.root, "other")
+    assert sorted(volume.live()) == [b"", b"/x"]
+    size = sum(len(path.read_bytes()) for path in volume.staging.rglob("*") if path.is_file() and path.name != "state")
+    kept = {each.stamp: each for each in trees.kept(volume.root)}
+    assert kept[STAMP] == trees.Kept(STAMP, "exchanged", size) and kept["other"].state == "exchanged"
+    trees.exchange_back(volume.root, "other")
+    volume.is_new()
+
+
+def test_the_archiver_leaves_it_out(volume: Volume) -> None:
+    (volume.root / "folder" / (trees.PREFIX + "x")).touch()
+    tar, index = io.BytesIO(), io.BytesIO()
+    media.archive(volume.root, "media", tar, index, excludes=(trees.EXCLUDE,))
+    paths = {entry.path for entry in media.parse_index(index.getvalue().splitlines(keepends=True))}
+    names = (b"both", b"only before", b"folder/inner", b"folder/.obcms-restore-x")
+    assert paths == {b"media/" + name for name in names}
+
+
+# --- interrupted ----------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process ends here: nothing after it is done, nothing is tidied up."""
+
+
+_CALLS = ("rename", "fsync", "open", "fchown", "fchmod", "utime", "setxattr", "removexattr")
+
+
+@contextlib.contextmanager
+def killed_at(number: int) -> Iterator[None]:
+    """The system call of that number, of those that change something, is not made any more."""
+    left = [number]
+    real = {name: getattr(os, name) for name in _CALLS}
+
+    def guarded(name: str) -> object:
+        def call(*arguments: object, **options: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return real[name](*arguments, **options)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _CALLS:
+            patch.setattr(os, name, guarded(name))
+        with contextlib.suppress(Killed):
+            yield
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    moves=st.lists(
+        st.tuples(st.sampled_from(["exchange", "exchange_back"]), st.integers(0, 70)), min_size=1, max_size=6
+    ),
+    forward=st.booleans(),
+)
+def test_any_number_of_interruptions(
+    moves: list[tuple[str, int]], forward: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = tmp_path_factory.mktemp("interrupted")
+    volume = Volume(base)
+    for verb, number in moves:
+        with killed_at(number):
+            getattr(trees, verb)(volume.root, STAMP)
+        if trees.state(volume.root, STAMP) == "moving":
+            with pytest.raises(RestoreUnfinished):
+                trees.discard(volume.root, STAMP)
+    (trees.exchange if forward else trees.exchange_back)(volume.root, STAMP)
+    (volume.is_new if forward else volume.is_old)()
+    shutil.rmtree(base)
+
+
+def _halfway(volume: Volume) -> None:
+    with killed_at(18):
+        trees.exchange(volume.root, STAMP)
+    assert trees.state(volume.root, STAMP) == "moving"
+
+
+def test_what_came_between_is_never_overwritten(volume: Volume) -> None:
+    _halfway(volume)
+    names = {name for name in os.listdir(volume.staging / "old")}
+    assert names
+    (volume.root / min(names)).write_bytes(b"uploaded in the moment")
+    with pytest.raises(RestoreUnfinished, match="nothing was overwritten") as caught:
+        (trees.exchange_back if not (volume.root / "z").exists() else trees.exchange)(volume.root, STAMP)
+    assert caught.value.hint
+    assert (volume.root / min(names)).read_bytes() == b"uploaded in the moment"
+    (volume.root / min(names)).unlink()
+    trees.exchange_back(volume.root, STAMP)
+    volume.is_old()
+
+
+def test_a_failing_disk_leaves_it_resumable(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(RestoreFailed, match="as they were") as caught:
+            trees.exchange(volume.root, STAMP)
+        assert "free space" in caught.value.hint
+    volume.is_old()
+    real = os.rename
+
+    def second(*names: str | bytes, **options: int) -> None:
+        if names[0] == b"folder":
+            failing()
+        real(*names, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", second)
+        with pytest.raises(RestoreUnfinished, match="between two states"):
+            trees.exchange(volume.root, STAMP)
+    trees.exchange(volume.root, STAMP)
+    volume.is_new()
+
+
+# --- what else may lie there ----------------------------------------------------------------------------------------
+
+
+def test_a_mount_within_the_volume_is_refused_before_anything_moves(volume: Volume) -> None:
+    (volume.root / "folder/in ner").mkdir()
+    point = volume.root / "folder/in ner"
+    volume.old = volume.live()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", point], check=True)
+    try:
+        with pytest.raises(RestoreFailed, match="in ner' is mounted within") as caught:
+            trees.exchange(volume.root, STAMP)
+        assert "nothing was moved" in caught.value.message
+    finally:
+        subprocess.run(["umount", point], check=True)
+    volume.is_old()
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to all", "another owner"])
+def test_what_others_made_in_its_place_is_not_used(tmp_path: Path, kind: str) -> None:
+    name = tmp_path / "volume" / (trees.PREFIX + STAMP)
+    other = tmp_path / "other"
+    (tmp_path / "volume").mkdir()
+    (other / "new").mkdir(parents=True)
+    other.chmod(0o700)
+    (other / "state").write_text('{"version": 1, "step": "settled", "live": "old", "roots": {}}')
+    if kind == "link":
+        name.symlink_to(other)
+    elif kind == "file":
+        name.touch()
+    else:
+        other.rename(name)
+        name.chmod(0o755 if kind == "open to all" else 0o700)
+        os.chown(name, 0 if kind == "open to all" else 1000, 0)
+    before = look(tmp_path)
+    for act in (trees.exchange, trees.exchange_back, trees.discard, trees.prepare, trees.state):
+        with pytest.raises(RestoreFailed):
+            act(tmp_path / "volume", STAMP)
+    assert trees.kept(tmp_path / "volume") == []
+    assert look(tmp_path) == before
+
+
+@pytest.mark.parametrize("stamp", ["", "..", "a/b", "a\n", "x" * 65, "../../etc"])
+def test_a_stamp_is_a_name(tmp_path: Path, stamp: str) -> None:
+    for act in (trees.state, trees.prepare, trees.exchange):
+        with pytest.raises(NotFound):
+            act(tmp_path, stamp)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_at_a_time(volume: Volume) -> None:
+    with trees.Trees(volume.root, STAMP):
+        for act in (trees.exchange, trees.exchange_back, trees.discard):
+            with pytest.raises(LockHeld):
+                act(volume.root, STAMP)
+        assert trees.state(volume.root, STAMP) == "ready"
+    volume.is_old()
+    with trees.Trees(volume.root, STAMP) as staging:
+        fcntl.flock(staging.folder, fcntl.LOCK_UN)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"version": 2}', '{"version": 1, "step": "in", "live": "x", "roots": {}}'])
+def test_a_damaged_note_moves_nothing(volume: Volume, text: str) -> None:
+    (volume.staging / "state").write_text(text)
+    for act in (trees.exchange, trees.exchange_back, trees.discard):
+        with pytest.raises(IntegrityError, match="nothing was moved"):
+            act(volume.root, STAMP)
+    assert volume.live() == volume.old
+
+
+def test_discard_of_a_deep_and_odd_tree(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/precious").touch()
+    root = tmp_path / "volume"
+    root.mkdir()
+    trees.prepare(root, STAMP)
+    new = root / (trees.PREFIX + STAMP) / "new"
+    fill(new)
+    (new / "to outside").symlink_to(tmp_path / "outside")
+    fd = os.open(new, os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d" * 200, dir_fd=fd)
+        os.symlink("/etc", "link", dir_fd=fd)
+        above, fd = fd, os.open("d" * 200, os.O_RDONLY, dir_fd=fd)
+        os.close(above)
+    os.close(fd)
+    trees.discard(root, STAMP)
+    assert list(root.iterdir()) == []
+    assert (tmp_path / "outside/precious").exists()
