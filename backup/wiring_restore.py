@@ -16,7 +16,7 @@ from backup.errors import BackupError, ConfigError
 from backup.operations.restore.shop import Shop, Trees
 from backup.progress import Progress
 from backup.records import new_run_id
-from backup.sources.filetrees import FileTrees, InHelper, in_child
+from backup.sources.filetrees import FILES_ROLE, FileTrees, InHelper, in_child
 from backup.sources.volumes import NO_VOLUMES
 from backup.text import printable
 from backup.wiring import App
@@ -72,6 +72,8 @@ class _Restoring:
         if found is None or found[1] is None:
             return FileTrees(volumes, in_child, self._progress.advance)
         engine, own = found[0], found[1]
+        # One that outlived its sidecar would hold on to the trees.
+        engine.sweep_helpers(self._app.instance(), role=FILES_ROLE)
         runner = InHelper(
             engine,
             own.image_id,

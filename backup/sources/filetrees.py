@@ -15,14 +15,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
-from backup.errors import RestoreFailed
+from backup.errors import BackupError, IntegrityError, LockHeld, RestoreFailed, RestoreUnfinished
 from backup.text import printable
 
+FILES_ROLE: Final = "files"
 PYTHON: Final = "/app/venv/bin/python"
 _MODULE: Final = ("-m", "backup.mediatree")
 _ROOT: Final = Path(__file__).resolve().parents[2]
 # To give files their owners and modes, and to read archives whatever their mode.
 CAPABILITIES: Final = ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID"]
+
+_ERRORS: Final[dict[str, type[BackupError]]] = {
+    each.__name__: each for each in (IntegrityError, LockHeld, RestoreUnfinished)
+}
 
 # Gives the output lines of a command, then its exit code.
 Runner = Callable[[str, Sequence[str]], "Iterator[str | int]"]
@@ -74,18 +79,27 @@ class FileTrees:
             if isinstance(line, int):
                 code = line
                 continue
-            try:
-                answer = json.loads(line)
-            except ValueError:
+            found = _object(line)
+            if found is None:
                 said = line
                 continue
+            answer = found
             if set(answer) == {"bytes"}:
                 self.progress(int(answer["bytes"]) - told)
                 told = int(answer["bytes"])
         if code == 0:
             return answer
         message = str(answer.get("message") or said or f"it ended with exit code {code}")
-        raise RestoreFailed(f"the files of {volume}: {printable(message)}", str(answer.get("hint", "")))
+        kind = _ERRORS.get(str(answer.get("error")), RestoreFailed)
+        raise kind(f"the files of {volume}: {printable(message)}", str(answer.get("hint", "")))
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def in_child(_volume: str, words: Sequence[str]) -> Iterator[str | int]:
@@ -125,7 +139,7 @@ class InHelper:
 
     def __call__(self, volume: str, words: Sequence[str]) -> Iterator[str | int]:
         """See Runner."""
-        labels = {LABEL: self.instance, LABEL_RUN: self.run, LABEL_ROLE: "files"}
+        labels = {LABEL: self.instance, LABEL_RUN: self.run, LABEL_ROLE: FILES_ROLE}
         command = [PYTHON, *_MODULE, *words]
         helper = self.engine.start_alone(self.image, command, labels, [self.backups, self.mount(volume)], CAPABILITIES)
         try:

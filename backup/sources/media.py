@@ -57,7 +57,8 @@ __all__ = [
     "parse_index",
 ]
 
-DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store", ".obcms-restore-*")
+# The last: what a restore keeps beside the live files, in the root of a volume.
+DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store", "/.obcms-restore-*")
 _WHOLE = 4 << 20
 _ATTEMPTS = 3
 _NOT_STORED = {stat.S_IFSOCK: "socket skipped", stat.S_IFIFO: "FIFO skipped"}

@@ -71,6 +71,7 @@ class Volume:
     def is_new(self) -> None:
         assert self.live() == self.new and self.kept("old") == _inner(self.old) and self.kept("new") == {}
         assert trees.state(self.root, STAMP) == "exchanged"
+        assert (self.root / "lost+found").is_dir()
 
     def is_old(self) -> None:
         assert self.live() == self.old and self.kept("new") == _inner(self.new) and self.kept("old") == {}

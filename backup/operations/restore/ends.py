@@ -48,16 +48,22 @@ def forward(work: Work) -> None:
         work.advance(Step.SWAPPED)
         if work.journal.kind == "restore":
             failed += _run_commands(work)
-    work.advance(Step.STARTING)
-    failed += start_application(work)
-    _note_kept(work)
-    work.file.finish()
+    failed += start_again(work)
     _analyze(work)
     if failed:
         raise AfterRestore(
             f"{work.journal.set} is restored, but what belongs after it failed: {'; '.join(failed)}",
             "Put that right by hand; `undo` brings back the state of before.",
         )
+
+
+def start_again(work: Work) -> list[str]:
+    """After the exchange: start what was stopped, note what is kept, end the journal; what failed, in words."""
+    work.advance(Step.STARTING)
+    failed = start_application(work)
+    _note_kept(work)
+    work.file.finish()
+    return failed
 
 
 def back(work: Work) -> None:
@@ -186,12 +192,16 @@ def _note_kept(work: Work) -> None:
     journal, shop = work.journal, work.shop
     earlier = work.kept.read()
     if earlier and journal.kind == "restore" and earlier.id != journal.id:
-        freed = discard(shop)
-        logger.info("removed what the restore before this one replaced: {}", size(freed))
-    login = shop.source().login
+        try:
+            logger.info("removed what the restore before this one replaced: {}", size(discard(shop)))
+        except BackupError as error:
+            left = [earlier.database.kept] if earlier.database else []
+            left += [f".obcms-restore-{volume.stamp} in {volume.name}" for volume in earlier.volumes]
+            told = printable(", ".join(left))
+            logger.warning("{} could not be removed, do so by hand: {} {}", told, error.message, error.hint)
     database, swap = None, journal.database
     if swap and swap.live_oid and swap.new_oid:
-        found = find(login, swap.kept)
+        found = find(shop.source().login, swap.kept)
         database = KeptDatabase(
             live=swap.live,
             current_oid=swap.new_oid,

@@ -20,6 +20,7 @@ from backup.sets import StoredSet
 from backup.sources.places import LOAD_OPTIONS, STRICT
 from backup.sources.postgres import PostgresSource
 from backup.sources.roles import Roles
+from backup.stores.disk import free_space
 from backup.stores.local import LocalStore
 from backup.stream.content import Kind
 from backup.stream.load import WithoutDrops
@@ -69,7 +70,7 @@ def extract(work: Work, stored: StoredSet) -> None:
             return
         work.shop.progress.phase(f"unpacking {volume.name}")
         archive, index = archive_of(stored, volume.name)
-        limit = _bytes(stored.manifest, volume.name)
+        limit = _bytes(stored.manifest, volume.name) or free_space(work.shop.volumes / volume.name)
         trees.extract(
             volume.name,
             stored.directory / archive,
@@ -197,6 +198,6 @@ def _compare(login: Login, found: Found) -> None:
 
 
 def _bytes(manifest: Manifest | None, volume: str) -> int:
-    """The most that an archive may unpack to."""
+    """The most that an archive may unpack to; 0 when no manifest tells."""
     part = next((v for v in manifest.volumes if v.name == volume), None) if manifest else None
-    return int(part.bytes * _SPARE) + (64 << 20) if part else 1 << 62
+    return int(part.bytes * _SPARE) + (64 << 20) if part else 0

@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from backup import lock
 from backup.database.server import find
-from backup.errors import AfterRestore, BackupError, IntegrityError, NotFound, RestoreFailed
-from backup.journal import DatabaseSwap, Journal, JournalFile, KeptFile, Step, VolumeSwap, direction
+from backup.errors import (
+    AfterRestore,
+    BackupError,
+    IntegrityError,
+    Interrupted,
+    NotFound,
+    RestoreFailed,
+    RestoreUnfinished,
+)
+from backup.journal import DatabaseSwap, Journal, JournalFile, KeptFile, Step, VolumeSwap, direction, unfinished
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations import runs
@@ -24,6 +32,9 @@ from backup.records import Outcome, Run, new_run_id
 from backup.retention import old_safety_sets
 from backup.sets import StoredSet
 from backup.text import printable, size
+
+# A backup may have begun between the safety set and this.
+_PATIENCE: Final = 900.0
 
 
 @dataclass(frozen=True)
@@ -146,14 +157,30 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
     except AfterRestore:
         raise
     except BaseException as error:
-        if work.journal.step.number >= Step.SWAPPED.number:
-            raise  # it is restored: the rest is finished by the next start, or by a person
-        logger.warning("rolling back: {}", error.message if isinstance(error, BackupError) else "it was interrupted")
         with runs.undisturbed():
-            ends.back(work)
+            if work.journal.step.number >= Step.SWAPPED.number:
+                # It is restored; the application must not stay stopped for what failed after that.
+                for line in ends.start_again(work):
+                    logger.error("{}", line)
+                raise
+            _roll_back(work, error)
         if isinstance(error, BackupError) and not isinstance(error, RestoreFailed):
             raise RestoreFailed(f"nothing was restored, all is as before: {error.message}", error.hint) from error
         raise
+
+
+def _roll_back(work: Work, error: BaseException) -> None:
+    why = error.message if isinstance(error, (BackupError, Interrupted)) else str(error)
+    logger.warning("rolling back: {}", why)
+    try:
+        ends.back(work)
+    except AfterRestore:
+        raise
+    except BackupError as second:
+        half = unfinished(work.journal, work.shop.clock())
+        raise RestoreUnfinished(
+            f"{half.message}. It failed with: {why}; and putting things back failed with: {second.message}", half.hint
+        ) from error
 
 
 def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
@@ -185,10 +212,9 @@ def _safety(wish: Wish, shop: Shop) -> str:
     if not wish.safety:
         logger.warning("no safety set is taken, as you asked")
         return ""
-    source = shop.source()
-    database = find(source.login, source.login.name) is not None
+    database = wish.only != "media" and _database_there(shop)
     if not database and wish.only == "database":
-        logger.warning("there is no database {} yet: no safety set is needed", printable(source.login.name))
+        logger.warning("there is no database yet: no safety set is needed")
         return ""
     logger.info("taking a safety set of the present state")
     only: Half | None = wish.only or (None if database else "media")
@@ -201,12 +227,24 @@ def _safety(wish: Wish, shop: Shop) -> str:
         ) from error
 
 
+def _database_there(shop: Shop) -> bool:
+    login = shop.source().login
+    return find(login, login.name) is not None
+
+
 @contextlib.contextmanager
 def _recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
     """Hold the lock and record the run."""
     started = shop.clock()
     run = Run(id=new_run_id(started), operation=operation, started=started, set=name)
-    with lock.hold(shop.lock, f"{operation} {name}".strip(), run.id):
+    waiting = "waiting for another run to end: {}"
+    with lock.hold(
+        shop.lock,
+        f"{operation} {name}".strip(),
+        run.id,
+        wait=_PATIENCE,
+        waiting=lambda who: logger.info(waiting, who),
+    ):
         try:
             runs.recover(shop.catalog, shop.records, started)
             shop.records.begin(run)

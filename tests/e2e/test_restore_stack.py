@@ -1,0 +1,110 @@
+"""A restore beside a running application, by the shipped image and overlay, as an operator does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.faults import eventually, seeded
+from tests.support.stack import FILES, STACK, Stack, docker
+
+COUNT = "SELECT count(*) FROM documents"
+FIND = "find /app/src/media -type f -not -path '*/.obcms-restore-*' -print0 | sort -z | xargs -0 sha256sum"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    made = Stack(f"obcms-restore-{os.getpid()}")
+    made.down()
+    try:
+        made.compose("up", "-d", "--wait", "--wait-timeout", "120", "db", "pgbouncer")
+        made.compose("up", "-d", "web1", "celery-worker1", "nginx")
+        made.compose("exec", "-T", "web1", "sh", "-s", stdin=(STACK / "seed-media").read_bytes())
+        made.backup("create", "daily")
+        yield made
+    finally:
+        made.down()
+
+
+def state(stack: Stack) -> tuple[int, str]:
+    """Rows, and every file with its hash, as the application sees them."""
+    return int(stack.psql(COUNT)), stack.compose("exec", "-T", "web1", "sh", "-c", FIND).output
+
+
+def damage(stack: Stack) -> None:
+    stack.psql("DELETE FROM documents WHERE id < 100; DROP TABLE empty_table")
+    harm = "rm -r /app/src/media/ai_documents/pdf/2025/02; echo harm > /app/src/media/harm"
+    stack.compose("exec", "-T", "web1", "sh", "-c", harm)
+
+
+def started(stack: Stack, service: str) -> str:
+    return docker("inspect", "-f", "{{.State.StartedAt}} {{.State.Running}}", stack.container(service)).decode().strip()
+
+
+def daily(stack: Stack) -> str:
+    listed = stack.backup("list", "daily", "--json").output
+    return str(json.loads(listed[listed.index("[") :])[-1]["id"])
+
+
+def test_proven_restored_and_undone_beside_a_running_application(stack: Stack) -> None:
+    identifier = daily(stack)
+    assert "is proven" in stack.backup("drill", identifier).output
+    whole = state(stack)
+    damage(stack)
+    damaged = state(stack)
+    assert whole != damaged
+    before = {service: started(stack, service) for service in ("web1", "celery-worker1", "pgbouncer", "nginx", "db")}
+    said = stack.backup("restore", identifier, "--force").output
+    assert state(stack) == whole
+    after = {service: started(stack, service) for service in before}
+    assert {service for service in before if before[service] != after[service]} == {"web1", "celery-worker1"}
+    assert all(times.endswith("true") for times in after.values())
+    assert "could not be reached for" in said and "web1" in said
+    owners = stack.compose("exec", "-T", "web1", "sh", "-c", "stat -c %u:%g:%a /app/src/media").output
+    assert owners.strip() == "1000:1000:755"
+    stack.backup("undo", "--force")
+    assert state(stack) == damaged
+    stack.backup("undo", "--force")
+    assert state(stack) == whole
+    stack.backup("undo", "--discard", "--force")
+    assert state(stack) == whole
+    assert ".obcms-restore" not in stack.compose("exec", "-T", "web1", "ls", "-a", "/app/src/media").output
+    assert helpers() == ""
+
+
+def helpers() -> str:
+    return docker("ps", "-aq", "--filter", "label=obcms.backup.role").decode()
+
+
+def test_the_service_ends_a_restore_that_was_killed(stack: Stack) -> None:
+    """Nobody comes by: within half a minute the application runs again, on one whole state."""
+    identifier, moments = daily(stack), seeded()
+    whole = state(stack)
+    stack.psql("DELETE FROM documents WHERE id = 300")
+    stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    changed = state(stack)
+    for number in range(3):
+        name = f"{stack.project}-killed-{number}"
+        words = ("run", "--rm", "-T", "--name", name, "backup", "restore", identifier, "--force", "--no-safety")
+        command = ["docker", "compose", "-p", stack.project, *[w for file in FILES for w in ("-f", str(file))], *words]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            eventually(lambda: journal(stack) or process.poll() is not None, 60, 0.02)
+            time.sleep(moments.uniform(0, 1.5))
+            subprocess.run(["docker", "kill", name], capture_output=True, check=False)
+            process.wait()
+        eventually(lambda: not journal(stack), 60, 0.5)
+        eventually(lambda: started(stack, "web1").endswith("true"), 30, 0.5)
+        assert state(stack) in (whole, changed)
+        if state(stack) == whole:
+            stack.psql("DELETE FROM documents WHERE id = 300")
+    stack.compose("rm", "-sfv", "backup")
+
+
+def journal(stack: Stack) -> bool:
+    words = ("exec", "-T", "backup", "test", "-e", "/backups/state/restore.json")
+    return stack.compose(*words, check=False).code == 0
