@@ -34,6 +34,11 @@ class _Restoring:
     def shop(self) -> Shop:
         app, settings = self._app, self._settings
         present = app.workshop(self._progress)
+        if settings.db_service in settings.restore_stop or settings.db_host in settings.restore_stop:
+            raise ConfigError(
+                "BACKUP_RESTORE_STOP names the database's own service, which a restore needs running",
+                "Name the services that use it.",
+            )
         return Shop(
             catalog=app.catalog,
             records=app.records,

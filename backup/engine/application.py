@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -33,13 +34,15 @@ class Application:
             self._engine.api.stop(container.id, timeout=grace)
 
     def start(self, identifier: str, name: str) -> bool:
-        """Start a stopped container; False when it is no longer there. One that runs is left alone."""
-        try:
-            with asking(f"starting {printable(name)}"):
-                self._engine.api.start(identifier)
-        except Gone:
-            return False
-        return True
+        """Start a stopped container; False when it is no longer there, by its id nor by its name.
+
+        One that runs is left alone. Compose may have made it anew under its name meanwhile.
+        """
+        for known in (identifier, name):
+            with contextlib.suppress(Gone), asking(f"starting {printable(name)}"):
+                self._engine.api.start(known)
+                return True
+        return False
 
     def run(self, container: Container, command: str) -> tuple[int, str]:
         """Run a shell command inside a running container; its exit code and the end of its output."""

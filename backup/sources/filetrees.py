@@ -61,7 +61,13 @@ class FileTrees:
 
     def exchanged(self, volume: str, stamp: str) -> bool:
         """See Trees."""
-        return bool(self._call(volume, "state", self._root(volume), stamp)["state"] == "exchanged")
+        found = str(self._call(volume, "state", self._root(volume), stamp)["state"])
+        if found not in ("ready", "exchanged"):
+            raise RestoreFailed(
+                f"what is kept of {volume} is not whole any more ({found}); nothing was changed",
+                "`undo --discard` removes what is left of it.",
+            )
+        return found == "exchanged"
 
     def kept(self, volume: str, stamp: str) -> int:
         """See Trees."""

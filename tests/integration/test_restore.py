@@ -307,3 +307,50 @@ def test_what_was_replaced_is_kept_for_its_days(target: Sidecar, server: Server)
     assert result.code == 0 and "removed what the last restore replaced" in result.output, result.output
     clean(target, server)
     assert live(target, server) == (OLD, "old")
+
+
+def test_onto_a_server_without_the_database(target: Sidecar, server: Server) -> None:
+    """With no database, and the files gone: one command. Killed in the middle of it, it can be taken back whole."""
+    name = target.environment["DB_NAME"]
+    server.execute("postgres", f"DROP DATABASE {name} WITH (FORCE)")
+    for path in target.media.iterdir():
+        subprocess.run(["rm", "-r", str(path)], check=True)
+    killer = target.root.parent / "killer.py"
+    killer.write_text(KILLER)
+    target.program = killer
+    for at in (6, 7, 8):
+        result = restored(target, KILL_AT=str(at), KILL_WHEN="after")
+        assert result.code == -signal.SIGKILL, result.output
+        target.program = None
+        ended = target.run("restore", "--rollback")
+        assert ended.code == 0, ended.output
+        assert name not in server.databases() and list(target.media.iterdir()) == []
+        target.program = killer
+    target.program = None
+    result = restored(target)
+    assert result.code == 0 and "the database is new" in result.output, result.output
+    assert live(target, server) == (OLD, "old")
+    assert server.value(name, "SHOW app.colour") == "blue"
+    clean_of_databases = [each for each in server.databases() if each.startswith(f"{name}__")]
+    assert clean_of_databases == []
+
+
+def test_the_database_itself_cannot_be_among_the_stopped(target: Sidecar, server: Server) -> None:
+    result = restored(target, BACKUP_RESTORE_STOP=server.service)
+    assert result.code == 10 and "BACKUP_RESTORE_STOP" in result.output, result.output
+
+
+def test_a_signal_while_the_safety_set_is_made_stops_the_restore(target: Sidecar, server: Server) -> None:
+    moments = seeded()
+    for _ in range(4):
+        with under_way(target, "restore", daily(target), "--force") as process:
+            eventually(lambda: any((target.root / "pre-restore").glob(".obcms*")), 20, 0.002)
+            time.sleep(moments.uniform(0, 0.8))
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+        row, kind = live(target, server)
+        assert row[0] == kind and (process.returncode == 0) == (kind == "old"), output
+        if kind == "old":
+            assert target.run("undo", "--force").code == 0
+        for path in (target.root / "pre-restore").iterdir():
+            path.unlink()

@@ -6,14 +6,15 @@ Both go by the journal and by what is found, so that they can be begun again aft
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from backup.database.admin import drop, drop_marked
 from backup.database.content import analyze
 from backup.database.exchange import Exchange, exchange, state
 from backup.database.server import find
 from backup.engine.application import Application
-from backup.errors import AfterRestore, BackupError, RestoreUnfinished
-from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Step, Stopped, VolumeSwap, unfinished
+from backup.errors import AfterRestore, BackupError, RestoreFailed, RestoreUnfinished
+from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Step, Stopped, VolumeSwap
 from backup.log import logger
 from backup.operations.restore.shop import Shop, Work
 from backup.text import duration, plural, printable, size
@@ -29,6 +30,16 @@ def stop_application(work: Work) -> None:
     stopped = tuple(Stopped(id=c.id, name=c.name, service=c.service) for c in found)
     work.advance(Step.STOPPING, stopped=stopped)
     for container in found:
+        logger.info("stopping {}", printable(container.name))
+        application.stop(container)
+
+
+def stop_again(work: Work) -> None:
+    """Before files are moved once more: a person or the engine may have started what was stopped."""
+    application = work.shop.application() if work.journal.stopped else None
+    if application is None:
+        return
+    for container in application.running([entry.name for entry in work.journal.stopped], ()):
         logger.info("stopping {}", printable(container.name))
         application.stop(container)
 
@@ -78,10 +89,23 @@ def back(work: Work) -> None:
                 trees.discard(volume.name, journal.id)
     if journal.database:
         _database_back(work, journal.database)
+    _forget_kept(work)
     failed = start_application(work)
     work.file.finish()
     if failed:
-        raise AfterRestore(f"all is as it was before, but: {'; '.join(failed)}", "Start them by hand.")
+        raise RestoreFailed(f"all is as it was before, but: {'; '.join(failed)}", "Start them by hand.")
+
+
+def _forget_kept(work: Work) -> None:
+    """What was noted as kept just before a kill is live again."""
+    kept, journal = work.kept.read(), work.journal
+    if kept is None or kept.id != journal.id:
+        return
+    if journal.kind == "restore":
+        work.kept.remove()
+    elif kept.database and journal.database and journal.database.live_oid and journal.database.new_oid:
+        oids = {"current_oid": journal.database.live_oid, "kept_oid": journal.database.new_oid}
+        work.kept.write(kept.model_copy(update={"database": kept.database.model_copy(update=oids)}))
 
 
 def discard(shop: Shop) -> int:
@@ -104,7 +128,11 @@ def start_application(work: Work) -> list[str]:
         return []
     application = work.shop.application()
     if application is None:
-        return [f"{plural(len(work.journal.stopped), 'container')} cannot be started: the Docker engine is not there"]
+        raise RestoreUnfinished(
+            f"{plural(len(work.journal.stopped), 'container')} cannot be started: the Docker engine is not there;"
+            " all else is done",
+            "With the engine in reach `restore --resume` starts them, or the running service does.",
+        )
     return list(_started(application, work.journal.stopped))
 
 
@@ -160,7 +188,9 @@ def _database_back(work: Work, swap: DatabaseSwap) -> None:
         return
     if state(login, _wanted(swap)) == "after":
         if swap.live_oid is None:
-            raise unfinished(work.journal, work.shop.clock())
+            # There was none before, so what has the name is ours alone.
+            drop(replace(login, name=swap.new), swap.new_oid, swap.live)
+            return
         name = swap.kept if work.journal.kind == "undo" else swap.new
         exchange(login, Exchange(swap.live, swap.new_oid, swap.live_oid, name))
     if work.journal.kind == "restore":
@@ -175,16 +205,23 @@ def _run_commands(work: Work) -> Iterator[str]:
             continue
         own = tuple(entry for entry in work.journal.stopped if service in (entry.service, entry.name))
         yield from _started(application, own)
-        there = application.running([service], [])
-        if not there:
-            yield f"`{printable(command)}` was not run: no container of {printable(service)} is running"
-            continue
-        logger.info("running in {}: {}", printable(there[0].name), printable(command))
-        code, said = application.run(there[0], command)
-        for line in said.strip().splitlines()[-20:]:
-            logger.info("  {}", printable(line))
-        if code:
-            yield f"`{printable(command)}` in {printable(there[0].name)} ended with exit code {code}"
+        try:
+            yield from _run_one(application, service, command)
+        except BackupError as error:
+            yield f"`{printable(command)}` in {printable(service)} failed: {error.message}"
+
+
+def _run_one(application: Application, service: str, command: str) -> Iterator[str]:
+    there = application.running([service], [])
+    if not there:
+        yield f"`{printable(command)}` was not run: no container of {printable(service)} is running"
+        return
+    logger.info("running in {}: {}", printable(there[0].name), printable(command))
+    code, said = application.run(there[0], command)
+    for line in said.strip().splitlines()[-20:]:
+        logger.info("  {}", printable(line))
+    if code:
+        yield f"`{printable(command)}` in {printable(there[0].name)} ended with exit code {code}"
 
 
 def _note_kept(work: Work) -> None:

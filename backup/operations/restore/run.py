@@ -66,8 +66,15 @@ def restore(wish: Wish, shop: Shop) -> str:
         for old in old_safety_sets(shop.catalog.sets(), shop.clock()):
             logger.info("removing the safety set {}: ten newer ones are there", old.id)
             shop.catalog.remove(old)
-    kept = "`undo` brings back what was live before"
-    return "; ".join(filter(None, [f"{stored.id} is restored", ends.told(work), kept]))
+    return "; ".join(filter(None, [f"{stored.id} is restored", ends.told(work), _undoing(work)]))
+
+
+def _undoing(work: Work) -> str:
+    journal = work.journal
+    if journal.database is None or journal.database.live_oid is not None:
+        return "`undo` brings back what was live before"
+    files = ", it brings back the files only" if journal.volumes else ""
+    return f"the database is new: `undo` does not take it away{files}"
 
 
 def undo(shop: Shop) -> str:
@@ -133,6 +140,8 @@ def end(shop: Shop, *, back: bool | None = None) -> str:
         if journal is None:
             return "it has ended meanwhile"
         work = Work(shop, file, journal)
+        if back or journal.step.number < Step.SWAPPED.number:
+            ends.stop_again(work)
         if back or direction(journal) == "back":
             ends.back(work)
             return f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
@@ -142,8 +151,8 @@ def end(shop: Shop, *, back: bool | None = None) -> str:
 
 def _beside(work: Work, stored: StoredSet, found: Found) -> None:
     """Make the new state beside the old one; the application runs on."""
-    source = work.shop.source()
-    loading.load(work, source, stored, found)
+    if work.journal.database:
+        loading.load(work, work.shop.source(), stored, found)
     loading.extract(work, stored)
     work.advance(Step.READY)
 
@@ -174,8 +183,8 @@ def _roll_back(work: Work, error: BaseException) -> None:
     logger.warning("rolling back: {}", why)
     try:
         ends.back(work)
-    except AfterRestore:
-        raise
+    except RestoreFailed as second:
+        raise RestoreFailed(f"{why}; then: {second.message}", second.hint) from error
     except BackupError as second:
         half = unfinished(work.journal, work.shop.clock())
         raise RestoreUnfinished(
@@ -219,12 +228,19 @@ def _safety(wish: Wish, shop: Shop) -> str:
     logger.info("taking a safety set of the present state")
     only: Half | None = wish.only or (None if database else "media")
     try:
-        return create(Request(Tier.PRE_RESTORE, only, "restore"), shop.workshop).set
+        made = create(Request(Tier.PRE_RESTORE, only, "restore"), shop.workshop).set
     except BackupError as error:
         raise RestoreFailed(
             f"the safety set failed, so nothing was restored and nothing was touched: {error.message}",
             f"{error.hint} --no-safety restores without one.".strip(),
         ) from error
+    verdict = shop.catalog.find(made).verdict
+    if verdict is None or verdict.problems:
+        raise RestoreFailed(
+            f"the safety set {made} was not verified, because the run was told to end; nothing was restored",
+            "Run the restore again.",
+        )
+    return made
 
 
 def _database_there(shop: Shop) -> bool:
