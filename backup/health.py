@@ -63,21 +63,19 @@ def evaluate(
     max_age: timedelta,
     scheduler: SchedulerState | None,
     problem: str = "",
-    notes: Sequence[str] = (),
     since: datetime | None = None,
     free: int | None = None,
-    restoring: Reason | None = None,
+    others: Sequence[Reason] = (),
 ) -> Health:
     """Judge sets and runs. `problem` says why the state could not be read, `scheduler` is None outside the service.
 
-    `free` is the room in the backup volume in bytes, `restoring` a restore under way or half way.
+    `free` is the room in the backup volume in bytes, `others` what has been judged elsewhere: a restore half way,
+    alerts that could not be delivered, slots that were missed.
 
     A first backup that failed before `since`, the start of the service, does not forbid `starting`: its
-    cause may just have been put right. `notes` are standing warnings.
+    cause may just have been put right.
     """
     reasons = [*_scheduler(scheduler), *_room(free)]
-    if restoring:
-        reasons.append(_reason(restoring.severity, restoring.text, restoring.hint))
     good = newest_database(sets)
     if problem:
         reasons.append(_reason("fail", problem, "Until it can be read, nothing here can be called good."))
@@ -88,7 +86,7 @@ def evaluate(
         else:
             reasons += [*_stored(sets, good, now, max_age), *_last_runs(runs)]
         reasons += [*_damage(sets), *_server(sets, good), *_long(runs, now), *_clock(runs, now)]
-    reasons += [_reason("warn", note) for note in notes]
+    reasons += [_reason(other.severity, other.text, other.hint) for other in others]
     reasons.sort(key=lambda reason: -SEVERITIES.index(reason.severity))
     return Health(reasons[0].severity if reasons else "pass", tuple(reasons), now, good, scheduler)
 

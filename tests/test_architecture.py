@@ -21,6 +21,7 @@ LAYERS = [
     {"trees"},
     {"catalog", "records", "journal", "lock", "sources", "config"},
     {"engine", "database", "stores", "stream"},
+    {"overview"},
     {"retention", "plan", "schedule", "health", "forecast", "restorepage", "progress", "log"},
     {"sets"},
     {"manifest", "containers"},
@@ -30,6 +31,7 @@ LAYERS = [
 ALLOWED = {
     ("lock", "stores"): "one translation of OSError",
     ("health", "records"): "the facts that health judges; data classes only",
+    ("overview", "records"): "the facts that are told; data classes only",
     ("stream", "stores"): "an artifact is written into a staged file",
     ("database", "stream"): "one table of remedies for what PostgreSQL clients say",
 }
@@ -48,7 +50,10 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"cli", "display"},
     "loguru": {"log"},
+    "apprise": {"alerts/deliver"},
     "cronsim": {"schedule"},
+    "jinja2": {"web/page"},
+    "prometheus_client": {"web/metrics"},
     "starlette": {"web/app", "web/server"},
     "uvicorn": {"web/server"},
 }

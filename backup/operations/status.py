@@ -49,20 +49,23 @@ def status(
         max_age=timedelta(hours=settings.max_age_hours),
         scheduler=scheduler,
         problem=problem,
-        notes=[NO_OFFSITE] if settings.bucket else [],
         since=since,
         free=free,
-        restoring=_restoring(catalog.root),
+        others=[*_restoring(catalog.root), *_offsite(settings)],
     )
 
 
-def _restoring(root: Path) -> Reason | None:
+def _offsite(settings: Settings) -> list[Reason]:
+    return [Reason("warn", NO_OFFSITE)] if settings.bucket else []
+
+
+def _restoring(root: Path) -> list[Reason]:
     """A restore that is under way, or that stands half way."""
     try:
         journal = JournalFile(root).read()
     except BackupError as error:
-        return Reason("fail", error.message, error.hint)
+        return [Reason("fail", error.message, error.hint)]
     if journal is None:
-        return None
+        return []
     severity, text, hint = journal_reason(journal, alive=lock.holder(root / "state" / "lock") is not None)
-    return Reason(severity, text, hint)
+    return [Reason(severity, text, hint)]

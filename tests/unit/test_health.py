@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.health import SEVERITIES, Health, SchedulerState, evaluate
+from backup.health import SEVERITIES, Health, Reason, SchedulerState, evaluate
 from backup.manifest import DatabasePart, Manifest, Tier, VolumePart
 from backup.records import Outcome, Run
 from backup.sets import State, StoredSet
@@ -86,7 +86,15 @@ def judge(
     free: int | None = None,
 ) -> Health:
     return evaluate(
-        sets, runs, NOW, max_age=MAX_AGE, scheduler=scheduler, problem=problem, notes=notes, since=since, free=free
+        sets,
+        runs,
+        NOW,
+        max_age=MAX_AGE,
+        scheduler=scheduler,
+        problem=problem,
+        since=since,
+        free=free,
+        others=[Reason("warn", note) for note in notes],
     )
 
 

@@ -1,0 +1,97 @@
+"""All that a person or a program is told about the backups, as one value. Pure; `now` is an argument.
+
+The terminal (`status`, `monitor`), /metrics, /api/status and the status page all show this and nothing else, so
+that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from backup.health import Health, Status
+from backup.manifest import Tier
+from backup.records import Run
+from backup.schedule import Slot
+from backup.sets import StoredSet
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How old the newest set of a kind is. `name` is good, proven or offsite.
+
+    `stored` and `age` are None where there is no such set; `limit` is None where no age is too old.
+    """
+
+    name: str
+    stored: StoredSet | None
+    age: timedelta | None
+    limit: timedelta | None
+    status: Status
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TierSummary:
+    """One tier: how many sets, in what state, how large (bytes on disk), how old the newest good one is.
+
+    `keep` is the retention, `expected` the count of sets a full tier has by its schedule; None: unknown or for ever.
+    """
+
+    tier: Tier
+    good: int
+    proven: int
+    bad: int
+    pinned: int
+    size: int
+    newest: StoredSet | None
+    age: timedelta | None
+    next: datetime | None
+    keep: timedelta | None = None
+    expected: int | None = None
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The disk of the backup volume, in bytes. `growth` is bytes per day, `days_left` until the disk is full.
+
+    None: not known. `undo` is what the last restore replaced and is still kept until `undo_until`.
+    """
+
+    used: int
+    free: int | None
+    total: int | None
+    growth: float | None = None
+    days_left: float | None = None
+    undo: int | None = None
+    undo_until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Alerting:
+    """The alerts: `targets` are names without secrets, `undelivered` messages that still wait to be delivered."""
+
+    targets: tuple[str, ...] = ()
+    undelivered: int = 0
+    last_delivered: datetime | None = None
+    last_error: str = ""
+    heartbeat: bool = False
+    last_heartbeat: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Everything. `sets` and `runs` are newest first; `restore_seconds` is what the newest drill measured."""
+
+    health: Health
+    now: datetime
+    zone: ZoneInfo
+    clocks: tuple[Clock, ...]
+    tiers: tuple[TierSummary, ...]
+    sets: tuple[StoredSet, ...]
+    runs: tuple[Run, ...]
+    storage: Storage
+    slots: tuple[Slot, ...]
+    alerting: Alerting = Alerting()
+    restore_seconds: float | None = None
