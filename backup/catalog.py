@@ -77,7 +77,7 @@ class Catalog:
 
     def sets(self, tier: Tier | None = None) -> list[StoredSet]:
         """Every set, newest first."""
-        found = [stored for each in ([tier] if tier else Tier) for stored in self._tier(each)]
+        found = [stored for each in ([tier] if tier else Tier) for stored in self.sets_in(self.root / each, each)]
         return sorted(found, key=lambda stored: (stored.time, stored.id), reverse=True)
 
     def find(self, query: str) -> StoredSet:
@@ -166,17 +166,18 @@ class Catalog:
         data = verdict.model_dump_json(indent=2).encode()
         replace(self.store(stored.tier), verdict_name(stored.id), data, locked=locked)
 
-    def _tier(self, tier: Tier) -> Iterator[StoredSet]:
-        store = self.store(tier)
+    def sets_in(self, directory: Path, tier: Tier | None = None) -> Iterator[StoredSet]:
+        """The sets (of one tier) whose files lie in a directory."""
+        store = LocalStore(directory)
         names = store.names()
         by_id: dict[str, list[FileId]] = {}
         for name in names:
             parsed = parse_file_name(name)
-            if parsed and parsed.tier == tier:
+            if parsed and tier in (None, parsed.tier):
                 by_id.setdefault(parsed.set_id, []).append(parsed)
         for identifier, parts in by_id.items():
             files = tuple(_name_of(part) for part in parts)
-            yield self._stored(store, tier, identifier, files, verdict_name(identifier) in names)
+            yield self._stored(store, parts[0].tier, identifier, files, verdict_name(identifier) in names)
 
     def _stored(
         self, store: LocalStore, tier: Tier, identifier: str, files: tuple[str, ...], judged: bool

@@ -97,10 +97,14 @@ def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[Any]:
-    """The unpacked content of a file."""
+    """The content of a file, gzip undone."""
     try:
-        with open(path, "rb") as packed, gzip.reader(packed) as unpacked:
-            yield unpacked
+        with open(path, "rb") as file:
+            if file.peek(2)[:2] != gzip.MAGIC:
+                yield file
+                return
+            with gzip.reader(file) as unpacked:
+                yield unpacked
     except gzip.DAMAGED as error:
         raise IntegrityError(f"{path.name} is damaged: {error}; no live file was touched") from error
     except OSError as error:

@@ -63,8 +63,27 @@ class Verdict(BaseModel):
 
 
 @dataclass(frozen=True)
+class LooseFile:
+    """A file that belongs to no set, recognised by its bytes: `kind` is sql, custom or tar.
+
+    `volume` is the one that an archive belongs to, empty when that is not known; `root` the archive's one folder.
+    """
+
+    name: str
+    kind: str
+    packed: bool
+    size: int
+    volume: str = ""
+    root: str = ""
+    server_version: str = ""
+
+
+@dataclass(frozen=True)
 class StoredSet:
-    """A set as it lies in `directory`. `manifest` is None for the old scripts' files and for an unreadable one."""
+    """A set as it lies in `directory`. `manifest` is None for the old scripts' files and for an unreadable one.
+
+    `loose` are files elsewhere that are no set at all; then id and time are those of the path that was named.
+    """
 
     directory: Path
     id: str
@@ -76,6 +95,7 @@ class StoredSet:
     manifest: Manifest | None = None
     verdict: Verdict | None = None
     problem: str = ""
+    loose: tuple[LooseFile, ...] = ()
 
     @property
     def good(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup import database, lock
+from backup import database, elsewhere, lock
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.containers import Container
@@ -53,6 +53,16 @@ class App:
     def lock(self) -> Path:
         """The lock of the backup volume."""
         return self.settings.root / "state" / "lock"
+
+    def find(self, query: str) -> StoredSet:
+        """The set that a person names, here or elsewhere."""
+        return elsewhere.find(self.catalog, query, self.volume_names())
+
+    def volume_names(self) -> list[str]:
+        """The volumes that are mounted for backups."""
+        with contextlib.suppress(OSError):
+            return sorted(os.listdir(self.settings.volumes))
+        return []
 
     def require_volume(self) -> None:
         """StoreError unless the backup volume is mounted: what is written beside it is lost with the container."""

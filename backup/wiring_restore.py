@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from backup.containers import Container
-from backup.engine import Engine, same_mount
+from backup.engine import Engine, SpoolMount, same_mount
 from backup.engine.application import Application
 from backup.errors import BackupError, ConfigError
 from backup.operations.restore.shop import Shop, Trees
@@ -47,7 +46,7 @@ class _Restoring:
             volumes=settings.volumes,
             instance=app.instance(),
             # A safety set saves what is there, however little that is.
-            workshop=replace(present, allow_empty=[*present.allow_empty, NO_VOLUMES, *self._names()]),
+            workshop=replace(present, allow_empty=[*present.allow_empty, NO_VOLUMES, *self._app.volume_names()]),
             source=self._app.source,
             trees=self._trees,
             application=self._application,
@@ -58,11 +57,6 @@ class _Restoring:
             days=settings.undo_days,
             progress=self._progress,
         )
-
-    def _names(self) -> list[str]:
-        with contextlib.suppress(OSError):
-            return sorted(os.listdir(self._settings.volumes))
-        return []
 
     def _engine(self) -> tuple[Engine, Container | None, str] | None:
         try:
@@ -79,15 +73,19 @@ class _Restoring:
         engine, own = found[0], found[1]
         # One that outlived its sidecar would hold on to the trees.
         engine.sweep_helpers(self._app.instance(), role=FILES_ROLE)
+
+        def archives(folder: Path) -> SpoolMount:
+            return same_mount(own, folder, writable=False)
+
         runner = InHelper(
             engine,
             own.image_id,
-            same_mount(own, self._settings.root, writable=False),
+            archives,
             lambda volume: same_mount(own, volumes / volume, writable=True),
             self._app.instance(),
             new_run_id(datetime.now(UTC)),
         )
-        return FileTrees(volumes, runner, self._progress.advance)
+        return FileTrees(volumes, runner, self._progress.advance, archives)
 
     def _application(self) -> Application | None:
         found = self._engine()
@@ -101,7 +99,7 @@ class _Restoring:
         found, volumes = self._engine(), self._settings.volumes
         own = found[1] if found else None
         if own is None:
-            return [str(volumes / name) for name in self._names()]
+            return [str(volumes / name) for name in self._app.volume_names()]
         mounts = [m for m in own.mounts if Path(str(m.get("Destination"))).is_relative_to(volumes)]
         return [str(m.get("Name") or m.get("Source")) for m in mounts]
 

@@ -19,6 +19,7 @@ LAYERS = [
     {"operations"},
     {"web", "supervise", "probe"},
     {"trees"},
+    {"elsewhere"},
     {"catalog", "records", "journal", "lock", "sources", "config"},
     {"engine", "database", "stores", "stream"},
     {"overview"},

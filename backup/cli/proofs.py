@@ -35,7 +35,7 @@ def drill(
     main = App(base.prepare(as_json, kind="verify"))
     main.require_volume()
     catalog = main.catalog
-    sets = [catalog.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets())
+    sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets())
     if not sets:
         raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
     trigger, patience = ("schedule", _QUEUE) if scheduled else ("manual", wait)

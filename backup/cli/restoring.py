@@ -45,7 +45,7 @@ def restore(
         if resume or rollback:
             logger.success("{}", run.end(shop, back=rollback))
             return
-        stored = main.catalog.find(which)
+        stored = main.find(which)
         planned = plan(gather(shop, stored, only.value if only else "", not no_safety))
     _show(planned, as_json)
     _refuse(planned)

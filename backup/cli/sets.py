@@ -89,7 +89,7 @@ def list_sets(
 def show(which: Set, as_json: Json = False) -> None:
     """Show one set: identity, files, rows per table. Examples: `show latest`, `show daily_2025-10-20_02-00-00`."""
     settings = base.prepare(as_json)
-    stored = App(settings).catalog.find(which)
+    stored = App(settings).find(which)
     if as_json:
         return base.print_json(display.set_json(stored))
     return base.out.print(display.set_page(stored, settings.zone))
@@ -110,7 +110,7 @@ def verify(
     """
     settings = base.prepare(as_json, kind="verify")
     main = App(settings)
-    stored = main.catalog.find(which)
+    stored = main.find(which)
     if test_restore:
         main.require_volume()
         prove(main, stored, image, as_json)

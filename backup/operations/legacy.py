@@ -23,7 +23,7 @@ from backup.stream.content import HEAD, Content, Kind, recognise
 from backup.stream.filters import DumpReader
 from backup.stream.outline import Outline
 
-_CUSTOM: Final = "is a custom-format dump: whether it is whole, only a drill or a restore can tell"
+_CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
 
 
 def check_without_manifest(stored: StoredSet, progress: Progress, outline: Outline | None = None) -> Checked:
@@ -46,7 +46,7 @@ class _Check:
             self.problems.append(self.stored.problem)
         self._read_sums()
         for name in self.stored.files:
-            if not name.endswith((".json", ".sha256", ".files.gz")):
+            if self.stored.loose or not name.endswith((".json", ".sha256", ".files.gz")):
                 self._judge(name)
             elif name.endswith(".files.gz") and self._archive_of(name) not in self.stored.files:
                 with self._reading(name) as source:
@@ -98,6 +98,8 @@ class _Check:
             return
         with self._reading(name) as source:
             content = self.found.content[name] = recognise(self._head(name))
+            if parsed and (parsed.suffix == "tar.gz") != (content.kind is Kind.TAR):
+                raise IntegrityError("is an archive under a dump's name, or a dump under an archive's: rename it")
             read: dict[Kind, Callable[[str, Stored, Content], None]] = {
                 Kind.SQL: self._dump,
                 Kind.CUSTOM: self._custom,

@@ -40,12 +40,19 @@ class FileTrees:
     volumes: Path
     runner: Runner
     progress: Callable[[int], None]
+    mount: Callable[[Path], object] = lambda folder: None
 
-    def extract(self, volume: str, archive: Path, index: Path | None, stamp: str, *, limit: int, trusted: bool) -> None:
+    def reach(self, folder: Path) -> None:
+        """See Trees."""
+        self.mount(folder)
+
+    def extract(
+        self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
+    ) -> None:
         """See Trees."""
         options = [f"--limit={limit}", *(["--trusted"] if trusted else [])]
-        words = [str(archive), str(index) if index else "-", volume, self._root(volume), stamp]
-        self._call(volume, "extract", *words, *options)
+        words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]
+        self._call(volume, "extract", *options, "--", *words)
 
     def exchange(self, volume: str, stamp: str) -> None:
         """See Trees."""
@@ -134,11 +141,14 @@ def in_child(_volume: str, words: Sequence[str]) -> Iterator[str | int]:
 
 @dataclass(frozen=True)
 class InHelper:
-    """Runs it in a container of our own image; `mount` gives a volume writable, `backups` the sets read-only."""
+    """Runs it in a container of our own image; `mount` gives a volume writable, `archives` a folder of archives.
+
+    The words of `extract` end with the archive, its index, its root, the volume and the stamp.
+    """
 
     engine: Engine
     image: str
-    backups: SpoolMount
+    archives: Callable[[Path], SpoolMount]
     mount: Callable[[str], SpoolMount]
     instance: str
     run: str
@@ -147,7 +157,10 @@ class InHelper:
         """See Runner."""
         labels = {LABEL: self.instance, LABEL_RUN: self.run, LABEL_ROLE: FILES_ROLE}
         command = [PYTHON, *_MODULE, *words]
-        helper = self.engine.start_alone(self.image, command, labels, [self.backups, self.mount(volume)], CAPABILITIES)
+        mounts = [self.mount(volume)]
+        if words[0] == "extract":
+            mounts.append(self.archives(Path(words[-5]).parent))
+        helper = self.engine.start_alone(self.image, command, labels, mounts, CAPABILITIES)
         try:
             yield from helper.lines()
             code = helper.wait()

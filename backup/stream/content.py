@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -9,11 +10,11 @@ from enum import StrEnum
 from typing import Final
 
 from backup.errors import IntegrityError
+from backup.stream.gzip import MAGIC
 
 # As many bytes of a file as `recognise` wants to see; it makes do with fewer of a shorter one.
 HEAD: Final = 64 << 10
 _LOOK: Final = 64 << 10
-_GZIP: Final = b"\x1f\x8b"
 _PLAIN: Final = b"--\n-- PostgreSQL database dump\n"
 _CLUSTER: Final = b"--\n-- PostgreSQL database cluster dump\n"
 _OTHER_PACKERS: Final = (
@@ -47,8 +48,8 @@ def recognise(head: bytes) -> Content:
     """What a file is that begins with `head` (HEAD bytes, or all it has). IntegrityError for anything not known."""
     if not head:
         raise IntegrityError("the file is empty", "Copy it again, or take another one.")
-    packed = head.startswith(_GZIP)
-    inner = _unpacked(head) if packed else head
+    packed = head.startswith(MAGIC)
+    inner = beginning(head)
     if inner.startswith(_CLUSTER):
         raise IntegrityError(
             "this is a dump of a whole server by pg_dumpall, not of one database",
@@ -75,6 +76,26 @@ def is_tar(head: bytes) -> bool:
     return True
 
 
+def beginning(head: bytes) -> bytes:
+    """The first bytes of what a file holds, gzip undone; IntegrityError when even that is damaged."""
+    return _unpacked(head) if head.startswith(MAGIC) else head
+
+
+def tar_root(head: bytes) -> str:
+    """The one folder that an archive is of, by its first member. IntegrityError when there is none."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(head), mode="r:") as archive:
+            first = archive.next()
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise IntegrityError(
+            f"its first entry cannot be read: {error}", "Copy it again, or take another one."
+        ) from None
+    root, _, below = (first.name if first else "").removeprefix("./").partition("/")
+    if first is None or root in ("", ".", "..") or not (below or first.isdir()):
+        raise IntegrityError("it is not the archive of one folder", "Make it again: `tar -czf FILE -C PARENT FOLDER`.")
+    return root
+
+
 def _unpacked(head: bytes) -> bytes:
     """The beginning of what gzip holds; IntegrityError when even that is damaged."""
     unpacker = zlib.decompressobj(31)
@@ -89,7 +110,7 @@ def _unpacked(head: bytes) -> bytes:
 
 def _refused(inner: bytes, packed: bool) -> IntegrityError:
     where = "inside gzip" if packed else "the file"
-    if inner.startswith(_GZIP):
+    if inner.startswith(MAGIC):
         return IntegrityError("the file is packed with gzip twice", "Unpack it once with `gunzip`, then try again.")
     for magic, name, tool in _OTHER_PACKERS:
         if inner.startswith(magic):

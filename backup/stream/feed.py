@@ -113,11 +113,15 @@ class ProcessInput:
                 self._ask()
                 quiet = time.monotonic()
 
-    def finish(self) -> None:
-        """End the script and wait for the program; LoadFailed unless all went well."""
-        # A program that opens the pipe only after its end would wait for a writer for ever.
-        self.write(b"\n")
+    def show(self, head: bytes) -> None:
+        """Let the program read `head` and nothing more yet."""
+        self.write(head)
         self._until(lambda: self._pipe.drained() or self._ended.is_set(), _DRAIN)
+
+    def finish(self, last: bytes = b"\n") -> None:
+        """End the script with `last` and wait for the program; LoadFailed unless all went well."""
+        # A program that opens the pipe only after its end would wait for a writer for ever.
+        self.show(last)
         self._pipe.close_writer()
         self._until(lambda: self._ended.wait(_GLANCE), 0)
         if self._lost is not None:

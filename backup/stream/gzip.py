@@ -17,6 +17,8 @@ from typing import BinaryIO, Final, Protocol, cast
 
 from isal import igzip, igzip_lib, igzip_threaded, isal_zlib
 
+# The first two bytes of every gzip file.
+MAGIC: Final = b"\x1f\x8b"
 _BLOCK: Final = 1 << 20
 _QUEUED: Final = 4
 _WINDOW: Final = 32 << 10

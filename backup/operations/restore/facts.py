@@ -15,7 +15,7 @@ from backup.journal import JournalFile, KeptFile, commands, words
 from backup.manifest import Manifest
 from backup.operations.restore import loading
 from backup.operations.restore.shop import Shop
-from backup.plan import Facts, LiveDatabase, Server, Volume
+from backup.plan import Facts, Foreign, LiveDatabase, Server, Volume
 from backup.sets import StoredSet, newest_good
 from backup.sources import media
 from backup.sources.postgres import PostgresSource
@@ -24,12 +24,14 @@ from backup.stores.disk import free_space
 
 def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"], safety: bool) -> Facts:
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
+    if only != "database" and loading.volumes_of(stored):
+        shop.trees().reach(stored.directory)
     journal, kept = JournalFile(shop.catalog.root).read(), KeptFile(shop.catalog.root).read()
     now, newest = shop.clock(), newest_good(shop.catalog.sets())
     facts = Facts(
         now=now,
         zone=shop.zone,
-        source=stored,
+        source=_foreign(stored) if stored.loose else stored,
         only=only,
         safety=safety,
         volumes=tuple(_volume(shop, stored.manifest, each.name) for each in loading.volumes_of(stored)),
@@ -53,7 +55,7 @@ def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
     return replace(
         facts,
         target=login.name,
-        database_bytes=None if stored.manifest else 10 * stored.size,
+        database_bytes=None if stored.manifest else _unpacked(stored),
         server=Server(
             version=there.server_version,
             system_identifier=there.system_identifier,
@@ -64,6 +66,28 @@ def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
         if live
         else None,
     )
+
+
+def _foreign(stored: StoredSet) -> Foreign:
+    dumps = [each for each in stored.loose if each.kind != "tar"]
+    archives = [each for each in stored.loose if each.kind == "tar"]
+    kinds = [f"a {'plain' if each.kind == 'sql' else 'custom-format'} dump" for each in dumps]
+    kinds += [f"an archive of {each.root}/" for each in archives]
+    return Foreign(
+        name=stored.id,
+        kind=" and ".join(kinds),
+        database=bool(dumps),
+        volumes=bool(archives),
+        server_version=dumps[0].server_version if dumps else "",
+        unchecked=("checksums", "row counts"),
+    )
+
+
+def _unpacked(stored: StoredSet) -> int:
+    """Bytes that a database may take of whose dump only the file is known: text packs to a tenth of it."""
+    if not stored.loose:
+        return 10 * stored.size
+    return sum(each.size * (10 if each.packed or each.kind == "custom" else 2) for each in stored.loose)
 
 
 def _entry(source: PostgresSource) -> str:

@@ -28,6 +28,8 @@ from backup.text import plural, printable
 
 _ROLES_LIMIT: Final = 64 << 20
 _SPARE: Final = 1.05
+# How an archive of pg_dump's custom format begins.
+_MAGIC: Final = b"PGDMP"
 
 
 def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: str) -> DatabaseSwap:
@@ -69,13 +71,14 @@ def extract(work: Work, stored: StoredSet) -> None:
         if trees is None:
             return
         work.shop.progress.phase(f"unpacking {volume.name}")
-        archive, index = archive_of(stored, volume.name)
+        archive, index, root = archive_of(stored, volume.name)
         limit = _bytes(stored.manifest, volume.name) or free_space(work.shop.volumes / volume.name)
         trees.extract(
             volume.name,
             stored.directory / archive,
             stored.directory / index if index else None,
             work.journal.id,
+            root=root,
             limit=limit,
             trusted=stored.manifest is not None,
         )
@@ -85,6 +88,8 @@ def volumes_of(stored: StoredSet) -> tuple[VolumeSwap, ...]:
     """The volumes that a set has archives of."""
     if stored.manifest:
         return tuple(VolumeSwap(name=volume.name) for volume in stored.manifest.volumes)
+    if stored.loose:
+        return tuple(VolumeSwap(name=each.volume) for each in stored.loose if each.volume)
     parsed = [part for part in map(parse_file_name, stored.files) if part]
     return tuple(VolumeSwap(name=part.what) for part in parsed if part.suffix == "tar.gz")
 
@@ -94,14 +99,19 @@ def dump_of(stored: StoredSet) -> str:
     if stored.manifest:
         artifact = stored.manifest.artifact("database")
         return artifact.file if artifact else ""
+    if stored.loose:
+        return next((each.name for each in stored.loose if each.kind != Kind.TAR), "")
     parsed = {part.what: part for part in map(parse_file_name, stored.files) if part and part.suffix == "sql.gz"}
     return file_name("backup", stored.id, "sql.gz") if "backup" in parsed else ""
 
 
-def archive_of(stored: StoredSet, volume: str) -> tuple[str, str]:
-    """The archive of a volume, and its index (empty for none)."""
+def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
+    """The archive of a volume, its index (empty for none), and the folder that it is of."""
+    for each in stored.loose:
+        if each.volume == volume:
+            return each.name, "", each.root
     archive, index = (file_name(volume, stored.id, suffix) for suffix in ("tar.gz", "files.gz"))
-    return archive, index if stored.manifest else ""
+    return archive, index if stored.manifest else "", volume
 
 
 def roles_of(stored: StoredSet) -> Roles | None:
@@ -153,6 +163,8 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -
     without = WithoutDrops()
     try:
         with clients.feed(program, arguments, work.journal.run, LOAD_OPTIONS) as psql:
+            if custom:  # it opens its file twice: to see what it is, by five bytes, and then to read it
+                psql.show(_MAGIC)
             for piece in stored_file.content(packed=packed):
                 psql.write(piece if custom else without.feed(piece))
             psql.write(b"" if custom else without.finish())
@@ -160,7 +172,7 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -
             artifact = stored.manifest.artifact("database") if stored.manifest else None
             if artifact:
                 _same(stored_file, artifact)
-            psql.finish()
+            psql.finish(b"" if custom else b"\n")
     except LoadFailed as error:
         raise RestoreFailed(
             f"{stored.id} does not load: {error.message}. The live data were not touched", error.hint

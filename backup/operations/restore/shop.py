@@ -21,8 +21,13 @@ from backup.sources.postgres import PostgresSource
 class Trees(Protocol):
     """The files of the volumes, writable. `stamp` names one restore."""
 
-    def extract(self, volume: str, archive: Path, index: Path | None, stamp: str, *, limit: int, trusted: bool) -> None:
-        """Unpack an archive beside the live files, each file checked against the index."""
+    def extract(
+        self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
+    ) -> None:
+        """Unpack an archive of the folder `root` beside the live files, each file checked against the index."""
+
+    def reach(self, folder: Path) -> None:
+        """BackupError unless what unpacks archives can see `folder`."""
 
     def exchange(self, volume: str, stamp: str) -> None:
         """Let the unpacked files and the live ones change places; done already, it does nothing."""

@@ -1,0 +1,123 @@
+"""What a person names to be verified or restored: a set of the catalogue, or a path to a set or to files elsewhere.
+
+A directory or a file outside of the backup volume is taken as it lies: a set by its manifest, an old script's files by
+their names, anything else by its bytes. Nothing is copied and nothing is written there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from backup.catalog import Catalog
+from backup.errors import IntegrityError, NotFound
+from backup.manifest import Tier
+from backup.sets import LooseFile, StoredSet
+from backup.stores.disk import storing
+from backup.stores.local import LocalStore
+from backup.stream.content import HEAD, Kind, beginning, recognise, tar_root
+from backup.text import plural, printable
+
+_MOUNT: Final = "A file of the host must be mounted: `docker compose run --rm -v /its/folder:/restore:ro backup …`."
+_DUMPED: Final = re.compile(rb"^-- Dumped from database version (\d[ -~]{0,60})$", re.MULTILINE)
+_LISTED: Final = 10
+
+
+def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
+    """The set that `query` names: `latest`, an id, a file's name, or a path. NotFound, IntegrityError.
+
+    `volumes` are the names of the volumes here, to one of which an archive of media belongs.
+    """
+    path = Path(query)
+    if "/" not in query or not path.exists():
+        try:
+            return catalog.find(query)
+        except NotFound as error:
+            if not {"/", "."} & set(query):
+                raise
+            raise NotFound(error.message, f"{error.hint} {_MOUNT}") from None
+    with storing(path):
+        path = path.resolve(strict=True)
+        is_folder, is_file = path.is_dir(), path.is_file()
+    folder = path if is_folder else path.parent
+    if is_file and any(folder == catalog.store(tier).directory.resolve() for tier in Tier):
+        return catalog.find(path.name)
+    if not (is_folder or is_file):
+        raise NotFound(f"{printable(query)} is neither a file nor a folder", "Name a dump, an archive, or a set.")
+    sets = [each for each in catalog.sets_in(folder) if is_folder or path.name in each.files]
+    if len(sets) > 1:
+        names = ", ".join(str(folder / each.files[0]) for each in sets[:_LISTED])
+        raise NotFound(f"{printable(query)} holds {plural(len(sets), 'set')}", f"Name a file of one: {names}")
+    return sets[0] if sets else _loose(path, _names(path) if is_folder else [path.name], volumes)
+
+
+def _names(folder: Path) -> list[str]:
+    return [name for name in LocalStore(folder).names() if not name.startswith(".")]
+
+
+def _loose(path: Path, names: Iterable[str], volumes: Sequence[str]) -> StoredSet:
+    """Files that are recognised by their bytes alone."""
+    folder = path if path.is_dir() else path.parent
+    store, found, refused = LocalStore(folder), [], []
+    for name in names:
+        try:
+            found.append(_recognised(store, name, volumes))
+        except IntegrityError as error:
+            refused.append(error)
+    if not found:
+        raise _nothing(path, refused)
+    for what, same in (
+        ("dumps", [each for each in found if each.kind != Kind.TAR]),
+        ("archives of one volume", [each for each in found if each.kind == Kind.TAR and each.volume]),
+    ):
+        if len(same) > len({each.volume for each in same}):
+            listed = ", ".join(printable(each.name) for each in same[:_LISTED])
+            raise NotFound(f"{printable(str(path))} holds {len(same)} {what}: {listed}", "Name the one that you mean.")
+    with storing(folder):
+        details = [(folder / each.name).lstat() for each in found]
+    return StoredSet(
+        directory=folder,
+        id=path.name or str(path),
+        tier=Tier.MANUAL,
+        time=datetime.fromtimestamp(max(detail.st_mtime for detail in details), UTC),
+        state="old script",
+        files=tuple(each.name for each in found),
+        size=sum(detail.st_size for detail in details),
+        loose=tuple(found),
+    )
+
+
+def _nothing(path: Path, refused: Sequence[IntegrityError]) -> IntegrityError | NotFound:
+    if path.is_dir():
+        return NotFound(
+            f"{printable(str(path))} holds no set, no dump and no archive", "`list` shows the sets there are."
+        )
+    error = refused[0]
+    return IntegrityError(f"{printable(str(path))} cannot be restored: {error.message}", error.hint)
+
+
+def _recognised(store: LocalStore, name: str, volumes: Sequence[str]) -> LooseFile:
+    descriptor = store.open(name)
+    with open(descriptor, "rb") as file, storing(store.directory / name):
+        size = file.seek(0, 2)
+        file.seek(0)
+        head = file.read(HEAD)
+    content = recognise(head)
+    inner = beginning(head)
+    plain = LooseFile(name=name, kind=content.kind.value, packed=content.packed, size=size)
+    if content.kind is Kind.TAR:
+        root = tar_root(inner)
+        return replace(plain, root=root, volume=_volume(root, volumes))
+    dumped = _DUMPED.search(inner) if content.kind is Kind.SQL else None
+    return replace(plain, server_version=dumped[1].decode() if dumped else "")
+
+
+def _volume(root: str, volumes: Sequence[str]) -> str:
+    """The volume that an archive belongs to: the one that it is named after, or the only one there is."""
+    if root in volumes:
+        return root
+    return volumes[0] if len(volumes) == 1 else ""

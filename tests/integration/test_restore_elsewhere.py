@@ -1,0 +1,138 @@
+"""Sets and files that lie outside of the backup volume: on a clean machine, or made by somebody else."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_restore import NEW, OLD, clean, daily, drop_kept, live
+from tests.integration.test_restore import target as target
+from tests.support.database import USER, Server, start_server
+from tests.support.sidecar import Sidecar
+
+ROLE = "clerk_elsewhere"
+
+
+def dumped(server: Server, database: str, *options: str) -> bytes:
+    """What the server's own pg_dump makes of a database."""
+    command = ["docker", "exec", server.container.id, "pg_dump", "-U", USER, "-h", "127.0.0.1", *options, database]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+@pytest.fixture
+def empty_server() -> Iterator[Server]:
+    server = start_server(17, "db-elsewhere")
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def files(target: Sidecar, server: Server, tmp_path: Path) -> Path:
+    """A folder with the old state as others keep it, made from a restored copy of it; the new one is live again."""
+    assert target.run("restore", daily(target), "--force", "--no-safety").code == 0
+    folder, name = tmp_path / "theirs", target.environment["DB_NAME"]
+    folder.mkdir()
+    plain = dumped(server, name)
+    (folder / "plain").write_bytes(plain)
+    (folder / "packed").write_bytes(gzip.compress(plain))
+    (folder / "custom.sql").write_bytes(dumped(server, name, "-Fc"))
+    (folder / "packed-custom.sql.gz").write_bytes(gzip.compress(dumped(server, name, "-Fc")))
+    for name, mode in (("archive.zip", "w"), ("archive.sql", "w:gz")):
+        with tarfile.open(folder / name, mode) as archive:  # type: ignore[call-overload]
+            archive.add(target.media, "media", filter=lambda member: None if ".obcms" in member.name else member)
+    assert target.run("undo", "--force").code == 0
+    assert live(target, server) == (NEW, "new")
+    return folder
+
+
+def test_a_clean_machine_from_the_files_of_a_set_alone(
+    target: Sidecar, server: Server, empty_server: Server, tmp_path: Path
+) -> None:
+    source = target.environment["DB_NAME"]
+    server.execute("postgres", f"CREATE ROLE {ROLE} LOGIN PASSWORD 'x'")
+    try:
+        server.execute(source, f"ALTER TABLE later OWNER TO {ROLE}")
+        made = target.run("create", "weekly")
+        assert made.code == 0, made.output
+        stored = next(each for each in target.sets() if each.tier == "weekly")
+        carried = tmp_path / "carried"
+        carried.mkdir()
+        for name in stored.files:
+            shutil.copy(stored.directory / name, carried)
+        (tmp_path / "fresh").mkdir()
+        fresh = Sidecar.make(tmp_path / "fresh", empty_server, "obcms_new")
+        shutil.rmtree(fresh.media)
+        fresh.media.mkdir()
+        checked = fresh.run("verify", str(carried))
+        assert checked.code == 0 and stored.id in checked.output, checked.output
+        done = fresh.run("restore", str(carried), "--force")
+        assert done.code == 0, done.output
+        assert live(fresh, empty_server) == (NEW, "new")
+        owner = "SELECT tableowner::text FROM pg_tables WHERE tablename = 'later'"
+        assert empty_server.value("obcms_new", owner) == ROLE
+        assert sorted(path.name for path in carried.iterdir()) == sorted(stored.files)
+    finally:
+        server.execute(source, f"DROP OWNED BY {ROLE}; DROP ROLE {ROLE}")
+
+
+def test_files_are_what_their_bytes_are(target: Sidecar, server: Server, files: Path) -> None:
+    for name in ("plain", "packed", "custom.sql", "packed-custom.sql.gz"):
+        done = target.run("restore", str(files / name), "--force", "--no-safety")
+        assert done.code == 0, done.output
+        assert live(target, server) == (OLD, "new"), name
+        assert target.run("undo", "--force").code == 0
+    for name in ("archive.zip", "archive.sql"):
+        done = target.run("restore", str(files / name), "--force", "--no-safety")
+        assert done.code == 0, done.output
+        assert live(target, server) == (NEW, "old"), name
+        assert target.run("undo", "--force").code == 0
+    assert live(target, server) == (NEW, "new")
+
+
+def test_a_folder_with_a_dump_and_an_archive(target: Sidecar, server: Server, files: Path) -> None:
+    several = target.run("restore", str(files), "--force")
+    assert several.code == 44 and "4 dumps" in several.output and "packed-custom.sql.gz" in several.output
+    for name in ("plain", "custom.sql", "packed-custom.sql.gz", "archive.sql"):
+        (files / name).unlink()
+    planned = target.run("restore", str(files), "--dry-run")
+    assert planned.code == 0 and "no manifest" in planned.output and "archive of media/" in planned.output
+    assert target.run("verify", str(files)).code == 0
+    done = target.run("restore", str(files), "--force")
+    assert done.code == 0, done.output
+    assert live(target, server) == (OLD, "old")
+    assert target.run("undo", "--force").code == 0
+    clean(target, server, kept=True)
+
+
+def test_what_cannot_be_a_backup_is_refused(target: Sidecar, server: Server, files: Path) -> None:
+    custom, plain = (files / "custom.sql").read_bytes(), (files / "plain").read_bytes()
+    archive = (files / "archive.zip").read_bytes()
+    with tarfile.open(files / "flat.tar", "w") as flat:
+        flat.add(files / "plain", "dump.txt")
+    bad = {
+        "page.sql.gz": gzip.compress(b"<!DOCTYPE html><html>404</html>"),
+        "noise.sql": bytes(range(256)) * 300,
+        "nothing.tar": b"",
+        "cut.sql": plain[: len(plain) // 2],
+        "cut.sql.gz": gzip.compress(plain)[:-9],
+        "cut.dump": custom[: len(custom) - 40],
+        "cut.tar": archive[: len(archive) // 2 + 100],
+        "flat.tar": (files / "flat.tar").read_bytes(),
+    }
+    before = target.files()
+    for name, data in bad.items():
+        (files / name).write_bytes(data)
+        done = target.run("restore", str(files / name), "--force", "--no-safety")
+        assert done.code in (40, 50), (name, done.code, done.output)
+        assert "Traceback" not in done.output and name in done.output, done.output
+        assert live(target, server) == (NEW, "new"), name
+    absent = target.run("restore", str(files / "absent.sql"), "--force")
+    assert absent.code == 44 and "-v" in absent.output
+    assert target.files() == before
+    drop_kept(server, target.environment["DB_NAME"])
