@@ -91,6 +91,11 @@ def tar_root(head: bytes) -> str:
             f"its first entry cannot be read: {error}", "Copy it again, or take another one."
         ) from None
     root, _, below = (first.name if first else "").removeprefix("./").partition("/")
+    if first is not None and first.name == "toc.dat":
+        raise IntegrityError(
+            "it is a dump in the tar format of pg_dump, which is not read here",
+            "Turn it into plain SQL: `pg_restore -f dump.sql FILE`.",
+        )
     if first is None or root in ("", ".", "..") or not (below or first.isdir()):
         raise IntegrityError("it is not the archive of one folder", "Make it again: `tar -czf FILE -C PARENT FOLDER`.")
     return root

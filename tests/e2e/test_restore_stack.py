@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,23 @@ def test_proven_restored_and_undone_beside_a_running_application(stack: Stack) -
     instance = stack.compose("run", "--rm", "-T", "--entrypoint", "cat", "backup", "/backups/state/instance").output
     mark = f"label=obcms.backup.instance={instance.split()[-1]}"
     assert docker("ps", "-aq", "--filter", mark, "--filter", "label=obcms.backup.role") == b""
+
+
+def test_from_the_files_of_a_set_alone(stack: Stack, tmp_path: Path) -> None:
+    """The database is gone, so are the files, and the set comes from a folder of the host."""
+    identifier, whole = daily(stack), state(stack)
+    gather = f"cp /backups/daily/*{identifier.removeprefix('daily')}* /carried/"
+    words = ("--entrypoint", "sh", "-v", f"{tmp_path}:/carried", "backup", "-c", gather)
+    stack.compose("run", "--rm", "-T", *words)
+    stack.psql("DROP DATABASE obcms_prod WITH (FORCE)", database="postgres")
+    stack.compose("exec", "-T", "web1", "sh", "-c", "rm -r /app/src/media/*")
+    unseen = stack.backup("restore", "/etc", "--force", check=False)
+    assert unseen.code == 44 and "-v" in unseen.output or "no set" in unseen.output
+    words = ("-v", f"{tmp_path}:/restore:ro", "backup", "restore", "/restore", "--force")
+    done = stack.compose("run", "--rm", "-T", *words)
+    assert "is restored" in done.output
+    assert state(stack) == whole
+    stack.backup("undo", "--discard", "--force")
 
 
 def test_the_service_ends_a_restore_that_was_killed(stack: Stack) -> None:

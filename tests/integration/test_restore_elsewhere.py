@@ -123,6 +123,7 @@ def test_what_cannot_be_a_backup_is_refused(target: Sidecar, server: Server, fil
         "cut.sql.gz": gzip.compress(plain)[:-9],
         "cut.dump": custom[: len(custom) - 40],
         "cut.tar": archive[: len(archive) // 2 + 100],
+        "dump.tar": dumped(server, target.environment["DB_NAME"], "-Ft"),
         "flat.tar": (files / "flat.tar").read_bytes(),
     }
     before = target.files()
