@@ -12,6 +12,9 @@ PROJECT: Final = "com.docker.compose.project"
 SERVICE: Final = "com.docker.compose.service"
 
 
+_PGDATA: Final = "/var/lib/postgresql/data"
+
+
 @dataclass(frozen=True)
 class Container:
     """A container as `inspect` shows it, reduced to what is used."""
@@ -34,6 +37,16 @@ class Container:
         """Name, service and image, safe to print."""
         service = f", service {self.service}" if self.service else ""
         return printable(f"{self.name} ({self.image}{service}, {self.status})")
+
+    @property
+    def pgdata(self) -> str:
+        """Where a database's container keeps its data, inside."""
+        return self.environment.get("PGDATA") or _PGDATA
+
+
+def source(mount: Mapping[str, Any]) -> str:
+    """What tells a mount from others: the volume's name, or the directory of the host."""
+    return str(mount.get("Name") or mount.get("Source") or "")
 
 
 def described(facts: Mapping[str, Any]) -> Container:

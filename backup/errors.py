@@ -1,7 +1,7 @@
 """The error tree: what failed, what to do about it, and how the process ends.
 
 Every expected failure is a BackupError. Its message names what failed and in what state things
-are now, its hint names the next command or setting. `cli.py` alone turns it into text and an exit code;
+are now, its hint names the next command or setting. `backup/cli/` alone turns it into text and an exit code;
 anything that is not a BackupError is a bug and keeps its traceback.
 """
 

@@ -7,6 +7,7 @@ Pure data, no effects. A manifest of any format ever released can be read for ev
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -36,6 +37,11 @@ _NAME: Final = re.compile(
     rf"obcms_(?P<what>[A-Za-z0-9][A-Za-z0-9._-]*)_(?P<tier>{_TIERS})_(?P<stamp>[12]\d{{3}}(?:-\d\d){{2}}_\d\d(?:-\d\d){{2}})"
     r"\.(?P<suffix>sql\.gz|tar\.gz|files\.gz|sha256|json)"
 )
+
+# As SQL calls them, and the option that names a locale of theirs.
+_PROVIDERS: Final = {"c": ("libc", ""), "i": ("icu", "ICU_LOCALE"), "b": ("builtin", "BUILTIN_LOCALE")}
+# LC_COLLATE and LC_CTYPE were all that there was before.
+_FIRST_WITH_PROVIDERS: Final = 15
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -71,6 +77,19 @@ class Locale(_Model):
     provider: str = "c"
     locale: str = ""
     rules: str = ""
+
+    @property
+    def provider_name(self) -> str:
+        """The provider as SQL calls it; one that is not known as it is."""
+        return _PROVIDERS.get(self.provider, (self.provider,))[0]
+
+    def clause(self, literal: Callable[[str], str], major: int = _FIRST_WITH_PROVIDERS) -> str:
+        """The options of CREATE DATABASE on a server of this major version; `literal` writes an SQL literal."""
+        words = [f"ENCODING {literal(self.encoding)} LC_COLLATE {literal(self.collate)} LC_CTYPE {literal(self.ctype)}"]
+        if major >= _FIRST_WITH_PROVIDERS and self.provider in _PROVIDERS:
+            name, option = _PROVIDERS[self.provider]
+            words += [f"LOCALE_PROVIDER {name}", *([f"{option} {literal(self.locale)}"] if option else [])]
+        return " ".join([*words, f"ICU_RULES {literal(self.rules)}"] if self.rules else words)
 
 
 class DatabasePart(_Model):

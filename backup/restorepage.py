@@ -9,13 +9,11 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
-from backup.manifest import DatabasePart, Locale, Manifest, VolumePart
+from backup.manifest import DatabasePart, Manifest, VolumePart
 from backup.text import plural, printable, size
 
 PAGE: Final = "RESTORE.txt"
 _SETTINGS: Final = "/^-- Settings of the database itself$/"
-_PROVIDERS: Final = {"c": "libc", "i": "icu", "b": "builtin"}
-_LOCALES: Final = {"i": "ICU_LOCALE", "b": "BUILTIN_LOCALE"}
 # Just such lines as pg_dumpall writes: a comment on a role may hold a line that begins like one.
 _CREATE_ROLE: Final = r'/^CREATE ROLE ([a-z_][a-z0-9_$]*|"([^"]|"")+");$/'
 _ROWS_SHOWN: Final = 200
@@ -215,20 +213,8 @@ def _file(name: str, manifest: Manifest) -> str:
 
 
 def _create(database: DatabasePart) -> str:
-    words = ['CREATE DATABASE :"db" TEMPLATE template0', *_locale(database.locale, _major(database))]
-    return " ".join(words) + ";"
-
-
-def _locale(locale: Locale | None, major: int) -> list[str]:
-    if locale is None:
-        return []
-    words = [f"ENCODING {_literal(locale.encoding)}", f"LC_COLLATE {_literal(locale.collate)}"]
-    words.append(f"LC_CTYPE {_literal(locale.ctype)}")
-    if major >= 15 and locale.provider in _PROVIDERS:
-        words.append(f"LOCALE_PROVIDER {_PROVIDERS[locale.provider]}")
-    if locale.provider in _LOCALES:
-        words.append(f"{_LOCALES[locale.provider]} {_literal(locale.locale)}")
-    return [*words, f"ICU_RULES {_literal(locale.rules)}"] if locale.rules else words
+    clause = f" {database.locale.clause(_literal, _major(database))}" if database.locale else ""
+    return f'CREATE DATABASE :"db" TEMPLATE template0{clause};'
 
 
 def _literal(text: str) -> str:

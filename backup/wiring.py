@@ -19,7 +19,7 @@ from backup.engine import LABEL, Engine, spool_mount
 from backup.errors import BackupError, ConfigError, EngineError, StoreError
 from backup.log import redacting
 from backup.operations.backup import Workshop
-from backup.operations.drill import Yard
+from backup.operations.drill import DrillShop
 from backup.operations.runs import recover
 from backup.progress import Progress
 from backup.records import Records
@@ -92,9 +92,9 @@ class App:
             progress=progress,
         )
 
-    def yard(self, progress: Progress, image: str = "") -> Yard:
+    def drill_shop(self, progress: Progress, image: str = "") -> DrillShop:
         """What a drill works with; `image` replaces the set's own."""
-        return Yard(
+        return DrillShop(
             catalog=self.catalog,
             records=self.records,
             lock=self.lock,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup.containers import Container
+from backup.containers import Container, source
 from backup.engine import Engine, SpoolMount, same_mount
 from backup.engine.application import Application
 from backup.errors import BackupError, ConfigError
@@ -101,7 +101,7 @@ class _Restoring:
         if own is None:
             return [str(volumes / name) for name in self._app.volume_names()]
         mounts = [m for m in own.mounts if Path(str(m.get("Destination"))).is_relative_to(volumes)]
-        return [str(m.get("Name") or m.get("Source")) for m in mounts]
+        return [source(mount) for mount in mounts]
 
     def _server_free(self) -> int | None:
         found = self._engine()
@@ -109,8 +109,7 @@ class _Restoring:
             return None
         with contextlib.suppress(BackupError):
             container = self._app.database_container(found[0])
-            path = container.environment.get("PGDATA") or "/var/lib/postgresql/data"
-            return found[0].free(container, path, self._app.labels())
+            return found[0].free(container, container.pgdata, self._app.labels())
         return None
 
 

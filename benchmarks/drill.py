@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import docker
 
-from benchmarks.run import IMAGE, LABEL, database, inside, report, rounds, say, timed_inside
+from benchmarks.run import database, inside, product, report, rounds, said, say, timed_inside
 
 _PSQL = "psql -XqAt -h 127.0.0.1 -U obcms -v ON_ERROR_STOP=1 -o /dev/null"
 PHASES: list[dict[str, float]] = []
@@ -29,7 +28,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
         directory = Path(base)
         with database(client) as server:
-            product(client, directory, "create", "manual", "--only", "database")
+            with product(client, directory, "create", "manual", "--only", "database") as container:
+                said(container)
             dump = next((directory / "backups/manual").glob("obcms_backup_*.sql.gz"))
             copy(server, dump)
             report(
@@ -57,7 +57,8 @@ def by_hand(server: Any) -> float:
 
 def drill(client: Any, directory: Path) -> float:
     """Seconds of a drill by its own run record."""
-    found = json.loads(product(client, directory, "drill", "latest", "--json"))["proof"]
+    with product(client, directory, "drill", "latest", "--json") as container:
+        found = json.loads(said(container))["proof"]
     assert found["differences"] == [], found
     PHASES.append(found["seconds"])
     return float(found["seconds"]["total"])
@@ -69,36 +70,6 @@ def copy(server: Any, dump: Path) -> None:
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(dump, "dump.sql.gz")
     server.put_archive("/tmp", packed.getvalue())
-
-
-def product(client: Any, directory: Path, *command: str) -> str:
-    """Run a command of the shipped image; its stdout."""
-    root, spool, volumes = (directory / name for name in ("backups", "spool", "volumes"))
-    for path in (root, spool, volumes / "media"):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    container = client.containers.run(
-        IMAGE,
-        list(command),
-        detach=True,
-        read_only=True,
-        cap_drop=["ALL"],
-        cap_add=["DAC_READ_SEARCH"],
-        tmpfs={"/tmp": "", "/run": ""},
-        environment={"BACKUP_PROJECT": "obcms-bench"},
-        labels={LABEL: "bench"},
-        volumes=[
-            f"{root}:/backups",
-            f"{spool}:/spool",
-            f"{volumes}:/volumes:ro",
-            f"{os.environ.get('DOCKER_SOCKET', '/var/run/docker.sock')}:/var/run/docker.sock",
-        ],
-    )
-    try:
-        if container.wait()["StatusCode"]:
-            sys.exit(container.logs().decode())
-        return str(container.logs(stdout=True, stderr=False).decode())
-    finally:
-        container.remove(force=True)
 
 
 if __name__ == "__main__":

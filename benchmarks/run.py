@@ -87,7 +87,7 @@ def database_rounds(client: Any, server: Any, directory: Path) -> dict[str, list
     dump = "pg_dump -h 127.0.0.1 -U obcms --clean --if-exists obcms"
     contenders: dict[str, Callable[[], float]] = {
         "pg_dump > /dev/null": lambda: timed_inside(server, f"{dump} > /dev/null"),
-        "backup create --only database": lambda: product(client, directory, "database"),
+        "backup create --only database": lambda: created(client, directory, "database"),
         "pg_dump, gzip > file": lambda: timed_inside(server, f"{dump} | gzip > /tmp/x.gz; rm -f /tmp/x.gz"),
         "pg_dump, gzip -1 > file": lambda: timed_inside(server, f"{dump} | gzip -1 > /tmp/x.gz; rm -f /tmp/x.gz"),
     }
@@ -99,7 +99,7 @@ def media_rounds(client: Any, directory: Path) -> dict[str, list[float]]:
     volumes, archive = directory / "volumes", directory / "x.tar.gz"
     contenders: dict[str, Callable[[], float]] = {
         "read alone (cat > /dev/null)": lambda: timed(f"cat {volumes}/media/*/* > /dev/null"),
-        "backup create --only media": lambda: product(client, directory, "media"),
+        "backup create --only media": lambda: created(client, directory, "media"),
         "tar czf": lambda: timed(f"tar czf {archive} -C {volumes} media; rm -f {archive}"),
     }
     return rounds(contenders)
@@ -114,14 +114,27 @@ def rounds(contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]
     return taken
 
 
-def product(client: Any, directory: Path, only: str) -> float:
+def created(client: Any, directory: Path, only: str) -> float:
     """One set by the shipped image: seconds by its run record. Its memory is watched meanwhile."""
+    try:
+        with product(client, directory, "create", "manual", "--only", only, "--json") as container:
+            peak = watch_memory(container)
+            output = said(container)
+    finally:
+        shutil.rmtree(directory / "backups" / "manual", ignore_errors=True)
+    PEAKS.setdefault(only, []).append(peak)
+    return float(json.loads(output)["seconds"]["total"])
+
+
+@contextmanager
+def product(client: Any, directory: Path, *command: str) -> Iterator[Any]:
+    """A container of the shipped image that runs a command, confined as the overlay confines it."""
     root, spool, volumes = (directory / name for name in ("backups", "spool", "volumes"))
     for path in (root, spool, volumes / "media"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     container = client.containers.run(
         IMAGE,
-        ["create", "manual", "--only", only, "--json"],
+        list(command),
         detach=True,
         read_only=True,
         cap_drop=["ALL"],
@@ -137,15 +150,16 @@ def product(client: Any, directory: Path, only: str) -> float:
         ],
     )
     try:
-        peak = watch_memory(container)
-        output = container.logs(stdout=True, stderr=False).decode()
-        if container.wait()["StatusCode"]:
-            sys.exit(container.logs().decode())
+        yield container
     finally:
         container.remove(force=True)
-        shutil.rmtree(root / "manual", ignore_errors=True)
-    PEAKS.setdefault(only, []).append(peak)
-    return float(json.loads(output)["seconds"]["total"])
+
+
+def said(container: Any) -> str:
+    """Its stdout, when it has ended; a failure ends the benchmark."""
+    if container.wait()["StatusCode"]:
+        sys.exit(container.logs().decode())
+    return str(container.logs(stdout=True, stderr=False).decode())
 
 
 PEAKS: dict[str, list[float]] = {}

@@ -57,7 +57,7 @@ def prove(
 ) -> Verdict:
     """Drill one set and say how it went."""
     with base.progress(as_json) as progress:
-        verdict = drill_operation.drill(stored, main.yard(progress, image), trigger=trigger, wait=wait)
+        verdict = drill_operation.drill(stored, main.drill_shop(progress, image), trigger=trigger, wait=wait)
     if verdict.unchecked:
         logger.warning("{}: not checked: {}", stored.id, "; ".join(verdict.unchecked))
     files = verdict.proof.files if verdict.proof else None

@@ -15,7 +15,6 @@ from backup.errors import BackupError, ConfigError, RestoreFailed
 from backup.manifest import Locale
 from backup.text import plural, printable
 
-_PROVIDERS: Final = {"c": "libc", "i": "icu", "b": "builtin"}
 # What makes DROP DATABASE fail, or RENAME.
 _PREPARED: Final = ("prepared transaction", "SELECT gid FROM pg_prepared_xacts WHERE database = %(name)s")
 _HOLDERS: Final = (
@@ -135,16 +134,7 @@ def _signature(marker: str) -> int:
 
 
 def _locale(like: Locale | None) -> sql.Composable:
-    if like is None:
-        return sql.SQL("")
-    words = sql.SQL("ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(like.encoding, like.collate, like.ctype)
-    if like.provider in ("i", "b"):
-        option = sql.SQL("ICU_LOCALE" if like.provider == "i" else "BUILTIN_LOCALE")
-        provider = sql.SQL(_PROVIDERS[like.provider])
-        words += sql.SQL(" LOCALE_PROVIDER {} {} {}").format(provider, option, like.locale)
-    elif like.provider == "c":
-        words += sql.SQL(" LOCALE_PROVIDER libc")
-    return words + sql.SQL(" ICU_RULES {}").format(like.rules) if like.rules else words
+    return sql.SQL(like.clause(lambda text: sql.Literal(text).as_string(None)) if like else "")
 
 
 def _not_created(error: psycopg.Error, login: Login, name: str, like: Locale | None) -> BackupError:
@@ -166,7 +156,7 @@ def _not_created(error: psycopg.Error, login: Login, name: str, like: Locale | N
     names = ", ".join(printable(part) for part in (like.collate, like.ctype, like.locale) if part)
     return ConfigError(
         f"this server cannot make a database of encoding {printable(like.encoding)} with the locale {names}"
-        f" ({_PROVIDERS.get(like.provider, like.provider)}): {said}. Nothing was changed",
+        f" ({like.provider_name}): {said}. Nothing was changed",
         "Use a server that has this locale: the image that the set was taken from (`list` shows it), or install the"
         " locale in the server's image and restart it.",
     )

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from backup.containers import Container
+from backup.containers import Container, source
 from backup.engine import Engine
 from backup.engine.asking import Gone, asking
 from backup.text import printable
@@ -25,7 +25,7 @@ class Application:
         found = [c for c in self._engine.containers(self._project) if c.running and not self._ours(c)]
         if services:
             return [c for c in found if c.service in services or c.name in services]
-        return [c for c in found if any(m.get("RW") and _source(m) in sources for m in c.mounts)]
+        return [c for c in found if any(m.get("RW") and source(m) in sources for m in c.mounts)]
 
     def stop(self, container: Container) -> None:
         """Stop it as `docker stop` does, by its own signal and within its own time."""
@@ -59,9 +59,3 @@ class Application:
 
     def _ours(self, container: Container) -> bool:
         return self._own is not None and (container.id == self._own.id or container.image_id == self._own.image_id)
-
-
-def _source(mount: object) -> str:
-    """What tells a volume from others: its name, or the directory of the host."""
-    facts = dict(mount) if isinstance(mount, dict) else {}
-    return str(facts.get("Name") or facts.get("Source") or "")

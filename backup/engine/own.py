@@ -12,7 +12,7 @@ from typing import Final
 
 from docker.types import Mount
 
-from backup.containers import Container
+from backup.containers import Container, source
 from backup.errors import ConfigError
 
 _OWN_ID: Final = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
@@ -27,10 +27,8 @@ def spool_mount(own: Container | None, local: Path, inside: PurePosixPath) -> Sp
     """
     if own is None:
         return Mount(target=str(inside), source=str(local), type="bind", read_only=True)
-    for mount in own.mounts:
-        if mount.get("Destination") == str(local):
-            source = mount["Name"] if mount["Type"] == "volume" else mount["Source"]
-            return Mount(target=str(inside), source=source, type=mount["Type"], read_only=True)
+    if found := _mounted(own, local, str(inside), writable=False):
+        return found
     raise ConfigError(
         f"no volume is mounted at {local}, so helper containers cannot hand over the dump",
         "Mount `backup_spool:/spool` as docker-compose.backup.yml does, or set DB_HOST for the network way.",
@@ -39,15 +37,20 @@ def spool_mount(own: Container | None, local: Path, inside: PurePosixPath) -> Sp
 
 def same_mount(own: Container, directory: Path, *, writable: bool) -> SpoolMount:
     """How another container mounts what our own has at `directory` or above it, at the same place."""
-    places = sorted((directory, *directory.parents), key=lambda path: -len(path.parts))
-    for place in places:
-        for mount in own.mounts:
-            if mount.get("Destination") == str(place):
-                source = mount["Name"] if mount["Type"] == "volume" else mount["Source"]
-                return Mount(target=str(place), source=source, type=mount["Type"], read_only=not writable)
+    for place in (directory, *directory.parents):
+        if found := _mounted(own, place, str(place), writable=writable):
+            return found
     raise ConfigError(
         f"nothing is mounted at {directory}", "Mount it in the backup service, as docker-compose.backup.yml does."
     )
+
+
+def _mounted(own: Container, place: Path, target: str, *, writable: bool) -> SpoolMount | None:
+    """What our own container has at exactly `place`, for another one at `target`."""
+    for mount in own.mounts:
+        if mount.get("Destination") == str(place):
+            return Mount(target=target, source=source(mount), type=mount["Type"], read_only=not writable)
+    return None
 
 
 def own_ids() -> Iterator[str]:

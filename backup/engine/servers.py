@@ -64,8 +64,7 @@ class Server:
     @property
     def data(self) -> str:
         """Where its data lies, inside."""
-        environment = self.container.environment
-        return environment.get("PGDATA") or "/var/lib/postgresql/data"
+        return self.container.pgdata
 
     def alive(self) -> bool:
         """Whether it takes connections."""

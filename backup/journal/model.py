@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -52,10 +52,14 @@ class DatabaseSwap(_Model):
 
 
 class VolumeSwap(_Model):
-    """A volume whose tree is exchanged; `mount` is the engine's description of it."""
+    """A volume whose trees are exchanged. `stamp` names the restore that unpacked one of them beside the other.
+
+    `onward`: that one is to be live; an undo may want it either way.
+    """
 
     name: str
-    mount: dict[str, Any] = Field(default_factory=dict)
+    stamp: str
+    onward: bool = True
 
 
 class Stopped(_Model):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
-from backup import __version__, forecast, lock, text
+from backup import __version__, forecast, text
 from backup.catalog import Catalog
 from backup.database import Facts
 from backup.errors import BackupError, DatabaseNotYet
@@ -80,40 +80,25 @@ def create(request: Request, shop: Workshop) -> Run:
         only=request.only or "",
         started=started,
     )
-    seconds: dict[str, float] = {}
 
     def stuck(idle: float) -> None:
-        runs.record(shop.records, runs.failed(run, runs.stuck(idle), shop.clock(), seconds))
+        runs.record(shop.records, runs.failed(run, runs.stuck(idle), shop.clock(), recording.seconds))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    waiting = "waiting for another run to end: {}"
-    with lock.hold(
-        shop.lock,
-        f"create {request.tier}",
-        run.id,
-        wait=request.wait,
-        waiting=lambda who: logger.info(waiting, who),
-    ):
+    with runs.locked(shop, run, request.wait):
         # It may have queued for hours: a set is as old as its dump, not as its request.
         started = shop.clock()
         run = run.model_copy(update={"started": started})
-        with ExitStack() as undisturbed:
-            try:
-                runs.recover(shop.catalog, shop.records, started)
-                refuse_unfinished(shop.catalog.root, started)
-                shop.records.begin(run)
-                identifier = shop.catalog.new_id(request.tier, started)
-                draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=seconds)
-                with draft.timed("total"), Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
-                    manifest = _make(request, replace(shop, progress=watched), draft, started, undisturbed)
-            except BaseException as error:
-                runs.record(shop.records, runs.failed(run, error, shop.clock(), seconds))
-                raise
-            done = run.model_copy(update=_succeeded(manifest, draft))
-            runs.record(shop.records, done)
-        _report(manifest, done)
+        with ExitStack() as undisturbed, runs.recorded(shop, run) as recording:
+            refuse_unfinished(shop.catalog.root, started)
+            identifier = shop.catalog.new_id(request.tier, started)
+            draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=recording.seconds)
+            with draft.timed("total"), Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
+                manifest = _make(request, replace(shop, progress=watched), draft, started, undisturbed)
+            recording.success = _succeeded(manifest)
+        _report(manifest, recording.run)
         with Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
-            return verify_made(shop.catalog, shop.records, done, watched, shop.clock)
+            return verify_made(shop.catalog, shop.records, recording.run, watched, shop.clock)
 
 
 def _make(request: Request, shop: Workshop, draft: Draft, started: datetime, undisturbed: ExitStack) -> Manifest:
@@ -265,7 +250,7 @@ def _own_directory(shop: Workshop) -> frozenset[tuple[int, int]]:
     return frozenset({(found.st_dev, found.st_ino)})
 
 
-def _succeeded(manifest: Manifest, draft: Draft) -> dict[str, object]:
+def _succeeded(manifest: Manifest) -> dict[str, object]:
     changed = sum(volume.changed_total for volume in manifest.volumes)
     outcome = Outcome.CHANGED if changed else Outcome.SUCCESS
     message = f"{text.plural(changed, 'file')} changed while being read" if changed else ""
@@ -273,7 +258,6 @@ def _succeeded(manifest: Manifest, draft: Draft) -> dict[str, object]:
         "outcome": outcome,
         "ended": manifest.ended,
         "set": manifest.id,
-        "seconds": draft.seconds,
         "message": message,
         "hint": f"`show {manifest.id}` lists them." if changed else "",
         "exit_code": 3 if changed else 0,

@@ -10,15 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from backup import lock
 from backup.catalog import Catalog
 from backup.errors import IntegrityError, LoadFailed, NotProven
 from backup.log import logger
-from backup.operations import consistency, runs
+from backup.operations import consistency, roles_file, runs
 from backup.operations.draft import timed
 from backup.operations.verify import check
 from backup.progress import Progress
-from backup.records import Outcome, Records, Run, new_run_id
+from backup.records import Records, Run, new_run_id
 from backup.sets import Missing, Proof, StoredSet, Verdict
 from backup.sources.media import parse_index
 from backup.sources.places import LOAD_OPTIONS, STRICT, Place, Places, Wanted
@@ -32,13 +31,12 @@ from backup.text import duration, plural, printable
 
 _HEAD: Final = 65_536
 _LISTED: Final = 20
-_ROLES_LIMIT: Final = 64 << 20
 # The old scripts dumped without owners and privileges: then no object names its owner.
 _OWNER: Final = re.compile(rb"; Owner: [^-\n]")
 
 
 @dataclass(frozen=True)
-class Yard:
+class DrillShop:
     """What a drill works with. `places` decides, by the set, where it is restored."""
 
     catalog: Catalog
@@ -50,26 +48,17 @@ class Yard:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def drill(stored: StoredSet, yard: Yard, *, trigger: str = "manual", wait: float = 0.0) -> Verdict:
+def drill(stored: StoredSet, shop: DrillShop, *, trigger: str = "manual", wait: float = 0.0) -> Verdict:
     """Verify and prove one set, and record the run. IntegrityError for a damaged one, NotProven for a difference."""
-    started = yard.clock()
+    started = shop.clock()
     run = Run(
         id=new_run_id(started), operation="drill", tier=stored.tier, trigger=trigger, started=started, set=stored.id
     )
-    waiting = "waiting for another run to end: {}"
-    with lock.hold(yard.lock, f"drill {stored.id}", run.id, wait=wait, waiting=lambda who: logger.info(waiting, who)):
-        seconds: dict[str, float] = {}
-        try:
-            runs.recover(yard.catalog, yard.records, started)
-            yard.records.begin(run)
-            with timed(seconds, "total"):
-                verdict = _Drill(stored, yard, run.id, seconds).verdict()
-            _judge(stored, verdict)
-        except BaseException as error:
-            runs.record(yard.records, runs.failed(run, error, yard.clock(), seconds))
-            raise
-        done = {"outcome": Outcome.SUCCESS, "ended": yard.clock(), "seconds": seconds, "message": proven(verdict)}
-        runs.record(yard.records, run.model_copy(update=done))
+    with runs.locked(shop, run, wait), runs.recorded(shop, run) as recording:
+        with timed(recording.seconds, "total"):
+            verdict = _Drill(stored, shop, run.id, recording.seconds).verdict()
+        _judge(stored, verdict)
+        recording.success = {"message": proven(verdict)}
     return verdict
 
 
@@ -106,7 +95,7 @@ class _Loaded(Outline):
 @dataclass
 class _Drill:
     stored: StoredSet
-    yard: Yard
+    shop: DrillShop
     run: str
     seconds: dict[str, float]
     problems: list[str] = field(default_factory=list)
@@ -121,18 +110,18 @@ class _Drill:
                 f"{self.stored.id} holds no database, so there is nothing to restore into a server",
                 f"`verify {self.stored.id}` reads and judges all that it holds.",
             )
-        places = self.yard.places(self.stored)
+        places = self.shop.places(self.stored)
         places.sweep()
         logger.info("restoring {} into {}", self.stored.id, places.way)
         with contextlib.ExitStack() as stack:
             with timed(self.seconds, "prepare"):
-                self.yard.progress.phase("starting a throw-away server")
+                self.shop.progress.phase("starting a throw-away server")
                 place = stack.enter_context(places.prepare(self._wanted(), self.run))
             found, files = self._restored(place), None
             if not self.problems and not found:
                 files = self._files(place)
             version = place.server_version
-        now = self.yard.clock()
+        now = self.shop.clock()
         proof = Proof(
             tried=now,
             server_version=version,
@@ -143,8 +132,8 @@ class _Drill:
         )
         kept = None if self.problems else proof
         verdict = Verdict(checked=now, problems=tuple(self.problems), unchecked=tuple(self.unchecked), proof=kept)
-        if self.stored.manifest and self.stored.directory == self.yard.catalog.root / self.stored.tier:
-            self.yard.catalog.record_verdict(self.stored, verdict, locked=True)
+        if self.stored.manifest and self.stored.directory == self.shop.catalog.root / self.stored.tier:
+            self.shop.catalog.record_verdict(self.stored, verdict, locked=True)
         return verdict
 
     def _restored(self, place: Place) -> list[str]:
@@ -155,7 +144,7 @@ class _Drill:
                 self._load(place, expected)
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
-            self.problems, self.unchecked, _ = check(self.stored, self.yard.progress)
+            self.problems, self.unchecked, _ = check(self.stored, self.shop.progress)
             return [] if self.problems else [f"it does not load: {error.message}"]
         if self.problems:
             return []
@@ -181,7 +170,7 @@ class _Drill:
     def _load(self, place: Place, expected: _Loaded) -> None:
         with place.clients.feed("psql", (*STRICT, "--single-transaction"), self.run, LOAD_OPTIONS) as load:
             expected.load = load
-            self.problems, self.unchecked, _ = check(self.stored, self.yard.progress, outline=expected)
+            self.problems, self.unchecked, _ = check(self.stored, self.shop.progress, outline=expected)
             if not expected.head:
                 what = "; ".join(self.problems) or "no plain dump is among its files"
                 raise NotProven(
@@ -193,11 +182,11 @@ class _Drill:
     def _dump(self, place: Place, head: bytes, found: Outline) -> None:
         ownerless = self.stored.manifest is None and not _OWNER.search(head)
         options = (*DUMP_OPTIONS, *(("--no-owner", "--no-privileges") if ownerless else ()))
-        self.yard.progress.phase("dumping what was restored")
+        self.shop.progress.phase("dumping what was restored")
         with place.clients.run("pg_dump", options, self.run, DUMP_SESSION) as output:
             for chunk in output.chunks():
                 found.feed(chunk)
-                self.yard.progress.advance(len(chunk))
+                self.shop.progress.advance(len(chunk))
         found.finish()
         found.check_whole()
 
@@ -206,10 +195,10 @@ class _Drill:
         manifest = self.stored.manifest
         if manifest is None or not manifest.volumes:
             return None
-        self.yard.progress.phase("looking up the files that rows name")
+        self.shop.progress.phase("looking up the files that rows name")
         with timed(self.seconds, "files"):
             try:
-                found = consistency.look_up(place.clients, self._archived(), self.yard.file_columns, self.run)
+                found = consistency.look_up(place.clients, self._archived(), self.shop.file_columns, self.run)
             except LoadFailed as error:
                 raise NotProven(
                     f"what files the rows of {self.stored.id} name could not be found out: {error.message}",
@@ -236,22 +225,8 @@ class _Drill:
         part = manifest.database if manifest else None
         if manifest is None or part is None:
             return Wanted("restored", None, 10 * self.stored.size, "", "")
-        artifact = manifest.artifact("roles")
-        roles = self._small(artifact.file).decode(errors="surrogateescape") if artifact else ""
+        roles = roles_file.read(self.stored, unchanged=False)
         return Wanted(part.name, part.locale, part.size, part.bootstrap, roles)
-
-    def _small(self, file: str) -> bytes:
-        store = LocalStore(self.stored.directory)
-        try:
-            with open(store.open(file), "rb") as raw, gzip.reader(raw) as stream:
-                data = stream.read(_ROLES_LIMIT + 1)
-        except gzip.DAMAGED as error:
-            raise IntegrityError(
-                f"{file} cannot be unpacked: {error}", f"`verify {self.stored.id}` says what else is damaged."
-            ) from error
-        if len(data) > _ROLES_LIMIT:
-            raise IntegrityError(f"{file} is too large to be a list of roles")
-        return data
 
 
 def newest_of_each_tier(sets: Sequence[StoredSet]) -> list[StoredSet]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
+from typing import Protocol
 
+from backup import lock
 from backup.catalog import Catalog
 from backup.errors import BackupError, Interrupted, MediaFailed, StoreError
 from backup.log import logger, redacted
@@ -83,6 +87,63 @@ def undisturbed() -> Iterator[None]:
 def told_to_end() -> bool:
     """Whether a signal came while none could be heard."""
     return bool(_unheard)
+
+
+class Shop(Protocol):
+    """What every run works with."""
+
+    @property
+    def catalog(self) -> Catalog:
+        """The sets."""
+
+    @property
+    def records(self) -> Records:
+        """The run records."""
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the backup volume."""
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """What time it is."""
+
+
+@dataclass
+class Recording:
+    """A run while it is recorded. The body notes its phases in `seconds`, and in `success` what else is to be told.
+
+    After the body `run` is as it was recorded.
+    """
+
+    run: Run
+    seconds: dict[str, float] = field(default_factory=dict)
+    success: Mapping[str, object] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def locked(shop: Shop, run: Run, wait: float) -> Iterator[None]:
+    """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds."""
+    what = f"{run.operation} {run.set or run.tier}".strip()
+    waiting = "waiting for another run to end: {}"
+    with lock.hold(shop.lock, what, run.id, wait=wait, waiting=lambda who: logger.info(waiting, who)):
+        yield
+
+
+@contextlib.contextmanager
+def recorded(shop: Shop, run: Run) -> Iterator[Recording]:
+    """Sweep what dead runs left, then record the run's begin, and its end by how the body ends. Only under the lock."""
+    recording = Recording(run)
+    try:
+        recover(shop.catalog, shop.records, run.started)
+        shop.records.begin(run)
+        yield recording
+    except BaseException as error:
+        record(shop.records, failed(run, error, shop.clock(), recording.seconds))
+        raise
+    ended = {"outcome": Outcome.SUCCESS, "ended": shop.clock(), "seconds": recording.seconds}
+    recording.run = run.model_copy(update={**ended, **recording.success})
+    record(shop.records, recording.run)
 
 
 def record(records: Records, run: Run) -> None:

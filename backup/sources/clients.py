@@ -22,7 +22,7 @@ from backup.containers import Container
 from backup.database import APPLICATION, Login
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.errors import ConfigError, DumpFailed, EngineError
-from backup.stream.feed import FeedPipe, ProcessInput
+from backup.stream.feed import ProcessInput
 from backup.stream.fifo import Pipe, Process, ProcessOutput
 from backup.text import printable
 
@@ -88,7 +88,7 @@ class _Spooled:
     @contextlib.contextmanager
     def feed(self, program: str, arguments: Sequence[str], run: str, options: str = "") -> Iterator[ProcessInput]:
         """See Clients."""
-        with self._secret(run), FeedPipe(self._path(run, "fifo")) as pipe:
+        with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
             source = self._inside(pipe.path)
             words = [
                 *self._connection(run, options),

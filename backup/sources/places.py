@@ -22,9 +22,10 @@ from backup.text import printable, size
 
 ROLE: Final = "server"
 STRICT: Final = ("--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1")
-# Index builds of a load are the only long work; half of it must not wait for a disk.
+# Index builds of a load are the only long work; half of it must not wait for a disk. Nor need its commits: nobody uses
+# that database yet. A restore makes it live by a later transaction, which commits synchronously; WAL is flushed in its
+# order, so all of the load is durable before its exchange with the old database is.
 LOAD_OPTIONS: Final = "-c synchronous_commit=off -c maintenance_work_mem=256MB"
-_PROVIDERS: Final = {"c": "libc", "i": "icu", "b": "builtin"}
 _SPARE: Final = 256 << 20
 # Indexes and their builds: what is restored has been seen at up to the size of the original, and a little more.
 _ROOM: Final = 1.3
@@ -101,16 +102,8 @@ def literal(text: str) -> str:
 
 def created(name: str, locale: Locale | None) -> str:
     """The statement that makes a database like the dumped one."""
-    words = [f"CREATE DATABASE {quoted(name)} TEMPLATE template0"]
-    if locale:
-        words.append(f"ENCODING {literal(locale.encoding)} LC_COLLATE {literal(locale.collate)}")
-        words.append(f"LC_CTYPE {literal(locale.ctype)}")
-        if locale.provider in ("i", "b"):
-            words.append(f"LOCALE_PROVIDER {_PROVIDERS[locale.provider]}")
-            words.append(f"{'ICU_LOCALE' if locale.provider == 'i' else 'BUILTIN_LOCALE'} {literal(locale.locale)}")
-        if locale.rules:
-            words.append(f"ICU_RULES {literal(locale.rules)}")
-    return " ".join(words) + ";"
+    clause = f" {locale.clause(literal)}" if locale else ""
+    return f"CREATE DATABASE {quoted(name)} TEMPLATE template0{clause};"
 
 
 @dataclass(frozen=True)

@@ -6,61 +6,21 @@ ended by killing its reader, never by closing the pipe.
 
 from __future__ import annotations
 
-import array
-import fcntl
 import os
 import select
-import termios
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from backup.errors import BackupError, LoadFailed
-from backup.log import logger
-from backup.stream.fifo import Process, hint_for
+from backup.stream.fifo import Pipe, Process, hint_for, remove
 from backup.text import printable
 
 _SETTLE: Final = 30.0
 _GLANCE: Final = 0.2
 _DRAIN: Final = 0.002
-_PIPE: Final = 1 << 20
-
-
-class FeedPipe:
-    """A named pipe, mode 0600, that a program reads and we write. Our own reading end keeps it open before it does."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        os.mkfifo(path, 0o600)
-        self._reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self.writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, _PIPE)
-        except OSError:  # an unprivileged process may be held to less; then the default size only costs speed
-            pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self.close_writer()
-        os.close(self._reader)
-        self.path.unlink(missing_ok=True)
-
-    def drained(self) -> bool:
-        """Whether the program has read all that was written, so that it has the pipe open."""
-        count = array.array("i", [0])
-        fcntl.ioctl(self._reader, termios.FIONREAD, count)
-        return count[0] == 0
-
-    def close_writer(self) -> None:
-        """Let the program see the end."""
-        descriptor, self.writer = self.writer, -1
-        if descriptor >= 0:
-            os.close(descriptor)
 
 
 class ProcessInput:
@@ -71,7 +31,7 @@ class ProcessInput:
     """
 
     def __init__(
-        self, process: Process, pipe: FeedPipe, name: str, stall: float, busy: Callable[[], bool] = lambda: False
+        self, process: Process, pipe: Pipe, name: str, stall: float, busy: Callable[[], bool] = lambda: False
     ) -> None:
         self._process, self._pipe, self._name, self._stall, self._busy = process, pipe, name, stall, busy
         self._code: int | None = None
@@ -89,10 +49,7 @@ class ProcessInput:
                 self._process.kill()
             self._waiter.join(_SETTLE)
         finally:
-            try:
-                self._process.close()
-            except BackupError as left:  # the next sweep removes it
-                logger.warning("{} {}", left.message, left.hint)
+            remove(self._process)
 
     def write(self, data: bytes) -> None:
         """Pass on all of `data`; LoadFailed when the program has ended or stands still."""

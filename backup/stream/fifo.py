@@ -7,10 +7,12 @@ raises at the end of the stream, before anything could be published.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import fcntl
 import os
 import select
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,13 +44,13 @@ class Process(Protocol):
 
 
 class Pipe:
-    """A named pipe, mode 0600, open at both ends from the first moment."""
+    """A named pipe, mode 0600, open at both ends from the first moment: a program uses one of them, we the other."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         os.mkfifo(path, 0o600)
         self.reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._writer = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        self.writer = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._closing = threading.Lock()
         # An unprivileged process may be held to less; then the default size only costs speed.
         with contextlib.suppress(OSError):
@@ -65,9 +67,23 @@ class Pipe:
     def close_writer(self) -> None:
         """Let the reader see the end once the program's own end is closed too. Any thread may call it."""
         with self._closing:
-            descriptor, self._writer = self._writer, -1
+            descriptor, self.writer = self.writer, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def drained(self) -> bool:
+        """Whether all that was written has been read, so that a program which reads has the pipe open."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self.reader, termios.FIONREAD, count)
+        return count[0] == 0
+
+
+def remove(process: Process) -> None:
+    """Remove every trace of it. What it did is what counts, or its error; the next sweep removes what is left."""
+    try:
+        process.close()
+    except BackupError as left:
+        logger.warning("{} {}", left.message, left.hint)
 
 
 class ProcessOutput:
@@ -92,7 +108,7 @@ class ProcessOutput:
                 self._process.kill()
             self._waiter.join(_SETTLE)
         finally:
-            self._remove()
+            remove(self._process)
 
     def chunks(self) -> Iterator[bytes]:
         """The output in pieces of up to 1 MiB; DumpFailed at the end if the program failed or stalled."""
@@ -106,13 +122,6 @@ class ProcessOutput:
                 break
             yield data
         self._judge()
-
-    def _remove(self) -> None:
-        try:
-            self._process.close()
-        except BackupError as left:
-            # The dump is what counts, or the error that ended it; the next sweep removes what is left.
-            logger.warning("{} {}", left.message, left.hint)
 
     def _wait(self) -> None:
         try:

@@ -43,7 +43,7 @@ def journal(**changes: Any) -> Journal:
         "set": "daily_2025-10-19_02-00-00",
         "started": NOW,
         "database": SWAP,
-        "volumes": (VolumeSwap(name="media", mount={"Type": "volume", "Name": "p_media"}),),
+        "volumes": (VolumeSwap(name="media", stamp="20251020020000"),),
         "stopped": (Stopped(id="1", name="web1", service="web"), Stopped(id="2", name="web2")),
         "safety": "pre-restore_2025-10-20_02-00-00",
     }
@@ -59,7 +59,7 @@ journals = st.builds(
     kind=st.sampled_from(["restore", "undo"]),
     only=st.sampled_from(["", "database", "media"]),
     database=st.none() | st.just(SWAP),
-    volumes=st.lists(st.builds(VolumeSwap, name=any_text), max_size=8),
+    volumes=st.lists(st.builds(VolumeSwap, name=any_text, stamp=any_text), max_size=8),
     stopped=st.lists(st.builds(Stopped, id=any_text, name=any_text), max_size=12),
     safety=any_text,
 )

@@ -14,7 +14,7 @@ from backup.database.exchange import Exchange, exchange, state
 from backup.database.server import find
 from backup.engine.application import Application
 from backup.errors import AfterRestore, BackupError, RestoreFailed, RestoreUnfinished
-from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Step, Stopped, VolumeSwap
+from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Step, Stopped
 from backup.log import logger
 from backup.operations.restore.shop import Shop, Work
 from backup.text import duration, plural, printable, size
@@ -84,9 +84,9 @@ def back(work: Work) -> None:
     if journal.volumes:
         trees = shop.trees()
         for volume in journal.volumes:
-            (trees.exchange_back if _onward(volume) else trees.exchange)(volume.name, _stamp(work))
+            (trees.exchange_back if volume.onward else trees.exchange)(volume.name, volume.stamp)
             if journal.kind == "restore":
-                trees.discard(volume.name, journal.id)
+                trees.discard(volume.name, volume.stamp)
     if journal.database:
         _database_back(work, journal.database)
     _forget_kept(work)
@@ -116,8 +116,10 @@ def discard(shop: Shop) -> int:
         return 0
     if kept.database:
         drop(shop.source().login, kept.database.kept_oid, kept.database.kept)
-    for volume in kept.volumes:
-        shop.trees().discard(volume.name, volume.stamp)
+    if kept.volumes:
+        trees = shop.trees()
+        for volume in kept.volumes:
+            trees.discard(volume.name, volume.stamp)
     file.remove()
     return kept.size
 
@@ -160,19 +162,7 @@ def _exchange_trees(work: Work) -> None:
     work.shop.progress.phase("exchanging the files")
     trees = work.shop.trees()
     for volume in work.journal.volumes:
-        (trees.exchange if _onward(volume) else trees.exchange_back)(volume.name, _stamp(work))
-
-
-def _onward(volume: VolumeSwap) -> bool:
-    """Whether what was unpacked is to be live; an undo may want it either way."""
-    return bool(volume.mount.get("onward", True))
-
-
-def _stamp(work: Work) -> str:
-    """Which restore's files are beside the live ones: this one's, or that which an undo undoes."""
-    if work.journal.kind == "restore":
-        return work.journal.id
-    return next(str(volume.mount["stamp"]) for volume in work.journal.volumes)
+        (trees.exchange if volume.onward else trees.exchange_back)(volume.name, volume.stamp)
 
 
 def _wanted(swap: DatabaseSwap) -> Exchange:
@@ -246,10 +236,7 @@ def _note_kept(work: Work) -> None:
             kept_oid=swap.live_oid,
             size=found.size if found else 0,
         )
-    volumes = tuple(
-        KeptVolume(name=v.name, stamp=_stamp(work), bytes=shop.trees().kept(v.name, _stamp(work)))
-        for v in journal.volumes
-    )
+    volumes = _kept_volumes(work)
     if database or volumes:
         work.kept.write(
             Kept(
@@ -262,6 +249,14 @@ def _note_kept(work: Work) -> None:
                 days=shop.days,
             )
         )
+
+
+def _kept_volumes(work: Work) -> tuple[KeptVolume, ...]:
+    volumes = work.journal.volumes
+    if not volumes:
+        return ()
+    trees = work.shop.trees()
+    return tuple(KeptVolume(name=v.name, stamp=v.stamp, bytes=trees.kept(v.name, v.stamp)) for v in volumes)
 
 
 def _analyze(work: Work) -> None:

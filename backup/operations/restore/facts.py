@@ -34,7 +34,7 @@ def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"]
         source=_foreign(stored) if stored.loose else stored,
         only=only,
         safety=safety,
-        volumes=tuple(_volume(shop, stored.manifest, each.name) for each in loading.volumes_of(stored)),
+        volumes=tuple(_volume(shop, stored.manifest, name) for name in loading.volumes_of(stored)),
         safety_bytes=newest.size if newest and safety else 0,
         backup_free=free_space(shop.catalog.root),
         backup_disk=_disk(shop.catalog.root),

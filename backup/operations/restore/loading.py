@@ -9,12 +9,14 @@ from backup.database import Login, settings_for
 from backup.database.admin import apply, create
 from backup.database.content import count_large_objects, count_rows
 from backup.database.server import Database, find, fitting, roles
-from backup.errors import IntegrityError, LoadFailed, RestoreFailed
-from backup.journal import DatabaseSwap, Step, VolumeSwap
+from backup.errors import LoadFailed, RestoreFailed
+from backup.journal import DatabaseSwap, Step
 from backup.log import logger
-from backup.manifest import Artifact, Manifest, file_name, parse_file_name
+from backup.manifest import Manifest, file_name, parse_file_name
+from backup.operations import roles_file
 from backup.operations.check_bytes import Stored
 from backup.operations.restore.shop import Work
+from backup.operations.roles_file import require_unchanged
 from backup.operations.verify import Found
 from backup.sets import StoredSet
 from backup.sources.places import LOAD_OPTIONS, STRICT
@@ -26,7 +28,6 @@ from backup.stream.content import Kind
 from backup.stream.load import WithoutDrops
 from backup.text import plural, printable
 
-_ROLES_LIMIT: Final = 64 << 20
 _SPARE: Final = 1.05
 # How an archive of pg_dump's custom format begins.
 _MAGIC: Final = b"PGDMP"
@@ -66,10 +67,10 @@ def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found) ->
 def extract(work: Work, stored: StoredSet) -> None:
     """Unpack the archives beside the live files."""
     work.advance(Step.EXTRACTING)
-    trees = work.shop.trees() if work.journal.volumes else None
+    if not work.journal.volumes:
+        return
+    trees = work.shop.trees()
     for volume in work.journal.volumes:
-        if trees is None:
-            return
         work.shop.progress.phase(f"unpacking {volume.name}")
         archive, index, root = archive_of(stored, volume.name)
         limit = _bytes(stored.manifest, volume.name) or free_space(work.shop.volumes / volume.name)
@@ -77,21 +78,21 @@ def extract(work: Work, stored: StoredSet) -> None:
             volume.name,
             stored.directory / archive,
             stored.directory / index if index else None,
-            work.journal.id,
+            volume.stamp,
             root=root,
             limit=limit,
             trusted=stored.manifest is not None,
         )
 
 
-def volumes_of(stored: StoredSet) -> tuple[VolumeSwap, ...]:
+def volumes_of(stored: StoredSet) -> tuple[str, ...]:
     """The volumes that a set has archives of."""
     if stored.manifest:
-        return tuple(VolumeSwap(name=volume.name) for volume in stored.manifest.volumes)
+        return tuple(volume.name for volume in stored.manifest.volumes)
     if stored.loose:
-        return tuple(VolumeSwap(name=each.volume) for each in stored.loose if each.volume)
+        return tuple(each.volume for each in stored.loose if each.volume)
     parsed = [part for part in map(parse_file_name, stored.files) if part]
-    return tuple(VolumeSwap(name=part.what) for part in parsed if part.suffix == "tar.gz")
+    return tuple(part.what for part in parsed if part.suffix == "tar.gz")
 
 
 def dump_of(stored: StoredSet) -> str:
@@ -116,29 +117,8 @@ def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
 
 def roles_of(stored: StoredSet) -> Roles | None:
     """The roles that a set was dumped with."""
-    artifact = stored.manifest.artifact("roles") if stored.manifest else None
-    if artifact is None:
-        return None
-    pieces, size = [], 0
-    source = Stored(LocalStore(stored.directory), artifact.file, _Quiet())
-    try:
-        for piece in source.content():
-            size += len(piece)
-            if size > _ROLES_LIMIT:
-                raise IntegrityError(f"{artifact.file} is too large to be a list of roles")
-            pieces.append(piece)
-        _same(source, artifact)
-    finally:
-        source.close()
-    return Roles.parse(b"".join(pieces).decode(errors="surrogateescape"))
-
-
-class _Quiet:
-    def phase(self, name: str, total: int | None = None) -> None:
-        """Ignored."""
-
-    def advance(self, count: int) -> None:
-        """Ignored."""
+    text = roles_file.read(stored, unchanged=True)
+    return Roles.parse(text) if text else None
 
 
 def _make_roles(login: Login, listed: Roles, bootstrap: str) -> list[str]:
@@ -171,7 +151,7 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -
             stored_file.drain()
             artifact = stored.manifest.artifact("database") if stored.manifest else None
             if artifact:
-                _same(stored_file, artifact)
+                require_unchanged(stored_file, artifact)
             psql.finish(b"" if custom else b"\n")
     except LoadFailed as error:
         raise RestoreFailed(
@@ -179,14 +159,6 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -
         ) from error
     finally:
         stored_file.close()
-
-
-def _same(source: Stored, artifact: Artifact) -> None:
-    if source.sha256 != artifact.stored_sha256:
-        raise IntegrityError(
-            f"{artifact.file} has changed since it was verified a moment ago; the live data were not touched",
-            "Is the disk failing? `verify` judges the set again.",
-        )
 
 
 def _compare(login: Login, found: Found) -> None:

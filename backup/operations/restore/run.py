@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from backup import lock
 from backup.database.server import find
 from backup.errors import (
     AfterRestore,
@@ -18,7 +17,18 @@ from backup.errors import (
     RestoreFailed,
     RestoreUnfinished,
 )
-from backup.journal import DatabaseSwap, Journal, JournalFile, KeptFile, Step, VolumeSwap, direction, unfinished
+from backup.journal import (
+    DatabaseSwap,
+    Journal,
+    JournalFile,
+    Kept,
+    KeptDatabase,
+    KeptFile,
+    Step,
+    VolumeSwap,
+    direction,
+    unfinished,
+)
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations import runs
@@ -28,7 +38,7 @@ from backup.operations.restore import ends, loading
 from backup.operations.restore.shop import Shop, Work
 from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import Found, check
-from backup.records import Outcome, Run, new_run_id
+from backup.records import Run, new_run_id
 from backup.retention import old_safety_sets
 from backup.sets import StoredSet
 from backup.text import printable, size
@@ -84,34 +94,34 @@ def undo(shop: Shop) -> str:
     if kept is None:
         raise NotFound("there is nothing to undo", "`list pre-restore` shows safety sets, which `restore` puts back.")
     with _recorded(shop, "undo", kept.set) as run:
-        database = kept.database
-        swap = database and DatabaseSwap(
-            live=database.live,
-            live_oid=database.current_oid,
-            new=database.kept,
-            new_oid=database.kept_oid,
-            kept=database.kept,
-        )
-        trees = shop.trees() if kept.volumes else None
-        volumes = [
-            VolumeSwap(name=v.name, mount={"stamp": v.stamp, "onward": not trees.exchanged(v.name, v.stamp)})
-            for v in kept.volumes
-            if trees
-        ]
         journal = Journal(
             id=kept.id,
             run=run.id,
             kind="undo",
             set=kept.set,
             started=run.started,
-            database=swap or None,
-            volumes=tuple(volumes),
+            database=_database_of(kept.database) if kept.database else None,
+            volumes=_volumes_of(kept, shop),
             safety=kept.safety,
         )
         work = Work(shop, JournalFile(shop.catalog.root), journal)
         work.file.begin(journal)
         _guarded(work, lambda: None)
     return "; ".join(filter(None, ["what was live before is live again", ends.told(work), "`undo` changes it back"]))
+
+
+def _database_of(kept: KeptDatabase) -> DatabaseSwap:
+    """The kept database as the new one, and the other way round."""
+    return DatabaseSwap(live=kept.live, live_oid=kept.current_oid, new=kept.kept, new_oid=kept.kept_oid, kept=kept.kept)
+
+
+def _volumes_of(kept: Kept, shop: Shop) -> tuple[VolumeSwap, ...]:
+    if not kept.volumes:
+        return ()
+    trees = shop.trees()
+    return tuple(
+        VolumeSwap(name=v.name, stamp=v.stamp, onward=not trees.exchanged(v.name, v.stamp)) for v in kept.volumes
+    )
 
 
 def discard(shop: Shop) -> str:
@@ -130,12 +140,12 @@ def expire(shop: Shop) -> None:
         logger.info("{}", discard(shop))
 
 
-def end(shop: Shop, *, back: bool | None = None) -> str:
+def end(shop: Shop, *, back: bool = False) -> str:
     """End what was left unfinished: as its journal says, or back, or forward; what is to be said of it."""
     file = JournalFile(shop.catalog.root)
     if file.read() is None:
         raise NotFound("no restore is unfinished", "`list` shows the sets.")
-    with _recorded(shop, "recover", "") as _:
+    with _recorded(shop, "recover", ""):
         journal = file.read()
         if journal is None:
             return "it has ended meanwhile"
@@ -199,8 +209,8 @@ def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
         source = shop.source()
         marker = f"obcms-backup {shop.instance} {run.id}: a restore that has not ended; may be dropped"
         swap = loading.swap_for(source, find(source.login, source.login.name), stamp, marker)
-    volumes = loading.volumes_of(stored) if wish.only != "database" else ()
-    if swap is None and not volumes:
+    names = loading.volumes_of(stored) if wish.only != "database" else ()
+    if swap is None and not names:
         raise RestoreFailed(
             f"{stored.id} holds nothing of what was asked for", f"`show {stored.id}` says what it holds."
         )
@@ -211,7 +221,7 @@ def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
         only=wish.only,
         started=run.started,
         database=swap,
-        volumes=volumes,
+        volumes=tuple(VolumeSwap(name=name, stamp=stamp) for name in names),
         safety=safety,
     )
 
@@ -253,19 +263,5 @@ def _recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
     """Hold the lock and record the run."""
     started = shop.clock()
     run = Run(id=new_run_id(started), operation=operation, started=started, set=name)
-    waiting = "waiting for another run to end: {}"
-    with lock.hold(
-        shop.lock,
-        f"{operation} {name}".strip(),
-        run.id,
-        wait=_PATIENCE,
-        waiting=lambda who: logger.info(waiting, who),
-    ):
-        try:
-            runs.recover(shop.catalog, shop.records, started)
-            shop.records.begin(run)
-            yield run
-        except BaseException as error:
-            runs.record(shop.records, runs.failed(run, error, shop.clock(), {}))
-            raise
-        runs.record(shop.records, run.model_copy(update={"outcome": Outcome.SUCCESS, "ended": shop.clock()}))
+    with runs.locked(shop, run, _PATIENCE), runs.recorded(shop, run):
+        yield run
