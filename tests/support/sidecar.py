@@ -138,5 +138,5 @@ class Result:
 
     @property
     def json(self) -> Any:
-        """The output as JSON, of a command that logged nothing."""
-        return json.loads(self.output[self.output.index("{") :])
+        """The JSON of the output: a container's log lines, on stderr, may come before it or after it."""
+        return json.JSONDecoder().raw_decode(self.output[self.output.index("{") :])[0]
