@@ -77,6 +77,7 @@ class DatabasePart(_Model):
     """Identity of the database, and what its dump holds. `rows` maps `schema.table` to rows dumped.
 
     `bootstrap` is the role that the server was initialised with; it exists on a new server before any is restored.
+    `extensions` are those that the dump makes; earlier releases did not note them.
     """
 
     name: str
@@ -93,6 +94,7 @@ class DatabasePart(_Model):
     not_carried: tuple[str, ...] = ()
     locale: Locale | None = None
     bootstrap: str = ""
+    extensions: tuple[str, ...] = ()
 
 
 class Change(_Model):
