@@ -10,7 +10,7 @@ from backup.engine.asking import asking
 from backup.errors import EngineError
 
 _TAIL: Final = 16_384
-_GRACE: Final = 10.0
+_GRACE: Final = 5.0
 # The engine knows the host's number of a process; only its own, which the container knows, can be signalled there.
 _NUMBERED: Final = 'echo "$$"; exec sh -c "$0"'
 # What an engine starts leads a group of its own, so that what it has started itself is ended with it.
