@@ -188,7 +188,7 @@ def _end_after(work: Work, error: BaseException) -> None:
         ends.start_again(work)
     except BackupError as second:
         half = unfinished(work.journal, work.shop.clock())
-        raise RestoreUnfinished(f"{half.message}. It failed with: {second.message}", half.hint) from error
+        raise RestoreUnfinished(f"{half.message} It failed with: {second.message}", half.hint) from error
     if isinstance(error, Interrupted):
         told = ends.after(work, f"stopped by signal {error.exit_code - 128}")
         error.message, error.hint = told.message, told.hint
@@ -206,7 +206,7 @@ def _roll_back(work: Work, error: BaseException) -> None:
     except BackupError as second:
         half = unfinished(work.journal, work.shop.clock())
         raise RestoreUnfinished(
-            f"{half.message}. It failed with: {why}; and putting things back failed with: {second.message}", half.hint
+            f"{half.message} It failed with: {why}; and putting things back failed with: {second.message}", half.hint
         ) from error
 
 
