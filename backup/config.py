@@ -111,6 +111,12 @@ class Settings(BaseModel):
         alias="BACKUP_POST_RESTORE",
         description="`service: command`, run there after a restore; several by newlines",
     )
+    post_restore_timeout: int = Field(
+        1800,
+        alias="BACKUP_POST_RESTORE_TIMEOUT",
+        ge=1,
+        description="seconds after which a command of BACKUP_POST_RESTORE is ended",
+    )
     undo_days: int = Field(
         7, alias="BACKUP_UNDO_DAYS", ge=0, description="days that what a restore replaced is kept for `undo`"
     )

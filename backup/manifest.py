@@ -96,6 +96,7 @@ class DatabasePart(_Model):
     """Identity of the database, and what its dump holds. `rows` maps `schema.table` to rows dumped.
 
     `bootstrap` is the role that the server was initialised with; it exists on a new server before any is restored.
+    `extensions` are those that the dump makes; earlier releases did not note them.
     """
 
     name: str
@@ -112,6 +113,7 @@ class DatabasePart(_Model):
     not_carried: tuple[str, ...] = ()
     locale: Locale | None = None
     bootstrap: str = ""
+    extensions: tuple[str, ...] = ()
 
 
 class Change(_Model):
@@ -222,5 +224,7 @@ def from_json(data: bytes, file: str) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        hint = "A newer release of this product wrote it; use that release." if where == "format" else ""
-        raise IntegrityError(f"manifest {file} cannot be used: {where}: {first['msg']}", hint) from None
+        # Said in the message itself: lists and plans show that alone.
+        newer = "its format is not known here; a newer release of this product wrote it, use that release"
+        why = newer if where == "format" else f"{where}: {first['msg']}"
+        raise IntegrityError(f"manifest {file} cannot be used: {why}") from None

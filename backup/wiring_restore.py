@@ -54,6 +54,7 @@ class _Restoring:
             server_free=self._server_free,
             stops=settings.restore_stop,
             commands=_commands(settings.post_restore),
+            command_seconds=settings.post_restore_timeout,
             days=settings.undo_days,
             progress=self._progress,
         )

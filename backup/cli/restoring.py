@@ -11,6 +11,7 @@ from backup.cli import base
 from backup.cli.base import Json, Only
 from backup.display.plan import plan_json, plan_lines, plan_page
 from backup.errors import NotConfirmed, RestoreFailed
+from backup.journal import KeptFile
 from backup.log import logger
 from backup.operations.restore import run
 from backup.operations.restore.facts import gather
@@ -45,7 +46,7 @@ def restore(
         if resume or rollback:
             logger.success("{}", run.end(shop, back=rollback))
             return
-        stored = main.find(which)
+        stored, kept = main.find(which), KeptFile(main.settings.root).read()
         planned = plan(gather(shop, stored, only.value if only else "", not no_safety))
     _show(planned, as_json)
     _refuse(planned)
@@ -53,7 +54,7 @@ def restore(
         return
     _confirm(force, "Restore this, replacing what is live?")
     with base.progress(as_json) as progress:
-        wish = run.Wish(stored, only.value if only else "", not no_safety)
+        wish = run.Wish(stored, only.value if only else "", not no_safety, kept)
         logger.success("{}", run.restore(wish, shop_for(main, progress)))
 
 

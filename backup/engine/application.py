@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
-from typing import Final
+from collections.abc import Collection
 
 from backup.containers import Container, source
 from backup.engine import Engine
 from backup.engine.asking import Gone, asking
+from backup.engine.command import Command
 from backup.text import printable
-
-_TAIL: Final = 16_384
 
 
 class Application:
@@ -44,18 +42,9 @@ class Application:
                 return True
         return False
 
-    def run(self, container: Container, command: str) -> tuple[int, str]:
-        """Run a shell command inside a running container; its exit code and the end of its output."""
-        with asking(f"a command in {printable(container.name)}"):
-            made = self._engine.api.exec_create(container.id, ["sh", "-c", command])
-            tail = b""
-            for piece in self._stream(made["Id"]):
-                tail = (tail + piece)[-_TAIL:]
-            code = self._engine.api.exec_inspect(made["Id"])["ExitCode"]
-        return 1 if code is None else int(code), tail.decode(errors="replace")
-
-    def _stream(self, identifier: str) -> Iterator[bytes]:
-        yield from self._engine.api.exec_start(identifier, stream=True)
+    def command(self, container: Container, command: str) -> Command:
+        """A shell command to be run inside a running container."""
+        return Command(self._engine.api, container.id, command, f"a command in {printable(container.name)}")
 
     def _ours(self, container: Container) -> bool:
         return self._own is not None and (container.id == self._own.id or container.image_id == self._own.image_id)

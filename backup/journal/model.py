@@ -74,6 +74,7 @@ class Journal(_Model):
     """One restore or undo under way. `set` is a set's id or a file, `safety` the set taken just before.
 
     `back`: a person has asked to roll it back, however far it had come. `source` describes what is restored.
+    `failed`: what belongs after the exchange and has failed or has not been done so far, in words.
     """
 
     format: Literal[1] = 1
@@ -91,6 +92,7 @@ class Journal(_Model):
     stopped: tuple[Stopped, ...] = ()
     roles: tuple[str, ...] = ()
     safety: str = ""
+    failed: tuple[str, ...] = ()
 
 
 class KeptDatabase(_Model):

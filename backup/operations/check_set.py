@@ -30,11 +30,12 @@ _CLUSTER_TRAILER: Final = b"\n-- PostgreSQL database cluster dump complete\n"
 
 @dataclass
 class Found:
-    """What reading a set told: rows per table and large objects of its database, and by file the bytes that it
-    unpacks to and, for files without a manifest, what it is."""
+    """What reading a set told: rows per table, large objects and extensions of its database, and by file the bytes
+    that it unpacks to and, for files without a manifest, what it is."""
 
     rows: dict[str, int] = field(default_factory=dict)
     large_objects: int = 0
+    extensions: list[str] = field(default_factory=list)
     plain_sizes: dict[str, int] = field(default_factory=dict)
     content: dict[str, Content] = field(default_factory=dict)
 
@@ -127,6 +128,7 @@ class SetCheck:
                 reader.feed(piece)
             reader.finish()
             self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
+            self._found.extensions = reader.extensions
             problems = [f"is no whole dump: it {missing}"] if (missing := reader.missing()) else []
             if self._manifest.database:
                 problems += wrong_rows(self._manifest.database, reader)

@@ -78,7 +78,8 @@ class _Comparison:
     def run(self, chunks: Iterable[bytes], again: Callable[[], Iterable[bytes]]) -> Walked:
         for member in members(chunks):
             _count(member, self._walked.counts)
-            if member.path.rstrip(b"/") != self._root and not member.path.startswith(self._root + b"/"):
+            names = member.path.removesuffix(b"/").split(b"/")
+            if names[0] != self._root or not {b"", b".", b".."}.isdisjoint(names):
                 self._add(f"{_shown(member.path)} lies outside of {_shown(self._root)}/")
             if member.kind in REGULAR or member.kind == tarfile.LNKTYPE:
                 self._judge(member)

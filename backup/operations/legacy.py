@@ -114,6 +114,7 @@ class _Check:
             reader.feed(piece)
         reader.finish()
         self.found.rows, self.found.large_objects = reader.rows, reader.large_objects
+        self.found.extensions = reader.extensions
         if missing := reader.missing():
             raise IntegrityError(f"is no whole dump: it {missing}")
 

@@ -122,12 +122,18 @@ class Recording:
 
 
 @contextlib.contextmanager
-def locked(shop: Shop, run: Run, wait: float) -> Iterator[None]:
-    """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds."""
+def locked(shop: Shop, run: Run, wait: float, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds.
+
+    `waiting` is told once who is waited for, and may raise instead.
+    """
     what = f"{run.operation} {run.set or run.tier}".strip()
-    waiting = "waiting for another run to end: {}"
-    with lock.hold(shop.lock, what, run.id, wait=wait, waiting=lambda who: logger.info(waiting, who)):
+    with lock.hold(shop.lock, what, run.id, wait=wait, waiting=waiting or _told):
         yield
+
+
+def _told(who: str) -> None:
+    logger.info("waiting for another run to end: {}", who)
 
 
 @contextlib.contextmanager

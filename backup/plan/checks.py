@@ -52,6 +52,14 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(printable(name) for name in names[:_LISTED]) + more
 
 
+def lacking(extensions: Sequence[str]) -> Remark:
+    """The refusal of a server without these extensions."""
+    return Remark(
+        f"the server does not have the extensions {named(extensions)}",
+        "Install them on the server, or use the image of the set: `show` names it.",
+    )
+
+
 def _unfinished(facts: Facts) -> Iterator[Remark]:
     if facts.unfinished:
         hint = facts.unfinished_hint or "`restore --resume` or `restore --rollback` ends it."
@@ -95,10 +103,7 @@ def _server_refused(facts: Facts) -> Iterator[Remark]:
             f"Restore to a server of version {of_set} or later.",
         )
     if facts.server.missing_extensions:
-        yield Remark(
-            f"the server does not have the extensions {named(facts.server.missing_extensions)}",
-            "Install them on the server, or use the image of the set: `show` names it.",
-        )
+        yield lacking(facts.server.missing_extensions)
 
 
 def _volumes_refused(facts: Facts) -> Iterator[Remark]:

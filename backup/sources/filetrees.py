@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
-from backup.errors import BackupError, IntegrityError, LockHeld, RestoreFailed, RestoreUnfinished
+from backup.errors import BackupError, EngineError, IntegrityError, LockHeld, RestoreFailed, RestoreUnfinished
 from backup.text import printable
 
 FILES_ROLE: Final = "files"
@@ -102,7 +102,12 @@ class FileTrees:
                 told = int(answer["bytes"])
         if code == 0:
             return answer
-        message = str(answer.get("message") or said or f"it ended with exit code {code}")
+        if "error" not in answer:
+            raise EngineError(
+                f"the files of {volume}: `{verb}` ended with exit code {code}: {printable(said) or 'it said nothing'}",
+                "Was it killed? If memory was short, the kernel log says so. Run it again.",
+            )
+        message = str(answer.get("message"))
         kind = _ERRORS.get(str(answer.get("error")), RestoreFailed)
         raise kind(f"the files of {volume}: {printable(message)}", str(answer.get("hint", "")))
 

@@ -68,6 +68,7 @@ class PostgresSource:
             not_carried=facts.not_carried,
             locale=facts.locale,
             bootstrap=facts.bootstrap,
+            extensions=tuple(reader.extensions),
         )
 
     def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> None:

@@ -161,6 +161,7 @@ _HINTS: Final = {
     "row-level security": "Give DB_USER the attribute BYPASSRLS, or let it be a superuser.",
     "server version mismatch": "The client must be as new as the server: use the image's other client, or the socket.",
     "terminating connection": "The database ended the session; its own log says why. Run it again.",
+    "No space left on device": "The disk of the database server is full: free room there, then run this again.",
     "server closed the connection": "The database server stopped or crashed; its own log says why.",
 }
 

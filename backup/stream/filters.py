@@ -50,11 +50,15 @@ class Watcher(Protocol):
 
 
 class DumpReader:
-    """Feed it the dump's chunks in order, then ask. `rows` maps the table as the dump writes it to its rows."""
+    """Feed it the dump's chunks in order, then ask. `rows` maps the table as the dump writes it to its rows.
+
+    `extensions` are those that it makes.
+    """
 
     def __init__(self, watcher: Watcher | None = None) -> None:
         self.rows: dict[str, int] = {}
         self.large_objects = 0
+        self.extensions: list[str] = []
         self._watcher = watcher
         self._head = b""
         self._tail = b""
@@ -111,6 +115,8 @@ class DumpReader:
             if self._watcher:
                 self._tell(text, match.start())
                 self._watcher.section(*_title(match))
+            if match["type"] == b"EXTENSION" and match["schema"] == b"-":
+                self.extensions.append(_decoded(match["name"]))
             if match["data"] and match["type"] == b"TABLE DATA":
                 self._announced = True
                 return match.end()

@@ -76,6 +76,11 @@ class Outline:
         return self._reader.large_objects
 
     @property
+    def extensions(self) -> list[str]:
+        """The extensions that the dump makes."""
+        return self._reader.extensions
+
+    @property
     def client_version(self) -> str:
         """The version of pg_dump that wrote the dump."""
         return self._reader.client_version

@@ -96,6 +96,18 @@ def test_counts_do_not_depend_on_random_cuts(cuts: list[int]) -> None:
     assert reader.rows == ROWS
 
 
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_extensions_are_named_but_not_those_in_rows(step: int) -> None:
+    made = b"--\n-- Name: pg_trgm; Type: EXTENSION; Schema: -; Owner: -\n--\n\nCREATE EXTENSION pg_trgm;\n\n\n"
+    comment = b"--\n-- Name: EXTENSION pg_trgm; Type: COMMENT; Schema: -; Owner: -\n--\n\n"
+    row = b"-- Name: x; Type: EXTENSION; Schema: -; Owner: -\n"
+    dump = DUMP.replace(b"--\n-- Data", made + comment + b"--\n-- Data", 1).replace(b"2\tCOPY", row + b"2\tCOPY")
+    reader = DumpReader()
+    for at in range(0, len(dump), step):
+        reader.feed(dump[at : at + step])
+    assert reader.extensions == ["pg_trgm"] and reader.rows["public.two"] == 3
+
+
 def test_every_truncation_is_refused() -> None:
     for length in range(len(DUMP) - 2):
         with pytest.raises(DumpFailed):

@@ -5,17 +5,16 @@ Both go by the journal and by what is found, so that they can be begun again aft
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from backup.database.admin import drop, drop_marked
 from backup.database.content import analyze
 from backup.database.exchange import Exchange, exchange, state
 from backup.database.server import find
-from backup.engine.application import Application
 from backup.errors import AfterRestore, BackupError, RestoreFailed, RestoreUnfinished
 from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Step, Stopped
 from backup.log import logger
+from backup.operations.restore.commands import run_commands, started
 from backup.operations.restore.shop import Shop, Work
 from backup.text import duration, plural, printable, size
 
@@ -54,27 +53,36 @@ def forward(work: Work) -> None:
     if step.number <= Step.SWAPPING_MEDIA.number:
         work.advance(Step.SWAPPING_MEDIA)
         _exchange_trees(work)
-    failed: list[str] = []
     if step.number <= Step.SWAPPED.number:
-        work.advance(Step.SWAPPED)
-        if work.journal.kind == "restore":
-            failed += _run_commands(work)
-    failed += start_again(work)
+        run_commands(work)
+    _start_and_note(work)
     _analyze(work)
-    if failed:
-        raise AfterRestore(
-            f"{work.journal.set} is restored, but what belongs after it failed: {'; '.join(failed)}",
-            "Put that right by hand; `undo` brings back the state of before.",
-        )
-
-
-def start_again(work: Work) -> list[str]:
-    """After the exchange: start what was stopped, note what is kept, end the journal; what failed, in words."""
-    work.advance(Step.STARTING)
-    failed = start_application(work)
-    _note_kept(work)
     work.file.finish()
-    return failed
+    if work.journal.failed:
+        raise after(work)
+
+
+def start_again(work: Work) -> None:
+    """After an exchange that something went wrong after: start what was stopped, note what is kept, end the journal."""
+    _start_and_note(work)
+    work.file.finish()
+
+
+def after(work: Work, why: str = "") -> AfterRestore:
+    """All is exchanged, but `why`, and what the journal says, went wrong after that."""
+    done = f"{work.journal.set} is restored" if work.journal.kind == "restore" else "what was live before is live again"
+    failed = "; ".join(filter(None, (why, *work.journal.failed))) or "it was cut short"
+    return AfterRestore(
+        f"{done}, but what belongs after it failed: {failed}",
+        "Put that right by hand; `undo` brings back the state of before.",
+    )
+
+
+def _start_and_note(work: Work) -> None:
+    work.advance(Step.STARTING)
+    if failed := start_application(work):
+        work.advance(Step.STARTING, failed=tuple(dict.fromkeys((*work.journal.failed, *failed))))
+    _note_kept(work)
 
 
 def back(work: Work) -> None:
@@ -135,17 +143,7 @@ def start_application(work: Work) -> list[str]:
             " all else is done",
             "With the engine in reach `restore --resume` starts them, or the running service does.",
         )
-    return list(_started(application, work.journal.stopped))
-
-
-def _started(application: Application, stopped: tuple[Stopped, ...]) -> Iterator[str]:
-    for entry in stopped:
-        logger.info("starting {}", printable(entry.name))
-        try:
-            if not application.start(entry.id, entry.name):
-                yield f"the container {printable(entry.name)} is gone; `docker compose up -d` makes it again"
-        except BackupError as error:
-            yield f"{printable(entry.name)} does not start: {error.message}"
+    return list(started(application, work.journal.stopped))
 
 
 def _exchange_database(work: Work) -> None:
@@ -185,33 +183,6 @@ def _database_back(work: Work, swap: DatabaseSwap) -> None:
         exchange(login, Exchange(swap.live, swap.new_oid, swap.live_oid, name))
     if work.journal.kind == "restore":
         drop(login, swap.new_oid, swap.new)
-
-
-def _run_commands(work: Work) -> Iterator[str]:
-    application = work.shop.application()
-    for service, command in work.shop.commands:
-        if application is None:
-            yield f"`{command}` was not run: the Docker engine is not there"
-            continue
-        own = tuple(entry for entry in work.journal.stopped if service in (entry.service, entry.name))
-        yield from _started(application, own)
-        try:
-            yield from _run_one(application, service, command)
-        except BackupError as error:
-            yield f"`{printable(command)}` in {printable(service)} failed: {error.message}"
-
-
-def _run_one(application: Application, service: str, command: str) -> Iterator[str]:
-    there = application.running([service], [])
-    if not there:
-        yield f"`{printable(command)}` was not run: no container of {printable(service)} is running"
-        return
-    logger.info("running in {}: {}", printable(there[0].name), printable(command))
-    code, said = application.run(there[0], command)
-    for line in said.strip().splitlines()[-20:]:
-        logger.info("  {}", printable(line))
-    if code:
-        yield f"`{printable(command)}` in {printable(there[0].name)} ended with exit code {code}"
 
 
 def _note_kept(work: Work) -> None:

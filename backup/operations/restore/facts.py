@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from backup import database
-from backup.database.server import find, sessions
+from backup.database import Login
+from backup.database.server import extensions_available, find, sessions
 from backup.database.server import roles as roles_there
 from backup.errors import BackupError
 from backup.journal import JournalFile, KeptFile, commands, words
@@ -50,6 +52,7 @@ def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"]
 def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
     source = shop.source()
     login = source.login
+    part = stored.manifest.database if stored.manifest else None
     live, there = find(login, login.name), database.inspect(replace(login, name=_entry(source)))
     listed = loading.roles_of(stored)
     return replace(
@@ -59,6 +62,7 @@ def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
         server=Server(
             version=there.server_version,
             system_identifier=there.system_identifier,
+            missing_extensions=missing_extensions(login, part.extensions) if part else (),
             missing_roles=tuple(listed.missing(roles_there(login))) if listed else (),
             free=shop.server_free(),
         ),
@@ -88,6 +92,13 @@ def _unpacked(stored: StoredSet) -> int:
     if not stored.loose:
         return 10 * stored.size
     return sum(each.size * (10 if each.packed or each.kind == "custom" else 2) for each in stored.loose)
+
+
+def missing_extensions(login: Login, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Which of these extensions the server cannot make."""
+    names = list(wanted)
+    there = extensions_available(login) if names else {}
+    return tuple(name for name in names if name not in there)
 
 
 def _entry(source: PostgresSource) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Final
 
@@ -31,6 +32,7 @@ from backup.text import plural, printable
 _SPARE: Final = 1.05
 # How an archive of pg_dump's custom format begins.
 _MAGIC: Final = b"PGDMP"
+_NO_ROLE: Final = re.compile(r'role ("(?:[^"]|"")+") does not exist')
 
 
 def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: str) -> DatabaseSwap:
@@ -155,10 +157,18 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -
             psql.finish(b"" if custom else b"\n")
     except LoadFailed as error:
         raise RestoreFailed(
-            f"{stored.id} does not load: {error.message}. The live data were not touched", error.hint
+            f"{stored.id} does not load: {error.message}. The live data were not touched", _hint(error)
         ) from error
     finally:
         stored_file.close()
+
+
+def _hint(error: LoadFailed) -> str:
+    if role := _NO_ROLE.search(error.message):
+        return (
+            f"Make the role on the server (CREATE ROLE {role[1]}), which the set names but does not hold; again then."
+        )
+    return error.hint
 
 
 def _compare(login: Login, found: Found) -> None:

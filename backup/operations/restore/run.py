@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from backup.database.server import find
 from backup.errors import (
@@ -13,6 +12,7 @@ from backup.errors import (
     BackupError,
     IntegrityError,
     Interrupted,
+    LockHeld,
     NotFound,
     RestoreFailed,
     RestoreUnfinished,
@@ -35,30 +35,32 @@ from backup.operations import runs
 from backup.operations.backup import Only as Half
 from backup.operations.backup import Request, create
 from backup.operations.restore import ends, loading
+from backup.operations.restore.facts import missing_extensions
+from backup.operations.restore.held import PATIENCE, alone, recorded, unmoved
 from backup.operations.restore.shop import Shop, Work
 from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import Found, check
-from backup.records import Run, new_run_id
+from backup.plan.checks import lacking
+from backup.records import Run
 from backup.retention import old_safety_sets
 from backup.sets import StoredSet
 from backup.text import printable, size
 
-# A backup may have begun between the safety set and this.
-_PATIENCE: Final = 900.0
-
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be restored."""
+    """What is to be restored; `kept` is what was kept for undo when it was agreed to."""
 
     stored: StoredSet
     only: Literal["", "database", "media"] = ""
     safety: bool = True
+    kept: Kept | None = None
 
 
 def restore(wish: Wish, shop: Shop) -> str:
     """Put a set back, wholly or not at all; what is to be said of it. The plan was agreed to before."""
     stored = wish.stored
+    alone(shop)
     refuse_unfinished(shop.catalog.root, shop.clock())
     problems, unchecked, found = check(stored, shop.progress)
     if problems:
@@ -68,8 +70,10 @@ def restore(wish: Wish, shop: Shop) -> str:
         )
     for line in unchecked:
         logger.warning("not checked: {}", line)
+    _require_extensions(wish, shop, found)
     safety = _safety(wish, shop)
-    with _recorded(shop, "restore", stored.id) as run:
+    with recorded(shop, "restore", stored.id) as run:
+        unmoved(shop, wish.kept)
         work = Work(shop, JournalFile(shop.catalog.root), _journal(wish, shop, run, safety))
         work.file.begin(work.journal)
         _guarded(work, lambda: _beside(work, stored, found))
@@ -89,11 +93,13 @@ def _undoing(work: Work) -> str:
 
 def undo(shop: Shop) -> str:
     """Bring back what the last restore (or undo) replaced; what is to be said of it."""
+    alone(shop)
     refuse_unfinished(shop.catalog.root, shop.clock())
     kept = KeptFile(shop.catalog.root).read()
     if kept is None:
         raise NotFound("there is nothing to undo", "`list pre-restore` shows safety sets, which `restore` puts back.")
-    with _recorded(shop, "undo", kept.set) as run:
+    with recorded(shop, "undo", kept.set) as run:
+        unmoved(shop, kept)
         journal = Journal(
             id=kept.id,
             run=run.id,
@@ -127,7 +133,7 @@ def _volumes_of(kept: Kept, shop: Shop) -> tuple[VolumeSwap, ...]:
 def discard(shop: Shop) -> str:
     """Remove what is kept for undo; what is to be said of it."""
     refuse_unfinished(shop.catalog.root, shop.clock())
-    with _recorded(shop, "discard", ""):
+    with recorded(shop, "discard", ""):
         freed = ends.discard(shop)
     return f"removed what the last restore replaced, {size(freed)}" if freed else "nothing was kept"
 
@@ -145,7 +151,7 @@ def end(shop: Shop, *, back: bool = False) -> str:
     file = JournalFile(shop.catalog.root)
     if file.read() is None:
         raise NotFound("no restore is unfinished", "`list` shows the sets.")
-    with _recorded(shop, "recover", ""):
+    with recorded(shop, "recover", ""):
         journal = file.read()
         if journal is None:
             return "it has ended meanwhile"
@@ -179,13 +185,26 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
         with runs.undisturbed():
             if work.journal.step.number >= Step.SWAPPED.number:
                 # It is restored; the application must not stay stopped for what failed after that.
-                for line in ends.start_again(work):
-                    logger.error("{}", line)
+                _end_after(work, error)
                 raise
             _roll_back(work, error)
         if isinstance(error, BackupError) and not isinstance(error, RestoreFailed):
             raise RestoreFailed(f"nothing was restored, all is as before: {error.message}", error.hint) from error
         raise
+
+
+def _end_after(work: Work, error: BaseException) -> None:
+    """End what is restored, and say how things are, not only what went wrong."""
+    try:
+        ends.start_again(work)
+    except BackupError as second:
+        half = unfinished(work.journal, work.shop.clock())
+        raise RestoreUnfinished(f"{half.message} It failed with: {second.message}", half.hint) from error
+    if isinstance(error, Interrupted):
+        told = ends.after(work, f"stopped by signal {error.exit_code - 128}")
+        error.message, error.hint = told.message, told.hint
+    elif isinstance(error, BackupError) and not isinstance(error, RestoreUnfinished):
+        raise ends.after(work, error.message) from error
 
 
 def _roll_back(work: Work, error: BaseException) -> None:
@@ -198,7 +217,7 @@ def _roll_back(work: Work, error: BaseException) -> None:
     except BackupError as second:
         half = unfinished(work.journal, work.shop.clock())
         raise RestoreUnfinished(
-            f"{half.message}. It failed with: {why}; and putting things back failed with: {second.message}", half.hint
+            f"{half.message} It failed with: {why}; and putting things back failed with: {second.message}", half.hint
         ) from error
 
 
@@ -226,6 +245,14 @@ def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
     )
 
 
+def _require_extensions(wish: Wish, shop: Shop, found: Found) -> None:
+    """The plan knows what the manifest says; a dump without one, or of an earlier release, says it itself."""
+    wanted = found.extensions if wish.only != "media" else []
+    if wanted and (absent := missing_extensions(shop.source().login, wanted)):
+        remark = lacking(absent)
+        raise RestoreFailed(f"{wish.stored.id} cannot be restored; nothing was touched: {remark.text}", remark.hint)
+
+
 def _safety(wish: Wish, shop: Shop) -> str:
     """A verified set of the present state; its id. Whatever there is not, need not be saved."""
     if not wish.safety:
@@ -235,10 +262,13 @@ def _safety(wish: Wish, shop: Shop) -> str:
     if not database and wish.only == "database":
         logger.warning("there is no database yet: no safety set is needed")
         return ""
+    alone(shop)
     logger.info("taking a safety set of the present state")
     only: Half | None = wish.only or (None if database else "media")
     try:
-        made = create(Request(Tier.PRE_RESTORE, only, "restore"), shop.workshop).set
+        made = create(Request(Tier.PRE_RESTORE, only, "restore", wait=PATIENCE), shop.workshop).set
+    except LockHeld:
+        raise
     except BackupError as error:
         raise RestoreFailed(
             f"the safety set failed, so nothing was restored and nothing was touched: {error.message}",
@@ -256,12 +286,3 @@ def _safety(wish: Wish, shop: Shop) -> str:
 def _database_there(shop: Shop) -> bool:
     login = shop.source().login
     return find(login, login.name) is not None
-
-
-@contextlib.contextmanager
-def _recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
-    """Hold the lock and record the run."""
-    started = shop.clock()
-    run = Run(id=new_run_id(started), operation=operation, started=started, set=name)
-    with runs.locked(shop, run, _PATIENCE), runs.recorded(shop, run):
-        yield run

@@ -63,6 +63,7 @@ class Shop:
     server_free: Callable[[], int | None]
     stops: Collection[str]
     commands: tuple[tuple[str, str], ...]
+    command_seconds: float
     days: int
     progress: Progress
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -1,0 +1,48 @@
+"""One at a time: the lock and the record of what changes the live data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from backup import lock
+from backup.errors import LockHeld
+from backup.journal import Kept, KeptFile
+from backup.log import logger
+from backup.operations import runs
+from backup.operations.restore.shop import Shop
+from backup.records import Run, new_run_id
+
+# A backup may have begun between the safety set and this.
+PATIENCE: Final = 900.0
+_CHANGING: Final = ("restore ", "undo ", "discard ", "recover ", "create pre-restore ")
+_LOOK: Final = "Wait for it to end, look at what is live then, and decide again."
+
+
+@contextlib.contextmanager
+def recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
+    """Hold the lock and record the run. A backup is waited for; LockHeld for what changes the live data."""
+    started = shop.clock()
+    run = Run(id=new_run_id(started), operation=operation, started=started, set=name)
+    with runs.locked(shop, run, PATIENCE, behind), runs.recorded(shop, run):
+        yield run
+
+
+def alone(shop: Shop) -> None:
+    """LockHeld while another restore, or its safety set, is under way."""
+    if who := lock.holder(shop.lock):
+        behind(who)
+
+
+def behind(who: str) -> None:
+    """Say who is waited for; LockHeld when it changes the live data: nobody has agreed to what comes after that."""
+    if who.startswith(_CHANGING):
+        raise LockHeld(f"another run is changing the live data: {who}; nothing was done", _LOOK)
+    logger.info("waiting for another run to end: {}", who)
+
+
+def unmoved(shop: Shop, seen: Kept | None) -> None:
+    """LockHeld when another restore or undo has ended since `seen` was what is kept for undo."""
+    if KeptFile(shop.catalog.root).read() not in (None, seen):
+        raise LockHeld("another restore or undo has ended meanwhile; nothing was done", _LOOK)

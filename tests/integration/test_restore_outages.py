@@ -1,0 +1,296 @@
+"""A restore whose surroundings fail it: what is live stays whole, and the application runs again."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.database import LABEL, PROJECT, Server, start_server
+from tests.support.faults import docker, eventually, helpers, under_way
+from tests.support.restoring import Target, drop_kept
+from tests.support.sidecar import Result
+
+OLD, NEW = ("old", "old"), ("new", "new")
+LARGE = "CREATE TABLE large AS SELECT i, md5(i::text) AS body FROM generate_series(1, 300000) i"
+# Each breaks one thing of the product at one moment, from outside of it: its steps are where it can be broken.
+BREAKER = """
+import os, pathlib, signal, subprocess, sys
+from backup.cli import main
+from backup.catalog import Catalog
+from backup.journal import files
+from backup.sources import filetrees
+step, verb = os.environ.get("BREAK_STEP"), os.environ.get("BREAK_VERB")
+command, dump = os.environ.get("BREAK_COMMAND"), os.environ.get("BREAK_DUMP")
+write, publish, popen = files.JournalFile._write, Catalog.publish, subprocess.Popen
+def written(self, journal):
+    done = write(self, journal)
+    if step and journal.step == step and not journal.back:
+        if command:
+            subprocess.run(command, shell=True, check=True)
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return done
+def published(self, manifest, staged):
+    publish(self, manifest, staged)
+    path = self.root / manifest.tier / manifest.artifact("database").file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+def started(words, **options):
+    process = popen(words, **options)
+    if verb in words:
+        process.kill()
+    return process
+files.JournalFile._write = written
+if dump:
+    Catalog.publish = published
+if verb:
+    filetrees.subprocess.Popen = started
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def target(tmp_path: Path, server: Server) -> Iterator[Target]:
+    """A set of the old state, the new one live, and an application that has the files open."""
+    yield from with_application(Target.make(tmp_path, server))
+
+
+def with_application(made: Target) -> Iterator[Target]:
+    breaker = made.sidecar.root.parent / "breaker.py"
+    breaker.write_text(BREAKER)
+    made.sidecar.program = breaker
+    labels = {LABEL: PROJECT, "com.docker.compose.project": PROJECT, "com.docker.compose.service": "web1"}
+    words = [f"--label={key}={value}" for key, value in (labels | {"com.docker.compose.oneoff": "False"}).items()]
+    name = f"{PROJECT}-web1-{made.database}"
+    docker("run", "-d", f"--name={name}", *words, f"-v{made.sidecar.media}:/media", "obcms-test/app:latest")
+    try:
+        yield made
+        assert running(made)
+    finally:
+        docker("rm", "-f", name)
+        drop_kept(made)
+
+
+def running(target: Target) -> bool:
+    return docker("inspect", "-f", "{{.State.Running}}", f"{PROJECT}-web1-{target.database}") == "true"
+
+
+def ended_by(target: Target, *words: str) -> Result:
+    result = target.sidecar.run(*words)
+    assert not target.journal.exists(), result.output
+    return result
+
+
+# --- the safety set -----------------------------------------------------------------------------------------------
+
+
+def test_no_room_for_the_safety_set(target: Target, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    (small / "backups").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(small / "backups")], check=True)
+    try:
+        full = target.copy(small)
+        target.server.execute(target.database, LARGE)
+        full.refused(full.restore(), 50, "safety set failed", "nothing was touched", "--no-safety")
+        run = full.sidecar.runs()[0]
+        assert (run.operation, run.tier, run.outcome) == ("create", "pre-restore", "failed")
+    finally:
+        subprocess.run(["umount", "-l", str(small / "backups")], check=True)
+
+
+def test_a_safety_set_that_is_damaged_as_it_is_written(target: Target) -> None:
+    said = target.refused(target.restore(BREAK_DUMP="1"), 50, "safety set failed", "damaged", "nothing was touched")
+    assert "--no-safety" in said and target.stored("pre-restore").state == "damaged"
+
+
+def test_killed_while_the_safety_set_is_made(target: Target) -> None:
+    target.server.execute(target.database, LARGE)
+    with under_way(target.sidecar, "restore", target.stored().id, "--force") as process:
+        eventually(lambda: any((target.sidecar.root / "pre-restore").glob(".obcms_backup*")), 60, 0.005)
+        process.kill()
+        process.communicate(timeout=30)
+    assert target.live() == NEW and running(target) and not target.journal.exists()
+    result = target.restore()
+    assert result.code == 0 and target.live() == OLD, result.output
+
+
+# --- the database server ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of our own on a small disk, to be killed and filled up."""
+    disk = tmp_path_factory.mktemp("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=360m", "tmpfs", str(disk)], check=True)
+    try:
+        made = start_server(17, "fragile", volumes=[f"{disk}:/var/lib/postgresql/data"])
+        yield made
+        made.remove()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def back_again(server: Server) -> None:
+    docker("start", server.container.id)
+    server.wait()
+
+
+@pytest.mark.parametrize(
+    ("step", "way", "end"),
+    [("loading", "--resume", NEW), ("swapping media", "--resume", None)],
+)
+def test_the_database_is_killed(
+    tmp_path: Path, fragile: Server, step: str, way: str, end: tuple[str, str] | None
+) -> None:
+    """It says how far it came, and with the server back either command ends it."""
+    for target in with_application(Target.make(tmp_path, fragile)):
+        kill = f"docker kill {fragile.container.id}"
+        result = target.restore("--no-safety", BREAK_STEP=step, BREAK_COMMAND=kill)
+        assert result.code in (50, 51, 52) and "Traceback" not in result.output, result.output
+        back_again(fragile)
+        if result.code == 51:
+            assert target.journal.exists() and way in result.output, result.output
+            assert target.sidecar.runs()[0].exit_code == 51
+            ended = ended_by(target, "restore", way)
+            assert ended.code == 0, ended.output
+        assert target.live() == (end or target.live()) and target.live() in (OLD, NEW)
+        if target.live() == NEW:
+            target.nothing_beside()
+
+
+def test_the_disk_of_the_server_fills_up(tmp_path: Path, fragile: Server) -> None:
+    for target in with_application(Target.make(tmp_path, fragile)):
+        fragile.execute(target.database, LARGE)
+        target.create("daily")
+        fragile.execute(target.database, "DROP TABLE large; CHECKPOINT")
+        inside = "/var/lib/postgresql/data/filler"
+        fill = f"docker exec {fragile.container.id} sh -c 'head -c 1G /dev/zero > {inside}; true'"
+        result = target.restore("--no-safety", BREAK_STEP="loading", BREAK_COMMAND=fill)
+        assert result.code in (50, 51), result.output
+        if result.code == 51:
+            docker("exec", fragile.container.id, "rm", inside)
+            fragile.wait()
+            assert ended_by(target, "restore", "--rollback").code == 0
+        else:
+            assert "full" in result.output, result.output
+        target.unchanged()
+        docker("exec", fragile.container.id, "rm", "-f", inside)
+
+
+def test_the_loading_client_is_killed(target: Target) -> None:
+    target.server.execute(target.database, LARGE)
+    target.create("daily")
+    target.server.execute(target.database, "DROP TABLE large")
+    with under_way(target.sidecar, "restore", target.stored().id, "--force", "--no-safety") as process:
+        eventually(target.journal.exists, 60, 0.005)
+        found = eventually(lambda: helpers(target.sidecar), 60, 0.005)
+        docker("kill", *found, check=False)
+        output, _ = process.communicate(timeout=60)
+    target.refused(Result(process.returncode, output), 50, "137", "not touched")
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("verb", "code"), [("extract", 50), ("exchange", 50), ("kept", 51)])
+def test_whoever_changes_the_files_is_killed(target: Target, verb: str, code: int) -> None:
+    result = target.restore("--no-safety", BREAK_VERB=verb)
+    if code == 50:
+        target.refused(result, code, "all is as")
+        return
+    assert result.code == code and "--resume" in result.output, result.output
+    assert running(target) and target.live() == OLD
+    assert ended_by(target, "restore", "--resume").code == 0
+    assert target.live() == OLD
+    assert target.sidecar.run("undo", "--force").code == 0
+    assert target.live() == NEW
+
+
+# --- others -------------------------------------------------------------------------------------------------------
+
+
+def test_two_restores_at_once(target: Target) -> None:
+    """The one that comes second has agreed to a plan that no longer holds."""
+    words = ("restore", target.stored().id, "--force")
+    with under_way(target.sidecar, *words) as first, under_way(target.sidecar, *words) as second:
+        outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
+    assert sorted([first.returncode, second.returncode]) == [0, 11], outputs
+    refused = outputs[first.returncode == 0]
+    assert "nothing was done" in refused and "look at what is live" in refused, refused
+    assert target.live() == OLD
+    with under_way(target.sidecar, "undo", "--force") as first, under_way(target.sidecar, "undo", "--force") as second:
+        outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
+    assert sorted([first.returncode, second.returncode]) == [0, 11], outputs
+    assert target.live() == NEW
+
+
+def test_sessions_that_come_back_in_a_loop(target: Target) -> None:
+    """Each of six clients makes a new connection for each query, and begins anew when it is turned away."""
+    stop, name = f"/tmp/stop-{target.database}", target.server.container.id
+    bench = f"pgbench -n -C -c 6 -j 2 -T 60 -h 127.0.0.1 -U obcms_user -f /tmp/q {target.database}"
+    loop = f"echo 'SELECT count(*) FROM app_case' > /tmp/q; until [ -e {stop} ]; do timeout 3 {bench}; done"
+    docker("exec", "-d", name, "sh", "-c", f"PATH=$PATH:/usr/lib/postgresql/17/bin; ({loop}) >/tmp/bench 2>&1")
+    try:
+        eventually(lambda: "pgbench" in target.server.sessions(), 30)
+        result = target.restore("--no-safety")
+        window = re.search(r"could not be reached for (\d+) ms", result.output)
+        assert result.code == 0 and window and int(window[1]) < 5000, result.output
+        eventually(lambda: "pgbench" in target.server.sessions(), 30)
+        assert target.live() == OLD
+    finally:
+        docker("exec", name, "sh", "-c", f"touch {stop}")
+
+
+# --- what belongs after it ----------------------------------------------------------------------------------------
+
+
+def after(target: Target, *words: str) -> None:
+    """It is restored, and record and message say what went wrong after it."""
+    run = target.sidecar.runs()[0]
+    assert all(word in run.message for word in words), run.message
+    assert target.live() == OLD and running(target) and not target.journal.exists()
+
+
+def processes(target: Target) -> str:
+    return docker("top", f"{PROJECT}-web1-{target.database}", "-o", "pid,args")
+
+
+def test_a_command_that_does_not_end(target: Target) -> None:
+    """Nor when it is asked to; what it has started is ended with it, and the next one is run all the same."""
+    commands = "web1: trap '' TERM; sleep 3601 & sleep 3602\nweb1: touch /tmp/next"
+    result = target.restore("--no-safety", BACKUP_POST_RESTORE=commands, BACKUP_POST_RESTORE_TIMEOUT="1")
+    assert result.code == 52 and "was ended after 1.0 s (BACKUP_POST_RESTORE_TIMEOUT)" in result.output, result.output
+    assert "360" not in processes(target)
+    after(target, "is restored, but", "was ended after")
+    docker("exec", f"{PROJECT}-web1-{target.database}", "test", "-e", "/tmp/next")
+
+
+@pytest.mark.parametrize("step", ["swapped", "starting"])
+def test_killed_after_the_exchange_what_failed_is_still_told(target: Target, step: str) -> None:
+    commands = {"BACKUP_POST_RESTORE": "web1: exit 7\nnone: true"}
+    result = target.restore("--no-safety", BREAK_STEP=step, **commands)
+    assert result.code == -signal.SIGKILL and target.journal.exists(), result.output
+    later = commands if step == "swapped" else {"BACKUP_POST_RESTORE": ""}
+    result = target.sidecar.run("restore", "--resume", **later)
+    told = ("`exit 7` in web1 ended with exit code 7", "`true` in none was not run")
+    assert result.code == 52 and all(words in result.output for words in told), result.output
+    after(target, *told)
+
+
+def test_told_to_end_while_a_command_runs(target: Target) -> None:
+    commands = "web1: touch /media/begun; sleep 3603\nweb1: true"
+    words = ("restore", target.stored().id, "--force", "--no-safety")
+    with under_way(target.sidecar, *words, BACKUP_POST_RESTORE=commands) as process:
+        eventually((target.sidecar.media / "begun").exists, 60)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "sleep 3603" not in processes(target)
+    (target.sidecar.media / "begun").unlink()
+    after(target, "is restored", "how it ended is not known", "`true` in web1 was not run")
