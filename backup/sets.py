@@ -62,6 +62,15 @@ class Verdict(BaseModel):
     proof: Proof | None = None
 
 
+class Pin(BaseModel):
+    """A set that is kept whatever its age, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    since: AwareDatetime | None = None
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class StoredSet:
     """A set as it lies in `directory`. `manifest` is None for the old scripts' files and for an unreadable one."""
@@ -76,11 +85,17 @@ class StoredSet:
     manifest: Manifest | None = None
     verdict: Verdict | None = None
     problem: str = ""
+    pin: Pin | None = None
 
     @property
     def good(self) -> bool:
         """Published, all its files there in their sizes, and not found damaged since."""
         return self.state in GOOD
+
+    @property
+    def verified(self) -> bool:
+        """Good, and read whole at least once since it was published."""
+        return self.good and self.verdict is not None
 
     @property
     def proven(self) -> bool:
@@ -102,6 +117,11 @@ def manifest_name(identifier: str) -> str:
 def verdict_name(identifier: str) -> str:
     """`obcms_set_<id>.verdict`."""
     return file_name("set", identifier, "verdict")
+
+
+def pin_name(identifier: str) -> str:
+    """`obcms_set_<id>.pin`."""
+    return file_name("set", identifier, "pin")
 
 
 def missing_or_resized(manifest: Manifest, sizes: dict[str, int | None]) -> list[str]:
