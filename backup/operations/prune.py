@@ -25,6 +25,7 @@ from backup.text import plural, size
 PRUNE: Final = "prune"
 # The exit code of a run that did its part, and leaves more to a person.
 WAITS: Final = 4
+_SKEW: Final = timedelta(minutes=5)
 _FORCE: Final = "`prune --dry-run` shows the sets; if they may go, `prune --force` removes them."
 
 
@@ -106,7 +107,9 @@ def policy(settings: Settings) -> Policy:
 def plan(request: Request, shelf: Shelf, now: datetime) -> Report:
     """What `prune` would do now. Touches nothing."""
     refuse_unfinished(shelf.catalog.root, now)
-    sets, past = shelf.catalog.sets(), shelf.records.all()
+    sets = shelf.catalog.sets()
+    # One from the future would stand before all that happens until then.
+    past = [run for run in shelf.records.all() if run.started <= now + _SKEW]
     hold = "" if request.make_room else _failed(past) or stale(sets, shelf.policy, now)
     decided = decide(sets, shelf.policy, now, hold=hold, force=request.force, spent=_spent(past))
     return Report(decided, hold)
@@ -122,9 +125,10 @@ def prune(request: Request, shelf: Shelf) -> Report:
         try:
             runs.recover(shelf.catalog, shelf.records, run.started)
             _begin(shelf.records, run)
-            shelf.catalog.finish_removing()
             report = plan(request, shelf, run.started)
             _remove(report, shelf.catalog)
+            # Tried already, and in vain if anything is left: said last, so that it does not keep the others.
+            shelf.catalog.finish_removing()
         except BaseException as error:
             runs.record(shelf.records, runs.failed(run, error, shelf.clock(), {}))
             raise
