@@ -4,10 +4,13 @@
     <root>/<tier>/obcms_set_<id>.sha256             for `sha256sum -c`, without this product
     <root>/<tier>/obcms_set_<id>.json               the manifest, last: no manifest, no set
     <root>/<tier>/obcms_set_<id>.verdict            what the newest verification found
+    <root>/<tier>/obcms_set_<id>.pin                the set is kept whatever its age
+    <root>/<tier>/.obcms_set_<id>.json.removing     the manifest of a set that is being removed
     <root>/state/publishing.json                    the names of a set that is being published
 
-Dumps and archives of the same names without a manifest are the old scripts' work: shown and verified, never
-removed here. What we ourselves left without a manifest is known from state/publishing.json.
+Dumps and archives of the same names without a manifest are the old scripts' work: shown and verified, and removed only
+when somebody decides so by the time in their names. What we ourselves left without a manifest is known from
+state/publishing.json.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ValidationError
 
-from backup.errors import IntegrityError, NotFound, StoreError
+from backup.errors import BackupError, IntegrityError, NotFound, StoreError
 from backup.manifest import (
     FileId,
     Manifest,
@@ -42,6 +45,8 @@ from backup.sets import (
     missing_or_resized,
     verdict_name,
 )
+from backup.stores import pins, removing
+from backup.stores.disk import sync_directory
 from backup.stores.local import LocalStore
 from backup.stores.notes import forgotten, replace
 from backup.stores.staged import STAGED_SUFFIX, StagedFile, staged_name
@@ -125,16 +130,37 @@ class Catalog:
                     self._intent.remove(_INTENT)
                 raise
 
-    def remove(self, stored: StoredSet) -> None:
-        """Remove a set that has a manifest: it ceases to be a set first. A kill in between is finished by `sweep`."""
-        store, manifest = LocalStore(stored.directory), manifest_name(stored.id)
-        names = [*stored.files, verdict_name(stored.id)]
-        inodes = {name: inode for name in names if (inode := _inode(store, name)) is not None}
-        intent = _Intent(tier=stored.tier, manifest=manifest, files=inodes)
-        self._intent.put(_INTENT, intent.model_dump_json().encode())
-        store.remove(manifest)
-        store.remove_all(name for name in names if name != manifest)
-        self._intent.remove(_INTENT)
+    def remove(self, stored: StoredSet) -> bool:
+        """Remove a set; False if it was pinned meanwhile. A kill in between is finished by `sweep`.
+
+        Only for the holder of the lock. Files without a manifest go one by one: what a kill leaves is such a set, too.
+        """
+        store = LocalStore(stored.directory)
+        if stored.manifest and stored.manifest.id == stored.id:
+            return removing.remove(store, stored.manifest, lambda: pins.pinned(store, stored.id))
+        if pins.pinned(store, stored.id):
+            return False
+        removing.unlink(store, stored.files)
+        sync_directory(store.directory)
+        return True
+
+    def finish_removing(self) -> None:
+        """Finish removals that were killed. StoreError when one cannot be finished."""
+        for tier in Tier:
+            removing.finish(self.store(tier))
+
+    def pin(self, stored: StoredSet, reason: str, now: datetime) -> None:
+        """Keep a set whatever its age; NotFound when it is being removed at this moment."""
+        store = LocalStore(stored.directory)
+        pins.write(store, stored.id, reason, now)
+        # A removal looks for the pin after it has unlisted the set, this looks for the set after the pin is there.
+        if not any(there.id == stored.id for there in self.sets(stored.tier)):
+            pins.remove(store, stored.id)
+            raise NotFound(f"{stored.id} is being removed at this moment; it was not pinned", "`list` shows the rest.")
+
+    def unpin(self, stored: StoredSet) -> bool:
+        """Let the age of a set count again; whether it was pinned."""
+        return pins.remove(LocalStore(stored.directory), stored.id)
 
     def finish_publishing(self) -> list[str]:
         """Remove what a publication that did not reach its manifest left; returns the names removed."""
@@ -152,6 +178,9 @@ class Catalog:
     def sweep(self) -> list[str]:
         """Remove unpublished work of runs that died. Only for the holder of the lock."""
         removed = self.finish_publishing()
+        # What cannot be removed stands in nobody's way; the cleanup itself says so.
+        with contextlib.suppress(BackupError):
+            self.finish_removing()
         for store in (*(self.store(tier) for tier in Tier), self._intent):
             left = [name for name in store.names() if name == staged_name(_bare(name))]
             if store is not self._intent:
@@ -170,14 +199,17 @@ class Catalog:
         """The sets (of one tier) whose files lie in a directory."""
         store = LocalStore(directory)
         names = store.names()
+        gone = removing.leaving(names)
         by_id: dict[str, list[FileId]] = {}
         for name in names:
             parsed = parse_file_name(name)
-            if parsed and tier in (None, parsed.tier):
+            if parsed and tier in (None, parsed.tier) and parsed.set_id not in gone:
                 by_id.setdefault(parsed.set_id, []).append(parsed)
         for identifier, parts in by_id.items():
             files = tuple(_name_of(part) for part in parts)
-            yield self._stored(store, parts[0].tier, identifier, files, verdict_name(identifier) in names)
+            stored = self._stored(store, parts[0].tier, identifier, files, verdict_name(identifier) in names)
+            if stored.good or not removing.gone(store, identifier, files):
+                yield stored
 
     def _stored(
         self, store: LocalStore, tier: Tier, identifier: str, files: tuple[str, ...], judged: bool
@@ -191,6 +223,7 @@ class Catalog:
             state="old script",
             files=files,
             size=sum(size or 0 for size in sizes.values()),
+            pin=pins.read(store, identifier),
         )
         if manifest_name(identifier) not in files:
             lost = self._lost(store, identifier, files)
@@ -253,8 +286,8 @@ def _bare(name: str) -> str:
 
 
 def _identified(name: str) -> FileId | None:
-    """A file name of a set taken apart, also that of a verdict."""
-    return parse_file_name(name) or parse_file_name(name.removesuffix(".verdict") + ".json")
+    """A file name of a set taken apart, also that of a verdict or a pin."""
+    return parse_file_name(name) or parse_file_name(name.removesuffix(".verdict").removesuffix(".pin") + ".json")
 
 
 def _name_of(part: FileId) -> str:

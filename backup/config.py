@@ -96,6 +96,36 @@ class Settings(BaseModel):
         alias="BACKUP_DRILL",
         description="cron line of the drill: the newest set of each tier is restored to prove it, or `off`",
     )
+    retention_daily: int = Field(
+        30, alias="BACKUP_RETENTION_DAILY", ge=0, le=36_500, description="days that daily sets are kept; 0: for ever"
+    )
+    retention_weekly: int = Field(
+        90, alias="BACKUP_RETENTION_WEEKLY", ge=0, le=36_500, description="days that weekly sets are kept; 0: for ever"
+    )
+    retention_monthly: int = Field(
+        365,
+        alias="BACKUP_RETENTION_MONTHLY",
+        ge=0,
+        le=36_500,
+        description="days that monthly sets are kept; 0: for ever",
+    )
+    retention_manual: int = Field(
+        0, alias="BACKUP_RETENTION_MANUAL", ge=0, le=36_500, description="days that manual sets are kept; 0: for ever"
+    )
+    retention_minimum: int = Field(
+        3,
+        alias="BACKUP_RETENTION_MINIMUM",
+        ge=1,
+        le=10_000,
+        description="verified sets of each tier that are kept whatever their age",
+    )
+    prune_share: int = Field(
+        30,
+        alias="BACKUP_PRUNE_SHARE",
+        ge=1,
+        le=100,
+        description="per cent of a tier's sets that one cleanup may remove; more needs `prune --force`",
+    )
     file_columns: Names = Field(
         (),
         alias="BACKUP_FILE_COLUMNS",

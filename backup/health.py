@@ -189,13 +189,25 @@ def _last_runs(runs: Iterable[Run]) -> Iterator[Reason]:
     told: dict[str, Reason] = {}
     for half in _HALVES:
         mine = [run for run in ended if _covers(run, half)]
-        # An interrupted run has proven nothing: what was wrong before it, still is.
-        decisive = next((run for run in mine if run.outcome is not Outcome.INTERRUPTED), None)
+        decisive = _decisive(mine)
         for run in [*mine[:1], *([decisive] if decisive else [])]:
             included = "" if run is ended[0] else f" that included the {half}"
             for reason in _last_run(run, included):
                 told.setdefault(run.id, reason)
     yield from told.values()
+
+
+def failed_backup(runs: Iterable[Run]) -> Run | None:
+    """The last backup of the database or of the media, if it failed or crashed."""
+    creates = _creates(runs)
+    last = (_decisive(run for run in creates if _covers(run, half)) for half in _HALVES)
+    return next((run for run in last if run and _failed(run)), None)
+
+
+def _decisive(newest_first: Iterable[Run]) -> Run | None:
+    """The last run that says how things are. An interrupted one has proven nothing: what was wrong before, still is."""
+    undecided = (Outcome.RUNNING, Outcome.INTERRUPTED)
+    return next((run for run in newest_first if run.outcome not in undecided), None)
 
 
 def _last_run(last: Run, included: str) -> Iterator[Reason]:

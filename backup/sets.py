@@ -62,6 +62,15 @@ class Verdict(BaseModel):
     proof: Proof | None = None
 
 
+class Pin(BaseModel):
+    """A set that is kept whatever its age, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    since: AwareDatetime | None = None
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class LooseFile:
     """A file that belongs to no set, recognised by its bytes: `kind` is sql, custom or tar.
@@ -96,11 +105,17 @@ class StoredSet:
     verdict: Verdict | None = None
     problem: str = ""
     loose: tuple[LooseFile, ...] = ()
+    pin: Pin | None = None
 
     @property
     def good(self) -> bool:
         """Published, all its files there in their sizes, and not found damaged since."""
         return self.state in GOOD
+
+    @property
+    def verified(self) -> bool:
+        """Good, and read whole at least once since it was published."""
+        return self.good and self.verdict is not None
 
     @property
     def proven(self) -> bool:
@@ -122,6 +137,11 @@ def manifest_name(identifier: str) -> str:
 def verdict_name(identifier: str) -> str:
     """`obcms_set_<id>.verdict`."""
     return file_name("set", identifier, "verdict")
+
+
+def pin_name(identifier: str) -> str:
+    """`obcms_set_<id>.pin`."""
+    return file_name("set", identifier, "pin")
 
 
 def missing_or_resized(manifest: Manifest, sizes: dict[str, int | None]) -> list[str]:

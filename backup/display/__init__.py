@@ -24,7 +24,7 @@ from rich.text import Text
 
 from backup.manifest import Manifest
 from backup.schedule import Slot
-from backup.sets import Proof, StoredSet, Verdict
+from backup.sets import Pin, Proof, StoredSet, Verdict
 from backup.text import age, duration, plural, printable, size
 
 _STYLES: Final = {"complete": "green", "complete with changes": "yellow", "old script": "cyan"}
@@ -91,10 +91,9 @@ def sets_lines(sets: Sequence[StoredSet]) -> list[str]:
 
 
 def state(stored: StoredSet) -> str:
-    """The state of a set, and the highest that was shown of it: proven, verified, or neither."""
-    if not stored.good or stored.verdict is None:
-        return stored.state
-    return f"{stored.state}, {'proven' if stored.proven else 'verified'}"
+    """The state of a set, the highest that was shown of it (proven, verified, or neither), and whether it is pinned."""
+    shown = "proven" if stored.proven else "verified" if stored.verified else ""
+    return ", ".join(filter(None, [stored.state, shown, "pinned" if stored.pin else ""]))
 
 
 def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
@@ -102,6 +101,8 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
     facts: list[tuple[str, str]] = [("set", stored.id), ("state", stored.state), ("tier", stored.tier)]
     if stored.problem:
         facts.append(("problem", printable(stored.problem)))
+    if stored.pin:
+        facts.append(("pinned", _pin(stored.pin, zone)))
     facts.append(("verified", _verdict(stored.verdict, zone)))
     facts.append(("proven", _proof(stored.verdict.proof if stored.verdict else None, zone)))
     blocks: list[RenderableType] = [_facts(facts)]
@@ -168,6 +169,11 @@ def _verdict(verdict: Verdict | None, zone: ZoneInfo) -> str:
     return f"{when}: {'; '.join(verdict.problems) or 'every byte as written'}"
 
 
+def _pin(pin: Pin, zone: ZoneInfo) -> str:
+    since = f"since {pin.since.astimezone(zone):%Y-%m-%d %H:%M:%S}" if pin.since else ""
+    return ": ".join(filter(None, [since, pin.reason]))
+
+
 def _proof(proof: Proof | None, zone: ZoneInfo) -> str:
     if proof is None:
         return "never restored; `drill` does, into a throw-away server"
@@ -199,6 +205,7 @@ def set_json(stored: StoredSet) -> dict[str, Any]:
         "size": stored.size,
         "files": list(stored.files),
         "problem": stored.problem,
+        "pinned": stored.pin.model_dump(mode="json") if stored.pin else None,
         "verdict": stored.verdict.model_dump(mode="json") if stored.verdict else None,
         "manifest": stored.manifest.model_dump(mode="json") if stored.manifest else None,
     }

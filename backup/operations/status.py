@@ -12,7 +12,8 @@ from backup.config import Settings
 from backup.errors import BackupError
 from backup.health import CREATE, Health, Reason, SchedulerState, evaluate
 from backup.journal import JournalFile, journal_reason
-from backup.records import Records, Run
+from backup.operations.prune import PRUNE, WAITS
+from backup.records import Outcome, Records, Run
 from backup.sets import StoredSet
 from backup.stores.disk import free_space
 
@@ -51,12 +52,21 @@ def status(
         problem=problem,
         since=since,
         free=free,
-        others=[*_restoring(catalog.root), *_offsite(settings)],
+        others=[*_restoring(catalog.root), *_cleanup(runs), *_offsite(settings)],
     )
 
 
 def _offsite(settings: Settings) -> list[Reason]:
     return [Reason("warn", NO_OFFSITE)] if settings.bucket else []
+
+
+def _cleanup(runs: list[Run]) -> list[Reason]:
+    """The last cleanup, if it failed or left something to a person."""
+    last = next((run for run in runs if run.operation == PRUNE and run.outcome is not Outcome.RUNNING), None)
+    if last is None or (last.outcome is Outcome.SUCCESS and not last.exit_code):
+        return []
+    left = last.message if last.exit_code == WAITS else f"{last.outcome}: {last.message}"
+    return [Reason("warn", f"the last cleanup: {left}", last.hint or "`prune --dry-run` shows what it would do.")]
 
 
 def _restoring(root: Path) -> list[Reason]:

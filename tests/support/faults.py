@@ -65,6 +65,7 @@ def unfinished(root: Path) -> list[str]:
     listed = set()
     for path in root.glob("*/obcms_set_*.json"):
         listed |= {path.name, path.with_suffix(".sha256").name, path.with_suffix(".verdict").name}
+        listed.add(path.with_suffix(".pin").name)
         listed |= {artifact["file"] for artifact in json.loads(path.read_bytes())["artifacts"]}
     orphans = [p.name for tier in TIERS for p in (root / tier).glob("obcms_*") if p.name not in listed]
     intent = ["publishing.json"] if (root / "state/publishing.json").exists() else []

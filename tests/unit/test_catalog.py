@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -16,8 +17,9 @@ import pytest
 from backup.catalog import Catalog
 from backup.errors import NotFound, StoreError
 from backup.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
-from backup.sets import Verdict, manifest_name, newest_good, verdict_name
+from backup.sets import Pin, Verdict, manifest_name, newest_good, pin_name, verdict_name
 from backup.stores.local import LocalStore
+from backup.stores.removing import mark_name
 from backup.stores.staged import StagedFile, staged_name
 
 MANILA = ZoneInfo("Asia/Manila")
@@ -475,27 +477,217 @@ def test_a_manifest_is_what_was_given(catalog: Catalog) -> None:
     )
 
 
-@pytest.mark.parametrize("kill_after", [0, 1, 2, 3, 9])
+def steps(patch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
+    """Raise `error` instead of the call number `at`, and of every later one, that changes a file."""
+    left = iter(range(at))
+
+    def step(real):  # type: ignore[no-untyped-def]
+        def call(*arguments, **options):  # type: ignore[no-untyped-def]
+            if next(left, None) is None:
+                raise error
+            return real(*arguments, **options)
+
+        return call
+
+    for owner, name in ((Path, "rename"), (os, "fsync"), (Path, "unlink")):
+        patch.setattr(owner, name, step(getattr(owner, name)))
+
+
+@pytest.mark.parametrize("at", range(11))
 def test_a_removal_that_is_killed_is_finished_or_has_not_begun(
-    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, kill_after: int
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    published(catalog, now=NOW - timedelta(days=1))
+    stays = published(catalog, now=NOW - timedelta(days=1))
     gone = published(catalog)
-    calls, remove = 0, LocalStore.remove
-
-    def killed(store: LocalStore, name: str) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > kill_after:
-            raise KeyboardInterrupt
-        remove(store, name)
-
-    monkeypatch.setattr(LocalStore, "remove", killed)
-    with contextlib.suppress(KeyboardInterrupt):
-        catalog.remove(catalog.find(gone))
-    monkeypatch.undo()
+    catalog.record_verdict(catalog.find(gone), Verdict(checked=NOW))
+    stored, before = catalog.find(gone), everything(catalog)
+    with monkeypatch.context() as patch:
+        steps(patch, at, Killed())
+        with contextlib.suppress(Killed):
+            catalog.remove(stored)
+    listed = {s.id for s in catalog.sets()}
+    assert listed == ({stays, gone} if at == 0 else {stays}), "unlisted first, and never shown as unreadable"
     catalog.sweep()
-    left = [stored.id for stored in catalog.sets()]
-    assert len(left) == (2 if kill_after == 0 else 1) and all(stored.good for stored in catalog.sets())
-    names = [path.name for path in (catalog.root / "daily").iterdir() if gone in path.name]
-    assert bool(names) == (kill_after == 0), names
+    assert {s.id for s in catalog.sets() if s.good} == listed
+    after = everything(catalog)
+    assert after == {name: data for name, data in before.items() if at == 0 or gone not in name}
+
+
+@pytest.mark.parametrize("at", range(11))
+def test_a_removal_that_fails_has_not_begun_or_is_finished_later(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    gone = published(catalog)
+    stored, before = catalog.find(gone), everything(catalog)
+    with monkeypatch.context() as patch:
+        steps(patch, at, OSError(errno.EIO, "Input/output error"))
+        with contextlib.suppress(StoreError):
+            catalog.remove(stored)
+        assert [s.id for s in catalog.sets() if s.good] in ([], [gone])
+        catalog.sweep()  # a disk that fails must not fail whoever sweeps
+    catalog.finish_removing()
+    assert everything(catalog) in ({}, before)
+
+
+def test_a_set_whose_files_cannot_be_removed_is_listed_again(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    identifier = published(catalog)
+    before = everything(catalog)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    with pytest.raises(StoreError, match="not permitted"):
+        catalog.remove(catalog.find(identifier))
+    assert catalog.find(identifier).good and everything(catalog) == before
+
+
+def test_a_removal_takes_what_the_manifest_names_and_no_more(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    folder, stored = tmp_path / "daily", catalog.find(identifier)
+    others = [f"obcms_other_{identifier}.sql.gz", f"obcms_backup_{identifier}.sql.gz.old", f"x{identifier}"]
+    for name in others:
+        (folder / name).write_text("mine")
+    archive = folder / f"obcms_media_{identifier}.tar.gz"
+    archive.unlink()
+    archive.symlink_to(tmp_path / "daily" / others[0])
+    dump = folder / f"obcms_backup_{identifier}.sql.gz"
+    dump.unlink()
+    os.mkfifo(dump)
+    assert catalog.remove(stored)
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*others, archive.name, dump.name])
+    assert archive.is_symlink() and dump.is_fifo() and (folder / others[0]).read_text() == "mine"
+
+
+def test_a_manifest_that_names_files_of_another_set_cannot_remove_them(catalog: Catalog) -> None:
+    victim, identifier = published(catalog), published(catalog)
+    stored = catalog.find(identifier)
+    assert stored.manifest
+    name = f"obcms_backup_{victim}.sql.gz"
+    crafted = stored.manifest.model_copy(
+        update={"artifacts": tuple(a.model_copy(update={"file": name}) for a in stored.manifest.artifacts)}
+    )
+    (catalog.root / "daily" / manifest_name(identifier)).write_bytes(to_json(crafted))
+    assert catalog.remove(catalog.find(identifier))
+    assert catalog.find(victim).good
+
+
+def test_a_set_whose_manifest_was_put_back_stays(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    path = tmp_path / "daily" / manifest_name(identifier)
+    (path.parent / mark_name(identifier)).write_bytes(path.read_bytes())
+    assert catalog.find(identifier).good
+    catalog.sweep()
+    assert catalog.find(identifier).good and not (path.parent / mark_name(identifier)).exists()
+
+
+def test_a_damaged_mark_removes_nothing_and_stands_in_nobodys_way(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    path = tmp_path / "daily" / manifest_name(identifier)
+    path.rename(path.parent / mark_name(identifier)).write_text("{")
+    before = everything(catalog)
+    catalog.sweep()
+    assert everything(catalog) == before and catalog.sets() == []
+    with pytest.raises(StoreError, match="cannot be removed"):
+        catalog.finish_removing()
+    assert catalog.new_id(Tier.DAILY, NOW) != identifier
+
+
+def test_a_set_that_is_being_removed_is_never_seen_in_pieces(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The health endpoint looks at any moment."""
+    identifier = published(catalog)
+    seen: list[str] = []
+    for owner, name in ((Path, "rename"), (os, "fsync"), (Path, "unlink")):
+        real = getattr(owner, name)
+
+        def looking(*arguments, real=real, **options):  # type: ignore[no-untyped-def]
+            done = real(*arguments, **options)
+            seen.extend(stored.state for stored in Catalog(catalog.root, MANILA).sets())
+            return done
+
+        monkeypatch.setattr(owner, name, looking)
+    # Its directory was listed before, and is read while the set goes.
+    names = catalog.store(Tier.DAILY).names()
+    catalog.remove(catalog.find(identifier))
+    monkeypatch.setattr(LocalStore, "names", lambda store, **_: names if store.directory.name == "daily" else [])
+    assert catalog.sets() == [] and seen == []
+
+
+# --- pins --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pin_is_kept_beside_its_set(catalog: Catalog, tmp_path: Path) -> None:
+    identifier = published(catalog)
+    catalog.pin(catalog.find(identifier), " before\nthe migration ", NOW)
+    assert catalog.find(identifier).pin == Pin(since=NOW, reason="before the migration")
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(tmp_path / "daily", copied / "daily")
+    (elsewhere,) = Catalog(copied, MANILA).sets()
+    assert elsewhere.pin == Pin(since=NOW, reason="before the migration") and elsewhere.good
+    catalog.sweep()
+    assert catalog.unpin(catalog.find(identifier)) and not catalog.unpin(catalog.find(identifier))
+    assert catalog.find(identifier).pin is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"since": 1e999}', "\0" * 100_000])
+def test_a_damaged_pin_is_a_pin(catalog: Catalog, tmp_path: Path, damage: str) -> None:
+    identifier = published(catalog)
+    (tmp_path / "daily" / pin_name(identifier)).write_text(damage)
+    assert catalog.find(identifier).pin and not catalog.remove(catalog.find(identifier))
+    assert catalog.find(identifier).good and catalog.unpin(catalog.find(identifier))
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc/passwd")])
+def test_what_is_no_file_pins_too_and_is_not_touched(catalog: Catalog, tmp_path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    identifier = published(catalog)
+    path = tmp_path / "daily" / pin_name(identifier)
+    make(path)
+    stored = catalog.find(identifier)
+    assert stored.pin and not catalog.remove(stored)
+    for change in (lambda: catalog.pin(stored, "", NOW), lambda: catalog.unpin(stored)):
+        with pytest.raises(StoreError, match="not a regular file"):
+            change()
+    assert os.path.lexists(path) and catalog.find(identifier).good
+
+
+def test_a_pin_and_a_removal_at_once_agree(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is second sees the first: a set that was said to be pinned is there afterwards."""
+    identifier = published(catalog)
+    stored, other, real = catalog.find(identifier), Catalog(catalog.root, MANILA), Path.rename
+
+    def pinned_first(path: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "rename", real)
+        other.pin(stored, "", NOW)  # before the set is unlisted
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "rename", pinned_first)
+    assert not catalog.remove(stored)
+    assert catalog.find(identifier).good and catalog.unpin(stored)
+
+    def pinned_second(path: Path, target: Path) -> Path:
+        done = real(path, target)
+        monkeypatch.setattr(Path, "rename", real)
+        with pytest.raises(NotFound, match="being removed"):
+            other.pin(stored, "", NOW)
+        return done
+
+    monkeypatch.setattr(Path, "rename", pinned_second)
+    assert catalog.remove(stored)
+    assert not list((catalog.root / "daily").iterdir())
+
+
+def test_an_id_of_a_lost_set_whose_pin_is_left_is_not_given_again(catalog: Catalog, tmp_path: Path) -> None:
+    (tmp_path / "daily").mkdir()
+    (tmp_path / "daily" / pin_name("daily_2025-10-20_10-00-00")).touch()
+    assert catalog.new_id(Tier.DAILY, NOW) == "daily_2025-10-20_10-00-01"
+
+
+def test_files_without_a_manifest_are_removed_by_their_names(catalog: Catalog, tmp_path: Path) -> None:
+    folder = tmp_path / "daily"
+    folder.mkdir()
+    for what in ("backup_daily_2024-01-01_02-00-00.sql.gz", "media_daily_2024-01-01_02-00-00.tar.gz"):
+        (folder / f"obcms_{what}").write_text("old")
+    (folder / "obcms_backup_daily_2024-01-01_02-00-01.sql.gz").write_text("another")
+    _, stored = catalog.sets()
+    assert catalog.remove(stored)
+    assert [path.name for path in folder.iterdir()] == ["obcms_backup_daily_2024-01-01_02-00-01.sql.gz"]

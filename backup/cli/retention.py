@@ -1,0 +1,110 @@
+"""Commands about how long sets are kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from backup.cli import base
+from backup.cli.base import Json, Set
+from backup.display.prune import prune_json, prune_lines, prune_table
+from backup.log import logger
+from backup.operations import prune as prune_operation
+from backup.operations.prune import Report, Request, Shelf
+from backup.wiring import App
+
+_QUEUE: Final = 6 * 3600.0
+
+
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each set and why it stays or goes; do nothing.")] = (
+        False
+    ),
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove all that is over its time, not only a share of each tier.")
+    ] = False,
+    make_room: Annotated[
+        bool,
+        typer.Option("--make-room", help="Also when the last backup failed or is old, as when the disk is full."),
+    ] = False,
+    wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
+    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove the sets whose time is over. The newest good, proven, verified and pinned ones always stay.
+
+    Examples: `prune --dry-run`, `prune`, `prune --force`.
+    """
+    main = App(base.prepare(as_json, kind="" if dry_run else "backup"))
+    main.require_volume()
+    shelf = Shelf(main.catalog, main.records, main.lock, prune_operation.policy(main.settings))
+    trigger, patience = ("schedule", _QUEUE) if scheduled else ("manual", wait)
+    request = Request(force=force, make_room=make_room, trigger=trigger, wait=patience)
+    if dry_run:
+        now = datetime.now(UTC)
+        report = prune_operation.plan(request, shelf, now)
+        _show(report, now, as_json)
+    else:
+        report = prune_operation.prune(request, shelf)
+        if as_json:
+            base.print_json(_json(report, dry_run=False))
+    _tell(report, dry_run)
+    raise typer.Exit(report.exit_code)
+
+
+def pin(
+    which: Set,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for whoever wonders later.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Keep a set whatever its age. Examples: `pin latest --reason "before the migration"`."""
+    main = App(base.prepare(as_json))
+    main.require_volume()
+    stored = main.catalog.find(which)
+    main.catalog.pin(stored, reason, datetime.now(UTC))
+    logger.success("{} is pinned: it is kept until `unpin {}`", stored.id, stored.id)
+    if as_json:
+        base.print_json({"id": stored.id, "pinned": True})
+
+
+def unpin(which: Set, as_json: Json = False) -> None:
+    """Let the age of a set count again. Example: `unpin daily_2025-10-20_02-00-00`."""
+    main = App(base.prepare(as_json))
+    main.require_volume()
+    stored = main.catalog.find(which)
+    if main.catalog.unpin(stored):
+        logger.success("{} is no longer pinned: `prune --dry-run` shows what becomes of it", stored.id)
+    else:
+        logger.info("{} was not pinned", stored.id)
+    if as_json:
+        base.print_json({"id": stored.id, "pinned": False})
+
+
+def _show(report: Report, now: datetime, as_json: bool) -> None:
+    if as_json:
+        base.print_json(_json(report, dry_run=True))
+    elif base.out.is_terminal:
+        base.out.print(prune_table(report.decisions, now, report.hold))
+    else:
+        base.print_lines(prune_lines(report.decisions))
+
+
+def _json(report: Report, *, dry_run: bool) -> dict[str, object]:
+    return {
+        "dry_run": dry_run,
+        "removed": [stored.id for stored in report.removed],
+        "hold": report.hold,
+        "waiting": report.waiting,
+        "sets": prune_json(report.decisions),
+    }
+
+
+def _tell(report: Report, dry_run: bool) -> None:
+    if dry_run:
+        return
+    if report.hold or report.waiting:
+        logger.warning("{}", report.words)
+    else:
+        logger.success("{}", report.words)
