@@ -18,7 +18,7 @@ LAYERS = [
     {"display", "wiring"},
     {"operations"},
     {"web", "supervise", "probe"},
-    {"trees"},
+    {"trees", "ledger"},
     {"catalog", "records", "journal", "lock", "sources", "config"},
     {"engine", "database", "stores", "stream"},
     {"overview"},

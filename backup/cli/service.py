@@ -17,8 +17,9 @@ from backup.cli.base import Json
 from backup.errors import BackupError
 from backup.journal import JournalFile, words
 from backup.log import logger
+from backup.operations.jobs import jobs
 from backup.operations.restore import run
-from backup.operations.serve import jobs, serve
+from backup.operations.serve import serve
 from backup.probe import probe, target
 from backup.progress import Silent
 from backup.wiring import App

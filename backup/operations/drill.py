@@ -50,11 +50,26 @@ class Yard:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def drill(stored: StoredSet, yard: Yard, *, trigger: str = "manual", wait: float = 0.0) -> Verdict:
+def drill(
+    stored: StoredSet,
+    yard: Yard,
+    *,
+    trigger: str = "manual",
+    wait: float = 0.0,
+    slot: datetime | None = None,
+    slots: int = 0,
+) -> Verdict:
     """Verify and prove one set, and record the run. IntegrityError for a damaged one, NotProven for a difference."""
     started = yard.clock()
     run = Run(
-        id=new_run_id(started), operation="drill", tier=stored.tier, trigger=trigger, started=started, set=stored.id
+        id=new_run_id(started),
+        operation="drill",
+        tier=stored.tier,
+        trigger=trigger,
+        slot=slot,
+        slots=slots,
+        started=started,
+        set=stored.id,
     )
     waiting = "waiting for another run to end: {}"
     with lock.hold(yard.lock, f"drill {stored.id}", run.id, wait=wait, waiting=lambda who: logger.info(waiting, who)):
