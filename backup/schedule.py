@@ -177,7 +177,7 @@ def claim(account: Account, now: datetime, zone: ZoneInfo) -> Account | None:
     slot, count = passed(account.cron, account.until, now + _EARLY, zone)
     if slot is None:
         return None
-    late = count > 1 or now - slot > GRACE
+    late = count > 1 or now - slot >= GRACE
     return account.model_copy(
         update={
             "until": slot,

@@ -127,7 +127,7 @@ class Accounting:
     def _start(self, slot: Owed, account: Account, now: datetime) -> None:
         reason = self._reason(slot, account)
         told = f"{slot.job}, due at {slot.slot.astimezone(self.zone):%Y-%m-%d %H:%M %Z}"
-        if now - slot.slot > GRACE:
+        if now - slot.slot >= GRACE:
             before = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
             logger.warning("{}{}, was missed: {}; it is caught up now", told, before, reason)
         else:
