@@ -69,8 +69,12 @@ class Crontab:
         held = frozenset(job for job, cron in self._jobs.items() if cron and misled(cron, now, self._zone))
         if held == self.held:
             return False
-        self.held = held
-        self._write()
+        before, self.held = self.held, held
+        try:
+            self._write()
+        except BackupError:
+            self.held = before
+            raise
         return True
 
     def _write(self) -> None:

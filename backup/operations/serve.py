@@ -175,9 +175,17 @@ class _Service:
         # It reads its file again only after its jobs, and starts no other one until then.
         if idle and now - self._refreshed > _REFRESH:
             self._refreshed = now
-            if self._table.refresh(datetime.now(UTC)):
-                self.scheduler.reload()
+            self._refresh()
         self._accounting.tick(datetime.now(UTC), now, busy=self._first is not None)
+
+    def _refresh(self) -> None:
+        try:
+            if self._table.refresh(datetime.now(UTC)):
+                held = ", ".join(sorted(self._table.held)) or "nothing"
+                logger.info("the scheduler reads its table again; held back for a change of the clock: {}", held)
+                self.scheduler.reload()
+        except BackupError as error:
+            logger.error("{} {}", error.message, error.hint)
 
     @staticmethod
     def _first_ended(code: int) -> None:
