@@ -167,6 +167,9 @@ def test_the_same_job_does_not_run_twice_at_once(ledger: Ledger) -> None:
         assert claim.wanted and ledger.runs("daily")
         assert not run(ledger)
         assert run(ledger, "weekly") is False and not ledger.runs("weekly")
+        # Its next slot comes while it still runs: left owed, for when it has ended.
+        with fulfil(ledger, "daily", JOBS["daily"], ZONE, lambda: NOW + timedelta(days=1)) as second:
+            assert not second.wanted and "running already" in second.said
     assert not ledger.runs("daily")
 
 
