@@ -96,6 +96,11 @@ class Settings(BaseModel):
         alias="BACKUP_DRILL",
         description="cron line of the drill: the newest set of each tier is restored to prove it, or `off`",
     )
+    cleanup: Cron = Field("0 5 * * *", alias="BACKUP_CLEANUP", description="cron line of the retention run, or `off`")
+    monitor: Cron = Field(
+        "0 */6 * * *", alias="BACKUP_MONITOR", description="cron line of the check that raises alerts, or `off`"
+    )
+    report: Cron = Field("0 9 * * 1", alias="BACKUP_REPORT", description="cron line of the report, or `off`")
     retention_daily: int = Field(
         30, alias="BACKUP_RETENTION_DAILY", ge=0, le=36_500, description="days that daily sets are kept; 0: for ever"
     )

@@ -39,9 +39,10 @@ class Outcome(StrEnum):
 
 
 class Run(BaseModel):
-    """One run. `seconds` maps each phase to its duration; `trigger` is manual, schedule or first.
+    """One run. `seconds` maps each phase to its duration; `trigger` is manual, first, schedule or catch-up.
 
-    `only` is `database` or `media` for a run that was asked for that half alone.
+    `only` is `database` or `media` for a run that was asked for that half alone. `slot` is the scheduled moment that a
+    run was for, `slots` how many it stands for: those that were missed before it are not made up one by one.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -51,6 +52,8 @@ class Run(BaseModel):
     tier: str = ""
     trigger: str = "manual"
     only: str = ""
+    slot: AwareDatetime | None = None
+    slots: int = 0
     started: AwareDatetime
     ended: AwareDatetime | None = None
     outcome: Outcome = Outcome.RUNNING

@@ -210,6 +210,10 @@ class Scheduler:
         self._process = self._family.spawn(self._argv, self._env)
         self._begun, self._due = now, None
 
+    def reload(self) -> None:
+        """Let it read its crontab again."""
+        _send(self.pid, signal.SIGUSR2)
+
     def state(self) -> SchedulerState:
         """Alive, stopped by a signal (SIGSTOP, a debugger), or dead. Any thread may ask."""
         process = self._process

@@ -14,7 +14,7 @@ import sys
 
 import typer
 
-from backup.cli import base, proofs, restoring, retention, service, sets
+from backup.cli import base, proofs, restoring, retention, scheduled, service, sets
 from backup.errors import BackupError, Interrupted
 
 app = typer.Typer(
@@ -51,7 +51,9 @@ def main(argv: list[str]) -> int:
     try:
         # From the first moment: as PID 1 of a container there is no default action to end us.
         with base.signals():
-            app(args=argv, prog_name="backup")
+            with scheduled.fulfilling(argv) as claim:
+                if claim.wanted:
+                    app(args=argv, prog_name="backup", obj=claim.account)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except (BackupError, Interrupted) as error:

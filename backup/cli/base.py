@@ -8,8 +8,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,12 +21,24 @@ from backup.errors import BackupError, Interrupted
 from backup.log import logger
 from backup.operations import runs
 from backup.progress import Progress, Silent
+from backup.schedule import Account
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Set = Annotated[str, typer.Argument(metavar="ID|FILE|latest", help="A set id, one of its files, or `latest`.")]
+
+
+class Occasion(NamedTuple):
+    """Why a run happens, for its record: trigger, slot and slots of Run."""
+
+    trigger: str
+    slot: datetime | None = None
+    slots: int = 0
+
+
+BY_HAND: Final = Occasion("manual")
 
 
 class Only(StrEnum):
@@ -46,6 +59,14 @@ def prepare(as_json: bool, kind: str = "") -> config.Settings:
     if kind and settings.root.is_dir():
         log.to_file(settings.root / "logs", kind, settings.zone)
     return settings
+
+
+def occasion(context: typer.Context, scheduled: bool) -> Occasion:
+    """Why this run happens: `main` has claimed the slot of a scheduled one."""
+    account = context.obj
+    if isinstance(account, Account):
+        return Occasion(account.trigger, account.slot, account.slots)
+    return Occasion("schedule") if scheduled else BY_HAND
 
 
 def _log_line(console: Console, line: str) -> None:

@@ -20,6 +20,7 @@ Image = Annotated[str, typer.Option(metavar="IMAGE", help="Database image to res
 
 
 def drill(
+    context: typer.Context,
     which: Annotated[
         str, typer.Argument(metavar="[ID|FILE|latest]", help="A set; without one, the newest good set of each tier.")
     ] = "",
@@ -38,11 +39,11 @@ def drill(
     sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets())
     if not sets:
         raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
-    trigger, patience = ("schedule", _QUEUE) if scheduled else ("manual", wait)
+    patience = _QUEUE if scheduled else wait
     failed = None
     for stored in sets:
         try:
-            prove(main, stored, image, as_json, trigger, patience)
+            prove(main, stored, image, as_json, patience, base.occasion(context, scheduled))
         except BackupError as error:
             # The others are proven all the same; the last error is the command's.
             if failed:
@@ -53,11 +54,12 @@ def drill(
 
 
 def prove(
-    main: App, stored: StoredSet, image: str, as_json: bool, trigger: str = "manual", wait: float = 0.0
+    main: App, stored: StoredSet, image: str, as_json: bool, wait: float = 0.0, occasion: base.Occasion = base.BY_HAND
 ) -> Verdict:
     """Drill one set and say how it went."""
     with base.progress(as_json) as progress:
-        verdict = drill_operation.drill(stored, main.drill_shop(progress, image), trigger=trigger, wait=wait)
+        shop, (trigger, slot, slots) = main.drill_shop(progress, image), occasion
+        verdict = drill_operation.drill(stored, shop, trigger=trigger, wait=wait, slot=slot, slots=slots)
     if verdict.unchecked:
         logger.warning("{}: not checked: {}", stored.id, "; ".join(verdict.unchecked))
     files = verdict.proof.files if verdict.proof else None

@@ -19,6 +19,7 @@ _QUEUE: Final = 6 * 3600.0
 
 
 def prune(
+    context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each set and why it stays or goes; do nothing.")] = (
         False
     ),
@@ -40,8 +41,12 @@ def prune(
     main = App(base.prepare(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
     shelf = Shelf(main.catalog, main.records, main.lock, prune_operation.policy(main.settings))
-    trigger, patience = ("schedule", _QUEUE) if scheduled else ("manual", wait)
-    request = Request(force=force, make_room=make_room, trigger=trigger, wait=patience)
+    request = Request(
+        force=force,
+        make_room=make_room,
+        wait=_QUEUE if scheduled else wait,
+        **base.occasion(context, scheduled)._asdict(),
+    )
     if dry_run:
         now = datetime.now(UTC)
         report = prune_operation.plan(request, shelf, now)

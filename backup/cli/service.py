@@ -11,14 +11,17 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from backup import display, schedule
+from backup import schedule
 from backup.cli import base
 from backup.cli.base import Json
+from backup.display.schedule import schedule_json, schedule_lines, schedule_table
 from backup.errors import BackupError
 from backup.journal import JournalFile, words
+from backup.ledger import Ledger
 from backup.log import logger
+from backup.operations.jobs import jobs
 from backup.operations.restore import run
-from backup.operations.serve import jobs, serve
+from backup.operations.serve import serve
 from backup.probe import probe, target
 from backup.progress import Silent
 from backup.wiring import App
@@ -42,16 +45,19 @@ def healthcheck(as_json: Json = False) -> None:
 def show_schedule(
     count: Annotated[int, typer.Option(help="How many runs of each job.", min=1, max=100)] = 3, as_json: Json = False
 ) -> None:
-    """Show when the next backups run. Example: `schedule --count 10`."""
+    """Show when each job runs next, when it ran last, and what is owed. Example: `schedule --count 10`."""
     settings = base.prepare(as_json)
-    slots = schedule.upcoming(jobs(settings), datetime.now(UTC), settings.zone, count)
+    now, wanted = datetime.now(UTC), jobs(settings)
+    slots = schedule.upcoming(wanted, now, settings.zone, count)
+    book = Ledger(settings.root).read(now)
+    due = schedule.owed(wanted, book.jobs, now, settings.zone)
     if as_json:
-        return base.print_json(
-            [{"job": s.job, "cron": s.cron, "next": [t.isoformat() for t in s.times]} for s in slots]
-        )
+        return base.print_json(schedule_json(slots, book.jobs, due))
+    for note in book.recent(now):
+        base.err.print(Text(note.text, style="yellow"))
     if base.out.is_terminal:
-        return base.out.print(display.schedule_table(slots))
-    return base.print_lines(f"{slot.job}\t{slot.cron}\t{moment.isoformat()}" for slot in slots for moment in slot.times)
+        return base.out.print(schedule_table(slots, book.jobs, due, settings.zone))
+    return base.print_lines(schedule_lines(slots, book.jobs, due, settings.zone))
 
 
 def run_service() -> None:

@@ -39,6 +39,7 @@ class MadeTier(StrEnum):
 
 
 def create(
+    context: typer.Context,
     tier: Annotated[MadeTier, typer.Argument(help="Where the set belongs.")] = MadeTier.MANUAL,
     only: Annotated[Only | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
     wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
@@ -53,10 +54,13 @@ def create(
     settings = base.prepare(as_json, kind="backup")
     main = App(settings)
     main.require_volume()
+    occasion = base.occasion(context, scheduled)
     request = backup_operation.Request(
         tier=Tier(tier),
         only=only.value if only else None,
-        trigger=trigger or ("schedule" if scheduled else "manual"),
+        trigger=trigger or occasion.trigger,
+        slot=occasion.slot,
+        slots=occasion.slots,
         wait=_QUEUE if scheduled else wait,
         patience=_PATIENCE if scheduled else 0.0,
     )

@@ -23,7 +23,6 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from backup.manifest import Manifest
-from backup.schedule import Slot
 from backup.sets import Pin, Proof, StoredSet, Verdict
 from backup.text import age, duration, plural, printable, size
 
@@ -183,14 +182,6 @@ def _proof(proof: Proof | None, zone: ZoneInfo) -> str:
     notes = "".join(f"; {note}" for note in proof.notes)
     took = duration(proof.seconds.get("total", 0))
     return f"{when}: restored and dumped again in {took} (PostgreSQL {proof.server_version}): equal{notes}"
-
-
-def schedule_table(slots: Sequence[Slot]) -> RenderableType:
-    """Next runs, soonest first."""
-    table = Table("job", "cron line", "next runs", box=None, pad_edge=False, header_style="bold")
-    for slot in slots:
-        table.add_row(slot.job, slot.cron, "  ".join(f"{moment:%a %Y-%m-%d %H:%M %Z}" for moment in slot.times))
-    return table
 
 
 def set_json(stored: StoredSet) -> dict[str, Any]:

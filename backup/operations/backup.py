@@ -39,13 +39,15 @@ _SWEEP_FAILED: Final = "what an earlier run left at the database could not be re
 
 @dataclass(frozen=True)
 class Request:
-    """What to back up. In seconds: `wait` to queue behind another run, `patience` for a database that is starting."""
+    """What to back up, `slot` and `slots` as in Run. `wait` to queue, `patience` for a starting database: seconds."""
 
     tier: Tier
     only: Only | None = None
     trigger: str = "manual"
     wait: float = 0.0
     patience: float = 0.0
+    slot: datetime | None = None
+    slots: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def create(request: Request, shop: Workshop) -> Run:
         tier=request.tier,
         trigger=request.trigger,
         only=request.only or "",
+        slot=request.slot,
+        slots=request.slots,
         started=started,
     )
 

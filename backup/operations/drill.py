@@ -48,11 +48,26 @@ class DrillShop:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def drill(stored: StoredSet, shop: DrillShop, *, trigger: str = "manual", wait: float = 0.0) -> Verdict:
+def drill(
+    stored: StoredSet,
+    shop: DrillShop,
+    *,
+    trigger: str = "manual",
+    wait: float = 0.0,
+    slot: datetime | None = None,
+    slots: int = 0,
+) -> Verdict:
     """Verify and prove one set, and record the run. IntegrityError for a damaged one, NotProven for a difference."""
     started = shop.clock()
     run = Run(
-        id=new_run_id(started), operation="drill", tier=stored.tier, trigger=trigger, started=started, set=stored.id
+        id=new_run_id(started),
+        operation="drill",
+        tier=stored.tier,
+        trigger=trigger,
+        slot=slot,
+        slots=slots,
+        started=started,
+        set=stored.id,
     )
     with runs.locked(shop, run, wait), runs.recorded(shop, run) as recording:
         with timed(recording.seconds, "total"):

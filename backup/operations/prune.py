@@ -33,13 +33,15 @@ _FORCE: Final = "`prune --dry-run` shows the sets; if they may go, `prune --forc
 class Request:
     """`force` lifts the share of a tier that one run may remove, `make_room` that the backups must be well.
 
-    `wait` is in seconds.
+    `wait` is in seconds; the rest is for the record.
     """
 
     force: bool = False
     make_room: bool = False
-    trigger: str = "manual"
     wait: float = 0.0
+    trigger: str = "manual"
+    slot: datetime | None = None
+    slots: int = 0
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,14 @@ def plan(request: Request, shelf: Shelf, now: datetime) -> Report:
 def prune(request: Request, shelf: Shelf) -> Report:
     """Remove what is to go, and record the run. Raises what made it fail, after recording that too."""
     asked = shelf.clock()
-    run = Run(id=new_run_id(asked), operation=PRUNE, trigger=request.trigger, started=asked)
+    run = Run(
+        id=new_run_id(asked),
+        operation=PRUNE,
+        trigger=request.trigger,
+        slot=request.slot,
+        slots=request.slots,
+        started=asked,
+    )
     waiting = "waiting for another run to end: {}"
     with lock.hold(shelf.lock, PRUNE, run.id, wait=request.wait, waiting=lambda who: logger.info(waiting, who)):
         run = run.model_copy(update={"started": shelf.clock()})

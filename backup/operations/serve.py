@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -17,14 +15,17 @@ from typing import Final
 
 from backup.catalog import Catalog
 from backup.config import Settings
-from backup.errors import BackupError, ConfigError, LockHeld
+from backup.errors import BackupError, LockHeld
 from backup.health import CREATE, Health, newest_database
 from backup.journal.files import JOURNAL
+from backup.ledger import Ledger
 from backup.log import logger
 from backup.manifest import Tier
+from backup.operations.accounting import Accounting
+from backup.operations.jobs import COMMANDS, Crontab, jobs
 from backup.operations.status import NO_OFFSITE, status
 from backup.records import Records, Run
-from backup.schedule import crontab, upcoming
+from backup.schedule import upcoming
 from backup.stores.disk import storing
 from backup.supervise import Errand, Family, Scheduler, Signals, scan, stop
 from backup.web.app import create_app
@@ -34,29 +35,13 @@ _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 _TICK: Final = 1.0
 # The exit code of a whole set in which files changed while they were read.
 _CHANGED: Final = 3
-_DRILL: Final = "drill"
 # What a sweep usually takes, and what it is given when the service ends.
 _MOMENT: Final = 1.0
 _LAST_WORD: Final = 5.0
 # How often runs that died without a word are looked for.
 _SETTLE: Final = 15.0
-
-
-def jobs(settings: Settings) -> dict[str, str]:
-    """The scheduled jobs and their cron lines; empty for those that are off."""
-    return {
-        Tier.DAILY: settings.daily,
-        Tier.WEEKLY: settings.weekly,
-        Tier.MONTHLY: settings.monthly,
-        _DRILL: settings.drill,
-    }
-
-
-def _commands(command: Sequence[str]) -> dict[str, str]:
-    """The shell line of each job."""
-    start = shlex.join(command)
-    made = {str(tier): f"{start} {CREATE} --scheduled {tier}" for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)}
-    return made | {_DRILL: f"{start} drill --scheduled"}
+# How often the crontab is looked at: a day before the clock changes, lines may have to be held back.
+_REFRESH: Final = 60.0
 
 
 def serve(
@@ -82,8 +67,8 @@ def serve(
         sweep = Errand(lambda: _recover(recover))
         sweep.go(wait=_MOMENT)
         listener = stack.enter_context(bind(settings.http_host, settings.http_port))
-        argv = _crontab(settings, command, run_dir, supercronic)
-        service = _Service(settings, catalog, records, sweep, command, argv, signals)
+        table = Crontab(settings, command, run_dir, supercronic)
+        service = _Service(settings, catalog, records, sweep, command, table, signals)
         app = create_app(
             scheduler=service.scheduler.state, health=service.health, ready=lambda: check_ready(catalog, ready)
         )
@@ -112,7 +97,7 @@ class _Service:
         records: Records,
         sweep: Errand,
         command: Sequence[str],
-        scheduler: Sequence[str],
+        table: Crontab,
         signals: Signals,
     ) -> None:
         self._settings, self._catalog, self._records = settings, catalog, records
@@ -121,12 +106,25 @@ class _Service:
         self._env = os.environ | {"TZ": settings.zone.key}
         self._since = datetime.now(UTC)
         self._first: subprocess.Popen[bytes] | None = None
-        self._settled = time.monotonic()
+        self._settled = self._refreshed = time.monotonic()
+        self._table = table
         self.family = Family()
-        self.scheduler = Scheduler(self.family, scheduler, self._env)
+        self.scheduler = Scheduler(self.family, table.argv, self._env)
+        self._accounting = Accounting(
+            ledger=Ledger(catalog.root),
+            records=records,
+            lock=catalog.root / "state" / "lock",
+            jobs=jobs(settings),
+            zone=settings.zone,
+            spawn=lambda job: self.family.spawn([*command, *COMMANDS[job]], self._env),
+            held=lambda: table.held,
+            since=self._since,
+        )
 
     def run(self) -> None:
         """The main loop: every second, and at once when a child ends, until a signal says stop."""
+        self._accounting.open()
+        self._table.refresh(self._since)
         self.scheduler.start(time.monotonic())
         self._start_first()
         while not (ending := self._signals.wait(_TICK) & _ENDING):
@@ -169,10 +167,25 @@ class _Service:
             self._first = None
             self._first_ended(code)
             self._settled = 0.0
+        idle = all(process.pid == self.scheduler.pid for process in self.family.members(processes))
         if now - self._settled > _SETTLE:
             self._settled = now
-            if all(process.pid == self.scheduler.pid for process in self.family.members(processes)):
+            if idle:
                 self._settle()
+        # It reads its file again only after its jobs, and starts no other one until then.
+        if idle and now - self._refreshed > _REFRESH:
+            self._refreshed = now
+            self._refresh()
+        self._accounting.tick(datetime.now(UTC), now, busy=self._first is not None)
+
+    def _refresh(self) -> None:
+        try:
+            if self._table.refresh(datetime.now(UTC)):
+                held = ", ".join(sorted(self._table.held)) or "nothing"
+                logger.info("the scheduler reads its table again; held back for a change of the clock: {}", held)
+                self.scheduler.reload()
+        except BackupError as error:
+            logger.error("{} {}", error.message, error.hint)
 
     @staticmethod
     def _first_ended(code: int) -> None:
@@ -210,41 +223,6 @@ def check_ready(catalog: Catalog, ready: Callable[[], None]) -> None:
         file.flush()
     catalog.sets()
     ready()
-
-
-def _crontab(settings: Settings, command: Sequence[str], run_dir: Path, supercronic: str) -> list[str]:
-    """Write the crontab and let the scheduler check it; returns the scheduler's argv."""
-    binary = shutil.which(supercronic)
-    if binary is None:
-        raise BackupError(f"the scheduler {supercronic} is not installed", "Use the image; it holds supercronic.")
-    path = run_dir / "crontab"
-    try:
-        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            os.fchmod(descriptor, 0o600)
-            file.write(crontab(jobs(settings), _commands(command)))
-    except OSError as error:
-        raise BackupError(f"{path} cannot be written: {error.strerror}", f"Mount a tmpfs at {run_dir}.") from error
-    _check(binary, path)
-    return [binary, "-passthrough-logs", "-no-reap", str(path)]
-
-
-def _check(binary: str, path: Path) -> None:
-    done = subprocess.run(
-        [binary, "-test", str(path)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=30,
-    )
-    if done.returncode:
-        said = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
-        raise ConfigError(
-            f"the scheduler does not accept the schedule: {said[-1]}",
-            "Correct BACKUP_DAILY, BACKUP_WEEKLY, BACKUP_MONTHLY or BACKUP_DRILL: minute hour day month weekday.",
-        )
 
 
 def _tell(way: Callable[[], str]) -> None:

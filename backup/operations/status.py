@@ -12,6 +12,9 @@ from backup.config import Settings
 from backup.errors import BackupError
 from backup.health import CREATE, Health, Reason, SchedulerState, evaluate
 from backup.journal import JournalFile, journal_reason
+from backup.ledger import Ledger
+from backup.operations.accounting import reasons
+from backup.operations.jobs import jobs
 from backup.operations.prune import PRUNE, WAITS
 from backup.records import Outcome, Records, Run
 from backup.sets import StoredSet
@@ -52,8 +55,21 @@ def status(
         problem=problem,
         since=since,
         free=free,
-        others=[*_restoring(catalog.root), *_cleanup(runs), *_offsite(settings)],
+        others=[
+            *_restoring(catalog.root),
+            *_scheduled(settings, catalog.root, now),
+            *_cleanup(runs),
+            *_offsite(settings),
+        ],
     )
+
+
+def _scheduled(settings: Settings, root: Path, now: datetime) -> list[Reason]:
+    """Slots that were missed, and whatever else the accounts of the schedule say."""
+    try:
+        return reasons(Ledger(root).read(now), jobs(settings), now, settings.zone)
+    except BackupError as error:
+        return [Reason("warn", f"what is owed of the schedule cannot be told: {error.message}", error.hint)]
 
 
 def _offsite(settings: Settings) -> list[Reason]:

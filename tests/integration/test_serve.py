@@ -138,7 +138,8 @@ class Service:
         wrapper = self.place / "supercronic"
         wrapper.write_text(FAST.format(real=self.supercronic))
         wrapper.chmod(0o700)
-        off = {name: "off" for name in ("BACKUP_DAILY", "BACKUP_WEEKLY", "BACKUP_MONTHLY")}
+        names = ("DAILY", "WEEKLY", "MONTHLY", "CLEANUP", "MONITOR", "REPORT")
+        off = {f"BACKUP_{name}": "off" for name in names}
         given = {
             "environ": off
             | {"BACKUP_DIR": str(self.root), "BACKUP_HTTP_HOST": "127.0.0.1", "TZ": "Asia/Manila"}
@@ -258,15 +259,22 @@ def publish(root: Path, *, hours: float = 1, database: bool = True, break_it: bo
 
 def test_the_start_says_what_it_does(service: Service) -> None:
     publish(service.root)
-    service.start(BACKUP_DAILY="0 2 * * *", BACKUP_WEEKLY="0 3 * * 0", AWS_S3_BACKUP_BUCKET="bucket")
+    everything = {"BACKUP_CLEANUP": "0 5 * * *", "BACKUP_MONITOR": "0 */6 * * *", "BACKUP_REPORT": "0 9 * * 1"}
+    service.start(BACKUP_DAILY="0 2 * * *", BACKUP_WEEKLY="0 3 * * 0", AWS_S3_BACKUP_BUCKET="bucket", **everything)
     service.up()
     assert service.ask("/healthz")[1]["status"] == "warn"  # no offsite copies
     assert service.ask("/readyz")[0] == 200
     crontab = service.place / "run" / "crontab"
     assert crontab.stat().st_mode & 0o777 == 0o600
-    job = f"{service.place}/job 'a b' create --scheduled"
-    drill = f"0 6 * * 0 {service.place}/job 'a b' drill --scheduled\n"
-    assert crontab.read_text() == f"0 2 * * * {job} daily\n0 3 * * 0 {job} weekly\n{drill}"
+    job = f"{service.place}/job 'a b'"
+    assert crontab.read_text().splitlines() == [
+        f"0 2 * * * {job} create --scheduled daily",
+        f"0 3 * * 0 {job} create --scheduled weekly",
+        f"0 6 * * 0 {job} drill --scheduled",
+        f"0 5 * * * {job} prune --scheduled",
+        f"0 */6 * * * {job} monitor --alert --scheduled",
+        f"0 9 * * 1 {job} monitor --report --scheduled",
+    ]
     assert service.end() == 0
     output = service.output()
     assert "schedule: " in output and "daily next " in output and "02:00 PST" in output

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,7 +11,20 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.schedule import check, crontab, upcoming
+from backup.schedule import (
+    VANISHED,
+    Account,
+    check,
+    claim,
+    crontab,
+    misled,
+    moments,
+    opened,
+    owed,
+    resting,
+    settle,
+    upcoming,
+)
 
 BERLIN, NEW_YORK, LORD_HOWE = (ZoneInfo(k) for k in ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe"))
 JOBS = {"daily": "0 2 * * *", "weekly": "0 3 * * 0", "monthly": "0 4 1 * *"}
@@ -143,3 +157,228 @@ def test_a_daily_job_runs_every_day_and_once(now: datetime, zone: ZoneInfo, cron
         for before, after in zip(moments, moments[1:], strict=False)
     )
     assert len({time.date() for time in slot.times}) == 10
+
+
+# --- every local day, once ------------------------------------------------------------------------------------------
+
+SWEPT = [
+    # zone, first year: ten years each, with all changes of the clock that fell into them
+    ("Europe/Berlin", 2024),
+    ("America/New_York", 2024),
+    ("Australia/Lord_Howe", 2024),
+    ("Asia/Manila", 2024),
+    ("Africa/Casablanca", 2020),
+    ("America/Sao_Paulo", 2009),
+]
+# The default, and lines in the hours that are missing or come twice in one of these zones.
+NIGHTS = ["0 2 * * *", "30 2 * * *", "30 1 * * *", "0 0 * * *"]
+
+
+@pytest.mark.parametrize(("name", "year"), SWEPT)
+def test_every_local_day_has_exactly_one_daily_run_for_ten_years(name: str, year: int) -> None:
+    zone = ZoneInfo(name)
+    begin, end = datetime(year, 1, 1, tzinfo=zone), datetime(year + 10, 1, 1, tzinfo=zone)
+    expected = [date.fromordinal(day) for day in range(begin.toordinal(), end.toordinal())]
+    for cron in NIGHTS:
+        slots = list(
+            takewhile(lambda slot: slot < end.astimezone(UTC), moments(cron, begin - timedelta(seconds=1), zone))
+        )
+        assert [slot.astimezone(zone).date() for slot in slots] == expected, cron
+
+
+@pytest.mark.parametrize(
+    ("zone", "asked"),
+    [(NEW_YORK, utc(2025, 11, 2, 6, 10)), (BERLIN, utc(2025, 10, 26, 1, 10)), (LORD_HOWE, utc(2025, 4, 5, 15, 5))],
+    ids=str,
+)
+def test_asked_within_the_second_of_two_equal_hours_the_next_slot_is_still_to_come(
+    zone: ZoneInfo, asked: datetime
+) -> None:
+    wall = asked.astimezone(zone) + timedelta(minutes=20)
+    slots = list(islice(moments(f"{wall.minute} {wall.hour} * * *", asked, zone), 3))
+    assert slots == sorted(set(slots)) and slots[0] > asked + timedelta(hours=20)
+
+
+# --- what is owed -----------------------------------------------------------------------------------------------------
+
+DAILY = {"daily": "0 2 * * *"}
+ALL = JOBS | {"drill": "0 6 * * 0", "monitor": "0 */6 * * *"}
+
+
+def account(until: datetime, cron: str = "0 2 * * *", zone: ZoneInfo = BERLIN) -> Account:
+    return Account(cron=cron, zone=zone.key, until=until)
+
+
+def open_all(now: datetime, jobs: dict[str, str] = ALL, zone: ZoneInfo = BERLIN) -> dict[str, Account]:
+    return {job: opened(None, cron, now, zone)[0] for job, cron in jobs.items()}
+
+
+def test_nothing_is_owed_at_the_first_start() -> None:
+    now = utc(2025, 10, 1, 12)
+    assert owed(ALL, open_all(now), now, BERLIN) == []
+    assert owed(ALL, {}, now, BERLIN) == []
+
+
+def test_missed_slots_are_owed_once_for_each_job_in_order() -> None:
+    found = owed(ALL, open_all(utc(2025, 9, 29, 12)), utc(2025, 10, 12, 12), BERLIN)
+    assert [(each.job, each.missed) for each in found] == [
+        ("daily", 13),
+        ("weekly", 2),
+        ("monthly", 1),
+        ("drill", 2),
+        ("monitor", 52),
+    ]
+    assert found[0].slot == utc(2025, 10, 12)
+
+
+def test_ten_years_are_counted_to_a_thousand_and_the_latest_slot_is_known() -> None:
+    until, now = utc(2015, 1, 1), utc(2025, 6, 15, 12)
+    (daily,) = owed(DAILY, {"daily": account(until)}, now, BERLIN)
+    assert (daily.slot, daily.missed) == (utc(2025, 6, 15), 1000)
+    (minutes,) = owed({"m": "* * * * *"}, {"m": account(until, "* * * * *")}, now, BERLIN)
+    assert (minutes.slot, minutes.missed) == (now, 1000)
+    (leap,) = owed({"l": "0 0 29 2 *"}, {"l": account(until, "0 0 29 2 *")}, now, BERLIN)
+    assert (leap.slot, leap.missed) == (utc(2024, 2, 28, 23), 3)
+
+
+def test_a_changed_line_or_zone_counts_anew() -> None:
+    old, now = account(utc(2025, 10, 1)), utc(2025, 10, 3)
+    assert owed({"daily": "0 3 * * *"}, {"daily": old}, now, BERLIN) == []
+    for cron, zone in (("0 3 * * *", BERLIN), ("0 2 * * *", NEW_YORK)):
+        new, note = opened(old, cron, now, zone)
+        assert (new.until, new.cron, new.zone, note) == (now, cron, zone.key, "")
+    assert opened(old, "0 2 * * *", now, BERLIN) == (old, "")
+
+
+def test_a_clock_ten_years_ahead_for_one_run_is_neither_a_storm_nor_ten_years_of_silence() -> None:
+    now = utc(2025, 10, 1, 12)
+    ahead = claim(account(now), now.replace(year=2035), BERLIN)
+    assert ahead is not None and ahead.slots == 1000
+    ahead = settle(ahead, now.replace(year=2035), 0)
+    assert claim(ahead, now.replace(year=2035), BERLIN) is None
+    back, note = opened(ahead, "0 2 * * *", now + timedelta(hours=1), BERLIN)
+    assert "the clock jumped" in note and back.until == now + timedelta(hours=1)
+    (tomorrow,) = owed(DAILY, {"daily": back}, utc(2025, 10, 2, 12), BERLIN)
+    assert tomorrow.missed == 1
+
+
+def test_a_clock_set_back_by_hours_runs_nothing_twice() -> None:
+    served = account(utc(2025, 10, 2))
+    assert opened(served, "0 2 * * *", utc(2025, 10, 1, 21), BERLIN) == (served, "")
+    assert claim(served, utc(2025, 10, 2, 0, 0), BERLIN) is None
+
+
+def test_a_slot_is_claimed_once() -> None:
+    slot = utc(2025, 10, 2)
+    first = claim(account(utc(2025, 10, 1)), slot, BERLIN)
+    assert first is not None
+    assert (first.slot, first.slots, first.trigger, first.open) == (slot, 1, "schedule", True)
+    assert claim(first, slot + timedelta(hours=1), BERLIN) is None
+    assert claim(account(utc(2025, 10, 1)), slot - timedelta(minutes=1), BERLIN) is None  # too early
+
+
+@pytest.mark.parametrize(("late", "trigger"), [(1, "schedule"), (80, "schedule"), (100, "catch-up"), (9e5, "catch-up")])
+def test_a_late_claim_is_a_catch_up(late: float, trigger: str) -> None:
+    claimed = claim(account(utc(2025, 10, 1)), utc(2025, 10, 2) + timedelta(seconds=late), BERLIN)
+    assert claimed is not None and claimed.trigger == trigger
+
+
+@pytest.mark.parametrize("code", [11, 130, 143])
+def test_a_run_that_was_broken_off_is_owed_again_three_times(code: int) -> None:
+    now, one = utc(2025, 10, 2, 1), account(utc(2025, 10, 1))
+    for _ in range(3):
+        claimed = claim(one, now, BERLIN)
+        assert claimed is not None
+        one = settle(claimed, now, code)
+    assert claim(one, now, BERLIN) is None and one.tries == 0
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 10, 20, 30, 40])
+def test_a_run_that_came_to_an_end_is_not_repeated(code: int) -> None:
+    now = utc(2025, 10, 2, 1)
+    claimed = claim(account(utc(2025, 10, 1)), now, BERLIN)
+    assert claimed is not None
+    done = settle(claimed, now, code)
+    assert claim(done, now, BERLIN) is None and not done.crashed and done.exit_code == code
+
+
+def test_a_run_that_vanished_is_owed_again_only_if_the_machine_went_down() -> None:
+    now = utc(2025, 10, 2, 1)
+    claimed = claim(account(utc(2025, 10, 1)), now, BERLIN)
+    assert claimed is not None
+    down = settle(claimed, now, VANISHED, since=now + timedelta(minutes=1))
+    assert claim(down, now, BERLIN) is not None and not down.crashed
+    killed = settle(claimed, now, VANISHED, since=now - timedelta(minutes=1))
+    assert claim(killed, now, BERLIN) is None and killed.crashed and "without a word" in killed.reason
+
+
+def test_a_run_that_somebody_stopped_rests_until_the_next_slot_or_start() -> None:
+    now = utc(2025, 10, 2, 1)
+    claimed = claim(account(utc(2025, 10, 1)), now, BERLIN)
+    assert claimed is not None
+    stopped = settle(claimed, now, 143)
+    assert resting(stopped, utc(2025, 10, 2), since=now - timedelta(hours=1))
+    assert not resting(stopped, utc(2025, 10, 3), since=now - timedelta(hours=1))
+    assert not resting(stopped, utc(2025, 10, 2), since=now + timedelta(hours=1))
+
+
+clock = st.integers(0, 3 * 365 * 24 * 60).map(lambda minutes: timedelta(minutes=minutes))
+
+
+@given(
+    st.sampled_from([name for name, _ in SWEPT]).map(ZoneInfo),
+    st.sampled_from([*NIGHTS, "0 */6 * * *", "0 3 * * 0", "0 4 1 * *"]),
+    st.lists(st.one_of(st.integers(1, 60 * 60), st.integers(1, 40 * 24 * 60)), min_size=1, max_size=30),
+    clock,
+)
+def test_every_slot_is_claimed_exactly_once_whenever_somebody_comes_by(
+    zone: ZoneInfo, cron: str, pauses: list[int], begin: timedelta
+) -> None:
+    """However the starts fall (late, early, twice, after months), the claims cover each slot once, and no other."""
+    now = start = utc(2016, 1, 1) + begin
+    one = opened(None, cron, now, zone)[0]
+    covered = 0
+    for pause in pauses:
+        now += timedelta(minutes=pause)
+        one, note = opened(one, cron, now, zone)
+        assert note == ""
+        if claimed := claim(one, now, zone):
+            assert claimed.slot is not None and one.until < claimed.slot <= now + timedelta(seconds=5)
+            covered += claimed.slots
+            one = settle(claimed, now, 0)
+        assert claim(one, now, zone) is None
+    expected = list(takewhile(lambda slot: slot <= now, moments(cron, start, zone)))
+    assert covered in (len(expected), len(expected) + 1)  # the last one may have been due in five seconds
+    assert covered == len(expected) or next(moments(cron, now, zone)) <= now + timedelta(seconds=5)
+
+
+# --- what the scheduler makes of it -----------------------------------------------------------------------------------
+
+# zone, line, asked at: whether supercronic 0.2.45 goes wrong (measured; see docs/architecture.md)
+MISLED = [
+    (NEW_YORK, "0 2 * * *", utc(2025, 3, 8, 12), True),  # an hour early, then gigabytes of log
+    (NEW_YORK, "0 3 * * *", utc(2025, 3, 8, 12), False),
+    (BERLIN, "0 2 * * *", utc(2025, 3, 29, 12), False),  # at the end of the gap, as it should be
+    (BERLIN, "30 2 * * *", utc(2025, 3, 29, 12), True),
+    (BERLIN, "0 2 * * *", utc(2025, 10, 25, 12), True),  # in the second of the two hours
+    (NEW_YORK, "30 1 * * *", utc(2025, 11, 1, 12), False),
+    (NEW_YORK, "30 1 * * *", utc(2025, 11, 2, 6, 10), True),  # restarted within the second: it spins
+    (NEW_YORK, "*/15 * * * *", utc(2025, 3, 8, 12), True),
+    (ZoneInfo("America/Sao_Paulo"), "0 0 * * *", utc(2018, 11, 3, 12), True),
+    (ZoneInfo("Asia/Manila"), "0 2 * * *", utc(2025, 3, 29, 12), False),
+    (BERLIN, "0 2 * * *", utc(2025, 7, 1), False),
+    (BERLIN, "0 4 1 * *", utc(2025, 3, 5), False),
+]
+
+
+@pytest.mark.parametrize(("zone", "cron", "now", "expected"), MISLED)
+def test_a_line_is_held_back_from_the_scheduler_when_it_would_go_wrong(
+    zone: ZoneInfo, cron: str, now: datetime, expected: bool
+) -> None:
+    assert misled(cron, now, zone) is expected
+
+
+def test_a_line_that_is_held_back_is_a_comment() -> None:
+    text = crontab(DAILY | {"weekly": "0 3 * * 0"}, {"daily": "x daily", "weekly": "x weekly"}, frozenset({"daily"}))
+    first, second = text.splitlines()
+    assert first.startswith("# ") and first.endswith("0 2 * * * x daily") and second == "0 3 * * 0 x weekly"

@@ -1,0 +1,243 @@
+"""The service's side of the accounts: what is owed is started, what vanished is recorded."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from backup import lock
+from backup.errors import BackupError
+from backup.health import CREATE, Reason
+from backup.ledger import Book, Ledger
+from backup.log import logger
+from backup.manifest import Tier
+from backup.operations.jobs import COMMANDS, LOCKLESS
+from backup.records import Outcome, Records, Run, new_run_id
+from backup.schedule import GRACE, VANISHED, Account, Owed, owed, resting, settle, stillborn
+from backup.text import plural
+
+_LOOK: Final = timedelta(seconds=10)
+# The clock went on by this much more, or less, than time did.
+_JUMP: Final = timedelta(seconds=30)
+_OVERDUE: Final = timedelta(minutes=10)
+_DOWN: Final = "the service was not running"
+_ASLEEP: Final = "the machine was asleep, or its clock was set forward"
+_BUSY: Final = "another run held the backup volume"
+_HELD: Final = "the clock changes at that time, which the scheduler gets wrong"
+_IDLE: Final = "the scheduler did not start it"
+
+
+@dataclass
+class Accounting:
+    """Looks every ten seconds, and at once when the clock jumps. One catch-up at a time, in the order of `jobs`.
+
+    `spawn` starts a job, `held` are the jobs that the scheduler is kept from starting, `since` is when the service
+    began.
+    """
+
+    ledger: Ledger
+    records: Records
+    lock: Path
+    jobs: Mapping[str, str]
+    zone: ZoneInfo
+    spawn: Callable[[str], subprocess.Popen[bytes]]
+    held: Callable[[], frozenset[str]]
+    since: datetime
+    _child: tuple[subprocess.Popen[bytes], Owed, datetime] | None = None
+    _clocks: tuple[datetime, float] | None = None
+    _looked: datetime | None = None
+    _given_up: dict[str, datetime] = field(default_factory=dict)
+    _said: str = ""
+
+    def __post_init__(self) -> None:
+        # What was due before this moment needs no grace: nobody is about to start it.
+        self._prompt, self._why = self.since, _DOWN
+
+    def open(self) -> None:
+        """Open the accounts before the scheduler can start anything."""
+        self._book(self.since)
+
+    def tick(self, now: datetime, steady: float, *, busy: bool) -> None:
+        """To be called every second; `steady` are seconds of a clock that nobody sets. `busy`: start nothing."""
+        jumped = self._jumped(now, steady)
+        if self._child:
+            process, slot, begun = self._child
+            if process.poll() is None:
+                return
+            self._child = None
+            self._ended(process.returncode, slot, begun, now)
+        elif not jumped and self._looked and now - self._looked < _LOOK:
+            return
+        self._looked = now
+        book = self._book(now)
+        if book is None:
+            return
+        for job, account in book.jobs.items():
+            if account.open and not self.ledger.runs(job):
+                self._vanished(job, now)
+        if not busy:
+            self._catch_up(book, now)
+
+    def _jumped(self, now: datetime, steady: float) -> bool:
+        before, self._clocks = self._clocks, (now, steady)
+        if before is None:
+            return True
+        jump = (now - before[0]) - timedelta(seconds=steady - before[1])
+        if jump > _JUMP:
+            self._prompt, self._why = now, _ASLEEP
+        elif jump < -_JUMP:
+            self._prompt = min(self._prompt, now)
+        return abs(jump) > _JUMP
+
+    def _book(self, now: datetime) -> Book | None:
+        """The accounts, opened for the present lines; None, said once, while they cannot be read or written."""
+        try:
+            book = self.ledger.open(self.jobs, now, self.zone)
+        except BackupError as error:
+            if error.message != self._said:
+                logger.error("what is owed of the schedule cannot be told: {} {}", error.message, error.hint)
+            self._said = error.message
+            return None
+        self._said = ""
+        for note in book.notes:
+            if note.at == now:
+                logger.warning("{}", note.text)
+        return book
+
+    def _catch_up(self, book: Book, now: datetime) -> None:
+        for slot in owed(self.jobs, book.jobs, now, self.zone):
+            account = book.jobs[slot.job]
+            if self._ready(slot, account, now):
+                self._start(slot, account, now)
+                return
+
+    def _ready(self, slot: Owed, account: Account, now: datetime) -> bool:
+        if self._given_up.get(slot.job) == slot.slot or resting(account, slot.slot, self.since):
+            return False
+        prompt = slot.slot <= self._prompt or slot.job in self.held() or account.tries > 0
+        if (not prompt and now - slot.slot < GRACE) or self.ledger.runs(slot.job):
+            return False
+        return slot.job in LOCKLESS or lock.holder(self.lock) is None
+
+    def _start(self, slot: Owed, account: Account, now: datetime) -> None:
+        reason = self._reason(slot, account)
+        told = f"{slot.job}, due at {slot.slot.astimezone(self.zone):%Y-%m-%d %H:%M %Z}"
+        if now - slot.slot >= GRACE:
+            before = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
+            logger.warning("{}{}, was missed: {}; it is caught up now", told, before, reason)
+        else:
+            logger.info("{}, is started by the service: {}", told, reason)
+        try:
+            with self.ledger.changing(now) as draft:
+                if found := draft.book.jobs.get(slot.job):
+                    draft.book = draft.book.with_account(slot.job, found.model_copy(update={"reason": reason}))
+            self._child = (self.spawn(slot.job), slot, now)
+        except BackupError as error:
+            logger.error("{} could not be started: {} {}", slot.job, error.message, error.hint)
+
+    def _reason(self, slot: Owed, account: Account) -> str:
+        if account.tries:
+            return account.reason
+        if slot.slot <= self._prompt:
+            return self._why
+        if slot.job in self.held():
+            return _HELD
+        # It may have been free since a moment ago only; the records know.
+        return _BUSY if self._covered(slot.slot) else _IDLE
+
+    def _covered(self, moment: datetime) -> bool:
+        try:
+            runs = self.records.all()
+        except BackupError:
+            return False
+        late = moment + GRACE
+        return any(run.started <= late and (run.ended is None or run.ended >= late) for run in runs)
+
+    def _ended(self, code: int, slot: Owed, begun: datetime, now: datetime) -> None:
+        """A run that we started has ended: did it claim its slot at all?"""
+        try:
+            with self.ledger.changing(now) as draft:
+                account = draft.book.jobs.get(slot.job)
+                if account is None or account.until >= slot.slot or (account.begun and account.begun >= begun):
+                    return
+                if self.ledger.runs(slot.job):
+                    return
+                self._given_up[slot.job] = slot.slot
+                account = stillborn(account, slot, begun, now, code)
+                draft.book = draft.book.with_account(slot.job, account)
+        except BackupError as error:
+            self._given_up[slot.job] = slot.slot
+            logger.warning("what became of {} could not be noted: {}", slot.job, error.message)
+            return
+        if account.crashed:
+            self._record(slot.job, account, now)
+
+    def _vanished(self, job: str, now: datetime) -> None:
+        """A run says that it has begun, and nobody runs it."""
+        try:
+            with self.ledger.running(job) as mine, self.ledger.changing(now) as draft:
+                account = draft.book.jobs.get(job)
+                if not mine or account is None or not account.open:
+                    return
+                account = settle(account, now, VANISHED, self.since)
+                draft.book = draft.book.with_account(job, account)
+        except BackupError as error:
+            logger.warning("what became of {} could not be noted: {}", job, error.message)
+            return
+        if account.crashed:
+            self._record(job, account, now)
+        else:
+            logger.warning("{} is owed again: {}", job, account.reason)
+
+    def _record(self, job: str, account: Account, now: datetime) -> None:
+        """Leave a run record where the run could not, so that health, alerts and people see it."""
+        operation, begun = COMMANDS[job][0], account.begun or now
+        tier = job if operation == CREATE else ""
+        logger.error("{}: {}", job, account.reason)
+        run = Run(
+            id=new_run_id(begun),
+            operation=operation,
+            tier=tier,
+            trigger=account.trigger,
+            slot=account.slot,
+            slots=account.slots,
+            started=begun,
+            ended=now,
+            outcome=Outcome.CRASHED,
+            message=account.reason,
+            hint=f"`docker compose logs backup` shows what it said; `{' '.join(_by_hand(job))}` tries it now.",
+            exit_code=account.exit_code or 0,
+        )
+        try:
+            known = [each for each in self.records.all() if each.operation == operation and each.started >= begun]
+            if not any(each.tier == tier or not tier for each in known):
+                self.records.end(run)
+        except BackupError as error:
+            logger.error("the end of {} could not be recorded: {} {}", job, error.message, error.hint)
+
+
+def _by_hand(job: str) -> list[str]:
+    return [word for word in COMMANDS[job] if word != "--scheduled"]
+
+
+def reasons(book: Book, jobs: Mapping[str, str], now: datetime, zone: ZoneInfo) -> list[Reason]:
+    """What the accounts say that is not as it should be. Pure. Failed backups are told by their records."""
+    found = [Reason("warn", note.text, "`schedule` shows what each job did last.") for note in book.recent(now)]
+    for slot in owed(jobs, book.jobs, now, zone):
+        account = book.jobs[slot.job]
+        if now - slot.slot > _OVERDUE and not account.open:
+            more = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
+            why = f": {account.reason}" if account.reason else ""
+            due = f"{slot.slot.astimezone(zone):%Y-%m-%d %H:%M %Z}"
+            text = f"{slot.job} should have run at {due}{more} and has not{why}"
+            found.append(Reason("warn", text, "It is caught up when nothing else runs; `schedule` shows what is owed."))
+    for job, account in book.jobs.items():
+        if account.crashed and jobs.get(job) and job not in set(Tier):
+            hint = f"`docker compose logs backup` shows what it said; `{' '.join(_by_hand(job))}` tries it now."
+            found.append(Reason("warn", f"{job}: {account.reason}", hint))
+    return found
