@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -114,6 +114,13 @@ class Settings(BaseModel):
     undo_days: int = Field(
         7, alias="BACKUP_UNDO_DAYS", ge=0, description="days that what a restore replaced is kept for `undo`"
     )
+    retention_daily: int = Field(30, alias="BACKUP_RETENTION_DAILY", ge=1, description="days that daily sets are kept")
+    retention_weekly: int = Field(
+        90, alias="BACKUP_RETENTION_WEEKLY", ge=1, description="days that weekly sets are kept"
+    )
+    retention_monthly: int = Field(
+        365, alias="BACKUP_RETENTION_MONTHLY", ge=1, description="days that monthly sets are kept"
+    )
     excludes: Names = Field(
         (), alias="BACKUP_MEDIA_EXCLUDE", description="patterns left out besides *.pyc, __pycache__, .DS_Store"
     )
@@ -126,6 +133,12 @@ class Settings(BaseModel):
         gt=0,
         le=87_600,
         description="age of the newest good set that turns health red",
+    )
+    min_size_kb: float = Field(
+        100, alias="BACKUP_MIN_SIZE_KB", ge=0, description="a dump smaller than this many kB is a warning"
+    )
+    min_free_gb: float = Field(
+        5, alias="BACKUP_MIN_FREE_GB", ge=0, description="less free space than this many GB is a warning"
     )
     lock_timeout: int = Field(
         60, alias="BACKUP_LOCK_TIMEOUT", ge=1, description="seconds to wait for a table that somebody has locked"
@@ -145,6 +158,12 @@ class Settings(BaseModel):
     )
     spool: Path = Field(
         Path("/spool"), alias="BACKUP_SPOOL_DIR", description="shared with helper containers: pipes, never data"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", alias="BACKUP_LOG_FORMAT", description="log lines on stdout: `text`, or `json` for a log collector"
+    )
+    log_max_mb: float = Field(
+        10, alias="BACKUP_LOG_MAX_MB", gt=0, description="size of a log file in MB at which it is rotated, once a month"
     )
     http_host: Host = Field("0.0.0.0", alias="BACKUP_HTTP_HOST", description="address of the health endpoint")  # noqa: S104
     http_port: int = Field(8080, alias="BACKUP_HTTP_PORT", ge=1, le=65535, description="port of the health endpoint")
