@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("BACKUP_DIR", str(tmp_path))
     monkeypatch.setenv("BACKUP_HTTP_PORT", "1")
     monkeypatch.delenv("container", raising=False)
+    umask = os.umask(0o077)
     yield tmp_path
+    # The commands set it for the whole process, and this one has other tests to run.
+    os.umask(umask)
     log._runs.clear()
     log._ended.clear()
     log.setup(UTC)
