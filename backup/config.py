@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -168,6 +168,12 @@ class Settings(BaseModel):
         le=87_600,
         description="age of the newest good set that turns health red",
     )
+    min_size_kb: float = Field(
+        100, alias="BACKUP_MIN_SIZE_KB", ge=0, description="a dump smaller than this many kB is a warning"
+    )
+    min_free_gb: float = Field(
+        5, alias="BACKUP_MIN_FREE_GB", ge=0, description="less free space than this many GB is a warning"
+    )
     lock_timeout: int = Field(
         60, alias="BACKUP_LOCK_TIMEOUT", ge=1, description="seconds to wait for a table that somebody has locked"
     )
@@ -186,6 +192,12 @@ class Settings(BaseModel):
     )
     spool: Path = Field(
         Path("/spool"), alias="BACKUP_SPOOL_DIR", description="shared with helper containers: pipes, never data"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", alias="BACKUP_LOG_FORMAT", description="log lines on stdout: `text`, or `json` for a log collector"
+    )
+    log_max_mb: float = Field(
+        10, alias="BACKUP_LOG_MAX_MB", gt=0, description="size of a log file in MB at which it is rotated, once a month"
     )
     http_host: Host = Field("0.0.0.0", alias="BACKUP_HTTP_HOST", description="address of the health endpoint")  # noqa: S104
     http_port: int = Field(8080, alias="BACKUP_HTTP_PORT", ge=1, le=65535, description="port of the health endpoint")

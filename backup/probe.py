@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import time
+from typing import Literal
 
 from backup.text import printable
 
@@ -69,6 +70,14 @@ def _read(code: int, body: bytes) -> tuple[str, int, str]:
 def _cut(line: str) -> str:
     safe = printable(line).encode(errors="replace")
     return safe.decode() if len(safe) < _LIMIT else safe[: _LIMIT - 8].decode(errors="ignore") + " …"
+
+
+def scheduler_state(port: int, host: str = "127.0.0.1") -> Literal["alive", "stopped", "dead"] | None:
+    """What the service says of its scheduler; None when no service answers there."""
+    status, _, line = _ask(host, port, "/livez")
+    if status != "fail":
+        return "alive" if status == "pass" else None
+    return "stopped" if "stopped" in line else "dead"
 
 
 def target(environ: dict[str, str]) -> tuple[str, int]:

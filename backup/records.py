@@ -16,6 +16,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from backup import log
 from backup.errors import StoreError
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
@@ -76,11 +77,13 @@ class Records:
         self._store = LocalStore(directory)
 
     def begin(self, run: Run) -> None:
-        """Record that `run` has begun."""
+        """Record that `run` has begun. What is logged from now on is its own."""
+        log.of_run(run.id)
         self._store.put(self._path(run.id).name, _to_json(run).ljust(_RESERVED - 1) + b"\n")
 
     def end(self, run: Run) -> None:
         """Record how `run` ended, in the bytes that `begin` reserved; of a run that could not begin, too."""
+        log.run_ended(run.id)
         path = self._path(run.id)
         with storing(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

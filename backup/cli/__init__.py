@@ -3,7 +3,8 @@
 Exit codes: 0 done · 1 a bug · 2 wrong usage · 3 done, but files changed while they were read · 4 done, but more waits
 for `prune --force` · 10 settings · 11 another run holds the lock · 12 nobody confirmed · 20 database, engine or volume
 cannot be read · 30 backup volume · 40 stored bytes are wrong · 41 not proven · 44 no such set · 50 not restored, all as
-before · 51 a restore is unfinished · 52 restored, but something after it failed · 128+N ended by signal N.
+before · 51 a restore is unfinished · 52 restored, but something after it failed · 60 `monitor --alert`: warning ·
+61 `monitor --alert`: critical · 128+N ended by signal N.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 
 import typer
 
-from backup.cli import base, proofs, restoring, retention, scheduled, service, sets
+from backup.cli import base, monitoring, proofs, restoring, retention, scheduled, service, sets
 from backup.errors import BackupError, Interrupted
 
 app = typer.Typer(
@@ -22,7 +23,8 @@ app = typer.Typer(
     help="Backups of an OBCMS stack that have been read back. `serve` (the default) runs them on schedule.",
     epilog="Exit codes: 0 done, 2 usage, 3 done but files changed while read, 4 more waits for prune --force,"
     " 10 settings, 11 busy, 12 not confirmed, 20 source, 30 backup volume, 40 damaged, 41 not proven, 44 no such set,"
-    " 50 not restored, 51 restore unfinished, 52 restored but something after it failed, 128+N signal N.",
+    " 50 not restored, 51 restore unfinished, 52 restored but something after it failed, 60 warning and 61 critical"
+    " (monitor --alert), 128+N signal N.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -40,6 +42,9 @@ app.command()(restoring.undo)
 app.command()(retention.prune)
 app.command()(retention.pin)
 app.command()(retention.unpin)
+app.command()(monitoring.status)
+app.command()(monitoring.monitor)
+app.command()(monitoring.logs)
 app.command()(service.healthcheck)
 app.command("schedule")(service.show_schedule)
 app.command("serve")(service.run_service)

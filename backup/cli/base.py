@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import traceback
@@ -51,13 +52,14 @@ class Only(StrEnum):
 def prepare(as_json: bool, kind: str = "") -> config.Settings:
     """Settings, and logs set up: on stdout, or on stderr when stdout carries JSON."""
     console = err if as_json else out
-    log.setup(None, lambda line: _log_line(console, line))
+    # A setting that is wrong is told in the form that was asked for, too.
+    log.setup(None, lambda line: _log_line(console, line), as_json=os.environ.get("BACKUP_LOG_FORMAT") == "json")
     settings = config.load()
-    log.setup(settings.zone, lambda line: _log_line(console, line))
+    log.setup(settings.zone, lambda line: _log_line(console, line), as_json=settings.log_format == "json")
     if settings.db_password:
         log.redacting([settings.db_password.get_secret_value()])
     if kind and settings.root.is_dir():
-        log.to_file(settings.root / "logs", kind, settings.zone)
+        log.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
     return settings
 
 

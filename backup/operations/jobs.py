@@ -58,7 +58,8 @@ class Crontab:
         binary = shutil.which(supercronic)
         if binary is None:
             raise BackupError(f"the scheduler {supercronic} is not installed", "Use the image; it holds supercronic.")
-        self.argv = [binary, "-passthrough-logs", "-no-reap", str(self._path)]
+        form = ["-json"] if settings.log_format == "json" else []
+        self.argv = [binary, *form, "-passthrough-logs", "-no-reap", str(self._path)]
         self.held: frozenset[str] = frozenset()
         # Every line is checked, also one that is held back just now.
         self._write()

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup import lock
+from backup import lock, schedule
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError
-from backup.health import CREATE, Health, Reason, SchedulerState, evaluate
+from backup.health import CREATE, Health, Reason, SchedulerState
 from backup.journal import JournalFile, journal_reason
+from backup.journal.files import KeptFile
+from backup.journal.model import Kept
 from backup.ledger import Ledger
 from backup.operations.accounting import reasons
 from backup.operations.jobs import jobs
 from backup.operations.prune import PRUNE, WAITS
+from backup.operations.prune import policy as retention_policy
+from backup.overview import Overview, compute
+from backup.overview.compute import NO_OFFSITE as NO_OFFSITE_CLOCK
+from backup.overview.compute import Facts, Policy
 from backup.records import Outcome, Records, Run
 from backup.sets import StoredSet
-from backup.stores.disk import free_space
+from backup.stores.disk import room
 
 NO_OFFSITE: Final = (
     "AWS_S3_BACKUP_BUCKET is set, but this version makes no offsite copies: all sets are on this machine only"
 )
+_MEGA: Final = 10**6
 
 
 def status(
@@ -35,32 +43,66 @@ def status(
     since: datetime | None = None,
     first: Run | None = None,
 ) -> Health:
-    """Health as the volume shows it now. `first` stands for a first backup that has no record of its own yet."""
+    """Health alone, of the same overview that every surface shows."""
+    return overview(settings, catalog, records, now, scheduler=scheduler, since=since, first=first).health
+
+
+def overview(
+    settings: Settings,
+    catalog: Catalog,
+    records: Records,
+    now: datetime,
+    *,
+    scheduler: SchedulerState | None = None,
+    since: datetime | None = None,
+    first: Run | None = None,
+) -> Overview:
+    """Everything, as the volume shows it now. `first` stands for a first backup that has no record of its own yet."""
+    facts = Facts(scheduler=scheduler, since=since)
     sets: list[StoredSet] = []
     runs: list[Run] = []
-    problem, free = "", None
     try:
-        free = free_space(catalog.root)
-        sets, runs = catalog.sets(), records.all()
+        free, total = room(catalog.root)
+        facts = replace(facts, free=free, total=total)
+        sets = catalog.sets()
     except BackupError as error:
-        problem = error.message
+        facts = replace(facts, problem=error.message, unread=True)
+    try:
+        runs = records.all()
+    except BackupError as error:
+        facts = replace(facts, problem=facts.problem or error.message)
     if first and not any(run.operation == CREATE and run.started >= first.started for run in runs):
         runs.append(first)
-    return evaluate(
-        sets,
-        runs,
-        now,
-        max_age=timedelta(hours=settings.max_age_hours),
-        scheduler=scheduler,
-        problem=problem,
-        since=since,
-        free=free,
+    kept, lost = _kept(catalog.root)
+    facts = replace(
+        facts,
+        undo=kept.size if kept else None,
+        undo_until=_until(kept),
         others=[
             *_restoring(catalog.root),
             *_scheduled(settings, catalog.root, now),
             *_cleanup(runs),
             *_offsite(settings),
+            *lost,
         ],
+        pinned=frozenset(stored.id for stored in sets if stored.pin),
+        slots=schedule.upcoming(jobs(settings), now, settings.zone),
+        offsite=replace(NO_OFFSITE_CLOCK, status="warn", note=NO_OFFSITE) if settings.bucket else NO_OFFSITE_CLOCK,
+        # `alerting=` (overview.Alerting) is to be read from backup/alerts here.
+    )
+    return compute.overview(sets, runs, now, policy(settings), facts)
+
+
+def policy(settings: Settings) -> Policy:
+    """The numbers of the settings that sets and runs are judged by."""
+    return Policy(
+        zone=settings.zone,
+        max_age=timedelta(hours=settings.max_age_hours),
+        jobs=jobs(settings),
+        keep=retention_policy(settings).ages,
+        minimum=settings.retention_minimum,
+        min_size=settings.min_size_kb * 1000,
+        min_free=settings.min_free_gb * 1000 * _MEGA,
     )
 
 
@@ -83,6 +125,23 @@ def _cleanup(runs: list[Run]) -> list[Reason]:
         return []
     left = last.message if last.exit_code == WAITS else f"{last.outcome}: {last.message}"
     return [Reason("warn", f"the last cleanup: {left}", last.hint or "`prune --dry-run` shows what it would do.")]
+
+
+def _kept(root: Path) -> tuple[Kept | None, list[Reason]]:
+    """What is kept for `undo`, or why that cannot be told."""
+    try:
+        return KeptFile(root).read(), []
+    except BackupError as error:
+        return None, [Reason("warn", error.message, error.hint)]
+
+
+def _until(kept: Kept | None) -> datetime | None:
+    if kept is None or kept.days is None:
+        return None
+    try:
+        return kept.replaced + timedelta(days=kept.days)
+    except OverflowError:
+        return None
 
 
 def _restoring(root: Path) -> list[Reason]:

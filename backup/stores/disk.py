@@ -47,6 +47,11 @@ def sync_directory(directory: Path) -> None:
 
 def free_space(directory: Path) -> int:
     """Bytes that an unprivileged user may still write where `directory` lies."""
+    return room(directory)[0]
+
+
+def room(directory: Path) -> tuple[int, int]:
+    """(free for an unprivileged user, total) bytes of the disk where `directory` lies."""
     with storing(directory):
         found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
+    return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize

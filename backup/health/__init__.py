@@ -6,53 +6,47 @@ Green needs a fresh good set of the database and a last run that went well; what
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Final
 
+from backup.health import proofs, shrink, volume
+from backup.health.model import (
+    SEVERITIES,
+    SKEW,
+    WORDS,
+    Health,
+    Limits,
+    Reason,
+    SchedulerState,
+    Status,
+    failed,
+    newest,
+    newest_database,
+    reason,
+)
 from backup.records import Outcome, Run
 from backup.sets import StoredSet
-from backup.text import age, plural, printable, size
+from backup.text import age, plural
 
-Status = Literal["pass", "warn", "starting", "fail"]
-SchedulerState = Literal["alive", "stopped", "dead"]
+__all__ = [
+    "CREATE",
+    "SEVERITIES",
+    "WORDS",
+    "Health",
+    "Limits",
+    "Reason",
+    "SchedulerState",
+    "Status",
+    "evaluate",
+    "newest_database",
+    "scheduler_reason",
+]
 
-# Worst last: a service that is still starting is not yet good, but nothing has failed.
-SEVERITIES: Final[tuple[Status, ...]] = ("pass", "warn", "starting", "fail")
 CREATE: Final = "create"
-# Clocks of two machines differ by seconds; more than this is a clock that was set.
-_SKEW: Final = timedelta(minutes=5)
 _RUNNING_LONG: Final = timedelta(hours=24)
-# Less room than this takes not even the record of a run.
-_ROOM: Final = 1 << 20
 _HALVES: Final = ("database", "media")
 _LISTED: Final = 5
-_LENGTH: Final = 500
-
-
-@dataclass(frozen=True)
-class Reason:
-    """One thing that is not as it should be, and the next command."""
-
-    severity: Status
-    text: str
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class Health:
-    """The verdict. `newest_good` is the newest good set that holds the database, `age` its age."""
-
-    status: Status
-    reasons: tuple[Reason, ...]
-    now: datetime
-    newest_good: StoredSet | None = None
-    scheduler: SchedulerState | None = None
-
-    @property
-    def age(self) -> timedelta | None:
-        """Time since the newest good set began."""
-        return self.now - self.newest_good.time if self.newest_good else None
+_UNLIMITED: Final = Limits()
 
 
 def evaluate(
@@ -66,6 +60,7 @@ def evaluate(
     since: datetime | None = None,
     free: int | None = None,
     others: Sequence[Reason] = (),
+    limits: Limits = _UNLIMITED,
 ) -> Health:
     """Judge sets and runs. `problem` says why the state could not be read, `scheduler` is None outside the service.
 
@@ -75,10 +70,10 @@ def evaluate(
     A first backup that failed before `since`, the start of the service, does not forbid `starting`: its
     cause may just have been put right.
     """
-    reasons = [*_scheduler(scheduler), *_room(free)]
+    reasons = [*_scheduler(scheduler), *volume.room(free, limits)]
     good = newest_database(sets)
     if problem:
-        reasons.append(_reason("fail", problem, "Until it can be read, nothing here can be called good."))
+        reasons.append(reason("fail", problem, "Until it can be read, nothing here can be called good."))
     else:
         first = None if good else _first_backup(runs, since)
         if first:
@@ -86,14 +81,13 @@ def evaluate(
         else:
             reasons += [*_stored(sets, good, now, max_age), *_last_runs(runs)]
         reasons += [*_damage(sets), *_server(sets, good), *_long(runs, now), *_clock(runs, now)]
-    reasons += [_reason(other.severity, other.text, other.hint) for other in others]
-    reasons.sort(key=lambda reason: -SEVERITIES.index(reason.severity))
+        reasons += [*shrink.reasons(sets, limits), *proofs.reasons(sets, runs, now, limits)]
+        # After a failed run nothing is removed: that there is too much then says nothing more.
+        well = all(told.severity != "fail" for told in _last_runs(runs))
+        reasons += volume.counts(sets, now, limits, cleaned=well)
+    reasons += [reason(other.severity, other.text, other.hint) for other in others]
+    reasons.sort(key=lambda told: -SEVERITIES.index(told.severity))
     return Health(reasons[0].severity if reasons else "pass", tuple(reasons), now, good, scheduler)
-
-
-def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
-    """The newest good set with a database in it: media alone does not bring the application back."""
-    return _newest(s for s in sets if s.good and s.manifest is not None and s.manifest.database is not None)
 
 
 def scheduler_reason(state: SchedulerState) -> Reason | None:
@@ -101,29 +95,15 @@ def scheduler_reason(state: SchedulerState) -> Reason | None:
     return next(_scheduler(state), None)
 
 
-def _newest(sets: Iterable[StoredSet]) -> StoredSet | None:
-    return max(sets, key=lambda stored: (stored.time, stored.id), default=None)
-
-
-def _reason(severity: Status, text: str, hint: str = "") -> Reason:
-    """A reason in one harmless line: names, messages and stored text come from elsewhere."""
-    return Reason(severity, _line(text), _line(hint))
-
-
-def _line(text: str) -> str:
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= _LENGTH else line[: _LENGTH - 1] + "…"
-
-
 def _scheduler(state: SchedulerState | None) -> Iterator[Reason]:
     if state == "stopped":
-        yield _reason(
+        yield reason(
             "fail",
             "the scheduler is stopped (frozen): no backup starts",
             "`docker compose restart backup` restarts it.",
         )
     elif state == "dead":
-        yield _reason(
+        yield reason(
             "fail",
             "the scheduler is not running: no backup starts; it is being started again",
             "`docker compose logs backup` says why it ended.",
@@ -134,23 +114,23 @@ def _stored(sets: Sequence[StoredSet], good: StoredSet | None, now: datetime, ma
     """Reasons about the age of what is there, of the database first."""
     if good is None:
         hint = "`create daily` takes one now; `list` shows what is there."
-        yield _reason("fail", "there is no good set of the database yet", hint)
+        yield reason("fail", "there is no good set of the database yet", hint)
         return
     yield from _freshness("good set", good, now, max_age)
-    media = _newest(s for s in sets if s.good and s.manifest is not None and s.manifest.volumes)
+    media = newest(s for s in sets if s.good and s.manifest is not None and s.manifest.volumes)
     if media is not None and media is not good:
         yield from _freshness("good set that holds media", media, now, max_age)
 
 
 def _freshness(what: str, stored: StoredSet, now: datetime, max_age: timedelta) -> Iterator[Reason]:
-    if stored.time > now + _SKEW:
-        yield _reason(
+    if stored.time > now + SKEW:
+        yield reason(
             "fail",
             f"the clock jumped: the newest {what}, {stored.id}, is {age(now - stored.time)}",
             "Correct the clock of this machine; if it was wrong before, `create daily` takes one with the right time.",
         )
     elif now - stored.time > max_age:
-        yield _reason(
+        yield reason(
             "fail",
             f"the newest {what}, {stored.id}, is {age(now - stored.time)} old; the limit is {age(max_age)}",
             "`create daily` takes one now; `schedule` shows when the next one is due.",
@@ -163,20 +143,16 @@ def _first_backup(runs: Iterable[Run], since: datetime | None) -> Reason | None:
     if not creates or creates[0].outcome is not Outcome.RUNNING or any(_spoils(run, since) for run in creates):
         return None
     text = f"the first backup is running since {creates[0].started:%Y-%m-%d %H:%M:%S %Z}"
-    return _reason("starting", text, "`docker compose logs -f backup` shows its progress.")
+    return reason("starting", text, "`docker compose logs -f backup` shows its progress.")
 
 
 def _spoils(run: Run, since: datetime | None) -> bool:
     forgiven = since is not None and run.started < since and run.outcome is Outcome.FAILED
-    return _failed(run) and not forgiven
+    return failed(run) and not forgiven
 
 
 def _creates(runs: Iterable[Run]) -> list[Run]:
     return sorted((run for run in runs if run.operation == CREATE), key=lambda run: (run.started, run.id), reverse=True)
-
-
-def _failed(run: Run) -> bool:
-    return run.outcome in (Outcome.FAILED, Outcome.CRASHED)
 
 
 def _covers(run: Run, half: str) -> bool:
@@ -192,8 +168,8 @@ def _last_runs(runs: Iterable[Run]) -> Iterator[Reason]:
         decisive = _decisive(mine)
         for run in [*mine[:1], *([decisive] if decisive else [])]:
             included = "" if run is ended[0] else f" that included the {half}"
-            for reason in _last_run(run, included):
-                told.setdefault(run.id, reason)
+            for each in _last_run(run, included):
+                told.setdefault(run.id, each)
     yield from told.values()
 
 
@@ -201,7 +177,7 @@ def failed_backup(runs: Iterable[Run]) -> Run | None:
     """The last backup of the database or of the media, if it failed or crashed."""
     creates = _creates(runs)
     last = (_decisive(run for run in creates if _covers(run, half)) for half in _HALVES)
-    return next((run for run in last if run and _failed(run)), None)
+    return next((run for run in last if run and failed(run)), None)
 
 
 def _decisive(newest_first: Iterable[Run]) -> Run | None:
@@ -213,13 +189,13 @@ def _decisive(newest_first: Iterable[Run]) -> Run | None:
 def _last_run(last: Run, included: str) -> Iterator[Reason]:
     what = f"the last {last.tier} backup{included}" if last.tier else f"the last backup{included}"
     why = f": {last.message}" if last.message else ""
-    if _failed(last):
+    if failed(last):
         hint = last.hint or "`docker compose logs backup` shows the run; `create daily` tries again."
-        yield _reason("fail", f"{what} {'failed' if last.outcome is Outcome.FAILED else 'crashed'}{why}", hint)
+        yield reason("fail", f"{what} {'failed' if last.outcome is Outcome.FAILED else 'crashed'}{why}", hint)
     elif last.outcome is Outcome.INTERRUPTED:
-        yield _reason("warn", f"{what} was interrupted{why}", last.hint or "`create daily` takes one now.")
+        yield reason("warn", f"{what} was interrupted{why}", last.hint or "`create daily` takes one now.")
     elif last.outcome is Outcome.CHANGED:
-        yield _reason(
+        yield reason(
             "warn",
             f"{what} is complete, but files changed while they were read",
             f"`show {last.set or 'latest'}` lists them.",
@@ -233,18 +209,18 @@ def _damage(sets: Iterable[StoredSet]) -> Iterator[Reason]:
     for place, stored in bad[:_LISTED]:
         which = f"{stored.id} is" if place else f"the newest set, {stored.id}, is"
         hint = f"`verify {stored.id}` looks again; `create daily` takes a new set."
-        yield _reason("warn" if place else "fail", f"{which} {stored.state}: {stored.problem}", hint)
+        yield reason("warn" if place else "fail", f"{which} {stored.state}: {stored.problem}", hint)
     if len(bad) > _LISTED:
-        yield _reason("warn", f"{plural(len(bad) - _LISTED, 'more damaged set')}", "`list` shows them.")
+        yield reason("warn", f"{plural(len(bad) - _LISTED, 'more damaged set')}", "`list` shows them.")
 
 
 def _server(sets: Iterable[StoredSet], good: StoredSet | None) -> Iterator[Reason]:
     """A sidecar that has come upon another database server makes good sets, but of the wrong data."""
     if good is None:
         return
-    before = _newest(s for s in sets if _server_of(s) and (s.time, s.id) < (good.time, good.id))
+    before = newest(s for s in sets if _server_of(s) and (s.time, s.id) < (good.time, good.id))
     if before is not None and _server_of(good) and _server_of(before) != _server_of(good):
-        yield _reason(
+        yield reason(
             "warn",
             "the newest set is of another database server than the one before"
             f" (system identifier {_server_of(good)} instead of {_server_of(before)})",
@@ -261,21 +237,14 @@ def _long(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:
     for run in _creates(runs):
         if run.outcome is Outcome.RUNNING and now - run.started > _RUNNING_LONG:
             text = f"a backup is running since {run.started:%Y-%m-%d %H:%M:%S %Z}, for {age(now - run.started)}"
-            yield _reason("warn", text, "`docker compose logs backup` shows what it is doing.")
-
-
-def _room(free: int | None) -> Iterator[Reason]:
-    """A run that cannot even write its record leaves no other trace."""
-    if free is not None and free < _ROOM:
-        text = f"the backup volume is full: {size(free)} free"
-        yield _reason("fail", text, "Free space in the volume (see `list`), or give it a larger disk.")
+            yield reason("warn", text, "`docker compose logs backup` shows what it is doing.")
 
 
 def _clock(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:
     """A record from the future would hide every failure until then."""
     ahead = max((run.started for run in runs), default=now)
-    if ahead > now + _SKEW:
-        yield _reason(
+    if ahead > now + SKEW:
+        yield reason(
             "fail",
             f"the clock jumped: a run is recorded as begun at {ahead:%Y-%m-%d %H:%M:%S %Z}, {age(now - ahead)}",
             "Correct the clock of this machine; if it was wrong before, move that record out of state/runs.",

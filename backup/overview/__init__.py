@@ -21,7 +21,8 @@ from backup.sets import StoredSet
 class Clock:
     """How old the newest set of a kind is. `name` is good, proven or offsite.
 
-    `stored` and `age` are None where there is no such set; `limit` is None where no age is too old.
+    `stored` and `age` are None where there is no such set; `limit` is None where no age is too old. `starting` means:
+    there is none yet, and nothing has gone wrong.
     """
 
     name: str
@@ -54,9 +55,11 @@ class TierSummary:
 
 @dataclass(frozen=True)
 class Storage:
-    """The disk of the backup volume, in bytes. `growth` is bytes per day, `days_left` until the disk is full.
+    """The disk of the backup volume, in bytes; `used` is what the sets take of it.
 
-    None: not known. `undo` is what the last restore replaced and is still kept until `undo_until`.
+    `growth` is by how many bytes a day the sets grow, `days_left` until the disk is full (3650 for that many or more),
+    `assumes` in words what it takes for granted, `next_set` what the next set will take.
+    None: not known. `undo` is what the last restore replaced and is still kept until `undo_until` (None: for ever).
     """
 
     used: int
@@ -66,6 +69,8 @@ class Storage:
     days_left: float | None = None
     undo: int | None = None
     undo_until: datetime | None = None
+    next_set: int | None = None
+    assumes: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,10 @@ class Alerting:
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything. `sets` and `runs` are newest first; `restore_seconds` is what the newest drill measured."""
+    """Everything. `sets` and `runs` are newest first; `restore_seconds` is what the newest drill measured.
+
+    `tiers` is empty when the sets could not be read: not known is not zero.
+    """
 
     health: Health
     now: datetime

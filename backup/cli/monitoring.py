@@ -1,0 +1,159 @@
+"""Commands that say how the backups are, and show the logs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+
+from backup.cli import base
+from backup.cli.base import Json
+from backup.config import Settings
+from backup.display import monitor as shown
+from backup.errors import BackupError, NotFound
+from backup.health import WORDS, SchedulerState, Status
+from backup.log import files, logger
+from backup.operations.status import overview as overview_now
+from backup.overview import Overview
+from backup.overview.told import to_json
+from backup.probe import scheduler_state, target
+from backup.records import Outcome, Run, new_run_id
+from backup.text import printable
+from backup.wiring import App
+
+# Of `monitor --alert`. A service that is still making its first backup has not failed, but is not healthy yet.
+ALERTS: Final[dict[Status, int]] = {"pass": 0, "warn": 60, "starting": 60, "fail": 61}
+_LEVELS: Final[dict[Status, str]] = {"pass": "INFO", "warn": "WARNING", "starting": "WARNING", "fail": "ERROR"}
+
+
+class Kind(StrEnum):
+    """A log file."""
+
+    BACKUP = "backup"
+    RESTORE = "restore"
+    VERIFY = "verify"
+    MONITOR = "monitor"
+
+
+def status(as_json: Json = False) -> None:
+    """Say how the backups are, in a few lines: the verdict, why, and what to do about it."""
+    settings = base.prepare(as_json)
+    seen = _look(settings)
+    if as_json:
+        return base.print_json(to_json(seen))
+    return _show(seen, shown.status_sections(seen), boxed=False)
+
+
+def monitor(
+    context: typer.Context,
+    short: Annotated[bool, typer.Option("--status", help="The report on one page; the default.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Besides, every set, and the runs of late.")] = False,
+    alert: Annotated[
+        bool, typer.Option("--alert", help="Only what is wrong; exit 0 healthy, 60 warning, 61 critical.")
+    ] = False,
+    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
+    as_json: Json = False,
+) -> None:
+    """Report on the backups. Examples: `monitor`, `monitor --report`, `monitor --alert`, `monitor --status --json`."""
+    if [short, report, alert].count(True) > 1:
+        raise typer.BadParameter("choose one of --status, --report and --alert")
+    settings = base.prepare(as_json, kind="monitor" if scheduled else "")
+    if scheduled:
+        return _scheduled(settings, "report" if report else "monitor", base.occasion(context, scheduled))
+    seen = _look(settings)
+    if as_json:
+        base.print_json(to_json(seen))
+    elif alert:
+        _alert(seen)
+    else:
+        _show(seen, shown.report_sections(seen) + (shown.detail_sections(seen) if report else []), boxed=True)
+    if alert:
+        raise typer.Exit(ALERTS[seen.health.status])
+    return None
+
+
+def logs(
+    tail: Annotated[int, typer.Option(help="How many entries, the newest ones; 0 for all.", min=0)] = 100,
+    run: Annotated[str, typer.Option(help="Only those of this run; the end of its id is enough.")] = "",
+    kind: Annotated[Kind | None, typer.Option(help="Only this log.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what was logged. Examples: `logs`, `logs --tail 20 --kind backup`, `logs --run 20251020T020000Z-3f9a1c`."""
+    settings = base.prepare(as_json)
+    directory, kinds = settings.root / "logs", [kind.value] if kind else list(files.KINDS)
+    if run:
+        found = _run(App(settings).records.all(), run)
+        entries = files.of_run(directory, found.id, found.started, found.ended, settings.zone, kinds)
+        entries = entries[-tail:] if tail else entries
+    else:
+        entries = files.tail(directory, kinds, tail or None)
+    if as_json:
+        return base.print_json(
+            [{"time": e.stamp, "level": e.level, "kind": e.kind, "run": e.run, "text": e.text} for e in entries]
+        )
+    return base.print_lines(printable(line) for entry in entries for line in entry.text.split("\n"))
+
+
+def _run(runs: list[Run], wanted: str) -> Run:
+    found = [run for run in runs if run.id == wanted] or [run for run in runs if run.id.endswith(f"-{wanted}")]
+    if not found:
+        hint = "`monitor --report --json` lists the runs with their ids."
+        raise NotFound(f"no run is called {printable(wanted)!r}", hint)
+    return found[0]
+
+
+def _look(settings: Settings) -> Overview:
+    main = App(settings)
+    return overview_now(settings, main.catalog, main.records, datetime.now(UTC), scheduler=_scheduler(settings))
+
+
+def _scheduler(settings: Settings) -> SchedulerState | None:
+    """What the service in this container says of its scheduler; None where there is no service to ask."""
+    host, port = target({"BACKUP_HTTP_HOST": settings.http_host, "BACKUP_HTTP_PORT": str(settings.http_port)})
+    return scheduler_state(port, host)
+
+
+def _show(seen: Overview, sections: list[shown.Section], *, boxed: bool) -> None:
+    if base.out.is_terminal:
+        base.out.print(shown.page(seen, sections, boxed=boxed), soft_wrap=False)
+    else:
+        base.print_lines(shown.lines(seen, sections, boxed=boxed))
+
+
+def _alert(seen: Overview) -> None:
+    if not seen.health.reasons:
+        return
+    if base.out.is_terminal:
+        base.out.print(shown.alert_page(seen), soft_wrap=False)
+    else:
+        base.print_lines([f"Health Status: {WORDS[seen.health.status]}", *shown.reason_lines(seen.health.reasons)])
+
+
+def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> None:
+    """Log what is seen, and record the run. That something is wrong is no failure of this job: its exit code is 0."""
+    main = App(settings)
+    main.require_volume()
+    now = datetime.now(UTC)
+    seen = _look(settings)
+    health = seen.health
+    if operation == "report":
+        text = "\n".join(shown.lines(seen, shown.report_sections(seen) + shown.detail_sections(seen), boxed=True))
+    else:
+        text = "\n".join([f"Health Status: {WORDS[health.status]}", *shown.reason_lines(health.reasons)])
+    logger.log(_LEVELS[health.status], "{}", text)
+    run = Run(
+        id=new_run_id(now),
+        operation=operation,
+        started=now,
+        ended=datetime.now(UTC),
+        outcome=Outcome.SUCCESS,
+        message=WORDS[health.status],
+        **occasion._asdict(),
+    )
+    try:
+        main.records.end(run)
+    except BackupError as error:
+        # A full volume is what it is there to tell of.
+        logger.warning("this look could not be recorded: {}", error.message)

@@ -1,0 +1,96 @@
+"""The verdict, its reasons, and the limits that sets and runs are held to. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from backup.manifest import Tier
+from backup.records import Outcome, Run
+from backup.sets import StoredSet
+from backup.text import printable
+
+Status = Literal["pass", "warn", "starting", "fail"]
+SchedulerState = Literal["alive", "stopped", "dead"]
+
+# Worst last: a service that is still starting is not yet good, but nothing has failed.
+SEVERITIES: Final[tuple[Status, ...]] = ("pass", "warn", "starting", "fail")
+# The words of the monitor, as the seed's users know them.
+WORDS: Final[Mapping[Status, str]] = {"pass": "HEALTHY", "warn": "WARNING", "starting": "STARTING", "fail": "CRITICAL"}
+# Clocks of two machines differ by seconds; more than this is a clock that was set.
+SKEW: Final = timedelta(minutes=5)
+_LENGTH: Final = 500
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing that is not as it should be, and the next command."""
+
+    severity: Status
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The verdict. `newest_good` is the newest good set that holds the database, `age` its age."""
+
+    status: Status
+    reasons: tuple[Reason, ...]
+    now: datetime
+    newest_good: StoredSet | None = None
+    scheduler: SchedulerState | None = None
+
+    @property
+    def age(self) -> timedelta | None:
+        """Time since the newest good set began."""
+        return self.now - self.newest_good.time if self.newest_good else None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is judged besides age and runs; a default of nothing means: not judged.
+
+    `min_size` and `min_free` are bytes, `next_set` the bytes that the next set is expected to take. `proof`
+    says whether proofs and verifications are asked for, `proof_age` the age at which the newest proven set is too old;
+    None: no drill is scheduled. `keep` is how long a tier's sets are
+    kept, `due` how many its schedule should have made that ought to be there now, `minimum` how many stay whatever
+    their age. `pinned` are ids of sets that stay for ever.
+    """
+
+    min_size: float = 0
+    min_free: float = 0
+    next_set: int | None = None
+    proof: bool = False
+    proof_age: timedelta | None = None
+    keep: Mapping[Tier, timedelta] = field(default_factory=dict)
+    due: Mapping[Tier, int] = field(default_factory=dict)
+    minimum: int = 0
+    pinned: frozenset[str] = frozenset()
+
+
+def reason(severity: Status, text: str, hint: str = "") -> Reason:
+    """A reason in one harmless line: names, messages and stored text come from elsewhere."""
+    return Reason(severity, _line(text), _line(hint))
+
+
+def newest(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest of sets in any order."""
+    return max(sets, key=lambda stored: (stored.time, stored.id), default=None)
+
+
+def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest good set with a database in it: media alone does not bring the application back."""
+    return newest(s for s in sets if s.good and s.manifest is not None and s.manifest.database is not None)
+
+
+def failed(run: Run) -> bool:
+    """Whether it ended badly."""
+    return run.outcome in (Outcome.FAILED, Outcome.CRASHED)
+
+
+def _line(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _LENGTH else line[: _LENGTH - 1] + "…"
