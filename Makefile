@@ -15,10 +15,11 @@ lint: venv
 	.venv/bin/ruff format --check $(CHECKED)
 	.venv/bin/mypy
 
-# What the tests run on: an engine, servers of three versions, the scheduler, the image itself.
+# What the tests run on: an engine, servers of three versions, the scheduler, a browser, the image itself.
 prepare: engine venv
 	tools/supercronic
 	tools/test-images
+	tools/browser
 	tools/build
 
 engine:

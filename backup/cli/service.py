@@ -19,7 +19,7 @@ from backup.journal import JournalFile, words
 from backup.log import logger
 from backup.operations.restore import run
 from backup.operations.serve import jobs, serve
-from backup.probe import probe, target
+from backup.probe import login, probe, target
 from backup.progress import Silent
 from backup.wiring import App
 from backup.wiring_restore import shop as shop_for
@@ -30,8 +30,8 @@ _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 def healthcheck(as_json: Json = False) -> None:
     """Ask the running service how it is; exit 0 when healthy."""
     settings = base.prepare(as_json)
-    host, _ = target(dict(os.environ))
-    code, text = probe(settings.http_port, "/healthz", 0, host)
+    host, _ = target(os.environ)
+    code, text = probe(settings.http_port, "/healthz", 0, host, login(os.environ))
     if as_json:
         base.print_json({"exit_code": code, "health": text})
     else:
