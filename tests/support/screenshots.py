@@ -13,9 +13,9 @@ from tests.support.browser import chromium, site
 
 STATES = ("healthy", "warning", "critical")
 FORMS: dict[str, dict[str, Any]] = {
-    "light": {"viewport": {"width": 1120, "height": 1240}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1120, "height": 1240}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 360, "height": 1100}, "color_scheme": "light"},
+    "light": {"viewport": {"width": 1120, "height": 1000}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1120, "height": 1000}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 360, "height": 900}, "color_scheme": "light"},
 }
 
 
