@@ -89,7 +89,7 @@ RUN for home in /usr/lib/postgresql/*; do \
       done; \
     done \
  && supercronic -version \
- && /app/venv/bin/python -c 'import docker, isal.isal_zlib, psycopg, pydantic, typer, uvicorn' \
+ && /app/venv/bin/python -c 'import docker, isal.isal_zlib, jinja2, prometheus_client, psycopg, pydantic, typer, uvicorn' \
  && mkdir -m 700 /backups /volumes /spool
 COPY --from=application /usr/local/bin/backup /usr/local/bin/backup
 COPY --from=application /app /app

@@ -2,7 +2,7 @@
 PYTEST := .venv/bin/pytest -q -p no:cacheprovider
 CHECKED := backup tests benchmarks entrypoint.py
 
-.PHONY: test unit lint prepare image engine venv lock bench clean
+.PHONY: test unit lint prepare image engine venv lock bench screenshots clean
 
 test: prepare lint
 	$(PYTEST) --timeout=600 --durations=15 tests
@@ -15,10 +15,11 @@ lint: venv
 	.venv/bin/ruff format --check $(CHECKED)
 	.venv/bin/mypy
 
-# What the tests run on: an engine, servers of three versions, the scheduler, the image itself.
+# What the tests run on: an engine, servers of three versions, the scheduler, a browser, the image itself.
 prepare: engine venv
 	tools/supercronic
 	tools/test-images
+	tools/browser
 	tools/build
 
 engine:
@@ -32,6 +33,11 @@ image: engine
 
 bench: prepare
 	.venv/bin/python benchmarks/run.py
+
+# The pictures of the status page in docs/screenshots.
+screenshots: venv
+	tools/browser
+	.venv/bin/python -m tests.support.screenshots
 
 # After a change of the dependencies in pyproject.toml.
 lock: venv

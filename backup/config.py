@@ -26,11 +26,12 @@ from pydantic import (
     model_validator,
 )
 
+from backup import secretfile
 from backup.errors import ConfigError
 from backup.schedule import check as check_cron
 from backup.text import printable
 
-_SECRET_LIMIT: Final = 4096
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 _HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
 
 
@@ -201,6 +202,38 @@ class Settings(BaseModel):
     )
     http_host: Host = Field("0.0.0.0", alias="BACKUP_HTTP_HOST", description="address of the health endpoint")  # noqa: S104
     http_port: int = Field(8080, alias="BACKUP_HTTP_PORT", ge=1, le=65535, description="port of the health endpoint")
+    http_allowed_hosts: Names = Field(
+        (),
+        alias="BACKUP_HTTP_ALLOWED_HOSTS",
+        description="further names the page is asked by; addresses, localhost, `backup` always are; `*`: any",
+    )
+    http_token: SecretStr | None = Field(
+        None, alias="BACKUP_HTTP_TOKEN", description="bearer token for page, API and metrics, or BACKUP_HTTP_TOKEN_FILE"
+    )
+    http_user: str | None = Field(
+        None, alias="BACKUP_HTTP_USER", description="login for page, API and metrics; goes with BACKUP_HTTP_PASSWORD"
+    )
+    http_password: SecretStr | None = Field(
+        None, alias="BACKUP_HTTP_PASSWORD", description="its password, or BACKUP_HTTP_PASSWORD_FILE"
+    )
+    healthcheck: Literal["healthz", "livez", "readyz"] = Field(
+        "healthz", alias="BACKUP_HEALTHCHECK", description="what the image's HEALTHCHECK asks; Swarm wants livez"
+    )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret that was set, to be kept out of logs."""
+        return tuple(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
+
+    @model_validator(mode="after")
+    def _login(self) -> Self:
+        if (self.http_user is None) != (self.http_password is None):
+            raise ValueError("BACKUP_HTTP_USER and BACKUP_HTTP_PASSWORD go together; one of them is not set")
+        if self.http_user is not None and ":" in self.http_user:
+            raise ValueError("BACKUP_HTTP_USER may not hold a colon: HTTP ends the name there")
+        if self.http_token is not None and not _TOKEN.fullmatch(self.http_token.get_secret_value()):
+            raise ValueError("BACKUP_HTTP_TOKEN may hold letters, digits and -._~+/= only: it travels in a header")
+        return self
 
     @model_validator(mode="after")
     def _local_names(self) -> Self:
@@ -216,13 +249,17 @@ _FALLBACKS: Final[Mapping[str, str]] = {
     "DB_USER": "POSTGRES_USER",
     "DB_PASSWORD": "POSTGRES_PASSWORD",
 }
-_FILES: Final = ("DB_NAME", "DB_USER", "DB_PASSWORD", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD")
+_FILES: Final = (
+    *("DB_NAME", "DB_USER", "DB_PASSWORD", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"),
+    *("BACKUP_HTTP_TOKEN", "BACKUP_HTTP_PASSWORD"),
+)
 ALIASES: Final[Mapping[str, str]] = {field.alias or name: name for name, field in Settings.model_fields.items()}
+_KNOWN: Final = frozenset(ALIASES) | {f"{name}_FILE" for name in _FILES}
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the environment; ConfigError lists every problem found."""
-    problems = [_unknown(name) for name in sorted(environ) if name.startswith("BACKUP_") and name not in ALIASES]
+    problems = [_unknown(name) for name in sorted(environ) if name.startswith("BACKUP_") and name not in _KNOWN]
     values: dict[str, Any] = {}
     for name in dict.fromkeys([*ALIASES, *_FALLBACKS.values()]):
         try:
@@ -263,28 +300,9 @@ def _value(name: str, environ: Mapping[str, str]) -> str | None:
         return value
     if value is not None:
         raise ValueError(f"{name} and {name}_FILE are both set; keep one")
-    return _secret(name, file)
-
-
-def _secret(name: str, file: str) -> str:
-    """A secret from a file: its whole content less one final newline."""
-    shown = f"{name}_FILE={printable(file)}"
-    try:
-        with Path(file).open("rb") as handle:
-            data = handle.read(_SECRET_LIMIT + 1)
-    except OSError as error:
-        raise ValueError(f"{shown}: {error.strerror}") from None
-    try:
-        text = data.decode().removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise ValueError(f"{shown}: the file is not UTF-8 text") from None
-    if not text:
-        raise ValueError(f"{shown}: the file is empty")
-    if len(data) > _SECRET_LIMIT or "\n" in text or "\0" in text:
-        raise ValueError(f"{shown}: the file must hold one line of at most {_SECRET_LIMIT} bytes")
-    return text
+    return secretfile.read(name, file)
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, ALIASES, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8)
     return f"{printable(name)} is not a setting" + (f"; did you mean {near[0]}?" if near else "")

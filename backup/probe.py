@@ -7,17 +7,23 @@ failed probe inside the start period counts for nothing, so a start period long 
 would hide a first backup that failed in its first minute. A probe that is still running counts for nothing
 either, and Docker shows `health: starting` as long as it runs; so it runs until there is something to say, and the
 container is healthy or unhealthy at once when the first backup has ended.
+
+Without PATH it asks what BACKUP_HEALTHCHECK names. Where the service wants a login before it gives reasons, the probe
+has it from the same environment.
 """
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Literal
 
+from backup import secretfile
 from backup.text import printable
 
 # Less than the 6 h that the image's HEALTHCHECK gives one probe.
@@ -29,22 +35,28 @@ _LIMIT = 4000
 _BODY = 1 << 20
 
 
-def probe(port: int, path: str = "/healthz", wait: float = 0.0, host: str = "127.0.0.1") -> tuple[int, str]:
-    """(exit code, one line): 0 for an answer of 200, else 1. Waits up to `wait` seconds while it is `starting`."""
+def probe(
+    port: int, path: str = "/healthz", wait: float = 0.0, host: str = "127.0.0.1", login: str = ""
+) -> tuple[int, str]:
+    """(exit code, one line): 0 for an answer of 200, else 1. Waits up to `wait` seconds while it is `starting`.
+
+    `login` is the value of the Authorization header.
+    """
     deadline = time.monotonic() + wait
     while True:
-        status, code, line = _ask(host, port, path)
+        status, code, line = _ask(host, port, path, login)
         left = deadline - time.monotonic()
         if status != "starting" or left <= 0:
             return code, _cut(line)
         time.sleep(min(_POLL, left))
 
 
-def _ask(host: str, port: int, path: str) -> tuple[str, int, str]:
+def _ask(host: str, port: int, path: str, login: str) -> tuple[str, int, str]:
     """(status, exit code, line) of one question."""
     connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+    headers = {"Connection": "close"} | ({"Authorization": login} if login else {})
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
+        connection.request("GET", path, headers=headers)
         response = connection.getresponse()
         return _read(response.status, response.read(_BODY))
     except TimeoutError:
@@ -72,18 +84,38 @@ def _cut(line: str) -> str:
     return safe.decode() if len(safe) < _LIMIT else safe[: _LIMIT - 8].decode(errors="ignore") + " …"
 
 
-def scheduler_state(port: int, host: str = "127.0.0.1") -> Literal["alive", "stopped", "dead"] | None:
+def scheduler_state(port: int, host: str = "127.0.0.1", login: str = "") -> Literal["alive", "stopped", "dead"] | None:
     """What the service says of its scheduler; None when no service answers there."""
-    status, _, line = _ask(host, port, "/livez")
+    status, _, line = _ask(host, port, "/livez", login)
     if status != "fail":
         return "alive" if status == "pass" else None
     return "stopped" if "stopped" in line else "dead"
 
 
-def target(environ: dict[str, str]) -> tuple[str, int]:
+def target(environ: Mapping[str, str]) -> tuple[str, int]:
     """(host, port) to ask, by the service's own settings; an address that means every one is asked on loopback."""
     host = environ.get("BACKUP_HTTP_HOST") or "0.0.0.0"  # noqa: S104  # read, not bound
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(environ.get("BACKUP_HTTP_PORT") or 8080)  # noqa: S104
+
+
+def login(environ: Mapping[str, str]) -> str:
+    """The Authorization header that opens the service; empty if it wants none. ValueError: a secret cannot be read."""
+    if token := _secret("BACKUP_HTTP_TOKEN", environ):
+        return f"Bearer {token}"
+    if password := _secret("BACKUP_HTTP_PASSWORD", environ):
+        pair = f"{environ.get('BACKUP_HTTP_USER', '')}:{password}"
+        return f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return ""
+
+
+def _secret(name: str, environ: Mapping[str, str]) -> str:
+    file = environ.get(f"{name}_FILE")
+    return environ.get(name) or (secretfile.read(name, file) if file else "")
+
+
+def path_asked(environ: Mapping[str, str]) -> str:
+    """The question of the image's HEALTHCHECK."""
+    return "/" + (environ.get("BACKUP_HEALTHCHECK") or "healthz")
 
 
 def main(argv: list[str]) -> int:
@@ -91,11 +123,15 @@ def main(argv: list[str]) -> int:
     try:
         wait = float(argv.pop(argv.index("--wait") + 1)) if "--wait" in argv else WAIT
         paths = [word for word in argv if word != "--wait"]
-        host, port = target(dict(os.environ))
+        host, port = target(os.environ)
     except (ValueError, IndexError):
         print("usage: python -m backup.probe [PATH] [--wait SECONDS]; BACKUP_HTTP_PORT must be a number")  # noqa: T201
         return 1
-    code, line = probe(port, paths[0] if paths else "/healthz", wait, host)
+    try:
+        secret = login(os.environ)
+    except ValueError:
+        secret = ""  # the status is told to anybody, and a healthy service stays healthy when a secret's file is gone
+    code, line = probe(port, paths[0] if paths else path_asked(os.environ), wait, host, secret)
     print(line)  # noqa: T201  # Docker keeps what a probe prints
     return code
 

@@ -25,6 +25,7 @@ LAYERS = [
     {"retention", "plan", "schedule", "health", "forecast", "restorepage", "progress", "log"},
     {"sets"},
     {"manifest", "containers"},
+    {"secretfile"},
     {"errors", "text"},
 ]
 # Siblings and steps up that the design allows, each with its reason.
@@ -56,6 +57,7 @@ HOMES = {
     "prometheus_client": {"web/metrics"},
     "starlette": {"web/app", "web/server"},
     "uvicorn": {"web/server"},
+    "h11": {"web/server"},
 }
 
 

@@ -56,8 +56,7 @@ def prepare(as_json: bool, kind: str = "") -> config.Settings:
     log.setup(None, lambda line: _log_line(console, line), as_json=os.environ.get("BACKUP_LOG_FORMAT") == "json")
     settings = config.load()
     log.setup(settings.zone, lambda line: _log_line(console, line), as_json=settings.log_format == "json")
-    if settings.db_password:
-        log.redacting([settings.db_password.get_secret_value()])
+    log.redacting(settings.secrets)
     if kind and settings.root.is_dir():
         log.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
     return settings

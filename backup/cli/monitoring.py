@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final
@@ -12,13 +13,13 @@ from backup.cli import base
 from backup.cli.base import Json
 from backup.config import Settings
 from backup.display import monitor as shown
-from backup.errors import BackupError, NotFound
+from backup.errors import BackupError, ConfigError, NotFound
 from backup.health import WORDS, SchedulerState, Status
 from backup.log import files, logger
 from backup.operations.status import overview as overview_now
 from backup.overview import Overview
 from backup.overview.told import to_json
-from backup.probe import scheduler_state, target
+from backup.probe import login, scheduler_state, target
 from backup.records import Outcome, Run, new_run_id
 from backup.text import printable
 from backup.wiring import App
@@ -112,7 +113,10 @@ def _look(settings: Settings) -> Overview:
 def _scheduler(settings: Settings) -> SchedulerState | None:
     """What the service in this container says of its scheduler; None where there is no service to ask."""
     host, port = target({"BACKUP_HTTP_HOST": settings.http_host, "BACKUP_HTTP_PORT": str(settings.http_port)})
-    return scheduler_state(port, host)
+    try:
+        return scheduler_state(port, host, login(os.environ))
+    except ValueError as error:
+        raise ConfigError(str(error), "Correct the file that the setting names.") from error
 
 
 def _show(seen: Overview, sections: list[shown.Section], *, boxed: bool) -> None:

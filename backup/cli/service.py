@@ -22,7 +22,7 @@ from backup.log import logger
 from backup.operations.jobs import jobs
 from backup.operations.restore import run
 from backup.operations.serve import serve
-from backup.probe import probe, target
+from backup.probe import login, probe, target
 from backup.progress import Silent
 from backup.wiring import App
 from backup.wiring_restore import shop as shop_for
@@ -33,8 +33,8 @@ _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 def healthcheck(as_json: Json = False) -> None:
     """Ask the running service how it is; exit 0 when healthy."""
     settings = base.prepare(as_json)
-    host, _ = target(dict(os.environ))
-    code, text = probe(settings.http_port, "/healthz", 0, host)
+    host, _ = target(os.environ)
+    code, text = probe(settings.http_port, "/healthz", 0, host, login(os.environ))
     if as_json:
         base.print_json({"exit_code": code, "health": text})
     else:

@@ -16,14 +16,16 @@ from typing import Final
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError, LockHeld
-from backup.health import CREATE, Health, newest_database
+from backup.health import CREATE, newest_database
 from backup.journal.files import JOURNAL
 from backup.ledger import Ledger
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations.accounting import Accounting
 from backup.operations.jobs import COMMANDS, Crontab, jobs
-from backup.operations.status import NO_OFFSITE, status
+from backup.operations.status import NO_OFFSITE, overview
+from backup.operations.surface import access_for
+from backup.overview import Overview
 from backup.records import Records, Run
 from backup.schedule import upcoming
 from backup.stores.disk import storing
@@ -70,7 +72,10 @@ def serve(
         table = Crontab(settings, command, run_dir, supercronic)
         service = _Service(settings, catalog, records, sweep, command, table, signals)
         app = create_app(
-            scheduler=service.scheduler.state, health=service.health, ready=lambda: check_ready(catalog, ready)
+            scheduler=service.scheduler.state,
+            overview=service.overview,
+            ready=lambda: check_ready(catalog, ready),
+            access=access_for(settings),
         )
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
         with HttpServer(app, listener):
@@ -131,12 +136,12 @@ class _Service:
             self._tick(time.monotonic())
         logger.info("stopping: {}", ", ".join(signal.Signals(number).name for number in sorted(ending)))
 
-    def health(self) -> Health:
+    def overview(self) -> Overview:
         """Asked by the web thread, so it only reads."""
         child, first = self._first, None
         if child and child.returncode is None:
             first = Run(id="", operation=CREATE, tier=Tier.DAILY, trigger="first", started=self._since)
-        return status(
+        return overview(
             self._settings,
             self._catalog,
             self._records,
@@ -237,6 +242,6 @@ def _announce(settings: Settings) -> None:
         logger.info("schedule: {}", told)
     else:
         logger.warning("schedule: every job is off; no backup starts by itself")
-    logger.info("health: http://{}/healthz", address(settings.http_host, settings.http_port))
+    logger.info("health: http://{0}/healthz, page: http://{0}/", address(settings.http_host, settings.http_port))
     if settings.bucket:
         logger.warning("{}", NO_OFFSITE)

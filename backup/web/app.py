@@ -1,178 +1,195 @@
-"""The three questions an orchestrator asks: /livez, /healthz and /readyz. Nothing here changes anything.
+"""What the service answers over HTTP: /livez, /readyz, /healthz, /metrics, /api/status and the page. It only tells.
 
-The answer is shaped like draft-inadarei-api-health-check: a status, reasons a person can read, checks a machine can.
+Health answers are shaped like draft-inadarei-api-health-check: a status, reasons a person can read, checks a machine
+can. Metrics, API and page all show the one Overview that was made for whoever asked first, at most two seconds ago.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
-import time
+import json
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from typing import Any, Final, Generic, TypeVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from backup import __version__
 from backup.errors import BackupError
-from backup.health import Health, Reason, SchedulerState, scheduler_reason
+from backup.health import Reason, SchedulerState, Status, scheduler_reason
+from backup.log import logger
+from backup.overview import Overview
 from backup.text import printable
+from backup.web import metrics, page
+from backup.web.api import bare_body, health_body, plain_body, status_body
+from backup.web.guard import Access, Guard
+from backup.web.shared import Shared
 
-Answer = Callable[[Request], Awaitable[JSONResponse]]
+Answer = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 
-SERVICE: Final = "obcms-backup"
-# How long an answer is repeated: a thousand requests cost a running backup as little as one.
-_FRESH: Final = 2.0
 # The probe waits 5 s. A disk that hangs must give an answer, too.
 _HEALTH_LIMIT: Final = 4.0
 _READY_LIMIT: Final = 10.0
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_LOGS: Final = "`docker compose logs backup` has the details."
 
 
-class Shared(Generic[T]):
-    """A slow question asked once at a time, in a thread, for all who want to know."""
+class _View:
+    """One Overview in all its forms, each made once, when somebody wants it."""
 
-    def __init__(self, ask: Callable[[], T], limit: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ask, self._limit, self._clock = ask, limit, clock
-        self._answer: asyncio.Future[T] | None = None
-        self._until = 0.0
+    def __init__(self, overview: Overview) -> None:
+        self.overview = overview
 
-    async def get(self) -> T:
-        """The answer, at most `_FRESH` seconds old; TimeoutError after `limit`, while the thread goes on."""
-        if self._answer is None or (self._answer.done() and self._clock() >= self._until):
-            self._answer = self._begin(asyncio.get_running_loop())
-        return await asyncio.wait_for(asyncio.shield(self._answer), self._limit)
+    @cached_property
+    def page(self) -> bytes:
+        return page.render(self.overview)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[T]:
-        answer: asyncio.Future[T] = loop.create_future()
-        # Seen as retrieved even if everybody has stopped waiting, or asyncio would log it.
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # A daemon, not an executor's thread: one that hangs in a dead disk must not keep the process from ending.
-        threading.Thread(target=self._work, args=(loop, answer), name="health", daemon=True).start()
-        return answer
+    @cached_property
+    def metrics(self) -> bytes:
+        return metrics.exposition(self.overview)
 
-    def _work(self, loop: asyncio.AbstractEventLoop, answer: asyncio.Future[T]) -> None:
-        outcome: Future[T] = Future()
-        try:
-            outcome.set_result(self._ask())
-        except Exception as error:  # noqa: BLE001  # raised again in the loop, by whoever waits for the answer
-            outcome.set_exception(error)
-        with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime: nobody waits any more
-            loop.call_soon_threadsafe(self._settle, answer, outcome)
+    @cached_property
+    def status(self) -> bytes:
+        return json.dumps(status_body(self.overview)).encode()
 
-    def _settle(self, answer: asyncio.Future[T], outcome: Future[T]) -> None:
-        self._until = self._clock() + _FRESH
-        if error := outcome.exception():
-            answer.set_exception(error)
-        else:
-            answer.set_result(outcome.result())
+
+@dataclass(frozen=True)
+class _Unknown:
+    """Why nothing can be told, and the next command."""
+
+    text: str
+    hint: str
 
 
 def create_app(
-    *, scheduler: Callable[[], SchedulerState], health: Callable[[], Health], ready: Callable[[], None]
+    *,
+    scheduler: Callable[[], SchedulerState],
+    overview: Callable[[], Overview],
+    ready: Callable[[], None],
+    access: Access | None = None,
 ) -> Starlette:
-    """The application. `health` and `ready` may be slow; `ready` raises BackupError for what is missing."""
+    """The application. `overview` and `ready` may be slow; `ready` raises BackupError for what is missing."""
+    view = Shared(_told(lambda: _View(overview())), _HEALTH_LIMIT)
     app = Starlette(
         routes=[
+            Route("/", _page(view)),
+            Route("/api/status", _program(view, lambda seen: seen.status, "application/json")),
+            Route("/metrics", _program(view, lambda seen: seen.metrics, metrics.CONTENT_TYPE)),
             Route("/livez", _livez(scheduler)),
-            Route("/healthz", _healthz(Shared(health, _HEALTH_LIMIT))),
-            Route("/readyz", _readyz(Shared(_outcome(ready), _READY_LIMIT))),
+            Route("/healthz", _healthz(view)),
+            Route("/readyz", _readyz(Shared(_told(ready), _READY_LIMIT))),
+            Route("/style.css", _static(page.STYLE, "text/css; charset=utf-8")),
+            *(Route(f"/icon/{name}.svg", _static(page.icon(name), "image/svg+xml")) for name in page.VERDICTS),
         ],
-        exception_handlers={Exception: _bug},
+        middleware=[Middleware(Guard, access or Access())],
     )
     app.router.redirect_slashes = False
     return app
 
 
-def health_body(health: Health) -> dict[str, Any]:
-    """The JSON of /healthz."""
-    good, age = health.newest_good, health.age
-    checks: dict[str, Any] = {}
-    if health.scheduler:
-        checks["scheduler:state"] = [{"observedValue": health.scheduler}]
-    if good is not None and age is not None:
-        checks["newest-good-set:age"] = [
-            {
-                "componentId": printable(good.id),
-                "observedValue": round(age.total_seconds()),
-                "observedUnit": "s",
-                "time": good.time.isoformat(),
-            }
-        ]
-    return _body(health.status, health.reasons) | {"time": health.now.isoformat(), "checks": checks}
+def _static(body: bytes, kind: str) -> Answer:
+    async def answer(request: Request) -> Response:
+        return Response(body, media_type=kind, headers={"Cache-Control": "private, max-age=86400"})
+
+    return answer
 
 
-def _body(status: str, reasons: tuple[Reason, ...] = ()) -> dict[str, Any]:
-    listed = [{"severity": reason.severity, "text": reason.text, "hint": reason.hint} for reason in reasons]
-    return {"status": status, "service": SERVICE, "version": __version__, "reasons": listed}
+def _page(view: Shared[_View | _Unknown]) -> Answer:
+    async def answer(request: Request) -> Response:
+        seen = _drawn(await _known(view, _HEALTH_LIMIT), lambda seen: seen.page)
+        if isinstance(seen, _Unknown):
+            body, code = page.problem(seen.text, seen.hint, datetime.now(UTC)), 503
+        else:
+            body, code = seen, 200
+        return Response(body, code, media_type="text/html; charset=utf-8", headers=_NO_STORE)
+
+    return answer
 
 
-def _response(body: dict[str, Any]) -> JSONResponse:
-    return JSONResponse(
-        body,
-        status_code=200 if body["status"] in ("pass", "warn") else 503,
-        media_type="application/health+json",
-        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
-    )
+def _program(view: Shared[_View | _Unknown], form: Callable[[_View], bytes], kind: str) -> Answer:
+    async def answer(request: Request) -> Response:
+        seen = _drawn(await _known(view, _HEALTH_LIMIT), form)
+        if isinstance(seen, _Unknown):
+            return _failed(request, seen)
+        return Response(seen, media_type=kind, headers=_NO_STORE)
 
-
-def _failed(text: str, hint: str = "") -> JSONResponse:
-    text, hint = (printable(" ".join(part.split())) for part in (text, hint))
-    return _response(_body("fail", (Reason("fail", text, hint),)))
-
-
-async def _bug(request: Request, error: Exception) -> JSONResponse:
-    """What nobody foresaw is red, too. Its trace goes to the log (starlette raises it again), not to the client."""
-    return _failed(f"the check itself failed: {type(error).__name__}", "`docker compose logs backup` has the details.")
+    return answer
 
 
 def _livez(scheduler: Callable[[], SchedulerState]) -> Answer:
-    async def answer(request: Request) -> JSONResponse:
+    async def answer(request: Request) -> Response:
         reason = scheduler_reason(scheduler())
-        return _response(_body("fail", (reason,)) if reason else _body("pass"))
+        return _health(request, plain_body("fail", (reason,)) if reason else plain_body("pass"))
 
     return answer
 
 
-def _healthz(health: Shared[Health]) -> Answer:
-    async def answer(request: Request) -> JSONResponse:
-        try:
-            return _response(health_body(await health.get()))
-        except TimeoutError:
-            return _failed(*_hangs(_HEALTH_LIMIT))
+def _healthz(view: Shared[_View | _Unknown]) -> Answer:
+    async def answer(request: Request) -> Response:
+        seen = await _known(view, _HEALTH_LIMIT)
+        if isinstance(seen, _Unknown):
+            return _failed(request, seen)
+        return _health(request, health_body(seen.overview.health))
 
     return answer
 
 
-def _readyz(ready: Shared[BackupError | None]) -> Answer:
-    async def answer(request: Request) -> JSONResponse:
-        try:
-            problem = await ready.get()
-        except TimeoutError:
-            return _failed(*_hangs(_READY_LIMIT))
-        return _failed(problem.message, problem.hint) if problem else _response(_body("pass"))
+def _readyz(ready: Shared[None | _Unknown]) -> Answer:
+    async def answer(request: Request) -> Response:
+        problem = await _known(ready, _READY_LIMIT)
+        return _failed(request, problem) if problem else _health(request, plain_body("pass"))
 
     return answer
 
 
-def _hangs(limit: float) -> tuple[str, str]:
-    text = f"no answer within {limit:.0f} s: the backup volume, the database or the Docker engine hangs"
-    return text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`."
+def _health(request: Request, body: dict[str, Any]) -> JSONResponse:
+    """A health answer. Its reasons name sets and servers, so they are for those who may read them."""
+    status: Status = body["status"]
+    return JSONResponse(
+        body if request.scope["trusted"] else bare_body(status),
+        status_code=200 if status in ("pass", "warn") else 503,
+        media_type="application/health+json",
+        headers=_NO_STORE,
+    )
 
 
-def _outcome(ready: Callable[[], None]) -> Callable[[], BackupError | None]:
-    """The error as a value: it is kept and given out again, and a kept exception would grow with each raise."""
+def _failed(request: Request, unknown: _Unknown) -> JSONResponse:
+    return _health(request, plain_body("fail", (Reason("fail", unknown.text, unknown.hint),)))
 
-    def ask() -> BackupError | None:
+
+async def _known(shared: Shared[T | _Unknown], limit: float) -> T | _Unknown:
+    try:
+        return await shared.get()
+    except TimeoutError:
+        text = f"no answer within {limit:.0f} s: the backup volume, the database or the Docker engine hangs"
+        return _Unknown(
+            text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`."
+        )
+
+
+def _drawn(seen: _View | _Unknown, form: Callable[[_View], bytes]) -> bytes | _Unknown:
+    return seen if isinstance(seen, _Unknown) else _told(lambda: form(seen))()
+
+
+def _told(ask: Callable[[], T]) -> Callable[[], T | _Unknown]:
+    """What nobody foresaw is red, too. Its trace goes to the log, once for all who ask, and not to the client."""
+
+    def asked() -> T | _Unknown:
         try:
-            ready()
+            return ask()
         except BackupError as error:
-            return error
-        return None
+            return _Unknown(_line(error.message), _line(error.hint))
+        except Exception as error:  # noqa: BLE001
+            logger.exception("the check itself failed")
+            return _Unknown(f"the check itself failed: {type(error).__name__}", _LOGS)
 
-    return ask
+    return asked
+
+
+def _line(text: str) -> str:
+    return printable(" ".join(text.split()))

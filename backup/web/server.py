@@ -9,11 +9,13 @@ import threading
 from types import TracebackType
 from typing import Any, Final
 
+import h11
 from starlette.types import ASGIApp
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from backup.errors import BackupError
+from backup.web.guard import HEADERS
 
 # Above so many connections a request gets 503, above twice as many the connection is closed unread.
 _CONNECTIONS: Final = 128
@@ -33,6 +35,21 @@ class _Bounded(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end.cancel()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP is answered like the rest; in the middle of another answer the connection just ends."""
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        headers += self.server_state.default_headers
+        try:
+            for part in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=msg.encode()),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(part) or b"")
+            self.transport.close()
+        except h11.LocalProtocolError:
+            self.transport.abort()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -79,6 +96,9 @@ _LIMITS: Final[dict[str, Any]] = {
     "lifespan": "off",
     "log_config": None,
     "access_log": False,
+    # A warning for each odd request would let anybody fill the log.
+    "log_level": "error",
+    "headers": list(HEADERS.items()),
     "server_header": False,
     "proxy_headers": False,
     "limit_concurrency": _CONNECTIONS,

@@ -24,7 +24,7 @@ import pytest
 from backup.catalog import Catalog
 from backup.config import load
 from backup.manifest import DatabasePart, Manifest, Tier, set_id
-from backup.operations.serve import status
+from backup.operations.status import status
 from backup.records import Records
 from backup.supervise import Process, look, parse_stat, roots, scan
 
@@ -415,6 +415,44 @@ def test_a_full_volume_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     full = os.statvfs_result([*real[:4], 0, *real[5:]])
     monkeypatch.setattr(os, "statvfs", lambda path: full)
     assert asked() == ("fail", "the backup volume is full: 0 B free")
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_service_shows_its_page_to_who_may_read_it(service: Service) -> None:
+    """The surfaces are those of the volume; the image's own probe has the login from its environment."""
+    identifier = publish(service.root, break_it=True)
+    secrets = {"BACKUP_HTTP_TOKEN": "canary-token", "BACKUP_HTTP_USER": "ops", "BACKUP_HTTP_PASSWORD": "canary-word"}
+    service.start("polite", **secrets)
+    service.up()
+
+    def get(path: str, **headers: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        connection.request("GET", path, headers={"Connection": "close"} | headers)
+        response = connection.getresponse()
+        answer = response.status, response.read().decode()
+        connection.close()
+        return answer
+
+    assert get("/healthz") == (503, '{"status":"fail","service":"obcms-backup","reasons":[]}')
+    seen = ""
+    for path in ("/", "/api/status", "/metrics"):
+        assert get(path)[0] == 401
+        code, text = get(path, Authorization="Bearer canary-token")
+        assert (code, identifier in text or path == "/metrics") == (200, True)
+        seen += text
+    assert 'obcms_backup_health_status{status="fail"} 1.0' in seen and "unreadable" in seen
+    assert get("/", Host="evil.example", Authorization="Bearer canary-token")[0] == 421
+    probe = subprocess.run(
+        [sys.executable, "-m", "backup.probe", "--wait", "0"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "BACKUP_HTTP_PORT": str(service.port)} | secrets,
+        capture_output=True,
+        text=True,
+    )
+    assert probe.returncode == 1 and identifier in probe.stdout
+    assert service.end() == 0
+    assert "canary" not in seen + service.output() + probe.stdout
 
 
 # --- the scheduler ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import socket
@@ -10,23 +11,29 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from backup import log
 from backup.catalog import Catalog
 from backup.errors import BackupError, DatabaseUnavailable
 from backup.health import Health, Reason, SchedulerState, Status
 from backup.manifest import Tier
 from backup.operations.serve import check_ready
+from backup.overview import Overview
+from backup.probe import login, probe
 from backup.sets import StoredSet
 from backup.web import app as app_module
 from backup.web import server as server_module
+from backup.web import shared
 from backup.web.app import create_app
+from backup.web.guard import HEADERS, Access
 from backup.web.server import HttpServer, bind
+from tests.support.overviews import healthy
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
 GOOD = StoredSet(
@@ -45,15 +52,17 @@ class World:
     before: Callable[[], None] = lambda: None
     asked: list[float] = field(default_factory=list)
 
-    def health(self) -> Health:
+    def overview(self) -> Overview:
         self.asked.append(time.monotonic())
         self.before()
-        return Health(self.status, self.reasons, NOW, GOOD, self.scheduler)
+        return replace(healthy(), health=Health(self.status, self.reasons, NOW, GOOD, self.scheduler))
 
 
 @contextmanager
-def served(world: World) -> Iterator[int]:
-    app = create_app(scheduler=lambda: world.scheduler, health=world.health, ready=lambda: world.ready())
+def served(world: World, access: Access | None = None) -> Iterator[int]:
+    app = create_app(
+        scheduler=lambda: world.scheduler, overview=world.overview, ready=lambda: world.ready(), access=access
+    )
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with HttpServer(app, listener):
@@ -82,10 +91,17 @@ def any_port() -> Iterator[int]:
         yield port
 
 
-def ask(port: int, path: str, method: str = "GET") -> tuple[int, http.client.HTTPMessage, bytes]:
+@pytest.fixture(scope="module")
+def plain_port() -> Iterator[int]:
+    """A server that has nothing to say."""
+    with served(World()) as port:
+        yield port
+
+
+def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        connection.request(method, path, headers={"Connection": "close"})
+        connection.request(method, path, headers={"Connection": "close"} | headers)
         response = connection.getresponse()
         return response.status, response.headers, response.read()
     finally:
@@ -137,14 +153,16 @@ def test_head_has_the_headers_and_no_body(world: World, port: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-@pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/livez", "/healthz", "/", "/metrics", "/nowhere"])
 def test_other_methods_are_refused(any_port: int, path: str, method: str) -> None:
     code, headers, _ = ask(any_port, path, method)
     assert code == 405
     assert set(headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz/", "//healthz", "/metrics", "/livez/..", "/../etc/passwd", "/%00"])
+@pytest.mark.parametrize(
+    "path", ["/healthz/", "//healthz", "/metrics/", "/livez/..", "/../etc/passwd", "/%00", "/icon/x.svg"]
+)
 def test_other_paths_are_not_there(any_port: int, path: str) -> None:
     assert ask(any_port, path)[0] == 404
 
@@ -179,30 +197,52 @@ def test_ready_needs_a_volume_that_takes_a_file_and_leaves_none(tmp_path: Path) 
     assert called == [True]
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_a_bug_is_red_and_shows_its_trace_in_the_log_only(path: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    lines: list[str] = []
+    log.setup(None, lines.append)
+    yield lines
+    log.logger.remove()
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/metrics", "/api/status"])
+def test_a_bug_is_red_and_shows_its_trace_in_the_log_only_and_once(path: str, logged: list[str]) -> None:
     def fail() -> None:
         raise RuntimeError("secret in /app/backup/health.py")
 
     with served(World(before=fail, ready=fail)) as port:
-        code, headers, body = ask(port, path)
-    assert code == 503
-    assert headers["content-type"] == "application/health+json"
-    assert json.loads(body)["reasons"][0]["text"] == "the check itself failed: RuntimeError"
-    assert b"secret" not in body and b"Traceback" not in body
-    assert "secret in" in caplog.text
+        answers = [ask(port, path) for _ in range(20)]
+    for code, _, body in answers:
+        assert code == 503
+        assert b"the check itself failed: RuntimeError" in body
+        assert b"secret" not in body and b"Traceback" not in body
+    assert sum("secret in" in line for line in logged) == 1
+
+
+def test_a_bug_in_the_drawing_is_answered_and_logged(
+    world: World, port: int, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_module.page, "render", lambda overview: 1 / 0)
+    code, headers, body = ask(port, "/")
+    assert (code, headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert b"the check itself failed: ZeroDivisionError" in body
+    assert ask(port, "/healthz")[0] == 200
+    assert "ZeroDivisionError" in "".join(logged)
+
+
+SURFACES = ("/", "/metrics", "/api/status", "/healthz")
 
 
 def test_a_thousand_requests_cost_one_look(world: World, port: int) -> None:
     begun = time.monotonic()
     with ThreadPoolExecutor(16) as pool:
-        codes = list(pool.map(lambda _: ask(port, "/healthz")[0], range(1000)))
+        codes = list(pool.map(lambda number: ask(port, SURFACES[number % 4])[0], range(1000)))
     assert set(codes) == {200}
-    assert len(world.asked) <= 1 + (time.monotonic() - begun) / app_module._FRESH
+    assert len(world.asked) <= 1 + (time.monotonic() - begun) / shared._FRESH
 
 
 def test_the_answer_is_renewed(world: World, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "_FRESH", 0.0)
+    monkeypatch.setattr(shared, "_FRESH", 0.0)
     assert ask(port, "/healthz")[0] == 200
     world.status = "fail"
     assert ask(port, "/healthz")[0] == 503
@@ -259,6 +299,141 @@ def ask_anyway(connection: socket.socket) -> bytes:
         return connection.recv(1)
     except ConnectionError:
         return b""
+
+
+@pytest.mark.parametrize("path", [*SURFACES, "/livez", "/readyz", "/style.css", "/icon/fail.svg", "/nowhere"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_every_answer_has_the_headers(plain_port: int, path: str, method: str) -> None:
+    _, headers, _ = ask(plain_port, path, method)
+    assert {name: headers.get_all(name) for name in HEADERS} == {name: [value] for name, value in HEADERS.items()}
+
+
+def test_what_is_not_http_is_told_so_with_the_headers(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"\x16\x03\x01 not HTTP\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert all(f"{name.lower()}: {value}\r\n".encode() in answer for name, value in HEADERS.items())
+
+
+def test_odd_requests_do_not_fill_the_log(port: int, logged: list[str]) -> None:
+    for odd in (
+        b"\0\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n\0\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(odd)
+            assert connection.makefile("rb").readline()
+    assert logged == []
+
+
+# --- who may ask -----------------------------------------------------------------------------------------------------
+
+LOCKED = Access.of([], token="canary-token", user="ops", password="canary: pass wörd")
+BASIC = "Basic " + base64.b64encode("ops:canary: pass wörd".encode()).decode()
+WRONG = [
+    "",
+    "Bearer",
+    "Bearer canary-toke",
+    "Bearer canary-token2",
+    "Basic canary-token",
+    "Basic !",
+    "Digest x",
+    "Basic b3Bz",
+]
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[int]:
+    with served(World("fail", (Reason("fail", "canary set is damaged", "canary hint"),)), LOCKED) as port:
+        yield port
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/status", "/style.css", "/icon/pass.svg", "/nowhere"])
+@pytest.mark.parametrize("login", WRONG)
+def test_nothing_is_told_without_the_login(locked: int, path: str, login: str) -> None:
+    code, headers, body = ask(locked, path, Authorization=login)
+    assert (code, body) == (401, b"Log in to read this.\n")
+    assert headers["www-authenticate"] == 'Basic realm="OBCMS backup", charset="UTF-8", Bearer realm="OBCMS backup"'
+    assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", SURFACES)
+@pytest.mark.parametrize("login", ["Bearer canary-token", "bearer  canary-token", BASIC])
+def test_the_login_opens_everything(locked: int, path: str, login: str) -> None:
+    code, _, body = ask(locked, path, Authorization=login)
+    assert code == (503 if path == "/healthz" else 200)
+    assert path == "/metrics" or b"canary set is damaged" in body
+    assert b"canary-token" not in body and b"pass w" not in body
+
+
+def test_health_tells_everybody_the_bare_status(locked: int) -> None:
+    code, _, body = ask(locked, "/healthz")
+    assert (code, json.loads(body)) == (503, {"status": "fail", "service": "obcms-backup", "reasons": []})
+    assert ask(locked, "/livez")[0] == ask(locked, "/readyz")[0] == 200
+
+
+def test_the_probe_has_the_login_from_its_environment(locked: int, tmp_path: Path) -> None:
+    told = (1, "fail: canary set is damaged")
+    (tmp_path / "token").write_text("canary-token\n")
+    token = login({"BACKUP_HTTP_TOKEN_FILE": str(tmp_path / "token")})
+    assert probe(locked, login=token) == told
+    pair = login({"BACKUP_HTTP_USER": "ops", "BACKUP_HTTP_PASSWORD": "canary: pass wörd"})
+    assert probe(locked, login=pair) == told
+    assert (login({}), probe(locked)) == ("", (1, "fail"))
+
+
+@pytest.fixture(scope="module")
+def named() -> Iterator[int]:
+    with served(World(), Access.of(["mine.example."])) as port:
+        yield port
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST.:1",
+        "127.0.0.1:8080",
+        "10.1.2.3",
+        "[::1]:8080",
+        "[fe80::1%25eth0]",
+        "backup",
+        "Mine.example",
+    ],
+)
+def test_names_that_are_its_own(named: int, host: str) -> None:
+    assert ask(named, "/livez", Host=host)[0] == ask(named, "/", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "backup.",
+        "",
+        "a b",
+        "[evil]",
+        "0x7f.1",
+        "::1",
+    ],
+)
+def test_other_names_are_refused(any_port: int, host: str) -> None:
+    expected = (200,) if host == "backup." else (400, 421)
+    code, _, body = ask(any_port, "/livez", Host=host)
+    assert code in expected
+    assert b"evil" not in body
+
+
+def test_any_name_will_do_if_the_operator_says_so(world: World) -> None:
+    with served(world, Access.of(["*"])) as port:
+        assert ask(port, "/", Host="evil.example")[0] == 200
+
+
+# --- limits ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_huge_request_is_refused(port: int) -> None:
