@@ -9,58 +9,19 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Mapping
+from email.utils import parseaddr
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Any, Final, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from backup.config_types import Addresses, Cron, Host, Names, People, Web, Zone, is_person
 from backup.errors import ConfigError
-from backup.schedule import check as check_cron
 from backup.text import printable
 
 _SECRET_LIMIT: Final = 4096
-_HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
-
-
-def _zone(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return ZoneInfo(value)
-    except (KeyError, ValueError, OSError):
-        raise ValueError(f"unknown time zone {printable(value)!r}; use a name such as Asia/Manila") from None
-
-
-def _listed(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-def _cron(value: str) -> str:
-    return "" if value.lower() == "off" else check_cron(value)
-
-
-def _host(value: str) -> str:
-    if not _HOST.fullmatch(value):
-        raise ValueError(f"{printable(value)!r} is not a host name or an address")
-    return value
-
-
-Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Cron = Annotated[str, AfterValidator(_cron)]
-Host = Annotated[str, AfterValidator(_host)]
 
 
 class Settings(BaseModel):
@@ -149,6 +110,48 @@ class Settings(BaseModel):
     http_host: Host = Field("0.0.0.0", alias="BACKUP_HTTP_HOST", description="address of the health endpoint")  # noqa: S104
     http_port: int = Field(8080, alias="BACKUP_HTTP_PORT", ge=1, le=65535, description="port of the health endpoint")
 
+    notify_urls: Addresses = Field(
+        (),
+        alias="BACKUP_NOTIFY_URLS",
+        description="apprise URLs that messages go to, by blanks, commas or newlines; or BACKUP_NOTIFY_URLS_FILE",
+    )
+    notify_level: Literal["fail", "warn"] = Field(
+        "warn", alias="BACKUP_NOTIFY_LEVEL", description="`warn`: warnings too, each once a week; `fail`: failures only"
+    )
+    notify_name: str = Field(
+        "", alias="BACKUP_NOTIFY_NAME", description="name in every subject; unset: the Compose project"
+    )
+    remind_hours: float = Field(
+        24, alias="BACKUP_REMIND_HOURS", ge=1, le=168, description="hours between messages that it still fails"
+    )
+    heartbeat_url: Web | None = Field(
+        None,
+        alias="BACKUP_HEARTBEAT_URL",
+        description="asked for after each verified backup, so that its silence alarms; or BACKUP_HEARTBEAT_URL_FILE",
+    )
+    mail_to: People = Field((), alias="MAILTO", description="mail addresses that messages go to, by commas")
+    mail_host: Host | None = Field(None, alias="EMAIL_HOST", description="mail server; needed with MAILTO")
+    mail_port: int = Field(25, alias="EMAIL_PORT", ge=1, le=65535, description="its port")
+    mail_user: str | None = Field(None, alias="EMAIL_HOST_USER", description="login there, if it wants one")
+    mail_password: SecretStr | None = Field(
+        None, alias="EMAIL_HOST_PASSWORD", description="its password, or EMAIL_HOST_PASSWORD_FILE"
+    )
+    mail_tls: bool = Field(False, alias="EMAIL_USE_TLS", description="encrypt by STARTTLS, as on port 587")
+    mail_ssl: bool = Field(False, alias="EMAIL_USE_SSL", description="encrypt from the start, as on port 465")
+    mail_from: str | None = Field(
+        None, alias="DEFAULT_FROM_EMAIL", description="sender; unset: the login, or the recipient"
+    )
+
+    @model_validator(mode="after")
+    def _mail(self) -> Self:
+        if self.mail_to and not self.mail_host:
+            raise ValueError("MAILTO needs EMAIL_HOST, the mail server to send by")
+        if self.mail_tls and self.mail_ssl:
+            raise ValueError("EMAIL_USE_TLS and EMAIL_USE_SSL are both set; keep one")
+        if self.mail_from and not is_person(parseaddr(self.mail_from)[1]):
+            raise ValueError("DEFAULT_FROM_EMAIL is no mail address such as OBCMS <noreply@example.com>")
+        return self
+
     @model_validator(mode="after")
     def _local_names(self) -> Self:
         for name in (self.db_name, self.db_user):
@@ -163,13 +166,18 @@ _FALLBACKS: Final[Mapping[str, str]] = {
     "DB_USER": "POSTGRES_USER",
     "DB_PASSWORD": "POSTGRES_PASSWORD",
 }
-_FILES: Final = ("DB_NAME", "DB_USER", "DB_PASSWORD", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD")
+_FILES: Final = (
+    *("DB_NAME", "DB_USER", "DB_PASSWORD", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"),
+    *("BACKUP_NOTIFY_URLS", "BACKUP_HEARTBEAT_URL", "EMAIL_HOST_PASSWORD"),
+)
+_MANY_LINES: Final = ("BACKUP_NOTIFY_URLS",)
 ALIASES: Final[Mapping[str, str]] = {field.alias or name: name for name, field in Settings.model_fields.items()}
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the environment; ConfigError lists every problem found."""
-    problems = [_unknown(name) for name in sorted(environ) if name.startswith("BACKUP_") and name not in ALIASES]
+    known = {*ALIASES, *(f"{name}_FILE" for name in _FILES)}
+    problems = [_unknown(name) for name in sorted(environ) if name.startswith("BACKUP_") and name not in known]
     values: dict[str, Any] = {}
     for name in dict.fromkeys([*ALIASES, *_FALLBACKS.values()]):
         try:
@@ -227,6 +235,8 @@ def _secret(name: str, file: str) -> str:
         raise ValueError(f"{shown}: the file is not UTF-8 text") from None
     if not text:
         raise ValueError(f"{shown}: the file is empty")
+    if name in _MANY_LINES and len(data) <= _SECRET_LIMIT and "\0" not in text:
+        return text
     if len(data) > _SECRET_LIMIT or "\n" in text or "\0" in text:
         raise ValueError(f"{shown}: the file must hold one line of at most {_SECRET_LIMIT} bytes")
     return text

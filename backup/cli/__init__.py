@@ -3,7 +3,7 @@
 Exit codes: 0 done · 1 a bug · 2 wrong usage · 3 done, but files changed while they were read · 10 settings ·
 11 another run holds the lock · 12 nobody confirmed · 20 database, engine or volume cannot be read · 30 backup volume ·
 40 stored bytes are wrong · 41 not proven · 44 no such set · 50 not restored, all as before · 51 a restore is
-unfinished · 52 restored, but something after it failed · 128+N ended by signal N.
+unfinished · 52 restored, but something after it failed · 60 a message was not delivered · 128+N ended by signal N.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 import typer
 
-from backup.cli import base, proofs, restoring, service, sets
+from backup.cli import alerts, base, proofs, restoring, service, sets
 from backup.errors import BackupError, Interrupted
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     help="Backups of an OBCMS stack that have been read back. `serve` (the default) runs them on schedule.",
     epilog="Exit codes: 0 done, 2 usage, 3 done but files changed while read, 10 settings, 11 busy,"
     " 12 not confirmed, 20 source, 30 backup volume, 40 damaged, 41 not proven, 44 no such set, 50 not restored,"
-    " 51 restore unfinished, 52 restored but something after it failed, 128+N signal N.",
+    " 51 restore unfinished, 52 restored but something after it failed, 60 message not delivered, 128+N signal N.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -37,6 +37,7 @@ app.command()(sets.verify)
 app.command()(proofs.drill)
 app.command()(restoring.restore)
 app.command()(restoring.undo)
+app.command()(alerts.notify)
 app.command()(service.healthcheck)
 app.command("schedule")(service.show_schedule)
 app.command("serve")(service.run_service)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from backup import config, display, log
+from backup.alerts.targets import secrets
 from backup.errors import BackupError, Interrupted
 from backup.log import logger
 from backup.operations import runs
@@ -43,6 +44,7 @@ def prepare(as_json: bool, kind: str = "") -> config.Settings:
     log.setup(settings.zone, lambda line: _log_line(console, line))
     if settings.db_password:
         log.redacting([settings.db_password.get_secret_value()])
+    log.redacting(secrets(settings))
     if kind and settings.root.is_dir():
         log.to_file(settings.root / "logs", kind, settings.zone)
     return settings

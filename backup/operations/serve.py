@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
+from backup.alerts.desk import Desk
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError, ConfigError, LockHeld
@@ -40,6 +41,8 @@ _MOMENT: Final = 1.0
 _LAST_WORD: Final = 5.0
 # How often runs that died without a word are looked for.
 _SETTLE: Final = 15.0
+# How often it is looked whether somebody must be told something.
+_ALERTS: Final = 30.0
 
 
 def jobs(settings: Settings) -> dict[str, str]:
@@ -69,13 +72,14 @@ def serve(
     command: Sequence[str],
     run_dir: Path,
     way: Callable[[], str] = lambda: "",
+    desk: Callable[[Callable[[], Health]], Desk] | None = None,
     supercronic: str = "supercronic",
     grace: float = 25.0,
 ) -> int:
     """Serve until SIGTERM or SIGINT; 0, or 143 when a job had to be killed after `grace` seconds.
 
-    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log.
-    `recover`, `ready` and `way` may hang.
+    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log. `desk` makes
+    what sends alerts, from health without the alerts' own. `recover`, `ready`, `way` and the desk may hang.
     """
     with ExitStack() as stack:
         signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
@@ -87,6 +91,10 @@ def serve(
         app = create_app(
             scheduler=service.scheduler.state, health=service.health, ready=lambda: check_ready(catalog, ready)
         )
+        if desk:
+            made = desk(lambda: service.health(alerting=False))
+            stack.callback(made.stop)
+            service.alarm = Errand(made.round)
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
         with HttpServer(app, listener):
             try:
@@ -122,6 +130,8 @@ class _Service:
         self._since = datetime.now(UTC)
         self._first: subprocess.Popen[bytes] | None = None
         self._settled = time.monotonic()
+        self._looked = 0.0
+        self.alarm: Errand | None = None
         self.family = Family()
         self.scheduler = Scheduler(self.family, scheduler, self._env)
 
@@ -130,11 +140,15 @@ class _Service:
         self.scheduler.start(time.monotonic())
         self._start_first()
         while not (ending := self._signals.wait(_TICK) & _ENDING):
-            self._tick(time.monotonic())
+            now = time.monotonic()
+            self._tick(now)
+            if self.alarm and now - self._looked > _ALERTS:
+                self._looked = now
+                self.alarm.go()
         logger.info("stopping: {}", ", ".join(signal.Signals(number).name for number in sorted(ending)))
 
-    def health(self) -> Health:
-        """Asked by the web thread, so it only reads."""
+    def health(self, *, alerting: bool = True) -> Health:
+        """Asked by the web thread and the alerts, so it only reads."""
         child, first = self._first, None
         if child and child.returncode is None:
             first = Run(id="", operation=CREATE, tier=Tier.DAILY, trigger="first", started=self._since)
@@ -146,6 +160,7 @@ class _Service:
             scheduler=self.scheduler.state(),
             since=self._since,
             first=first,
+            alerting=alerting,
         )
 
     def _start_first(self) -> None:

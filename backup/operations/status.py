@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup import lock
+from backup import alerts, lock
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError
@@ -30,8 +30,12 @@ def status(
     scheduler: SchedulerState | None = None,
     since: datetime | None = None,
     first: Run | None = None,
+    alerting: bool = True,
 ) -> Health:
-    """Health as the volume shows it now. `first` stands for a first backup that has no record of its own yet."""
+    """Health as the volume shows it now. `first` stands for a first backup that has no record of its own yet.
+
+    Without `alerting`, the state of the alerts themselves is left out: they are not to tell of themselves.
+    """
     sets: list[StoredSet] = []
     runs: list[Run] = []
     problem, free = "", None
@@ -51,7 +55,11 @@ def status(
         problem=problem,
         since=since,
         free=free,
-        others=[*_restoring(catalog.root), *_offsite(settings)],
+        others=[
+            *_restoring(catalog.root),
+            *_offsite(settings),
+            *(alerts.reasons(catalog.root, now) if alerting else []),
+        ],
     )
 
 
