@@ -31,13 +31,21 @@ _SLOWEST: Final = 7
 _CLASSES: Final = 50
 _REST: Final = "…"
 _CLASS: Final = 120
-_NUMBERED: Final = re.compile(r"\S*\d\S*")
-_UNITS: Final = re.compile(r"#(?: (?:#|s|min|h|d|B|kB|MB|GB|TB|ahead)\b)*(?: #)*")
+_READ: Final = 1000
+_DIGIT: Final = re.compile(r"\d")
+_UNITS: Final = frozenset("s min h d B kB MB GB TB ahead".split())
 
 
 def cause(text: str) -> str:
     """The class of a text: what is left of it without numbers, times, sizes and names of sets."""
-    return _UNITS.sub("#", _NUMBERED.sub("#", printable(text)))[:_CLASS]
+    kept: list[str] = []
+    for word in printable(text[:_READ]).split():
+        number = _DIGIT.search(word) is not None
+        if not number and not (kept[-1:] == ["#"] and word.strip(".,;:)") in _UNITS):
+            kept.append(word)
+        elif kept[-1:] != ["#"]:
+            kept.append("#")
+    return " ".join(kept)[:_CLASS]
 
 
 def due(state: State, health: Health, runs: Sequence[Run], now: datetime, policy: Policy) -> tuple[State, list[Notice]]:
@@ -77,7 +85,13 @@ def _sane(state: State, now: datetime) -> State:
     return state.model_copy(
         update={
             "causes": {
-                name: known.model_copy(update={"since": min(known.since, now), "told": later(known.told, now)})
+                name: known.model_copy(
+                    update={
+                        "since": min(known.since, now),
+                        "seen": min(known.seen, now),
+                        "told": later(known.told, now),
+                    }
+                )
                 for name, known in state.causes.items()
             },
             "events": {
@@ -99,12 +113,13 @@ def _observe(state: State, health: Health, runs: Sequence[Run], now: datetime) -
             text=reason.text,
             hint=reason.hint,
             since=state.causes[name].since if name in state.causes else now,
+            seen=now,
             told=state.causes[name].told if name in state.causes else None,
         )
         for name, reason in list(failing.items())[:_CLASSES]
     }
     gone = [known for name, known in state.causes.items() if name not in failing]
-    passed = [known for known in gone if known.told is None and now - known.since >= SETTLE]
+    passed = [known for known in gone if known.told is None and known.seen - known.since >= SETTLE]
     failed = [run for run in runs if run.outcome in (Outcome.FAILED, Outcome.CRASHED)]
     return state.model_copy(
         update={
@@ -141,9 +156,9 @@ def _events(state: State, new: Iterable[Run], passed: Iterable[Known], now: date
 def _count(events: dict[str, Event], text: str, hint: str, moment: datetime) -> None:
     name = cause(text)
     if name not in events and len(events) >= _CLASSES:
-        idle = min((e.told, n) for n, e in events.items() if e.told and not e.count) if _idle(events) else None
+        idle = [(each.told, other) for other, each in events.items() if each.told and not each.count and other != _REST]
         if idle:
-            del events[idle[1]]
+            del events[min(idle)[1]]
         else:
             name = _REST
     old = events.get(name)
@@ -155,10 +170,6 @@ def _count(events: dict[str, Event], text: str, hint: str, moment: datetime) -> 
         count=(old.count if old else 0) + 1,
         told=old.told if old else None,
     )
-
-
-def _idle(events: dict[str, Event]) -> bool:
-    return any(event.told and not event.count for event in events.values())
 
 
 def _notice(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice | None, State]:

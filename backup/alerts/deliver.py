@@ -202,4 +202,5 @@ def _struck(text: str, url: str) -> str:
     for part in notifyurl.fragments(url):
         text = text.replace(part, "***")
     line = printable(" ".join(redacted(text).split()))
-    return line if len(line) <= _REASON else line[: _REASON - 1] + "…"
+    # What failed stands at the beginning, why at the end.
+    return line if len(line) <= _REASON else f"{line[:100]} … {line[103 - _REASON :]}"

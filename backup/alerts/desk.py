@@ -70,15 +70,20 @@ class Desk:
         self._outbox = outbox.Outbox(around.root)
         self._memory: Memory | None = None
         self._saved: Memory | None = None
+        self._problem = ""
 
     def round(self) -> None:
         """Look, decide, deliver. Errors are logged, never raised: the next round comes anyway."""
+        problem = ""
         try:
             self._round()
         except BackupError as error:
-            logger.warning("alerts: {}", error.message)
-        except Exception as error:  # noqa: BLE001 - a bug here must not end the thread without a word, or the service
-            logger.error("alerts: {}: {} (a bug; the next round comes in half a minute)", type(error).__name__, error)
+            problem = error.message
+        except Exception as error:  # noqa: BLE001 - a bug here must not end the thread without a word
+            problem = f"{type(error).__name__}: {error} (a bug)"
+        if problem and problem != self._problem:
+            logger.error("alerts: {}; the next look is in half a minute", problem)
+        self._problem = problem
 
     def stop(self) -> None:
         """End a delivery that is under way; any thread may ask."""
@@ -99,9 +104,14 @@ class Desk:
     def _recall(self) -> Memory:
         if self._memory is None:
             self._outbox.sweep()
-            self._saved = outbox.recall(self._around.root)
-            if self._saved is None:
-                logger.warning("state/alerts.json was damaged: what was told before may be told again")
+            try:
+                self._saved = outbox.recall(self._around.root)
+            except BackupError as error:
+                # A volume that cannot be read is what must be told.
+                logger.warning("what was told before cannot be read and may be told again: {}", error.message)
+            else:
+                if self._saved is None:
+                    logger.warning("state/alerts.json was damaged: what was told before may be told again")
             self._memory = self._saved or Memory()
         return self._memory
 
@@ -113,7 +123,7 @@ class Desk:
     def _decide(self, memory: Memory, view: View, now: datetime) -> Memory:
         around, state = self._around, memory.state
         if around.targets:
-            health = report.through_others(view.health, memory, self._outbox.messages(), around.targets, now)
+            health = report.through_others(view.health, memory, self._outbox.messages(), around.targets)
             state, notices = due(state, health, view.runs, now, around.policy())
             for notice in notices:
                 logger.info("alert: {}", notice.title)

@@ -54,11 +54,12 @@ class _Data(BaseModel):
 
 
 class Known(_Data):
-    """A cause that is there now. `told` is when its message was made; None: not yet."""
+    """A cause that is there, from `since` to `seen` at least. `told` is when its message was made; None: not yet."""
 
     text: str
     hint: str = ""
     since: AwareDatetime
+    seen: AwareDatetime
     told: AwareDatetime | None = None
 
 

@@ -36,7 +36,7 @@ def problem(
     new = [known.text for known in state.causes.values() if known.told is None]
     first = line((new or [e.text for e in untold] or [r.text for r in causes] or ["see below"])[0], _HEADLINE)
     if kind == "failure":
-        verdict = f"BACKUP FAILED: {first}"
+        verdict = f"BACKUP FAILED{'' if causes else ', but is well by now'}: {first}"
     else:
         verdict = f"BACKUP STILL FAILING for {age(now - (state.unwell or now))}: {first}"
     body = [
