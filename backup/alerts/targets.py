@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from backup import notifyurl
 from backup.alerts.model import HEARTBEAT, Target
 from backup.config import Settings
+from backup.config_types import is_person
 
 WHAT_TO_SET: Final = (
     "Set MAILTO with EMAIL_HOST for mail, or BACKUP_NOTIFY_URLS for chat and webhooks;"
@@ -70,4 +71,4 @@ def _sender(settings: Settings, address: str) -> str:
     """Django's sender; else the login if that is an address, else the recipient."""
     user = settings.mail_user or ""
     name, found = parseaddr(settings.mail_from or "")
-    return formataddr((name, found)) if found else user if "@" in user else address
+    return formataddr((name, found)) if found else user if is_person(user) else address

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from apprise import Apprise
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backup import notifyurl
@@ -160,6 +160,7 @@ def test_djangos_mail_settings_mean_the_same_here(environ: dict[str, str], expec
 
 
 @settings(max_examples=50)
+@example("@")
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=0x24F), min_size=1, max_size=30))
 def test_any_password_and_user_arrive_as_they_are(text: str) -> None:
     found = mail(EMAIL_HOST_USER=text, EMAIL_HOST_PASSWORD=text[::-1])

@@ -236,6 +236,25 @@ def test_a_service_that_is_starting_has_not_recovered() -> None:
     assert [n.kind for n in world.look(10)] == ["recovery"]
 
 
+def test_a_cause_that_passed_while_nothing_could_be_sent_is_told_later() -> None:
+    world = World(state=State(sent=(NOW,) * 4, seen=()), reasons=(Reason("fail", "the volume is gone"),))
+    world.look(5)
+    world.reasons = ()
+    assert world.look(5) == []
+    (told,) = world.look(200)
+    assert "for a while: the volume is gone" in told.title
+
+
+def test_what_was_noted_by_a_clock_that_was_ahead_is_told_at_once() -> None:
+    ahead = NOW + timedelta(days=3650)
+    known = Known(text="the volume is gone", since=ahead, seen=ahead)
+    event = Event(text="drill daily failed: x", last=ahead, count=1, told=ahead)
+    world = World(state=State(causes={cause(known.text): known}, seen=()), reasons=(Reason("fail", known.text),))
+    assert [n.kind for n in world.look(2)] == ["failure"]
+    world = World(state=State(events={cause(event.text): event}, seen=()))
+    assert [n.kind for n in world.look(26, timedelta(hours=1))] == ["failure"]
+
+
 @pytest.mark.parametrize("years", [-10, 10])
 def test_a_clock_that_jumps_silences_nothing(years: int) -> None:
     world = World()
