@@ -115,6 +115,12 @@ class AfterRestore(BackupError):
     exit_code = 52
 
 
+class NotDelivered(BackupError):
+    """A message did not reach every target."""
+
+    exit_code = 62
+
+
 class Interrupted(BaseException):
     """A signal ended the run. `exit_code` is 128 + the signal's number.
 

@@ -10,8 +10,11 @@ from backup.text import printable
 _LIMIT: Final = 4096
 
 
-def read(name: str, file: str) -> str:
-    """The whole content of `file` less one final newline; ValueError names the variable `name`_FILE, no content."""
+def read(name: str, file: str, *, many: bool = False) -> str:
+    """The whole content of `file` less one final newline; ValueError names the variable `name`_FILE, no content.
+
+    `many`: it may have several lines.
+    """
     shown = f"{name}_FILE={printable(file)}"
     try:
         with Path(file).open("rb") as handle:
@@ -24,6 +27,6 @@ def read(name: str, file: str) -> str:
         raise ValueError(f"{shown}: the file is not UTF-8 text") from None
     if not text:
         raise ValueError(f"{shown}: the file is empty")
-    if len(data) > _LIMIT or "\n" in text or "\0" in text:
-        raise ValueError(f"{shown}: the file must hold one line of at most {_LIMIT} bytes")
+    if len(data) > _LIMIT or ("\n" in text and not many) or "\0" in text:
+        raise ValueError(f"{shown}: the file must hold {'text' if many else 'one line'} of at most {_LIMIT} bytes")
     return text

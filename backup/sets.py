@@ -104,8 +104,8 @@ class StoredSet:
     manifest: Manifest | None = None
     verdict: Verdict | None = None
     problem: str = ""
-    loose: tuple[LooseFile, ...] = ()
     pin: Pin | None = None
+    loose: tuple[LooseFile, ...] = ()
 
     @property
     def good(self) -> bool:

@@ -15,11 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.database import Server, start_server
 from tests.support.sidecar import Sidecar
 
 MAJORS = (15, 17, 18)
+# A busy machine is no flaw of the code.
+settings.register_profile("here", deadline=None)
+settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True)

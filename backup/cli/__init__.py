@@ -4,7 +4,7 @@ Exit codes: 0 done · 1 a bug · 2 wrong usage · 3 done, but files changed whil
 for `prune --force` · 10 settings · 11 another run holds the lock · 12 nobody confirmed · 20 database, engine or volume
 cannot be read · 30 backup volume · 40 stored bytes are wrong · 41 not proven · 44 no such set · 50 not restored, all as
 before · 51 a restore is unfinished · 52 restored, but something after it failed · 60 `monitor --alert`: warning ·
-61 `monitor --alert`: critical · 128+N ended by signal N.
+61 `monitor --alert`: critical · 62 a message was not delivered · 128+N ended by signal N.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 
 import typer
 
-from backup.cli import base, monitoring, proofs, restoring, retention, scheduled, service, sets
+from backup.cli import alerts, base, monitoring, proofs, restoring, retention, scheduled, service, sets
 from backup.errors import BackupError, Interrupted
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 2 usage, 3 done but files changed while read, 4 more waits for prune --force,"
     " 10 settings, 11 busy, 12 not confirmed, 20 source, 30 backup volume, 40 damaged, 41 not proven, 44 no such set,"
     " 50 not restored, 51 restore unfinished, 52 restored but something after it failed, 60 warning and 61 critical"
-    " (monitor --alert), 128+N signal N.",
+    " (monitor --alert), 62 message not delivered, 128+N signal N.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -45,6 +45,7 @@ app.command()(retention.unpin)
 app.command()(monitoring.status)
 app.command()(monitoring.monitor)
 app.command()(monitoring.logs)
+app.command()(alerts.notify)
 app.command()(service.healthcheck)
 app.command("schedule")(service.show_schedule)
 app.command("serve")(service.run_service)

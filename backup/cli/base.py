@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from backup import config, display, log
+from backup.alerts.targets import secrets
 from backup.errors import BackupError, Interrupted
 from backup.log import logger
 from backup.operations import runs
@@ -56,7 +57,7 @@ def prepare(as_json: bool, kind: str = "") -> config.Settings:
     log.setup(None, lambda line: _log_line(console, line), as_json=os.environ.get("BACKUP_LOG_FORMAT") == "json")
     settings = config.load()
     log.setup(settings.zone, lambda line: _log_line(console, line), as_json=settings.log_format == "json")
-    log.redacting(settings.secrets)
+    log.redacting([*settings.secrets, *secrets(settings)])
     if kind and settings.root.is_dir():
         log.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
     return settings

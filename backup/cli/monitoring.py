@@ -9,6 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
+from backup import alerts
+from backup.alerts.targets import targets
 from backup.cli import base
 from backup.cli.base import Json
 from backup.config import Settings
@@ -135,6 +137,16 @@ def _alert(seen: Overview) -> None:
         base.print_lines([f"Health Status: {WORDS[seen.health.status]}", *shown.reason_lines(seen.health.reasons)])
 
 
+def _send(settings: Settings, status: Status, text: str, now: datetime) -> None:
+    """Hand the report to the alerts; the service delivers it."""
+    if not targets(settings):
+        return
+    try:
+        alerts.enqueue(settings.root, alerts.Notice("report", f"weekly report: {WORDS[status]}", text), now)
+    except BackupError as error:
+        logger.warning("the report could not be queued: {} {}", error.message, error.hint)
+
+
 def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> None:
     """Log what is seen, and record the run. That something is wrong is no failure of this job: its exit code is 0."""
     main = App(settings)
@@ -144,6 +156,7 @@ def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> N
     health = seen.health
     if operation == "report":
         text = "\n".join(shown.lines(seen, shown.report_sections(seen) + shown.detail_sections(seen), boxed=True))
+        _send(settings, health.status, text, now)
     else:
         text = "\n".join([f"Health Status: {WORDS[health.status]}", *shown.reason_lines(health.reasons)])
     logger.log(_LEVELS[health.status], "{}", text)

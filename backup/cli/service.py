@@ -12,6 +12,8 @@ import typer
 from rich.text import Text
 
 from backup import schedule
+from backup.alerts.deliver import check
+from backup.alerts.targets import targets
 from backup.cli import base
 from backup.cli.base import Json
 from backup.display.schedule import schedule_json, schedule_lines, schedule_table
@@ -25,6 +27,7 @@ from backup.operations.serve import serve
 from backup.probe import login, probe, target
 from backup.progress import Silent
 from backup.wiring import App
+from backup.wiring_alerts import desk
 from backup.wiring_restore import shop as shop_for
 
 _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
@@ -65,14 +68,17 @@ def run_service() -> None:
     settings = base.prepare(as_json=False)
     main = App(settings)
     main.require_volume()
+    check(targets(settings))
+    command = [sys.executable, str(_COMMAND)]
     code = serve(
         settings,
         catalog=main.catalog,
         records=main.records,
         recover=lambda: _recover(main),
         ready=main.ready,
-        command=[sys.executable, str(_COMMAND)],
+        command=command,
         way=lambda: _way(main),
+        desk=lambda health: desk(main, command, health),
         run_dir=Path(os.environ.get("XDG_RUNTIME_DIR") or "/run"),
     )
     raise typer.Exit(code)

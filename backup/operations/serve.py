@@ -13,10 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
+from backup.alerts.desk import Desk
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError, LockHeld
-from backup.health import CREATE, newest_database
+from backup.health import CREATE, Health, newest_database
 from backup.journal.files import JOURNAL
 from backup.ledger import Ledger
 from backup.log import logger
@@ -44,6 +45,8 @@ _LAST_WORD: Final = 5.0
 _SETTLE: Final = 15.0
 # How often the crontab is looked at: a day before the clock changes, lines may have to be held back.
 _REFRESH: Final = 60.0
+# How often it is looked whether somebody must be told something.
+_ALERTS: Final = 30.0
 
 
 def serve(
@@ -56,13 +59,14 @@ def serve(
     command: Sequence[str],
     run_dir: Path,
     way: Callable[[], str] = lambda: "",
+    desk: Callable[[Callable[[], Health]], Desk] | None = None,
     supercronic: str = "supercronic",
     grace: float = 25.0,
 ) -> int:
     """Serve until SIGTERM or SIGINT; 0, or 143 when a job had to be killed after `grace` seconds.
 
-    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log.
-    `recover`, `ready` and `way` may hang.
+    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log. `desk` makes
+    what sends alerts, from health without the alerts' own. `recover`, `ready`, `way` and the desk may hang.
     """
     with ExitStack() as stack:
         signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
@@ -77,6 +81,10 @@ def serve(
             ready=lambda: check_ready(catalog, ready),
             access=access_for(settings),
         )
+        if desk:
+            made = desk(lambda: service.overview(alerting=False).health)
+            stack.callback(made.stop)
+            service.alarm = Errand(made.round)
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
         with HttpServer(app, listener):
             try:
@@ -112,7 +120,9 @@ class _Service:
         self._since = datetime.now(UTC)
         self._first: subprocess.Popen[bytes] | None = None
         self._settled = self._refreshed = time.monotonic()
+        self._looked = 0.0
         self._table = table
+        self.alarm: Errand | None = None
         self.family = Family()
         self.scheduler = Scheduler(self.family, table.argv, self._env)
         self._accounting = Accounting(
@@ -133,11 +143,15 @@ class _Service:
         self.scheduler.start(time.monotonic())
         self._start_first()
         while not (ending := self._signals.wait(_TICK) & _ENDING):
-            self._tick(time.monotonic())
+            now = time.monotonic()
+            self._tick(now)
+            if self.alarm and now - self._looked > _ALERTS:
+                self._looked = now
+                self.alarm.go()
         logger.info("stopping: {}", ", ".join(signal.Signals(number).name for number in sorted(ending)))
 
-    def overview(self) -> Overview:
-        """Asked by the web thread, so it only reads."""
+    def overview(self, *, alerting: bool = True) -> Overview:
+        """Asked by the web thread and the alerts, so it only reads."""
         child, first = self._first, None
         if child and child.returncode is None:
             first = Run(id="", operation=CREATE, tier=Tier.DAILY, trigger="first", started=self._since)
@@ -149,6 +163,7 @@ class _Service:
             scheduler=self.scheduler.state(),
             since=self._since,
             first=first,
+            alerting=alerting,
         )
 
     def _start_first(self) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup import lock, schedule
+from backup import alerts, lock, schedule
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError
@@ -56,8 +56,12 @@ def overview(
     scheduler: SchedulerState | None = None,
     since: datetime | None = None,
     first: Run | None = None,
+    alerting: bool = True,
 ) -> Overview:
-    """Everything, as the volume shows it now. `first` stands for a first backup that has no record of its own yet."""
+    """Everything, as the volume shows it now. `first` stands for a first backup that has no record of its own yet.
+
+    Without `alerting`, the state of the alerts themselves is left out: they are not to tell of themselves.
+    """
     facts = Facts(scheduler=scheduler, since=since)
     sets: list[StoredSet] = []
     runs: list[Run] = []
@@ -83,12 +87,13 @@ def overview(
             *_scheduled(settings, catalog.root, now),
             *_cleanup(runs),
             *_offsite(settings),
+            *(alerts.reasons(catalog.root, now) if alerting else []),
             *lost,
         ],
         pinned=frozenset(stored.id for stored in sets if stored.pin),
         slots=schedule.upcoming(jobs(settings), now, settings.zone),
         offsite=replace(NO_OFFSITE_CLOCK, status="warn", note=NO_OFFSITE) if settings.bucket else NO_OFFSITE_CLOCK,
-        # `alerting=` (overview.Alerting) is to be read from backup/alerts here.
+        alerting=alerts.summary(catalog.root, settings),
     )
     return compute.overview(sets, runs, now, policy(settings), facts)
 

@@ -71,7 +71,9 @@ def files(root: Path) -> dict[str, bytes]:
 
 def warned(root: Path) -> list[Reason]:
     one = shelf(root)
-    return [r for r in status(Settings(), one.catalog, one.records, NOW).reasons if "cleanup" in r.text]
+    return [
+        r for r in status(Settings(), one.catalog, one.records, NOW).reasons if r.text.startswith("the last cleanup")
+    ]
 
 
 # --- what it does ------------------------------------------------------------------------------------------------

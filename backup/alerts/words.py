@@ -1,0 +1,125 @@
+"""The messages: the verdict first, then what, why, in what state things are, and the next command. Plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Final, Literal
+
+from backup.alerts.model import BODY, TITLE, Event, Notice, Policy, State
+from backup.health import Health, Reason
+from backup.log import redacted
+from backup.text import age, plural, printable
+
+_LINE: Final = 400
+_HEADLINE: Final = 120
+_LISTED: Final = 8
+
+
+def line(text: str, length: int = _LINE) -> str:
+    """One harmless line without secrets."""
+    whole = printable(" ".join(redacted(text).split()))
+    return whole if len(whole) <= length else whole[: length - 1] + "…"
+
+
+def notice(kind: Literal["failure", "reminder", "recovery", "warning", "test"], title: str, body: str) -> Notice:
+    """A notice within its bounds."""
+    return Notice(kind, line(title, TITLE), body if len(body) <= BODY else body[: BODY - 1] + "…")
+
+
+def problem(
+    kind: Literal["failure", "reminder"], state: State, health: Health, now: datetime, policy: Policy
+) -> Notice:
+    """Something failed, or still fails. `state` is as it was before this is told."""
+    untold = [event for event in state.events.values() if event.count]
+    causes = [Reason("fail", known.text, known.hint) for known in state.causes.values()]
+    new = [known.text for known in state.causes.values() if known.told is None]
+    first = line((new or [e.text for e in untold] or [r.text for r in causes] or ["see below"])[0], _HEADLINE)
+    if kind == "failure":
+        verdict = f"BACKUP FAILED{'' if causes else ', but is well by now'}: {first}"
+    else:
+        verdict = f"BACKUP STILL FAILING for {age(now - (state.unwell or now))}: {first}"
+    body = [
+        *_reasons("What is wrong now", causes),
+        *_runs(untold, policy),
+        *_reasons("Besides", [reason for reason in health.reasons if reason.severity == "warn"]),
+        *_state(health),
+    ]
+    return notice(kind, f"[{policy.name}] {verdict}", _body(body, now, policy))
+
+
+def recovery(state: State, health: Health, now: datetime, policy: Policy) -> Notice:
+    """All is well again."""
+    lasted = age(now - state.unwell) if state.unwell else "a while"
+    body = [
+        f"What was wrong is over; it was reported for {lasted}.",
+        "",
+        *_runs([event for event in state.events.values() if event.count], policy),
+        *_reasons("What remains to be looked at", health.reasons),
+        *_state(health),
+    ]
+    return notice("recovery", f"[{policy.name}] BACKUP RECOVERED after {lasted}", _body(body, now, policy))
+
+
+def warning(new: Sequence[Reason], health: Health, now: datetime, policy: Policy) -> Notice:
+    """Backups are made, but something should be looked at."""
+    body = [*_reasons("Worth a look", new), *_state(health)]
+    return notice(
+        "warning", f"[{policy.name}] BACKUP WARNING: {line(new[0].text, _HEADLINE)}", _body(body, now, policy)
+    )
+
+
+def trial(now: datetime, policy: Policy) -> Notice:
+    """What `notify --test` sends."""
+    body = ["This is a test. If you can read it, messages about the backups reach you.", ""]
+    return notice("test", f"[{policy.name}] BACKUP TEST MESSAGE", _body(body, now, policy))
+
+
+def _reasons(heading: str, reasons: Sequence[Reason]) -> Iterator[str]:
+    if not reasons:
+        return
+    yield f"{heading}:"
+    for reason in reasons[:_LISTED]:
+        yield f"- {line(reason.text)}"
+        if reason.hint:
+            yield f"  {line(reason.hint)}"
+    if len(reasons) > _LISTED:
+        yield f"- and {len(reasons) - _LISTED} more: `docker compose run --rm backup healthcheck` lists them"
+    yield ""
+
+
+def _runs(events: Iterable[Event], policy: Policy) -> Iterator[str]:
+    listed = sorted(events, key=lambda event: event.last, reverse=True)
+    if not listed:
+        return
+    yield "What has happened since the last message:"
+    for event in listed[:_LISTED]:
+        often = f"{plural(event.count, 'time')}, last " if event.count > 1 else ""
+        yield f"- {often}{event.last.astimezone(policy.zone):%Y-%m-%d %H:%M:%S %Z}: {line(event.text)}"
+        if event.hint:
+            yield f"  {line(event.hint)}"
+    if len(listed) > _LISTED:
+        rest = sum(event.count for event in listed[_LISTED:])
+        yield f"- and {rest} more; `docker compose logs backup` has them"
+    yield ""
+
+
+def _state(health: Health) -> Iterator[str]:
+    good = health.newest_good
+    if good is None or health.age is None:
+        yield "There is no good set of the database to restore."
+    else:
+        proven = ", proven by a restore" if good.proven else ""
+        yield f"The newest good set is {line(good.id)}, {age(health.age)} old{proven}."
+    yield f"State now: {health.status}."
+
+
+def _body(lines: Iterable[str], now: datetime, policy: Policy) -> str:
+    tail = [
+        "",
+        "Look: docker compose exec backup backup list",
+        "      docker compose logs --tail 100 backup",
+        "",
+        f"-- {line(policy.name)}, {now.astimezone(policy.zone):%Y-%m-%d %H:%M:%S %Z}",
+    ]
+    return "\n".join([*lines, *tail]) + "\n"

@@ -1,0 +1,111 @@
+"""Commands about the messages that the service sends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from pydantic import ValidationError
+
+from backup.alerts import words
+from backup.alerts.deliver import deliver
+from backup.alerts.model import HEARTBEAT, Letter, Letters, Message, Receipt, Receipts
+from backup.alerts.outbox import Outbox
+from backup.alerts.post import Post
+from backup.alerts.targets import WHAT_TO_SET, everything, targets
+from backup.cli import base
+from backup.cli.base import Json
+from backup.config import Settings
+from backup.errors import BackupError, ConfigError, NotDelivered
+from backup.text import plural, printable
+from backup.wiring import App
+from backup.wiring_alerts import DELIVER, StackName, policy
+
+_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
+_TEST_SECONDS: Final = 30.0
+_ENGINE_SECONDS: Final = 5.0
+_TAKEN: Final = 1 << 20
+
+
+def notify(
+    test: Annotated[
+        bool, typer.Option("--test", help="Send a message to every target now, say what came of it.")
+    ] = False,
+    pending: Annotated[bool, typer.Option("--pending", help="List the messages that wait to be delivered.")] = False,
+    delivers: Annotated[bool, typer.Option("--deliver", hidden=True)] = False,
+    as_json: Json = False,
+) -> None:
+    """Try the targets of alerts, or see what waits for them. `--test` ends with 62 unless all took the message."""
+    if [test, pending, delivers].count(True) != 1:
+        raise typer.BadParameter("pass --test or --pending")
+    settings = base.prepare(as_json or delivers)
+    if delivers:
+        _deliver(settings)
+    elif pending:
+        _pending(settings, as_json)
+    else:
+        _test(settings, as_json)
+
+
+def _deliver(settings: Settings) -> None:
+    """What the service starts to deliver: letters on stdin, receipts on stdout."""
+    try:
+        given = Letters.model_validate_json(sys.stdin.buffer.read(_TAKEN))
+    except ValidationError:
+        raise BackupError("what came on stdin are no letters", "Only the service calls `notify --deliver`.") from None
+    receipts = deliver(given.letters, everything(settings), given.deadline)
+    sys.stdout.write(Receipts(receipts=tuple(receipts)).model_dump_json())
+    sys.stdout.flush()
+    # A thread may hang in a server that does not answer; a regular end would wait for it.
+    os._exit(0)
+
+
+def _test(settings: Settings, as_json: bool) -> None:
+    names = [target.name for target in targets(settings)]
+    if not names:
+        raise ConfigError("messages go nowhere: no target is set, nothing was sent", WHAT_TO_SET)
+    name = StackName(App(settings)).find(_ENGINE_SECONDS)
+    trial = words.trial(datetime.now(UTC), policy(settings, name))
+    letters = [Letter(target=each, id="test", kind="test", title=trial.title, body=trial.body) for each in names]
+    receipts = {r.target: r for r in Post([sys.executable, str(_COMMAND), *DELIVER], _TEST_SECONDS)(letters)}
+    found = [receipts.get(each) or Receipt(target=each, id="test", error="not tried") for each in names]
+    if as_json:
+        base.print_json([receipt.model_dump(exclude={"id"}) for receipt in found])
+    else:
+        base.print_lines(_outcome(receipt) for receipt in found)
+        if settings.heartbeat_url:
+            base.print_lines([f"{HEARTBEAT}\tnot tried: to ask for it would say that a backup has been verified"])
+    if failed := [receipt.target for receipt in found if receipt.error]:
+        raise NotDelivered(
+            f"{plural(len(failed), 'target')} of {len(found)} did not take the test message: {', '.join(failed)}",
+            "Correct the setting, or the service that it names; then run `notify --test` again.",
+        )
+
+
+def _outcome(receipt: Receipt) -> str:
+    if receipt.error:
+        return f"{receipt.target}\tfailed after {receipt.seconds:.1f} s: {receipt.error}"
+    return f"{receipt.target}\tdelivered in {receipt.seconds:.1f} s"
+
+
+def _pending(settings: Settings, as_json: bool) -> None:
+    messages = Outbox(settings.root).messages()
+    if as_json:
+        return base.print_json([message.model_dump(mode="json", exclude={"body"}) for message in messages])
+    return base.print_lines(line for message in messages for line in _waiting(settings, message))
+
+
+def _waiting(settings: Settings, message: Message) -> Sequence[str]:
+    created = message.created.astimezone(settings.zone)
+    lines = [f"{created:%Y-%m-%d %H:%M:%S %Z}\t{message.kind}\t{printable(message.title)}"]
+    for target, attempt in message.tries.items():
+        if target not in message.delivered:
+            again = attempt.next.astimezone(settings.zone)
+            why = printable(attempt.error)
+            lines.append(f"\t{printable(target)}\tfailed {attempt.count}×, next try {again:%H:%M:%S}: {why}")
+    return lines

@@ -1,0 +1,91 @@
+"""The types of settings: how a text from the environment is read, and why it is refused."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+from backup import notifyurl
+from backup.schedule import check as check_cron
+from backup.text import printable
+
+# Narrower than the standard: what every mail server and library takes.
+_PERSON: Final = re.compile(
+    r"[A-Za-z0-9_-]+(?:[.+][A-Za-z0-9_-]+)*@"
+    r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}|[A-Za-z0-9][A-Za-z0-9_-]{5,})"
+)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
+
+
+def _zone(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {printable(value)!r}; use a name such as Asia/Manila") from None
+
+
+def _listed(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _cron(value: str) -> str:
+    return "" if value.lower() == "off" else check_cron(value)
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError(f"{printable(value)!r} is not a host name or an address")
+    return value
+
+
+def _addresses(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    urls = dict.fromkeys(notifyurl.split(value))
+    wrong = [f"address {n} {why}" for n, url in enumerate(urls, 1) if (why := notifyurl.problem(url))]
+    if len(urls) > notifyurl.MOST:
+        wrong.append(f"{len(urls)} addresses are too many, {notifyurl.MOST} are allowed")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return tuple(urls)
+
+
+def _web(value: SecretStr) -> SecretStr:
+    if why := notifyurl.web_problem(value.get_secret_value()):
+        raise ValueError(why)
+    return value
+
+
+def _token(value: SecretStr) -> SecretStr:
+    if not _TOKEN.fullmatch(value.get_secret_value()):
+        raise ValueError("it may hold letters, digits and -._~+/= only: it travels in a header")
+    return value
+
+
+def is_person(value: str) -> bool:
+    """Whether this is the address of a mailbox."""
+    return len(value) <= 254 and _PERSON.fullmatch(value) is not None
+
+
+def _people(value: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := [printable(each) for each in value if not is_person(each)]:
+        raise ValueError(f"{', '.join(wrong)}: not a mail address such as admin@example.com")
+    if len(value) > notifyurl.MOST:
+        raise ValueError(f"{len(value)} addresses are too many, {notifyurl.MOST} are allowed")
+    return tuple(dict.fromkeys(value))
+
+
+Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Cron = Annotated[str, AfterValidator(_cron)]
+Host = Annotated[str, AfterValidator(_host)]
+Addresses = Annotated[tuple[SecretStr, ...], BeforeValidator(_addresses)]
+Web = Annotated[SecretStr, AfterValidator(_web)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
+People = Annotated[Names, AfterValidator(_people)]

@@ -1,0 +1,531 @@
+"""Messages on their way: real SMTP and HTTP servers, up, down, silent and refusing; the service with a failing run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backup import alerts
+from backup.alerts.deliver import deliver
+from backup.alerts.desk import Desk, Surroundings, View
+from backup.alerts.model import HEARTBEAT, Letter, Policy, Receipt, Target
+from backup.alerts.outbox import MOST, Outbox
+from backup.alerts.post import Post
+from backup.alerts.targets import everything, targets
+from backup.catalog import Catalog
+from backup.config import load
+from backup.errors import StoreError
+from backup.health import Health, Reason
+from backup.operations.status import status
+from backup.records import Outcome, Records, Run
+from backup.sets import Verdict
+from tests.integration.test_serve import RUNNER, Service, eventually, publish, supercronic
+from tests.support.receivers import Calls, http_server, silence, smtp
+
+__all__ = ["supercronic"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning"),
+]
+
+ROOT = Path(__file__).parents[2]
+CLI = [sys.executable, str(ROOT / "entrypoint.py")]
+CANARY = "canary-7f3a9c51e2"
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def letter(target: str, name: str = "m1", title: str = "[obcms] BACKUP FAILED: x", body: str = "why\n") -> Letter:
+    return Letter(target=target, id=name, kind="failure", title=title, body=body)
+
+
+def send(environ: dict[str, str], deadline: float = 10, letters: Sequence[Letter] = ()) -> dict[str, Receipt]:
+    """Receipts by target of one letter for each."""
+    to = everything(load(environ))
+    found = deliver(letters or [letter(target.name) for target in to], to, deadline)
+    return {receipt.target: receipt for receipt in found}
+
+
+# --- one delivery --------------------------------------------------------------------------------------------------
+
+
+def test_mail_arrives_as_plain_text_with_login_and_sender() -> None:
+    with smtp(auth=True) as mails:
+        environ = {
+            "MAILTO": "one@example.com,two@example.com",
+            "EMAIL_HOST": "127.0.0.1",
+            "EMAIL_PORT": str(mails.port),
+            "EMAIL_HOST_USER": "user@example.com",
+            "EMAIL_HOST_PASSWORD": "p@ss/w%rd&?#",
+            "DEFAULT_FROM_EMAIL": "OBCMS <noreply@example.com>",
+        }
+        body = "- a name: <b>@everyone</b> {x} \\n &amp; é\n  next\n"
+        to = everything(load(environ))
+        receipts = deliver([letter(t.name, body=body) for t in to], to, 10)
+    assert [receipt.error for receipt in receipts] == ["", ""]
+    assert set(mails.logins) == {("user@example.com", "p@ss/w%rd&?#")}
+    assert sorted(recipients for recipients, _ in mails.messages) == [("one@example.com",), ("two@example.com",)]
+    _, message = mails.messages[0]
+    assert message["subject"] == "[obcms] BACKUP FAILED: x" and message["from"] == "OBCMS <noreply@example.com>"
+    assert message.get_content_type() == "text/plain"
+    content = message.get_content().replace("\r\n", "\n").replace("\u200b", "")
+    assert content.strip() == body.strip()
+
+
+def test_one_refused_recipient_does_not_keep_the_mail_from_the_others() -> None:
+    with smtp(refused={"gone@example.com"}) as mails:
+        environ = {"MAILTO": "gone@example.com,here@example.com", "EMAIL_HOST": "127.0.0.1"}
+        found = send(environ | {"EMAIL_PORT": str(mails.port)})
+    assert "550" in found["mail:gone@example.com"].error
+    assert found["mail:here@example.com"].error == ""
+
+
+@pytest.mark.parametrize("code", [400, 404, 500, 503])
+def test_a_webhook_that_refuses_says_why_and_shows_no_address(code: int) -> None:
+    with http_server(code) as calls:
+        url = f"json://user:{CANARY}-1@127.0.0.1:{calls.port}/hook/{CANARY}-2?x={CANARY}-3"
+        (receipt,) = send({"BACKUP_NOTIFY_URLS": url}).values()
+    assert calls.requests[0][0] == "POST" and "BACKUP FAILED" in calls.requests[0][2]
+    assert str(code) in receipt.error and CANARY not in receipt.error and len(receipt.error) <= 300
+
+
+def test_targets_that_are_down_or_silent_hold_up_no_other_and_show_no_address() -> None:
+    with http_server() as calls, silence() as port, silence() as down:
+        urls = [
+            f"mailto://u:{CANARY}@127.0.0.1:{port}/?from=a@example.com&to=b@example.com&smtp=127.0.0.1",
+            f"json://127.0.0.1:{port}/{CANARY}",
+            f"xml://127.0.0.1:{calls.port}/fine",
+        ]
+        begun = time.monotonic()
+        threads = threading.active_count()
+        found = send(
+            {"BACKUP_NOTIFY_URLS": " ".join(urls), "BACKUP_HEARTBEAT_URL": f"http://127.0.0.1:{port}/{CANARY}"}, 2
+        )
+        assert time.monotonic() - begun < 4
+        assert found["xml://127.0.0.1"].error == "" and found["xml://127.0.0.1"].seconds < 2
+        silent = [receipt for name, receipt in found.items() if not name.startswith("xml")]
+        assert len(silent) == 3 and all(receipt.error and CANARY not in receipt.error for receipt in silent)
+        assert threading.active_count() - threads <= 6
+        assert down
+    refused = send({"BACKUP_NOTIFY_URLS": f"json://127.0.0.1:{down}/{CANARY}"})
+    assert "refused" in refused["json://127.0.0.1"].error and CANARY not in refused["json://127.0.0.1"].error
+
+
+def test_a_target_that_refuses_twice_is_left_alone_and_one_of_yesterday_is_named() -> None:
+    with http_server(500) as calls:
+        environ = {"BACKUP_NOTIFY_URLS": f"json://127.0.0.1:{calls.port}"}
+        to = targets(load(environ))
+        found = deliver([*(letter(to[0].name, f"m{n}") for n in range(5)), letter("discord://***")], to, 10)
+    assert len(calls.requests) == 2
+    assert sorted(receipt.target for receipt in found) == ["discord://***", "json://127.0.0.1", "json://127.0.0.1"]
+    assert "not in the settings" in next(r.error for r in found if r.target == "discord://***")
+
+
+@pytest.mark.parametrize(("code", "well"), [(200, True), (204, True), (404, False), (500, False)])
+def test_the_heartbeat_is_one_get(code: int, well: bool) -> None:
+    with http_server(code) as calls:
+        (receipt,) = send({"BACKUP_HEARTBEAT_URL": f"{calls.url}/ping/{CANARY}"}).values()
+    assert calls.requests == [("GET", f"/ping/{CANARY}", "")]
+    assert (receipt.error == "") is well and CANARY not in receipt.error
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:text/plain,x"])
+def test_the_heartbeat_follows_no_redirect_away_from_the_web(location: str) -> None:
+    with http_server(302, location) as calls:
+        (receipt,) = send({"BACKUP_HEARTBEAT_URL": f"{calls.url}/x"}).values()
+    assert receipt.error
+
+
+# --- the desk ------------------------------------------------------------------------------------------------------
+
+
+class Office:
+    """A desk with a clock of its own, delivering in this process. `again` is the service after a restart."""
+
+    def __init__(self, root: Path, environ: dict[str, str]) -> None:
+        self.root, self.settings, self.now = root, load(environ | {"BACKUP_DIR": str(root)}), NOW
+        self.health = Health("pass", (), self.now)
+        self.runs: list[Run] = []
+        self.sets: list[Any] = []
+        self.posts: list[Sequence[Letter]] = []
+        self.desk = self.again()
+
+    def again(self) -> Desk:
+        self.desk = Desk(
+            Surroundings(
+                root=self.root,
+                policy=lambda: Policy("obcms", "warn", timedelta(hours=24), UTC),
+                targets=[target.name for target in targets(self.settings)],
+                heartbeat=self.settings.heartbeat_url is not None,
+                max_age=timedelta(hours=48),
+                look=lambda: View(self.health, self.runs, self.sets),
+                post=self.post,
+                stop=lambda: None,
+                clock=lambda: self.now,
+            )
+        )
+        return self.desk
+
+    def post(self, letters: Sequence[Letter]) -> Sequence[Receipt]:
+        self.posts.append(letters)
+        return deliver(letters, everything(self.settings), 5)
+
+    def look(self, times: int = 1, every: timedelta = timedelta(seconds=30)) -> None:
+        for _ in range(times):
+            self.desk.round()
+            self.now += every
+
+    def fail(self, message: str = "no route to the database") -> None:
+        run = Run(
+            id=f"f{len(self.runs)}", operation="create", started=self.now, outcome=Outcome.FAILED, message=message
+        )
+        self.runs.insert(0, run)
+        self.health = Health("fail", (Reason("fail", f"the last backup failed: {message}"),), self.now)
+
+    def succeed(self) -> None:
+        self.health = Health("pass", (), self.now)
+
+    def texts(self) -> str:
+        return " ".join(reason.text for reason in alerts.reasons(self.root, self.now))
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Callable[..., Office]:
+    return lambda **environ: Office(tmp_path, environ)
+
+
+def test_a_target_that_was_down_gets_it_later_also_after_a_restart_and_health_said_so(
+    office: Callable[..., Office],
+) -> None:
+    with http_server(503) as calls:
+        desk = office(BACKUP_NOTIFY_URLS=f"json://u:{CANARY}@127.0.0.1:{calls.port}/{CANARY}")
+        desk.fail()
+        desk.look(20)
+        assert 2 <= len(calls.requests) <= 5  # longer and longer pauses
+        assert "1 alert could not be delivered to json://***@127.0.0.1 since 2026-03-01" in desk.texts()
+        assert "503" in desk.texts() and "next try in" in desk.texts()
+        summary = alerts.summary(desk.root, desk.settings)
+        assert (summary.undelivered, summary.targets) == (1, ("json://***@127.0.0.1",)) and "503" in summary.last_error
+        desk.again()
+        calls.code = 500
+        desk.look(20, timedelta(minutes=10))
+        assert "503" in desk.texts()  # the first error stays
+        calls.code = 200
+        desk.look(8, timedelta(minutes=10))
+        assert desk.texts() == "" and Outbox(desk.root).messages() == []
+        assert alerts.summary(desk.root, desk.settings).last_delivered is not None
+        told = len(calls.requests)
+        desk.again()
+        desk.look(20)
+        assert len(calls.requests) == told
+    state = [path for path in (desk.root / "state").rglob("*") if path.is_file()]
+    assert state and all(path.stat().st_mode & 0o777 == 0o600 for path in state)
+    assert all(CANARY.encode() not in path.read_bytes() for path in state)
+
+
+def test_undelivered_alerts_are_seen_in_health_but_do_not_make_it_fail(office: Callable[..., Office]) -> None:
+    with http_server(500) as calls:
+        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
+        desk.fail()
+        desk.look(2)
+    publish(desk.root)
+    catalog, records = Catalog(desk.root, desk.settings.zone), Records(desk.root / "state" / "runs")
+    now = datetime.now(UTC)
+    health = status(desk.settings, catalog, records, now, scheduler="alive")
+    assert health.status == "warn" and "could not be delivered" in health.reasons[0].text
+    assert status(desk.settings, catalog, records, now, scheduler="alive", alerting=False).status == "pass"
+
+
+def test_what_one_target_does_not_take_is_told_through_the_other(office: Callable[..., Office]) -> None:
+    with http_server(500) as bad, http_server() as good:
+        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{bad.port} xml://127.0.0.1:{good.port}")
+        desk.fail()
+        desk.look(4)
+        bodies = [body for _, _, body in good.requests]
+        assert len(bodies) == 2 and "alerts do not reach json" in bodies[1]
+        desk.look(200)
+        assert len(good.requests) == 2
+
+
+def test_a_message_that_is_refused_for_good_holds_up_no_other(office: Callable[..., Office]) -> None:
+    with smtp() as mails:
+        environ = {"MAILTO": "a@example.com", "EMAIL_HOST": "127.0.0.1", "EMAIL_PORT": str(mails.port)}
+        desk = office(**environ)
+        mails.refused = {"a@example.com"}
+        desk.fail()
+        desk.look(2)
+        mails.refused = set()
+        desk.succeed()
+        desk.look(1)
+        assert "RECOVERED" in mails.subjects()[0]
+
+
+def test_an_alert_that_nobody_takes_for_a_week_is_given_up_and_health_says_so(office: Callable[..., Office]) -> None:
+    desk = office(BACKUP_NOTIFY_URLS="json://127.0.0.1:1")
+    desk.fail()
+    desk.look(2)
+    desk.health = Health("starting", (), desk.now)
+    desk.now += timedelta(days=8)
+    desk.look(1)
+    assert "1 alert could never be delivered" in desk.texts() and Outbox(desk.root).messages() == []
+
+
+def test_the_outbox_is_bounded_and_keeps_the_first(office: Callable[..., Office]) -> None:
+    desk = office(BACKUP_NOTIFY_URLS="json://127.0.0.1:1")
+    for n in range(60):
+        desk.fail(f"reason {'abcdefghij'[n % 10] * 3} {'klmnopqrst'[n // 10] * 3}")
+        desk.look(2, timedelta(hours=1))
+    messages = Outbox(desk.root).messages()
+    assert len(messages) <= MOST and "aaa kkk" in messages[0].title
+    notice = alerts.Notice("report", "weekly", "x")
+    with pytest.raises(StoreError, match="wait to be delivered"):
+        for _ in range(MOST):
+            alerts.enqueue(desk.root, notice, desk.now)
+
+
+def test_a_full_disk_does_not_keep_an_alert_back(office: Callable[..., Office], tmp_path: Path) -> None:
+    with http_server() as calls:
+        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
+        (tmp_path / "state").write_text("no directory: nothing can be written below")
+        desk.fail("the backup volume is full")
+        desk.look(20)
+        assert len(calls.requests) == 1 and "volume is full" in calls.requests[0][2]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"state": {"seen": 5}}', b"\xff" * 100])
+def test_a_damaged_memory_or_message_is_survived(office: Callable[..., Office], tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "state" / "outbox").mkdir(parents=True)
+    (tmp_path / "state" / "alerts.json").write_bytes(damage)
+    (tmp_path / "state" / "outbox" / "x.json").write_bytes(damage)
+    os.mkfifo(tmp_path / "state" / "outbox" / "pipe.json")
+    (tmp_path / "state" / "outbox" / "link.json").symlink_to("/etc/passwd")
+    with http_server() as calls:
+        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
+        desk.fail()
+        desk.look(5)
+        assert len(calls.requests) == 1 and desk.texts() == ""
+
+
+def test_a_report_put_in_by_another_process_is_delivered_once(office: Callable[..., Office]) -> None:
+    with http_server() as calls:
+        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
+        alerts.enqueue(desk.root, alerts.Notice("report", "[obcms] weekly report", "all is well"), desk.now)
+        desk.look(5)
+        assert [json.loads(body)["title"] for _, _, body in calls.requests] == ["[obcms] weekly report"]
+
+
+def test_where_nothing_is_configured_nothing_is_sent_or_kept_and_nobody_complains(
+    office: Callable[..., Office],
+) -> None:
+    desk = office()
+    alerts.enqueue(desk.root, alerts.Notice("report", "weekly", "x"), desk.now)
+    desk.fail()
+    desk.look(10)
+    assert desk.posts == [] and desk.texts() == "" and Outbox(desk.root).messages() == []
+    assert alerts.summary(desk.root, desk.settings) == alerts.summary(desk.root / "none", desk.settings)
+
+
+def test_the_heartbeat_comes_after_a_verified_backup_once_and_its_failure_is_seen(
+    office: Callable[..., Office],
+) -> None:
+    with http_server(500) as calls:
+        desk = office(BACKUP_HEARTBEAT_URL=f"{calls.url}/{CANARY}")
+        name = publish(desk.root)
+        (made,) = Catalog(desk.root, desk.settings.zone).sets()
+        run = Run(id="r1", operation="create", started=desk.now, ended=desk.now, outcome=Outcome.SUCCESS, set=name)
+        desk.runs, desk.sets = [run], [made]
+        desk.look(3)
+        assert calls.requests == []  # not verified yet
+        desk.sets = [replace(made, verdict=Verdict(checked=desk.now))]
+        desk.look(2)
+        assert len(calls.requests) == 1 and "the heartbeat could not be delivered" in desk.texts()
+        assert CANARY not in desk.texts()
+        calls.code = 200
+        desk.look(100)
+        assert len(calls.requests) == 2 and desk.texts() == ""
+        assert alerts.summary(desk.root, desk.settings).last_heartbeat is not None
+        desk.again()
+        desk.look(10)
+        assert len(calls.requests) == 2
+
+
+# --- the process, the command, the service -------------------------------------------------------------------------
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
+    return kept | {"DOCKER_HOST": "unix:///nowhere"} | more
+
+
+def test_a_process_that_hangs_or_crashes_is_a_failed_delivery_and_is_gone() -> None:
+    letters = [letter("json://h")]
+    begun = time.monotonic()
+    (crashed,) = Post([sys.executable, "-c", "import os; os.abort()"])(letters)
+    assert "ended with code" in crashed.error
+    (missing,) = Post(["/nowhere/python"])(letters)
+    assert "cannot be started" in missing.error
+    post = Post([sys.executable, "-c", "import time; time.sleep(1000)"])
+    timer = threading.Timer(0.3, post.stop)
+    timer.start()
+    assert post(letters) == []
+    (hung,) = Post([sys.executable, "-c", "import time; time.sleep(1000)"], deadline=-29.5)(letters)
+    assert "hung and was killed" in hung.error
+    timer.join()
+    assert time.monotonic() - begun < 15
+
+
+def notify(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CLI, "notify", *words],
+        env=environment(BACKUP_DIR=str(tmp_path), BACKUP_NOTIFY_NAME="stack", **more),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_notify_test_says_what_each_target_answers(tmp_path: Path) -> None:
+    with smtp() as mails, http_server(500) as calls:
+        environ = {
+            "MAILTO": "a@example.com",
+            "EMAIL_HOST": "127.0.0.1",
+            "EMAIL_PORT": str(mails.port),
+            "BACKUP_NOTIFY_URLS": f"json://u:{CANARY}@127.0.0.1:{calls.port}/{CANARY}",
+            "BACKUP_HEARTBEAT_URL": f"{calls.url}/beat/{CANARY}",
+        }
+        done = notify(tmp_path, "--test", **environ)
+        calls.code = 200
+        well = notify(tmp_path, "--test", "--json", **environ)
+    assert done.returncode == 62 and well.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("mail:a@example.com\tdelivered in")
+    assert lines[1].startswith("json://***@127.0.0.1\tfailed") and "500" in lines[1]
+    assert "heartbeat\tnot tried" in done.stdout
+    assert "1 target of 2 did not take the test message: json://***@127.0.0.1" in done.stdout + done.stderr
+    assert [bool(each["error"]) for each in json.loads(well.stdout)] == [False, False]
+    assert mails.subjects() == ["[stack] BACKUP TEST MESSAGE"] * 2
+    assert not any("beat" in path for _, path, _ in calls.requests)
+    assert CANARY not in done.stdout + done.stderr + well.stdout + well.stderr
+
+
+def test_notify_says_what_to_set_and_lists_what_waits(tmp_path: Path) -> None:
+    nothing = notify(tmp_path, "--test")
+    assert nothing.returncode == 10 and "Set MAILTO with EMAIL_HOST" in nothing.stdout + nothing.stderr
+    assert notify(tmp_path).returncode == 2
+    desk = Office(tmp_path, {"BACKUP_NOTIFY_URLS": f"json://u:{CANARY}@127.0.0.1:1/"})
+    desk.fail()
+    desk.look(2)
+    waits = notify(tmp_path, "--pending", BACKUP_NOTIFY_URLS=f"json://u:{CANARY}@127.0.0.1:1/")
+    assert "\tfailure\t[obcms] BACKUP FAILED" in waits.stdout and "json://***@127.0.0.1\tfailed 1" in waits.stdout
+    assert CANARY not in waits.stdout + waits.stderr
+
+
+DESK = """
+import backup.operations.serve as service_module
+from backup.wiring import App
+from backup.wiring_alerts import desk as make_desk
+service_module._ALERTS = 0.5
+make = lambda health: make_desk(App(settings), given["alerts"], health)
+"""
+
+
+@pytest.fixture
+def service(tmp_path: Path, supercronic: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    runner = RUNNER.replace("try:\n", f"{DESK}\ntry:\n").replace("grace=given", "desk=make, grace=given")
+    runner = runner.replace('given["alerts"]', json.dumps(CLI))
+    monkeypatch.setattr("tests.integration.test_serve.RUNNER", runner)
+    service = Service(tmp_path, supercronic)
+    service.root.mkdir()
+    with ExitStack() as stack:
+        stack.callback(lambda: service.process and service.process.poll() is None and service.process.kill())
+        yield service
+
+
+def record(root: Path, name: str, outcome: Outcome, message: str = "", at: datetime | None = None) -> None:
+    moment = at or datetime.now(UTC)
+    run = Run(id=name, operation="create", tier="daily", started=moment, ended=moment, outcome=outcome, message=message)
+    Records(root / "state" / "runs").end(run)
+
+
+def test_in_the_service_a_failing_backup_is_one_mail_and_the_recovery_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(service.root)
+    with smtp(auth=True) as mails, silence() as port:
+        environ = {
+            "MAILTO": "admin@example.com",
+            "EMAIL_HOST": "127.0.0.1",
+            "EMAIL_PORT": str(mails.port),
+            "EMAIL_HOST_USER": "u",
+            "EMAIL_HOST_PASSWORD": CANARY,
+            # Takes connections and never answers: holds up nobody.
+            "BACKUP_HEARTBEAT_URL": f"http://127.0.0.1:{port}/{CANARY}",
+            "BACKUP_NOTIFY_NAME": "stack",
+            "BACKUP_DRILL": "off",
+        }
+        for name, value in environment(**environ).items():
+            monkeypatch.setenv(name, value)
+        process = service.start(**environ)
+        service.up()
+        record(service.root, "20260101T000000Z-aaaaaa", Outcome.FAILED, f"FATAL: {'x' * 30} <b>\x1b[31m")
+        eventually(lambda: mails.messages)
+        record(service.root, "20260102T000000Z-bbbbbb", Outcome.SUCCESS)
+        eventually(lambda: len(mails.messages) == 2)
+        code, health = service.ask("/healthz")
+        assert code == 200
+        command_lines = [Path(f"/proc/{p.pid}/cmdline").read_bytes() for p in service.children() if p.running]
+        assert service.end() == 0
+    assert process.returncode == 0
+    assert mails.subjects()[0].startswith("[stack] BACKUP FAILED: the last daily backup failed: FATAL")
+    assert mails.subjects()[1].startswith("[stack] BACKUP RECOVERED")
+    assert set(mails.logins) == {("u", CANARY)}
+    everywhere = service.output() + json.dumps(health) + str(command_lines)
+    everywhere += "".join(path.read_text() for path in (service.root / "state").rglob("*.json"))
+    everywhere += "".join(str(message) for _, message in mails.messages)
+    # The runner's own argument holds the settings; nothing of ours does.
+    assert CANARY not in everywhere
+    assert mails.subjects() == mails.subjects()[:2]
+
+
+def test_a_delivery_that_hangs_does_not_hold_up_the_end_of_the_service(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(service.root)
+    with silence() as port:
+        environ = {"BACKUP_NOTIFY_URLS": f"json://127.0.0.1:{port}/", "BACKUP_NOTIFY_NAME": "x", "BACKUP_DRILL": "off"}
+        for name, value in environment(**environ).items():
+            monkeypatch.setenv(name, value)
+        service.start(**environ)
+        service.up()
+        record(service.root, "20260101T000000Z-aaaaaa", Outcome.FAILED, "x")
+        eventually(lambda: any(b"--deliver" in Path(f"/proc/{p.pid}/cmdline").read_bytes() for p in service.children()))
+        begun = time.monotonic()
+        assert service.end(signal.SIGTERM) == 0
+        assert time.monotonic() - begun < 4
+    assert service.left() == []
+    assert Outbox(service.root).messages()  # it waits for the next start
+
+
+def test_only_the_heartbeats_target_takes_heartbeats() -> None:
+    assert HEARTBEAT not in [target.name for target in targets(load({"BACKUP_NOTIFY_URLS": "json://heartbeat"}))]
+    assert isinstance(everything(load({"BACKUP_HEARTBEAT_URL": "http://h/x"}))[0], Target)
+
+
+def test_a_careless_service_that_repeats_the_address_is_struck_out() -> None:
+    with http_server(404) as calls:
+        (receipt,) = send({"BACKUP_NOTIFY_URLS": f"form://127.0.0.1:{calls.port}/{CANARY}%20x"}).values()
+    assert isinstance(calls, Calls) and CANARY not in receipt.error
