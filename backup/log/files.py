@@ -24,6 +24,7 @@ _HEAD: Final = re.compile(r"\[(?P<stamp>\d{4}(?:-\d\d){2} \d\d(?::\d\d){2})\] \[
 _MARK: Final = re.compile(r"  #(?P<run>\d{8}T\d{6}Z-[0-9a-f]{6})$")
 # A file may be larger than its bound by one entry, and the bound may have been lowered since.
 _READ: Final = 64 << 20
+_END: Final = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,24 @@ def tail(directory: Path, kinds: Iterable[str], count: int | None) -> list[Entry
     return found if count is None else found[len(found) - min(count, len(found)) :]
 
 
+def recent(directory: Path) -> dict[str, list[Entry]]:
+    """By run, the entries at the very end of each kind's newest file: few bytes, whatever the logs hold."""
+    found: dict[str, list[Entry]] = {}
+    for kind in KINDS:
+        mine = [path for each, _, path in _listed(directory) if each == kind]
+        for entry in _entries(kind, _text(max(mine), _END)) if mine else ():
+            if entry.run:
+                found.setdefault(entry.run, []).append(entry)
+    return found
+
+
+def _listed(directory: Path) -> list[tuple[str, str, Path]]:
+    try:
+        return [each for each in _found(directory) if not each[2].name.endswith(".1.log")]
+    except OSError:
+        return []
+
+
 def of_run(
     directory: Path, run: str, started: datetime, ended: datetime | None, zone: tzinfo, kinds: Iterable[str] = KINDS
 ) -> list[Entry]:
@@ -135,7 +154,7 @@ def _month(directory: Path, month: str, kinds: Iterable[str]) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.stamp)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, limit: int = _READ) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -144,8 +163,8 @@ def _text(path: Path) -> str:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             return ""
-        file.seek(max(0, found.st_size - _READ))
-        return file.read(_READ).decode(errors="replace")
+        file.seek(max(0, found.st_size - limit))
+        return file.read(limit).decode(errors="replace")
 
 
 def _entries(kind: str, text: str) -> Iterator[Entry]:

@@ -16,6 +16,7 @@ from backup.journal import JournalFile, journal_reason
 from backup.journal.files import KeptFile
 from backup.journal.model import Kept
 from backup.ledger import Ledger
+from backup.log.files import recent
 from backup.operations.accounting import reasons
 from backup.operations.jobs import jobs
 from backup.operations.prune import PRUNE, WAITS
@@ -31,6 +32,7 @@ NO_OFFSITE: Final = (
     "AWS_S3_BACKUP_BUCKET is set, but this version makes no offsite copies: all sets are on this machine only"
 )
 _MEGA: Final = 10**6
+_LOGGED: Final = 15
 
 
 def status(
@@ -95,7 +97,14 @@ def overview(
         offsite=replace(NO_OFFSITE_CLOCK, status="warn", note=NO_OFFSITE) if settings.bucket else NO_OFFSITE_CLOCK,
         alerting=alerts.summary(catalog.root, settings),
     )
-    return compute.overview(sets, runs, now, policy(settings), facts)
+    found = compute.overview(sets, runs, now, policy(settings), facts)
+    return replace(found, logged=_logged(catalog.root)) if alerting else found
+
+
+def _logged(root: Path) -> dict[str, tuple[str, ...]]:
+    """The last lines of each run of late: what a person would ask for next."""
+    entries = recent(root / "logs").items()
+    return {run: tuple("\n".join(each.text for each in told).splitlines()[-_LOGGED:]) for run, told in entries}
 
 
 def policy(settings: Settings) -> Policy:

@@ -6,7 +6,8 @@ that they cannot disagree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -89,7 +90,8 @@ class Alerting:
 class Overview:
     """Everything. `sets` and `runs` are newest first; `restore_seconds` is what the newest drill measured.
 
-    `tiers` is empty when the sets could not be read: not known is not zero.
+    `logged` are the last log lines of runs of late, by run. `tiers` is empty when the sets could not be
+    read: not known is not zero.
     """
 
     health: Health
@@ -103,3 +105,4 @@ class Overview:
     slots: tuple[Slot, ...]
     alerting: Alerting = Alerting()
     restore_seconds: float | None = None
+    logged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -296,7 +296,9 @@ def critical() -> Overview:
     )
     storage = Storage(sum(each.size for each in sets), 1_200 * MB, 536_000 * MB, 900 * MB, 1.3)
     runs = sorted([*_runs(sets), *failed], key=lambda run: run.started, reverse=True)
-    return _overview(Health("fail", reasons, NOW, newest, "alive"), sets, runs, clocks, storage=storage)
+    logged = {run.id: (f"[{run.started:%Y-%m-%d %H:%M:%S}] [ERROR] {run.message}",) for run in failed}
+    health = Health("fail", reasons, NOW, newest, "alive")
+    return _overview(health, sets, runs, clocks, storage=storage, logged=logged)
 
 
 def starting() -> Overview:
@@ -355,5 +357,6 @@ def hostile() -> Overview:
         clocks=(_clock("good", sets[0], timedelta(hours=48), "fail", text), *base.clocks[1:]),
         runs=(run, run.model_copy(update={"operation": "create", "tier": "daily"}), *base.runs),
         alerting=Alerting((text,), 1, None, text),
+        logged={run.id: (text, "</pre>" + text)},
         slots=(replace(base.slots[0], job=text, cron=text), *base.slots),
     )

@@ -108,6 +108,20 @@ def test_each_run_is_found_by_its_mark(lines: list[str], tmp_path: Path) -> None
     assert not any("#" in line for line in lines if "again" not in line), "stdout is as the seed's users know it"
 
 
+def test_the_end_of_each_file_by_run(lines: list[str], tmp_path: Path) -> None:
+    """However long the file: what stands before the last 64 KiB is not read, a cut line is left out."""
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    old = "".join(f"[2026-01-02 03:04:05] [INFO] filler {n} {'x' * 60}  #{OTHER}\n" for n in range(2000))
+    new = f"[2026-01-02 03:04:06] [ERROR] it failed  #{RUN}\n  why\n"
+    (directory / "backup-2026-01.log").write_text(old + new)
+    (directory / "backup-2025-12.log").write_text(f"[2025-12-02 03:04:06] [INFO] earlier  #{RUN}\n")
+    (directory / "verify-2026-01.log").symlink_to("/etc/passwd")
+    found = files.recent(directory)
+    assert [entry.text for entry in found[RUN]] == ["[2026-01-02 03:04:06] [ERROR] it failed\n  why"]
+    assert 0 < len(found[OTHER]) < 1000 and files.recent(tmp_path / "none") == {}
+
+
 def test_a_run_without_marks_is_found_by_its_time(tmp_path: Path) -> None:
     put(tmp_path, "backup-2025-10.log", at(-5, "before"), at(0, "one"), " more", at(9, "two"), at(60, "after"))
     put(tmp_path, "verify-2025-10.log", at(3, "marked by another") + f"  #{OTHER}", at(4, "verified"))

@@ -36,6 +36,7 @@ _ELEMENTS = {
         "br",
         "a",
         "bdi",
+        "pre",
         "code",
         "time",
         "figure",
