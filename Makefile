@@ -5,7 +5,7 @@ CHECKED := backup tests benchmarks entrypoint.py
 .PHONY: test unit lint prepare image engine venv lock bench screenshots clean
 
 test: prepare lint
-	$(PYTEST) --timeout=600 --durations=15 tests
+	$(PYTEST) -n 2 --dist loadfile --timeout=600 --durations=15 tests
 
 unit: venv
 	$(PYTEST) tests/unit tests/test_architecture.py

@@ -80,7 +80,7 @@ class _Reporter:
 def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], None]) -> dict[str, Any]:
     trees.prepare(volume, words.stamp)
     with trees.Trees(volume, words.stamp) as staging:
-        with _reading(Path(words.archive)) as archive, _index(words.index) as index:
+        with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
             done = untar.extract(
                 archive,
                 words.root_name,
@@ -96,11 +96,11 @@ def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], 
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    """The content of a file, gzip undone."""
+def _reading(path: Path, *, plain: bool = False) -> Iterator[Any]:
+    """The content of a file, gzip undone; `plain`: it may be without."""
     try:
         with open(path, "rb") as file:
-            if file.peek(2)[:2] != gzip.MAGIC:
+            if plain and file.peek(2)[:2] != gzip.MAGIC:
                 yield file
                 return
             with gzip.reader(file) as unpacked:

@@ -195,6 +195,7 @@ def test_a_frozen_scheduler_costs_no_slot_and_no_second_run(served: Served) -> N
     wrapper.write_text(SOON.format(real=served.supercronic, line=line))
     wrapper.chmod(0o700)
     served.start(BACKUP_DAILY=cron)
+    eventually(lambda: "read crontab" in served.output())
     os.kill(eventually(served.scheduler), signal.SIGSTOP)
     assert datetime.now(UTC) < started
     # As if the slot of twelve hours ago were that of now.
