@@ -31,7 +31,9 @@ SETTINGS: Final[Mapping[str, str]] = {
     "logging_collector": "off",
     "jit": "off",
     "shared_buffers": "256MB",
-    "maintenance_work_mem": "256MB",
+    # Measured: a GIN index of 1.7 million documents takes 15 s on 17 and, built in parallel, 9 s on 18; with 256MB,
+    # whose trees leave the processor's cache, 16 to 20 s and 19 s. B-trees gain nothing from more.
+    "maintenance_work_mem": "64MB",
     "max_connections": "20",
 }
 # What the image's entrypoint needs to hand its data over to its own user.
@@ -66,6 +68,14 @@ class Server:
         """Where its data lies, inside."""
         environment = self.container.environment
         return environment.get("PGDATA") or "/var/lib/postgresql/data"
+
+    def free(self) -> int:
+        """Free bytes of the file system that its data lie on."""
+        code, said = self.ask("stat", "--file-system", "--format=%a %S", "--", self.data)
+        words = said.split()
+        if code or len(words) != 2 or not all(word.isdigit() for word in words):
+            raise EngineError(f"the free space of the throw-away server cannot be told: {printable(said.strip())}")
+        return int(words[0]) * int(words[1])
 
     def alive(self) -> bool:
         """Whether it takes connections."""
@@ -113,8 +123,8 @@ def start_server(engine: Engine, image: str, bootstrap: str, labels: Mapping[str
                 cap_drop=["ALL"],
                 cap_add=_CAPABILITIES,
                 security_opt=["no-new-privileges"],
-                # The application on the same machine comes first.
-                cpu_shares=256,
+                # The application on the same machine comes first, but a busy one must not make hours of minutes.
+                cpu_shares=512,
                 mem_limit="2g",
                 shm_size="1g",
                 pids_limit=256,

@@ -22,8 +22,9 @@ from backup.text import printable, size
 
 ROLE: Final = "server"
 STRICT: Final = ("--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1")
-# Index builds of a load are the only long work; half of it must not wait for a disk.
-LOAD_OPTIONS: Final = "-c synchronous_commit=off -c maintenance_work_mem=256MB"
+# Safe on a live server: what is loaded is worth nothing before a later commit, that of the exchange, has flushed all
+# before it. How much memory an index build may take is left to the server: its operator knows what else runs there.
+LOAD_OPTIONS: Final = "-c synchronous_commit=off"
 _PROVIDERS: Final = {"c": "libc", "i": "icu", "b": "builtin"}
 _SPARE: Final = 256 << 20
 # Indexes and their builds: what is restored has been seen at up to the size of the original, and a little more.
@@ -153,7 +154,7 @@ class ThrowAway:
         try:
             server = start_server(self.engine, self.image, bootstrap, labels)
             server.wait()
-            free = self.engine.free(server.container, server.data, labels)
+            free = server.free()
             needed = int(wanted.bytes * _ROOM) + _SPARE
             if free < needed:
                 raise NoSpace(
