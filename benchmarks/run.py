@@ -122,6 +122,7 @@ def rounds(contenders: dict[str, Callable[[], float]]) -> dict[str, list[float]]
     for _ in range(ROUNDS):
         for name, run in contenders.items():
             taken[name].append(run())
+            say(f"{name}: {taken[name][-1]:.2f} s")
     return taken
 
 
