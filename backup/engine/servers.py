@@ -31,8 +31,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     "logging_collector": "off",
     "jit": "off",
     "shared_buffers": "256MB",
-    # Measured once each, 1.7 million documents: 18 builds a GIN index in 9 s, with 256MB in 19 s; 17 in 15 to 17 s, with
-    # 256MB in 16 to 20 s. B-trees gained nothing from more.
+    # Measured once each, 1.7 million documents: 18 builds a GIN index in 9 s, with 256MB in 19 s; 17 in 15 to 17 s,
+    # with 256MB in 16 to 20 s. B-trees gained nothing from more.
     "maintenance_work_mem": "64MB",
     "max_connections": "20",
 }
