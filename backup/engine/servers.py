@@ -31,7 +31,9 @@ SETTINGS: Final[Mapping[str, str]] = {
     "logging_collector": "off",
     "jit": "off",
     "shared_buffers": "256MB",
-    "maintenance_work_mem": "256MB",
+    # Measured once each, 1.7 million documents: 18 builds a GIN index in 9 s, with 256MB in 19 s; 17 in 15 to 17 s,
+    # with 256MB in 16 to 20 s. B-trees gained nothing from more.
+    "maintenance_work_mem": "64MB",
     "max_connections": "20",
 }
 # What the image's entrypoint needs to hand its data over to its own user.
@@ -65,6 +67,14 @@ class Server:
     def data(self) -> str:
         """Where its data lies, inside."""
         return self.container.pgdata
+
+    def free(self) -> int:
+        """Free bytes of the file system that its data lie on."""
+        code, said = self.ask("stat", "--file-system", "--format=%a %S", "--", self.data)
+        words = said.split()
+        if code or len(words) != 2 or not all(word.isdigit() for word in words):
+            raise EngineError(f"the free space of the throw-away server cannot be told: {printable(said.strip())}")
+        return int(words[0]) * int(words[1])
 
     def alive(self) -> bool:
         """Whether it takes connections."""

@@ -22,10 +22,10 @@ from backup.text import printable, size
 
 ROLE: Final = "server"
 STRICT: Final = ("--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1")
-# Index builds of a load are the only long work; half of it must not wait for a disk. Nor need its commits: nobody uses
-# that database yet. A restore makes it live by a later transaction, which commits synchronously; WAL is flushed in its
-# order, so all of the load is durable before its exchange with the old database is.
-LOAD_OPTIONS: Final = "-c synchronous_commit=off -c maintenance_work_mem=256MB"
+# Safe on a live server: nobody uses that database before a later commit, that of the exchange with the old one, which is
+# synchronous; WAL is flushed in its order, so all of the load is durable before. How much memory an index build may take
+# is left to the server: its operator knows what else runs there.
+LOAD_OPTIONS: Final = "-c synchronous_commit=off"
 _SPARE: Final = 256 << 20
 # Indexes and their builds: what is restored has been seen at up to the size of the original, and a little more.
 _ROOM: Final = 1.3
@@ -146,7 +146,7 @@ class ThrowAway:
         try:
             server = start_server(self.engine, self.image, bootstrap, labels)
             server.wait()
-            free = self.engine.free(server.container, server.data, labels)
+            free = server.free()
             needed = int(wanted.bytes * _ROOM) + _SPARE
             if free < needed:
                 raise NoSpace(
