@@ -22,9 +22,9 @@ from backup.text import printable, size
 
 ROLE: Final = "server"
 STRICT: Final = ("--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1")
-# Safe on a live server: nobody uses that database before a later commit, that of the exchange with the old one, which is
-# synchronous; WAL is flushed in its order, so all of the load is durable before. How much memory an index build may take
-# is left to the server: its operator knows what else runs there.
+# Safe on a live server: nobody uses that database before a later commit, that of the exchange with the old one, which
+# is synchronous; WAL is flushed in its order, so all of the load is durable before. How much memory an index build may
+# take is left to the server: its operator knows what else runs there.
 LOAD_OPTIONS: Final = "-c synchronous_commit=off"
 _SPARE: Final = 256 << 20
 # Indexes and their builds: what is restored has been seen at up to the size of the original, and a little more.
