@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,27 @@ def test_a_first_start_takes_a_backup_at_once(spare: Stack) -> None:
     listed = spare.compose("exec", "-T", "backup", "backup", "list", "daily", "--json").output
     sets = json.loads(listed[listed.index("[") :])
     assert len(sets) == 1 and sets[0]["good"]
+
+
+def test_a_stale_backup_turns_it_unhealthy_within_one_interval(spare: Stack) -> None:
+    """As after three nights without a backup: `docker compose ps` says so, `docker inspect` says why."""
+    spare.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    assert "(healthy)" in spare.compose("ps", "backup").output
+    page = "import urllib.request as u; print(u.urlopen('http://backup:8080{}').read().decode())"
+    words = ("exec", "-T", "backup", "/app/venv/bin/python", "-c")
+    assert "<html" in spare.compose(*words, page.format("/")).output
+    assert 'kind="good"' in spare.compose(*words, page.format("/metrics")).output
+    then = datetime.now(UTC) - timedelta(days=3)
+    change = f's/"started": *"[^"]*Z"/"started": "{then:%Y-%m-%dT%H:%M:%SZ}"/'
+    spare.compose("exec", "-T", "backup", "sh", "-c", f"sed -i '{change}' /backups/daily/obcms_set_*.json")
+    began = time.monotonic()
+    while "(unhealthy)" not in spare.compose("ps", "backup").output:
+        assert time.monotonic() - began < 40, spare.compose("exec", "-T", "backup", "backup", "status").output
+        time.sleep(1)
+    last = json.loads(docker("inspect", spare.container("backup")))[0]["State"]["Health"]["Log"][-1]
+    assert last["ExitCode"] == 1 and "is 3 d 00 h old; the limit is 48 h 00 min" in last["Output"], last
+    alive = ("exec", "-T", "backup", "/app/venv/bin/python", "-m", "backup.probe", "/livez")
+    assert spare.compose(*alive).output.strip() == "pass"
 
 
 def test_an_unmounted_media_volume_is_refused(spare: Stack) -> None:
