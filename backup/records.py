@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from collections import Counter
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +24,9 @@ from backup.stores.local import LocalStore
 from backup.stores.staged import STAGED_SUFFIX, staged_name
 from backup.text import printable
 
+# So many records in all are kept whatever they are of; above that, so many of each operation and tier.
 _KEEP: Final = 500
+_KEEP_EACH: Final = 100
 # These bytes are allocated at the start, so that the end of the run can be recorded on a full disk.
 _RESERVED: Final = 8192
 
@@ -150,8 +153,17 @@ class Records:
                 self._store.remove(name)
 
     def _trim(self) -> None:
-        for name in self._names()[:-_KEEP]:
-            self._store.remove(name)
+        """Each kind has a number of its own, so that frequent ones do not push out what the others did."""
+        names = self._names()
+        if len(names) <= _KEEP:
+            return
+        kept: Counter[tuple[str, str]] = Counter()
+        for name in reversed(names):
+            with contextlib.suppress(StoreError):
+                run = self._load(name)
+                kept[run.operation, run.tier] += 1
+                if kept[run.operation, run.tier] > _KEEP_EACH:
+                    self._store.remove(name)
 
 
 def _to_json(run: Run) -> bytes:

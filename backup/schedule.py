@@ -34,7 +34,9 @@ _NEAR: Final = timedelta(hours=6)
 # How often one slot is tried again after runs that were broken off.
 _TRIES: Final = 3
 # Another run held the lock to the end; SIGINT; SIGTERM; and what a run that vanished is counted as.
-_BUSY, _INTERRUPTED, VANISHED = 11, (130, 143), 137
+BUSY, _INTERRUPTED, VANISHED = 11, (130, 143), 137
+# Done, though files changed while they were read, or more waits for a person.
+WELL = (0, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,8 @@ def settle(account: Account, now: datetime, exit_code: int, since: datetime | No
     the machine going down. A run that vanished while the service went on may do so again: it is not repeated.
     """
     reason, vanished = account.reason, since is not None
-    again = exit_code in (_BUSY, *_INTERRUPTED)
-    if exit_code == _BUSY:
+    again = exit_code in (BUSY, *_INTERRUPTED)
+    if exit_code == BUSY:
         reason = "another run held the backup volume all the time"
     elif again:
         reason = "the run was interrupted"

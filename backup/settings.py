@@ -50,7 +50,7 @@ class Settings(BaseModel):
     )
     cleanup: Cron = Field("0 5 * * *", alias="BACKUP_CLEANUP", description="cron line of the retention run, or `off`")
     monitor: Cron = Field(
-        "0 */6 * * *", alias="BACKUP_MONITOR", description="cron line of the check that raises alerts, or `off`"
+        "0 */6 * * *", alias="BACKUP_MONITOR", description="cron line of the look that is logged and recorded, or `off`"
     )
     report: Cron = Field("0 9 * * 1", alias="BACKUP_REPORT", description="cron line of the report, or `off`")
     retention_daily: int = Field(

@@ -33,8 +33,12 @@ _NAME: Final = re.compile(r"([0-9A-Za-z-]{1,64})\.json")
 def message(notice: Notice, now: datetime) -> Message:
     """A notice as a message, under a name that sorts by time."""
     name = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    title, body = redacted(notice.title)[:TITLE], redacted(notice.body)[:BODY]
+    title, body = redacted(notice.title)[:TITLE], _cut(redacted(notice.body))
     return Message(id=name, kind=notice.kind, title=printable(title), body=body, created=now)
+
+
+def _cut(body: str) -> str:
+    return body if len(body) <= BODY else body[: BODY - 1] + "…"
 
 
 class Outbox:
@@ -59,6 +63,7 @@ class Outbox:
             if each.id not in self._kept:
                 logger.warning("an alert is kept in memory only: {}", error.message)
             self._kept[each.id] = each
+        self._gone.discard(each.id)
 
     def save(self, each: Message) -> None:
         """Keep a message on the disk; StoreError or NoSpace when it does not take it."""

@@ -36,7 +36,7 @@ def problem(
     new = [known.text for known in state.causes.values() if known.told is None]
     first = line((new or [e.text for e in untold] or [r.text for r in causes] or ["see below"])[0], _HEADLINE)
     if kind == "failure":
-        verdict = f"BACKUP FAILED{'' if causes else ', but is well by now'}: {first}"
+        verdict = f"{_what_failed(first, causes, health)}: {first}"
     else:
         verdict = f"BACKUP STILL FAILING for {age(now - (state.unwell or now))}: {first}"
     body = [
@@ -46,6 +46,14 @@ def problem(
         *_state(health),
     ]
     return notice(kind, f"[{policy.name}] {verdict}", _body(body, now, policy))
+
+
+def _what_failed(first: str, causes: Sequence[Reason], health: Health) -> str:
+    """Only a backup can be well by the next one: a set that a drill refuted stays refuted."""
+    operation = first.split(" ")[0]
+    if causes or operation == "create":
+        return "BACKUP FAILED" if causes or health.status != "pass" else "BACKUP FAILED, but is well by now"
+    return f"{operation.upper()} FAILED"
 
 
 def recovery(state: State, health: Health, now: datetime, policy: Policy) -> Notice:
@@ -84,7 +92,7 @@ def _reasons(heading: str, reasons: Sequence[Reason]) -> Iterator[str]:
         if reason.hint:
             yield f"  {line(reason.hint)}"
     if len(reasons) > _LISTED:
-        yield f"- and {len(reasons) - _LISTED} more: `docker compose run --rm backup healthcheck` lists them"
+        yield f"- and {len(reasons) - _LISTED} more: `docker compose run --rm backup monitor --alert` lists them"
     yield ""
 
 

@@ -25,10 +25,15 @@ from backup.probe import login, scheduler_state, target
 from backup.records import Outcome, Run, new_run_id
 from backup.text import printable
 from backup.wiring import App
+from backup.wiring_alerts import StackName
 
 # Of `monitor --alert`. A service that is still making its first backup has not failed, but is not healthy yet.
 ALERTS: Final[dict[Status, int]] = {"pass": 0, "warn": 60, "starting": 60, "fail": 61}
 _LEVELS: Final[dict[Status, str]] = {"pass": "INFO", "warn": "WARNING", "starting": "WARNING", "fail": "ERROR"}
+
+
+# Seconds to find out what the stack is called.
+_NAMING: Final = 5.0
 
 
 class Kind(StrEnum):
@@ -137,12 +142,14 @@ def _alert(seen: Overview) -> None:
         base.print_lines([f"Health Status: {WORDS[seen.health.status]}", *shown.reason_lines(seen.health.reasons)])
 
 
-def _send(settings: Settings, status: Status, text: str, now: datetime) -> None:
+def _send(main: App, status: Status, text: str, now: datetime) -> None:
     """Hand the report to the alerts; the service delivers it."""
+    settings = main.settings
     if not targets(settings):
         return
+    name = StackName(main).find(_NAMING)
     try:
-        alerts.enqueue(settings.root, alerts.Notice("report", f"weekly report: {WORDS[status]}", text), now)
+        alerts.enqueue(settings.root, alerts.Notice("report", f"[{name}] BACKUP REPORT: {WORDS[status]}", text), now)
     except BackupError as error:
         logger.warning("the report could not be queued: {} {}", error.message, error.hint)
 
@@ -156,7 +163,7 @@ def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> N
     health = seen.health
     if operation == "report":
         text = "\n".join(shown.lines(seen, shown.report_sections(seen) + shown.detail_sections(seen), boxed=True))
-        _send(settings, health.status, text, now)
+        _send(main, health.status, text, now)
     else:
         text = "\n".join([f"Health Status: {WORDS[health.status]}", *shown.reason_lines(health.reasons)])
     logger.log(_LEVELS[health.status], "{}", text)

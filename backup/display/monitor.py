@@ -20,7 +20,7 @@ from rich.text import Text
 from backup.forecast import HORIZON
 from backup.health import WORDS, Health, Reason, Status
 from backup.manifest import Tier
-from backup.overview import Clock, Overview, Storage
+from backup.overview import Clock, Overview, Storage, telling
 from backup.records import Outcome, Run
 from backup.text import age, duration, plural, printable, size
 
@@ -94,7 +94,7 @@ def detail_sections(overview: Overview) -> list[Section]:
         if mine:
             rows = (Row(s.id, _set(s.size, s.state, s.proven, s.problem), "" if s.good else "red") for s in mine)
             sections.append(Section(f"Sets: {tier} ({plural(len(mine), 'set')})", tuple(rows)))
-    runs = [Row(_when(run.started, overview), _told(run), _style(run)) for run in overview.runs[:_RUNS]]
+    runs = [Row(_when(run.started, overview), _told(run), _style(run)) for run in telling(overview.runs)[:_RUNS]]
     return [*sections, Section("Runs", tuple(runs))] if runs else sections
 
 

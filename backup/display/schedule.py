@@ -72,7 +72,8 @@ def last_run(account: Account | None, zone: ZoneInfo) -> str:
 def _ending(account: Account) -> str:
     if account.crashed:
         return "crashed"
-    return "done" if account.exit_code == 0 else f"ended with code {account.exit_code}"
+    words = {0: "done", 3: "done, but files changed", 4: "done, but more waits for `prune --force`"}
+    return words.get(account.exit_code or 0) or f"ended with code {account.exit_code}"
 
 
 def _owed(slot: Owed | None, zone: ZoneInfo) -> str:

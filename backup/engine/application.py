@@ -9,6 +9,7 @@ from backup.containers import Container, source
 from backup.engine import Engine
 from backup.engine.asking import Gone, asking
 from backup.engine.command import Command
+from backup.errors import ConfigError
 from backup.text import printable
 
 
@@ -20,7 +21,14 @@ class Application:
 
     def running(self, services: Collection[str], sources: Collection[str]) -> list[Container]:
         """Running containers of these services; where none is named, those that mount one of `sources` writable."""
-        found = [c for c in self._engine.containers(self._project) if c.running and not self._ours(c)]
+        everyone = self._engine.containers(self._project)
+        found = [c for c in everyone if c.running and not self._ours(c)]
+        if unknown := set(services) - {name for c in everyone for name in (c.service, c.name)}:
+            raise ConfigError(
+                f"BACKUP_RESTORE_STOP names {printable(', '.join(sorted(unknown)))}, which the project"
+                f" {printable(self._project)} has no container of",
+                "Name services as `docker compose ps -a` shows them.",
+            )
         if services:
             return [c for c in found if c.service in services or c.name in services]
         return [c for c in found if any(m.get("RW") and source(m) in sources for m in c.mounts)]

@@ -18,7 +18,7 @@ from backup.log import logger
 from backup.manifest import Tier
 from backup.operations.jobs import COMMANDS, LOCKLESS
 from backup.records import Outcome, Records, Run, new_run_id
-from backup.schedule import GRACE, VANISHED, Account, Owed, owed, resting, settle, stillborn
+from backup.schedule import BUSY, GRACE, VANISHED, WELL, Account, Owed, owed, resting, settle, stillborn
 from backup.text import plural
 
 _LOOK: Final = timedelta(seconds=10)
@@ -53,6 +53,7 @@ class Accounting:
     _looked: datetime | None = None
     _given_up: dict[str, datetime] = field(default_factory=dict)
     _said: str = ""
+    _judged: dict[str, datetime] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # What was due before this moment needs no grace: nobody is about to start it.
@@ -80,6 +81,8 @@ class Accounting:
         for job, account in book.jobs.items():
             if account.open and not self.ledger.runs(job):
                 self._vanished(job, now)
+            else:
+                self._unrecorded(job, account, now)
         if not busy:
             self._catch_up(book, now)
 
@@ -194,9 +197,19 @@ class Accounting:
         else:
             logger.warning("{} is owed again: {}", job, account.reason)
 
+    def _unrecorded(self, job: str, account: Account, now: datetime) -> None:
+        """A run that failed before it could record anything, as without the lock: leave a record."""
+        code, ended = account.exit_code, account.ended
+        final = account.slot is None or account.until >= account.slot
+        if ended is None or account.crashed or not code or code in WELL or not final or self._judged.get(job) == ended:
+            return
+        self._judged[job] = ended
+        why = account.reason if code == BUSY else f"it ended with code {code} and left no record"
+        self._record(job, account.model_copy(update={"reason": why}), now)
+
     def _record(self, job: str, account: Account, now: datetime) -> None:
         """Leave a run record where the run could not, so that health, alerts and people see it."""
-        operation, begun = COMMANDS[job][0], account.begun or now
+        operation, begun = "report" if job == "report" else COMMANDS[job][0], account.begun or now
         tier = job if operation == CREATE else ""
         logger.error("{}: {}", job, account.reason)
         run = Run(

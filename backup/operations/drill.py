@@ -16,6 +16,7 @@ from backup.errors import IntegrityError, LoadFailed, NotProven
 from backup.log import logger
 from backup.operations import consistency, roles_file, runs
 from backup.operations.draft import timed
+from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import check
 from backup.progress import Progress
 from backup.records import Records, Run, new_run_id
@@ -71,6 +72,7 @@ def drill(
         set=stored.id,
     )
     with runs.locked(shop, run, wait), runs.recorded(shop, run) as recording:
+        refuse_unfinished(shop.catalog.root, shop.clock())
         with timed(recording.seconds, "total"):
             verdict = _Drill(stored, shop, run.id, recording.seconds).verdict()
         _judge(stored, verdict)

@@ -115,6 +115,11 @@ class _Check:
         reader.finish()
         self.found.rows, self.found.large_objects = reader.rows, reader.large_objects
         self.found.extensions = reader.extensions
+        if reader.connects:
+            raise IntegrityError(
+                "was made with --create: it goes to the database that it names, not to the one that is restored",
+                "Make it again without --create, or take out the lines CREATE DATABASE and \\connect.",
+            )
         if missing := reader.missing():
             raise IntegrityError(f"is no whole dump: it {missing}")
 

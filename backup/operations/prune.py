@@ -26,7 +26,10 @@ PRUNE: Final = "prune"
 # The exit code of a run that did its part, and leaves more to a person.
 WAITS: Final = 4
 _SKEW: Final = timedelta(minutes=5)
-_FORCE: Final = "`prune --dry-run` shows the sets; if they may go, `prune --force` removes them."
+_FORCE: Final = (
+    "`prune --dry-run` shows the sets; if they may go, `prune --force` removes them. If it comes again, raise"
+    " BACKUP_PRUNE_SHARE: more sets are made between two cleanups than it lets go."
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -43,6 +44,7 @@ _MOMENT: Final = 1.0
 _LAST_WORD: Final = 5.0
 # How often runs that died without a word are looked for.
 _SETTLE: Final = 15.0
+_PATIENT: Final = 900.0
 # How often the crontab is looked at: a day before the clock changes, lines may have to be held back.
 _REFRESH: Final = 60.0
 # How often it is looked whether somebody must be told something.
@@ -120,7 +122,8 @@ class _Service:
         self._since = datetime.now(UTC)
         self._first: subprocess.Popen[bytes] | None = None
         self._settled = self._refreshed = time.monotonic()
-        self._looked = 0.0
+        self._looked = self._again = 0.0
+        self._pause = _SETTLE
         self._table = table
         self.alarm: Errand | None = None
         self.family = Family()
@@ -190,8 +193,7 @@ class _Service:
         idle = all(process.pid == self.scheduler.pid for process in self.family.members(processes))
         if now - self._settled > _SETTLE:
             self._settled = now
-            if idle:
-                self._settle()
+            self._settle(now, idle=idle)
         # It reads its file again only after its jobs, and starts no other one until then.
         if idle and now - self._refreshed > _REFRESH:
             self._refreshed = now
@@ -216,14 +218,20 @@ class _Service:
         else:
             logger.info("the first backup has ended well")
 
-    def _settle(self) -> None:
-        """A record says `running`, but none of our jobs is: died without a word, unless somebody holds the lock."""
-        try:
-            stale = self._records.unfinished()
-        except BackupError:
-            return  # said by /healthz
-        if stale or (self._catalog.root / "state" / JOURNAL).exists():
+    def _settle(self, now: float, *, idle: bool) -> None:
+        """A record says `running`, but none of our jobs is: died without a word, unless somebody holds the lock.
+
+        A restore half way is ended whatever else runs; each attempt that did not help makes the next one wait longer.
+        """
+        if not (self._catalog.root / "state" / JOURNAL).exists():
+            self._again, self._pause = now, _SETTLE
+        elif now >= self._again:
+            self._again, self._pause = now + self._pause, min(2 * self._pause, _PATIENT)
             self._sweep.go()
+            return
+        with contextlib.suppress(BackupError):  # said by /healthz
+            if idle and self._records.unfinished():
+                self._sweep.go()
 
 
 def _recover(recover: Callable[[], None]) -> None:

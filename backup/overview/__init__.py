@@ -6,14 +6,14 @@ that they cannot disagree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from backup.health import Health, Status
 from backup.manifest import Tier
-from backup.records import Run
+from backup.records import Outcome, Run
 from backup.schedule import Slot
 from backup.sets import StoredSet
 
@@ -106,3 +106,8 @@ class Overview:
     alerting: Alerting = Alerting()
     restore_seconds: float | None = None
     logged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def telling(runs: Iterable[Run]) -> list[Run]:
+    """The runs that a list is to show: looks that went well would push all others out of it."""
+    return [run for run in runs if run.operation not in ("monitor", "report") or run.outcome is not Outcome.SUCCESS]

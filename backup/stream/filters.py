@@ -17,7 +17,8 @@ _COLUMN: Final = rb'(?:"(?:[^"]|"")+"|[^\s".,()]+)'
 _EVENT: Final = re.compile(
     rb"^(?:-- (?P<data>Data for )?Name: (?P<name>.*); Type: (?P<type>[A-Z][A-Z ]*); Schema: (?P<schema>.*); Owner: .*"
     rb"|-- PostgreSQL database (?P<end>dump complete)"
-    rb"|SELECT pg_catalog\.lo_open\('[0-9]+', [0-9]+\);)$",
+    rb"|SELECT pg_catalog\.lo_open\('[0-9]+', [0-9]+\);"
+    rb"|(?P<connect>\\c(?:onnect)? .*))$",
     re.MULTILINE,
 )
 # What may stand between the announcement of a table's rows and their COPY statement.
@@ -52,13 +53,14 @@ class Watcher(Protocol):
 class DumpReader:
     """Feed it the dump's chunks in order, then ask. `rows` maps the table as the dump writes it to its rows.
 
-    `extensions` are those that it makes.
+    `extensions` are those that it makes, `connects` whether it goes to a database of its own choice.
     """
 
     def __init__(self, watcher: Watcher | None = None) -> None:
         self.rows: dict[str, int] = {}
         self.large_objects = 0
         self.extensions: list[str] = []
+        self.connects = False
         self._watcher = watcher
         self._head = b""
         self._tail = b""
@@ -109,6 +111,9 @@ class DumpReader:
         """Read whole lines of SQL from `position`; returns where rows are announced, or -1 at the end of `text`."""
         end = max(text.rfind(b"\n", position) + 1, position)
         for match in _EVENT.finditer(text, position, end):
+            if match["connect"]:
+                self.connects = True
+                continue
             if not match["type"] and not match["end"]:
                 self.large_objects += 1
                 continue

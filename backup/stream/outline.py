@@ -76,6 +76,11 @@ class Outline:
         return self._reader.large_objects
 
     @property
+    def connects(self) -> bool:
+        """Whether it goes to a database of its own choice."""
+        return self._reader.connects
+
+    @property
     def extensions(self) -> list[str]:
         """The extensions that the dump makes."""
         return self._reader.extensions

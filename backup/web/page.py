@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from backup import __version__
 from backup.health import SEVERITIES, Reason, Status
-from backup.overview import Overview
+from backup.overview import Overview, telling
 from backup.records import Outcome, Run
 from backup.text import duration, plural, printable, size
 from backup.web import charts
@@ -58,7 +58,7 @@ def render(overview: Overview) -> bytes:
         rows=charts.timelines(overview),
         sizes=charts.sizes(overview.sets),
         bar=charts.bar(overview.storage),
-        runs=overview.runs[:_RUNS],
+        runs=telling(overview.runs)[:_RUNS],
         sets=overview.sets[:_SETS],
     )
     return text.encode(errors="replace")

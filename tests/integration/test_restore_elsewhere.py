@@ -124,15 +124,17 @@ def test_what_cannot_be_a_backup_is_refused(target: Sidecar, server: Server, fil
         "cut.dump": custom[: len(custom) - 40],
         "cut.tar": archive[: len(archive) // 2 + 100],
         "dump.tar": dumped(server, target.environment["DB_NAME"], "-Ft"),
+        "created.sql": dumped(server, target.environment["DB_NAME"], "--create", "--inserts"),
         "flat.tar": (files / "flat.tar").read_bytes(),
     }
-    before = target.files()
+    before, databases = target.files(), server.databases()
     for name, data in bad.items():
         (files / name).write_bytes(data)
         done = target.run("restore", str(files / name), "--force", "--no-safety")
         assert done.code in (40, 50), (name, done.code, done.output)
         assert "Traceback" not in done.output and name in done.output, done.output
         assert live(target, server) == (NEW, "new"), name
+        assert server.databases() == databases, name
     absent = target.run("restore", str(files / "absent.sql"), "--force")
     assert absent.code == 44 and "-v" in absent.output
     assert target.files() == before

@@ -97,7 +97,18 @@ def test_the_oldest_go_when_there_are_too_many(records: Records, tmp_path: Path)
     records.begin(one)
     finish(records, one)
     kept = records.all()
-    assert len(kept) == 500 and kept[0].id == one.id and min(k.started for k in kept) == NOW + timedelta(seconds=3)
+    assert len(kept) == 100 and kept[0].id == one.id and min(k.started for k in kept) == NOW + timedelta(seconds=403)
+
+
+def test_frequent_runs_do_not_push_out_others(records: Records, tmp_path: Path) -> None:
+    folder = tmp_path / "state/runs"
+    folder.mkdir(parents=True)
+    for number in range(600):
+        one = run(number) if number == 7 else run(number).model_copy(update={"operation": "monitor", "tier": ""})
+        (folder / f"{one.id}.json").write_text(one.model_dump_json())
+    finish(records, run(601))
+    kept = [each for each in records.all() if each.operation != "monitor"]
+    assert [each.started for each in kept] == [run(601).started, run(7).started] and len(records.all()) == 102
 
 
 def test_a_kill_while_a_record_begins_leaves_nothing_that_stops_the_next_run(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from backup.database import Login
 from backup.database.admin import drop, drop_marked
 from backup.database.content import analyze
 from backup.database.exchange import Exchange, exchange, state
@@ -16,6 +17,7 @@ from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolum
 from backup.log import logger
 from backup.operations.restore.commands import run_commands, started
 from backup.operations.restore.shop import Shop, Work
+from backup.retention import old_safety_sets
 from backup.text import duration, plural, printable, size
 
 
@@ -93,12 +95,13 @@ def back(work: Work) -> None:
         trees = shop.trees()
         for volume in journal.volumes:
             (trees.exchange_back if volume.onward else trees.exchange)(volume.name, volume.stamp)
-            if journal.kind == "restore":
-                trees.discard(volume.name, volume.stamp)
     if journal.database:
         _database_back(work, journal.database)
     _forget_kept(work)
+    # The application first: what is left beside the live data harms nobody.
     failed = start_application(work)
+    if journal.kind == "restore":
+        _remove_made(work)
     work.file.finish()
     if failed:
         raise RestoreFailed(f"all is as it was before, but: {'; '.join(failed)}", "Start them by hand.")
@@ -171,17 +174,32 @@ def _wanted(swap: DatabaseSwap) -> Exchange:
 
 def _database_back(work: Work, swap: DatabaseSwap) -> None:
     login = work.shop.source().login
-    if swap.new_oid is None:
-        drop_marked(login, swap.new, swap.marker)
-        return
-    if state(login, _wanted(swap)) == "after":
-        if swap.live_oid is None:
-            # There was none before, so what has the name is ours alone.
-            drop(replace(login, name=swap.new), swap.new_oid, swap.live)
-            return
+    if swap.new_oid and swap.live_oid and state(login, _wanted(swap)) == "after":
         name = swap.kept if work.journal.kind == "undo" else swap.new
         exchange(login, Exchange(swap.live, swap.new_oid, swap.live_oid, name))
-    if work.journal.kind == "restore":
+
+
+def _remove_made(work: Work) -> None:
+    """Remove what was made beside the live data. What never goes by itself is named; a failing disk is tried again."""
+    swap = work.journal.database
+    try:
+        if work.journal.volumes:
+            trees = work.shop.trees()
+            for volume in work.journal.volumes:
+                trees.discard(volume.name, volume.stamp)
+        if swap:
+            _drop_made(work.shop.source().login, swap)
+    except RestoreFailed as error:
+        logger.warning("what the restore had made could not be removed: {} {}", error.message, error.hint)
+
+
+def _drop_made(login: Login, swap: DatabaseSwap) -> None:
+    if swap.new_oid is None:
+        drop_marked(login, swap.new, swap.marker)
+    elif swap.live_oid is None and state(login, _wanted(swap)) == "after":
+        # There was none before, so what has the name is ours alone.
+        drop(replace(login, name=swap.new), swap.new_oid, swap.live)
+    else:
         drop(login, swap.new_oid, swap.new)
 
 
@@ -246,3 +264,13 @@ def told(work: Work) -> str:
         return ""
     took = f"{work.window * 1000:.0f} ms" if work.window < 1 else duration(work.window)
     return f"the database could not be reached for {took}"
+
+
+def sweep_safety_sets(shop: Shop) -> None:
+    """What is restored stays so, whatever becomes of this; the cleanup tries again."""
+    try:
+        for old in old_safety_sets(shop.catalog.sets(), shop.clock()):
+            logger.info("removing the safety set {}: ten newer ones are there", old.id)
+            shop.catalog.remove(old)
+    except BackupError as error:
+        logger.warning("old safety sets could not be removed: {} {}", error.message, error.hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from backup import database
 from backup.database import Login
 from backup.database.server import extensions_available, find, sessions
 from backup.database.server import roles as roles_there
-from backup.errors import BackupError
+from backup.errors import EngineError
 from backup.journal import JournalFile, KeptFile, commands, words
 from backup.manifest import Manifest
 from backup.operations.restore import loading
@@ -45,6 +46,7 @@ def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"]
         unfinished_hint=commands(journal) if journal else "",
         commands=tuple(f"{service}: {command}" for service, command in shop.commands),
         stops=_stops(shop),
+        writers=_writers(shop),
     )
     return _with_database(facts, shop, stored) if only != "media" and loading.dump_of(stored) else facts
 
@@ -128,8 +130,16 @@ def _stops(shop: Shop) -> tuple[str, ...]:
     try:
         application = shop.application()
         return tuple(c.name for c in application.running(shop.stops, shop.mounts())) if application else ()
-    except BackupError:
+    except EngineError:
         return ()
+
+
+def _writers(shop: Shop) -> tuple[str, ...]:
+    """Whoever writes where there is no engine to stop them with."""
+    with contextlib.suppress(EngineError):
+        if shop.application():
+            return ()
+    return ("the application's containers (there is no Docker engine here)",)
 
 
 def _disk(path: Path) -> str:

@@ -25,7 +25,13 @@ def recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
     """Hold the lock and record the run. A backup is waited for; LockHeld for what changes the live data."""
     started = shop.clock()
     run = Run(id=new_run_id(started), operation=operation, started=started, set=name)
-    with runs.locked(shop, run, PATIENCE, behind), runs.recorded(shop, run):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(runs.locked(shop, run, PATIENCE, behind))
+        except LockHeld as error:
+            hint = "Wait for it to end, or end it, then run this again." if "--wait" in error.hint else error.hint
+            raise LockHeld(error.message, hint) from None
+        stack.enter_context(runs.recorded(shop, run))
         yield run
 
 

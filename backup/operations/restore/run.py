@@ -42,7 +42,6 @@ from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import Found, check
 from backup.plan.checks import lacking
 from backup.records import Run
-from backup.retention import old_safety_sets
 from backup.sets import StoredSet
 from backup.text import printable, size
 
@@ -77,9 +76,7 @@ def restore(wish: Wish, shop: Shop) -> str:
         work = Work(shop, JournalFile(shop.catalog.root), _journal(wish, shop, run, safety))
         work.file.begin(work.journal)
         _guarded(work, lambda: _beside(work, stored, found))
-        for old in old_safety_sets(shop.catalog.sets(), shop.clock()):
-            logger.info("removing the safety set {}: ten newer ones are there", old.id)
-            shop.catalog.remove(old)
+        ends.sweep_safety_sets(shop)
     return "; ".join(filter(None, [f"{stored.id} is restored", ends.told(work), _undoing(work)]))
 
 
@@ -133,9 +130,14 @@ def _volumes_of(kept: Kept, shop: Shop) -> tuple[VolumeSwap, ...]:
 def discard(shop: Shop) -> str:
     """Remove what is kept for undo; what is to be said of it."""
     refuse_unfinished(shop.catalog.root, shop.clock())
+    kept = KeptFile(shop.catalog.root).read()
     with recorded(shop, "discard", ""):
+        # A restore may have come and gone, or been killed, while this waited.
+        refuse_unfinished(shop.catalog.root, shop.clock())
+        unmoved(shop, kept)
         freed = ends.discard(shop)
-    return f"removed what the last restore replaced, {size(freed)}" if freed else "nothing was kept"
+    told = f", {size(freed)}" if freed else ""
+    return f"removed what the last restore replaced{told}" if kept else "nothing was kept"
 
 
 def expire(shop: Shop) -> None:
@@ -212,9 +214,9 @@ def _roll_back(work: Work, error: BaseException) -> None:
     logger.warning("rolling back: {}", why)
     try:
         ends.back(work)
-    except RestoreFailed as second:
-        raise RestoreFailed(f"{why}; then: {second.message}", second.hint) from error
     except BackupError as second:
+        if work.file.read() is None:
+            raise RestoreFailed(f"{why}; then: {second.message}", second.hint) from error
         half = unfinished(work.journal, work.shop.clock())
         raise RestoreUnfinished(
             f"{half.message} It failed with: {why}; and putting things back failed with: {second.message}", half.hint
