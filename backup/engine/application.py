@@ -21,17 +21,20 @@ class Application:
 
     def running(self, services: Collection[str], sources: Collection[str]) -> list[Container]:
         """Running containers of these services; where none is named, those that mount one of `sources` writable."""
-        everyone = self._engine.containers(self._project)
-        found = [c for c in everyone if c.running and not self._ours(c)]
-        if unknown := set(services) - {name for c in everyone for name in (c.service, c.name)}:
+        found = [c for c in self._engine.containers(self._project) if c.running and not self._ours(c)]
+        if services:
+            return [c for c in found if c.service in services or c.name in services]
+        return [c for c in found if any(m.get("RW") and source(m) in sources for m in c.mounts)]
+
+    def require(self, services: Collection[str]) -> None:
+        """ConfigError unless the project has a container, running or not, of each of them."""
+        here = {name for c in self._engine.containers(self._project) for name in (c.service, c.name)}
+        if unknown := set(services) - here:
             raise ConfigError(
                 f"BACKUP_RESTORE_STOP names {printable(', '.join(sorted(unknown)))}, which the project"
                 f" {printable(self._project)} has no container of",
                 "Name services as `docker compose ps -a` shows them.",
             )
-        if services:
-            return [c for c in found if c.service in services or c.name in services]
-        return [c for c in found if any(m.get("RW") and source(m) in sources for m in c.mounts)]
 
     def stop(self, container: Container) -> None:
         """Stop it as `docker stop` does, by its own signal and within its own time."""

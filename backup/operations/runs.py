@@ -84,6 +84,12 @@ def undisturbed() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+def end_if_told() -> None:
+    """Interrupted when a signal came while none could be heard."""
+    if _unheard:
+        raise Interrupted(_unheard[0])
+
+
 def told_to_end() -> bool:
     """Whether a signal came while none could be heard."""
     return bool(_unheard)

@@ -129,7 +129,10 @@ def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
 def _stops(shop: Shop) -> tuple[str, ...]:
     try:
         application = shop.application()
-        return tuple(c.name for c in application.running(shop.stops, shop.mounts())) if application else ()
+        if application is None:
+            return ()
+        application.require(shop.stops)
+        return tuple(c.name for c in application.running(shop.stops, shop.mounts()))
     except EngineError:
         return ()
 

@@ -74,7 +74,7 @@ def restore(wish: Wish, shop: Shop) -> str:
     with recorded(shop, "restore", stored.id) as run:
         unmoved(shop, wish.kept)
         work = Work(shop, JournalFile(shop.catalog.root), _journal(wish, shop, run, safety))
-        work.file.begin(work.journal)
+        _begin(work)
         _guarded(work, lambda: _beside(work, stored, found))
         ends.sweep_safety_sets(shop)
     return "; ".join(filter(None, [f"{stored.id} is restored", ends.told(work), _undoing(work)]))
@@ -108,7 +108,7 @@ def undo(shop: Shop) -> str:
             safety=kept.safety,
         )
         work = Work(shop, JournalFile(shop.catalog.root), journal)
-        work.file.begin(journal)
+        _begin(work)
         _guarded(work, lambda: None)
     return "; ".join(filter(None, ["what was live before is live again", ends.told(work), "`undo` changes it back"]))
 
@@ -175,9 +175,16 @@ def _beside(work: Work, stored: StoredSet, found: Found) -> None:
     work.advance(Step.READY)
 
 
+def _begin(work: Work) -> None:
+    """From here on whoever comes rolls back or finishes; a signal is heard where that is done."""
+    with runs.undisturbed():
+        work.file.begin(work.journal)
+
+
 def _guarded(work: Work, prepare: Callable[[], None]) -> None:
     """Prepare, stop, exchange, start. What fails before all is exchanged is rolled back."""
     try:
+        runs.end_if_told()
         prepare()
         ends.stop_application(work)
         ends.forward(work)
