@@ -17,7 +17,7 @@ from backup.config import Settings
 from backup.display import monitor as shown
 from backup.errors import BackupError, ConfigError, NotFound
 from backup.health import WORDS, SchedulerState, Status
-from backup.log import files, logger
+from backup.log import files, logger, of_run
 from backup.operations.status import overview as overview_now
 from backup.overview import Overview
 from backup.overview.told import to_json
@@ -159,6 +159,8 @@ def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> N
     main = App(settings)
     main.require_volume()
     now = datetime.now(UTC)
+    identifier = new_run_id(now)
+    of_run(identifier)
     seen = _look(settings)
     health = seen.health
     if operation == "report":
@@ -168,7 +170,7 @@ def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> N
         text = "\n".join([f"Health Status: {WORDS[health.status]}", *shown.reason_lines(health.reasons)])
     logger.log(_LEVELS[health.status], "{}", text)
     run = Run(
-        id=new_run_id(now),
+        id=identifier,
         operation=operation,
         started=now,
         ended=datetime.now(UTC),
