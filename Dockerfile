@@ -62,6 +62,11 @@ RUN --mount=type=cache,id=pip,target=/root/.cache/pip \
     /pip/bin/pip --python /app/venv/bin/python --disable-pip-version-check \
       install --no-compile --require-hashes --only-binary :all: --requirement /requirements.lock \
  && rm -f /app/venv/bin/activate* /app/venv/bin/Activate* \
+ && cd /app/venv/lib/python3.*/site-packages \
+ && rm -rf boto3/examples boto3/data/[!s]* boto3/data/s[!3]* \
+ # Of Amazon's 400 services: S3, and those that boto3 asks for the credentials of a role or a login.
+ && find botocore/data -mindepth 1 -maxdepth 1 -type d \
+      ! -name s3 ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -rf {} + \
  && /app/venv/bin/python -m compileall -q -j 0 /app/venv/lib
 
 FROM runtime AS application
@@ -89,7 +94,7 @@ RUN for home in /usr/lib/postgresql/*; do \
       done; \
     done \
  && supercronic -version \
- && /app/venv/bin/python -c 'import docker, isal.isal_zlib, jinja2, prometheus_client, psycopg, pydantic, typer, uvicorn' \
+ && /app/venv/bin/python -c 'import boto3, docker, isal.isal_zlib, jinja2, prometheus_client, psycopg, pydantic, pyrage, typer, uvicorn; boto3.client("s3", region_name="us-east-1"); boto3.client("sts", region_name="us-east-1")' \
  && mkdir -m 700 /backups /volumes /spool
 COPY --from=application /usr/local/bin/backup /usr/local/bin/backup
 COPY --from=application /app /app

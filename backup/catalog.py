@@ -42,14 +42,15 @@ from backup.sets import (
     StoredSet,
     Verdict,
     manifest_name,
+    merged,
     missing_or_resized,
     verdict_name,
 )
 from backup.stores import pins, removing
-from backup.stores.disk import sync_directory
+from backup.stores.disk import file_inode, file_size, sync_directory
 from backup.stores.local import LocalStore
-from backup.stores.notes import forgotten, replace
-from backup.stores.staged import STAGED_SUFFIX, StagedFile, staged_name
+from backup.stores.notes import alone, forgotten, replace
+from backup.stores.staged import STAGED_SUFFIX, Sealed, StagedFile, staged_name
 from backup.text import printable
 
 _INTENT: Final = "publishing.json"
@@ -64,15 +65,17 @@ class _Intent(BaseModel):
 
     def present(self, store: LocalStore) -> list[str]:
         """Which of the files have got their final names, the manifest last."""
-        ours = [name for name, inode in self.files.items() if _identified(name) and _inode(store, name) == inode]
+        at = store.directory
+        ours = [name for name, number in self.files.items() if _identified(name) and file_inode(at / name) == number]
         return sorted(ours, key=lambda name: name == self.manifest)
 
 
 class Catalog:
-    """All tiers below one backup volume."""
+    """All tiers below one backup volume. `identity` names the file with the key of encrypted sets, if it is here."""
 
-    def __init__(self, root: Path, zone: ZoneInfo) -> None:
+    def __init__(self, root: Path, zone: ZoneInfo, identity: Path | None = None) -> None:
         self.root = root
+        self.identity = identity
         self._zone = zone
         self._intent = LocalStore(root / "state")
 
@@ -116,19 +119,23 @@ class Catalog:
             checksums.seal()
             last.write(to_json(manifest))
             last.seal()
-            files = [*staged, checksums, last]
-            intent = _Intent(tier=manifest.tier, manifest=last.name, files={file.name: file.inode for file in files})
-            try:
-                self._intent.put(_INTENT, intent.model_dump_json().encode())
-                store.publish(files[:-1])
-                store.publish([last])
+            self.give_names(manifest.tier, [*staged, checksums, last])
+
+    def give_names(self, tier: Tier, files: Sequence[Sealed]) -> None:
+        """Give sealed files their final names, the last one last: until it has its own, all are taken back."""
+        store, last = self.store(tier), files[-1]
+        intent = _Intent(tier=tier, manifest=last.name, files={file.name: file.inode for file in files})
+        try:
+            self._intent.put(_INTENT, intent.model_dump_json().encode())
+            store.publish(files[:-1])
+            store.publish([last])
+            self._intent.remove(_INTENT)
+        except BaseException:
+            # What cannot be taken back now is taken back by the next sweep.
+            with contextlib.suppress(StoreError):
+                store.remove_all(reversed(intent.present(store)))
                 self._intent.remove(_INTENT)
-            except BaseException:
-                # What cannot be taken back now is taken back by the next sweep.
-                with contextlib.suppress(StoreError):
-                    store.remove_all(reversed(intent.present(store)))
-                    self._intent.remove(_INTENT)
-                raise
+            raise
 
     def remove(self, stored: StoredSet) -> bool:
         """Remove a set; False if it was pinned meanwhile. A kill in between is finished by `sweep`.
@@ -190,10 +197,21 @@ class Catalog:
             removed += left
         return removed
 
-    def record_verdict(self, stored: StoredSet, verdict: Verdict, *, locked: bool = False) -> None:
-        """Keep what a verification found, beside the set. `locked`: by the holder of the lock."""
-        data = verdict.model_dump_json(indent=2).encode()
-        replace(self.store(stored.tier), verdict_name(stored.id), data, locked=locked)
+    def record_verdict(
+        self, stored: StoredSet, verdict: Verdict, begun: datetime | None = None, *, locked: bool = False
+    ) -> Verdict:
+        """Keep what a look that was begun then found, beside the set, with what others have found meanwhile.
+
+        What is kept. `locked`: by the holder of the lock.
+        """
+        store, name = self.store(stored.tier), verdict_name(stored.id)
+        with alone(store):
+            there = (
+                self._verdict(store, stored.id, stored.manifest) if stored.manifest and name in store.names() else None
+            )
+            verdict = merged(verdict, there, begun)
+            replace(store, name, verdict.model_dump_json(indent=2).encode(), locked=locked)
+        return verdict
 
     def sets_in(self, directory: Path, tier: Tier | None = None) -> Iterator[StoredSet]:
         """The sets (of one tier) whose files lie in a directory."""
@@ -206,7 +224,7 @@ class Catalog:
             if parsed and tier in (None, parsed.tier) and parsed.set_id not in gone:
                 by_id.setdefault(parsed.set_id, []).append(parsed)
         for identifier, parts in by_id.items():
-            files = tuple(_name_of(part) for part in parts)
+            files = tuple(part.name for part in parts)
             stored = self._stored(store, parts[0].tier, identifier, files, verdict_name(identifier) in names)
             if stored.good or not removing.gone(store, identifier, files):
                 yield stored
@@ -214,7 +232,7 @@ class Catalog:
     def _stored(
         self, store: LocalStore, tier: Tier, identifier: str, files: tuple[str, ...], judged: bool
     ) -> StoredSet:
-        sizes = {name: _size(store, name) for name in files}
+        sizes = {name: file_size(store.directory / name) for name in files}
         base = StoredSet(
             directory=store.directory,
             id=identifier,
@@ -224,6 +242,7 @@ class Catalog:
             files=files,
             size=sum(size or 0 for size in sizes.values()),
             pin=pins.read(store, identifier),
+            identity=self.identity,
         )
         if manifest_name(identifier) not in files:
             lost = self._lost(store, identifier, files)
@@ -241,7 +260,7 @@ class Catalog:
 
     def _lost(self, store: LocalStore, identifier: str, files: tuple[str, ...]) -> bool:
         """Whether a set of ours has lost its manifest: the old scripts wrote neither checksums nor indexes."""
-        if not any(name.endswith((".sha256", ".files.gz")) for name in files):
+        if not any(name.endswith((".sha256", ".files.gz", ".files.gz.age")) for name in files):
             return False
         # One that is being published gets it last; one that has just been published has it by now.
         with contextlib.suppress(StoreError, ValidationError):
@@ -269,18 +288,6 @@ def _with(stored: StoredSet, **changes: object) -> StoredSet:
     return StoredSet(**{**stored.__dict__, **changes})
 
 
-def _size(store: LocalStore, name: str) -> int | None:
-    with contextlib.suppress(OSError):
-        return (store.directory / name).lstat().st_size
-    return None
-
-
-def _inode(store: LocalStore, name: str) -> int | None:
-    with contextlib.suppress(OSError):
-        return (store.directory / name).lstat().st_ino
-    return None
-
-
 def _bare(name: str) -> str:
     return name.removeprefix(".").removesuffix(STAGED_SUFFIX)
 
@@ -288,7 +295,3 @@ def _bare(name: str) -> str:
 def _identified(name: str) -> FileId | None:
     """A file name of a set taken apart, also that of a verdict or a pin."""
     return parse_file_name(name) or parse_file_name(name.removesuffix(".verdict").removesuffix(".pin") + ".json")
-
-
-def _name_of(part: FileId) -> str:
-    return file_name(part.what, part.set_id, part.suffix)

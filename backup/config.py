@@ -18,7 +18,7 @@ from backup.errors import ConfigError
 from backup.settings import Settings
 from backup.text import printable
 
-__all__ = ["ALIASES", "Settings", "load"]
+__all__ = ["ALIASES", "KNOWN", "Settings", "load", "origin"]
 
 # The seed's name first, then the one that the official image and OBCMS's .env use.
 _FALLBACKS: Final[Mapping[str, str]] = {
@@ -29,16 +29,19 @@ _FALLBACKS: Final[Mapping[str, str]] = {
 _FILES: Final = (
     *("DB_NAME", "DB_USER", "DB_PASSWORD", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"),
     *("BACKUP_HTTP_TOKEN", "BACKUP_HTTP_PASSWORD"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
     *("BACKUP_NOTIFY_URLS", "BACKUP_HEARTBEAT_URL", "EMAIL_HOST_PASSWORD"),
+    "BACKUP_AGE_RECIPIENTS",
 )
-_MANY_LINES: Final = ("BACKUP_NOTIFY_URLS",)
+_MANY_LINES: Final = ("BACKUP_NOTIFY_URLS", "BACKUP_AGE_RECIPIENTS")
 ALIASES: Final[Mapping[str, str]] = {field.alias or name: name for name, field in Settings.model_fields.items()}
-_KNOWN: Final = frozenset(ALIASES) | {f"{name}_FILE" for name in _FILES}
+# Every variable that is read.
+KNOWN: Final = frozenset(ALIASES) | {f"{name}_FILE" for name in _FILES}
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the environment; ConfigError lists every problem found."""
-    problems = [_unknown(name) for name in sorted(environ) if name.startswith("BACKUP_") and name not in _KNOWN]
+    problems = [_unknown(name) for name in sorted(environ) if name.startswith("BACKUP_") and name not in KNOWN]
     values: dict[str, Any] = {}
     for name in dict.fromkeys([*ALIASES, *_FALLBACKS.values()]):
         try:
@@ -62,6 +65,16 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
     return settings
 
 
+def origin(name: str, environ: Mapping[str, str] = os.environ) -> str:
+    """Where the value of a setting comes from; empty for its default."""
+    for each in (name, *([_FALLBACKS[name]] if name in _FALLBACKS else [])):
+        if file := environ.get(f"{each}_FILE") if each in _FILES else None:
+            return f"file {printable(file)} ({each}_FILE)"
+        if environ.get(each):
+            return "environment" + (f" ({each})" if each != name else "")
+    return ""
+
+
 def _validated(values: dict[str, Any], problems: list[str]) -> Settings | None:
     try:
         return Settings.model_validate(values)
@@ -83,5 +96,5 @@ def _value(name: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.8)
+    near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.8)
     return f"{printable(name)} is not a setting" + (f"; did you mean {near[0]}?" if near else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Final
 from zoneinfo import ZoneInfo
 
@@ -18,6 +19,8 @@ _PERSON: Final = re.compile(
     r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}|[A-Za-z0-9][A-Za-z0-9_-]{5,})"
 )
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+# An upload that follows each backup instead of a cron line.
+AFTER: Final = "after"
 _HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
 
 
@@ -62,6 +65,38 @@ def _web(value: SecretStr) -> SecretStr:
     return value
 
 
+def _matching(pattern: str, what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if value and not re.fullmatch(pattern, value):
+            raise ValueError(f"{printable(value)!r} is not {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _upload(value: str) -> str:
+    return AFTER if value.lower() == AFTER else _cron(value)
+
+
+def _endpoint(value: str) -> str:
+    if why := notifyurl.web_problem(value):
+        raise ValueError(why)
+    return value.rstrip("/")
+
+
+def _prefix(value: str) -> str:
+    parts = value.strip("/").split("/") if value.strip("/") else []
+    if any(part in ("", ".", "..") or not re.fullmatch(r"[A-Za-z0-9._=-]+", part) for part in parts):
+        raise ValueError(f"{printable(value)!r} is no folder of a bucket such as obcms/")
+    return "".join(f"{part}/" for part in parts)
+
+
+def _folder(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError(f"{printable(str(value))!r} is not a full path such as /copies")
+    return value
+
+
 def _token(value: SecretStr) -> SecretStr:
     if not _TOKEN.fullmatch(value.get_secret_value()):
         raise ValueError("it may hold letters, digits and -._~+/= only: it travels in a header")
@@ -84,7 +119,14 @@ def _people(value: tuple[str, ...]) -> tuple[str, ...]:
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Cron = Annotated[str, AfterValidator(_cron)]
+Upload = Annotated[str, AfterValidator(_upload)]
 Host = Annotated[str, AfterValidator(_host)]
+Bucket = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", "the name of a bucket")]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
+Folder = Annotated[Path, AfterValidator(_folder)]
+Owner = Annotated[str, _matching(r"\d{12}", "an account number of twelve digits")]
+StorageClass = Annotated[str, _matching(r"[A-Z0-9_]{1,40}", "a storage class such as STANDARD_IA")]
 Addresses = Annotated[tuple[SecretStr, ...], BeforeValidator(_addresses)]
 Web = Annotated[SecretStr, AfterValidator(_web)]
 Token = Annotated[SecretStr, AfterValidator(_token)]

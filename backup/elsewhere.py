@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from backup.catalog import Catalog
-from backup.errors import IntegrityError, NotFound
+from backup.errors import BackupError, IntegrityError, KeyMissing, NotFound
 from backup.manifest import Tier
 from backup.sets import LooseFile, StoredSet
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
+from backup.stream import age
 from backup.stream.content import HEAD, Kind, beginning, recognise, tar_root
 from backup.text import plural, printable
 
@@ -52,21 +53,22 @@ def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
     if len(sets) > 1:
         names = ", ".join(str(folder / each.files[0]) for each in sets[:_LISTED])
         raise NotFound(f"{printable(query)} holds {plural(len(sets), 'set')}", f"Name a file of one: {names}")
-    return sets[0] if sets else _loose(path, _names(path) if is_folder else [path.name], volumes)
+    found = sets[0] if sets else _loose(path, _names(path) if is_folder else [path.name], volumes, catalog.identity)
+    return replace(found, path=str(path))
 
 
 def _names(folder: Path) -> list[str]:
     return [name for name in LocalStore(folder).names() if not name.startswith(".")]
 
 
-def _loose(path: Path, names: Iterable[str], volumes: Sequence[str]) -> StoredSet:
+def _loose(path: Path, names: Iterable[str], volumes: Sequence[str], identity: Path | None) -> StoredSet:
     """Files that are recognised by their bytes alone."""
     folder = path if path.is_dir() else path.parent
-    store, found, refused = LocalStore(folder), [], []
+    store, found, refused = LocalStore(folder), [], list[IntegrityError | KeyMissing]()
     for name in names:
         try:
-            found.append(_recognised(store, name, volumes))
-        except IntegrityError as error:
+            found.append(_recognised(store, name, volumes, identity))
+        except (IntegrityError, KeyMissing) as error:
             refused.append(error)
     if not found:
         raise _nothing(path, refused)
@@ -88,27 +90,28 @@ def _loose(path: Path, names: Iterable[str], volumes: Sequence[str]) -> StoredSe
         files=tuple(each.name for each in found),
         size=sum(detail.st_size for detail in details),
         loose=tuple(found),
+        identity=identity,
     )
 
 
-def _nothing(path: Path, refused: Sequence[IntegrityError]) -> IntegrityError | NotFound:
+def _nothing(path: Path, refused: Sequence[IntegrityError | KeyMissing]) -> BackupError:
     if path.is_dir():
         return NotFound(
             f"{printable(str(path))} holds no set, no dump and no archive", "`list` shows the sets there are."
         )
     error = refused[0]
-    return IntegrityError(f"{printable(str(path))} cannot be restored: {error.message}", error.hint)
+    return type(error)(f"{printable(str(path))} cannot be restored: {error.message}", error.hint)
 
 
-def _recognised(store: LocalStore, name: str, volumes: Sequence[str]) -> LooseFile:
+def _recognised(store: LocalStore, name: str, volumes: Sequence[str], identity: Path | None) -> LooseFile:
     descriptor = store.open(name)
     with open(descriptor, "rb") as file, storing(store.directory / name):
         size = file.seek(0, 2)
         file.seek(0)
-        head = file.read(HEAD)
+        head, encrypted = age.head(file, identity, HEAD)
     content = recognise(head)
     inner = beginning(head)
-    plain = LooseFile(name=name, kind=content.kind.value, packed=content.packed, size=size)
+    plain = LooseFile(name=name, kind=content.kind.value, packed=content.packed, size=size, encrypted=encrypted)
     if content.kind is Kind.TAR:
         root = tar_root(inner)
         return replace(plain, root=root, volume=_volume(root, volumes))

@@ -79,6 +79,20 @@ class IntegrityError(BackupError):
     exit_code = 40
 
 
+class RemoteFailed(BackupError):
+    """The place of the offsite copies does not answer, or fails. Local sets are untouched."""
+
+    exit_code = 32
+
+
+class RemoteDenied(RemoteFailed):
+    """The place of the offsite copies refuses the key, or what is asked of it."""
+
+
+class RemoteMissing(RemoteFailed):
+    """An object that should be at the place of the offsite copies is not there."""
+
+
 class NotProven(BackupError):
     """A set's bytes are as they were written, but restoring them gave something else."""
 
@@ -91,10 +105,20 @@ class NotFound(BackupError):
     exit_code = 44
 
 
+class KeyMissing(BackupError):
+    """What is encrypted cannot be opened: there is no identity, or it belongs to other recipients."""
+
+    exit_code = 45
+
+
 class LoadFailed(BackupError):
-    """The database client could not load what it was given."""
+    """The database client could not load what it was given. `refused`: the server refused a statement of it."""
 
     exit_code = 50
+
+    def __init__(self, message: str, hint: str = "", *, refused: bool = False) -> None:
+        super().__init__(message, hint)
+        self.refused = refused
 
 
 class RestoreFailed(BackupError):

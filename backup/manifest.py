@@ -35,7 +35,7 @@ _TIERS: Final = "|".join(re.escape(tier) for tier in Tier)
 _NAME: Final = re.compile(
     # Years of four digits that no zone can push out of the calendar.
     rf"obcms_(?P<what>[A-Za-z0-9][A-Za-z0-9._-]*)_(?P<tier>{_TIERS})_(?P<stamp>[12]\d{{3}}(?:-\d\d){{2}}_\d\d(?:-\d\d){{2}})"
-    r"\.(?P<suffix>sql\.gz|tar\.gz|files\.gz|sha256|json)"
+    r"\.(?P<suffix>(?:sql|tar|files)\.gz(?:\.age)?|sha256|json)"
 )
 
 # As SQL calls them, and the option that names a locale of theirs.
@@ -56,7 +56,8 @@ class _Model(BaseModel):
 class Artifact(_Model):
     """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to.
 
-    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it.
+    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it. `encryption`: how the
+    gzip file is encrypted, whose name then ends in `.age`; the stored bytes are the encrypted ones.
     """
 
     kind: Literal["database", "roles", "volume", "index"]
@@ -66,6 +67,7 @@ class Artifact(_Model):
     stored_sha256: Sha256
     plain_size: Count
     plain_sha256: Sha256 | Literal[""]
+    encryption: Literal["", "age"] = ""
 
 
 class Locale(_Model):
@@ -180,9 +182,19 @@ class FileId(BaseModel):
     suffix: str
 
     @property
+    def content(self) -> str:
+        """The suffix without that of encryption: `sql.gz`, `tar.gz`, `files.gz`, `sha256` or `json`."""
+        return self.suffix.removesuffix(".age")
+
+    @property
     def set_id(self) -> str:
         """The id of the set that the file belongs to."""
         return f"{self.tier}_{self.stamp}"
+
+    @property
+    def name(self) -> str:
+        """The whole name again."""
+        return file_name(self.what, self.set_id, self.suffix)
 
 
 def set_id(tier: Tier, moment: datetime, zone: ZoneInfo) -> str:

@@ -1,8 +1,9 @@
 """What is done to the files of one volume, as a command of its own: `backup.sources.filetrees` starts it.
 
     python -m backup.mediatree extract ARCHIVE INDEX|- ROOT_NAME VOLUME STAMP --limit N [--trusted]
+    python -m backup.mediatree put ARCHIVE INDEX|- ROOT_NAME VOLUME STAMP --limit N [--trusted] --days N --path HEX …
     python -m backup.mediatree exchange|roll-back|discard|state VOLUME STAMP
-    python -m backup.mediatree kept VOLUME
+    python -m backup.mediatree kept|tidy VOLUME
 
 It runs where the volume is writable, which the sidecar's own mount is not. Its output is one JSON object per line:
 `{"bytes": n}` while it extracts, the result last, or `{"error", "message", "hint", "exit_code"}`.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -26,7 +28,9 @@ from backup import trees
 from backup.errors import BackupError, IntegrityError, Interrupted, StoreError
 from backup.sources import untar
 from backup.sources.media import IndexEntry, parse_index
+from backup.sources.selection import ROOT, Chosen
 from backup.stream import gzip
+from backup.trees import single
 
 _PAUSE: Final = 0.5
 # Moments long, and to be finished rather than stopped.
@@ -42,6 +46,11 @@ def run(arguments: Sequence[str], progress: Callable[[int], None]) -> dict[str, 
     volume = Path(words.volume)
     if words.verb == "extract":
         return _extract(words, volume, progress)
+    if words.verb == "put":
+        return {"kept": _put(words, volume, progress)}
+    if words.verb == "tidy":
+        single.tidy(volume)
+        return {}
     if words.verb == "kept":
         return {"kept": [asdict(each) for each in trees.kept(volume)]}
     if words.verb != "state":
@@ -95,6 +104,26 @@ def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], 
     return {"extracted": asdict(done)}
 
 
+def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None]) -> str:
+    def extract(folder: int, chosen: Chosen) -> None:
+        with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
+            untar.extract(
+                archive,
+                ROOT.decode(),
+                Path("new"),
+                dir_fd=folder,
+                index=None if index is None else chosen.entries(index),
+                trusted=words.trusted,
+                limit=words.limit,
+                progress=progress,
+                select=chosen.members_of,
+            )
+
+    paths = [bytes.fromhex(path) for path in words.path]
+    single.tidy(volume, days=words.days)
+    return single.put(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
+
+
 @contextlib.contextmanager
 def _reading(path: Path, *, plain: bool = False) -> Iterator[Any]:
     """The content of a file, gzip undone; `plain`: it may be without."""
@@ -123,16 +152,20 @@ def _index(path: str) -> Iterator[Iterator[IndexEntry] | None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m backup.mediatree", allow_abbrev=False)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    extract = verbs.add_parser("extract", allow_abbrev=False)
-    for name in ("archive", "index", "root_name", "volume", "stamp"):
-        extract.add_argument(name)
-    extract.add_argument("--limit", type=int, required=True)
-    extract.add_argument("--trusted", action="store_true")
+    for verb in ("extract", "put"):
+        extract = verbs.add_parser(verb, allow_abbrev=False)
+        for name in ("archive", "index", "root_name", "volume", "stamp"):
+            extract.add_argument(name)
+        extract.add_argument("--limit", type=int, required=True)
+        extract.add_argument("--trusted", action="store_true")
+    extract.add_argument("--days", type=float, required=True)
+    extract.add_argument("--path", action="append", required=True)
     for verb in (*_SHORT, "discard", "state"):
         other = verbs.add_parser(verb, allow_abbrev=False)
         other.add_argument("volume")
         other.add_argument("stamp")
-    verbs.add_parser("kept", allow_abbrev=False).add_argument("volume")
+    for verb in ("kept", "tidy"):
+        verbs.add_parser(verb, allow_abbrev=False).add_argument("volume")
     return parser
 
 

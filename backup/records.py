@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -84,9 +85,18 @@ class Records:
         log.of_run(run.id)
         self._store.put(self._path(run.id).name, _to_json(run).ljust(_RESERVED - 1) + b"\n")
 
+    def begin_beside(self, run: Run) -> None:
+        """The same for a run that does not hold the lock of the volume: nothing of it is swept by who does."""
+        log.of_run(run.id)
+        self._write(run)
+
     def end(self, run: Run) -> None:
         """Record how `run` ended, in the bytes that `begin` reserved; of a run that could not begin, too."""
         log.run_ended(run.id)
+        self._write(run)
+        self._trim()
+
+    def _write(self, run: Run) -> None:
         path = self._path(run.id)
         with storing(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,23 +108,22 @@ class Records:
                 if new:  # half a record would be red long after there is room again
                     path.unlink(missing_ok=True)
                 raise
-        self._trim()
 
     def all(self) -> list[Run]:
         """Every record, newest first. StoreError when one cannot be read: silence must not look like health."""
         runs = [self._load(name) for name in self._names()]
         return sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
 
-    def unfinished(self, but: str = "") -> list[Run]:
-        """Runs that never ended, but for the one called `but`. A record that cannot be read hides no other one."""
+    def unfinished(self, alive: Callable[[Run], bool] = lambda run: False) -> list[Run]:
+        """Runs that never ended, but for those still `alive`. A record that cannot be read hides no other one."""
         found = []
         for name in self._names():
             with contextlib.suppress(StoreError):
                 found.append(self._load(name))
-        return [run for run in found if run.outcome is Outcome.RUNNING and run.id != but]
+        return [run for run in found if run.outcome is Outcome.RUNNING and not alive(run)]
 
-    def mark_crashed(self, now: datetime, but: str = "") -> list[Run]:
-        """Mark runs that never ended as crashed. Only for the holder of the lock, whose own run is `but`."""
+    def mark_crashed(self, now: datetime, alive: Callable[[Run], bool] = lambda run: False) -> list[Run]:
+        """Mark runs that never ended as crashed, but for those still `alive`. Only for the holder of the lock."""
         self._sweep()
         crashed = [
             run.model_copy(
@@ -126,7 +135,7 @@ class Records:
                     "hint": "What it had not published whole is gone. If memory was short, the kernel log says so.",
                 }
             )
-            for run in self.unfinished(but)
+            for run in self.unfinished(alive)
         ]
         for run in crashed:
             self.end(run)

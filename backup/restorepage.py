@@ -1,7 +1,8 @@
 """RESTORE.txt: how to restore the newest set of a directory by hand, without this product. Pure.
 
 Lines that begin with four spaces are commands for sh, in the directory of the set. They need gunzip, sed, grep, tar
-and sha256sum, and docker or psql. Their names are quoted for the shell and for SQL: a database may be called anything.
+and sha256sum, docker or psql, and age for what is encrypted. Their names are quoted for the shell and for SQL: a
+database may be called anything.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
-from backup.manifest import DatabasePart, Manifest, VolumePart
+from backup.manifest import Artifact, DatabasePart, Manifest, VolumePart
 from backup.text import plural, printable, size
 
 PAGE: Final = "RESTORE.txt"
@@ -21,7 +22,7 @@ _ROWS_SHOWN: Final = 200
 
 def page(manifest: Manifest) -> str:
     """The page for a directory whose newest set is this one."""
-    blocks = [_head(manifest), _variables(manifest), _checksums()]
+    blocks = [_head(manifest), _variables(manifest), _checksums(manifest)]
     if manifest.database:
         blocks += [*_servers(manifest.database), _roles(manifest), _load(manifest, manifest.database)]
         blocks.append(_compare(manifest.database))
@@ -56,6 +57,13 @@ def _variables(manifest: Manifest) -> str:
         f"    SET={manifest.id}",
         '    TARGET="${TARGET:-./restored_$SET}"',
     ]
+    if _encrypted(manifest):
+        lines += [
+            "The set is encrypted. KEY is the file with the private key of one of its recipients. It is not kept here,",
+            "and without it nobody can read this set. `age` is a small program of its own (age-encryption.org).",
+            '    KEY="${KEY:-./key.txt}"',
+            '    grep -q . "$KEY" && command -v age',
+        ]
     if manifest.database:
         lines += [
             "DATABASE is the database to make. SUPERUSER is the role that the server was initialised with.",
@@ -65,13 +73,16 @@ def _variables(manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def _checksums() -> str:
+def _checksums(manifest: Manifest) -> str:
+    whole = '    gunzip -t obcms_*_"$SET".*.gz'
+    if _encrypted(manifest):
+        whole = '    for file in obcms_*_"$SET".*.gz.age; do age -d -i "$KEY" "$file" | gunzip -t; done'
     return "\n".join(
         [
             "2. ARE THE FILES AS THEY WERE WRITTEN?",
             "Each line must end in OK. Do not go on when one does not: take another set.",
             '    sha256sum -c "obcms_set_$SET.sha256"',
-            '    gunzip -t obcms_*_"$SET".*.gz',
+            whole,
         ]
     )
 
@@ -106,13 +117,13 @@ def _roles(manifest: Manifest) -> str:
     artifact = manifest.artifact("roles")
     if artifact is None:
         return "4. ROLES\nThis set holds no roles; create those that own things in it before step 5."
-    file = _file(artifact.file, manifest)
+    unpacked = _unpacked(artifact, manifest)
     lines = [
         "4. ROLES",
         "The first command creates them. `already exists` is no failure there: the role that initialised the server",
         "does. Any other failure shows in the second one, which gives them their attributes and memberships.",
-        f"    gunzip -c {file} | LC_ALL=C sed -n -E '{_CREATE_ROLE}p' | sql postgres -v ON_ERROR_STOP=0",
-        f"    gunzip -c {file} | LC_ALL=C sed -E -e '{_CREATE_ROLE}d' -e '{_SETTINGS},$d' | sql postgres",
+        f"    {unpacked} | LC_ALL=C sed -n -E '{_CREATE_ROLE}p' | sql postgres -v ON_ERROR_STOP=0",
+        f"    {unpacked} | LC_ALL=C sed -E -e '{_CREATE_ROLE}d' -e '{_SETTINGS},$d' | sql postgres",
     ]
     return "\n".join([*lines, *(f"Not in the set: {printable(item)}" for item in _not_carried(manifest))])
 
@@ -125,12 +136,12 @@ def _load(manifest: Manifest, database: DatabasePart) -> str:
         f"    printf '%s\\n' {shlex.quote(_create(database))} | sql postgres",
     ]
     if dump:
-        lines.append(f'    gunzip -c {_file(dump.file, manifest)} | sql "$DATABASE" -o /dev/null')
+        lines.append(f'    {_unpacked(dump, manifest)} | sql "$DATABASE" -o /dev/null')
     if roles:
         lines += [
             "Owner, grants and settings of the database itself. They name the database as it was called: under another",
             "DATABASE leave this out, and run the printed statements with the new name.",
-            f"    gunzip -c {_file(roles.file, manifest)} | LC_ALL=C sed -n -e '{_SETTINGS},$p' | sql postgres",
+            f"    {_unpacked(roles, manifest)} | LC_ALL=C sed -n -e '{_SETTINGS},$p' | sql postgres",
         ]
     return "\n".join([*lines, "Statistics, without which queries are slow:", "    echo 'ANALYZE;' | sql \"$DATABASE\""])
 
@@ -178,11 +189,14 @@ def _volume(manifest: Manifest, volume: VolumePart) -> list[str]:
     archive, index = manifest.artifact("volume", volume.name), manifest.artifact("index", volume.name)
     lines = [f"Volume {printable(volume.name)}: {plural(volume.files, 'file')}, {size(volume.bytes)}."]
     if archive:
-        lines.append(f'    tar -xzpf {_file(archive.file, manifest)} -C "$TARGET"')
+        plain = f"tar -xzpf {_file(archive.file, manifest)}"
+        lines.append(
+            f'    {f"{_unpacked(archive, manifest)} | tar -xpf -" if archive.encryption else plain} -C "$TARGET"'
+        )
     if index and volume.files:
         lines += [
             "This compares the content of every file with the index, and prints those that differ:",
-            f"    gunzip -c {_file(index.file, manifest)} | LC_ALL=C sed -E 's/^(\\\\?[0-9a-f]{{64}})  [0-9]+  /\\1  /'"
+            f"    {_unpacked(index, manifest)} | LC_ALL=C sed -E 's/^(\\\\?[0-9a-f]{{64}})  [0-9]+  /\\1  /'"
             ' | (cd "$TARGET" && sha256sum --quiet -c -)',
         ]
     return lines
@@ -210,6 +224,16 @@ def _major(database: DatabasePart) -> int:
 def _file(name: str, manifest: Manifest) -> str:
     """A file's name for the shell, for any set."""
     return f'"{name.replace(manifest.id, "$SET")}"'
+
+
+def _unpacked(artifact: Artifact, manifest: Manifest) -> str:
+    """The command that writes what an artifact holds."""
+    file = _file(artifact.file, manifest)
+    return f'age -d -i "$KEY" {file} | gunzip -c' if artifact.encryption else f"gunzip -c {file}"
+
+
+def _encrypted(manifest: Manifest) -> bool:
+    return any(artifact.encryption for artifact in manifest.artifacts)
 
 
 def _create(database: DatabasePart) -> str:

@@ -27,8 +27,8 @@ _HALVES: Final = {"database": "the database", "media": "files"}
 class Policy:
     """How long sets are kept: `ages` of the tiers, others for ever; `minimum` good sets of a tier stay in any case.
 
-    `share` is how many per cent of a tier one run may remove. Nothing is removed while the newest good set of the
-    database is older than `fresh`.
+    `share` is how many per cent of a tier one run may remove, or as many sets as were made since the last one. Nothing
+    is removed while the newest good set of the database is older than `fresh`.
     """
 
     ages: Mapping[Tier, timedelta]
@@ -67,17 +67,19 @@ def decide(
     hold: str = "",
     force: bool = False,
     spent: bool = False,
+    since: datetime | None = None,
 ) -> list[Decision]:
     """A decision on each set, in their order. `identity`: this database; None: that of the newest good set.
 
     `hold` says why nothing goes at all. `force` lifts the share, and nothing else; `spent`: a run before this one
-    used it up and nobody has looked since, so a tier with more to go than that loses none.
+    used it up and nobody has looked since, so a tier with more to go than that loses none. `since` is when the last
+    cleanup was: as many sets as were made after it may go where that is more than the share.
     """
     judge = _Judge(sets, policy, now, identity)
     decisions = [Decision(stored, *judge.judge(stored)) for stored in sets]
     if hold:
         return [d if d.keep else Decision(d.stored, keep=True, reason=f"{d.reason}; {hold}") for d in decisions]
-    return decisions if force else _bounded(decisions, judge, policy.share, spent)
+    return decisions if force else _bounded(decisions, judge, policy.share, spent, since)
 
 
 def stale(sets: Iterable[StoredSet], policy: Policy, now: datetime) -> str:
@@ -140,6 +142,13 @@ class _Judge:
         if stored.tier is Tier.PRE_RESTORE:
             return False, f"{what}{old} old, and ten newer safety sets are there"
         return False, f"{what}{old} old; the limit is {plural(self._policy.ages[stored.tier].days, 'day')}"
+
+    def come(self, tier: Tier, since: datetime | None) -> int:
+        """How many verified sets were made since, and are young: a clock that jumped ahead makes them old, too."""
+        limit = self._policy.ages.get(tier)
+        if since is None or limit is None:
+            return 0
+        return sum(s.tier is tier and since < s.time and self._now - s.time <= limit for s in self._counted)
 
     def _reasons(self, stored: StoredSet) -> Iterator[str]:
         """Why it is kept."""
@@ -209,17 +218,19 @@ class _Judge:
                 yield stored.id, f"the newest proven {tier} set"
 
 
-def _bounded(decisions: Iterable[Decision], judge: _Judge, share: int, spent: bool) -> list[Decision]:
-    """Let no more go than the share of each tier, the oldest first."""
+def _bounded(
+    decisions: Iterable[Decision], judge: _Judge, share: int, spent: bool, since: datetime | None
+) -> list[Decision]:
+    """Let no more go than the share of each tier, or than has come to it; the oldest first."""
     found = list(decisions)
     waiting: set[str] = set()
     for tier in Tier:
         here = [d for d in found if d.stored.tier is tier and judge.ours(d.stored)]
         going = sorted((d.stored for d in here if not d.keep), key=_order)
-        allowed = max(1, len(here) * share // 100)
+        allowed = max(1, len(here) * share // 100, judge.come(tier, since))
         if len(going) > allowed:
             waiting |= {stored.id for stored in going[0 if spent else allowed :]}
-    more = f"; waits for a person: one run removes at most {share} % of a tier"
+    more = f"; waits for a person: one run removes at most {share} % of a tier, or as many as were made since the last"
     return [replace(d, keep=True, reason=d.reason + more, waits=True) if d.stored.id in waiting else d for d in found]
 
 
@@ -244,7 +255,7 @@ def _halves(stored: StoredSet) -> Collection[str]:
         found = {"database": stored.manifest.database is not None, "media": bool(stored.manifest.volumes)}
         return [half for half, there in found.items() if there]
     parsed = [parsed for name in stored.files if (parsed := parse_file_name(name))]
-    return {"database" if part.suffix == "sql.gz" else "media" for part in parsed}
+    return {"database" if part.content == "sql.gz" else "media" for part in parsed}
 
 
 def _newest_good(sets: Iterable[StoredSet], now: datetime) -> StoredSet | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,13 @@ from backup.manifest import Manifest, Tier, file_name
 
 State = Literal["complete", "complete with changes", "damaged", "unreadable", "old script"]
 GOOD: Final[frozenset[State]] = frozenset({"complete", "complete with changes"})
+
+
+# What a verdict says is unchecked when there was no key.
+SEALED: Final = (
+    "what the files hold: they are encrypted and no identity is here; it was judged while they were written, before"
+    " encryption, and their stored bytes were read back"
+)
 
 
 class Missing(BaseModel):
@@ -62,6 +70,17 @@ class Verdict(BaseModel):
     proof: Proof | None = None
 
 
+def merged(new: Verdict, there: Verdict | None, begun: datetime | None) -> Verdict:
+    """What is known when one look, begun then, ends and another has noted its verdict meanwhile. Damage stays told."""
+    if there is None:
+        return new
+    if begun and there.checked > begun and there.problems and not new.problems:
+        return there
+    if new.problems or there.proof is None or (new.proof and new.proof.tried >= there.proof.tried):
+        return new
+    return new.model_copy(update={"proof": there.proof})
+
+
 class Pin(BaseModel):
     """A set that is kept whatever its age, and why."""
 
@@ -85,13 +104,15 @@ class LooseFile:
     volume: str = ""
     root: str = ""
     server_version: str = ""
+    encrypted: bool = False
 
 
 @dataclass(frozen=True)
 class StoredSet:
     """A set as it lies in `directory`. `manifest` is None for the old scripts' files and for an unreadable one.
 
-    `loose` are files elsewhere that are no set at all; then id and time are those of the path that was named.
+    `loose` are files elsewhere that are no set at all; then id and time are those of the path that was named. `path` is
+    that of a set elsewhere, which no id finds. `identity` names the file with the key that opens an encrypted one.
     """
 
     directory: Path
@@ -106,6 +127,13 @@ class StoredSet:
     problem: str = ""
     pin: Pin | None = None
     loose: tuple[LooseFile, ...] = ()
+    path: str = ""
+    identity: Path | None = None
+
+    @property
+    def query(self) -> str:
+        """What names it on a command line: its id, or the path of one elsewhere, quoted for a shell."""
+        return shlex.quote(self.path) if self.path else self.id
 
     @property
     def good(self) -> bool:
@@ -114,8 +142,24 @@ class StoredSet:
 
     @property
     def verified(self) -> bool:
-        """Good, and read whole at least once since it was published."""
+        """Good, and every stored byte read at least once since it was published.
+
+        Of an encrypted set without its key that says that nothing has changed since its content was judged, while it
+        was written, and not that anybody can open it: `unopened`.
+        """
         return self.good and self.verdict is not None
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether any of it is encrypted."""
+        if self.manifest:
+            return any(artifact.encryption for artifact in self.manifest.artifacts)
+        return any(each.encrypted for each in self.loose) or any(name.endswith(".age") for name in self.files)
+
+    @property
+    def unopened(self) -> bool:
+        """Encrypted, and its newest verification had no key: nobody has shown that it can be opened."""
+        return self.encrypted and not self.proven and (self.verdict is None or SEALED in self.verdict.unchecked)
 
     @property
     def proven(self) -> bool:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 
 from backup.config_types import Addresses, Cron, Host, Names, People, Token, Web, Zone, is_person
+from backup.settings_age import AgeSettings
+from backup.settings_offsite import OffsiteSettings
 
 
-class Settings(BaseModel):
+class Settings(OffsiteSettings, AgeSettings):
     """Everything that can be set, with its default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -34,10 +36,6 @@ class Settings(BaseModel):
         alias="DB_PASSWORD",
         description="password, or DB_PASSWORD_FILE; unset: POSTGRES_PASSWORD, then the container's",
     )
-    bucket: str | None = Field(
-        None, alias="AWS_S3_BACKUP_BUCKET", description="read, and reported as not yet used: no offsite copies so far"
-    )
-    region: str | None = Field(None, alias="AWS_REGION", description="goes with AWS_S3_BACKUP_BUCKET")
     zone: Zone = Field(ZoneInfo("UTC"), alias="TZ", description="time zone of schedules, file names and logs")
 
     daily: Cron = Field("0 2 * * *", alias="BACKUP_DAILY", description="cron line of the daily set, or `off`")

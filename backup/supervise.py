@@ -137,15 +137,26 @@ class Family:
         self._sessions: set[int] = set()
         self._visits: set[int] = set()
         self._zombies: dict[int, float] = {}
+        # Children are started by more than one thread: none may be lost between two looks.
+        self._changing = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Start nobody from now on."""
+        with self._changing:
+            self._closed = True
 
     def spawn(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         """Start a child that leads its own session and reads nothing; BackupError when it cannot be started."""
-        try:
-            child = subprocess.Popen(list(argv), env=env, stdin=subprocess.DEVNULL, start_new_session=True)
-        except OSError as error:
-            raise BackupError(f"{argv[0]} cannot be started: {error.strerror}") from error
-        self._children[child.pid] = child
-        self._sessions.add(child.pid)
+        with self._changing:
+            if self._closed:
+                raise BackupError(f"{argv[0]} is not started: the service ends")
+            try:
+                child = subprocess.Popen(list(argv), env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+            except OSError as error:
+                raise BackupError(f"{argv[0]} cannot be started: {error.strerror}") from error
+            self._children[child.pid] = child
+            self._sessions.add(child.pid)
         return child
 
     def members(self, processes: Iterable[Process]) -> list[Process]:
@@ -166,7 +177,10 @@ class Family:
         Not waitid(P_ALL): it would show the same first zombie for ever, or take the status of a child that
         another thread of this process is waiting for.
         """
-        seen = list(processes)
+        with self._changing:
+            self._reap(list(processes), now)
+
+    def _reap(self, seen: list[Process], now: float) -> None:
         self._meet(seen)
         zombies = [p for p in seen if p.parent == os.getpid() and p.state == "Z"]
         self._zombies = {p.pid: self._zombies.get(p.pid, now) for p in zombies}
@@ -246,6 +260,7 @@ def stop(family: Family, scheduler: Scheduler, signals: Signals, grace: float) -
     The scheduler alone would wait for its jobs without limit and tell them nothing, so each job gets SIGTERM from
     here, also one that started in the same moment.
     """
+    family.close()
     _send(scheduler.pid, signal.SIGTERM, signal.SIGCONT)
     told: set[int] = set()
     for members in _until_gone(family, signals, grace):

@@ -30,6 +30,7 @@ from backup.sources.postgres import PostgresSource
 from backup.sources.scratch import Scratch
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
+from backup.stream import age
 from backup.text import printable
 
 
@@ -42,7 +43,7 @@ class App:
     @property
     def catalog(self) -> Catalog:
         """The sets in the backup volume."""
-        return Catalog(self.settings.root, self.settings.zone)
+        return Catalog(self.settings.root, self.settings.zone, self.settings.age_identity)
 
     @property
     def records(self) -> Records:
@@ -69,7 +70,7 @@ class App:
         root = self.settings.root
         with storing(root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.environ.get("container") and not _mounted(root):
+        if os.environ.get("container") and not mounted(root):
             raise StoreError(
                 f"no volume is mounted at {root}; backups written there would vanish with this container",
                 "Mount `obcms_backups:/backups` in the backup service, as docker-compose.backup.yml does.",
@@ -90,6 +91,7 @@ class App:
             stall_timeout=settings.stall_timeout,
             source=self.source,
             progress=progress,
+            recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
         )
 
     def drill_shop(self, progress: Progress, image: str = "") -> DrillShop:
@@ -136,7 +138,7 @@ class App:
 
         def connect(name: str) -> Clients:
             clients = NetworkClients(
-                replace(source.login, name=name), self._network_spool(), self.instance(), self.settings.stall_timeout
+                replace(source.login, name=name), self.network_spool(), self.instance(), self.settings.stall_timeout
             )
             clients.check(facts.major)
             clients.busy = lambda: bool(database.inspect(source.login))
@@ -215,10 +217,13 @@ class App:
                 "Set them in the environment of the backup service.",
             )
         login = _login(settings, {}, settings.db_host or "")
-        clients = NetworkClients(login, self._network_spool(), self.instance(), settings.stall_timeout)
-        return self._postgres(login, clients)
+        clients = NetworkClients(login, self.network_spool(), self.instance(), settings.stall_timeout)
+        source = self._postgres(login, clients)
+        # Where there is no engine, drills make scratch databases; a killed one's must not wait for the next drill.
+        return replace(source, scratch=lambda: self._scratch().sweep()) if no_engine else source
 
-    def _network_spool(self) -> Path:
+    def network_spool(self) -> Path:
+        """Where pipes to our own children lie."""
         spool = Path(tempfile.gettempdir()) / "obcms-backup"
         self._private(spool)
         return spool
@@ -287,7 +292,7 @@ def _address(container: Container, own: Container | None) -> str:
     return addresses[0]
 
 
-def _mounted(directory: Path) -> bool:
+def mounted(directory: Path) -> bool:
     """Whether a mount, other than the root's, holds `directory`."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     points = {line.split()[1].encode().decode("unicode_escape") for line in lines} - {"/"}

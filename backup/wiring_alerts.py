@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from backup.alerts import words
 from backup.alerts.desk import Desk, Surroundings, View
-from backup.alerts.model import Policy
+from backup.alerts.model import Letter, Policy, Receipt
 from backup.alerts.post import Post
 from backup.alerts.targets import targets
 from backup.config import Settings
@@ -21,6 +22,7 @@ from backup.supervise import Errand
 from backup.wiring import App
 
 _UNNAMED: Final = "OBCMS"
+_ENGINE_SECONDS: Final = 5.0
 DELIVER: Final = ("notify", "--deliver")
 
 
@@ -74,3 +76,15 @@ def desk(main: App, command: Sequence[str], health: Callable[[], Health]) -> Des
             clock=lambda: datetime.now(UTC),
         )
     )
+
+
+def trial(main: App, command: Sequence[str], seconds: float) -> list[Receipt]:
+    """Send a test message to every target now; what came of each. None where there are no targets."""
+    names = [target.name for target in targets(main.settings)]
+    if not names:
+        return []
+    name = StackName(main).find(_ENGINE_SECONDS)
+    told = words.trial(datetime.now(UTC), policy(main.settings, name))
+    letters = [Letter(target=each, id="test", kind="test", title=told.title, body=told.body) for each in names]
+    receipts = {receipt.target: receipt for receipt in Post([*command, *DELIVER], seconds)(letters)}
+    return [receipts.get(each) or Receipt(target=each, id="test", error="not tried") for each in names]

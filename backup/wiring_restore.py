@@ -44,6 +44,7 @@ class _Restoring:
             lock=app.lock,
             zone=settings.zone,
             volumes=settings.volumes,
+            spool=self._spool(),
             instance=app.instance(),
             # A safety set saves what is there, however little that is.
             workshop=replace(present, allow_empty=[*present.allow_empty, NO_VOLUMES, *self._app.volume_names()]),
@@ -58,6 +59,13 @@ class _Restoring:
             days=settings.undo_days,
             progress=self._progress,
         )
+
+    def _spool(self) -> Path:
+        """Where pipes to what unpacks archives lie: a child of ours sees all, a helper what both have mounted."""
+        found = self._engine()
+        if found is None or found[1] is None:
+            return self._app.network_spool()
+        return self._settings.spool
 
     def _engine(self) -> tuple[Engine, Container | None, str] | None:
         try:

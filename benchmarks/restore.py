@@ -4,7 +4,7 @@ By hand nothing is verified, counted or kept, and the database is gone for the w
 loads it beside the live database, counts, exchanges, makes statistics and keeps the old state; it is timed from
 outside, its container's start included. The server is one as it comes. Every contender runs once per round, in turn;
 the best counts. The time in which the database could not be reached is printed for two sizes: it must not grow.
-`python -m benchmarks.restore` (ROWS and ROUNDS as in run.py; ONLY=database or media for one half).
+`python -m benchmarks.restore` (ROWS, ROUNDS and SHAPE as in run.py; ONLY=database or media for one half).
 
 Measured, 203 MB on 2 cores: 6.2 s by hand, 10.5 s without and 12.3 s with the safety set; media as fast as tar.
 """

@@ -44,6 +44,57 @@ SEED = """
     CREATE INDEX ON big (name); CREATE INDEX ON big USING gin (doc jsonb_path_ops); CREATE INDEX ON big (created);
 """
 
+# What a Django application holds: tables that name each other by foreign keys, with indexes on those and on searched
+# columns, all B-trees. ROWS are those of its largest table.
+APPLICATION = """
+    CREATE TABLE auth_user (id bigint PRIMARY KEY, username text NOT NULL UNIQUE, email text, joined timestamptz);
+    CREATE TABLE community (id bigint PRIMARY KEY, name text NOT NULL, code varchar(20) NOT NULL UNIQUE,
+      parent_id bigint);
+    CREATE TABLE app_case (id bigint PRIMARY KEY, title text, body text, status varchar(20), opened timestamptz,
+      community_id bigint NOT NULL, owner_id bigint NOT NULL);
+    CREATE TABLE note (id bigint PRIMARY KEY, case_id bigint NOT NULL, author_id bigint NOT NULL, body text,
+      created timestamptz);
+    CREATE TABLE document (id bigint PRIMARY KEY, case_id bigint NOT NULL, uploader_id bigint, file varchar(200),
+      sha256 char(64), created timestamptz);
+    CREATE TABLE audit_log (id bigint PRIMARY KEY, actor_id bigint, verb text, object_id bigint, changes jsonb,
+      at timestamptz);
+    INSERT INTO auth_user SELECT i, 'user' || i, 'user' || i || '@example.org', now()
+      FROM generate_series(1, %(tenth)d) i;
+    INSERT INTO community SELECT i, 'Community ' || md5(i::text), 'C' || i, i / 10 + 1 FROM generate_series(1, 5000) i;
+    INSERT INTO app_case SELECT i, 'Case ' || md5(i::text), repeat(md5((i * 7)::text) || ' ', 12),
+      (ARRAY['open', 'closed', 'waiting'])[i %% 3 + 1], now() - (i || ' seconds')::interval, i %% 5000 + 1,
+      (i * 7919::bigint) %% %(tenth)d + 1 FROM generate_series(1, %(half)d) i;
+    INSERT INTO note SELECT i, (i * 7919::bigint) %% %(half)d + 1, (i * 31::bigint) %% %(tenth)d + 1,
+      repeat(md5((i * 3)::text) || ' ', 6), now() - (i || ' seconds')::interval FROM generate_series(1, %(rows)d) i;
+    INSERT INTO document SELECT i, (i * 104729::bigint) %% %(half)d + 1, i %% %(tenth)d + 1,
+      'documents/2025/' || md5(i::text) || '.pdf', md5(i::text) || md5((i + 1)::text), now()
+      FROM generate_series(1, %(half)d) i;
+    INSERT INTO audit_log SELECT i, (i * 13::bigint) %% %(tenth)d + 1, 'changed', i,
+      jsonb_build_object('status', i %% 9, 'by', md5(i::text)), now() - (i || ' seconds')::interval
+      FROM generate_series(1, %(rows)d) i;
+    CREATE INDEX ON app_case (community_id); CREATE INDEX ON app_case (owner_id); CREATE INDEX ON app_case (opened);
+    CREATE INDEX ON app_case (title text_pattern_ops); CREATE INDEX ON community (parent_id);
+    CREATE INDEX ON note (case_id); CREATE INDEX ON note (author_id); CREATE INDEX ON note (created);
+    CREATE INDEX ON document (case_id); CREATE INDEX ON document (uploader_id); CREATE INDEX ON document (file);
+    CREATE INDEX ON audit_log (actor_id); CREATE INDEX ON audit_log (at); CREATE INDEX ON audit_log (verb, object_id);
+    ALTER TABLE community ADD FOREIGN KEY (parent_id) REFERENCES community DEFERRABLE INITIALLY DEFERRED;
+    ALTER TABLE app_case ADD FOREIGN KEY (community_id) REFERENCES community DEFERRABLE INITIALLY DEFERRED,
+      ADD FOREIGN KEY (owner_id) REFERENCES auth_user DEFERRABLE INITIALLY DEFERRED;
+    ALTER TABLE note ADD FOREIGN KEY (case_id) REFERENCES app_case DEFERRABLE INITIALLY DEFERRED,
+      ADD FOREIGN KEY (author_id) REFERENCES auth_user DEFERRABLE INITIALLY DEFERRED;
+    ALTER TABLE document ADD FOREIGN KEY (case_id) REFERENCES app_case DEFERRABLE INITIALLY DEFERRED,
+      ADD FOREIGN KEY (uploader_id) REFERENCES auth_user DEFERRABLE INITIALLY DEFERRED;
+    ALTER TABLE audit_log ADD FOREIGN KEY (actor_id) REFERENCES auth_user DEFERRABLE INITIALLY DEFERRED;
+"""
+SHAPE = os.environ.get("SHAPE", "document")
+
+
+def seed(rows: int) -> str:
+    """The SQL that fills the database: SHAPE=application, or `document`, whose one GIN index takes most of a load."""
+    if SHAPE == "application":
+        return APPLICATION % {"rows": rows, "half": rows // 2, "tenth": rows // 10}
+    return SEED % rows
+
 
 def main() -> None:
     """Build the data, run the rounds, print the table; remove everything."""
@@ -87,7 +138,7 @@ def database(client: Any, *settings: str, rows: int = ROWS) -> Iterator[Any]:
     """A PostgreSQL 17 server with the benchmark's data."""
     with server(client, *settings) as container:
         psql = "psql -qAtX -h 127.0.0.1 -U obcms obcms -c"
-        inside(container, f"{psql} \"{SEED % rows}\" && {psql} 'VACUUM ANALYZE' && {psql} CHECKPOINT")
+        inside(container, f"{psql} \"{seed(rows)}\" && {psql} 'VACUUM ANALYZE' && {psql} CHECKPOINT")
         size = inside(container, f"{psql} 'SELECT pg_size_pretty(pg_database_size(current_database()))'")
         say(f"database: {size.strip()}, {rows:,} rows")
         yield container

@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support import s3
 from tests.support.database import Server, start_server
+from tests.support.s3 import Service
 from tests.support.sidecar import Sidecar
 
 MAJORS = (15, 17, 18)
@@ -60,6 +62,20 @@ def any_server(request: pytest.FixtureRequest, servers: Callable[[int], Server])
 def server(servers: Callable[[int], Server]) -> Server:
     """The PostgreSQL 17 server of this session."""
     return servers(17)
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[Service]:
+    """Ceph's RADOS gateway, started by the first test that wants it."""
+    with s3.ceph() as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Service]:
+    """moto's S3, which knows what is Amazon's alone."""
+    with s3.moto() as service:
+        yield service
 
 
 @pytest.fixture

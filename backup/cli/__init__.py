@@ -2,53 +2,102 @@
 
 Exit codes: 0 done · 1 a bug · 2 wrong usage · 3 done, but files changed while they were read · 4 done, but more waits
 for `prune --force` · 10 settings · 11 another run holds the lock · 12 nobody confirmed · 20 database, engine or volume
-cannot be read · 30 backup volume · 40 stored bytes are wrong · 41 not proven · 44 no such set · 50 not restored, all as
-before · 51 a restore is unfinished · 52 restored, but something after it failed · 60 `monitor --alert`: warning ·
-61 `monitor --alert`: critical · 62 a message was not delivered · 128+N ended by signal N.
+cannot be read · 30 backup volume · 32 place of the offsite copies · 40 stored bytes are wrong · 41 not proven ·
+44 no such set · 45 its key is not here · 50 not restored, all as before · 51 a restore is unfinished · 52 restored, but
+something after it failed · 60 `monitor --alert`, `doctor`: warning · 61 `monitor --alert`: critical, `doctor`: failed ·
+62 a message was not delivered · 128+N ended by signal N.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import typer
 
-from backup.cli import alerts, base, monitoring, proofs, restoring, retention, scheduled, service, sets
+from backup.cli import base, scheduled
 from backup.errors import BackupError, Interrupted
 
+# In the order of the help text: where each command is.
+COMMANDS: Final = {
+    "create": "sets:create",
+    "list": "sets:list_sets",
+    "show": "inspecting:show",
+    "du": "inspecting:du",
+    "verify": "sets:verify",
+    "drill": "proofs:drill",
+    "restore": "restoring:restore",
+    "undo": "restoring:undo",
+    "cat": "inspecting:cat",
+    "extract": "inspecting:extract",
+    "export": "moving:export",
+    "import": "moving:import_sets",
+    "prune": "retention:prune",
+    "pin": "retention:pin",
+    "unpin": "retention:unpin",
+    "upload": "offsite:upload",
+    "offsite": "offsite:app",
+    "status": "monitoring:status",
+    "monitor": "monitoring:monitor",
+    "logs": "monitoring:logs",
+    "notify": "alerts:notify",
+    "doctor": "doctor:doctor",
+    "setup": "doctor:setup",
+    "healthcheck": "service:healthcheck",
+    "schedule": "service:show_schedule",
+    "serve": "service:run_service",
+}
+
+
+class _OnDemand(Mapping[str, Any]):
+    """Only the command that is asked for is imported: all of them together take a second on a small machine."""
+
+    def __getitem__(self, name: str) -> Any:
+        module, _, attribute = COMMANDS[name].partition(":")
+        found = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+        if not isinstance(found, typer.Typer):
+            alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+            alone.command(name)(found)
+            found = alone
+        command = typer.main.get_command(found)
+        command.name = name
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Commands(typer.core.TyperGroup):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands: Any = _OnDemand()
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="backup",
     help="Backups of an OBCMS stack that have been read back. `serve` (the default) runs them on schedule.",
     epilog="Exit codes: 0 done, 2 usage, 3 done but files changed while read, 4 more waits for prune --force,"
-    " 10 settings, 11 busy, 12 not confirmed, 20 source, 30 backup volume, 40 damaged, 41 not proven, 44 no such set,"
-    " 50 not restored, 51 restore unfinished, 52 restored but something after it failed, 60 warning and 61 critical"
-    " (monitor --alert), 62 message not delivered, 128+N signal N.",
+    " 10 settings, 11 busy, 12 not confirmed, 20 source, 30 backup volume, 32 offsite place, 40 damaged, 41 not proven,"
+    " 44 no such set, 45 its key is not here, 50 not restored, 51 restore unfinished, 52 restored but something after"
+    " it failed, 60 warning and 61 critical (monitor --alert, doctor), 62 message not delivered, 128+N signal N.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# In the order of the help text.
-app.command()(sets.create)
-app.command("list")(sets.list_sets)
-app.command()(sets.show)
-app.command()(sets.verify)
-app.command()(proofs.drill)
-app.command()(restoring.restore)
-app.command()(restoring.undo)
-app.command()(retention.prune)
-app.command()(retention.pin)
-app.command()(retention.unpin)
-app.command()(monitoring.status)
-app.command()(monitoring.monitor)
-app.command()(monitoring.logs)
-app.command()(alerts.notify)
-app.command()(service.healthcheck)
-app.command("schedule")(service.show_schedule)
-app.command("serve")(service.run_service)
+
+# A group without a command of its own is refused otherwise.
+@app.callback()
+def _group() -> None: ...
 
 
 def main(argv: list[str]) -> int:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from pydantic import ValidationError
 
-from backup.alerts import words
 from backup.alerts.deliver import deliver
-from backup.alerts.model import HEARTBEAT, Letter, Letters, Message, Receipt, Receipts
+from backup.alerts.model import HEARTBEAT, Letters, Message, Receipt, Receipts
 from backup.alerts.outbox import Outbox
-from backup.alerts.post import Post
 from backup.alerts.targets import WHAT_TO_SET, everything, targets
 from backup.cli import base
 from backup.cli.base import Json
@@ -24,11 +21,10 @@ from backup.config import Settings
 from backup.errors import BackupError, ConfigError, NotDelivered
 from backup.text import plural, printable
 from backup.wiring import App
-from backup.wiring_alerts import DELIVER, StackName, policy
+from backup.wiring_alerts import trial
 
 _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 _TEST_SECONDS: Final = 30.0
-_ENGINE_SECONDS: Final = 5.0
 _TAKEN: Final = 1 << 20
 
 
@@ -40,7 +36,10 @@ def notify(
     delivers: Annotated[bool, typer.Option("--deliver", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Try the targets of alerts, or see what waits for them. `--test` ends with 62 unless all took the message."""
+    """Try the targets of alerts, or see what waits for them. `--test` ends with 62 unless all took the message.
+
+    Examples: `notify --test`, `notify --pending`, `notify --test --json`.
+    """
     if [test, pending, delivers].count(True) != 1:
         raise typer.BadParameter("pass --test or --pending")
     settings = base.prepare(as_json or delivers)
@@ -66,14 +65,9 @@ def _deliver(settings: Settings) -> None:
 
 
 def _test(settings: Settings, as_json: bool) -> None:
-    names = [target.name for target in targets(settings)]
-    if not names:
+    if not targets(settings):
         raise ConfigError("messages go nowhere: no target is set, nothing was sent", WHAT_TO_SET)
-    name = StackName(App(settings)).find(_ENGINE_SECONDS)
-    trial = words.trial(datetime.now(UTC), policy(settings, name))
-    letters = [Letter(target=each, id="test", kind="test", title=trial.title, body=trial.body) for each in names]
-    receipts = {r.target: r for r in Post([sys.executable, str(_COMMAND), *DELIVER], _TEST_SECONDS)(letters)}
-    found = [receipts.get(each) or Receipt(target=each, id="test", error="not tried") for each in names]
+    found = trial(App(settings), [sys.executable, str(_COMMAND)], _TEST_SECONDS)
     if as_json:
         base.print_json([receipt.model_dump(exclude={"id"}) for receipt in found])
     else:

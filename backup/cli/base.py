@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, NoReturn
 
 import typer
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from backup import config, display, log
 from backup.alerts.targets import secrets
+from backup.catalog import Catalog
 from backup.errors import BackupError, Interrupted
 from backup.log import logger
 from backup.operations import runs
@@ -29,7 +31,27 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
-Set = Annotated[str, typer.Argument(metavar="ID|FILE|latest", help="A set id, one of its files, or `latest`.")]
+Identity = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="File with the private key of an encrypted set; default: BACKUP_AGE_IDENTITY_FILE."
+    ),
+]
+
+
+def set_ids(incomplete: str) -> list[str]:
+    """For the shell to complete: the sets that are there, newest first. It must never be in anybody's way."""
+    with contextlib.suppress(Exception):
+        settings = config.load()
+        ids = ["latest", *(stored.id for stored in Catalog(settings.root, settings.zone).sets())]
+        return [each for each in ids if each.startswith(incomplete)]
+    return []
+
+
+Set = Annotated[
+    str,
+    typer.Argument(metavar="ID|FILE|latest", help="A set id, one of its files, or `latest`.", autocompletion=set_ids),
+]
 
 
 class Occasion(NamedTuple):
@@ -61,6 +83,17 @@ def prepare(as_json: bool, kind: str = "") -> config.Settings:
     if kind and settings.root.is_dir():
         log.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
     return settings
+
+
+def unset(as_json: bool) -> None:
+    """Logs set up for a command that needs no settings, and may come before there are any."""
+    console = err if as_json else out
+    log.setup(None, lambda line: _log_line(console, line))
+
+
+def identified(settings: config.Settings, identity: Path | None) -> config.Settings:
+    """The settings with the identity file that an option names, if it does."""
+    return settings.model_copy(update={"age_identity": identity}) if identity else settings
 
 
 def occasion(context: typer.Context, scheduled: bool) -> Occasion:

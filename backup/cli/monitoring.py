@@ -46,7 +46,10 @@ class Kind(StrEnum):
 
 
 def status(as_json: Json = False) -> None:
-    """Say how the backups are, in a few lines: the verdict, why, and what to do about it."""
+    """Say how the backups are, in a few lines: the verdict, why, and what to do about it.
+
+    Examples: `status`, `status --json`.
+    """
     settings = base.prepare(as_json)
     seen = _look(settings)
     if as_json:

@@ -7,12 +7,15 @@ from typing import Annotated, Final
 import typer
 
 from backup.cli import base
-from backup.cli.base import Json
+from backup.cli.base import Identity, Json
 from backup.errors import BackupError, NotFound
 from backup.log import logger
 from backup.operations import drill as drill_operation
+from backup.operations.drilled import proven
+from backup.operations.offsite import drill as offsite_drill
 from backup.sets import StoredSet, Verdict
 from backup.wiring import App
+from backup.wiring_offsite import found_in, named, primary
 
 _QUEUE: Final = 12 * 3600.0
 
@@ -22,19 +25,27 @@ Image = Annotated[str, typer.Option(metavar="IMAGE", help="Database image to res
 def drill(
     context: typer.Context,
     which: Annotated[
-        str, typer.Argument(metavar="[ID|FILE|latest]", help="A set; without one, the newest good set of each tier.")
+        str,
+        typer.Argument(
+            metavar="[ID|FILE|latest|s3:ID]",
+            help="A set; without one, the newest good set of each tier.",
+            autocompletion=base.set_ids,
+        ),
     ] = "",
     image: Image = "",
+    identity: Identity = None,
     wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
     scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Prove sets: restore them into a throw-away server, dump that again, compare. The live database is not touched.
 
-    Examples: `drill`, `drill latest`, `drill daily_2025-10-20_02-00-00`.
+    Examples: `drill`, `drill latest`, `drill s3:latest`, `drill latest --identity /key.txt`.
     """
-    main = App(base.prepare(as_json, kind="verify"))
+    main = App(base.identified(base.prepare(as_json, kind="verify"), identity))
     main.require_volume()
+    if named(which):
+        return _offsite(main, which, image, as_json, _QUEUE if scheduled else wait, base.occasion(context, scheduled))
     catalog = main.catalog
     sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets())
     if not sets:
@@ -51,6 +62,24 @@ def drill(
             failed = error
     if failed:
         raise failed
+    return None
+
+
+def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occasion: base.Occasion) -> None:
+    """Drill a copy, with nothing but the place that it is at."""
+    scheme, query = named(which) or ("", which)
+    with base.progress(as_json) as progress:
+        shop, local = primary(main, progress, scheme), main.drill_shop(progress, image)
+        if occasion.slot and not shop.book.read().copies:
+            logger.info("nothing is at {} yet: there is nothing to drill", shop.remote.name)
+            return
+        if occasion.slot and shop.encrypt and not main.settings.age_identity:
+            logger.warning("the copies are encrypted and their key is not here: they cannot be drilled on this machine")
+            return
+        stored, verdict = offsite_drill.drill(
+            query, shop, local, lambda folder: found_in(main, folder), wait=wait, **occasion._asdict()
+        )
+    _told(stored, verdict, as_json)
 
 
 def prove(
@@ -60,6 +89,11 @@ def prove(
     with base.progress(as_json) as progress:
         shop, (trigger, slot, slots) = main.drill_shop(progress, image), occasion
         verdict = drill_operation.drill(stored, shop, trigger=trigger, wait=wait, slot=slot, slots=slots)
+    _told(stored, verdict, as_json)
+    return verdict
+
+
+def _told(stored: StoredSet, verdict: Verdict, as_json: bool) -> None:
     if verdict.unchecked:
         logger.warning("{}: not checked: {}", stored.id, "; ".join(verdict.unchecked))
     files = verdict.proof.files if verdict.proof else None
@@ -67,7 +101,6 @@ def prove(
         logger.warning("{}: files that rows name are not in the media:", stored.id)
         for line in files.listed[:20]:
             logger.warning("  {}", line)
-    logger.success("{} is proven: {}", stored.id, drill_operation.proven(verdict))
+    logger.success("{} is proven: {}", stored.id, proven(verdict))
     if as_json:
         base.print_json({"id": stored.id, **verdict.model_dump(mode="json")})
-    return verdict

@@ -3,66 +3,108 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
 from backup.cli import base
-from backup.cli.base import Json, Only
+from backup.cli.base import Identity, Json, Only
+from backup.display.inspect import path_json, path_line
 from backup.display.plan import plan_json, plan_lines, plan_page
 from backup.errors import NotConfirmed, RestoreFailed
 from backup.journal import KeptFile
 from backup.log import logger
-from backup.operations.restore import run
+from backup.operations.restore import run, single
 from backup.operations.restore.facts import gather
 from backup.operations.restore.shop import Shop
 from backup.plan import Plan, plan
 from backup.wiring import App
+from backup.wiring_offsite import source
 from backup.wiring_restore import shop as shop_for
 
 Force = Annotated[bool, typer.Option("--force", help="Do not ask.")]
 
 
 def restore(
-    which: Annotated[str, typer.Argument(metavar="ID|FILE|latest", help="A set, or one of its files.")] = "",
+    which: Annotated[
+        str,
+        typer.Argument(metavar="ID|FILE|latest|s3:ID", help="A set, or one of its files.", autocompletion=base.set_ids),
+    ] = "",
     only: Annotated[Only | None, typer.Option(help="Restore only the database or only the volumes.")] = None,
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
     no_safety: Annotated[bool, typer.Option("--no-safety", help="Take no safety set of the present state.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Finish a restore that was stopped half way.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Undo a restore that was stopped half way.")] = False,
+    path: Annotated[
+        list[str] | None,
+        typer.Option("--path", metavar="PATH", help="With --only media: one file or directory alone. May be repeated."),
+    ] = None,
+    identity: Identity = None,
     as_json: Json = False,
 ) -> None:
     """Put a set back, wholly or not at all: beside the live data first, then exchanged with them.
 
-    Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`.
+    Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`,
+    `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
+    `restore latest --identity /key.txt`.
     """
-    main = App(base.prepare(as_json, kind="restore"))
+    main = App(base.identified(base.prepare(as_json, kind="restore"), identity))
     main.require_volume()
     if [bool(which), resume, rollback].count(True) != 1:
         raise typer.BadParameter("name a set, or pass --resume or --rollback")
-    with base.progress(as_json) as progress:
-        shop = shop_for(main, progress)
-        if resume or rollback:
-            logger.success("{}", run.end(shop, back=rollback))
-            return
-        stored, kept = main.find(which), KeptFile(main.settings.root).read()
-        planned = plan(gather(shop, stored, only.value if only else "", not no_safety))
-    _show(planned, as_json)
-    _refuse(planned)
-    if dry_run:
+    if path:
+        _paths(main, which, only, path, force, dry_run, as_json)
         return
-    _confirm(force, "Restore this, replacing what is live?")
-    with base.progress(as_json) as progress:
-        wish = run.Wish(stored, only.value if only else "", not no_safety, kept)
-        logger.success("{}", run.restore(wish, shop_for(main, progress)))
+    if resume or rollback:
+        with base.progress(as_json) as progress:
+            logger.success("{}", run.end(shop_for(main, progress), back=rollback))
+        return
+    with ExitStack() as stack:
+        with base.progress(as_json) as progress:
+            stored = stack.enter_context(source(main, which, progress))
+            kept = KeptFile(main.settings.root).read()
+            planned = plan(gather(shop_for(main, progress), stored, only.value if only else "", not no_safety))
+        _show(planned, as_json)
+        _refuse(planned)
+        if dry_run:
+            return
+        _confirm(force, "Restore this, replacing what is live?")
+        with base.progress(as_json) as progress:
+            wish = run.Wish(stored, only.value if only else "", not no_safety, kept)
+            logger.success("{}", run.restore(wish, shop_for(main, progress)))
+
+
+def _paths(
+    main: App, which: str, only: Only | None, paths: list[str], force: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Single files and directories: the application runs on, and nothing else is touched."""
+    if only is not Only.MEDIA or not which:
+        raise typer.BadParameter("--path goes with a set and --only media")
+    with ExitStack() as stack:
+        with base.progress(as_json) as progress:
+            stored = stack.enter_context(source(main, which, progress))
+            chosen = single.choose(stored, paths, shop_for(main, progress))
+        if as_json:
+            base.print_json({"set": stored.id, "paths": [path_json(each) for each in chosen]})
+        else:
+            base.print_lines(path_line(stored.id, each) for each in chosen)
+        if dry_run:
+            return
+        _confirm(force, "Put these back? What is there now is kept beside them.")
+        with base.progress(as_json) as progress:
+            logger.success("{}", single.restore(stored, chosen, shop_for(main, progress)))
 
 
 def undo(
     discard: Annotated[bool, typer.Option("--discard", help="Remove what is kept instead.")] = False,
     force: Force = False,
 ) -> None:
-    """Bring back what was live before the last restore. Twice changes it back again."""
+    """Bring back what was live before the last restore. Twice changes it back again.
+
+    Examples: `undo`, `undo --force`, `undo --discard`.
+    """
     main = App(base.prepare(as_json=False, kind="restore"))
     main.require_volume()
     what = "Remove for good what the last restore replaced?" if discard else "Bring back what was live before?"

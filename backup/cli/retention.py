@@ -30,13 +30,17 @@ def prune(
         bool,
         typer.Option("--make-room", help="Also when the last backup failed or is old, as when the disk is full."),
     ] = False,
+    server: Annotated[
+        str,
+        typer.Option(metavar="ID", help="Clean up the sets of another server instead, by its system identifier."),
+    ] = "",
     wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
     scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Remove the sets whose time is over. The newest good, proven, verified and pinned ones always stay.
 
-    Examples: `prune --dry-run`, `prune`, `prune --force`.
+    Examples: `prune --dry-run`, `prune`, `prune --force`, `prune --server 7396241105 --dry-run`.
     """
     main = App(base.prepare(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
@@ -44,6 +48,7 @@ def prune(
     request = Request(
         force=force,
         make_room=make_room,
+        server=server,
         wait=_QUEUE if scheduled else wait,
         **base.occasion(context, scheduled)._asdict(),
     )

@@ -34,7 +34,10 @@ _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 
 
 def healthcheck(as_json: Json = False) -> None:
-    """Ask the running service how it is; exit 0 when healthy."""
+    """Ask the running service how it is; exit 0 when healthy.
+
+    Example: `docker compose exec backup backup healthcheck`.
+    """
     settings = base.prepare(as_json)
     host, _ = target(os.environ)
     code, text = probe(settings.http_port, "/healthz", 0, host, login(os.environ))
@@ -64,7 +67,10 @@ def show_schedule(
 
 
 def run_service() -> None:
-    """Run backups on schedule and answer health checks. What the container does by default."""
+    """Run backups on schedule and answer health checks. What the container does by default.
+
+    Example: `docker compose up -d backup`.
+    """
     settings = base.prepare(as_json=False)
     main = App(settings)
     main.require_volume()

@@ -1,4 +1,4 @@
-"""Commands about sets: make one, list, show and verify them."""
+"""Commands about sets: make one, list and verify them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from backup import display
 from backup.cli import base
-from backup.cli.base import Json, Only, Set
+from backup.cli.base import Identity, Json, Only, Set
 from backup.cli.proofs import Image, prove
 from backup.errors import BackupError, IntegrityError
 from backup.log import logger
@@ -19,7 +19,7 @@ from backup.operations import backup as backup_operation
 from backup.operations import verify as verify_operation
 from backup.operations.restore.run import expire
 from backup.progress import Silent
-from backup.sets import StoredSet
+from backup.sets import SEALED, StoredSet
 from backup.text import age, plural, printable, size
 from backup.wiring import App
 from backup.wiring_restore import shop as shop_for
@@ -85,18 +85,17 @@ def list_sets(
     sets = App(settings).catalog.sets(tier)
     if as_json:
         return base.print_json([display.set_json(stored) for stored in sets])
+    if not sets:
+        # Not on stdout, where a script counts lines.
+        return base.err.print(
+            f"No {tier.value + ' ' if tier else ''}set is in {settings.root}."
+            " `create` makes one, `import` takes some in, `offsite pull` fetches one.",
+            markup=False,
+            emoji=False,
+        )
     if base.out.is_terminal:
         return base.out.print(display.sets_table(sets, datetime.now(UTC)))
     return base.print_lines(display.sets_lines(sets))
-
-
-def show(which: Set, as_json: Json = False) -> None:
-    """Show one set: identity, files, rows per table. Examples: `show latest`, `show daily_2025-10-20_02-00-00`."""
-    settings = base.prepare(as_json)
-    stored = App(settings).find(which)
-    if as_json:
-        return base.print_json(display.set_json(stored))
-    return base.out.print(display.set_page(stored, settings.zone))
 
 
 def verify(
@@ -106,14 +105,15 @@ def verify(
         bool, typer.Option("--test-restore", help="Prove it too: restore it into a throw-away server. As `drill`.")
     ] = False,
     image: Image = "",
+    identity: Identity = None,
     as_json: Json = False,
 ) -> None:
     """Read every stored byte of a set, unpack it, and compare all that it holds with its manifest.
 
-    Examples: `verify latest`, `verify latest --quick`, `verify daily_2025-10-20_02-00-00 --test-restore`.
+    Examples: `verify latest`, `verify latest --quick`, `verify daily_2025-10-20_02-00-00 --test-restore`,
+    `verify latest --identity /key.txt`.
     """
-    settings = base.prepare(as_json, kind="verify")
-    main = App(settings)
+    main = App(base.identified(base.prepare(as_json, kind="verify"), identity))
     stored = main.find(which)
     if test_restore:
         main.require_volume()
@@ -133,6 +133,8 @@ def verify(
 
 def _checked(stored: StoredSet, unchecked: tuple[str, ...]) -> str:
     what = f"{plural(len(stored.files), 'file')}, {size(stored.size)}, {age(datetime.now(UTC) - stored.time)} old"
+    if SEALED in unchecked:
+        return f"every stored byte is as it was written ({what}). Not checked: {'; '.join(unchecked)}"
     if unchecked:
         return f"unpacks to its end ({what}). Not checked: {'; '.join(unchecked)}"
     return f"every byte is as it was written ({what})"

@@ -15,6 +15,11 @@ from backup.errors import BackupError, ConfigError, RestoreFailed
 from backup.manifest import Locale
 from backup.text import plural, printable
 
+_NOT_DROPPED: Final = (
+    psycopg.errors.DependentObjectsStillExist,
+    psycopg.errors.ObjectInUse,
+    psycopg.errors.InsufficientPrivilege,
+)
 # What makes DROP DATABASE fail, or RENAME.
 _PREPARED: Final = ("prepared transaction", "SELECT gid FROM pg_prepared_xacts WHERE database = %(name)s")
 _HOLDERS: Final = (
@@ -82,6 +87,18 @@ def drop(login: Login, oid: int, name: str) -> bool:
             )
         _drop(connection, found)
         return True
+
+
+def drop_roles(login: Login, names: Iterable[str]) -> list[str]:
+    """Drop roles that own nothing and may do nothing to anything; the names of those that therefore stay."""
+    left = []
+    with maintenance(login, "roles") as connection:
+        for name in names:
+            try:
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+            except _NOT_DROPPED:
+                left.append(name)
+    return left
 
 
 def apply(login: Login, name: str, statements: Iterable[str], *, rehearse: bool = False) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
-from backup.database.session import Login, connected
+from backup.database.session import Login, connected, translated
 from backup.errors import IntegrityError
 from backup.text import printable
 
 _BATCH: Final = 100
+_GLANCE: Final = 0.1
 _PART: Final = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
 # As a dump writes it: names that need quotes are in quotes.
 _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
@@ -41,10 +44,39 @@ def count_large_objects(login: Login) -> int:
     return int(row[0]) if row else 0
 
 
-def analyze(login: Login) -> None:
-    """Make the statistics of all tables, which no dump carries. Any length of time."""
+@contextlib.contextmanager
+def analyzing(login: Login) -> Iterator[list[str]]:
+    """Make the statistics of all tables, which no dump carries, beside what the body does. Any length of time.
+
+    Afterwards the list has the server's words if it did not go well. What takes us away from the body ends it.
+    """
+    failed: list[str] = []
     with connected(login, "analyze", limit=0) as connection:
-        connection.execute("ANALYZE")
+
+        def work() -> None:
+            try:
+                connection.execute("ANALYZE")
+            except psycopg.Error as error:
+                failed.append(translated(error, login).message)
+
+        thread = threading.Thread(target=work, name="analyze", daemon=True)
+        thread.start()
+        try:
+            yield failed
+            # In here, so that what takes us away from the waiting ends it on the server, too.
+            _wait(thread)
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):
+                connection.cancel_safe(timeout=5.0)
+            raise
+        finally:
+            # A connection must not be closed under a thread that uses it.
+            _wait(thread)
+
+
+def _wait(thread: threading.Thread) -> None:
+    while thread.is_alive():
+        thread.join(_GLANCE)
 
 
 def _checked(table: str) -> str:

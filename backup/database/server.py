@@ -76,6 +76,22 @@ def maintenance(
         yield connection
 
 
+def major(login: Login) -> int:
+    """The server's major version, as in 17."""
+    with maintenance(login, "version") as connection:
+        return connection.info.server_version // 10_000
+
+
+def at_work(login: Login, name: str, application: str) -> bool:
+    """Whether a session of `application` in the database `name` executes something, and waits for nobody's lock."""
+    query = """
+        SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = %s AND application_name = %s
+                       AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock')"""
+    with maintenance(login, "at work") as connection:
+        row = connection.execute(query, (name, application)).fetchone()
+        return bool(row and row[0])
+
+
 def databases(login: Login) -> dict[int, str]:
     """All databases of the server: their names by oid."""
     with maintenance(login, "databases") as connection:

@@ -21,8 +21,15 @@ _CONNECT_TIMEOUT: Final = 10
 # For all questions of one connection together; longer than the server's own limit of one.
 _SILENCE: Final = 90.0
 _LIMIT: Final = 60.0
+# Work without a limit: so often the server is asked whether it answers at all, and so often in vain before we hang up.
+_ASK: Final = 30.0
+_UNANSWERED: Final = 3
 APPLICATION: Final = "obcms-backup"
-_NOT_YET: Final = ("Connection refused", "timeout", "timed out", "No route", "starting up", "shutting down")
+# The last one is what a load balancer in front of a server says while nobody listens behind it.
+_NOT_YET: Final = (
+    *("Connection refused", "timeout", "timed out", "No route", "starting up", "shutting down"),
+    "server closed the connection unexpectedly",
+)
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,8 @@ def name_only(name: str) -> str:
 def connected(login: Login, purpose: str, *, limit: float = _LIMIT) -> Iterator[psycopg.Connection[Any]]:
     """A connection in autocommit that cannot hang: bounded connect, and `limit` seconds for each statement.
 
-    `limit` 0 is for work that may take hours: then neither statement nor silence is bounded, but the server ends the
-    work when we are gone. A signal's exception in the body ends the running statement on the server too.
+    `limit` 0 is for work that may take hours, as long as the server answers others meanwhile; the server ends the work
+    when we are gone. A signal's exception in the body ends the running statement on the server too.
     """
     conninfo = login.conninfo(
         application_name=f"{APPLICATION} {purpose}", keepalives_idle=10, tcp_user_timeout=15_000, client_encoding="utf8"
@@ -71,7 +78,7 @@ def connected(login: Login, purpose: str, *, limit: float = _LIMIT) -> Iterator[
     try:
         with (
             psycopg.connect(conninfo, password=login.password or None, autocommit=True, options=options) as connection,
-            _patience(connection, limit),
+            _patience(connection, limit) if limit else _company(connection, login),
             cancelled(connection),
         ):
             yield connection
@@ -94,24 +101,55 @@ def cancelled(connection: psycopg.Connection[Any]) -> Iterator[None]:
         raise
 
 
+def _hang_up(connection: psycopg.Connection[Any]) -> None:
+    with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
 @contextlib.contextmanager
 def _patience(connection: psycopg.Connection[Any], limit: float) -> Iterator[None]:
     """Hang up on a server that says nothing more. The kernel of a paused one goes on answering keepalives."""
-
-    def hang_up() -> None:
-        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
-            line.shutdown(socket.SHUT_RDWR)
-
-    if not limit:
-        yield
-        return
-    timer = threading.Timer(_SILENCE - _LIMIT + limit, hang_up)
+    timer = threading.Timer(_SILENCE - _LIMIT + limit, _hang_up, [connection])
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+@contextlib.contextmanager
+def _company(connection: psycopg.Connection[Any], login: Login) -> Iterator[None]:
+    """Hang up on a server that is silent for others, too: one at work on a long statement still greets them."""
+    over = threading.Event()
+
+    def ask() -> None:
+        unanswered = 0
+        while not over.wait(_ASK):
+            unanswered = 0 if _greets(login) else unanswered + 1
+            if unanswered >= _UNANSWERED and not over.is_set():
+                _hang_up(connection)
+                return
+
+    threading.Thread(target=ask, name="company", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _greets(login: Login) -> bool:
+    """Whether the server says anything to somebody who comes; a refusal is an answer, too."""
+    try:
+        with psycopg.connect(
+            login.conninfo(application_name=f"{APPLICATION} greeting"), password=login.password or None
+        ):
+            return True
+    except psycopg.errors.ConnectionTimeout:
+        return False
+    except psycopg.Error:
+        pass
+    return True
 
 
 def pooler(login: Login) -> ConfigError:

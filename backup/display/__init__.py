@@ -90,9 +90,10 @@ def sets_lines(sets: Sequence[StoredSet]) -> list[str]:
 
 
 def state(stored: StoredSet) -> str:
-    """The state of a set, the highest that was shown of it (proven, verified, or neither), and whether it is pinned."""
+    """The state of a set, the highest that was shown of it (proven, verified, or neither), encrypted, pinned."""
     shown = "proven" if stored.proven else "verified" if stored.verified else ""
-    return ", ".join(filter(None, [stored.state, shown, "pinned" if stored.pin else ""]))
+    key = "" if not stored.encrypted else "encrypted, never opened" if stored.unopened else "encrypted"
+    return ", ".join(filter(None, [stored.state, shown, key, "pinned" if stored.pin else ""]))
 
 
 def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
@@ -102,6 +103,11 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
         facts.append(("problem", printable(stored.problem)))
     if stored.pin:
         facts.append(("pinned", _pin(stored.pin, zone)))
+    if stored.encrypted:
+        opened = (
+            "nobody has shown yet that it can be opened: `drill` with its key" if stored.unopened else "opened since"
+        )
+        facts.append(("encrypted", f"to age recipients; {opened}"))
     facts.append(("verified", _verdict(stored.verdict, zone)))
     facts.append(("proven", _proof(stored.verdict.proof if stored.verdict else None, zone)))
     blocks: list[RenderableType] = [_facts(facts)]
@@ -165,7 +171,8 @@ def _verdict(verdict: Verdict | None, zone: ZoneInfo) -> str:
     if verdict is None:
         return "read back when it was written; not since"
     when = f"{verdict.checked.astimezone(zone):%Y-%m-%d %H:%M:%S}"
-    return f"{when}: {'; '.join(verdict.problems) or 'every byte as written'}"
+    open_ = f"; not checked: {'; '.join(verdict.unchecked)}" if verdict.unchecked else ""
+    return f"{when}: {'; '.join(verdict.problems) or f'every byte as written{open_}'}"
 
 
 def _pin(pin: Pin, zone: ZoneInfo) -> str:
@@ -193,6 +200,8 @@ def set_json(stored: StoredSet) -> dict[str, Any]:
         "state": stored.state,
         "good": stored.good,
         "proven": stored.proven,
+        "encrypted": stored.encrypted,
+        "unopened": stored.unopened,
         "size": stored.size,
         "files": list(stored.files),
         "problem": stored.problem,

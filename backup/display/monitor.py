@@ -80,6 +80,7 @@ def report_sections(overview: Overview) -> list[Section]:
         Section("Backup Counts", tuple(counts) or unread),
         Section("Storage", tuple(_storage(overview))),
         Section("Newest Sets", tuple(_clocks(overview))),
+        Section("Offsite", tuple(_offsite(overview))),
         Section("Last Runs", tuple(_last_runs(overview))),
         Section("Next Runs", tuple(Row(s.job, _when(s.times[0], overview)) for s in overview.slots if s.times)),
     ]
@@ -208,6 +209,16 @@ def _storage(overview: Overview) -> Iterator[Row]:
     if storage.undo is not None:
         until = f"until {_when(storage.undo_until, overview)}" if storage.undo_until else "for ever"
         yield Row("Kept for Undo", f"{size(storage.undo)} {until}; `undo` brings it back, `undo --discard` removes it")
+
+
+def _offsite(overview: Overview) -> Iterator[Row]:
+    for place in overview.offsite:
+        parts = [f"{plural(place.sets, 'set')}, {size(place.size)}"]
+        parts += [f"{place.waiting} waiting ({size(place.waiting_size)})"] if place.waiting else []
+        parts += [f"{place.bad} not as sent"] if place.bad else []
+        parts += [f"newest {place.newest}"] if place.newest else []
+        parts += [f"looked at {_when(place.looked, overview)}"] if place.looked else []
+        yield Row(printable(place.name), ", ".join(parts), "yellow" if place.waiting or place.bad else "")
 
 
 def _room(storage: Storage) -> str:

@@ -26,7 +26,7 @@ class Command:
             made = api.exec_create(container, ["sh", "-c", _NUMBERED, command])
         self._id: str = made["Id"]
         self._number, self._head, self._tail = "", b"", b""
-        self._over = threading.Event()
+        self._over, self._begun = threading.Event(), threading.Event()
         self._error: EngineError | None = None
 
     @property
@@ -60,6 +60,7 @@ class Command:
             self._error = error
         finally:
             self._over.set()
+            self._begun.set()
 
     def _take(self, piece: bytes) -> None:
         if not self._number:
@@ -67,10 +68,13 @@ class Command:
             self._head = first
             if newline and first.isdigit():
                 self._number = first.decode()
+                self._begun.set()
         self._tail = (self._tail + piece)[-_TAIL:]
 
     def _end(self) -> None:
         """Ask it to end, then make it."""
+        # It may be at work before its number has reached us.
+        self._begun.wait(_GRACE)
         for signal in ("TERM", "KILL"):
             if self._number and not self._over.is_set():
                 with contextlib.suppress(EngineError), asking(self._what):

@@ -23,6 +23,7 @@ from backup.health.model import (
     newest,
     newest_database,
     reason,
+    server_of,
 )
 from backup.records import Outcome, Run
 from backup.sets import StoredSet
@@ -43,6 +44,7 @@ __all__ = [
 ]
 
 CREATE: Final = "create"
+_FIRST: Final = "first"
 _RUNNING_LONG: Final = timedelta(hours=24)
 _HALVES: Final = ("database", "media")
 _LISTED: Final = 5
@@ -57,7 +59,6 @@ def evaluate(
     max_age: timedelta,
     scheduler: SchedulerState | None,
     problem: str = "",
-    since: datetime | None = None,
     free: int | None = None,
     others: Sequence[Reason] = (),
     limits: Limits = _UNLIMITED,
@@ -67,15 +68,15 @@ def evaluate(
     `free` is the room in the backup volume in bytes, `others` what has been judged elsewhere: a restore half way,
     alerts that could not be delivered, slots that were missed.
 
-    A first backup that failed before `since`, the start of the service, does not forbid `starting`: its
-    cause may just have been put right.
+    A first backup that failed does not forbid `starting` while the next start's first backup runs: its cause may just
+    have been put right.
     """
     reasons = [*_scheduler(scheduler), *volume.room(free, limits)]
     good = newest_database(sets)
     if problem:
         reasons.append(reason("fail", problem, "Until it can be read, nothing here can be called good."))
     else:
-        first = None if good else _first_backup(runs, since)
+        first = None if good else _first_backup(runs)
         if first:
             reasons.append(first)
         else:
@@ -137,10 +138,14 @@ def _freshness(what: str, stored: StoredSet, now: datetime, max_age: timedelta) 
         )
 
 
-def _first_backup(runs: Iterable[Run], since: datetime | None) -> Reason | None:
+def _first_backup(runs: Iterable[Run]) -> Reason | None:
     """`starting` while the first backup runs and nothing has gone wrong before it; else None."""
     creates = [run for run in _creates(runs) if _covers(run, "database")]
-    if not creates or creates[0].outcome is not Outcome.RUNNING or any(_spoils(run, since) for run in creates):
+    if not creates or creates[0].outcome is not Outcome.RUNNING:
+        return None
+    # From the records alone, so that whoever looks from outside of the service sees the same.
+    since = creates[0].started if creates[0].trigger == _FIRST else None
+    if any(_spoils(run, since) for run in creates):
         return None
     text = f"the first backup is running since {creates[0].started:%Y-%m-%d %H:%M:%S %Z}"
     return reason("starting", text, "`docker compose logs -f backup` shows its progress.")
@@ -218,19 +223,14 @@ def _server(sets: Iterable[StoredSet], good: StoredSet | None) -> Iterator[Reaso
     """A sidecar that has come upon another database server makes good sets, but of the wrong data."""
     if good is None:
         return
-    before = newest(s for s in sets if _server_of(s) and (s.time, s.id) < (good.time, good.id))
-    if before is not None and _server_of(good) and _server_of(before) != _server_of(good):
+    before = newest(s for s in sets if server_of(s) and (s.time, s.id) < (good.time, good.id))
+    if before is not None and server_of(good) and server_of(before) != server_of(good):
         yield reason(
             "warn",
             "the newest set is of another database server than the one before"
-            f" (system identifier {_server_of(good)} instead of {_server_of(before)})",
+            f" (system identifier {server_of(good)} instead of {server_of(before)})",
             f"`show {good.id}` and `show {before.id}` say which; correct DB_HOST or DB_SERVICE unless it was replaced.",
         )
-
-
-def _server_of(stored: StoredSet) -> str:
-    database = stored.manifest.database if stored.manifest else None
-    return database.system_identifier if database else ""
 
 
 def _long(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:

@@ -86,6 +86,12 @@ def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
     return newest(s for s in sets if s.good and s.manifest is not None and s.manifest.database is not None)
 
 
+def server_of(stored: StoredSet | None) -> str:
+    """The system identifier of the database server that a set is of; empty where none is known."""
+    database = stored.manifest.database if stored and stored.manifest else None
+    return database.system_identifier if database else ""
+
+
 def failed(run: Run) -> bool:
     """Whether it ended badly."""
     return run.outcome in (Outcome.FAILED, Outcome.CRASHED)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from backup.health.model import Limits, Reason, newest_database, reason
-from backup.manifest import Manifest, VolumePart
+from backup.manifest import Manifest, Tier, VolumePart
 from backup.sets import StoredSet
 from backup.text import plural, printable, size
 
@@ -25,6 +25,8 @@ _LOOK: Final = "If that was not meant, `restore {before} --dry-run` shows the wa
 
 def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
     """A newest dump that is tiny, and what has shrunk by more than half since the sets of the days before."""
+    # A safety set holds what a restore was about to replace: that it held less is why somebody restored.
+    sets = [stored for stored in sets if stored.tier is not Tier.PRE_RESTORE]
     good = newest_database(sets)
     if good is not None and good.manifest:
         yield from _tiny(good, good.manifest, limits)

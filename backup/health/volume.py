@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup.health.model import Limits, Reason, reason
+from backup.health.model import Limits, Reason, newest_database, reason, server_of
 from backup.manifest import Tier
 from backup.sets import StoredSet
 from backup.text import plural, size
@@ -47,18 +47,32 @@ def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned:
             )
         keep = limits.keep.get(tier)
         if keep is not None and cleaned:
-            yield from _too_many(tier, keep, good, now, limits)
+            ours = server_of(newest_database(sets))
+            for server in sorted({server_of(stored) or ours for stored in good}):
+                mine = [stored for stored in good if (server_of(stored) or ours) == server]
+                yield from _too_many(tier, keep, mine, now, limits, "" if server == ours else server)
 
 
-def _too_many(tier: Tier, keep: timedelta, good: list[StoredSet], now: datetime, limits: Limits) -> Iterator[Reason]:
+def _too_many(
+    tier: Tier, keep: timedelta, good: list[StoredSet], now: datetime, limits: Limits, other: str
+) -> Iterator[Reason]:
+    """`other` is the system identifier of the server that these are of, if it is not the one of today."""
     kept = [stored for stored in good if stored.id not in limits.pinned]
     late = [stored for stored in kept if now - stored.time > keep + _GRACE]
     # So many may stay: the minimum of the tier, and besides it the newest proven one.
     allowed = max(0, limits.minimum - (len(kept) - len(late))) + 1
-    if len(late) > allowed:
+    if len(late) <= allowed:
+        return
+    told = f"{tier} holds {plural(len(late), 'set')} older than the {keep.days} days that it keeps"
+    if other:
         yield reason(
             "warn",
-            f"{tier} holds {plural(len(late), 'set')} older than the {keep.days} days that it keeps:"
-            " the cleanup does not run, or is held back",
-            "`prune --dry-run` says why each of them is there; `logs --kind backup` shows what the cleanup did.",
+            f"{told}, of another database server (system identifier {other}): no cleanup by itself removes those",
+            f"If that server is gone for good, `prune --server {other} --dry-run` shows what may go of its sets.",
         )
+        return
+    yield reason(
+        "warn",
+        f"{told}: the cleanup does not run, or is held back",
+        "`prune --dry-run` says why each of them is there; `logs --kind backup` shows what the cleanup did.",
+    )

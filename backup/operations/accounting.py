@@ -12,11 +12,12 @@ from zoneinfo import ZoneInfo
 
 from backup import lock
 from backup.errors import BackupError
-from backup.health import CREATE, Reason
+from backup.health import Reason
 from backup.ledger import Book, Ledger
 from backup.log import logger
 from backup.manifest import Tier
-from backup.operations.jobs import COMMANDS, LOCKLESS
+from backup.operations.jobs import COMMANDS, LOCKLESS, operation_of, tier_of
+from backup.operations.offsite.plans import BESIDE
 from backup.records import Outcome, Records, Run, new_run_id
 from backup.schedule import BUSY, GRACE, VANISHED, WELL, Account, Owed, owed, resting, settle, stillborn
 from backup.text import plural
@@ -34,7 +35,8 @@ _IDLE: Final = "the scheduler did not start it"
 
 @dataclass
 class Accounting:
-    """Looks every ten seconds, and at once when the clock jumps. One catch-up at a time, in the order of `jobs`.
+    """Looks every ten seconds, and at once when the clock jumps. One catch-up at a time, in the order of `jobs`,
+    and one of those that work beside backups.
 
     `spawn` starts a job, `held` are the jobs that the scheduler is kept from starting, `since` is when the service
     began.
@@ -48,7 +50,7 @@ class Accounting:
     spawn: Callable[[str], subprocess.Popen[bytes]]
     held: Callable[[], frozenset[str]]
     since: datetime
-    _child: tuple[subprocess.Popen[bytes], Owed, datetime] | None = None
+    _children: dict[bool, tuple[subprocess.Popen[bytes], Owed, datetime]] = field(default_factory=dict)
     _clocks: tuple[datetime, float] | None = None
     _looked: datetime | None = None
     _given_up: dict[str, datetime] = field(default_factory=dict)
@@ -66,13 +68,10 @@ class Accounting:
     def tick(self, now: datetime, steady: float, *, busy: bool) -> None:
         """To be called every second; `steady` are seconds of a clock that nobody sets. `busy`: start nothing."""
         jumped = self._jumped(now, steady)
-        if self._child:
-            process, slot, begun = self._child
-            if process.poll() is None:
-                return
-            self._child = None
-            self._ended(process.returncode, slot, begun, now)
-        elif not jumped and self._looked and now - self._looked < _LOOK:
+        ended = self._reaped(now)
+        if False in self._children:
+            return
+        if not ended and not jumped and self._looked and now - self._looked < _LOOK:
             return
         self._looked = now
         book = self._book(now)
@@ -85,6 +84,14 @@ class Accounting:
                 self._unrecorded(job, account, now)
         if not busy:
             self._catch_up(book, now)
+
+    def _reaped(self, now: datetime) -> bool:
+        """Whether runs that we started have ended. What works beside backups (True) keeps nothing else waiting."""
+        ended = [beside for beside, (process, _, _) in self._children.items() if process.poll() is not None]
+        for beside in ended:
+            process, slot, begun = self._children.pop(beside)
+            self._ended(process.returncode, slot, begun, now)
+        return bool(ended)
 
     def _jumped(self, now: datetime, steady: float) -> bool:
         before, self._clocks = self._clocks, (now, steady)
@@ -115,7 +122,7 @@ class Accounting:
     def _catch_up(self, book: Book, now: datetime) -> None:
         for slot in owed(self.jobs, book.jobs, now, self.zone):
             account = book.jobs[slot.job]
-            if self._ready(slot, account, now):
+            if (slot.job in BESIDE) not in self._children and self._ready(slot, account, now):
                 self._start(slot, account, now)
                 return
 
@@ -139,7 +146,7 @@ class Accounting:
             with self.ledger.changing(now) as draft:
                 if found := draft.book.jobs.get(slot.job):
                     draft.book = draft.book.with_account(slot.job, found.model_copy(update={"reason": reason}))
-            self._child = (self.spawn(slot.job), slot, now)
+            self._children[slot.job in BESIDE] = (self.spawn(slot.job), slot, now)
         except BackupError as error:
             logger.error("{} could not be started: {} {}", slot.job, error.message, error.hint)
 
@@ -209,8 +216,8 @@ class Accounting:
 
     def _record(self, job: str, account: Account, now: datetime) -> None:
         """Leave a run record where the run could not, so that health, alerts and people see it."""
-        operation, begun = "report" if job == "report" else COMMANDS[job][0], account.begun or now
-        tier = job if operation == CREATE else ""
+        operation, begun = operation_of(job), account.begun or now
+        tier = tier_of(job)
         logger.error("{}: {}", job, account.reason)
         run = Run(
             id=new_run_id(begun),

@@ -30,6 +30,7 @@ from backup.sets import newest_good
 from backup.sources import media, volumes
 from backup.sources.postgres import PostgresSource
 from backup.stores.disk import free_space, storing
+from backup.stream.age import Recipient
 from backup.stream.pipeline import ArtifactWriter
 
 Only = Literal["database", "media"]
@@ -54,7 +55,7 @@ class Request:
 class Workshop:
     """What a backup works with. `source` connects when called, so that its failure is the run's.
 
-    A volume that stands still for twice `stall_timeout` seconds ends the run.
+    A volume that stands still for twice `stall_timeout` seconds ends the run. `recipients`: what to encrypt to.
     """
 
     catalog: Catalog
@@ -69,6 +70,7 @@ class Workshop:
     source: Callable[[], PostgresSource]
     progress: Progress
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    recipients: Sequence[Recipient] = ()
 
 
 def create(request: Request, shop: Workshop) -> Run:
@@ -113,7 +115,7 @@ def _make(request: Request, shop: Workshop, draft: Draft, started: datetime, und
         found = _prepare_volumes(request, shop)
         needed = forecast.next_set(before, facts.size if facts else None, {v.name: v.bytes for v in found})
         forecast.require(needed, free_space(shop.catalog.root))
-    with ExitStack() as stack:
+    with runs.tidied(shop.catalog), ExitStack() as stack:
         if source and facts:
             with draft.timed("database"):
                 _database(source, facts, shop, draft, stack, forecast.plain_dump(before, facts.size))
@@ -177,26 +179,32 @@ def _database(
 ) -> None:
     shop.progress.phase("database", total)
     file = file_name("backup", draft.id, "sql.gz")
-    writer = stack.enter_context(ArtifactWriter(draft.store, file, "database", level=shop.compression))
+    writer = stack.enter_context(_writer(shop, draft, file, "database"))
     draft.database = source.dump(facts, writer, draft.run, shop.progress.advance)
     shop.progress.phase("reading the dump back")
     draft.take(writer)
 
 
+def _writer(
+    shop: Workshop, draft: Draft, file: str, kind: Literal["database", "roles", "volume", "index"], name: str = ""
+) -> ArtifactWriter:
+    return ArtifactWriter(draft.store, file, kind, name, shop.compression, shop.recipients)
+
+
 def _roles(source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, stack: ExitStack) -> None:
     shop.progress.phase("roles")
     file = file_name("roles", draft.id, "sql.gz")
-    writer = stack.enter_context(ArtifactWriter(draft.store, file, "roles", level=shop.compression))
+    writer = stack.enter_context(_writer(shop, draft, file, "roles"))
     source.roles(facts, writer, draft.run)
     draft.take(writer)
 
 
 def _volume(volume: volumes.Volume, shop: Workshop, draft: Draft, stack: ExitStack) -> None:
     shop.progress.phase(f"volume {volume.name}", volume.bytes)
-    name, level = volume.name, shop.compression
+    name = volume.name
     archive, index = (file_name(name, draft.id, suffix) for suffix in ("tar.gz", "files.gz"))
-    writer = stack.enter_context(ArtifactWriter(draft.store, archive, "volume", name, level))
-    listing = stack.enter_context(ArtifactWriter(draft.store, index, "index", name, level))
+    writer = stack.enter_context(_writer(shop, draft, archive, "volume", name))
+    listing = stack.enter_context(_writer(shop, draft, index, "index", name))
     report = media.archive(
         volume.path,
         name,

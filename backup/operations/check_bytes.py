@@ -8,13 +8,14 @@ import os
 import queue
 import threading
 from collections.abc import Generator
+from pathlib import Path
 from typing import Final
 
 from backup.errors import IntegrityError
 from backup.progress import Progress
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
-from backup.stream import gzip
+from backup.stream import age, gzip
 
 _BLOCK: Final = 1 << 20
 _AHEAD: Final = 4
@@ -23,18 +24,22 @@ _AHEAD: Final = 4
 class Stored:
     """One stored file, read from the disk once. `size` and `sha256` are those of the bytes read so far.
 
+    `identity` names the file with the key that opens it, if it is encrypted.
+
     `plain_size` is what they unpacked to; `failed`: the disk did not give them all.
     """
 
-    def __init__(self, store: LocalStore, name: str, progress: Progress) -> None:
+    def __init__(self, store: LocalStore, name: str, progress: Progress, identity: Path | None = None) -> None:
         self.name = name
         self.size = 0
         self.plain_size = 0
         self.failed = False
+        self._identity = identity
         self._told = 0
         self._progress = progress
         self._hash = hashlib.sha256()
         self._blocks = self._read(store)
+        self._reading: Generator[bytes, None, None] | None = None
 
     @property
     def sha256(self) -> str:
@@ -42,10 +47,34 @@ class Stored:
         return self._hash.hexdigest()
 
     def content(self, *, packed: bool = True, single: bool = True) -> Generator[bytes, None, None]:
-        """What the file holds. StoreError when the disk fails, IntegrityError for what is not whole gzip."""
-        pieces = gzip.unpack(self._blocks, single=single) if packed else self._rest()
+        """What the file holds. StoreError when the disk fails, IntegrityError for what is not whole, KeyMissing."""
+        return self._taken(self._content(packed, single))
+
+    def raw(self) -> Generator[bytes, None, None]:
+        """The bytes as they are stored. StoreError when the disk fails."""
+        return self._taken(self._raw())
+
+    def decrypted(self) -> Generator[bytes, None, None]:
+        """The stored bytes, or what they are decrypted to; not unpacked. StoreError, IntegrityError, KeyMissing."""
+        with contextlib.closing(age.opened(self._rest(), self._identity)) as pieces:
+            yield from pieces
+
+    def drain(self) -> None:
+        """Read what is left, so that `size` and `sha256` are those of the whole file. StoreError."""
+        self._leave()
+        with contextlib.closing(ahead(self._rest())) as waiting:
+            for _ in waiting:
+                self._tell()
+        self._tell()
+
+    def close(self) -> None:
+        """Close the file, if it was left early."""
+        self._leave()
+        self._blocks.close()
+
+    def _content(self, packed: bool, single: bool) -> Generator[bytes, None, None]:
         try:
-            with contextlib.closing(ahead(pieces)) as waiting:
+            with contextlib.closing(ahead(self._opened(packed, single))) as waiting:
                 for piece in waiting:
                     self.plain_size += len(piece)
                     self._tell()
@@ -54,16 +83,25 @@ class Stored:
             raise IntegrityError(f"{self.name} cannot be unpacked: {error}") from error
         self._tell()
 
-    def drain(self) -> None:
-        """Read what is left, so that `size` and `sha256` are those of the whole file. StoreError."""
+    def _raw(self) -> Generator[bytes, None, None]:
         with contextlib.closing(ahead(self._rest())) as waiting:
-            for _ in waiting:
+            for block in waiting:
                 self._tell()
-        self._tell()
+                yield block
 
-    def close(self) -> None:
-        """Close the file, if it was left early."""
-        self._blocks.close()
+    def _taken(self, pieces: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+        self._reading = pieces
+        return pieces
+
+    def _leave(self) -> None:
+        # Whoever took the bytes may have stopped in their midst: a thread still reads, and only one may.
+        if self._reading is not None:
+            self._reading.close()
+
+    def _opened(self, packed: bool, single: bool) -> Generator[bytes, None, None]:
+        # Closed by name: an error holds on to what is behind it, which would go on reading beside `drain`.
+        with contextlib.closing(age.opened(self._rest(), self._identity)) as blocks:
+            yield from gzip.unpack(blocks, single=single) if packed else blocks
 
     def _rest(self) -> Generator[bytes, None, None]:
         # Not `yield from`: closing this must leave the file open for `drain`.

@@ -9,12 +9,12 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from backup.errors import IntegrityError, StoreError
+from backup.errors import IntegrityError, KeyMissing, StoreError
 from backup.manifest import Artifact, DatabasePart, Manifest, file_name
 from backup.operations import check_volume
 from backup.operations.check_bytes import Stored
 from backup.progress import Progress, Silent
-from backup.sets import StoredSet, manifest_name, missing_or_resized
+from backup.sets import SEALED, StoredSet, manifest_name, missing_or_resized
 from backup.stores.local import LocalStore
 from backup.stream.content import Content
 from backup.stream.filters import DumpReader
@@ -22,6 +22,7 @@ from backup.stream.outline import Outline
 from backup.text import plural, printable
 
 _LISTED: Final = 20
+_STORED_ALONE: Final = "what the files hold: this time their stored bytes alone were compared"
 _LONGEST_LIST: Final = 1 << 20
 _SUM: Final = re.compile(rb"([0-9a-f]{64})  ([A-Za-z0-9._-]+)\n")
 _CLUSTER_HEADER: Final = b"--\n-- PostgreSQL database cluster dump\n--\n"
@@ -74,7 +75,8 @@ class SetCheck:
                     pass
             else:
                 self._judge(artifact, usable)
-        unchecked = ["what the files hold: this time their stored bytes alone were compared"] if quick else []
+        sealed = self._stored.encrypted and self._stored.identity is None
+        unchecked = [SEALED if sealed else _STORED_ALONE] if quick else []
         return Checked(self._problems, unchecked, self._found)
 
     def _judge(self, artifact: Artifact, usable: list[Artifact]) -> None:
@@ -92,16 +94,21 @@ class SetCheck:
     @contextlib.contextmanager
     def _reading(self, artifact: Artifact) -> Iterator[Stored]:
         """A file to be read by the body. Afterwards the rest is read, and the whole compared with the manifest."""
-        source = Stored(self._store, artifact.file, self._progress)
+        source = Stored(self._store, artifact.file, self._progress, self._stored.identity)
+        locked: KeyMissing | None = None
         try:
             try:
                 yield source
             except IntegrityError as error:
                 self._problems += _named(artifact, [error.message])
+            except KeyMissing as error:  # or its beginning is damaged, which the rest tells
+                locked = error
             source.drain()
             if not source.failed and source.sha256 != artifact.stored_sha256:
                 text = "has changed since it was written: its SHA-256 differs from the manifest's"
                 self._problems.append(f"{artifact.file} {text}")
+            elif locked:
+                raise KeyMissing(f"{artifact.file}: {locked.message}", locked.hint)
         except StoreError as error:
             self._problems.append(error.message)
         finally:
@@ -136,7 +143,7 @@ class SetCheck:
 
     def _volume(self, archive: Artifact, index: Artifact) -> None:
         with self._reading(archive) as content, self._reading(index) as listing:
-            again = Stored(self._store, index.file, Silent())
+            again = Stored(self._store, index.file, Silent(), self._stored.identity)
             try:
                 walked = check_volume.compare(
                     self._plain(content, archive), self._plain(listing, index), again.content, archive.name.encode()

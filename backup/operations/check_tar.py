@@ -82,14 +82,19 @@ class Member:
 
     def sha256(self) -> str:
         """SHA-256 of the content in hex, holes as zeros. Once."""
-        digest, position = hashlib.sha256(), 0
-        for start, length in self._regions if self._regions is not None else [(0, self._left)]:
-            _hash_zeros(digest, start - position)
-            for piece in self._take(length):
-                digest.update(piece)
-            position = start + length
-        _hash_zeros(digest, self.size - position)
+        digest = hashlib.sha256()
+        for piece in self.content():
+            digest.update(piece)
         return digest.hexdigest()
+
+    def content(self) -> Iterator[bytes | memoryview]:
+        """The content, holes as zeros. Once."""
+        position = 0
+        for start, length in self._regions if self._regions is not None else [(0, self._left)]:
+            yield from _zeros(start - position)
+            yield from self._take(length)
+            position = start + length
+        yield from _zeros(self.size - position)
 
     def skip(self) -> None:
         """Read over what is left of it. IntegrityError unless zeros fill its last block."""
@@ -210,9 +215,9 @@ def _natural(number: int) -> int:
     return number
 
 
-def _hash_zeros(digest: hashlib._Hash, count: int) -> None:
+def _zeros(count: int) -> Iterator[memoryview]:
     while count > 0:
-        digest.update(_ZEROS[:count])
+        yield memoryview(_ZEROS)[:count]
         count -= len(_ZEROS)
 
 

@@ -12,27 +12,27 @@ from pathlib import Path
 from typing import Final
 
 from backup.catalog import Catalog
-from backup.errors import IntegrityError, LoadFailed, NotProven
+from backup.errors import LoadFailed, NotProven
 from backup.log import logger
-from backup.operations import consistency, roles_file, runs
+from backup.operations import check_volume, consistency, roles_file, runs
+from backup.operations.check_bytes import Stored
 from backup.operations.draft import timed
+from backup.operations.drilled import judge, proven
+from backup.operations.giveway import giving_way
+from backup.operations.load import Load, loading
 from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import check
-from backup.progress import Progress
+from backup.progress import Progress, Silent
 from backup.records import Records, Run, new_run_id
 from backup.sets import Missing, Proof, StoredSet, Verdict
 from backup.sources.media import parse_index
-from backup.sources.places import LOAD_OPTIONS, STRICT, Place, Places, Wanted
+from backup.sources.places import Place, Places, Wanted
 from backup.sources.postgres import DUMP_OPTIONS, DUMP_SESSION
 from backup.stores.local import LocalStore
-from backup.stream import gzip
-from backup.stream.feed import ProcessInput
-from backup.stream.load import WithoutDrops
 from backup.stream.outline import OTHER_CONTENT, Outline, differences, same_order
-from backup.text import duration, plural, printable
+from backup.text import plural
 
 _HEAD: Final = 65_536
-_LISTED: Final = 20
 # The old scripts dumped without owners and privileges: then no object names its owner.
 _OWNER: Final = re.compile(rb"; Owner: [^-\n]")
 
@@ -72,21 +72,18 @@ def drill(
         set=stored.id,
     )
     with runs.locked(shop, run, wait), runs.recorded(shop, run) as recording:
-        refuse_unfinished(shop.catalog.root, shop.clock())
-        with timed(recording.seconds, "total"):
-            verdict = _Drill(stored, shop, run.id, recording.seconds).verdict()
-        _judge(stored, verdict)
+        verdict = prove(stored, shop, run.id, recording.seconds)
         recording.success = {"message": proven(verdict)}
     return verdict
 
 
-def proven(verdict: Verdict) -> str:
-    """What a drill that went well found, in one line."""
-    proof = verdict.proof
-    if proof is None:
-        return "not drilled"
-    took = f"restored and dumped again in {duration(proof.seconds.get('total', 0))}: equal"
-    return "; ".join([took, *(printable(note) for note in proof.notes)])
+def prove(stored: StoredSet, shop: DrillShop, run: str, seconds: dict[str, float]) -> Verdict:
+    """Verify and prove one set in the name of `run`, which holds the lock and is recorded; errors as in `drill`."""
+    refuse_unfinished(shop.catalog.root, shop.clock())
+    with giving_way(shop.catalog.root), timed(seconds, "total"):
+        verdict = _Drill(stored, shop, run, seconds, shop.clock()).verdict()
+    judge(stored, verdict)
+    return verdict
 
 
 class _Loaded(Outline):
@@ -95,26 +92,26 @@ class _Loaded(Outline):
     def __init__(self) -> None:
         super().__init__()
         self.head = b""
-        self.load: ProcessInput | None = None
-        # When the last rows were passed on: what comes then are indexes and constraints.
-        self.rows_done = time.monotonic()
-        self._loaded = WithoutDrops()
+        self.load: Load | None = None
 
     def feed(self, chunk: bytes) -> None:
         self.head += chunk[: max(0, _HEAD - len(self.head))]
         super().feed(chunk)
-        if self.load:
-            self.load.write(self._loaded.feed(chunk))
 
     def section(self, kind: str, name: str) -> None:
-        if self._kind == "TABLE DATA":
-            self.rows_done = time.monotonic()
         super().section(kind, name)
-
-    def finish(self) -> None:
         if self.load:
-            self.load.write(self._loaded.finish())
-        super().finish()
+            self.load.split.section(kind, name)
+
+    def table(self, table: str) -> None:
+        super().table(table)
+        if self.load:
+            self.load.split.table(table)
+
+    def data(self, data: bytes) -> None:
+        super().data(data)
+        if self.load:
+            self.load.split.data(data)
 
 
 @dataclass
@@ -123,6 +120,7 @@ class _Drill:
     shop: DrillShop
     run: str
     seconds: dict[str, float]
+    began: datetime
     indexes: float = 0.0
     problems: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
@@ -134,7 +132,7 @@ class _Drill:
         if self.stored.manifest and database is None:
             raise NotProven(
                 f"{self.stored.id} holds no database, so there is nothing to restore into a server",
-                f"`verify {self.stored.id}` reads and judges all that it holds.",
+                f"`verify {self.stored.query}` reads and judges all that it holds.",
             )
         places = self.shop.places(self.stored)
         places.sweep()
@@ -162,7 +160,7 @@ class _Drill:
         kept = None if self.problems else proof
         verdict = Verdict(checked=now, problems=tuple(self.problems), unchecked=tuple(self.unchecked), proof=kept)
         if self.stored.manifest and self.stored.directory == self.shop.catalog.root / self.stored.tier:
-            self.shop.catalog.record_verdict(self.stored, verdict, locked=True)
+            verdict = self.shop.catalog.record_verdict(self.stored, verdict, self.began, locked=True)
         return verdict
 
     def _restored(self, place: Place) -> list[str]:
@@ -174,7 +172,7 @@ class _Drill:
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
             self.problems, self.unchecked, _ = check(self.stored, self.shop.progress)
-            return [] if self.problems else [f"it does not load: {error.message}"]
+            return [] if self.problems else [f"it does not load: {self._of_the_set(error)}"]
         if self.problems:
             return []
         found = Outline()
@@ -186,8 +184,18 @@ class _Drill:
         try:
             place.settle(self.run)
         except LoadFailed as error:
-            unequal.append(f"the settings of the database itself cannot be applied: {error.message}")
+            unequal.append(f"the settings of the database itself cannot be applied: {self._of_the_set(error)}")
         return unequal
+
+    def _of_the_set(self, error: LoadFailed) -> str:
+        """What a load says against the set; LoadFailed when it says something of the server or its client alone."""
+        if error.refused:
+            return error.message
+        raise LoadFailed(
+            f"the drill of {self.stored.id} failed for want of something else, and says nothing of the set:"
+            f" {error.message}",
+            error.hint,
+        ) from error
 
     def _differences(self, expected: Outline, found: Outline) -> list[str]:
         if self.stored.manifest:
@@ -197,7 +205,7 @@ class _Drill:
         return [line for line in differences(expected, found, 1 << 20) if not line.endswith(OTHER_CONTENT)]
 
     def _load(self, place: Place, expected: _Loaded) -> None:
-        with place.clients.feed("psql", (*STRICT, "--single-transaction"), self.run, LOAD_OPTIONS) as load:
+        with loading(place.clients, self.run, together=True) as load:
             expected.load = load
             self.problems, self.unchecked, _ = check(self.stored, self.shop.progress, outline=expected)
             if not expected.head:
@@ -207,7 +215,7 @@ class _Drill:
                 )
             if not self.problems:
                 load.finish()
-                self.indexes = round(time.monotonic() - expected.rows_done, 3)
+                self.indexes = round(time.monotonic() - load.rows_done, 3)
 
     def _dump(self, place: Place, head: bytes, found: Outline) -> None:
         ownerless = self.stored.manifest is None and not _OWNER.search(head)
@@ -246,8 +254,9 @@ class _Drill:
         store = LocalStore(self.stored.directory)
         for artifact in self.stored.manifest.artifacts if self.stored.manifest else ():
             if artifact.kind == "index":
-                with open(store.open(artifact.file), "rb") as raw, gzip.reader(raw) as listing:
-                    for entry in parse_index(listing):
+                source = Stored(store, artifact.file, Silent(), self.stored.identity)
+                with contextlib.closing(source):
+                    for entry in parse_index(check_volume.lines(source.content())):
                         yield entry.path.partition(b"/")[2]
 
     def _wanted(self) -> Wanted:
@@ -266,22 +275,3 @@ def newest_of_each_tier(sets: Sequence[StoredSet]) -> list[StoredSet]:
         if stored.good and stored.manifest and stored.manifest.database:
             newest[stored.tier] = stored
     return list(newest.values())
-
-
-def _judge(stored: StoredSet, verdict: Verdict) -> None:
-    if verdict.problems:
-        raise IntegrityError(
-            f"{stored.id} is damaged:{_listing(verdict.problems)}",
-            "Do not restore it; `list` shows other sets, `create` takes a new one.",
-        )
-    if verdict.proof and verdict.proof.differences:
-        raise NotProven(
-            f"{stored.id} was restored, but is not what was dumped:{_listing(verdict.proof.differences)}",
-            "Its bytes are as they were written, but do not rely on it alone: `create` takes a new set, `drill latest`"
-            " tries that one.",
-        )
-
-
-def _listing(found: Sequence[str]) -> str:
-    more = [f"and {len(found) - _LISTED} more"] if len(found) > _LISTED else []
-    return "".join(f"\n  - {printable(line)}" for line in [*found[:_LISTED], *more])

@@ -15,6 +15,8 @@ from backup.config import Settings
 from backup.errors import BackupError, ConfigError
 from backup.health import CREATE
 from backup.manifest import Tier
+from backup.offsite.told import DRILL, PRUNE, VERIFY
+from backup.operations.offsite import plans
 from backup.schedule import crontab, misled
 
 # What each job runs, after the program's own name.
@@ -24,9 +26,12 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "cleanup": ("prune", "--scheduled"),
     "monitor": ("monitor", "--alert", "--scheduled"),
     "report": ("monitor", "--report", "--scheduled"),
+    **plans.COMMANDS,
 }
-# These look and tell; the others wait for the lock of the backup volume.
-LOCKLESS: Final = frozenset({"monitor", "report"})
+# What runs of a job are called in their records, where that is not the command's own name.
+_OPERATIONS: Final = {"report": "report", "offsite-drill": DRILL, "offsite-verify": VERIFY, "offsite-prune": PRUNE}
+# These do not wait for the lock of the backup volume: they look and tell, or work beside those that hold it.
+LOCKLESS: Final = frozenset({"monitor", "report", *plans.BESIDE})
 
 
 def jobs(settings: Settings) -> dict[str, str]:
@@ -39,7 +44,19 @@ def jobs(settings: Settings) -> dict[str, str]:
         "cleanup": settings.cleanup,
         "monitor": settings.monitor,
         "report": settings.report,
+        **plans.jobs(settings),
     }
+
+
+def operation_of(job: str) -> str:
+    """What runs of a job are called in their records."""
+    return _OPERATIONS.get(job) or COMMANDS[job][0]
+
+
+def tier_of(job: str) -> str:
+    """The tier that a job makes sets of, or sends."""
+    tier = job.removeprefix("upload-")
+    return tier if tier in set(Tier) else ""
 
 
 def job_of(argv: Sequence[str]) -> str:
@@ -104,6 +121,7 @@ def _check(binary: str, path: Path) -> None:
         said = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
         raise ConfigError(
             f"the scheduler does not accept the schedule: {said[-1]}",
-            "Correct BACKUP_DAILY, BACKUP_WEEKLY, BACKUP_MONTHLY, BACKUP_DRILL, BACKUP_CLEANUP, BACKUP_MONITOR or"
-            " BACKUP_REPORT: minute hour day month weekday.",
+            "Correct BACKUP_DAILY, BACKUP_WEEKLY, BACKUP_MONTHLY, BACKUP_DRILL, BACKUP_CLEANUP, BACKUP_MONITOR,"
+            " BACKUP_REPORT, or those of BACKUP_UPLOAD_… and BACKUP_OFFSITE_… that are cron lines: minute"
+            " hour day month weekday.",
         )

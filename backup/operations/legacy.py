@@ -19,10 +19,14 @@ from backup.operations.check_set import Checked, Found, read_sums, wrong_roles
 from backup.progress import Progress, Silent
 from backup.sets import StoredSet
 from backup.stores.local import LocalStore
+from backup.stream import age
 from backup.stream.content import HEAD, Content, Kind, recognise
 from backup.stream.filters import DumpReader
 from backup.stream.outline import Outline
 
+_ARCHIVE: Final = ".tar.gz"
+_INDEX: Final = ".files.gz"
+_INDEXES: Final = (_INDEX, f"{_INDEX}.age")
 _CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
 
 
@@ -46,9 +50,9 @@ class _Check:
             self.problems.append(self.stored.problem)
         self._read_sums()
         for name in self.stored.files:
-            if self.stored.loose or not name.endswith((".json", ".sha256", ".files.gz")):
+            if self.stored.loose or not name.endswith((".json", ".sha256", *_INDEXES)):
                 self._judge(name)
-            elif name.endswith(".files.gz") and self._archive_of(name) not in self.stored.files:
+            elif name.endswith(_INDEXES) and self._archive_of(name) not in self.stored.files:
                 with self._reading(name) as source:
                     check_volume.read_index(source.content())
         self.problems += [f"{name} is missing" for name in self.sums if name not in self.stored.files]
@@ -70,12 +74,17 @@ class _Check:
 
     @staticmethod
     def _archive_of(index: str) -> str:
-        return index.removesuffix(".files.gz") + ".tar.gz"
+        return index.replace(_INDEX, _ARCHIVE)
+
+    @staticmethod
+    def _index_of(archive: str) -> str:
+        """Nothing for a lone file, whose name says nothing."""
+        return archive.replace(_ARCHIVE, _INDEX) if _ARCHIVE in archive else ""
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[Stored]:
         """A file to be read by the body; its SHA-256 is compared afterwards, if one is known."""
-        source = Stored(self._store, name, self.progress)
+        source = Stored(self._store, name, self.progress, self.stored.identity)
         try:
             try:
                 yield source
@@ -91,14 +100,14 @@ class _Check:
 
     def _judge(self, name: str) -> None:
         parsed = parse_file_name(name)
-        if parsed and parsed.what == "roles" and parsed.suffix == "sql.gz":
+        if parsed and parsed.what == "roles" and parsed.content == "sql.gz":
             with self._reading(name) as source:
                 for problem in wrong_roles(source.content()):
                     self._add(name, problem)
             return
         with self._reading(name) as source:
             content = self.found.content[name] = recognise(self._head(name))
-            if parsed and (parsed.suffix == "tar.gz") != (content.kind is Kind.TAR):
+            if parsed and (parsed.content == "tar.gz") != (content.kind is Kind.TAR):
                 raise IntegrityError("is an archive under a dump's name, or a dump under an archive's: rename it")
             read: dict[Kind, Callable[[str, Stored, Content], None]] = {
                 Kind.SQL: self._dump,
@@ -130,13 +139,13 @@ class _Check:
 
     def _archive(self, name: str, source: Stored, content: Content) -> None:
         chunks = source.content(packed=content.packed, single=False)
-        index = name.removesuffix(".tar.gz") + ".files.gz"
+        index = self._index_of(name)
         if index not in self.stored.files:
             check_volume.walk(chunks)
             return
         parsed = parse_file_name(name)
         root = (parsed.what if parsed else "").encode()
-        again = Stored(self._store, index, Silent())
+        again = Stored(self._store, index, Silent(), self.stored.identity)
         with self._reading(index) as listing, contextlib.closing(again):
             try:
                 walked = check_volume.compare(chunks, listing.content(), again.content, root)
@@ -148,7 +157,7 @@ class _Check:
 
     def _head(self, name: str) -> bytes:
         with open(self._store.open(name), "rb") as file:
-            return file.read(HEAD)
+            return age.head(file, self.stored.identity, HEAD)[0]
 
     def _add(self, name: str, problem: str) -> None:
         self.problems.append(problem if problem.startswith(f"{name} ") else f"{name}: {problem}")

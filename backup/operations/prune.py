@@ -11,24 +11,24 @@ from typing import Final
 from backup import lock
 from backup.catalog import Catalog
 from backup.config import Settings
-from backup.errors import BackupError, NoSpace
+from backup.errors import BackupError, NoSpace, NotFound
 from backup.health import failed_backup
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations import runs
 from backup.operations.unfinished import refuse_unfinished
 from backup.records import Outcome, Records, Run, new_run_id
-from backup.retention import Decision, Policy, decide, stale
+from backup.retention import Decision, Identity, Policy, decide, identity_of, stale
 from backup.sets import StoredSet
-from backup.text import plural, size
+from backup.text import plural, printable, size
 
 PRUNE: Final = "prune"
 # The exit code of a run that did its part, and leaves more to a person.
 WAITS: Final = 4
 _SKEW: Final = timedelta(minutes=5)
 _FORCE: Final = (
-    "`prune --dry-run` shows the sets; if they may go, `prune --force` removes them. If it comes again, raise"
-    " BACKUP_PRUNE_SHARE: more sets are made between two cleanups than it lets go."
+    "`prune --dry-run` shows the sets; if they may go, `prune --force` removes them. BACKUP_PRUNE_SHARE is what one"
+    " cleanup may remove of a tier by itself."
 )
 
 
@@ -36,11 +36,13 @@ _FORCE: Final = (
 class Request:
     """`force` lifts the share of a tier that one run may remove, `make_room` that the backups must be well.
 
-    `wait` is in seconds; the rest is for the record.
+    `server` is the system identifier of another database server, whose sets are cleaned up instead. `wait` is in
+    seconds; the rest is for the record.
     """
 
     force: bool = False
     make_room: bool = False
+    server: str = ""
     wait: float = 0.0
     trigger: str = "manual"
     slot: datetime | None = None
@@ -109,15 +111,34 @@ def policy(settings: Settings) -> Policy:
     )
 
 
-def plan(request: Request, shelf: Shelf, now: datetime) -> Report:
-    """What `prune` would do now. Touches nothing."""
+def plan(request: Request, shelf: Shelf, now: datetime, own: str = "") -> Report:
+    """What `prune` would do now; `own` is the id of the run that asks. Touches nothing."""
     refuse_unfinished(shelf.catalog.root, now)
     sets = shelf.catalog.sets()
     # One from the future would stand before all that happens until then.
-    past = [run for run in shelf.records.all() if run.started <= now + _SKEW]
+    runs = shelf.records.all()
+    past = [run for run in runs if run.started <= now + _SKEW]
     hold = "" if request.make_room else _failed(past) or stale(sets, shelf.policy, now)
-    decided = decide(sets, shelf.policy, now, hold=hold, force=request.force, spent=_spent(past))
+    since = _last(runs, but=own)
+    # A person who names another server has looked; what a cleanup of this one left waiting says nothing of that.
+    spent = _spent(past) and not request.server
+    of = _of(sets, request.server)
+    decided = decide(sets, shelf.policy, now, identity=of, hold=hold, force=request.force, spent=spent, since=since)
     return Report(decided, hold)
+
+
+def _of(sets: Sequence[StoredSet], server: str) -> Identity | None:
+    """The one database of that server here; None for no server: that of the newest good set."""
+    known = {each for stored in sets if (each := identity_of(stored))}
+    found = sorted((each for each in known if each.system == server), key=str)
+    if not server or len(found) == 1:
+        return found[0] if found else None
+    there = ", ".join(sorted(str(each) for each in known)) or "none"
+    what = "the sets here are of several databases" if found else "no set here is of a database"
+    raise NotFound(
+        f"{what} on the server {printable(server)}: {printable(there)}; nothing was removed",
+        "`show` says of which database and server a set is; remove those by hand that are not needed.",
+    )
 
 
 def prune(request: Request, shelf: Shelf) -> Report:
@@ -137,7 +158,7 @@ def prune(request: Request, shelf: Shelf) -> Report:
         try:
             runs.recover(shelf.catalog, shelf.records, run.started)
             _begin(shelf.records, run)
-            report = plan(request, shelf, run.started)
+            report = plan(request, shelf, run.started, run.id)
             _remove(report, shelf.catalog)
             # Tried already, and in vain if anything is left: said last, so that it does not keep the others.
             shelf.catalog.finish_removing()
@@ -185,3 +206,8 @@ def _spent(past: Sequence[Run]) -> bool:
     """Whether the last cleanup that ended left something to a person, who has not answered."""
     last = next((r for r in past if r.operation == PRUNE and r.outcome is Outcome.SUCCESS), None)
     return last is not None and last.exit_code == WAITS
+
+
+def _last(runs: Sequence[Run], but: str) -> datetime | None:
+    """When the last cleanup began, however it ended. One ahead of the clock counts: it may have removed sets."""
+    return max((run.started for run in runs if run.operation == PRUNE and run.id != but), default=None)

@@ -22,7 +22,7 @@ def read(stored: StoredSet, *, unchanged: bool) -> str:
     artifact = stored.manifest.artifact("roles") if stored.manifest else None
     if artifact is None:
         return ""
-    source = Stored(LocalStore(stored.directory), artifact.file, Silent())
+    source = Stored(LocalStore(stored.directory), artifact.file, Silent(), stored.identity)
     try:
         text = _bounded(source, stored.id)
         if unchanged:

@@ -9,27 +9,71 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from backup import lock
 from backup.catalog import Catalog
 from backup.errors import BackupError, Interrupted, MediaFailed, StoreError
 from backup.log import logger, redacted
 from backup.records import Outcome, Records, Run
+from backup.stores import incoming
+
+# Runs that do not hold the lock of the volume hold one whose name begins so.
+BESIDE: Final = "beside-"
 
 
 def recover(catalog: Catalog, records: Records, now: datetime) -> None:
     """Remove what dead runs left in the volume and record them as crashed. Only under the lock."""
     for name in catalog.sweep():
         logger.warning("removed {}: a run that died had not published it", name)
+    for name in incoming.clear(catalog.root):
+        logger.warning("removed {}: an import that died had not judged it", name)
     try:
-        crashed = records.mark_crashed(now)
+        crashed = records.mark_crashed(now, beside(catalog.root))
     except StoreError as error:
         # Health is red for it; a damaged record must not also cost the next backup.
         logger.error("{} {}", error.message, error.hint)
         return
     for run in crashed:
         logger.warning("run {} ({} {}) was recorded as crashed", run.id, run.operation, run.tier)
+
+
+@contextlib.contextmanager
+def tidied(catalog: Catalog) -> Iterator[None]:
+    """Nothing is left of the files of a run that a signal ends: it may come before one that was made is known."""
+    try:
+        yield
+    except Interrupted:
+        with contextlib.suppress(BackupError):
+            catalog.sweep()
+        raise
+
+
+def beside(root: Path) -> Callable[[Run], bool]:
+    """Whether a run is at work without the lock of the volume: it holds one of its own, as uploads do."""
+    holders = [lock.holder(path) or "" for path in (root / "state").glob(f"{BESIDE}*.lock")]
+    return lambda run: any(f"(run {run.id} in " in who for who in holders)
+
+
+@contextlib.contextmanager
+def recorded_beside(shop: Shop, run: Run, name: str, wait: float) -> Iterator[Recording]:
+    """Record a run that works beside those which hold the lock of the volume: neither waits for the other.
+
+    It holds the lock `name`, of which there is one for each place and kind of work; LockHeld after `wait` seconds.
+    """
+    what, path = f"{run.operation} {run.set or run.tier}".strip(), shop.catalog.root / "state" / f"{BESIDE}{name}.lock"
+    with lock.hold(path, what, run.id, wait=wait, waiting=_told):
+        run = run.model_copy(update={"started": shop.clock()})
+        recording = Recording(run)
+        try:
+            shop.records.begin_beside(run)
+            yield recording
+        except BaseException as error:
+            record(shop.records, failed(recording.run, error, shop.clock(), recording.seconds))
+            raise
+        ended = {"outcome": Outcome.SUCCESS, "ended": shop.clock(), "seconds": recording.seconds}
+        recording.run = recording.run.model_copy(update={**ended, **recording.success})
+        record(shop.records, recording.run)
 
 
 def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, float]) -> Run:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,21 +25,26 @@ from backup.ledger import Ledger
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations.accounting import Accounting
+from backup.operations.announce import announce, tell_way
 from backup.operations.jobs import COMMANDS, Crontab, jobs
-from backup.operations.status import NO_OFFSITE, overview
+from backup.operations.offsite.after import After
+from backup.operations.offsite.plans import ages, places, uploads
+from backup.operations.runs import beside
+from backup.operations.status import overview
 from backup.operations.surface import access_for
 from backup.overview import Overview
 from backup.records import Records, Run
-from backup.schedule import upcoming
 from backup.stores.disk import storing
 from backup.supervise import Errand, Family, Scheduler, Signals, scan, stop
 from backup.web.app import create_app
-from backup.web.server import HttpServer, address, bind
+from backup.web.server import HttpServer, bind
 
 _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 _TICK: Final = 1.0
 # The exit code of a whole set in which files changed while they were read.
 _CHANGED: Final = 3
+# What a disk that is well takes to say what is there.
+_PROMPT: Final = 5.0
 # What a sweep usually takes, and what it is given when the service ends.
 _MOMENT: Final = 1.0
 _LAST_WORD: Final = 5.0
@@ -90,8 +96,8 @@ def serve(
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
         with HttpServer(app, listener):
             try:
-                _announce(settings)
-                Errand(lambda: _tell(way)).go()
+                announce(settings)
+                Errand(lambda: tell_way(way)).go()
                 service.run()
             finally:
                 killed = stop(service.family, service.scheduler, signals, grace)
@@ -124,6 +130,8 @@ class _Service:
         self._settled = self._refreshed = time.monotonic()
         self._looked = self._again = 0.0
         self._pause = _SETTLE
+        self._opened, self._wanted, self._begun, self._idle = threading.Event(), False, False, False
+        self._opening, self._disk = Errand(self._open), Errand(self._look)
         self._table = table
         self.alarm: Errand | None = None
         self.family = Family()
@@ -139,12 +147,19 @@ class _Service:
             since=self._since,
         )
 
+        self._after = After(
+            catalog=catalog,
+            records=records,
+            places=[place for place, _ in places(settings)],
+            uploads=uploads(settings),
+            ages=ages(settings),
+            spawn=lambda words: self.family.spawn([*command, *words], self._env),
+        )
+
     def run(self) -> None:
         """The main loop: every second, and at once when a child ends, until a signal says stop."""
-        self._accounting.open()
         self._table.refresh(self._since)
-        self.scheduler.start(time.monotonic())
-        self._start_first()
+        self._opening.go(wait=_PROMPT)
         while not (ending := self._signals.wait(_TICK) & _ENDING):
             now = time.monotonic()
             self._tick(now)
@@ -152,6 +167,21 @@ class _Service:
                 self._looked = now
                 self.alarm.go()
         logger.info("stopping: {}", ", ".join(signal.Signals(number).name for number in sorted(ending)))
+
+    def _open(self) -> None:
+        """What must be known before anything is started. From here on all that reads the backup disk may hang."""
+        self._accounting.open()
+        self._wanted = self._first_wanted()
+        self._opened.set()
+
+    def _begin(self, now: float) -> None:
+        """Start the scheduler, and the first backup where there is none, once the disk has answered."""
+        self._begun = True
+        self.scheduler.start(now)
+        if self._wanted:
+            logger.info("there is no good set of the database yet: the first backup starts now")
+            argv = [*self._command, CREATE, Tier.DAILY, "--scheduled", "--trigger", "first"]
+            self._first = self.family.spawn(argv, self._env)
 
     def overview(self, *, alerting: bool = True) -> Overview:
         """Asked by the web thread and the alerts, so it only reads."""
@@ -164,41 +194,46 @@ class _Service:
             self._records,
             datetime.now(UTC),
             scheduler=self.scheduler.state(),
-            since=self._since,
             first=first,
             alerting=alerting,
         )
 
-    def _start_first(self) -> None:
+    def _first_wanted(self) -> bool:
         try:
-            if newest_database(self._catalog.sets()):
-                return
+            return newest_database(self._catalog.sets()) is None
         except BackupError as error:
             # Red by /healthz; the service stays up to say so, and a person may look inside.
             logger.error("the sets cannot be read: {}", error.message)
-            return
-        logger.info("there is no good set of the database yet: the first backup starts now")
-        argv = [*self._command, CREATE, Tier.DAILY, "--scheduled", "--trigger", "first"]
-        self._first = self.family.spawn(argv, self._env)
+            return False
 
     def _tick(self, now: float) -> None:
         processes = scan()
         self.family.reap(processes, now)
+        if not self._begun:
+            if not self._opened.is_set():
+                return
+            self._begin(now)
         if event := self.scheduler.tend(now):
             logger.warning("{}", event)
         if self._first and (code := self._first.poll()) is not None:
             self._first = None
             self._first_ended(code)
             self._settled = 0.0
-        idle = all(process.pid == self.scheduler.pid for process in self.family.members(processes))
-        if now - self._settled > _SETTLE:
-            self._settled = now
-            self._settle(now, idle=idle)
+        idle = self._idle = all(process.pid == self.scheduler.pid for process in self.family.members(processes))
         # It reads its file again only after its jobs, and starts no other one until then.
         if idle and now - self._refreshed > _REFRESH:
             self._refreshed = now
             self._refresh()
+        self._disk.go()
+
+    def _look(self) -> None:
+        """All that reads the backup disk again and again: one that hangs must not keep signals from being heard."""
+        now = time.monotonic()
+        if now - self._settled > _SETTLE:
+            self._settled = now
+            self._settle(now, idle=self._idle)
         self._accounting.tick(datetime.now(UTC), now, busy=self._first is not None)
+        self._after.tick(datetime.now(UTC), now)
 
     def _refresh(self) -> None:
         try:
@@ -230,7 +265,7 @@ class _Service:
             self._sweep.go()
             return
         with contextlib.suppress(BackupError):  # said by /healthz
-            if idle and self._records.unfinished():
+            if idle and self._records.unfinished(beside(self._catalog.root)):
                 self._sweep.go()
 
 
@@ -251,20 +286,3 @@ def check_ready(catalog: Catalog, ready: Callable[[], None]) -> None:
         file.flush()
     catalog.sets()
     ready()
-
-
-def _tell(way: Callable[[], str]) -> None:
-    if said := way():
-        logger.info("database: {}", said)
-
-
-def _announce(settings: Settings) -> None:
-    slots = upcoming(jobs(settings), datetime.now(UTC), settings.zone)
-    told = "; ".join(f"{slot.job} next {slot.times[0]:%Y-%m-%d %H:%M %Z}" for slot in slots)
-    if told:
-        logger.info("schedule: {}", told)
-    else:
-        logger.warning("schedule: every job is off; no backup starts by itself")
-    logger.info("health: http://{0}/healthz, page: http://{0}/", address(settings.http_host, settings.http_port))
-    if settings.bucket:
-        logger.warning("{}", NO_OFFSITE)

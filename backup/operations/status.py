@@ -17,20 +17,20 @@ from backup.journal.files import KeptFile
 from backup.journal.model import Kept
 from backup.ledger import Ledger
 from backup.log.files import recent
+from backup.offsite import told
+from backup.offsite.books import BookFile
+from backup.offsite.decide import candidates
 from backup.operations.accounting import reasons
 from backup.operations.jobs import jobs
+from backup.operations.offsite.plans import ages, places, uploads
 from backup.operations.prune import PRUNE, WAITS
 from backup.operations.prune import policy as retention_policy
 from backup.overview import Overview, compute
-from backup.overview.compute import NO_OFFSITE as NO_OFFSITE_CLOCK
-from backup.overview.compute import Facts, Policy
+from backup.overview.compute import NO_OFFSITE, Facts, Policy
 from backup.records import Outcome, Records, Run
 from backup.sets import StoredSet
 from backup.stores.disk import room
 
-NO_OFFSITE: Final = (
-    "AWS_S3_BACKUP_BUCKET is set, but this version makes no offsite copies: all sets are on this machine only"
-)
 _MEGA: Final = 10**6
 _LOGGED: Final = 15
 
@@ -42,11 +42,10 @@ def status(
     now: datetime,
     *,
     scheduler: SchedulerState | None = None,
-    since: datetime | None = None,
     first: Run | None = None,
 ) -> Health:
     """Health alone, of the same overview that every surface shows."""
-    return overview(settings, catalog, records, now, scheduler=scheduler, since=since, first=first).health
+    return overview(settings, catalog, records, now, scheduler=scheduler, first=first).health
 
 
 def overview(
@@ -56,7 +55,6 @@ def overview(
     now: datetime,
     *,
     scheduler: SchedulerState | None = None,
-    since: datetime | None = None,
     first: Run | None = None,
     alerting: bool = True,
 ) -> Overview:
@@ -64,7 +62,7 @@ def overview(
 
     Without `alerting`, the state of the alerts themselves is left out: they are not to tell of themselves.
     """
-    facts = Facts(scheduler=scheduler, since=since)
+    facts = Facts(scheduler=scheduler)
     sets: list[StoredSet] = []
     runs: list[Run] = []
     try:
@@ -79,7 +77,7 @@ def overview(
         facts = replace(facts, problem=facts.problem or error.message)
     if first and not any(run.operation == CREATE and run.started >= first.started for run in runs):
         runs.append(first)
-    kept, lost = _kept(catalog.root)
+    (kept, lost), (places, missed) = _kept(catalog.root), offsite(settings, catalog.root, sets, runs, now)
     facts = replace(
         facts,
         undo=kept.size if kept else None,
@@ -88,13 +86,13 @@ def overview(
             *_restoring(catalog.root),
             *_scheduled(settings, catalog.root, now),
             *_cleanup(runs),
-            *_offsite(settings),
             *(alerts.reasons(catalog.root, now) if alerting else []),
-            *lost,
+            *[*missed, *lost],
         ],
         pinned=frozenset(stored.id for stored in sets if stored.pin),
         slots=schedule.upcoming(jobs(settings), now, settings.zone),
-        offsite=replace(NO_OFFSITE_CLOCK, status="warn", note=NO_OFFSITE) if settings.bucket else NO_OFFSITE_CLOCK,
+        offsite=told.clock(places[0], runs, now) if places else NO_OFFSITE,
+        places=[told.summary(seen) for seen in places],
         alerting=alerts.summary(catalog.root, settings),
     )
     found = compute.overview(sets, runs, now, policy(settings), facts)
@@ -128,8 +126,17 @@ def _scheduled(settings: Settings, root: Path, now: datetime) -> list[Reason]:
         return [Reason("warn", f"what is owed of the schedule cannot be told: {error.message}", error.hint)]
 
 
-def _offsite(settings: Settings) -> list[Reason]:
-    return [Reason("warn", NO_OFFSITE)] if settings.bucket else []
+def offsite(
+    settings: Settings, root: Path, sets: list[StoredSet], runs: list[Run], now: datetime
+) -> tuple[list[told.Seen], list[Reason]]:
+    """What is known of the offsite copies, the bucket first, without asking anybody; and what is wrong with them."""
+    belong = candidates(sets, uploads(settings), ages(settings), now)
+    limit = timedelta(hours=settings.offsite_max_age_hours)
+    try:
+        seen = [told.Seen(place, name, BookFile(root, place).read(), belong, limit) for place, name in places(settings)]
+    except BackupError as error:
+        return [], [Reason("warn", f"what is offsite cannot be told: {error.message}", error.hint)]
+    return seen, [each for place in seen for each in told.reasons(place, runs, now)]
 
 
 def _cleanup(runs: list[Run]) -> list[Reason]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from backup.catalog import Catalog
-from backup.errors import StoreError
+from backup.errors import KeyMissing, StoreError
 from backup.log import logger
 from backup.operations.check_set import Checked, Found, SetCheck
 from backup.operations.legacy import check_without_manifest
@@ -26,12 +26,11 @@ def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetim
     if before and before.problems:
         quick = False
     problems, unchecked, _ = check(stored, progress, quick=quick)
-    proof = before.proof if before and not problems else None
-    verdict = Verdict(checked=now, problems=tuple(problems), unchecked=tuple(unchecked), proof=proof)
+    verdict = Verdict(checked=now, problems=tuple(problems), unchecked=tuple(unchecked))
     if stored.manifest is None or stored.directory != catalog.root / stored.tier:
         return verdict
     try:
-        catalog.record_verdict(stored, verdict)
+        verdict = catalog.record_verdict(stored, verdict, now)
     except StoreError as error:
         logger.warning("the verdict on {} could not be kept: {}", stored.id, error.message)
         if problems:  # the lists still call it good: whoever gets the exit code must be told
@@ -43,8 +42,15 @@ def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetim
 def check(stored: StoredSet, progress: Progress, *, quick: bool = False, outline: Outline | None = None) -> Checked:
     """What `verify` finds, recorded nowhere. Without a manifest all is read and `quick` means nothing.
 
-    `outline`, if given, gets the database's dump from the same reading; finished only when there are no problems.
+    KeyMissing when it is encrypted and there is no key, or another one. `outline`, if given, gets the database's dump
+    from the same reading; finished only when there are no problems.
     """
+    if stored.encrypted and stored.identity is None and not (quick and stored.manifest):
+        raise KeyMissing(
+            f"{stored.id} is encrypted, and no identity is here to open it",
+            "Name the file with the private key: --identity FILE, or BACKUP_AGE_IDENTITY_FILE."
+            " `verify --quick` compares the stored bytes without it.",
+        )
     progress.phase(f"reading {stored.id}", stored.size)
     if stored.manifest is None:
         return check_without_manifest(stored, progress, outline)

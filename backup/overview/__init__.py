@@ -87,6 +87,25 @@ class Alerting:
 
 
 @dataclass(frozen=True)
+class Offsite:
+    """A place of copies. `waiting` sets belong there and are not there yet, `bad` are not as they should be; bytes.
+
+    `looked` is when the place was last listed whole.
+    """
+
+    place: str
+    name: str
+    sets: int
+    size: int
+    waiting: int
+    waiting_size: int
+    bad: int
+    newest: str = ""
+    newest_time: datetime | None = None
+    looked: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Overview:
     """Everything. `sets` and `runs` are newest first; `restore_seconds` is what the newest drill measured.
 
@@ -106,6 +125,7 @@ class Overview:
     alerting: Alerting = Alerting()
     restore_seconds: float | None = None
     logged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    offsite: tuple[Offsite, ...] = ()
 
 
 def telling(runs: Iterable[Run]) -> list[Run]:

@@ -13,7 +13,7 @@ from backup.health import Health, Limits, Reason, SchedulerState, evaluate
 from backup.health.model import SKEW, newest
 from backup.health.proofs import DRILL, PATIENCE, proof_reason
 from backup.manifest import Tier
-from backup.overview import Alerting, Clock, Overview, Storage, TierSummary
+from backup.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 from backup.overview.rates import period, slots_between
 from backup.records import Run
 from backup.schedule import Slot
@@ -53,13 +53,13 @@ class Facts:
     undo_until: datetime | None = None
     pinned: frozenset[str] = frozenset()
     scheduler: SchedulerState | None = None
-    since: datetime | None = None
     problem: str = ""
     unread: bool = False
     others: Sequence[Reason] = ()
     slots: Sequence[Slot] = ()
     alerting: Alerting = field(default_factory=Alerting)
     offsite: Clock = NO_OFFSITE
+    places: Sequence[Offsite] = ()
 
 
 def overview(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, policy: Policy, facts: Facts) -> Overview:
@@ -72,7 +72,6 @@ def overview(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, poli
         max_age=policy.max_age,
         scheduler=facts.scheduler,
         problem=facts.problem,
-        since=facts.since,
         free=facts.free,
         others=facts.others,
         limits=limits,
@@ -89,6 +88,7 @@ def overview(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, poli
         slots=tuple(facts.slots),
         alerting=facts.alerting,
         restore_seconds=_restore_seconds(sets),
+        offsite=tuple(facts.places),
     )
 
 

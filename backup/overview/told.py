@@ -31,6 +31,7 @@ def to_json(overview: Overview) -> dict[str, Any]:
         "schedule": [{"job": s.job, "cron": s.cron, "next": [_value(t) for t in s.times]} for s in overview.slots],
         "alerting": {name: _value(value) for name, value in vars(overview.alerting).items()},
         "restore_seconds": _value(overview.restore_seconds),
+        "offsite": [{name: _value(value) for name, value in vars(place).items()} for place in overview.offsite],
     }
 
 
@@ -44,6 +45,8 @@ def set_summary(stored: StoredSet) -> dict[str, Any]:
         "state": stored.state,
         "good": stored.good,
         "proven": stored.proven,
+        "encrypted": stored.encrypted,
+        "unopened": stored.unopened,
         "size": stored.size,
         "problem": printable(stored.problem),
         "verified": _value(verdict.checked) if verdict else None,

@@ -74,7 +74,7 @@ def _source_refused(facts: Facts) -> Iterator[Remark]:
             yield Remark(text, "`list` shows the sets that can be.")
     elif given.state in ("damaged", "unreadable"):
         text = f"{given.id} is {given.state}: {printable(given.problem)}"
-        yield Remark(text, f"`verify {given.id}` looks again; `list` shows other sets.")
+        yield Remark(text, f"`verify {printable(given.query)}` looks again; `list` shows other sets.")
 
 
 def _halves(facts: Facts) -> Iterator[Remark]:
@@ -137,7 +137,8 @@ def _time(facts: Facts) -> Iterator[Remark]:
 def _foreign(given: Foreign, facts: Facts) -> Iterator[Remark]:
     if given.unchecked:
         text = f"not checked, because {printable(given.name)} has no manifest: {named(given.unchecked)}"
-        yield Remark(text, "`verify --test-restore` restores it into a throw-away server first.")
+        query = f" {printable(given.query)}" if given.query else ""
+        yield Remark(text, f"`verify --test-restore{query}` restores it into a throw-away server first.")
     times = (given.database_time, given.media_time)
     if facts.only or not (given.database and given.volumes):
         return
@@ -150,13 +151,13 @@ def _foreign(given: Foreign, facts: Facts) -> Iterator[Remark]:
 
 def _stored(given: StoredSet, facts: Facts) -> Iterator[Remark]:
     proof = given.verdict.proof if given.verdict else None
-    prove = f"`verify --test-restore {given.id}` restores it into a throw-away server."
+    prove = f"`verify --test-restore {printable(given.query)}` restores it into a throw-away server."
     if given.verdict and given.verdict.unchecked:
         yield Remark(f"not checked: {named(given.verdict.unchecked)}", prove)
     elif given.manifest is None:
         yield Remark("an old script made it: it has no checksums and no row counts to check it by", prove)
     if given.state == "complete with changes" and wants_media(facts):
-        yield Remark("files changed while the set was taken", f"`show {given.id}` lists them.")
+        yield Remark("files changed while the set was taken", f"`show {printable(given.query)}` lists them.")
     if wants_database(facts) and proof is None:
         yield Remark("no drill has ever restored this set", prove)
     elif wants_database(facts) and proof is not None and proof.differences:
@@ -166,7 +167,7 @@ def _stored(given: StoredSet, facts: Facts) -> Iterator[Remark]:
         text = (
             f"{proof.files.missing:,} of {plural(proof.files.referenced, 'file')} named in its database are not in it"
         )
-        yield Remark(text, f"`show {given.id}` lists them.")
+        yield Remark(text, f"`show {printable(given.query)}` lists them.")
     part = given.manifest.database if given.manifest else None
     if part and part.not_carried and wants_database(facts):
         yield Remark(f"the dump does not carry {named(part.not_carried)}", "Make them by hand after the restore.")
@@ -203,6 +204,13 @@ def _parts(facts: Facts) -> Iterator[Remark]:
     if facts.writers:
         text = f"these write and cannot be stopped from here: {named(facts.writers)}"
         yield Remark(text, "Stop them before you agree: what they write while it runs is lost.")
+    for volume in (each for each in restored_volumes(facts) if each.left_files):
+        count = (
+            f"{plural(volume.left_files, 'file')} ({size(volume.left_bytes)}) of the volume {printable(volume.name)}"
+        )
+        text = f"{count} are in no set, because they match {named(volume.left_out)} (BACKUP_MEDIA_EXCLUDE)"
+        hint = "Copy them aside if the application does not make them anew; `undo` still has them for a while."
+        yield Remark(f"{text}: they go with what is replaced", hint)
     left = [volume.name for volume in facts.volumes if volume.mounted and not volume.archived]
     if left and wants_media(facts):
         yield Remark(f"the set does not hold the volumes {named(left)}; they stay as they are", "`list` shows others.")

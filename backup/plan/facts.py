@@ -18,7 +18,8 @@ class Foreign:
     """Files that are no set of this product, recognised by their bytes; `kind` says as what.
 
     `refusal` says why they cannot be restored (encrypted, unknown, cut), `unchecked` what could not be judged.
-    `database_time` and `media_time` are the halves' own times, where they tell.
+    `query` is what names them on a command line. `database_time` and `media_time` are the halves' own times, where
+    they tell.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Foreign:
     media_time: datetime | None = None
     server_version: str = ""
     unchecked: tuple[str, ...] = ()
+    query: str = ""
     refusal: str = ""
 
 
@@ -58,6 +60,7 @@ class LiveDatabase:
 class Volume:
     """A volume, as it is and as the archive has it. Files and bytes of a side that has none are None.
 
+    `left_files` and `left_bytes` are those of the live tree that the set leaves out, by the patterns `left_out`.
     `mounted`: it can be reached. `archived`: the set has it. Places with the same `disk` share their free bytes.
     """
 
@@ -70,6 +73,9 @@ class Volume:
     archive_bytes: int | None = None
     free: int | None = None
     disk: str = ""
+    left_files: int = 0
+    left_bytes: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ def source(facts: Facts) -> Source:
         time = given.media_time if facts.only == "media" else given.database_time or given.media_time
         return Source(given.name, given.database, given.volumes, time, given.server_version, "", "", None)
     if given.manifest is None:
-        suffixes = [parsed.suffix for parsed in map(parse_file_name, given.files) if parsed]
+        suffixes = [parsed.content for parsed in map(parse_file_name, given.files) if parsed]
         return Source(given.id, "sql.gz" in suffixes, "tar.gz" in suffixes, given.time, "", "", "", None)
     part = given.manifest.database
     return Source(

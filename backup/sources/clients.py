@@ -10,27 +10,28 @@ import contextlib
 import copy
 import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, Protocol, Self
+from typing import Final, Protocol, Self
 
 from backup.containers import Container
 from backup.database import APPLICATION, Login
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
-from backup.errors import ConfigError, DumpFailed, EngineError
+from backup.errors import ConfigError, EngineError
+from backup.sources.child import Child
+from backup.stream.dialogue import Dialogue
 from backup.stream.feed import ProcessInput
 from backup.stream.fifo import Pipe, Process, ProcessOutput
 from backup.text import printable
 
 _CLIENT_ROOT: Final = Path("/usr/lib/postgresql")
-_STDERR_TAIL: Final = 8192
 # Where a client is told to write; psql reads with --file.
 _OUTPUT: Final = {"psql": "--output"}
-_SPOOLED: Final = re.compile(r"([0-9a-f]{12})\.[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:fifo|pass)")
+_SPOOLED: Final = re.compile(
+    r"([0-9a-f]{12})\.[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|archive|index|out\.fifo)"
+)
 
 
 ROLE: Final = "client"
@@ -40,6 +41,8 @@ class Clients(Protocol):
     """Runs PostgreSQL's clients for one database."""
 
     way: str
+    # Whether a client that takes no more input is still at work.
+    busy: Callable[[], bool]
 
     def check(self, server_major: int) -> None:
         """ConfigError when there is no client of the server's major version."""
@@ -57,6 +60,11 @@ class Clients(Protocol):
     ) -> contextlib.AbstractContextManager[ProcessInput]:
         """Start `program` to read a script from us, in a session with these server `options`. Leaves nothing behind."""
 
+    def talk(
+        self, arguments: Sequence[str], run: str, options: str = "", part: str = ""
+    ) -> contextlib.AbstractContextManager[Dialogue]:
+        """As `feed` of psql, which also tells what it has done. `part` tells sessions of one run apart."""
+
     def named(self, database: str) -> Self:
         """The same clients for another database of the server."""
 
@@ -69,7 +77,6 @@ class _Spooled:
 
     def __init__(self, login: Login, directory: Path, instance: str, stall: float) -> None:
         self._login, self._directory, self._instance, self._stall = login, directory, instance, stall
-        # Whether a client that takes no more input is still at work.
         self.busy: Callable[[], bool] = lambda: False
 
     @contextlib.contextmanager
@@ -99,6 +106,27 @@ class _Spooled:
                 with ProcessInput(process, pipe, program, self._stall, self.busy) as load:
                     yield load
 
+    @contextlib.contextmanager
+    def talk(self, arguments: Sequence[str], run: str, options: str = "", part: str = "") -> Iterator[Dialogue]:
+        """See Clients."""
+        with (
+            self._secret(run, part),
+            Pipe(self._path(run, f"{part}fifo")) as pipe,
+            Pipe(self._path(run, f"{part}out.fifo")) as said,
+        ):
+            words = [
+                *self._connection(run, options, part),
+                *arguments,
+                f"--output={self._inside(said.path)}",
+                f"--file={self._inside(pipe.path)}",
+            ]
+            with self._started("psql", words, run) as process:
+                with (
+                    ProcessInput(process, pipe, "psql", self._stall, self.busy) as load,
+                    Dialogue(load, said) as dialogue,
+                ):
+                    yield dialogue
+
     def named(self, database: str) -> Self:
         """The same clients for another database of the server."""
         other = copy.copy(self)
@@ -119,8 +147,8 @@ class _Spooled:
         return self._directory / f"{self._instance}.{run}.{suffix}"
 
     @contextlib.contextmanager
-    def _secret(self, run: str) -> Iterator[None]:
-        secret = self._path(run, "pass")
+    def _secret(self, run: str, part: str = "") -> Iterator[None]:
+        secret = self._path(run, f"{part}pass")
         descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
@@ -129,10 +157,10 @@ class _Spooled:
         finally:
             secret.unlink(missing_ok=True)
 
-    def _connection(self, run: str, options: str = "") -> list[str]:
+    def _connection(self, run: str, options: str = "", part: str = "") -> list[str]:
         at = Login(self._host(), self._login.port, self._login.user, self._login.name)
         extra = {"options": options} if options else {}
-        secret = self._inside(self._path(run, "pass"))
+        secret = self._inside(self._path(run, f"{part}pass"))
         conninfo = at.conninfo(passfile=secret, application_name=application(self._instance, run), **extra)
         return [f"--dbname={conninfo}", "--no-password"]
 
@@ -212,53 +240,13 @@ class NetworkClients(_Spooled):
     @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
         home = self._root / str(self._major)
-        yield _Child([str(home / "bin" / program), *arguments], home / "lib")
+        yield Child([str(home / "bin" / program), *arguments], home / "lib")
 
     def _inside(self, path: Path) -> str:
         return str(path)
 
     def _host(self) -> str:
         return self._login.host
-
-
-class _Child:
-    """A client as a child process; satisfies `stream.fifo.Process`."""
-
-    def __init__(self, command: list[str], libraries: Path) -> None:
-        environment = {"PATH": "/usr/bin:/bin", "LC_MESSAGES": "C"}
-        # Clients of another Debian release bring their own libpq.
-        if libraries.is_dir():
-            environment["LD_LIBRARY_PATH"] = str(libraries)
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._stderr.close()
-            raise DumpFailed(f"{command[0]} cannot be started: {error.strerror}") from error
-
-    def wait(self) -> int:
-        code = self._process.wait()
-        return 128 - code if code < 0 else code
-
-    def errors(self) -> str:
-        end = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, end - _STDERR_TAIL))
-        return self._stderr.read().decode(errors="replace")
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def close(self) -> None:
-        self.kill()
-        self._process.wait()
-        self._stderr.close()
 
 
 def sweep_spool(directory: Path, instance: str) -> int:

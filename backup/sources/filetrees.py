@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
-from backup.errors import BackupError, EngineError, IntegrityError, LockHeld, RestoreFailed, RestoreUnfinished
+from backup.errors import BackupError, EngineError, IntegrityError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
 from backup.text import printable
 
 FILES_ROLE: Final = "files"
@@ -26,7 +26,7 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 CAPABILITIES: Final = ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID"]
 
 _ERRORS: Final[dict[str, type[BackupError]]] = {
-    each.__name__: each for each in (IntegrityError, LockHeld, RestoreUnfinished)
+    each.__name__: each for each in (IntegrityError, LockHeld, NotFound, RestoreUnfinished)
 }
 
 # Gives the output lines of a command, then its exit code.
@@ -53,6 +53,30 @@ class FileTrees:
         options = [f"--limit={limit}", *(["--trusted"] if trusted else [])]
         words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]
         self._call(volume, "extract", *options, "--", *words)
+
+    def put(
+        self,
+        volume: str,
+        archive: Path,
+        index: Path | None,
+        stamp: str,
+        *,
+        root: str,
+        limit: int,
+        trusted: bool,
+        paths: Sequence[bytes],
+        days: float,
+    ) -> str:
+        """See Trees."""
+        options = [f"--limit={limit}", f"--days={days}", *(["--trusted"] if trusted else [])]
+        # In hexadecimal: what the engine is told must be UTF-8, and a path need not be.
+        options += [f"--path={path.hex()}" for path in paths]
+        words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]
+        return str(self._call(volume, "put", *options, "--", *words)["kept"])
+
+    def tidy(self, volume: str) -> None:
+        """See Trees."""
+        self._call(volume, "tidy", self._root(volume))
 
     def exchange(self, volume: str, stamp: str) -> None:
         """See Trees."""
@@ -148,7 +172,7 @@ def in_child(_volume: str, words: Sequence[str]) -> Iterator[str | int]:
 class InHelper:
     """Runs it in a container of our own image; `mount` gives a volume writable, `archives` a folder of archives.
 
-    The words of `extract` end with the archive, its index, its root, the volume and the stamp.
+    The words of `extract` and `put` end with the archive, its index, its root, the volume and the stamp.
     """
 
     engine: Engine
@@ -163,7 +187,7 @@ class InHelper:
         labels = {LABEL: self.instance, LABEL_RUN: self.run, LABEL_ROLE: FILES_ROLE}
         command = [PYTHON, *_MODULE, *words]
         mounts = [self.mount(volume)]
-        if words[0] == "extract":
+        if words[0] in ("extract", "put"):
             mounts.append(self.archives(Path(words[-5]).parent))
         helper = self.engine.start_alone(self.image, command, labels, mounts, CAPABILITIES)
         try:

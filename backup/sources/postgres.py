@@ -8,7 +8,9 @@ from typing import Final
 
 from backup import database
 from backup.database import Facts, Login
-from backup.errors import DumpFailed
+from backup.database.server import at_work, major
+from backup.errors import BackupError, DumpFailed
+from backup.log import logger
 from backup.manifest import DatabasePart
 from backup.sources.clients import Clients, application
 from backup.stream.filters import DumpReader
@@ -23,7 +25,10 @@ _ROLES_OPTIONS: Final = ("--roles-only", "--no-sync", "--encoding=UTF8")
 
 @dataclass(frozen=True)
 class PostgresSource:
-    """One database. `image` and `image_id` are those of its container, empty over the network."""
+    """One database. `image` and `image_id` are those of its container, empty over the network.
+
+    `scratch` drops what dead drills left on the server.
+    """
 
     login: Login
     clients: Clients
@@ -31,6 +36,7 @@ class PostgresSource:
     lock_timeout: int
     image: str = ""
     image_id: str = ""
+    scratch: Callable[[], int] = lambda: 0
 
     def inspect(self) -> Facts:
         """What the server says of the database; refuses poolers and clients of another version."""
@@ -38,9 +44,22 @@ class PostgresSource:
         self.clients.check(facts.major)
         return facts
 
+    def loading(self, name: str, run: str) -> Clients:
+        """Clients of the server's version for a database that `run` fills: an index may take as long as it works."""
+        self.clients.check(major(self.login))
+        made = self.clients.named(name)
+        made.busy = lambda: at_work(self.login, name, application(self.instance, run))
+        return made
+
     def sweep(self) -> int:
         """End what dead runs left: helpers, pipes, and sessions on the server. Only under the lock."""
-        return self.clients.sweep() + database.end_sessions(self.login, application(self.instance))
+        count = self.clients.sweep() + database.end_sessions(self.login, application(self.instance))
+        try:
+            return count + self.scratch()
+        except BackupError as error:
+            # A database more is no reason to make no backup.
+            logger.warning("scratch databases of drills that died could not be looked for: {}", error.message)
+            return count
 
     def dump(self, facts: Facts, writer: ArtifactWriter, run: str, progress: Callable[[int], None]) -> DatabasePart:
         """Write the whole dump to `writer`; DumpFailed unless client and content both say it is whole."""

@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from backup.errors import IntegrityError, RestoreFailed
 from backup.sources import metadata
@@ -49,6 +49,19 @@ _HINTS: Final = {
 }
 
 
+class Members(Protocol):
+    """What TarReader gives: the members of an archive, or some of them."""
+
+    def members(self) -> Iterator[Found]:
+        """In their order; the content of one must be read before the next is asked for."""
+
+    def content(self, count: int) -> Iterator[bytes]:
+        """The next bytes of the present member's content."""
+
+    def refused(self, what: str) -> IntegrityError:
+        """The error about the present member."""
+
+
 @dataclass(frozen=True)
 class Extracted:
     """What was written, counted as `MediaReport` counts. `notes` say what could not be set on this system."""
@@ -71,15 +84,19 @@ def extract(
     limit: int,
     progress: Callable[[int], None],
     dir_fd: int | None = None,
+    select: Callable[[TarReader], Members] | None = None,
 ) -> Extracted:
     """Write the tar `stream` rooted at `<root_name>/` into the empty directory `target` (below `dir_fd`, if given).
 
     Every regular file is hashed and compared with `index`, in order. Unless `trusted`, links must stay inside.
-    `limit`: the most bytes of content. `progress` gets bytes written since its last call.
+    `limit`: the most bytes of content. `select` leaves only some
+    members, of which then `index` is. `progress` gets bytes written since its last call.
     IntegrityError for what is wrong with the archive, RestoreFailed for what the disk says; what was written stays.
     """
     with contextlib.closing(Branch(_opened_empty(target, dir_fd))) as branch:
-        return _Extraction(TarReader(stream, limit), os.fsencode(root_name), branch, index, trusted, progress).run()
+        reader = TarReader(stream, limit)
+        members = select(reader) if select else reader
+        return _Extraction(members, os.fsencode(root_name), branch, index, trusted, progress).run()
 
 
 def _opened_empty(target: Path, dir_fd: int | None) -> int:
@@ -110,7 +127,7 @@ def _writing(path: bytes) -> Iterator[None]:
 class _Extraction:
     def __init__(
         self,
-        reader: TarReader,
+        reader: Members,
         root: bytes,
         branch: Branch,
         index: Iterable[IndexEntry] | None,

@@ -55,3 +55,17 @@ def room(directory: Path) -> tuple[int, int]:
     with storing(directory):
         found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+
+def file_size(path: Path) -> int | None:
+    """The bytes of what has that name, which may be a link; None where there is nothing."""
+    with contextlib.suppress(OSError):
+        return path.lstat().st_size
+    return None
+
+
+def file_inode(path: Path) -> int | None:
+    """The number of what has that name; None where there is nothing."""
+    with contextlib.suppress(OSError):
+        return path.lstat().st_ino
+    return None

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backup.errors import StoreError
 from backup.stores.disk import storing, sync_directory, translated
-from backup.stores.staged import StagedFile
+from backup.stores.staged import Sealed, StagedFile
 
 
 class LocalStore:
@@ -27,7 +27,7 @@ class LocalStore:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return StagedFile(self.directory, name)
 
-    def publish(self, files: list[StagedFile]) -> None:
+    def publish(self, files: Sequence[Sealed]) -> None:
         """Give sealed files their final names, durably. An existing name is never overwritten."""
         for file in files:
             final = self.directory / file.name

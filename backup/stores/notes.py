@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import re
 import secrets
 import time
+from collections.abc import Iterator
 from typing import Final
 
 from backup.stores.disk import storing, sync_directory
@@ -14,6 +18,19 @@ from backup.stores.staged import STAGED_SUFFIX
 _STAGED: Final = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(STAGED_SUFFIX)}")
 # Between its first byte and its name a note takes moments.
 _FORGOTTEN: Final = 3600.0
+
+
+@contextlib.contextmanager
+def alone(store: LocalStore) -> Iterator[None]:
+    """No other writer of notes in this directory reads and replaces one meanwhile: moments, so each waits its turn."""
+    with storing(store.directory):
+        descriptor = os.open(store.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # where directories cannot be locked, two at once are unlikely enough
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def replace(store: LocalStore, name: str, data: bytes, *, locked: bool = False) -> None:

@@ -17,6 +17,7 @@ import queue
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from backup.errors import IntegrityError
 from backup.stores.disk import storing
@@ -31,6 +32,22 @@ _PIECE = 32 << 20
 def staged_name(name: str) -> str:
     """The name under which `name` is written until it is whole."""
     return f".{name}{STAGED_SUFFIX}"
+
+
+class Sealed(Protocol):
+    """A file that is whole and on the disk, and has only to get its name."""
+
+    @property
+    def name(self) -> str:
+        """The name that it gets."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies until then, on the same file system."""
+
+    @property
+    def inode(self) -> int:
+        """Its inode, by which it is known to be ours."""
 
 
 class StagedFile:

@@ -21,6 +21,27 @@ from backup.text import printable
 _SETTLE: Final = 30.0
 _GLANCE: Final = 0.2
 _DRAIN: Final = 0.002
+# The exit code of psql for an error in its script.
+_SCRIPT: Final = 3
+# What servers say that lack something, whatever the statement: of the classes 53, 57 and 58 of their error codes.
+_WANTING: Final = (
+    "out of memory",
+    "out of shared memory",
+    "No space left on device",
+    "Disk quota exceeded",
+    "could not resize shared memory",
+    "could not extend file",
+    "could not write",
+    "could not open file",
+    "could not fsync",
+    "could not create file",
+    "too many clients",
+    "terminating connection",
+    "server closed the connection",
+    "connection to server was lost",
+    "the database system is",
+    "canceling statement due to",
+)
 
 
 class ProcessInput:
@@ -94,6 +115,13 @@ class ProcessInput:
                 quiet = time.monotonic()
             time.sleep(pause)
 
+    def check(self, since: float) -> None:
+        """LoadFailed when the program has ended before its script, or has stood still `since` then."""
+        if self._ended.is_set():
+            raise self._failed()
+        if time.monotonic() - since > self._stall:
+            self._ask()
+
     def _ask(self) -> None:
         """It takes nothing: at work on a long statement, or standing still?"""
         try:
@@ -119,4 +147,14 @@ class ProcessInput:
             return self._lost
         said = self._process.errors().strip()
         text = "; ".join(printable(line) for line in said.splitlines()[-5:]) or "it said nothing"
-        return LoadFailed(f"{self._name} ended with exit code {self._code}: {text}", hint_for(said))
+        return LoadFailed(
+            f"{self._name} ended with exit code {self._code}: {text}", hint_for(said), refused=refused(self._code, said)
+        )
+
+
+def refused(code: int | None, said: str) -> bool:
+    """Whether psql ended because the server refused a statement for what it says, not for want of memory or the like.
+
+    It ends with 3 for an error in its script, with others when it loses the server or is killed itself.
+    """
+    return code == _SCRIPT and not any(words in said for words in _WANTING)

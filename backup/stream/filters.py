@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 from backup.errors import DumpFailed
 
-_NAME: Final = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
-_COLUMN: Final = rb'(?:"(?:[^"]|"")+"|[^\s".,()]+)'
+NAME: Final = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
+COLUMN: Final = rb'(?:"(?:[^"]|"")+"|[^\s".,()]+)'
 _EVENT: Final = re.compile(
     rb"^(?:-- (?P<data>Data for )?Name: (?P<name>.*); Type: (?P<type>[A-Z][A-Z ]*); Schema: (?P<schema>.*); Owner: .*"
     rb"|-- PostgreSQL database (?P<end>dump complete)"
@@ -24,7 +24,7 @@ _EVENT: Final = re.compile(
 # What may stand between the announcement of a table's rows and their COPY statement.
 _LEAD: Final = re.compile(rb"(?:\n--\n)?(?:\n|(?:ALTER TABLE|SET) [^\n]*;\n)*")
 _COPY: Final = re.compile(
-    rb"COPY ((?:" + _NAME + rb"\.)?" + _NAME + rb") +(?:\(" + _COLUMN + rb"(?:, " + _COLUMN + rb")*\) )?FROM stdin;\n"
+    rb"COPY ((?:" + NAME + rb"\.)?" + NAME + rb") +(?:\(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) )?FROM stdin;\n"
 )
 _END_OF_ROWS: Final = b"\n\\.\n"
 _HEAD: Final = 4096

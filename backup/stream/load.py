@@ -20,6 +20,8 @@ class WithoutDrops:
 
     def __init__(self) -> None:
         self._head: bytes | None = b""
+        # What the dump sets before its first object: each session that takes a part of it needs that.
+        self.settings = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """What can be loaded now."""
@@ -30,7 +32,8 @@ class WithoutDrops:
         if found is None:
             return self.finish() if len(self._head) > _LONGEST else b""
         head, self._head = self._head, None
-        return head[: _settings(head)] + head[found.start() :]
+        self.settings = head[: _settings(head)]
+        return self.settings + head[found.start() :]
 
     def finish(self) -> bytes:
         """What is left, of a dump that names no object at all."""

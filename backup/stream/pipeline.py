@@ -1,4 +1,4 @@
-"""One artifact on its way to disk: measure plain bytes → gzip → measure stored bytes → staged file.
+"""One artifact on its way to disk: measure plain bytes → gzip → age, if wanted → measure stored bytes → staged file.
 
 A producer that fails raises in the writer's body, so the file is thrown away before anything could
 take it for whole. Compression runs in a thread of its own, with a bounded queue: memory stays flat.
@@ -7,6 +7,7 @@ take it for whole. Compression runs in a thread of its own, with a bounded queue
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -14,13 +15,14 @@ from backup.errors import IntegrityError
 from backup.manifest import Artifact
 from backup.stores.local import LocalStore
 from backup.stores.staged import StagedFile
-from backup.stream import gzip
+from backup.stream import age, gzip
 
 
 class ArtifactWriter:
     """A compressed file being written. Use as a context manager; `finish` seals it and gives its Artifact.
 
-    `write` must be given bytes that nobody changes afterwards: they are queued for compression.
+    `write` must be given bytes that nobody changes afterwards: they are queued for compression. `recipients`: those
+    that it is encrypted to; its name then ends in `.age`.
     """
 
     def __init__(
@@ -30,15 +32,18 @@ class ArtifactWriter:
         kind: Literal["database", "roles", "volume", "index"],
         name: str = "",
         level: int = 1,
+        recipients: Sequence[age.Recipient] = (),
     ) -> None:
         self.kind, self.name = kind, name
         self.size = 0
         self._hash = hashlib.sha256()
-        self.staged: StagedFile = store.stage(file)
+        self.staged: StagedFile = store.stage(file + age.SUFFIX if recipients else file)
+        self._age: age.AgeWriter | None = None
         try:
-            self._gzip = gzip.GzipWriter(self.staged, level)
+            self._age = age.AgeWriter(self.staged, recipients) if recipients else None
+            self._gzip = gzip.GzipWriter(self._age or self.staged, level)
         except BaseException:
-            self.staged.discard()
+            self._throw_away()
             raise
 
     def __enter__(self) -> Self:
@@ -47,7 +52,12 @@ class ArtifactWriter:
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if kind is not None:
             self._gzip.abandon()
-            self.staged.discard()
+            self._throw_away()
+
+    def _throw_away(self) -> None:
+        if self._age:
+            self._age.abandon()
+        self.staged.discard()
 
     def write(self, data: bytes) -> int:
         """Append plain bytes."""
@@ -61,6 +71,8 @@ class ArtifactWriter:
     def finish(self) -> Artifact:
         """Write the end, flush, read back from the disk, and describe what is there."""
         self._gzip.close()
+        if self._age:
+            self._age.close()
         if self.size and not self.staged.size:
             raise IntegrityError(f"{self.staged.name}: the compressor wrote nothing; the run was not published")
         self.staged.seal()
@@ -72,4 +84,5 @@ class ArtifactWriter:
             stored_sha256=self.staged.sha256,
             plain_size=self.size,
             plain_sha256="" if self.kind == "volume" else self._hash.hexdigest(),
+            encryption="age" if self._age else "",
         )

@@ -16,7 +16,9 @@ Names and messages come from databases and archives: they are escaped by `printa
                  "undo_until"},
      "schedule": [{"job", "cron", "next": [time]}],
      "alerts": {"targets", "undelivered", "last_delivered", "last_error", "heartbeat", "last_heartbeat"},
-     "restore_seconds"}
+     "restore_seconds",
+     "offsite": [{"place": s3|copy, "name", "sets", "size_bytes", "waiting", "waiting_bytes", "bad", "newest",
+                  "newest_time", "looked"}]}
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Any, Final
 from backup import __version__
 from backup.health import Health, Reason
 from backup.manifest import DatabasePart, VolumePart
-from backup.overview import Alerting, Clock, Overview, Storage, TierSummary
+from backup.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 from backup.records import Run
 from backup.sets import StoredSet
 from backup.text import printable
@@ -61,6 +63,7 @@ def status_body(overview: Overview) -> dict[str, Any]:
         ],
         "alerts": _alerting(overview.alerting),
         "restore_seconds": overview.restore_seconds,
+        "offsite": [_offsite(place) for place in overview.offsite],
     }
 
 
@@ -108,6 +111,21 @@ def _clock(clock: Clock) -> dict[str, Any]:
         "age_seconds": _seconds(clock.age),
         "limit_seconds": _seconds(clock.limit),
         "note": printable(clock.note),
+    }
+
+
+def _offsite(place: Offsite) -> dict[str, Any]:
+    return {
+        "place": place.place,
+        "name": printable(place.name),
+        "sets": place.sets,
+        "size_bytes": place.size,
+        "waiting": place.waiting,
+        "waiting_bytes": place.waiting_size,
+        "bad": place.bad,
+        "newest": printable(place.newest) or None,
+        "newest_time": _time(place.newest_time),
+        "looked": _time(place.looked),
     }
 
 

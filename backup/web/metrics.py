@@ -40,7 +40,7 @@ class _Overview(Collector):
         self._overview = overview
 
     def collect(self) -> Iterator[Metric]:
-        for part in (_state, _clocks, _tiers, _runs, _storage, _others):
+        for part in (_state, _clocks, _tiers, _runs, _storage, _offsite, _others):
             for family in part(self._overview):
                 if family.samples:
                     yield family
@@ -177,6 +177,25 @@ def _storage(overview: Overview) -> Iterator[Metric]:
     yield _one("growth_bytes_per_second", "How fast the sets grow.", growth)
     yield _one("disk_full_seconds", "Seconds until the disk is full, if they go on so.", left)
     yield _one("undo_bytes", "Bytes that the last restore replaced and that are still kept.", storage.undo)
+
+
+def _offsite(overview: Overview) -> Iterator[Metric]:
+    places = [({"place": place.place}, place) for place in overview.offsite]
+    yield _gauge("offsite_sets", "Sets that are confirmed offsite.", [(n, p.sets) for n, p in places])
+    yield _gauge("offsite_bytes", "Bytes of the sets that are confirmed offsite.", [(n, p.size) for n, p in places])
+    yield _gauge(
+        "offsite_waiting_sets", "Sets that belong offsite and are not there.", [(n, p.waiting) for n, p in places]
+    )
+    yield _gauge("offsite_waiting_bytes", "Bytes of the sets that wait.", [(n, p.waiting_size) for n, p in places])
+    yield _gauge("offsite_bad_sets", "Offsite sets not as they should be.", [(n, p.bad) for n, p in places])
+    yield _gauge(
+        "offsite_newest_set_timestamp_seconds",
+        "Begin of the newest set that is confirmed offsite.",
+        [(n, p.newest_time) for n, p in places],
+    )
+    yield _gauge(
+        "offsite_looked_timestamp_seconds", "When the place was last listed.", [(n, p.looked) for n, p in places]
+    )
 
 
 def _others(overview: Overview) -> Iterator[Metric]:

@@ -479,7 +479,8 @@ def test_rows_are_counted_by_the_names_of_the_dump(site: Callable[..., Site]) ->
         content.count_rows(at.login, ["pg_class; DROP TABLE which"])
 
 
-def test_a_signal_ends_the_work_on_the_server_too(site: Callable[..., Site]) -> None:
+@pytest.mark.parametrize("busy", [0.0, 30.0])
+def test_a_signal_ends_the_work_on_the_server_too(site: Callable[..., Site], busy: float) -> None:
     at = site()
     at.server.execute(
         at.live,
@@ -496,8 +497,8 @@ def test_a_signal_ends_the_work_on_the_server_too(site: Callable[..., Site]) -> 
     signal.signal(signal.SIGTERM, interrupt)
     threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     started = time.monotonic()
-    with pytest.raises(Interrupted):
-        content.analyze(at.login)
+    with pytest.raises(Interrupted), content.analyzing(at.login):
+        time.sleep(busy)
     assert 1.5 < time.monotonic() - started < 8, "and the statement timeout of the database does not apply"
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline and at.server.sessions():

@@ -14,6 +14,7 @@ import pytest
 from backup.restorepage import PAGE, page
 from backup.sets import StoredSet
 from tests.support.database import USER, Server, start_server
+from tests.support.keys import key_pair
 from tests.support.sidecar import Sidecar
 
 HOSTILE = """we'ird "$(touch pwned)" `x`; \\ -- dbname=postgres host=nowhere"""
@@ -170,6 +171,22 @@ def test_a_server_of_its_own(any_server: Server, tmp_path: Path, container: str,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert found.stdout.strip() == any_server.value(database, CONTENT)
+    same_tree(sidecar.media, tmp_path / "to" / "media")
+
+
+def test_an_encrypted_set(tmp_path: Path, server: Server, container: str, prefix: str) -> None:
+    """With the real `age`; without the key it goes no further, and nothing is made."""
+    key, database = tmp_path / "the key", server.new_database()
+    public = key_pair(key)
+    sidecar = Sidecar.make(tmp_path, server, database, BACKUP_ENCRYPT="all", BACKUP_AGE_RECIPIENTS=public)
+    stored = made_set(sidecar, server, prefix)
+    assert "age -d -i" in (stored.directory / PAGE).read_text()
+    with pytest.raises(AssertionError):
+        follow(stored, "3b", tmp_path / "to", CONTAINER=container)
+    assert not (tmp_path / "to").exists()
+    output = follow(stored, "3b", tmp_path / "to", CONTAINER=container, KEY=str(key))
+    assert stored.manifest and stored.manifest.database
+    assert rows_told(output) == stored.manifest.database.rows
     same_tree(sidecar.media, tmp_path / "to" / "media")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from backup.stream.feed import refused
 from tests.support import kitchen
 from tests.support.database import LABEL, PROJECT, Server
 from tests.support.faults import docker, eventually, helpers, judge, nothing_left, under_way
@@ -214,6 +215,54 @@ def test_the_server_cannot_be_reached_and_goes_away(target: Sidecar, server: Ser
     nothing_left(target, server)
 
 
+WANTING = """
+import subprocess, sys
+from backup.cli import main
+from backup.operations import drill
+load = drill._Drill._load
+def wanting(self, place, expected):
+    find = ["docker", "ps", "-q", "--filter", "label=obcms.backup.role=server", "--filter"]
+    find += [f"label=obcms.backup.run={self.run}"]
+    subprocess.run(["docker", "kill", *subprocess.check_output(find, text=True).split()], check=True)
+    load(self, place, expected)
+drill._Drill._load = wanting
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_drill_that_fails_for_want_of_a_server_says_nothing_of_the_set(target: Sidecar, server: Server) -> None:
+    created(target)
+    before = target.sets()[0].verdict
+    target.program = target.root.parent / "wanting.py"
+    target.program.write_text(WANTING)
+    result = target.run("drill", "latest")
+    target.program = None
+    assert result.code not in (0, 41), result.output
+    assert "is not what was dumped" not in result.output
+    assert target.sets()[0].verdict == before and target.sets()[0].good
+    assert target.runs()[0].outcome == "failed"
+    nothing_left(target, server)
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "of_the_set"),
+    [
+        (3, 'ERROR:  relation "x" does not exist', True),
+        (3, "ERROR:  could not create unique index\nDETAIL:  Key (id)=(1) is duplicated.", True),
+        (3, 'ERROR:  could not extend file "base/5/16384": No space left on device', False),
+        (3, "ERROR:  out of memory\nDETAIL:  Failed on request of size 1 in memory context", False),
+        (3, "ERROR:  out of shared memory\nHINT:  You might need to increase max_locks_per_transaction", False),
+        (3, "FATAL:  terminating connection due to administrator command", False),
+        (2, "psql: error: connection to server was lost", False),
+        (137, "", False),
+        (1, "psql: error: could not read from input file: Input/output error", False),
+        (None, "", False),
+    ],
+)
+def test_what_a_load_says_against_the_set(code: int | None, said: str, of_the_set: bool) -> None:
+    assert refused(code, said) is of_the_set
+
+
 def throw_away(target: Sidecar) -> str:
     command = ["docker", "ps", "-q", "--filter", "label=obcms.backup.role=server", "--filter"]
     instance = (target.root / "state/instance").read_text()
@@ -297,6 +346,10 @@ def test_over_the_network_a_scratch_database_is_used(target: Sidecar, server: Se
         for container in set(running.split()) - {server.container.id[:12]}:
             if IMAGE in subprocess.check_output(["docker", "inspect", "-f", "{{.Config.Image}}", container], text=True):
                 docker("kill", container)
+    left = set(server.databases()) - before
+    assert left, "the drill was killed too late"
+    created(far)
+    assert set(server.databases()) == before, "the next run sweeps, whatever it is"
     server.execute("postgres", 'CREATE DATABASE "obcms_drill_of_somebody_else"')
     try:
         drilled(far)

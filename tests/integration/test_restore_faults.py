@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from backup.database.server import roles
 from tests.support.database import Server
 from tests.support.faults import seeded
 from tests.support.restoring import Target, boundaries
@@ -176,6 +177,20 @@ def test_an_error_in_the_middle_of_the_dump(spoilt: Target) -> None:
 def test_a_role_that_nobody_has(spoilt: Target) -> None:
     spoilt.edit("backup", b"OWNER TO obcms_user;", b"OWNER TO nobody_here;")
     spoilt.refused(spoilt.restore("--no-safety"), 50, 'role "nobody_here" does not exist', "CREATE ROLE")
+
+
+def test_roles_that_a_failed_restore_made_are_removed(spoilt: Target) -> None:
+    made = b"CREATE ROLE made_here;\nGRANT made_here TO obcms_user;\n"
+    spoilt.edit("roles", b"CREATE ROLE obcms_user;\n", b"CREATE ROLE obcms_user;\n" + made)
+    spoilt.edit(
+        "backup",
+        KIND,
+        b"CREATE TABLE public.odd (); ALTER TABLE public.odd OWNER TO made_here; SELECT nosuch();\n" + KIND,
+    )
+    assert spoilt.problems() == []
+    said = spoilt.refused(spoilt.restore("--no-safety"), 50, "nosuch")
+    assert "making 1 missing role: made_here" in said
+    assert "made_here" not in roles(spoilt.sidecar.app().source().login)
 
 
 def test_an_extension_that_the_server_lacks(spoilt: Target) -> None:

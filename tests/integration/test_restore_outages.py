@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -228,6 +230,36 @@ def test_two_restores_at_once(target: Target) -> None:
         outputs = [process.communicate(timeout=120)[0] for process in (first, second)]
     assert sorted([first.returncode, second.returncode]) == [0, 11], outputs
     assert target.live() == NEW
+
+
+SLOW_DRILL = """
+import sys, time
+from backup.cli import main
+from backup.operations import drill
+dump = drill._Drill._dump
+drill._Drill._dump = lambda self, *rest: (time.sleep(300), dump(self, *rest))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_drill_ends_for_a_restore(target: Target, tmp_path: Path) -> None:
+    """It would take hours, and touches nothing live."""
+    program = tmp_path / "slow.py"
+    program.write_text(SLOW_DRILL)
+    slow = replace(target.sidecar, program=program)
+    with under_way(slow, "drill", target.stored().id) as drilling:
+        eventually(lambda: any(run.operation == "drill" for run in slow.runs()), 60)
+        eventually(lambda: docker("ps", "-q", "--filter", "label=obcms.backup.role=server"), 60)
+        began = time.monotonic()
+        result = target.restore()
+        assert time.monotonic() - began < 60
+        said, _ = drilling.communicate(timeout=60)
+    assert result.code == 0 and "the drill is asked to end" in result.output, result.output
+    assert drilling.returncode == 143 and "a restore is to go first" in said, said
+    (run,) = [run for run in slow.runs() if run.operation == "drill"]
+    assert run.outcome == "interrupted" and "a restore was to go first" in run.message
+    assert target.live() == OLD and target.stored().verdict
+    assert target.sidecar.run("drill", target.stored().id).code == 0, "asked once, not for ever"
 
 
 def test_sessions_that_come_back_in_a_loop(target: Target) -> None:

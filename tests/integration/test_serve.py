@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 # serve() as the CLI calls it. PR_SET_CHILD_SUBREAPER (36) makes orphans ours, as they are PID 1's.
 RUNNER = """
-import ctypes, json, sys, time
+import ctypes, json, os, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from backup.catalog import Catalog
@@ -45,6 +45,14 @@ from backup.records import Records
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 given = json.loads(sys.argv[1])
 settings = load(given["environ"]).model_copy(update=given["update"])
+
+def hanging(event, words):
+    # A stand-in for a network disk that answers nobody: whatever opens or lists a name there waits.
+    if event in ("open", "os.listdir", "os.scandir") and isinstance(words[0], (str, Path)):
+        while str(words[0]).startswith(str(settings.root)) and os.access(given["frozen"], os.F_OK):
+            time.sleep(0.1)
+
+sys.addaudithook(hanging)
 records = Records(settings.root / "state" / "runs")
 
 def recover():
@@ -151,6 +159,7 @@ class Service:
             "supercronic": str(wrapper),
             "grace": grace,
             "hangs": hangs,
+            "frozen": str(self.place / "frozen"),
         }
         runner = self.place / "runner.py"
         runner.write_text(RUNNER)
@@ -262,7 +271,7 @@ def test_the_start_says_what_it_does(service: Service) -> None:
     everything = {"BACKUP_CLEANUP": "0 5 * * *", "BACKUP_MONITOR": "0 */6 * * *", "BACKUP_REPORT": "0 9 * * 1"}
     service.start(BACKUP_DAILY="0 2 * * *", BACKUP_WEEKLY="0 3 * * 0", AWS_S3_BACKUP_BUCKET="bucket", **everything)
     service.up()
-    assert service.ask("/healthz")[1]["status"] == "warn"  # no offsite copies
+    assert service.ask("/healthz")[1]["status"] == "pass"
     assert service.ask("/readyz")[0] == 200
     crontab = service.place / "run" / "crontab"
     assert crontab.stat().st_mode & 0o777 == 0o600
@@ -274,13 +283,16 @@ def test_the_start_says_what_it_does(service: Service) -> None:
         f"0 5 * * * {job} prune --scheduled",
         f"0 */6 * * * {job} monitor --alert --scheduled",
         f"0 9 * * 1 {job} monitor --report --scheduled",
+        f"30 4 1 * * {job} upload --scheduled monthly",
+        f"30 6 * * * {job} offsite verify --scheduled",
+        f"0 7 2 * * {job} drill --scheduled offsite:latest",
     ]
     assert service.end() == 0
     output = service.output()
     assert "schedule: " in output and "daily next " in output and "02:00 PST" in output
     assert f"health: http://127.0.0.1:{service.port}/healthz" in output
     assert "database: helper containers" in output
-    assert "no offsite copies" in output
+    assert "offsite: s3://bucket, uploads: monthly 30 4 1 * *" in output
     assert service.left() == []
 
 
@@ -553,6 +565,42 @@ def test_it_ends_while_the_way_to_the_database_hangs(service: Service) -> None:
     assert time.monotonic() - begun < 3
 
 
+def test_it_ends_while_the_backup_disk_hangs_from_the_start(service: Service) -> None:
+    publish(service.root)
+    (service.place / "frozen").touch()
+    service.start()
+    eventually(lambda: service.ask("/livez")[0] == 503)  # nothing is started blindly
+    time.sleep(6)  # it has stopped waiting for the disk
+    begun = time.monotonic()
+    assert service.end() == 0
+    assert time.monotonic() - begun < 4 and not service.lines()
+
+
+def test_it_ends_while_the_backup_disk_hangs_later_on(service: Service) -> None:
+    publish(service.root)
+    service.start("polite", BACKUP_DAILY="* * * * *")
+    service.up()
+    eventually(service.lines)
+    (service.place / "frozen").touch()
+    time.sleep(3)
+    assert service.scheduler()
+    begun = time.monotonic()
+    assert service.end() == 0
+    assert time.monotonic() - begun < 4 and "term" in service.lines()
+
+
+def test_it_begins_when_the_disk_answers_at_last(service: Service) -> None:
+    (service.place / "frozen").touch()
+    service.start()
+    eventually(lambda: service.ask("/livez")[0] == 503)
+    time.sleep(6)
+    assert not service.scheduler()
+    (service.place / "frozen").unlink()
+    eventually(service.scheduler)
+    assert eventually(service.lines) == [FIRST]
+    assert service.end() == 0
+
+
 def test_it_ends_while_the_engine_hangs(tmp_path: Path, supercronic: str) -> None:
     """The real command as PID 1: what it has no handler for yet, the kernel would drop."""
     root, port = tmp_path / "backups", free_port()
@@ -663,3 +711,35 @@ def test_the_process_table_holds_ourselves() -> None:
 def test_only_the_top_of_a_tree_is_signalled() -> None:
     tree = [Process(10, "S", 1, 9), Process(11, "S", 10, 9), Process(12, "S", 11, 9), Process(20, "S", 7, 9)]
     assert [process.pid for process in roots(tree)] == [10, 20]
+
+
+def test_no_secret_is_on_any_surface(service: Service) -> None:
+    """A canary in every setting that is secret, looked for in all that the service shows, writes and starts."""
+    canary = "CaNaRy7d1f"
+    publish(service.root)
+    secrets = {
+        "DB_PASSWORD": f"{canary}-1",
+        "MAILTO": "one@example.com",
+        "EMAIL_HOST": "127.0.0.1",
+        "EMAIL_HOST_USER": "user@example.com",
+        "EMAIL_HOST_PASSWORD": f"{canary}-2",
+        "BACKUP_NOTIFY_URLS": f"json://user:{canary}-3@127.0.0.1:9/{canary}-4",
+        "BACKUP_HEARTBEAT_URL": f"http://127.0.0.1:9/{canary}-5",
+        "BACKUP_HTTP_TOKEN": f"{canary}-6-long-enough-for-a-token",
+    }
+    service.start(**secrets)
+    service.up()
+    for path in ("/", "/metrics", "/api/status", "/healthz", "/readyz", "/livez"):
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
+        login = {"Authorization": f"Bearer {secrets['BACKUP_HTTP_TOKEN']}"}
+        connection.request("GET", path, headers={"Connection": "close"} | login)
+        response = connection.getresponse()
+        assert response.status != 401, path
+        shown = response.read() + str(response.headers).encode()
+        assert len(shown) > 50 and canary.encode() not in shown, path
+        connection.close()
+    for child in service.children():
+        assert canary not in " ".join(command_line(child.pid))
+    assert service.end() == 0
+    assert canary not in service.output()
+    assert [p for p in service.root.rglob("*") if p.is_file() and canary.encode() in p.read_bytes()] == []

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from backup.health import Health, Reason
 from backup.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
-from backup.overview import Alerting, Clock, Overview, Storage, TierSummary
+from backup.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 from backup.records import Outcome, Run
 from backup.schedule import upcoming
 from backup.sets import Proof, State, StoredSet, Verdict
@@ -250,8 +250,9 @@ def warning() -> Overview:
         NOW - timedelta(minutes=66),
     )
     return _overview(
-        Health("warn", reasons, NOW, sets[0], "alive"), sets, runs, clocks, storage=storage, alerting=alerting
-    )
+        Health("warn", reasons, NOW, sets[0], "alive"), sets, runs, clocks, storage=storage, alerting=alerting,
+        offsite=(Offsite("s3", "s3://obcms", 61, 140_000 * MB, 1, 4_600 * MB, 0, sets[3].id, sets[3].time, NOW),),
+    )  # fmt: skip
 
 
 def critical() -> Overview:

@@ -17,9 +17,9 @@ from backup.records import Run
 from backup.sets import StoredSet
 from backup.wiring import App
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
+from tests.support.nursery import ROOT, Forked, around
 
 IMAGE = os.environ.get("IMAGE", "obcms-backup:latest")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Sidecar:
     environment: dict[str, str]
     image: str = ""
     program: Path | None = None
+    # Further options of `docker run`, where `image` is run.
+    options: tuple[str, ...] = ()
 
     @classmethod
     def make(cls, base: Path, server: Server | None, database: str = "obcms_prod", **extra: str) -> Sidecar:
@@ -79,14 +81,14 @@ class Sidecar:
 
     def start(self, *command: str, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
         """Start a command of the product."""
-        passed = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "DOCKER_HOST")}
         settings = self.environment | environment
-        program = (
-            self._container(settings) if self.image else [sys.executable, str(self.program or ROOT / "entrypoint.py")]
-        )
+        words = [str(self.program or ROOT / "entrypoint.py"), *command]
+        if not prefix and not self.image:
+            return Forked(words, around() | settings)
+        program = [*self._container(settings), *command] if self.image else [sys.executable, *words]
         return subprocess.Popen(
-            [*prefix, *program, *command],
-            env=passed | ({} if self.image else settings | {"PYTHONPATH": str(ROOT)}),
+            [*prefix, *program],
+            env=around() | ({} if self.image else settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -98,7 +100,18 @@ class Sidecar:
         rights = ["--read-only", "--tmpfs=/tmp", "--tmpfs=/run", "--cap-drop=ALL", "--cap-add=DAC_READ_SEARCH"]
         environment = [f"-e{name}={value}" for name, value in settings.items()]
         label = f"--label={LABEL}={PROJECT}"
-        return ["docker", "run", "--rm", "--network=host", label, *rights, *mounts, *environment, self.image]
+        return [
+            "docker",
+            "run",
+            "--rm",
+            "--network=host",
+            label,
+            *rights,
+            *mounts,
+            *environment,
+            *self.options,
+            self.image,
+        ]
 
     def run(self, *command: str, timeout: float = 120, **environment: str) -> Result:
         """Run a command of the product to its end."""

@@ -14,10 +14,11 @@ FILES = (STACK / "docker-compose.prod.yml", ROOT / "docker-compose.backup.yml", 
 
 @dataclass(frozen=True)
 class Stack:
-    """One Compose project. `environment` is what an operator would write into .env."""
+    """One Compose project. `environment` is what an operator would write into .env; `more` files are laid over all."""
 
     project: str
     environment: tuple[tuple[str, str], ...] = ()
+    more: tuple[Path, ...] = ()
 
     @property
     def volume(self) -> str:
@@ -27,7 +28,7 @@ class Stack:
     def compose(self, *words: str, check: bool = True, stdin: bytes | None = None, timeout: float = 240) -> Done:
         """Run `docker compose … WORDS`; output is stdout and stderr together."""
         command = ["docker", "compose", "-p", self.project]
-        for file in FILES:
+        for file in (*FILES, *self.more):
             command += ["-f", str(file)]
         done = subprocess.run(
             [*command, *words],

@@ -17,7 +17,7 @@ import pytest
 from backup.catalog import Catalog
 from backup.errors import NotFound, StoreError
 from backup.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
-from backup.sets import Pin, Verdict, manifest_name, newest_good, pin_name, verdict_name
+from backup.sets import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
 from backup.stores.local import LocalStore
 from backup.stores.removing import mark_name
 from backup.stores.staged import StagedFile, staged_name
@@ -363,6 +363,25 @@ def test_the_newest_verdict_counts(catalog: Catalog, tmp_path: Path) -> None:
     (tmp_path / "daily" / verdict_name(identifier)).write_text("{")
     stored = catalog.find(identifier)
     assert stored.state == "damaged" and not stored.good, "it may have said so; only a new verification clears it"
+
+
+def test_looks_at_the_same_time_lose_nothing_of_each_other(catalog: Catalog) -> None:
+    """A verification that took hours ends after a drill has noted its finding, and the other way round."""
+    identifier = published(catalog)
+    stored = catalog.find(identifier)
+    begun, later = NOW, NOW + timedelta(hours=1)
+    proof = Proof(tried=later, differences=("a table is missing",))
+    catalog.record_verdict(stored, Verdict(checked=later, proof=proof), later, locked=True)
+    kept = catalog.record_verdict(stored, Verdict(checked=begun), begun)
+    assert kept.proof == proof and catalog.find(identifier).verdict == kept
+    newer = Proof(tried=later + timedelta(hours=1))
+    assert catalog.record_verdict(stored, Verdict(checked=begun, proof=newer), begun).proof == newer
+    assert catalog.record_verdict(stored, Verdict(checked=later, proof=proof), later).proof == newer
+    found = Verdict(checked=later, problems=("a bit flipped",))
+    assert catalog.record_verdict(stored, found, later) == found, "damage ends a proof"
+    assert catalog.record_verdict(stored, Verdict(checked=begun, proof=newer), begun) == found, "found meanwhile"
+    again = later + timedelta(hours=2)
+    assert catalog.record_verdict(stored, Verdict(checked=again), again).problems == (), "a new look counts"
 
 
 def verdict_leftover(catalog: Catalog, monkeypatch: pytest.MonkeyPatch, identifier: str) -> Path:

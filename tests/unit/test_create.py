@@ -14,7 +14,6 @@ from backup.operations.backup import Request, create
 from backup.operations.verify import verify
 from backup.progress import Silent
 from backup.records import Outcome, Records, Run
-from backup.sets import StoredSet, Verdict
 from backup.wiring import App
 from tests.unit.test_catalog import NOW, published
 
@@ -57,7 +56,7 @@ def test_damage_that_cannot_be_noted_is_told(app: App, monkeypatch: pytest.Monke
     (path,) = (app.settings.root / "daily").glob("*.tar.gz")
     whole = path.read_bytes()
 
-    def fails(_catalog: Catalog, _stored: StoredSet, _verdict: Verdict) -> None:
+    def fails(*_: object) -> None:
         raise StoreError("the disk is read-only")
 
     monkeypatch.setattr(Catalog, "record_verdict", fails)

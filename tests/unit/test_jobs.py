@@ -22,7 +22,7 @@ def table(place: Path) -> Crontab:
 def test_a_line_is_held_back_until_the_clock_has_changed(tmp_path: Path) -> None:
     crontab, file = table(tmp_path), tmp_path / "crontab"
     whole = file.read_text()
-    assert len(whole.splitlines()) == len(COMMANDS) and "#" not in whole
+    assert len(whole.splitlines()) == sum(map(bool, jobs(load({})).values())) and "#" not in whole
     assert not crontab.refresh(BEFORE) and crontab.held == set()
     assert crontab.refresh(EVE) and crontab.held == {"daily"}
     assert not crontab.refresh(EVE)

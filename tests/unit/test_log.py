@@ -27,12 +27,17 @@ OTHER = "20251020T020001Z-aaaaaa"
 def lines() -> Iterator[list[str]]:
     """What is logged, line by line."""
     written: list[str] = []
+    _forget()  # tests of other files, in this process, may have begun runs and not ended them
     log.setup(UTC, written.append)
     yield written
+    _forget()
+    log.setup(UTC)
+
+
+def _forget() -> None:
     log._runs.clear()
     log._ended.clear()
     log._secrets.clear()
-    log.setup(UTC)
 
 
 def boom() -> None:

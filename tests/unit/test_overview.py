@@ -200,7 +200,7 @@ def test_a_volume_is_seen(tmp_path: Path) -> None:
     assert len(seen.sets) == 2 and seen.tiers[0].proven == 2
     assert seen.storage.free and seen.storage.total and seen.storage.total >= seen.storage.free
     assert "daily" in [slot.job for slot in seen.slots]
-    assert volume(tmp_path, AWS_S3_BACKUP_BUCKET="b").clocks[2].status == "warn"
+    assert volume(tmp_path, AWS_S3_BACKUP_BUCKET="bucket").clocks[2].status == "starting"
 
 
 KEPT_NOW = {"id": "u", "set": "daily_x", "replaced": "2025-10-20T12:00:00Z", "days": 7,

@@ -131,6 +131,10 @@ def test_places_on_one_disk_share_its_room() -> None:
         ({"writers": ("cron",)}, "cannot be stopped from here: cron"),
         ({"server": dataclasses.replace(SERVER, free=None)}, "the free room of the database server is not known"),
         ({"volumes": (MEDIA, Volume("static", archived=False))}, "does not hold the volumes static"),
+        (
+            {"volumes": (dataclasses.replace(MEDIA, left_files=3, left_bytes=2000, left_out=("cache", "*.tmp")),)},
+            "3 files (2.0 kB) of the volume media are in no set, because they match cache, *.tmp",
+        ),
         ({"source": Foreign("d.sql", "plain SQL", True, False, unchecked=("row counts",))}, "when d.sql was taken"),
         ({"source": Foreign("d.sql", "plain SQL", True, False, TAKEN, unchecked=("row counts",))}, "row counts"),
         (

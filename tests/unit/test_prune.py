@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from backup import lock
 from backup.catalog import Catalog
 from backup.config import Settings
-from backup.errors import LockHeld, RestoreUnfinished, StoreError
+from backup.errors import LockHeld, NotFound, RestoreUnfinished, StoreError
 from backup.health import Reason
 from backup.journal import Journal, JournalFile
 from backup.manifest import Tier, file_name
@@ -111,6 +111,48 @@ def test_more_than_a_share_waits_for_a_person(root: Path) -> None:
     assert not again.removed and again.waiting == 10, "nobody has looked yet"
     assert prune(Request(force=True), shelf(root, NOW + 1.1 * DAY)).exit_code == 0
     assert warned(root) == [] and len(shelf(root).catalog.sets()) == 4
+
+
+def test_the_sets_of_a_server_that_is_gone(root: Path) -> None:
+    """They stay until a person says which; then the same rules hold for them, and the present ones are not touched."""
+    ours, old = fill(root, range(5)), fill(root, range(40, 52), server="8")
+    one = shelf(root)
+    assert prune(Request(), one).removed == []
+    told = [r for r in judged(root) if "8" in r.text and "another database server" in r.text]
+    assert [r.severity for r in told] == ["warn"] and "prune --server 8 --dry-run" in told[0].hint
+    with pytest.raises(NotFound, match="on the server 9"):
+        prune(Request(server="9"), one)
+    assert plan(Request(server="8", force=True), one, NOW).going and len(one.catalog.sets()) == 17
+    report = prune(Request(server="8"), one)
+    assert {s.id for s in report.removed} == set(old[:-4:-1]) and report.exit_code == WAITS, "a share, as ever"
+    assert {s.id for s in prune(Request(server="8", force=True), one).removed} == set(old[3:-3])
+    assert {s.id for s in one.catalog.sets()} == {*ours, *old[:3]}, "the newest three of them stay"
+    assert not [r for r in judged(root) if "another database server" in r.text and "older" in r.text]
+
+
+def judged(root: Path) -> list[Reason]:
+    one = shelf(root)
+    return list(status(Settings(), one.catalog, one.records, NOW).reasons)
+
+
+def test_many_sets_between_two_cleanups_wait_for_nobody(root: Path) -> None:
+    """Forty come and forty go in a fortnight, of eighty: more than the share, and daily life all the same."""
+    one = shelf(root, share=10)
+    fill(root, [n * 0.35 for n in range(120)])
+    assert prune(Request(), one).exit_code == WAITS, "the first cleanup knows nothing of what came"
+    assert prune(Request(force=True), one).exit_code == 0
+    for week in (1, 2, 3):
+        now = NOW + 14 * week * DAY
+        for n in range(40):
+            on_disk(root, Tier.DAILY, now - n * 0.35 * DAY, "verified")
+        report = prune(Request(), shelf(root, now, share=10))
+        assert report.exit_code == 0 and len(report.removed) == 40, week
+    ahead = Run(id="20991231T000000Z", operation=PRUNE, started=NOW + 9999 * DAY, outcome=Outcome.SUCCESS)
+    Records(root / "state/runs").end(ahead)
+    for n in range(40):
+        on_disk(root, Tier.DAILY, NOW + (56 - n * 0.35) * DAY, "verified")
+    report = prune(Request(), shelf(root, NOW + 56 * DAY, share=10))
+    assert report.exit_code == WAITS, "a cleanup while the clock was ahead had its part"
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.CRASHED, Outcome.RUNNING])

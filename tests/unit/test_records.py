@@ -57,12 +57,12 @@ def test_an_unfinished_run_is_marked_crashed_but_not_ones_own(records: Records) 
     for one in (dead, alive, done):
         records.begin(one)
     finish(records, done)
-    assert [one.id for one in records.mark_crashed(NOW, but=alive.id)] == [dead.id]
+    assert [one.id for one in records.mark_crashed(NOW, alive=lambda run: run.id == alive.id)] == [dead.id]
     outcomes = {one.id: one.outcome for one in records.all()}
     assert outcomes == {dead.id: Outcome.CRASHED, alive.id: Outcome.RUNNING, done.id: Outcome.SUCCESS}
     crashed = next(one for one in records.all() if one.id == dead.id)
     assert crashed.exit_code == 137 and "killed" in crashed.message and crashed.ended == NOW
-    assert records.mark_crashed(NOW, but=alive.id) == []
+    assert records.mark_crashed(NOW, alive=lambda run: run.id == alive.id) == []
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"\0" * 100, b"[]", b'{"id": "x"}', b"\xff"])

@@ -159,6 +159,35 @@ def test_one_run_removes_a_share_the_oldest_first() -> None:
     assert len(going(decide(few, POLICY, NOW, spent=True))) == 1, "what fits the share goes on"
 
 
+def test_what_was_made_since_the_last_cleanup_may_go_whatever_the_share() -> None:
+    """Hourly sets kept for a day: each cleanup has to let go of as many as came."""
+    policy = Policy({Tier.DAILY: DAY}, 3, 30, POLICY.fresh)
+    hourly = [ago(n / 24 + 0.001) for n in range(48)]
+    assert len(going(decide(hourly, policy, NOW))) == 14, "no cleanup is known: the share alone"
+    assert len(going(decide(hourly, policy, NOW, since=NOW - DAY))) == 24
+    assert len(going(decide(hourly, policy, NOW, since=NOW - DAY, spent=True))) == 24
+    assert len(going(decide(hourly, policy, NOW, since=NOW - DAY / 2))) == 14, "twelve came: the share is more"
+    bad = [ago(n / 24 + 0.001, "unverified") for n in range(24)]
+    old = [ago(1.1 + n / 24) for n in range(48)]
+    assert len(going(decide([*bad, *old], policy, NOW, since=NOW - DAY))) == 21, "what is not verified replaces nothing"
+
+
+@given(
+    made=st.lists(st.integers(0, 60), min_size=1, max_size=60, unique=True),
+    cleaned=st.integers(0, 60),
+    jump=st.sampled_from([-30, -1, 1, 29, 31, 400, 3650]),
+    share=st.integers(1, 100),
+)
+def test_a_jump_of_the_clock_widens_nothing(made: list[int], cleaned: int, jump: int, share: int) -> None:
+    """No more goes than the share, or than the sets that were really made after the cleanup."""
+    policy = Policy(POLICY.ages, 3, share, POLICY.fresh)
+    sets = [ago(days) for days in made]
+    real = sum(days < cleaned for days in made)
+    gone = going(decide(sets, policy, NOW + jump * DAY, since=NOW - cleaned * DAY))
+    young = sum(days < cleaned and days + jump <= 30 for days in made)
+    assert len(gone) <= max(1, len(sets) * share // 100, min(real, young))
+
+
 def test_a_clock_ten_years_ahead() -> None:
     """E1: nothing goes beyond the bound, and not even that while the newest set is as old as the jump."""
     history = list(year(NOW))
@@ -282,12 +311,20 @@ def histories(draw: st.DrawFn) -> list[StoredSet]:
     st.sampled_from([None, Identity("7", "app")]),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([None, 0.6, 7, 31, 400]),
 )
 def test_the_rules_are_those_of_the_model(
-    sets: list[StoredSet], minimum: int, share: int, identity: Identity | None, force: bool, spent: bool
+    sets: list[StoredSet],
+    minimum: int,
+    share: int,
+    identity: Identity | None,
+    force: bool,
+    spent: bool,
+    days: float | None,
 ) -> None:
+    since = None if days is None else NOW - days * DAY
     policy = Policy(POLICY.ages, minimum, share, POLICY.fresh)
-    decisions = decide(sets, policy, NOW, identity=identity, force=force, spent=spent)
+    decisions = decide(sets, policy, NOW, identity=identity, force=force, spent=spent, since=since)
     assert [d.stored for d in decisions] == sets and all(d.reason for d in decisions)
     may = model(sets, policy, NOW, identity)
     gone = set(going(decisions))
@@ -296,7 +333,8 @@ def test_the_rules_are_those_of_the_model(
     for tier in Tier:
         total, wanted = sum(s.tier is tier for s in sets), {i for i in may if i.startswith(f"{tier}_")}
         here = gone & wanted
-        assert force or len(here) <= max(1, total * share // 100)
+        come = sum(since is not None and s.tier is tier and s.verified and s.time > since for s in sets)
+        assert force or len(here) <= max(1, total * share // 100, come)
         assert not here or here == wanted or not spent or force
         oldest = sorted((s.time, s.id) for s in sets if s.id in wanted)
         assert here == {name for _, name in oldest[: len(here)]}

@@ -57,6 +57,7 @@ TABLE = [
     # size of the dump
     ("a small dump", week(dump=300_000), [], {}, "warn", "has only 75.0 kB; the limit is 100.0 kB"),
     ("a dump just large enough", [a_set(1, dump=400_000, proof="proven")], [], {}, "pass", ""),
+    ("a small safety set", [a_set(1, dump=300_000, tier=Tier.PRE_RESTORE), *week()], [], {}, "pass", ""),
     ("a small dump, judged by nothing", [a_set(1, dump=4000)], [], {"min_size": 0}, "pass", ""),
     # room
     ("little room", week(), [], {"free": 4 * 10**9}, "warn", "4.0 GB free; the limit is 5.0 GB"),

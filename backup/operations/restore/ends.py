@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from backup.database import Login
-from backup.database.admin import drop, drop_marked
-from backup.database.content import analyze
+from backup.database.admin import drop, drop_marked, drop_roles
 from backup.database.exchange import Exchange, exchange, state
 from backup.database.server import find
 from backup.errors import AfterRestore, BackupError, RestoreFailed, RestoreUnfinished
@@ -58,7 +57,6 @@ def forward(work: Work) -> None:
     if step.number <= Step.SWAPPED.number:
         run_commands(work)
     _start_and_note(work)
-    _analyze(work)
     work.file.finish()
     if work.journal.failed:
         raise after(work)
@@ -189,6 +187,7 @@ def _remove_made(work: Work) -> None:
                 trees.discard(volume.name, volume.stamp)
         if swap:
             _drop_made(work.shop.source().login, swap)
+            _drop_roles(work.shop.source().login, work.journal.roles)
     except RestoreFailed as error:
         logger.warning("what the restore had made could not be removed: {} {}", error.message, error.hint)
 
@@ -201,6 +200,15 @@ def _drop_made(login: Login, swap: DatabaseSwap) -> None:
         drop(replace(login, name=swap.new), swap.new_oid, swap.live)
     else:
         drop(login, swap.new_oid, swap.new)
+
+
+def _drop_roles(login: Login, made: tuple[str, ...]) -> None:
+    """The roles that were missing and made for the set; what somebody has begun to use meanwhile is named."""
+    if left := drop_roles(login, made) if made else []:
+        names = printable(", ".join(left))
+        logger.warning(
+            "roles that the restore had made stay, because they are in use: {}; DROP ROLE removes them", names
+        )
 
 
 def _note_kept(work: Work) -> None:
@@ -246,16 +254,6 @@ def _kept_volumes(work: Work) -> tuple[KeptVolume, ...]:
         return ()
     trees = work.shop.trees()
     return tuple(KeptVolume(name=v.name, stamp=v.stamp, bytes=trees.kept(v.name, v.stamp)) for v in volumes)
-
-
-def _analyze(work: Work) -> None:
-    if work.journal.database is None:
-        return
-    work.shop.progress.phase("making the planner's statistics")
-    try:
-        analyze(work.shop.source().login)
-    except BackupError as error:
-        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", error.message)
 
 
 def told(work: Work) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -52,6 +53,14 @@ def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"]
 
 
 def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
+    with ThreadPoolExecutor(1) as aside:
+        # A container is started to see it: that takes longer than all else here.
+        free = aside.submit(shop.server_free)
+        facts = _with_server(facts, shop, stored)
+        return replace(facts, server=replace(facts.server, free=free.result())) if facts.server else facts
+
+
+def _with_server(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
     source = shop.source()
     login = source.login
     part = stored.manifest.database if stored.manifest else None
@@ -66,7 +75,7 @@ def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
             system_identifier=there.system_identifier,
             missing_extensions=missing_extensions(login, part.extensions) if part else (),
             missing_roles=tuple(listed.missing(roles_there(login))) if listed else (),
-            free=shop.server_free(),
+            free=None,
         ),
         live=LiveDatabase(live.name, live.size, sum(s.count for s in sessions(login, live.name)), live.owner)
         if live
@@ -86,6 +95,7 @@ def _foreign(stored: StoredSet) -> Foreign:
         volumes=bool(archives),
         server_version=dumps[0].server_version if dumps else "",
         unchecked=("checksums", "row counts"),
+        query=stored.query,
     )
 
 
@@ -115,6 +125,8 @@ def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
     if not path.is_dir():
         return Volume(name, mounted=False, archive_files=archive[0], archive_bytes=archive[1])
     live = media.measure(path, media.DEFAULT_EXCLUDES)
+    left_out = tuple(each for each in part.excludes if each not in media.DEFAULT_EXCLUDES) if part else ()
+    carried = media.measure(path, [*media.DEFAULT_EXCLUDES, *left_out]) if left_out else live
     return Volume(
         name=name,
         live_files=live.files,
@@ -123,6 +135,9 @@ def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
         archive_bytes=archive[1],
         free=free_space(path),
         disk=_disk(path),
+        left_files=live.files - carried.files,
+        left_bytes=live.bytes - carried.bytes,
+        left_out=left_out,
     )
 
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from backup import lock
 from backup.errors import LockHeld
 from backup.journal import Kept, KeptFile
 from backup.log import logger
-from backup.operations import runs
+from backup.operations import giveway, runs
 from backup.operations.restore.shop import Shop
 from backup.records import Run, new_run_id
 
 # A backup may have begun between the safety set and this.
 PATIENCE: Final = 900.0
 _CHANGING: Final = ("restore ", "undo ", "discard ", "recover ", "create pre-restore ")
+_URGENT: Final = ("restore", "undo")
+_DRILLS: Final = ("drill ", "offsite-drill ")
 _LOOK: Final = "Wait for it to end, look at what is live then, and decide again."
 
 
@@ -27,7 +30,8 @@ def recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
     run = Run(id=new_run_id(started), operation=operation, started=started, set=name)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(runs.locked(shop, run, PATIENCE, behind))
+            waiting = partial(first, shop) if operation in _URGENT else behind
+            stack.enter_context(runs.locked(shop, run, PATIENCE, waiting))
         except LockHeld as error:
             hint = "Wait for it to end, or end it, then run this again." if "--wait" in error.hint else error.hint
             raise LockHeld(error.message, hint) from None
@@ -38,7 +42,7 @@ def recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
 def alone(shop: Shop) -> None:
     """LockHeld while another restore, or its safety set, is under way."""
     if who := lock.holder(shop.lock):
-        behind(who)
+        first(shop, who)
 
 
 def behind(who: str) -> None:
@@ -46,6 +50,14 @@ def behind(who: str) -> None:
     if who.startswith(_CHANGING):
         raise LockHeld(f"another run is changing the live data: {who}; nothing was done", _LOOK)
     logger.info("waiting for another run to end: {}", who)
+
+
+def first(shop: Shop, who: str) -> None:
+    """As `behind`; but a drill, which touches nothing live, is asked to end."""
+    behind(who)
+    if who.startswith(_DRILLS):
+        logger.info("the drill is asked to end, since this goes first; it touches nothing live")
+        giveway.ask(shop.catalog.root, "restore")
 
 
 def unmoved(shop: Shop, seen: Kept | None) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
 from backup.database import Login, settings_for
 from backup.database.admin import apply, create
-from backup.database.content import count_large_objects, count_rows
+from backup.database.content import analyzing, count_large_objects, count_rows
 from backup.database.server import Database, find, fitting, roles
 from backup.errors import LoadFailed, RestoreFailed
 from backup.journal import DatabaseSwap, Step
@@ -16,17 +18,21 @@ from backup.log import logger
 from backup.manifest import Manifest, file_name, parse_file_name
 from backup.operations import roles_file
 from backup.operations.check_bytes import Stored
+from backup.operations.load import loading
+from backup.operations.restore.piped import decrypted
 from backup.operations.restore.shop import Work
 from backup.operations.roles_file import require_unchanged
 from backup.operations.verify import Found
 from backup.sets import StoredSet
-from backup.sources.places import LOAD_OPTIONS, STRICT
+from backup.sources.clients import Clients
+from backup.sources.places import LOAD_OPTIONS
 from backup.sources.postgres import PostgresSource
 from backup.sources.roles import Roles
 from backup.stores.disk import free_space
 from backup.stores.local import LocalStore
+from backup.stream.age import SUFFIX
 from backup.stream.content import Kind
-from backup.stream.load import WithoutDrops
+from backup.stream.filters import DumpReader
 from backup.text import plural, printable
 
 _SPARE: Final = 1.05
@@ -58,12 +64,19 @@ def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found) ->
     like = part.locale if part and part.locale else live.locale if live else None
     listed = roles_of(stored)
     new_roles = _make_roles(login, listed, part.bootstrap if part else "") if listed else []
+    if new_roles:  # noted before anything else can fail: a rollback removes them again
+        work.advance(Step.LOADING, roles=tuple(new_roles))
     oid = create(login, swap.new, like, swap.marker)
     if not live and listed and part:
         swap = swap.model_copy(update={"settings": tuple(listed.database_settings(part.name, swap.live))})
-    work.advance(Step.LOADING, database=swap.model_copy(update={"new_oid": oid}), roles=tuple(new_roles))
+    work.advance(Step.LOADING, database=swap.model_copy(update={"new_oid": oid}))
     _fill(work, source, stored, found)
-    _compare(replace(login, name=swap.new), found)
+    work.shop.progress.phase("counting rows and making the planner's statistics")
+    new = replace(login, name=swap.new)
+    with analyzing(new) as failed:
+        _compare(new, found)
+    if failed:
+        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
 
 
 def extract(work: Work, stored: StoredSet) -> None:
@@ -75,16 +88,20 @@ def extract(work: Work, stored: StoredSet) -> None:
     for volume in work.journal.volumes:
         work.shop.progress.phase(f"unpacking {volume.name}")
         archive, index, root = archive_of(stored, volume.name)
-        limit = _bytes(stored.manifest, volume.name) or free_space(work.shop.volumes / volume.name)
-        trees.extract(
-            volume.name,
-            stored.directory / archive,
-            stored.directory / index if index else None,
-            volume.stamp,
-            root=root,
-            limit=limit,
-            trusted=stored.manifest is not None,
-        )
+        limit = most_bytes(stored.manifest, volume.name) or free_space(work.shop.volumes / volume.name)
+        with ExitStack() as stack:
+            spooled = work.shop.spool / f"{work.shop.instance}.{work.journal.run}"
+            content = stack.enter_context(decrypted(stored, archive, spooled.with_name(f"{spooled.name}.archive")))
+            listing = spooled.with_name(f"{spooled.name}.index")
+            trees.extract(
+                volume.name,
+                content,
+                stack.enter_context(decrypted(stored, index, listing)) if index else None,
+                volume.stamp,
+                root=root,
+                limit=limit,
+                trusted=stored.manifest is not None,
+            )
 
 
 def volumes_of(stored: StoredSet) -> tuple[str, ...]:
@@ -94,7 +111,7 @@ def volumes_of(stored: StoredSet) -> tuple[str, ...]:
     if stored.loose:
         return tuple(each.volume for each in stored.loose if each.volume)
     parsed = [part for part in map(parse_file_name, stored.files) if part]
-    return tuple(part.what for part in parsed if part.suffix == "tar.gz")
+    return tuple(part.what for part in parsed if part.content == "tar.gz")
 
 
 def dump_of(stored: StoredSet) -> str:
@@ -104,8 +121,7 @@ def dump_of(stored: StoredSet) -> str:
         return artifact.file if artifact else ""
     if stored.loose:
         return next((each.name for each in stored.loose if each.kind != Kind.TAR), "")
-    parsed = {part.what: part for part in map(parse_file_name, stored.files) if part and part.suffix == "sql.gz"}
-    return file_name("backup", stored.id, "sql.gz") if "backup" in parsed else ""
+    return _named(stored, "backup", "sql.gz")
 
 
 def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
@@ -113,8 +129,14 @@ def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
     for each in stored.loose:
         if each.volume == volume:
             return each.name, "", each.root
-    archive, index = (file_name(volume, stored.id, suffix) for suffix in ("tar.gz", "files.gz"))
+    archive, index = (_named(stored, volume, suffix) for suffix in ("tar.gz", "files.gz"))
     return archive, index if stored.manifest else "", volume
+
+
+def _named(stored: StoredSet, what: str, content: str) -> str:
+    """The file of a set that holds this, encrypted or not; empty when there is none."""
+    names = (file_name(what, stored.id, f"{content}{ending}") for ending in ("", SUFFIX))
+    return next((name for name in names if name in stored.files), "")
 
 
 def roles_of(stored: StoredSet) -> Roles | None:
@@ -139,28 +161,43 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -
     content = found.content.get(file)
     custom, packed = content is not None and content.kind is Kind.CUSTOM, content is None or content.packed
     work.shop.progress.phase("loading the database", stored.size)
-    clients = source.clients.named(swap.new)
-    program, arguments = ("pg_restore", ("--exit-on-error",)) if custom else ("psql", STRICT)
-    stored_file = Stored(LocalStore(stored.directory), file, work.shop.progress)
-    without = WithoutDrops()
+    clients, run = source.loading(swap.new, work.journal.run), work.journal.run
+    stored_file = Stored(LocalStore(stored.directory), file, work.shop.progress, stored.identity)
+    artifact = stored.manifest.artifact("database") if stored.manifest else None
+
+    def pieces() -> Iterator[bytes]:
+        """All of the dump. Nothing is ended in good order unless it is as it was verified."""
+        yield from stored_file.content(packed=packed)
+        stored_file.drain()
+        if artifact:
+            require_unchanged(stored_file, artifact)
+
     try:
-        with clients.feed(program, arguments, work.journal.run, LOAD_OPTIONS) as psql:
-            if custom:  # it opens its file twice: to see what it is, by five bytes, and then to read it
-                psql.show(_MAGIC)
-            for piece in stored_file.content(packed=packed):
-                psql.write(piece if custom else without.feed(piece))
-            psql.write(b"" if custom else without.finish())
-            stored_file.drain()
-            artifact = stored.manifest.artifact("database") if stored.manifest else None
-            if artifact:
-                require_unchanged(stored_file, artifact)
-            psql.finish(b"" if custom else b"\n")
+        (_fill_custom if custom else _fill_plain)(clients, run, pieces())
     except LoadFailed as error:
         raise RestoreFailed(
             f"{stored.id} does not load: {error.message}. The live data were not touched", _hint(error)
         ) from error
     finally:
         stored_file.close()
+
+
+def _fill_plain(clients: Clients, run: str, pieces: Iterator[bytes]) -> None:
+    with loading(clients, run, together=False) as load:
+        reader = DumpReader(load.split)
+        for piece in pieces:
+            reader.feed(piece)
+        reader.finish()
+        load.finish()
+
+
+def _fill_custom(clients: Clients, run: str, pieces: Iterator[bytes]) -> None:
+    with clients.feed("pg_restore", ("--exit-on-error",), run, LOAD_OPTIONS) as program:
+        # It opens its file twice: to see what it is, by five bytes, and then to read it.
+        program.show(_MAGIC)
+        for piece in pieces:
+            program.write(piece)
+        program.finish(b"")
 
 
 def _hint(error: LoadFailed) -> str:
@@ -191,7 +228,7 @@ def _compare(login: Login, found: Found) -> None:
         )
 
 
-def _bytes(manifest: Manifest | None, volume: str) -> int:
+def most_bytes(manifest: Manifest | None, volume: str) -> int:
     """The most that an archive may unpack to; 0 when no manifest tells."""
     part = next((v for v in manifest.volumes if v.name == volume), None) if manifest else None
     return int(part.bytes * _SPARE) + (64 << 20) if part else 0

@@ -240,7 +240,7 @@ def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
     names = loading.volumes_of(stored) if wish.only != "database" else ()
     if swap is None and not names:
         raise RestoreFailed(
-            f"{stored.id} holds nothing of what was asked for", f"`show {stored.id}` says what it holds."
+            f"{stored.id} holds nothing of what was asked for", f"`show {printable(stored.query)}` says what it holds."
         )
     return Journal(
         id=stamp,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,24 @@ class Trees(Protocol):
         self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
     ) -> None:
         """Unpack an archive of the folder `root` beside the live files, each file checked against the index."""
+
+    def put(
+        self,
+        volume: str,
+        archive: Path,
+        index: Path | None,
+        stamp: str,
+        *,
+        root: str,
+        limit: int,
+        trusted: bool,
+        paths: Sequence[bytes],
+        days: float,
+    ) -> str:
+        """Put single files or directories of an archive in the place of the live ones; where those are kept, if any."""
+
+    def tidy(self, volume: str) -> None:
+        """End what a `put` that was killed left."""
 
     def reach(self, folder: Path) -> None:
         """BackupError unless what unpacks archives can see `folder`."""
@@ -54,6 +72,7 @@ class Shop:
     lock: Path
     zone: ZoneInfo
     volumes: Path
+    spool: Path
     instance: str
     workshop: Workshop
     source: Callable[[], PostgresSource]

@@ -139,6 +139,7 @@ def test_names_follow_the_conventions() -> None:
                 "operation",
                 "outcome",
                 "job",
+                "place",
             }
 
 

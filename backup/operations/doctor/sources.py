@@ -1,0 +1,177 @@
+"""What is said of the engine, the database and the volumes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from backup.containers import Container, source
+from backup.database.facts import Facts
+from backup.database.rights import DatabaseRights
+from backup.engine.rights import CALLS, Purpose, Rights
+from backup.operations.doctor.model import Found, Line
+from backup.text import plural, printable, size
+
+_WITHOUT: Final[Mapping[Purpose, str]] = {
+    "backup": "no backup can be made this way",
+    "drill": "no drill can be made, and commands of BACKUP_POST_RESTORE cannot be run",
+    "restore": "a restore cannot stop the application",
+    "secret": "a password that the database's container has in a file cannot be read; set DB_PASSWORD_FILE then",
+}
+_LISTED: Final = 5
+_Users = Mapping[str, Collection[str]]
+
+
+def engine(found: Rights) -> Iterator[Line]:
+    """The engine's lines: what it is, and what it refuses."""
+    say = Found("engine")
+    kind = {True: ", rootless", False: "", None: ", which may not be asked whether it is rootless"}[found.rootless]
+    yield say.ok(f"Docker {found.version} answers at {found.url}{kind}")
+    for purpose, without in _WITHOUT.items():
+        calls = [call for call in found.refused if call.purpose == purpose]
+        if calls:
+            text = f"refused: {', '.join(call.shown for call in calls)}: {without}"
+            hint = "Allow these calls in the proxy before the socket."
+            yield say.failed(text, hint) if purpose == "backup" else say.warning(text, hint)
+    if not found.refused:
+        what = "the socket" if found.url.startswith("unix:") else "this way to the engine"
+        yield say.ok(f"all {len(CALLS)} calls that are used are allowed; {what} is as good as root on its machine")
+
+
+def no_engine(message: str, hint: str, *, network: bool, wanted: bool) -> Line:
+    """There is no engine: `network` says that DB_HOST names a server, `wanted` that a socket was given."""
+    say = Found("engine")
+    if not network:
+        return say.failed(f"{message}; and DB_HOST is not set, so there is no other way to the database", hint)
+    if wanted:
+        return say.warning(f"{message}; the database is reached over the network all the same", hint)
+    return say.ok("there is none, and none is needed: the database is reached over the network")
+
+
+def database(facts: Facts, way: str) -> Line:
+    """Which database there is."""
+    where = f"{facts.name}, {size(facts.size)}, on PostgreSQL {facts.server_version}"
+    return Found("database").ok(f"{where}, by {way}")
+
+
+def client(facts: Facts, *, beside: bool) -> Line:
+    """Which client dumps it; that there is one has been asked."""
+    whose = "the database's own image brings it" if beside else "this image brings it"
+    return Found("client").ok(f"pg_dump {facts.major} for PostgreSQL {facts.major}: {whose}")
+
+
+def database_rights(facts: Facts, rights: DatabaseRights, user: str) -> Iterator[Line]:
+    """What the login may not do, and what that means."""
+    say = Found("rights")
+    if rights.unreadable:
+        yield say.failed(
+            f"{user} may not read {_some(rights.unreadable)}: a backup will fail",
+            f"As a superuser: GRANT pg_read_all_data TO {user}.",
+        )
+    if rights.hidden:
+        yield say.failed(
+            f"row-level security hides rows from {user} in {_some(rights.hidden)}: a backup will fail",
+            f"As a superuser: ALTER ROLE {user} BYPASSRLS.",
+        )
+    if rights.superuser:
+        yield say.ok(f"{user} is a superuser: passwords of roles are in the sets, and all can be restored")
+        return
+    yield _ordinary(rights, user)
+    yield from (say.ok(f"not in a dump: {each}") for each in facts.not_carried if not each.startswith("passwords"))
+
+
+def _ordinary(rights: DatabaseRights, user: str) -> Line:
+    say = Found("rights")
+    missing = [
+        *(["databases (CREATEDB)"] if not rights.create_databases else []),
+        *(["roles that are missing (CREATEROLE)"] if not rights.create_roles else []),
+        *([f"the extensions {_some(rights.untrusted)} (superuser)"] if rights.untrusted else []),
+    ]
+    what = f"{user} is not a superuser: passwords of roles are not in the sets"
+    if not missing:
+        return say.ok(f"{what}; databases, roles and extensions can be restored")
+    return say.warning(
+        f"{what}, and a restore cannot make {', '.join(missing)}",
+        f"Use a superuser for DB_USER, or as one: ALTER ROLE {user} CREATEDB CREATEROLE.",
+    )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One volume below /volumes: what is in it or why that cannot be told, and what the engine calls it."""
+
+    name: str
+    files: int = 0
+    bytes: int = 0
+    problem: str = ""
+    source: str = ""
+
+
+def volumes(found: Sequence[Measured], allow_empty: Collection[str]) -> Iterator[Line]:
+    """Whether there are volumes, and files in them."""
+    say = Found("volumes")
+    if not found:
+        hint = "Mount it: `media_volume:/volumes/media:ro`. Without media at all: BACKUP_ALLOW_EMPTY=none."
+        none = "none is mounted below /volumes"
+        yield say.ok(f"{none}, as is allowed") if "none" in allow_empty else say.failed(f"{none}: no media", hint)
+    for each in found:
+        holds = f"{each.name} holds {plural(each.files, 'file')}, {size(each.bytes)}"
+        if each.problem:
+            yield say.failed(f"{each.name} cannot be read: {each.problem}")
+        elif each.files:
+            yield say.ok(holds)
+        elif each.name in allow_empty:
+            yield say.ok(f"{each.name} is empty, as is allowed")
+        else:
+            yield say.failed(
+                f"{each.name} is empty, which is how a wrong or forgotten mount looks",
+                f"Is it the volume that the application writes to? If it may be empty: BACKUP_ALLOW_EMPTY={each.name}.",
+            )
+
+
+def mounts(found: Sequence[Measured], application: Iterable[Container], spared: Collection[str]) -> Iterator[Line]:
+    """Whether our volumes are those of the application. `spared` are sources of the database's own."""
+    writers, readers = _uses(application)
+    ours = {volume.source for volume in found}
+    others = {name: who for name, who in writers.items() if name not in ours and name not in spared}
+    for volume in found:
+        yield _mount(volume, writers, readers, others)
+    if others:
+        yield Found("mounts").ok(f"not in the sets, though the application writes there: {_users(others)}")
+
+
+def _uses(application: Iterable[Container]) -> tuple[_Users, _Users]:
+    """Who mounts what writable, and who reads it only: services by the mount's source."""
+    writers: dict[str, set[str]] = {}
+    readers: dict[str, set[str]] = {}
+    for container in application:
+        for mount in container.mounts:
+            used = writers if mount.get("RW") else readers
+            used.setdefault(source(mount), set()).add(container.service or container.name)
+    return writers, readers
+
+
+def _mount(volume: Measured, writers: _Users, readers: _Users, others: _Users) -> Line:
+    say, name = Found("mounts"), f"{volume.name} is {volume.source}"
+    if volume.source in writers:
+        return say.ok(f"{name}, which {_some(sorted(writers[volume.source]))} may write to")
+    if volume.source in readers:
+        return say.warning(
+            f"{name}, which {_some(sorted(readers[volume.source]))} only reads",
+            "Is it the volume that the application writes to?",
+        )
+    unused = f"{name}, which no container of the project uses"
+    if others:
+        hint = f"Mount the application's own at /volumes/{volume.name}. It writes to: {_users(others)}."
+        return say.failed(unused, hint)
+    return say.warning(unused, "Is the application up? `docker compose ps -a` shows it.")
+
+
+def _users(used: _Users) -> str:
+    return "; ".join(f"{name} ({_some(sorted(who))})" for name, who in sorted(used.items())[:_LISTED])
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = [printable(name) for name in names[:_LISTED]]
+    return ", ".join(shown) + (" and more" if len(names) > _LISTED else "")

@@ -1,0 +1,1 @@
+"""Looking into sets and taking single things out of them. Nothing here changes a set."""

@@ -1,0 +1,113 @@
+"""Single tables out of the dump of a set, as SQL that an empty database can load."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from backup.errors import NotFound
+from backup.operations.inspect.opening import damaged, opened, require_as_written
+from backup.operations.restore.loading import dump_of
+from backup.progress import Progress
+from backup.sets import StoredSet
+from backup.stores.local import LocalStore
+from backup.stream.content import HEAD, Kind, recognise
+from backup.stream.filters import DumpReader
+from backup.stream.table import TableExtract, called
+from backup.text import printable
+
+_NEAR: Final = 8
+
+
+def extract(
+    stored: StoredSet,
+    queries: Sequence[str],
+    write: Callable[[bytes], object],
+    progress: Progress,
+    *,
+    schema: bool = True,
+    rows: bool = True,
+) -> list[str]:
+    """Write these tables to `write`; their names. The COMMIT comes last, when the whole dump is found to be whole.
+
+    NotFound with near names for a table that is not in the dump, before anything is written.
+    """
+    wanted = _wanted(stored, queries, progress)
+    made = TableExtract(wanted, write, schema=schema, rows=rows)
+    _read(stored, made, progress)
+    made.end()
+    return [_shown(name) for name in wanted]
+
+
+def _wanted(stored: StoredSet, queries: Sequence[str], progress: Progress) -> list[bytes]:
+    """The tables that are meant, as the dump writes them."""
+    rows = stored.manifest.database.rows if stored.manifest and stored.manifest.database else {}
+    try:
+        return [_one(query, [name.encode() for name in rows]) for query in queries]
+    except NotFound:
+        # Partitioned tables have no rows of their own, and files without a manifest tell nothing before they are read.
+        look = TableExtract([], lambda _data: None)
+        _read(stored, look, progress)
+        look.section("", "")
+        return [_one(query, look.seen) for query in queries]
+
+
+def _one(query: str, tables: Sequence[bytes]) -> bytes:
+    found = [table for table in tables if called(query, table)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(map(_shown, found))
+        raise NotFound(
+            f"{printable(query)!r} may be each of {names}", "Name it with its schema, as it is written here."
+        )
+    near = ", ".join(_near(query, [_shown(table) for table in tables]))
+    raise NotFound(
+        f"the dump has no table {printable(query)!r}",
+        f"Did you mean: {near}?" if near else "`show --tables` lists the tables of a set.",
+    )
+
+
+def _near(query: str, tables: Sequence[str]) -> list[str]:
+    """Names that have the query in them, then those that are spelt alike."""
+    bare = {table: table.partition(".")[2].strip('"').casefold() for table in tables}
+    wanted = query.rpartition(".")[2].strip('"').casefold()
+    inside = [table for table, name in bare.items() if wanted in name]
+    alike = difflib.get_close_matches(wanted, bare.values(), n=_NEAR)
+    alike_tables = [table for name in alike for table, each in bare.items() if each == name]
+    return list(dict.fromkeys([*inside, *alike_tables]))[:_NEAR]
+
+
+def _read(stored: StoredSet, watcher: TableExtract, progress: Progress) -> None:
+    """Let the watcher see the whole dump. IntegrityError unless it is whole."""
+    name = dump_of(stored)
+    if not name:
+        raise NotFound(f"{stored.id} holds no dump of a database", "`list` shows other sets.")
+    reader = DumpReader(watcher)
+    progress.phase(f"reading {name}", stored.size)
+    with opened(stored, name, progress) as source:
+        for piece in source.content(packed=_packed(stored, name), single=stored.manifest is not None):
+            reader.feed(piece)
+        reader.finish()
+        require_as_written(stored, source)
+    if missing := reader.missing():
+        raise damaged(f"{name} is no whole dump: it {missing}")
+
+
+def _packed(stored: StoredSet, name: str) -> bool:
+    """Whether gzip has to be undone. NotFound for pg_dump's custom format, which only pg_restore can read."""
+    if stored.manifest:
+        return True
+    with open(LocalStore(stored.directory).open(name), "rb") as file:
+        content = recognise(file.read(HEAD))
+    if content.kind is not Kind.SQL:
+        raise NotFound(
+            f"{name} is a custom-format dump, which only pg_restore can read",
+            f"`pg_restore -t TABLE -f - {name}` writes one table of it.",
+        )
+    return content.packed
+
+
+def _shown(table: bytes) -> str:
+    return printable(table.decode(errors="surrogateescape"))

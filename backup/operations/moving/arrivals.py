@@ -1,0 +1,136 @@
+"""What is to be imported, copied into the backup volume's hidden folder: from a folder, from files, or from a tar."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from backup.catalog import Catalog
+from backup.errors import IntegrityError, NotFound, StoreError
+from backup.manifest import Tier, parse_file_name
+from backup.operations.check_bytes import Stored
+from backup.operations.check_tar import REGULAR, Member, members
+from backup.progress import Progress
+from backup.sets import StoredSet
+from backup.stores import incoming
+from backup.stores.disk import storing
+from backup.stores.local import LocalStore
+from backup.stream import gzip
+from backup.text import printable
+
+_BLOCK: Final = 1 << 20
+_DIRECTORY: Final = b"5"
+_MANY: Final = 100_000
+
+
+def in_places(catalog: Catalog, paths: Sequence[Path]) -> tuple[list[StoredSet], list[Path]]:
+    """The sets that these folders and files are of, and the files that can only be archives of `export`. NotFound."""
+    found: dict[tuple[Path, str], StoredSet] = {}
+    archives: list[Path] = []
+    for path in paths:
+        with storing(path):
+            path = path.resolve(strict=True)
+        if any(path.is_relative_to(catalog.store(tier).directory.resolve()) for tier in Tier):
+            raise NotFound(f"{path} lies in this backup volume: what is there is listed already", "`list` shows it.")
+        sets = _sets(catalog, path)
+        if not sets and path.is_dir():
+            raise NotFound(f"{path} holds no set and no file of the old scripts", "`restore PATH` takes any dump.")
+        if not sets:
+            archives.append(path)
+        found |= {(stored.directory, stored.id): stored for stored in sets}
+    return list(found.values()), archives
+
+
+def _sets(catalog: Catalog, path: Path) -> list[StoredSet]:
+    if path.is_dir():
+        below = [path / tier for tier in Tier if (path / tier).is_dir()]
+        return [stored for folder in (path, *below) for stored in catalog.sets_in(folder)]
+    if parse_file_name(path.name) is None:
+        return []
+    return [stored for stored in catalog.sets_in(path.parent) if path.name in stored.files]
+
+
+def copy(stored: StoredSet, root: Path, progress: Progress) -> None:
+    """Copy the files of a set into the hidden folder, durably."""
+    store = LocalStore(incoming.folder(root))
+    for name in stored.files:
+        source = Stored(LocalStore(stored.directory), name, progress)
+        with contextlib.closing(source):
+            _put(store, name, source.raw())
+
+
+def unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
+    """Put the files of an archive of `export` into the hidden folder. IntegrityError for any other archive."""
+    store = LocalStore(incoming.folder(root))
+    seen: set[str] = set()
+    try:
+        for member in members(_plain(stream, progress)):
+            if len(seen) > _MANY:
+                raise _refused(member, "is one of too many")
+            if member.kind == _DIRECTORY:
+                continue
+            name = _name(member, seen)
+            seen.add(name)
+            _put(store, name, (bytes(piece) for piece in member.content()))
+    except gzip.DAMAGED as error:
+        raise IntegrityError(f"the archive cannot be unpacked: {error}; nothing was imported") from error
+    except IntegrityError as error:
+        message = error.message if "nothing was imported" in error.message else f"{error.message}; nothing was imported"
+        raise IntegrityError(message, error.hint or "Copy it again: `export ID - > set.tar`.") from None
+    if not seen:
+        raise IntegrityError("the archive is empty; nothing was imported", "Was `export` told to write it?")
+
+
+def _name(member: Member, seen: set[str]) -> str:
+    """The file's name. IntegrityError for all that `export` writes no archive of."""
+    path = member.path.removeprefix(b"./")
+    above, _, last = path.rpartition(b"/")
+    name = last.decode("ascii", "replace")
+    if member.kind not in REGULAR or member.stored != member.size:
+        raise _refused(member, "is no ordinary file")
+    if above in (b".", b"..") or b"/" in above or path.startswith(b"/") or parse_file_name(name) is None:
+        raise _refused(member, "is not the name of a file of a set")
+    if name in seen:
+        raise _refused(member, "is in it twice")
+    return name
+
+
+def _refused(member: Member, why: str) -> IntegrityError:
+    name = printable(member.path[-200:].decode(errors="surrogateescape"))
+    return IntegrityError(f"the archive was refused: {name!r} {why}; nothing was imported", "`export` writes archives.")
+
+
+def _plain(stream: BinaryIO, progress: Progress) -> Iterator[bytes]:
+    blocks = _blocks(stream, progress)
+    first = next(blocks, b"")
+    if not first:
+        raise IntegrityError("there is nothing to read; nothing was imported", "Name a file, or pipe an archive in.")
+    whole = _again(first, blocks)
+    return gzip.unpack(whole, single=False) if first.startswith(gzip.MAGIC) else whole
+
+
+def _again(first: bytes, rest: Iterable[bytes]) -> Generator[bytes, None, None]:
+    yield first
+    yield from rest
+
+
+def _blocks(stream: BinaryIO, progress: Progress) -> Iterator[bytes]:
+    while True:
+        try:
+            block = stream.read(_BLOCK)
+        except OSError as error:
+            raise StoreError(f"the archive cannot be read: {error.strerror or error}; nothing was imported") from error
+        if not block:
+            return
+        progress.advance(len(block))
+        yield block
+
+
+def _put(store: LocalStore, name: str, pieces: Iterable[bytes]) -> None:
+    with store.stage(name) as staged:
+        for piece in pieces:
+            staged.write(piece)
+        staged.seal()
+        store.publish([staged])

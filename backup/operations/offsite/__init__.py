@@ -1,0 +1,1 @@
+"""What is done with the copies of sets at another place: one verb per module."""

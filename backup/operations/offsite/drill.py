@@ -1,0 +1,62 @@
+"""Prove a copy: fetch it with nothing but the place, restore it into a throw-away server, dump that, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+
+from backup.offsite.model import Book
+from backup.offsite.told import DRILL
+from backup.operations import runs
+from backup.operations.draft import timed
+from backup.operations.drill import DrillShop, prove
+from backup.operations.drilled import proven
+from backup.operations.offsite.fetch import temporarily
+from backup.operations.offsite.place import Shop
+from backup.records import Run, new_run_id
+from backup.sets import StoredSet, Verdict
+
+
+def drill(
+    query: str,
+    shop: Shop,
+    local: DrillShop,
+    find: Callable[[Path], StoredSet],
+    *,
+    wait: float = 0.0,
+    trigger: str = "manual",
+    slot: datetime | None = None,
+    slots: int = 0,
+) -> tuple[StoredSet, Verdict]:
+    """Fetch, verify and prove one copy, and record the run. The lock of the volume is held for the proof alone."""
+    run = Run(
+        id=new_run_id(shop.clock()),
+        operation=DRILL,
+        trigger=trigger,
+        slot=slot,
+        slots=slots,
+        started=shop.clock(),
+        set=query,
+    )
+    with runs.recorded_beside(shop, run, f"{shop.place}-drill", wait) as recording, ExitStack() as stack:
+        with timed(recording.seconds, "fetch"):
+            stored = stack.enter_context(temporarily(shop, query, find))
+        with runs.locked(local, run, wait):
+            verdict = prove(stored, local, run.id, recording.seconds)
+        shop.book.change(lambda book: _proven(book, stored, shop.clock()))
+        recording.success = {
+            "set": stored.id,
+            "tier": str(stored.tier),
+            "message": f"from {shop.remote.name}, {proven(verdict)}",
+        }
+    return stored, verdict
+
+
+def _proven(book: Book, stored: StoredSet, now: datetime) -> Book:
+    """A copy that was fetched and restored has been read, too."""
+    copy = book.copies.get(stored.id)
+    if copy is None or stored.manifest is None or copy.run != stored.manifest.run:
+        return book
+    return book.with_copy(copy.model_copy(update={"proven": now, "read": now}))

@@ -1,0 +1,163 @@
+"""Bring a set back from a place: into the catalogue, to an empty folder, or to a temporary one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from backup import forecast, lock
+from backup.errors import BackupError, IntegrityError, LockHeld, RemoteFailed, StoreError
+from backup.log import logger
+from backup.manifest import Artifact, Manifest, to_json
+from backup.offsite.layout import RemoteSet, compare, key, sums, sums_name
+from backup.offsite.told import PULL
+from backup.operations import runs
+from backup.operations.draft import timed
+from backup.operations.made import verify_made
+from backup.operations.offsite.place import Shop, pick
+from backup.records import Run, new_run_id
+from backup.restorepage import PAGE, page
+from backup.sets import StoredSet, manifest_name
+from backup.stores.disk import free_space, storing
+from backup.stores.local import LocalStore
+from backup.stores.staged import StagedFile
+from backup.text import printable, size
+
+_TEMPORARY: Final = "temp"
+# What a set takes besides its artifacts, and a little air.
+_AIR: Final = 8 << 20
+
+
+def pull(shop: Shop, query: str, wait: float = 0.0) -> Run:
+    """Bring a set back into the catalogue, as a backup would put it there; the run, whose `set` is its id.
+
+    Nothing appears before every byte was read and compared. An id that is here already is refused.
+    """
+    run = Run(id=new_run_id(shop.clock()), operation=PULL, started=shop.clock(), set=query)
+    with runs.locked(shop, run, wait):
+        run = run.model_copy(update={"started": shop.clock()})
+        with runs.recorded(shop, run) as recording, timed(recording.seconds, "total"):
+            found, manifest = pick(shop.remote, query)
+            if any(stored.id == found.id for stored in shop.catalog.sets(found.tier)):
+                raise StoreError(
+                    f"{found.id} is here already and was not overwritten", f"`verify {found.id}` says how it is."
+                )
+            store = shop.catalog.store(found.tier)
+            with ExitStack() as stack:
+                staged = _fetched(shop, manifest, found, store, stack)
+                stack.enter_context(runs.undisturbed())
+                shop.catalog.publish(manifest, staged)
+            recording.success = {
+                "tier": str(found.tier),
+                "set": found.id,
+                "message": f"{size(manifest.stored_size)} from {shop.remote.name}",
+            }
+        return verify_made(shop.catalog, shop.records, recording.run, shop.progress, shop.clock)
+
+
+def pull_to(shop: Shop, query: str, folder: Path) -> Manifest:
+    """Bring a set to an empty folder; its manifest. StoreError when the folder is not empty, or is full."""
+    store = LocalStore(folder)
+    with storing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if store.names(foreign=True):
+        raise StoreError(f"{printable(str(folder))} is not empty; nothing was written there", "Name an empty folder.")
+    found, manifest = pick(shop.remote, query)
+    with ExitStack() as stack:
+        staged = _fetched(shop, manifest, found, store, stack)
+        last = stack.enter_context(store.stage(manifest_name(manifest.id)))
+        for name, data in ((sums_name(manifest.id), sums(manifest)), (PAGE, page(manifest).encode())):
+            staged.append(_made(store, name, data, stack))
+        last.write(to_json(manifest))
+        last.seal()
+        store.publish(staged)
+        store.publish([last])
+    return manifest
+
+
+@contextlib.contextmanager
+def temporarily(shop: Shop, query: str, find: Callable[[Path], StoredSet]) -> Iterator[StoredSet]:
+    """A set of the place in an empty temporary folder of the backup volume, for the body; then it is gone.
+
+    Nothing but the place was asked for it. What a kill leaves goes with the next `sweep`.
+    """
+    root = shop.catalog.root
+    sweep(root)
+    name = new_run_id(shop.clock())
+    folder, guard = root / _TEMPORARY / name, root / _TEMPORARY / f"{name}.lock"
+    try:
+        with lock.hold(guard, "fetch", name):
+            manifest = pull_to(shop, query, folder)
+            logger.info("{} was fetched from {}: {}", manifest.id, shop.remote.name, size(manifest.stored_size))
+            yield find(folder)
+    finally:
+        _remove(folder, guard)
+
+
+def sweep(root: Path) -> None:
+    """Remove temporary folders whose user has died."""
+    store = LocalStore(root / _TEMPORARY)
+    with contextlib.suppress(BackupError):
+        for name in store.names(foreign=True):
+            folder, guard = store.directory / name.removesuffix(".lock"), store.directory / f"{name}.lock"
+            guard = store.directory / name if name.endswith(".lock") else guard
+            with contextlib.suppress(LockHeld, OSError), lock.hold(guard, "sweep", "-"):
+                _remove(folder, guard)
+
+
+def _remove(folder: Path, guard: Path) -> None:
+    with contextlib.suppress(OSError):
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder)
+        guard.unlink(missing_ok=True)
+
+
+def _fetched(shop: Shop, manifest: Manifest, found: RemoteSet, store: LocalStore, stack: ExitStack) -> list[StagedFile]:
+    """All artifacts, staged and compared with the manifest. An error leaves nothing."""
+    missing, wrong = compare(manifest, found.entries)
+    if problems := [*missing, *wrong]:
+        raise IntegrityError(
+            f"{found.id} at {shop.remote.name} is not whole: {'; '.join(problems[:5])}",
+            "`offsite list` shows others; `offsite verify` looks at all of them.",
+        )
+    archived = [name for name, entry in found.entries.items() if entry.archived]
+    if archived:
+        raise RemoteFailed(
+            f"{found.id} is archived at {shop.remote.name}: its bytes cannot be read at once",
+            f"Ask for them (`aws s3api restore-object --key {archived[0]} …`, likewise its other files), which takes"
+            " hours; then run this again.",
+        )
+    shop.catalog.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with storing(store.directory):
+        store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    forecast.require(manifest.stored_size + _AIR, free_space(store.directory))
+    return [_artifact(shop, artifact, manifest, store, stack) for artifact in manifest.artifacts]
+
+
+def _artifact(shop: Shop, artifact: Artifact, manifest: Manifest, store: LocalStore, stack: ExitStack) -> StagedFile:
+    shop.progress.phase(f"fetching {artifact.file}", artifact.stored_size)
+    staged = stack.enter_context(store.stage(artifact.file))
+    for chunk in shop.remote.get(key(manifest.tier, artifact.file)):
+        if staged.size + len(chunk) > artifact.stored_size:
+            break
+        staged.write(chunk)
+        shop.progress.advance(len(chunk))
+    if (staged.size, staged.sha256) != (artifact.stored_size, artifact.stored_sha256):
+        raise IntegrityError(
+            f"{artifact.file} came from {shop.remote.name} with other bytes than were sent there; nothing of"
+            f" {manifest.id} was kept",
+            "Try again; if it fails again, the copy is damaged: `offsite list` shows others.",
+        )
+    staged.seal()
+    return staged
+
+
+def _made(store: LocalStore, name: str, data: bytes, stack: ExitStack) -> StagedFile:
+    staged = stack.enter_context(store.stage(name))
+    staged.write(data)
+    staged.seal()
+    return staged

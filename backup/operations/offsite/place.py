@@ -1,0 +1,105 @@
+"""What work with offsite copies works with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backup.catalog import Catalog
+from backup.errors import NotFound, RemoteFailed, RemoteMissing
+from backup.manifest import Manifest, Tier
+from backup.offsite.books import BookFile
+from backup.offsite.layout import RemoteSet, compare, grouped, read_manifest
+from backup.offsite.model import Item, PlaceName
+from backup.progress import Progress
+from backup.records import Records
+from backup.stores.remote import Entry, Remote
+from backup.text import printable
+
+# Manifests, lists and pages are small; more than this is not ours.
+_SMALL = 64 << 20
+
+
+@dataclass(frozen=True)
+class Shop:
+    """One place and the volume whose sets are copied there. Nothing is contacted before it is asked for.
+
+    `tiers` are those that are uploaded by themselves, `ages` how long copies are kept, others for ever. `encrypt`, if
+    there is one, is what files go through on their way that are not encrypted yet.
+    """
+
+    place: PlaceName
+    remote: Remote
+    catalog: Catalog
+    records: Records
+    lock: Path
+    tiers: tuple[Tier, ...]
+    ages: Mapping[Tier, timedelta]
+    progress: Progress
+    encrypt: Callable[[Iterable[bytes]], Iterator[bytes]] | None = None
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @property
+    def book(self) -> BookFile:
+        """What is known of the copies there."""
+        return BookFile(self.catalog.root, self.place)
+
+
+def listed(remote: Remote) -> dict[str, RemoteSet]:
+    """The sets there, by id, from one complete listing."""
+    return grouped(remote.entries())
+
+
+def small(remote: Remote, key: str) -> bytes:
+    """A small object whole."""
+    data = b""
+    for chunk in remote.get(key):
+        data += chunk
+        if len(data) > _SMALL:
+            raise RemoteFailed(f"{printable(key)} at {remote.name} is too large to be what its name says")
+    return data
+
+
+def manifest_of(remote: Remote, found: RemoteSet) -> Manifest:
+    """The manifest of a set there. RemoteMissing when it has none: then it is no set."""
+    if found.manifest_key not in found.entries:
+        raise RemoteMissing(
+            f"{found.id} at {remote.name} is incomplete: its manifest is missing, so its upload has not ended",
+            "`upload` sends what is missing, if the set is still here; `offsite list` shows others.",
+        )
+    return read_manifest(small(remote, found.manifest_key), found)
+
+
+def told(entry: Entry, item: Item | None) -> Entry:
+    """What the place says of an object, with the SHA-256 that is known of it from when it was read back."""
+    same = item is not None and entry.checksum and (item.checksum, item.size) == (entry.checksum, entry.size)
+    return replace(entry, sha256=item.sha256) if item and same and not entry.sha256 else entry
+
+
+def digest(shop: Shop, key: str, size: int) -> tuple[int, str]:
+    """Size and SHA-256 of an object, from all its bytes."""
+    shop.progress.phase(f"reading {key}", size)
+    found, count = hashlib.sha256(), 0
+    for chunk in shop.remote.get(key):
+        found.update(chunk)
+        count += len(chunk)
+        shop.progress.advance(len(chunk))
+    return count, found.hexdigest()
+
+
+def pick(remote: Remote, query: str) -> tuple[RemoteSet, Manifest]:
+    """The set there that a query names, and its manifest; `latest`: the newest whole one with a database."""
+    sets = listed(remote)
+    if query != "latest":
+        if query not in sets:
+            raise NotFound(f"no set at {remote.name} is called {printable(query)!r}", "`offsite list` shows them.")
+        return sets[query], manifest_of(remote, sets[query])
+    whole = [found for found in sets.values() if found.manifest_key in found.entries]
+    for found in sorted(whole, key=lambda each: each.id.removeprefix(f"{each.tier}_"), reverse=True):
+        manifest = manifest_of(remote, found)
+        if manifest.database and not any(compare(manifest, found.entries)):
+            return found, manifest
+    raise NotFound(f"there is no whole set with a database at {remote.name}", "`offsite list` shows what is there.")

@@ -1,0 +1,203 @@
+"""Remove the copies whose time is over, by the rules that hold for local sets, where the key may do that at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from backup.errors import IntegrityError
+from backup.log import logger
+from backup.manifest import Manifest
+from backup.offsite.decide import unchanged
+from backup.offsite.layout import RemoteSet, compare, keys_of
+from backup.offsite.model import Book, Copy
+from backup.offsite.told import PRUNE
+from backup.operations import runs
+from backup.operations.offsite.place import Shop, listed, manifest_of
+from backup.operations.prune import WAITS
+from backup.records import Outcome, Run, new_run_id
+from backup.retention import Decision, Policy, decide, identity_of, stale
+from backup.sets import StoredSet, Verdict, newest_good
+from backup.stores.remote import Removal
+from backup.text import plural, size
+
+_FORCE: Final = "`offsite prune --dry-run` shows them; `offsite prune --force` removes them all."
+
+
+@dataclass(frozen=True)
+class Request:
+    """How to clean up, as in the local prune."""
+
+    force: bool = False
+    wait: float = 0.0
+    trigger: str = "manual"
+    slot: datetime | None = None
+    slots: int = 0
+
+
+@dataclass
+class Report:
+    """What was decided and done. `leftovers` are objects of uploads that never ended; `ends` is by set."""
+
+    place: str
+    decisions: Sequence[Decision]
+    hold: str
+    remote: dict[str, RemoteSet]
+    leftovers: list[RemoteSet]
+    ends: dict[str, Removal] = field(default_factory=dict)
+    freed: int = 0
+
+    @property
+    def going(self) -> list[StoredSet]:
+        """The sets to remove, oldest first."""
+        return sorted((d.stored for d in self.decisions if not d.keep), key=lambda s: (s.time, s.id))
+
+    @property
+    def waiting(self) -> int:
+        """How many sets wait for a person."""
+        return sum(decision.waits for decision in self.decisions)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of a cleanup that leaves something to a person. That the place keeps sets is no failure."""
+        return WAITS if self.waiting else 0
+
+    @property
+    def words(self) -> str:
+        """What was done, and what was not."""
+        ends = list(self.ends.values())
+        gone = ends.count("removed")
+        said = [
+            f"removed {plural(gone, 'set')} from {self.place}, {size(self.freed)}" if gone else "nothing was removed"
+        ]
+        if denied := ends.count("denied"):
+            said.append(f"{plural(denied, 'set')} stay, because the key may not delete, as it should be")
+        if retained := ends.count("retained"):
+            said.append(f"{plural(retained, 'set')} stay, because the place retains them for now")
+        if self.hold:
+            said.append(self.hold)
+        if self.waiting:
+            said.append(f"{plural(self.waiting, 'more set')} over the limit than one run removes: a person must agree")
+        return "; ".join(said)
+
+
+def plan(request: Request, shop: Shop, policy: Policy) -> Report:
+    """What a cleanup would do now, from one complete listing. Touches nothing."""
+    now, remote, book = shop.clock(), listed(shop.remote), shop.book.read()
+    local = {stored.id: stored for stored in shop.catalog.sets()}
+    sets = [_stored(shop, found, book.copies.get(found.id), local.get(found.id)) for found in remote.values()]
+    known = [stored for stored in sets if stored is not None]
+    past = [run for run in shop.records.all() if run.operation == PRUNE and run.outcome is Outcome.SUCCESS]
+    spent = bool(past) and past[0].exit_code == WAITS
+    here = newest_good(stored for stored in local.values() if identity_of(stored))
+    decided = decide(
+        known,
+        policy,
+        now,
+        identity=identity_of(here) if here else None,
+        hold=stale(known, policy, now),
+        force=request.force,
+        spent=spent,
+    )
+    leftovers = list(_leftovers(shop, remote, book, set(local), now))
+    return Report(shop.remote.name, decided, stale(known, policy, now), remote, leftovers)
+
+
+def prune(request: Request, shop: Shop, policy: Policy) -> Report:
+    """Remove what is to go, and record the run. A place that keeps its objects is no failure."""
+    run = Run(
+        id=new_run_id(shop.clock()),
+        operation=PRUNE,
+        trigger=request.trigger,
+        slot=request.slot,
+        slots=request.slots,
+        started=shop.clock(),
+    )
+    # Not beside an upload: what has no manifest yet may be under way.
+    with runs.recorded_beside(shop, run, f"{shop.place}-write", request.wait) as recording:
+        report = plan(request, shop, policy)
+        for stored in report.going:
+            _remove(report, report.remote[stored.id], shop, stored.manifest)
+        for found in report.leftovers:
+            _rest(found, list(found.entries), shop)
+        recording.success = {
+            "message": report.words,
+            "exit_code": report.exit_code,
+            "hint": _FORCE if report.waiting else "",
+        }
+    return report
+
+
+def _stored(shop: Shop, found: RemoteSet, copy: Copy | None, local: StoredSet | None) -> StoredSet | None:
+    """A set there as retention judges it: verified when it is known to be as it was sent; None without a manifest."""
+    if found.manifest_key not in found.entries:
+        return None
+    base = StoredSet(
+        directory=Path(shop.remote.name),
+        id=found.id,
+        tier=found.tier,
+        time=min(entry.modified for entry in found.entries.values()),
+        state="unreadable",
+        files=tuple(name.partition("/")[2] for name in found.entries),
+        size=found.size,
+        pin=local.pin if local else None,
+    )
+    try:
+        manifest = manifest_of(shop.remote, found)
+    except IntegrityError as error:
+        return replace(base, problem=error.message)
+    missing, wrong = compare(manifest, found.entries)
+    sound = copy is not None and copy.held and copy.run == manifest.run and unchanged(copy, found.entries)
+    return replace(
+        base,
+        time=manifest.started,
+        state="damaged" if missing or wrong or (copy and not copy.held) else "complete",
+        manifest=manifest,
+        verdict=Verdict(checked=copy.confirmed) if copy and sound else None,
+        problem="; ".join([*missing, *wrong]),
+    )
+
+
+def _leftovers(
+    shop: Shop, remote: dict[str, RemoteSet], book: Book, local: set[str], now: datetime
+) -> Iterator[RemoteSet]:
+    """Objects without a manifest: of removals that did not end, and of uploads whose set is gone and over its time."""
+    for found in remote.values():
+        if found.manifest_key in found.entries:
+            continue
+        limit, newest = shop.ages.get(found.tier), max(entry.modified for entry in found.entries.values())
+        if found.id in book.leaving or (limit is not None and found.id not in local and now - newest > limit):
+            yield found
+
+
+def _remove(report: Report, found: RemoteSet, shop: Shop, manifest: Manifest | None) -> None:
+    """The manifest first: then it is a set no more, whatever becomes of the rest."""
+    logger.info("removing {} from {}, {}", found.id, shop.remote.name, size(found.size))
+    ours = set(keys_of(manifest)) if manifest else set()
+    rest = tuple(name for name in found.entries if name in ours and name != found.manifest_key)
+    shop.book.change(lambda book: book.model_copy(update={"leaving": {**book.leaving, found.id: rest}}))
+    end = shop.remote.remove(found.manifest_key)
+    report.ends[found.id] = end
+    if end != "removed":
+        _settled(found.id, shop)
+        return
+    shop.book.change(lambda book: book.without(found.id))
+    report.freed += found.size
+    _rest(found, rest, shop)
+
+
+def _rest(found: RemoteSet, keys: Sequence[str], shop: Shop) -> None:
+    """What has no manifest any more. What the place keeps is tried again by the next cleanup."""
+    if all([shop.remote.remove(name) == "removed" for name in keys]):
+        _settled(found.id, shop)
+
+
+def _settled(identifier: str, shop: Shop) -> None:
+    def changed(book: Book) -> Book:
+        leaving = {name: keys for name, keys in book.leaving.items() if name != identifier}
+        return book.model_copy(update={"leaving": leaving})
+
+    shop.book.change(changed)

@@ -1,0 +1,160 @@
+"""Send the sets that belong to a place and are not there, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from backup.errors import BackupError, RemoteFailed
+from backup.log import logger
+from backup.manifest import Tier
+from backup.offsite.decide import candidates, there, unchanged
+from backup.offsite.layout import RemoteSet
+from backup.offsite.told import OPERATIONS
+from backup.operations import runs
+from backup.operations.draft import timed
+from backup.operations.offsite.place import Shop, listed
+from backup.operations.offsite.sending import Sending
+from backup.records import Run, new_run_id
+from backup.sets import StoredSet
+from backup.text import plural, size
+
+# One run sends no more; what is left goes with the next one, newest first again.
+_MOST: Final = 100
+# A place that fails so often in a row fails the rest, too.
+_PATIENCE: Final = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to send: sets of `tiers`, or the one called `only`; `wait` and the others as in Run and prune.Request."""
+
+    tiers: Sequence[Tier] = ()
+    only: str = ""
+    wait: float = 0.0
+    trigger: str = "manual"
+    slot: datetime | None = None
+    slots: int = 0
+
+
+@dataclass
+class Report:
+    """What became of an upload: ids of the sets sent, how many were there already, and what failed, by set."""
+
+    place: str
+    sent: list[str] = field(default_factory=list)
+    bytes: int = 0
+    same: int = 0
+    failed: dict[str, BackupError] = field(default_factory=dict)
+    left: int = 0
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        what = f"{plural(len(self.sent), 'set')} sent to {self.place}, {size(self.bytes)}" if self.sent else ""
+        same = f"{plural(self.same, 'set')} there already" if self.same else ""
+        left = f"{plural(self.left, 'set')} left for the next run" if self.left else ""
+        return "; ".join(filter(None, [what, same, left])) or f"no verified set belongs to {self.place} yet"
+
+
+def upload(request: Request, shop: Shop) -> Report:
+    """Send and record. The first error is raised in the end, after all that can be sent was.
+
+    The lock of the volume is not held: neither a backup nor a restore waits for this, however long it takes.
+    """
+    tier = str(request.tiers[0]) if len(request.tiers) == 1 else ""
+    run = Run(
+        id=new_run_id(shop.clock()),
+        operation=OPERATIONS[shop.place],
+        tier=tier,
+        trigger=request.trigger,
+        slot=request.slot,
+        slots=request.slots,
+        started=shop.clock(),
+        set=request.only,
+    )
+    with runs.recorded_beside(shop, run, f"{shop.place}-write", request.wait) as recording:
+        with timed(recording.seconds, "total"):
+            report = _Upload(request, shop, Report(shop.remote.name)).run()
+        newest = {"set": report.sent[0]} if report.sent else {}
+        recording.success = {"message": report.words, **newest}
+        if report.failed:
+            raise _failure(report)
+    return report
+
+
+@dataclass
+class _Upload:
+    request: Request
+    shop: Shop
+    report: Report
+    tried: set[str] = field(default_factory=set)
+
+    def run(self) -> Report:
+        """One listing, then set by set; what is new here meanwhile comes first."""
+        self.shop.progress.phase(f"listing {self.shop.remote.name}")
+        if removed := self.shop.remote.sweep():
+            logger.info("{} of uploads that died removed at {}", plural(removed, "leftover"), self.shop.remote.name)
+        sets, failures = listed(self.shop.remote), 0
+        self.shop.book.change(lambda book: book.model_copy(update={"looked": self.shop.clock()}))
+        while (stored := self._next()) and len(self.tried) <= _MOST:
+            try:
+                self._send(stored, sets.get(stored.id) or RemoteSet(stored.id, stored.tier))
+                failures = 0
+            except BackupError as error:
+                logger.error("{}: {} {}", stored.id, error.message, error.hint)
+                self.report.failed[stored.id] = error
+                failures = failures + 1 if isinstance(error, RemoteFailed) else 0
+                if failures >= _PATIENCE:
+                    break
+        self.report.left = len(self._open())
+        return self.report
+
+    def _next(self) -> StoredSet | None:
+        found = next(iter(self._open()), None)
+        if found:
+            self.tried.add(found.id)
+        return found
+
+    def _open(self) -> list[StoredSet]:
+        if self.request.only:
+            stored = [] if self.tried else [self.shop.catalog.find(self.request.only)]
+            return [each for each in stored if each.id not in self.tried]
+        sets = self.shop.catalog.sets()
+        found = candidates(sets, self.request.tiers, self.shop.ages, self.shop.clock())
+        return [stored for stored in found if stored.id not in self.tried]
+
+    def _send(self, stored: StoredSet, remote: RemoteSet) -> None:
+        book = self.shop.book.read()
+        copy = book.copies.get(stored.id)
+        if copy and there(stored, copy) and unchanged(copy, remote.entries):
+            self.report.same += 1
+            return
+        sent = Sending(self.shop, stored, remote, book).run()
+        self.shop.book.change(lambda book: book.with_copy(sent.copy))
+        if not sent.bytes:
+            self.report.same += 1
+            return
+        self.report.sent.append(stored.id)
+        self.report.bytes += sent.bytes
+        logger.success("{} is offsite: {} sent to {}, read back", stored.id, size(sent.bytes), self.shop.remote.name)
+
+
+def _failure(report: Report) -> BackupError:
+    """The error of the newest set that was not sent, with what became of the others."""
+    identifier, first = next(iter(report.failed.items()))
+    rest = [*report.sent, *report.failed][1:]
+    others = f" ({report.words}; {plural(len(report.failed), 'set')} not sent)" if rest or report.same else ""
+    named = first.message if identifier in first.message else f"{identifier}: {first.message}"
+    error = type(first)(f"{named}{others}; local sets are untouched", first.hint)
+    error.exit_code = first.exit_code
+    return error
+
+
+def request_for(tier: Tier | None, everything: bool, settings_tiers: Sequence[Tier]) -> tuple[Tier, ...]:
+    """The tiers that a command means: the one named, all, or those that are uploaded by themselves."""
+    if tier:
+        return (tier,)
+    return tuple(each for each in Tier if each is not Tier.PRE_RESTORE) if everything else tuple(settings_tiers)

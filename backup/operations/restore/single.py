@@ -1,0 +1,145 @@
+"""Single files and directories of a set put back, each in one step; the application runs on and nothing is unpacked
+besides. What was there is kept beside them in the volume, for as many days as `undo` keeps what a restore replaced."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backup.errors import BackupError, NotFound, RestoreFailed
+from backup.log import logger
+from backup.operations.inspect import index
+from backup.operations.restore import loading
+from backup.operations.restore.held import alone, recorded
+from backup.operations.restore.shop import Shop
+from backup.operations.unfinished import refuse_unfinished
+from backup.sets import StoredSet
+from backup.stores.disk import free_space
+from backup.text import plural, printable
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One path below a volume: what the index says of it, and what is there now."""
+
+    volume: str
+    path: bytes
+    files: int = 0
+    bytes: int = 0
+    live: bool = False
+    live_files: int = 0
+    live_bytes: int = 0
+
+
+def choose(stored: StoredSet, paths: Sequence[str], shop: Shop) -> list[Choice]:
+    """What these paths are. NotFound for one that is in no index, where all volumes have one with files there."""
+    refuse_unfinished(shop.catalog.root, shop.clock())
+    if stored.encrypted:
+        # What unpacks may have to read an archive twice, and an encrypted one comes to it through a pipe.
+        raise RestoreFailed(
+            f"{stored.id} is encrypted: single files of it cannot be put in place; nothing was touched",
+            f"`cat {stored.id} --path PATH` writes one to stdout; `restore --only media` restores all of them.",
+        )
+    return list(dict.fromkeys(_with_live(_choice(stored, path), shop) for path in paths))
+
+
+def restore(stored: StoredSet, chosen: Sequence[Choice], shop: Shop) -> str:
+    """Put them back, each wholly or not at all; what is to be said of it."""
+    alone(shop)
+    refuse_unfinished(shop.catalog.root, shop.clock())
+    kept: list[str] = []
+    with recorded(shop, "restore", stored.id) as run:
+        refuse_unfinished(shop.catalog.root, shop.clock())
+        stamp = f"{run.started:%Y%m%d%H%M%S}"
+        done: list[str] = []
+        for volume in dict.fromkeys(each.volume for each in chosen):
+            shop.progress.phase(f"looking for it in {volume}")
+            where = _put(stored, volume, [each.path for each in chosen if each.volume == volume], stamp, shop, done)
+            kept += [f"{where}/before in {volume}"] if where else []
+            done.append(volume)
+    what = f"{plural(len(chosen), 'path')} of {stored.id} put back"
+    return f"{what}; what was there is kept in {', '.join(kept)}" if kept else f"{what}; nothing was there before"
+
+
+def _put(stored: StoredSet, volume: str, paths: list[bytes], stamp: str, shop: Shop, done: list[str]) -> str:
+    trees = shop.trees()
+    archive, listing, root = loading.archive_of(stored, volume)
+    try:
+        return trees.put(
+            volume,
+            stored.directory / archive,
+            stored.directory / listing if listing else None,
+            stamp,
+            root=root,
+            limit=loading.most_bytes(stored.manifest, volume) or free_space(shop.volumes / volume),
+            trusted=stored.manifest is not None,
+            paths=paths,
+            days=shop.days,
+        )
+    except BackupError as error:
+        _tidy(shop, volume)
+        if done:
+            raise RestoreFailed(
+                f"{error.message}; what was asked of {', '.join(done)} is put back", error.hint
+            ) from error
+        raise
+    except BaseException:
+        _tidy(shop, volume)
+        raise
+
+
+def _tidy(shop: Shop, volume: str) -> None:
+    try:
+        shop.trees().tidy(volume)
+    except BackupError as error:
+        logger.warning("{} {}", error.message, error.hint)
+
+
+def _choice(stored: StoredSet, path: str) -> Choice:
+    best: Choice | None = None
+    for volume in index.volumes(stored):
+        for name in sorted(index.spellings(volume, path), reverse=True):
+            found = _counted(stored, volume, name)
+            if found.files:
+                return found
+            # A link or an empty directory is in no index.
+            best = best or found
+    if best is None or len(index.volumes(stored)) > 1:
+        if at := index.locate(stored, path):
+            return _counted(stored, at[0], at[1].path)
+        raise index.no_such_file(stored, path)
+    at = index.locate(stored, path)
+    return _counted(stored, at[0], at[1].path) if at else best
+
+
+def _counted(stored: StoredSet, volume: str, name: bytes) -> Choice:
+    """What an index has at a path, and below it. The index is read to its end, which proves it."""
+    files = count = 0
+    for entry in index.entries(stored, volume):
+        if entry.path == name or entry.path.startswith(name + b"/"):
+            files, count = files + 1, count + entry.size
+    below = name.removeprefix(os.fsencode(volume) + b"/")
+    if below == name or not {b"", b".", b".."}.isdisjoint(below.split(b"/")):
+        raise NotFound(f"{printable(os.fsdecode(below))!r} is no path below a volume", "Such as uploads/2025/a.pdf.")
+    return Choice(volume, below, files, count)
+
+
+def _with_live(choice: Choice, shop: Shop) -> Choice:
+    volume = shop.volumes / choice.volume
+    if not volume.is_dir():
+        raise RestoreFailed(
+            f"the volume {printable(choice.volume)} is not mounted here; nothing was touched",
+            f"Mount it at {volume} in the backup service.",
+        )
+    path = Path(os.fsdecode(os.fsencode(volume) + b"/" + choice.path))
+    try:
+        found = path.lstat()
+    except OSError:
+        return choice
+    if not stat.S_ISDIR(found.st_mode):
+        return replace(choice, live=True, live_files=1, live_bytes=found.st_size)
+    sizes = [(Path(at) / name).lstat().st_size for at, _, names in os.walk(path) for name in names]
+    return replace(choice, live=True, live_files=len(sizes), live_bytes=sum(sizes))

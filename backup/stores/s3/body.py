@@ -1,0 +1,70 @@
+"""Bytes on their way: sent in small blocks, so that a timeout is one without progress and a limit is kept.
+
+A body that is given whole is sent by one call, and the timeout then holds for all of it: 8 MiB over a slow line failed.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from backup.stores.pace import Pace
+
+_BLOCK: Final = 64 << 10
+
+
+class Stopped(Exception):  # noqa: N818 - no error: the upload was given up elsewhere
+    """The upload that this body belongs to has ended."""
+
+
+class Flow:
+    """What the bodies of one upload share: their pace, when the last byte moved, whether it was given up."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._stopped = threading.Event()
+        self.moved = time.monotonic()
+
+    def stop(self) -> None:
+        """Let whatever is being sent end with its next block."""
+        self._stopped.set()
+
+    def check(self) -> None:
+        """Stopped if the upload was given up."""
+        if self._stopped.is_set():
+            raise Stopped
+
+    def passed(self, count: int) -> None:
+        """`count` bytes are about to be sent."""
+        self.check()
+        self._pace.wait(count)
+        self.moved = time.monotonic()
+
+
+class Body(io.BytesIO):
+    """The bytes of one request, as boto3 wants them: a file."""
+
+    def __init__(self, data: bytes, flow: Flow) -> None:
+        super().__init__(data)
+        self.flow = flow
+
+
+class Blocks:
+    """The same bytes as they are sent. `seek` is what boto3 calls before it sends them again."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[memoryview]:
+        view = memoryview(self._body.getvalue())
+        for start in range(0, len(view), _BLOCK):
+            block = view[start : start + _BLOCK]
+            self._body.flow.passed(len(block))
+            yield block
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Back to the beginning."""
+        return self._body.seek(offset, whence)

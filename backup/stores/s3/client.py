@@ -1,0 +1,99 @@
+"""A client of boto3 made from plain options, and one way to ask it."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import boto3
+from botocore import xform_name
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
+
+from backup.stores.s3.body import Blocks, Body
+from backup.stores.s3.options import Options
+from backup.stores.s3.words import translated
+
+# Longer than this a connection is not waited for; what is sent and received waits for `timeout`.
+_CONNECT: Final = 30.0
+# Of an HTTP request: whatever can go wrong while it is made, or while its answer is read.
+# RecursionError: the library follows a redirect to another region that does not say which.
+FAILURES: Final = (BotoCoreError, ClientError, HTTPError, OSError, RecursionError)
+
+
+class Client:
+    """Asks one bucket. RemoteFailed, RemoteDenied or RemoteMissing when it fails; the library's error is its cause."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._made: Any = None
+
+    def ask(self, operation: str, key: str | None = None, **parameters: Any) -> dict[str, Any]:
+        """The answer to an operation such as `HeadObject`; `key` is relative to the prefix."""
+        options = self.options
+        if key is not None:
+            parameters["Key"] = options.folder + key
+        if options.owner and operation != "CreateBucket":
+            parameters["ExpectedBucketOwner"] = options.owner
+        try:
+            call = getattr(self._client(), xform_name(operation))
+            answer: dict[str, Any] = call(Bucket=options.bucket, **parameters)
+        except FAILURES as error:
+            raise translated(error, options.name, f"s3:{operation}", key or "") from error
+        return answer
+
+    def identity(self) -> str:
+        """The access key that requests are signed with; empty when none is found. It is no secret."""
+        try:
+            found = self._client()._request_signer._credentials
+        except FAILURES as error:
+            raise translated(error, self.options.name, "looking for a key") from error
+        return str(found.access_key) if found else ""
+
+    def _client(self) -> Any:
+        # Made late: looking for a role's credentials already asks the network.
+        if self._made is None:
+            self._made = _connected(self.options)
+        return self._made
+
+
+def _connected(options: Options) -> Any:
+    explicit: Any = {
+        "aws_access_key_id": options.access_key,
+        "aws_secret_access_key": options.secret_key,
+        "aws_session_token": options.session_token,
+    }
+    session = boto3.session.Session(region_name=options.region or None)
+    make: Any = session.client  # its thousand overloads tell nothing of plain values
+    client: Any = make(
+        "s3",
+        endpoint_url=options.endpoint or None,
+        # A store that is not Amazon's takes any region, but a signature needs one.
+        region_name=options.region or session.region_name or ("us-east-1" if options.endpoint else None),
+        config=_config(options),
+        **explicit if options.access_key else {},
+    )
+    # After signing, which reads the body as a file: then it is sent in blocks, each with a timeout of its own.
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-send.s3.{operation}", _in_blocks)
+    return client
+
+
+def _config(options: Options) -> Config:
+    """Checksums only as headers that we give: trailers (`when_supported`) are refused by many stores."""
+    return Config(
+        connect_timeout=min(_CONNECT, options.timeout),
+        read_timeout=options.timeout,
+        retries={"total_max_attempts": options.attempts, "mode": "standard"},
+        max_pool_connections=options.parallel + 2,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        tcp_keepalive=True,
+        s3={"addressing_style": options.addressing},
+    )
+
+
+def _in_blocks(request: Any, **_: object) -> None:
+    if isinstance(request.body, Body):
+        request.body.flow.check()
+        request.body = Blocks(request.body)

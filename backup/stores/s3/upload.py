@@ -1,0 +1,172 @@
+"""One object on its way into the bucket: nothing is there before the last byte was read and found right.
+
+Not boto3's own upload: it commits what a producer gave before it failed, and takes a short read for the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from backup.errors import BackupError, IntegrityError, RemoteFailed
+from backup.stores.pace import Pace
+from backup.stores.remote import Entry
+from backup.stores.s3.body import Body, Flow
+from backup.stores.s3.client import Client
+from backup.stores.s3.crew import Crew, Job
+from backup.stores.s3.parts import Cut, Part, at_once, base64_of, composite, composite_etag, part_size
+from backup.stores.s3.proof import SHA256, TOKEN, Sent, require
+from backup.stores.s3.reading import blocks
+from backup.stores.s3.words import code_of
+
+_NO_CONDITIONS: Final = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
+
+
+class Upload:
+    """The upload of one object. `fresh`: there is none of its key, and the store shall refuse to replace one."""
+
+    def __init__(self, client: Client, key: str, pace: Pace, *, fresh: bool) -> None:
+        self._client, self._key = client, key
+        self._flow = Flow(pace)
+        self._token = uuid.uuid4().hex
+        self._condition = {"IfNoneMatch": "*"} if fresh else {}
+        self._version: dict[str, str] = {}
+
+    def run(self, chunks: Iterable[bytes], size: int | None, advance: Callable[[int], None], sha256: str) -> Entry:
+        """Send, and prove by what the store then says."""
+        length = part_size(size)
+        cut = Cut(self._key, chunks, length, size, sha256)
+        parts = iter(cut)
+        first, last = next(parts)
+        if last:
+            sent = self._single(first, cut.sha256)
+            advance(len(first))
+        else:
+            sent = self._multipart(first, parts, cut, advance, sha256)
+        return self._proven(sent)
+
+    def _single(self, data: bytes, sha256: str) -> Sent:
+        digest = bytes.fromhex(sha256)
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        sent = Sent(len(data), sha256, base64_of(digest), etag, self._token)
+        self._commit(
+            "PutObject",
+            Body=lambda: Body(data, self._flow),
+            ChecksumSHA256=sent.checksum,
+            **self._described(sha256),
+        )
+        return sent
+
+    def _multipart(
+        self, first: bytes, rest: Iterator[tuple[bytes, bool]], cut: Cut, advance: Callable[[int], None], sha256: str
+    ) -> Sent:
+        begun = self._client.ask(
+            "CreateMultipartUpload", self._key, ChecksumAlgorithm="SHA256", **self._described(sha256)
+        )
+        upload = str(begun["UploadId"])
+        try:
+            parts = self._parts(upload, first, rest, cut, advance)
+            finished = [{"PartNumber": p.number, "ETag": p.etag, "ChecksumSHA256": base64_of(p.sha256)} for p in parts]
+            self._commit("CompleteMultipartUpload", UploadId=upload, MultipartUpload={"Parts": finished})
+        except BaseException:
+            with contextlib.suppress(BackupError):
+                self._client.ask("AbortMultipartUpload", self._key, UploadId=upload)
+            raise
+        return Sent(cut.size, cut.sha256, composite(parts), composite_etag(parts), self._token)
+
+    def _parts(
+        self, upload: str, first: bytes, rest: Iterator[tuple[bytes, bool]], cut: Cut, advance: Callable[[int], None]
+    ) -> list[Part]:
+        """Send all parts; an error, of the source or of the store, ends those that are on their way."""
+        options = self._client.options
+        patience = (options.timeout + 20) * options.attempts
+        count = at_once(len(first), options.parallel)
+        crew = Crew(count, lambda job: self._part(upload, job), self._flow, patience)
+        try:
+            accepted = crew.give(Job(1, first))
+            del first
+            for number, (data, _) in enumerate(rest, 2):
+                accepted += crew.give(Job(number, data))
+                del data
+                advance(sum(part.size for part in accepted))
+                accepted = []
+            accepted += crew.finish()
+            advance(sum(part.size for part in accepted))
+        finally:
+            crew.end(patience=options.timeout)
+        if sum(part.size for part in crew.parts) != cut.size:
+            raise RemoteFailed(f"{self._key} was not sent: its parts are not the whole")
+        return crew.parts
+
+    def _part(self, upload: str, job: Job) -> Part:
+        digest = hashlib.sha256(job.data).digest()
+        answer = self._client.ask(
+            "UploadPart",
+            self._key,
+            UploadId=upload,
+            PartNumber=job.number,
+            Body=Body(job.data, self._flow),
+            ChecksumSHA256=base64_of(digest),
+        )
+        told = answer.get("ChecksumSHA256")
+        if told and told != base64_of(digest):
+            raise IntegrityError(
+                f"part {job.number} of {self._key} arrived as something else; the upload was given up",
+                "The connection or a proxy changes bytes: use https, and look at what stands between.",
+            )
+        md5 = b"" if told else hashlib.md5(job.data, usedforsecurity=False).digest()
+        return Part(job.number, len(job.data), digest, str(answer["ETag"]), md5)
+
+    def _commit(self, operation: str, **parameters: Any) -> None:
+        """The request that makes the object. Its answer may be lost although it was done: the object itself tells."""
+        body = parameters.pop("Body", None)
+        try:
+            answer = self._client.ask(
+                operation, self._key, **parameters, **self._condition, **({"Body": body()} if body else {})
+            )
+        except RemoteFailed as error:
+            if self._condition and code_of(error.__cause__) in _NO_CONDITIONS:
+                # A store that knows no conditions: the object was looked for before, which has to do.
+                self._condition = {}
+                self._commit(operation, **parameters, **({"Body": body} if body else {}))
+                return
+            if not self._arrived():
+                raise
+            return
+        version = str(answer.get("VersionId") or "null")
+        self._version = {} if version == "null" else {"VersionId": version}
+
+    def _arrived(self) -> bool:
+        with contextlib.suppress(RemoteFailed):
+            head = self._client.ask("HeadObject", self._key)
+            return (head.get("Metadata") or {}).get(TOKEN) == self._token
+        return False
+
+    def _proven(self, sent: Sent) -> Entry:
+        head = self._client.ask("HeadObject", self._key, ChecksumMode="ENABLED", **self._version)
+        try:
+            return require(self._key, head, sent, lambda: blocks(self._client, self._key, judged=False))
+        except IntegrityError:
+            # What is there is wrong, and of ours: it must not stay under a name that is believed.
+            if (head.get("Metadata") or {}).get(TOKEN) == self._token:
+                with contextlib.suppress(RemoteFailed):
+                    self._client.ask("DeleteObject", self._key, **self._version)
+            raise
+
+    def _described(self, sha256: str) -> dict[str, Any]:
+        """Headers of the object. Metadata must be given when an upload begins, so only a known SHA-256 can be kept."""
+        options = self._client.options
+        described: dict[str, Any] = {
+            "ContentType": "application/octet-stream",
+            "Metadata": {TOKEN: self._token, **({SHA256: sha256} if sha256 else {})},
+        }
+        if options.encryption != "none":
+            described["ServerSideEncryption"] = options.encryption
+        if options.encryption == "aws:kms" and options.kms_key:
+            described["SSEKMSKeyId"] = options.kms_key
+        if options.storage_class and options.storage_class != "STANDARD":
+            described["StorageClass"] = options.storage_class
+        return described

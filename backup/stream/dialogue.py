@@ -1,0 +1,70 @@
+"""A psql that says what it has done: behind each part of its script stands a query with a word that nobody can guess.
+
+Its answers go into a second pipe, which a thread reads all the time, so that psql never waits for us to listen.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from backup.stream.feed import ProcessInput
+from backup.stream.fifo import Pipe
+
+_GLANCE: Final = 0.2
+_LINE: Final = 1 << 16
+
+
+class Dialogue:
+    """`load` takes the script, `said` is the pipe of the answers. psql must print tuples only, unaligned."""
+
+    def __init__(self, load: ProcessInput, said: Pipe) -> None:
+        self.load = load
+        self._said = said
+        self._word = secrets.token_hex(16).encode()
+        self._asked = self._answered = 0
+        self._since = time.monotonic()
+        self._closing = threading.Event()
+        self._listener = threading.Thread(target=self._listen, name="answers", daemon=True)
+        # Set whenever anybody has answered: several sessions may share it.
+        self.heard = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._listener.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._closing.set()
+        self._listener.join()
+
+    def ask(self, script: bytes) -> None:
+        """Let it run `script`; `idle` afterwards when all of it has gone well."""
+        self._asked += 1
+        self._since = time.monotonic()
+        self.load.write(script + b"\nSELECT '" + self._word + b"';\n")
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has done all that it was asked. LoadFailed when it has ended or stands still."""
+        if self._answered == self._asked:
+            return True
+        self.load.check(self._since)
+        return False
+
+    def _listen(self) -> None:
+        poll, rest = select.poll(), b""
+        poll.register(self._said.reader, select.POLLIN)
+        while not self._closing.is_set():
+            if not poll.poll(_GLANCE * 1000):
+                continue
+            *lines, rest = (rest + os.read(self._said.reader, _LINE)).split(b"\n")
+            # A longer line is no answer.
+            rest = rest[:_LINE]
+            if answers := lines.count(self._word):
+                self._answered += answers
+                self.heard.set()

@@ -1,0 +1,234 @@
+"""A plain dump divided where its rows end: what comes then is kept entry by entry, with the tables that each needs.
+
+pg_dump announces each object with a comment and writes what is built on rows last. Entries that are not fully
+understood stay `alone`: everything before them is done first, and nothing beside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from backup.stream.filters import COLUMN, END, NAME
+from backup.stream.load import WithoutDrops
+
+_TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
+_ALTER: Final = rb"^ALTER TABLE (?:ONLY )?" + _TABLE + rb"\n    ADD CONSTRAINT " + NAME
+_INDEX: Final = re.compile(
+    rb"^CREATE (?:UNIQUE )?INDEX " + NAME + rb" ON (?:ONLY )?" + _TABLE + rb" USING (\w+) ", re.MULTILINE
+)
+_UNIQUE: Final = re.compile(_ALTER + rb" (?:PRIMARY KEY|UNIQUE) ", re.MULTILINE)
+_FOREIGN: Final = re.compile(
+    _ALTER + rb" FOREIGN KEY \(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) REFERENCES " + _TABLE + rb"\(", re.MULTILINE
+)
+_PARENT: Final = re.compile(rb"((?:" + COLUMN + rb"\.)?" + COLUMN + rb")")
+_ATTACHED: Final = re.compile(rb"^ALTER TABLE ONLY " + _TABLE + rb" ATTACH PARTITION " + _TABLE + rb" ", re.MULTILINE)
+_MADE: Final = re.compile(rb"^CREATE (?:UNLOGGED |FOREIGN )?TABLE " + _TABLE + rb" ", re.MULTILINE)
+_INHERITS: Final = re.compile(rb"^INHERITS \((.*)\)", re.MULTILINE)
+_SETTINGS: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)+--\n\Z", re.MULTILINE)
+_SETTING: Final = re.compile(rb"SET (\w+) = [^\n]*;\n")
+# What a session does under another name, only its own later statements are to see.
+_STATEFUL: Final = re.compile(rb"^(?:SET SESSION AUTHORIZATION|\\c(?:onnect)?) ", re.MULTILINE)
+_BUILT: Final = ("INDEX", "CONSTRAINT", "FK CONSTRAINT")
+_ROWS: Final = ("TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS")
+_RELATING: Final = ("TABLE", "FOREIGN TABLE", "TABLE ATTACH")
+# Definitions of a hundred thousand indexes. A dump with more of them is loaded as it comes.
+_MOST: Final = 64 << 20
+_TAIL: Final = 1024
+# How much longer than a sorted index one with many keys per row takes.
+_SLOW: Final = 4
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`script`, and the tables that it changes (`alters`) or that must not change meanwhile (`reads`).
+
+    `alone`: it may need anything that is before it. `weight` grows with the rows that it works through.
+    """
+
+    script: bytes
+    alters: frozenset[bytes] = frozenset()
+    reads: frozenset[bytes] = frozenset()
+    alone: bool = False
+    weight: int = 0
+
+    def waits_for(self, other: Entry) -> bool:
+        """Whether `other`, which comes before it in the dump, has to be done first."""
+        if self.alone or other.alone:
+            return True
+        return bool(self.alters & (other.alters | other.reads) or self.reads & other.alters)
+
+
+class Split:
+    """A Watcher of a dump. `write` gets what comes before the first index or constraint; `entries` has the rest.
+
+    `rows_done` is called in between. `settings` is what each session has to begin with, `trailer` what it ends with.
+    """
+
+    def __init__(self, write: Callable[[bytes], None], rows_done: Callable[[], None] = lambda: None) -> None:
+        self._write, self._rows_done = write, rows_done
+        self.entries: list[Entry] = []
+        self.trailer = b""
+        self._loaded = WithoutDrops()
+        self._kind = self._name = self._last = ""
+        self._holding = self._passing = False
+        self._held = 0
+        self._text: list[bytes] = []
+        self._tail = b""
+        self._current: dict[bytes, bytes] = {}
+        self._bytes: dict[bytes, int] = {}
+        self._table = b""
+        # Tables that inherit from others, with those: a lock of one may be one of all.
+        self._kin: set[bytes] = set()
+
+    @property
+    def settings(self) -> bytes:
+        """The dump's own settings, as they are at its beginning."""
+        return self._loaded.settings
+
+    @property
+    def rows(self) -> int:
+        """Bytes of rows."""
+        return sum(self._bytes.values())
+
+    def section(self, kind: str, name: str) -> None:
+        """See Watcher."""
+        self._close()
+        self._kind, self._name, self._table = kind, name, b""
+        if kind in _BUILT and not self._holding and not self._passing:
+            self._holding = True
+            self._rows_done()
+        elif kind in _ROWS and self._holding:
+            self._pass_on()
+
+    def table(self, table: str) -> None:
+        """See Watcher."""
+        self._table = table.encode(errors="surrogateescape")
+
+    def data(self, data: bytes) -> None:
+        """See Watcher."""
+        if self._kind == "TABLE DATA":
+            self._bytes[self._table] = self._bytes.get(self._table, 0) + len(data)
+        elif self._holding or self._kind in _RELATING:
+            self._text.append(data)
+            self._held += len(data)
+        self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
+        if not self._holding:
+            self._write(self._loaded.feed(data))
+        elif self._held > _MOST:
+            self._pass_on()
+
+    def finish(self) -> None:
+        """No more comes; `entries` and `trailer` are complete."""
+        self._close()
+        self._write(self._loaded.finish())
+
+    def _close(self) -> None:
+        """An object ends, and with it what the dump sets for those that come."""
+        text = b"".join(self._text)
+        self._text = []
+        if not self._holding:
+            self._held = 0
+            self._note_kin(text)
+        elif self._kind == END:
+            self.trailer = text
+        else:
+            self._add(text)
+        if found := _SETTINGS.search(self._tail):
+            self._current.update((match[1], match[0]) for match in _SETTING.finditer(found[0]))
+        self._tail = b""
+
+    def _note_kin(self, text: bytes) -> None:
+        if self._kind == "TABLE ATTACH":
+            for match in _ATTACHED.finditer(text):
+                self._kin.update(match.groups())
+        elif self._kind in _RELATING and (parents := _INHERITS.search(text)) and (made := _MADE.search(text)):
+            self._kin.update((made[1], *_PARENT.findall(parents[1])))
+
+    def _add(self, text: bytes) -> None:
+        if _STATEFUL.search(text):
+            self._text.append(text)
+            self._pass_on()
+            return
+        # The settings behind it belong to what comes: each entry begins with all that hold for it.
+        own = _SETTINGS.sub(b"", text)
+        script = b"".join(self._current.values()) + own
+        entry = self._understood(script, own)
+        last = self.entries[-1] if self.entries else None
+        if last and not last.alone and self._kind == "COMMENT" and _remark_on(self._last, self._name):
+            self.entries[-1] = Entry(last.script + script, last.alters, last.reads, weight=last.weight)
+        else:
+            self.entries.append(entry)
+            self._last = self._name
+
+    def _understood(self, script: bytes, own: bytes) -> Entry:
+        match self._kind:
+            case "INDEX" if found := _INDEX.search(own):
+                table, method = self._key(found[1]), found[2]
+                weight = self._bytes.get(found[1], 0) * (1 if method == b"btree" else _SLOW)
+                # More than the index itself: CLUSTER ON, REPLICA IDENTITY, statistics of its columns.
+                if b"\nALTER " in own or not table:
+                    return Entry(script, alters=frozenset([table]), weight=weight)
+                return Entry(script, reads=frozenset([table]), weight=weight)
+            case "CONSTRAINT" if found := _UNIQUE.search(own):
+                return Entry(script, alters=frozenset([self._key(found[1])]), weight=self._bytes.get(found[1], 0))
+            case "FK CONSTRAINT" if found := _FOREIGN.search(own):
+                weight = self._bytes.get(found[1], 0)
+                return Entry(script, alters=frozenset(map(self._key, found.groups())), weight=weight)
+        return Entry(script, alone=True)
+
+    def _key(self, table: bytes) -> bytes:
+        """What stands for a table among locks: one name for all that are related."""
+        return b"" if table in self._kin else table
+
+    def _pass_on(self) -> None:
+        """Not a dump as pg_dump makes them: what was kept, and all that comes, is loaded in its order."""
+        self._holding, self._passing = False, True
+        for entry in self.entries:
+            self._write(entry.script)
+        self._write(b"".join([*self._current.values(), *self._text]))
+        self.entries, self._text, self._held = [], [], 0
+
+
+def _remark_on(thing: str, comment: str) -> bool:
+    """Whether `public.INDEX i` is the comment on the index `public.i`, `public.CONSTRAINT c ON t` on `public.t c`."""
+    schema, _, name = thing.partition(".")
+    table, _, constraint = name.partition(" ")
+    return comment in (f"{schema}.INDEX {name}", f"{schema}.CONSTRAINT {constraint} ON {table}")
+
+
+class Queue:
+    """Entries in an order that the dump's allows: the heaviest that waits for nothing goes first."""
+
+    # Enough to find work for a second session, without looking through all that is left each time.
+    _WINDOW: Final = 64
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self._waiting = list(entries)
+        self._running: list[Entry] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def take(self) -> Entry | None:
+        """The next one to do, None while those under way have to be done first."""
+        before, best = list(self._running), None
+        for entry in self._waiting[: self._WINDOW]:
+            if any(entry.waits_for(other) for other in before):
+                pass
+            elif best is None or entry.weight > best.weight:
+                best = entry
+            before.append(entry)
+            if entry.alone:
+                break
+        if best is not None:
+            # By identity: two entries may be equal.
+            del self._waiting[next(i for i, entry in enumerate(self._waiting) if entry is best)]
+            self._running.append(best)
+        return best
+
+    def done(self, entry: Entry) -> None:
+        """It has gone well."""
+        self._running = [each for each in self._running if each is not entry]

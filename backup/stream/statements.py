@@ -1,0 +1,53 @@
+"""SQL as pg_dump writes it, taken apart: statements, identifiers, and comments that nothing in them can end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+NAME: Final = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
+QUALIFIED: Final = NAME + rb"\." + NAME
+_TOKEN: Final = re.compile(
+    rb"(?<![A-Za-z0-9_])[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
+    rb"|(?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$).*?(?P=dollar)"
+    rb"|(?P<comment>--[^\n\r]*|/\*.*?\*/)|(?P<end>;)|[^eE'\"$;/-]+|.",
+    re.DOTALL,
+)
+_MENTIONED: Final = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff\".])(" + QUALIFIED + rb")(?![A-Za-z0-9_$\x80-\xff\"])")
+_PART: Final = re.compile(NAME)
+_LINE: Final = re.compile(rb"(\r\n|\n|\r)")
+
+
+def statements(text: bytes) -> Iterator[bytes]:
+    """The statements of a script, semicolon included, without what stands between them."""
+    begin, said = 0, False
+    for token in _TOKEN.finditer(text):
+        if token["comment"] or not (said or token[0].strip()):
+            begin = begin if said else token.end()
+        elif token["end"]:
+            if said:
+                yield text[begin : token.end()].strip()
+            begin, said = token.end(), False
+        else:
+            said = True
+
+
+def mentioned(text: bytes) -> set[bytes]:
+    """Every `schema.name` in a statement, as written; also within its literals, where `nextval('…')` has one."""
+    return {match[1] for match in _MENTIONED.finditer(text)}
+
+
+def parts(name: bytes) -> tuple[str, ...]:
+    """`public."Odd.Name"` as the names that it stands for."""
+    found = (match[0] for match in _PART.finditer(name))
+    return tuple(_bare(part).decode(errors="surrogateescape") for part in found)
+
+
+def comment(text: bytes) -> bytes:
+    """`text` as comment lines. A carriage return ends a comment of psql's as a newline does."""
+    return b"-- " + _LINE.sub(rb"\1-- ", text) + b"\n"
+
+
+def _bare(part: bytes) -> bytes:
+    return part[1:-1].replace(b'""', b'"') if part.startswith(b'"') else part

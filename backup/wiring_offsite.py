@@ -1,0 +1,136 @@
+"""Settings → the places of offsite copies, and what works with them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from backup import elsewhere
+from backup.config import Settings
+from backup.errors import ConfigError
+from backup.offsite.model import PlaceName
+from backup.operations.offsite.fetch import temporarily
+from backup.operations.offsite.place import Shop
+from backup.operations.offsite.plans import ages, places, uploads
+from backup.operations.prune import policy as local_policy
+from backup.progress import Progress
+from backup.retention import Policy
+from backup.sets import StoredSet
+from backup.stores.folder import Folder
+from backup.stores.remote import Remote
+from backup.stores.s3 import Options, open_bucket
+from backup.stream import age
+from backup.wiring import App
+
+# Before the id or `latest` of a set: where it is to come from. `offsite:` is the bucket, or else the folder.
+SCHEMES: Final = ("s3", "copy", "offsite")
+
+
+def shops(app: App, progress: Progress, place: str = "") -> list[Shop]:
+    """What works with each place, or with the one that is named. ConfigError when there is none."""
+    found = [each for each, _ in places(app.settings) if place in ("", each)]
+    if not found:
+        missing = {"s3": "AWS_S3_BACKUP_BUCKET is not set", "copy": "BACKUP_COPY_DIR is not set"}
+        raise ConfigError(
+            f"there is no place for offsite copies: {missing.get(place, 'none is set')};"
+            " all sets are on this machine only",
+            "Set AWS_S3_BACKUP_BUCKET for a bucket, or BACKUP_COPY_DIR for a folder on another disk.",
+        )
+    return [_shop(app, each, progress) for each in found]
+
+
+def primary(app: App, progress: Progress, place: str = "") -> Shop:
+    """The bucket, or the folder where there is no bucket; or the place that is named."""
+    return shops(app, progress, "" if place == "offsite" else place)[0]
+
+
+def policy(settings: Settings) -> Policy:
+    """The retention of copies: the rules of local sets with ages of their own."""
+    local = local_policy(settings)
+    fresh = timedelta(hours=settings.offsite_max_age_hours)
+    return Policy(ages=ages(settings), minimum=local.minimum, share=local.share, fresh=fresh)
+
+
+def named(query: str) -> tuple[str, str] | None:
+    """(place, id or `latest`) of `s3:ID`; None for what names no place."""
+    scheme, colon, rest = query.partition(":")
+    return (scheme, rest) if colon and scheme in SCHEMES and rest else None
+
+
+def found_in(app: App, folder: Path) -> StoredSet:
+    """The set that was fetched into a folder."""
+    return elsewhere.find(app.catalog, str(folder), app.volume_names())
+
+
+@contextlib.contextmanager
+def source(app: App, query: str, progress: Progress) -> Iterator[StoredSet]:
+    """The set that a person names, for the body: here, elsewhere, or fetched from `s3:ID` into a temporary folder."""
+    where = named(query)
+    if where is None:
+        yield app.find(query)
+        return
+    with temporarily(primary(app, progress, where[0]), where[1], lambda folder: found_in(app, folder)) as stored:
+        yield stored
+
+
+def _shop(app: App, place: PlaceName, progress: Progress) -> Shop:
+    settings = app.settings
+    return Shop(
+        place=place,
+        remote=_remote(settings, place),
+        catalog=app.catalog,
+        records=app.records,
+        lock=app.lock,
+        tiers=tuple(uploads(settings)),
+        ages=ages(settings),
+        progress=progress,
+        encrypt=_encrypt(settings),
+    )
+
+
+def _encrypt(settings: Settings) -> Callable[[Iterable[bytes]], Iterator[bytes]] | None:
+    """What files go through on their way, if copies are to be encrypted."""
+    if settings.encrypt == "off":
+        return None
+    to = age.recipients(settings.age_recipients)
+    return lambda chunks: age.encrypt(chunks, to)
+
+
+def _remote(settings: Settings, place: PlaceName) -> Remote:
+    limit = settings.upload_limit_mb * 1e6
+    if place == "copy" and settings.copy_dir:
+        # In a container, a folder that is no mount is lost with it.
+        return Folder(settings.copy_dir, mounted=bool(os.environ.get("container")), bandwidth=limit)
+    return open_bucket(options(settings))
+
+
+def options(settings: Settings) -> Options:
+    """What must be known of the bucket that is set."""
+    if settings.bucket is None:
+        raise ConfigError("AWS_S3_BACKUP_BUCKET is not set, so there is no bucket", "Set it to the bucket's name.")
+    return Options(
+        bucket=settings.bucket,
+        prefix=settings.bucket_prefix,
+        region=settings.region,
+        endpoint=settings.endpoint,
+        addressing=settings.addressing,
+        access_key=_plain(settings.access_key),
+        secret_key=_plain(settings.secret_key),
+        session_token=_plain(settings.session_token),
+        encryption=settings.sse,
+        kms_key=settings.kms_key,
+        storage_class=settings.storage_class,
+        owner=settings.bucket_owner,
+        parallel=settings.upload_parts,
+        bandwidth=settings.upload_limit_mb * 1e6,
+    )
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None

@@ -1,0 +1,117 @@
+"""Sending a large file to an object store of this machine, beside what people use today. Ratios, in one run.
+
+2 GB of bytes that do not pack, to Ceph's gateway in memory. Every contender is a process of its own and runs once per
+round, in turn; `aws` and `rclone` take part if they are installed. `python -m benchmarks.upload`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from backup.stores.s3 import Options, open_bucket
+from tests.support.s3 import OWNER, Service, ceph
+
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+SIZE = int(os.environ.get("SIZE_MB", "2000")) * 1_000_000
+BLOCK = 1 << 20
+# A plain parallel client: what `aws s3 cp` and others of its kind do.
+PARALLEL = """
+import sys, boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+file, bucket, key, endpoint = sys.argv[1:]
+config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=config)
+s3.upload_file(file, bucket, key, Config=TransferConfig(max_concurrency=10))
+"""
+RCLONE = ("provider=Ceph", "env_auth=true", "endpoint={endpoint}", "region=us-east-1", "force_path_style=true")
+
+
+def main() -> None:
+    """Run the rounds, print the table; remove everything."""
+    if sys.argv[1:2] == ["send"]:
+        send(*sys.argv[2:])
+        return
+    with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base, ceph() as service:
+        file = Path(base) / "archive.tar.gz"
+        with file.open("wb") as out:
+            for _ in range(SIZE // BLOCK):
+                out.write(os.urandom(BLOCK))
+        with file.open("rb") as whole:
+            file.with_suffix(".sha256").write_text(hashlib.file_digest(whole, "sha256").hexdigest())
+        report(file, rounds(file, service))
+
+
+def send(file: str, bucket: str, key: str, endpoint: str, digest: str) -> None:
+    """The product's own way, with the digest that a manifest has; size and checksums are read back before it ends."""
+    path = Path(file)
+    options = Options(
+        bucket=bucket, endpoint=endpoint, region="us-east-1", addressing="path", access_key=OWNER[0],
+        secret_key=OWNER[1], encryption="none", storage_class="STANDARD",
+    )  # fmt: skip
+    with path.open("rb") as source:
+        open_bucket(options).put(key, iter(lambda: source.read(BLOCK), b""), path.stat().st_size, sha256=digest)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
+
+
+def contenders(file: Path, bucket: str, endpoint: str) -> Iterator[tuple[str, list[str]]]:
+    """Names and argv of those that are here."""
+    ours = [sys.executable, "-m", "benchmarks.upload", "send", str(file), bucket, "ours", endpoint]
+    yield "backup upload", [*ours, file.with_suffix(".sha256").read_text()]
+    yield "boto3, ten parts at once", [sys.executable, "-c", PARALLEL, str(file), bucket, "boto3", endpoint]
+    if aws := shutil.which("aws"):
+        yield "aws s3 cp", [aws, "--endpoint-url", endpoint, "s3", "cp", "--quiet", str(file), f"s3://{bucket}/aws"]
+    if rclone := shutil.which("rclone"):
+        options = ",".join(RCLONE).format(endpoint=f"'{endpoint}'")
+        yield "rclone copyto", [rclone, "copyto", str(file), f":s3,{options}:{bucket}/rclone"]
+
+
+def rounds(file: Path, service: Service) -> dict[str, list[float]]:
+    """Seconds of each contender in each round."""
+    taken: dict[str, list[float]] = {}
+    # rclone refuses to start with a bundle of certificates, and there is no TLS here.
+    environment = {name: value for name, value in os.environ.items() if name != "AWS_CA_BUNDLE"} | {
+        "AWS_ACCESS_KEY_ID": OWNER[0],
+        "AWS_SECRET_ACCESS_KEY": OWNER[1],
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for _ in range(ROUNDS):
+        bucket = service.bucket()
+        for name, argv in contenders(file, bucket, service.endpoint):
+            began = time.monotonic()
+            done = subprocess.run(argv, env=environment, check=True, capture_output=True, text=True)
+            taken.setdefault(name, []).append(time.monotonic() - began)
+            print(f"{name}: {taken[name][-1]:.2f} s {done.stdout.strip()}", file=sys.stderr, flush=True)
+            empty(service, bucket)
+    return taken
+
+
+def empty(service: Service, bucket: str) -> None:
+    """The store has little memory: what one contender sent goes before the next begins."""
+    client = service.client()
+    for entry in client.list_objects_v2(Bucket=bucket).get("Contents", []):
+        client.delete_object(Bucket=bucket, Key=entry["Key"])
+
+
+def report(file: Path, taken: dict[str, list[float]]) -> None:
+    """The table: medians, ranges, and how many times as long as the fastest of the others."""
+    best = min(statistics.median(times) for name, times in taken.items() if name != "backup upload")
+    print(f"\nuploads: {file.stat().st_size / 1e6:,.0f} MB, {ROUNDS} rounds\n")
+    print("| upload | median s | range s | speed beside the fastest other |\n|---|---|---|---|")
+    for name, times in taken.items():
+        median = statistics.median(times)
+        print(f"| {name} | {median:.2f} | {min(times):.2f}–{max(times):.2f} | {best / median:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""The demonstration from its first to its last step. Each claim is looked at past the sidecar before it is printed."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from demo.show import prepare
+from demo.show.screen import Claims, Failure, quote, say, step, styled, title
+from demo.show.stack import Stack
+from demo.show.state import Difference, State, compare, look, psql
+
+_HARM_ROWS = (
+    "DELETE FROM app_document WHERE case_id IN (SELECT id FROM app_case WHERE id % 2 = 0)",
+    "DELETE FROM app_evidence WHERE case_id IN (SELECT id FROM app_case WHERE id % 2 = 0)",
+    "DELETE FROM app_case WHERE id % 2 = 0",
+    "UPDATE app_community SET households = 0",
+    "DROP TABLE app_partnership",
+)
+_HARM_FILES = (
+    "cd /app/src/media && rm -r ai_documents/pdf/2025/02 ai_documents/pdf/2025/03 policy_evidence"
+    " && for file in partnerships/2025/*; do echo 'send money to get this back' > \"$file\"; done"
+)
+
+
+@dataclass
+class Story:
+    """What the steps hand on to each other."""
+
+    stack: Stack
+    claims: Claims = field(default_factory=Claims)
+    whole: State = field(default_factory=lambda: State({}, {}))
+    backup: dict[str, Any] = field(default_factory=dict)
+
+    def tell(self) -> bool:
+        """All steps; whether everything that was claimed is so."""
+        began = time.monotonic()
+        with step(2, "A small OBCMS starts: PostgreSQL 17, Django under gunicorn, a media volume, a mail catcher"):
+            self._application()
+        with step(3, "The sidecar is added by the shipped docker-compose.backup.yml; its first start takes a backup"):
+            self._first_backup()
+        with step(4, "Proof: the backup is restored into a throw-away server, dumped again and compared"):
+            self._proof()
+        with step(5, "Damage, on purpose"):
+            self._damage()
+        with step(6, "Restore"):
+            self._restore()
+        with step(7, "Everything is compared with what there was before the damage"):
+            self._compare()
+        with step(8, "The sidecar goes on: the next backup, mail, status page"):
+            self._watched()
+        if self.stack.s3:
+            with step(9, "Copies in an object store: sent, read back, and restored from the bucket alone"):
+                self._offsite()
+        self._end(time.monotonic() - began)
+        return not self.claims.failed
+
+    def _application(self) -> None:
+        self.stack.compose("up", "-d", "web1", "mail", *(["s3"] if self.stack.s3 else []))
+        healthy = self._healthy(180)
+        self.whole = look(self.stack)
+        size = self.stack.compose("exec", "-T", "web1", "du", "-sm", "/app/src/media").split()[0]
+        say(f"{self.whole.rows:,} rows in {len(self.whole.tables)} tables, {len(self.whole.files)} files of {size} MB.")
+        self.claims.check(healthy, f"the application answers at {self.stack.url('app')}")
+
+    def _healthy(self, seconds: float = 60) -> bool:
+        """Whether the application answers within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while '"healthy"' not in self.stack.page("app", "/health/"):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+        return "OBCMS demo" in self.stack.page("app")
+
+    def _first_backup(self) -> None:
+        quote("$ docker compose up -d --wait backup")
+        self.stack.compose("up", "-d", "--wait", "--wait-timeout", "180", "backup")
+        self.stack.backup("list")
+        self.backup = self._newest()
+        made = self.backup.get("manifest") or {}
+        rows = sum((made.get("database") or {}).get("rows", {}).values())
+        self.claims.check(
+            bool(self.backup.get("good")), "there is one complete set, every byte of it read back from the disk"
+        )
+        self.claims.check(rows == self.whole.rows, f"it says that it holds {rows:,} rows, as many as psql counts")
+
+    def _newest(self) -> dict[str, Any]:
+        """The daily set; nothing if there is none."""
+        found = self.stack.answer("list", "daily")
+        return dict(found[0]) if found else {}
+
+    def _proof(self) -> None:
+        code = self.stack.backup("drill", "latest")
+        self.claims.check(code == 0 and bool(self._newest().get("proven")), "the set is proven")
+
+    def _damage(self) -> None:
+        for statement in _HARM_ROWS:
+            quote(statement)
+        psql(self.stack, "BEGIN;" + ";".join(_HARM_ROWS) + ";COMMIT;")
+        for line in _HARM_FILES.split(" && ")[1:]:
+            quote(line)
+        self.stack.compose("exec", "-T", "web1", "sh", "-c", _HARM_FILES)
+        harm = compare(self.whole, look(self.stack))
+        self.claims.check(bool(harm.dropped) and harm.removed > 0, damage_told(harm))
+
+    def _restore(self) -> None:
+        began = time.monotonic()
+        code = self.stack.backup("restore", str(self.backup.get("id")), "--force")
+        taken = time.monotonic() - began
+        self.claims.check(code == 0, f"the restore ended well, after {taken:.1f} s")
+
+    def _compare(self) -> None:
+        now = look(self.stack)
+        left = compare(self.whole, now)
+        tables = f"all {len(self.whole.tables)} tables are as they were: {now.rows:,} rows, equal by a hash of each"
+        self.claims.check(not left.changed_tables, tables)
+        files = f"all {len(self.whole.files)} files are there, equal by SHA-256, and none besides"
+        self.claims.check(not (left.removed or left.changed or left.added), files)
+        if left:
+            say(damage_told(left))
+        self.claims.check(self._healthy(), "the application answers again, after `migrate` and `check` have run in it")
+
+    def _watched(self) -> None:
+        """The restored state is backed up, too; the status page, and a message that arrives."""
+        self.claims.check(self.stack.backup("create", "manual") == 0, "the restored state is in a set of its own")
+        code = self.stack.backup("notify", "--test")
+        caught = json.loads(self.stack.page("mail", "/api/messages") or "[]")
+        subjects = ", ".join(f"“{mail['subject']}”" for mail in caught)
+        self.claims.check(code == 0 and bool(caught), f"its mail arrives: {subjects or 'nothing did'}")
+        page = self.stack.page("page")
+        self.claims.check(str(self.backup.get("id")) in page and "Healthy" in page, "the status page says “Healthy”")
+
+    def _offsite(self) -> None:
+        self.claims.check(self._bucket(120), "the object store answers, and there is a bucket")
+        self.claims.check(
+            self.stack.backup("upload", "--all") == 0, "all sets were sent, sizes and checksums read back"
+        )
+        self.stack.backup("offsite", "list")
+        code = self.stack.backup("drill", "s3:latest")
+        self.claims.check(code == 0, "the newest copy was fetched and is proven, with nothing but the bucket")
+
+    def _bucket(self, seconds: float) -> bool:
+        """The bucket, made as its owner would: by no part of the sidecar, but by the library in its image."""
+        path = "from botocore.config import Config; where = Config(s3={'addressing_style': 'path'})"
+        client = "import boto3; s3 = boto3.client('s3', region_name='us-east-1', config=where)"
+        made = f"{path}; {client}; s3.create_bucket(Bucket='obcms-demo')"
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                self.stack.compose("exec", "-T", "backup", "/app/venv/bin/python", "-c", made)
+                return True
+            except Failure:
+                time.sleep(2)
+        return False
+
+    def _end(self, seconds: float) -> None:
+        title("What happened")
+        failed = self.claims.failed
+        for claim in failed:
+            print(styled(f"   NOT SO: {claim}", "red"))
+        if failed:
+            say(f"After {seconds:.0f} s {len(failed)} of {self.claims.count} claims are not true; the stack stays.")
+        else:
+            say(f"In {seconds:.0f} s an application was backed up, that was proven, data damaged, and restored.")
+            say(f"All {self.claims.count} claims above were looked at by psql, sha256sum and HTTP, and are true.")
+        title("Look around")
+        print(f"   status page   {self.stack.url('page')}")
+        print(f"   application   {self.stack.url('app')}")
+        print(f"   mail          {self.stack.url('mail')}")
+        print("   undo          demo/run backup undo      brings the damage back; once more, and it is gone again")
+        print("   commands      demo/run backup --help")
+        print("   the end       make demo-down", flush=True)
+
+
+def damage_told(harm: Difference) -> str:
+    """A difference in words."""
+    parts = [
+        f"{harm.rows:,} rows are missing" if harm.rows else "",
+        f"{', '.join(harm.dropped)} is gone" if harm.dropped else "",
+        f"{len(harm.changed_tables)} tables differ" if harm.changed_tables else "",
+        f"{harm.removed} files are missing" if harm.removed else "",
+        f"{harm.changed} files have another content" if harm.changed else "",
+        f"{harm.added} files are too many" if harm.added else "",
+    ]
+    return ", ".join(part for part in parts if part) or "nothing differs"
+
+
+def main(project: str, with_s3: bool) -> bool:
+    """Prepare, and tell it from the start; whether all is true."""
+    title("OBCMS backup: a demonstration")
+    with step(1, "What is missing on this machine is prepared"):
+        prepare.engine()
+        stack = Stack(project, dict.fromkeys(prepare.PORTS, 0), with_s3)
+        stack.compose("down", "--volumes", "--remove-orphans", "--timeout", "10")  # an earlier demonstration
+        stack = Stack(project, prepare.ports(), with_s3)
+        prepare.images(stack)
+    return Story(stack).tell()

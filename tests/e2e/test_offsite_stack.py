@@ -1,0 +1,103 @@
+"""Everything is lost but the bucket: the sample stack comes back from there alone, by the shipped image and overlay."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.s3 import OWNER, Service, ceph
+from tests.support.stack import STACK, Stack, docker
+
+COUNT = "SELECT count(*) FROM documents"
+FIND = "find /app/src/media -type f -not -path '*/.obcms-restore-*' -print0 | sort -z | xargs -0 sha256sum"
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Service]:
+    with ceph() as service:
+        yield service
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    made = Stack(f"obcms-offsite-{os.getpid()}")
+    made.down()
+    try:
+        yield made
+    finally:
+        for identifier in docker("network", "ls", "-q", "--filter", f"name={made.project}").decode().split():
+            inside = docker("network", "inspect", "-f", "{{range $id, $_ := .Containers}}{{$id}} {{end}}", identifier)
+            for each in inside.decode().split():
+                docker("network", "disconnect", "-f", identifier, each)
+        made.down()
+
+
+def up(stack: Stack, *, seeded: bool) -> None:
+    stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "db", "pgbouncer")
+    stack.compose("up", "-d", "web1")
+    if seeded:
+        stack.compose("exec", "-T", "web1", "sh", "-s", stdin=(STACK / "seed-media").read_bytes())
+
+
+def bucket(stack: Stack, gateway: Service, name: str) -> tuple[str, ...]:
+    """The settings of the bucket, by an address of the gateway in the stack's own network."""
+    host = urlsplit(gateway.endpoint).hostname or ""
+    running = docker("ps", "-q", "--filter", "ancestor=obcms-test/ceph:latest").decode().split()
+    found = [each for each in running if host in docker("inspect", each).decode()]
+    network = next(iter(docker("inspect", "-f", _NETWORKS, stack.container("db")).decode().split()))
+    docker("network", "connect", network, found[0])
+    address = docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', found[0])
+    values = {
+        "AWS_S3_BACKUP_BUCKET": name,
+        "AWS_ENDPOINT_URL_S3": f"http://{address.decode().strip()}:7480",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": OWNER[0],
+        "AWS_SECRET_ACCESS_KEY": OWNER[1],
+        "BACKUP_OFFSITE_ADDRESSING": "path",
+        "BACKUP_OFFSITE_SSE": "none",
+        "BACKUP_OFFSITE_STORAGE_CLASS": "STANDARD",
+    }
+    return tuple(word for key, value in values.items() for word in ("-e", f"{key}={value}"))
+
+
+_NETWORKS = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}"
+
+
+def state(stack: Stack) -> tuple[int, str]:
+    return int(stack.psql(COUNT)), stack.compose("exec", "-T", "web1", "sh", "-c", FIND).output
+
+
+def test_volume_and_database_are_lost_and_come_back_from_the_bucket_alone(stack: Stack, gateway: Service) -> None:
+    name = gateway.bucket()
+    up(stack, seeded=True)
+    place = bucket(stack, gateway, name)
+
+    def backup(*words: str) -> str:
+        return stack.compose("run", "--rm", "-T", *place, "backup", *words).output
+
+    backup("create", "monthly")
+    assert "1 set sent to" in backup("upload", "--all")
+    whole = state(stack)
+    network = next(iter(docker("inspect", "-f", _NETWORKS, stack.container("db")).decode().split()))
+    for each in docker("ps", "-q", "--filter", "ancestor=obcms-test/ceph:latest").decode().split():
+        if network in docker("inspect", each).decode():
+            docker("network", "disconnect", network, each)
+    stack.down()
+    assert stack.volume not in docker("volume", "ls", "-q").decode().split()
+
+    up(stack, seeded=False)
+    place = bucket(stack, gateway, name)
+    stack.psql("DROP DATABASE obcms_prod WITH (FORCE)", database="postgres")
+    assert "fetched from" in backup("offsite", "pull", "latest")
+    assert "is restored" in backup("restore", "latest", "--force")
+    stack.compose("restart", "web1")
+    assert state(stack) == whole
+
+    # The same without keeping the set, and proven in a throw-away server.
+    assert "is proven" in backup("drill", "s3:latest")
+    stack.psql("DELETE FROM documents")
+    assert "is restored" in backup("restore", "s3:latest", "--force", "--no-safety")
+    assert state(stack) == whole

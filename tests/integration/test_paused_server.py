@@ -1,0 +1,104 @@
+"""A database server that is frozen (`docker pause`): its kernel still answers, so only patience tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backup.database import Login, session
+from backup.errors import DatabaseUnavailable
+from tests.integration.test_restore_outages import BREAKER, NEW, OLD
+from tests.support.database import PASSWORD, USER, Server, start_server
+from tests.support.faults import docker
+from tests.support.restoring import Target, drop_kept
+
+IMPATIENT = """
+from backup.database import session
+session._ASK, session._CONNECT_TIMEOUT, session._SILENCE, session._LIMIT = 0.5, 2, 8.0, 4.0
+"""
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Server]:
+    """A server of our own, to be paused."""
+    made = start_server(17, "paused")
+    try:
+        yield made
+    finally:
+        docker("unpause", made.container.id, check=False)
+        made.remove()
+
+
+@pytest.fixture
+def login(own: Server, monkeypatch: pytest.MonkeyPatch) -> Login:
+    monkeypatch.setattr(session, "_ASK", 0.3)
+    monkeypatch.setattr(session, "_CONNECT_TIMEOUT", 2)
+    return Login(own.address, 5432, USER, "postgres", PASSWORD)
+
+
+def test_work_without_a_limit_is_ended_when_the_server_is_frozen(own: Server, login: Login) -> None:
+    with pytest.raises(DatabaseUnavailable), session.connected(login, "test", limit=0) as connection:
+        docker("pause", own.container.id)
+        begun = time.monotonic()
+        try:
+            connection.execute("SELECT 1")
+        finally:
+            docker("unpause", own.container.id)
+    assert time.monotonic() - begun < 15
+
+
+def test_a_long_statement_is_waited_for_while_the_server_greets_others(login: Login) -> None:
+    with session.connected(login, "test", limit=0) as connection:
+        row = connection.execute("SELECT 7 FROM pg_sleep(6)").fetchone()
+    assert row == (7,)
+
+
+@pytest.mark.parametrize("step", ["loading", "extracting", "ready", "swapping database", "starting"])
+def test_frozen_in_the_middle_of_a_restore(tmp_path: Path, own: Server, step: str) -> None:
+    """Made, counted, exchanged, measured: at each step it ends, and says how things are."""
+    target = Target.make(tmp_path, own)
+    program = target.sidecar.root.parent / "breaker.py"
+    program.write_text(BREAKER.replace("step, verb =", f"{IMPATIENT}step, verb ="))
+    target.sidecar.program = program
+    pause = f"docker pause {own.container.id} || true"
+    environment = {"BREAK_STEP": step, "BREAK_COMMAND": pause, "BACKUP_STALL_TIMEOUT": "5"}
+    try:
+        begun = time.monotonic()
+        result = target.restore("--no-safety", **environment)
+        assert time.monotonic() - begun < 100
+        assert result.code in (50, 51, 52), result.output
+        assert "Traceback" not in result.output
+    finally:
+        docker("unpause", own.container.id, check=False)
+    own.wait()
+    if result.code == 51:
+        assert "--rollback" in result.output
+        ended = target.sidecar.run("restore", "--rollback")
+        assert ended.code == 0, ended.output
+        assert target.live() == NEW
+        target.nothing_beside()
+    else:
+        assert target.live() == (NEW if result.code == 50 else OLD), result.output
+    assert not target.journal.exists()
+    drop_kept(target)
+
+
+def test_frozen_in_the_middle_of_an_undo(tmp_path: Path, own: Server) -> None:
+    target = Target.make(tmp_path, own)
+    assert target.restore("--no-safety").code == 0 and target.live() == OLD
+    program = target.sidecar.root.parent / "breaker.py"
+    program.write_text(BREAKER.replace("step, verb =", f"{IMPATIENT}step, verb ="))
+    target.sidecar.program = program
+    words = {"BREAK_STEP": "swapping database", "BREAK_COMMAND": f"docker pause {own.container.id}"}
+    try:
+        result = target.sidecar.run("undo", "--force", **words)
+    finally:
+        docker("unpause", own.container.id, check=False)
+    assert result.code == 51 and "--rollback" in result.output, result.output
+    own.wait()
+    assert target.sidecar.run("restore", "--resume").code == 0
+    assert target.live() == OLD and not target.journal.exists(), "it was being rolled back, and is"
+    drop_kept(target)

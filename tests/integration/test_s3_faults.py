@@ -1,0 +1,378 @@
+"""What a network, a store or an owner can do to copies in a bucket, and what is then there and said."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import botocore.auth
+import pytest
+
+from backup.errors import BackupError, IntegrityError, RemoteDenied, RemoteFailed
+from backup.stores.s3 import Options, open_bucket, removing
+from tests.support.liar import Liar, listing, lying
+from tests.support.proxy import Proxy, proxied
+from tests.support.s3 import WRITER, Service
+
+KEY = "daily/obcms_backup_daily_2025-10-20_02-00-00.sql.gz"
+MIB = 1 << 20
+BLOCK = os.urandom(MIB)
+SIZE = 18 * MIB
+DIGEST = hashlib.sha256(BLOCK * 18).hexdigest()
+SEED = int(os.environ.get("OBCMS_SEED", random.SystemRandom().randrange(1 << 32)))
+
+
+@pytest.fixture
+def proxy(ceph: Service) -> Iterator[Proxy]:
+    """Between us and Ceph."""
+    with proxied(ceph.endpoint) as made:
+        yield made
+
+
+@pytest.fixture
+def liar() -> Iterator[Liar]:
+    """A store that lies."""
+    with lying() as made:
+        yield made
+
+
+def lied_to(liar: Liar, **changes: Any) -> Any:
+    """Our client before a liar."""
+    return open_bucket(Service(liar.endpoint, "liar").options("copies", **({"timeout": 2} | changes)))
+
+
+def stored(service: Service, bucket: str, key: str = KEY) -> bytes | None:
+    """What a client that is none of ours finds."""
+    client = service.client()
+    with contextlib.suppress(client.exceptions.NoSuchKey):
+        return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    return None
+
+
+class TestCut:
+    """The connection breaks while three parts of 18 MiB are sent."""
+
+    # Before anything, in the headers, in each part, and around the end, where the object is made.
+    PLACES = (10, 500, 3 * MIB, 8 * MIB + 900, 12 * MIB, SIZE + 1500, SIZE + 3000)
+
+    ALL = (*PLACES, *random.Random(SEED).sample(range(SIZE), 2))
+
+    # Ends are of both kinds, and every other pair of objects replaces one.
+    # By number: each process has a seed of its own, but the names of tests must be the same in all.
+    @pytest.mark.parametrize("number", range(len(ALL)))
+    def test_for_good(self, ceph: Service, proxy: Proxy, number: int) -> None:
+        place = self.ALL[number]
+        bucket, earlier = ceph.bucket(), number % 4 > 1
+        before = b"earlier" if earlier else None
+        if before:
+            ceph.client().put_object(Bucket=bucket, Key=KEY, Body=before)
+        remote = open_bucket(ceph.options(bucket, proxy.endpoint, attempts=1))
+        proxy.cut(place, "reset" if number % 2 else "close")
+        with pytest.raises(RemoteFailed) as failed:
+            remote.put(KEY, [BLOCK] * 18, SIZE, sha256=DIGEST)
+        assert bucket in failed.value.message and failed.value.hint, SEED
+        assert stored(ceph, bucket) == before, SEED
+        proxy.heal()
+        assert remote.put(KEY, [BLOCK] * 18, SIZE, sha256=DIGEST).sha256 == DIGEST
+
+    @pytest.mark.parametrize("place", [500, 3 * MIB, 12 * MIB, SIZE + 1500])
+    def test_once_is_tried_again(self, ceph: Service, proxy: Proxy, place: int) -> None:
+        bucket = ceph.bucket()
+        proxy.cut(place, "reset", once=True)
+        open_bucket(ceph.options(bucket, proxy.endpoint, attempts=3)).put(KEY, [BLOCK] * 18, SIZE)
+        assert proxy.broken
+        assert stored(ceph, bucket) == BLOCK * 18
+
+    @pytest.mark.parametrize("marker", [b"<CompleteMultipartUpload", BLOCK[-32:]], ids=["complete", "put"])
+    @pytest.mark.parametrize("attempts", [1, 3])
+    def test_the_answer_is_lost_but_it_was_done(
+        self, ceph: Service, proxy: Proxy, marker: bytes, attempts: int
+    ) -> None:
+        bucket, blocks = ceph.bucket(), 18 if marker.startswith(b"<") else 1
+        proxy.lose_answer(marker)
+        remote = open_bucket(ceph.options(bucket, proxy.endpoint, attempts=attempts))
+        assert remote.put(KEY, [BLOCK] * blocks).size == blocks * MIB
+        assert proxy.done
+        assert stored(ceph, bucket) == BLOCK * blocks
+
+    def test_a_download_is_taken_up(self, ceph: Service, liar: Liar) -> None:
+        remote = lied_to(liar)
+        remote.put(KEY, [BLOCK], sha256=hashlib.sha256(BLOCK).hexdigest())
+        liar.lie = "it ends early"
+        assert b"".join(remote.get(KEY)) == BLOCK
+        liar.lie = "no byte more"
+        with pytest.raises(RemoteFailed):
+            b"".join(remote.get(KEY))
+
+    def test_a_store_that_stalls_is_given_up(self, ceph: Service, proxy: Proxy) -> None:
+        bucket = ceph.bucket()
+        proxy.cut(3 * MIB, "stall")
+        began = time.monotonic()
+        with pytest.raises(RemoteFailed):
+            open_bucket(ceph.options(bucket, proxy.endpoint, timeout=1, attempts=2)).put(KEY, [BLOCK] * 18)
+        assert time.monotonic() - began < 25
+        assert stored(ceph, bucket) is None
+
+
+class TestFlipped:
+    """A byte changes on its way, without TLS that would tell."""
+
+    @pytest.mark.parametrize("place", [MIB, 9 * MIB])
+    def test_on_its_way_there(self, ceph: Service, proxy: Proxy, place: int) -> None:
+        bucket = ceph.bucket()
+        proxy.flip(place)
+        with contextlib.suppress(BackupError):
+            open_bucket(ceph.options(bucket, proxy.endpoint)).put(KEY, [BLOCK] * 18)
+        assert proxy.done
+        assert stored(ceph, bucket) in (None, BLOCK * 18)
+
+    def test_on_its_way_back(self, ceph: Service, proxy: Proxy) -> None:
+        bucket = ceph.bucket()
+        remote = open_bucket(ceph.options(bucket, proxy.endpoint))
+        remote.put(KEY, [BLOCK] * 18, SIZE, sha256=DIGEST)
+        proxy.flip(5 * MIB, answer=True)
+        with pytest.raises(RemoteFailed, match="not what was stored"):
+            b"".join(remote.get(KEY))
+
+
+def test_a_killed_upload_leaves_nothing_and_is_swept(ceph: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = ceph.bucket()
+    script = f"""
+import sys, time
+from backup.stores.s3 import Options, open_bucket
+def chunks():
+    for number in range(18):
+        yield bytes(1 << 20)
+    print("sent", flush=True)
+    time.sleep(60)
+open_bucket({_code(ceph.options(bucket))}).put("{KEY}", chunks())
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == b"sent\n"
+        process.send_signal(signal.SIGKILL)
+    assert stored(ceph, bucket) is None
+    client = ceph.client()
+    foreign = client.create_multipart_upload(Bucket=bucket, Key="somebody-elses")["UploadId"]
+    remote = open_bucket(ceph.options(bucket))
+    assert remote.sweep() == 0
+    monkeypatch.setattr(removing, "_STALE", timedelta(hours=-1))
+    assert remote.sweep() == 1
+    assert [each["UploadId"] for each in client.list_multipart_uploads(Bucket=bucket)["Uploads"]] == [foreign]
+
+
+class TestRefused:
+    """Keys, clocks and policies."""
+
+    def test_in_the_middle_of_an_upload(self, ceph: Service) -> None:
+        bucket, client = ceph.bucket(), ceph.client()
+        _policy(client, bucket, [_statement(bucket, "Allow", "s3:*")])
+        remote = open_bucket(ceph.options(bucket, access_key=WRITER[0], secret_key=WRITER[1]))
+
+        def chunks() -> Iterator[bytes]:
+            yield from [BLOCK] * 9
+            _policy(client, bucket, [_statement(bucket, "Allow", "s3:ListBucket")])
+            yield from [BLOCK] * 9
+
+        with pytest.raises(RemoteDenied, match="UploadPart|Complete") as failed:
+            remote.put(KEY, chunks(), SIZE)
+        assert "offsite policy" in failed.value.hint
+        assert stored(ceph, bucket) is None
+
+    def test_a_key_that_may_not_delete(self, ceph: Service) -> None:
+        bucket, client = ceph.bucket(), ceph.client()
+        _policy(client, bucket, [_statement(bucket, "Allow", "s3:*"), _statement(bucket, "Deny", "s3:DeleteObject*")])
+        remote = open_bucket(ceph.options(bucket, access_key=WRITER[0], secret_key=WRITER[1]))
+        remote.put(KEY, [b"x"])
+        assert remote.remove(KEY) == "denied"
+        assert b"".join(remote.get(KEY)) == b"x"
+
+    @pytest.mark.parametrize("secret", ["wrong-canary", ""])
+    def test_a_wrong_key(self, ceph: Service, secret: str) -> None:
+        changes = {"secret_key": secret} if secret else {"access_key": "UNKNOWN"}
+        remote = open_bucket(ceph.options(ceph.bucket(), **changes))
+        for call in (lambda: remote.put(KEY, [b"x"]), remote.entries, lambda: b"".join(remote.get(KEY))):
+            with pytest.raises(RemoteDenied) as failed:
+                call()
+            assert "canary" not in failed.value.message + failed.value.hint
+
+    def test_a_clock_that_is_wrong(self, ceph: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        remote = open_bucket(ceph.options(ceph.bucket()))
+        early = datetime.now(UTC) - timedelta(hours=2)
+        monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *_, **__: early.replace(tzinfo=None))
+        with pytest.raises(RemoteDenied, match="clocks") as failed:
+            remote.entries()
+        assert "NTP" in failed.value.hint
+
+    def test_locked_objects_are_retained(self, ceph: Service) -> None:
+        bucket, client = ceph.bucket(ObjectLockEnabledForBucket=True), ceph.client()
+        rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
+        client.put_object_lock_configuration(
+            Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+        )
+        remote = open_bucket(ceph.options(bucket))
+        remote.put(KEY, [BLOCK] * 9)
+        assert remote.remove(KEY) == "retained"
+        assert stored(ceph, bucket) == BLOCK * 9
+
+    def test_all_versions_are_removed(self, ceph: Service) -> None:
+        bucket, client = ceph.bucket(), ceph.client()
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        remote = open_bucket(ceph.options(bucket))
+        for content in (b"first", b"second"):
+            remote.put(KEY, [content])
+        assert remote.remove(KEY) == "removed"
+        assert "Versions" not in client.list_object_versions(Bucket=bucket)
+
+    @pytest.mark.parametrize(
+        ("lie", "kind", "words"),
+        [
+            ("error:ExpiredToken,400", RemoteDenied, "expired"),
+            ("error:AccessDenied,403", RemoteDenied, "refused"),
+            ("error:SlowDown,503", RemoteFailed, "trouble of its own"),
+            ("error:PermanentRedirect,301", RemoteFailed, "region"),
+            ("error:QuotaExceeded,403", RemoteFailed, "quota"),
+        ],
+    )
+    def test_what_stores_answer(self, liar: Liar, lie: str, kind: type[BackupError], words: str) -> None:
+        liar.lie = lie
+        with pytest.raises(kind, match=words) as failed:
+            lied_to(liar).entries()
+        assert failed.value.hint
+
+    def test_nobody_is_there(self) -> None:
+        options = Options("copies", endpoint="http://127.0.0.1:9", access_key="K", secret_key="s", attempts=1)
+        with pytest.raises(RemoteFailed, match="s3://copies"):
+            open_bucket(options).entries()
+
+    def test_another_ones_bucket(self, liar: Liar) -> None:
+        liar.listings = [listing("a")]
+        assert lied_to(liar, owner="111111111111").entries()
+        for call in (lambda remote: remote.entries(), lambda remote: remote.put(KEY, [b"x"])):
+            with pytest.raises(RemoteDenied):
+                call(lied_to(liar, owner="999999999999"))
+
+    def test_no_bucket_is_not_no_object(self, ceph: Service) -> None:
+        with pytest.raises(RemoteFailed, match="HeadBucket|no such bucket"):
+            open_bucket(ceph.options("there-is-none")).stat(KEY)
+
+
+class TestLies:
+    """A store that answers what is not so."""
+
+    @pytest.mark.parametrize("blocks", [1, 18])
+    @pytest.mark.parametrize("checksums", [True, False])
+    @pytest.mark.parametrize(
+        "lie",
+        [
+            "the last part is dropped",
+            "trailers are appended",
+            "200 with an error",
+            "the checksum is another",
+            "a bit flips on the disk",
+            "nothing is kept",
+        ],
+    )
+    def test_of_what_it_keeps(self, liar: Liar, lie: str, checksums: bool, blocks: int) -> None:
+        liar.lie, liar.checksums = lie, checksums
+        harmless = {
+            "the last part is dropped": blocks == 1,
+            "200 with an error": blocks == 1,
+            "the checksum is another": not checksums,
+            # It keeps the right checksum of wrong bytes: only reading them tells.
+            "a bit flips on the disk": checksums,
+        }.get(lie, False)
+        with contextlib.nullcontext() if harmless else pytest.raises((IntegrityError, RemoteFailed)):
+            lied_to(liar).put(KEY, [BLOCK] * blocks)
+        assert harmless == (KEY in liar.objects)
+
+    @pytest.mark.parametrize(
+        "pages",
+        [
+            [listing("a", truncated=True)],
+            [listing("a", truncated=True, token="1"), listing("b", truncated=True, token="1")],
+            [listing("b", "a")],
+            [listing("a", truncated=True, token="1"), listing("a")],
+            [listing("a", count=2)],
+            ["<html><body>Log in to the hotel's network</body></html>"],
+            ["<ListBucketResult></ListBucketResult>"],
+            [""],
+        ],
+    )
+    def test_of_a_listing(self, liar: Liar, pages: list[str]) -> None:
+        liar.listings = pages
+        with pytest.raises(RemoteFailed):
+            lied_to(liar).entries()
+        liar.listings = [listing("a", truncated=True, token="1"), listing("b")]
+        assert [entry.key for entry in lied_to(liar).entries()] == ["a", "b"]
+
+
+def test_a_listing_of_2500(ceph: Service) -> None:
+    bucket, client = ceph.bucket(), ceph.client()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: client.put_object(Bucket=bucket, Key=f"p/daily/{n:05}", Body=b""), range(2500)))
+    found = open_bucket(ceph.options(bucket, prefix="p")).entries()
+    assert [entry.key for entry in found] == [f"daily/{number:05}" for number in range(2500)]
+
+
+class TestAmazon:
+    """Headers that only Amazon's store knows, before moto."""
+
+    def test_encryption_and_storage_class(self, moto: Service) -> None:
+        bucket = moto.bucket()
+        for blocks in (1, 9):
+            remote = open_bucket(moto.options(bucket, encryption="AES256", storage_class="STANDARD_IA"))
+            entry = remote.put(KEY, [BLOCK] * blocks)
+            head = moto.client().head_object(Bucket=bucket, Key=KEY)
+            assert (head["ServerSideEncryption"], head["StorageClass"]) == ("AES256", "STANDARD_IA")
+            assert entry.storage_class == "STANDARD_IA" and not entry.archived
+
+    def test_a_kms_key(self, moto: Service) -> None:
+        bucket = moto.bucket()
+        open_bucket(moto.options(bucket, encryption="aws:kms", kms_key="alias/copies")).put(KEY, [BLOCK] * 9)
+        head = moto.client().head_object(Bucket=bucket, Key=KEY)
+        assert head["ServerSideEncryption"] == "aws:kms" and "copies" in head["SSEKMSKeyId"]
+
+    def test_archived(self, moto: Service) -> None:
+        bucket = moto.bucket()
+        moto.client().put_object(Bucket=bucket, Key=KEY, Body=b"x", StorageClass="GLACIER")
+        remote = open_bucket(moto.options(bucket))
+        found = remote.stat(KEY)
+        assert found and found.archived and remote.entries()[0].archived
+        with pytest.raises(RemoteFailed, match="archived") as failed:
+            b"".join(remote.get(KEY))
+        assert "RestoreObject" in failed.value.hint
+
+
+def test_a_limit_is_kept(moto: Service) -> None:
+    remote = open_bucket(moto.options(moto.bucket(), bandwidth=8 * MIB))
+    began = time.monotonic()
+    remote.put(KEY, [BLOCK] * 18)
+    assert 2.0 < time.monotonic() - began < 15
+
+
+def _statement(bucket: str, effect: str, action: str) -> dict[str, Any]:
+    return {
+        "Effect": effect,
+        "Principal": {"AWS": "arn:aws:iam:::user/writer"},
+        "Action": action,
+        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+    }
+
+
+def _policy(client: Any, bucket: str, statements: list[dict[str, Any]]) -> None:
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": statements}))
+
+
+def _code(options: Options) -> str:
+    return f"Options(**{options.__dict__!r})"

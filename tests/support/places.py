@@ -1,0 +1,110 @@
+"""A place for copies in memory, for tests of what is done with it. Each mishap is a switch."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from backup.errors import RemoteDenied, RemoteFailed, RemoteMissing
+from backup.stores.remote import Entry, Removal
+
+START = datetime(2025, 10, 1, tzinfo=UTC)
+
+
+@dataclass
+class MemoryPlace:
+    """Objects in a dictionary. `requests` counts what was asked for by kind; the listing tells no checksums.
+
+    `deny` are rights that the key lacks: `delete`, `overwrite`. `fail` is asked before each put of a key and may raise.
+    """
+
+    name: str = "s3://memory"
+    objects: dict[str, bytes] = field(default_factory=dict)
+    facts: dict[str, Entry] = field(default_factory=dict)
+    requests: dict[str, int] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    deny: frozenset[str] = frozenset()
+    removal: Removal = "removed"
+    fail: Callable[[str], None] = lambda key: None
+    twist: Callable[[bytes], bytes] = lambda data: data
+    truncated: bool = False
+    swept: int = 0
+
+    def entries(self, prefix: str = "") -> list[Entry]:
+        self._count("list")
+        if self.truncated:
+            raise RemoteFailed("the listing of s3://memory was cut")
+        return [replace(each, sha256="") for key, each in sorted(self.facts.items()) if key.startswith(prefix)]
+
+    def stat(self, key: str) -> Entry | None:
+        self._count("stat")
+        return self.facts.get(key)
+
+    def put(
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        size: int | None = None,
+        advance: Callable[[int], None] = lambda count: None,
+        sha256: str = "",
+    ) -> Entry:
+        self._count("put")
+        self.fail(key)
+        if key in self.objects and "overwrite" in self.deny:
+            raise RemoteDenied(f"s3://memory denies to overwrite {key}")
+        data = b"".join(chunks)
+        if size is not None and len(data) != size:
+            raise RemoteFailed(f"{key} is not of its size")
+        self.order.append(key)
+        self.lay(key, self.twist(data))
+        found = self.facts[key]
+        if not sha256:
+            # As of an object in several parts whose SHA-256 was not known before it was sent.
+            self.facts[key] = replace(found, sha256="")
+        return found
+
+    def lay(self, key: str, data: bytes) -> None:
+        """As if somebody had put it there."""
+        self.objects[key] = data
+        when = START + timedelta(seconds=len(self.order) + sum(self.requests.values()))
+        self.facts[key] = Entry(key, len(data), when, hashlib.sha256(data).hexdigest(), f"parts {zlib.crc32(data)}")
+
+    def flip(self, key: str) -> None:
+        """A bit of an object flips, and the place does not notice."""
+        data = bytearray(self.objects[key])
+        data[len(data) // 2] ^= 1
+        self.objects[key] = bytes(data)
+
+    def lose(self, key: str) -> None:
+        """An object is deleted behind our back."""
+        del self.objects[key], self.facts[key]
+
+    def archive(self, key: str) -> None:
+        """An object is moved to where its bytes cannot be read at once."""
+        self.facts[key] = replace(self.facts[key], archived=True, storage_class="GLACIER")
+
+    def get(self, key: str) -> Iterator[bytes]:
+        self._count("get")
+        if key not in self.objects:
+            raise RemoteMissing(f"{key} is not at s3://memory")
+        data = self.objects[key]
+        yield data[: len(data) // 2]
+        yield data[len(data) // 2 :]
+
+    def remove(self, key: str) -> Removal:
+        self._count("remove")
+        if "delete" in self.deny:
+            return "denied"
+        if self.removal == "removed":
+            self.objects.pop(key, None)
+            self.facts.pop(key, None)
+        return self.removal
+
+    def sweep(self) -> int:
+        return self.swept
+
+    def _count(self, kind: str) -> None:
+        self.requests[kind] = self.requests.get(kind, 0) + 1

@@ -1,0 +1,132 @@
+"""S3 services for tests: Ceph's gateway in a container, moto in a process, and a plain client that is none of ours."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+import docker
+from botocore.config import Config
+
+from backup.stores.s3 import Options
+from tests.support.database import LABEL
+
+OWNER = ("OBCMSOWNER", "canary-owner-secret")
+WRITER = ("OBCMSWRITER", "canary-writer-secret")
+IMAGE = "obcms-test/ceph:latest"
+_PATIENCE = 120.0
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Service:
+    """An S3 service that answers at `endpoint`."""
+
+    endpoint: str
+    kind: str
+
+    def client(self, key: tuple[str, str] = OWNER) -> Any:
+        """boto3 with its own ways, to look at what is really there."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=key[0],
+            aws_secret_access_key=key[1],
+            config=Config(
+                s3={"addressing_style": "path"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def bucket(self, **options: Any) -> str:
+        """A new bucket's name."""
+        name = f"copies-{os.getpid()}-{next(_numbers)}"
+        self.client().create_bucket(Bucket=name, **options)
+        return name
+
+    def options(self, bucket: str, endpoint: str = "", **changes: Any) -> Options:
+        """What our client needs for a bucket here: short timeouts, and nothing that Ceph does not know."""
+        values: dict[str, Any] = {
+            "bucket": bucket,
+            "endpoint": endpoint or self.endpoint,
+            "region": "us-east-1",
+            "addressing": "path",
+            "access_key": OWNER[0],
+            "secret_key": OWNER[1],
+            "encryption": "none",
+            "storage_class": "STANDARD",
+            "timeout": 5.0,
+            "attempts": 2,
+        }
+        return Options(**(values | changes))
+
+
+@contextmanager
+def ceph() -> Iterator[Service]:
+    """Ceph's RADOS gateway, in memory."""
+    container: Any = docker.from_env().containers.run(
+        IMAGE,
+        detach=True,
+        labels={LABEL: ""},
+        environment={
+            "S3_ACCESS_KEY": OWNER[0],
+            "S3_SECRET_KEY": OWNER[1],
+            "S3_WRITER_KEY": WRITER[0],
+            "S3_WRITER_SECRET": WRITER[1],
+        },
+    )
+    try:
+        container.reload()
+        address = next(net["IPAddress"] for net in container.attrs["NetworkSettings"]["Networks"].values())
+        service = Service(f"http://{address}:7480", "ceph")
+        _answers(service.endpoint, lambda: container.reload() or container.status == "running", container.logs)
+        yield service
+    finally:
+        container.remove(force=True, v=True)
+
+
+@contextmanager
+def moto() -> Iterator[Service]:
+    """moto's server, which knows the headers that only Amazon's S3 has; in a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _MOTO], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout
+        try:
+            port = int(process.stdout.readline())
+            yield Service(f"http://127.0.0.1:{port}", "moto")
+        finally:
+            process.kill()
+
+
+_MOTO = """
+import time
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+time.sleep(86400)
+"""
+
+
+def _answers(endpoint: str, alive: Any, logs: Any) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            urllib.request.urlopen(endpoint, timeout=2).close()  # noqa: S310 - http, to a container of ours
+            return
+        except OSError:
+            if not alive() or time.monotonic() > deadline:
+                raise AssertionError(f"the gateway does not start: {logs()}") from None
+            time.sleep(0.3)

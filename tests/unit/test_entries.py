@@ -1,0 +1,165 @@
+"""What of a dump may be built beside what, against entries as pg_dump writes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from backup.stream.entries import Entry, Queue, Split
+from backup.stream.filters import DumpReader
+
+HEAD = rb"""--
+-- PostgreSQL database dump
+--
+
+\restrict Abc123
+
+-- Dumped from database version 17.11
+-- Dumped by pg_dump version 17.11
+
+SET statement_timeout = 0;
+SELECT pg_catalog.set_config('search_path', '', false);
+
+ALTER TABLE IF EXISTS ONLY public.a DROP CONSTRAINT IF EXISTS a_pkey;
+SET default_tablespace = '';
+
+"""
+TRAILER = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict Abc123\n\n"
+
+
+def entry(kind: str, name: str, sql: str, schema: str = "public") -> bytes:
+    return f"--\n-- Name: {name}; Type: {kind}; Schema: {schema}; Owner: o\n--\n\n{sql}\n\n\n".encode()
+
+
+def rows(table: str) -> bytes:
+    return (
+        f"--\n-- Data for Name: {table}; Type: TABLE DATA; Schema: public; Owner: o\n--\n\n"
+        f"COPY public.{table} (id) FROM stdin;\n1\n2\n\\.\n\n\n"
+    ).encode()
+
+
+def table(name: str, more: str = ";") -> bytes:
+    return entry("TABLE", name, f"CREATE TABLE public.{name} (\n    id integer\n){more}")
+
+
+def unique(name: str, kind: str = "PRIMARY KEY (id)") -> bytes:
+    return entry(
+        "CONSTRAINT", f"{name} {name}_key", f"ALTER TABLE ONLY public.{name}\n    ADD CONSTRAINT {name}_key {kind};"
+    )
+
+
+def index(name: str, on: str, using: str = "btree (id)", more: str = "") -> bytes:
+    return entry("INDEX", name, f"CREATE INDEX {name} ON public.{on} USING {using};{more}")
+
+
+def foreign(name: str, to: str) -> bytes:
+    sql = f"ALTER TABLE ONLY public.{name}\n    ADD CONSTRAINT fk FOREIGN KEY (id) REFERENCES public.{to}(id);"
+    return entry("FK CONSTRAINT", f"{name} fk", sql)
+
+
+TABLES = HEAD + table("a") + table("b") + rows("a") + rows("b")
+
+
+def split(dump: bytes, step: int = 1 << 20) -> tuple[Split, bytes, list[int]]:
+    """The split, what went through at once, and how much of that when the rows were done."""
+    written, done = bytearray(), []
+    found = Split(written.extend, lambda: done.append(len(written)))
+    reader = DumpReader(found)
+    for start in range(0, len(dump), step):
+        reader.feed(dump[start : start + step])
+    reader.finish()
+    found.finish()
+    return found, bytes(written), done
+
+
+def orders(entries: list[Entry], sessions: int = 2) -> list[list[int]]:
+    """What runs together, when each takes as long as the others."""
+    queue, together = Queue(entries), []
+    while queue:
+        taken = [each for each in (queue.take() for _ in range(sessions)) if each]
+        together.append(sorted(next(i for i, e in enumerate(entries) if e is each) for each in taken))
+        for each in taken:
+            queue.done(each)
+    return together
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_rows_go_through_and_the_rest_is_kept_in_pieces(step: int) -> None:
+    dump = TABLES + unique("a") + unique("b") + index("i", "a") + foreign("b", "a") + TRAILER
+    found, written, done = split(dump, step)
+    assert written.endswith(b"\\.\n\n\n--\n") and b"DROP CONSTRAINT" not in written and done == [len(written)]
+    assert len(found.entries) == 4 and found.trailer == TRAILER[3:]
+    assert found.settings.endswith(b"set_config('search_path', '', false);\n\n") and b"\\restrict" in found.settings
+    both = written + b"".join(each.script for each in found.entries)
+    assert both.count(b"CREATE TABLE") == 2 and both.count(b"ADD CONSTRAINT") == 3 and both.count(b"CREATE INDEX") == 1
+
+
+def test_what_needs_different_tables_is_built_together_and_keys_before_what_names_them() -> None:
+    built = unique("a") + unique("b") + index("i", "a") + index("j", "a") + foreign("b", "a")
+    assert orders(split(TABLES + built + TRAILER)[0].entries) == [[0, 1], [2, 3], [4]]
+
+
+def test_an_index_that_changes_its_table_is_built_alone_on_it() -> None:
+    marked = index("i", "a", more="\n\nALTER TABLE public.a CLUSTER ON i;")
+    assert orders(split(TABLES + marked + index("j", "a") + index("k", "b") + TRAILER)[0].entries) == [[0, 2], [1]]
+
+
+def test_what_relatives_need_is_built_one_by_one() -> None:
+    child = table("c", '\nINHERITS (public.a, public."q,x");')
+    attached = entry("TABLE ATTACH", "d", "ALTER TABLE ONLY public.b ATTACH PARTITION public.d FOR VALUES IN (1);")
+    relatives = HEAD + table("a") + table("b") + child + table("d") + attached + rows("a")
+    for first, second in (("a", "c"), ("b", "d")):
+        assert orders(split(relatives + unique(first) + unique(second) + TRAILER)[0].entries) == [[0], [1]]
+        assert orders(split(relatives + index("i", first) + index("j", second) + TRAILER)[0].entries) == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        entry("INDEX ATTACH", "i", "ALTER INDEX public.i ATTACH PARTITION public.j;"),
+        entry("TRIGGER", "a t", "CREATE TRIGGER t AFTER INSERT ON public.a EXECUTE FUNCTION public.f();"),
+        entry("MATERIALIZED VIEW DATA", "m", "REFRESH MATERIALIZED VIEW public.m;"),
+        entry("STATISTICS", "s", "CREATE STATISTICS public.s ON id, id FROM public.a;"),
+        unique("a", "EXCLUDE USING gist (public.f(id) WITH =)"),
+        entry("COMMENT", "INDEX k", "COMMENT ON INDEX public.k IS 'of another';"),
+        entry("INDEX", "odd", "ALTER INDEX whatever;"),
+    ],
+)
+def test_what_is_not_understood_stands_alone(sql: bytes) -> None:
+    built = index("i", "a") + sql + index("j", "b")
+    assert orders(split(TABLES + built + TRAILER)[0].entries) == [[0], [1], [2]]
+
+
+def test_a_comment_goes_with_what_it_is_on() -> None:
+    remark = entry("COMMENT", "INDEX i", "COMMENT ON INDEX public.i IS 'x';")
+    key = entry("COMMENT", "CONSTRAINT b_key ON b", "COMMENT ON CONSTRAINT b_key ON public.b IS 'x';")
+    found = split(TABLES + index("i", "a") + remark + unique("b") + key + TRAILER)[0]
+    assert orders(found.entries) == [[0, 1]] and b"COMMENT ON INDEX" in found.entries[0].script
+
+
+def test_settings_between_entries_hold_for_those_that_come() -> None:
+    elsewhere = b"SET default_tablespace = fast;\n\n"
+    built = index("i", "a") + elsewhere + index("j", "b") + b"SET default_tablespace = '';\n\n" + index("k", "b")
+    first, second, third = (each.script for each in split(TABLES + built + TRAILER)[0].entries)
+    assert b"fast" not in first and second.startswith(elsewhere[:-1]) and second.count(b"SET ") == 1
+    assert third.startswith(b"SET default_tablespace = '';\n-- Name: k")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [rows("a"), entry("TRIGGER", "t", "SET SESSION AUTHORIZATION other;"), index("x", "a", more="\n" * (65 << 20))],
+)
+def test_a_dump_of_another_make_is_loaded_as_it_comes(odd: bytes) -> None:
+    dump = TABLES + index("i", "a") + odd + index("j", "b") + TRAILER
+    found, written, _ = split(dump)
+    assert found.entries == [] and found.trailer == b""
+    assert written.index(b"INDEX i") < written.rindex(odd[:30].rsplit(b"\n")[-1]) < written.index(b"INDEX j")
+    assert written.endswith(TRAILER) and written.count(b"CREATE INDEX j") == 1
+
+
+def test_the_heaviest_goes_first() -> None:
+    light, heavy = Entry(b"l", reads=frozenset([b"a"]), weight=1), Entry(b"h", reads=frozenset([b"a"]), weight=5)
+    queue = Queue([light, heavy])
+    assert queue.take() is heavy and queue.take() is light and queue.take() is None and bool(queue)
+    queue.done(heavy)
+    queue.done(light)
+    assert not queue
