@@ -6,7 +6,7 @@ CHECKED := backup tests benchmarks demo entrypoint.py
 
 # A small stack is backed up, damaged and restored before your eyes. With S3=1 there are copies in an object store, too.
 demo:
-	demo/run $(if $(filter-out 0,$(S3)),--s3)
+	demo/run up $(if $(filter-out 0,$(S3)),--s3)
 
 demo-down:
 	demo/run down

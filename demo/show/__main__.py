@@ -17,7 +17,10 @@ from demo.show import prepare, story
 from demo.show.screen import Failure, styled
 from demo.show.stack import Stack
 
-USAGE = "usage: demo/run [--s3] | demo/run backup WORDS... | demo/run down"
+USAGE = """\
+usage: demo/run up [--s3]        tell the story from the start; what an earlier one left is removed
+       demo/run backup WORDS...  a command of the sidecar, such as: demo/run backup status
+       demo/run down             remove everything"""
 
 
 def main(words: list[str]) -> int:
@@ -27,9 +30,9 @@ def main(words: list[str]) -> int:
         match words:
             case ["backup", *rest]:
                 return _sidecar(Stack(project), rest)
-            case [] | ["--s3"]:
+            case ["up", *rest] if rest in ([], ["--s3"]):
                 with _alone(project):
-                    return 0 if story.main(project, bool(words)) else 1
+                    return 0 if story.main(project, bool(rest)) else 1
             case ["down"]:
                 with _alone(project):
                     return _down(Stack(project))

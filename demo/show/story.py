@@ -169,9 +169,10 @@ class Story:
         print(f"   status page   {self.stack.url('page')}")
         print(f"   application   {self.stack.url('app')}")
         print(f"   mail          {self.stack.url('mail')}")
-        print("   undo          demo/run backup undo      brings the damage back; once more, and it is gone again")
-        print("   commands      demo/run backup --help")
-        print("   the end       make demo-down", flush=True)
+        prefix = "" if self.stack.project == "obcms-demo" else f"DEMO_PROJECT={self.stack.project} "
+        print(f"   undo          {prefix}demo/run backup undo      brings the damage back; once more, and it is gone again")
+        print(f"   commands      {prefix}demo/run backup --help")
+        print(f"   the end       {prefix}make demo-down", flush=True)
 
 
 def damage_told(harm: Difference) -> str:

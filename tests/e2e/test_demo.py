@@ -12,11 +12,12 @@ import pytest
 
 from demo.show.stack import ROOT, Stack
 from demo.show.state import State, compare, look
-from tests.support.stack import docker
+from tests.support.stack import ZONE, docker
 
 PROJECT = f"obcms-demo-{os.getpid()}"
 ENVIRONMENT = {
     "DEMO_PROJECT": PROJECT,
+    "TZ": ZONE,
     "OBCMS_BACKUP_IMAGE": os.environ.get("OBCMS_BACKUP_IMAGE", "obcms-backup:latest"),
 }
 # What must not be there: a real stack's volume that happens to have the overlay's own name.
@@ -45,7 +46,7 @@ def objects() -> set[str]:
 @pytest.fixture(scope="module")
 def told() -> Iterator[str]:
     """What a whole demonstration prints."""
-    done = run()
+    done = run("up")
     try:
         assert done.returncode == 0, done.stdout
         yield done.stdout

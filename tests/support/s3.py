@@ -33,6 +33,7 @@ class Service:
 
     endpoint: str
     kind: str
+    container: str = ""
 
     def client(self, key: tuple[str, str] = OWNER) -> Any:
         """boto3 with its own ways, to look at what is really there."""
@@ -89,7 +90,7 @@ def ceph() -> Iterator[Service]:
     try:
         container.reload()
         address = next(net["IPAddress"] for net in container.attrs["NetworkSettings"]["Networks"].values())
-        service = Service(f"http://{address}:7480", "ceph")
+        service = Service(f"http://{address}:7480", "ceph", container.id)
         _answers(service.endpoint, lambda: container.reload() or container.status == "running", container.logs)
         yield service
     finally:

@@ -86,7 +86,8 @@ def test_a_port_in_use_is_passed_over_or_refused(
 
 
 def test_what_it_cannot_do_it_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["nonsense"]) == 2
+    for words in ([], ["nonsense"], ["up", "--s4"]):  # no word does not tear down what is up
+        assert main(words) == 2
     monkeypatch.setenv("DEMO_PROJECT", "../evil")
     assert main([]) == 1
     assert "DEMO_PROJECT='../evil'" in capsys.readouterr().err

@@ -9,11 +9,12 @@ import io
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from backup.stores.pace import Pace
+from backup.stores.s3.parts import Data, length
 
-_BLOCK: Final = 64 << 10
+_BLOCK: Final = 256 << 10
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the upload was given up elsewhere
@@ -44,12 +45,41 @@ class Flow:
         self.moved = time.monotonic()
 
 
-class Body(io.BytesIO):
+class Body(io.RawIOBase):
     """The bytes of one request, as boto3 wants them: a file."""
 
-    def __init__(self, data: bytes, flow: Flow) -> None:
-        super().__init__(data)
-        self.flow = flow
+    def __init__(self, data: Data, flow: Flow) -> None:
+        super().__init__()
+        self.data, self.flow = data, flow
+        self._place = 0
+
+    def __len__(self) -> int:
+        return length(self.data)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """The next bytes: for boto3's own checksums, which are not asked for."""
+        skip = self._place
+        for piece in self.data:
+            if skip < len(piece):
+                taken = piece[skip : skip + len(buffer)]
+                buffer[: len(taken)] = taken
+                self._place += len(taken)
+                return len(taken)
+            skip -= len(piece)
+        return 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: len(self)}[whence]
+        return self._place
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._place
 
 
 class Blocks:
@@ -59,11 +89,11 @@ class Blocks:
         self._body = body
 
     def __iter__(self) -> Iterator[memoryview]:
-        view = memoryview(self._body.getvalue())
-        for start in range(0, len(view), _BLOCK):
-            block = view[start : start + _BLOCK]
-            self._body.flow.passed(len(block))
-            yield block
+        for piece in self._body.data:
+            for start in range(0, len(piece), _BLOCK):
+                block = piece[start : start + _BLOCK]
+                self._body.flow.passed(len(block))
+                yield block
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Back to the beginning."""

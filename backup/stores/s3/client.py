@@ -80,7 +80,11 @@ def _connected(options: Options) -> Any:
 
 
 def _config(options: Options) -> Config:
-    """Checksums only as headers that we give: trailers (`when_supported`) are refused by many stores."""
+    """Checksums only as headers that we give: trailers (`when_supported`) are refused by many stores.
+
+    Bodies are not signed, over http neither: that is one more SHA-256 of every byte at both ends, where the header with
+    that of the part is signed already, and what the store holds is compared when all is sent.
+    """
     return Config(
         connect_timeout=min(_CONNECT, options.timeout),
         read_timeout=options.timeout,
@@ -89,7 +93,7 @@ def _config(options: Options) -> Config:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         tcp_keepalive=True,
-        s3={"addressing_style": options.addressing},
+        s3={"addressing_style": options.addressing, "payload_signing_enabled": False},
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from backup.errors import RemoteFailed
 from backup.stores.s3.body import Flow, Stopped
-from backup.stores.s3.parts import Part
+from backup.stores.s3.parts import Data, Part
 
 _LOOK: Final = 1.0
 
@@ -21,7 +21,7 @@ class Job:
     """A part to be sent."""
 
     number: int
-    data: bytes
+    data: Data
 
 
 class Crew:

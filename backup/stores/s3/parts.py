@@ -6,10 +6,13 @@ import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from backup.errors import IntegrityError, RemoteFailed
 from backup.text import printable, size
+
+# The bytes of a part, in the pieces that they came in: joining them would copy all that is sent.
+Data = tuple[memoryview, ...]
 
 _MIB: Final = 1 << 20
 _PART: Final = 8 * _MIB
@@ -63,8 +66,9 @@ class Cut:
         """SHA-256 of all the chunks that were taken, in hex."""
         return self._hash.hexdigest()
 
-    def __iter__(self) -> Iterator[tuple[bytes, bool]]:
-        held = bytearray()
+    def __iter__(self) -> Iterator[tuple[Data, bool]]:
+        held: list[memoryview] = []
+        room = self._length
         for chunk in self._chunks:
             self._hash.update(chunk)
             self.size += len(chunk)
@@ -72,15 +76,17 @@ class Cut:
                 raise self._differs()
             view = memoryview(chunk)
             while view:
-                if len(held) == self._length:
-                    yield _taken(held), False
-                taken = view[: self._length - len(held)]
-                held += taken
+                if not room:
+                    yield tuple(held), False
+                    held, room = [], self._length
+                taken = view[:room]
+                held.append(taken)
+                room -= len(taken)
                 view = view[len(taken) :]
         size, sha256 = self._required
         if (size is not None and size != self.size) or (sha256 and sha256 != self.sha256):
             raise self._differs()
-        yield _taken(held), True
+        yield tuple(held), True
 
     def _differs(self) -> IntegrityError:
         return IntegrityError(
@@ -94,10 +100,26 @@ def at_once(length: int, parallel: int) -> int:
     return max(1, min(parallel, _BUDGET // length))
 
 
-def _taken(held: bytearray) -> bytes:
-    data = bytes(held)
-    held.clear()
-    return data
+def length(data: Data) -> int:
+    """How many bytes that are."""
+    return sum(len(piece) for piece in data)
+
+
+def sha256_of(data: Data) -> bytes:
+    """Their SHA-256."""
+    return _digest(hashlib.sha256(), data)
+
+
+def md5_of(data: Data) -> bytes:
+    """Their MD5: what other stores give as an ETag."""
+    return _digest(hashlib.md5(usedforsecurity=False), data)
+
+
+def _digest(hashing: Any, data: Data) -> bytes:
+    for piece in data:
+        hashing.update(piece)
+    digest: bytes = hashing.digest()
+    return digest
 
 
 def base64_of(digest: bytes) -> str:

@@ -6,7 +6,6 @@ Not boto3's own upload: it commits what a producer gave before it failed, and ta
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
@@ -17,7 +16,19 @@ from backup.stores.remote import Entry
 from backup.stores.s3.body import Body, Flow
 from backup.stores.s3.client import Client
 from backup.stores.s3.crew import Crew, Job
-from backup.stores.s3.parts import Cut, Part, at_once, base64_of, composite, composite_etag, part_size
+from backup.stores.s3.parts import (
+    Cut,
+    Data,
+    Part,
+    at_once,
+    base64_of,
+    composite,
+    composite_etag,
+    length,
+    md5_of,
+    part_size,
+    sha256_of,
+)
 from backup.stores.s3.proof import SHA256, TOKEN, Sent, require
 from backup.stores.s3.reading import blocks
 from backup.stores.s3.words import code_of
@@ -34,24 +45,24 @@ class Upload:
         self._token = uuid.uuid4().hex
         self._condition = {"IfNoneMatch": "*"} if fresh else {}
         self._version: dict[str, str] = {}
+        # Whether the store keeps the SHA-256 of parts; it does until it shows twice that it does not.
+        self._keeps = self._echoed = True
 
     def run(self, chunks: Iterable[bytes], size: int | None, advance: Callable[[int], None], sha256: str) -> Entry:
         """Send, and prove by what the store then says."""
-        length = part_size(size)
-        cut = Cut(self._key, chunks, length, size, sha256)
+        cut = Cut(self._key, chunks, part_size(size), size, sha256)
         parts = iter(cut)
         first, last = next(parts)
         if last:
             sent = self._single(first, cut.sha256)
-            advance(len(first))
+            advance(length(first))
         else:
             sent = self._multipart(first, parts, cut, advance, sha256)
         return self._proven(sent)
 
-    def _single(self, data: bytes, sha256: str) -> Sent:
-        digest = bytes.fromhex(sha256)
-        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        sent = Sent(len(data), sha256, base64_of(digest), etag, self._token)
+    def _single(self, data: Data, sha256: str) -> Sent:
+        checksum = base64_of(bytes.fromhex(sha256))
+        sent = Sent(length(data), sha256, checksum, md5_of(data).hex(), self._token)
         self._commit(
             "PutObject",
             Body=lambda: Body(data, self._flow),
@@ -61,15 +72,16 @@ class Upload:
         return sent
 
     def _multipart(
-        self, first: bytes, rest: Iterator[tuple[bytes, bool]], cut: Cut, advance: Callable[[int], None], sha256: str
+        self, first: Data, rest: Iterator[tuple[Data, bool]], cut: Cut, advance: Callable[[int], None], sha256: str
     ) -> Sent:
         begun = self._client.ask(
             "CreateMultipartUpload", self._key, ChecksumAlgorithm="SHA256", **self._described(sha256)
         )
         upload = str(begun["UploadId"])
+        self._echoed = begun.get("ChecksumAlgorithm") == "SHA256"
         try:
             parts = self._parts(upload, first, rest, cut, advance)
-            finished = [{"PartNumber": p.number, "ETag": p.etag, "ChecksumSHA256": base64_of(p.sha256)} for p in parts]
+            finished = [{"PartNumber": p.number, "ETag": p.etag, **_checksum(p.sha256)} for p in parts]
             self._commit("CompleteMultipartUpload", UploadId=upload, MultipartUpload={"Parts": finished})
         except BaseException:
             with contextlib.suppress(BackupError):
@@ -78,12 +90,12 @@ class Upload:
         return Sent(cut.size, cut.sha256, composite(parts), composite_etag(parts), self._token)
 
     def _parts(
-        self, upload: str, first: bytes, rest: Iterator[tuple[bytes, bool]], cut: Cut, advance: Callable[[int], None]
+        self, upload: str, first: Data, rest: Iterator[tuple[Data, bool]], cut: Cut, advance: Callable[[int], None]
     ) -> list[Part]:
         """Send all parts; an error, of the source or of the store, ends those that are on their way."""
         options = self._client.options
         patience = (options.timeout + 20) * options.attempts
-        count = at_once(len(first), options.parallel)
+        count = at_once(length(first), options.parallel)
         crew = Crew(count, lambda job: self._part(upload, job), self._flow, patience)
         try:
             accepted = crew.give(Job(1, first))
@@ -102,23 +114,25 @@ class Upload:
         return crew.parts
 
     def _part(self, upload: str, job: Job) -> Part:
-        digest = hashlib.sha256(job.data).digest()
+        digest = sha256_of(job.data) if self._keeps else b""
         answer = self._client.ask(
             "UploadPart",
             self._key,
             UploadId=upload,
             PartNumber=job.number,
             Body=Body(job.data, self._flow),
-            ChecksumSHA256=base64_of(digest),
+            **_checksum(digest),
         )
         told = answer.get("ChecksumSHA256")
-        if told and told != base64_of(digest):
+        if not (told or self._echoed):
+            self._keeps = False
+        if told and told != base64_of(digest or sha256_of(job.data)):
             raise IntegrityError(
                 f"part {job.number} of {self._key} arrived as something else; the upload was given up",
                 "The connection or a proxy changes bytes: use https, and look at what stands between.",
             )
-        md5 = b"" if told else hashlib.md5(job.data, usedforsecurity=False).digest()
-        return Part(job.number, len(job.data), digest, str(answer["ETag"]), md5)
+        md5 = b"" if told else md5_of(job.data)
+        return Part(job.number, length(job.data), digest, str(answer["ETag"]), md5)
 
     def _commit(self, operation: str, **parameters: Any) -> None:
         """The request that makes the object. Its answer may be lost although it was done: the object itself tells."""
@@ -170,3 +184,7 @@ class Upload:
         if options.storage_class and options.storage_class != "STANDARD":
             described["StorageClass"] = options.storage_class
         return described
+
+
+def _checksum(sha256: bytes) -> dict[str, str]:
+    return {"ChecksumSHA256": base64_of(sha256)} if sha256 else {}
