@@ -170,7 +170,8 @@ class Story:
         print(f"   application   {self.stack.url('app')}")
         print(f"   mail          {self.stack.url('mail')}")
         prefix = "" if self.stack.project == "obcms-demo" else f"DEMO_PROJECT={self.stack.project} "
-        print(f"   undo          {prefix}demo/run backup undo      brings the damage back; once more, and it is gone again")
+        undo = f"{prefix}demo/run backup undo"
+        print(f"   undo          {undo}      brings the damage back; once more, and it is gone again")
         print(f"   commands      {prefix}demo/run backup --help")
         print(f"   the end       {prefix}make demo-down", flush=True)
 

@@ -39,8 +39,8 @@ def failing(blocks: int) -> Iterator[bytes]:
     raise OSError("the source has died")
 
 
-# Nothing, one part, exactly one part of 8 MiB, a byte more than that, several parts with odd chunks.
-SIZES = [0, 1, 8 * MIB, 8 * MIB + 1, 20 * MIB + 7]
+# Nothing, one part, exactly one part of 12 MiB, a byte more than that, several parts with odd chunks.
+SIZES = [0, 1, 12 * MIB, 12 * MIB + 1, 28 * MIB + 7]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -59,8 +59,8 @@ def test_what_was_put_is_there_and_comes_back(remote: Remote, size: int, known: 
 
 
 def test_a_known_sha256_is_told_of_any_size(remote: Remote) -> None:
-    digest = hashlib.sha256(BLOCK * 9).hexdigest()
-    remote.put(KEY, [BLOCK] * 9, 9 * MIB, sha256=digest)
+    digest = hashlib.sha256(BLOCK * 13).hexdigest()
+    remote.put(KEY, [BLOCK] * 13, 13 * MIB, sha256=digest)
     found = remote.stat(KEY)
     assert found and found.sha256 == digest
 

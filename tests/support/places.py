@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from backup.errors import RemoteDenied, RemoteFailed, RemoteMissing
+from backup.errors import IntegrityError, RemoteDenied, RemoteFailed, RemoteMissing
 from backup.stores.remote import Entry, Removal
 
 START = datetime(2025, 10, 1, tzinfo=UTC)
@@ -56,8 +56,8 @@ class MemoryPlace:
         if key in self.objects and "overwrite" in self.deny:
             raise RemoteDenied(f"s3://memory denies to overwrite {key}")
         data = b"".join(chunks)
-        if size is not None and len(data) != size:
-            raise RemoteFailed(f"{key} is not of its size")
+        if size not in (None, len(data)) or sha256 not in ("", hashlib.sha256(data).hexdigest()):
+            raise IntegrityError(f"{key} is not what it should be")
         self.order.append(key)
         self.lay(key, self.twist(data))
         found = self.facts[key]

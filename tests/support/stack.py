@@ -13,7 +13,6 @@ STACK = ROOT / "tests" / "stack"
 FILES = (STACK / "docker-compose.prod.yml", ROOT / "docker-compose.backup.yml", STACK / "docker-compose.test.yml")
 
 
-
 def calm_zone(now: datetime) -> str:
     """A time zone in which it is past one in the afternoon: no job of the shipped schedule is due for four hours.
 

@@ -143,11 +143,16 @@ class Sending:
 
     def _put(self, path: str, artifact: Artifact, encrypts: bool) -> Entry:
         self.shop.progress.phase(f"sending {artifact.file}", artifact.stored_size)
-        source = self._file(artifact)
-        hashed = _Hashed(self.shop.encrypt(source) if encrypts and self.shop.encrypt else source)
-        size, sha256 = (None, "") if encrypts else (artifact.stored_size, artifact.stored_sha256)
-        entry = self.shop.remote.put(path, hashed, size, self.shop.progress.advance, sha256)
-        self._require(path, entry, hashed)
+        advance = self.shop.progress.advance
+        if encrypts and self.shop.encrypt:
+            hashed = _Hashed(self.shop.encrypt(self._unchanged(artifact)))
+            entry = self.shop.remote.put(path, hashed, None, advance)
+            size, sha256 = hashed.size, hashed.sha256
+        else:
+            # `put` holds what it reads against these, so nobody else has to.
+            size, sha256 = artifact.stored_size, artifact.stored_sha256
+            entry = self.shop.remote.put(path, self._file(artifact), size, advance, sha256)
+        self._require(path, entry, size, sha256)
         self._note(path, entry, artifact.stored_sha256)
         item = self._items[path]
         self.shop.book.change(lambda book: book.with_part(self.stored.id, path, item))
@@ -157,14 +162,13 @@ class Sending:
         expected = hashlib.sha256(data).hexdigest()
         entry = self._stat(path) if path in self.remote.entries else None
         if entry is None or (entry.size, entry.sha256) != (len(data), expected):
-            hashed = _Hashed([data])
-            entry = self.shop.remote.put(path, hashed, len(data), sha256=expected)
-            self._require(path, entry, hashed)
+            entry = self.shop.remote.put(path, [data], len(data), sha256=expected)
+            self._require(path, entry, len(data), expected)
         self._note(path, entry)
 
-    def _require(self, path: str, entry: Entry, hashed: _Hashed) -> None:
-        self.sent += hashed.size
-        if (entry.size, entry.sha256) != (hashed.size, hashed.sha256):
+    def _require(self, path: str, entry: Entry, size: int, sha256: str) -> None:
+        self.sent += size
+        if (entry.size, entry.sha256) != (size, sha256):
             raise IntegrityError(
                 f"{path} was sent to {self.shop.remote.name}, which then returned other bytes: {self.stored.id} is not"
                 " offsite; the local set is untouched",
@@ -172,8 +176,8 @@ class Sending:
             )
 
     def _file(self, artifact: Artifact) -> Iterator[bytes]:
-        """The bytes of a local file. IntegrityError, at their end at the latest, when they are not the manifest's."""
-        store, digest, size = LocalStore(self.stored.directory), hashlib.sha256(), 0
+        """The bytes of a local file."""
+        store = LocalStore(self.stored.directory)
         try:
             descriptor = store.open(artifact.file)
         except BackupError as error:
@@ -184,10 +188,13 @@ class Sending:
                     chunk = file.read(_BLOCK)
                 if not chunk:
                     break
-                digest.update(chunk)
-                size += len(chunk)
                 yield chunk
-        if (size, digest.hexdigest()) != (artifact.stored_size, artifact.stored_sha256):
+
+    def _unchanged(self, artifact: Artifact) -> Iterator[bytes]:
+        """The same. IntegrityError at their end when they are not the manifest's."""
+        hashed = _Hashed(self._file(artifact))
+        yield from hashed
+        if (hashed.size, hashed.sha256) != (artifact.stored_size, artifact.stored_sha256):
             raise IntegrityError(
                 f"{artifact.file} has changed since it was verified: {self.stored.id} was not sent",
                 f"`verify {self.stored.id}` says what is wrong with it; `create` takes a new set.",

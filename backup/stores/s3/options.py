@@ -10,7 +10,7 @@ from typing import Literal
 class Options:
     """Plain values. Without `access_key`, boto3 looks for credentials in its own way (environment, profile, role).
 
-    `parallel`: parts sent at once, each of 8 MiB in memory. `bandwidth`: bytes a second, 0 for no limit. `timeout`:
+    `parallel`: parts sent at once, each of 12 MiB in memory. `bandwidth`: bytes a second, 0 for no limit. `timeout`:
     seconds without a byte after which a request has failed; `attempts`: how often one is tried.
     """
 

@@ -15,7 +15,7 @@ from backup.text import printable, size
 Data = tuple[memoryview, ...]
 
 _MIB: Final = 1 << 20
-_PART: Final = 8 * _MIB
+_PART: Final = 12 * _MIB
 # 10,000 of these are 168 GB, and 335 GB.
 _UNKNOWN: Final = 16 * _MIB
 _LARGEST: Final = 32 * _MIB
