@@ -65,7 +65,8 @@ def translated(error: Exception, place: str, action: str, key: str = "") -> Remo
             f"{what} failed: the connection is not trusted ({_plain(error)})",
             "Mount the CA's certificate and name it in AWS_CA_BUNDLE, or correct AWS_ENDPOINT_URL_S3.",
         )
-    if isinstance(error, RecursionError):
+    # Whatever is called when the stack is full, the library's own HTTP client too, may wrap it.
+    if isinstance(error, RecursionError) or isinstance(error.__context__, RecursionError):
         return RemoteFailed(f"{what} failed: the bucket is in another region", _REGION)
     if isinstance(error, boto.NoRegionError):
         return RemoteFailed(f"{what} failed: no region is set", "Set AWS_REGION.")
