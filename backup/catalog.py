@@ -89,10 +89,13 @@ class Catalog:
         return sorted(found, key=lambda stored: (stored.time, stored.id), reverse=True)
 
     def find(self, query: str) -> StoredSet:
-        """The set that `latest`, a set id, a file name or a path to a file of it names."""
+        """The set that `latest`, a set id, a file name or a path to a file of it names.
+
+        `latest` is never a safety set: that holds what somebody has just replaced.
+        """
         sets = self.sets()
         if query == "latest":
-            good = next((stored for stored in sets if stored.good), None)
+            good = next((stored for stored in sets if stored.good and stored.tier is not Tier.PRE_RESTORE), None)
             if good is None:
                 raise NotFound("there is no good set yet", "`create` takes one now; `list` shows what is there.")
             return good

@@ -15,7 +15,7 @@ from backup.display.plan import plan_json, plan_lines, plan_page
 from backup.errors import NotConfirmed, RestoreFailed
 from backup.journal import KeptFile
 from backup.log import logger
-from backup.operations.restore import run, single
+from backup.operations.restore import held, run, single
 from backup.operations.restore.facts import gather
 from backup.operations.restore.shop import Shop
 from backup.plan import Plan, plan
@@ -107,8 +107,8 @@ def undo(
     """
     main = App(base.prepare(as_json=False, kind="restore"))
     main.require_volume()
-    what = "Remove for good what the last restore replaced?" if discard else "Bring back what was live before?"
-    _confirm(force, what)
+    what = held.kept(main.settings.root, main.settings.zone)
+    _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
     with base.progress(as_json=False) as progress:
         shop: Shop = shop_for(main, progress)
         logger.success("{}", run.discard(shop) if discard else run.undo(shop))
@@ -134,7 +134,8 @@ def _confirm(force: bool, question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise NotConfirmed(
-            "nothing was touched: there is no terminal to ask at", "Pass --force to do it without being asked."
+            f"nothing was touched: there is no terminal to ask at: {question}",
+            "Pass --force to do it without being asked.",
         )
     base.out.print(f"{question} Type yes to go on: ", end="")
     if sys.stdin.readline().strip() != "yes":

@@ -82,8 +82,12 @@ def newest(sets: Iterable[StoredSet]) -> StoredSet | None:
 
 
 def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
-    """The newest good set with a database in it: media alone does not bring the application back."""
-    return newest(s for s in sets if s.good and s.manifest is not None and s.manifest.database is not None)
+    """The newest good backup with a database in it: media alone does not bring the application back.
+
+    A safety set is none: it holds what a restore replaced.
+    """
+    backups = (s for s in sets if s.good and s.tier is not Tier.PRE_RESTORE)
+    return newest(s for s in backups if s.manifest is not None and s.manifest.database is not None)
 
 
 def server_of(stored: StoredSet | None) -> str:

@@ -20,7 +20,9 @@ _FILES: Final = 10
 _BYTES: Final = 10**6
 _TABLE: Final = 20
 _LISTED: Final = 5
-_LOOK: Final = "If that was not meant, `restore {before} --dry-run` shows the way back; `show` compares the sets."
+_LOOK: Final = (
+    "If that was not meant, `restore {before} --dry-run` shows the way back; `show ID --tables` lists the rows of each."
+)
 
 
 def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:

@@ -84,7 +84,7 @@ def _source(facts: Facts) -> Iterator[Row]:
         lost = (
             ""
             if facts.live is None and not _overwritten(facts)
-            else (f"; everything since {local:%Y-%m-%d %H:%M} ({facts.zone.key}) is lost")
+            else (f"; everything since {local:%Y-%m-%d %H:%M} ({facts.zone.key}) is replaced")
         )
         yield "age", old + lost
     if facts.only:
@@ -134,7 +134,7 @@ def _done(facts: Facts) -> Iterator[Row]:
     yield "stopped", f"{named(facts.stops)}; started again at the end" if facts.stops else "no container"
     if facts.commands:
         yield "then run", named(facts.commands)
-    yield "kept", "what is replaced; `undo` puts it back"
+    yield "kept", "what is live now, beside the new; `undo` puts it back"
     if facts.kept_bytes is not None:
         yield (
             "dropped",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from backup.manifest import Tier
 from backup.plan.facts import Facts, Foreign, major, restored_volumes, source, wants_database, wants_media
 from backup.plan.space import Need, short
 from backup.sets import StoredSet
@@ -151,11 +152,16 @@ def _foreign(given: Foreign, facts: Facts) -> Iterator[Remark]:
 
 def _stored(given: StoredSet, facts: Facts) -> Iterator[Remark]:
     proof = given.verdict.proof if given.verdict else None
-    prove = f"`verify --test-restore {printable(given.query)}` restores it into a throw-away server."
+    prove = f"`drill {printable(given.query)}` restores it into a throw-away server."
     if given.verdict and given.verdict.unchecked:
         yield Remark(f"not checked: {named(given.verdict.unchecked)}", prove)
     elif given.manifest is None:
         yield Remark("an old script made it: it has no checksums and no row counts to check it by", prove)
+    if given.tier is Tier.PRE_RESTORE:
+        text = "it is a safety set: what an earlier restore was about to replace"
+        yield Remark(text, "If you mean a backup, `list` shows them; `undo` is the quick way back from a restore.")
+    for text in facts.less:
+        yield Remark(text, "Was it taken after the damage? `list` shows earlier sets, `show ID` tables and rows.")
     if given.state == "complete with changes" and wants_media(facts):
         yield Remark("files changed while the set was taken", f"`show {printable(given.query)}` lists them.")
     if wants_database(facts) and proof is None:

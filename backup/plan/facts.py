@@ -85,7 +85,8 @@ class Facts:
     `database_bytes` is what the restored database will take when no manifest tells; `safety_bytes` what the safety
     set will. `kept_bytes` is what the last restore replaced and still takes, None when nothing is kept. `stops` are
     containers that will be stopped, `writers` those that write but cannot be stopped. `unfinished` names a restore
-    that stands half way, and `unfinished_hint` what ends it.
+    that stands half way, and `unfinished_hint` what ends it. `less` says in what the set is much smaller than those
+    before it.
     """
 
     now: datetime
@@ -107,6 +108,7 @@ class Facts:
     unfinished: str = ""
     unfinished_hint: str = ""
     commands: tuple[str, ...] = ()
+    less: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def translated(error: OSError, path: Path) -> StoreError:
         )
     reason = error.strerror or str(error)
     hints = {
-        errno.EROFS: "Mount the backup volume read-write.",
+        errno.EROFS: "Mount the backup volume read-write; of a container, only what is mounted can be written.",
         errno.EACCES: "The backup volume must belong to the user this container runs as.",
         errno.EIO: "The disk reports errors: check the kernel log, and take a backup to another disk now.",
     }

@@ -96,9 +96,12 @@ def test_everything_is_put_back_and_can_be_undone(target: Sidecar, server: Serve
     assert live(target, server) == (OLD, "old") and "could not be reached for" in result.output
     safety = next(stored for stored in target.sets() if stored.tier == "pre-restore")
     assert safety.good and safety.verdict and not safety.verdict.problems
+    assert safety.id not in target.run("restore", "latest", "--dry-run").output
     assert server.value(name, "SHOW app.colour") == "blue"
     assert server.value("postgres", number) != before
     clean(target, server, kept=True)
+    asked = target.run("undo")
+    assert asked.code == 12 and "what was live until 20" in asked.output and "when the restore of" in asked.output
     assert target.run("undo", "--force").code == 0
     assert live(target, server) == (NEW, "new")
     assert target.run("undo", "--force").code == 0

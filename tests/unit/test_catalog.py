@@ -456,6 +456,11 @@ def test_latest_is_the_newest_good_set(catalog: Catalog, tmp_path: Path) -> None
     assert catalog.find("latest").id == second
     (tmp_path / "daily" / f"obcms_backup_{second}.sql.gz").unlink()
     assert catalog.find("latest").id == first
+    safety = published(catalog, tier=Tier.PRE_RESTORE, now=NOW + timedelta(hours=2))
+    assert catalog.find("latest").id == first and catalog.find(safety).id == safety
+    (tmp_path / "daily" / f"obcms_backup_{first}.sql.gz").unlink()
+    with pytest.raises(NotFound):
+        catalog.find("latest")
 
 
 def test_ids_never_collide(catalog: Catalog, tmp_path: Path) -> None:

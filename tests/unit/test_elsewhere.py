@@ -24,7 +24,7 @@ def test_hints_for_a_set_elsewhere_name_its_path(tmp_path: Path) -> None:
     assert here.id == there.id and here.query == identifier
     assert shlex.split(there.query) == [str(carried)]
     (hint,) = [r.hint for r in plan(Facts(NOW, UTC_ZONE, there)).warnings if "no drill" in r.text]
-    assert f"verify --test-restore {there.query}" in hint
+    assert f"drill {there.query}" in hint
     assert elsewhere.find(catalog, there.path, []).id == identifier, "what the hint says works"
 
 

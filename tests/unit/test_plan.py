@@ -70,7 +70,7 @@ def test_a_usual_restore_has_nothing_against_it() -> None:
     made = plan(facts())
     assert made.possible and made.warnings == ()
     told = rows(made)
-    assert told["age"] == "3 d 04 h old; everything since 2025-10-20 02:00 (Asia/Manila) is lost"
+    assert told["age"] == "3 d 04 h old; everything since 2025-10-20 02:00 (Asia/Manila) is replaced"
     assert told["last drill"] == "proven 2025-10-20 02:00, took 3 min 20 s"
     assert told["database"] == "obcms, 2.0 GB, owner app, 3 sessions of others will be ended"
     assert told["volume media"] == "10 files, 5.0 kB become 12 files, 6.0 kB"
@@ -142,6 +142,8 @@ def test_places_on_one_disk_share_its_room() -> None:
             "not be of the same run",
         ),
         ({"source": stored(manifest=None, state="old script", files=(f"obcms_backup_{ID}.sql.gz",))}, "an old script"),
+        ({"less": ("a holds far less than b",)}, "a holds far less than b"),
+        ({"source": stored(tier=Tier.PRE_RESTORE)}, "it is a safety set"),
     ],
 )
 def test_what_is_said_before_it(changes: dict[str, Any], words: str) -> None:

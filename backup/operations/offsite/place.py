@@ -97,7 +97,7 @@ def pick(remote: Remote, query: str) -> tuple[RemoteSet, Manifest]:
         if query not in sets:
             raise NotFound(f"no set at {remote.name} is called {printable(query)!r}", "`offsite list` shows them.")
         return sets[query], manifest_of(remote, sets[query])
-    whole = [found for found in sets.values() if found.manifest_key in found.entries]
+    whole = [s for s in sets.values() if s.manifest_key in s.entries and s.tier is not Tier.PRE_RESTORE]
     for found in sorted(whole, key=lambda each: each.id.removeprefix(f"{each.tier}_"), reverse=True):
         manifest = manifest_of(remote, found)
         if manifest.database and not any(compare(manifest, found.entries)):

@@ -15,8 +15,9 @@ from backup.database import Login
 from backup.database.server import extensions_available, find, sessions
 from backup.database.server import roles as roles_there
 from backup.errors import EngineError
+from backup.health import Limits, shrink
 from backup.journal import JournalFile, KeptFile, commands, words
-from backup.manifest import Manifest
+from backup.manifest import Manifest, Tier
 from backup.operations.restore import loading
 from backup.operations.restore.shop import Shop
 from backup.plan import Facts, Foreign, LiveDatabase, Server, Volume
@@ -48,8 +49,17 @@ def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"]
         commands=tuple(f"{service}: {command}" for service, command in shop.commands),
         stops=_stops(shop),
         writers=_writers(shop),
+        less=_less(shop, stored),
     )
     return _with_database(facts, shop, stored) if only != "media" and loading.dump_of(stored) else facts
+
+
+def _less(shop: Shop, stored: StoredSet) -> tuple[str, ...]:
+    """In what a backup holds far less than those before it: then it may be one of the damage."""
+    if stored.loose or stored.tier is Tier.PRE_RESTORE:
+        return ()
+    until = [each for each in shop.catalog.sets() if (each.time, each.id) <= (stored.time, stored.id)]
+    return tuple(each.text for each in shrink.reasons(until, Limits()))
 
 
 def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from backup import lock
 from backup.errors import LockHeld
@@ -14,6 +16,7 @@ from backup.log import logger
 from backup.operations import giveway, runs
 from backup.operations.restore.shop import Shop
 from backup.records import Run, new_run_id
+from backup.text import printable
 
 # A backup may have begun between the safety set and this.
 PATIENCE: Final = 900.0
@@ -58,6 +61,15 @@ def first(shop: Shop, who: str) -> None:
     if who.startswith(_DRILLS):
         logger.info("the drill is asked to end, since this goes first; it touches nothing live")
         giveway.ask(shop.catalog.root, "restore")
+
+
+def kept(root: Path, zone: ZoneInfo) -> str:
+    """In words, what `undo` brings back."""
+    found = KeptFile(root).read()
+    if found is None:
+        return "what the last restore replaced"
+    until = f"{found.replaced.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
+    return f"what was live until {until}, when the restore of {printable(found.set)} or an undo replaced it"
 
 
 def unmoved(shop: Shop, seen: Kept | None) -> None:
