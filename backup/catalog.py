@@ -97,7 +97,7 @@ class Catalog:
         if query == "latest":
             good = next((stored for stored in sets if stored.good and stored.tier is not Tier.PRE_RESTORE), None)
             if good is None:
-                raise NotFound("there is no good set yet", "`create` takes one now; `list` shows what is there.")
+                raise NotFound("there is no good set yet", "`create` takes one now; `list` shows safety sets, too.")
             return good
         name = PurePath(query).name
         for stored in sets:

@@ -87,7 +87,8 @@ def stale(sets: Iterable[StoredSet], policy: Policy, now: datetime) -> str:
 
     Only a newer set makes an older one superfluous, and a clock that is far ahead makes every set look old.
     """
-    newest = _newest_good(sets, now)
+    # A safety set holds what was to be replaced: it makes no backup superfluous.
+    newest = _newest_good((s for s in sets if s.tier is not Tier.PRE_RESTORE), now)
     if newest is None:
         return "there is no good set of the database"
     if now - newest.time > policy.fresh:

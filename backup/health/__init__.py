@@ -22,9 +22,11 @@ from backup.health.model import (
     failed,
     newest,
     newest_database,
+    newest_of_server,
     reason,
     server_of,
 )
+from backup.manifest import Tier
 from backup.records import Outcome, Run
 from backup.sets import StoredSet
 from backup.text import age, plural
@@ -81,7 +83,7 @@ def evaluate(
             reasons.append(first)
         else:
             reasons += [*_stored(sets, good, now, max_age), *_last_runs(runs)]
-        reasons += [*_damage(sets), *_server(sets, good), *_long(runs, now), *_clock(runs, now)]
+        reasons += [*_damage(sets), *_server(sets), *_long(runs, now), *_clock(runs, now)]
         reasons += [*shrink.reasons(sets, limits), *proofs.reasons(sets, runs, now, limits)]
         # After a failed run nothing is removed: that there is too much then says nothing more.
         well = all(told.severity != "fail" for told in _last_runs(runs))
@@ -118,7 +120,8 @@ def _stored(sets: Sequence[StoredSet], good: StoredSet | None, now: datetime, ma
         yield reason("fail", "there is no good set of the database yet", hint)
         return
     yield from _freshness("good set", good, now, max_age)
-    media = newest(s for s in sets if s.good and s.manifest is not None and s.manifest.volumes)
+    backups = (s for s in sets if s.good and s.tier is not Tier.PRE_RESTORE)
+    media = newest(s for s in backups if s.manifest is not None and s.manifest.volumes)
     if media is not None and media is not good:
         yield from _freshness("good set that holds media", media, now, max_age)
 
@@ -157,7 +160,9 @@ def _spoils(run: Run, since: datetime | None) -> bool:
 
 
 def _creates(runs: Iterable[Run]) -> list[Run]:
-    return sorted((run for run in runs if run.operation == CREATE), key=lambda run: (run.started, run.id), reverse=True)
+    """Backups, newest first. A safety set is none: whether it succeeds says nothing of the backups."""
+    backups = (run for run in runs if run.operation == CREATE and run.tier != Tier.PRE_RESTORE)
+    return sorted(backups, key=lambda run: (run.started, run.id), reverse=True)
 
 
 def _covers(run: Run, half: str) -> bool:
@@ -219,12 +224,17 @@ def _damage(sets: Iterable[StoredSet]) -> Iterator[Reason]:
         yield reason("warn", f"{plural(len(bad) - _LISTED, 'more damaged set')}", "`list` shows them.")
 
 
-def _server(sets: Iterable[StoredSet], good: StoredSet | None) -> Iterator[Reason]:
-    """A sidecar that has come upon another database server makes good sets, but of the wrong data."""
+def _server(sets: Sequence[StoredSet]) -> Iterator[Reason]:
+    """A sidecar that has come upon another database server makes good sets, but of the wrong data.
+
+    A safety set tells it first; it must not hide it from the backup after it.
+    """
+    good = newest_of_server(sets)
     if good is None:
         return
-    before = newest(s for s in sets if server_of(s) and (s.time, s.id) < (good.time, good.id))
-    if before is not None and server_of(good) and server_of(before) != server_of(good):
+    backups = (s for s in sets if server_of(s) and s.tier is not Tier.PRE_RESTORE)
+    before = newest(s for s in backups if (s.time, s.id) < (good.time, good.id))
+    if before is not None and server_of(before) != server_of(good):
         yield reason(
             "warn",
             "the newest set is of another database server than the one before"
@@ -234,8 +244,8 @@ def _server(sets: Iterable[StoredSet], good: StoredSet | None) -> Iterator[Reaso
 
 
 def _long(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:
-    for run in _creates(runs):
-        if run.outcome is Outcome.RUNNING and now - run.started > _RUNNING_LONG:
+    for run in runs:
+        if run.operation == CREATE and run.outcome is Outcome.RUNNING and now - run.started > _RUNNING_LONG:
             text = f"a backup is running since {run.started:%Y-%m-%d %H:%M:%S %Z}, for {age(now - run.started)}"
             yield reason("warn", text, "`docker compose logs backup` shows what it is doing.")
 

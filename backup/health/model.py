@@ -90,6 +90,11 @@ def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
     return newest(s for s in backups if s.manifest is not None and s.manifest.database is not None)
 
 
+def newest_of_server(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest good set of any tier that says of which server it is: that one is ours."""
+    return newest(s for s in sets if s.good and server_of(s))
+
+
 def server_of(stored: StoredSet | None) -> str:
     """The system identifier of the database server that a set is of; empty where none is known."""
     database = stored.manifest.database if stored and stored.manifest else None

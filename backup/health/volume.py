@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup.health.model import Limits, Reason, newest_database, reason, server_of
+from backup.health.model import Limits, Reason, newest_of_server, reason, server_of
 from backup.manifest import Tier
 from backup.sets import StoredSet
 from backup.text import plural, size
@@ -47,7 +47,7 @@ def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned:
             )
         keep = limits.keep.get(tier)
         if keep is not None and cleaned:
-            ours = server_of(newest_database(sets))
+            ours = server_of(newest_of_server(sets))
             for server in sorted({server_of(stored) or ours for stored in good}):
                 mine = [stored for stored in good if (server_of(stored) or ours) == server]
                 yield from _too_many(tier, keep, mine, now, limits, "" if server == ours else server)

@@ -14,6 +14,11 @@ class Pace:
         self._lock = threading.Lock()
         self._free = 0.0
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return bool(self._limit)
+
     def wait(self, count: int) -> None:
         """Wait until `count` more bytes may be sent."""
         if not self._limit:

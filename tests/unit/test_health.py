@@ -102,6 +102,10 @@ GOOD_DATABASE = run(0.3, Outcome.SUCCESS, only="database")
 BAD_DATABASE = run(0.5, Outcome.FAILED, "the password is wrong", only="database")
 OK, BAD = run(10, Outcome.SUCCESS), run(1, Outcome.FAILED, "the password is wrong", "Set DB_PASSWORD.")
 
+SAFETY_OF_8 = stored(1, server="8", tier=Tier.PRE_RESTORE)
+SAFETY_RUN = run(0, Outcome.SUCCESS).model_copy(update={"tier": "pre-restore"})
+SAFETY_FAILED = run(0, Outcome.FAILED, "no room").model_copy(update={"tier": "pre-restore"})
+
 TABLE = [
     ("all well", [FRESH], [OK], {}, "pass", ""),
     ("asked from outside the service", [FRESH], [OK], {"scheduler": None}, "pass", ""),
@@ -177,6 +181,12 @@ TABLE = [
     ("not even room for a record", [FRESH], [OK], {"free": (1 << 20) - 1}, "fail", "the backup volume is full"),
     ("a little room", [FRESH], [OK], {"free": 1 << 20}, "pass", ""),
     ("another server", [stored(1, server="8"), FRESH], [OK], {}, "warn", "system identifier 8 instead of 7"),
+    ("another server, a safety set of it tells first", [SAFETY_OF_8, FRESH], [OK], {}, "warn", "identifier 8 instead"),
+    ("and hides it from none after it", [stored(0, server="8"), SAFETY_OF_8, FRESH], [OK], {}, "warn", "instead of 7"),
+    ("a safety set is no backup", [stored(1, tier=Tier.PRE_RESTORE), OLD], [OK], {}, "fail", "limit is"),
+    ("nor one of media", [stored(1, tier=Tier.PRE_RESTORE), stored(2, media=False), OLD], [OK], {}, "fail", "media"),
+    ("its run excuses no failed one", [FRESH], [SAFETY_RUN, BAD, OK], {}, "fail", "the password is wrong"),
+    ("nor is it a failed backup", [FRESH], [SAFETY_FAILED, OK], {}, "pass", ""),
     ("another server, of late", [stored(1, server="8"), stored(2, server="8"), FRESH], [OK], {}, "pass", ""),
     (
         "another server, media in between",

@@ -142,6 +142,7 @@ def test_nothing_goes_while_there_is_no_fresh_good_set() -> None:
     assert stale([], POLICY, NOW) == stale([ago(1, "damaged"), ago(1, halves="m")], POLICY, NOW)
     assert "no good set of the database" in stale([ago(-1)], POLICY, NOW)
     assert "or the clock jumped" in stale([ago(2.01)], POLICY, NOW) and not stale([ago(1.9)], POLICY, NOW)
+    assert "or the clock jumped" in stale([ago(0, tier=Tier.PRE_RESTORE), ago(3)], POLICY, NOW), "a safety set is none"
     decisions = decide([*FRESH, *(ago(50 + n) for n in range(9))], POLICY, NOW, hold="the last backup failed")
     assert not going(decisions)
     assert sum(d.reason.endswith("old; the limit is 30 days; the last backup failed") for d in decisions) == 9

@@ -151,7 +151,11 @@ class Sending:
         else:
             # `put` holds what it reads against these, so nobody else has to.
             size, sha256 = artifact.stored_size, artifact.stored_sha256
-            entry = self.shop.remote.put(path, self._file(artifact), size, advance, sha256)
+            try:
+                entry = self.shop.remote.put(path, self._file(artifact), size, advance, sha256)
+            except IntegrityError as error:
+                hint = f"{error.hint} `verify {self.stored.id}` reads the set again.".strip()
+                raise IntegrityError(f"{self.stored.id} is not sent: {error.message}", hint) from error
         self._require(path, entry, size, sha256)
         self._note(path, entry, artifact.stored_sha256)
         item = self._items[path]

@@ -56,10 +56,12 @@ def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"]
 
 def _less(shop: Shop, stored: StoredSet) -> tuple[str, ...]:
     """In what a backup holds far less than those before it: then it may be one of the damage."""
-    if stored.loose or stored.tier is Tier.PRE_RESTORE:
+    if not stored.good or stored.manifest is None or stored.tier is Tier.PRE_RESTORE:
         return ()
-    until = [each for each in shop.catalog.sets() if (each.time, each.id) <= (stored.time, stored.id)]
-    return tuple(each.text for each in shrink.reasons(until, Limits()))
+    before = [each for each in shop.catalog.sets() if (each.time, each.id) < (stored.time, stored.id)]
+    # Of what the set does not hold, an earlier one is the newest.
+    told = (each.text for each in shrink.reasons([*before, stored], Limits()))
+    return tuple(text for text in told if stored.id in text)
 
 
 def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:

@@ -15,6 +15,7 @@ from backup.stores.pace import Pace
 from backup.stores.s3.parts import Data, length
 
 _BLOCK: Final = 256 << 10
+_SLOW: Final = 64 << 10
 
 
 class Stopped(Exception):  # noqa: N818 - no error: the upload was given up elsewhere
@@ -26,6 +27,8 @@ class Flow:
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
+        # Under a limit a connection waits before each: longer than some seconds, and a store takes it for dead.
+        self.block = _SLOW if pace.limited else _BLOCK
         self._stopped = threading.Event()
         self.moved = time.monotonic()
 
@@ -89,9 +92,10 @@ class Blocks:
         self._body = body
 
     def __iter__(self) -> Iterator[memoryview]:
+        count = self._body.flow.block
         for piece in self._body.data:
-            for start in range(0, len(piece), _BLOCK):
-                block = piece[start : start + _BLOCK]
+            for start in range(0, len(piece), count):
+                block = piece[start : start + count]
                 self._body.flow.passed(len(block))
                 yield block
 

@@ -76,15 +76,12 @@ def _connected(options: Options) -> Any:
     # After signing, which reads the body as a file: then it is sent in blocks, each with a timeout of its own.
     for operation in ("PutObject", "UploadPart"):
         client.meta.events.register(f"before-send.s3.{operation}", _in_blocks)
+        client.meta.events.register(f"before-sign.s3.{operation}", _body_unsigned)
     return client
 
 
 def _config(options: Options) -> Config:
-    """Checksums only as headers that we give: trailers (`when_supported`) are refused by many stores.
-
-    Bodies are not signed, over http neither: that is one more SHA-256 of every byte at both ends, where the header with
-    that of the part is signed already, and what the store holds is compared when all is sent.
-    """
+    """Checksums only as headers that we give: trailers (`when_supported`) are refused by many stores."""
     return Config(
         connect_timeout=min(_CONNECT, options.timeout),
         read_timeout=options.timeout,
@@ -93,8 +90,15 @@ def _config(options: Options) -> Config:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         tcp_keepalive=True,
-        s3={"addressing_style": options.addressing, "payload_signing_enabled": False},
+        s3={"addressing_style": options.addressing},
     )
+
+
+def _body_unsigned(request: Any, **_: object) -> None:
+    """Over http it is one more SHA-256 of every byte, at both ends; what the store holds is compared anyway."""
+    kept = request.context["client_config"]
+    options: Any = {**kept.s3, "payload_signing_enabled": False}
+    request.context["client_config"] = kept.merge(Config(s3=options))
 
 
 def _in_blocks(request: Any, **_: object) -> None:

@@ -128,7 +128,9 @@ def base64_of(digest: bytes) -> str:
 
 
 def composite(parts: Sequence[Part]) -> str:
-    """The checksum that a store which keeps SHA-256 must give for an object of these parts."""
+    """The checksum that a store which keeps SHA-256 must give for these parts; empty unless each has one."""
+    if not all(part.sha256 for part in parts):
+        return ""
     return f"{base64_of(hashlib.sha256(b''.join(part.sha256 for part in parts)).digest())}-{len(parts)}"
 
 

@@ -413,6 +413,7 @@ GOOD = verified(1)
         ([GOOD], made(GOOD.id, hours=49), False),
         ([GOOD], made(GOOD.id, hours=-2), False),
         ([GOOD], made(GOOD.id).model_copy(update={"operation": "verify"}), False),
+        ([GOOD], made(GOOD.id).model_copy(update={"tier": "pre-restore"}), False),
     ],
 )
 def test_the_heartbeat_is_for_a_verified_backup_alone_and_once(sets: list[Any], run: Run, expected: bool) -> None:

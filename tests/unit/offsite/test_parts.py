@@ -1,0 +1,82 @@
+"""Checksums of a whole that follow from its parts, and what an object is believed by."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from backup.errors import IntegrityError, RemoteFailed
+from backup.stores.pace import Pace
+from backup.stores.s3 import Options
+from backup.stores.s3.body import Body, Flow
+from backup.stores.s3.client import Client
+from backup.stores.s3.parts import Part, composite, composite_etag
+from backup.stores.s3.proof import Sent, require
+
+DATA = (b"first part", b"second")
+WHOLE = b"".join(DATA)
+PARTS = [Part(n, len(d), hashlib.sha256(d).digest(), "e", hashlib.md5(d).digest()) for n, d in enumerate(DATA, 1)]  # noqa: S324
+# Half of them sent before the store had shown that it keeps no SHA-256.
+MIXED = [PARTS[0], Part(2, PARTS[1].size, b"", "e", PARTS[1].md5)]
+
+
+def head(**changes: Any) -> dict[str, Any]:
+    """What the store says of the object."""
+    return {"ContentLength": len(WHOLE), "LastModified": datetime(2026, 1, 1, tzinfo=UTC), **changes}
+
+
+def proven(parts: list[Part], told: dict[str, Any], stored: bytes = WHOLE) -> list[str]:
+    """What had to be done to believe it; IntegrityError if it is not believed."""
+    read: list[str] = []
+
+    def back() -> Any:
+        read.append("read back")
+        yield stored
+
+    sent = Sent(len(WHOLE), hashlib.sha256(WHOLE).hexdigest(), composite(parts), composite_etag(parts), "t")
+    assert require("k", told, sent, back).sha256 == sent.sha256
+    return read
+
+
+def test_a_checksum_of_the_store_is_compared_when_all_parts_have_one() -> None:
+    assert proven(PARTS, head(ChecksumSHA256=composite(PARTS))) == []
+    with pytest.raises(IntegrityError):
+        proven(PARTS, head(ChecksumSHA256="another-2", ETag=composite_etag(PARTS)))
+
+
+def test_otherwise_the_etag_is_or_every_byte_is_read() -> None:
+    assert composite(MIXED) == ""
+    for told in ({}, {"ChecksumSHA256": composite(PARTS)}):
+        assert proven(MIXED, head(ETag=composite_etag(MIXED), **told)) == []
+        assert proven(MIXED, head(ETag="of a KMS key", **told)) == ["read back"]
+        with pytest.raises(IntegrityError):
+            proven(MIXED, head(ETag="of a KMS key", **told), stored=WHOLE[::-1])
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_bodies_of_parts_alone_are_not_signed(scheme: str) -> None:
+    options = Options(
+        bucket="b", endpoint=f"{scheme}://127.0.0.1:9", region="us-east-1", addressing="path", access_key="a",
+        secret_key="s", attempts=1,
+    )  # fmt: skip
+    client, signed = Client(options), []
+
+    def seen(request: Any, **_: object) -> None:
+        signed.append(request.headers["X-Amz-Content-SHA256"].decode())
+        raise ConnectionRefusedError
+
+    client._client().meta.events.register_first("before-send.s3", seen)
+    part = Body((memoryview(b"first "), memoryview(b"part")), Flow(Pace(0)))
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("UploadPart", {"UploadId": "u", "PartNumber": 1, "Body": part}),
+        ("PutObject", {"Body": part}),
+        ("CompleteMultipartUpload", {"UploadId": "u", "MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": "e"}]}}),
+    ]
+    for operation, parameters in asked:
+        with pytest.raises(RemoteFailed):
+            client.ask(operation, "k", **parameters)
+    assert signed[:2] == ["UNSIGNED-PAYLOAD"] * 2 and len(signed[2]) == 64
+    assert (len(part), part.read(), part.seek(6), part.read()) == (10, b"first part", 6, b"part")
