@@ -26,7 +26,7 @@ lint: venv
 prepare: engine venv
 	tools/supercronic
 	tools/test-images
-	tools/browser
+	tools/test-programs
 	tools/build
 
 engine:
@@ -43,7 +43,7 @@ bench: prepare
 
 # The pictures of the status page in docs/screenshots.
 screenshots: venv
-	tools/browser
+	tools/test-programs
 	.venv/bin/python -m tests.support.screenshots
 
 # docs/configuration.env from the settings.

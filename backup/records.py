@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
@@ -28,6 +29,9 @@ from backup.text import printable
 # So many records in all are kept whatever they are of; above that, so many of each operation and tier.
 _KEEP: Final = 500
 _KEEP_EACH: Final = 100
+_NEW: Final = ".new"
+# Seconds after which a record that is being written was left by a kill.
+_LEFT: Final = 3600.0
 # These bytes are allocated at the start, so that the end of the run can be recorded on a full disk.
 _RESERVED: Final = 8192
 
@@ -100,13 +104,17 @@ class Records:
         path = self._path(run.id)
         with storing(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            new = os.fstat(descriptor).st_size == 0
+            # A new one appears whole: an empty record would be red at once, and for ever after a kill or a full disk.
+            new = not path.exists()
+            written = path.with_name(f".{path.name}{_NEW}") if new else path
+            descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 _overwrite(descriptor, _to_json(run))
+                if new:
+                    written.rename(path)
             except OSError:
-                if new:  # half a record would be red long after there is room again
-                    path.unlink(missing_ok=True)
+                if new:
+                    written.unlink(missing_ok=True)
                 raise
 
     def all(self) -> list[Run]:
@@ -160,6 +168,12 @@ class Records:
             bare = name.removeprefix(".").removesuffix(STAGED_SUFFIX)
             if name == staged_name(bare) and bare.endswith(".json"):
                 self._store.remove(name)
+            elif name.endswith(_NEW):
+                # Who writes one does not hold the lock: only what is old was left by a kill.
+                with contextlib.suppress(OSError):
+                    written = self._store.directory / name
+                    if time.time() - written.stat().st_mtime > _LEFT:
+                        written.unlink()
 
     def _trim(self) -> None:
         """Each kind has a number of its own, so that frequent ones do not push out what the others did."""

@@ -24,7 +24,7 @@ _ARGUMENTS = (
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless browser."""
-    assert PROGRAM.exists(), f"there is no {PROGRAM}: run tools/browser"
+    assert PROGRAM.exists(), f"there is no {PROGRAM}: run tools/test-programs"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=PROGRAM, args=list(_ARGUMENTS))
         try:

@@ -199,3 +199,23 @@ def test_an_end_that_finds_no_room_leaves_no_damaged_record(
     with pytest.raises(NoSpace):
         finish(records, run(0), id=records.all()[0].id)
     assert len(records.all()) == 1
+
+
+def test_a_run_beside_appears_whole_and_what_a_kill_left_of_it_goes(tmp_path: Path) -> None:
+    records, one, seen = Records(tmp_path), run(), []
+    real = os.pwrite
+
+    def looked(descriptor: int, data: bytes, offset: int) -> int:
+        seen.append(records.all())
+        return real(descriptor, data, offset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.pwrite", looked)
+        records.begin_beside(one)
+    assert seen == [[]] and records.all() == [one]
+    left, young = tmp_path / ".20200101T000000Z-aaaaaa.json.new", tmp_path / ".20200101T000001Z-aaaaaa.json.new"
+    left.touch()
+    young.touch()
+    os.utime(left, (0, 0))
+    records.mark_crashed(NOW, lambda each: True)
+    assert not left.exists() and young.exists() and len(records.all()) == 1
