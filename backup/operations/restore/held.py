@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -70,6 +71,15 @@ def kept(root: Path, zone: ZoneInfo) -> str:
         return "what the last restore replaced"
     until = f"{found.replaced.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
     return f"what was live until {until}, when the restore of {printable(found.set)} or an undo replaced it"
+
+
+def stamp(root: Path, run: Run) -> str:
+    """A name for the new state of a restore; another one than the state has that is kept, however soon this follows."""
+    moment, found = run.started, KeptFile(root).read()
+    used = {found.id, *(volume.stamp for volume in found.volumes)} if found else set()
+    while (name := f"{moment:%Y%m%d%H%M%S}") in used:
+        moment += timedelta(seconds=1)
+    return name
 
 
 def unmoved(shop: Shop, seen: Kept | None) -> None:

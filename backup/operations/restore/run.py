@@ -36,7 +36,7 @@ from backup.operations.backup import Only as Half
 from backup.operations.backup import Request, create
 from backup.operations.restore import ends, loading
 from backup.operations.restore.facts import missing_extensions
-from backup.operations.restore.held import PATIENCE, alone, recorded, unmoved
+from backup.operations.restore.held import PATIENCE, alone, recorded, stamp, unmoved
 from backup.operations.restore.shop import Shop, Work
 from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import Found, check
@@ -231,25 +231,25 @@ def _roll_back(work: Work, error: BaseException) -> None:
 
 
 def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
-    stamp, stored = f"{run.started:%Y%m%d%H%M%S}", wish.stored
+    name, stored = stamp(shop.catalog.root, run), wish.stored
     swap = None
     if wish.only != "media" and loading.dump_of(stored):
         source = shop.source()
         marker = f"obcms-backup {shop.instance} {run.id}: a restore that has not ended; may be dropped"
-        swap = loading.swap_for(source, find(source.login, source.login.name), stamp, marker)
+        swap = loading.swap_for(source, find(source.login, source.login.name), name, marker)
     names = loading.volumes_of(stored) if wish.only != "database" else ()
     if swap is None and not names:
         raise RestoreFailed(
             f"{stored.id} holds nothing of what was asked for", f"`show {printable(stored.query)}` says what it holds."
         )
     return Journal(
-        id=stamp,
+        id=name,
         run=run.id,
         set=stored.id,
         only=wish.only,
         started=run.started,
         database=swap,
-        volumes=tuple(VolumeSwap(name=name, stamp=stamp) for name in names),
+        volumes=tuple(VolumeSwap(name=volume, stamp=name) for volume in names),
         safety=safety,
     )
 
