@@ -255,7 +255,7 @@ def test_killed_at_each_step_of_the_journal(target: Sidecar, server: Server, com
         if now == goal:
             assert target.run("undo", "--force").code == 0
         assert live(target, server) == start
-    print(command, when, way, *table, sep="\\n  ")
+    print(command, when, way, *table, sep="\n  ")
     assert len(table) > 4
     assert live(target, server) == goal
 
