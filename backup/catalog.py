@@ -95,7 +95,7 @@ class Catalog:
         """
         sets = self.sets()
         if query == "latest":
-            good = next((stored for stored in sets if stored.good and stored.tier is not Tier.PRE_RESTORE), None)
+            good = next((stored for stored in sets if stored.good and not stored.safety), None)
             if good is None:
                 raise NotFound("there is no good set yet", "`create` takes one now; `list` shows safety sets, too.")
             return good

@@ -21,6 +21,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from backup import log
 from backup.errors import StoreError
+from backup.manifest import Tier
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
 from backup.stores.staged import STAGED_SUFFIX, staged_name
@@ -71,6 +72,11 @@ class Run(BaseModel):
     hint: str = ""
     exit_code: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def safety(self) -> bool:
+        """Of a safety set, which is no backup: whether that succeeds says nothing of the backups."""
+        return self.tier == Tier.PRE_RESTORE
 
 
 def new_run_id(now: datetime) -> str:

@@ -88,7 +88,7 @@ def stale(sets: Iterable[StoredSet], policy: Policy, now: datetime) -> str:
     Only a newer set makes an older one superfluous, and a clock that is far ahead makes every set look old.
     """
     # A safety set holds what was to be replaced: it makes no backup superfluous.
-    newest = _newest_good((s for s in sets if s.tier is not Tier.PRE_RESTORE), now)
+    newest = _newest_good((s for s in sets if not s.safety), now)
     if newest is None:
         return "there is no good set of the database"
     if now - newest.time > policy.fresh:
@@ -101,7 +101,7 @@ def old_safety_sets(sets: Iterable[StoredSet], now: datetime) -> list[StoredSet]
 
     One that is not good, or has no manifest, stays: a person should look at it.
     """
-    safety = [stored for stored in sets if stored.tier is Tier.PRE_RESTORE and stored.good and stored.manifest]
+    safety = [stored for stored in sets if stored.safety and stored.good and stored.manifest]
     newest_first = sorted(safety, key=_order, reverse=True)
     counted = [stored for stored in newest_first if stored.verified and stored.time <= now + _SKEW][:_SAFETY_COUNT]
     if len(counted) < _SAFETY_COUNT:
@@ -140,7 +140,7 @@ class _Judge:
             return True, reason
         old = age(self._now - stored.time)
         what = "" if stored.verified else f"{_unfit(stored)}, "
-        if stored.tier is Tier.PRE_RESTORE:
+        if stored.safety:
             return False, f"{what}{old} old, and ten newer safety sets are there"
         return False, f"{what}{old} old; the limit is {plural(self._policy.ages[stored.tier].days, 'day')}"
 
@@ -166,7 +166,7 @@ class _Judge:
         yield from self._needed(stored)
 
     def _young(self, stored: StoredSet) -> Iterator[str]:
-        if stored.tier is Tier.PRE_RESTORE:
+        if stored.safety:
             if stored.id not in self._old_safety:
                 yield "a safety set: the newest ten are kept, and all of the last week"
             return

@@ -136,6 +136,11 @@ class StoredSet:
         return shlex.quote(self.path) if self.path else self.id
 
     @property
+    def safety(self) -> bool:
+        """A safety set. It holds what a restore was about to replace, and is no backup."""
+        return self.tier is Tier.PRE_RESTORE
+
+    @property
     def good(self) -> bool:
         """Published, all its files there in their sizes, and not found damaged since."""
         return self.state in GOOD

@@ -15,7 +15,6 @@ from typing import Final
 from backup.alerts import words
 from backup.alerts.model import Event, Known, Notice, Policy, State, later
 from backup.health import Health, Reason
-from backup.manifest import Tier
 from backup.records import Outcome, Run
 from backup.sets import StoredSet
 from backup.text import printable
@@ -70,7 +69,7 @@ def ping(
         run
         for run in runs
         if run.operation == "create"
-        and run.tier != Tier.PRE_RESTORE
+        and not run.safety
         and run.outcome in (Outcome.SUCCESS, Outcome.CHANGED)
         and run.only in ("", "database")
         and run.set in verified

@@ -107,7 +107,7 @@ def undo(
     """
     main = App(base.prepare(as_json=False, kind="restore"))
     main.require_volume()
-    what = held.kept(main.settings.root, main.settings.zone)
+    what = held.kept_words(main.settings.root, main.settings.zone)
     _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
     with base.progress(as_json=False) as progress:
         shop: Shop = shop_for(main, progress)

@@ -58,7 +58,7 @@ class Section:
 
 def status_sections(overview: Overview) -> list[Section]:
     """The short answer: clocks, last and next run, room."""
-    creates = (run for run in overview.runs if run.operation == "create" and run.tier != Tier.PRE_RESTORE)
+    creates = (run for run in overview.runs if run.operation == "create" and not run.safety)
     last = next(creates, None)
     rows = [*_clocks(overview), Row("last backup", _run(last, overview) if last else "none yet", _style(last))]
     if overview.slots:

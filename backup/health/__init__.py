@@ -26,7 +26,6 @@ from backup.health.model import (
     reason,
     server_of,
 )
-from backup.manifest import Tier
 from backup.records import Outcome, Run
 from backup.sets import StoredSet
 from backup.text import age, plural
@@ -120,7 +119,7 @@ def _stored(sets: Sequence[StoredSet], good: StoredSet | None, now: datetime, ma
         yield reason("fail", "there is no good set of the database yet", hint)
         return
     yield from _freshness("good set", good, now, max_age)
-    backups = (s for s in sets if s.good and s.tier is not Tier.PRE_RESTORE)
+    backups = (s for s in sets if s.good and not s.safety)
     media = newest(s for s in backups if s.manifest is not None and s.manifest.volumes)
     if media is not None and media is not good:
         yield from _freshness("good set that holds media", media, now, max_age)
@@ -160,8 +159,8 @@ def _spoils(run: Run, since: datetime | None) -> bool:
 
 
 def _creates(runs: Iterable[Run]) -> list[Run]:
-    """Backups, newest first. A safety set is none: whether it succeeds says nothing of the backups."""
-    backups = (run for run in runs if run.operation == CREATE and run.tier != Tier.PRE_RESTORE)
+    """Backups, newest first."""
+    backups = (run for run in runs if run.operation == CREATE and not run.safety)
     return sorted(backups, key=lambda run: (run.started, run.id), reverse=True)
 
 
@@ -232,7 +231,7 @@ def _server(sets: Sequence[StoredSet]) -> Iterator[Reason]:
     good = newest_of_server(sets)
     if good is None:
         return
-    backups = (s for s in sets if server_of(s) and s.tier is not Tier.PRE_RESTORE)
+    backups = (s for s in sets if server_of(s) and not s.safety)
     before = newest(s for s in backups if (s.time, s.id) < (good.time, good.id))
     if before is not None and server_of(before) != server_of(good):
         yield reason(

@@ -86,7 +86,7 @@ def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
 
     A safety set is none: it holds what a restore replaced.
     """
-    backups = (s for s in sets if s.good and s.tier is not Tier.PRE_RESTORE)
+    backups = (s for s in sets if s.good and not s.safety)
     return newest(s for s in backups if s.manifest is not None and s.manifest.database is not None)
 
 

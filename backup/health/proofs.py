@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from backup.health.model import Limits, Reason, failed, newest, newest_database, reason
-from backup.manifest import Tier
 from backup.records import Outcome, Run
 from backup.sets import StoredSet
 from backup.text import age
@@ -33,7 +32,7 @@ def proof_reason(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Re
     """Why the newest proven set is too old, or that there is none after a time in which there should be."""
     if not limits.proof:
         return None
-    proven = newest(each for each in sets if each.proven and each.tier is not Tier.PRE_RESTORE)
+    proven = newest(each for each in sets if each.proven and not each.safety)
     if proven is not None:
         if limits.proof_age is None or now - proven.time <= limits.proof_age:
             return None

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from backup.health.model import Limits, Reason, newest_database, reason
-from backup.manifest import Manifest, Tier, VolumePart
+from backup.manifest import Manifest, VolumePart
 from backup.sets import StoredSet
 from backup.text import plural, printable, size
 
@@ -28,7 +28,7 @@ _LOOK: Final = (
 def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
     """A newest dump that is tiny, and what has shrunk by more than half since the sets of the days before."""
     # A safety set holds what a restore was about to replace: that it held less is why somebody restored.
-    sets = [stored for stored in sets if stored.tier is not Tier.PRE_RESTORE]
+    sets = [stored for stored in sets if not stored.safety]
     good = newest_database(sets)
     if good is not None and good.manifest:
         yield from _tiny(good, good.manifest, limits)

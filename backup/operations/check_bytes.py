@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import queue
 import threading
 from collections.abc import Generator
 from pathlib import Path
@@ -16,6 +15,7 @@ from backup.progress import Progress
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
 from backup.stream import age, gzip
+from backup.stream.aside import Put, aside
 
 _BLOCK: Final = 1 << 20
 _AHEAD: Final = 4
@@ -135,31 +135,12 @@ class Stored:
 
 def ahead(items: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
     """`items` made by a thread of their own, a few ahead of the caller; their error is raised here. Close it."""
-    waiting: queue.Queue[bytes | BaseException | None] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
 
-    def work() -> None:
-        try:
+    def make(put: Put, stopped: threading.Event) -> None:
+        with contextlib.closing(items):
             for item in items:
-                waiting.put(item)
+                put(item)
                 if stopped.is_set():
                     return
-            waiting.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            waiting.put(error)
-        finally:
-            items.close()
 
-    thread = threading.Thread(target=work, name="reading", daemon=True)
-    thread.start()
-    try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                waiting.get_nowait()
-            thread.join(0.001)
+    yield from aside(make, "reading", _AHEAD)

@@ -60,13 +60,10 @@ class Shelf:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-@dataclass
-class Report:
-    """What was decided, and what has been done of it. `hold` says why nothing goes at all."""
+class Decided:
+    """What follows from the decisions of a cleanup, wherever the sets are."""
 
     decisions: Sequence[Decision]
-    hold: str
-    removed: list[StoredSet] = field(default_factory=list)
 
     @property
     def going(self) -> list[StoredSet]:
@@ -82,6 +79,15 @@ class Report:
     def exit_code(self) -> int:
         """0, or WAITS."""
         return WAITS if self.waiting else 0
+
+
+@dataclass
+class Report(Decided):
+    """What was decided, and what has been done of it. `hold` says why nothing goes at all."""
+
+    decisions: Sequence[Decision]
+    hold: str
+    removed: list[StoredSet] = field(default_factory=list)
 
     @property
     def words(self) -> str:

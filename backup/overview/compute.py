@@ -131,7 +131,7 @@ def _good(health: Health, policy: Policy) -> Clock:
 
 
 def _proven(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Clock:
-    stored = newest(each for each in sets if each.proven and each.tier is not Tier.PRE_RESTORE)
+    stored = newest(each for each in sets if each.proven and not each.safety)
     reason = proof_reason(sets, now, limits)
     note = "" if limits.proof_age else "no drill is scheduled"
     if stored is None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from backup.manifest import Tier
 from backup.plan.facts import Facts, Foreign, major, restored_volumes, source, wants_database, wants_media
 from backup.plan.space import Need, short
 from backup.sets import StoredSet
@@ -157,7 +156,7 @@ def _stored(given: StoredSet, facts: Facts) -> Iterator[Remark]:
         yield Remark(f"not checked: {named(given.verdict.unchecked)}", prove)
     elif given.manifest is None:
         yield Remark("an old script made it: it has no checksums and no row counts to check it by", prove)
-    if given.tier is Tier.PRE_RESTORE:
+    if given.safety:
         text = "it is a safety set: what an earlier restore was about to replace"
         yield Remark(text, "If you mean a backup, `list` shows them; `undo` is the quick way back from a restore.")
     for text in facts.less:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Final
 
 from backup.errors import BackupError, IntegrityError
+from backup.stream.aside import Put, aside
 
 # The library asks for 8 kB at a time and gives 64 kB; a buffer answers most of it without Python code.
 _BUFFER: Final = 1 << 20
@@ -103,37 +103,19 @@ def run(
 
 def through(chunks: Iterable[bytes], work: Callable[[io.BufferedReader, Writer], None]) -> Generator[bytes, None, None]:
     """What `work` makes of chunks, in a thread that ends with this generator. The chunks are left open."""
-    waiting: queue.Queue[bytes | BaseException | None] = queue.Queue(_QUEUED)
-    stopped = threading.Event()
 
-    def put(data: bytes) -> None:
-        if stopped.is_set():
-            raise EOFError("nobody reads on")
-        waiting.put(data)
-
-    def pull() -> Iterator[bytes]:
-        for chunk in chunks:
+    def make(put: Put, stopped: threading.Event) -> None:
+        def unless_stopped(data: bytes) -> None:
             if stopped.is_set():
                 raise EOFError("nobody reads on")
-            yield chunk
+            put(data)
 
-    def target() -> None:
-        try:
-            run(pull(), put, work)
-            waiting.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            waiting.put(error)
+        def pull() -> Iterator[bytes]:
+            for chunk in chunks:
+                if stopped.is_set():
+                    raise EOFError("nobody reads on")
+                yield chunk
 
-    thread = threading.Thread(target=target, name="age", daemon=True)
-    thread.start()
-    try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                waiting.get_nowait()
-            thread.join(0.001)
+        run(pull(), unless_stopped, work)
+
+    yield from aside(make, "age", _QUEUED)

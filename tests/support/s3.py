@@ -78,11 +78,9 @@ class Service:
 def ceph() -> Iterator[Service]:
     """Ceph's RADOS gateway, in memory. Where one of its daemons was not ready for the next, it is started anew."""
     with contextlib.ExitStack() as stack:
-        for _ in range(2):
-            with contextlib.suppress(AssertionError):
-                service = stack.enter_context(_ceph())
-                break
-        else:
+        try:
+            service = stack.enter_context(_ceph())
+        except AssertionError:
             service = stack.enter_context(_ceph())
         yield service
 

@@ -17,7 +17,7 @@ from backup.offsite.model import Book, Copy
 from backup.offsite.told import PRUNE
 from backup.operations import runs
 from backup.operations.offsite.place import Shop, listed, manifest_of
-from backup.operations.prune import WAITS
+from backup.operations.prune import WAITS, Decided
 from backup.records import Outcome, Run, new_run_id
 from backup.retention import Decision, Policy, decide, identity_of, stale
 from backup.sets import StoredSet, Verdict, newest_good
@@ -39,7 +39,7 @@ class Request:
 
 
 @dataclass
-class Report:
+class Report(Decided):
     """What was decided and done. `leftovers` are objects of uploads that never ended; `ends` is by set."""
 
     place: str
@@ -49,21 +49,6 @@ class Report:
     leftovers: list[RemoteSet]
     ends: dict[str, Removal] = field(default_factory=dict)
     freed: int = 0
-
-    @property
-    def going(self) -> list[StoredSet]:
-        """The sets to remove, oldest first."""
-        return sorted((d.stored for d in self.decisions if not d.keep), key=lambda s: (s.time, s.id))
-
-    @property
-    def waiting(self) -> int:
-        """How many sets wait for a person."""
-        return sum(decision.waits for decision in self.decisions)
-
-    @property
-    def exit_code(self) -> int:
-        """0, or that of a cleanup that leaves something to a person. That the place keeps sets is no failure."""
-        return WAITS if self.waiting else 0
 
     @property
     def words(self) -> str:

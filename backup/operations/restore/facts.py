@@ -17,7 +17,7 @@ from backup.database.server import roles as roles_there
 from backup.errors import EngineError
 from backup.health import Limits, shrink
 from backup.journal import JournalFile, KeptFile, commands, words
-from backup.manifest import Manifest, Tier
+from backup.manifest import Manifest
 from backup.operations.restore import loading
 from backup.operations.restore.shop import Shop
 from backup.plan import Facts, Foreign, LiveDatabase, Server, Volume
@@ -56,7 +56,7 @@ def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"]
 
 def _less(shop: Shop, stored: StoredSet) -> tuple[str, ...]:
     """In what a backup holds far less than those before it: then it may be one of the damage."""
-    if not stored.good or stored.manifest is None or stored.tier is Tier.PRE_RESTORE:
+    if not stored.good or stored.manifest is None or stored.safety:
         return ()
     before = [each for each in shop.catalog.sets() if (each.time, each.id) < (stored.time, stored.id)]
     # Of what the set does not hold, an earlier one is the newest.

@@ -64,7 +64,7 @@ def first(shop: Shop, who: str) -> None:
         giveway.ask(shop.catalog.root, "restore")
 
 
-def kept(root: Path, zone: ZoneInfo) -> str:
+def kept_words(root: Path, zone: ZoneInfo) -> str:
     """In words, what `undo` brings back."""
     found = KeptFile(root).read()
     if found is None:
