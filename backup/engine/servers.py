@@ -35,6 +35,8 @@ SETTINGS: Final[Mapping[str, str]] = {
     # with 256MB in 16 to 20 s. B-trees gained nothing from more.
     "maintenance_work_mem": "64MB",
     "max_connections": "20",
+    # A load is one transaction, which holds some four locks per table: enough for 40,000 tables.
+    "max_locks_per_transaction": "8192",
 }
 # How images of the official kind name their entrypoint. It would start the server twice; unless it has more to do than
 # to make an empty cluster, that is done directly. Sockets are for the entrypoint alone: we come by loopback.

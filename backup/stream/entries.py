@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from backup.stream.filters import COLUMN, END, NAME
+from backup.stream.filters import COLUMN, END, NAME, frozen
 from backup.stream.load import WithoutDrops
 
 _TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
@@ -25,7 +25,8 @@ _FOREIGN: Final = re.compile(
 )
 _PARENT: Final = re.compile(rb"((?:" + COLUMN + rb"\.)?" + COLUMN + rb")")
 _ATTACHED: Final = re.compile(rb"^ALTER TABLE ONLY " + _TABLE + rb" ATTACH PARTITION " + _TABLE + rb" ", re.MULTILINE)
-_MADE: Final = re.compile(rb"^CREATE (?:UNLOGGED |FOREIGN )?TABLE " + _TABLE + rb" ", re.MULTILINE)
+_MADE: Final = re.compile(rb"^CREATE (UNLOGGED |FOREIGN )?TABLE " + _TABLE + rb" ", re.MULTILINE)
+_PARTED: Final = re.compile(rb"^PARTITION BY ", re.MULTILINE)
 _INHERITS: Final = re.compile(rb"^INHERITS \((.*)\)", re.MULTILINE)
 _SETTINGS: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)+--\n\Z", re.MULTILINE)
 _SETTING: Final = re.compile(rb"SET (\w+) = [^\n]*;\n")
@@ -64,11 +65,17 @@ class Entry:
 class Split:
     """A Watcher of a dump. `write` gets what comes before the first index or constraint; `entries` has the rest.
 
-    `rows_done` is called in between. `settings` is what each session has to begin with, `trailer` what it ends with.
+    `freeze`: all that is written is one transaction, so rows of tables that it makes may come in frozen: no later scan
+    has to mark each of them and write its page again. `rows_done` is called in between. `settings` is what each session
+    has to begin with, `trailer` what it ends with.
     """
 
-    def __init__(self, write: Callable[[bytes], None], rows_done: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, write: Callable[[bytes], None], rows_done: Callable[[], None] = lambda: None, *, freeze: bool = False
+    ) -> None:
         self._write, self._rows_done = write, rows_done
+        self._freeze, self._copying = freeze, False
+        self._freezable: set[bytes] = set()
         self.entries: list[Entry] = []
         self.trailer = b""
         self._loaded = WithoutDrops()
@@ -106,9 +113,13 @@ class Split:
     def table(self, table: str) -> None:
         """See Watcher."""
         self._table = table.encode(errors="surrogateescape")
+        self._copying = True
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
+        if self._copying:
+            self._copying = False
+            data = frozen(data) if self._table in self._freezable else data
         if self._kind == "TABLE DATA":
             self._bytes[self._table] = self._bytes.get(self._table, 0) + len(data)
         elif self._holding or self._kind in _RELATING:
@@ -131,7 +142,7 @@ class Split:
         self._text = []
         if not self._holding:
             self._held = 0
-            self._note_kin(text)
+            self._note_table(text)
         elif self._kind == END:
             self.trailer = text
         else:
@@ -140,12 +151,15 @@ class Split:
             self._current.update((match[1], match[0]) for match in _SETTING.finditer(found[0]))
         self._tail = b""
 
-    def _note_kin(self, text: bytes) -> None:
+    def _note_table(self, text: bytes) -> None:
         if self._kind == "TABLE ATTACH":
             for match in _ATTACHED.finditer(text):
                 self._kin.update(match.groups())
-        elif self._kind in _RELATING and (parents := _INHERITS.search(text)) and (made := _MADE.search(text)):
-            self._kin.update((made[1], *_PARENT.findall(parents[1])))
+        elif self._kind in _RELATING and (made := _MADE.search(text)):
+            if parents := _INHERITS.search(text):
+                self._kin.update((made[2], *_PARENT.findall(parents[1])))
+            if self._freeze and made[1] != b"FOREIGN " and not _PARTED.search(text):
+                self._freezable.add(made[2])
 
     def _add(self, text: bytes) -> None:
         if _STATEFUL.search(text):

@@ -26,6 +26,7 @@ _LEAD: Final = re.compile(rb"(?:\n--\n)?(?:\n|(?:ALTER TABLE|SET) [^\n]*;\n)*")
 _COPY: Final = re.compile(
     rb"COPY ((?:" + NAME + rb"\.)?" + NAME + rb") +(?:\(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) )?FROM stdin;\n"
 )
+_TO_COPY: Final = re.compile(rb"(?:-- [^\n]*)?" + _LEAD.pattern + _COPY.pattern)
 _END_OF_ROWS: Final = b"\n\\.\n"
 _HEAD: Final = 4096
 _TAIL: Final = 2048
@@ -173,6 +174,14 @@ class DumpReader:
         if self._watcher and end > self._told:
             self._watcher.data(text[self._told : end])
             self._told = end
+
+
+def frozen(data: bytes) -> bytes:
+    """The first bytes of a table's rows with a COPY statement that leaves them as VACUUM FREEZE would."""
+    if not (copy := _TO_COPY.match(data)):
+        return data
+    end = copy.end() - len(b";\n")
+    return b"%b (FREEZE)%b" % (data[:end], data[end:])
 
 
 def _title(match: re.Match[bytes]) -> tuple[str, str]:

@@ -369,3 +369,11 @@ def test_a_scheduled_drill_waits_for_a_backup(target: Sidecar, servers: Callable
         output, _ = second.communicate(timeout=120)
     assert second.returncode == 0, output
     assert target.runs()[0].operation == "drill" and target.runs()[0].trigger == "schedule"
+
+
+def test_a_database_of_very_many_tables_is_proven(sidecar: Sidecar, server: Server) -> None:
+    """A load in one transaction holds locks of all of them: more than a server as it comes has room for."""
+    made = "".join(f"CREATE TABLE t{number} (id serial PRIMARY KEY, name text);\n" for number in range(1200))
+    server.load(sidecar.environment["DB_NAME"], made.encode())
+    created(sidecar)
+    assert drilled(sidecar)["differences"] == []

@@ -59,10 +59,10 @@ def foreign(name: str, to: str) -> bytes:
 TABLES = HEAD + table("a") + table("b") + rows("a") + rows("b")
 
 
-def split(dump: bytes, step: int = 1 << 20) -> tuple[Split, bytes, list[int]]:
+def split(dump: bytes, step: int = 1 << 20, *, freeze: bool = False) -> tuple[Split, bytes, list[int]]:
     """The split, what went through at once, and how much of that when the rows were done."""
     written, done = bytearray(), []
-    found = Split(written.extend, lambda: done.append(len(written)))
+    found = Split(written.extend, lambda: done.append(len(written)), freeze=freeze)
     reader = DumpReader(found)
     for start in range(0, len(dump), step):
         reader.feed(dump[start : start + step])
@@ -91,6 +91,24 @@ def test_rows_go_through_and_the_rest_is_kept_in_pieces(step: int) -> None:
     assert found.settings.endswith(b"set_config('search_path', '', false);\n\n") and b"\\restrict" in found.settings
     both = written + b"".join(each.script for each in found.entries)
     assert both.count(b"CREATE TABLE") == 2 and both.count(b"ADD CONSTRAINT") == 3 and both.count(b"CREATE INDEX") == 1
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_rows_are_frozen_where_the_same_transaction_made_their_table(step: int) -> None:
+    foreign_table = entry("FOREIGN TABLE", "f", "CREATE FOREIGN TABLE public.f (\n    id integer\n)\nSERVER s;")
+    parted = table("p", "\nPARTITION BY RANGE (id);")
+    made = HEAD + table("a") + table("b").replace(b"CREATE", b"CREATE UNLOGGED") + foreign_table + parted
+    dump = made + b"".join(map(rows, ("a", "b", "f", "p", "elsewhere"))) + unique("a") + TRAILER
+    _, written, _ = split(dump, step, freeze=True)
+    _, plain, _ = split(dump, step)
+    frozen = [name for name in "abfp" if b"COPY public.%b (id) FROM stdin (FREEZE);\n" % name.encode() in written]
+    assert frozen == ["a", "b"] and written.replace(b" (FREEZE)", b"") == plain and b"FREEZE" not in plain
+
+
+def test_a_value_that_looks_like_a_copy_statement_stays_as_it_is() -> None:
+    value = rows("a").replace(b"1\n", b"COPY public.a (id) FROM stdin;\n")
+    _, written, _ = split(HEAD + table("a") + value + TRAILER, freeze=True)
+    assert written.count(b"(FREEZE)") == 1 and b"COPY public.a (id) FROM stdin;\n2\n" in written
 
 
 def test_what_needs_different_tables_is_built_together_and_keys_before_what_names_them() -> None:

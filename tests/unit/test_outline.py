@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.stream.outline import Outline, differences, same_order
+from backup.stream.outline import Outline, differences, in_question, same_order
 
 DUMP = rb"""--
 -- PostgreSQL database dump
@@ -126,8 +126,8 @@ KEYS = [
 ]
 
 
-def outline(data: bytes, cuts: list[int] | None = None) -> Outline:
-    made = Outline()
+def outline(data: bytes, cuts: list[int] | None = None, *, unordered: bool = True) -> Outline:
+    made = Outline(unordered=unordered)
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts or []}), len(data)]
     for start, end in zip(edges, edges[1:], strict=False):
         made.feed(data[start:end])
@@ -220,6 +220,20 @@ def test_the_order_of_objects_is_no_difference() -> None:
     table, end = DUMP.index(b"-- Data for Name: BLOBS"), DUMP.index(b"-- PostgreSQL database dump complete\n--\n")
     one, two = outline(DUMP), outline(DUMP[:table] + DUMP[index:end] + DUMP[table:index] + DUMP[end:])
     assert differences(one, two) == [] and not same_order(one, two) and same_order(one, one)
+
+
+def test_rows_in_another_order_are_in_question_until_someone_has_looked() -> None:
+    start = DUMP.rindex(copy := b"COPY public.two (a, b) FROM stdin;\n") + len(copy)
+    end = DUMP.index(b"\n\\.\n", start) + 1
+    rows = DUMP[start:end].splitlines(keepends=True)
+    turned = DUMP[:start] + b"".join(reversed(rows)) + DUMP[end:]
+    assert turned != DUMP
+    expected = outline(DUMP)
+    assert not in_question(expected, outline(DUMP, unordered=False))
+    assert in_question(expected, outline(turned, unordered=False))
+    assert differences(expected, outline(turned, unordered=False)) != []
+    looked = outline(turned)
+    assert not in_question(expected, looked) and differences(expected, looked) == []
 
 
 def test_a_long_list_is_cut() -> None:
