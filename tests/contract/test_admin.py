@@ -250,7 +250,7 @@ def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(
         started = time.monotonic()
         with pytest.raises(Interrupted):
             exchange.exchange(replace(at.login, user=role, password="x"), at.wanted)
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 5.5
         assert at.what(at.live) == "old", "and its lock is free again"
     assert exchange.state(at.login, at.wanted) == "before" and not exchange_sessions(at.server)
     assert not caplog.records, "no rollback was tried over a connection that was busy"

@@ -114,7 +114,7 @@ def test_targets_that_are_down_or_silent_hold_up_no_other_and_show_no_address() 
         found = send(
             {"BACKUP_NOTIFY_URLS": " ".join(urls), "BACKUP_HEARTBEAT_URL": f"http://127.0.0.1:{port}/{CANARY}"}, 2
         )
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 5.5
         assert found["xml://127.0.0.1"].error == "" and found["xml://127.0.0.1"].seconds < 2
         silent = [receipt for name, receipt in found.items() if not name.startswith("xml")]
         assert len(silent) == 3 and all(receipt.error and CANARY not in receipt.error for receipt in silent)
@@ -515,7 +515,7 @@ def test_a_delivery_that_hangs_does_not_hold_up_the_end_of_the_service(
         eventually(lambda: any(b"--deliver" in Path(f"/proc/{p.pid}/cmdline").read_bytes() for p in service.children()))
         begun = time.monotonic()
         assert service.end(signal.SIGTERM) == 0
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - begun < 10
     assert service.left() == []
     assert Outbox(service.root).messages()  # it waits for the next start
 

@@ -236,8 +236,8 @@ SLOW_DRILL = """
 import sys, time
 from backup.cli import main
 from backup.operations import drill
-dump = drill._Drill._dump
-drill._Drill._dump = lambda self, *rest: (time.sleep(300), dump(self, *rest))
+dump = drill._Drill._dumped
+drill._Drill._dumped = lambda self, *rest: (time.sleep(300), dump(self, *rest))[1]
 sys.exit(main(sys.argv[1:]))
 """
 

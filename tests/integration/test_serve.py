@@ -303,7 +303,7 @@ def test_an_idle_service_ends_at_once(service: Service, number: int) -> None:
     service.up()
     begun = time.monotonic()
     assert service.end(number) == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8
     assert "every job is off" in service.output()
 
 
@@ -495,7 +495,7 @@ def test_a_frozen_scheduler_is_red_and_still_ends(service: Service) -> None:
     assert (body["status"], body["checks"]["scheduler:state"]) == ("fail", [{"observedValue": "stopped"}])
     begun = time.monotonic()
     assert service.end() == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8
     assert service.left() == []
 
 
@@ -508,7 +508,7 @@ def test_a_running_job_is_told_to_end_and_waited_for(service: Service) -> None:
     eventually(service.lines)
     begun = time.monotonic()
     assert service.end() == 0
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 9
     # One job, told once; its own child, left alone by it, is gone as well.
     assert service.lines() == ["a b create --scheduled daily TZ=Asia/Manila", "term"]
     assert service.left() == []
@@ -541,7 +541,7 @@ def test_a_job_that_does_not_listen_is_killed_after_the_grace(service: Service) 
     service.process.terminate()
     eventually(lambda: service.ask("/livez")[0] == 503)  # still there, while it waits
     assert service.process.wait(20) == 143
-    assert 1 <= time.monotonic() - begun < 6
+    assert 1 <= time.monotonic() - begun < 20
     assert "was killed" in service.output()
     assert service.left() == []
 
@@ -562,7 +562,7 @@ def test_it_ends_while_the_way_to_the_database_hangs(service: Service) -> None:
     service.up()
     begun = time.monotonic()
     assert service.end() == 0
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8
 
 
 def test_it_ends_while_the_backup_disk_hangs_from_the_start(service: Service) -> None:
@@ -573,7 +573,7 @@ def test_it_ends_while_the_backup_disk_hangs_from_the_start(service: Service) ->
     time.sleep(6)  # it has stopped waiting for the disk
     begun = time.monotonic()
     assert service.end() == 0
-    assert time.monotonic() - begun < 4 and not service.lines()
+    assert time.monotonic() - begun < 8 and not service.lines()
 
 
 def test_it_ends_while_the_backup_disk_hangs_later_on(service: Service) -> None:
@@ -586,7 +586,7 @@ def test_it_ends_while_the_backup_disk_hangs_later_on(service: Service) -> None:
     assert service.scheduler()
     begun = time.monotonic()
     assert service.end() == 0
-    assert time.monotonic() - begun < 4 and "term" in service.lines()
+    assert time.monotonic() - begun < 8 and "term" in service.lines()
 
 
 def test_it_begins_when_the_disk_answers_at_last(service: Service) -> None:
@@ -624,7 +624,7 @@ def test_it_ends_while_the_engine_hangs(tmp_path: Path, supercronic: str) -> Non
                 begun = time.monotonic()
                 os.kill(next(p.pid for p in scan() if p.parent == process.pid), signal.SIGTERM)
                 assert process.wait(10) == 0
-                assert time.monotonic() - begun < 3
+                assert time.monotonic() - begun < 8
             finally:
                 for pid in [p.pid for p in scan() if p.parent == process.pid]:
                     os.kill(pid, signal.SIGKILL)
@@ -665,7 +665,7 @@ def test_what_was_started_by_exec_is_told_to_end(service: Service, visit: tuple[
         begun = time.monotonic()
         os.kill(inner, signal.SIGTERM)
         assert outer.wait(20) == 0
-        assert 0.5 <= time.monotonic() - begun < 5
+        assert 0.5 <= time.monotonic() - begun < 9
         assert service.lines().count("told") == 1
         visitor.stdin.close()
     assert service.left() == []
