@@ -31,7 +31,7 @@ class Load:
     def __init__(self, clients: Clients, run: str, first: Dialogue, *, together: bool, least: int) -> None:
         self._clients, self._run, self._first = clients, run, first
         self._together, self._least = together, least
-        self.split = Split(first.load.write, self._commit, freeze=together)
+        self.split = Split(first.load.write, self._commit, together=together)
         self.rows_done = 0.0
         if together:
             first.load.write(b"BEGIN;\n")

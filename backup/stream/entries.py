@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from backup.stream.filters import COLUMN, END, NAME, frozen
+from backup.stream.filters import COLUMN, END, END_OF_ROWS, NAME, frozen
 from backup.stream.load import WithoutDrops
 
 _TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
@@ -65,16 +65,16 @@ class Entry:
 class Split:
     """A Watcher of a dump. `write` gets what comes before the first index or constraint; `entries` has the rest.
 
-    `freeze`: all that is written is one transaction, so rows of tables that it makes may come in frozen: no later scan
-    has to mark each of them and write its page again. `rows_done` is called in between. `settings` is what each session
-    has to begin with, `trailer` what it ends with.
+    `together`: all that is written is one transaction. Rows of tables that the dump makes come in frozen, in that
+    transaction or, if they are many, in one of their own: no later scan has to mark each and write its page again.
+    `rows_done` is called in between. `settings` is what each session has to begin with, `trailer` what it ends with.
     """
 
     def __init__(
-        self, write: Callable[[bytes], None], rows_done: Callable[[], None] = lambda: None, *, freeze: bool = False
+        self, write: Callable[[bytes], None], rows_done: Callable[[], None] = lambda: None, *, together: bool = False
     ) -> None:
         self._write, self._rows_done = write, rows_done
-        self._freeze, self._copying = freeze, False
+        self._together, self._copying, self._within = together, False, False
         self._freezable: set[bytes] = set()
         self.entries: list[Entry] = []
         self.trailer = b""
@@ -119,7 +119,7 @@ class Split:
         """See Watcher."""
         if self._copying:
             self._copying = False
-            data = frozen(data) if self._table in self._freezable else data
+            data = self._frozen(data) if self._table in self._freezable else data
         if self._kind == "TABLE DATA":
             self._bytes[self._table] = self._bytes.get(self._table, 0) + len(data)
         elif self._holding or self._kind in _RELATING:
@@ -138,6 +138,9 @@ class Split:
 
     def _close(self) -> None:
         """An object ends, and with it what the dump sets for those that come."""
+        if self._within:
+            self._within = False
+            self._write(b"COMMIT;\n")
         text = b"".join(self._text)
         self._text = []
         if not self._holding:
@@ -151,6 +154,14 @@ class Split:
             self._current.update((match[1], match[0]) for match in _SETTING.finditer(found[0]))
         self._tail = b""
 
+    def _frozen(self, data: bytes) -> bytes:
+        if self._together:
+            return frozen(data)
+        if END_OF_ROWS in data:
+            return data  # so few that a transaction, and a new file for them, would cost more
+        self._within = True
+        return frozen(data, b"BEGIN;\nTRUNCATE ONLY %b;\n" % self._table)
+
     def _note_table(self, text: bytes) -> None:
         if self._kind == "TABLE ATTACH":
             for match in _ATTACHED.finditer(text):
@@ -158,7 +169,7 @@ class Split:
         elif self._kind in _RELATING and (made := _MADE.search(text)):
             if parents := _INHERITS.search(text):
                 self._kin.update((made[2], *_PARENT.findall(parents[1])))
-            if self._freeze and made[1] != b"FOREIGN " and not _PARTED.search(text):
+            if made[1] != b"FOREIGN " and not _PARTED.search(text):
                 self._freezable.add(made[2])
 
     def _add(self, text: bytes) -> None:

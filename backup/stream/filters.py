@@ -26,8 +26,8 @@ _LEAD: Final = re.compile(rb"(?:\n--\n)?(?:\n|(?:ALTER TABLE|SET) [^\n]*;\n)*")
 _COPY: Final = re.compile(
     rb"COPY ((?:" + NAME + rb"\.)?" + NAME + rb") +(?:\(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) )?FROM stdin;\n"
 )
-_TO_COPY: Final = re.compile(rb"(?:-- [^\n]*)?" + _LEAD.pattern + _COPY.pattern)
-_END_OF_ROWS: Final = b"\n\\.\n"
+_TO_COPY: Final = re.compile(rb"((?:-- [^\n]*)?" + _LEAD.pattern + rb")" + _COPY.pattern)
+END_OF_ROWS: Final = b"\n\\.\n"
 _HEAD: Final = 4096
 _TAIL: Final = 2048
 _LONGEST: Final = 64 << 20
@@ -149,13 +149,13 @@ class DumpReader:
 
     def _in_rows(self, text: bytes, position: int) -> int:
         """Count rows from `position` to the terminator; returns where SQL goes on, or -1 at the end of `text`."""
-        end = text.find(_END_OF_ROWS, max(position - 1, 0))
+        end = text.find(END_OF_ROWS, max(position - 1, 0))
         if end >= 0:
             self.rows[self._table] += text.count(b"\n", position, end + 1)
             self._table = ""
-            return end + len(_END_OF_ROWS)
+            return end + len(END_OF_ROWS)
         # The last three bytes may be the beginning of the terminator: they are judged with the next chunk.
-        keep = max(len(text) - len(_END_OF_ROWS) + 1, position - 1, 0)
+        keep = max(len(text) - len(END_OF_ROWS) + 1, position - 1, 0)
         counted = max(keep, position)
         self.rows[self._table] += text.count(b"\n", position, counted)
         return self._hold(text, keep, counted, len(text))
@@ -176,12 +176,12 @@ class DumpReader:
             self._told = end
 
 
-def frozen(data: bytes) -> bytes:
-    """The first bytes of a table's rows with a COPY statement that leaves them as VACUUM FREEZE would."""
+def frozen(data: bytes, before: bytes = b"") -> bytes:
+    """The first bytes of a table's rows, with `before` and a COPY statement that leaves them as VACUUM FREEZE would."""
     if not (copy := _TO_COPY.match(data)):
         return data
     end = copy.end() - len(b";\n")
-    return b"%b (FREEZE)%b" % (data[:end], data[end:])
+    return b"".join((copy[1], before, data[copy.end(1) : end], b" (FREEZE)", data[end:]))
 
 
 def _title(match: re.Match[bytes]) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pytest
 
 from backup.stream.entries import Entry, Queue, Split
@@ -59,10 +61,10 @@ def foreign(name: str, to: str) -> bytes:
 TABLES = HEAD + table("a") + table("b") + rows("a") + rows("b")
 
 
-def split(dump: bytes, step: int = 1 << 20, *, freeze: bool = False) -> tuple[Split, bytes, list[int]]:
+def split(dump: bytes, step: int = 1 << 20, *, together: bool = False) -> tuple[Split, bytes, list[int]]:
     """The split, what went through at once, and how much of that when the rows were done."""
     written, done = bytearray(), []
-    found = Split(written.extend, lambda: done.append(len(written)), freeze=freeze)
+    found = Split(written.extend, lambda: done.append(len(written)), together=together)
     reader = DumpReader(found)
     for start in range(0, len(dump), step):
         reader.feed(dump[start : start + step])
@@ -85,7 +87,7 @@ def orders(entries: list[Entry], sessions: int = 2) -> list[list[int]]:
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
 def test_rows_go_through_and_the_rest_is_kept_in_pieces(step: int) -> None:
     dump = TABLES + unique("a") + unique("b") + index("i", "a") + foreign("b", "a") + TRAILER
-    found, written, done = split(dump, step)
+    found, written, done = split(dump, step, together=True)
     assert written.endswith(b"\\.\n\n\n--\n") and b"DROP CONSTRAINT" not in written and done == [len(written)]
     assert len(found.entries) == 4 and found.trailer == TRAILER[3:]
     assert found.settings.endswith(b"set_config('search_path', '', false);\n\n") and b"\\restrict" in found.settings
@@ -99,15 +101,27 @@ def test_rows_are_frozen_where_the_same_transaction_made_their_table(step: int) 
     parted = table("p", "\nPARTITION BY RANGE (id);")
     made = HEAD + table("a") + table("b").replace(b"CREATE", b"CREATE UNLOGGED") + foreign_table + parted
     dump = made + b"".join(map(rows, ("a", "b", "f", "p", "elsewhere"))) + unique("a") + TRAILER
-    _, written, _ = split(dump, step, freeze=True)
-    _, plain, _ = split(dump, step)
+    _, written, _ = split(dump, step, together=True)
+    plain = written.replace(b" (FREEZE)", b"")
+    assert plain == split(dump)[1]
     frozen = [name for name in "abfp" if b"COPY public.%b (id) FROM stdin (FREEZE);\n" % name.encode() in written]
-    assert frozen == ["a", "b"] and written.replace(b" (FREEZE)", b"") == plain and b"FREEZE" not in plain
+    assert frozen == ["a", "b"]
+
+
+def test_many_rows_are_frozen_in_a_transaction_of_their_own() -> None:
+    many = b"".join(b"%d\n" % number for number in range(1000))
+    dump = HEAD + table("a") + table("b") + rows("a").replace(b"1\n", many) + rows("b") + unique("a") + TRAILER
+    _, written, _ = split(dump, 1500)
+    begin, end = written.index(b"BEGIN;\nTRUNCATE ONLY public.a;\nCOPY public.a "), written.index(b"COMMIT;\n")
+    assert many in written[begin:end] and written[begin:end].endswith(b"\\.\n\n\n--\n")
+    assert written.count(b"(FREEZE)") == written.count(b"TRUNCATE") == 1 and written.index(b"COPY public.b ") > end
+    added = (b"BEGIN;\nTRUNCATE ONLY public.a;\n", b" (FREEZE)", b"COMMIT;\n")
+    assert reduce(lambda text, piece: text.replace(piece, b"", 1), added, written) == split(dump)[1]
 
 
 def test_a_value_that_looks_like_a_copy_statement_stays_as_it_is() -> None:
     value = rows("a").replace(b"1\n", b"COPY public.a (id) FROM stdin;\n")
-    _, written, _ = split(HEAD + table("a") + value + TRAILER, freeze=True)
+    _, written, _ = split(HEAD + table("a") + value + TRAILER, together=True)
     assert written.count(b"(FREEZE)") == 1 and b"COPY public.a (id) FROM stdin;\n2\n" in written
 
 
