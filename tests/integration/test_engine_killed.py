@@ -1,4 +1,4 @@
-"""The Docker engine is killed under a backup, a drill or a restore, alone or together with the sidecar.
+"""The Docker engine is killed under a backup or a drill, alone or together with the sidecar.
 
 Not the engine that all other tests share: one of this module's own. What it has in it is gone with it.
 """
@@ -6,56 +6,20 @@ Not the engine that all other tests share: one of this module's own. What it has
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-from tests.support.breaking import running, with_application
-from tests.support.database import Server, start_server
-from tests.support.engine import Engine, engine
-from tests.support.faults import dumping, ended, eventually, failed, fill_big, judge, nothing_left, under_way
-from tests.support.restoring import Target
-from tests.support.sidecar import Result, Sidecar
+from tests.support.breaking import interrupted
+from tests.support.database import Server
+from tests.support.engine import KILLS, Engine, well
+from tests.support.faults import docker, dumping, ended, failed, fill_big, judge, nothing_left, under_way
+from tests.support.sidecar import Sidecar
 
-IMAGES = ("obcms-test/postgres:17", "obcms-test/app:latest")
-OLD, NEW = ("old", "old"), ("new", "new")
 CREATE = ("create", "daily", "--only", "database")
-LARGE = "CREATE TABLE large AS SELECT i, md5(i::text) AS body FROM generate_series(1, 300000) i"
-# `live`: with --live-restore, containers go on while it is away. Else it ends them when it is started again.
-KILLS: Final[dict[str, Callable[[Engine], None]]] = {
-    "engine": Engine.kill,
-    "live": Engine.kill,
-    "containerd": Engine.kill_containerd,
-    "power": Engine.power_cut,
-}
-
-
-@pytest.fixture(scope="module")
-def doomed() -> Iterator[Engine]:
-    """An engine to be killed. All that this module asks of Docker, it asks of this one."""
-    with engine(*IMAGES) as made, pytest.MonkeyPatch.context() as patch:
-        for name, value in made.env.items():
-            patch.setenv(name, value)
-        yield made
-
-
-@pytest.fixture(scope="module")
-def victim(doomed: Engine) -> Server:
-    """The database in it."""
-    return start_server(17, "doomed", restart_policy={"Name": "unless-stopped"})
-
-
-def well(doomed: Engine, victim: Server, way: str = "") -> None:
-    """The engine is there again, and what an operator looks to first: the database."""
-    if doomed.process is None:
-        doomed.start(live_restore=way == "live")
-    eventually(lambda: doomed.docker("start", victim.container.id, check=False), 60)
-    victim.wait()
-
-
-# --- backup -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -124,109 +88,68 @@ def test_a_backup_without_an_engine(backing: Sidecar, doomed: Engine, victim: Se
     assert backing.files() == before
 
 
-# --- restore ------------------------------------------------------------------------------------------------------
+# --- drill --------------------------------------------------------------------------------------------------------
 
-
-@pytest.fixture(scope="module")
-def module_target(tmp_path_factory: pytest.TempPathFactory, victim: Server) -> Iterator[Target]:
-    made = Target.make(tmp_path_factory.mktemp("target"), victim)
-    yield from with_application(made, "--restart=unless-stopped")
+# Stands still where a drill would load the set, or dump what it has loaded.
+WAITING = """
+import os, subprocess, sys
+from backup.cli import main
+from backup.operations import drill
+method = os.environ.get("BREAK_AT")
+if method:
+    do = getattr(drill._Drill, method)
+    def waiting(self, *rest):
+        subprocess.run(os.environ["BREAK_COMMAND"], shell=True, check=True)
+        return do(self, *rest)
+    setattr(drill._Drill, method, waiting)
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture
-def target(module_target: Target, doomed: Engine, victim: Server) -> Iterator[Target]:
-    """A set of the old state with the new one live; afterwards it is so again, whatever became of it."""
-    yield module_target
+def drilled(tmp_path: Path, doomed: Engine, victim: Server) -> Iterator[Sidecar]:
+    """A sidecar with one good set. In the end it is proven, and nothing is left of any drill."""
+    program = tmp_path / "waiting.py"
+    program.write_text(WAITING)
+    sidecar = replace(Sidecar.make(tmp_path, victim), program=program)
+    small(sidecar)
+    before, there = sidecar.files(), volumes()
+    yield sidecar
     well(doomed, victim)
-    module_target.sidecar.run("restore", "--resume")
-    if module_target.live() == OLD:
-        result = module_target.sidecar.run("undo", "--force")
-        assert result.code == 0, result.output
-    module_target.sidecar.run("undo", "--discard", "--force")
-    module_target.unchanged()
+    assert before.items() <= sidecar.files().items()
+    result = sidecar.run("drill", "latest")
+    assert result.code == 0 and "is proven" in result.output, result.output
+    nothing_left(sidecar, victim)
+    assert volumes() == there, "the data of a throw-away server are left"
 
 
-def broken(target: Target, doomed: Engine, step: str, way: str, *, both: bool = False) -> Result:
-    """A restore under which the engine is killed at a step of the journal; `both`: the sidecar as well."""
-    here, done = (target.sidecar.root.parent / name for name in ("here", "done"))
-    wait = f"[ -e {done} ] || {{ touch {here}; while [ ! -e {done} ]; do sleep 0.02; done; }}"
-    words = ("restore", target.stored().id, "--force", "--no-safety")
-    try:
-        with under_way(target.sidecar, *words, BREAK_STEP=step, BREAK_COMMAND=wait) as process:
-            eventually(lambda: here.exists() or process.poll() is not None, 60)
-            if both:
-                process.kill()
-            KILLS[way](doomed)
-            done.touch()
-            return ended(process, 120)
-    finally:
-        here.unlink(missing_ok=True)
-        done.unlink(missing_ok=True)
+def volumes() -> list[str]:
+    return sorted(docker("volume", "ls", "-q").split())
 
 
-def named(target: Target, result: Result, step: str) -> None:
-    """A command names the step and both ways out of it."""
-    assert result.code == 51 and "Traceback" not in result.output, result.output
-    for word in (step, "--resume", "--rollback", target.stored().id):
-        assert word in result.output, f"{word!r} is not in: {result.output}"
-
-
-STEPS = [
-    ("loading", "engine", "--resume", NEW),
-    ("loading", "power", "--rollback", NEW),
-    ("extracting", "live", "--rollback", NEW),
-    ("ready", "engine", "--resume", NEW),
-    ("ready", "live", "--resume", NEW),
-    ("stopping", "power", "--rollback", NEW),
-    ("swapping database", "engine", "--resume", NEW),
-    ("swapping media", "engine", "--rollback", NEW),
-    ("swapping media", "live", "--resume", NEW),
-    ("swapped", "live", "--resume", OLD),
-    ("starting", "engine", "--resume", OLD),
-]
-
-
-@pytest.mark.parametrize(("step", "way", "command", "end"), STEPS)
-def test_at_a_step_of_a_restore(
-    target: Target, doomed: Engine, victim: Server, step: str, way: str, command: str, end: tuple[str, str]
+@pytest.mark.parametrize(
+    ("at", "way", "both"),
+    [("_load", "engine", False), ("_load", "power", True), ("_dump", "live", False), ("_dump", "engine", True)],
+)
+def test_in_the_middle_of_a_drill(
+    drilled: Sidecar, doomed: Engine, victim: Server, at: str, way: str, both: bool
 ) -> None:
-    result = broken(target, doomed, step, way)
-    print(result.output)
-    named(target, result, "stopped at")
-    assert target.journal.exists() and target.sidecar.runs()[0].exit_code == 51
-    print(target.sidecar.run("status").output)
-    still = target.sidecar.run("restore", command)
-    print(still.output)
-    named(target, still, "stopped at")
+    """It says nothing of the set: neither that it is proven, nor that it is not."""
+
+    def harm(process: subprocess.Popen[str]) -> None:
+        if both:
+            process.kill()
+        KILLS[way](doomed)
+
+    before = drilled.sets()[0]
+    result = interrupted(drilled, "drill", before.id, harm=harm, BREAK_AT=at)
+    assert drilled.sets()[0].verdict == before.verdict and before.state == drilled.sets()[0].state
+    if both:
+        assert result.code == -signal.SIGKILL, result.output
+    else:
+        failed(drilled, result, 20, "the Docker engine does not answer", "run this again")
+    assert drilled.spooled() == [] or both
     well(doomed, victim, way)
-    named(target, target.sidecar.run("create", "daily"), "stopped at")
-    result = target.sidecar.run("restore", command)
-    print(result.output)
-    assert result.code == 0, result.output
-    assert not target.journal.exists() and target.live() == end
-    eventually(lambda: running(target))
-
-
-BOTH = [
-    ("loading", "power", "--resume", NEW),
-    ("stopping", "engine", "--resume", NEW),
-    ("swapping database", "engine", "--resume", OLD),
-    ("swapping database", "power", "--rollback", NEW),
-    ("swapping media", "power", "--resume", OLD),
-    ("swapping media", "engine", "--rollback", NEW),
-    ("starting", "power", "--resume", OLD),
-]
-
-
-@pytest.mark.parametrize(("step", "way", "command", "end"), BOTH)
-def test_with_the_sidecar_at_a_step_of_a_restore(
-    target: Target, doomed: Engine, victim: Server, step: str, way: str, command: str, end: tuple[str, str]
-) -> None:
-    result = broken(target, doomed, step, way, both=True)
-    assert result.code == -signal.SIGKILL and target.journal.exists(), result.output
-    well(doomed, victim, way)
-    named(target, target.sidecar.run("create", "daily"), f"stopped at `{step}`")
-    result = target.sidecar.run("restore", command)
-    assert result.code == 0, result.output
-    assert not target.journal.exists() and target.live() == end
-    eventually(lambda: running(target))
+    small(drilled)
+    nothing_left(drilled, victim)
+    assert drilled.runs()[1].outcome == ("crashed" if both else "failed")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from tests.support.database import LABEL, PROJECT
-from tests.support.faults import docker
+from tests.support.faults import docker, ended, eventually, under_way
 from tests.support.restoring import Target, drop_kept
-from tests.support.sidecar import IMAGE, Sidecar
+from tests.support.sidecar import IMAGE, Result, Sidecar
 
 # Each breaks one thing of the product at one moment, from outside of it: its steps are where it can be broken.
 BREAKER = """
@@ -55,7 +56,7 @@ def with_application(made: Target, *options: str) -> Iterator[Target]:
     made.sidecar.program = breaker
     labels = {LABEL: PROJECT, "com.docker.compose.project": PROJECT, "com.docker.compose.service": "web1"}
     words = [f"--label={key}={value}" for key, value in (labels | {"com.docker.compose.oneoff": "False"}).items()]
-    name = f"{PROJECT}-web1-{made.database}"
+    name = application(made)
     docker("run", "-d", f"--name={name}", *options, *words, f"-v{made.sidecar.media}:/media", "obcms-test/app:latest")
     try:
         yield made
@@ -65,8 +66,13 @@ def with_application(made: Target, *options: str) -> Iterator[Target]:
         drop_kept(made)
 
 
+def application(target: Target) -> str:
+    """The name of its container."""
+    return f"{PROJECT}-web1-{target.database}"
+
+
 def running(target: Target) -> bool:
-    return docker("inspect", "-f", "{{.State.Running}}", f"{PROJECT}-web1-{target.database}") == "true"
+    return docker("inspect", "-f", "{{.State.Running}}", application(target)) == "true"
 
 
 def boxed(sidecar: Sidecar, program: str, **environment: str) -> Sidecar:
@@ -89,3 +95,20 @@ def boxed(sidecar: Sidecar, program: str, **environment: str) -> Sidecar:
         words=("/boxed.py",),
         environment=sidecar.environment | environment,
     )
+
+
+def interrupted(
+    sidecar: Sidecar, *words: str, harm: Callable[[subprocess.Popen[str]], None], **environment: str
+) -> Result:
+    """A command that stands still where it runs its BREAK_COMMAND until `harm` is done, and how it ended then."""
+    here, go = (sidecar.spool / name for name in ("here", "go"))
+    wait = f"[ -e {go} ] || {{ touch {here}; while [ ! -e {go} ]; do sleep 0.02; done; }}"
+    try:
+        with under_way(sidecar, *words, BREAK_COMMAND=wait, **environment) as process:
+            eventually(lambda: here.exists() or process.poll() is not None, 60)
+            harm(process)
+            go.touch()
+            return ended(process, 120)
+    finally:
+        here.unlink(missing_ok=True)
+        go.unlink(missing_ok=True)

@@ -12,11 +12,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
+from tests.support.database import Server
 from tests.support.faults import eventually
 
 # Where tools/engine puts the newest one; elsewhere it is a program of the machine.
@@ -235,3 +237,20 @@ def _commands() -> Iterator[tuple[int, list[str]]]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             yield int(path.parent.name), path.read_bytes().decode(errors="replace").split("\0")[:-1]
+
+
+# `live`: with --live-restore, containers go on while it is away. Else it ends them when it is started again.
+KILLS: Final[dict[str, Callable[[Engine], None]]] = {
+    "engine": Engine.kill,
+    "live": Engine.kill,
+    "containerd": Engine.kill_containerd,
+    "power": Engine.power_cut,
+}
+
+
+def well(doomed: Engine, victim: Server, way: str = "") -> None:
+    """The engine is there again, and what an operator looks to first: the database."""
+    if doomed.process is None:
+        doomed.start(live_restore=way == "live")
+    eventually(lambda: doomed.docker("start", victim.container.id, check=False), 60)
+    victim.wait()
