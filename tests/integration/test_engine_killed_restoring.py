@@ -14,7 +14,7 @@ import pytest
 from tests.support.breaking import BREAKER, application, boxed, interrupted, running, with_application
 from tests.support.database import Server
 from tests.support.engine import KILLS, Engine, well
-from tests.support.faults import docker, eventually
+from tests.support.faults import docker, ended, eventually, helpers, under_way
 from tests.support.restoring import Target
 from tests.support.sidecar import Result
 
@@ -86,20 +86,33 @@ def test_at_a_step_of_a_restore(
     target: Target, doomed: Engine, victim: Server, step: str, way: str, command: str, end: tuple[str, str]
 ) -> None:
     result = broken(target, doomed, step, way)
-    print(result.output)
     named(target, result, "stopped at")
     assert target.journal.exists() and target.sidecar.runs()[0].exit_code == 51
-    print(target.sidecar.run("status").output)
+    told = target.sidecar.run("status").output
+    assert "is unfinished since" in told and "--rollback" in told, told
     still = target.sidecar.run("restore", command)
-    print(still.output)
     named(target, still, "stopped at")
     up(target, doomed, victim, step, way)
     named(target, target.sidecar.run("create", "daily"), "stopped at")
     result = target.sidecar.run("restore", command)
-    print(result.output)
     assert result.code == 0, result.output
     assert not target.journal.exists() and target.live() == end
     eventually(lambda: running(target))
+
+
+@pytest.mark.parametrize(("way", "command"), [("live", "--rollback"), ("engine", "--resume"), ("power", "--rollback")])
+def test_while_rows_are_loaded(target: Target, doomed: Engine, victim: Server, way: str, command: str) -> None:
+    """The client outlives an engine that is killed: it must not go on when the restore has been ended."""
+    words = ("restore", target.stored().id, "--force", "--no-safety")
+    with under_way(target.sidecar, *words) as process:
+        eventually(lambda: target.journal.exists() and helpers(target.sidecar), 60, 0.005)
+        KILLS[way](doomed)
+        result = ended(process, 120)
+    named(target, result, "the live data are untouched")
+    up(target, doomed, victim, "loading", way)
+    result = target.sidecar.run("restore", command)
+    assert result.code == 0, result.output
+    target.unchanged()
 
 
 BOTH = [

@@ -102,12 +102,13 @@ def interrupted(
 ) -> Result:
     """A command that stands still where it runs its BREAK_COMMAND until `harm` is done, and how it ended then."""
     here, go = (sidecar.spool / name for name in ("here", "go"))
-    wait = f"[ -e {go} ] || {{ touch {here}; while [ ! -e {go} ]; do sleep 0.02; done; }}"
+    wait = f"[ -e {go} ] || {{ touch {here}; while [ ! -e {go} ]; do sleep 0.02; done; rm {here}; }}"
     try:
         with under_way(sidecar, *words, BREAK_COMMAND=wait, **environment) as process:
             eventually(lambda: here.exists() or process.poll() is not None, 60)
             harm(process)
             go.touch()
+            eventually(lambda: not here.exists(), 60)
             return ended(process, 120)
     finally:
         here.unlink(missing_ok=True)

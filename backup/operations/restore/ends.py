@@ -40,7 +40,7 @@ def stop_again(work: Work) -> None:
         return
     application = work.shop.application()
     if application is None:
-        raise _no_engine(f"whether {plural(len(work.journal.stopped), 'container')} stand still cannot be told")
+        raise _no_engine(f"{plural(len(work.journal.stopped), 'container')} cannot be kept stopped meanwhile")
     for container in application.running([entry.name for entry in work.journal.stopped], ()):
         logger.info("stopping {}", printable(container.name))
         application.stop(container)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -164,6 +165,10 @@ def end(shop: Shop, *, back: bool = False) -> str:
 
 def _end(work: Work, back: bool) -> str:
     journal = work.journal
+    if journal.database:
+        # A client may be at work yet: its container outlives the sidecar, and the engine, too.
+        with contextlib.suppress(BackupError):
+            work.shop.source().sweep()
     if back or journal.step.number < Step.SWAPPED.number:
         ends.stop_again(work)
     if back or direction(journal) == "back":
