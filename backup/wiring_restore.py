@@ -29,6 +29,7 @@ def shop(app: App, progress: Progress) -> Shop:
 class _Restoring:
     def __init__(self, app: App, progress: Progress) -> None:
         self._app, self._settings, self._progress = app, app.settings, progress
+        self._met = False
 
     def shop(self) -> Shop:
         app, settings = self._app, self._settings
@@ -68,10 +69,14 @@ class _Restoring:
         return self._settings.spool
 
     def _engine(self) -> tuple[Engine, Container | None, str] | None:
+        """None where there is none. One that has answered and does not now was lost: nothing may be done without it."""
         try:
             engine = Engine()
         except BackupError:
+            if self._met:
+                raise
             return None
+        self._met = True
         return engine, *self._app.surroundings(engine)
 
     def _trees(self) -> Trees:

@@ -16,7 +16,7 @@ from typing import Final
 import docker
 
 from backup.containers import PROJECT, Container, described, listing
-from backup.engine.asking import Gone, asking
+from backup.engine.asking import NO_ENGINE, Gone, asking
 from backup.engine.helper import Helper
 from backup.engine.own import SpoolMount, own_ids, same_mount, spool_mount
 from backup.errors import ConfigError, DatabaseNotYet, EngineError
@@ -36,7 +36,7 @@ class Engine:
 
     def __init__(self, url: str | None = None) -> None:
         self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-        with asking(f"the Docker engine at {self.url}"):
+        with asking(f"the Docker engine at {self.url}", NO_ENGINE):
             # Short for the first word, so that a socket nobody serves is noticed; long for what really takes long.
             self.api = docker.APIClient(base_url=self.url, version="auto", timeout=10)
             self.api.ping()

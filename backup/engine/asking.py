@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Final
 
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound
@@ -12,14 +13,21 @@ from docker.errors import NotFound as NoSuchObject
 from backup.errors import EngineError
 from backup.text import printable
 
+# For the first word with an engine; who has had an answer already has the socket, and the rights.
+NO_ENGINE: Final = (
+    "Is /var/run/docker.sock mounted and may this user open it? Without an engine, set DB_HOST, DB_NAME,"
+    " DB_USER and DB_PASSWORD for the network way."
+)
+_LOST: Final = "It was stopped, restarted or killed meanwhile: its own log says more. Once it answers, run this again."
+
 
 class Gone(EngineError):
     """The engine knows no such container or image."""
 
 
 @contextlib.contextmanager
-def asking(what: str) -> Iterator[None]:
-    """Turn an error of the engine or of the way to it into an EngineError about `what`."""
+def asking(what: str, hint: str = _LOST) -> Iterator[None]:
+    """Turn an error of the engine or of the way to it into an EngineError about `what`; `hint` if it says nothing."""
     try:
         yield
     except ImageNotFound as error:
@@ -30,11 +38,7 @@ def asking(what: str) -> Iterator[None]:
         said = printable(str(error.explanation or error))
         raise EngineError(f"{what}: the Docker engine refused: {said}", _hint(said)) from error
     except (DockerException, requests.RequestException, OSError) as error:
-        raise EngineError(
-            f"{what}: the Docker engine does not answer: {printable(str(error))}",
-            "Is /var/run/docker.sock mounted and may this user open it? Without an engine, set DB_HOST, DB_NAME,"
-            " DB_USER and DB_PASSWORD for the network way.",
-        ) from error
+        raise EngineError(f"{what}: the Docker engine does not answer: {printable(str(error))}", hint) from error
 
 
 def _hint(said: str) -> str:

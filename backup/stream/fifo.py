@@ -134,6 +134,7 @@ class ProcessOutput:
     def _judge(self) -> None:
         self._waiter.join(_SETTLE)
         if self._lost is not None:
+            self._lost.message += ". Nothing was published"
             raise self._lost
         if self._code != 0:
             raise self._failed()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.database import Server
+from tests.support.database import Server, start_server
+from tests.support.engine import Engine, engine
 from tests.support.restoring import Target, drop_kept
+from tests.support.sidecar import IMAGE
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,21 @@ def spoilt(tmp_path: Path, pristine: Target) -> Iterator[Target]:
     case = pristine.copy(tmp_path)
     yield case
     case.unchanged()
+
+
+@pytest.fixture(scope="module")
+def doomed() -> Iterator[Engine]:
+    """An engine to be killed. All that this module asks of Docker, it asks of this one."""
+    with (
+        engine("obcms-test/postgres:17", "obcms-test/app:latest", IMAGE) as made,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in made.env.items():
+            patch.setenv(name, value)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def victim(doomed: Engine) -> Server:
+    """The database in it."""
+    return start_server(17, "doomed", restart_policy={"Name": "unless-stopped"})

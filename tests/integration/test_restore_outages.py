@@ -12,75 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.database import LABEL, PROJECT, Server, start_server
+from tests.support.breaking import running, with_application
+from tests.support.database import PROJECT, Server, start_server
 from tests.support.faults import docker, eventually, helpers, under_way
-from tests.support.restoring import Target, drop_kept
+from tests.support.restoring import Target
 from tests.support.sidecar import Result
 
 OLD, NEW = ("old", "old"), ("new", "new")
 LARGE = "CREATE TABLE large AS SELECT i, md5(i::text) AS body FROM generate_series(1, 300000) i"
-# Each breaks one thing of the product at one moment, from outside of it: its steps are where it can be broken.
-BREAKER = """
-import os, pathlib, signal, subprocess, sys
-from backup.cli import main
-from backup.catalog import Catalog
-from backup.journal import files
-from backup.sources import filetrees
-step, verb = os.environ.get("BREAK_STEP"), os.environ.get("BREAK_VERB")
-command, dump = os.environ.get("BREAK_COMMAND"), os.environ.get("BREAK_DUMP")
-write, publish, popen = files.JournalFile._write, Catalog.publish, subprocess.Popen
-def written(self, journal):
-    done = write(self, journal)
-    if step and journal.step == step and not journal.back:
-        if command:
-            subprocess.run(command, shell=True, check=True)
-        else:
-            os.kill(os.getpid(), signal.SIGKILL)
-    return done
-def published(self, manifest, staged):
-    publish(self, manifest, staged)
-    path = self.root / manifest.tier / manifest.artifact("database").file
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-def started(words, **options):
-    process = popen(words, **options)
-    if verb in words:
-        process.kill()
-    return process
-files.JournalFile._write = written
-if dump:
-    Catalog.publish = published
-if verb:
-    filetrees.subprocess.Popen = started
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture
 def target(tmp_path: Path, server: Server) -> Iterator[Target]:
     """A set of the old state, the new one live, and an application that has the files open."""
     yield from with_application(Target.make(tmp_path, server))
-
-
-def with_application(made: Target) -> Iterator[Target]:
-    breaker = made.sidecar.root.parent / "breaker.py"
-    breaker.write_text(BREAKER)
-    made.sidecar.program = breaker
-    labels = {LABEL: PROJECT, "com.docker.compose.project": PROJECT, "com.docker.compose.service": "web1"}
-    words = [f"--label={key}={value}" for key, value in (labels | {"com.docker.compose.oneoff": "False"}).items()]
-    name = f"{PROJECT}-web1-{made.database}"
-    docker("run", "-d", f"--name={name}", *words, f"-v{made.sidecar.media}:/media", "obcms-test/app:latest")
-    try:
-        yield made
-        assert running(made)
-    finally:
-        docker("rm", "-f", name)
-        drop_kept(made)
-
-
-def running(target: Target) -> bool:
-    return docker("inspect", "-f", "{{.State.Running}}", f"{PROJECT}-web1-{target.database}") == "true"
 
 
 def ended_by(target: Target, *words: str) -> Result:

@@ -42,15 +42,18 @@ class Target:
     sidecar: Sidecar
     server: Server
     database: str
+    more: frozenset[str] = frozenset()
 
     @classmethod
-    def make(cls, base: Path, server: Server, *, both: bool = False, **environment: str) -> Target:
-        """Make the old state, its set, and the new state; `both`: a set of that, too."""
+    def make(cls, base: Path, server: Server, *, both: bool = False, more: int = 0, **environment: str) -> Target:
+        """Make the old state, its set, and the new state; `both`: a set of that, too; `more` files in both."""
         database = server.new_database()
         server.execute(database, SEED)
         sidecar = Sidecar.make(base, server, database, **environment)
         (sidecar.media / "kind.txt").write_text("old")
-        made = cls(sidecar, server, database)
+        made = cls(sidecar, server, database, frozenset(f"more{number}" for number in range(more)))
+        for name in made.more:
+            (sidecar.media / name).write_text(name)
         made.create("daily")
         server.execute(database, CHANGE)
         (sidecar.media / "kind.txt").write_text("new")
@@ -93,7 +96,7 @@ class Target:
         kind = str(self.server.value(self.database, "SELECT name FROM kind"))
         assert self.server.value(self.database, "SELECT count(*) FROM app_case") == ROWS[kind]
         names = {path.name for path in self.sidecar.media.iterdir() if not path.name.startswith(".obcms-restore-")}
-        assert names == {"kind.txt", "uploads"}, names
+        assert names == {"kind.txt", "uploads", *self.more}, names
         return kind, (self.sidecar.media / "kind.txt").read_text()
 
     def unchanged(self) -> None:

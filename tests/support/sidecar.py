@@ -32,8 +32,9 @@ class Sidecar:
     environment: dict[str, str]
     image: str = ""
     program: Path | None = None
-    # Further options of `docker run`, where `image` is run.
+    # Further options of `docker run`, where `image` is run; and words before the command.
     options: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
 
     @classmethod
     def make(cls, base: Path, server: Server | None, database: str = "obcms_prod", **extra: str) -> Sidecar:
@@ -85,7 +86,7 @@ class Sidecar:
         words = [str(self.program or ROOT / "entrypoint.py"), *command]
         if not prefix and not self.image:
             return Forked(words, around() | settings)
-        program = [*self._container(settings), *command] if self.image else [sys.executable, *words]
+        program = [*self._container(settings), *self.words, *command] if self.image else [sys.executable, *words]
         return subprocess.Popen(
             [*prefix, *program],
             env=around() | ({} if self.image else settings),

@@ -36,9 +36,11 @@ def stop_application(work: Work) -> None:
 
 def stop_again(work: Work) -> None:
     """Before files are moved once more: a person or the engine may have started what was stopped."""
-    application = work.shop.application() if work.journal.stopped else None
-    if application is None:
+    if not work.journal.stopped:
         return
+    application = work.shop.application()
+    if application is None:
+        raise _no_engine(f"{plural(len(work.journal.stopped), 'container')} cannot be kept stopped meanwhile")
     for container in application.running([entry.name for entry in work.journal.stopped], ()):
         logger.info("stopping {}", printable(container.name))
         application.stop(container)
@@ -139,12 +141,13 @@ def start_application(work: Work) -> list[str]:
         return []
     application = work.shop.application()
     if application is None:
-        raise RestoreUnfinished(
-            f"{plural(len(work.journal.stopped), 'container')} cannot be started: the Docker engine is not there;"
-            " all else is done",
-            "With the engine in reach `restore --resume` starts them, or the running service does.",
-        )
+        raise _no_engine(f"{plural(len(work.journal.stopped), 'container')} cannot be started; all else is done")
     return list(started(application, work.journal.stopped))
+
+
+def _no_engine(what: str) -> RestoreUnfinished:
+    hint = "With the engine in reach `restore --resume` goes on, or the running service does."
+    return RestoreUnfinished(f"the Docker engine is not there: {what}", hint)
 
 
 def _exchange_database(work: Work) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,6 @@ from backup.errors import (
     BackupError,
     IntegrityError,
     Interrupted,
-    LockHeld,
     NotFound,
     RestoreFailed,
     RestoreUnfinished,
@@ -30,17 +30,13 @@ from backup.journal import (
     unfinished,
 )
 from backup.log import logger
-from backup.manifest import Tier
 from backup.operations import runs
-from backup.operations.backup import Only as Half
-from backup.operations.backup import Request, create
 from backup.operations.restore import ends, loading
-from backup.operations.restore.facts import missing_extensions
-from backup.operations.restore.held import PATIENCE, alone, recorded, stamp, unmoved
+from backup.operations.restore.before import require_extensions, safety_set
+from backup.operations.restore.held import alone, recorded, stamp, unmoved
 from backup.operations.restore.shop import Shop, Work
 from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import Found, check
-from backup.plan.checks import lacking
 from backup.records import Run
 from backup.sets import StoredSet
 from backup.text import printable, size
@@ -69,8 +65,8 @@ def restore(wish: Wish, shop: Shop) -> str:
         )
     for line in unchecked:
         logger.warning("not checked: {}", line)
-    _require_extensions(wish, shop, found)
-    safety = _safety(wish, shop)
+    require_extensions(stored, wish.only, shop, found)
+    safety = safety_set(wish.only, shop, wanted=wish.safety)
     with recorded(shop, "restore", stored.id) as run:
         unmoved(shop, wish.kept)
         work = Work(shop, JournalFile(shop.catalog.root), _journal(wish, shop, run, safety))
@@ -158,13 +154,34 @@ def end(shop: Shop, *, back: bool = False) -> str:
         if journal is None:
             return "it has ended meanwhile"
         work = Work(shop, file, journal)
-        if back or journal.step.number < Step.SWAPPED.number:
-            ends.stop_again(work)
-        if back or direction(journal) == "back":
-            ends.back(work)
-            return f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
-        ends.forward(work)
-        return f"the {journal.kind} of {printable(journal.set)} is finished"
+        try:
+            return _end(work, back)
+        except BackupError as error:
+            if isinstance(error, AfterRestore) or file.read() is None:
+                raise
+            more = "" if isinstance(error, RestoreUnfinished) else error.hint
+            raise _half(work, error.message, more) from error
+
+
+def _end(work: Work, back: bool) -> str:
+    journal = work.journal
+    if journal.database:
+        # A client may be at work yet: its container outlives the sidecar, and the engine, too.
+        with contextlib.suppress(BackupError):
+            work.shop.source().sweep()
+    if back or journal.step.number < Step.SWAPPED.number:
+        ends.stop_again(work)
+    if back or direction(journal) == "back":
+        ends.back(work)
+        return f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
+    ends.forward(work)
+    return f"the {journal.kind} of {printable(journal.set)} is finished"
+
+
+def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
+    """Why it stands half way, and how things are: not only what went wrong. `more` is to be done first."""
+    half = unfinished(work.journal, work.shop.clock())
+    return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
 
 
 def _beside(work: Work, stored: StoredSet, found: Found) -> None:
@@ -207,8 +224,7 @@ def _end_after(work: Work, error: BaseException) -> None:
     try:
         ends.start_again(work)
     except BackupError as second:
-        half = unfinished(work.journal, work.shop.clock())
-        raise RestoreUnfinished(f"{half.message} It failed with: {second.message}", half.hint) from error
+        raise _half(work, second.message) from error
     if isinstance(error, Interrupted):
         told = ends.after(work, f"stopped by signal {error.exit_code - 128}")
         error.message, error.hint = told.message, told.hint
@@ -224,10 +240,7 @@ def _roll_back(work: Work, error: BaseException) -> None:
     except BackupError as second:
         if work.file.read() is None:
             raise RestoreFailed(f"{why}; then: {second.message}", second.hint) from error
-        half = unfinished(work.journal, work.shop.clock())
-        raise RestoreUnfinished(
-            f"{half.message} It failed with: {why}; and putting things back failed with: {second.message}", half.hint
-        ) from error
+        raise _half(work, f"{why}; and putting things back failed with: {second.message}") from error
 
 
 def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
@@ -252,46 +265,3 @@ def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
         volumes=tuple(VolumeSwap(name=volume, stamp=name) for volume in names),
         safety=safety,
     )
-
-
-def _require_extensions(wish: Wish, shop: Shop, found: Found) -> None:
-    """The plan knows what the manifest says; a dump without one, or of an earlier release, says it itself."""
-    wanted = found.extensions if wish.only != "media" else []
-    if wanted and (absent := missing_extensions(shop.source().login, wanted)):
-        remark = lacking(absent)
-        raise RestoreFailed(f"{wish.stored.id} cannot be restored; nothing was touched: {remark.text}", remark.hint)
-
-
-def _safety(wish: Wish, shop: Shop) -> str:
-    """A verified set of the present state; its id. Whatever there is not, need not be saved."""
-    if not wish.safety:
-        logger.warning("no safety set is taken, as you asked")
-        return ""
-    database = wish.only != "media" and _database_there(shop)
-    if not database and wish.only == "database":
-        logger.warning("there is no database yet: no safety set is needed")
-        return ""
-    alone(shop)
-    logger.info("taking a safety set of the present state")
-    only: Half | None = wish.only or (None if database else "media")
-    try:
-        made = create(Request(Tier.PRE_RESTORE, only, "restore", wait=PATIENCE), shop.workshop).set
-    except LockHeld:
-        raise
-    except BackupError as error:
-        raise RestoreFailed(
-            f"the safety set failed, so nothing was restored and nothing was touched: {error.message}",
-            f"{error.hint} --no-safety restores without one.".strip(),
-        ) from error
-    verdict = shop.catalog.find(made).verdict
-    if verdict is None or verdict.problems:
-        raise RestoreFailed(
-            f"the safety set {made} was not verified, because the run was told to end; nothing was restored",
-            "Run the restore again.",
-        )
-    return made
-
-
-def _database_there(shop: Shop) -> bool:
-    login = shop.source().login
-    return find(login, login.name) is not None

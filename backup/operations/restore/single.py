@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backup.errors import BackupError, NotFound, RestoreFailed
+from backup.errors import BackupError, EngineError, NotFound, RestoreFailed
 from backup.log import logger
 from backup.operations.inspect import index
 from backup.operations.restore import loading
@@ -81,6 +81,9 @@ def _put(stored: StoredSet, volume: str, paths: list[bytes], stamp: str, shop: S
         )
     except BackupError as error:
         _tidy(shop, volume)
+        if isinstance(error, EngineError):
+            # Whoever did it died, and cannot say how far it came.
+            error.message += "; each path of that volume is whole: as it was, or put back"
         if done:
             raise RestoreFailed(
                 f"{error.message}; what was asked of {', '.join(done)} is put back", error.hint
