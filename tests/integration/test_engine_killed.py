@@ -129,7 +129,7 @@ def volumes() -> list[str]:
 
 @pytest.mark.parametrize(
     ("at", "way", "both"),
-    [("_load", "engine", False), ("_load", "power", True), ("_dump", "live", False), ("_dump", "engine", True)],
+    [("_load", "engine", False), ("_load", "power", True), ("_dumped", "live", False), ("_dumped", "engine", True)],
 )
 def test_in_the_middle_of_a_drill(
     drilled: Sidecar, doomed: Engine, victim: Server, at: str, way: str, both: bool
