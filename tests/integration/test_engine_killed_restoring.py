@@ -122,6 +122,7 @@ BOTH = [
     ("swapping database", "power", "--rollback", NEW),
     ("swapping media", "power", "--resume", OLD),
     ("swapping media", "engine", "--rollback", NEW),
+    ("swapped", "power", "--rollback", NEW),
     ("starting", "power", "--resume", OLD),
 ]
 
@@ -132,6 +133,10 @@ def test_with_the_sidecar_at_a_step_of_a_restore(
 ) -> None:
     result = broken(target, doomed, step, way, both=True)
     assert result.code == -signal.SIGKILL and target.journal.exists(), result.output
+    kind = target.sidecar.media / "kind.txt"
+    files = kind.read_text()
+    named(target, target.sidecar.run("restore", command), f"stopped at `{step}`")
+    assert kind.read_text() == files, "whoever writes to them could not be stopped"
     up(target, doomed, victim, step, way)
     named(target, target.sidecar.run("create", "daily"), f"stopped at `{step}`")
     result = target.sidecar.run("restore", command)
