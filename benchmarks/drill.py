@@ -6,7 +6,7 @@ and compares; its parts are printed below the table. Its load is divided where t
 indexes and constraints after. Every contender runs once per round, in turn; the best of each counts, because the
 machine may be doing other things. `python -m benchmarks.drill` (ROWS, ROUNDS and SHAPE as in run.py).
 
-Measured on 2 cores, 1,738 MB: the drill took 1.22 times as long as by hand into a server as it comes.
+Measured on 2 cores, 1,738 MB: the drill took 1.09 times as long as by hand into a server as it comes.
 docs/architecture.md has the figures and where the time goes.
 """
 
