@@ -46,7 +46,7 @@ class Operator:
         return self.folder / "docker-compose.backup.yml"
 
     def move_in(self, network: str, image: str) -> None:
-        """Lay out the folder: the stack's files, the overlay with a volume name of its own, `.env` as the README has it."""
+        """Lay out the folder: the stack's files, the overlay with a volume of its own, `.env` as the README says."""
         for name in ("docker-compose.prod.yml", "seed.sql"):
             shutil.copy(STACK / name, self.folder)
         for name in ("deploy", "tools"):
@@ -59,7 +59,10 @@ class Operator:
         own = own.replace("      - obcms_network\n", "      - obcms_network\n      - elsewhere\n")
         own += f"networks:\n  elsewhere:\n    external: true\n    name: {network}\n"
         self.overlay.write_text(own)
-        more = {"COMPOSE_PROJECT_NAME": self.project, "COMPOSE_FILE": "docker-compose.prod.yml:docker-compose.backup.yml"}
+        more = {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "COMPOSE_FILE": "docker-compose.prod.yml:docker-compose.backup.yml",
+        }
         more |= {"TZ": ZONE, "OBCMS_BACKUP_IMAGE": image}
         lines = "".join(f"{name}={value}\n" for name, value in more.items())
         (self.folder / ".env").write_text((STACK / ".env").read_text() + lines)
@@ -75,16 +78,25 @@ class Operator:
             assert count, f"the overlay has no line for {name}"
         self.overlay.write_text(text)
 
+    def mount(self, volume: str) -> None:
+        """One more volume for the sidecar."""
+        first = "      - obcms_backups:/backups\n"
+        self.overlay.write_text(self.overlay.read_text().replace(first, f"{first}      - {volume}\n"))
+
     def type(self, command: str, *, answers: bool = True) -> Ran:
         """Run it at a terminal and say yes when asked; with `answers` off there is no terminal, as in a script."""
         began = time.monotonic()
         near, far = pty.openpty()
         fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 400, 0, 0))
-        ends = {"stdin": far, "stdout": far} if answers else {"stdin": subprocess.DEVNULL, "stdout": far}
         with subprocess.Popen(
-            ["bash", "-c", _PROFILE + command], **ends, stderr=subprocess.STDOUT, cwd=self.folder,
-            env=self._environment(), start_new_session=True,
-        ) as process:  # fmt: skip
+            ["bash", "-c", _PROFILE + command],
+            stdin=far if answers else subprocess.DEVNULL,
+            stdout=far,
+            stderr=far,
+            cwd=self.folder,
+            env=self._environment(),
+            start_new_session=True,
+        ) as process:
             os.close(far)
             output = _watched(near, process)
         os.close(near)
@@ -93,9 +105,16 @@ class Operator:
     def must(self, command: str) -> str:
         """Run what is no command of a page, without a terminal; its output."""
         done = subprocess.run(
-            ["bash", "-c", _PROFILE + command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, cwd=self.folder, env=self._environment(), timeout=_PATIENCE, check=False,
-        )  # fmt: skip
+            ["bash", "-c", _PROFILE + command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.folder,
+            env=self._environment(),
+            timeout=_PATIENCE,
+            check=False,
+        )
         assert done.returncode == 0, f"{command}: {done.stdout}"
         return done.stdout.strip()
 

@@ -28,7 +28,7 @@ PROGRAMS = frozenset(
 
 @dataclass(frozen=True)
 class Stated:
-    """One command and where it stands. `form`: `shell` (a line of a block), `inline` (in a sentence), `row` (a table)."""
+    """One command and where it stands. `form`: `shell` (a line of a block), `inline` (in prose), `row` (of a table)."""
 
     page: str
     section: str
@@ -125,10 +125,14 @@ def forms(row: str) -> list[str]:
     base = " ".join(each[0] for each in needed)
     found = [base]
     for place, each in enumerate(needed):
-        found += [" ".join([*(n[0] for n in needed[:place]), other, *(n[0] for n in needed[place + 1 :])]) for other in each]
+        found += [
+            " ".join([*(n[0] for n in needed[:place]), other, *(n[0] for n in needed[place + 1 :])]) for other in each
+        ]
     for option in (token[1:-1] for token in tokens if token.startswith("[")):
         inner = re.fullmatch(r"(.*) \[(.*)\]", option)
-        found += [f"{base} {each}" for each in ([inner[1], f"{inner[1]} {inner[2]}"] if inner else _alternatives(option))]
+        found += [
+            f"{base} {each}" for each in ([inner[1], f"{inner[1]} {inner[2]}"] if inner else _alternatives(option))
+        ]
     return list(dict.fromkeys(found))
 
 
