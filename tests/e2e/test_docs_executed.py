@@ -86,7 +86,8 @@ class Told:
         for number, each in enumerate(each for each in self.typed if each.scene is scene):
             for happens in scene.happening(number, each.stated.text):
                 happens(world)
-            self.run(world, each)
+            if each.stated.form == "shell" or each.words not in self.ran:
+                self.run(world, each)
         self.left[f"{scene.page}: {scene.section}"] = world.whole()
 
 

@@ -21,6 +21,8 @@ _ASKED = b"Type yes to go on: "
 # Sourced first, so that `backup COMMAND` means what the README says.
 _PROFILE = "set -eo pipefail; . tools/backup.bash\n"
 _PATIENCE = 150.0
+# One container of each kind will do here: a hundred commands wait for each that is stopped and started.
+_MANY = re.compile(r"^  (?:web[2-4]|celery-worker2): \*app\n|^  db-replica\d:\n(?:    .*\n)+", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Operator:
 
     def move_in(self, network: str, image: str) -> None:
         """Lay out the folder: the stack's files, the overlay with a volume of its own, `.env` as the README says."""
-        for name in ("docker-compose.prod.yml", "seed.sql"):
-            shutil.copy(STACK / name, self.folder)
+        shutil.copy(STACK / "seed.sql", self.folder)
+        whole = (STACK / "docker-compose.prod.yml").read_text()
+        (self.folder / "docker-compose.prod.yml").write_text(_MANY.sub("", whole).replace(", web2, web3, web4]", "]"))
         for name in ("deploy", "tools"):
             shutil.copytree(ROOT / name, self.folder / name)
         shutil.copy(ROOT / "deploy/socket-proxy/docker-compose.socket-proxy.yml", self.folder)

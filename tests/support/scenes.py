@@ -101,6 +101,10 @@ class World:
         self._encrypt(key_pair(self.operator.folder / "backup-identity.txt"))
         self.operator.must("docker compose run --rm -T backup create manual")
 
+    def plain_set(self) -> None:
+        self.operator.set(BACKUP_ENCRYPT="off")
+        self.operator.must("docker compose run --rm -T backup create manual")
+
     def identity_is_set(self) -> None:
         self._encrypt(self._public("backup-identity.txt"))
 
@@ -158,7 +162,7 @@ SCENES = (
     Scene(_RUNBOOK, "The database's volume is lost", {"": World.database_lost}),
     Scene(_RUNBOOK, "The backup volume is lost", {"": World.backups_lost}),
     Scene("docs/offsite.md", "Offsite copies", {"docker compose up -d db": World.all_but_the_application_lost}),
-    Scene(_RUNBOOK, "The machine is lost", {"": World.machine_lost, "… /identity …": World.encrypted_set}),
+    Scene(_RUNBOOK, "The machine is lost", {"": World.machine_lost, "…:/identity:ro …": World.encrypted_set}),
     Scene(_RUNBOOK, "The bucket is lost", {"": World.another_bucket}),
     Scene(_RUNBOOK, "The key is lost", {"": World.no_identity_yet, "… create manual": World.identity_is_set}),
     Scene(
@@ -166,6 +170,6 @@ SCENES = (
         "Encryption",
         {"… drill latest …": World.key_is_set, "age -d …": World.encrypted_files_here},
     ),
-    Scene("docs/security.md", "The socket", {}),
+    Scene("docs/security.md", "The socket", {"… restore …": World.plain_set}),
     Scene("deploy/socket-proxy/docker-compose.socket-proxy.yml", "", {}),
 )
