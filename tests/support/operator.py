@@ -86,14 +86,14 @@ class Operator:
         first = "      - obcms_backups:/backups\n"
         self.overlay.write_text(self.overlay.read_text().replace(first, f"{first}      - {volume}\n"))
 
-    def type(self, command: str, *, answers: bool = True) -> Ran:
-        """Run it at a terminal and say yes when asked; with `answers` off there is no terminal, as in a script."""
+    def type(self, command: str) -> Ran:
+        """Run it at a terminal, and say yes when asked."""
         began = time.monotonic()
         near, far = pty.openpty()
         fcntl.ioctl(far, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 400, 0, 0))
         with subprocess.Popen(
             ["bash", "-c", _PROFILE + command],
-            stdin=far if answers else subprocess.DEVNULL,
+            stdin=far,
             stdout=far,
             stderr=far,
             cwd=self.folder,

@@ -82,7 +82,8 @@ _BYTES = re.compile(r"backup (cat|extract (?!.* -o)|export (\S+$|\S+ -$))")
 # When: the first that fits. `drill` alone proves every tier, so it comes while there is one; what makes whole sets
 # comes after what makes halves, so that `latest` is whole.
 _ORDER = (
-    ("prove", r"drill$"),
+    ("prove all", r"drill$"),
+    ("prove", r"drill |verify .*--test"),
     ("make halves", r"create .*--only"),
     ("make", r"create( |$)"),
     ("send", r"(upload|offsite (setup|check))\b"),
@@ -97,7 +98,18 @@ _ORDER = (
     ("change back", r"undo\b"),
     ("do", r""),
 )
-TIMES = ("prove", "make halves", "make", "send", "look", "do", "carry", "change", "change back")
+# What stands together runs at the same time; of `look` all, of the others one after the other.
+_STEPS = (
+    ("prove all",),
+    ("make halves",),
+    ("make",),
+    ("send",),
+    ("prove", "look"),
+    ("do",),
+    ("carry",),
+    ("change",),
+    ("change back",),
+)
 
 
 @dataclass(frozen=True)
@@ -137,13 +149,15 @@ def _filled(text: str, values: dict[str, str]) -> str:
     return text + (" < set.tar" if text.endswith("import -") else "")
 
 
-def in_order(all_typed: list[Typed]) -> Iterator[tuple[str, list[Typed]]]:
-    """By time, each once; those of scenes are not among them, nor what scenes run anyway."""
+def in_order(all_typed: list[Typed]) -> Iterator[list[list[Typed]]]:
+    """Step by step the rows of commands that may run beside each other, each command once, but those of the scenes."""
     staged = {each.words for each in all_typed if each.scene}
     once: dict[str, Typed] = {}
     for each in sorted(all_typed, key=lambda each: not each.text.startswith("docker")):
         if not each.scene and each.words not in staged:
             once.setdefault(each.words, each)
     chosen = [each for each in all_typed if once.get(each.words) is each]
-    for time in TIMES:
-        yield time, [each for each in chosen if each.time == time]
+    for step in _STEPS:
+        groups = {time: [each for each in chosen if each.time == time] for time in step}
+        looks = groups.pop("look", [])
+        yield [*groups.values(), *([each] for each in looks)]

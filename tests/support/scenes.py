@@ -99,18 +99,18 @@ class World:
 
     def encrypted_set(self) -> None:
         self._encrypt(key_pair(self.operator.folder / "backup-identity.txt"))
-        self.operator.must("docker compose run --rm -T backup create manual")
+        self.operator.must("docker compose run --rm -T backup create manual --wait 120")
 
     def plain_set(self) -> None:
         self.operator.set(BACKUP_ENCRYPT="off")
-        self.operator.must("docker compose run --rm -T backup create manual")
+        self.operator.must("docker compose run --rm -T backup create manual --wait 120")
 
     def identity_is_set(self) -> None:
         self._encrypt(self._public("backup-identity.txt"))
 
     def key_is_set(self) -> None:
         self._encrypt(self._public("key.txt"))
-        self.operator.must("docker compose run --rm -T backup create manual")
+        self.operator.must("docker compose run --rm -T backup create manual --wait 120")
 
     def encrypted_files_here(self) -> None:
         """Of the set that was made with key.txt, the dump under the name that the page gives it."""
@@ -128,6 +128,12 @@ class World:
 
     def service_runs(self) -> None:
         self.operator.must("docker compose up -d --wait backup")
+
+    def settled(self) -> None:
+        """A service that has just been started holds the volume's lock for a moment, as a first start does for longer."""
+        for each in self.operator.must("docker compose ps -q backup 2>/dev/null").split():
+            health = ("inspect", "-f", "{{.State.Health.Status}}", each)
+            eventually(lambda asked=health: docker(*asked).strip() != b"starting", 90, 0.3)
 
 
 Happening = Callable[[World], object]
