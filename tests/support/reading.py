@@ -71,6 +71,7 @@ PLACEHOLDERS = (
     (r"--project NAME", "--project {project}"),
     (r"-o FILE", "-o /tmp/app_case.sql"),
     (r"--to DIR", "--to /backups/temp/copy"),
+    (r"pull latest --from copy", "pull ID --from copy"),
     (r"export (\S+) DIR", r"docker compose run --rm -v {folder}/out:/out backup export \1 /out"),
     (r"--run ID", "--run {run}"),
     (r"--server ID", "--server {server}"),

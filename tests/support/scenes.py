@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import subprocess
@@ -130,10 +131,13 @@ class World:
         self.operator.must("docker compose up -d --wait backup")
 
     def settled(self) -> None:
-        """A service that has just been started holds the volume's lock for a moment, as a first start does for longer."""
+        """A service that has just been started holds the volume's lock for a moment; then it says how it is."""
         for each in self.operator.must("docker compose ps -q backup 2>/dev/null").split():
-            health = ("inspect", "-f", "{{.State.Health.Status}}", each)
-            eventually(lambda asked=health: docker(*asked).strip() != b"starting", 90, 0.3)
+            eventually(functools.partial(_judged, each), 90, 0.3)
+
+
+def _judged(container: str) -> bool:
+    return docker("inspect", "-f", "{{.State.Health.Status}}", container).strip() != b"starting"
 
 
 Happening = Callable[[World], object]

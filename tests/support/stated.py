@@ -119,21 +119,20 @@ def _row(lines: list[str]) -> list[str]:
 
 
 def forms(row: str) -> list[str]:
-    """What a row of the table stands for: each alternative once, each option in brackets once, behind what must be."""
+    """What a row of the table stands for: each alternative and each option in brackets at least once.
+
+    The options take turns with the alternatives before them: to restore costs seconds, and there are a dozen ways.
+    """
     tokens = re.findall(r"\[(?:[^\[\]]|\[[^\]]*\])*\]|\S+", row)
     needed = [_alternatives(token) for token in tokens if not token.startswith("[")]
-    base = " ".join(each[0] for each in needed)
-    found = [base]
-    for place, each in enumerate(needed):
-        found += [
-            " ".join([*(n[0] for n in needed[:place]), other, *(n[0] for n in needed[place + 1 :])]) for other in each
-        ]
+    bases = [" ".join(words) for words in itertools.product(*needed)]
+    options = [""]
     for option in (token[1:-1] for token in tokens if token.startswith("[")):
         inner = re.fullmatch(r"(.*) \[(.*)\]", option)
-        found += [
-            f"{base} {each}" for each in ([inner[1], f"{inner[1]} {inner[2]}"] if inner else _alternatives(option))
-        ]
-    return list(dict.fromkeys(found))
+        options += [inner[1], f"{inner[1]} {inner[2]}"] if inner else _alternatives(option)
+    count = max(len(bases), len(options))
+    turns = (f"{bases[n % len(bases)]} {options[n] if n < len(options) else ''}".strip() for n in range(count))
+    return list(dict.fromkeys(turns))
 
 
 def _alternatives(words: str) -> list[str]:
