@@ -77,7 +77,10 @@ def _receiver(network: str, name: str) -> Iterator[None]:
 
 
 def _down(operator: Operator) -> None:
-    operator.must("docker compose down -v --remove-orphans -t 2")
+    """With all files that a page lays over each other: a network of one that is not named would stay."""
+    files = ("prod", "backup", "socket-proxy")
+    named = " ".join(f"-f docker-compose.{name}.yml" for name in files)
+    operator.must(f"docker compose {named} down -v --remove-orphans -t 2")
 
 
 def _settings(made: World, network: str) -> None:
