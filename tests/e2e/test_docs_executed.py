@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.neighbourhood import facts, world
-from tests.support.operator import Ran
+from tests.support.operating import Ran
 from tests.support.reading import Typed, in_order, typed
 from tests.support.scenes import SCENES, Scene, World
 from tests.support.stated import ROOT, Stated, stated

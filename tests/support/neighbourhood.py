@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support.database import LABEL
-from tests.support.operator import Operator
+from tests.support.operating import Operator
 from tests.support.s3 import OWNER, Service, ceph
 from tests.support.scenes import World
 from tests.support.sidecar import IMAGE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.support.faults import eventually
 from tests.support.keys import key_pair
-from tests.support.operator import Operator
+from tests.support.operating import Operator
 from tests.support.s3 import Service
 from tests.support.stack import docker
 
