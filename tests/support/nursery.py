@@ -108,7 +108,7 @@ def _ask(request: bytes, descriptors: list[int]) -> None:
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * _MOST)
         process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())],
+            [sys.executable, "-P", __file__, str(theirs.fileno())],
             env=around(),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
