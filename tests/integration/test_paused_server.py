@@ -10,10 +10,12 @@ import pytest
 
 from backup.database import Login, session
 from backup.errors import DatabaseUnavailable
-from tests.integration.test_restore_outages import BREAKER, NEW, OLD
+from tests.support.breaking import BREAKER
 from tests.support.database import PASSWORD, USER, Server, start_server
 from tests.support.faults import docker
 from tests.support.restoring import Target, drop_kept
+
+OLD, NEW = ("old", "old"), ("new", "new")
 
 IMPATIENT = """
 from backup.database import session

@@ -128,13 +128,21 @@ class Engine:
 
     def power_cut(self) -> None:
         """Everything is gone at once: the engine, its containers, and what looks after them."""
-        containers = self._containers()
-        for number in [*_within(containers), *self.processes()]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+        containers: set[str] = set()
+
+        def cut() -> bool:
+            # Again and again: what was being started in this moment is not among those that were listed.
+            containers.update(self._containers())
+            left = [*_within(containers), *self.processes()]
+            for number in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            return not left
+
+        cut()
         if self.process:
             self.killed()
-        eventually(lambda: not self.processes() and not _within(containers), 30)
+        eventually(cut, 60)
         self._unmount("exec")
         shutil.rmtree(self.root / "exec", ignore_errors=True)
         for name in containers:
@@ -202,7 +210,8 @@ def _within(containers: set[str]) -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cgroup"):
         with contextlib.suppress(OSError):
-            if containers & set(re.findall(r"[0-9a-f]{64}", path.read_text())):
+            ended = not path.with_name("cmdline").read_bytes()
+            if not ended and containers & set(re.findall(r"[0-9a-f]{64}", path.read_text())):
                 found.append(int(path.parent.name))
     return found
 
