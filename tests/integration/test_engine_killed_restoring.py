@@ -15,10 +15,8 @@ from tests.support.breaking import BREAKER, application, boxed, interrupted, run
 from tests.support.database import Server
 from tests.support.engine import KILLS, Engine, well
 from tests.support.faults import docker, ended, eventually, helpers, under_way
-from tests.support.restoring import Target
+from tests.support.restoring import NEW, OLD, Target
 from tests.support.sidecar import Result
-
-OLD, NEW = ("old", "old"), ("new", "new")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +64,15 @@ def named(target: Target, result: Result, step: str) -> None:
         assert word in result.output, f"{word!r} is not in: {result.output}"
 
 
+def ends(target: Target, step: str, command: str, end: tuple[str, str]) -> None:
+    """Nothing else is done before it has ended as it was told to, and the application runs."""
+    named(target, target.sidecar.run("create", "daily"), step)
+    result = target.sidecar.run("restore", command)
+    assert result.code == 0, result.output
+    assert not target.journal.exists() and target.live() == end
+    eventually(lambda: running(target))
+
+
 STEPS = [
     ("loading", "engine", "--resume", NEW),
     ("loading", "power", "--rollback", NEW),
@@ -93,11 +100,7 @@ def test_at_a_step_of_a_restore(
     still = target.sidecar.run("restore", command)
     named(target, still, "stopped at")
     up(target, doomed, victim, step, way)
-    named(target, target.sidecar.run("create", "daily"), "stopped at")
-    result = target.sidecar.run("restore", command)
-    assert result.code == 0, result.output
-    assert not target.journal.exists() and target.live() == end
-    eventually(lambda: running(target))
+    ends(target, "stopped at", command, end)
 
 
 @pytest.mark.parametrize(("way", "command"), [("live", "--rollback"), ("engine", "--resume"), ("power", "--rollback")])
@@ -138,11 +141,7 @@ def test_with_the_sidecar_at_a_step_of_a_restore(
     named(target, target.sidecar.run("restore", command), f"stopped at `{step}`")
     assert kind.read_text() == files, "whoever writes to them could not be stopped"
     up(target, doomed, victim, step, way)
-    named(target, target.sidecar.run("create", "daily"), f"stopped at `{step}`")
-    result = target.sidecar.run("restore", command)
-    assert result.code == 0, result.output
-    assert not target.journal.exists() and target.live() == end
-    eventually(lambda: running(target))
+    ends(target, f"stopped at `{step}`", command, end)
 
 
 @pytest.mark.parametrize("way", ["live", "engine"])

@@ -13,10 +13,9 @@ import pytest
 from tests.support.breaking import application, boxed, running, with_application
 from tests.support.database import Server
 from tests.support.faults import helpers
-from tests.support.restoring import Target
+from tests.support.restoring import NEW, OLD, Target
 from tests.support.sidecar import Result, Sidecar
 
-OLD, NEW = ("old", "old"), ("new", "new")
 # Enough renames in an exchange, and enough files to unpack, that a kill falls between them.
 MANY = 3000
 # Kills the helpers of these verbs: at once, when files are being written, or when they are being exchanged.

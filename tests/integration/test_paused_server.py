@@ -13,9 +13,7 @@ from backup.errors import DatabaseUnavailable
 from tests.support.breaking import BREAKER
 from tests.support.database import PASSWORD, USER, Server, start_server
 from tests.support.faults import docker
-from tests.support.restoring import Target, drop_kept
-
-OLD, NEW = ("old", "old"), ("new", "new")
+from tests.support.restoring import NEW, OLD, Target, drop_kept
 
 IMPATIENT = """
 from backup.database import session

@@ -15,10 +15,9 @@ import pytest
 from tests.support.breaking import running, with_application
 from tests.support.database import PROJECT, Server, start_server
 from tests.support.faults import docker, eventually, helpers, under_way
-from tests.support.restoring import Target
+from tests.support.restoring import NEW, OLD, Target
 from tests.support.sidecar import Result
 
-OLD, NEW = ("old", "old"), ("new", "new")
 LARGE = "CREATE TABLE large AS SELECT i, md5(i::text) AS body FROM generate_series(1, 300000) i"
 
 

@@ -33,6 +33,8 @@ CHANGE = """
     INSERT INTO app_case SELECT i, 'new ' || i FROM generate_series(101, 250) i; UPDATE kind SET name = 'new'
 """
 DAILY = "daily"
+# What is live, rows and files, in the words of `Target.live`.
+OLD, NEW = ("old", "old"), ("new", "new")
 
 
 @dataclass

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from backup.database.server import find
 from backup.errors import BackupError, LockHeld, RestoreFailed
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations.backup import Only as Half
 from backup.operations.backup import Request, create
-from backup.operations.restore.facts import missing_extensions
+from backup.operations.restore.facts import Part, missing_extensions
 from backup.operations.restore.held import PATIENCE, alone
 from backup.operations.restore.shop import Shop
 from backup.operations.verify import Found
 from backup.plan.checks import lacking
 from backup.sets import StoredSet
-
-Part = Literal["", "database", "media"]
 
 
 def require_extensions(stored: StoredSet, only: Part, shop: Shop, found: Found) -> None:

@@ -26,8 +26,11 @@ from backup.sources import media
 from backup.sources.postgres import PostgresSource
 from backup.stores.disk import free_space
 
+# What of a set is restored; empty for all of it.
+Part = Literal["", "database", "media"]
 
-def gather(shop: Shop, stored: StoredSet, only: Literal["", "database", "media"], safety: bool) -> Facts:
+
+def gather(shop: Shop, stored: StoredSet, only: Part, safety: bool) -> Facts:
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
     if only != "database" and loading.volumes_of(stored):
         shop.trees().reach(stored.directory)

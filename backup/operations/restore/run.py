@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from backup.database.server import find
 from backup.errors import (
@@ -33,6 +32,7 @@ from backup.log import logger
 from backup.operations import runs
 from backup.operations.restore import ends, loading
 from backup.operations.restore.before import require_extensions, safety_set
+from backup.operations.restore.facts import Part
 from backup.operations.restore.held import alone, recorded, stamp, unmoved
 from backup.operations.restore.shop import Shop, Work
 from backup.operations.unfinished import refuse_unfinished
@@ -47,7 +47,7 @@ class Wish:
     """What is to be restored; `kept` is what was kept for undo when it was agreed to."""
 
     stored: StoredSet
-    only: Literal["", "database", "media"] = ""
+    only: Part = ""
     safety: bool = True
     kept: Kept | None = None
 
