@@ -15,14 +15,13 @@ from backup.errors import BackupError, IntegrityError, StoreError
 from backup.manifest import file_name, parse_file_name
 from backup.operations import check_volume
 from backup.operations.check_bytes import Stored
-from backup.operations.check_set import Checked, Found, read_sums, wrong_roles
+from backup.operations.check_set import Checked, Found, Reader, read_sums, wrong_roles
 from backup.progress import Progress, Silent
 from backup.sets import StoredSet
 from backup.stores.local import LocalStore
 from backup.stream import age
 from backup.stream.content import HEAD, Content, Kind, recognise
 from backup.stream.filters import DumpReader
-from backup.stream.outline import Outline
 
 _ARCHIVE: Final = ".tar.gz"
 _INDEX: Final = ".files.gz"
@@ -30,7 +29,7 @@ _INDEXES: Final = (_INDEX, f"{_INDEX}.age")
 _CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
 
 
-def check_without_manifest(stored: StoredSet, progress: Progress, outline: Outline | None = None) -> Checked:
+def check_without_manifest(stored: StoredSet, progress: Progress, outline: Reader | None = None) -> Checked:
     """Read every file to its end; `outline`, if given, is fed with a plain dump that is among them."""
     return _Check(stored, progress, outline).run()
 
@@ -39,7 +38,7 @@ def check_without_manifest(stored: StoredSet, progress: Progress, outline: Outli
 class _Check:
     stored: StoredSet
     progress: Progress
-    outline: Outline | None
+    outline: Reader | None
     problems: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     found: Found = field(default_factory=Found)

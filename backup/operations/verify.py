@@ -7,11 +7,10 @@ from datetime import datetime
 from backup.catalog import Catalog
 from backup.errors import KeyMissing, StoreError
 from backup.log import logger
-from backup.operations.check_set import Checked, Found, SetCheck
+from backup.operations.check_set import Checked, Found, Reader, SetCheck
 from backup.operations.legacy import check_without_manifest
 from backup.progress import Progress
 from backup.sets import StoredSet, Verdict
-from backup.stream.outline import Outline
 
 __all__ = ["Checked", "Found", "check", "verify"]
 
@@ -39,7 +38,7 @@ def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetim
     return verdict
 
 
-def check(stored: StoredSet, progress: Progress, *, quick: bool = False, outline: Outline | None = None) -> Checked:
+def check(stored: StoredSet, progress: Progress, *, quick: bool = False, outline: Reader | None = None) -> Checked:
     """What `verify` finds, recorded nowhere. Without a manifest all is read and `quick` means nothing.
 
     KeyMissing when it is encrypted and there is no key, or another one. `outline`, if given, gets the database's dump

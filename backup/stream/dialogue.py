@@ -42,11 +42,17 @@ class Dialogue:
         self._closing.set()
         self._listener.join()
 
-    def ask(self, script: bytes) -> None:
-        """Let it run `script`; `idle` afterwards when all of it has gone well."""
+    def ask(self, script: bytes) -> int:
+        """Let it run `script`: `idle` when all of it has gone well, `answered` is then at least what this gives."""
         self._asked += 1
         self._since = time.monotonic()
         self.load.write(script + b"\nSELECT '" + self._word + b"';\n")
+        return self._asked
+
+    @property
+    def answered(self) -> int:
+        """How many of the scripts have gone well."""
+        return self._answered
 
     @property
     def idle(self) -> bool:

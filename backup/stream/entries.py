@@ -7,12 +7,13 @@ understood stay `alone`: everything before them is done first, and nothing besid
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
-from backup.stream.filters import COLUMN, END, END_OF_ROWS, NAME, frozen
+from backup.stream.filters import COLUMN, END, END_OF_ROWS, NAME, DumpReader, frozen
 from backup.stream.load import WithoutDrops
+from backup.stream.order import Entry
 
 _TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
 _ALTER: Final = rb"^ALTER TABLE (?:ONLY )?" + _TABLE + rb"\n    ADD CONSTRAINT " + NAME
@@ -42,43 +43,26 @@ _TAIL: Final = 1024
 _SLOW: Final = 4
 
 
-@dataclass(frozen=True)
-class Entry:
-    """`script`, and the tables that it changes (`alters`) or that must not change meanwhile (`reads`).
-
-    `alone`: it may need anything that is before it. `weight` grows with the rows that it works through.
-    """
-
-    script: bytes
-    alters: frozenset[bytes] = frozenset()
-    reads: frozenset[bytes] = frozenset()
-    alone: bool = False
-    weight: int = 0
-
-    def waits_for(self, other: Entry) -> bool:
-        """Whether `other`, which comes before it in the dump, has to be done first."""
-        if self.alone or other.alone:
-            return True
-        return bool(self.alters & (other.alters | other.reads) or self.reads & other.alters)
-
-
 class Split:
     """A Watcher of a dump. `write` gets what comes before the first index or constraint; `entries` has the rest.
 
-    `together`: all that is written is one transaction. Rows of tables that the dump makes come in frozen, in that
-    transaction or, if they are many, in one of their own: no later scan has to mark each and write its page again.
-    `rows_done` is called in between. `settings` is what each session has to begin with, `trailer` what it ends with.
+    If a table that the dump makes has many rows, they come in frozen, in a transaction of their own: no later scan has
+    to mark each and write its page again. `loaded` is called when all rows of a table were written, `rows_done` when
+    those of all were. `settings` is what each session has to begin with, `trailer` what it ends with.
     """
 
     def __init__(
-        self, write: Callable[[bytes], None], rows_done: Callable[[], None] = lambda: None, *, together: bool = False
+        self,
+        write: Callable[[bytes], None],
+        rows_done: Callable[[], None] = lambda: None,
+        loaded: Callable[[bytes], None] = lambda table: None,
     ) -> None:
-        self._write, self._rows_done = write, rows_done
-        self._together, self._copying, self._within = together, False, False
+        self._write, self._rows_done, self._loaded = write, rows_done, loaded
+        self._copying = self._within = False
         self._freezable: set[bytes] = set()
         self.entries: list[Entry] = []
         self.trailer = b""
-        self._loaded = WithoutDrops()
+        self._passed = WithoutDrops()
         self._kind = self._name = self._last = ""
         self._holding = self._passing = False
         self._held = 0
@@ -93,7 +77,7 @@ class Split:
     @property
     def settings(self) -> bytes:
         """The dump's own settings, as they are at its beginning."""
-        return self._loaded.settings
+        return self._passed.settings
 
     @property
     def rows(self) -> int:
@@ -127,20 +111,22 @@ class Split:
             self._held += len(data)
         self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
         if not self._holding:
-            self._write(self._loaded.feed(data))
+            self._write(self._passed.feed(data))
         elif self._held > _MOST:
             self._pass_on()
 
     def finish(self) -> None:
         """No more comes; `entries` and `trailer` are complete."""
         self._close()
-        self._write(self._loaded.finish())
+        self._write(self._passed.finish())
 
     def _close(self) -> None:
         """An object ends, and with it what the dump sets for those that come."""
         if self._within:
             self._within = False
             self._write(b"COMMIT;\n")
+        if self._kind == "TABLE DATA" and self._table:
+            self._loaded(self._table)
         text = b"".join(self._text)
         self._text = []
         if not self._holding:
@@ -155,8 +141,6 @@ class Split:
         self._tail = b""
 
     def _frozen(self, data: bytes) -> bytes:
-        if self._together:
-            return frozen(data)
         if END_OF_ROWS in data:
             return data  # so few that a transaction, and a new file for them, would cost more
         self._within = True
@@ -183,7 +167,7 @@ class Split:
         entry = self._understood(script, own)
         last = self.entries[-1] if self.entries else None
         if last and not last.alone and self._kind == "COMMENT" and _remark_on(self._last, self._name):
-            self.entries[-1] = Entry(last.script + script, last.alters, last.reads, weight=last.weight)
+            self.entries[-1] = replace(last, script=last.script + script)
         else:
             self.entries.append(entry)
             self._last = self._name
@@ -196,12 +180,14 @@ class Split:
                 # More than the index itself: CLUSTER ON, REPLICA IDENTITY, statistics of its columns.
                 if b"\nALTER " in own or not table:
                     return Entry(script, alters=frozenset([table]), weight=weight)
-                return Entry(script, reads=frozenset([table]), weight=weight)
+                early = own.count(b"(") == 1 and b" WHERE " not in own
+                return Entry(script, reads=frozenset([table]), early=early, weight=weight)
             case "CONSTRAINT" if found := _UNIQUE.search(own):
-                return Entry(script, alters=frozenset([self._key(found[1])]), weight=self._bytes.get(found[1], 0))
+                weight = self._bytes.get(found[1], 0)
+                return Entry(script, alters=frozenset([self._key(found[1])]), early=True, weight=weight)
             case "FK CONSTRAINT" if found := _FOREIGN.search(own):
                 weight = self._bytes.get(found[1], 0)
-                return Entry(script, alters=frozenset(map(self._key, found.groups())), weight=weight)
+                return Entry(script, alters=frozenset(map(self._key, found.groups())), early=True, weight=weight)
         return Entry(script, alone=True)
 
     def _key(self, table: bytes) -> bytes:
@@ -224,36 +210,12 @@ def _remark_on(thing: str, comment: str) -> bool:
     return comment in (f"{schema}.INDEX {name}", f"{schema}.CONSTRAINT {constraint} ON {table}")
 
 
-class Queue:
-    """Entries in an order that the dump's allows: the heaviest that waits for nothing goes first."""
-
-    # Enough to find work for a second session, without looking through all that is left each time.
-    _WINDOW: Final = 64
-
-    def __init__(self, entries: list[Entry]) -> None:
-        self._waiting = list(entries)
-        self._running: list[Entry] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting or self._running)
-
-    def take(self) -> Entry | None:
-        """The next one to do, None while those under way have to be done first."""
-        before, best = list(self._running), None
-        for entry in self._waiting[: self._WINDOW]:
-            if any(entry.waits_for(other) for other in before):
-                pass
-            elif best is None or entry.weight > best.weight:
-                best = entry
-            before.append(entry)
-            if entry.alone:
-                break
-        if best is not None:
-            # By identity: two entries may be equal.
-            del self._waiting[next(i for i, entry in enumerate(self._waiting) if entry is best)]
-            self._running.append(best)
-        return best
-
-    def done(self, entry: Entry) -> None:
-        """It has gone well."""
-        self._running = [each for each in self._running if each is not entry]
+def foreseen(pieces: Iterable[bytes]) -> list[Entry]:
+    """What a dump builds behind its rows."""
+    split = Split(lambda data: None)
+    reader = DumpReader(split)
+    for piece in pieces:
+        reader.feed(piece)
+    reader.finish()
+    split.finish()
+    return split.entries

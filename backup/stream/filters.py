@@ -31,6 +31,9 @@ END_OF_ROWS: Final = b"\n\\.\n"
 _HEAD: Final = 4096
 _TAIL: Final = 2048
 _LONGEST: Final = 64 << 20
+_SAMPLE: Final = 4096
+# Bytes of a row below which looking at each is faster than jumping.
+_SHORT: Final = 16
 _HEADER: Final = re.compile(rb"^--\n-- PostgreSQL database (?:cluster )?dump\n--\n")
 _TRAILER: Final = re.compile(rb"^-- PostgreSQL database (?:cluster )?dump complete$", re.MULTILINE)
 _RESTRICT: Final = re.compile(rb"^\\(un)?restrict (\w+)$", re.MULTILINE)
@@ -151,13 +154,13 @@ class DumpReader:
         """Count rows from `position` to the terminator; returns where SQL goes on, or -1 at the end of `text`."""
         end = text.find(END_OF_ROWS, max(position - 1, 0))
         if end >= 0:
-            self.rows[self._table] += text.count(b"\n", position, end + 1)
+            self.rows[self._table] += newlines(text, position, end + 1)
             self._table = ""
             return end + len(END_OF_ROWS)
         # The last three bytes may be the beginning of the terminator: they are judged with the next chunk.
         keep = max(len(text) - len(END_OF_ROWS) + 1, position - 1, 0)
         counted = max(keep, position)
-        self.rows[self._table] += text.count(b"\n", position, counted)
+        self.rows[self._table] += newlines(text, position, counted)
         return self._hold(text, keep, counted, len(text))
 
     def _hold(self, text: bytes, keep: int, start: int, told: int) -> int:
@@ -174,6 +177,16 @@ class DumpReader:
         if self._watcher and end > self._told:
             self._watcher.data(text[self._told : end])
             self._told = end
+
+
+def newlines(text: bytes, start: int, end: int) -> int:
+    """How many there are. `count` looks at every byte, `replace` jumps from one to the next: four times as fast for
+    rows of some hundred bytes, slower than that for the shortest."""
+    sample = min(start + _SAMPLE, end)
+    if text.count(b"\n", start, sample) * _SHORT > sample - start:
+        return text.count(b"\n", start, end)
+    part = text[start:end]
+    return len(part) - len(part.replace(b"\n", b""))
 
 
 def frozen(data: bytes, before: bytes = b"") -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
@@ -33,6 +33,7 @@ from backup.stores.local import LocalStore
 from backup.stream.age import SUFFIX
 from backup.stream.content import Kind
 from backup.stream.filters import DumpReader
+from backup.stream.order import Entry
 from backup.text import plural, printable
 
 _SPARE: Final = 1.05
@@ -54,8 +55,8 @@ def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: 
     )
 
 
-def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -> None:
-    """Make the new database, load it strictly, compare it with what was dumped."""
+def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found, entries: Sequence[Entry] | None) -> None:
+    """Make the new database, load it strictly, compare it with what was dumped. `entries` are built behind its rows."""
     swap, login = work.journal.database, source.login
     if swap is None:
         return
@@ -70,7 +71,7 @@ def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found) ->
     if not live and listed and part:
         swap = swap.model_copy(update={"settings": tuple(listed.database_settings(part.name, swap.live))})
     work.advance(Step.LOADING, database=swap.model_copy(update={"new_oid": oid}))
-    _fill(work, source, stored, found)
+    _fill(work, source, stored, found, entries)
     work.shop.progress.phase("counting rows and making the planner's statistics")
     new = replace(login, name=swap.new)
     with analyzing(new) as failed:
@@ -154,7 +155,7 @@ def _make_roles(login: Login, listed: Roles, bootstrap: str) -> list[str]:
     return missing
 
 
-def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -> None:
+def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found, entries: Sequence[Entry] | None) -> None:
     swap, file = work.journal.database, dump_of(stored)
     if swap is None:
         return
@@ -173,7 +174,10 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -
             require_unchanged(stored_file, artifact)
 
     try:
-        (_fill_custom if custom else _fill_plain)(clients, run, pieces())
+        if custom:
+            _fill_custom(clients, run, pieces())
+        else:
+            _fill_plain(clients, run, pieces(), entries)
     except LoadFailed as error:
         raise RestoreFailed(
             f"{stored.id} does not load: {error.message}. The live data were not touched", _hint(error)
@@ -182,8 +186,8 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found) -
         stored_file.close()
 
 
-def _fill_plain(clients: Clients, run: str, pieces: Iterator[bytes]) -> None:
-    with loading(clients, run, together=False) as load:
+def _fill_plain(clients: Clients, run: str, pieces: Iterator[bytes], entries: Sequence[Entry] | None) -> None:
+    with loading(clients, run, (lambda: entries) if entries else None) as load:
         reader = DumpReader(load.split)
         for piece in pieces:
             reader.feed(piece)

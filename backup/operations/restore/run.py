@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backup.database.server import find
@@ -39,6 +39,9 @@ from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import Found, check
 from backup.records import Run
 from backup.sets import StoredSet
+from backup.stream.entries import Split
+from backup.stream.filters import DumpReader
+from backup.stream.order import Entry
 from backup.text import printable, size
 
 
@@ -57,12 +60,15 @@ def restore(wish: Wish, shop: Shop) -> str:
     stored = wish.stored
     alone(shop)
     refuse_unfinished(shop.catalog.root, shop.clock())
-    problems, unchecked, found = check(stored, shop.progress)
+    split = Split(lambda data: None)
+    # Without a manifest there may be more dumps than one.
+    problems, unchecked, found = check(stored, shop.progress, outline=DumpReader(split) if stored.manifest else None)
     if problems:
         raise IntegrityError(
             f"{stored.id} is damaged and was not restored: {'; '.join(problems[:5])}; the live data were not touched",
             "`list` shows other sets; `verify` says all that is wrong with this one.",
         )
+    split.finish()
     for line in unchecked:
         logger.warning("not checked: {}", line)
     require_extensions(stored, wish.only, shop, found)
@@ -71,7 +77,7 @@ def restore(wish: Wish, shop: Shop) -> str:
         unmoved(shop, wish.kept)
         work = Work(shop, JournalFile(shop.catalog.root), _journal(wish, shop, run, safety))
         _begin(work)
-        _guarded(work, lambda: _beside(work, stored, found))
+        _guarded(work, lambda: _beside(work, stored, found, split.entries))
         ends.sweep_safety_sets(shop)
     return "; ".join(filter(None, [f"{stored.id} is restored", ends.told(work), _undoing(work)]))
 
@@ -184,10 +190,10 @@ def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
     return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
 
 
-def _beside(work: Work, stored: StoredSet, found: Found) -> None:
+def _beside(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry]) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
-        loading.load(work, work.shop.source(), stored, found)
+        loading.load(work, work.shop.source(), stored, found, entries)
     loading.extract(work, stored)
     work.advance(Step.READY)
 

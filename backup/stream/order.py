@@ -1,0 +1,70 @@
+"""In which order, and beside what, the parts of a load that build on rows can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`script`, and the tables that it changes (`alters`) or that must not change meanwhile (`reads`).
+
+    `alone`: it may need anything that is before it. `early`: of the rows, it needs those of these tables alone.
+    `weight` grows with the rows that it works through.
+    """
+
+    script: bytes
+    alters: frozenset[bytes] = frozenset()
+    reads: frozenset[bytes] = frozenset()
+    alone: bool = False
+    early: bool = False
+    weight: int = 0
+
+    def waits_for(self, other: Entry) -> bool:
+        """Whether `other`, which comes before it in the dump, has to be done first."""
+        if self.alone or other.alone:
+            return True
+        return bool(self.alters & (other.alters | other.reads) or self.reads & other.alters)
+
+    def possible(self, loaded: Collection[bytes]) -> bool:
+        """Whether it can be done while only these tables have all of their rows."""
+        return self.early and all(table in loaded for table in self.alters | self.reads)
+
+
+class Queue:
+    """Entries in an order that the dump's allows: the heaviest that waits for nothing goes first."""
+
+    # Enough to find work for a second session, without looking through all that is left each time.
+    _WINDOW: Final = 64
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._waiting = list(entries)
+        self._running: list[Entry] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._running)
+
+    def take(self, loaded: Collection[bytes] | None = None) -> Entry | None:
+        """The next one to do, None while those under way have to be done first, or more than the `loaded` tables."""
+        before, best = list(self._running), None
+        for entry in self._waiting[: self._WINDOW]:
+            if any(entry.waits_for(other) for other in before):
+                pass
+            elif loaded is not None and not entry.possible(loaded):
+                pass
+            elif best is None or entry.weight > best.weight:
+                best = entry
+            before.append(entry)
+            if entry.alone:
+                break
+        if best is not None:
+            # By identity: two entries may be equal.
+            del self._waiting[next(i for i, entry in enumerate(self._waiting) if entry is best)]
+            self._running.append(best)
+        return best
+
+    def done(self, entry: Entry) -> None:
+        """It has gone well."""
+        self._running = [each for each in self._running if each is not entry]
