@@ -35,7 +35,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     # with 256MB in 16 to 20 s. B-trees gained nothing from more.
     "maintenance_work_mem": "64MB",
     "max_connections": "20",
-    # A load is one transaction, which holds some four locks per table: enough for 40,000 tables.
+    # pg_dump locks every table at once: enough for 160,000.
     "max_locks_per_transaction": "8192",
 }
 # How images of the official kind name their entrypoint. It would start the server twice; unless it has more to do than

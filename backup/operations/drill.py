@@ -15,7 +15,6 @@ from backup.catalog import Catalog
 from backup.errors import LoadFailed, NotProven
 from backup.log import logger
 from backup.operations import check_volume, consistency, roles_file, runs
-from backup.operations.beside import Foreseen
 from backup.operations.check_bytes import Stored
 from backup.operations.draft import timed
 from backup.operations.drilled import judge, proven
@@ -123,7 +122,6 @@ class _Drill:
     run: str
     seconds: dict[str, float]
     began: datetime
-    foreseen: Foreseen | None = None
     indexes: float = 0.0
     problems: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
@@ -141,7 +139,6 @@ class _Drill:
         places.sweep()
         logger.info("restoring {} into {}", self.stored.id, places.way)
         with contextlib.ExitStack() as stack:
-            self.foreseen = stack.enter_context(foreseeing(self.stored))
             with timed(self.seconds, "prepare"):
                 self.shop.progress.phase("starting a throw-away server")
                 place = stack.enter_context(places.prepare(self._wanted(), self.run))
@@ -220,7 +217,7 @@ class _Drill:
         return [line for line in differences(expected, found, 1 << 20) if not line.endswith(OTHER_CONTENT)]
 
     def _load(self, place: Place, expected: _Loaded) -> None:
-        with loading(place.clients, self.run, self.foreseen) as load:
+        with foreseeing(self.stored) as foreseen, loading(place.clients, self.run, foreseen) as load:
             expected.load = load
             self.problems, self.unchecked, _ = check(self.stored, self.shop.progress, outline=expected)
             if not expected.head:

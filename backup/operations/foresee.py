@@ -17,13 +17,13 @@ from backup.stream.order import Entry
 
 
 @contextlib.contextmanager
-def foreseeing(stored: StoredSet) -> Iterator[Foreseen | None]:
+def foreseeing(stored: StoredSet, *, least: int = LEAST) -> Iterator[Foreseen | None]:
     """Read in a thread, for as long as the body runs. None for a dump that is too small, or unknown, to be worth it.
 
     What cannot be read is never known: whoever loads the dump reads all of it, and says what is wrong.
     """
     artifact = stored.manifest.artifact("database") if stored.manifest else None
-    if artifact is None or artifact.plain_size < LEAST:
+    if artifact is None or artifact.plain_size < least:
         yield None
         return
     stopped = threading.Event()

@@ -53,10 +53,6 @@ class Place(Protocol):
     def server_version(self) -> str:
         """The server's version."""
 
-    @property
-    def own(self) -> bool:
-        """Whether the whole server is thrown away, so that a load may take all of its locks."""
-
     def settle(self, run: str) -> None:
         """Apply the settings of the database itself, after its content was judged."""
 
@@ -118,7 +114,6 @@ class Restored:
     server_version: str
     maintenance: Clients
     settings: str
-    own: bool
 
     def settle(self, run: str) -> None:
         """See Place."""
@@ -174,7 +169,7 @@ class ThrowAway:
             made = [created(wanted.name, wanted.locale), *listed.for_new_cluster(bootstrap)]
             script(maintenance, [*replaced, *made], run)
             settings = "\n".join(listed.database_settings(wanted.name, wanted.name))
-            yield Restored(clients(wanted.name), server.version(), maintenance, settings, own=True)
+            yield Restored(clients(wanted.name), server.version(), maintenance, settings)
         finally:
             # By its label, so also when a signal came before there was a name for it.
             with contextlib.suppress(EngineError):

@@ -32,7 +32,7 @@ class Scratch:
         try:
             mark = f"COMMENT ON DATABASE {quoted(name)} IS {literal(self._mark)};"
             script(maintenance, [created(name, wanted.locale), mark], run)
-            yield Restored(self.connect(name), self.version, maintenance, "", own=False)
+            yield Restored(self.connect(name), self.version, maintenance, "")
         finally:
             with contextlib.suppress(BackupError):
                 self._drop(maintenance, name, run)

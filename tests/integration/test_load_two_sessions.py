@@ -22,6 +22,17 @@ TABLES = """
     CREATE INDEX big_slow ON big (slow(id)); CREATE INDEX small_slow ON small (slow(id));
     ALTER TABLE small ADD CONSTRAINT fk FOREIGN KEY (big_id) REFERENCES big;
 """
+# An index that may be built before the last row, slowly, and a table whose rows come in slowly meanwhile.
+EARLY = """
+    CREATE FUNCTION slow_cmp(a int, b int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+      $$ BEGIN IF a % 20 = 0 THEN PERFORM pg_sleep(0.01); END IF; RETURN btint4cmp(a, b); END $$;
+    CREATE OPERATOR CLASS slow_ops FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
+      OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 slow_cmp(int, int);
+    CREATE TABLE early (id int); INSERT INTO early SELECT generate_series(1, 4000);
+    CREATE INDEX early_slow ON early (id slow_ops);
+    CREATE TABLE late (id int); INSERT INTO late SELECT generate_series(1, 8000);
+    ALTER TABLE late ADD CHECK (public.slow(id) > 0);
+"""
 # What was right where it was dumped and fails where it is loaded: a function that refuses our sessions, a row that no
 # check has seen.
 BROKEN = {
@@ -35,6 +46,13 @@ BROKEN = {
           $$ BEGIN IF current_setting('application_name') LIKE 'obcms-backup%' THEN RAISE 'broken'; END IF;
              RETURN a; END $$;
         CREATE INDEX small_broken ON small (broken(id))""",
+    "an index while rows come in": """
+        CREATE FUNCTION broken_cmp(a int, b int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+          $$ BEGIN IF current_setting('application_name') LIKE 'obcms-backup%' THEN RAISE 'broken'; END IF;
+             RETURN btint4cmp(a, b); END $$;
+        CREATE OPERATOR CLASS broken_ops FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
+          OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 broken_cmp(int, int);
+        CREATE INDEX big_broken ON big (id broken_ops)""",
     "a foreign key": """
         SET session_replication_role = replica; INSERT INTO small VALUES (99999, 99999, 'x')""",
     "a view's refresh at the end": """
@@ -53,11 +71,12 @@ def target(tmp_path: Path, server: Server) -> Sidecar:
 
 
 def always_two(sidecar: Sidecar) -> Sidecar:
-    """The product's own command line, with a second session for however few rows."""
+    """The product's own command line, with a second session for however few rows, and what it does always foreseen."""
     path = sidecar.root.parent / "two.py"
     path.write_text(
-        "import sys\nfrom backup.operations import load\nfrom backup.cli import main\n"
-        "load.loading.__wrapped__.__kwdefaults__['least'] = 0\nsys.exit(main(sys.argv[1:]))\n"
+        "import sys\nfrom backup.operations import foresee, load\nfrom backup.cli import main\n"
+        "for each in (load.loading, foresee.foreseeing):\n    each.__wrapped__.__kwdefaults__['least'] = 0\n"
+        "foresee._known = lambda reading: reading.result()\nsys.exit(main(sys.argv[1:]))\n"
     )
     sidecar.program = path
     return sidecar
@@ -102,6 +121,25 @@ def test_both_sessions_build_at_the_same_time(target: Sidecar, server: Server) -
     assert server.value(database, "SELECT convalidated FROM pg_constraint WHERE conname = 'fk'")
 
 
+def test_an_index_is_built_while_rows_of_another_table_come_in(target: Sidecar, server: Server) -> None:
+    database = target.environment["DB_NAME"]
+    server.execute(database, EARLY)
+    created(target)
+    with building(server, end=False, beside="COPY public.late ") as seen:
+        result = restored(target)
+    assert result.code == 0 and 2 in seen, result.output
+    assert server.value(database, "SELECT count(*) FROM pg_index WHERE indexrelid = 'early_slow'::regclass") == 1
+
+
+def test_a_drill_foresees_what_it_can_build_early(target: Sidecar, server: Server) -> None:
+    server.execute(target.environment["DB_NAME"], "DROP INDEX big_slow, small_slow")
+    server.execute(target.environment["DB_NAME"], EARLY)
+    created(target)
+    result = target.run("drill", "latest", "--json")
+    # The index sleeps for two seconds, the rows behind it for four.
+    assert result.code == 0 and result.json["proof"]["seconds"]["indexes"] < 1.5, result.output
+
+
 @pytest.mark.parametrize("what", sorted(BROKEN))
 def test_what_fails_on_either_session_fails_the_whole(target: Sidecar, server: Server, what: str) -> None:
     database = target.environment["DB_NAME"]
@@ -118,8 +156,9 @@ def test_what_fails_on_either_session_fails_the_whole(target: Sidecar, server: S
     nothing_left(target, server)
 
 
-@pytest.mark.parametrize("which", ["big_slow", "small_slow"])
+@pytest.mark.parametrize("which", ["big_slow", "small_slow", "early_slow"])
 def test_a_session_that_is_ended_fails_the_whole(target: Sidecar, server: Server, which: str) -> None:
+    server.execute(target.environment["DB_NAME"], EARLY if which == "early_slow" else "SELECT 1")
     created(target)
     with building(server, end=True, which=which) as seen:
         result = restored(target)
@@ -129,10 +168,10 @@ def test_a_session_that_is_ended_fails_the_whole(target: Sidecar, server: Server
 
 
 class building:  # noqa: N801 - reads as a sentence
-    """Watches how many sessions build an index at once; ends the one that builds `which`."""
+    """Watches how many sessions build an index at once, or are at `beside`; ends the one that builds `which`."""
 
-    def __init__(self, server: Server, *, end: bool, which: str = "") -> None:
-        self._server, self._end, self._which = server, end, which
+    def __init__(self, server: Server, *, end: bool, which: str = "", beside: str = "CREATE INDEX ") -> None:
+        self._server, self._end, self._which, self._beside = server, end, which, beside
         self._done, self._seen = threading.Event(), [0]
         self._thread = threading.Thread(target=self._watch)
 
@@ -148,7 +187,7 @@ class building:  # noqa: N801 - reads as a sentence
     def _watch(self) -> None:
         query = (
             "FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
-            " AND query LIKE '%%CREATE INDEX %%'"
+            f" AND (query LIKE '%%CREATE INDEX %%' OR query LIKE '%%{self._beside}%%')"
         )
         with self._server.connect() as connection:
             while not self._done.wait(0.05):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import DumpFailed
-from backup.stream.filters import DumpReader
+from backup.stream.filters import DumpReader, newlines
 
 DUMP = rb"""--
 -- PostgreSQL database dump
@@ -150,3 +150,10 @@ def test_a_key_across_the_edge_of_what_is_kept_of_the_beginning(length: int) -> 
     reader = DumpReader()
     reader.feed(begin + b"-" * (length - len(begin) - len(end)) + end)
     reader.check_whole()
+
+
+@given(st.lists(st.integers(0, 200), max_size=200), st.integers(0, 50), st.integers(0, 50))
+def test_newlines_are_counted_whatever_the_length_of_lines(lengths: list[int], start: int, cut: int) -> None:
+    text = b"\n".join(b"x" * length for length in lengths)
+    end = max(start, len(text) - cut)
+    assert newlines(text, start, end) == text.count(b"\n", start, end)

@@ -6,8 +6,9 @@ from functools import reduce
 
 import pytest
 
-from backup.stream.entries import Entry, Queue, Split
+from backup.stream.entries import Split, foreseen
 from backup.stream.filters import DumpReader
+from backup.stream.order import Entry, Queue
 
 HEAD = rb"""--
 -- PostgreSQL database dump
@@ -61,10 +62,10 @@ def foreign(name: str, to: str) -> bytes:
 TABLES = HEAD + table("a") + table("b") + rows("a") + rows("b")
 
 
-def split(dump: bytes, step: int = 1 << 20, *, together: bool = False) -> tuple[Split, bytes, list[int]]:
+def split(dump: bytes, step: int = 1 << 20) -> tuple[Split, bytes, list[int]]:
     """The split, what went through at once, and how much of that when the rows were done."""
     written, done = bytearray(), []
-    found = Split(written.extend, lambda: done.append(len(written)), together=together)
+    found = Split(written.extend, lambda: done.append(len(written)))
     reader = DumpReader(found)
     for start in range(0, len(dump), step):
         reader.feed(dump[start : start + step])
@@ -87,33 +88,34 @@ def orders(entries: list[Entry], sessions: int = 2) -> list[list[int]]:
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
 def test_rows_go_through_and_the_rest_is_kept_in_pieces(step: int) -> None:
     dump = TABLES + unique("a") + unique("b") + index("i", "a") + foreign("b", "a") + TRAILER
-    found, written, done = split(dump, step, together=True)
-    assert written.endswith(b"\\.\n\n\n--\n") and b"DROP CONSTRAINT" not in written and done == [len(written)]
+    found, written, done = split(dump, step)
+    assert written.endswith((b"\\.\n\n\n--\n", b"--\nCOMMIT;\n")) and b"DROP CONSTRAINT" not in written
+    assert done == [len(written)]
     assert len(found.entries) == 4 and found.trailer == TRAILER[3:]
     assert found.settings.endswith(b"set_config('search_path', '', false);\n\n") and b"\\restrict" in found.settings
     both = written + b"".join(each.script for each in found.entries)
     assert both.count(b"CREATE TABLE") == 2 and both.count(b"ADD CONSTRAINT") == 3 and both.count(b"CREATE INDEX") == 1
 
 
-@pytest.mark.parametrize("step", [1, 7, 1 << 20])
-def test_rows_are_frozen_where_the_same_transaction_made_their_table(step: int) -> None:
+MANY = b"".join(b"%d\n" % number for number in range(1000))
+
+
+@pytest.mark.parametrize("step", [1, 7, 1500])
+def test_rows_are_frozen_where_the_dump_made_their_table(step: int) -> None:
     foreign_table = entry("FOREIGN TABLE", "f", "CREATE FOREIGN TABLE public.f (\n    id integer\n)\nSERVER s;")
     parted = table("p", "\nPARTITION BY RANGE (id);")
     made = HEAD + table("a") + table("b").replace(b"CREATE", b"CREATE UNLOGGED") + foreign_table + parted
-    dump = made + b"".join(map(rows, ("a", "b", "f", "p", "elsewhere"))) + unique("a") + TRAILER
-    _, written, _ = split(dump, step, together=True)
-    plain = written.replace(b" (FREEZE)", b"")
-    assert plain == split(dump)[1]
+    data = b"".join(rows(name).replace(b"1\n", MANY) for name in ("a", "b", "f", "p", "elsewhere"))
+    _, written, _ = split(made + data + unique("a") + TRAILER, step)
     frozen = [name for name in "abfp" if b"COPY public.%b (id) FROM stdin (FREEZE);\n" % name.encode() in written]
-    assert frozen == ["a", "b"]
+    assert frozen == ["a", "b"] and written.count(b"BEGIN;\n") == written.count(b"COMMIT;\n") == 2
 
 
 def test_many_rows_are_frozen_in_a_transaction_of_their_own() -> None:
-    many = b"".join(b"%d\n" % number for number in range(1000))
-    dump = HEAD + table("a") + table("b") + rows("a").replace(b"1\n", many) + rows("b") + unique("a") + TRAILER
+    dump = HEAD + table("a") + table("b") + rows("a").replace(b"1\n", MANY) + rows("b") + unique("a") + TRAILER
     _, written, _ = split(dump, 1500)
     begin, end = written.index(b"BEGIN;\nTRUNCATE ONLY public.a;\nCOPY public.a "), written.index(b"COMMIT;\n")
-    assert many in written[begin:end] and written[begin:end].endswith(b"\\.\n\n\n--\n")
+    assert MANY in written[begin:end] and written[begin:end].endswith(b"\\.\n\n\n--\n")
     assert written.count(b"(FREEZE)") == written.count(b"TRUNCATE") == 1 and written.index(b"COPY public.b ") > end
     added = (b"BEGIN;\nTRUNCATE ONLY public.a;\n", b" (FREEZE)", b"COMMIT;\n")
     assert reduce(lambda text, piece: text.replace(piece, b"", 1), added, written) == split(dump)[1]
@@ -121,7 +123,7 @@ def test_many_rows_are_frozen_in_a_transaction_of_their_own() -> None:
 
 def test_a_value_that_looks_like_a_copy_statement_stays_as_it_is() -> None:
     value = rows("a").replace(b"1\n", b"COPY public.a (id) FROM stdin;\n")
-    _, written, _ = split(HEAD + table("a") + value + TRAILER, together=True)
+    _, written, _ = split(HEAD + table("a") + value.replace(b"2\n", b"2\n" * 1000) + TRAILER, 1000)
     assert written.count(b"(FREEZE)") == 1 and b"COPY public.a (id) FROM stdin;\n2\n" in written
 
 
@@ -195,3 +197,64 @@ def test_the_heaviest_goes_first() -> None:
     queue.done(heavy)
     queue.done(light)
     assert not queue
+
+
+def early(built: bytes) -> list[bool]:
+    return [each.early for each in foreseen([TABLES + built + TRAILER])]
+
+
+def test_what_needs_no_more_than_its_own_tables_may_be_built_before_the_last_row() -> None:
+    assert (
+        early(unique("a") + index("i", "a") + index("j", "a", "gin (id public.ops)") + foreign("b", "a")) == [True] * 4
+    )
+
+
+@pytest.mark.parametrize(
+    "built",
+    [
+        # Functions may read other tables, whatever they are declared as.
+        index("i", "a", "btree (public.f(id))"),
+        index("i", "a", "btree (((id + 1)))"),
+        index("i", "a", "btree (id) WHERE public.f(id)"),
+        index("i", "a", more="\n\nALTER TABLE public.a CLUSTER ON i;"),
+        unique("a", "EXCLUDE USING gist (id WITH =)"),
+    ],
+)
+def test_what_may_need_more_waits_for_the_last_row(built: bytes) -> None:
+    assert early(built) == [False]
+
+
+def test_only_loaded_tables_are_built_on() -> None:
+    built = unique("a") + unique("b") + index("i", "a") + index("j", "b") + foreign("b", "a")
+    key_a, key_b, index_a, index_b, between = entries = foreseen([TABLES + built + TRAILER])
+    queue = Queue(entries)
+    assert queue.take(()) is None
+    assert queue.take({b"public.b"}) is key_b and queue.take({b"public.b"}) is None
+    queue.done(key_b)
+    assert queue.take({b"public.b"}) is index_b and queue.take({b"public.b"}) is None
+    assert queue.take() is key_a and queue.take() is None
+    queue.done(key_a)
+    assert queue.take() is index_a and queue.take() is None
+    queue.done(index_a)
+    queue.done(index_b)
+    assert queue.take({b"public.a"}) is None and queue.take({b"public.a", b"public.b"}) is between
+
+
+def test_relatives_are_built_on_after_the_last_row() -> None:
+    child = table("c", "\nINHERITS (public.a);")
+    relatives = HEAD + table("a") + child + rows("a") + rows("c") + unique("a") + index("i", "c") + TRAILER
+    queue = Queue(foreseen([relatives]))
+    assert queue.take({b"public.a", b"public.c"}) is None and queue.take() is not None
+
+
+def test_tables_are_told_when_their_rows_are_written() -> None:
+    written, told = bytearray(), []
+    found = Split(written.extend, loaded=lambda table: told.append((table, bytes(written))))
+    reader = DumpReader(found)
+    dump = HEAD + table("a") + table("b") + rows("a").replace(b"1\n", MANY) + rows("b") + unique("a") + TRAILER
+    for start in range(0, len(dump), 100):
+        reader.feed(dump[start : start + 100])
+    assert [name for name, _ in told] == [b"public.a", b"public.b"]
+    assert told[0][1].endswith(b"COMMIT;\n") and told[1][1].endswith(
+        b"COPY public.b (id) FROM stdin;\n1\n2\n\\.\n\n\n--\n"
+    )
