@@ -61,9 +61,8 @@ class Beside:
         """Look what can be done, with these bytes of rows written by now. LoadFailed when something went wrong."""
         if rows < self.least or self._foreseen is None or not self._known():
             return
-        while self._written and self._written[0][0] <= self._first.answered:
-            self._loaded.add(self._written.popleft()[1])
-            self._changed = True
+        known = len(self._loaded)
+        self._changed = len(self.tables()) > known or self._changed
         if self.doing and self._answer and self._over():
             self._queue.done(self.doing)
             self.doing, self._answer, self._changed = None, 0, True
@@ -71,6 +70,12 @@ class Beside:
             self.doing, self._changed = self._queue.take(self._loaded), False
         if self.doing and self._started():
             self.ask()
+
+    def tables(self) -> set[bytes]:
+        """Those whose rows are in."""
+        while self._written and self._written[0][0] <= self._first.answered:
+            self._loaded.add(self._written.popleft()[1])
+        return self._loaded
 
     def ask(self) -> None:
         """Let the session do what was taken for it, unless it is at it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from backup.operations.beside import LEAST, Beside, Foreseen
@@ -39,6 +39,7 @@ class Load:
         if not self.rows_done:
             self._note()
         queue, doing, sessions = self._beside.rest(self.split.entries), {}, [self._first]
+        last_row = self._first.ask(b"")
         if first := queue.take():
             doing[0] = first
             self._first.ask(first.script)
@@ -47,7 +48,13 @@ class Load:
             self._beside.ask()
         if self._beside.begun or (len(self.split.entries) > 1 and self.split.rows >= self._beside.least):
             sessions.append(self._beside.session())
-        _build(queue, doing, sessions)
+
+        def take(number: int) -> Entry | None:
+            # What was written to the first session may wait in its pipe yet.
+            all_in = number == 0 or self._first.answered >= last_row
+            return queue.take(None if all_in else self._beside.tables())
+
+        _build(queue, doing, sessions, take)
         for session in sessions:
             session.load.finish(self.split.trailer + b"\n")
 
@@ -78,8 +85,10 @@ def loading(clients: Clients, run: str, foreseen: Foreseen | None = None, *, lea
         yield load
 
 
-def _build(queue: Queue, doing: dict[int, Entry], sessions: list[Dialogue]) -> None:
-    """Give each session its next entry until all are done; LoadFailed by the first that fails."""
+def _build(
+    queue: Queue, doing: dict[int, Entry], sessions: list[Dialogue], take: Callable[[int], Entry | None]
+) -> None:
+    """Give each session what `take` gives it until all is done; LoadFailed by the first that fails."""
     heard: threading.Event = sessions[0].heard
     while queue:
         heard.clear()
@@ -89,7 +98,7 @@ def _build(queue: Queue, doing: dict[int, Entry], sessions: list[Dialogue]) -> N
             if number in doing:
                 queue.done(doing.pop(number))
         for number, session in enumerate(sessions):
-            if number not in doing and (entry := queue.take()):
+            if number not in doing and (entry := take(number)):
                 doing[number] = entry
                 session.ask(entry.script)
         if queue:

@@ -28,9 +28,10 @@ EARLY = """
       $$ BEGIN IF a % 20 = 0 THEN PERFORM pg_sleep(0.01); END IF; RETURN btint4cmp(a, b); END $$;
     CREATE OPERATOR CLASS slow_ops FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
       OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 slow_cmp(int, int);
-    CREATE TABLE early (id int); INSERT INTO early SELECT generate_series(1, 4000);
+    CREATE TABLE early (id int); INSERT INTO early SELECT generate_series(1, 8000);
     CREATE INDEX early_slow ON early (id slow_ops);
-    CREATE TABLE late (id int); INSERT INTO late SELECT generate_series(1, 8000);
+    CREATE TABLE late (id int, t text);
+    INSERT INTO late SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 8000) i;
     ALTER TABLE late ADD CHECK (public.slow(id) > 0);
 """
 # What was right where it was dumped and fails where it is loaded: a function that refuses our sessions, a row that no
@@ -127,7 +128,7 @@ def test_an_index_is_built_while_rows_of_another_table_come_in(target: Sidecar, 
     created(target)
     with building(server, end=False, beside="COPY public.late ") as seen:
         result = restored(target)
-    assert result.code == 0 and 2 in seen, result.output
+    assert result.code == 0 and 1 in seen, result.output
     assert server.value(database, "SELECT count(*) FROM pg_index WHERE indexrelid = 'early_slow'::regclass") == 1
 
 
@@ -136,8 +137,8 @@ def test_a_drill_foresees_what_it_can_build_early(target: Sidecar, server: Serve
     server.execute(target.environment["DB_NAME"], EARLY)
     created(target)
     result = target.run("drill", "latest", "--json")
-    # The index sleeps for two seconds, the rows behind it for four.
-    assert result.code == 0 and result.json["proof"]["seconds"]["indexes"] < 1.5, result.output
+    # The index sleeps for four seconds, and so do the rows behind it.
+    assert result.code == 0 and result.json["proof"]["seconds"]["load"] < 7, result.output
 
 
 @pytest.mark.parametrize("what", sorted(BROKEN))
@@ -168,9 +169,9 @@ def test_a_session_that_is_ended_fails_the_whole(target: Sidecar, server: Server
 
 
 class building:  # noqa: N801 - reads as a sentence
-    """Watches how many sessions build an index at once, or are at `beside`; ends the one that builds `which`."""
+    """Watches how many sessions build an index at once, while one is at `beside`; ends the one that builds `which`."""
 
-    def __init__(self, server: Server, *, end: bool, which: str = "", beside: str = "CREATE INDEX ") -> None:
+    def __init__(self, server: Server, *, end: bool, which: str = "", beside: str = "") -> None:
         self._server, self._end, self._which, self._beside = server, end, which, beside
         self._done, self._seen = threading.Event(), [0]
         self._thread = threading.Thread(target=self._watch)
@@ -187,7 +188,8 @@ class building:  # noqa: N801 - reads as a sentence
     def _watch(self) -> None:
         query = (
             "FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
-            f" AND (query LIKE '%%CREATE INDEX %%' OR query LIKE '%%{self._beside}%%')"
+            " AND query LIKE '%%CREATE INDEX %%' AND EXISTS (SELECT FROM pg_stat_activity b WHERE b.state = 'active'"
+            f" AND b.pid <> pg_backend_pid() AND b.query LIKE '%%{self._beside}%%')"
         )
         with self._server.connect() as connection:
             while not self._done.wait(0.05):
