@@ -57,15 +57,16 @@ class Watcher(Protocol):
 class DumpReader:
     """Feed it the dump's chunks in order, then ask. `rows` maps the table as the dump writes it to its rows.
 
+    `counting`: off, each table has 0 rows, which saves a third of the time.
     `extensions` are those that it makes, `connects` whether it goes to a database of its own choice.
     """
 
-    def __init__(self, watcher: Watcher | None = None) -> None:
+    def __init__(self, watcher: Watcher | None = None, *, counting: bool = True) -> None:
         self.rows: dict[str, int] = {}
         self.large_objects = 0
         self.extensions: list[str] = []
         self.connects = False
-        self._watcher = watcher
+        self._watcher, self._counting = watcher, counting
         self._head = b""
         self._tail = b""
         # What has to be seen again with the next chunk; where in it to go on; how much of it the watcher has had.
@@ -154,14 +155,18 @@ class DumpReader:
         """Count rows from `position` to the terminator; returns where SQL goes on, or -1 at the end of `text`."""
         end = text.find(END_OF_ROWS, max(position - 1, 0))
         if end >= 0:
-            self.rows[self._table] += newlines(text, position, end + 1)
+            self._count(text, position, end + 1)
             self._table = ""
             return end + len(END_OF_ROWS)
         # The last three bytes may be the beginning of the terminator: they are judged with the next chunk.
         keep = max(len(text) - len(END_OF_ROWS) + 1, position - 1, 0)
         counted = max(keep, position)
-        self.rows[self._table] += newlines(text, position, counted)
+        self._count(text, position, counted)
         return self._hold(text, keep, counted, len(text))
+
+    def _count(self, text: bytes, start: int, end: int) -> None:
+        if self._counting:
+            self.rows[self._table] += newlines(text, start, end)
 
     def _hold(self, text: bytes, keep: int, start: int, told: int) -> int:
         """Keep `text` from `keep` on for the next chunk, to be read from `start`; the watcher gets it up to `told`."""

@@ -49,13 +49,13 @@ class Outline:
 
     `sections` maps `<kind> <schema>.<name>` (` (2)` behind a name's second object) to Section, in the dump's order.
     `digest` is the SHA-256 of all of them in their order: equal for two dumps whose normalised bytes are equal.
-    `unordered`: as in Section, which takes as long as all the rest.
+    `unordered`: as in Section, which takes as long as all the rest. `counting`: as in DumpReader.
     """
 
-    def __init__(self, *, unordered: bool = True) -> None:
+    def __init__(self, *, unordered: bool = True, counting: bool = True) -> None:
         self.sections: dict[str, Section] = {}
         self.digest = ""
-        self._reader = DumpReader(self)
+        self._reader = DumpReader(self, counting=counting)
         self._total = hashlib.sha256()
         self._hash = hashlib.sha256()
         self._kind = self._key = BEGINNING

@@ -188,7 +188,7 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found, e
 
 def _fill_plain(clients: Clients, run: str, pieces: Iterator[bytes], entries: Sequence[Entry] | None) -> None:
     with loading(clients, run, (lambda: entries) if entries else None) as load:
-        reader = DumpReader(load.split)
+        reader = DumpReader(load.split, counting=False)
         for piece in pieces:
             reader.feed(piece)
         reader.finish()
