@@ -32,11 +32,14 @@ class Beside:
     def __init__(self, first: Dialogue, start: Start, foreseen: Foreseen | None, least: int) -> None:
         self._first, self._start, self._foreseen, self.least = first, start, foreseen, least
         self._stack = contextlib.ExitStack()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="second-session")
+        self._closing = False
         self._session: Future[Dialogue] | None = None
         self._entries: Sequence[Entry] | None = None
         self._queue = Queue([])
-        # Tables whose rows are written, with the answer of the first session that tells when they are in.
-        self._written: deque[tuple[int, bytes]] = deque()
+        # Tables whose rows are written to the first session, and how many of them are in by its word.
+        self._written: deque[bytes] = deque()
+        self._copied = 0
         self._loaded: set[bytes] = set()
         self._changed = False
         self._answer = 0
@@ -44,18 +47,25 @@ class Beside:
         self.doing: Entry | None = None
 
     def __enter__(self) -> Self:
+        # The thread exists, and will be waited for, before there is a session.
+        self._pool.submit(int).result()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if self._session:
-            with contextlib.suppress(BackupError):
-                self._session.result()
-        self._stack.close()
+        self._closing = True
+        try:
+            self._pool.shutdown(wait=True)
+        finally:
+            self._stack.close()
+        if isinstance(error, LoadFailed) and self._session:
+            # What could not be started takes the other session with it, whose end is heard of first.
+            failed = self._session.exception()
+            if isinstance(failed, BackupError):
+                raise failed from error
 
     def loaded(self, table: bytes) -> None:
         """All rows of a table were written to the first session."""
-        if self._foreseen:
-            self._written.append((self._first.ask(b""), table))
+        self._written.append(table)
 
     def step(self, rows: int) -> None:
         """Look what can be done, with these bytes of rows written by now. LoadFailed when something went wrong."""
@@ -73,8 +83,9 @@ class Beside:
 
     def tables(self) -> set[bytes]:
         """Those whose rows are in."""
-        while self._written and self._written[0][0] <= self._first.answered:
-            self._loaded.add(self._written.popleft()[1])
+        while self._written and self._copied < self._first.copied:
+            self._loaded.add(self._written.popleft())
+            self._copied += 1
         return self._loaded
 
     def ask(self) -> None:
@@ -116,7 +127,11 @@ class Beside:
 
     def _begun(self) -> Future[Dialogue]:
         if self._session is None:
-            pool = ThreadPoolExecutor(1, thread_name_prefix="second-session")
-            self._session = pool.submit(lambda: self._stack.enter_context(self._start()))
-            pool.shutdown(wait=False)
+            self._session = self._pool.submit(self._open)
         return self._session
+
+    def _open(self) -> Dialogue:
+        session = self._stack.enter_context(self._start())
+        if self._closing:
+            self._stack.close()
+        return session

@@ -28,8 +28,8 @@ def foreseeing(stored: StoredSet, *, least: int = LEAST) -> Iterator[Foreseen | 
         return
     stopped = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="foresee") as pool:
-        reading = pool.submit(_read, stored, artifact.file, stopped)
         try:
+            reading = pool.submit(_read, stored, artifact.file, stopped)
             yield lambda: _known(reading)
         finally:
             stopped.set()

@@ -18,7 +18,11 @@ from backup.stream.dialogue import Dialogue
 from backup.stream.entries import Split
 from backup.stream.order import Entry, Queue
 
-_ARGUMENTS: Final = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1")
+_ARGUMENTS: Final = ("--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1")
+# It may have to wait for rows, for hours. Older servers know no such limit.
+_WAITING: Final = b"""
+    SELECT set_config('idle_session_timeout', '0', false) WHERE current_setting('server_version_num')::int >= 140000;
+"""
 _GLANCE: Final = 0.2
 
 
@@ -77,7 +81,7 @@ def loading(clients: Clients, run: str, foreseen: Foreseen | None = None, *, lea
     def second() -> Iterator[Dialogue]:
         with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part="2.") as session:
             session.heard = first.heard
-            session.load.write(load.split.settings)
+            session.load.write(load.split.settings + _WAITING)
             yield session
 
     with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first, Beside(first, second, foreseen, least) as beside:

@@ -1,6 +1,8 @@
 """A psql that says what it has done: behind each part of its script stands a query with a word that nobody can guess.
 
-Its answers go into a second pipe, which a thread reads all the time, so that psql never waits for us to listen.
+It also names each command that it has done, as psql does unless told to be quiet. So COPY commands can be counted
+without a word in a script of which nobody knows for certain where a statement ends. What it says goes into a second
+pipe, which a thread reads all the time, so that psql never waits for us to listen.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ class Dialogue:
         self._said = said
         self._word = secrets.token_hex(16).encode()
         self._asked = self._answered = 0
+        self._copies, self._within = 0, False
+        # COPY commands that are done and committed.
+        self.copied = 0
         self._since = time.monotonic()
         self._closing = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="answers", daemon=True)
@@ -71,6 +76,16 @@ class Dialogue:
             *lines, rest = (rest + os.read(self._said.reader, _LINE)).split(b"\n")
             # A longer line is no answer.
             rest = rest[:_LINE]
+            for line in lines:
+                self._note(line)
             if answers := lines.count(self._word):
                 self._answered += answers
                 self.heard.set()
+
+    def _note(self, line: bytes) -> None:
+        if line in (b"BEGIN", b"COMMIT"):
+            self._within = line == b"BEGIN"
+        elif line.startswith(b"COPY "):
+            self._copies += 1
+        if not self._within:
+            self.copied = self._copies

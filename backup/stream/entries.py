@@ -70,6 +70,8 @@ class Split:
         self._tail = b""
         self._current: dict[bytes, bytes] = {}
         self._bytes: dict[bytes, int] = {}
+        # Bytes of rows.
+        self.rows = 0
         self._table = b""
         # Tables that inherit from others, with those: a lock of one may be one of all.
         self._kin: set[bytes] = set()
@@ -78,11 +80,6 @@ class Split:
     def settings(self) -> bytes:
         """The dump's own settings, as they are at its beginning."""
         return self._passed.settings
-
-    @property
-    def rows(self) -> int:
-        """Bytes of rows."""
-        return sum(self._bytes.values())
 
     def section(self, kind: str, name: str) -> None:
         """See Watcher."""
@@ -106,6 +103,7 @@ class Split:
             data = self._frozen(data) if self._table in self._freezable else data
         if self._kind == "TABLE DATA":
             self._bytes[self._table] = self._bytes.get(self._table, 0) + len(data)
+            self.rows += len(data)
         elif self._holding or self._kind in _RELATING:
             self._text.append(data)
             self._held += len(data)

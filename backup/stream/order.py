@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 
@@ -12,7 +12,7 @@ class Entry:
     """`script`, and the tables that it changes (`alters`) or that must not change meanwhile (`reads`).
 
     `alone`: it may need anything that is before it. `early`: of the rows, it needs those of these tables alone.
-    `weight` grows with the rows that it works through.
+    `weight` grows with the rows that it works through: a guess, which makes no entry another one.
     """
 
     script: bytes
@@ -20,13 +20,7 @@ class Entry:
     reads: frozenset[bytes] = frozenset()
     alone: bool = False
     early: bool = False
-    weight: int = 0
-
-    def waits_for(self, other: Entry) -> bool:
-        """Whether `other`, which comes before it in the dump, has to be done first."""
-        if self.alone or other.alone:
-            return True
-        return bool(self.alters & (other.alters | other.reads) or self.reads & other.alters)
+    weight: int = field(default=0, compare=False)
 
     def possible(self, loaded: Collection[bytes]) -> bool:
         """Whether it can be done while only these tables have all of their rows."""
@@ -48,21 +42,28 @@ class Queue:
 
     def take(self, loaded: Collection[bytes] | None = None) -> Entry | None:
         """The next one to do, None while those under way have to be done first, or more than the `loaded` tables."""
-        before, best = list(self._running), None
-        for entry in self._waiting[: self._WINDOW]:
-            if any(entry.waits_for(other) for other in before):
-                pass
-            elif loaded is not None and not entry.possible(loaded):
-                pass
-            elif best is None or entry.weight > best.weight:
-                best = entry
-            before.append(entry)
-            if entry.alone:
-                break
+        best = self._best(loaded)
         if best is not None:
             # By identity: two entries may be equal.
             del self._waiting[next(i for i, entry in enumerate(self._waiting) if entry is best)]
             self._running.append(best)
+        return best
+
+    def _best(self, loaded: Collection[bytes] | None) -> Entry | None:
+        if any(entry.alone for entry in self._running):
+            return None
+        # What those that come before have to themselves, and what they share.
+        altered = {table for entry in self._running for table in entry.alters}
+        read = {table for entry in self._running for table in entry.reads}
+        best = None
+        for place, entry in enumerate(self._waiting[: self._WINDOW]):
+            if entry.alone:
+                return best if place or self._running or loaded is not None else entry
+            free = altered.isdisjoint(entry.alters | entry.reads) and read.isdisjoint(entry.alters)
+            if free and (loaded is None or entry.possible(loaded)) and (best is None or entry.weight > best.weight):
+                best = entry
+            altered |= entry.alters
+            read |= entry.reads
         return best
 
     def done(self, entry: Entry) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import json
 import signal
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.sets import verdict_name
+from backup.sets import manifest_name, verdict_name
 from backup.stream.feed import refused
 from tests.support import kitchen
 from tests.support.database import LABEL, PROJECT, Server
@@ -91,6 +93,26 @@ def test_a_later_verification_keeps_the_proof_and_damage_ends_it(target: Sidecar
     assert result.code == 40 and "damaged" in result.output, result.output
     assert not target.sets()[0].good and not target.sets()[0].proven
     nothing_left(target)
+
+
+def test_a_drill_proves_nothing_that_verify_calls_damaged(target: Sidecar) -> None:
+    """Other rows than were dumped, packed again, with all sums of what is stored made to fit."""
+    created(target)
+    stored = target.sets()[0]
+    path = stored.directory / manifest_name(stored.id)
+    manifest = json.loads(path.read_text())
+    entry = next(each for each in manifest["artifacts"] if each["kind"] == "database")
+    dump = stored.directory / entry["file"]
+    other = gzip.compress(gzip.decompress(dump.read_bytes()).replace(b"report_0007.pdf", b"report_0OO7.pdf"))
+    dump.write_bytes(other)
+    entry.update(stored_size=len(other), stored_sha256=hashlib.sha256(other).hexdigest())
+    path.write_text(json.dumps(manifest))
+    sums = "".join(f"{each['stored_sha256']}  {each['file']}\n" for each in manifest["artifacts"])
+    path.with_suffix(".sha256").write_text(sums)
+    for command in ("verify", "drill"):
+        result = target.run(command, "latest" if command == "verify" else stored.id)
+        assert result.code == 40 and "unpacks to other bytes" in result.output, result.output
+        assert not target.sets()[0].good
 
 
 def test_files_that_rows_name_and_the_media_lack_are_listed(target: Sidecar) -> None:

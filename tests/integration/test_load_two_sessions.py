@@ -168,6 +168,97 @@ def test_a_session_that_is_ended_fails_the_whole(target: Sidecar, server: Server
     nothing_left(target, server)
 
 
+# A definition that quotes a dump: where it seems that rows have ended, no statement has.
+QUOTING = r"""
+    CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY, v text);
+    INSERT INTO t SELECT i, repeat(md5(i::text), 10) FROM generate_series(1, 20000) i;
+    CREATE FUNCTION quoting() RETURNS text LANGUAGE sql AS $x$ SELECT $q$
+--
+-- Data for Name: t; Type: TABLE DATA; Schema: public; Owner: o
+--
+
+COPY public.t (id, v) FROM stdin;
+\.
+
+
+--
+-- Data for Name: u; Type: TABLE DATA; Schema: public; Owner: o
+--
+
+COPY public.u (id, v) FROM stdin;
+\.
+
+$q$ $x$;
+"""
+
+
+def test_nothing_is_put_into_a_definition_that_quotes_a_dump(target: Sidecar, server: Server) -> None:
+    database = target.environment["DB_NAME"]
+    server.execute(database, QUOTING)
+    body = server.value(database, "SELECT prosrc FROM pg_proc WHERE proname = 'quoting'")
+    created(target)
+    result = target.run("drill", "latest")
+    assert result.code == 0 and "proven" in result.output, result.output
+    result = restored(target)
+    assert result.code == 0, result.output
+    assert server.value(database, "SELECT prosrc FROM pg_proc WHERE proname = 'quoting'") == body
+
+
+def test_the_second_session_may_wait_longer_than_the_server_lets_others(target: Sidecar, server: Server) -> None:
+    database = target.environment["DB_NAME"]
+    server.execute(database, EARLY)
+    server.execute(database, "DROP INDEX early_slow; CREATE INDEX early_quick ON early (id)")
+    created(target)
+    role = server.value(
+        "postgres",
+        f"SELECT rolname FROM pg_roles JOIN pg_database d ON datdba = pg_roles.oid WHERE datname = '{database}'",
+    )
+    server.execute("postgres", f"ALTER ROLE {role} SET idle_session_timeout = '1s'")
+    try:
+        result = restored(target)
+    finally:
+        server.execute("postgres", f"ALTER ROLE {role} RESET idle_session_timeout")
+    assert result.code == 0, result.output
+
+
+@pytest.mark.parametrize("command", ["restore", "drill"])
+def test_a_second_session_that_cannot_be_started_is_named(target: Sidecar, server: Server, command: str) -> None:
+    server.execute(target.environment["DB_NAME"], EARLY)
+    created(target)
+    broken(
+        target,
+        "from backup.engine import Engine\nfrom backup.errors import EngineError\nstart = Engine.start_helper\n"
+        "def failing(self, beside, program, arguments, *rest):\n"
+        "    if any('2.fifo' in each for each in arguments):\n        raise EngineError('the engine is full')\n"
+        "    return start(self, beside, program, arguments, *rest)\nEngine.start_helper = failing\n",
+    )
+    result = restored(target) if command == "restore" else target.run("drill", "latest")
+    assert result.code == (50 if command == "restore" else 20) and "the engine is full" in result.output, result.output
+    nothing_left(target, server)
+
+
+@pytest.mark.parametrize("command", ["restore", "drill"])
+def test_a_signal_while_the_second_session_starts_leaves_nothing(target: Sidecar, server: Server, command: str) -> None:
+    server.execute(target.environment["DB_NAME"], EARLY)
+    created(target)
+    broken(
+        target,
+        "import os, signal, time\nfrom backup.operations import beside\n"
+        "class Pool(beside.ThreadPoolExecutor):\n    def submit(self, work, *rest):\n"
+        "        found = super().submit(work, *rest)\n        if work is not int:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n            time.sleep(0.01)\n        return found\n"
+        "beside.ThreadPoolExecutor = Pool\n",
+    )
+    result = restored(target) if command == "restore" else target.run("drill", "latest")
+    assert result.code == 143, result.output
+    nothing_left(target, server)
+
+
+def broken(sidecar: Sidecar, how: str) -> None:
+    text = sidecar.program.read_text()
+    sidecar.program.write_text(text.replace("sys.exit(", f"{how}sys.exit("))
+
+
 class building:  # noqa: N801 - reads as a sentence
     """Watches how many sessions build an index at once, while one is at `beside`; ends the one that builds `which`."""
 
