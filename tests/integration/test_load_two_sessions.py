@@ -31,7 +31,7 @@ EARLY = """
     CREATE TABLE early (id int); INSERT INTO early SELECT generate_series(1, 8000);
     CREATE INDEX early_slow ON early (id slow_ops);
     CREATE TABLE late (id int, t text);
-    INSERT INTO late SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 8000) i;
+    INSERT INTO late SELECT i, repeat(md5(i::text), 40) FROM generate_series(1, 8000) i;
     ALTER TABLE late ADD CHECK (public.slow(id) > 0);
 """
 # What was right where it was dumped and fails where it is loaded: a function that refuses our sessions, a row that no
