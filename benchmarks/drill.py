@@ -4,7 +4,8 @@ By hand the dump is only loaded: into a server as it comes, and into one with th
 server, which tells settings from method. The drill starts its server, verifies the whole set, loads it, dumps it again
 and compares; its parts are printed below the table. Its load is divided where the last row was passed on: rows before,
 indexes and constraints that were not built by then after. Every contender runs once per round, in turn; the best of
-each counts, because the machine may be doing other things. `python -m benchmarks.drill` (ROWS, ROUNDS and SHAPE as in run.py).
+each counts, because the machine may be doing other things. `python -m benchmarks.drill` (ROWS, ROUNDS and SHAPE as
+in run.py).
 
 Measured on 2 cores, 1,738 MB: the drill took 0.97 times as long as by hand into a server as it comes.
 docs/architecture.md has the figures and where the time goes.
