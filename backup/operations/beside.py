@@ -103,7 +103,7 @@ class Beside:
 
     def session(self) -> Dialogue:
         """The session, when it is there. BackupError when it cannot be started."""
-        return self._begun().result()
+        return self._starting().result()
 
     @property
     def begun(self) -> bool:
@@ -123,15 +123,16 @@ class Beside:
         return self._entries is not None
 
     def _started(self) -> bool:
-        return self._begun().done()
+        return self._starting().done()
 
-    def _begun(self) -> Future[Dialogue]:
+    def _starting(self) -> Future[Dialogue]:
         if self._session is None:
             self._session = self._pool.submit(self._open)
         return self._session
 
     def _open(self) -> Dialogue:
         session = self._stack.enter_context(self._start())
+        # A second signal may have called away whoever waited for this.
         if self._closing:
             self._stack.close()
         return session

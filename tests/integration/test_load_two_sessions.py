@@ -232,7 +232,7 @@ def test_a_second_session_that_cannot_be_started_is_named(target: Sidecar, serve
         "    if any('2.fifo' in each for each in arguments):\n        raise EngineError('the engine is full')\n"
         "    return start(self, beside, program, arguments, *rest)\nEngine.start_helper = failing\n",
     )
-    result = restored(target) if command == "restore" else target.run("drill", "latest")
+    result = tried(target, command)
     assert result.code == (50 if command == "restore" else 20) and "the engine is full" in result.output, result.output
     nothing_left(target, server)
 
@@ -249,9 +249,13 @@ def test_a_signal_while_the_second_session_starts_leaves_nothing(target: Sidecar
         "            os.kill(os.getpid(), signal.SIGTERM)\n            time.sleep(0.01)\n        return found\n"
         "beside.ThreadPoolExecutor = Pool\n",
     )
-    result = restored(target) if command == "restore" else target.run("drill", "latest")
+    result = tried(target, command)
     assert result.code == 143, result.output
     nothing_left(target, server)
+
+
+def tried(sidecar: Sidecar, command: str) -> Result:
+    return restored(sidecar) if command == "restore" else sidecar.run(command, "latest")
 
 
 def broken(sidecar: Sidecar, how: str) -> None:

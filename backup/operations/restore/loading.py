@@ -55,7 +55,7 @@ def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: 
     )
 
 
-def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found, entries: Sequence[Entry] | None) -> None:
+def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found, entries: Sequence[Entry]) -> None:
     """Make the new database, load it strictly, compare it with what was dumped. `entries` are built behind its rows."""
     swap, login = work.journal.database, source.login
     if swap is None:
@@ -155,7 +155,7 @@ def _make_roles(login: Login, listed: Roles, bootstrap: str) -> list[str]:
     return missing
 
 
-def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found, entries: Sequence[Entry] | None) -> None:
+def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found, entries: Sequence[Entry]) -> None:
     swap, file = work.journal.database, dump_of(stored)
     if swap is None:
         return
@@ -186,7 +186,7 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found, e
         stored_file.close()
 
 
-def _fill_plain(clients: Clients, run: str, pieces: Iterator[bytes], entries: Sequence[Entry] | None) -> None:
+def _fill_plain(clients: Clients, run: str, pieces: Iterator[bytes], entries: Sequence[Entry]) -> None:
     with loading(clients, run, (lambda: entries) if entries else None) as load:
         reader = DumpReader(load.split, counting=False)
         for piece in pieces:
