@@ -27,21 +27,27 @@ _LOG_TAIL = 2000
 _START_SECONDS = 60
 # The engine itself looks at 10.85 to 10.87 (tools/engine) and 172.16 to 172.31 (Compose's networks).
 _NETWORK = "10.88"
+_SECLUDED = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 
 @dataclass
 class Engine:
-    """One dockerd. `env` is what a client of it has in its environment."""
+    """One dockerd. `env` is what a client of it has in its environment.
+
+    One without a bridge is in a network namespace of its own: no address of the machine leads into its containers.
+    """
 
     root: Path
-    bridge: str
-    network: str
+    bridge: str = "none"
+    network: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def make(cls) -> Engine:
+    def make(cls, *, secluded: bool = False) -> Engine:
         """An engine with nothing in it, not started. Its path is short, because sockets' paths must be."""
         root = Path(tempfile.mkdtemp(prefix="obcms-engine-"))
+        if secluded:
+            return cls(root)
         number = _free_number()
         made = cls(root, f"obk{os.getpid()}", f"{_NETWORK}.{number}")
         _run("ip", "link", "add", "name", made.bridge, "type", "bridge")
@@ -87,6 +93,7 @@ class Engine:
     def _command(self, live_restore: bool) -> list[str]:
         init = _UNPACKED / "bin" / "docker-init"
         return [
+            *([] if self.network else _SECLUDED),
             shutil.which("dockerd", path=f"{_UNPACKED}/sbin:{os.environ['PATH']}") or "dockerd",
             f"--host={self.url}",
             f"--data-root={self.root}/data",
@@ -180,7 +187,8 @@ class Engine:
         self.power_cut()
         self._unmount("")
         shutil.rmtree(self.root)
-        _run("ip", "link", "delete", self.bridge)
+        if self.network:
+            _run("ip", "link", "delete", self.bridge)
 
     def _unmount(self, below: str) -> None:
         prefix = str(self.root / below)
@@ -190,9 +198,9 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(*images: str) -> Iterator[Engine]:
-    """A running engine with these images."""
-    made = Engine.make()
+def engine(*images: str, secluded: bool = False) -> Iterator[Engine]:
+    """A running engine with these images; `secluded`: in a network namespace of its own."""
+    made = Engine.make(secluded=secluded)
     try:
         made.start()
         made.take(*images)
