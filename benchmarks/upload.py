@@ -1,7 +1,8 @@
 """Sending a large file to an object store of this machine, beside what people use today. Ratios, in one run.
 
-2 GB of bytes that do not pack, to Ceph's gateway in memory. Every contender is a process of its own and runs once per
-round, in turn; `aws` and `rclone` take part if they are installed. `python -m benchmarks.upload`.
+2 GB of bytes that do not pack, to Ceph's gateway in memory, of both releases that the tests have. Every contender is a
+process of its own and runs once per round, in turn; who begins changes with each round. `aws` and `rclone` take part if
+they are installed. `RELEASES=20 ROUNDS=4 python -m benchmarks.upload`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from backup.stores.s3 import Options, open_bucket
 if TYPE_CHECKING:
     from tests.support.s3 import Service
 
-ROUNDS = int(os.environ.get("ROUNDS", "3"))
+ROUNDS = int(os.environ.get("ROUNDS", "4"))
+RELEASES = os.environ.get("RELEASES", "18 20").split()
 SIZE = int(os.environ.get("SIZE_MB", "2000")) * 1_000_000
 BLOCK = 1 << 20
 # A plain parallel client: what `aws s3 cp` and others of its kind do.
@@ -48,14 +50,17 @@ def main() -> None:
     # Here, because a contender's start counts: what sends has no use for it.
     from tests.support.s3 import ceph  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base, ceph() as service:
+    with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
         file = Path(base) / "archive.tar.gz"
         with file.open("wb") as out:
             for _ in range(SIZE // BLOCK):
                 out.write(os.urandom(BLOCK))
         with file.open("rb") as whole:
             file.with_suffix(".sha256").write_text(hashlib.file_digest(whole, "sha256").hexdigest())
-        report(file, rounds(file, service))
+        for release in RELEASES:
+            with ceph(int(release)) as service:
+                taken = rounds(file, service)
+            report(f"{file.stat().st_size / 1e6:,.0f} MB to Ceph {release}, {ROUNDS} rounds", taken)
 
 
 def send(file: str, bucket: str, key: str, endpoint: str, digest: str) -> None:
@@ -93,30 +98,22 @@ def rounds(file: Path, service: Service) -> dict[str, list[float]]:
         "AWS_SECRET_ACCESS_KEY": OWNER[1],
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    warm(service, file)
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS + 1):
         bucket = service.bucket()
-        for name, argv in contenders(file, bucket, service.endpoint):
+        entrants = list(contenders(file, bucket, service.endpoint))
+        if not number:
+            # The gateway's first upload takes some seconds more, whoever sends it: it makes what it keeps objects in.
+            subprocess.run(entrants[1][1], env=environment, check=True)
+            empty(service, bucket)
+            continue
+        first = number % len(entrants)
+        for name, argv in entrants[first:] + entrants[:first]:
             began = time.monotonic()
             done = subprocess.run(argv, env=environment, check=True, stdout=subprocess.PIPE, text=True)
             taken.setdefault(name, []).append(time.monotonic() - began)
             print(f"{name}: {taken[name][-1]:.2f} s {done.stdout.strip()}", file=sys.stderr, flush=True)
             empty(service, bucket)
     return taken
-
-
-def warm(service: Service, file: Path) -> None:
-    """The gateway's first upload in parts takes some seconds more, whoever sends it: it makes what it keeps them in."""
-    bucket, part = service.bucket(), 8 << 20
-    client = service.client()
-    upload = {
-        "Bucket": bucket,
-        "Key": "warm",
-        "UploadId": client.create_multipart_upload(Bucket=bucket, Key="warm")["UploadId"],
-    }
-    with file.open("rb") as source:
-        client.upload_part(PartNumber=1, Body=source.read(part), **upload)
-    client.abort_multipart_upload(**upload)
 
 
 def empty(service: Service, bucket: str) -> None:
@@ -129,10 +126,10 @@ def empty(service: Service, bucket: str) -> None:
     subprocess.run(collect, check=True, capture_output=True)
 
 
-def report(file: Path, taken: dict[str, list[float]]) -> None:
-    """The table: medians, ranges, and how many times as long as the fastest of the others."""
+def report(title: str, taken: dict[str, list[float]]) -> None:
+    """The table: medians, ranges, and the speed beside the fastest of the others."""
     best = min(statistics.median(times) for name, times in taken.items() if name != "backup upload")
-    print(f"\nuploads: {file.stat().st_size / 1e6:,.0f} MB, {ROUNDS} rounds\n")
+    print(f"\nuploads: {title}\n")
     print("| upload | median s | range s | speed beside the fastest other |\n|---|---|---|---|")
     for name, times in taken.items():
         median = statistics.median(times)

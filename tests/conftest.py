@@ -5,6 +5,8 @@ Skips are failures when CI is set: a check that did not run must not look like o
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 
@@ -65,10 +67,16 @@ def server(servers: Callable[[int], Server]) -> Server:
 
 
 @pytest.fixture(scope="session")
-def ceph() -> Iterator[Service]:
-    """Ceph's RADOS gateway, started by the first test that wants it."""
-    with s3.ceph() as service:
-        yield service
+def gateways() -> Iterator[Callable[[int], Service]]:
+    """Ceph's RADOS gateway of a release, started by the first test that wants it."""
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda release: stack.enter_context(s3.ceph(release)))
+
+
+@pytest.fixture(params=s3.RELEASES, ids=lambda release: f"ceph{release}")
+def ceph(request: pytest.FixtureRequest, gateways: Callable[[int], Service]) -> Service:
+    """Each of the gateways in turn; the test makes its own bucket there."""
+    return gateways(request.param)
 
 
 @pytest.fixture(scope="session")

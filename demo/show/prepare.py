@@ -64,7 +64,7 @@ def _test_images(stack: Stack) -> str:
     _borrowed("postgres:17", stack.postgres_image)
     if not stack.s3:
         return f"{stack.postgres_image} is the database."
-    _borrowed("ceph", stack.s3_image)
+    _borrowed("ceph:20", stack.s3_image)
     return f"{stack.postgres_image} is the database, {stack.s3_image} the object store."
 
 
@@ -73,7 +73,7 @@ def _borrowed(name: str, ours: str) -> None:
     theirs = f"obcms-test/{name}"
     there = _exists(theirs)
     if not there and _exists(ours):
-        run("docker", "tag", ours, theirs if ":" in name else f"{theirs}:latest")
+        run("docker", "tag", ours, theirs)
     run("tools/test-images", name)
     run("docker", "tag", theirs, ours)
     if not there:

@@ -19,13 +19,16 @@ MIB = 1 << 20
 BLOCK = os.urandom(MIB)
 
 
-@pytest.fixture(params=["folder", "ceph", "moto"])
+@pytest.fixture(params=["folder", "ceph18", "ceph20", "moto"])
 def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Remote:
     """An empty place; a bucket is used below a prefix, beside somebody else's objects."""
     if request.param == "folder":
         (tmp_path / "copies").mkdir()
         return Folder(tmp_path / "copies")
-    service = request.getfixturevalue(request.param)
+    release = request.param.removeprefix("ceph")
+    service = (
+        request.getfixturevalue("gateways")(int(release)) if release.isdigit() else request.getfixturevalue("moto")
+    )
     bucket = service.bucket()
     service.client().put_object(Bucket=bucket, Key="stack", Body=b"no folder of ours")
     service.client().put_object(Bucket=bucket, Key="stack-two/daily/x", Body=b"another stack's")

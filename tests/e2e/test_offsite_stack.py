@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -44,12 +43,11 @@ def up(stack: Stack, *, seeded: bool) -> None:
 
 def bucket(stack: Stack, gateway: Service, name: str) -> tuple[str, ...]:
     """The settings of the bucket, by an address of the gateway in the stack's own network."""
-    host = urlsplit(gateway.endpoint).hostname or ""
-    running = docker("ps", "-q", "--filter", "ancestor=obcms-test/ceph:latest").decode().split()
-    found = [each for each in running if host in docker("inspect", each).decode()]
     network = next(iter(docker("inspect", "-f", _NETWORKS, stack.container("db")).decode().split()))
-    docker("network", "connect", network, found[0])
-    address = docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', found[0])
+    docker("network", "connect", network, gateway.container)
+    address = docker(
+        "inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{network}").IPAddress}}}}', gateway.container
+    )
     values = {
         "AWS_S3_BACKUP_BUCKET": name,
         "AWS_ENDPOINT_URL_S3": f"http://{address.decode().strip()}:7480",
@@ -82,9 +80,7 @@ def test_volume_and_database_are_lost_and_come_back_from_the_bucket_alone(stack:
     assert "1 set sent to" in backup("upload", "--all")
     whole = state(stack)
     network = next(iter(docker("inspect", "-f", _NETWORKS, stack.container("db")).decode().split()))
-    for each in docker("ps", "-q", "--filter", "ancestor=obcms-test/ceph:latest").decode().split():
-        if network in docker("inspect", each).decode():
-            docker("network", "disconnect", network, each)
+    docker("network", "disconnect", network, gateway.container)
     stack.down()
     assert stack.volume not in docker("volume", "ls", "-q").decode().split()
 
