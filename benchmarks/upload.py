@@ -1,8 +1,8 @@
 """Sending a large file to an object store of this machine, beside what people use today. Ratios, in one run.
 
 2 GB of bytes that do not pack, to Ceph's gateway in memory, of both releases that the tests have. Every contender is a
-process of its own and runs once per round, in turn; who begins changes with each round. `aws` and `rclone` take part if
-they are installed. `RELEASES=20 ROUNDS=4 python -m benchmarks.upload`.
+process of its own and runs once per round; in four rounds each comes once in each place and once behind each other.
+`aws` and `rclone` take part if they are installed. `RELEASES=20 ROUNDS=8 python -m benchmarks.upload`.
 """
 
 from __future__ import annotations
@@ -106,14 +106,20 @@ def rounds(file: Path, service: Service) -> dict[str, list[float]]:
             subprocess.run(entrants[1][1], env=environment, check=True)
             empty(service, bucket)
             continue
-        first = number % len(entrants)
-        for name, argv in entrants[first:] + entrants[:first]:
+        for name, argv in order(entrants, number):
             began = time.monotonic()
             done = subprocess.run(argv, env=environment, check=True, stdout=subprocess.PIPE, text=True)
             taken.setdefault(name, []).append(time.monotonic() - began)
             print(f"{name}: {taken[name][-1]:.2f} s {done.stdout.strip()}", file=sys.stderr, flush=True)
             empty(service, bucket)
     return taken
+
+
+def order(entrants: list[tuple[str, list[str]]], number: int) -> list[tuple[str, list[str]]]:
+    """Those of a round: 0 1 3 2, 1 2 0 3 and so on (Williams), because what one leaves behind burdens the next."""
+    count = len(entrants)
+    places = [(place + 1) // 2 if place % 2 else -place // 2 for place in range(count)]
+    return [entrants[(place + number) % count] for place in places]
 
 
 def empty(service: Service, bucket: str) -> None:
@@ -127,13 +133,13 @@ def empty(service: Service, bucket: str) -> None:
 
 
 def report(title: str, taken: dict[str, list[float]]) -> None:
-    """The table: medians, ranges, and the speed beside the fastest of the others."""
-    best = min(statistics.median(times) for name, times in taken.items() if name != "backup upload")
+    """The table: medians, ranges, and the speed beside the fastest of the others in the same round (the median)."""
+    best = min((times for name, times in taken.items() if name != "backup upload"), key=statistics.median)
     print(f"\nuploads: {title}\n")
     print("| upload | median s | range s | speed beside the fastest other |\n|---|---|---|---|")
-    for name, times in taken.items():
-        median = statistics.median(times)
-        print(f"| {name} | {median:.2f} | {min(times):.2f}–{max(times):.2f} | {best / median:.2f} |")
+    for name, times in sorted(taken.items(), key=lambda item: statistics.median(item[1])):
+        speed = statistics.median(fastest / time for fastest, time in zip(best, times, strict=True))
+        print(f"| {name} | {statistics.median(times):.2f} | {min(times):.2f}–{max(times):.2f} | {speed:.2f} |")
 
 
 if __name__ == "__main__":

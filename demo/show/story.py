@@ -162,6 +162,9 @@ class Story:
             print(styled(f"   NOT SO: {claim}", "red"))
         if failed:
             say(f"After {seconds:.0f} s {len(failed)} of {self.claims.count} claims are not true; the stack stays.")
+            for line in self.stack.compose("ps", "-a", "--format", "table {{.Service}}\t{{.Status}}").splitlines():
+                quote(line)
+            self.stack.backup("status")
         else:
             say(f"In {seconds:.0f} s an application was backed up, that was proven, data damaged, and restored.")
             say(f"All {self.claims.count} claims above were looked at by psql, sha256sum and HTTP, and are true.")
