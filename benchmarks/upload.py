@@ -29,6 +29,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "4"))
 RELEASES = os.environ.get("RELEASES", "18 20").split()
 SIZE = int(os.environ.get("SIZE_MB", "2000")) * 1_000_000
 BLOCK = 1 << 20
+READ = 256 << 10  # as operations/offsite/sending.py
 # A plain parallel client: what `aws s3 cp` and others of its kind do.
 PARALLEL = """
 import sys, boto3
@@ -71,7 +72,7 @@ def send(file: str, bucket: str, key: str, endpoint: str, digest: str) -> None:
         storage_class="STANDARD",
     )  # fmt: skip
     with path.open("rb") as source:
-        open_bucket(options).put(key, iter(lambda: source.read(BLOCK), b""), path.stat().st_size, sha256=digest)
+        open_bucket(options).put(key, iter(lambda: source.read(READ), b""), path.stat().st_size, sha256=digest)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
 
 

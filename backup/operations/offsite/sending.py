@@ -20,7 +20,8 @@ from backup.stores.local import LocalStore
 from backup.stores.remote import Entry
 from backup.text import printable
 
-_BLOCK: Final = 1 << 20
+# What is read is hashed at once: from the core's own cache, which larger blocks leave.
+_BLOCK: Final = 256 << 10
 _SUFFIX: Final = ".age"
 
 
