@@ -49,7 +49,6 @@ EXEMPT = (
 # How the product's words end, where that is not 0, and why.
 CODES = (
     (r"doctor --offsite", 60),  # the key may delete: a warning
-    (r"offsite setup(?!.*--dry-run)", 32),  # Ceph's gateway refuses every object once public access is blocked
 )
 # What has happened before a command that is in no scene.
 BEFORE = ((r"offsite pull \S+( --from \S+)?", World.newer_set_lost),)
@@ -60,7 +59,7 @@ SAYS = (
     (r"(.* )?restore (?!.*(--dry-run|--path|--r))", "is restored"),
     (r"(.* )?restore .*--resume", "is finished"),
     (r"(.* )?restore .*--rollback", "is rolled back"),
-    (r"offsite setup(?!.*--dry-run)", "this store then refuses every object"),
+    (r"offsite setup(?!.*--dry-run)", "blocked"),
     (r"doctor --offsite", "delete: allowed"),
 )
 

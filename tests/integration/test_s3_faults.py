@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -317,7 +317,8 @@ class TestLies:
         assert [entry.key for entry in lied_to(liar).entries()] == ["a", "b"]
 
 
-def test_a_listing_of_2500(ceph: Service) -> None:
+def test_a_listing_of_2500(gateways: Callable[[int], Service]) -> None:
+    ceph = gateways(20)
     bucket, client = ceph.bucket(), ceph.client()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: client.put_object(Bucket=bucket, Key=f"p/daily/{n:05}", Body=b""), range(2500)))
