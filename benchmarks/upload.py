@@ -30,6 +30,7 @@ RELEASES = os.environ.get("RELEASES", "18 20").split()
 SIZE = int(os.environ.get("SIZE_MB", "2000")) * 1_000_000
 BLOCK = 1 << 20
 READ = 256 << 10  # as operations/offsite/sending.py
+PLAIN = "boto3, ten parts at once"
 # A plain parallel client: what `aws s3 cp` and others of its kind do.
 PARALLEL = """
 import sys, boto3
@@ -80,7 +81,7 @@ def contenders(file: Path, bucket: str, endpoint: str) -> Iterator[tuple[str, li
     """Names and argv of those that are here."""
     ours = [sys.executable, "-m", "benchmarks.upload", "send", str(file), bucket, "ours", endpoint]
     yield "backup upload", [*ours, file.with_suffix(".sha256").read_text()]
-    yield "boto3, ten parts at once", [sys.executable, "-c", PARALLEL, str(file), bucket, "boto3", endpoint]
+    yield PLAIN, [sys.executable, "-c", PARALLEL, str(file), bucket, "boto3", endpoint]
     if aws := shutil.which("aws"):
         yield "aws s3 cp", [aws, "--endpoint-url", endpoint, "s3", "cp", "--quiet", str(file), f"s3://{bucket}/aws"]
     if rclone := shutil.which("rclone"):
@@ -99,15 +100,13 @@ def rounds(file: Path, service: Service) -> dict[str, list[float]]:
         "AWS_SECRET_ACCESS_KEY": OWNER[1],
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    for number in range(ROUNDS + 1):
+    bucket = service.bucket()
+    # The gateway's first upload takes some seconds more, whoever sends it: it makes what it keeps objects in.
+    subprocess.run(dict(contenders(file, bucket, service.endpoint))[PLAIN], env=environment, check=True)
+    empty(service, bucket)
+    for number in range(ROUNDS):
         bucket = service.bucket()
-        entrants = list(contenders(file, bucket, service.endpoint))
-        if not number:
-            # The gateway's first upload takes some seconds more, whoever sends it: it makes what it keeps objects in.
-            subprocess.run(entrants[1][1], env=environment, check=True)
-            empty(service, bucket)
-            continue
-        for name, argv in order(entrants, number):
+        for name, argv in order(list(contenders(file, bucket, service.endpoint)), number):
             began = time.monotonic()
             done = subprocess.run(argv, env=environment, check=True, stdout=subprocess.PIPE, text=True)
             taken.setdefault(name, []).append(time.monotonic() - began)

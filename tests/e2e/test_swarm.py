@@ -21,8 +21,6 @@ from tests.support.sidecar import IMAGE
 from tests.support.stack import STACK
 
 FILE = Path(__file__).parents[2] / "deploy" / "swarm" / "docker-stack.backup.yml"
-
-
 NAME = "obcms"
 
 

@@ -27,6 +27,7 @@ _LOG_TAIL = 2000
 _START_SECONDS = 60
 # The engine itself looks at 10.85 to 10.87 (tools/engine) and 172.16 to 172.31 (Compose's networks).
 _NETWORK = "10.88"
+# Its `none` bridge is not enough for a Swarm, which makes bridges of its own, under names that the machine may have.
 _SECLUDED = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 
 
