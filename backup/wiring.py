@@ -123,13 +123,7 @@ class App:
         self._private(self.settings.spool)
         mount = spool_mount(own, self.settings.spool, HelperClients.inside)
         return ThrowAway(
-            engine,
-            found,
-            image or wanted[-1],
-            self.settings.spool,
-            mount,
-            self.instance(),
-            self.settings.stall_timeout,
+            engine, found, image or wanted[-1], self.settings.spool, mount, self.instance(), self.settings.stall_timeout
         )
 
     def _scratch(self) -> Scratch:
@@ -235,6 +229,7 @@ class App:
             clients=clients,
             instance=self.instance(),
             lock_timeout=self.settings.lock_timeout,
+            patience=self.settings.stall_timeout,
             image=container.image if container else "",
             image_id=container.image_id if container else "",
         )

@@ -82,13 +82,17 @@ def major(login: Login) -> int:
         return connection.info.server_version // 10_000
 
 
-def at_work(login: Login, name: str, application: str) -> bool:
-    """Whether a session of `application` in the database `name` executes something, and waits for nobody's lock."""
+def at_work(login: Login, name: str, application: str, patience: float) -> bool:
+    """Whether a session of `application` in the database `name` executes something, and waits for nobody's lock.
+
+    One between two statements is at work too, if it began or ended one within `patience` seconds.
+    """
     query = """
         SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = %s AND application_name = %s
-                       AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock')"""
+                       AND (state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock'
+                            OR state_change > clock_timestamp() - make_interval(secs => %s)))"""
     with maintenance(login, "at work") as connection:
-        row = connection.execute(query, (name, application)).fetchone()
+        row = connection.execute(query, (name, application, patience)).fetchone()
         return bool(row and row[0])
 
 

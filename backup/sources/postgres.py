@@ -27,6 +27,7 @@ _ROLES_OPTIONS: Final = ("--roles-only", "--no-sync", "--encoding=UTF8")
 class PostgresSource:
     """One database. `image` and `image_id` are those of its container, empty over the network.
 
+    `patience`: seconds for which a session that fills a database may do nothing.
     `scratch` drops what dead drills left on the server.
     """
 
@@ -34,6 +35,7 @@ class PostgresSource:
     clients: Clients
     instance: str
     lock_timeout: int
+    patience: int
     image: str = ""
     image_id: str = ""
     scratch: Callable[[], int] = lambda: 0
@@ -48,7 +50,7 @@ class PostgresSource:
         """Clients of the server's version for a database that `run` fills: an index may take as long as it works."""
         self.clients.check(major(self.login))
         made = self.clients.named(name)
-        made.busy = lambda: at_work(self.login, name, application(self.instance, run))
+        made.busy = lambda: at_work(self.login, name, application(self.instance, run), self.patience)
         return made
 
     def sweep(self) -> int:

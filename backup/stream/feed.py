@@ -57,6 +57,8 @@ class ProcessInput:
         self._process, self._pipe, self._name, self._stall, self._busy = process, pipe, name, stall, busy
         self._code: int | None = None
         self._lost: BackupError | None = None
+        # When it was last seen at work.
+        self._seen = 0.0
         self._ended = threading.Event()
         self._waiter = threading.Thread(target=self._wait, name=f"wait-{name}", daemon=True)
         self._waiter.start()
@@ -87,9 +89,8 @@ class ProcessInput:
                     time.sleep(0.001)  # the pipe has room, but for less than one atomic write
                     continue
                 quiet = time.monotonic()
-            elif time.monotonic() - quiet > self._stall:
-                self._ask()
-                quiet = time.monotonic()
+            else:
+                self._ask(quiet)
 
     def show(self, head: bytes) -> None:
         """Let the program read `head` and nothing more yet."""
@@ -110,22 +111,22 @@ class ProcessInput:
     def _until(self, done: Callable[[], bool], pause: float) -> None:
         quiet = time.monotonic()
         while not done():
-            if time.monotonic() - quiet > self._stall:
-                self._ask()
-                quiet = time.monotonic()
+            self._ask(quiet)
             time.sleep(pause)
 
     def check(self, since: float) -> None:
         """LoadFailed when the program has ended before its script, or has stood still `since` then."""
         if self._ended.is_set():
             raise self._failed()
-        if time.monotonic() - since > self._stall:
-            self._ask()
+        self._ask(since)
 
-    def _ask(self) -> None:
-        """It takes nothing: at work on a long statement, or standing still?"""
+    def _ask(self, since: float) -> None:
+        """At work on a long statement, or standing still? Asked no oftener than its patience lasts."""
+        if time.monotonic() - max(since, self._seen) <= self._stall:
+            return
         try:
             if self._busy():
+                self._seen = time.monotonic()
                 return
         except BackupError as error:
             raise LoadFailed(f"{self._name} stands still: {error.message}", error.hint) from error

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from backup.database import Login, session
+from backup.database.server import at_work
 from backup.errors import DatabaseUnavailable
 from tests.support.breaking import BREAKER
 from tests.support.database import PASSWORD, USER, Server, start_server
@@ -54,6 +57,32 @@ def test_a_long_statement_is_waited_for_while_the_server_greets_others(login: Lo
     with session.connected(login, "test", limit=0) as connection:
         row = connection.execute("SELECT 7 FROM pg_sleep(6)").fetchone()
     assert row == (7,)
+
+
+def test_a_session_is_at_work_when_it_does_or_just_did_something(own: Server, login: Login) -> None:
+    """Neither idle for longer than the patience, nor behind somebody's lock for as long."""
+
+    def seen(patience: float = 2) -> bool:
+        return at_work(login, "postgres", "a load", patience)
+
+    words, others = (login.conninfo(password=PASSWORD, application_name=name) for name in ("a load", "another"))
+    with psycopg.connect(words, autocommit=True) as load, psycopg.connect(others) as other:
+        load.execute("SET lock_timeout = '15s'")
+        assert seen(), "it may be between two statements"
+        time.sleep(2.5)
+        assert not seen()
+        with ThreadPoolExecutor(1) as pool:
+            slow = pool.submit(load.execute, "SELECT pg_sleep(4)")
+            time.sleep(3)
+            assert seen(), "it executes one"
+            slow.result()
+            other.execute("SELECT pg_advisory_xact_lock(1)")
+            waiting = pool.submit(load.execute, "SELECT pg_advisory_lock(1)")
+            time.sleep(2.5)
+            assert not seen()
+            other.rollback()
+            waiting.result()
+    assert not seen(0)
 
 
 @pytest.mark.parametrize("step", ["loading", "extracting", "ready", "swapping database", "starting"])

@@ -144,11 +144,14 @@ def test_what_cannot_be_a_backup_is_refused(target: Sidecar, server: Server, fil
 def test_a_statement_that_works_for_longer_than_the_patience_is_waited_for(
     target: Sidecar, server: Server, tmp_path: Path
 ) -> None:
-    """An index of a large table takes longer than psql's pipe can stand still; the session is seen to be at work."""
+    """An index of a large table takes longer than psql's pipe can stand still; the session is seen to be at work.
+
+    Also when it is asked about between two statements.
+    """
     plain = dumped(server, target.environment["DB_NAME"])
     head, trailer = plain.split(b"--\n-- PostgreSQL database dump complete", 1)
     # More than a pipe holds comes after it, so that psql takes nothing while the statement runs.
-    slow = b"SELECT pg_catalog.pg_sleep(13);\n" + b"-- a comment of a line that is long enough\n" * 8_000
+    slow = b"SELECT pg_catalog.pg_sleep(13);\n" + b"SELECT 1;\n" * 30_000
     file = tmp_path / "slow.sql"
     file.write_bytes(head + slow + b"--\n-- PostgreSQL database dump complete" + trailer)
     done = target.run("restore", str(file), "--force", "--no-safety", BACKUP_STALL_TIMEOUT="5")
