@@ -102,9 +102,12 @@ class Server:
             raise EngineError(f"the free space of the throw-away server cannot be told: {printable(self._said)}")
         return int(words[0]) * int(words[1])
 
-    def alive(self) -> bool:
-        """Whether it takes connections."""
-        return self.ask("pg_isready", "--quiet", "--host=127.0.0.1", "--timeout=10", f"--username={self._user}")[0] == 0
+    def answers(self) -> bool:
+        """True when it takes connections; EngineError when it does not, which a moment later it may."""
+        ready = ("pg_isready", "--quiet", "--host=127.0.0.1", "--timeout=10", f"--username={self._user}")
+        if self.ask(*ready)[0]:
+            raise EngineError("the throw-away server takes no connections", "Is the machine overloaded? Run it again.")
+        return True
 
     def wait(self) -> None:
         """Until it takes connections; EngineError with its last words when it does not."""

@@ -160,7 +160,7 @@ class ThrowAway:
                 made = HelperClients(
                     self.engine, server.container, login, self.spool, self.mount, self.instance, self.stall
                 )
-                made.busy = server.alive
+                made.busy = server.answers
                 return made
 
             maintenance = clients("template1" if wanted.name == "postgres" else "postgres")

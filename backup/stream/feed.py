@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from backup.errors import BackupError, LoadFailed
 from backup.stream.fifo import Pipe, Process, hint_for, remove
+from backup.stream.patience import Patience
 from backup.text import printable
 
 _SETTLE: Final = 30.0
@@ -47,18 +48,17 @@ _WANTING: Final = (
 class ProcessInput:
     """Writes to `process` through `pipe`. As a context manager it leaves no process behind.
 
-    A program that takes nothing for `stall` seconds is asked about with `busy`; False, or an error of it, ends it. Only
-    `finish` ends the script in good order: LoadFailed unless the program then ends with exit code 0.
+    A program that takes nothing for `stall` seconds is asked about with `busy`; False ends it, and so do three errors
+    in a row. Only `finish` ends the script in good order: LoadFailed unless the program then ends with exit code 0.
     """
 
     def __init__(
         self, process: Process, pipe: Pipe, name: str, stall: float, busy: Callable[[], bool] = lambda: False
     ) -> None:
-        self._process, self._pipe, self._name, self._stall, self._busy = process, pipe, name, stall, busy
+        self._process, self._pipe, self._name, self._stall = process, pipe, name, stall
+        self._patience = Patience(stall, busy)
         self._code: int | None = None
         self._lost: BackupError | None = None
-        # When it was last seen at work.
-        self._seen = 0.0
         self._ended = threading.Event()
         self._waiter = threading.Thread(target=self._wait, name=f"wait-{name}", daemon=True)
         self._waiter.start()
@@ -121,12 +121,9 @@ class ProcessInput:
         self._ask(since)
 
     def _ask(self, since: float) -> None:
-        """At work on a long statement, or standing still? Asked no oftener than its patience lasts."""
-        if time.monotonic() - max(since, self._seen) <= self._stall:
-            return
+        """At work on a long statement, or standing still?"""
         try:
-            if self._busy():
-                self._seen = time.monotonic()
+            if self._patience.lasts(since):
                 return
         except BackupError as error:
             raise LoadFailed(f"{self._name} stands still: {error.message}", error.hint) from error

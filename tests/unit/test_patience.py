@@ -1,0 +1,100 @@
+"""A program that stands still is asked about; who asks in vain asks again, but not for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backup.engine.servers import Server
+from backup.errors import BackupError, DatabaseUnavailable, EngineError, LoadFailed
+from backup.stream.feed import ProcessInput
+from backup.stream.fifo import Pipe
+
+STALL = 0.2
+LOST = DatabaseUnavailable("too many clients already", "Wait.")
+
+
+class Still:
+    """A program that reads nothing until it is killed."""
+
+    def __init__(self) -> None:
+        self._killed = threading.Event()
+
+    def wait(self) -> int:
+        self._killed.wait()
+        return 137
+
+    def errors(self) -> str:
+        return ""
+
+    def kill(self) -> None:
+        self._killed.set()
+
+    def close(self) -> None:
+        self.kill()
+
+
+class Answers:
+    """What is said of it, one after the other, the last one again and again; and when it was asked for."""
+
+    def __init__(self, *answers: bool | BackupError) -> None:
+        self._answers, self.times = list(answers), list[float]()
+
+    def __call__(self) -> bool:
+        self.times.append(time.monotonic())
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        if isinstance(answer, BackupError):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Pipe]:
+    with Pipe(tmp_path / "fifo") as made:
+        yield made
+
+
+def stands_still(pipe: Pipe, busy: Callable[[], bool]) -> LoadFailed:
+    """How a load ends that is never read."""
+    with ProcessInput(Still(), pipe, "psql", STALL, busy) as load, pytest.raises(LoadFailed) as caught:
+        load.write(bytes(4 << 20))
+    return caught.value
+
+
+def test_one_question_without_an_answer_ends_nothing(pipe: Pipe) -> None:
+    answers = Answers(LOST, True, LOST, LOST, True, False)
+    assert "made no progress" in stands_still(pipe, answers).message
+    assert len(answers.times) == 6
+    assert all(later - earlier >= STALL for earlier, later in zip(answers.times, answers.times[1:], strict=False))
+
+
+def test_three_questions_without_an_answer_end_it(pipe: Pipe) -> None:
+    answers = Answers(True, LOST)
+    failed = stands_still(pipe, answers)
+    assert "too many clients" in failed.message and failed.hint == "Wait."
+    assert len(answers.times) == 4
+
+
+def test_who_does_not_work_is_ended_at_once(pipe: Pipe) -> None:
+    answers = Answers(False)
+    assert "made no progress" in stands_still(pipe, answers).message
+    assert len(answers.times) == 1
+
+
+def test_a_throw_away_server_that_takes_no_connection_once_ends_no_load(pipe: Pipe) -> None:
+    class Busy(Server):
+        def __init__(self, *codes: int) -> None:
+            self._user, self.codes = "u", list(codes)
+
+        def ask(self, *command: str) -> tuple[int, str]:
+            return (self.codes.pop(0) if self.codes else 2), ""
+
+    server = Busy(0, 1, 0)
+    failed = stands_still(pipe, server.answers)
+    assert "takes no connections" in failed.message and server.codes == []
+    with pytest.raises(EngineError):
+        server.answers()
