@@ -32,8 +32,9 @@ _OUTPUT: Final = {"psql": "--output"}
 _SPOOLED: Final = re.compile(
     r"([0-9a-f]{12})\.[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|archive|index|out\.fifo)"
 )
-
-
+# A session may say nothing for hours while it works or waits: no router on the way is to forget it, and a server that
+# has gone is noticed within minutes.
+_ALIVE: Final = {"keepalives_idle": "10", "keepalives_interval": "10", "keepalives_count": "30"}
 ROLE: Final = "client"
 
 
@@ -159,7 +160,7 @@ class _Spooled:
 
     def _connection(self, run: str, options: str = "", part: str = "") -> list[str]:
         at = Login(self._host(), self._login.port, self._login.user, self._login.name)
-        extra = {"options": options} if options else {}
+        extra = {**_ALIVE, **({"options": options} if options else {})}
         secret = self._inside(self._path(run, f"{part}pass"))
         conninfo = at.conninfo(passfile=secret, application_name=application(self._instance, run), **extra)
         return [f"--dbname={conninfo}", "--no-password"]

@@ -1,0 +1,46 @@
+"""What PostgreSQL's clients are told, by one that writes out what it was told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from backup.database import Login
+from backup.sources.clients import NetworkClients
+
+INSTANCE, RUN = "0123456789ab", "20260102T030405Z-abcdef"
+TELLTALE = """#!/bin/sh
+for word; do case $word in --file=*) out=${word#--file=};; esac; done
+printf '%s\\n' "$@" >"$out"
+"""
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> NetworkClients:
+    program = tmp_path / "17" / "bin" / "pg_dump"
+    program.parent.mkdir(parents=True)
+    program.write_text(TELLTALE)
+    program.chmod(0o700)
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    made = NetworkClients(Login("db", 5432, "u", "d"), spool, INSTANCE, 5, tmp_path)
+    made.check(17)
+    return made
+
+
+def told(clients: NetworkClients, options: str = "") -> dict[str, str]:
+    """What the connection string says."""
+    with clients.run("pg_dump", (), RUN, options) as output:
+        words = b"".join(output.chunks()).decode().splitlines()
+    (conninfo,) = (word.removeprefix("--dbname=") for word in words if word.startswith("--dbname="))
+    return {key: str(value) for key, value in conninfo_to_dict(conninfo).items()}
+
+
+def test_a_silent_session_is_kept_alive_and_a_dead_line_noticed(clients: NetworkClients) -> None:
+    said = told(clients, "-c timezone=UTC")
+    assert said["options"] == "-c timezone=UTC" and said["application_name"].endswith(RUN)
+    idle, interval, count = (int(said.get(f"keepalives_{what}", 0)) for what in ("idle", "interval", "count"))
+    assert 0 < idle <= 60, "routers forget a silent line within minutes"
+    assert 120 <= idle + interval * count <= 600, "nor does a short outage end a load"
