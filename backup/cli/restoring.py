@@ -107,11 +107,12 @@ def undo(
     """
     main = App(base.prepare(as_json=False, kind="restore"))
     main.require_volume()
-    what = held.kept_words(main.settings.root, main.settings.zone)
+    kept = KeptFile(main.settings.root).read()
+    what = held.kept_words(kept, main.settings.zone)
     _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
     with base.progress(as_json=False) as progress:
         shop: Shop = shop_for(main, progress)
-        logger.success("{}", run.discard(shop) if discard else run.undo(shop))
+        logger.success("{}", run.discard(shop, kept) if discard else run.undo(shop, kept))
 
 
 def _show(planned: Plan, as_json: bool) -> None:

@@ -64,13 +64,12 @@ def first(shop: Shop, who: str) -> None:
         giveway.ask(shop.catalog.root, "restore")
 
 
-def kept_words(root: Path, zone: ZoneInfo) -> str:
+def kept_words(kept: Kept | None, zone: ZoneInfo) -> str:
     """In words, what `undo` brings back."""
-    found = KeptFile(root).read()
-    if found is None:
+    if kept is None:
         return "what the last restore replaced"
-    until = f"{found.replaced.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
-    return f"what was live until {until}, when the restore of {printable(found.set)} or an undo replaced it"
+    until = f"{kept.replaced.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
+    return f"what was live until {until}, when the restore of {printable(kept.set)} or an undo replaced it"
 
 
 def stamp(root: Path, run: Run) -> str:
@@ -83,6 +82,8 @@ def stamp(root: Path, run: Run) -> str:
 
 
 def unmoved(shop: Shop, seen: Kept | None) -> None:
-    """LockHeld when another restore or undo has ended since `seen` was what is kept for undo."""
-    if KeptFile(shop.catalog.root).read() not in (None, seen):
-        raise LockHeld("another restore or undo has ended meanwhile; nothing was done", _LOOK)
+    """LockHeld when what is kept for undo is not what it was when a person agreed, `seen`."""
+    if KeptFile(shop.catalog.root).read() != seen:
+        raise LockHeld(
+            "another restore or undo has ended meanwhile, or what was kept was removed; nothing was done", _LOOK
+        )

@@ -90,11 +90,10 @@ def _undoing(work: Work) -> str:
     return f"the database is new: `undo` does not take it away{files}"
 
 
-def undo(shop: Shop) -> str:
-    """Bring back what the last restore (or undo) replaced; what is to be said of it."""
+def undo(shop: Shop, kept: Kept | None) -> str:
+    """Bring back what the last restore (or undo) replaced; what is to be said of it. `kept` is what was agreed to."""
     alone(shop)
     refuse_unfinished(shop.catalog.root, shop.clock())
-    kept = KeptFile(shop.catalog.root).read()
     if kept is None:
         raise NotFound("there is nothing to undo", "`list pre-restore` shows safety sets, which `restore` puts back.")
     with recorded(shop, "undo", kept.set) as run:
@@ -129,10 +128,9 @@ def _volumes_of(kept: Kept, shop: Shop) -> tuple[VolumeSwap, ...]:
     )
 
 
-def discard(shop: Shop) -> str:
-    """Remove what is kept for undo; what is to be said of it."""
+def discard(shop: Shop, kept: Kept | None) -> str:
+    """Remove what is kept for undo; what is to be said of it. `kept` is what was agreed to."""
     refuse_unfinished(shop.catalog.root, shop.clock())
-    kept = KeptFile(shop.catalog.root).read()
     with recorded(shop, "discard", ""):
         # A restore may have come and gone, or been killed, while this waited.
         refuse_unfinished(shop.catalog.root, shop.clock())
@@ -147,7 +145,7 @@ def expire(shop: Shop) -> None:
     kept = KeptFile(shop.catalog.root).read()
     if kept and kept.expired(shop.clock()) and JournalFile(shop.catalog.root).read() is None:
         logger.info("what the restore of {} replaced has been kept long enough", kept.set)
-        logger.info("{}", discard(shop))
+        logger.info("{}", discard(shop, kept))
 
 
 def end(shop: Shop, *, back: bool = False) -> str:
