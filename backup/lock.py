@@ -33,7 +33,10 @@ _NAMELESS = "a run that has not said who it is"
 def hold(
     path: Path, operation: str, run: str, *, wait: float = 0.0, waiting: Callable[[str], None] = lambda _: None
 ) -> Iterator[None]:
-    """Hold the lock for the body. Waits up to `wait` seconds, then LockHeld says who has it and since when."""
+    """Hold the lock for the body. Waits up to `wait` seconds, then LockHeld says who has it and since when.
+
+    `waiting` is told of everybody who is waited for: who waits may be overtaken. It may raise instead.
+    """
     with storing(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -66,7 +69,7 @@ def holder(path: Path) -> str | None:
 
 
 def _acquire(descriptor: int, path: Path, wait: float, waiting: Callable[[str], None]) -> None:
-    began, told = time.monotonic(), False
+    began, told = time.monotonic(), ""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,9 +80,9 @@ def _acquire(descriptor: int, path: Path, wait: float, waiting: Callable[[str], 
                     f"another run is using the backup volume: {who or _NAMELESS}; nothing was done",
                     "Wait for it to end, or pass --wait SECONDS to queue behind it.",
                 ) from None
-            if who and not told:
+            if who and who != told:
                 waiting(who)
-                told = True
+                told = who
             time.sleep(_POLL)
         except OSError as error:
             raise LockHeld(f"{path} cannot be locked: {error.strerror}", "Use a volume that supports flock.") from error

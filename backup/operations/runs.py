@@ -175,7 +175,7 @@ class Recording:
 def locked(shop: Shop, run: Run, wait: float, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds.
 
-    `waiting` is told once who is waited for, and may raise instead.
+    `waiting` is told who is waited for, one after the other, and may raise instead.
     """
     what = f"{run.operation} {run.set or run.tier}".strip()
     with lock.hold(shop.lock, what, run.id, wait=wait, waiting=waiting or _told):

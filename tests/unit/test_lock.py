@@ -69,6 +69,23 @@ def test_waiting_ends_when_the_first_ends(path: Path) -> None:
     assert len(told) == 1 and "run-7" in told[0]
 
 
+def test_who_overtakes_is_named_too(path: Path) -> None:
+    """A restore asks a drill to end, so it must hear of one that came between the backup it waits for and itself."""
+    told: list[str] = []
+
+    def waiting(who: str) -> None:
+        told.append(who)
+        text = json.dumps({"operation": "drill", "run": "run-8", "host": "h", "since": "s"})
+        if len(told) == 1:
+            path.write_text(text)  # as if the first had ended and another had been quicker
+        else:
+            process.kill()
+
+    with other(path) as process, hold(path, "restore", "y", wait=10, waiting=waiting):
+        pass
+    assert ["create" in told[0], "drill" in told[1]] == [True, True] and len(told) == 2
+
+
 def test_waiting_has_an_end(path: Path) -> None:
     with other(path) as process:
         before = time.monotonic()
