@@ -32,9 +32,11 @@ def ask(root: Path, who: str) -> None:
 
 @contextlib.contextmanager
 def giving_way(root: Path) -> Iterator[None]:
-    """The body is ended by SIGTERM when somebody asks from now on."""
+    """The body is ended by SIGTERM when somebody asks, or has asked since the lock was taken. Only under the lock."""
     store, over, asked = LocalStore(root / "state"), threading.Event(), threading.Event()
     before = _read(store)
+    if _since_locked(root / "state"):
+        before = b""
 
     def watch() -> None:
         while not over.wait(_LOOK):
@@ -55,6 +57,13 @@ def giving_way(root: Path) -> Iterator[None]:
         raise
     finally:
         over.set()
+
+
+def _since_locked(state: Path) -> bool:
+    """Whether the last question came when the lock had been taken, and so is not an earlier drill's."""
+    with contextlib.suppress(OSError):
+        return (state / _NAME).stat().st_mtime_ns >= (state / "lock").stat().st_mtime_ns
+    return False
 
 
 def _read(store: LocalStore) -> bytes:

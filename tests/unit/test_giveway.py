@@ -1,0 +1,48 @@
+"""A drill ends when a restore asks it to, however early that is; not for what an earlier one was asked."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from backup.errors import Interrupted
+from backup.lock import hold
+from backup.operations import giveway
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(giveway, "_LOOK", 0.05)
+    (tmp_path / "state").mkdir()
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def interrupting() -> Iterator[None]:
+    def told(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, told)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_restore_that_asks_before_the_drill_listens_is_heard(root: Path) -> None:
+    """It queues for the lock, and sees within a tenth of a second who has it."""
+    with hold(root / "state" / "lock", "drill daily_x", "run-8"):
+        giveway.ask(root, "restore")
+        with pytest.raises(Interrupted) as caught, giveway.giving_way(root):
+            time.sleep(5)
+    assert "a restore was to go first" in caught.value.message
+
+
+def test_what_an_earlier_drill_was_asked_ends_no_other(root: Path) -> None:
+    giveway.ask(root, "restore")
+    time.sleep(0.05)
+    with hold(root / "state" / "lock", "drill daily_x", "run-8"), giveway.giving_way(root):
+        time.sleep(0.3)
