@@ -93,6 +93,16 @@ class RemoteMissing(RemoteFailed):
     """An object that should be at the place of the offsite copies is not there."""
 
 
+class RemoteDamaged(RemoteFailed):
+    """The bytes of an object are not those that the place of the offsite copies says it holds."""
+
+    exit_code = 40
+
+
+class RemoteArchived(RemoteFailed):
+    """The bytes of an object cannot be read without a request that takes hours."""
+
+
 class NotProven(BackupError):
     """A set's bytes are as they were written, but restoring them gave something else."""
 

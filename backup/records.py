@@ -52,7 +52,8 @@ class Run(BaseModel):
     """One run. `seconds` maps each phase to its duration; `trigger` is manual, first, schedule or catch-up.
 
     `only` is `database` or `media` for a run that was asked for that half alone. `slot` is the scheduled moment that a
-    run was for, `slots` how many it stands for: those that were missed before it are not made up one by one.
+    run was for, `slots` how many it stands for: those that were missed before it are not made up one by one. `place` is
+    that of the copies (`s3`, `copy`) of a run that works with them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -68,6 +69,7 @@ class Run(BaseModel):
     ended: AwareDatetime | None = None
     outcome: Outcome = Outcome.RUNNING
     set: str = ""
+    place: str = ""
     message: str = ""
     hint: str = ""
     exit_code: int = 0

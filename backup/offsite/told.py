@@ -93,7 +93,8 @@ def _failed(seen: Seen, runs: Sequence[Run]) -> Iterator[Reason]:
         (DRILL, "the last drill from the offsite copies"),
         (PRUNE, "the last cleanup of the offsite copies"),
     ):
-        mine = [run for run in runs if run.operation == operation and run.outcome not in (Outcome.RUNNING,)]
+        here = (run for run in runs if run.operation == operation and run.place == seen.place)
+        mine = [run for run in here if run.outcome is not Outcome.RUNNING]
         told = [run for run in mine if run.outcome is not Outcome.INTERRUPTED]
         last = max(told, key=lambda run: (run.started, run.id), default=None)
         if last and last.outcome in _FAILED:

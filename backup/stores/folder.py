@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from backup.errors import IntegrityError, NoSpace, RemoteDenied, RemoteFailed, RemoteMissing, StoreError
+from backup.errors import IntegrityError, NoSpace, RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissing, StoreError
 from backup.stores.disk import sync_directory
 from backup.stores.pace import Pace
 from backup.stores.remote import Entry, Removal, require_key
@@ -90,7 +90,7 @@ class Folder:
         return Entry(key, found.size, found.modified, staged.sha256, f"sha256:{staged.sha256}")
 
     def get(self, key: str) -> Iterator[bytes]:
-        """The bytes; RemoteFailed when they are not those of the SHA-256 that was noted with them."""
+        """The bytes; RemoteDamaged when they are not those of the SHA-256 that was noted with them."""
         digest, count = hashlib.sha256(), 0
         with self._told(key):
             self._require()
@@ -109,9 +109,9 @@ class Folder:
                 count += len(block)
                 yield block
         if count != size or noted not in ("", digest.hexdigest()):
-            raise RemoteFailed(
+            raise RemoteDamaged(
                 f"{self.name}: what was read of {printable(key)} is not what was stored there",
-                "The copy is damaged: use another, remove this one, and `upload` sends it again.",
+                "Use another copy; `offsite verify --download` marks a damaged one, and `upload` then sends it again.",
             )
 
     def remove(self, key: str) -> Removal:

@@ -67,7 +67,9 @@ class Remote(Protocol):
         """
 
     def get(self, key: str) -> Iterator[bytes]:
-        """The bytes of an object, in blocks. RemoteFailed when they end early or are not those of its SHA-256."""
+        """The bytes of an object, in blocks. RemoteFailed when they end early, RemoteDamaged when they are others than
+        the place says, RemoteArchived when they cannot be read at once.
+        """
 
     def remove(self, key: str) -> Removal:
         """Remove an object; one that is not there is removed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.errors import IntegrityError, RemoteFailed, RemoteMissing
+from backup.errors import IntegrityError, RemoteDamaged, RemoteFailed, RemoteMissing
 from backup.stores.folder import Folder
 from backup.stores.remote import Remote
 from backup.stores.s3 import open_bucket
@@ -59,6 +59,13 @@ def test_what_was_put_is_there_and_comes_back(remote: Remote, size: int, known: 
     assert found.sha256 == digest or (not known and not found.sha256)
     assert b"".join(remote.get(KEY)) == data
     assert [(each.key, each.size, each.archived) for each in remote.entries()] == [(KEY, size, False)]
+
+
+def test_a_listing_tells_the_same_time_as_the_object(remote: Remote) -> None:
+    """By it an object is known to be the same without asking for it."""
+    put = remote.put(KEY, [b"x"])
+    found = remote.stat(KEY)
+    assert found and [each.modified for each in remote.entries()] == [found.modified] == [put.modified]
 
 
 def test_a_known_sha256_is_told_of_any_size(remote: Remote) -> None:
@@ -166,7 +173,7 @@ class TestFolder:
         before = (tmp_path / "a").stat()
         (tmp_path / "a").write_bytes(b"wrong")
         os.utime(tmp_path / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
-        with pytest.raises(RemoteFailed, match="is not what was stored"):
+        with pytest.raises(RemoteDamaged, match="is not what was stored"):
             b"".join(folder.get("a"))
         (tmp_path / "a").write_bytes(b"other")
         found = folder.stat("a")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from backup.errors import IntegrityError, RemoteDenied, RemoteFailed, RemoteMissing
+from backup.errors import IntegrityError, RemoteArchived, RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissing
 from backup.stores.remote import Entry, Removal
 
 START = datetime(2025, 10, 1, tzinfo=UTC)
@@ -32,6 +32,8 @@ class MemoryPlace:
     twist: Callable[[bytes], bytes] = lambda data: data
     truncated: bool = False
     swept: int = 0
+    thawed: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
 
     def entries(self, prefix: str = "") -> list[Entry]:
         self._count("list")
@@ -41,7 +43,8 @@ class MemoryPlace:
 
     def stat(self, key: str) -> Entry | None:
         self._count("stat")
-        return self.facts.get(key)
+        found = self.facts.get(key)
+        return replace(found, archived=False) if found and key in self.thawed else found
 
     def put(
         self,
@@ -86,13 +89,23 @@ class MemoryPlace:
         """An object is moved to where its bytes cannot be read at once."""
         self.facts[key] = replace(self.facts[key], archived=True, storage_class="GLACIER")
 
+    def thaw(self, key: str) -> None:
+        """Its bytes are there again for some days; listings go on calling it archived."""
+        self.thawed.add(key)
+
     def get(self, key: str) -> Iterator[bytes]:
         self._count("get")
         if key not in self.objects:
             raise RemoteMissing(f"{key} is not at s3://memory")
-        data = self.objects[key]
+        if self.facts[key].archived and key not in self.thawed:
+            raise RemoteArchived(f"{key} is archived at s3://memory")
+        data, known = self.objects[key], self.facts[key].sha256
         yield data[: len(data) // 2]
+        if key in self.broken:
+            raise RemoteFailed(f"{key} cannot be read at s3://memory")
         yield data[len(data) // 2 :]
+        if known not in ("", hashlib.sha256(data).hexdigest()):
+            raise RemoteDamaged(f"what was read of {key} is not what was stored there")
 
     def remove(self, key: str) -> Removal:
         self._count("remove")

@@ -39,6 +39,7 @@ def drill(
         slots=slots,
         started=shop.clock(),
         set=query,
+        place=shop.place,
     )
     with runs.recorded_beside(shop, run, f"{shop.place}-drill", wait) as recording, ExitStack() as stack:
         with timed(recording.seconds, "fetch"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from backup import forecast, lock
-from backup.errors import BackupError, IntegrityError, LockHeld, RemoteFailed, StoreError
+from backup.errors import BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
 from backup.log import logger
 from backup.manifest import Artifact, Manifest, to_json
 from backup.offsite.layout import RemoteSet, compare, key, sums, sums_name
@@ -25,7 +25,7 @@ from backup.sets import StoredSet, manifest_name
 from backup.stores.disk import free_space, storing
 from backup.stores.local import LocalStore
 from backup.stores.staged import StagedFile
-from backup.text import printable, size
+from backup.text import plural, printable, size
 
 _TEMPORARY: Final = "temp"
 # What a set takes besides its artifacts, and a little air.
@@ -124,12 +124,11 @@ def _fetched(shop: Shop, manifest: Manifest, found: RemoteSet, store: LocalStore
             f"{found.id} at {shop.remote.name} is not whole: {'; '.join(problems[:5])}",
             "`offsite list` shows others; `offsite verify` looks at all of them.",
         )
-    archived = [name for name, entry in found.entries.items() if entry.archived]
-    if archived:
-        raise RemoteFailed(
+    if archived := [name for name, entry in found.entries.items() if entry.archived and _archived(shop, name)]:
+        raise RemoteArchived(
             f"{found.id} is archived at {shop.remote.name}: its bytes cannot be read at once",
-            f"Ask for them (`aws s3api restore-object --key {archived[0]} …`, likewise its other files), which takes"
-            " hours; then run this again.",
+            f"Ask the store for {plural(len(archived), 'file')} (`aws s3api restore-object`), which takes hours; then"
+            f" run this again: {', '.join(f'{shop.remote.name}/{name}' for name in archived)}",
         )
     shop.catalog.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with storing(store.directory):
@@ -138,14 +137,22 @@ def _fetched(shop: Shop, manifest: Manifest, found: RemoteSet, store: LocalStore
     return [_artifact(shop, artifact, manifest, store, stack) for artifact in manifest.artifacts]
 
 
+def _archived(shop: Shop, name: str) -> bool:
+    """A listing goes on saying so after the store was asked for the bytes and has them; the object itself does not."""
+    entry = shop.remote.stat(name)
+    return entry is None or entry.archived
+
+
 def _artifact(shop: Shop, artifact: Artifact, manifest: Manifest, store: LocalStore, stack: ExitStack) -> StagedFile:
     shop.progress.phase(f"fetching {artifact.file}", artifact.stored_size)
     staged = stack.enter_context(store.stage(artifact.file))
-    for chunk in shop.remote.get(key(manifest.tier, artifact.file)):
-        if staged.size + len(chunk) > artifact.stored_size:
-            break
-        staged.write(chunk)
-        shop.progress.advance(len(chunk))
+    # Other bytes than the place says are others than the manifest says, too.
+    with contextlib.suppress(RemoteDamaged):
+        for chunk in shop.remote.get(key(manifest.tier, artifact.file)):
+            if staged.size + len(chunk) > artifact.stored_size:
+                break
+            staged.write(chunk)
+            shop.progress.advance(len(chunk))
     if (staged.size, staged.sha256) != (artifact.stored_size, artifact.stored_sha256):
         raise IntegrityError(
             f"{artifact.file} came from {shop.remote.name} with other bytes than were sent there; nothing of"

@@ -7,21 +7,25 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from backup.errors import IntegrityError, NotFound, RemoteFailed, RemoteMissing
+from backup.errors import IntegrityError, NotFound, RemoteArchived, RemoteDamaged, RemoteFailed, RemoteMissing
 from backup.log import logger
 from backup.manifest import Artifact, Manifest
-from backup.offsite.decide import share
+from backup.offsite.decide import share, unchanged
 from backup.offsite.layout import RemoteSet, compare, key, keys_of
 from backup.offsite.model import Book, Copy, Item, State
 from backup.offsite.told import VERIFY
 from backup.operations import runs
 from backup.operations.draft import timed
-from backup.operations.offsite.place import Shop, digest, listed, manifest_of, told
+from backup.operations.offsite.place import Shop, digest, listed, manifest_of, require_there, told
 from backup.records import Outcome, Run, new_run_id
 from backup.stores.remote import Entry
 from backup.text import plural, printable, size
 
 _LISTED: Final = 20
+# A place that fails so often fails the rest, too.
+_PATIENCE: Final = 2
+# A flipped bit on the way is another one the next time; that of a disk is not.
+_READS: Final = 2
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,12 @@ class Request:
 
 @dataclass
 class Report:
-    """What was found: copies by set, how many bytes were read, and what is wrong with the place itself."""
+    """What was found: copies by set, how many bytes were read, and what kept others from being read."""
 
     place: str
     copies: dict[str, Copy] = field(default_factory=dict)
     read: int = 0
+    failed: list[RemoteFailed] = field(default_factory=list)
 
     @property
     def bad(self) -> list[Copy]:
@@ -68,7 +73,7 @@ class Report:
 def verify(request: Request, shop: Shop) -> Report:
     """Ask the place for size and checksum of every object, read what is to be read, and keep what was found.
 
-    IntegrityError when a copy is not as it should be, after all were looked at.
+    IntegrityError when a copy is not as it should be, RemoteFailed when one cannot be read: after all were looked at.
     """
     run = Run(
         id=new_run_id(shop.clock()),
@@ -78,6 +83,7 @@ def verify(request: Request, shop: Shop) -> Report:
         slots=request.slots,
         started=shop.clock(),
         set=request.only,
+        place=shop.place,
     )
     with runs.recorded_beside(shop, run, f"{shop.place}-verify", request.wait) as recording:
         with timed(recording.seconds, "total"):
@@ -85,6 +91,8 @@ def verify(request: Request, shop: Shop) -> Report:
         recording.success = {"message": report.words}
         if report.bad:
             raise _bad(report)
+        if report.failed:
+            raise report.failed[0]
     return report
 
 
@@ -93,6 +101,7 @@ def _look(request: Request, shop: Shop) -> Report:
     book, remote, report = shop.book.read(), listed(shop.remote), Report(shop.remote.name)
     if request.only and request.only not in {*remote, *book.copies}:
         raise NotFound(f"no set at {shop.remote.name} is called {printable(request.only)!r}", "`offsite list`")
+    require_there(shop, remote, book, accept=request.accept)
     wanted = [request.only] if request.only else sorted({*remote, *book.copies} - set(book.leaving))
     for identifier in wanted:
         before, there = book.copies.get(identifier), remote.get(identifier)
@@ -108,19 +117,34 @@ def _look(request: Request, shop: Shop) -> Report:
         report.copies[identifier] = copy
     _keep(shop, report.copies.values(), whole=not request.only)
     for copy in _to_read(request, report, shop):
-        found = Look(shop, copy).read(copy, remote[copy.id])
-        report.copies[copy.id] = found
-        report.read += copy.size
-        _keep(shop, [found], whole=False)
+        if len(report.failed) < _PATIENCE:
+            _read(copy, remote[copy.id], shop, report)
     return report
+
+
+def _read(copy: Copy, there: RemoteSet, shop: Shop, report: Report) -> None:
+    """One that cannot be read keeps no other from being read."""
+    try:
+        found = Look(shop, copy).read(copy, there)
+    except RemoteFailed as error:
+        logger.error("{} could not be read: {} {}", copy.id, error.message, error.hint)
+        report.failed.append(error)
+        return
+    report.copies[copy.id] = found
+    report.read += copy.size
+    _keep(shop, [found], whole=False)
 
 
 def _to_read(request: Request, report: Report, shop: Shop) -> Sequence[Copy]:
     held = [copy for copy in report.copies.values() if copy.state == "offsite"]
     if request.read or not request.share:
         return held if request.read else []
-    past = [r for r in shop.records.all() if r.operation == VERIFY and r.outcome is Outcome.SUCCESS and r.slot]
+    past = [r for r in shop.records.all() if _shared(r, shop)]
     return share(held, shop.clock(), max((run.started for run in past), default=None))
+
+
+def _shared(run: Run, shop: Shop) -> bool:
+    return run.operation == VERIFY and run.place == shop.place and run.outcome is Outcome.SUCCESS and bool(run.slot)
 
 
 def _keep(shop: Shop, copies: Iterable[Copy], *, whole: bool) -> None:
@@ -170,7 +194,11 @@ class Look:
             manifest = manifest_of(self.shop.remote, there)
         except RemoteMissing as error:
             return self._copy(there, None, "incomplete", error.message)
-        except IntegrityError as error:
+        except RemoteArchived as error:
+            # What is in it was confirmed, if nothing has changed since.
+            same = self.before is not None and self.before.held and unchanged(self.before, there.entries)
+            return self._copy(there, None, "archived" if same else "incomplete", "" if same else error.message)
+        except (IntegrityError, RemoteDamaged) as error:
             return self._copy(there, None, "differs", error.message)
         entries = self._asked(manifest) if ask else there.entries
         missing, wrong = compare(manifest, entries)
@@ -207,16 +235,16 @@ class Look:
 
     def _bytes(self, manifest: Manifest, artifact: Artifact) -> str:
         """What is wrong with the bytes of a file there; nothing for those that were sent."""
-        try:
-            found = digest(self.shop, key(manifest.tier, artifact.file), artifact.stored_size)
-        except RemoteMissing:
-            return "is missing"
-        except RemoteFailed as error:
-            logger.warning("{} could not be read: {}", artifact.file, error.message)
-            raise
-        if found != (artifact.stored_size, artifact.stored_sha256):
-            return "has other bytes than were sent"
-        return ""
+        for _ in range(_READS):
+            try:
+                found = digest(self.shop, key(manifest.tier, artifact.file), artifact.stored_size)
+            except RemoteMissing:
+                return "is missing"
+            except RemoteDamaged:
+                continue
+            if found == (artifact.stored_size, artifact.stored_sha256):
+                return ""
+        return "has other bytes than were sent"
 
     def _asked(self, manifest: Manifest) -> dict[str, Entry]:
         known = self.before.items if self.before else {}

@@ -13,11 +13,11 @@ from backup.errors import NotFound, RemoteFailed, RemoteMissing
 from backup.manifest import Manifest, Tier
 from backup.offsite.books import BookFile
 from backup.offsite.layout import RemoteSet, compare, grouped, read_manifest
-from backup.offsite.model import Item, PlaceName
+from backup.offsite.model import Book, Item, PlaceName
 from backup.progress import Progress
 from backup.records import Records
 from backup.stores.remote import Entry, Remote
-from backup.text import printable
+from backup.text import plural, printable
 
 # Manifests, lists and pages are small; more than this is not ours.
 _SMALL = 64 << 20
@@ -51,6 +51,17 @@ class Shop:
 def listed(remote: Remote) -> dict[str, RemoteSet]:
     """The sets there, by id, from one complete listing."""
     return grouped(remote.entries())
+
+
+def require_there(shop: Shop, remote: Mapping[str, RemoteSet], book: Book, *, accept: bool = False) -> None:
+    """RemoteFailed for a folder without any set where there were some: a disk or share that is not mounted looks so."""
+    held = sum(copy.held for copy in book.copies.values())
+    if shop.place == "copy" and held and not remote and not accept:
+        raise RemoteFailed(
+            f"no set is in {shop.remote.name}, where {plural(held, 'set')} should be: nothing was sent or concluded",
+            "Is the disk or share mounted on the host? Then start this container anew. If the copies are gone for good,"
+            " `offsite verify --accept` takes them off the list, and the next upload sends what is still here.",
+        )
 
 
 def small(remote: Remote, key: str) -> bytes:

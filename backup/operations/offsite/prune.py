@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from backup.errors import IntegrityError
+from backup.errors import IntegrityError, RemoteArchived, RemoteDamaged
 from backup.log import logger
 from backup.manifest import Manifest
 from backup.offsite.decide import unchanged
@@ -75,7 +75,7 @@ def plan(request: Request, shop: Shop, policy: Policy) -> Report:
     local = {stored.id: stored for stored in shop.catalog.sets()}
     sets = [_stored(shop, found, book.copies.get(found.id), local.get(found.id)) for found in remote.values()]
     known = [stored for stored in sets if stored is not None]
-    past = [run for run in shop.records.all() if run.operation == PRUNE and run.outcome is Outcome.SUCCESS]
+    past = [run for run in shop.records.all() if _cleaned(run, shop)]
     spent = bool(past) and past[0].exit_code == WAITS
     here = newest_good(stored for stored in local.values() if identity_of(stored))
     decided = decide(
@@ -100,6 +100,7 @@ def prune(request: Request, shop: Shop, policy: Policy) -> Report:
         slot=request.slot,
         slots=request.slots,
         started=shop.clock(),
+        place=shop.place,
     )
     # Not beside an upload: what has no manifest yet may be under way.
     with runs.recorded_beside(shop, run, f"{shop.place}-write", request.wait) as recording:
@@ -132,7 +133,7 @@ def _stored(shop: Shop, found: RemoteSet, copy: Copy | None, local: StoredSet | 
     )
     try:
         manifest = manifest_of(shop.remote, found)
-    except IntegrityError as error:
+    except (IntegrityError, RemoteDamaged, RemoteArchived) as error:
         return replace(base, problem=error.message)
     missing, wrong = compare(manifest, found.entries)
     sound = copy is not None and copy.held and copy.run == manifest.run and unchanged(copy, found.entries)
@@ -144,6 +145,10 @@ def _stored(shop: Shop, found: RemoteSet, copy: Copy | None, local: StoredSet | 
         verdict=Verdict(checked=copy.confirmed) if copy and sound else None,
         problem="; ".join([*missing, *wrong]),
     )
+
+
+def _cleaned(run: Run, shop: Shop) -> bool:
+    return run.operation == PRUNE and run.place == shop.place and run.outcome is Outcome.SUCCESS
 
 
 def _leftovers(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from backup.errors import BackupError, IntegrityError, NotFound, RemoteFailed
+from backup.errors import BackupError, IntegrityError, NotFound, RemoteDamaged, RemoteFailed
 from backup.manifest import Artifact, Manifest, to_json
 from backup.offsite.layout import RemoteSet, compare, key, keys_of, page_name, read_manifest, sums, sums_name
 from backup.offsite.model import Book, Copy, Item, State
@@ -45,6 +45,7 @@ class Sending:
     _items: dict[str, Item] = field(default_factory=dict)
     _archived: bool = False
     _raw: bytes = b""
+    _rotten: tuple[str, ...] = ()
 
     def run(self) -> Sent:
         """Send what is missing or differs, and confirm the whole. An error leaves no manifest of this upload there."""
@@ -77,6 +78,9 @@ class Sending:
             self._raw = small(self.shop.remote, self.remote.manifest_key)
             found = read_manifest(self._raw, self.remote)
         except IntegrityError:
+            return None
+        except RemoteDamaged:
+            self._rotten = (self.remote.manifest_key,)
             return None
         if found.run != local.run:
             raise RemoteFailed(
@@ -114,7 +118,7 @@ class Sending:
     def _bad(self) -> tuple[str, ...]:
         """Objects whose bytes were read and are wrong, although the place says otherwise."""
         copy = self.book.copies.get(self.stored.id)
-        return copy.bad if copy else ()
+        return self._rotten + (copy.bad if copy else ())
 
     def _artifact(self, artifact: Artifact, earlier: Iterable[Artifact]) -> Artifact:
         """The artifact as it is there afterwards."""
@@ -128,13 +132,18 @@ class Sending:
     def _reusable(self, path: str, artifact: Artifact, earlier: Iterable[Artifact], *, encrypts: bool) -> Entry | None:
         """The object that is there already, if the place says that it is the right one."""
         entry = self._stat(path) if path in self.remote.entries and path not in self._bad else None
-        if entry is None or not entry.sha256:
+        if entry is None:
+            return None
+        known = self._known(path)
+        if encrypts and not entry.sha256 and known and known.source == artifact.stored_sha256:
+            # Sent to its end, but never confirmed: it may be what was noted then. It must not need to be overwritten.
+            entry = self._read(entry)
+        if not entry.sha256:
             return None
         if not encrypts:
             right = (entry.size, entry.sha256) == (artifact.stored_size, artifact.stored_sha256)
         else:
             # Encrypted bytes are other ones each time: what was noted when they were sent tells what is in them.
-            known = self._known(path)
             noted = known and known.source == artifact.stored_sha256 and known.sha256 == entry.sha256
             listed = any(f"{self.stored.tier}/{a.file}" == path and a.stored_sha256 == entry.sha256 for a in earlier)
             right = bool(noted) or listed
@@ -146,7 +155,7 @@ class Sending:
         self.shop.progress.phase(f"sending {artifact.file}", artifact.stored_size)
         advance = self.shop.progress.advance
         if encrypts and self.shop.encrypt:
-            hashed = _Hashed(self.shop.encrypt(self._unchanged(artifact)))
+            hashed = _Hashed(self.shop.encrypt(self._unchanged(artifact)), lambda: self._begun(path, hashed, artifact))
             entry = self.shop.remote.put(path, hashed, None, advance)
             size, sha256 = hashed.size, hashed.sha256
         else:
@@ -163,9 +172,14 @@ class Sending:
         self.shop.book.change(lambda book: book.with_part(self.stored.id, path, item))
         return entry
 
+    def _begun(self, path: str, hashed: _Hashed, artifact: Artifact) -> None:
+        """Noted before the request that makes the object: whether that was done may never be heard."""
+        item = Item(size=hashed.size, sha256=hashed.sha256, modified=self.shop.clock(), source=artifact.stored_sha256)
+        self.shop.book.change(lambda book: book.with_part(self.stored.id, path, item))
+
     def _small(self, path: str, data: bytes) -> None:
         expected = hashlib.sha256(data).hexdigest()
-        entry = self._stat(path) if path in self.remote.entries else None
+        entry = self._stat(path) if path in self.remote.entries and path not in self._bad else None
         if entry is None or (entry.size, entry.sha256) != (len(data), expected):
             entry = self.shop.remote.put(path, [data], len(data), sha256=expected)
             self._require(path, entry, len(data), expected)
@@ -259,16 +273,17 @@ class Sending:
 
 
 class _Hashed:
-    """Chunks, and the size and SHA-256 of those that were taken."""
+    """Chunks, and the size and SHA-256 of those that were taken. `ended` is called before their end is told."""
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks, self._hash, self.size = chunks, hashlib.sha256(), 0
+    def __init__(self, chunks: Iterable[bytes], ended: Callable[[], None] = lambda: None) -> None:
+        self._chunks, self._hash, self.size, self._ended = chunks, hashlib.sha256(), 0, ended
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._chunks:
             self._hash.update(chunk)
             self.size += len(chunk)
             yield chunk
+        self._ended()
 
     @property
     def sha256(self) -> str:

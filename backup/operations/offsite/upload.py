@@ -15,7 +15,7 @@ from backup.offsite.layout import RemoteSet
 from backup.offsite.told import OPERATIONS
 from backup.operations import runs
 from backup.operations.draft import timed
-from backup.operations.offsite.place import Shop, listed
+from backup.operations.offsite.place import Shop, listed, require_there
 from backup.operations.offsite.sending import Sending
 from backup.records import Run, new_run_id
 from backup.sets import StoredSet
@@ -74,6 +74,7 @@ def upload(request: Request, shop: Shop) -> Report:
         slots=request.slots,
         started=shop.clock(),
         set=request.only,
+        place=shop.place,
     )
     with runs.recorded_beside(shop, run, f"{shop.place}-write", request.wait) as recording:
         with timed(recording.seconds, "total"):
@@ -98,6 +99,7 @@ class _Upload:
         if removed := self.shop.remote.sweep():
             logger.info("{} of uploads that died removed at {}", plural(removed, "leftover"), self.shop.remote.name)
         sets, failures = listed(self.shop.remote), 0
+        require_there(self.shop, sets, self.shop.book.read())
         self.shop.book.change(lambda book: book.model_copy(update={"looked": self.shop.clock()}))
         while (stored := self._next()) and len(self.tried) <= _MOST:
             try:

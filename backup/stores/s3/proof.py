@@ -97,4 +97,5 @@ def _restored(head: Mapping[str, Any]) -> bool:
 
 
 def _utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
+    # Some stores list milliseconds, and tell seconds of the object itself.
+    return moment.astimezone(UTC).replace(microsecond=0)

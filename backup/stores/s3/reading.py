@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final
 
-from backup.errors import RemoteFailed, RemoteMissing
+from backup.errors import RemoteDamaged, RemoteFailed, RemoteMissing
 from backup.stores.remote import Entry
 from backup.stores.s3.client import FAILURES, Client
 from backup.stores.s3.proof import entry_of, listed
@@ -25,7 +25,8 @@ def head(client: Client, key: str) -> dict[str, Any] | None:
     except RemoteMissing as error:
         # Without a body a 404 does not say what is missing.
         if status_of(error.__cause__) == 404:
-            client.ask("HeadBucket")
+            # Not HeadBucket: a key that may list below the prefix alone may not ask that.
+            client.ask("ListObjectsV2", Prefix=client.options.folder, MaxKeys=1)
             return None
         raise
 
@@ -113,12 +114,12 @@ class _Reading:
             self._broken(before, RemoteFailed(f"{self._client.options.name}: {self._key} ended early"))
 
     def check(self) -> None:
-        """RemoteFailed when the bytes are not those that the store says they are."""
+        """RemoteDamaged when the bytes are not those that the store says they are."""
         known = self._entry.sha256 if self._entry else ""
         if known and known != self._hash.hexdigest() or self._entry and self._place != self._entry.size:
-            raise RemoteFailed(
+            raise RemoteDamaged(
                 f"{self._client.options.name}: what was read of {self._key} is not what was stored there",
-                "Read it again; if it stays so, the object is damaged: use another copy, and send this one again.",
+                "Use another copy; `offsite verify --download` marks a damaged one, and `upload` then sends it again.",
             )
 
     def _rest(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from botocore import exceptions as boto
 
-from backup.errors import RemoteDenied, RemoteFailed, RemoteMissing
+from backup.errors import RemoteArchived, RemoteDenied, RemoteFailed, RemoteMissing
 from backup.text import printable
 
 _LONGEST: Final = 300
@@ -102,7 +102,8 @@ def _answered(error: boto.ClientError, what: str, action: str, place: str) -> Re
         return RemoteDenied(f"{what} was refused: {words} ({code})", hint)
     if code in _FAILED:
         words, hint = _FAILED[code]
-        return RemoteFailed(f"{what} failed: {words} ({code})", hint)
+        kind = RemoteArchived if code == "InvalidObjectState" else RemoteFailed
+        return kind(f"{what} failed: {words} ({code})", hint)
     detail = ", ".join(part for part in (printable(code)[:60], said) if part)
     if code in ("NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NotFound", "404") or status == 404:
         return RemoteMissing(f"{what} failed: it is not there ({detail})", "`offsite list` shows what is there.")

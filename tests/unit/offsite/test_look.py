@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
-from backup.errors import IntegrityError, NotFound, RemoteFailed
+from backup.errors import IntegrityError, NotFound, RemoteDamaged, RemoteFailed
 from backup.manifest import Tier
 from backup.offsite import told
+from backup.offsite.model import Book
 from backup.operations.offsite import listing, look
 from backup.records import Outcome
+from tests.support.places import MemoryPlace
 from tests.unit.offsite.conftest import Stack
 
 _DAY = timedelta(days=1)
@@ -128,6 +132,96 @@ def test_a_flipped_bit_is_found_when_the_bytes_are_read(stack: Stack) -> None:
         look.verify(look.Request(), stack.shop())
     assert stack.upload().sent == [made]
     look.verify(look.Request(read=True), stack.shop())
+
+
+@pytest.mark.parametrize("file", ["media", "set"])
+def test_a_rotten_copy_keeps_no_other_from_being_read_and_is_sent_again(stack: Stack, file: str) -> None:
+    made = [stack.make(days) for days in range(4)]
+    stack.upload()
+    rotten = made[-1]
+    stack.place.flip(archive(rotten) if file == "media" else f"daily/obcms_set_{rotten}.json")
+    for day in range(28):
+        with contextlib.suppress(IntegrityError):
+            look.verify(look.Request(share=True, trigger="schedule", slot=stack.now), stack.shop())
+        stack.now += _DAY / 2
+        assert day or states(stack)[rotten] == "differs"
+    copies = stack.shop().book.read().copies
+    assert {name for name, copy in copies.items() if copy.read} == set(made[:-1])
+    assert stack.upload().sent == [rotten]
+    look.verify(look.Request(read=True), stack.shop())
+
+
+def test_a_bit_that_flips_on_its_way_back_is_no_damage(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, real, flipped = stack.make(), MemoryPlace.get, []
+
+    def get(place: MemoryPlace, key: str) -> Iterator[bytes]:
+        yield from real(place, key)
+        if key == archive(made) and not flipped:
+            flipped.append(key)
+            raise RemoteDamaged("other bytes")
+
+    stack.upload()
+    monkeypatch.setattr(MemoryPlace, "get", get)
+    look.verify(look.Request(read=True), stack.shop())
+    assert flipped and stack.shop().book.read().copies[made].read
+
+
+def test_what_cannot_be_read_keeps_no_other_from_being_read_and_fails_the_look(stack: Stack) -> None:
+    made = [stack.make(days) for days in range(4)]
+    stack.upload()
+    stack.place.broken.add(archive(made[-1]))
+    with pytest.raises(RemoteFailed, match="cannot be read"):
+        look.verify(look.Request(read=True), stack.shop())
+    copies = stack.shop().book.read().copies
+    assert [bool(copies[name].read) for name in made] == [True, True, True, False] and copies[made[-1]].held
+    assert stack.records.all()[0].outcome is Outcome.FAILED
+
+
+def test_a_copy_of_which_the_manifest_is_archived_is_as_it_was(stack: Stack) -> None:
+    older, newer = stack.make(1), stack.make()
+    stack.upload()
+    for key in stack.keys(older):
+        stack.place.archive(key)
+    look.verify(look.Request(), stack.shop())
+    assert states(stack) == {older: "archived", newer: "offsite"}
+    # Of what nothing is known, nothing is claimed.
+    stack.shop().book.path.unlink()
+    with pytest.raises(IntegrityError, match="archived"):
+        look.verify(look.Request(), stack.shop())
+    assert states(stack) == {older: "incomplete", newer: "offsite"}
+
+
+def test_a_folder_that_is_empty_is_taken_for_one_that_is_not_mounted(stack: Stack) -> None:
+    made = [stack.make(days) for days in (1, 0)]
+    shop = stack.shop(place="copy")
+    stack.upload(place="copy")
+    away, stack.place.facts = stack.place.facts, {}
+    for attempt in (lambda: stack.upload(place="copy"), lambda: look.verify(look.Request(), shop)):
+        with pytest.raises(RemoteFailed, match="where 2 sets should be: nothing was sent"):
+            attempt()
+    assert stack.place.facts == {} and all(shop.book.read().copies[name].held for name in made)
+    stack.place.facts = away
+    assert look.verify(look.Request(), shop).bad == []
+    stack.place.facts = {}
+    look.verify(look.Request(accept=True), shop)
+    assert stack.upload(place="copy").sent == made[::-1]
+
+
+def test_what_fails_at_one_place_is_told_of_that_place(stack: Stack) -> None:
+    """The other's success, a moment later, does not hide it."""
+    stack.make()
+    stack.upload()
+    stack.place.truncated = True
+    with pytest.raises(RemoteFailed):
+        look.verify(look.Request(), stack.shop())
+    stack.place.truncated = False
+    look.verify(look.Request(), stack.shop(place="copy"))
+    runs, limit = stack.records.all(), timedelta(days=2)
+    texts = {
+        place: [each.text for each in told.reasons(told.Seen(place, "x", Book(), [], limit), runs, stack.now)]
+        for place in ("s3", "copy")
+    }
+    assert "the last look at the offsite copies failed" in texts["s3"][0] and texts["copy"] == []
 
 
 def test_a_share_is_read_each_day_and_all_within_a_month(stack: Stack) -> None:

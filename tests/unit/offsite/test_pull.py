@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from backup import elsewhere
-from backup.errors import BackupError, IntegrityError, NoSpace, NotFound, RemoteFailed, RemoteMissing, StoreError
+from backup.errors import (
+    BackupError,
+    IntegrityError,
+    NoSpace,
+    NotFound,
+    RemoteArchived,
+    RemoteFailed,
+    RemoteMissing,
+    StoreError,
+)
 from backup.manifest import Tier
 from backup.operations.offsite import fetch
 from backup.operations.offsite.fetch import pull_to, sweep, temporarily
@@ -97,6 +106,20 @@ def test_what_does_not_come_whole_leaves_nothing(
 
 def _full(self: StagedFile) -> None:
     raise NoSpace("the backup volume is full", "")
+
+
+def test_what_was_archived_comes_back_once_the_store_has_its_bytes(stack: Stack, tmp_path: Path) -> None:
+    made = stack.make()
+    stack.upload()
+    keys = [key for key in stack.keys(made) if not key.endswith(".json")]
+    for key in keys:
+        stack.place.archive(key)
+    with pytest.raises(RemoteArchived) as refused:
+        pull_to(stack.shop(), made, tmp_path / "to")
+    assert all(f"s3://memory/{key}" in refused.value.hint for key in keys)
+    for key in keys:
+        stack.place.thaw(key)
+    assert pull_to(stack.shop(), made, tmp_path / "to").id == made
 
 
 def test_latest_is_the_newest_whole_set_with_a_database(stack: Stack) -> None:

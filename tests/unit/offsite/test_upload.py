@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,9 @@ from backup.operations.offsite import look
 from backup.operations.offsite import upload as uploading
 from backup.operations.runs import recover
 from backup.records import Outcome, Run
+from backup.stores.remote import Entry
 from backup.stores.removing import remove
+from tests.support.places import MemoryPlace
 from tests.unit.offsite.conftest import Stack
 
 
@@ -195,6 +199,12 @@ def reversing(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield chunk[::-1]
 
 
+def salted(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Other bytes each time, as age makes them."""
+    yield secrets.token_bytes(16)
+    yield from reversing(chunks)
+
+
 def test_what_is_encrypted_on_its_way_is_described_as_it_lies_there(stack: Stack) -> None:
     made = stack.make()
     stack.upload(encrypt=reversing)
@@ -232,6 +242,26 @@ def test_an_encrypted_upload_that_was_cut_goes_on_where_it_was(stack: Stack) -> 
     stack.place.fail = lambda key: None
     stack.upload(encrypt=reversing)
     assert stack.place.order == [*before, f"daily/obcms_set_{made}.json"]
+
+
+def test_an_encrypted_object_that_was_never_confirmed_needs_not_be_overwritten(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer is lost, or we are killed: the next upload knows by its bytes that it is what was sent."""
+    made, real = stack.make(), MemoryPlace.put
+    stack.place.deny = frozenset({"overwrite", "delete"})
+
+    def put(place: MemoryPlace, key: str, *options: Any) -> Entry:
+        real(place, key, *options)
+        raise RemoteFailed("the answer was lost")
+
+    monkeypatch.setattr(MemoryPlace, "put", put)
+    with pytest.raises(RemoteFailed, match="the answer was lost"):
+        stack.upload(encrypt=salted)
+    monkeypatch.setattr(MemoryPlace, "put", real)
+    sent = list(stack.place.order)
+    assert stack.upload(encrypt=salted).sent == [made] and stack.place.order[: len(sent)] == sent
+    look.verify(look.Request(read=True), stack.shop())
 
 
 def test_an_upload_waits_for_nobody_and_nobody_for_it(stack: Stack) -> None:
