@@ -88,7 +88,9 @@ def create(request: Request, shop: Workshop) -> Run:
     )
 
     def stuck(idle: float) -> None:
-        runs.record(shop.records, runs.failed(run, runs.stuck(idle), shop.clock(), recording.seconds))
+        # It has a set when that was published, and was being verified.
+        known = recording.run
+        runs.record(shop.records, runs.failed(known, runs.stuck(idle, known.set), shop.clock(), recording.seconds))
         os.kill(os.getpid(), signal.SIGKILL)
 
     with runs.locked(shop, run, request.wait):

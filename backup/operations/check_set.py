@@ -148,7 +148,11 @@ class SetCheck:
             again = Stored(self._store, index.file, Silent(), self._stored.identity)
             try:
                 walked = check_volume.compare(
-                    self._plain(content, archive), self._plain(listing, index), again.content, archive.name.encode()
+                    self._plain(content, archive),
+                    self._plain(listing, index),
+                    again.content,
+                    archive.name.encode(),
+                    lambda: self._progress.advance(0),
                 )
             except IntegrityError as error:
                 self._problems += _named(archive, [error.message])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from backup.errors import IntegrityError
@@ -24,10 +24,13 @@ _ZEROS: Final = bytes(1 << 20)
 
 
 class Stream:
-    """Exact numbers of bytes out of chunks of any size. IntegrityError where they end too early."""
+    """Exact numbers of bytes out of chunks of any size. IntegrityError where they end too early.
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self.position = 0
+    `alive` is called where work goes on that takes no chunk.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], alive: Callable[[], None]) -> None:
+        self.position, self.alive = 0, alive
         self._chunks = iter(chunks)
         self._rest = memoryview(b"")
 
@@ -91,10 +94,10 @@ class Member:
         """The content, holes as zeros. Once."""
         position = 0
         for start, length in self._regions if self._regions is not None else [(0, self._left)]:
-            yield from _zeros(start - position)
+            yield from self._zeros(start - position)
             yield from self._take(length)
             position = start + length
-        yield from _zeros(self.size - position)
+        yield from self._zeros(self.size - position)
 
     def skip(self) -> None:
         """Read over what is left of it. IntegrityError unless zeros fill its last block."""
@@ -109,6 +112,12 @@ class Member:
         for piece in self._stream.pieces(count):
             self._left -= len(piece)
             yield piece
+
+    def _zeros(self, count: int) -> Iterator[memoryview]:
+        while count > 0:
+            yield memoryview(_ZEROS)[:count]
+            count -= len(_ZEROS)
+            self._stream.alive()
 
     def _map(self) -> list[Region]:
         """The data regions of a sparse file, from the lines that precede its data."""
@@ -132,9 +141,12 @@ class Member:
         return regions
 
 
-def members(chunks: Iterable[bytes]) -> Iterator[Member]:
-    """The entries of an archive, each to be read before the next. IntegrityError unless it is whole to its end."""
-    stream = Stream(chunks)
+def members(chunks: Iterable[bytes], alive: Callable[[], None] = lambda: None) -> Iterator[Member]:
+    """The entries of an archive, each to be read before the next. IntegrityError unless it is whole to its end.
+
+    `alive` is called within the holes of sparse files, which may take longer than all that is stored.
+    """
+    stream = Stream(chunks, alive)
     records: dict[bytes, bytes] = {}
     while (block := _header(stream)).strip(b"\0"):
         kind = block[156:157]
@@ -213,12 +225,6 @@ def _natural(number: int) -> int:
     if number < 0:
         raise IntegrityError("a number in the archive is damaged")
     return number
-
-
-def _zeros(count: int) -> Iterator[memoryview]:
-    while count > 0:
-        yield memoryview(_ZEROS)[:count]
-        count -= len(_ZEROS)
 
 
 def _damaged(stream: Stream) -> IntegrityError:

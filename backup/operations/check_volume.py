@@ -56,19 +56,24 @@ def read_index(chunks: Iterable[bytes]) -> None:
 
 
 def compare(
-    chunks: Iterable[bytes], index: Iterable[bytes], again: Callable[[], Iterable[bytes]], root: bytes
+    chunks: Iterable[bytes],
+    index: Iterable[bytes],
+    again: Callable[[], Iterable[bytes]],
+    root: bytes,
+    alive: Callable[[], None] = lambda: None,
 ) -> Walked:
     """An archive whose every file is hashed and held against the index, `index` and `again` being its plain bytes.
 
     The file index names regular files and hard links in the archive's order. What does not fit is in `problems`;
-    IntegrityError where the archive is not whole. A damaged index raises whatever reading it raises.
+    IntegrityError where the archive is not whole. A damaged index raises whatever reading it raises. `alive` is called
+    where work goes on that takes no chunk.
     """
-    return _Comparison(parse_index(lines(index)), root).run(chunks, again)
+    return _Comparison(parse_index(lines(index)), root, alive).run(chunks, again)
 
 
 class _Comparison:
-    def __init__(self, entries: Iterator[IndexEntry], root: bytes) -> None:
-        self._entries = entries
+    def __init__(self, entries: Iterator[IndexEntry], root: bytes, alive: Callable[[], None]) -> None:
+        self._entries, self._alive = entries, alive
         self._root = root
         self._walked = Walked()
         self._aligned = True
@@ -76,7 +81,7 @@ class _Comparison:
         self._links: dict[bytes, list[IndexEntry]] = {}
 
     def run(self, chunks: Iterable[bytes], again: Callable[[], Iterable[bytes]]) -> Walked:
-        for member in members(chunks):
+        for member in members(chunks, self._alive):
             _count(member, self._walked.counts)
             names = member.path.removesuffix(b"/").split(b"/")
             if names[0] != self._root or not {b"", b".", b".."}.isdisjoint(names):
@@ -108,6 +113,7 @@ class _Comparison:
 
     def _judge_links(self, entries: Iterator[IndexEntry]) -> None:
         for first in entries:
+            self._alive()
             for link in self._links.pop(first.path, ()):
                 if (link.sha256, link.size) != (first.sha256, first.size):
                     self._add(f"{_shown(link.path)} is listed with other content than {_shown(first.path)}")

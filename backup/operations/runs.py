@@ -93,11 +93,14 @@ def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, 
     )
 
 
-def stuck(idle: float) -> MediaFailed:
-    """The error of a run whose volume or backup disk stands still: it can only be told, then the run is killed."""
+def stuck(idle: float, published: str = "") -> MediaFailed:
+    """The error of a run whose volume or backup disk stands still: it can only be told, then the run is killed.
+
+    `published` is the set that is there by then, and was being verified.
+    """
+    left = f"{published} is published, but was not verified" if published else "nothing of it was published"
     error = MediaFailed(
-        f"no byte came from the volume or went to the backup disk for {idle:.0f} s; the run was killed,"
-        " nothing of it was published",
+        f"no byte came from the volume or the backup disk, or went there, for {idle:.0f} s; the run was killed, {left}",
         "Does one of them lie on a network mount that hangs? Twice BACKUP_STALL_TIMEOUT is the patience.",
     )
     error.exit_code = 128 + signal.SIGKILL

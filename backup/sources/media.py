@@ -120,7 +120,7 @@ def archive(
 
     `excludes` are fnmatch patterns for base names or, with a `/`, for paths relative to the root; nothing below an
     excluded directory is looked at. `forbidden` names directories, as (st_dev, st_ino), that must not be met.
-    `progress` gets the bytes of content read since its last call, 0 as a sign of life within holes.
+    `progress` gets the bytes of content read since its last call, 0 as a sign of life: in holes and behind each entry.
     Raises MediaFailed if the root or anything in it cannot be read, and whatever the sinks raise.
     """
     if name in ("", ".", "..") or "/" in name:
@@ -153,6 +153,7 @@ class _Archiver:
                     self._add(entry, self._name + b"/" + entry.path)
                 except Lost as lost:
                     self._changed.add(entry.path, str(lost))
+                self._progress(0)
         self._tar.write(ending(self._tar.count))
         self._tar.flush()
         self._index.flush()

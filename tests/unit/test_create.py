@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,13 @@ from backup import config
 from backup.catalog import Catalog
 from backup.errors import BackupError, NoSpace, StoreError
 from backup.manifest import Tier
+from backup.operations import made
 from backup.operations.backup import Request, create
 from backup.operations.verify import verify
+from backup.operations.watchdog import Watchdog
 from backup.progress import Silent
 from backup.records import Outcome, Records, Run
+from backup.sources import media as sources
 from backup.wiring import App
 from tests.unit.test_catalog import NOW, published
 
@@ -49,6 +55,52 @@ def test_a_run_that_fails_before_it_begins_is_recorded(
     assert (run.outcome, run.exit_code, run.only) == (Outcome.FAILED, 30, "media")
     assert (run.message, run.hint) == ("the backup volume is full", "Free space.")
     assert media(app).exit_code == 0
+
+
+@pytest.mark.parametrize("when", ["archived", "verified"])
+def test_a_disk_that_hangs_is_told_with_what_is_there_by_then(
+    app: App, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    killed = threading.Event()
+    records: list[Run] = []
+
+    def kill(process: int, number: int) -> None:
+        records.extend(app.records.all())
+        killed.set()
+
+    def hang(*arguments: object, **options: object) -> None:
+        progress = arguments[1] if when == "verified" else options["progress"]
+        (progress.advance if isinstance(progress, Watchdog) else progress)(1)  # type: ignore[operator]
+        assert killed.wait(20)
+        raise StoreError("killed")
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(*((made, "check") if when == "verified" else (sources, "archive")), hang)
+    with pytest.raises(StoreError):
+        create(Request(tier=Tier.DAILY, only="media"), replace(app.workshop(Silent()), stall_timeout=0.1))
+    (run,) = records
+    assert (run.outcome, run.exit_code) == (Outcome.FAILED, 137)
+    sets = [stored.id for stored in app.catalog.sets()]
+    if when == "verified":
+        assert [run.set] == sets and f"{run.set} is published, but was not verified" in run.message
+        assert run.seconds["total"] > 0
+    else:
+        assert not run.set and not sets and "nothing of it was published" in run.message
+
+
+def test_a_volume_of_one_great_hole_is_a_sign_of_life_while_it_is_verified(app: App) -> None:
+    with open(app.settings.volumes / "media" / "hole", "wb") as file:
+        file.truncate(200 << 20)
+    calls: list[int] = []
+
+    class Counted(Silent):
+        def advance(self, count: int) -> None:
+            calls.append(count)
+
+    media(app)
+    (stored,) = app.catalog.sets()
+    assert not verify(app.catalog, stored, Counted(), NOW).problems
+    assert len(calls) > 200
 
 
 def test_damage_that_cannot_be_noted_is_told(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
