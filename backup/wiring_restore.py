@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backup.containers import Container, source
-from backup.engine import Engine, SpoolMount, same_mount
+from backup.engine import Engine, same_mount
 from backup.engine.application import Application
 from backup.errors import BackupError, ConfigError
 from backup.operations.restore.shop import Shop, Trees
@@ -51,6 +51,7 @@ class _Restoring:
             workshop=replace(present, allow_empty=[*present.allow_empty, NO_VOLUMES, *self._app.volume_names()]),
             source=self._app.source,
             trees=self._trees,
+            reach=self._reach,
             application=self._application,
             mounts=self._mounts,
             server_free=self._server_free,
@@ -85,21 +86,23 @@ class _Restoring:
         if found is None or found[1] is None:
             return FileTrees(volumes, in_child, self._progress.advance)
         engine, own = found[0], found[1]
-        # One that outlived its sidecar would hold on to the trees.
+        # One that outlived its sidecar would hold on to the trees. Whoever asks holds the lock.
         engine.sweep_helpers(self._app.instance(), role=FILES_ROLE)
-
-        def archives(folder: Path) -> SpoolMount:
-            return same_mount(own, folder, writable=False)
-
         runner = InHelper(
             engine,
             own.image_id,
-            archives,
+            lambda folder: same_mount(own, folder, writable=False),
             lambda volume: same_mount(own, volumes / volume, writable=True),
             self._app.instance(),
             new_run_id(datetime.now(UTC)),
         )
-        return FileTrees(volumes, runner, self._progress.advance, archives)
+        return FileTrees(volumes, runner, self._progress.advance)
+
+    def _reach(self, folder: Path) -> None:
+        """A plan asks, also beside a restore under way: nothing is swept."""
+        found = self._engine()
+        if found and found[1]:
+            same_mount(found[1], folder, writable=False)
 
     def _application(self) -> Application | None:
         found = self._engine()

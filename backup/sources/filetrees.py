@@ -40,11 +40,6 @@ class FileTrees:
     volumes: Path
     runner: Runner
     progress: Callable[[int], None]
-    mount: Callable[[Path], object] = lambda folder: None
-
-    def reach(self, folder: Path) -> None:
-        """See Trees."""
-        self.mount(folder)
 
     def extract(
         self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool

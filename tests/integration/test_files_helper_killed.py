@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.breaking import application, boxed, running, with_application
 from tests.support.database import Server
-from tests.support.faults import helpers
+from tests.support.faults import ended, eventually, helpers, under_way
 from tests.support.restoring import NEW, OLD, Target
 from tests.support.sidecar import Result, Sidecar
 
@@ -52,6 +52,28 @@ def client(self, beside, program, *rest):
         helper.kill()
     return helper
 beside_it, engine.Engine.start_helper = engine.Engine.start_helper, client
+engine.Engine.start_alone = started
+sys.exit(main(sys.argv[1:]))
+"""
+
+# Lets the helper that unpacks stand still until it may go on.
+HOLDER = """
+import contextlib, os, sys, time
+from pathlib import Path
+from backup import engine
+from backup.cli import main
+spool = Path(os.environ["BACKUP_SPOOL_DIR"])
+begin = engine.Engine.start_alone
+def started(self, image, command, *rest):
+    helper = begin(self, image, command, *rest)
+    if command[3] == "extract":
+        self.api.pause(helper.id)
+        (spool / "here").touch()
+        while not (spool / "go").exists():
+            time.sleep(0.02)
+        with contextlib.suppress(Exception):
+            self.api.unpause(helper.id)
+    return helper
 engine.Engine.start_alone = started
 sys.exit(main(sys.argv[1:]))
 """
@@ -166,3 +188,24 @@ def test_while_one_path_is_put_back(target: Target, inside: Sidecar, moment: str
     for left in target.sidecar.media.glob(".obcms-restore-*"):
         shutil.rmtree(left)
     (target.sidecar.media / "kind.txt").write_text("new")
+
+
+def test_a_plan_beside_a_restore_leaves_its_helper_alone(target: Target) -> None:
+    """It is asked for while files are being unpacked, and touches nothing."""
+    inside = boxed(target.sidecar, HOLDER)
+    here, go = (target.sidecar.spool / name for name in ("here", "go"))
+    identifier = target.stored().id
+    try:
+        with under_way(inside, "restore", identifier, "--force", "--no-safety") as process:
+            eventually(here.exists, 60)
+            there = helpers(target.sidecar)
+            planned = inside.run("restore", identifier, "--dry-run")
+            assert "`extracting`" in planned.output and "is replaced" in planned.output, planned.output
+            assert there and helpers(target.sidecar) == there
+            go.touch()
+            result = ended(process, 120)
+    finally:
+        here.unlink(missing_ok=True)
+        go.unlink(missing_ok=True)
+    assert result.code == 0 and target.live() == OLD, result.output
+    assert running(target) and helpers(target.sidecar) == []

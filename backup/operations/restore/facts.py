@@ -33,7 +33,7 @@ Part = Literal["", "database", "media"]
 def gather(shop: Shop, stored: StoredSet, only: Part, safety: bool) -> Facts:
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
     if only != "database" and loading.volumes_of(stored):
-        shop.trees().reach(stored.directory)
+        shop.reach(stored.directory)
     journal, kept = JournalFile(shop.catalog.root).read(), KeptFile(shop.catalog.root).read()
     now, newest = shop.clock(), newest_good(shop.catalog.sets())
     facts = Facts(

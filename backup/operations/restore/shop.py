@@ -44,9 +44,6 @@ class Trees(Protocol):
     def tidy(self, volume: str) -> None:
         """End what a `put` that was killed left."""
 
-    def reach(self, folder: Path) -> None:
-        """BackupError unless what unpacks archives can see `folder`."""
-
     def exchange(self, volume: str, stamp: str) -> None:
         """Let the unpacked files and the live ones change places; done already, it does nothing."""
 
@@ -65,7 +62,11 @@ class Trees(Protocol):
 
 @dataclass(frozen=True)
 class Shop:
-    """`source` connects when called; `application` is None where there is no engine; `mounts` are the volumes'."""
+    """`source` connects when called; `application` is None where there is no engine; `mounts` are the volumes'.
+
+    `trees` ends what dead runs left at work on the volumes: only for the lock's holder. `reach` raises BackupError
+    unless what unpacks archives can see a folder; it touches nothing.
+    """
 
     catalog: Catalog
     records: Records
@@ -77,6 +78,7 @@ class Shop:
     workshop: Workshop
     source: Callable[[], PostgresSource]
     trees: Callable[[], Trees]
+    reach: Callable[[Path], None]
     application: Callable[[], Application | None]
     mounts: Callable[[], Collection[str]]
     server_free: Callable[[], int | None]
