@@ -71,6 +71,8 @@ def exchange(login: Login, wanted: Exchange, *, step: Callable[[str], None] = la
             try:
                 with connection.transaction(), cancelled(connection):
                     connection.execute("SET LOCAL lock_timeout = '10s'")
+                    # Told is done: also where the server is set to answer before its disk has it.
+                    connection.execute("SET LOCAL synchronous_commit = on")
                     # Once both are renamed nobody is in them; later its aim could be somebody who has just come back.
                     with ender.running():
                         _each(connection, _renames(wanted, other, live), step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.breaking import running, with_application
+from tests.support.breaking import interrupted, running, with_application
 from tests.support.database import PROJECT, Server, start_server
 from tests.support.faults import docker, eventually, helpers, under_way
 from tests.support.restoring import NEW, OLD, Target
@@ -108,6 +109,32 @@ def test_the_database_is_killed(
         assert target.live() == (end or target.live()) and target.live() in (OLD, NEW)
         if target.live() == NEW:
             target.nothing_beside()
+
+
+def lose_the_exchange(target: Target) -> None:
+    """What a server loses in a crash that had answered before its disk knew."""
+    swap = json.loads(target.journal.read_text())["database"]
+    for old, new in ((swap["live"], swap["new"]), (swap["kept"], swap["live"])):
+        target.server.execute("postgres", f'ALTER DATABASE "{old}" RENAME TO "{new}"')
+    target.server.execute("postgres", f'ALTER DATABASE "{swap["live"]}" ALLOW_CONNECTIONS true')
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_the_exchange_of_the_databases_is_lost_again(target: Target, killed: bool) -> None:
+    """Whatever the journal says: never the old database with the new files."""
+    if killed:
+        result = target.restore("--no-safety", BREAK_STEP="swapping media")
+        assert result.code == -signal.SIGKILL, result.output
+        lose_the_exchange(target)
+        result = ended_by(target, "restore", "--resume")
+    else:
+        words = ("restore", target.stored().id, "--force", "--no-safety")
+        result = interrupted(
+            target.sidecar, *words, harm=lambda _: lose_the_exchange(target), BREAK_STEP="swapping media"
+        )
+    assert result.code == 0 and target.live() == OLD, result.output
+    assert target.sidecar.run("undo", "--force").code == 0
+    assert target.live() == NEW and running(target)
 
 
 def test_the_disk_of_the_server_fills_up(tmp_path: Path, fragile: Server) -> None:

@@ -52,10 +52,12 @@ def forward(work: Work) -> None:
     step = work.journal.step
     if step.number <= Step.SWAPPING_DATABASE.number:
         work.advance(Step.SWAPPING_DATABASE)
-        _exchange_database(work)
     if step.number <= Step.SWAPPING_MEDIA.number:
+        # Whatever is noted: a person, or a server that lost its last moment, may have brought the old one back.
+        _exchange_database(work)
         work.advance(Step.SWAPPING_MEDIA)
         _exchange_trees(work)
+        _exchange_database(work)
     if step.number <= Step.SWAPPED.number:
         run_commands(work)
     _start_and_note(work)
@@ -155,7 +157,7 @@ def _exchange_database(work: Work) -> None:
     if swap is None:
         return
     work.shop.progress.phase("exchanging the databases")
-    work.window = exchange(work.shop.source().login, _wanted(swap))
+    work.window += exchange(work.shop.source().login, _wanted(swap))
 
 
 def _exchange_trees(work: Work) -> None:
