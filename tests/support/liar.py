@@ -69,11 +69,8 @@ class _Handler(BaseHTTPRequestHandler):
                 "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
             )
         token = self._query.get("continuation-token", [""])[0]
-        page = self.server.listings[min(int(token or 0), len(self.server.listings) - 1)]
-        return self._answer(page)
-
-    def _head_bucket(self) -> None:
-        self._answer("")
+        pages = self.server.listings or [listing()]
+        return self._answer(pages[min(int(token or 0), len(pages) - 1)])
 
     def _post_object(self) -> None:
         if "uploads" in self._query:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, Final
 
-from backup.errors import RemoteDamaged, RemoteFailed, RemoteMissing
+from backup.errors import RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissing
 from backup.stores.remote import Entry
 from backup.stores.s3.client import FAILURES, Client
 from backup.stores.s3.proof import entry_of, listed
@@ -22,13 +23,22 @@ def head(client: Client, key: str) -> dict[str, Any] | None:
     """What the store says of an object; None when there is none. RemoteFailed when there is no bucket."""
     try:
         return client.ask("HeadObject", key, ChecksumMode="ENABLED")
-    except RemoteMissing as error:
-        # Without a body a 404 does not say what is missing.
+    except (RemoteMissing, RemoteDenied) as error:
+        # Without a body a 404 does not say what is missing; and a key that may list below a prefix alone may not hear
+        # that an object is not there, nor ask for the bucket: it is refused both.
         if status_of(error.__cause__) == 404:
-            # Not HeadBucket: a key that may list below the prefix alone may not ask that.
-            client.ask("ListObjectsV2", Prefix=client.options.folder, MaxKeys=1)
+            _shown(client, key)
             return None
+        with contextlib.suppress(RemoteFailed):
+            if not _shown(client, key):
+                return None
         raise
+
+
+def _shown(client: Client, key: str) -> bool:
+    name = client.options.folder + key
+    page = client.ask("ListObjectsV2", Prefix=name, MaxKeys=1)
+    return "IsTruncated" not in page or any(item["Key"] == name for item in page.get("Contents") or ())
 
 
 def entries(client: Client, prefix: str) -> list[Entry]:
