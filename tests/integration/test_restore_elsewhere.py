@@ -95,6 +95,20 @@ def test_files_are_what_their_bytes_are(target: Sidecar, server: Server, files: 
     assert live(target, server) == (NEW, "new")
 
 
+@pytest.mark.parametrize("name", ["packed", "packed-custom.sql.gz", "archive.sql"])
+def test_a_file_of_several_gzip_members_with_zeros_behind(
+    target: Sidecar, server: Server, files: Path, name: str
+) -> None:
+    """As `cat a.gz b.gz`, parallel packers and tapes make them: what is accepted is restored."""
+    plain = gzip.decompress((files / name).read_bytes())
+    half = len(plain) // 2
+    (files / name).write_bytes(gzip.compress(plain[:half]) + gzip.compress(plain[half:]) + bytes(512))
+    for words in (("verify",), ("restore", "--dry-run"), ("restore", "--force", "--no-safety")):
+        done = target.run(words[0], str(files / name), *words[1:])
+        assert done.code == 0, done.output
+    assert live(target, server) == ((NEW, "old") if name == "archive.sql" else (OLD, "new"))
+
+
 def test_a_folder_with_a_dump_and_an_archive(target: Sidecar, server: Server, files: Path) -> None:
     several = target.run("restore", str(files), "--force")
     assert several.code == 44 and "4 dumps" in several.output and "packed-custom.sql.gz" in several.output

@@ -168,7 +168,7 @@ def _fill(work: Work, source: PostgresSource, stored: StoredSet, found: Found, e
 
     def pieces() -> Iterator[bytes]:
         """All of the dump. Nothing is ended in good order unless it is as it was verified."""
-        yield from stored_file.content(packed=packed)
+        yield from stored_file.content(packed=packed, single=stored.manifest is not None)
         stored_file.drain()
         if artifact:
             require_unchanged(stored_file, artifact)
