@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from backup.text import printable
@@ -47,6 +48,17 @@ class Container:
 def source(mount: Mapping[str, Any]) -> str:
     """What tells a mount from others: the volume's name, or the directory of the host."""
     return str(mount.get("Name") or mount.get("Source") or "")
+
+
+def overlap(one: Mapping[str, Any], other: str) -> bool:
+    """Whether a mount is of this source, or, of two directories of the host, one lies within the other."""
+    mine = source(one)
+    if mine == other:
+        return True
+    paths = PurePosixPath(mine), PurePosixPath(other)
+    if not all(path.is_absolute() for path in paths):
+        return False
+    return paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0])
 
 
 def described(facts: Mapping[str, Any]) -> Container:

@@ -109,7 +109,8 @@ class _Restoring:
         if found is None:
             return None
         engine, own, project = found
-        return Application(engine, project, own) if project else None
+        database = filter(None, (self._settings.db_service, self._settings.db_host))
+        return Application(engine, project, own, tuple(database)) if project else None
 
     def _mounts(self) -> Collection[str]:
         """What the engine calls the volumes: by name, or by the directory of the host."""

@@ -159,9 +159,12 @@ class Engine:
                 Helper(self.api, container["Id"], "helper").close()
             return len(leftovers)
 
-    def containers(self, project: str) -> list[Container]:
-        """The containers of a project, running or not; all of this engine without one."""
-        filters = {"label": [f"{_ONEOFF}=False", f"{PROJECT}={project}"]} if project else {}
+    def containers(self, project: str, *, oneoff: bool = False) -> list[Container]:
+        """The containers of a project, running or not; all of this engine without one.
+
+        `oneoff`: those that `docker compose run` has made, instead of its services'.
+        """
+        filters = {"label": [f"{_ONEOFF}={oneoff}", f"{PROJECT}={project}"]} if project else {}
         with asking("the list of containers"):
             listed = self.api.containers(all=True, filters=filters)
         found = []

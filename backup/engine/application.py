@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection
 
-from backup.containers import Container, source
+from backup.containers import Container, overlap
 from backup.engine import Engine
 from backup.engine.asking import Gone, asking
 from backup.engine.command import Command
@@ -14,17 +14,23 @@ from backup.text import printable
 
 
 class Application:
-    """The containers of one Compose project, but for our own."""
+    """The containers of one Compose project, but for our own. `database` are the names of the database's."""
 
-    def __init__(self, engine: Engine, project: str, own: Container | None) -> None:
-        self._engine, self._project, self._own = engine, project, own
+    def __init__(self, engine: Engine, project: str, own: Container | None, database: Collection[str] = ()) -> None:
+        self._engine, self._project, self._own, self._database = engine, project, own, set(database)
 
     def running(self, services: Collection[str], sources: Collection[str]) -> list[Container]:
-        """Running containers of these services; where none is named, those that mount one of `sources` writable."""
-        found = [c for c in self._engine.containers(self._project) if c.running and not self._ours(c)]
+        """Running containers of these services; where none is named, those that may write to one of `sources`.
+
+        Those of `docker compose run` too, after the others. The database is not stopped for a folder that holds its
+        files and the media.
+        """
+        listed = self._engine.containers(self._project) + self._engine.containers(self._project, oneoff=True)
+        found = [c for c in listed if c.running and not self._ours(c)]
         if services:
             return [c for c in found if c.service in services or c.name in services]
-        return [c for c in found if any(m.get("RW") and source(m) in sources for m in c.mounts)]
+        found = [c for c in found if self._database.isdisjoint({c.service, c.name, *c.aliases})]
+        return [c for c in found if any(m.get("RW") and overlap(m, each) for m in c.mounts for each in sources)]
 
     def require(self, services: Collection[str]) -> None:
         """ConfigError unless the project has a container, running or not, of each of them."""

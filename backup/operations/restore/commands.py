@@ -38,7 +38,7 @@ def started(application: Application, stopped: tuple[Stopped, ...]) -> Iterator[
         logger.info("starting {}", printable(entry.name))
         try:
             if not application.start(entry.id, entry.name):
-                yield f"the container {printable(entry.name)} is gone; `docker compose up -d` makes it again"
+                yield f"the container {printable(entry.name)} is gone; `docker compose up -d` makes a service's again"
         except BackupError as error:
             yield f"{printable(entry.name)} does not start: {error.message}"
 
