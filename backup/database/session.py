@@ -25,6 +25,11 @@ _LIMIT: Final = 60.0
 _ASK: Final = 30.0
 _UNANSWERED: Final = 3
 APPLICATION: Final = "obcms-backup"
+# Limits that roles, databases and servers may set, for sessions that wait or work for hours. Not every version has all.
+UNLIMITED: Final = b"""
+    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+    WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout');
+"""
 # The last one is what a load balancer in front of a server says while nobody listens behind it.
 _NOT_YET: Final = (
     *("Connection refused", "timeout", "timed out", "No route", "starting up", "shutting down"),
@@ -81,6 +86,7 @@ def connected(login: Login, purpose: str, *, limit: float = _LIMIT) -> Iterator[
             _patience(connection, limit) if limit else _company(connection, login),
             cancelled(connection),
         ):
+            connection.execute(UNLIMITED)
             yield connection
     except psycopg.Error as error:
         raise translated(error, login) from None

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from backup.database.session import UNLIMITED
 from backup.errors import ConfigError
 from backup.sets import Missing
 from backup.sources.clients import Clients
@@ -86,7 +87,7 @@ def look_up(clients: Clients, paths: Iterable[bytes], columns: Sequence[str], ru
     Django's. It leaves a schema behind: the database is a copy that is thrown away.
     """
     with clients.feed("psql", STRICT, run, _OPTIONS) as load:
-        load.write(b"SET client_encoding = 'UTF8';\n" + _PREPARE.encode())
+        load.write(UNLIMITED + b"SET client_encoding = 'UTF8';\n" + _PREPARE.encode())
         for batch in _batches(paths):
             load.write(batch)
         load.write(b"\\.\nANALYZE obcms_backup_drill.archived;\n")

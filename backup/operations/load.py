@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from backup.database.session import UNLIMITED
 from backup.operations.beside import LEAST, Beside, Foreseen
 from backup.sources.clients import Clients
 from backup.sources.places import LOAD_OPTIONS
@@ -19,10 +20,6 @@ from backup.stream.entries import Split
 from backup.stream.order import Entry, Queue
 
 _ARGUMENTS: Final = ("--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1")
-# It may have to wait for rows, for hours. Older servers know no such limit.
-_WAITING: Final = b"""
-    SELECT set_config('idle_session_timeout', '0', false) WHERE current_setting('server_version_num')::int >= 140000;
-"""
 _GLANCE: Final = 0.2
 
 
@@ -81,10 +78,12 @@ def loading(clients: Clients, run: str, foreseen: Foreseen | None = None, *, lea
     def second() -> Iterator[Dialogue]:
         with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part="2.") as session:
             session.heard = first.heard
-            session.load.write(load.split.settings + _WAITING)
+            session.load.write(UNLIMITED + load.split.settings)
             yield session
 
     with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first, Beside(first, second, foreseen, least) as beside:
+        # Either session may have to wait for the other, or for rows.
+        first.load.write(UNLIMITED)
         load = Load(first, beside)
         yield load
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from backup.database import Login
+from backup.database.session import UNLIMITED
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.engine.servers import start_server
 from backup.errors import EngineError, IntegrityError, NoSpace
@@ -74,6 +75,7 @@ class Places(Protocol):
 def script(clients: Clients, statements: Sequence[str], run: str, options: str = "") -> None:
     """Run SQL strictly; LoadFailed with what the server said."""
     with clients.feed("psql", STRICT, run, options) as load:
+        load.write(UNLIMITED)
         for statement in statements:
             load.write(statement.encode(errors="surrogateescape") + b"\n")
         load.finish()

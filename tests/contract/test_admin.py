@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from backup.database import Login, admin, content, exchange, inspect, server, settings_for
+from backup.database import Login, admin, content, exchange, inspect, server, session, settings_for
 from backup.database.exchange import Exchange
 from backup.errors import BackupError, ConfigError, IntegrityError, Interrupted, RestoreFailed
 from backup.manifest import Locale
@@ -323,6 +323,23 @@ def test_sessions_that_cannot_be_ended_leave_all_as_it_was(site: Callable[..., S
     assert at.what(at.live) == "new"
     scratch = admin.create(login, f"{role}_scratch", inspect(login).locale, MARK)
     assert admin.drop(login, scratch, f"{role}_scratch")
+
+
+def test_limits_of_a_role_end_no_session_of_ours(any_server: Server) -> None:
+    role = f"hurried{next(_numbers)}"
+    limits = ["idle_session_timeout", "idle_in_transaction_session_timeout", "statement_timeout"]
+    limits += ["transaction_timeout"] if any_server.major >= 17 else []
+    settings = "".join(f"ALTER ROLE {role} SET {limit} = '300ms';" for limit in limits)
+    any_server.execute("postgres", f"CREATE ROLE {role} LOGIN PASSWORD 'x'; {settings}")
+    login = Login(any_server.address, 5432, role, "postgres", "x")
+    for limit in (0, 60):
+        with session.connected(login, "test", limit=limit) as connection:
+            assert connection.execute("SELECT 7 FROM pg_sleep(1)").fetchone() == (7,)
+            time.sleep(1)
+            with connection.transaction():
+                connection.execute("SELECT 1")
+                time.sleep(1)
+                assert connection.execute("SELECT 8").fetchone() == (8,)
 
 
 def test_a_role_that_may_not_create_says_so(any_server: Server) -> None:

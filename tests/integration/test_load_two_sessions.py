@@ -204,10 +204,21 @@ def test_nothing_is_put_into_a_definition_that_quotes_a_dump(target: Sidecar, se
     assert server.value(database, "SELECT prosrc FROM pg_proc WHERE proname = 'quoting'") == body
 
 
-def test_the_second_session_may_wait_longer_than_the_server_lets_others(target: Sidecar, server: Server) -> None:
+# While the other is at work for seconds: on an index that is built slowly, before a view is filled, or on slow rows.
+WAITING = {
+    "first": """DROP INDEX big_slow, small_slow, early_slow; INSERT INTO early SELECT generate_series(8001, 16000);
+        CREATE INDEX early_slow ON early (id slow_ops); CREATE MATERIALIZED VIEW seen AS SELECT 1 AS a""",
+    "second": "DROP INDEX early_slow; CREATE INDEX early_quick ON early (id)",
+}
+
+
+@pytest.mark.parametrize("session", WAITING)
+def test_either_session_may_wait_longer_than_the_server_lets_others(
+    target: Sidecar, server: Server, session: str
+) -> None:
     database = target.environment["DB_NAME"]
     server.execute(database, EARLY)
-    server.execute(database, "DROP INDEX early_slow; CREATE INDEX early_quick ON early (id)")
+    server.execute(database, WAITING[session])
     created(target)
     role = server.value(
         "postgres",
