@@ -22,7 +22,7 @@ from backup.operations.backup import Workshop
 from backup.operations.drill import DrillShop
 from backup.operations.runs import recover
 from backup.progress import Progress
-from backup.records import Records
+from backup.records import Records, new_run_id
 from backup.sets import StoredSet
 from backup.sources.clients import Clients, HelperClients, NetworkClients, sweep_spool
 from backup.sources.places import Places, ThrowAway
@@ -138,7 +138,7 @@ class App:
             clients.busy = lambda: bool(database.inspect(source.login))
             return clients
 
-        return Scratch(connect, self.instance(), facts.server_version)
+        return Scratch(connect, self.instance(), facts.server_version, new_run_id(datetime.now(UTC)))
 
     def labels(self) -> dict[str, str]:
         """What marks a container as ours."""

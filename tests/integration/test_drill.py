@@ -10,11 +10,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from backup.log import logger
+from backup.records import new_run_id
 from backup.sets import manifest_name, verdict_name
+from backup.sources.places import Wanted
+from backup.sources.scratch import Scratch
 from backup.stream.feed import refused
 from tests.support import kitchen
 from tests.support.database import LABEL, PROJECT, Server
@@ -383,6 +388,51 @@ def test_over_the_network_a_scratch_database_is_used(target: Sidecar, server: Se
         assert set(server.databases()) == before | {"obcms_drill_of_somebody_else"}
     finally:
         server.execute("postgres", 'DROP DATABASE "obcms_drill_of_somebody_else"')
+
+
+@pytest.fixture
+def scratch(target: Sidecar, server: Server, monkeypatch: pytest.MonkeyPatch) -> Scratch:
+    """As where there is no engine, but with the clients of helpers: this machine may have none of its own."""
+    helpers = target.app().source().clients
+    monkeypatch.setattr("backup.wiring.NetworkClients", lambda login, *_: helpers.named(login.name))
+    app = Sidecar.network(target, server).app()
+    return app._scratch()
+
+
+def test_what_a_sweep_leaves_that_is_killed_is_swept(
+    target: Sidecar, scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        scratch.sweep()
+    assert len(target.spooled()) == 2
+    created(target)
+    assert not target.spooled()
+    scratch.sweep()
+
+
+def test_a_scratch_database_that_somebody_looks_into_is_removed(server: Server, scratch: Scratch) -> None:
+    before, run = set(server.databases()), new_run_id(datetime.now(UTC))
+    with contextlib.ExitStack() as stack:
+        with scratch.prepare(Wanted("x", None, 0, "", ""), run):
+            (made,) = set(server.databases()) - before
+            stack.enter_context(contextlib.closing(server.connect(made)))
+        assert set(server.databases()) == before
+
+
+def test_a_scratch_database_that_cannot_be_removed_is_named(server: Server, scratch: Scratch) -> None:
+    before, run = set(server.databases()), new_run_id(datetime.now(UTC))
+    warned: list[str] = []
+    handler = logger.add(lambda message: warned.append(str(message)), level="WARNING")
+    try:
+        with scratch.prepare(Wanted("x", None, 0, "", ""), run):
+            (made,) = set(server.databases()) - before
+            server.execute("postgres", f'ALTER DATABASE "{made}" IS_TEMPLATE true')
+    finally:
+        logger.remove(handler)
+    assert any(made in line and "could not be removed" in line for line in warned), warned
+    server.execute("postgres", f'ALTER DATABASE "{made}" IS_TEMPLATE false')
+    assert scratch.sweep() == 1 and set(server.databases()) == before
 
 
 def test_a_scheduled_drill_waits_for_a_backup(target: Sidecar, servers: Callable[[int], Server]) -> None:
