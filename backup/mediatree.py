@@ -49,8 +49,7 @@ def run(arguments: Sequence[str], progress: Callable[[int], None]) -> dict[str, 
     if words.verb == "put":
         return {"kept": _put(words, volume, progress)}
     if words.verb == "tidy":
-        single.tidy(volume)
-        return {}
+        return {"told": single.tidy(volume)}
     if words.verb == "kept":
         return {"kept": [asdict(each) for each in trees.kept(volume)]}
     if words.verb != "state":

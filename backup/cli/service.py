@@ -22,7 +22,7 @@ from backup.journal import JournalFile, words
 from backup.ledger import Ledger
 from backup.log import logger
 from backup.operations.jobs import jobs
-from backup.operations.restore import run
+from backup.operations.restore import run, single
 from backup.operations.serve import serve
 from backup.probe import login, probe, target
 from backup.progress import Silent
@@ -96,6 +96,7 @@ def _recover(main: App) -> None:
     if journal := JournalFile(main.settings.root).read():
         logger.warning("{}", words(journal, datetime.now(UTC)))
         logger.success("{}", run.end(shop_for(main, Silent())))
+    single.recover(shop_for(main, Silent()))
 
 
 def _way(main: App) -> str:

@@ -69,9 +69,9 @@ class FileTrees:
         words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]
         return str(self._call(volume, "put", *options, "--", *words)["kept"])
 
-    def tidy(self, volume: str) -> None:
+    def tidy(self, volume: str) -> list[str]:
         """See Trees."""
-        self._call(volume, "tidy", self._root(volume))
+        return [str(line) for line in self._call(volume, "tidy", self._root(volume)).get("told", ())]
 
     def exchange(self, volume: str, stamp: str) -> None:
         """See Trees."""
@@ -152,8 +152,9 @@ def in_child(_volume: str, words: Sequence[str]) -> Iterator[str | int]:
         )
         try:
             if process.stdout:
-                for line in process.stdout:
-                    yield line.rstrip("\n")
+                with process.stdout:
+                    for line in process.stdout:
+                        yield line.rstrip("\n")
             code = process.wait()
         finally:
             process.terminate()

@@ -1,4 +1,7 @@
-"""What `single` is made of: the note of how far it has come, and renames of single names below open directories."""
+"""What `single` is made of: the note of how far it has come, and one place that is given its new state or its old one.
+
+Of each place number, `new` in the open `folder` has what is to come until it is live, and `before` what was live.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,86 @@ import ctypes
 import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any, Final
 
 from backup.errors import RestoreFailed
 from backup.sources.branch import FOLDER
-from backup.trees.places import opened
+from backup.trees.places import exists, opened
 
 NOTE: Final = "places.json"
-NOREPLACE: Final = 1
-EXCHANGE: Final = 2
+NEW: Final = "new"
+BEFORE: Final = "before"
+_NOREPLACE: Final = 1
+_EXCHANGE: Final = 2
+_CHANGED: Final = "was changed after a restore that was cut short, and stays; what was there before that is kept"
 # What a file system says that cannot exchange two names in one step.
 _UNABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
+def put_in(top: int, folder: int, number: int, place: bytes) -> None:
+    """Give a place its new state, in one step; what was there is kept. Raises OSError."""
+    own = str(number).encode()
+    with _above(top, place) as (parent, name), opened(NEW, folder) as new:
+        if exists(name, parent):
+            if _rename(new, own, parent, name, _EXCHANGE):
+                _keep(folder, own)
+            else:
+                _replace(folder, own, parent, name)
+        elif not _rename(new, own, parent, name, _NOREPLACE):
+            os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
+        os.fsync(parent)
+        os.fsync(new)
+
+
+def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -> str:
+    """Give a place its old state again, whatever was done of it; what was done, in words that end before the folder's
+    name, or nothing. What somebody has put there since, stays. Raises OSError."""
+    own = str(number).encode()
+    coming = identity(str(number), NEW, folder)
+    try:
+        with _above(top, place) as (parent, name), opened(NEW, folder) as new, opened(BEFORE, folder) as before:
+            live = _inode(name, parent)
+            old = new if coming not in (None, inode) else before if _inode(own, before) not in (None, inode) else None
+            if live == inode and old is None:
+                os.rename(name, own, src_dir_fd=parent, dst_dir_fd=new)
+            elif live == inode and old is not None:
+                if not _rename(old, own, parent, name, _EXCHANGE):
+                    os.rename(name, own, src_dir_fd=parent, dst_dir_fd=new)
+                    os.rename(own, name, src_dir_fd=old, dst_dir_fd=parent)
+            elif live is None and coming == inode and old is not None:
+                # Where it takes two steps, only the first was done.
+                os.rename(own, name, src_dir_fd=old, dst_dir_fd=parent)
+            else:
+                return "" if inode in (coming, _inode(own, before)) else _CHANGED
+            os.fsync(parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return _CHANGED
+    return "is as it was before a restore that was cut short; what was live meanwhile is kept"
+
+
+def _keep(folder: int, own: bytes) -> None:
+    """What was exchanged with the new one lies where that was."""
+    with opened(NEW, folder) as new, opened(BEFORE, folder) as before:
+        os.rename(own, own, src_dir_fd=new, dst_dir_fd=before)
+        os.fsync(before)
+
+
+def _replace(folder: int, own: bytes, parent: int, name: bytes) -> None:
+    """Where the file system cannot exchange: a file is replaced in one step all the same, a directory in two."""
+    with opened(NEW, folder) as new, opened(BEFORE, folder) as before:
+        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            os.rename(name, own, src_dir_fd=parent, dst_dir_fd=before)
+        else:
+            with contextlib.suppress(FileExistsError):
+                os.link(name, own, src_dir_fd=parent, dst_dir_fd=before, follow_symlinks=False)
+        os.fsync(before)
+        os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
+
+
 @contextlib.contextmanager
-def above(top: int, place: bytes) -> Iterator[tuple[int, bytes]]:
+def _above(top: int, place: bytes) -> Iterator[tuple[int, bytes]]:
     """The directory that a place is in, open, and its name there. No link is followed."""
     *names, last = place.split(b"/")
     fd = os.dup(top)
@@ -36,7 +103,7 @@ def above(top: int, place: bytes) -> Iterator[tuple[int, bytes]]:
         os.close(fd)
 
 
-def rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> bool:
+def _rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> bool:
     """renameat2; False where the file system does not know the flag. Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(source, old, target, new, flags) == 0:
@@ -45,6 +112,12 @@ def rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> bool
     if number in _UNABLE:
         return False
     raise OSError(number, os.strerror(number))
+
+
+def _inode(name: bytes, folder: int) -> int | None:
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino
+    return None
 
 
 def identity(name: str, side: str, folder: int) -> int | None:

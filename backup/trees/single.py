@@ -2,7 +2,8 @@
 
 All lies in `<volume>/.obcms-restore-file-<stamp>/`: `new/0`, `new/1` … for each place, and `before/0` … for what was
 there. Each place changes by one rename, which exchanges both: whatever ends it, the old or the new is there, whole.
-What is noted before the first one tells whoever comes after a kill which of several are still to be exchanged.
+What is noted before the first one tells whoever comes after a kill which of several are to be taken back: it is done
+wholly or not at all.
 """
 
 from __future__ import annotations
@@ -11,20 +12,18 @@ import contextlib
 import errno
 import os
 import signal
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from backup.errors import BackupError, NotFound, RestoreFailed
+from backup.errors import BackupError, NotFound, RestoreFailed, RestoreUnfinished
 from backup.sources.branch import FOLDER
 from backup.sources.removal import remove_all
 from backup.sources.selection import Again, Chosen, Unit
 from backup.sources.tarread import shown
 from backup.trees.places import (
     PREFIX,
-    exists,
     no_mounts_below,
     open_root,
     open_staging,
@@ -33,21 +32,9 @@ from backup.trees.places import (
     sync_file_system,
     time_kept,
 )
-from backup.trees.placing import (
-    EXCHANGE,
-    NOREPLACE,
-    NOTE,
-    above,
-    identity,
-    listed,
-    read_note,
-    rename,
-    write_note,
-)
+from backup.trees.placing import BEFORE, NEW, NOTE, identity, listed, put_in, read_note, take_back, write_note
 
 KIND: Final = "file-"
-_NEW: Final = "new"
-_BEFORE: Final = "before"
 _DAY: Final = 86400
 
 Extract = Callable[[int, Chosen], object]
@@ -77,7 +64,7 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
                     if read_note(folder) is None:
                         _remove(top, name)
                 raise
-            kept = bool(listed(_BEFORE, folder))
+            kept = bool(listed(BEFORE, folder))
         if not kept:
             with contextlib.suppress(OSError):
                 _remove(top, name)
@@ -86,35 +73,64 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
         os.close(top)
 
 
-def tidy(root: Path, *, days: float | None = None) -> None:
-    """End what was killed: finish what had begun to change places, remove what had not; and what is kept so long."""
-    top = open_root(root)
+def tidy(root: Path, *, days: float | None = None) -> list[str]:
+    """End what was killed: take back what had begun to change places, remove the rest; and what is kept so long.
+
+    What was taken back, or could not be, in words.
+    """
+    top, told = open_root(root), []
     try:
         for name in sorted(each for each in os.listdir(top) if each.startswith(PREFIX + KIND)):
-            with contextlib.suppress(BackupError), _doing(root, f"tidy {name}"):
-                _tidy_one(root, top, name, days)
+            try:
+                told += _tidy_one(root, top, name, days)
+            except (BackupError, OSError) as error:
+                told.append(f"{root / name} could not be tidied: {getattr(error, 'message', error)}")
     finally:
         os.close(top)
+    return told
 
 
-def _tidy_one(root: Path, top: int, name: str, days: float | None) -> None:
-    folder = open_staging(top, root, name)
+def begun(root: Path) -> bool:
+    """Whether something was killed there while it changed places. Only looks."""
+    return any(_placing(root, path.name) for path in root.glob(f"{PREFIX}{KIND}*"))
+
+
+def _placing(root: Path, name: str) -> bool:
+    top = open_root(root)
+    try:
+        folder = open_staging(top, root, name)
+        try:
+            note = read_note(folder)
+        finally:
+            os.close(folder)
+    except (BackupError, OSError):
+        return False
+    finally:
+        os.close(top)
+    return note is not None and note["step"] == "placing"
+
+
+def _tidy_one(root: Path, top: int, name: str, days: float | None) -> list[str]:
+    folder, told = open_staging(top, root, name), []
     try:
         note = read_note(folder)
-        if note and note["step"] == "placing":
-            for number, place in enumerate(note["places"]):
-                here = identity(str(number), _NEW, folder)
-                if here == place["inode"]:
-                    _exchange(top, folder, number, bytes.fromhex(place["path"]))
-                elif here is not None:
-                    _keep(folder, number)
-            write_note(folder, note | {"step": "placed"})
+        step = note["step"] if note else ""
         old = days is not None and time.time() - os.fstat(folder).st_mtime > days * _DAY
-        gone = not note or old or not listed(_BEFORE, folder)
+        if note and step == "placing":
+            # Not forward: the application may have gone on for weeks with what was there.
+            with _undisturbed():
+                for number, place in reversed(list(enumerate(note["places"]))):
+                    path = bytes.fromhex(place["path"])
+                    if said := take_back(top, folder, number, path, place["inode"]):
+                        told.append(f"{shown(path)} {said} in {root / name}")
+                write_note(folder, note | {"step": "taken back"})
+            old = False
+        kept = told or step == "taken back" or listed(BEFORE, folder)
     finally:
         os.close(folder)
-    if gone:
+    if not note or old or not kept:
         _remove(top, name)
+    return told
 
 
 def _units(top: int, paths: Sequence[bytes]) -> list[Unit]:
@@ -159,7 +175,7 @@ def _prepare(top: int, name: str) -> None:
     with opened(name, top) as folder:
         os.fchown(folder, os.geteuid(), os.getegid())
         os.fchmod(folder, 0o700)
-        for each in (_NEW, _BEFORE):
+        for each in (NEW, BEFORE):
             os.mkdir(each, 0o700, dir_fd=folder)
 
 
@@ -168,10 +184,10 @@ def _unpack(folder: int, chosen: Chosen, extract: Extract) -> None:
         extract(folder, chosen)
     except Again:
         # Now the files are taken along that chosen ones are second names of.
-        with opened(_NEW, folder) as new:
+        with opened(NEW, folder) as new:
             remove_all(new)
         extract(folder, chosen)
-    with opened(_NEW, folder) as new:
+    with opened(NEW, folder) as new:
         for name in os.listdir(new):
             if name.startswith("link-"):
                 os.unlink(name, dir_fd=new)
@@ -179,73 +195,30 @@ def _unpack(folder: int, chosen: Chosen, extract: Extract) -> None:
 
 def _place(top: int, folder: int, units: Sequence[Unit]) -> None:
     places = [
-        {"path": unit.place.hex(), "inode": identity(str(number), _NEW, folder)} for number, unit in enumerate(units)
+        {"path": unit.place.hex(), "inode": identity(str(number), NEW, folder)} for number, unit in enumerate(units)
     ]
-    with opened(_NEW, folder) as new:
+    with opened(NEW, folder) as new:
         sync_file_system(new)
     write_note(folder, {"step": "placing", "places": places})
     try:
         for number, unit in enumerate(units):
-            _exchange(top, folder, number, unit.place)
-    except BaseException:
+            put_in(top, folder, number, unit.place)
+        write_note(folder, {"step": "placed", "places": places})
+    except BaseException as error:
+        left = []
         for number in reversed(range(len(units))):
-            _exchange_back(top, folder, number, units[number].place, places[number]["inode"])
+            try:
+                take_back(top, folder, number, units[number].place, places[number]["inode"])
+            except OSError:
+                left.append(shown(units[number].place))
+        if left:
+            raise RestoreUnfinished(
+                f"not all could be put in its place ({error}), and this could not be taken back: {', '.join(left)}",
+                "What was there is kept beside the files. The service takes it back when it can, or the next restore of"
+                " a path does.",
+            ) from error
         os.unlink(NOTE, dir_fd=folder)
         raise
-    write_note(folder, {"step": "placed", "places": places})
-
-
-def _exchange(top: int, folder: int, number: int, place: bytes) -> None:
-    own = str(number).encode()
-    with above(top, place) as (parent, name), opened(_NEW, folder) as new:
-        if exists(name, parent):
-            if rename(new, own, parent, name, EXCHANGE):
-                _keep(folder, number)
-            else:
-                _replace(folder, own, parent, name)
-        elif not rename(new, own, parent, name, NOREPLACE):
-            os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
-        os.fsync(parent)
-        os.fsync(new)
-
-
-def _keep(folder: int, number: int) -> None:
-    """What was exchanged with the new one lies where that was."""
-    own = str(number)
-    with opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
-        os.rename(own, own, src_dir_fd=new, dst_dir_fd=before)
-        os.fsync(before)
-
-
-def _replace(folder: int, own: bytes, parent: int, name: bytes) -> None:
-    """Where the file system cannot exchange: a file is replaced in one step all the same, a directory in two."""
-    with opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
-        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            os.rename(name, own, src_dir_fd=parent, dst_dir_fd=before)
-        else:
-            with contextlib.suppress(FileExistsError):
-                os.link(name, own, src_dir_fd=parent, dst_dir_fd=before, follow_symlinks=False)
-        os.fsync(before)
-        os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
-
-
-def _exchange_back(top: int, folder: int, number: int, place: bytes, inode: object) -> None:
-    """Whatever was done of it, what was there is there again."""
-    own = str(number).encode()
-    here = identity(str(number), _NEW, folder)
-    with above(top, place) as (parent, name), opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
-        if here == inode:
-            if exists(own, before) and not exists(name, parent):
-                os.rename(own, name, src_dir_fd=before, dst_dir_fd=parent)
-            return
-        if here is not None or exists(own, before):
-            source = new if here is not None else before
-            if not rename(source, own, parent, name, EXCHANGE):
-                os.rename(name, own, src_dir_fd=parent, dst_dir_fd=new)
-                os.rename(own, name, src_dir_fd=source, dst_dir_fd=parent)
-        elif exists(name, parent):
-            os.rename(name, own, src_dir_fd=parent, dst_dir_fd=new)
-        os.fsync(parent)
 
 
 @contextlib.contextmanager

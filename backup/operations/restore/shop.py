@@ -41,8 +41,8 @@ class Trees(Protocol):
     ) -> str:
         """Put single files or directories of an archive in the place of the live ones; where those are kept, if any."""
 
-    def tidy(self, volume: str) -> None:
-        """End what a `put` that was killed left."""
+    def tidy(self, volume: str) -> list[str]:
+        """Take back what a `put` that was killed left half done; what was done, in words."""
 
     def exchange(self, volume: str, stamp: str) -> None:
         """Let the unpacked files and the live ones change places; done already, it does nothing."""

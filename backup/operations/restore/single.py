@@ -19,6 +19,7 @@ from backup.operations.unfinished import refuse_unfinished
 from backup.sets import StoredSet
 from backup.stores.disk import free_space
 from backup.text import plural, printable
+from backup.trees import single
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def restore(stored: StoredSet, chosen: Sequence[Choice], shop: Shop) -> str:
         stamp = f"{run.started:%Y%m%d%H%M%S}"
         done: list[str] = []
         for volume in dict.fromkeys(each.volume for each in chosen):
+            if single.begun(shop.volumes / volume):
+                _tidy(shop, volume)
             shop.progress.phase(f"looking for it in {volume}")
             where = _put(stored, volume, [each.path for each in chosen if each.volume == volume], stamp, shop, done)
             kept += [f"{where}/before in {volume}"] if where else []
@@ -94,9 +97,18 @@ def _put(stored: StoredSet, volume: str, paths: list[bytes], stamp: str, shop: S
         raise
 
 
+def recover(shop: Shop) -> None:
+    """Take back what one that was killed had begun: nobody else may come by for weeks."""
+    if begun := [path.name for path in sorted(shop.volumes.glob("*")) if single.begun(path)]:
+        with recorded(shop, "recover", ""):
+            for volume in begun:
+                _tidy(shop, volume)
+
+
 def _tidy(shop: Shop, volume: str) -> None:
     try:
-        shop.trees().tidy(volume)
+        for line in shop.trees().tidy(volume):
+            logger.warning("{}", line)
     except BackupError as error:
         logger.warning("{} {}", error.message, error.hint)
 
