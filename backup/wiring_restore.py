@@ -121,7 +121,7 @@ class _Restoring:
         mounts = [m for m in own.mounts if Path(str(m.get("Destination"))).is_relative_to(volumes)]
         return [source(mount) for mount in mounts]
 
-    def _server_free(self) -> int | None:
+    def _server_free(self) -> tuple[int, int] | None:
         found = self._engine()
         if found is None:
             return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -29,6 +30,7 @@ LABEL_RUN: Final = "obcms.backup.run"
 LABEL_ROLE: Final = "obcms.backup.role"
 _ONEOFF: Final = "com.docker.compose.oneoff"
 _SMALL_FILE: Final = 4096
+_ROOM: Final = re.compile(r"(\d+) (\d+) ([0-9a-f]{1,16})")
 
 
 class Engine:
@@ -129,13 +131,14 @@ class Engine:
                 self.api, image, list(command), labels, network_mode="none", mounts=list(mounts), cap_add=caps
             )
 
-    def free(self, container: Container, path: str, labels: Mapping[str, str]) -> int:
-        """Free bytes of the file system that `path` lies on inside a container, asked in a helper."""
+    def free(self, container: Container, path: str, labels: Mapping[str, str]) -> tuple[int, int]:
+        """Free bytes of the file system that `path` lies on inside a container, asked in a helper; and its number, as
+        `os.statvfs` has it."""
         with asking(f"the free space of {printable(container.name)}"):
             helper = Helper.start(
                 self.api,
                 container.image_id,
-                ["stat", "-f", "-c", "%a %S", "--", path],
+                ["stat", "-f", "-c", "%a %S %i", "--", path],
                 labels,
                 network_mode="none",
                 volumes_from=[f"{container.id}:ro"],
@@ -144,10 +147,11 @@ class Engine:
                 code, said = helper.wait(), helper.errors()
             finally:
                 helper.close()
-        words = said.split()
-        if code or len(words) != 2 or not all(word.isdigit() for word in words):
+        if code or not (words := _ROOM.fullmatch(said.strip())):
             raise EngineError(f"the free space at {printable(path)} cannot be told: {printable(said.strip())}")
-        return int(words[0]) * int(words[1])
+        number = int(words[3], 16)
+        # `stat` writes the halves of the number the other way round.
+        return int(words[1]) * int(words[2]), number >> 32 | (number & 0xFFFFFFFF) << 32
 
     def sweep_helpers(self, instance: str, run: str = "", role: str = "") -> int:
         """Remove what dead runs of `instance` left, or one run (and one role in it). Only for the lock's holder."""

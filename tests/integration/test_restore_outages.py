@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from backup.operations.restore.facts import gather
+from backup.progress import Silent
+from backup.stores.disk import free_space
+from backup.wiring_restore import shop
 from tests.support.breaking import interrupted, running, with_application
 from tests.support.database import PROJECT, Server, start_server
 from tests.support.faults import docker, eventually, helpers, under_way
@@ -135,6 +139,21 @@ def test_the_exchange_of_the_databases_is_lost_again(target: Target, killed: boo
     assert result.code == 0 and target.live() == OLD, result.output
     assert target.sidecar.run("undo", "--force").code == 0
     assert target.live() == NEW and running(target)
+
+
+def test_the_disk_of_the_server_is_known(tmp_path: Path, server: Server, fragile: Server) -> None:
+    """Where it is that of the sets and the files too, a plan counts all of them together; as a rule it is."""
+    shared = set()
+    for each in (server, fragile):
+        (tmp_path / each.service).mkdir()
+        target = Target.make(tmp_path / each.service, each)
+        facts = gather(shop(target.sidecar.app(), Silent()), target.stored(), "", True)
+        data = Path(docker("inspect", "-f", "{{(index .Mounts 0).Source}}", each.container.id))
+        same = data.stat().st_dev == target.sidecar.root.stat().st_dev
+        shared.add(same)
+        assert facts.server and facts.server.disk == (facts.backup_disk if same else "")
+        assert facts.server.free and facts.server.free == pytest.approx(free_space(data), rel=0.01)
+    assert False in shared
 
 
 def test_the_disk_of_the_server_fills_up(tmp_path: Path, fragile: Server) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from backup import database
 from backup.database import Login
@@ -26,6 +26,8 @@ from backup.sources import media
 from backup.sources.postgres import PostgresSource
 from backup.stores.disk import free_space
 
+# More than is written to a disk between two looks at it: this part of what is free.
+_ALIKE: Final = 0.01
 # What of a set is restored; empty for all of it.
 Part = Literal["", "database", "media"]
 
@@ -72,7 +74,21 @@ def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
         # A container is started to see it: that takes longer than all else here.
         free = aside.submit(shop.server_free)
         facts = _with_server(facts, shop, stored)
-        return replace(facts, server=replace(facts.server, free=free.result())) if facts.server else facts
+        found = free.result()
+    if facts.server is None or found is None:
+        return facts
+    return replace(facts, server=replace(facts.server, free=found[0], disk=_disk_of_server(facts, shop, *found)))
+
+
+def _disk_of_server(facts: Facts, shop: Shop, free: int, system: int) -> str:
+    """The disk of the place that shares the server's; empty where none does. All is on one disk as a rule."""
+    places = [(shop.volumes / each.name, each.free, each.disk) for each in facts.volumes if each.mounted]
+    places.append((shop.catalog.root, facts.backup_free, facts.backup_disk))
+    for path, _, disk in places:
+        if system and os.statvfs(path).f_fsid == system:
+            return disk
+    # A container's own layer, or a file system within another's pool, has a number of its own, but the same room.
+    return next((disk for _, room, disk in places if room is not None and abs(room - free) <= room * _ALIKE), "")
 
 
 def _with_server(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:

@@ -65,7 +65,8 @@ class Shop:
     """`source` connects when called; `application` is None where there is no engine; `mounts` are the volumes'.
 
     `trees` ends what dead runs left at work on the volumes: only for the lock's holder. `reach` raises BackupError
-    unless what unpacks archives can see a folder; it touches nothing.
+    unless what unpacks archives can see a folder; it touches nothing. `server_free`: the free bytes where the database
+    server's data lie, and the number of that file system.
     """
 
     catalog: Catalog
@@ -81,7 +82,7 @@ class Shop:
     reach: Callable[[Path], None]
     application: Callable[[], Application | None]
     mounts: Callable[[], Collection[str]]
-    server_free: Callable[[], int | None]
+    server_free: Callable[[], tuple[int, int] | None]
     stops: Collection[str]
     commands: tuple[tuple[str, str], ...]
     command_seconds: float
