@@ -175,6 +175,24 @@ def test_the_disk_of_the_server_fills_up(tmp_path: Path, fragile: Server) -> Non
         docker("exec", fragile.container.id, "rm", "-f", inside)
 
 
+def test_a_setting_of_the_database_that_only_a_superuser_may_set(target: Target) -> None:
+    """It is known before hours of loading, and before the application stands still."""
+    clerk, name = f"clerk_{target.database}", target.database
+    owned = f"ALTER TABLE app_case OWNER TO {clerk}; ALTER TABLE kind OWNER TO {clerk};"
+    target.server.execute(
+        name, f"CREATE ROLE {clerk} LOGIN CREATEDB PASSWORD 'x'; {owned} ALTER DATABASE {name} OWNER TO {clerk}"
+    )
+    target.create("daily")
+    target.server.execute("postgres", f"ALTER DATABASE {name} SET log_statement TO 'mod'")
+    try:
+        result = target.restore("--no-safety", DB_USER=clerk, DB_PASSWORD="x")
+        said = target.refused(result, 50, "log_statement")
+        assert "stopping" not in said
+    finally:
+        target.server.execute("postgres", f"ALTER DATABASE {name} RESET log_statement")
+    assert target.restore("--no-safety", DB_USER=clerk, DB_PASSWORD="x").code == 0
+
+
 def test_the_loading_client_is_killed(target: Target) -> None:
     target.server.execute(target.database, LARGE)
     target.create("daily")

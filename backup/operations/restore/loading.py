@@ -15,7 +15,7 @@ from backup.database.server import Database, find, fitting, roles
 from backup.errors import LoadFailed, RestoreFailed
 from backup.journal import DatabaseSwap, Step
 from backup.log import logger
-from backup.manifest import Manifest, file_name, parse_file_name
+from backup.manifest import DatabasePart, Manifest, file_name, parse_file_name
 from backup.operations import roles_file
 from backup.operations.check_bytes import Stored
 from backup.operations.load import loading
@@ -68,9 +68,11 @@ def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found, en
     if new_roles:  # noted before anything else can fail: a rollback removes them again
         work.advance(Step.LOADING, roles=tuple(new_roles))
     oid = create(login, swap.new, like, swap.marker)
-    if not live and listed and part:
-        swap = swap.model_copy(update={"settings": tuple(listed.database_settings(part.name, swap.live))})
+    if not live:
+        swap = swap.model_copy(update={"settings": _settings(login, None, listed, part, swap.live)})
     work.advance(Step.LOADING, database=swap.model_copy(update={"new_oid": oid}))
+    # What the server would refuse in the exchange, it refuses before hours of loading.
+    apply(login, swap.new, _settings(login, live, listed, part, swap.new), rehearse=True)
     _fill(work, source, stored, found, entries)
     work.shop.progress.phase("counting rows and making the planner's statistics")
     new = replace(login, name=swap.new)
@@ -78,6 +80,15 @@ def load(work: Work, source: PostgresSource, stored: StoredSet, found: Found, en
         _compare(new, found)
     if failed:
         logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
+
+
+def _settings(
+    login: Login, live: Database | None, listed: Roles | None, part: DatabasePart | None, name: str
+) -> tuple[str, ...]:
+    """What belongs to a database, for one called `name`: as the live one has it; without one, as the set says."""
+    if live:
+        return settings_for(login, name)
+    return tuple(listed.database_settings(part.name, name)) if listed and part else ()
 
 
 def extract(work: Work, stored: StoredSet) -> None:
