@@ -23,7 +23,7 @@ NEW: Final = "new"
 BEFORE: Final = "before"
 _NOREPLACE: Final = 1
 _EXCHANGE: Final = 2
-_CHANGED: Final = "was changed after a restore that was cut short, and stays; what was there before that is kept"
+CHANGED: Final = "was changed after a restore that was cut short, and stays; what was there before that is kept"
 # What a file system says that cannot exchange two names in one step.
 _UNABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
@@ -45,7 +45,7 @@ def put_in(top: int, folder: int, number: int, place: bytes) -> None:
 
 def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -> str:
     """Give a place its old state again, whatever was done of it; what was done, in words that end before the folder's
-    name, or nothing. What somebody has put there since, stays. Raises OSError."""
+    name, or nothing. CHANGED: what somebody has put there since, stays. Raises OSError."""
     own = str(number).encode()
     coming = identity(str(number), NEW, folder)
     try:
@@ -62,10 +62,10 @@ def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -
                 # Where it takes two steps, only the first was done.
                 os.rename(own, name, src_dir_fd=old, dst_dir_fd=parent)
             else:
-                return "" if inode in (coming, _inode(own, before)) else _CHANGED
+                return "" if inode in (coming, _inode(own, before)) else CHANGED
             os.fsync(parent)
     except (FileNotFoundError, NotADirectoryError):
-        return _CHANGED
+        return "" if coming == inode else CHANGED
     return "is as it was before a restore that was cut short; what was live meanwhile is kept"
 
 

@@ -32,7 +32,7 @@ from backup.trees.places import (
     sync_file_system,
     time_kept,
 )
-from backup.trees.placing import BEFORE, NEW, NOTE, identity, listed, put_in, read_note, take_back, write_note
+from backup.trees.placing import BEFORE, CHANGED, NEW, NOTE, identity, listed, put_in, read_note, take_back, write_note
 
 KIND: Final = "file-"
 _DAY: Final = 86400
@@ -43,7 +43,8 @@ Extract = Callable[[int, Chosen], object]
 def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extract: Extract, *, whole: bool) -> str:
     """Put `paths` in their places below the volume; the directory that keeps what was there, empty if nothing was.
 
-    `extract` unpacks what is chosen into `new` of an open directory. Raises BackupError, and then all is as before.
+    `extract` unpacks what is chosen into `new` of an open directory. Raises BackupError, and then all is as before, but
+    for what RestoreUnfinished names.
     """
     name = staging_name(KIND + stamp)
     top = open_root(root)
@@ -207,9 +208,10 @@ def _place(top: int, folder: int, units: Sequence[Unit]) -> None:
     except BaseException as error:
         left = []
         for number in reversed(range(len(units))):
-            try:
-                take_back(top, folder, number, units[number].place, places[number]["inode"])
-            except OSError:
+            said = CHANGED
+            with contextlib.suppress(OSError):
+                said = take_back(top, folder, number, units[number].place, places[number]["inode"])
+            if said == CHANGED:
                 left.append(shown(units[number].place))
         if left:
             raise RestoreUnfinished(

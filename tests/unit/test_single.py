@@ -168,3 +168,23 @@ def test_what_cannot_be_taken_back_is_named(root: Path, monkeypatch: pytest.Monk
     assert "as they were" not in caught.value.message and caught.value.hint
     single.tidy(root)
     assert live(root) == OLD
+
+
+def test_what_somebody_puts_there_in_that_moment_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was there before both is not removed."""
+    real = single.put_in
+
+    def cut(top: int, folder: int, number: int, place: bytes) -> None:
+        if number:
+            (root / "coming").write_text("another")
+            (root / "coming").rename(root / "a")
+            raise OSError(5, "Input/output error")
+        real(top, folder, number, place)
+
+    monkeypatch.setattr(single, "put_in", cut)
+    with pytest.raises(RestoreUnfinished, match="could not be taken back: .*a"):
+        put(root)
+    for _ in range(2):
+        assert live(root) == OLD | {"a": "another"}
+        assert "old" in [path.read_text() for path in (root / ".obcms-restore-file-s").rglob("*") if path.is_file()]
+        single.tidy(root)
