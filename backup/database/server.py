@@ -82,17 +82,19 @@ def major(login: Login) -> int:
         return connection.info.server_version // 10_000
 
 
-def at_work(login: Login, name: str, application: str, patience: float) -> bool:
-    """Whether a session of `application` in the database `name` executes something, and waits for nobody's lock.
+def at_work(login: Login, name: str, application: str, patience: float, locks: float = 0.0) -> bool:
+    """Whether a session of `application` in the database `name` executes something, and waits for nobody.
 
-    One between two statements is at work too, if it began or ended one within `patience` seconds.
+    That is: neither for its client, which may be frozen, nor for a lock, unless it has done so for less than `locks`
+    seconds. One between two statements is at work too, if it began or ended one within `patience` seconds.
     """
     query = """
         SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = %s AND application_name = %s
-                       AND (state = 'active' AND wait_event_type IS DISTINCT FROM 'Lock'
+                       AND (state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Lock', 'Client')
+                            OR wait_event_type = 'Lock' AND state_change > clock_timestamp() - make_interval(secs => %s)
                             OR state_change > clock_timestamp() - make_interval(secs => %s)))"""
     with maintenance(login, "at work") as connection:
-        row = connection.execute(query, (name, application, patience)).fetchone()
+        row = connection.execute(query, (name, application, locks, patience)).fetchone()
         return bool(row and row[0])
 
 

@@ -35,6 +35,8 @@ from backup.stream.pipeline import ArtifactWriter
 
 Only = Literal["database", "media"]
 _RETRY: Final = 5.0
+# A question about a silent dump is no sign of life, and may take so long.
+_LEAST: Final = 30.0
 _SWEEP_FAILED: Final = "what an earlier run left at the database could not be removed: {}"
 
 
@@ -55,7 +57,8 @@ class Request:
 class Workshop:
     """What a backup works with. `source` connects when called, so that its failure is the run's.
 
-    A volume that stands still for twice `stall_timeout` seconds ends the run. `recipients`: what to encrypt to.
+    A volume that stands still for twice `stall_timeout` seconds, but half a minute at least, ends the run.
+    `recipients`: what to encrypt to.
     """
 
     catalog: Catalog
@@ -93,6 +96,7 @@ def create(request: Request, shop: Workshop) -> Run:
         runs.record(shop.records, runs.failed(known, runs.stuck(idle, known.set), shop.clock(), recording.seconds))
         os.kill(os.getpid(), signal.SIGKILL)
 
+    patience = max(2 * shop.stall_timeout, _LEAST)
     with runs.locked(shop, run, request.wait):
         # It may have queued for hours: a set is as old as its dump, not as its request.
         started = shop.clock()
@@ -101,11 +105,11 @@ def create(request: Request, shop: Workshop) -> Run:
             refuse_unfinished(shop.catalog.root, started)
             identifier = shop.catalog.new_id(request.tier, started)
             draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=recording.seconds)
-            with draft.timed("total"), Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
+            with draft.timed("total"), Watchdog(shop.progress, patience, stuck) as watched:
                 manifest = _make(request, replace(shop, progress=watched), draft, started, undisturbed)
             recording.success = _succeeded(manifest)
         _report(manifest, recording.run)
-        with Watchdog(shop.progress, 2 * shop.stall_timeout, stuck) as watched:
+        with Watchdog(shop.progress, patience, stuck) as watched:
             return verify_made(shop.catalog, shop.records, recording.run, watched, shop.clock)
 
 

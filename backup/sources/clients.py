@@ -49,11 +49,16 @@ class Clients(Protocol):
         """ConfigError when there is no client of the server's major version."""
 
     def run(
-        self, program: str, arguments: Sequence[str], run: str, options: str = ""
+        self,
+        program: str,
+        arguments: Sequence[str],
+        run: str,
+        options: str = "",
+        busy: Callable[[], bool] = lambda: False,
     ) -> contextlib.AbstractContextManager[ProcessOutput]:
         """Start `program` in a session with these server `options`; DumpFailed at the end of its output if it failed.
 
-        Leaves nothing behind.
+        `busy`: whether it is still at work although it gives nothing. Leaves nothing behind.
         """
 
     def feed(
@@ -81,7 +86,14 @@ class _Spooled:
         self.busy: Callable[[], bool] = lambda: False
 
     @contextlib.contextmanager
-    def run(self, program: str, arguments: Sequence[str], run: str, options: str = "") -> Iterator[ProcessOutput]:
+    def run(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        run: str,
+        options: str = "",
+        busy: Callable[[], bool] = lambda: False,
+    ) -> Iterator[ProcessOutput]:
         """See Clients."""
         with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
             words = [
@@ -90,7 +102,7 @@ class _Spooled:
                 *arguments,
             ]
             with self._started(program, words, run) as process:
-                with ProcessOutput(process, pipe, program, self._stall) as output:
+                with ProcessOutput(process, pipe, program, self._stall, busy) as output:
                     yield output
 
     @contextlib.contextmanager

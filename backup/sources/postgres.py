@@ -27,7 +27,7 @@ _ROLES_OPTIONS: Final = ("--roles-only", "--no-sync", "--encoding=UTF8")
 class PostgresSource:
     """One database. `image` and `image_id` are those of its container, empty over the network.
 
-    `patience`: seconds for which a session that fills a database may do nothing.
+    `lock_timeout`, `patience`: seconds for which a dump may wait for a lock, and any session may do nothing.
     `scratch` drops what dead drills left on the server.
     """
 
@@ -50,8 +50,15 @@ class PostgresSource:
         """Clients of the server's version for a database that `run` fills: an index may take as long as it works."""
         self.clients.check(major(self.login))
         made = self.clients.named(name)
-        made.busy = lambda: at_work(self.login, name, application(self.instance, run), self.patience)
+        made.busy = self._at_work(name, run)
         return made
+
+    def _at_work(self, name: str, run: str, locks: float = 0.0) -> Callable[[], bool]:
+        return lambda: at_work(self.login, name, application(self.instance, run), self.patience, locks)
+
+    def _dumping(self, run: str) -> Callable[[], bool]:
+        """Whether a dump is at work. It waits for locks no longer than it is allowed to: then it ends by itself."""
+        return self._at_work(self.login.name, run, self.lock_timeout + self.patience)
 
     def sweep(self) -> int:
         """End what dead runs left: helpers, pipes, and sessions on the server. Only under the lock."""
@@ -67,8 +74,9 @@ class PostgresSource:
         """Write the whole dump to `writer`; DumpFailed unless client and content both say it is whole."""
         options = (*DUMP_OPTIONS, f"--lock-wait-timeout={self.lock_timeout * 1000}")
         reader = DumpReader()
-        with self.clients.run("pg_dump", options, run, DUMP_SESSION) as output:
-            for chunk in output.chunks():
+        with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
+            # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
+            for chunk in output.chunks(lambda: progress(0)):
                 writer.write(chunk)
                 reader.feed(chunk)
                 progress(len(chunk))
@@ -99,7 +107,7 @@ class PostgresSource:
         if not facts.superuser:
             options = (*options, "--no-role-passwords")
         reader = DumpReader()
-        with self.clients.run("pg_dumpall", options, run) as output:
+        with self.clients.run("pg_dumpall", options, run, busy=self._dumping(run)) as output:
             for chunk in output.chunks():
                 writer.write(chunk)
                 reader.feed(chunk)

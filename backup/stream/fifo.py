@@ -14,17 +14,20 @@ import os
 import select
 import termios
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
 from backup.errors import BackupError, DumpFailed
 from backup.log import logger
+from backup.stream.patience import Patience
 from backup.text import printable
 
 _CHUNK: Final = 1 << 20
 _SETTLE: Final = 30.0
+_GLANCE: Final = 0.2
 
 
 class Process(Protocol):
@@ -89,11 +92,15 @@ def remove(process: Process) -> None:
 class ProcessOutput:
     """The bytes that `process` writes into `pipe`. As a context manager it leaves no process behind.
 
-    `stall` seconds without a byte while we wait for one end the program: DumpFailed.
+    A program that gives no byte for `stall` seconds while we wait for one is asked about with `busy`; False ends it,
+    and so do three errors in a row: DumpFailed.
     """
 
-    def __init__(self, process: Process, pipe: Pipe, name: str, stall: float) -> None:
+    def __init__(
+        self, process: Process, pipe: Pipe, name: str, stall: float, busy: Callable[[], bool] = lambda: False
+    ) -> None:
         self._process, self._pipe, self._name, self._stall = process, pipe, name, stall
+        self._patience = Patience(stall, busy)
         self._code: int | None = None
         self._lost: BackupError | None = None
         self._waiter = threading.Thread(target=self._wait, name=f"wait-{name}", daemon=True)
@@ -110,13 +117,18 @@ class ProcessOutput:
         finally:
             remove(self._process)
 
-    def chunks(self) -> Iterator[bytes]:
-        """The output in pieces of up to 1 MiB; DumpFailed at the end if the program failed or stalled."""
+    def chunks(self, waiting: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+        """The output in pieces of up to 1 MiB; DumpFailed at the end if the program failed or stalled.
+
+        `waiting` is called several times a second while none comes.
+        """
         poll = select.poll()
         poll.register(self._pipe.reader, select.POLLIN)
         while True:
-            if not poll.poll(self._stall * 1000):
-                raise self._stalled()
+            quiet = time.monotonic()
+            while not poll.poll(_GLANCE * 1000):
+                waiting()
+                self._ask(quiet)
             data = os.read(self._pipe.reader, _CHUNK)
             if not data:
                 break
@@ -147,9 +159,16 @@ class ProcessOutput:
         text = "; ".join(printable(line) for line in said.splitlines()) or "it said nothing"
         return DumpFailed(f"{self._name} ended {code}: {text}. Nothing was published", hint_for(said))
 
-    def _stalled(self) -> DumpFailed:
-        return DumpFailed(
-            f"{self._name} made no progress for {self._stall:.0f} s and was ended; nothing was published",
+    def _ask(self, since: float) -> None:
+        """At work on what gives no output yet, or standing still?"""
+        unanswered = ""
+        try:
+            if self._patience.lasts(since):
+                return
+        except BackupError as error:
+            unanswered = f" ({error.message})"
+        raise DumpFailed(
+            f"{self._name} made no progress for {self._stall:.0f} s and was ended; nothing was published{unanswered}",
             "Is the database paused, locked or overloaded? BACKUP_STALL_TIMEOUT sets the patience.",
         )
 

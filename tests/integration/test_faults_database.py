@@ -35,6 +35,9 @@ from tests.support.faults import (
 from tests.support.sidecar import Sidecar
 
 CREATE = ("create", "daily", "--only", "database")
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'obcms-backup%' AND wait_event_type = 'Lock'"
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +167,38 @@ def test_a_table_that_is_locked_for_ever(target: Sidecar, server: Server, big: s
     unharmed(target, before, server)
 
 
+def test_a_table_that_is_locked_for_longer_than_the_patience(target: Sidecar, server: Server, big: str) -> None:
+    """A dump sends nothing while it waits: it may, for as long as it may wait for locks."""
+    with server.connect(big) as session:
+        with session.transaction():
+            session.execute("LOCK TABLE big IN ACCESS EXCLUSIVE MODE")
+            process = target.start(*CREATE, BACKUP_STALL_TIMEOUT="5", BACKUP_LOCK_TIMEOUT="60")
+            eventually(lambda: server.value("postgres", WAITING) == 1)
+            time.sleep(15)
+            assert process.poll() is None, process.communicate()[0]
+        result = ended(process, 60)
+    assert result.code == 0, result.output
+    nothing_left(target, server)
+
+
+def test_a_dump_that_is_silent_in_its_midst(tmp_path: Path, server: Server) -> None:
+    """It is asked about, and nobody takes its silence for that of a disk. Large objects come behind the rows."""
+    database = server.new_database()
+    server.execute(database, "CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 100000) i")
+    server.execute(database, "SELECT lo_from_bytea(0, 'x')")
+    sidecar = Sidecar.make(tmp_path, server, database)
+    with server.connect(database) as session:
+        with session.transaction():
+            session.execute("LOCK TABLE pg_largeobject IN ACCESS EXCLUSIVE MODE")
+            process = sidecar.start(*CREATE, BACKUP_STALL_TIMEOUT="5", BACKUP_LOCK_TIMEOUT="120")
+            eventually(lambda: server.value("postgres", WAITING) == 1)
+            time.sleep(35)
+            assert process.poll() is None, process.communicate()[0]
+        result = ended(process, 60)
+    assert result.code == 0, result.output
+    nothing_left(sidecar, server)
+
+
 def test_a_server_that_falls_silent_between_two_words(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paused just after the login: the connection stands, and nothing but our own clock tells."""
     monkeypatch.setattr("backup.database.session._SILENCE", 1.0)
@@ -212,8 +247,9 @@ def test_a_database_paused_mid_dump(doomed: Sidecar, victim: Server) -> None:
         dumping(doomed, process, victim)
         engine("pause", victim.container.id)
         began = time.monotonic()
-        failed(doomed, ended(process), 20, "no progress for 5 s", "paused", "BACKUP_STALL_TIMEOUT")
-        assert time.monotonic() - began < 9
+        # Whether it works is asked three times, and each time the answer is waited for.
+        failed(doomed, ended(process, 120), 20, "no progress for 5 s", "paused", "BACKUP_STALL_TIMEOUT")
+        assert time.monotonic() - began < 100
     nothing_left(doomed)
     engine("unpause", victim.container.id)
     unharmed(doomed, before, victim, "small")
@@ -268,7 +304,8 @@ def test_a_helper_killed_or_paused(target: Sidecar, server: Server, how: str) ->
         began = time.monotonic()
         words = ("137", "killed") if how == "kill" else ("no progress for 5 s",)
         failed(target, ended(process), 20, "pg_dump", *words)
-        assert time.monotonic() - began < 9
+        # Its session began a statement a moment before: that is taken for work once.
+        assert time.monotonic() - began < 15
     unharmed(target, before, server)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,10 +61,10 @@ def test_a_long_statement_is_waited_for_while_the_server_greets_others(login: Lo
 
 
 def test_a_session_is_at_work_when_it_does_or_just_did_something(own: Server, login: Login) -> None:
-    """Neither idle for longer than the patience, nor behind somebody's lock for as long."""
+    """Neither idle for longer than the patience, nor behind somebody's lock or a frozen client for as long."""
 
-    def seen(patience: float = 2) -> bool:
-        return at_work(login, "postgres", "a load", patience)
+    def seen(patience: float = 2, locks: float = 0) -> bool:
+        return at_work(login, "postgres", "a load", patience, locks)
 
     words, others = (login.conninfo(password=PASSWORD, application_name=name) for name in ("a load", "another"))
     with psycopg.connect(words, autocommit=True) as load, psycopg.connect(others) as other:
@@ -80,9 +81,16 @@ def test_a_session_is_at_work_when_it_does_or_just_did_something(own: Server, lo
             waiting = pool.submit(load.execute, "SELECT pg_advisory_lock(1)")
             time.sleep(2.5)
             assert not seen()
+            assert seen(locks=60), "a dump may wait for one"
+            assert not seen(locks=2)
             other.rollback()
             waiting.result()
     assert not seen(0)
+    with contextlib.closing(psycopg.connect(words, autocommit=True)) as frozen:
+        frozen.pgconn.send_query(b"COPY (SELECT repeat('x', 1000) FROM generate_series(1, 1000000)) TO STDOUT")
+        frozen.pgconn.flush()
+        time.sleep(2.5)
+        assert not seen(), "its client takes nothing"
 
 
 @pytest.mark.parametrize("step", ["loading", "extracting", "ready", "swapping database", "starting"])

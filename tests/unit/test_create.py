@@ -74,6 +74,7 @@ def test_a_disk_that_hangs_is_told_with_what_is_there_by_then(
         assert killed.wait(20)
         raise StoreError("killed")
 
+    monkeypatch.setattr("backup.operations.backup._LEAST", 0.1)
     monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(*((made, "check") if when == "verified" else (sources, "archive")), hang)
     with pytest.raises(StoreError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from backup.engine.servers import Server
-from backup.errors import BackupError, DatabaseUnavailable, EngineError, LoadFailed
+from backup.errors import BackupError, DatabaseUnavailable, DumpFailed, EngineError, LoadFailed
 from backup.stream.feed import ProcessInput
-from backup.stream.fifo import Pipe
+from backup.stream.fifo import Pipe, ProcessOutput
 
 STALL = 0.2
 LOST = DatabaseUnavailable("too many clients already", "Wait.")
@@ -65,6 +66,13 @@ def stands_still(pipe: Pipe, busy: Callable[[], bool]) -> LoadFailed:
     return caught.value
 
 
+def says_nothing(pipe: Pipe, busy: Callable[[], bool]) -> DumpFailed:
+    """How a dump ends that never comes."""
+    with ProcessOutput(Still(), pipe, "pg_dump", STALL, busy) as output, pytest.raises(DumpFailed) as caught:
+        list(output.chunks())
+    return caught.value
+
+
 def test_one_question_without_an_answer_ends_nothing(pipe: Pipe) -> None:
     answers = Answers(LOST, True, LOST, LOST, True, False)
     assert "made no progress" in stands_still(pipe, answers).message
@@ -98,3 +106,26 @@ def test_a_throw_away_server_that_takes_no_connection_once_ends_no_load(pipe: Pi
     assert "takes no connections" in failed.message and server.codes == []
     with pytest.raises(EngineError):
         server.answers()
+
+
+def test_a_dump_that_says_nothing_is_asked_about_too(pipe: Pipe) -> None:
+    answers = Answers(True, LOST, LOST, True, True, False)
+    failed = says_nothing(pipe, answers)
+    assert "made no progress for" in failed.message and "nothing was published" in failed.message
+    assert len(answers.times) == 6
+
+
+def test_a_dump_that_nobody_can_be_asked_about_is_ended(pipe: Pipe) -> None:
+    answers = Answers(LOST)
+    failed = says_nothing(pipe, answers)
+    assert "made no progress for" in failed.message and "too many clients" in failed.message
+    assert len(answers.times) == 3
+
+
+def test_a_dump_goes_on_behind_a_long_silence(pipe: Pipe) -> None:
+    answers, waited = Answers(True, True), list[float]()
+    with ProcessOutput(Still(), pipe, "pg_dump", STALL, answers) as output:
+        chunks = output.chunks(lambda: waited.append(time.monotonic()))
+        threading.Timer(3 * STALL, os.write, (pipe.writer, b"row")).start()
+        assert next(chunks) == b"row"
+    assert len(answers.times) >= 2 and len(waited) >= 2, "somebody is told that it waits"
