@@ -96,7 +96,8 @@ def _recover(main: App) -> None:
     if journal := JournalFile(main.settings.root).read():
         logger.warning("{}", words(journal, datetime.now(UTC)))
         logger.success("{}", run.end(shop_for(main, Silent())))
-    single.recover(shop_for(main, Silent()))
+    if single.begun(main.settings.volumes):
+        single.recover(shop_for(main, Silent()))
 
 
 def _way(main: App) -> str:

@@ -97,12 +97,16 @@ def _put(stored: StoredSet, volume: str, paths: list[bytes], stamp: str, shop: S
         raise
 
 
+def begun(volumes: Path) -> list[str]:
+    """The volumes in which one was killed while paths changed places."""
+    return [path.name for path in sorted(volumes.glob("*")) if single.begun(path)]
+
+
 def recover(shop: Shop) -> None:
     """Take back what one that was killed had begun: nobody else may come by for weeks."""
-    if begun := [path.name for path in sorted(shop.volumes.glob("*")) if single.begun(path)]:
-        with recorded(shop, "recover", ""):
-            for volume in begun:
-                _tidy(shop, volume)
+    with recorded(shop, "recover", ""):
+        for volume in begun(shop.volumes):
+            _tidy(shop, volume)
 
 
 def _tidy(shop: Shop, volume: str) -> None:
