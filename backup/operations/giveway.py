@@ -34,9 +34,7 @@ def ask(root: Path, who: str) -> None:
 def giving_way(root: Path) -> Iterator[None]:
     """The body is ended by SIGTERM when somebody asks, or has asked since the lock was taken. Only under the lock."""
     store, over, asked = LocalStore(root / "state"), threading.Event(), threading.Event()
-    before = _read(store)
-    if _since_locked(root / "state"):
-        before = b""
+    before = b"" if _since_locked(root / "state") else _read(store)
 
     def watch() -> None:
         while not over.wait(_LOOK):

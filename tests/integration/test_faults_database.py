@@ -167,18 +167,25 @@ def test_a_table_that_is_locked_for_ever(target: Sidecar, server: Server, big: s
     unharmed(target, before, server)
 
 
-def test_a_table_that_is_locked_for_longer_than_the_patience(target: Sidecar, server: Server, big: str) -> None:
-    """A dump sends nothing while it waits: it may, for as long as it may wait for locks."""
-    with server.connect(big) as session:
+def dumped_behind_a_lock(
+    sidecar: Sidecar, server: Server, database: str, table: str, seconds: float, allowed: str
+) -> None:
+    """A dump that somebody's lock holds up for so long, several times its patience, is made all the same."""
+    with server.connect(database) as session:
         with session.transaction():
-            session.execute("LOCK TABLE big IN ACCESS EXCLUSIVE MODE")
-            process = target.start(*CREATE, BACKUP_STALL_TIMEOUT="5", BACKUP_LOCK_TIMEOUT="60")
+            session.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            process = sidecar.start(*CREATE, BACKUP_STALL_TIMEOUT="5", BACKUP_LOCK_TIMEOUT=allowed)
             eventually(lambda: server.value("postgres", WAITING) == 1)
-            time.sleep(15)
+            time.sleep(seconds)
             assert process.poll() is None, process.communicate()[0]
         result = ended(process, 60)
     assert result.code == 0, result.output
-    nothing_left(target, server)
+    nothing_left(sidecar, server)
+
+
+def test_a_table_that_is_locked_for_longer_than_the_patience(target: Sidecar, server: Server, big: str) -> None:
+    """A dump sends nothing while it waits: it may, for as long as it may wait for locks."""
+    dumped_behind_a_lock(target, server, big, "big", 15, "60")
 
 
 def test_a_dump_that_is_silent_in_its_midst(tmp_path: Path, server: Server) -> None:
@@ -187,16 +194,7 @@ def test_a_dump_that_is_silent_in_its_midst(tmp_path: Path, server: Server) -> N
     server.execute(database, "CREATE TABLE t AS SELECT i, md5(i::text) FROM generate_series(1, 100000) i")
     server.execute(database, "SELECT lo_from_bytea(0, 'x')")
     sidecar = Sidecar.make(tmp_path, server, database)
-    with server.connect(database) as session:
-        with session.transaction():
-            session.execute("LOCK TABLE pg_largeobject IN ACCESS EXCLUSIVE MODE")
-            process = sidecar.start(*CREATE, BACKUP_STALL_TIMEOUT="5", BACKUP_LOCK_TIMEOUT="120")
-            eventually(lambda: server.value("postgres", WAITING) == 1)
-            time.sleep(35)
-            assert process.poll() is None, process.communicate()[0]
-        result = ended(process, 60)
-    assert result.code == 0, result.output
-    nothing_left(sidecar, server)
+    dumped_behind_a_lock(sidecar, server, database, "pg_largeobject", 35, "120")
 
 
 def test_a_server_that_falls_silent_between_two_words(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

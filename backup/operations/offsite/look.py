@@ -16,8 +16,8 @@ from backup.offsite.model import Book, Copy, Item, State
 from backup.offsite.told import VERIFY
 from backup.operations import runs
 from backup.operations.draft import timed
-from backup.operations.offsite.place import Shop, digest, listed, manifest_of, require_there, told
-from backup.records import Outcome, Run, new_run_id
+from backup.operations.offsite.place import Shop, digest, listed, manifest_of, require_there, succeeded, told
+from backup.records import Run, new_run_id
 from backup.stores.remote import Entry
 from backup.text import plural, printable, size
 
@@ -118,11 +118,11 @@ def _look(request: Request, shop: Shop) -> Report:
     _keep(shop, report.copies.values(), whole=not request.only)
     for copy in _to_read(request, report, shop):
         if len(report.failed) < _PATIENCE:
-            _read(copy, remote[copy.id], shop, report)
+            _read_copy(copy, remote[copy.id], shop, report)
     return report
 
 
-def _read(copy: Copy, there: RemoteSet, shop: Shop, report: Report) -> None:
+def _read_copy(copy: Copy, there: RemoteSet, shop: Shop, report: Report) -> None:
     """One that cannot be read keeps no other from being read."""
     try:
         found = Look(shop, copy).read(copy, there)
@@ -139,12 +139,8 @@ def _to_read(request: Request, report: Report, shop: Shop) -> Sequence[Copy]:
     held = [copy for copy in report.copies.values() if copy.state == "offsite"]
     if request.read or not request.share:
         return held if request.read else []
-    past = [r for r in shop.records.all() if _shared(r, shop)]
-    return share(held, shop.clock(), max((run.started for run in past), default=None))
-
-
-def _shared(run: Run, shop: Shop) -> bool:
-    return run.operation == VERIFY and run.place == shop.place and run.outcome is Outcome.SUCCESS and bool(run.slot)
+    past = [run.started for run in succeeded(shop, VERIFY) if run.slot]
+    return share(held, shop.clock(), max(past, default=None))
 
 
 def _keep(shop: Shop, copies: Iterable[Copy], *, whole: bool) -> None:

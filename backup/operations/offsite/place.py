@@ -15,7 +15,7 @@ from backup.offsite.books import BookFile
 from backup.offsite.layout import RemoteSet, compare, grouped, read_manifest
 from backup.offsite.model import Book, Item, PlaceName
 from backup.progress import Progress
-from backup.records import Records
+from backup.records import Outcome, Records, Run
 from backup.stores.remote import Entry, Remote
 from backup.text import plural, printable
 
@@ -51,6 +51,12 @@ class Shop:
 def listed(remote: Remote) -> dict[str, RemoteSet]:
     """The sets there, by id, from one complete listing."""
     return grouped(remote.entries())
+
+
+def succeeded(shop: Shop, operation: str) -> list[Run]:
+    """The runs of an operation at this place that went well, newest first."""
+    here = (run for run in shop.records.all() if (run.operation, run.place) == (operation, shop.place))
+    return [run for run in here if run.outcome is Outcome.SUCCESS]
 
 
 def require_there(shop: Shop, remote: Mapping[str, RemoteSet], book: Book, *, accept: bool = False) -> None:

@@ -16,9 +16,9 @@ from backup.offsite.layout import RemoteSet, compare, keys_of
 from backup.offsite.model import Book, Copy
 from backup.offsite.told import PRUNE
 from backup.operations import runs
-from backup.operations.offsite.place import Shop, listed, manifest_of
+from backup.operations.offsite.place import Shop, listed, manifest_of, succeeded
 from backup.operations.prune import WAITS, Decided
-from backup.records import Outcome, Run, new_run_id
+from backup.records import Run, new_run_id
 from backup.retention import Decision, Policy, decide, identity_of, stale
 from backup.sets import StoredSet, Verdict, newest_good
 from backup.stores.remote import Removal
@@ -75,7 +75,7 @@ def plan(request: Request, shop: Shop, policy: Policy) -> Report:
     local = {stored.id: stored for stored in shop.catalog.sets()}
     sets = [_stored(shop, found, book.copies.get(found.id), local.get(found.id)) for found in remote.values()]
     known = [stored for stored in sets if stored is not None]
-    past = [run for run in shop.records.all() if _cleaned(run, shop)]
+    past = succeeded(shop, PRUNE)
     spent = bool(past) and past[0].exit_code == WAITS
     here = newest_good(stored for stored in local.values() if identity_of(stored))
     decided = decide(
@@ -145,10 +145,6 @@ def _stored(shop: Shop, found: RemoteSet, copy: Copy | None, local: StoredSet | 
         verdict=Verdict(checked=copy.confirmed) if copy and sound else None,
         problem="; ".join([*missing, *wrong]),
     )
-
-
-def _cleaned(run: Run, shop: Shop) -> bool:
-    return run.operation == PRUNE and run.place == shop.place and run.outcome is Outcome.SUCCESS
 
 
 def _leftovers(

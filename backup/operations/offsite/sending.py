@@ -155,7 +155,9 @@ class Sending:
         self.shop.progress.phase(f"sending {artifact.file}", artifact.stored_size)
         advance = self.shop.progress.advance
         if encrypts and self.shop.encrypt:
-            hashed = _Hashed(self.shop.encrypt(self._unchanged(artifact)), lambda: self._begun(path, hashed, artifact))
+            hashed = _Hashed(
+                self.shop.encrypt(self._unchanged(artifact)), lambda: self._sent_whole(path, hashed, artifact)
+            )
             entry = self.shop.remote.put(path, hashed, None, advance)
             size, sha256 = hashed.size, hashed.sha256
         else:
@@ -168,13 +170,15 @@ class Sending:
                 raise IntegrityError(f"{self.stored.id} is not sent: {error.message}", hint) from error
         self._require(path, entry, size, sha256)
         self._note(path, entry, artifact.stored_sha256)
-        item = self._items[path]
-        self.shop.book.change(lambda book: book.with_part(self.stored.id, path, item))
+        self._keep_part(path, self._items[path])
         return entry
 
-    def _begun(self, path: str, hashed: _Hashed, artifact: Artifact) -> None:
+    def _sent_whole(self, path: str, hashed: _Hashed, artifact: Artifact) -> None:
         """Noted before the request that makes the object: whether that was done may never be heard."""
         item = Item(size=hashed.size, sha256=hashed.sha256, modified=self.shop.clock(), source=artifact.stored_sha256)
+        self._keep_part(path, item)
+
+    def _keep_part(self, path: str, item: Item) -> None:
         self.shop.book.change(lambda book: book.with_part(self.stored.id, path, item))
 
     def _small(self, path: str, data: bytes) -> None:
