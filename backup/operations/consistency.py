@@ -42,7 +42,7 @@ COPY obcms_backup_drill.archived FROM stdin;
 """
 
 # A file column holds what Django's FileField does: a varchar whose values are paths below the media's own directories.
-_DISCOVER: Final = """
+_DISCOVER: Final = r"""
 DO $discover$
 DECLARE c record; hits bigint; filled bigint; places text;
 BEGIN

@@ -65,6 +65,8 @@ class Outline:
         self._seen: dict[str, int] = {}
         self._lines = Lines() if unordered else None
         self._text = b""
+        # Whether the present object's text is kept: all of it or nothing, since the ends of two may be equal.
+        self._keeps = True
         self._room = _TEXT_IN_ALL
 
     @property
@@ -145,11 +147,10 @@ class Outline:
         if self._kind == "TABLE DATA":
             if self._lines:
                 self._lines.feed(data)
-        elif self._kind != BEGINNING and len(self._text) + len(data) <= min(_TEXT, self._room):
+        elif self._keeps and self._kind != BEGINNING and len(self._text) + len(data) <= min(_TEXT, self._room):
             self._text += data
         else:
-            self._room -= len(self._text)
-            self._text = b""
+            self._text, self._keeps = b"", False
 
     def _flush(self, normalise: bool) -> None:
         """Hash what was held back of the head or the trailer."""
@@ -162,7 +163,7 @@ class Outline:
         unordered = self._lines.finish() if self._lines else None
         section = Section(self._hash.hexdigest(), rows, self._kind, unordered, self._text)
         self._room -= len(self._text)
-        self._text = b""
+        self._text, self._keeps = b"", True
         self.sections[self._key] = section
         self._total.update(f"{section.sha256}  {self._key}\n".encode(errors="surrogateescape"))
         self._hash, self._table = hashlib.sha256(), None

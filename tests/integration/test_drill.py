@@ -67,6 +67,21 @@ def drilled(sidecar: Sidecar, *options: str) -> dict[str, object]:
     return dict(result.json["proof"])
 
 
+@pytest.mark.parametrize("place", ["case files", "2025.01", "R&D", "a(b)+c"])
+def test_a_folder_of_any_name_is_one_that_rows_may_name(target: Sidecar, server: Server, place: str) -> None:
+    """A file that is missing there is missed."""
+    media(target)
+    (target.media / place).mkdir()
+    (target.media / place / "here.pdf").write_text("here")
+    name = target.environment["DB_NAME"]
+    server.execute(name, "CREATE TABLE letters (file varchar(100))")
+    server.execute(name, f"INSERT INTO letters VALUES ('{place}/here.pdf'), ('{place}/gone.pdf')")
+    created(target)
+    files = drilled(target)["files"]
+    assert isinstance(files, dict) and files["columns"] == ["documents.file", "letters.file"], files
+    assert (files["referenced"], files["listed"]) == (302, [f"letters.file: {place}/gone.pdf"])
+
+
 def test_a_set_is_proven(target: Sidecar, server: Server) -> None:
     media(target)
     created(target)

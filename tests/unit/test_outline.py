@@ -236,6 +236,21 @@ def test_rows_in_another_order_are_in_question_until_someone_has_looked() -> Non
     assert not in_question(expected, looked) and differences(expected, looked) == []
 
 
+@pytest.mark.parametrize("step", [4 << 10, 20_000, 60_000, 64 << 10])
+def test_what_is_long_differs_wherever_it_does(step: int) -> None:
+    """Its text is not kept; nor is that of its end alone, which may be the same."""
+    line = b"SELECT pg_catalog.lowrite(0, '\\x%0064x');\n"
+    first, more = line % 7, b"".join(line % number for number in range(2_000))
+    made = []
+    for content in (first + more, first.replace(b"7'", b"8'") + more):
+        made.append(Outline())
+        dump = DUMP.replace(b"$$;\n", b"$$;\n" + content, 1)
+        for start in range(0, len(dump), step):
+            made[-1].feed(dump[start : start + step])
+        made[-1].finish()
+    assert differences(*made) != []
+
+
 def test_a_long_list_is_cut() -> None:
     table = b"--\n-- Name: t%d; Type: TABLE; Schema: s; Owner: o\n--\n\nCREATE TABLE t%d ();\n\n"
     end = b"--\n-- PostgreSQL database dump complete\n--\n\n\\un"
