@@ -1,8 +1,8 @@
 # `make demo` shows it at work. `make test` does everything on a fresh machine; `make unit` runs what needs no engine.
-PYTEST := .venv/bin/pytest -q -p no:cacheprovider
-CHECKED := backup tests benchmarks demo entrypoint.py
+PYTEST := .venv/bin/pytest -q -p no:cacheprovider $(if $(SEED),--randomly-seed=$(SEED))
+CHECKED := backup tests benchmarks demo entrypoint.py tools/select-tests
 
-.PHONY: demo demo-down test unit lint prepare image engine venv lock docs bench screenshots clean
+.PHONY: demo demo-down test t fast unit fuzz soak lint prepare image engine venv lock docs bench screenshots clean
 
 # A small stack is backed up, damaged and restored before your eyes. With S3=1 there are copies in an object store, too.
 demo:
@@ -11,11 +11,26 @@ demo:
 demo-down:
 	demo/run down
 
-test: prepare lint
-	$(PYTEST) -n 3 --dist loadfile --timeout=600 --durations=15 tests
+# In lanes that fail fast, each with its time: lint, unit, contract, integration, e2e.
+test:
+	@tools/lanes
+
+# What matches, with what it needs: make t T=test_prune
+t: venv
+	@tools/select-tests '$(T)'
+
+# In seconds: lint and types, the pure rules, the tests of what changed since main.
+fast: venv
+	.venv/bin/ruff check -q $(CHECKED)
+	.venv/bin/ruff format --check -q $(CHECKED)
+	tools/fast
 
 unit: venv
-	$(PYTEST) tests/unit tests/test_architecture.py
+	$(PYTEST) -n 2 --dist worksteal tests/unit tests/test_architecture.py
+
+# The long search, outside CI. SEED repeats a round.
+fuzz: venv
+	MINUTES=$(or $(MINUTES),60) SEED=$(SEED) tools/fuzz
 
 lint: venv
 	.venv/bin/ruff check $(CHECKED)
@@ -40,6 +55,11 @@ image: engine
 
 bench: prepare
 	.venv/bin/python benchmarks/run.py
+
+# Everything at once, at random, for hours: make soak MINUTES=120 SEED=n; PLANT=row|file|byte is a loss it must see.
+soak: prepare
+	@.venv/bin/python -u -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(PLANT),--plant $(PLANT))
 
 # The pictures of the status page in docs/screenshots.
 screenshots: venv
