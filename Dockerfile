@@ -105,6 +105,7 @@ ENV MALLOC_MMAP_THRESHOLD_=33554432 \
     MALLOC_TOP_PAD_=16777216 \
     container=oci \
     PATH=/app/venv/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin \
+    PYDANTIC_DISABLE_PLUGINS=__all__ \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /app

@@ -6,7 +6,9 @@
     <root>/<tier>/obcms_set_<id>.verdict            what the newest verification found
     <root>/<tier>/obcms_set_<id>.pin                the set is kept whatever its age
     <root>/<tier>/.obcms_set_<id>.json.removing     the manifest of a set that is being removed
+    <root>/damaged/<id>/                            what a good copy is to take the place of, until it is verified
     <root>/state/publishing.json                    the names of a set that is being published
+    <root>/state/catalogue-<tier>.json              what older manifests and verdicts said (see stores/catalogue.py)
 
 Dumps and archives of the same names without a manifest are the old scripts' work: shown and verified, and removed only
 when somebody decides so by the time in their names. What we ourselves left without a manifest is known from
@@ -16,40 +18,40 @@ state/publishing.json.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ValidationError
 
-from backup.errors import BackupError, IntegrityError, NotFound, StoreError
+from backup.errors import BackupError, NotFound, StoreError
 from backup.manifest import (
     FileId,
     Manifest,
     Tier,
     file_name,
-    from_json,
     parse_file_name,
     set_id,
-    stamp_time,
     to_json,
 )
 from backup.restorepage import PAGE
 from backup.sets import (
-    State,
     StoredSet,
     Verdict,
     manifest_name,
     merged,
-    missing_or_resized,
+    present,
     verdict_name,
 )
-from backup.stores import pins, removing
-from backup.stores.disk import file_inode, file_size, sync_directory
+from backup.stores import damaged, pins, removing
+from backup.stores.catalogue import Catalogue
+from backup.stores.disk import file_inode, sync_directory
 from backup.stores.local import LocalStore
 from backup.stores.notes import alone, forgotten, replace
+from backup.stores.set_reader import SetReader, verdict_of
 from backup.stores.staged import STAGED_SUFFIX, Sealed, StagedFile, staged_name
 from backup.text import printable
 
@@ -71,13 +73,23 @@ class _Intent(BaseModel):
 
 
 class Catalog:
-    """All tiers below one backup volume. `identity` names the file with the key of encrypted sets, if it is here."""
+    """All tiers of one backup volume; `zone` is that of names, `identity` the file with the key to encrypted ones.
 
-    def __init__(self, root: Path, zone: ZoneInfo, identity: Path | None = None) -> None:
-        self.root = root
+    `clock` says what is dated ahead, and therefore never `latest`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        zone: ZoneInfo,
+        identity: Path | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self.root, self._clock = root, clock
         self.identity = identity
-        self._zone = zone
+        self.zone = zone
         self._intent = LocalStore(root / "state")
+        self._catalogues: dict[Tier, Catalogue] = {}
 
     def store(self, tier: Tier) -> LocalStore:
         """The directory of one tier."""
@@ -85,24 +97,32 @@ class Catalog:
 
     def sets(self, tier: Tier | None = None) -> list[StoredSet]:
         """Every set, newest first."""
-        found = [stored for each in ([tier] if tier else Tier) for stored in self.sets_in(self.root / each, each)]
+        with _uncollected():
+            found = [stored for each in ([tier] if tier else Tier) for stored in self.sets_in(self.root / each, each)]
         return sorted(found, key=lambda stored: (stored.time, stored.id), reverse=True)
 
     def find(self, query: str) -> StoredSet:
         """The set that `latest`, a set id, a file name or a path to a file of it names.
 
-        `latest` is never a safety set: that holds what somebody has just replaced.
+        `latest` is never a safety set: that holds what somebody has just replaced; nor one dated ahead of the clock.
         """
         sets = self.sets()
         if query == "latest":
-            good = next((stored for stored in sets if stored.good and not stored.safety), None)
+            all_good = [s for s in sets if s.good and not s.safety]
+            now = self._clock()
+            good = next(iter(present(all_good, now)), None)
+            if good is None and all_good:
+                raise NotFound(
+                    f"every good set is dated ahead of this machine's clock, which says {now:%Y-%m-%d %H:%M} UTC",
+                    "Set the clock, or name the set that you mean by its id: `list` shows them.",
+                )
             if good is None:
                 raise NotFound("there is no good set yet", "`create` takes one now; `list` shows safety sets, too.")
-            return good
+            return self._read_whole(good)
         name = PurePath(query).name
         for stored in sets:
             if query == stored.id or name in stored.files:
-                return stored
+                return self._read_whole(stored)
         raise NotFound(f"no set or file is called {printable(query)!r}", "`list` shows what is there.")
 
     def new_id(self, tier: Tier, now: datetime) -> str:
@@ -110,7 +130,7 @@ class Catalog:
         names = self.store(tier).names(foreign=True)
         taken = {parsed.set_id for name in names if (parsed := _identified(_bare(name)))}
         moment = now
-        while (identifier := set_id(tier, moment, self._zone)) in taken:
+        while (identifier := set_id(tier, moment, self.zone)) in taken:
             moment += timedelta(seconds=1)
         return identifier
 
@@ -147,7 +167,10 @@ class Catalog:
         """
         store = LocalStore(stored.directory)
         if stored.manifest and stored.manifest.id == stored.id:
-            return removing.remove(store, stored.manifest, lambda: pins.pinned(store, stored.id))
+            removed = removing.remove(store, stored.manifest, lambda: pins.pinned(store, stored.id))
+            if removed:
+                damaged.forget(self.root, stored.id)
+            return removed
         if pins.pinned(store, stored.id):
             return False
         removing.unlink(store, stored.files)
@@ -158,6 +181,18 @@ class Catalog:
         """Finish removals that were killed. StoreError when one cannot be finished."""
         for tier in Tier:
             removing.finish(self.store(tier))
+
+    def put_aside(self, stored: StoredSet) -> Path:
+        """Keep the files of a damaged set out of the way of a good copy; where. Only for the holder of the lock."""
+        return damaged.put(self.root, stored)
+
+    def settle(self) -> list[str]:
+        """Remove what was put aside for copies that are verified by now, put back the rest; the ids of that."""
+
+        def find(tier: Tier, identifier: str) -> StoredSet | None:
+            return next((stored for stored in self.sets(tier) if stored.id == identifier), None)
+
+        return damaged.settle(self.root, find)
 
     def pin(self, stored: StoredSet, reason: str, now: datetime) -> None:
         """Keep a set whatever its age; NotFound when it is being removed at this moment."""
@@ -192,10 +227,15 @@ class Catalog:
         with contextlib.suppress(BackupError):
             self.finish_removing()
         for store in (*(self.store(tier) for tier in Tier), self._intent):
-            left = [name for name in store.names() if name == staged_name(_bare(name))]
-            if store is not self._intent:
-                left = [name for name in left if _identified(_bare(name)) or _bare(name) == PAGE]
-                left += [n for n in store.names() if (note := forgotten(store, n)) and _identified(note)]
+            names = store.names()
+            # In `state`, others stage without this lock. Theirs is left to them, until nobody can be writing it.
+            in_state = store is self._intent
+            left = [
+                name
+                for name in names
+                if name == staged_name(bare := _bare(name)) and (bare == _INTENT if in_state else _ours(bare))
+            ]
+            left += [name for name in names if (note := forgotten(store, name)) and (in_state or _ours(note))]
             store.remove_all(left)
             removed += left
         return removed
@@ -209,90 +249,51 @@ class Catalog:
         """
         store, name = self.store(stored.tier), verdict_name(stored.id)
         with alone(store):
-            there = (
-                self._verdict(store, stored.id, stored.manifest) if stored.manifest and name in store.names() else None
-            )
+            there = verdict_of(store, stored.id, stored.summary) if stored.summary and name in store.names() else None
             verdict = merged(verdict, there, begun)
             replace(store, name, verdict.model_dump_json(indent=2).encode(), locked=locked)
         return verdict
 
-    def sets_in(self, directory: Path, tier: Tier | None = None) -> Iterator[StoredSet]:
-        """The sets (of one tier) whose files lie in a directory."""
-        store = LocalStore(directory)
-        names = store.names()
-        gone = removing.leaving(names)
-        by_id: dict[str, list[FileId]] = {}
-        for name in names:
-            parsed = parse_file_name(name)
-            if parsed and tier in (None, parsed.tier) and parsed.set_id not in gone:
-                by_id.setdefault(parsed.set_id, []).append(parsed)
-        for identifier, parts in by_id.items():
-            files = tuple(part.name for part in parts)
-            stored = self._stored(store, parts[0].tier, identifier, files, verdict_name(identifier) in names)
-            if stored.good or not removing.gone(store, identifier, files):
-                yield stored
+    def sets_in(self, directory: Path, tier: Tier | None = None, only: str = "") -> Iterator[StoredSet]:
+        """The sets (of one tier, or one of them `only`) whose files lie in a directory."""
+        reader = SetReader(LocalStore(directory), self.zone, self.identity, self._publishes)
+        own = tier if tier and directory == self.root / tier else None
+        return reader.sets(tier, only, self._catalogue(own) if own else None)
 
-    def _stored(
-        self, store: LocalStore, tier: Tier, identifier: str, files: tuple[str, ...], judged: bool
-    ) -> StoredSet:
-        sizes = {name: file_size(store.directory / name) for name in files}
-        base = StoredSet(
-            directory=store.directory,
-            id=identifier,
-            tier=tier,
-            time=stamp_time(identifier.removeprefix(f"{tier}_"), self._zone),
-            state="old script",
-            files=files,
-            size=sum(size or 0 for size in sizes.values()),
-            pin=pins.read(store, identifier),
-            identity=self.identity,
-        )
-        if manifest_name(identifier) not in files:
-            lost = self._lost(store, identifier, files)
-            return _with(base, state="unreadable", problem="its manifest is missing") if lost else base
-        try:
-            manifest = from_json(store.read(manifest_name(identifier)), manifest_name(identifier))
-        except (IntegrityError, StoreError) as error:
-            return _with(base, state="unreadable", problem=error.message)
-        verdict = self._verdict(store, identifier, manifest) if judged else None
-        problem = _problem(manifest, sizes, identifier) or "; ".join(verdict.problems if verdict else ())
-        state: State = (
-            "damaged" if problem else "complete" if manifest.status == "complete" else "complete with changes"
-        )
-        return _with(base, time=manifest.started, state=state, manifest=manifest, verdict=verdict, problem=problem)
+    def _catalogue(self, tier: Tier) -> Catalogue:
+        return self._catalogues.setdefault(tier, Catalogue(self.root, tier, self._clock))
 
-    def _lost(self, store: LocalStore, identifier: str, files: tuple[str, ...]) -> bool:
-        """Whether a set of ours has lost its manifest: the old scripts wrote neither checksums nor indexes."""
-        if not any(name.endswith((".sha256", ".files.gz", ".files.gz.age")) for name in files):
-            return False
-        # One that is being published gets it last; one that has just been published has it by now.
+    def _read_whole(self, stored: StoredSet) -> StoredSet:
+        """The set as its files are now, whatever is remembered of them."""
+        if not stored.remembered:
+            return stored
+        return next(self.sets_in(stored.directory, stored.tier, only=stored.id), stored)
+
+    def _publishes(self, manifest: str) -> bool:
+        """Whether a set is being published whose manifest gets that name last."""
         with contextlib.suppress(StoreError, ValidationError):
-            if _Intent.model_validate_json(self._intent.read(_INTENT)).manifest == manifest_name(identifier):
-                return False
-        return manifest_name(identifier) not in store.names()
-
-    @staticmethod
-    def _verdict(store: LocalStore, identifier: str, manifest: Manifest) -> Verdict:
-        try:
-            return Verdict.model_validate_json(store.read(verdict_name(identifier)))
-        except (StoreError, ValidationError):
-            # It may have said that the set is damaged: until it is verified again, it is not good.
-            problem = f"{verdict_name(identifier)} cannot be read; `verify {identifier}` judges the set again"
-            return Verdict(checked=manifest.ended, problems=(problem,))
+            return _Intent.model_validate_json(self._intent.read(_INTENT)).manifest == manifest
+        return False
 
 
-def _problem(manifest: Manifest, sizes: dict[str, int | None], identifier: str) -> str:
-    if manifest.id != identifier:
-        return f"the manifest is that of {printable(manifest.id)}"
-    return "; ".join(missing_or_resized(manifest, sizes))
-
-
-def _with(stored: StoredSet, **changes: object) -> StoredSet:
-    return StoredSet(**{**stored.__dict__, **changes})
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage while thousands of sets are read, of which none is any: that would take half of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _bare(name: str) -> str:
     return name.removeprefix(".").removesuffix(STAGED_SUFFIX)
+
+
+def _ours(name: str) -> bool:
+    return name == PAGE or _identified(name) is not None
 
 
 def _identified(name: str) -> FileId | None:

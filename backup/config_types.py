@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -81,6 +82,12 @@ def _upload(value: str) -> str:
 def _endpoint(value: str) -> str:
     if why := notifyurl.web_problem(value):
         raise ValueError(why)
+    host = urlsplit(value).hostname or ""
+    if "_" in host:
+        raise ValueError(
+            f"the S3 library refuses a host with an underscore, {printable(host)!r}: give that service a network alias"
+            f" without one (Compose: networks, aliases: [{printable(host).replace('_', '-')}]), and name it here"
+        )
     return value.rstrip("/")
 
 
@@ -108,6 +115,11 @@ def is_person(value: str) -> bool:
     return len(value) <= 254 and _PERSON.fullmatch(value) is not None
 
 
+def overlap(one: Path, other: Path) -> bool:
+    """Whether two folders are the same, or one lies in the other. Nothing is asked of a disk."""
+    return one == other or one in other.parents or other in one.parents
+
+
 def _people(value: tuple[str, ...]) -> tuple[str, ...]:
     if wrong := [printable(each) for each in value if not is_person(each)]:
         raise ValueError(f"{', '.join(wrong)}: not a mail address such as admin@example.com")
@@ -122,6 +134,10 @@ Cron = Annotated[str, AfterValidator(_cron)]
 Upload = Annotated[str, AfterValidator(_upload)]
 Host = Annotated[str, AfterValidator(_host)]
 Bucket = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", "the name of a bucket")]
+Region = Annotated[
+    str,
+    _matching(r"(?![0-9]+$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", "the name of a region such as eu-central-1"),
+]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Folder = Annotated[Path, AfterValidator(_folder)]

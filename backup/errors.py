@@ -115,6 +115,12 @@ class NotFound(BackupError):
     exit_code = 44
 
 
+class AlreadyHere(BackupError):
+    """What is to be brought here is here already, and is not known to be damaged. Nothing was changed."""
+
+    exit_code = 46
+
+
 class KeyMissing(BackupError):
     """What is encrypted cannot be opened: there is no identity, or it belongs to other recipients."""
 
@@ -122,19 +128,35 @@ class KeyMissing(BackupError):
 
 
 class LoadFailed(BackupError):
-    """The database client could not load what it was given. `refused`: the server refused a statement of it."""
+    """The database client could not load what it was given.
+
+    `refused`: the server refused a statement of it, with this `sqlstate` where psql told it. `constraint`: which one
+    was broken, by its schema, table and name.
+    """
 
     exit_code = 50
 
-    def __init__(self, message: str, hint: str = "", *, refused: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        refused: bool = False,
+        sqlstate: str = "",
+        constraint: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message, hint)
-        self.refused = refused
+        self.refused, self.sqlstate, self.constraint = refused, sqlstate, constraint
 
 
 class RestoreFailed(BackupError):
     """A restore did not happen: the live data is what it was before."""
 
     exit_code = 50
+
+
+class DropDelayed(RestoreFailed):
+    """The server let DROP DATABASE wait for somebody else; what is left of the database is dropped next time."""
 
 
 class RestoreUnfinished(BackupError):

@@ -80,10 +80,13 @@ def _volume_ratio(previous: Manifest | None, name: str) -> float:
 
 
 def typical(sets: Iterable[StoredSet]) -> list[StoredSet]:
-    """Good sets that hold the same parts as the newest one with a database does, newest first."""
-    good = sorted((s for s in sets if s.good and s.manifest), key=lambda s: (s.time, s.id), reverse=True)
-    last = next((s for s in good if s.manifest and s.manifest.database), None)
-    return [stored for stored in good if last and _parts(stored) == _parts(last)]
+    """Good backups that hold the same parts as the newest one with a database does, newest first."""
+    good = sorted(
+        (s for s in sets if s.good and s.summary and not s.safety), key=lambda s: (s.time, s.id), reverse=True
+    )
+    last = next((s for s in good if s.summary and s.summary.database), None)
+    parts = _parts(last) if last else None
+    return [stored for stored in good if _parts(stored) == parts]
 
 
 def growth(sets: Iterable[StoredSet]) -> float | None:
@@ -145,7 +148,7 @@ def _ends(
 
 
 def _parts(stored: StoredSet) -> tuple[bool, tuple[str, ...]]:
-    manifest = stored.manifest
+    manifest = stored.summary
     if manifest is None:
         return False, ()
     return manifest.database is not None, tuple(sorted(volume.name for volume in manifest.volumes))

@@ -96,6 +96,17 @@ class Ledger:
         text = f"what the schedule had accounted for in {self.path} could not be read ({why}); it counts from now on"
         return Book().noted(now, printable(text))
 
+    def seen(self, now: datetime) -> Book:
+        """The accounts for people: a run that has begun, not ended, and that nobody is at, is shown as crashed."""
+        gone = [job for job, account in self.read(now).jobs.items() if account.open and not self.runs(job)]
+        # A run notes its end before it lets go of its lock: it may have done both between the two looks.
+        book = self.read(now)
+        for job in gone:
+            if (account := book.jobs.get(job)) and account.open:
+                dead = {"crashed": True, "reason": "the run ended without a word: killed?"}
+                book = book.with_account(job, account.model_copy(update=dead))
+        return book
+
     @contextlib.contextmanager
     def changing(self, now: datetime) -> Iterator[Draft]:
         """The accounts to change: what `draft.book` is at the end is written, if new. StoreError if that fails."""

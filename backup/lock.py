@@ -19,19 +19,25 @@ from pathlib import Path
 from typing import Any
 
 from backup.errors import LockHeld
-from backup.stores.disk import storing
+from backup.stores.disk import storing, translated
 from backup.text import printable
 
 _POLL = 0.1
-_GLANCE = 0.5
 # Longer than anybody needs to name itself, or to look who holds the lock.
 _UNNAMED = 1.0
-_NAMELESS = "a run that has not said who it is"
+NAMELESS = "a run that has not said who it is"
 
 
 @contextlib.contextmanager
 def hold(
-    path: Path, operation: str, run: str, *, wait: float = 0.0, waiting: Callable[[str], None] = lambda _: None
+    path: Path,
+    operation: str,
+    run: str,
+    *,
+    wait: float = 0.0,
+    waiting: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Iterator[None]:
     """Hold the lock for the body. Waits up to `wait` seconds, then LockHeld says who has it and since when.
 
@@ -41,7 +47,7 @@ def hold(
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        _acquire(descriptor, path, wait, waiting)
+        _acquire(descriptor, path, wait, waiting, clock, sleep)
         _describe(descriptor, {"operation": operation, "run": run, "host": socket.gethostname(), "pid": os.getpid()})
         try:
             yield
@@ -53,41 +59,64 @@ def hold(
 
 
 def holder(path: Path) -> str | None:
-    """Who holds the lock, in words; None when it is free."""
+    """Who holds the lock, in words; None when it is free. StoreError when that cannot be told."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise translated(error, path) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _who(descriptor) or _NAMELESS
-    else:
-        return None
+        return None if _is_shared(descriptor) else _who(descriptor) or NAMELESS
+    except OSError as error:
+        raise translated(error, path) from error
     finally:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, wait: float, waiting: Callable[[str], None]) -> None:
-    began, told = time.monotonic(), ""
+def names(who: str, run: str) -> bool:
+    """Whether `who`, as `holder` tells it, is this run, or may be: it has not said who it is."""
+    return who == NAMELESS or f"(run {printable(run)} in " in who
+
+
+def _acquire(
+    descriptor: int,
+    path: Path,
+    wait: float,
+    waiting: Callable[[str], None],
+    clock: Callable[[], float],
+    sleep: Callable[[float], object],
+) -> None:
+    began, told = clock(), ""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            who = _who(descriptor)
-            if time.monotonic() >= began + (wait if who else max(wait, _UNNAMED)):
+            # Beside one that only looks, what stands there is the name of a run that was killed.
+            who = None if _is_shared(descriptor) else _who(descriptor)
+            if clock() >= began + (wait if who else max(wait, _UNNAMED)):
                 raise LockHeld(
-                    f"another run is using the backup volume: {who or _NAMELESS}; nothing was done",
+                    f"another run is using the backup volume: {who or NAMELESS}; nothing was done",
                     "Wait for it to end, or pass --wait SECONDS to queue behind it.",
                 ) from None
             if who and who != told:
                 waiting(who)
                 told = who
-            time.sleep(_POLL)
+            sleep(_POLL)
         except OSError as error:
             raise LockHeld(f"{path} cannot be locked: {error.strerror}", "Use a volume that supports flock.") from error
         else:
             return
+
+
+def _is_shared(descriptor: int) -> bool:
+    """Whether nobody holds the lock, but those who look at it for an instant."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True
 
 
 def _describe(descriptor: int, facts: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str], progress: Callable[[int], None]) -> dict[str, 
     if words.verb == "extract":
         return _extract(words, volume, progress)
     if words.verb == "put":
-        return {"kept": _put(words, volume, progress)}
+        return _put(words, volume, progress)
     if words.verb == "tidy":
         return {"told": single.tidy(volume)}
     if words.verb == "kept":
@@ -103,10 +103,13 @@ def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], 
     return {"extracted": asdict(done)}
 
 
-def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None]) -> str:
+def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None]) -> dict[str, Any]:
+    notes: tuple[str, ...] = ()
+
     def extract(folder: int, chosen: Chosen) -> None:
+        nonlocal notes
         with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
-            untar.extract(
+            done = untar.extract(
                 archive,
                 ROOT.decode(),
                 Path("new"),
@@ -117,10 +120,12 @@ def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None
                 progress=progress,
                 select=chosen.members_of,
             )
+        notes = done.notes
 
     paths = [bytes.fromhex(path) for path in words.path]
     single.tidy(volume, days=words.days)
-    return single.put(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
+    kept = single.put(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
+    return {"kept": kept, "notes": notes}
 
 
 @contextlib.contextmanager

@@ -48,6 +48,10 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
 
 
+# The operation that puts a set back.
+RESTORE: Final = "restore"
+
+
 class Run(BaseModel):
     """One run. `seconds` maps each phase to its duration; `trigger` is manual, first, schedule or catch-up.
 
@@ -125,9 +129,13 @@ class Records:
                     written.unlink(missing_ok=True)
                 raise
 
-    def all(self) -> list[Run]:
-        """Every record, newest first. StoreError when one cannot be read: silence must not look like health."""
-        runs = [self._load(name) for name in self._names()]
+    def all(self, alive: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+        """Every record, newest first. StoreError when one cannot be read: silence must not look like health.
+
+        One that never ended and is not `alive` is shown as crashed, at a time that nobody knows.
+        """
+        found = [self._look(name, alive) for name in self._names()]
+        runs = [_crashed(run, None) if dead else run for run, dead in found]
         return sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
 
     def unfinished(self, alive: Callable[[Run], bool] = lambda run: False) -> list[Run]:
@@ -135,24 +143,14 @@ class Records:
         found = []
         for name in self._names():
             with contextlib.suppress(StoreError):
-                found.append(self._load(name))
-        return [run for run in found if run.outcome is Outcome.RUNNING and not alive(run)]
+                run, dead = self._look(name, alive)
+                found += [run] if dead else []
+        return found
 
     def mark_crashed(self, now: datetime, alive: Callable[[Run], bool] = lambda run: False) -> list[Run]:
         """Mark runs that never ended as crashed, but for those still `alive`. Only for the holder of the lock."""
         self._sweep()
-        crashed = [
-            run.model_copy(
-                update={
-                    "outcome": Outcome.CRASHED,
-                    "ended": now,
-                    "exit_code": 137,
-                    "message": f"{run.operation} ended without a word: killed, or the machine went down",
-                    "hint": "What it had not published whole is gone. If memory was short, the kernel log says so.",
-                }
-            )
-            for run in self.unfinished(alive)
-        ]
+        crashed = [_crashed(run, now) for run in self.unfinished(alive)]
         for run in crashed:
             self.end(run)
         return crashed
@@ -162,6 +160,15 @@ class Records:
 
     def _names(self) -> list[str]:
         return [name for name in self._store.names() if name.endswith(".json") and not name.startswith(".")]
+
+    def _look(self, name: str, alive: Callable[[Run], bool]) -> tuple[Run, bool]:
+        """A record, and whether its run died without a word: it never ended, and is not `alive`."""
+        run = self._load(name)
+        if run.outcome is not Outcome.RUNNING or alive(run):
+            return run, False
+        # A run notes its end before it lets go of its lock: it may have done both between the two looks.
+        run = self._load(name)
+        return run, run.outcome is Outcome.RUNNING
 
     def _load(self, name: str) -> Run:
         try:
@@ -195,6 +202,18 @@ class Records:
                 kept[run.operation, run.tier] += 1
                 if kept[run.operation, run.tier] > _KEEP_EACH:
                     self._store.remove(name)
+
+
+def _crashed(run: Run, ended: datetime | None) -> Run:
+    return run.model_copy(
+        update={
+            "outcome": Outcome.CRASHED,
+            "ended": ended,
+            "exit_code": 137,
+            "message": f"{run.operation} ended without a word: killed, or the machine went down",
+            "hint": "What it had not published whole is gone. If memory was short, the kernel log says so.",
+        }
+    )
 
 
 def _to_json(run: Run) -> bytes:

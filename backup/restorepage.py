@@ -7,11 +7,13 @@ database may be called anything.
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Sequence
 from typing import Final
 
 from backup.manifest import Artifact, DatabasePart, Manifest, VolumePart
-from backup.text import plural, printable, size
+from backup.text import listed, plural, printable, size
 
 PAGE: Final = "RESTORE.txt"
 _SETTINGS: Final = "/^-- Settings of the database itself$/"
@@ -98,7 +100,7 @@ def _servers(database: DatabasePart) -> tuple[str, str]:
         f"    IMAGE={shlex.quote(printable(database.image) or f'postgres:{major}')}",
         '    docker run -d --name "$CONTAINER" -e POSTGRES_USER="$SUPERUSER" -e POSTGRES_DB=postgres'
         " -e POSTGRES_PASSWORD=\"$(od -An -N16 -tx1 /dev/urandom | tr -d ' \\n')\""
-        f' -v "$CONTAINER"_data:{data} "$IMAGE"',
+        f' -v "$CONTAINER"_data:{data} "$IMAGE"{_preloading(database)}',
         '    until docker exec "$CONTAINER" pg_isready -q -h 127.0.0.1; do sleep 1; done',
         '    sql() { into="$1"; shift; docker exec -i -e PGDATABASE="$into" -e PGUSER="$SUPERUSER" "$CONTAINER"'
         ' psql -X -q -v ON_ERROR_STOP=1 -v db="$DATABASE" "$@"; }',
@@ -110,6 +112,7 @@ def _servers(database: DatabasePart) -> tuple[str, str]:
         '    sql() { into="$1"; shift; PGDATABASE="$into" psql -X -q -v ON_ERROR_STOP=1 -v db="$DATABASE" "$@"; }',
         "    echo 'SELECT version();' | sql postgres",
     ]
+    theirs += [f"It must preload: {printable(name)}" for name in database.preload.libraries]
     return "\n".join(own), "\n".join(theirs)
 
 
@@ -135,8 +138,13 @@ def _load(manifest: Manifest, database: DatabasePart) -> str:
         "If one of that name exists, the first command fails: choose another DATABASE in step 1.",
         f"    printf '%s\\n' {shlex.quote(_create(database))} | sql postgres",
     ]
+    lines += [
+        f"Tables lie in the tablespace {printable(name)}: make it before (CREATE TABLESPACE … LOCATION …), or the next"
+        " command fails."
+        for name in database.tablespaces
+    ]
     if dump:
-        lines.append(f'    {_unpacked(dump, manifest)} | sql "$DATABASE" -o /dev/null')
+        lines += _dump(_unpacked(dump, manifest), database)
     if roles:
         lines += [
             "Owner, grants and settings of the database itself. They name the database as it was called: under another",
@@ -144,6 +152,58 @@ def _load(manifest: Manifest, database: DatabasePart) -> str:
             f"    {_unpacked(roles, manifest)} | LC_ALL=C sed -n -e '{_SETTINGS},$p' | sql postgres",
         ]
     return "\n".join([*lines, "Statistics, without which queries are slow:", "    echo 'ANALYZE;' | sql \"$DATABASE\""])
+
+
+def _preloading(database: DatabasePart) -> str:
+    """The words of the server's command that let it load the libraries of the set."""
+    if not database.preload.libraries:
+        return ""
+    settings = {"shared_preload_libraries": ",".join(database.preload.libraries)}
+    if "pg_cron" in database.versions:
+        settings["cron.database_name"] = database.name
+    return "".join(f" -c {shlex.quote(printable(f'{name}={value}'))}" for name, value in settings.items())
+
+
+def _dump(unpacked: str, database: DatabasePart) -> list[str]:
+    """The commands that load the dump; its functions may need a search_path, its extensions may want to know of it."""
+    lines, edits = _searching(database), [_searched(database)] if database.found_by_path else []
+    if "timescaledb" not in database.versions:
+        return [*lines, f'    {_edited(unpacked, edits)} | sql "$DATABASE" -o /dev/null']
+    called = "DO $$BEGIN EXECUTE (SELECT format($f$SELECT %I.timescaledb_{}_restore()$f$, extnamespace::regnamespace)"
+    called += " FROM pg_extension WHERE extname = $f$timescaledb$f$); END$$;"
+    edits.append(f"/^CREATE EXTENSION IF NOT EXISTS timescaledb /a {called.format('pre')}")
+    return [
+        *lines,
+        f'    {_edited(unpacked, edits)} | sql "$DATABASE" -o /dev/null',
+        f"    echo '{called.format('post')}' | sql \"$DATABASE\"",
+    ]
+
+
+def _edited(unpacked: str, edits: Sequence[str]) -> str:
+    words = "".join(f" -e {shlex.quote(each)}" for each in edits)
+    return f"{unpacked} | LC_ALL=C sed{words}" if edits else unpacked
+
+
+def _searching(database: DatabasePart) -> list[str]:
+    """Why the dump is not loaded as it is."""
+    found = [f"{name} ({', '.join(names)})" for name, names in sorted(database.found_by_path.items())]
+    if not found:
+        return []
+    return [
+        f"Functions find names by the search_path alone, which the dump does not set: {listed(found)}.",
+        "So it is loaded with that of the database's own sessions. From 17 on that does not help what indexes",
+        "and materialized views need: if it ends there, add SET search_path to the function in the dump.",
+    ]
+
+
+def _searched(database: DatabasePart) -> str:
+    """The edit that has names found where the database's own sessions find them: of the first such line, the head's."""
+    path = dict.fromkeys([*database.search_path, "public"])
+    value = _literal(", ".join('"' + name.replace('"', '""') + '"' for name in path))
+    value = re.sub(r"([\\&/])", r"\\\1", value)
+    begins, ends = "SELECT pg_catalog.set_config('search_path', ", ", false);"
+    line = f"/^{begins}''{ends}$/"
+    return f"1,{line}s{line}{begins}{value}{ends}/"
 
 
 def _compare(database: DatabasePart) -> str:

@@ -7,7 +7,7 @@ started stays owed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from backup.text import printable
+from backup.text import local_time, printable
 
 # A run that begins this long after its slot is a catch-up.
 GRACE: Final = timedelta(seconds=90)
@@ -26,6 +26,9 @@ _EARLY: Final = timedelta(seconds=5)
 # Accounts ahead of the clock by more than this were made while it was wrong.
 _AHEAD: Final = timedelta(days=1)
 _COUNTED: Final = 1000
+_DAYS, _WEEKDAYS = frozenset(range(1, 32)), frozenset(range(7))
+# A parsed line has to begin somewhere.
+_ANY: Final = datetime(2024, 1, 1)  # noqa: DTZ001
 # Short first: a line has many slots in one of them, or few in the next.
 _WINDOWS: Final = (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timedelta(days=3300))
 # How far the scheduler's next starts are looked at, and how far from a change of the clock it may go wrong.
@@ -93,12 +96,34 @@ def check(cron: str) -> str:
     if len(tidy.split(" ")) != 5:
         raise ValueError(f"{printable(cron)!r} is not a cron line of five fields (minute hour day month weekday)")
     try:
-        next(CronSim(tidy, datetime(2024, 1, 1)))  # noqa: DTZ001  # only whether any slot exists matters
+        next(CronSim(tidy, _ANY))
     except CronSimError as error:
         raise ValueError(f"{printable(cron)!r} is not a cron line: {error}") from None
     except StopIteration:
         raise ValueError(f"{printable(cron)!r} never matches any day") from None
     return tidy
+
+
+def plain(cron: str) -> str | None:
+    """The line as lists of numbers, which every program reads alike; None where no such line means the same.
+
+    A month's last day or its second Monday is no number, and where both lists of days are given, either is enough:
+    none says that both must be right.
+    """
+    parsed = CronSim(cron, _ANY)
+    days: Set[int] = parsed.days
+    weekdays: Set[int] = {each % 7 if isinstance(each, int) else -1 for each in parsed.weekdays}
+    every = _DAYS <= days, _WEEKDAYS <= weekdays
+    if any(every):
+        # Of the two, the one that leaves days out decides, or none does.
+        days = _DAYS if every[0] or not parsed.day_and else days
+        weekdays = _WEEKDAYS if every[1] or not parsed.day_and else weekdays
+    elif parsed.day_and:
+        return None
+    if min(days) < 0 or min(weekdays) < 0:
+        return None
+    fields = ((parsed.minutes, 60), (parsed.hours, 24), (days, 31), (parsed.months, 12), (weekdays, 7))
+    return " ".join("*" if len(found) == all_ else ",".join(map(str, sorted(found))) for found, all_ in fields)
 
 
 def moments(cron: str, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
@@ -155,9 +180,7 @@ def opened(account: Account | None, cron: str, now: datetime, zone: ZoneInfo) ->
     if (account.cron, account.zone) != (cron, zone.key):
         return account.model_copy(update={"cron": cron, "zone": zone.key, "until": now, "before": None, "tries": 0}), ""
     if account.until > now + _AHEAD:
-        note = (
-            f"its slots were accounted for until {account.until.astimezone(zone):%Y-%m-%d %H:%M %Z}: the clock jumped"
-        )
+        note = f"its slots were accounted for until {local_time(account.until, zone)}: the clock jumped"
         return account.model_copy(update={"until": now, "before": None, "tries": 0}), note
     return account, ""
 
@@ -247,10 +270,13 @@ def resting(account: Account, slot: datetime, since: datetime) -> bool:
 def misled(cron: str, now: datetime, zone: ZoneInfo) -> bool:
     """Whether the scheduler would soon start `cron` at another moment than its slot, or spin: the clock changes.
 
+    Or it would always do so, because there is no plain line that means the same.
     Measured with supercronic 0.2.45 (Go's `time.Date`): a time that is not there is run an hour too early in the west
     and then logged without end until the hour is over, gigabytes of it; a time that comes twice is run the second
     time in the east.
     """
+    if plain(cron) is None:
+        return True
     due = next(moments(cron, now, zone))
     horizon = max(due, now + _FORESIGHT)
     if not _changes(zone, now - _NEAR, horizon + _NEAR):
@@ -285,6 +311,10 @@ def _started(cron: str, after: datetime, zone: ZoneInfo) -> datetime:
 
 
 def crontab(jobs: Mapping[str, str], commands: Mapping[str, str], held: frozenset[str] = frozenset()) -> str:
-    """The text supercronic runs: `<cron> <command>` for each job that is not off; those `held` as comments."""
-    marked = {job: "# the clock changes; the service starts it itself: " if job in held else "" for job in jobs}
-    return "".join(f"{marked[job]}{cron} {commands[job]}\n" for job, cron in jobs.items() if cron)
+    """The text supercronic runs: a plain line for each job that is not off; those `held` as comments."""
+    text = ""
+    for job, cron in jobs.items():
+        line = plain(cron) if cron and job not in held else None
+        if cron:
+            text += f"{line or f'# the service starts it itself: {cron}'} {commands[job]}\n"
+    return text

@@ -5,16 +5,23 @@ Its alias is the variable, its description the documentation, its default what a
 
 from __future__ import annotations
 
+import os
 from email.utils import parseaddr
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import ConfigDict, Field, SecretStr, model_validator
 
-from backup.config_types import Addresses, Cron, Host, Names, People, Token, Web, Zone, is_person
+from backup.config_types import Addresses, Cron, Host, Names, People, Token, Web, Zone, is_person, overlap
 from backup.settings_age import AgeSettings
 from backup.settings_offsite import OffsiteSettings
+from backup.text import printable
+
+_OVERLAP: Final = (
+    "lie within one another: backups would be archived into themselves, and a restore of files would replace them;"
+    " mount the place of backups apart from all that is archived, such as at /backups, and each volume below /volumes"
+)
 
 
 class Settings(OffsiteSettings, AgeSettings):
@@ -79,7 +86,7 @@ class Settings(OffsiteSettings, AgeSettings):
         alias="BACKUP_PRUNE_SHARE",
         ge=1,
         le=100,
-        description="per cent of a tier's sets that one cleanup may remove; more needs `prune --force`",
+        description="per cent of a tier's sets that one cleanup may remove; the next ones remove the rest",
     )
     file_columns: Names = Field(
         (),
@@ -207,6 +214,16 @@ class Settings(OffsiteSettings, AgeSettings):
         return tuple(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
 
     @model_validator(mode="after")
+    def _apart(self) -> Self:
+        archived = f"BACKUP_VOLUMES_DIR ({printable(str(self.volumes))})"
+        if overlap(_resolved(self.volumes), _resolved(self.root)):
+            raise ValueError(f"BACKUP_DIR ({printable(str(self.root))}) and {archived} {_OVERLAP}")
+        # Not resolved: a place that hangs must not keep a backup from being made.
+        if self.copy_dir and overlap(self.copy_dir, self.volumes):
+            raise ValueError(f"BACKUP_COPY_DIR ({printable(str(self.copy_dir))}) and {archived} {_OVERLAP}")
+        return self
+
+    @model_validator(mode="after")
     def _login(self) -> Self:
         if (self.http_user is None) != (self.http_password is None):
             raise ValueError("BACKUP_HTTP_USER and BACKUP_HTTP_PASSWORD go together; one of them is not set")
@@ -230,3 +247,7 @@ class Settings(OffsiteSettings, AgeSettings):
             if name is not None and "\0" in name:
                 raise ValueError("a name holds a NUL byte")
         return self
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))

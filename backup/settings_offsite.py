@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 
-from backup.config_types import Bucket, Cron, Endpoint, Folder, Owner, Prefix, StorageClass, Upload
+from backup.config_types import Bucket, Cron, Endpoint, Folder, Owner, Prefix, Region, StorageClass, Upload, overlap
 
 
 class OffsiteSettings(BaseModel):
@@ -19,7 +19,7 @@ class OffsiteSettings(BaseModel):
     bucket_prefix: Prefix = Field(
         "", alias="AWS_S3_BACKUP_PREFIX", description="folder in the bucket, such as `obcms/`; unset: its root"
     )
-    region: str | None = Field(None, alias="AWS_REGION", description="region of the bucket")
+    region: Region | None = Field(None, alias="AWS_REGION", description="region of the bucket")
     endpoint: Endpoint | None = Field(
         None, alias="AWS_ENDPOINT_URL_S3", description="URL of an S3 service that is not Amazon's"
     )
@@ -119,6 +119,6 @@ class OffsiteSettings(BaseModel):
     @model_validator(mode="after")
     def _elsewhere(self) -> Self:
         root = getattr(self, "root", Path("/backups"))
-        if self.copy_dir and (self.copy_dir == root or root in self.copy_dir.parents or self.copy_dir in root.parents):
+        if self.copy_dir and overlap(self.copy_dir, root):
             raise ValueError(f"BACKUP_COPY_DIR must lie apart from {root}, on another disk")
         return self

@@ -27,6 +27,9 @@ _PROC: Final = Path("/proc")
 _DEAD: Final = frozenset("ZX")
 _FROZEN: Final = frozenset("Tt")
 _BACKOFF: Final = (1.0, 60.0)
+# Lines that the scheduler may write in so many seconds; more is no log, and fills the disk that keeps it.
+_MOST: Final = 6000
+_WHILE: Final = 60.0
 # Whoever waits for a child of ours does so within seconds; a zombie older than this has nobody.
 _FORGOTTEN: Final = 60.0
 _STOP_TICK: Final = 0.2
@@ -60,6 +63,18 @@ def look(pid: int) -> Process | None:
     try:
         return parse_stat((_PROC / str(pid) / "stat").read_text(errors="replace"))
     except (OSError, ValueError):  # ended between two looks
+        return None
+
+
+def written(pid: int) -> int | None:
+    """How often a process has written: a line each time, if it logs. None where that cannot be told.
+
+    By its threads: the count of the process is also that of its children, as soon as they have ended.
+    """
+    try:
+        told = [(thread / "io").read_text() for thread in (_PROC / str(pid) / "task").iterdir()]
+        return sum(int(line.split()[1]) for text in told for line in text.splitlines() if line.startswith("syscw:"))
+    except (OSError, ValueError, IndexError):
         return None
 
 
@@ -213,6 +228,7 @@ class Scheduler:
         self._delay = _BACKOFF[0] / 2
         self._begun = 0.0
         self._due: float | None = None
+        self._counted = 0.0, 0
 
     @property
     def pid(self) -> int:
@@ -222,7 +238,7 @@ class Scheduler:
     def start(self, now: float) -> None:
         """Start it; BackupError when that is not possible at all."""
         self._process = self._family.spawn(self._argv, self._env)
-        self._begun, self._due = now, None
+        self._begun, self._due, self._counted = now, None, (now, 0)
 
     def reload(self) -> None:
         """Let it read its crontab again."""
@@ -237,9 +253,14 @@ class Scheduler:
         return "stopped" if seen.state in _FROZEN else "alive"
 
     def tend(self, now: float) -> str:
-        """Start it again when it has ended and its pause is over. Returns what happened, in words, or nothing."""
-        if self._process is None or self._process.poll() is None:
+        """Start it again when it has ended and its pause is over; end it when it writes without end.
+
+        Returns what happened, in words, or nothing.
+        """
+        if self._process is None:
             return ""
+        if self._process.poll() is None:
+            return self._end_if_raving(now)
         if self._due is None:
             self._delay = _BACKOFF[0] if now - self._begun > _BACKOFF[1] else min(self._delay * 2, _BACKOFF[1])
             self._due = now + self._delay
@@ -252,6 +273,18 @@ class Scheduler:
             self._due = now + _BACKOFF[1]
             return error.message
         return "the scheduler runs again"
+
+    def _end_if_raving(self, now: float) -> str:
+        count, (since, before) = written(self.pid), self._counted
+        if count is None:
+            return ""
+        if count - before > _MOST:
+            _send(self.pid, signal.SIGKILL)
+            self._counted = now, count
+            return f"the scheduler has written {count - before:,} lines within {now - since:.0f} s and is ended"
+        if now - since >= _WHILE:
+            self._counted = now, count
+        return ""
 
 
 def stop(family: Family, scheduler: Scheduler, signals: Signals, grace: float) -> bool:

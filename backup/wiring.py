@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup import database, elsewhere, lock
-from backup.catalog import Catalog
+from backup import database, lock
 from backup.config import Settings
 from backup.containers import Container
 from backup.database import Login
@@ -22,59 +21,23 @@ from backup.operations.backup import Workshop
 from backup.operations.drill import DrillShop
 from backup.operations.runs import recover
 from backup.progress import Progress
-from backup.records import Records, new_run_id
+from backup.records import new_run_id
 from backup.sets import StoredSet
 from backup.sources.clients import Clients, HelperClients, NetworkClients, sweep_spool
 from backup.sources.places import Places, ThrowAway
 from backup.sources.postgres import PostgresSource
 from backup.sources.scratch import Scratch
+from backup.stores import notes
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
 from backup.stream import age
 from backup.text import printable
+from backup.wiring_volume import BackupVolume
 
 
 @dataclass(frozen=True)
-class App:
+class App(BackupVolume):
     """Everything a command needs, from settings. Nothing is contacted before it is asked for."""
-
-    settings: Settings
-
-    @property
-    def catalog(self) -> Catalog:
-        """The sets in the backup volume."""
-        return Catalog(self.settings.root, self.settings.zone, self.settings.age_identity)
-
-    @property
-    def records(self) -> Records:
-        """The run records in the backup volume."""
-        return Records(self.settings.root / "state" / "runs")
-
-    @property
-    def lock(self) -> Path:
-        """The lock of the backup volume."""
-        return self.settings.root / "state" / "lock"
-
-    def find(self, query: str) -> StoredSet:
-        """The set that a person names, here or elsewhere."""
-        return elsewhere.find(self.catalog, query, self.volume_names())
-
-    def volume_names(self) -> list[str]:
-        """The volumes that are mounted for backups."""
-        with contextlib.suppress(OSError):
-            return sorted(os.listdir(self.settings.volumes))
-        return []
-
-    def require_volume(self) -> None:
-        """StoreError unless the backup volume is mounted: what is written beside it is lost with the container."""
-        root = self.settings.root
-        with storing(root):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.environ.get("container") and not mounted(root):
-            raise StoreError(
-                f"no volume is mounted at {root}; backups written there would vanish with this container",
-                "Mount `obcms_backups:/backups` in the backup service, as docker-compose.backup.yml does.",
-            )
 
     def workshop(self, progress: Progress) -> Workshop:
         """What `create` works with."""
@@ -90,6 +53,7 @@ class App:
             compression=settings.compression,
             stall_timeout=settings.stall_timeout,
             source=self.source,
+            places=lambda stored: self._places(stored, ""),
             progress=progress,
             recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
         )
@@ -110,20 +74,22 @@ class App:
         if isinstance(engine, EngineError):
             return self._scratch()
         part = stored.manifest.database if stored.manifest else None
-        wanted = [image] if image else [part.image_id, part.image] if part else []
+        wanted, shown = [image] if image else [part.image_id, part.image] if part else [], image
         if not wanted:
-            wanted = [self.database_container(engine).image_id]
+            server = self.database_container(engine)
+            wanted, shown = [server.image_id], server.image
         found = next((identifier for name in wanted if (identifier := engine.image(name))), "")
         if not found:
+            shown = printable(image or wanted[-1]) or "unknown since that was over the network"
             raise EngineError(
-                f"the image that {stored.id} was dumped with, {printable(image or wanted[-1])}, is not here",
+                f"the image that {stored.id} was dumped with, {shown}, is not here",
                 "Pull it (`docker pull`), or name another one of the same major version with --image.",
             )
         own = engine.own()
         self._private(self.settings.spool)
         mount = spool_mount(own, self.settings.spool, HelperClients.inside)
         return ThrowAway(
-            engine, found, image or wanted[-1], self.settings.spool, mount, self.instance(), self.settings.stall_timeout
+            engine, found, shown or wanted[-1], self.settings.spool, mount, self.instance(), self.settings.stall_timeout
         )
 
     def _scratch(self) -> Scratch:
@@ -134,11 +100,11 @@ class App:
             clients = NetworkClients(
                 replace(source.login, name=name), self.network_spool(), self.instance(), self.settings.stall_timeout
             )
-            clients.check(facts.major)
+            clients.check(facts.standing)
             clients.busy = lambda: bool(database.inspect(source.login))
             return clients
 
-        return Scratch(connect, self.instance(), facts.server_version, new_run_id(datetime.now(UTC)))
+        return Scratch(connect, source.login, self.instance(), facts.server_version, new_run_id(datetime.now(UTC)))
 
     def labels(self) -> dict[str, str]:
         """What marks a container as ours."""
@@ -183,7 +149,7 @@ class App:
         if settings.db_host and not engine.has(settings.db_host, project):
             return self._network(None)
         container = self.database_container(engine)
-        login = _login(settings, _declared(engine, container), _address(container, own))
+        login = _login(settings, _declared(engine, container), address_of(container, own))
         mount = spool_mount(own, settings.spool, HelperClients.inside)
         self._private(settings.spool)
         clients = HelperClients(
@@ -223,7 +189,7 @@ class App:
         return spool
 
     def _postgres(self, login: Login, clients: Clients, container: Container | None = None) -> PostgresSource:
-        redacting([login.password])
+        redacting([login.password], [login.user, login.name, login.host])
         return PostgresSource(
             login=login,
             clients=clients,
@@ -238,9 +204,11 @@ class App:
         """The name of this backup volume, made once: it marks our helpers and sessions as ours."""
         store = LocalStore(self.settings.root / "state")
         if "instance" not in store.names():
-            # Another container may be making it at this moment; then its name counts.
-            with contextlib.suppress(StoreError):
-                store.put("instance", secrets.token_hex(6).encode())
+            with storing(store.directory):
+                store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with notes.alone(store):  # another container may be making it at this moment; then its name counts
+                if "instance" not in store.names():
+                    notes.replace(store, "instance", secrets.token_hex(6).encode())
         return store.read("instance").decode()
 
     @staticmethod
@@ -275,21 +243,13 @@ def _login(settings: Settings, declared: dict[str, str], host: str) -> Login:
     )
 
 
-def _address(container: Container, own: Container | None) -> str:
-    """An address of the database on a network that we share with it; no name can be ambiguous."""
+def address_of(container: Container, own: Container | None) -> str:
+    """An address of a container on a network that we share with it; no name can be ambiguous."""
     shared = [address for name, address in container.addresses.items() if own is None or name in own.addresses]
     addresses = shared or list(container.addresses.values())
     if not addresses:
         raise ConfigError(
-            f"the database container {container.shown} has no address on any network",
+            f"the container {container.shown} has no address on any network",
             "Put it and the backup service on one network.",
         )
     return addresses[0]
-
-
-def mounted(directory: Path) -> bool:
-    """Whether a mount, other than the root's, holds `directory`."""
-    lines = Path("/proc/self/mounts").read_text().splitlines()
-    points = {line.split()[1].encode().decode("unicode_escape") for line in lines} - {"/"}
-    resolved = directory.resolve()
-    return any(str(path) in points for path in (resolved, *resolved.parents))

@@ -16,6 +16,7 @@ from backup.config import Settings
 from backup.engine import Engine
 from backup.errors import BackupError
 from backup.health import Health
+from backup.operations.runs import at_work
 from backup.records import Run
 from backup.sets import StoredSet
 from backup.supervise import Errand
@@ -60,7 +61,7 @@ def desk(main: App, command: Sequence[str], health: Callable[[], Health]) -> Des
         runs: list[Run] = []
         sets: list[StoredSet] = []
         with contextlib.suppress(BackupError):
-            runs, sets = main.records.all(), main.catalog.sets()
+            runs, sets = main.records.all(at_work(main.catalog.root)), main.catalog.sets()
         return View(health(), runs, sets)
 
     return Desk(

@@ -27,6 +27,7 @@ from backup.errors import BackupError, EngineError
 from backup.forecast import next_set
 from backup.health import newest_database
 from backup.ledger import Ledger
+from backup.log import is_public
 from backup.operations.accounting import reasons
 from backup.operations.doctor import service, sources
 from backup.operations.doctor.model import Check, Found, Line, NotChecked, Shared, examine
@@ -35,10 +36,11 @@ from backup.operations.doctor.told import Setting
 from backup.operations.doctor.told import settings as told
 from backup.operations.jobs import Crontab, jobs
 from backup.progress import Silent
+from backup.sets import filled_volumes, present
 from backup.sources import media
 from backup.sources.clients import HelperClients
 from backup.sources.postgres import PostgresSource
-from backup.stores.disk import room, storing
+from backup.stores.disk import in_memory, room, storing
 from backup.wiring import App
 from backup.wiring_alerts import trial
 from backup.wiring_restore import shop
@@ -98,7 +100,7 @@ class _Doctor:
             Check("database", self._database),
             Check("client", self._client),
             Check("rights", self._database_rights),
-            Check("volumes", lambda: sources.volumes(self._volumes.get(), self._settings.allow_empty), _COUNTING),
+            Check("volumes", self._volume_lines, _COUNTING),
             Check("mounts", self._mounts, _COUNTING),
             Check("backups", self._backups),
             Check("space", self._space, _COUNTING),
@@ -143,12 +145,14 @@ class _Doctor:
     def _database(self) -> Iterator[Line]:
         if not self._settings.db_host:
             self._around.borrow()  # there is no other way, and the engine's own line says so
-        yield sources.database(self._facts.get(), self._source.get().clients.way)
+        yield from sources.database(self._facts.get(), self._source.get().clients.way)
+        login = self._source.get().login
+        yield from sources.password(login.user, public=bool(login.password) and is_public(login.password))
 
     def _client(self) -> Iterator[Line]:
         clients = self._source.borrow().clients
         facts = self._facts.borrow()
-        clients.check(facts.major)
+        clients.check(facts.standing)
         yield sources.client(facts, beside=isinstance(clients, HelperClients))
 
     def _database_rights(self) -> Iterator[Line]:
@@ -167,6 +171,10 @@ class _Doctor:
             except (BackupError, OSError) as error:
                 found.append(Measured(name, problem=str(error), source=where))
         return found
+
+    def _volume_lines(self) -> Iterator[Line]:
+        filled = filled_volumes(self._app.catalog.sets())
+        yield from sources.volumes(self._volumes.get(), self._settings.allow_empty, filled)
 
     def _called(self) -> Mapping[str, str]:
         """What the engine calls that which is mounted at each place of our own container."""
@@ -208,13 +216,17 @@ class _Doctor:
         sets = self._app.catalog.sets()
         marker = _marker(root)
         marker = f"volume {marker}" if marker else _NEW
-        yield from service.volume(len(sets), sum(stored.good for stored in sets), marker, _file_systems(), str(root))
+        yield from service.volume(len(sets), sum(stored.good for stored in sets), marker, in_memory(root), str(root))
+        live: tuple[str, ...] = ()
+        with contextlib.suppress(NotChecked):
+            live = self._facts.borrow().cautions
+        yield from service.cautions(sets, live)
 
     def _space(self) -> Iterator[Line]:
         needed = None
         free, total = room(self._settings.root)
         with contextlib.suppress(NotChecked):
-            newest = newest_database(self._app.catalog.sets())
+            newest = newest_database(present(self._app.catalog.sets(), datetime.now(UTC)))
             volumes = {each.name: each.bytes for each in self._volumes.borrow()}
             needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
         yield from service.space(free, total, needed, self._settings.min_free_gb * 1e9)
@@ -267,8 +279,3 @@ def _marker(root: Path) -> str:
     with contextlib.suppress(OSError):
         return (root / "state" / "instance").read_text().strip()
     return ""
-
-
-def _file_systems() -> dict[str, str]:
-    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return {line[1].encode().decode("unicode_escape"): line[2] for line in lines}

@@ -17,7 +17,7 @@ from backup.stores.s3.care import check
 from backup.text import plural
 from backup.wiring import App
 from backup.wiring_age import keys
-from backup.wiring_offsite import options, shops
+from backup.wiring_offsite import memory, options, shops
 
 _NONE: Final = "no copies elsewhere: whoever loses this machine loses all sets"
 _SET: Final = "Set AWS_S3_BACKUP_BUCKET for a bucket, or BACKUP_COPY_DIR for a folder on another disk."
@@ -41,7 +41,7 @@ def places(app: App, *, put: bool) -> Iterator[Line]:
 
 
 def _rights(app: App, say: Found) -> Iterator[Line]:
-    for step in check(open_bucket(options(app.settings))):
+    for step in check(open_bucket(options(app.settings), memory(app.settings, quiet=True))):
         yield say.ok(step.words) if step.state == "done" else say.warning(step.words, step.hint)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -13,7 +14,8 @@ from pydantic import SecretStr
 
 from backup import elsewhere
 from backup.config import Settings
-from backup.errors import ConfigError
+from backup.errors import ConfigError, StoreError
+from backup.log import logger
 from backup.offsite.model import PlaceName
 from backup.operations.offsite.fetch import temporarily
 from backup.operations.offsite.place import Shop
@@ -23,13 +25,18 @@ from backup.progress import Progress
 from backup.retention import Policy
 from backup.sets import StoredSet
 from backup.stores.folder import Folder
+from backup.stores.local import LocalStore
+from backup.stores.notes import replace
 from backup.stores.remote import Remote
 from backup.stores.s3 import Options, open_bucket
+from backup.stores.s3.options import NICETIES
 from backup.stream import age
 from backup.wiring import App
 
 # Before the id or `latest` of a set: where it is to come from. `offsite:` is the bucket, or else the folder.
 SCHEMES: Final = ("s3", "copy", "offsite")
+# What the bucket refuses and is done without.
+_REFUSED: Final = "offsite-s3-refuses.json"
 
 
 def shops(app: App, progress: Progress, place: str = "") -> list[Shop]:
@@ -107,7 +114,30 @@ def _remote(settings: Settings, place: PlaceName) -> Remote:
     if place == "copy" and settings.copy_dir:
         # In a container, a folder that is no mount is lost with it.
         return Folder(settings.copy_dir, mounted=bool(os.environ.get("container")), bandwidth=limit)
-    return open_bucket(options(settings))
+    return open_bucket(options(settings), memory(settings))
+
+
+def memory(settings: Settings, *, quiet: bool = False) -> Callable[[frozenset[str]], None]:
+    """Remembers in the backup volume what the place refuses, so that it is asked, and said, once."""
+    store, place = LocalStore(settings.root / "state"), [settings.endpoint, settings.bucket]
+
+    def remember(without: frozenset[str]) -> None:
+        for name in () if quiet else sorted(without - _refused(settings)):
+            logger.warning("s3://{}: {}; `offsite check` asks anew", settings.bucket, NICETIES[name])
+        # Where it cannot be kept, it is found out again.
+        with contextlib.suppress(StoreError):
+            if settings.root.is_dir() and without != _refused(settings):
+                replace(store, _REFUSED, json.dumps({"place": place, "without": sorted(without)}).encode())
+
+    return remember
+
+
+def _refused(settings: Settings) -> frozenset[str]:
+    store, place = LocalStore(settings.root / "state"), [settings.endpoint, settings.bucket]
+    with contextlib.suppress(StoreError, ValueError, TypeError, AttributeError):
+        known = json.loads(store.read(_REFUSED)) if _REFUSED in store.names() else {}
+        return frozenset(known.get("without", ())) & NICETIES.keys() if known.get("place") == place else frozenset()
+    return frozenset()
 
 
 def options(settings: Settings) -> Options:
@@ -129,6 +159,7 @@ def options(settings: Settings) -> Options:
         owner=settings.bucket_owner,
         parallel=settings.upload_parts,
         bandwidth=settings.upload_limit_mb * 1e6,
+        without=_refused(settings),
     )
 
 

@@ -7,18 +7,25 @@ from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from backup.containers import Container, source
+from backup.database import Login
+from backup.database.availability import Way
 from backup.engine import Engine, same_mount
 from backup.engine.application import Application
 from backup.errors import BackupError, ConfigError
+from backup.log import redacting
 from backup.operations.restore.shop import Shop, Trees
 from backup.progress import Progress
 from backup.records import new_run_id
 from backup.sources.filetrees import FILES_ROLE, FileTrees, InHelper, in_child
 from backup.sources.volumes import NO_VOLUMES
 from backup.text import printable
-from backup.wiring import App
+from backup.wiring import App, address_of
+
+# An application whose database is in its own container cannot be asked from here.
+_ITSELF: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def shop(app: App, progress: Progress) -> Shop:
@@ -54,6 +61,7 @@ class _Restoring:
             reach=self._reach,
             application=self._application,
             mounts=self._mounts,
+            way=self._way,
             server_free=self._server_free,
             stops=settings.restore_stop,
             commands=_commands(settings.post_restore),
@@ -120,6 +128,31 @@ class _Restoring:
             return [str(volumes / name) for name in self._app.volume_names()]
         mounts = [m for m in own.mounts if Path(str(m.get("Destination"))).is_relative_to(volumes)]
         return [source(mount) for mount in mounts]
+
+    def _way(self) -> Way | None:
+        """As the containers tell that commands are run in, or else those that are stopped."""
+        found, application = self._engine(), self._application()
+        if found is None or application is None:
+            return None
+        commands = {service for service, _ in _commands(self._settings.post_restore)}
+        asked = application.running(commands, ()) if commands else []
+        asked += application.running(self._settings.restore_stop, self._mounts())
+        named = next((each.database for each in asked if each.database), None)
+        if named is None or named.host in _ITSELF:
+            return None
+        there, login = application.called(named.host), self._app.source().login
+        redacting([named.password], filter(None, [named.user, named.name, named.host]))
+        return Way(
+            Login(
+                host=address_of(there, found[1]) if there else named.host,
+                port=named.port,
+                user=named.user or login.user,
+                name=named.name or login.name,
+                password=named.password or (login.password if named.user in ("", login.user) else ""),
+            ),
+            database=login.name,
+            place=f"{named.host}:{named.port}",
+        )
 
     def _server_free(self) -> tuple[int, int] | None:
         found = self._engine()

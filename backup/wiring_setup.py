@@ -12,16 +12,20 @@ from backup.engine.survey import names
 from backup.errors import ConfigError, StoreError
 from backup.operations.setup.find import Names, Plan, plan, project_of
 from backup.text import printable
-from backup.wiring import mounted
+from backup.wiring_volume import mounted
 
 FILE: Final = "docker-compose.backup.yml"
 
 
 def survey(project: str, service: str) -> Plan:
-    """The plan for `project` (empty: the only one with a database), whose database is `service` (empty: found)."""
+    """The plan for `project`, whose database is `service` (empty: found).
+
+    Without a name it is our own project; outside of one, the only one with a database.
+    """
     engine = Engine()
     own = engine.own()
     image_id, image = (own.image_id, own.image) if own else ("", "")
+    project = project or (own.project if own else "")
     project = project_of([c for c in engine.containers("") if c.image_id != image_id], project)
     # By the project's own list: containers of `run` are not part of the stack.
     stack = engine.containers(project)

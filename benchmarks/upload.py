@@ -60,7 +60,7 @@ def main() -> None:
         with file.open("rb") as whole:
             file.with_suffix(".sha256").write_text(hashlib.file_digest(whole, "sha256").hexdigest())
         for release in RELEASES:
-            with ceph(int(release)) as service:
+            with ceph(int(release), Path(base)) as service:
                 taken = rounds(file, service)
             report(f"{file.stat().st_size / 1e6:,.0f} MB to Ceph {release}, {ROUNDS} rounds", taken)
 

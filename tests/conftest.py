@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 
@@ -15,19 +16,26 @@ os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
-from tests.support import s3
+from tests.support import examples, s3, spread
 from tests.support.database import Server, start_server
 from tests.support.s3 import Service
 from tests.support.sidecar import Sidecar
 
 MAJORS = (15, 17, 18)
-# A busy machine is no flaw of the code.
-settings.register_profile("here", deadline=None)
-settings.load_profile("here")
+examples.register()
+# Under CI the same examples each time: what is found by chance is found by `make fuzz`.
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "here"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Beside the properties, `make fuzz` runs what is marked `search`; `make fast` leaves out what is marked `long`."""
+    config.addinivalue_line("markers", "search: tries more cases in `make fuzz` than elsewhere")
+    config.addinivalue_line("markers", "long: takes more than a second")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +54,7 @@ def servers() -> Iterator[Callable[[int], Server]]:
 
     def get(major: int) -> Server:
         if major not in running:
-            running[major] = start_server(major)
+            running[major] = start_server(major, in_memory=True)
         return running[major]
 
     yield get
@@ -67,10 +75,18 @@ def server(servers: Callable[[int], Server]) -> Server:
 
 
 @pytest.fixture(scope="session")
-def gateways() -> Iterator[Callable[[int], Service]]:
-    """Ceph's RADOS gateway of a release, started by the first test that wants it."""
+def gateways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], Service]]:
+    """Ceph's RADOS gateway of a release: one for all workers, started by the first test that wants it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     with contextlib.ExitStack() as stack:
-        yield functools.cache(lambda release: stack.enter_context(s3.ceph(release)))
+        yield functools.cache(lambda release: stack.enter_context(s3.ceph(release, folder)))
+
+
+@pytest.fixture(scope="session")
+def gateway(gateways: Callable[[int], Service]) -> Service:
+    """The newest of the gateways."""
+    return gateways(s3.RELEASES[-1])
 
 
 @pytest.fixture(params=s3.RELEASES, ids=lambda release: f"ceph{release}")
@@ -92,6 +108,31 @@ def sidecar(tmp_path: Path, server: Server) -> Sidecar:
     return Sidecar.make(tmp_path, server, server.new_database())
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """After they were shuffled: what belongs together stays together, what takes long begins first."""
+    spread.arrange(items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Thousands of tests are no garbage: looking through them again and again took a tenth of the time."""
+    spread.note(session)
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Let the worker tell the scheduler of groups."""
+    node.workerinput["groups"] = str(spread.notes(node.config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> spread.Scheduler | None:
+    """With `--dist loadgroup`, tests are spread by group."""
+    return spread.Scheduler(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Under CI a skipped test has failed."""
@@ -100,3 +141,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if report.skipped and os.environ.get("CI") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped under CI: {report.longrepr}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The order is random everywhere: what fails in one only must be found, and be repeated."""
+    reports = (report for each in ("passed", "failed", "error", "") for report in terminalreporter.getreports(each))
+    spread.write(reports, config)
+    if seed := config.getoption("randomly_seed", None):
+        terminalreporter.write_line(f"order of the tests: --randomly-seed={seed} (make … SEED={seed}) repeats it")

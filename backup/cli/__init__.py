@@ -1,6 +1,6 @@
 """The commands. The only place that prints and decides the exit code.
 
-Exit codes: 0 done · 1 a bug · 2 wrong usage · 3 done, but files changed while they were read · 4 done, but more waits
+Exit codes: 0 done · 1 a bug · 2 wrong usage · 3 done, but files changed, or it is in memory · 4 done, but more waits
 for `prune --force` · 10 settings · 11 another run holds the lock · 12 nobody confirmed · 20 database, engine or volume
 cannot be read · 30 backup volume · 32 place of the offsite copies · 40 stored bytes are wrong · 41 not proven ·
 44 no such set · 45 its key is not here · 50 not restored, all as before · 51 a restore is unfinished · 52 restored, but
@@ -10,6 +10,7 @@ something after it failed · 60 `monitor --alert`, `doctor`: warning · 61 `moni
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -24,7 +25,7 @@ from backup.errors import BackupError, Interrupted
 
 # In the order of the help text: where each command is.
 COMMANDS: Final = {
-    "create": "sets:create",
+    "create": "making:create",
     "list": "sets:list_sets",
     "show": "inspecting:show",
     "du": "inspecting:du",
@@ -33,7 +34,7 @@ COMMANDS: Final = {
     "restore": "restoring:restore",
     "undo": "restoring:undo",
     "cat": "inspecting:cat",
-    "extract": "inspecting:extract",
+    "extract": "extracting:extract",
     "export": "moving:export",
     "import": "moving:import_sets",
     "prune": "retention:prune",
@@ -49,7 +50,7 @@ COMMANDS: Final = {
     "setup": "doctor:setup",
     "healthcheck": "service:healthcheck",
     "schedule": "service:show_schedule",
-    "serve": "service:run_service",
+    "serve": "serving:run_service",
 }
 
 
@@ -65,6 +66,9 @@ class _OnDemand(Mapping[str, Any]):
             found = alone
         command = typer.main.get_command(found)
         command.name = name
+        if not gc.isenabled():  # as entrypoint.py leaves it
+            gc.freeze()
+            gc.enable()
         return command
 
     def __iter__(self) -> Iterator[str]:

@@ -13,26 +13,25 @@ from pydantic import ValidationError
 
 from backup.alerts.deliver import deliver
 from backup.alerts.model import HEARTBEAT, Letters, Message, Receipt, Receipts
-from backup.alerts.outbox import Outbox
+from backup.alerts.outbox import Outbox, recall
 from backup.alerts.targets import WHAT_TO_SET, everything, targets
 from backup.cli import base
 from backup.cli.base import Json
 from backup.config import Settings
 from backup.errors import BackupError, ConfigError, NotDelivered
-from backup.text import plural, printable
-from backup.wiring import App
-from backup.wiring_alerts import trial
+from backup.text import local_time, plural, printable
 
 _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 _TEST_SECONDS: Final = 30.0
 _TAKEN: Final = 1 << 20
+_SECONDS: Final = "%Y-%m-%d %H:%M:%S"
 
 
 def notify(
     test: Annotated[
         bool, typer.Option("--test", help="Send a message to every target now, say what came of it.")
     ] = False,
-    pending: Annotated[bool, typer.Option("--pending", help="List the messages that wait to be delivered.")] = False,
+    pending: Annotated[bool, typer.Option("--pending", help="List what waits for delivery or is held back.")] = False,
     delivers: Annotated[bool, typer.Option("--deliver", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
@@ -67,6 +66,10 @@ def _deliver(settings: Settings) -> None:
 def _test(settings: Settings, as_json: bool) -> None:
     if not targets(settings):
         raise ConfigError("messages go nowhere: no target is set, nothing was sent", WHAT_TO_SET)
+    # Only a test asks the engine for the stack's name; the service delivers each message by a process of its own.
+    from backup.wiring import App  # noqa: PLC0415
+    from backup.wiring_alerts import trial  # noqa: PLC0415
+
     found = trial(App(settings), [sys.executable, str(_COMMAND)], _TEST_SECONDS)
     if as_json:
         base.print_json([receipt.model_dump(exclude={"id"}) for receipt in found])
@@ -89,14 +92,22 @@ def _outcome(receipt: Receipt) -> str:
 
 def _pending(settings: Settings, as_json: bool) -> None:
     messages = Outbox(settings.root).messages()
+    memory = recall(settings.root)
+    held = memory.state.waiting if memory else []
     if as_json:
-        return base.print_json([message.model_dump(mode="json", exclude={"body"}) for message in messages])
-    return base.print_lines(line for message in messages for line in _waiting(settings, message))
+        listed = [message.model_dump(mode="json", exclude={"body"}) for message in messages]
+        later = [{"kind": "held", "title": each.text, "created": each.since.isoformat()} for each in held]
+        return base.print_json([*listed, *later])
+    base.print_lines(line for message in messages for line in _waiting(settings, message))
+    return base.print_lines(
+        f"{local_time(each.since, settings.zone, _SECONDS)}\theld back for the next message\t{printable(each.text)}"
+        for each in held
+    )
 
 
 def _waiting(settings: Settings, message: Message) -> Sequence[str]:
-    created = message.created.astimezone(settings.zone)
-    lines = [f"{created:%Y-%m-%d %H:%M:%S %Z}\t{message.kind}\t{printable(message.title)}"]
+    created = local_time(message.created, settings.zone, _SECONDS)
+    lines = [f"{created}\t{message.kind}\t{printable(message.title)}"]
     for target, attempt in message.tries.items():
         if target not in message.delivered:
             again = attempt.next.astimezone(settings.zone)

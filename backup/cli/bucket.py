@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -13,11 +13,11 @@ from backup.cli.base import Json
 from backup.errors import RemoteFailed
 from backup.log import logger
 from backup.stores.s3 import open_bucket
-from backup.stores.s3.care import Step, Wanted
-from backup.stores.s3.care import check as check_bucket
-from backup.stores.s3.care import setup as set_up
 from backup.stores.s3.policy import policy as policy_of
-from backup.wiring_offsite import options
+from backup.wiring_offsite import memory, options
+
+if TYPE_CHECKING:
+    from backup.stores.s3.care import Step
 
 _LEVELS: Final = {"done": "SUCCESS", "would": "INFO", "same": "INFO", "note": "WARNING", "failed": "ERROR"}
 
@@ -34,16 +34,25 @@ def setup(
 
     Examples: `offsite setup --dry-run`, `offsite setup --create`, `offsite setup --archive-days 0`.
     """
+    # It loads boto3, which whoever has copies in a folder alone does without.
+    from backup.stores.s3.care import Wanted  # noqa: PLC0415
+    from backup.stores.s3.care import setup as set_up  # noqa: PLC0415
+
     bucket = open_bucket(options(base.prepare(as_json)))
     _tell(set_up(bucket, Wanted(create=create, archive_days=archive_days), dry=dry_run), as_json)
 
 
 def check(as_json: Json = False) -> None:
-    """Prove with a small object that the key can put, list and get, and say whether it may delete, which is not good.
+    """Prove with small objects that the key can put, list and get, and say whether it may delete, which is not good.
+
+    Says what the store refuses, keeps and honours; uploads do without what it refuses from then on.
 
     Example: `offsite check`.
     """
-    _tell(check_bucket(open_bucket(options(base.prepare(as_json)))), as_json)
+    from backup.stores.s3.care import check as check_bucket  # noqa: PLC0415
+
+    settings = base.prepare(as_json)
+    _tell(check_bucket(open_bucket(options(settings), memory(settings, quiet=True))), as_json)
 
 
 def policy(

@@ -1,10 +1,9 @@
-"""Commands that look into sets, and take single things out of them."""
+"""Commands that look into sets, and take single files out of them."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,11 +16,11 @@ from backup.display import inspect as shown
 from backup.errors import NotFound
 from backup.log import logger
 from backup.manifest import Tier
-from backup.operations.inspect import index, one_file, tables, usage
+from backup.operations.inspect import index, one_file, usage
 from backup.operations.moving.output import Output, refuse_terminal
 from backup.sets import StoredSet
-from backup.text import plural, printable
-from backup.wiring import App
+from backup.text import printable
+from backup.wiring_volume import BackupVolume
 
 _Path = Annotated[str, typer.Option("--path", metavar="PATH", help="A file of the media, such as uploads/2025/a.pdf.")]
 
@@ -42,7 +41,7 @@ def show(
     Examples: `show latest`, `show latest --tables`, `show latest --files '*.pdf'`, `show latest --path uploads/a.pdf`.
     """
     settings = base.identified(base.prepare(as_json), identity)
-    main = App(settings)
+    main = BackupVolume(settings)
     stored = main.find(which)
     if [all_tables, files or bool(pattern), bool(path)].count(True) > 1:
         raise typer.BadParameter("--tables, --files and --path are three different looks; ask for one")
@@ -66,8 +65,9 @@ def _tables(stored: StoredSet, as_json: bool) -> None:
             "`verify` reads its dump; `extract` takes tables out of it.",
         )
     if as_json:
-        return base.print_json({"id": stored.id, "tables": part.rows})
-    return base.print_lines(shown.tables_lines(part.rows))
+        sums = {name: {"rows": rows, "parts": count} for name, (rows, count) in shown.tables_sums(part).items()}
+        return base.print_json({"id": stored.id, "tables": part.rows, "sums": sums})
+    return base.print_lines(shown.tables_lines(part))
 
 
 def _files(stored: StoredSet, pattern: str, as_json: bool) -> None:
@@ -93,7 +93,7 @@ def _require_index(stored: StoredSet) -> None:
         )
 
 
-def _history(main: App, stored: StoredSet, path: str, as_json: bool) -> None:
+def _history(main: BackupVolume, stored: StoredSet, path: str, as_json: bool) -> None:
     others = [each for each in main.catalog.sets() if each.id != stored.id or each.directory != stored.directory]
     seen = one_file.history([stored, *others], path)
     if not any(each.entry for each in seen):
@@ -105,7 +105,7 @@ def _history(main: App, stored: StoredSet, path: str, as_json: bool) -> None:
 
 def du(tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = None, as_json: Json = False) -> None:
     """What takes the space in the backup volume. Examples: `du`, `du weekly --json`."""
-    main = App(base.prepare(as_json))
+    main = BackupVolume(base.prepare(as_json))
     main.require_volume()
     use = usage.usage(main.catalog, tier)
     if as_json:
@@ -124,33 +124,8 @@ def cat(
 
     Example: `docker compose run --rm -T backup cat latest --path uploads/2025/a.pdf > a.pdf`.
     """
-    main = App(base.identified(base.prepare(as_json=True), identity))
+    main = BackupVolume(base.identified(base.prepare(as_json=True), identity))
     stored = main.find(which)
     refuse_terminal()
     with base.progress(True) as progress, Output(None) as stdout:
         one_file.content(stored, path, stdout.write, progress)
-
-
-def extract(
-    which: Set,
-    table: Annotated[list[str], typer.Option("--table", metavar="TABLE", help="A table; may be given again.")],
-    schema_only: Annotated[bool, typer.Option("--schema-only", help="No rows.")] = False,
-    data_only: Annotated[bool, typer.Option("--data-only", help="Only rows and sequence values.")] = False,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="A file instead of stdout.")] = "-",
-    identity: Identity = None,
-) -> None:
-    """Write single tables of the dump as SQL that an empty database can load: schema, rows, sequences, indexes.
-
-    One transaction, whose COMMIT comes only when the dump was read to its end and is whole. References to tables that
-    are not asked for are comments.
-
-    Examples: `extract latest --table app_case > case.sql`, `extract latest --table public.app_case -o /out/case.sql`.
-    """
-    if schema_only and data_only:
-        raise typer.BadParameter("--schema-only and --data-only leave nothing")
-    main = App(base.identified(base.prepare(as_json=True), identity))
-    stored = main.find(which)
-    with base.progress(True) as progress, Output(None if output == "-" else Path(output)) as target:
-        names = tables.extract(stored, table, target.write, progress, schema=not data_only, rows=not schema_only)
-    what = plural(len(names), "table")
-    logger.info("{} of {}: {}", what, stored.id, ", ".join(names))

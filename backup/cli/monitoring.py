@@ -21,11 +21,10 @@ from backup.log import files, logger, of_run
 from backup.operations.status import overview as overview_now
 from backup.overview import Overview
 from backup.overview.told import to_json
-from backup.probe import login, scheduler_state, target
+from backup.probe import SOCKET, login, run_dir, scheduler_state, target
 from backup.records import Outcome, Run, new_run_id
 from backup.text import printable
-from backup.wiring import App
-from backup.wiring_alerts import StackName
+from backup.wiring_volume import BackupVolume
 
 # Of `monitor --alert`. A service that is still making its first backup has not failed, but is not healthy yet.
 ALERTS: Final[dict[Status, int]] = {"pass": 0, "warn": 60, "starting": 60, "fail": 61}
@@ -50,6 +49,7 @@ def status(as_json: Json = False) -> None:
 
     Examples: `status`, `status --json`.
     """
+    base.brief()
     settings = base.prepare(as_json)
     seen = _look(settings)
     if as_json:
@@ -95,7 +95,7 @@ def logs(
     settings = base.prepare(as_json)
     directory, kinds = settings.root / "logs", [kind.value] if kind else list(files.KINDS)
     if run:
-        found = _run(App(settings).records.all(), run)
+        found = _run(BackupVolume(settings).records.all(), run)
         entries = files.of_run(directory, found.id, found.started, found.ended, settings.zone, kinds)
         entries = entries[-tail:] if tail else entries
     else:
@@ -116,7 +116,7 @@ def _run(runs: list[Run], wanted: str) -> Run:
 
 
 def _look(settings: Settings) -> Overview:
-    main = App(settings)
+    main = BackupVolume(settings)
     return overview_now(settings, main.catalog, main.records, datetime.now(UTC), scheduler=_scheduler(settings))
 
 
@@ -124,7 +124,7 @@ def _scheduler(settings: Settings) -> SchedulerState | None:
     """What the service in this container says of its scheduler; None where there is no service to ask."""
     host, port = target({"BACKUP_HTTP_HOST": settings.http_host, "BACKUP_HTTP_PORT": str(settings.http_port)})
     try:
-        return scheduler_state(port, host, login(os.environ))
+        return scheduler_state(port, host, login(os.environ), run_dir(os.environ) / SOCKET)
     except ValueError as error:
         raise ConfigError(str(error), "Correct the file that the setting names.") from error
 
@@ -145,12 +145,15 @@ def _alert(seen: Overview) -> None:
         base.print_lines([f"Health Status: {WORDS[seen.health.status]}", *shown.reason_lines(seen.health.reasons)])
 
 
-def _send(main: App, status: Status, text: str, now: datetime) -> None:
+def _send(settings: Settings, status: Status, text: str, now: datetime) -> None:
     """Hand the report to the alerts; the service delivers it."""
-    settings = main.settings
     if not targets(settings):
         return
-    name = StackName(main).find(_NAMING)
+    # Of all that this module is for, this alone speaks to the engine.
+    from backup.wiring import App  # noqa: PLC0415
+    from backup.wiring_alerts import StackName  # noqa: PLC0415
+
+    name = StackName(App(settings)).find(_NAMING)
     try:
         alerts.enqueue(settings.root, alerts.Notice("report", f"[{name}] BACKUP REPORT: {WORDS[status]}", text), now)
     except BackupError as error:
@@ -159,7 +162,7 @@ def _send(main: App, status: Status, text: str, now: datetime) -> None:
 
 def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> None:
     """Log what is seen, and record the run. That something is wrong is no failure of this job: its exit code is 0."""
-    main = App(settings)
+    main = BackupVolume(settings)
     main.require_volume()
     now = datetime.now(UTC)
     identifier = new_run_id(now)
@@ -168,7 +171,7 @@ def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> N
     health = seen.health
     if operation == "report":
         text = "\n".join(shown.lines(seen, shown.report_sections(seen) + shown.detail_sections(seen), boxed=True))
-        _send(main, health.status, text, now)
+        _send(settings, health.status, text, now)
     else:
         text = "\n".join([f"Health Status: {WORDS[health.status]}", *shown.reason_lines(health.reasons)])
     logger.log(_LEVELS[health.status], "{}", text)

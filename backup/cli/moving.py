@@ -16,7 +16,7 @@ from backup.operations.moving import adopt
 from backup.operations.moving import export as export_operation
 from backup.operations.moving.output import Output, refuse_terminal
 from backup.text import plural, printable, size
-from backup.wiring import App
+from backup.wiring_volume import BackupVolume
 
 
 def export(
@@ -28,7 +28,7 @@ def export(
     Examples: `docker compose run --rm -T backup export latest - > set.tar`, `export latest /out`,
     `export obcms_backup_daily_2025-10-20_02-00-00.sql.gz - > dump.sql.gz`.
     """
-    main = App(base.prepare(as_json=True))
+    main = BackupVolume(base.prepare(as_json=True))
     if target == "-":
         refuse_terminal()
     stored = main.find(which)
@@ -49,13 +49,13 @@ def import_sets(
     identity: Identity = None,
     as_json: Json = False,
 ) -> None:
-    """Take in sets from elsewhere: a folder of them, an archive of `export`, files of the old scripts by their names.
+    """Take in sets from elsewhere: a folder of them, an archive of `export`, old scripts' files, dumps by their bytes.
 
     Each is copied, read back, verified in full, and only then listed, in its own tier; none is ever overwritten.
 
     Examples: `docker compose run --rm -T backup import - < set.tar`, `import /restore`, `import /restore/set.tar`.
     """
-    main = App(base.identified(base.prepare(as_json, kind="backup"), identity))
+    main = BackupVolume(base.identified(base.prepare(as_json, kind="backup"), identity))
     main.require_volume()
     paths, stream = [Path(each) for each in sources if each != "-"], None
     for path in paths:

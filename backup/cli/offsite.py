@@ -167,7 +167,9 @@ def pull(
 def prune(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each set and why it stays or goes.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Remove all that is over its time, not only a share.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove all that is over its time, also what waits for a person.")
+    ] = False,
     wait: Wait = 0.0,
     scheduled: Scheduled = False,
     as_json: Json = False,
@@ -202,6 +204,7 @@ def _pruned(report: pruning.Report, dry_run: bool) -> dict[str, Any]:
         "ends": report.ends,
         "hold": report.hold,
         "waiting": report.waiting,
+        "later": report.later,
         "sets": sets,
     }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import typer
 
 from backup.cli import base
-from backup.cli.base import Identity, Json
+from backup.cli.base import Identity, Image, Json
 from backup.errors import BackupError, NotFound
 from backup.log import logger
 from backup.operations import drill as drill_operation
@@ -18,8 +19,6 @@ from backup.wiring import App
 from backup.wiring_offsite import found_in, named, primary
 
 _QUEUE: Final = 12 * 3600.0
-
-Image = Annotated[str, typer.Option(metavar="IMAGE", help="Database image to restore into; default: the set's own.")]
 
 
 def drill(
@@ -36,6 +35,7 @@ def drill(
     identity: Identity = None,
     wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
     scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
+    trigger: Annotated[str, typer.Option(hidden=True)] = "",
     as_json: Json = False,
 ) -> None:
     """Prove sets: restore them into a throw-away server, dump that again, compare. The live database is not touched.
@@ -47,14 +47,15 @@ def drill(
     if named(which):
         return _offsite(main, which, image, as_json, _QUEUE if scheduled else wait, base.occasion(context, scheduled))
     catalog = main.catalog
-    sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets())
+    sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
     if not sets:
         raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
     patience = _QUEUE if scheduled else wait
+    occasion = base.Occasion(trigger) if trigger else base.occasion(context, scheduled)
     failed = None
     for stored in sets:
         try:
-            prove(main, stored, image, as_json, patience, base.occasion(context, scheduled))
+            prove(main, stored, image, as_json, patience, occasion)
         except BackupError as error:
             # The others are proven all the same; the last error is the command's.
             if failed:

@@ -12,7 +12,7 @@ from backup.cli import base
 from backup.cli.base import Identity, Json, Only
 from backup.display.inspect import path_json, path_line
 from backup.display.plan import plan_json, plan_lines, plan_page
-from backup.errors import NotConfirmed, RestoreFailed
+from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.journal import KeptFile
 from backup.log import logger
 from backup.operations.restore import held, run, single
@@ -37,6 +37,10 @@ def restore(
     no_safety: Annotated[bool, typer.Option("--no-safety", help="Take no safety set of the present state.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Finish a restore that was stopped half way.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Undo a restore that was stopped half way.")] = False,
+    allow_invalid: Annotated[
+        bool,
+        typer.Option("--allow-invalid", help="Make constraints that rows of the set break NOT VALID, and name them."),
+    ] = False,
     path: Annotated[
         list[str] | None,
         typer.Option("--path", metavar="PATH", help="With --only media: one file or directory alone. May be repeated."),
@@ -71,9 +75,15 @@ def restore(
         if dry_run:
             return
         _confirm(force, "Restore this, replacing what is live?")
-        with base.progress(as_json) as progress:
-            wish = run.Wish(stored, only.value if only else "", not no_safety, kept)
-            logger.success("{}", run.restore(wish, shop_for(main, progress)))
+        _restore(main, run.Wish(stored, only.value if only else "", not no_safety, kept, allow_invalid), as_json)
+
+
+def _restore(main: App, wish: run.Wish, as_json: bool) -> None:
+    with base.progress(as_json) as progress:
+        text, code = run.restore(wish, shop_for(main, progress))
+    (logger.warning if code else logger.success)("{}", text)
+    if code:
+        raise typer.Exit(code)
 
 
 def _paths(
@@ -100,15 +110,22 @@ def _paths(
 def undo(
     discard: Annotated[bool, typer.Option("--discard", help="Remove what is kept instead.")] = False,
     force: Force = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do, do nothing.")] = False,
 ) -> None:
     """Bring back what was live before the last restore. Twice changes it back again.
 
-    Examples: `undo`, `undo --force`, `undo --discard`.
+    Examples: `undo --dry-run`, `undo`, `undo --force`, `undo --discard`.
     """
     main = App(base.prepare(as_json=False, kind="restore"))
     main.require_volume()
     kept = KeptFile(main.settings.root).read()
     what = held.kept_words(kept, main.settings.zone)
+    if not discard and (kept or dry_run):
+        with base.progress(as_json=False) as progress:
+            run.foresee_undo(shop_for(main, progress), kept)
+    if dry_run:
+        base.print_lines([f"{'would remove for good' if discard else 'would bring back'} {what}"])
+        return
     _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
     with base.progress(as_json=False) as progress:
         shop: Shop = shop_for(main, progress)
@@ -127,7 +144,10 @@ def _show(planned: Plan, as_json: bool) -> None:
 def _refuse(planned: Plan) -> None:
     if planned.refusals:
         found = "".join(f"\n  - {remark.text}" for remark in planned.refusals)
-        raise RestoreFailed(f"this cannot be restored; nothing was touched:{found}", planned.refusals[0].hint)
+        text, error = (
+            ("this cannot be restored now", LockHeld) if planned.busy else ("this cannot be restored", RestoreFailed)
+        )
+        raise error(f"{text}; nothing was touched:{found}", planned.refusals[0].hint)
 
 
 def _confirm(force: bool, question: str) -> None:

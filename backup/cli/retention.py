@@ -13,9 +13,13 @@ from backup.display.prune import prune_json, prune_lines, prune_table
 from backup.log import logger
 from backup.operations import prune as prune_operation
 from backup.operations.prune import Report, Request, Shelf
-from backup.wiring import App
+from backup.wiring_volume import BackupVolume
 
 _QUEUE: Final = 6 * 3600.0
+Forgotten = Annotated[
+    str, typer.Option(metavar="NAME", help="A volume that left the stack: its last sets need not be kept any longer.")
+]
+Ahead = Annotated[str, typer.Option(metavar="ID", help="Remove this set alone, which is dated ahead of the clock.")]
 
 
 def prune(
@@ -24,7 +28,8 @@ def prune(
         False
     ),
     force: Annotated[
-        bool, typer.Option("--force", help="Remove all that is over its time, not only a share of each tier.")
+        bool,
+        typer.Option("--force", help="Remove all that is over its time, also what waits for a person."),
     ] = False,
     make_room: Annotated[
         bool,
@@ -34,21 +39,26 @@ def prune(
         str,
         typer.Option(metavar="ID", help="Clean up the sets of another server instead, by its system identifier."),
     ] = "",
+    forget_volume: Forgotten = "",
+    ahead: Ahead = "",
     wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
     scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Remove the sets whose time is over. The newest good, proven, verified and pinned ones always stay.
 
-    Examples: `prune --dry-run`, `prune`, `prune --force`, `prune --server 7396241105 --dry-run`.
+    Examples: `prune --dry-run`, `prune`, `prune --force`, `prune --server 7396241105 --dry-run`,
+    `prune --forget-volume ocr --dry-run`.
     """
-    main = App(base.prepare(as_json, kind="" if dry_run else "backup"))
+    main = BackupVolume(base.prepare(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
     shelf = Shelf(main.catalog, main.records, main.lock, prune_operation.policy(main.settings))
     request = Request(
         force=force,
         make_room=make_room,
         server=server,
+        forget_volume=forget_volume,
+        ahead=ahead,
         wait=_QUEUE if scheduled else wait,
         **base.occasion(context, scheduled)._asdict(),
     )
@@ -70,7 +80,7 @@ def pin(
     as_json: Json = False,
 ) -> None:
     """Keep a set whatever its age. Examples: `pin latest --reason "before the migration"`."""
-    main = App(base.prepare(as_json))
+    main = BackupVolume(base.prepare(as_json))
     main.require_volume()
     stored = main.catalog.find(which)
     main.catalog.pin(stored, reason, datetime.now(UTC))
@@ -81,7 +91,7 @@ def pin(
 
 def unpin(which: Set, as_json: Json = False) -> None:
     """Let the age of a set count again. Example: `unpin daily_2025-10-20_02-00-00`."""
-    main = App(base.prepare(as_json))
+    main = BackupVolume(base.prepare(as_json))
     main.require_volume()
     stored = main.catalog.find(which)
     if main.catalog.unpin(stored):
@@ -107,6 +117,7 @@ def _json(report: Report, *, dry_run: bool) -> dict[str, object]:
         "removed": [stored.id for stored in report.removed],
         "hold": report.hold,
         "waiting": report.waiting,
+        "later": report.later,
         "sets": prune_json(report.decisions),
     }
 

@@ -1,36 +1,21 @@
-"""Commands about the service: run it, ask how it is, show when it works."""
+"""Commands about the service: ask how it is, show when it works."""
 
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from backup import schedule
-from backup.alerts.deliver import check
-from backup.alerts.targets import targets
 from backup.cli import base
 from backup.cli.base import Json
 from backup.display.schedule import schedule_json, schedule_lines, schedule_table
-from backup.errors import BackupError
-from backup.journal import JournalFile, words
 from backup.ledger import Ledger
-from backup.log import logger
 from backup.operations.jobs import jobs
-from backup.operations.restore import run, single
-from backup.operations.serve import serve
 from backup.probe import login, probe, target
-from backup.progress import Silent
-from backup.wiring import App
-from backup.wiring_alerts import desk
-from backup.wiring_restore import shop as shop_for
-
-_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 
 
 def healthcheck(as_json: Json = False) -> None:
@@ -55,7 +40,7 @@ def show_schedule(
     settings = base.prepare(as_json)
     now, wanted = datetime.now(UTC), jobs(settings)
     slots = schedule.upcoming(wanted, now, settings.zone, count)
-    book = Ledger(settings.root).read(now)
+    book = Ledger(settings.root).seen(now)
     due = schedule.owed(wanted, book.jobs, now, settings.zone)
     if as_json:
         return base.print_json(schedule_json(slots, book.jobs, due))
@@ -64,45 +49,3 @@ def show_schedule(
     if base.out.is_terminal:
         return base.out.print(schedule_table(slots, book.jobs, due, settings.zone))
     return base.print_lines(schedule_lines(slots, book.jobs, due, settings.zone))
-
-
-def run_service() -> None:
-    """Run backups on schedule and answer health checks. What the container does by default.
-
-    Example: `docker compose up -d backup`.
-    """
-    settings = base.prepare(as_json=False)
-    main = App(settings)
-    main.require_volume()
-    check(targets(settings))
-    command = [sys.executable, str(_COMMAND)]
-    code = serve(
-        settings,
-        catalog=main.catalog,
-        records=main.records,
-        recover=lambda: _recover(main),
-        ready=main.ready,
-        command=command,
-        way=lambda: _way(main),
-        desk=lambda health: desk(main, command, health),
-        run_dir=Path(os.environ.get("XDG_RUNTIME_DIR") or "/run"),
-    )
-    raise typer.Exit(code)
-
-
-def _recover(main: App) -> None:
-    """Sweep what dead runs left, and end a restore that was killed: nobody else may come by for hours."""
-    main.recover()
-    if journal := JournalFile(main.settings.root).read():
-        logger.warning("{}", words(journal, datetime.now(UTC)))
-        logger.success("{}", run.end(shop_for(main, Silent())))
-    if single.begun(main.settings.volumes):
-        single.recover(shop_for(main, Silent()))
-
-
-def _way(main: App) -> str:
-    """How the database is reached, for the service's log; a reason when it cannot be just now."""
-    try:
-        return main.source().clients.way
-    except BackupError as error:
-        return f"not yet: {error.message}"

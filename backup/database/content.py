@@ -18,22 +18,30 @@ from backup.text import printable
 _BATCH: Final = 100
 _GLANCE: Final = 0.1
 _PART: Final = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
+_CONDITIONS: Final = "SELECT unnest(extconfig)::bigint, unnest(extcondition) FROM pg_extension"
 # As a dump writes it: names that need quotes are in quotes.
 _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
 
 
-def count_rows(login: Login, tables: Iterable[str]) -> dict[str, int]:
-    """The rows of each of `tables`, written as in a dump (`public."Odd"`). A table that is not there is left out."""
+def count_rows(login: Login, tables: Iterable[str], path: str = "") -> dict[str, int]:
+    """The rows of each of `tables`, written as in a dump (`public."Odd"`). A table that is not there is left out.
+
+    Of a table of an extension it is those that a dump has: not those that the extension brings. `path`: the search_path
+    by which functions in its indexes find names, if they have to.
+    """
     wanted = [_checked(table) for table in tables]
     with connected(login, "count", limit=0) as connection:
+        _search(connection, path)
         # A policy would hide rows without a word.
         connection.execute("SET row_security = off")
-        there = [table for table in wanted if _exists(connection, table)]
+        there = [(table, oid) for table in wanted if (oid := _oid(connection, table))]
+        conditions = dict(connection.execute(_CONDITIONS).fetchall())
         found: dict[str, int] = {}
         for start in range(0, len(there), _BATCH):
             batch = there[start : start + _BATCH]
-            counts = connection.execute(_counting(batch)).fetchall()
-            found.update((batch[number], count) for number, count in counts)
+            query = _counting([(table, conditions.get(oid, "")) for table, oid in batch])
+            counts = connection.execute(query).fetchall()
+            found.update((batch[number][0], count) for number, count in counts)
     return found
 
 
@@ -45,13 +53,15 @@ def count_large_objects(login: Login) -> int:
 
 
 @contextlib.contextmanager
-def analyzing(login: Login) -> Iterator[list[str]]:
+def analyzing(login: Login, path: str = "") -> Iterator[list[str]]:
     """Make the statistics of all tables, which no dump carries, beside what the body does. Any length of time.
 
-    Afterwards the list has the server's words if it did not go well. What takes us away from the body ends it.
+    Afterwards the list has the server's words if it did not go well. What takes us away from the body ends it. `path`
+    as in `count_rows`.
     """
     failed: list[str] = []
     with connected(login, "analyze", limit=0) as connection:
+        _search(connection, path)
 
         def work() -> None:
             try:
@@ -79,17 +89,26 @@ def _wait(thread: threading.Thread) -> None:
         thread.join(_GLANCE)
 
 
+def _search(connection: psycopg.Connection[Any], path: str) -> None:
+    if path:
+        connection.execute("SELECT set_config('search_path', %s, false)", (path,))
+
+
 def _checked(table: str) -> str:
     if not _TABLE.fullmatch(table):
         raise IntegrityError(f"{printable(table)!r} is no table's name as a dump writes it", "Is the manifest damaged?")
     return table
 
 
-def _exists(connection: psycopg.Connection[Any], table: str) -> bool:
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,)).fetchone()
-    return bool(row and row[0])
+def _oid(connection: psycopg.Connection[Any], table: str) -> int:
+    row = connection.execute("SELECT coalesce(to_regclass(%s)::oid, 0)::bigint", (table,)).fetchone()
+    return int(row[0]) if row else 0
 
 
-def _counting(tables: Sequence[str]) -> sql.SQL:
-    counts = (f"SELECT {number}, count(*) FROM ONLY {table}" for number, table in enumerate(tables))  # noqa: S608 - checked
+def _counting(tables: Sequence[tuple[str, str]]) -> sql.SQL:
+    # The condition is the extension's own, as pg_dump uses it.
+    counts = (
+        f"SELECT {number}, count(*) FROM ONLY {table} {condition}"  # noqa: S608 - checked
+        for number, (table, condition) in enumerate(tables)
+    )
     return sql.SQL(" UNION ALL ".join(counts))

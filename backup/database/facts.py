@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
 
-from backup.database.session import Login, connected, pooler
+from backup.database.dependencies import Dependencies, dependencies
+from backup.database.name_resolution import effective_path, find_early_reads, find_unresolved
+from backup.database.session import Login, connected, pooler, standing
+from backup.database.session_settings import EVENT_TRIGGERS, Standing
 from backup.errors import DatabaseUnavailable
 from backup.manifest import Locale
 from backup.text import printable
@@ -34,16 +40,20 @@ _NOT_CARRIED: Final = (
         " WHERE relkind = 'f' ORDER BY 1",
     ),
     (
-        "the tablespace {} (its directory must exist on the server that the set is restored to)",
-        "SELECT spcname FROM pg_tablespace WHERE oid > 16383 ORDER BY 1",
-    ),
-    (
         "the replication state of the subscription {} (restored disabled)",
         "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid"
         " WHERE datname = current_database() ORDER BY 1",
     ),
 )
 
+# The value of a setting as it is stored. Lists are stored already quoted; quoting them again would make one name of
+# them.
+VALUE: Final = r"""
+    CASE WHEN lower(split_part(entry, '=', 1)) IN (
+             'local_preload_libraries', 'search_path', 'session_preload_libraries',
+             'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
+         THEN coalesce(nullif(substr(entry, strpos(entry, '=') + 1), ''), '''''')
+         ELSE quote_literal(substr(entry, strpos(entry, '=') + 1)) END"""
 _SETTINGS: Final = r"""
     WITH me AS (SELECT *, coalesce(%(target)s::text, datname) AS target
                   FROM pg_database WHERE datname = current_database())
@@ -65,18 +75,34 @@ _SETTINGS: Final = r"""
                   CASE s.setrole WHEN 0 THEN format('DATABASE %%I', target)
                                  ELSE format('ROLE %%I IN DATABASE %%I', pg_get_userbyid(s.setrole), target) END,
                   split_part(entry, '=', 1),
-                  -- list settings are stored already quoted; quoting them again would make one name of them
-                  CASE WHEN lower(split_part(entry, '=', 1)) IN (
-                           'local_preload_libraries', 'search_path', 'session_preload_libraries',
-                           'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-                       THEN coalesce(nullif(substr(entry, strpos(entry, '=') + 1), ''), '''''')
-                       ELSE quote_literal(substr(entry, strpos(entry, '=') + 1)) END)
-      FROM me JOIN pg_db_role_setting s ON s.setdatabase = me.oid, unnest(s.setconfig) entry"""
+                  {value})
+      FROM me JOIN pg_db_role_setting s ON s.setdatabase = me.oid, unnest(s.setconfig) entry""".replace(
+    "{value}", VALUE
+)
+
+# Those that act in a session as ours are.
+_EVENT_TRIGGERS: Final = "SELECT evtname, evtevent FROM pg_event_trigger WHERE evtenabled IN ('O', 'A') ORDER BY 1"
+
+
+# What a definition may need that it does not name. pg_settings does without what the login may not see.
+_SURROUNDINGS: Final = """
+    SELECT 'extension', extname::text, extversion FROM pg_extension
+    UNION ALL SELECT 'tablespace', spcname::text, '' FROM pg_tablespace
+    UNION ALL SELECT 'setting', name, setting FROM pg_settings
+               WHERE name IN ('shared_preload_libraries', 'session_preload_libraries', 'local_preload_libraries')
+    UNION ALL SELECT 'of a role', coalesce(rolname, '')::text, setconfig::text
+                FROM pg_db_role_setting LEFT JOIN pg_roles r ON r.oid = setrole
+               WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+    ORDER BY 1, 2, 3"""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the server says of the database. `size` in bytes, `major` as in 17, `settings` as SQL statements."""
+    """What the server says of the database. `size` in bytes, `major` as in 17, `settings` as SQL statements.
+
+    `cautions`, `environment`, `search_path` and `found_by_path` as in DatabasePart. `granted`: what the login may set
+    of that which superusers alone may. `dependencies`: what it needs that is not in its dump.
+    """
 
     name: str
     oid: int
@@ -89,6 +115,17 @@ class Facts:
     settings: tuple[str, ...]
     locale: Locale
     bootstrap: str
+    cautions: tuple[str, ...] = ()
+    dependencies: Dependencies = Dependencies()
+    environment: str = ""
+    granted: frozenset[str] = frozenset()
+    search_path: tuple[str, ...] = ()
+    found_by_path: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def standing(self) -> Standing:
+        """What client programs may bring along."""
+        return Standing(self.major, self.granted)
 
 
 def inspect(login: Login) -> Facts:
@@ -103,7 +140,15 @@ def inspect(login: Login) -> Facts:
         )
         if not row["superuser"]:
             missing += (f"passwords of roles ({printable(login.user)} is not a superuser)",)
-        settings = _settings(connection, None)
+        settings, needs = _settings(connection, None), dependencies(connection)
+        granted, path = frozenset(standing(connection).granted), effective_path(connection)
+        unresolved = tuple(find_unresolved(connection, path))
+        cautions = (
+            *_event_triggers(connection, row, granted, login),
+            *(each.caution for each in unresolved),
+            *find_early_reads(connection),
+            *needs.cautions(login.user),
+        )
         return Facts(
             name=row["name"],
             oid=row["oid"],
@@ -116,7 +161,38 @@ def inspect(login: Login) -> Facts:
             settings=settings,
             locale=Locale.model_validate(row),
             bootstrap=row["bootstrap"],
+            environment=_environment(connection, row),
+            cautions=cautions,
+            granted=granted,
+            search_path=path,
+            found_by_path={each.function: each.names for each in unresolved},
+            dependencies=needs,
         )
+
+
+def _event_triggers(
+    connection: psycopg.Connection[Any], row: dict[str, Any], granted: Collection[str], login: Login
+) -> Iterator[str]:
+    """What to say of event triggers to a login that may neither switch them off nor make them."""
+    user = printable(login.user)
+    found = [(printable(name), event) for name, event in connection.execute(_EVENT_TRIGGERS)]
+    acting = [name for name, event in found if event == "login"]
+    if acting and EVENT_TRIGGERS not in granted:
+        yield (
+            f"the event trigger {acting[0]} acts on every login, so on those of each backup and restore, too: what it"
+            f" writes is in the sets. As a superuser: GRANT SET ON PARAMETER event_triggers TO {user}"
+        )
+    if found and not row["superuser"]:
+        yield (
+            f"only a superuser can make event triggers, so that a restore by {user} ends at {found[0][0]}."
+            " Let DB_USER be one when you restore"
+        )
+
+
+def _environment(connection: psycopg.Connection[Any], identity: dict[str, Any]) -> str:
+    """SHA-256 of what decides, beside its definitions, whether the database loads elsewhere."""
+    found = [[identity[each] for each in ("version", *Locale.model_fields)], *connection.execute(_SURROUNDINGS)]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 def settings_for(login: Login, target: str) -> tuple[str, ...]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import psycopg
 
+from backup.database.logins import may_wait
+from backup.database.server import maintenance
 from backup.database.session import Login, connected
+from backup.errors import DatabaseUnavailable
 
-_LISTED: Final = 6
 _ROLE: Final = """
     SELECT rolsuper, rolcreatedb, rolcreaterole, pg_has_role(oid, 'pg_signal_backend', 'USAGE')
       FROM pg_roles WHERE rolname = current_user"""
@@ -24,22 +27,24 @@ _TABLES: Final = """
      WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                        AND d.deptype = 'e')
-       AND {} ORDER BY 1 LIMIT {}"""
+       AND {} ORDER BY 1"""
 _UNREADABLE: Final = "c.relkind IN ('r', 'p', 'm', 'S') AND NOT has_table_privilege(c.oid, 'SELECT')"
 _HIDDEN: Final = "c.relkind IN ('r', 'p') AND row_security_active(c.oid)"
 
 
 @dataclass(frozen=True)
 class DatabaseRights:
-    """`untrusted` are extensions that only a superuser may create, `unreadable` and `hidden` tables (six at most).
+    """`untrusted` are extensions that only a superuser may create, `unreadable` and `hidden` tables.
 
-    `ahead` is by how much the server's clock is ahead of ours.
+    `keep_logins`: it may keep logins waiting while databases change places. `ahead` is by how much the server's clock
+    is ahead of ours.
     """
 
     superuser: bool
     create_databases: bool
     create_roles: bool
     end_sessions: bool
+    keep_logins: bool
     untrusted: tuple[str, ...]
     unreadable: tuple[str, ...]
     hidden: tuple[str, ...]
@@ -48,6 +53,9 @@ class DatabaseRights:
 
 def rights(login: Login) -> DatabaseRights:
     """Ask the server; DatabaseUnavailable when it does not answer."""
+    keep_logins = False
+    with contextlib.suppress(DatabaseUnavailable), maintenance(login, "rights") as connection:
+        keep_logins = may_wait(connection)
     with connected(login, "rights") as connection:
         superuser, databases, roles, signals = connection.execute(_ROLE).fetchall()[0]
         return DatabaseRights(
@@ -55,9 +63,10 @@ def rights(login: Login) -> DatabaseRights:
             create_databases=databases,
             create_roles=roles,
             end_sessions=signals,
+            keep_logins=keep_logins,
             untrusted=_names(connection, _EXTENSIONS),
-            unreadable=_names(connection, _TABLES.format(_UNREADABLE, _LISTED)),
-            hidden=_names(connection, _TABLES.format(_HIDDEN, _LISTED)),
+            unreadable=_names(connection, _TABLES.format(_UNREADABLE)),
+            hidden=_names(connection, _TABLES.format(_HIDDEN)),
             ahead=_ahead(connection),
         )
 

@@ -11,17 +11,22 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from backup.database.session import Login, connected, translated
+from backup.database import session
+from backup.database.session import Login, connected, told, translated
+from backup.database.session_settings import Standing
 from backup.errors import DatabaseUnavailable, RestoreFailed
 from backup.manifest import Locale
 from backup.text import printable
 
 LONGEST_NAME: Final = 63
+# How the server marks a database that a DROP has begun to remove: nothing but another DROP is possible then.
+INVALID: Final = -2
 _MAINTENANCE: Final = ("postgres", "template1")
 _DATABASE: Final = """
     SELECT d.oid::bigint AS oid, datname AS name, pg_get_userbyid(datdba) AS owner,
            CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END AS size,
-           datallowconn AS allow_connections, datconnlimit AS connection_limit,
+           datallowconn AS allow_connections, datconnlimit AS connection_limit, datistemplate AS template,
+           (SELECT spcname FROM pg_tablespace t WHERE t.oid = dattablespace) AS tablespace,
            coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment,
            pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctype AS ctype,
            datlocprovider::text AS provider,
@@ -43,6 +48,13 @@ class Database:
     connection_limit: int
     locale: Locale
     comment: str
+    template: bool
+    tablespace: str
+
+    @property
+    def half_removed(self) -> bool:
+        """Whether a DROP of it was interrupted, so that nothing but another DROP is possible."""
+        return self.connection_limit == INVALID
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,22 @@ def maintenance(
         yield connection
 
 
-def major(login: Login) -> int:
-    """The server's major version, as in 17."""
+def standing(login: Login) -> Standing:
+    """The server's version, and what the login may set there."""
     with maintenance(login, "version") as connection:
-        return connection.info.server_version // 10_000
+        return session.standing(connection)
+
+
+def bootstrap(login: Login) -> str:
+    """The role that the server was initialised with."""
+    with maintenance(login, "bootstrap") as connection:
+        return str(connection.execute("SELECT rolname FROM pg_roles WHERE oid = 10").fetchall()[0][0])
+
+
+def server_version(login: Login) -> str:
+    """The server's version, as in 17.11."""
+    with maintenance(login, "version") as connection:
+        return str(connection.execute("SHOW server_version").fetchall()[0][0])
 
 
 def at_work(login: Login, name: str, application: str, patience: float, locks: float = 0.0) -> bool:
@@ -104,10 +128,15 @@ def databases(login: Login) -> dict[int, str]:
         return dict(connection.execute("SELECT oid::bigint, datname FROM pg_database").fetchall())
 
 
-def find(login: Login, name: str) -> Database | None:
-    """The database of that name."""
+def find(login: Login, name: str = "", *, oid: int = 0) -> Database | None:
+    """The database of that name, or that oid."""
     with maintenance(login, "find") as connection:
-        return look(connection, name=name)
+        return look(connection, name=name, oid=oid)
+
+
+def usable(found: Database | None) -> Database | None:
+    """The database, unless it is half removed: then it is in the way, and all that was in it is gone."""
+    return None if found and found.half_removed else found
 
 
 def look(connection: psycopg.Connection[Any], *, name: str = "", oid: int = 0) -> Database | None:
@@ -160,7 +189,7 @@ def failing(login: Login, name: str) -> Iterator[None]:
         known = translated(error, login)
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             raise known from None
-        said = printable(" ".join(str(error).split()))
+        said = told(error)
         hint = known.hint
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             hint = f"Let {printable(login.user)} own the database and have CREATEDB, or be a superuser."

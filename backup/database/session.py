@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from backup.database.session_settings import EVENT_TRIGGERS, MOST, PRIVILEGED, WHERE_ALLOWED, Standing, options
 from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable
-from backup.stream.fifo import hint_for
+from backup.stream.remedies import hint_for
 from backup.text import printable
 
 _CONNECT_TIMEOUT: Final = 10
@@ -25,16 +28,23 @@ _LIMIT: Final = 60.0
 _ASK: Final = 30.0
 _UNANSWERED: Final = 3
 APPLICATION: Final = "obcms-backup"
-# Limits that roles, databases and servers may set, for sessions that wait or work for hours. Not every version has all.
-UNLIMITED: Final = b"""
-    SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
-    WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout');
-"""
+# Nobody else's functions and operators are taken for the server's.
+SAFE_PATH: Final = "SELECT pg_catalog.set_config('search_path', 'pg_catalog', false)"
+# What could not be known to be there, or to be allowed, before the session began.
+_PIN: Final = """
+    SELECT name, set_config(name, %s::jsonb ->> name, false) FROM pg_settings
+     WHERE name = ANY(%s) AND (context = 'user' OR has_parameter_privilege(name, 'SET'))"""
+_GRANTED: Final = "SELECT name FROM pg_settings WHERE name = ANY(%s) AND has_parameter_privilege(name, 'SET')"
+# Where a login was refused for what it brought along: before 17, and for all but superusers.
+_BRINGING: Final[dict[tuple[str, int, str], Standing]] = {}
 # The last one is what a load balancer in front of a server says while nobody listens behind it.
 _NOT_YET: Final = (
     *("Connection refused", "timeout", "timed out", "No route", "starting up", "shutting down"),
     "server closed the connection unexpectedly",
 )
+
+# The server's own hint, whatever it is called in its language.
+_ADVICE: Final = re.compile(r"^\w+\s?: [^\n]*DROP DATABASE[^\n]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -73,23 +83,52 @@ def connected(login: Login, purpose: str, *, limit: float = _LIMIT) -> Iterator[
     `limit` 0 is for work that may take hours, as long as the server answers others meanwhile; the server ends the work
     when we are gone. A signal's exception in the body ends the running statement on the server too.
     """
-    conninfo = login.conninfo(
-        application_name=f"{APPLICATION} {purpose}", keepalives_idle=10, tcp_user_timeout=15_000, client_encoding="utf8"
-    )
-    # Roles and databases may be set to read only, and to limits of their own.
-    options = f"-c statement_timeout={limit:.0f}s -c lock_timeout=0 -c default_transaction_read_only=off"
-    if not limit:
-        options += " -c client_connection_check_interval=5s"
+    own = {"statement_timeout": f"{limit:.0f}s", **({} if limit else {"client_connection_check_interval": "5s"})}
     try:
         with (
-            psycopg.connect(conninfo, password=login.password or None, autocommit=True, options=options) as connection,
+            _entered(login, purpose, own) as connection,
             _patience(connection, limit) if limit else _company(connection, login),
             cancelled(connection),
         ):
-            connection.execute(UNLIMITED)
+            _pin(connection, login)
             yield connection
     except psycopg.Error as error:
         raise translated(error, login) from None
+
+
+def _entered(login: Login, purpose: str, own: Mapping[str, str]) -> psycopg.Connection[Any]:
+    """A session with our settings: as many as the server knows, and lets the role say, when it begins."""
+    there = (login.host, login.port, login.user)
+    while True:
+        bring = _BRINGING.get(there, MOST)
+        conninfo = login.conninfo(
+            application_name=f"{APPLICATION} {purpose}",
+            keepalives_idle=10,
+            tcp_user_timeout=15_000,
+            client_encoding="utf8",
+            options=f"{bring.options} {options(own)}",
+        )
+        try:
+            return psycopg.connect(conninfo, password=login.password or None, autocommit=True)
+        except psycopg.OperationalError as error:
+            less = bring.less(str(error))
+            if less is None:
+                raise
+            _BRINGING[there] = less
+
+
+def standing(connection: psycopg.Connection[Any]) -> Standing:
+    """What client programs of the same login may bring along."""
+    granted = frozenset(name for (name,) in connection.execute(_GRANTED, (list(PRIVILEGED),)))
+    return Standing(connection.info.server_version // 10_000, granted)
+
+
+def _pin(connection: psycopg.Connection[Any], login: Login) -> None:
+    connection.execute(SAFE_PATH)
+    done = connection.execute(_PIN, (json.dumps(dict(WHERE_ALLOWED)), list(WHERE_ALLOWED))).fetchall()
+    if any(name == EVENT_TRIGGERS for name, _ in done):
+        # It is a newer server meanwhile, or the role may do more.
+        _BRINGING.pop((login.host, login.port, login.user), None)
 
 
 @contextlib.contextmanager
@@ -107,7 +146,7 @@ def cancelled(connection: psycopg.Connection[Any]) -> Iterator[None]:
         raise
 
 
-def _hang_up(connection: psycopg.Connection[Any]) -> None:
+def hang_up(connection: psycopg.Connection[Any]) -> None:
     with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
         line.shutdown(socket.SHUT_RDWR)
 
@@ -115,7 +154,7 @@ def _hang_up(connection: psycopg.Connection[Any]) -> None:
 @contextlib.contextmanager
 def _patience(connection: psycopg.Connection[Any], limit: float) -> Iterator[None]:
     """Hang up on a server that says nothing more. The kernel of a paused one goes on answering keepalives."""
-    timer = threading.Timer(_SILENCE - _LIMIT + limit, _hang_up, [connection])
+    timer = threading.Timer(_SILENCE - _LIMIT + limit, hang_up, [connection])
     timer.daemon = True
     timer.start()
     try:
@@ -134,7 +173,7 @@ def _company(connection: psycopg.Connection[Any], login: Login) -> Iterator[None
         while not over.wait(_ASK):
             unanswered = 0 if _greets(login) else unanswered + 1
             if unanswered >= _UNANSWERED and not over.is_set():
-                _hang_up(connection)
+                hang_up(connection)
                 return
 
     threading.Thread(target=ask, name="company", daemon=True).start()
@@ -147,9 +186,7 @@ def _company(connection: psycopg.Connection[Any], login: Login) -> Iterator[None
 def _greets(login: Login) -> bool:
     """Whether the server says anything to somebody who comes; a refusal is an answer, too."""
     try:
-        with psycopg.connect(
-            login.conninfo(application_name=f"{APPLICATION} greeting"), password=login.password or None
-        ):
+        with _entered(login, "greeting", {}):
             return True
     except psycopg.errors.ConnectionTimeout:
         return False
@@ -165,8 +202,13 @@ def pooler(login: Login) -> ConfigError:
     )
 
 
+def told(error: psycopg.Error) -> str:
+    """What the server said, in one line, without advice to drop a database: it may be the live one that it names."""
+    return printable(" ".join(_ADVICE.sub("", str(error)).split()))
+
+
 def translated(error: psycopg.Error, login: Login) -> BackupError:
-    said = printable(" ".join(str(error).split()))
+    said = told(error)
     if "unsupported startup parameter" in said:  # PostgreSQL knows all that we send; pgbouncer knows few
         return pooler(login)
     if login.password:
@@ -178,6 +220,11 @@ def translated(error: psycopg.Error, login: Login) -> BackupError:
         hint = "Is the database running, and is the backup service on its network? `docker compose ps` tells."
         if login.host in ("localhost", "127.0.0.1", "::1"):
             hint = f"DB_HOST={login.host} is this container itself: unset it, or name the database's service."
+    elif "due to statement timeout" in said:
+        # Our own, of `connected`.
+        hint = "The server is busy, or somebody holds a lock: see pg_stat_activity and pg_locks, and run it again."
+    elif "invalid database" in said:
+        hint = "A DROP DATABASE of it was interrupted: it is half removed. A restore puts a set in its place."
     elif "does not exist" in said:
         hint = "Set DB_NAME and DB_USER of the backup service to what the database has."
     elif "no password supplied" in said:

@@ -1,69 +1,23 @@
-"""What people see: tables, one-set pages, progress bars. Builds; `cli` prints."""
+"""What people see: tables, one-set pages. Builds; `cli` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from rich.console import Console, Group, RenderableType
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Bars
+from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
 from backup.manifest import Manifest
-from backup.sets import Pin, Proof, StoredSet, Verdict
+from backup.sets import Pin, Proof, StoredSet, Verdict, empty_volumes
 from backup.text import age, duration, plural, printable, size
 
 _STYLES: Final = {"complete": "green", "complete with changes": "yellow", "old script": "cyan"}
 _ROWS_SHOWN: Final = 200
-
-
-class Drawn:
-    """Progress bars on a terminal; satisfies `progress.Progress`."""
-
-    def __init__(self, console: Console) -> None:
-        self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._bars.stop()
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        """See Progress."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(printable(name), total=total)
-
-    def advance(self, count: int) -> None:
-        """See Progress."""
-        if self._task is not None:
-            self._bars.advance(self._task, count)
+_LEFT_OUT: Final = 20
 
 
 def sets_table(sets: Sequence[StoredSet], now: datetime) -> RenderableType:
@@ -90,10 +44,11 @@ def sets_lines(sets: Sequence[StoredSet]) -> list[str]:
 
 
 def state(stored: StoredSet) -> str:
-    """The state of a set, the highest that was shown of it (proven, verified, or neither), encrypted, pinned."""
+    """The state of a set, the highest that was shown of it (proven, verified, or neither), encrypted, empty, pinned."""
     shown = "proven" if stored.proven else "verified" if stored.verified else ""
     key = "" if not stored.encrypted else "encrypted, never opened" if stored.unopened else "encrypted"
-    return ", ".join(filter(None, [stored.state, shown, key, "pinned" if stored.pin else ""]))
+    empty = [f"{name}: empty" for name in empty_volumes(stored)]
+    return ", ".join(filter(None, [stored.state, shown, key, *empty, "pinned" if stored.pin else ""]))
 
 
 def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
@@ -109,6 +64,7 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
         )
         facts.append(("encrypted", f"to age recipients; {opened}"))
     facts.append(("verified", _verdict(stored.verdict, zone)))
+    facts.append(("loads", _loads(stored.verdict, zone)))
     facts.append(("proven", _proof(stored.verdict.proof if stored.verdict else None, zone)))
     blocks: list[RenderableType] = [_facts(facts)]
     if stored.manifest:
@@ -130,7 +86,14 @@ def _manifest_blocks(manifest: Manifest) -> list[RenderableType]:
             ("client", f"{' '.join(database.command)}, version {database.client_version}"),
             ("large objects", f"{database.large_objects:,}"),
         ]
+        needs = [
+            ("extensions", ", ".join(f"{name} {version}" for name, version in database.versions.items())),
+            ("preloaded", ", ".join(database.preload.libraries)),
+            ("tablespaces", ", ".join(database.tablespaces)),
+        ]
+        facts += [(name, value) for name, value in needs if value]
         facts += [("not in the dump", item) for item in database.not_carried]
+        facts += [("caution", item) for item in database.cautions]
     file = Column("file", no_wrap=True, min_width=max(len(a.file) for a in manifest.artifacts))
     files = Table(file, "stored", "unpacked", box=None, pad_edge=False, header_style="bold")
     for a in manifest.artifacts:
@@ -141,12 +104,15 @@ def _manifest_blocks(manifest: Manifest) -> list[RenderableType]:
     for volume in manifest.volumes:
         blocks.append(
             Text(
-                f"\nvolume {volume.name}: {plural(volume.files, 'file')}, {size(volume.bytes)}, "
+                f"\nvolume {volume.name}: {plural(volume.files, 'file') if volume.files else 'empty'}, "
+                f"{size(volume.bytes)}, "
                 f"{volume.directories:,} directories, {volume.links:,} symbolic and {volume.hard_links:,} hard links"
             )
         )
         blocks += [Text(f"  changed: {printable(c.path)}: {c.what}", style="yellow") for c in volume.changed]
-        blocks += [Text(f"  left out: {printable(c.path)}: {c.what}") for c in volume.skipped]
+        blocks += [Text(f"  left out: {printable(c.path)}: {c.what}") for c in volume.skipped[:_LEFT_OUT]]
+        if (more := volume.skipped_total - len(volume.skipped[:_LEFT_OUT])) > 0:
+            blocks.append(Text(f"  left out: {more:,} more; `show ID --json` lists the first 1,000"))
     return blocks
 
 
@@ -175,6 +141,20 @@ def _verdict(verdict: Verdict | None, zone: ZoneInfo) -> str:
     return f"{when}: {'; '.join(verdict.problems) or f'every byte as written{open_}'}"
 
 
+def _loads(verdict: Verdict | None, zone: ZoneInfo) -> str:
+    """What the try of its definitions showed."""
+    test = verdict.load_test if verdict else None
+    if test is None:
+        return "its definitions were not tried by themselves"
+    when = f"{test.tried.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    if test.untried:
+        return f"not tried: {test.untried}"
+    if test.refusal:
+        return f"{when}: does not load: {test.refusal} {test.remedy}"
+    whose = f"those of {test.alike}, with the same definitions," if test.alike else "its definitions"
+    return f"{when}: {whose} load (PostgreSQL {test.server_version})"
+
+
 def _pin(pin: Pin, zone: ZoneInfo) -> str:
     since = f"since {pin.since.astimezone(zone):%Y-%m-%d %H:%M:%S}" if pin.since else ""
     return ": ".join(filter(None, [since, pin.reason]))
@@ -184,6 +164,8 @@ def _proof(proof: Proof | None, zone: ZoneInfo) -> str:
     if proof is None:
         return "never restored; `drill` does, into a throw-away server"
     when = f"{proof.tried.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    if proof.refusal:
+        return f"{when}: does not load: {proof.refusal} {proof.remedy}"
     if proof.differences:
         return f"{when}: NOT what was dumped: {'; '.join(proof.differences)}"
     notes = "".join(f"; {note}" for note in proof.notes)
@@ -199,6 +181,7 @@ def set_json(stored: StoredSet) -> dict[str, Any]:
         "time": stored.time.isoformat(),
         "state": stored.state,
         "good": stored.good,
+        "loads": stored.loads,
         "proven": stored.proven,
         "encrypted": stored.encrypted,
         "unopened": stored.unopened,

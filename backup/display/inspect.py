@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from backup.manifest import DatabasePart
 from backup.operations.inspect.index import Tree
 from backup.operations.inspect.one_file import Seen
 from backup.operations.inspect.usage import SetUse, Use
-from backup.operations.restore.single import Choice
 from backup.sets import StoredSet
 from backup.sources.tarstream import IndexEntry
+from backup.stream.kinship import descendants
 from backup.text import plural, printable, size
+
+if TYPE_CHECKING:  # `show` needs nothing that restores
+    from backup.operations.restore.single import Choice
 
 _SHOWN: Final = 20
 
 
-def tables_lines(rows: dict[str, int]) -> list[str]:
-    """Every table and its rows, separated by a tab."""
-    return [f"{printable(name)}\t{count}" for name, count in sorted(rows.items())]
+def tables_lines(part: DatabasePart) -> list[str]:
+    """Every table and its rows, separated by a tab; behind a third, of what a table with parts has the sum."""
+    sums = tables_sums(part)
+    return [
+        f"{printable(name)}\t{sums[name][0]}\tin {plural(sums[name][1], 'part')}"
+        if name in sums
+        else f"{printable(name)}\t{part.rows[name]}"
+        for name in sorted({*part.rows, *sums})
+    ]
+
+
+def tables_sums(part: DatabasePart) -> dict[str, tuple[int, int]]:
+    """Of each table with parts (partitions, or tables that inherit from it): rows of all, and how many parts."""
+    children = part.children or {}
+    below = {name: descendants(children, name) for name in children}
+    return {name: (sum(part.rows.get(each, 0) for each in (name, *parts)), len(parts)) for name, parts in below.items()}
 
 
 def trees_page(trees: Sequence[Tree]) -> RenderableType:

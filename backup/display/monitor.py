@@ -189,7 +189,9 @@ def _clock(clock: Clock) -> str:
 
 
 def _count(good: int, proven: int, bad: int, pinned: int, expected: int | None) -> str:
-    more = [f"{number} {word}" for number, word in ((proven, "proven"), (bad, "damaged"), (pinned, "pinned")) if number]
+    more = [
+        f"{number} {word}" for number, word in ((proven, "proven"), (bad, "not good"), (pinned, "pinned")) if number
+    ]
     if expected is not None and good < expected:
         more.append(f"{expected} when full")
     return plural(good, "backup") + (f" ({', '.join(more)})" if more else "")
@@ -206,7 +208,7 @@ def _storage(overview: Overview) -> Iterator[Row]:
     if storage.days_left is not None:
         yield Row("Lasts", f"{_days(storage.days_left)} (assumes {storage.assumes})")
     if overview.restore_seconds is not None:
-        yield Row("Restore Time", f"{duration(overview.restore_seconds)}, as the newest drill measured")
+        yield Row("Restore Time", f"{duration(overview.restore_seconds)}, as {overview.restore_measured} took")
     if storage.undo is not None:
         until = f"until {_when(storage.undo_until, overview)}" if storage.undo_until else "for ever"
         yield Row("Kept for Undo", f"{size(storage.undo)} {until}; `undo` brings it back, `undo --discard` removes it")

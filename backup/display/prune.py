@@ -13,7 +13,7 @@ from rich.text import Text
 from backup.retention import Decision
 from backup.text import age, plural, printable, size
 
-_STYLES: Final = {"keep": "green", "remove": "red", "wait": "yellow"}
+_STYLES: Final = {"keep": "green", "remove": "red", "wait": "yellow", "later": "yellow"}
 
 
 def prune_table(decisions: Sequence[Decision], now: datetime, hold: str) -> RenderableType:
@@ -35,7 +35,7 @@ def prune_table(decisions: Sequence[Decision], now: datetime, hold: str) -> Rend
 
 
 def prune_lines(decisions: Sequence[Decision]) -> list[str]:
-    """The table for other programs' eyes: id, keep, remove or wait, the reason, separated by tabs."""
+    """The table for other programs' eyes: id, keep, remove, wait or later, the reason, separated by tabs."""
     return [f"{d.stored.id}\t{action(d)}\t{printable(d.reason)}" for d in decisions]
 
 
@@ -56,5 +56,5 @@ def prune_json(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
 
 
 def action(decision: Decision) -> str:
-    """In one word: keep, remove, or wait."""
-    return "wait" if decision.waits else "keep" if decision.keep else "remove"
+    """In one word: keep, remove, wait for a person, or later by itself."""
+    return "wait" if decision.waits else "later" if decision.later else "keep" if decision.keep else "remove"

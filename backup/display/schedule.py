@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,7 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from backup.schedule import Account, Owed, Slot
-from backup.text import plural, printable
+from backup.text import local_time, plural, printable
 
 
 def schedule_table(
@@ -24,7 +23,7 @@ def schedule_table(
         table.add_row(
             slot.job,
             slot.cron,
-            "\n".join(f"{moment:%a %Y-%m-%d %H:%M %Z}" for moment in slot.times),
+            "\n".join(local_time(moment, zone, "%a %Y-%m-%d %H:%M") for moment in slot.times),
             last_run(accounts.get(slot.job), zone),
             _owed(late.get(slot.job), zone),
         )
@@ -62,17 +61,21 @@ def last_run(account: Account | None, zone: ZoneInfo) -> str:
     """The last run in words, with why it was late or how it died."""
     if account is None or account.begun is None:
         return "none yet"
-    how = "running" if account.open else _ending(account)
+    how = _ending(account) if account.crashed or not account.open else "running"
     what = f"caught up, once for {account.slots}" if account.trigger == "catch-up" else ""
     why = printable(account.reason)
-    told = [f"{_when(account.begun, zone)} {how}", *(text for text in (what, why) if text)]
+    told = [f"{local_time(account.begun, zone)} {how}", *(text for text in (what, why) if text)]
     return "; ".join(told)
 
 
 def _ending(account: Account) -> str:
     if account.crashed:
         return "crashed"
-    words = {0: "done", 3: "done, but files changed", 4: "done, but more waits for `prune --force`"}
+    words = {
+        0: "done",
+        3: "done, but files changed or its place is memory",
+        4: "done, but more waits for `prune --force`",
+    }
     return words.get(account.exit_code or 0) or f"ended with code {account.exit_code}"
 
 
@@ -80,8 +83,4 @@ def _owed(slot: Owed | None, zone: ZoneInfo) -> str:
     if slot is None:
         return ""
     more = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
-    return f"{_when(slot.slot, zone)}{more}"
-
-
-def _when(moment: datetime, zone: ZoneInfo) -> str:
-    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M %Z}"
+    return f"{local_time(slot.slot, zone)}{more}"

@@ -7,16 +7,19 @@ with nothing but a pipe to write into.
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import docker
+from docker.errors import APIError
 
-from backup.containers import PROJECT, Container, described, listing
+from backup.containers import PROJECT, SERVICE, Container, described, listing
 from backup.engine.asking import NO_ENGINE, Gone, asking
 from backup.engine.helper import Helper
 from backup.engine.own import SpoolMount, own_ids, same_mount, spool_mount
@@ -30,7 +33,24 @@ LABEL_RUN: Final = "obcms.backup.run"
 LABEL_ROLE: Final = "obcms.backup.role"
 _ONEOFF: Final = "com.docker.compose.oneoff"
 _SMALL_FILE: Final = 4096
+_DIGEST: Final = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
 _ROOM: Final = re.compile(r"(\d+) (\d+) ([0-9a-f]{1,16})")
+
+
+# Short for the first word, so that a socket nobody serves is noticed; long for what really takes long. Seconds.
+_FIRST_WORD: Final = 10
+_PATIENCE: Final = 60
+_OWN: Final[dict[docker.APIClient, Container | None]] = {}
+
+
+@functools.cache
+def _client(url: str) -> docker.APIClient:
+    """One for all: each new one asks for the version anew."""
+    client = docker.APIClient(base_url=url, version="auto", timeout=_FIRST_WORD)
+    client.timeout = _PATIENCE
+    # Else the settings of a proxy, which a socket has none of, are looked up for every request.
+    client.trust_env = not url.startswith("unix:")
+    return client
 
 
 class Engine:
@@ -39,10 +59,8 @@ class Engine:
     def __init__(self, url: str | None = None) -> None:
         self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         with asking(f"the Docker engine at {self.url}", NO_ENGINE):
-            # Short for the first word, so that a socket nobody serves is noticed; long for what really takes long.
-            self.api = docker.APIClient(base_url=self.url, version="auto", timeout=10)
-            self.api.ping()
-            self.api.timeout = 60
+            self.api = _client(self.url)
+            self.api.get(f"{self.api.base_url}/_ping", timeout=_FIRST_WORD).raise_for_status()
 
     def version(self) -> str:
         """The engine's version."""
@@ -51,6 +69,11 @@ class Engine:
 
     def own(self) -> Container | None:
         """The container this process runs in; None outside of one."""
+        if self.api not in _OWN:
+            _OWN[self.api] = self._find_own()
+        return _OWN[self.api]
+
+    def _find_own(self) -> Container | None:
         for identifier in own_ids():
             with contextlib.suppress(Gone):
                 return self._inspect(identifier)
@@ -58,8 +81,7 @@ class Engine:
 
     def database(self, name: str, project: str) -> Container:
         """The one running container of service (or name, or alias) `name`; clear errors for none and for several."""
-        candidates = self.containers(project)
-        found = [c for c in candidates if name in (c.service, c.name)] or [c for c in candidates if name in c.aliases]
+        found = self._answering(name, project)
         running = [c for c in found if c.running]
         # Without a project, a stopped container may be the one that is meant.
         if len(running) == 1 and (project or len(found) == 1):
@@ -76,7 +98,7 @@ class Engine:
                 f"the database container is not running:{listing(found)}\nNothing was changed",
                 f"Start it: docker compose up -d {printable(name)}",
             )
-        likely = [c for c in candidates if "POSTGRES_PASSWORD" in c.environment or "postgres" in c.image]
+        likely = [c for c in self.containers(project) if "POSTGRES_PASSWORD" in c.environment or "postgres" in c.image]
         raise ConfigError(
             f"no container of service {printable(name)!r} in {where}; likely databases:{listing(likely)}",
             "Set DB_SERVICE to the database's service, or DB_HOST to a server outside of this engine.",
@@ -84,7 +106,13 @@ class Engine:
 
     def has(self, name: str, project: str) -> bool:
         """Whether any container, running or not, answers to `name` in the project."""
-        return any(name in (c.service, c.name) or name in c.aliases for c in self.containers(project))
+        return bool(self._answering(name, project))
+
+    def _answering(self, name: str, project: str) -> list[Container]:
+        """Who answers to `name`: a service or container of that name, else an alias, for which all are looked at."""
+        listed = self._listed(project)
+        named = [e for e in listed if name == (e["Labels"] or {}).get(SERVICE) or f"/{name}" in (e["Names"] or ())]
+        return self._inspected(named) or [c for c in self._inspected(listed) if name in c.aliases]
 
     def image(self, name: str) -> str:
         """The id of an image that is here, by its id or name; empty for one that is not."""
@@ -168,9 +196,14 @@ class Engine:
 
         `oneoff`: those that `docker compose run` has made, instead of its services'.
         """
+        return self._inspected(self._listed(project, oneoff=oneoff))
+
+    def _listed(self, project: str, *, oneoff: bool = False) -> list[dict[str, Any]]:
         filters = {"label": [f"{_ONEOFF}={oneoff}", f"{PROJECT}={project}"]} if project else {}
         with asking("the list of containers"):
-            listed = self.api.containers(all=True, filters=filters)
+            return list(self.api.containers(all=True, filters=filters))
+
+    def _inspected(self, listed: Sequence[Mapping[str, Any]]) -> list[Container]:
         found = []
         for entry in listed:
             with contextlib.suppress(Gone):  # between the listing and the look
@@ -179,7 +212,15 @@ class Engine:
 
     def _inspect(self, identifier: str) -> Container:
         with asking(f"container {printable(identifier[:12])}"):
-            return described(self.api.inspect_container(identifier))
+            found = described(self.api.inspect_container(identifier))
+            return replace(found, image=self._name(found)) if _DIGEST.fullmatch(found.image) else found
+
+    def _name(self, container: Container) -> str:
+        """What the image of a container that was made by its id is called."""
+        with contextlib.suppress(APIError):
+            if tags := self.api.inspect_image(container.image_id).get("RepoTags"):
+                return str(tags[0])
+        return "an image without a name"
 
 
 def _bounded(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:

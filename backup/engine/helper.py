@@ -12,7 +12,8 @@ from docker.types import LogConfig
 
 from backup.engine.asking import Gone, asking
 
-_STDERR_LINES: Final = 20
+# A query that fails is told in all its lines, behind the line that says why.
+_STDERR_LINES: Final = 5000
 
 
 class Helper:

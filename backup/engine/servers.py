@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -56,7 +57,7 @@ _DIRECTLY: Final = """
 # Waits a while, and says what there is to know in one go: each question to a container takes a tenth of a second.
 _ASKING: Final = """
     for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-      if pg_isready --quiet --host=127.0.0.1 --timeout=10 --username="$POSTGRES_USER"; then
+      if pg_isready --quiet --host=127.0.0.1 --timeout=10 --username="$POSTGRES_USER" --dbname=template1; then
         postgres --version && exec stat -f -c '%a %S' -- "$PGDATA"
       fi
       sleep 0.05
@@ -90,6 +91,13 @@ class Server:
             raise EngineError(f"the throw-away server does not know its version: {printable(self._said)}")
         return words[2]
 
+    def major(self) -> int:
+        """The server's major version, as in 17; once it takes connections."""
+        version = self.version()
+        if found := re.match(r"\d+", version):
+            return int(found[0])
+        raise EngineError(f"the throw-away server's version is no number: {printable(version)}")
+
     @property
     def data(self) -> str:
         """Where its data lies, inside."""
@@ -104,8 +112,9 @@ class Server:
 
     def answers(self) -> bool:
         """True when it takes connections; EngineError when it does not, which a moment later it may."""
-        ready = ("pg_isready", "--quiet", "--host=127.0.0.1", "--timeout=10", f"--username={self._user}")
-        if self.ask(*ready)[0]:
+        # It logs in: not into what is restored, where a trigger may act on that.
+        ready = ["pg_isready", "--quiet", "--host=127.0.0.1", "--timeout=10", "--dbname=template1"]
+        if self.ask(*ready, f"--username={self._user}")[0]:
             raise EngineError("the throw-away server takes no connections", "Is the machine overloaded? Run it again.")
         return True
 
@@ -134,9 +143,13 @@ class Server:
         self._helper.close()
 
 
-def start_server(engine: Engine, image: str, bootstrap: str, labels: Mapping[str, str]) -> Server:
-    """Start a throw-away server of `image`, initialised by the role `bootstrap`; not yet ready."""
-    settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+def start_server(
+    engine: Engine, image: str, bootstrap: str, labels: Mapping[str, str], more: Mapping[str, str] | None = None
+) -> Server:
+    """Start a throw-away server of `image`, initialised by the role `bootstrap`; not yet ready. `more` settings."""
+    # Ours count where both have one.
+    chosen = {**(more or {}), **SETTINGS}
+    settings = [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
     with asking(f"starting a throw-away server of {printable(image)}"):
         created = engine.api.create_container(
             image=image,

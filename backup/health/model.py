@@ -15,12 +15,12 @@ from backup.text import printable
 Status = Literal["pass", "warn", "starting", "fail"]
 SchedulerState = Literal["alive", "stopped", "dead"]
 
+# What has the service's own first backup begun.
+FIRST: Final = "first"
 # Worst last: a service that is still starting is not yet good, but nothing has failed.
 SEVERITIES: Final[tuple[Status, ...]] = ("pass", "warn", "starting", "fail")
 # The words of the monitor, as the seed's users know them.
 WORDS: Final[Mapping[Status, str]] = {"pass": "HEALTHY", "warn": "WARNING", "starting": "STARTING", "fail": "CRITICAL"}
-# Clocks of two machines differ by seconds; more than this is a clock that was set.
-SKEW: Final = timedelta(minutes=5)
 _LENGTH: Final = 500
 
 
@@ -57,7 +57,8 @@ class Limits:
     says whether proofs and verifications are asked for, `proof_age` the age at which the newest proven set is too old;
     None: no drill is scheduled. `keep` is how long a tier's sets are
     kept, `due` how many its schedule should have made that ought to be there now, `minimum` how many stay whatever
-    their age. `pinned` are ids of sets that stay for ever.
+    their age. `pinned` are ids of sets that stay for ever, `allow_empty` volumes that need not hold a file,
+    `forgotten` those that left the stack, and until when their sets were made that need no word.
     """
 
     min_size: float = 0
@@ -69,6 +70,8 @@ class Limits:
     due: Mapping[Tier, int] = field(default_factory=dict)
     minimum: int = 0
     pinned: frozenset[str] = frozenset()
+    allow_empty: frozenset[str] = frozenset()
+    forgotten: Mapping[str, datetime] = field(default_factory=dict)
 
 
 def reason(severity: Status, text: str, hint: str = "") -> Reason:
@@ -87,7 +90,7 @@ def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
     A safety set is none: it holds what a restore replaced.
     """
     backups = (s for s in sets if s.good and not s.safety)
-    return newest(s for s in backups if s.manifest is not None and s.manifest.database is not None)
+    return newest(s for s in backups if s.summary is not None and s.summary.database is not None)
 
 
 def newest_of_server(sets: Iterable[StoredSet]) -> StoredSet | None:
@@ -97,7 +100,7 @@ def newest_of_server(sets: Iterable[StoredSet]) -> StoredSet | None:
 
 def server_of(stored: StoredSet | None) -> str:
     """The system identifier of the database server that a set is of; empty where none is known."""
-    database = stored.manifest.database if stored and stored.manifest else None
+    database = stored.summary.database if stored and stored.summary else None
     return database.system_identifier if database else ""
 
 

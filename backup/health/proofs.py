@@ -38,7 +38,7 @@ def proof_reason(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Re
             return None
         text = f"the newest proven set, {proven.id}, is {age(now - proven.time)} old; the limit is"
         return reason("warn", f"{text} {age(limits.proof_age)}", "`drill` proves the newest sets now.")
-    first = min((s.time for s in sets if s.good and s.manifest and s.manifest.database), default=now)
+    first = min((s.time for s in sets if s.good and s.summary and s.summary.database), default=now)
     if now - first <= (limits.proof_age or PATIENCE):
         return None
     off = "" if limits.proof_age else "; BACKUP_DRILL is off"

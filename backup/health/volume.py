@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup.health.model import Limits, Reason, newest_of_server, reason, server_of
+from backup.health.model import Limits, Reason, newest, newest_of_server, reason, server_of
 from backup.manifest import Tier
-from backup.sets import StoredSet
-from backup.text import plural, size
+from backup.sets import StoredSet, empty_volumes, is_ahead, left_volumes
+from backup.text import age, plural, printable, size
 
 # Less room than this takes not even the record of a run.
 _ROOM: Final = 1 << 20
@@ -36,6 +37,7 @@ def room(free: int | None, limits: Limits) -> Iterator[Reason]:
 
 def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned: bool) -> Iterator[Reason]:
     """Tiers with far fewer sets than their schedule makes, or more than retention leaves (told only if `cleaned`)."""
+    ours = server_of(newest_of_server(sets))
     for tier in Tier:
         good = [stored for stored in sets if stored.tier is tier and stored.good]
         due = limits.due.get(tier, 0)
@@ -47,10 +49,53 @@ def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned:
             )
         keep = limits.keep.get(tier)
         if keep is not None and cleaned:
-            ours = server_of(newest_of_server(sets))
             for server in sorted({server_of(stored) or ours for stored in good}):
                 mine = [stored for stored in good if (server_of(stored) or ours) == server]
                 yield from _too_many(tier, keep, mine, now, limits, "" if server == ours else server)
+
+
+def empty(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
+    """Volumes without a file in the newest set that has volumes: it may be the wrong one that is mounted."""
+    stored = newest(s for s in sets if s.good and not s.safety and s.summary and s.summary.volumes)
+    for name in empty_volumes(stored) if stored else ():
+        if stored and name not in limits.allow_empty:
+            yield reason(
+                "warn",
+                f"the volume {name} is empty in {stored.id}: no file of it is saved so far",
+                "Is it the volume that the application writes to? This passes with its first file; if it is to stay"
+                f" empty, set BACKUP_ALLOW_EMPTY={name}.",
+            )
+
+
+def ahead(sets: Sequence[StoredSet], now: datetime) -> Iterator[Reason]:
+    """Sets dated ahead of the clock, once: nothing else is told of them, and they are in the way of nothing."""
+    found = sorted((stored for stored in sets if is_ahead(stored, now)), key=lambda s: (s.time, s.id))
+    if found:
+        last = found[-1]
+        which = last.id if len(found) == 1 else f"{plural(len(found), 'set')} to {last.id}"
+        yield reason(
+            "warn",
+            f"{which}: dated {age(now - last.time)} of the clock, so never `latest`, counted or drilled",
+            "If the clock of this machine is wrong, correct it. If it was wrong when a set was made,"
+            f" `prune --ahead {last.id}` removes that; `create daily` takes one with the right time.",
+        )
+
+
+def left(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
+    """Volumes that have left the stack, as long as a set holds one: retention keeps the last of those for ever."""
+    ours = server_of(newest_of_server(sets))
+    mine = [stored for stored in sets if (server_of(stored) or ours) == ours]
+    for name, holding in sorted(left_volumes(mine).items()):
+        forgotten = limits.forgotten.get(name)
+        kept = [stored for stored in holding if forgotten is None or stored.time > forgotten]
+        if kept:
+            yield reason(
+                "warn",
+                f"the newest set does not hold volume {printable(name)}, {plural(len(kept), 'older one')} to"
+                f" {kept[0].id} did: the last of them stay until you say that they may go",
+                "If it is still in use, mount it below /volumes in the backup service again; if not,"
+                f" `prune --forget-volume {shlex.quote(name)} --dry-run` shows what may go then.",
+            )
 
 
 def _too_many(

@@ -14,12 +14,13 @@ from backup.journal.model import (
     Kept,
     KeptDatabase,
     KeptVolume,
+    Lost,
     Step,
     Stopped,
     VolumeSwap,
     direction,
 )
-from backup.journal.words import commands, journal_reason, state, unfinished, words
+from backup.journal.words import commands, journal_reason, lost_words, running, state, unfinished, words
 
 __all__ = [
     "JOURNAL",
@@ -32,12 +33,15 @@ __all__ = [
     "KeptDatabase",
     "KeptFile",
     "KeptVolume",
+    "Lost",
     "Step",
     "Stopped",
     "VolumeSwap",
     "commands",
     "direction",
     "journal_reason",
+    "lost_words",
+    "running",
     "state",
     "unfinished",
     "words",

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Direction = Literal["back", "forward"]
+Lost = Literal["", "half removed", "gone"]
 
 
 class Step(StrEnum):
@@ -74,7 +75,8 @@ class Journal(_Model):
     """One restore or undo under way. `set` is a set's id or a file, `safety` the set taken just before.
 
     `back`: a person has asked to roll it back, however far it had come. `source` describes what is restored.
-    `failed`: what belongs after the exchange and has failed or has not been done so far, in words.
+    `failed`: what belongs after the exchange and has failed or has not been done so far, in words. `since` is when the
+    first of `stopped` was told to stop. `nearest`: what the files' new place did not take as it was, in words.
     """
 
     format: Literal[1] = 1
@@ -90,19 +92,25 @@ class Journal(_Model):
     database: DatabaseSwap | None = None
     volumes: tuple[VolumeSwap, ...] = ()
     stopped: tuple[Stopped, ...] = ()
+    since: AwareDatetime | None = None
     roles: tuple[str, ...] = ()
     safety: str = ""
     failed: tuple[str, ...] = ()
+    nearest: tuple[str, ...] = ()
 
 
 class KeptDatabase(_Model):
-    """The database that was live before, now called `kept`; `size` in bytes."""
+    """The database that was live before, now called `kept`; `size` in bytes.
+
+    `lost`: why it cannot come back, as it was seen last; empty while it can.
+    """
 
     live: str
     current_oid: int
     kept: str
     kept_oid: int
     size: int = Field(default=0, ge=0)
+    lost: Lost = ""
 
 
 class KeptVolume(_Model):

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Literal
 
 from backup.errors import RestoreUnfinished
-from backup.journal.model import Journal, Step, direction
-from backup.text import age, printable
-
-_LISTED: Final = 5
+from backup.journal.model import Journal, Kept, Lost, Step, direction
+from backup.text import age, listed, printable
 
 
 def state(journal: Journal) -> str:
     """What state things are in, as a part of a sentence; short, and safe to print."""
-    text = f"{_changed(journal)}; {_containers(journal)}"
+    text = _state(journal)
     return f"it was being rolled back when it stopped: {text}" if journal.back else text
+
+
+def _state(journal: Journal) -> str:
+    return f"{_changed(journal)}; {_containers(journal)}"
 
 
 def words(journal: Journal, now: datetime) -> str:
     """What stands half way, in what state things are, and the two commands."""
-    since = f"begun {journal.started:%Y-%m-%d %H:%M:%S %Z}, {age(now - journal.started)} ago"
+    since = f"begun {_begun(journal)}, {age(now - journal.started)} ago"
     return f"{_name(journal)} ({since}) stopped at `{journal.step}`: {state(journal)}. {commands(journal)}"
 
 
@@ -42,13 +44,30 @@ def unfinished(journal: Journal, now: datetime) -> RestoreUnfinished:
     return RestoreUnfinished(words(journal, now).removesuffix(f" {commands(journal)}"), commands(journal))
 
 
-def journal_reason(journal: Journal, alive: bool) -> tuple[Literal["warn", "fail"], str, str]:
-    """Severity, text and hint for the health of the service; `alive` when its process still runs."""
-    since = f"since {journal.started:%Y-%m-%d %H:%M:%S %Z}"
-    if alive:
-        text = f"{_name(journal)} is running {since}, at `{journal.step}`: {state(journal)}"
-        return "warn", text, "`docker compose logs -f backup` shows its progress."
-    return "fail", f"{_name(journal)} is unfinished {since}, at `{journal.step}`: {state(journal)}", commands(journal)
+def running(journal: Journal, who: str) -> str:
+    """What is under way, since when, and in what state things are; `who` holds the lock for it."""
+    back = "is being rolled back" if journal.back else "is running"
+    text = f"{_name(journal)} {back}, begun {_begun(journal)}, at `{journal.step}`: {_state(journal)}"
+    return f"{text}. At work on it: {printable(who)}"
+
+
+def journal_reason(journal: Journal, who: str) -> tuple[Literal["warn", "fail"], str, str]:
+    """Severity, text and hint for the health of the service; `who` is at work on it, nobody where that is empty."""
+    if who:
+        return "warn", running(journal, who), "`docker compose logs -f backup` shows its progress."
+    text = f"{_name(journal)} is unfinished since {_begun(journal)}, at `{journal.step}`: {state(journal)}"
+    return "fail", text, commands(journal)
+
+
+def _begun(journal: Journal) -> str:
+    return f"{journal.started:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def lost_words(lost: Lost, kept: Kept) -> tuple[str, str]:
+    """What cannot be undone any more and why, and what ends that."""
+    safety = f" `restore {printable(kept.safety)}` puts back the safety set of then." if kept.safety else ""
+    why = f"what the last restore replaced is {lost} and cannot come back"
+    return why, f"`undo --discard` ends that.{safety}"
 
 
 def _name(journal: Journal) -> str:
@@ -64,7 +83,7 @@ def _changed(journal: Journal) -> str:
         return "the live data are untouched"
     if step >= Step.SWAPPED.number:
         return f"the {new} data are live"
-    media = _listed([volume.name for volume in journal.volumes])
+    media = listed([volume.name for volume in journal.volumes])
     if journal.step is Step.SWAPPING_DATABASE:
         rest = f", the {old} files of {media} are live" if media else ""
         return f"either the {old} or the {new} database is live, whole{rest}"
@@ -77,9 +96,4 @@ def _containers(journal: Journal) -> str:
     if not names:
         return "no container was stopped"
     may = "" if Step.STOPPING.number < journal.step.number < Step.STARTING.number and not journal.back else "may be "
-    return f"{_listed(names)} {may or ('is ' if len(names) == 1 else 'are ')}stopped"
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(printable(name) for name in names[:_LISTED]) + more
+    return f"{listed(names)} {may or ('is ' if len(names) == 1 else 'are ')}stopped"

@@ -7,8 +7,10 @@ Control characters are escaped and secrets replaced in every line, also in trace
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -24,10 +26,12 @@ from backup.text import printable
 if TYPE_CHECKING:
     from loguru import Message, Record
 
-__all__ = ["logger", "of_run", "redacting", "run_ended", "setup", "to_file"]
+__all__ = ["is_public", "logger", "of_run", "redacting", "run_ended", "setup", "to_file"]
 
 _MEGABYTE: Final = 10**6
 _secrets: set[str] = set()
+# Words that stand in statements and names. A secret that is one of them is struck out only where it is a value.
+_public = {"postgres", "public", "backup", "password", "localhost"}
 # The runs under way in this process, the innermost last: a restore makes its safety set within its own run.
 _runs: list[str] = []
 _ended: set[str] = set()
@@ -45,12 +49,12 @@ def setup(zone: tzinfo | None, write: Callable[[str], object] = sys.stdout.write
 def to_file(directory: Path, kind: str, zone: tzinfo, limit: float = 10) -> None:
     """Append to `<directory>/<kind>-YYYY-MM.log` besides, of at most `limit` MB and as much before it.
 
-    A log that cannot be written never stops a run.
+    What is for the record alone (DEBUG) is there, too. A log that cannot be written never stops a run.
     """
     try:
         appender = files.Appender(directory, kind, datetime.now(zone), round(limit * _MEGABYTE))
         logger.add(
-            lambda message: _append(appender, message), format=_marked, level="INFO", backtrace=False, diagnose=False
+            lambda message: _append(appender, message), format=_marked, level="DEBUG", backtrace=False, diagnose=False
         )
     except OSError as error:
         path = f"{directory}/{kind}-{datetime.now(zone):%Y-%m}.log"
@@ -74,9 +78,15 @@ def run_ended(run: str) -> None:
             _ended.add(run)
 
 
-def redacting(secrets: Iterable[str]) -> None:
-    """Replace these strings by *** in all later lines."""
+def redacting(secrets: Iterable[str], public: Iterable[str] = ()) -> None:
+    """Replace these strings by *** in all later lines; `public` are names that are no secret, of a role for example."""
     _secrets.update(secret for secret in secrets if len(secret) > 2)
+    _public.update(public)
+
+
+def is_public(secret: str) -> bool:
+    """Whether a secret is a word that everybody knows, or a part of one."""
+    return any(secret in word for word in _public)
 
 
 def _emit(write: Callable[[str], object], message: Message) -> None:
@@ -96,7 +106,7 @@ def _patch(record: Record, zone: tzinfo | None) -> None:
     if error := record["exception"]:
         text += "\n" + "".join(traceback.format_exception(error.type, error.value, error.traceback)).rstrip()
     moment = record["time"].astimezone(zone)
-    lines = [printable(line) for line in redacted(text).split("\n")]
+    lines = [printable(line) for line in redacted(text).rstrip("\r\n ").split("\n")]
     head = f"[{moment:%Y-%m-%d %H:%M:%S}] [{record['level'].name}] {lines[0]}"
     run = _runs[-1] if _runs else ""
     body = {
@@ -126,9 +136,19 @@ def _json(record: Record) -> str:
 
 def redacted(text: str) -> str:
     """`text` without any known secret."""
-    for secret in _secrets:
-        text = text.replace(secret, "***")
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = _value(secret).sub(r"\g<before>***", text) if is_public(secret) else text.replace(secret, "***")
     return text
+
+
+@functools.cache
+def _value(secret: str) -> re.Pattern[str]:
+    """Where a secret stands as a value: behind a word for it, in a URL's login, at the end of a PGPASSFILE's line."""
+    return re.compile(
+        r"(?P<before>(?i:(?<!\\)(?:pass(?:word|wd|phrase)?|pwd|secret|token|key)[\"'\s:=]{1,8})"
+        r"|://[^\s/@:]*:|^(?:[^\s:]*:){4})" + re.escape(secret) + r"(?![\w-])",
+        re.MULTILINE,
+    )
 
 
 class _Bridge(logging.Handler):

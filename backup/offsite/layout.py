@@ -6,6 +6,7 @@ to restore it; it has the id in its name, so that no upload has to overwrite any
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -96,16 +97,26 @@ def read_manifest(data: bytes, remote: RemoteSet) -> Manifest:
     return manifest
 
 
-def compare(manifest: Manifest, entries: dict[str, Entry]) -> tuple[list[str], list[str]]:
-    """(objects that are missing, objects that are not as the manifest says), as far as `entries` tell; in words."""
+def files_of(manifest: Manifest) -> list[tuple[str, int, str]]:
+    """(name, size, SHA-256) of every file that the manifest tells the bytes of: the artifacts, and the list of sums."""
+    data = sums(manifest)
+    files = [(artifact.file, artifact.stored_size, artifact.stored_sha256) for artifact in manifest.artifacts]
+    return [*files, (sums_name(manifest.id), len(data), hashlib.sha256(data).hexdigest())]
+
+
+def compare(manifest: Manifest, entries: dict[str, Entry], *, whole: bool = False) -> tuple[list[str], list[str]]:
+    """(objects that are missing, objects that are not as the manifest says), as far as `entries` tell; in words.
+
+    The artifacts alone, which is what a restore needs; `whole`: the list for `sha256sum -c`, too.
+    """
     missing: list[str] = []
     wrong: list[str] = []
-    for artifact in manifest.artifacts:
-        entry = entries.get(key(manifest.tier, artifact.file))
+    for file, size, sha256 in files_of(manifest)[: None if whole else len(manifest.artifacts)]:
+        entry = entries.get(key(manifest.tier, file))
         if entry is None:
-            missing.append(f"{artifact.file} is missing")
-        elif entry.size != artifact.stored_size:
-            wrong.append(f"{artifact.file} has {entry.size:,} bytes instead of {artifact.stored_size:,}")
-        elif entry.sha256 and entry.sha256 != artifact.stored_sha256:
-            wrong.append(f"{artifact.file} has another SHA-256 than the manifest says")
+            missing.append(f"{file} is missing")
+        elif entry.size != size:
+            wrong.append(f"{file} has {entry.size:,} bytes instead of {size:,}")
+        elif entry.sha256 and entry.sha256 != sha256:
+            wrong.append(f"{file} has another SHA-256 than the manifest says")
     return missing, wrong

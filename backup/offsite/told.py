@@ -13,7 +13,7 @@ from backup.offsite.decide import waiting
 from backup.offsite.model import Book, Copy, PlaceName
 from backup.overview import Clock, Offsite
 from backup.records import Outcome, Run
-from backup.sets import StoredSet
+from backup.sets import SKEW, StoredSet
 from backup.text import age, plural, size
 
 # What uploads, looks, drills and cleanups of a place are called in run records.
@@ -35,9 +35,9 @@ class Seen:
     limit: timedelta
 
 
-def summary(seen: Seen) -> Offsite:
+def summary(seen: Seen, now: datetime) -> Offsite:
     """One place in short."""
-    newest, unsent = newest_held(seen.book), waiting(seen.belong, seen.book)
+    newest, unsent = newest_held(seen.book, now), waiting(seen.belong, seen.book)
     return Offsite(
         place=seen.place,
         name=seen.name,
@@ -54,7 +54,7 @@ def summary(seen: Seen) -> Offsite:
 
 def clock(seen: Seen, runs: Sequence[Run], now: datetime) -> Clock:
     """The third clock: how old the newest set is that is confirmed offsite."""
-    newest, short = newest_held(seen.book), summary(seen)
+    newest, short = newest_held(seen.book, now), summary(seen, now)
     wrong = any(reasons(seen, runs, now))
     waits = f"{plural(short.waiting, 'set')} waiting, {size(short.waiting_size)}" if short.waiting else ""
     if newest is None:
@@ -79,14 +79,14 @@ def reasons(seen: Seen, runs: Sequence[Run], now: datetime) -> Iterator[Reason]:
         yield reason("warn", f"{more} at {seen.name} not as it should be", "`offsite list` shows them.")
 
 
-def newest_held(book: Book) -> Copy | None:
-    """The newest set with a database that is confirmed offsite."""
-    held = [copy for copy in book.copies.values() if copy.held and copy.database]
+def newest_held(book: Book, now: datetime) -> Copy | None:
+    """The newest set with a database that is confirmed offsite. One dated ahead of the clock is not the newest."""
+    held = [copy for copy in book.copies.values() if copy.held and copy.database and copy.time <= now + SKEW]
     return max(held, key=lambda copy: (copy.time, copy.id), default=None)
 
 
 def _failed(seen: Seen, runs: Sequence[Run]) -> Iterator[Reason]:
-    """The last upload, look, drill and cleanup of a place, if it failed."""
+    """The last upload, look, drill and cleanup of a place, if it failed; a cleanup also if it waits for a person."""
     for operation, what in (
         (OPERATIONS[seen.place], f"degraded: local only, the last upload to {seen.name}"),
         (VERIFY, "the last look at the offsite copies"),
@@ -99,10 +99,12 @@ def _failed(seen: Seen, runs: Sequence[Run]) -> Iterator[Reason]:
         last = max(told, key=lambda run: (run.started, run.id), default=None)
         if last and last.outcome in _FAILED:
             yield reason("warn", f"{what} {last.outcome}: {last.message}", last.hint or "`offsite check` says why.")
+        elif last and operation == PRUNE and last.exit_code:
+            yield reason("warn", f"{what}: {last.message}", last.hint)
 
 
 def _old(seen: Seen, now: datetime) -> Iterator[Reason]:
-    newest = newest_held(seen.book)
+    newest = newest_held(seen.book, now)
     if newest is not None:
         if now - newest.time > seen.limit:
             text = f"the newest set at {seen.name}, {newest.id}, is {age(now - newest.time)} old; the limit is"

@@ -20,7 +20,7 @@ from backup.operations.jobs import COMMANDS, LOCKLESS, operation_of, tier_of
 from backup.operations.offsite.plans import BESIDE
 from backup.records import Outcome, Records, Run, new_run_id
 from backup.schedule import BUSY, GRACE, VANISHED, WELL, Account, Owed, owed, resting, settle, stillborn
-from backup.text import plural
+from backup.text import local_time, plural
 
 _LOOK: Final = timedelta(seconds=10)
 # The clock went on by this much more, or less, than time did.
@@ -29,7 +29,7 @@ _OVERDUE: Final = timedelta(minutes=10)
 _DOWN: Final = "the service was not running"
 _ASLEEP: Final = "the machine was asleep, or its clock was set forward"
 _BUSY: Final = "another run held the backup volume"
-_HELD: Final = "the clock changes at that time, which the scheduler gets wrong"
+_HELD: Final = "the scheduler would get its time wrong"
 _IDLE: Final = "the scheduler did not start it"
 
 
@@ -56,6 +56,7 @@ class Accounting:
     _given_up: dict[str, datetime] = field(default_factory=dict)
     _said: str = ""
     _judged: dict[str, datetime] = field(default_factory=dict)
+    _lost: dict[str, Run] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # What was due before this moment needs no grace: nobody is about to start it.
@@ -74,6 +75,8 @@ class Accounting:
         if not ended and not jumped and self._looked and now - self._looked < _LOOK:
             return
         self._looked = now
+        for run in self.lost():
+            self.leave(run)
         book = self._book(now)
         if book is None:
             return
@@ -136,7 +139,7 @@ class Accounting:
 
     def _start(self, slot: Owed, account: Account, now: datetime) -> None:
         reason = self._reason(slot, account)
-        told = f"{slot.job}, due at {slot.slot.astimezone(self.zone):%Y-%m-%d %H:%M %Z}"
+        told = f"{slot.job}, due at {local_time(slot.slot, self.zone)}"
         if now - slot.slot >= GRACE:
             before = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
             logger.warning("{}{}, was missed: {}; it is caught up now", told, before, reason)
@@ -233,12 +236,28 @@ class Accounting:
             hint=f"`docker compose logs backup` shows what it said; `{' '.join(_by_hand(job))}` tries it now.",
             exit_code=account.exit_code or 0,
         )
+        self.leave(run)
+
+    def leave(self, run: Run) -> None:
+        """Record a run that could not do so itself; it stays in mind, and is tried again, until the volume takes it."""
         try:
-            known = [each for each in self.records.all() if each.operation == operation and each.started >= begun]
-            if not any(each.tier == tier or not tier for each in known):
+            later = (each for each in self.records.all() if each.started >= run.started)
+            if not any(each.operation == run.operation and run.tier in ("", each.tier) for each in later):
                 self.records.end(run)
+            self._lost.pop(run.id, None)
         except BackupError as error:
-            logger.error("the end of {} could not be recorded: {} {}", job, error.message, error.hint)
+            if run.id not in self._lost:
+                what = f"{run.operation} {run.tier}".strip()
+                logger.error("the end of {} could not be recorded: {} {}", what, error.message, error.hint)
+            self._lost[run.id] = run
+
+    def owe(self, run: Run) -> None:
+        """Have a run recorded that could not do so itself, at the next look: this waits for no disk."""
+        self._lost[run.id] = run
+
+    def lost(self) -> tuple[Run, ...]:
+        """Runs whose end the volume has not taken yet. Any thread may ask."""
+        return tuple(self._lost.copy().values())
 
 
 def _by_hand(job: str) -> list[str]:
@@ -253,7 +272,7 @@ def reasons(book: Book, jobs: Mapping[str, str], now: datetime, zone: ZoneInfo) 
         if now - slot.slot > _OVERDUE and not account.open:
             more = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
             why = f": {account.reason}" if account.reason else ""
-            due = f"{slot.slot.astimezone(zone):%Y-%m-%d %H:%M %Z}"
+            due = local_time(slot.slot, zone)
             text = f"{slot.job} should have run at {due}{more} and has not{why}"
             found.append(Reason("warn", text, "It is caught up when nothing else runs; `schedule` shows what is owed."))
     for job, account in book.jobs.items():

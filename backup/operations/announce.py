@@ -10,6 +10,7 @@ from backup.log import logger
 from backup.operations.jobs import jobs
 from backup.operations.offsite.plans import places, uploads
 from backup.schedule import upcoming
+from backup.text import local_time
 from backup.web.server import address
 
 
@@ -22,7 +23,7 @@ def tell_way(way: Callable[[], str]) -> None:
 def announce(settings: Settings) -> None:
     """What runs when, where it can be looked at, and where copies go."""
     slots = upcoming(jobs(settings), datetime.now(UTC), settings.zone)
-    told = "; ".join(f"{slot.job} next {slot.times[0]:%Y-%m-%d %H:%M %Z}" for slot in slots)
+    told = "; ".join(f"{slot.job} next {local_time(slot.times[0], settings.zone)}" for slot in slots)
     if told:
         logger.info("schedule: {}", told)
     else:

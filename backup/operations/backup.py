@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,28 +15,31 @@ from zoneinfo import ZoneInfo
 from backup import __version__, forecast, text
 from backup.catalog import Catalog
 from backup.database import Facts
-from backup.errors import BackupError, DatabaseNotYet
+from backup.errors import BackupError
 from backup.log import logger
 from backup.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
 from backup.operations import runs
 from backup.operations.draft import Draft
-from backup.operations.made import verify_made
+from backup.operations.kept import note_lost
+from backup.operations.load_test import Dumped
+from backup.operations.made import end_made, verify_made
+from backup.operations.reach_database import reach, reach_again, went_away
 from backup.operations.unfinished import refuse_unfinished
 from backup.operations.watchdog import Watchdog
 from backup.progress import Progress
 from backup.records import Outcome, Records, Run, new_run_id
-from backup.sets import newest_good
+from backup.sets import StoredSet, filled_volumes, newest_good, present
 from backup.sources import media, volumes
+from backup.sources.places import Places
 from backup.sources.postgres import PostgresSource
-from backup.stores.disk import free_space, storing
+from backup.stores.disk import ON_A_DISK, free_space, in_memory, storing
 from backup.stream.age import Recipient
 from backup.stream.pipeline import ArtifactWriter
 
 Only = Literal["database", "media"]
-_RETRY: Final = 5.0
+_AGAIN: Final = "It was tried twice: `docker compose ps` and the database's log say why; then `create` makes a set."
 # A question about a silent dump is no sign of life, and may take so long.
-_LEAST: Final = 30.0
-_SWEEP_FAILED: Final = "what an earlier run left at the database could not be removed: {}"
+LEAST: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Request:
 class Workshop:
     """What a backup works with. `source` connects when called, so that its failure is the run's.
 
+    `places` decides where a set is tried.
+
     A volume that stands still for twice `stall_timeout` seconds, but half a minute at least, ends the run.
     `recipients`: what to encrypt to.
     """
@@ -71,13 +75,17 @@ class Workshop:
     compression: int
     stall_timeout: float
     source: Callable[[], PostgresSource]
+    places: Callable[[StoredSet], Places]
     progress: Progress
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     recipients: Sequence[Recipient] = ()
 
 
-def create(request: Request, shop: Workshop) -> Run:
-    """Make one set and record the run. Raises what made it fail, after recording that too."""
+def create(request: Request, shop: Workshop, least: float = LEAST) -> Run:
+    """Make one set and record the run. Raises what made it fail, after recording that too.
+
+    A disk that stands still is waited for `least` seconds, or twice the patience of the settings.
+    """
     started = shop.clock()
     run = Run(
         id=new_run_id(started),
@@ -96,7 +104,7 @@ def create(request: Request, shop: Workshop) -> Run:
         runs.record(shop.records, runs.failed(known, runs.stuck(idle, known.set), shop.clock(), recording.seconds))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    patience = max(2 * shop.stall_timeout, _LEAST)
+    patience = max(2 * shop.stall_timeout, least)
     with runs.locked(shop, run, request.wait):
         # It may have queued for hours: a set is as old as its dump, not as its request.
         started = shop.clock()
@@ -107,26 +115,28 @@ def create(request: Request, shop: Workshop) -> Run:
             draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=recording.seconds)
             with draft.timed("total"), Watchdog(shop.progress, patience, stuck) as watched:
                 manifest = _make(request, replace(shop, progress=watched), draft, started, undisturbed)
-            recording.success = _succeeded(manifest)
-        _report(manifest, recording.run)
+            recording.success = _succeeded(manifest, in_memory(shop.catalog.root))
         with Watchdog(shop.progress, patience, stuck) as watched:
-            return verify_made(shop.catalog, shop.records, recording.run, watched, shop.clock)
+            done = verify_made(shop.catalog, shop.records, recording.run, watched, shop.clock)
+            dumped = Dumped(draft.definitions.script, draft.roles) if manifest.database else None
+            return end_made(replace(shop, progress=watched), manifest, done, dumped)
 
 
 def _make(request: Request, shop: Workshop, draft: Draft, started: datetime, undisturbed: ExitStack) -> Manifest:
     with draft.timed("prepare"):
-        previous = newest_good(shop.catalog.sets())
+        previous = newest_good(present(shop.catalog.sets(), started))
         before = previous.manifest if previous else None
-        source, facts = _prepare_database(request, shop, before)
+        source, facts = None, None
+        if request.only != "media":
+            shop.progress.phase("asking the database")
+            source, facts = reach(shop, before, request.patience)
+            note_lost(shop.catalog.root, source.login)
         found = _prepare_volumes(request, shop)
         needed = forecast.next_set(before, facts.size if facts else None, {v.name: v.bytes for v in found})
         forecast.require(needed, free_space(shop.catalog.root))
     with runs.tidied(shop.catalog), ExitStack() as stack:
         if source and facts:
-            with draft.timed("database"):
-                _database(source, facts, shop, draft, stack, forecast.plain_dump(before, facts.size))
-            with draft.timed("roles"):
-                _roles(source, facts, shop, draft, stack)
+            stack.push(_database_twice(source, facts, shop, draft, before))
         for volume in found:
             with draft.timed(f"volume {volume.name}"):
                 _volume(volume, shop, draft, stack)
@@ -137,47 +147,42 @@ def _make(request: Request, shop: Workshop, draft: Draft, started: datetime, und
     return manifest
 
 
-def _prepare_database(
-    request: Request, shop: Workshop, before: Manifest | None
-) -> tuple[PostgresSource | None, Facts | None]:
-    if request.only == "media":
-        return None, None
-    shop.progress.phase("asking the database")
-    source, facts = _answering(shop, request.patience)
-    logger.info("backing up the database through {}", source.clients.way)
-    try:
-        source.sweep()
-    except BackupError as error:
-        logger.warning(_SWEEP_FAILED, error.message)
-    last = before.database if before else None
-    if last and last.system_identifier != facts.system_identifier:
-        logger.warning(
-            "this is another database server than the one in the last set (system identifier {} instead of {})",
-            facts.system_identifier,
-            last.system_identifier,
-        )
-    return source, facts
-
-
-def _answering(shop: Workshop, patience: float) -> tuple[PostgresSource, Facts]:
-    """The database and what it says, once it answers: a stack that has just been started needs a moment."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            source = shop.source()
-            return source, source.inspect()
-        except DatabaseNotYet as error:
-            if time.monotonic() >= deadline:
-                raise
-            logger.info("waiting for the database: {}", error.message)
-            time.sleep(_RETRY)
-
-
 def _prepare_volumes(request: Request, shop: Workshop) -> list[volumes.Volume]:
     if request.only == "database":
         return []
     shop.progress.phase("measuring the volumes")
-    return volumes.find(shop.volumes, _excludes(shop), _own_directory(shop), shop.allow_empty)
+    # Without a database there would be nothing in the set.
+    filled = None if request.only else filled_volumes(shop.catalog.sets())
+    return volumes.find(shop.volumes, _excludes(shop), _own_directory(shop), shop.allow_empty, filled)
+
+
+def _database_twice(
+    source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, before: Manifest | None
+) -> ExitStack:
+    """The dump and the roles; once more, if the database went away meanwhile. What keeps their files open."""
+    try:
+        return _database_and_roles(source, facts, shop, draft, before)
+    except BackupError as error:
+        if not went_away(error):
+            raise
+        logger.warning("the database went away while it was dumped, and is looked up once more: {}", error.message)
+    draft.forget()
+    try:
+        return _database_and_roles(*reach_again(shop, facts), shop, draft, before)
+    except BackupError as error:
+        error.hint = f"{error.hint} {_AGAIN}".strip()
+        raise
+
+
+def _database_and_roles(
+    source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, before: Manifest | None
+) -> ExitStack:
+    with ExitStack() as stack:
+        with draft.timed("database"):
+            _database(source, facts, shop, draft, stack, forecast.plain_dump(before, facts.size))
+        with draft.timed("roles"):
+            _roles(source, facts, shop, draft, stack)
+        return stack.pop_all()
 
 
 def _database(
@@ -186,7 +191,7 @@ def _database(
     shop.progress.phase("database", total)
     file = file_name("backup", draft.id, "sql.gz")
     writer = stack.enter_context(_writer(shop, draft, file, "database"))
-    draft.database = source.dump(facts, writer, draft.run, shop.progress.advance)
+    draft.database = source.dump(facts, writer, draft.run, shop.progress.advance, draft.definitions)
     shop.progress.phase("reading the dump back")
     draft.take(writer)
 
@@ -201,7 +206,7 @@ def _roles(source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, s
     shop.progress.phase("roles")
     file = file_name("roles", draft.id, "sql.gz")
     writer = stack.enter_context(_writer(shop, draft, file, "roles"))
-    source.roles(facts, writer, draft.run)
+    draft.roles = source.roles(facts, writer, draft.run)
     draft.take(writer)
 
 
@@ -268,30 +273,17 @@ def _own_directory(shop: Workshop) -> frozenset[tuple[int, int]]:
     return frozenset({(found.st_dev, found.st_ino)})
 
 
-def _succeeded(manifest: Manifest) -> dict[str, object]:
+def _succeeded(manifest: Manifest, memory: str) -> dict[str, object]:
+    """What is recorded of a set; `memory` says that it does not last, and is empty on a disk."""
     changed = sum(volume.changed_total for volume in manifest.volumes)
-    outcome = Outcome.CHANGED if changed else Outcome.SUCCESS
-    message = f"{text.plural(changed, 'file')} changed while being read" if changed else ""
+    files = f"{text.plural(changed, 'file')} changed while being read"
+    said = [(files, f"`show {manifest.id}` lists them.")] if changed else []
+    said += [(memory, ON_A_DISK)] if memory else []
     return {
-        "outcome": outcome,
+        "outcome": Outcome.CHANGED if changed else Outcome.SUCCESS,
         "ended": manifest.ended,
         "set": manifest.id,
-        "message": message,
-        "hint": f"`show {manifest.id}` lists them." if changed else "",
-        "exit_code": 3 if changed else 0,
+        "message": "; ".join(message for message, _ in said),
+        "hint": " ".join(hint for _, hint in said),
+        "exit_code": 3 if said else 0,
     }
-
-
-def _report(manifest: Manifest, run: Run) -> None:
-    took = text.duration(run.seconds.get("total", 0))
-    for volume in manifest.volumes:
-        for change in volume.changed:
-            logger.warning("{}/{}: {}", volume.name, change.path, change.what)
-    logger.success(
-        "set {} is {}: {} in {} files, written and read back in {}",
-        manifest.id,
-        manifest.status,
-        text.size(manifest.stored_size),
-        len(manifest.artifacts),
-        took,
-    )

@@ -27,13 +27,21 @@ _GLANCE: Final = 1.0
 
 
 class Beside:
-    """`start` gives the session. As a context manager it leaves none behind."""
+    """`start` gives the session, `script` what it is given for an entry. As a context manager it leaves none behind."""
 
-    def __init__(self, first: Dialogue, start: Start, foreseen: Foreseen | None, least: int) -> None:
+    def __init__(
+        self,
+        first: Dialogue,
+        start: Start,
+        foreseen: Foreseen | None,
+        least: int,
+        script: Callable[[Entry], bytes] = lambda entry: entry.script,
+    ) -> None:
+        self._script = script
         self._first, self._start, self._foreseen, self.least = first, start, foreseen, least
         self._stack = contextlib.ExitStack()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="second-session")
-        self._closing = False
+        self.closing = False
         self._session: Future[Dialogue] | None = None
         self._entries: Sequence[Entry] | None = None
         self._queue = Queue([])
@@ -52,7 +60,7 @@ class Beside:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._closing = True
+        self.closing = True
         try:
             self._pool.shutdown(wait=True)
         finally:
@@ -91,7 +99,7 @@ class Beside:
     def ask(self) -> None:
         """Let the session do what was taken for it, unless it is at it."""
         if self.doing and not self._answer:
-            self._answer = self.session().ask(self.doing.script)
+            self._answer = self.session().ask(self._script(self.doing))
 
     def rest(self, entries: list[Entry]) -> Queue:
         """What is left of these, which are those of the dump as it came by."""
@@ -104,6 +112,11 @@ class Beside:
     def session(self) -> Dialogue:
         """The session, when it is there. BackupError when it cannot be started."""
         return self._starting().result()
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What was foreseen."""
+        return self._entries or ()
 
     @property
     def begun(self) -> bool:
@@ -133,6 +146,6 @@ class Beside:
     def _open(self) -> Dialogue:
         session = self._stack.enter_context(self._start())
         # A second signal may have called away whoever waited for this.
-        if self._closing:
+        if self.closing:
             self._stack.close()
         return session

@@ -166,7 +166,7 @@ class SetCheck:
         with self._reading(artifact) as source:
             plain = self._plain(source, artifact)
             if artifact.kind == "volume":
-                self._judge_counts(artifact, check_volume.walk(plain))
+                self._judge_counts(artifact, check_volume.walk(plain, artifact.name.encode(), trusted=True))
             else:
                 check_volume.read_index(plain)
 

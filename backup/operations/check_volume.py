@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import tarfile
 from collections import Counter
@@ -11,8 +13,13 @@ from typing import Final
 
 from backup.errors import IntegrityError
 from backup.manifest import VolumePart
-from backup.operations.check_tar import REGULAR, Member, members
+from backup.operations.check_bytes import Stored
+from backup.progress import Silent
+from backup.sets import StoredSet
+from backup.sources.archive_rules import judged
+from backup.sources.tarread import Chunks, Found, TarReader
 from backup.sources.tarstream import IndexEntry, parse_index
+from backup.stores.local import LocalStore
 from backup.text import printable
 
 _LISTED: Final = 20
@@ -41,11 +48,11 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def walk(chunks: Iterable[bytes]) -> Walked:
-    """An archive that has no index. IntegrityError where it is not whole."""
+def walk(chunks: Iterable[bytes], root: bytes, *, trusted: bool) -> Walked:
+    """An archive that has no index. IntegrityError where it is not whole, or no restore takes it."""
     walked = Walked()
-    for member in members(chunks):
-        _count(member, walked.counts)
+    for found in judged(TarReader(Chunks(chunks)), root, trusted=trusted, indexed=False):
+        _count(found, walked.counts)
     return walked
 
 
@@ -61,33 +68,31 @@ def compare(
     again: Callable[[], Iterable[bytes]],
     root: bytes,
     alive: Callable[[], None] = lambda: None,
+    *,
+    trusted: bool = True,
 ) -> Walked:
     """An archive whose every file is hashed and held against the index, `index` and `again` being its plain bytes.
 
     The file index names regular files and hard links in the archive's order. What does not fit is in `problems`;
-    IntegrityError where the archive is not whole. A damaged index raises whatever reading it raises. `alive` is called
-    where work goes on that takes no chunk.
+    IntegrityError where the archive is not whole, or no restore takes it. A damaged index raises whatever reading it
+    raises. `alive` is called where work goes on that takes no chunk.
     """
-    return _Comparison(parse_index(lines(index)), root, alive).run(chunks, again)
+    return _Comparison(parse_index(lines(index)), alive).run(TarReader(Chunks(chunks)), root, trusted, again)
 
 
 class _Comparison:
-    def __init__(self, entries: Iterator[IndexEntry], root: bytes, alive: Callable[[], None]) -> None:
+    def __init__(self, entries: Iterator[IndexEntry], alive: Callable[[], None]) -> None:
         self._entries, self._alive = entries, alive
-        self._root = root
         self._walked = Walked()
         self._aligned = True
         # Hard links hold no content: they must be listed with that of the name they point to.
         self._links: dict[bytes, list[IndexEntry]] = {}
 
-    def run(self, chunks: Iterable[bytes], again: Callable[[], Iterable[bytes]]) -> Walked:
-        for member in members(chunks, self._alive):
-            _count(member, self._walked.counts)
-            names = member.path.removesuffix(b"/").split(b"/")
-            if names[0] != self._root or not {b"", b".", b".."}.isdisjoint(names):
-                self._add(f"{_shown(member.path)} lies outside of {_shown(self._root)}/")
-            if member.kind in REGULAR or member.kind == tarfile.LNKTYPE:
-                self._judge(member)
+    def run(self, reader: TarReader, root: bytes, trusted: bool, again: Callable[[], Iterable[bytes]]) -> Walked:
+        for found in judged(reader, root, trusted=trusted, indexed=True):
+            _count(found, self._walked.counts)
+            if found.kind in (tarfile.REGTYPE, tarfile.LNKTYPE):
+                self._judge(found, reader)
         if self._aligned and (entry := next(self._entries, None)):
             self._add(f"{_shown(entry.path)} is in the file index, but not in the archive")
         for _ in self._entries:
@@ -96,7 +101,7 @@ class _Comparison:
             self._judge_links(parse_index(lines(again())))
         return self._walked
 
-    def _judge(self, member: Member) -> None:
+    def _judge(self, member: Found, reader: TarReader) -> None:
         entry = next(self._entries, None) if self._aligned else None
         if not self._aligned:
             return
@@ -108,8 +113,14 @@ class _Comparison:
             self._links.setdefault(member.target, []).append(entry)
         elif member.size != entry.size:
             self._add(f"{_shown(entry.path)} has {member.size:,} bytes instead of {entry.size:,}")
-        elif member.sha256() != entry.sha256:
+        elif self._sha256(member, reader) != entry.sha256:
             self._add(f"{_shown(entry.path)} has other content than when it was stored")
+
+    def _sha256(self, found: Found, reader: TarReader) -> str:
+        digest = hashlib.sha256()
+        for piece in reader.unpacked(found, self._alive):
+            digest.update(piece)
+        return digest.hexdigest()
 
     def _judge_links(self, entries: Iterator[IndexEntry]) -> None:
         for first in entries:
@@ -136,8 +147,8 @@ def wrong_counts(part: VolumePart, walked: Walked) -> list[str]:
     return problems
 
 
-def _count(member: Member, counts: Counter[str]) -> None:
-    if member.kind in REGULAR:
+def _count(member: Found, counts: Counter[str]) -> None:
+    if member.kind == tarfile.REGTYPE:
         counts["files"] += 1
         counts["bytes"] += member.stored
     else:
@@ -146,3 +157,13 @@ def _count(member: Member, counts: Counter[str]) -> None:
 
 def _shown(path: bytes) -> str:
     return printable(os.fsdecode(path))
+
+
+def archived(stored: StoredSet) -> Iterator[bytes]:
+    """The paths of all archived files of a set, below their volumes."""
+    store = LocalStore(stored.directory)
+    for artifact in stored.manifest.artifacts if stored.manifest else ():
+        if artifact.kind == "index":
+            with contextlib.closing(Stored(store, artifact.file, Silent(), stored.identity)) as source:
+                for entry in parse_index(lines(source.content())):
+                    yield entry.path.partition(b"/")[2]

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from backup.database.session import UNLIMITED
+from backup.database.session_settings import options
 from backup.errors import ConfigError
 from backup.sets import Missing
 from backup.sources.clients import Clients
-from backup.sources.places import STRICT, lines, literal, quoted, script
+from backup.sources.psql import OWN, STRICT, lines, literal, quoted, script
 
 # OBCMS's upload directories: one of them may have been lost from the media as a whole.
 PREFIXES: Final = (
@@ -31,14 +31,35 @@ _BATCH: Final = 1 << 20
 _LISTED: Final = 1000
 _COLUMN: Final = re.compile(r"(?:([^.]+)\.)?([^.]+)\.([^.]+)")
 # Event triggers and rules of the application must not act on what we do.
-_OPTIONS: Final = "-c session_replication_role=replica"
+_OPTIONS: Final = f"{OWN} -c session_replication_role=replica"
 
+# Names of files are bytes, UTF-8 as a rule. A database of another encoding may hold them converted, and one without any
+# (SQL_ASCII) as it was given them: what it holds is compared as it is, and converted.
 _PREPARE: Final = """
 DROP SCHEMA IF EXISTS obcms_backup_drill CASCADE;
 CREATE SCHEMA obcms_backup_drill;
-CREATE TABLE obcms_backup_drill.archived (path text);
+CREATE TABLE obcms_backup_drill.archived (path bytea);
+CREATE TABLE obcms_backup_drill.places (place text);
 CREATE TABLE obcms_backup_drill.referenced (field text, path text);
+CREATE FUNCTION obcms_backup_drill.utf8(held text) RETURNS bytea LANGUAGE plpgsql AS $$
+BEGIN
+    IF getdatabaseencoding() IN ('UTF8', 'SQL_ASCII') THEN RETURN NULL; END IF;
+    RETURN convert_to(held, 'UTF8');
+EXCEPTION WHEN untranslatable_character OR character_not_in_repertoire THEN RETURN NULL;
+END $$;
+CREATE FUNCTION obcms_backup_drill.held(name bytea) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN convert_from(name, CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END);
+EXCEPTION WHEN untranslatable_character OR character_not_in_repertoire THEN RETURN NULL;
+END $$;
 COPY obcms_backup_drill.archived FROM stdin;
+"""
+_PREPARED: Final = """\\.
+ANALYZE obcms_backup_drill.archived;
+INSERT INTO obcms_backup_drill.places
+    SELECT held FROM (SELECT DISTINCT substr(path, 1, position(decode('2f', 'hex') IN path) - 1) AS place
+                        FROM obcms_backup_drill.archived WHERE position(decode('2f', 'hex') IN path) > 1) p,
+                     LATERAL obcms_backup_drill.held(place) held WHERE held IS NOT NULL;
 """
 
 # A file column holds what Django's FileField does: a varchar whose values are paths below the media's own directories.
@@ -48,8 +69,7 @@ DECLARE c record; hits bigint; filled bigint; places text;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_class WHERE relname = 'django_migrations') THEN RETURN; END IF;
     SELECT '^(' || string_agg(regexp_replace(prefix, '([^[:alnum:]_-])', '\\\1', 'g'), '|') || ')/.' INTO places
-      FROM (SELECT unnest({prefixes}) AS prefix
-             UNION SELECT split_part(path, '/', 1) FROM obcms_backup_drill.archived WHERE path LIKE '%/%') p;
+      FROM (SELECT unnest({prefixes}) AS prefix UNION SELECT place FROM obcms_backup_drill.places) p;
     FOR c IN SELECT n.nspname, t.relname, a.attname
                FROM pg_attribute a JOIN pg_class t ON t.oid = a.attrelid JOIN pg_namespace n ON n.oid = t.relnamespace
               WHERE t.relkind IN ('r', 'p') AND NOT t.relispartition AND a.attnum > 0 AND NOT a.attisdropped
@@ -68,45 +88,56 @@ BEGIN
 END $discover$;
 """
 
+# As hexadecimal digits, names get through whatever their encoding.
+_BYTES: Final = "encode(coalesce(obcms_backup_drill.utf8(field), convert_to(field, getdatabaseencoding())), 'hex')"
 _ANSWER: Final = f"""
-WITH missing AS (SELECT r.path, r.field FROM obcms_backup_drill.referenced r
-                  WHERE NOT EXISTS (SELECT FROM obcms_backup_drill.archived a WHERE a.path = r.path)),
-     listed AS (SELECT field || ': ' || path AS line FROM missing ORDER BY 1 LIMIT {_LISTED})
+WITH named AS MATERIALIZED (SELECT field, convert_to(path, getdatabaseencoding()) AS path,
+                                   obcms_backup_drill.utf8(path) AS utf8 FROM obcms_backup_drill.referenced),
+     missing AS (SELECT field, coalesce(utf8, path) AS path FROM named n
+                  WHERE NOT EXISTS (SELECT FROM obcms_backup_drill.archived a WHERE a.path = n.path)
+                    AND NOT EXISTS (SELECT FROM obcms_backup_drill.archived a WHERE a.path = n.utf8)),
+     listed AS (SELECT {_BYTES} || ' ' || encode(path, 'hex') AS line FROM missing ORDER BY field, path LIMIT {_LISTED})
 SELECT json_build_object(
-    'columns', (SELECT coalesce(json_agg(DISTINCT field), '[]') FROM obcms_backup_drill.referenced),
-    'referenced', (SELECT count(DISTINCT path) FROM obcms_backup_drill.referenced),
+    'columns', (SELECT coalesce(json_agg(DISTINCT {_BYTES}), '[]') FROM named),
+    'referenced', (SELECT count(DISTINCT path) FROM named),
     'missing', (SELECT count(DISTINCT path) FROM missing),
     'listed', (SELECT coalesce(json_agg(line), '[]') FROM listed))::text
 """  # noqa: S608 - a number
 
 
-def look_up(clients: Clients, paths: Iterable[bytes], columns: Sequence[str], run: str) -> Missing:
+def look_up(clients: Clients, paths: Iterable[bytes], columns: Sequence[str], run: str, path: str = "") -> Missing:
     """Look up what the database's file columns name among `paths`, the archived ones below their volumes.
 
     `columns` are `table.column` or `schema.table.column`; without any they are found by their values, in a database of
-    Django's. It leaves a schema behind: the database is a copy that is thrown away.
+    Django's. It leaves a schema behind: the database is a copy that is thrown away. `path`: the search_path that its
+    own functions need, if they do.
     """
-    with clients.feed("psql", STRICT, run, _OPTIONS) as load:
-        load.write(UNLIMITED + b"SET client_encoding = 'UTF8';\n" + _PREPARE.encode())
+    more = f"{_OPTIONS} {options({'search_path': path} if path else {})}"
+    with clients.feed("psql", STRICT, run, more) as load:
+        load.write(_PREPARE.encode())
         for batch in _batches(paths):
             load.write(batch)
-        load.write(b"\\.\nANALYZE obcms_backup_drill.archived;\n")
+        load.write(_PREPARED.encode())
         load.finish()
-    script(clients, _named(columns) if columns else [_DISCOVER.replace("{prefixes}", _array(PREFIXES))], run, _OPTIONS)
-    answer = lines(clients, "SET client_encoding = 'UTF8';" + _ANSWER, run)
-    return Missing.model_validate(json.loads(b"\n".join(answer)))
+    found = _named(columns) if columns else [_DISCOVER.replace("{prefixes}", _array(PREFIXES))]
+    script(clients, found, run, more)
+    answer = json.loads(b"\n".join(lines(clients, _ANSWER, run)))
+    return Missing(
+        columns=tuple(map(_shown, answer["columns"])),
+        referenced=answer["referenced"],
+        missing=answer["missing"],
+        listed=tuple(": ".join(map(_shown, line.split())) for line in answer["listed"]),
+    )
+
+
+def _shown(digits: str) -> str:
+    return bytes.fromhex(digits).decode(errors="backslashreplace")
 
 
 def _batches(paths: Iterable[bytes]) -> Iterator[bytes]:
     waiting = bytearray()
     for path in paths:
-        try:
-            path.decode()
-        except UnicodeDecodeError:
-            continue  # no text of the database can name it
-        waiting += (
-            path.replace(b"\\", b"\\\\").replace(b"\t", b"\\t").replace(b"\n", b"\\n").replace(b"\r", b"\\r") + b"\n"
-        )
+        waiting += b"\\\\x%b\n" % path.hex().encode()
         if len(waiting) >= _BATCH:
             yield bytes(waiting)
             waiting.clear()

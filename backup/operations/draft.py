@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from backup.manifest import Artifact, DatabasePart, VolumePart
 from backup.stores.local import LocalStore
 from backup.stores.staged import StagedFile
+from backup.stream.definitions import Definitions
 from backup.stream.pipeline import ArtifactWriter
 
 
 @dataclass
 class Draft:
-    """The set as it grows: artifacts, staged files, parts, and how long each phase took."""
+    """The set as it grows: artifacts, staged files, parts, and how long each phase took.
+
+    `definitions` and `roles` are what makes its database and its roles, to be tried.
+    """
 
     id: str
     run: str
@@ -23,6 +27,8 @@ class Draft:
     artifacts: list[Artifact] = field(default_factory=list)
     staged: list[StagedFile] = field(default_factory=list)
     database: DatabasePart | None = None
+    definitions: Definitions = field(default_factory=Definitions)
+    roles: str = ""
     volumes: list[VolumePart] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -32,6 +38,12 @@ class Draft:
         self.artifacts.append(artifact)
         self.staged.append(writer.staged)
         return artifact
+
+    def forget(self) -> None:
+        """Nothing of it counts: what was taken is made anew."""
+        self.artifacts.clear()
+        self.staged.clear()
+        self.database = None
 
     def timed(self, phase: str) -> contextlib.AbstractContextManager[None]:
         """Add the body's duration to `phase`."""

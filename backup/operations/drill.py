@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,28 +14,27 @@ from typing import Final
 from backup.catalog import Catalog
 from backup.errors import LoadFailed, NotProven
 from backup.log import logger
-from backup.operations import check_volume, consistency, roles_file, runs
-from backup.operations.check_bytes import Stored
+from backup.operations import check_volume, consistency, lone_dump, roles_file, runs
 from backup.operations.draft import timed
 from backup.operations.drilled import judge, proven
 from backup.operations.foresee import foreseeing
 from backup.operations.giveway import giving_way
-from backup.operations.load import Load, loading
+from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
 from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import check
-from backup.progress import Progress, Silent
+from backup.progress import Progress
 from backup.records import Records, Run, new_run_id
-from backup.sets import Missing, Proof, StoredSet, Verdict
-from backup.sources.media import parse_index
-from backup.sources.places import Place, Places, Wanted
-from backup.sources.postgres import DUMP_OPTIONS, DUMP_SESSION
-from backup.stores.local import LocalStore
+from backup.sets import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
+from backup.sources.places import Place, Places
+from backup.sources.postgres import DUMP_SESSION, dump_options
+from backup.stream.filters import Watcher
 from backup.stream.outline import OTHER_CONTENT, Outline, differences, in_question, same_order
 from backup.text import plural
 
+# Of drills that the service begins because a set has definitions that none was drilled with.
+NEW: Final = "new definitions"
 _HEAD: Final = 65_536
-# The old scripts dumped without owners and privileges: then no object names its owner.
-_OWNER: Final = re.compile(rb"; Owner: [^-\n]")
+_ENCODING: Final = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,10 @@ def drill(
     slot: datetime | None = None,
     slots: int = 0,
 ) -> Verdict:
-    """Verify and prove one set, and record the run. IntegrityError for a damaged one, NotProven for a difference."""
+    """Verify and prove one set, and record the run. IntegrityError for a damaged one, NotProven for a difference.
+
+    With the trigger NEW it gives way to every other run.
+    """
     started = shop.clock()
     run = Run(
         id=new_run_id(started),
@@ -72,7 +74,7 @@ def drill(
         started=started,
         set=stored.id,
     )
-    with runs.locked(shop, run, wait), runs.recorded(shop, run) as recording:
+    with runs.locked(shop, run, wait, yielding=trigger == NEW), runs.recorded(shop, run) as recording:
         verdict = prove(stored, shop, run.id, recording.seconds)
         recording.success = {"message": proven(verdict)}
     return verdict
@@ -90,10 +92,9 @@ def prove(stored: StoredSet, shop: DrillShop, run: str, seconds: dict[str, float
 class _Loaded(Outline):
     """An outline of a dump that is loaded as it streams by."""
 
-    def __init__(self) -> None:
+    def __init__(self, into: Watcher) -> None:
         super().__init__(unordered=False)
-        self.head = b""
-        self.load: Load | None = None
+        self.head, self._into = b"", into
 
     def feed(self, chunk: bytes) -> None:
         self.head += chunk[: max(0, _HEAD - len(self.head))]
@@ -101,18 +102,15 @@ class _Loaded(Outline):
 
     def section(self, kind: str, name: str) -> None:
         super().section(kind, name)
-        if self.load:
-            self.load.split.section(kind, name)
+        self._into.section(kind, name)
 
     def table(self, table: str) -> None:
         super().table(table)
-        if self.load:
-            self.load.split.table(table)
+        self._into.table(table)
 
     def data(self, data: bytes) -> None:
         super().data(data)
-        if self.load:
-            self.load.split.data(data)
+        self._into.data(data)
 
 
 @dataclass
@@ -123,9 +121,13 @@ class _Drill:
     seconds: dict[str, float]
     began: datetime
     indexes: float = 0.0
+    remedy: str = ""
     problems: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # Views that could not be filled, as sections of a dump are called.
+    empty: list[str] = field(default_factory=list)
+    path: str = ""
 
     def verdict(self) -> Verdict:
         """Verify, restore, compare; keep what was found beside the set."""
@@ -141,19 +143,22 @@ class _Drill:
         with contextlib.ExitStack() as stack:
             with timed(self.seconds, "prepare"):
                 self.shop.progress.phase("starting a throw-away server")
-                place = stack.enter_context(places.prepare(self._wanted(), self.run))
+                roles = roles_file.read(self.stored, unchanged=False)
+                place = stack.enter_context(places.prepare(wanted(self.stored, roles), self.run))
+            if self.stored.manifest is None:
+                place = lone_dump.with_roles(self.stored, place, self.run)
             found, files = self._restored(place), None
             if not self.problems and not found:
                 files = self._files(place)
-            version = place.server_version
         now = self.shop.clock()
         total = round(sum(self.seconds.values()), 3)
         # A part of `load`, so it is no part of the sum.
         self.seconds["indexes"] = self.indexes
         proof = Proof(
             tried=now,
-            server_version=version,
+            server_version=place.server_version,
             differences=tuple(found),
+            remedy=self.remedy,
             notes=tuple(self.notes),
             seconds={**self.seconds, "total": total},
             files=files,
@@ -166,42 +171,54 @@ class _Drill:
 
     def _restored(self, place: Place) -> list[str]:
         """Load, dump again, apply the database's settings: the differences."""
-        loaded = _Loaded()
         try:
             with timed(self.seconds, "load"):
-                self._load(place, loaded)
+                loaded = self._load(place)
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
             self.problems, self.unchecked, _ = check(self.stored, self.shop.progress)
-            return [] if self.problems else [f"it does not load: {self._of_the_set(error)}"]
+            if self.problems:
+                return []
+            refusal, self.remedy = self._of_the_set(error, place), error.hint
+            return [f"{NOT_LOADED}{refusal}"]
         if self.problems:
             return []
         with timed(self.seconds, "dump"):
             expected: Outline = loaded
-            found = self._dumped(place, loaded.head, Outline(unordered=False, counting=False))
+            options = self._options(loaded)
+            found = self._dumped(place, options, Outline(unordered=False, counting=False))
             if in_question(expected, found):
-                expected = self._read_again()
+                expected = self._read_again(place)
                 if self.problems:
                     return []
-                found = self._dumped(place, loaded.head, Outline())
+                found = self._dumped(place, options, Outline())
+        for outline in (expected, found) if place.adaptation.waiting else ():
+            outline.leave_out(place.adaptation.waits)
         unequal = self._differences(expected, found)
-        if not unequal and not same_order(expected, found):
+        if not unequal and not self.empty and not same_order(expected, found):
             self.notes.append("rows or objects come in another order, or in other words, but are the same")
         try:
-            place.settle(self.run)
+            self.notes += [*place.notes, *place.settle(self.run)]
         except LoadFailed as error:
-            unequal.append(f"the settings of the database itself cannot be applied: {self._of_the_set(error)}")
+            unequal.append(f"the settings of the database itself cannot be applied: {self._of_the_set(error, place)}")
         return unequal
 
-    def _read_again(self) -> Outline:
+    def _read_again(self, place: Place) -> Outline:
         """The dump's outline with the sums of rows in any order: few dumps need them, and they take long."""
         outline = Outline()
-        self.problems, self.unchecked, _ = check(self.stored, self.shop.progress, outline=outline)
+        self._check(place, outline)
         return outline
 
-    def _of_the_set(self, error: LoadFailed) -> str:
+    def _check(self, place: Place, outline: Outline) -> None:
+        if self.stored.manifest:
+            found = check(self.stored, self.shop.progress, outline=outline)
+        else:
+            found = lone_dump.read(self.stored, place.clients, self.run, self.shop.progress, outline)
+        self.problems, self.unchecked, _ = found
+
+    def _of_the_set(self, error: LoadFailed, place: Place) -> str:
         """What a load says against the set; LoadFailed when it says something of the server or its client alone."""
-        if error.refused:
+        if against_set(error, place):
             return error.message
         raise LoadFailed(
             f"the drill of {self.stored.id} failed for want of something else, and says nothing of the set:"
@@ -210,28 +227,53 @@ class _Drill:
         ) from error
 
     def _differences(self, expected: Outline, found: Outline) -> list[str]:
+        for view in self.empty:
+            expected.sections.pop(view, None)
         if self.stored.manifest:
             return differences(expected, found)
         # Its server's settings, the time zone above all, are not known, and they show in the values.
         self.notes.append("values were not compared: there is no manifest")
+        inserted = [key for key, each in expected.sections.items() if each.kind == "TABLE DATA" and each.rows is None]
+        for key in inserted:
+            found.sections.pop(key, expected.sections.pop(key))
+        if inserted:
+            what = plural(len(inserted), "table")
+            self.notes.append(f"the rows of {what} come as INSERT statements: each was run, and they were not counted")
         return [line for line in differences(expected, found, 1 << 20) if not line.endswith(OTHER_CONTENT)]
 
-    def _load(self, place: Place, expected: _Loaded) -> None:
-        with foreseeing(self.stored) as foreseen, loading(place.clients, self.run, foreseen) as load:
-            expected.load = load
-            self.problems, self.unchecked, _ = check(self.stored, self.shop.progress, outline=expected)
+    def _load(self, place: Place) -> _Loaded:
+        loaded: list[_Loaded] = []
+
+        def go(load: Load) -> None:
+            loaded.append(expected := _Loaded(place.adaptation.applied(load.split)))
+            self._check(place, expected)
             if not expected.head:
-                what = "; ".join(self.problems) or "no plain dump is among its files"
-                raise NotProven(
-                    f"{self.stored.id} cannot be restored into a server: {what}", "`list` shows other sets."
-                )
+                what = "; ".join(self.problems) or "no dump is among its files"
+                told = f"{self.stored.id} cannot be restored into a server: {what}"
+                raise NotProven(told, "`list` shows other sets.")
             if not self.problems:
                 load.finish()
                 self.indexes = round(time.monotonic() - load.rows_done, 3)
 
-    def _dumped(self, place: Place, head: bytes, found: Outline) -> Outline:
-        ownerless = self.stored.manifest is None and not _OWNER.search(head)
-        options = (*DUMP_OPTIONS, *(("--no-owner", "--no-privileges") if ownerless else ()))
+        with foreseeing(self.stored, place.adaptation) as foreseen:
+            done = load_dump(
+                place.clients, self.run, attempt_for(self.stored), go, lambda: place.renew(self.run), foreseen
+            )
+        if not self.problems:
+            complete(place.clients, loaded[-1].extensions, self.run)
+        self.path = done.path
+        self.notes += [*done.notes, *(each.told for each in done.left)]
+        self.empty = [f"MATERIALIZED VIEW DATA {each.name}" for each in done.left if each.kind == "empty"]
+        return loaded[-1]
+
+    def _options(self, loaded: _Loaded) -> Sequence[str]:
+        """How the dump that was loaded had been made."""
+        if self.stored.manifest is None:
+            return lone_dump.options(loaded.head, (each.kind for each in loaded.sections.values()))
+        encoding = _ENCODING.search(loaded.head)
+        return dump_options(encoding[1].decode() if encoding else "")
+
+    def _dumped(self, place: Place, options: Sequence[str], found: Outline) -> Outline:
         self.shop.progress.phase("dumping what was restored")
         with place.clients.run("pg_dump", options, self.run, DUMP_SESSION) as output:
             for chunk in output.chunks():
@@ -246,15 +288,18 @@ class _Drill:
         manifest = self.stored.manifest
         if manifest is None or not manifest.volumes:
             return None
+        archived, columns = check_volume.archived(self.stored), self.shop.file_columns
         self.shop.progress.phase("looking up the files that rows name")
         with timed(self.seconds, "files"):
             try:
-                found = consistency.look_up(place.clients, self._archived(), self.shop.file_columns, self.run)
+                found = consistency.look_up(place.clients, archived, columns, self.run, self.path)
             except LoadFailed as error:
-                raise NotProven(
-                    f"what files the rows of {self.stored.id} name could not be found out: {error.message}",
-                    "Does BACKUP_FILE_COLUMNS name columns that this set has?",
-                ) from error
+                told = f"what files the rows of {self.stored.id} name could not be found out: {error.message}"
+                if not columns and error.refused:
+                    # Whether it restores does not hang on it.
+                    self.notes.append(told)
+                    return None
+                raise NotProven(told, "Does BACKUP_FILE_COLUMNS name columns that this set has?") from error
         self.notes.append(
             f"{found.missing:,} of {plural(found.referenced, 'referenced file')} missing in the media"
             if found.columns
@@ -262,29 +307,11 @@ class _Drill:
         )
         return found
 
-    def _archived(self) -> Iterator[bytes]:
-        """The paths of all archived files, below their volumes."""
-        store = LocalStore(self.stored.directory)
-        for artifact in self.stored.manifest.artifacts if self.stored.manifest else ():
-            if artifact.kind == "index":
-                source = Stored(store, artifact.file, Silent(), self.stored.identity)
-                with contextlib.closing(source):
-                    for entry in parse_index(check_volume.lines(source.content())):
-                        yield entry.path.partition(b"/")[2]
 
-    def _wanted(self) -> Wanted:
-        manifest = self.stored.manifest
-        part = manifest.database if manifest else None
-        if manifest is None or part is None:
-            return Wanted("restored", None, 10 * self.stored.size, "", "")
-        roles = roles_file.read(self.stored, unchanged=False)
-        return Wanted(part.name, part.locale, part.size, part.bootstrap, roles)
-
-
-def newest_of_each_tier(sets: Sequence[StoredSet]) -> list[StoredSet]:
-    """The newest good set with a database of each tier: what a scheduled drill proves."""
+def newest_of_each_tier(sets: Sequence[StoredSet], now: datetime) -> list[StoredSet]:
+    """The newest good set with a database of each tier, none of them dated ahead: what a scheduled drill proves."""
     newest: dict[str, StoredSet] = {}
-    for stored in sorted(sets, key=lambda each: (each.time, each.id)):
+    for stored in sorted(present(sets, now), key=lambda each: (each.time, each.id)):
         if stored.good and stored.manifest and stored.manifest.database:
             newest[stored.tier] = stored
     return list(newest.values())

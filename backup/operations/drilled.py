@@ -22,18 +22,24 @@ def proven(verdict: Verdict) -> str:
 
 
 def judge(stored: StoredSet, verdict: Verdict) -> None:
-    """IntegrityError for a damaged set, NotProven for one that was restored to something else."""
+    """IntegrityError for a damaged set, NotProven for one that does not load, or was restored to something else."""
     if verdict.problems:
         raise IntegrityError(
             f"{stored.id} is damaged:{_listing(verdict.problems)}",
             "Do not restore it; `list` shows other sets, `create` takes a new one.",
         )
+    if verdict.refusal:
+        raise NotProven(f"{stored.id} does not load: {printable(verdict.refusal)}", _remedy(verdict))
     if verdict.proof and verdict.proof.differences:
         raise NotProven(
             f"{stored.id} was restored, but is not what was dumped:{_listing(verdict.proof.differences)}",
             "Its bytes are as they were written, but do not rely on it alone: `create` takes a new set, `drill latest`"
             " tries that one.",
         )
+
+
+def _remedy(verdict: Verdict) -> str:
+    return f"{verdict.remedy} `list` shows which sets load; `drill` tries the newest of them.".strip()
 
 
 def _listing(found: Sequence[str]) -> str:

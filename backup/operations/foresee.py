@@ -12,13 +12,16 @@ from backup.operations.check_bytes import Stored
 from backup.progress import Silent
 from backup.sets import StoredSet
 from backup.stores.local import LocalStore
+from backup.stream.adaptation import AS_IT_IS, Adaptation
 from backup.stream.entries import foreseen
 from backup.stream.order import Entry
 
 
 @contextlib.contextmanager
-def foreseeing(stored: StoredSet, *, least: int = LEAST) -> Iterator[Foreseen | None]:
+def foreseeing(stored: StoredSet, how: Adaptation = AS_IT_IS, *, least: int = LEAST) -> Iterator[Foreseen | None]:
     """Read in a thread, for as long as the body runs. None for a dump that is too small, or unknown, to be worth it.
+
+    `how` it is loaded.
 
     What cannot be read is never known: whoever loads the dump reads all of it, and says what is wrong.
     """
@@ -29,7 +32,7 @@ def foreseeing(stored: StoredSet, *, least: int = LEAST) -> Iterator[Foreseen | 
     stopped = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="foresee") as pool:
         try:
-            reading = pool.submit(_read, stored, artifact.file, stopped)
+            reading = pool.submit(_read, stored, artifact.file, how, stopped)
             yield lambda: _known(reading)
         finally:
             stopped.set()
@@ -39,7 +42,7 @@ def _known(reading: Future[list[Entry]]) -> list[Entry] | None:
     return reading.result() if reading.done() and reading.exception() is None else None
 
 
-def _read(stored: StoredSet, file: str, stopped: threading.Event) -> list[Entry]:
+def _read(stored: StoredSet, file: str, how: Adaptation, stopped: threading.Event) -> list[Entry]:
     source = Stored(LocalStore(stored.directory), file, Silent(), stored.identity)
 
     def pieces() -> Generator[bytes, None, None]:
@@ -49,4 +52,4 @@ def _read(stored: StoredSet, file: str, stopped: threading.Event) -> list[Entry]
             yield piece
 
     with contextlib.closing(source):
-        return foreseen(pieces())
+        return foreseen(pieces(), how)

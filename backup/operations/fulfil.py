@@ -13,6 +13,7 @@ from backup.errors import BackupError, Interrupted
 from backup.ledger import Ledger
 from backup.log import logger
 from backup.schedule import Account, claim, opened, settle
+from backup.text import local_time
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,17 @@ def _claim(ledger: Ledger, job: str, cron: str, zone: ZoneInfo, now: datetime, f
         if claimed is None:
             if force:
                 return UNBOUND
-            last = f"{account.until.astimezone(zone):%Y-%m-%d %H:%M:%S %Z}"
+            last = local_time(account.until, zone, "%Y-%m-%d %H:%M:%S")
             return Claim(wanted=False, said=f"{job} is not due: its slots until {last} are accounted for")
         draft.book = draft.book.with_account(job, claimed)
     said = ""
     if claimed.trigger == "catch-up":
-        said = f"{job} is caught up, once for {claimed.slots}: it was due at {claimed.slot:%Y-%m-%d %H:%M %Z}"
+        said = f"{job} is caught up, once for {claimed.slots}: it was due at {_due(claimed, zone)}"
     return Claim(wanted=True, account=claimed, said=said)
+
+
+def _due(claimed: Account, zone: ZoneInfo) -> str:
+    return local_time(claimed.slot, zone) if claimed.slot else "an unknown time"
 
 
 def _settle(ledger: Ledger, job: str, claimed: Account, now: datetime, code: int) -> None:

@@ -78,7 +78,7 @@ class Crontab:
         form = ["-json"] if settings.log_format == "json" else []
         self.argv = [binary, *form, "-passthrough-logs", "-no-reap", str(self._path)]
         self.held: frozenset[str] = frozenset()
-        # Every line is checked, also one that is held back just now.
+        # Every line is checked, also one that is held back just now; not one that always is.
         self._write()
         _check(binary, self._path)
 

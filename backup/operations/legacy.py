@@ -7,6 +7,7 @@ still has its checksums and its file indexes.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,11 +23,13 @@ from backup.stores.local import LocalStore
 from backup.stream import age
 from backup.stream.content import HEAD, Content, Kind, recognise
 from backup.stream.filters import DumpReader
+from backup.text import printable
 
 _ARCHIVE: Final = ".tar.gz"
 _INDEX: Final = ".files.gz"
 _INDEXES: Final = (_INDEX, f"{_INDEX}.age")
-_CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
+# What is said of a custom-format dump that nobody has read yet.
+CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
 
 
 def check_without_manifest(stored: StoredSet, progress: Progress, outline: Reader | None = None) -> Checked:
@@ -128,26 +131,32 @@ class _Check:
                 "was made with --create: it goes to the database that it names, not to the one that is restored",
                 "Make it again without --create, or take out the lines CREATE DATABASE and \\connect.",
             )
+        if reader.commands:
+            lines = ", ".join(printable(line) for line in reader.commands)
+            self.unchecked.append(
+                f"{name} has lines that psql takes for commands of its own unless they are within a quoted text, where"
+                f" pg_dump writes none: {lines}; a restore ends where one is"
+            )
         if missing := reader.missing():
             raise IntegrityError(f"is no whole dump: it {missing}")
 
     def _custom(self, name: str, source: Stored, content: Content) -> None:
         for _ in source.content(packed=content.packed, single=False):
             pass
-        self.unchecked.append(f"{name} {_CUSTOM}")
+        self.unchecked.append(f"{name} {CUSTOM}")
 
     def _archive(self, name: str, source: Stored, content: Content) -> None:
         chunks = source.content(packed=content.packed, single=False)
-        index = self._index_of(name)
+        index, parsed = self._index_of(name), parse_file_name(name)
+        loose = next((each.root for each in self.stored.loose if each.name == name), "")
+        root = os.fsencode(loose or (parsed.what if parsed else ""))
         if index not in self.stored.files:
-            check_volume.walk(chunks)
+            check_volume.walk(chunks, root, trusted=False)
             return
-        parsed = parse_file_name(name)
-        root = (parsed.what if parsed else "").encode()
         again = Stored(self._store, index, Silent(), self.stored.identity)
         with self._reading(index) as listing, contextlib.closing(again):
             try:
-                walked = check_volume.compare(chunks, listing.content(), again.content, root)
+                walked = check_volume.compare(chunks, listing.content(), again.content, root, trusted=False)
             except IntegrityError as error:
                 self._add(name, error.message)
             else:

@@ -8,31 +8,47 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from backup.database.session import UNLIMITED
+from backup.database.session_settings import UNRESTRICTED
+from backup.errors import LoadFailed
+from backup.log import logger
 from backup.operations.beside import LEAST, Beside, Foreseen
+from backup.sets import StoredSet
 from backup.sources.clients import Clients
-from backup.sources.places import LOAD_OPTIONS
+from backup.sources.places import LOAD_OPTIONS, Place, Wanted
+from backup.sources.psql import CODES, confined, script
+from backup.stream.adaptation import LOADING, called
+from backup.stream.attempt import ALLOWED, Attempt
 from backup.stream.dialogue import Dialogue
-from backup.stream.entries import Split
+from backup.stream.entries import FIRST, Split
+from backup.stream.left_out import NOTES, LeftOut, left_out
 from backup.stream.order import Entry, Queue
+from backup.stream.statements import parts
+from backup.stream.violations import query
+from backup.text import printable
 
-_ARGUMENTS: Final = ("--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1")
+_ARGUMENTS: Final = ("--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
 _GLANCE: Final = 0.2
+# Schema, table and name of a constraint.
+_PARTS: Final = 3
+# insufficient_privilege
+_NO_RIGHT: Final = "42501"
 
 
 class Load:
     """Under way. `split` is the Watcher that has to be given the dump; then `finish`, once.
 
-    `rows_done` is when its last row was passed on, by the monotonic clock.
+    `rows_done` is when its last row was passed on, by the monotonic clock; `left` what it did without, at its end.
     """
 
-    def __init__(self, first: Dialogue, beside: Beside) -> None:
-        self._first, self._beside = first, beside
-        self.split = Split(self._write, self._note, beside.loaded)
+    def __init__(self, first: Dialogue, beside: Beside, attempt: Attempt) -> None:
+        self._first, self._beside, self._attempt = first, beside, attempt
+        self.split = Split(self._write, self._note, beside.loaded, attempt)
         self.rows_done = 0.0
+        self.left: list[LeftOut] = []
 
     def finish(self) -> None:
         """Build what is left; LoadFailed unless all of the dump went well."""
@@ -40,10 +56,10 @@ class Load:
         if not self.rows_done:
             self._note()
         queue, doing, sessions = self._beside.rest(self.split.entries), {}, [self._first]
-        last_row = self._first.ask(b"")
+        last_row = self._first.ask(self._after_rows())
         if first := queue.take():
             doing[0] = first
-            self._first.ask(first.script)
+            self._first.ask(self._attempt.script(first))
         if self._beside.doing:
             doing[1] = self._beside.doing
             self._beside.ask()
@@ -55,9 +71,32 @@ class Load:
             all_in = number == 0 or self._first.answered >= last_row
             return queue.take(None if all_in else self._beside.tables())
 
-        _build(queue, doing, sessions, take)
+        _build(queue, doing, sessions, take, self._attempt)
+        self._listen(sessions)
         for session in sessions:
             session.load.finish(self.split.trailer + b"\n")
+
+    def _after_rows(self) -> bytes:
+        """What the first session does before anything is built on rows."""
+        script = self._attempt.after_rows if self.split.with_rows else b""
+        if script:
+            # Nobody else is at work on what it locks, and nobody begins before it is done.
+            self._first.ask(script)
+            _settled(self._first)
+        return b""
+
+    def _listen(self, sessions: Sequence[Dialogue]) -> None:
+        """What was left out, as each session noted it."""
+        for session in sessions:
+            session.question(NOTES)
+        for session in sessions:
+            _settled(session)
+            self.left += left_out(session.told)
+
+    def rows_breaking(self, schema: str, table: str, name: str) -> str:
+        """A query that shows the rows which break a constraint; empty where none is known."""
+        entries = [*self.split.entries, *self._beside.entries]
+        return query(entries, self.split.checked, schema, table, name)
 
     def _write(self, data: bytes) -> None:
         self._first.load.write(data)
@@ -68,7 +107,9 @@ class Load:
 
 
 @contextlib.contextmanager
-def loading(clients: Clients, run: str, foreseen: Foreseen | None = None, *, least: int = LEAST) -> Iterator[Load]:
+def loading(
+    clients: Clients, run: str, foreseen: Foreseen | None = None, *, attempt: Attempt = FIRST, least: int = LEAST
+) -> Iterator[Load]:
     """A load into the database of `clients`. Leaves no session behind; what is loaded by then stays.
 
     `foreseen`: what the dump builds behind its rows, once that is known. Without it, that is built after the last row.
@@ -77,19 +118,112 @@ def loading(clients: Clients, run: str, foreseen: Foreseen | None = None, *, lea
     @contextlib.contextmanager
     def second() -> Iterator[Dialogue]:
         with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part="2.") as session:
+            session.enter(lambda: beside.closing)
             session.heard = first.heard
-            session.load.write(UNLIMITED + load.split.settings)
+            session.load.write(UNRESTRICTED + confined(session.version) + load.split.settings)
             yield session
 
-    with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first, Beside(first, second, foreseen, least) as beside:
+    if attempt.checks:
+        # The constraints that are made after all rows come before what is built on rows.
+        foreseen = None
+    with (
+        clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first,
+        Beside(first, second, foreseen, least, attempt.script) as beside,
+    ):
         # Either session may have to wait for the other, or for rows.
-        first.load.write(UNLIMITED)
-        load = Load(first, beside)
+        first.enter()
+        first.load.write(UNRESTRICTED + confined(first.version))
+        load = Load(first, beside, attempt)
         yield load
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What a load did without, and what is to be said of how it went. `path`: where names had to be looked for."""
+
+    left: Sequence[LeftOut]
+    notes: Sequence[str] = ()
+    path: str = ""
+
+
+def load_dump(
+    clients: Clients,
+    run: str,
+    attempt: Attempt,
+    go: Callable[[Load], None],
+    renew: Callable[[], None],
+    foreseen: Foreseen | None = None,
+) -> Loaded:
+    """Load by `go`, which gives the dump to a Load; once more where that may help, into what `renew` has emptied.
+
+    LoadFailed with what the first attempt ended with, unless the second came further.
+    """
+    load = None
+    try:
+        with loading(clients, run, foreseen, attempt=attempt) as load:
+            go(load)
+            return Loaded(load.left)
+    except LoadFailed as error:
+        other = attempt.after(error.sqlstate, calling=load.split.calling) if load and error.refused else None
+        if other is None:
+            raise _explained(error, load) from error
+        first = error
+    logger.warning("{}; trying a second time, with {}", first.message, printable(other.told))
+    renew()
+    try:
+        with loading(clients, run, attempt=other) as load:
+            go(load)
+            notes = [f"loaded at a second attempt, with {other.told}: at first {first.message}"]
+            return Loaded(load.left, notes, other.search_path if other.by_path else "")
+    except LoadFailed as error:
+        error.message += f" (at a second attempt, with {printable(other.told)})"
+        raise _explained(error, load) from error
+
+
+def _explained(error: LoadFailed, load: Load | None) -> LoadFailed:
+    """Which rows break a constraint, and what can be done about it."""
+    shows = load.rows_breaking(*error.constraint) if load and len(error.constraint) == _PARTS else ""
+    if shows:
+        left = " A set that has them is restored with `restore --allow-invalid`." if error.sqlstate in ALLOWED else ""
+        error.hint = f"{error.hint} This shows the rows: {printable(shows)}{left}"
+    return error
+
+
+def attempt_for(stored: StoredSet, *, allow_invalid: bool = False) -> Attempt:
+    """How a set is loaded. Where names are found is noted in it, or else wherever it has tables."""
+    part = stored.manifest.database if stored.manifest else None
+    with_tables = [parts(table.encode(errors="surrogateescape"))[0] for table in part.rows] if part else []
+    path = dict.fromkeys([*(part.search_path if part else ()), "public", *with_tables])
+    return Attempt(tuple(path), allow_invalid=allow_invalid)
+
+
+def complete(clients: Clients, extensions: Iterable[str], run: str) -> None:
+    """Tell extensions that want to know it that all is loaded."""
+    if statements := [called(name, LOADING[name][1]) for name in extensions if name in LOADING]:
+        script(clients, statements, run)
+
+
+def wanted(stored: StoredSet, roles: str, *, rows: bool = True) -> Wanted:
+    """What a set needs of the place that it is loaded into; `rows`: all of it. `roles` as its roles file has them."""
+    part = stored.manifest.database if stored.manifest else None
+    if part is None:
+        return Wanted("restored", None, 10 * stored.size, "", "")
+    versions = {**dict.fromkeys(part.extensions, ""), **part.versions}
+    size = part.size if rows else 0
+    return Wanted(part.name, part.locale, size, part.bootstrap, roles, part.preload, part.tablespaces, versions)
+
+
+def against_set(error: LoadFailed, place: Place) -> bool:
+    """Whether a load failed for what the set holds: not for want of something, nor of rights on somebody's server."""
+    return error.refused and (place.ours or error.sqlstate != _NO_RIGHT)
+
+
 def _build(
-    queue: Queue, doing: dict[int, Entry], sessions: list[Dialogue], take: Callable[[int], Entry | None]
+    queue: Queue,
+    doing: dict[int, Entry],
+    sessions: list[Dialogue],
+    take: Callable[[int], Entry | None],
+    attempt: Attempt,
 ) -> None:
     """Give each session what `take` gives it until all is done; LoadFailed by the first that fails."""
     heard: threading.Event = sessions[0].heard
@@ -103,6 +237,13 @@ def _build(
         for number, session in enumerate(sessions):
             if number not in doing and (entry := take(number)):
                 doing[number] = entry
-                session.ask(entry.script)
+                session.ask(attempt.script(entry))
         if queue:
             heard.wait(_GLANCE)
+
+
+def _settled(session: Dialogue) -> None:
+    """Until it has done all that it was asked."""
+    while not session.idle:
+        session.heard.wait(_GLANCE)
+        session.heard.clear()

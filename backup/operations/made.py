@@ -1,23 +1,33 @@
-"""A set that has just been made is verified as any other: what is called good has been read."""
+"""A set that has just been made is verified as any other, and tried: what is called good has been read, and loads."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import Final, Protocol
 
 from backup.catalog import Catalog
-from backup.errors import BackupError, IntegrityError, Interrupted
+from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
+from backup.health import shrink
 from backup.log import logger
+from backup.manifest import Manifest, Tier
 from backup.operations import runs
+from backup.operations.load_test import SAFETY, Dumped, load_test
 from backup.operations.verify import check
 from backup.progress import Progress
 from backup.records import Records, Run
 from backup.restorepage import PAGE, page
-from backup.sets import Verdict
+from backup.sets import LoadTest, StoredSet, Verdict, present
+from backup.sources.places import Places
+from backup.stores.disk import ON_A_DISK, in_memory
 from backup.stores.local import LocalStore
 from backup.stores.notes import replace
-from backup.text import printable
+from backup.text import duration, printable, size
+
+_UNTRIED: Final = "whether it loads was not tried"
+_DRILL: Final = "`drill latest` restores it into a throw-away server."
 
 
 def verify_made(
@@ -51,6 +61,91 @@ def verify_made(
     done = done.model_copy(update={"seconds": {**done.seconds, "verify": round(time.monotonic() - started, 3)}})
     runs.record(records, done)
     return done
+
+
+class Shop(runs.Shop, Protocol):
+    """What the end of a backup works with."""
+
+    @property
+    def places(self) -> Callable[[StoredSet], Places]:
+        """Where a set is tried."""
+
+    @property
+    def progress(self) -> Progress:
+        """Who is told."""
+
+
+def end_made(shop: Shop, manifest: Manifest, done: Run, dumped: Dumped | None) -> Run:
+    """Try whether a set that was verified loads, keep and say what was found; the run. NotProven if it does not load.
+
+    `dumped` is None for a set without a database.
+    """
+    try:
+        test = _tried(shop, done, dumped) if dumped else None
+        if test and test.refusal:
+            raise NotProven(f"{done.set} is complete, but does not load: {test.refusal}", test.remedy)
+    except Interrupted as signalled:
+        test = LoadTest(tried=shop.clock(), untried=f"the run was told to end (signal {signalled.exit_code - 128})")
+    except BackupError as error:
+        runs.record(shop.records, runs.failed(done, error, shop.clock(), done.seconds))
+        raise
+    if test and test.untried:
+        told = "; ".join(filter(None, [done.message, f"{_UNTRIED}: {test.untried}"]))
+        done = done.model_copy(update={"message": told, "hint": done.hint or test.remedy or _DRILL})
+        runs.record(shop.records, done)
+    _report(manifest, done, test)
+    _report_less(shop, manifest)
+    if memory := in_memory(shop.catalog.root):
+        logger.error("{} is whole, but does not last: {}\n  {}", manifest.id, memory, ON_A_DISK)
+    return done
+
+
+def _report_less(shop: Shop, manifest: Manifest) -> None:
+    """Say at once what health will say until it is long ago: data may have been lost before the backup."""
+    if manifest.tier is Tier.PRE_RESTORE:
+        return
+    with contextlib.suppress(BackupError):  # said by health
+        sets = present(shop.catalog.sets(), shop.clock())
+        for each in shrink.of_set(shop.catalog.find(manifest.id), sets):
+            logger.warning("{}\n  {}", each.text, each.hint)
+
+
+def _tried(shop: Shop, done: Run, dumped: Dumped) -> LoadTest:
+    stored = shop.catalog.find(done.set)
+    if stored.verdict is None:
+        return LoadTest(tried=shop.clock(), untried="the run was told to end")
+    shop.progress.phase("trying whether it loads")
+    test = load_test(
+        stored,
+        dumped,
+        others=shop.catalog.sets(),
+        root=shop.catalog.root,
+        run=done.id,
+        places=shop.places,
+        clock=shop.clock,
+    )
+    verdict = stored.verdict.model_copy(update={"load_test": test})
+    shop.catalog.record_verdict(stored, verdict, locked=True)
+    return test
+
+
+def _report(manifest: Manifest, run: Run, test: LoadTest | None) -> None:
+    for caution in manifest.database.cautions if manifest.database else ():
+        logger.warning("{}", printable(caution))
+    for volume in manifest.volumes:
+        for change in volume.changed:
+            logger.warning("{}/{}: {}", volume.name, change.path, change.what)
+    took, size_ = duration(run.seconds.get("total", 0)), size(manifest.stored_size)
+    empty = "".join(f"; {volume.name}: empty" for volume in manifest.volumes if not volume.files)
+    what = f"{size_} in {len(manifest.artifacts)} files, written and read back in {took}{empty}"
+    loads = ", loads" if test else ""
+    if test and test.untried:
+        loads = f"; {_UNTRIED}: {printable(test.untried)}"
+        if test.untried != SAFETY:  # which is as it should be
+            hint = printable(test.remedy or _DRILL)
+            logger.warning("set {} is {}{} ({})\n  {}", manifest.id, manifest.status, loads, what, hint)
+            return
+    logger.success("set {} is {}{}: {}", manifest.id, manifest.status, loads, what)
 
 
 def _judge(identifier: str, problems: list[str]) -> None:

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup import lock
+from pydantic import ValidationError
+
 from backup.catalog import Catalog
 from backup.config import Settings
-from backup.errors import BackupError, NoSpace, NotFound
+from backup.errors import BackupError, NoSpace, NotFound, StoreError
 from backup.health import failed_backup
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations import runs
+from backup.operations.runs import at_work
 from backup.operations.unfinished import refuse_unfinished
 from backup.records import Outcome, Records, Run, new_run_id
-from backup.retention import Decision, Identity, Policy, decide, identity_of, stale
-from backup.sets import StoredSet
-from backup.text import plural, printable, size
+from backup.retention import Decision, Identity, Memory, Policy, advanced, decide, identity_of, stale
+from backup.sets import SKEW, StoredSet, is_ahead, left_volumes, present, volumes_of
+from backup.stores import notes
+from backup.stores.local import LocalStore
+from backup.stores.staged import staged_name
+from backup.text import age, plural, printable, size
 
 PRUNE: Final = "prune"
 # The exit code of a run that did its part, and leaves more to a person.
 WAITS: Final = 4
-_SKEW: Final = timedelta(minutes=5)
+_MEMORY: Final = "retention.json"
 _FORCE: Final = (
-    "`prune --dry-run` shows the sets; if they may go, `prune --force` removes them. BACKUP_PRUNE_SHARE is what one"
-    " cleanup may remove of a tier by itself."
+    "`prune --dry-run` says of each why: the clock jumped, or a setting (BACKUP_RETENTION_…) shrank; if that is right,"
+    " `prune --force` removes them."
 )
 
 
@@ -36,13 +41,16 @@ _FORCE: Final = (
 class Request:
     """`force` lifts the share of a tier that one run may remove, `make_room` that the backups must be well.
 
-    `server` is the system identifier of another database server, whose sets are cleaned up instead. `wait` is in
-    seconds; the rest is for the record.
+    `server` is the system identifier of another database server, whose sets are cleaned up instead. `forget_volume` is
+    a volume that has left the stack, and for which no set need be kept any longer. `ahead` is a set dated ahead of
+    the clock, which goes, and nothing else. `wait` is in seconds; the rest is for the record.
     """
 
     force: bool = False
     make_room: bool = False
     server: str = ""
+    forget_volume: str = ""
+    ahead: str = ""
     wait: float = 0.0
     trigger: str = "manual"
     slot: datetime | None = None
@@ -58,6 +66,40 @@ class Shelf:
     lock: Path
     policy: Policy
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class MemoryFile:
+    """The memory of cleanups in state/ of the backup volume: retention.json, and one for each offsite place."""
+
+    def __init__(self, root: Path, place: str = "") -> None:
+        self._store = LocalStore(root / "state")
+        self._name = f"retention-{place}.json" if place else _MEMORY
+
+    def read(self) -> Memory:
+        """What is remembered; StoreError when it cannot be understood."""
+        if self._name not in self._store.names():
+            return Memory()
+        try:
+            return Memory.model_validate_json(self._store.read(self._name))
+        except ValidationError as error:
+            raise StoreError(
+                f"{self._store.directory / self._name} is damaged: nothing is removed",
+                "Move it away; then no volume counts as forgotten, and what is set now as agreed to.",
+            ) from error
+
+    def write(self, memory: Memory) -> None:
+        """Replace it. Only for the holder of the lock."""
+        if memory == self.read():
+            return
+        self._store.remove(staged_name(self._name))  # of a writer that was killed
+        notes.replace(self._store, self._name, memory.model_dump_json(indent=1).encode(), locked=True)
+
+    def note(self, memory: Memory) -> None:
+        """Before anything goes. Where there is no room for it, it says tomorrow what it would say today."""
+        try:
+            self.write(memory)
+        except NoSpace as error:
+            logger.warning("{}", error.message)
 
 
 class Decided:
@@ -76,6 +118,24 @@ class Decided:
         return sum(decision.waits for decision in self.decisions)
 
     @property
+    def later(self) -> int:
+        """How many sets the next runs remove by themselves."""
+        return sum(decision.later for decision in self.decisions)
+
+    @property
+    def left(self) -> list[str]:
+        """Why sets that are past their time stay, in words."""
+        said = []
+        if self.waiting:
+            said.append(
+                f"{plural(self.waiting, 'more set')} past retention by a clock that jumped or a setting that shrank:"
+                " a person must agree"
+            )
+        if self.later:
+            said.append(f"{plural(self.later, 'more set')} past retention than one run removes: the next ones do")
+        return said
+
+    @property
     def exit_code(self) -> int:
         """0, or WAITS."""
         return WAITS if self.waiting else 0
@@ -87,6 +147,7 @@ class Report(Decided):
 
     decisions: Sequence[Decision]
     hold: str
+    memory: Memory
     removed: list[StoredSet] = field(default_factory=list)
 
     @property
@@ -96,9 +157,7 @@ class Report(Decided):
         said = [f"removed {plural(len(self.removed), 'set')}, {freed}" if self.removed else "nothing was removed"]
         if self.hold:
             said.append(self.hold)
-        if self.waiting:
-            said.append(f"{plural(self.waiting, 'more set')} over the limit than one run removes: a person must agree")
-        return "; ".join(said)
+        return "; ".join([*said, *self.left])
 
 
 def policy(settings: Settings) -> Policy:
@@ -117,20 +176,86 @@ def policy(settings: Settings) -> Policy:
     )
 
 
+def remember(request: Request, shelf: Shelf, now: datetime, sets: Sequence[StoredSet]) -> Memory:
+    """What will be remembered of a cleanup now. NotFound when the volume to forget is in use, or in no set."""
+    memory, name = MemoryFile(shelf.catalog.root).read(), request.forget_volume
+    if not name:
+        return memory
+    sets = present(sets, now)
+    holding = [stored.time for stored in sets if name in volumes_of(stored)]
+    if not holding:
+        held = ", ".join(sorted({each for stored in sets for each in volumes_of(stored)})) or "none"
+        raise NotFound(
+            f"no set holds a volume {printable(name)}; nothing was removed", f"There are: {printable(held)}."
+        )
+    fresh = [stored for stored in sets if stored.good and now - stored.time <= shelf.policy.fresh]
+    if name not in left_volumes(sets) and any(name in volumes_of(stored) for stored in fresh):
+        raise NotFound(
+            f"the volume {printable(name)} has not left the stack: the newest set holds it; nothing was removed",
+            "Take it out of the backup service's `volumes:` first; after the next backup it can be forgotten.",
+        )
+    return memory.model_copy(update={"forgotten": {**memory.forgotten, name: max(holding)}})
+
+
 def plan(request: Request, shelf: Shelf, now: datetime, own: str = "") -> Report:
     """What `prune` would do now; `own` is the id of the run that asks. Touches nothing."""
     refuse_unfinished(shelf.catalog.root, now)
     sets = shelf.catalog.sets()
+    memory = remember(request, shelf, now, sets)
+    policy = replace(shelf.policy, forgotten=memory.forgotten)
+    if request.ahead:
+        hold = stale(sets, policy, now)
+        return Report([_unwanted(shelf.catalog.find(request.ahead), now, hold)], hold, memory)
     # One from the future would stand before all that happens until then.
-    runs = shelf.records.all()
-    past = [run for run in runs if run.started <= now + _SKEW]
-    hold = "" if request.make_room else _failed(past) or stale(sets, shelf.policy, now)
-    since = _last(runs, but=own)
-    # A person who names another server has looked; what a cleanup of this one left waiting says nothing of that.
-    spent = _spent(past) and not request.server
+    runs = shelf.records.all(at_work(shelf.catalog.root))
+    past = [run for run in runs if run.started <= now + SKEW]
+    hold = "" if request.make_room else _failed(past) or stale(sets, policy, now)
+    known = Known(memory, [run for run in runs if run.id != own], _last(runs, but=own))
     of = _of(sets, request.server)
-    decided = decide(sets, shelf.policy, now, identity=of, hold=hold, force=request.force, spent=spent, since=since)
-    return Report(decided, hold)
+    agreed = request.force and not request.server
+    return Report(*careful(sets, policy, now, known, identity=of, hold=hold, force=request.force, agreed=agreed))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the time before a cleanup: its memory, the runs, and when the last cleanup was."""
+
+    memory: Memory
+    runs: Sequence[Run]
+    last: datetime | None
+
+
+def careful(
+    sets: Sequence[StoredSet],
+    policy: Policy,
+    now: datetime,
+    known: Known,
+    *,
+    identity: Identity | None,
+    hold: str,
+    force: bool,
+    agreed: bool,
+) -> tuple[list[Decision], str, Memory]:
+    """What becomes of each set here or at a place, `hold`, and what to remember. `agreed`: a person wants all of it."""
+    # Before there was a memory, the last cleanup is what is known of the time before this one.
+    before = known.memory if known.memory.seen else known.memory.model_copy(update={"seen": known.last})
+    times = [time for run in known.runs for time in (run.started, run.ended) if time]
+    memory = advanced(before, policy, sets, times, now, agreed=agreed and not hold)
+    decided = decide(sets, policy, now, identity=identity, hold=hold, force=force, since=known.last, memory=memory)
+    return decided, hold, memory
+
+
+def _unwanted(stored: StoredSet, now: datetime, hold: str) -> Decision:
+    """The set dated ahead that a person named goes, while a fresh one shows that the clock is right now."""
+    if not is_ahead(stored, now):
+        raise NotFound(
+            f"{stored.id} is not dated ahead of the clock; nothing was removed",
+            "`prune --dry-run` says of each set why it stays or goes.",
+        )
+    reason = f"dated {age(now - stored.time)} of the clock"
+    if stored.pin or hold:
+        return Decision(stored, keep=True, reason=f"{reason}; {'pinned' if stored.pin else hold}")
+    return Decision(stored, keep=False, reason=f"{reason}, and named by a person")
 
 
 def _of(sets: Sequence[StoredSet], server: str) -> Identity | None:
@@ -158,13 +283,13 @@ def prune(request: Request, shelf: Shelf) -> Report:
         slots=request.slots,
         started=asked,
     )
-    waiting = "waiting for another run to end: {}"
-    with lock.hold(shelf.lock, PRUNE, run.id, wait=request.wait, waiting=lambda who: logger.info(waiting, who)):
+    with runs.locked(shelf, run, request.wait):
         run = run.model_copy(update={"started": shelf.clock()})
         try:
             runs.recover(shelf.catalog, shelf.records, run.started)
             _begin(shelf.records, run)
             report = plan(request, shelf, run.started, run.id)
+            MemoryFile(shelf.catalog.root).note(report.memory)
             _remove(report, shelf.catalog)
             # Tried already, and in vain if anything is left: said last, so that it does not keep the others.
             shelf.catalog.finish_removing()
@@ -206,12 +331,6 @@ def _remove(report: Report, catalog: Catalog) -> None:
 def _failed(past: Sequence[Run]) -> str:
     run = failed_backup(past)
     return f"the last {run.tier} backup {run.outcome}: nothing is removed until one has succeeded" if run else ""
-
-
-def _spent(past: Sequence[Run]) -> bool:
-    """Whether the last cleanup that ended left something to a person, who has not answered."""
-    last = next((r for r in past if r.operation == PRUNE and r.outcome is Outcome.SUCCESS), None)
-    return last is not None and last.exit_code == WAITS
 
 
 def _last(runs: Sequence[Run], but: str) -> datetime | None:

@@ -15,6 +15,7 @@ from backup import lock
 from backup.catalog import Catalog
 from backup.errors import BackupError, Interrupted, MediaFailed, StoreError
 from backup.log import logger, redacted
+from backup.operations import giveway
 from backup.records import Outcome, Records, Run
 from backup.stores import incoming
 
@@ -26,6 +27,8 @@ def recover(catalog: Catalog, records: Records, now: datetime) -> None:
     """Remove what dead runs left in the volume and record them as crashed. Only under the lock."""
     for name in catalog.sweep():
         logger.warning("removed {}: a run that died had not published it", name)
+    for identifier in catalog.settle():
+        logger.warning("put the damaged files of {} back: a pull that died had not replaced them", identifier)
     for name in incoming.clear(catalog.root):
         logger.warning("removed {}: an import that died had not judged it", name)
     try:
@@ -50,9 +53,18 @@ def tidied(catalog: Catalog) -> Iterator[None]:
 
 
 def beside(root: Path) -> Callable[[Run], bool]:
-    """Whether a run is at work without the lock of the volume: it holds one of its own, as uploads do."""
-    holders = [lock.holder(path) or "" for path in (root / "state").glob(f"{BESIDE}*.lock")]
-    return lambda run: any(f"(run {run.id} in " in who for who in holders)
+    """Whether a run is at work without the lock of the volume: it holds one of its own, as uploads do.
+
+    The locks are looked at when that is asked: one that was looked at before the record would be too old.
+    """
+    state = root / "state"
+    return lambda run: any(lock.names(lock.holder(path) or "", run.id) for path in state.glob(f"{BESIDE}*.lock"))
+
+
+def at_work(root: Path) -> Callable[[Run], bool]:
+    """Whether a run is at work: it holds the lock of the volume, or one of its own."""
+    others = beside(root)
+    return lambda run: lock.names(lock.holder(root / "state" / "lock") or "", run.id) or others(run)
 
 
 @contextlib.contextmanager
@@ -175,13 +187,18 @@ class Recording:
 
 
 @contextlib.contextmanager
-def locked(shop: Shop, run: Run, wait: float, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+def locked(
+    shop: Shop, run: Run, wait: float, waiting: Callable[[str], None] | None = None, *, yielding: bool = False
+) -> Iterator[None]:
     """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds.
 
-    `waiting` is told who is waited for, one after the other, and may raise instead.
+    `waiting` is told who is waited for, one after the other, and may raise instead; without it, whoever gives way to
+    all others is asked to, as this run does when it is `yielding`.
     """
     what = f"{run.operation} {run.set or run.tier}".strip()
-    with lock.hold(shop.lock, what, run.id, wait=wait, waiting=waiting or _told):
+    name = f"{what} {giveway.TO_ALL}" if yielding else what
+    told = waiting or giveway.asking(shop.catalog.root, what, _told)
+    with lock.hold(shop.lock, name, run.id, wait=giveway.patience(shop.lock, wait), waiting=told):
         yield
 
 

@@ -20,28 +20,32 @@ from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError, LockHeld
 from backup.health import CREATE, Health, newest_database
+from backup.health.model import FIRST
 from backup.journal.files import JOURNAL
 from backup.ledger import Ledger
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations.accounting import Accounting
 from backup.operations.announce import announce, tell_way
+from backup.operations.drill_queue import DrillQueue
 from backup.operations.jobs import COMMANDS, Crontab, jobs
 from backup.operations.offsite.after import After
 from backup.operations.offsite.plans import ages, places, uploads
-from backup.operations.runs import beside
+from backup.operations.runs import at_work
 from backup.operations.status import overview
 from backup.operations.surface import access_for
 from backup.overview import Overview
-from backup.records import Records, Run
+from backup.probe import SOCKET
+from backup.records import Outcome, Records, Run, new_run_id
+from backup.schedule import BUSY
 from backup.stores.disk import storing
 from backup.supervise import Errand, Family, Scheduler, Signals, scan, stop
 from backup.web.app import create_app
-from backup.web.server import HttpServer, bind
+from backup.web.server import HttpServer, bind, reserved
 
 _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 _TICK: Final = 1.0
-# The exit code of a whole set in which files changed while they were read.
+# The exit code of a whole set in which files changed while they were read, or that lies in memory.
 _CHANGED: Final = 3
 # What a disk that is well takes to say what is there.
 _PROMPT: Final = 5.0
@@ -94,7 +98,7 @@ def serve(
             stack.callback(made.stop)
             service.alarm = Errand(made.round)
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
-        with HttpServer(app, listener):
+        with HttpServer(app, listener), reserved(app, run_dir / SOCKET):
             try:
                 announce(settings)
                 Errand(lambda: tell_way(way)).go()
@@ -136,13 +140,17 @@ class _Service:
         self.alarm: Errand | None = None
         self.family = Family()
         self.scheduler = Scheduler(self.family, table.argv, self._env)
+
+        def start(words: tuple[str, ...]) -> subprocess.Popen[bytes]:
+            return self.family.spawn([*command, *words], self._env)
+
         self._accounting = Accounting(
             ledger=Ledger(catalog.root),
             records=records,
             lock=catalog.root / "state" / "lock",
             jobs=jobs(settings),
             zone=settings.zone,
-            spawn=lambda job: self.family.spawn([*command, *COMMANDS[job]], self._env),
+            spawn=lambda job: start(COMMANDS[job]),
             held=lambda: table.held,
             since=self._since,
         )
@@ -153,8 +161,11 @@ class _Service:
             places=[place for place, _ in places(settings)],
             uploads=uploads(settings),
             ages=ages(settings),
-            spawn=lambda words: self.family.spawn([*command, *words], self._env),
+            spawn=start,
         )
+
+        # Whoever drills nothing by schedule has reasons for it.
+        self._drills = DrillQueue(catalog, records, catalog.root / "state" / "lock", start) if settings.drill else None
 
     def run(self) -> None:
         """The main loop: every second, and at once when a child ends, until a signal says stop."""
@@ -195,11 +206,13 @@ class _Service:
             datetime.now(UTC),
             scheduler=self.scheduler.state(),
             first=first,
+            lost=self._accounting.lost(),
             alerting=alerting,
         )
 
     def _first_wanted(self) -> bool:
         try:
+            # Also where all are dated ahead: the clock may be behind.
             return newest_database(self._catalog.sets()) is None
         except BackupError as error:
             # Red by /healthz; the service stays up to say so, and a person may look inside.
@@ -230,28 +243,49 @@ class _Service:
         """All that reads the backup disk again and again: one that hangs must not keep signals from being heard."""
         now = time.monotonic()
         if now - self._settled > _SETTLE:
-            self._settled = now
+            # A run that ended between two looks at the processes is among them once more: it is looked for again.
+            self._settled = now if self._idle else self._settled
             self._settle(now, idle=self._idle)
         self._accounting.tick(datetime.now(UTC), now, busy=self._first is not None)
+        if self._drills:
+            self._drills.tick(now, busy=self._first is not None)
         self._after.tick(datetime.now(UTC), now)
 
     def _refresh(self) -> None:
         try:
             if self._table.refresh(datetime.now(UTC)):
                 held = ", ".join(sorted(self._table.held)) or "nothing"
-                logger.info("the scheduler reads its table again; held back for a change of the clock: {}", held)
+                logger.info("the scheduler reads its table again; held back from it: {}", held)
                 self.scheduler.reload()
         except BackupError as error:
             logger.error("{} {}", error.message, error.hint)
 
-    @staticmethod
-    def _first_ended(code: int) -> None:
+    def _first_ended(self, code: int) -> None:
         if code == _CHANGED:
-            logger.warning("the first backup has ended well, but files changed while they were read")
+            logger.warning(
+                "the first backup has ended, but files changed while they were read, or it is in memory (see `status`)"
+            )
         elif code:
             logger.error("the first backup ended with code {}; the next one is the schedule's", code)
+            if code != BUSY:  # another run held the volume, and says itself how it ended
+                self._accounting.owe(self._unrecorded(code))
         else:
             logger.info("the first backup has ended well")
+
+    def _unrecorded(self, code: int) -> Run:
+        """The first backup as its exit code tells it, for where it left no record of its own."""
+        return Run(
+            id=new_run_id(self._since),
+            operation=CREATE,
+            tier=Tier.DAILY,
+            trigger=FIRST,
+            started=self._since,
+            ended=datetime.now(UTC),
+            outcome=Outcome.CRASHED,
+            message=f"the first backup ended with code {code} and left no record",
+            hint="`docker compose logs backup` shows what it said; `create daily` tries it now.",
+            exit_code=abs(code),
+        )
 
     def _settle(self, now: float, *, idle: bool) -> None:
         """A record says `running`, but none of our jobs is: died without a word, unless somebody holds the lock.
@@ -265,7 +299,7 @@ class _Service:
             self._sweep.go()
             return
         with contextlib.suppress(BackupError):  # said by /healthz
-            if idle and self._records.unfinished(beside(self._catalog.root)):
+            if idle and self._records.unfinished(at_work(self._catalog.root)):
                 self._sweep.go()
 
 

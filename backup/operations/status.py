@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup import alerts, lock, schedule
+from backup import alerts, schedule
 from backup.catalog import Catalog
 from backup.config import Settings
 from backup.errors import BackupError
 from backup.health import CREATE, Health, Reason, SchedulerState
-from backup.journal import JournalFile, journal_reason
+from backup.journal import journal_reason, lost_words
 from backup.journal.files import KeptFile
 from backup.journal.model import Kept
 from backup.ledger import Ledger
@@ -23,13 +24,15 @@ from backup.offsite.decide import candidates
 from backup.operations.accounting import reasons
 from backup.operations.jobs import jobs
 from backup.operations.offsite.plans import ages, places, uploads
-from backup.operations.prune import PRUNE, WAITS
+from backup.operations.prune import PRUNE, WAITS, MemoryFile
 from backup.operations.prune import policy as retention_policy
+from backup.operations.runs import at_work
+from backup.operations.unfinished import standing
 from backup.overview import Overview, compute
 from backup.overview.compute import NO_OFFSITE, Facts, Policy
 from backup.records import Outcome, Records, Run
 from backup.sets import StoredSet
-from backup.stores.disk import room
+from backup.stores.disk import ON_A_DISK, in_memory, room, try_write
 
 _MEGA: Final = 10**6
 _LOGGED: Final = 15
@@ -56,13 +59,46 @@ def overview(
     *,
     scheduler: SchedulerState | None = None,
     first: Run | None = None,
+    lost: Sequence[Run] = (),
     alerting: bool = True,
 ) -> Overview:
-    """Everything, as the volume shows it now. `first` stands for a first backup that has no record of its own yet.
+    """Everything, as the volume shows it now. `first` stands for a first backup that has no record of its own yet,
+    `lost` for runs whose end could not be recorded.
 
     Without `alerting`, the state of the alerts themselves is left out: they are not to tell of themselves.
     """
-    facts = Facts(scheduler=scheduler)
+    sets, runs, facts = _read(catalog, records, Facts(scheduler=scheduler))
+    if first and not any(run.operation == CREATE and run.started >= first.started for run in runs):
+        runs.append(first)
+    runs += lost
+    (kept, unread), (places, missed) = _kept(catalog.root), offsite(settings, catalog.root, sets, runs, now)
+    forgotten, unknown = _forgotten(catalog.root)
+    facts = replace(
+        facts,
+        forgotten=forgotten,
+        undo=kept.size if kept else None,
+        undo_until=_until(kept),
+        others=[
+            *_restoring(catalog.root),
+            *_scheduled(settings, catalog.root, now),
+            *_cleanup(runs),
+            *(alerts.reasons(catalog.root, now) if alerting else []),
+            *[*missed, *unread, *unknown],
+            *_unwritable(catalog.root, facts.free),
+            *_passing(catalog.root),
+        ],
+        pinned=frozenset(stored.id for stored in sets if stored.pin),
+        slots=schedule.upcoming(jobs(settings), now, settings.zone),
+        offsite=told.clock(places[0], runs, now) if places else NO_OFFSITE,
+        places=[told.summary(seen, now) for seen in places],
+        alerting=alerts.summary(catalog.root, settings),
+    )
+    found = compute.overview(sets, runs, now, policy(settings), facts)
+    return replace(found, logged=_logged(catalog.root)) if alerting else found
+
+
+def _read(catalog: Catalog, records: Records, facts: Facts) -> tuple[list[StoredSet], list[Run], Facts]:
+    """Read the sets and the runs, and the facts with the room, or with why not all of that can be read."""
     sets: list[StoredSet] = []
     runs: list[Run] = []
     try:
@@ -72,31 +108,10 @@ def overview(
     except BackupError as error:
         facts = replace(facts, problem=error.message, unread=True)
     try:
-        runs = records.all()
+        runs = records.all(at_work(catalog.root))
     except BackupError as error:
         facts = replace(facts, problem=facts.problem or error.message)
-    if first and not any(run.operation == CREATE and run.started >= first.started for run in runs):
-        runs.append(first)
-    (kept, lost), (places, missed) = _kept(catalog.root), offsite(settings, catalog.root, sets, runs, now)
-    facts = replace(
-        facts,
-        undo=kept.size if kept else None,
-        undo_until=_until(kept),
-        others=[
-            *_restoring(catalog.root),
-            *_scheduled(settings, catalog.root, now),
-            *_cleanup(runs),
-            *(alerts.reasons(catalog.root, now) if alerting else []),
-            *[*missed, *lost],
-        ],
-        pinned=frozenset(stored.id for stored in sets if stored.pin),
-        slots=schedule.upcoming(jobs(settings), now, settings.zone),
-        offsite=told.clock(places[0], runs, now) if places else NO_OFFSITE,
-        places=[told.summary(seen) for seen in places],
-        alerting=alerts.summary(catalog.root, settings),
-    )
-    found = compute.overview(sets, runs, now, policy(settings), facts)
-    return replace(found, logged=_logged(catalog.root)) if alerting else found
+    return sets, runs, facts
 
 
 def _logged(root: Path) -> dict[str, tuple[str, ...]]:
@@ -115,6 +130,7 @@ def policy(settings: Settings) -> Policy:
         minimum=settings.retention_minimum,
         min_size=settings.min_size_kb * 1000,
         min_free=settings.min_free_gb * 1000 * _MEGA,
+        allow_empty=frozenset(settings.allow_empty),
     )
 
 
@@ -139,6 +155,23 @@ def offsite(
     return seen, [each for place in seen for each in told.reasons(place, runs, now)]
 
 
+def _unwritable(root: Path, free: int | None) -> list[Reason]:
+    """Say why no run could record its end. A volume that cannot be asked for its room, or has none, is told as that."""
+    if not free:
+        return []
+    try:
+        try_write(root)
+    except BackupError as error:
+        return [Reason("fail", f"no run can be recorded: {error.message}", error.hint)]
+    return []
+
+
+def _passing(root: Path) -> list[Reason]:
+    """Say that no set is kept, however good it is: its place is memory."""
+    why = in_memory(root)
+    return [Reason("fail", f"no set lasts: {why}", f"{ON_A_DISK} `create daily` takes one there.")] if why else []
+
+
 def _cleanup(runs: list[Run]) -> list[Reason]:
     """The last cleanup, if it failed or left something to a person."""
     last = next((run for run in runs if run.operation == PRUNE and run.outcome is not Outcome.RUNNING), None)
@@ -148,10 +181,22 @@ def _cleanup(runs: list[Run]) -> list[Reason]:
     return [Reason("warn", f"the last cleanup: {left}", last.hint or "`prune --dry-run` shows what it would do.")]
 
 
+def _forgotten(root: Path) -> tuple[Mapping[str, datetime], list[Reason]]:
+    """The volumes that need no set any more and since when, or why that cannot be told."""
+    try:
+        return MemoryFile(root).read().forgotten, []
+    except BackupError as error:
+        return {}, [Reason("warn", error.message, error.hint)]
+
+
 def _kept(root: Path) -> tuple[Kept | None, list[Reason]]:
     """What is kept for `undo`, or why that cannot be told."""
     try:
-        return KeptFile(root).read(), []
+        kept = KeptFile(root).read()
+        if kept and kept.database and kept.database.lost:
+            # What it takes is no use to anybody.
+            return None, [Reason("warn", *lost_words(kept.database.lost, kept))]
+        return kept, []
     except BackupError as error:
         return None, [Reason("warn", error.message, error.hint)]
 
@@ -168,10 +213,7 @@ def _until(kept: Kept | None) -> datetime | None:
 def _restoring(root: Path) -> list[Reason]:
     """A restore that is under way, or that stands half way."""
     try:
-        journal = JournalFile(root).read()
+        found = standing(root)
     except BackupError as error:
         return [Reason("fail", error.message, error.hint)]
-    if journal is None:
-        return []
-    severity, text, hint = journal_reason(journal, alive=lock.holder(root / "state" / "lock") is not None)
-    return [Reason(severity, text, hint)]
+    return [Reason(*journal_reason(*found))] if found else []

@@ -18,8 +18,14 @@ from backup.progress import Progress
 class Watchdog:
     """A Progress that passes on to `shown` and calls `ended(seconds)` once when a watched phase stands still."""
 
-    def __init__(self, shown: Progress, patience: float, ended: Callable[[float], None]) -> None:
-        self._shown, self._patience, self._ended = shown, patience, ended
+    def __init__(
+        self,
+        shown: Progress,
+        patience: float,
+        ended: Callable[[float], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._shown, self._patience, self._ended, self._clock = shown, patience, ended, clock
         self._moved: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -39,12 +45,18 @@ class Watchdog:
 
     def advance(self, count: int) -> None:
         """See Progress."""
-        self._moved = time.monotonic()
+        self._moved = self._clock()
         self._shown.advance(count)
+
+    def look(self) -> bool:
+        """Whether it has stood still for too long, which is then told."""
+        moved, now = self._moved, self._clock()
+        if moved is None or now - moved <= self._patience:
+            return False
+        self._ended(now - moved)
+        return True
 
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self._patience / 4)):
-            moved = self._moved
-            if moved is not None and time.monotonic() - moved > self._patience:
-                self._ended(time.monotonic() - moved)
+            if self.look():
                 return

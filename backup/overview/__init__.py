@@ -107,7 +107,8 @@ class Offsite:
 
 @dataclass(frozen=True)
 class Overview:
-    """Everything. `sets` and `runs` are newest first; `restore_seconds` is what the newest drill measured.
+    """Everything. `sets` and `runs` are newest first; `restore_seconds` is what the newest restore or drill took, as
+    `restore_measured` says.
 
     `logged` are the last log lines of runs of late, by run. `tiers` is empty when the sets could not be
     read: not known is not zero.
@@ -124,6 +125,7 @@ class Overview:
     slots: tuple[Slot, ...]
     alerting: Alerting = Alerting()
     restore_seconds: float | None = None
+    restore_measured: str = ""
     logged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offsite: tuple[Offsite, ...] = ()
 

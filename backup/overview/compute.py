@@ -10,14 +10,14 @@ from zoneinfo import ZoneInfo
 
 from backup import forecast
 from backup.health import Health, Limits, Reason, SchedulerState, evaluate
-from backup.health.model import SKEW, newest
+from backup.health.model import newest
 from backup.health.proofs import DRILL, PATIENCE, proof_reason
 from backup.manifest import Tier
 from backup.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 from backup.overview.rates import period, slots_between
-from backup.records import Run
+from backup.records import RESTORE, Outcome, Run
 from backup.schedule import Slot
-from backup.sets import StoredSet
+from backup.sets import SKEW, StoredSet, is_ahead, present
 from backup.text import size
 
 _DAY: Final = timedelta(days=1)
@@ -28,7 +28,8 @@ NO_OFFSITE: Final = Clock("offsite", None, None, None, "pass", "not set up: all 
 class Policy:
     """The numbers of the settings. `jobs` maps tiers and `drill` to cron lines, sizes are bytes.
 
-    `keep` is how long sets of a tier are kept, `minimum` how many of them stay whatever their age.
+    `keep` is how long sets of a tier are kept, `minimum` how many of them stay whatever their age; `allow_empty` are
+    volumes that need not hold a file.
     """
 
     zone: ZoneInfo
@@ -38,6 +39,7 @@ class Policy:
     min_size: float = 0
     min_free: float = 0
     minimum: int = 0
+    allow_empty: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Facts:
     undo: int | None = None
     undo_until: datetime | None = None
     pinned: frozenset[str] = frozenset()
+    forgotten: Mapping[str, datetime] = field(default_factory=dict)
     scheduler: SchedulerState | None = None
     problem: str = ""
     unread: bool = False
@@ -63,8 +66,9 @@ class Facts:
 
 
 def overview(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, policy: Policy, facts: Facts) -> Overview:
-    """Everything that is told about these sets and runs."""
-    limits = _limits(sets, now, policy, facts)
+    """Everything that is told about these sets and runs. A set dated ahead of the clock is listed, and no more."""
+    here = present(sets, now)
+    limits = _limits(here, now, policy, facts)
     health = evaluate(
         sets,
         runs,
@@ -76,18 +80,20 @@ def overview(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, poli
         others=facts.others,
         limits=limits,
     )
+    restored, measured = _restore_time(here, runs)
     return Overview(
         health=health,
         now=now,
         zone=policy.zone,
-        clocks=(_good(health, policy), _proven(sets, now, limits), facts.offsite),
+        clocks=(_good(health, policy), _proven(here, now, limits), facts.offsite),
         tiers=() if facts.unread else tuple(_tier(tier, sets, now, policy, facts) for tier in Tier),
         sets=tuple(sorted(sets, key=lambda stored: (stored.time, stored.id), reverse=True)),
         runs=tuple(sorted(runs, key=lambda run: (run.started, run.id), reverse=True)),
         storage=_storage(sets, now, policy, facts, limits),
         slots=tuple(facts.slots),
         alerting=facts.alerting,
-        restore_seconds=_restore_seconds(sets),
+        restore_seconds=restored,
+        restore_measured=measured,
         offsite=tuple(facts.places),
     )
 
@@ -105,6 +111,8 @@ def _limits(sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Fac
         due={tier: _due(tier, sets, now, policy) for tier in policy.keep},
         minimum=policy.minimum,
         pinned=facts.pinned,
+        allow_empty=policy.allow_empty,
+        forgotten=facts.forgotten,
     )
 
 
@@ -118,7 +126,7 @@ def _proof_age(now: datetime, policy: Policy) -> timedelta | None:
 def _due(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy) -> int:
     """How many sets the schedule should have made that are still to be there, since the tier's first one."""
     cron, keep = policy.jobs.get(tier, ""), policy.keep[tier]
-    first = min((stored.time for stored in sets if stored.tier is tier and stored.manifest), default=now)
+    first = min((stored.time for stored in sets if stored.tier is tier and stored.summary), default=now)
     return slots_between(cron, max(first, now - keep), now, policy.zone) if cron and first < now else 0
 
 
@@ -142,7 +150,7 @@ def _proven(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Clock:
 
 def _tier(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Facts) -> TierSummary:
     mine = [stored for stored in sets if stored.tier is tier]
-    good = [stored for stored in mine if stored.good]
+    good = [stored for stored in mine if stored.good and not is_ahead(stored, now)]
     last, keep, cron = newest(good), policy.keep.get(tier), policy.jobs.get(tier, "")
     return TierSummary(
         tier=tier,
@@ -196,7 +204,16 @@ def _assumes(grows: float | None, policy: Policy, limits: Limits) -> str:
     return f"{trend}{known}, made by the schedule and kept {kept}; nothing else is written to this disk"
 
 
-def _restore_seconds(sets: Sequence[StoredSet]) -> float | None:
-    proofs = [stored.verdict.proof for stored in sets if stored.verdict and stored.verdict.proof]
-    timed = [proof for proof in proofs if proof.proven and "total" in proof.seconds]
-    return max(timed, key=lambda proof: proof.tried).seconds["total"] if timed else None
+def _restore_time(sets: Sequence[StoredSet], runs: Sequence[Run]) -> tuple[float | None, str]:
+    """What the newest restore or drill that went well took, and which it was. A restore of one half says little."""
+    found = [
+        (run.started, (run.ended - run.started).total_seconds(), f"the restore of {run.set}")
+        for run in runs
+        if run.operation == RESTORE and run.outcome is Outcome.SUCCESS and run.ended and not run.only
+    ]
+    for stored in sets:
+        proof = stored.verdict.proof if stored.verdict else None
+        if proof and proof.proven and "total" in proof.seconds:
+            found.append((proof.tried, proof.seconds["total"], f"the drill of {stored.id}"))
+    _, seconds, which = max(found, default=(None, None, ""), key=lambda each: each[0])
+    return seconds, which

@@ -31,6 +31,7 @@ def to_json(overview: Overview) -> dict[str, Any]:
         "schedule": [{"job": s.job, "cron": s.cron, "next": [_value(t) for t in s.times]} for s in overview.slots],
         "alerting": {name: _value(value) for name, value in vars(overview.alerting).items()},
         "restore_seconds": _value(overview.restore_seconds),
+        "restore_measured": overview.restore_measured,
         "offsite": [{name: _value(value) for name, value in vars(place).items()} for place in overview.offsite],
     }
 
@@ -44,6 +45,7 @@ def set_summary(stored: StoredSet) -> dict[str, Any]:
         "time": _value(stored.time),
         "state": stored.state,
         "good": stored.good,
+        "loads": stored.loads,
         "proven": stored.proven,
         "encrypted": stored.encrypted,
         "unopened": stored.unopened,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from backup.plan.checks import Remark, named, refusals, warnings
+from backup.plan.checks import refusals, warnings
 from backup.plan.facts import (
     Facts,
     Foreign,
@@ -17,6 +17,8 @@ from backup.plan.facts import (
     source,
     wants_database,
 )
+from backup.plan.fitting import own
+from backup.plan.remark import Remark, named
 from backup.plan.space import Need, needs
 from backup.text import age, duration, plural, printable, size
 
@@ -47,12 +49,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be done. It may be done when there are no refusals."""
+    """What would be done. It may be done when there are no refusals; `busy`: nothing but another run forbids it."""
 
     sections: tuple[Section, ...]
     warnings: tuple[Remark, ...]
     refusals: tuple[Remark, ...]
     needs: tuple[Need, ...]
+    busy: bool = False
 
     @property
     def possible(self) -> bool:
@@ -70,7 +73,8 @@ def plan(facts: Facts) -> Plan:
         ("room", tuple(_room(needed))),
     ]
     sections = tuple(Section(heading, rows) for heading, rows in parts if rows)
-    return Plan(sections, warnings(facts, needed), refusals(facts, needed), needed)
+    forbidden = refusals(facts, needed)
+    return Plan(sections, warnings(facts, needed), forbidden, needed, facts.busy and len(forbidden) == 1)
 
 
 def _source(facts: Facts) -> Iterator[Row]:
@@ -100,6 +104,7 @@ def _drill(facts: Facts) -> str:
         return "never"
     took = f", took {duration(proof.seconds['total'])}" if "total" in proof.seconds else ""
     found = "proven" if proof.proven else f"not proven ({plural(len(proof.differences), 'difference')})"
+    found = "did not load" if proof.refusal else found
     return f"{found} {proof.tried.astimezone(facts.zone):%Y-%m-%d %H:%M}{took}"
 
 
@@ -131,7 +136,9 @@ def _done(facts: Facts) -> Iterator[Row]:
     yield "safety set", "taken and verified first" if facts.safety else "none"
     if wants_database(facts) and facts.server and facts.server.missing_roles:
         yield "roles", f"made, because they are missing: {named(facts.server.missing_roles)}"
-    yield "stopped", f"{named(facts.stops)}; started again at the end" if facts.stops else "no container"
+    if wants_database(facts):
+        yield from own(facts.contrast, live=facts.live is not None)
+    yield "stopped", _stopped(facts)
     if facts.commands:
         yield "then run", named(facts.commands)
     yield "kept", "what is live now, beside the new; `undo` puts it back"
@@ -140,6 +147,14 @@ def _done(facts: Facts) -> Iterator[Row]:
             "dropped",
             f"what the restore before this one replaced, {size(facts.kept_bytes)}: it cannot be undone then",
         )
+
+
+def _stopped(facts: Facts) -> str:
+    if not facts.stops:
+        return "no container"
+    then = ", the swap and the commands" if facts.commands else " and the swap"
+    stopping = f"up to {duration(facts.stop_seconds)} to stop side by side" if facts.stop_seconds else "the stop"
+    return f"{named(facts.stops)}; started again at the end: the application is down for {stopping}{then}"
 
 
 def _room(needed: tuple[Need, ...]) -> Iterator[Row]:

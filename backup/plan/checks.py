@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from backup.plan.facts import Facts, Foreign, major, restored_volumes, source, wants_database, wants_media
+from backup.plan.fitting import left_behind, needed, otherwise
+from backup.plan.remark import Remark, named
 from backup.plan.space import Need, short
 from backup.sets import StoredSet
 from backup.text import age, plural, printable, size
 
-_LISTED: Final = 10
 # Halves of one run of the old scripts carry the same stamp, or nearly.
 _TOGETHER: Final = timedelta(hours=1)
 _SKEW: Final = timedelta(minutes=5)
-
-
-@dataclass(frozen=True)
-class Remark:
-    """One sentence and the next step; both safe to print."""
-
-    text: str
-    hint: str
 
 
 def refusals(facts: Facts, needed: Sequence[Need]) -> tuple[Remark, ...]:
@@ -44,12 +36,6 @@ def warnings(facts: Facts, needed: Sequence[Need]) -> tuple[Remark, ...]:
             text = f"the free room of {printable(need.place)} is not known; about {size(need.bytes)} are needed"
             found.append(Remark(text, "Look with `df` on its machine; if it fills up, the restore ends as before it."))
     return tuple(found)
-
-
-def named(names: Sequence[str]) -> str:
-    """Names, safe to print, cut at ten."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(printable(name) for name in names[:_LISTED]) + more
 
 
 def lacking(extensions: Sequence[str]) -> Remark:
@@ -104,6 +90,7 @@ def _server_refused(facts: Facts) -> Iterator[Remark]:
         )
     if facts.server.missing_extensions:
         yield lacking(facts.server.missing_extensions)
+    yield from needed(facts.lacking)
 
 
 def _volumes_refused(facts: Facts) -> Iterator[Remark]:
@@ -163,7 +150,10 @@ def _stored(given: StoredSet, facts: Facts) -> Iterator[Remark]:
         yield Remark(text, "Was it taken after the damage? `list` shows earlier sets, `show ID` tables and rows.")
     if given.state == "complete with changes" and wants_media(facts):
         yield Remark("files changed while the set was taken", f"`show {printable(given.query)}` lists them.")
-    if wants_database(facts) and proof is None:
+    if wants_database(facts) and given.verdict and given.verdict.refusal:
+        text = f"a throw-away server could not load it, and this restore may end like that: {given.verdict.refusal}"
+        yield Remark(printable(text), printable(f"{given.verdict.remedy} `list` shows which sets load.".strip()))
+    elif wants_database(facts) and proof is None:
         yield Remark("no drill has ever restored this set", prove)
     elif wants_database(facts) and proof is not None and proof.differences:
         text = f"its drill restored something else than was dumped: {named(proof.differences)}"
@@ -176,6 +166,8 @@ def _stored(given: StoredSet, facts: Facts) -> Iterator[Remark]:
     part = given.manifest.database if given.manifest else None
     if part and part.not_carried and wants_database(facts):
         yield Remark(f"the dump does not carry {named(part.not_carried)}", "Make them by hand after the restore.")
+    for caution in part.cautions if part and wants_database(facts) else ():
+        yield Remark(printable(caution), "It was said when the set was made. " + prove)
 
 
 def _live(facts: Facts) -> Iterator[Remark]:
@@ -191,6 +183,9 @@ def _live(facts: Facts) -> Iterator[Remark]:
         if of_set and of_server and of_set < of_server:
             text = f"the set is of PostgreSQL {of_set}, the server is {of_server}: it loads, but nothing takes it back"
             yield Remark(text, "Look at the application after the restore; `undo` puts the present state back.")
+    if wants_database(facts):
+        yield from otherwise(facts.lacking)
+        yield from left_behind(facts.live) if facts.live else ()
     target = facts.live.name if facts.live else facts.target
     if wants_database(facts) and what.database_name and target and what.database_name != target:
         text = f"the set is of the database {printable(what.database_name)}, {printable(target)} gets it"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -47,13 +48,44 @@ class Server:
 
 
 @dataclass(frozen=True)
+class Lacking:
+    """What the server has not, or otherwise. `needed` are libraries to be preloaded that the set cannot do without.
+
+    `libraries` are all that its server preloaded and this one does not, `versions` extensions with the version of the
+    set and the one that is made here, `elsewhere` those that can be in one database only, with that database.
+    """
+
+    needed: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    tablespaces: tuple[str, ...] = ()
+    versions: tuple[tuple[str, str, str], ...] = ()
+    elsewhere: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How database and roles of the server differ from the set's, in names alone; `roles` by role.
+
+    `empty`: nobody has put anything into the database, so it gets the set's. `new`: nothing lives on the whole server,
+    so roles get theirs, too.
+    """
+
+    empty: bool = False
+    new: bool = False
+    settings: tuple[str, ...] = ()
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LiveDatabase:
-    """The database that is replaced. `sessions` are those of others."""
+    """The database that is replaced. `sessions` are those of others; `slots` are logical ones of replication."""
 
     name: str
     size: int
     sessions: int
     owner: str
+    slots: tuple[str, ...] = ()
+    subscriptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,9 +116,10 @@ class Facts:
 
     `database_bytes` is what the restored database will take when no manifest tells; `safety_bytes` what the safety
     set will. `kept_bytes` is what the last restore replaced and still takes, None when nothing is kept. `stops` are
-    containers that will be stopped, `writers` those that write but cannot be stopped. `unfinished` names a restore
-    that stands half way, and `unfinished_hint` what ends it. `less` says in what the set is much smaller than those
-    before it.
+        containers that will be stopped, `stop_seconds` what the slowest of them may take for that, `writers` those that
+    write but cannot be stopped. `unfinished` names a restore that stands half way, and `unfinished_hint` what ends it;
+    or one that is under way, when somebody is `busy` with it.
+    `less` says in what the set is much smaller than those before it.
     """
 
     now: datetime
@@ -97,16 +130,20 @@ class Facts:
     server: Server | None = None
     live: LiveDatabase | None = None
     target: str = ""
+    lacking: Lacking = Lacking()
+    contrast: Contrast = Contrast()
     database_bytes: int | None = None
     volumes: tuple[Volume, ...] = ()
     safety_bytes: int = 0
     backup_free: int | None = None
     backup_disk: str = ""
     stops: tuple[str, ...] = ()
+    stop_seconds: int = 0
     writers: tuple[str, ...] = ()
     kept_bytes: int | None = None
     unfinished: str = ""
     unfinished_hint: str = ""
+    busy: bool = False
     commands: tuple[str, ...] = ()
     less: tuple[str, ...] = ()
 

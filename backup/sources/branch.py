@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backup.sources import metadata
-from backup.sources.metadata import Metadata
+from backup.sources.metadata import Metadata, Notes
 from backup.sources.tree import Identity, identity
 
 # Far below the usual limit of 1024 descriptors; a deeper tree is climbed out of by `..`.
@@ -27,14 +27,15 @@ class _Level:
     identity: Identity
     fd: int  # -1 when closed to spare descriptors
     wanted: Metadata | None
+    path: bytes = b""  # as notes name it
 
 
 class Branch:
-    """The branch that starts at the open directory `fd`, which it takes over. `notes` is what could not be set."""
+    """The branch that starts at the open directory `fd`, which it takes over. `notes` gets what could not be set."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, notes: Notes) -> None:
         self._levels = [_Level(b"", identity(os.fstat(fd)), fd, None)]
-        self.notes: set[str] = set()
+        self._notes = notes
 
     def close(self) -> None:
         """Close every descriptor; what was not left stays as it is."""
@@ -62,6 +63,7 @@ class Branch:
         """A new directory in the one `folder` gave; entered."""
         os.mkdir(name, 0o700, dir_fd=folder)
         self._enter(name, wanted)
+        self._levels[-1].path = self._notes.path
 
     def opened(self, names: Sequence[bytes]) -> int:
         """A descriptor of its own for that directory. Raises OSError."""
@@ -77,8 +79,9 @@ class Branch:
     def finish(self) -> None:
         """Leave every directory. Raises OSError."""
         self.folder(())
+        self._notes.path = b""
         if wanted := self._levels[0].wanted:
-            metadata.apply(self._levels[0].fd, wanted, self.notes)
+            metadata.apply(self._levels[0].fd, wanted, self._notes)
 
     def _enter(self, name: bytes, wanted: Metadata | None) -> None:
         fd = os.open(name, FOLDER, dir_fd=self._levels[-1].fd)
@@ -98,7 +101,9 @@ class Branch:
                 if identity(os.fstat(above.fd)) != above.identity:
                     raise OSError(errno.ESTALE, "somebody moves directories within the staging area")
             if level.wanted:
-                metadata.apply(level.fd, level.wanted, self.notes)
+                now, self._notes.path = self._notes.path, level.path
+                metadata.apply(level.fd, level.wanted, self._notes)
+                self._notes.path = now
         finally:
             _close(level)
 

@@ -10,7 +10,8 @@ from typing import IO, Final
 
 from backup.errors import DumpFailed
 
-_STDERR_TAIL: Final = 8192
+# A query that fails is told as a whole, behind the line that says why.
+_STDERR_TAIL: Final = 1 << 20
 
 
 class Child:

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -18,9 +18,12 @@ from typing import Final, Protocol, Self
 
 from backup.containers import Container
 from backup.database import APPLICATION, Login
+from backup.database.session_settings import ANYWHERE, Standing
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.errors import ConfigError, EngineError
 from backup.sources.child import Child
+from backup.stream.content import CUSTOM
+from backup.stream.conversion import converted
 from backup.stream.dialogue import Dialogue
 from backup.stream.feed import ProcessInput
 from backup.stream.fifo import Pipe, Process, ProcessOutput
@@ -45,8 +48,8 @@ class Clients(Protocol):
     # Whether a client that takes no more input is still at work.
     busy: Callable[[], bool]
 
-    def check(self, server_major: int) -> None:
-        """ConfigError when there is no client of the server's major version."""
+    def check(self, standing: Standing) -> None:
+        """ConfigError when there is no client of the server's version; all sessions bring what the login may set."""
 
     def run(
         self,
@@ -56,7 +59,9 @@ class Clients(Protocol):
         options: str = "",
         busy: Callable[[], bool] = lambda: False,
     ) -> contextlib.AbstractContextManager[ProcessOutput]:
-        """Start `program` in a session with these server `options`; DumpFailed at the end of its output if it failed.
+        """Start `program` in a session with our settings, and with these server `options`.
+
+        DumpFailed at the end of its output if it failed.
 
         `busy`: whether it is still at work although it gives nothing. Leaves nothing behind.
         """
@@ -69,10 +74,19 @@ class Clients(Protocol):
     def talk(
         self, arguments: Sequence[str], run: str, options: str = "", part: str = ""
     ) -> contextlib.AbstractContextManager[Dialogue]:
-        """As `feed` of psql, which also tells what it has done. `part` tells sessions of one run apart."""
+        """As `feed` of psql, which also tells what it has done. `part` tells sessions of one run apart.
+
+        It is to `enter` before it is given what others have written: then no password lies beside it.
+        """
+
+    def as_sql(self, archive: Iterable[bytes], run: str) -> contextlib.AbstractContextManager[Iterator[bytes]]:
+        """What pg_restore writes of an archive in pg_dump's custom format. LoadFailed at the end if it failed."""
 
     def named(self, database: str) -> Self:
         """The same clients for another database of the server."""
+
+    def entering(self, user: str) -> Self:
+        """The same clients for another role, which needs no password."""
 
     def sweep(self) -> int:
         """Remove what dead runs left: helpers, pipes, password files. How many. Only under the lock."""
@@ -84,6 +98,7 @@ class _Spooled:
     def __init__(self, login: Login, directory: Path, instance: str, stall: float) -> None:
         self._login, self._directory, self._instance, self._stall = login, directory, instance, stall
         self.busy: Callable[[], bool] = lambda: False
+        self._standing = ANYWHERE
 
     @contextlib.contextmanager
     def run(
@@ -109,12 +124,7 @@ class _Spooled:
     def feed(self, program: str, arguments: Sequence[str], run: str, options: str = "") -> Iterator[ProcessInput]:
         """See Clients."""
         with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
-            source = self._inside(pipe.path)
-            words = [
-                *self._connection(run, options),
-                *arguments,
-                source if program == "pg_restore" else f"--file={source}",
-            ]
+            words = [*self._connection(run, options), *arguments, f"--file={self._inside(pipe.path)}"]
             with self._started(program, words, run) as process:
                 with ProcessInput(process, pipe, program, self._stall, self.busy) as load:
                     yield load
@@ -136,14 +146,31 @@ class _Spooled:
             with self._started("psql", words, run) as process:
                 with (
                     ProcessInput(process, pipe, "psql", self._stall, self.busy) as load,
-                    Dialogue(load, said) as dialogue,
+                    Dialogue(load, said, lambda: self._path(run, f"{part}pass").unlink(missing_ok=True)) as dialogue,
                 ):
                     yield dialogue
+
+    @contextlib.contextmanager
+    def as_sql(self, archive: Iterable[bytes], run: str) -> Iterator[Iterator[bytes]]:
+        """See Clients."""
+        with Pipe(self._path(run, "3.fifo")) as pipe, Pipe(self._path(run, "3.out.fifo")) as said:
+            words = [f"--file={self._inside(said.path)}", self._inside(pipe.path)]
+            with self._started("pg_restore", words, run) as process:
+                # It waits for whoever takes what it writes, who may have an index to build: that is judged there.
+                with ProcessInput(process, pipe, "pg_restore", self._stall, lambda: True) as program:
+                    with contextlib.closing(converted(program, said, CUSTOM, archive)) as pieces:
+                        yield pieces
 
     def named(self, database: str) -> Self:
         """The same clients for another database of the server."""
         other = copy.copy(self)
         other._login = replace(self._login, name=database)
+        return other
+
+    def entering(self, user: str) -> Self:
+        """See Clients."""
+        other = copy.copy(self)
+        other._login = replace(self._login, user=user)
         return other
 
     def _started(self, program: str, arguments: list[str], run: str) -> contextlib.AbstractContextManager[Process]:
@@ -172,9 +199,10 @@ class _Spooled:
 
     def _connection(self, run: str, options: str = "", part: str = "") -> list[str]:
         at = Login(self._host(), self._login.port, self._login.user, self._login.name)
-        extra = {**_ALIVE, **({"options": options} if options else {})}
         secret = self._inside(self._path(run, f"{part}pass"))
-        conninfo = at.conninfo(passfile=secret, application_name=application(self._instance, run), **extra)
+        settings = f"{self._standing.options} {options}".rstrip()
+        named = application(self._instance, run)
+        conninfo = at.conninfo(passfile=secret, application_name=named, options=settings, **_ALIVE)
         return [f"--dbname={conninfo}", "--no-password"]
 
 
@@ -197,8 +225,9 @@ class HelperClients(_Spooled):
         self._engine, self._beside, self._mount = engine, beside, mount
         self.way = f"helper containers of {printable(beside.image)} beside {printable(beside.name)}"
 
-    def check(self, server_major: int) -> None:
+    def check(self, standing: Standing) -> None:
         """The database's own image has the client of its own version; the dump's header proves it."""
+        self._standing = standing
 
     def sweep(self) -> int:
         """See Clients."""
@@ -234,8 +263,9 @@ class NetworkClients(_Spooled):
         self._root, self._major = root, 0
         self.way = f"the network: {printable(login.host)}:{login.port}"
 
-    def check(self, server_major: int) -> None:
+    def check(self, standing: Standing) -> None:
         """See Clients."""
+        server_major = standing.major
         have = sorted(int(path.parent.parent.name) for path in self._root.glob("[0-9]*/bin/pg_dump"))
         if server_major not in have:
             raise ConfigError(
@@ -244,7 +274,7 @@ class NetworkClients(_Spooled):
                 "Grant the Docker socket and unset DB_HOST (the database's own image then brings its client),"
                 f" or add the {server_major} client to the image (see the Dockerfile's client stages).",
             )
-        self._major = server_major
+        self._major, self._standing = server_major, standing
 
     def sweep(self) -> int:
         """See Clients. Child processes die with us: their pipe breaks."""

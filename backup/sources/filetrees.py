@@ -43,11 +43,11 @@ class FileTrees:
 
     def extract(
         self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
-    ) -> None:
+    ) -> list[str]:
         """See Trees."""
         options = [f"--limit={limit}", *(["--trusted"] if trusted else [])]
         words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]
-        self._call(volume, "extract", *options, "--", *words)
+        return _notes(self._call(volume, "extract", *options, "--", *words).get("extracted"))
 
     def put(
         self,
@@ -61,13 +61,14 @@ class FileTrees:
         trusted: bool,
         paths: Sequence[bytes],
         days: float,
-    ) -> str:
+    ) -> tuple[str, list[str]]:
         """See Trees."""
         options = [f"--limit={limit}", f"--days={days}", *(["--trusted"] if trusted else [])]
         # In hexadecimal: what the engine is told must be UTF-8, and a path need not be.
         options += [f"--path={path.hex()}" for path in paths]
         words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]
-        return str(self._call(volume, "put", *options, "--", *words)["kept"])
+        done = self._call(volume, "put", *options, "--", *words)
+        return str(done["kept"]), _notes(done)
 
     def tidy(self, volume: str) -> list[str]:
         """See Trees."""
@@ -129,6 +130,10 @@ class FileTrees:
         message = str(answer.get("message"))
         kind = _ERRORS.get(str(answer.get("error")), RestoreFailed)
         raise kind(f"the files of {volume}: {printable(message)}", str(answer.get("hint", "")))
+
+
+def _notes(done: Any) -> list[str]:
+    return [printable(str(note)) for note in done.get("notes", ())] if isinstance(done, dict) else []
 
 
 def _object(line: str) -> dict[str, Any] | None:

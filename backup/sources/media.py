@@ -1,16 +1,19 @@
 """A directory tree as a PAX tar stream in one sequential pass, with every file's SHA-256 from the same read.
 
 The tree may be in use. What changes under the reader is read again when small, else listed in the report; what cannot
-be read fails the run. Memory holds one directory's names per level and the inodes with several names, no more.
+be read fails the run. What came into a directory after that was listed is found by a second look and archived last.
+Memory holds one directory's names per level, the inodes with several names, and eight bytes for each entry.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import hashlib
 import os
 import stat
 import tarfile
+from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,9 +41,11 @@ from backup.sources.tree import (
     Identity,
     Listed,
     Lost,
+    Names,
     OpenFile,
     Walk,
     identity,
+    is_recent,
     open_below,
     reading,
 )
@@ -57,10 +62,11 @@ __all__ = [
     "parse_index",
 ]
 
-# The last: what a restore keeps beside the live files, in the root of a volume.
-DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store", "/.obcms-restore-*")
+DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store")
 _WHOLE = 4 << 20
 _ATTEMPTS = 3
+_SORTED = 1 << 16
+_DIRECTORY_CHANGED, _CAME = "changed while read", "came while read"
 _NOT_STORED = {stat.S_IFSOCK: "socket skipped", stat.S_IFIFO: "FIFO skipped"}
 
 
@@ -119,14 +125,21 @@ def archive(
     """Write the tree at `root` to `sink` as a tar stream rooted at `<name>/`, and a line per file to `index`.
 
     `excludes` are fnmatch patterns for base names or, with a `/`, for paths relative to the root; nothing below an
-    excluded directory is looked at. `forbidden` names directories, as (st_dev, st_ino), that must not be met.
+    excluded directory is looked at. What is left out is in the report, also what a restore keeps in the root.
+    `forbidden` names directories, as (st_dev, st_ino), that must not be met.
     `progress` gets the bytes of content read since its last call, 0 as a sign of life: in holes and behind each entry.
     Raises MediaFailed if the root or anything in it cannot be read, and whatever the sinks raise.
     """
     if name in ("", ".", "..") or "/" in name:
         raise ValueError(f"not a folder's name: {name!r}")
-    walk = Walk(root, excludes, forbidden, Listed())
-    return _Archiver(name, walk, sink, index, progress).run()
+    changed, seen = Listed(), _Seen()
+    first = Walk(root, excludes, forbidden, changed)
+
+    def wanted(path: bytes, found: os.stat_result) -> Names:
+        return "all" if path in first.unfinished else seen.wanted(path, found)
+
+    second = Walk(root, excludes, forbidden, changed, wanted)
+    return _Archiver(name, first, seen, sink, index, progress).run(second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,27 +150,96 @@ class _Stored:
     mtime_ns: int
 
 
+class _Seen:
+    """What a walk has met: hashes of paths, and of directories with their time stamps."""
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+        self._sorted: list[Sequence[int]] = []
+
+    def add(self, entry: Entry) -> None:
+        """It is in the archive, or was left out with a word."""
+        self._hashes.append(hash(entry.path))
+        if stat.S_ISDIR(entry.stat.st_mode):
+            self._hashes.append(hash((entry.path,)))
+            self._hashes.append(_state(entry.path, entry.stat, recent=is_recent(entry.stat)))
+        if len(self._hashes) >= _SORTED:
+            self.settle()
+
+    def settle(self) -> None:
+        """To be called before the first question. Sorting all at once would take five times the room."""
+        self._sorted.append(array("q", sorted(self._hashes)))
+        self._hashes = array("q")
+
+    def wanted(self, path: bytes, found: os.stat_result) -> Names:
+        """What a second look has to look at of a directory."""
+        if self._has(_state(path, found, recent=False)):
+            return "directories"
+        # Below what the archive has as a file nothing can be put.
+        return "none" if self.met(path) and not self._has(hash((path,))) else "all"
+
+    def met(self, path: bytes) -> bool:
+        """Whether it was met."""
+        return self._has(hash(path))
+
+    def is_as_it_was(self, path: bytes, found: os.stat_result) -> bool:
+        """Whether a directory has the time stamps that it had when it was listed."""
+        return any(self._has(_state(path, found, recent=recent)) for recent in (False, True))
+
+    def _has(self, wanted: int) -> bool:
+        places = ((hashes, bisect.bisect_left(hashes, wanted)) for hashes in self._sorted)
+        return any(place < len(hashes) and hashes[place] == wanted for hashes, place in places)
+
+
+def _state(path: bytes, found: os.stat_result, *, recent: bool) -> int:
+    return hash((path, found.st_mtime_ns, found.st_ctime_ns, recent))
+
+
 class _Archiver:
-    def __init__(self, name: str, walk: Walk, sink: Sink, index: Sink, progress: Callable[[int], None]) -> None:
-        self._name, self._walk, self._progress = os.fsencode(name), walk, progress
+    def __init__(
+        self, name: str, walk: Walk, seen: _Seen, sink: Sink, index: Sink, progress: Callable[[int], None]
+    ) -> None:
+        self._name, self._walk, self._seen, self._progress = os.fsencode(name), walk, seen, progress
         self._tar, self._index = Gathered(sink), Gathered(index)
-        self._changed, self._skipped = walk.changed, Listed()
+        self._changed, self._skipped = walk.changed, walk.skipped
         self._counts: Counter[bytes] = Counter()
         self._bytes = 0
         self._linked: dict[Identity, _Stored] = {}
 
-    def run(self) -> MediaReport:
+    def run(self, second: Walk) -> MediaReport:
         with contextlib.closing(self._walk.entries()) as entries:
             for entry in entries:
-                try:
-                    self._add(entry, self._name + b"/" + entry.path)
-                except Lost as lost:
-                    self._changed.add(entry.path, str(lost))
-                self._progress(0)
+                if self._take(entry):
+                    self._seen.add(entry)
+        self._seen.settle()
+        with contextlib.closing(second.entries()) as entries:
+            for entry in entries:
+                self._again(entry)
         self._tar.write(ending(self._tar.count))
         self._tar.flush()
         self._index.flush()
         return self._report()
+
+    def _take(self, entry: Entry) -> bool:
+        try:
+            self._add(entry, self._name + b"/" + entry.path)
+        except Lost as lost:
+            self._changed.add(entry.path, str(lost))
+            return False
+        finally:
+            self._progress(0)
+        return True
+
+    def _again(self, entry: Entry) -> None:
+        """Archive what the first look has not met, and say which directories are not as they were."""
+        if not self._seen.met(entry.path):
+            above = entry.path.rpartition(b"/")[0]
+            if self._take(entry) and self._seen.met(above):
+                self._changed.add(entry.path, _CAME)
+        elif stat.S_ISDIR(entry.stat.st_mode):
+            self._progress(0)
+            if not self._seen.is_as_it_was(entry.path, entry.stat):
+                self._changed.add(entry.path, _DIRECTORY_CHANGED)
 
     def _report(self) -> MediaReport:
         return MediaReport(

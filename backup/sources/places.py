@@ -6,23 +6,26 @@ Neither knows how to end a session or to rename a database.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
 from backup.database import Login
-from backup.database.session import UNLIMITED
+from backup.database.session_settings import Standing
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.engine.servers import start_server
-from backup.errors import EngineError, IntegrityError, NoSpace
-from backup.manifest import Locale
+from backup.errors import EngineError, NoSpace
+from backup.manifest import Locale, Preload
 from backup.sources.clients import Clients, HelperClients, sweep_spool
+from backup.sources.preload import preloading
+from backup.sources.psql import literal, quoted, script
 from backup.sources.roles import Roles
+from backup.sources.settling import settle
+from backup.stream.adaptation import Adaptation
 from backup.text import printable, size
 
 ROLE: Final = "server"
-STRICT: Final = ("--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1")
 # Safe on a live server: nobody uses that database before a later commit, that of the exchange with the old one, which
 # is synchronous; WAL is flushed in its order, so all of the load is durable before. How much memory an index build may
 # take is left to the server: its operator knows what else runs there.
@@ -34,13 +37,19 @@ _ROOM: Final = 1.3
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be restored: the database's name, locale and size in bytes, its server's first role, all roles."""
+    """What is to be restored: the database's name, locale and size in bytes, its server's first role, all roles.
+
+    `preload` and `tablespaces` as in DatabasePart; `versions` of its extensions, empty where they are not known.
+    """
 
     name: str
     locale: Locale | None
     bytes: int
     bootstrap: str
     roles: str
+    preload: Preload = Preload()
+    tablespaces: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class Place(Protocol):
@@ -54,8 +63,26 @@ class Place(Protocol):
     def server_version(self) -> str:
         """The server's version."""
 
-    def settle(self, run: str) -> None:
-        """Apply the settings of the database itself, after its content was judged."""
+    @property
+    def ours(self) -> bool:
+        """Whether all may be done there: a server of our own."""
+
+    @property
+    def adaptation(self) -> Adaptation:
+        """How a dump is loaded there."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is not as it was where the set was taken, and says nothing against the set."""
+
+    def for_roles(self, names: Sequence[str], run: str) -> Place:
+        """The same with these roles, entered by the first, where the server is ours."""
+
+    def settle(self, run: str) -> list[str]:
+        """Apply the settings of the database itself, after its content was judged; those refused, in words."""
+
+    def renew(self, run: str) -> None:
+        """Let the database be as it was made: empty."""
 
 
 class Places(Protocol):
@@ -72,55 +99,60 @@ class Places(Protocol):
         """Remove what dead drills left; how many. Only under the lock."""
 
 
-def script(clients: Clients, statements: Sequence[str], run: str, options: str = "") -> None:
-    """Run SQL strictly; LoadFailed with what the server said."""
-    with clients.feed("psql", STRICT, run, options) as load:
-        load.write(UNLIMITED)
-        for statement in statements:
-            load.write(statement.encode(errors="surrogateescape") + b"\n")
-        load.finish()
-
-
-def lines(clients: Clients, query: str, run: str) -> list[bytes]:
-    """The output lines of a query, unaligned, tuples only."""
-    found = bytearray()
-    with clients.run("psql", ("-XqAt", "--set=ON_ERROR_STOP=1", f"--command={query}"), run) as output:
-        for chunk in output.chunks():
-            found += chunk
-            if len(found) > 64 << 20:
-                raise IntegrityError("the restored database answers with more than was asked for")
-    return bytes(found).splitlines()
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A text as an SQL literal, whatever standard_conforming_strings says."""
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
 def created(name: str, locale: Locale | None) -> str:
     """The statement that makes a database like the dumped one."""
     clause = f" {locale.clause(literal)}" if locale else ""
     return f"CREATE DATABASE {quoted(name)} TEMPLATE template0{clause};"
 
 
+def dropped(name: str) -> str:
+    """The statement that drops it, on a server of our own: elsewhere it may have to wait (`database/admin.py`)."""
+    return f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE);"
+
+
+def _in_place(tablespace: str) -> str:
+    """The statement that makes a tablespace within the server's own data: its real directory is not there."""
+    return f"SET allow_in_place_tablespaces = on; CREATE TABLESPACE {quoted(tablespace)} LOCATION '';"
+
+
+def _made(role: str) -> str:
+    """The statement that makes a role, unless there is one."""
+    there = f"SELECT FROM pg_roles WHERE rolname = {literal(role)}"  # noqa: S608 - a literal
+    return f"SELECT {literal(f'CREATE ROLE {quoted(role)} SUPERUSER LOGIN')} WHERE NOT EXISTS ({there}) \\gexec"
+
+
 @dataclass(frozen=True)
 class Restored:
-    """A place. `settings` are run in the maintenance database."""
+    """A place. `settings` are run in the maintenance database; `made` is how the database was made, there.
+
+    `emptied` removes it first, where `made` does not.
+    """
 
     clients: Clients
     server_version: str
     maintenance: Clients
-    settings: str
+    made: Sequence[str]
+    settings: Sequence[str] = ()
+    adaptation: Adaptation = Adaptation()
+    notes: Sequence[str] = ()
+    ours: bool = True
+    emptied: Callable[[], None] = lambda: None
 
-    def settle(self, run: str) -> None:
+    def for_roles(self, names: Sequence[str], run: str) -> Place:
+        """See Place. Some objects can only belong to a superuser."""
+        if not self.ours or not names:
+            return self
+        script(self.maintenance, [_made(name) for name in names], run)
+        return replace(self, clients=self.clients.entering(names[0]))
+
+    def settle(self, run: str) -> list[str]:
         """See Place."""
-        if self.settings:
-            script(self.maintenance, [self.settings], run)
+        return settle(self.maintenance, self.settings, run) if self.settings else []
+
+    def renew(self, run: str) -> None:
+        """See Place."""
+        self.emptied()
+        script(self.maintenance, self.made, run)
 
 
 @dataclass(frozen=True)
@@ -146,7 +178,8 @@ class ThrowAway:
         labels = {LABEL: self.instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
         bootstrap = wanted.bootstrap or "obcms_backup_drill"
         try:
-            server = start_server(self.engine, self.image, bootstrap, labels)
+            more = preloading(wanted.preload, wanted.name)
+            server = start_server(self.engine, self.image, bootstrap, labels, more)
             server.wait()
             free = server.free()
             needed = int(wanted.bytes * _ROOM) + _SPARE
@@ -163,15 +196,24 @@ class ThrowAway:
                     self.engine, server.container, login, self.spool, self.mount, self.instance, self.stall
                 )
                 made.busy = server.answers
+                made.check(Standing.superuser(server.major()))
                 return made
 
             maintenance = clients("template1" if wanted.name == "postgres" else "postgres")
             listed = Roles.parse(wanted.roles)
             replaced = ["DROP DATABASE postgres;"] if wanted.name == "postgres" else []
-            made = [created(wanted.name, wanted.locale), *listed.for_new_cluster(bootstrap)]
-            script(maintenance, [*replaced, *made], run)
-            settings = "\n".join(listed.database_settings(wanted.name, wanted.name))
-            yield Restored(clients(wanted.name), server.version(), maintenance, settings)
+            places = [_in_place(name) for name in wanted.tablespaces]
+            made = created(wanted.name, wanted.locale)
+            notes = settle(maintenance, [*replaced, made, *places, *listed.for_new_cluster(bootstrap)], run)
+            yield Restored(
+                clients(wanted.name),
+                server.version(),
+                maintenance,
+                [dropped(wanted.name), made],
+                listed.database_settings(wanted.name, wanted.name),
+                Adaptation(versions=wanted.versions),
+                notes,
+            )
         finally:
             # By its label, so also when a signal came before there was a name for it.
             with contextlib.suppress(EngineError):

@@ -8,17 +8,21 @@ from typing import Final
 
 from backup import database
 from backup.database import Facts, Login
-from backup.database.server import at_work, major
+from backup.database.admin import drop_remains
+from backup.database.server import at_work, standing
+from backup.database.session_settings import DUMP
+from backup.database.session_settings import options as session_options
 from backup.errors import BackupError, DumpFailed
 from backup.log import logger
 from backup.manifest import DatabasePart
 from backup.sources.clients import Clients, application
+from backup.stream.definitions import Definitions
 from backup.stream.filters import DumpReader
+from backup.stream.kinship import kinship
 from backup.stream.pipeline import ArtifactWriter
 
-DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
-# Values are written alike whatever the database, the role or the server is set to, so that dumps can be compared.
-DUMP_SESSION: Final = "-c timezone=UTC -c bytea_output=hex -c quote_all_identifiers=off"
+_DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
+DUMP_SESSION: Final = session_options(DUMP)
 # --no-sync: the client writes into a pipe; the bytes are synced where they end up.
 _ROLES_OPTIONS: Final = ("--roles-only", "--no-sync", "--encoding=UTF8")
 
@@ -43,12 +47,12 @@ class PostgresSource:
     def inspect(self) -> Facts:
         """What the server says of the database; refuses poolers and clients of another version."""
         facts = database.inspect(self.login)
-        self.clients.check(facts.major)
+        self.clients.check(facts.standing)
         return facts
 
     def loading(self, name: str, run: str) -> Clients:
         """Clients of the server's version for a database that `run` fills: an index may take as long as it works."""
-        self.clients.check(major(self.login))
+        self.clients.check(standing(self.login))
         made = self.clients.named(name)
         made.busy = self._at_work(name, run)
         return made
@@ -64,22 +68,37 @@ class PostgresSource:
         """End what dead runs left: helpers, pipes, and sessions on the server. Only under the lock."""
         count = self.clients.sweep() + database.end_sessions(self.login, application(self.instance))
         try:
+            count += len(drop_remains(self.login))
+        except BackupError as error:
+            logger.warning("{} {}", error.message, error.hint)
+        try:
             return count + self.scratch()
         except BackupError as error:
             # A database more is no reason to make no backup.
             logger.warning("scratch databases of drills that died could not be looked for: {}", error.message)
             return count
 
-    def dump(self, facts: Facts, writer: ArtifactWriter, run: str, progress: Callable[[int], None]) -> DatabasePart:
-        """Write the whole dump to `writer`; DumpFailed unless client and content both say it is whole."""
-        options = (*DUMP_OPTIONS, f"--lock-wait-timeout={self.lock_timeout * 1000}")
-        reader = DumpReader()
+    def dump(
+        self,
+        facts: Facts,
+        writer: ArtifactWriter,
+        run: str,
+        progress: Callable[[int], None],
+        definitions: Definitions,
+    ) -> DatabasePart:
+        """Write the whole dump to `writer`; DumpFailed unless client and content both say it is whole.
+
+        What it defines is kept in `definitions`.
+        """
+        options = (*dump_options(facts.locale.encoding), f"--lock-wait-timeout={self.lock_timeout * 1000}")
+        reader = DumpReader(definitions)
         with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
             # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
             for chunk in output.chunks(lambda: progress(0)):
                 writer.write(chunk)
                 reader.feed(chunk)
                 progress(len(chunk))
+        reader.finish()
         reader.check_whole()
         _same_major(facts, reader.client_version)
         return DatabasePart(
@@ -98,21 +117,40 @@ class PostgresSource:
             locale=facts.locale,
             bootstrap=facts.bootstrap,
             extensions=tuple(reader.extensions),
+            cautions=facts.cautions,
+            preload=facts.dependencies.preloaded,
+            versions=dict(facts.dependencies.versions),
+            tablespaces=facts.dependencies.tablespaces,
+            definitions=definitions.sha256,
+            environment=facts.environment,
+            search_path=facts.search_path,
+            found_by_path=dict(facts.found_by_path),
+            children=kinship(definitions.script) if definitions.script is not None else None,
         )
 
-    def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> None:
-        """Write roles and memberships, then the database-level settings, as SQL for psql."""
+    def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> str:
+        """Write roles and memberships, then the database-level settings, as SQL for psql; all that was written."""
         # By default it asks `postgres` or `template1`, which an ordinary user may not enter.
         options: tuple[str, ...] = (*_ROLES_OPTIONS, f"--database={database.name_only(facts.name)}")
         if not facts.superuser:
             options = (*options, "--no-role-passwords")
-        reader = DumpReader()
-        with self.clients.run("pg_dumpall", options, run, busy=self._dumping(run)) as output:
+        reader, text = DumpReader(), bytearray()
+        with self.clients.run("pg_dumpall", options, run, DUMP_SESSION, self._dumping(run)) as output:
             for chunk in output.chunks():
-                writer.write(chunk)
+                text += chunk
                 reader.feed(chunk)
         reader.check_whole()
-        writer.write("\n".join(["-- Settings of the database itself", *facts.settings, ""]).encode())
+        text += "\n".join(["-- Settings of the database itself", *facts.settings, ""]).encode()
+        writer.write(bytes(text))
+        return text.decode(errors="surrogateescape")
+
+
+def dump_options(encoding: str) -> tuple[str, ...]:
+    """How a database is dumped whose text is to be written in this encoding; as the session has it if none is named.
+
+    Its own holds all of its text: another one that a role is set to may not.
+    """
+    return (*_DUMP_OPTIONS, *([f"--encoding={encoding}"] if encoding else []))
 
 
 def _same_major(facts: Facts, client_version: str) -> None:

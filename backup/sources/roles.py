@@ -37,6 +37,8 @@ _KINDS: Final = (
     "GRANT L ON DATABASE D TO R",
     "GRANT L ON DATABASE D TO R WITH GRANT OPTION",
 )
+# What a server may not take any more, and of which nothing else depends.
+_SETTINGS: Final = ("ALTER ROLE R SET P TO *", "ALTER DATABASE D SET P TO *", "ALTER ROLE R IN DATABASE D SET P TO *")
 # Around grants on a parameter by one who is not its owner.
 _AS: Final = "SET SESSION AUTHORIZATION R"
 _AS_BEFORE: Final = "RESET SESSION AUTHORIZATION"
@@ -56,7 +58,7 @@ _COMMON: Final = r"""
   | (?P<name> "(?:[^"\0]|"")++" )
   | (?P<escaped> [eE]'(?:[^'\\\0]|\\[^\0]|'')*+' )
   | (?P<dollar> \$(?P<tag>[A-Za-z_]*)\$[^\0]*?\$(?P=tag)\$ )
-  | (?P<word> [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]*+(?!['"&]) )
+  | (?P<word> (?:[A-Za-z_]|[^\0-\x7f])(?:[A-Za-z0-9_$]|[^\0-\x7f])*+(?!['"&]) )
   | (?P<number> -?[0-9]++(?:\.[0-9]++)?(?![\w$.]) )
   | (?P<mark> [,=;] )
 """
@@ -87,12 +89,18 @@ class _Token:
         """The name that it is, as the server reads it."""
         return self.text[1:-1].replace('""', '"') if self.kind == "name" else _folded(self.text)
 
+    @property
+    def word(self) -> str:
+        """What it says without its quotes."""
+        return self.text[1:-1].replace(self.text[0] * 2, self.text[0]) if self.text[0] in "\"'" else self.text
+
 
 @dataclass(frozen=True)
 class Statement:
     """One statement, as it is in the file. `roles` it is about, in order; `database` it is about, empty for none.
 
     `kind` is its form, as in `GRANT R TO R`; `place` is where `text` has the database's name, or by whom it is granted.
+    `words` are its tokens, names and strings as they are meant.
     """
 
     text: str
@@ -100,6 +108,7 @@ class Statement:
     roles: tuple[str, ...]
     database: str = ""
     place: tuple[int, int] = (0, 0)
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,15 @@ class Roles:
         """What concerns the database `source`, for one called `target`; IntegrityError if it is about another."""
         # Made by the server's format(), which does not depend on the session.
         return list(_renamed((each for each in self.statements if each.database), source, target))
+
+
+def is_setting(statement: str) -> bool:
+    """Whether a single statement does nothing but set a parameter for a role or a database."""
+    try:
+        pieces = list(_pieces(statement))
+    except IntegrityError:
+        return False  # it is written for a session that reads backslashes otherwise
+    return len(pieces) == 1 and bool(_kind(pieces[0], _SETTINGS))
 
 
 def retarget(statements: Iterable[str], source: str, target: str) -> list[str]:
@@ -208,11 +226,13 @@ def _statement(tokens: list[_Token], whole: str) -> Statement:
         raise _foreign(whole, "is none of the kinds that make roles and their databases")
     names, first = _match(kind.split(), tokens) or [], tokens[0].start
     roles = tuple(token.meant for sign, token in names if sign == "R")
+    words = tuple(token.word for token in tokens)
     database = next((token for sign, token in names if sign == "D"), None)
     if database:
-        return Statement(whole, kind, roles, database.meant, (database.start - first, database.end - first))
+        place = (database.start - first, database.end - first)
+        return Statement(whole, kind, roles, database.meant, place, words)
     place = (tokens[-3].start - first, tokens[-1].end - first) if kind.endswith(_GRANTED_BY) else (0, 0)
-    return Statement(whole, kind, roles, place=place)
+    return Statement(whole, kind, roles, place=place, words=words)
 
 
 def _kind(tokens: Sequence[_Token], kinds: Iterable[str]) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backup.errors import BackupError
+from backup.database import Login
+from backup.database.admin import AGAIN, PATIENCE, drop
+from backup.database.dependencies import ONE_DATABASE
+from backup.database.server import find
+from backup.errors import BackupError, DropDelayed, EngineError
 from backup.log import logger
 from backup.sources.clients import Clients
-from backup.sources.places import Place, Restored, Wanted, created, lines, literal, quoted, script
+from backup.sources.places import Place, Restored, Wanted, created
+from backup.sources.psql import lines, literal, quoted, script
+from backup.stream.adaptation import Adaptation
 from backup.text import printable
 
 _PREFIX: Final = "obcms_drill_"
@@ -19,14 +25,17 @@ _PREFIX: Final = "obcms_drill_"
 @dataclass(frozen=True)
 class Scratch:
     """`connect` gives the clients for a database of the live server; its roles are those that a set is loaded with.
+    `login` is of that server, too. `patience`: seconds for which the server may let a drop wait.
 
     `sweeper` is a name as runs have it, in which `sweep` works: what it leaves when it is killed is swept as theirs is.
     """
 
     connect: Callable[[str], Clients]
+    login: Login
     instance: str
     version: str
     sweeper: str
+    patience: float = PATIENCE
 
     way = "a scratch database on the live server"
 
@@ -36,11 +45,25 @@ class Scratch:
         maintenance, name = self.connect("postgres"), f"{_PREFIX}{self.instance}_{run}"
         try:
             mark = f"COMMENT ON DATABASE {quoted(name)} IS {literal(self._mark)};"
-            script(maintenance, [created(name, wanted.locale), mark], run)
-            yield Restored(self.connect(name), self.version, maintenance, "")
+            self._require(wanted.tablespaces, maintenance, run)
+            made = [created(name, wanted.locale), mark]
+            script(maintenance, made, run)
+            waiting = {each: schema for each, (_, schema) in ONE_DATABASE.items() if each in wanted.versions}
+            notes = [f"{each} was not tried: it can be in one database only" for each in waiting]
+            how = Adaptation(versions=wanted.versions, waiting=waiting)
+            yield Restored(
+                self.connect(name),
+                self.version,
+                maintenance,
+                made,
+                adaptation=how,
+                notes=notes,
+                ours=False,
+                emptied=lambda: self._drop(name, self.patience),
+            )
         finally:
             try:
-                self._drop(maintenance, name, run)
+                self._drop(name, self.patience)
             except BackupError as error:
                 # What was found out counts. The next run sweeps it.
                 logger.warning("the scratch database {} could not be removed: {}", printable(name), error.message)
@@ -54,16 +77,30 @@ class Scratch:
             f" AND coalesce(shobj_description(oid, 'pg_database'), {literal(self._mark)}) = {literal(self._mark)}"
         )
         names = [line.decode() for line in lines(maintenance, query, self.sweeper)]
+        count = 0
         for name in names:
-            self._drop(maintenance, name, self.sweeper)
-        return len(names)
+            try:
+                self._drop(name, AGAIN)
+                count += 1
+            except DropDelayed as error:
+                logger.warning("{} {}", error.message, error.hint)
+        return count
+
+    @staticmethod
+    def _require(tablespaces: Sequence[str], maintenance: Clients, run: str) -> None:
+        there = lines(maintenance, "SELECT spcname FROM pg_tablespace", run) if tablespaces else []
+        if missing := [name for name in tablespaces if name.encode() not in there]:
+            raise EngineError(
+                f"the live server has no tablespace {printable(', '.join(missing))}, so a scratch database on it cannot"
+                " show whether the set loads as it is; nothing is said of the set",
+                "With the Docker socket a throw-away server is used, which gets the tablespaces of the set.",
+            )
 
     @property
     def _mark(self) -> str:
         return f"scratch database of a backup drill, {self.instance}; may be dropped"
 
-    @staticmethod
-    def _drop(maintenance: Clients, name: str, run: str) -> None:
+    def _drop(self, name: str, patience: float) -> None:
         logger.debug("dropping {}", name)
-        # Its own session may have lost its client a moment ago, or somebody looks into it.
-        script(maintenance, [f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE);"], run)
+        if found := find(self.login, name):
+            drop(self.login, found.oid, name, patience=patience)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from backup.errors import IntegrityError, NotFound
+from backup.sources.archive_rules import LEFT_OUT
 from backup.sources.tarread import Found, TarReader, shown
 from backup.sources.tarstream import IndexEntry
 
@@ -123,16 +124,17 @@ class Selection:
         return self._reader.refused(what)
 
     def _renamed(self, found: Found, name: bytes) -> Found | None:
+        origin = found.path.removesuffix(b"/").removeprefix(b"./").removeprefix(self._chosen.root + b"/")
         if found.kind != tarfile.LNKTYPE:
-            return replace(found, path=name)
+            return replace(found, path=name, origin=origin)
         target = self._chosen.link(found.target)
-        return replace(found, path=name, target=target) if target else None
+        return replace(found, path=name, origin=origin, target=target) if target else None
 
     def _note(self, found: Found) -> None:
         """Directories are stored with all that is in them before what comes after them."""
         path = found.path.removesuffix(b"/").removeprefix(b"./").removeprefix(self._chosen.root + b"/")
         if self._inside and not path.startswith(self._inside + b"/"):
             self._inside = b""
-        if path in self._waiting:
+        if path in self._waiting and found.kind not in LEFT_OUT:
             self._waiting.discard(path)
             self._inside = path if found.kind == tarfile.DIRTYPE else self._inside

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 
 from backup.errors import IntegrityError, StoreError
 from backup.sources.tarstream import BLOCK, Region
@@ -25,16 +26,24 @@ _LONGEST_RECORDS: Final = 16 << 20
 _MOST_REGIONS: Final = 1 << 18
 _LONGEST_END: Final = 64 << 20
 _ZERO: Final = bytes(BLOCK)
+ZEROS: Final = bytes(1 << 20)
 _OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
 _NUMBER: Final = re.compile(rb"[0-9]{1,19}")
-_TIME: Final = re.compile(rb"(-?)([0-9]{1,10})(?:\.([0-9]{1,30}))?")
+_TIME: Final = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]{1,30}))?")
 _LENGTH: Final = re.compile(rb"([1-9][0-9]{0,8}) ")
-_MOST_SECONDS: Final = 9 * 10**9
+# More than any file system holds, less than what the call that sets it overflows at.
+_MOST_SECONDS: Final = 2**62
 _MOST_OWNERS: Final = 2**32 - 1
 _ATTRIBUTE: Final = b"SCHILY.xattr."
 # Of one member each; what would override these for all that follow is refused.
 _NEVER_GLOBAL: Final = (b"path", b"linkpath", b"size", b"GNU.sparse.", b"SCHILY.", b"uid", b"gid", b"mtime")
-_UNKNOWN: Final = {tarfile.CHRTYPE: "is a device", tarfile.BLKTYPE: "is a device", tarfile.FIFOTYPE: "is a FIFO"}
+_EXTENDED: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_KINDS: Final = (tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)
+_LIKE: Final = {
+    tarfile.AREGTYPE: tarfile.REGTYPE,
+    tarfile.CONTTYPE: tarfile.REGTYPE,
+    tarfile.BLKTYPE: tarfile.CHRTYPE,
+}
 
 
 def shown(path: bytes) -> str:
@@ -45,15 +54,47 @@ def shown(path: bytes) -> str:
 
 def refused(path: bytes, what: str) -> IntegrityError:
     """The error about one member."""
-    return IntegrityError(
-        f"the archive was not restored: {shown(path)!r} {what}; no live file was touched",
-        "Restore another set: `list` shows them, `verify` says which are whole.",
-    )
+    return IntegrityError(f"{shown(path)!r} {what}")
+
+
+class Source(Protocol):
+    """Where an archive's bytes come from."""
+
+    def read(self, count: int, /) -> bytes:
+        """The next `count` bytes; fewer only at the end."""
+
+
+class Chunks:
+    """A Source of chunks of any size."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks, self._rest = iter(chunks), memoryview(b"")
+
+    def read(self, count: int, /) -> bytes:
+        """See Source."""
+        if len(self._rest) >= count:
+            piece, self._rest = bytes(self._rest[:count]), self._rest[count:]
+            return piece
+        pieces: list[memoryview] = []
+        while count and (self._rest or self._more()):
+            part, self._rest = self._rest[:count], self._rest[count:]
+            pieces.append(part)
+            count -= len(part)
+        return b"".join(pieces)
+
+    def _more(self) -> bool:
+        while not self._rest:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return False
+            self._rest = memoryview(chunk)
+        return True
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One member. `size` is logical, in bytes; `regions` where the content that follows belongs, ascending."""
+    """One member. `kind` is a regular file, a link of either kind, a directory, or a FIFO or device (CHRTYPE).
+    `size` is logical, in bytes; `regions` where the content that follows belongs, ascending."""
 
     path: bytes
     kind: bytes
@@ -65,15 +106,21 @@ class Found:
     target: bytes
     attributes: Mapping[bytes, bytes]
     regions: tuple[Region, ...]
+    origin: bytes = b""  # what it is called below its root, where that is not seen in `path`
+
+    @property
+    def stored(self) -> int:
+        """Bytes of content in the archive."""
+        return sum(length for _, length in self.regions)
 
 
 class TarReader:
-    """Members in order. The content of one must be read before the next is asked for.
+    """Members in order. What was not read of one is skipped when the next is asked for.
 
     `limit` is the most bytes of content that all members together may have.
     """
 
-    def __init__(self, stream: BinaryIO, limit: int) -> None:
+    def __init__(self, stream: Source, limit: int = sys.maxsize) -> None:
         self._stream, self._left, self._limit = stream, limit, limit
         self._content = 0
         self.path = b"."  # what an error is about
@@ -84,7 +131,7 @@ class TarReader:
         seen: set[bytes] = set()
         while (block := self._read(BLOCK)) != _ZERO:
             kind = self._checked(block)
-            if kind in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            if kind in (*_EXTENDED, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
                 if kind in seen:
                     raise self.refused("is followed by one extended header after another")
                 seen.add(kind)
@@ -93,9 +140,10 @@ class TarReader:
             found = self._member(block, kind, records)
             padding = -self._content % BLOCK
             yield found
-            if self._content:
-                raise ValueError("the content was not read")
-            self._read(padding)
+            for _ in self.content(self._content):
+                pass
+            if self._read(padding).strip(b"\0"):
+                raise self.refused("is followed by damaged padding")
             records, seen = {}, set()
         if seen:
             raise self.refused("is followed by an extended header that belongs to nothing")
@@ -103,11 +151,22 @@ class TarReader:
 
     def content(self, count: int) -> Iterator[bytes]:
         """The next `count` bytes of this member's content in chunks."""
-        self._content -= count
         while count:
             chunk = self._read(min(_CHUNK, count))
             count -= len(chunk)
+            self._content -= len(chunk)
             yield chunk
+
+    def unpacked(self, found: Found, alive: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+        """All content of the present member, holes as zeros. `alive` is called within those."""
+        position = 0
+        for start, length in (*found.regions, (found.size, 0)):
+            while position < start:
+                yield ZEROS[: start - position]
+                position += len(ZEROS[: start - position])
+                alive()
+            yield from self.content(length)
+            position = start + length
 
     def refused(self, what: str) -> IntegrityError:
         """The error about the present member."""
@@ -125,9 +184,7 @@ class TarReader:
         except DAMAGED as error:
             raise self.refused(f"is the last that can be read: the compressed archive is damaged ({error})") from error
         except OSError as error:
-            raise StoreError(
-                f"the archive cannot be read: {error.strerror or error}; no live file was touched"
-            ) from error
+            raise StoreError(f"the archive cannot be read: {error.strerror or error}") from error
 
     def _end(self) -> None:
         """The second zero block, then nothing but zeros."""
@@ -138,9 +195,12 @@ class TarReader:
             length += len(rest)
             if length > _LONGEST_END or rest.count(0) != len(rest):
                 raise self.refused("is the last, but something follows the end of the archive")
+        if length % BLOCK:
+            raise self.refused("is the last, and the end of the archive is cut off")
 
     def _checked(self, block: bytes) -> bytes:
-        if self._number(block[148:156]) != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
+        # Old writers took the bytes for signed ones.
+        if self._number(block[148:156]) not in tarfile.calc_chksums(block):  # type: ignore[attr-defined]
             raise self.refused("is followed by a damaged header")
         return block[156:157]
 
@@ -168,7 +228,7 @@ class TarReader:
             key = b"path" if kind == tarfile.GNUTYPE_LONGNAME else b"linkpath"
             return {key: data[:-1] if data.endswith(b"\0") else data}
         records = self._records(data)
-        if kind == tarfile.XHDTYPE:
+        if kind in _EXTENDED:
             return records
         if any(key.startswith(_NEVER_GLOBAL) for key in records):
             raise self.refused("is followed by a global header that renames or resizes what follows")
@@ -189,11 +249,9 @@ class TarReader:
 
     def _member(self, block: bytes, kind: bytes, records: dict[bytes, bytes]) -> Found:
         self.path = records.get(b"GNU.sparse.name") or records.get(b"path") or _name(block)
-        if kind == tarfile.AREGTYPE:
-            kind = tarfile.REGTYPE
-        sparse = kind == tarfile.GNUTYPE_SPARSE
-        if not sparse and kind not in (tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE):
-            raise self.refused(_UNKNOWN.get(kind, f"is of an unknown kind ({printable(kind.decode('latin-1'))})"))
+        kind, sparse = _LIKE.get(kind, kind), kind == tarfile.GNUTYPE_SPARSE
+        if not sparse and kind not in _KINDS:
+            raise self.refused(f"is of an unknown kind ({printable(kind.decode('latin-1'))})")
         self._content = self._decimal(records[b"size"]) if b"size" in records else self._number(block[124:136])
         if self._content < 0 or (self._content and kind not in (tarfile.REGTYPE, tarfile.GNUTYPE_SPARSE)):
             raise self.refused(f"claims to have {self._content:,} bytes of content")

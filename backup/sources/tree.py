@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from backup.errors import MediaFailed
+from backup.sources.staging import is_of_a_restore
 from backup.sources.tarstream import Region, data_regions
 from backup.text import printable
 
@@ -32,6 +34,8 @@ _TICK_NS = 20_000_000
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 REPLACED = "replaced while read"
+BY_PATTERN = "matches a pattern of what is left out"
+OF_A_RESTORE = "kept by a restore"
 _NOTHING: Mapping[int, str] = {}
 _GONE = {errno.ENOENT: "vanished", errno.ESTALE: "vanished"}
 # What opening says when another kind of file has taken the name since it was looked at.
@@ -92,6 +96,11 @@ def _shown(path: bytes) -> str:
     return printable(os.fsdecode(path)) or "."
 
 
+def is_recent(found: os.stat_result) -> bool:
+    """Whether its time stamps are so young that a further change may leave them as they are."""
+    return abs(time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)) < _TICK_NS
+
+
 def identity(found: os.stat_result) -> Identity:
     """What tells an inode from all others."""
     return found.st_dev, found.st_ino
@@ -124,11 +133,32 @@ def _patterns(patterns: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(fnmatch.translate, patterns)) or "(?!)")
 
 
-class Walk:
-    """Entries of a tree: a directory before its content, names in byte order. One use."""
+Names = Literal["all", "directories", "none"]
 
-    def __init__(self, root: Path, excludes: Sequence[str], forbidden: frozenset[Identity], changed: Listed) -> None:
-        self.changed = changed
+
+def _all(path: bytes, found: os.stat_result) -> Names:
+    return "all"
+
+
+class Walk:
+    """Entries of a tree: a directory before its content, names in byte order. One use.
+
+    `wanted` says, by a directory's path and what was found of it, what is looked at of what lies in it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        excludes: Sequence[str],
+        forbidden: frozenset[Identity],
+        changed: Listed,
+        wanted: Callable[[bytes, os.stat_result], Names] = _all,
+    ) -> None:
+        self.changed, self._wanted = changed, wanted
+        # What patterns, or we, leave out: each by its highest name.
+        self.skipped = Listed()
+        # Directories of which not all that was listed could be looked at.
+        self.unfinished: set[bytes] = set()
         self._root, self._forbidden = os.fsencode(root), forbidden
         self._names = _patterns([pattern for pattern in excludes if "/" not in pattern])
         self._paths = _patterns([pattern.strip("/") for pattern in excludes if "/" in pattern])
@@ -156,10 +186,11 @@ class Walk:
 
     def _look(self, name: bytes) -> Entry | None:
         path = self._prefix + name
-        if self._names.match(os.fsdecode(name)) or self._paths.match(os.fsdecode(path)):
-            return None
         folder = self._levels[-1].fd
         try:
+            if why := self._left_out(name, path, folder):
+                self.skipped.add(path, why)
+                return None
             with reading(self.full(path), SWAPPED):
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode):
@@ -170,12 +201,20 @@ class Walk:
             self.changed.add(path, str(lost))
             return None
 
+    def _left_out(self, name: bytes, path: bytes, folder: int) -> str:
+        """Why this is not archived; empty if it is."""
+        if self._names.match(os.fsdecode(name)) or self._paths.match(os.fsdecode(path)):
+            return BY_PATTERN
+        with reading(self.full(path), SWAPPED):
+            return "" if self._prefix or not is_of_a_restore(name, folder) else OF_A_RESTORE
+
     def _descend(self, name: bytes, path: bytes, fd: int) -> Entry:
         try:
             with reading(self.full(path), _GONE if path else _NOTHING):
-                names = sorted(map(os.fsencode, os.listdir(fd)), reverse=True)
+                # Looked at before it is listed: what comes meanwhile shows as a change.
                 found = os.fstat(fd)
-                if not found.st_nlink:  # removed by now, which the C library lists as empty
+                names = sorted(self._names_in(fd, path, found), reverse=True)
+                if not os.fstat(fd).st_nlink:  # removed by now, which the C library lists as empty
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             if identity(found) in self._forbidden:
                 raise MediaFailed(
@@ -190,6 +229,15 @@ class Walk:
         self._levels.append(_Level(name, identity(found), names, fd))
         self._prefix = path + b"/" if path else b""
         return Entry(path, name, found, fd)
+
+    def _names_in(self, fd: int, path: bytes, found: os.stat_result) -> list[bytes]:
+        which = self._wanted(path, found)
+        if which == "all":
+            return [os.fsencode(name) for name in os.listdir(fd)]
+        if which == "none":
+            return []
+        with os.scandir(fd) as entries:
+            return [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
     def _ascend(self) -> None:
         left = self._levels.pop()
@@ -211,6 +259,7 @@ class Walk:
         while self._levels[-1].fd < 0:
             if self._levels[-1].names:
                 self.changed.add(self._prefix[:-1], "moved while read")
+                self.unfinished.add(self._prefix[:-1])
             self._prefix = self._prefix[: -len(self._levels.pop().name) - 1]
 
     @staticmethod

@@ -10,20 +10,24 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
+import shutil
 import stat
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, Protocol, TypeVar
 
-from backup.errors import IntegrityError, RestoreFailed
+from backup.errors import IntegrityError, RestoreFailed, StoreError
 from backup.sources import metadata
+from backup.sources.archive_rules import LEFT_OUT, Rules
 from backup.sources.branch import FOLDER, Branch
-from backup.sources.metadata import Metadata
-from backup.sources.tarread import Found, TarReader, refused, shown
+from backup.sources.metadata import Metadata, Notes
+from backup.sources.tarread import ZEROS, Found, TarReader, refused, shown
 from backup.sources.tarstream import IndexEntry
-from backup.sources.tree import ZEROS, Identity, identity
+from backup.sources.tree import Identity, identity
 from backup.stream.gzip import DAMAGED
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,7 +42,19 @@ _UNSAFE: Final = {
     errno.EFBIG: "is larger than a file can be",
     errno.EINVAL: "has a size or an attribute that cannot be",
 }
+# What file systems say that cannot hold a name, or that have no links of a kind, or no more of one file.
+_NO_NAME: Final = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+_SHORT, _ENDING = 80, 16
+_T = TypeVar("_T")
+
+SPECIAL = "FIFOs and devices were left out"
+NAMES = "names that this file system does not take were changed"
+LINKS = "symbolic links were left out: this file system has none, or not so long ones"
+COPIES = "second names of a file became copies: this file system has no more links"
+
 _NO_PLACE: Final = (errno.ENOSPC, errno.EDQUOT)
+_OTHER: Final = "Restore another set: `list` shows them, `verify` says which are whole."
 _HINTS: Final = {
     errno.ENOSPC: "Free space in the volume, or give it a larger disk, and restore again.",
     errno.EDQUOT: "Free space in the volume, or raise its quota, and restore again.",
@@ -93,10 +109,17 @@ def extract(
     members, of which then `index` is. `progress` gets bytes written since its last call.
     IntegrityError for what is wrong with the archive, RestoreFailed for what the disk says; what was written stays.
     """
-    with contextlib.closing(Branch(_opened_empty(target, dir_fd))) as branch:
+    root, notes = os.fsencode(root_name), Notes()
+    with contextlib.closing(Branch(_opened_empty(target, dir_fd), notes)) as branch:
         reader = TarReader(stream, limit)
         members = select(reader) if select else reader
-        return _Extraction(members, os.fsencode(root_name), branch, index, trusted, progress).run()
+        made = _Extraction(members, root, branch, index, notes, trusted=trusted, limit=limit, progress=progress)
+        try:
+            return made.run()
+        except (IntegrityError, StoreError) as error:
+            error.message = f"the archive was not restored: {error.message}; no live file was touched"
+            error.hint = error.hint or _OTHER
+            raise
 
 
 def _opened_empty(target: Path, dir_fd: int | None) -> int:
@@ -131,80 +154,99 @@ class _Extraction:
         root: bytes,
         branch: Branch,
         index: Iterable[IndexEntry] | None,
+        notes: Notes,
+        *,
         trusted: bool,
+        limit: int,
         progress: Callable[[int], None],
     ) -> None:
-        self._reader, self._root, self._branch = reader, root, branch
+        self._reader, self._branch, self._notes = reader, branch, notes
+        self._rules = Rules(root, trusted=trusted)
         self._index = None if index is None else iter(index)
-        self._trusted, self._progress = trusted, progress
-        self._counts = dict.fromkeys((tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE), 0)
+        self._limit, self._progress = limit, progress
+        self._counts: Counter[bytes] = Counter()
         self._bytes = 0
         self._linked: dict[Identity, str] = {}
+        # What is called otherwise here than in the archive, by its place there.
+        self._called: dict[tuple[bytes, ...], bytes] = {}
 
     def run(self) -> Extracted:
         for found in self._reader.members():
             self._add(found)
             self._counts[found.kind] += 1
-        if not self._counts[tarfile.DIRTYPE]:
-            raise self._reader.refused("is all there is: the archive is empty")
+        self._rules.finish()
         if missing := self._next_indexed():
             raise refused(missing.path, "is in the file index, but not in the archive")
-        with _writing(self._root):
+        with _writing(b"."):
             self._branch.finish()
-        files, directories, links, hard_links = self._counts.values()
-        return Extracted(files, directories, links, hard_links, self._bytes, tuple(sorted(self._branch.notes)))
+        return Extracted(
+            files=self._counts[tarfile.REGTYPE],
+            directories=self._counts[tarfile.DIRTYPE],
+            links=self._counts[tarfile.SYMTYPE],
+            hard_links=self._counts[tarfile.LNKTYPE],
+            bytes=self._bytes,
+            notes=self._notes.lines,
+        )
 
     def _add(self, found: Found) -> None:
-        names = self._names(found.path, folder=found.kind == tarfile.DIRTYPE)
+        names = self._rules.place(found)
         wanted = Metadata(found.mode, found.uid, found.gid, found.mtime_ns, found.attributes)
-        if not names and found.kind != tarfile.DIRTYPE or names and not self._counts[tarfile.DIRTYPE]:
-            raise refused(found.path, "comes before the directory that the archive is of")
+        self._notes.path = found.origin or b"/".join(names)
         with _writing(found.path):
-            if names:
-                self._make(found, names, wanted)
-            else:
+            if not names:
                 self._branch.root(wanted)
+            elif found.kind in LEFT_OUT:
+                self._notes.add(SPECIAL)
+            else:
+                self._make(found, names, wanted)
 
     def _make(self, found: Found, names: list[bytes], wanted: Metadata) -> None:
-        name, folder = names[-1], self._branch.folder(names[:-1])
+        folder = self._branch.folder(self._here(names[:-1]))
         if found.kind == tarfile.DIRTYPE:
-            self._branch.make(name, folder, wanted)
+            self._created(names, folder, lambda name: self._branch.make(name, folder, wanted))
         elif found.kind == tarfile.SYMTYPE:
-            self._check_link(found, len(names) - 1)
-            os.symlink(found.target, name, dir_fd=folder)
-            metadata.apply_to_link(name, folder, wanted, self._branch.notes)
+            self._link(found.target, names, folder, wanted)
         elif found.kind == tarfile.LNKTYPE:
-            self._hard_link(found, name, folder)
+            self._hard_link(found, names, folder)
         else:
-            self._file(found, name, folder, wanted)
+            self._file(found, names, folder, wanted)
 
-    def _names(self, path: bytes, *, folder: bool = False) -> list[bytes]:
-        """The components below the root."""
-        names = path.split(b"/")
-        if folder and len(names) > 1 and not names[-1]:
-            names.pop()
-        if not self._trusted and len(names) > 1 and names[0] == b".":
-            del names[0]
-        if b"\0" in path or any(name in (b"", b".", b"..") for name in names):
-            raise refused(path, "is no safe name")
-        if names[0] != self._root:
-            raise refused(path, f"lies outside of {shown(self._root)}/")
-        return names[1:]
+    def _here(self, names: list[bytes]) -> list[bytes]:
+        """What a place of the archive is called on this file system."""
+        if not self._called:
+            return names
+        return [self._called.get(tuple(names[: end + 1]), name) for end, name in enumerate(names)]
 
-    def _check_link(self, found: Found, depth: int) -> None:
-        if not found.target or b"\0" in found.target:
-            raise refused(found.path, "is a symbolic link to nothing")
-        if self._trusted:
+    def _created(self, names: list[bytes], folder: int, make: Callable[[bytes], _T]) -> _T:
+        """Let `make` use the name, or the nearest one that the file system takes."""
+        try:
+            return make(names[-1])
+        except OSError as error:
+            if error.errno not in _NO_NAME or _lstat(names[-1], folder):
+                raise
+        other = _nearest(names[-1])
+        made = make(other)
+        self._called[tuple(names)] = other
+        self._notes.add(NAMES)
+        return made
+
+    def _link(self, target: bytes, names: list[bytes], folder: int, wanted: Metadata) -> None:
+        def make(name: bytes) -> bytes:
+            os.symlink(target, name, dir_fd=folder)
+            return name
+
+        try:
+            name = self._created(names, folder, make)
+        except OSError as error:
+            if error.errno not in (*_NO_LINKS, errno.ENAMETOOLONG):
+                raise
+            self._notes.add(LINKS)
             return
-        names = [name for name in found.target.split(b"/") if name not in (b"", b".")]
-        up = next((number for number, name in enumerate(names) if name != b".."), len(names))
-        # A `..` after a name may step out of another link's target: only leading ones are certain to stay inside.
-        if found.target.startswith(b"/") or up > depth or b".." in names[up:]:
-            raise refused(found.path, f"is a symbolic link that may lead outside, to {shown(found.target)!r}")
+        metadata.apply_to_link(name, folder, wanted, self._notes)
 
-    def _hard_link(self, found: Found, name: bytes, folder: int) -> None:
+    def _hard_link(self, found: Found, names: list[bytes], folder: int) -> None:
         expected = self._expected(found, None)
-        *above, first = self._names(found.target) or [b""]
+        *above, first = self._here(self._rules.names(found.target)) or [b""]
         try:
             source = self._branch.opened(above)
         except OSError as error:
@@ -215,9 +257,33 @@ class _Extraction:
                 raise refused(found.path, "is a hard link to something that is no file of the archive")
             if expected and (at.st_size, self._sha256(first, source, at)) != (expected.size, expected.sha256):
                 raise refused(found.path, "has other content than the file index says")
-            os.link(first, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+            self._second_name(first, source, names, folder)
         finally:
             os.close(source)
+
+    def _second_name(self, first: bytes, source: int, names: list[bytes], folder: int) -> None:
+        def make(name: bytes) -> None:
+            os.link(first, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+
+        try:
+            self._created(names, folder, make)
+        except OSError as error:
+            found = _lstat(first, source)
+            if error.errno not in _NO_LINKS or not found or not stat.S_ISREG(found.st_mode):
+                raise
+            self._notes.add(COPIES)
+            self._copy(first, source, names, folder)
+
+    def _copy(self, first: bytes, source: int, names: list[bytes], folder: int) -> None:
+        with os.fdopen(os.open(first, _READ, dir_fd=source), "rb") as file:
+            self._bytes += os.fstat(file.fileno()).st_size
+            if self._bytes > self._limit:
+                raise self._reader.refused("cannot be linked here, and as a copy is more than the archive may hold")
+            fd = self._created(names, folder, lambda name: os.open(name, _NEW, 0o600, dir_fd=folder))
+            with os.fdopen(fd, "wb") as copy:
+                shutil.copyfileobj(file, copy, len(ZEROS))
+                copy.flush()
+                metadata.apply(fd, metadata.read(file.fileno()), self._notes)
 
     def _sha256(self, name: bytes, folder: int, found: os.stat_result) -> str:
         """Read anew, once per inode: to remember the sum of every file would take memory without bound."""
@@ -226,15 +292,15 @@ class _Extraction:
                 self._linked[identity(found)] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._linked[identity(found)]
 
-    def _file(self, found: Found, name: bytes, folder: int, wanted: Metadata) -> None:
+    def _file(self, found: Found, names: list[bytes], folder: int, wanted: Metadata) -> None:
         expected = self._expected(found, found.size)
         digest = hashlib.sha256() if expected else None
-        fd = os.open(name, _NEW, 0o600, dir_fd=folder)
+        fd = self._created(names, folder, lambda name: os.open(name, _NEW, 0o600, dir_fd=folder))
         try:
             self._write(fd, found, digest)
             if digest and expected and digest.hexdigest() != expected.sha256:
                 raise refused(found.path, "has other content than the file index says")
-            metadata.apply(fd, wanted, self._branch.notes)
+            metadata.apply(fd, wanted, self._notes)
         finally:
             os.close(fd)
 
@@ -276,7 +342,14 @@ class _Extraction:
         try:
             return next(self._index, None) if self._index is not None else None
         except DAMAGED as error:
-            raise IntegrityError(f"the file index is damaged: {error}; no live file was touched") from error
+            raise IntegrityError(f"the file index is damaged: {error}") from error
+
+
+def _nearest(name: bytes) -> bytes:
+    """A name that any file system takes, of which nobody has the like."""
+    plain = Path(re.sub(r"[^A-Za-z0-9._-]", "_", os.fsdecode(name)))
+    own = hashlib.sha256(name).hexdigest()[:12]
+    return f"{plain.stem[:_SHORT]}~{own}{plain.suffix[:_ENDING]}".encode()
 
 
 def _lstat(name: bytes, folder: int) -> os.stat_result | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from backup.errors import MediaFailed
+from backup.log import logger
 from backup.sources import media
 from backup.text import printable
 
@@ -29,9 +30,16 @@ class Volume:
 
 
 def find(
-    root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int, int]], allow_empty: Collection[str]
+    root: Path,
+    excludes: Sequence[str],
+    forbidden: frozenset[tuple[int, int]],
+    allow_empty: Collection[str],
+    filled: Collection[str] | None = None,
 ) -> list[Volume]:
-    """The volumes below `root`, measured. MediaFailed when there is none, or one is empty and may not be."""
+    """The volumes below `root`, measured. MediaFailed when there is none, or one is empty and may not be.
+
+    One may that is not among `filled`, those which sets hold files of: nobody has put a file there yet.
+    """
     names = _directories(root)
     if not names and NO_VOLUMES not in allow_empty:
         raise MediaFailed(
@@ -42,13 +50,22 @@ def find(
     for name in names:
         measured = media.measure(root / name, excludes, forbidden)
         if not measured.files and name not in allow_empty:
-            raise MediaFailed(
-                f"the volume {name} is empty, which is how a wrong or forgotten mount looks; nothing was started",
-                f"Is it the volume that the application writes to? {_MOUNT}"
-                f" If it is meant to be empty, set BACKUP_ALLOW_EMPTY={name}.",
+            if filled is None or name in filled or _left_out(root / name, forbidden):
+                raise MediaFailed(
+                    f"the volume {name} is empty, which is how a wrong or forgotten mount looks; nothing was started",
+                    f"Is it the volume that the application writes to? {_MOUNT}"
+                    f" If it is meant to be empty, set BACKUP_ALLOW_EMPTY={name}.",
+                )
+            logger.warning(
+                "the volume {} is empty, and no set has held a file of it so far: is it the right one?", name
             )
         volumes.append(Volume(name, root / name, measured.files, measured.bytes))
     return volumes
+
+
+def _left_out(path: Path, forbidden: frozenset[tuple[int, int]]) -> bool:
+    """Whether there are files that somebody's patterns leave out."""
+    return media.measure(path, media.DEFAULT_EXCLUDES, forbidden).files > 0
 
 
 def _directories(root: Path) -> list[str]:

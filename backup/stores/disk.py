@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final
 
 from backup.errors import NoSpace, StoreError
+
+# What the kernel calls the kinds of file systems that are memory.
+MEMORY = frozenset({"tmpfs", "ramfs"})
+ON_A_DISK: Final = "Mount a volume on a disk there."
+# Bytes of the record of a run.
+_RECORD: Final = 4096
 
 
 @contextlib.contextmanager
@@ -23,7 +31,8 @@ def storing(path: Path) -> Iterator[None]:
 def translated(error: OSError, path: Path) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(
-            f"the backup volume is full: {path.name} could not be written; earlier sets are untouched",
+            f"the backup volume is full{_exhausted(error, path)}: {path.name} could not be written;"
+            " earlier sets are untouched",
             "Free space in the volume (see `list`), or give it a larger disk.",
         )
     reason = error.strerror or str(error)
@@ -33,6 +42,25 @@ def translated(error: OSError, path: Path) -> StoreError:
         errno.EIO: "The disk reports errors: check the kernel log, and take a backup to another disk now.",
     }
     return StoreError(f"{path}: {reason}", hints.get(error.errno or 0, ""))
+
+
+def _exhausted(error: OSError, path: Path) -> str:
+    """Name what has run out if it is not the bytes: the quota, or the inodes of a file system that counts them."""
+    if error.errno == errno.EDQUOT:
+        return " (its quota is used up)"
+    with contextlib.suppress(OSError):
+        found = os.statvfs(path if path.is_dir() else path.parent)
+        if found.f_files and not found.f_favail and found.f_bavail:
+            return " (no inodes are left)"
+    return ""
+
+
+def try_write(root: Path) -> None:
+    """Raise StoreError unless the backup volume takes what the record of a run needs: a file, and bytes in it."""
+    directory = next((each for each in (root / "state" / "runs", root / "state") if each.is_dir()), root)
+    with storing(directory), TemporaryFile(dir=directory) as file:
+        file.write(b"\0" * _RECORD)
+        file.flush()
 
 
 def sync_directory(directory: Path) -> None:
@@ -57,11 +85,42 @@ def room(directory: Path) -> tuple[int, int]:
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
+def in_memory(directory: Path) -> str:
+    """Why what lies in `directory` does not last, and empty where it lies on a disk, or that cannot be told."""
+    with contextlib.suppress(OSError):
+        if (kind := _file_system(directory)) in MEMORY:
+            return f"{directory} is memory ({kind}): all that is there is gone when its container or machine stops"
+    return ""
+
+
+def _file_system(directory: Path) -> str:
+    """The kind of file system that holds `directory`, as the kernel calls it; empty where its mount is not seen."""
+    device = directory.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split()[2] == wanted:
+            return source.split()[0]
+    return ""
+
+
 def file_size(path: Path) -> int | None:
     """The bytes of what has that name, which may be a link; None where there is nothing."""
     with contextlib.suppress(OSError):
         return path.lstat().st_size
     return None
+
+
+def statuses_of(directory: Path, names: Iterable[str]) -> dict[str, os.stat_result | None]:
+    """What the disk says of what has these names, which may be links; None where there is nothing."""
+    found: dict[str, os.stat_result | None] = {}
+    before = f"{directory}/"
+    for name in names:
+        try:
+            found[name] = os.lstat(before + name)
+        except OSError:
+            found[name] = None
+    return found
 
 
 def file_inode(path: Path) -> int | None:

@@ -46,11 +46,15 @@ class LocalStore:
 
     def names(self, *, foreign: bool = False) -> list[str]:
         """Names of the regular files here, sorted; `foreign`: also of links, directories and pipes, never ours."""
+        return sorted(name for name, regular in self.listing().items() if foreign or regular)
+
+    def listing(self) -> dict[str, bool]:
+        """All names here, each with whether it is that of a regular file."""
         try:
             with os.scandir(self.directory) as entries:
-                return sorted(entry.name for entry in entries if foreign or entry.is_file(follow_symlinks=False))
+                return {entry.name: entry.is_file(follow_symlinks=False) for entry in entries}
         except FileNotFoundError:
-            return []
+            return {}
         except OSError as error:
             raise translated(error, self.directory) from error
 

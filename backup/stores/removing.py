@@ -103,6 +103,8 @@ def _files(manifest: Manifest) -> list[str]:
 
 def _marked(name: str) -> str:
     """The id of the set whose mark this is; nothing for any other name."""
+    if not name.endswith(_SUFFIX):
+        return ""
     parsed = parse_file_name(name.removeprefix(".").removesuffix(_SUFFIX))
     return parsed.set_id if parsed and name == mark_name(parsed.set_id) else ""
 

@@ -53,6 +53,8 @@ def problem(recipient: str) -> str:
     """Why this cannot be a recipient; nothing if it can be. A private key is never shown, nor anything unknown."""
     if _SECRET.search(recipient):
         return "is a PRIVATE key, which must not be here: give its public key, and keep this one elsewhere"
+    if recipient.startswith("age1pq"):
+        return f"is a post-quantum recipient (age1pq…), which is not supported: give a classic one. {_MAKE}"
     try:
         _recipient(recipient)
     except (ValueError, pyrage.RecipientError):

@@ -15,6 +15,8 @@ from backup.stream.gzip import MAGIC
 # As many bytes of a file as `recognise` wants to see; it makes do with fewer of a shorter one.
 HEAD: Final = 64 << 10
 _LOOK: Final = 64 << 10
+# How an archive of pg_dump's custom format begins.
+CUSTOM: Final = b"PGDMP"
 _PLAIN: Final = b"--\n-- PostgreSQL database dump\n"
 _CLUSTER: Final = b"--\n-- PostgreSQL database cluster dump\n"
 _OTHER_PACKERS: Final = (
@@ -57,7 +59,7 @@ def recognise(head: bytes) -> Content:
         )
     if inner.startswith(_PLAIN):
         return Content(Kind.SQL, packed)
-    if inner.startswith(b"PGDMP"):
+    if inner.startswith(CUSTOM):
         return Content(Kind.CUSTOM, packed)
     if is_tar(inner):
         return Content(Kind.TAR, packed)

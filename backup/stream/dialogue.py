@@ -12,6 +12,7 @@ import secrets
 import select
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,20 +20,27 @@ from backup.stream.feed import ProcessInput
 from backup.stream.fifo import Pipe
 
 _GLANCE: Final = 0.2
-_LINE: Final = 1 << 16
+_LINE: Final = 1 << 20
 
 
 class Dialogue:
-    """`load` takes the script, `said` is the pipe of the answers. psql must print tuples only, unaligned."""
+    """`load` takes the script, `said` is the pipe of the answers. psql must print tuples only, unaligned.
 
-    def __init__(self, load: ProcessInput, said: Pipe) -> None:
-        self.load = load
+    `entered` is called once it is known to have entered the server.
+    """
+
+    def __init__(self, load: ProcessInput, said: Pipe, entered: Callable[[], None] = lambda: None) -> None:
+        self.load, self._entered = load, entered
         self._said = said
         self._word = secrets.token_hex(16).encode()
         self._asked = self._answered = 0
         self._copies, self._within = 0, False
+        # What it said when it was asked a question.
+        self.told: list[str] = []
         # COPY commands that are done and committed.
         self.copied = 0
+        # As psql has it: 170006; 0 before it has entered.
+        self.version = 0
         self._since = time.monotonic()
         self._closing = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="answers", daemon=True)
@@ -53,6 +61,26 @@ class Dialogue:
         self._since = time.monotonic()
         self.load.write(script + b"\nSELECT '" + self._word + b"';\n")
         return self._asked
+
+    def question(self, expression: bytes) -> None:
+        """Ask for a text of one line; `told` has it when it is `idle`."""
+        self._asked += 1
+        self._since = time.monotonic()
+        self.load.write(b"\nSELECT '" + self._word + b"' || (" + expression + b");\n")
+
+    def enter(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Wait until it has entered the server, and has told its own version; no longer than until it is given up.
+
+        LoadFailed when it cannot enter.
+        """
+        self.question(b":VERSION_NUM")
+        while not self.idle:
+            if given_up():
+                return
+            self.heard.wait(_GLANCE)
+            self.heard.clear()
+        self.version = int(self.told.pop())
+        self._entered()
 
     @property
     def answered(self) -> int:
@@ -78,12 +106,15 @@ class Dialogue:
             rest = rest[:_LINE]
             for line in lines:
                 self._note(line)
-            if answers := lines.count(self._word):
+            if answers := sum(line.startswith(self._word) for line in lines):
                 self._answered += answers
                 self.heard.set()
 
     def _note(self, line: bytes) -> None:
-        if line in (b"BEGIN", b"COMMIT"):
+        if line.startswith(self._word):
+            if text := line.removeprefix(self._word).decode(errors="replace"):
+                self.told.append(text)
+        elif line in (b"BEGIN", b"COMMIT"):
             self._within = line == b"BEGIN"
         elif line.startswith(b"COPY "):
             self._copies += 1

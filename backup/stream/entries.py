@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from backup.stream.filters import COLUMN, END, END_OF_ROWS, NAME, DumpReader, frozen
-from backup.stream.load import WithoutDrops
+from backup.stream.adaptation import AS_IT_IS, Adaptation
+from backup.stream.attempt import Attempt
+from backup.stream.filters import COLUMN, END, END_OF_ROWS, NAME, ROWS, DumpReader, frozen
+from backup.stream.load import KEYS, WithoutDrops
 from backup.stream.order import Entry
 
 _TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
@@ -33,12 +35,17 @@ _SETTINGS: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)+--\n\Z", re.MULTILIN
 _SETTING: Final = re.compile(rb"SET (\w+) = [^\n]*;\n")
 # What a session does under another name, only its own later statements are to see.
 _STATEFUL: Final = re.compile(rb"^(?:SET SESSION AUTHORIZATION|\\c(?:onnect)?) ", re.MULTILINE)
-_BUILT: Final = ("INDEX", "CONSTRAINT", "FK CONSTRAINT")
-_ROWS: Final = ("TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS")
+_EVENT_TRIGGER: Final = "EVENT TRIGGER"
+# What may be the first to come behind the rows, of what is given to sessions one by one.
+_BUILT: Final = ("INDEX", "CONSTRAINT", "FK CONSTRAINT", "EVENT TRIGGER", "MATERIALIZED VIEW DATA")
 _RELATING: Final = ("TABLE", "FOREIGN TABLE", "TABLE ATTACH")
+_CHECKING: Final = (*_RELATING, "DOMAIN")
+# Functions of the server's own are written without a schema.
+_CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + NAME + rb"\." + NAME + rb"\(")
 # Definitions of a hundred thousand indexes. A dump with more of them is loaded as it comes.
 _MOST: Final = 64 << 20
 _TAIL: Final = 1024
+FIRST: Final = Attempt()
 # How much longer than a sorted index one with many keys per row takes.
 _SLOW: Final = 4
 
@@ -48,7 +55,8 @@ class Split:
 
     If a table that the dump makes has many rows, they come in frozen, in a transaction of their own: no later scan has
     to mark each and write its page again. `loaded` is called when all rows of a table were written, `rows_done` when
-    those of all were. `settings` is what each session has to begin with, `trailer` what it ends with.
+    those of all were. `attempt` is how it is loaded. `settings` is what each session has to begin with, `trailer` what
+    it ends with; `checked` are the statements that make what has checks, `calling` that these call somebody's function.
     """
 
     def __init__(
@@ -56,13 +64,15 @@ class Split:
         write: Callable[[bytes], None],
         rows_done: Callable[[], None] = lambda: None,
         loaded: Callable[[bytes], None] = lambda table: None,
+        attempt: Attempt = FIRST,
     ) -> None:
+        self._attempt, self._rowless = attempt, True
         self._write, self._rows_done, self._loaded = write, rows_done, loaded
         self._copying = self._within = False
         self._freezable: set[bytes] = set()
         self.entries: list[Entry] = []
         self.trailer = b""
-        self._passed = WithoutDrops()
+        self._passed = WithoutDrops(attempt.search_path.encode(errors="surrogateescape") if attempt.by_path else b"")
         self._kind = self._name = self._last = ""
         self._holding = self._passing = False
         self._held = 0
@@ -72,9 +82,16 @@ class Split:
         self._bytes: dict[bytes, int] = {}
         # Bytes of rows.
         self.rows = 0
+        self.calling = False
+        self.checked: list[bytes] = []
         self._table = b""
         # Tables that inherit from others, with those: a lock of one may be one of all.
         self._kin: set[bytes] = set()
+
+    @property
+    def with_rows(self) -> bool:
+        """Whether rows of any table came by."""
+        return not self._rowless
 
     @property
     def settings(self) -> bytes:
@@ -85,10 +102,13 @@ class Split:
         """See Watcher."""
         self._close()
         self._kind, self._name, self._table = kind, name, b""
+        if kind == "TABLE DATA" and self._rowless:
+            self._rowless = False
+            self._write(self._attempt.before_rows)
         if kind in _BUILT and not self._holding and not self._passing:
             self._holding = True
             self._rows_done()
-        elif kind in _ROWS and self._holding:
+        elif kind in ROWS and self._holding:
             self._pass_on()
 
     def table(self, table: str) -> None:
@@ -98,13 +118,15 @@ class Split:
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
+        if self._kind == END:
+            data = KEYS.sub(b"", data)
         if self._copying:
             self._copying = False
             data = self._frozen(data) if self._table in self._freezable else data
         if self._kind == "TABLE DATA":
             self._bytes[self._table] = self._bytes.get(self._table, 0) + len(data)
             self.rows += len(data)
-        elif self._holding or self._kind in _RELATING:
+        elif self._holding or self._kind in _CHECKING:
             self._text.append(data)
             self._held += len(data)
         self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
@@ -117,6 +139,8 @@ class Split:
         """No more comes; `entries` and `trailer` are complete."""
         self._close()
         self._write(self._passed.finish())
+        # They would act on what comes behind them, such as the filling of views.
+        self.entries.sort(key=lambda entry: entry.last)
 
     def _close(self) -> None:
         """An object ends, and with it what the dump sets for those that come."""
@@ -145,6 +169,9 @@ class Split:
         return frozen(data, b"BEGIN;\nTRUNCATE ONLY %b;\n" % self._table)
 
     def _note_table(self, text: bytes) -> None:
+        if b" CHECK (" in text:
+            self.checked.append(text)
+            self.calling = self.calling or bool(_CALLING.search(text))
         if self._kind == "TABLE ATTACH":
             for match in _ATTACHED.finditer(text):
                 self._kin.update(match.groups())
@@ -162,7 +189,7 @@ class Split:
         # The settings behind it belong to what comes: each entry begins with all that hold for it.
         own = _SETTINGS.sub(b"", text)
         script = b"".join(self._current.values()) + own
-        entry = self._understood(script, own)
+        entry = replace(self._understood(script, own), kind=self._kind, name=self._name)
         last = self.entries[-1] if self.entries else None
         if last and not last.alone and self._kind == "COMMENT" and _remark_on(self._last, self._name):
             self.entries[-1] = replace(last, script=last.script + script)
@@ -186,7 +213,7 @@ class Split:
             case "FK CONSTRAINT" if found := _FOREIGN.search(own):
                 weight = self._bytes.get(found[1], 0)
                 return Entry(script, alters=frozenset(map(self._key, found.groups())), early=True, weight=weight)
-        return Entry(script, alone=True)
+        return Entry(script, alone=True, last=_EVENT_TRIGGER in (self._kind, self._name[: len(_EVENT_TRIGGER)]))
 
     def _key(self, table: bytes) -> bytes:
         """What stands for a table among locks: one name for all that are related."""
@@ -208,10 +235,10 @@ def _remark_on(thing: str, comment: str) -> bool:
     return comment in (f"{schema}.INDEX {name}", f"{schema}.CONSTRAINT {constraint} ON {table}")
 
 
-def foreseen(pieces: Iterable[bytes]) -> list[Entry]:
-    """What a dump builds behind its rows."""
+def foreseen(pieces: Iterable[bytes], how: Adaptation = AS_IT_IS) -> list[Entry]:
+    """What a dump builds behind its rows, loaded like this."""
     split = Split(lambda data: None)
-    reader = DumpReader(split, counting=False)
+    reader = DumpReader(how.applied(split), counting=False)
     for piece in pieces:
         reader.feed(piece)
     reader.finish()

@@ -15,16 +15,17 @@ from types import TracebackType
 from typing import Final, Self
 
 from backup.errors import BackupError, LoadFailed
-from backup.stream.fifo import Pipe, Process, hint_for, remove
+from backup.stream.fifo import Pipe, Process, remove
 from backup.stream.patience import Patience
-from backup.text import printable
+from backup.stream.remedies import constraint, hint_for, shown, sqlstate
 
 _SETTLE: Final = 30.0
 _GLANCE: Final = 0.2
 _DRAIN: Final = 0.002
 # The exit code of psql for an error in its script.
 _SCRIPT: Final = 3
-# What servers say that lack something, whatever the statement: of the classes 53, 57 and 58 of their error codes.
+# What servers say that lack something, whatever the statement: of these classes of their error codes, or in words.
+_WANTING_CLASSES: Final = ("08", "53", "57")
 _WANTING: Final = (
     "out of memory",
     "out of shared memory",
@@ -74,15 +75,19 @@ class ProcessInput:
         finally:
             remove(self._process)
 
+    def kill(self) -> None:
+        """End the program at once."""
+        self._process.kill()
+
     def write(self, data: bytes) -> None:
         """Pass on all of `data`; LoadFailed when the program has ended or stands still."""
-        view, poll = memoryview(data), select.poll()
+        view, poll, glance = memoryview(data), select.poll(), min(_GLANCE, self._stall)
         poll.register(self._pipe.writer, select.POLLOUT)
         quiet = time.monotonic()
         while view:
             if self._ended.is_set():
                 raise self._failed()
-            if poll.poll(_GLANCE * 1000):
+            if poll.poll(glance * 1000):
                 try:
                     view = view[os.write(self._pipe.writer, view) :]
                 except BlockingIOError:
@@ -143,10 +148,13 @@ class ProcessInput:
     def _failed(self) -> BackupError:
         if self._lost is not None:
             return self._lost
-        said = self._process.errors().strip()
-        text = "; ".join(printable(line) for line in said.splitlines()[-5:]) or "it said nothing"
+        said = self._process.errors()
         return LoadFailed(
-            f"{self._name} ended with exit code {self._code}: {text}", hint_for(said), refused=refused(self._code, said)
+            f"{self._name} ended with exit code {self._code}: {shown(said)}",
+            hint_for(said, loading=True),
+            refused=refused(self._code, said),
+            sqlstate=sqlstate(said),
+            constraint=constraint(said),
         )
 
 
@@ -155,4 +163,5 @@ def refused(code: int | None, said: str) -> bool:
 
     It ends with 3 for an error in its script, with others when it loses the server or is killed itself.
     """
-    return code == _SCRIPT and not any(words in said for words in _WANTING)
+    wanting = sqlstate(said).startswith(_WANTING_CLASSES) or any(words in said for words in _WANTING)
+    return code == _SCRIPT and not wanting

@@ -23,7 +23,7 @@ from typing import Final, Protocol, Self
 from backup.errors import BackupError, DumpFailed
 from backup.log import logger
 from backup.stream.patience import Patience
-from backup.text import printable
+from backup.stream.remedies import hint_for, shown
 
 _CHUNK: Final = 1 << 20
 _SETTLE: Final = 30.0
@@ -124,9 +124,10 @@ class ProcessOutput:
         """
         poll = select.poll()
         poll.register(self._pipe.reader, select.POLLIN)
+        glance = min(_GLANCE, self._stall)
         while True:
             quiet = time.monotonic()
-            while not poll.poll(_GLANCE * 1000):
+            while not poll.poll(glance * 1000):
                 waiting()
                 self._ask(quiet)
             data = os.read(self._pipe.reader, _CHUNK)
@@ -156,8 +157,7 @@ class ProcessOutput:
         code = "without an exit code" if self._code is None else f"with exit code {self._code}"
         if self._code == 137:
             code += " (killed)"
-        text = "; ".join(printable(line) for line in said.splitlines()) or "it said nothing"
-        return DumpFailed(f"{self._name} ended {code}: {text}. Nothing was published", hint_for(said))
+        return DumpFailed(f"{self._name} ended {code}: {shown(said)}. Nothing was published", hint_for(said))
 
     def _ask(self, since: float) -> None:
         """At work on what gives no output yet, or standing still?"""
@@ -171,21 +171,3 @@ class ProcessOutput:
             f"{self._name} made no progress for {self._stall:.0f} s and was ended; nothing was published{unanswered}",
             "Is the database paused, locked or overloaded? BACKUP_STALL_TIMEOUT sets the patience.",
         )
-
-
-_HINTS: Final = {
-    # pg_dump sets a statement timeout for its LOCK TABLE alone.
-    "due to statement timeout": "Somebody holds a lock on a table; see pg_locks, or raise BACKUP_LOCK_TIMEOUT.",
-    "password authentication failed": "Set DB_USER and DB_PASSWORD (or DB_PASSWORD_FILE) of the backup service.",
-    "permission denied": "Let DB_USER be the owner of everything in the database, or a superuser.",
-    "row-level security": "Give DB_USER the attribute BYPASSRLS, or let it be a superuser.",
-    "server version mismatch": "The client must be as new as the server: use the image's other client, or the socket.",
-    "terminating connection": "The database ended the session; its own log says why. Run it again.",
-    "No space left on device": "The disk of the database server is full: free room there, then run this again.",
-    "server closed the connection": "The database server stopped or crashed; its own log says why.",
-}
-
-
-def hint_for(said: str) -> str:
-    """The remedy for what a PostgreSQL client wrote, if it is a known one."""
-    return next((hint for words, hint in _HINTS.items() if words in said), "The database's own log may say more.")

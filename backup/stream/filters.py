@@ -7,6 +7,7 @@ with a completion comment, in patched versions followed by `\\unrestrict <key>`.
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import Final, Protocol
 
@@ -18,7 +19,8 @@ _EVENT: Final = re.compile(
     rb"^(?:-- (?P<data>Data for )?Name: (?P<name>.*); Type: (?P<type>[A-Z][A-Z ]*); Schema: (?P<schema>.*); Owner: .*"
     rb"|-- PostgreSQL database (?P<end>dump complete)"
     rb"|SELECT pg_catalog\.lo_open\('[0-9]+', [0-9]+\);"
-    rb"|(?P<connect>\\c(?:onnect)? .*))$",
+    rb"|(?P<connect>\\c(?:onnect)? .*)"
+    rb"|(?P<command>\\(?!(?:un)?restrict \w+$|\.$|\\|N(?:\t|$)).*))$",
     re.MULTILINE,
 )
 # What may stand between the announcement of a table's rows and their COPY statement.
@@ -38,7 +40,13 @@ _HEADER: Final = re.compile(rb"^--\n-- PostgreSQL database (?:cluster )?dump\n--
 _TRAILER: Final = re.compile(rb"^-- PostgreSQL database (?:cluster )?dump complete$", re.MULTILINE)
 _RESTRICT: Final = re.compile(rb"^\\(un)?restrict (\w+)$", re.MULTILINE)
 _VERSION: Final = re.compile(rb"^-- Dumped by pg_dump version (.+)$", re.MULTILINE)
+_ENCODING: Final = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';$", re.MULTILINE)
+# Of lines that psql would take for commands: how many are kept, and how much of each.
+_MOST: Final = 10
+_SHOWN: Final = 80
 END: Final = "end"
+# Kinds of objects that change while the definitions stay.
+ROWS: Final = ("TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS")
 
 
 class Watcher(Protocol):
@@ -58,7 +66,8 @@ class DumpReader:
     """Feed it the dump's chunks in order, then ask. `rows` maps the table as the dump writes it to its rows.
 
     `counting`: off, each table has 0 rows, which saves a third of the time.
-    `extensions` are those that it makes, `connects` whether it goes to a database of its own choice.
+    `extensions` are those that it makes, `connects` whether it goes to a database of its own choice. `commands`: lines
+    of SQL that psql would take for commands of its own, unless they stand within a quoted text; the first of them.
     """
 
     def __init__(self, watcher: Watcher | None = None, *, counting: bool = True) -> None:
@@ -66,6 +75,7 @@ class DumpReader:
         self.large_objects = 0
         self.extensions: list[str] = []
         self.connects = False
+        self.commands: list[str] = []
         self._watcher, self._counting = watcher, counting
         self._head = b""
         self._tail = b""
@@ -119,14 +129,17 @@ class DumpReader:
             if match["connect"]:
                 self.connects = True
                 continue
+            if match["command"]:
+                self.commands += [self._decoded(match["command"][:_SHOWN])] if len(self.commands) < _MOST else []
+                continue
             if not match["type"] and not match["end"]:
                 self.large_objects += 1
                 continue
             if self._watcher:
                 self._tell(text, match.start())
-                self._watcher.section(*_title(match))
+                self._watcher.section(*self._title(match))
             if match["type"] == b"EXTENSION" and match["schema"] == b"-":
-                self.extensions.append(_decoded(match["name"]))
+                self.extensions.append(self._decoded(match["name"]))
             if match["data"] and match["type"] == b"TABLE DATA":
                 self._announced = True
                 return match.end()
@@ -141,7 +154,7 @@ class DumpReader:
         begin = lead.end() if lead else position
         copy = _COPY.match(text, begin)
         if copy:
-            self._table = _decoded(copy[1])
+            self._table = self._decoded(copy[1])
             self.rows.setdefault(self._table, 0)
             if self._watcher:
                 self._watcher.table(self._table)
@@ -178,6 +191,20 @@ class DumpReader:
             self._carry, self._start, self._told = b"#", 0, 1
         return -1
 
+    def _title(self, match: re.Match[bytes]) -> tuple[str, str]:
+        if match["end"]:
+            return END, ""
+        schema = b"" if match["schema"] == b"-" else match["schema"] + b"."
+        return self._decoded(match["type"]), self._decoded(schema + match["name"])
+
+    def _decoded(self, name: bytes) -> str:
+        """A name as text: in the encoding that the dump's head names, where it is not UTF-8."""
+        try:
+            return name.decode()
+        except UnicodeDecodeError:
+            named = _ENCODING.search(self._head)
+            return name.decode(_codec(named[1].decode()) if named else "ascii", errors="backslashreplace")
+
     def _tell(self, text: bytes, end: int) -> None:
         if self._watcher and end > self._told:
             self._watcher.data(text[self._told : end])
@@ -202,12 +229,9 @@ def frozen(data: bytes, before: bytes = b"") -> bytes:
     return b"".join((copy[1], before, data[copy.end(1) : end], b" (FREEZE)", data[end:]))
 
 
-def _title(match: re.Match[bytes]) -> tuple[str, str]:
-    if match["end"]:
-        return END, ""
-    schema = b"" if match["schema"] == b"-" else match["schema"] + b"."
-    return _decoded(match["type"]), _decoded(schema + match["name"])
-
-
-def _decoded(name: bytes) -> str:
-    return name.decode(errors="backslashreplace")
+def _codec(encoding: str) -> str:
+    """Python's name for an encoding of PostgreSQL's: mostly the same; ASCII where it has none."""
+    try:
+        return codecs.lookup(re.sub("^WIN", "cp", encoding)).name
+    except LookupError:
+        return "ascii"

@@ -11,8 +11,11 @@ from typing import Final
 class Entry:
     """`script`, and the tables that it changes (`alters`) or that must not change meanwhile (`reads`).
 
+    `kind` and `name` are as in pg_dump's comment.
+
     `alone`: it may need anything that is before it. `early`: of the rows, it needs those of these tables alone.
-    `weight` grows with the rows that it works through: a guess, which makes no entry another one.
+    `last`: it would act on those that come behind it in the dump. `weight` grows with the rows that it works through: a
+    guess, which makes no entry another one.
     """
 
     script: bytes
@@ -20,7 +23,10 @@ class Entry:
     reads: frozenset[bytes] = frozenset()
     alone: bool = False
     early: bool = False
+    last: bool = False
     weight: int = field(default=0, compare=False)
+    kind: str = ""
+    name: str = ""
 
     def possible(self, loaded: Collection[bytes]) -> bool:
         """Whether it can be done while only these tables have all of their rows."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,6 +85,11 @@ class Outline:
         return self._reader.connects
 
     @property
+    def commands(self) -> list[str]:
+        """Lines that psql would take for commands of its own."""
+        return self._reader.commands
+
+    @property
     def extensions(self) -> list[str]:
         """The extensions that the dump makes."""
         return self._reader.extensions
@@ -112,6 +117,15 @@ class Outline:
     def check_whole(self) -> None:
         """DumpFailed unless header, completion trailer and both restrict keys are there."""
         self._reader.check_whole()
+
+    def leave_out(self, is_left_out: Callable[[str, str], bool]) -> None:
+        """Compare no objects of which that is true, by kind and name; nor the beginning, which repeats names of all."""
+        kept = {
+            key: each
+            for key, each in self.sections.items()
+            if not is_left_out(each.kind, key[len(each.kind) + 1 :]) and each.kind != BEGINNING
+        }
+        self.sections, self.digest = kept, ""
 
     def section(self, kind: str, name: str) -> None:
         """An object begins (for DumpReader)."""

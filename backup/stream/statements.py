@@ -49,5 +49,10 @@ def comment(text: bytes) -> bytes:
     return b"-- " + _LINE.sub(rb"\1-- ", text) + b"\n"
 
 
+def literal(text: bytes) -> bytes:
+    """A text as an SQL literal, whatever standard_conforming_strings says."""
+    return b"E'" + text.replace(b"\\", b"\\\\").replace(b"'", b"''") + b"'"
+
+
 def _bare(part: bytes) -> bytes:
     return part[1:-1].replace(b'""', b'"') if part.startswith(b'"') else part

@@ -7,10 +7,12 @@ Which object belongs to which table is read from the statements themselves: the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Final
 
-from backup.stream.statements import NAME, QUALIFIED, comment, mentioned, parts, statements
+from backup.stream.deferred_checks import put_back, taken_off
+from backup.stream.statements import NAME, QUALIFIED, comment, literal, mentioned, parts, statements
 
 _OWNED: Final = re.compile(rb"ALTER SEQUENCE (" + QUALIFIED + rb") OWNED BY (" + QUALIFIED + rb")\." + NAME + rb";")
 _TABLE: Final = re.compile(rb"CREATE (?:UNLOGGED )?TABLE (" + QUALIFIED + rb") ")
@@ -30,6 +32,12 @@ _ATTACH: Final = re.compile(rb" ATTACH PARTITION (" + QUALIFIED + rb") ")
 _INHERITS: Final = re.compile(rb"\)\s*INHERITS \(([^;]*)\)")
 _OWNER: Final = re.compile(rb"ALTER [A-Z ]+ .* OWNER TO " + NAME + rb";", re.DOTALL)
 _MADE: Final = re.compile(rb"CREATE (?:TYPE|DOMAIN|SEQUENCE|FUNCTION|COLLATION) (" + QUALIFIED + rb")")
+_PART: Final = re.compile(rb"ALTER INDEX (" + QUALIFIED + rb") ATTACH PARTITION (" + QUALIFIED + rb");")
+# What an index is called.
+_MADE_ON: Final = re.compile(
+    rb"^CREATE (?:UNIQUE )?INDEX (" + NAME + rb") ON |\sADD CONSTRAINT (" + NAME + rb") (?:PRIMARY KEY|UNIQUE|EXCLUDE) "
+)
+_CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + QUALIFIED + rb"\(")
 _EXTENSION: Final = re.compile(rb"CREATE EXTENSION IF NOT EXISTS (" + NAME + rb") WITH SCHEMA (" + NAME + rb");")
 _ENCODING: Final = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';$", re.MULTILINE)
 # What a table cannot have without objects that are not its own.
@@ -43,12 +51,23 @@ class TableExtract:
     """A Watcher of a dump that writes to `write` what the `wanted` tables (as the dump writes them) are.
 
     `seen` are the tables that the dump makes, `written` those of the wanted ones that it had. `begin` is written with
-    the first of them, `end` only by whoever has found the whole dump to be whole.
+    the first of them, `end` only by whoever has found the whole dump to be whole. `path` is a search_path by which
+    functions find what `by_path` has of each.
     """
 
     def __init__(
-        self, wanted: Collection[bytes], write: Callable[[bytes], object], *, schema: bool = True, rows: bool = True
+        self,
+        wanted: Collection[bytes],
+        write: Callable[[bytes], object],
+        *,
+        schema: bool = True,
+        rows: bool = True,
+        path: bytes = b"",
+        by_path: Mapping[bytes, Collection[bytes]] = MappingProxyType({}),
     ) -> None:
+        self._path, self._by_path = path, by_path
+        self._calling = self._taken_off = False
+        self._parts: set[bytes] = set()
         self._wanted, self._write, self._schema, self._rows = set(wanted), write, schema, rows
         # As DumpReader tells them.
         self._names = {name.decode(errors="backslashreplace"): name for name in wanted}
@@ -74,6 +93,10 @@ class TableExtract:
         if name is not None:
             self.written.add(name)
             self._begin()
+            if self._passing and self._calling and not self._taken_off:
+                # They may read rows that come later.
+                self._taken_off = True
+                self._write(taken_off(calling=True) + self._searching)
             self._write(b"\n")
 
     def data(self, data: bytes) -> None:
@@ -88,6 +111,8 @@ class TableExtract:
         """The dump was whole: so is what was written."""
         self._close()
         self._begin()
+        if self._taken_off:
+            self._write(b"\n" + put_back("as possible"))
         self._write(b"\nCOMMIT;\n\n-- End: the dump was read to its end and is whole.\n")
 
     def _begin(self) -> None:
@@ -99,9 +124,12 @@ class TableExtract:
             b"-- One transaction: without the COMMIT at its end, nothing of it is loaded.\n"
             b"BEGIN;\nSET LOCAL client_encoding = '" + self._encoding + b"';\n"
             b"SET LOCAL standard_conforming_strings = on;\nSET LOCAL check_function_bodies = false;\n"
-            b"SET LOCAL client_min_messages = warning;\nSET LOCAL row_security = off;\n"
-            b"SELECT pg_catalog.set_config('search_path', '', true);\n"
+            b"SET LOCAL client_min_messages = warning;\nSET LOCAL row_security = off;\n" + self._searching
         )
+
+    @property
+    def _searching(self) -> bytes:
+        return b"SELECT pg_catalog.set_config('search_path', " + literal(self._path) + b", true);\n"
 
     def _close(self) -> None:
         text, kind = b"".join(self._body), self._kind
@@ -132,6 +160,9 @@ class TableExtract:
                 self._emit(statement)
         elif kind == "TABLE ATTACH":
             self._attach(statement)
+        elif kind == "INDEX ATTACH":
+            if (match := _PART.match(statement)) and self._parts >= set(match.groups()):
+                self._emit(statement)
         elif (table := _table_of(statement)) in self._wanted:
             self._of_wanted(kind, table, statement)
         elif kind in _KEPT:
@@ -139,6 +170,9 @@ class TableExtract:
 
     def _of_wanted(self, kind: str, table: bytes, statement: bytes) -> None:
         self.written.add(table)
+        self._calling = self._calling or (self._schema and bool(_CALLING.search(statement)))
+        if match := _MADE_ON.search(statement):
+            self._parts.add(table.rpartition(b".")[0] + b"." + (match[1] or match[2]))
         if match := _IDENTITY.search(statement):
             self._sequences.add(match[1])
         if kind in _LEFT_OUT:
@@ -152,7 +186,7 @@ class TableExtract:
 
     def _attach(self, statement: bytes) -> None:
         child, parent = _ATTACH.search(statement), _table_of(statement)
-        here = [name in self._wanted for name in (parent, child[1] if child else b"")]
+        here = [name in self.written for name in (parent, child[1] if child else b"")]
         if all(here):
             self._emit(statement)
         elif any(here):
@@ -179,6 +213,11 @@ class TableExtract:
         if not self._schema or name in self._made or name.startswith(_BUILT_IN):
             return
         self._made.add(name)
+        for other in self._by_path.get(name, ()):
+            if other in self.seen and other not in self._wanted:
+                self._say(name + b" reads " + other + b": ask for that table, too")
+            else:
+                self._need(other)
         held = self._held.get(name, [])
         if _is_sequence(held):
             self._sequences.add(name)

@@ -20,13 +20,13 @@ from typing import Final
 
 from backup.errors import BackupError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
 from backup.sources import media, metadata
-from backup.sources.metadata import Metadata
+from backup.sources.metadata import Metadata, Notes
 from backup.sources.removal import remove_all
+from backup.sources.staging import PREFIX, is_of_a_restore, is_of_the_file_system
 from backup.text import printable
 from backup.trees import noted as noted_file
 from backup.trees.noted import DISCARDING, OTHER, STATE, Noted, Side, State
 from backup.trees.places import (
-    PREFIX,
     exists,
     no_mounts_below,
     open_root,
@@ -38,7 +38,6 @@ from backup.trees.places import (
 )
 
 __all__ = [
-    "EXCLUDE",
     "PREFIX",
     "Kept",
     "State",
@@ -51,8 +50,6 @@ __all__ = [
     "state",
 ]
 
-# For the archiver: what lies directly in the volume's root only.
-EXCLUDE: Final = f"/{PREFIX}*"
 _RESUME: Final = "`restore --resume` goes on where it stopped, `restore --rollback` brings back the old files."
 
 
@@ -142,13 +139,13 @@ class Trees:
                 self._rename_all(self._root, going)
                 noted = noted_file.write(self.folder, replace(noted, step="in"))
             self._rename_all(coming, self._root)
-            metadata.apply(self._root, noted.roots[noted.live], set())
+            metadata.apply(self._root, noted.roots[noted.live], Notes())
             os.fsync(self._root)
             noted_file.write(self.folder, replace(noted, step="settled"))
 
     def _rename_all(self, source: int, target: int) -> None:
         for name in sorted(map(os.fsencode, os.listdir(source))):
-            if name.startswith(os.fsencode(PREFIX)) or name == b"lost+found":
+            if is_of_a_restore(name, source) or is_of_the_file_system(name, self._root):
                 continue
             if exists(name, target):
                 raise RestoreUnfinished(
@@ -205,7 +202,7 @@ def prepare(root: Path, stamp: str) -> None:
         with opened(staging_name(stamp), fd) as folder:
             # Not what the volume's own ACL and set-group-ID bit hand down.
             mine = Metadata(0o700, os.geteuid(), os.getegid(), os.fstat(folder).st_mtime_ns)
-            metadata.apply(folder, mine, set())
+            metadata.apply(folder, mine, Notes())
             for side in OTHER:
                 os.mkdir(side, 0o700, dir_fd=folder)
             os.fsync(folder)

@@ -6,16 +6,15 @@ import contextlib
 import ctypes
 import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from backup.errors import NotFound, RestoreFailed
 from backup.sources.branch import FOLDER
+from backup.sources.staging import PREFIX, is_made_by_a_restore
 from backup.text import printable
 
-PREFIX: Final = ".obcms-restore-"
 _STAMP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
@@ -40,8 +39,8 @@ def open_root(root: Path) -> int:
 def open_staging(root: int, path: Path, name: str) -> int:
     """A descriptor of a restore's directory in the volume's open `root`, which messages call `path`.
 
-    NotFound if it is not there. RestoreFailed if it is anything but a directory that only we may enter: whoever writes
-    to the volume can make others.
+    NotFound if it is not there. RestoreFailed if it is anything but a directory that only we may enter, of what a
+    restore makes: whoever writes to the volume can make others.
     """
     try:
         fd = os.open(name, FOLDER, dir_fd=root)
@@ -49,8 +48,7 @@ def open_staging(root: int, path: Path, name: str) -> int:
         raise NotFound(f"there is no {path / name}; nothing was done") from error
     except OSError as error:
         raise RestoreFailed(f"{path / name} cannot be opened: {error.strerror}; nothing was done") from error
-    found = os.fstat(fd)
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+    if os.fstat(fd).st_uid != os.geteuid() or not is_made_by_a_restore(fd):
         os.close(fd)
         raise RestoreFailed(
             f"{path / name} was not made by a restore of this user; nothing was done",

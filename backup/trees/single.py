@@ -21,9 +21,9 @@ from backup.errors import BackupError, NotFound, RestoreFailed, RestoreUnfinishe
 from backup.sources.branch import FOLDER
 from backup.sources.removal import remove_all
 from backup.sources.selection import Again, Chosen, Unit
+from backup.sources.staging import PREFIX, is_of_a_restore
 from backup.sources.tarread import shown
 from backup.trees.places import (
-    PREFIX,
     no_mounts_below,
     open_root,
     open_staging,
@@ -82,6 +82,8 @@ def tidy(root: Path, *, days: float | None = None) -> list[str]:
     top, told = open_root(root), []
     try:
         for name in sorted(each for each in os.listdir(top) if each.startswith(PREFIX + KIND)):
+            if not is_of_a_restore(os.fsencode(name), top):
+                continue
             try:
                 told += _tidy_one(root, top, name, days)
             except (BackupError, OSError) as error:
@@ -139,7 +141,7 @@ def _units(top: int, paths: Sequence[bytes]) -> list[Unit]:
     wanted = sorted(set(paths))
     for path in wanted:
         names = path.split(b"/")
-        if b"\0" in path or any(each in (b"", b".", b"..") for each in names) or names[0].startswith(PREFIX.encode()):
+        if b"\0" in path or any(each in (b"", b".", b"..") for each in names) or is_of_a_restore(names[0], top):
             raise NotFound(f"{shown(path)!r} is no path below the volume", "Such as uploads/2025/a.pdf.")
     outer = [path for path in wanted if not any(path.startswith(each + b"/") for each in wanted)]
     places: dict[bytes, list[bytes]] = {}

@@ -16,7 +16,7 @@ Names and messages come from databases and archives: they are escaped by `printa
                  "undo_until"},
      "schedule": [{"job", "cron", "next": [time]}],
      "alerts": {"targets", "undelivered", "last_delivered", "last_error", "heartbeat", "last_heartbeat"},
-     "restore_seconds",
+     "restore_seconds", "restore_measured",
      "offsite": [{"place": s3|copy, "name", "sets", "size_bytes", "waiting", "waiting_bytes", "bad", "newest",
                   "newest_time", "looked"}]}
 """
@@ -29,7 +29,7 @@ from typing import Any, Final
 
 from backup import __version__
 from backup.health import Health, Reason
-from backup.manifest import DatabasePart, VolumePart
+from backup.manifest import DatabaseSummary, VolumeSummary
 from backup.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 from backup.records import Run
 from backup.sets import StoredSet
@@ -63,6 +63,7 @@ def status_body(overview: Overview) -> dict[str, Any]:
         ],
         "alerts": _alerting(overview.alerting),
         "restore_seconds": overview.restore_seconds,
+        "restore_measured": overview.restore_measured,
         "offsite": [_offsite(place) for place in overview.offsite],
     }
 
@@ -147,7 +148,7 @@ def _tier(tier: TierSummary) -> dict[str, Any]:
 
 
 def _set(stored: StoredSet) -> dict[str, Any]:
-    verdict, manifest = stored.verdict, stored.manifest
+    verdict, manifest = stored.verdict, stored.summary
     proof = verdict.proof if verdict else None
     return {
         "id": printable(stored.id),
@@ -166,18 +167,18 @@ def _set(stored: StoredSet) -> dict[str, Any]:
     }
 
 
-def _database(part: DatabasePart) -> dict[str, Any]:
+def _database(part: DatabaseSummary) -> dict[str, Any]:
     return {
         "name": printable(part.name),
         "system_identifier": printable(part.system_identifier),
         "server_version": printable(part.server_version),
         "size_bytes": part.size,
-        "tables": len(part.rows),
-        "rows": sum(part.rows.values()),
+        "tables": part.tables,
+        "rows": part.rows,
     }
 
 
-def _volume(part: VolumePart) -> dict[str, Any]:
+def _volume(part: VolumeSummary) -> dict[str, Any]:
     return {"name": printable(part.name), "files": part.files, "bytes": part.bytes, "changed": part.changed_total}
 
 

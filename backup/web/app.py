@@ -27,14 +27,16 @@ from backup.text import printable
 from backup.web import metrics, page
 from backup.web.api import bare_body, health_body, plain_body, status_body
 from backup.web.guard import Access, Guard
-from backup.web.shared import Shared
+from backup.web.shared import FRESH, Shared
 
 Answer = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 
 # The probe waits 5 s. A disk that hangs must give an answer, too.
-_HEALTH_LIMIT: Final = 4.0
+HEALTH_LIMIT: Final = 4.0
 _READY_LIMIT: Final = 10.0
+# Seconds. Docker asks every 30; a look at ten thousand sets takes a second.
+_HEALTH_AGE: Final = 60.0
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _LOGS: Final = "`docker compose logs backup` has the details."
 
@@ -72,9 +74,14 @@ def create_app(
     overview: Callable[[], Overview],
     ready: Callable[[], None],
     access: Access | None = None,
+    limit: float = HEALTH_LIMIT,
+    fresh: float = FRESH,
 ) -> Starlette:
-    """The application. `overview` and `ready` may be slow; `ready` raises BackupError for what is missing."""
-    view = Shared(_told(lambda: _View(overview())), _HEALTH_LIMIT)
+    """The application. `overview` and `ready` may be slow; `ready` raises BackupError for what is missing.
+
+    An overview is waited for `limit` seconds and told for `fresh` more.
+    """
+    view = Shared(_told(lambda: _View(overview())), limit, fresh)
     app = Starlette(
         routes=[
             Route("/", _page(view)),
@@ -101,7 +108,7 @@ def _static(body: bytes, kind: str) -> Answer:
 
 def _page(view: Shared[_View | _Unknown]) -> Answer:
     async def answer(request: Request) -> Response:
-        seen = _drawn(await _known(view, _HEALTH_LIMIT), lambda seen: seen.page)
+        seen = _drawn(await _known(view), lambda seen: seen.page)
         if isinstance(seen, _Unknown):
             body, code = page.problem(seen.text, seen.hint, datetime.now(UTC)), 503
         else:
@@ -113,7 +120,7 @@ def _page(view: Shared[_View | _Unknown]) -> Answer:
 
 def _program(view: Shared[_View | _Unknown], form: Callable[[_View], bytes], kind: str) -> Answer:
     async def answer(request: Request) -> Response:
-        seen = _drawn(await _known(view, _HEALTH_LIMIT), form)
+        seen = _drawn(await _known(view), form)
         if isinstance(seen, _Unknown):
             return _failed(request, seen)
         return Response(seen, media_type=kind, headers=_NO_STORE)
@@ -131,7 +138,8 @@ def _livez(scheduler: Callable[[], SchedulerState]) -> Answer:
 
 def _healthz(view: Shared[_View | _Unknown]) -> Answer:
     async def answer(request: Request) -> Response:
-        seen = await _known(view, _HEALTH_LIMIT)
+        # The container's own probe, which has no address, has the time to wait for how it is now.
+        seen = await _known(view, soon=request.client is not None)
         if isinstance(seen, _Unknown):
             return _failed(request, seen)
         return _health(request, health_body(seen.overview.health))
@@ -141,7 +149,7 @@ def _healthz(view: Shared[_View | _Unknown]) -> Answer:
 
 def _readyz(ready: Shared[None | _Unknown]) -> Answer:
     async def answer(request: Request) -> Response:
-        problem = await _known(ready, _READY_LIMIT)
+        problem = await _known(ready)
         return _failed(request, problem) if problem else _health(request, plain_body("pass"))
 
     return answer
@@ -162,11 +170,11 @@ def _failed(request: Request, unknown: _Unknown) -> JSONResponse:
     return _health(request, plain_body("fail", (Reason("fail", unknown.text, unknown.hint),)))
 
 
-async def _known(shared: Shared[T | _Unknown], limit: float) -> T | _Unknown:
+async def _known(shared: Shared[T | _Unknown], *, soon: bool = False) -> T | _Unknown:
     try:
-        return await shared.get()
+        return await (shared.get_soon(_HEALTH_AGE) if soon else shared.get())
     except TimeoutError:
-        text = f"no answer within {limit:.0f} s: the backup volume, the database or the Docker engine hangs"
+        text = f"no answer within {shared.limit:.0f} s: the backup volume, the database or the Docker engine hangs"
         return _Unknown(
             text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`."
         )

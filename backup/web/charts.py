@@ -17,7 +17,7 @@ Kind = Literal["proven", "verified", "changed", "old", "damaged", "failed"]
 
 # What a reader must find first is drawn last.
 KINDS: Final[tuple[Kind, ...]] = ("old", "verified", "changed", "proven", "failed", "damaged")
-_MARKS: Final = 90
+_MARKS: Final = 50
 _SPAN: Final = timedelta(days=7)
 _POINTS: Final = 150
 _HEADROOM: Final = 1.15
@@ -130,12 +130,12 @@ def sizes(sets: Sequence[StoredSet]) -> Sizes | None:
 
 def _whole(stored: StoredSet) -> bool:
     """A set of media or of the database alone would look like a collapse."""
-    manifest = stored.manifest
+    manifest = stored.summary
     return stored.good and manifest is not None and manifest.database is not None and bool(manifest.volumes)
 
 
 def _database(stored: StoredSet) -> int:
-    artifacts = stored.manifest.artifacts if stored.manifest else ()
+    artifacts = stored.summary.artifacts if stored.summary else ()
     return sum(artifact.stored_size for artifact in artifacts if artifact.kind in ("database", "roles"))
 
 

@@ -205,7 +205,7 @@ def _others(overview: Overview) -> Iterator[Metric]:
         "When a scheduled job runs next.",
         [({"job": slot.job}, slot.times[0] if slot.times else None) for slot in overview.slots],
     )
-    yield _one("restore_duration_seconds", "How long the newest drill took to restore.", overview.restore_seconds)
+    yield _one("restore_duration_seconds", "How long the newest restore or drill took.", overview.restore_seconds)
     yield _one("alerts_undelivered", "Alerts that still wait to be delivered.", alerting.undelivered)
     yield _one("alerts_delivered_timestamp_seconds", "When an alert was last delivered.", alerting.last_delivered)
     yield _one("heartbeat_timestamp_seconds", "When the heartbeat was last sent.", alerting.last_heartbeat)

@@ -6,6 +6,7 @@ Every value is escaped twice over: control characters and bidirectional marks by
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,8 +18,10 @@ from markupsafe import Markup
 
 from backup import __version__
 from backup.health import SEVERITIES, Reason, Status
+from backup.manifest import Tier
 from backup.overview import Overview, telling
 from backup.records import Outcome, Run
+from backup.sets import StoredSet
 from backup.text import duration, plural, printable, size
 from backup.web import charts
 
@@ -27,7 +30,8 @@ STYLE: Final = (_HERE / "style.css").read_bytes()
 # The address of the style sheet changes with its content, so that a browser may keep it.
 _STYLE_PATH: Final = f"/style.css?{hashlib.sha256(STYLE).hexdigest()[:12]}"
 _RUNS: Final = 12
-_SETS: Final = 200
+# Of each tier. With these a page of ten thousand sets stays below 200 kB.
+_SETS: Final = 30
 _MESSAGE: Final = 400
 VERDICTS: Final[dict[Status, str]] = {
     "pass": "Healthy",
@@ -59,7 +63,8 @@ def render(overview: Overview) -> bytes:
         sizes=charts.sizes(overview.sets),
         bar=charts.bar(overview.storage),
         runs=telling(overview.runs)[:_RUNS],
-        sets=overview.sets[:_SETS],
+        sets=_newest(overview.sets),
+        folded=_folded(overview.sets),
     )
     return text.encode(errors="replace")
 
@@ -91,6 +96,22 @@ def _summary(status: Status, reasons: Sequence[Reason]) -> str:
             return "The first backup is running; there is nothing to restore yet."
         case "fail":
             return f"{_things(worst).capitalize()} a person now."
+
+
+def _newest(sets: Sequence[StoredSet]) -> list[StoredSet]:
+    """The newest sets of each tier, in their order."""
+    seen: Counter[Tier] = Counter()
+    shown = []
+    for stored in sets:
+        seen[stored.tier] += 1
+        if seen[stored.tier] <= _SETS:
+            shown.append(stored)
+    return shown
+
+
+def _folded(sets: Sequence[StoredSet]) -> dict[Tier, int]:
+    """How many sets of each tier are not among the newest."""
+    return {tier: count - _SETS for tier, count in Counter(stored.tier for stored in sets).items() if count > _SETS}
 
 
 def _things(count: int) -> str:
@@ -137,10 +158,10 @@ def _days(count: float) -> str:
     return plural(int(count / 30.44), "month") if count < 730 else f"{min(count / 365.25, 99):.0f} years"
 
 
-def _line(text: str) -> str:
+def _line(text: str, most: int = _MESSAGE) -> str:
     """Text of any shape as one line of bounded length."""
     line = " ".join(text.split())
-    return line if len(line) <= _MESSAGE else line[: _MESSAGE - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def _legend(rows: Sequence[charts.Row]) -> list[charts.Kind]:
@@ -150,6 +171,8 @@ def _legend(rows: Sequence[charts.Row]) -> list[charts.Kind]:
 
 
 def _taken(run: Run, now: datetime) -> str:
+    if run.ended is None and run.outcome is not Outcome.RUNNING:
+        return "not known"
     return duration(((run.ended or now) - run.started).total_seconds())
 
 

@@ -1,11 +1,17 @@
-"""The HTTP server: uvicorn in a thread, with limits that a slow or greedy client cannot get around."""
+"""The HTTP server: uvicorn in a thread, with limits that a slow or greedy client cannot get around.
+
+The container's probe has a server of its own, with its own thread and connections: no visitor keeps it from an answer.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
@@ -15,20 +21,23 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from backup.errors import BackupError
+from backup.log import logger
 from backup.web.guard import HEADERS
 
 # Above so many connections a request gets 503, above twice as many the connection is closed unread.
 _CONNECTIONS: Final = 128
-# No connection lives longer: uvicorn itself waits without limit for a request to become complete.
-_LIFETIME: Final = 15.0
+# Seconds. No connection lives longer: uvicorn itself waits without limit for a request to become complete.
+LIFETIME: Final = 15.0
 
 
 class _Bounded(H11Protocol):
     """HTTP/1.1 on connections of bounded number and life."""
 
+    lifetime = LIFETIME
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._end = self.loop.call_later(_LIFETIME, transport.abort)
+        self._end = self.loop.call_later(self.lifetime, transport.abort)
         if len(self.connections) > 2 * _CONNECTIONS:
             transport.abort()
 
@@ -76,8 +85,9 @@ def address(host: str, port: int) -> str:
 class HttpServer:
     """Serves `app` on a socket from `bind`, in a thread, while the context lasts."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        self._server = Server(Config(app, **_LIMITS))
+    def __init__(self, app: ASGIApp, listener: socket.socket, lifetime: float = LIFETIME) -> None:
+        bounded = type("Bounded", (_Bounded,), {"lifetime": lifetime})
+        self._server = Server(Config(app, http=bounded, **_LIMITS))
         self._thread = threading.Thread(target=self._server.run, args=([listener],), name="http", daemon=True)
 
     def __enter__(self) -> HttpServer:
@@ -89,8 +99,38 @@ class HttpServer:
         self._thread.join(5)
 
 
+@contextlib.contextmanager
+def reserved(app: ASGIApp, path: Path) -> Iterator[None]:
+    """Serve `app` at a socket for processes of ours in this container as well; without one all ask at the port."""
+    try:
+        listener = _bind_local(path)
+    except OSError as error:
+        why = error.strerror or error
+        logger.warning("{} cannot be had ({}): the container's health check asks at the port, as everybody", path, why)
+        yield
+        return
+    try:
+        with listener, HttpServer(app, listener):
+            yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _bind_local(path: Path) -> socket.socket:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # left by a service that was killed
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(_CONNECTIONS)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 _LIMITS: Final[dict[str, Any]] = {
-    "http": _Bounded,
     "loop": "asyncio",
     "ws": "none",
     "lifespan": "off",

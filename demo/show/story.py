@@ -92,7 +92,7 @@ class Story:
         return dict(found[0]) if found else {}
 
     def _proof(self) -> None:
-        code = self.stack.backup("drill", "latest")
+        code = self.stack.backup("drill", "latest", "--wait", "120")  # the first backup may still try whether it loads
         self.claims.check(code == 0 and bool(self._newest().get("proven")), "the set is proven")
 
     def _damage(self) -> None:

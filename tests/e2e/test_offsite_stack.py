@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.s3 import OWNER, Service, ceph
+from tests.support.s3 import OWNER, Service
 from tests.support.stack import STACK, Stack, docker
 
 COUNT = "SELECT count(*) FROM documents"
 FIND = "find /app/src/media -type f -not -path '*/.obcms-restore-*' -print0 | sort -z | xargs -0 sha256sum"
 
 
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Service]:
-    with ceph() as service:
-        yield service
-
-
 @pytest.fixture
-def stack() -> Iterator[Stack]:
+def stack(gateway: Service) -> Iterator[Stack]:
     made = Stack(f"obcms-offsite-{os.getpid()}")
-    made.down()
-    try:
+    with made.removed():
         yield made
-    finally:
-        for identifier in docker("network", "ls", "-q", "--filter", f"name={made.project}").decode().split():
-            inside = docker("network", "inspect", "-f", "{{range $id, $_ := .Containers}}{{$id}} {{end}}", identifier)
-            for each in inside.decode().split():
-                docker("network", "disconnect", "-f", identifier, each)
-        made.down()
+        # A network with somebody else's container in it is not removed. Nobody is in one that was never made.
+        words = ("network", "disconnect", "-f", f"{made.project}_obcms_network", gateway.container)
+        subprocess.run(["docker", *words], capture_output=True, check=False)
 
 
 def up(stack: Stack, *, seeded: bool) -> None:
-    stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "db", "pgbouncer")
+    stack.compose("up", "-d", "--wait", "--wait-timeout", "300", "db", "pgbouncer")
     stack.compose("up", "-d", "web1")
     if seeded:
         stack.compose("exec", "-T", "web1", "sh", "-s", stdin=(STACK / "seed-media").read_bytes())

@@ -23,6 +23,9 @@ SETUP = """
     CREATE TABLE letters (id serial PRIMARY KEY, body text);
     INSERT INTO letters (body) SELECT repeat('x', n) FROM generate_series(1, 500) n;
     CREATE SCHEMA "We ird"; CREATE TABLE "We ird"."O'dd" AS SELECT n FROM generate_series(1, 7) n;
+    CREATE FUNCTION loud(v text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper(v)';
+    CREATE FUNCTION slug(v text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN loud(v); END';
+    CREATE TABLE said (v text, s text GENERATED ALWAYS AS (slug(v)) STORED); INSERT INTO said (v) VALUES ('x');
     CREATE VIEW seen AS SELECT count(*) FROM letters; SELECT lo_from_bytea(0, 'large');
 """
 ROLES = """
@@ -52,7 +55,7 @@ SERVER_FACTS = """
 """
 CONTENT = """
     SELECT (SELECT string_agg(id || body, ',' ORDER BY id) FROM letters) || (SELECT sum(n) FROM "We ird"."O'dd") ||
-           nextval('letters_id_seq') || (SELECT count FROM seen)
+           nextval('letters_id_seq') || (SELECT count FROM seen) || (SELECT s FROM said)
            || (SELECT tableowner FROM pg_tables WHERE tablename = 'letters')
            || (SELECT string_agg(lo_get(oid)::text, ',') FROM pg_largeobject_metadata)
 """

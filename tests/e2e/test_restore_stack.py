@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,15 +22,12 @@ FIND = "find /app/src/media -type f -not -path '*/.obcms-restore-*' -print0 | so
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     made = Stack(f"obcms-restore-{os.getpid()}")
-    made.down()
-    try:
-        made.compose("up", "-d", "--wait", "--wait-timeout", "120", "db", "pgbouncer")
+    with made.removed():
+        made.compose("up", "-d", "--wait", "--wait-timeout", "300", "db", "pgbouncer")
         made.compose("up", "-d", "web1", "celery-worker1", "nginx")
         made.compose("exec", "-T", "web1", "sh", "-s", stdin=(STACK / "seed-media").read_bytes())
         made.backup("create", "daily")
         yield made
-    finally:
-        made.down()
 
 
 def state(stack: Stack) -> tuple[int, str]:
@@ -102,19 +100,23 @@ def test_the_service_ends_a_restore_that_was_killed(stack: Stack) -> None:
     identifier, moments = daily(stack), seeded()
     whole = state(stack)
     stack.psql("DELETE FROM documents WHERE id = 300")
-    stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    stack.compose("up", "-d", "--wait", "--wait-timeout", "300", "backup")
     changed = state(stack)
     for number in range(3):
         name = f"{stack.project}-killed-{number}"
         words = ("run", "--rm", "-T", "--name", name, "backup", "restore", identifier, "--force", "--no-safety")
         command = ["docker", "compose", "-p", stack.project, *[w for file in FILES for w in ("-f", str(file))], *words]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            eventually(lambda: journal(stack) or process.poll() is not None, 60, 0.02)
+        with (
+            waiting(stack, "until") as begun,
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+        ):
+            eventually(lambda: begun.poll() is not None or process.poll() is not None, 120)
             time.sleep(moments.uniform(0, 1.5))
             subprocess.run(["docker", "kill", name], capture_output=True, check=False)
             process.wait()
-        eventually(lambda: not journal(stack), 60, 0.5)
-        eventually(lambda: started(stack, "web1").endswith("true"), 30, 0.5)
+        with waiting(stack, "while") as ended:
+            assert ended.wait(120) == 0
+        eventually(lambda: started(stack, "web1").endswith("true"), 120, 0.5)
         assert state(stack) in (whole, changed)
         if state(stack) == whole:
             stack.psql("DELETE FROM documents WHERE id = 300")
@@ -125,6 +127,12 @@ def test_the_service_ends_a_restore_that_was_killed(stack: Stack) -> None:
     assert state(stack) == whole
 
 
-def journal(stack: Stack) -> bool:
-    words = ("exec", "-T", "backup", "test", "-e", "/backups/state/restore.json")
-    return stack.compose(*words, check=False).code == 0
+@contextlib.contextmanager
+def waiting(stack: Stack, loop: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends when there is a restore's journal (`until`), or none (`while`): one that looks, not many."""
+    look = f"{loop} [ -e /backups/state/restore.json ]; do sleep 0.05; done"
+    with subprocess.Popen(["docker", "exec", stack.container("backup"), "sh", "-c", look]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -20,7 +20,7 @@ services:
     environment: {{POSTGRES_DB: shop, POSTGRES_USER: shop, POSTGRES_PASSWORD: "pa$$word"}}
     volumes: ["data:/var/lib/postgresql/data"]
     labels: {{{LABEL}: {PROJECT}}}
-    healthcheck: {{test: ["CMD", "pg_isready", "-h", "127.0.0.1"], interval: 1s, retries: 60}}
+    healthcheck: {{test: ["CMD", "pg_isready", "-h", "127.0.0.1"], start_interval: 1s, start_period: 60s}}
   django:
     image: obcms-test/app:latest
     environment: {{TZ: Europe/Berlin, POSTGRES_PASSWORD: "pa$$word"}}
@@ -48,7 +48,7 @@ class Shop:
             capture_output=True,
             text=True,
             check=False,
-            timeout=240,
+            timeout=400,
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
@@ -101,7 +101,7 @@ def test_its_overlay_works_and_a_shell_completes_its_sets(shop: Shop) -> None:
     assert again.returncode == 10
     assert "is there already; nothing was written" in again.stdout
     shop.run("docker", "compose", "config", "--quiet")
-    shop.run("docker", "compose", "up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    shop.run("docker", "compose", "up", "-d", "--wait", "--wait-timeout", "300", "backup")
     made = shop.run("docker", "compose", "run", "--rm", "-T", "backup", "create")
     assert "is complete" in made.stdout
     shown = shop.run("docker", "compose", "run", "--rm", "-T", "backup", "show", "latest").stdout

@@ -18,7 +18,7 @@ COUNT = "SELECT count(*) FROM documents"
 ASK = """
 import http.client, json, sys
 for method, path, body in json.loads(sys.argv[1]):
-    connection = http.client.HTTPConnection("socket-proxy", 2375, timeout=10)
+    connection = http.client.HTTPConnection("socket-proxy", 2375, timeout=60)
     connection.request(method, path, body or None, {"Content-Type": "application/json"})
     print("status", connection.getresponse().status, method, path[:60], body[:60])
 """
@@ -54,14 +54,11 @@ def stack() -> Iterator[Stack]:
     build = ["docker", "buildx", "build", "--load", "--quiet", "--tag=obcms-socket-proxy:latest", str(DEPLOY)]
     subprocess.run(build, check=True, capture_output=True)
     made = Stack(f"obcms-proxied-{os.getpid()}", more=(DEPLOY / "docker-compose.socket-proxy.yml",))
-    made.down()
-    try:
-        made.compose("up", "-d", "--wait", "--wait-timeout", "120", "db", "pgbouncer", "socket-proxy")
+    with made.removed():
+        made.compose("up", "-d", "--wait", "--wait-timeout", "300", "db", "pgbouncer", "socket-proxy")
         made.compose("up", "-d", "web1")
         made.compose("exec", "-T", "web1", "sh", "-s", stdin=(STACK / "seed-media").read_bytes())
         yield made
-    finally:
-        made.down()
 
 
 def test_all_that_the_sidecar_does_works(stack: Stack) -> None:
@@ -78,7 +75,7 @@ def test_all_that_the_sidecar_does_works(stack: Stack) -> None:
 
 
 def test_the_service_runs_behind_it(stack: Stack) -> None:
-    stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    stack.compose("up", "-d", "--wait", "--wait-timeout", "300", "backup")
     mounts = docker("inspect", "-f", "{{json .Mounts}}", stack.container("backup")).decode()
     assert "docker.sock" not in mounts
 

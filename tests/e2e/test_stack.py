@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.support.faults import eventually
 from tests.support.stack import STACK, ZONE, Stack, docker
 
 COUNTS = (
@@ -26,20 +27,17 @@ COUNTS = (
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     made = Stack(f"obcms-e2e-{os.getpid()}")
-    made.down()
-    try:
-        made.compose("up", "-d", "--wait", "--wait-timeout", "120", "db", "db-replica1", "db-replica2", "pgbouncer")
+    with made.removed():
+        made.compose("up", "-d", "--wait", "--wait-timeout", "300", "db", "db-replica1", "db-replica2", "pgbouncer")
         made.compose("up", "-d", "web1", "web2", "web3", "web4", "celery-worker1", "celery-worker2", "nginx")
         made.compose("exec", "-T", "web1", "sh", "-s", stdin=(STACK / "seed-media").read_bytes())
         yield made
-    finally:
-        made.down()
 
 
 @pytest.fixture
 def spare(stack: Stack) -> Iterator[Stack]:
     """The same stack with an empty backup volume: for runs that fail, or that must be the first."""
-    spare = Stack(stack.project, (("TEST_BACKUPS", f"{stack.project}_spare"),))
+    spare = Stack(stack.project, (("TEST_BACKUPS", f"{stack.project}_spare"), ("TEST_HEALTH_INTERVAL", "3s")))
     try:
         yield spare
     finally:
@@ -112,12 +110,12 @@ def test_show_verify_and_schedule_speak(stack: Stack, daily: str) -> None:
 
 
 def test_the_service_becomes_healthy_and_stops_at_once(stack: Stack, daily: str) -> None:
-    stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    stack.compose("up", "-d", "--wait", "--wait-timeout", "300", "backup")
     health = stack.compose("exec", "-T", "backup", "backup", "healthcheck")
     assert health.output.startswith("pass"), health.output
     start = time.monotonic()
     stack.compose("stop", "backup")
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 35
     state = json.loads(docker("inspect", stack.container("backup")))[0]["State"]
     assert state["ExitCode"] == 0
 
@@ -131,7 +129,7 @@ def test_a_stop_in_the_middle_of_a_dump_ends_cleanly(spare: Stack) -> None:
                      " AND wait_event_type = 'Lock'")  # fmt: skip
         start = time.monotonic()
         docker("stop", "-t", "40", held)
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 35
     log, state = docker("logs", held).decode(), json.loads(docker("inspect", held))[0]["State"]
     docker("rm", "-fv", held)
     spare.psql("DROP TABLE slow")
@@ -143,7 +141,7 @@ def test_a_stop_in_the_middle_of_a_dump_ends_cleanly(spare: Stack) -> None:
 
 
 def test_a_first_start_takes_a_backup_at_once(spare: Stack) -> None:
-    spare.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    spare.compose("up", "-d", "--wait", "--wait-timeout", "300", "backup")
     listed = spare.compose("exec", "-T", "backup", "backup", "list", "daily", "--json").output
     sets = json.loads(listed[listed.index("[") :])
     assert len(sets) == 1 and sets[0]["good"]
@@ -151,7 +149,7 @@ def test_a_first_start_takes_a_backup_at_once(spare: Stack) -> None:
 
 def test_a_stale_backup_turns_it_unhealthy_within_one_interval(spare: Stack) -> None:
     """As after three nights without a backup: `docker compose ps` says so, `docker inspect` says why."""
-    spare.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    spare.compose("up", "-d", "--wait", "--wait-timeout", "300", "backup")
     assert "(healthy)" in spare.compose("ps", "backup").output
     page = "import urllib.request as u; print(u.urlopen('http://backup:8080{}').read().decode())"
     words = ("exec", "-T", "backup", "/app/venv/bin/python", "-c")
@@ -160,11 +158,13 @@ def test_a_stale_backup_turns_it_unhealthy_within_one_interval(spare: Stack) -> 
     then = datetime.now(UTC) - timedelta(days=3)
     change = f's/"started": *"[^"]*Z"/"started": "{then:%Y-%m-%dT%H:%M:%SZ}"/'
     spare.compose("exec", "-T", "backup", "sh", "-c", f"sed -i '{change}' /backups/daily/obcms_set_*.json")
-    began = time.monotonic()
-    while "(unhealthy)" not in spare.compose("ps", "backup").output:
-        assert time.monotonic() - began < 40, spare.compose("exec", "-T", "backup", "backup", "status").output
-        time.sleep(1)
-    last = json.loads(docker("inspect", spare.container("backup")))[0]["State"]["Health"]["Log"][-1]
+    changed = datetime.now(UTC)
+    eventually(lambda: "(unhealthy)" in spare.compose("ps", "backup").output, 120, 0.5)
+    log = json.loads(docker("inspect", spare.container("backup")))[0]["State"]["Health"]["Log"]
+    after = [look["ExitCode"] for look in log if datetime.fromisoformat(look["Start"]) > changed]
+    # The one that was under way may have been before it.
+    assert 0 not in after[1:], log
+    last = log[-1]
     assert last["ExitCode"] == 1 and "is 3 d 00 h old; the limit is 2 d 00 h" in last["Output"], last
     alive = ("exec", "-T", "backup", "/app/venv/bin/python", "-m", "backup.probe", "/livez")
     assert spare.compose(*alive).output.strip() == "pass"
@@ -178,7 +178,7 @@ def test_an_unmounted_media_volume_is_refused(spare: Stack) -> None:
 
 def test_no_secret_on_any_surface(stack: Stack, daily: str) -> None:
     canary = "canary-db-pw"
-    stack.compose("up", "-d", "--wait", "--wait-timeout", "120", "backup")
+    stack.compose("up", "-d", "--wait", "--wait-timeout", "300", "backup")
     surfaces = [
         stack.compose("logs", "backup").output,
         docker("inspect", stack.container("backup")).decode(),
@@ -197,7 +197,7 @@ def volume_text(stack: Stack, paths: str) -> str:
 def blocked(stack: Stack, table: str) -> Iterator[None]:
     """Another session holds a lock on `table` that no reader gets past."""
     command = ["docker", "compose", "-p", stack.project, "-f", str(STACK / "docker-compose.prod.yml"), "exec", "-T"]
-    lock = f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(120)"
+    lock = f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(600)"
     end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
     blocker = subprocess.Popen(
         [*command, "db", "psql", "-U", "obcms_user", "-d", "obcms_prod", "-c", lock],
@@ -211,7 +211,7 @@ def blocked(stack: Stack, table: str) -> Iterator[None]:
         blocker.wait(timeout=30)
 
 
-def until(stack: Stack, condition: str, seconds: float = 30) -> None:
+def until(stack: Stack, condition: str, seconds: float = 120) -> None:
     """Wait until a query says true."""
     deadline = time.monotonic() + seconds
     while stack.psql(condition) != "t":

@@ -78,11 +78,11 @@ def swarm() -> Iterator[Swarm]:
 
 
 def test_a_stack_is_backed_up_and_its_database_restored(swarm: Swarm) -> None:
-    eventually(lambda: swarm.container("web1"), 60)
+    eventually(lambda: swarm.container("web1"), 180)
     swarm.engine.docker("exec", swarm.container("web1"), "sh", "-c", "echo a file > /app/src/media/a.pdf")
-    eventually(lambda: swarm.health() == "healthy", 150)
+    eventually(lambda: swarm.health() == "healthy", 300)
     # The service's own first run may have come before the file above; later ones find the database there for everybody.
-    eventually(lambda: swarm.ready(), 90, 1)
+    eventually(lambda: swarm.ready(), 300, 1)
     swarm.psql("CREATE TABLE cases AS SELECT n AS id FROM generate_series(1, 500) AS n")
     swarm.backup("create", "daily", "--wait", "120")
     assert "proven" in swarm.backup("drill", "latest")

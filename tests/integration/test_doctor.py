@@ -14,6 +14,7 @@ import docker
 import pytest
 
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
+from tests.support.faults import freeze
 from tests.support.receivers import free_port, silence, smtp
 from tests.support.sidecar import Result, Sidecar
 from tests.support.socketproxy import socket_proxy
@@ -186,7 +187,7 @@ def test_a_service_that_is_not_there(stack: Sidecar, doctor: Doctor) -> None:
 
 def test_a_stopped_database(stack: Sidecar, servers: Callable[[int], Server], doctor: Doctor) -> None:
     container = servers(17).container
-    container.pause()
+    freeze(container.id)
     try:
         seen = doctor(stack)
     finally:
@@ -214,7 +215,13 @@ def test_an_ordinary_user_that_may_not_read_all(stack: Sidecar, server: Server, 
 
 
 def test_an_empty_volume(stack: Sidecar, doctor: Doctor) -> None:
-    shutil.rmtree(stack.media / "uploads")
+    """A fresh stack's is empty until somebody uploads; one that had files is how a wrong mount looks."""
+    files = stack.media / "uploads"
+    moved = files.rename(stack.root.parent / "uploads")
+    doctor(stack).only("volumes", "warning", "media is empty, and no set has held a file of it so far", "")
+    moved.rename(files)
+    assert stack.run("create", "manual").code == 0
+    shutil.rmtree(files)
     doctor(stack).only("volumes", "failed", "media is empty", "BACKUP_ALLOW_EMPTY=media")
     assert doctor(stack, BACKUP_ALLOW_EMPTY="media").bad() == {}
 

@@ -18,6 +18,9 @@ from tests.support.faults import docker, ended, eventually, helpers, under_way
 from tests.support.restoring import NEW, OLD, Target
 from tests.support.sidecar import Result
 
+# On the same worker, so that there is one engine for both.
+pytestmark = pytest.mark.xdist_group("tests/integration/test_engine_killed.py")
+
 
 @pytest.fixture(scope="module")
 def module_target(tmp_path_factory: pytest.TempPathFactory, victim: Server) -> Iterator[Target]:

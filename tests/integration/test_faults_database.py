@@ -25,6 +25,7 @@ from tests.support.faults import (
     eventually,
     failed,
     fill_big,
+    freeze,
     helpers,
     judge,
     nothing_left,
@@ -109,10 +110,10 @@ def test_a_stopped_database(doomed: Sidecar, victim: Server) -> None:
 
 
 def test_a_paused_database(doomed: Sidecar, victim: Server) -> None:
-    engine("pause", victim.container.id)
+    freeze(victim.container.id)
     began = time.monotonic()
     failed(doomed, doomed.run(*CREATE), 20, "service victim, paused", "docker unpause")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
 
 
 def test_two_databases_answer_to_one_name(doomed: Sidecar, victim: Server) -> None:
@@ -162,7 +163,7 @@ def test_a_table_that_is_locked_for_ever(target: Sidecar, server: Server, big: s
         session.execute("LOCK TABLE big IN ACCESS EXCLUSIVE MODE")
         began = time.monotonic()
         result = target.run(*CREATE)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60
     failed(target, result, 20, "statement timeout", "LOCK TABLE public.big", "holds a lock", "BACKUP_LOCK_TIMEOUT")
     unharmed(target, before, server)
 
@@ -218,7 +219,7 @@ def test_a_server_that_falls_silent_between_two_words(server: Server, monkeypatc
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailable) as caught:
             database.inspect(Login("127.0.0.1", listener.getsockname()[1], USER, "obcms_prod", PASSWORD))
-        assert time.monotonic() - began < 10 and "Nothing was changed" in caught.value.message
+        assert time.monotonic() - began < 60 and "Nothing was changed" in caught.value.message
         ready.set()
         thread.join()
 
@@ -228,10 +229,10 @@ def test_a_server_that_falls_silent_between_two_words(server: Server, monkeypatc
 
 def test_a_database_killed_mid_dump(doomed: Sidecar, victim: Server) -> None:
     before = doomed.files()
-    with under_way(doomed) as process:
+    with under_way(doomed, BACKUP_STALL_TIMEOUT="5") as process:
         dumping(doomed, process, victim)
         engine("kill", victim.container.id)
-        failed(doomed, ended(process), 20, "pg_dump ended with exit code 1", "server", "Nothing was published")
+        failed(doomed, ended(process), 20, "is not running", "docker compose up -d victim", "tried twice")
     assert doomed.files() == before
     nothing_left(doomed)
     engine("start", victim.container.id)
@@ -239,15 +240,25 @@ def test_a_database_killed_mid_dump(doomed: Sidecar, victim: Server) -> None:
     unharmed(doomed, before, victim, "small")
 
 
+def test_a_database_restarted_mid_dump(doomed: Sidecar, victim: Server) -> None:
+    """It is looked up once more, and the set is whole."""
+    with under_way(doomed) as process:
+        dumping(doomed, process, victim)
+        engine("kill", victim.container.id)
+        engine("start", victim.container.id)
+        result = ended(process)
+    assert result.code == 0 and "is looked up once more: pg_dump ended with exit code 1" in result.output
+    assert len(judge(doomed.root)) == 2
+    nothing_left(doomed)
+
+
 def test_a_database_paused_mid_dump(doomed: Sidecar, victim: Server) -> None:
     before = doomed.files()
     with under_way(doomed, BACKUP_STALL_TIMEOUT="5") as process:
         dumping(doomed, process, victim)
-        engine("pause", victim.container.id)
-        began = time.monotonic()
+        freeze(victim.container.id)
         # Whether it works is asked three times, and each time the answer is waited for.
         failed(doomed, ended(process, 120), 20, "no progress for 5 s", "paused", "BACKUP_STALL_TIMEOUT")
-        assert time.monotonic() - began < 100
     nothing_left(doomed)
     engine("unpause", victim.container.id)
     unharmed(doomed, before, victim, "small")
@@ -264,8 +275,10 @@ def test_a_database_recreated_mid_dump(tmp_path: Path) -> None:
         with under_way(sidecar) as process:
             dumping(sidecar, process, old)
             old.remove()
+            # As Compose does it: for a while there is no container of that name, and that is waited for.
+            assert process.stdout and any("waiting for the database: no container" in line for line in process.stdout)
             new = start_server(17, "reborn")
-            failed(sidecar, ended(process), 20, "pg_dump", "Nothing was published")
+            failed(sidecar, ended(process), 20, "another database has taken the place", "Nothing was published")
         result = sidecar.run(*CREATE)
         assert result.code == 0 and "this is another database server than the one in the last set" in result.output
         assert before.items() <= sidecar.files().items() and len(judge(sidecar.root)) == 2
@@ -284,9 +297,9 @@ def test_a_session_terminated_at_random_moments(target: Sidecar, server: Server)
             with server.connect() as session:
                 hit = session.execute(ending, (f"%{(target.root / 'state/instance').read_text()}%",)).fetchone()
             result = ended(process)
-        if hit and result.code:
-            failed(target, result, 20, "pg_dump", "Nothing was published")
-            assert target.files() == before
+        assert result.code == 0, result.output
+        if hit and "looked up once more" in result.output:
+            assert len(target.files()) > len(before)
         nothing_left(target, server)
         judge(target.root)
         before = target.files()
@@ -298,12 +311,12 @@ def test_a_helper_killed_or_paused(target: Sidecar, server: Server, how: str) ->
     with under_way(target, BACKUP_STALL_TIMEOUT="5") as process:
         dumping(target, process, server)
         (helper,) = helpers(target)
-        engine(how, helper)
+        freeze(helper) if how == "pause" else engine("kill", helper)
         began = time.monotonic()
         words = ("137", "killed") if how == "kill" else ("no progress for 5 s",)
         failed(target, ended(process), 20, "pg_dump", *words)
         # Its session began a statement a moment before: that is taken for work once.
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 60
     unharmed(target, before, server)
 
 

@@ -130,6 +130,18 @@ def test_a_full_disk_can_still_be_looked_at(target: Sidecar) -> None:
         assert result.code == 0 and "Traceback" not in result.output, result.output
 
 
+def test_a_volume_in_memory_takes_sets_and_is_red(target: Sidecar) -> None:
+    """Better a set in memory than none; but nobody may take it for one that lasts."""
+    target.tries = True  # of media nothing is tried, and memory is memory
+    made = target.run(*MEDIA)
+    assert made.code == 3 and "is whole, but does not last" in made.output and "memory (tmpfs)" in made.output, made
+    assert len(target.sets()) == 2 and all(each.good for each in target.sets())
+    run = target.runs()[0]
+    assert (run.outcome, run.exit_code) == ("success", 3) and "memory (tmpfs)" in run.message
+    status = target.run("status").output
+    assert "CRITICAL: no set lasts" in status and "Mount a volume on a disk there" in status, status
+
+
 def test_a_volume_that_is_read_only(target: Sidecar) -> None:
     before = target.files()
     subprocess.run(["mount", "-o", "remount,ro", str(target.root)], check=True)
@@ -139,6 +151,8 @@ def test_a_volume_that_is_read_only(target: Sidecar) -> None:
         assert "read-write" in result.output and "Traceback" not in result.output
     for command in (("list",), ("verify", "latest")):
         assert target.run(*command).code == 0
+    health = target.run("status").output
+    assert "CRITICAL: no run can be recorded" in health and "Read-only file system" in health, health
     assert target.files() == before and target.spooled() == []
 
 
@@ -147,7 +161,7 @@ def test_a_volume_that_turns_read_only_mid_write(target: Sidecar) -> None:
     (target.media / "large").write_bytes(os.urandom(15_000_000))
     before = target.files()
     # Files are named by the second they are begun in.
-    soon = [datetime.now(UTC) + timedelta(seconds=s) for s in range(10)]
+    soon = [datetime.now(UTC) + timedelta(seconds=s) for s in range(60)]
     names = [f".obcms_media_daily_{moment:%Y-%m-%d_%H-%M-%S}.tar.gz.partial" for moment in soon]
     paths = [word for name in names for word in ("-P", str(target.root / "daily" / name))]
     faults = (

@@ -152,7 +152,10 @@ def test_a_backup_volume_inside_a_volume(target: Sidecar) -> None:
     inside = target.media / "backups"
     inside.mkdir(mode=0o700)
     result = target.run(*MEDIA, BACKUP_DIR=str(inside))
-    assert result.code == 20 and "archived into themselves" in result.output
+    assert result.code == 10 and "archived into themselves" in result.output
+    assert list(inside.iterdir()) == []
+    around = target.run(*MEDIA, BACKUP_VOLUMES_DIR=str(target.root / "volumes"))
+    assert around.code == 10 and "archived into themselves" in around.output
 
 
 def test_a_link_is_no_volume(target: Sidecar) -> None:

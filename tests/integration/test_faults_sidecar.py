@@ -73,7 +73,7 @@ def test_killed_while_rows_stream(target: Sidecar, server: Server) -> None:
         dumping(target, process, server)
         process.send_signal(signal.SIGKILL)
         ended(process)
-    eventually(lambda: not sessions(server, target), 5)
+    eventually(lambda: not sessions(server, target))
     small(target)
     nothing_left(target, server)
 
@@ -104,9 +104,7 @@ def test_stopped_at_random_moments(target: Sidecar, server: Server, number: sign
             eventually(lambda: len(list((target.root / "state/runs").glob("[!.]*.json"))) > runs, pause=0.005)  # noqa: B023
             time.sleep(moments.uniform(0, longest))
             process.send_signal(number)
-            began = time.monotonic()
             result = ended(process)
-        assert time.monotonic() - began < 10
         if result.code == 0:
             before = target.files()
             continue

@@ -46,10 +46,12 @@ def started(self, image, command, *rest):
         print("KILLED", command[3], inspect(), flush=True)
         helper.kill()
     return helper
-def client(self, beside, program, *rest):
-    helper = beside_it(self, beside, program, *rest)
-    if program in wanted:
-        helper.kill()
+def client(self, beside, program, arguments, *rest):
+    if program not in wanted:
+        return beside_it(self, beside, program, arguments, *rest)
+    # One that sleeps, because a dump of so little may have ended by the time it is killed.
+    helper = beside_it(self, beside, "sleep", ["60"], *rest)
+    helper.kill()
     return helper
 beside_it, engine.Engine.start_helper = engine.Engine.start_helper, client
 engine.Engine.start_alone = started
@@ -67,7 +69,11 @@ begin = engine.Engine.start_alone
 def started(self, image, command, *rest):
     helper = begin(self, image, command, *rest)
     if command[3] == "extract":
-        self.api.pause(helper.id)
+        for _ in range(100):
+            with contextlib.suppress(Exception):
+                self.api.pause(helper.id)
+                break
+            time.sleep(0.1)
         (spool / "here").touch()
         while not (spool / "go").exists():
             time.sleep(0.02)
@@ -201,6 +207,8 @@ def test_a_plan_beside_a_restore_leaves_its_helper_alone(target: Target) -> None
             there = helpers(target.sidecar)
             planned = inside.run("restore", identifier, "--dry-run")
             assert "`extracting`" in planned.output and "is replaced" in planned.output, planned.output
+            assert f"the restore of {identifier} is running" in planned.output, planned.output
+            assert planned.code == 11 and "--rollback" not in planned.output, planned.output
             assert there and helpers(target.sidecar) == there
             go.touch()
             result = ended(process, 120)

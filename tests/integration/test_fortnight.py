@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
+
+import pytest
 
 from backup.alerts.decide import due
 from backup.alerts.model import Policy, State
@@ -28,7 +30,7 @@ from backup.operations.jobs import jobs
 from backup.operations.status import overview
 from backup.progress import Silent
 from backup.schedule import moments, opened, owed
-from tests.support.database import Server
+from tests.support.database import Server, start_server
 from tests.support.sidecar import Sidecar
 
 ZONE = ZoneInfo("Europe/Berlin")
@@ -107,7 +109,7 @@ class Fortnight:
         """What the job does."""
         if job == "drill":
             shop = replace(self.app.drill_shop(Silent()), clock=self.clock)
-            for stored in newest_of_each_tier(self.app.catalog.sets()):
+            for stored in newest_of_each_tier(self.app.catalog.sets(), self.clock()):
                 drill(stored, shop, **why)  # type: ignore[arg-type]
         elif job == "cleanup":
             shelf = pruning.Shelf(
@@ -173,6 +175,14 @@ def lived(fortnight: Fortnight, mishaps: dict[date, Callable[[], None]]) -> None
         if evening:
             evening()
         today += timedelta(days=1)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """One of its own, whose data outlive a stop: the servers of the session have theirs in memory."""
+    made = start_server(17, "fortnight")
+    yield made
+    made.remove()
 
 
 def test_a_fortnight(sidecar: Sidecar, server: Server, tmp_path: Path) -> None:

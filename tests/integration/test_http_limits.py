@@ -114,7 +114,7 @@ def test_slowloris(target: Target) -> None:
                 with suppress(OSError):
                     connection.send(b"x")
             code, seconds = target.health()
-            assert (code, seconds < 3) == (200, True)
+            assert (code, seconds < 8) == (200, True)
     assert target.memory() - before < 32 * MB
 
 
@@ -146,7 +146,7 @@ def test_a_gigabyte_of_body(target: Target) -> None:
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         reader.join()
-    assert (code, seconds < 3) == (200, True)
+    assert (code, seconds < 8) == (200, True)
     assert peak - before < 32 * MB
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,62 +14,86 @@ from tests.support.database import Server
 from tests.support.faults import nothing_left
 from tests.support.sidecar import Result, Sidecar
 
+# What loads do in one session until another is at work as well, and what waits to be ended: no time of theirs is known.
+# Whoever is at work has a lock of its session, which is seen from then on.
+MEETING = """
+    CREATE FUNCTION ours() RETURNS bool LANGUAGE sql AS
+      $$ SELECT current_setting('application_name') LIKE 'obcms-backup%' $$;
+    CREATE FUNCTION beside(seconds float) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN
+      PERFORM pg_try_advisory_lock(42, pg_backend_pid());
+      FOR i IN 0 .. seconds * 50 LOOP
+        IF (SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+            WHERE locktype = 'advisory' AND classid = 42 AND datname = current_database()) > 1 THEN RETURN true; END IF;
+        PERFORM pg_sleep(0.02);
+      END LOOP;
+      RETURN false; END $$;
+    CREATE FUNCTION meets(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+      IF a = 1 AND public.ours() AND NOT public.beside(60) THEN RAISE 'nobody is at work beside this'; END IF;
+      RETURN a; END $$;
+    CREATE FUNCTION stays(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+      IF a = 1 AND public.ours() THEN PERFORM pg_sleep(60); END IF;
+      RETURN a; END $$;
+"""
 # Two tables with an index each, so that there is work for both sessions; the bigger one's goes to the first.
 TABLES = """
-    CREATE FUNCTION slow(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
-      $$ BEGIN IF a % 20 = 0 THEN PERFORM pg_sleep(0.01); END IF; RETURN a; END $$;
     CREATE TABLE big (id int PRIMARY KEY, t text); CREATE TABLE small (id int PRIMARY KEY, big_id int, t text);
     INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 4000) i;
     INSERT INTO small SELECT i, i, 'x' FROM generate_series(1, 3900) i;
-    CREATE INDEX big_slow ON big (slow(id)); CREATE INDEX small_slow ON small (slow(id));
     ALTER TABLE small ADD CONSTRAINT fk FOREIGN KEY (big_id) REFERENCES big;
 """
-# An index that may be built before the last row, slowly, and a table whose rows come in slowly meanwhile.
-EARLY = """
-    CREATE FUNCTION slow_cmp(a int, b int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
-      $$ BEGIN IF a % 20 = 0 THEN PERFORM pg_sleep(0.01); END IF; RETURN btint4cmp(a, b); END $$;
-    CREATE OPERATOR CLASS slow_ops FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
-      OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 slow_cmp(int, int);
-    CREATE TABLE early (id int); INSERT INTO early SELECT generate_series(1, 8000);
-    CREATE INDEX early_slow ON early (id slow_ops);
+MEET = "CREATE INDEX big_slow ON big (meets(id)); CREATE INDEX small_slow ON small (meets(id));"
+STAY = MEET.replace("meets", "stays")
+
+
+def early(index: str = "PERFORM public.meets(1)", last: str = "") -> str:
+    """An index that may be built before the last row, and a table whose rows come in slowly until that is begun.
+
+    `index` is done by its build, `last` by a row behind. More rows than any buffer holds are still to be sent by then.
+    """
+    return f"""
+    CREATE FUNCTION early_cmp(a int, b int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+      $$ BEGIN IF 7 IN (a, b) AND public.ours() THEN {index}; END IF; RETURN btint4cmp(a, b); END $$;
+    CREATE OPERATOR CLASS early_ops FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
+      OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 early_cmp(int, int);
+    CREATE TABLE early (id int); INSERT INTO early SELECT generate_series(1, 100);
+    CREATE INDEX early_slow ON early (id early_ops);
+    CREATE FUNCTION comes(a int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+      IF a % 200 = 0 AND a <= 6000 AND public.ours() AND NOT public.beside(1.5) AND a = 6000 THEN
+        RAISE 'nobody is at work beside the rows'; END IF;
+      IF a = 6001 AND public.ours() THEN {last or "NULL"}; END IF;
+      RETURN true; END $$;
     CREATE TABLE late (id int, t text);
-    INSERT INTO late SELECT i, repeat(md5(i::text), 40) FROM generate_series(1, 8000) i;
-    ALTER TABLE late ADD CHECK (public.slow(id) > 0);
-"""
+    INSERT INTO late SELECT i, repeat(md5(i::text), 40) FROM generate_series(1, 12000) i;
+    ALTER TABLE late ADD CHECK (public.comes(id));
+    """
+
+
 # What was right where it was dumped and fails where it is loaded: a function that refuses our sessions, a row that no
 # check has seen.
 BROKEN = {
     "an index of the bigger table": """
         CREATE FUNCTION broken(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
-          $$ BEGIN IF current_setting('application_name') LIKE 'obcms-backup%' THEN RAISE 'broken'; END IF;
-             RETURN a; END $$;
+          $$ BEGIN IF public.ours() THEN PERFORM public.beside(60); RAISE 'broken'; END IF; RETURN a; END $$;
         CREATE INDEX big_broken ON big (broken(id))""",
     "an index of the smaller table": """
         CREATE FUNCTION broken(a int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
-          $$ BEGIN IF current_setting('application_name') LIKE 'obcms-backup%' THEN RAISE 'broken'; END IF;
-             RETURN a; END $$;
+          $$ BEGIN IF public.ours() THEN PERFORM public.beside(60); RAISE 'broken'; END IF; RETURN a; END $$;
         CREATE INDEX small_broken ON small (broken(id))""",
     "an index while rows come in": """
         CREATE FUNCTION broken_cmp(a int, b int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
-          $$ BEGIN IF current_setting('application_name') LIKE 'obcms-backup%' THEN RAISE 'broken'; END IF;
-             RETURN btint4cmp(a, b); END $$;
+          $$ BEGIN IF public.ours() THEN RAISE 'broken'; END IF; RETURN btint4cmp(a, b); END $$;
         CREATE OPERATOR CLASS broken_ops FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
           OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 broken_cmp(int, int);
         CREATE INDEX big_broken ON big (id broken_ops)""",
     "a foreign key": """
         SET session_replication_role = replica; INSERT INTO small VALUES (99999, 99999, 'x')""",
-    "a view's refresh at the end": """
-        CREATE FUNCTION broken() RETURNS int LANGUAGE plpgsql AS
-          $$ BEGIN IF current_setting('application_name') LIKE 'obcms-backup%' THEN RAISE 'broken'; END IF;
-             RETURN 1; END $$;
-        CREATE MATERIALIZED VIEW seen AS SELECT broken() AS a""",
 }
 
 
 @pytest.fixture
 def target(tmp_path: Path, server: Server) -> Sidecar:
     database = server.new_database()
-    server.execute(database, TABLES)
+    server.execute(database, MEETING + TABLES)
     return always_two(Sidecar.make(tmp_path, server, database))
 
 
@@ -93,26 +119,27 @@ def restored(sidecar: Sidecar) -> Result:
 
 
 def test_everything_a_database_can_hold_is_proven(any_server: Server, tmp_path: Path) -> None:
+    """Over one session, as a database of this size is loaded, and over two."""
     database, prefix = any_server.new_database(), f"two{any_server.major}"
     kitchen.fill(any_server, database, prefix)
     try:
-        sidecar = always_two(Sidecar.make(tmp_path, any_server, database))
+        sidecar = Sidecar.make(tmp_path, any_server, database)
         created(sidecar)
-        result = sidecar.run("drill", "latest", "--json")
-        assert result.code == 0 and result.json["proof"]["differences"] == [], result.output
-        nothing_left(sidecar, any_server)
+        for _ in range(2):
+            result = sidecar.run("drill", "latest", "--json")
+            assert result.code == 0 and result.json["proof"]["differences"] == [], result.output
+            nothing_left(sidecar, any_server)
+            always_two(sidecar)
     finally:
         kitchen.drop(any_server, database, prefix)
 
 
 def test_both_sessions_build_at_the_same_time(target: Sidecar, server: Server) -> None:
-    created(target)
-    most = 0
-    with building(server, end=False) as seen:
-        result = restored(target)
-        most = max(seen, default=0)
-    assert result.code == 0 and most == 2, result.output
     database = target.environment["DB_NAME"]
+    server.execute(database, MEET)
+    created(target)
+    result = restored(target)
+    assert result.code == 0, result.output
     names = server.value(
         database,
         "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class WHERE relkind = 'i'"
@@ -123,28 +150,20 @@ def test_both_sessions_build_at_the_same_time(target: Sidecar, server: Server) -
 
 
 def test_an_index_is_built_while_rows_of_another_table_come_in(target: Sidecar, server: Server) -> None:
+    """Where a restore or a drill can foresee it."""
     database = target.environment["DB_NAME"]
-    server.execute(database, EARLY)
+    server.execute(database, early())
     created(target)
-    with building(server, end=False, beside="COPY public.late ") as seen:
-        result = restored(target)
-    assert result.code == 0 and 1 in seen, result.output
+    for command in ("drill", "restore"):
+        result = tried(target, command)
+        assert result.code == 0, result.output
     assert server.value(database, "SELECT count(*) FROM pg_index WHERE indexrelid = 'early_slow'::regclass") == 1
-
-
-def test_a_drill_foresees_what_it_can_build_early(target: Sidecar, server: Server) -> None:
-    server.execute(target.environment["DB_NAME"], "DROP INDEX big_slow, small_slow")
-    server.execute(target.environment["DB_NAME"], EARLY)
-    created(target)
-    result = target.run("drill", "latest", "--json")
-    # The index sleeps for four seconds, and so do the rows behind it.
-    assert result.code == 0 and result.json["proof"]["seconds"]["load"] < 7, result.output
 
 
 @pytest.mark.parametrize("what", sorted(BROKEN))
 def test_what_fails_on_either_session_fails_the_whole(target: Sidecar, server: Server, what: str) -> None:
     database = target.environment["DB_NAME"]
-    server.execute(database, BROKEN[what])
+    server.execute(database, BROKEN[what] + (";" + MEET if "table" in what else ""))
     created(target)
     oid = server.value("postgres", f"SELECT oid FROM pg_database WHERE datname = '{database}'")
     result = target.run("drill", "latest")
@@ -157,15 +176,16 @@ def test_what_fails_on_either_session_fails_the_whole(target: Sidecar, server: S
     nothing_left(target, server)
 
 
-@pytest.mark.parametrize("which", ["big_slow", "small_slow", "early_slow"])
-def test_a_session_that_is_ended_fails_the_whole(target: Sidecar, server: Server, which: str) -> None:
-    server.execute(target.environment["DB_NAME"], EARLY if which == "early_slow" else "SELECT 1")
+@pytest.mark.parametrize("which", [("big_slow", "small_slow"), ("early_slow",)], ids=" ".join)
+def test_a_session_that_is_ended_fails_the_whole(target: Sidecar, server: Server, which: tuple[str, ...]) -> None:
+    server.execute(target.environment["DB_NAME"], STAY if len(which) > 1 else early("PERFORM pg_sleep(60)"))
     created(target)
-    with building(server, end=True, which=which) as seen:
-        result = restored(target)
-    assert result.code != 0 and "does not load" in result.output and seen, result.output
-    assert not [name for name in server.databases() if name.startswith(f"{target.environment['DB_NAME']}__")]
-    nothing_left(target, server)
+    for index in which:
+        with ending(server, index) as done:
+            result = restored(target)
+        assert result.code != 0 and "does not load" in result.output and done, result.output
+        assert not [name for name in server.databases() if name.startswith(f"{target.environment['DB_NAME']}__")]
+        nothing_left(target, server)
 
 
 # A definition that quotes a dump: where it seems that rows have ended, no statement has.
@@ -204,11 +224,10 @@ def test_nothing_is_put_into_a_definition_that_quotes_a_dump(target: Sidecar, se
     assert server.value(database, "SELECT prosrc FROM pg_proc WHERE proname = 'quoting'") == body
 
 
-# While the other is at work for seconds: on an index that is built slowly, before a view is filled, or on slow rows.
+# While the other is at work for longer than that: on an index, before a view is filled; on rows.
 WAITING = {
-    "first": """DROP INDEX big_slow, small_slow, early_slow; INSERT INTO early SELECT generate_series(8001, 16000);
-        CREATE INDEX early_slow ON early (id slow_ops); CREATE MATERIALIZED VIEW seen AS SELECT 1 AS a""",
-    "second": "DROP INDEX early_slow; CREATE INDEX early_quick ON early (id)",
+    "first": early("PERFORM public.meets(1), pg_sleep(2)") + "CREATE MATERIALIZED VIEW seen AS SELECT 1 AS a",
+    "second": early(last="PERFORM pg_sleep(2)"),
 }
 
 
@@ -217,7 +236,6 @@ def test_either_session_may_wait_longer_than_the_server_lets_others(
     target: Sidecar, server: Server, session: str
 ) -> None:
     database = target.environment["DB_NAME"]
-    server.execute(database, EARLY)
     server.execute(database, WAITING[session])
     created(target)
     role = server.value(
@@ -232,9 +250,8 @@ def test_either_session_may_wait_longer_than_the_server_lets_others(
     assert result.code == 0, result.output
 
 
-@pytest.mark.parametrize("command", ["restore", "drill"])
-def test_a_second_session_that_cannot_be_started_is_named(target: Sidecar, server: Server, command: str) -> None:
-    server.execute(target.environment["DB_NAME"], EARLY)
+def test_a_second_session_that_cannot_be_started_is_named(target: Sidecar, server: Server) -> None:
+    server.execute(target.environment["DB_NAME"], early())
     created(target)
     broken(
         target,
@@ -243,14 +260,14 @@ def test_a_second_session_that_cannot_be_started_is_named(target: Sidecar, serve
         "    if any('2.fifo' in each for each in arguments):\n        raise EngineError('the engine is full')\n"
         "    return start(self, beside, program, arguments, *rest)\nEngine.start_helper = failing\n",
     )
-    result = tried(target, command)
-    assert result.code == (50 if command == "restore" else 20) and "the engine is full" in result.output, result.output
-    nothing_left(target, server)
+    for command, code in (("restore", 50), ("drill", 20)):
+        result = tried(target, command)
+        assert result.code == code and "the engine is full" in result.output, result.output
+        nothing_left(target, server)
 
 
-@pytest.mark.parametrize("command", ["restore", "drill"])
-def test_a_signal_while_the_second_session_starts_leaves_nothing(target: Sidecar, server: Server, command: str) -> None:
-    server.execute(target.environment["DB_NAME"], EARLY)
+def test_a_signal_while_the_second_session_starts_leaves_nothing(target: Sidecar, server: Server) -> None:
+    server.execute(target.environment["DB_NAME"], early())
     created(target)
     broken(
         target,
@@ -260,9 +277,10 @@ def test_a_signal_while_the_second_session_starts_leaves_nothing(target: Sidecar
         "            os.kill(os.getpid(), signal.SIGTERM)\n            time.sleep(0.01)\n        return found\n"
         "beside.ThreadPoolExecutor = Pool\n",
     )
-    result = tried(target, command)
-    assert result.code == 143, result.output
-    nothing_left(target, server)
+    for command in ("restore", "drill"):
+        result = tried(target, command)
+        assert result.code == 143, result.output
+        nothing_left(target, server)
 
 
 def tried(sidecar: Sidecar, command: str) -> Result:
@@ -274,36 +292,21 @@ def broken(sidecar: Sidecar, how: str) -> None:
     sidecar.program.write_text(text.replace("sys.exit(", f"{how}sys.exit("))
 
 
-class building:  # noqa: N801 - reads as a sentence
-    """Watches how many sessions build an index at once, while one is at `beside`; ends the one that builds `which`."""
+@contextlib.contextmanager
+def ending(server: Server, index: str) -> Iterator[list[int]]:
+    """Ends each session that builds this index; the list has something when one was ended."""
+    done, ended = threading.Event(), []
 
-    def __init__(self, server: Server, *, end: bool, which: str = "", beside: str = "") -> None:
-        self._server, self._end, self._which, self._beside = server, end, which, beside
-        self._done, self._seen = threading.Event(), [0]
-        self._thread = threading.Thread(target=self._watch)
+    def watch() -> None:
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s"
+        with server.connect() as connection:
+            while not done.wait(0.05):
+                ended.extend(connection.execute(query, (f"CREATE INDEX {index} %",)).fetchall())
 
-    def __enter__(self) -> list[int]:
-        self._seen.clear()
-        self._thread.start()
-        return self._seen
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        query = (
-            "FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
-            " AND query LIKE '%%CREATE INDEX %%' AND EXISTS (SELECT FROM pg_stat_activity b WHERE b.state = 'active'"
-            f" AND b.pid <> pg_backend_pid() AND b.query LIKE '%%{self._beside}%%')"
-        )
-        with self._server.connect() as connection:
-            while not self._done.wait(0.05):
-                found = connection.execute(f"SELECT count(*) {query}".encode(), ()).fetchone()
-                if found and found[0] and not self._end:
-                    self._seen.append(found[0])
-                if self._end:
-                    ended = connection.execute(
-                        f"SELECT pg_terminate_backend(pid) {query} AND query LIKE %s".encode(), (f"%{self._which}%",)
-                    ).fetchall()
-                    self._seen += [1] * len(ended)
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        done.set()
+        thread.join()

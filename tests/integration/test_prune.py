@@ -46,16 +46,22 @@ def test_the_command_line(tmp_path: Path) -> None:
 
     dry = sidecar.run("prune", "--dry-run")
     fates = [line.split("\t")[:2] for line in dry.output.splitlines()]
-    assert fates == [[i, "keep"] for i in made[:4]] + [[i, "wait"] for i in made[4:9]] + [
+    assert fates == [[i, "keep"] for i in made[:4]] + [[i, "later"] for i in made[4:9]] + [
         [i, "remove"] for i in made[9:13]
     ] + [[made[13], "keep"]]
-    assert dry.code == 4 and set(names(sidecar)) - {f"obcms_set_{made[-1]}.pin"} == set(before)
+    assert dry.code == 0 and set(names(sidecar)) - {f"obcms_set_{made[-1]}.pin"} == set(before)
     listed = sidecar.run("prune", "--dry-run", "--json").json
-    assert listed["waiting"] == 5 and [s["action"] for s in listed["sets"]] == [fate for _, fate in fates]
+    assert (listed["waiting"], listed["later"]) == (0, 5) and [s["action"] for s in listed["sets"]] == [
+        fate for _, fate in fates
+    ]
 
     done = sidecar.run("prune", "--scheduled")
-    assert done.code == 4 and "removed 4 sets" in done.output and "[WARNING]" in done.output
-    assert sidecar.runs()[0].trigger == "schedule" and sidecar.runs()[0].exit_code == 4
+    assert done.code == 0 and "removed 4 sets" in done.output and "5 more sets" in done.output
+    assert sidecar.runs()[0].trigger == "schedule" and sidecar.runs()[0].exit_code == 0
+    shrunk = sidecar.run("prune", BACKUP_RETENTION_DAILY="2")
+    assert shrunk.code == 4 and "a person must agree" in shrunk.output and "[WARNING]" in shrunk.output
+    assert 4 in {run.exit_code for run in sidecar.runs()}
+    assert sidecar.run("prune", "--forget-volume", "ocr").code == sidecar.run("prune", "--ahead", "none").code == 44
     forced = sidecar.run("prune", "--force")
     assert forced.code == 0 and [s.id for s in sidecar.sets()] == [*made[:4], made[13]]
     assert sidecar.run("unpin", made[-1]).code == 0 and sidecar.run("prune").code == 0

@@ -106,11 +106,29 @@ def test_everything_is_put_back_and_can_be_undone(target: Sidecar, server: Serve
     assert live(target, server) == (NEW, "new")
     assert target.run("undo", "--force").code == 0
     assert live(target, server) == (OLD, "old")
+    assert "would bring back what was live until 20" in target.run("undo", "--dry-run").output
+    assert live(target, server) == (OLD, "old")
     assert target.run("undo", "--discard", "--force").code == 0
     clean(target, server)
     assert target.run("undo", "--force").code == 44
     assert live(target, server) == (OLD, "old")
     judge(target.root)
+
+
+def test_a_live_database_that_is_half_removed_is_replaced_and_never_comes_back(target: Sidecar, server: Server) -> None:
+    name = target.environment["DB_NAME"]
+    server.execute("postgres", f"UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{name}'")
+    result = restored(target)
+    assert result.code == 0 and "half removed" in result.output, result.output
+    assert live(target, server) == (OLD, "old")
+    assert "is half removed and cannot come back" in target.run("status").output
+    for words in (("--dry-run",), ("--force",)):
+        refused = target.run("undo", *words)
+        assert refused.code == 50 and "is half removed and cannot come back; nothing was touched" in refused.output
+        assert "`undo --discard` ends that" in refused.output and "Use DROP" not in refused.output
+    assert live(target, server) == (OLD, "old")
+    assert target.run("undo", "--discard", "--force").code == 0
+    clean(target, server)
 
 
 @pytest.mark.parametrize("half", ["database", "media"])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import os
+import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.test_restore import NEW, OLD, clean, daily, drop_kept, live
+from tests.integration.test_restore import NEW, OLD, SEED, clean, drop_kept, live
 from tests.integration.test_restore import target as target
 from tests.support.database import USER, Server, start_server
 from tests.support.sidecar import Sidecar
@@ -32,23 +34,31 @@ def empty_server() -> Iterator[Server]:
     server.remove()
 
 
-@pytest.fixture
-def files(target: Sidecar, server: Server, tmp_path: Path) -> Path:
-    """A folder with the old state as others keep it, made from a restored copy of it; the new one is live again."""
-    assert target.run("restore", daily(target), "--force", "--no-safety").code == 0
-    folder, name = tmp_path / "theirs", target.environment["DB_NAME"]
-    folder.mkdir()
-    plain = dumped(server, name)
+@pytest.fixture(scope="module")
+def theirs(servers: Callable[[int], Server], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the old state as others keep it, made by others' tools."""
+    server, folder, media = servers(17), tmp_path_factory.mktemp("theirs"), tmp_path_factory.mktemp("old") / "media"
+    name = server.new_database()
+    server.execute(name, SEED)
+    for each, text in (("kind.txt", "old"), ("only-old/file", "old"), ("uploads/a.txt", "a file\n")):
+        (media / each).parent.mkdir(parents=True, exist_ok=True)
+        (media / each).write_text(text)
+    os.mkfifo(media / "uploads/pipe")
+    plain, custom = dumped(server, name), dumped(server, name, "-Fc")
     (folder / "plain").write_bytes(plain)
     (folder / "packed").write_bytes(gzip.compress(plain))
-    (folder / "custom.sql").write_bytes(dumped(server, name, "-Fc"))
-    (folder / "packed-custom.sql.gz").write_bytes(gzip.compress(dumped(server, name, "-Fc")))
+    (folder / "custom.sql").write_bytes(custom)
+    (folder / "packed-custom.sql.gz").write_bytes(gzip.compress(custom))
     for name, mode in (("archive.zip", "w"), ("archive.sql", "w:gz")):
         with tarfile.open(folder / name, mode) as archive:  # type: ignore[call-overload]
-            archive.add(target.media, "media", filter=lambda member: None if ".obcms" in member.name else member)
-    assert target.run("undo", "--force").code == 0
-    assert live(target, server) == (NEW, "new")
+            archive.add(media, "media")
     return folder
+
+
+@pytest.fixture
+def files(theirs: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(theirs, tmp_path / "theirs"))
 
 
 def test_a_clean_machine_from_the_files_of_a_set_alone(
@@ -95,18 +105,44 @@ def test_files_are_what_their_bytes_are(target: Sidecar, server: Server, files: 
     assert live(target, server) == (NEW, "new")
 
 
-@pytest.mark.parametrize("name", ["packed", "packed-custom.sql.gz", "archive.sql"])
-def test_a_file_of_several_gzip_members_with_zeros_behind(
-    target: Sidecar, server: Server, files: Path, name: str
-) -> None:
+def test_a_strangers_commands_for_psql_are_named_and_never_run(target: Sidecar, server: Server, files: Path) -> None:
+    plain = (files / "plain").read_bytes()
+    key = re.search(rb"(?m)^\\restrict (\w+)$", plain)
+    unlocked = re.sub(rb"(?m)^\\(?:un)?restrict .*\n", b"", plain)
+    line, beside = b"\\echo canary-of-a-stranger\n", b"SELECT 1 \\echo canary-of-a-stranger\n;\n"
+    unlocking = b"\\unrestrict %b\n" % key[1] if key else b""
+
+    def within(dump: bytes, what: bytes) -> bytes:
+        place = dump.rindex(b"--\n-- Name: ")
+        return dump[:place] + what + dump[place:]
+
+    (files / "without-a-key").write_bytes(within(unlocked, line))
+    (files / "beside-a-statement").write_bytes(within(unlocked, beside))
+    (files / "with-its-own-key").write_bytes(within(plain, unlocking + line))
+    databases = server.databases()
+    for name in ("beside-a-statement", "with-its-own-key"):
+        done = target.run("restore", str(files / name), "--force", "--no-safety")
+        assert "a command of psql's" in done.output, done.output
+        assert (
+            "\ncanary" not in done.output and live(target, server) == (NEW, "new") and server.databases() == databases
+        ), name
+        assert done.code == 50, (name, done.output)
+    for command in ("verify", "import"):
+        told = target.run(command, str(files / "without-a-key"))
+        assert told.code == 0 and "\\echo canary-of-a-stranger; a restore ends where one is" in told.output, told.output
+
+
+def test_a_file_of_several_gzip_members_with_zeros_behind(target: Sidecar, server: Server, files: Path) -> None:
     """As `cat a.gz b.gz`, parallel packers and tapes make them: what is accepted is restored."""
-    plain = gzip.decompress((files / name).read_bytes())
-    half = len(plain) // 2
-    (files / name).write_bytes(gzip.compress(plain[:half]) + gzip.compress(plain[half:]) + bytes(512))
-    for words in (("verify",), ("restore", "--dry-run"), ("restore", "--force", "--no-safety")):
-        done = target.run(words[0], str(files / name), *words[1:])
-        assert done.code == 0, done.output
-    assert live(target, server) == ((NEW, "old") if name == "archive.sql" else (OLD, "new"))
+    for name in ("packed", "packed-custom.sql.gz", "archive.sql"):
+        plain = gzip.decompress((files / name).read_bytes())
+        half = len(plain) // 2
+        (files / name).write_bytes(gzip.compress(plain[:half]) + gzip.compress(plain[half:]) + bytes(512))
+        for words in (("verify",), ("restore", "--dry-run"), ("restore", "--force", "--no-safety")):
+            done = target.run(words[0], str(files / name), *words[1:])
+            assert done.code == 0, done.output
+        assert live(target, server) == ((NEW, "old") if name == "archive.sql" else (OLD, "new")), name
+        assert target.run("undo", "--force").code == 0
 
 
 def test_a_folder_with_a_dump_and_an_archive(target: Sidecar, server: Server, files: Path) -> None:
@@ -118,7 +154,9 @@ def test_a_folder_with_a_dump_and_an_archive(target: Sidecar, server: Server, fi
     assert planned.code == 0 and "no manifest" in planned.output and "archive of media/" in planned.output
     assert target.run("verify", str(files)).code == 0
     done = target.run("restore", str(files), "--force")
-    assert done.code == 0, done.output
+    left_out = "media: FIFOs and devices were left out (uploads/pipe)"
+    assert done.code == 0 and done.output.count(left_out) == 2, done.output
+    assert left_out in next(run for run in target.runs() if run.operation == "restore").message
     assert live(target, server) == (OLD, "old")
     assert target.run("undo", "--force").code == 0
     clean(target, server, kept=True)

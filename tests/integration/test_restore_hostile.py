@@ -36,8 +36,12 @@ HOSTILE: dict[str, list[Entry]] = {
     ],
     "link outside": [TOP, entry("media/link", type=tarfile.SYMTYPE, linkname="/etc/passwd")],
     "hard link outside": [TOP, entry("media/link", type=tarfile.LNKTYPE, linkname="/etc/passwd")],
-    "device": [TOP, entry("media/null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
-    "pipe": [TOP, entry("media/pipe", type=tarfile.FIFOTYPE)],
+    "device outside": [TOP, entry("etc/null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
+    "pipe that is linked": [
+        TOP,
+        entry("media/pipe", type=tarfile.FIFOTYPE),
+        entry("media/link", type=tarfile.LNKTYPE, linkname="media/pipe"),
+    ],
     "another tree": [entry("etc", type=tarfile.DIRTYPE), entry("etc/escaped", b"x")],
     "twice": [TOP, entry("media/a", b"x"), entry("media/a", b"y")],
 }

@@ -141,19 +141,27 @@ def test_the_exchange_of_the_databases_is_lost_again(target: Target, killed: boo
     assert target.live() == NEW and running(target)
 
 
-def test_the_disk_of_the_server_is_known(tmp_path: Path, server: Server, fragile: Server) -> None:
+def test_the_disk_of_the_server_is_known(tmp_path: Path, fragile: Server) -> None:
     """Where it is that of the sets and the files too, a plan counts all of them together; as a rule it is."""
-    shared = set()
-    for each in (server, fragile):
-        (tmp_path / each.service).mkdir()
-        target = Target.make(tmp_path / each.service, each)
-        facts = gather(shop(target.sidecar.app(), Silent()), target.stored(), "", True)
-        data = Path(docker("inspect", "-f", "{{(index .Mounts 0).Source}}", each.container.id))
-        same = data.stat().st_dev == target.sidecar.root.stat().st_dev
-        shared.add(same)
-        assert facts.server and facts.server.disk == (facts.backup_disk if same else "")
-        assert facts.server.free and facts.server.free == pytest.approx(free_space(data), rel=0.01)
+    shared, usual = set(), start_server(17, "usual")
+    try:
+        for each in (usual, fragile):
+            shared.add(known(tmp_path, each))
+    finally:
+        usual.remove()
     assert False in shared
+
+
+def known(tmp_path: Path, each: Server) -> bool:
+    """Whether its disk is that of the sets; what a plan knows of it."""
+    (tmp_path / each.service).mkdir()
+    target = Target.make(tmp_path / each.service, each)
+    facts = gather(shop(target.sidecar.app(), Silent()), target.stored(), "", True)
+    data = Path(docker("inspect", "-f", "{{(index .Mounts 0).Source}}", each.container.id))
+    same = data.stat().st_dev == target.sidecar.root.stat().st_dev
+    assert facts.server and facts.server.disk == (facts.backup_disk if same else "")
+    assert facts.server.free and facts.server.free == pytest.approx(free_space(data), rel=0.01)
+    return same
 
 
 def test_the_disk_of_the_server_fills_up(tmp_path: Path, fragile: Server) -> None:
@@ -260,10 +268,10 @@ def test_a_drill_ends_for_a_restore(target: Target, tmp_path: Path) -> None:
         eventually(lambda: docker("ps", "-q", "--filter", "label=obcms.backup.role=server"), 60)
         began = time.monotonic()
         result = target.restore()
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 200
         said, _ = drilling.communicate(timeout=60)
     assert result.code == 0 and "the drill is asked to end" in result.output, result.output
-    assert drilling.returncode == 143 and "a restore is to go first" in said, said
+    assert drilling.returncode == 143 and "a restore was to go first" in said, said
     (run,) = [run for run in slow.runs() if run.operation == "drill"]
     assert run.outcome == "interrupted" and "a restore was to go first" in run.message
     assert target.live() == OLD and target.stored().verdict
@@ -280,7 +288,7 @@ def test_sessions_that_come_back_in_a_loop(target: Target) -> None:
         eventually(lambda: "pgbench" in target.server.sessions(), 30)
         result = target.restore("--no-safety")
         window = re.search(r"could not be reached for (\d+) ms", result.output)
-        assert result.code == 0 and window and int(window[1]) < 5000, result.output
+        assert result.code == 0 and window and int(window[1]) < 20000, result.output
         eventually(lambda: "pgbench" in target.server.sessions(), 30)
         assert target.live() == OLD
     finally:
@@ -302,12 +310,19 @@ def processes(target: Target) -> str:
 
 
 def test_a_command_that_does_not_end(target: Target) -> None:
-    """Nor when it is asked to; what it has started is ended with it, and the next one is run all the same."""
-    commands = "web1: trap '' TERM; sleep 3601 & sleep 3602\nweb1: touch /tmp/next"
-    result = target.restore("--no-safety", BACKUP_POST_RESTORE=commands, BACKUP_POST_RESTORE_TIMEOUT="1")
-    assert result.code == 52 and "was ended after 1.0 s (BACKUP_POST_RESTORE_TIMEOUT)" in result.output, result.output
+    """Nor when it is asked to; what it has started is ended with it, and the next one is run all the same.
+
+    Of what that writes the line that matters is shown; the log file has all of it.
+    """
+    trace = r"printf 'begun\nTraceback (most recent call last):\n  File a.py\ndb.Error: no\n\n'"
+    commands = f"web1: trap '' TERM; sleep 3601 & sleep 3602\nweb1: touch /tmp/next; {trace}"
+    result = target.restore("--no-safety", BACKUP_POST_RESTORE=commands, BACKUP_POST_RESTORE_TIMEOUT="4")
+    assert result.code == 52 and "was ended after 4.0 s (BACKUP_POST_RESTORE_TIMEOUT)" in result.output, result.output
     assert "360" not in processes(target)
     after(target, "is restored, but", "was ended after")
+    assert "]   db.Error: no\n" in result.output and "\n  File a.py" not in result.output, result.output
+    written = "".join(path.read_text() for path in (target.sidecar.root / "logs").glob("restore-*.log"))
+    assert "\nbegun\nTraceback (most recent call last):\n  File a.py\ndb.Error: no\n[" in written
     docker("exec", f"{PROJECT}-web1-{target.database}", "test", "-e", "/tmp/next")
 
 

@@ -25,7 +25,7 @@ from backup.catalog import Catalog
 from backup.ledger import Ledger
 from backup.manifest import DatabasePart, Manifest, Tier, set_id
 from backup.records import Outcome, Records, Run
-from backup.schedule import Account, _started, misled, moments, passed
+from backup.schedule import Account, _started, crontab, misled, moments, passed, plain
 from backup.supervise import scan
 
 ROOT = Path(__file__).parents[2]
@@ -240,6 +240,27 @@ def zone_file(path: Path, change: datetime, before: int, after: int) -> ZoneInfo
         return ZoneInfo.from_file(file, key=str(path))
 
 
+def next_starts(supercronic: str, place: Path, crontab: str, zone: str) -> dict[str, datetime]:
+    """When supercronic says that it starts each line next."""
+    (place / "crontab").write_text(crontab)
+    count = sum(not line.startswith("#") for line in crontab.splitlines())
+    command = [supercronic, "-debug", "-json", "-no-reap", str(place / "crontab")]
+    with (place / "said").open("wb") as said:
+        process = subprocess.Popen(command, env={"TZ": zone}, stdout=said, stderr=said)
+
+    def starts() -> dict[str, datetime]:
+        whole = (place / "said").read_text().rpartition("\n")[0]
+        said = [json.loads(line) for line in whole.splitlines()]
+        marked = [each for each in said if each["msg"].startswith("job will run next at ")]
+        return {each["job.schedule"]: datetime.strptime(each["msg"][21:46], "%Y-%m-%d %H:%M:%S %z") for each in marked}
+
+    try:
+        return eventually(lambda: (now := starts()) and len(now) == count and now)
+    finally:
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.parametrize("step", [3600, -3600, 1800, -1800], ids=["gap", "twice", "half gap", "half twice"])
 @pytest.mark.parametrize("base", [-18000, 7200], ids=["west", "east"])
 def test_the_scheduler_starts_lines_where_our_model_of_it_says(
@@ -250,24 +271,26 @@ def test_the_scheduler_starts_lines_where_our_model_of_it_says(
     zone = zone_file(tmp_path / "zone", change, base, base + step)
     walls = [change + timedelta(seconds=base, minutes=minutes) for minutes in range(-120, 121, 15)]
     lines = [f"{wall.minute} {wall.hour} * * *" for wall in walls]
-    (tmp_path / "crontab").write_text("".join(f"{line} true\n" for line in lines))
-    command = [served.supercronic, "-debug", "-json", "-no-reap", str(tmp_path / "crontab")]
-    with (tmp_path / "said").open("wb") as said:
-        process = subprocess.Popen(command, env={"TZ": str(tmp_path / "zone")}, stdout=said, stderr=said)
-
-    def starts() -> dict[str, datetime]:
-        whole = (tmp_path / "said").read_text().rpartition("\n")[0]
-        said = [json.loads(line) for line in whole.splitlines()]
-        marked = [each for each in said if each["msg"].startswith("job will run next at ")]
-        return {each["job.schedule"]: datetime.strptime(each["msg"][21:46], "%Y-%m-%d %H:%M:%S %z") for each in marked}
-
-    try:
-        found = eventually(lambda: (now := starts()) and len(now) == len(lines) and now)
-    finally:
-        process.kill()
-        process.wait()
+    crontab = "".join(f"{line} true\n" for line in lines)
+    found = next_starts(served.supercronic, tmp_path, crontab, str(tmp_path / "zone"))
     now = datetime.now(UTC)
     assert found == {line: _started(line, now, zone) for line in lines}
     wrong = {line for line in lines if found[line] != next(moments(line, now, zone))}
     assert wrong == {line for line in lines if misled(line, now, zone)}
     assert wrong or (base, step < 0) == (-18000, True)
+
+
+# Read in its own way each by supercronic 0.2.45, or refused.
+UNLIKE = ("1 2 * * 01", "2 2 * * 5-7", "3 2 * * 1/2", "4 2 1-31 * 1", "5 2 */1 * 1-5", "6 2 1,15 * 6/2", "7 2 30 2 1")
+
+
+def test_the_scheduler_starts_a_plain_line_when_we_would(served: Served, tmp_path: Path) -> None:
+    zone = ZoneInfo("UTC")
+    lines = {str(plain(cron)): cron for cron in UNLIKE}
+    before = datetime.now(UTC)
+    text = crontab({cron: cron for cron in UNLIKE}, dict.fromkeys(UNLIKE, "true"))
+    found = next_starts(served.supercronic, tmp_path, text, zone.key)
+    after = datetime.now(UTC)
+    assert set(found) == set(lines)
+    for line, cron in lines.items():
+        assert found[line] in (next(moments(cron, before, zone)), next(moments(cron, after, zone))), cron

@@ -24,7 +24,7 @@ from tests.support.faults import eventually
 # Where tools/engine puts the newest one; elsewhere it is a program of the machine.
 _UNPACKED = Path("/usr/local/lib/obcms-engine/28.5/usr")
 _LOG_TAIL = 2000
-_START_SECONDS = 60
+_START_SECONDS = 180
 # The engine itself looks at 10.85 to 10.87 (tools/engine) and 172.16 to 172.31 (Compose's networks).
 _NETWORK = "10.88"
 # Its `none` bridge is not enough for a Swarm, which makes bridges of its own, under names that the machine may have.

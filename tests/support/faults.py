@@ -217,7 +217,6 @@ _CALL = re.compile(r"^(\d+) +(\w+)\((.*)")
 def strace(log: Path, *options: str) -> tuple[str, ...]:
     """A prefix that traces the calls that change files; `options` may inject faults."""
     trace = ("-e", f"trace={','.join(CALLS)}")
-    # With --seccomp-bpf it would be faster, but could inject no signal.
     return ("strace", "-f", "-qq", "-y", "-s", "0", "-o", str(log), *trace, *options)
 
 
@@ -225,6 +224,16 @@ def main_calls(log: Path) -> list[tuple[str, str]]:
     """(call, arguments) of the main thread, in order."""
     lines = [match.groups() for line in log.read_text(errors="replace").splitlines() if (match := _CALL.match(line))]
     return [(call, rest) for thread, call, rest in lines if thread == lines[0][0]]
+
+
+def freezing(container: str) -> str:
+    """Shell that freezes a container. The kernel of a busy machine may want to be asked more than once."""
+    seen = f"docker inspect -f '{{{{.State.Paused}}}}' {container}"
+    return f'for _ in $(seq 100); do [ "$({seen})" = true ] && break; docker pause {container} || sleep 0.2; done'
+
+
+def freeze(container: str) -> None:
+    subprocess.run(["sh", "-c", freezing(container)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
 
 def docker(*arguments: str, check: bool = True) -> str:

@@ -32,6 +32,10 @@ class Liar(ThreadingHTTPServer):
         self.aborted: list[str] = []
         self.listings: list[str] = []
         self.requests: list[str] = []
+        # Niceties that it refuses, with which answer, and the requests that it has refused for them.
+        self.refuses: set[str] = set()
+        self.answer = "501 NotImplemented"
+        self.refused: list[str] = []
 
     @property
     def endpoint(self) -> str:
@@ -58,10 +62,26 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.lie.startswith("error:"):
             code, status = self.server.lie.removeprefix("error:").split(",")
             return self._answer(_ERROR.format(code=code, message="as asked"), int(status))
+        if self._nicety() in self.server.refuses:
+            self.server.refused.append(f"{self.command} {self.path}")
+            status, _, code = self.server.answer.partition(" ")
+            named = code.startswith("names")
+            message = "unsupported header: x-amz-checksum-sha256 or If-None-Match" if named else "no"
+            return self._answer(_ERROR.format(code="Bad" if named else code, message=message), int(status))
         name = f"_{self.command.lower()}_{'object' if self._key else 'bucket'}"
         return getattr(self, name)()  # type: ignore[no-any-return]
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _run
+
+    def _nicety(self) -> str:
+        """The first nicety of this request that is refused; nothing for one without."""
+        names = {name.lower() for name in self.headers}
+        here = {
+            "checksums": any("checksum" in name for name in names) or b"<ChecksumSHA256>" in self._data,
+            "conditions": "if-none-match" in names,
+            "uploads": self.command == "GET" and not self._key and "uploads" in self._query,
+        }
+        return next((name for name, there in here.items() if there and name in self.server.refuses), "")
 
     def _get_bucket(self) -> None:
         if "uploads" in self._query:
@@ -69,8 +89,12 @@ class _Handler(BaseHTTPRequestHandler):
                 "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
             )
         token = self._query.get("continuation-token", [""])[0]
-        pages = self.server.listings or [listing()]
+        wanted = self._query.get("prefix", [""])[0]
+        pages = self.server.listings or [listing(*sorted(key for key in self.server.objects if key.startswith(wanted)))]
         return self._answer(pages[min(int(token or 0), len(pages) - 1)])
+
+    def _head_bucket(self) -> None:
+        self._answer("")
 
     def _post_object(self) -> None:
         if "uploads" in self._query:

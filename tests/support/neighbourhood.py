@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support.database import LABEL
+from tests.support.last_logs import noted
 from tests.support.operating import Operator
-from tests.support.s3 import OWNER, Service, ceph
+from tests.support.s3 import OWNER, Service
 from tests.support.scenes import World
 from tests.support.sidecar import IMAGE
 from tests.support.stack import STACK, docker
@@ -32,29 +33,23 @@ _ALPINE = "FROM obcms-test/app:latest\nRUN busybox --install -s /usr/local/sbin\
 
 
 @contextlib.contextmanager
-def world(folder: Path, project: str) -> Iterator[World]:
+def world(folder: Path, project: str, gateway: Service) -> Iterator[World]:
     """The sample stack up, with rows, files, two daily sets, a bucket and a folder for copies; all is removed again."""
     operator, network = Operator(folder, project), f"{project}-elsewhere"
     with contextlib.ExitStack() as stack:
         docker("network", "create", f"--label={LABEL}", network)
         stack.callback(docker, "network", "rm", "-f", network)
-        gateway = stack.enter_context(_joined(network))
+        docker("network", "connect", network, gateway.container)
+        stack.callback(docker, "network", "disconnect", "-f", network, gateway.container)
         stack.enter_context(_image(f"{project}-alpine", _ALPINE))
         stack.enter_context(_receiver(network, f"{project}-receiver"))
         operator.move_in(network, IMAGE)
         stack.callback(_down, operator)
+        stack.enter_context(noted(project))
         made = World(operator, gateway)
         _settings(made, network)
         _start(made)
         yield made
-
-
-@contextlib.contextmanager
-def _joined(network: str) -> Iterator[Service]:
-    """A gateway that is in this network, too."""
-    with ceph() as gateway:
-        docker("network", "connect", network, gateway.container)
-        yield gateway
 
 
 @contextlib.contextmanager
@@ -109,7 +104,7 @@ def _start(made: World) -> None:
     must("docker compose up -d web1 celery-worker1")
     made.fill()
     must("docker compose up -d --wait backup")
-    must("backup create daily")
+    must("backup create daily --wait 120")
     for name in ("an_empty_database", "look_too"):
         must(f"docker compose exec -T db createdb -U obcms_user {name}")
 

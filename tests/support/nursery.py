@@ -1,7 +1,8 @@
 """Commands of the product without the second that each takes to import what all of them import.
 
 One process per test worker has imported everything and waits; each command is a fork of it, with the environment,
-directory and output that it was asked for. What starts a command under another program (strace, docker) does without.
+directory and output that it was asked for; strace is attached to it before it begins. What starts a command under
+another program (docker, mount name spaces) does without.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,27 @@ def around() -> dict[str, str]:
 class Forked(subprocess.Popen[str]):
     """A command as `Popen` starts it. Without `ends`, its stdout and stderr are one pipe, read as text.
 
-    `ends` are descriptors that become its stdin, stdout and stderr.
+    `ends` are descriptors that become its stdin, stdout and stderr. `held`: it stands still until it gets SIGCONT.
     """
 
-    def __init__(self, words: list[str], environment: dict[str, str], ends: tuple[int, int, int] | None = None) -> None:
-        self._news, theirs = socket.socketpair()
+    def __init__(
+        self,
+        words: list[str],
+        environment: dict[str, str],
+        ends: tuple[int, int, int] | None = None,
+        *,
+        held: bool = False,
+    ) -> None:
+        # Each of the two words on its own: a command may have ended before the first is read.
+        self._news, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.stdin = self.stderr = self.stdout = None
         writing = -1
         if ends is None:
             reading, writing = os.pipe()
             self.stdout = open(reading, encoding="utf-8")
         with theirs, open(os.devnull, "rb") as nothing:
-            request = json.dumps({"words": words, "environment": environment, "folder": str(Path.cwd())}).encode()
+            wanted = {"words": words, "environment": environment, "folder": str(Path.cwd()), "held": held}
+            request = json.dumps(wanted).encode()
             assert len(request) < _MOST
             _ask(request, [theirs.fileno(), *(ends or (nothing.fileno(), writing, writing))])
         if ends is None:
@@ -80,6 +91,36 @@ class Forked(subprocess.Popen[str]):
                 self.returncode = int(said)
                 self._news.close()
         return self.returncode
+
+
+class Traced(Forked):
+    """A command under strace from its first call on; it has not ended before all is in strace's log."""
+
+    _tracer: subprocess.Popen[bytes] | None = None
+
+    def __init__(self, strace: Sequence[str], words: list[str], environment: dict[str, str]) -> None:
+        super().__init__(words, environment, held=True)
+        try:
+            self._until("State", "T", "t")
+            self._tracer = subprocess.Popen([*strace, f"--attach={self.pid}"], stdin=subprocess.DEVNULL)
+            self._until("TracerPid", str(self._tracer.pid))
+        except BaseException:
+            self.kill()
+            raise
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _until(self, field: str, *values: str) -> None:
+        """Wait for one of these words of the kernel about the process."""
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{self.pid}/status").read_text().split(f"{field}:")[1].split()[0] not in values:
+            assert time.monotonic() < deadline, f"{field} does not become {values}"
+            time.sleep(0.002)
+
+    def _wait(self, timeout: float | None) -> Any:
+        code = super()._wait(timeout)
+        if self._tracer:
+            self._tracer.wait()
+        return code
 
 
 def apart(words: list[str], environment: dict[str, str], stdin: bytes, timeout: float) -> tuple[int, bytes, bytes]:
@@ -157,6 +198,8 @@ def _tell(pid: int, news: socket.socket) -> None:
 
 
 def _become(wanted: dict[str, Any]) -> None:
+    if wanted["held"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
     os.environ.clear()
     os.environ.update(wanted["environment"])
     time.tzset()

@@ -20,7 +20,7 @@ from tests.support.stack import ROOT, STACK, ZONE, docker
 _ASKED = b"Type yes to go on: "
 # Sourced first, so that `backup COMMAND` means what the README says.
 _PROFILE = "set -eo pipefail; . tools/backup.bash\n"
-_PATIENCE = 150.0
+_PATIENCE = 300.0
 # One container of each kind will do here: a hundred commands wait for each that is stopped and started.
 _MANY = re.compile(r"^  (?:web[2-4]|celery-worker2): \*app\n|^  db-replica\d:\n(?:    .*\n)+", re.MULTILINE)
 
@@ -60,6 +60,10 @@ class Operator:
         own = (ROOT / "docker-compose.backup.yml").read_text()
         own = own.replace("name: obcms_backups", f"name: {self.project}_obcms_backups")
         own = own.replace("      - obcms_network\n", "      - obcms_network\n      - elsewhere\n")
+        own = own.replace(
+            "    stop_grace_period:",
+            "    healthcheck: {start_interval: 1s, start_period: 60s}\n    stop_grace_period:",
+        )
         own += f"networks:\n  elsewhere:\n    external: true\n    name: {network}\n"
         self.overlay.write_text(own)
         more = {

@@ -194,6 +194,7 @@ def _overview(
         tuple(upcoming(JOBS, NOW, ZONE)),
         alerting,
         512.0,
+        "the drill of daily_2025-10-19_02-00-00",
     )
     return replace(made, **more)  # type: ignore[arg-type]
 

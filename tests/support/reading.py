@@ -1,4 +1,4 @@
-"""How what a page states is typed: the stack's own names and numbers for the page's placeholders, and the order."""
+"""How what a page states is typed: the stack's own names and numbers for the page's placeholders, where, and when."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.stated import ROOT, Stated, forms
 
 _ENGINE = "-v /var/run/docker.sock:/var/run/docker.sock"
 _PULL = "restore latest --only media --path uploads/2025/a.pdf"
-# Words of a page, by pattern, and what stands for them here. {names} are known once the stack is up.
+# Words of a page, by pattern, and what stands for them here. {names} are known once a stack is up.
 PLACEHOLDERS = (
     # what is another folder, volume or machine on the page
     (r"/path/to/obcms/backups", "{folder}/old"),
@@ -88,6 +88,7 @@ _ORDER = (
     ("make halves", r"create .*--only"),
     ("make", r"create( |$)"),
     ("send", r"(upload|offsite (setup|check))\b"),
+    ("do", r"docker run .* /backups/weekly"),  # once there are sets of every tier
     ("look", r"(list|show|du|cat|extract|status|monitor|logs|schedule|notify|healthcheck|setup|doctor|export)\b"),
     (
         "look",
@@ -113,6 +114,12 @@ _STEPS = (
 )
 
 
+# Each part has a stack of its own, so that they can run beside each other: what only looks and proves, what makes and
+# changes, and the scenes in two halves.
+PARTS = ("looks", "works", "losses", "copies")
+_LOOKS = ("prove all", "prove", "look")
+
+
 @dataclass(frozen=True)
 class Typed:
     """A command as it is typed, for one that is stated. `scene`: the section that it is run in, if it needs one."""
@@ -131,18 +138,22 @@ class Typed:
         """Its place in the order."""
         return next(name for name, pattern in _ORDER if re.match(pattern, self.words))
 
+    def part(self, staged: dict[str, Scene]) -> str:
+        """Where it is run: in its scene, or in the first one that has the same words; the others by what they do."""
+        scene = self.scene or staged.get(self.words)
+        return scene.part if scene else "looks" if self.time in _LOOKS else "works"
 
-def typed(each: Stated, values: dict[str, str]) -> list[Typed]:
-    """What is typed for one that is stated: one line, or one for each form of a row."""
+
+def typed(each: Stated) -> list[Typed]:
+    """What is typed for one that is stated: one line, or one for each form of a row; {names} are not filled in."""
     scene = next((s for s in SCENES if (s.page, s.section) == (each.page, each.section)), None)
     row = each.form == "row" and each.text.split()[0] in COMMANDS
-    return [Typed(each, _filled(text, values), scene) for text in (forms(each.text) if row else [each.text])]
+    return [Typed(each, _placed(text), scene) for text in (forms(each.text) if row else [each.text])]
 
 
-def _filled(text: str, values: dict[str, str]) -> str:
+def _placed(text: str) -> str:
     for pattern, words in PLACEHOLDERS:
         text = re.sub(pattern, words, text)
-    text = re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), text)
     if text.split()[0] in COMMANDS:
         text = f"backup {text}"
     if _BYTES.match(text):
@@ -150,14 +161,28 @@ def _filled(text: str, values: dict[str, str]) -> str:
     return text + (" < set.tar" if text.endswith("import -") else "")
 
 
-def in_order(all_typed: list[Typed]) -> Iterator[list[list[Typed]]]:
+def filled(text: str, values: dict[str, str]) -> str:
+    """With what {names} stand for in one stack."""
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), text)
+
+
+def by_part(all_typed: list[Typed]) -> dict[str, list[Typed]]:
+    """Which part runs each: those of a scene, and those elsewhere whose words it has, in the scene's part."""
+    staged: dict[str, Scene] = {}
+    for each in all_typed:
+        if each.scene:
+            staged.setdefault(each.words, each.scene)
+    return {name: [each for each in all_typed if each.part(staged) == name] for name in PARTS}
+
+
+def in_order(part: list[Typed]) -> Iterator[list[list[Typed]]]:
     """Step by step the rows of commands that may run beside each other, each command once, but those of the scenes."""
-    staged = {each.words for each in all_typed if each.scene}
+    staged = {each.words for each in part if each.scene}
     once: dict[str, Typed] = {}
-    for each in sorted(all_typed, key=lambda each: not each.text.startswith("docker")):
+    for each in sorted(part, key=lambda each: not each.text.startswith("docker")):
         if not each.scene and each.words not in staged:
             once.setdefault(each.words, each)
-    chosen = [each for each in all_typed if once.get(each.words) is each]
+    chosen = [each for each in part if once.get(each.words) is each]
     for step in _STEPS:
         groups = {time: [each for each in chosen if each.time == time] for time in step}
         looks = groups.pop("look", [])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -76,18 +78,39 @@ class Service:
 
 
 @contextmanager
-def ceph(release: int = RELEASES[-1]) -> Iterator[Service]:
-    """Ceph's RADOS gateway, in memory. Where one of its daemons was not ready for the next, it is started anew."""
-    with contextlib.ExitStack() as stack:
-        try:
-            service = stack.enter_context(_ceph(release))
-        except AssertionError:
-            service = stack.enter_context(_ceph(release))
+def ceph(release: int, folder: Path) -> Iterator[Service]:
+    """Ceph's gateway, in memory, for all workers whose `folder` this is: the first starts it, the last removes it."""
+    noted = folder / f"ceph{release}.json"
+    with _locked(noted):
+        users, known = json.loads(noted.read_text()) if noted.exists() else (0, None)
+        service = Service(**known) if users else _started(release)
+        noted.write_text(json.dumps((users + 1, asdict(service))))
+    try:
         yield service
+    finally:
+        with _locked(noted):
+            users = json.loads(noted.read_text())[0] - 1
+            noted.write_text(json.dumps((users, asdict(service))))
+            if not users:
+                _remove(service.container)
 
 
 @contextmanager
-def _ceph(release: int) -> Iterator[Service]:
+def _locked(file: Path) -> Iterator[None]:
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _started(release: int) -> Service:
+    """Start a gateway. Where one of its daemons was not ready for the next, it is started anew."""
+    try:
+        return _start(release)
+    except AssertionError:
+        return _start(release)
+
+
+def _start(release: int) -> Service:
     container: Any = docker.from_env().containers.run(
         f"obcms-test/ceph:{release}",
         detach=True,
@@ -104,9 +127,14 @@ def _ceph(release: int) -> Iterator[Service]:
         address = next(net["IPAddress"] for net in container.attrs["NetworkSettings"]["Networks"].values())
         service = Service(f"http://{address}:7480", "ceph", container.id)
         _answers(service.endpoint, lambda: container.reload() or container.status == "running", container.logs)
-        yield service
-    finally:
-        container.remove(force=True, v=True)
+    except BaseException:
+        _remove(container.id)
+        raise
+    return service
+
+
+def _remove(container: str) -> None:
+    docker.from_env().containers.get(container).remove(force=True, v=True)
 
 
 @contextmanager

@@ -56,6 +56,7 @@ class World:
         self.operator.lose("postgres_data")
 
     def backups_lost(self) -> None:
+        self.copied()
         self.operator.lose("obcms_backups")
 
     def all_but_the_application_lost(self) -> None:
@@ -64,6 +65,15 @@ class World:
 
     def newer_set_lost(self) -> None:
         self.operator.must(f"docker compose exec -T backup sh -c 'rm /backups/daily/*{self.newer}*'")
+
+    def copied(self) -> None:
+        self.operator.must("backup upload --all")
+
+    def exported(self) -> None:
+        self.operator.must("backup export latest - > set.tar")
+
+    def extracted(self) -> None:
+        self.operator.must("backup extract latest --table app_case > app_case.sql")
 
     def machine_lost(self) -> None:
         self.operator.must("docker compose down -v -t 2")
@@ -79,7 +89,7 @@ class World:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         ) as process:  # fmt: skip
             try:
-                eventually(lambda: process.poll() is not None or command in self._running("web1"), 60, 0.2)
+                eventually(lambda: process.poll() is not None or command in self._running("web1"), 200, 0.2)
             finally:
                 docker("rm", "-f", name)
 
@@ -129,15 +139,24 @@ class World:
 
     def service_runs(self) -> None:
         self.operator.must("docker compose up -d --wait backup")
+        self.copied()
 
     def settled(self) -> None:
         """A service that has just been started holds the volume's lock for a moment; then it says how it is."""
         for each in self.operator.must("docker compose ps -q backup 2>/dev/null").split():
-            eventually(functools.partial(_judged, each), 90, 0.3)
+            eventually(functools.partial(_judged, each), 300, 0.3)
+            # Its first backup has made its set by now, and may still try whether it loads.
+            eventually(functools.partial(_free, each), 300, 0.3)
 
 
 def _judged(container: str) -> bool:
     return docker("inspect", "-f", "{{.State.Health.Status}}", container).strip() != b"starting"
+
+
+def _free(container: str) -> bool:
+    """Whether no run holds the volume's lock."""
+    words = ["docker", "exec", container, "flock", "-n", "/backups/state/lock", "true"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
 
 
 Happening = Callable[[World], object]
@@ -151,6 +170,13 @@ class Scene:
     section: str
     # What happens before a command that looks like this (… stands for anything); the empty one is the section's first.
     before: dict[str, Happening]
+    # Which stack it plays on: see reading.PARTS.
+    part: str = "copies"
+
+    @property
+    def name(self) -> str:
+        """What it is about."""
+        return self.section or self.page
 
     def happening(self, number: int, command: str) -> list[Happening]:
         """What comes before this one of its commands."""
@@ -164,13 +190,18 @@ class Scene:
 
 _RUNBOOK = "docs/restore.md"
 SCENES = (
-    Scene(_RUNBOOK, "Wrong rows", {"": World.rows_are_wrong}),
-    Scene(_RUNBOOK, "Files are gone", {"": World.files_are_gone}),
-    Scene(_RUNBOOK, "A broken upgrade", {"": World.both}),
-    Scene(_RUNBOOK, "A restore was killed", {"": World.damaged_restore_killed, "… --rollback": World.restore_killed}),
-    Scene(_RUNBOOK, "The newest set is damaged", {"": World.service_runs}),
-    Scene(_RUNBOOK, "The database's volume is lost", {"": World.database_lost}),
-    Scene(_RUNBOOK, "The backup volume is lost", {"": World.backups_lost}),
+    Scene(_RUNBOOK, "Wrong rows", {"": World.rows_are_wrong}, "losses"),
+    Scene(_RUNBOOK, "Files are gone", {"": World.files_are_gone}, "losses"),
+    Scene(_RUNBOOK, "A broken upgrade", {"": World.both}, "losses"),
+    Scene(
+        _RUNBOOK,
+        "A restore was killed",
+        {"": World.damaged_restore_killed, "… --rollback": World.restore_killed},
+        "losses",
+    ),
+    Scene(_RUNBOOK, "The newest set is damaged", {"": World.service_runs}, "losses"),
+    Scene(_RUNBOOK, "The database's volume is lost", {"": World.database_lost}, "losses"),
+    Scene(_RUNBOOK, "The backup volume is lost", {"": World.backups_lost}, "losses"),
     Scene("docs/offsite.md", "Offsite copies", {"docker compose up -d db": World.all_but_the_application_lost}),
     Scene(_RUNBOOK, "The machine is lost", {"": World.machine_lost, "…:/identity:ro …": World.encrypted_set}),
     Scene(_RUNBOOK, "The bucket is lost", {"": World.another_bucket}),

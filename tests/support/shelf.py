@@ -12,16 +12,18 @@ from backup.sets import Pin, Proof, State, StoredSet, Verdict, manifest_name, ve
 
 UTC_ZONE = ZoneInfo("UTC")
 MEDIA = VolumePart(name="media", files=1, directories=1, links=0, hard_links=0, bytes=1, excludes=())
+OCR = MEDIA.model_copy(update={"name": "ocr"})
 
 
 def manifest(
     identifier: str, tier: Tier, time: datetime, *, halves: str = "dm", name: str = "app", server: str = "7"
 ) -> Manifest:
-    """The manifest of a set of `halves` (d: database, m: media), with an artifact of each."""
+    """The manifest of a set of `halves` (d: database, m: media, o: the volume ocr), with an artifact of each."""
     database = DatabasePart(
         name=name, oid=1, system_identifier=server, server_version="17", client_version="17", command=(), rows={}
     )
     files = [("backup", "sql.gz")] * ("d" in halves) + [("media", "tar.gz")] * ("m" in halves)
+    files += [("ocr", "tar.gz")] * ("o" in halves)
     artifacts = tuple(
         Artifact(
             kind="database" if what == "backup" else "volume",
@@ -36,7 +38,7 @@ def manifest(
     return Manifest(
         id=identifier, tier=tier, run="r", started=time, ended=time, started_local="", ended_local="", zone="UTC",
         product_version="1", artifacts=artifacts, database=database if "d" in halves else None,
-        volumes=(MEDIA,) if "m" in halves else (),
+        volumes=(MEDIA,) * ("m" in halves) + (OCR,) * ("o" in halves),
     )  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from backup.records import Run
 from backup.sets import StoredSet
 from backup.wiring import App
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
-from tests.support.nursery import ROOT, Forked, around
+from tests.support.nursery import ROOT, Forked, Traced, around
 
+_UNTRIED = "tests/support/untried.py"
 IMAGE = os.environ.get("IMAGE", "obcms-backup:latest")
 
 
@@ -35,6 +36,8 @@ class Sidecar:
     # Further options of `docker run`, where `image` is run; and words before the command.
     options: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
+    # Whether a new set is tried, as it is outside of tests.
+    tries: bool = False
 
     @classmethod
     def make(cls, base: Path, server: Server | None, database: str = "obcms_prod", **extra: str) -> Sidecar:
@@ -83,12 +86,15 @@ class Sidecar:
     def start(self, *command: str, prefix: tuple[str, ...] = (), **environment: str) -> subprocess.Popen[str]:
         """Start a command of the product."""
         settings = self.environment | environment
-        words = [str(self.program or ROOT / "entrypoint.py"), *command]
+        program = self.program or ROOT / ("entrypoint.py" if self.tries or command[:1] == ("serve",) else _UNTRIED)
+        words = [str(program), *command]
         if not prefix and not self.image:
             return Forked(words, around() | settings)
-        program = [*self._container(settings), *self.words, *command] if self.image else [sys.executable, *words]
+        if prefix[:1] == ("strace",):
+            return Traced(prefix, words, around() | settings)
+        shipped = [*self._container(settings), *self.words, *command] if self.image else [sys.executable, *words]
         return subprocess.Popen(
-            [*prefix, *program],
+            [*prefix, *shipped],
             env=around() | ({} if self.image else settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from tests.support.last_logs import noted
 
 ROOT = Path(__file__).resolve().parents[2]
 STACK = ROOT / "tests" / "stack"
@@ -39,7 +43,7 @@ class Stack:
         """The name of its backup volume."""
         return dict(self.environment).get("TEST_BACKUPS", f"{self.project}_obcms_backups")
 
-    def compose(self, *words: str, check: bool = True, stdin: bytes | None = None, timeout: float = 240) -> Done:
+    def compose(self, *words: str, check: bool = True, stdin: bytes | None = None, timeout: float = 400) -> Done:
         """Run `docker compose … WORDS`; output is stdout and stderr together."""
         command = ["docker", "compose", "-p", self.project]
         for file in (*FILES, *self.more):
@@ -63,12 +67,24 @@ class Stack:
 
     def psql(self, query: str, database: str = "obcms_prod") -> str:
         """A query to the live database, by the container's own psql."""
-        words = ("exec", "-T", "db", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "obcms_user", "-d", database)
-        return self.compose(*words, "-c", query).output.strip()
+        words = ("psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "obcms_user", "-d", database, "-c", query)
+        return docker("exec", self.container("db"), *words).decode().strip()
 
     def container(self, service: str) -> str:
         """The id of the one container of a service, running or not."""
-        return self.compose("ps", "-aq", service).output.strip()
+        labels = {"project": self.project, "service": service, "oneoff": "False"}
+        filters = (f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items())
+        return docker("ps", "-aq", *filters).decode().strip()
+
+    @contextlib.contextmanager
+    def removed(self) -> Iterator[None]:
+        """For the body: nothing is there of an earlier one; in the end nothing is left, whatever happened."""
+        self.down()
+        try:
+            with noted(self.project):
+                yield
+        finally:
+            self.down()
 
     def down(self) -> None:
         """Remove everything of the project, backups too."""

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pyrage
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup import config, wiring_age
 from backup.encryption import Keys, told
 from backup.errors import ConfigError, IntegrityError, KeyMissing
 from backup.stream import age
+from tests.support.examples import examples
 from tests.support.keys import key_pair
 
 CHUNK = 64 << 10
@@ -49,7 +50,7 @@ class Kept:
         return len(data)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(20)
 @given(size=AROUND, cut=st.integers(1, 200_000), piece=st.integers(1_000, 200_000))
 def test_round_trip(size: int, cut: int, piece: int) -> None:
     data = os.urandom(size)
@@ -82,7 +83,7 @@ def test_what_is_cut_at_any_boundary_is_refused() -> None:
         opened(whole + b"x")
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(place=st.integers(0, 1 << 30) | st.integers(0, 400), bit=st.integers(0, 7))
 def test_a_flipped_bit_is_refused(place: int, bit: int) -> None:
     whole = bytearray(sealed(b"x" * (2 * CHUNK + 5)))
@@ -167,6 +168,8 @@ def test_a_private_key_among_the_recipients_is_refused_unseen(text: str) -> None
 def test_recipients_are_judged_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recipient 1 is no age recipient"):
         config.load({"BACKUP_AGE_RECIPIENTS": "age1nonsense"})
+    with pytest.raises(ConfigError, match="recipient 1 is a post-quantum .* not supported: give a classic"):
+        config.load({"BACKUP_AGE_RECIPIENTS": "age1pq1" + "q" * 1900})
     for what in ("offsite", "all"):
         with pytest.raises(ConfigError, match="needs BACKUP_AGE_RECIPIENTS"):
             config.load({"BACKUP_ENCRYPT": what})

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from backup.containers import Container
+from backup.containers import Address, Container, database_address, described, needed_by, start_order
 from backup.engine import Engine
 from backup.engine.application import Application
 
@@ -66,3 +66,55 @@ def test_of_named_services_those_of_compose_come_first() -> None:
     engine: Any = Listed(container("web1"), oneoff=(container("run"),))
     application = Application(cast(Engine, engine), "p", None)
     assert [c.name for c in application.running(("run", "web1"), ())] == ["web1", "run"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({"DATABASE_URL": "postgres://u@pgbouncer:6432/o"}, Address("pgbouncer", 6432, "u", "", "o")),
+        ({"DATABASE_URL": "postgresql+psycopg://u:p%40%2F@db/o%20b?x=1"}, Address("db", 5432, "u", "p@/", "o b")),
+        ({"DATABASE_URL": "postgis://db"}, Address("db")),
+        ({"DATABASE_URL": "mysql://db/o", "DB_HOST": "other"}, None),
+        ({"DATABASE_URL": "postgres://db:port/o"}, None),
+        ({"DATABASE_URL": "sqlite:///x"}, None),
+        ({"DB_HOST": "db", "DB_PORT": "x", "DB_NAME": "o"}, Address("db", 5432, "", "", "o")),
+        ({"POSTGRES_HOST": "db", "POSTGRES_USER": "u", "POSTGRES_DB": "o"}, Address("db", 5432, "u", "", "o")),
+        ({"PGHOST": "db", "PGPORT": "1"}, Address("db", 1)),
+        ({"POSTGRES_USER": "u", "POSTGRES_DB": "o"}, None),
+    ],
+)
+def test_where_an_application_finds_its_database(environment: dict[str, str], found: Address | None) -> None:
+    assert database_address(environment) == found
+    assert "p@/" not in repr(found)
+
+
+def service(name: str, *needs: str, **environment: str) -> Container:
+    label = ",".join(f"{each}:service_healthy:false" for each in needs)
+    return described(
+        {
+            "Id": f"id-{name}",
+            "Name": f"/p-{name}-1",
+            "Image": "i",
+            "Config": {
+                "Labels": {"com.docker.compose.service": name, "com.docker.compose.depends_on": label},
+                "Env": [f"{key}={value}" for key, value in environment.items()],
+                "StopTimeout": 60 if name.startswith("celery") else None,
+            },
+            "State": {"Running": False, "Health": {"Status": "starting"}},
+            "NetworkSettings": {},
+        }
+    )
+
+
+def test_containers_are_started_behind_what_they_need() -> None:
+    through = {"DATABASE_URL": "postgres://u@pgbouncer:6432/o"}
+    stack = [service("nginx", "web1"), service("web1", "db", **through), service("celery", "web1"),
+             service("pgbouncer", "db"), service("redis")]  # fmt: skip
+    assert [[c.service for c in group] for group in start_order(stack)] == [
+        ["pgbouncer", "redis"], ["web1"], ["nginx", "celery"]]  # fmt: skip
+    assert [c.service for c in needed_by(stack, ["nginx"])] == ["nginx", "web1", "pgbouncer"]
+    assert needed_by(stack, ["nobody"]) == []
+    circle = [service("a", "b"), service("b", "a"), service("c")]
+    assert [[c.service for c in group] for group in start_order(circle)] == [["c"], ["a", "b"]]
+    assert [c.stop_seconds for c in stack[1:3]] == [10, 60] and stack[0].health == "starting"
+    assert stack[0].depends_on == {"web1": "service_healthy"}

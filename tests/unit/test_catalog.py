@@ -16,7 +16,10 @@ import pytest
 
 from backup.catalog import Catalog
 from backup.errors import NotFound, StoreError
+from backup.ledger import Ledger
 from backup.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
+from backup.offsite.books import BookFile
+from backup.offsite.model import Book
 from backup.sets import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
 from backup.stores.local import LocalStore
 from backup.stores.removing import mark_name
@@ -203,12 +206,12 @@ def test_only_our_own_unfinished_files_are_swept(catalog: Catalog, tmp_path: Pat
         f"weekly/{staged_name('obcms_media_weekly_2025-01-01_00-00-00.files.gz')}",
         f"daily/{staged_name(verdict_name(identifier))}",
         f"state/{staged_name('publishing.json')}",
-        f"state/{staged_name('instance')}",
     ]
     (tmp_path / "weekly").mkdir()
     for name in ours:
         (tmp_path / name).write_text("half")
     foreign = ["daily/.download.partial", "daily/..partial", "daily/x.partial", "daily/.hidden", "weekly/obcms.partial"]
+    foreign.append(f"state/{staged_name('offsite-s3.json')}")
     for name in foreign:
         (tmp_path / name).write_text("mine")
     directory, link, pipe = (
@@ -423,6 +426,30 @@ def test_a_sweep_takes_no_verdict_from_a_verification_at_work(
     catalog.record_verdict(catalog.find(identifier), Verdict(checked=NOW, problems=("a bit flipped",)))
     assert catalog.find(identifier).problem == "a bit flipped"
     assert not list((catalog.root / "daily").glob(".*"))
+
+
+def test_where_all_is_dated_ahead_latest_says_that_the_clock_is_behind(catalog: Catalog) -> None:
+    published(catalog, now=datetime.now(UTC) + timedelta(days=2))
+    with pytest.raises(NotFound, match="every good set is dated ahead of this machine's clock"):
+        catalog.find("latest")
+
+
+def test_a_sweep_takes_nothing_from_those_who_write_under_another_lock(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StagedFile.seal
+
+    def sealed_then_swept(staged: StagedFile) -> None:
+        real(staged)
+        Catalog(catalog.root, MANILA).sweep()
+
+    monkeypatch.setattr(StagedFile, "seal", sealed_then_swept)
+    known = Book(looked=NOW)
+    assert BookFile(catalog.root, "s3").change(lambda _: known) == BookFile(catalog.root, "s3").read() == known
+    ledger = Ledger(catalog.root)
+    ledger.open({"daily": "0 2 * * *"}, NOW, MANILA)
+    assert "daily" in ledger.read(NOW).jobs
+    assert not list((catalog.root / "state").glob(".*.partial"))
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])

@@ -8,6 +8,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from backup.database import Login
+from backup.database.session_settings import Standing
 from backup.sources.clients import NetworkClients
 
 INSTANCE, RUN = "0123456789ab", "20260102T030405Z-abcdef"
@@ -26,7 +27,7 @@ def clients(tmp_path: Path) -> NetworkClients:
     spool = tmp_path / "spool"
     spool.mkdir()
     made = NetworkClients(Login("db", 5432, "u", "d"), spool, INSTANCE, 5, tmp_path)
-    made.check(17)
+    made.check(Standing(17))
     return made
 
 
@@ -40,7 +41,7 @@ def told(clients: NetworkClients, options: str = "") -> dict[str, str]:
 
 def test_a_silent_session_is_kept_alive_and_a_dead_line_noticed(clients: NetworkClients) -> None:
     said = told(clients, "-c timezone=UTC")
-    assert said["options"] == "-c timezone=UTC" and said["application_name"].endswith(RUN)
+    assert said["options"] == f"{Standing(17).options} -c timezone=UTC" and said["application_name"].endswith(RUN)
     idle, interval, count = (int(said.get(f"keepalives_{what}", 0)) for what in ("idle", "interval", "count"))
     assert 0 < idle <= 60, "routers forget a silent line within minutes"
     assert 120 <= idle + interval * count <= 600, "nor does a short outage end a load"

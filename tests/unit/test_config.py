@@ -86,3 +86,35 @@ def test_any_value_gives_settings_or_one_clear_error(environ: dict[str, str]) ->
         load(environ)
     except ConfigError as error:
         assert error.message.count("\n  - ") >= 1 and error.hint
+
+
+@pytest.mark.parametrize(
+    ("backups", "volumes", "copies", "words"),
+    [
+        ("v", "v", "", "BACKUP_DIR"),
+        ("v/media/backups", "v", "", "BACKUP_DIR"),
+        ("b", "b/volumes", "", "BACKUP_DIR"),
+        ("to v", "v", "", "BACKUP_DIR"),
+        ("b", "to b/volumes", "", "BACKUP_DIR"),
+        ("v/../v", "v", "", "BACKUP_DIR"),
+        ("b", "v", "v/media/copies", "BACKUP_COPY_DIR"),
+        ("b", "v", "", ""),
+        ("vol", "v", "c", ""),
+    ],
+)
+def test_what_is_archived_and_where_it_is_stored_lie_apart(
+    tmp_path: Path, backups: str, volumes: str, copies: str, words: str
+) -> None:
+    for name in ("v/media", "b"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "to v").symlink_to("v/media")
+    (tmp_path / "to b").symlink_to(tmp_path / "b")
+    environ = {"BACKUP_DIR": str(tmp_path / backups), "BACKUP_VOLUMES_DIR": str(tmp_path / volumes)}
+    environ |= {"BACKUP_COPY_DIR": str(tmp_path / copies)} if copies else {}
+    if not words:
+        assert load(environ).volumes == tmp_path / volumes
+        return
+    with pytest.raises(ConfigError) as caught:
+        load(environ)
+    assert words in caught.value.message and "archived into themselves" in caught.value.message
+    assert "apart from all that is archived" in caught.value.message

@@ -74,11 +74,10 @@ def test_a_disk_that_hangs_is_told_with_what_is_there_by_then(
         assert killed.wait(20)
         raise StoreError("killed")
 
-    monkeypatch.setattr("backup.operations.backup._LEAST", 0.1)
     monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(*((made, "check") if when == "verified" else (sources, "archive")), hang)
     with pytest.raises(StoreError):
-        create(Request(tier=Tier.DAILY, only="media"), replace(app.workshop(Silent()), stall_timeout=0.1))
+        create(Request(tier=Tier.DAILY, only="media"), replace(app.workshop(Silent()), stall_timeout=0.1), least=0.1)
     (run,) = records
     assert (run.outcome, run.exit_code) == (Outcome.FAILED, 137)
     sets = [stored.id for stored in app.catalog.sets()]

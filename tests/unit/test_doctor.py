@@ -29,6 +29,8 @@ from backup.operations.doctor.sources import Measured
 from backup.operations.doctor.told import Setting
 from backup.operations.doctor.told import settings as told
 from backup.schedule import upcoming
+from backup.sets import StoredSet
+from tests.support.facts import a_set
 
 NOW = datetime(2026, 11, 25, 4, tzinfo=UTC)
 MANILA = ZoneInfo("Asia/Manila")
@@ -38,6 +40,7 @@ RIGHTS = DatabaseRights(
     create_databases=True,
     create_roles=True,
     end_sessions=True,
+    keep_logins=True,
     untrusted=(),
     unreadable=(),
     hidden=(),
@@ -187,6 +190,11 @@ def test_rights_of_the_login(rights: DatabaseRights, expected: list[str]) -> Non
     assert levels(sources.database_rights(FACTS, rights, "obcms_user")) == expected
 
 
+def test_a_password_that_is_a_public_word_is_warned_of() -> None:
+    assert [line.level for line in sources.password("app", public=True)] == ["warning"]
+    assert not list(sources.password("app", public=False))
+
+
 def test_what_a_superuser_lacks_is_named() -> None:
     rights = replace(RIGHTS, superuser=False, create_databases=False, untrusted=("postgis",))
     (line,) = sources.database_rights(FACTS, rights, "me")
@@ -197,14 +205,23 @@ def test_what_a_superuser_lacks_is_named() -> None:
 
 def test_volumes() -> None:
     found = [Measured("media", 3, 10), Measured("empty"), Measured("may"), Measured("bad", problem="cannot")]
-    lines = list(sources.volumes(found, ["may"]))
-    assert levels(lines) == ["ok", "failed", "ok", "failed"]
-    assert "BACKUP_ALLOW_EMPTY=empty" in lines[1].hint
+    lines = list(sources.volumes([*found, Measured("new")], ["may"], ["empty", "media"]))
+    assert levels(lines) == ["ok", "failed", "ok", "failed", "warning"]
+    assert "BACKUP_ALLOW_EMPTY=empty" in lines[1].hint and "BACKUP_ALLOW_EMPTY=new" in lines[4].hint
 
 
 @pytest.mark.parametrize(("allowed", "level"), [([], "failed"), (["none"], "ok")])
 def test_no_volume(allowed: list[str], level: str) -> None:
-    assert levels(sources.volumes([], allowed)) == [level]
+    assert levels(sources.volumes([], allowed, [])) == [level]
+
+
+def test_no_list_is_cut_without_saying_so() -> None:
+    many = replace(RIGHTS, superuser=False, unreadable=tuple(f"t{number}" for number in range(8)))
+    line = next(iter(sources.database_rights(FACTS, many, "me")))
+    assert "t4 and 3 more: a backup will fail" in line.text
+    webs = [container(f"web{number}", mount(f"p_{number}")) for number in range(7)]
+    (wrong, _) = sources.mounts([Measured("media", 1, 1, source="other")], webs, [])
+    assert wrong.hint.endswith("p_4 (web4) and 2 more.")
 
 
 def test_mounts() -> None:
@@ -286,8 +303,8 @@ def test_alerts() -> None:
 
 
 def test_a_volume_in_memory() -> None:
-    assert levels(service.volume(2, 1, "volume abc", {"/backups": "ext4"}, "/backups")) == ["ok"]
-    assert levels(service.volume(2, 1, "volume abc", {"/backups": "tmpfs"}, "/backups")) == ["ok", "failed"]
+    assert levels(service.volume(2, 1, "volume abc", "", "/backups")) == ["ok"]
+    assert levels(service.volume(2, 1, "volume abc", "/backups is memory", "/backups")) == ["ok", "failed"]
 
 
 def test_settings_have_sources_and_no_secrets(tmp_path: Path) -> None:
@@ -326,3 +343,21 @@ def test_shown_on_a_terminal_and_elsewhere() -> None:
     assert "→ do this" in page
     assert "1 other setting as by default" in page
     assert doctor_json(lines, settings)["verdict"] == "failed"
+
+
+def cautioned(stored: StoredSet, *cautions: str) -> StoredSet:
+    assert stored.manifest and stored.manifest.database
+    part = stored.manifest.database.model_copy(update={"cautions": cautions})
+    return replace(stored, manifest=stored.manifest.model_copy(update={"database": part}))
+
+
+CAUTION = "the extension pg_cron loads in one database only: \x1b[31mmake it by hand"
+
+
+def test_what_was_said_of_the_newest_set_is_said_unless_the_database_says_it_itself() -> None:
+    newest = cautioned(a_set(1), CAUTION)
+    (line,) = service.cautions([a_set(2), newest], ())
+    assert (line.level, line.text) == ("warning", f"{newest.id}: {CAUTION}")
+    assert not list(service.cautions([newest], (CAUTION,))) and not list(service.cautions([a_set(0), newest], ()))
+    told = list(sources.database(replace(FACTS, cautions=(CAUTION,)), "a way"))
+    assert [(each.level, each.text) for each in told[1:]] == [("warning", CAUTION)]

@@ -122,6 +122,15 @@ def test_rows_of_any_text(values: list[str], cuts: list[int]) -> None:
     assert reader.rows == {"s.t": len(values), "s.u": 0}
 
 
+@pytest.mark.parametrize("step", [1, 7, 10_000])
+def test_commands_of_psql_are_named_but_not_those_in_rows(step: int) -> None:
+    odd = b"\\echo a\nSELECT 1;\n\\! b\n\\unrestrict c d\n\\N\n\\N\tx\n\\\\x00\n\\.\n" + b"\\p\n" * 20
+    dump = DUMP.replace(b"\n--\n-- Data for", b"\n" + odd + b"\n--\n-- Data for", 1)
+    plain, found = (read(text, list(range(0, len(text), step))) for text in (DUMP, dump))
+    assert plain.commands == [] and found.missing() == ""
+    assert found.commands == [r"\echo a", r"\! b", r"\unrestrict c d", *[r"\p"] * 7]
+
+
 def test_another_key_at_the_end_is_refused() -> None:
     with pytest.raises(DumpFailed, match="key"):
         read(DUMP.replace(b"\\unrestrict Abc123", b"\\unrestrict Abc124"), []).check_whole()

@@ -91,8 +91,8 @@ def test_rows_go_through_and_the_rest_is_kept_in_pieces(step: int) -> None:
     found, written, done = split(dump, step)
     assert written.endswith((b"\\.\n\n\n--\n", b"--\nCOMMIT;\n")) and b"DROP CONSTRAINT" not in written
     assert done == [len(written)]
-    assert len(found.entries) == 4 and found.trailer == TRAILER[3:]
-    assert found.settings.endswith(b"set_config('search_path', '', false);\n\n") and b"\\restrict" in found.settings
+    assert len(found.entries) == 4 and found.trailer == TRAILER[3:].replace(b"\\unrestrict Abc123\n", b"")
+    assert found.settings.endswith(b"set_config('search_path', '', false);\n\n") and b"\\restrict" not in found.settings
     both = written + b"".join(each.script for each in found.entries)
     assert both.count(b"CREATE TABLE") == 2 and both.count(b"ADD CONSTRAINT") == 3 and both.count(b"CREATE INDEX") == 1
 
@@ -178,6 +178,7 @@ def test_settings_between_entries_hold_for_those_that_come() -> None:
     assert third.startswith(b"SET default_tablespace = '';\n-- Name: k")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "odd",
     [rows("a"), entry("TRIGGER", "t", "SET SESSION AUTHORIZATION other;"), index("x", "a", more="\n" * (65 << 20))],
@@ -187,7 +188,7 @@ def test_a_dump_of_another_make_is_loaded_as_it_comes(odd: bytes) -> None:
     found, written, _ = split(dump)
     assert found.entries == [] and found.trailer == b""
     assert written.index(b"INDEX i") < written.rindex(odd[:30].rsplit(b"\n")[-1]) < written.index(b"INDEX j")
-    assert written.endswith(TRAILER) and written.count(b"CREATE INDEX j") == 1
+    assert written.endswith(TRAILER.replace(b"\\unrestrict Abc123\n", b"")) and written.count(b"CREATE INDEX j") == 1
 
 
 def test_the_heaviest_goes_first() -> None:

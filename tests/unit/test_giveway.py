@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -16,8 +17,7 @@ from backup.operations import giveway
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(giveway, "_LOOK", 0.05)
+def root(tmp_path: Path) -> Path:
     (tmp_path / "state").mkdir()
     return tmp_path
 
@@ -35,14 +35,14 @@ def interrupting() -> Iterator[None]:
 def test_a_restore_that_asks_before_the_drill_listens_is_heard(root: Path) -> None:
     """It queues for the lock, and sees within a tenth of a second who has it."""
     with hold(root / "state" / "lock", "drill daily_x", "run-8"):
-        giveway.ask(root, "restore")
-        with pytest.raises(Interrupted) as caught, giveway.giving_way(root):
-            time.sleep(5)
+        giveway.ask(root, "a restore")
+        with pytest.raises(Interrupted) as caught, giveway.giving_way(root, look=0.01):
+            threading.Event().wait(60)
     assert "a restore was to go first" in caught.value.message
 
 
 def test_what_an_earlier_drill_was_asked_ends_no_other(root: Path) -> None:
-    giveway.ask(root, "restore")
-    time.sleep(0.05)
-    with hold(root / "state" / "lock", "drill daily_x", "run-8"), giveway.giving_way(root):
-        time.sleep(0.3)
+    giveway.ask(root, "a restore")
+    os.utime(root / "state" / "restore-first", (1, 1))
+    with hold(root / "state" / "lock", "drill daily_x", "run-8"), giveway.giving_way(root, look=0.01):
+        threading.Event().wait(0.2)

@@ -9,10 +9,11 @@ import subprocess
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.stream.gzip import DAMAGED, GzipWriter, reader
+from tests.support.examples import examples
 
 RANDOM = os.urandom(5 << 20)
 TEXT = b"".join(b"%d\tperson %d\t%x\n" % (i, i, i * 7919) for i in range(200_000))
@@ -38,7 +39,7 @@ def test_others_unpack_the_same(data: bytes, level: int) -> None:
     assert reader(io.BytesIO(stored)).read() == data
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(st.lists(st.sampled_from([RANDOM, TEXT]), max_size=4), st.integers(1, 3 << 20), st.integers(0, 3))
 def test_any_mixture_in_any_pieces(parts: list[bytes], step: int, level: int) -> None:
     data = b"".join(part[: step * (number + 1)] for number, part in enumerate(parts))

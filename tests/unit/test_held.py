@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from backup import wiring_restore
+from backup import lock, wiring_restore
 from backup.cli import main, restoring
 from backup.errors import EngineError
-from backup.journal import Kept, KeptFile
+from backup.journal import Journal, JournalFile, Kept, KeptFile
 from backup.operations.restore.held import stamp
 from backup.records import Run
+from tests.support.facts import on_disk
 
 NOW = datetime(2026, 1, 2, 3, 4, 59, tzinfo=UTC)
 FIRST, SECOND = (Kept(id=f"2026010203045{number}", set=f"daily_{number}", replaced=NOW) for number in (1, 2))
@@ -45,6 +47,52 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     umask = os.umask(0o077)
     yield tmp_path / "backups"
     os.umask(umask)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("undo", "--force"),
+        ("undo", "--dry-run"),
+        ("undo", "--discard", "--force"),
+        ("restore", "latest", "--only", "media", "--dry-run"),
+        ("restore", "latest", "--only", "media", "--path", "a", "--dry-run"),
+        ("prune", "--dry-run"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("holder", "under_way"),
+    [(None, False), (("restore x", "run-1"), True), (("recover", "run-2"), True), (("create daily", "run-3"), False)],
+)
+def test_a_restore_is_under_way_as_long_as_somebody_is_at_it(
+    root: Path,
+    words: tuple[str, ...],
+    holder: tuple[str, str] | None,
+    under_way: bool,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Who is told to roll back what runs would wait for it, and then undo what went well."""
+    on_disk(root, 1)
+    (root.parent / "volumes" / "media").mkdir()
+    JournalFile(root).begin(Journal(id="i", run="run-1", set="daily_x", started=NOW))
+    with lock.hold(root / "state" / "lock", *holder) if holder else contextlib.nullcontext():
+        code = main(list(words))
+    said = "".join(capfd.readouterr())
+    running = "the restore of daily_x is running" in said or "another run is changing the live data" in said
+    assert (running and f"(run {holder[1] if holder else ''} in" in said and "since 20" in said) == under_way, said
+    assert ("stopped at `loading`" in said and "--rollback" in said) == (not under_way), said
+    assert (code == 11) == under_way and code, said
+
+
+def test_a_plan_beside_the_safety_set_of_a_restore_says_so(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """There is no journal yet."""
+    on_disk(root, 1)
+    (root.parent / "volumes" / "media").mkdir()
+    for words in (["restore", "latest", "--only", "media", "--dry-run"], ["undo", "--dry-run"]):
+        with lock.hold(root / "state" / "lock", "create pre-restore", "run-1"):
+            assert main(words) == 11
+        said = "".join(capfd.readouterr())
+        assert "changing the live data: create pre-restore (run run-1 in" in said and "decide again" in said, said
 
 
 @pytest.mark.parametrize("words", [("undo",), ("undo", "--discard")])

@@ -219,15 +219,16 @@ def test_nothing_is_forward_before_the_swap_nor_called_untouched_after_it(one: J
     assert ("untouched" in words(one, NOW)) == (not swapped)
 
 
-@given(journals, st.booleans())
-def test_words_name_the_state_and_both_commands_on_one_safe_line(one: Journal, alive: bool) -> None:
-    severity, text, hint = journal_reason(one, alive)
+@given(journals, st.sampled_from(["", "a run that has not said who it is"]) | st.text(min_size=1))
+def test_words_name_the_state_and_both_commands_on_one_safe_line(one: Journal, who: str) -> None:
+    severity, text, hint = journal_reason(one, who)
     said = words(one, NOW + timedelta(hours=1))
     for line in (text, hint, said):
         assert line.splitlines() == [line] and "\x1b" not in line and "\x00" not in line
     assert "`restore --resume`" in said and "`restore --rollback`" in said
-    assert severity == ("warn" if alive else "fail")
-    assert alive or ("--resume" in hint and "--rollback" in hint)
+    assert severity == ("warn" if who else "fail")
+    assert ("--resume" in hint and "--rollback" in hint) == (not who)
+    assert not who or ("stopped when" not in text and "when it stopped" not in text and "unfinished" not in text)
     refused = unfinished(one, NOW)
     assert refused.hint == commands(one) and refused.message and commands(one) not in refused.message
 

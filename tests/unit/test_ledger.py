@@ -12,13 +12,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from backup.display.schedule import last_run
 from backup.errors import DumpFailed, Interrupted, LockHeld
 from backup.ledger import FILE, Ledger
 from backup.lock import hold
 from backup.operations.accounting import Accounting, reasons
 from backup.operations.fulfil import fulfil
 from backup.operations.jobs import COMMANDS, job_of
-from backup.records import Outcome, Records
+from backup.records import Outcome, Records, Run
 from backup.schedule import Account
 from backup.stores.staged import staged_name
 
@@ -243,6 +244,21 @@ def test_what_was_missed_while_it_was_down_is_caught_up_once(service: Service, l
     assert service.ticks(600) == []
 
 
+def test_an_end_that_cannot_be_recorded_stays_in_mind_until_it_can(service: Service, tmp_path: Path) -> None:
+    service.accounting.open()
+    runs = tmp_path / "state" / "runs"
+    runs.write_text("in the way")
+    ended = Run(id="first", operation="create", tier="daily", started=NOW, ended=NOW, outcome=Outcome.CRASHED)
+    service.accounting.leave(ended)
+    service.ticks(30)
+    assert service.accounting.lost() == (ended,)
+    runs.unlink()
+    service.ticks(30)
+    assert service.accounting.lost() == () and service.records.all() == [ended]
+    service.accounting.leave(ended.model_copy(update={"id": "again"}))
+    assert service.records.all() == [ended]
+
+
 def test_a_new_service_owes_nothing(service: Service) -> None:
     service.accounting.open()
     assert service.ticks(120) == []
@@ -336,6 +352,15 @@ def test_a_run_that_went_down_with_the_machine_is_caught_up(service: Service, le
     assert service.records.all() == [] and one(ledger).reason == "the run was killed together with the service"
 
 
+def test_a_run_that_nobody_is_at_is_not_shown_as_running(ledger: Ledger) -> None:
+    opened_before(ledger)
+    killed_run(ledger, SLOT)
+    assert last_run(ledger.seen(NOW).jobs["daily"], ZONE).endswith("crashed; the run ended without a word: killed?")
+    with ledger.running("daily"):
+        assert last_run(ledger.seen(NOW).jobs["daily"], ZONE).endswith("running")
+    assert one(ledger).open and not one(ledger).crashed  # looking changes nothing
+
+
 def test_a_run_that_still_goes_on_is_left_alone(service: Service, ledger: Ledger) -> None:
     opened_before(ledger, jobs={"daily": JOBS["daily"]})
     killed_run(ledger, SLOT)
@@ -358,6 +383,6 @@ def test_what_stays_owed_is_told(ledger: Ledger) -> None:
     opened_before(ledger)
     book = ledger.read(NOW)
     daily, monitor = reasons(book, JOBS, NOW, ZONE)
-    assert daily.text == "daily should have run at 2025-10-02 02:00 CEST and 2 times before and has not"
+    assert daily.text == "daily should have run at 2025-10-02 02:00 Europe/Berlin and 2 times before and has not"
     assert daily.severity == "warn" and monitor.text.startswith("monitor should")
     assert reasons(book, JOBS, NOW - timedelta(days=3), ZONE) == []

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup import log
+from backup.cli import base
+from backup.errors import DatabaseUnavailable
 from backup.log import files, logger
 from backup.records import Outcome, Records, Run
 
@@ -38,6 +40,7 @@ def _forget() -> None:
     log._runs.clear()
     log._ended.clear()
     log._secrets.clear()
+    log._public.intersection_update({"postgres", "public", "backup", "password", "localhost"})
 
 
 def boom() -> None:
@@ -47,6 +50,22 @@ def boom() -> None:
 def test_the_form_of_the_seed(lines: list[str]) -> None:
     logger.info("done: {}", "a\x1b[31mb\nc\u202e")
     assert re.fullmatch(STAMP + r" \[INFO\] done: a\\x1b\[31mb\nc\\u202e\n", lines[0])
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_no_empty_line_follows_what_ends_with_one(
+    lines: list[str], as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As messages of libraries and servers do."""
+    log.setup(UTC, lines.append, as_json=as_json)
+    assert base.fail(DatabaseUnavailable("FATAL: no\n", "Do this.\n\n")) == 20
+    text = json.loads(lines[0])["message"] if as_json else lines[0].partition("[ERROR] ")[2]
+    assert text == "FATAL: no\n  Do this." + ("" if as_json else "\n")
+    try:
+        boom()
+    except ValueError:
+        base.bug()
+    assert "\n\n" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -61,6 +80,32 @@ def test_no_secret_in_a_message_or_a_traceback(lines: list[str], as_json: bool) 
     text = "".join(lines)
     assert "canary" not in text and "\x1b" not in text
     assert text.count("***") == 4 and "ValueError" in text and "Traceback" in text
+
+
+@pytest.mark.parametrize("secret", ["postgres", "obcms", "obcms_app"])
+def test_a_password_that_is_a_public_word_is_struck_out_where_it_is_a_value(lines: list[str], secret: str) -> None:
+    assert not lines
+    log.redacting([secret], ["obcms_app", "db"])
+    stays = [
+        f"ALTER ROLE {secret} CREATEDB; GRANT pg_maintain TO {secret};",
+        f"docker compose exec db psql -U {secret} -d {secret} -c '\\password {secret}'",
+        f'FATAL: password authentication failed for user "{secret}"',
+        f"postgresql://{secret}@db/{secret}, host=db user={secret} dbname={secret}",
+        f"password={secret}_of_another",
+    ]
+    assert [log.redacted(line) for line in stays] == stays
+    for line in (
+        f"ALTER ROLE someone PASSWORD '{secret}'",
+        f"PGPASSWORD={secret}",
+        f'"password": "{secret}", ',
+        f"POSTGRES_PASSWORD: {secret}",
+        f"postgresql://{secret}:{secret}@db/{secret}",
+        f"*:*:*:*:{secret}",
+        f"the secret {secret}",
+    ):
+        assert line.count(secret) - log.redacted(line).count(secret) == 1 and "***" in log.redacted(line), line
+    log.redacting(["canary-18"], ["obcms_app"])
+    assert log.redacted(f"canary-18 of {secret}") == f"*** of {secret}"
 
 
 def test_json_is_one_object_a_line(lines: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from backup import log
+from backup import lock, log
 from backup.cli import base, main
+from backup.journal import Kept, KeptDatabase, KeptFile
 from backup.records import Outcome, Records
 from tests.support.facts import a_run, on_disk
 
@@ -62,6 +64,29 @@ def test_alert_says_only_what_is_wrong(root: Path, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["status"] == "fail"
 
 
+@pytest.mark.parametrize(
+    ("holder", "outcome"),
+    [("", "crashed"), ("20251020T020000Z-abc", "running"), ("another", "crashed"), ("beside", "running")],
+)
+def test_a_run_is_running_as_long_as_it_holds_a_lock(
+    root: Path, capsys: pytest.CaptureFixture[str], holder: str, outcome: str
+) -> None:
+    """A killed one leaves its record and its name in the lock; another run that holds it is no life of this one."""
+    on_disk(root, 1, proven=True)
+    now, name = datetime.now(UTC), "20251020T020000Z-abc"
+    run = a_run(0.1, Outcome.RUNNING, now=now).model_copy(update={"id": name, "ended": None})
+    Records(root / "state" / "runs").begin(run)
+    path = root / "state" / ("beside-s3-write.lock" if holder == "beside" else "lock")
+    (root / "state" / "lock").write_text(json.dumps({"operation": "x", "run": name, "host": "h", "since": "s"}))
+    with (
+        lock.hold(path, "create daily", name if holder == "beside" else holder) if holder else contextlib.nullcontext()
+    ):
+        assert main(["status", "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert [each["outcome"] for each in seen["runs"]] == [outcome]
+    assert (seen["status"] == "fail") == (outcome == "crashed"), seen["reasons"]
+
+
 @pytest.mark.parametrize("command", [["status"], ["monitor"], ["monitor", "--status"], ["monitor", "--report"]])
 def test_each_report_has_the_verdict_and_exits_0(
     root: Path, capsys: pytest.CaptureFixture[str], command: list[str]
@@ -75,6 +100,20 @@ def test_each_report_has_the_verdict_and_exits_0(
     told = json.loads(capsys.readouterr().out)
     assert told["clocks"]["good"]["set"] == identifier and told["scheduler"] is None
     assert not (root / "logs").exists(), "looking leaves nothing behind"
+
+
+def test_what_cannot_be_undone_any_more_is_told(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    on_disk(root, 1, proven=True)
+    database = KeptDatabase(live="o", current_oid=6, kept="o__before_x", kept_oid=5, size=70)
+    kept = Kept(id="x", set="s", replaced=datetime.now(UTC), safety="pre-restore_x", database=database)
+    KeptFile(root).write(kept)
+    assert main(["monitor", "--alert"]) == 0
+    KeptFile(root).write(kept.model_copy(update={"database": database.model_copy(update={"lost": "half removed"})}))
+    capsys.readouterr()
+    assert main(["monitor"]) == 0
+    out = capsys.readouterr().out
+    assert "WARNING: what the last restore replaced is half removed and cannot come back" in out
+    assert "`undo --discard` ends that. `restore pre-restore_x`" in out and "brings it back" not in out
 
 
 @pytest.mark.parametrize("width", [30, 50, 120])

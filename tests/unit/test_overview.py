@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.config import load
 from backup.display import monitor
+from backup.errors import NoSpace
 from backup.forecast import HORIZON, days_left, growth
 from backup.journal.files import KEPT
 from backup.manifest import Tier
@@ -25,7 +28,10 @@ from backup.overview.told import to_json
 from backup.records import Outcome, Run
 from backup.schedule import upcoming
 from backup.sets import StoredSet
+from backup.stores import disk
+from backup.stores.disk import translated
 from backup.wiring import App
+from tests.support.examples import examples
 from tests.support.facts import MB, NOW, UTC_ZONE, a_run, a_set, on_disk
 from tests.unit.test_rules import run_lists, set_lists
 
@@ -56,6 +62,25 @@ def test_everything_is_in_it() -> None:
     assert (daily.good, daily.proven, daily.bad, daily.pinned, daily.size) == (2, 1, 1, 1, 30 * MB)
     assert (daily.expected, daily.next) == (30, datetime(2025, 10, 21, 2, tzinfo=UTC))
     assert seen.storage.used == 40 * MB and seen.restore_seconds == 12.5
+
+
+def test_the_newest_restore_or_drill_tells_how_long_one_takes() -> None:
+    def restored(hours: float, **changed: object) -> Run:
+        run = a_run(hours, operation="restore", set="daily_x")
+        return run.model_copy(update={"ended": run.started + timedelta(seconds=90), **changed})
+
+    sets = [a_set(10, proof="proven")]
+    assert see(sets).restore_measured == f"the drill of {sets[0].id}"
+    seen = see(sets, [restored(1), restored(2)])
+    assert (seen.restore_seconds, seen.restore_measured) == (90, "the restore of daily_x")
+    halves = [restored(1, only="media"), restored(2, outcome=Outcome.FAILED), restored(3, ended=None), restored(99)]
+    assert see(sets, halves).restore_seconds == 12.5
+
+
+def test_the_next_set_is_not_told_from_a_safety_set() -> None:
+    sets = [a_set(10), a_set(34)]
+    safety = a_set(1, tier=Tier.PRE_RESTORE, dump=40 * MB, volumes={})
+    assert see([safety, *sets]).storage.next_set == see(sets).storage.next_set
 
 
 def test_nothing_is_not_health() -> None:
@@ -144,7 +169,7 @@ def test_the_disk_lasts_as_long_as_retention_lets_it() -> None:
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**8), st.integers(1, 10**7))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_more_room_never_lasts_shorter(free: int, more: int, each: int) -> None:
     sets = [a_set(1 + DAY * n, size=each) for n in range(5)]
     assert (lasts(free + more, sets, 1000.0) or 0) >= (lasts(free, sets, 1000.0) or 0)
@@ -155,7 +180,7 @@ def test_more_room_never_lasts_shorter(free: int, more: int, each: int) -> None:
 texts = st.text(max_size=20)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(20)
 @given(set_lists, run_lists, st.one_of(st.none(), st.integers(0, 10**12)), texts)
 def test_json_round_trips_and_every_line_is_harmless(
     sets: list[StoredSet], runs: list[Run], free: int | None, text: str
@@ -201,6 +226,53 @@ def test_a_volume_is_seen(tmp_path: Path) -> None:
     assert seen.storage.free and seen.storage.total and seen.storage.total >= seen.storage.free
     assert "daily" in [slot.job for slot in seen.slots]
     assert volume(tmp_path, AWS_S3_BACKUP_BUCKET="bucket").clocks[2].status == "starting"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+@pytest.mark.parametrize(
+    ("option", "cause"), [("remount,ro", "Read-only file system"), ("remount,nr_inodes=9", "no inodes are left")]
+)
+def test_a_volume_that_takes_no_record_is_red_by_the_name_of_its_cause(tmp_path: Path, option: str, cause: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m,mode=700", "tmpfs", tmp_path], check=True)
+    try:
+        on_disk(tmp_path, 1, 25, proven=True)
+        assert volume(tmp_path).health.status == "warn"  # there is little room
+        used = os.statvfs(tmp_path)
+        option = option.replace("=9", f"={used.f_files - used.f_ffree}")
+        subprocess.run(["mount", "-o", option, tmp_path], check=True)
+        health = volume(tmp_path).health
+        assert health.status == "fail" and cause in health.reasons[0].text, health.reasons
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+@pytest.mark.parametrize("below", ["", "a/folder"])
+def test_a_volume_in_memory_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
+    root = tmp_path / below
+    root.mkdir(0o700, parents=True, exist_ok=True)
+    on_disk(root, 1, 25, proven=True)
+    assert volume(root, BACKUP_MIN_FREE_GB="0").health.status == "pass"  # as all other tests take it
+    monkeypatch.setattr(disk, "MEMORY", frozenset({"tmpfs"}))
+    health = volume(root, BACKUP_MIN_FREE_GB="0").health
+    assert health.status == "fail" and f"no set lasts: {root} is memory (tmpfs)" in health.reasons[0].text
+
+
+def test_what_is_memory_is_told_by_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "MEMORY", frozenset({"tmpfs"}))
+    assert "tmpfs" in disk.in_memory(tmp_path) and disk.in_memory(Path("/dev/shm"))  # noqa: S108
+    assert not disk.in_memory(Path("/proc")) and not disk.in_memory(tmp_path / "not there")
+
+
+def test_a_quota_that_is_used_up_is_named(tmp_path: Path) -> None:
+    error = translated(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path / "x")
+    assert isinstance(error, NoSpace) and "its quota is used up" in error.message
+
+
+def test_a_run_whose_end_is_not_recorded_is_told(tmp_path: Path) -> None:
+    on_disk(tmp_path, 1, 25, proven=True)
+    app, lost = App(load({"BACKUP_DIR": str(tmp_path)})), a_run(0, Outcome.CRASHED, "no record", now=datetime.now(UTC))
+    seen = status.overview(app.settings, app.catalog, app.records, datetime.now(UTC), lost=[lost])
+    assert seen.health.status == "fail" and "no record" in seen.health.reasons[0].text
 
 
 KEPT_NOW = {"id": "u", "set": "daily_x", "replaced": "2025-10-20T12:00:00Z", "days": 7,

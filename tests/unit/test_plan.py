@@ -18,7 +18,8 @@ from rich.console import Console
 from backup.display.plan import plan_json, plan_lines, plan_page
 from backup.manifest import DatabasePart, Manifest, Tier, VolumePart
 from backup.plan import Facts, Foreign, LiveDatabase, Plan, Server, Volume, plan
-from backup.sets import Missing, Proof, StoredSet, Verdict
+from backup.plan.facts import Contrast, Lacking
+from backup.sets import LoadTest, Missing, Proof, StoredSet, Verdict
 
 MANILA = ZoneInfo("Asia/Manila")
 TAKEN = datetime(2025, 10, 19, 18, 0, tzinfo=UTC)
@@ -74,7 +75,7 @@ def test_a_usual_restore_has_nothing_against_it() -> None:
     assert told["last drill"] == "proven 2025-10-20 02:00, took 3 min 20 s"
     assert told["database"] == "obcms, 2.0 GB, owner app, 3 sessions of others will be ended"
     assert told["volume media"] == "10 files, 5.0 kB become 12 files, 6.0 kB"
-    assert told["stopped"] == "web1; started again at the end"
+    assert told["stopped"] == "web1; started again at the end: the application is down for the stop and the swap"
     assert told["the backup volume"] == "1.0 GB needed, 50.0 GB free"
 
 
@@ -94,10 +95,12 @@ def test_onto_an_empty_server_nothing_is_lost() -> None:
         ({"source": stored(None, media=False)}, "neither a database nor media"),
         ({"source": stored(database(server_version="18.0"))}, "of PostgreSQL 18, the server is 17"),
         ({"server": dataclasses.replace(SERVER, missing_extensions=("postgis",))}, "the extensions postgis"),
+        ({"lacking": Lacking(("pg_cron",), ("pg_cron", "other"))}, "does not preload pg_cron, without which"),
         ({"server": None}, "no database server"),
         ({"volumes": (dataclasses.replace(MEDIA, mounted=False),)}, "not mounted here: media"),
         ({"volumes": ()}, "which volume the media belong to"),
         ({"unfinished": "the restore of x is half way"}, "half way"),
+        ({"unfinished": "the restore of x is running", "busy": True}, "is running"),
         ({"source": Foreign("a.gpg", "unknown", False, False, refusal="it is encrypted")}, "encrypted"),
         ({"server": dataclasses.replace(SERVER, free=GB)}, "the database server (needs 1.2 GB): 1.2 GB needed, 1.0 GB"),
         ({"backup_free": 10}, "the backup volume (needs 1.0 GB)"),
@@ -122,6 +125,7 @@ def test_places_on_one_disk_share_its_room() -> None:
         ({"source": stored(database(server_version="15.1"))}, "PostgreSQL 15, the server is 17"),
         ({"source": stored(database(name="other"))}, "of the database other, obcms gets it"),
         ({"source": stored(database(not_carried=("the tablespace x",)))}, "does not carry the tablespace x"),
+        ({"source": stored(database(cautions=("the view v needs x: make it",)))}, "the view v needs x: make it"),
         ({"source": stored(database(), verdict=None)}, "no drill"),
         ({"source": stored(database(), state="complete with changes")}, "files changed"),
         ({"source": stored(database(), time=NOW + timedelta(days=1))}, "from the future"),
@@ -142,6 +146,18 @@ def test_places_on_one_disk_share_its_room() -> None:
             "not be of the same run",
         ),
         ({"source": stored(manifest=None, state="old script", files=(f"obcms_backup_{ID}.sql.gz",))}, "an old script"),
+        ({"lacking": Lacking(libraries=("x\x1b",))}, r"does not preload x\x1b, as the one did"),
+        ({"lacking": Lacking(tablespaces=("fast",))}, "no tablespace fast: what lay there comes into the default one"),
+        (
+            {"lacking": Lacking(versions=(("hstore", "1.7", "1.8"),))},
+            "another version than the set's: hstore 1.7 becomes 1.8",
+        ),
+        (
+            {"lacking": Lacking(elsewhere=(("pg_cron", "postgres"),))},
+            "on this server in postgres: its jobs are not put back",
+        ),
+        ({"live": dataclasses.replace(LIVE, slots=("a", "b"))}, "the logical slots a, b stay with what is replaced"),
+        ({"live": dataclasses.replace(LIVE, subscriptions=("s",))}, "the subscriptions s stay with what is replaced"),
         ({"less": ("a holds far less than b",)}, "a holds far less than b"),
         ({"source": stored(tier=Tier.PRE_RESTORE)}, "it is a safety set"),
     ],
@@ -149,6 +165,30 @@ def test_places_on_one_disk_share_its_room() -> None:
 def test_what_is_said_before_it(changes: dict[str, Any], words: str) -> None:
     made = plan(facts(**changes))
     assert words in warned(**changes) and made.possible
+
+
+def test_whose_settings_count_is_shown_role_by_role() -> None:
+    unlike = Contrast(settings=("search_path", "its comment"), roles={"app": ("LOGIN",), "x\n": ("work_mem",)})
+    lives = rows(plan(facts(contrast=unlike)))
+    assert lives["settings"] == "those of the live database stay; the set has others: search_path, its comment"
+    assert lives["role app"] == "stays as it is here; in the set are other: LOGIN" and r"role x\n" in lives
+    new = rows(plan(facts(contrast=dataclasses.replace(unlike, empty=True, new=True))))
+    assert new["settings"].startswith("those of the set, because nothing is in the database yet: search_path")
+    assert new["role app"] == "becomes as it was, but for its password: LOGIN"
+    assert "settings" not in rows(plan(facts(contrast=unlike, live=None)))
+    assert "role app" not in rows(plan(facts(contrast=unlike, only="media")))
+
+
+def test_that_a_set_did_not_load_is_said_before_an_hour_of_loading() -> None:
+    proof = Proof(tried=TAKEN, differences=("it does not load: ERROR:  no function",), remedy="ALTER FUNCTION f.")
+    verdicts = [Verdict(checked=NOW, proof=proof)]
+    test = LoadTest(tried=TAKEN, refusal="ERROR:  no function", remedy="ALTER FUNCTION f.")
+    for verdict in [*verdicts, Verdict(checked=NOW, load_test=test)]:
+        made = plan(facts(source=stored(database(), verdict=verdict, state="does not load")))
+        (told,) = [each for each in made.warnings if "could not load it" in each.text]
+        assert "ERROR:  no function" in told.text and told.hint.startswith("ALTER FUNCTION f.") and made.possible
+    assert rows(plan(facts(source=stored(database(), verdict=verdicts[0]))))["last drill"].startswith("did not load")
+    assert "load" not in warned(source=stored(database(), verdict=verdicts[0]), only="media")
 
 
 def test_what_a_drill_found_is_said() -> None:
@@ -162,7 +202,8 @@ counts = st.none() | st.integers(0, 200 * GB)
 times = st.datetimes(datetime(2000, 1, 1), datetime(2090, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 versions = st.sampled_from(["", "15.1", "17.2 (Debian)", "18", "x", "²"])
 parts = st.none() | st.builds(database, name=names, server_version=versions, system_identifier=names,
-                              size=st.integers(0, 200 * GB), not_carried=st.lists(names, max_size=3))  # fmt: skip
+                              size=st.integers(0, 200 * GB), not_carried=st.lists(names, max_size=3),
+                              cautions=st.lists(names.filter(bool), max_size=2))  # fmt: skip
 states = st.sampled_from(["complete", "complete with changes", "damaged", "unreadable", "old script"])
 proofs = st.none() | st.builds(Proof, tried=times, differences=st.lists(names, max_size=3).map(tuple))
 verdicts = st.none() | st.builds(Verdict, checked=times, unchecked=st.lists(names, max_size=2).map(tuple), proof=proofs)
@@ -226,6 +267,14 @@ def test_what_is_bad_is_never_possible(any_: Facts) -> None:
     given_ = any_.source
     bad = given_.refusal if isinstance(given_, Foreign) else given_.state in ("damaged", "unreadable")
     assert not (made.possible and (bad or any_.unfinished))
+
+
+@given(any_facts)
+def test_a_restore_is_put_off_only_where_nothing_else_forbids_it(any_: Facts) -> None:
+    alone = dataclasses.replace(any_, unfinished="the restore of x is running", busy=True)
+    other = plan(dataclasses.replace(alone, unfinished="", busy=False)).refusals
+    assert plan(alone).busy == (not other) and not plan(alone).possible
+    assert not plan(dataclasses.replace(any_, unfinished="the restore of x is half way")).busy
 
 
 def test_a_terminal_shows_all_of_it() -> None:

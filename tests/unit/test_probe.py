@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from backup import probe as module
 from backup.probe import main, probe, target
 
 ROOT = Path(__file__).parents[2]
@@ -88,30 +86,29 @@ def test_hostile_text_is_one_short_harmless_line() -> None:
     assert len(line.encode()) < 4000
 
 
-def test_it_waits_while_the_first_backup_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_POLL", 0.02)
+def test_it_waits_while_the_first_backup_runs() -> None:
+    slept: list[float] = []
     answers = iter([(503, body("starting", "x"))] * 3 + [(503, body("fail", "the password is wrong"))])
     with service(lambda _: next(answers)) as port:
-        assert probe(port, wait=30) == (1, "fail: the password is wrong")
+        assert probe(port, wait=30, sleep=slept.append) == (1, "fail: the password is wrong")
+    assert len(slept) == 3
 
 
-def test_it_waits_no_longer_than_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_POLL", 0.02)
+def test_it_waits_no_longer_than_it_is_told() -> None:
+    slept: list[float] = []
     with service(lambda _: (503, body("starting", "x"))) as port:
-        begun = time.monotonic()
-        assert probe(port, wait=0.2) == (1, "starting: x")
-    assert 0.2 <= time.monotonic() - begun < 5
+        told = probe(port, wait=7, clock=lambda: sum(slept), sleep=slept.append)
+    assert told == (1, "starting: x") and sum(slept) == 7
 
 
 def test_nobody_there(free_port: int) -> None:
     assert probe(free_port, wait=30) == (1, f"the service does not answer on port {free_port}: Connection refused")
 
 
-def test_somebody_who_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TIMEOUT", 0.1)
+def test_somebody_who_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        code, line = probe(port)
+        code, line = probe(port, timeout=0.1)
     assert (code, line) == (1, f"the service does not answer on port {port} within 0 s")
 
 

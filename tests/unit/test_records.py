@@ -65,6 +65,25 @@ def test_an_unfinished_run_is_marked_crashed_but_not_ones_own(records: Records) 
     assert records.mark_crashed(NOW, alive=lambda run: run.id == alive.id) == []
 
 
+def test_a_run_that_ends_between_two_looks_has_ended(records: Records) -> None:
+    """It is read as running, ends, and lets go of its lock before anybody looks there."""
+    one, dead = run(0), run(1)
+    for each in (one, dead):
+        records.begin(each)
+
+    def gone(asked: Run) -> bool:
+        if asked == one:
+            finish(records, one)
+        return False
+
+    seen = records.all(gone)
+    assert [each.outcome for each in seen] == [Outcome.CRASHED, Outcome.SUCCESS]
+    assert seen[0].ended is None and "killed" in seen[0].message
+    one = run(2)
+    records.begin(one)
+    assert [each.id for each in records.mark_crashed(NOW, gone)] == [dead.id]
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"\0" * 100, b"[]", b'{"id": "x"}', b"\xff"])
 def test_a_damaged_record_is_an_error_that_names_it(records: Records, damage: bytes, tmp_path: Path) -> None:
     one = run()

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.manifest import Artifact, DatabasePart, Locale, Manifest, Tier, VolumePart
 from backup.restorepage import page
+from tests.support.examples import examples
 
 ID = "daily_2025-10-20_02-00-00"
 FILES = (("database", "", "backup", "sql.gz"), ("roles", "", "roles", "sql.gz"),
@@ -54,11 +55,27 @@ def commands(text: str) -> list[str]:
     return [line[4:] for line in text.splitlines() if line.startswith("    ")]
 
 
+HEAD = "SELECT pg_catalog.set_config('search_path', '', false);\n"
+
+
+def test_what_a_search_path_finds_is_found_and_rows_stay_as_they_are() -> None:
+    part = database(search_path=("we/i&r\\d", 'a"b$'), found_by_path={"public.slug": ("public.unaccent",)})
+    text = made(part)
+    assert "the dump does not set: public.slug (public.unaccent)" in text
+    assert "search_path" not in made(database(search_path=("app",)))
+    (load,) = [line for line in commands(text) if "-o /dev/null" in line]
+    edit = load.partition(" | ")[2].rpartition(" | sql ")[0]
+    dump = f"--\n-- PostgreSQL database dump\n\n{HEAD}COPY t (a) FROM stdin;\n{HEAD}\\.\n"
+    done = subprocess.run(["sh", "-euc", edit], input=dump, capture_output=True, text=True, check=True)
+    wanted = HEAD.replace("''", """E'"we/i&r\\\\d", "a""b$", "public"'""")
+    assert done.stdout == dump.replace(HEAD, wanted, 1), done.stdout
+
+
 names = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
 @given(names, names, names, names)
-@settings(max_examples=60, deadline=None)
+@examples(20)
 def test_names_are_set_as_they_are_and_do_nothing_else(name: str, role: str, image: str, table: str) -> None:
     usual = commands(made(database(bootstrap="app", image="i")))
     text = made(database(name=name, bootstrap=role, image=image, rows={table: 1}, not_carried=(name,)))
@@ -72,10 +89,11 @@ def test_names_are_set_as_they_are_and_do_nothing_else(name: str, role: str, ima
 
 
 @given(names)
-@settings(max_examples=30, deadline=None)
+@examples(20)
 def test_the_page_is_a_script_for_sh(text: str) -> None:
     locale = Locale(encoding="UTF8", collate=text, ctype=text, provider="i", locale=text, rules=text)
-    script = "\n".join(commands(made(database(name=text, locale=locale))))
+    found = {"search_path": (text,), "found_by_path": {text: (text,)}}
+    script = "\n".join(commands(made(database(name=text, locale=locale, **found))))
     subprocess.run(["sh", "-n"], input=script.encode(), capture_output=True, check=True)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.health import SEVERITIES, Health, Limits, Reason, evaluate
 from backup.manifest import Tier
 from backup.records import Outcome, Run
 from backup.sets import StoredSet
+from tests.support.examples import examples
 from tests.support.facts import MB, NOW, ROWS, a_run, a_set
 
 DAY = 24.0
@@ -164,9 +165,45 @@ TABLE = [
         "warn",
         "2,400 rows instead of 5,000",
     ),
-    ("a few rows less", week(rows={"public.person": 900, "public.visit": 1700}), [], {}, "pass", ""),
+    ("a few rows less", week(rows={"public.person": 500, "public.visit": 2100}), [], {}, "pass", ""),
     ("half the dump", week(dump=1_900_000), [], {}, "warn", "1.9 MB of SQL instead of 4.0 MB"),
     ("a table is empty", week(rows=ROWS | {"public.person": 0}), [], {}, "warn", "public.person had 900 rows"),
+    (
+        "a table lost nearly all beside a log that grew",
+        week(rows={"public.person": 9, "public.visit": 4_100_000}),
+        [],
+        {},
+        "warn",
+        "in 1 table: 9 rows of public.person instead of 900",
+    ),
+    ("a table lost nearly half", week(rows=ROWS | {"public.person": 450}), [], {}, "pass", ""),
+    (
+        "a small table lost nearly all",
+        [a_set(1, rows=ROWS | {"a.b": 1}, proof="proven"), a_set(25, rows=ROWS | {"a.b": 99})],
+        [],
+        {},
+        "pass",
+        "",
+    ),
+    (
+        "a queue, as every second day",
+        [
+            a_set(1 + DAY * n, rows=ROWS | {"a.queue": 300 * (n % 2)}, proof="proven")
+            for n in range(6)  # empty today, two days ago and four days ago
+        ],
+        [],
+        {},
+        "pass",
+        "",
+    ),
+    (
+        "lost the day before yesterday",
+        [a_set(1 + DAY * n, rows=ROWS | {"public.person": 900 if n > 1 else 9}) for n in range(4)],
+        [],
+        {},
+        "warn",
+        "9 rows of public.person instead of 900",
+    ),
     ("a table is gone", week(rows={"public.visit": 4100}), [], {}, "warn", "1 table in"),
     ("a table was empty", [a_set(1, proof="proven"), a_set(25, rows=ROWS | {"public.queue": 19})], [], {}, "pass", ""),
     (
@@ -183,6 +220,9 @@ TABLE = [
     ("half the bytes", week(**media(50, 2 * MB)), [], {}, "warn", "2.0 MB in volume media instead of 5.0 MB"),
     ("a few files less", week(**media(26, 3 * MB)), [], {}, "pass", ""),
     ("few files, fewer now", [a_set(1, **media(1, 9)), a_set(25, **media(9, 90))], [], {}, "pass", ""),  # type: ignore[arg-type]
+    ("a volume that has never held a file", week(**media(0, 0)), [], {}, "warn", "the volume media is empty in"),
+    ("it may be empty", [a_set(1, **media(0, 0), proof="proven")], [], {"allow_empty": {"media"}}, "pass", ""),  # type: ignore[arg-type]
+    ("an empty safety set", [*week(), a_set(0.5, tier=Tier.PRE_RESTORE, **media(0, 0))], [], {}, "pass", ""),  # type: ignore[arg-type]
     ("a volume is gone", week(volumes={"other": (50, 5 * MB)}), [], {}, "warn", "does not hold volume media"),
     ("a set of the database alone", week(volumes={}), [], {}, "pass", ""),
     ("a set of media alone", [a_set(0.5, rows=None), *week()], [], {}, "pass", ""),
@@ -208,6 +248,13 @@ def test_each_rule(sets: list[StoredSet], runs: list[Run], more: dict[str, objec
     assert text in "; ".join(reason.text for reason in health.reasons)
     assert all(reason.hint for reason in health.reasons), health.reasons
     assert bool(health.reasons) == (status != "pass")
+
+
+def test_a_queue_that_is_emptied_each_night_between_sets_of_each_hour() -> None:
+    hours = range(24 * 5)
+    sets = [a_set(1 + hour, rows=ROWS | {"a.queue": 300 if hour % 24 else 0}, proof="proven") for hour in hours]
+    assert judge(sets).reasons == ()
+    assert "a.queue had 300 rows" in judge(sets[:40]).reasons[0].text  # nobody can know yet
 
 
 def test_what_is_wrong_is_named_with_a_way_out() -> None:
@@ -281,7 +328,7 @@ def rank(health: Health) -> int:
     return SEVERITIES.index(health.status)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(40)
 @given(set_lists, run_lists, frees, limits)
 def test_any_state_has_a_verdict_and_order_does_not_matter(
     sets: list[StoredSet], runs: list[Run], free: int | None, limits: dict[str, object]
@@ -293,7 +340,7 @@ def test_any_state_has_a_verdict_and_order_does_not_matter(
     assert sorted(r.text for r in turned.reasons) == sorted(r.text for r in health.reasons)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(40)
 @given(set_lists, run_lists, frees, limits, st.sampled_from([Outcome.FAILED, Outcome.CRASHED]))
 def test_a_failed_newest_run_never_improves_anything(
     sets: list[StoredSet], runs: list[Run], free: int | None, limits: dict[str, object], outcome: Outcome
@@ -305,7 +352,7 @@ def test_a_failed_newest_run_never_improves_anything(
     assert rank(drilled) >= rank(before)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(set_lists, run_lists, st.integers(0, 10**11), limits)
 def test_less_room_is_never_better(
     sets: list[StoredSet], runs: list[Run], free: int, limits: dict[str, object]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
@@ -21,6 +22,7 @@ from backup.schedule import (
     moments,
     opened,
     owed,
+    plain,
     resting,
     settle,
     upcoming,
@@ -174,6 +176,7 @@ SWEPT = [
 NIGHTS = ["0 2 * * *", "30 2 * * *", "30 1 * * *", "0 0 * * *"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "year"), SWEPT)
 def test_every_local_day_has_exactly_one_daily_run_for_ten_years(name: str, year: int) -> None:
     zone = ZoneInfo(name)
@@ -382,3 +385,67 @@ def test_a_line_that_is_held_back_is_a_comment() -> None:
     text = crontab(DAILY | {"weekly": "0 3 * * 0"}, {"daily": "x daily", "weekly": "x weekly"}, frozenset({"daily"}))
     first, second = text.splitlines()
     assert first.startswith("# ") and first.endswith("0 2 * * * x daily") and second == "0 3 * * 0 x weekly"
+
+
+# --- lines that two programs may read differently ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cron", "line"),
+    [
+        ("0 2 * * 5-7", "0 2 * * 0,5,6"),
+        ("0 2 * * 01", "0 2 * * 1"),
+        ("0 2 * * 1/2", "0 2 * * 0,1,3,5"),
+        ("*/20 */12 1-31 JAN-MAR MON", "0,20,40 0,12 * 1,2,3 *"),
+        ("5/20 * 1,15 * MON,7", "5,25,45 * 1,15 * 0,1"),
+        ("0 2 */1 * 1", "0 2 * * 1"),
+        ("0 2 */2 * *", f"0 2 {','.join(map(str, range(1, 32, 2)))} * *"),
+        ("* * * * *", "* * * * *"),
+        # a day that must be right twice, and days that are no numbers
+        *(
+            (cron, None)
+            for cron in ("0 2 */2 * 1", "0 2 1 * */2", "0 2 L * *", "0 2 LW * 1", "0 2 * * 1#2", "0 2 * * 5L")
+        ),
+    ],
+)
+def test_the_scheduler_gets_numbers_alone_or_nothing(cron: str, line: str | None) -> None:
+    assert check(cron) == cron and plain(cron) == line
+    assert misled(cron, utc(2025, 7, 1), BERLIN) is (line is None)
+    text = crontab({"daily": cron}, {"daily": "x daily"})
+    assert text == (f"{line} x daily\n" if line else f"# the service starts it itself: {cron} x daily\n")
+
+
+def part(least: int, most: int, *names: str) -> st.SearchStrategy[str]:
+    number = st.integers(least, most)
+    one = st.one_of(number.map(str), number.map(lambda n: f"{n:02}"), st.just("*"), st.sampled_from(names or ["*"]))
+    some = st.one_of(one, st.tuples(number, number).map(lambda pair: f"{min(pair)}-{max(pair)}"))
+    stepped = st.one_of(some, st.tuples(some, st.integers(1, 12)).map(lambda pair: f"{pair[0]}/{pair[1]}"))
+    return st.lists(stepped, min_size=1, max_size=3).map(",".join)
+
+
+YEAR = [date(2024, 1, 1) + timedelta(days=day) for day in range(366)]
+
+
+@given(
+    st.tuples(
+        part(0, 59),
+        part(0, 23),
+        part(1, 31, "L", "LW"),
+        part(1, 12, "JAN", "Dec"),
+        part(0, 7, "MON", "sun", "1#2", "5L"),
+    ).map(" ".join)
+)
+def test_a_plain_line_has_the_same_minutes_all_year(cron: str) -> None:
+    try:
+        line = plain(check(cron))
+    except ValueError:
+        return
+    if line is None:
+        _, _, days, _, weekdays = cron.split()
+        assert "*" in (days[0], weekdays[0]) or set("L#") & set(days + weekdays)
+        return
+    assert re.fullmatch(r"(?:(?:\*|\d+(?:,\d+)*)(?: |$)){5}", line)
+    ours, theirs = CronSim(cron, utc(2024, 1, 1)), CronSim(line, utc(2024, 1, 1))
+    assert (ours.minutes, ours.hours, ours.months) == (theirs.minutes, theirs.hours, theirs.months)
+    assert [day for day in YEAR if ours.match_day(day)] == [day for day in YEAR if theirs.match_day(day)]
+    assert list(islice(ours, 20)) == list(islice(theirs, 20))

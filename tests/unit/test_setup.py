@@ -140,6 +140,20 @@ def test_several_databases_are_not_guessed() -> None:
     assert made(DB, replica, service="replica").database.service == "replica"
 
 
+def test_of_several_databases_the_one_that_the_application_names() -> None:
+    """By its settings, through a pooler or not; else by what it depends on."""
+    replicas = [container(f"replica{number}", DB.image, depends_on={"postgres": ""}) for number in (1, 2)]
+    pooler = container("pgbouncer", "pgbouncer", environment={"DB_HOST": "postgres"})
+    behind = container("web", environment={"DATABASE_URL": "postgres://u@pgbouncer:6432/o"})
+    beside = container("job", "job:1", depends_on={"postgres": "service_healthy"}, running=False)
+    reports = container("reports", environment={"DATABASE_URL": "postgres://u@replica1/o"})
+    assert made(*replicas, DB, pooler, behind).database.service == "postgres"
+    assert made(*replicas, DB, behind, beside).database.service == "postgres"
+    assert made(*replicas, DB, pooler, behind, reports, beside).database.service == "postgres"
+    with pytest.raises(ConfigError, match="could be the database"):
+        made(*replicas, DB, behind)
+
+
 def test_an_application_that_knows_the_password_is_no_database() -> None:
     declared = {"POSTGRES_PASSWORD": "x", "POSTGRES_DB": "y"}
     assert made(DB, container("web", environment=declared)).database.service == "postgres"

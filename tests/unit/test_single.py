@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backup import wiring, wiring_restore
-from backup.cli import service
+from backup.cli import serving
 from backup.errors import EngineError, RestoreUnfinished
 from backup.sources.selection import Chosen
 from backup.trees import placing, single
@@ -79,6 +79,7 @@ def kills() -> Iterator[int]:
     yield from range(5, 200)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("exchange", [True, False])
 def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange: bool) -> None:
     states = []
@@ -136,10 +137,10 @@ def test_the_service_takes_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(wiring, "Engine", no_engine)
     sidecar = Sidecar.make(tmp_path, None, DB_HOST="127.0.0.1")
     root = half(sidecar.volumes)
-    service._recover(sidecar.app())
+    serving._recover(sidecar.app())
     assert live(root) == OLD and not single.begun(root)
     assert [run.operation for run in sidecar.runs()] == ["recover"]
-    service._recover(sidecar.app())
+    serving._recover(sidecar.app())
     assert len(sidecar.runs()) == 1
 
 

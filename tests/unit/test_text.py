@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.text import age, duration, plural, printable, size
+from backup.text import age, duration, essence, plural, printable, shortened, size
 
 
 @given(st.text())
@@ -41,3 +41,30 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_ages_and_plurals() -> None:
     assert age(timedelta(seconds=0.2)) == "just now" and age(timedelta(seconds=-90)) == "1 min 30 s ahead"
     assert plural(1, "file") == "1 file" and plural(1200, "file") == "1,200 files"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("Applying a.0001... OK\nApplying a.0002... OK\n", "Applying a.0002... OK"),
+        ("Traceback (most recent call last):\n  File a\n    f()\nValueError: no\n", "ValueError: no"),
+        (
+            "Traceback (most recent call last):\n  a\nKeyError\n\nDuring this:\n\nTraceback (most recent call last):\n"
+            "  b\ndb.Error: first\nHINT:  of the server\nbye\n\n",
+            "db.Error: first; bye",
+        ),
+        ("ERROR:  no such table\nLINE 1: SELECT x\n               ^\n", "ERROR:  no such table"),
+        (
+            "Traceback (most recent call last):\n  a\nWarn: cache down\n3 run\nCommandError: 3 failed\n",
+            "Warn: cache down; CommandError: 3 failed",
+        ),
+        ("Traceback (most recent call last):\n  cut off\n", "  cut off"),
+        ("", ""),
+    ],
+)
+def test_the_line_that_says_how_a_program_ended(said: str, line: str) -> None:
+    assert essence(said.splitlines()) == line
+
+
+def test_a_line_is_as_long_as_can_be_read() -> None:
+    assert shortened("a" * 400) == "a" * 400 and shortened("a" * 401) == "a" * 399 + "…"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
@@ -10,10 +10,12 @@ from zoneinfo import ZoneInfo
 from backup.alerts.model import HEARTBEAT, Receipt
 from backup.alerts.targets import WHAT_TO_SET
 from backup.containers import Container
-from backup.health.model import SKEW, Limits, Reason
+from backup.health.model import Limits, Reason, newest
 from backup.health.volume import room
 from backup.operations.doctor.model import Found, Line
 from backup.schedule import Slot
+from backup.sets import SKEW, StoredSet
+from backup.stores.disk import ON_A_DISK
 from backup.text import age, duration, plural, printable, size
 
 # What a dump and its file names may differ by without confusing anybody.
@@ -29,10 +31,19 @@ def space(free: int, total: int, needed: int | None, min_free: float) -> Iterato
     yield from found or [say.ok(f"{size(free)} of {size(total)} are free; {expects}")]
 
 
+def cautions(sets: Iterable[StoredSet], live: Collection[str]) -> Iterator[Line]:
+    """What was said when the newest set was made, good or not, unless the live database says it, too."""
+    last = newest(s for s in sets if s.summary and s.summary.database and not s.safety)
+    part = last.manifest.database if last and last.manifest else None
+    if last is None or part is None:
+        return
+    yield from (Found("backups").warning(f"{last.id}: {each}") for each in part.cautions if each not in live)
+
+
 def clock(zone: ZoneInfo, now: datetime, ahead: timedelta | None, newest: datetime | None) -> Iterator[Line]:
     """Zone and clock. `ahead` is the server's clock against ours, `newest` the latest moment that is recorded."""
     say = Found("clock")
-    yield say.ok(f"it is {now.astimezone(zone):%Y-%m-%d %H:%M:%S %Z} in {zone.key} (TZ)")
+    yield say.ok(f"it is {now.astimezone(zone):%Y-%m-%d %H:%M:%S} in {zone.key} (TZ)")
     if newest is not None and newest > now + SKEW:
         yield say.failed(
             f"the clock jumped: a run or a set is recorded at {newest:%Y-%m-%d %H:%M:%S %Z}, {age(now - newest)}",
@@ -121,9 +132,9 @@ def tried(receipts: Sequence[Receipt]) -> Iterator[Line]:
             yield say.ok(f"{each.target} took the test message in {each.seconds:.1f} s")
 
 
-def volume(sets: int, good: int, marker: str, mounts: Mapping[str, str], root: str) -> Iterator[Line]:
-    """The backup volume, which can be written; `mounts` are types of file systems by mount point."""
+def volume(sets: int, good: int, marker: str, memory: str, root: str) -> Iterator[Line]:
+    """The backup volume, which can be written; `memory` says that nothing lasts there, and is empty on a disk."""
     say = Found("backups")
     yield say.ok(f"{root} is mounted and can be written; it is {marker} and holds {plural(sets, 'set')}, {good} good")
-    if mounts.get(root) in ("tmpfs", "ramfs"):
-        yield say.failed(f"{root} is memory: all sets are gone with it", "Mount a volume on a disk there.")
+    if memory:
+        yield say.failed(memory, ON_A_DISK)

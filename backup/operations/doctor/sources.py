@@ -11,7 +11,7 @@ from backup.database.facts import Facts
 from backup.database.rights import DatabaseRights
 from backup.engine.rights import CALLS, Purpose, Rights
 from backup.operations.doctor.model import Found, Line
-from backup.text import plural, printable, size
+from backup.text import listed, plural, size
 
 _WITHOUT: Final[Mapping[Purpose, str]] = {
     "backup": "no backup can be made this way",
@@ -19,7 +19,8 @@ _WITHOUT: Final[Mapping[Purpose, str]] = {
     "restore": "a restore cannot stop the application",
     "secret": "a password that the database's container has in a file cannot be read; set DB_PASSWORD_FILE then",
 }
-_LISTED: Final = 5
+# The first version of PostgreSQL that knows such a role.
+_MAINTAIN: Final = 17
 _Users = Mapping[str, Collection[str]]
 
 
@@ -49,10 +50,22 @@ def no_engine(message: str, hint: str, *, network: bool, wanted: bool) -> Line:
     return say.ok("there is none, and none is needed: the database is reached over the network")
 
 
-def database(facts: Facts, way: str) -> Line:
-    """Which database there is."""
+def database(facts: Facts, way: str) -> Iterator[Line]:
+    """Which database there is, and what may keep its dumps from loading."""
+    say = Found("database")
     where = f"{facts.name}, {size(facts.size)}, on PostgreSQL {facts.server_version}"
-    return Found("database").ok(f"{where}, by {way}")
+    yield say.ok(f"{where}, by {way}")
+    yield from (say.warning(caution) for caution in facts.cautions)
+
+
+def password(user: str, *, public: bool) -> Iterator[Line]:
+    """A password that everybody could guess, and that cannot be told from a name."""
+    if public:
+        yield Found("database").warning(
+            f"the password of {user} is a public word, such as the role's own name: anybody can guess it, and"
+            " where it is not behind a word like password= it cannot be told from the name and is shown",
+            "Give the role another password and set it where the application and DB_PASSWORD_FILE have it.",
+        )
 
 
 def client(facts: Facts, *, beside: bool) -> Line:
@@ -66,18 +79,24 @@ def database_rights(facts: Facts, rights: DatabaseRights, user: str) -> Iterator
     say = Found("rights")
     if rights.unreadable:
         yield say.failed(
-            f"{user} may not read {_some(rights.unreadable)}: a backup will fail",
+            f"{user} may not read {listed(rights.unreadable)}: a backup will fail",
             f"As a superuser: GRANT pg_read_all_data TO {user}.",
         )
     if rights.hidden:
         yield say.failed(
-            f"row-level security hides rows from {user} in {_some(rights.hidden)}: a backup will fail",
+            f"row-level security hides rows from {user} in {listed(rights.hidden)}: a backup will fail",
             f"As a superuser: ALTER ROLE {user} BYPASSRLS.",
         )
     if rights.superuser:
         yield say.ok(f"{user} is a superuser: passwords of roles are in the sets, and all can be restored")
         return
     yield _ordinary(rights, user)
+    if not rights.keep_logins:
+        remedy = f"; a superuser can allow it: GRANT pg_maintain TO {user}" if facts.major >= _MAINTAIN else ""
+        yield say.ok(
+            f"{user} may not keep logins waiting while a restore swaps: for a moment clients may be told that the"
+            f" database does not exist, and a pooler may go on saying so for seconds{remedy}"
+        )
     yield from (say.ok(f"not in a dump: {each}") for each in facts.not_carried if not each.startswith("passwords"))
 
 
@@ -86,7 +105,7 @@ def _ordinary(rights: DatabaseRights, user: str) -> Line:
     missing = [
         *(["databases (CREATEDB)"] if not rights.create_databases else []),
         *(["roles that are missing (CREATEROLE)"] if not rights.create_roles else []),
-        *([f"the extensions {_some(rights.untrusted)} (superuser)"] if rights.untrusted else []),
+        *([f"the extensions {listed(rights.untrusted)} (superuser)"] if rights.untrusted else []),
     ]
     what = f"{user} is not a superuser: passwords of roles are not in the sets"
     if not missing:
@@ -108,8 +127,8 @@ class Measured:
     source: str = ""
 
 
-def volumes(found: Sequence[Measured], allow_empty: Collection[str]) -> Iterator[Line]:
-    """Whether there are volumes, and files in them."""
+def volumes(found: Sequence[Measured], allow_empty: Collection[str], filled: Collection[str]) -> Iterator[Line]:
+    """Whether there are volumes, and files in them; sets hold files of those that are `filled`."""
     say = Found("volumes")
     if not found:
         hint = "Mount it: `media_volume:/volumes/media:ro`. Without media at all: BACKUP_ALLOW_EMPTY=none."
@@ -123,6 +142,11 @@ def volumes(found: Sequence[Measured], allow_empty: Collection[str]) -> Iterator
             yield say.ok(holds)
         elif each.name in allow_empty:
             yield say.ok(f"{each.name} is empty, as is allowed")
+        elif each.name not in filled:
+            yield say.warning(
+                f"{each.name} is empty, and no set has held a file of it so far",
+                f"Is it the one that the application writes to? If it may stay empty: BACKUP_ALLOW_EMPTY={each.name}.",
+            )
         else:
             yield say.failed(
                 f"{each.name} is empty, which is how a wrong or forgotten mount looks",
@@ -155,10 +179,10 @@ def _uses(application: Iterable[Container]) -> tuple[_Users, _Users]:
 def _mount(volume: Measured, writers: _Users, readers: _Users, others: _Users) -> Line:
     say, name = Found("mounts"), f"{volume.name} is {volume.source}"
     if volume.source in writers:
-        return say.ok(f"{name}, which {_some(sorted(writers[volume.source]))} may write to")
+        return say.ok(f"{name}, which {listed(sorted(writers[volume.source]))} may write to")
     if volume.source in readers:
         return say.warning(
-            f"{name}, which {_some(sorted(readers[volume.source]))} only reads",
+            f"{name}, which {listed(sorted(readers[volume.source]))} only reads",
             "Is it the volume that the application writes to?",
         )
     unused = f"{name}, which no container of the project uses"
@@ -169,9 +193,4 @@ def _mount(volume: Measured, writers: _Users, readers: _Users, others: _Users) -
 
 
 def _users(used: _Users) -> str:
-    return "; ".join(f"{name} ({_some(sorted(who))})" for name, who in sorted(used.items())[:_LISTED])
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = [printable(name) for name in names[:_LISTED]]
-    return ", ".join(shown) + (" and more" if len(names) > _LISTED else "")
+    return listed([f"{name} ({listed(sorted(who))})" for name, who in sorted(used.items())], mark="; ")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import fnmatch
 import os
 from collections import Counter
@@ -13,9 +15,10 @@ from backup.errors import BackupError, NotFound
 from backup.manifest import file_name
 from backup.operations.check_volume import lines
 from backup.operations.inspect.opening import opened, require_as_written
-from backup.operations.restore.loading import archive_of, volumes_of
+from backup.operations.parts import archive_of, volumes_of
 from backup.progress import Progress, Silent
 from backup.sets import StoredSet
+from backup.sources.tarread import shown
 from backup.sources.tarstream import IndexEntry, parse_index
 from backup.text import printable
 
@@ -23,6 +26,10 @@ from backup.text import printable
 _MOST: Final = 5000
 _REST: Final = "(other directories)"
 _LOOSE: Final = "(files in the root)"
+_NEAR: Final = 5
+_ALIKE: Final = 0.6
+# Comparisons of one name with the others beside it, each of which takes some microseconds.
+_COMPARED: Final = 20_000
 
 
 @dataclass
@@ -124,11 +131,77 @@ def spellings(volume: str, path: str) -> set[bytes]:
     return {os.fsencode(name) for name in names if bare}
 
 
-def no_such_file(stored: StoredSet, path: str) -> NotFound:
-    """The error of a path that is in no archive."""
+class Near:
+    """The names most like one that nothing has, out of any number: its own elsewhere, and those spelt alike beside it.
+
+    A path of an archive is given with the name of the archive's root; the directories above it count, too.
+    """
+
+    def __init__(self, stored: StoredSet, path: str) -> None:
+        for volume in volumes(stored):
+            path = path.removeprefix(f"/volumes/{volume}/").removeprefix(f"{volume}/")
+        self._wanted = printable(path.removeprefix("./").strip("/")).casefold()
+        self._folder, _, self._name = self._wanted.rpartition("/")
+        self._matcher = difflib.SequenceMatcher(b=self._name)
+        self._best: list[tuple[float, int, bytes]] = []
+        self._left = _COMPARED
+        self._last: list[bytes] = []
+
+    def add(self, path: bytes) -> None:
+        """Look at one path, in the archive's order."""
+        names = path.removesuffix(b"/").removeprefix(b"./").split(b"/")
+        common = len(os.path.commonprefix([names, self._last]))
+        for end in range(max(common, 1), len(names)):
+            self._judge(b"/".join(names[1 : end + 1]))
+        self._last = names
+
+    @property
+    def names(self) -> list[str]:
+        """The best five, as messages show them."""
+        return [shown(path) for _, _, path in self._best]
+
+    def _judge(self, below: bytes) -> None:
+        plain = printable(os.fsdecode(below)).casefold()
+        folder, _, name = plain.rpartition("/")
+        if name == self._name:
+            self._keep(2.0 if plain == self._wanted else 1.0, below)
+        elif folder == self._folder and self._left:
+            self._left -= 1
+            self._matcher.set_seq1(name)
+            if self._matcher.real_quick_ratio() >= _ALIKE and self._matcher.quick_ratio() >= _ALIKE:
+                ratio = self._matcher.ratio()
+                self._keep(ratio, below) if ratio >= _ALIKE else None
+
+    def _keep(self, score: float, below: bytes) -> None:
+        self._best = sorted({*self._best, (-score, len(below), below)})[:_NEAR]
+
+
+def tells_all(stored: StoredSet, volume: str, near: Near) -> bool:
+    """Whether an archive holds no more than its index lists: no link, no directory without a file. `near` is told."""
+    root = os.fsencode(volume)
+    folders = {root}
+    for entry in entries(stored, volume):
+        near.add(entry.path)
+        folder = entry.path.rpartition(b"/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition(b"/")[0]
+    part = next((each for each in stored.manifest.volumes if each.name == volume), None) if stored.manifest else None
+    return part is not None and not part.links and part.directories == len(folders)
+
+
+def no_such_file(stored: StoredSet, path: str, near: Near | None = None, state: str = "") -> NotFound:
+    """The error of a path that is in no archive; the nearest names are looked for in the indexes unless given."""
+    if near is None:
+        near = Near(stored, path)
+        with contextlib.suppress(BackupError):
+            for volume in volumes(stored):
+                tells_all(stored, volume, near)
     name = printable(path.rstrip("/").rpartition("/")[2])
+    alike = f"Did you mean {', '.join(map(repr, near.names))}? " if near.names else ""
     return NotFound(
-        f"{stored.id} holds no file {printable(path)!r}", f"`show {stored.id} --files {name!r}` searches for the name."
+        f"{stored.id} holds nothing called {printable(path)!r}{state}",
+        f"{alike}`show {stored.id} --files {name!r}` searches for the name.",
     )
 
 

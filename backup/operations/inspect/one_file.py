@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backup.errors import BackupError, NotFound
 from backup.log import logger
-from backup.operations.check_tar import REGULAR, Member, members
-from backup.operations.inspect.index import archive_and_root, index_of, locate, no_such_file, spellings, volumes
+from backup.operations.inspect.index import (
+    Near,
+    archive_and_root,
+    index_of,
+    locate,
+    no_such_file,
+    spellings,
+    volumes,
+)
 from backup.operations.inspect.opening import HeldBack, damaged, opened
 from backup.progress import Progress
 from backup.sets import StoredSet
+from backup.sources.archive_rules import LEFT_OUT
+from backup.sources.tarread import Chunks, TarReader
 from backup.sources.tarstream import IndexEntry
 from backup.text import printable
 
@@ -68,6 +78,27 @@ def content(stored: StoredSet, path: str, write: Callable[[bytes], object], prog
     held.release()
 
 
+def found(stored: StoredSet, volume: str, path: str, near: Near, progress: Progress) -> bytes | None:
+    """The path below a volume at which its archive has what a person calls `path`, of whatever kind; `near` is told.
+
+    Nothing is proven of the archive: who takes it out reads it again.
+    """
+    name, root = archive_and_root(stored, volume)
+    top = os.fsencode(root) + b"/"
+    wanted, best = spellings(root, path), b""
+    progress.phase(f"looking for it in {name}")
+    with opened(stored, name, progress) as source:
+        with contextlib.closing(source.content(packed=_packed(stored, name), single=not stored.loose)) as chunks:
+            for member in TarReader(Chunks(chunks)).members():
+                bare = member.path.removesuffix(b"/").removeprefix(b"./")
+                near.add(bare)
+                if bare in wanted and bare > best and member.kind not in LEFT_OUT:
+                    best = bare
+                if best == max(wanted, default=None):
+                    break
+    return best.removeprefix(top) or None
+
+
 def _unlisted(stored: StoredSet, path: str, write: Callable[[bytes], object], progress: Progress) -> None:
     """From an archive without an index: gzip's own checksum, at the archive's end, is all there is to judge by."""
     for volume in volumes(stored):
@@ -106,14 +137,17 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
     progress.phase(f"reading {name}")
     with opened(stored, name, progress) as source:
         with contextlib.closing(source.content(packed=_packed(stored, name), single=not stored.loose)) as chunks:
-            for member in members(chunks):
+            reader = TarReader(Chunks(chunks))
+            for member in reader.members():
                 if member.path not in names or target:
                     continue
                 if member.kind == tarfile.LNKTYPE:
                     # A second name of a file that has gone by.
                     target = member.target
                     break
-                yield from _regular(member)
+                if member.kind != tarfile.REGTYPE:
+                    raise NotFound("that is no regular file, so it has no content", "Name a file.")
+                yield from reader.unpacked(member)
                 if not whole:
                     return
                 names = set()
@@ -121,15 +155,6 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
         yield from _pieces(stored, volume, {target}, whole=whole, progress=progress)
     elif names:
         raise NotFound(f"the archive of {printable(volume)} does not hold the file", "`verify` judges the set.")
-
-
-def _regular(member: Member) -> Iterator[bytes]:
-    if member.kind not in REGULAR:
-        raise NotFound("that is no regular file, so it has no content", "Name a file.")
-    # Old GNU sparse files have their map in the header, which is not read here.
-    if member.kind == tarfile.GNUTYPE_SPARSE:
-        raise NotFound("that is a sparse file in GNU tar's old form", "Take it out with `tar -xzf`.")
-    yield from (bytes(piece) for piece in member.content())
 
 
 def _packed(stored: StoredSet, name: str) -> bool:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from backup.errors import NotFound
 from backup.operations.inspect.opening import damaged, opened, require_as_written
-from backup.operations.restore.loading import dump_of
+from backup.operations.load import attempt_for
+from backup.operations.parts import dump_of
 from backup.progress import Progress
 from backup.sets import StoredSet
 from backup.stores.local import LocalStore
 from backup.stream.content import HEAD, Kind, recognise
-from backup.stream.filters import DumpReader
+from backup.stream.filters import DumpReader, Watcher
+from backup.stream.kinship import Kinship, descendants
 from backup.stream.table import TableExtract, called
 from backup.text import printable
 
@@ -29,12 +31,19 @@ def extract(
     schema: bool = True,
     rows: bool = True,
 ) -> list[str]:
-    """Write these tables to `write`; their names. The COMMIT comes last, when the whole dump is found to be whole.
+    """Write these tables, and the parts that they have, to `write`; their names.
 
-    NotFound with near names for a table that is not in the dump, before anything is written.
+    The COMMIT comes last, when the whole dump is found to be whole. NotFound with near names for a table that is not in
+    the dump, before anything is written.
     """
-    wanted = _wanted(stored, queries, progress)
-    made = TableExtract(wanted, write, schema=schema, rows=rows)
+    named = _wanted(stored, queries, progress)
+    children = _children(stored, progress)
+    written = [_text(name) for name in named]
+    wanted = list(dict.fromkeys([*named, *(_bytes(part) for name in written for part in descendants(children, name))]))
+    part = stored.manifest.database if stored.manifest else None
+    by_path = {_bytes(name): [*map(_bytes, found)] for name, found in part.found_by_path.items()} if part else {}
+    path = _bytes(attempt_for(stored).search_path)
+    made = TableExtract(wanted, write, schema=schema, rows=rows, path=path, by_path=by_path)
     _read(stored, made, progress)
     made.end()
     return [_shown(name) for name in wanted]
@@ -51,6 +60,17 @@ def _wanted(stored: StoredSet, queries: Sequence[str], progress: Progress) -> li
         _read(stored, look, progress)
         look.section("", "")
         return [_one(query, look.seen) for query in queries]
+
+
+def _children(stored: StoredSet, progress: Progress) -> Mapping[str, Sequence[str]]:
+    """The parts of each table: as the manifest has noted them, else by the definitions of the dump."""
+    part = stored.manifest.database if stored.manifest else None
+    if part and part.children is not None:
+        return part.children
+    found = Kinship()
+    _read(stored, found, progress, definitions=True)
+    found.section("", "")
+    return {_text(parent): [*map(_text, children)] for parent, children in found.children.items()}
 
 
 def _one(query: str, tables: Sequence[bytes]) -> bytes:
@@ -79,8 +99,11 @@ def _near(query: str, tables: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*inside, *alike_tables]))[:_NEAR]
 
 
-def _read(stored: StoredSet, watcher: TableExtract, progress: Progress) -> None:
-    """Let the watcher see the whole dump. IntegrityError unless it is whole."""
+def _read(stored: StoredSet, watcher: Watcher, progress: Progress, *, definitions: bool = False) -> None:
+    """Let the watcher see the whole dump. IntegrityError unless it is whole.
+
+    `definitions`: it may end where the first rows begin.
+    """
     name = dump_of(stored)
     if not name:
         raise NotFound(f"{stored.id} holds no dump of a database", "`list` shows other sets.")
@@ -89,6 +112,8 @@ def _read(stored: StoredSet, watcher: TableExtract, progress: Progress) -> None:
     with opened(stored, name, progress) as source:
         for piece in source.content(packed=_packed(stored, name), single=stored.manifest is not None):
             reader.feed(piece)
+            if definitions and reader.rows:
+                return
         reader.finish()
         require_as_written(stored, source)
     if missing := reader.missing():
@@ -104,10 +129,18 @@ def _packed(stored: StoredSet, name: str) -> bool:
     if content.kind is not Kind.SQL:
         raise NotFound(
             f"{name} is a custom-format dump, which only pg_restore can read",
-            f"`pg_restore -t TABLE -f - {name}` writes one table of it.",
+            f"`pg_restore -n SCHEMA -t TABLE -f - {name}` writes one table of it.",
         )
     return content.packed
 
 
 def _shown(table: bytes) -> str:
-    return printable(table.decode(errors="surrogateescape"))
+    return printable(_text(table))
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")

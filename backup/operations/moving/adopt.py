@@ -24,7 +24,7 @@ from backup.sets import StoredSet, Verdict, manifest_name, newest_good
 from backup.stores import incoming
 from backup.stores.disk import free_space, storing
 from backup.stores.local import LocalStore
-from backup.text import plural, printable, size
+from backup.text import listed, plural, printable, size
 
 IMPORT: Final = "import"
 # What a run of ours needs besides, such as its record.
@@ -57,12 +57,15 @@ def adopt(paths: Sequence[Path], stream: BinaryIO | None, dock: Dock, wait: floa
     run = Run(id=new_run_id(started), operation=IMPORT, started=started)
     done = Adopted([], [])
     with runs.locked(dock, run, wait), runs.recorded(dock, run) as recording:
-        sets, archives = arrivals.in_places(dock.catalog, paths)
+        arrived = arrivals.in_places(dock.catalog, paths)
         errors: list[BackupError] = []
-        for stored in sorted(sets, key=lambda each: each.time):
+        for stored in sorted(arrived.sets, key=lambda each: each.time):
             with _noting(errors), _clean(dock.catalog.root):
                 _from_folder(stored, dock, done)
-        for path in archives:
+        for path in arrived.dumps:
+            with _noting(errors), _clean(dock.catalog.root):
+                _from_dump(path, dock, done)
+        for path in arrived.archives:
             with _noting(errors), _clean(dock.catalog.root), _opened(path) as file:
                 _from_archive(file, dock, done)
         if stream is not None:
@@ -116,14 +119,25 @@ def _from_folder(stored: StoredSet, dock: Dock, done: Adopted) -> None:
     if _known(stored, dock.catalog):
         _tell_known(stored.id, done)
         return
-    if stored.size + _SPARE > free_space(dock.catalog.root):
-        raise NoSpace(
-            f"{stored.id} has {size(stored.size)}, which do not fit into the backup volume; nothing of it was imported",
-            "`du` shows what takes the space, `prune --make-room` frees some.",
-        )
-    dock.progress.phase(f"copying {stored.id}", stored.size)
+    _require_room(stored.id, stored.size, dock)
     arrivals.copy(stored, dock.catalog.root, dock.progress)
     _judged(dock, done)
+
+
+def _from_dump(path: Path, dock: Dock, done: Adopted) -> None:
+    name = arrivals.dump_name(path, dock.catalog.zone)
+    _require_room(printable(path.name), path.stat().st_size, dock)
+    arrivals.copy_dump(path, dock.catalog.root, name, dock.progress)
+    _judged(dock, done)
+
+
+def _require_room(name: str, count: int, dock: Dock) -> None:
+    if count + _SPARE > free_space(dock.catalog.root):
+        raise NoSpace(
+            f"{name} has {size(count)}, which do not fit into the backup volume; nothing of it was imported",
+            "`du` shows what takes the space, `prune --make-room` frees some.",
+        )
+    dock.progress.phase(f"copying {name}", count)
 
 
 def _from_archive(stream: BinaryIO, dock: Dock, done: Adopted) -> None:
@@ -143,7 +157,7 @@ def _judged(dock: Dock, done: Adopted) -> None:
         stored = _with_sums(stored, dock.catalog)
         found = check(stored, dock.progress)
         if found.problems or (stored.manifest is None and stored.state != "old script"):
-            said = "; ".join(found.problems[:5]) or stored.problem
+            said = listed(found.problems, mark="; ") or stored.problem
             raise IntegrityError(
                 f"{stored.id} is damaged and was not imported: {said}", "Copy it again from its origin."
             )

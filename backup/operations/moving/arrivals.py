@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import tarfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
+from zoneinfo import ZoneInfo
 
 from backup.catalog import Catalog
 from backup.errors import IntegrityError, NotFound, StoreError
-from backup.manifest import Tier, parse_file_name
+from backup.manifest import STAMP, Tier, file_name, parse_file_name
 from backup.operations.check_bytes import Stored
-from backup.operations.check_tar import REGULAR, Member, members
 from backup.progress import Progress
 from backup.sets import StoredSet
+from backup.sources.tarread import Chunks, Found, TarReader
 from backup.stores import incoming
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
-from backup.stream import gzip
+from backup.stream import age, gzip
+from backup.stream.content import HEAD, Kind, recognise
 from backup.text import printable
 
 _BLOCK: Final = 1 << 20
-_DIRECTORY: Final = b"5"
+_STAMP: Final = re.compile(r"(?<!\d)([12]\d{3})-?(\d\d)-?(\d\d)[_T-](\d\d)[-:]?(\d\d)[-:]?(\d\d)(?!\d)")
 _MANY: Final = 100_000
 
 
-def in_places(catalog: Catalog, paths: Sequence[Path]) -> tuple[list[StoredSet], list[Path]]:
-    """The sets that these folders and files are of, and the files that can only be archives of `export`. NotFound."""
+@dataclass
+class Arrivals:
+    """What folders and files hold: sets, archives that can only be `export`'s, and lone dumps."""
+
+    sets: list[StoredSet]
+    archives: list[Path]
+    dumps: list[Path]
+
+
+def in_places(catalog: Catalog, paths: Sequence[Path]) -> Arrivals:
+    """What these folders and files hold. NotFound, IntegrityError."""
     found: dict[tuple[Path, str], StoredSet] = {}
     archives: list[Path] = []
+    dumps: list[Path] = []
     for path in paths:
         with storing(path):
             path = path.resolve(strict=True)
@@ -38,9 +54,33 @@ def in_places(catalog: Catalog, paths: Sequence[Path]) -> tuple[list[StoredSet],
         if not sets and path.is_dir():
             raise NotFound(f"{path} holds no set and no file of the old scripts", "`restore PATH` takes any dump.")
         if not sets:
-            archives.append(path)
+            (dumps if _is_dump(path, catalog) else archives).append(path)
         found |= {(stored.directory, stored.id): stored for stored in sets}
-    return list(found.values()), archives
+    return Arrivals(list(found.values()), archives, dumps)
+
+
+def _is_dump(path: Path, catalog: Catalog) -> bool:
+    """Whether a file is a dump, whatever it is called; what is neither is no archive of `export` either."""
+    with open(LocalStore(path.parent).open(path.name), "rb") as file:
+        head, _ = age.head(file, catalog.identity, HEAD)
+    try:
+        return recognise(head).kind is not Kind.TAR
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error.message}; nothing was imported", error.hint) from None
+
+
+def dump_name(path: Path, zone: ZoneInfo) -> str:
+    """What a lone dump is called as a file of a set: by the time in its name, or else of its last change."""
+    match = _STAMP.search(path.name)
+    with contextlib.suppress(ValueError):
+        if match:
+            # As the name has it, by whatever clock.
+            return _named(datetime.strptime("".join(match.groups()), "%Y%m%d%H%M%S"))  # noqa: DTZ007
+    return _named(datetime.fromtimestamp(path.stat().st_mtime, zone))
+
+
+def _named(moment: datetime) -> str:
+    return file_name("backup", f"{Tier.MANUAL}_{moment.strftime(STAMP)}", "sql.gz")
 
 
 def _sets(catalog: Catalog, path: Path) -> list[StoredSet]:
@@ -61,19 +101,27 @@ def copy(stored: StoredSet, root: Path, progress: Progress) -> None:
             _put(store, name, source.raw())
 
 
+def copy_dump(path: Path, root: Path, name: str, progress: Progress) -> None:
+    """Copy a lone dump into the hidden folder, under this name."""
+    source = Stored(LocalStore(path.parent), path.name, progress)
+    with contextlib.closing(source):
+        _put(LocalStore(incoming.folder(root)), name, source.raw())
+
+
 def unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
     """Put the files of an archive of `export` into the hidden folder. IntegrityError for any other archive."""
     store = LocalStore(incoming.folder(root))
     seen: set[str] = set()
     try:
-        for member in members(_plain(stream, progress)):
+        reader = TarReader(Chunks(_plain(stream, progress)))
+        for member in reader.members():
             if len(seen) > _MANY:
                 raise _refused(member, "is one of too many")
-            if member.kind == _DIRECTORY:
+            if member.kind == tarfile.DIRTYPE:
                 continue
             name = _name(member, seen)
             seen.add(name)
-            _put(store, name, (bytes(piece) for piece in member.content()))
+            _put(store, name, reader.unpacked(member))
     except gzip.DAMAGED as error:
         raise IntegrityError(f"the archive cannot be unpacked: {error}; nothing was imported") from error
     except IntegrityError as error:
@@ -83,12 +131,12 @@ def unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
         raise IntegrityError("the archive is empty; nothing was imported", "Was `export` told to write it?")
 
 
-def _name(member: Member, seen: set[str]) -> str:
+def _name(member: Found, seen: set[str]) -> str:
     """The file's name. IntegrityError for all that `export` writes no archive of."""
     path = member.path.removeprefix(b"./")
     above, _, last = path.rpartition(b"/")
     name = last.decode("ascii", "replace")
-    if member.kind not in REGULAR or member.stored != member.size:
+    if member.kind != tarfile.REGTYPE or member.stored != member.size:
         raise _refused(member, "is no ordinary file")
     if above in (b".", b"..") or b"/" in above or path.startswith(b"/") or parse_file_name(name) is None:
         raise _refused(member, "is not the name of a file of a set")
@@ -97,7 +145,7 @@ def _name(member: Member, seen: set[str]) -> str:
     return name
 
 
-def _refused(member: Member, why: str) -> IntegrityError:
+def _refused(member: Found, why: str) -> IntegrityError:
     name = printable(member.path[-200:].decode(errors="surrogateescape"))
     return IntegrityError(f"the archive was refused: {name!r} {why}; nothing was imported", "`export` writes archives.")
 

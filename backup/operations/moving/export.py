@@ -20,6 +20,7 @@ from backup.sets import StoredSet, manifest_name
 from backup.sources.tarstream import ending, padding
 from backup.stores.local import LocalStore
 from backup.stores.staged import StagedFile, staged_name
+from backup.text import listed
 
 _STDOUT: Final = (
     "This container may only write to folders that belong to root; to stdout it always may:"
@@ -124,7 +125,7 @@ def _require_known(stored: StoredSet, names: list[str], progress: Progress) -> N
         problems = check(stored, progress).problems
     if problems:
         raise IntegrityError(
-            f"{stored.id} is damaged and was not copied: {'; '.join(problems[:5])}",
+            f"{stored.id} is damaged and was not copied: {listed(problems, mark='; ')}",
             "`list` shows other sets; a single file of this one can be named.",
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from backup import forecast, lock
-from backup.errors import BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
+from backup.errors import AlreadyHere, BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
 from backup.log import logger
 from backup.manifest import Artifact, Manifest, to_json
 from backup.offsite.layout import RemoteSet, compare, key, sums, sums_name
@@ -18,14 +18,15 @@ from backup.offsite.told import PULL
 from backup.operations import runs
 from backup.operations.draft import timed
 from backup.operations.made import verify_made
-from backup.operations.offsite.place import Shop, pick
+from backup.operations.offsite.place import Shop, first
 from backup.records import Run, new_run_id
 from backup.restorepage import PAGE, page
 from backup.sets import StoredSet, manifest_name
+from backup.stores import damaged
 from backup.stores.disk import free_space, storing
 from backup.stores.local import LocalStore
 from backup.stores.staged import StagedFile
-from backup.text import plural, printable, size
+from backup.text import listed, plural, printable, size
 
 _TEMPORARY: Final = "temp"
 # What a set takes besides its artifacts, and a little air.
@@ -35,28 +36,55 @@ _AIR: Final = 8 << 20
 def pull(shop: Shop, query: str, wait: float = 0.0) -> Run:
     """Bring a set back into the catalogue, as a backup would put it there; the run, whose `set` is its id.
 
-    Nothing appears before every byte was read and compared. An id that is here already is refused.
+    Nothing appears before every byte was read and compared. AlreadyHere for one that is here and not known to be
+    damaged; the files of one that is are kept aside until the copy in its place has been verified.
     """
     run = Run(id=new_run_id(shop.clock()), operation=PULL, started=shop.clock(), set=query)
     with runs.locked(shop, run, wait):
         run = run.model_copy(update={"started": shop.clock()})
         with runs.recorded(shop, run) as recording, timed(recording.seconds, "total"):
-            found, manifest = pick(shop.remote, query)
-            if any(stored.id == found.id for stored in shop.catalog.sets(found.tier)):
-                raise StoreError(
-                    f"{found.id} is here already and was not overwritten", f"`verify {found.id}` says how it is."
-                )
-            store = shop.catalog.store(found.tier)
-            with ExitStack() as stack:
-                staged = _fetched(shop, manifest, found, store, stack)
-                stack.enter_context(runs.undisturbed())
-                shop.catalog.publish(manifest, staged)
+            found, manifest, replaced = first(shop, query, lambda *chosen: _published(shop, *chosen))
+            told = f"{size(manifest.stored_size)} from {shop.remote.name}"
             recording.success = {
                 "tier": str(found.tier),
                 "set": found.id,
-                "message": f"{size(manifest.stored_size)} from {shop.remote.name}",
+                "message": f"{told}, in place of damaged files" if replaced else told,
             }
-        return verify_made(shop.catalog, shop.records, recording.run, shop.progress, shop.clock)
+        try:
+            return verify_made(shop.catalog, shop.records, recording.run, shop.progress, shop.clock)
+        finally:
+            shop.catalog.settle()
+            if replaced and replaced.exists():
+                logger.warning("the copy of {} is not verified: what it replaced is kept in {}", found.id, replaced)
+
+
+def _published(shop: Shop, found: RemoteSet, manifest: Manifest) -> tuple[RemoteSet, Manifest, Path | None]:
+    """Fetch and publish one set; also where the damaged files are that lay here under its id."""
+    here = next((stored for stored in shop.catalog.sets(found.tier) if stored.id == found.id), None)
+    if here and here.state not in ("damaged", "unreadable"):
+        raise AlreadyHere(
+            f"{found.id} is here already and was not overwritten",
+            f"`verify {found.id}` says how it is; once it is known to be damaged, this brings the copy in its place.",
+        )
+    if here and (kept := damaged.holds(shop.catalog.root, found.id)):
+        raise IntegrityError(
+            f"a copy of {found.id} was brought before and is not good either",
+            f"{kept} holds what it replaced: move that elsewhere, then pull it again; or pull another set.",
+        )
+    with ExitStack() as stack:
+        staged = _fetched(shop, manifest, found, shop.catalog.store(found.tier), stack)
+        stack.enter_context(runs.undisturbed())
+        if here is None:
+            shop.catalog.publish(manifest, staged)
+            return found, manifest, None
+        try:
+            replaced = shop.catalog.put_aside(here)
+            shop.catalog.publish(manifest, staged)
+        except BaseException:
+            shop.catalog.settle()
+            raise
+        logger.warning("{} was here and damaged ({}): the copy takes its place", found.id, printable(here.problem))
+    return found, manifest, replaced
 
 
 def pull_to(shop: Shop, query: str, folder: Path) -> Manifest:
@@ -66,7 +94,10 @@ def pull_to(shop: Shop, query: str, folder: Path) -> Manifest:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if store.names(foreign=True):
         raise StoreError(f"{printable(str(folder))} is not empty; nothing was written there", "Name an empty folder.")
-    found, manifest = pick(shop.remote, query)
+    return first(shop, query, lambda found, manifest: _laid(shop, store, found, manifest))
+
+
+def _laid(shop: Shop, store: LocalStore, found: RemoteSet, manifest: Manifest) -> Manifest:
     with ExitStack() as stack:
         staged = _fetched(shop, manifest, found, store, stack)
         last = stack.enter_context(store.stage(manifest_name(manifest.id)))
@@ -121,7 +152,7 @@ def _fetched(shop: Shop, manifest: Manifest, found: RemoteSet, store: LocalStore
     missing, wrong = compare(manifest, found.entries)
     if problems := [*missing, *wrong]:
         raise IntegrityError(
-            f"{found.id} at {shop.remote.name} is not whole: {'; '.join(problems[:5])}",
+            f"{found.id} at {shop.remote.name} is not whole: {listed(problems, mark='; ')}",
             "`offsite list` shows others; `offsite verify` looks at all of them.",
         )
     if archived := [name for name, entry in found.entries.items() if entry.archived and _archived(shop, name)]:

@@ -9,9 +9,9 @@ from typing import Final
 
 from backup.errors import IntegrityError, NotFound, RemoteArchived, RemoteDamaged, RemoteFailed, RemoteMissing
 from backup.log import logger
-from backup.manifest import Artifact, Manifest
+from backup.manifest import Manifest
 from backup.offsite.decide import share, unchanged
-from backup.offsite.layout import RemoteSet, compare, key, keys_of
+from backup.offsite.layout import RemoteSet, compare, files_of, key, keys_of
 from backup.offsite.model import Book, Copy, Item, State
 from backup.offsite.told import VERIFY
 from backup.operations import runs
@@ -197,7 +197,9 @@ class Look:
         except (IntegrityError, RemoteDamaged) as error:
             return self._copy(there, None, "differs", error.message)
         entries = self._asked(manifest) if ask else there.entries
-        missing, wrong = compare(manifest, entries)
+        missing, wrong = compare(manifest, entries, whole=True)
+        if ask and self._another(there, manifest, entries):
+            wrong.append("its manifest has other bytes than were sent")
         if before := self._known_bad(manifest, entries, ask=ask):
             wrong += [before]
         if missing or wrong:
@@ -205,6 +207,12 @@ class Look:
         archived = any(entry.archived for entry in entries.values())
         items = self._items(manifest, entries) if ask else {}
         return self._copy(there, manifest, "archived" if archived else "offsite", "", items)
+
+    def _another(self, there: RemoteSet, manifest: Manifest, entries: dict[str, Entry]) -> bool:
+        """Whether the manifest is not the one that was sent: no sum in the set covers all of its words."""
+        items = self.before.items if self.before and self.before.run == manifest.run else {}
+        known, found = items.get(there.manifest_key), entries.get(there.manifest_key)
+        return bool(known and found and found.sha256 and found.sha256 != known.sha256)
 
     def _known_bad(self, manifest: Manifest, entries: dict[str, Entry], *, ask: bool) -> str:
         """What was found of it before, where nothing has changed since that this look could see."""
@@ -221,24 +229,24 @@ class Look:
         return name in before.items and before.items[name].modified == entry.modified
 
     def read(self, copy: Copy, there: RemoteSet) -> Copy:
-        """Read every byte of its artifacts and compare; `copy` is what was found of it without."""
+        """Read every byte that its manifest tells and compare; `copy` is what was found of it without."""
         manifest = manifest_of(self.shop.remote, there)
-        found = {artifact.file: self._bytes(manifest, artifact) for artifact in manifest.artifacts}
+        found = {file: self._bytes(key(manifest.tier, file), size, sha256) for file, size, sha256 in files_of(manifest)}
         if problems := [f"{file} {problem}" for file, problem in found.items() if problem]:
             bad = tuple(key(manifest.tier, file) for file, problem in found.items() if problem)
             return copy.model_copy(update={"state": "differs", "problem": "; ".join(problems), "bad": bad})
         return copy.model_copy(update={"read": self.shop.clock(), "bad": ()})
 
-    def _bytes(self, manifest: Manifest, artifact: Artifact) -> str:
+    def _bytes(self, path: str, size: int, sha256: str) -> str:
         """What is wrong with the bytes of a file there; nothing for those that were sent."""
         for _ in range(_READS):
             try:
-                found = digest(self.shop, key(manifest.tier, artifact.file), artifact.stored_size)
+                found = digest(self.shop, path, size)
             except RemoteMissing:
                 return "is missing"
             except RemoteDamaged:
                 continue
-            if found == (artifact.stored_size, artifact.stored_sha256):
+            if found == (size, sha256):
                 return ""
         return "has other bytes than were sent"
 

@@ -7,20 +7,32 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from backup.catalog import Catalog
-from backup.errors import NotFound, RemoteFailed, RemoteMissing
+from backup.errors import (
+    BackupError,
+    IntegrityError,
+    NotFound,
+    RemoteArchived,
+    RemoteDamaged,
+    RemoteFailed,
+    RemoteMissing,
+)
+from backup.log import logger
 from backup.manifest import Manifest, Tier
 from backup.offsite.books import BookFile
-from backup.offsite.layout import RemoteSet, compare, grouped, read_manifest
+from backup.offsite.layout import RemoteSet, grouped, read_manifest
 from backup.offsite.model import Book, Item, PlaceName
 from backup.progress import Progress
 from backup.records import Outcome, Records, Run
+from backup.sets import SKEW
 from backup.stores.remote import Entry, Remote
 from backup.text import plural, printable
 
 # Manifests, lists and pages are small; more than this is not ours.
 _SMALL = 64 << 20
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -107,16 +119,37 @@ def digest(shop: Shop, key: str, size: int) -> tuple[int, str]:
     return count, found.hexdigest()
 
 
-def pick(remote: Remote, query: str) -> tuple[RemoteSet, Manifest]:
-    """The set there that a query names, and its manifest; `latest`: the newest whole one with a database."""
+def candidates(remote: Remote, query: str) -> list[RemoteSet]:
+    """The set there that a query names; for `latest` all that may hold a database, newest first. NotFound for none."""
     sets = listed(remote)
     if query != "latest":
         if query not in sets:
             raise NotFound(f"no set at {remote.name} is called {printable(query)!r}", "`offsite list` shows them.")
-        return sets[query], manifest_of(remote, sets[query])
-    whole = [s for s in sets.values() if s.manifest_key in s.entries and s.tier is not Tier.PRE_RESTORE]
-    for found in sorted(whole, key=lambda each: each.id.removeprefix(f"{each.tier}_"), reverse=True):
-        manifest = manifest_of(remote, found)
-        if manifest.database and not any(compare(manifest, found.entries)):
-            return found, manifest
-    raise NotFound(f"there is no whole set with a database at {remote.name}", "`offsite list` shows what is there.")
+        return [sets[query]]
+    found = [each for each in sets.values() if each.tier is not Tier.PRE_RESTORE]
+    return sorted(found, key=lambda each: each.id.removeprefix(f"{each.tier}_"), reverse=True)
+
+
+def first(shop: Shop, query: str, act: Callable[[RemoteSet, Manifest], Done]) -> Done:
+    """What `act` makes of the set that a query names; for `latest` of the newest with a database that can be had.
+
+    One that is not whole, is archived or comes as other bytes is passed over, and said. When none is left, the error
+    of the newest; NotFound when there was none. A place that does not answer is no reason to take an older set. Nor is
+    one that is dated ahead of the clock ever the newest.
+    """
+    passed: BackupError | None = None
+    remote = shop.remote
+    for found in candidates(remote, query):
+        try:
+            manifest = manifest_of(remote, found)
+            if query == "latest" and manifest.started > shop.clock() + SKEW:
+                logger.warning("passed over {}: it is dated ahead of the clock", found.id)
+            elif manifest.database or query != "latest":
+                return act(found, manifest)
+        except (IntegrityError, RemoteArchived, RemoteDamaged, RemoteMissing) as error:
+            if query == "latest":
+                logger.warning("passed over {}: {}", found.id, error.message)
+            passed = passed or error
+    raise passed or NotFound(
+        f"there is no whole set with a database at {remote.name}", "`offsite list` shows what is there."
+    )

@@ -16,15 +16,15 @@ from backup.offsite.layout import RemoteSet, compare, keys_of
 from backup.offsite.model import Book, Copy
 from backup.offsite.told import PRUNE
 from backup.operations import runs
-from backup.operations.offsite.place import Shop, listed, manifest_of, succeeded
-from backup.operations.prune import WAITS, Decided
+from backup.operations.offsite.place import Shop, listed, manifest_of
+from backup.operations.prune import Decided, Known, MemoryFile, careful
 from backup.records import Run, new_run_id
-from backup.retention import Decision, Policy, decide, identity_of, stale
-from backup.sets import StoredSet, Verdict, newest_good
+from backup.retention import Decision, Memory, Policy, identity_of, stale
+from backup.sets import StoredSet, Verdict, newest_good, present
 from backup.stores.remote import Removal
 from backup.text import plural, size
 
-_FORCE: Final = "`offsite prune --dry-run` shows them; `offsite prune --force` removes them all."
+_FORCE: Final = "`offsite prune --dry-run` says of each why; if that is right, `offsite prune --force` removes them."
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Report(Decided):
     place: str
     decisions: Sequence[Decision]
     hold: str
+    memory: Memory
     remote: dict[str, RemoteSet]
     leftovers: list[RemoteSet]
     ends: dict[str, Removal] = field(default_factory=dict)
@@ -64,31 +65,31 @@ class Report(Decided):
             said.append(f"{plural(retained, 'set')} stay, because the place retains them for now")
         if self.hold:
             said.append(self.hold)
-        if self.waiting:
-            said.append(f"{plural(self.waiting, 'more set')} over the limit than one run removes: a person must agree")
-        return "; ".join(said)
+        # What the key may not delete now, it may not delete later.
+        return "; ".join([*said, *([] if denied else self.left)])
 
 
-def plan(request: Request, shop: Shop, policy: Policy) -> Report:
-    """What a cleanup would do now, from one complete listing. Touches nothing."""
+def plan(request: Request, shop: Shop, policy: Policy, own: str = "") -> Report:
+    """What a cleanup would do now, from one complete listing; `own` is the run that asks. Touches nothing."""
     now, remote, book = shop.clock(), listed(shop.remote), shop.book.read()
     local = {stored.id: stored for stored in shop.catalog.sets()}
     sets = [_stored(shop, found, book.copies.get(found.id), local.get(found.id)) for found in remote.values()]
     known = [stored for stored in sets if stored is not None]
-    past = succeeded(shop, PRUNE)
-    spent = bool(past) and past[0].exit_code == WAITS
-    here = newest_good(stored for stored in local.values() if identity_of(stored))
-    decided = decide(
+    runs = [run for run in shop.records.all() if run.id != own]
+    past = [run.started for run in runs if (run.operation, run.place) == (PRUNE, shop.place)]
+    here = newest_good(stored for stored in present(local.values(), now) if identity_of(stored))
+    decided = careful(
         known,
-        policy,
+        replace(policy, forgotten=MemoryFile(shop.catalog.root).read().forgotten),
         now,
+        Known(MemoryFile(shop.catalog.root, shop.place).read(), runs, max(past, default=None)),
         identity=identity_of(here) if here else None,
         hold=stale(known, policy, now),
         force=request.force,
-        spent=spent,
+        agreed=request.force,
     )
     leftovers = list(_leftovers(shop, remote, book, set(local), now))
-    return Report(shop.remote.name, decided, stale(known, policy, now), remote, leftovers)
+    return Report(shop.remote.name, *decided, remote, leftovers)
 
 
 def prune(request: Request, shop: Shop, policy: Policy) -> Report:
@@ -104,7 +105,8 @@ def prune(request: Request, shop: Shop, policy: Policy) -> Report:
     )
     # Not beside an upload: what has no manifest yet may be under way.
     with runs.recorded_beside(shop, run, f"{shop.place}-write", request.wait) as recording:
-        report = plan(request, shop, policy)
+        report = plan(request, shop, policy, run.id)
+        MemoryFile(shop.catalog.root, shop.place).note(report.memory)
         for stored in report.going:
             _remove(report, report.remote[stored.id], shop, stored.manifest)
         for found in report.leftovers:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from backup.database.server import find
+from backup.database.server import find, server_version, usable
 from backup.errors import BackupError, LockHeld, RestoreFailed
 from backup.log import logger
 from backup.manifest import Tier
 from backup.operations.backup import Only as Half
 from backup.operations.backup import Request, create
+from backup.operations.parts import dump_of
 from backup.operations.restore.facts import Part, missing_extensions
+from backup.operations.restore.fit import Fit, fit
 from backup.operations.restore.held import PATIENCE, alone
 from backup.operations.restore.shop import Shop
 from backup.operations.verify import Found
 from backup.plan.checks import lacking
 from backup.sets import StoredSet
+
+
+def fitting(stored: StoredSet, only: Part, shop: Shop) -> Fit:
+    """How a set fits the server, if its database is restored."""
+    if only == "media" or not dump_of(stored):
+        return Fit()
+    login = shop.source().login
+    return fit(login, stored.manifest.database if stored.manifest else None, server_version(login))
 
 
 def require_extensions(stored: StoredSet, only: Part, shop: Shop, found: Found) -> None:
@@ -56,4 +66,7 @@ def safety_set(only: Part, shop: Shop, *, wanted: bool) -> str:
 
 def _database_there(shop: Shop) -> bool:
     login = shop.source().login
-    return find(login, login.name) is not None
+    found = find(login, login.name)
+    if found and found.half_removed:
+        logger.warning("the live database is half removed, because a DROP DATABASE of it was interrupted")
+    return usable(found) is not None

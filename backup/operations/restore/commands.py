@@ -6,14 +6,20 @@ ends a restore meanwhile, what is missing is told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Final
 
+from backup.database.availability import wait
 from backup.engine.application import Application
 from backup.errors import BackupError
-from backup.journal import Step, Stopped
+from backup.journal import Step
 from backup.log import logger
 from backup.operations.restore.shop import Work
-from backup.text import duration, printable
+from backup.text import duration, essence, printable, shortened
+
+_LOGIN: Final = 60.0
+_TRIES: Final = 3
+_PAUSE: Final = 2.0
+_NO_ENGINE: Final = "the Docker engine is not there"
 
 
 def run_commands(work: Work) -> None:
@@ -32,47 +38,56 @@ def run_commands(work: Work) -> None:
     work.advance(Step.SWAPPED, failed=tuple(failed))
 
 
-def started(application: Application, stopped: tuple[Stopped, ...]) -> Iterator[str]:
-    """Start what was stopped; what could not be started, in words."""
-    for entry in stopped:
-        logger.info("starting {}", printable(entry.name))
-        try:
-            if not application.start(entry.id, entry.name):
-                yield f"the container {printable(entry.name)} is gone; `docker compose up -d` makes a service's again"
-        except BackupError as error:
-            yield f"{printable(entry.name)} does not start: {error.message}"
-
-
-def _run(work: Work, application: Application | None, service: str, command: str) -> Iterator[str]:
+def _run(work: Work, application: Application | None, service: str, command: str) -> list[str]:
+    """Run a command once what it needs is there, three times if need be; what went wrong, in words."""
     name = _name(service, command)
     if application is None:
-        yield f"{name} was not run: the Docker engine is not there"
-        return
-    yield from started(
-        application, tuple(each for each in work.journal.stopped if service in (each.service, each.name))
-    )
+        return [f"{name} was not run: {_NO_ENGINE}"]
     try:
-        yield from _run_one(application, service, command, work.shop.command_seconds)
+        problems = _provide(work, application, service)
+        for number in range(1, _TRIES + 1):
+            problem, for_good = _run_one(application, service, command, work.shop.command_seconds)
+            if for_good or number == _TRIES:
+                break
+            logger.warning("{} {}; it is tried again in {}", name, problem, duration(_PAUSE))
+            work.shop.sleep(_PAUSE)
     except BackupError as error:
-        yield f"{name} failed: {error.message}"
+        return [f"{name} failed: {error.message}"]
+    return [*problems, *([f"{name} {problem}"] if problem else [])]
 
 
-def _run_one(application: Application, service: str, command: str, seconds: float) -> Iterator[str]:
+def _provide(work: Work, application: Application, service: str) -> list[str]:
+    """Start what the service needs, and itself, if it was stopped; wait until its way to the database is open."""
+    stopped = {each.id: each for each in work.journal.stopped} | {each.name: each for each in work.journal.stopped}
+    found = (stopped.get(each.id) or stopped.get(each.name) for each in application.needed([service]))
+    problems = application.start([(each.id, each.name) for each in found if each])
+    if work.way and (said := wait(work.way, _LOGIN)):
+        logger.warning("after {} {} does not let us in: {}", duration(_LOGIN), printable(work.way.place), said)
+    return problems
+
+
+def _run_one(application: Application, service: str, command: str, seconds: float) -> tuple[str, bool]:
+    """What went wrong, if anything did, and whether there is no use in trying again."""
     there = application.running([service], [])
-    name = _name(service, command)
     if not there:
-        yield f"{name} was not run: no container of {printable(service)} is running"
-        return
+        return f"was not run: no container of {printable(service)} is running", False
     logger.info("running in {}: {}", printable(there[0].name), printable(command))
     running = application.command(there[0], command)
     code, said = running.run(seconds)
-    for line in said.strip().splitlines()[-20:]:
-        logger.info("  {}", printable(line))
+    _tell(said)
     if code is None:
         left = "" if running.ended else ", but it may still be at work there"
-        yield f"{name} was ended after {duration(seconds)} (BACKUP_POST_RESTORE_TIMEOUT){left}"
-    elif code:
-        yield f"{name} ended with exit code {code}"
+        return f"was ended after {duration(seconds)} (BACKUP_POST_RESTORE_TIMEOUT){left}", True
+    return (f"ended with exit code {code}", False) if code else ("", True)
+
+
+def _tell(said: str) -> None:
+    """The line that matters; all of it goes to the log file alone."""
+    lines = said.strip().splitlines()
+    if lines:
+        logger.info("  {}", shortened(printable(essence(lines))))
+    if len(lines) > 1:
+        logger.debug("all that it wrote:\n{}", "\n".join(printable(line) for line in lines))
 
 
 def _name(service: str, command: str) -> str:

@@ -9,41 +9,19 @@ from dataclasses import replace
 
 from backup.database import Login
 from backup.database.admin import drop, drop_marked, drop_roles
-from backup.database.exchange import Exchange, exchange, state
+from backup.database.availability import watching
+from backup.database.exchange import Exchange, exchange, foresee, state
 from backup.database.server import find
-from backup.errors import AfterRestore, BackupError, RestoreFailed, RestoreUnfinished
-from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Step, Stopped
+from backup.errors import AfterRestore, BackupError, DropDelayed, RestoreFailed, RestoreUnfinished
+from backup.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Lost, Step
 from backup.log import logger
-from backup.operations.restore.commands import run_commands, started
+from backup.operations.kept import note_lost
+from backup.operations.restore import downtime
+from backup.operations.restore.commands import run_commands
+from backup.operations.restore.deferral import put_in
 from backup.operations.restore.shop import Shop, Work
-from backup.retention import old_safety_sets
-from backup.text import duration, plural, printable, size
-
-
-def stop_application(work: Work) -> None:
-    """Stop the application's containers; each is noted before."""
-    application = work.shop.application()
-    if application is None:
-        work.advance(Step.STOPPING)
-        return
-    found = application.running(work.shop.stops, work.shop.mounts())
-    stopped = tuple(Stopped(id=c.id, name=c.name, service=c.service) for c in found)
-    work.advance(Step.STOPPING, stopped=stopped)
-    for container in found:
-        logger.info("stopping {}", printable(container.name))
-        application.stop(container)
-
-
-def stop_again(work: Work) -> None:
-    """Before files are moved once more: a person or the engine may have started what was stopped."""
-    if not work.journal.stopped:
-        return
-    application = work.shop.application()
-    if application is None:
-        raise _no_engine(f"{plural(len(work.journal.stopped), 'container')} cannot be kept stopped meanwhile")
-    for container in application.running([entry.name for entry in work.journal.stopped], ()):
-        logger.info("stopping {}", printable(container.name))
-        application.stop(container)
+from backup.retention import held_by_newer, old_safety_sets
+from backup.text import printable, size
 
 
 def forward(work: Work) -> None:
@@ -53,13 +31,18 @@ def forward(work: Work) -> None:
     if step.number <= Step.SWAPPING_DATABASE.number:
         work.advance(Step.SWAPPING_DATABASE)
     if step.number <= Step.SWAPPING_MEDIA.number:
-        # Whatever is noted: a person, or a server that lost its last moment, may have brought the old one back.
-        _exchange_database(work)
-        work.advance(Step.SWAPPING_MEDIA)
-        _exchange_trees(work)
-        _exchange_database(work)
+        with watching(work.way) as watch:
+            # Whatever is noted: a person, or a server that lost its last moment, may have brought the old one back.
+            _exchange_database(work)
+            work.advance(Step.SWAPPING_MEDIA)
+            _exchange_trees(work)
+            _exchange_database(work)
+            if watch and work.journal.database:
+                downtime.measure(work, watch)
     if step.number <= Step.SWAPPED.number:
+        late = put_in(work)
         run_commands(work)
+        work.advance(Step.SWAPPED, failed=(*late, *work.journal.failed))
     _start_and_note(work)
     work.file.finish()
     if work.journal.failed:
@@ -84,7 +67,7 @@ def after(work: Work, why: str = "") -> AfterRestore:
 
 def _start_and_note(work: Work) -> None:
     work.advance(Step.STARTING)
-    if failed := start_application(work):
+    if failed := downtime.start_application(work):
         work.advance(Step.STARTING, failed=tuple(dict.fromkeys((*work.journal.failed, *failed))))
     _note_kept(work)
 
@@ -101,7 +84,7 @@ def back(work: Work) -> None:
         _database_back(work, journal.database)
     _forget_kept(work)
     # The application first: what is left beside the live data harms nobody.
-    failed = start_application(work)
+    failed = downtime.start_application(work)
     if journal.kind == "restore":
         _remove_made(work)
     work.file.finish()
@@ -122,34 +105,34 @@ def _forget_kept(work: Work) -> None:
 
 
 def discard(shop: Shop) -> int:
-    """Remove what the last restore replaced; the bytes that it took. 0 when nothing is kept."""
+    """Remove what the last restore replaced; the bytes that it took. 0 when nothing is kept.
+
+    DropDelayed when the rest of the database is to be dropped yet: nothing of all that can come back.
+    """
     file = KeptFile(shop.catalog.root)
     kept = file.read()
     if kept is None:
         return 0
+    delayed = None
     if kept.database:
-        drop(shop.source().login, kept.database.kept_oid, kept.database.kept)
+        try:
+            drop(shop.source().login, kept.database.kept_oid, kept.database.kept)
+        except DropDelayed as error:
+            delayed = error
+            note_lost(shop.catalog.root, shop.source().login)
     if kept.volumes:
         trees = shop.trees()
         for volume in kept.volumes:
             trees.discard(volume.name, volume.stamp)
+    if delayed:
+        raise delayed
     file.remove()
     return kept.size
 
 
-def start_application(work: Work) -> list[str]:
-    """Start exactly what was stopped; what could not be started, in words."""
-    if not work.journal.stopped:
-        return []
-    application = work.shop.application()
-    if application is None:
-        raise _no_engine(f"{plural(len(work.journal.stopped), 'container')} cannot be started; all else is done")
-    return list(started(application, work.journal.stopped))
-
-
-def _no_engine(what: str) -> RestoreUnfinished:
-    hint = "With the engine in reach `restore --resume` goes on, or the running service does."
-    return RestoreUnfinished(f"the Docker engine is not there: {what}", hint)
+def possible(login: Login, swap: DatabaseSwap) -> None:
+    """RestoreFailed when the databases could not be exchanged now. Nothing is touched."""
+    foresee(login, _wanted(swap))
 
 
 def _exchange_database(work: Work) -> None:
@@ -223,6 +206,8 @@ def _note_kept(work: Work) -> None:
     if earlier and journal.kind == "restore" and earlier.id != journal.id:
         try:
             logger.info("removed what the restore before this one replaced: {}", size(discard(shop)))
+        except DropDelayed as error:
+            logger.warning("{} {}", error.message, error.hint)
         except BackupError as error:
             left = [earlier.database.kept] if earlier.database else []
             left += [f".obcms-restore-{volume.stamp} in {volume.name}" for volume in earlier.volumes]
@@ -231,12 +216,14 @@ def _note_kept(work: Work) -> None:
     database, swap = None, journal.database
     if swap and swap.live_oid and swap.new_oid:
         found = find(shop.source().login, swap.kept)
+        half: Lost = "half removed" if found and found.half_removed else ""
         database = KeptDatabase(
             live=swap.live,
             current_oid=swap.new_oid,
             kept=swap.kept,
             kept_oid=swap.live_oid,
             size=found.size if found else 0,
+            lost=half,
         )
     volumes = _kept_volumes(work)
     if database or volumes:
@@ -261,18 +248,13 @@ def _kept_volumes(work: Work) -> tuple[KeptVolume, ...]:
     return tuple(KeptVolume(name=v.name, stamp=v.stamp, bytes=trees.kept(v.name, v.stamp)) for v in volumes)
 
 
-def told(work: Work) -> str:
-    """How long the database could not be reached."""
-    if not work.window:
-        return ""
-    took = f"{work.window * 1000:.0f} ms" if work.window < 1 else duration(work.window)
-    return f"the database could not be reached for {took}"
-
-
 def sweep_safety_sets(shop: Shop) -> None:
     """What is restored stays so, whatever becomes of this; the cleanup tries again."""
     try:
-        for old in old_safety_sets(shop.catalog.sets(), shop.clock()):
+        sets = shop.catalog.sets()
+        for old in old_safety_sets(sets, shop.clock()):
+            if not held_by_newer(old, sets):
+                continue
             logger.info("removing the safety set {}: ten newer ones are there", old.id)
             shop.catalog.remove(old)
     except BackupError as error:

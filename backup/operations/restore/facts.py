@@ -4,69 +4,81 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
 
 from backup import database
+from backup.containers import Container
 from backup.database import Login
-from backup.database.server import extensions_available, find, sessions
+from backup.database.server import extensions_available, find, sessions, usable
 from backup.database.server import roles as roles_there
+from backup.database.server_state import replication
 from backup.errors import EngineError
-from backup.health import Limits, shrink
-from backup.journal import JournalFile, KeptFile, commands, words
+from backup.health import shrink
+from backup.journal import KeptFile, commands, running, words
 from backup.manifest import Manifest
+from backup.operations.parts import dump_of, volumes_of
 from backup.operations.restore import loading
+from backup.operations.restore.fit import fit
+from backup.operations.restore.held import changing
+from backup.operations.restore.own_settings import contrast
 from backup.operations.restore.shop import Shop
+from backup.operations.unfinished import LOOK, standing
 from backup.plan import Facts, Foreign, LiveDatabase, Server, Volume
-from backup.sets import StoredSet, newest_good
+from backup.sets import StoredSet, newest_good, present
 from backup.sources import media
 from backup.sources.postgres import PostgresSource
 from backup.stores.disk import free_space
 
 # More than is written to a disk between two looks at it: this part of what is free.
 _ALIKE: Final = 0.01
+# In older manifests: a pattern of ours, by which also an application's file was left out.
+_OF_RESTORES: Final = "/.obcms-restore-*"
 # What of a set is restored; empty for all of it.
 Part = Literal["", "database", "media"]
 
 
 def gather(shop: Shop, stored: StoredSet, only: Part, safety: bool) -> Facts:
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
-    if only != "database" and loading.volumes_of(stored):
+    if only != "database" and volumes_of(stored):
         shop.reach(stored.directory)
-    journal, kept = JournalFile(shop.catalog.root).read(), KeptFile(shop.catalog.root).read()
-    now, newest = shop.clock(), newest_good(shop.catalog.sets())
+    now, stops, kept = shop.clock(), _stops(shop), KeptFile(shop.catalog.root).read()
+    unfinished, hint, busy = _in_the_way(shop.catalog.root, now)
+    newest = newest_good(present(shop.catalog.sets(), now))
     facts = Facts(
         now=now,
         zone=shop.zone,
         source=_foreign(stored) if stored.loose else stored,
         only=only,
         safety=safety,
-        volumes=tuple(_volume(shop, stored.manifest, name) for name in loading.volumes_of(stored)),
+        volumes=tuple(_volume(shop, stored.manifest, name) for name in volumes_of(stored)),
         safety_bytes=newest.size if newest and safety else 0,
         backup_free=free_space(shop.catalog.root),
         backup_disk=_disk(shop.catalog.root),
         kept_bytes=kept.size if kept else None,
-        unfinished=words(journal, now) if journal else "",
-        unfinished_hint=commands(journal) if journal else "",
+        unfinished=unfinished,
+        unfinished_hint=hint,
+        busy=busy,
         commands=tuple(f"{service}: {command}" for service, command in shop.commands),
-        stops=_stops(shop),
+        stops=tuple(each.name for each in stops),
+        stop_seconds=max((each.stop_seconds for each in stops), default=0),
         writers=_writers(shop),
-        less=_less(shop, stored),
+        less=tuple(each.text for each in shrink.of_set(stored, shop.catalog.sets())),
     )
-    return _with_database(facts, shop, stored) if only != "media" and loading.dump_of(stored) else facts
+    return _with_database(facts, shop, stored) if only != "media" and dump_of(stored) else facts
 
 
-def _less(shop: Shop, stored: StoredSet) -> tuple[str, ...]:
-    """In what a backup holds far less than those before it: then it may be one of the damage."""
-    if not stored.good or stored.manifest is None or stored.safety:
-        return ()
-    before = [each for each in shop.catalog.sets() if (each.time, each.id) < (stored.time, stored.id)]
-    # Of what the set does not hold, an earlier one is the newest.
-    told = (each.text for each in shrink.reasons([*before, stored], Limits()))
-    return tuple(text for text in told if stored.id in text)
+def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:
+    """What changes the live data now or stands half way, what to do about it, and whether it is under way."""
+    found = standing(root)
+    if found and not found[1]:
+        return words(found[0], now), commands(found[0]), False
+    text = running(*found) if found else changing(root)
+    return text, LOOK if text else "", bool(text)
 
 
 def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
@@ -95,8 +107,9 @@ def _with_server(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
     source = shop.source()
     login = source.login
     part = stored.manifest.database if stored.manifest else None
-    live, there = find(login, login.name), database.inspect(replace(login, name=_entry(source)))
-    listed = loading.roles_of(stored)
+    live, there = usable(find(login, login.name)), database.inspect(replace(login, name=_entry(source)))
+    listed, fitted = loading.roles_of(stored), fit(login, part, there.server_version)
+    slots, subscriptions = replication(login, login.name)
     return replace(
         facts,
         target=login.name,
@@ -108,9 +121,13 @@ def _with_server(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
             missing_roles=tuple(listed.missing(roles_there(login))) if listed else (),
             free=None,
         ),
-        live=LiveDatabase(live.name, live.size, sum(s.count for s in sessions(login, live.name)), live.owner)
+        live=LiveDatabase(
+            live.name, live.size, sum(s.count for s in sessions(login, live.name)), live.owner, slots, subscriptions
+        )
         if live
         else None,
+        lacking=fitted.lacks,
+        contrast=contrast(login, live, listed, part),
     )
 
 
@@ -146,7 +163,7 @@ def missing_extensions(login: Login, wanted: Iterable[str]) -> tuple[str, ...]:
 
 def _entry(source: PostgresSource) -> str:
     """A database of the server that can be entered: the one that is restored may not be there."""
-    return source.login.name if find(source.login, source.login.name) else "postgres"
+    return source.login.name if usable(find(source.login, source.login.name)) else "postgres"
 
 
 def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
@@ -156,7 +173,8 @@ def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
     if not path.is_dir():
         return Volume(name, mounted=False, archive_files=archive[0], archive_bytes=archive[1])
     live = media.measure(path, media.DEFAULT_EXCLUDES)
-    left_out = tuple(each for each in part.excludes if each not in media.DEFAULT_EXCLUDES) if part else ()
+    usual = (*media.DEFAULT_EXCLUDES, _OF_RESTORES)
+    left_out = tuple(each for each in part.excludes if each not in usual) if part else ()
     carried = media.measure(path, [*media.DEFAULT_EXCLUDES, *left_out]) if left_out else live
     return Volume(
         name=name,
@@ -172,13 +190,13 @@ def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
     )
 
 
-def _stops(shop: Shop) -> tuple[str, ...]:
+def _stops(shop: Shop) -> Sequence[Container]:
     try:
         application = shop.application()
         if application is None:
             return ()
         application.require(shop.stops)
-        return tuple(c.name for c in application.running(shop.stops, shop.mounts()))
+        return application.running(shop.stops, shop.mounts())
     except EngineError:
         return ()
 

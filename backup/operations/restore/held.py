@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -16,31 +16,36 @@ from backup.journal import Kept, KeptFile
 from backup.log import logger
 from backup.operations import giveway, runs
 from backup.operations.restore.shop import Shop
+from backup.operations.unfinished import LOOK
 from backup.records import Run, new_run_id
-from backup.text import printable
+from backup.text import listed, printable
 
 # A backup may have begun between the safety set and this.
 PATIENCE: Final = 900.0
 _CHANGING: Final = ("restore ", "undo ", "discard ", "recover ", "create pre-restore ")
 _URGENT: Final = ("restore", "undo")
 _DRILLS: Final = ("drill ", "offsite-drill ")
-_LOOK: Final = "Wait for it to end, look at what is live then, and decide again."
 
 
 @contextlib.contextmanager
-def recorded(shop: Shop, operation: str, name: str) -> Iterator[Run]:
-    """Hold the lock and record the run. A backup is waited for; LockHeld for what changes the live data."""
+def recorded(shop: Shop, operation: str, name: str, only: str = "", said: Sequence[str] = ()) -> Iterator[Run]:
+    """Hold the lock and record the run, with what the body has `said`.
+
+    A backup is waited for; LockHeld for what changes the live data.
+    """
     started = shop.clock()
-    run = Run(id=new_run_id(started), operation=operation, started=started, set=name)
+    run = Run(id=new_run_id(started), operation=operation, only=only, started=started, set=name)
     with contextlib.ExitStack() as stack:
         try:
-            waiting = partial(first, shop) if operation in _URGENT else behind
+            modest = giveway.asking(shop.catalog.root, operation, behind)
+            waiting = partial(first, shop) if operation in _URGENT else modest
             stack.enter_context(runs.locked(shop, run, PATIENCE, waiting))
         except LockHeld as error:
             hint = "Wait for it to end, or end it, then run this again." if "--wait" in error.hint else error.hint
             raise LockHeld(error.message, hint) from None
-        stack.enter_context(runs.recorded(shop, run))
+        recording = stack.enter_context(runs.recorded(shop, run))
         yield run
+        recording.success = {"message": listed(said, mark="; ")}
 
 
 def alone(shop: Shop) -> None:
@@ -49,19 +54,32 @@ def alone(shop: Shop) -> None:
         first(shop, who)
 
 
+def changing(root: Path) -> str:
+    """In words, who changes the live data now, or is about to; empty when nobody does."""
+    who = lock.holder(root / "state" / "lock") or ""
+    return f"another run is changing the live data: {who}" if who.startswith(_CHANGING) else ""
+
+
+def undisturbed(shop: Shop) -> None:
+    """LockHeld while another run changes the live data; nobody is asked for anything."""
+    if who := changing(shop.catalog.root):
+        raise LockHeld(f"{who}; nothing was done", LOOK)
+
+
 def behind(who: str) -> None:
     """Say who is waited for; LockHeld when it changes the live data: nobody has agreed to what comes after that."""
     if who.startswith(_CHANGING):
-        raise LockHeld(f"another run is changing the live data: {who}; nothing was done", _LOOK)
+        raise LockHeld(f"another run is changing the live data: {who}; nothing was done", LOOK)
     logger.info("waiting for another run to end: {}", who)
 
 
 def first(shop: Shop, who: str) -> None:
-    """As `behind`; but a drill, which touches nothing live, is asked to end."""
+    """As `behind`; but a drill, which touches nothing live, is asked to end, and a backup that tries its set, too."""
     behind(who)
     if who.startswith(_DRILLS):
         logger.info("the drill is asked to end, since this goes first; it touches nothing live")
-        giveway.ask(shop.catalog.root, "restore")
+    if who.startswith((*_DRILLS, "create ")):
+        giveway.ask(shop.catalog.root, "a restore")
 
 
 def kept_words(kept: Kept | None, zone: ZoneInfo) -> str:
@@ -85,5 +103,5 @@ def unmoved(shop: Shop, seen: Kept | None) -> None:
     """LockHeld when what is kept for undo is not what it was when a person agreed, `seen`."""
     if KeptFile(shop.catalog.root).read() != seen:
         raise LockHeld(
-            "another restore or undo has ended meanwhile, or what was kept was removed; nothing was done", _LOOK
+            "another restore or undo has ended meanwhile, or what was kept was removed; nothing was done", LOOK
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from backup.database.server import find
 from backup.errors import (
@@ -26,46 +27,62 @@ from backup.journal import (
     Step,
     VolumeSwap,
     direction,
+    lost_words,
     unfinished,
 )
 from backup.log import logger
 from backup.operations import runs
-from backup.operations.restore import ends, loading
-from backup.operations.restore.before import require_extensions, safety_set
+from backup.operations.kept import lost
+from backup.operations.parts import dump_of, volumes_of
+from backup.operations.restore import downtime, ends, loading
+from backup.operations.restore.before import fitting, require_extensions, safety_set
 from backup.operations.restore.facts import Part
-from backup.operations.restore.held import alone, recorded, stamp, unmoved
+from backup.operations.restore.fit import Fit
+from backup.operations.restore.held import alone, recorded, stamp, undisturbed, unmoved
 from backup.operations.restore.shop import Shop, Work
 from backup.operations.unfinished import refuse_unfinished
 from backup.operations.verify import Found, check
-from backup.records import Run
+from backup.records import RESTORE, Run
 from backup.sets import StoredSet
 from backup.stream.entries import Split
 from backup.stream.filters import DumpReader
 from backup.stream.order import Entry
-from backup.text import printable, size
+from backup.text import listed, plural, printable, size
+
+# Done, but not all is as it was dumped.
+_OTHERWISE: Final = 3
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be restored; `kept` is what was kept for undo when it was agreed to."""
+    """What is to be restored; `kept` is what was kept for undo when it was agreed to.
+
+    `allow_invalid`: constraints that rows of the set break are made for later rows alone.
+    """
 
     stored: StoredSet
     only: Part = ""
     safety: bool = True
     kept: Kept | None = None
+    allow_invalid: bool = False
 
 
-def restore(wish: Wish, shop: Shop) -> str:
-    """Put a set back, wholly or not at all; what is to be said of it. The plan was agreed to before."""
+def restore(wish: Wish, shop: Shop) -> tuple[str, int]:
+    """Put a set back, wholly or not at all; what is to be said of it, and the exit code. The plan was agreed to before.
+
+    3 when constraints are not as they were dumped, as was allowed.
+    """
     stored = wish.stored
     alone(shop)
     refuse_unfinished(shop.catalog.root, shop.clock())
-    split = Split(lambda data: None)
+    split, fitted = Split(lambda data: None), fitting(stored, wish.only, shop)
     # Without a manifest there may be more dumps than one.
-    problems, unchecked, found = check(stored, shop.progress, outline=DumpReader(split) if stored.manifest else None)
+    reader = DumpReader(fitted.adaptation.applied(split)) if stored.manifest else None
+    problems, unchecked, found = check(stored, shop.progress, outline=reader)
     if problems:
+        wrong = listed(problems, mark="; ")
         raise IntegrityError(
-            f"{stored.id} is damaged and was not restored: {'; '.join(problems[:5])}; the live data were not touched",
+            f"{stored.id} is damaged and was not restored: {wrong}; the live data were not touched",
             "`list` shows other sets; `verify` says all that is wrong with this one.",
         )
     split.finish()
@@ -73,31 +90,74 @@ def restore(wish: Wish, shop: Shop) -> str:
         logger.warning("not checked: {}", line)
     require_extensions(stored, wish.only, shop, found)
     safety = safety_set(wish.only, shop, wanted=wish.safety)
-    with recorded(shop, "restore", stored.id) as run:
+    said: list[str] = []
+    with recorded(shop, RESTORE, stored.id, wish.only, said) as run:
         unmoved(shop, wish.kept)
         work = Work(shop, JournalFile(shop.catalog.root), _journal(wish, shop, run, safety))
+        work.allow_invalid = wish.allow_invalid
         _begin(work)
-        _guarded(work, lambda: _beside(work, stored, found, split.entries))
+        _guarded(work, lambda: _beside(work, stored, found, split.entries, fitted))
         ends.sweep_safety_sets(shop)
-    return "; ".join(filter(None, [f"{stored.id} is restored", ends.told(work), _undoing(work)]))
+        said += _nearest(work)
+    for text, hint in work.told:
+        logger.log("WARNING" if hint else "INFO", "{}", f"{text}. {hint}" if hint else text)
+    text = "; ".join([f"{stored.id} is restored", *_without(work), *said, *downtime.told(work), _undoing(work)])
+    return text, _OTHERWISE if any(each.kind != "empty" for each in work.loaded.left) else 0
+
+
+def _without(work: Work) -> Iterator[str]:
+    """What the load did without, in short; it was told one by one when it was loaded."""
+    kinds = [each.kind for each in work.loaded.left]
+    if empty := kinds.count("empty"):
+        yield f"{plural(empty, 'materialized view')} left empty (named above)"
+    if broken := len(kinds) - empty:
+        yield f"{plural(broken, 'constraint')} not valid for the rows that are there (named above)"
+
+
+def _nearest(work: Work) -> list[str]:
+    """Which values of files the volumes did not take, also when it is ended after a kill."""
+    lines = work.journal.nearest
+    return [f"the content of files is as it was, but not all about them: {listed(lines, mark='; ')}"] if lines else []
 
 
 def _undoing(work: Work) -> str:
-    journal = work.journal
+    journal, kept = work.journal, work.kept.read()
+    if kept and kept.database and kept.database.lost:
+        return ". ".join(lost_words(kept.database.lost, kept)).removesuffix(".")
     if journal.database is None or journal.database.live_oid is not None:
         return "`undo` brings back what was live before"
     files = ", it brings back the files only" if journal.volumes else ""
     return f"the database is new: `undo` does not take it away{files}"
 
 
+def foresee_undo(shop: Shop, kept: Kept | None) -> None:
+    """BackupError when `undo` could not bring back what is kept. Nothing is touched."""
+    undisturbed(shop)
+    refuse_unfinished(shop.catalog.root, shop.clock())
+    _require_kept(shop, kept)
+
+
+def _require_kept(shop: Shop, kept: Kept | None) -> Kept:
+    """What can be brought back; NotFound, RestoreFailed when it cannot. Nothing is touched."""
+    if kept is None:
+        raise NotFound("there is nothing to undo", "`list pre-restore` shows safety sets, which `restore` puts back.")
+    if kept.database:
+        login = shop.source().login
+        if gone := lost(login, kept):
+            why, hint = lost_words(gone, kept)
+            raise RestoreFailed(f"{why}; nothing was touched", hint)
+        ends.possible(login, _database_of(kept.database))
+    return kept
+
+
 def undo(shop: Shop, kept: Kept | None) -> str:
     """Bring back what the last restore (or undo) replaced; what is to be said of it. `kept` is what was agreed to."""
     alone(shop)
     refuse_unfinished(shop.catalog.root, shop.clock())
-    if kept is None:
-        raise NotFound("there is nothing to undo", "`list pre-restore` shows safety sets, which `restore` puts back.")
+    kept = _require_kept(shop, kept)
     with recorded(shop, "undo", kept.set) as run:
         unmoved(shop, kept)
+        _require_kept(shop, kept)
         journal = Journal(
             id=kept.id,
             run=run.id,
@@ -111,7 +171,7 @@ def undo(shop: Shop, kept: Kept | None) -> str:
         work = Work(shop, JournalFile(shop.catalog.root), journal)
         _begin(work)
         _guarded(work, lambda: None)
-    return "; ".join(filter(None, ["what was live before is live again", ends.told(work), "`undo` changes it back"]))
+    return "; ".join(["what was live before is live again", *downtime.told(work), "`undo` changes it back"])
 
 
 def _database_of(kept: KeptDatabase) -> DatabaseSwap:
@@ -174,12 +234,15 @@ def _end(work: Work, back: bool) -> str:
         with contextlib.suppress(BackupError):
             work.shop.source().sweep()
     if back or journal.step.number < Step.SWAPPED.number:
-        ends.stop_again(work)
+        downtime.stop_again(work)
     if back or direction(journal) == "back":
         ends.back(work)
-        return f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
-    ends.forward(work)
-    return f"the {journal.kind} of {printable(journal.set)} is finished"
+        done = f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
+    else:
+        downtime.find_way(work)
+        ends.forward(work)
+        done = f"the {journal.kind} of {printable(journal.set)} is finished"
+    return "; ".join([done, *_nearest(work), *downtime.told(work)])
 
 
 def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
@@ -188,10 +251,10 @@ def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
     return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
 
 
-def _beside(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry]) -> None:
+def _beside(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
-        loading.load(work, work.shop.source(), stored, found, entries)
+        loading.load(work, work.shop.source(), stored, found, entries, fitted)
     loading.extract(work, stored)
     work.advance(Step.READY)
 
@@ -207,7 +270,7 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
     try:
         runs.end_if_told()
         prepare()
-        ends.stop_application(work)
+        downtime.stop_application(work)
         ends.forward(work)
     except AfterRestore:
         raise
@@ -250,11 +313,11 @@ def _roll_back(work: Work, error: BaseException) -> None:
 def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
     name, stored = stamp(shop.catalog.root, run), wish.stored
     swap = None
-    if wish.only != "media" and loading.dump_of(stored):
+    if wish.only != "media" and dump_of(stored):
         source = shop.source()
         marker = f"obcms-backup {shop.instance} {run.id}: a restore that has not ended; may be dropped"
         swap = loading.swap_for(source, find(source.login, source.login.name), name, marker)
-    names = loading.volumes_of(stored) if wish.only != "database" else ()
+    names = volumes_of(stored) if wish.only != "database" else ()
     if swap is None and not names:
         raise RestoreFailed(
             f"{stored.id} holds nothing of what was asked for", f"`show {printable(stored.query)}` says what it holds."

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from backup.catalog import Catalog
+from backup.database.availability import Way
 from backup.engine.application import Application
 from backup.journal import Journal, JournalFile, KeptFile, Step
 from backup.operations.backup import Workshop
+from backup.operations.load import Loaded
 from backup.progress import Progress
 from backup.records import Records
 from backup.sources.postgres import PostgresSource
@@ -23,8 +26,11 @@ class Trees(Protocol):
 
     def extract(
         self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
-    ) -> None:
-        """Unpack an archive of the folder `root` beside the live files, each file checked against the index."""
+    ) -> list[str]:
+        """Unpack an archive of the folder `root` beside the live files, each file checked against the index.
+
+        What the file system did not take as it was, in words: there it has the nearest.
+        """
 
     def put(
         self,
@@ -38,8 +44,11 @@ class Trees(Protocol):
         trusted: bool,
         paths: Sequence[bytes],
         days: float,
-    ) -> str:
-        """Put single files or directories of an archive in the place of the live ones; where those are kept, if any."""
+    ) -> tuple[str, list[str]]:
+        """Put single files or directories of an archive in the place of the live ones.
+
+        Where those are kept, if any; and what the file system did not take as it was, in words.
+        """
 
     def tidy(self, volume: str) -> list[str]:
         """Take back what a `put` that was killed left half done; what was done, in words."""
@@ -66,7 +75,8 @@ class Shop:
 
     `trees` ends what dead runs left at work on the volumes: only for the lock's holder. `reach` raises BackupError
     unless what unpacks archives can see a folder; it touches nothing. `server_free`: the free bytes where the database
-    server's data lie, and the number of that file system.
+    server's data lie, and the number of that file system. `way`: how the application reaches its database, as far as
+    its containers tell.
     """
 
     catalog: Catalog
@@ -82,6 +92,7 @@ class Shop:
     reach: Callable[[Path], None]
     application: Callable[[], Application | None]
     mounts: Callable[[], Collection[str]]
+    way: Callable[[], Way | None]
     server_free: Callable[[], tuple[int, int] | None]
     stops: Collection[str]
     commands: tuple[tuple[str, str], ...]
@@ -89,16 +100,28 @@ class Shop:
     days: int
     progress: Progress
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass
 class Work:
-    """One restore or undo under way, and its journal."""
+    """One restore or undo under way, and its journal. `loaded`: how the database was, once it is.
+
+    `way` is how the application reaches its database. `window`: seconds for which the database could not be reached,
+    `through` there, if it was asked there; `down`: for which the application was stopped.
+    """
 
     shop: Shop
     file: JournalFile
     journal: Journal
+    way: Way | None = None
     window: float = 0.0
+    allow_invalid: bool = False
+    loaded: Loaded = Loaded(())
+    # What is to be said at its end, with the next step where there is one.
+    told: list[tuple[str, str]] = field(default_factory=list)
+    through: str = ""
+    down: float = 0.0
 
     def advance(self, step: Step, **changes: object) -> None:
         """Note the next step before it is taken."""

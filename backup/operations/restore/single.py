@@ -11,11 +11,13 @@ from pathlib import Path
 
 from backup.errors import BackupError, EngineError, NotFound, RestoreFailed
 from backup.log import logger
-from backup.operations.inspect import index
+from backup.operations.inspect import index, one_file
+from backup.operations.parts import archive_of
 from backup.operations.restore import loading
 from backup.operations.restore.held import alone, recorded
 from backup.operations.restore.shop import Shop
 from backup.operations.unfinished import refuse_unfinished
+from backup.records import RESTORE
 from backup.sets import StoredSet
 from backup.stores.disk import free_space
 from backup.text import plural, printable
@@ -36,7 +38,7 @@ class Choice:
 
 
 def choose(stored: StoredSet, paths: Sequence[str], shop: Shop) -> list[Choice]:
-    """What these paths are. NotFound for one that is in no index, where all volumes have one with files there."""
+    """What these paths are. NotFound, with the nearest names, for one that is in no archive."""
     refuse_unfinished(shop.catalog.root, shop.clock())
     if stored.encrypted:
         # What unpacks may have to read an archive twice, and an encrypted one comes to it through a pipe.
@@ -44,7 +46,7 @@ def choose(stored: StoredSet, paths: Sequence[str], shop: Shop) -> list[Choice]:
             f"{stored.id} is encrypted: single files of it cannot be put in place; nothing was touched",
             f"`cat {stored.id} --path PATH` writes one to stdout; `restore --only media` restores all of them.",
         )
-    return list(dict.fromkeys(_with_live(_choice(stored, path), shop) for path in paths))
+    return list(dict.fromkeys(_with_live(_choice(stored, path, shop), shop) for path in paths))
 
 
 def restore(stored: StoredSet, chosen: Sequence[Choice], shop: Shop) -> str:
@@ -52,7 +54,8 @@ def restore(stored: StoredSet, chosen: Sequence[Choice], shop: Shop) -> str:
     alone(shop)
     refuse_unfinished(shop.catalog.root, shop.clock())
     kept: list[str] = []
-    with recorded(shop, "restore", stored.id) as run:
+    notes: list[str] = []
+    with recorded(shop, RESTORE, stored.id, "media", notes) as run:
         refuse_unfinished(shop.catalog.root, shop.clock())
         stamp = f"{run.started:%Y%m%d%H%M%S}"
         done: list[str] = []
@@ -60,16 +63,23 @@ def restore(stored: StoredSet, chosen: Sequence[Choice], shop: Shop) -> str:
             if single.begun(shop.volumes / volume):
                 _tidy(shop, volume)
             shop.progress.phase(f"looking for it in {volume}")
-            where = _put(stored, volume, [each.path for each in chosen if each.volume == volume], stamp, shop, done)
+            where, nearest = _put(
+                stored, volume, [each.path for each in chosen if each.volume == volume], stamp, shop, done
+            )
             kept += [f"{where}/before in {volume}"] if where else []
+            notes += [f"{volume}: {note}" for note in nearest]
             done.append(volume)
+    for line in notes:
+        logger.warning("{}", line)
     what = f"{plural(len(chosen), 'path')} of {stored.id} put back"
     return f"{what}; what was there is kept in {', '.join(kept)}" if kept else f"{what}; nothing was there before"
 
 
-def _put(stored: StoredSet, volume: str, paths: list[bytes], stamp: str, shop: Shop, done: list[str]) -> str:
+def _put(
+    stored: StoredSet, volume: str, paths: list[bytes], stamp: str, shop: Shop, done: list[str]
+) -> tuple[str, list[str]]:
     trees = shop.trees()
-    archive, listing, root = loading.archive_of(stored, volume)
+    archive, listing, root = archive_of(stored, volume)
     try:
         return trees.put(
             volume,
@@ -117,21 +127,27 @@ def _tidy(shop: Shop, volume: str) -> None:
         logger.warning("{} {}", error.message, error.hint)
 
 
-def _choice(stored: StoredSet, path: str) -> Choice:
-    best: Choice | None = None
+def _choice(stored: StoredSet, path: str, shop: Shop) -> Choice:
+    """What a path is, by an index or else by an archive."""
     for volume in index.volumes(stored):
         for name in sorted(index.spellings(volume, path), reverse=True):
             found = _counted(stored, volume, name)
             if found.files:
                 return found
-            # A link or an empty directory is in no index.
-            best = best or found
-    if best is None or len(index.volumes(stored)) > 1:
-        if at := index.locate(stored, path):
-            return _counted(stored, at[0], at[1].path)
-        raise index.no_such_file(stored, path)
-    at = index.locate(stored, path)
-    return _counted(stored, at[0], at[1].path) if at else best
+    if at := index.locate(stored, path):
+        return _counted(stored, at[0], at[1].path)
+    return _unlisted(stored, path, shop)
+
+
+def _unlisted(stored: StoredSet, path: str, shop: Shop) -> Choice:
+    """A link or an empty directory is in no index, and old archives have none: where there can be such, it is read."""
+    near = index.Near(stored, path)
+    for volume in index.volumes(stored):
+        if index.tells_all(stored, volume, near):
+            continue
+        if below := one_file.found(stored, volume, path, near, shop.progress):
+            return Choice(volume, below)
+    raise index.no_such_file(stored, path, near, "; nothing was touched")
 
 
 def _counted(stored: StoredSet, volume: str, name: bytes) -> Choice:

@@ -114,7 +114,7 @@ def _database(project: str, containers: Sequence[Container], service: str) -> Co
     if service:
         found = [c for c in containers if service in (c.service, c.name) and c.running]
     else:
-        found = _databases(containers)
+        found = _preferred(_databases(containers), containers)
     services = {c.service or c.name for c in found}
     if len(found) == 1:
         return found[0]
@@ -128,6 +128,18 @@ def _database(project: str, containers: Sequence[Container], service: str) -> Co
         f"several containers of the project {printable(project)} could be the database:{listing(found)}",
         "Name its service: --service NAME." if len(services) > 1 else "Only one container of a service can be it.",
     )
+
+
+def _preferred(found: list[Container], containers: Sequence[Container]) -> list[Container]:
+    """Of several servers, such as replicas, the one that the application's settings name, or else its `depends_on`."""
+    servers = {each.id for each in found}
+    others = [each for each in containers if each.id not in servers]
+    addressed = {each.database.host for each in others if each.database}
+    for names in (addressed, {name for each in others for name in each.depends_on}):
+        named = [each for each in found if not each.names.isdisjoint(names)]
+        if len(named) == 1:
+            return named
+    return found
 
 
 def _media(application: Sequence[Container], database: Container, names: Names) -> list[Media]:

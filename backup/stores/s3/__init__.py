@@ -6,6 +6,7 @@ Hence `open_bucket`: a command that sends nothing does not load them.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from backup.stores.s3.options import Options
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Options", "open_bucket"]
 
 
-def open_bucket(options: Options) -> Bucket:
-    """The bucket as a Remote. Nothing is contacted before it is asked for."""
-    bucket: Bucket = importlib.import_module("backup.stores.s3.bucket").Bucket(options)
+def open_bucket(options: Options, remember: Callable[[frozenset[str]], None] = lambda without: None) -> Bucket:
+    """The bucket as a Remote. Nothing is contacted before it is asked for.
+
+    `remember` is told all the niceties that the store refuses, whenever one more is found out.
+    """
+    bucket: Bucket = importlib.import_module("backup.stores.s3.bucket").Bucket(options, remember)
     return bucket

@@ -16,9 +16,9 @@ from backup.stores.s3.upload import Upload
 class Bucket:
     """Implements Remote. One object at a time; its parts go in parallel."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, remember: Callable[[frozenset[str]], None] = lambda without: None) -> None:
         self.options = options
-        self.client = Client(options)
+        self.client = Client(options, remember)
         self._pace = Pace(options.bandwidth)
 
     @property
@@ -42,11 +42,16 @@ class Bucket:
         size: int | None = None,
         advance: Callable[[int], None] = lambda count: None,
         sha256: str = "",
+        *,
+        split: bool = False,
     ) -> Entry:
-        """Send, then prove by what the store says. One that is not there yet is never put over somebody else's."""
+        """Send, then prove by what the store says. One that is not there yet is never put over somebody else's.
+
+        `split`: in parts, however small.
+        """
         fresh = self.stat(key) is None
         upload = Upload(self.client, key, self._pace, fresh=fresh)
-        return upload.run(chunks, size, advance, sha256)
+        return upload.run(chunks, size, advance, sha256, split=split)
 
     def get(self, key: str) -> Iterator[bytes]:
         """The bytes, resumed where a connection breaks."""

@@ -11,9 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from backup.errors import BackupError, RemoteFailed
+from backup.errors import BackupError, RemoteDenied, RemoteFailed
+from backup.stores.pace import Pace
+from backup.stores.remote import Entry
+from backup.stores.s3 import removing
 from backup.stores.s3.bucket import Bucket
-from backup.stores.s3.words import code_of
+from backup.stores.s3.options import NICETIES
+from backup.stores.s3.upload import Upload
+from backup.stores.s3.words import code_of, status_of
 
 ARCHIVE_RULE: Final = "obcms-backup-archive"
 ABORT_RULE: Final = "obcms-backup-abort"
@@ -59,17 +64,72 @@ def setup(bucket: Bucket, wanted: Wanted, *, dry: bool = False) -> Iterator[Step
 
 
 def check(bucket: Bucket) -> Iterator[Step]:
-    """Prove with a small object that the key can put, list, ask and get, and say whether it can delete."""
+    """Make every call of an upload with small objects: what the key may do, what the store refuses, keeps and honours.
+
+    Nothing that is known of the place is taken for true: it may have changed.
+    """
+    bucket.client.forget()
     key, data = f"obcms-probe-{uuid.uuid4().hex}", b"a probe of the backup sidecar; it may be removed\n"
     bucket.put(key, [data], len(data))
     yield Step("done", f"put: an object was sent to {bucket.name}, and size and checksum were read back")
+    parts = f"{key}-parts"
+    bucket.put(parts, [data], len(data), split=True)
+    yield Step("done", "put in parts: one more was sent as large files are, and read back")
     if key not in {entry.key for entry in bucket.entries(key)}:
         raise RemoteFailed(f"{bucket.name}: an object that was just put there is not in the listing")
     yield Step("done", "list: it is in the listing")
     if b"".join(bucket.get(key)) != data:
         raise RemoteFailed(f"{bucket.name}: other bytes came back than were sent")
     yield Step("done", "get: it came back as it was sent")
+    yield _checksums(bucket, key, parts)
+    yield _conditions(bucket, key, parts, data)
+    removing.unfinished(bucket.client)
+    yield from (Step("done", f"done without: {NICETIES[name]}") for name in sorted(bucket.client.without))
+    bucket.remove(parts)
     yield _removal(bucket, key)
+
+
+def _checksums(bucket: Bucket, key: str, parts: str) -> Step:
+    """Which objects come back with the SHA-256 that was sent along."""
+    found = {what: (bucket.stat(name) or _lost(bucket, name)).checksum for what, name in _both(key, parts)}
+    kept = [what for what, checksum in found.items() if checksum.startswith("sha256:")]
+    words = f"kept for an object {' and '.join(kept)}" if kept else "the store keeps no SHA-256"
+    rest = "" if len(kept) == len(found) else "; otherwise the ETag is compared, or every byte read back"
+    return Step("done", f"checksums: {words}{rest}")
+
+
+def _conditions(bucket: Bucket, key: str, parts: str, data: bytes) -> Step:
+    """Whether the store refuses to put an object over one that is there. Nothing relies on it."""
+    ignored = [what for what, name in _both(key, parts) if not _refuses(bucket, name, data, split=name == parts)]
+    if not ignored:
+        return Step("done", "conditions: an object that is there is not overwritten")
+    return Step(
+        "done",
+        f"conditions: the store ignores If-None-Match of an object {' and '.join(ignored)}; one that is"
+        " there is looked for before and after instead",
+    )
+
+
+def _refuses(bucket: Bucket, name: str, data: bytes, *, split: bool) -> bool:
+    try:
+        Upload(bucket.client, name, Pace(0), fresh=True, look=False).run(
+            [data], len(data), lambda count: None, "", split=split
+        )
+    except RemoteDenied:
+        return True
+    except RemoteFailed as error:
+        if status_of(error.__cause__) in (409, 412):
+            return True
+        raise
+    return False
+
+
+def _both(key: str, parts: str) -> tuple[tuple[str, str], ...]:
+    return ("sent whole", key), ("sent in parts", parts)
+
+
+def _lost(bucket: Bucket, key: str) -> Entry:
+    raise RemoteFailed(f"{bucket.name}: {key}, which was just put there, is gone")
 
 
 def _removal(bucket: Bucket, key: str) -> Step:

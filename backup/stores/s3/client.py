@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import boto3
 from botocore import xform_name
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointProviderError
 from urllib3.exceptions import HTTPError
 
+from backup.errors import RemoteFailed
 from backup.stores.s3.body import Blocks, Body
+from backup.stores.s3.niceties import ANSWERED, is_refusal, lighter, reduced
 from backup.stores.s3.options import Options
-from backup.stores.s3.words import translated
+from backup.stores.s3.words import status_of, translated, unusable
 
 # Longer than this a connection is not waited for; what is sent and received waits for `timeout`.
 _CONNECT: Final = 30.0
@@ -21,31 +26,87 @@ _CONNECT: Final = 30.0
 FAILURES: Final = (BotoCoreError, ClientError, HTTPError, OSError, RecursionError)
 
 
-class Client:
-    """Asks one bucket. RemoteFailed, RemoteDenied or RemoteMissing when it fails; the library's error is its cause."""
+class _StillRefused(Exception):  # noqa: N818 - no error: there may be another way to ask
+    """The request is refused without these niceties, too."""
 
-    def __init__(self, options: Options) -> None:
+
+class Client:
+    """Asks one bucket. RemoteFailed, RemoteDenied or RemoteMissing when it fails, ConfigError when no client can be
+    made of the settings; the library's error is its cause.
+    """
+
+    def __init__(self, options: Options, remember: Callable[[frozenset[str]], None] = lambda without: None) -> None:
         self.options = options
+        self.without = options.without
+        self._remember = remember
+        self._learning = threading.Lock()
         self._made: Any = None
 
     def ask(self, operation: str, key: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """The answer to an operation such as `HeadObject`; `key` is relative to the prefix."""
+        """The answer to an operation such as `HeadObject`; `key` is relative to the prefix.
+
+        What a store refuses for a nicety is asked again without it, and from then on.
+        """
+        parameters = reduced(parameters, self.without)
+        try:
+            return self._ask(operation, key, parameters)
+        except RemoteFailed as error:
+            if is_refusal(error.__cause__):
+                for without in lighter(parameters):
+                    with contextlib.suppress(_StillRefused):
+                        return self._asked_without(operation, key, parameters, without)
+            raise
+
+    def learn(self, without: Collection[str]) -> None:
+        """The store refuses these niceties: they are done without from now on."""
+        with self._learning:
+            if not self.without.issuperset(without):
+                self.without |= frozenset(without)
+                self._remember(self.without)
+
+    def forget(self) -> None:
+        """Ask the store anew for all that it is known to refuse."""
+        with self._learning:
+            self.without = frozenset()
+            self._remember(self.without)
+
+    def _asked_without(
+        self, operation: str, key: str | None, parameters: dict[str, Any], without: Collection[str]
+    ) -> dict[str, Any]:
+        if isinstance(body := parameters.get("Body"), Body):
+            body.seek(0)
+        try:
+            answer = self._ask(operation, key, reduced(parameters, without))
+        except RemoteFailed as error:
+            if is_refusal(error.__cause__):
+                raise _StillRefused from error
+            if status_of(error.__cause__) in ANSWERED:
+                self.learn(without)
+            raise
+        self.learn(without)
+        return answer
+
+    def _ask(self, operation: str, key: str | None, parameters: dict[str, Any]) -> dict[str, Any]:
+        parameters = dict(parameters)
         options = self.options
         if key is not None:
             parameters["Key"] = options.folder + key
         if options.owner and operation != "CreateBucket":
             parameters["ExpectedBucketOwner"] = options.owner
+        call = getattr(self._client(), xform_name(operation))
         try:
-            call = getattr(self._client(), xform_name(operation))
             answer: dict[str, Any] = call(Bucket=options.bucket, **parameters)
+        except EndpointProviderError as error:
+            raise unusable(error, options.name) from error
         except FAILURES as error:
             raise translated(error, options.name, f"s3:{operation}", key or "") from error
         return answer
 
     def identity(self) -> str:
         """The access key that requests are signed with; empty when none is found. It is no secret."""
+        client = self._client()
         try:
-            found = self._client()._request_signer._credentials
+            found = client._request_signer._credentials
         except FAILURES as error:
             raise translated(error, self.options.name, "looking for a key") from error
         return str(found.access_key) if found else ""
@@ -53,7 +114,11 @@ class Client:
     def _client(self) -> Any:
         # Made late: looking for a role's credentials already asks the network.
         if self._made is None:
-            self._made = _connected(self.options)
+            try:
+                self._made = _connected(self.options)
+            except Exception as error:
+                # The library has no one class for what it refuses: ValueError for a host, others for a profile.
+                raise unusable(error, self.options.name) from error
         return self._made
 
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 from backup.errors import RemoteDenied, RemoteFailed, RemoteMissing
 from backup.stores.remote import Removal
 from backup.stores.s3.client import Client
+from backup.stores.s3.niceties import is_refusal
+from backup.stores.s3.options import UPLOADS
 from backup.stores.s3.reading import head
 from backup.stores.s3.words import code_of, message_of
 
@@ -45,7 +47,7 @@ def sweep(client: Client) -> int:
     folder = client.options.folder
     limit = datetime.now(UTC) - _STALE
     count = 0
-    for upload in list(_uploads(client, folder)):
+    for upload in unfinished(client):
         key = str(upload["Key"]).removeprefix(folder)
         if upload["Initiated"] < limit and _OURS.fullmatch(key):
             try:
@@ -54,6 +56,20 @@ def sweep(client: Client) -> int:
             except RemoteMissing:
                 continue
     return count
+
+
+def unfinished(client: Client) -> list[Mapping[str, Any]]:
+    """The uploads below our prefix that have not ended; none where the store refuses to list them."""
+    if UPLOADS in client.without:
+        return []
+    for _ in range(2):  # what a proxy says once must not be remembered of the store
+        try:
+            return list(_uploads(client, client.options.folder))
+        except RemoteFailed as error:
+            if not is_refusal(error.__cause__):
+                raise
+    client.learn([UPLOADS])
+    return []
 
 
 def _uploads(client: Client, prefix: str) -> Iterator[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any
 
 from backup.errors import BackupError, IntegrityError, RemoteFailed
 from backup.stores.pace import Pace
@@ -30,17 +30,17 @@ from backup.stores.s3.parts import (
     sha256_of,
 )
 from backup.stores.s3.proof import SHA256, TOKEN, Sent, require
-from backup.stores.s3.reading import blocks
-from backup.stores.s3.words import code_of
-
-_NO_CONDITIONS: Final = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
+from backup.stores.s3.reading import blocks, head
 
 
 class Upload:
-    """The upload of one object. `fresh`: there is none of its key, and the store shall refuse to replace one."""
+    """The upload of one object. `fresh`: there is none of its key, and the store shall refuse to replace one.
 
-    def __init__(self, client: Client, key: str, pace: Pace, *, fresh: bool) -> None:
-        self._client, self._key = client, key
+    `look`: and it is looked for once more before the request that makes the object.
+    """
+
+    def __init__(self, client: Client, key: str, pace: Pace, *, fresh: bool, look: bool = True) -> None:
+        self._client, self._key, self._look = client, key, look
         self._flow = Flow(pace)
         self._token = uuid.uuid4().hex
         self._condition = {"IfNoneMatch": "*"} if fresh else {}
@@ -48,12 +48,20 @@ class Upload:
         # Whether the store keeps the SHA-256 of parts; it does until it shows twice that it does not.
         self._keeps = self._echoed = True
 
-    def run(self, chunks: Iterable[bytes], size: int | None, advance: Callable[[int], None], sha256: str) -> Entry:
-        """Send, and prove by what the store then says."""
+    def run(
+        self,
+        chunks: Iterable[bytes],
+        size: int | None,
+        advance: Callable[[int], None],
+        sha256: str,
+        *,
+        split: bool = False,
+    ) -> Entry:
+        """Send, and prove by what the store then says. `split`: in parts, however small."""
         cut = Cut(self._key, chunks, part_size(size), size, sha256)
         parts = iter(cut)
         first, last = next(parts)
-        if last:
+        if last and not split:
             sent = self._single(first, cut.sha256)
             advance(length(first))
         else:
@@ -65,7 +73,9 @@ class Upload:
         sent = Sent(length(data), sha256, checksum, md5_of(data).hex(), self._token)
         self._commit(
             "PutObject",
-            Body=lambda: Body(data, self._flow),
+            Body=Body(data, self._flow),
+            # Ceph 20 keeps the value only where the algorithm is named beside it.
+            ChecksumAlgorithm="SHA256",
             ChecksumSHA256=sent.checksum,
             **self._described(sha256),
         )
@@ -135,18 +145,18 @@ class Upload:
         return Part(job.number, length(job.data), digest, str(answer["ETag"]), md5)
 
     def _commit(self, operation: str, **parameters: Any) -> None:
-        """The request that makes the object. Its answer may be lost although it was done: the object itself tells."""
-        body = parameters.pop("Body", None)
-        try:
-            answer = self._client.ask(
-                operation, self._key, **parameters, **self._condition, **({"Body": body()} if body else {})
+        """The request that makes the object. Its answer may be lost although it was done: the object itself tells.
+
+        A store may take a condition and ignore it: so nobody else's object may be there by now.
+        """
+        if self._condition and self._look and head(self._client, self._key) is not None:
+            raise RemoteFailed(
+                f"{self._key} was not sent: somebody else has put an object there meanwhile",
+                "`offsite list` shows what is there. Two stacks must not have one prefix (AWS_S3_BACKUP_PREFIX).",
             )
-        except RemoteFailed as error:
-            if self._condition and code_of(error.__cause__) in _NO_CONDITIONS:
-                # A store that knows no conditions: the object was looked for before, which has to do.
-                self._condition = {}
-                self._commit(operation, **parameters, **({"Body": body} if body else {}))
-                return
+        try:
+            answer = self._client.ask(operation, self._key, **parameters, **self._condition)
+        except RemoteFailed:
             if not self._arrived():
                 raise
             return
@@ -155,17 +165,17 @@ class Upload:
 
     def _arrived(self) -> bool:
         with contextlib.suppress(RemoteFailed):
-            head = self._client.ask("HeadObject", self._key)
-            return (head.get("Metadata") or {}).get(TOKEN) == self._token
+            found = self._client.ask("HeadObject", self._key)
+            return (found.get("Metadata") or {}).get(TOKEN) == self._token
         return False
 
     def _proven(self, sent: Sent) -> Entry:
-        head = self._client.ask("HeadObject", self._key, ChecksumMode="ENABLED", **self._version)
+        found = self._client.ask("HeadObject", self._key, ChecksumMode="ENABLED", **self._version)
         try:
-            return require(self._key, head, sent, lambda: blocks(self._client, self._key, judged=False))
+            return require(self._key, found, sent, lambda: blocks(self._client, self._key, judged=False))
         except IntegrityError:
             # What is there is wrong, and of ours: it must not stay under a name that is believed.
-            if (head.get("Metadata") or {}).get(TOKEN) == self._token:
+            if (found.get("Metadata") or {}).get(TOKEN) == self._token:
                 with contextlib.suppress(RemoteFailed):
                     self._client.ask("DeleteObject", self._key, **self._version)
             raise

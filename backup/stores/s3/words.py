@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from botocore import exceptions as boto
 
-from backup.errors import RemoteArchived, RemoteDenied, RemoteFailed, RemoteMissing
+from backup.errors import BackupError, ConfigError, RemoteArchived, RemoteDenied, RemoteFailed, RemoteMissing
 from backup.text import printable
 
 _LONGEST: Final = 300
@@ -75,6 +75,26 @@ def translated(error: Exception, place: str, action: str, key: str = "") -> Remo
     return RemoteFailed(f"{what} failed: {_plain(error)}", _NETWORK)
 
 
+def unusable(error: Exception, place: str) -> BackupError:
+    """What was refused while a client was made: a setting, but for a key that had to be fetched."""
+    if isinstance(error, boto.NoCredentialsError | boto.CredentialRetrievalError | boto.TokenRetrievalError):
+        return translated(error, place, "looking for a key")
+    return ConfigError(f"no client can be made for {place}: {_plain(error)}", _remedy(error))
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, boto.InvalidRegionError | boto.NoRegionError):
+        return "Set AWS_REGION to the bucket's own region, such as eu-central-1; for a store of your own: us-east-1."
+    if isinstance(error, boto.ProfileNotFound | boto.ConfigParseError | boto.ConfigNotFound | boto.InvalidConfigError):
+        return "Correct AWS_PROFILE and AWS_CONFIG_FILE, or unset them and set AWS_ACCESS_KEY_ID and its secret."
+    if isinstance(error, ValueError | boto.EndpointProviderError):
+        return (
+            "Correct AWS_ENDPOINT_URL_S3: https:// or http://, a host of letters, digits, dots and hyphens (no"
+            " underscore: give a Compose service a network alias), perhaps a port."
+        )
+    return "Correct or unset the setting that it names, among those that begin with AWS_; then `offsite check`."
+
+
 def code_of(error: BaseException | None) -> str:
     """The store's own code for a failure, such as `AccessDenied`; empty when it gave no answer."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, boto.ClientError) else ""
@@ -111,6 +131,12 @@ def _answered(error: boto.ClientError, what: str, action: str, place: str) -> Re
         return RemoteDenied(
             f"{what} was refused ({detail})",
             f"The key needs {action} on {place}: `offsite policy` prints all that it needs. Is the bucket yours?",
+        )
+    if status == 501 or code == "NotImplemented":
+        return RemoteFailed(
+            f"{what} failed: this store does not know what was asked of it ({detail})",
+            "`offsite check` finds out what it refuses and can be done without. If it does not know storage classes or"
+            " encryption, set BACKUP_OFFSITE_STORAGE_CLASS=STANDARD and BACKUP_OFFSITE_SSE=none.",
         )
     if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
         return RemoteFailed(f"{what} failed: the store has trouble of its own ({detail})", _LATER)

@@ -22,6 +22,8 @@ auth_file = $folder/userlist.txt
 pool_mode = ${POOL_MODE:-transaction}
 max_client_conn = ${MAX_CLIENT_CONN:-200}
 default_pool_size = ${DEFAULT_POOL_SIZE:-20}
+min_pool_size = ${MIN_POOL_SIZE:-0}
+server_login_retry = ${SERVER_LOGIN_RETRY:-15}
 ignore_startup_parameters = ${IGNORE_STARTUP_PARAMETERS:-extra_float_digits}
 admin_users = ${ADMIN_USERS:-${DB_USER:-postgres}}
 INI

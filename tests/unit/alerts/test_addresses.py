@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from apprise import Apprise
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backup import notifyurl
@@ -14,6 +14,7 @@ from backup.alerts.deliver import check
 from backup.alerts.targets import everything, secrets, targets
 from backup.config import load
 from backup.errors import ConfigError
+from tests.support.examples import examples
 
 # apprise's own, for a module that Python 3.13 drops.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -159,7 +160,7 @@ def test_djangos_mail_settings_mean_the_same_here(environ: dict[str, str], expec
     assert found["targets"] == [(False, "admin@example.com")]
 
 
-@settings(max_examples=50)
+@examples(50)
 @example("@")
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=0x24F), min_size=1, max_size=30))
 def test_any_password_and_user_arrive_as_they_are(text: str) -> None:

@@ -7,16 +7,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup import log
 from backup.alerts import words as wording
-from backup.alerts.decide import LIMITS, cause, due, ping
+from backup.alerts.decide import CRITICAL, LIMITS, cause, due, ping
 from backup.alerts.model import BODY, TITLE, Event, Known, Level, Memory, Notice, Policy, State
 from backup.health import Health, Reason
 from backup.records import Outcome, Run
 from backup.sets import Verdict
+from tests.support.examples import examples
 from tests.unit.test_health import stored
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -180,12 +181,44 @@ def test_a_storm_of_a_thousand_different_failures_is_a_few_messages_and_names_th
     assert all(len(n.body) <= BODY and len(n.title) <= TITLE for _, n in world.notices)
 
 
+def test_a_critical_and_its_end_go_whatever_was_sent_before() -> None:
+    world = World()
+    for n in range(50):
+        word = chr(97 + n % 26) * (1 + n // 26)
+        world.reasons = (Reason("warn", f"warning {word}"),)
+        world.run(Outcome.FAILED, f"reason {word}", operation=f"upload {word}")
+        world.look(2)
+    assert len(world.notices) <= 4
+    held = {known.text for known in world.state.waiting}
+    assert {"warning xx", "upload xx daily failed: reason xx"} <= held
+    world.reasons = (Reason("fail", "the newest set is damaged"),)
+    (critical,) = world.look(2)
+    assert critical.kind == "failure" and "the newest set is damaged" in critical.title
+    assert "Held back until now" in critical.body and "warning " in critical.body and "reason xx" in critical.body
+    assert world.state.waiting == []
+    world.reasons = ()
+    assert [notice.kind for notice in world.look(1)] == ["recovery"]
+    world.reasons = (Reason("fail", "another set is damaged"),)
+    assert [notice.kind for notice in world.look(2)] == ["failure"]
+
+
+def test_warnings_that_passed_while_held_back_are_told_once() -> None:
+    world = World(state=State(sent=(NOW,) * 4, seen=()), reasons=(Reason("warn", "the clock is odd", "Look."),))
+    world.look(3)
+    world.reasons = ()
+    (told,) = world.look(300)
+    assert told.kind == "warning" and "the clock is odd" in told.title and "Held back" in told.body
+    world = World(state=State(sent=(NOW,) * 4, seen=()), reasons=(Reason("warn", "the clock is odd"),))
+    (told,) = world.look(300)
+    assert told.body.count("the clock is odd") == 1
+
+
 def test_flapping_is_bounded_and_ends_with_the_truth() -> None:
     world = World()
     for n in range(400):
         world.fail() if n % 2 == 0 else world.succeed()
         world.look(2)
-    assert len(world.notices) <= 12
+    assert len(world.notices) <= LIMITS[1][0] + CRITICAL[1][0]  # its own, and those that tell its end
     world.succeed()
     world.look(30, timedelta(hours=1))
     assert world.state.unwell is None
@@ -237,7 +270,9 @@ def test_a_service_that_is_starting_has_not_recovered() -> None:
 
 
 def test_a_cause_that_passed_while_nothing_could_be_sent_is_told_later() -> None:
-    world = World(state=State(sent=(NOW,) * 4, seen=()), reasons=(Reason("fail", "the volume is gone"),))
+    text = "the volume is gone"
+    spent = State(sent=(NOW,) * 4, critical={text: (NOW,) * 2}, seen=())
+    world = World(state=spent, reasons=(Reason("fail", text),))
     world.look(5)
     world.reasons = ()
     assert world.look(5) == []
@@ -323,7 +358,7 @@ def play(world: World, step: tuple[str, Any]) -> None:
     world.look(1, timedelta(seconds=30 * value) if what == "wait" else TICK)
 
 
-@settings(max_examples=120, deadline=None)
+@examples(40)
 @given(st.lists(steps, max_size=40))
 def test_never_more_than_the_bound_nothing_lost_one_recovery(plan: list[tuple[str, Any]]) -> None:
     world = World()
@@ -331,9 +366,13 @@ def test_never_more_than_the_bound_nothing_lost_one_recovery(plan: list[tuple[st
     for step in plan:
         play(world, step)
     if sound:  # a state that is lost may tell again
-        for most, within in LIMITS:
+        for (most, within), (each, _) in zip(LIMITS, CRITICAL, strict=True):
             times = [moment for moment, _ in world.notices]
-            assert all(sum(t - within < x <= t for x in times) <= most for t in times)
+            critical = {(r.operation, r.message) for r in world.runs} | {s for s in plan if s[0] in ("reason", "fail")}
+            bound = most + 2 * each * len(critical)
+            assert all(sum(t - within < x <= t for x in times) <= bound for t in times)
+            calm = [moment for moment, notice in world.notices if notice.kind in ("warning", "reminder")]
+            assert all(sum(t - within < x <= t for x in calm) <= most for t in calm)
     world.look(80, timedelta(hours=1))
     text = "\n".join(notice.title + notice.body for _, notice in world.notices)
     failed = {(r.operation, r.message) for r in world.runs if r.outcome is not Outcome.SUCCESS}
@@ -368,7 +407,7 @@ states = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(50)
 @given(states, words)
 def test_from_any_state_a_new_failure_is_told_and_so_is_the_recovery(state: State, word: str) -> None:
     world = World(state=state)

@@ -12,6 +12,7 @@ import pytest
 from backup.catalog import Catalog
 from backup.config import load
 from backup.errors import ConfigError, RemoteFailed
+from backup.log import logger
 from backup.manifest import Tier
 from backup.offsite import told
 from backup.offsite.decide import due, pause
@@ -22,6 +23,7 @@ from backup.operations.offsite.after import After
 from backup.operations.offsite.plans import uploads
 from backup.records import Outcome, Records, Run
 from backup.wiring import App
+from backup.wiring_offsite import memory, options
 from tests.support.shelf import in_memory
 from tests.unit.offsite.conftest import NOW, Stack
 
@@ -115,6 +117,8 @@ def test_jobs_are_those_of_the_settings() -> None:
         ({"AWS_S3_BACKUP_PREFIX": "a/../b"}, "no folder of a bucket"),
         ({"AWS_ENDPOINT_URL_S3": "file:///x"}, "must be an http"),
         ({"AWS_ENDPOINT_URL_S3": "https://u:p@x"}, "no user and password"),
+        ({"AWS_ENDPOINT_URL_S3": "http://s3_store:9000"}, "aliases: [s3-store]"),
+        ({"AWS_REGION": "us east"}, "not the name of a region"),
         ({"BACKUP_OFFSITE_OWNER": "me"}, "twelve digits"),
         ({"BACKUP_OFFSITE_KMS_KEY": "k"}, "needs BACKUP_OFFSITE_SSE"),
         ({"BACKUP_COPY_DIR": "copies"}, "not a full path"),
@@ -178,7 +182,7 @@ def test_a_set_of_files_alone_is_no_newest_copy(stack: Stack) -> None:
     stack.make(halves="m")
     stack.upload()
     seen = told.Seen("s3", "s3://bucket", stack.shop().book.read(), [], HOUR)
-    assert told.newest_held(seen.book) is None and told.newest_held(Book()) is None
+    assert told.newest_held(seen.book, NOW) is None and told.newest_held(Book(), NOW) is None
 
 
 def test_a_book_that_is_damaged_is_an_empty_one(stack: Stack) -> None:
@@ -190,3 +194,19 @@ def test_a_book_that_is_damaged_is_an_empty_one(stack: Stack) -> None:
     stack.upload()
     assert stack.shop().book.read().copies[made].held
     assert Records(stack.root / "state" / "runs").all() and Catalog(stack.root, ZoneInfo("UTC")).find(made).good
+
+
+def test_what_a_place_refuses_is_remembered_for_that_place_and_said_once(tmp_path: Path) -> None:
+    here = BUCKET | {"BACKUP_DIR": str(tmp_path), "AWS_ENDPOINT_URL_S3": "https://a.example"}
+    settings, lines = load(here), list[str]()
+    sink = logger.add(lines.append, format="{message}")
+    for _ in range(2):
+        memory(settings)(frozenset({"checksums"}))
+    memory(settings)(frozenset({"checksums", "uploads"}))
+    memory(settings, quiet=True)(frozenset({"uploads"}))
+    logger.remove(sink)
+    assert [line.split()[1] for line in lines] == ["x-amz-checksum-*", "the"]
+    assert options(settings).without == {"uploads"}
+    assert options(load(here | {"AWS_ENDPOINT_URL_S3": "https://b.example"})).without == frozenset()
+    (tmp_path / "state" / "offsite-s3-refuses.json").write_text("[")
+    assert options(settings).without == frozenset()

@@ -66,6 +66,7 @@ def test_the_list_says_what_is_where(stack: Stack) -> None:
         ("unknown", "differs", "another SHA-256"),
         ("lose manifest", "incomplete", "its manifest is missing"),
         ("bad manifest", "differs", "cannot be used"),
+        ("other manifest", "differs", "its manifest has other bytes than were sent"),
         ("lose all", "gone", "is not any more"),
     ],
 )
@@ -88,6 +89,8 @@ def test_a_mishap_behind_our_back_is_reported(stack: Stack, mishap: str, state: 
         stack.place.lose(manifest)
     elif mishap == "bad manifest":
         stack.place.lay(manifest, b"{")
+    elif mishap == "other manifest":
+        stack.place.lay(manifest, stack.place.objects[manifest].replace(b'"zone": "', b'"zone": "x'))
     else:
         for each in stack.keys(made):
             stack.place.lose(each)
@@ -132,6 +135,25 @@ def test_a_flipped_bit_is_found_when_the_bytes_are_read(stack: Stack) -> None:
         look.verify(look.Request(), stack.shop())
     assert stack.upload().sent == [made]
     look.verify(look.Request(read=True), stack.shop())
+
+
+@pytest.mark.parametrize("way", ["flip", "lay", "lose"])
+def test_each_file_of_a_copy_is_looked_at_and_sent_again(stack: Stack, way: str) -> None:
+    """Also the list for `sha256sum -c`. The page is made new by each release, so only its being there can be judged."""
+    made = stack.make()
+    stack.upload()
+    for key in [each for each in stack.keys(made) if "RESTORE" not in each]:
+        if way == "flip":
+            stack.place.flip(key)
+        elif way == "lay":
+            stack.place.lay(key, bytes(len(stack.place.objects[key])))
+        else:
+            stack.place.lose(key)
+        with pytest.raises(IntegrityError):
+            look.verify(look.Request(read=True), stack.shop())
+        assert states(stack)[made] != "offsite", key
+        assert stack.upload().sent == [made], key
+        look.verify(look.Request(read=True), stack.shop())
 
 
 @pytest.mark.parametrize("file", ["media", "set"])
@@ -224,6 +246,7 @@ def test_what_fails_at_one_place_is_told_of_that_place(stack: Stack) -> None:
     assert "the last look at the offsite copies failed" in texts["s3"][0] and texts["copy"] == []
 
 
+@pytest.mark.long
 def test_a_share_is_read_each_day_and_all_within_a_month(stack: Stack) -> None:
     made = {stack.make(days / 10, tier) for days in range(40) for tier in (Tier.DAILY,)}
     stack.upload()

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from backup.errors import RemoteFailed
 from backup.manifest import Tier
+from backup.offsite import told
 from backup.operations.offsite import prune as pruning
 from backup.records import Outcome
 from backup.retention import Policy
 from tests.unit.offsite.conftest import Stack
 
+NIGHTLY = Policy({Tier.DAILY: timedelta(days=8)}, minimum=3, share=30, fresh=timedelta(hours=48))
 POLICY = Policy({Tier.DAILY: timedelta(days=30)}, minimum=3, share=100, fresh=timedelta(days=35))
 
 
@@ -96,13 +99,59 @@ def test_pinned_unknown_and_foreign_copies_stay(stack: Stack) -> None:
     assert "pinned" in reasons[made[5]] and "unreadable" in reasons[made[4]]
 
 
-def test_a_share_waits_for_a_person(stack: Stack) -> None:
-    made = aged(stack)
-    few = Policy(POLICY.ages, 3, 20, POLICY.fresh)
-    report = prune(stack, few)
-    assert list(report.ends) == [made[5]] and report.waiting == 2 and report.exit_code == 4
-    assert list(prune(stack, few).ends) == []
-    assert list(prune(stack, few, force=True).ends) == [made[4], made[3]]
+def nights(stack: Stack, count: int, policy: Policy = NIGHTLY) -> list[pruning.Report]:
+    """A backup, an upload and a cleanup each night."""
+    reports = []
+    for _ in range(count):
+        stack.now += timedelta(days=1)
+        stack.make()
+        stack.upload(ages=policy.ages)
+        reports.append(prune(stack, policy))
+    return reports
+
+
+def filled(stack: Stack, days: int) -> None:
+    """A copy of each of these days."""
+    for day in range(days):
+        stack.make(day)
+    stack.upload(ages={})
+
+
+def said(stack: Stack) -> list[str]:
+    """What health says of the last cleanup."""
+    seen = told.Seen("s3", "the place", stack.shop().book.read(), [], timedelta(days=9999))
+    return [f"{r.text} {r.hint}" for r in told.reasons(seen, stack.records.all(), stack.now) if "cleanup" in r.text]
+
+
+def test_after_weeks_without_a_cleanup_a_share_goes_each_night_without_a_person(stack: Stack) -> None:
+    filled(stack, 20)
+    reports = nights(stack, 5)
+    assert [len(report.ends) for report in reports] == [6, 4, 3, 3, 1], "30 % of what is there, then what came"
+    assert reports[0].later == 7 and "the next ones do" in reports[0].words
+    assert not any(report.exit_code for report in reports) and said(stack) == []
+
+
+@pytest.mark.parametrize("jump", [25, 3652])
+def test_after_a_clock_that_jumped_copies_wait_for_a_person(stack: Stack, jump: int) -> None:
+    filled(stack, 8)
+    assert [len(report.ends) for report in nights(stack, 2)] == [1, 1]
+    stack.now += timedelta(days=jump)
+    reports = nights(stack, 3)
+    assert [len(report.ends) for report in reports] == [0, 1, 1] and {report.exit_code for report in reports} == {4}
+    (words,) = said(stack)
+    assert "a person must agree" in words and "offsite prune --force" in words
+    assert len(prune(stack, NIGHTLY, force=True).ends) > 5
+    assert nights(stack, 1)[0].exit_code == 0 and said(stack) == [], "a person has agreed"
+
+
+def test_after_a_setting_that_shrank_copies_wait_for_a_person(stack: Stack) -> None:
+    filled(stack, 8)
+    nights(stack, 1)
+    typo = replace(NIGHTLY, ages={Tier.DAILY: timedelta(days=2)})
+    reports = nights(stack, 2, typo)
+    assert [len(report.ends) for report in reports] == [1, 1] and reports[0].waiting > 4
+    assert reports[0].exit_code == 4 and "a setting that shrank" in reports[0].words
+    assert [(len(r.ends), r.exit_code) for r in nights(stack, 1)] == [(1, 0)], "put right"
 
 
 def test_nothing_goes_while_the_newest_copy_is_old(stack: Stack) -> None:

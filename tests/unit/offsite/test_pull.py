@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from backup import elsewhere
 from backup.errors import (
+    AlreadyHere,
     BackupError,
     IntegrityError,
     NoSpace,
@@ -18,10 +20,13 @@ from backup.errors import (
     RemoteMissing,
     StoreError,
 )
+from backup.log import logger
 from backup.manifest import Tier
+from backup.offsite.books import BookFile
+from backup.offsite.told import newest_held
+from backup.operations import runs
 from backup.operations.offsite import fetch
 from backup.operations.offsite.fetch import pull_to, sweep, temporarily
-from backup.operations.offsite.place import pick
 from backup.sets import StoredSet
 from backup.stores.staged import StagedFile
 from tests.unit.offsite.conftest import Stack
@@ -43,13 +48,65 @@ def test_a_folder_gets_what_was_sent(stack: Stack, tmp_path: Path) -> None:
         pull_to(stack.shop(), "latest", to)
 
 
+def test_a_copy_dated_ahead_of_the_clock_is_not_the_newest(stack: Stack, tmp_path: Path) -> None:
+    made = stack.make()
+    stack.now += timedelta(days=9)
+    ahead = stack.make()
+    stack.upload()
+    stack.now -= timedelta(days=9)
+    assert pull_to(stack.shop(), "latest", tmp_path / "to").id == made
+    assert pull_to(stack.shop(), ahead, tmp_path / "ahead").id == ahead
+    book = BookFile(stack.root, "s3").read()
+    for now, newest in ((stack.now, made), (stack.now + timedelta(days=9), ahead)):
+        held = newest_held(book, now)
+        assert held and held.id == newest
+
+
 def test_a_set_that_is_here_is_not_overwritten(stack: Stack) -> None:
     made = stack.make()
     stack.upload()
     before = {path: path.read_bytes() for path in (stack.root / "daily").iterdir()}
-    with pytest.raises(StoreError, match="is here already and was not overwritten"):
+    with pytest.raises(AlreadyHere, match="is here already and was not overwritten") as refused:
         fetch.pull(stack.shop(), made)
+    assert refused.value.exit_code == 46
     assert {path: path.read_bytes() for path in (stack.root / "daily").iterdir()} == before
+
+
+def test_the_copy_of_a_damaged_set_takes_its_place_and_the_damaged_files_stay_until_it_is_verified(
+    stack: Stack,
+) -> None:
+    made = stack.make(kind="damaged")
+    stack.upload()
+    assert not stack.keys(made)  # what is damaged is not sent
+    sound = stack.make(1)
+    stack.upload()
+    dump = f"obcms_backup_{sound}.sql.gz"
+    (stack.root / "daily" / dump).write_text("damaged")
+    damaged = {name: (stack.root / "daily" / name).read_bytes() for name in names(stack.root / "daily")}
+    stack.place.flip(f"daily/{dump}")
+    with pytest.raises(IntegrityError, match="with other bytes"):  # nothing here was touched for a bad copy
+        fetch.pull(stack.shop(), sound)
+    assert {name: (stack.root / "daily" / name).read_bytes() for name in names(stack.root / "daily")} == damaged
+    stack.place.flip(f"daily/{dump}")
+    with pytest.raises(IntegrityError):  # these small files are no dumps: the copy is not verified
+        fetch.pull(stack.shop(), sound)
+    assert (stack.root / "daily" / dump).read_text() == sound
+    assert (stack.root / "damaged" / sound / dump).read_text() == "damaged"
+    with pytest.raises(IntegrityError, match="was brought before and is not good either") as refused:
+        fetch.pull(stack.shop(), sound)
+    assert str(stack.root / "damaged" / sound) in refused.value.hint
+    stack.catalog.remove(stack.catalog.find(sound))
+    assert stack.catalog.settle() == [] and names(stack.root / "damaged") == [], "what is removed stays removed"
+
+
+def test_damaged_files_come_back_after_a_kill_between_them_and_the_copy(stack: Stack) -> None:
+    made = stack.make(kind="unreadable")
+    before = {name: (stack.root / "daily" / name).read_bytes() for name in names(stack.root / "daily")}
+    stack.catalog.put_aside(stack.catalog.find(made))
+    assert names(stack.root / "daily") == [] and len(names(stack.root / "damaged" / made)) == len(before)
+    runs.recover(stack.catalog, stack.records, stack.now)
+    assert {name: (stack.root / "daily" / name).read_bytes() for name in names(stack.root / "daily")} == before
+    assert names(stack.root / "damaged") == []
 
 
 @pytest.mark.parametrize(
@@ -122,17 +179,34 @@ def test_what_was_archived_comes_back_once_the_store_has_its_bytes(stack: Stack,
     assert pull_to(stack.shop(), made, tmp_path / "to").id == made
 
 
-def test_latest_is_the_newest_whole_set_with_a_database(stack: Stack) -> None:
-    whole, files, broken = stack.make(3), stack.make(2, halves="m"), stack.make(1)
+def test_latest_is_the_newest_that_can_be_had_and_those_passed_over_are_told(stack: Stack, tmp_path: Path) -> None:
+    whole, files, archived, flipped = stack.make(5), stack.make(4, halves="m"), stack.make(3), stack.make(2)
+    described, unended, broken = stack.make(1.5), stack.make(1), stack.make(0.5)
     stack.upload()
+    stack.place.archive(f"daily/obcms_backup_{archived}.sql.gz")
+    stack.place.flip(f"daily/obcms_backup_{flipped}.sql.gz")
+    stack.place.lay(f"daily/obcms_set_{described}.json", b"no manifest")
+    stack.place.lose(f"daily/obcms_set_{unended}.json")
     stack.place.lose(f"daily/obcms_media_{broken}.tar.gz")
-    assert pick(stack.place, "latest")[0].id == whole != files
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
+    assert pull_to(stack.shop(), "latest", tmp_path / "to").id == whole
+    logger.remove(sink)
+    passed = [line.split()[2].strip(":") for line in lines if line.startswith("passed over")]
+    assert passed == [broken, unended, described, flipped, archived] and files not in passed
+    stack.place.broken.add(f"daily/obcms_backup_{whole}.sql.gz")
+    with pytest.raises(RemoteFailed, match="cannot be read"):  # a place that fails is no reason to go on
+        pull_to(stack.shop(), "latest", tmp_path / "another")
+    stack.place.broken.clear()
+    stack.place.flip(f"daily/obcms_backup_{whole}.sql.gz")
+    with pytest.raises(IntegrityError, match=broken):  # that of the newest
+        pull_to(stack.shop(), "latest", tmp_path / "another")
     for key in list(stack.place.objects):
         stack.place.lose(key)
     with pytest.raises(NotFound, match="no whole set"):
-        pick(stack.place, "latest")
+        pull_to(stack.shop(), "latest", tmp_path / "none")
     with pytest.raises(NotFound, match="no set at"):
-        pick(stack.place, "daily_2025-10-01_02-00-00")
+        pull_to(stack.shop(), "daily_2025-10-01_02-00-00", tmp_path / "none")
 
 
 def test_a_temporary_folder_is_gone_afterwards(stack: Stack) -> None:

@@ -22,11 +22,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import MediaFailed
 from backup.sources.media import Change, MediaReport, archive, measure, parse_index
+from tests.support.examples import examples
 
 _MIB = 1 << 20
 _ODD_NAMES = [
@@ -207,7 +208,7 @@ _NAME = st.binary(min_size=1, max_size=255).filter(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20)
 @given(files=st.dictionaries(_NAME, st.binary(max_size=3000), max_size=8))
 def test_any_names_and_contents(files: dict[bytes, bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     work = tmp_path_factory.mktemp("any")
@@ -231,9 +232,10 @@ def _few_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_1500_levels_with_few_descriptors(root: Path, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_1100_levels_with_few_descriptors(root: Path, tmp_path: Path) -> None:
     fd = os.open(root, os.O_RDONLY)
-    for _ in range(1500):
+    for _ in range(1100):  # more than Python calls may be deep
         for name in ("a", "d", "z"):
             os.mkdir(name, dir_fd=fd) if name == "d" else os.close(os.open(name, os.O_CREAT, dir_fd=fd))
         below = os.open("d", os.O_RDONLY, dir_fd=fd)
@@ -242,10 +244,10 @@ def test_1500_levels_with_few_descriptors(root: Path, tmp_path: Path) -> None:
     os.close(fd)
     with _few_descriptors():
         made = Backup(root, tmp_path / "b")
-    assert (made.report.directories, made.report.files, made.report.changed) == (1501, 3000, ())
+    assert (made.report.directories, made.report.files, made.report.changed) == (1101, 2200, ())
     out = made.extract()
     subprocess.run(["diff", "-r", root, out], check=True)
-    assert made.checked() == 3000
+    assert made.checked() == 2200
 
 
 def test_paths_beyond_path_max(root: Path, tmp_path: Path) -> None:
@@ -272,14 +274,14 @@ def _holes(path: Path, size: int, *offsets: int) -> None:
         file.truncate(size)
 
 
-def test_a_sparse_file_of_10_gb_is_not_inflated(root: Path, tmp_path: Path) -> None:
-    size = 10 << 30
-    _holes(root / "sparse", size, 0, 4096 * 1000 + 100, 5 << 30, size - 3)
+def test_a_sparse_file_of_a_gb_is_not_inflated(root: Path, tmp_path: Path) -> None:
+    size = 1 << 30
+    _holes(root / "sparse", size, 0, 4096 * 1000 + 100, size // 2, size - 3)
     calls: list[int] = []
     made = Backup(root, tmp_path / "b", progress=calls.append)
     assert made.tar.stat().st_size < 50_000
     assert sum(calls) == made.report.bytes == measure(root, ()).bytes < 50_000
-    assert len(calls) > 10_000, "signs of life within the holes"
+    assert len(calls) > 1000, "signs of life within the holes"
     copy = made.extract() / "sparse"
     assert (copy.stat().st_size, copy.stat().st_blocks) == (size, (root / "sparse").stat().st_blocks)
     assert made.indexed()[b"media/sparse"][0] == size
@@ -299,7 +301,7 @@ def test_entries_without_content_are_a_sign_of_life(root: Path, tmp_path: Path) 
 def test_sparse_files_keep_their_holes_and_their_content(root: Path, tmp_path: Path) -> None:
     _holes(root / "hole", _MIB + 5)
     _holes(root / "hole at end", 3 * _MIB + 5, 0, 70_000)
-    _holes(root / "hole at begin", 300 * _MIB, 5 * _MIB, 300 * _MIB - 3)
+    _holes(root / "hole at begin", 30 * _MIB, 5 * _MIB, 30 * _MIB - 3)
     _holes(root / ("\udcff" * 100), 2 * _MIB, _MIB)
     made = Backup(root, tmp_path / "b")
     with tarfile.open(made.tar) as opened:
@@ -456,7 +458,7 @@ def test_what_the_sink_raises_comes_through(root: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def _flat(root: Path, tmp_path: Path) -> int:
+def _flat(root: Path) -> int:
     """Peak memory in MiB of a process that archives `root`, above what it has before."""
     code = (
         "import resource, sys; from pathlib import Path; from backup.sources.media import archive\n"
@@ -473,18 +475,25 @@ def test_memory_is_flat_for_a_large_file(root: Path, tmp_path: Path) -> None:
     with open(root / "large", "wb") as file:
         for _ in range(300):
             file.write(os.urandom(1024) * 1024)
-    assert 0 <= _flat(root, tmp_path) < 20
+    assert 0 <= _flat(root) < 20
 
 
-def test_memory_is_flat_for_many_files(root: Path, tmp_path: Path) -> None:
-    for number in range(50_000):
+@pytest.mark.long
+def test_memory_is_flat_for_many_files(memory: Path) -> None:
+    root = memory
+    for number in range(10_000):
         if number % 1000 == 0:
             (root / f"{number:05}").mkdir()
         os.close(os.open(root / f"{number // 1000 * 1000:05}" / str(number), os.O_CREAT))
-    assert 0 <= _flat(root, tmp_path) < 20
+    assert 0 <= _flat(root) < 4
 
 
 # --- trees in use ---------------------------------------------------------------------------------------------
+
+
+def of_files(report: MediaReport) -> tuple[Change, ...]:
+    """What changed, but for directories in which something did."""
+    return tuple(each for each in report.changed if each.what != "changed while read")
 
 
 class Meddling:
@@ -558,7 +567,7 @@ def test_a_large_file_that_changes_is_listed(
         size = 8 * _MIB
     (root / "b").write_bytes(b"after it")
     made = Backup(root, tmp_path / "b", progress=Once(lambda: act(path)))
-    assert made.report.changed == (Change("a", what),)
+    assert of_files(made.report) == (Change("a", what),)
     out = made.extract()
     assert (out / "a").stat().st_size == size == made.indexed()[b"media/a"][0]
     assert (out / "b").read_bytes() == b"after it"
@@ -580,7 +589,7 @@ def test_a_small_file_that_changes_once_is_read_again(
     path.write_bytes(bytes(1000))
     kept = os.open(path, os.O_RDONLY)
     made = Backup(root, tmp_path / "b", progress=Once(lambda: act(path)))
-    assert made.report.changed == ()
+    assert of_files(made.report) == ()
     assert (made.extract() / "a").read_bytes() == os.pread(kept, 5000, 0)
     os.close(kept)
     assert made.checked() == 1
@@ -619,7 +628,7 @@ def test_directories_that_vanish_before_they_are_listed(root: Path, tmp_path: Pa
     (root / "sub").mkdir()
     meddling = Meddling()
     meddling.before_opening(b"sub", lambda: meddling.before_listing((root / "sub").rmdir))
-    assert Backup(root, tmp_path / "b").report.changed == (Change("sub", "vanished"),)
+    assert of_files(Backup(root, tmp_path / "b").report) == (Change("sub", "vanished"),)
     meddling.before_listing(root.rmdir)
     with pytest.raises(MediaFailed, match="volume cannot be read: No such file"):
         archive(root, "media", Kept(), Kept())
@@ -635,7 +644,7 @@ def test_files_that_vanish_are_listed_and_the_run_goes_on(root: Path, tmp_path: 
         shutil.rmtree(root / "d")
 
     made = Backup(root, tmp_path / "b", progress=Once(act))
-    assert made.report.changed == (Change("b", "vanished"), Change("d", "vanished"))
+    assert of_files(made.report) == (Change("b", "vanished"), Change("d", "vanished"))
     assert list(made.indexed()) == [b"media/a", b"media/z"]
     assert tree(made.extract()).keys() == tree(root).keys()
 
@@ -646,7 +655,7 @@ def test_a_further_name_of_what_was_not_stored_has_the_content(root: Path, tmp_p
     os.link(root / "a", root / "b")
     os.link(root / "a", root / "c")
     made = Backup(root, tmp_path / "b", progress=Once(lambda: (root / "a").unlink()))
-    assert made.report.changed == (Change("a", "vanished"),)
+    assert of_files(made.report) == (Change("a", "vanished"),)
     assert (made.report.files, made.report.hard_links) == (2, 1)
     ours, theirs = tree(root), tree(made.extract())
     assert ours.pop(b"") != theirs.pop(b""), "its time moved when the name went"
@@ -693,15 +702,16 @@ def test_a_file_swapped_between_the_look_and_the_open(
     (root / "z").write_bytes(b"after it")
     Meddling().before_opening(b"swapped", lambda: act(Path("swapped")))
     made = Backup(root, tmp_path / "b")
-    assert made.report.changed == (Change("swapped", what),)
-    assert made.names() == [b"media", b"media/z"]
+    assert of_files(made.report)[0] == Change("swapped", what)
+    assert [name for name in made.names() if name != b"media/swapped"] == [b"media", b"media/z"]
+    assert (b"media/swapped" in made.names()) is (Path("swapped").is_symlink() or Path("swapped").is_dir())
 
 
 def test_a_file_replaced_by_another_is_stored_and_listed(root: Path, tmp_path: Path) -> None:
     (root / "swapped").write_bytes(b"seen")
     Meddling().before_opening(b"swapped", lambda: _replace(root / "swapped"))
     made = Backup(root, tmp_path / "b")
-    assert made.report.changed == (Change("swapped", "replaced while read"),)
+    assert of_files(made.report) == (Change("swapped", "replaced while read"),)
     assert (made.extract() / "swapped").read_bytes() == b"new content"
     assert made.checked() == 1
 
@@ -719,8 +729,8 @@ def test_a_directory_swapped_for_a_link_does_not_lead_outside(root: Path, tmp_pa
 
     Meddling().before_opening(b"swapped", act)
     made = Backup(root, tmp_path / "b")
-    assert made.report.changed == (Change("swapped", "replaced while read"),)
-    assert made.names() == [b"media"]
+    assert of_files(made.report) == (Change("swapped", "replaced while read"), Change("swapped", "came while read"))
+    assert made.names() == [b"media", b"media/swapped"] and os.readlink(made.extract() / "swapped") == str(outside)
 
 
 def test_a_directory_swapped_after_the_open_is_still_the_one_looked_at(root: Path, tmp_path: Path) -> None:
@@ -764,12 +774,62 @@ def test_swapping_without_pause_never_leads_outside(root: Path, tmp_path: Path) 
         thread.join()
 
 
+def test_what_is_moved_to_where_the_walk_has_been_is_archived_after_it(root: Path, tmp_path: Path) -> None:
+    for name in ("done", "later", "later/folder"):
+        (root / name).mkdir()
+    for number in range(50):
+        (root / f"later/{number:02}").write_bytes(b"%d" % number)
+    (root / "later/folder/below").write_bytes(b"below")
+    (root / "done/a").write_bytes(b"a")
+
+    def act() -> None:
+        for number in range(0, 50, 2):
+            (root / f"later/{number:02}").rename(root / f"done/{number:02}")
+        (root / "later/folder").rename(root / "done/folder")
+
+    made = Backup(root, tmp_path / "b", progress=Once(act))
+    report = made.report
+    assert {each.path for each in report.changed if each.what == "changed while read"} == {"done"}
+    assert len(of_files(report)) == 26 and {each.what for each in of_files(report)} == {"came while read"}
+    assert tree(made.extract()).keys() == tree(root).keys()
+    assert made.checked() == 52 == report.files and report.directories == 4
+
+
+def test_a_file_that_has_become_a_directory_is_in_the_archive_as_it_was_met(root: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (root / name).write_bytes(name.encode())
+
+    def act() -> None:
+        (root / "a").unlink()
+        (root / "a/below").mkdir(parents=True)
+        (root / "a/below/file").write_bytes(b"new")
+
+    calls: list[int] = []
+    made = Backup(
+        root, tmp_path / "b", progress=lambda count: act() if calls.append(count) is None and len(calls) == 4 else None
+    )
+    assert made.report.changed == (Change(".", "changed while read"), Change("a", "changed while read"))
+    assert (made.extract() / "a").read_bytes() == b"a" and made.checked() == 3
+
+
+def test_a_quiet_tree_has_not_changed(root: Path, tmp_path: Path) -> None:
+    """Though it has been made within the same tick of the clock, and what came before its directory was listed."""
+    (root / "sub/deep").mkdir(parents=True)
+    (root / "sub/deep/file").write_bytes(b"file")
+    (root / "a").write_bytes(b"a")
+    made = Backup(root, tmp_path / "b", progress=Once(lambda: (root / "sub/deep/more").write_bytes(b"more")))
+    made.extract()
+    assert made.report.changed == () and made.checked() == 3
+
+
 def test_a_deep_directory_moved_away_costs_only_what_lay_around_it(root: Path, tmp_path: Path) -> None:
     deep = root / "/".join("d" * 80)
     deep.mkdir(parents=True)
     (deep / "leaf").write_bytes(b"leaf")
     (root / "z").write_bytes(b"after it")
     (root / "/".join("d" * 70) / "y").write_bytes(b"lost")
+    time.sleep(0.03)  # its directory is no longer one that has changed this instant
     made = Backup(root, tmp_path / "b", progress=Once(lambda: (root / "/".join("d" * 75)).rename(tmp_path / "away")))
-    assert made.report.changed == (Change("/".join("d" * 70), "moved while read"),)
-    assert list(made.indexed()) == [b"media/" + b"d/" * 80 + b"leaf", b"media/z"]
+    above = "/".join("d" * 70)
+    assert of_files(made.report) == (Change(above, "moved while read"), Change(f"{above}/y", "came while read"))
+    assert list(made.indexed()) == [b"media/" + b"d/" * 80 + b"leaf", b"media/z", f"media/{above}/y".encode()]

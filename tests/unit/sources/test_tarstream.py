@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
@@ -68,7 +68,6 @@ def _listed(path: Path) -> list[str]:
     return os.fsdecode(result.stdout).splitlines()
 
 
-@settings(deadline=None)
 @given(path=_PATHS, target=_PATHS, kind=st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE]))
 def test_any_path_and_target_are_read_back_exactly(
     path: bytes, target: bytes, kind: bytes, tmp_path_factory: pytest.TempPathFactory
@@ -142,7 +141,6 @@ def test_only_a_name_that_is_not_utf8_is_marked_binary(found: os.stat_result) ->
     assert b"21 hdrcharset=BINARY\n" in header(Member(b"media/\xff", tarfile.REGTYPE, found))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 30_000))
 def test_the_archive_ends_in_two_zero_blocks_and_a_whole_record(count: int) -> None:
     total = count + len(padding(count))
@@ -165,7 +163,6 @@ def test_small_writes_are_gathered_and_large_ones_not_copied() -> None:
     assert gathered.count == 300_002 + (1 << 20)
 
 
-@settings(deadline=None)
 @given(path=_PATHS, size=st.integers(0, 2**63))
 def test_the_index_reads_back(path: bytes, size: int) -> None:
     line = index_line(_SHA, size, path)
@@ -206,7 +203,6 @@ def test_a_damaged_line_is_named(line: bytes) -> None:
         list(parse_index([index_line(_SHA, 1, b"media/a"), line]))
 
 
-@settings(deadline=None)
 @given(writes=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9000)), max_size=6), size=st.integers(0, 200_000))
 def test_regions_cover_all_data_in_whole_blocks(
     writes: list[tuple[int, int]], size: int, tmp_path_factory: pytest.TempPathFactory

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -15,14 +17,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import BackupError, IntegrityError, RestoreFailed, StoreError
-from backup.sources import media
+from backup.sources import media, metadata, untar
+from backup.sources.tarread import TarReader
 from backup.sources.tarstream import Member, ending, header, index_line, padding
 from backup.sources.untar import Extracted, extract
 from backup.stream.gzip import reader
+from tests.support.examples import examples
 from tests.support.nasty import acl, fill, look
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -85,7 +89,7 @@ _NAME = st.binary(min_size=1, max_size=255).filter(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@examples(25)
 @given(files=st.dictionaries(_NAME, st.binary(max_size=3000), max_size=6), folders=st.lists(_NAME, max_size=3))
 def test_any_names(files: dict[bytes, bytes], folders: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     work = tmp_path_factory.mktemp("any")
@@ -98,7 +102,46 @@ def test_any_names(files: dict[bytes, bytes], folders: list[bytes], tmp_path_fac
     tar, index = archived(work / "volume")
     extracted(tar.getvalue(), work / "target", index.lines())
     assert look(work / "target") == look(work / "volume")
-    subprocess.run(["rm", "-rf", work], check=True)
+    shutil.rmtree(work)
+
+
+@pytest.mark.parametrize("year", [1800, 2300, 2446, 2500, 9999])
+def test_a_time_that_the_writer_takes_comes_back_or_is_the_nearest(place: Path, year: int) -> None:
+    """NTFS by Samba gives files such times. One of them must not be the end of a restore."""
+    seconds = int((year - 1970) * 365.2425 * 86400)
+    (place / "volume/a").write_bytes(b"a")
+    (place / "volume/l").symlink_to("a")
+    tar, index = Sums(), Sums()
+    found = os.lstat(place / "volume/a")
+    odd = os.stat_result(tuple(found), {"st_mtime_ns": seconds * 10**9 + 7})
+    tar.write(header(Member(b"media/", DIR, os.stat(place / "volume"))))
+    tar.write(header(Member(b"media/a", FILE, odd, 1)) + b"a" + padding(1))
+    tar.write(header(Member(b"media/l", LINK, odd, target=b"a")) + END)
+    index.write(index_line(hashlib.sha256(b"a").hexdigest(), 1, b"media/a"))
+    done = extracted(tar.getvalue(), place / "target", index.lines())
+    exact = [os.lstat(place / "target" / name).st_mtime_ns == odd.st_mtime_ns for name in "al"]
+    assert (place / "target/a").read_bytes() == b"a"
+    assert all(exact) if not done.notes else done.notes == (f"{metadata.TIMES} (a and 1 more)",) and not any(exact)
+
+
+@given(
+    mode=st.integers(0, 0o7777),
+    owners=st.tuples(st.integers(0, 2**32 - 2), st.integers(0, 2**32 - 2)),
+    mtime=st.integers(-(2**61) * 10**9, 2**61 * 10**9),
+    name=_NAME,
+    target=_NAME,
+    attributes=st.dictionaries(_NAME.map(b"user.".__add__), st.binary(max_size=300), max_size=3),
+)
+def test_what_the_writer_writes_of_an_inode_the_reader_takes(
+    mode: int, owners: tuple[int, int], mtime: int, name: bytes, target: bytes, attributes: dict[bytes, bytes]
+) -> None:
+    (uid, gid), path = owners, b"media/" + name
+    found = os.stat_result((mode, 0, 0, 1, uid, gid, 0, 0, 0, 0), {"st_mtime_ns": mtime})
+    tar = header(Member(path, FILE, found, attributes=attributes)) + header(Member(path, LINK, found, target=target))
+    file, link = TarReader(io.BytesIO(tar + END), BIG).members()
+    for each in (file, link):
+        assert (each.path, each.mode, each.uid, each.gid, each.mtime_ns) == (path, mode, uid, gid, mtime)
+    assert (file.attributes, link.target) == (attributes, target)
 
 
 def _deep(root: Path, name: str, levels: int) -> None:
@@ -113,7 +156,8 @@ def _deep(root: Path, name: str, levels: int) -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize(("name", "levels"), [("d", 1500), ("n" * 250, 40)])
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "levels"), [("d", 1100), ("n" * 250, 40)])
 def test_depth_takes_no_descriptors(place: Path, name: str, levels: int) -> None:
     _deep(place / "volume", name, levels)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -130,9 +174,9 @@ def test_depth_takes_no_descriptors(place: Path, name: str, levels: int) -> None
 
 def test_holes_are_not_inflated(place: Path) -> None:
     with open(place / "volume/sparse", "wb") as file:
-        for offset in (0, 1 << 30):
+        for offset in (0, 1 << 28):
             os.pwrite(file.fileno(), b"abc", offset)
-        file.truncate(2 << 30)
+        file.truncate(1 << 29)
     tar, index = archived(place / "volume")
     extracted(tar.getvalue(), place / "target", index.lines())
     copy, original = (place / "target/sparse").stat(), (place / "volume/sparse").stat()
@@ -159,6 +203,54 @@ def test_who_has_no_privileges_gets_files_and_is_told(place: Path) -> None:
     assert "owners" in done.stdout
     assert (place / "target/mine/mine").read_bytes() == b"content"
     assert (place / "target/mine/mine").stat().st_uid == 65534
+
+
+def _refusing(place: Path, tar: bytes, before: str = "") -> tuple[str, ...]:
+    """Extracted where the kernel refuses every owner but one: the first of a user namespace."""
+    (place / "tar").write_bytes(tar)
+    code = (
+        "import json, sys; from pathlib import Path; from backup.sources.untar import extract\n"
+        f"{before}\n"
+        "done = extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
+        " progress=lambda count: None); print(json.dumps(done.notes))"
+    )
+    words = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, place / "tar", place / "target"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return tuple(json.loads(done.stdout))
+
+
+def test_a_value_that_the_file_system_refuses_becomes_the_nearest_with_a_word(place: Path) -> None:
+    """As with a rootless engine, where most owners do not exist; and never a set-ID bit for another owner."""
+    odd, long = b"n" * 300 + b".pdf", b"user." + b"a" * 300
+    owned = {"uid": 7, "gid": 0, "mode": 0o6755}
+    tar = TOP + member("media/own", content=b"own", **owned) + member("media/link", LINK, link="own", **owned)
+    tar += pax(record(f"SCHILY.xattr.{long.decode()}", "x") + record("SCHILY.xattr.user.big", b"b" * 60_000))
+    tar += member("media/attributes", content=b"a")
+    tar += pax(record("SCHILY.xattr.system.posix_acl_access", "none")) + member("media/acl", content=b"acl")
+    for name, kind, content in ((odd, DIR, b""), (odd + b"/x", FILE, b"x"), (odd + b"/" + odd, FILE, b"y")):
+        tar += pax(record("path", b"media/" + name)) + member("media/x", kind, content)
+    tar += pax(record("linkpath", b"media/" + odd + b"/" + odd)) + member("media/second", HARD) + END
+    notes = _refusing(place, tar)
+    kinds = (metadata.OWNERS, metadata.SET_IDS, metadata.ATTRIBUTES, untar.NAMES)
+    assert len(notes) == len(kinds) and all(any(note.startswith(kind) for note in notes) for kind in kinds), notes
+    assert any(note.endswith("(own and 1 more)") for note in notes)
+    found = (place / "target/own").stat()
+    assert (found.st_mode & 0o7777, found.st_uid, (place / "target/own").read_bytes()) == (0o755, 0, b"own")
+    assert (place / "target/acl").read_bytes() == b"acl" and os.listxattr(place / "target/attributes") == []
+    (folder,) = (path for path in (place / "target").iterdir() if path.is_dir())
+    assert (folder / "x").read_bytes() == b"x" and folder.name.startswith("nnn") and folder.name.endswith(".pdf")
+    assert (place / "target/second").read_bytes() == b"y" and (place / "target/second").stat().st_nlink == 2
+    assert all(note.isprintable() and len(note) < 300 for note in notes)
+
+
+def test_a_file_system_without_links_gets_copies(place: Path) -> None:
+    """As FAT, and many a network file system: it refuses with EPERM."""
+    refuse = "import os\ndef no(*_, **__): raise PermissionError(1, 'Operation not permitted')\n"
+    tar = TOP + member("media/a", content=b"a", mode=0o640) + member("media/b", HARD, link="media/a")
+    notes = _refusing(place, tar + member("media/l", LINK, link="a") + END, refuse + "os.link = os.symlink = no")
+    assert notes == (f"{untar.COPIES} (b)", f"{untar.LINKS} (l)")
+    assert (place / "target/b").read_bytes() == b"a" and (place / "target/b").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("lacking", ["chown", "fsetid"])
@@ -296,9 +388,15 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     ),
     "hard link with content": (member("media/h", HARD, link="media/x", size=512), "claims to have"),
     "directory with content": (member("media/d/", DIR, size=512), "claims to have"),
-    "character device": (member("media/c", tarfile.CHRTYPE), "is a device"),
-    "block device": (member("media/b", tarfile.BLKTYPE), "is a device"),
-    "FIFO": (member("media/f", tarfile.FIFOTYPE), "is a FIFO"),
+    "hard link to a FIFO": (
+        member("media/f", tarfile.FIFOTYPE) + member("media/h", HARD, link="media/f"),
+        "no file of the archive|is a FIFO",
+    ),
+    "device outside": (member("outside/d", tarfile.CHRTYPE), "lies outside"),
+    "link to a name too long": (
+        member("././@LongLink", b"K", b"l" * 4096) + member("media/l", LINK),
+        "to a name that is too long",
+    ),
     "unknown kind": (member("media/u", b"Z"), "unknown kind"),
     "multi volume": (member("media/u", b"M"), "unknown kind"),
     "negative size": (renumbered(member("media/n"), 124, b"\xff" * 11 + b"\x00"), "claims to have"),
@@ -309,7 +407,7 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     "endless pax size": (pax(record("size", "9" * 5000)) + member("media/n"), "number that is none"),
     "negative owner": (pax(record("uid", "-5")) + member("media/n"), "number that is none"),
     "owner nobody can be": (pax(record("gid", str(2**32 - 1))) + member("media/n"), "owner that cannot be"),
-    "time beyond time": (pax(record("mtime", "9" * 10)) + member("media/n"), "time that cannot be"),
+    "time beyond time": (pax(record("mtime", "9" * 19)) + member("media/n"), "time that cannot be"),
     "time that is none": (pax(record("mtime", "nan")) + member("media/n"), "time that is none"),
     "pax loop": (pax(record("comment", "x")) * 3 + member("media/n"), "one extended header after another"),
     "pax over nothing": (pax(record("comment", "x")), "belongs to nothing"),
@@ -320,7 +418,6 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     "global path": (pax(record("path", "media/g"), tarfile.XGLTYPE) + member("media/n"), "global header"),
     "long name bomb": (member("././@LongLink", b"L", size=1 << 34), "extended header of"),
     "negative long name": (renumbered(member("././@LongLink", b"L"), 124, b"\xff" * 12), "extended header of"),
-    "name of 256": (member("././@LongLink", b"L", b"media/" + b"n" * 256) + member("x"), "name that is too long"),
     "sparse map backwards": (_sparse(b"2\n512\n512\n0\n512\n", "4096", bytes(1024)), "map of holes"),
     "sparse beyond its end": (_sparse(b"1\n4096\n512\n", "4096", bytes(512)), "map of holes"),
     "sparse without data": (_sparse(b"1\n0\n512\n", "4096"), "map of holes"),
@@ -329,6 +426,7 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     "sparse negative": (_sparse(b"1\n-512\n512\n", "4096", bytes(512)), "number that is none"),
     "sparse too large": (_sparse(b"0\n", "9" * 18), "a size or an attribute|larger than a file"),
     "sparse unknown": (pax(record("GNU.sparse.major", "7")) + member("media/s"), "form that is not known"),
+    "damaged padding": (member("media/x", content=b"x")[:-1] + b"x", "damaged padding"),
     "damaged header": (member("media/x")[:100] + b"\xff" + member("media/x")[101:], "damaged header"),
     "zero block within": (bytes(512) + member("media/x"), "damaged header"),
     "something after the end": (END + member("media/x"), "something follows"),
@@ -337,10 +435,10 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
 
 def _try(place: Path, tar: bytes, *, trusted: bool, limit: int = 1 << 20) -> BackupError:
     before = look(place / "outside")
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises((IntegrityError, RestoreFailed)) as caught:
         extracted(tar, place / "target", trusted=trusted, limit=limit)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert look(place / "outside") == before
     assert sorted(os.listdir(place)) == ["outside", "target", "volume"]
     error: BackupError = caught.value
@@ -357,6 +455,25 @@ def test_a_crafted_archive_is_refused(place: Path, name: str, trusted: bool) -> 
     assert any(word in error.message for word in words.split("|")), error.message
     assert "no live file was touched" in error.message
     assert not Path("/etc/obcms-was-here").exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_what_is_no_file_is_left_out_with_a_word(place: Path, kind: bytes) -> None:
+    """`tar -czf` of a folder with one FIFO is enough; ours stores none, so there it is a fault."""
+    tar = TOP + member("media/f", kind) + member("media/x", content=b"x") + member("media/g", kind) + END
+    done = extracted(tar, place / "target", trusted=False)
+    assert os.listdir(place / "target") == ["x"] and done.notes == (f"{untar.SPECIAL} (f and 1 more)",)
+    (place / "t2").mkdir()
+    with pytest.raises(IntegrityError, match="is a FIFO|is a device"):
+        extracted(tar, place / "t2")
+
+
+@pytest.mark.parametrize("kind", [tarfile.CONTTYPE, tarfile.AREGTYPE])
+def test_other_kinds_of_files_and_headers_come_back(place: Path, kind: bytes) -> None:
+    tar = pax(record("comment", "of git archive"), tarfile.XGLTYPE) + TOP
+    tar += pax(record("path", "media/long"), tarfile.SOLARIS_XHDTYPE) + member("media/x", kind, b"content")
+    assert extracted(tar + END, place / "target").notes == ()
+    assert (place / "target/long").read_bytes() == b"content"
 
 
 @pytest.mark.parametrize(
@@ -473,15 +590,16 @@ def test_damaged_gzip_and_a_failing_disk(place: Path) -> None:
         extract(Failing(), "media", place / "t2", index=None, trusted=True, limit=BIG, progress=_silent)
 
 
+@pytest.mark.long
 def test_memory_stays_flat(place: Path) -> None:
-    """A hundred thousand members, none of which is held."""
+    """Ten thousand members, none of which is held."""
     code = (
         "import io, resource, sys; from pathlib import Path; from backup.sources.untar import extract\n"
         "extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
         " progress=lambda count: None); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     used = []
-    for count in (10, 20_000):
+    for count in (10, 10_000):
         with open(place / "outside/tar", "wb") as file:
             file.write(TOP)
             for number in range(count):

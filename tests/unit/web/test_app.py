@@ -6,11 +6,12 @@ import base64
 import http.client
 import json
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,14 +26,13 @@ from backup.health import Health, Reason, SchedulerState, Status
 from backup.manifest import Tier
 from backup.operations.serve import check_ready
 from backup.overview import Overview
-from backup.probe import login, probe
+from backup.probe import SOCKET, login, probe
 from backup.sets import StoredSet
 from backup.web import app as app_module
-from backup.web import server as server_module
-from backup.web import shared
 from backup.web.app import create_app
 from backup.web.guard import HEADERS, Access
-from backup.web.server import HttpServer, bind
+from backup.web.server import LIFETIME, HttpServer, bind, reserved
+from backup.web.shared import DEAR, FRESH
 from tests.support.overviews import healthy
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
@@ -59,13 +59,15 @@ class World:
 
 
 @contextmanager
-def served(world: World, access: Access | None = None) -> Iterator[int]:
+def served(
+    world: World, access: Access | None = None, lifetime: float = LIFETIME, local: Path | None = None, **limits: float
+) -> Iterator[int]:
     app = create_app(
-        scheduler=lambda: world.scheduler, overview=world.overview, ready=lambda: world.ready(), access=access
+        scheduler=lambda: world.scheduler, overview=world.overview, ready=lambda: world.ready(), access=access, **limits
     )
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
-        with HttpServer(app, listener):
+        with HttpServer(app, listener, lifetime), reserved(app, local) if local else nullcontext():
             yield port
 
 
@@ -238,21 +240,20 @@ def test_a_thousand_requests_cost_one_look(world: World, port: int) -> None:
     with ThreadPoolExecutor(16) as pool:
         codes = list(pool.map(lambda number: ask(port, SURFACES[number % 4])[0], range(1000)))
     assert set(codes) == {200}
-    assert len(world.asked) <= 1 + (time.monotonic() - begun) / shared._FRESH
+    assert len(world.asked) <= 1 + (time.monotonic() - begun) / FRESH
 
 
-def test_the_answer_is_renewed(world: World, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "_FRESH", 0.0)
-    assert ask(port, "/healthz")[0] == 200
-    world.status = "fail"
-    assert ask(port, "/healthz")[0] == 503
+def test_the_answer_is_renewed(world: World) -> None:
+    with served(world, fresh=0) as port:
+        assert ask(port, "/healthz")[0] == 200
+        world.status = "fail"
+        assert ask(port, "/healthz")[0] == 503
 
 
-def test_a_disk_that_hangs_is_red_asked_once_and_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_module, "_HEALTH_LIMIT", 0.2)
+def test_a_disk_that_hangs_is_red_asked_once_and_blocks_nobody() -> None:
     hang = threading.Event()
-    world = World(before=lambda: hang.wait(30) and None)
-    with served(world) as port:
+    world = World(before=lambda: hang.wait(60) and None)
+    with served(world, limit=0.1) as port:
         for _ in range(3):
             code, _, body = ask(port, "/healthz")
             assert code == 503
@@ -262,19 +263,60 @@ def test_a_disk_that_hangs_is_red_asked_once_and_blocks_nobody(monkeypatch: pyte
         hang.set()
 
 
-def test_slow_clients_do_not_block_others(world: World, port: int) -> None:
-    with ExitStack() as stack:
+def work() -> None:
+    """What a look at thousands of sets costs."""
+    begun = time.thread_time()
+    while time.thread_time() - begun < 1.5 * DEAR:
+        pass
+
+
+def test_after_much_work_the_probe_waits_for_how_it_is_now(tmp_path: Path) -> None:
+    world, local = World(before=work), tmp_path / SOCKET
+    with served(world, fresh=0, limit=30, local=local) as port:
+        assert probe(port, local=local) == (0, "pass")
+        world.status = "fail"
+        assert probe(port, local=local) == (1, "fail")
+
+
+def test_after_much_work_health_is_told_from_the_last_look_while_the_next_is_under_way() -> None:
+    go_on = threading.Event()
+    go_on.set()
+    world = World(before=lambda: (work(), go_on.wait(60)) and None)
+    with served(world, fresh=0, limit=30) as port:
+        assert ask(port, "/healthz")[0] == 200
+        go_on.clear()
+        world.status = "fail"
+        for _ in range(3):
+            assert ask(port, "/healthz")[0] == 200
+        assert len(world.asked) == 2
+        go_on.set()
+        deadline = time.monotonic() + 20
+        while ask(port, "/healthz")[0] != 503:
+            assert time.monotonic() < deadline
+        assert ask(port, "/api/status")[0] == 200  # which waits for the newest
+
+
+def test_a_disk_that_hangs_is_not_told_from_memory() -> None:
+    hang = threading.Event()
+    hang.set()
+    world = World(before=lambda: hang.wait(60) and None)
+    with served(world, fresh=0, limit=0.1) as port:
+        assert ask(port, "/healthz")[0] == 200
+        hang.clear()
+        assert ask(port, "/healthz")[0] == 503
+        hang.set()
+
+
+def test_slow_clients_do_not_block_others(world: World) -> None:
+    with served(world, lifetime=600) as port, ExitStack() as stack:
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(100)]
         for connection in slow:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-        begun = time.monotonic()
         assert ask(port, "/healthz")[0] == 200
-        assert time.monotonic() - begun < 5
 
 
-def test_slow_clients_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_LIFETIME", 0.1)
-    with served(World()) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+def test_slow_clients_are_sent_away() -> None:
+    with served(World(), lifetime=0.1) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\n")
         with pytest.raises(ConnectionResetError):
             assert slow.recv(1) == b""
@@ -291,6 +333,59 @@ def test_too_many_connections_are_closed_unread(port: int) -> None:
     while (code := ask(port, "/livez")[0]) != 200 and time.monotonic() < deadline:
         pass
     assert code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz"])
+def test_the_probe_is_answered_while_visitors_hold_all_connections(tmp_path: Path, path: str) -> None:
+    """Idle and slow ones, and more than the server takes."""
+    local = tmp_path / "run" / SOCKET
+    with served(World(), lifetime=600, local=local) as port, ExitStack() as stack:
+        many = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(300)]
+        for slow in many[:100]:
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        assert ask_anyway(many[-1]) == b""
+        assert probe(port, path)[0] == 1  # as everybody
+        assert probe(port, path, local=local) == (0, "pass")
+        assert stat.S_IMODE(local.stat().st_mode) == 0o600
+    assert not local.exists()
+
+
+def test_the_probe_is_answered_while_visitors_keep_the_service_at_work(tmp_path: Path) -> None:
+    """Pages that are much work, drawn anew each time."""
+    local, ended = tmp_path / SOCKET, threading.Event()
+
+    def visit(port: int) -> None:
+        while not ended.is_set():
+            with suppress(OSError, http.client.HTTPException):
+                ask(port, "/")
+
+    with served(World(before=work), fresh=0, local=local) as port, ThreadPoolExecutor(20) as visitors:
+        for _ in range(20):
+            visitors.submit(visit, port)
+        try:
+            assert [probe(port, path, local=local) for path in ("/livez", "/healthz") * 3] == [(0, "pass")] * 6
+        finally:
+            ended.set()
+
+
+def test_a_socket_that_nobody_listens_at_is_no_reason_to_be_unhealthy(tmp_path: Path, port: int) -> None:
+    """It is left by a service that was killed; the next one takes its place."""
+    local = tmp_path / SOCKET
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(local))
+    assert probe(port, local=local) == (0, "pass")
+    with served(World(scheduler="dead"), local=local):
+        assert probe(port, "/livez", local=local) == (
+            1,
+            "fail: the scheduler is not running: no backup starts; it is being started again",
+        )
+
+
+def test_without_a_place_for_the_socket_the_service_runs(tmp_path: Path, logged: list[str]) -> None:
+    (tmp_path / "run").touch()
+    with served(World(), local=tmp_path / "run" / SOCKET) as port:
+        assert probe(port, local=tmp_path / "run" / SOCKET) == (0, "pass")
+    assert "asks at the port" in "".join(logged)
 
 
 def ask_anyway(connection: socket.socket) -> bytes:

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -126,12 +127,23 @@ def test_hostile_text_is_shown_as_text() -> None:
     assert not re.search("[\x00-\x09\x0b-\x1f\u202a-\u202e\u2066-\u2069]", html)
 
 
-def test_long_lists_are_cut() -> None:
+def test_thousands_of_sets_are_folded() -> None:
+    """Each tier shows its newest, counts the rest, and names the command that lists them; all are below 200 kB."""
     seen = overviews.healthy()
-    many = tuple(stored(Tier.MANUAL, NOW - timedelta(hours=hours)) for hours in range(3_000))
+    problem = "obcms_media.tar.gz has 1,204 bytes instead of 2,301,118,004; " * 20
+    damaged: dict[str, Any] = {"state": "damaged", "problem": problem}
+    many = tuple(
+        stored(tier, NOW - timedelta(hours=hours), **({} if hours % 3 else damaged))
+        for hours in range(600)
+        for tier in Tier
+    )
     html = page.render(replace(seen, sets=many, runs=seen.runs * 100)).decode()
-    assert "The newest 200 sets" in html and "2910 older" in html
-    assert len(html) < 400_000
+    assert "The newest 150 sets" in html and "550 older" in html
+    for tier in Tier:
+        assert f"570 older {tier} sets: <code>list {tier}</code>" in html
+        newest = [each.id for each in many if each.tier is tier][:30]
+        assert [identifier for identifier in re.findall(r'class="id">([^<]+)', html) if identifier in newest] == newest
+    assert len(html) < 200_000
 
 
 def test_a_volume_that_was_not_measured_is_not_drawn() -> None:

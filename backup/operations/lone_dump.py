@@ -1,0 +1,76 @@
+"""A dump without a manifest, plain or in pg_dump's custom format: read as SQL, and the roles that it names."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from backup.errors import IntegrityError, LoadFailed
+from backup.operations.check_bytes import Stored
+from backup.operations.check_set import Reader
+from backup.operations.legacy import CUSTOM
+from backup.operations.verify import Checked, check
+from backup.progress import Progress, Silent
+from backup.sets import StoredSet
+from backup.sources.clients import Clients
+from backup.sources.places import Place
+from backup.stores.local import LocalStore
+from backup.stream.content import Content, Kind
+from backup.stream.filters import DumpReader
+from backup.stream.role_names import RoleNames
+
+_FIRST: Final = b"\n-- Name: "
+_DROP: Final = re.compile(rb"^(?:DROP|ALTER [^\n]* DROP) ", re.MULTILINE)
+# Without owners no object names one.
+_OWNER: Final = re.compile(rb"; Owner: [^-\n]")
+
+
+def read(stored: StoredSet, clients: Clients, run: str, progress: Progress, reader: Reader) -> Checked:
+    """Check all files; `reader` is given the dump among them as SQL. `clients` turn a custom-format one into that."""
+    checked = check(stored, progress, outline=reader)
+    custom = [(name, content) for name, content in checked.found.content.items() if content.kind is Kind.CUSTOM]
+    if checked.problems or not custom:
+        return checked
+    for piece in _as_sql(stored, *custom[0], clients, run):
+        reader.feed(piece)
+    reader.finish()
+    unchecked = [each for each in checked.unchecked if not each.endswith(CUSTOM)]
+    return checked._replace(unchecked=unchecked)
+
+
+def with_roles(stored: StoredSet, place: Place, run: str) -> Place:
+    """The place with the roles that the dump names, entered by the one that owns most: extensions are to be its own."""
+    names = RoleNames()
+    read(stored, place.clients, run, Silent(), DumpReader(names, counting=False))
+    return place.for_roles([name for name, _ in names.found.most_common()], run)
+
+
+def options(head: bytes, kinds: Iterable[str]) -> tuple[str, ...]:
+    """How pg_dump was told to write a dump that begins so, with objects of these kinds."""
+    before = head.partition(_FIRST)[0]
+    return (
+        *("--format=plain", "--no-sync"),
+        *(["--clean"] if _DROP.search(before) else []),
+        *(["--if-exists"] if b" IF EXISTS " in before else []),
+        *([] if _OWNER.search(head) else ["--no-owner"]),
+        *([] if {"ACL", "DEFAULT ACL"} & set(kinds) else ["--no-privileges"]),
+    )
+
+
+def _as_sql(stored: StoredSet, name: str, content: Content, clients: Clients, run: str) -> Iterator[bytes]:
+    source = Stored(LocalStore(stored.directory), name, Silent(), stored.identity)
+    with contextlib.closing(source):
+        try:
+            with clients.as_sql(source.content(packed=content.packed, single=False), run) as pieces:
+                yield from pieces
+        except LoadFailed as error:
+            if "unsupported version" in error.message:
+                raise LoadFailed(
+                    f"{name} was made by a newer pg_dump: {error.message}",
+                    "Name an image of that version: `drill FILE --image IMAGE`.",
+                ) from error
+            raise IntegrityError(
+                f"{name} cannot be read by pg_restore: {error.message}", "Copy it again, or take another one."
+            ) from error

@@ -1,0 +1,43 @@
+"""Which files of a set hold its database and its volumes, with a manifest or without."""
+
+from __future__ import annotations
+
+from backup.manifest import file_name, parse_file_name
+from backup.sets import StoredSet
+from backup.stream.age import SUFFIX
+from backup.stream.content import Kind
+
+
+def volumes_of(stored: StoredSet) -> tuple[str, ...]:
+    """The volumes that a set has archives of."""
+    if stored.manifest:
+        return tuple(volume.name for volume in stored.manifest.volumes)
+    if stored.loose:
+        return tuple(each.volume for each in stored.loose if each.volume)
+    parsed = [part for part in map(parse_file_name, stored.files) if part]
+    return tuple(part.what for part in parsed if part.content == "tar.gz")
+
+
+def dump_of(stored: StoredSet) -> str:
+    """The file that holds the database; empty for a set without one."""
+    if stored.manifest:
+        artifact = stored.manifest.artifact("database")
+        return artifact.file if artifact else ""
+    if stored.loose:
+        return next((each.name for each in stored.loose if each.kind != Kind.TAR), "")
+    return _named(stored, "backup", "sql.gz")
+
+
+def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
+    """The archive of a volume, its index (empty for none), and the folder that it is of."""
+    for each in stored.loose:
+        if each.volume == volume:
+            return each.name, "", each.root
+    archive, index = (_named(stored, volume, suffix) for suffix in ("tar.gz", "files.gz"))
+    return archive, index if stored.manifest else "", volume
+
+
+def _named(stored: StoredSet, what: str, content: str) -> str:
+    """The file of a set that holds this, encrypted or not; empty when there is none."""
+    names = (file_name(what, stored.id, f"{content}{ending}") for ending in ("", SUFFIX))
+    return next((name for name in names if name in stored.files), "")

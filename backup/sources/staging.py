@@ -1,0 +1,59 @@
+"""What is not the application's in the root of a volume, known by more than its name: what a restore keeps there, and
+what the file system does. Whatever else is called so is archived, exchanged and left alone as all other files are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from typing import Final
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+PREFIX: Final = ".obcms-restore-"
+# All that a restore of a set, or of single paths, puts directly in its directory. Empty: it was killed just then.
+_MADE: Final = {"new", "old", "before", "state", "state.new", "state.discarding", "places.json", "places.json.new"}
+# What was moved up by a removal that was killed.
+_REMOVED: Final = re.compile(r"[0-9a-f]{16}-[0-9]+")
+_LOST_FOUND: Final = b"lost+found"
+# That of ext2, ext3 and ext4, which alone make one.
+_LOST_FOUND_INODE: Final = 11
+
+
+def is_of_a_restore(name: bytes, root: int) -> bool:
+    """Whether `name` in the open root of a volume is a directory that a restore made. Raises OSError."""
+    if not name.startswith(PREFIX.encode()):
+        return False
+    try:
+        fd = os.open(name, _FOLDER, dir_fd=root)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
+            return False
+        # Whom it lets in is told without entering it.
+        return error.errno == errno.EACCES and _is_private(os.stat(name, dir_fd=root, follow_symlinks=False))
+    try:
+        return is_made_by_a_restore(fd)
+    finally:
+        os.close(fd)
+
+
+def is_made_by_a_restore(folder: int) -> bool:
+    """Whether an open directory of such a name is ours alone, with nothing in it but what a restore makes."""
+    names = os.listdir(folder)
+    return _is_private(os.fstat(folder)) and all(name in _MADE or _REMOVED.fullmatch(name) for name in names)
+
+
+def is_of_the_file_system(name: bytes, root: int) -> bool:
+    """Whether `name` is called as what file systems make in their root, and is that in the open root of a volume."""
+    if name != _LOST_FOUND:
+        return False
+    try:
+        found = os.stat(name, dir_fd=root, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_ino == _LOST_FOUND_INODE
+
+
+def _is_private(found: os.stat_result) -> bool:
+    return found.st_uid in (0, os.geteuid()) and not stat.S_IMODE(found.st_mode) & 0o077

@@ -1,0 +1,40 @@
+"""How many examples a property is tried with: few where it runs often, many in `make fuzz`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+from hypothesis import HealthCheck, settings
+
+T = TypeVar("T")
+
+# What a property is tried with that says nothing of its own.
+_USUAL: Final = 40
+# `make fuzz` tries so many times as many.
+_LONGER: Final = 10
+
+
+def register() -> None:
+    """Register the profiles: `here`, `ci` (the same examples each time) and `fuzz` (many, at random)."""
+    # A busy machine is no flaw of the code.
+    usual = settings(
+        deadline=None,
+        max_examples=_USUAL,
+        stateful_step_count=25,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.register_profile("here", usual)
+    settings.register_profile("ci", usual, derandomize=True)
+    settings.register_profile("fuzz", usual, max_examples=_USUAL * _LONGER, stateful_step_count=50)
+
+
+def thinned(cases: Sequence[T], every: int) -> Sequence[T]:
+    """All of the cases in `make fuzz`, else the first and the last and each of so many between them."""
+    return cases if settings().max_examples > _USUAL else [*cases[:-1:every], cases[-1]]
+
+
+def examples(count: int) -> settings:
+    """Settings for a property that wants `count` examples, and more by the same factor in `make fuzz`."""
+    return settings(max_examples=count * settings().max_examples // _USUAL)

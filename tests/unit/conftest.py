@@ -1,0 +1,44 @@
+"""Settings are the tests' own, not those of the machine that they run on; files are in memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backup.config import KNOWN
+from backup.stores import disk
+
+# TZ is one of them: without it all is in UTC, whatever the zone of the host.
+_SET = KNOWN & os.environ.keys()
+
+
+@pytest.fixture(autouse=True)
+def nobodys_settings() -> Iterator[None]:
+    """Hide what is set around the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in _SET:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory in memory, where thousands of files and syncs cost nothing."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="obcms-unit-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+@pytest.fixture(autouse=True)
+def memory_is_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take memory for a disk, as which it serves here."""
+    monkeypatch.setattr(disk, "MEMORY", frozenset())
+
+
+@pytest.fixture
+def tmp_path(memory: Path) -> Path:
+    """What a file system does is tried in `sources`, and where the product runs; elsewhere it is about decisions."""
+    return memory
