@@ -138,6 +138,10 @@ class Kept(_Model):
         """Bytes that it takes, in the database server and in the volumes."""
         return (self.database.size if self.database else 0) + sum(volume.bytes for volume in self.volumes)
 
+    def with_lost(self, lost: Lost) -> Kept:
+        """The same, with why its database cannot come back, if it has one."""
+        return self.model_copy(update={"database": self.database and self.database.model_copy(update={"lost": lost})})
+
     def expired(self, now: datetime) -> bool:
         """Whether it has been kept long enough."""
         return self.days is not None and now - self.replaced > timedelta(days=self.days)

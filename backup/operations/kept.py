@@ -26,5 +26,5 @@ def note_lost(root: Path, login: Login) -> None:
     file = KeptFile(root)
     with contextlib.suppress(BackupError):
         kept = file.read()
-        if kept and kept.database and (now := lost(login, kept)) != kept.database.lost:
-            file.write(kept.model_copy(update={"database": kept.database.model_copy(update={"lost": now})}))
+        if kept and kept != (now := kept.with_lost(lost(login, kept))):
+            file.write(now)

@@ -7,14 +7,17 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from backup import lock, wiring_restore
 from backup.cli import main, restoring
-from backup.errors import EngineError
-from backup.journal import Journal, JournalFile, Kept, KeptFile
-from backup.operations.restore.held import stamp
+from backup.errors import EngineError, LockHeld
+from backup.journal import Journal, JournalFile, Kept, KeptDatabase, KeptFile
+from backup.operations.restore.held import stamp, unmoved
+from backup.operations.restore.shop import Shop
 from backup.records import Run
 from tests.support.facts import on_disk
 
@@ -82,6 +85,20 @@ def test_a_restore_is_under_way_as_long_as_somebody_is_at_it(
     assert (running and f"(run {holder[1] if holder else ''} in" in said and "since 20" in said) == under_way, said
     assert ("stopped at `loading`" in said and "--rollback" in said) == (not under_way), said
     assert (code == 11) == under_way and code, said
+
+
+def test_a_database_that_is_seen_to_be_lost_is_no_other_restore(tmp_path: Path) -> None:
+    """After the loss of the server the run itself notes it, between a person's yes and the start."""
+    shop = cast("Shop", SimpleNamespace(catalog=SimpleNamespace(root=tmp_path)))
+    database = KeptDatabase(live="app", current_oid=1, kept="app_old", kept_oid=2)
+    seen = FIRST.model_copy(update={"database": database})
+    for noted in (seen.with_lost("gone"), seen.with_lost("half removed"), seen):
+        KeptFile(tmp_path).write(noted)
+        unmoved(shop, seen)
+        unmoved(shop, seen.with_lost("gone"))
+    for other in (FIRST, seen.model_copy(update={"id": "other"}), None):
+        with pytest.raises(LockHeld, match="meanwhile"):
+            unmoved(shop, other)
 
 
 def test_a_plan_beside_the_safety_set_of_a_restore_says_so(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

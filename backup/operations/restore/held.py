@@ -101,7 +101,9 @@ def stamp(root: Path, run: Run) -> str:
 
 def unmoved(shop: Shop, seen: Kept | None) -> None:
     """LockHeld when what is kept for undo is not what it was when a person agreed, `seen`."""
-    if KeptFile(shop.catalog.root).read() != seen:
+    found = KeptFile(shop.catalog.root).read()
+    # Whether its database can still come back is looked at anew by whoever needs it, and noted by the way.
+    if (found and found.with_lost("")) != (seen and seen.with_lost("")):
         raise LockHeld(
             "another restore or undo has ended meanwhile, or what was kept was removed; nothing was done", LOOK
         )
