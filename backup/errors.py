@@ -72,6 +72,9 @@ class StoreError(BackupError):
 class NoSpace(StoreError):
     """There is not enough room in the backup volume."""
 
+    # The way out that loses nothing which is still within its time.
+    remedy = "`prune --make-room` removes sets that are past their time; or give the volume a larger disk."
+
 
 class IntegrityError(BackupError):
     """Stored bytes are not what was written."""

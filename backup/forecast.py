@@ -61,7 +61,7 @@ def require(needed: int, free: int) -> None:
         raise NoSpace(
             f"the next set needs about {size(needed)}, the backup volume has {size(free)} free;"
             " nothing was started, earlier sets are untouched",
-            "Free space in the volume (`list` shows the sets and their sizes), or give it a larger disk.",
+            NoSpace.remedy,
         )
 
 

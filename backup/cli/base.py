@@ -157,8 +157,13 @@ def signals() -> Iterator[None]:
 def fail(error: BackupError | Interrupted) -> int:
     """Say what failed and what to do about it, without secrets; its exit code."""
     message, hint = (log.redacted(text).strip() for text in (error.message, error.hint))
-    logger.error("{}", message + (f"\n  {hint}" if hint else ""))
+    logger.error("{}", with_hint(message, hint))
     return error.exit_code
+
+
+def with_hint(message: str, hint: str) -> str:
+    """The message, and below it what to do about it, if there is anything."""
+    return message + (f"\n  {hint}" if hint else "")
 
 
 def bug() -> int:

@@ -72,7 +72,7 @@ def _tell(steps: Iterable[Step], as_json: bool) -> None:
     for step in steps:
         told.append(step)
         if not as_json:
-            logger.log(_LEVELS[step.state], "{}", step.words + (f"\n  {step.hint}" if step.hint else ""))
+            logger.log(_LEVELS[step.state], "{}", base.with_hint(step.words, step.hint))
     if as_json:
         base.print_json([vars(step) for step in told])
     if failed := [step for step in told if step.state == "failed"]:

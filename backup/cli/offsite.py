@@ -192,7 +192,8 @@ def prune(
         if dry_run and not as_json:
             _show(report)
         elif not dry_run:
-            logger.log("WARNING" if report.hold or report.waiting else "SUCCESS", "{}", report.words)
+            level = "WARNING" if report.hold or report.waiting else "SUCCESS"
+            logger.log(level, "{}", base.with_hint(report.words, report.hint))
     raise typer.Exit(max(report.exit_code for report in reports))
 
 

@@ -126,6 +126,6 @@ def _tell(report: Report, dry_run: bool) -> None:
     if dry_run:
         return
     if report.hold or report.waiting:
-        logger.warning("{}", report.words)
+        logger.warning("{}", base.with_hint(report.words, report.hint))
     else:
         logger.success("{}", report.words)

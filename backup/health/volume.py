@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+from backup.errors import NoSpace
 from backup.health.model import Limits, Reason, newest, newest_of_server, reason, server_of
 from backup.manifest import Tier
 from backup.sets import StoredSet, empty_volumes, is_ahead, left_volumes
@@ -24,7 +25,7 @@ def room(free: int | None, limits: Limits) -> Iterator[Reason]:
     """Reasons about free space, in bytes. A run that cannot even write its record leaves no other trace."""
     if free is None:
         return
-    hint = "Free space in the volume (see `list`), or give it a larger disk."
+    hint = NoSpace.remedy
     if free < _ROOM:
         yield reason("fail", f"the backup volume is full: {size(free)} free", hint)
     elif limits.next_set is not None and free < limits.next_set:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import ValidationError
 
@@ -31,10 +31,7 @@ PRUNE: Final = "prune"
 # The exit code of a run that did its part, and leaves more to a person.
 WAITS: Final = 4
 _MEMORY: Final = "retention.json"
-_FORCE: Final = (
-    "`prune --dry-run` says of each why: the clock jumped, or a setting (BACKUP_RETENTION_…) shrank; if that is right,"
-    " `prune --force` removes them."
-)
+_MAKE_ROOM: Final = "On a disk that is full `prune --make-room` removes what is past its time all the same."
 
 
 @dataclass(frozen=True)
@@ -103,9 +100,11 @@ class MemoryFile:
 
 
 class Decided:
-    """What follows from the decisions of a cleanup, wherever the sets are."""
+    """What follows from the decisions of a cleanup, wherever the sets are. `hold` says why nothing goes at all."""
 
+    command: ClassVar[str] = PRUNE
     decisions: Sequence[Decision]
+    hold: str
 
     @property
     def going(self) -> list[StoredSet]:
@@ -134,6 +133,16 @@ class Decided:
         if self.later:
             said.append(f"{plural(self.later, 'more set')} past retention than one run removes: the next ones do")
         return said
+
+    @property
+    def hint(self) -> str:
+        """What removes the sets that stay for now; empty when nothing is kept from going."""
+        if self.waiting:
+            return (
+                f"`{self.command} --dry-run` says of each why: the clock jumped, or a setting (BACKUP_…RETENTION_…)"
+                f" shrank; if that is right, `{self.command} --force` removes them."
+            )
+        return _MAKE_ROOM if self.hold and self.command == PRUNE else ""
 
     @property
     def exit_code(self) -> int:
@@ -297,7 +306,7 @@ def prune(request: Request, shelf: Shelf) -> Report:
             runs.record(shelf.records, runs.failed(run, error, shelf.clock(), {}))
             raise
         done = {"outcome": Outcome.SUCCESS, "ended": shelf.clock(), "message": report.words}
-        left = {"exit_code": report.exit_code, "hint": _FORCE if report.waiting else ""}
+        left = {"exit_code": report.exit_code, "hint": report.hint}
         runs.record(shelf.records, run.model_copy(update=done | left))
     return report
 

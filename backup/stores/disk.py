@@ -33,7 +33,7 @@ def translated(error: OSError, path: Path) -> StoreError:
         return NoSpace(
             f"the backup volume is full{_exhausted(error, path)}: {path.name} could not be written;"
             " earlier sets are untouched",
-            "Free space in the volume (see `list`), or give it a larger disk.",
+            NoSpace.remedy,
         )
     reason = error.strerror or str(error)
     hints = {

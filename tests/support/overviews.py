@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from backup.errors import NoSpace
 from backup.health import Health, Reason
 from backup.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
 from backup.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
@@ -260,7 +261,7 @@ def critical() -> Overview:
     """Three nights without a backup."""
     sets = _sets(skip=(0, 1, 2))
     why = "the backup volume has 1.2 GB free, the next set needs about 4.6 GB; nothing was started"
-    hint = "Free space in the volume (`list` shows the sets and their sizes), or give it a larger disk."
+    hint = NoSpace.remedy
     failed = [
         Run(
             id=f"f{back}",

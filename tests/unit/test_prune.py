@@ -266,7 +266,7 @@ def test_nothing_goes_after_a_backup_that_failed(root: Path, outcome: Outcome, o
     assert not plan(Request(), shelf(root), NOW).going, "a dry run says what comes, also of a run that nobody has swept"
     for request in (Request(), Request(force=True)):
         report = prune(request, shelf(root))
-        assert not report.removed and "the last daily backup" in report.words
+        assert not report.removed and "the last daily backup" in report.words and "--make-room" in report.hint
     assert files(root) == before
     assert shelf(root).records.all()[0].message.startswith("nothing was removed; the last daily backup")
     created(root, Outcome.SUCCESS, 0.1)

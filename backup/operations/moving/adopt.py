@@ -135,7 +135,7 @@ def _require_room(name: str, count: int, dock: Dock) -> None:
     if count + _SPARE > free_space(dock.catalog.root):
         raise NoSpace(
             f"{name} has {size(count)}, which do not fit into the backup volume; nothing of it was imported",
-            "`du` shows what takes the space, `prune --make-room` frees some.",
+            NoSpace.remedy,
         )
     dock.progress.phase(f"copying {name}", count)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import ClassVar
 
 from backup.errors import IntegrityError, RemoteArchived, RemoteDamaged
 from backup.log import logger
@@ -24,8 +24,6 @@ from backup.sets import StoredSet, Verdict, newest_good, present
 from backup.stores.remote import Removal
 from backup.text import plural, size
 
-_FORCE: Final = "`offsite prune --dry-run` says of each why; if that is right, `offsite prune --force` removes them."
-
 
 @dataclass(frozen=True)
 class Request:
@@ -42,6 +40,7 @@ class Request:
 class Report(Decided):
     """What was decided and done. `leftovers` are objects of uploads that never ended; `ends` is by set."""
 
+    command: ClassVar[str] = "offsite prune"
     place: str
     decisions: Sequence[Decision]
     hold: str
@@ -111,11 +110,7 @@ def prune(request: Request, shop: Shop, policy: Policy) -> Report:
             _remove(report, report.remote[stored.id], shop, stored.manifest)
         for found in report.leftovers:
             _rest(found, list(found.entries), shop)
-        recording.success = {
-            "message": report.words,
-            "exit_code": report.exit_code,
-            "hint": _FORCE if report.waiting else "",
-        }
+        recording.success = {"message": report.words, "exit_code": report.exit_code, "hint": report.hint}
     return report
 
 
