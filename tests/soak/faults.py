@@ -304,6 +304,8 @@ def harmed(world: World, path: Path) -> Iterator[str]:
         "more": good + world.chance.randbytes(8),
         "zero": good[: place - place % 64] + bytes(64) + good[place - place % 64 + 64 :],
     }
+    if bad.get(kind) == good:  # long runs of zeros are packed as zeros
+        kind = "flip"
     mode = path.stat().st_mode & 0o7777
     path.unlink()
     if kind in bad:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -233,16 +234,19 @@ def removed(world: World, share: float) -> None:
         world.first = world.first or now
     for each in gone:
         world.intact.pop(each)
-    if code == _WAITS and not wrong and world.chance.random() < 0.3:
+    room = shutil.disk_usage(world.root)
+    if room.free < room.total // 4:
+        _agreed(world, "--make-room")
+    elif code == _WAITS and not wrong and world.chance.random() < 0.3:
         _agreed(world)
 
 
-def _agreed(world: World) -> None:
-    """A person has looked, and lets all go that is past its time."""
+def _agreed(world: World, *more: str) -> None:
+    """A person has looked, and lets all go that is past its time; the more so when the disk is nearly full."""
     world.gaps.clear()
     before = {each: _facts(path) for each, path in listed(world.root).items()}
     good, now = [*known(world), *(world.unwatched & set(before))], world.now
-    code = world.run("prune", "--force").code
+    code = world.run("prune", "--force", *more).code
     gone = sorted(set(before) - set(listed(world.root)))
     for words in _unfit(world, before, gone, good, now, bounded=False):
         world.found("lost", f"`prune --force` ended with {code}: {words}")
