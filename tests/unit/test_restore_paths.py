@@ -262,13 +262,20 @@ def test_what_could_not_come_back_as_it_was_is_said_and_recorded(restore: Said, 
     os.mkfifo(volumes / "media/uploads/2025/\x1b[31mpipe")
     with tarfile.open(path, "w:gz") as tar:
         tar.add(volumes / "media", "media")
+        second = tarfile.TarInfo("media/uploads/2025/second")
+        second.type, second.linkname = tarfile.LNKTYPE, "media/uploads/2025/\x1b[31mpipe"
+        tar.addfile(second)
     (volumes / "more").rename(tmp_path / "more")
     code, out, errors = restore("--path", "uploads/2025", "--force", which=str(path))
-    words = r"media: FIFOs and devices were left out (uploads/2025/\x1b[31mpipe)"
+    words = r"media: FIFOs and devices were left out (uploads/2025/\x1b[31mpipe and 1 more)"
     assert code == 0 and words in out + errors, out + errors
     (record,) = Records(tmp_path / "backups/state/runs").all()
     assert (record.outcome, record.message) == ("success", words)
-    assert restore("--path", "uploads/2025/\x1b[31mpipe", "--dry-run", which=str(path))[0] == 44
+    for name in ("\x1b[31mpipe", "second"):
+        assert restore("--path", f"uploads/2025/{name}", "--dry-run", which=str(path))[0] == 44
+    assert main(["verify", str(path)]) == 0
+    code, out, errors = restore("--force", "--no-safety", which=str(path))
+    assert code == 0 and "2025/\\x1b[31mpipe and 1 more" in out + errors, out + errors
 
 
 def test_an_archive_is_read_for_a_path_only_where_it_can_have_it(restore: Said, volumes: Path, tmp_path: Path) -> None:
