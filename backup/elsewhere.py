@@ -17,15 +17,18 @@ from backup.catalog import Catalog
 from backup.errors import BackupError, IntegrityError, KeyMissing, NotFound
 from backup.manifest import Tier
 from backup.sets import LooseFile, StoredSet
+from backup.sources.archive_rules import root_of
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore
 from backup.stream import age
-from backup.stream.content import HEAD, Kind, beginning, recognise, tar_root
+from backup.stream.content import HEAD, Kind, beginning, recognise
 from backup.text import plural, printable
 
 _MOUNT: Final = "A file of the host must be mounted: `docker compose run --rm -v /its/folder:/restore:ro backup …`."
 _DUMPED: Final = re.compile(rb"^-- Dumped from database version (\d[ -~]{0,60})$", re.MULTILINE)
 _LISTED: Final = 10
+# What the folder is called of an archive that does not say it, where several volumes could be it.
+_ROOTLESS: Final = "files"
 
 
 def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
@@ -113,8 +116,9 @@ def _recognised(store: LocalStore, name: str, volumes: Sequence[str], identity: 
     inner = beginning(head)
     plain = LooseFile(name=name, kind=content.kind.value, packed=content.packed, size=size, encrypted=encrypted)
     if content.kind is Kind.TAR:
-        root = tar_root(inner)
-        return replace(plain, root=root, volume=_volume(root, volumes))
+        root = root_of(inner)
+        volume = _volume(root, volumes)
+        return replace(plain, root=root or volume or _ROOTLESS, volume=volume)
     dumped = _DUMPED.search(inner) if content.kind is Kind.SQL else None
     return replace(plain, server_version=dumped[1].decode() if dumped else "")
 

@@ -28,7 +28,7 @@ from backup import trees
 from backup.errors import BackupError, IntegrityError, Interrupted, StoreError
 from backup.sources import untar
 from backup.sources.media import IndexEntry, parse_index
-from backup.sources.selection import ROOT, Chosen
+from backup.sources.selection import Chosen
 from backup.stream import gzip
 from backup.trees import single
 
@@ -111,14 +111,14 @@ def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None
         with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
             done = untar.extract(
                 archive,
-                ROOT.decode(),
+                words.root_name,
                 Path("new"),
                 dir_fd=folder,
                 index=None if index is None else chosen.entries(index),
                 trusted=words.trusted,
                 limit=words.limit,
                 progress=progress,
-                select=chosen.members_of,
+                select=chosen,
             )
         notes = done.notes
 

@@ -151,7 +151,8 @@ class Pin(BaseModel):
 class LooseFile:
     """A file that belongs to no set, recognised by its bytes: `kind` is sql, custom or tar.
 
-    `volume` is the one that an archive belongs to, empty when that is not known; `root` the archive's one folder.
+    `volume` is the one that an archive belongs to, empty when that is not known; `root` the archive's one folder,
+    or what that is called where the archive has none.
     """
 
     name: str

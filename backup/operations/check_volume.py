@@ -17,7 +17,8 @@ from backup.operations.check_bytes import Stored
 from backup.progress import Silent
 from backup.sets import StoredSet
 from backup.sources.archive_rules import judged
-from backup.sources.tarread import Chunks, Found, TarReader
+from backup.sources.chunks import Chunks
+from backup.sources.tarread import Found, TarReader
 from backup.sources.tarstream import IndexEntry, parse_index
 from backup.stores.local import LocalStore
 from backup.text import printable
@@ -51,7 +52,8 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def walk(chunks: Iterable[bytes], root: bytes, *, trusted: bool) -> Walked:
     """An archive that has no index. IntegrityError where it is not whole, or no restore takes it."""
     walked = Walked()
-    for found in judged(TarReader(Chunks(chunks)), root, trusted=trusted, indexed=False):
+    reader = TarReader(Chunks(chunks), root=b"" if trusted else root)
+    for found in judged(reader, root, trusted=trusted, indexed=False):
         _count(found, walked.counts)
     return walked
 
@@ -77,7 +79,8 @@ def compare(
     IntegrityError where the archive is not whole, or no restore takes it. A damaged index raises whatever reading it
     raises. `alive` is called where work goes on that takes no chunk.
     """
-    return _Comparison(parse_index(lines(index)), alive).run(TarReader(Chunks(chunks)), root, trusted, again)
+    reader = TarReader(Chunks(chunks), root=b"" if trusted else root)
+    return _Comparison(parse_index(lines(index)), alive).run(reader, root, trusted, again)
 
 
 class _Comparison:

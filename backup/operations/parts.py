@@ -31,7 +31,7 @@ def dump_of(stored: StoredSet) -> str:
 def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
     """The archive of a volume, its index (empty for none), and the folder that it is of."""
     for each in stored.loose:
-        if each.volume == volume:
+        if each.kind == Kind.TAR and each.volume == volume:
             return each.name, "", each.root
     archive, index = (_named(stored, volume, suffix) for suffix in ("tar.gz", "files.gz"))
     return archive, index if stored.manifest else "", volume

@@ -7,7 +7,9 @@ each file and the number of each directory.
 from __future__ import annotations
 
 import heapq
+import io
 import itertools
+import os
 import tarfile
 from array import array
 from collections.abc import Iterator
@@ -23,6 +25,28 @@ _LONGEST_TARGET: Final = 4095
 _SORTED: Final = 1 << 16
 
 
+def root_of(head: bytes) -> str:
+    """The folder that an archive is of, by its first member; empty where it has none, as `tar -C FOLDER .` makes it.
+
+    `head` is the beginning of the archive. IntegrityError where its files cannot be told from the folder.
+    """
+    first = next(TarReader(io.BytesIO(head)).members(), None)
+    if first and first.path == b"toc.dat":
+        raise IntegrityError(
+            "it is a dump in the tar format of pg_dump, which is not read here",
+            "Turn it into plain SQL: `pg_restore -f dump.sql FILE`.",
+        )
+    if first and first.kind == tarfile.DIRTYPE and first.path in (b".", b"./"):
+        return ""
+    root, _, below = first.path.removeprefix(b"./").partition(b"/") if first else (b"", b"", b"")
+    if first is None or root in (b"", b".", b"..") or not (below or first.kind == tarfile.DIRTYPE):
+        begins = f": it begins with {shown(first.path)!r}, which is no directory" if first else ""
+        raise IntegrityError(
+            f"it is not the archive of one folder{begins}", "Make it again: `tar -czf FILE -C PARENT FOLDER`."
+        )
+    return os.fsdecode(root)
+
+
 class Rules:
     """Those that are about one member after the other. `root` is the folder that the archive is of.
 
@@ -36,9 +60,11 @@ class Rules:
     def place(self, found: Found) -> list[bytes]:
         """The components of a member below the root, none for the root itself. IntegrityError if it may not be."""
         names = self.names(found.path, folder=found.kind == tarfile.DIRTYPE)
-        if not names and self._begun and found.kind == tarfile.DIRTYPE:
+        if not names and found.kind != tarfile.DIRTYPE:
+            raise refused(found.path, "is no directory, but is called as the one that the archive is of")
+        if not names and self._begun:
             raise refused(found.path, "is in it twice")
-        if bool(names) != self._begun and (names or found.kind != tarfile.DIRTYPE):
+        if names and not self._begun:
             raise refused(found.path, "comes before the directory that the archive is of")
         self._begun = True
         if found.kind == tarfile.SYMTYPE:
@@ -52,8 +78,6 @@ class Rules:
         names = path.split(b"/")
         if folder and len(names) > 1 and not names[-1]:
             names.pop()
-        if not self._trusted and len(names) > 1 and names[0] == b".":
-            del names[0]
         if b"\0" in path or any(name in (b"", b".", b"..") for name in names):
             raise refused(path, "is no safe name")
         if names[0] != self._root:

@@ -50,7 +50,7 @@ class Chosen:
 
     def name(self, path: bytes) -> bytes | None:
         """What a member is called among the chosen ones; None for the others."""
-        bare = path.removesuffix(b"/").removeprefix(b"./")
+        bare = path.removesuffix(b"/")
         if not bare.startswith(self.root + b"/"):
             return None
         bare = bare[len(self.root) + 1 :]
@@ -73,7 +73,7 @@ class Chosen:
         """What the target of a chosen hard link is called; None if that is known only when it is read again."""
         name = self.name(target)
         if name is None:
-            bare = target.removeprefix(b"./").removeprefix(self.root + b"/")
+            bare = target.removeprefix(self.root + b"/")
             self.outside[bare] = b"%s/link-%d" % (ROOT, len(self.outside))
         return name
 
@@ -124,7 +124,7 @@ class Selection:
         return self._reader.refused(what)
 
     def _renamed(self, found: Found, name: bytes) -> Found | None:
-        origin = found.path.removesuffix(b"/").removeprefix(b"./").removeprefix(self._chosen.root + b"/")
+        origin = found.path.removesuffix(b"/").removeprefix(self._chosen.root + b"/")
         if found.kind != tarfile.LNKTYPE:
             return replace(found, path=name, origin=origin)
         target = self._chosen.link(found.target)
@@ -132,7 +132,7 @@ class Selection:
 
     def _note(self, found: Found) -> None:
         """Directories are stored with all that is in them before what comes after them."""
-        path = found.path.removesuffix(b"/").removeprefix(b"./").removeprefix(self._chosen.root + b"/")
+        path = found.path.removesuffix(b"/").removeprefix(self._chosen.root + b"/")
         if self._inside and not path.startswith(self._inside + b"/"):
             self._inside = b""
         if path in self._waiting and found.kind not in LEFT_OUT:

@@ -6,15 +6,17 @@ override another without bounds. Known here are the forms `tarstream` and GNU ta
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Final
 
 from backup.errors import IntegrityError, StoreError
+from backup.sources.chunks import Source
 from backup.sources.tarstream import BLOCK, Region
 from backup.stream.gzip import DAMAGED
 from backup.text import printable, size
@@ -39,11 +41,20 @@ _ATTRIBUTE: Final = b"SCHILY.xattr."
 _NEVER_GLOBAL: Final = (b"path", b"linkpath", b"size", b"GNU.sparse.", b"SCHILY.", b"uid", b"gid", b"mtime")
 _EXTENDED: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _KINDS: Final = (tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)
+# GNU tar's own: the name of the archive (`--label`), a directory with a list of what was in it (`--incremental`), and
+# the rest of a file that begins in the volume before (`--multi-volume`).
+_LABEL, _LISTING, _REST_OF_FILE = b"V", b"D", b"M"
 _LIKE: Final = {
     tarfile.AREGTYPE: tarfile.REGTYPE,
     tarfile.CONTTYPE: tarfile.REGTYPE,
+    tarfile.GNUTYPE_SPARSE: tarfile.REGTYPE,
     tarfile.BLKTYPE: tarfile.CHRTYPE,
+    _LISTING: tarfile.DIRTYPE,
+    _LABEL: tarfile.REGTYPE,
 }
+_AGAIN: Final = "and make one archive of the folder: `tar -czf FILE -C PARENT FOLDER`."
+_JOIN: Final = f"Unpack the set with `tar -xM -f FIRST -f SECOND …`, {_AGAIN}"
+_IN_ORDER: Final = f"Unpack the full archive and those after it with `tar -x --listed-incremental=/dev/null`, {_AGAIN}"
 
 
 def shown(path: bytes) -> str:
@@ -52,49 +63,16 @@ def shown(path: bytes) -> str:
     return text if len(text) <= 200 else "…" + text[-200:]
 
 
-def refused(path: bytes, what: str) -> IntegrityError:
+def refused(path: bytes, what: str, hint: str = "") -> IntegrityError:
     """The error about one member."""
-    return IntegrityError(f"{shown(path)!r} {what}")
-
-
-class Source(Protocol):
-    """Where an archive's bytes come from."""
-
-    def read(self, count: int, /) -> bytes:
-        """The next `count` bytes; fewer only at the end."""
-
-
-class Chunks:
-    """A Source of chunks of any size."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks, self._rest = iter(chunks), memoryview(b"")
-
-    def read(self, count: int, /) -> bytes:
-        """See Source."""
-        if len(self._rest) >= count:
-            piece, self._rest = bytes(self._rest[:count]), self._rest[count:]
-            return piece
-        pieces: list[memoryview] = []
-        while count and (self._rest or self._more()):
-            part, self._rest = self._rest[:count], self._rest[count:]
-            pieces.append(part)
-            count -= len(part)
-        return b"".join(pieces)
-
-    def _more(self) -> bool:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return False
-            self._rest = memoryview(chunk)
-        return True
+    return IntegrityError(f"{shown(path)!r} {what}", hint)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One member. `kind` is a regular file, a link of either kind, a directory, or a FIFO or device (CHRTYPE).
-    `size` is logical, in bytes; `regions` where the content that follows belongs, ascending."""
+    """One member. `kind` is a regular file, a link of either kind, a directory, or a FIFO or device (CHRTYPE), of which
+    a second name is one, too. `size` is logical, in bytes; `regions` where the content that follows belongs, ascending.
+    """
 
     path: bytes
     kind: bytes
@@ -117,12 +95,17 @@ class Found:
 class TarReader:
     """Members in order. What was not read of one is skipped when the next is asked for.
 
-    `limit` is the most bytes of content that all members together may have.
+    `limit` is the most bytes of content that all members together may have. `root` is given for archives of others:
+    their paths are then given as below it, also where the archive has `./` before it, or is of `.` and has no root.
     """
 
-    def __init__(self, stream: Source, limit: int = sys.maxsize) -> None:
+    def __init__(self, stream: Source, limit: int = sys.maxsize, root: bytes = b"") -> None:
         self._stream, self._left, self._limit = stream, limit, limit
+        self._root = root
+        self._rootless: bool | None = None
         self._content = 0
+        # By the hash of each path that is a FIFO or device, which of them it is.
+        self._special: dict[int, bytes] = {}
         self.path = b"."  # what an error is about
 
     def members(self) -> Iterator[Found]:
@@ -139,8 +122,11 @@ class TarReader:
                 continue
             found = self._member(block, kind, records)
             padding = -self._content % BLOCK
-            yield found
-            for _ in self.content(self._content):
+            if kind != _LABEL:
+                yield self._placed(found)
+            rest = self.content(self._content)
+            self._require_all(itertools.chain((records.get(b"GNU.dumpdir", b""),), rest if kind == _LISTING else ()))
+            for _ in rest:
                 pass
             if self._read(padding).strip(b"\0"):
                 raise self.refused("is followed by damaged padding")
@@ -230,6 +216,8 @@ class TarReader:
         records = self._records(data)
         if kind in _EXTENDED:
             return records
+        if b"GNU.volume.offset" in records:
+            raise self._rest_of_file(records.get(b"GNU.volume.filename", b"?"))
         if any(key.startswith(_NEVER_GLOBAL) for key in records):
             raise self.refused("is followed by a global header that renames or resizes what follows")
         return {}
@@ -249,19 +237,24 @@ class TarReader:
 
     def _member(self, block: bytes, kind: bytes, records: dict[bytes, bytes]) -> Found:
         self.path = records.get(b"GNU.sparse.name") or records.get(b"path") or _name(block)
-        kind, sparse = _LIKE.get(kind, kind), kind == tarfile.GNUTYPE_SPARSE
-        if not sparse and kind not in _KINDS:
+        like = _LIKE.get(kind, kind)
+        if kind == tarfile.AREGTYPE and self.path.endswith(b"/"):  # as before there was a kind for directories
+            like = tarfile.DIRTYPE
+        if kind == _REST_OF_FILE:
+            raise self._rest_of_file(self.path)
+        if like not in _KINDS:
             raise self.refused(f"is of an unknown kind ({printable(kind.decode('latin-1'))})")
         self._content = self._decimal(records[b"size"]) if b"size" in records else self._number(block[124:136])
-        if self._content < 0 or (self._content and kind not in (tarfile.REGTYPE, tarfile.GNUTYPE_SPARSE)):
+        if self._content < 0 or (self._content and like != tarfile.REGTYPE and kind != _LISTING):
             raise self.refused(f"claims to have {self._content:,} bytes of content")
         if self._content > self._left:
             raise self.refused(f"brings the archive to more than the {size(self._limit)} that it may hold")
         self._left -= self._content
-        length, regions = self._layout(block, sparse, records)
+        sparse = kind == tarfile.GNUTYPE_SPARSE
+        length, regions = self._layout(block, sparse, records) if like == tarfile.REGTYPE else (0, ())
         return Found(
             path=self.path,
-            kind=tarfile.REGTYPE if sparse else kind,
+            kind=like,
             mode=self._number(block[100:108]) & 0o7777,
             uid=self._owner(records.get(b"uid"), block[108:116]),
             gid=self._owner(records.get(b"gid"), block[116:124]),
@@ -271,6 +264,42 @@ class TarReader:
             attributes={_attribute(key): value for key, value in records.items() if key.startswith(_ATTRIBUTE)},
             regions=regions,
         )
+
+    def _placed(self, found: Found) -> Found:
+        """The member with its paths as below the root, and as what it is a second name of."""
+        if self._root:
+            if self._rootless is None:
+                self._rootless = found.path in (b".", b"./")
+            target = self._below(found.target) if found.kind == tarfile.LNKTYPE else found.target
+            found = replace(found, path=self._below(found.path), target=target)
+        if self._special and found.kind == tarfile.LNKTYPE:
+            found = replace(found, kind=self._special.get(hash(found.target), found.kind))
+        if found.kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE):
+            self._special[hash(found.path)] = found.kind
+        elif self._special:
+            self._special.pop(hash(found.path), None)
+        return found
+
+    def _below(self, path: bytes) -> bytes:
+        bare = path.removeprefix(b"./")
+        if self._rootless:
+            return self._root + b"/" + (b"" if path == b"." else bare)
+        return bare or path
+
+    def _rest_of_file(self, path: bytes) -> IntegrityError:
+        what = "begins in another file: the archive is one of a set of volumes, of which a restore needs all"
+        return refused(path, what, _JOIN)
+
+    def _require_all(self, listing: Iterable[bytes]) -> None:
+        """IntegrityError if a directory's list names what was in it and is not in the archive."""
+        rest = b""
+        for chunk in listing:
+            *lines, rest = (rest + chunk).split(b"\0")
+            for name in (line[1:] for line in lines if line[:1] == b"N"):
+                what = f"held {shown(name)!r}, which is not in this archive: it goes on from an earlier one"
+                raise refused(self.path, what, _IN_ORDER)
+            if len(rest) > _LONGEST_NAME:
+                raise self.refused("has a damaged list of what it holds")
 
     def _owner(self, record: bytes | None, plain: bytes) -> int:
         number = self._number(plain) if record is None else self._decimal(record)

@@ -25,6 +25,7 @@ from backup.sources import metadata
 from backup.sources.archive_rules import LEFT_OUT, Rules
 from backup.sources.branch import FOLDER, Branch
 from backup.sources.metadata import Metadata, Notes
+from backup.sources.selection import ROOT, Chosen
 from backup.sources.tarread import ZEROS, Found, TarReader, refused, shown
 from backup.sources.tarstream import IndexEntry
 from backup.sources.tree import Identity, identity
@@ -100,20 +101,20 @@ def extract(
     limit: int,
     progress: Callable[[int], None],
     dir_fd: int | None = None,
-    select: Callable[[TarReader], Members] | None = None,
+    select: Chosen | None = None,
 ) -> Extracted:
     """Write the tar `stream` rooted at `<root_name>/` into the empty directory `target` (below `dir_fd`, if given).
 
     Every regular file is hashed and compared with `index`, in order. Unless `trusted`, links must stay inside.
-    `limit`: the most bytes of content. `select` leaves only some
-    members, of which then `index` is. `progress` gets bytes written since its last call.
+    `limit`: the most bytes of content. `select` leaves only some members, of which then `index` is, and puts them below
+    a root of their own. `progress` gets bytes written since its last call.
     IntegrityError for what is wrong with the archive, RestoreFailed for what the disk says; what was written stays.
     """
     root, notes = os.fsencode(root_name), Notes()
     with contextlib.closing(Branch(_opened_empty(target, dir_fd), notes)) as branch:
-        reader = TarReader(stream, limit)
-        members = select(reader) if select else reader
-        made = _Extraction(members, root, branch, index, notes, trusted=trusted, limit=limit, progress=progress)
+        reader = TarReader(stream, limit, b"" if trusted else root)
+        members, top = (select.members_of(reader), ROOT) if select else (reader, root)
+        made = _Extraction(members, top, branch, index, notes, trusted=trusted, limit=limit, progress=progress)
         try:
             return made.run()
         except (IntegrityError, StoreError) as error:

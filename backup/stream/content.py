@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -81,26 +80,6 @@ def is_tar(head: bytes) -> bool:
 def beginning(head: bytes) -> bytes:
     """The first bytes of what a file holds, gzip undone; IntegrityError when even that is damaged."""
     return _unpacked(head) if head.startswith(MAGIC) else head
-
-
-def tar_root(head: bytes) -> str:
-    """The one folder that an archive is of, by its first member. IntegrityError when there is none."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(head), mode="r:") as archive:
-            first = archive.next()
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise IntegrityError(
-            f"its first entry cannot be read: {error}", "Copy it again, or take another one."
-        ) from None
-    root, _, below = (first.name if first else "").removeprefix("./").partition("/")
-    if first is not None and first.name == "toc.dat":
-        raise IntegrityError(
-            "it is a dump in the tar format of pg_dump, which is not read here",
-            "Turn it into plain SQL: `pg_restore -f dump.sql FILE`.",
-        )
-    if first is None or root in ("", ".", "..") or not (below or first.isdir()):
-        raise IntegrityError("it is not the archive of one folder", "Make it again: `tar -czf FILE -C PARENT FOLDER`.")
-    return root
 
 
 def _unpacked(head: bytes) -> bytes:

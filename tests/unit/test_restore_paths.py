@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -130,18 +132,150 @@ def test_without_an_index_the_archive_says_it(restore: Said, tmp_path: Path) -> 
     assert "'uploads/2025/x'?" in told(restore("--path", "uploads/x", "--dry-run", which=str(path)))
 
 
+SHAPES = {
+    "of the volume": ("-C", "volumes", "media"),
+    "from here": ("-C", "volumes", "./media"),
+    "from within": ("-C", "volumes/media", "."),
+    "of another name": ("-C", "other", "saved"),
+    "with a label": ("--label=uploads", "-C", "volumes", "media"),
+    "listed": ("--listed-incremental=snapshot", "-C", "volumes", "media"),
+}
+
+
+def shaped(at: Path, to: Path, shape: str) -> list[str]:
+    """An archive of the volume; how it names the file x there, as `tar -t` shows it."""
+    (at / "volumes/more").exists() and (at / "volumes/more").rename(at / "more")
+    shutil.copytree(at / "volumes/media", at / "other/saved")
+    subprocess.run(["tar", "-czf", to, *SHAPES[shape]], cwd=at, check=True)
+    listed = subprocess.run(["tar", "-tzf", to], capture_output=True, text=True, check=True).stdout.split()
+    return [name for name in listed if name.endswith("/2025/x")]
+
+
+@pytest.mark.parametrize("imported", [False, True], ids=["by its path", "imported"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_path_is_found_as_tar_shows_it_and_as_it_is_in_the_volume(
+    restore: Said, tmp_path: Path, shape: str, imported: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive, live = tmp_path / file_name("media", ID, "tar.gz"), tmp_path / "volumes/media/uploads/2025/x"
+    (shown,) = shaped(tmp_path, archive, shape)
+    if not imported:
+        archive = archive.rename(tmp_path / "by hand.tgz")
+    elif shape == "of another name":
+        assert main(["import", str(archive)]) == 40 and "lies outside of media/" in "".join(capfd.readouterr())
+        return
+    else:
+        assert main(["import", str(archive)]) == 0, capfd.readouterr()
+    which = ID if imported else str(archive)
+    assert main(["verify", which]) == 0, capfd.readouterr()
+    capfd.readouterr()
+    for path in dict.fromkeys((shown, "uploads/2025/x", "media/uploads/2025/x", "/volumes/media/uploads/2025/x")):
+        code, out, errors = restore("--path", path, "--dry-run", "--json", which=which)
+        assert code == 0 and [each["path"] for each in json.loads(out)["paths"]] == ["uploads/2025/x"], errors
+        live.write_text("damaged")
+        for kept in (tmp_path / "volumes/media").glob(".obcms-restore-file-*"):
+            shutil.rmtree(kept)  # named by the second
+        code, out, errors = restore("--path", path, "--force", which=which)
+        assert (code, live.read_text()) == (0, "x"), out + errors
+        code, out, errors = main(["cat", which, "--path", path]), *capfd.readouterr()
+        assert (code, out) == (0, "x"), errors
+        for words in (("--dry-run",), ("--force",)):
+            near = told(restore("--path", path.replace("/2025/x", "/2025/invoise.pdf"), *words, which=which))
+            assert "Did you mean 'uploads/2025/invoice.pdf'?" in near
+    live.write_text("damaged")
+    code, out, errors = restore("--force", "--no-safety", which=which)
+    assert (code, live.read_text()) == (0, "x"), out + errors
+
+
+@pytest.mark.parametrize("shape", ["from within", "of another name"])
+def test_of_what_volume_it_is_may_be_unknown_but_not_what_it_holds(
+    restore: Said, tmp_path: Path, shape: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive = str(tmp_path / "by hand.tgz")
+    (shown,) = shaped(tmp_path, Path(archive), shape)
+    (tmp_path / "volumes/another").mkdir()
+    for path in (shown, "uploads/2025/x"):
+        for words in (("--dry-run",), ("--force",)):
+            code, out, errors = restore("--path", path, *words, which=archive)
+            assert code == 50 and "not known which volume" in out + errors
+            near = told(restore("--path", path.replace("/x", "/invoise.pdf"), *words, which=archive))
+            assert "Did you mean 'uploads/2025/invoice.pdf'?" in near
+        assert (main(["cat", archive, "--path", path]), capfd.readouterr().out) == (0, "x")
+        assert main(["verify", archive]) == 0 and capfd.readouterr()
+
+
+def test_the_path_in_the_volume_goes_before_what_tar_shows(
+    restore: Said, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the name is: the alphabet had a say in it."""
+    for name in ("a", "z"):
+        (tmp_path / "volumes/media/media").mkdir(exist_ok=True)
+        for path in (name, f"media/{name}"):
+            (tmp_path / "volumes/media" / path).write_text(path)
+    shaped(tmp_path, tmp_path / "by hand.tgz", "of the volume")
+    for name in ("a", "z"):
+        code, out, errors = restore(
+            "--path", f"media/{name}", "--dry-run", "--json", which=str(tmp_path / "by hand.tgz")
+        )
+        assert code == 0 and [each["path"] for each in json.loads(out)["paths"]] == [f"media/{name}"], errors
+        assert main(["cat", str(tmp_path / "by hand.tgz"), "--path", f"media/{name}"]) == 0
+        assert capfd.readouterr().out == f"media/{name}"
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("more", [False, True], ids=["alone", "and more"])
+def test_a_file_that_is_called_as_the_volume_is_not_taken_for_its_folder(
+    restore: Said, tmp_path: Path, capfd: pytest.CaptureFixture[str], packed: bool, more: bool
+) -> None:
+    """Its content was thrown away, and the restore was a success."""
+    for name in ("media", "x"):
+        (tmp_path / name).write_text("content")
+    words = ["tar", "-czf" if packed else "-cf", file_name("media", ID, "tar.gz"), "media", *(["x"] if more else [])]
+    subprocess.run(words, cwd=tmp_path, check=True)
+    (tmp_path / "volumes/more").rename(tmp_path / "more")
+    archive = str(tmp_path / words[2])
+    for command in (["import", archive], ["verify", archive], ["restore", archive, "--only", "media", "--force"]):
+        code, said = main(command), "".join(capfd.readouterr())
+        assert code in (40, 50) and "'media'" in said and "no directory" in said, (command, code, said)
+    assert not (tmp_path / "backups/daily" / words[2]).exists()
+    renamed = str((tmp_path / words[2]).rename(tmp_path / "by hand"))
+    for command in (["verify", renamed], ["restore", renamed, "--only", "media", "--force"]):
+        code, said = main(command), "".join(capfd.readouterr())
+        assert code == 40 and "begins with 'media', which is no directory" in said, (command, code, said)
+    assert (tmp_path / "volumes/media/uploads/2025/x").read_text() == "x"
+
+
+def test_one_of_a_set_of_volumes_is_refused_by_that_name(
+    restore: Said, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "volumes/media/big").write_bytes(os.urandom(300_000))
+    (tmp_path / "volumes/more").rename(tmp_path / "more")
+    script = 'sh -c "echo $PWD/$TAR_VOLUME.tar >&$TAR_FD"'
+    words = ["tar", "-c", "-M", "-L", "200", f"--new-volume-script={script}", "-f", "1.tar", "-C", "volumes"]
+    subprocess.run([*words, "media/big", "media"], cwd=tmp_path, check=True)
+    for command in (["verify"], ["restore", "--only", "media", "--force"]):
+        code, said = main([command[0], str(tmp_path / "2.tar"), *command[1:]]), "".join(capfd.readouterr())
+        assert code == 40 and "one of a set of volumes" in said and "tar -xM -f FIRST" in said, said
+
+
 def test_what_could_not_come_back_as_it_was_is_said_and_recorded(restore: Said, volumes: Path, tmp_path: Path) -> None:
     path = tmp_path / "media_old.tar.gz"
     os.mkfifo(volumes / "media/uploads/2025/\x1b[31mpipe")
     with tarfile.open(path, "w:gz") as tar:
         tar.add(volumes / "media", "media")
+        second = tarfile.TarInfo("media/uploads/2025/second")
+        second.type, second.linkname = tarfile.LNKTYPE, "media/uploads/2025/\x1b[31mpipe"
+        tar.addfile(second)
     (volumes / "more").rename(tmp_path / "more")
     code, out, errors = restore("--path", "uploads/2025", "--force", which=str(path))
-    words = r"media: FIFOs and devices were left out (uploads/2025/\x1b[31mpipe)"
+    words = r"media: FIFOs and devices were left out (uploads/2025/\x1b[31mpipe and 1 more)"
     assert code == 0 and words in out + errors, out + errors
     (record,) = Records(tmp_path / "backups/state/runs").all()
     assert (record.outcome, record.message) == ("success", words)
-    assert restore("--path", "uploads/2025/\x1b[31mpipe", "--dry-run", which=str(path))[0] == 44
+    for name in ("\x1b[31mpipe", "second"):
+        assert restore("--path", f"uploads/2025/{name}", "--dry-run", which=str(path))[0] == 44
+    assert main(["verify", str(path)]) == 0
+    code, out, errors = restore("--force", "--no-safety", which=str(path))
+    assert code == 0 and "2025/\\x1b[31mpipe and 1 more" in out + errors, out + errors
 
 
 def test_an_archive_is_read_for_a_path_only_where_it_can_have_it(restore: Said, volumes: Path, tmp_path: Path) -> None:

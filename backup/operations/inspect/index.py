@@ -20,6 +20,7 @@ from backup.progress import Progress, Silent
 from backup.sets import StoredSet
 from backup.sources.tarread import shown
 from backup.sources.tarstream import IndexEntry, parse_index
+from backup.stream.content import Kind
 from backup.text import printable
 
 # Directories that are counted each; what lies in others beyond that is counted together.
@@ -44,8 +45,8 @@ class Tree:
 
 
 def volumes(stored: StoredSet) -> tuple[str, ...]:
-    """The volumes of which a set has an archive."""
-    return volumes_of(stored)
+    """The volumes of which a set has an archive; an empty name for that of a volume that is not known."""
+    return tuple(each.volume for each in stored.loose if each.kind == Kind.TAR) if stored.loose else volumes_of(stored)
 
 
 def index_of(stored: StoredSet, volume: str) -> str:
@@ -112,23 +113,25 @@ def locate(stored: StoredSet, path: str) -> tuple[str, IndexEntry] | None:
     exact: tuple[str, IndexEntry] | None = None
     alike: list[tuple[str, IndexEntry]] = []
     for volume in volumes(stored):
-        names = spellings(volume, path)
+        names, there = spellings(volume, path), dict[bytes, IndexEntry]()
         shown = {printable(os.fsdecode(name)) for name in names}
         for entry in entries(stored, volume):
             if entry.path in names:
-                exact = exact or (volume, entry)
+                there[entry.path] = entry
             elif printable(os.fsdecode(entry.path)) in shown:
                 alike.append((volume, entry))
+        exact = exact or next(((volume, there[name]) for name in names if name in there), None)
     return exact or (alike[0] if len(alike) == 1 else None)
 
 
-def spellings(volume: str, path: str) -> set[bytes]:
-    """What an archive may call what a person calls `path`: below the volume, or with its name, as it is mounted."""
+def spellings(volume: str, path: str, root: str = "") -> list[bytes]:
+    """What an archive of `root` (the volume's name) may call what a person calls `path`, in the order of preference.
+
+    Below the volume; else with the volume's name, as it is mounted, or with `root`, as `tar -t` shows it.
+    """
     bare = path.removeprefix(f"/volumes/{volume}/").removeprefix("./").rstrip("/")
-    names = {f"{volume}/{bare}"}
-    if bare.startswith(f"{volume}/"):
-        names.add(bare)
-    return {os.fsencode(name) for name in names if bare}
+    names = [bare, *(bare.removeprefix(f"{top}/") for top in (root, volume))]
+    return [os.fsencode(f"{root or volume}/{name}") for name in dict.fromkeys(names) if name]
 
 
 class Near:
@@ -138,9 +141,11 @@ class Near:
     """
 
     def __init__(self, stored: StoredSet, path: str) -> None:
+        path = path.removeprefix("./")
         for volume in volumes(stored):
-            path = path.removeprefix(f"/volumes/{volume}/").removeprefix(f"{volume}/")
-        self._wanted = printable(path.removeprefix("./").strip("/")).casefold()
+            tops = (f"/volumes/{volume}", volume, archive_of(stored, volume)[2])
+            path = next((path.removeprefix(f"{top}/") for top in tops if path.startswith(f"{top}/")), path)
+        self._wanted = printable(path.strip("/")).casefold()
         self._folder, _, self._name = self._wanted.rpartition("/")
         self._matcher = difflib.SequenceMatcher(b=self._name)
         self._best: list[tuple[float, int, bytes]] = []

@@ -24,7 +24,8 @@ from backup.operations.inspect.opening import HeldBack, damaged, opened
 from backup.progress import Progress
 from backup.sets import StoredSet
 from backup.sources.archive_rules import LEFT_OUT
-from backup.sources.tarread import Chunks, TarReader
+from backup.sources.chunks import Chunks
+from backup.sources.tarread import TarReader
 from backup.sources.tarstream import IndexEntry
 from backup.text import printable
 
@@ -84,19 +85,19 @@ def found(stored: StoredSet, volume: str, path: str, near: Near, progress: Progr
     Nothing is proven of the archive: who takes it out reads it again.
     """
     name, root = archive_and_root(stored, volume)
-    top = os.fsencode(root) + b"/"
-    wanted, best = spellings(root, path), b""
+    wanted = spellings(volume, path, root)
+    best = len(wanted)
     progress.phase(f"looking for it in {name}")
     with opened(stored, name, progress) as source:
         with contextlib.closing(source.content(packed=_packed(stored, name), single=not stored.loose)) as chunks:
-            for member in TarReader(Chunks(chunks)).members():
-                bare = member.path.removesuffix(b"/").removeprefix(b"./")
+            for member in _reader(stored, chunks, root).members():
+                bare = member.path.removesuffix(b"/")
                 near.add(bare)
-                if bare in wanted and bare > best and member.kind not in LEFT_OUT:
-                    best = bare
-                if best == max(wanted, default=None):
+                if bare in wanted[:best] and member.kind not in LEFT_OUT:
+                    best = wanted.index(bare)
+                if not best:
                     break
-    return best.removeprefix(top) or None
+    return wanted[best].removeprefix(os.fsencode(root) + b"/") if best < len(wanted) else None
 
 
 def _unlisted(stored: StoredSet, path: str, write: Callable[[bytes], object], progress: Progress) -> None:
@@ -104,12 +105,11 @@ def _unlisted(stored: StoredSet, path: str, write: Callable[[bytes], object], pr
     for volume in volumes(stored):
         if index_of(stored, volume):
             continue
-        with contextlib.suppress(NotFound):
-            _, root = archive_and_root(stored, volume)
-            names = spellings(root, path) | {b"./" + name for name in spellings(root, path)}
-            _copy(stored, volume, names, None, write, progress)
-            logger.warning("{} has no file index: the file could not be compared with anything", stored.id)
-            return
+        for name in spellings(volume, path, archive_and_root(stored, volume)[1]):
+            with contextlib.suppress(NotFound):
+                _copy(stored, volume, {name}, None, write, progress)
+                logger.warning("{} has no file index: the file could not be compared with anything", stored.id)
+                return
     raise no_such_file(stored, path)
 
 
@@ -132,12 +132,12 @@ def _copy(
 
 def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, progress: Progress) -> Iterator[bytes]:
     """The content of the first regular member of one of these names; `whole`: read the archive to its end after."""
-    name, _ = archive_and_root(stored, volume)
+    name, root = archive_and_root(stored, volume)
     target = b""
     progress.phase(f"reading {name}")
     with opened(stored, name, progress) as source:
         with contextlib.closing(source.content(packed=_packed(stored, name), single=not stored.loose)) as chunks:
-            reader = TarReader(Chunks(chunks))
+            reader = _reader(stored, chunks, root)
             for member in reader.members():
                 if member.path not in names or target:
                     continue
@@ -155,6 +155,10 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
         yield from _pieces(stored, volume, {target}, whole=whole, progress=progress)
     elif names:
         raise NotFound(f"the archive of {printable(volume)} does not hold the file", "`verify` judges the set.")
+
+
+def _reader(stored: StoredSet, chunks: Iterator[bytes], root: str) -> TarReader:
+    return TarReader(Chunks(chunks), root=b"" if stored.manifest else os.fsencode(root))
 
 
 def _packed(stored: StoredSet, name: str) -> bool:

@@ -18,7 +18,8 @@ from backup.manifest import STAMP, Tier, file_name, parse_file_name
 from backup.operations.check_bytes import Stored
 from backup.progress import Progress
 from backup.sets import StoredSet
-from backup.sources.tarread import Chunks, Found, TarReader
+from backup.sources.chunks import Chunks
+from backup.sources.tarread import Found, TarReader
 from backup.stores import incoming
 from backup.stores.disk import storing
 from backup.stores.local import LocalStore

@@ -130,7 +130,7 @@ def _tidy(shop: Shop, volume: str) -> None:
 def _choice(stored: StoredSet, path: str, shop: Shop) -> Choice:
     """What a path is, by an index or else by an archive."""
     for volume in index.volumes(stored):
-        for name in sorted(index.spellings(volume, path), reverse=True):
+        for name in index.spellings(volume, path):
             found = _counted(stored, volume, name)
             if found.files:
                 return found
@@ -145,7 +145,13 @@ def _unlisted(stored: StoredSet, path: str, shop: Shop) -> Choice:
     for volume in index.volumes(stored):
         if index.tells_all(stored, volume, near):
             continue
-        if below := one_file.found(stored, volume, path, near, shop.progress):
+        below = one_file.found(stored, volume, path, near, shop.progress)
+        if below and not volume:
+            raise RestoreFailed(
+                f"it is not known which volume the media of {stored.id} belong to; nothing was touched",
+                "Make the archive of a folder that is called as the volume is; `cat` writes one file to stdout.",
+            )
+        if below:
             return Choice(volume, below)
     raise index.no_such_file(stored, path, near, "; nothing was touched")
 

@@ -9,6 +9,8 @@ import json
 import os
 import resource
 import shutil
+import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 
 from backup.errors import BackupError, IntegrityError, RestoreFailed, StoreError
 from backup.sources import media, metadata, untar
+from backup.sources.archive_rules import root_of
 from backup.sources.tarread import TarReader
 from backup.sources.tarstream import Member, ending, header, index_line, padding
 from backup.sources.untar import Extracted, extract
@@ -367,7 +370,7 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     "twice": (member("media/x") + member("media/x"), "is in it twice"),
     "directory twice": (member("media/d/", DIR) + member("media/d/", DIR), "is in it twice"),
     "root twice": (TOP, "is in it twice"),
-    "root as a file": (member("media"), "comes before the directory"),
+    "root as a file": (member("media"), "is no directory, but is called"),
     "file on directory": (member("media/d/", DIR) + member("media/d"), "is in it twice"),
     "directory on file": (member("media/d") + member("media/d/", DIR), "is in it twice"),
     "below a file": (member("media/d") + member("media/d/x"), "below something that is not a directory"),
@@ -388,17 +391,23 @@ CRAFTED: dict[str, tuple[bytes, str]] = {
     ),
     "hard link with content": (member("media/h", HARD, link="media/x", size=512), "claims to have"),
     "directory with content": (member("media/d/", DIR, size=512), "claims to have"),
-    "hard link to a FIFO": (
-        member("media/f", tarfile.FIFOTYPE) + member("media/h", HARD, link="media/f"),
-        "no file of the archive|is a FIFO",
-    ),
     "device outside": (member("outside/d", tarfile.CHRTYPE), "lies outside"),
     "link to a name too long": (
         member("././@LongLink", b"K", b"l" * 4096) + member("media/l", LINK),
         "to a name that is too long",
     ),
     "unknown kind": (member("media/u", b"Z"), "unknown kind"),
-    "multi volume": (member("media/u", b"M"), "unknown kind"),
+    "rest of a file": (member("media/u", b"M", b"rest"), "one of a set of volumes"),
+    "rest of a file, posix": (
+        pax(record("GNU.volume.filename", "media/u") + record("GNU.volume.offset", "9"), tarfile.XGLTYPE),
+        "one of a set of volumes",
+    ),
+    "list of what is elsewhere": (member("media/d/", b"D", b"Yhere\0Nthere\0\0"), "held 'there', which is not in"),
+    "list of what is elsewhere, posix": (
+        pax(record("GNU.dumpdir", b"Nthere\0\0")) + member("media/d/", DIR),
+        "held 'there', which is not in",
+    ),
+    "old long names": (member("media/n", b"N", b"Rename a to b\n"), "unknown kind"),
     "negative size": (renumbered(member("media/n"), 124, b"\xff" * 11 + b"\x00"), "claims to have"),
     "huge size": (renumbered(member("media/n"), 124, b"\x80" + b"\x7f" * 11), "may hold"),
     "size that is none": (renumbered(member("media/n"), 124, b"-0000000001\0"), "damaged number"),
@@ -466,6 +475,93 @@ def test_what_is_no_file_is_left_out_with_a_word(place: Path, kind: bytes) -> No
     (place / "t2").mkdir()
     with pytest.raises(IntegrityError, match="is a FIFO|is a device"):
         extracted(tar, place / "t2")
+
+
+@pytest.mark.parametrize("kind", [FILE, LINK, HARD, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE])
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "foreign"])
+def test_what_is_called_as_the_folder_and_is_none_is_not_taken_for_it(place: Path, kind: bytes, trusted: bool) -> None:
+    """Its content would be gone, and the restore a success."""
+    tar = member("media", kind, link="a" if kind in (LINK, HARD) else "") + END
+    error = _try(place, tar, trusted=trusted)
+    assert any(words in error.message for words in ("is no directory", "lies outside", "may lead", "map of holes"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_second_names_of_what_is_no_file_are_left_out_with_it(place: Path, kind: bytes) -> None:
+    """bsdtar writes them. A file that comes under the name later is a file."""
+    tar = TOP + member("media/f", kind) + member("media/g", HARD, link="media/f")
+    tar += member("media/h", HARD, link="media/g") + member("media/x", content=b"x")
+    file = member("media/f", content=b"f") + member("media/i", HARD, link="media/f")
+    done = extracted(tar + file + END, place / "target", trusted=False)
+    assert sorted(os.listdir(place / "target")) == ["f", "i", "x"] and (place / "target/i").read_bytes() == b"f"
+    assert done.notes == (f"{untar.SPECIAL} (f and 2 more)",) and done.hard_links == 1
+    (place / "t2").mkdir()
+    with pytest.raises(IntegrityError, match="is a FIFO|is a device"):
+        extracted(tar + END, place / "t2")
+
+
+def test_second_names_of_any_kind_come_back_from_ours(place: Path) -> None:
+    volume = place / "volume"
+    (volume / "d").mkdir()
+    (volume / "a").write_bytes(b"a")
+    (volume / "l").symlink_to("a")
+    os.mkfifo(volume / "p")
+    os.mknod(volume / "n", 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(volume / "s"))
+    for name in "alpns":
+        os.link(volume / name, volume / "d" / name, follow_symlinks=False)
+    tar, index = archived(volume)
+    done = extracted(tar.getvalue(), place / "target", index.lines())
+    assert done.notes == () and sorted(os.listdir(place / "target/d")) == ["a", "l"]
+    assert (place / "target/a").samefile(place / "target/d/a")
+
+
+@pytest.mark.parametrize("trusted", [True, False], ids=["trusted", "foreign"])
+def test_what_gnu_tar_adds_is_no_file(place: Path, trusted: bool) -> None:
+    tar = member("a name", b"V") + member("media/", b"D", b"Ya\0Dd\0\0") + member("media/a", content=b"a")
+    tar += pax(record("GNU.volume.label", "x"), tarfile.XGLTYPE) + pax(record("GNU.dumpdir", b"Yb\0\0"))
+    tar += member("media/d/", DIR) + member("media/d/b", content=b"b") + member("media/z", b"V", b"with content") + END
+    done = extracted(tar, place / "target", trusted=trusted)
+    assert (done.files, done.directories, done.bytes, done.notes) == (2, 2, 2, ())
+    assert sorted(str(path.relative_to(place / "target")) for path in (place / "target").rglob("*")) == [
+        "a",
+        "d",
+        "d/b",
+    ]
+
+
+BEGINNINGS = {
+    "a folder": (member("media/", DIR), "media"),
+    "a folder from here": (member("./media/", DIR), "media"),
+    "what lies in one": (member("media/x"), "media"),
+    "none": (member("./", DIR), ""),
+    "a label": (member("media/label", b"V") + member("uploads/", DIR), "uploads"),
+    "a long list": (member("media/", b"D", b"Y" * (1 << 18) + b"\0\0")[: 1 << 16], "media"),
+}
+
+
+@pytest.mark.parametrize("name", BEGINNINGS)
+def test_what_an_archive_is_of_is_said_by_its_beginning(name: str) -> None:
+    head, root = BEGINNINGS[name]
+    assert root_of(head) == root
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (member("media"), "it begins with 'media', which is no directory"),
+        (member("media", LINK, link="x"), "it begins with 'media', which is no directory"),
+        (member("../media/", DIR), "not the archive of one folder"),
+        (member("toc.dat"), "tar format of pg_dump"),
+        (member("media/x", b"M", b"rest"), "one of a set of volumes"),
+        (member("label", b"V") + END, "not the archive of one folder"),
+    ],
+)
+def test_what_is_of_no_folder_is_refused_by_its_beginning(head: bytes, words: str) -> None:
+    with pytest.raises(IntegrityError, match=words) as caught:
+        root_of(head)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("kind", [tarfile.CONTTYPE, tarfile.AREGTYPE])
