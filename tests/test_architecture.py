@@ -149,6 +149,14 @@ def test_modules_and_functions_are_small(path: Path) -> None:
             assert length <= 50, f"{path}:{node.lineno}: {node.name} has {length} lines"
 
 
+def test_the_package_keeps_its_budget() -> None:
+    """A commit lowers the budget, or its message names what users get for the rise."""
+    lines = sum(path.read_text().count("\n") for path in MODULES)
+    budget = int((Path(__file__).parent / "budget.txt").read_text())
+    assert lines <= budget, f"{lines} lines of package, {budget} in tests/budget.txt: which of them can leave?"
+    assert lines > budget - 200, f"{lines} lines of package: tests/budget.txt can be lowered from {budget}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_only_the_command_line_prints_and_exits(path: Path) -> None:
     if relative(path).split("/")[0] in ("cli", "probe", "mediatree"):

@@ -15,7 +15,7 @@ import pytest
 from backup.records import Outcome
 from tests.support.database import Server
 from tests.support.faults import ended, eventually, under_way
-from tests.support.s3 import OWNER, Service
+from tests.support.s3 import Service
 from tests.support.sidecar import Sidecar
 
 
@@ -79,16 +79,7 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path, server: Server) -> Cop
     made.scheme = request.param
     if request.param == "s3":
         made.service = request.getfixturevalue("gateway")
-        made.environment |= {
-            "AWS_S3_BACKUP_BUCKET": made.service.bucket(),
-            "AWS_ENDPOINT_URL_S3": made.service.endpoint,
-            "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": OWNER[0],
-            "AWS_SECRET_ACCESS_KEY": OWNER[1],
-            "BACKUP_OFFSITE_ADDRESSING": "path",
-            "BACKUP_OFFSITE_SSE": "none",
-            "BACKUP_OFFSITE_STORAGE_CLASS": "STANDARD",
-        }
+        made.environment |= made.service.settings()
     else:
         (tmp_path / "copies").mkdir()
         made.environment["BACKUP_COPY_DIR"] = str(tmp_path / "copies")

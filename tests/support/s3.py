@@ -60,6 +60,19 @@ class Service:
         self.client().create_bucket(Bucket=name, **options)
         return name
 
+    def settings(self) -> dict[str, str]:
+        """What a sidecar is given to send its copies to a new bucket here."""
+        return {
+            "AWS_S3_BACKUP_BUCKET": self.bucket(),
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": OWNER[0],
+            "AWS_SECRET_ACCESS_KEY": OWNER[1],
+            "BACKUP_OFFSITE_ADDRESSING": "path",
+            "BACKUP_OFFSITE_SSE": "none",
+            "BACKUP_OFFSITE_STORAGE_CLASS": "STANDARD",
+        }
+
     def options(self, bucket: str, endpoint: str = "", **changes: Any) -> Options:
         """What our client needs for a bucket here: short timeouts, and nothing that Ceph does not know."""
         values: dict[str, Any] = {
