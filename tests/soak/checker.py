@@ -52,6 +52,7 @@ _AHEAD = 32
 # What the second volume holds, as long as it is there.
 OTHER = {"page.txt": marked(b"a page", 0o644)}
 _COUNTS = ("files", "directories", "links", "hard_links", "bytes")
+_WORDS = ("kind", "name", "file", "stored_size", "stored_sha256", "plain_size", "plain_sha256", "encryption")
 
 
 @dataclass
@@ -198,8 +199,12 @@ def says(data: bytes) -> Any:
     try:
         whole = json.loads(data)
         database, volumes = whole["database"] or {}, whole["volumes"]
+        # A word that is missing where there is none says the same.
+        artifacts = [
+            {key: value for key, value in each.items() if key in _WORDS and value} for each in whole["artifacts"]
+        ]
         return (
-            [whole["format"], whole["id"], whole["tier"], whole["artifacts"]],
+            [whole["format"], whole["id"], whole["tier"], artifacts],
             [database.get("rows"), database.get("large_objects")],
             [[each["name"], *(each[what] for what in _COUNTS)] for each in volumes],
         )
