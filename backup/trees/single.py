@@ -21,13 +21,14 @@ from backup.errors import BackupError, NotFound, RestoreFailed, RestoreUnfinishe
 from backup.sources.branch import FOLDER
 from backup.sources.removal import remove_all
 from backup.sources.selection import Again, Chosen, Unit
-from backup.sources.staging import PREFIX, is_of_a_restore
+from backup.sources.staging import PREFIX, is_of_a_restore, strays
 from backup.sources.tarread import shown
 from backup.trees.places import (
     no_mounts_below,
     open_root,
     open_staging,
     opened,
+    remove_staging,
     staging_name,
     sync_file_system,
     time_kept,
@@ -62,13 +63,14 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
             except BaseException:
                 # With a note, something could not be taken back: then nothing is removed.
                 with contextlib.suppress(OSError):
-                    if read_note(folder) is None:
-                        _remove(top, name)
+                    if read_note(folder) is None and not strays(folder):
+                        _remove(root, top, name)
                 raise
-            kept = bool(listed(BEFORE, folder))
-        if not kept:
+            kept, others = bool(listed(BEFORE, folder)), strays(folder)
+        # Beside what somebody has put there it stays until it is tidied away, where that can be told.
+        if not (kept or others):
             with contextlib.suppress(OSError):
-                _remove(top, name)
+                _remove(root, top, name)
         return name if kept else ""
     finally:
         os.close(top)
@@ -132,7 +134,7 @@ def _tidy_one(root: Path, top: int, name: str, days: float | None) -> list[str]:
     finally:
         os.close(folder)
     if not note or old or not kept:
-        _remove(top, name)
+        told += _remove(root, top, name)
     return told
 
 
@@ -235,12 +237,9 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _remove(top: int, name: str) -> None:
+def _remove(root: Path, top: int, name: str) -> list[str]:
     with opened(name, top) as folder:
-        remove_all(folder)
-    with time_kept(top):
-        os.rmdir(name, dir_fd=top)
-    os.fsync(top)
+        return remove_staging(folder, top, root, name, last=NOTE)
 
 
 @contextlib.contextmanager
