@@ -4,6 +4,7 @@ comes by."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -55,11 +56,13 @@ OLD = {"a": "old", "folder/b": "old"}
 NEW = {"a": "new", "folder/b": "new", "gone/c": "new"}
 
 
-def killed(root: Path, number: int, *, exchange: bool = True) -> bool:
+def killed(root: Path, number: int, *, exchange: bool = True, links: bool = True) -> bool:
     """A child puts them back, and dies at its nth call that may change something; whether it did."""
     child = os.fork()
     if child == 0:
         left = iter(range(number))
+        if not links:
+            os.link = _no_links
         for name in _CALLS:
             real = getattr(os, name)
 
@@ -70,10 +73,15 @@ def killed(root: Path, number: int, *, exchange: bool = True) -> bool:
 
             setattr(os, name, counted)
         if not exchange:
-            placing._rename = lambda *_: False  # type: ignore[assignment]
+            # As on FAT and some shares.
+            placing.renameat2 = lambda *_: False  # type: ignore[assignment]
         put(root)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 def kills() -> Iterator[int]:
@@ -81,15 +89,15 @@ def kills() -> Iterator[int]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("exchange", [True, False])
-def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange: bool) -> None:
+@pytest.mark.parametrize(("exchange", "links"), [(True, True), (False, True), (False, False)])
+def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange: bool, links: bool) -> None:
     states = []
     for number in kills():
         root = tmp_path / str(number)
         (root / "folder").mkdir(parents=True)
         (root / "a").write_text("old")
         (root / "folder/b").write_text("old")
-        died = killed(root, number, exchange=exchange)
+        died = killed(root, number, exchange=exchange, links=links)
         states.append(live(root))
         single.tidy(root)
         assert live(root) in (OLD, NEW) and not single.begun(root)
