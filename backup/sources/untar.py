@@ -25,6 +25,7 @@ from backup.sources import metadata
 from backup.sources.archive_rules import LEFT_OUT, Rules
 from backup.sources.branch import FOLDER, Branch
 from backup.sources.metadata import Metadata, Notes
+from backup.sources.spelling import one_name, other_spelling
 from backup.sources.tarread import ZEROS, Found, TarReader, refused, shown
 from backup.sources.tarstream import IndexEntry
 from backup.sources.tree import Identity, identity
@@ -222,6 +223,8 @@ class _Extraction:
         try:
             return make(names[-1])
         except OSError as error:
+            if error.errno == errno.EEXIST and (there := other_spelling(names[-1], folder)):
+                raise one_name(self._notes.path, there) from error
             if error.errno not in _NO_NAME or _lstat(names[-1], folder):
                 raise
         other = _nearest(names[-1])

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from backup.errors import RestoreFailed
 from backup.sources.branch import FOLDER
+from backup.sources.spelling import one_name, other_spelling
 from backup.stores.renaming import EXCHANGE, NO_LINKS, NO_REPLACE, renameat2
 from backup.trees.places import exists, opened
 
@@ -24,8 +25,9 @@ CHANGED: Final = "was changed after a restore that was cut short, and stays; wha
 
 
 def put_in(top: int, folder: int, number: int, place: bytes) -> None:
-    """Give a place its new state, in one step; what was there is kept. Raises OSError."""
+    """Give a place its new state, in one step; what was there is kept. Raises OSError, RestoreFailed."""
     own = str(number).encode()
+    require_own_name(top, place)
     with _above(top, place) as (parent, name), opened(NEW, folder) as new:
         if exists(name, parent):
             if renameat2(new, own, parent, name, EXCHANGE):
@@ -36,6 +38,24 @@ def put_in(top: int, folder: int, number: int, place: bytes) -> None:
             os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
         os.fsync(parent)
         os.fsync(new)
+
+
+def require_own_name(top: int, place: bytes) -> None:
+    """RestoreFailed where what is at a place, or above it, is called otherwise: it is something else of the archive,
+    or may be. Raises OSError."""
+    names = place.split(b"/")
+    fd = os.dup(top)
+    try:
+        for end, name in enumerate(names, 1):
+            if other := other_spelling(name, fd):
+                raise one_name(b"/".join(names[:end]), other)
+            if end == len(names) or not exists(name, fd):
+                return
+            below = os.open(name, FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    finally:
+        os.close(fd)
 
 
 def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -> str:

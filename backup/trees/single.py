@@ -23,6 +23,7 @@ from backup.sources.removal import remove_all
 from backup.sources.selection import Again, Chosen, Unit
 from backup.sources.staging import PREFIX, is_of_a_restore, strays
 from backup.sources.tarread import shown
+from backup.trees import placing
 from backup.trees.places import (
     no_mounts_below,
     open_root,
@@ -93,6 +94,17 @@ def tidy(root: Path, *, days: float | None = None) -> list[str]:
     finally:
         os.close(top)
     return told
+
+
+def require_own_name(root: Path, path: bytes) -> None:
+    """RestoreFailed where what would be put at `path` takes the place of something of another name. Only looks."""
+    top = open_root(root)
+    try:
+        # What is no directory above it is told by who puts it there.
+        with contextlib.suppress(OSError):
+            placing.require_own_name(top, path)
+    finally:
+        os.close(top)
 
 
 def begun(root: Path) -> bool:

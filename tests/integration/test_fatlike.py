@@ -58,3 +58,35 @@ def test_sets_are_made_sent_lost_fetched_and_restored(fat: Target, tmp_path: Pat
     done(sidecar, "restore", "latest", "--only", "media", "--path", "kind.txt", "--force")
     assert (media / "kind.txt").read_text() == "old"
     assert next(media.glob(".obcms-restore-file-*/before/0")).read_text() == "new"
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Sidecar]:
+    """A set with names that differ in case alone, and an empty volume that does not tell them apart."""
+    sidecar = Sidecar.make(tmp_path, None)
+    for name in ("Report.pdf", "report.pdf"):
+        (sidecar.media / "uploads" / name).write_text(name)
+    done(sidecar, "create", "daily", "--only", "media")
+    with mounted(sidecar.media):
+        yield sidecar
+
+
+def test_names_that_become_one_are_told_and_nothing_is_lost(both: Sidecar) -> None:
+    """Before, where the volume shows what it is; else at the clash, and then all is as before."""
+    sidecar, media = both, both.media
+    said = done(sidecar, "restore", "latest", "--only", "media", "--force", code=50)
+    assert "'uploads/Report.pdf' and 'uploads/report.pdf' are one name" in said and "in it twice" not in said
+    assert list(media.iterdir()) == [] and not (both.root / "state/restore.json").exists()
+    (media / "live.txt").write_text("live")
+    for options in (["--dry-run"], ["--force"]):
+        said = done(sidecar, "restore", "latest", "--only", "media", *options, code=50)
+        assert "'uploads/Report.pdf' and 'uploads/report.pdf' of the set are one name" in said, said
+    paths = ["--path", "uploads/Report.pdf", "--path", "uploads/report.pdf"]
+    said = done(sidecar, "restore", "latest", "--only", "media", "--force", *paths, code=50)
+    assert "Report.pdf' and" in said and [path.name for path in media.iterdir()] == ["live.txt"]
+    done(sidecar, "restore", "latest", "--only", "media", "--force", *paths[:2])
+    for option in ("--dry-run", "--force"):
+        said = done(sidecar, "restore", "latest", "--only", "media", option, *paths[2:], code=50)
+        assert "'uploads/Report.pdf' and 'uploads/report.pdf' are one name" in said
+    assert (media / "uploads/Report.pdf").read_text() == "Report.pdf"
+    done(sidecar, "verify", "latest")
