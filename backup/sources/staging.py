@@ -33,7 +33,7 @@ def is_of_a_restore(name: bytes, root: int) -> bool:
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
             return False
         # Whom it lets in is told without entering it.
-        return error.errno == errno.EACCES and _is_private(os.stat(name, dir_fd=root, follow_symlinks=False))
+        return error.errno == errno.EACCES and is_private(os.stat(name, dir_fd=root, follow_symlinks=False))
     try:
         return is_made_by_a_restore(fd)
     finally:
@@ -46,7 +46,7 @@ def is_made_by_a_restore(folder: int) -> bool:
     What somebody has put there besides does not make it another's.
     """
     names, others = set(os.listdir(folder)), strays(folder)
-    return _is_private(os.fstat(folder)) and (not others or any(telling <= names for telling in _TELLING))
+    return is_private(os.fstat(folder)) and (not others or any(telling <= names for telling in _TELLING))
 
 
 def is_ours(name: str) -> bool:
@@ -70,5 +70,6 @@ def is_of_the_file_system(name: bytes, root: int) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_ino == _LOST_FOUND_INODE
 
 
-def _is_private(found: os.stat_result) -> bool:
+def is_private(found: os.stat_result) -> bool:
+    """Whether what was found belongs to us, and lets nobody else in."""
     return found.st_uid in (0, os.geteuid()) and not stat.S_IMODE(found.st_mode) & 0o077

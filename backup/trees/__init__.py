@@ -20,13 +20,14 @@ from typing import Final
 
 from backup.errors import BackupError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
 from backup.sources import media, metadata
-from backup.sources.metadata import Metadata, Notes
+from backup.sources.metadata import Notes
 from backup.sources.staging import PREFIX, is_of_a_restore, is_of_the_file_system, is_ours
 from backup.text import printable
 from backup.trees import noted as noted_file
 from backup.trees.noted import DISCARDING, OTHER, STATE, Noted, Side, State
 from backup.trees.places import (
     exists,
+    make_staging,
     no_mounts_below,
     open_root,
     open_staging,
@@ -34,7 +35,6 @@ from backup.trees.places import (
     remove_staging,
     staging_name,
     sync_file_system,
-    time_kept,
 )
 
 __all__ = [
@@ -220,16 +220,7 @@ def prepare(root: Path, stamp: str) -> None:
         raise RestoreFailed(f"{root / staging_name(stamp)} holds a tree already ({found}); nothing was done")
     fd = open_root(root)
     try:
-        with time_kept(fd):
-            os.mkdir(staging_name(stamp), 0o700, dir_fd=fd)
-        with opened(staging_name(stamp), fd) as folder:
-            # Not what the volume's own ACL and set-group-ID bit hand down.
-            mine = Metadata(0o700, os.geteuid(), os.getegid(), os.fstat(folder).st_mtime_ns)
-            metadata.apply(folder, mine, Notes())
-            for side in OTHER:
-                os.mkdir(side, 0o700, dir_fd=folder)
-            os.fsync(folder)
-        os.fsync(fd)
+        make_staging(fd, root, staging_name(stamp), OTHER)
     except OSError as error:
         there = isinstance(error, FileExistsError)
         raise RestoreFailed(

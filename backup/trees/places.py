@@ -7,14 +7,17 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from backup.errors import NotFound, RestoreFailed
+from backup.sources import metadata
 from backup.sources.branch import FOLDER
+from backup.sources.metadata import Metadata, Notes
 from backup.sources.removal import remove_all
-from backup.sources.staging import PREFIX, is_made_by_a_restore, is_ours, strays
+from backup.sources.staging import PREFIX, is_made_by_a_restore, is_ours, is_private, strays
 from backup.text import listed, printable
 
 _STAMP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -60,6 +63,33 @@ def open_staging(root: int, path: Path, name: str) -> int:
             "Look at what it is; whoever writes to the volume can have made it.",
         )
     return fd
+
+
+def make_staging(root: int, path: Path, name: str, inner: Iterable[str]) -> None:
+    """Make a restore's directory in the open `root`, which messages call `path`, with these in it.
+
+    RestoreFailed where the file system does not keep it for us alone, and then there is none. Raises OSError.
+    """
+    with time_kept(root):
+        os.mkdir(name, 0o700, dir_fd=root)
+    with opened(name, root) as folder:
+        # Not what the volume's own ACL and set-group-ID bit hand down.
+        mine = Metadata(0o700, os.geteuid(), os.getegid(), os.fstat(folder).st_mtime_ns)
+        metadata.apply(folder, mine, Notes())
+        found = os.fstat(folder)
+        if not is_private(found):
+            with time_kept(root):
+                os.rmdir(name, dir_fd=root)
+            raise RestoreFailed(
+                f"the file system of {path} keeps nothing for one user alone: a new directory has the owner"
+                f" {found.st_uid} and the mode {stat.S_IMODE(found.st_mode):04o}; the live files are as they were",
+                "Use a volume whose file system has owners and modes, or mount this one for root alone, such as with"
+                " uid=0,dmask=0077 (FAT) or uid=0,dir_mode=0700 (CIFS).",
+            )
+        for each in inner:
+            os.mkdir(each, 0o700, dir_fd=folder)
+        os.fsync(folder)
+    os.fsync(root)
 
 
 def remove_staging(folder: int, root: int, path: Path, name: str, *, last: str) -> list[str]:

@@ -25,6 +25,7 @@ from backup.sources.staging import PREFIX, is_of_a_restore, strays
 from backup.sources.tarread import shown
 from backup.trees import placing
 from backup.trees.places import (
+    make_staging,
     no_mounts_below,
     open_root,
     open_staging,
@@ -32,7 +33,6 @@ from backup.trees.places import (
     remove_staging,
     staging_name,
     sync_file_system,
-    time_kept,
 )
 from backup.trees.placing import BEFORE, CHANGED, NEW, NOTE, identity, listed, put_in, read_note, take_back, write_note
 
@@ -55,7 +55,7 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
         for unit in units:
             no_mounts_below(root / os.fsdecode(unit.place))
         with _doing(root, "prepare it"):
-            _prepare(top, name)
+            make_staging(top, root, name, (NEW, BEFORE))
         with opened(name, top) as folder:
             try:
                 _unpack(folder, Chosen(archive_of, units, whole), extract)
@@ -184,16 +184,6 @@ def _place_of(top: int, path: bytes) -> bytes:
     finally:
         os.close(fd)
     return path
-
-
-def _prepare(top: int, name: str) -> None:
-    with time_kept(top):
-        os.mkdir(name, 0o700, dir_fd=top)
-    with opened(name, top) as folder:
-        os.fchown(folder, os.geteuid(), os.getegid())
-        os.fchmod(folder, 0o700)
-        for each in (NEW, BEFORE):
-            os.mkdir(each, 0o700, dir_fd=folder)
 
 
 def _unpack(folder: int, chosen: Chosen, extract: Extract) -> None:

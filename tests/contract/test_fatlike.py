@@ -163,3 +163,14 @@ def test_pairs_are_found_in_one_pass() -> None:
     paths = [b"a", b"d/x", b"d/e/y", b"d/E/z", b"d/X", b"D", b"e/d/x", b"e/f/d", "é".encode(), "É".encode()]
     assert list(alike(paths)) == [(b"d/e", b"d/E"), (b"d/x", b"d/X"), (b"d", b"D")]
     assert list(alike([b"a/b", b"b/a", b"a/B"])) == [], "what comes back to a directory is found when it is unpacked"
+
+
+def test_where_nothing_is_ours_alone_nothing_is_begun(tmp_path: Path) -> None:
+    """What is mounted for all to enter: there, what a restore keeps could be anybody's, and was never tidied away."""
+    with mounted(tmp_path / "volume", 0o755) as root:
+        (root / "live.pdf").write_text("live")
+        for restored in (lambda: trees.prepare(root, STAMP), lambda: put(root, b"live.pdf")):
+            with pytest.raises(RestoreFailed, match="has the owner 0 and the mode 0755.*as they were") as caught:
+                restored()
+            assert "mount this one" in caught.value.hint
+            assert os.listdir(root) == ["live.pdf"] and (root / "live.pdf").read_text() == "live"
