@@ -21,6 +21,7 @@ from backup.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_jso
 from backup.offsite.books import BookFile
 from backup.offsite.model import Book
 from backup.sets import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
+from backup.stores import local
 from backup.stores.local import LocalStore
 from backup.stores.removing import mark_name
 from backup.stores.staged import StagedFile, staged_name
@@ -341,14 +342,13 @@ def test_a_set_of_ours_without_its_manifest_is_unreadable(catalog: Catalog, tmp_
 def test_a_set_that_is_being_published_is_not_yet_judged(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     """The health endpoint looks at any moment."""
     seen: list[str] = []
-    real = Path.rename
+    real = local.rename_new
 
-    def looking(path: Path, target: Path) -> Path:
-        done = real(path, target)
+    def looking(path: Path, target: Path) -> None:
+        real(path, target)
         seen.extend(stored.state for stored in Catalog(catalog.root, MANILA).sets())
-        return done
 
-    monkeypatch.setattr(Path, "rename", looking)
+    monkeypatch.setattr(local, "rename_new", looking)
     published(catalog)
     assert len(seen) > 3 and set(seen) == {"old script", "complete"}
 
