@@ -52,10 +52,10 @@ def run(arguments: Sequence[str], progress: Callable[[int], None]) -> dict[str, 
         return {"told": single.tidy(volume)}
     if words.verb == "kept":
         return {"kept": [asdict(each) for each in trees.kept(volume)]}
-    told: list[str] = []
-    if words.verb != "state":
-        act = {"exchange": trees.exchange, "roll-back": trees.exchange_back, "discard": trees.discard}[words.verb]
-        told = act(volume, words.stamp)
+    if words.verb == "state":
+        return {"state": trees.state(volume, words.stamp)}
+    act = {"exchange": trees.exchange, "roll-back": trees.exchange_back, "discard": trees.discard}[words.verb]
+    told = act(volume, words.stamp)
     return {"state": trees.state(volume, words.stamp), "told": told}
 
 
