@@ -215,7 +215,7 @@ class Catalog:
         with contextlib.suppress(ValidationError):
             intent = _Intent.model_validate_json(self._intent.read(_INTENT))
             store, present = self.store(intent.tier), intent.present(self.store(intent.tier))
-            leftovers = [] if intent.manifest in present else present
+            leftovers = [] if intent.manifest in store.listing() else present
             store.remove_all(leftovers)
         self._intent.remove(_INTENT)
         return leftovers

@@ -52,10 +52,11 @@ def run(arguments: Sequence[str], progress: Callable[[int], None]) -> dict[str, 
         return {"told": single.tidy(volume)}
     if words.verb == "kept":
         return {"kept": [asdict(each) for each in trees.kept(volume)]}
-    if words.verb != "state":
-        act = {"exchange": trees.exchange, "roll-back": trees.exchange_back, "discard": trees.discard}[words.verb]
-        act(volume, words.stamp)
-    return {"state": trees.state(volume, words.stamp)}
+    if words.verb == "state":
+        return {"state": trees.state(volume, words.stamp)}
+    act = {"exchange": trees.exchange, "roll-back": trees.exchange_back, "discard": trees.discard}[words.verb]
+    told = act(volume, words.stamp)
+    return {"state": trees.state(volume, words.stamp), "told": told}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -123,9 +124,9 @@ def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None
         notes = done.notes
 
     paths = [bytes.fromhex(path) for path in words.path]
-    single.tidy(volume, days=words.days)
+    told = single.tidy(volume, days=words.days)
     kept = single.put(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
-    return {"kept": kept, "notes": notes}
+    return {"kept": kept, "notes": (*told, *notes)}
 
 
 @contextlib.contextmanager

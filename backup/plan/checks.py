@@ -98,6 +98,14 @@ def _volumes_refused(facts: Facts) -> Iterator[Remark]:
     if absent:
         text = f"the set holds volumes that are not mounted here: {named(absent)}"
         yield Remark(text, "Mount them under BACKUP_VOLUMES_DIR as the overlay shows, or use `--only database`.")
+    for volume in (each for each in restored_volumes(facts) if each.one_name):
+        first, second = map(repr, volume.one_name)
+        text = (
+            f"{first} and {second} of the set are one name in the volume {printable(volume.name)}, whose file system"
+            " does not tell upper from lower case: one would overwrite the other"
+        )
+        hint = "Use a volume whose file system tells them apart, such as ext4 or XFS"
+        yield Remark(text, f"{hint}; `cat {printable(source(facts).name)} --path PATH` writes a single file to stdout.")
     if wants_media(facts) and not restored_volumes(facts):
         text = "it is not known which volume the media belong to"
         yield Remark(text, "Mount the volume under BACKUP_VOLUMES_DIR, or use `--only database`.")

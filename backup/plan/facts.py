@@ -94,6 +94,7 @@ class Volume:
 
     `left_files` and `left_bytes` are those of the live tree that the set leaves out, by the patterns `left_out`.
     `mounted`: it can be reached. `archived`: the set has it. Places with the same `disk` share their free bytes.
+    `one_name`: two paths of the archive that are the same one on the volume's file system.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Volume:
     left_files: int = 0
     left_bytes: int = 0
     left_out: tuple[str, ...] = ()
+    one_name: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

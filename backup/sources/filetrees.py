@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from backup.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.errors import BackupError, EngineError, IntegrityError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
+from backup.log import logger
 from backup.text import printable
 
 FILES_ROLE: Final = "files"
@@ -76,15 +77,15 @@ class FileTrees:
 
     def exchange(self, volume: str, stamp: str) -> None:
         """See Trees."""
-        self._call(volume, "exchange", self._root(volume), stamp)
+        self._change(volume, "exchange", stamp)
 
     def exchange_back(self, volume: str, stamp: str) -> None:
         """See Trees."""
-        self._call(volume, "roll-back", self._root(volume), stamp)
+        self._change(volume, "roll-back", stamp)
 
     def discard(self, volume: str, stamp: str) -> None:
         """See Trees."""
-        self._call(volume, "discard", self._root(volume), stamp)
+        self._change(volume, "discard", stamp)
 
     def exchanged(self, volume: str, stamp: str) -> bool:
         """See Trees."""
@@ -100,6 +101,10 @@ class FileTrees:
         """See Trees."""
         found = self._call(volume, "kept", self._root(volume)).get("kept", ())
         return int(next((each["bytes"] for each in found if each["stamp"] == stamp), 0))
+
+    def _change(self, volume: str, verb: str, stamp: str) -> None:
+        for line in self._call(volume, verb, self._root(volume), stamp).get("told", ()):
+            logger.warning("the files of {}: {}", volume, printable(str(line)))
 
     def _root(self, volume: str) -> str:
         return str(self.volumes / volume)

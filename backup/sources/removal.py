@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Collection
+from collections.abc import Callable
 
 from backup.sources.branch import FOLDER
 
 
-def remove_all(folder: int, keep: Collection[bytes] = ()) -> None:
-    """Remove what is in the open directory `folder`, but the names in `keep`. Raises OSError.
+def remove_all(folder: int, *, but: Callable[[str], bool] = lambda name: False) -> None:
+    """Remove what is in the open directory `folder`, but the names of which `but` says so. Raises OSError.
 
     A directory within a directory is first moved up into `folder`, so depth never matters.
     """
     token, number = os.fsencode(secrets.token_hex(8)), 0
-    while names := [name for name in map(os.fsencode, os.listdir(folder)) if name not in keep]:
+    while names := [os.fsencode(name) for name in os.listdir(folder) if not but(name)]:
         for name in names:
             if not _is_directory(name, folder):
                 os.unlink(name, dir_fd=folder)

@@ -26,9 +26,11 @@ from backup.sources.archive_rules import LEFT_OUT, Rules
 from backup.sources.branch import FOLDER, Branch
 from backup.sources.metadata import Metadata, Notes
 from backup.sources.selection import ROOT, Chosen
+from backup.sources.spelling import one_name, other_spelling
 from backup.sources.tarread import ZEROS, Found, TarReader, refused, shown
 from backup.sources.tarstream import IndexEntry
 from backup.sources.tree import Identity, identity
+from backup.stores.renaming import NO_LINKS
 from backup.stream.gzip import DAMAGED
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,9 +45,8 @@ _UNSAFE: Final = {
     errno.EFBIG: "is larger than a file can be",
     errno.EINVAL: "has a size or an attribute that cannot be",
 }
-# What file systems say that cannot hold a name, or that have no links of a kind, or no more of one file.
+# What file systems say that cannot hold a name.
 _NO_NAME: Final = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
-_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _SHORT, _ENDING = 80, 16
 _T = TypeVar("_T")
 
@@ -223,6 +224,8 @@ class _Extraction:
         try:
             return make(names[-1])
         except OSError as error:
+            if error.errno == errno.EEXIST and (there := other_spelling(names[-1], folder)):
+                raise one_name(self._notes.path, there) from error
             if error.errno not in _NO_NAME or _lstat(names[-1], folder):
                 raise
         other = _nearest(names[-1])
@@ -239,7 +242,7 @@ class _Extraction:
         try:
             name = self._created(names, folder, make)
         except OSError as error:
-            if error.errno not in (*_NO_LINKS, errno.ENAMETOOLONG):
+            if error.errno not in (*NO_LINKS, errno.ENAMETOOLONG):
                 raise
             self._notes.add(LINKS)
             return
@@ -270,7 +273,7 @@ class _Extraction:
             self._created(names, folder, make)
         except OSError as error:
             found = _lstat(first, source)
-            if error.errno not in _NO_LINKS or not found or not stat.S_ISREG(found.st_mode):
+            if error.errno not in NO_LINKS or not found or not stat.S_ISREG(found.st_mode):
                 raise
             self._notes.add(COPIES)
             self._copy(first, source, names, folder)

@@ -19,6 +19,7 @@ from backup.manifest import Tier, parse_file_name
 from backup.sets import StoredSet, manifest_name, verdict_name
 from backup.stores.disk import storing, sync_directory
 from backup.stores.local import LocalStore
+from backup.stores.renaming import rename_new
 
 FOLDER: Final = "damaged"
 
@@ -91,6 +92,7 @@ def _kept(root: Path) -> dict[str, Tier]:
 
 def _move(old: Path, new: Path) -> None:
     with storing(new):
-        if os.path.lexists(new):
-            raise StoreError(f"{new} is there already and was not overwritten; {old} stays where it is")
-        old.rename(new)
+        try:
+            rename_new(old, new)
+        except FileExistsError:
+            raise StoreError(f"{new} is there already and was not overwritten; {old} stays where it is") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backup.errors import StoreError
 from backup.stores.disk import storing, sync_directory, translated
+from backup.stores.renaming import rename_new
 from backup.stores.staged import Sealed, StagedFile
 
 
@@ -32,9 +33,11 @@ class LocalStore:
         for file in files:
             final = self.directory / file.name
             with storing(final):
-                if os.path.lexists(final):
-                    raise StoreError(f"{final} exists already and was not overwritten; this run was not published")
-                file.path.rename(final)
+                try:
+                    rename_new(file.path, final)
+                except FileExistsError:
+                    taken = f"{final} exists already and was not overwritten; this run was not published"
+                    raise StoreError(taken) from None
         sync_directory(self.directory)
 
     def put(self, name: str, data: bytes) -> None:

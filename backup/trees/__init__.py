@@ -20,21 +20,21 @@ from typing import Final
 
 from backup.errors import BackupError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
 from backup.sources import media, metadata
-from backup.sources.metadata import Metadata, Notes
-from backup.sources.removal import remove_all
-from backup.sources.staging import PREFIX, is_of_a_restore, is_of_the_file_system
+from backup.sources.metadata import Notes
+from backup.sources.staging import PREFIX, is_of_a_restore, is_of_the_file_system, is_ours
 from backup.text import printable
 from backup.trees import noted as noted_file
 from backup.trees.noted import DISCARDING, OTHER, STATE, Noted, Side, State
 from backup.trees.places import (
     exists,
+    make_staging,
     no_mounts_below,
     open_root,
     open_staging,
     opened,
+    remove_staging,
     staging_name,
     sync_file_system,
-    time_kept,
 )
 
 __all__ = [
@@ -111,19 +111,23 @@ class Trees:
             sync_file_system(new)
             noted_file.write(self.folder, replace(noted, step="settled", live="old", roots={"new": metadata.read(new)}))
 
-    def settle(self, live: Side) -> None:
-        """Make that tree the live one, from whatever state. RestoreUnfinished where only a part could be moved."""
-        noted = noted_file.read(self.folder)
+    def settle(self, live: Side) -> list[str]:
+        """Make that tree the live one, from whatever state; what was in the way, in words.
+
+        RestoreUnfinished where only a part could be moved.
+        """
+        noted, told = noted_file.read(self.folder), list[str]()
         if (noted.step, live) == ("extracting", "old") or (
             noted.step in ("settled", "discarding") and noted.live == live
         ):
-            return
+            return told
         if noted.step in ("extracting", "discarding"):
             what = "was not extracted to its end" if noted.step == "extracting" else "is being removed"
             raise RestoreFailed(f"the tree in {self._path / self._name} {what}; the live files are as they were")
         no_mounts_below(self._path)
         with self._doing("exchange the files", RestoreFailed if noted.step == "settled" else RestoreUnfinished):
             if noted.step == "settled":
+                told = self._set_aside(noted.live)
                 noted = replace(noted, step="out", roots=noted.roots | {noted.live: metadata.read(self._root)})
                 noted = noted_file.write(self.folder, replace(noted, live=live))
             elif noted.live != live:
@@ -132,6 +136,24 @@ class Trees:
                 )
         with self._doing("exchange the files", RestoreUnfinished):
             self._move(noted)
+        return told
+
+    def _set_aside(self, live: Side) -> list[str]:
+        """Move up what somebody has put into the directory of the live tree: it is in the way there. What, in words."""
+        told = []
+        with opened(live, self.folder) as empty:
+            for name in sorted(os.listdir(empty)):
+                free, number = name, 0
+                while is_ours(free) or exists(os.fsencode(free), self.folder):
+                    free, number = f"stray-{number}", number + 1
+                os.rename(name, free, src_dir_fd=empty, dst_dir_fd=self.folder)
+                told.append(
+                    f"no restore put {printable(name)!r} into {self._path / self._name / live}; it was not exchanged,"
+                    f" and is {printable(str(self._path / self._name / free))!r} now"
+                )
+            os.fsync(self.folder)
+            os.fsync(empty)
+        return told
 
     def _move(self, noted: Noted) -> None:
         with opened(noted.live, self.folder) as coming, opened(OTHER[noted.live], self.folder) as going:
@@ -149,16 +171,20 @@ class Trees:
                 continue
             if exists(name, target):
                 raise RestoreUnfinished(
-                    f"{printable(os.fsdecode(name))!r} came into {self._path} while its files were being exchanged;"
-                    " nothing was overwritten, and the files are between two states",
-                    f"Stop what writes there and move that entry out of the volume's root. Then {_RESUME}",
+                    f"{printable(os.fsdecode(name))!r} came into {self._path} while its files were being exchanged, or"
+                    f" into {self._name}/new or /old; nothing was overwritten, and the files are between two states",
+                    "Stop what writes there. Look at the two of that name, in the volume's root and there, and move the"
+                    f" one that came away. Then {_RESUME}",
                 )
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
         os.fsync(target)
         os.fsync(source)
 
-    def discard(self) -> None:
-        """Remove it all but the live tree. RestoreUnfinished in the middle of an exchange."""
+    def discard(self) -> list[str]:
+        """Remove it all but the live tree, and what others put there; where that is, in words.
+
+        RestoreUnfinished in the middle of an exchange.
+        """
         noted = noted_file.read(self.folder)
         if noted.state == "moving":
             raise RestoreUnfinished(
@@ -167,13 +193,10 @@ class Trees:
         no_mounts_below(self._path / self._name)
         with self._doing("remove what is kept", RestoreFailed):
             if noted.step == "settled":
+                self._set_aside(noted.live)
                 os.rename(STATE, DISCARDING, src_dir_fd=self.folder, dst_dir_fd=self.folder)
                 os.fsync(self.folder)
-            remove_all(self.folder, keep=(DISCARDING.encode(),))
-            with time_kept(self._root):
-                remove_all(self.folder)
-                os.rmdir(self._name, dir_fd=self._root)
-            os.fsync(self._root)
+            return remove_staging(self.folder, self._root, self._path, self._name, last=DISCARDING)
 
     @contextlib.contextmanager
     def _doing(self, what: str, failed: type[BackupError]) -> Iterator[None]:
@@ -197,38 +220,35 @@ def prepare(root: Path, stamp: str) -> None:
         raise RestoreFailed(f"{root / staging_name(stamp)} holds a tree already ({found}); nothing was done")
     fd = open_root(root)
     try:
-        with time_kept(fd):
-            os.mkdir(staging_name(stamp), 0o700, dir_fd=fd)
-        with opened(staging_name(stamp), fd) as folder:
-            # Not what the volume's own ACL and set-group-ID bit hand down.
-            mine = Metadata(0o700, os.geteuid(), os.getegid(), os.fstat(folder).st_mtime_ns)
-            metadata.apply(folder, mine, Notes())
-            for side in OTHER:
-                os.mkdir(side, 0o700, dir_fd=folder)
-            os.fsync(folder)
-        os.fsync(fd)
+        make_staging(fd, root, staging_name(stamp), OTHER)
     except OSError as error:
-        raise RestoreFailed(f"{root}: {error.strerror}; nothing was extracted", "Mount the volume writable.") from error
+        there = isinstance(error, FileExistsError)
+        raise RestoreFailed(
+            f"{root / staging_name(stamp)}: {error.strerror}; nothing was extracted",
+            "Look at what that is, and move it away." if there else "Mount the volume writable.",
+        ) from error
     finally:
         os.close(fd)
 
 
-def exchange(root: Path, stamp: str) -> None:
-    """Make the extracted tree live, from any state: start, go on, or turn round."""
+def exchange(root: Path, stamp: str) -> list[str]:
+    """Make the extracted tree live, from any state: start, go on, or turn round; what was in the way, in words."""
     with Trees(root, stamp) as trees:
-        trees.settle("new")
+        return trees.settle("new")
 
 
-def exchange_back(root: Path, stamp: str) -> None:
-    """Make the old tree live, from any state; nothing to do where it never ceased to be."""
+def exchange_back(root: Path, stamp: str) -> list[str]:
+    """Make the old tree live, from any state; nothing to do where it never ceased to be. What was in the way."""
     with contextlib.suppress(NotFound), Trees(root, stamp) as trees:
-        trees.settle("old")
+        return trees.settle("old")
+    return []
 
 
-def discard(root: Path, stamp: str) -> None:
-    """Remove all of this restore but the live tree; nothing to do where there is nothing."""
+def discard(root: Path, stamp: str) -> list[str]:
+    """Remove all of this restore but the live tree; nothing to do where there is nothing. What stays, in words."""
     with contextlib.suppress(NotFound), Trees(root, stamp) as trees:
-        trees.discard()
+        return trees.discard()
+    return []
 
 
 def state(root: Path, stamp: str) -> State:
@@ -252,7 +272,8 @@ def kept(root: Path) -> list[Kept]:
     for path in sorted(path for path in root.iterdir() if path.name.startswith(PREFIX)):
         stamp = path.name.removeprefix(PREFIX)
         with contextlib.suppress(NotFound, RestoreFailed):
-            how_far = state(root, stamp)
+            if (how_far := state(root, stamp)) == "absent":
+                continue
             sizes = [media.measure(path / side, ()).bytes for side in OTHER if (path / side).is_dir()]
             found.append(Kept(stamp, how_far, sum(sizes)))
     return found

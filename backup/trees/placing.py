@@ -6,8 +6,6 @@ Of each place number, `new` in the open `folder` has what is to come until it is
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import json
 import os
 import stat
@@ -16,31 +14,48 @@ from typing import Any, Final
 
 from backup.errors import RestoreFailed
 from backup.sources.branch import FOLDER
+from backup.sources.spelling import one_name, other_spelling
+from backup.stores.renaming import EXCHANGE, NO_LINKS, NO_REPLACE, renameat2
 from backup.trees.places import exists, opened
 
 NOTE: Final = "places.json"
 NEW: Final = "new"
 BEFORE: Final = "before"
-_NOREPLACE: Final = 1
-_EXCHANGE: Final = 2
 CHANGED: Final = "was changed after a restore that was cut short, and stays; what was there before that is kept"
-# What a file system says that cannot exchange two names in one step.
-_UNABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def put_in(top: int, folder: int, number: int, place: bytes) -> None:
-    """Give a place its new state, in one step; what was there is kept. Raises OSError."""
+    """Give a place its new state, in one step; what was there is kept. Raises OSError, RestoreFailed."""
     own = str(number).encode()
+    require_own_name(top, place)
     with _above(top, place) as (parent, name), opened(NEW, folder) as new:
         if exists(name, parent):
-            if _rename(new, own, parent, name, _EXCHANGE):
+            if renameat2(new, own, parent, name, EXCHANGE):
                 _keep(folder, own)
             else:
                 _replace(folder, own, parent, name)
-        elif not _rename(new, own, parent, name, _NOREPLACE):
+        elif not renameat2(new, own, parent, name, NO_REPLACE):
             os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
         os.fsync(parent)
         os.fsync(new)
+
+
+def require_own_name(top: int, place: bytes) -> None:
+    """RestoreFailed where what is at a place, or above it, is called otherwise: it is something else of the archive,
+    or may be. Raises OSError."""
+    names = place.split(b"/")
+    fd = os.dup(top)
+    try:
+        for end, name in enumerate(names, 1):
+            if other := other_spelling(name, fd):
+                raise one_name(b"/".join(names[:end]), other)
+            if end == len(names) or not exists(name, fd):
+                return
+            below = os.open(name, FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    finally:
+        os.close(fd)
 
 
 def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -> str:
@@ -55,7 +70,7 @@ def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -
             if live == inode and old is None:
                 os.rename(name, own, src_dir_fd=parent, dst_dir_fd=new)
             elif live == inode and old is not None:
-                if not _rename(old, own, parent, name, _EXCHANGE):
+                if not renameat2(old, own, parent, name, EXCHANGE):
                     os.rename(name, own, src_dir_fd=parent, dst_dir_fd=new)
                     os.rename(own, name, src_dir_fd=old, dst_dir_fd=parent)
             elif live is None and coming == inode and old is not None:
@@ -77,15 +92,25 @@ def _keep(folder: int, own: bytes) -> None:
 
 
 def _replace(folder: int, own: bytes, parent: int, name: bytes) -> None:
-    """Where the file system cannot exchange: a file is replaced in one step all the same, a directory in two."""
+    """Where the file system cannot exchange: a file that can be linked is replaced in one step all the same, all else
+    in two."""
     with opened(NEW, folder) as new, opened(BEFORE, folder) as before:
-        if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        if not _linked(name, parent, own, before):
             os.rename(name, own, src_dir_fd=parent, dst_dir_fd=before)
-        else:
-            with contextlib.suppress(FileExistsError):
-                os.link(name, own, src_dir_fd=parent, dst_dir_fd=before, follow_symlinks=False)
         os.fsync(before)
         os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
+
+
+def _linked(name: bytes, parent: int, own: bytes, before: int) -> bool:
+    if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        return False
+    try:
+        os.link(name, own, src_dir_fd=parent, dst_dir_fd=before, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -101,17 +126,6 @@ def _above(top: int, place: bytes) -> Iterator[tuple[int, bytes]]:
         yield fd, last
     finally:
         os.close(fd)
-
-
-def _rename(source: int, old: bytes, target: int, new: bytes, flags: int) -> bool:
-    """renameat2; False where the file system does not know the flag. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(source, old, target, new, flags) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _UNABLE:
-        return False
-    raise OSError(number, os.strerror(number))
 
 
 def _inode(name: bytes, folder: int) -> int | None:

@@ -21,16 +21,18 @@ from backup.errors import BackupError, NotFound, RestoreFailed, RestoreUnfinishe
 from backup.sources.branch import FOLDER
 from backup.sources.removal import remove_all
 from backup.sources.selection import Again, Chosen, Unit
-from backup.sources.staging import PREFIX, is_of_a_restore
+from backup.sources.staging import PREFIX, is_of_a_restore, strays
 from backup.sources.tarread import shown
+from backup.trees import placing
 from backup.trees.places import (
+    make_staging,
     no_mounts_below,
     open_root,
     open_staging,
     opened,
+    remove_staging,
     staging_name,
     sync_file_system,
-    time_kept,
 )
 from backup.trees.placing import BEFORE, CHANGED, NEW, NOTE, identity, listed, put_in, read_note, take_back, write_note
 
@@ -53,7 +55,7 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
         for unit in units:
             no_mounts_below(root / os.fsdecode(unit.place))
         with _doing(root, "prepare it"):
-            _prepare(top, name)
+            make_staging(top, root, name, (NEW, BEFORE))
         with opened(name, top) as folder:
             try:
                 _unpack(folder, Chosen(archive_of, units, whole), extract)
@@ -62,13 +64,14 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
             except BaseException:
                 # With a note, something could not be taken back: then nothing is removed.
                 with contextlib.suppress(OSError):
-                    if read_note(folder) is None:
-                        _remove(top, name)
+                    if read_note(folder) is None and not strays(folder):
+                        _remove(root, top, name)
                 raise
-            kept = bool(listed(BEFORE, folder))
-        if not kept:
+            kept, others = bool(listed(BEFORE, folder)), strays(folder)
+        # Beside what somebody has put there it stays until it is tidied away, where that can be told.
+        if not (kept or others):
             with contextlib.suppress(OSError):
-                _remove(top, name)
+                _remove(root, top, name)
         return name if kept else ""
     finally:
         os.close(top)
@@ -91,6 +94,17 @@ def tidy(root: Path, *, days: float | None = None) -> list[str]:
     finally:
         os.close(top)
     return told
+
+
+def require_own_name(root: Path, path: bytes) -> None:
+    """RestoreFailed where what would be put at `path` takes the place of something of another name. Only looks."""
+    top = open_root(root)
+    try:
+        # What is no directory above it is told by who puts it there.
+        with contextlib.suppress(OSError):
+            placing.require_own_name(top, path)
+    finally:
+        os.close(top)
 
 
 def begun(root: Path) -> bool:
@@ -132,7 +146,7 @@ def _tidy_one(root: Path, top: int, name: str, days: float | None) -> list[str]:
     finally:
         os.close(folder)
     if not note or old or not kept:
-        _remove(top, name)
+        told += _remove(root, top, name)
     return told
 
 
@@ -170,16 +184,6 @@ def _place_of(top: int, path: bytes) -> bytes:
     finally:
         os.close(fd)
     return path
-
-
-def _prepare(top: int, name: str) -> None:
-    with time_kept(top):
-        os.mkdir(name, 0o700, dir_fd=top)
-    with opened(name, top) as folder:
-        os.fchown(folder, os.geteuid(), os.getegid())
-        os.fchmod(folder, 0o700)
-        for each in (NEW, BEFORE):
-            os.mkdir(each, 0o700, dir_fd=folder)
 
 
 def _unpack(folder: int, chosen: Chosen, extract: Extract) -> None:
@@ -235,12 +239,9 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _remove(top: int, name: str) -> None:
+def _remove(root: Path, top: int, name: str) -> list[str]:
     with opened(name, top) as folder:
-        remove_all(folder)
-    with time_kept(top):
-        os.rmdir(name, dir_fd=top)
-    os.fsync(top)
+        return remove_staging(folder, top, root, name, last=NOTE)
 
 
 @contextlib.contextmanager

@@ -394,7 +394,7 @@ def test_a_kill_leaves_nothing_half(case: Target, other: Sidecar) -> None:
             "-o",
             "/dev/null",
             "-e",
-            f"inject=rename,renameat,fsync:signal=KILL:when={number + 1}",
+            f"inject=rename,renameat,renameat2,fsync:signal=KILL:when={number + 1}",
         )
         code, _, _ = run(other, "import", source, prefix=trace)
         listed = [stored.id for stored in other.sets() if stored.good]

@@ -63,7 +63,9 @@ class Sweep:
         for call, what in main_calls(log):
             counted[call] += 1
             points.append(Point(call, counted[call], what))
-        assert len(judge(origin.root)) == 2 and {"write", "fsync", "rename", "unlink", "ftruncate"} <= set(counted)
+        assert len(judge(origin.root)) == 2 and {"write", "fsync", "rename", "renameat2", "unlink", "ftruncate"} <= set(
+            counted
+        )
         return cls(base, origin, command, points)
 
     def only(self, calls: tuple[str, ...], share: float) -> list[Point]:
@@ -150,6 +152,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     ("call", "share"),
     [
         ("rename", 1),
+        ("renameat2", 1),
         ("unlink", 1),
         ("fsync", 0.5),
         ("ftruncate", 0.5),
@@ -162,7 +165,9 @@ def test_killed_at_every_call(media: Sweep, call: str, share: float) -> None:
     breaks(media, media.only((call,), share), "signal=KILL")
 
 
-@pytest.mark.parametrize(("call", "share"), [("write", 0.35), ("fsync", 0.4), ("rename", 0.4), ("pwrite64", 1)])
+@pytest.mark.parametrize(
+    ("call", "share"), [("write", 0.35), ("fsync", 0.4), ("rename", 0.4), ("renameat2", 0.4), ("pwrite64", 1)]
+)
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 def test_every_call_fails(media: Sweep, call: str, share: float, error: str) -> None:
     breaks(media, media.only((call,), share), f"error={error}")
@@ -173,6 +178,8 @@ def test_killed_with_a_database(tmp_path: Path, server: Server) -> None:
     server.execute(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i")
     sweep = Sweep.plan(tmp_path, Sidecar.make(tmp_path, server, database), DATABASE)
     # What the engine and the server are told goes through sockets, by other calls.
-    points = [p for p in sweep.only(("fsync", "rename", "unlink", "write"), 0.2) if "socket:" not in p.what]
+    points = [
+        p for p in sweep.only(("fsync", "rename", "renameat2", "unlink", "write"), 0.2) if "socket:" not in p.what
+    ]
     breaks(sweep, points, "signal=KILL")
     assert unfinished(sweep.origin.root) == []

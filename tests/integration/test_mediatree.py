@@ -103,17 +103,17 @@ def test_all_of_it_with_the_rights_of_the_helper(archived: Archived, mask: int) 
     assert (done["hard_links"], done["notes"]) == (2, [])
     assert archived.staging.stat().st_mode & 0o777 == 0o700
     assert look(archived.live, trees.PREFIX.encode()) == before
+    assert call("state", archived.live, STAMP, prefix=prefix) == (0, [{"state": "ready"}], "")
     for verb, state in (
-        ("state", "ready"),
         ("exchange", "exchanged"),
         ("roll-back", "ready"),
         ("exchange", "exchanged"),
     ):
-        assert call(verb, archived.live, STAMP, prefix=prefix) == (0, [{"state": state}], "")
+        assert call(verb, archived.live, STAMP, prefix=prefix) == (0, [{"state": state, "told": []}], "")
     assert look(archived.live, trees.PREFIX.encode()) == look(archived.origin)
     kept = {"stamp": STAMP, "state": "exchanged", "bytes": 4}
     assert call("kept", archived.live, prefix=prefix) == (0, [{"kept": [kept]}], "")
-    assert call("discard", archived.live, STAMP, prefix=prefix) == (0, [{"state": "absent"}], "")
+    assert call("discard", archived.live, STAMP, prefix=prefix) == (0, [{"state": "absent", "told": []}], "")
     assert look(archived.live) == look(archived.origin)
 
 
@@ -129,7 +129,7 @@ def test_an_error_is_told_so_that_it_can_be_raised_again(archived: Archived) -> 
     with pytest.raises(IntegrityError) as caught:
         mediatree.run([*map(str, archived.words())], lambda _count: None)
     assert caught.value.message == lines[-1]["message"]
-    assert call("discard", archived.live, STAMP) == (0, [{"state": "absent"}], "")
+    assert call("discard", archived.live, STAMP) == (0, [{"state": "absent", "told": []}], "")
     assert sorted(os.listdir(archived.live)) == ["live"]
 
 
@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_live_tree_and_can_be_cleared(archived: Archived)
             while True:
                 os.write(rest.fileno(), bytes(4096))
         assert call("roll-back", small, STAMP)[0] == 0
-        assert call("discard", small, STAMP) == (0, [{"state": "absent"}], "")
+        assert call("discard", small, STAMP) == (0, [{"state": "absent", "told": []}], "")
         (small / "rest").unlink()
         assert {path: what[4:] for path, what in look(small).items()} == {p: w[4:] for p, w in before.items()}
     finally:

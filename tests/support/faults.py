@@ -210,7 +210,7 @@ def fill_big(server: Server, database: str, megabytes: int = 1500) -> None:
 
 # --- system calls ------------------------------------------------------------------------------------------------
 
-CALLS = ("write", "pwrite64", "fsync", "rename", "unlink", "mkdir", "ftruncate")
+CALLS = ("write", "pwrite64", "fsync", "rename", "renameat2", "unlink", "mkdir", "ftruncate")
 _CALL = re.compile(r"^(\d+) +(\w+)\((.*)")
 
 

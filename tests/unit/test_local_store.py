@@ -8,12 +8,14 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from backup.errors import IntegrityError, NoSpace, StoreError
 from backup.manifest import Artifact
-from backup.stores import local
+from backup.operations.moving.output import Output
+from backup.stores import local, renaming
 from backup.stores.local import LocalStore
 from backup.stores.staged import staged_name
 from backup.stream.pipeline import ArtifactWriter
@@ -30,7 +32,7 @@ def failing(number: int, after: int = 0) -> Callable[..., int]:
     """A system call that fails with `number`, `after` some calls that do nothing."""
     left = iter(range(after))
 
-    def call(*_: object) -> int:
+    def call(*_: object, **__: object) -> int:
         if next(left, None) is None:
             raise OSError(number, os.strerror(number))
         return 0
@@ -54,6 +56,41 @@ def test_nothing_is_ever_overwritten(store: LocalStore) -> None:
     with pytest.raises(StoreError, match="exists already and was not overwritten"):
         store.put("a", b"second")
     assert store.read("a") == b"first" and store.names() == ["a"]
+
+
+@pytest.mark.parametrize("flag", [True, False], ids=["in one step", "looked for first"])
+def test_nor_is_what_comes_in_the_last_moment(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flag: bool
+) -> None:
+    """A file system that knows no such flag is asked before; there is nothing better there."""
+    real = renaming.renameat2
+
+    def late(source: int, old: bytes, target: int, new: bytes, flags: int) -> bool:
+        assert flags == renaming.NO_REPLACE
+        Path(os.fsdecode(new)).write_bytes(b"somebody's")
+        return flag and real(source, old, target, new, flags)
+
+    monkeypatch.setattr(renaming, "renameat2", late)
+    with pytest.raises(StoreError, match="exists already and was not overwritten"):
+        store.put("a", b"ours")
+    assert store.read("a") == b"somebody's" and store.names() == ["a"]
+    out = tmp_path / "out.sql"
+    with pytest.raises(StoreError, match="File exists"), Output(out) as written:
+        written.write(b"ours")
+    assert out.read_bytes() == b"somebody's" and [path.name for path in tmp_path.iterdir() if path.is_file()] == [
+        out.name
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+@pytest.mark.parametrize("flag", [True, False], ids=["in one step", "looked for first"])
+def test_no_link_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, flag: bool) -> None:
+    real = renaming.renameat2
+    monkeypatch.setattr(os, "link", failing(number))
+    monkeypatch.setattr(renaming, "renameat2", lambda *words: flag and real(*words))
+    with Output(tmp_path / "out.sql") as written:
+        written.write(b"ours")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.sql", b"ours")]
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
@@ -162,14 +199,14 @@ def test_a_short_write_is_continued(store: LocalStore, monkeypatch: pytest.Monke
         staged.seal()
 
 
-@pytest.mark.parametrize("call", ["rename", "fsync"])
+@pytest.mark.parametrize(("module", "call"), [(local, "rename_new"), (os, "fsync")], ids=["rename", "fsync"])
 def test_a_directory_that_cannot_be_changed_is_an_error(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch, call: str
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str
 ) -> None:
     with pytest.raises(StoreError), store.stage("a") as staged:
         staged.write(DATA)
         staged.seal()
-        monkeypatch.setattr(Path if call == "rename" else os, call, failing(errno.EIO))
+        monkeypatch.setattr(module, call, failing(errno.EIO))
         store.publish([staged])
 
 

@@ -98,6 +98,10 @@ def test_onto_an_empty_server_nothing_is_lost() -> None:
         ({"lacking": Lacking(("pg_cron",), ("pg_cron", "other"))}, "does not preload pg_cron, without which"),
         ({"server": None}, "no database server"),
         ({"volumes": (dataclasses.replace(MEDIA, mounted=False),)}, "not mounted here: media"),
+        (
+            {"volumes": (dataclasses.replace(MEDIA, one_name=("a/Report.pdf", "a/report.pdf")),)},
+            "'a/Report.pdf' and 'a/report.pdf' of the set are one name in the volume media",
+        ),
         ({"volumes": ()}, "which volume the media belong to"),
         ({"unfinished": "the restore of x is half way"}, "half way"),
         ({"unfinished": "the restore of x is running", "busy": True}, "is running"),

@@ -3,6 +3,8 @@ comes by."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -54,11 +56,13 @@ OLD = {"a": "old", "folder/b": "old"}
 NEW = {"a": "new", "folder/b": "new", "gone/c": "new"}
 
 
-def killed(root: Path, number: int, *, exchange: bool = True) -> bool:
+def killed(root: Path, number: int, *, exchange: bool = True, links: bool = True) -> bool:
     """A child puts them back, and dies at its nth call that may change something; whether it did."""
     child = os.fork()
     if child == 0:
         left = iter(range(number))
+        if not links:
+            os.link = _no_links
         for name in _CALLS:
             real = getattr(os, name)
 
@@ -69,10 +73,15 @@ def killed(root: Path, number: int, *, exchange: bool = True) -> bool:
 
             setattr(os, name, counted)
         if not exchange:
-            placing._rename = lambda *_: False  # type: ignore[assignment]
+            # As on FAT and some shares.
+            placing.renameat2 = lambda *_: False  # type: ignore[assignment]
         put(root)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
 
 
 def kills() -> Iterator[int]:
@@ -80,15 +89,15 @@ def kills() -> Iterator[int]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("exchange", [True, False])
-def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange: bool) -> None:
+@pytest.mark.parametrize(("exchange", "links"), [(True, True), (False, True), (False, False)])
+def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange: bool, links: bool) -> None:
     states = []
     for number in kills():
         root = tmp_path / str(number)
         (root / "folder").mkdir(parents=True)
         (root / "a").write_text("old")
         (root / "folder/b").write_text("old")
-        died = killed(root, number, exchange=exchange)
+        died = killed(root, number, exchange=exchange, links=links)
         states.append(live(root))
         single.tidy(root)
         assert live(root) in (OLD, NEW) and not single.begun(root)
@@ -152,6 +161,45 @@ def test_what_somebody_has_put_there_since_stays(tmp_path: Path) -> None:
     assert live(root) == {"a": "another", "folder/b": "old"} and "and stays" in told
     kept = [path.read_text() for path in (root / ".obcms-restore-file-s").rglob("*") if path.is_file()]
     assert "old" in kept and single.tidy(root) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "link"])
+def test_what_somebody_puts_beside_it_stops_nothing_and_stays(tmp_path: Path, kind: str) -> None:
+    """Of one that was killed all is taken back; when what is kept is removed, where the other lies is told."""
+    root = half(tmp_path)
+    folder = root / ".obcms-restore-file-s"
+    if kind == "link":
+        (folder / "stray").symlink_to("/etc")
+    elif kind == "directory":
+        (folder / "stray").mkdir()
+    else:
+        (folder / "stray").write_text("somebody's")
+    before = (folder / "stray").lstat()
+    assert single.begun(root)
+    (told,) = single.tidy(root, days=7)
+    assert told.startswith("a is as it was") and live(root) == OLD and not single.begun(root)
+    os.utime(folder, (0, time.time() - 8 * 86400))
+    (told,) = single.tidy(root, days=7)
+    assert str(folder) in told and "'stray'" in told and list(folder.iterdir()) == [folder / "stray"]
+    assert (folder / "stray").lstat().st_ino == before.st_ino
+    assert single.tidy(root, days=0) == [] and live(root) == OLD
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_nor_while_it_is_unpacked(tmp_path: Path, fails: bool) -> None:
+    folder = tmp_path / ".obcms-restore-file-s"
+
+    def unpacked(number: int, _: Chosen) -> None:
+        Path(f"/proc/self/fd/{number}/new/0").write_text("new")
+        (folder / "stray").write_text("somebody's")
+        if fails:
+            raise EngineError("it ends here")
+
+    with pytest.raises(EngineError) if fails else contextlib.nullcontext():
+        assert single.put(tmp_path, "s", [b"a"], b"media", unpacked, whole=False) == ""
+    (told,) = single.tidy(tmp_path)
+    assert "'stray'" in told and (folder / "stray").read_text() == "somebody's"
+    assert live(tmp_path) == ({} if fails else {"a": "new"})
 
 
 def test_what_cannot_be_taken_back_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from backup import trees
 from backup.errors import IntegrityError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
+from backup.log import logger
 from backup.sources import media
+from backup.sources.filetrees import FileTrees, in_child
 from backup.sources.metadata import Metadata, Notes, apply
 from backup.sources.tree import BY_PATTERN, OF_A_RESTORE
 from backup.trees import single
@@ -340,6 +342,106 @@ def test_a_mount_within_the_volume_is_refused_before_anything_moves(volume: Volu
     finally:
         subprocess.run(["umount", point], check=True)
     volume.is_old()
+
+
+def _put(place: Path, kind: str) -> Path:
+    if kind == "link":
+        place.symlink_to("/etc")
+    elif kind == "directory":
+        place.mkdir()
+        (place / "within").write_text("stray")
+    else:
+        place.write_text("stray")
+    return place
+
+
+def _is_there(place: Path, kind: str) -> bool:
+    if kind == "link":
+        return place.is_symlink() and place.readlink() == Path("/etc")
+    return (place / "within" if kind == "directory" else place).read_text() == "stray"
+
+
+KINDS = ["file", "directory", "link"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_somebody_puts_beside_the_trees_stops_nothing_and_stays(volume: Volume, kind: str) -> None:
+    """Before and between; and when all of ours is removed, where it lies is told."""
+    first = _put(volume.staging / "notes.txt", kind)
+    assert trees.exchange(volume.root, STAMP) == []
+    volume.is_new()
+    second = _put(volume.staging / "Thumbs.db", kind)
+    assert trees.exchange_back(volume.root, STAMP) == []
+    volume.is_old()
+    trees.exchange(volume.root, STAMP)
+    assert [each.stamp for each in trees.kept(volume.root)] == [STAMP]
+    (told,) = trees.discard(volume.root, STAMP)
+    assert str(volume.staging) in told and "notes.txt" in told and "Thumbs.db" in told
+    assert sorted(volume.staging.iterdir()) == sorted([first, second])
+    assert _is_there(first, kind) and _is_there(second, kind) and volume.live() == volume.new
+    assert trees.state(volume.root, STAMP) == "absent" and trees.kept(volume.root) == []
+    assert trees.discard(volume.root, STAMP) == [] and _is_there(first, kind)
+    with pytest.raises(NotFound):
+        trees.exchange(volume.root, STAMP)
+    with pytest.raises(RestoreFailed, match=STAMP):
+        trees.prepare(volume.root, STAMP)
+    # From now on it is somebody's file as others are.
+    report = media.archive(volume.root, "media", io.BytesIO(), io.BytesIO())
+    assert not report.skipped
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["both", "state", "a stray of its own"])
+def test_what_somebody_puts_where_the_live_tree_comes_back_to_is_set_aside(
+    volume: Volume, kind: str, name: str
+) -> None:
+    _put(volume.staging / "old" / name, kind)
+    (told,) = trees.exchange(volume.root, STAMP)
+    assert repr(name) in told and not os.path.lexists(volume.root / "a stray of its own")
+    volume.is_new()
+    (aside,) = (path for path in volume.staging.iterdir() if path.name not in ("new", "old", "state"))
+    assert str(aside) in told and _is_there(aside, kind)
+    _put(volume.staging / "new" / name, kind)
+    trees.exchange_back(volume.root, STAMP)
+    volume.is_old()
+    _put(volume.staging / "old" / name, kind)
+    (told,) = trees.discard(volume.root, STAMP)
+    found = list(volume.staging.iterdir())
+    assert len(found) == 3 and all(_is_there(path, kind) and repr(path.name) in told for path in found)
+    assert volume.live() == volume.old
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("forward", [True, False])
+def test_nor_does_it_stop_what_ends_an_exchange_that_was_killed(volume: Volume, kind: str, forward: bool) -> None:
+    _halfway(volume)
+    stray = _put(volume.staging / "stray", kind)
+    assert trees.state(volume.root, STAMP) == "moving"
+    (trees.exchange if forward else trees.exchange_back)(volume.root, STAMP)
+    (volume.is_new if forward else volume.is_old)()
+    with killed_at(7):
+        trees.discard(volume.root, STAMP)
+    assert trees.state(volume.root, STAMP) == "discarding"
+    (told,) = trees.discard(volume.root, STAMP)
+    assert "stray" in told and list(volume.staging.iterdir()) == [stray] and _is_there(stray, kind)
+
+
+def test_what_is_in_the_way_is_said_by_what_changes_the_files(volume: Volume) -> None:
+    """By the command that a helper runs, in the log of who started it."""
+    said: list[str] = []
+    sink = logger.add(lambda line: said.append(str(line)))
+    files = FileTrees(volume.root.parent, in_child, lambda count: None)
+    _put(volume.staging / "old/stray", "file")
+    try:
+        files.exchange("volume", STAMP)
+        assert "'stray'" in said.pop() and said == []
+        assert files.exchanged("volume", STAMP)
+        files.exchange_back("volume", STAMP)
+        assert said == []
+        files.discard("volume", STAMP)
+        assert "'stray'" in said.pop()
+    finally:
+        logger.remove(sink)
 
 
 @pytest.mark.parametrize("kind", ["link", "file", "open to all", "another owner"])

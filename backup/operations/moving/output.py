@@ -12,6 +12,7 @@ from typing import IO, Self
 
 from backup.errors import NoSpace, NotFound, StoreError
 from backup.stores.disk import translated
+from backup.stores.renaming import rename_new
 
 
 class Output:
@@ -54,7 +55,7 @@ class Output:
             if self._partial and self._path and kind is None:
                 os.fsync(self._file.fileno())
                 self._file.close()
-                os.link(self._partial, self._path)
+                rename_new(self._partial, self._path)
         except BrokenPipeError:
             raise
         except OSError as failed:

@@ -17,10 +17,10 @@ from backup.database import Login
 from backup.database.server import extensions_available, find, sessions, usable
 from backup.database.server import roles as roles_there
 from backup.database.server_state import replication
-from backup.errors import EngineError
+from backup.errors import BackupError, EngineError
 from backup.health import shrink
 from backup.journal import KeptFile, commands, running, words
-from backup.manifest import Manifest
+from backup.operations.inspect import index
 from backup.operations.parts import dump_of, volumes_of
 from backup.operations.restore import loading
 from backup.operations.restore.fit import fit
@@ -30,8 +30,9 @@ from backup.operations.restore.shop import Shop
 from backup.operations.unfinished import LOOK, standing
 from backup.plan import Facts, Foreign, LiveDatabase, Server, Volume
 from backup.sets import StoredSet, newest_good, present
-from backup.sources import media
+from backup.sources import media, spelling
 from backup.sources.postgres import PostgresSource
+from backup.sources.tarread import shown
 from backup.stores.disk import free_space
 
 # More than is written to a disk between two looks at it: this part of what is free.
@@ -55,7 +56,7 @@ def gather(shop: Shop, stored: StoredSet, only: Part, safety: bool) -> Facts:
         source=_foreign(stored) if stored.loose else stored,
         only=only,
         safety=safety,
-        volumes=tuple(_volume(shop, stored.manifest, name) for name in volumes_of(stored)),
+        volumes=tuple(_volume(shop, stored, name) for name in volumes_of(stored)),
         safety_bytes=newest.size if newest and safety else 0,
         backup_free=free_space(shop.catalog.root),
         backup_disk=_disk(shop.catalog.root),
@@ -166,7 +167,8 @@ def _entry(source: PostgresSource) -> str:
     return source.login.name if usable(find(source.login, source.login.name)) else "postgres"
 
 
-def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
+def _volume(shop: Shop, stored: StoredSet, name: str) -> Volume:
+    manifest = stored.manifest
     part = next((volume for volume in manifest.volumes if volume.name == name), None) if manifest else None
     archive = (part.files + part.hard_links, part.bytes) if part else (None, None)
     path = shop.volumes / name
@@ -187,7 +189,17 @@ def _volume(shop: Shop, manifest: Manifest | None, name: str) -> Volume:
         left_files=live.files - carried.files,
         left_bytes=live.bytes - carried.bytes,
         left_out=left_out,
+        one_name=_one_name(stored, name, path),
     )
+
+
+def _one_name(stored: StoredSet, volume: str, live: Path) -> tuple[str, ...]:
+    """Two files or directories of the set that are one name in the volume; none as far as that can be told before."""
+    with contextlib.suppress(BackupError, OSError):
+        if spelling.folds_case(live):
+            paths = (entry.path.partition(b"/")[2] for entry in index.entries(stored, volume))
+            return tuple(map(shown, next(spelling.alike(paths), ())))
+    return ()
 
 
 def _stops(shop: Shop) -> Sequence[Container]:

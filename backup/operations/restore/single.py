@@ -175,6 +175,7 @@ def _with_live(choice: Choice, shop: Shop) -> Choice:
             f"the volume {printable(choice.volume)} is not mounted here; nothing was touched",
             f"Mount it at {volume} in the backup service.",
         )
+    single.require_own_name(volume, choice.path)
     path = Path(os.fsdecode(os.fsencode(volume) + b"/" + choice.path))
     try:
         found = path.lstat()
