@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import psycopg
@@ -26,20 +26,25 @@ _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
 def count_rows(login: Login, tables: Iterable[str], path: str = "") -> dict[str, int]:
     """The rows of each of `tables`, written as in a dump (`public."Odd"`). A table that is not there is left out.
 
-    Of a table of an extension it is those that a dump has: not those that the extension brings. `path`: the search_path
-    by which functions in its indexes find names, if they have to.
+    Of a table of an extension it is those that a dump has: not those that the extension brings. Of a partitioned table
+    it is those of its partitions that are not among `tables`: a dump has them as rows of it where a row's partition may
+    be another one in another server. `path`: the search_path by which functions in indexes find names, if they have to.
     """
     wanted = [_checked(table) for table in tables]
     with connected(login, "count", limit=0) as connection:
         _search(connection, path)
         # A policy would hide rows without a word.
         connection.execute("SET row_security = off")
-        there = [(table, oid) for table in wanted if (oid := _oid(connection, table))]
+        there = [(table, *known) for table in wanted if (known := _known(connection, table))]
         conditions = dict(connection.execute(_CONDITIONS).fetchall())
+        others = f"WHERE tableoid <> ALL (ARRAY{[oid for _, oid, _ in there]}::oid[])"
         found: dict[str, int] = {}
         for start in range(0, len(there), _BATCH):
             batch = there[start : start + _BATCH]
-            query = _counting([(table, conditions.get(oid, "")) for table, oid in batch])
+            query = _counting(
+                (table, others) if parted else (f"ONLY {table}", conditions.get(oid, ""))
+                for table, oid, parted in batch
+            )
             counts = connection.execute(query).fetchall()
             found.update((batch[number][0], count) for number, count in counts)
     return found
@@ -100,15 +105,16 @@ def _checked(table: str) -> str:
     return table
 
 
-def _oid(connection: psycopg.Connection[Any], table: str) -> int:
-    row = connection.execute("SELECT coalesce(to_regclass(%s)::oid, 0)::bigint", (table,)).fetchone()
-    return int(row[0]) if row else 0
+def _known(connection: psycopg.Connection[Any], table: str) -> tuple[int, bool] | None:
+    """Its number, and whether it is partitioned."""
+    query = "SELECT oid::bigint, relkind = 'p' FROM pg_class WHERE oid = to_regclass(%s)"
+    return connection.execute(query, (table,)).fetchone()
 
 
-def _counting(tables: Sequence[tuple[str, str]]) -> sql.SQL:
+def _counting(tables: Iterable[tuple[str, str]]) -> sql.SQL:
     # The condition is the extension's own, as pg_dump uses it.
     counts = (
-        f"SELECT {number}, count(*) FROM ONLY {table} {condition}"  # noqa: S608 - checked
+        f"SELECT {number}, count(*) FROM {table} {condition}"  # noqa: S608 - checked
         for number, (table, condition) in enumerate(tables)
     )
     return sql.SQL(" UNION ALL ".join(counts))

@@ -28,7 +28,6 @@ _STORED_ALONE: Final = "what the files hold: this time their stored bytes alone 
 _LONGEST_LIST: Final = 1 << 20
 _SUM: Final = re.compile(rb"([0-9a-f]{64})  ([A-Za-z0-9._-]+)\n")
 _CLUSTER_HEADER: Final = b"--\n-- PostgreSQL database cluster dump\n--\n"
-_CLUSTER_TRAILER: Final = b"\n-- PostgreSQL database cluster dump complete\n"
 
 
 @dataclass
@@ -208,16 +207,14 @@ def wrong_rows(part: DatabasePart, reader: Reader) -> list[str]:
 
 def wrong_roles(chunks: Iterable[bytes]) -> list[str]:
     """Whether a file of roles is whole. Settings follow its trailer, so that it may stand anywhere."""
-    head = tail = b""
-    whole = False
+    head, reader = b"", DumpReader()
     for chunk in chunks:
         head += chunk[: len(_CLUSTER_HEADER) - len(head)]
-        text = tail + chunk
-        whole = whole or _CLUSTER_TRAILER in text
-        tail = text[-len(_CLUSTER_TRAILER) :]
+        reader.feed(chunk)
+    reader.finish()
     if head != _CLUSTER_HEADER:
         return ["does not begin as a list of roles begins"]
-    return [] if whole else ["is no whole list of roles: its completion trailer is missing"]
+    return [f"is no whole list of roles: it {missing}"] if (missing := reader.missing()) else []
 
 
 def read_sums(store: LocalStore, name: str) -> dict[str, str]:

@@ -234,8 +234,10 @@ class _Drill:
         # Its server's settings, the time zone above all, are not known, and they show in the values.
         self.notes.append("values were not compared: there is no manifest")
         inserted = [key for key, each in expected.sections.items() if each.kind == "TABLE DATA" and each.rows is None]
-        for key in inserted:
-            found.sections.pop(key, expected.sections.pop(key))
+        roots = [f"TABLE DATA {table}" for table in found.roots] if inserted else []
+        for key in (*inserted, *roots):
+            expected.sections.pop(key, None)
+            found.sections.pop(key, None)
         if inserted:
             what = plural(len(inserted), "table")
             self.notes.append(f"the rows of {what} come as INSERT statements: each was run, and they were not counted")
@@ -269,7 +271,7 @@ class _Drill:
     def _options(self, loaded: _Loaded) -> Sequence[str]:
         """How the dump that was loaded had been made."""
         if self.stored.manifest is None:
-            return lone_dump.options(loaded.head, (each.kind for each in loaded.sections.values()))
+            return lone_dump.options(loaded.head, loaded)
         encoding = _ENCODING.search(loaded.head)
         return dump_options(encoding[1].decode() if encoding else "")
 

@@ -134,8 +134,7 @@ class _Check:
         if reader.commands:
             lines = ", ".join(printable(line) for line in reader.commands)
             self.unchecked.append(
-                f"{name} has lines that psql takes for commands of its own unless they are within a quoted text, where"
-                f" pg_dump writes none: {lines}; a restore ends where one is"
+                f"{name} has commands for psql itself, where pg_dump writes none: {lines}; a restore ends where one is"
             )
         if missing := reader.missing():
             raise IntegrityError(f"is no whole dump: it {missing}")

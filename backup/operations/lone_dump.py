@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from backup.errors import IntegrityError, LoadFailed
@@ -19,12 +19,21 @@ from backup.sources.places import Place
 from backup.stores.local import LocalStore
 from backup.stream.content import Content, Kind
 from backup.stream.filters import DumpReader
+from backup.stream.outline import Outline
 from backup.stream.role_names import RoleNames
+from backup.stream.statements import one_line
 
 _FIRST: Final = b"\n-- Name: "
 _DROP: Final = re.compile(rb"^(?:DROP|ALTER [^\n]* DROP) ", re.MULTILINE)
 # Without owners no object names one.
-_OWNER: Final = re.compile(rb"; Owner: [^-\n]")
+_OWNER: Final = re.compile(rb"^-- Name: .*; Owner: [^-\n]", re.MULTILINE)
+# What shows that pg_dump was told to write in another way.
+_OTHERWISE: Final = {
+    "--enable-row-security": re.compile(rb"^SET row_security = on;$", re.MULTILINE),
+    "--use-set-session-authorization": re.compile(rb"^SET SESSION AUTHORIZATION ", re.MULTILINE),
+    "--quote-all-identifiers": re.compile(rb'^(?:CREATE|ALTER|DROP) [A-Z ]+"[a-z_]+"\."[a-z_]+"', re.MULTILINE),
+    "--disable-dollar-quoting": re.compile(rb"^    LANGUAGE (?:plpg)?sql\b.*\n    AS '", re.MULTILINE),
+}
 
 
 def read(stored: StoredSet, clients: Clients, run: str, progress: Progress, reader: Reader) -> Checked:
@@ -47,15 +56,22 @@ def with_roles(stored: StoredSet, place: Place, run: str) -> Place:
     return place.for_roles([name for name, _ in names.found.most_common()], run)
 
 
-def options(head: bytes, kinds: Iterable[str]) -> tuple[str, ...]:
-    """How pg_dump was told to write a dump that begins so, with objects of these kinds."""
+def options(head: bytes, outline: Outline) -> tuple[str, ...]:
+    """How pg_dump was told to write a dump that begins so."""
+    head, kinds = one_line(head), {each.kind for each in outline.sections.values()}
+    parts = [
+        key.replace("TABLE ATTACH", "TABLE DATA", 1) for key in outline.sections if key.startswith("TABLE ATTACH ")
+    ]
     before = head.partition(_FIRST)[0]
     return (
         *("--format=plain", "--no-sync"),
         *(["--clean"] if _DROP.search(before) else []),
         *(["--if-exists"] if b" IF EXISTS " in before else []),
         *([] if _OWNER.search(head) else ["--no-owner"]),
-        *([] if {"ACL", "DEFAULT ACL"} & set(kinds) else ["--no-privileges"]),
+        *([] if {"ACL", "DEFAULT ACL"} & kinds else ["--no-privileges"]),
+        *([] if "COMMENT" in kinds else ["--no-comments"]),
+        *(["--load-via-partition-root"] if outline.roots and not outline.sections.keys() & set(parts) else []),
+        *(option for option, shows in _OTHERWISE.items() if shows.search(head)),
     )
 
 

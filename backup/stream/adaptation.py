@@ -97,6 +97,8 @@ class _Adapted:
 
     def table(self, table: str) -> None:
         """See Watcher."""
+        self._pass(self._held)
+        self._held = b""
         if not self._waits:
             self._watcher.table(table)
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from backup.stream.adaptation import AS_IT_IS, Adaptation
 from backup.stream.attempt import Attempt
-from backup.stream.filters import COLUMN, END, END_OF_ROWS, NAME, ROWS, DumpReader, frozen
-from backup.stream.load import KEYS, WithoutDrops
+from backup.stream.filters import COLUMN, COPY, END, END_OF_ROWS, NAME, ROWS, DumpReader
+from backup.stream.load import WithoutDrops
 from backup.stream.order import Entry
 
 _TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
@@ -101,6 +101,7 @@ class Split:
     def section(self, kind: str, name: str) -> None:
         """See Watcher."""
         self._close()
+        self._write(self._passed.begin())
         self._kind, self._name, self._table = kind, name, b""
         if kind == "TABLE DATA" and self._rowless:
             self._rowless = False
@@ -113,13 +114,14 @@ class Split:
 
     def table(self, table: str) -> None:
         """See Watcher."""
+        if not self._kind:
+            # Rows before any object: whoever has put them there knows why.
+            self._write(self._passed.finish())
         self._table = table.encode(errors="surrogateescape")
         self._copying = True
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
-        if self._kind == END:
-            data = KEYS.sub(b"", data)
         if self._copying:
             self._copying = False
             data = self._frozen(data) if self._table in self._freezable else data
@@ -163,10 +165,13 @@ class Split:
         self._tail = b""
 
     def _frozen(self, data: bytes) -> bytes:
-        if END_OF_ROWS in data:
+        copy = COPY.match(data)
+        if not copy or END_OF_ROWS in data:
             return data  # so few that a transaction, and a new file for them, would cost more
         self._within = True
-        return frozen(data, b"BEGIN;\nTRUNCATE ONLY %b;\n" % self._table)
+        end = copy.end() - len(b";\n")
+        # As VACUUM FREEZE would leave them.
+        return b"BEGIN;\nTRUNCATE ONLY %b;\n%b (FREEZE)%b" % (self._table, data[:end], data[end:])
 
     def _note_table(self, text: bytes) -> None:
         if b" CHECK (" in text:

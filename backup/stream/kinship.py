@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from backup.stream.filters import COLUMN, NAME, DumpReader
+from backup.stream.statements import one_line
 
 _TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
 _ATTACHED: Final = re.compile(rb"^ALTER TABLE ONLY " + _TABLE + rb" ATTACH PARTITION " + _TABLE + rb" ", re.MULTILINE)
@@ -37,10 +38,11 @@ class Kinship:
             self._text += data
 
     def _close(self) -> None:
+        text = one_line(self._text)
         if self._kind == "TABLE ATTACH":
-            for parent, child in _ATTACHED.findall(self._text):
+            for parent, child in _ATTACHED.findall(text):
                 self.children.setdefault(parent, []).append(child)
-        elif (made := _MADE.search(self._text)) and (parents := _INHERITS.search(self._text)):
+        elif (made := _MADE.search(text)) and (parents := _INHERITS.search(text)):
             for parent in _PARENT.findall(parents[1]):
                 self.children.setdefault(parent, []).append(made[1])
         self._text = b""

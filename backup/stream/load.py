@@ -9,18 +9,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from backup.stream.statements import literal
+from backup.stream.statements import literal, statements
 
-_SETTING: Final = re.compile(rb"(?:--[^\n]*|SET [^\n]*|SELECT pg_catalog\.set_config\([^\n]*|\\restrict \w+|)\n")
-# A session of ours has a key of its own, which the dump cannot know.
-KEYS: Final = re.compile(rb"^\\(?:un)?restrict \w+(?:\n|\Z)", re.MULTILINE)
-_OBJECT: Final = re.compile(rb"^--\n-- Name: ", re.MULTILINE)
+_SETTING: Final = re.compile(rb"SET |SELECT pg_catalog\.set_config\(")
+# A view that others need is replaced by an empty one.
+_DROP: Final = re.compile(
+    rb"DROP |ALTER .* DROP |CREATE OR REPLACE VIEW .* AS\nSELECT\n    NULL::|SELECT pg_catalog\.lo_unlink\(", re.DOTALL
+)
 # The drops of a million objects; what is longer has none, and is passed on as it is.
 _LONGEST: Final = 64 << 20
 
 
 class WithoutDrops:
-    """Give it the chunks of a plain dump in order; it gives what is to be loaded. `finish` gives what it held back.
+    """Give it the chunks of a plain dump before its first object in order, then `begin`; it gives what is to be loaded.
 
     `search_path`: where names are found that the dump does not look for anywhere; empty for as it is.
     """
@@ -36,24 +37,21 @@ class WithoutDrops:
         if self._head is None:
             return chunk
         self._head += chunk
-        found = _OBJECT.search(self._head)
-        if found is None:
-            return self.finish() if len(self._head) > _LONGEST else b""
+        return self.finish() if len(self._head) > _LONGEST else b""
+
+    def begin(self) -> bytes:
+        """What is to be loaded before the first object, which comes now; nothing the next time."""
         head, self._head = self._head, None
-        self.settings = KEYS.sub(b"", head[: _settings(head)])
+        if head is None:
+            return b""
+        kept = [each + b"\n" for each in statements(head) if not _DROP.match(each)]
         if self._path:
-            self.settings += b"SELECT pg_catalog.set_config('search_path', " + literal(self._path) + b", false);\n"
-        return self.settings + head[found.start() :]
+            kept.append(b"SELECT pg_catalog.set_config('search_path', %b, false);\n" % literal(self._path))
+        self.settings = b"".join(filter(_SETTING.match, kept))
+        # The last line of it belongs to the object.
+        return b"".join([*kept, b"\n--\n"])
 
     def finish(self) -> bytes:
         """What is left, of a dump that names no object at all."""
         head, self._head = self._head or b"", None
-        return KEYS.sub(b"", head)
-
-
-def _settings(head: bytes) -> int:
-    """Where the comments and settings at the beginning end."""
-    position = 0
-    while (match := _SETTING.match(head, position)) and match.end() > position:
-        position = match.end()
-    return position
+        return head

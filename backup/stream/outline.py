@@ -1,7 +1,7 @@
 """A plain dump's content object by object, so that two dumps of equal databases compare equal.
 
-Left out of what is hashed: the versions and the random restrict key in the head, and that key after the completion
-trailer. Everything else counts byte for byte. Memory: one entry per object, never one line of rows.
+Left out of what is hashed: the versions in the head, and what DumpReader leaves out, such as the random restrict key.
+Everything else counts byte for byte. Memory: one entry per object, never one line of rows.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from backup.text import plural, printable
 _TEXT: Final = 64 << 10
 _TEXT_IN_ALL: Final = 16 << 20
 BEGINNING: Final = "beginning"
+# Rows come so where another server may have them in other partitions: they count for all of these together.
+_BY_ROOT: Final = b"\n-- load via partition root "
 OTHER_CONTENT: Final = "same number of rows, other content"
 _VARYING: Final = re.compile(
-    rb"^(?:\\(?:un)?restrict \w+|-- Dumped from database version .*|-- Dumped by pg_dump version .*)\n", re.MULTILINE
+    rb"^(?:-- Dumped from database version .*|-- Dumped by pg_dump version .*)\n", re.MULTILINE
 )
-_STATEMENT: Final = re.compile(rb"^(?!--|\\restrict |\n)[^\n]+\n", re.MULTILINE)
-# Head and trailer are far shorter. What is longer is neither, and is hashed as it is.
+_STATEMENT: Final = re.compile(rb"^(?!--|\n)[^\n]+\n", re.MULTILINE)
+# The head is far shorter. What is longer is none, and is hashed as it is.
 _LONGEST_EDGE: Final = 64 << 10
 
 
@@ -42,6 +44,16 @@ class Section:
     kind: str = ""
     unordered: int | None = 0
     text: bytes = b""
+
+    def with_more(self, other: Section) -> Section:
+        """The rows of both."""
+        both = (
+            None
+            if self.unordered is None or other.unordered is None
+            else (self.unordered + other.unordered) % (1 << 64)
+        )
+        sha256 = hashlib.sha256(f"{self.sha256} {other.sha256}".encode()).hexdigest()
+        return Section(sha256, (self.rows or 0) + (other.rows or 0), self.kind, both)
 
 
 class Outline:
@@ -60,7 +72,11 @@ class Outline:
         self._hash = hashlib.sha256()
         self._kind = self._key = BEGINNING
         self._table: str | None = None
-        # The text of the head or the trailer until it is known where it ends.
+        self._before = 0
+        self._lead = b""
+        # Partitioned tables whose rows come as their own, whatever their partition.
+        self.roots: set[str] = set()
+        # The text of the head until it is known where it ends.
         self._edge: bytes | None = b""
         self._seen: dict[str, int] = {}
         self._lines = Lines() if unordered else None
@@ -129,17 +145,18 @@ class Outline:
 
     def section(self, kind: str, name: str) -> None:
         """An object begins (for DumpReader)."""
-        # A completion trailer that something follows was none.
-        self._flush(normalise=self._kind == BEGINNING)
+        self._flush(normalise=True)
         self._close()
         self._kind, key = kind, f"{kind} {name}".rstrip()
         count = self._seen[key] = self._seen.get(key, 0) + 1
         self._key = key if count == 1 else f"{key} ({count})"
-        self._edge = b"" if kind == END else None
 
     def table(self, table: str) -> None:
         """The present object is the rows of `table` (for DumpReader)."""
-        self._table = table
+        self._table, self._before = table, self.rows[table]
+        if _BY_ROOT in self._lead:
+            self.roots.add(table)
+            self._key = f"{self._kind} {table}"
 
     def data(self, data: bytes) -> None:
         """The next bytes (for DumpReader)."""
@@ -148,7 +165,7 @@ class Outline:
             self._keep(data)
             return
         self._edge += data
-        statement = _STATEMENT.search(self._edge) if self._kind == BEGINNING else None
+        statement = _STATEMENT.search(self._edge)
         if statement and statement.start() <= _LONGEST_EDGE:
             rest = self._edge[statement.start() :]
             self._edge = self._edge[: statement.start()]
@@ -159,6 +176,8 @@ class Outline:
 
     def _keep(self, data: bytes) -> None:
         if self._kind == "TABLE DATA":
+            if self._table is None and len(self._lead) < _LONGEST_EDGE:
+                self._lead += data
             if self._lines:
                 self._lines.feed(data)
         elif self._keeps and self._kind != BEGINNING and len(self._text) + len(data) <= min(_TEXT, self._room):
@@ -167,19 +186,20 @@ class Outline:
             self._text, self._keeps = b"", False
 
     def _flush(self, normalise: bool) -> None:
-        """Hash what was held back of the head or the trailer."""
+        """Hash what was held back of the head."""
         if self._edge is not None:
             self._hash.update(_VARYING.sub(b"", self._edge) if normalise else self._edge)
         self._edge = None
 
     def _close(self) -> None:
-        rows = None if self._table is None else self.rows[self._table]
+        rows = None if self._table is None else self.rows[self._table] - self._before
         unordered = self._lines.finish() if self._lines else None
         section = Section(self._hash.hexdigest(), rows, self._kind, unordered, self._text)
         self._room -= len(self._text)
-        self._text, self._keeps = b"", True
-        self.sections[self._key] = section
+        self._text, self._lead, self._keeps = b"", b"", True
         self._total.update(f"{section.sha256}  {self._key}\n".encode(errors="surrogateescape"))
+        known = self.sections.get(self._key)
+        self.sections[self._key] = known.with_more(section) if known else section
         self._hash, self._table = hashlib.sha256(), None
 
 

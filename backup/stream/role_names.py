@@ -6,9 +6,11 @@ import re
 from collections import Counter
 from typing import Final
 
+from backup.stream.statements import one_line
+
 _ROLE: Final = rb'(?:"(?:[^"\n]|"")+"|[a-z_\x80-\xff][a-z0-9_$\x80-\xff]*)'
 _ROLES: Final = _ROLE + rb"(?:, " + _ROLE + rb")*"
-# As pg_dump writes them. What stands in the body of a function may look the same: a role more harms nobody.
+# As pg_dump writes them.
 _NAMED: Final = re.compile(
     rb"^(?:ALTER .* OWNER TO (?P<owner>" + _ROLE + rb");"
     rb"|(?:ALTER DEFAULT PRIVILEGES .* )?(?:GRANT .* TO|REVOKE .* FROM) (?P<granted>"
@@ -22,8 +24,8 @@ _NAMED: Final = re.compile(
 _DEFAULTS: Final = re.compile(rb"^ALTER DEFAULT PRIVILEGES FOR ROLE (" + _ROLE + rb") ", re.MULTILINE)
 _ONE: Final = re.compile(_ROLE)
 _ROWS: Final = ("TABLE DATA", "BLOBS", "LARGE OBJECT DATA")
-# Of a statement so long nothing is looked for: a function's body, a list of values.
-_LONGEST: Final = 1 << 20
+# In what comes behind, of one object, nothing is looked for.
+_LONGEST: Final = 64 << 20
 
 
 class RoleNames:
@@ -32,24 +34,22 @@ class RoleNames:
     def __init__(self) -> None:
         self.found: Counter[str] = Counter()
         self._rows = False
-        self._rest = b""
+        self._text: list[bytes] = []
+        self._size = 0
 
     def section(self, kind: str, name: str) -> None:
         """See Watcher."""
-        self._read(self._rest)
-        self._rest, self._rows = b"", kind in _ROWS
+        self._read(one_line(b"".join(self._text)))
+        self._text, self._size, self._rows = [], 0, kind in _ROWS
 
     def table(self, table: str) -> None:
         """See Watcher."""
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
-        if self._rows:
-            return
-        text = self._rest + data
-        end = text.rfind(b"\n") + 1
-        self._read(text[:end])
-        self._rest = text[end:][-_LONGEST:]
+        if not self._rows and self._size < _LONGEST:
+            self._text.append(data)
+            self._size += len(data)
 
     def _read(self, text: bytes) -> None:
         for match in _NAMED.finditer(text):

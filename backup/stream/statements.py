@@ -8,12 +8,13 @@ from typing import Final
 
 NAME: Final = rb'(?:"(?:[^"]|"")+"|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)'
 QUALIFIED: Final = NAME + rb"\." + NAME
-_TOKEN: Final = re.compile(
+_QUOTED: Final = (
     rb"(?<![A-Za-z0-9_])[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
     rb"|(?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$).*?(?P=dollar)"
-    rb"|(?P<comment>--[^\n\r]*|/\*.*?\*/)|(?P<end>;)|[^eE'\"$;/-]+|.",
-    re.DOTALL,
+    rb"|(?P<comment>--[^\n\r]*|/\*.*?\*/)"
 )
+_TEXT: Final = re.compile(_QUOTED, re.DOTALL)
+_TOKEN: Final = re.compile(_QUOTED + rb"|(?P<end>;)|[^eE'\"$;/-]+|.", re.DOTALL)
 _MENTIONED: Final = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff\".])(" + QUALIFIED + rb")(?![A-Za-z0-9_$\x80-\xff\"])")
 _PART: Final = re.compile(NAME)
 _LINE: Final = re.compile(rb"(\r\n|\n|\r)")
@@ -31,6 +32,11 @@ def statements(text: bytes) -> Iterator[bytes]:
             begin, said = token.end(), False
         else:
             said = True
+
+
+def one_line(text: bytes) -> bytes:
+    """The script without the newlines within its strings: what begins a line of it is SQL, and no text's."""
+    return _TEXT.sub(lambda each: each[0] if each[0].startswith(b'"') else each[0].replace(b"\n", b" "), text)
 
 
 def mentioned(text: bytes) -> set[bytes]:

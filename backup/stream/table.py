@@ -32,6 +32,8 @@ _ATTACH: Final = re.compile(rb" ATTACH PARTITION (" + QUALIFIED + rb") ")
 _INHERITS: Final = re.compile(rb"\)\s*INHERITS \(([^;]*)\)")
 _OWNER: Final = re.compile(rb"ALTER [A-Z ]+ .* OWNER TO " + NAME + rb";", re.DOTALL)
 _MADE: Final = re.compile(rb"CREATE (?:TYPE|DOMAIN|SEQUENCE|FUNCTION|COLLATION) (" + QUALIFIED + rb")")
+# For the object that comes.
+_SETTING: Final = re.compile(rb"SET \w+ = ")
 _PART: Final = re.compile(rb"ALTER INDEX (" + QUALIFIED + rb") ATTACH PARTITION (" + QUALIFIED + rb");")
 # What an index is called.
 _MADE_ON: Final = re.compile(
@@ -39,7 +41,8 @@ _MADE_ON: Final = re.compile(
 )
 _CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + QUALIFIED + rb"\(")
 _EXTENSION: Final = re.compile(rb"CREATE EXTENSION IF NOT EXISTS (" + NAME + rb") WITH SCHEMA (" + NAME + rb");")
-_ENCODING: Final = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';$", re.MULTILINE)
+# How the dump is to be read.
+_READING: Final = re.compile(rb"^SET ((?:client_encoding|standard_conforming_strings) = [^\n]*;)$", re.MULTILINE)
 # What a table cannot have without objects that are not its own.
 _LEFT_OUT: Final = ("TRIGGER", "POLICY", "RULE", "ROW SECURITY")
 _KEPT: Final = ("TYPE", "DOMAIN", "SEQUENCE", "FUNCTION", "COLLATION")
@@ -71,33 +74,41 @@ class TableExtract:
         self._wanted, self._write, self._schema, self._rows = set(wanted), write, schema, rows
         # As DumpReader tells them.
         self._names = {name.decode(errors="backslashreplace"): name for name in wanted}
+        self._called = {".".join(parts(name)): name for name in wanted}
         self.seen: list[bytes] = []
         self.written: set[bytes] = set()
         self._kind, self._body, self._length = "", [b""], 0
         self._passing = self._begun = False
-        self._encoding = b"UTF8"
+        self._reading = [b"client_encoding = 'UTF8';", b"standard_conforming_strings = on;"]
         self._held: dict[bytes, list[bytes]] = {}
         self._extensions: list[tuple[bytes, bytes]] = []
         self._made: set[bytes] = set()
         self._sequences: set[bytes] = set()
 
-    def section(self, kind: str, _name: str) -> None:
+    def section(self, kind: str, name: str) -> None:
         """See Watcher."""
         self._close()
         self._kind, self._body, self._length, self._passing = kind, [], 0, False
+        if kind == "TABLE DATA":
+            # They may come as INSERT statements.
+            self._pass(self._called.get(name))
 
     def table(self, table: str) -> None:
         """See Watcher."""
-        name = self._names.get(table)
-        self._passing = self._rows and name is not None
-        if name is not None:
-            self.written.add(name)
-            self._begin()
-            if self._passing and self._calling and not self._taken_off:
-                # They may read rows that come later.
-                self._taken_off = True
-                self._write(taken_off(calling=True) + self._searching)
-            self._write(b"\n")
+        self._pass(self._names.get(table))
+
+    def _pass(self, table: bytes | None) -> None:
+        """The rows of a wanted table come now."""
+        if table is None or self._passing:
+            return
+        self._passing = self._rows
+        self.written.add(table)
+        self._begin()
+        if self._passing and self._calling and not self._taken_off:
+            # They may read rows that come later.
+            self._taken_off = True
+            self._write(taken_off(calling=True) + self._searching)
+        self._write(b"\n")
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
@@ -122,8 +133,9 @@ class TableExtract:
         self._write(
             b"-- Load with: psql -X -v ON_ERROR_STOP=1 -d an_empty_database -f THIS_FILE\n"
             b"-- One transaction: without the COMMIT at its end, nothing of it is loaded.\n"
-            b"BEGIN;\nSET LOCAL client_encoding = '" + self._encoding + b"';\n"
-            b"SET LOCAL standard_conforming_strings = on;\nSET LOCAL check_function_bodies = false;\n"
+            b"BEGIN;\n"
+            + b"".join(b"SET LOCAL %b\n" % each for each in self._reading)
+            + b"SET LOCAL check_function_bodies = false;\n"
             b"SET LOCAL client_min_messages = warning;\nSET LOCAL row_security = off;\n" + self._searching
         )
 
@@ -135,16 +147,11 @@ class TableExtract:
         text, kind = b"".join(self._body), self._kind
         self._body = []
         if not kind or kind == "TABLE DATA":
-            if match := _ENCODING.search(text):
-                self._encoding = match[1]
+            self._reading = _READING.findall(text) or self._reading
             return
-        if kind == "FUNCTION":
-            # Its body may hold semicolons that end nothing of ours.
-            self._keep(text.rsplit(b"\n\n\nALTER FUNCTION ", 1)[0].split(b"\n\n", 1)[-1].strip())
-            return
-        for statement in statements(text):
-            if not _OWNER.fullmatch(statement):
-                self._judge(kind, statement)
+        found = [statement for statement in statements(text) if not _OWNER.fullmatch(statement)]
+        for statement in [_function(text, found)] if kind == "FUNCTION" else found:
+            self._judge(kind, statement)
 
     def _judge(self, kind: str, statement: bytes) -> None:
         if match := _TABLE.match(statement):
@@ -251,6 +258,15 @@ class TableExtract:
 
 def _is_sequence(held: list[bytes] | None) -> bool:
     return bool(held) and held is not None and held[0].startswith(b"CREATE SEQUENCE ")
+
+
+def _function(text: bytes, found: list[bytes]) -> bytes:
+    """As one statement, though the semicolons within BEGIN ATOMIC look as if they ended some."""
+    begin = end = text.index(found[0]) if found else 0
+    for statement in found:
+        if not _SETTING.match(statement):
+            end = text.index(statement, end) + len(statement)
+    return text[begin:end]
 
 
 def _table_of(statement: bytes) -> bytes:

@@ -15,8 +15,6 @@ HEAD = rb"""--
 -- PostgreSQL database dump
 --
 
-\restrict Abc123
-
 -- Dumped from database version 17.11
 -- Dumped by pg_dump version 17.11
 
@@ -118,7 +116,7 @@ GRANT USAGE ON SCHEMA cron TO app;
 
 
 """
-TAIL = b"--\n-- PostgreSQL database dump complete\n--\n\n\\unrestrict Abc123\n\n"
+TAIL = b"--\n-- PostgreSQL database dump complete\n--\n\n"
 BODY = CRON + TIMESCALE + FUNCTION + FAST + TABLE + JOBS + HERE + ROWS + FAST + JOBID + FAST + INDEX + GRANT + TAIL
 
 

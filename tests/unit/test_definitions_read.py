@@ -173,11 +173,7 @@ def test_event_triggers_come_last_and_views_are_known() -> None:
 
 def test_a_search_path_comes_behind_what_the_dump_sets() -> None:
     without = WithoutDrops(b'"a", "b\'c"')
-    given = (
-        HEAD
-        + b"SELECT pg_catalog.set_config('search_path', '', false);\n\n"
-        + section("TABLE", "t", "CREATE TABLE t ();")
-    )
-    loaded = without.feed(given) + without.finish()
+    given = HEAD + b"SELECT pg_catalog.set_config('search_path', '', false);\n\n--\n"
+    loaded = without.feed(given) + without.begin()
     assert loaded.index(b"'search_path', ''") < loaded.index(b"""'search_path', E'"a", "b''c"', false)""")
     assert without.settings.endswith(b"false);\n")

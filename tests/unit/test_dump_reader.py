@@ -128,7 +128,7 @@ def test_commands_of_psql_are_named_but_not_those_in_rows(step: int) -> None:
     dump = DUMP.replace(b"\n--\n-- Data for", b"\n" + odd + b"\n--\n-- Data for", 1)
     plain, found = (read(text, list(range(0, len(text), step))) for text in (DUMP, dump))
     assert plain.commands == [] and found.missing() == ""
-    assert found.commands == [r"\echo a", r"\! b", r"\unrestrict c d", *[r"\p"] * 7]
+    assert found.commands == [r"\echo a", r"\! b", r"\unrestrict c d", r"\N", "\\N\tx", r"\\x00", r"\.", *[r"\p"] * 3]
 
 
 def test_another_key_at_the_end_is_refused() -> None:
