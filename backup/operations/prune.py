@@ -204,8 +204,9 @@ def plan(request: Request, shelf: Shelf, now: datetime, own: str = "") -> Report
     memory = remember(request, shelf, now, sets)
     policy = replace(shelf.policy, forgotten=memory.forgotten)
     if request.ahead:
-        hold = stale(sets, policy, now)
-        return Report([_unwanted(shelf.catalog.find(request.ahead), now, hold)], hold, memory)
+        stored = shelf.catalog.find(request.ahead)
+        hold = f"{stored.id} is pinned: `unpin` it first" if stored.pin else stale(sets, policy, now)
+        return Report([_unwanted(stored, now, hold)], hold, memory)
     # One from the future would stand before all that happens until then.
     runs = shelf.records.all(at_work(shelf.catalog.root))
     past = [run for run in runs if run.started <= now + SKEW]
@@ -253,8 +254,8 @@ def _unwanted(stored: StoredSet, now: datetime, hold: str) -> Decision:
             "`prune --dry-run` says of each set why it stays or goes.",
         )
     reason = f"dated {age(now - stored.time)} of the clock"
-    if stored.pin or hold:
-        return Decision(stored, keep=True, reason=f"{reason}; {'pinned' if stored.pin else hold}")
+    if hold:
+        return Decision(stored, keep=True, reason=f"{reason}; {hold}")
     return Decision(stored, keep=False, reason=f"{reason}, and named by a person")
 
 

@@ -223,6 +223,10 @@ def test_a_set_dated_ahead_stands_in_nobodys_way(root: Path) -> None:
     fresh = on_disk(root, Tier.DAILY, NOW - DAY / 2)
     with pytest.raises(NotFound, match="not dated ahead"):
         prune(Request(ahead=fresh), shelf(root))
+    one.pin(one.find(ahead), "", NOW)
+    report = prune(Request(ahead=ahead), shelf(root))
+    assert not report.removed and f"{ahead} is pinned" in report.words, "never without a word"
+    one.unpin(one.find(ahead))
     assert [s.id for s in prune(Request(ahead=ahead), shelf(root)).removed] == [ahead]
     assert {s.id for s in one.sets()} == {fresh, *right}, "and nothing else goes by it"
     assert not [r for r in judged(root) if ahead in r.text]
