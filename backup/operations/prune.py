@@ -273,6 +273,11 @@ def _of(sets: Sequence[StoredSet], server: str) -> Identity | None:
     )
 
 
+def is_cleanup(run: Run) -> bool:
+    """Whether a run was one of all sets, not of a single one that a person named."""
+    return run.operation == PRUNE and not run.set
+
+
 def prune(request: Request, shelf: Shelf) -> Report:
     """Remove what is to go, and record the run. Raises what made it fail, after recording that too."""
     asked = shelf.clock()
@@ -283,6 +288,7 @@ def prune(request: Request, shelf: Shelf) -> Report:
         slot=request.slot,
         slots=request.slots,
         started=asked,
+        set=request.ahead,
     )
     with runs.locked(shelf, run, request.wait):
         run = run.model_copy(update={"started": shelf.clock()})
@@ -336,4 +342,4 @@ def _failed(past: Sequence[Run]) -> str:
 
 def _last(runs: Sequence[Run], but: str) -> datetime | None:
     """When the last cleanup began, however it ended. One ahead of the clock counts: it may have removed sets."""
-    return max((run.started for run in runs if run.operation == PRUNE and run.id != but), default=None)
+    return max((run.started for run in runs if is_cleanup(run) and run.id != but), default=None)

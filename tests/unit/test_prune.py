@@ -148,6 +148,18 @@ def test_a_clock_that_jumped_waits_for_a_person_from_the_first_night_on(root: Pa
     assert nights(root, 11 + jump, 1)[0].exit_code == 0, "a person has agreed"
 
 
+def test_a_single_set_that_a_person_removes_hides_nothing_that_waits(root: Path) -> None:
+    fill(root, range(30))
+    nights(root, 1, 1)
+    (report,) = nights(root, 2, 1, ages={Tier.DAILY: 3 * DAY})
+    now = NOW + 2 * DAY
+    ahead = on_disk(root, Tier.DAILY, now + 900 * DAY)
+    assert [s.id for s in prune(Request(ahead=ahead), shelf(root, now + DAY / 24)).removed] == [ahead]
+    one = shelf(root, now + DAY / 12)
+    told = [r.text for r in status(Settings(), one.catalog, one.records, now + DAY / 12).reasons]
+    assert any(f"{report.waiting} more sets past retention" in text for text in told)
+
+
 def test_a_policy_that_shrank_by_a_typo_waits_for_a_person_from_the_first_night_on(root: Path) -> None:
     fill(root, range(30))
     nights(root, 1, 2)
