@@ -174,7 +174,8 @@ def _passing(root: Path) -> list[Reason]:
 
 def _cleanup(runs: list[Run]) -> list[Reason]:
     """The last cleanup, if it failed or left something to a person."""
-    last = next((run for run in runs if is_cleanup(run) and run.outcome is not Outcome.RUNNING), None)
+    ended = (run for run in runs if is_cleanup(run) and run.outcome is not Outcome.RUNNING)
+    last = max(ended, key=lambda run: (run.started, run.id), default=None)
     if last is None or (last.outcome is Outcome.SUCCESS and not last.exit_code):
         return []
     left = last.message if last.exit_code == WAITS else f"{last.outcome}: {last.message}"

@@ -284,6 +284,10 @@ def test_a_run_whose_end_is_not_recorded_is_told(tmp_path: Path) -> None:
     app, lost = App(load({"BACKUP_DIR": str(tmp_path)})), a_run(0, Outcome.CRASHED, "no record", now=datetime.now(UTC))
     seen = status.overview(app.settings, app.catalog, app.records, datetime.now(UTC), lost=[lost])
     assert seen.health.status == "fail" and "no record" in seen.health.reasons[0].text
+    app.records.end(a_run(1, operation="prune", now=datetime.now(UTC)))
+    lost = lost.model_copy(update={"operation": "prune", "message": "no record of it"})
+    seen = status.overview(app.settings, app.catalog, app.records, datetime.now(UTC), lost=[lost])
+    assert any("the last cleanup: crashed: no record of it" in reason.text for reason in seen.health.reasons)
 
 
 KEPT_NOW = {"id": "u", "set": "daily_x", "replaced": "2025-10-20T12:00:00Z", "days": 7,

@@ -217,6 +217,18 @@ def test_the_last_sets_of_a_volume_that_left_the_stack(root: Path) -> None:
     assert "retention.json is damaged" in str(status(Settings(), one.catalog, one.records, now).reasons)
 
 
+@pytest.mark.parametrize("kind", ["old script", "damaged"])
+def test_what_stays_for_a_volume_that_left_is_told_whatever_its_state(root: Path, kind: str) -> None:
+    """Files of the old scripts, which called it otherwise, among them: no other word would be said of those."""
+    old, _ = fill(root, [100, 101], kind), fill(root, range(10), halves="do")
+    assert not prune(Request(force=True), shelf(root)).removed
+    (told,) = [r for r in judged(root) if "does not hold volume media, 2 older ones" in r.text]
+    assert old[0] in told.text and "prune --forget-volume media --dry-run" in told.hint
+    assert len(prune(Request(forget_volume="media", force=True), shelf(root)).removed) == 2
+    on_disk(root, Tier.DAILY, NOW + timedelta(minutes=1), "damaged", halves="dmo")
+    assert not [r for r in judged(root) if "does not hold volume" in r.text], "one that came is none that left"
+
+
 def test_a_set_dated_ahead_stands_in_nobodys_way(root: Path) -> None:
     """One of 2031 beside thirty right ones, and a clock that is set back while somebody wants to remove it."""
     right = fill(root, range(3, 33))
