@@ -10,7 +10,7 @@ limit of its own, which only a state that comes and goes reaches, and which hold
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -35,6 +35,7 @@ _AGAIN: Final = timedelta(days=7)
 _FULL_PACE: Final = 6
 _SLOWEST: Final = 7
 _CLASSES: Final = 50
+_WARNED: Final = 500
 _REST: Final = "…"
 _CLASS: Final = 120
 _READ: Final = 1000
@@ -107,13 +108,18 @@ def _sane(state: State, now: datetime) -> State:
             "events": {
                 name: event.model_copy(update={"told": later(event.told, now)}) for name, event in state.events.items()
             },
-            "warned": {name: told for name, told in state.warned.items() if now - _AGAIN < told <= now},
+            "warned": _newest({name: told for name, told in state.warned.items() if now - _AGAIN < told <= now}),
             "unwell": later(state.unwell, now),
             "told": later(state.told, now),
             "sent": _recent(state.sent, now),
             "critical": {name: times for name, sent in state.critical.items() if (times := _recent(sent, now))},
         }
     )
+
+
+def _newest(warned: Mapping[str, datetime]) -> dict[str, datetime]:
+    """So many that the memory of them stays small: words may change all the time."""
+    return dict(sorted(warned.items(), key=lambda each: each[1])[-_WARNED:])
 
 
 def _recent(sent: Iterable[datetime], now: datetime) -> tuple[datetime, ...]:

@@ -255,6 +255,17 @@ def test_a_cause_whose_words_change_from_look_to_look_is_told_as_one(count: int)
     assert len(world.state.model_dump_json()) < 100_000
 
 
+def test_what_is_remembered_of_warnings_is_bounded() -> None:
+    world = World()
+    for hour in range(24 * 7):
+        word = "".join(chr(97 + hour // 26**k % 26) for k in range(3))
+        world.reasons = tuple(
+            Reason("warn", f"{word} {chr(97 + n)} {chr(97 + n // 26)} is odd " + "x" * 90) for n in range(50)
+        )
+        world.look(1, timedelta(hours=1))
+    assert len(world.state.warned) <= 600 and len(world.state.model_dump_json()) < 200_000
+
+
 def test_of_many_criticals_the_new_ones_are_named_first() -> None:
     old = tuple(Reason("fail", f"critical {chr(97 + n)}") for n in range(8))
     world = World(reasons=old)
