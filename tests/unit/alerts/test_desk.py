@@ -11,7 +11,7 @@ import pytest
 
 from backup.alerts import outbox
 from backup.alerts.desk import Desk, Surroundings, View
-from backup.alerts.model import Policy, Receipt
+from backup.alerts.model import Letter, Policy, Receipt
 from backup.alerts.outbox import Outbox
 from backup.errors import StoreError
 from backup.health import Health, Reason
@@ -41,6 +41,9 @@ def a_desk(
     clock: Callable[[], datetime] = lambda: NOW,
     targets: Sequence[str] = (),
     heartbeat: bool = False,
+    post: Callable[[Sequence[Letter]], Sequence[Receipt]] = lambda letters: [
+        Receipt(target=each.target, id=each.id, error="it is down") for each in letters
+    ],
 ) -> Desk:
     """One whose targets take nothing."""
     (root / "state").mkdir(exist_ok=True)
@@ -52,7 +55,7 @@ def a_desk(
             heartbeat=heartbeat,
             max_age=timedelta(hours=48),
             look=look,
-            post=lambda letters: [Receipt(target=each.target, id=each.id, error="it is down") for each in letters],
+            post=post,
             stop=lambda: None,
             clock=clock,
         )
@@ -95,6 +98,27 @@ def test_while_a_target_is_down_what_is_critical_is_not_pushed_out(tmp_path: Pat
         looks(2, timedelta(hours=2))
     kinds = [each.kind for each in Outbox(tmp_path).messages()]
     assert kinds[:3] == ["warning", "failure", "recovery"] and len(kinds) == outbox.MOST
+
+
+def test_whoever_missed_alerts_is_told_so_when_they_reach_it_again(tmp_path: Path) -> None:
+    now, reasons, works, taken = NOW, [Reason("fail", "the newest set is damaged")], False, list[Letter]()
+
+    def post(letters: Sequence[Letter]) -> list[Receipt]:
+        taken.extend(letters if works else ())
+        return [Receipt(target=each.target, id=each.id, error="" if works else "it is down") for each in letters]
+
+    desk = a_desk(tmp_path, lambda: View(health_of(reasons, now), [], []), lambda: now, ["mail"], post=post)
+    for day in range(10):
+        works = day == 9
+        reasons[:] = reasons if day < 1 else []
+        for _ in range(12):
+            desk.round()
+            now += timedelta(hours=2)
+    reasons[:] = [Reason("fail", "the disk is full")]
+    for _ in range(3):
+        desk.round()
+        now += timedelta(minutes=1)
+    assert any("2 alerts could never be delivered" in each.body for each in taken)
 
 
 def health_of(reasons: Sequence[Reason], now: datetime) -> Health:
