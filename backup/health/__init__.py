@@ -78,6 +78,8 @@ def evaluate(
     good = newest_database(sets)
     if problem:
         reasons.append(reason("fail", problem, "Until it can be read, nothing here can be called good."))
+        # A record that cannot be read hides no set that is too old.
+        reasons += _stored(sets, good, now, max_age, limits) if sets else ()
     else:
         first = None if good else _first_backup(runs)
         if first:

@@ -177,6 +177,8 @@ TABLE = [
     ("scheduler stopped", [FRESH], [OK], {"scheduler": "stopped"}, "fail", "frozen"),
     ("scheduler dead", [FRESH], [OK], {"scheduler": "dead"}, "fail", "not running"),
     ("state unreadable", [], [], {"problem": "run record x is damaged"}, "fail", "run record x is damaged"),
+    ("a record unreadable", [FRESH], [], {"problem": "run record x is damaged"}, "fail", "run record x is damaged"),
+    ("it does not hide what is too old", [OLD], [], {"problem": "run record x is damaged"}, "fail", "the limit is"),
     ("a note", [FRESH], [OK], {"notes": ["no offsite copies"]}, "warn", "no offsite copies"),
     ("media alone is no backup", [stored(1, database=False), OLD], [OK], {}, "fail", "limit is"),
     ("the database alone leaves media stale", [stored(1, media=False), OLD], [OK], {}, "fail", "holds media"),
