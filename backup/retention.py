@@ -177,13 +177,13 @@ def old_safety_sets(sets: Iterable[StoredSet], now: datetime, gaps: Sequence[Gap
 
 
 def held_by_newer(safety: StoredSet, sets: Iterable[StoredSet]) -> bool:
-    """Whether newer verified safety sets hold each component of this one: the database, and each volume."""
+    """Whether newer verified safety sets hold each component of this one: this very database, and each volume."""
     newer = [s for s in sets if s.safety and s.verified and _order(s) > _order(safety)]
     return _components(safety) <= {name for stored in newer for name in _components(stored)}
 
 
-def _components(stored: StoredSet) -> set[str]:
-    return {*volumes_of(stored), *([""] if identity_of(stored) else [])}
+def _components(stored: StoredSet) -> set[str | Identity]:
+    return {*volumes_of(stored), *filter(None, [identity_of(stored)])}
 
 
 def identity_of(stored: StoredSet) -> Identity | None:

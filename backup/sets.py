@@ -329,16 +329,17 @@ def volumes_of(stored: StoredSet) -> list[str]:
 
 
 def left_volumes(sets: Iterable[StoredSet]) -> dict[str, list[StoredSet]]:
-    """The volumes that good sets hold and the newest set with volumes does not, each with its sets, newest first.
+    """The volumes that sets hold and the newest good set with volumes does not, each with its sets, newest first.
 
-    A set without any was asked for the database alone, and says nothing of them.
+    A set without any was asked for the database alone, and says nothing of them. Of what is not good, as the old
+    scripts' files, only what is older counts.
     """
-    newest_first = sorted((s for s in sets if s.good), key=lambda s: (s.time, s.id), reverse=True)
-    last = next((s for s in newest_first if not s.safety and s.summary and s.summary.volumes), None)
+    newest_first = sorted(sets, key=lambda s: (s.time, s.id), reverse=True)
+    last = next((s for s in newest_first if s.good and not s.safety and s.summary and s.summary.volumes), None)
     left: dict[str, list[StoredSet]] = {}
     for stored in newest_first if last else ():
         for name in volumes_of(stored):
-            if last and name not in volumes_of(last):
+            if last and name not in volumes_of(last) and (stored.good or stored.time < last.time):
                 left.setdefault(name, []).append(stored)
     return left
 

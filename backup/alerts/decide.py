@@ -4,13 +4,13 @@ Health is a state and is told as one: once when it turns bad, reminders, once wh
 an event and is told once, alike ones within the time of a reminder together. What may not be told now, because too
 much has been, stays untold and goes into the next message: a storm gives few messages, and none of it is lost.
 A cause that makes health critical, and the end of what was told, are not held back by other messages: a cause has a
-limit of its own, which only a state that comes and goes reaches.
+limit of its own, which only a state that comes and goes reaches, and which holds it back for an hour at most.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -27,12 +27,15 @@ SETTLE: Final = timedelta(seconds=20)
 LIMITS: Final = ((4, timedelta(hours=1)), (12, timedelta(days=1)))
 # (messages, within) that one critical cause may have beyond those; as many more tell that it is over.
 CRITICAL: Final = ((2, timedelta(hours=1)), (6, timedelta(days=1)))
+# A critical cause that has stood for so long does not come and go: no limit keeps it back.
+STANDS: Final = timedelta(hours=1)
 # A warning that comes and goes is told once within this time.
 _AGAIN: Final = timedelta(days=7)
 # Reminders come at the set pace for a week, then at up to seven times that.
 _FULL_PACE: Final = 6
 _SLOWEST: Final = 7
 _CLASSES: Final = 50
+_WARNED: Final = 500
 _REST: Final = "…"
 _CLASS: Final = 120
 _READ: Final = 1000
@@ -105,13 +108,18 @@ def _sane(state: State, now: datetime) -> State:
             "events": {
                 name: event.model_copy(update={"told": later(event.told, now)}) for name, event in state.events.items()
             },
-            "warned": {name: told for name, told in state.warned.items() if now - _AGAIN < told <= now},
+            "warned": _newest({name: told for name, told in state.warned.items() if now - _AGAIN < told <= now}),
             "unwell": later(state.unwell, now),
             "told": later(state.told, now),
             "sent": _recent(state.sent, now),
             "critical": {name: times for name, sent in state.critical.items() if (times := _recent(sent, now))},
         }
     )
+
+
+def _newest(warned: Mapping[str, datetime]) -> dict[str, datetime]:
+    """So many that the memory of them stays small: words may change all the time."""
+    return dict(sorted(warned.items(), key=lambda each: each[1])[-_WARNED:])
 
 
 def _recent(sent: Iterable[datetime], now: datetime) -> tuple[datetime, ...]:
@@ -121,22 +129,29 @@ def _recent(sent: Iterable[datetime], now: datetime) -> tuple[datetime, ...]:
 def _observe(state: State, health: Health, runs: Sequence[Run], now: datetime) -> State:
     """The state with what is there now, nothing of it told yet."""
     failing = {cause(reason.text): reason for reason in health.reasons if reason.severity == "fail"}
+    gone = {name: known for name, known in state.causes.items() if name not in failing}
+    untold = [known for known in gone.values() if known.told is None]
+    # Words that change from look to look are one cause: it stands since the first of them, and has one limit.
+    since = min([now, *(known.since for known in untold)])
+    spent = tuple(sorted({moment for name in gone for moment in state.critical.get(name, ())}))
     causes = {
         name: Known(
             text=reason.text,
             hint=reason.hint,
-            since=state.causes[name].since if name in state.causes else now,
+            since=state.causes[name].since if name in state.causes else since,
             seen=now,
             told=state.causes[name].told if name in state.causes else None,
         )
         for name, reason in list(failing.items())[:_CLASSES]
     }
-    gone = [known for name, known in state.causes.items() if name not in failing]
-    passed = [known for known in gone if known.told is None and known.seen - known.since >= SETTLE]
+    new = [name for name in causes if spent and name not in state.causes]
+    followed = {name: tuple(sorted({*spent, *state.critical.get(name, ())})) for name in new}
+    passed = [known for known in untold if known.seen - known.since >= SETTLE]
     failed = [run for run in runs if run.outcome in (Outcome.FAILED, Outcome.CRASHED)]
     return state.model_copy(
         update={
             "causes": causes,
+            "critical": dict(list({**state.critical, **followed}.items())[-_CLASSES:]),
             "events": _events(state, _new(state, failed, now), passed, now),
             # No record at all means that they cannot be read just now.
             "seen": tuple(run.id for run in failed) if runs else state.seen,
@@ -219,7 +234,10 @@ def _within(sent: Iterable[datetime], now: datetime, limits: Iterable[tuple[int,
 
 def _urgent(state: State, now: datetime) -> bool:
     """Whether a cause waits that goes whatever else was sent."""
-    return any(_within(state.critical.get(name, ()), now, CRITICAL) for name in _untold(state, now))
+    return any(
+        now - state.causes[name].since >= STANDS or _within(state.critical.get(name, ()), now, CRITICAL)
+        for name in _untold(state, now)
+    )
 
 
 def _untold(state: State, now: datetime) -> list[str]:

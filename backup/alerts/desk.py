@@ -26,7 +26,7 @@ from backup.alerts.model import (
     Receipt,
 )
 from backup.errors import BackupError
-from backup.health import Health
+from backup.health import Health, Reason
 from backup.log import logger
 from backup.records import Run
 from backup.sets import StoredSet
@@ -37,6 +37,7 @@ KEEP: Final = timedelta(days=7)
 _PAUSES: Final = (timedelta(seconds=30), timedelta(hours=1))
 # Letters for one target in one go, and for one that has just refused some.
 _AT_ONCE: Final = 5
+_CRITICAL: Final = ("failure", "recovery")
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,16 @@ class Desk:
         self._outbox = outbox.Outbox(around.root)
         self._memory: Memory | None = None
         self._saved: Memory | None = None
-        self._problem = ""
+        self._problem = self._unseen = ""
 
     def round(self) -> None:
         """Look, decide, deliver. Errors are logged, never raised: the next round comes anyway."""
-        problem = ""
+        self._unseen = ""
         try:
             self._round()
-        except BackupError as error:
-            problem = error.message
+            problem = self._unseen
         except Exception as error:  # noqa: BLE001 - a bug here must not end the thread without a word
-            problem = f"{type(error).__name__}: {error} (a bug)"
+            problem = _why(error)
         if problem and problem != self._problem:
             logger.error("alerts: {}; the next look is in half a minute", problem)
         self._problem = problem
@@ -94,13 +94,22 @@ class Desk:
         now = self._around.clock()
         memory = self._recall()
         if self._around.targets or self._around.heartbeat:
-            memory = self._decide(memory, self._around.look(), now)
+            memory = self._decide(memory, self._look(now), now)
         memory = self._tidy(memory, now)
         self._remember(memory)
         letters = self._letters(memory, now)
         if letters:
             receipts = self._around.post(letters)
             self._remember(self._settle(memory, receipts, self._around.clock()))
+
+    def _look(self, now: datetime) -> View:
+        """What is there. That it cannot be told is critical, as it is for whoever asks the service."""
+        try:
+            return self._around.look()
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody must hear of it
+            self._unseen = f"how the backups are cannot be told: {_why(error)}"
+        hint = "`docker compose logs backup` has the details."
+        return View(Health("fail", (Reason("fail", self._unseen, hint),), now), [], [])
 
     def _recall(self) -> Memory:
         if self._memory is None:
@@ -138,9 +147,10 @@ class Desk:
         return memory.model_copy(update={"state": state})
 
     def _put(self, memory: Memory, message: Message, now: datetime) -> Memory:
-        """Add a message. Of too many, the oldest stays: it says how it began."""
+        """Add a message. Of too many, the oldest stays, which says how it began; others go before what is critical."""
         waiting = [each for each in self._outbox.messages() if each.kind != "heartbeat"]
-        for each in waiting[1 : len(waiting) - outbox.MOST + 2]:
+        least_first = sorted(waiting[1:], key=lambda each: each.kind in _CRITICAL)
+        for each in least_first[: max(0, len(waiting) - outbox.MOST + 1)]:
             memory = self._give_up(memory, each, now, "too many wait")
         self._outbox.put(message)
         return memory
@@ -193,6 +203,10 @@ class Desk:
                 messages[each.id] = changed = _tried(each, receipt, now)
                 self._outbox.put(changed)
         return self._tidy(memory.model_copy(update={"deliveries": deliveries}), now)
+
+
+def _why(error: Exception) -> str:
+    return error.message if isinstance(error, BackupError) else f"{type(error).__name__}: {error} (a bug)"
 
 
 def _ripe(attempt: Attempt | None, now: datetime) -> bool:

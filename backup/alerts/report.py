@@ -54,16 +54,17 @@ def summary(root: Path, settings: Settings) -> Alerting:
 
 
 def through_others(health: Health, memory: Memory, messages: Sequence[Message], names: Sequence[str]) -> Health:
-    """Health with what is wrong with some targets, as long as there is another one to hear of it."""
+    """Health with what is wrong with some targets, or was, as long as there is another one to hear of it."""
     failing = {name for name, each in memory.deliveries.items() if each.failures}
     if failing >= set(names):
         return health
     refused = {name for each in messages for name in each.tries if name not in each.delivered}
-    own = tuple(
+    since = (
         Reason("warn", f"alerts do not reach {name} since {each.since:%Y-%m-%d %H:%M:%S %Z}: {each.error}", _HINT)
         for name, each in sorted(memory.deliveries.items())
         if each.since and name in refused
     )
+    own = (*since, *_lost(memory, health.now))
     status = "warn" if own and health.status == "pass" else health.status
     return replace(health, reasons=(*health.reasons, *own), status=status)
 

@@ -9,11 +9,13 @@ from typing import Final, Literal
 from backup.alerts.model import BODY, TITLE, Event, Notice, Policy, State
 from backup.health import Health, Reason
 from backup.log import redacted
-from backup.text import age, local_time, plural, printable
+from backup.text import age, local_time, plural, printable, shortened
 
 _LINE: Final = 400
 _HEADLINE: Final = 120
 _LISTED: Final = 8
+# To these the lines of a message are cut, where it would be too long.
+_LENGTHS: Final = (_LINE, 200, 120, 80, 60, 40)
 _SECONDS: Final = "%Y-%m-%d %H:%M:%S"
 
 
@@ -33,8 +35,9 @@ def problem(
 ) -> Notice:
     """Something failed, or still fails. `state` is as it was before this is told."""
     untold = [event for event in state.events.values() if event.count]
-    causes = [Reason("fail", known.text, known.hint) for known in state.causes.values()]
-    new = [known.text for known in state.causes.values() if known.told is None]
+    new_first = sorted(state.causes.values(), key=lambda known: known.told is not None)
+    causes = [Reason("fail", known.text, known.hint) for known in new_first]
+    new = [known.text for known in new_first if known.told is None]
     first = line((new or [e.text for e in untold] or [r.text for r in causes] or ["see below"])[0], _HEADLINE)
     if kind == "failure":
         verdict = f"{_what_failed(first, causes, health)}: {first}"
@@ -86,8 +89,11 @@ def trial(now: datetime, policy: Policy) -> Notice:
 
 
 def _held(state: State) -> Iterator[str]:
-    held = [Reason("warn", known.text, known.hint) for known in state.held.values()]
-    yield from _reasons("Held back until now, because many messages had been sent", held)
+    """All of them, since what has passed is listed nowhere else."""
+    if state.held:
+        yield "Held back until now, because many messages had been sent:"
+        yield from (f"- {line(known.text)}" for known in state.held.values())
+        yield ""
 
 
 def _reasons(heading: str, reasons: Sequence[Reason]) -> Iterator[str]:
@@ -137,4 +143,9 @@ def _body(lines: Iterable[str], now: datetime, policy: Policy) -> str:
         "",
         f"-- {line(policy.name)}, {local_time(now, policy.zone, _SECONDS)}",
     ]
-    return "\n".join([*lines, *tail]) + "\n"
+    whole, body = list(lines), ""
+    for most in _LENGTHS:
+        body = "\n".join([*(shortened(each, most) for each in whole), *tail]) + "\n"
+        if len(body) <= BODY:
+            break
+    return body

@@ -5,6 +5,7 @@ Green needs a fresh good set of the database and a last run that went well; what
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
@@ -23,12 +24,13 @@ from backup.health.model import (
     newest,
     newest_database,
     newest_of_server,
+    parts_of,
     reason,
     server_of,
 )
 from backup.records import Outcome, Run
-from backup.sets import SKEW, StoredSet, present
-from backup.text import age, plural
+from backup.sets import SKEW, StoredSet, present, volumes_of
+from backup.text import age, plural, printable
 
 __all__ = [
     "CREATE",
@@ -46,7 +48,7 @@ __all__ = [
 
 CREATE: Final = "create"
 _RUNNING_LONG: Final = timedelta(hours=24)
-_HALVES: Final = ("database", "media")
+_DATABASE, _MEDIA = _HALVES = ("database", "media")
 _LISTED: Final = 5
 _UNLIMITED: Final = Limits()
 
@@ -76,14 +78,16 @@ def evaluate(
     good = newest_database(sets)
     if problem:
         reasons.append(reason("fail", problem, "Until it can be read, nothing here can be called good."))
+        # A record that cannot be read hides no set that is too old.
+        reasons += _stored(sets, good, now, max_age, limits) if sets else ()
     else:
         first = None if good else _first_backup(runs)
         if first:
             reasons.append(first)
         else:
-            reasons += [*_stored(sets, good, now, max_age), *_last_runs(runs)]
+            reasons += [*_stored(sets, good, now, max_age, limits), *_last_runs(runs)]
         reasons += [
-            *_damage(sets),
+            *_damage(sets, limits),
             *loads.reasons(sets, runs, now),
             *_server(sets),
             *_long(runs, now),
@@ -119,25 +123,30 @@ def _scheduler(state: SchedulerState | None) -> Iterator[Reason]:
         )
 
 
-def _stored(sets: Sequence[StoredSet], good: StoredSet | None, now: datetime, max_age: timedelta) -> Iterator[Reason]:
+def _stored(
+    sets: Sequence[StoredSet], good: StoredSet | None, now: datetime, max_age: timedelta, limits: Limits
+) -> Iterator[Reason]:
     """Reasons about the age of what is there, of the database first."""
     if good is None:
         hint = "`create daily` takes one now; `list` shows what is there."
         yield reason("fail", "there is no good set of the database yet", hint)
         return
-    yield from _freshness("good set", good, now, max_age)
-    backups = (s for s in sets if s.good and not s.safety)
-    media = newest(s for s in backups if s.summary is not None and s.summary.volumes)
+    due = "`schedule` shows when the next one is due."
+    yield from _freshness("good set", good, now, max_age, due)
+    backups = (s for s in sets if s.good and not s.safety and s.summary)
+    media = newest(s for s in backups if _MEDIA in _halves(s, limits))
     if media is not None and media is not good:
-        yield from _freshness("good set that holds media", media, now, max_age)
+        names = [name for name in volumes_of(media) if f"volume {name}" in parts_of(media, limits)]
+        forget = f"if {printable(names[0])} is not in use any more, `prune --forget-volume {shlex.quote(names[0])}`."
+        yield from _freshness("good set that holds media", media, now, max_age, forget)
 
 
-def _freshness(what: str, stored: StoredSet, now: datetime, max_age: timedelta) -> Iterator[Reason]:
+def _freshness(what: str, stored: StoredSet, now: datetime, max_age: timedelta, hint: str) -> Iterator[Reason]:
     if now - stored.time > max_age:
         yield reason(
             "fail",
             f"the newest {what}, {stored.id}, is {age(now - stored.time)} old; the limit is {age(max_age)}",
-            "`create daily` takes one now; `schedule` shows when the next one is due.",
+            f"`create daily` takes one now; {hint}",
         )
 
 
@@ -212,16 +221,32 @@ def _last_run(last: Run, included: str) -> Iterator[Reason]:
         )
 
 
-def _damage(sets: Iterable[StoredSet]) -> Iterator[Reason]:
-    """The newest set damaged is a failure, older ones a warning. The old scripts' files have no state to judge."""
+def _damage(sets: Iterable[StoredSet], limits: Limits) -> Iterator[Reason]:
+    """The newest set damaged is a failure, and the newest backup of a half; older ones a warning.
+
+    A safety set, or one of the other half, takes no backup's place. The old scripts' files have no state to judge.
+    """
     ours = sorted((s for s in sets if s.state != "old script"), key=lambda s: (s.time, s.id), reverse=True)
-    bad = [(place, s) for place, s in enumerate(ours) if not s.good and s.state != "does not load"]
-    for place, stored in bad[:_LISTED]:
-        which = f"{stored.id} is" if place else f"the newest set, {stored.id}, is"
+    bad: list[tuple[str, StoredSet]] = []
+    seen: set[str] = set()
+    for stored in ours:
+        halves = set() if stored.safety else _halves(stored, limits)
+        if not stored.good and stored.state != "does not load":
+            half = min(halves - seen, default="")
+            which = "the newest set" if stored is ours[0] else f"the newest set of the {half}" if half else ""
+            bad.append((which, stored))
+        seen |= halves
+    for which, stored in bad[:_LISTED]:
+        what = f"{which}, {stored.id}, is" if which else f"{stored.id} is"
         hint = f"`verify {stored.id}` looks again; `create daily` takes a new set."
-        yield reason("warn" if place else "fail", f"{which} {stored.state}: {stored.problem}", hint)
+        yield reason("fail" if which else "warn", f"{what} {stored.state}: {stored.problem}", hint)
     if len(bad) > _LISTED:
         yield reason("warn", f"{plural(len(bad) - _LISTED, 'more damaged set')}", "`list` shows them.")
+
+
+def _halves(stored: StoredSet, limits: Limits) -> set[str]:
+    """Which halves a set holds; volumes that a person has forgotten are none."""
+    return {_DATABASE if part == "the database" else _MEDIA for part in parts_of(stored, limits)}
 
 
 def _server(sets: Sequence[StoredSet]) -> Iterator[Reason]:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from backup.manifest import Tier
 from backup.records import Outcome, Run
-from backup.sets import StoredSet
+from backup.sets import StoredSet, holds_database, volumes_of
 from backup.text import printable
 
 Status = Literal["pass", "warn", "starting", "fail"]
@@ -91,6 +91,13 @@ def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
     """
     backups = (s for s in sets if s.good and not s.safety)
     return newest(s for s in backups if s.summary is not None and s.summary.database is not None)
+
+
+def parts_of(stored: StoredSet, limits: Limits) -> list[str]:
+    """What a set is kept for: `the database`, and its volumes by name, without those that a person has forgotten."""
+    held = ["the database"] if holds_database(stored) else []
+    until = limits.forgotten
+    return held + [f"volume {name}" for name in volumes_of(stored) if name not in until or stored.time > until[name]]
 
 
 def newest_of_server(sets: Iterable[StoredSet]) -> StoredSet | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from backup.errors import NoSpace
-from backup.health.model import Limits, Reason, newest, newest_of_server, reason, server_of
+from backup.health.model import Limits, Reason, newest, newest_of_server, parts_of, reason, server_of
 from backup.manifest import Tier
 from backup.sets import StoredSet, empty_volumes, is_ahead, left_volumes
 from backup.text import age, plural, printable, size
@@ -87,8 +88,7 @@ def left(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
     ours = server_of(newest_of_server(sets))
     mine = [stored for stored in sets if (server_of(stored) or ours) == ours]
     for name, holding in sorted(left_volumes(mine).items()):
-        forgotten = limits.forgotten.get(name)
-        kept = [stored for stored in holding if forgotten is None or stored.time > forgotten]
+        kept = [stored for stored in holding if f"volume {name}" in parts_of(stored, limits)]
         if kept:
             yield reason(
                 "warn",
@@ -103,11 +103,15 @@ def _too_many(
     tier: Tier, keep: timedelta, good: list[StoredSet], now: datetime, limits: Limits, other: str
 ) -> Iterator[Reason]:
     """`other` is the system identifier of the server that these are of, if it is not the one of today."""
-    kept = [stored for stored in good if stored.id not in limits.pinned]
-    late = [stored for stored in kept if now - stored.time > keep + _GRACE]
-    # So many may stay: the minimum of the tier, and besides it the newest proven one.
-    allowed = max(0, limits.minimum - (len(kept) - len(late))) + 1
-    if len(late) <= allowed:
+    late: list[StoredSet] = []
+    newer: Counter[str] = Counter()
+    for stored in sorted(good, key=lambda each: (each.time, each.id), reverse=True):
+        parts = parts_of(stored, limits)
+        # Of each part the minimum stays, as that of a volume that left.
+        if now - stored.time > keep + _GRACE and all(newer[part] >= limits.minimum for part in parts):
+            late += [stored] if stored.id not in limits.pinned else []
+        newer.update(parts if stored.verified else ())
+    if len(late) <= 1:  # the newest proven one stays besides
         return
     told = f"{tier} holds {plural(len(late), 'set')} older than the {keep.days} days that it keeps"
     if other:

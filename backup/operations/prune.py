@@ -213,8 +213,9 @@ def plan(request: Request, shelf: Shelf, now: datetime, own: str = "") -> Report
     memory = remember(request, shelf, now, sets)
     policy = replace(shelf.policy, forgotten=memory.forgotten)
     if request.ahead:
-        hold = stale(sets, policy, now)
-        return Report([_unwanted(shelf.catalog.find(request.ahead), now, hold)], hold, memory)
+        stored = shelf.catalog.find(request.ahead)
+        hold = f"{stored.id} is pinned: `unpin` it first" if stored.pin else stale(sets, policy, now)
+        return Report([_unwanted(stored, now, hold)], hold, memory)
     # One from the future would stand before all that happens until then.
     runs = shelf.records.all(at_work(shelf.catalog.root))
     past = [run for run in runs if run.started <= now + SKEW]
@@ -262,8 +263,8 @@ def _unwanted(stored: StoredSet, now: datetime, hold: str) -> Decision:
             "`prune --dry-run` says of each set why it stays or goes.",
         )
     reason = f"dated {age(now - stored.time)} of the clock"
-    if stored.pin or hold:
-        return Decision(stored, keep=True, reason=f"{reason}; {'pinned' if stored.pin else hold}")
+    if hold:
+        return Decision(stored, keep=True, reason=f"{reason}; {hold}")
     return Decision(stored, keep=False, reason=f"{reason}, and named by a person")
 
 
@@ -281,6 +282,11 @@ def _of(sets: Sequence[StoredSet], server: str) -> Identity | None:
     )
 
 
+def is_cleanup(run: Run) -> bool:
+    """Whether a run was one of all sets, not of a single one that a person named."""
+    return run.operation == PRUNE and not run.set
+
+
 def prune(request: Request, shelf: Shelf) -> Report:
     """Remove what is to go, and record the run. Raises what made it fail, after recording that too."""
     asked = shelf.clock()
@@ -291,6 +297,7 @@ def prune(request: Request, shelf: Shelf) -> Report:
         slot=request.slot,
         slots=request.slots,
         started=asked,
+        set=request.ahead,
     )
     with runs.locked(shelf, run, request.wait):
         run = run.model_copy(update={"started": shelf.clock()})
@@ -344,4 +351,4 @@ def _failed(past: Sequence[Run]) -> str:
 
 def _last(runs: Sequence[Run], but: str) -> datetime | None:
     """When the last cleanup began, however it ended. One ahead of the clock counts: it may have removed sets."""
-    return max((run.started for run in runs if run.operation == PRUNE and run.id != but), default=None)
+    return max((run.started for run in runs if is_cleanup(run) and run.id != but), default=None)

@@ -24,7 +24,7 @@ from backup.offsite.decide import candidates
 from backup.operations.accounting import reasons
 from backup.operations.jobs import jobs
 from backup.operations.offsite.plans import ages, places, uploads
-from backup.operations.prune import PRUNE, WAITS, MemoryFile
+from backup.operations.prune import WAITS, MemoryFile, is_cleanup
 from backup.operations.prune import policy as retention_policy
 from backup.operations.runs import at_work
 from backup.operations.unfinished import standing
@@ -174,7 +174,8 @@ def _passing(root: Path) -> list[Reason]:
 
 def _cleanup(runs: list[Run]) -> list[Reason]:
     """The last cleanup, if it failed or left something to a person."""
-    last = next((run for run in runs if run.operation == PRUNE and run.outcome is not Outcome.RUNNING), None)
+    ended = (run for run in runs if is_cleanup(run) and run.outcome is not Outcome.RUNNING)
+    last = max(ended, key=lambda run: (run.started, run.id), default=None)
     if last is None or (last.outcome is Outcome.SUCCESS and not last.exit_code):
         return []
     left = last.message if last.exit_code == WAITS else f"{last.outcome}: {last.message}"

@@ -168,7 +168,8 @@ def _tier(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy, 
 
 
 def _storage(sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Facts, limits: Limits) -> Storage:
-    grows = forecast.growth(sets)
+    here = present(sets, now)
+    grows = forecast.growth(here)
     per_day = {
         tier: _DAY / each
         for tier in Tier
@@ -178,7 +179,7 @@ def _storage(sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Fa
         None
         if facts.free is None
         else forecast.days_left(
-            facts.free, sets, now, grows=grows or 0.0, per_day=per_day, keep=policy.keep, pinned=facts.pinned
+            facts.free, here, now, grows=grows or 0.0, per_day=per_day, keep=policy.keep, pinned=facts.pinned
         )
     )
     return Storage(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.health import SEVERITIES, Health, Reason, SchedulerState, evaluate
+from backup.health import SEVERITIES, Health, Limits, Reason, SchedulerState, evaluate
 from backup.manifest import DatabasePart, Manifest, Tier, VolumePart
 from backup.records import Outcome, Run
 from backup.sets import State, StoredSet
@@ -148,6 +148,24 @@ TABLE = [
     ("newest set unreadable", [stored(1, "unreadable"), FRESH], [OK], {}, "fail", "unreadable"),
     ("an older set damaged", [FRESH, stored(30, "damaged")], [OK], {}, "warn", "damaged"),
     (
+        "a safety set takes no damaged backup's place",
+        [stored(0, tier=Tier.PRE_RESTORE), stored(1, "damaged"), FRESH],
+        [OK],
+        {},
+        "fail",
+        "the newest set of the database, daily_2025-10-20_11-00-00, is damaged",
+    ),
+    ("nor one of media", [stored(0, database=False), stored(1, "damaged"), FRESH], [OK], {}, "fail", "of the database"),
+    ("nor one without", [stored(0, media=False), stored(1, "damaged"), FRESH], [OK], {}, "fail", "set of the media"),
+    (
+        "both halves, each newer",
+        [stored(0, media=False), stored(0.5, database=False), stored(1, "damaged"), FRESH],
+        [OK],
+        {},
+        "warn",
+        "is damaged",
+    ),
+    (
         "old scripts' newer files hide nothing",
         [stored(0, "old script"), stored(1, "damaged"), FRESH],
         [OK],
@@ -159,6 +177,8 @@ TABLE = [
     ("scheduler stopped", [FRESH], [OK], {"scheduler": "stopped"}, "fail", "frozen"),
     ("scheduler dead", [FRESH], [OK], {"scheduler": "dead"}, "fail", "not running"),
     ("state unreadable", [], [], {"problem": "run record x is damaged"}, "fail", "run record x is damaged"),
+    ("a record unreadable", [FRESH], [], {"problem": "run record x is damaged"}, "fail", "run record x is damaged"),
+    ("it does not hide what is too old", [OLD], [], {"problem": "run record x is damaged"}, "fail", "the limit is"),
     ("a note", [FRESH], [OK], {"notes": ["no offsite copies"]}, "warn", "no offsite copies"),
     ("media alone is no backup", [stored(1, database=False), OLD], [OK], {}, "fail", "limit is"),
     ("the database alone leaves media stale", [stored(1, media=False), OLD], [OK], {}, "fail", "holds media"),
@@ -219,6 +239,17 @@ def test_each_state_has_its_status_and_says_why(
     assert health.status == status, health.reasons
     assert text in "; ".join(reason.text for reason in health.reasons)
     assert bool(health.reasons) == (status != "pass")
+
+
+def test_a_stack_that_has_no_volume_any_more_is_well_when_a_person_has_said_so() -> None:
+    sets = [*(stored(24 * n + 1, media=False) for n in range(4)), stored(100), stored(124, "damaged")]
+    (told, older) = judge(sets, [OK]).reasons
+    assert told.severity == "fail" and "holds media" in told.text and "`prune --forget-volume media`" in told.hint
+    forgotten = Limits(forgotten={"media": NOW - timedelta(hours=100)})
+    well = evaluate(sets[:-1], [OK], NOW, max_age=MAX_AGE, scheduler="alive", limits=forgotten)
+    assert well.status == "pass", well.reasons
+    back = evaluate([stored(60), *sets[:3]], [OK], NOW, max_age=MAX_AGE, scheduler="alive", limits=forgotten)
+    assert back.status == "fail", "what is newer counts again"
 
 
 def test_the_verdict_names_the_newest_good_set_and_its_age() -> None:

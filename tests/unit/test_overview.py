@@ -150,6 +150,17 @@ def test_one_odd_set_changes_little() -> None:
     assert growth(halves) == pytest.approx(MB)
 
 
+def test_a_set_dated_ahead_is_no_part_of_the_forecast() -> None:
+    """Nor is one of the end of the calendar, beyond which nothing can be counted."""
+    here = [a_set(1 + DAY * n, size=10 * MB) for n in range(30)]
+    known = overview(here, [], NOW, POLICY, Facts(free=10**9)).storage
+    for hours in (DAY * 60, (datetime(9999, 12, 31, tzinfo=UTC) - NOW) / timedelta(hours=1)):
+        ahead = a_set(-hours, size=900 * MB)
+        assert overview([ahead, *here], [], NOW, POLICY, Facts(free=10**9)).storage == replace(
+            known, used=known.used + 900 * MB
+        )
+
+
 def lasts(free: int, sets: list[StoredSet], grows: float = 0.0, keep: int | None = 30) -> float | None:
     kept = {Tier.DAILY: timedelta(days=keep)} if keep else {}
     return days_left(free, sets, NOW, grows=grows, per_day={Tier.DAILY: 1.0}, keep=kept)
@@ -273,6 +284,10 @@ def test_a_run_whose_end_is_not_recorded_is_told(tmp_path: Path) -> None:
     app, lost = App(load({"BACKUP_DIR": str(tmp_path)})), a_run(0, Outcome.CRASHED, "no record", now=datetime.now(UTC))
     seen = status.overview(app.settings, app.catalog, app.records, datetime.now(UTC), lost=[lost])
     assert seen.health.status == "fail" and "no record" in seen.health.reasons[0].text
+    app.records.end(a_run(1, operation="prune", now=datetime.now(UTC)))
+    lost = lost.model_copy(update={"operation": "prune", "message": "no record of it"})
+    seen = status.overview(app.settings, app.catalog, app.records, datetime.now(UTC), lost=[lost])
+    assert any("the last cleanup: crashed: no record of it" in reason.text for reason in seen.health.reasons)
 
 
 KEPT_NOW = {"id": "u", "set": "daily_x", "replaced": "2025-10-20T12:00:00Z", "days": 7,

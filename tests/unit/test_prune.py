@@ -148,6 +148,18 @@ def test_a_clock_that_jumped_waits_for_a_person_from_the_first_night_on(root: Pa
     assert nights(root, 11 + jump, 1)[0].exit_code == 0, "a person has agreed"
 
 
+def test_a_single_set_that_a_person_removes_hides_nothing_that_waits(root: Path) -> None:
+    fill(root, range(30))
+    nights(root, 1, 1)
+    (report,) = nights(root, 2, 1, ages={Tier.DAILY: 3 * DAY})
+    now = NOW + 2 * DAY
+    ahead = on_disk(root, Tier.DAILY, now + 900 * DAY)
+    assert [s.id for s in prune(Request(ahead=ahead), shelf(root, now + DAY / 24)).removed] == [ahead]
+    one = shelf(root, now + DAY / 12)
+    told = [r.text for r in status(Settings(), one.catalog, one.records, now + DAY / 12).reasons]
+    assert any(f"{report.waiting} more sets past retention" in text for text in told)
+
+
 def test_a_policy_that_shrank_by_a_typo_waits_for_a_person_from_the_first_night_on(root: Path) -> None:
     fill(root, range(30))
     nights(root, 1, 2)
@@ -205,6 +217,18 @@ def test_the_last_sets_of_a_volume_that_left_the_stack(root: Path) -> None:
     assert "retention.json is damaged" in str(status(Settings(), one.catalog, one.records, now).reasons)
 
 
+@pytest.mark.parametrize("kind", ["old script", "damaged"])
+def test_what_stays_for_a_volume_that_left_is_told_whatever_its_state(root: Path, kind: str) -> None:
+    """Files of the old scripts, which called it otherwise, among them: no other word would be said of those."""
+    old, _ = fill(root, [100, 101], kind), fill(root, range(10), halves="do")
+    assert not prune(Request(force=True), shelf(root)).removed
+    (told,) = [r for r in judged(root) if "does not hold volume media, 2 older ones" in r.text]
+    assert old[0] in told.text and "prune --forget-volume media --dry-run" in told.hint
+    assert len(prune(Request(forget_volume="media", force=True), shelf(root)).removed) == 2
+    on_disk(root, Tier.DAILY, NOW + timedelta(minutes=1), "damaged", halves="dmo")
+    assert not [r for r in judged(root) if "does not hold volume" in r.text], "one that came is none that left"
+
+
 def test_a_set_dated_ahead_stands_in_nobodys_way(root: Path) -> None:
     """One of 2031 beside thirty right ones, and a clock that is set back while somebody wants to remove it."""
     right = fill(root, range(3, 33))
@@ -223,6 +247,10 @@ def test_a_set_dated_ahead_stands_in_nobodys_way(root: Path) -> None:
     fresh = on_disk(root, Tier.DAILY, NOW - DAY / 2)
     with pytest.raises(NotFound, match="not dated ahead"):
         prune(Request(ahead=fresh), shelf(root))
+    one.pin(one.find(ahead), "", NOW)
+    report = prune(Request(ahead=ahead), shelf(root))
+    assert not report.removed and f"{ahead} is pinned" in report.words, "never without a word"
+    one.unpin(one.find(ahead))
     assert [s.id for s in prune(Request(ahead=ahead), shelf(root)).removed] == [ahead]
     assert {s.id for s in one.sets()} == {fresh, *right}, "and nothing else goes by it"
     assert not [r for r in judged(root) if ahead in r.text]

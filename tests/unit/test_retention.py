@@ -520,3 +520,6 @@ def test_a_safety_set_of_the_database_is_not_held_by_newer_ones_of_files() -> No
     files = [in_memory(Tier.PRE_RESTORE, NOW - timedelta(days=n), halves="m") for n in range(1, 12)]
     assert old_safety_sets([whole, *files], NOW) and not held_by_newer(whole, [whole, *files])
     assert held_by_newer(whole, [whole, *files, in_memory(Tier.PRE_RESTORE, NOW)])
+    for other in ({"server": "8"}, {"name": "app2"}):
+        newer = [in_memory(Tier.PRE_RESTORE, NOW - timedelta(days=n), **other) for n in range(1, 12)]  # type: ignore[arg-type]
+        assert old_safety_sets([whole, *newer], NOW) and not held_by_newer(whole, [whole, *newer])

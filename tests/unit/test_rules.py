@@ -90,6 +90,14 @@ TABLE = [
     ),
     ("the minimum stays", [a_set(1, proof="proven"), *(a_set(DAY * n) for n in (34, 35, 36))], [], {}, "pass", ""),
     (
+        "the last ones with a volume that left stay",
+        [*week(), *(a_set(DAY * n, volumes={"media": (50, 5 * MB), "ocr": (9, MB)}) for n in (40, 50, 60))],
+        [],
+        {"forgotten": {"ocr": NOW}},
+        "warn",
+        "3 sets older than the 30 days",
+    ),
+    (
         "pinned sets stay",
         [*week(), *(old := [a_set(DAY * n) for n in (40, 50, 60)])],
         [],
@@ -255,6 +263,17 @@ def test_a_queue_that_is_emptied_each_night_between_sets_of_each_hour() -> None:
     sets = [a_set(1 + hour, rows=ROWS | {"a.queue": 300 if hour % 24 else 0}, proof="proven") for hour in hours]
     assert judge(sets).reasons == ()
     assert "a.queue had 300 rows" in judge(sets[:40]).reasons[0].text  # nobody can know yet
+
+
+def test_sets_that_are_kept_for_a_volume_that_left_are_no_sign_of_a_cleanup_that_does_not_run() -> None:
+    two = {"media": (50, 5 * MB), "ocr": (9, MB)}
+    old = [a_set(DAY * n, volumes=two) for n in (40, 50, 60)]
+    (told,) = judge([*week(), *old]).reasons
+    assert "does not hold volume ocr" in told.text
+    more = judge([*week(), *old, *(a_set(DAY * n, volumes=two) for n in (70, 80))]).reasons
+    assert [r.text for r in more if "the cleanup does not run" in r.text] == [
+        "daily holds 2 sets older than the 30 days that it keeps: the cleanup does not run, or is held back"
+    ]
 
 
 def test_what_is_wrong_is_named_with_a_way_out() -> None:

@@ -225,6 +225,70 @@ def test_flapping_is_bounded_and_ends_with_the_truth() -> None:
     assert "RECOVERED" in world.notices[-1][1].title or "is well by now" in world.notices[-1][1].title
 
 
+def test_what_came_and_went_all_morning_and_then_stands_is_told_within_the_hour() -> None:
+    """Who was last told that all is well again must not believe it until tomorrow."""
+    world = World()
+    world.look()
+    for _ in range(9):
+        world.reasons = (Reason("fail", "the backup volume cannot be read"),)
+        world.look(3)
+        world.reasons = ()
+        world.look(3)
+        world.now += timedelta(minutes=35)
+    told = len(world.notices)
+    assert told == 12 and world.notices[-1][1].kind == "recovery"
+    world.reasons = (Reason("fail", "the backup volume cannot be read"),)
+    world.look(123)
+    assert world.kinds()[told:] == ["failure"]
+
+
+@pytest.mark.parametrize("count", [2, 600])
+def test_a_cause_whose_words_change_from_look_to_look_is_told_as_one(count: int) -> None:
+    world = World()
+    for n in range(600):
+        word = "".join(chr(97 + n % count // 26**k % 26) for k in range(3))
+        world.reasons = (Reason("fail", f"cannot read {word}"),)
+        world.look()
+    assert world.notices[0][0] <= NOW + TICK and world.notices[0][1].kind == "failure"
+    hours = 600 * TICK / timedelta(hours=1)
+    assert len(world.notices) <= LIMITS[1][0] + 2 * CRITICAL[1][0] + hours
+    assert len(world.state.model_dump_json()) < 100_000
+
+
+def test_what_is_remembered_of_warnings_is_bounded() -> None:
+    world = World()
+    for hour in range(24 * 7):
+        word = "".join(chr(97 + hour // 26**k % 26) for k in range(3))
+        world.reasons = tuple(
+            Reason("warn", f"{word} {chr(97 + n)} {chr(97 + n // 26)} is odd " + "x" * 90) for n in range(50)
+        )
+        world.look(1, timedelta(hours=1))
+    assert len(world.state.warned) <= 600 and len(world.state.model_dump_json()) < 200_000
+
+
+def test_of_many_criticals_the_new_ones_are_named_first() -> None:
+    old = tuple(Reason("fail", f"critical {chr(97 + n)}") for n in range(8))
+    world = World(reasons=old)
+    world.look(3)
+    world.reasons = (*old, Reason("fail", "one more"), Reason("fail", "and another"))
+    (told,) = world.look(3)
+    assert "one more" in told.body and "and another" in told.body
+
+
+def test_a_message_names_all_that_was_held_back_and_keeps_its_end() -> None:
+    """However much it is: what has passed by then is listed nowhere else."""
+    world = World(state=State(sent=(NOW,) * 4, seen=()))
+    world.reasons = tuple(Reason("warn", f"odd {chr(97 + n)} " + "x" * 390, "y" * 390) for n in range(20))
+    world.look(3)
+    world.reasons = ()
+    for n in range(8):
+        world.run(Outcome.FAILED, f"why {chr(97 + n)} " + "z" * 390, operation=f"upload{chr(97 + n)}")
+    (told,) = world.look(200)
+    assert len(told.body) <= BODY and "State now: pass." in told.body and told.body.endswith("UTC\n")
+    assert all(f"odd {chr(97 + n)} " in told.body for n in range(20))
+    assert all(f"why {chr(97 + n)}" in told.body for n in range(8))
+
+
 def test_warnings_are_told_once_a_week_unless_only_failures_are_wanted() -> None:
     changed = Reason("warn", "the last daily backup is complete, but files changed", "`show x` lists them.")
     for level, expected in (("warn", ["warning", "warning"]), ("fail", [])):
