@@ -47,12 +47,14 @@ _NOT_CARRIED: Final = (
 )
 
 # The value of a setting as it is stored. Lists are stored already quoted; quoting them again would make one name of
-# them.
+# them. An empty name among them, as in search_path = '', the server stores as it does not read it.
 VALUE: Final = r"""
     CASE WHEN lower(split_part(entry, '=', 1)) IN (
              'local_preload_libraries', 'search_path', 'session_preload_libraries',
              'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-         THEN coalesce(nullif(substr(entry, strpos(entry, '=') + 1), ''), '''''')
+         THEN coalesce((SELECT string_agg(coalesce(nullif(name[1], '""'), ''''''), ', ' ORDER BY place)
+                          FROM regexp_matches(substr(entry, strpos(entry, '=') + 1), '"(?:[^"]|"")*"|[^",\s]+', 'g')
+                               WITH ORDINALITY AS names (name, place)), '''''')
          ELSE quote_literal(substr(entry, strpos(entry, '=') + 1)) END"""
 _SETTINGS: Final = r"""
     WITH me AS (SELECT *, coalesce(%(target)s::text, datname) AS target

@@ -211,6 +211,32 @@ def test_what_lives_keeps_its_own_and_what_is_new_gets_the_sets(
     assert settings(fresh, database) == WANTED and fresh.value("postgres", digest) == password
 
 
+def test_lists_of_settings_with_an_empty_name(any_server: Server, tmp_path: Path) -> None:
+    """As it is recommended for functions and roles; the server stores it as it does not read it."""
+    server, database = any_server, any_server.new_database()
+    name = f"empty_path_{database}"
+    server.execute("postgres", f"CREATE ROLE {name}; ALTER ROLE {name} SET search_path = ''")
+    try:
+        for setting in ("search_path = ''", "temp_tablespaces = ''"):
+            server.execute("postgres", f"ALTER DATABASE {database} SET {setting}")
+        odd = """'', 'a, "", b', "$user", public"""
+        server.execute("postgres", f"ALTER ROLE {name} IN DATABASE {database} SET search_path = {odd}")
+        query = f"""SELECT array_agg(setconfig::text ORDER BY setconfig::text) FROM pg_db_role_setting
+            WHERE setrole::regrole::text IN ('-', '{name}') AND setdatabase IN
+                (0, (SELECT oid FROM pg_database WHERE datname = '{database}'))"""
+        there = server.value("postgres", query)
+        sidecar = Sidecar.make(tmp_path, server, database)
+        assert sidecar.run("create", "daily").code == 0
+        assert not any("setting" in note for note in proof(sidecar)["notes"])
+        assert server.value("postgres", query) == there and len(there) == 3
+        assert "left out" not in restored(sidecar)
+        assert server.value("postgres", query) == there
+        discard(sidecar)
+    finally:
+        server.execute("postgres", f"DROP DATABASE {database} WITH (FORCE)")
+        server.execute("postgres", f"DROP ROLE {name}")
+
+
 def test_a_name_that_an_image_has_lost_holds_nothing_up(server: Server, sidecar: Sidecar) -> None:
     """As Debian's tzdata lost US/Pacific: the image of the throw-away server has no such zone, ours did for a while."""
     database, zone = sidecar.environment["DB_NAME"], "/usr/share/zoneinfo/US/Pacific"
