@@ -68,6 +68,10 @@ _SETTINGS: Final = r"""
     UNION ALL
     SELECT format('REVOKE ALL ON DATABASE %%I FROM PUBLIC;', target) FROM me WHERE datacl IS NOT NULL
     UNION ALL
+    -- CREATE, CONNECT, TEMPORARY: an owner has them without a word, unless they were taken away.
+    SELECT format('REVOKE ALL ON DATABASE %%I FROM %%I;', target, pg_get_userbyid(datdba)) FROM me
+     WHERE datacl IS NOT NULL AND 3 > (SELECT count(*) FROM aclexplode(datacl) WHERE grantee = datdba)
+    UNION ALL
     SELECT format('GRANT %%s ON DATABASE %%I TO %%s%%s;', string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type),
                   target, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
                   CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)

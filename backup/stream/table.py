@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from backup.stream.deferred_checks import put_back, taken_off
+from backup.stream.money import has_setting
 from backup.stream.statements import NAME, QUALIFIED, comment, literal, mentioned, parts, statements
 
 _OWNED: Final = re.compile(rb"ALTER SEQUENCE (" + QUALIFIED + rb") OWNED BY (" + QUALIFIED + rb")\." + NAME + rb";")
@@ -75,7 +76,7 @@ class TableExtract:
         self.written: set[bytes] = set()
         self._kind, self._body, self._length = "", [b""], 0
         self._passing = self._begun = False
-        self._encoding = b"UTF8"
+        self._encoding, self._money = b"UTF8", b""
         self._held: dict[bytes, list[bytes]] = {}
         self._extensions: list[tuple[bytes, bytes]] = []
         self._made: set[bytes] = set()
@@ -124,7 +125,7 @@ class TableExtract:
             b"-- One transaction: without the COMMIT at its end, nothing of it is loaded.\n"
             b"BEGIN;\nSET LOCAL client_encoding = '" + self._encoding + b"';\n"
             b"SET LOCAL standard_conforming_strings = on;\nSET LOCAL check_function_bodies = false;\n"
-            b"SET LOCAL client_min_messages = warning;\nSET LOCAL row_security = off;\n" + self._searching
+            b"SET LOCAL client_min_messages = warning;\nSET LOCAL row_security = off;\n" + self._money + self._searching
         )
 
     @property
@@ -137,6 +138,8 @@ class TableExtract:
         if not kind or kind == "TABLE DATA":
             if match := _ENCODING.search(text):
                 self._encoding = match[1]
+            if has_setting(text):
+                self._money = b"SET LOCAL lc_monetary = 'C';\n"
             return
         if kind == "FUNCTION":
             # Its body may hold semicolons that end nothing of ours.
