@@ -44,6 +44,11 @@ _NOT_CARRIED: Final = (
         "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid"
         " WHERE datname = current_database() ORDER BY 1",
     ),
+    (
+        "the setting {} of all roles, which pg_dumpall leaves out (on a new server: ALTER ROLE ALL SET …)",
+        "SELECT split_part(entry, '=', 1) FROM pg_db_role_setting, unnest(setconfig) entry"
+        " WHERE setdatabase = 0 AND setrole = 0 ORDER BY 1",
+    ),
 )
 
 # The value of a setting as it is stored. Lists are stored already quoted; quoting them again would make one name of

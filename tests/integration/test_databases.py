@@ -260,6 +260,17 @@ def test_an_owner_has_no_right_that_it_took_from_itself(server: Server, tmp_path
     assert server.value("postgres", grants) == there
 
 
+def test_settings_of_all_roles_are_missed_when_the_set_is_made(server: Server, sidecar: Sidecar) -> None:
+    server.execute("postgres", "ALTER ROLE ALL SET obcms.shared = '1'")
+    try:
+        assert sidecar.run("create", "daily", "--only", "database").code == 0
+    finally:
+        server.execute("postgres", "ALTER ROLE ALL RESET obcms.shared")
+    lost = "the setting obcms.shared of all roles"
+    assert lost in sidecar.run("restore", "latest", "--dry-run").output
+    assert lost in " ".join(sidecar.run("show", "latest").output.split())
+
+
 def test_lists_of_settings_with_an_empty_name(any_server: Server, tmp_path: Path) -> None:
     """As it is recommended for functions and roles; the server stores it as it does not read it."""
     server, database = any_server, any_server.new_database()
