@@ -44,15 +44,22 @@ _NOT_CARRIED: Final = (
         "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid"
         " WHERE datname = current_database() ORDER BY 1",
     ),
+    (
+        "the setting {} of all roles, which pg_dumpall leaves out (on a new server: ALTER ROLE ALL SET …)",
+        "SELECT split_part(entry, '=', 1) FROM pg_db_role_setting, unnest(setconfig) entry"
+        " WHERE setdatabase = 0 AND setrole = 0 ORDER BY 1",
+    ),
 )
 
 # The value of a setting as it is stored. Lists are stored already quoted; quoting them again would make one name of
-# them.
+# them. An empty name among them, as in search_path = '', the server stores as it does not read it.
 VALUE: Final = r"""
     CASE WHEN lower(split_part(entry, '=', 1)) IN (
              'local_preload_libraries', 'search_path', 'session_preload_libraries',
              'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-         THEN coalesce(nullif(substr(entry, strpos(entry, '=') + 1), ''), '''''')
+         THEN coalesce((SELECT string_agg(coalesce(nullif(name[1], '""'), ''''''), ', ' ORDER BY place)
+                          FROM regexp_matches(substr(entry, strpos(entry, '=') + 1), '"(?:[^"]|"")*"|[^",\s]+', 'g')
+                               WITH ORDINALITY AS names (name, place)), '''''')
          ELSE quote_literal(substr(entry, strpos(entry, '=') + 1)) END"""
 _SETTINGS: Final = r"""
     WITH me AS (SELECT *, coalesce(%(target)s::text, datname) AS target
@@ -65,6 +72,10 @@ _SETTINGS: Final = r"""
       FROM me WHERE shobj_description(oid, 'pg_database') IS NOT NULL
     UNION ALL
     SELECT format('REVOKE ALL ON DATABASE %%I FROM PUBLIC;', target) FROM me WHERE datacl IS NOT NULL
+    UNION ALL
+    -- CREATE, CONNECT, TEMPORARY: an owner has them without a word, unless they were taken away.
+    SELECT format('REVOKE ALL ON DATABASE %%I FROM %%I;', target, pg_get_userbyid(datdba)) FROM me
+     WHERE datacl IS NOT NULL AND 3 > (SELECT count(*) FROM aclexplode(datacl) WHERE grantee = datdba)
     UNION ALL
     SELECT format('GRANT %%s ON DATABASE %%I TO %%s%%s;', string_agg(a.privilege_type, ', ' ORDER BY a.privilege_type),
                   target, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,

@@ -28,6 +28,7 @@ from backup.sets import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
 from backup.sources.places import Place, Places
 from backup.sources.postgres import DUMP_SESSION, dump_options
 from backup.stream.filters import Watcher
+from backup.stream.money import has_setting, with_setting
 from backup.stream.outline import OTHER_CONTENT, Outline, differences, in_question, same_order
 from backup.text import plural
 
@@ -186,12 +187,12 @@ class _Drill:
         with timed(self.seconds, "dump"):
             expected: Outline = loaded
             options = self._options(loaded)
-            found = self._dumped(place, options, Outline(unordered=False, counting=False))
+            found = self._dumped(place, options, Outline(unordered=False, counting=False), loaded.head)
             if in_question(expected, found):
                 expected = self._read_again(place)
                 if self.problems:
                     return []
-                found = self._dumped(place, options, Outline())
+                found = self._dumped(place, options, Outline(), loaded.head)
         for outline in (expected, found) if place.adaptation.waiting else ():
             outline.leave_out(place.adaptation.waits)
         unequal = self._differences(expected, found)
@@ -275,10 +276,10 @@ class _Drill:
         encoding = _ENCODING.search(loaded.head)
         return dump_options(encoding[1].decode() if encoding else "")
 
-    def _dumped(self, place: Place, options: Sequence[str], found: Outline) -> Outline:
+    def _dumped(self, place: Place, options: Sequence[str], found: Outline, head: bytes) -> Outline:
         self.shop.progress.phase("dumping what was restored")
         with place.clients.run("pg_dump", options, self.run, DUMP_SESSION) as output:
-            for chunk in output.chunks():
+            for chunk in with_setting(output.chunks()) if has_setting(head) else output.chunks():
                 found.feed(chunk)
                 self.shop.progress.advance(len(chunk))
         found.finish()

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from backup.errors import BackupError, Interrupted, LoadFailed
+from backup.errors import BackupError, IntegrityError, Interrupted, LoadFailed
 from backup.log import logger
 from backup.operations.giveway import GaveWay, giving_way
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
@@ -97,6 +97,9 @@ def _tried(
         return LoadTest(tried=now, untried=ended.message)
     except Interrupted as signalled:
         return LoadTest(tried=now, untried=f"the run was told to end (signal {signalled.exit_code - 128})")
+    except IntegrityError as error:
+        # No restore and no drill goes on with roles that it cannot read.
+        return LoadTest(tried=now, refusal=printable(error.message), remedy=error.hint)
     except BackupError as error:
         return LoadTest(tried=now, untried=error.message, remedy=error.hint)
 

@@ -19,6 +19,7 @@ from backup.sources.clients import Clients, application
 from backup.stream.definitions import Definitions
 from backup.stream.filters import DumpReader
 from backup.stream.kinship import kinship
+from backup.stream.money import with_setting
 from backup.stream.pipeline import ArtifactWriter
 
 _DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
@@ -94,7 +95,7 @@ class PostgresSource:
         reader = DumpReader(definitions)
         with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
             # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
-            for chunk in output.chunks(lambda: progress(0)):
+            for chunk in with_setting(output.chunks(lambda: progress(0))):
                 writer.write(chunk)
                 reader.feed(chunk)
                 progress(len(chunk))

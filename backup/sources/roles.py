@@ -34,6 +34,7 @@ _KINDS: Final = (
     "ALTER ROLE R IN DATABASE D SET P TO *",
     "COMMENT ON DATABASE D IS V",
     "REVOKE ALL ON DATABASE D FROM PUBLIC",
+    "REVOKE ALL ON DATABASE D FROM R",
     "GRANT L ON DATABASE D TO R",
     "GRANT L ON DATABASE D TO R WITH GRANT OPTION",
 )
@@ -55,7 +56,7 @@ _SESSION: Final = (
 _COMMON: Final = r"""
     (?P<space> [ \t\r\n\f\v]++ | --[^\n]*+ )
   | (?P<key> ^\\(?:un)?restrict[ ]\w+$ )
-  | (?P<name> "(?:[^"\0]|"")++" )
+  | (?P<name> "(?:[^"\0]|"")*+" )
   | (?P<escaped> [eE]'(?:[^'\\\0]|\\[^\0]|'')*+' )
   | (?P<dollar> \$(?P<tag>[A-Za-z_]*)\$[^\0]*?\$(?P=tag)\$ )
   | (?P<word> (?:[A-Za-z_]|[^\0-\x7f])(?:[A-Za-z0-9_$]|[^\0-\x7f])*+(?!['"&]) )
@@ -81,7 +82,8 @@ class _Token:
     def fits(self, sign: str) -> bool:
         """Whether it can be what `sign` stands for in a kind."""
         if sign in ("R", "D", "P"):
-            return self.kind in ("name", "word")
+            # An empty one may be in a list that is set, and the server says what it thinks of that.
+            return self.kind in ("name", "word") and self.text != '""'
         return self.kind in _STRINGS if sign == "V" else self.kind in ("word", "mark") and self.text.upper() == sign
 
     @property

@@ -34,6 +34,9 @@ _FILLING: Final = b"""
         RETURN;
     EXCEPTION WHEN OTHERS THEN %b
     END;"""
+# A view may have sums of money as text, as the server writes them, while the dump is read as it was written.
+_OWN_MONEY: Final = b"""
+    PERFORM set_config(name, reset_val, true) FROM pg_catalog.pg_settings WHERE name = 'lc_monetary';"""
 # As the database's own sessions fill it: by names that they find, and with the rows that its owner may see.
 _AS_OWN: Final = b"""
     IF code IN (%b, '42501') THEN
@@ -116,7 +119,7 @@ def _filling(name: bytes, refresh: bytes, path: bytes) -> bytes:
     codes = b", ".join(b"'%b'" % code.encode() for code in _UNRESOLVED)
     twice = _AS_OWN % (codes, literal(path), once)
     noted = noting("empty", name, literal(refresh))
-    return block(b"DECLARE said text; code text; BEGIN %b%b%b\nEND" % (once, twice, noted))
+    return block(b"DECLARE said text; code text; BEGIN %b%b%b%b\nEND" % (_OWN_MONEY, once, twice, noted))
 
 
 def _referring(name: bytes, statement: bytes, validate: bytes) -> bytes:

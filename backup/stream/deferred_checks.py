@@ -13,32 +13,44 @@ from backup.stream.left_out import block, noting
 _CALLING: Final = """AND EXISTS (
              SELECT FROM pg_depend WHERE classid = 'pg_constraint'::regclass AND objid = c.oid
                 AND refclassid = 'pg_proc'::regclass AND refobjid >= 16384)"""
+_MADE: Final = "format('ALTER %s ADD CONSTRAINT %I %s', each.owner, each.name, each.definition)"
+_OFF: Final = "format('ALTER %s DROP CONSTRAINT %I', each.owner, each.name)"
 # What CREATE EXTENSION makes is not in the dump, is as its own script has it, and may be another's.
 # Of what tables inherit, the origin is taken off first, which takes it from all; then what some have themselves.
-_TAKEN_OFF: Final = """
+# A domain that columns use within an array, a range or a row takes no new check: whoever has one keeps it.
+_TAKEN_OFF: Final = f"""
 SET LOCAL search_path = '';
 CREATE TEMPORARY TABLE obcms_backup_checks (number serial, owner text, name text, definition text, remark text);
 DO $obcms$
-DECLARE each record;
+DECLARE each record; kept oid[] := ARRAY[]::oid[];
 BEGIN
     LOOP
-        SELECT format('%s %I.%I', CASE WHEN c.conrelid = 0 THEN 'DOMAIN' ELSE 'TABLE' END, n.nspname,
-                      coalesce(t.relname, d.typname)) AS owner, c.conname, pg_get_constraintdef(c.oid) AS definition,
-               obj_description(c.oid, 'pg_constraint') AS remark INTO each
+        SELECT c.oid, c.conrelid = 0 AS of_domain, c.conname AS name,
+               format('%s %I.%I', CASE WHEN c.conrelid = 0 THEN 'DOMAIN' ELSE 'TABLE' END, n.nspname,
+                      coalesce(t.relname, d.typname)) AS owner,
+               pg_get_constraintdef(c.oid) AS definition, obj_description(c.oid, 'pg_constraint') AS remark INTO each
           FROM pg_constraint c JOIN pg_namespace n ON n.oid = c.connamespace
           LEFT JOIN pg_class t ON t.oid = c.conrelid LEFT JOIN pg_type d ON d.oid = c.contypid
          WHERE c.contype = 'c' AND c.convalidated AND c.coninhcount = 0
-           AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+           AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND c.oid <> ALL (kept)
            AND NOT EXISTS (SELECT FROM pg_depend WHERE deptype = 'e' AND (classid, objid) IN
-                             (('pg_class'::regclass, c.conrelid), ('pg_type'::regclass, c.contypid))) {calling} LIMIT 1;
+                             (('pg_class'::regclass, c.conrelid), ('pg_type'::regclass, c.contypid)))
+           {{calling}} LIMIT 1;
         EXIT WHEN NOT FOUND;
-        INSERT INTO pg_temp.obcms_backup_checks (owner, name, definition, remark)
-        VALUES (each.owner, each.conname, each.definition, each.remark);
-        EXECUTE format('ALTER %s DROP CONSTRAINT %I', each.owner, each.conname);
+        BEGIN
+            EXECUTE {_OFF};
+            IF each.of_domain THEN
+                EXECUTE {_MADE};
+                EXECUTE {_OFF};
+            END IF;
+            INSERT INTO pg_temp.obcms_backup_checks (owner, name, definition, remark)
+            VALUES (each.owner, each.name, each.definition, each.remark);
+        EXCEPTION WHEN feature_not_supported THEN
+            kept := kept || each.oid;
+        END;
     END LOOP;
 END $obcms$;
-"""
-_MADE: Final = "format('ALTER %s ADD CONSTRAINT %I %s', each.owner, each.name, each.definition)"
+"""  # noqa: S608 - constants
 # In place of {made}, where rows may break it.
 _ALLOWED: Final = f"""
         BEGIN

@@ -29,7 +29,7 @@ _NAME: Final = r'(?P<name>"(?:[^"\n]|"")+")'
 _NEW_SET: Final = " Then `create` takes a set that loads."
 _SEARCH_PATH: Final = (
     "Only the search_path finds it, and a dump is loaded without one. Name it with its schema in the function that"
-    " uses it, or: ALTER FUNCTION {caller} SET search_path = public, pg_temp."
+    " uses it, or: ALTER FUNCTION {caller} SET search_path = …, pg_temp, with the schemas that `doctor` names."
 )
 
 # Our sessions come without these limits: something has set them since, such as what is loaded, a function, a pooler.
@@ -62,7 +62,11 @@ _ASKING: Final = (
     ),
     *_LIMITS,
     ("password authentication failed", "Set DB_USER and DB_PASSWORD (or DB_PASSWORD_FILE) of the backup service."),
-    ("permission denied", "Let DB_USER be the owner of everything in the database, or a superuser."),
+    (
+        "permission denied",
+        "Let DB_USER be the owner of everything in the database, or a superuser. If it is one, a setting makes another"
+        " role of it (ALTER ROLE or DATABASE … SET role): `\\drds` in psql lists them.",
+    ),
     ("row-level security", "Give DB_USER the attribute BYPASSRLS, or let it be a superuser."),
     (
         "server version mismatch",
@@ -107,6 +111,16 @@ _LOADING: Final = (
         "The server must have the extension: install it there; for a drill, name an image that has it with --image.",
     ),
     (
+        r'could not (?:open [\w-]+ file|access file|load library) "[^\n]*No such file or directory',
+        "The server must have the file, which no dump holds: put it into the image of the server, for a new machine has"
+        " no more than that; for a drill, --image names one that has it.",
+    ),
+    (
+        f"permission denied to change owner of (?:event trigger|foreign-data wrapper) {_NAME}",
+        "Only a superuser can own {name}, and who owns it is none any more: give it to one in the live database"
+        " (ALTER … OWNER TO …)." + _NEW_SET,
+    ),
+    (
         "shared_preload_libraries|must be preloaded",
         "The server must load a library when it starts: name it in shared_preload_libraries of the server that the set"
         " is restored to.",
@@ -143,6 +157,12 @@ _LOADING: Final = (
         "42601: |42703: |42704: |syntax error|unrecognized configuration parameter",
         "This server reads the dump otherwise than its own did: use the image of the set's own version, which `show`"
         " names.",
+    ),
+    (
+        "permission denied for ",
+        "If DB_USER is a superuser, the dump does this as another role, which has lost the right to it: one that passed"
+        " on a grant, or owns what is called here. Give it that right in the live database." + _NEW_SET + " Otherwise"
+        " let DB_USER be the owner of everything in the database, or a superuser.",
     ),
     *_ASKING,
 )

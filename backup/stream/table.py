@@ -42,7 +42,9 @@ _MADE_ON: Final = re.compile(
 _CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + QUALIFIED + rb"\(")
 _EXTENSION: Final = re.compile(rb"CREATE EXTENSION IF NOT EXISTS (" + NAME + rb") WITH SCHEMA (" + NAME + rb");")
 # How the dump is to be read.
-_READING: Final = re.compile(rb"^SET ((?:client_encoding|standard_conforming_strings) = [^\n]*;)$", re.MULTILINE)
+_READING: Final = re.compile(
+    rb"^SET ((?:client_encoding|standard_conforming_strings|lc_monetary) = [^\n]*;)$", re.MULTILINE
+)
 # What a table cannot have without objects that are not its own.
 _LEFT_OUT: Final = ("TRIGGER", "POLICY", "RULE", "ROW SECURITY")
 _KEPT: Final = ("TYPE", "DOMAIN", "SEQUENCE", "FUNCTION", "COLLATION")

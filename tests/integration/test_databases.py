@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.database import Server, start_server
+from tests.support.database import USER, Server, start_server
 from tests.support.faults import docker
 from tests.support.restoring import Target
 from tests.support.sidecar import Sidecar
@@ -209,6 +209,92 @@ def test_what_lives_keeps_its_own_and_what_is_new_gets_the_sets(
     assert said.count("role fresh_clerk: becomes as it was, but for its password: CONNECTION LIMIT, CREATEDB") == 2
     assert said.count("role obcms_user: becomes as it was, but for its password: obcms.kind") == 2
     assert settings(fresh, database) == WANTED and fresh.value("postgres", digest) == password
+
+
+# The number in a dump, as the database is set: 1.234,56 €. pg_dump writes it like that, and a constant of a definition.
+MONEY = """
+    CREATE TABLE paid (a int, sum money DEFAULT '7.5'::text::money, CHECK (sum < '2000.50'::money));
+    INSERT INTO paid VALUES (1, '1234.56'), (2, '0.5'), (3, NULL);
+    ALTER TABLE paid ALTER sum SET DEFAULT '7.5'::money;
+    CREATE MATERIALIZED VIEW shown AS SELECT sum::text AS sum FROM paid WHERE a = 1;
+"""
+
+
+def test_sums_of_money_are_read_as_they_are_written(any_server: Server, tmp_path: Path) -> None:
+    server, database = any_server, any_server.new_database()
+    server.execute(database, MONEY)
+    server.execute("postgres", f"ALTER DATABASE {database} SET lc_monetary = 'de_DE.utf8'")
+    sidecar = Sidecar.make(tmp_path, server, database)
+    assert sidecar.run("create", "daily").code == 0
+    proof(sidecar)
+    restored(sidecar)
+    sums = "SELECT array_agg(sum::numeric::text ORDER BY a) FROM paid"
+    assert server.value(database, sums) == ["1234.56", "0.50", None]
+    server.execute(database, "INSERT INTO paid (a) VALUES (4)")
+    assert server.value(database, "SELECT sum::numeric::text FROM paid WHERE a = 4") == "7.50"
+    check = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'paid'::regclass AND contype = 'c'"
+    assert "2.000,50 €" in server.value(database, check)
+    discard(sidecar)
+    file = tmp_path / "paid.sql"
+    assert sidecar.run("extract", "latest", "--table", "paid", "-o", str(file)).code == 0
+    other = server.new_database()
+    server.execute("postgres", f"ALTER DATABASE {other} SET lc_monetary = 'de_DE.utf8'")
+    server.load(other, file.read_bytes())
+    assert server.value(other, sums) == ["1234.56", "0.50", None]
+
+
+def test_an_owner_has_no_right_that_it_took_from_itself(server: Server, tmp_path: Path) -> None:
+    database = server.new_database()
+    server.execute("postgres", f"REVOKE CREATE, TEMPORARY ON DATABASE {database} FROM {USER}")
+    sidecar = Sidecar.make(tmp_path, server, database)
+    assert sidecar.run("create", "daily").code == 0
+    proof(sidecar)
+    grants = f"SELECT datacl::text FROM pg_database WHERE datname = '{database}'"
+    there = server.value("postgres", grants)
+    restored(sidecar)
+    assert server.value("postgres", grants) == there and f"{USER}=c/{USER}" in there
+    discard(sidecar)
+    # Nothing is live: the set's own count.
+    server.execute("postgres", f"DROP DATABASE {database} WITH (FORCE)")
+    restored(sidecar)
+    assert server.value("postgres", grants) == there
+
+
+def test_settings_of_all_roles_are_missed_when_the_set_is_made(server: Server, sidecar: Sidecar) -> None:
+    server.execute("postgres", "ALTER ROLE ALL SET obcms.shared = '1'")
+    try:
+        assert sidecar.run("create", "daily", "--only", "database").code == 0
+    finally:
+        server.execute("postgres", "ALTER ROLE ALL RESET obcms.shared")
+    lost = "the setting obcms.shared of all roles"
+    assert lost in sidecar.run("restore", "latest", "--dry-run").output
+    assert lost in " ".join(sidecar.run("show", "latest").output.split())
+
+
+def test_lists_of_settings_with_an_empty_name(any_server: Server, tmp_path: Path) -> None:
+    """As it is recommended for functions and roles; the server stores it as it does not read it."""
+    server, database = any_server, any_server.new_database()
+    name = f"empty_path_{database}"
+    server.execute("postgres", f"CREATE ROLE {name}; ALTER ROLE {name} SET search_path = ''")
+    try:
+        for setting in ("search_path = ''", "temp_tablespaces = ''"):
+            server.execute("postgres", f"ALTER DATABASE {database} SET {setting}")
+        odd = """'', 'a, "", b', "$user", public"""
+        server.execute("postgres", f"ALTER ROLE {name} IN DATABASE {database} SET search_path = {odd}")
+        query = f"""SELECT array_agg(setconfig::text ORDER BY setconfig::text) FROM pg_db_role_setting
+            WHERE setrole::regrole::text IN ('-', '{name}') AND setdatabase IN
+                (0, (SELECT oid FROM pg_database WHERE datname = '{database}'))"""
+        there = server.value("postgres", query)
+        sidecar = Sidecar.make(tmp_path, server, database)
+        assert sidecar.run("create", "daily").code == 0
+        assert not any("setting" in note for note in proof(sidecar)["notes"])
+        assert server.value("postgres", query) == there and len(there) == 3
+        assert "left out" not in restored(sidecar)
+        assert server.value("postgres", query) == there
+        discard(sidecar)
+    finally:
+        server.execute("postgres", f"DROP DATABASE {database} WITH (FORCE)")
+        server.execute("postgres", f"DROP ROLE {name}")
 
 
 def test_a_name_that_an_image_has_lost_holds_nothing_up(server: Server, sidecar: Sidecar) -> None:

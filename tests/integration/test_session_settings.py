@@ -34,11 +34,10 @@ CONTENT: Final = """
     CREATE INDEX ON plain USING gin (a);
     SELECT lo_from_bytea(4711, '\\x00ff41');
 """
-# No session can begin with these, or what they are set to is named by the error; money is as the database has it.
+# No session can begin with these, or what they are set to is named by the error.
 LEFT: Final = {
     "local_preload_libraries",
     "session_preload_libraries",
-    "lc_monetary",
     "max_stack_depth",
     "temp_file_limit",
     "role",

@@ -107,6 +107,33 @@ def test_what_is_found_by_the_search_path_is_named_and_loaded(
     extracted(sidecar, server, tmp_path)
 
 
+# A domain takes no new check while columns use it within an array, a range, a row or another domain of these.
+WITHIN: Final = """
+    CREATE TYPE size AS (width int, height int);
+    CREATE FUNCTION area(v size) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN v.width * v.height; END$$;
+    CREATE FUNCTION small(v size) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN area(v) < 9; END$$;
+    CREATE DOMAIN page AS size CONSTRAINT is_small CHECK (small(VALUE));
+    CREATE DOMAIN pages AS page[] CHECK (array_length(VALUE, 1) < 5);
+    CREATE TABLE sheet (one page, many pages CONSTRAINT has_small CHECK (small(many[1])));
+    INSERT INTO sheet VALUES (ROW(1, 2), ARRAY[ROW(3, 2)::page]);
+"""
+
+
+def test_a_domain_that_takes_no_new_check_keeps_its_own(tmp_path: Path, any_server: Server) -> None:
+    database = any_server.new_database()
+    any_server.execute(database, WITHIN)
+    sidecar = Sidecar.make(tmp_path, any_server, database)
+    done(sidecar.run("create", "daily"))
+    assert "second attempt" in done(sidecar.run("drill", "latest"))
+    done(sidecar.run("restore", "latest", "--force"))
+    for wrong in ("ROW(3, 3), NULL", "NULL, ARRAY[ROW(9, 9)]::page[]"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            any_server.execute(database, f"INSERT INTO sheet VALUES ({wrong})")
+    checks = "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND conname ~ '_small$' AND convalidated"
+    assert any_server.value(database, checks) == 2
+    done(sidecar.run("undo", "--discard", "--force"))
+
+
 def extracted(sidecar: Sidecar, server: Server, folder: Path) -> None:
     """Single tables load as the help says, into an empty database."""
     for tables, query, value in (

@@ -11,7 +11,7 @@ from types import FrameType
 
 import pytest
 
-from backup.errors import BackupError, EngineError, Interrupted, LoadFailed
+from backup.errors import BackupError, EngineError, IntegrityError, Interrupted, LoadFailed
 from backup.lock import hold
 from backup.manifest import Tier
 from backup.operations import giveway, load_test
@@ -112,6 +112,12 @@ def test_nothing_is_started_where_it_is_known(tmp_path: Path) -> None:
 def test_want_of_a_place_says_nothing_of_the_set(tmp_path: Path, error: BackupError) -> None:
     told = tried(tmp_path, fails(error))
     assert (told.untried, told.remedy, told.refusal, told.loads) == (error.message, "Pull it.", "", False)
+
+
+def test_roles_that_cannot_be_read_let_no_set_load(tmp_path: Path) -> None:
+    error = IntegrityError("the roles file cannot be used", "Was the file edited?")
+    told = tried(tmp_path, fails(error))
+    assert (told.refusal, told.remedy, told.untried, told.loads) == (error.message, error.hint, "", False)
 
 
 def test_what_is_not_tried_at_all(tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ def test_the_error_and_its_context_are_kept_and_long_queries_and_hints_are_not()
         ("ERROR:  53100: could not extend file: No space left on device", "disk of the database server", False),
         ('ERROR:  42501: permission denied to create extension "x"', "superuser", False),
         ("ERROR:  57P01: whatever", "own log", False),
+        ('ERROR:  F0000: could not open synonym file "y.syn": No such file or directory', "which no dump holds", False),
+        ('ERROR:  58P01: could not access file "$libdir/x": No such file or directory', "which no dump holds", False),
+        ('ERROR:  58P01: could not open file "base/5/9": No such file or directory', "own log", False),
+        ('ERROR:  42501: permission denied to change owner of event trigger "e"', 'Only a superuser can own "e"', True),
+        ("ERROR:  42501: permission denied for schema public", "as another role, which has lost the right", True),
     ],
 )  # fmt: skip
 def test_the_remedy_fits_the_cause_of_a_load_that_failed(said: str, words: str, new_set: bool) -> None:
@@ -79,3 +84,4 @@ def test_what_a_load_is_told_is_not_told_of_a_dump() -> None:
     waited = "canceling statement due to statement timeout\npg_dump: detail: Query was: LOCK TABLE public.big IN"
     assert "holds a lock" in hint_for(waited) and "BACKUP_LOCK_TIMEOUT" in hint_for(waited)
     assert "BYPASSRLS" in hint_for("ERROR:  query would be affected by row-level security policy")
+    assert r"`\drds` in psql" in hint_for("ERROR:  permission denied for table t")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
-from backup.sources.roles import Roles, retarget
+from backup.sources.roles import Roles, is_setting, retarget
 
 HEAD = """--
 -- PostgreSQL database cluster dump
@@ -102,6 +102,12 @@ def test_settings_move_to_another_database() -> None:
         Roles.parse(FILE).database_settings("other", "x")
 
 
+def test_an_empty_name_in_a_list_is_for_the_server_to_refuse() -> None:
+    statements = ['ALTER DATABASE x SET search_path TO "", public;', "ALTER DATABASE x SET search_path TO '';"]
+    assert [is_setting(each) for each in statements] == [True, True]
+    assert retarget(statements, "x", "y") == [each.replace("DATABASE x", 'DATABASE "y"') for each in statements]
+
+
 @given(names, names, names)
 def test_names_of_any_kind_are_one_token(role: str, source: str, target: str) -> None:
     statements = [
@@ -138,6 +144,7 @@ def test_strings_end_where_the_server_ends_them(value: str) -> None:
         "CREATE ROLE x\n\\restrict a\n;",
         "CREATE ROLE x",
         "CREATE ROLE :x;",
+        'CREATE ROLE "";',
         'CREATE ROLE U&"x";',
         "CREATE /* */ ROLE x;",
         "GRANT a ON TABLE x TO y;",
