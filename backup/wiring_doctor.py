@@ -156,7 +156,7 @@ class _Doctor:
         yield sources.client(facts, beside=isinstance(clients, HelperClients))
 
     def _database_rights(self) -> Iterator[Line]:
-        yield from sources.database_rights(self._facts.borrow(), self._rights.get(), self._source.borrow().login.user)
+        yield from sources.database_rights(self._facts.borrow(), self._rights.get())
 
     def _measure(self) -> list[Measured]:
         root, settings = self._settings.volumes, self._settings

@@ -256,7 +256,8 @@ def _not_created(error: psycopg.Error, login: Login, name: str, like: Locale | N
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return RestoreFailed(
             f"{printable(login.user)} may not create databases: {said}. Nothing was changed",
-            f"As a superuser: ALTER ROLE {printable(login.user)} CREATEDB.",
+            f"As a superuser: ALTER ROLE {printable(login.user)} CREATEDB. If it has that, a setting puts another role"
+            " in its place, which `doctor` names.",
         )
     names = ", ".join(printable(part) for part in (like.collate, like.ctype, like.locale) if part)
     return ConfigError(

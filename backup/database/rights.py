@@ -15,7 +15,7 @@ from backup.database.session import Login, connected
 from backup.errors import DatabaseUnavailable
 
 _ROLE: Final = """
-    SELECT rolsuper, rolcreatedb, rolcreaterole, pg_has_role(oid, 'pg_signal_backend', 'USAGE')
+    SELECT rolname, rolsuper, rolcreatedb, rolcreaterole, pg_has_role(oid, 'pg_signal_backend', 'USAGE')
       FROM pg_roles WHERE rolname = current_user"""
 _EXTENSIONS: Final = """
     SELECT extname FROM pg_extension e
@@ -34,12 +34,14 @@ _HIDDEN: Final = "c.relkind IN ('r', 'p') AND row_security_active(c.oid)"
 
 @dataclass(frozen=True)
 class DatabaseRights:
-    """`untrusted` are extensions that only a superuser may create, `unreadable` and `hidden` tables.
+    """`role` is whose rights count: the login's own, or what a setting (ALTER ROLE … SET role) puts in its place.
 
+    `untrusted` are extensions that only a superuser may create, `unreadable` and `hidden` tables.
     `keep_logins`: it may keep logins waiting while databases change places. `ahead` is by how much the server's clock
     is ahead of ours.
     """
 
+    role: str
     superuser: bool
     create_databases: bool
     create_roles: bool
@@ -57,8 +59,9 @@ def rights(login: Login) -> DatabaseRights:
     with contextlib.suppress(DatabaseUnavailable), maintenance(login, "rights") as connection:
         keep_logins = may_wait(connection)
     with connected(login, "rights") as connection:
-        superuser, databases, roles, signals = connection.execute(_ROLE).fetchall()[0]
+        role, superuser, databases, roles, signals = connection.execute(_ROLE).fetchall()[0]
         return DatabaseRights(
+            role=role,
             superuser=superuser,
             create_databases=databases,
             create_roles=roles,

@@ -40,7 +40,7 @@ BEGIN
         BEGIN
             EXECUTE {_OFF};
             IF each.of_domain THEN
-                EXECUTE {_MADE};
+                EXECUTE format('ALTER %s ADD CONSTRAINT %I CHECK (true)', each.owner, each.name);
                 EXECUTE {_OFF};
             END IF;
             INSERT INTO pg_temp.obcms_backup_checks (owner, name, definition, remark)

@@ -211,7 +211,12 @@ def test_an_ordinary_user_that_may_not_read_all(stack: Sidecar, server: Server, 
     seen = doctor(stack, DB_USER="plain", DB_PASSWORD="plain-secret")  # noqa: S106
     seen.only("rights", "warning", "a restore cannot make databases (CREATEDB), roles", "ALTER ROLE plain")
     assert stack.run("create", DB_USER="plain", DB_PASSWORD="plain-secret").code == 0  # noqa: S106
-    server.execute(database, "DROP OWNED BY plain; DROP ROLE plain")
+    # The rights that count are those of the role that it acts as.
+    server.execute(database, "CREATE ROLE acted; GRANT pg_read_all_data TO acted; GRANT acted TO plain")
+    server.execute(database, "ALTER ROLE plain CREATEDB CREATEROLE; ALTER ROLE plain SET role = 'acted'")
+    seen = doctor(stack, DB_USER="plain", DB_PASSWORD="plain-secret")  # noqa: S106
+    seen.only("rights", "warning", "acted is not a superuser", "ALTER ROLE acted CREATEDB")
+    server.execute(database, "DROP OWNED BY plain; DROP ROLE plain, acted")
 
 
 def test_an_empty_volume(stack: Sidecar, doctor: Doctor) -> None:

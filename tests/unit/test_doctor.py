@@ -36,6 +36,7 @@ NOW = datetime(2026, 11, 25, 4, tzinfo=UTC)
 MANILA = ZoneInfo("Asia/Manila")
 SAY = Found("x")
 RIGHTS = DatabaseRights(
+    role="obcms_user",
     superuser=True,
     create_databases=True,
     create_roles=True,
@@ -187,7 +188,7 @@ def test_no_engine(network: bool, wanted: bool, level: str) -> None:
     ],
 )
 def test_rights_of_the_login(rights: DatabaseRights, expected: list[str]) -> None:
-    assert levels(sources.database_rights(FACTS, rights, "obcms_user")) == expected
+    assert levels(sources.database_rights(FACTS, rights)) == expected
 
 
 def test_a_password_that_is_a_public_word_is_warned_of() -> None:
@@ -196,11 +197,11 @@ def test_a_password_that_is_a_public_word_is_warned_of() -> None:
 
 
 def test_what_a_superuser_lacks_is_named() -> None:
-    rights = replace(RIGHTS, superuser=False, create_databases=False, untrusted=("postgis",))
-    (line,) = sources.database_rights(FACTS, rights, "me")
+    rights = replace(RIGHTS, role="acting", superuser=False, create_databases=False, untrusted=("postgis",))
+    (line,) = sources.database_rights(FACTS, rights)
     assert "CREATEDB" in line.text
     assert "postgis" in line.text
-    assert "ALTER ROLE me" in line.hint
+    assert "ALTER ROLE acting" in line.hint
 
 
 def test_volumes() -> None:
@@ -217,7 +218,7 @@ def test_no_volume(allowed: list[str], level: str) -> None:
 
 def test_no_list_is_cut_without_saying_so() -> None:
     many = replace(RIGHTS, superuser=False, unreadable=tuple(f"t{number}" for number in range(8)))
-    line = next(iter(sources.database_rights(FACTS, many, "me")))
+    line = next(iter(sources.database_rights(FACTS, many)))
     assert "t4 and 3 more: a backup will fail" in line.text
     webs = [container(f"web{number}", mount(f"p_{number}")) for number in range(7)]
     (wrong, _) = sources.mounts([Measured("media", 1, 1, source="other")], webs, [])

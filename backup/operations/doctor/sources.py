@@ -11,7 +11,7 @@ from backup.database.facts import Facts
 from backup.database.rights import DatabaseRights
 from backup.engine.rights import CALLS, Purpose, Rights
 from backup.operations.doctor.model import Found, Line
-from backup.text import listed, plural, size
+from backup.text import listed, plural, printable, size
 
 _WITHOUT: Final[Mapping[Purpose, str]] = {
     "backup": "no backup can be made this way",
@@ -74,9 +74,9 @@ def client(facts: Facts, *, beside: bool) -> Line:
     return Found("client").ok(f"pg_dump {facts.major} for PostgreSQL {facts.major}: {whose}")
 
 
-def database_rights(facts: Facts, rights: DatabaseRights, user: str) -> Iterator[Line]:
+def database_rights(facts: Facts, rights: DatabaseRights) -> Iterator[Line]:
     """What the login may not do, and what that means."""
-    say = Found("rights")
+    say, user = Found("rights"), printable(rights.role)
     if rights.unreadable:
         yield say.failed(
             f"{user} may not read {listed(rights.unreadable)}: a backup will fail",
