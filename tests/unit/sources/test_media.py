@@ -30,6 +30,8 @@ from backup.sources.media import Change, MediaReport, archive, measure, parse_in
 from tests.support.examples import examples
 
 _MIB = 1 << 20
+# More than calls may be deep while these are archived.
+LEVELS = 400
 _ODD_NAMES = [
     *(b"new\nline", b"car\rriage", b"tab\t", b"-rf", b"--help", b" ", b" lead and trail ", b"\\", b"back\\nslash"),
     *(b"'\"`$(x);&|", b"\xff\xfe\x80", b"latin-\xe9", "NFC-\u00e9".encode(), "NFD-e\u0301".encode()),
@@ -225,17 +227,20 @@ def test_any_names_and_contents(files: dict[bytes, bytes], tmp_path_factory: pyt
 @contextlib.contextmanager
 def _few_descriptors() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    calls = sys.getrecursionlimit()
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    sys.setrecursionlimit(LEVELS)
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        sys.setrecursionlimit(calls)
 
 
 @pytest.mark.long
-def test_1100_levels_with_few_descriptors(root: Path, tmp_path: Path) -> None:
+def test_many_levels_with_few_descriptors(root: Path, tmp_path: Path) -> None:
     fd = os.open(root, os.O_RDONLY)
-    for _ in range(1100):  # more than Python calls may be deep
+    for _ in range(LEVELS):
         for name in ("a", "d", "z"):
             os.mkdir(name, dir_fd=fd) if name == "d" else os.close(os.open(name, os.O_CREAT, dir_fd=fd))
         below = os.open("d", os.O_RDONLY, dir_fd=fd)
@@ -244,10 +249,10 @@ def test_1100_levels_with_few_descriptors(root: Path, tmp_path: Path) -> None:
     os.close(fd)
     with _few_descriptors():
         made = Backup(root, tmp_path / "b")
-    assert (made.report.directories, made.report.files, made.report.changed) == (1101, 2200, ())
+    assert (made.report.directories, made.report.files, made.report.changed) == (LEVELS + 1, 2 * LEVELS, ())
     out = made.extract()
     subprocess.run(["diff", "-r", root, out], check=True)
-    assert made.checked() == 2200
+    assert made.checked() == 2 * LEVELS
 
 
 def test_paths_beyond_path_max(root: Path, tmp_path: Path) -> None:
