@@ -241,7 +241,7 @@ def test_a_wrong_volume(sidecar: Sidecar, tmp_path: Path, doctor: Doctor) -> Non
 
 def test_low_space(stack: Sidecar, doctor: Doctor) -> None:
     seen = doctor(stack, BACKUP_MIN_FREE_GB="1000000")
-    seen.only("space", "warning", "the limit is 1000.0 TB (BACKUP_MIN_FREE_GB)", "Free space")
+    seen.only("space", "warning", "the limit is 1000.0 TB (BACKUP_MIN_FREE_GB)", "--make-room")
 
 
 def test_a_zone_that_is_none_is_refused_before(stack: Sidecar) -> None:

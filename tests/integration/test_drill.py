@@ -164,7 +164,6 @@ def test_a_drill_proves_nothing_that_verify_calls_damaged(target: Sidecar) -> No
 NAMED = {
     "an unnamed constant in BEGIN ATOMIC": ".f",
     "a column added to a parent after the child's own": ".c",
-    "hash partitions by an enum": ".t",
 }
 REFUSED = "a refresh under forced row security"
 
