@@ -74,14 +74,14 @@ def test_what_will_not_fit_is_not_begun(target: Sidecar, server: Server) -> None
     assert target.run(*MEDIA).code == 0
     before = target.files()
     (target.media / "large").write_bytes(os.urandom(25_000_000))
-    failed(target, target.run(*MEDIA), 30, "needs about", "MB free", "nothing was started", "Free space")
+    failed(target, target.run(*MEDIA), 30, "needs about", "MB free", "nothing was started", "prune --make-room")
     assert target.files() == before and unfinished(target.root) == []
 
 
 def test_a_database_that_packs_worse_than_predicted(target: Sidecar, server: Server, noise: str) -> None:
     before = target.files()
     result = target.run(*CREATE, DB_NAME=noise)
-    failed(target, result, 30, "the backup volume is full", "earlier sets are untouched", "Free space")
+    failed(target, result, 30, "the backup volume is full", "earlier sets are untouched", "prune --make-room")
     assert "backing up the database through" in result.output, "it was begun"
     assert target.files() == before
     nothing_left(target, server)
