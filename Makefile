@@ -1,4 +1,6 @@
 # `make demo` shows it at work. `make test` does everything on a fresh machine; `make unit` runs what needs no engine.
+# What the tests compile is kept, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST := .venv/bin/pytest -q -p no:cacheprovider $(if $(SEED),--randomly-seed=$(SEED))
 CHECKED := backup tests benchmarks demo entrypoint.py tools/select-tests
 

@@ -772,4 +772,4 @@ SAFE = (*GOOD, "damaged", "old script")
 @pytest.mark.long
 @pytest.mark.search
 def test_a_life_with_all_mishaps() -> None:
-    run_state_machine_as_test(Life, settings=examples(30))
+    run_state_machine_as_test(Life, settings=examples(20))

@@ -257,7 +257,7 @@ def test_a_cause_whose_words_change_from_look_to_look_is_told_as_one(count: int)
 
 def test_what_is_remembered_of_warnings_is_bounded() -> None:
     world = World()
-    for hour in range(24 * 7):
+    for hour in range(24 * 3):
         word = "".join(chr(97 + hour // 26**k % 26) for k in range(3))
         world.reasons = tuple(
             Reason("warn", f"{word} {chr(97 + n)} {chr(97 + n // 26)} is odd " + "x" * 90) for n in range(50)

@@ -320,7 +320,7 @@ _FIRST = [
 ]
 
 
-@examples(400)
+@examples(200)
 @given(
     parts=st.lists(_MEMBERS | _MEMBERS | st.tuples(_HEADERS, _MEMBERS).map(b"".join), max_size=5),
     first=st.sampled_from(_FIRST),
@@ -365,7 +365,7 @@ def called(tar: bytes, top: bytes) -> bytes:
     return made + tar[at:]
 
 
-@examples(150)
+@examples(60)
 @given(parts=st.lists(_MEMBERS, max_size=5), first=st.sampled_from(_FIRST), top=st.sampled_from([b"./media", b"."]))
 def test_however_its_folder_is_called_it_is_judged_and_restored_alike(
     parts: list[bytes], first: bytes, top: bytes, tmp_path_factory: pytest.TempPathFactory
