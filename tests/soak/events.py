@@ -88,7 +88,10 @@ def refused(world: World) -> None:
 
 def alerted(world: World) -> None:
     """Troubles with copies come one after the other, then the newest set is damaged: that is told, and its end."""
-    newest = max((each for each in sets.known(world) if not each.startswith("pre-")), key=lambda e: e.partition("_")[2])
+    # One of a clock that was a day ahead is not the newest yet; names are in the time of a zone.
+    today = f"{world.now + timedelta(hours=6):%Y-%m-%d_%H-%M-%S}"
+    backups = [e for e in sets.known(world) if not e.startswith("pre-") and e.partition("_")[2] <= today]
+    newest = max(backups, key=lambda e: e.partition("_")[2])
     dump = next(path for path in parts(listed(world.root)[newest]) if "_backup_" in path.name)
     with http_server() as calls:
 

@@ -229,6 +229,9 @@ def removed(world: World, share: float) -> None:
         world.found("lost", f"with a clock that is a year or ten off `prune` removed {gone}")
     if gone:
         world.tell(f"  gone: {', '.join(gone)}")
+    if code in (0, 4) and wrong:
+        # A cleanup under another clock takes a gap that no right one has seen yet for a part of its own jump.
+        world.gaps[:] = [(begin, end) for begin, end in world.gaps if world.pruned and end < world.pruned]
     if code in (0, 4):
         world.pruned, world.strange = now if not wrong else world.pruned, wrong
         world.first = world.first or now
