@@ -90,8 +90,10 @@ def alerted(world: World) -> None:
     """Troubles with copies come one after the other, then the newest set is damaged: that is told, and its end."""
     # One of a clock that was a day ahead is not the newest yet; names are in the time of a zone.
     today = f"{world.now + timedelta(hours=6):%Y-%m-%d_%H-%M-%S}"
-    backups = [e for e in sets.known(world) if not e.startswith("pre-") and e.partition("_")[2] <= today]
+    backups = [e for e in listed(world.root) if not e.startswith("pre-") and e.partition("_")[2] <= today]
     newest = max(backups, key=lambda e: e.partition("_")[2])
+    if newest not in sets.known(world):  # such as one that was made beside another
+        return
     dump = next(path for path in parts(listed(world.root)[newest]) if "_backup_" in path.name)
     with http_server() as calls:
 
