@@ -187,9 +187,15 @@ class Engine:
         labels += [f"{label}={value}" for label, value in ((LABEL_RUN, run), (LABEL_ROLE, role)) if value]
         with asking("leftover helpers"):
             leftovers = self.api.containers(all=True, filters={"label": labels})
-            for container in leftovers:
+        refused: list[EngineError] = []
+        for container in leftovers:
+            try:
                 Helper(self.api, container["Id"], "helper").close()
-            return len(leftovers)
+            except EngineError as error:  # it must not keep the others here
+                refused.append(error)
+        if refused:
+            raise refused[0]
+        return len(leftovers)
 
     def containers(self, project: str, *, oneoff: bool = False) -> list[Container]:
         """The containers of a project, running or not; all of this engine without one.
