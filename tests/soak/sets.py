@@ -53,7 +53,9 @@ def created(world: World, tier: str, share: float) -> None:
         red = (60, 61) if code > 128 or name == "read_only" else (61,)
         # A second backup may have gone well meanwhile; one from a clock that was ahead is still the newest run.
         # One that was stopped before it had begun, and so before its record, has nothing to be red about.
-        judged = name not in ("clock_off", "at_once") and (0 < code < 128 or code > 128 and _records(world) - recorded)
+        # So has one that found no byte free for its record: whoever called it has its code, and its slot is missed.
+        unrecorded = (code > 128 or name == "disk_full") and not _records(world) - recorded
+        judged = name not in ("clock_off", "at_once") and code > 0 and not unrecorded
         if judged and world.run("monitor", "--alert").code not in red:
             world.found("false", f"the backup failed by `{name}` ({code}), and `monitor --alert` is content")
         if _create(world, tier, None) not in DONE:
