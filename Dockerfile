@@ -114,7 +114,7 @@ STOPSIGNAL SIGTERM
 # The probe waits while the first backup runs, for hours if need be, and has its own timeout of seconds otherwise.
 # One failed look is enough: it judges what lies on the disk, not a network.
 HEALTHCHECK --interval=30s --timeout=6h --start-period=60s --retries=1 \
-  CMD ["/app/venv/bin/python", "-m", "backup.probe"]
+  CMD ["/app/venv/bin/python", "-m", "backup.service.probe"]
 ENTRYPOINT ["/app/venv/bin/python", "/app/entrypoint.py"]
 CMD ["serve"]
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pyrage
 
-from backup.operations.check_bytes import Stored
+from backup.operations.verify.stored_bytes import Stored
+from backup.pipeline import age
 from backup.progress import Silent
-from backup.stores.local import LocalStore
-from backup.stream import age
-from backup.stream.pipeline import ArtifactWriter
+from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.directory import LocalStore
 
 
 def once(megabytes: int, encrypted: bool) -> None:

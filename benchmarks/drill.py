@@ -24,7 +24,7 @@ from typing import Any
 
 import docker
 
-from backup.engine.servers import SETTINGS
+from backup.docker.throwaway_server import SETTINGS
 from benchmarks.run import database, inside, product, report, rounds, said, say, server, timed_inside
 
 _PSQL = "psql -XqAt -h 127.0.0.1 -U obcms -v ON_ERROR_STOP=1 -o /dev/null"

@@ -19,14 +19,14 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backup.catalog import Catalog
-from backup.config import load
-from backup.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, file_name, set_id, to_json
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Records
+from backup.config.loader import load
+from backup.model.backup_set import LoadTest, Proof, Verdict, manifest_name, verdict_name
+from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, file_name, set_id, to_json
 from backup.operations.status import overview
-from backup.records import Records
-from backup.sets import LoadTest, Proof, Verdict, manifest_name, verdict_name
-from backup.web.app import create_app
-from backup.web.server import HttpServer, bind
+from backup.service.web.app import create_app
+from backup.service.web.server import HttpServer, bind
 
 ROOT = Path(__file__).resolve().parents[1]
 SHA = "ab" * 32

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backup.stores.s3 import Options, open_bucket
+from backup.storage.s3 import Options, open_bucket
 
 if TYPE_CHECKING:
     from tests.support.s3 import Service
@@ -29,7 +29,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "4"))
 RELEASES = os.environ.get("RELEASES", "18 20").split()
 SIZE = int(os.environ.get("SIZE_MB", "2000")) * 1_000_000
 BLOCK = 1 << 20
-READ = 256 << 10  # as operations/offsite/sending.py
+READ = 256 << 10  # as operations/offsite/send.py
 PLAIN = "boto3, ten parts at once"
 # A plain parallel client: what `aws s3 cp` and others of its kind do.
 PARALLEL = """

@@ -19,15 +19,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backup.catalog import Catalog
-from backup.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart
-from backup.operations.verify import check
+from backup.catalog.catalog import Catalog
+from backup.media import archive_tree
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart
+from backup.operations.verify.run import check
+from backup.postgres.dump.dump_digest import Outline
 from backup.progress import Silent
-from backup.sets import StoredSet
-from backup.sources import media
-from backup.stores.staged import StagedFile
-from backup.stream.outline import Outline
-from backup.stream.pipeline import ArtifactWriter
+from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.staged_file import StagedFile
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 SQL_BYTES = int(os.environ.get("SQL_MB", "600")) * 1_000_000
@@ -187,7 +187,7 @@ def _archive(root: Path, catalog: Catalog, stack: ExitStack, made: Made) -> Volu
     store = catalog.store(Tier.MANUAL)
     writer = stack.enter_context(ArtifactWriter(store, f"obcms_media_{IDENTIFIER}.tar.gz", "volume", "media"))
     listing = stack.enter_context(ArtifactWriter(store, f"obcms_media_{IDENTIFIER}.files.gz", "index", "media"))
-    found = media.archive(tree, "media", writer, listing)
+    found = archive_tree.archive(tree, "media", writer, listing)
     made += [(each.finish(), each.staged) for each in (writer, listing)]
     return VolumePart(
         name="media", files=found.files, directories=found.directories, links=0, hard_links=0, bytes=found.bytes,

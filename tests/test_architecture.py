@@ -15,78 +15,48 @@ MODULES = sorted((ROOT / "backup").rglob("*.py"))
 # From the top to the ground. A module imports only from layers below its own.
 LAYERS = [
     {"cli"},
-    {"wiring_doctor", "wiring_setup"},
-    {"wiring_doctor_offsite"},
-    {"wiring_age", "wiring_alerts", "wiring_restore", "wiring_offsite", "mediatree"},
-    {"display", "wiring"},
-    {"wiring_volume"},
+    {"app", "service"},
     {"operations"},
-    {"alerts", "web", "supervise", "probe"},
-    {"trees", "elsewhere", "ledger", "offsite"},
-    {"catalog", "records", "journal", "lock", "sources", "config"},
-    {"settings", "engine", "database", "stores", "stream"},
-    {"settings_offsite", "settings_age"},
-    {"config_types"},
-    {"overview"},
-    {
-        "retention",
-        "plan",
-        "notifyurl",
-        "schedule",
-        "health",
-        "forecast",
-        "restorepage",
-        "progress",
-        "log",
-        "encryption",
-    },
-    {"sets"},
-    {"manifest", "containers"},
-    {"secretfile"},
-    {"errors", "text"},
+    {"catalog", "monitoring"},
+    {"config", "media", "postgres"},
+    {"docker", "storage"},
+    {"model", "pipeline"},
+    # The ground: modules, no rooms.
+    {"logging", "progress"},
+    {"errors", "formatting"},
 ]
 # Siblings and steps up that the design allows, each with its reason.
 ALLOWED = {
-    ("settings", "settings_age"): "a part of the settings in a module of its own",
-    ("settings_age", "stream"): "a recipient is judged by the library that encrypts to it",
-    ("lock", "stores"): "one translation of OSError",
-    ("health", "records"): "the facts that health judges; data classes only",
-    ("overview", "records"): "the facts that are told; data classes only",
-    ("stream", "stores"): "an artifact is written into a staged file",
-    ("database", "stream"): "one table of remedies for what PostgreSQL clients say",
+    ("app", "service"): "a task in a thread of its own",
+    ("monitoring", "catalog"): "the runs that are judged; data classes only",
 }
 HOMES = {
     "docker": {
-        "engine/__init__",
-        "engine/asking",
-        "engine/helper",
-        "engine/own",
-        "engine/servers",
-        "engine/application",
+        f"docker/{name}" for name in ("engine", "errors", "helper", "self_container", "throwaway_server", "application")
     },
-    "requests": {"engine/asking", "engine/helper"},
+    "requests": {"docker/errors", "docker/helper"},
     "psycopg": {
-        f"database/{name}"
+        f"postgres/{name}"
         for name in (
-            *("session", "facts", "server", "admin", "exchange", "logins", "availability", "content", "rights"),
-            *("name_resolution", "dependencies", "deferred"),
+            *("session", "inspect", "server", "admin", "swap", "login_lock", "availability", "row_counts"),
+            *("privileges", "name_resolution", "server_dependencies", "deferred_statements"),
         )
     },
-    "isal": {"stream/gzip"},
-    "pyrage": {"stream/age"},
+    "isal": {"pipeline/gzip"},
+    "pyrage": {"pipeline/age"},
     "typer": {"cli"},
-    "rich": {"cli", "display"},
-    "loguru": {"log"},
-    "apprise": {"alerts/deliver"},
-    "cronsim": {"schedule"},
-    "jinja2": {"web/page"},
-    "prometheus_client": {"web/metrics"},
-    "starlette": {"web/app", "web/server"},
-    "uvicorn": {"web/server"},
-    "h11": {"web/server"},
-    "boto3": {"stores/s3/client"},
-    "botocore": {"stores/s3/client", "stores/s3/words"},
-    "urllib3": {"stores/s3/client", "engine/asking", "engine/helper"},
+    "rich": {"cli"},
+    "loguru": {"logging"},
+    "apprise": {"monitoring/alerts/delivery"},
+    "cronsim": {"model/schedule"},
+    "jinja2": {"service/web/page"},
+    "prometheus_client": {"service/web/metrics"},
+    "starlette": {"service/web/app", "service/web/server"},
+    "uvicorn": {"service/web/server"},
+    "h11": {"service/web/server"},
+    "boto3": {"storage/s3/client"},
+    "botocore": {"storage/s3/client", "storage/s3/errors"},
+    "urllib3": {"storage/s3/client", "docker/errors", "docker/helper"},
 }
 
 
@@ -159,7 +129,7 @@ def test_the_package_keeps_its_budget() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_only_the_command_line_prints_and_exits(path: Path) -> None:
-    if relative(path).split("/")[0] in ("cli", "probe", "mediatree"):
+    if relative(path).startswith(("cli/", "service/probe", "media/helper_main")):
         return
     for node in nodes(path):
         if isinstance(node, ast.Call):

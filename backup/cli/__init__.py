@@ -20,23 +20,23 @@ from typing import Any, Final
 
 import typer
 
-from backup.cli import base, scheduled
+from backup.cli import base, scheduled_run
 from backup.errors import BackupError, Interrupted
 
 # In the order of the help text: where each command is.
 COMMANDS: Final = {
-    "create": "making:create",
+    "create": "create:create",
     "list": "sets:list_sets",
-    "show": "inspecting:show",
-    "du": "inspecting:du",
+    "show": "inspect:show",
+    "du": "inspect:du",
     "verify": "sets:verify",
-    "drill": "proofs:drill",
-    "restore": "restoring:restore",
-    "undo": "restoring:undo",
-    "cat": "inspecting:cat",
-    "extract": "extracting:extract",
-    "export": "moving:export",
-    "import": "moving:import_sets",
+    "drill": "drill:drill",
+    "restore": "restore:restore",
+    "undo": "restore:undo",
+    "cat": "inspect:cat",
+    "extract": "extract:extract",
+    "export": "transfer:export",
+    "import": "transfer:import_sets",
     "prune": "retention:prune",
     "pin": "retention:pin",
     "unpin": "retention:unpin",
@@ -50,7 +50,7 @@ COMMANDS: Final = {
     "setup": "doctor:setup",
     "healthcheck": "service:healthcheck",
     "schedule": "service:show_schedule",
-    "serve": "serving:run_service",
+    "serve": "serve:run_service",
 }
 
 
@@ -110,7 +110,7 @@ def main(argv: list[str]) -> int:
     try:
         # From the first moment: as PID 1 of a container there is no default action to end us.
         with base.signals():
-            with scheduled.fulfilling(argv) as claim:
+            with scheduled_run.fulfilling(argv) as claim:
                 if claim.wanted:
                     app(args=argv, prog_name="backup", obj=claim.account)
     except SystemExit as end:

@@ -11,15 +11,15 @@ from typing import Annotated, Final
 import typer
 from pydantic import ValidationError
 
-from backup.alerts.deliver import deliver
-from backup.alerts.model import HEARTBEAT, Letters, Message, Receipt, Receipts
-from backup.alerts.outbox import Outbox, recall
-from backup.alerts.targets import WHAT_TO_SET, everything, targets
 from backup.cli import base
 from backup.cli.base import Json
-from backup.config import Settings
+from backup.config.loader import Settings
 from backup.errors import BackupError, ConfigError, NotDelivered
-from backup.text import local_time, plural, printable
+from backup.formatting import local_time, plural, printable
+from backup.monitoring.alerts.delivery import deliver
+from backup.monitoring.alerts.model import HEARTBEAT, Letters, Message, Receipt, Receipts
+from backup.monitoring.alerts.outbox import Outbox, recall
+from backup.monitoring.alerts.targets import WHAT_TO_SET, everything, targets
 
 _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 _TEST_SECONDS: Final = 30.0
@@ -67,8 +67,8 @@ def _test(settings: Settings, as_json: bool) -> None:
     if not targets(settings):
         raise ConfigError("messages go nowhere: no target is set, nothing was sent", WHAT_TO_SET)
     # Only a test asks the engine for the stack's name; the service delivers each message by a process of its own.
-    from backup.wiring import App  # noqa: PLC0415
-    from backup.wiring_alerts import trial  # noqa: PLC0415
+    from backup.app.alerts import trial  # noqa: PLC0415
+    from backup.app.composition import App  # noqa: PLC0415
 
     found = trial(App(settings), [sys.executable, str(_COMMAND)], _TEST_SECONDS)
     if as_json:

@@ -20,14 +20,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from backup import config, log
-from backup.alerts.targets import secrets
-from backup.catalog import Catalog
+from backup import logging
+from backup.catalog.catalog import Catalog
+from backup.config import loader
 from backup.errors import BackupError, Interrupted
-from backup.log import logger
+from backup.logging import logger
+from backup.model.schedule import Account
+from backup.monitoring.alerts.targets import secrets
 from backup.operations import runs
 from backup.progress import Progress, Silent
-from backup.schedule import Account
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -45,7 +46,7 @@ Image = Annotated[str, typer.Option(metavar="IMAGE", help="Database image to res
 def set_ids(incomplete: str) -> list[str]:
     """For the shell to complete: the sets that are there, newest first. It must never be in anybody's way."""
     with contextlib.suppress(Exception):
-        settings = config.load()
+        settings = loader.load()
         ids = ["latest", *(stored.id for stored in Catalog(settings.root, settings.zone).sets())]
         return [each for each in ids if each.startswith(incomplete)]
     return []
@@ -75,17 +76,17 @@ class Only(StrEnum):
     MEDIA = "media"
 
 
-def prepare(as_json: bool, kind: str = "") -> config.Settings:
+def prepare(as_json: bool, kind: str = "") -> loader.Settings:
     """Settings, and logs set up: on stdout, or on stderr when stdout carries JSON."""
     console = err if as_json else out
     # A setting that is wrong is told in the form that was asked for, too.
-    log.setup(None, lambda line: _log_line(console, line), as_json=os.environ.get("BACKUP_LOG_FORMAT") == "json")
-    settings = config.load()
-    log.setup(settings.zone, lambda line: _log_line(console, line), as_json=settings.log_format == "json")
+    logging.setup(None, lambda line: _log_line(console, line), as_json=os.environ.get("BACKUP_LOG_FORMAT") == "json")
+    settings = loader.load()
+    logging.setup(settings.zone, lambda line: _log_line(console, line), as_json=settings.log_format == "json")
     names = (settings.db_user, settings.db_name, settings.db_host, settings.bucket, settings.http_user)
-    log.redacting([*settings.secrets, *secrets(settings)], filter(None, names))
+    logging.redacting([*settings.secrets, *secrets(settings)], filter(None, names))
     if kind and settings.root.is_dir():
-        log.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
+        logging.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
     return settings
 
 
@@ -97,10 +98,10 @@ def brief() -> None:
 def unset(as_json: bool) -> None:
     """Logs set up for a command that needs no settings, and may come before there are any."""
     console = err if as_json else out
-    log.setup(None, lambda line: _log_line(console, line))
+    logging.setup(None, lambda line: _log_line(console, line))
 
 
-def identified(settings: config.Settings, identity: Path | None) -> config.Settings:
+def identified(settings: loader.Settings, identity: Path | None) -> loader.Settings:
     """The settings with the identity file that an option names, if it does."""
     return settings.model_copy(update={"age_identity": identity}) if identity else settings
 
@@ -130,7 +131,7 @@ def progress(as_json: bool) -> Iterator[Progress]:
     if not console.is_terminal:
         yield Silent()
         return
-    from backup.display.bars import Drawn  # noqa: PLC0415 - most runs have no terminal
+    from backup.cli.render.progress_bars import Drawn  # noqa: PLC0415 - most runs have no terminal
 
     with Drawn(console) as drawn:
         yield drawn
@@ -156,7 +157,7 @@ def signals() -> Iterator[None]:
 
 def fail(error: BackupError | Interrupted) -> int:
     """Say what failed and what to do about it, without secrets; its exit code."""
-    message, hint = (log.redacted(text).strip() for text in (error.message, error.hint))
+    message, hint = (logging.redacted(text).strip() for text in (error.message, error.hint))
     logger.error("{}", with_hint(message, hint))
     return error.exit_code
 
@@ -168,7 +169,7 @@ def with_hint(message: str, hint: str) -> str:
 
 def bug() -> int:
     """Print the traceback of the exception at hand, without secrets; its exit code."""
-    err.print(Text(log.redacted(traceback.format_exc()).rstrip()))
+    err.print(Text(logging.redacted(traceback.format_exc()).rstrip()))
     err.print(Text("This is a bug in the backup sidecar; nothing unfinished was published.", style="bold red"))
     return 1
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from backup.app.offsite import memory, options
 from backup.cli import base
 from backup.cli.base import Json
 from backup.errors import RemoteFailed
-from backup.log import logger
-from backup.stores.s3 import open_bucket
-from backup.stores.s3.policy import policy as policy_of
-from backup.wiring_offsite import memory, options
+from backup.logging import logger
+from backup.storage.s3 import open_bucket
+from backup.storage.s3.policy import policy as policy_of
 
 if TYPE_CHECKING:
-    from backup.stores.s3.care import Step
+    from backup.storage.s3.bucket_setup import Step
 
 _LEVELS: Final = {"done": "SUCCESS", "would": "INFO", "same": "INFO", "note": "WARNING", "failed": "ERROR"}
 
@@ -35,8 +35,8 @@ def setup(
     Examples: `offsite setup --dry-run`, `offsite setup --create`, `offsite setup --archive-days 0`.
     """
     # It loads boto3, which whoever has copies in a folder alone does without.
-    from backup.stores.s3.care import Wanted  # noqa: PLC0415
-    from backup.stores.s3.care import setup as set_up  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import Wanted  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import setup as set_up  # noqa: PLC0415
 
     bucket = open_bucket(options(base.prepare(as_json)))
     _tell(set_up(bucket, Wanted(create=create, archive_days=archive_days), dry=dry_run), as_json)
@@ -49,7 +49,7 @@ def check(as_json: Json = False) -> None:
 
     Example: `offsite check`.
     """
-    from backup.stores.s3.care import check as check_bucket  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import check as check_bucket  # noqa: PLC0415
 
     settings = base.prepare(as_json)
     _tell(check_bucket(open_bucket(options(settings), memory(settings, quiet=True))), as_json)

@@ -9,16 +9,16 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
+from backup.app.doctor import diagnose
+from backup.app.setup import survey
+from backup.app.setup import write as write_overlay
 from backup.cli import base
 from backup.cli.base import Json
-from backup.display.doctor import doctor_json, doctor_lines, doctor_page
-from backup.display.setup import setup_json, setup_notes
-from backup.log import logger
+from backup.cli.render.doctor import doctor_json, doctor_lines, doctor_page
+from backup.cli.render.setup import setup_json, setup_notes
+from backup.logging import logger
 from backup.operations.doctor.model import EXIT, worst
 from backup.operations.setup.overlay import overlay
-from backup.wiring_doctor import diagnose
-from backup.wiring_setup import survey
-from backup.wiring_setup import write as write_overlay
 
 _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 

@@ -9,22 +9,22 @@ from typing import Annotated, Final
 
 import typer
 
-from backup import alerts
-from backup.alerts.targets import targets
+from backup.app.volume import BackupVolume
+from backup.catalog.run_records import Outcome, Run, new_run_id
 from backup.cli import base
 from backup.cli.base import Json
-from backup.config import Settings
-from backup.display import monitor as shown
+from backup.cli.render import monitor as shown
+from backup.config.loader import Settings
 from backup.errors import BackupError, ConfigError, NotFound
-from backup.health import WORDS, SchedulerState, Status
-from backup.log import files, logger, of_run
+from backup.formatting import printable
+from backup.logging import files, logger, of_run
+from backup.monitoring import alerts
+from backup.monitoring.alerts.targets import targets
+from backup.monitoring.health import WORDS, SchedulerState, Status
+from backup.monitoring.overview import Overview
+from backup.monitoring.overview.report import to_json
 from backup.operations.status import overview as overview_now
-from backup.overview import Overview
-from backup.overview.told import to_json
-from backup.probe import SOCKET, login, run_dir, scheduler_state, target
-from backup.records import Outcome, Run, new_run_id
-from backup.text import printable
-from backup.wiring_volume import BackupVolume
+from backup.service.probe import SOCKET, login, run_dir, scheduler_state, target
 
 # Of `monitor --alert`. A service that is still making its first backup has not failed, but is not healthy yet.
 ALERTS: Final[dict[Status, int]] = {"pass": 0, "warn": 60, "starting": 60, "fail": 61}
@@ -150,8 +150,8 @@ def _send(settings: Settings, status: Status, text: str, now: datetime) -> None:
     if not targets(settings):
         return
     # Of all that this module is for, this alone speaks to the engine.
-    from backup.wiring import App  # noqa: PLC0415
-    from backup.wiring_alerts import StackName  # noqa: PLC0415
+    from backup.app.alerts import StackName  # noqa: PLC0415
+    from backup.app.composition import App  # noqa: PLC0415
 
     name = StackName(App(settings)).find(_NAMING)
     try:

@@ -9,20 +9,20 @@ from typing import Annotated, Any, Final, TypeVar
 
 import typer
 
+from backup.app.composition import App
+from backup.app.offsite import policy, shops
 from backup.cli import base, bucket
 from backup.cli.base import Json
-from backup.display.offsite import copies_json, copies_lines, copies_table
-from backup.display.prune import prune_json, prune_lines, prune_table
+from backup.cli.render.offsite import copies_json, copies_lines, copies_table
+from backup.cli.render.prune import prune_json, prune_lines, prune_table
 from backup.errors import BackupError
-from backup.log import logger
-from backup.manifest import Tier
-from backup.operations.offsite import fetch, listing, look
+from backup.logging import logger
+from backup.model.manifest import Tier
+from backup.operations.offsite import fetch, listing, verify_copies
 from backup.operations.offsite import prune as pruning
 from backup.operations.offsite import upload as uploading
-from backup.operations.offsite.place import Shop
+from backup.operations.offsite.context import Shop
 from backup.operations.offsite.upload import request_for
-from backup.wiring import App
-from backup.wiring_offsite import policy, shops
 
 _QUEUE: Final = 6 * 3600.0
 _Done = TypeVar("_Done")
@@ -118,7 +118,7 @@ def verify(
     """
     main = App(base.prepare(as_json, kind="verify"))
     main.require_volume()
-    request = look.Request(
+    request = verify_copies.Request(
         only=which,
         accept=accept,
         read=download,
@@ -126,7 +126,7 @@ def verify(
         wait=_QUEUE if scheduled else wait,
         **base.occasion(context, scheduled)._asdict(),
     )
-    reports = list(_each(main, as_json, lambda shop: look.verify(request, shop)))
+    reports = list(_each(main, as_json, lambda shop: verify_copies.verify(request, shop)))
     for report in reports:
         logger.success("{}", report.words)
     if as_json:

@@ -7,13 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
+from backup.app.volume import BackupVolume
 from backup.cli import base
 from backup.cli.base import Json, Set
-from backup.display.prune import prune_json, prune_lines, prune_table
-from backup.log import logger
+from backup.cli.render.prune import prune_json, prune_lines, prune_table
+from backup.logging import logger
 from backup.operations import prune as prune_operation
 from backup.operations.prune import Report, Request, Shelf
-from backup.wiring_volume import BackupVolume
 
 _QUEUE: Final = 6 * 3600.0
 Forgotten = Annotated[

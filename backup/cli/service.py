@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from backup import schedule
+from backup.catalog.scheduler_state import Ledger
 from backup.cli import base
 from backup.cli.base import Json
-from backup.display.schedule import schedule_json, schedule_lines, schedule_table
-from backup.ledger import Ledger
+from backup.cli.render.schedule import schedule_json, schedule_lines, schedule_table
+from backup.model import schedule
 from backup.operations.jobs import jobs
-from backup.probe import login, probe, target
+from backup.service.probe import login, probe, target
 
 
 def healthcheck(as_json: Json = False) -> None:

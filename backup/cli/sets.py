@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from backup import display
-from backup.catalog import Catalog
+from backup.app.volume import BackupVolume
+from backup.catalog.catalog import Catalog
 from backup.cli import base
 from backup.cli.base import Identity, Image, Json, Set
+from backup.cli.render import tables
 from backup.errors import BackupError, IntegrityError
-from backup.log import logger
-from backup.manifest import Tier
-from backup.operations import verify as verify_operation
-from backup.sets import SEALED, StoredSet
-from backup.text import age, plural, printable, size
-from backup.wiring_volume import BackupVolume
+from backup.formatting import age, plural, printable, size
+from backup.logging import logger
+from backup.model.backup_set import SEALED, StoredSet
+from backup.model.manifest import Tier
+from backup.operations.verify import run as verify_operation
 
 
 def list_sets(
@@ -40,8 +40,8 @@ def list_sets(
             emoji=False,
         )
     if base.out.is_terminal:
-        return base.out.print(display.sets_table(sets, datetime.now(UTC)))
-    return base.print_lines(display.sets_lines(sets))
+        return base.out.print(tables.sets_table(sets, datetime.now(UTC)))
+    return base.print_lines(tables.sets_lines(sets))
 
 
 def _as_json(sets: list[StoredSet], catalog: Catalog) -> Iterator[dict[str, Any]]:
@@ -50,10 +50,10 @@ def _as_json(sets: list[StoredSet], catalog: Catalog) -> Iterator[dict[str, Any]
     while sets:
         stored = sets.pop()
         try:
-            yield display.set_json(stored)
+            yield tables.set_json(stored)
         except BackupError:
             now = catalog.sets_in(stored.directory, stored.tier, only=stored.id)
-            yield from map(display.set_json, now)
+            yield from map(tables.set_json, now)
 
 
 def verify(
@@ -75,8 +75,8 @@ def verify(
     stored = main.find(which)
     if test_restore:
         # What restores need takes longer to import than to compare the bytes of a small set.
-        from backup.cli.proofs import prove  # noqa: PLC0415
-        from backup.wiring import App  # noqa: PLC0415
+        from backup.app.composition import App  # noqa: PLC0415
+        from backup.cli.drill import prove  # noqa: PLC0415
 
         main.require_volume()
         prove(App(main.settings), stored, image, as_json)

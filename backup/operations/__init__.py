@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what lives here."""
+"""One verb per module: what is done with sets."""

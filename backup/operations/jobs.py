@@ -11,13 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from backup.config import Settings
+from backup.config.loader import Settings
 from backup.errors import BackupError, ConfigError
-from backup.health import CREATE
-from backup.manifest import Tier
-from backup.offsite.told import DRILL, PRUNE, VERIFY
+from backup.model.manifest import Tier
+from backup.model.schedule import crontab, misled
+from backup.monitoring.health import CREATE
 from backup.operations.offsite import plans
-from backup.schedule import crontab, misled
+from backup.operations.offsite.copy_status import DRILL, PRUNE, VERIFY
 
 # What each job runs, after the program's own name.
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {

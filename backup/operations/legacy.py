@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backup.errors import BackupError, IntegrityError, StoreError
-from backup.manifest import file_name, parse_file_name
-from backup.operations import check_volume
-from backup.operations.check_bytes import Stored
-from backup.operations.check_set import Checked, Found, Reader, read_sums, wrong_roles
+from backup.formatting import printable
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import file_name, parse_file_name
+from backup.operations.verify import volume_archive
+from backup.operations.verify.set_files import Checked, Found, Reader, read_sums, wrong_roles
+from backup.operations.verify.stored_bytes import Stored
+from backup.pipeline import age
+from backup.pipeline.file_type import HEAD, Content, Kind, recognise
+from backup.postgres.dump.dump_reader import DumpReader
 from backup.progress import Progress, Silent
-from backup.sets import StoredSet
-from backup.stores.local import LocalStore
-from backup.stream import age
-from backup.stream.content import HEAD, Content, Kind, recognise
-from backup.stream.filters import DumpReader
-from backup.text import printable
+from backup.storage.directory import LocalStore
 
 _ARCHIVE: Final = ".tar.gz"
 _INDEX: Final = ".files.gz"
@@ -56,7 +56,7 @@ class _Check:
                 self._judge(name)
             elif name.endswith(_INDEXES) and self._archive_of(name) not in self.stored.files:
                 with self._reading(name) as source:
-                    check_volume.read_index(source.content())
+                    volume_archive.read_index(source.content())
         self.problems += [f"{name} is missing" for name in self.sums if name not in self.stored.files]
         if not self.sums:
             self.unchecked.append("sizes, checksums and row counts: there is no manifest to compare with")
@@ -150,12 +150,12 @@ class _Check:
         loose = next((each.root for each in self.stored.loose if each.name == name), "")
         root = os.fsencode(loose or (parsed.what if parsed else ""))
         if index not in self.stored.files:
-            check_volume.walk(chunks, root, trusted=False)
+            volume_archive.walk(chunks, root, trusted=False)
             return
         again = Stored(self._store, index, Silent(), self.stored.identity)
         with self._reading(index) as listing, contextlib.closing(again):
             try:
-                walked = check_volume.compare(chunks, listing.content(), again.content, root, trusted=False)
+                walked = volume_archive.compare(chunks, listing.content(), again.content, root, trusted=False)
             except IntegrityError as error:
                 self._add(name, error.message)
             else:

@@ -12,23 +12,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backup.database.session_settings import UNRESTRICTED
 from backup.errors import LoadFailed
-from backup.log import logger
-from backup.operations.beside import LEAST, Beside, Foreseen
-from backup.sets import StoredSet
-from backup.sources.clients import Clients
-from backup.sources.places import LOAD_OPTIONS, Place, Wanted
-from backup.sources.psql import CODES, confined, script
-from backup.stream.adaptation import LOADING, called
-from backup.stream.attempt import ALLOWED, Attempt
-from backup.stream.dialogue import Dialogue
-from backup.stream.entries import FIRST, Split
-from backup.stream.left_out import NOTES, LeftOut, left_out
-from backup.stream.order import Entry, Queue
-from backup.stream.statements import parts
-from backup.stream.violations import query
-from backup.text import printable
+from backup.formatting import printable
+from backup.logging import logger
+from backup.model.backup_set import StoredSet
+from backup.operations.parallel_load import LEAST, Beside, Foreseen
+from backup.postgres.clients import Clients
+from backup.postgres.dump.adaptation import LOADING, called
+from backup.postgres.dump.dependency_queue import Entry, Queue
+from backup.postgres.dump.left_out import NOTES, LeftOut, left_out
+from backup.postgres.dump.load_attempt import ALLOWED, Attempt
+from backup.postgres.dump.post_data import FIRST, Split
+from backup.postgres.dump.psql_session import Dialogue
+from backup.postgres.dump.statements import parts
+from backup.postgres.dump.violations import query
+from backup.postgres.psql import CODES, confined, script
+from backup.postgres.scratch_place import LOAD_OPTIONS, Place, Wanted
+from backup.postgres.session_settings import UNRESTRICTED
 
 _ARGUMENTS: Final = ("--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
 _GLANCE: Final = 0.2

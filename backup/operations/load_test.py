@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from backup.errors import BackupError, IntegrityError, Interrupted, LoadFailed
-from backup.log import logger
-from backup.operations.giveway import GaveWay, giving_way
+from backup.formatting import printable
+from backup.logging import logger
+from backup.model.backup_set import LoadTest, StoredSet, precedent
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
-from backup.sets import LoadTest, StoredSet, precedent
-from backup.sources.places import Places
-from backup.stream.filters import DumpReader
-from backup.text import printable
+from backup.operations.preemption import GaveWay, giving_way
+from backup.postgres.dump.dump_reader import DumpReader
+from backup.postgres.scratch_place import Places
 
 # Seconds for all of it; it takes two.
 LIMIT: Final = 180.0

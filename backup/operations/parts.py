@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from backup.manifest import file_name, parse_file_name
-from backup.sets import StoredSet
-from backup.stream.age import SUFFIX
-from backup.stream.content import Kind
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import file_name, parse_file_name
+from backup.pipeline.age import SUFFIX
+from backup.pipeline.file_type import Kind
 
 
 def volumes_of(stored: StoredSet) -> tuple[str, ...]:

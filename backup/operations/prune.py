@@ -10,22 +10,22 @@ from typing import ClassVar, Final
 
 from pydantic import ValidationError
 
-from backup.catalog import Catalog
-from backup.config import Settings
+from backup.catalog.catalog import Catalog
+from backup.catalog.retention import Decision, Identity, Memory, Policy, advanced, decide, identity_of, stale
+from backup.catalog.run_records import Outcome, Records, Run, new_run_id
+from backup.config.loader import Settings
 from backup.errors import BackupError, NoSpace, NotFound, StoreError
-from backup.health import failed_backup
-from backup.log import logger
-from backup.manifest import Tier
+from backup.formatting import age, plural, printable, size
+from backup.logging import logger
+from backup.model.backup_set import SKEW, StoredSet, is_ahead, left_volumes, present, volumes_of
+from backup.model.manifest import Tier
+from backup.monitoring.health import failed_backup
 from backup.operations import runs
+from backup.operations.restore.unfinished import refuse_unfinished
 from backup.operations.runs import at_work
-from backup.operations.unfinished import refuse_unfinished
-from backup.records import Outcome, Records, Run, new_run_id
-from backup.retention import Decision, Identity, Memory, Policy, advanced, decide, identity_of, stale
-from backup.sets import SKEW, StoredSet, is_ahead, left_volumes, present, volumes_of
-from backup.stores import notes
-from backup.stores.local import LocalStore
-from backup.stores.staged import staged_name
-from backup.text import age, plural, printable, size
+from backup.storage import atomic_file
+from backup.storage.directory import LocalStore
+from backup.storage.staged_file import staged_name
 
 PRUNE: Final = "prune"
 # The exit code of a run that did its part, and leaves more to a person.
@@ -89,7 +89,7 @@ class MemoryFile:
         if memory == self.read():
             return
         self._store.remove(staged_name(self._name))  # of a writer that was killed
-        notes.replace(self._store, self._name, memory.model_dump_json(indent=1).encode(), locked=True)
+        atomic_file.replace(self._store, self._name, memory.model_dump_json(indent=1).encode(), locked=True)
 
     def note(self, memory: Memory) -> None:
         """Before anything goes. Where there is no room for it, it says tomorrow what it would say today."""

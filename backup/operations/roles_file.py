@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from backup.errors import IntegrityError
-from backup.manifest import Artifact
-from backup.operations.check_bytes import Stored
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Artifact
+from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Silent
-from backup.sets import StoredSet
-from backup.stores.local import LocalStore
+from backup.storage.directory import LocalStore
 
 _LIMIT: Final = 64 << 20
 

@@ -11,13 +11,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from backup import lock
-from backup.catalog import Catalog
+from backup.catalog import staging
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run
 from backup.errors import BackupError, Interrupted, MediaFailed, StoreError
-from backup.log import logger, redacted
-from backup.operations import giveway
-from backup.records import Outcome, Records, Run
-from backup.stores import incoming
+from backup.logging import logger, redacted
+from backup.operations import preemption
+from backup.storage import lock
 
 # Runs that do not hold the lock of the volume hold one whose name begins so.
 BESIDE: Final = "beside-"
@@ -29,7 +29,7 @@ def recover(catalog: Catalog, records: Records, now: datetime) -> None:
         logger.warning("removed {}: a run that died had not published it", name)
     for identifier in catalog.settle():
         logger.warning("put the damaged files of {} back: a pull that died had not replaced them", identifier)
-    for name in incoming.clear(catalog.root):
+    for name in staging.clear(catalog.root):
         logger.warning("removed {}: an import that died had not judged it", name)
     try:
         crashed = records.mark_crashed(now, beside(catalog.root))
@@ -196,9 +196,9 @@ def locked(
     all others is asked to, as this run does when it is `yielding`.
     """
     what = f"{run.operation} {run.set or run.tier}".strip()
-    name = f"{what} {giveway.TO_ALL}" if yielding else what
-    told = waiting or giveway.asking(shop.catalog.root, what, _told)
-    with lock.hold(shop.lock, name, run.id, wait=giveway.patience(shop.lock, wait), waiting=told):
+    name = f"{what} {preemption.TO_ALL}" if yielding else what
+    told = waiting or preemption.asking(shop.catalog.root, what, _told)
+    with lock.hold(shop.lock, name, run.id, wait=preemption.patience(shop.lock, wait), waiting=told):
         yield
 
 

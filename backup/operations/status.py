@@ -8,31 +8,32 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup import alerts, schedule
-from backup.catalog import Catalog
-from backup.config import Settings
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.scheduler_state import Ledger
+from backup.config.loader import Settings
 from backup.errors import BackupError
-from backup.health import CREATE, Health, Reason, SchedulerState
-from backup.journal import journal_reason, lost_words
-from backup.journal.files import KeptFile
-from backup.journal.model import Kept
-from backup.ledger import Ledger
-from backup.log.files import recent
-from backup.offsite import told
-from backup.offsite.books import BookFile
-from backup.offsite.decide import candidates
-from backup.operations.accounting import reasons
+from backup.logging.files import recent
+from backup.model import schedule
+from backup.model.backup_set import StoredSet
+from backup.monitoring import alerts
+from backup.monitoring.health import CREATE, Health, Reason, SchedulerState
+from backup.monitoring.overview import Overview, compute
+from backup.monitoring.overview.compute import NO_OFFSITE, Facts, Policy
+from backup.operations.catch_up import reasons
 from backup.operations.jobs import jobs
+from backup.operations.offsite import copy_status as told
 from backup.operations.offsite.plans import ages, places, uploads
+from backup.operations.offsite.remote_state import BookFile
+from backup.operations.offsite.rules import candidates
 from backup.operations.prune import WAITS, MemoryFile, is_cleanup
 from backup.operations.prune import policy as retention_policy
+from backup.operations.restore.journal import journal_reason, lost_words
+from backup.operations.restore.journal.files import KeptFile
+from backup.operations.restore.journal.model import Kept
+from backup.operations.restore.unfinished import standing
 from backup.operations.runs import at_work
-from backup.operations.unfinished import standing
-from backup.overview import Overview, compute
-from backup.overview.compute import NO_OFFSITE, Facts, Policy
-from backup.records import Outcome, Records, Run
-from backup.sets import StoredSet
-from backup.stores.disk import ON_A_DISK, in_memory, room, try_write
+from backup.storage.errors import ON_A_DISK, in_memory, room, try_write
 
 _MEGA: Final = 10**6
 _LOGGED: Final = 15

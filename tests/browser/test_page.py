@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
-from backup.overview import Overview
-from backup.web.guard import Access
+from backup.monitoring.overview import Overview
+from backup.service.web.guard import Access
 from tests.support import overviews
 from tests.support.browser import chromium, site
 from tests.support.overviews import HOSTILE

@@ -21,23 +21,23 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from backup.database import (
+from backup.errors import BackupError, ConfigError, DropDelayed, IntegrityError, Interrupted, RestoreFailed
+from backup.model.manifest import Locale
+from backup.postgres import (
     Login,
     admin,
-    content,
-    deferred,
-    exchange,
+    deferred_statements,
     inspect,
+    role_states,
+    row_counts,
     server,
     server_state,
     session,
     settings_for,
+    swap,
 )
-from backup.database.exchange import Exchange
-from backup.errors import BackupError, ConfigError, DropDelayed, IntegrityError, Interrupted, RestoreFailed
-from backup.manifest import Locale
-from backup.sources import role_states
-from backup.sources.roles import Roles
+from backup.postgres.roles import Roles
+from backup.postgres.swap import Exchange
 from tests.support.database import PASSWORD, USER, Server, start_server
 from tests.support.sidecar import Sidecar
 
@@ -116,16 +116,16 @@ def row(on: Server, database: str) -> tuple[Any, ...]:
 
 def test_two_databases_change_places_and_back_and_again(site: Callable[..., Site]) -> None:
     at = site()
-    assert exchange.state(at.login, at.wanted) == "before"
-    assert 0 < exchange.exchange(at.login, at.wanted) < 20
-    assert exchange.state(at.login, at.wanted) == "after" and exchange.exchange(at.login, at.wanted) == 0
+    assert swap.state(at.login, at.wanted) == "before"
+    assert 0 < swap.exchange(at.login, at.wanted) < 20
+    assert swap.state(at.login, at.wanted) == "after" and swap.exchange(at.login, at.wanted) == 0
     assert at.what(at.live) == "new" and at.oid(at.kept) == at.live_oid
     for _ in range(2):
         undo = Exchange(at.live, at.new_oid, at.live_oid, at.kept)
         redo = Exchange(at.live, at.live_oid, at.new_oid, at.kept)
         for wanted, what in ((undo, "old"), (redo, "new")):
-            assert exchange.state(at.login, wanted) == "before"
-            assert exchange.exchange(at.login, wanted) < 2 and at.what(at.live) == what
+            assert swap.state(at.login, wanted) == "before"
+            assert swap.exchange(at.login, wanted) < 2 and at.what(at.live) == what
             with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
                 at.server.connect(at.kept)
 
@@ -138,15 +138,15 @@ def half_removed(on: Server, database: str) -> None:
 def test_what_is_half_removed_becomes_nothing_and_can_be_replaced(site: Callable[..., Site]) -> None:
     at, other = site(), site()
     half_removed(at.server, at.new)
-    for tried in (exchange.foresee, exchange.exchange):
+    for tried in (swap.foresee, swap.exchange):
         with pytest.raises(RestoreFailed, match=f"{at.new}' is half removed"):
             tried(at.login, at.wanted)
-    assert at.what(at.live) == "old" and exchange.state(at.login, at.wanted) == "before"
+    assert at.what(at.live) == "old" and swap.state(at.login, at.wanted) == "before"
     half_removed(other.server, other.live)
     with pytest.raises(BackupError, match="cannot connect to invalid database") as caught:
         inspect(other.login)
     assert "half removed" in caught.value.hint and "Use DROP" not in caught.value.message + caught.value.hint
-    exchange.exchange(other.login, other.wanted)
+    swap.exchange(other.login, other.wanted)
     assert other.what(other.live) == "new" and row(other.server, other.live)[5:7] == (True, -1)
     assert admin.drop(other.login, other.live_oid, other.kept)
     assert admin.drop_marked(at.login, at.new, MARK)
@@ -157,7 +157,7 @@ def test_a_drop_that_the_server_lets_wait_is_left_for_the_next_time(site: Callab
     at = site("", "", f"half__before_{stamp}")
     ours = replace(at.login, name="half")
     foreign, whole = f"other__before_{stamp}", f"half__restore_{stamp}"
-    exchange.exchange(at.login, at.wanted)
+    swap.exchange(at.login, at.wanted)
     for each in (foreign, whole):
         at.server.new_database(each)
     half_removed(at.server, foreign)
@@ -178,9 +178,9 @@ def test_a_database_that_was_not_there_gets_its_name(site: Callable[..., Site]) 
     at = site()
     at.server.execute("postgres", f"DROP DATABASE {at.live}")
     wanted = Exchange(at.live, None, at.new_oid, at.kept)
-    assert exchange.state(at.login, wanted) == "before"
-    exchange.exchange(at.login, wanted)
-    assert exchange.state(at.login, wanted) == "after" and at.what(at.live) == "new"
+    assert swap.state(at.login, wanted) == "before"
+    swap.exchange(at.login, wanted)
+    assert swap.state(at.login, wanted) == "after" and at.what(at.live) == "new"
     assert row(at.server, at.live)[5:8] == (True, -1, None)
 
 
@@ -201,9 +201,9 @@ def test_what_belongs_to_the_database_goes_with_it(site: Callable[..., Site]) ->
     settings = settings_for(at.login, at.live)
     assert admin.refused(at.login, at.new, settings_for(at.login, at.new), lambda *_: False) == {}
     assert row(at.server, at.new)[7] == MARK and row(at.server, at.new)[9] is None
-    exchange.exchange(at.login, replace(at.wanted, settings=settings))
+    swap.exchange(at.login, replace(at.wanted, settings=settings))
     assert row(at.server, at.live) == before
-    exchange.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
+    swap.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
     assert row(at.server, at.live) == before
     at.server.execute("postgres", f"ALTER DATABASE {at.kept} IS_TEMPLATE true")
     assert admin.drop(at.login, at.new_oid, at.kept), "what is kept can always be dropped"
@@ -215,7 +215,7 @@ def test_a_setting_that_fails_leaves_all_as_it_was(site: Callable[..., Site]) ->
     before = row(at.server, at.live), row(at.server, at.new)
     broken = replace(at.wanted, settings=(f"ALTER DATABASE {at.live} OWNER TO nobody_at_all;",))
     with pytest.raises(RestoreFailed, match="nobody_at_all.*as it was"):
-        exchange.exchange(at.login, broken)
+        swap.exchange(at.login, broken)
     assert (row(at.server, at.live), row(at.server, at.new)) == before and at.what(at.live) == "old"
 
 
@@ -238,18 +238,18 @@ def test_what_the_server_refuses_is_found_out_and_nothing_of_the_trial_stays(sit
 
 def test_what_waits_in_a_database_comes_out_as_it_went_in_until_it_is_done(site: Callable[..., Site]) -> None:
     at = site()
-    kept = deferred.Deferred(at.login)
+    kept = deferred_statements.Deferred(at.login)
     kept.close()
-    with deferred.deferred(at.login) as pieces:
+    with deferred_statements.deferred(at.login) as pieces:
         assert pieces is None
     text = bytes(range(256)) * 9000
     for start in range(0, len(text), 70_000):
         kept.write(text[start : start + 70_000])
     kept.close()
-    with deferred.deferred(at.login) as pieces:
+    with deferred_statements.deferred(at.login) as pieces:
         assert pieces is not None and b"".join(pieces) == text
-    at.server.execute(at.live, deferred.DONE.decode())
-    with deferred.deferred(at.login) as pieces:
+    at.server.execute(at.live, deferred_statements.DONE.decode())
+    with deferred_statements.deferred(at.login) as pieces:
         assert pieces is None
 
 
@@ -272,9 +272,9 @@ def test_a_database_is_empty_until_somebody_puts_something_in(any_server: Server
 def test_hostile_names(site: Callable[..., Site], hostile: str) -> None:
     at = site(hostile, server.fitting(hostile, "__restore_1"), server.fitting(hostile, "__before_1"))
     assert at.login.name == inspect(at.login).name
-    exchange.exchange(at.login, replace(at.wanted, settings=settings_for(at.login, at.live)))
+    swap.exchange(at.login, replace(at.wanted, settings=settings_for(at.login, at.live)))
     assert at.what(hostile) == "new"
-    exchange.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
+    swap.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
     assert at.what(hostile) == "old" and admin.drop(at.login, at.new_oid, at.kept)
     assert admin.drop(at.login, at.new_oid, at.kept) is False and at.what(hostile) == "old"
 
@@ -301,7 +301,7 @@ def test_a_storm_of_sessions_sees_the_old_or_the_new_and_never_a_mixture(site: C
     [each.start() for each in crowd]
     time.sleep(0.5)
     try:
-        window = exchange.exchange(at.login, at.wanted)
+        window = swap.exchange(at.login, at.wanted)
         ended = time.monotonic()
         time.sleep(0.5)
     finally:
@@ -330,10 +330,10 @@ def test_what_is_raised_between_two_statements_leaves_all_as_it_was(site: Callab
 
     for number in range(6):
         with pytest.raises(Interrupted):
-            exchange.exchange(at.login, at.wanted, step=stopping(number))
-        assert exchange.state(at.login, at.wanted) == "before"
+            swap.exchange(at.login, at.wanted, step=stopping(number))
+        assert swap.state(at.login, at.wanted) == "before"
         assert (row(at.server, at.live), row(at.server, at.new)) == before and at.what(at.live) == "old"
-    exchange.exchange(at.login, at.wanted)
+    swap.exchange(at.login, at.wanted)
     assert at.what(at.live) == "new"
 
 
@@ -357,14 +357,14 @@ def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(
         superuser.execute("SELECT 1")
         threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(Interrupted):
-            exchange.exchange(replace(at.login, user=role, password="x"), at.wanted)
+            swap.exchange(replace(at.login, user=role, password="x"), at.wanted)
         assert at.what(at.live) == "old", "and its lock is free again"
-    assert exchange.state(at.login, at.wanted) == "before" and not exchange_sessions(at.server)
+    assert swap.state(at.login, at.wanted) == "before" and not exchange_sessions(at.server)
     assert not caplog.records, "no rollback was tried over a connection that was busy"
 
 
 KILLED = """
-import sys; from backup.database import Login, exchange
+import sys; from backup.postgres import Login, exchange
 host, user, password, live, live_oid, new_oid, kept = sys.argv[1:]
 login = Login(host, 5432, user, live, password)
 print('ready', flush=True)
@@ -391,10 +391,10 @@ def test_a_kill_at_any_moment_leaves_one_whole_database_of_the_name(site: Callab
         deadline = time.monotonic() + 10
         while exchange_sessions(at.server) and time.monotonic() < deadline:
             time.sleep(0.05)
-        found = exchange.state(at.login, wanted)
+        found = swap.state(at.login, wanted)
         seen.add(found)
         assert at.what(at.live) == what[oids[0] if found == "before" else oids[1]]
-        exchange.exchange(at.login, wanted)
+        swap.exchange(at.login, wanted)
         assert at.what(at.live) == what[oids[1]]
         oids.reverse()
         if len(seen) == 2:
@@ -422,11 +422,11 @@ def test_sessions_that_cannot_be_ended_leave_all_as_it_was(site: Callable[..., S
         with pytest.raises(
             RestoreFailed, match=f"{role} may not end [12] sessions? .*; the database is as it was"
         ) as caught:
-            exchange.exchange(login, at.wanted)
+            swap.exchange(login, at.wanted)
         assert "pg_signal_backend" in caught.value.hint and time.monotonic() - began < 60
         assert row(at.server, at.live) == before and superuser.execute("SELECT 1").fetchone()
     with psycopg.connect(login.conninfo(), password="x"):
-        assert exchange.exchange(login, at.wanted) < 20
+        assert swap.exchange(login, at.wanted) < 20
     assert at.what(at.live) == "new"
     scratch = admin.create(login, f"{role}_scratch", inspect(login).locale, MARK)
     assert admin.drop(login, scratch, f"{role}_scratch")
@@ -461,11 +461,11 @@ def test_a_role_that_may_not_create_says_so(any_server: Server) -> None:
 def test_somebody_elses_renaming_is_never_built_upon(site: Callable[..., Site]) -> None:
     at = site()
     at.server.execute("postgres", f"ALTER DATABASE {at.new} RENAME TO {at.kept}_else")
-    assert exchange.state(at.login, at.wanted) == "before", "the new one is known by its oid"
+    assert swap.state(at.login, at.wanted) == "before", "the new one is known by its oid"
     at.server.execute("postgres", f"ALTER DATABASE {at.live} RENAME TO {at.kept}")
-    assert exchange.state(at.login, at.wanted) == "neither"
+    assert swap.state(at.login, at.wanted) == "neither"
     with pytest.raises(RestoreFailed, match=str(at.new_oid)):
-        exchange.exchange(at.login, at.wanted)
+        swap.exchange(at.login, at.wanted)
     at.server.execute("postgres", f"ALTER DATABASE {at.kept}_else RENAME TO {at.new}")
 
 
@@ -475,10 +475,10 @@ def test_prepared_transactions_and_active_slots_are_named() -> None:
         at = Site(on)
         on.execute(at.live, "BEGIN; CREATE TABLE t (a int); PREPARE TRANSACTION E'p\n1'")
         with pytest.raises(RestoreFailed, match=r"1 prepared transaction: p\\n1; it cannot be renamed.*as it was"):
-            exchange.exchange(at.login, at.wanted)
+            swap.exchange(at.login, at.wanted)
         on.execute(at.live, "ROLLBACK PREPARED E'p\n1'")
         on.execute(at.live, "SELECT pg_create_logical_replication_slot('slot', 'pgoutput')")
-        assert exchange.exchange(at.login, at.wanted) < 20
+        assert swap.exchange(at.login, at.wanted) < 20
         on.execute("postgres", f"ALTER DATABASE {at.kept} ALLOW_CONNECTIONS true")
         receive = ["pg_recvlogical", "-U", USER, "-d", at.kept, "--slot=slot", "--start", "--file=/dev/null"]
         on.container.exec_run([*receive, "-o", "proto_version=1", "-o", "publication_names=p"], detach=True)
@@ -488,7 +488,7 @@ def test_prepared_transactions_and_active_slots_are_named() -> None:
         with pytest.raises(RestoreFailed, match="1 active replication slot: slot; it cannot be dropped"):
             admin.drop(at.login, at.live_oid, at.kept)
         # The slot stays with the database it is of, and its reader does not keep that from being exchanged.
-        assert exchange.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept)) < 20
+        assert swap.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept)) < 20
     finally:
         on.remove()
 
@@ -524,7 +524,7 @@ def test_only_what_is_marked_is_dropped(site: Callable[..., Site]) -> None:
 
 def test_what_was_swapped_in_can_no_longer_be_dropped_by_its_mark(site: Callable[..., Site]) -> None:
     at = site()
-    exchange.exchange(at.login, at.wanted)
+    swap.exchange(at.login, at.wanted)
     for each in (at.live, at.kept):
         assert admin.drop_marked(at.login, each, MARK) is False
     assert at.what(at.live) == "new"
@@ -614,11 +614,11 @@ def test_rows_are_counted_by_the_names_of_the_dump(site: Callable[..., Site]) ->
     )
     odd = 'public."odd ""n"".{} %s"'
     tables = [odd, "public.parent", "public.child", "public.gone", "nowhere.x", *["public.which"] * 150]
-    found = content.count_rows(at.login, tables)
+    found = row_counts.count_rows(at.login, tables)
     assert found == {odd: 2, "public.parent": 0, "public.child": 1, "public.which": 9}
-    assert content.count_large_objects(at.login) == 1
+    assert row_counts.count_large_objects(at.login) == 1
     with pytest.raises(IntegrityError):
-        content.count_rows(at.login, ["pg_class; DROP TABLE which"])
+        row_counts.count_rows(at.login, ["pg_class; DROP TABLE which"])
 
 
 @pytest.mark.parametrize("busy", [0.0, 30.0])
@@ -639,7 +639,7 @@ def test_a_signal_ends_the_work_on_the_server_too(site: Callable[..., Site], bus
     signal.signal(signal.SIGTERM, interrupt)
     threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     started = time.monotonic()
-    with pytest.raises(Interrupted), content.analyzing(at.login):
+    with pytest.raises(Interrupted), row_counts.analyzing(at.login):
         time.sleep(busy)
     assert 1.5 < time.monotonic() - started < 60, "and the statement timeout of the database does not apply"
     deadline = time.monotonic() + 20

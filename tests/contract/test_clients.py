@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from backup.catalog.run_records import new_run_id
 from backup.errors import LoadFailed
-from backup.records import new_run_id
-from backup.sources.psql import confined
+from backup.postgres.psql import confined
 from tests.support.database import Server
 from tests.support.sidecar import Sidecar
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from backup.database import exchange
+from backup.postgres import swap
 from tests.contract.test_admin import Site
 from tests.support.database import Server, start_server
 from tests.support.faults import docker
@@ -24,7 +24,7 @@ def hasty() -> Iterator[Server]:
 def test_the_server_dies_in_the_moment_after_it(hasty: Server) -> None:
     at = Site(hasty)
     hasty.execute("postgres", "CHECKPOINT")
-    exchange.exchange(at.login, at.wanted)
+    swap.exchange(at.login, at.wanted)
     docker("kill", hasty.container.id)
     docker("start", hasty.container.id)
     hasty.wait()

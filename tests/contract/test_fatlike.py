@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from backup import trees
 from backup.errors import IntegrityError, RestoreFailed
-from backup.sources import untar
-from backup.sources.selection import Chosen
-from backup.sources.spelling import alike, folds_case, other_spelling
-from backup.trees import single
+from backup.media import extraction, swap
+from backup.media.case_folding import alike, folds_case, other_spelling
+from backup.media.selection import Chosen
+from backup.media.swap import single
 from tests.support.fatlike import mounted
 
 STAMP = "20261123-1047"
@@ -44,10 +43,10 @@ def archive(*names: str, kinds: dict[str, bytes] | None = None) -> io.BytesIO:
     return out
 
 
-def unpacked(volume: Path, tar: io.BytesIO) -> untar.Extracted:
-    trees.prepare(volume, STAMP)
-    with trees.Trees(volume, STAMP) as staging:
-        return untar.extract(
+def unpacked(volume: Path, tar: io.BytesIO) -> extraction.Extracted:
+    swap.prepare(volume, STAMP)
+    with swap.Trees(volume, STAMP) as staging:
+        return extraction.extract(
             tar,
             "media",
             Path("new"),
@@ -75,18 +74,18 @@ def test_an_archive_with_both_is_refused_with_both_names(volume: Path, kind: str
         unpacked(volume, archive(*names, kinds=kinds))
     assert all(repr(name) in caught.value.message for name in both), caught.value.message
     assert "as they were" in caught.value.message and caught.value.hint
-    trees.discard(volume, STAMP)
+    swap.discard(volume, STAMP)
     assert os.listdir(volume) == ["live.pdf"]
 
 
 def test_all_else_is_unpacked_and_exchanged(volume: Path) -> None:
     done = unpacked(volume, archive("LIVE.pdf", "second", "d/", "d/LIVE.pdf", kinds={"second": tarfile.LNKTYPE}))
-    assert any(note.startswith(untar.COPIES) for note in done.notes)
-    with trees.Trees(volume, STAMP) as staging:
+    assert any(note.startswith(extraction.COPIES) for note in done.notes)
+    with swap.Trees(volume, STAMP) as staging:
         staging.extracted()
-    trees.exchange(volume, STAMP)
+    swap.exchange(volume, STAMP)
     assert sorted(os.listdir(volume))[1:] == ["LIVE.pdf", "d", "second"]
-    trees.exchange_back(volume, STAMP)
+    swap.exchange_back(volume, STAMP)
     assert sorted(os.listdir(volume))[1:] == ["live.pdf"]
 
 
@@ -169,7 +168,7 @@ def test_where_nothing_is_ours_alone_nothing_is_begun(tmp_path: Path) -> None:
     """What is mounted for all to enter: there, what a restore keeps could be anybody's, and was never tidied away."""
     with mounted(tmp_path / "volume", 0o755) as root:
         (root / "live.pdf").write_text("live")
-        for restored in (lambda: trees.prepare(root, STAMP), lambda: put(root, b"live.pdf")):
+        for restored in (lambda: swap.prepare(root, STAMP), lambda: put(root, b"live.pdf")):
             with pytest.raises(RestoreFailed, match="has the owner 0 and the mode 0755.*as they were") as caught:
                 restored()
             assert "mount this one" in caught.value.hint

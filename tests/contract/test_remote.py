@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from backup.errors import IntegrityError, RemoteDamaged, RemoteFailed, RemoteMissing
-from backup.stores.folder import Folder
-from backup.stores.remote import Remote
-from backup.stores.s3 import open_bucket
+from backup.storage.folder import Folder
+from backup.storage.remote import Remote
+from backup.storage.s3 import open_bucket
 from tests.support.fatlike import mounted
 
 KEY = "daily/obcms_backup_daily_2025-10-20_02-00-00.sql.gz"

@@ -11,7 +11,7 @@ from datetime import datetime
 
 import pytest
 
-from backup.database import Login
+from backup.postgres import Login
 from tests.support.clients import Client, crowd, strange
 from tests.support.faults import eventually
 from tests.support.stack import STACK, Stack, docker

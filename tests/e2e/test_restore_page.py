@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backup.restorepage import PAGE, page
-from backup.sets import StoredSet
+from backup.catalog.restore_page import PAGE, page
+from backup.model.backup_set import StoredSet
 from tests.support.database import USER, Server, start_server
 from tests.support.keys import key_pair
 from tests.support.sidecar import Sidecar

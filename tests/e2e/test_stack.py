@@ -166,7 +166,7 @@ def test_a_stale_backup_turns_it_unhealthy_within_one_interval(spare: Stack) -> 
     assert 0 not in after[1:], log
     last = log[-1]
     assert last["ExitCode"] == 1 and "is 3 d 00 h old; the limit is 2 d 00 h" in last["Output"], last
-    alive = ("exec", "-T", "backup", "/app/venv/bin/python", "-m", "backup.probe", "/livez")
+    alive = ("exec", "-T", "backup", "/app/venv/bin/python", "-m", "backup.service.probe", "/livez")
     assert spare.compose(*alive).output.strip() == "pass"
 
 

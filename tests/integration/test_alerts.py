@@ -18,20 +18,20 @@ from typing import Any
 
 import pytest
 
-from backup import alerts
-from backup.alerts.deliver import deliver
-from backup.alerts.desk import Desk, Surroundings, View
-from backup.alerts.model import HEARTBEAT, Event, Letter, Policy, Receipt, Target
-from backup.alerts.outbox import MOST, Outbox, recall, remember
-from backup.alerts.post import Post
-from backup.alerts.targets import everything, targets
-from backup.catalog import Catalog
-from backup.config import load
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run
+from backup.config.loader import load
 from backup.errors import StoreError
-from backup.health import Health, Reason
+from backup.model.backup_set import Verdict
+from backup.monitoring import alerts
+from backup.monitoring.alerts.delivery import deliver
+from backup.monitoring.alerts.delivery_process import Post
+from backup.monitoring.alerts.desk import Desk, Surroundings, View
+from backup.monitoring.alerts.model import HEARTBEAT, Event, Letter, Policy, Receipt, Target
+from backup.monitoring.alerts.outbox import MOST, Outbox, recall, remember
+from backup.monitoring.alerts.targets import everything, targets
+from backup.monitoring.health import Health, Reason
 from backup.operations.status import overview, status
-from backup.records import Outcome, Records, Run
-from backup.sets import Verdict
 from tests.integration.test_serve import RUNNER, Service, eventually, publish, supercronic
 from tests.support.receivers import Calls, http_server, silence, smtp
 
@@ -442,9 +442,9 @@ def test_notify_says_what_to_set_and_lists_what_waits(tmp_path: Path) -> None:
 
 
 DESK = """
-import backup.operations.serve as service_module
-from backup.wiring import App
-from backup.wiring_alerts import desk as make_desk
+import backup.service.main as service_module
+from backup.app.composition import App
+from backup.app.alerts import desk as make_desk
 service_module._ALERTS = 0.5
 make = lambda health: make_desk(App(settings), given["alerts"], health)
 """

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from backup.errors import RemoteFailed
-from backup.stores.s3 import care, open_bucket
-from backup.stores.s3.care import ABORT_RULE, ARCHIVE_RULE, Wanted
-from backup.stores.s3.policy import policy
+from backup.storage.s3 import bucket_setup, open_bucket
+from backup.storage.s3.bucket_setup import ABORT_RULE, ARCHIVE_RULE, Wanted
+from backup.storage.s3.policy import policy
 from tests.support.liar import lying
 from tests.support.s3 import RELEASES, Service
 
@@ -21,10 +21,10 @@ def test_setup_keeps_the_rules_of_others(moto: Service) -> None:
     name, client = moto.bucket(), moto.client()
     client.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": [FOREIGN]})
     bucket = open_bucket(moto.options(name, prefix="stack"))
-    assert "would" in {step.state for step in care.setup(bucket, Wanted(), dry=True)}
+    assert "would" in {step.state for step in bucket_setup.setup(bucket, Wanted(), dry=True)}
     assert len(client.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]) == 1
     for archive in (90, 30, 30):
-        steps = list(care.setup(bucket, Wanted(archive_days=archive)))
+        steps = list(bucket_setup.setup(bucket, Wanted(archive_days=archive)))
         assert "failed" not in {step.state for step in steps}, steps
     rules = {rule["ID"]: rule for rule in client.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]}
     assert set(rules) == {"theirs", ABORT_RULE, ARCHIVE_RULE}
@@ -37,17 +37,17 @@ def test_setup_keeps_the_rules_of_others(moto: Service) -> None:
 def test_a_bucket_is_made_only_if_asked(ceph: Service) -> None:
     bucket = open_bucket(ceph.options("made-by-setup"))
     with pytest.raises(RemoteFailed, match="there is no bucket"):
-        list(care.setup(bucket, Wanted()))
-    assert [step.state for step in care.setup(bucket, Wanted(create=True), dry=True)] == ["would"]
-    list(care.setup(bucket, Wanted(create=True, archive_days=0)))
-    assert [step.state for step in care.check(bucket)] == ["done"] * 6 + ["note"]
+        list(bucket_setup.setup(bucket, Wanted()))
+    assert [step.state for step in bucket_setup.setup(bucket, Wanted(create=True), dry=True)] == ["would"]
+    list(bucket_setup.setup(bucket, Wanted(create=True, archive_days=0)))
+    assert [step.state for step in bucket_setup.check(bucket)] == ["done"] * 6 + ["note"]
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_what_a_store_really_keeps_and_honours_is_shown(gateways: Callable[[int], Service], release: int) -> None:
     service = gateways(release)
     name = service.bucket()
-    words = "\n".join(step.words for step in care.check(open_bucket(service.options(name))))
+    words = "\n".join(step.words for step in bucket_setup.check(open_bucket(service.options(name))))
     assert {
         18: "the store keeps no SHA-256; otherwise" in words
         and "ignores If-None-Match of an object sent in parts;" in words,
@@ -94,7 +94,7 @@ def test_a_store_that_refuses_niceties_is_used_without_them(refuses: set[str], a
         store.refuses, store.answer, store.checksums = refuses, answer, "checksums" not in refuses
         told: list[frozenset[str]] = []
         options = Service(store.endpoint, "liar").options("copies", attempts=1)
-        steps = list(care.check(open_bucket(options, told.append)))
+        steps = list(bucket_setup.check(open_bucket(options, told.append)))
         assert told[0] == frozenset() and told[-1] == refuses and len(told) == len(refuses) + 1
         assert sum("done without" in step.words for step in steps) == len(refuses)
         assert "failed" not in {step.state for step in steps} and not store.objects

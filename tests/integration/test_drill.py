@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from backup.log import logger
-from backup.records import new_run_id
-from backup.sets import manifest_name, verdict_name
-from backup.sources.places import Wanted
-from backup.sources.scratch import Scratch
-from backup.stream.feed import refused
+from backup.catalog.run_records import new_run_id
+from backup.logging import logger
+from backup.model.backup_set import manifest_name, verdict_name
+from backup.postgres.process_input import refused
+from backup.postgres.scratch_database import Scratch
+from backup.postgres.scratch_place import Wanted
 from tests.support import kitchen
 from tests.support.database import LABEL, PROJECT, Server
 from tests.support.faults import docker, ended, eventually, helpers, judge, nothing_left, under_way
@@ -432,7 +432,7 @@ def test_over_the_network_a_scratch_database_is_used(target: Sidecar, server: Se
 def scratch(target: Sidecar, server: Server, monkeypatch: pytest.MonkeyPatch) -> Scratch:
     """As where there is no engine, but with the clients of helpers: this machine may have none of its own."""
     helpers = target.app().source().clients
-    monkeypatch.setattr("backup.wiring.NetworkClients", lambda login, *_: helpers.named(login.name))
+    monkeypatch.setattr("backup.app.composition.NetworkClients", lambda login, *_: helpers.named(login.name))
     app = Sidecar.network(target, server).app()
     return app._scratch()
 

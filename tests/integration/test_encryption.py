@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from backup.sets import SEALED, StoredSet
-from backup.stream.age import MAGIC
+from backup.model.backup_set import SEALED, StoredSet
+from backup.pipeline.age import MAGIC
 from tests.integration.test_restore import CHANGE, OLD, SEED, drop_kept, live
 from tests.support.database import Server
 from tests.support.keys import key_pair

@@ -11,10 +11,10 @@ from typing import Final
 
 import pytest
 
+from backup.catalog.restore_page import PAGE, page
 from backup.errors import EngineError
-from backup.operations.drill import drill
+from backup.operations.drill.run import drill
 from backup.progress import Silent
-from backup.restorepage import PAGE, page
 from tests.conftest import MAJORS
 from tests.e2e.test_restore_page import follow
 from tests.support.breaking import BREAKER
@@ -284,8 +284,8 @@ def test_without_an_engine_the_rest_is_tried_and_what_was_not_is_said(
     filled_17: Sidecar, loaded: Callable[[int], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     helpers = filled_17.app().source().clients
-    monkeypatch.setattr("backup.wiring.NetworkClients", lambda login, *_: helpers.named(login.name))
-    monkeypatch.setattr("backup.wiring.Engine", gone)
+    monkeypatch.setattr("backup.app.composition.NetworkClients", lambda login, *_: helpers.named(login.name))
+    monkeypatch.setattr("backup.app.composition.Engine", gone)
     app = filled_17.network(loaded(17)).app()
     proof = drill(filled_17.sets()[0], app.drill_shop(Silent())).proof
     assert proof and proof.proven and "pg_cron was not tried: it can be in one database only" in proof.notes, proof

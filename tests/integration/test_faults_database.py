@@ -12,9 +12,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from backup import database
-from backup.database import Login
+from backup import postgres as database
 from backup.errors import DatabaseUnavailable
+from backup.postgres import Login
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server, start_server
 from tests.support.faults import (
     docker as engine,
@@ -200,7 +200,7 @@ def test_a_dump_that_is_silent_in_its_midst(tmp_path: Path, server: Server) -> N
 
 def test_a_server_that_falls_silent_between_two_words(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paused just after the login: the connection stands, and nothing but our own clock tells."""
-    monkeypatch.setattr("backup.database.session._SILENCE", 1.0)
+    monkeypatch.setattr("backup.postgres.session._SILENCE", 1.0)
     ready = threading.Event()
 
     def relay(listener: socket.socket) -> None:

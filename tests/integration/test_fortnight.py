@@ -16,20 +16,20 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.alerts.decide import due
-from backup.alerts.model import Policy, State
+from backup.catalog.scheduler_state import Ledger
 from backup.errors import BackupError
-from backup.health import WORDS
-from backup.ledger import Ledger
-from backup.manifest import Tier
+from backup.model.manifest import Tier
+from backup.model.schedule import moments, opened, owed
+from backup.monitoring.alerts.model import Policy, State
+from backup.monitoring.alerts.rules import due
+from backup.monitoring.health import WORDS
 from backup.operations import prune as pruning
-from backup.operations.backup import Request, create
-from backup.operations.drill import drill, newest_of_each_tier
-from backup.operations.fulfil import fulfil
+from backup.operations.create.run import Request, create
+from backup.operations.drill.run import drill, newest_of_each_tier
 from backup.operations.jobs import jobs
+from backup.operations.scheduled_run import fulfil
 from backup.operations.status import overview
 from backup.progress import Silent
-from backup.schedule import moments, opened, owed
 from tests.support.database import Server, start_server
 from tests.support.sidecar import Sidecar
 

@@ -23,8 +23,8 @@ MB = 1 << 20
 # The server as `serve` makes it, in a process whose memory can be measured.
 RUNNER = """
 import sys, time
-from backup.web.app import create_app
-from backup.web.server import HttpServer, bind
+from backup.service.web.app import create_app
+from backup.service.web.server import HttpServer, bind
 from tests.support.overviews import warning
 
 app = create_app(scheduler=lambda: "alive", overview=warning, ready=lambda: None)

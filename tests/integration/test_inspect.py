@@ -567,7 +567,7 @@ def test_a_killed_single_restore_leaves_old_or_new(live: Target) -> None:
         name.write_bytes(old)
         calls = "rename,renameat,renameat2,fsync,syncfs,mkdirat,unlinkat,fchown"
         trace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={calls}:signal=KILL:when={number}")
-        words = [sys.executable, "-m", "backup.mediatree", "put", "--limit=99999999", "--trusted", "--days=7"]
+        words = [sys.executable, "-m", "backup.media.helper_main", "put", "--limit=99999999", "--trusted", "--days=7"]
         words += [f"--path={b'uploads/2025/b.pdf'.hex()}", "--", str(live.path("media", "tar.gz"))]
         words += [str(live.path("media", "files.gz")), "media", str(media), f"s{number}"]
         done = subprocess.run([*trace, *words], cwd=ROOT, capture_output=True, check=False)
@@ -576,7 +576,7 @@ def test_a_killed_single_restore_leaves_old_or_new(live: Target) -> None:
         states.add(content)
         assert (
             subprocess.run(
-                [sys.executable, "-m", "backup.mediatree", "tidy", str(media)], cwd=ROOT, check=False
+                [sys.executable, "-m", "backup.media.helper_main", "tidy", str(media)], cwd=ROOT, check=False
             ).returncode
             == 0
         )

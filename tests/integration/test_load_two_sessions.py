@@ -255,7 +255,7 @@ def test_a_second_session_that_cannot_be_started_is_named(target: Sidecar, serve
     created(target)
     broken(
         target,
-        "from backup.engine import Engine\nfrom backup.errors import EngineError\nstart = Engine.start_helper\n"
+        "from backup.docker.engine import Engine\nfrom backup.errors import EngineError\nstart = Engine.start_helper\n"
         "def failing(self, beside, program, arguments, *rest):\n"
         "    if any('2.fifo' in each for each in arguments):\n        raise EngineError('the engine is full')\n"
         "    return start(self, beside, program, arguments, *rest)\nEngine.start_helper = failing\n",

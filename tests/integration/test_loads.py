@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from backup.database import Login
-from backup.engine import Engine, spool_mount
+from backup.catalog.run_records import Run
+from backup.docker.engine import Engine, spool_mount
 from backup.errors import EngineError
-from backup.manifest import Tier
-from backup.operations.backup import Request, create
+from backup.model.backup_set import LoadTest
+from backup.model.manifest import Tier
+from backup.operations.create.run import Request, create
+from backup.postgres import Login
+from backup.postgres.clients import HelperClients
 from backup.progress import Silent
-from backup.records import Run
-from backup.sets import LoadTest
-from backup.sources.clients import HelperClients
 from tests.integration.test_drill import throw_away
 from tests.support.database import Server
 from tests.support.faults import eventually, nothing_left, under_way
@@ -186,8 +186,8 @@ def far(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iter
         settings = Sidecar.network(target, server).environment | environment
         distant = Sidecar(target.root, target.spool, target.volumes, settings)
         with monkeypatch.context() as patch:
-            patch.setattr("backup.wiring.Engine", none)
-            patch.setattr("backup.wiring.NetworkClients", clients)
+            patch.setattr("backup.app.composition.Engine", none)
+            patch.setattr("backup.app.composition.NetworkClients", clients)
             return create(Request(Tier.DAILY), distant.app().workshop(Silent()))
 
     yield make

@@ -23,15 +23,14 @@ from typing import Any
 
 import pytest
 
-from backup import mediatree, trees
 from backup.errors import IntegrityError, RestoreFailed
-from backup.sources import media
+from backup.media import archive_tree, helper_main, swap
 from tests.support.faults import eventually
 from tests.support.nasty import fill, look
 from tests.unit.test_trees import STAMP, Look, Volume, killed_at
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = (sys.executable, "-m", "backup.mediatree")
+COMMAND = (sys.executable, "-m", "backup.media.helper_main")
 CALLS = (
     *("rename", "renameat", "renameat2", "fsync", "syncfs", "mkdir", "mkdirat", "unlink", "unlinkat", "rmdir"),
     *("openat", "write", "fchown", "fchmod", "utimensat", "fsetxattr", "fremovexattr", "flock"),
@@ -60,9 +59,9 @@ class Archived:
             root.mkdir()
         make(self.origin)
         with gzip.open(self.tar, "wb", 1) as tar, gzip.open(self.index, "wb") as index:
-            media.archive(self.origin, "media", tar, index, excludes=())
+            archive_tree.archive(self.origin, "media", tar, index, excludes=())
         (self.live / "live").write_bytes(b"live")
-        self.staging = self.live / (trees.PREFIX + STAMP)
+        self.staging = self.live / (swap.PREFIX + STAMP)
 
     def words(self, live: Path | None = None) -> list[object]:
         return ["extract", self.tar, self.index, "media", live or self.live, STAMP, "--limit=99999999", "--trusted"]
@@ -85,13 +84,13 @@ def _large(root: Path) -> None:
 
 # --- its lines ------------------------------------------------------------------------------------------------------
 
-# The rights that `backup.sources.filetrees` gives to the helper.
+# The rights that `backup.media.helper` gives to the helper.
 _RIGHTS = "-all,+chown,+dac_override,+fowner,+fsetid"
 
 
 @pytest.mark.parametrize("mask", [0, 0o077])
 def test_all_of_it_with_the_rights_of_the_helper(archived: Archived, mask: int) -> None:
-    before = look(archived.live, trees.PREFIX.encode())
+    before = look(archived.live, swap.PREFIX.encode())
     rights = ("setpriv", "--bounding-set", _RIGHTS, "--inh-caps", _RIGHTS, "--no-new-privs")
     prefix = ("sh", "-c", f'umask {mask:o}; exec "$@"', "sh", *rights)
     os.chown(archived.live, 1234, 1234)
@@ -102,7 +101,7 @@ def test_all_of_it_with_the_rights_of_the_helper(archived: Archived, mask: int) 
     done = lines[-1]["extracted"]
     assert (done["hard_links"], done["notes"]) == (2, [])
     assert archived.staging.stat().st_mode & 0o777 == 0o700
-    assert look(archived.live, trees.PREFIX.encode()) == before
+    assert look(archived.live, swap.PREFIX.encode()) == before
     assert call("state", archived.live, STAMP, prefix=prefix) == (0, [{"state": "ready"}], "")
     for verb, state in (
         ("exchange", "exchanged"),
@@ -110,7 +109,7 @@ def test_all_of_it_with_the_rights_of_the_helper(archived: Archived, mask: int) 
         ("exchange", "exchanged"),
     ):
         assert call(verb, archived.live, STAMP, prefix=prefix) == (0, [{"state": state, "told": []}], "")
-    assert look(archived.live, trees.PREFIX.encode()) == look(archived.origin)
+    assert look(archived.live, swap.PREFIX.encode()) == look(archived.origin)
     kept = {"stamp": STAMP, "state": "exchanged", "bytes": 4}
     assert call("kept", archived.live, prefix=prefix) == (0, [{"kept": [kept]}], "")
     assert call("discard", archived.live, STAMP, prefix=prefix) == (0, [{"state": "absent", "told": []}], "")
@@ -127,7 +126,7 @@ def test_an_error_is_told_so_that_it_can_be_raised_again(archived: Archived) -> 
     assert (lines[-1]["error"], lines[-1]["exit_code"]) == ("IntegrityError", 40)
     assert "no live file was touched" in lines[-1]["message"]
     with pytest.raises(IntegrityError) as caught:
-        mediatree.run([*map(str, archived.words())], lambda _count: None)
+        helper_main.run([*map(str, archived.words())], lambda _count: None)
     assert caught.value.message == lines[-1]["message"]
     assert call("discard", archived.live, STAMP) == (0, [{"state": "absent", "told": []}], "")
     assert sorted(os.listdir(archived.live)) == ["live"]
@@ -155,7 +154,7 @@ def test_progress_at_most_twice_a_second(tmp_path: Path) -> None:
     assert code == 0 and told == sorted(set(told)) and len(told) < 10
     counted: list[int] = []
     assert call("discard", made.live, STAMP)[0] == 0
-    mediatree.run(words, counted.append)
+    helper_main.run(words, counted.append)
     assert sum(counted) == 24 << 20
 
 
@@ -174,7 +173,7 @@ def test_a_signal_ends_an_extraction_in_good_order(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (143, b"")
     answer = json.loads(output.splitlines()[-1])
     assert answer["exit_code"] == 143 and "the live files are as they were" in answer["message"]
-    assert trees.state(made.live, STAMP) == "extracting"
+    assert swap.state(made.live, STAMP) == "extracting"
     assert call("roll-back", made.live, STAMP)[0] == call("discard", made.live, STAMP)[0] == 0
     assert look(made.live) == before
 
@@ -189,7 +188,7 @@ def test_a_full_disk_leaves_the_live_tree_and_can_be_cleared(archived: Archived)
         code, lines, _ = call(*archived.words(small))
         assert code == 50 and "the volume is full" in lines[-1]["message"], lines
         assert "Free space" in lines[-1]["hint"]
-        assert look(small, trees.PREFIX.encode()) == before
+        assert look(small, swap.PREFIX.encode()) == before
         with open(small / "rest", "wb") as rest, pytest.raises(OSError):
             while True:
                 os.write(rest.fileno(), bytes(4096))
@@ -205,15 +204,15 @@ def test_what_is_kept_can_be_discarded_on_a_full_disk(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs", tmp_path], check=True)
     try:
         volume = Volume(tmp_path)
-        trees.exchange(volume.root, STAMP)
+        swap.exchange(volume.root, STAMP)
         with open(volume.root / "rest", "wb") as rest, pytest.raises(OSError):
             while True:
                 os.write(rest.fileno(), bytes(4096))
         with pytest.raises(RestoreFailed, match="as they were"):
-            trees.exchange_back(volume.root, STAMP)
-        assert trees.state(volume.root, STAMP) == "exchanged"
-        trees.discard(volume.root, STAMP)
-        assert trees.state(volume.root, STAMP) == "absent"
+            swap.exchange_back(volume.root, STAMP)
+        assert swap.state(volume.root, STAMP) == "exchanged"
+        swap.discard(volume.root, STAMP)
+        assert swap.state(volume.root, STAMP) == "absent"
     finally:
         subprocess.run(["umount", tmp_path], check=True)
 
@@ -293,11 +292,11 @@ class Sweep:
 
 def _either_tree(copy: Callable[[], Volume]) -> None:
     on, back = copy(), copy()
-    trees.exchange(on.root, STAMP)
+    swap.exchange(on.root, STAMP)
     on.is_new()
-    trees.exchange_back(back.root, STAMP)
+    swap.exchange_back(back.root, STAMP)
     back.is_old()
-    trees.exchange(back.root, STAMP)
+    swap.exchange(back.root, STAMP)
     back.is_new()
 
 
@@ -307,7 +306,7 @@ def test_killed_while_exchanging(tmp_path: Path) -> None:
 
 def test_killed_while_rolling_back(tmp_path: Path) -> None:
     volume = Volume(tmp_path / "v")
-    trees.exchange(volume.root, STAMP)
+    swap.exchange(volume.root, STAMP)
     Sweep(tmp_path, volume, lambda root: ("roll-back", root, STAMP)).run(_either_tree)
 
 
@@ -316,8 +315,8 @@ def test_killed_while_rolling_back(tmp_path: Path) -> None:
 def test_killed_while_ending_what_was_killed(tmp_path: Path, verb: str, number: int) -> None:
     volume = Volume(tmp_path / "v")
     with killed_at(number):
-        trees.exchange(volume.root, STAMP)
-    assert trees.state(volume.root, STAMP) == "moving"
+        swap.exchange(volume.root, STAMP)
+    assert swap.state(volume.root, STAMP) == "moving"
     Sweep(tmp_path, volume, lambda root: (verb, root, STAMP)).run(_either_tree)
 
 
@@ -330,22 +329,22 @@ def _without_time(found: Look) -> Look:
 def test_killed_while_discarding(tmp_path: Path, exchanged: bool) -> None:
     volume = Volume(tmp_path / "v")
     if exchanged:
-        trees.exchange(volume.root, STAMP)
+        swap.exchange(volume.root, STAMP)
     live = volume.new if exchanged else volume.old
 
     def check(copy: Callable[[], Volume]) -> None:
         left = copy()
         assert _without_time(left.live()) == _without_time(live)
-        state = trees.state(left.root, STAMP)
+        state = swap.state(left.root, STAMP)
         if state == "discarding":  # what may have lost files never becomes live again
             with pytest.raises(RestoreFailed):
-                (trees.exchange_back if exchanged else trees.exchange)(left.root, STAMP)
+                (swap.exchange_back if exchanged else swap.exchange)(left.root, STAMP)
         elif state == "extracting":  # without a note of what is live there is nothing that could be made live
             assert list(left.staging.iterdir()) == []
         elif state != "absent":  # noted as whole, it is whole
             _either_tree(copy)
-        trees.discard(left.root, STAMP)
-        assert trees.state(left.root, STAMP) == "absent" and not left.staging.exists()
+        swap.discard(left.root, STAMP)
+        assert swap.state(left.root, STAMP) == "absent" and not left.staging.exists()
         assert _without_time(left.live()) == _without_time(live)
 
     Sweep(tmp_path, volume, lambda root: ("discard", root, STAMP)).run(check)
@@ -360,14 +359,14 @@ def test_killed_while_extracting(tmp_path: Path) -> None:
     def check(copy: Callable[[], Volume]) -> None:
         left = copy()
         assert _without_time(left.live()) == _without_time(volume.old)
-        if trees.state(left.root, STAMP) != "ready":
-            trees.exchange_back(left.root, STAMP)
+        if swap.state(left.root, STAMP) != "ready":
+            swap.exchange_back(left.root, STAMP)
             assert _without_time(left.live()) == _without_time(volume.old)
-            mediatree.run([str(word) for word in made.words(left.root)], lambda _count: None)
-        trees.exchange(left.root, STAMP)
+            helper_main.run([str(word) for word in made.words(left.root)], lambda _count: None)
+        swap.exchange(left.root, STAMP)
         assert left.live() == volume.new
-        trees.exchange_back(left.root, STAMP)
-        trees.discard(left.root, STAMP)
+        swap.exchange_back(left.root, STAMP)
+        swap.discard(left.root, STAMP)
         assert _without_time(left.live()) == _without_time(volume.old)
 
     Sweep(tmp_path, volume, made.words).run(check)

@@ -11,16 +11,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from backup.database import Login, session
-from backup.database.server import at_work
 from backup.errors import DatabaseUnavailable
+from backup.postgres import Login, session
+from backup.postgres.server import at_work
 from tests.support.breaking import BREAKER
 from tests.support.database import PASSWORD, USER, Server, start_server
 from tests.support.faults import docker, freeze, freezing
 from tests.support.restoring import NEW, OLD, Target, drop_kept
 
 IMPATIENT = """
-from backup.database import session
+from backup.postgres import session
 session._ASK, session._CONNECT_TIMEOUT, session._SILENCE, session._LIMIT = 0.5, 2, 8.0, 4.0
 """
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.manifest import Tier
+from backup.model.manifest import Tier
 from tests.support.faults import ended, main_calls, seeded, strace, unfinished
 from tests.support.shelf import on_disk
 from tests.support.sidecar import ROOT, Result, Sidecar

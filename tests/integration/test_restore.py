@@ -223,7 +223,7 @@ def test_two_at_once(target: Sidecar, server: Server) -> None:
 KILLER = """
 import os, signal, sys
 from backup.cli import main
-from backup.journal import files
+from backup.operations.restore.journal import files
 at, when = int(os.environ["KILL_AT"]), os.environ["KILL_WHEN"]
 write, count = files.JournalFile._write, 0
 def killed(self, journal):

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from backup.database.server import roles
+from backup.postgres.server import roles
 from tests.support.database import Server
 from tests.support.faults import seeded
 from tests.support.restoring import Target, boundaries

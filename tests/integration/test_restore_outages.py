@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from backup.operations.restore.facts import gather
+from backup.app.restore import shop
+from backup.operations.restore.plan_inputs import gather
 from backup.progress import Silent
-from backup.stores.disk import free_space
-from backup.wiring_restore import shop
+from backup.storage.errors import free_space
 from tests.support.breaking import interrupted, running, with_application
 from tests.support.database import PROJECT, Server, start_server
 from tests.support.faults import docker, eventually, helpers, under_way

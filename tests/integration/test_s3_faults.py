@@ -22,8 +22,8 @@ import botocore.auth
 import pytest
 
 from backup.errors import BackupError, IntegrityError, RemoteDenied, RemoteFailed
-from backup.stores.s3 import Options, open_bucket, removing
-from backup.stores.s3.policy import policy
+from backup.storage.s3 import Options, delete, open_bucket
+from backup.storage.s3.policy import policy
 from tests.support.liar import Liar, listing, lying
 from tests.support.proxy import Proxy, proxied
 from tests.support.s3 import WRITER, Service
@@ -153,7 +153,7 @@ def test_a_killed_upload_leaves_nothing_and_is_swept(ceph: Service, monkeypatch:
     bucket = ceph.bucket()
     script = f"""
 import sys, time
-from backup.stores.s3 import Options, open_bucket
+from backup.storage.s3 import Options, open_bucket
 def chunks():
     for number in range(18):
         yield bytes(1 << 20)
@@ -169,7 +169,7 @@ open_bucket({_code(ceph.options(bucket))}).put("{KEY}", chunks())
     foreign = client.create_multipart_upload(Bucket=bucket, Key="somebody-elses")["UploadId"]
     remote = open_bucket(ceph.options(bucket))
     assert remote.sweep() == 0
-    monkeypatch.setattr(removing, "_STALE", timedelta(hours=-1))
+    monkeypatch.setattr(delete, "_STALE", timedelta(hours=-1))
     assert remote.sweep() == 1
     assert [each["UploadId"] for each in client.list_multipart_uploads(Bucket=bucket)["Uploads"]] == [foreign]
 

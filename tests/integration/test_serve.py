@@ -21,13 +21,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog import Catalog
-from backup.config import load
-from backup.manifest import DatabasePart, Manifest, Tier, set_id
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Records
+from backup.config.loader import load
+from backup.model.backup_set import Verdict
+from backup.model.manifest import DatabasePart, Manifest, Tier, set_id
 from backup.operations.status import status
-from backup.records import Records
-from backup.sets import Verdict
-from backup.supervise import Process, look, parse_stat, roots, scan
+from backup.service.supervisor import Process, look, parse_stat, roots, scan
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,12 +36,12 @@ RUNNER = """
 import ctypes, json, os, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-from backup.catalog import Catalog
-from backup.config import load
+from backup.catalog.catalog import Catalog
+from backup.config.loader import load
 from backup.errors import BackupError
-from backup.lock import hold
-from backup.operations.serve import serve
-from backup.records import Records
+from backup.storage.lock import hold
+from backup.service.main import serve
+from backup.catalog.run_records import Records
 
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 given = json.loads(sys.argv[1])
@@ -483,7 +483,7 @@ def test_the_service_shows_its_page_to_who_may_read_it(service: Service) -> None
 
     def probe(**environ: str) -> str:
         found = subprocess.run(
-            [sys.executable, "-m", "backup.probe", "--wait", "0"],
+            [sys.executable, "-m", "backup.service.probe", "--wait", "0"],
             env=os.environ | {"PYTHONPATH": str(ROOT), "BACKUP_HTTP_PORT": str(service.port)} | secrets | environ,
             capture_output=True,
             text=True,

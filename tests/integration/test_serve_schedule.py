@@ -21,12 +21,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog import Catalog
-from backup.ledger import Ledger
-from backup.manifest import DatabasePart, Manifest, Tier, set_id
-from backup.records import Outcome, Records, Run
-from backup.schedule import Account, _started, crontab, misled, moments, passed, plain
-from backup.supervise import scan
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.scheduler_state import Ledger
+from backup.model.manifest import DatabasePart, Manifest, Tier, set_id
+from backup.model.schedule import Account, _started, crontab, misled, moments, passed, plain
+from backup.service.supervisor import scan
 
 ROOT = Path(__file__).parents[2]
 UTC_ZONE = ZoneInfo("UTC")

@@ -25,11 +25,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog import Catalog
-from backup.operations.verify import Checked, check, verify
+from backup.catalog.catalog import Catalog
+from backup.model.backup_set import Proof, StoredSet, Verdict
+from backup.operations.verify.run import Checked, check, verify
+from backup.postgres.dump.dump_digest import Outline, differences, same_order
 from backup.progress import Silent
-from backup.sets import Proof, StoredSet, Verdict
-from backup.stream.outline import Outline, differences, same_order
 from tests.support.database import USER, Server
 from tests.support.sidecar import Sidecar
 

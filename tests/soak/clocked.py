@@ -9,10 +9,11 @@ import sys
 
 import typer
 
-from backup import config, wiring, wiring_alerts
+from backup.app import alerts, composition
 from backup.cli import app, main
+from backup.config import loader
 from backup.operations import status
-from backup.stores import disk
+from backup.storage import errors
 
 _REAL = datetime.datetime
 _AHEAD = datetime.timedelta(seconds=float(os.environ.get("SOAK_AHEAD", "0")))
@@ -35,19 +36,19 @@ def _set() -> None:
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "backup" and getattr(module, "datetime", None) is _REAL:
             module.datetime = _Clock  # type: ignore[attr-defined]
-    disk.MEMORY = frozenset()
+    errors.MEMORY = frozenset()
 
 
 def _round() -> None:
     """What the service does about alerts every half minute, once."""
     _set()
-    here = wiring.App(config.load())
+    here = composition.App(loader.load())
 
     def health() -> status.Health:
-        now = wiring_alerts.datetime.now(datetime.UTC)
+        now = alerts.datetime.now(datetime.UTC)
         return status.overview(here.settings, here.catalog, here.records, now, alerting=False).health
 
-    wiring_alerts.desk(here, [sys.executable, __file__], health).round()
+    alerts.desk(here, [sys.executable, __file__], health).round()
 
 
 if __name__ == "__main__":

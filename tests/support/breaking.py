@@ -16,8 +16,8 @@ from tests.support.sidecar import IMAGE, Result, Sidecar
 BREAKER = """
 import os, pathlib, signal, subprocess, sys
 from backup.cli import main
-from backup.catalog import Catalog
-from backup.journal import files
+from backup.catalog.catalog import Catalog
+from backup.operations.restore.journal import files
 from backup.sources import filetrees
 step, verb = os.environ.get("BREAK_STEP"), os.environ.get("BREAK_VERB")
 command, dump = os.environ.get("BREAK_COMMAND"), os.environ.get("BREAK_DUMP")

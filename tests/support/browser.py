@@ -8,10 +8,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from backup.overview import Overview
-from backup.web.app import create_app
-from backup.web.guard import Access
-from backup.web.server import HttpServer, bind
+from backup.monitoring.overview import Overview
+from backup.service.web.app import create_app
+from backup.service.web.guard import Access
+from backup.service.web.server import HttpServer, bind
 
 PROGRAM = Path("/usr/bin/chromium")
 # Nothing but the page: no sandbox (root), no updates, no requests of the browser's own.

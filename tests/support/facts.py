@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backup.catalog import Catalog
-from backup.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
-from backup.records import Outcome, Run
-from backup.sets import Proof, State, StoredSet, Verdict
-from backup.stores.local import LocalStore
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Run
+from backup.model.backup_set import Proof, State, StoredSet, Verdict
+from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
+from backup.storage.directory import LocalStore
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
 UTC_ZONE = ZoneInfo("UTC")

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from backup.catalog.run_records import Outcome, Run
 from backup.errors import NoSpace
-from backup.health import Health, Reason
-from backup.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
-from backup.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
-from backup.records import Outcome, Run
-from backup.schedule import upcoming
-from backup.sets import Proof, State, StoredSet, Verdict
+from backup.model.backup_set import Proof, State, StoredSet, Verdict
+from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
+from backup.model.schedule import upcoming
+from backup.monitoring.health import Health, Reason
+from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 
 ZONE = ZoneInfo("Asia/Manila")
 NOW = datetime(2025, 11, 24, 19, 12, tzinfo=UTC)

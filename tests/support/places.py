@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from backup.errors import IntegrityError, RemoteArchived, RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissing
-from backup.stores.remote import Entry, Removal
+from backup.storage.remote import Entry, Removal
 
 START = datetime(2025, 10, 1, tzinfo=UTC)
 

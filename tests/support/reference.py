@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backup.config import KNOWN
-from backup.settings import Settings
+from backup.config.loader import KNOWN
+from backup.config.settings import Settings
 
 FILE: Final = Path(__file__).resolve().parents[2] / "docs" / "configuration.env"
 _HEAD: Final = """\
 # Every setting of the backup service, with its default: copy a line, take the `#` away, change it. As environment
-# variables of the service `backup`, or as `env_file:`. Written by `make docs` from backup/settings.py.
+# variables of the service `backup`, or as `env_file:`. Written by `make docs` from backup/config/settings.py.
 #
 # An empty value is an unset one. Unknown BACKUP_* variables are refused at the start, and so is every wrong value, all
 # of them in one message. Where "or NAME_FILE" stands, the value may lie in a file: its final newline is dropped.

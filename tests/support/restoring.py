@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backup.app.restore import shop
 from backup.errors import BackupError
-from backup.manifest import file_name
-from backup.operations.restore.facts import gather
-from backup.operations.verify import check
-from backup.plan import plan
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import file_name
+from backup.operations.restore.plan import plan
+from backup.operations.restore.plan_inputs import gather
+from backup.operations.verify.run import check
 from backup.progress import Silent
-from backup.sets import StoredSet
-from backup.wiring_restore import shop
 from tests.support.database import Server
 from tests.support.faults import eventually, helpers, sessions
 from tests.support.sidecar import Result, Sidecar

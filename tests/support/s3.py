@@ -20,7 +20,7 @@ import boto3
 import docker
 from botocore.config import Config
 
-from backup.stores.s3 import Options
+from backup.storage.s3 import Options
 from tests.support.database import LABEL
 
 OWNER = ("OBCMSOWNER", "canary-owner-secret")

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backup.manifest import STAMP, Artifact, DatabasePart, Manifest, Tier, VolumePart, file_name, to_json
-from backup.sets import Pin, Proof, State, StoredSet, Verdict, manifest_name, verdict_name
+from backup.model.backup_set import Pin, Proof, State, StoredSet, Verdict, manifest_name, verdict_name
+from backup.model.manifest import STAMP, Artifact, DatabasePart, Manifest, Tier, VolumePart, file_name, to_json
 
 UTC_ZONE = ZoneInfo("UTC")
 MEDIA = VolumePart(name="media", files=1, directories=1, links=0, hard_links=0, bytes=1, excludes=())

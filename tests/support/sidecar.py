@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backup import config
-from backup.catalog import Catalog
-from backup.records import Run
-from backup.sets import StoredSet
-from backup.wiring import App
+from backup.app.composition import App
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Run
+from backup.config import loader
+from backup.model.backup_set import StoredSet
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
 from tests.support.nursery import ROOT, Forked, Traced, around
 
@@ -76,7 +76,7 @@ class Sidecar:
 
     def app(self) -> App:
         """The product's objects on these settings, inside the test's own process."""
-        return App(config.load(self.environment))
+        return App(loader.load(self.environment))
 
     @property
     def catalog(self) -> Catalog:

@@ -13,9 +13,9 @@ import sys
 from typing import Any
 
 from backup.cli import main
-from backup.operations import made
-from backup.sets import LoadTest
-from backup.stores import disk
+from backup.model.backup_set import LoadTest
+from backup.operations.create import verify_new
+from backup.storage import errors
 
 
 def taken(*_: object, **known: Any) -> LoadTest:
@@ -25,6 +25,6 @@ def taken(*_: object, **known: Any) -> LoadTest:
 
 if __name__ == "__main__":
     os.umask(0o077)
-    made.load_test = taken
-    disk.MEMORY = frozenset()
+    verify_new.load_test = taken
+    errors.MEMORY = frozenset()
     sys.exit(main(sys.argv[1:] or ["serve"]))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.stream.adaptation import AS_IT_IS, Adaptation
-from backup.stream.filters import DumpReader
+from backup.postgres.dump.adaptation import AS_IT_IS, Adaptation
+from backup.postgres.dump.dump_reader import DumpReader
 
 HEAD = rb"""--
 -- PostgreSQL database dump

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup import config, wiring_age
-from backup.encryption import Keys, told
+from backup.app import encryption
+from backup.config import loader
 from backup.errors import ConfigError, IntegrityError, KeyMissing
-from backup.stream import age
+from backup.monitoring.encryption import Keys, told
+from backup.pipeline import age
 from tests.support.examples import examples
 from tests.support.keys import key_pair
 
@@ -160,22 +161,22 @@ def test_the_head_of_a_file(tmp_path: Path) -> None:
 )
 def test_a_private_key_among_the_recipients_is_refused_unseen(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        config.load({"BACKUP_AGE_RECIPIENTS": f"{KEY.to_public()},{text}"})
+        loader.load({"BACKUP_AGE_RECIPIENTS": f"{KEY.to_public()},{text}"})
     assert "recipient 2 is a PRIVATE key" in refused.value.message
     assert text not in refused.value.message and text not in str(refused.value.__context__)
 
 
 def test_recipients_are_judged_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recipient 1 is no age recipient"):
-        config.load({"BACKUP_AGE_RECIPIENTS": "age1nonsense"})
+        loader.load({"BACKUP_AGE_RECIPIENTS": "age1nonsense"})
     with pytest.raises(ConfigError, match="recipient 1 is a post-quantum .* not supported: give a classic"):
-        config.load({"BACKUP_AGE_RECIPIENTS": "age1pq1" + "q" * 1900})
+        loader.load({"BACKUP_AGE_RECIPIENTS": "age1pq1" + "q" * 1900})
     for what in ("offsite", "all"):
         with pytest.raises(ConfigError, match="needs BACKUP_AGE_RECIPIENTS"):
-            config.load({"BACKUP_ENCRYPT": what})
+            loader.load({"BACKUP_ENCRYPT": what})
     file = tmp_path / "recipients"
     file.write_text(f"# the first\n{KEY.to_public()}\n\n{OTHER.to_public()}\n{KEY.to_public()}\n")
-    loaded = config.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS_FILE": str(file)})
+    loaded = loader.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS_FILE": str(file)})
     assert loaded.age_recipients == (str(KEY.to_public()), str(OTHER.to_public()))
 
 
@@ -195,9 +196,9 @@ def test_an_identity_file_that_is_none_is_told_without_its_content(tmp_path: Pat
 def test_what_is_told_about_the_key(tmp_path: Path) -> None:
     public = str(KEY.to_public())
     assert [line.text for line in told(Keys("off"), [])] == ["sets are not encrypted (BACKUP_ENCRYPT=off)"]
-    loaded = config.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": public})
-    lines = told(wiring_age.keys(loaded), [])
+    loaded = loader.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": public})
+    lines = told(encryption.keys(loaded), [])
     assert public[:10] in lines[0].text and public not in lines[0].text
     assert any("one key alone" in line.text for line in lines) and any("no private key" in line.text for line in lines)
     gone = loaded.model_copy(update={"age_identity": tmp_path / "gone"})
-    assert any(line.warning and "gone" in line.text for line in told(wiring_age.keys(gone), []))
+    assert any(line.warning and "gone" in line.text for line in told(encryption.keys(gone), []))

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from backup.containers import Address, Container, database_address, described, needed_by, start_order
-from backup.engine import Engine
-from backup.engine.application import Application
+from backup.docker.application import Application
+from backup.docker.container import Address, Container, database_address, described, needed_by, start_order
+from backup.docker.engine import Engine
 
 
 def container(name: str, *mounts: str, writes: bool = True, image: str = "app", running: bool = True) -> Container:

@@ -14,17 +14,17 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog import Catalog
+from backup.catalog.catalog import Catalog
+from backup.catalog.delete import mark_name
+from backup.catalog.scheduler_state import Ledger
 from backup.errors import NotFound, StoreError
-from backup.ledger import Ledger
-from backup.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
-from backup.offsite.books import BookFile
-from backup.offsite.model import Book
-from backup.sets import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
-from backup.stores import local
-from backup.stores.local import LocalStore
-from backup.stores.removing import mark_name
-from backup.stores.staged import StagedFile, staged_name
+from backup.model.backup_set import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
+from backup.model.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
+from backup.operations.offsite.model import Book
+from backup.operations.offsite.remote_state import BookFile
+from backup.storage import directory as local
+from backup.storage.directory import LocalStore
+from backup.storage.staged_file import StagedFile, staged_name
 
 MANILA = ZoneInfo("Asia/Manila")
 NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)

@@ -16,21 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backup import __version__
-from backup.catalog import Catalog
+from backup.catalog.catalog import Catalog
+from backup.catalog.manifest_cache import Catalogue
+from backup.catalog.run_records import Records
+from backup.catalog.set_reader import WHOLE
 from backup.cli import main
-from backup.config import load
-from backup.display import set_json
+from backup.cli.render.tables import set_json
+from backup.config.loader import load
 from backup.errors import IntegrityError
-from backup.health import Limits, evaluate
-from backup.manifest import Manifest, Tier, from_json
+from backup.model.backup_set import StoredSet, Verdict, manifest_name, pin_name, verdict_name
+from backup.model.manifest import Manifest, Tier, from_json
+from backup.monitoring.health import Limits, evaluate
 from backup.operations.status import overview
-from backup.records import Records
-from backup.sets import StoredSet, Verdict, manifest_name, pin_name, verdict_name
-from backup.stores.catalogue import Catalogue
-from backup.stores.local import LocalStore
-from backup.stores.set_reader import WHOLE
-from backup.stores.staged import staged_name
-from backup.web.api import status_body
+from backup.service.web.api import status_body
+from backup.storage.directory import LocalStore
+from backup.storage.staged_file import staged_name
 from tests.support.shelf import UTC_ZONE, on_disk
 
 NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)

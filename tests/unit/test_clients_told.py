@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from backup.database import Login
-from backup.database.session_settings import Standing
-from backup.sources.clients import NetworkClients
+from backup.postgres import Login
+from backup.postgres.clients import NetworkClients
+from backup.postgres.session_settings import Standing
 
 INSTANCE, RUN = "0123456789ab", "20260102T030405Z-abcdef"
 TELLTALE = """#!/bin/sh

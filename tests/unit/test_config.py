@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.config import ALIASES, load
+from backup.config.loader import ALIASES, load
 from backup.errors import ConfigError
 
 

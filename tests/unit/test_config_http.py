@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from backup.config import load
+from backup.config.loader import load
 from backup.errors import ConfigError
-from backup.operations.surface import access_for
-from backup.probe import path_asked
+from backup.service.http_options import access_for
+from backup.service.probe import path_asked
 
 
 def problems(**environ: str) -> str:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
-from backup.stream.content import HEAD, Content, Kind, is_tar, recognise
+from backup.pipeline.file_type import HEAD, Content, Kind, is_tar, recognise
 
 SQL = b"--\n-- PostgreSQL database dump\n--\n\nSET statement_timeout = 0;\n"
 CUSTOM = b"PGDMP\x01\x0e\x00\x04\x08\x01" + bytes(range(256))

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from backup import config
-from backup.catalog import Catalog
+from backup.app.composition import App
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run
+from backup.config import loader
 from backup.errors import BackupError, NoSpace, StoreError
-from backup.manifest import Tier
-from backup.operations import made
-from backup.operations.backup import Request, create
-from backup.operations.verify import verify
+from backup.media import archive_tree as sources
+from backup.model.manifest import Tier
+from backup.operations.create import verify_new
+from backup.operations.create.run import Request, create
+from backup.operations.verify.run import verify
 from backup.operations.watchdog import Watchdog
 from backup.progress import Silent
-from backup.records import Outcome, Records, Run
-from backup.sources import media as sources
-from backup.wiring import App
 from tests.unit.test_catalog import NOW, published
 
 
@@ -28,7 +28,7 @@ from tests.unit.test_catalog import NOW, published
 def app(tmp_path: Path) -> App:
     (tmp_path / "volumes" / "media").mkdir(parents=True)
     (tmp_path / "volumes" / "media" / "a").write_text("a")
-    return App(config.load({"BACKUP_DIR": str(tmp_path / "b"), "BACKUP_VOLUMES_DIR": str(tmp_path / "volumes")}))
+    return App(loader.load({"BACKUP_DIR": str(tmp_path / "b"), "BACKUP_VOLUMES_DIR": str(tmp_path / "volumes")}))
 
 
 def media(app: App) -> Run:
@@ -75,7 +75,7 @@ def test_a_disk_that_hangs_is_told_with_what_is_there_by_then(
         raise StoreError("killed")
 
     monkeypatch.setattr(os, "kill", kill)
-    monkeypatch.setattr(*((made, "check") if when == "verified" else (sources, "archive")), hang)
+    monkeypatch.setattr(*((verify_new, "check") if when == "verified" else (sources, "archive")), hang)
     with pytest.raises(StoreError):
         create(Request(tier=Tier.DAILY, only="media"), replace(app.workshop(Silent()), stall_timeout=0.1), least=0.1)
     (run,) = records

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from backup.stream.definitions import Definitions
-from backup.stream.filters import DumpReader
+from backup.postgres.dump.definitions import Definitions
+from backup.postgres.dump.dump_reader import DumpReader
 
 HEAD = """\
 --

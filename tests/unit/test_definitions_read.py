@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.stream.attempt import Attempt
-from backup.stream.bodies import read
-from backup.stream.entries import Split, foreseen
-from backup.stream.filters import DumpReader
-from backup.stream.kinship import descendants, kinship
-from backup.stream.load import WithoutDrops
-from backup.stream.order import Entry
-from backup.stream.violations import query
+from backup.postgres.dump.clean_statements import WithoutDrops
+from backup.postgres.dump.dependency_queue import Entry
+from backup.postgres.dump.dump_reader import DumpReader
+from backup.postgres.dump.function_bodies import read
+from backup.postgres.dump.inheritance import descendants, kinship
+from backup.postgres.dump.load_attempt import Attempt
+from backup.postgres.dump.post_data import Split, foreseen
+from backup.postgres.dump.violations import query
 
 HEAD = b"--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\n\n"
 

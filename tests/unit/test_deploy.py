@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from backup import config
+from backup.config import loader
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -57,13 +57,13 @@ def test_pods_have_the_least_rights(name: str, pod: dict[str, Any], container: d
     ("name", "pod", "container"), list(containers()), ids=lambda v: v if isinstance(v, str) else ""
 )
 def test_pods_name_settings_that_exist(name: str, pod: dict[str, Any], container: dict[str, Any]) -> None:
-    assert {entry["name"] for entry in container["env"]} <= config.KNOWN
+    assert {entry["name"] for entry in container["env"]} <= loader.KNOWN
 
 
 def test_the_stack_file_names_settings_that_exist() -> None:
     stack = yaml.safe_load((DEPLOY / "swarm" / "docker-stack.backup.yml").read_text())
     service = stack["services"]["backup"]
-    assert set(service["environment"]) <= config.KNOWN
+    assert set(service["environment"]) <= loader.KNOWN
     assert service["environment"]["BACKUP_HEALTHCHECK"] == "livez"
     assert not any("docker.sock" in str(volume) for volume in service["volumes"])
 

@@ -13,23 +13,23 @@ from zoneinfo import ZoneInfo
 import pytest
 from rich.console import Console
 
-from backup import config
-from backup.alerts.model import Receipt
-from backup.containers import Container
-from backup.database.facts import Facts
-from backup.database.rights import DatabaseRights
-from backup.display.doctor import doctor_json, doctor_lines, doctor_page
-from backup.engine.rights import CALLS, Rights
+from backup.cli.render.doctor import doctor_json, doctor_lines, doctor_page
+from backup.config import loader
+from backup.docker.container import Container
+from backup.docker.permissions import CALLS, Rights
 from backup.errors import ConfigError
-from backup.log import redacting
-from backup.manifest import Locale
+from backup.logging import redacting
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Locale
+from backup.model.schedule import upcoming
+from backup.monitoring.alerts.model import Receipt
 from backup.operations.doctor import service, sources
 from backup.operations.doctor.model import EXIT, Check, Found, Line, NotChecked, Shared, examine, worst
+from backup.operations.doctor.settings import Setting
+from backup.operations.doctor.settings import settings as told
 from backup.operations.doctor.sources import Measured
-from backup.operations.doctor.told import Setting
-from backup.operations.doctor.told import settings as told
-from backup.schedule import upcoming
-from backup.sets import StoredSet
+from backup.postgres.inspect import Facts
+from backup.postgres.privileges import DatabaseRights
 from tests.support.facts import a_set
 
 NOW = datetime(2026, 11, 25, 4, tzinfo=UTC)
@@ -318,14 +318,14 @@ def test_settings_have_sources_and_no_secrets(tmp_path: Path) -> None:
         "BACKUP_HTTP_TOKEN": "canary-four",
         "TZ": "Asia/Manila",
     }
-    found = told(config.load(environ), lambda name: config.origin(name, environ), {"DB_USER": ("u", "container db")})
+    found = told(loader.load(environ), lambda name: loader.origin(name, environ), {"DB_USER": ("u", "container db")})
     by_name = {each.name: (each.value, each.source) for each in found}
     assert by_name["DB_NAME"] == ("obcms", "environment (POSTGRES_DB)")
     assert by_name["DB_PASSWORD"] == ("***", f"file {file} (DB_PASSWORD_FILE)")
     assert by_name["DB_USER"] == ("u", "container db")
     assert by_name["TZ"] == ("Asia/Manila", "environment")
     assert by_name["BACKUP_DAILY"] == ("0 2 * * *", "default")
-    assert set(by_name) == set(config.ALIASES)
+    assert set(by_name) == set(loader.ALIASES)
     assert "canary" not in str(found)
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from backup import lock
-from backup.catalog import Catalog
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run
 from backup.errors import LockHeld
+from backup.model.backup_set import LoadTest, StoredSet
 from backup.operations import runs
-from backup.operations.drill_queue import DrillQueue, command, due
-from backup.records import Outcome, Records, Run
-from backup.sets import LoadTest, StoredSet
+from backup.service.drill_queue import DrillQueue, command, due
+from backup.storage import lock
 from tests.support.facts import NOW, UTC_ZONE, a_run, a_set
 from tests.unit.test_loads import REFUSED, defined, found
 
@@ -69,7 +69,7 @@ def test_never_beside_another_run_and_not_for_ever(
 ) -> None:
     drills, started = queue
     stored = defined(a_set(1))
-    monkeypatch.setattr("backup.operations.drill_queue.due", lambda *_: stored)
+    monkeypatch.setattr("backup.service.drill_queue.due", lambda *_: stored)
     drills.tick(1, busy=True)
     with lock.hold(tmp_path / "state" / "lock", "create daily", "run-1"):
         drills.tick(100, busy=False)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import DumpFailed
-from backup.stream.filters import DumpReader, newlines
+from backup.postgres.dump.dump_reader import DumpReader, newlines
 
 DUMP = rb"""--
 -- PostgreSQL database dump

@@ -6,9 +6,9 @@ from functools import reduce
 
 import pytest
 
-from backup.stream.entries import Split, foreseen
-from backup.stream.filters import DumpReader
-from backup.stream.order import Entry, Queue
+from backup.postgres.dump.dependency_queue import Entry, Queue
+from backup.postgres.dump.dump_reader import DumpReader
+from backup.postgres.dump.post_data import Split, foreseen
 
 HEAD = rb"""--
 -- PostgreSQL database dump

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup import forecast
 from backup.errors import NoSpace
-from backup.manifest import Artifact, DatabasePart, Manifest, Tier
+from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier
+from backup.monitoring import forecast
 
 NOW = datetime(2025, 10, 20, tzinfo=UTC)
 GB = 10**9

@@ -12,8 +12,8 @@ from types import FrameType
 import pytest
 
 from backup.errors import Interrupted
-from backup.lock import hold
-from backup.operations import giveway
+from backup.operations import preemption
+from backup.storage.lock import hold
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def interrupting() -> Iterator[None]:
 def test_a_restore_that_asks_before_the_drill_listens_is_heard(root: Path) -> None:
     """It queues for the lock, and sees within a tenth of a second who has it."""
     with hold(root / "state" / "lock", "drill daily_x", "run-8"):
-        giveway.ask(root, "a restore")
-        with pytest.raises(Interrupted) as caught, giveway.giving_way(root, look=0.01):
+        preemption.ask(root, "a restore")
+        with pytest.raises(Interrupted) as caught, preemption.giving_way(root, look=0.01):
             threading.Event().wait(60)
     assert "a restore was to go first" in caught.value.message
 
 
 def test_what_an_earlier_drill_was_asked_ends_no_other(root: Path) -> None:
-    giveway.ask(root, "a restore")
+    preemption.ask(root, "a restore")
     os.utime(root / "state" / "restore-first", (1, 1))
-    with hold(root / "state" / "lock", "drill daily_x", "run-8"), giveway.giving_way(root, look=0.01):
+    with hold(root / "state" / "lock", "drill daily_x", "run-8"), preemption.giving_way(root, look=0.01):
         threading.Event().wait(0.2)

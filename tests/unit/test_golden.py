@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 
 from backup.cli import app
-from backup.manifest import from_json, parse_file_name
+from backup.model.manifest import from_json, parse_file_name
 from tests.support.golden import FOLDER, unchanged
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.stream.gzip import DAMAGED, GzipWriter, reader
+from backup.pipeline.gzip import DAMAGED, GzipWriter, reader
 from tests.support.examples import examples
 
 RANDOM = os.urandom(5 << 20)

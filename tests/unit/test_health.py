@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.health import SEVERITIES, Health, Limits, Reason, SchedulerState, evaluate
-from backup.manifest import DatabasePart, Manifest, Tier, VolumePart
-from backup.records import Outcome, Run
-from backup.sets import State, StoredSet
+from backup.catalog.run_records import Outcome, Run
+from backup.model.backup_set import State, StoredSet
+from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
+from backup.monitoring.health import SEVERITIES, Health, Limits, Reason, SchedulerState, evaluate
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
 MAX_AGE = timedelta(hours=48)

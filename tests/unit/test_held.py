@@ -12,13 +12,15 @@ from typing import cast
 
 import pytest
 
-from backup import lock, wiring_restore
-from backup.cli import main, restoring
+from backup.app import restore
+from backup.catalog.run_records import Run
+from backup.cli import main
+from backup.cli import restore as restoring
 from backup.errors import EngineError, LockHeld
-from backup.journal import Journal, JournalFile, Kept, KeptDatabase, KeptFile
-from backup.operations.restore.held import stamp, unmoved
-from backup.operations.restore.shop import Shop
-from backup.records import Run
+from backup.operations.restore.context import Shop
+from backup.operations.restore.journal import Journal, JournalFile, Kept, KeptDatabase, KeptFile
+from backup.operations.restore.locking import stamp, unmoved
+from backup.storage import lock
 from tests.support.facts import on_disk
 
 NOW = datetime(2026, 1, 2, 3, 4, 59, tzinfo=UTC)
@@ -44,7 +46,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("BACKUP_DIR", str(tmp_path / "backups"))
     monkeypatch.setenv("BACKUP_VOLUMES_DIR", str(tmp_path / "volumes"))
     monkeypatch.setenv("BACKUP_SPOOL_DIR", str(tmp_path / "spool"))
-    monkeypatch.setattr(wiring_restore, "Engine", _no_engine)
+    monkeypatch.setattr(restore, "Engine", _no_engine)
     monkeypatch.setenv("DB_HOST", "127.0.0.1")
     monkeypatch.delenv("container", raising=False)
     umask = os.umask(0o077)

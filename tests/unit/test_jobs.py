@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.config import load
+from backup.config.loader import load
 from backup.errors import BackupError
 from backup.operations.jobs import COMMANDS, Crontab, jobs
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import NoSpace, RestoreUnfinished, StoreError
-from backup.journal import (
+from backup.operations.restore.journal import (
     DatabaseSwap,
     Journal,
     JournalFile,
@@ -29,8 +29,8 @@ from backup.journal import (
     unfinished,
     words,
 )
-from backup.stores import notes
-from backup.stores.staged import STAGED_SUFFIX
+from backup.storage import atomic_file
+from backup.storage.staged_file import STAGED_SUFFIX
 
 NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)
 SWAP = DatabaseSwap(live="obcms", live_oid=5, new="obcms__restore_x", kept="obcms__before_x", marker="ours")
@@ -157,14 +157,14 @@ def test_a_full_disk_does_not_stop_the_notes(tmp_path: Path, monkeypatch: pytest
     file = JournalFile(tmp_path)
     begun = file.begin(journal())
     reserve = tmp_path / "state" / "restore.reserve"
-    write = notes.replace
+    write = atomic_file.replace
 
     def full(*args: Any) -> None:
         if reserve.exists():
             raise NoSpace("full")
         write(*args)
 
-    monkeypatch.setattr(notes, "replace", full)
+    monkeypatch.setattr(atomic_file, "replace", full)
     assert file.advance(begun, Step.SWAPPING_DATABASE) == file.read()
 
 

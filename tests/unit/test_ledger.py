@@ -12,16 +12,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.display.schedule import last_run
+from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.scheduler_state import FILE, Ledger
+from backup.cli.render.schedule import last_run
 from backup.errors import DumpFailed, Interrupted, LockHeld
-from backup.ledger import FILE, Ledger
-from backup.lock import hold
-from backup.operations.accounting import Accounting, reasons
-from backup.operations.fulfil import fulfil
+from backup.model.schedule import Account
+from backup.operations.catch_up import Accounting, reasons
 from backup.operations.jobs import COMMANDS, job_of
-from backup.records import Outcome, Records, Run
-from backup.schedule import Account
-from backup.stores.staged import staged_name
+from backup.operations.scheduled_run import fulfil
+from backup.storage.lock import hold
+from backup.storage.staged_file import staged_name
 
 ZONE = ZoneInfo("Europe/Berlin")
 NOW = datetime(2025, 10, 2, 12, 0, tzinfo=UTC)

@@ -12,12 +12,12 @@ from types import FrameType
 import pytest
 
 from backup.errors import BackupError, EngineError, IntegrityError, Interrupted, LoadFailed
-from backup.lock import hold
-from backup.manifest import Tier
-from backup.operations import giveway, load_test
+from backup.model.backup_set import LoadTest, StoredSet
+from backup.model.manifest import Tier
+from backup.operations import load_test, preemption
 from backup.operations.load_test import Dumped
-from backup.sets import LoadTest, StoredSet
-from backup.sources.places import Place, Wanted
+from backup.postgres.scratch_place import Place, Wanted
+from backup.storage.lock import hold
 from tests.support.facts import NOW, a_set
 from tests.unit.test_loads import REFUSED, a_test, defined, found
 
@@ -129,7 +129,7 @@ def test_what_is_not_tried_at_all(tmp_path: Path) -> None:
 
 def test_it_makes_way_for_a_restore_and_takes_no_longer_than_it_may(tmp_path: Path) -> None:
     def asked() -> None:
-        giveway.ask(tmp_path, "a restore")
+        preemption.ask(tmp_path, "a restore")
         waits()
 
     assert tried(tmp_path, asked).untried == "a restore was to go first"

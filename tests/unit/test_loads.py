@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from backup import retention
-from backup.catalog import Catalog
-from backup.display import set_page, state
-from backup.health import evaluate, newest_database
-from backup.manifest import Tier
-from backup.records import Outcome, Run
-from backup.retention import Policy
-from backup.sets import LoadTest, Proof, StoredSet, Verdict, judge, merged, precedent
+from backup.catalog import retention
+from backup.catalog.catalog import Catalog
+from backup.catalog.retention import Policy
+from backup.catalog.run_records import Outcome, Run
+from backup.cli.render.tables import set_page, state
+from backup.model.backup_set import LoadTest, Proof, StoredSet, Verdict, judge, merged, precedent
+from backup.model.manifest import Tier
+from backup.monitoring.health import evaluate, newest_database
 from tests.support.facts import NOW, UTC_ZONE, a_set, on_disk
 
 REFUSAL = "psql ended with exit code 3: ERROR: function unaccent(text) does not exist"

@@ -13,12 +13,12 @@ from types import ModuleType
 import pytest
 
 from backup.errors import IntegrityError, NoSpace, StoreError
-from backup.manifest import Artifact
-from backup.operations.moving.output import Output
-from backup.stores import local, renaming
-from backup.stores.local import LocalStore
-from backup.stores.staged import staged_name
-from backup.stream.pipeline import ArtifactWriter
+from backup.model.manifest import Artifact
+from backup.operations.export.output import Output
+from backup.storage import directory, rename
+from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.directory import LocalStore
+from backup.storage.staged_file import staged_name
 
 DATA = os.urandom(3 << 20)
 
@@ -63,14 +63,14 @@ def test_nor_is_what_comes_in_the_last_moment(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flag: bool
 ) -> None:
     """A file system that knows no such flag is asked before; there is nothing better there."""
-    real = renaming.renameat2
+    real = rename.renameat2
 
     def late(source: int, old: bytes, target: int, new: bytes, flags: int) -> bool:
-        assert flags == renaming.NO_REPLACE
+        assert flags == rename.NO_REPLACE
         Path(os.fsdecode(new)).write_bytes(b"somebody's")
         return flag and real(source, old, target, new, flags)
 
-    monkeypatch.setattr(renaming, "renameat2", late)
+    monkeypatch.setattr(rename, "renameat2", late)
     with pytest.raises(StoreError, match="exists already and was not overwritten"):
         store.put("a", b"ours")
     assert store.read("a") == b"somebody's" and store.names() == ["a"]
@@ -85,9 +85,9 @@ def test_nor_is_what_comes_in_the_last_moment(
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
 @pytest.mark.parametrize("flag", [True, False], ids=["in one step", "looked for first"])
 def test_no_link_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, flag: bool) -> None:
-    real = renaming.renameat2
+    real = rename.renameat2
     monkeypatch.setattr(os, "link", failing(number))
-    monkeypatch.setattr(renaming, "renameat2", lambda *words: flag and real(*words))
+    monkeypatch.setattr(rename, "renameat2", lambda *words: flag and real(*words))
     with Output(tmp_path / "out.sql") as written:
         written.write(b"ours")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.sql", b"ours")]
@@ -199,7 +199,7 @@ def test_a_short_write_is_continued(store: LocalStore, monkeypatch: pytest.Monke
         staged.seal()
 
 
-@pytest.mark.parametrize(("module", "call"), [(local, "rename_new"), (os, "fsync")], ids=["rename", "fsync"])
+@pytest.mark.parametrize(("module", "call"), [(directory, "rename_new"), (os, "fsync")], ids=["rename", "fsync"])
 def test_a_directory_that_cannot_be_changed_is_an_error(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str
 ) -> None:
@@ -290,6 +290,6 @@ def test_a_compressor_that_loses_everything_is_found(store: LocalStore, monkeypa
     with pytest.raises(IntegrityError, match="wrote nothing"), ArtifactWriter(store, "a.gz", "volume") as writer:
         writer.write(DATA)
         monkeypatch.setattr(writer._gzip, "close", lambda: None)
-        monkeypatch.setattr(local.StagedFile, "write", lambda *_: 0)
+        monkeypatch.setattr(directory.StagedFile, "write", lambda *_: 0)
         writer.staged.size = 0
         writer.finish()

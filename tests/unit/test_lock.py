@@ -14,7 +14,7 @@ from types import TracebackType
 import pytest
 
 from backup.errors import LockHeld, StoreError
-from backup.lock import hold, holder
+from backup.storage.lock import hold, holder
 
 
 @pytest.fixture

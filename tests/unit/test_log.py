@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup import log
+from backup import logging
+from backup.catalog.run_records import Outcome, Records, Run
 from backup.cli import base
 from backup.errors import DatabaseUnavailable
-from backup.log import files, logger
-from backup.records import Outcome, Records, Run
+from backup.logging import files, logger
 
 NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)
 STAMP = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\]"
@@ -30,17 +30,17 @@ def lines() -> Iterator[list[str]]:
     """What is logged, line by line."""
     written: list[str] = []
     _forget()  # tests of other files, in this process, may have begun runs and not ended them
-    log.setup(UTC, written.append)
+    logging.setup(UTC, written.append)
     yield written
     _forget()
-    log.setup(UTC)
+    logging.setup(UTC)
 
 
 def _forget() -> None:
-    log._runs.clear()
-    log._ended.clear()
-    log._secrets.clear()
-    log._public.intersection_update({"postgres", "public", "backup", "password", "localhost"})
+    logging._runs.clear()
+    logging._ended.clear()
+    logging._secrets.clear()
+    logging._public.intersection_update({"postgres", "public", "backup", "password", "localhost"})
 
 
 def boom() -> None:
@@ -57,7 +57,7 @@ def test_no_empty_line_follows_what_ends_with_one(
     lines: list[str], as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As messages of libraries and servers do."""
-    log.setup(UTC, lines.append, as_json=as_json)
+    logging.setup(UTC, lines.append, as_json=as_json)
     assert base.fail(DatabaseUnavailable("FATAL: no\n", "Do this.\n\n")) == 20
     text = json.loads(lines[0])["message"] if as_json else lines[0].partition("[ERROR] ")[2]
     assert text == "FATAL: no\n  Do this." + ("" if as_json else "\n")
@@ -70,8 +70,8 @@ def test_no_empty_line_follows_what_ends_with_one(
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_no_secret_in_a_message_or_a_traceback(lines: list[str], as_json: bool) -> None:
-    log.setup(UTC, lines.append, as_json=as_json)
-    log.redacting(["canary-17"])
+    logging.setup(UTC, lines.append, as_json=as_json)
+    logging.redacting(["canary-17"])
     logger.info("the password canary-17")
     try:
         boom()
@@ -85,7 +85,7 @@ def test_no_secret_in_a_message_or_a_traceback(lines: list[str], as_json: bool) 
 @pytest.mark.parametrize("secret", ["postgres", "obcms", "obcms_app"])
 def test_a_password_that_is_a_public_word_is_struck_out_where_it_is_a_value(lines: list[str], secret: str) -> None:
     assert not lines
-    log.redacting([secret], ["obcms_app", "db"])
+    logging.redacting([secret], ["obcms_app", "db"])
     stays = [
         f"ALTER ROLE {secret} CREATEDB; GRANT pg_maintain TO {secret};",
         f"docker compose exec db psql -U {secret} -d {secret} -c '\\password {secret}'",
@@ -93,7 +93,7 @@ def test_a_password_that_is_a_public_word_is_struck_out_where_it_is_a_value(line
         f"postgresql://{secret}@db/{secret}, host=db user={secret} dbname={secret}",
         f"password={secret}_of_another",
     ]
-    assert [log.redacted(line) for line in stays] == stays
+    assert [logging.redacted(line) for line in stays] == stays
     for line in (
         f"ALTER ROLE someone PASSWORD '{secret}'",
         f"PGPASSWORD={secret}",
@@ -103,15 +103,15 @@ def test_a_password_that_is_a_public_word_is_struck_out_where_it_is_a_value(line
         f"*:*:*:*:{secret}",
         f"the secret {secret}",
     ):
-        assert line.count(secret) - log.redacted(line).count(secret) == 1 and "***" in log.redacted(line), line
-    log.redacting(["canary-18"], ["obcms_app"])
-    assert log.redacted(f"canary-18 of {secret}") == f"*** of {secret}"
+        assert line.count(secret) - logging.redacted(line).count(secret) == 1 and "***" in logging.redacted(line), line
+    logging.redacting(["canary-18"], ["obcms_app"])
+    assert logging.redacted(f"canary-18 of {secret}") == f"*** of {secret}"
 
 
 def test_json_is_one_object_a_line(lines: list[str]) -> None:
-    log.setup(UTC, lines.append, as_json=True)
+    logging.setup(UTC, lines.append, as_json=True)
     logger.warning("two\nlines {} \x00", "{x}")
-    log.of_run(RUN)
+    logging.of_run(RUN)
     logger.info("of a run")
     first, second = (json.loads(line) for line in lines)
     assert (first["level"], first["message"]) == ("WARNING", "two\nlines {x} \\x00")
@@ -136,7 +136,7 @@ def texts(entries: list[files.Entry]) -> list[str]:
 
 
 def test_each_run_is_found_by_its_mark(lines: list[str], tmp_path: Path) -> None:
-    log.to_file(tmp_path / "logs", "backup", UTC)
+    logging.to_file(tmp_path / "logs", "backup", UTC)
     records, now = Records(tmp_path / "runs"), datetime.now(UTC)
     outer, inner = Run(id=RUN, operation="restore", started=now), Run(id=OTHER, operation="create", started=now)
     logger.info("before")
@@ -148,7 +148,7 @@ def test_each_run_is_found_by_its_mark(lines: list[str], tmp_path: Path) -> None
     logger.info(f"outer again  #{OTHER}")
     records.end(outer.model_copy(update={"outcome": Outcome.FAILED}))
     logger.error("the outer run's last word")
-    log.of_run(OTHER)
+    logging.of_run(OTHER)
     logger.info("another, later")
     path = next((tmp_path / "logs").iterdir())
     assert path.name == f"backup-{now:%Y-%m}.log" and path.stat().st_mode & 0o777 == 0o600
@@ -232,7 +232,7 @@ def test_what_is_no_file_is_never_opened_or_waited_for(tmp_path: Path, lines: li
     (tmp_path / "restore-2025-10.log").mkdir()
     assert files.tail(tmp_path, files.KINDS, None) == []
     os.mkfifo(tmp_path / f"monitor-{datetime.now(UTC):%Y-%m}.log")
-    log.to_file(tmp_path, "monitor", UTC)
+    logging.to_file(tmp_path, "monitor", UTC)
     assert "cannot be written" in lines[0]
 
 

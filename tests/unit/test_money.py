@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backup.stream.money import has_setting, with_setting
+from backup.postgres.dump.money import has_setting, with_setting
 
 HEAD = b"--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\nSET row_security = off;\n"
 TEXT = b"\nSET row_security = off;\nSET lc_monetary = 'de_DE.utf8';\n"

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from backup import lock, log
+from backup import logging
+from backup.catalog.run_records import Outcome, Records
 from backup.cli import base, main
-from backup.journal import Kept, KeptDatabase, KeptFile
-from backup.records import Outcome, Records
+from backup.operations.restore.journal import Kept, KeptDatabase, KeptFile
+from backup.storage import lock
 from tests.support.facts import a_run, on_disk
 
 
@@ -29,9 +30,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     # The commands set it for the whole process, and this one has other tests to run.
     os.umask(umask)
-    log._runs.clear()
-    log._ended.clear()
-    log.setup(UTC)
+    logging._runs.clear()
+    logging._ended.clear()
+    logging.setup(UTC)
 
 
 def recorded(root: Path, *runs: object) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.stream.outline import Outline, differences, in_question, same_order
+from backup.postgres.dump.dump_digest import Outline, differences, in_question, same_order
 
 DUMP = rb"""--
 -- PostgreSQL database dump

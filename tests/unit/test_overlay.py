@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.config import ALIASES, Settings
+from backup.config.loader import ALIASES, Settings
 
 _TEXT = (Path(__file__).parents[2] / "docker-compose.backup.yml").read_text()
 _SETTING = re.compile(r"^ {6}(?:# )?([A-Z][A-Z0-9_]+): +(\"[^\"]*\"|\S+) +# (\S.*)$", re.MULTILINE)

@@ -14,23 +14,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.config import load
-from backup.display import monitor
+from backup.app.composition import App
+from backup.catalog.run_records import Outcome, Run
+from backup.cli.render import monitor
+from backup.config.loader import load
 from backup.errors import NoSpace
-from backup.forecast import HORIZON, days_left, growth
-from backup.journal.files import KEPT
-from backup.manifest import Tier
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier
+from backup.model.schedule import upcoming
+from backup.monitoring.forecast import HORIZON, days_left, growth
+from backup.monitoring.overview import Overview
+from backup.monitoring.overview.compute import Facts, Policy, overview
+from backup.monitoring.overview.rates import period, slots_between
+from backup.monitoring.overview.report import to_json
 from backup.operations import status
-from backup.overview import Overview
-from backup.overview.compute import Facts, Policy, overview
-from backup.overview.rates import period, slots_between
-from backup.overview.told import to_json
-from backup.records import Outcome, Run
-from backup.schedule import upcoming
-from backup.sets import StoredSet
-from backup.stores import disk
-from backup.stores.disk import translated
-from backup.wiring import App
+from backup.operations.restore.journal.files import KEPT
+from backup.storage import errors
+from backup.storage.errors import translated
 from tests.support.examples import examples
 from tests.support.facts import MB, NOW, UTC_ZONE, a_run, a_set, on_disk
 from tests.unit.test_rules import run_lists, set_lists
@@ -263,15 +263,15 @@ def test_a_volume_in_memory_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     root.mkdir(0o700, parents=True, exist_ok=True)
     on_disk(root, 1, 25, proven=True)
     assert volume(root, BACKUP_MIN_FREE_GB="0").health.status == "pass"  # as all other tests take it
-    monkeypatch.setattr(disk, "MEMORY", frozenset({"tmpfs"}))
+    monkeypatch.setattr(errors, "MEMORY", frozenset({"tmpfs"}))
     health = volume(root, BACKUP_MIN_FREE_GB="0").health
     assert health.status == "fail" and f"no set lasts: {root} is memory (tmpfs)" in health.reasons[0].text
 
 
 def test_what_is_memory_is_told_by_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "MEMORY", frozenset({"tmpfs"}))
-    assert "tmpfs" in disk.in_memory(tmp_path) and disk.in_memory(Path("/dev/shm"))  # noqa: S108
-    assert not disk.in_memory(Path("/proc")) and not disk.in_memory(tmp_path / "not there")
+    monkeypatch.setattr(errors, "MEMORY", frozenset({"tmpfs"}))
+    assert "tmpfs" in errors.in_memory(tmp_path) and errors.in_memory(Path("/dev/shm"))  # noqa: S108
+    assert not errors.in_memory(Path("/proc")) and not errors.in_memory(tmp_path / "not there")
 
 
 def test_a_quota_that_is_used_up_is_named(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from backup.engine.servers import Server
+from backup.docker.throwaway_server import Server
 from backup.errors import BackupError, DatabaseUnavailable, DumpFailed, EngineError, LoadFailed
-from backup.stream.feed import ProcessInput
-from backup.stream.fifo import Pipe, ProcessOutput
+from backup.postgres.process_input import ProcessInput
+from backup.postgres.process_output import Pipe, ProcessOutput
 
 STALL = 0.02
 LOST = DatabaseUnavailable("too many clients already", "Wait.")

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from backup.display.plan import plan_json, plan_lines, plan_page
-from backup.manifest import DatabasePart, Manifest, Tier, VolumePart
-from backup.plan import Facts, Foreign, LiveDatabase, Plan, Server, Volume, plan
-from backup.plan.facts import Contrast, Lacking
-from backup.sets import LoadTest, Missing, Proof, StoredSet, Verdict
+from backup.cli.render.plan import plan_json, plan_lines, plan_page
+from backup.model.backup_set import LoadTest, Missing, Proof, StoredSet, Verdict
+from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
+from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Plan, Server, Volume, plan
+from backup.operations.restore.plan.facts import Contrast, Lacking
 
 MANILA = ZoneInfo("Asia/Manila")
 TAKEN = datetime(2025, 10, 19, 18, 0, tzinfo=UTC)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backup.manifest import Preload
-from backup.sources.preload import preloading
+from backup.model.manifest import Preload
+from backup.postgres.preload import preloading
 
 
 def test_the_libraries_of_the_set_and_their_settings_but_nothing_acts_by_itself() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.probe import main, probe, target
+from backup.service.probe import main, probe, target
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +146,6 @@ def test_the_command_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_as_a_process_it_is_quick_and_needs_the_standard_library_only() -> None:
     with service(lambda _: (503, body("fail", "too old"))) as port:
-        argv = [sys.executable, "-S", "-m", "backup.probe", "--wait", "0"]
+        argv = [sys.executable, "-S", "-m", "backup.service.probe", "--wait", "0"]
         done = subprocess.run(argv, cwd=ROOT, env={"BACKUP_HTTP_PORT": str(port)}, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (1, b"fail: too old\n", b"")

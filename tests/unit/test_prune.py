@@ -18,22 +18,22 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from backup import lock
-from backup.catalog import Catalog
-from backup.config import Settings
+from backup.catalog.catalog import Catalog
+from backup.catalog.delete import mark_name
+from backup.catalog.retention import Policy
+from backup.catalog.run_records import Outcome, Records, Run
+from backup.config.loader import Settings
 from backup.errors import LockHeld, NotFound, RestoreUnfinished, StoreError
-from backup.health import Reason
-from backup.journal import Journal, JournalFile
-from backup.manifest import Tier, file_name
-from backup.operations.drill import newest_of_each_tier
+from backup.model.backup_set import manifest_name, pin_name, verdict_name
+from backup.model.manifest import Tier, file_name
+from backup.monitoring.health import Reason
+from backup.operations.drill.run import newest_of_each_tier
 from backup.operations.prune import PRUNE, WAITS, Report, Request, Shelf, plan, policy, prune
+from backup.operations.restore.journal import Journal, JournalFile
 from backup.operations.status import overview, status
-from backup.records import Outcome, Records, Run
-from backup.retention import Policy
-from backup.sets import manifest_name, pin_name, verdict_name
-from backup.stores.disk import translated
-from backup.stores.local import LocalStore
-from backup.stores.removing import mark_name
+from backup.storage import lock
+from backup.storage.directory import LocalStore
+from backup.storage.errors import translated
 from tests.support.examples import examples
 from tests.support.shelf import on_disk
 

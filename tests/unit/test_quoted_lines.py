@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.operations.check_set import wrong_roles
-from backup.stream.adaptation import Adaptation
-from backup.stream.definitions import Definitions
-from backup.stream.entries import Split
-from backup.stream.filters import DumpReader, Watcher
-from backup.stream.kinship import kinship
-from backup.stream.outline import Outline
-from backup.stream.role_names import RoleNames
-from backup.stream.table import TableExtract
+from backup.operations.verify.set_files import wrong_roles
+from backup.postgres.dump.adaptation import Adaptation
+from backup.postgres.dump.definitions import Definitions
+from backup.postgres.dump.dump_digest import Outline
+from backup.postgres.dump.dump_reader import DumpReader, Watcher
+from backup.postgres.dump.inheritance import kinship
+from backup.postgres.dump.post_data import Split
+from backup.postgres.dump.role_names import RoleNames
+from backup.postgres.dump.table_extract import TableExtract
 
 KEY = r"\restrict Abc123"
 ODD = [

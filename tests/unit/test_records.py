@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from backup.catalog.run_records import Outcome, Records, Run, new_run_id
 from backup.errors import NoSpace, StoreError
-from backup.records import Outcome, Records, Run, new_run_id
 
 NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)
 

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
-from backup.operations.restore import facts as gathering
-from backup.operations.restore.shop import Shop
-from backup.plan import Volume, plan
-from backup.sets import StoredSet
+from backup.model.backup_set import StoredSet
+from backup.operations.restore import plan_inputs as gathering
+from backup.operations.restore.context import Shop
+from backup.operations.restore.plan import Volume, plan
 from tests.unit.test_plan import GB, database, facts, stored
 
 FREE = 50 * GB

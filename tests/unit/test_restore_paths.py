@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from backup.catalog.run_records import Records
 from backup.cli import main
-from backup.manifest import Artifact, Manifest, Tier, VolumePart, file_name, to_json
-from backup.operations.inspect.index import Near
-from backup.records import Records
-from backup.sets import manifest_name
-from backup.sources import media
+from backup.media import archive_tree
+from backup.model.backup_set import manifest_name
+from backup.model.manifest import Artifact, Manifest, Tier, VolumePart, file_name, to_json
+from backup.operations.inspect.file_index import Near
 from tests.support.shelf import in_memory
 
 ID = "daily_2026-01-02_03-04-05"
@@ -34,7 +34,7 @@ def stored(tier: Path, volumes: Path) -> None:
     parts, artifacts = [], []
     for volume in sorted(path.name for path in volumes.iterdir()):
         archive, index = io.BytesIO(), io.BytesIO()
-        report = media.archive(volumes / volume, volume, archive, index)
+        report = archive_tree.archive(volumes / volume, volume, archive, index)
         counts = {name: getattr(report, name) for name in ("files", "directories", "links", "hard_links", "bytes")}
         parts.append(VolumePart(name=volume, excludes=(), **counts))
         for kind, suffix, plain in (("volume", "tar.gz", archive), ("index", "files.gz", index)):

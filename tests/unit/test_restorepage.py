@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.manifest import Artifact, DatabasePart, Locale, Manifest, Tier, VolumePart
-from backup.restorepage import page
+from backup.catalog.restore_page import page
+from backup.model.manifest import Artifact, DatabasePart, Locale, Manifest, Tier, VolumePart
 from tests.support.examples import examples
 
 ID = "daily_2025-10-20_02-00-00"

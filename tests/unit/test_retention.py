@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.manifest import STAMP, Manifest, Tier, stamp_time
-from backup.retention import (
+from backup.catalog.retention import (
     Decision,
     Identity,
     Memory,
@@ -27,7 +26,8 @@ from backup.retention import (
     old_safety_sets,
     stale,
 )
-from backup.sets import StoredSet
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import STAMP, Manifest, Tier, stamp_time
 from tests.support.examples import examples, thinned
 from tests.support.shelf import in_memory
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from backup.stream.filters import DumpReader
-from backup.stream.role_names import RoleNames
+from backup.postgres.dump.dump_reader import DumpReader
+from backup.postgres.dump.role_names import RoleNames
 
 DUMP = b"""--
 -- PostgreSQL database dump

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backup.sources.role_states import aligning, differing, subjects
-from backup.sources.roles import Roles, is_setting
+from backup.postgres.role_states import aligning, differing, subjects
+from backup.postgres.roles import Roles, is_setting
 
 SET = Roles.parse(
     """

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
-from backup.sources.roles import Roles, is_setting, retarget
+from backup.postgres.roles import Roles, is_setting, retarget
 
 HEAD = """--
 -- PostgreSQL database cluster dump

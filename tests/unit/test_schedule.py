@@ -12,7 +12,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.schedule import (
+from backup.model.schedule import (
     VANISHED,
     Account,
     check,

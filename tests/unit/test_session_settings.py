@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.database.session_settings import ANYWHERE, PRIVILEGED, Standing, options
+from backup.postgres.session_settings import ANYWHERE, PRIVILEGED, Standing, options
 
 
 def names(text: str) -> set[str]:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from backup.containers import Container
+from backup.app.setup import write
+from backup.docker.container import Container
 from backup.errors import ConfigError, StoreError
 from backup.operations.setup.find import Names, Plan, plan, project_of
 from backup.operations.setup.overlay import overlay
-from backup.wiring_setup import write
 
 NAMES = Names({"p_uploads": "uploads", "p_data": "data"}, {"p_default": "default"})
 
@@ -191,6 +191,6 @@ def test_a_file_is_never_replaced_by_accident(tmp_path: Path, monkeypatch: pytes
 
 def test_a_file_that_would_vanish_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("container", "oci")
-    monkeypatch.setattr("backup.wiring_setup.mounted", lambda _folder: False)
+    monkeypatch.setattr("backup.app.setup.mounted", lambda _folder: False)
     with pytest.raises(StoreError, match="would go with this container"):
         write("x", tmp_path, force=False)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from backup import wiring, wiring_restore
-from backup.cli import serving
+from backup.app import composition, restore
+from backup.cli import serve
 from backup.errors import EngineError, RestoreUnfinished
-from backup.sources.selection import Chosen
-from backup.trees import placing, single
+from backup.media.selection import Chosen
+from backup.media.swap import placing, single
 from tests.support.sidecar import Sidecar
 
 PATHS = (b"a", b"folder", b"gone/c")
@@ -142,14 +142,14 @@ def test_the_service_takes_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def no_engine() -> None:
         raise EngineError("there is none")
 
-    monkeypatch.setattr(wiring_restore, "Engine", no_engine)
-    monkeypatch.setattr(wiring, "Engine", no_engine)
+    monkeypatch.setattr(restore, "Engine", no_engine)
+    monkeypatch.setattr(composition, "Engine", no_engine)
     sidecar = Sidecar.make(tmp_path, None, DB_HOST="127.0.0.1")
     root = half(sidecar.volumes)
-    serving._recover(sidecar.app())
+    serve._recover(sidecar.app())
     assert live(root) == OLD and not single.begun(root)
     assert [run.operation for run in sidecar.runs()] == ["recover"]
-    serving._recover(sidecar.app())
+    serve._recover(sidecar.app())
     assert len(sidecar.runs()) == 1
 
 

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from backup.supervise import Family, Scheduler, written
+from backup.service.supervisor import Family, Scheduler, written
 from tests.support.faults import eventually
 
 ENDLESS = "while :; do echo x; done >/dev/null"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.text import age, duration, essence, plural, printable, shortened, size
+from backup.formatting import age, duration, essence, plural, printable, shortened, size
 
 
 @given(st.text())

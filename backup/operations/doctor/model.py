@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, TypeVar
 
 from backup.errors import BackupError
-from backup.health import Reason
-from backup.log import redacted
-from backup.text import printable
+from backup.formatting import printable
+from backup.logging import redacted
+from backup.monitoring.health import Reason
 
 T = TypeVar("T")
 Level = Literal["ok", "warning", "failed"]

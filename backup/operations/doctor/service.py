@@ -7,16 +7,16 @@ from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backup.alerts.model import HEARTBEAT, Receipt
-from backup.alerts.targets import WHAT_TO_SET
-from backup.containers import Container
-from backup.health.model import Limits, Reason, newest
-from backup.health.volume import room
+from backup.docker.container import Container
+from backup.formatting import age, duration, plural, printable, size
+from backup.model.backup_set import SKEW, StoredSet
+from backup.model.schedule import Slot
+from backup.monitoring.alerts.model import HEARTBEAT, Receipt
+from backup.monitoring.alerts.targets import WHAT_TO_SET
+from backup.monitoring.health.model import Limits, Reason, newest
+from backup.monitoring.health.volume import room
 from backup.operations.doctor.model import Found, Line
-from backup.schedule import Slot
-from backup.sets import SKEW, StoredSet
-from backup.stores.disk import ON_A_DISK
-from backup.text import age, duration, plural, printable, size
+from backup.storage.errors import ON_A_DISK
 
 # What a dump and its file names may differ by without confusing anybody.
 _CLOCKS: Final = timedelta(seconds=30)

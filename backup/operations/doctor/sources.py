@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backup.containers import Container, source
-from backup.database.facts import Facts
-from backup.database.rights import DatabaseRights
-from backup.engine.rights import CALLS, Purpose, Rights
+from backup.docker.container import Container, source
+from backup.docker.permissions import CALLS, Purpose, Rights
+from backup.formatting import listed, plural, printable, size
 from backup.operations.doctor.model import Found, Line
-from backup.text import listed, plural, printable, size
+from backup.postgres.inspect import Facts
+from backup.postgres.privileges import DatabaseRights
 
 _WITHOUT: Final[Mapping[Purpose, str]] = {
     "backup": "no backup can be made this way",

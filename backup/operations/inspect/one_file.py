@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from backup.errors import BackupError, NotFound
-from backup.log import logger
-from backup.operations.inspect.index import (
+from backup.formatting import printable
+from backup.logging import logger
+from backup.media.archive_rules import LEFT_OUT
+from backup.media.tar_reader import TarReader
+from backup.media.tar_writer import IndexEntry
+from backup.model.backup_set import StoredSet
+from backup.operations.inspect.file_index import (
     Near,
     archive_and_root,
     index_of,
@@ -21,13 +26,8 @@ from backup.operations.inspect.index import (
     volumes,
 )
 from backup.operations.inspect.opening import HeldBack, damaged, opened
+from backup.pipeline.chunks import Chunks
 from backup.progress import Progress
-from backup.sets import StoredSet
-from backup.sources.archive_rules import LEFT_OUT
-from backup.sources.chunks import Chunks
-from backup.sources.tarread import TarReader
-from backup.sources.tarstream import IndexEntry
-from backup.text import printable
 
 
 @dataclass(frozen=True)

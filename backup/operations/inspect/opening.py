@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from backup.errors import IntegrityError
-from backup.manifest import Artifact
-from backup.operations.check_bytes import Stored
+from backup.formatting import printable
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Artifact
+from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Progress
-from backup.sets import StoredSet
-from backup.stores.local import LocalStore
-from backup.text import printable
+from backup.storage.directory import LocalStore
 
 _OTHER: str = "`verify` says what is wrong with it; `list` shows other sets."
 

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from backup.errors import NotFound
+from backup.formatting import printable
+from backup.model.backup_set import StoredSet
 from backup.operations.inspect.opening import damaged, opened, require_as_written
 from backup.operations.load import attempt_for
 from backup.operations.parts import dump_of
+from backup.pipeline.file_type import HEAD, Kind, recognise
+from backup.postgres.dump.dump_reader import DumpReader, Watcher
+from backup.postgres.dump.inheritance import Kinship, descendants
+from backup.postgres.dump.table_extract import TableExtract, called
 from backup.progress import Progress
-from backup.sets import StoredSet
-from backup.stores.local import LocalStore
-from backup.stream.content import HEAD, Kind, recognise
-from backup.stream.filters import DumpReader, Watcher
-from backup.stream.kinship import Kinship, descendants
-from backup.stream.table import TableExtract, called
-from backup.text import printable
+from backup.storage.directory import LocalStore
 
 _NEAR: Final = 8
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from backup.catalog import Catalog
-from backup.journal import KeptFile
-from backup.manifest import Tier, parse_file_name
-from backup.restorepage import PAGE
-from backup.stores.disk import room, translated
-from backup.stores.staged import STAGED_SUFFIX
+from backup.catalog.catalog import Catalog
+from backup.catalog.restore_page import PAGE
+from backup.model.manifest import Tier, parse_file_name
+from backup.operations.restore.journal import KeptFile
+from backup.storage.errors import room, translated
+from backup.storage.staged_file import STAGED_SUFFIX
 
 _REMOVING: Final = ".removing"
 _LISTED: Final = 1000

@@ -7,16 +7,16 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
-from backup.offsite.model import Book
-from backup.offsite.told import DRILL
+from backup.catalog.run_records import Run, new_run_id
+from backup.model.backup_set import StoredSet, Verdict
 from backup.operations import runs
-from backup.operations.draft import timed
-from backup.operations.drill import DrillShop, prove
-from backup.operations.drilled import proven
+from backup.operations.create.draft import timed
+from backup.operations.drill.messages import proven
+from backup.operations.drill.run import DrillShop, prove
+from backup.operations.offsite.context import Shop
+from backup.operations.offsite.copy_status import DRILL
 from backup.operations.offsite.fetch import temporarily
-from backup.operations.offsite.place import Shop
-from backup.records import Run, new_run_id
-from backup.sets import StoredSet, Verdict
+from backup.operations.offsite.model import Book
 
 
 def drill(

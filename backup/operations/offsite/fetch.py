@@ -9,24 +9,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from backup import forecast, lock
+from backup.catalog import damaged
+from backup.catalog.restore_page import PAGE, page
+from backup.catalog.run_records import Run, new_run_id
 from backup.errors import AlreadyHere, BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
-from backup.log import logger
-from backup.manifest import Artifact, Manifest, to_json
-from backup.offsite.layout import RemoteSet, compare, key, sums, sums_name
-from backup.offsite.told import PULL
+from backup.formatting import listed, plural, printable, size
+from backup.logging import logger
+from backup.model.backup_set import StoredSet, manifest_name
+from backup.model.manifest import Artifact, Manifest, to_json
+from backup.monitoring import forecast
 from backup.operations import runs
-from backup.operations.draft import timed
-from backup.operations.made import verify_made
-from backup.operations.offsite.place import Shop, first
-from backup.records import Run, new_run_id
-from backup.restorepage import PAGE, page
-from backup.sets import StoredSet, manifest_name
-from backup.stores import damaged
-from backup.stores.disk import free_space, storing
-from backup.stores.local import LocalStore
-from backup.stores.staged import StagedFile
-from backup.text import listed, plural, printable, size
+from backup.operations.create.draft import timed
+from backup.operations.create.verify_new import verify_made
+from backup.operations.offsite.context import Shop, first
+from backup.operations.offsite.copy_status import PULL
+from backup.operations.offsite.layout import RemoteSet, compare, key, sums, sums_name
+from backup.storage import lock
+from backup.storage.directory import LocalStore
+from backup.storage.errors import free_space, storing
+from backup.storage.staged_file import StagedFile
 
 _TEMPORARY: Final = "temp"
 # What a set takes besides its artifacts, and a little air.

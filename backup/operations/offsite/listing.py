@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from backup.offsite.decide import unchanged
-from backup.operations.offsite.look import Look
-from backup.operations.offsite.place import Shop, listed
-from backup.sets import StoredSet
+from backup.model.backup_set import StoredSet
+from backup.operations.offsite.context import Shop, listed
+from backup.operations.offsite.rules import unchanged
+from backup.operations.offsite.verify_copies import Look
 
 
 @dataclass(frozen=True)

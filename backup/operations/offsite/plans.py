@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-from backup.config import Settings
-from backup.config_types import AFTER
-from backup.manifest import Tier
-from backup.offsite.model import PlaceName
+from backup.config.loader import Settings
+from backup.config.types import AFTER
+from backup.model.manifest import Tier
+from backup.operations.offsite.model import PlaceName
 
 _UPLOADED: Final = (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY, Tier.MANUAL)
 

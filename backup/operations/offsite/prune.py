@@ -8,21 +8,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
+from backup.catalog.retention import Decision, Memory, Policy, identity_of, stale
+from backup.catalog.run_records import Run, new_run_id
 from backup.errors import IntegrityError, RemoteArchived, RemoteDamaged
-from backup.log import logger
-from backup.manifest import Manifest
-from backup.offsite.decide import unchanged
-from backup.offsite.layout import RemoteSet, compare, keys_of
-from backup.offsite.model import Book, Copy
-from backup.offsite.told import PRUNE
+from backup.formatting import plural, size
+from backup.logging import logger
+from backup.model.backup_set import StoredSet, Verdict, newest_good, present
+from backup.model.manifest import Manifest
 from backup.operations import runs
-from backup.operations.offsite.place import Shop, listed, manifest_of
+from backup.operations.offsite.context import Shop, listed, manifest_of
+from backup.operations.offsite.copy_status import PRUNE
+from backup.operations.offsite.layout import RemoteSet, compare, keys_of
+from backup.operations.offsite.model import Book, Copy
+from backup.operations.offsite.rules import unchanged
 from backup.operations.prune import Decided, Known, MemoryFile, careful
-from backup.records import Run, new_run_id
-from backup.retention import Decision, Memory, Policy, identity_of, stale
-from backup.sets import StoredSet, Verdict, newest_good, present
-from backup.stores.remote import Removal
-from backup.text import plural, size
+from backup.storage.remote import Removal
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from backup.catalog.run_records import Run, new_run_id
 from backup.errors import BackupError, RemoteFailed
-from backup.log import logger
-from backup.manifest import Tier
-from backup.offsite.decide import candidates, there, unchanged
-from backup.offsite.layout import RemoteSet
-from backup.offsite.told import OPERATIONS
+from backup.formatting import plural, size
+from backup.logging import logger
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier
 from backup.operations import runs
-from backup.operations.draft import timed
-from backup.operations.offsite.place import Shop, listed, require_there
-from backup.operations.offsite.sending import Sending
-from backup.records import Run, new_run_id
-from backup.sets import StoredSet
-from backup.text import plural, size
+from backup.operations.create.draft import timed
+from backup.operations.offsite.context import Shop, listed, require_there
+from backup.operations.offsite.copy_status import OPERATIONS
+from backup.operations.offsite.layout import RemoteSet
+from backup.operations.offsite.rules import candidates, there, unchanged
+from backup.operations.offsite.send import Sending
 
 # One run sends no more; what is left goes with the next one, newest first again.
 _MOST: Final = 100

@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from backup.database import Login
-from backup.database.deferred import DONE, SCHEMA, Deferred, deferred
 from backup.errors import BackupError
+from backup.operations.restore.context import Work
 from backup.operations.restore.fit import Fit
-from backup.operations.restore.shop import Work
-from backup.sources.psql import STRICT, confined
+from backup.postgres import Login
+from backup.postgres.deferred_statements import DONE, SCHEMA, Deferred, deferred
+from backup.postgres.psql import STRICT, confined
 
 _TELLING: Final = (*STRICT, "--tuples-only", "--no-align")
 

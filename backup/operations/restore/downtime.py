@@ -6,12 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from backup.database.availability import Watch, wait
 from backup.errors import BackupError, RestoreUnfinished
-from backup.journal import Step, Stopped
-from backup.log import logger
-from backup.operations.restore.shop import Work
-from backup.text import duration, plural, printable
+from backup.formatting import duration, plural, printable
+from backup.logging import logger
+from backup.operations.restore.context import Work
+from backup.operations.restore.journal import Step, Stopped
+from backup.postgres.availability import Watch, wait
 
 # For a pooler that keeps an answer for a while.
 _PATIENCE: Final = 30.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from backup.database import Login
-from backup.database.dependencies import NEED_PRELOAD, ONE_DATABASE, Capabilities, capabilities
-from backup.manifest import DatabasePart
-from backup.plan.facts import Lacking, major
-from backup.stream.adaptation import LOADING, Adaptation
+from backup.model.manifest import DatabasePart
+from backup.operations.restore.plan.facts import Lacking, major
+from backup.postgres import Login
+from backup.postgres.dump.adaptation import LOADING, Adaptation
+from backup.postgres.server_dependencies import NEED_PRELOAD, ONE_DATABASE, Capabilities, capabilities
 
 
 @dataclass(frozen=True)

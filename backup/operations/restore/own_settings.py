@@ -9,17 +9,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from backup.database import Login, settings_for
-from backup.database.admin import refused
-from backup.database.server import Database, bootstrap
-from backup.database.server_state import is_empty, is_new, replication, role_statements
-from backup.log import logger
-from backup.manifest import DatabasePart
-from backup.plan.facts import Contrast, Lacking, LiveDatabase
-from backup.plan.fitting import left_behind, otherwise, own
-from backup.sources.role_states import aligning, differing, subjects
-from backup.sources.roles import Roles, Statement, is_setting, retarget
-from backup.sources.settling import refusal
+from backup.logging import logger
+from backup.model.manifest import DatabasePart
+from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase
+from backup.operations.restore.plan.fitting import left_behind, otherwise, own
+from backup.postgres import Login, settings_for
+from backup.postgres.admin import refused
+from backup.postgres.role_states import aligning, differing, subjects
+from backup.postgres.roles import Roles, Statement, is_setting, retarget
+from backup.postgres.server import Database, bootstrap
+from backup.postgres.server_state import is_empty, is_new, replication, role_statements
+from backup.postgres.settling import refusal
 
 # insufficient_privilege
 _NO_RIGHT: Final = "42501"

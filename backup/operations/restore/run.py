@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backup.database.server import find
+from backup.catalog.run_records import RESTORE, Run
 from backup.errors import (
     AfterRestore,
     BackupError,
@@ -17,7 +17,15 @@ from backup.errors import (
     RestoreFailed,
     RestoreUnfinished,
 )
-from backup.journal import (
+from backup.formatting import listed, plural, printable, size
+from backup.logging import logger
+from backup.model.backup_set import StoredSet
+from backup.operations import runs
+from backup.operations.parts import dump_of, volumes_of
+from backup.operations.restore import build, commit, downtime
+from backup.operations.restore.context import Shop, Work
+from backup.operations.restore.fit import Fit
+from backup.operations.restore.journal import (
     DatabaseSwap,
     Journal,
     JournalFile,
@@ -30,24 +38,16 @@ from backup.journal import (
     lost_words,
     unfinished,
 )
-from backup.log import logger
-from backup.operations import runs
-from backup.operations.kept import lost
-from backup.operations.parts import dump_of, volumes_of
-from backup.operations.restore import downtime, ends, loading
-from backup.operations.restore.before import fitting, require_extensions, safety_set
-from backup.operations.restore.facts import Part
-from backup.operations.restore.fit import Fit
-from backup.operations.restore.held import alone, recorded, stamp, undisturbed, unmoved
-from backup.operations.restore.shop import Shop, Work
-from backup.operations.unfinished import refuse_unfinished
-from backup.operations.verify import Found, check
-from backup.records import RESTORE, Run
-from backup.sets import StoredSet
-from backup.stream.entries import Split
-from backup.stream.filters import DumpReader
-from backup.stream.order import Entry
-from backup.text import listed, plural, printable, size
+from backup.operations.restore.locking import alone, recorded, stamp, undisturbed, unmoved
+from backup.operations.restore.plan_inputs import Part
+from backup.operations.restore.preflight import fitting, require_extensions, safety_set
+from backup.operations.restore.replaced import lost
+from backup.operations.restore.unfinished import refuse_unfinished
+from backup.operations.verify.run import Found, check
+from backup.postgres.dump.dependency_queue import Entry
+from backup.postgres.dump.dump_reader import DumpReader
+from backup.postgres.dump.post_data import Split
+from backup.postgres.server import find
 
 # Done, but not all is as it was dumped.
 _OTHERWISE: Final = 3
@@ -97,7 +97,7 @@ def restore(wish: Wish, shop: Shop) -> tuple[str, int]:
         work.allow_invalid = wish.allow_invalid
         _begin(work)
         _guarded(work, lambda: _beside(work, stored, found, split.entries, fitted))
-        ends.sweep_safety_sets(shop)
+        commit.sweep_safety_sets(shop)
         said += _nearest(work)
     for text, hint in work.told:
         logger.log("WARNING" if hint else "INFO", "{}", f"{text}. {hint}" if hint else text)
@@ -146,7 +146,7 @@ def _require_kept(shop: Shop, kept: Kept | None) -> Kept:
         if gone := lost(login, kept):
             why, hint = lost_words(gone, kept)
             raise RestoreFailed(f"{why}; nothing was touched", hint)
-        ends.possible(login, _database_of(kept.database))
+        commit.possible(login, _database_of(kept.database))
     return kept
 
 
@@ -195,7 +195,7 @@ def discard(shop: Shop, kept: Kept | None) -> str:
         # A restore may have come and gone, or been killed, while this waited.
         refuse_unfinished(shop.catalog.root, shop.clock())
         unmoved(shop, kept)
-        freed = ends.discard(shop)
+        freed = commit.discard(shop)
     told = f", {size(freed)}" if freed else ""
     return f"removed what the last restore replaced{told}" if kept else "nothing was kept"
 
@@ -236,11 +236,11 @@ def _end(work: Work, back: bool) -> str:
     if back or journal.step.number < Step.SWAPPED.number:
         downtime.stop_again(work)
     if back or direction(journal) == "back":
-        ends.back(work)
+        commit.back(work)
         done = f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
     else:
         downtime.find_way(work)
-        ends.forward(work)
+        commit.forward(work)
         done = f"the {journal.kind} of {printable(journal.set)} is finished"
     return "; ".join([done, *_nearest(work), *downtime.told(work)])
 
@@ -254,8 +254,8 @@ def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
 def _beside(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
-        loading.load(work, work.shop.source(), stored, found, entries, fitted)
-    loading.extract(work, stored)
+        build.load(work, work.shop.source(), stored, found, entries, fitted)
+    build.extract(work, stored)
     work.advance(Step.READY)
 
 
@@ -271,7 +271,7 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
         runs.end_if_told()
         prepare()
         downtime.stop_application(work)
-        ends.forward(work)
+        commit.forward(work)
     except AfterRestore:
         raise
     except BaseException as error:
@@ -289,21 +289,21 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
 def _end_after(work: Work, error: BaseException) -> None:
     """End what is restored, and say how things are, not only what went wrong."""
     try:
-        ends.start_again(work)
+        commit.start_again(work)
     except BackupError as second:
         raise _half(work, second.message) from error
     if isinstance(error, Interrupted):
-        told = ends.after(work, f"stopped by signal {error.exit_code - 128}")
+        told = commit.after(work, f"stopped by signal {error.exit_code - 128}")
         error.message, error.hint = told.message, told.hint
     elif isinstance(error, BackupError) and not isinstance(error, RestoreUnfinished):
-        raise ends.after(work, error.message) from error
+        raise commit.after(work, error.message) from error
 
 
 def _roll_back(work: Work, error: BaseException) -> None:
     why = error.message if isinstance(error, (BackupError, Interrupted)) else str(error)
     logger.warning("rolling back: {}", why)
     try:
-        ends.back(work)
+        commit.back(work)
     except BackupError as second:
         if work.file.read() is None:
             raise RestoreFailed(f"{why}; then: {second.message}", second.hint) from error
@@ -316,7 +316,7 @@ def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
     if wish.only != "media" and dump_of(stored):
         source = shop.source()
         marker = f"obcms-backup {shop.instance} {run.id}: a restore that has not ended; may be dropped"
-        swap = loading.swap_for(source, find(source.login, source.login.name), name, marker)
+        swap = build.swap_for(source, find(source.login, source.login.name), name, marker)
     names = volumes_of(stored) if wish.only != "database" else ()
     if swap is None and not names:
         raise RestoreFailed(

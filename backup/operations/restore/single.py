@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from backup.catalog.run_records import RESTORE
 from backup.errors import BackupError, EngineError, NotFound, RestoreFailed
-from backup.log import logger
-from backup.operations.inspect import index, one_file
+from backup.formatting import plural, printable
+from backup.logging import logger
+from backup.media.swap import single
+from backup.model.backup_set import StoredSet
+from backup.operations.inspect import file_index, one_file
 from backup.operations.parts import archive_of
-from backup.operations.restore import loading
-from backup.operations.restore.held import alone, recorded
-from backup.operations.restore.shop import Shop
-from backup.operations.unfinished import refuse_unfinished
-from backup.records import RESTORE
-from backup.sets import StoredSet
-from backup.stores.disk import free_space
-from backup.text import plural, printable
-from backup.trees import single
+from backup.operations.restore import build
+from backup.operations.restore.context import Shop
+from backup.operations.restore.locking import alone, recorded
+from backup.operations.restore.unfinished import refuse_unfinished
+from backup.storage.errors import free_space
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _put(
             stored.directory / listing if listing else None,
             stamp,
             root=root,
-            limit=loading.most_bytes(stored.manifest, volume) or free_space(shop.volumes / volume),
+            limit=build.most_bytes(stored.manifest, volume) or free_space(shop.volumes / volume),
             trusted=stored.manifest is not None,
             paths=paths,
             days=shop.days,
@@ -129,21 +129,21 @@ def _tidy(shop: Shop, volume: str) -> None:
 
 def _choice(stored: StoredSet, path: str, shop: Shop) -> Choice:
     """What a path is, by an index or else by an archive."""
-    for volume in index.volumes(stored):
-        for name in index.spellings(volume, path):
+    for volume in file_index.volumes(stored):
+        for name in file_index.spellings(volume, path):
             found = _counted(stored, volume, name)
             if found.files:
                 return found
-    if at := index.locate(stored, path):
+    if at := file_index.locate(stored, path):
         return _counted(stored, at[0], at[1].path)
     return _unlisted(stored, path, shop)
 
 
 def _unlisted(stored: StoredSet, path: str, shop: Shop) -> Choice:
     """A link or an empty directory is in no index, and old archives have none: where there can be such, it is read."""
-    near = index.Near(stored, path)
-    for volume in index.volumes(stored):
-        if index.tells_all(stored, volume, near):
+    near = file_index.Near(stored, path)
+    for volume in file_index.volumes(stored):
+        if file_index.tells_all(stored, volume, near):
             continue
         below = one_file.found(stored, volume, path, near, shop.progress)
         if below and not volume:
@@ -153,13 +153,13 @@ def _unlisted(stored: StoredSet, path: str, shop: Shop) -> Choice:
             )
         if below:
             return Choice(volume, below)
-    raise index.no_such_file(stored, path, near, "; nothing was touched")
+    raise file_index.no_such_file(stored, path, near, "; nothing was touched")
 
 
 def _counted(stored: StoredSet, volume: str, name: bytes) -> Choice:
     """What an index has at a path, and below it. The index is read to its end, which proves it."""
     files = count = 0
-    for entry in index.entries(stored, volume):
+    for entry in file_index.entries(stored, volume):
         if entry.path == name or entry.path.startswith(name + b"/"):
             files, count = files + 1, count + entry.size
     below = name.removeprefix(os.fsencode(volume) + b"/")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from backup.containers import Container, listing, source
+from backup.docker.container import Container, listing, source
 from backup.errors import ConfigError
-from backup.text import printable
+from backup.formatting import printable
 
 _IMAGES: Final = re.compile(r"(?:.*/)?(?:postgres|postgis|pgvector|timescaledb)[^/]*")
 _DECLARED: Final = ("POSTGRES_PASSWORD", "POSTGRES_PASSWORD_FILE", "POSTGRES_USER", "POSTGRES_DB")

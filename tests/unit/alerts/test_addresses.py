@@ -9,11 +9,11 @@ from apprise import Apprise
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backup import notifyurl
-from backup.alerts.deliver import check
-from backup.alerts.targets import everything, secrets, targets
-from backup.config import load
+from backup.config import notify_url
+from backup.config.loader import load
 from backup.errors import ConfigError
+from backup.monitoring.alerts.delivery import check
+from backup.monitoring.alerts.targets import everything, secrets, targets
 from tests.support.examples import examples
 
 # apprise's own, for a module that Python 3.13 drops.
@@ -118,11 +118,11 @@ def test_targets_have_different_names() -> None:
 
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=60))
 def test_no_text_breaks_the_reading_or_shows_a_password(text: str) -> None:
-    for url in notifyurl.split(text):
-        notifyurl.problem(url)
-        notifyurl.fragments(url)
+    for url in notify_url.split(text):
+        notify_url.problem(url)
+        notify_url.fragments(url)
     url = f"json://user:{SECRET}{text.replace('@', '')}@host/x"
-    assert SECRET not in notifyurl.masked(url)
+    assert SECRET not in notify_url.masked(url)
 
 
 def test_what_apprise_does_not_understand_is_refused_without_showing_it() -> None:

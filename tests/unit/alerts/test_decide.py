@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup import log
-from backup.alerts import words as wording
-from backup.alerts.decide import CRITICAL, LIMITS, cause, due, ping
-from backup.alerts.model import BODY, TITLE, Event, Known, Level, Memory, Notice, Policy, State
-from backup.health import Health, Reason
-from backup.records import Outcome, Run
-from backup.sets import Verdict
+from backup import logging
+from backup.catalog.run_records import Outcome, Run
+from backup.model.backup_set import Verdict
+from backup.monitoring.alerts import messages as wording
+from backup.monitoring.alerts.model import BODY, TITLE, Event, Known, Level, Memory, Notice, Policy, State
+from backup.monitoring.alerts.rules import CRITICAL, LIMITS, cause, due, ping
+from backup.monitoring.health import Health, Reason
 from tests.support.examples import examples
 from tests.unit.test_health import stored
 
@@ -383,7 +383,7 @@ def test_the_class_of_a_text_leaves_out_what_changes(one: str, other: str, same:
 
 
 def test_hostile_texts_and_secrets_are_not_in_a_message() -> None:
-    log.redacting(["canary-in-a-run"])
+    logging.redacting(["canary-in-a-run"])
     world = World()
     world.fail("\x1b[31m\r\nBcc: evil@example.com\u202e canary-in-a-run " + "x" * 100_000)
     (told,) = world.look(3)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from backup.alerts import outbox
-from backup.alerts.desk import Desk, Surroundings, View
-from backup.alerts.model import Letter, Policy, Receipt
-from backup.alerts.outbox import Outbox
+from backup.catalog.run_records import Outcome, Run
 from backup.errors import StoreError
-from backup.health import Health, Reason
-from backup.records import Outcome, Run
-from backup.sets import Verdict
-from backup.stores import disk
+from backup.model.backup_set import Verdict
+from backup.monitoring.alerts import outbox
+from backup.monitoring.alerts.desk import Desk, Surroundings, View
+from backup.monitoring.alerts.model import Letter, Policy, Receipt
+from backup.monitoring.alerts.outbox import Outbox
+from backup.monitoring.health import Health, Reason
+from backup.storage import errors
 from tests.unit.test_health import stored
 
 NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)
@@ -28,7 +28,7 @@ NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)
 def test_a_set_in_memory_is_no_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, lasts: bool
 ) -> None:
-    monkeypatch.setattr(disk, "MEMORY", frozenset() if lasts else frozenset({"tmpfs"}))
+    monkeypatch.setattr(errors, "MEMORY", frozenset() if lasts else frozenset({"tmpfs"}))
     sets = [replace(stored(1), verdict=Verdict(checked=NOW))]
     run = Run(id="r", operation="create", started=NOW, ended=NOW, outcome=outcome, set=sets[0].id)
     a_desk(tmp_path, lambda: View(Health("pass", (), NOW), [run], sets), heartbeat=True).round()

@@ -11,12 +11,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog import Catalog
-from backup.manifest import Tier
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Records
+from backup.model.manifest import Tier
 from backup.operations.offsite import upload as uploading
-from backup.operations.offsite.place import Shop
+from backup.operations.offsite.context import Shop
 from backup.progress import Silent
-from backup.records import Records
 from tests.support.places import MemoryPlace
 from tests.support.shelf import on_disk
 

@@ -9,21 +9,21 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog import Catalog
-from backup.config import load
+from backup.app.composition import App
+from backup.app.offsite import memory, options
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run
+from backup.config.loader import load
 from backup.errors import ConfigError, RemoteFailed
-from backup.log import logger
-from backup.manifest import Tier
-from backup.offsite import told
-from backup.offsite.decide import due, pause
-from backup.offsite.model import Book
+from backup.logging import logger
+from backup.model.manifest import Tier
 from backup.operations import status
 from backup.operations.jobs import COMMANDS, job_of, jobs, operation_of, tier_of
-from backup.operations.offsite.after import After
+from backup.operations.offsite import copy_status
+from backup.operations.offsite.model import Book
 from backup.operations.offsite.plans import uploads
-from backup.records import Outcome, Records, Run
-from backup.wiring import App
-from backup.wiring_offsite import memory, options
+from backup.operations.offsite.rules import due, pause
+from backup.service.uploads import After
 from tests.support.shelf import in_memory
 from tests.unit.offsite.conftest import NOW, Stack
 
@@ -181,8 +181,8 @@ def test_the_third_clock_tells_what_is_offsite(stack: Stack) -> None:
 def test_a_set_of_files_alone_is_no_newest_copy(stack: Stack) -> None:
     stack.make(halves="m")
     stack.upload()
-    seen = told.Seen("s3", "s3://bucket", stack.shop().book.read(), [], HOUR)
-    assert told.newest_held(seen.book, NOW) is None and told.newest_held(Book(), NOW) is None
+    seen = copy_status.Seen("s3", "s3://bucket", stack.shop().book.read(), [], HOUR)
+    assert copy_status.newest_held(seen.book, NOW) is None and copy_status.newest_held(Book(), NOW) is None
 
 
 def test_a_book_that_is_damaged_is_an_empty_one(stack: Stack) -> None:

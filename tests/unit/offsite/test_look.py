@@ -8,12 +8,11 @@ from datetime import timedelta
 
 import pytest
 
+from backup.catalog.run_records import Outcome
 from backup.errors import IntegrityError, NotFound, RemoteDamaged, RemoteFailed
-from backup.manifest import Tier
-from backup.offsite import told
-from backup.offsite.model import Book
-from backup.operations.offsite import listing, look
-from backup.records import Outcome
+from backup.model.manifest import Tier
+from backup.operations.offsite import copy_status, listing, verify_copies
+from backup.operations.offsite.model import Book
 from tests.support.places import MemoryPlace
 from tests.unit.offsite.conftest import Stack
 
@@ -32,7 +31,7 @@ def test_what_is_as_it_was_sent_is_confirmed(stack: Stack) -> None:
     made = [stack.make(days) for days in (1, 0)]
     stack.upload()
     stack.place.requests.clear()
-    report = look.verify(look.Request(), stack.shop())
+    report = verify_copies.verify(verify_copies.Request(), stack.shop())
     assert {name: copy.state for name, copy in report.copies.items()} == dict.fromkeys(made, "offsite")
     assert stack.place.requests == {"list": 1, "get": 2, "stat": 10} and report.read == 0
     assert stack.records.all()[0].operation == "offsite-verify"
@@ -95,7 +94,7 @@ def test_a_mishap_behind_our_back_is_reported(stack: Stack, mishap: str, state: 
         for each in stack.keys(made):
             stack.place.lose(each)
     with pytest.raises(IntegrityError, match="1 set at s3://memory not as sent") as raised:
-        look.verify(look.Request(), stack.shop())
+        verify_copies.verify(verify_copies.Request(), stack.shop())
     assert (
         f"{made} {'' if state == 'differs' else 'is '}{state}" in raised.value.message and words in raised.value.message
     )
@@ -104,11 +103,11 @@ def test_a_mishap_behind_our_back_is_reported(stack: Stack, mishap: str, state: 
     assert book.copies[made].state == state and book.copies[other].state == "offsite"
     assert stack.records.all()[0].outcome is Outcome.FAILED
     assert states(stack)[made] == state or mishap in ("same size", "unknown")
-    seen = told.Seen("s3", "s3://memory", book, [], stack.shop().ages[Tier.DAILY])
-    assert any(made in each.text and state in each.text for each in told.reasons(seen, [], stack.now))
+    seen = copy_status.Seen("s3", "s3://memory", book, [], stack.shop().ages[Tier.DAILY])
+    assert any(made in each.text and state in each.text for each in copy_status.reasons(seen, [], stack.now))
     # The local set is still here: the next upload puts it right, and the next look says so.
     stack.upload()
-    look.verify(look.Request(), stack.shop())
+    verify_copies.verify(verify_copies.Request(), stack.shop())
     assert stack.shop().book.read().copies[made].state == "offsite"
 
 
@@ -116,7 +115,7 @@ def test_an_archived_copy_is_a_state_and_no_error(stack: Stack) -> None:
     made = stack.make()
     stack.upload()
     stack.place.archive(archive(made))
-    report = look.verify(look.Request(), stack.shop())
+    report = verify_copies.verify(verify_copies.Request(), stack.shop())
     assert report.copies[made].state == "archived" and "1 of them archived" in report.words
     assert states(stack)[made] == "archived"
     assert stack.upload().same == 1
@@ -126,15 +125,15 @@ def test_a_flipped_bit_is_found_when_the_bytes_are_read(stack: Stack) -> None:
     made = stack.make()
     stack.upload()
     stack.place.flip(archive(made))
-    look.verify(look.Request(), stack.shop())
+    verify_copies.verify(verify_copies.Request(), stack.shop())
     with pytest.raises(IntegrityError, match="other bytes than were sent"):
-        look.verify(look.Request(read=True), stack.shop())
+        verify_copies.verify(verify_copies.Request(read=True), stack.shop())
     assert stack.shop().book.read().copies[made].state == states(stack)[made] == "differs"
     # Its checksum is still the right one: that is no reason to believe it again.
     with pytest.raises(IntegrityError):
-        look.verify(look.Request(), stack.shop())
+        verify_copies.verify(verify_copies.Request(), stack.shop())
     assert stack.upload().sent == [made]
-    look.verify(look.Request(read=True), stack.shop())
+    verify_copies.verify(verify_copies.Request(read=True), stack.shop())
 
 
 @pytest.mark.parametrize("way", ["flip", "lay", "lose"])
@@ -150,10 +149,10 @@ def test_each_file_of_a_copy_is_looked_at_and_sent_again(stack: Stack, way: str)
         else:
             stack.place.lose(key)
         with pytest.raises(IntegrityError):
-            look.verify(look.Request(read=True), stack.shop())
+            verify_copies.verify(verify_copies.Request(read=True), stack.shop())
         assert states(stack)[made] != "offsite", key
         assert stack.upload().sent == [made], key
-        look.verify(look.Request(read=True), stack.shop())
+        verify_copies.verify(verify_copies.Request(read=True), stack.shop())
 
 
 @pytest.mark.parametrize("file", ["media", "set"])
@@ -164,13 +163,13 @@ def test_a_rotten_copy_keeps_no_other_from_being_read_and_is_sent_again(stack: S
     stack.place.flip(archive(rotten) if file == "media" else f"daily/obcms_set_{rotten}.json")
     for day in range(28):
         with contextlib.suppress(IntegrityError):
-            look.verify(look.Request(share=True, trigger="schedule", slot=stack.now), stack.shop())
+            verify_copies.verify(verify_copies.Request(share=True, trigger="schedule", slot=stack.now), stack.shop())
         stack.now += _DAY / 2
         assert day or states(stack)[rotten] == "differs"
     copies = stack.shop().book.read().copies
     assert {name for name, copy in copies.items() if copy.read} == set(made[:-1])
     assert stack.upload().sent == [rotten]
-    look.verify(look.Request(read=True), stack.shop())
+    verify_copies.verify(verify_copies.Request(read=True), stack.shop())
 
 
 def test_a_bit_that_flips_on_its_way_back_is_no_damage(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +183,7 @@ def test_a_bit_that_flips_on_its_way_back_is_no_damage(stack: Stack, monkeypatch
 
     stack.upload()
     monkeypatch.setattr(MemoryPlace, "get", get)
-    look.verify(look.Request(read=True), stack.shop())
+    verify_copies.verify(verify_copies.Request(read=True), stack.shop())
     assert flipped and stack.shop().book.read().copies[made].read
 
 
@@ -193,7 +192,7 @@ def test_what_cannot_be_read_keeps_no_other_from_being_read_and_fails_the_look(s
     stack.upload()
     stack.place.broken.add(archive(made[-1]))
     with pytest.raises(RemoteFailed, match="cannot be read"):
-        look.verify(look.Request(read=True), stack.shop())
+        verify_copies.verify(verify_copies.Request(read=True), stack.shop())
     copies = stack.shop().book.read().copies
     assert [bool(copies[name].read) for name in made] == [True, True, True, False] and copies[made[-1]].held
     assert stack.records.all()[0].outcome is Outcome.FAILED
@@ -204,12 +203,12 @@ def test_a_copy_of_which_the_manifest_is_archived_is_as_it_was(stack: Stack) -> 
     stack.upload()
     for key in stack.keys(older):
         stack.place.archive(key)
-    look.verify(look.Request(), stack.shop())
+    verify_copies.verify(verify_copies.Request(), stack.shop())
     assert states(stack) == {older: "archived", newer: "offsite"}
     # Of what nothing is known, nothing is claimed.
     stack.shop().book.path.unlink()
     with pytest.raises(IntegrityError, match="archived"):
-        look.verify(look.Request(), stack.shop())
+        verify_copies.verify(verify_copies.Request(), stack.shop())
     assert states(stack) == {older: "incomplete", newer: "offsite"}
 
 
@@ -218,14 +217,14 @@ def test_a_folder_that_is_empty_is_taken_for_one_that_is_not_mounted(stack: Stac
     shop = stack.shop(place="copy")
     stack.upload(place="copy")
     away, stack.place.facts = stack.place.facts, {}
-    for attempt in (lambda: stack.upload(place="copy"), lambda: look.verify(look.Request(), shop)):
+    for attempt in (lambda: stack.upload(place="copy"), lambda: verify_copies.verify(verify_copies.Request(), shop)):
         with pytest.raises(RemoteFailed, match="where 2 sets should be: nothing was sent"):
             attempt()
     assert stack.place.facts == {} and all(shop.book.read().copies[name].held for name in made)
     stack.place.facts = away
-    assert look.verify(look.Request(), shop).bad == []
+    assert verify_copies.verify(verify_copies.Request(), shop).bad == []
     stack.place.facts = {}
-    look.verify(look.Request(accept=True), shop)
+    verify_copies.verify(verify_copies.Request(accept=True), shop)
     assert stack.upload(place="copy").sent == made[::-1]
 
 
@@ -235,12 +234,14 @@ def test_what_fails_at_one_place_is_told_of_that_place(stack: Stack) -> None:
     stack.upload()
     stack.place.truncated = True
     with pytest.raises(RemoteFailed):
-        look.verify(look.Request(), stack.shop())
+        verify_copies.verify(verify_copies.Request(), stack.shop())
     stack.place.truncated = False
-    look.verify(look.Request(), stack.shop(place="copy"))
+    verify_copies.verify(verify_copies.Request(), stack.shop(place="copy"))
     runs, limit = stack.records.all(), timedelta(days=2)
     texts = {
-        place: [each.text for each in told.reasons(told.Seen(place, "x", Book(), [], limit), runs, stack.now)]
+        place: [
+            each.text for each in copy_status.reasons(copy_status.Seen(place, "x", Book(), [], limit), runs, stack.now)
+        ]
         for place in ("s3", "copy")
     }
     assert "the last look at the offsite copies failed" in texts["s3"][0] and texts["copy"] == []
@@ -254,7 +255,9 @@ def test_a_share_is_read_each_day_and_all_within_a_month(stack: Stack) -> None:
     most = 0
     for day in range(28):
         began = stack.now
-        report = look.verify(look.Request(share=True, trigger="schedule", slot=stack.now), stack.shop())
+        report = verify_copies.verify(
+            verify_copies.Request(share=True, trigger="schedule", slot=stack.now), stack.shop()
+        )
         most = max(most, report.read)
         for copy in report.copies.values():
             if copy.read and copy.read > began:
@@ -267,7 +270,7 @@ def test_what_was_never_a_set_is_nobodys_loss(stack: Stack) -> None:
     stack.place.lay("daily/obcms_backup_daily_2025-10-01_02-00-00.sql.gz", b"half")
     stack.place.lay("daily/notes.txt", b"mine")
     stack.place.lay("obcms_set_daily_2025-10-01_02-00-00.json", b"elsewhere")
-    assert look.verify(look.Request(), stack.shop()).copies == {}
+    assert verify_copies.verify(verify_copies.Request(), stack.shop()).copies == {}
     assert states(stack) == {"daily_2025-10-01_02-00-00": "incomplete"}
 
 
@@ -278,14 +281,14 @@ def test_what_is_gone_is_missed_until_its_time_is_over_or_somebody_agrees(stack:
         stack.place.lose(key)
     for _ in range(2):
         with pytest.raises(IntegrityError, match=f"{made} is gone"):
-            look.verify(look.Request(), stack.shop())
-    assert look.verify(look.Request(accept=True), stack.shop()).copies == {}
+            verify_copies.verify(verify_copies.Request(), stack.shop())
+    assert verify_copies.verify(verify_copies.Request(accept=True), stack.shop()).copies == {}
     assert stack.shop().book.read().copies == {}
     stack.upload()
     for key in stack.keys(made):
         stack.place.lose(key)
     stack.now += 31 * _DAY
-    assert look.verify(look.Request(), stack.shop()).copies == {}
+    assert verify_copies.verify(verify_copies.Request(), stack.shop()).copies == {}
 
 
 def test_nothing_is_concluded_from_a_part_of_a_listing(stack: Stack) -> None:
@@ -293,7 +296,10 @@ def test_nothing_is_concluded_from_a_part_of_a_listing(stack: Stack) -> None:
     stack.upload()
     before = stack.shop().book.read()
     stack.place.truncated = True
-    for act in (lambda: look.verify(look.Request(), stack.shop()), lambda: listing.rows(stack.shop())):
+    for act in (
+        lambda: verify_copies.verify(verify_copies.Request(), stack.shop()),
+        lambda: listing.rows(stack.shop()),
+    ):
         with pytest.raises(RemoteFailed, match="was cut"):
             act()
     assert stack.shop().book.read() == before and before.copies[made].held
@@ -301,4 +307,4 @@ def test_nothing_is_concluded_from_a_part_of_a_listing(stack: Stack) -> None:
 
 def test_a_set_that_is_not_there_is_not_found(stack: Stack) -> None:
     with pytest.raises(NotFound):
-        look.verify(look.Request(only="daily_2025-10-01_02-00-00"), stack.shop())
+        verify_copies.verify(verify_copies.Request(only="daily_2025-10-01_02-00-00"), stack.shop())

@@ -12,12 +12,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from backup.errors import ConfigError, IntegrityError, RemoteFailed
-from backup.stores.pace import Pace
-from backup.stores.s3 import Options
-from backup.stores.s3.body import Body, Flow
-from backup.stores.s3.client import Client
-from backup.stores.s3.parts import Part, composite, composite_etag
-from backup.stores.s3.proof import Sent, require
+from backup.storage.rate_limit import Pace
+from backup.storage.s3 import Options
+from backup.storage.s3.body import Body, Flow
+from backup.storage.s3.checksums import Sent, require
+from backup.storage.s3.client import Client
+from backup.storage.s3.parts import Part, composite, composite_etag
 
 DATA = (b"first part", b"second")
 WHOLE = b"".join(DATA)

@@ -7,12 +7,12 @@ from datetime import timedelta
 
 import pytest
 
+from backup.catalog.retention import Policy
+from backup.catalog.run_records import Outcome
 from backup.errors import RemoteFailed
-from backup.manifest import Tier
-from backup.offsite import told
+from backup.model.manifest import Tier
+from backup.operations.offsite import copy_status
 from backup.operations.offsite import prune as pruning
-from backup.records import Outcome
-from backup.retention import Policy
 from tests.unit.offsite.conftest import Stack
 
 NIGHTLY = Policy({Tier.DAILY: timedelta(days=8)}, minimum=3, share=30, fresh=timedelta(hours=48))
@@ -119,8 +119,10 @@ def filled(stack: Stack, days: int) -> None:
 
 def said(stack: Stack) -> list[str]:
     """What health says of the last cleanup."""
-    seen = told.Seen("s3", "the place", stack.shop().book.read(), [], timedelta(days=9999))
-    return [f"{r.text} {r.hint}" for r in told.reasons(seen, stack.records.all(), stack.now) if "cleanup" in r.text]
+    seen = copy_status.Seen("s3", "the place", stack.shop().book.read(), [], timedelta(days=9999))
+    return [
+        f"{r.text} {r.hint}" for r in copy_status.reasons(seen, stack.records.all(), stack.now) if "cleanup" in r.text
+    ]
 
 
 def test_after_weeks_without_a_cleanup_a_share_goes_each_night_without_a_person(stack: Stack) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backup import elsewhere
+from backup.catalog import resolve
 from backup.errors import (
     AlreadyHere,
     BackupError,
@@ -20,15 +20,15 @@ from backup.errors import (
     RemoteMissing,
     StoreError,
 )
-from backup.log import logger
-from backup.manifest import Tier
-from backup.offsite.books import BookFile
-from backup.offsite.told import newest_held
+from backup.logging import logger
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier
 from backup.operations import runs
 from backup.operations.offsite import fetch
+from backup.operations.offsite.copy_status import newest_held
 from backup.operations.offsite.fetch import pull_to, sweep, temporarily
-from backup.sets import StoredSet
-from backup.stores.staged import StagedFile
+from backup.operations.offsite.remote_state import BookFile
+from backup.storage.staged_file import StagedFile
 from tests.unit.offsite.conftest import Stack
 
 
@@ -214,7 +214,7 @@ def test_a_temporary_folder_is_gone_afterwards(stack: Stack) -> None:
     stack.upload()
 
     def find(folder: Path) -> StoredSet:
-        return elsewhere.find(stack.catalog, str(folder), ["media"])
+        return resolve.find(stack.catalog, str(folder), ["media"])
 
     with temporarily(stack.shop(), "latest", find) as stored:
         assert stored.id == made and stored.good and stored.directory.parent == stack.root / "temp"

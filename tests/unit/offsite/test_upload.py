@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from backup import lock
+from backup.catalog.delete import remove
+from backup.catalog.run_records import Outcome, Run
 from backup.errors import IntegrityError, LockHeld, NotFound, RemoteDenied, RemoteFailed
-from backup.manifest import Tier
-from backup.operations.offsite import look
+from backup.model.manifest import Tier
 from backup.operations.offsite import upload as uploading
+from backup.operations.offsite import verify_copies
 from backup.operations.runs import recover
-from backup.records import Outcome, Run
-from backup.stores.remote import Entry
-from backup.stores.removing import remove
+from backup.storage import lock
+from backup.storage.remote import Entry
 from tests.support.places import MemoryPlace
 from tests.unit.offsite.conftest import Stack
 
@@ -217,7 +217,7 @@ def test_what_is_encrypted_on_its_way_is_described_as_it_lies_there(stack: Stack
     assert local and not any(artifact.encryption for artifact in local.artifacts)
     stack.place.requests.clear()
     assert stack.upload(encrypt=reversing).same == 1 and stack.place.requests == {"list": 1}
-    look.verify(look.Request(), stack.shop())
+    verify_copies.verify(verify_copies.Request(), stack.shop())
     assert stack.place.requests["get"] == 1  # its checksum is known again by the place's own word for it
     stack.shop().book.path.unlink()
     sent = len(stack.place.order)
@@ -261,7 +261,7 @@ def test_an_encrypted_object_that_was_never_confirmed_needs_not_be_overwritten(
     monkeypatch.setattr(MemoryPlace, "put", real)
     sent = list(stack.place.order)
     assert stack.upload(encrypt=salted).sent == [made] and stack.place.order[: len(sent)] == sent
-    look.verify(look.Request(read=True), stack.shop())
+    verify_copies.verify(verify_copies.Request(read=True), stack.shop())
 
 
 def test_an_upload_waits_for_nobody_and_nobody_for_it(stack: Stack) -> None:
@@ -314,4 +314,4 @@ def test_an_encrypted_object_replaced_before_the_manifest_is_sent_again(stack: S
     sent = len(stack.place.order)
     stack.upload(encrypt=reversing)
     assert stack.place.order[sent:][0] == key
-    look.verify(look.Request(read=True), stack.shop())
+    verify_copies.verify(verify_copies.Request(read=True), stack.shop())

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import MediaFailed
-from backup.sources.media import Change, MediaReport, archive, measure, parse_index
+from backup.media.archive_tree import Change, MediaReport, archive, measure, parse_index
 from tests.support.examples import examples
 
 _MIB = 1 << 20
@@ -466,7 +466,7 @@ def test_what_the_sink_raises_comes_through(root: Path) -> None:
 def _flat(root: Path) -> int:
     """Peak memory in MiB of a process that archives `root`, above what it has before."""
     code = (
-        "import resource, sys; from pathlib import Path; from backup.sources.media import archive\n"
+        "import resource, sys; from pathlib import Path; from backup.media.archive_tree import archive\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "with open('/dev/null', 'wb') as null: archive(Path(sys.argv[1]), 'media', null, null)\n"

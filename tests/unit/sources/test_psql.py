@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from backup.sources.psql import confined
+from backup.postgres.psql import confined
 
 
 @pytest.mark.parametrize("version", [130022, 140019, 150014, 160010, 170006, 180000, 190001])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
-from backup.sources.tarstream import (
+from backup.media.tar_writer import (
     Gathered,
     IndexEntry,
     Member,

@@ -23,12 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import BackupError, IntegrityError, RestoreFailed, StoreError
-from backup.sources import media, metadata, untar
-from backup.sources.archive_rules import root_of
-from backup.sources.tarread import TarReader
-from backup.sources.tarstream import Member, ending, header, index_line, padding
-from backup.sources.untar import Extracted, extract
-from backup.stream.gzip import reader
+from backup.media import archive_tree, extraction, metadata
+from backup.media.archive_rules import root_of
+from backup.media.extraction import Extracted, extract
+from backup.media.tar_reader import TarReader
+from backup.media.tar_writer import Member, ending, header, index_line, padding
+from backup.pipeline.gzip import reader
 from tests.support.examples import examples
 from tests.support.nasty import acl, fill, look
 
@@ -50,14 +50,14 @@ class Sums(io.BytesIO):
 
 def archived(root: Path) -> tuple[Sums, Sums]:
     tar, index = Sums(), Sums()
-    media.archive(root, "media", tar, index, excludes=())
+    archive_tree.archive(root, "media", tar, index, excludes=())
     return tar, index
 
 
 def extracted(
     tar: bytes, target: Path, index: Iterable[bytes] | None = None, *, trusted: bool = True, limit: int = BIG
 ) -> Extracted:
-    entries = None if index is None else media.parse_index(index)
+    entries = None if index is None else archive_tree.parse_index(index)
     stream = io.BytesIO(tar)
     return extract(stream, "media", target, index=entries, trusted=trusted, limit=limit, progress=_silent)
 
@@ -79,7 +79,7 @@ def test_everything_comes_back(place: Path) -> None:
     fill(place / "volume")
     tar, index = archived(place / "volume")
     told: list[int] = []
-    entries = media.parse_index(index.lines())
+    entries = archive_tree.parse_index(index.lines())
     tar.seek(0)
     done = extract(tar, "media", place / "target", index=entries, trusted=True, limit=BIG, progress=told.append)
     assert look(place / "target") == look(place / "volume")
@@ -197,7 +197,7 @@ def test_who_has_no_privileges_gets_files_and_is_told(place: Path) -> None:
     (place / "tar").write_bytes(tar.getvalue())
     (place / "target").chmod(0o777)
     code = (
-        "import os, sys; from pathlib import Path; from backup.sources.untar import extract\n"
+        "import os, sys; from pathlib import Path; from backup.media.extraction import extract\n"
         "stream = open(sys.argv[1], 'rb'); target = os.open(sys.argv[2], os.O_RDONLY)\n"
         "os.mkdir('mine', dir_fd=target); os.chown('mine', 65534, 65534, dir_fd=target)\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
@@ -215,7 +215,7 @@ def _refusing(place: Path, tar: bytes, before: str = "") -> tuple[str, ...]:
     """Extracted where the kernel refuses every owner but one: the first of a user namespace."""
     (place / "tar").write_bytes(tar)
     code = (
-        "import json, sys; from pathlib import Path; from backup.sources.untar import extract\n"
+        "import json, sys; from pathlib import Path; from backup.media.extraction import extract\n"
         f"{before}\n"
         "done = extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
         " progress=lambda count: None); print(json.dumps(done.notes))"
@@ -238,7 +238,7 @@ def test_a_value_that_the_file_system_refuses_becomes_the_nearest_with_a_word(pl
         tar += pax(record("path", b"media/" + name)) + member("media/x", kind, content)
     tar += pax(record("linkpath", b"media/" + odd + b"/" + odd)) + member("media/second", HARD) + END
     notes = _refusing(place, tar)
-    kinds = (metadata.OWNERS, metadata.SET_IDS, metadata.ATTRIBUTES, untar.NAMES)
+    kinds = (metadata.OWNERS, metadata.SET_IDS, metadata.ATTRIBUTES, extraction.NAMES)
     assert len(notes) == len(kinds) and all(any(note.startswith(kind) for note in notes) for kind in kinds), notes
     assert any(note.endswith("(own and 1 more)") for note in notes)
     found = (place / "target/own").stat()
@@ -255,7 +255,7 @@ def test_a_file_system_without_links_gets_copies(place: Path) -> None:
     refuse = "import os\ndef no(*_, **__): raise PermissionError(1, 'Operation not permitted')\n"
     tar = TOP + member("media/a", content=b"a", mode=0o640) + member("media/b", HARD, link="media/a")
     notes = _refusing(place, tar + member("media/l", LINK, link="a") + END, refuse + "os.link = os.symlink = no")
-    assert notes == (f"{untar.COPIES} (b)", f"{untar.LINKS} (l)")
+    assert notes == (f"{extraction.COPIES} (b)", f"{extraction.LINKS} (l)")
     assert (place / "target/b").read_bytes() == b"a" and (place / "target/b").stat().st_mode & 0o777 == 0o640
 
 
@@ -267,7 +267,7 @@ def test_root_without_the_capability_fails(place: Path, lacking: str) -> None:
     tar, _ = archived(place / "volume")
     (place / "tar").write_bytes(tar.getvalue())
     code = (
-        "import sys; from pathlib import Path; from backup.sources.untar import extract\n"
+        "import sys; from pathlib import Path; from backup.media.extraction import extract\n"
         "extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
         " progress=lambda count: None)"
     )
@@ -474,7 +474,7 @@ def test_what_is_no_file_is_left_out_with_a_word(place: Path, kind: bytes) -> No
     """`tar -czf` of a folder with one FIFO is enough; ours stores none, so there it is a fault."""
     tar = TOP + member("media/f", kind) + member("media/x", content=b"x") + member("media/g", kind) + END
     done = extracted(tar, place / "target", trusted=False)
-    assert os.listdir(place / "target") == ["x"] and done.notes == (f"{untar.SPECIAL} (f and 1 more)",)
+    assert os.listdir(place / "target") == ["x"] and done.notes == (f"{extraction.SPECIAL} (f and 1 more)",)
     (place / "t2").mkdir()
     with pytest.raises(IntegrityError, match="is a FIFO|is a device"):
         extracted(tar, place / "t2")
@@ -497,7 +497,7 @@ def test_second_names_of_what_is_no_file_are_left_out_with_it(place: Path, kind:
     file = member("media/f", content=b"f") + member("media/i", HARD, link="media/f")
     done = extracted(tar + file + END, place / "target", trusted=False)
     assert sorted(os.listdir(place / "target")) == ["f", "i", "x"] and (place / "target/i").read_bytes() == b"f"
-    assert done.notes == (f"{untar.SPECIAL} (f and 2 more)",) and done.hard_links == 1
+    assert done.notes == (f"{extraction.SPECIAL} (f and 2 more)",) and done.hard_links == 1
     (place / "t2").mkdir()
     with pytest.raises(IntegrityError, match="is a FIFO|is a device"):
         extracted(tar + END, place / "t2")
@@ -693,7 +693,7 @@ def test_damaged_gzip_and_a_failing_disk(place: Path) -> None:
 def test_memory_stays_flat(place: Path) -> None:
     """Thousands of members, none of which is held."""
     code = (
-        "import io, resource, sys; from pathlib import Path; from backup.sources.untar import extract\n"
+        "import io, resource, sys; from pathlib import Path; from backup.media.extraction import extract\n"
         "extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
         " progress=lambda count: None); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

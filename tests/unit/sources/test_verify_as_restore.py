@@ -19,13 +19,13 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError, RestoreFailed
-from backup.operations import check_volume
-from backup.sources import untar
-from backup.sources.chunks import Chunks
-from backup.sources.media import parse_index
-from backup.sources.tarread import TarReader
-from backup.sources.tarstream import index_line, padding
-from backup.sources.untar import extract
+from backup.media import extraction
+from backup.media.archive_tree import parse_index
+from backup.media.extraction import extract
+from backup.media.tar_reader import TarReader
+from backup.media.tar_writer import index_line, padding
+from backup.operations.verify import volume_archive
+from backup.pipeline.chunks import Chunks
 from tests.support.examples import examples
 from tests.unit.sources.test_untar import (
     CRAFTED,
@@ -53,9 +53,9 @@ def verified(tar: bytes, index: Sequence[bytes] | None, *, trusted: bool) -> str
     """Why a verification does not pass it; what it counts if it does."""
     try:
         if index is None:
-            walked = check_volume.walk([tar], b"media", trusted=trusted)
+            walked = volume_archive.walk([tar], b"media", trusted=trusted)
         else:
-            walked = check_volume.compare([tar], index, lambda: index, b"media", trusted=trusted)
+            walked = volume_archive.compare([tar], index, lambda: index, b"media", trusted=trusted)
     except IntegrityError as error:
         return error.message
     return "; ".join(walked.problems) or walked.counts
@@ -90,7 +90,7 @@ def on_disk(target: Path) -> Counter[str]:
 
 def left_out(notes: Sequence[str]) -> int:
     """How many members a restore says that it left out."""
-    (said,) = [note for note in notes if note.startswith(untar.SPECIAL)] or [""]
+    (said,) = [note for note in notes if note.startswith(extraction.SPECIAL)] or [""]
     more = re.search(r" and (\d+) more\)$", said)
     return bool(said) + int(more[1] if more else 0)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from backup.overview import Overview
-from backup.web import api
-from backup.web.api import status_body
+from backup.monitoring.overview import Overview
+from backup.service.web import api
+from backup.service.web.api import status_body
 from tests.support import overviews
 
 

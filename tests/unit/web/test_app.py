@@ -19,20 +19,20 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup import log
-from backup.catalog import Catalog
+from backup import logging
+from backup.catalog.catalog import Catalog
 from backup.errors import BackupError, DatabaseUnavailable
-from backup.health import Health, Reason, SchedulerState, Status
-from backup.manifest import Tier
-from backup.operations.serve import check_ready
-from backup.overview import Overview
-from backup.probe import SOCKET, login, probe
-from backup.sets import StoredSet
-from backup.web import app as app_module
-from backup.web.app import create_app
-from backup.web.guard import HEADERS, Access
-from backup.web.server import LIFETIME, HttpServer, bind, reserved
-from backup.web.shared import DEAR, FRESH
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier
+from backup.monitoring.health import Health, Reason, SchedulerState, Status
+from backup.monitoring.overview import Overview
+from backup.service.main import check_ready
+from backup.service.probe import SOCKET, login, probe
+from backup.service.web import app as app_module
+from backup.service.web.app import create_app
+from backup.service.web.guard import HEADERS, Access
+from backup.service.web.server import LIFETIME, HttpServer, bind, reserved
+from backup.service.web.shared import DEAR, FRESH
 from tests.support.overviews import healthy
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
@@ -202,9 +202,9 @@ def test_ready_needs_a_volume_that_takes_a_file_and_leaves_none(tmp_path: Path) 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
     lines: list[str] = []
-    log.setup(None, lines.append)
+    logging.setup(None, lines.append)
     yield lines
-    log.logger.remove()
+    logging.logger.remove()
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/", "/metrics", "/api/status"])

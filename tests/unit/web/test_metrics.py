@@ -10,9 +10,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backup import __version__
-from backup.overview import Overview
-from backup.records import Outcome
-from backup.web.metrics import exposition
+from backup.catalog.run_records import Outcome
+from backup.monitoring.overview import Overview
+from backup.service.web.metrics import exposition
 from tests.support import overviews
 from tests.support.overviews import MB, NOW
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from backup.health import Status
-from backup.manifest import Tier
-from backup.overview import Overview, Storage
-from backup.web import charts, page
+from backup.model.manifest import Tier
+from backup.monitoring.health import Status
+from backup.monitoring.overview import Overview, Storage
+from backup.service.web import charts, page
 from tests.support import overviews
 from tests.support.overviews import NOW, ZONE, stored
 

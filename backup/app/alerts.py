@@ -1,0 +1,91 @@
+"""Settings → the desk that sends alerts, and what the command line needs to try it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from backup.app.composition import App
+from backup.catalog.run_records import Run
+from backup.config.loader import Settings
+from backup.docker.engine import Engine
+from backup.errors import BackupError
+from backup.model.backup_set import StoredSet
+from backup.monitoring.alerts import messages
+from backup.monitoring.alerts.delivery_process import Post
+from backup.monitoring.alerts.desk import Desk, Surroundings, View
+from backup.monitoring.alerts.model import Letter, Policy, Receipt
+from backup.monitoring.alerts.targets import targets
+from backup.monitoring.health import Health
+from backup.operations.runs import at_work
+from backup.service.supervisor import Errand
+
+_UNNAMED: Final = "OBCMS"
+_ENGINE_SECONDS: Final = 5.0
+DELIVER: Final = ("notify", "--deliver")
+
+
+class StackName:
+    """What the stack is called in subjects. The engine may have to be asked, and may hang, so nobody waits for it."""
+
+    def __init__(self, main: App) -> None:
+        self._main = main
+        self.value = main.settings.notify_name or main.settings.project or ""
+        self._errand = Errand(self._find)
+
+    def find(self, wait: float = 0.0) -> str:
+        """The name as far as it is known within `wait` seconds."""
+        if not self.value:
+            self._errand.go(wait)
+        return self.value or _UNNAMED
+
+    def _find(self) -> None:
+        with contextlib.suppress(BackupError):
+            self.value = self._main.surroundings(Engine())[1] or _UNNAMED
+
+
+def policy(settings: Settings, name: str) -> Policy:
+    """What to tell, how often, under which name."""
+    return Policy(name, settings.notify_level, timedelta(hours=settings.remind_hours), settings.zone)
+
+
+def desk(main: App, command: Sequence[str], health: Callable[[], Health]) -> Desk:
+    """The desk of the service. `command` is the argv prefix that runs our CLI, `health` leaves the alerts out."""
+    settings, name, post = main.settings, StackName(main), Post([*command, *DELIVER])
+    name.find()
+
+    def look() -> View:
+        # Health says so when they cannot be read; nothing is decided by their absence.
+        runs: list[Run] = []
+        sets: list[StoredSet] = []
+        with contextlib.suppress(BackupError):
+            runs, sets = main.records.all(at_work(main.catalog.root)), main.catalog.sets()
+        return View(health(), runs, sets)
+
+    return Desk(
+        Surroundings(
+            root=settings.root,
+            policy=lambda: policy(settings, name.find()),
+            targets=[target.name for target in targets(settings)],
+            heartbeat=settings.heartbeat_url is not None,
+            max_age=timedelta(hours=settings.max_age_hours),
+            look=look,
+            post=post,
+            stop=post.stop,
+            clock=lambda: datetime.now(UTC),
+        )
+    )
+
+
+def trial(main: App, command: Sequence[str], seconds: float) -> list[Receipt]:
+    """Send a test message to every target now; what came of each. None where there are no targets."""
+    names = [target.name for target in targets(main.settings)]
+    if not names:
+        return []
+    name = StackName(main).find(_ENGINE_SECONDS)
+    told = messages.trial(datetime.now(UTC), policy(main.settings, name))
+    letters = [Letter(target=each, id="test", kind="test", title=told.title, body=told.body) for each in names]
+    receipts = {receipt.target: receipt for receipt in Post([*command, *DELIVER], seconds)(letters)}
+    return [receipts.get(each) or Receipt(target=each, id="test", error="not tried") for each in names]

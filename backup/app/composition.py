@@ -1,0 +1,255 @@
+"""Settings → live objects: the only place where concrete classes meet."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backup import postgres
+from backup.app.volume import BackupVolume
+from backup.catalog.run_records import new_run_id
+from backup.config.loader import Settings
+from backup.docker.container import Container
+from backup.docker.engine import LABEL, Engine, spool_mount
+from backup.errors import BackupError, ConfigError, EngineError, StoreError
+from backup.formatting import printable
+from backup.logging import redacting
+from backup.model.backup_set import StoredSet
+from backup.operations.create.run import Workshop
+from backup.operations.drill.run import DrillShop
+from backup.operations.runs import recover
+from backup.pipeline import age
+from backup.postgres import Login
+from backup.postgres.clients import Clients, HelperClients, NetworkClients, sweep_spool
+from backup.postgres.dump_source import PostgresSource
+from backup.postgres.scratch_database import Scratch
+from backup.postgres.scratch_place import Places, ThrowAway
+from backup.progress import Progress
+from backup.storage import atomic_file, lock
+from backup.storage.directory import LocalStore
+from backup.storage.errors import storing
+
+
+@dataclass(frozen=True)
+class App(BackupVolume):
+    """Everything a command needs, from settings. Nothing is contacted before it is asked for."""
+
+    def workshop(self, progress: Progress) -> Workshop:
+        """What `create` works with."""
+        settings = self.settings
+        return Workshop(
+            catalog=self.catalog,
+            records=self.records,
+            lock=self.lock,
+            zone=settings.zone,
+            volumes=settings.volumes,
+            excludes=settings.excludes,
+            allow_empty=settings.allow_empty,
+            compression=settings.compression,
+            stall_timeout=settings.stall_timeout,
+            source=self.source,
+            places=lambda stored: self._places(stored, ""),
+            progress=progress,
+            recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
+        )
+
+    def drill_shop(self, progress: Progress, image: str = "") -> DrillShop:
+        """What a drill works with; `image` replaces the set's own."""
+        return DrillShop(
+            catalog=self.catalog,
+            records=self.records,
+            lock=self.lock,
+            places=lambda stored: self._places(stored, image),
+            file_columns=self.settings.file_columns,
+            progress=progress,
+        )
+
+    def _places(self, stored: StoredSet, image: str) -> Places:
+        engine = self._engine()
+        if isinstance(engine, EngineError):
+            return self._scratch()
+        part = stored.manifest.database if stored.manifest else None
+        wanted, shown = [image] if image else [part.image_id, part.image] if part else [], image
+        if not wanted:
+            server = self.database_container(engine)
+            wanted, shown = [server.image_id], server.image
+        found = next((identifier for name in wanted if (identifier := engine.image(name))), "")
+        if not found:
+            shown = printable(image or wanted[-1]) or "unknown since that was over the network"
+            raise EngineError(
+                f"the image that {stored.id} was dumped with, {shown}, is not here",
+                "Pull it (`docker pull`), or name another one of the same major version with --image.",
+            )
+        own = engine.own()
+        self._private(self.settings.spool)
+        mount = spool_mount(own, self.settings.spool, HelperClients.inside)
+        return ThrowAway(
+            engine, found, shown or wanted[-1], self.settings.spool, mount, self.instance(), self.settings.stall_timeout
+        )
+
+    def _scratch(self) -> Scratch:
+        source = self._network(None)
+        facts = source.inspect()
+
+        def connect(name: str) -> Clients:
+            clients = NetworkClients(
+                replace(source.login, name=name), self.network_spool(), self.instance(), self.settings.stall_timeout
+            )
+            clients.check(facts.standing)
+            clients.busy = lambda: bool(postgres.inspect(source.login))
+            return clients
+
+        return Scratch(connect, source.login, self.instance(), facts.server_version, new_run_id(datetime.now(UTC)))
+
+    def labels(self) -> dict[str, str]:
+        """What marks a container as ours."""
+        return {LABEL: self.instance()}
+
+    def surroundings(self, engine: Engine) -> tuple[Container | None, str]:
+        """Our own container, if we are in one, and the Compose project."""
+        own = engine.own()
+        return own, self.settings.project or (own.project if own else "")
+
+    def database_container(self, engine: Engine) -> Container:
+        """The container of the database."""
+        _, project = self.surroundings(engine)
+        return engine.database(self.settings.db_host or self.settings.db_service, project)
+
+    def recover(self) -> None:
+        """Sweep what dead runs left, if nobody is at work."""
+        with lock.hold(self.lock, "sweep", "start"):
+            recover(self.catalog, self.records, datetime.now(UTC))
+            self._sweep_clients()
+
+    def _sweep_clients(self) -> None:
+        """End clients of dead runs, which may hold locks in the database. Their label is enough to find them."""
+        with contextlib.suppress(BackupError):
+            Engine().sweep_helpers(self.instance())
+            sweep_spool(self.settings.spool, self.instance())
+        with contextlib.suppress(BackupError):
+            self.source().sweep()
+
+    def ready(self) -> None:
+        """BackupError unless the database answers."""
+        source = self.source()
+        postgres.inspect(source.login)
+
+    def source(self) -> PostgresSource:
+        """The database, by the way that settings and surroundings allow."""
+        settings = self.settings
+        engine = self._engine()
+        if isinstance(engine, EngineError):
+            return self._network(engine)
+        own, project = self.surroundings(engine)
+        if settings.db_host and not engine.has(settings.db_host, project):
+            return self._network(None)
+        container = self.database_container(engine)
+        login = _login(settings, _declared(engine, container), address_of(container, own))
+        mount = spool_mount(own, settings.spool, HelperClients.inside)
+        self._private(settings.spool)
+        clients = HelperClients(
+            engine, container, login, settings.spool, mount, self.instance(), settings.stall_timeout
+        )
+        return self._postgres(login, clients, container)
+
+    def _engine(self) -> Engine | EngineError:
+        try:
+            return Engine()
+        except EngineError as error:
+            if self.settings.db_host:
+                return error
+            raise ConfigError(
+                f"{error.message}; and DB_HOST is not set, so there is no other way to the database", error.hint
+            ) from error
+
+    def _network(self, no_engine: EngineError | None) -> PostgresSource:
+        settings = self.settings
+        unset = [alias for alias, value in (("DB_NAME", settings.db_name), ("DB_USER", settings.db_user)) if not value]
+        if unset:
+            why = f" ({no_engine.message})" if no_engine else ""
+            raise ConfigError(
+                f"the network way to {settings.db_host} needs {' and '.join(unset)}{why}",
+                "Set them in the environment of the backup service.",
+            )
+        login = _login(settings, {}, settings.db_host or "")
+        clients = NetworkClients(login, self.network_spool(), self.instance(), settings.stall_timeout)
+        source = self._postgres(login, clients)
+        # Where there is no engine, drills make scratch databases; a killed one's must not wait for the next drill.
+        return replace(source, scratch=lambda: self._scratch().sweep()) if no_engine else source
+
+    def network_spool(self) -> Path:
+        """Where pipes to our own children lie."""
+        spool = Path(tempfile.gettempdir()) / "obcms-backup"
+        self._private(spool)
+        return spool
+
+    def _postgres(self, login: Login, clients: Clients, container: Container | None = None) -> PostgresSource:
+        redacting([login.password], [login.user, login.name, login.host])
+        return PostgresSource(
+            login=login,
+            clients=clients,
+            instance=self.instance(),
+            lock_timeout=self.settings.lock_timeout,
+            patience=self.settings.stall_timeout,
+            image=container.image if container else "",
+            image_id=container.image_id if container else "",
+        )
+
+    def instance(self) -> str:
+        """The name of this backup volume, made once: it marks our helpers and sessions as ours."""
+        store = LocalStore(self.settings.root / "state")
+        if "instance" not in store.names():
+            with storing(store.directory):
+                store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with atomic_file.alone(store):  # another container may be making it at this moment; then its name counts
+                if "instance" not in store.names():
+                    atomic_file.replace(store, "instance", secrets.token_hex(6).encode())
+        return store.read("instance").decode()
+
+    @staticmethod
+    def _private(directory: Path) -> None:
+        with storing(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if directory.stat().st_uid != os.geteuid():
+                raise StoreError(f"{directory} belongs to another user", "Let nobody else own the spool directory.")
+            directory.chmod(0o700)
+
+
+def _declared(engine: Engine, container: Container) -> dict[str, str]:
+    """What the database's container itself says of user, password and database (the official image's variables)."""
+    values = {}
+    for name in ("POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"):
+        if value := container.environment.get(name):
+            values[name] = value
+        elif file := container.environment.get(f"{name}_FILE"):
+            values[name] = engine.read_file(container, file)
+    return values
+
+
+def _login(settings: Settings, declared: dict[str, str], host: str) -> Login:
+    user = settings.db_user or declared.get("POSTGRES_USER") or "postgres"
+    password = settings.db_password.get_secret_value() if settings.db_password else declared.get("POSTGRES_PASSWORD")
+    return Login(
+        host=host,
+        port=settings.db_port,
+        user=user,
+        name=settings.db_name or declared.get("POSTGRES_DB") or user,
+        password=password or "",
+    )
+
+
+def address_of(container: Container, own: Container | None) -> str:
+    """An address of a container on a network that we share with it; no name can be ambiguous."""
+    shared = [address for name, address in container.addresses.items() if own is None or name in own.addresses]
+    addresses = shared or list(container.addresses.values())
+    if not addresses:
+        raise ConfigError(
+            f"the container {container.shown} has no address on any network",
+            "Put it and the backup service on one network.",
+        )
+    return addresses[0]

@@ -1,0 +1,283 @@
+"""Settings → the checks of `doctor`: the facts are gathered here, what is said of them in operations/doctor.
+
+To add a check, add a method that yields lines, and its name to `checks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from backup.app import doctor_offsite as elsewhere
+from backup.app.alerts import trial
+from backup.app.composition import App
+from backup.app.restore import shop
+from backup.catalog.scheduler_state import Ledger
+from backup.config import loader
+from backup.config.loader import Settings
+from backup.docker.container import Container, source
+from backup.docker.engine import Engine
+from backup.docker.permissions import rights as engine_rights
+from backup.errors import BackupError, EngineError
+from backup.logging import is_public
+from backup.media import archive_tree
+from backup.model import schedule
+from backup.model.backup_set import filled_volumes, present
+from backup.monitoring import alerts
+from backup.monitoring.alerts.targets import targets
+from backup.monitoring.forecast import next_set
+from backup.monitoring.health import newest_database
+from backup.operations.catch_up import reasons
+from backup.operations.doctor import service, sources
+from backup.operations.doctor.model import Check, Found, Line, NotChecked, Shared, examine
+from backup.operations.doctor.settings import Setting
+from backup.operations.doctor.settings import settings as told
+from backup.operations.doctor.sources import Measured
+from backup.operations.jobs import Crontab, jobs
+from backup.postgres.clients import HelperClients
+from backup.postgres.dump_source import PostgresSource
+from backup.postgres.inspect import Facts, inspect
+from backup.postgres.privileges import DatabaseRights, rights
+from backup.progress import Silent
+from backup.storage.errors import in_memory, room, storing
+
+_SOCKET: Final = Path("/var/run/docker.sock")
+# Counting the files of a large volume takes its time.
+_COUNTING: Final = 300.0
+_TRYING: Final = 60.0
+_NEW: Final = "new, without a run yet"
+
+
+@dataclass(frozen=True)
+class _Looking(App):
+    """The product's objects for one who only looks: the backup volume is given no name, if it has none yet."""
+
+    def instance(self) -> str:
+        """See App."""
+        return _marker(self.settings.root) or "none"
+
+
+@dataclass(frozen=True)
+class _Around:
+    """The engine, our own container, the project's name and its containers."""
+
+    engine: Engine
+    own: Container | None
+    project: str
+    containers: Sequence[Container]
+
+    def ours(self, container: Container) -> bool:
+        """Whether it is a container of this product."""
+        own = self.own
+        return own is not None and own.image_id == container.image_id
+
+
+def diagnose(
+    settings: Settings, command: Sequence[str], *, notify: bool, put: bool = False
+) -> tuple[list[Line], list[Setting]]:
+    """All lines, and all settings. `command` is the argv prefix that runs our CLI."""
+    doctor = _Doctor(settings, command)
+    return examine(doctor.checks(notify=notify, put=put)), doctor.settings()
+
+
+class _Doctor:
+    def __init__(self, settings: Settings, command: Sequence[str]) -> None:
+        self._app, self._settings, self._command = _Looking(settings), settings, command
+        self._around = Shared(self._look_around, "the engine")
+        self._source = Shared(self._app.source, "the database")
+        self._facts: Shared[Facts] = Shared(lambda: inspect(self._source.get().login), "the database")
+        self._rights: Shared[DatabaseRights] = Shared(lambda: rights(self._source.get().login), "the database")
+        self._volumes = Shared(self._measure, "the volumes")
+
+    def checks(self, *, notify: bool, put: bool) -> list[Check]:
+        """In the order in which they are told."""
+        return [
+            Check("engine", self._engine),
+            Check("database", self._database),
+            Check("client", self._client),
+            Check("rights", self._database_rights),
+            Check("volumes", self._volume_lines, _COUNTING),
+            Check("mounts", self._mounts, _COUNTING),
+            Check("backups", self._backups),
+            Check("space", self._space, _COUNTING),
+            Check("clock", self._clock),
+            Check("schedule", self._schedule),
+            Check("service", self._service),
+            Check("restore", self._restore),
+            Check("alerts", self._alerts),
+            *([Check("alerts", self._try, 2 * _TRYING)] if notify else []),
+            Check("offsite", lambda: elsewhere.places(self._app, put=put), _COUNTING),
+            Check("encryption", lambda: elsewhere.encryption(self._app)),
+        ]
+
+    def settings(self) -> list[Setting]:
+        """What is in force; the database's by its container where there is one."""
+        found: dict[str, tuple[str, str]] = {}
+        # The checks have asked; whoever hangs is not waited for a second time.
+        if (database := self._source.known()) and self._database_container(database):
+            login, container = database.login, self._database_container(database)
+            where = f"container {container.name if container else ''}"
+            found = {"DB_NAME": (login.name, where), "DB_USER": (login.user, where)}
+            found["DB_PASSWORD"] = ("***" if login.password else "", where)
+        return told(self._settings, loader.origin, found)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether this is the network way on purpose: there is no engine, and none was given."""
+        return bool(self._settings.db_host) and not _SOCKET.exists() and not os.environ.get("DOCKER_HOST")
+
+    def _engine(self) -> Iterator[Line]:
+        try:
+            yield from sources.engine(engine_rights(Engine()))
+        except EngineError as error:
+            network = bool(self._settings.db_host)
+            yield sources.no_engine(error.message, error.hint, network=network, wanted=not self._alone)
+
+    def _look_around(self) -> _Around:
+        engine = Engine()
+        own, project = self._app.surroundings(engine)
+        return _Around(engine, own, project, engine.containers(project) if project else [])
+
+    def _database(self) -> Iterator[Line]:
+        if not self._settings.db_host:
+            self._around.borrow()  # there is no other way, and the engine's own line says so
+        yield from sources.database(self._facts.get(), self._source.get().clients.way)
+        login = self._source.get().login
+        yield from sources.password(login.user, public=bool(login.password) and is_public(login.password))
+
+    def _client(self) -> Iterator[Line]:
+        clients = self._source.borrow().clients
+        facts = self._facts.borrow()
+        clients.check(facts.standing)
+        yield sources.client(facts, beside=isinstance(clients, HelperClients))
+
+    def _database_rights(self) -> Iterator[Line]:
+        yield from sources.database_rights(self._facts.borrow(), self._rights.get())
+
+    def _measure(self) -> list[Measured]:
+        root, settings = self._settings.volumes, self._settings
+        names = [name for name in self._app.volume_names() if (root / name).is_dir()]
+        called = self._called()
+        found = []
+        for name in names:
+            where = called.get(str(root / name), str(root / name))
+            try:
+                tree = archive_tree.measure(root / name, [*archive_tree.DEFAULT_EXCLUDES, *settings.excludes])
+                found.append(Measured(name, tree.files, tree.bytes, source=where))
+            except (BackupError, OSError) as error:
+                found.append(Measured(name, problem=str(error), source=where))
+        return found
+
+    def _volume_lines(self) -> Iterator[Line]:
+        filled = filled_volumes(self._app.catalog.sets())
+        yield from sources.volumes(self._volumes.get(), self._settings.allow_empty, filled)
+
+    def _called(self) -> Mapping[str, str]:
+        """What the engine calls that which is mounted at each place of our own container."""
+        with contextlib.suppress(BackupError, NotChecked):
+            own = self._around.borrow().own
+            return {str(mount.get("Destination")): source(mount) for mount in own.mounts} if own else {}
+        return {}
+
+    def _mounts(self) -> Iterator[Line]:
+        if self._alone:
+            yield Found("mounts").ok("not compared with the application's: there is no engine to ask")
+            return
+        around = self._around.borrow()
+        if not around.project:
+            raise NotChecked("the name of the Compose project (BACKUP_PROJECT)")
+        database = None
+        with contextlib.suppress(NotChecked):
+            database = self._database_container(self._source.borrow())
+        images = {database.image_id} if database else set()
+        servers = [c for c in around.containers if c.image_id in images]
+        application = [c for c in around.containers if c.image_id not in images and not around.ours(c)]
+        spared = {source(mount) for c in servers for mount in c.mounts}
+        yield from sources.mounts(self._volumes.borrow(), application, spared)
+
+    def _database_container(self, found: PostgresSource) -> Container | None:
+        if not isinstance(found.clients, HelperClients):
+            return None
+        with contextlib.suppress(BackupError, NotChecked):
+            return self._app.database_container(self._around.borrow().engine)
+        return None
+
+    def _backups(self) -> Iterator[Line]:
+        root = self._settings.root
+        self._app.require_volume()
+        with storing(root), tempfile.TemporaryFile(dir=root) as file:  # without a name: nothing can be left
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+        sets = self._app.catalog.sets()
+        marker = _marker(root)
+        marker = f"volume {marker}" if marker else _NEW
+        yield from service.volume(len(sets), sum(stored.good for stored in sets), marker, in_memory(root), str(root))
+        live: tuple[str, ...] = ()
+        with contextlib.suppress(NotChecked):
+            live = self._facts.borrow().cautions
+        yield from service.cautions(sets, live)
+
+    def _space(self) -> Iterator[Line]:
+        needed = None
+        free, total = room(self._settings.root)
+        with contextlib.suppress(NotChecked):
+            newest = newest_database(present(self._app.catalog.sets(), datetime.now(UTC)))
+            volumes = {each.name: each.bytes for each in self._volumes.borrow()}
+            needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
+        yield from service.space(free, total, needed, self._settings.min_free_gb * 1e9)
+
+    def _clock(self) -> Iterator[Line]:
+        ahead = newest = None
+        with contextlib.suppress(NotChecked):
+            ahead = self._rights.borrow().ahead
+        with contextlib.suppress(BackupError):
+            moments = [run.started for run in self._app.records.all()]
+            newest = max([*moments, *(stored.time for stored in self._app.catalog.sets())], default=None)
+        yield from service.clock(self._settings.zone, datetime.now(UTC), ahead, newest)
+
+    def _schedule(self) -> Iterator[Line]:
+        settings, now = self._settings, datetime.now(UTC)
+        with tempfile.TemporaryDirectory(prefix="obcms-doctor-") as directory:
+            Crontab(settings, self._command, Path(directory), "supercronic")
+        wanted = jobs(settings)
+        owed = reasons(Ledger(settings.root).read(now), wanted, now, settings.zone)
+        yield from service.schedule(schedule.upcoming(wanted, now, settings.zone), settings.zone, owed)
+
+    def _service(self) -> Iterator[Line]:
+        with contextlib.suppress(NotChecked):
+            around = self._around.borrow()
+            yield from service.running(around.own, [c for c in around.containers if around.ours(c)])
+
+    def _restore(self) -> Iterator[Line]:
+        with_engine = shop(self._app, Silent())
+        application = with_engine.application()
+        if application is None:
+            yield service.no_stop(on_purpose=self._alone)
+            return
+        application.require(with_engine.stops)
+        stopped = application.running(with_engine.stops, with_engine.mounts())
+        up = {service for service, _ in with_engine.commands if application.running([service], [])}
+        yield from service.restore(stopped, with_engine.commands, up)
+
+    def _alerts(self) -> Iterator[Line]:
+        settings = self._settings
+        waiting = alerts.reasons(settings.root, datetime.now(UTC))
+        names = [target.name for target in targets(settings)]
+        yield from service.alerts(names, waiting, settings.heartbeat_url is not None)
+
+    def _try(self) -> Iterator[Line]:
+        yield from service.tried(trial(self._app, self._command, _TRYING))
+
+
+def _marker(root: Path) -> str:
+    """The name of the backup volume, which its first run gave it."""
+    with contextlib.suppress(OSError):
+        return (root / "state" / "instance").read_text().strip()
+    return ""

@@ -1,0 +1,52 @@
+"""What the doctor asks about copies at other places, and about the key of encrypted sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from backup.app.composition import App
+from backup.app.encryption import keys
+from backup.app.offsite import memory, options, shops
+from backup.errors import BackupError
+from backup.formatting import plural
+from backup.monitoring.encryption import told
+from backup.operations.doctor.model import Found, Line
+from backup.operations.offsite.context import listed
+from backup.operations.status import offsite
+from backup.progress import Silent
+from backup.storage.s3 import open_bucket
+from backup.storage.s3.bucket_setup import check
+
+_NONE: Final = "no copies elsewhere: whoever loses this machine loses all sets"
+_SET: Final = "Set AWS_S3_BACKUP_BUCKET for a bucket, or BACKUP_COPY_DIR for a folder on another disk."
+
+
+def places(app: App, *, put: bool) -> Iterator[Line]:
+    """Whether the places answer, and what health says of them. `put`: also what the bucket's key may do."""
+    say = Found("offsite")
+    if not app.settings.has_offsite:
+        yield say.warning(_NONE, _SET)
+        return
+    for shop in shops(app, Silent()):
+        try:
+            yield say.ok(f"{shop.remote.name} answers; {plural(len(listed(shop.remote)), 'set')} there")
+            if put and shop.place == "s3":
+                yield from _rights(app, say)
+        except BackupError as error:
+            yield say.error(error)
+    _, found = offsite(app.settings, app.settings.root, app.catalog.sets(), app.records.all(), datetime.now(UTC))
+    yield from map(say.reason, found)
+
+
+def _rights(app: App, say: Found) -> Iterator[Line]:
+    for step in check(open_bucket(options(app.settings), memory(app.settings, quiet=True))):
+        yield say.ok(step.words) if step.state == "done" else say.warning(step.words, step.hint)
+
+
+def encryption(app: App) -> Iterator[Line]:
+    """Whether sets are encrypted, to whom, and whether anybody has opened one."""
+    say = Found("encryption")
+    for line in told(keys(app.settings), app.catalog.sets()):
+        yield say.warning(line.text, line.hint) if line.warning else say.ok(line.text)

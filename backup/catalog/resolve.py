@@ -1,0 +1,130 @@
+"""What a person names to be verified or restored: a set of the catalogue, or a path to a set or to files elsewhere.
+
+A directory or a file outside of the backup volume is taken as it lies: a set by its manifest, an old script's files by
+their names, anything else by its bytes. Nothing is copied and nothing is written there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from backup.catalog.catalog import Catalog
+from backup.errors import BackupError, IntegrityError, KeyMissing, NotFound
+from backup.formatting import plural, printable
+from backup.media.archive_rules import root_of
+from backup.model.backup_set import LooseFile, StoredSet
+from backup.model.manifest import Tier
+from backup.pipeline import age
+from backup.pipeline.file_type import HEAD, Kind, beginning, recognise
+from backup.storage.directory import LocalStore
+from backup.storage.errors import storing
+
+_MOUNT: Final = "A file of the host must be mounted: `docker compose run --rm -v /its/folder:/restore:ro backup …`."
+_DUMPED: Final = re.compile(rb"^-- Dumped from database version (\d[ -~]{0,60})$", re.MULTILINE)
+_LISTED: Final = 10
+# What the folder is called of an archive that does not say it, where several volumes could be it.
+_ROOTLESS: Final = "files"
+
+
+def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
+    """The set that `query` names: `latest`, an id, a file's name, or a path. NotFound, IntegrityError.
+
+    `volumes` are the names of the volumes here, to one of which an archive of media belongs.
+    """
+    path = Path(query)
+    if "/" not in query or not path.exists():
+        try:
+            return catalog.find(query)
+        except NotFound as error:
+            if not {"/", "."} & set(query):
+                raise
+            raise NotFound(error.message, f"{error.hint} {_MOUNT}") from None
+    with storing(path):
+        path = path.resolve(strict=True)
+        is_folder, is_file = path.is_dir(), path.is_file()
+    folder = path if is_folder else path.parent
+    if is_file and any(folder == catalog.store(tier).directory.resolve() for tier in Tier):
+        return catalog.find(path.name)
+    if not (is_folder or is_file):
+        raise NotFound(f"{printable(query)} is neither a file nor a folder", "Name a dump, an archive, or a set.")
+    sets = [each for each in catalog.sets_in(folder) if is_folder or path.name in each.files]
+    if len(sets) > 1:
+        names = ", ".join(str(folder / each.files[0]) for each in sets[:_LISTED])
+        raise NotFound(f"{printable(query)} holds {plural(len(sets), 'set')}", f"Name a file of one: {names}")
+    found = sets[0] if sets else _loose(path, _names(path) if is_folder else [path.name], volumes, catalog.identity)
+    return replace(found, path=str(path))
+
+
+def _names(folder: Path) -> list[str]:
+    return [name for name in LocalStore(folder).names() if not name.startswith(".")]
+
+
+def _loose(path: Path, names: Iterable[str], volumes: Sequence[str], identity: Path | None) -> StoredSet:
+    """Files that are recognised by their bytes alone."""
+    folder = path if path.is_dir() else path.parent
+    store, found, refused = LocalStore(folder), [], list[IntegrityError | KeyMissing]()
+    for name in names:
+        try:
+            found.append(_recognised(store, name, volumes, identity))
+        except (IntegrityError, KeyMissing) as error:
+            refused.append(error)
+    if not found:
+        raise _nothing(path, refused)
+    for what, same in (
+        ("dumps", [each for each in found if each.kind != Kind.TAR]),
+        ("archives of one volume", [each for each in found if each.kind == Kind.TAR and each.volume]),
+    ):
+        if len(same) > len({each.volume for each in same}):
+            listed = ", ".join(printable(each.name) for each in same[:_LISTED])
+            raise NotFound(f"{printable(str(path))} holds {len(same)} {what}: {listed}", "Name the one that you mean.")
+    with storing(folder):
+        details = [(folder / each.name).lstat() for each in found]
+    return StoredSet(
+        directory=folder,
+        id=path.name or str(path),
+        tier=Tier.MANUAL,
+        time=datetime.fromtimestamp(max(detail.st_mtime for detail in details), UTC),
+        state="old script",
+        files=tuple(each.name for each in found),
+        size=sum(detail.st_size for detail in details),
+        loose=tuple(found),
+        identity=identity,
+    )
+
+
+def _nothing(path: Path, refused: Sequence[IntegrityError | KeyMissing]) -> BackupError:
+    if path.is_dir():
+        return NotFound(
+            f"{printable(str(path))} holds no set, no dump and no archive", "`list` shows the sets there are."
+        )
+    error = refused[0]
+    return type(error)(f"{printable(str(path))} cannot be restored: {error.message}", error.hint)
+
+
+def _recognised(store: LocalStore, name: str, volumes: Sequence[str], identity: Path | None) -> LooseFile:
+    descriptor = store.open(name)
+    with open(descriptor, "rb") as file, storing(store.directory / name):
+        size = file.seek(0, 2)
+        file.seek(0)
+        head, encrypted = age.head(file, identity, HEAD)
+    content = recognise(head)
+    inner = beginning(head)
+    plain = LooseFile(name=name, kind=content.kind.value, packed=content.packed, size=size, encrypted=encrypted)
+    if content.kind is Kind.TAR:
+        root = root_of(inner)
+        volume = _volume(root, volumes)
+        return replace(plain, root=root or volume or _ROOTLESS, volume=volume)
+    dumped = _DUMPED.search(inner) if content.kind is Kind.SQL else None
+    return replace(plain, server_version=dumped[1].decode() if dumped else "")
+
+
+def _volume(root: str, volumes: Sequence[str]) -> str:
+    """The volume that an archive belongs to: the one that it is named after, or the only one there is."""
+    if root in volumes:
+        return root
+    return volumes[0] if len(volumes) == 1 else ""

@@ -1,0 +1,153 @@
+"""The sets whose files lie in one directory, in what state: what the disk shows of them, judged.
+
+Sizes and presence of all files are looked at each time. Of a tier of many sets, only the newest manifests and verdicts
+are read each time; what the others said is remembered as long as their files are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from os import stat_result
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from pydantic import ValidationError
+
+from backup.catalog import delete, pins
+from backup.catalog.manifest_cache import Catalogue
+from backup.errors import IntegrityError, StoreError
+from backup.formatting import printable
+from backup.model.backup_set import (
+    Remembered,
+    StoredSet,
+    Verdict,
+    judge,
+    manifest_name,
+    missing_or_resized,
+    pin_name,
+    verdict_name,
+)
+from backup.model.manifest import Manifest, Summary, Tier, from_json, parse_file_name, stamp_time, summarise
+from backup.storage.directory import LocalStore
+from backup.storage.errors import statuses_of
+
+# So many of the newest sets of a tier are always read whole: they are what is restored, compared and drilled.
+WHOLE: Final = 50
+
+
+class SetReader:
+    """Reads one directory. `publishes` says of a manifest's name whether its set is being published just now."""
+
+    def __init__(
+        self, store: LocalStore, zone: ZoneInfo, identity: Path | None, publishes: Callable[[str], bool]
+    ) -> None:
+        self._store, self._zone, self._identity, self._publishes = store, zone, identity, publishes
+        self._listing: Mapping[str, bool] = {}
+
+    def sets(self, tier: Tier | None, only: str, catalogue: Catalogue | None) -> Iterator[StoredSet]:
+        """The sets (of one tier, or one of them `only`), by the order of their ids."""
+        self._listing = self._store.listing()
+        names = {name for name, regular in self._listing.items() if regular}
+        found: dict[str, tuple[Tier, list[str]]] = {}
+        for name in sorted(names):
+            parsed = parse_file_name(name)
+            if parsed and tier in (None, parsed.tier):
+                found.setdefault(parsed.set_id, (parsed.tier, []))[1].append(name)
+        gone = delete.leaving(names)
+        ids = sorted(found.keys() - gone if not only else found.keys() & {only} - gone)
+        newest = set(ids[-WHOLE:])
+        for identifier in ids:
+            its_tier, files = found[identifier]
+            stored = self._set(its_tier, identifier, tuple(files), None if identifier in newest else catalogue)
+            if stored.good or not delete.gone(self._store, identifier, files):
+                yield stored
+        if catalogue and len(ids) > WHOLE:
+            catalogue.keep(names)
+
+    def _set(self, tier: Tier, identifier: str, files: tuple[str, ...], catalogue: Catalogue | None) -> StoredSet:
+        statuses, name = statuses_of(self._store.directory, files), manifest_name(identifier)
+        sizes = {each: status.st_size if status else None for each, status in statuses.items()}
+        made = partial(
+            StoredSet,
+            directory=self._store.directory,
+            id=identifier,
+            tier=tier,
+            files=files,
+            size=sum(size or 0 for size in sizes.values()),
+            pin=pins.read(self._store, identifier) if pin_name(identifier) in self._listing else None,
+            identity=self._identity,
+        )
+        if name not in statuses:
+            time, lost = self._named(tier, identifier), self._lost(identifier, files)
+            problem = "its manifest is missing" if lost else ""
+            return made(time=time, state="unreadable" if lost else "old script", problem=problem)
+        try:
+            manifest = self._manifest(name, statuses[name], catalogue)
+        except (IntegrityError, StoreError) as error:
+            return made(time=self._named(tier, identifier), state="unreadable", problem=error.message)
+        summary = manifest.summary if isinstance(manifest, Remembered) else summarise(manifest)
+        verdict = self._verdict(identifier, summary, catalogue)
+        state, problem = judge(summary, verdict, _problem(summary, sizes, identifier))
+        return made(time=_utc(summary.started), state=state, manifest=manifest, verdict=verdict, problem=problem)
+
+    def _named(self, tier: Tier, identifier: str) -> datetime:
+        return stamp_time(identifier.removeprefix(f"{tier}_"), self._zone)
+
+    def _manifest(self, name: str, status: stat_result | None, catalogue: Catalogue | None) -> Manifest | Remembered:
+        read = partial(_manifest_of, self._store, name)
+        if catalogue and status:
+            return Remembered(catalogue.summary(name, status, read), partial(catalogue.whole, name, read))
+        return read()
+
+    def _verdict(self, identifier: str, manifest: Summary, catalogue: Catalogue | None) -> Verdict | None:
+        name = verdict_name(identifier)
+        if not self._listing.get(name):
+            return None
+        if catalogue and (status := statuses_of(self._store.directory, [name])[name]):
+            return verdict_of(self._store, identifier, manifest, partial(catalogue.verdict, name, status))
+        return verdict_of(self._store, identifier, manifest)
+
+    def _lost(self, identifier: str, files: tuple[str, ...]) -> bool:
+        """Whether a set of ours has lost its manifest: the old scripts wrote neither checksums nor indexes."""
+        if not any(name.endswith((".sha256", ".files.gz", ".files.gz.age")) for name in files):
+            return False
+        # One that is being published gets it last; one that has just been published has it by now.
+        name = manifest_name(identifier)
+        return not self._publishes(name) and name not in self._store.names()
+
+
+def verdict_of(
+    store: LocalStore,
+    identifier: str,
+    manifest: Summary,
+    known: Callable[[Callable[[], Verdict]], Verdict] = lambda read: read(),
+) -> Verdict:
+    """The verdict beside a set; `known` is given how to read it, and may know it without."""
+    name = verdict_name(identifier)
+    try:
+        return known(lambda: Verdict.model_validate_json(store.read(name)))
+    except (StoreError, ValidationError):
+        # It may have said that the set is damaged: until it is verified again, it is not good.
+        problem = f"{name} cannot be read; `verify {identifier}` judges the set again"
+        return Verdict(checked=manifest.ended, problems=(problem,))
+
+
+def _manifest_of(store: LocalStore, name: str) -> Manifest:
+    return from_json(store.read(name), name)
+
+
+def _utc(moment: datetime) -> datetime:
+    """The same moment; of one zone, so that thousands are compared quickly, but at the ends of the calendar."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return moment
+
+
+def _problem(manifest: Summary, sizes: dict[str, int | None], identifier: str) -> str:
+    if manifest.id != identifier:
+        return f"the manifest is that of {printable(manifest.id)}"
+    return "; ".join(missing_or_resized(manifest, sizes))

@@ -1,0 +1,80 @@
+"""The command that makes sets."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Final
+
+import typer
+
+from backup.app.composition import App
+from backup.catalog.run_records import Outcome
+from backup.cli import base
+from backup.cli.base import Json, Only
+from backup.errors import BackupError
+from backup.logging import logger
+from backup.model.manifest import Tier
+from backup.operations.create import run as backup_operation
+from backup.operations.restore.journal import KeptFile
+from backup.progress import Silent
+
+_QUEUE: Final = 6 * 3600.0
+# Long enough for a database that recovers from a crash, short enough to be told of one that does not come.
+_PATIENCE: Final = 300.0
+
+
+class MadeTier(StrEnum):
+    """A tier that sets are made in by command; safety sets are made by restores alone."""
+
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+    MANUAL = "manual"
+
+
+def create(
+    context: typer.Context,
+    tier: Annotated[MadeTier, typer.Argument(help="Where the set belongs.")] = MadeTier.MANUAL,
+    only: Annotated[Only | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
+    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
+    trigger: Annotated[str, typer.Option(hidden=True)] = "",
+    as_json: Json = False,
+) -> None:
+    """Make one complete, read-back set.
+
+    Examples: `create daily`, `create manual --only database`, `create --wait 600`.
+    """
+    settings = base.prepare(as_json, kind="backup")
+    main = App(settings)
+    main.require_volume()
+    occasion = base.occasion(context, scheduled)
+    request = backup_operation.Request(
+        tier=Tier(tier),
+        only=only.value if only else None,
+        trigger=trigger or occasion.trigger,
+        slot=occasion.slot,
+        slots=occasion.slots,
+        wait=_QUEUE if scheduled else wait,
+        patience=_PATIENCE if scheduled else 0.0,
+    )
+    with base.progress(as_json) as progress:
+        run = backup_operation.create(request, main.workshop(progress))
+    try:
+        _expire(main)
+    except BackupError as error:
+        logger.warning("what the last restore replaced could not be removed: {} {}", error.message, error.hint)
+    if as_json:
+        base.print_json(run.model_dump(mode="json"))
+    if run.outcome is Outcome.CHANGED:
+        logger.warning("{}: {} {}", run.outcome, run.message, run.hint)
+    raise typer.Exit(run.exit_code)
+
+
+def _expire(main: App) -> None:
+    """Remove what a restore replaced and its days for `undo` are over; mostly there is nothing to import for."""
+    if KeptFile(main.settings.root).read():
+        from backup.app.restore import shop as shop_for  # noqa: PLC0415
+        from backup.operations.restore.run import expire  # noqa: PLC0415
+
+        expire(shop_for(main, Silent()))

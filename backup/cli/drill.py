@@ -1,0 +1,107 @@
+"""Commands that prove sets by restoring them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+import typer
+
+from backup.app.composition import App
+from backup.app.offsite import found_in, named, primary
+from backup.cli import base
+from backup.cli.base import Identity, Image, Json
+from backup.errors import BackupError, NotFound
+from backup.logging import logger
+from backup.model.backup_set import StoredSet, Verdict
+from backup.operations.drill import run as drill_operation
+from backup.operations.drill.messages import proven
+from backup.operations.offsite import drill as offsite_drill
+
+_QUEUE: Final = 12 * 3600.0
+
+
+def drill(
+    context: typer.Context,
+    which: Annotated[
+        str,
+        typer.Argument(
+            metavar="[ID|FILE|latest|s3:ID]",
+            help="A set; without one, the newest good set of each tier.",
+            autocompletion=base.set_ids,
+        ),
+    ] = "",
+    image: Image = "",
+    identity: Identity = None,
+    wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
+    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
+    trigger: Annotated[str, typer.Option(hidden=True)] = "",
+    as_json: Json = False,
+) -> None:
+    """Prove sets: restore them into a throw-away server, dump that again, compare. The live database is not touched.
+
+    Examples: `drill`, `drill latest`, `drill s3:latest`, `drill latest --identity /key.txt`.
+    """
+    main = App(base.identified(base.prepare(as_json, kind="verify"), identity))
+    main.require_volume()
+    if named(which):
+        return _offsite(main, which, image, as_json, _QUEUE if scheduled else wait, base.occasion(context, scheduled))
+    catalog = main.catalog
+    sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
+    if not sets:
+        raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
+    patience = _QUEUE if scheduled else wait
+    occasion = base.Occasion(trigger) if trigger else base.occasion(context, scheduled)
+    failed = None
+    for stored in sets:
+        try:
+            prove(main, stored, image, as_json, patience, occasion)
+        except BackupError as error:
+            # The others are proven all the same; the last error is the command's.
+            if failed:
+                logger.error("{} {}", failed.message, failed.hint)
+            failed = error
+    if failed:
+        raise failed
+    return None
+
+
+def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occasion: base.Occasion) -> None:
+    """Drill a copy, with nothing but the place that it is at."""
+    scheme, query = named(which) or ("", which)
+    with base.progress(as_json) as progress:
+        shop, local = primary(main, progress, scheme), main.drill_shop(progress, image)
+        if occasion.slot and not shop.book.read().copies:
+            logger.info("nothing is at {} yet: there is nothing to drill", shop.remote.name)
+            return
+        if occasion.slot and shop.encrypt and not main.settings.age_identity:
+            logger.warning("the copies are encrypted and their key is not here: they cannot be drilled on this machine")
+            return
+        stored, verdict = offsite_drill.drill(
+            query, shop, local, lambda folder: found_in(main, folder), wait=wait, **occasion._asdict()
+        )
+    _told(stored, verdict, as_json)
+
+
+def prove(
+    main: App, stored: StoredSet, image: str, as_json: bool, wait: float = 0.0, occasion: base.Occasion = base.BY_HAND
+) -> Verdict:
+    """Drill one set and say how it went."""
+    with base.progress(as_json) as progress:
+        shop, (trigger, slot, slots) = main.drill_shop(progress, image), occasion
+        verdict = drill_operation.drill(stored, shop, trigger=trigger, wait=wait, slot=slot, slots=slots)
+    _told(stored, verdict, as_json)
+    return verdict
+
+
+def _told(stored: StoredSet, verdict: Verdict, as_json: bool) -> None:
+    if verdict.unchecked:
+        logger.warning("{}: not checked: {}", stored.id, "; ".join(verdict.unchecked))
+    files = verdict.proof.files if verdict.proof else None
+    if files and files.missing:
+        logger.warning("{}: files that rows name are not in the media:", stored.id)
+        for line in files.listed[:20]:
+            logger.warning("  {}", line)
+    logger.success("{} is proven: {}", stored.id, proven(verdict))
+    if as_json:
+        base.print_json({"id": stored.id, **verdict.model_dump(mode="json")})

@@ -1,0 +1,133 @@
+"""Commands that look into sets, and take single files out of them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Group
+
+from backup.app.volume import BackupVolume
+from backup.cli import base
+from backup.cli.base import Identity, Json, Set
+from backup.cli.render import inspect as shown
+from backup.cli.render import tables
+from backup.errors import NotFound
+from backup.formatting import printable
+from backup.logging import logger
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier
+from backup.operations.export.output import Output, refuse_terminal
+from backup.operations.inspect import file_index, one_file, usage
+
+_Path = Annotated[str, typer.Option("--path", metavar="PATH", help="A file of the media, such as uploads/2025/a.pdf.")]
+
+
+def show(
+    which: Set,
+    pattern: Annotated[
+        str, typer.Argument(metavar="[PATTERN]", help="With --files: part of a path, or `*`, `?`, `[…]` for all of it.")
+    ] = "",
+    all_tables: Annotated[bool, typer.Option("--tables", help="Only the tables and their rows, all of them.")] = False,
+    files: Annotated[bool, typer.Option("--files", help="The files in its archives, those that fit PATTERN.")] = False,
+    path: _Path = "",
+    identity: Identity = None,
+    as_json: Json = False,
+) -> None:
+    """Show one set: identity, files, rows per table, what lies where in the media.
+
+    Examples: `show latest`, `show latest --tables`, `show latest --files '*.pdf'`, `show latest --path uploads/a.pdf`.
+    """
+    settings = base.identified(base.prepare(as_json), identity)
+    main = BackupVolume(settings)
+    stored = main.find(which)
+    if [all_tables, files or bool(pattern), bool(path)].count(True) > 1:
+        raise typer.BadParameter("--tables, --files and --path are three different looks; ask for one")
+    if all_tables:
+        return _tables(stored, as_json)
+    if files or pattern:
+        return _files(stored, pattern, as_json)
+    if path:
+        return _history(main, stored, path, as_json)
+    trees = [
+        file_index.tree(stored, volume) for volume in file_index.volumes(stored) if file_index.index_of(stored, volume)
+    ]
+    if as_json:
+        return base.print_json(tables.set_json(stored) | {"media": [shown.tree_json(each) for each in trees]})
+    return base.out.print(Group(tables.set_page(stored, settings.zone), shown.trees_page(trees)))
+
+
+def _tables(stored: StoredSet, as_json: bool) -> None:
+    part = stored.manifest.database if stored.manifest else None
+    if part is None:
+        raise NotFound(
+            f"no manifest tells which tables {stored.id} has",
+            "`verify` reads its dump; `extract` takes tables out of it.",
+        )
+    if as_json:
+        sums = {name: {"rows": rows, "parts": count} for name, (rows, count) in shown.tables_sums(part).items()}
+        return base.print_json({"id": stored.id, "tables": part.rows, "sums": sums})
+    return base.print_lines(shown.tables_lines(part))
+
+
+def _files(stored: StoredSet, pattern: str, as_json: bool) -> None:
+    _require_index(stored)
+    first, count = True, 0
+    for volume, entry in file_index.matching(stored, pattern):
+        count += 1
+        if as_json:
+            sys.stdout.write(("[\n" if first else ",\n") + json.dumps(shown.file_json(volume, entry)))
+            first = False
+        else:
+            sys.stdout.write(shown.file_line(entry) + "\n")
+    if as_json:
+        sys.stdout.write("[]\n" if first else "\n]\n")
+    elif not count:
+        logger.info("no file of {} has {!r} in its path", stored.id, printable(pattern))
+
+
+def _require_index(stored: StoredSet) -> None:
+    if not any(file_index.index_of(stored, volume) for volume in file_index.volumes(stored)):
+        raise NotFound(
+            f"{stored.id} has no file index", "The old scripts made none: `tar -tzf` lists what is in the archive."
+        )
+
+
+def _history(main: BackupVolume, stored: StoredSet, path: str, as_json: bool) -> None:
+    others = [each for each in main.catalog.sets() if each.id != stored.id or each.directory != stored.directory]
+    seen = one_file.history([stored, *others], path)
+    if not any(each.entry for each in seen):
+        raise file_index.no_such_file(stored, path)
+    if as_json:
+        return base.print_json(shown.history_json(path, stored, seen))
+    return base.out.print(shown.history_page(path, stored, seen, main.settings.zone))
+
+
+def du(tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = None, as_json: Json = False) -> None:
+    """What takes the space in the backup volume. Examples: `du`, `du weekly --json`."""
+    main = BackupVolume(base.prepare(as_json))
+    main.require_volume()
+    use = usage.usage(main.catalog, tier)
+    if as_json:
+        return base.print_json(shown.usage_json(use))
+    if base.out.is_terminal:
+        return base.out.print(shown.usage_page(use))
+    return base.print_lines(shown.usage_lines(use))
+
+
+def cat(
+    which: Set,
+    path: Annotated[str, typer.Option("--path", metavar="PATH", help="The file.")],
+    identity: Identity = None,
+) -> None:
+    """Write one file of the media to stdout, compared with its SHA-256; its end comes only when all is right.
+
+    Example: `docker compose run --rm -T backup cat latest --path uploads/2025/a.pdf > a.pdf`.
+    """
+    main = BackupVolume(base.identified(base.prepare(as_json=True), identity))
+    stored = main.find(which)
+    refuse_terminal()
+    with base.progress(True) as progress, Output(None) as stdout:
+        one_file.content(stored, path, stdout.write, progress)

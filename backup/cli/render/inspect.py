@@ -1,0 +1,201 @@
+"""What is shown of the inside of a set, of one file, and of the space that is taken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
+
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from backup.formatting import plural, printable, size
+from backup.media.tar_writer import IndexEntry
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import DatabasePart
+from backup.operations.inspect.file_index import Tree
+from backup.operations.inspect.one_file import Seen
+from backup.operations.inspect.usage import SetUse, Use
+from backup.postgres.dump.inheritance import descendants
+
+if TYPE_CHECKING:  # `show` needs nothing that restores
+    from backup.operations.restore.single import Choice
+
+_SHOWN: Final = 20
+
+
+def tables_lines(part: DatabasePart) -> list[str]:
+    """Every table and its rows, separated by a tab; behind a third, of what a table with parts has the sum."""
+    sums = tables_sums(part)
+    return [
+        f"{printable(name)}\t{sums[name][0]}\tin {plural(sums[name][1], 'part')}"
+        if name in sums
+        else f"{printable(name)}\t{part.rows[name]}"
+        for name in sorted({*part.rows, *sums})
+    ]
+
+
+def tables_sums(part: DatabasePart) -> dict[str, tuple[int, int]]:
+    """Of each table with parts (partitions, or tables that inherit from it): rows of all, and how many parts."""
+    children = part.children or {}
+    below = {name: descendants(children, name) for name in children}
+    return {name: (sum(part.rows.get(each, 0) for each in (name, *parts)), len(parts)) for name, parts in below.items()}
+
+
+def trees_page(trees: Sequence[Tree]) -> RenderableType:
+    """The top directories of each volume."""
+    return Group(*(_tree(each) for each in trees))
+
+
+def _tree(found: Tree) -> RenderableType:
+    if found.problem:
+        return Text(f"\nvolume {found.volume}: {printable(found.problem)}", style="red")
+    table = Table(f"in {printable(found.volume)}", "files", "size", box=None, pad_edge=False, header_style="bold")
+    for name, files, count in found.directories[:_SHOWN]:
+        table.add_row(Text(printable(name)), Text(f"{files:,}", justify="right"), Text(size(count), justify="right"))
+    if len(found.directories) > _SHOWN:
+        table.add_row(Text(f"and {len(found.directories) - _SHOWN:,} more directories; --json has all"))
+    return Group(Text(), table)
+
+
+def tree_json(found: Tree) -> dict[str, Any]:
+    """The same for programs."""
+    folders = [{"path": name, "files": files, "bytes": count} for name, files, count in found.directories]
+    return {
+        "volume": found.volume,
+        "files": found.files,
+        "bytes": found.bytes,
+        "directories": folders,
+        "problem": found.problem,
+    }
+
+
+def file_line(entry: IndexEntry) -> str:
+    """One file of an index: SHA-256, bytes, path, separated by tabs."""
+    return f"{entry.sha256}\t{entry.size}\t{printable(os.fsdecode(entry.path))}"
+
+
+def file_json(volume: str, entry: IndexEntry) -> dict[str, Any]:
+    """The same for programs; bytes of a path that are no UTF-8 are lone surrogates, as Python has them."""
+    return {"volume": volume, "path": os.fsdecode(entry.path), "size": entry.size, "sha256": entry.sha256}
+
+
+def history_page(path: str, which: StoredSet, seen: Sequence[Seen], zone: ZoneInfo) -> RenderableType:
+    """One file from set to set, newest first."""
+    here = next((each.entry for each in seen if each.stored.id == which.id), None)
+    facts = f"{size(here.size)} ({here.size:,} bytes), SHA-256 {here.sha256}" if here else "not in its file indexes"
+    name = Column("set", no_wrap=True, min_width=max((len(each.stored.id) for each in seen), default=0))
+    table = Table(name, "taken", "bytes", "SHA-256", "content", box=None, pad_edge=False, header_style="bold")
+    for each in seen:
+        entry = each.entry
+        table.add_row(
+            Text(each.stored.id, style="bold" if each.stored.id == which.id else ""),
+            f"{each.stored.time.astimezone(zone):%Y-%m-%d %H:%M}",
+            Text(f"{entry.size:,}" if entry else "", justify="right"),
+            entry.sha256[:12] if entry else "",
+            Text(printable(each.what), style="" if each.what in ("same", "first") else "yellow"),
+        )
+    return Group(Text(f"{printable(path)} in {which.id}: {facts}\n"), table)
+
+
+def history_json(path: str, which: StoredSet, seen: Sequence[Seen]) -> dict[str, Any]:
+    """The same for programs."""
+    sets = [
+        {
+            "id": each.stored.id,
+            "time": each.stored.time.isoformat(),
+            "what": each.what,
+            "size": each.entry.size if each.entry else None,
+            "sha256": each.entry.sha256 if each.entry else None,
+            "path": os.fsdecode(each.entry.path) if each.entry else None,
+        }
+        for each in seen
+    ]
+    return {"id": which.id, "path": path, "sets": sets}
+
+
+def usage_page(use: Use) -> RenderableType:
+    """What takes the space, the largest first."""
+    blocks: list[RenderableType] = []
+    kinds = sorted(use.kinds.items(), key=lambda item: -item[1])
+    if use.sets:
+        name = Column("set", no_wrap=True, min_width=max(len(each) for each in use.sets))
+        table = Table(name, "size", *(kind for kind, _ in kinds), box=None, pad_edge=False, header_style="bold")
+        for each in _by_size(use):
+            cells = (size(each.kinds[kind]) if each.kinds[kind] else "" for kind, _ in kinds)
+            table.add_row(each.id, *(Text(cell, justify="right") for cell in (size(each.bytes), *cells)))
+        blocks += [table, Text()]
+    sums = Table("what", "size", box=None, pad_edge=False, header_style="bold")
+    for what, count in usage_rows(use):
+        sums.add_row(Text(what), Text(size(count), justify="right"))
+    blocks.append(sums)
+    for title, listed in (("left by runs that died", use.leftovers), ("not ours", use.foreign)):
+        blocks += [
+            Text(f"{title}: {printable(path)}, {size(count)}", style="yellow") for path, count in listed[:_SHOWN]
+        ]
+    return Group(*blocks)
+
+
+def usage_rows(use: Use) -> list[tuple[str, int]]:
+    """(what, bytes) of each tier, each kind and all else, and of the disk."""
+    rows = [(f"tier {tier}", count) for tier, count in sorted(use.tiers.items(), key=lambda item: -item[1])]
+    rows += [(kind, count) for kind, count in sorted(use.kinds.items(), key=lambda item: -item[1])]
+    rows += sorted(use.other.items(), key=lambda item: -item[1])
+    rows.append((f"in all ({plural(len(use.sets), 'set')})", use.bytes))
+    if use.undo:
+        rows.append(("kept for `undo`, in the server and the volumes", use.undo))
+    return [*rows, ("free on the disk", use.free), ("size of the disk", use.total)]
+
+
+def usage_lines(use: Use) -> list[str]:
+    """For other programs' eyes: what and bytes, separated by a tab; first each set."""
+    lines = [f"{each.id}\t{each.bytes}" for each in _by_size(use)]
+    lines += [f"{what}\t{count}" for what, count in usage_rows(use)]
+    return lines + [f"{what}: {printable(path)}\t{count}" for what, path, count in _listed(use)]
+
+
+def _listed(use: Use) -> list[tuple[str, str, int]]:
+    return [("leftover", *each) for each in use.leftovers] + [("foreign", *each) for each in use.foreign]
+
+
+def usage_json(use: Use) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "bytes": use.bytes,
+        "free": use.free,
+        "total": use.total,
+        "undo": use.undo,
+        "tiers": use.tiers,
+        "kinds": dict(use.kinds),
+        "other": dict(use.other),
+        "sets": [{"id": e.id, "tier": e.tier, "bytes": e.bytes, "kinds": dict(e.kinds)} for e in _by_size(use)],
+        "leftovers": [{"path": path, "bytes": count} for path, count in use.leftovers],
+        "foreign": [{"path": path, "bytes": count} for path, count in use.foreign],
+    }
+
+
+def _by_size(use: Use) -> list[SetUse]:
+    return sorted(use.sets.values(), key=lambda each: (-each.bytes, each.id))
+
+
+def path_line(identifier: str, each: Choice) -> str:
+    """What becomes of one path of a single restore."""
+    name = printable(os.fsdecode(each.path))
+    what = f"{plural(each.files, 'file')}, {size(each.bytes)}" if each.files else "as the archive has it"
+    now = f"replaces what is there now ({plural(each.live_files, 'file')}, {size(each.live_bytes)})"
+    return f"{each.volume}: {name} from {identifier}: {what}; {now if each.live else 'nothing is there now'}"
+
+
+def path_json(each: Choice) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "volume": each.volume,
+        "path": os.fsdecode(each.path),
+        "files": each.files,
+        "bytes": each.bytes,
+        "live": each.live,
+        "live_files": each.live_files,
+        "live_bytes": each.live_bytes,
+    }

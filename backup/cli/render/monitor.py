@@ -1,0 +1,280 @@
+"""What `status` and `monitor` show: the same sections as a page on a terminal and as plain lines elsewhere.
+
+The first lines of the plain report are the seed's own, word for word: scripts of its users may read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from backup.catalog.run_records import Outcome, Run
+from backup.formatting import age, duration, plural, printable, size
+from backup.model.manifest import Tier
+from backup.monitoring.forecast import HORIZON
+from backup.monitoring.health import WORDS, Health, Reason, Status
+from backup.monitoring.overview import Clock, Overview, Storage, telling
+
+TITLE: Final = "OBCMS Backup Monitoring Report"
+_WIDTH: Final = 62
+_STYLES: Final[dict[Status, str]] = {"pass": "green", "warn": "yellow", "starting": "cyan", "fail": "bold red"}
+_OUTCOMES: Final = {
+    Outcome.SUCCESS: "green",
+    Outcome.RUNNING: "cyan",
+    Outcome.FAILED: "red",
+    Outcome.CRASHED: "red",
+}
+_SCHEDULED: Final = (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)
+_UNASKED: Final = "not asked: no service answers in this container"
+# In a report of the last fortnight, daily, weekly and drill together.
+_RUNS: Final = 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a section: a label, what it says, and a style for terminals."""
+
+    label: str
+    text: str
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and its rows."""
+
+    heading: str
+    rows: tuple[Row, ...]
+
+
+def status_sections(overview: Overview) -> list[Section]:
+    """The short answer: clocks, last and next run, room."""
+    creates = (run for run in overview.runs if run.operation == "create" and not run.safety)
+    last = next(creates, None)
+    rows = [*_clocks(overview), Row("last backup", _run(last, overview) if last else "none yet", _style(last))]
+    if overview.slots:
+        slot = overview.slots[0]
+        rows.append(Row("next run", f"{slot.job}, {_when(slot.times[0], overview)}"))
+    rows.append(Row("scheduler", overview.health.scheduler or _UNASKED))
+    rows.append(Row("storage", _room(overview.storage)))
+    return [Section("", tuple(rows))]
+
+
+def report_sections(overview: Overview) -> list[Section]:
+    """The seed's sections, then what is new."""
+    tiers = {tier.tier: tier for tier in overview.tiers}
+    shown = [tiers[tier] for tier in Tier if tier in tiers and (tier in _SCHEDULED or tiers[tier].good)]
+    ages = [Row(_name(t.tier), f"{t.age / timedelta(hours=1):.0f}" if t.age is not None else "none") for t in shown]
+    counts = [Row(_name(t.tier), _count(t.good, t.proven, t.bad, t.pinned, t.expected)) for t in shown]
+    unread = (Row("", "The sets cannot be read."),)
+    sections = [
+        Section("Backup Age (hours since last backup)", tuple(ages) or unread),
+        Section("Backup Counts", tuple(counts) or unread),
+        Section("Storage", tuple(_storage(overview))),
+        Section("Newest Sets", tuple(_clocks(overview))),
+        Section("Offsite", tuple(_offsite(overview))),
+        Section("Last Runs", tuple(_last_runs(overview))),
+        Section("Next Runs", tuple(Row(s.job, _when(s.times[0], overview)) for s in overview.slots if s.times)),
+    ]
+    return [section for section in sections if section.rows]
+
+
+def detail_sections(overview: Overview) -> list[Section]:
+    """What `--report` adds: every set and the runs of late, with what they said."""
+    sections = []
+    for tier in Tier:
+        mine = [stored for stored in overview.sets if stored.tier is tier]
+        if mine:
+            rows = (Row(s.id, _set(s.size, s.state, s.proven, s.problem), "" if s.good else "red") for s in mine)
+            sections.append(Section(f"Sets: {tier} ({plural(len(mine), 'set')})", tuple(rows)))
+    runs = [Row(_when(run.started, overview), _told(run), _style(run)) for run in telling(overview.runs)[:_RUNS]]
+    return [*sections, Section("Runs", tuple(runs))] if runs else sections
+
+
+def lines(overview: Overview, sections: Sequence[Section], *, boxed: bool) -> list[str]:
+    """Plain lines. `boxed` puts the seed's title above them."""
+    return list(_lines(overview, sections, boxed))
+
+
+def reason_lines(reasons: Sequence[Reason]) -> list[str]:
+    """Each reason with its hint below it."""
+    return [
+        line
+        for reason in reasons
+        for line in (f"  {WORDS[reason.severity]}: {reason.text}", *([f"    {reason.hint}"] if reason.hint else []))
+    ]
+
+
+def page(overview: Overview, sections: Sequence[Section], *, boxed: bool) -> RenderableType:
+    """The same for a terminal of any width."""
+    health = overview.health
+    blocks: list[RenderableType] = []
+    if boxed:
+        blocks += [_title(), Text(f"Generated: {_stamp(overview.now, overview)}")]
+    blocks += [verdict(health), *_reasons(health.reasons)]
+    for section in sections:
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(overflow="fold", min_width=8)
+        table.add_column(overflow="fold", ratio=1)
+        for row in section.rows:
+            table.add_row(Text(f"  {row.label}", style="bold"), Text(row.text, style=row.style))
+        blocks += [Text(), *([Text(section.heading, style="bold underline")] if section.heading else []), table]
+    return Group(*blocks)
+
+
+def verdict(health: Health) -> Text:
+    """One line: the word first."""
+    word = WORDS[health.status]
+    return Text.assemble("Health Status: ", (word, _STYLES[health.status]))
+
+
+def alert_page(overview: Overview) -> RenderableType:
+    """Only what is wrong."""
+    return Group(*([verdict(overview.health), *_reasons(overview.health.reasons)] if overview.health.reasons else []))
+
+
+def _title() -> RenderableType:
+    return Panel(Text(TITLE, justify="center"), box=box.DOUBLE, width=_WIDTH + 2)
+
+
+def _box() -> list[str]:
+    """As the seed draws it."""
+    edge = "═" * _WIDTH
+    return [f"╔{edge}╗", f"║{TITLE.rjust(11 + len(TITLE)).ljust(_WIDTH)}║", f"╚{edge}╝"]
+
+
+def _reasons(reasons: Sequence[Reason]) -> Iterator[RenderableType]:
+    for reason in reasons:
+        told = Text.assemble((f"{WORDS[reason.severity]}: ", _STYLES[reason.severity]), reason.text)
+        yield Padding(told, (0, 0, 0, 2))
+        if reason.hint:
+            yield Padding(Text(reason.hint, style="dim"), (0, 0, 0, 4))
+
+
+def _lines(overview: Overview, sections: Sequence[Section], boxed: bool) -> Iterator[str]:
+    if boxed:
+        yield from (*_box(), "", f"Generated: {_stamp(overview.now, overview)}")
+    yield f"Health Status: {WORDS[overview.health.status]}"
+    yield from reason_lines(overview.health.reasons)
+    for section in sections:
+        yield ""
+        if section.heading:
+            yield f"{section.heading}:"
+        width = max((len(row.label) for row in section.rows), default=0) + 3
+        for row in section.rows:
+            label = f"{row.label}:" if row.label else ""
+            yield f"  {label.ljust(width)}{row.text}"
+
+
+def _clocks(overview: Overview) -> Iterator[Row]:
+    for clock in overview.clocks:
+        yield Row(f"newest {clock.name}", _clock(clock), _STYLES[clock.status] if clock.limit or clock.stored else "")
+
+
+def _clock(clock: Clock) -> str:
+    if clock.stored is None or clock.age is None:
+        return clock.note or "none"
+    old = f"{age(clock.age)}" if clock.age < timedelta() else f"{age(clock.age)} old"
+    limit = f" (limit {age(clock.limit)})" if clock.limit is not None else ""
+    return f"{clock.stored.id}, {old}{limit}" + (f"; {clock.note}" if clock.note else "")
+
+
+def _count(good: int, proven: int, bad: int, pinned: int, expected: int | None) -> str:
+    more = [
+        f"{number} {word}" for number, word in ((proven, "proven"), (bad, "not good"), (pinned, "pinned")) if number
+    ]
+    if expected is not None and good < expected:
+        more.append(f"{expected} when full")
+    return plural(good, "backup") + (f" ({', '.join(more)})" if more else "")
+
+
+def _storage(overview: Overview) -> Iterator[Row]:
+    storage = overview.storage
+    yield Row("Total Used", size(storage.used) if overview.tiers else "not known")
+    free = size(storage.free) if storage.free is not None else "not known"
+    yield Row("Free Space", free + (f" of {size(storage.total)}" if storage.total is not None else ""))
+    if storage.next_set is not None:
+        grows = f", growing by {size(storage.growth)} a day" if storage.growth and storage.growth > 0 else ""
+        yield Row("Next Set", f"about {size(storage.next_set)}{grows}")
+    if storage.days_left is not None:
+        yield Row("Lasts", f"{_days(storage.days_left)} (assumes {storage.assumes})")
+    if overview.restore_seconds is not None:
+        yield Row("Restore Time", f"{duration(overview.restore_seconds)}, as {overview.restore_measured} took")
+    if storage.undo is not None:
+        until = f"until {_when(storage.undo_until, overview)}" if storage.undo_until else "for ever"
+        yield Row("Kept for Undo", f"{size(storage.undo)} {until}; `undo` brings it back, `undo --discard` removes it")
+
+
+def _offsite(overview: Overview) -> Iterator[Row]:
+    for place in overview.offsite:
+        parts = [f"{plural(place.sets, 'set')}, {size(place.size)}"]
+        parts += [f"{place.waiting} waiting ({size(place.waiting_size)})"] if place.waiting else []
+        parts += [f"{place.bad} not as sent"] if place.bad else []
+        parts += [f"newest {place.newest}"] if place.newest else []
+        parts += [f"looked at {_when(place.looked, overview)}"] if place.looked else []
+        yield Row(printable(place.name), ", ".join(parts), "yellow" if place.waiting or place.bad else "")
+
+
+def _room(storage: Storage) -> str:
+    free = f"{size(storage.free)} free" if storage.free is not None else "free space not known"
+    lasts = f", lasts {_days(storage.days_left)}" if storage.days_left is not None else ""
+    return f"{size(storage.used)} used, {free}{lasts}"
+
+
+def _days(days: float) -> str:
+    return "10 years or more" if days >= HORIZON else plural(round(days), "day")
+
+
+def _last_runs(overview: Overview) -> Iterator[Row]:
+    newest: dict[str, Run] = {}
+    for run in overview.runs:
+        newest.setdefault(f"{run.operation} {run.tier}".strip(), run)
+    for what, run in newest.items():
+        yield Row(printable(what), _run(run, overview), _style(run))
+
+
+def _run(run: Run | None, overview: Overview) -> str:
+    if run is None:
+        return "none"
+    took = f" in {duration(run.seconds['total'])}" if "total" in run.seconds else ""
+    why = f": {_short(run.message)}" if run.message and run.outcome is not Outcome.SUCCESS else ""
+    return f"{run.outcome}{took}, {_when(run.started, overview)}{why}"
+
+
+def _told(run: Run) -> str:
+    what = printable(" ".join(part for part in (run.operation, run.tier, run.set) if part))
+    return f"{what}: {run.outcome}" + (f": {_short(run.message)}" if run.message else "")
+
+
+def _set(stored: int, state: str, proven: bool, problem: str) -> str:
+    return f"{size(stored)}, {state}" + (", proven" if proven else "") + (f": {_short(problem)}" if problem else "")
+
+
+def _short(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= 300 else line[:299] + "…"
+
+
+def _style(run: Run | None) -> str:
+    return _OUTCOMES.get(run.outcome, "yellow") if run else ""
+
+
+def _name(tier: Tier) -> str:
+    return str(tier).capitalize()
+
+
+def _stamp(moment: datetime, overview: Overview) -> str:
+    return f"{moment.astimezone(overview.zone):%Y-%m-%d %H:%M:%S}"
+
+
+def _when(moment: datetime, overview: Overview) -> str:
+    return f"{moment.astimezone(overview.zone):%a %Y-%m-%d %H:%M}"

@@ -1,0 +1,163 @@
+"""Commands that put things back."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Annotated
+
+import typer
+
+from backup.app.composition import App
+from backup.app.offsite import source
+from backup.app.restore import shop as shop_for
+from backup.cli import base
+from backup.cli.base import Identity, Json, Only
+from backup.cli.render.inspect import path_json, path_line
+from backup.cli.render.plan import plan_json, plan_lines, plan_page
+from backup.errors import LockHeld, NotConfirmed, RestoreFailed
+from backup.logging import logger
+from backup.operations.restore import locking, run, single
+from backup.operations.restore.context import Shop
+from backup.operations.restore.journal import KeptFile
+from backup.operations.restore.plan import Plan, plan
+from backup.operations.restore.plan_inputs import gather
+
+Force = Annotated[bool, typer.Option("--force", help="Do not ask.")]
+
+
+def restore(
+    which: Annotated[
+        str,
+        typer.Argument(metavar="ID|FILE|latest|s3:ID", help="A set, or one of its files.", autocompletion=base.set_ids),
+    ] = "",
+    only: Annotated[Only | None, typer.Option(help="Restore only the database or only the volumes.")] = None,
+    force: Force = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
+    no_safety: Annotated[bool, typer.Option("--no-safety", help="Take no safety set of the present state.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish a restore that was stopped half way.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Undo a restore that was stopped half way.")] = False,
+    allow_invalid: Annotated[
+        bool,
+        typer.Option("--allow-invalid", help="Make constraints that rows of the set break NOT VALID, and name them."),
+    ] = False,
+    path: Annotated[
+        list[str] | None,
+        typer.Option("--path", metavar="PATH", help="With --only media: one file or directory alone. May be repeated."),
+    ] = None,
+    identity: Identity = None,
+    as_json: Json = False,
+) -> None:
+    """Put a set back, wholly or not at all: beside the live data first, then exchanged with them.
+
+    Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`,
+    `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
+    `restore latest --identity /key.txt`.
+    """
+    main = App(base.identified(base.prepare(as_json, kind="restore"), identity))
+    main.require_volume()
+    if [bool(which), resume, rollback].count(True) != 1:
+        raise typer.BadParameter("name a set, or pass --resume or --rollback")
+    if path:
+        _paths(main, which, only, path, force, dry_run, as_json)
+        return
+    if resume or rollback:
+        with base.progress(as_json) as progress:
+            logger.success("{}", run.end(shop_for(main, progress), back=rollback))
+        return
+    with ExitStack() as stack:
+        with base.progress(as_json) as progress:
+            stored = stack.enter_context(source(main, which, progress))
+            kept = KeptFile(main.settings.root).read()
+            planned = plan(gather(shop_for(main, progress), stored, only.value if only else "", not no_safety))
+        _show(planned, as_json)
+        _refuse(planned)
+        if dry_run:
+            return
+        _confirm(force, "Restore this, replacing what is live?")
+        _restore(main, run.Wish(stored, only.value if only else "", not no_safety, kept, allow_invalid), as_json)
+
+
+def _restore(main: App, wish: run.Wish, as_json: bool) -> None:
+    with base.progress(as_json) as progress:
+        text, code = run.restore(wish, shop_for(main, progress))
+    (logger.warning if code else logger.success)("{}", text)
+    if code:
+        raise typer.Exit(code)
+
+
+def _paths(
+    main: App, which: str, only: Only | None, paths: list[str], force: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Single files and directories: the application runs on, and nothing else is touched."""
+    if only is not Only.MEDIA or not which:
+        raise typer.BadParameter("--path goes with a set and --only media")
+    with ExitStack() as stack:
+        with base.progress(as_json) as progress:
+            stored = stack.enter_context(source(main, which, progress))
+            chosen = single.choose(stored, paths, shop_for(main, progress))
+        if as_json:
+            base.print_json({"set": stored.id, "paths": [path_json(each) for each in chosen]})
+        else:
+            base.print_lines(path_line(stored.id, each) for each in chosen)
+        if dry_run:
+            return
+        _confirm(force, "Put these back? What is there now is kept beside them.")
+        with base.progress(as_json) as progress:
+            logger.success("{}", single.restore(stored, chosen, shop_for(main, progress)))
+
+
+def undo(
+    discard: Annotated[bool, typer.Option("--discard", help="Remove what is kept instead.")] = False,
+    force: Force = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do, do nothing.")] = False,
+) -> None:
+    """Bring back what was live before the last restore. Twice changes it back again.
+
+    Examples: `undo --dry-run`, `undo`, `undo --force`, `undo --discard`.
+    """
+    main = App(base.prepare(as_json=False, kind="restore"))
+    main.require_volume()
+    kept = KeptFile(main.settings.root).read()
+    what = locking.kept_words(kept, main.settings.zone)
+    if not discard and (kept or dry_run):
+        with base.progress(as_json=False) as progress:
+            run.foresee_undo(shop_for(main, progress), kept)
+    if dry_run:
+        base.print_lines([f"{'would remove for good' if discard else 'would bring back'} {what}"])
+        return
+    _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
+    with base.progress(as_json=False) as progress:
+        shop: Shop = shop_for(main, progress)
+        logger.success("{}", run.discard(shop, kept) if discard else run.undo(shop, kept))
+
+
+def _show(planned: Plan, as_json: bool) -> None:
+    if as_json:
+        base.print_json(plan_json(planned))
+    elif base.out.is_terminal:
+        base.out.print(plan_page(planned))
+    else:
+        base.print_lines(plan_lines(planned))
+
+
+def _refuse(planned: Plan) -> None:
+    if planned.refusals:
+        found = "".join(f"\n  - {remark.text}" for remark in planned.refusals)
+        text, error = (
+            ("this cannot be restored now", LockHeld) if planned.busy else ("this cannot be restored", RestoreFailed)
+        )
+        raise error(f"{text}; nothing was touched:{found}", planned.refusals[0].hint)
+
+
+def _confirm(force: bool, question: str) -> None:
+    if force:
+        return
+    if not sys.stdin.isatty():
+        raise NotConfirmed(
+            f"nothing was touched: there is no terminal to ask at: {question}",
+            "Pass --force to do it without being asked.",
+        )
+    base.out.print(f"{question} Type yes to go on: ", end="")
+    if sys.stdin.readline().strip() != "yes":
+        raise NotConfirmed("nothing was touched: you did not type yes", "Run it again when you are sure.")

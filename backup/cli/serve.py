@@ -1,0 +1,71 @@
+"""The command that runs the service."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from backup.app.alerts import desk
+from backup.app.composition import App
+from backup.app.restore import shop as shop_for
+from backup.cli import base
+from backup.errors import BackupError
+from backup.logging import logger
+from backup.monitoring.alerts.delivery import check
+from backup.monitoring.alerts.targets import targets
+from backup.operations.restore import run, single
+from backup.operations.restore.journal import words
+from backup.operations.restore.unfinished import standing
+from backup.progress import Silent
+from backup.service.main import serve
+from backup.service.probe import run_dir
+
+_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
+
+
+def run_service() -> None:
+    """Run backups on schedule and answer health checks. What the container does by default.
+
+    Example: `docker compose up -d backup`.
+    """
+    settings = base.prepare(as_json=False)
+    main = App(settings)
+    main.require_volume()
+    check(targets(settings))
+    command = [sys.executable, str(_COMMAND)]
+    code = serve(
+        settings,
+        catalog=main.catalog,
+        records=main.records,
+        recover=lambda: _recover(main),
+        ready=main.ready,
+        command=command,
+        way=lambda: _way(main),
+        desk=lambda health: desk(main, command, health),
+        run_dir=run_dir(os.environ),
+    )
+    raise typer.Exit(code)
+
+
+def _recover(main: App) -> None:
+    """Sweep what dead runs left, and end a restore that was killed: nobody else may come by for hours."""
+    main.recover()
+    found = standing(main.settings.root)
+    if found and not found[1]:
+        logger.warning("{}", words(found[0], datetime.now(UTC)))
+        logger.success("{}", run.end(shop_for(main, Silent())))
+    if single.begun(main.settings.volumes):
+        single.recover(shop_for(main, Silent()))
+
+
+def _way(main: App) -> str:
+    """How the database is reached, for the service's log; a reason when it cannot be just now."""
+    try:
+        return main.source().clients.way
+    except BackupError as error:
+        return f"not yet: {error.message}"

@@ -1,0 +1,74 @@
+"""Commands that carry sets out of the backup volume and into it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backup.app.volume import BackupVolume
+from backup.cli import base
+from backup.cli.base import Identity, Json, Set
+from backup.errors import NotConfirmed, NotFound
+from backup.formatting import plural, printable, size
+from backup.logging import logger
+from backup.operations.export import run as export_operation
+from backup.operations.export.output import Output, refuse_terminal
+from backup.operations.import_ import adopt
+
+
+def export(
+    which: Set,
+    target: Annotated[str, typer.Argument(metavar="[-|DIR]", help="stdout, as a tar archive, or a folder.")] = "-",
+) -> None:
+    """Copy a set, or one file of it, to stdout or into a folder; each byte is compared with the manifest.
+
+    Examples: `docker compose run --rm -T backup export latest - > set.tar`, `export latest /out`,
+    `export obcms_backup_daily_2025-10-20_02-00-00.sql.gz - > dump.sql.gz`.
+    """
+    main = BackupVolume(base.prepare(as_json=True))
+    if target == "-":
+        refuse_terminal()
+    stored = main.find(which)
+    names = export_operation.parts(stored, which)
+    with base.progress(True) as progress:
+        if target == "-":
+            with Output(None) as stdout:
+                export_operation.to_stream(stored, names, which, stdout.write, progress)
+        else:
+            export_operation.to_folder(stored, names, Path(target), progress)
+    total = sum((stored.directory / name).lstat().st_size for name in names)
+    logger.success("{}: {} copied, {}", stored.id, plural(len(names), "file"), size(total))
+
+
+def import_sets(
+    sources: Annotated[list[str], typer.Argument(metavar="FILE…|DIR|-", help="Folders, files, or - for stdin.")],
+    wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
+    identity: Identity = None,
+    as_json: Json = False,
+) -> None:
+    """Take in sets from elsewhere: a folder of them, an archive of `export`, old scripts' files, dumps by their bytes.
+
+    Each is copied, read back, verified in full, and only then listed, in its own tier; none is ever overwritten.
+
+    Examples: `docker compose run --rm -T backup import - < set.tar`, `import /restore`, `import /restore/set.tar`.
+    """
+    main = BackupVolume(base.identified(base.prepare(as_json, kind="backup"), identity))
+    main.require_volume()
+    paths, stream = [Path(each) for each in sources if each != "-"], None
+    for path in paths:
+        if not path.exists():
+            raise NotFound(
+                f"there is no {printable(str(path))}",
+                "A file of the host must be mounted: `docker compose run --rm -v /its/folder:/restore:ro backup …`.",
+            )
+    if "-" in sources:
+        if sys.stdin.isatty():
+            raise NotConfirmed("stdin is a terminal, so there is nothing to import", "`import - < set.tar`.")
+        stream = sys.stdin.buffer
+    with base.progress(as_json) as progress:
+        done = adopt.adopt(paths, stream, adopt.Dock(main.catalog, main.records, main.lock, progress), wait)
+    if as_json:
+        base.print_json({"imported": done.new, "known": done.known})

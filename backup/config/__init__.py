@@ -1,0 +1,1 @@
+"""Settings, by who uses them, and how they are read from the environment."""

@@ -1,0 +1,149 @@
+"""The types of settings: how a text from the environment is read, and why it is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+from backup.config import notify_url
+from backup.formatting import printable
+from backup.model.schedule import check as check_cron
+
+# Narrower than the standard: what every mail server and library takes.
+_PERSON: Final = re.compile(
+    r"[A-Za-z0-9_-]+(?:[.+][A-Za-z0-9_-]+)*@"
+    r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}|[A-Za-z0-9][A-Za-z0-9_-]{5,})"
+)
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+# An upload that follows each backup instead of a cron line.
+AFTER: Final = "after"
+_HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
+
+
+def _zone(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"unknown time zone {printable(value)!r}; use a name such as Asia/Manila") from None
+
+
+def _listed(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _cron(value: str) -> str:
+    return "" if value.lower() == "off" else check_cron(value)
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError(f"{printable(value)!r} is not a host name or an address")
+    return value
+
+
+def _addresses(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    urls = dict.fromkeys(notify_url.split(value))
+    wrong = [f"address {n} {why}" for n, url in enumerate(urls, 1) if (why := notify_url.problem(url))]
+    if len(urls) > notify_url.MOST:
+        wrong.append(f"{len(urls)} addresses are too many, {notify_url.MOST} are allowed")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return tuple(urls)
+
+
+def _web(value: SecretStr) -> SecretStr:
+    if why := notify_url.web_problem(value.get_secret_value()):
+        raise ValueError(why)
+    return value
+
+
+def _matching(pattern: str, what: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if value and not re.fullmatch(pattern, value):
+            raise ValueError(f"{printable(value)!r} is not {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _upload(value: str) -> str:
+    return AFTER if value.lower() == AFTER else _cron(value)
+
+
+def _endpoint(value: str) -> str:
+    if why := notify_url.web_problem(value):
+        raise ValueError(why)
+    host = urlsplit(value).hostname or ""
+    if "_" in host:
+        raise ValueError(
+            f"the S3 library refuses a host with an underscore, {printable(host)!r}: give that service a network alias"
+            f" without one (Compose: networks, aliases: [{printable(host).replace('_', '-')}]), and name it here"
+        )
+    return value.rstrip("/")
+
+
+def _prefix(value: str) -> str:
+    parts = value.strip("/").split("/") if value.strip("/") else []
+    if any(part in ("", ".", "..") or not re.fullmatch(r"[A-Za-z0-9._=-]+", part) for part in parts):
+        raise ValueError(f"{printable(value)!r} is no folder of a bucket such as obcms/")
+    return "".join(f"{part}/" for part in parts)
+
+
+def _folder(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError(f"{printable(str(value))!r} is not a full path such as /copies")
+    return value
+
+
+def _token(value: SecretStr) -> SecretStr:
+    if not _TOKEN.fullmatch(value.get_secret_value()):
+        raise ValueError("it may hold letters, digits and -._~+/= only: it travels in a header")
+    return value
+
+
+def is_person(value: str) -> bool:
+    """Whether this is the address of a mailbox."""
+    return len(value) <= 254 and _PERSON.fullmatch(value) is not None
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """Whether two folders are the same, or one lies in the other. Nothing is asked of a disk."""
+    return one == other or one in other.parents or other in one.parents
+
+
+def _people(value: tuple[str, ...]) -> tuple[str, ...]:
+    if wrong := [printable(each) for each in value if not is_person(each)]:
+        raise ValueError(f"{', '.join(wrong)}: not a mail address such as admin@example.com")
+    if len(value) > notify_url.MOST:
+        raise ValueError(f"{len(value)} addresses are too many, {notify_url.MOST} are allowed")
+    return tuple(dict.fromkeys(value))
+
+
+Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Cron = Annotated[str, AfterValidator(_cron)]
+Upload = Annotated[str, AfterValidator(_upload)]
+Host = Annotated[str, AfterValidator(_host)]
+Bucket = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", "the name of a bucket")]
+Region = Annotated[
+    str,
+    _matching(r"(?![0-9]+$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", "the name of a region such as eu-central-1"),
+]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
+Folder = Annotated[Path, AfterValidator(_folder)]
+Owner = Annotated[str, _matching(r"\d{12}", "an account number of twelve digits")]
+StorageClass = Annotated[str, _matching(r"[A-Z0-9_]{1,40}", "a storage class such as STANDARD_IA")]
+Addresses = Annotated[tuple[SecretStr, ...], BeforeValidator(_addresses)]
+Web = Annotated[SecretStr, AfterValidator(_web)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
+People = Annotated[Names, AfterValidator(_people)]

@@ -1,0 +1,160 @@
+"""The application's containers: which write to a volume, stopping and starting exactly those, commands inside."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Final
+
+from backup.docker.command import Command
+from backup.docker.container import HEALTHY, Container, needed_by, overlap, start_order
+from backup.docker.engine import Engine
+from backup.docker.errors import Gone, asking
+from backup.errors import BackupError, ConfigError
+from backup.formatting import duration, printable
+from backup.logging import logger
+
+# For what others wait for, all together; Compose would wait for ever.
+_UP: Final = 60.0
+_LOOK: Final = 0.5
+_AT_ONCE: Final = 32
+
+
+class Application:
+    """The containers of one Compose project, but for our own. `database` are the names of the database's."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        project: str,
+        own: Container | None,
+        database: Collection[str] = (),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._engine, self._project, self._own, self._database = engine, project, own, set(database)
+        self._sleep = sleep
+
+    def containers(self) -> list[Container]:
+        """All of them, running or not; those of `docker compose run`, too, after the others."""
+        listed = self._engine.containers(self._project) + self._engine.containers(self._project, oneoff=True)
+        return [c for c in listed if not self._ours(c)]
+
+    def running(self, services: Collection[str], sources: Collection[str]) -> list[Container]:
+        """Running containers of these services; where none is named, those that may write to one of `sources`.
+
+        The database is not stopped for a folder that holds its files and the media.
+        """
+        found = [c for c in self.containers() if c.running]
+        if services:
+            return [c for c in found if c.service in services or c.name in services]
+        found = [c for c in found if not self._is_database(c)]
+        return [c for c in found if any(m.get("RW") and overlap(m, each) for m in c.mounts for each in sources)]
+
+    def require(self, services: Collection[str]) -> None:
+        """ConfigError unless the project has a container, running or not, of each of them."""
+        here = {name for c in self._engine.containers(self._project) for name in (c.service, c.name)}
+        if unknown := set(services) - here:
+            raise ConfigError(
+                f"BACKUP_RESTORE_STOP names {printable(', '.join(sorted(unknown)))}, which the project"
+                f" {printable(self._project)} has no container of",
+                "Name services as `docker compose ps -a` shows them.",
+            )
+
+    def stop(self, containers: Sequence[Container]) -> None:
+        """Stop them as `docker stop` does, all at once, each by its own signal and within its own time.
+
+        They end even if a signal comes meanwhile: one that is still ending would be taken for one that runs.
+        """
+        if not containers:
+            return
+        logger.info("stopping {}", printable(", ".join(each.name for each in containers)))
+        crew = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            asked = [crew.submit(self._stop, each) for each in containers]
+            _wait(asked)
+        finally:
+            crew.shutdown(wait=False)
+        for each in asked:
+            each.result()
+
+    def _stop(self, container: Container) -> None:
+        # One that is gone is as stopped as can be.
+        with contextlib.suppress(Gone), asking(f"stopping {printable(container.name)}"):
+            self._engine.api.stop(container.id, timeout=container.stop_seconds)
+
+    def start(self, wanted: Sequence[tuple[str, str]]) -> list[str]:
+        """Start stopped containers, by id and name, in the order in which they need each other; what went wrong.
+
+        One that runs is left alone. Compose may have made it anew under its name meanwhile.
+        """
+        here = {key: c for c in self.containers() for key in (c.name, c.id)}
+        there = [here.get(identifier) or here.get(name) for identifier, name in wanted]
+        problems = [
+            f"the container {printable(name)} is gone; `docker compose up -d` makes a service's again"
+            for (_, name), found in zip(wanted, there, strict=True)
+            if found is None
+        ]
+        deadline = time.monotonic() + _UP
+        for group in start_order([each for each in there if each and not each.running]):
+            self._await(group, deadline)
+            with ThreadPoolExecutor(_AT_ONCE) as crew:
+                problems += [problem for problem in crew.map(self._start, group) if problem]
+        return problems
+
+    def _start(self, container: Container) -> str:
+        logger.info("starting {}", printable(container.name))
+        try:
+            with asking(f"starting {printable(container.name)}"):
+                self._engine.api.start(container.id)
+        except BackupError as error:
+            return f"{printable(container.name)} does not start: {error.message}"
+        return ""
+
+    def _await(self, group: Sequence[Container], deadline: float) -> None:
+        """Wait until what these need to be healthy is."""
+        healthy = {name for each in group for name, condition in each.depends_on.items() if condition == HEALTHY}
+        while ill := [c for c in self.containers() if c.running and c.service in healthy and _ill(c)]:
+            if time.monotonic() > deadline:
+                names = printable(", ".join(c.name for c in ill))
+                logger.warning(
+                    "{} is not healthy after {}; what needs it is started all the same", names, duration(_UP)
+                )
+                return
+            self._sleep(_LOOK)
+
+    def needed(self, services: Collection[str]) -> list[Container]:
+        """The containers of these services, and all that they need, directly or not."""
+        return needed_by(self.containers(), services)
+
+    def called(self, name: str) -> Container | None:
+        """The running container that others reach by this name."""
+        return next((c for c in self.containers() if c.running and name in c.names), None)
+
+    def command(self, container: Container, command: str) -> Command:
+        """A shell command to be run inside a running container."""
+        return Command(self._engine.api, container.id, command, f"a command in {printable(container.name)}")
+
+    def _is_database(self, container: Container) -> bool:
+        return not self._database.isdisjoint(container.names)
+
+    def _ours(self, container: Container) -> bool:
+        return self._own is not None and (container.id == self._own.id or container.image_id == self._own.image_id)
+
+
+def _ill(container: Container) -> bool:
+    return bool(container.health) and container.health != "healthy"
+
+
+def _wait(asked: Sequence[Future[None]]) -> None:
+    told: BaseException | None = None
+    while True:
+        try:
+            wait(asked)
+            break
+        except BaseException as error:  # noqa: BLE001 - raised below
+            logger.info("containers are still ending; they are waited for")
+            told = told or error
+    if told:
+        raise told

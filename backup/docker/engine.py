@@ -1,0 +1,247 @@
+"""The only package that speaks to a Docker engine.
+
+Finds the sidecar's own container and the database's, and runs helpers: short-lived containers, labelled as ours,
+with nothing but a pipe to write into.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import docker
+from docker.errors import APIError
+
+from backup.docker.container import PROJECT, SERVICE, Container, described, listing
+from backup.docker.errors import NO_ENGINE, Gone, asking
+from backup.docker.helper import Helper
+from backup.docker.self_container import SpoolMount, own_ids, same_mount, spool_mount
+from backup.errors import ConfigError, DatabaseNotYet, EngineError
+from backup.formatting import printable
+
+__all__ = ["LABEL", "LABEL_ROLE", "LABEL_RUN", "Engine", "Helper", "SpoolMount", "same_mount", "spool_mount"]
+
+LABEL: Final = "obcms.backup.instance"
+LABEL_RUN: Final = "obcms.backup.run"
+LABEL_ROLE: Final = "obcms.backup.role"
+_ONEOFF: Final = "com.docker.compose.oneoff"
+_SMALL_FILE: Final = 4096
+_DIGEST: Final = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
+_ROOM: Final = re.compile(r"(\d+) (\d+) ([0-9a-f]{1,16})")
+
+
+# Short for the first word, so that a socket nobody serves is noticed; long for what really takes long. Seconds.
+_FIRST_WORD: Final = 10
+_PATIENCE: Final = 60
+_OWN: Final[dict[docker.APIClient, Container | None]] = {}
+
+
+@functools.cache
+def _client(url: str) -> docker.APIClient:
+    """One for all: each new one asks for the version anew."""
+    client = docker.APIClient(base_url=url, version="auto", timeout=_FIRST_WORD)
+    client.timeout = _PATIENCE
+    # Else the settings of a proxy, which a socket has none of, are looked up for every request.
+    client.trust_env = not url.startswith("unix:")
+    return client
+
+
+class Engine:
+    """A Docker engine that answers. EngineError says what it refused and what to do."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        with asking(f"the Docker engine at {self.url}", NO_ENGINE):
+            self.api = _client(self.url)
+            self.api.get(f"{self.api.base_url}/_ping", timeout=_FIRST_WORD).raise_for_status()
+
+    def version(self) -> str:
+        """The engine's version."""
+        with asking("the engine's version"):
+            return str(self.api.version()["Version"])
+
+    def own(self) -> Container | None:
+        """The container this process runs in; None outside of one."""
+        if self.api not in _OWN:
+            _OWN[self.api] = self._find_own()
+        return _OWN[self.api]
+
+    def _find_own(self) -> Container | None:
+        for identifier in own_ids():
+            with contextlib.suppress(Gone):
+                return self._inspect(identifier)
+        return None
+
+    def database(self, name: str, project: str) -> Container:
+        """The one running container of service (or name, or alias) `name`; clear errors for none and for several."""
+        found = self._answering(name, project)
+        running = [c for c in found if c.running]
+        # Without a project, a stopped container may be the one that is meant.
+        if len(running) == 1 and (project or len(found) == 1):
+            return _awake(running[0])
+        where = f"project {printable(project)}" if project else "this engine"
+        if running:
+            raise ConfigError(
+                f"{len(found)} containers answer to {printable(name)!r} in {where}:{listing(found)}",
+                "Set DB_HOST to the name of the one to back up"
+                + (", or BACKUP_PROJECT to its Compose project." if not project else "."),
+            )
+        if found:
+            raise DatabaseNotYet(
+                f"the database container is not running:{listing(found)}\nNothing was changed",
+                f"Start it: docker compose up -d {printable(name)}",
+            )
+        likely = [c for c in self.containers(project) if "POSTGRES_PASSWORD" in c.environment or "postgres" in c.image]
+        raise ConfigError(
+            f"no container of service {printable(name)!r} in {where}; likely databases:{listing(likely)}",
+            "Set DB_SERVICE to the database's service, or DB_HOST to a server outside of this engine.",
+        )
+
+    def has(self, name: str, project: str) -> bool:
+        """Whether any container, running or not, answers to `name` in the project."""
+        return bool(self._answering(name, project))
+
+    def _answering(self, name: str, project: str) -> list[Container]:
+        """Who answers to `name`: a service or container of that name, else an alias, for which all are looked at."""
+        listed = self._listed(project)
+        named = [e for e in listed if name == (e["Labels"] or {}).get(SERVICE) or f"/{name}" in (e["Names"] or ())]
+        return self._inspected(named) or [c for c in self._inspected(listed) if name in c.aliases]
+
+    def image(self, name: str) -> str:
+        """The id of an image that is here, by its id or name; empty for one that is not."""
+        try:
+            with asking(f"the image {printable(name)}"):
+                return str(self.api.inspect_image(name)["Id"]) if name else ""
+        except Gone:
+            return ""
+
+    def read_file(self, container: Container, path: str) -> str:
+        """A small text file inside a container (a secret of the database's), less its final newline."""
+        with asking(f"{printable(path)} in {printable(container.name)}"):
+            stream, _ = self.api.get_archive(container.id, path)
+            data = b"".join(_bounded(stream, _SMALL_FILE * 8))
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            member = archive.extractfile(archive.getmembers()[0])
+            return member.read(_SMALL_FILE).decode().removesuffix("\n") if member else ""
+
+    def start_helper(
+        self, beside: Container, program: str, arguments: Sequence[str], spool: SpoolMount, labels: Mapping[str, str]
+    ) -> Helper:
+        """Start `program` in a container of the image of `beside`, in its network namespace."""
+        with asking(f"starting {program} beside {printable(beside.name)}"):
+            return Helper.start(
+                self.api,
+                beside.image_id,
+                [program, *arguments],
+                labels,
+                network_mode=f"container:{beside.id}",
+                mounts=[spool],
+            )
+
+    def start_alone(
+        self,
+        image: str,
+        command: Sequence[str],
+        labels: Mapping[str, str],
+        mounts: Sequence[SpoolMount],
+        caps: list[str],
+    ) -> Helper:
+        """Start `command` in a container of `image` with no network, these mounts and capabilities."""
+        with asking(f"starting {command[0]}"):
+            return Helper.start(
+                self.api, image, list(command), labels, network_mode="none", mounts=list(mounts), cap_add=caps
+            )
+
+    def free(self, container: Container, path: str, labels: Mapping[str, str]) -> tuple[int, int]:
+        """Free bytes of the file system that `path` lies on inside a container, asked in a helper; and its number, as
+        `os.statvfs` has it."""
+        with asking(f"the free space of {printable(container.name)}"):
+            helper = Helper.start(
+                self.api,
+                container.image_id,
+                ["stat", "-f", "-c", "%a %S %i", "--", path],
+                labels,
+                network_mode="none",
+                volumes_from=[f"{container.id}:ro"],
+            )
+            try:
+                code, said = helper.wait(), helper.errors()
+            finally:
+                helper.close()
+        if code or not (words := _ROOM.fullmatch(said.strip())):
+            raise EngineError(f"the free space at {printable(path)} cannot be told: {printable(said.strip())}")
+        number = int(words[3], 16)
+        # `stat` writes the halves of the number the other way round.
+        return int(words[1]) * int(words[2]), number >> 32 | (number & 0xFFFFFFFF) << 32
+
+    def sweep_helpers(self, instance: str, run: str = "", role: str = "") -> int:
+        """Remove what dead runs of `instance` left, or one run (and one role in it). Only for the lock's holder."""
+        labels = [f"{LABEL}={instance}"]
+        labels += [f"{label}={value}" for label, value in ((LABEL_RUN, run), (LABEL_ROLE, role)) if value]
+        with asking("leftover helpers"):
+            leftovers = self.api.containers(all=True, filters={"label": labels})
+        refused: list[EngineError] = []
+        for container in leftovers:
+            try:
+                Helper(self.api, container["Id"], "helper").close()
+            except EngineError as error:  # it must not keep the others here
+                refused.append(error)
+        if refused:
+            raise refused[0]
+        return len(leftovers)
+
+    def containers(self, project: str, *, oneoff: bool = False) -> list[Container]:
+        """The containers of a project, running or not; all of this engine without one.
+
+        `oneoff`: those that `docker compose run` has made, instead of its services'.
+        """
+        return self._inspected(self._listed(project, oneoff=oneoff))
+
+    def _listed(self, project: str, *, oneoff: bool = False) -> list[dict[str, Any]]:
+        filters = {"label": [f"{_ONEOFF}={oneoff}", f"{PROJECT}={project}"]} if project else {}
+        with asking("the list of containers"):
+            return list(self.api.containers(all=True, filters=filters))
+
+    def _inspected(self, listed: Sequence[Mapping[str, Any]]) -> list[Container]:
+        found = []
+        for entry in listed:
+            with contextlib.suppress(Gone):  # between the listing and the look
+                found.append(self._inspect(entry["Id"]))
+        return found
+
+    def _inspect(self, identifier: str) -> Container:
+        with asking(f"container {printable(identifier[:12])}"):
+            found = described(self.api.inspect_container(identifier))
+            return replace(found, image=self._name(found)) if _DIGEST.fullmatch(found.image) else found
+
+    def _name(self, container: Container) -> str:
+        """What the image of a container that was made by its id is called."""
+        with contextlib.suppress(APIError):
+            if tags := self.api.inspect_image(container.image_id).get("RepoTags"):
+                return str(tags[0])
+        return "an image without a name"
+
+
+def _bounded(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    total = 0
+    for piece in stream:
+        total += len(piece)
+        if total > limit:
+            raise EngineError("the file is too large to be a secret")
+        yield piece
+
+
+def _awake(container: Container) -> Container:
+    if container.status == "paused":
+        raise DatabaseNotYet(
+            f"the database container {container.shown} answers nobody; nothing was changed",
+            f"Wake it: docker unpause {printable(container.name)}",
+        )
+    return container

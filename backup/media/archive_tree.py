@@ -1,0 +1,347 @@
+"""A directory tree as a PAX tar stream in one sequential pass, with every file's SHA-256 from the same read.
+
+The tree may be in use. What changes under the reader is read again when small, else listed in the report; what cannot
+be read fails the run. What came into a directory after that was listed is found by a second look and archived last.
+Memory holds one directory's names per level, the inodes with several names, and eight bytes for each entry.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import hashlib
+import os
+import stat
+import tarfile
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backup.media.tar_writer import (
+    BLOCK,
+    Gathered,
+    IndexEntry,
+    Member,
+    Sink,
+    ending,
+    header,
+    index_line,
+    padding,
+    parse_index,
+)
+from backup.media.walk import (
+    FILE,
+    REPLACED,
+    SWAPPED,
+    ZEROS,
+    Change,
+    Entry,
+    Identity,
+    Listed,
+    Lost,
+    Names,
+    OpenFile,
+    Walk,
+    identity,
+    is_recent,
+    open_below,
+    reading,
+)
+
+__all__ = [
+    "DEFAULT_EXCLUDES",
+    "Change",
+    "IndexEntry",
+    "MediaReport",
+    "Sink",
+    "TreeSize",
+    "archive",
+    "measure",
+    "parse_index",
+]
+
+DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store")
+_WHOLE = 4 << 20
+_ATTEMPTS = 3
+_SORTED = 1 << 16
+_DIRECTORY_CHANGED, _CAME = "changed while read", "came while read"
+_NOT_STORED = {stat.S_IFSOCK: "socket skipped", stat.S_IFIFO: "FIFO skipped"}
+
+
+@dataclass(frozen=True)
+class TreeSize:
+    """Regular files, each inode once, and the bytes of content an archive of them stores."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class MediaReport:
+    """What an archive holds. `files` have content, `hard_links` are further names of those, `links` are symbolic;
+    `bytes` is stored content. `changed` and `skipped` are the first 1000; their totals count all."""
+
+    files: int
+    directories: int
+    links: int
+    hard_links: int
+    bytes: int
+    changed: tuple[Change, ...]
+    skipped: tuple[Change, ...]
+    changed_total: int
+    skipped_total: int
+
+
+def measure(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int, int]] = frozenset()) -> TreeSize:
+    """What `archive` would store, from a walk that opens no file. Raises MediaFailed as `archive` does."""
+    seen: set[Identity] = set()
+    files = size = 0
+    with contextlib.closing(Walk(root, excludes, forbidden, Listed()).entries()) as entries:
+        for found in (entry.stat for entry in entries if stat.S_ISREG(entry.stat.st_mode)):
+            if found.st_nlink > 1 and identity(found) in seen:
+                continue
+            if found.st_nlink > 1:
+                seen.add(identity(found))
+            files, size = files + 1, size + min(found.st_size, found.st_blocks * BLOCK)
+    return TreeSize(files, size)
+
+
+def _no_progress(count: int) -> None:
+    pass
+
+
+def archive(
+    root: Path,
+    name: str,
+    sink: Sink,
+    index: Sink,
+    *,
+    excludes: Sequence[str] = DEFAULT_EXCLUDES,
+    forbidden: frozenset[tuple[int, int]] = frozenset(),
+    progress: Callable[[int], None] = _no_progress,
+) -> MediaReport:
+    """Write the tree at `root` to `sink` as a tar stream rooted at `<name>/`, and a line per file to `index`.
+
+    `excludes` are fnmatch patterns for base names or, with a `/`, for paths relative to the root; nothing below an
+    excluded directory is looked at. What is left out is in the report, also what a restore keeps in the root.
+    `forbidden` names directories, as (st_dev, st_ino), that must not be met.
+    `progress` gets the bytes of content read since its last call, 0 as a sign of life: in holes and behind each entry.
+    Raises MediaFailed if the root or anything in it cannot be read, and whatever the sinks raise.
+    """
+    if name in ("", ".", "..") or "/" in name:
+        raise ValueError(f"not a folder's name: {name!r}")
+    changed, seen = Listed(), _Seen()
+    first = Walk(root, excludes, forbidden, changed)
+
+    def wanted(path: bytes, found: os.stat_result) -> Names:
+        return "all" if path in first.unfinished else seen.wanted(path, found)
+
+    second = Walk(root, excludes, forbidden, changed, wanted)
+    return _Archiver(name, first, seen, sink, index, progress).run(second)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    path: bytes
+    sha256: str
+    size: int
+    mtime_ns: int
+
+
+class _Seen:
+    """What a walk has met: hashes of paths, and of directories with their time stamps."""
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+        self._sorted: list[Sequence[int]] = []
+
+    def add(self, entry: Entry) -> None:
+        """It is in the archive, or was left out with a word."""
+        self._hashes.append(hash(entry.path))
+        if stat.S_ISDIR(entry.stat.st_mode):
+            self._hashes.append(hash((entry.path,)))
+            self._hashes.append(_state(entry.path, entry.stat, recent=is_recent(entry.stat)))
+        if len(self._hashes) >= _SORTED:
+            self.settle()
+
+    def settle(self) -> None:
+        """To be called before the first question. Sorting all at once would take five times the room."""
+        self._sorted.append(array("q", sorted(self._hashes)))
+        self._hashes = array("q")
+
+    def wanted(self, path: bytes, found: os.stat_result) -> Names:
+        """What a second look has to look at of a directory."""
+        if self._has(_state(path, found, recent=False)):
+            return "directories"
+        # Below what the archive has as a file nothing can be put.
+        return "none" if self.met(path) and not self._has(hash((path,))) else "all"
+
+    def met(self, path: bytes) -> bool:
+        """Whether it was met."""
+        return self._has(hash(path))
+
+    def is_as_it_was(self, path: bytes, found: os.stat_result) -> bool:
+        """Whether a directory has the time stamps that it had when it was listed."""
+        return any(self._has(_state(path, found, recent=recent)) for recent in (False, True))
+
+    def _has(self, wanted: int) -> bool:
+        places = ((hashes, bisect.bisect_left(hashes, wanted)) for hashes in self._sorted)
+        return any(place < len(hashes) and hashes[place] == wanted for hashes, place in places)
+
+
+def _state(path: bytes, found: os.stat_result, *, recent: bool) -> int:
+    return hash((path, found.st_mtime_ns, found.st_ctime_ns, recent))
+
+
+class _Archiver:
+    def __init__(
+        self, name: str, walk: Walk, seen: _Seen, sink: Sink, index: Sink, progress: Callable[[int], None]
+    ) -> None:
+        self._name, self._walk, self._seen, self._progress = os.fsencode(name), walk, seen, progress
+        self._tar, self._index = Gathered(sink), Gathered(index)
+        self._changed, self._skipped = walk.changed, walk.skipped
+        self._counts: Counter[bytes] = Counter()
+        self._bytes = 0
+        self._linked: dict[Identity, _Stored] = {}
+
+    def run(self, second: Walk) -> MediaReport:
+        with contextlib.closing(self._walk.entries()) as entries:
+            for entry in entries:
+                if self._take(entry):
+                    self._seen.add(entry)
+        self._seen.settle()
+        with contextlib.closing(second.entries()) as entries:
+            for entry in entries:
+                self._again(entry)
+        self._tar.write(ending(self._tar.count))
+        self._tar.flush()
+        self._index.flush()
+        return self._report()
+
+    def _take(self, entry: Entry) -> bool:
+        try:
+            self._add(entry, self._name + b"/" + entry.path)
+        except Lost as lost:
+            self._changed.add(entry.path, str(lost))
+            return False
+        finally:
+            self._progress(0)
+        return True
+
+    def _again(self, entry: Entry) -> None:
+        """Archive what the first look has not met, and say which directories are not as they were."""
+        if not self._seen.met(entry.path):
+            above = entry.path.rpartition(b"/")[0]
+            if self._take(entry) and self._seen.met(above):
+                self._changed.add(entry.path, _CAME)
+        elif stat.S_ISDIR(entry.stat.st_mode):
+            self._progress(0)
+            if not self._seen.is_as_it_was(entry.path, entry.stat):
+                self._changed.add(entry.path, _DIRECTORY_CHANGED)
+
+    def _report(self) -> MediaReport:
+        return MediaReport(
+            files=self._counts[tarfile.REGTYPE],
+            directories=self._counts[tarfile.DIRTYPE],
+            links=self._counts[tarfile.SYMTYPE],
+            hard_links=self._counts[tarfile.LNKTYPE],
+            bytes=self._bytes,
+            changed=tuple(self._changed.first),
+            skipped=tuple(self._skipped.first),
+            changed_total=self._changed.total,
+            skipped_total=self._skipped.total,
+        )
+
+    def _add(self, entry: Entry, path: bytes) -> None:
+        mode = entry.stat.st_mode
+        if stat.S_ISDIR(mode):
+            attributes = self._opened(entry.folder, entry).attributes()
+            self._begin(Member(path.rstrip(b"/") + b"/", tarfile.DIRTYPE, entry.stat, attributes=attributes))
+        elif stat.S_ISLNK(mode):
+            with reading(self._walk.full(entry.path), SWAPPED):
+                target = os.readlink(entry.name, dir_fd=entry.folder)
+            self._begin(Member(path, tarfile.SYMTYPE, entry.stat, target=target))
+        elif stat.S_ISREG(mode):
+            self._add_file(entry, path)
+        else:
+            self._skipped.add(entry.path, _NOT_STORED.get(stat.S_IFMT(mode), "device skipped"))
+
+    def _opened(self, fd: int, entry: Entry) -> OpenFile:
+        return OpenFile(fd, self._walk.full(entry.path), self._progress)
+
+    def _begin(self, member: Member) -> None:
+        self._counts[member.kind] += 1
+        self._tar.write(header(member))
+
+    def _add_file(self, entry: Entry, path: bytes) -> None:
+        first = self._linked.get(identity(entry.stat)) if entry.stat.st_nlink > 1 else None
+        if first and (first.size, first.mtime_ns) == (entry.stat.st_size, entry.stat.st_mtime_ns):
+            self._begin(Member(path, tarfile.LNKTYPE, entry.stat, target=first.path))
+            self._index.write(index_line(first.sha256, first.size, path))
+            return
+        if first:  # changed between its names, or its number was given to a new file
+            self._changed.add(entry.path, "rewritten while read")
+        with reading(self._walk.full(entry.path), SWAPPED):
+            fd = open_below(entry.name, entry.folder, FILE)
+        try:
+            self._add_content(self._opened(fd, entry), entry, path)
+        finally:
+            os.close(fd)
+
+    def _add_content(self, source: OpenFile, entry: Entry, path: bytes) -> None:
+        before = source.settled()
+        if not stat.S_ISREG(before.st_mode):
+            raise Lost(REPLACED)
+        if identity(before) != identity(entry.stat):
+            self._changed.add(entry.path, REPLACED)
+        member = Member(path, tarfile.REGTYPE, before, before.st_size, attributes=source.attributes())
+        sparse = before.st_blocks * BLOCK < before.st_size
+        store = self._stream if sparse or before.st_size > _WHOLE else self._store_whole
+        stored, what = store(source, member)
+        if what:
+            self._changed.add(entry.path, what)
+        if before.st_nlink > 1:
+            self._linked[identity(before)] = stored
+        self._index.write(index_line(stored.sha256, stored.size, path))
+
+    def _store_whole(self, source: OpenFile, member: Member) -> tuple[_Stored, str]:
+        before, attempt = member.stat, 1
+        while True:
+            data = b"".join(source.chunks(0, before.st_size))
+            what = source.difference(before)
+            if not what or attempt == _ATTEMPTS:
+                break
+            before, attempt = source.settled(), attempt + 1
+            if before.st_size > _WHOLE:
+                return self._stream(source, replace(member, stat=before, size=before.st_size))
+        self._begin(replace(member, stat=before, size=len(data)))
+        self._tar.write(data)
+        self._tar.write(padding(len(data)))
+        self._bytes += len(data)
+        return _Stored(member.path, hashlib.sha256(data).hexdigest(), len(data), before.st_mtime_ns), what
+
+    def _stream(self, source: OpenFile, member: Member) -> tuple[_Stored, str]:
+        everywhere = ((0, member.size),)
+        regions = source.regions(member.size) if member.stat.st_blocks * BLOCK < member.size else everywhere
+        self._begin(member if regions == everywhere else replace(member, regions=regions))
+        digest, position = hashlib.sha256(), 0
+        for start, length in (*regions, (member.size, 0)):
+            self._hash_hole(digest, start - position)
+            for chunk in source.chunks(start, length):
+                digest.update(chunk)
+                self._tar.write(chunk)
+            position = start + length
+        stored = sum(length for _, length in regions)
+        self._tar.write(padding(stored))
+        self._bytes += stored
+        what = source.difference(member.stat)
+        return _Stored(member.path, digest.hexdigest(), member.size, member.stat.st_mtime_ns), what
+
+    def _hash_hole(self, digest: hashlib._Hash, length: int) -> None:
+        while length:
+            count = min(length, len(ZEROS))
+            digest.update(ZEROS[:count])
+            self._progress(0)
+            length -= count

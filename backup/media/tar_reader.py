@@ -1,0 +1,384 @@
+"""The members of a tar stream that nobody has checked, read strictly: what is not certain is refused.
+
+tarfile takes a damaged header for the end of the archive, believes negative sizes, and lets one extended record
+override another without bounds. Known here are the forms `tarstream` and GNU tar write.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from backup.errors import IntegrityError, StoreError
+from backup.formatting import printable, size
+from backup.media.tar_writer import BLOCK, Region
+from backup.pipeline.chunks import Source
+from backup.pipeline.gzip import DAMAGED
+
+_CHUNK: Final = 1 << 20
+# Far above the longest path and the most attributes of one file that Linux can hold.
+_LONGEST_NAME: Final = 1 << 20
+_LONGEST_RECORDS: Final = 16 << 20
+_MOST_REGIONS: Final = 1 << 18
+_LONGEST_END: Final = 64 << 20
+_ZERO: Final = bytes(BLOCK)
+ZEROS: Final = bytes(1 << 20)
+_OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
+_NUMBER: Final = re.compile(rb"[0-9]{1,19}")
+_TIME: Final = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]{1,30}))?")
+_LENGTH: Final = re.compile(rb"([1-9][0-9]{0,8}) ")
+# More than any file system holds, less than what the call that sets it overflows at.
+_MOST_SECONDS: Final = 2**62
+_MOST_OWNERS: Final = 2**32 - 1
+_ATTRIBUTE: Final = b"SCHILY.xattr."
+# Of one member each; what would override these for all that follow is refused.
+_NEVER_GLOBAL: Final = (b"path", b"linkpath", b"size", b"GNU.sparse.", b"SCHILY.", b"uid", b"gid", b"mtime")
+_EXTENDED: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_KINDS: Final = (tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)
+# GNU tar's own: the name of the archive (`--label`), a directory with a list of what was in it (`--incremental`), and
+# the rest of a file that begins in the volume before (`--multi-volume`).
+_LABEL, _LISTING, _REST_OF_FILE = b"V", b"D", b"M"
+_LIKE: Final = {
+    tarfile.AREGTYPE: tarfile.REGTYPE,
+    tarfile.CONTTYPE: tarfile.REGTYPE,
+    tarfile.GNUTYPE_SPARSE: tarfile.REGTYPE,
+    tarfile.BLKTYPE: tarfile.CHRTYPE,
+    _LISTING: tarfile.DIRTYPE,
+    _LABEL: tarfile.REGTYPE,
+}
+_AGAIN: Final = "and make one archive of the folder: `tar -czf FILE -C PARENT FOLDER`."
+_JOIN: Final = f"Unpack the set with `tar -xM -f FIRST -f SECOND …`, {_AGAIN}"
+_IN_ORDER: Final = f"Unpack the full archive and those after it with `tar -x --listed-incremental=/dev/null`, {_AGAIN}"
+
+
+def shown(path: bytes) -> str:
+    """A member's name for a message: printable, its end if it is long."""
+    text = printable(os.fsdecode(path))
+    return text if len(text) <= 200 else "…" + text[-200:]
+
+
+def refused(path: bytes, what: str, hint: str = "") -> IntegrityError:
+    """The error about one member."""
+    return IntegrityError(f"{shown(path)!r} {what}", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One member. `kind` is a regular file, a link of either kind, a directory, or a FIFO or device (CHRTYPE), of which
+    a second name is one, too. `size` is logical, in bytes; `regions` where the content that follows belongs, ascending.
+    """
+
+    path: bytes
+    kind: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int
+    target: bytes
+    attributes: Mapping[bytes, bytes]
+    regions: tuple[Region, ...]
+    origin: bytes = b""  # what it is called below its root, where that is not seen in `path`
+
+    @property
+    def stored(self) -> int:
+        """Bytes of content in the archive."""
+        return sum(length for _, length in self.regions)
+
+
+class TarReader:
+    """Members in order. What was not read of one is skipped when the next is asked for.
+
+    `limit` is the most bytes of content that all members together may have. `root` is given for archives of others:
+    their paths are then given as below it, also where the archive has `./` before it, or is of `.` and has no root.
+    """
+
+    def __init__(self, stream: Source, limit: int = sys.maxsize, root: bytes = b"") -> None:
+        self._stream, self._left, self._limit = stream, limit, limit
+        self._root = root
+        self._rootless: bool | None = None
+        self._content = 0
+        # By the hash of each path that is a FIFO or device, which of them it is.
+        self._special: dict[int, bytes] = {}
+        self.path = b"."  # what an error is about
+
+    def members(self) -> Iterator[Found]:
+        """The members, to the end of the stream. IntegrityError for anything unusual; StoreError if reading fails."""
+        records: dict[bytes, bytes] = {}
+        seen: set[bytes] = set()
+        while (block := self._read(BLOCK)) != _ZERO:
+            kind = self._checked(block)
+            if kind in (*_EXTENDED, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+                if kind in seen:
+                    raise self.refused("is followed by one extended header after another")
+                seen.add(kind)
+                records |= self._extended(kind, block)
+                continue
+            found = self._member(block, kind, records)
+            padding = -self._content % BLOCK
+            if kind != _LABEL:
+                yield self._placed(found)
+            rest = self.content(self._content)
+            self._require_all(itertools.chain((records.get(b"GNU.dumpdir", b""),), rest if kind == _LISTING else ()))
+            for _ in rest:
+                pass
+            if self._read(padding).strip(b"\0"):
+                raise self.refused("is followed by damaged padding")
+            records, seen = {}, set()
+        if seen:
+            raise self.refused("is followed by an extended header that belongs to nothing")
+        self._end()
+
+    def content(self, count: int) -> Iterator[bytes]:
+        """The next `count` bytes of this member's content in chunks."""
+        while count:
+            chunk = self._read(min(_CHUNK, count))
+            count -= len(chunk)
+            self._content -= len(chunk)
+            yield chunk
+
+    def unpacked(self, found: Found, alive: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+        """All content of the present member, holes as zeros. `alive` is called within those."""
+        position = 0
+        for start, length in (*found.regions, (found.size, 0)):
+            while position < start:
+                yield ZEROS[: start - position]
+                position += len(ZEROS[: start - position])
+                alive()
+            yield from self.content(length)
+            position = start + length
+
+    def refused(self, what: str) -> IntegrityError:
+        """The error about the present member."""
+        return refused(self.path, what)
+
+    def _read(self, count: int) -> bytes:
+        data = self._raw(count)
+        if len(data) < count:
+            raise self.refused("is the last that can be read: the archive is cut off")
+        return data
+
+    def _raw(self, count: int) -> bytes:
+        try:
+            return self._stream.read(count)
+        except DAMAGED as error:
+            raise self.refused(f"is the last that can be read: the compressed archive is damaged ({error})") from error
+        except OSError as error:
+            raise StoreError(f"the archive cannot be read: {error.strerror or error}") from error
+
+    def _end(self) -> None:
+        """The second zero block, then nothing but zeros."""
+        if self._read(BLOCK) != _ZERO:
+            raise self.refused("is followed by a damaged header")
+        length = 0
+        while rest := self._raw(_CHUNK):
+            length += len(rest)
+            if length > _LONGEST_END or rest.count(0) != len(rest):
+                raise self.refused("is the last, but something follows the end of the archive")
+        if length % BLOCK:
+            raise self.refused("is the last, and the end of the archive is cut off")
+
+    def _checked(self, block: bytes) -> bytes:
+        # Old writers took the bytes for signed ones.
+        if self._number(block[148:156]) not in tarfile.calc_chksums(block):  # type: ignore[attr-defined]
+            raise self.refused("is followed by a damaged header")
+        return block[156:157]
+
+    def _number(self, text: bytes) -> int:
+        if text[0] & 0x80:  # GNU's base 256; all ones lead a negative number
+            value = int.from_bytes(text, "big", signed=True) if text[0] == 0xFF else int.from_bytes(text, "big")
+            return value if text[0] == 0xFF else value - (0x80 << 8 * (len(text) - 1))
+        match = _OCTAL.fullmatch(text)
+        if match is None:
+            raise self.refused("is followed by a header with a damaged number")
+        return int(match[1] or b"0", 8)
+
+    def _decimal(self, text: bytes) -> int:
+        if not _NUMBER.fullmatch(text):
+            raise self.refused("has a number that is none")
+        return int(text)
+
+    def _extended(self, kind: bytes, block: bytes) -> dict[bytes, bytes]:
+        length = self._number(block[124:136])
+        name = kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if not 0 <= length <= (_LONGEST_NAME if name else _LONGEST_RECORDS):
+            raise self.refused(f"is followed by an extended header of {length:,} bytes")
+        data = self._read(length + -length % BLOCK)[:length]
+        if name:
+            key = b"path" if kind == tarfile.GNUTYPE_LONGNAME else b"linkpath"
+            return {key: data[:-1] if data.endswith(b"\0") else data}
+        records = self._records(data)
+        if kind in _EXTENDED:
+            return records
+        if b"GNU.volume.offset" in records:
+            raise self._rest_of_file(records.get(b"GNU.volume.filename", b"?"))
+        if any(key.startswith(_NEVER_GLOBAL) for key in records):
+            raise self.refused("is followed by a global header that renames or resizes what follows")
+        return {}
+
+    def _records(self, data: bytes) -> dict[bytes, bytes]:
+        records: dict[bytes, bytes] = {}
+        position = 0
+        while position < len(data):
+            match = _LENGTH.match(data, position)
+            end = position + int(match[1]) if match else 0
+            key, equals, value = data[match.end() : end - 1].partition(b"=") if match else (b"", b"", b"")
+            if not key or not equals or end > len(data) or data[end - 1 : end] != b"\n":
+                raise self.refused("is followed by a damaged extended header")
+            records[key] = value
+            position = end
+        return records
+
+    def _member(self, block: bytes, kind: bytes, records: dict[bytes, bytes]) -> Found:
+        self.path = records.get(b"GNU.sparse.name") or records.get(b"path") or _name(block)
+        like = _LIKE.get(kind, kind)
+        if kind == tarfile.AREGTYPE and self.path.endswith(b"/"):  # as before there was a kind for directories
+            like = tarfile.DIRTYPE
+        if kind == _REST_OF_FILE:
+            raise self._rest_of_file(self.path)
+        if like not in _KINDS:
+            raise self.refused(f"is of an unknown kind ({printable(kind.decode('latin-1'))})")
+        self._content = self._decimal(records[b"size"]) if b"size" in records else self._number(block[124:136])
+        if self._content < 0 or (self._content and like != tarfile.REGTYPE and kind != _LISTING):
+            raise self.refused(f"claims to have {self._content:,} bytes of content")
+        if self._content > self._left:
+            raise self.refused(f"brings the archive to more than the {size(self._limit)} that it may hold")
+        self._left -= self._content
+        sparse = kind == tarfile.GNUTYPE_SPARSE
+        length, regions = self._layout(block, sparse, records) if like == tarfile.REGTYPE else (0, ())
+        return Found(
+            path=self.path,
+            kind=like,
+            mode=self._number(block[100:108]) & 0o7777,
+            uid=self._owner(records.get(b"uid"), block[108:116]),
+            gid=self._owner(records.get(b"gid"), block[116:124]),
+            mtime_ns=self._time(records.get(b"mtime"), block[136:148]),
+            size=length,
+            target=records.get(b"linkpath") or _text(block[157:257]),
+            attributes={_attribute(key): value for key, value in records.items() if key.startswith(_ATTRIBUTE)},
+            regions=regions,
+        )
+
+    def _placed(self, found: Found) -> Found:
+        """The member with its paths as below the root, and as what it is a second name of."""
+        if self._root:
+            if self._rootless is None:
+                self._rootless = found.path in (b".", b"./")
+            target = self._below(found.target) if found.kind == tarfile.LNKTYPE else found.target
+            found = replace(found, path=self._below(found.path), target=target)
+        if self._special and found.kind == tarfile.LNKTYPE:
+            found = replace(found, kind=self._special.get(hash(found.target), found.kind))
+        if found.kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE):
+            self._special[hash(found.path)] = found.kind
+        elif self._special:
+            self._special.pop(hash(found.path), None)
+        return found
+
+    def _below(self, path: bytes) -> bytes:
+        bare = path.removeprefix(b"./")
+        if self._rootless:
+            return self._root + b"/" + (b"" if path == b"." else bare)
+        return bare or path
+
+    def _rest_of_file(self, path: bytes) -> IntegrityError:
+        what = "begins in another file: the archive is one of a set of volumes, of which a restore needs all"
+        return refused(path, what, _JOIN)
+
+    def _require_all(self, listing: Iterable[bytes]) -> None:
+        """IntegrityError if a directory's list names what was in it and is not in the archive."""
+        rest = b""
+        for chunk in listing:
+            *lines, rest = (rest + chunk).split(b"\0")
+            for name in (line[1:] for line in lines if line[:1] == b"N"):
+                what = f"held {shown(name)!r}, which is not in this archive: it goes on from an earlier one"
+                raise refused(self.path, what, _IN_ORDER)
+            if len(rest) > _LONGEST_NAME:
+                raise self.refused("has a damaged list of what it holds")
+
+    def _owner(self, record: bytes | None, plain: bytes) -> int:
+        number = self._number(plain) if record is None else self._decimal(record)
+        if not 0 <= number < _MOST_OWNERS:
+            raise self.refused("has an owner that cannot be")
+        return number
+
+    def _time(self, record: bytes | None, plain: bytes) -> int:
+        if record is None:
+            seconds, sign, rest = self._number(plain), 1, 0
+        elif match := _TIME.fullmatch(record):
+            seconds, sign = int(match[2]), -1 if match[1] else 1
+            rest = int((match[3] or b"").ljust(9, b"0")[:9])
+        else:
+            raise self.refused("has a time that is none")
+        if abs(seconds) > _MOST_SECONDS:
+            raise self.refused("has a time that cannot be")
+        return sign * (seconds * 10**9 + rest)
+
+    def _layout(self, block: bytes, sparse: bool, records: dict[bytes, bytes]) -> tuple[int, tuple[Region, ...]]:
+        if sparse:
+            length = self._number(block[483:495])
+            return length, self._fitting(self._old_map(block), length)
+        if not any(key.startswith(b"GNU.sparse.") for key in records):
+            return self._content, ((0, self._content),)
+        if (records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")) != (b"1", b"0"):
+            raise self.refused("is a sparse file in a form that is not known")
+        length = self._decimal(records.get(b"GNU.sparse.realsize", b""))
+        return length, self._fitting(self._map(), length)
+
+    def _fitting(self, regions: tuple[Region, ...], length: int) -> tuple[Region, ...]:
+        end = 0
+        for start, count in regions:
+            if count < 0 or start < end:
+                raise self.refused("has a damaged map of holes")
+            end = start + count
+        if end > length or sum(count for _, count in regions) != self._content:
+            raise self.refused("has a damaged map of holes")
+        return regions
+
+    def _old_map(self, block: bytes) -> tuple[Region, ...]:
+        regions: list[Region] = []
+        entries, more = block[386:482], block[482]
+        while True:
+            for at in range(0, len(entries), 24):
+                if entries[at : at + 24].strip(b"\0"):
+                    regions.append((self._number(entries[at : at + 12]), self._number(entries[at + 12 : at + 24])))
+            if not more:
+                return tuple(regions)
+            if len(regions) > _MOST_REGIONS:
+                raise self.refused("has too many holes")
+            block = self._read(BLOCK)
+            entries, more = block[:504], block[504]
+
+    def _map(self) -> tuple[Region, ...]:
+        text, lines, wanted = bytearray(), 0, 1
+        while lines < wanted:
+            if self._content < BLOCK:
+                raise self.refused("has a damaged map of holes")
+            block = b"".join(self.content(BLOCK))
+            text += block
+            lines += block.count(b"\n")
+            if wanted == 1 and lines:
+                wanted += 2 * self._decimal(bytes(text[: text.index(b"\n")]))
+            if wanted > 2 * _MOST_REGIONS or len(text) > _LONGEST_RECORDS:
+                raise self.refused("has too many holes")
+        numbers = [self._decimal(line) for line in bytes(text).split(b"\n")[1:wanted]]
+        return tuple(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _attribute(key: bytes) -> bytes:
+    return key[len(_ATTRIBUTE) :].replace(b"%3D", b"=").replace(b"%25", b"%")
+
+
+def _text(field: bytes) -> bytes:
+    return field.partition(b"\0")[0]
+
+
+def _name(block: bytes) -> bytes:
+    # GNU's own format keeps times where ustar keeps the beginning of a long name.
+    prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else b""
+    return prefix + b"/" + _text(block[:100]) if prefix else _text(block[:100])

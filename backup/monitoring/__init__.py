@@ -1,0 +1,1 @@
+"""What is said of the backups: health, forecast, overview, alerts."""

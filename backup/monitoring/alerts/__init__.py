@@ -1,0 +1,13 @@
+"""Alerts: what is told to whom, and what becomes of it.
+
+`decide` says what is to be told (pure), `words` says it, `outbox` keeps it, `desk` looks after it in the service,
+`deliver` takes it away in a process of its own, `report` says how that goes.
+"""
+
+from __future__ import annotations
+
+from backup.monitoring.alerts.model import HEARTBEAT, Notice
+from backup.monitoring.alerts.outbox import enqueue
+from backup.monitoring.alerts.report import reasons, summary
+
+__all__ = ["HEARTBEAT", "Notice", "enqueue", "reasons", "summary"]

@@ -1,0 +1,121 @@
+"""The verdict, its reasons, and the limits that sets and runs are held to. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from backup.catalog.run_records import Outcome, Run
+from backup.formatting import printable
+from backup.model.backup_set import StoredSet, holds_database, volumes_of
+from backup.model.manifest import Tier
+
+Status = Literal["pass", "warn", "starting", "fail"]
+SchedulerState = Literal["alive", "stopped", "dead"]
+
+# What has the service's own first backup begun.
+FIRST: Final = "first"
+# Worst last: a service that is still starting is not yet good, but nothing has failed.
+SEVERITIES: Final[tuple[Status, ...]] = ("pass", "warn", "starting", "fail")
+# The words of the monitor, as the seed's users know them.
+WORDS: Final[Mapping[Status, str]] = {"pass": "HEALTHY", "warn": "WARNING", "starting": "STARTING", "fail": "CRITICAL"}
+_LENGTH: Final = 500
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One thing that is not as it should be, and the next command."""
+
+    severity: Status
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Health:
+    """The verdict. `newest_good` is the newest good set that holds the database, `age` its age."""
+
+    status: Status
+    reasons: tuple[Reason, ...]
+    now: datetime
+    newest_good: StoredSet | None = None
+    scheduler: SchedulerState | None = None
+
+    @property
+    def age(self) -> timedelta | None:
+        """Time since the newest good set began."""
+        return self.now - self.newest_good.time if self.newest_good else None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is judged besides age and runs; a default of nothing means: not judged.
+
+    `min_size` and `min_free` are bytes, `next_set` the bytes that the next set is expected to take. `proof`
+    says whether proofs and verifications are asked for, `proof_age` the age at which the newest proven set is too old;
+    None: no drill is scheduled. `keep` is how long a tier's sets are
+    kept, `due` how many its schedule should have made that ought to be there now, `minimum` how many stay whatever
+    their age. `pinned` are ids of sets that stay for ever, `allow_empty` volumes that need not hold a file,
+    `forgotten` those that left the stack, and until when their sets were made that need no word.
+    """
+
+    min_size: float = 0
+    min_free: float = 0
+    next_set: int | None = None
+    proof: bool = False
+    proof_age: timedelta | None = None
+    keep: Mapping[Tier, timedelta] = field(default_factory=dict)
+    due: Mapping[Tier, int] = field(default_factory=dict)
+    minimum: int = 0
+    pinned: frozenset[str] = frozenset()
+    allow_empty: frozenset[str] = frozenset()
+    forgotten: Mapping[str, datetime] = field(default_factory=dict)
+
+
+def reason(severity: Status, text: str, hint: str = "") -> Reason:
+    """A reason in one harmless line: names, messages and stored text come from elsewhere."""
+    return Reason(severity, _line(text), _line(hint))
+
+
+def newest(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest of sets in any order."""
+    return max(sets, key=lambda stored: (stored.time, stored.id), default=None)
+
+
+def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest good backup with a database in it: media alone does not bring the application back.
+
+    A safety set is none: it holds what a restore replaced.
+    """
+    backups = (s for s in sets if s.good and not s.safety)
+    return newest(s for s in backups if s.summary is not None and s.summary.database is not None)
+
+
+def parts_of(stored: StoredSet, limits: Limits) -> list[str]:
+    """What a set is kept for: `the database`, and its volumes by name, without those that a person has forgotten."""
+    held = ["the database"] if holds_database(stored) else []
+    until = limits.forgotten
+    return held + [f"volume {name}" for name in volumes_of(stored) if name not in until or stored.time > until[name]]
+
+
+def newest_of_server(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest good set of any tier that says of which server it is: that one is ours."""
+    return newest(s for s in sets if s.good and server_of(s))
+
+
+def server_of(stored: StoredSet | None) -> str:
+    """The system identifier of the database server that a set is of; empty where none is known."""
+    database = stored.summary.database if stored and stored.summary else None
+    return database.system_identifier if database else ""
+
+
+def failed(run: Run) -> bool:
+    """Whether it ended badly."""
+    return run.outcome in (Outcome.FAILED, Outcome.CRASHED)
+
+
+def _line(text: str) -> str:
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= _LENGTH else line[: _LENGTH - 1] + "…"

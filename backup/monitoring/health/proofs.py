@@ -1,0 +1,78 @@
+"""What has been shown of the sets by drills and verifications, and what has not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from backup.catalog.run_records import Outcome, Run
+from backup.formatting import age
+from backup.model.backup_set import StoredSet
+from backup.monitoring.health.model import Limits, Reason, failed, newest, newest_database, reason
+
+DRILL: Final = "drill"
+# What a first drill is given, where the schedule says nothing of it.
+PATIENCE: Final = timedelta(days=14)
+# A set is verified right after it was made; the largest ones take hours.
+_VERIFIED: Final = timedelta(hours=24)
+
+
+def reasons(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, limits: Limits) -> Iterator[Reason]:
+    """Drills that failed, proofs that are too old or missing, a newest set that nobody has verified."""
+    yield from _differences(sets)
+    yield from _failed(sets, runs)
+    if stale := proof_reason(sets, now, limits):
+        yield stale
+    if limits.proof:
+        yield from _unverified(sets, now)
+
+
+def proof_reason(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Reason | None:
+    """Why the newest proven set is too old, or that there is none after a time in which there should be."""
+    if not limits.proof:
+        return None
+    proven = newest(each for each in sets if each.proven and not each.safety)
+    if proven is not None:
+        if limits.proof_age is None or now - proven.time <= limits.proof_age:
+            return None
+        text = f"the newest proven set, {proven.id}, is {age(now - proven.time)} old; the limit is"
+        return reason("warn", f"{text} {age(limits.proof_age)}", "`drill` proves the newest sets now.")
+    first = min((s.time for s in sets if s.good and s.summary and s.summary.database), default=now)
+    if now - first <= (limits.proof_age or PATIENCE):
+        return None
+    off = "" if limits.proof_age else "; BACKUP_DRILL is off"
+    text = f"no set has ever been proven, in {age(now - first)}{off}"
+    return reason("warn", text, "`drill` restores the newest sets into a throw-away server, to prove them.")
+
+
+def _differences(sets: Sequence[StoredSet]) -> Iterator[Reason]:
+    """The newest drilled set of each tier, if restoring it gave something else than was dumped."""
+    for tier in sorted({stored.tier for stored in sets}):
+        last = newest(s for s in sets if s.tier is tier and s.good and s.verdict and s.verdict.proof)
+        proof = last.verdict.proof if last and last.verdict else None
+        if last and proof and not proof.proven:
+            found = f"{proof.differences[0]}" + (
+                f" and {len(proof.differences) - 1} more" * (len(proof.differences) > 1)
+            )
+            text = f"{last.id} was restored by a drill and is not what was dumped: {found}"
+            yield reason("warn", text, f"`show {last.id}` lists what differs; `drill {last.id}` tries again.")
+
+
+def _failed(sets: Sequence[StoredSet], runs: Sequence[Run]) -> Iterator[Reason]:
+    """Drills that did not come to an end, each tier by its newest one; an interrupted one has shown nothing."""
+    told = {s.id for s in sets if s.verdict and s.verdict.proof and not s.verdict.proof.proven}
+    drills = sorted((run for run in runs if run.operation == DRILL), key=lambda run: (run.started, run.id))
+    ended = [run for run in drills if run.outcome not in (Outcome.RUNNING, Outcome.INTERRUPTED)]
+    for last in {run.tier: run for run in ended}.values():
+        if failed(last) and last.set not in told:
+            why = f": {last.message}" if last.message else ""
+            hint = last.hint or f"`logs --run {last.id}` shows it; `drill` tries again."
+            yield reason("warn", f"the last drill of {last.set or last.tier} {last.outcome}{why}", hint)
+
+
+def _unverified(sets: Sequence[StoredSet], now: datetime) -> Iterator[Reason]:
+    good = newest_database(sets)
+    if good is not None and good.verdict is None and now - good.time > _VERIFIED:
+        text = f"{good.id} was read back when it was written, but has not been verified since"
+        yield reason("warn", text, f"`verify {good.id}` reads and compares all of it.")

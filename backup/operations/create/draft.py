@@ -1,0 +1,60 @@
+"""A set while it is being made."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from backup.model.manifest import Artifact, DatabasePart, VolumePart
+from backup.postgres.dump.definitions import Definitions
+from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.directory import LocalStore
+from backup.storage.staged_file import StagedFile
+
+
+@dataclass
+class Draft:
+    """The set as it grows: artifacts, staged files, parts, and how long each phase took.
+
+    `definitions` and `roles` are what makes its database and its roles, to be tried.
+    """
+
+    id: str
+    run: str
+    store: LocalStore
+    artifacts: list[Artifact] = field(default_factory=list)
+    staged: list[StagedFile] = field(default_factory=list)
+    database: DatabasePart | None = None
+    definitions: Definitions = field(default_factory=Definitions)
+    roles: str = ""
+    volumes: list[VolumePart] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def take(self, writer: ArtifactWriter) -> Artifact:
+        """Seal a writer's file and keep it for publication."""
+        artifact = writer.finish()
+        self.artifacts.append(artifact)
+        self.staged.append(writer.staged)
+        return artifact
+
+    def forget(self) -> None:
+        """Nothing of it counts: what was taken is made anew."""
+        self.artifacts.clear()
+        self.staged.clear()
+        self.database = None
+
+    def timed(self, phase: str) -> contextlib.AbstractContextManager[None]:
+        """Add the body's duration to `phase`."""
+        return timed(self.seconds, phase)
+
+
+@contextlib.contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the body's duration to `phase`."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[phase] = round(seconds.get(phase, 0) + time.monotonic() - start, 3)

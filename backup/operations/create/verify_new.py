@@ -1,0 +1,156 @@
+"""A set that has just been made is verified as any other, and tried: what is called good has been read, and loads."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final, Protocol
+
+from backup.catalog.catalog import Catalog
+from backup.catalog.restore_page import PAGE, page
+from backup.catalog.run_records import Records, Run
+from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
+from backup.formatting import duration, printable, size
+from backup.logging import logger
+from backup.model.backup_set import LoadTest, StoredSet, Verdict, present
+from backup.model.manifest import Manifest, Tier
+from backup.monitoring.health import shrink
+from backup.operations import runs
+from backup.operations.load_test import SAFETY, Dumped, load_test
+from backup.operations.verify.run import check
+from backup.postgres.scratch_place import Places
+from backup.progress import Progress
+from backup.storage.atomic_file import replace
+from backup.storage.directory import LocalStore
+from backup.storage.errors import ON_A_DISK, in_memory
+
+_UNTRIED: Final = "whether it loads was not tried"
+_DRILL: Final = "`drill latest` restores it into a throw-away server."
+
+
+def verify_made(
+    catalog: Catalog, records: Records, done: Run, progress: Progress, clock: Callable[[], datetime]
+) -> Run:
+    """Read the set of a run whole, keep the verdict, and write how to restore it by hand; the run, with the time taken.
+
+    IntegrityError for a damaged set, StoreError when the volume fails, after the run was recorded as failed. The set is
+    published by now: whoever ends the verification leaves a good run and a set that says it was not verified.
+    """
+    started = time.monotonic()
+    stored = catalog.find(done.set)
+    try:
+        if stored.manifest:
+            replace(LocalStore(stored.directory), PAGE, page(stored.manifest).encode(), locked=True)
+        if runs.told_to_end():
+            logger.warning("{} was not verified: the run was told to end", done.set)
+            return done
+        # Without the key, what lies there can be compared, and the verdict says what that leaves open.
+        sealed = stored.encrypted and stored.identity is None
+        problems, unchecked, _ = check(stored, progress, quick=sealed)
+        verdict = Verdict(checked=clock(), problems=tuple(problems), unchecked=tuple(unchecked))
+        catalog.record_verdict(stored, verdict, locked=True)
+        _judge(done.set, problems)
+    except Interrupted as signalled:
+        logger.warning("{} is published, but was not verified: signal {}", done.set, signalled.exit_code - 128)
+        return done
+    except BackupError as error:
+        runs.record(records, runs.failed(done, error, clock(), done.seconds))
+        raise
+    done = done.model_copy(update={"seconds": {**done.seconds, "verify": round(time.monotonic() - started, 3)}})
+    runs.record(records, done)
+    return done
+
+
+class Shop(runs.Shop, Protocol):
+    """What the end of a backup works with."""
+
+    @property
+    def places(self) -> Callable[[StoredSet], Places]:
+        """Where a set is tried."""
+
+    @property
+    def progress(self) -> Progress:
+        """Who is told."""
+
+
+def end_made(shop: Shop, manifest: Manifest, done: Run, dumped: Dumped | None) -> Run:
+    """Try whether a set that was verified loads, keep and say what was found; the run. NotProven if it does not load.
+
+    `dumped` is None for a set without a database.
+    """
+    try:
+        test = _tried(shop, done, dumped) if dumped else None
+        if test and test.refusal:
+            raise NotProven(f"{done.set} is complete, but does not load: {test.refusal}", test.remedy)
+    except Interrupted as signalled:
+        test = LoadTest(tried=shop.clock(), untried=f"the run was told to end (signal {signalled.exit_code - 128})")
+    except BackupError as error:
+        runs.record(shop.records, runs.failed(done, error, shop.clock(), done.seconds))
+        raise
+    if test and test.untried:
+        told = "; ".join(filter(None, [done.message, f"{_UNTRIED}: {test.untried}"]))
+        done = done.model_copy(update={"message": told, "hint": done.hint or test.remedy or _DRILL})
+        runs.record(shop.records, done)
+    _report(manifest, done, test)
+    _report_less(shop, manifest)
+    if memory := in_memory(shop.catalog.root):
+        logger.error("{} is whole, but does not last: {}\n  {}", manifest.id, memory, ON_A_DISK)
+    return done
+
+
+def _report_less(shop: Shop, manifest: Manifest) -> None:
+    """Say at once what health will say until it is long ago: data may have been lost before the backup."""
+    if manifest.tier is Tier.PRE_RESTORE:
+        return
+    with contextlib.suppress(BackupError):  # said by health
+        sets = present(shop.catalog.sets(), shop.clock())
+        for each in shrink.of_set(shop.catalog.find(manifest.id), sets):
+            logger.warning("{}\n  {}", each.text, each.hint)
+
+
+def _tried(shop: Shop, done: Run, dumped: Dumped) -> LoadTest:
+    stored = shop.catalog.find(done.set)
+    if stored.verdict is None:
+        return LoadTest(tried=shop.clock(), untried="the run was told to end")
+    shop.progress.phase("trying whether it loads")
+    test = load_test(
+        stored,
+        dumped,
+        others=shop.catalog.sets(),
+        root=shop.catalog.root,
+        run=done.id,
+        places=shop.places,
+        clock=shop.clock,
+    )
+    verdict = stored.verdict.model_copy(update={"load_test": test})
+    shop.catalog.record_verdict(stored, verdict, locked=True)
+    return test
+
+
+def _report(manifest: Manifest, run: Run, test: LoadTest | None) -> None:
+    for caution in manifest.database.cautions if manifest.database else ():
+        logger.warning("{}", printable(caution))
+    for volume in manifest.volumes:
+        for change in volume.changed:
+            logger.warning("{}/{}: {}", volume.name, change.path, change.what)
+    took, size_ = duration(run.seconds.get("total", 0)), size(manifest.stored_size)
+    empty = "".join(f"; {volume.name}: empty" for volume in manifest.volumes if not volume.files)
+    what = f"{size_} in {len(manifest.artifacts)} files, written and read back in {took}{empty}"
+    loads = ", loads" if test else ""
+    if test and test.untried:
+        loads = f"; {_UNTRIED}: {printable(test.untried)}"
+        if test.untried != SAFETY:  # which is as it should be
+            hint = printable(test.remedy or _DRILL)
+            logger.warning("set {} is {}{} ({})\n  {}", manifest.id, manifest.status, loads, what, hint)
+            return
+    logger.success("set {} is {}{}: {}", manifest.id, manifest.status, loads, what)
+
+
+def _judge(identifier: str, problems: list[str]) -> None:
+    if problems:
+        raise IntegrityError(
+            f"{identifier} was written, but is damaged: {printable('; '.join(problems))}",
+            "Is the disk failing? Its kernel log may say so. Earlier sets were not touched; `create` tries again.",
+        )

@@ -1,0 +1,1 @@
+"""Prove a set by restoring it."""

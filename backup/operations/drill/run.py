@@ -1,0 +1,321 @@
+"""Prove a set: restore it into a server that is thrown away, dump that again, and compare."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Records, Run, new_run_id
+from backup.errors import LoadFailed, NotProven
+from backup.formatting import plural
+from backup.logging import logger
+from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
+from backup.operations import bare_dump, media_references, roles_file, runs
+from backup.operations.create.draft import timed
+from backup.operations.drill.messages import judge, proven
+from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
+from backup.operations.preemption import giving_way
+from backup.operations.prefetch import foreseeing
+from backup.operations.restore.unfinished import refuse_unfinished
+from backup.operations.verify import volume_archive
+from backup.operations.verify.run import check
+from backup.postgres.dump.dump_digest import OTHER_CONTENT, Outline, differences, in_question, same_order
+from backup.postgres.dump.dump_reader import Watcher
+from backup.postgres.dump.money import has_setting, with_setting
+from backup.postgres.dump_source import DUMP_SESSION, dump_options
+from backup.postgres.scratch_place import Place, Places
+from backup.progress import Progress
+
+# Of drills that the service begins because a set has definitions that none was drilled with.
+NEW: Final = "new definitions"
+_HEAD: Final = 65_536
+_ENCODING: Final = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class DrillShop:
+    """What a drill works with. `places` decides, by the set, where it is restored."""
+
+    catalog: Catalog
+    records: Records
+    lock: Path
+    places: Callable[[StoredSet], Places]
+    file_columns: Sequence[str]
+    progress: Progress
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+def drill(
+    stored: StoredSet,
+    shop: DrillShop,
+    *,
+    trigger: str = "manual",
+    wait: float = 0.0,
+    slot: datetime | None = None,
+    slots: int = 0,
+) -> Verdict:
+    """Verify and prove one set, and record the run. IntegrityError for a damaged one, NotProven for a difference.
+
+    With the trigger NEW it gives way to every other run.
+    """
+    started = shop.clock()
+    run = Run(
+        id=new_run_id(started),
+        operation="drill",
+        tier=stored.tier,
+        trigger=trigger,
+        slot=slot,
+        slots=slots,
+        started=started,
+        set=stored.id,
+    )
+    with runs.locked(shop, run, wait, yielding=trigger == NEW), runs.recorded(shop, run) as recording:
+        verdict = prove(stored, shop, run.id, recording.seconds)
+        recording.success = {"message": proven(verdict)}
+    return verdict
+
+
+def prove(stored: StoredSet, shop: DrillShop, run: str, seconds: dict[str, float]) -> Verdict:
+    """Verify and prove one set in the name of `run`, which holds the lock and is recorded; errors as in `drill`."""
+    refuse_unfinished(shop.catalog.root, shop.clock())
+    with giving_way(shop.catalog.root), timed(seconds, "total"):
+        verdict = _Drill(stored, shop, run, seconds, shop.clock()).verdict()
+    judge(stored, verdict)
+    return verdict
+
+
+class _Loaded(Outline):
+    """An outline of a dump that is loaded as it streams by."""
+
+    def __init__(self, into: Watcher) -> None:
+        super().__init__(unordered=False)
+        self.head, self._into = b"", into
+
+    def feed(self, chunk: bytes) -> None:
+        self.head += chunk[: max(0, _HEAD - len(self.head))]
+        super().feed(chunk)
+
+    def section(self, kind: str, name: str) -> None:
+        super().section(kind, name)
+        self._into.section(kind, name)
+
+    def table(self, table: str) -> None:
+        super().table(table)
+        self._into.table(table)
+
+    def data(self, data: bytes) -> None:
+        super().data(data)
+        self._into.data(data)
+
+
+@dataclass
+class _Drill:
+    stored: StoredSet
+    shop: DrillShop
+    run: str
+    seconds: dict[str, float]
+    began: datetime
+    indexes: float = 0.0
+    remedy: str = ""
+    problems: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    # Views that could not be filled, as sections of a dump are called.
+    empty: list[str] = field(default_factory=list)
+    path: str = ""
+
+    def verdict(self) -> Verdict:
+        """Verify, restore, compare; keep what was found beside the set."""
+        database = self.stored.manifest.database if self.stored.manifest else None
+        if self.stored.manifest and database is None:
+            raise NotProven(
+                f"{self.stored.id} holds no database, so there is nothing to restore into a server",
+                f"`verify {self.stored.query}` reads and judges all that it holds.",
+            )
+        places = self.shop.places(self.stored)
+        places.sweep()
+        logger.info("restoring {} into {}", self.stored.id, places.way)
+        with contextlib.ExitStack() as stack:
+            with timed(self.seconds, "prepare"):
+                self.shop.progress.phase("starting a throw-away server")
+                roles = roles_file.read(self.stored, unchanged=False)
+                place = stack.enter_context(places.prepare(wanted(self.stored, roles), self.run))
+            if self.stored.manifest is None:
+                place = bare_dump.with_roles(self.stored, place, self.run)
+            found, files = self._restored(place), None
+            if not self.problems and not found:
+                files = self._files(place)
+        now = self.shop.clock()
+        total = round(sum(self.seconds.values()), 3)
+        # A part of `load`, so it is no part of the sum.
+        self.seconds["indexes"] = self.indexes
+        proof = Proof(
+            tried=now,
+            server_version=place.server_version,
+            differences=tuple(found),
+            remedy=self.remedy,
+            notes=tuple(self.notes),
+            seconds={**self.seconds, "total": total},
+            files=files,
+        )
+        kept = None if self.problems else proof
+        verdict = Verdict(checked=now, problems=tuple(self.problems), unchecked=tuple(self.unchecked), proof=kept)
+        if self.stored.manifest and self.stored.directory == self.shop.catalog.root / self.stored.tier:
+            verdict = self.shop.catalog.record_verdict(self.stored, verdict, self.began, locked=True)
+        return verdict
+
+    def _restored(self, place: Place) -> list[str]:
+        """Load, dump again, apply the database's settings: the differences."""
+        try:
+            with timed(self.seconds, "load"):
+                loaded = self._load(place)
+        except LoadFailed as error:
+            # A damaged dump does not load either: that is the better word for it.
+            self.problems, self.unchecked, _ = check(self.stored, self.shop.progress)
+            if self.problems:
+                return []
+            refusal, self.remedy = self._of_the_set(error, place), error.hint
+            return [f"{NOT_LOADED}{refusal}"]
+        if self.problems:
+            return []
+        with timed(self.seconds, "dump"):
+            expected: Outline = loaded
+            options = self._options(loaded)
+            found = self._dumped(place, options, Outline(unordered=False, counting=False), loaded.head)
+            if in_question(expected, found):
+                expected = self._read_again(place)
+                if self.problems:
+                    return []
+                found = self._dumped(place, options, Outline(), loaded.head)
+        for outline in (expected, found) if place.adaptation.waiting else ():
+            outline.leave_out(place.adaptation.waits)
+        unequal = self._differences(expected, found)
+        if not unequal and not self.empty and not same_order(expected, found):
+            self.notes.append("rows or objects come in another order, or in other words, but are the same")
+        try:
+            self.notes += [*place.notes, *place.settle(self.run)]
+        except LoadFailed as error:
+            unequal.append(f"the settings of the database itself cannot be applied: {self._of_the_set(error, place)}")
+        return unequal
+
+    def _read_again(self, place: Place) -> Outline:
+        """The dump's outline with the sums of rows in any order: few dumps need them, and they take long."""
+        outline = Outline()
+        self._check(place, outline)
+        return outline
+
+    def _check(self, place: Place, outline: Outline) -> None:
+        if self.stored.manifest:
+            found = check(self.stored, self.shop.progress, outline=outline)
+        else:
+            found = bare_dump.read(self.stored, place.clients, self.run, self.shop.progress, outline)
+        self.problems, self.unchecked, _ = found
+
+    def _of_the_set(self, error: LoadFailed, place: Place) -> str:
+        """What a load says against the set; LoadFailed when it says something of the server or its client alone."""
+        if against_set(error, place):
+            return error.message
+        raise LoadFailed(
+            f"the drill of {self.stored.id} failed for want of something else, and says nothing of the set:"
+            f" {error.message}",
+            error.hint,
+        ) from error
+
+    def _differences(self, expected: Outline, found: Outline) -> list[str]:
+        for view in self.empty:
+            expected.sections.pop(view, None)
+        if self.stored.manifest:
+            return differences(expected, found)
+        # Its server's settings, the time zone above all, are not known, and they show in the values.
+        self.notes.append("values were not compared: there is no manifest")
+        inserted = [key for key, each in expected.sections.items() if each.kind == "TABLE DATA" and each.rows is None]
+        roots = [f"TABLE DATA {table}" for table in found.roots] if inserted else []
+        for key in (*inserted, *roots):
+            expected.sections.pop(key, None)
+            found.sections.pop(key, None)
+        if inserted:
+            what = plural(len(inserted), "table")
+            self.notes.append(f"the rows of {what} come as INSERT statements: each was run, and they were not counted")
+        return [line for line in differences(expected, found, 1 << 20) if not line.endswith(OTHER_CONTENT)]
+
+    def _load(self, place: Place) -> _Loaded:
+        loaded: list[_Loaded] = []
+
+        def go(load: Load) -> None:
+            loaded.append(expected := _Loaded(place.adaptation.applied(load.split)))
+            self._check(place, expected)
+            if not expected.head:
+                what = "; ".join(self.problems) or "no dump is among its files"
+                told = f"{self.stored.id} cannot be restored into a server: {what}"
+                raise NotProven(told, "`list` shows other sets.")
+            if not self.problems:
+                load.finish()
+                self.indexes = round(time.monotonic() - load.rows_done, 3)
+
+        with foreseeing(self.stored, place.adaptation) as foreseen:
+            done = load_dump(
+                place.clients, self.run, attempt_for(self.stored), go, lambda: place.renew(self.run), foreseen
+            )
+        if not self.problems:
+            complete(place.clients, loaded[-1].extensions, self.run)
+        self.path = done.path
+        self.notes += [*done.notes, *(each.told for each in done.left)]
+        self.empty = [f"MATERIALIZED VIEW DATA {each.name}" for each in done.left if each.kind == "empty"]
+        return loaded[-1]
+
+    def _options(self, loaded: _Loaded) -> Sequence[str]:
+        """How the dump that was loaded had been made."""
+        if self.stored.manifest is None:
+            return bare_dump.options(loaded.head, loaded)
+        encoding = _ENCODING.search(loaded.head)
+        return dump_options(encoding[1].decode() if encoding else "")
+
+    def _dumped(self, place: Place, options: Sequence[str], found: Outline, head: bytes) -> Outline:
+        self.shop.progress.phase("dumping what was restored")
+        with place.clients.run("pg_dump", options, self.run, DUMP_SESSION) as output:
+            for chunk in with_setting(output.chunks()) if has_setting(head) else output.chunks():
+                found.feed(chunk)
+                self.shop.progress.advance(len(chunk))
+        found.finish()
+        found.check_whole()
+        return found
+
+    def _files(self, place: Place) -> Missing | None:
+        """Whether the media that rows name are in the set's archives."""
+        manifest = self.stored.manifest
+        if manifest is None or not manifest.volumes:
+            return None
+        archived, columns = volume_archive.archived(self.stored), self.shop.file_columns
+        self.shop.progress.phase("looking up the files that rows name")
+        with timed(self.seconds, "files"):
+            try:
+                found = media_references.look_up(place.clients, archived, columns, self.run, self.path)
+            except LoadFailed as error:
+                told = f"what files the rows of {self.stored.id} name could not be found out: {error.message}"
+                if not columns and error.refused:
+                    # Whether it restores does not hang on it.
+                    self.notes.append(told)
+                    return None
+                raise NotProven(told, "Does BACKUP_FILE_COLUMNS name columns that this set has?") from error
+        self.notes.append(
+            f"{found.missing:,} of {plural(found.referenced, 'referenced file')} missing in the media"
+            if found.columns
+            else "no column of the database names files"
+        )
+        return found
+
+
+def newest_of_each_tier(sets: Sequence[StoredSet], now: datetime) -> list[StoredSet]:
+    """The newest good set with a database of each tier, none of them dated ahead: what a scheduled drill proves."""
+    newest: dict[str, StoredSet] = {}
+    for stored in sorted(present(sets, now), key=lambda each: (each.time, each.id)):
+        if stored.good and stored.manifest and stored.manifest.database:
+            newest[stored.tier] = stored
+    return list(newest.values())

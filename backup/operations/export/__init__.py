@@ -1,0 +1,1 @@
+"""Sets on their way out of the backup volume."""

@@ -1,0 +1,136 @@
+"""A set, or one file of it, copied out: each byte compared with the manifest, nothing whole left of what is not."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePath
+from typing import Final
+
+from backup.errors import BackupError, IntegrityError, NoSpace, NotFound, StoreError
+from backup.formatting import listed
+from backup.media.tar_writer import ending, padding
+from backup.model.backup_set import StoredSet, manifest_name
+from backup.model.manifest import file_name
+from backup.operations.inspect.opening import HeldBack, opened, require_as_written
+from backup.operations.verify.run import check
+from backup.operations.verify.stored_bytes import Stored
+from backup.progress import Progress
+from backup.storage.directory import LocalStore
+from backup.storage.staged_file import StagedFile, staged_name
+
+_STDOUT: Final = (
+    "This container may only write to folders that belong to root; to stdout it always may:"
+    " `docker compose run --rm -T backup export ID - > set.tar`."
+)
+
+
+def parts(stored: StoredSet, query: str) -> list[str]:
+    """The files to copy: the one that is named, or all of the set with its manifest last."""
+    name = PurePath(query).name
+    if name in stored.files:
+        return [name]
+    last = [each for each in (file_name("set", stored.id, "sha256"), manifest_name(stored.id)) if each in stored.files]
+    return [*(each for each in stored.files if each not in last), *last]
+
+
+def to_stream(
+    stored: StoredSet, names: list[str], query: str, write: Callable[[bytes], object], progress: Progress
+) -> None:
+    """Write one file as it is, or all of them as a tar archive, whose end comes only when all was right."""
+    _require_known(stored, names, progress)
+    progress.phase(f"copying {stored.id}", stored.size)
+    count, single = 0, names == [PurePath(query).name]
+    for name in names:
+        held = HeldBack(write)
+        with opened(stored, name, progress) as source:
+            size = (stored.directory / name).lstat().st_size
+            head = b"" if single else _header(name, size, stored)
+            held.write(head)
+            _copy(stored, source, held.write, size)
+            held.write(b"" if single else padding(size))
+            count += len(head) + size + len(padding(size))
+        held.release()
+    if not single:
+        write(ending(count))
+
+
+def to_folder(stored: StoredSet, names: list[str], folder: Path, progress: Progress) -> None:
+    """Copy into a folder. No name appears before all files are right and on the disk; the manifest is the last."""
+    if not folder.is_dir():
+        raise NotFound(
+            f"there is no folder {folder}", "Mount one of the host: `run --rm -v /its/folder:/out backup …`."
+        )
+    _require_known(stored, names, progress)
+    store = LocalStore(folder)
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if there:
+        raise StoreError(f"{folder / there[0]} is there already and was not overwritten; nothing was copied")
+    progress.phase(f"copying {stored.id}", stored.size)
+    with _out(folder), contextlib.ExitStack() as stack:
+        staged: list[StagedFile] = []
+        for name in names:
+            # What a copy that was killed left.
+            store.remove(staged_name(name))
+            file = stack.enter_context(store.stage(name))
+            with opened(stored, name, progress) as source:
+                _copy(stored, source, file.write, (stored.directory / name).lstat().st_size)
+            file.seal()
+            staged.append(file)
+        _publish(store, staged)
+
+
+def _publish(store: LocalStore, staged: list[StagedFile]) -> None:
+    done: list[str] = []
+    try:
+        for file in staged:
+            store.publish([file])
+            done.append(file.name)
+    except BaseException:
+        with contextlib.suppress(BackupError):
+            store.remove_all(reversed(done))
+        raise
+
+
+@contextlib.contextmanager
+def _out(folder: Path) -> Iterator[None]:
+    """Say of the folder what the store says of the backup volume."""
+    try:
+        yield
+    except NoSpace as error:
+        raise NoSpace(f"there is no room in {folder}; nothing was left there", "Take a larger disk.") from error
+    except StoreError as error:
+        cause = error.__cause__
+        denied = isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM)
+        raise StoreError(error.message, _STDOUT if denied else error.hint) from error
+
+
+def _copy(stored: StoredSet, source: Stored, write: Callable[[bytes], object], size: int) -> None:
+    for piece in source.raw():
+        write(piece)
+    require_as_written(stored, source)
+    if source.size != size:
+        raise IntegrityError(f"{source.name} changed its size while it was copied", "Run it again.")
+
+
+def _require_known(stored: StoredSet, names: list[str], progress: Progress) -> None:
+    """A set that is known to be damaged is not copied as one. Without a manifest there is nothing to compare with: the
+    files have to unpack to their end at least."""
+    whole = len(names) > 1 or len(stored.files) == 1
+    problems = [stored.problem] if stored.problem and whole else []
+    if not stored.manifest:
+        problems = check(stored, progress).problems
+    if problems:
+        raise IntegrityError(
+            f"{stored.id} is damaged and was not copied: {listed(problems, mark='; ')}",
+            "`list` shows other sets; a single file of this one can be named.",
+        )
+
+
+def _header(name: str, size: int, stored: StoredSet) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, 0o600, int(stored.time.timestamp())
+    return info.tobuf(tarfile.GNU_FORMAT)

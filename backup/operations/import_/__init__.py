@@ -1,0 +1,1 @@
+"""Sets on their way into the backup volume."""

@@ -1,0 +1,155 @@
+"""What work with offsite copies works with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run
+from backup.errors import (
+    BackupError,
+    IntegrityError,
+    NotFound,
+    RemoteArchived,
+    RemoteDamaged,
+    RemoteFailed,
+    RemoteMissing,
+)
+from backup.formatting import plural, printable
+from backup.logging import logger
+from backup.model.backup_set import SKEW
+from backup.model.manifest import Manifest, Tier
+from backup.operations.offsite.layout import RemoteSet, grouped, read_manifest
+from backup.operations.offsite.model import Book, Item, PlaceName
+from backup.operations.offsite.remote_state import BookFile
+from backup.progress import Progress
+from backup.storage.remote import Entry, Remote
+
+# Manifests, lists and pages are small; more than this is not ours.
+_SMALL = 64 << 20
+Done = TypeVar("Done")
+
+
+@dataclass(frozen=True)
+class Shop:
+    """One place and the volume whose sets are copied there. Nothing is contacted before it is asked for.
+
+    `tiers` are those that are uploaded by themselves, `ages` how long copies are kept, others for ever. `encrypt`, if
+    there is one, is what files go through on their way that are not encrypted yet.
+    """
+
+    place: PlaceName
+    remote: Remote
+    catalog: Catalog
+    records: Records
+    lock: Path
+    tiers: tuple[Tier, ...]
+    ages: Mapping[Tier, timedelta]
+    progress: Progress
+    encrypt: Callable[[Iterable[bytes]], Iterator[bytes]] | None = None
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @property
+    def book(self) -> BookFile:
+        """What is known of the copies there."""
+        return BookFile(self.catalog.root, self.place)
+
+
+def listed(remote: Remote) -> dict[str, RemoteSet]:
+    """The sets there, by id, from one complete listing."""
+    return grouped(remote.entries())
+
+
+def succeeded(shop: Shop, operation: str) -> list[Run]:
+    """The runs of an operation at this place that went well, newest first."""
+    here = (run for run in shop.records.all() if (run.operation, run.place) == (operation, shop.place))
+    return [run for run in here if run.outcome is Outcome.SUCCESS]
+
+
+def require_there(shop: Shop, remote: Mapping[str, RemoteSet], book: Book, *, accept: bool = False) -> None:
+    """RemoteFailed for a folder without any set where there were some: a disk or share that is not mounted looks so."""
+    held = sum(copy.held for copy in book.copies.values())
+    if shop.place == "copy" and held and not remote and not accept:
+        raise RemoteFailed(
+            f"no set is in {shop.remote.name}, where {plural(held, 'set')} should be: nothing was sent or concluded",
+            "Is the disk or share mounted on the host? Then start this container anew. If the copies are gone for good,"
+            " `offsite verify --accept` takes them off the list, and the next upload sends what is still here.",
+        )
+
+
+def small(remote: Remote, key: str) -> bytes:
+    """A small object whole."""
+    data = b""
+    for chunk in remote.get(key):
+        data += chunk
+        if len(data) > _SMALL:
+            raise RemoteFailed(f"{printable(key)} at {remote.name} is too large to be what its name says")
+    return data
+
+
+def manifest_of(remote: Remote, found: RemoteSet) -> Manifest:
+    """The manifest of a set there. RemoteMissing when it has none: then it is no set."""
+    if found.manifest_key not in found.entries:
+        raise RemoteMissing(
+            f"{found.id} at {remote.name} is incomplete: its manifest is missing, so its upload has not ended",
+            "`upload` sends what is missing, if the set is still here; `offsite list` shows others.",
+        )
+    return read_manifest(small(remote, found.manifest_key), found)
+
+
+def told(entry: Entry, item: Item | None) -> Entry:
+    """What the place says of an object, with the SHA-256 that is known of it from when it was read back."""
+    same = item is not None and entry.checksum and (item.checksum, item.size) == (entry.checksum, entry.size)
+    return replace(entry, sha256=item.sha256) if item and same and not entry.sha256 else entry
+
+
+def digest(shop: Shop, key: str, size: int) -> tuple[int, str]:
+    """Size and SHA-256 of an object, from all its bytes."""
+    shop.progress.phase(f"reading {key}", size)
+    found, count = hashlib.sha256(), 0
+    for chunk in shop.remote.get(key):
+        found.update(chunk)
+        count += len(chunk)
+        shop.progress.advance(len(chunk))
+    return count, found.hexdigest()
+
+
+def candidates(remote: Remote, query: str) -> list[RemoteSet]:
+    """The set there that a query names; for `latest` all that may hold a database, newest first. NotFound for none."""
+    sets = listed(remote)
+    if query != "latest":
+        if query not in sets:
+            raise NotFound(f"no set at {remote.name} is called {printable(query)!r}", "`offsite list` shows them.")
+        return [sets[query]]
+    found = [each for each in sets.values() if each.tier is not Tier.PRE_RESTORE]
+    return sorted(found, key=lambda each: each.id.removeprefix(f"{each.tier}_"), reverse=True)
+
+
+def first(shop: Shop, query: str, act: Callable[[RemoteSet, Manifest], Done]) -> Done:
+    """What `act` makes of the set that a query names; for `latest` of the newest with a database that can be had.
+
+    One that is not whole, is archived or comes as other bytes is passed over, and said. When none is left, the error
+    of the newest; NotFound when there was none. A place that does not answer is no reason to take an older set. Nor is
+    one that is dated ahead of the clock ever the newest.
+    """
+    passed: BackupError | None = None
+    remote = shop.remote
+    for found in candidates(remote, query):
+        try:
+            manifest = manifest_of(remote, found)
+            if query == "latest" and manifest.started > shop.clock() + SKEW:
+                logger.warning("passed over {}: it is dated ahead of the clock", found.id)
+            elif manifest.database or query != "latest":
+                return act(found, manifest)
+        except (IntegrityError, RemoteArchived, RemoteDamaged, RemoteMissing) as error:
+            if query == "latest":
+                logger.warning("passed over {}: {}", found.id, error.message)
+            passed = passed or error
+    raise passed or NotFound(
+        f"there is no whole set with a database at {remote.name}", "`offsite list` shows what is there."
+    )

@@ -1,0 +1,303 @@
+"""Look at the copies at a place: what is there, whether it is as it should be, and whether its bytes can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from backup.catalog.run_records import Run, new_run_id
+from backup.errors import IntegrityError, NotFound, RemoteArchived, RemoteDamaged, RemoteFailed, RemoteMissing
+from backup.formatting import plural, printable, size
+from backup.logging import logger
+from backup.model.manifest import Manifest
+from backup.operations import runs
+from backup.operations.create.draft import timed
+from backup.operations.offsite.context import Shop, digest, listed, manifest_of, require_there, succeeded, told
+from backup.operations.offsite.copy_status import VERIFY
+from backup.operations.offsite.layout import RemoteSet, compare, files_of, key, keys_of
+from backup.operations.offsite.model import Book, Copy, Item, State
+from backup.operations.offsite.rules import share, unchanged
+from backup.storage.remote import Entry
+
+_LISTED: Final = 20
+# A place that fails so often fails the rest, too.
+_PATIENCE: Final = 2
+# A flipped bit on the way is another one the next time; that of a disk is not.
+_READS: Final = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to look at: all sets or `only` one. `read`: all their bytes, or a `share` of them, are read, too.
+
+    `accept`: what was there and is not any more is no longer missed.
+    """
+
+    only: str = ""
+    accept: bool = False
+    read: bool = False
+    share: bool = False
+    wait: float = 0.0
+    trigger: str = "manual"
+    slot: datetime | None = None
+    slots: int = 0
+
+
+@dataclass
+class Report:
+    """What was found: copies by set, how many bytes were read, and what kept others from being read."""
+
+    place: str
+    copies: dict[str, Copy] = field(default_factory=dict)
+    read: int = 0
+    failed: list[RemoteFailed] = field(default_factory=list)
+
+    @property
+    def bad(self) -> list[Copy]:
+        """The copies that are not as they should be, newest first."""
+        return sorted((c for c in self.copies.values() if not c.held), key=lambda c: (c.time, c.id), reverse=True)
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        good = plural(len(self.copies) - len(self.bad), "set")
+        archived = sum(copy.state == "archived" for copy in self.copies.values())
+        parts = [f"{good} at {self.place} as they were sent"]
+        parts += [f"{archived} of them archived"] if archived else []
+        parts += [f"{size(self.read)} read"] if self.read else []
+        return "; ".join(parts)
+
+
+def verify(request: Request, shop: Shop) -> Report:
+    """Ask the place for size and checksum of every object, read what is to be read, and keep what was found.
+
+    IntegrityError when a copy is not as it should be, RemoteFailed when one cannot be read: after all were looked at.
+    """
+    run = Run(
+        id=new_run_id(shop.clock()),
+        operation=VERIFY,
+        trigger=request.trigger,
+        slot=request.slot,
+        slots=request.slots,
+        started=shop.clock(),
+        set=request.only,
+        place=shop.place,
+    )
+    with runs.recorded_beside(shop, run, f"{shop.place}-verify", request.wait) as recording:
+        with timed(recording.seconds, "total"):
+            report = _look(request, shop)
+        recording.success = {"message": report.words}
+        if report.bad:
+            raise _bad(report)
+        if report.failed:
+            raise report.failed[0]
+    return report
+
+
+def _look(request: Request, shop: Shop) -> Report:
+    shop.progress.phase(f"listing {shop.remote.name}")
+    book, remote, report = shop.book.read(), listed(shop.remote), Report(shop.remote.name)
+    if request.only and request.only not in {*remote, *book.copies}:
+        raise NotFound(f"no set at {shop.remote.name} is called {printable(request.only)!r}", "`offsite list`")
+    require_there(shop, remote, book, accept=request.accept)
+    wanted = [request.only] if request.only else sorted({*remote, *book.copies} - set(book.leaving))
+    for identifier in wanted:
+        before, there = book.copies.get(identifier), remote.get(identifier)
+        if there is None:
+            if before and not _over(request, before, shop):
+                report.copies[identifier] = _gone(before)
+            elif before:
+                _forget(shop, identifier)
+            continue
+        copy = Look(shop, before).judge(there, ask=True)
+        if before is None and there.manifest_key not in there.entries:
+            continue  # it was never a set: an upload of it is under way, or did not end
+        report.copies[identifier] = copy
+    _keep(shop, report.copies.values(), whole=not request.only)
+    for copy in _to_read(request, report, shop):
+        if len(report.failed) < _PATIENCE:
+            _read_copy(copy, remote[copy.id], shop, report)
+    return report
+
+
+def _read_copy(copy: Copy, there: RemoteSet, shop: Shop, report: Report) -> None:
+    """One that cannot be read keeps no other from being read."""
+    try:
+        found = Look(shop, copy).read(copy, there)
+    except RemoteFailed as error:
+        logger.error("{} could not be read: {} {}", copy.id, error.message, error.hint)
+        report.failed.append(error)
+        return
+    report.copies[copy.id] = found
+    report.read += copy.size
+    _keep(shop, [found], whole=False)
+
+
+def _to_read(request: Request, report: Report, shop: Shop) -> Sequence[Copy]:
+    held = [copy for copy in report.copies.values() if copy.state == "offsite"]
+    if request.read or not request.share:
+        return held if request.read else []
+    past = [run.started for run in succeeded(shop, VERIFY) if run.slot]
+    return share(held, shop.clock(), max(past, default=None))
+
+
+def _keep(shop: Shop, copies: Iterable[Copy], *, whole: bool) -> None:
+    found = list(copies)
+
+    def changed(book: Book) -> Book:
+        kept = book.model_copy(update={"copies": {**book.copies, **{copy.id: copy for copy in found}}})
+        return kept.model_copy(update={"looked": shop.clock()}) if whole else kept
+
+    shop.book.change(changed)
+
+
+def _over(request: Request, copy: Copy, shop: Shop) -> bool:
+    """Whether a copy that is not there is not missed: its time was over, or a person says so."""
+    limit = shop.ages.get(copy.tier)
+    return request.accept or (limit is not None and shop.clock() - copy.time > limit)
+
+
+def _forget(shop: Shop, identifier: str) -> None:
+    shop.book.change(lambda book: book.without(identifier))
+
+
+def _gone(copy: Copy) -> Copy:
+    return copy.model_copy(update={"state": "gone", "problem": "it was there, and is not any more", "items": {}})
+
+
+def _bad(report: Report) -> IntegrityError:
+    listing = "".join(f"\n  - {copy.id} {copy.how}: {printable(copy.problem)}" for copy in report.bad[:_LISTED])
+    more = f"\n  - and {len(report.bad) - _LISTED} more" if len(report.bad) > _LISTED else ""
+    return IntegrityError(
+        f"{plural(len(report.bad), 'set')} at {report.place} not as sent:{listing}{more}",
+        "`upload --all` sends again what is still here; `offsite verify --accept`"
+        " takes off the list what is gone for good.",
+    )
+
+
+@dataclass
+class Look:
+    """One set at a place. `before` is what was known of it."""
+
+    shop: Shop
+    before: Copy | None
+
+    def judge(self, there: RemoteSet, *, ask: bool) -> Copy:
+        """By its manifest and the listing; `ask`: and by what the place says of each object."""
+        try:
+            manifest = manifest_of(self.shop.remote, there)
+        except RemoteMissing as error:
+            return self._copy(there, None, "incomplete", error.message)
+        except RemoteArchived as error:
+            # What is in it was confirmed, if nothing has changed since.
+            same = self.before is not None and self.before.held and unchanged(self.before, there.entries)
+            return self._copy(there, None, "archived" if same else "incomplete", "" if same else error.message)
+        except (IntegrityError, RemoteDamaged) as error:
+            return self._copy(there, None, "differs", error.message)
+        entries = self._asked(manifest) if ask else there.entries
+        missing, wrong = compare(manifest, entries, whole=True)
+        if ask and self._another(there, manifest, entries):
+            wrong.append("its manifest has other bytes than were sent")
+        if before := self._known_bad(manifest, entries, ask=ask):
+            wrong += [before]
+        if missing or wrong:
+            return self._copy(there, manifest, "incomplete" if missing else "differs", "; ".join([*missing, *wrong]))
+        archived = any(entry.archived for entry in entries.values())
+        items = self._items(manifest, entries) if ask else {}
+        return self._copy(there, manifest, "archived" if archived else "offsite", "", items)
+
+    def _another(self, there: RemoteSet, manifest: Manifest, entries: dict[str, Entry]) -> bool:
+        """Whether the manifest is not the one that was sent: no sum in the set covers all of its words."""
+        items = self.before.items if self.before and self.before.run == manifest.run else {}
+        known, found = items.get(there.manifest_key), entries.get(there.manifest_key)
+        return bool(known and found and found.sha256 and found.sha256 != known.sha256)
+
+    def _known_bad(self, manifest: Manifest, entries: dict[str, Entry], *, ask: bool) -> str:
+        """What was found of it before, where nothing has changed since that this look could see."""
+        before = self.before
+        if before is None or before.run != manifest.run or before.held:
+            return ""
+        if not ask:
+            return before.problem
+        same = [name for name in before.bad if name in entries and self._same(before, name, entries[name])]
+        return before.problem if same else ""
+
+    @staticmethod
+    def _same(before: Copy, name: str, entry: Entry) -> bool:
+        return name in before.items and before.items[name].modified == entry.modified
+
+    def read(self, copy: Copy, there: RemoteSet) -> Copy:
+        """Read every byte that its manifest tells and compare; `copy` is what was found of it without."""
+        manifest = manifest_of(self.shop.remote, there)
+        found = {file: self._bytes(key(manifest.tier, file), size, sha256) for file, size, sha256 in files_of(manifest)}
+        if problems := [f"{file} {problem}" for file, problem in found.items() if problem]:
+            bad = tuple(key(manifest.tier, file) for file, problem in found.items() if problem)
+            return copy.model_copy(update={"state": "differs", "problem": "; ".join(problems), "bad": bad})
+        return copy.model_copy(update={"read": self.shop.clock(), "bad": ()})
+
+    def _bytes(self, path: str, size: int, sha256: str) -> str:
+        """What is wrong with the bytes of a file there; nothing for those that were sent."""
+        for _ in range(_READS):
+            try:
+                found = digest(self.shop, path, size)
+            except RemoteMissing:
+                return "is missing"
+            except RemoteDamaged:
+                continue
+            if found == (size, sha256):
+                return ""
+        return "has other bytes than were sent"
+
+    def _asked(self, manifest: Manifest) -> dict[str, Entry]:
+        known = self.before.items if self.before else {}
+        found = {name: self.shop.remote.stat(name) for name in keys_of(manifest)}
+        entries = {name: told(entry, known.get(name)) for name, entry in found.items() if entry}
+        return {name: self._read(entry) for name, entry in entries.items()}
+
+    def _read(self, entry: Entry) -> Entry:
+        """An object that nobody knows the SHA-256 of, as its bytes tell it: after the book was lost, or replaced."""
+        if entry.sha256 or entry.archived:
+            return entry
+        size, sha256 = digest(self.shop, entry.key, entry.size)
+        return replace(entry, size=size, sha256=sha256)
+
+    def _items(self, manifest: Manifest, entries: dict[str, Entry]) -> dict[str, Item]:
+        known = self.before.items if self.before and self.before.run == manifest.run else {}
+        return {
+            name: Item(
+                size=entry.size,
+                sha256=entry.sha256,
+                modified=entry.modified,
+                checksum=entry.checksum,
+                source=known[name].source if name in known and known[name].sha256 == entry.sha256 else "",
+            )
+            for name, entry in entries.items()
+        }
+
+    def _copy(
+        self,
+        there: RemoteSet,
+        manifest: Manifest | None,
+        state: State,
+        problem: str,
+        items: dict[str, Item] | None = None,
+    ) -> Copy:
+        before = self.before
+        known = before if before and (manifest is None or before.run == manifest.run) else None
+        when = min(entry.modified for entry in there.entries.values())
+        return Copy(
+            id=there.id,
+            tier=there.tier,
+            run=manifest.run if manifest else known.run if known else "",
+            time=manifest.started if manifest else known.time if known else when,
+            database=manifest.database is not None if manifest else known.database if known else False,
+            state=state,
+            problem=problem,
+            confirmed=self.shop.clock() if items else known.confirmed if known else when,
+            read=known.read if known else None,
+            proven=known.proven if known else None,
+            items=items if items is not None else known.items if known else {},
+            bad=known.bad if known and state == "differs" else (),
+        )

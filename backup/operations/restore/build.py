@@ -1,0 +1,232 @@
+"""The new state, made beside the old one: a database loaded from the dump, files unpacked from the archives."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Final
+
+from backup.errors import LoadFailed, RestoreFailed
+from backup.formatting import listed, plural, printable
+from backup.logging import logger
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Locale, Manifest
+from backup.operations import roles_file
+from backup.operations.load import Load, attempt_for, complete, load_dump
+from backup.operations.parts import archive_of, dump_of
+from backup.operations.restore.context import Work
+from backup.operations.restore.decrypt_pipe import decrypted
+from backup.operations.restore.deferral import putting_aside
+from backup.operations.restore.fit import Fit
+from backup.operations.restore.journal import DatabaseSwap, Step
+from backup.operations.restore.own_settings import allowed, contrast, given, taken, told
+from backup.operations.roles_file import require_unchanged
+from backup.operations.verify.run import Found
+from backup.operations.verify.stored_bytes import Stored
+from backup.pipeline.file_type import Kind
+from backup.postgres import Login, settings_for
+from backup.postgres.admin import apply, create, drop
+from backup.postgres.dump.adaptation import Adaptation
+from backup.postgres.dump.dependency_queue import Entry
+from backup.postgres.dump.dump_reader import DumpReader
+from backup.postgres.dump_source import PostgresSource
+from backup.postgres.roles import Roles
+from backup.postgres.row_counts import analyzing, count_large_objects, count_rows
+from backup.postgres.server import Database, find, fitting, roles, usable
+from backup.progress import Progress
+from backup.storage.directory import LocalStore
+from backup.storage.errors import free_space
+
+_SPARE: Final = 1.05
+
+
+def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: str) -> DatabaseSwap:
+    """The names of a restore's databases; nothing is made yet."""
+    name = source.login.name
+    return DatabaseSwap(
+        live=name,
+        live_oid=live.oid if live else None,
+        new=fitting(name, f"__restore_{stamp}"),
+        kept=fitting(name, f"__before_{stamp}"),
+        marker=marker,
+        settings=settings_for(source.login, name) if usable(live) else (),
+    )
+
+
+def load(
+    work: Work, source: PostgresSource, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit
+) -> None:
+    """Make the new database, load it strictly, compare it with what was dumped. `entries` are built behind its rows."""
+    swap, login = work.journal.database, source.login
+    if swap is None:
+        return
+    part = stored.manifest.database if stored.manifest else None
+    live = usable(find(login, swap.live))
+    like = part.locale if part and part.locale else live.locale if live else None
+    listed = roles_of(stored)
+    unlike = contrast(login, live, listed, part)
+    new_roles = _make_roles(login, listed, part.bootstrap if part else "") if listed else []
+    if new_roles:  # noted before anything else can fail: a rollback removes them again
+        work.advance(Step.LOADING, roles=tuple(new_roles))
+    place = live.tablespace if live else ""
+    swap = _make(work, swap, login, like, place)
+    its = taken(login, given(login, unlike, live, listed, part), swap.new)
+    work.advance(Step.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
+    work.told += told(login, live, unlike, fitted.lacks)
+    _fill(work, source, stored, found, entries, fitted, lambda: _renew(work, login, like, place))
+    work.shop.progress.phase("counting rows and making the planner's statistics")
+    new = replace(login, name=swap.new)
+    with analyzing(new, work.loaded.path) as failed:
+        _compare(new, found, fitted.adaptation, work.loaded.path)
+    if failed:
+        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
+
+
+def extract(work: Work, stored: StoredSet) -> None:
+    """Unpack the archives beside the live files."""
+    work.advance(Step.EXTRACTING)
+    if not work.journal.volumes:
+        return
+    trees, nearest = work.shop.trees(), list[str]()
+    for volume in work.journal.volumes:
+        work.shop.progress.phase(f"unpacking {volume.name}")
+        archive, index, root = archive_of(stored, volume.name)
+        limit = most_bytes(stored.manifest, volume.name) or free_space(work.shop.volumes / volume.name)
+        with ExitStack() as stack:
+            spooled = work.shop.spool / f"{work.shop.instance}.{work.journal.run}"
+            content = stack.enter_context(decrypted(stored, archive, spooled.with_name(f"{spooled.name}.archive")))
+            listing = spooled.with_name(f"{spooled.name}.index")
+            notes = trees.extract(
+                volume.name,
+                content,
+                stack.enter_context(decrypted(stored, index, listing)) if index else None,
+                volume.stamp,
+                root=root,
+                limit=limit,
+                trusted=stored.manifest is not None,
+            )
+        nearest += [f"{volume.name}: {note}" for note in notes]
+    for line in nearest:
+        logger.warning("{}", line)
+    # In the journal: whoever ends this after a kill says it, too.
+    work.advance(Step.EXTRACTING, nearest=tuple(nearest))
+
+
+def roles_of(stored: StoredSet) -> Roles | None:
+    """The roles that a set was dumped with."""
+    text = roles_file.read(stored, unchanged=True)
+    return Roles.parse(text) if text else None
+
+
+def _make_roles(login: Login, listed: Roles, bootstrap: str) -> list[str]:
+    there = roles(login)
+    missing = listed.missing(there)
+    if missing:
+        logger.info("making {}: {}", plural(len(missing), "missing role"), printable(", ".join(missing)))
+        apply(login, login.name, allowed(login, login.name, listed.script(there, bootstrap)))
+    return missing
+
+
+def _make(work: Work, swap: DatabaseSwap, login: Login, like: Locale | None, tablespace: str) -> DatabaseSwap:
+    oid = create(login, swap.new, like, swap.marker, tablespace)
+    swap = swap.model_copy(update={"new_oid": oid})
+    work.advance(Step.LOADING, database=swap)
+    return swap
+
+
+def _renew(work: Work, login: Login, like: Locale | None, tablespace: str) -> None:
+    """A new database in the place of the one that was begun."""
+    swap = work.journal.database
+    if swap and swap.new_oid:
+        drop(login, swap.new_oid, swap.new)
+        swap = swap.model_copy(update={"new_oid": None})
+        # Found by its mark, until its number is noted.
+        work.advance(Step.LOADING, database=swap)
+        _make(work, swap, login, like, tablespace)
+
+
+def _fill(
+    work: Work,
+    source: PostgresSource,
+    stored: StoredSet,
+    found: Found,
+    entries: Sequence[Entry],
+    fitted: Fit,
+    renew: Callable[[], None],
+) -> None:
+    swap, file = work.journal.database, dump_of(stored)
+    if swap is None:
+        return
+    content = found.content.get(file)
+    custom, packed = content is not None and content.kind is Kind.CUSTOM, content is None or content.packed
+    work.shop.progress.phase("loading the database", stored.size)
+    clients, run = source.loading(swap.new, work.journal.run), work.journal.run
+
+    @contextlib.contextmanager
+    def sql() -> Iterator[Iterator[bytes]]:
+        with contextlib.closing(_pieces(stored, file, packed, work.shop.progress)) as given:
+            if not custom:
+                yield given
+                return
+            with clients.as_sql(given, run) as converted:
+                yield converted
+
+    def go(load: Load) -> None:
+        # Anew for each attempt: what was put aside at the first is gone with its database.
+        with putting_aside(replace(source.login, name=swap.new), fitted) as aside:
+            reader = DumpReader(fitted.adaptation.applied(load.split, aside), counting=False)
+            with sql() as given:
+                for piece in given:
+                    reader.feed(piece)
+            reader.finish()
+            load.finish()
+
+    try:
+        attempt = attempt_for(stored, allow_invalid=work.allow_invalid)
+        work.loaded = load_dump(clients, run, attempt, go, renew, (lambda: entries) if entries else None)
+        complete(clients, found.extensions, run)
+        for line in (*work.loaded.notes, *(each.told for each in work.loaded.left)):
+            logger.warning("{}", printable(line))
+    except LoadFailed as error:
+        raise RestoreFailed(
+            f"{stored.id} does not load: {error.message}. The live data were not touched", error.hint
+        ) from error
+
+
+def _pieces(stored: StoredSet, file: str, packed: bool, progress: Progress) -> Generator[bytes, None, None]:
+    """All of the dump. Nothing is ended in good order unless it is as it was verified."""
+    artifact = stored.manifest.artifact("database") if stored.manifest else None
+    with contextlib.closing(Stored(LocalStore(stored.directory), file, progress, stored.identity)) as source:
+        yield from source.content(packed=packed, single=stored.manifest is not None)
+        source.drain()
+        if artifact:
+            require_unchanged(source, artifact)
+
+
+def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:
+    """Rows and large objects of the new database against those that were counted in the dump."""
+    if not found.rows:
+        return
+    wanted = {table: rows for table, rows in found.rows.items() if not how.waits("TABLE DATA", table)}
+    there = count_rows(login, wanted, path)
+    wrong = [
+        f"{printable(table)}: {there.get(table, 'no table')} instead of {rows:,} rows"
+        for table, rows in sorted(wanted.items())
+        if there.get(table) != rows
+    ]
+    objects = count_large_objects(login)
+    if objects != found.large_objects:
+        wrong.append(f"{plural(objects, 'large object')} instead of {found.large_objects:,}")
+    if wrong:
+        raise RestoreFailed(
+            f"the loaded database is not what was dumped: {listed(wrong, mark='; ')}; the live data were not touched",
+            "`drill` names every difference; `list` shows other sets.",
+        )
+
+
+def most_bytes(manifest: Manifest | None, volume: str) -> int:
+    """The most that an archive may unpack to; 0 when no manifest tells."""
+    part = next((v for v in manifest.volumes if v.name == volume), None) if manifest else None
+    return int(part.bytes * _SPARE) + (64 << 20) if part else 0

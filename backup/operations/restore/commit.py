@@ -1,0 +1,261 @@
+"""The two ends of a restore or an undo: forward to the new state, or back to the old one.
+
+Both go by the journal and by what is found, so that they can be begun again after a kill at any point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from backup.catalog.retention import held_by_newer, old_safety_sets
+from backup.errors import AfterRestore, BackupError, DropDelayed, RestoreFailed, RestoreUnfinished
+from backup.formatting import printable, size
+from backup.logging import logger
+from backup.operations.restore import downtime
+from backup.operations.restore.context import Shop, Work
+from backup.operations.restore.deferral import put_in
+from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Lost, Step
+from backup.operations.restore.post_restore import run_commands
+from backup.operations.restore.replaced import note_lost
+from backup.postgres import Login
+from backup.postgres.admin import drop, drop_marked, drop_roles
+from backup.postgres.availability import watching
+from backup.postgres.server import find
+from backup.postgres.swap import Exchange, exchange, foresee, state
+
+
+def forward(work: Work) -> None:
+    """Exchange, run the commands, start what was stopped, note what is kept. Idempotent. AfterRestore when all is
+    restored, but something that belongs after it failed."""
+    step = work.journal.step
+    if step.number <= Step.SWAPPING_DATABASE.number:
+        work.advance(Step.SWAPPING_DATABASE)
+    if step.number <= Step.SWAPPING_MEDIA.number:
+        with watching(work.way) as watch:
+            # Whatever is noted: a person, or a server that lost its last moment, may have brought the old one back.
+            _exchange_database(work)
+            work.advance(Step.SWAPPING_MEDIA)
+            _exchange_trees(work)
+            _exchange_database(work)
+            if watch and work.journal.database:
+                downtime.measure(work, watch)
+    if step.number <= Step.SWAPPED.number:
+        late = put_in(work)
+        run_commands(work)
+        work.advance(Step.SWAPPED, failed=(*late, *work.journal.failed))
+    _start_and_note(work)
+    work.file.finish()
+    if work.journal.failed:
+        raise after(work)
+
+
+def start_again(work: Work) -> None:
+    """After an exchange that something went wrong after: start what was stopped, note what is kept, end the journal."""
+    _start_and_note(work)
+    work.file.finish()
+
+
+def after(work: Work, why: str = "") -> AfterRestore:
+    """All is exchanged, but `why`, and what the journal says, went wrong after that."""
+    done = f"{work.journal.set} is restored" if work.journal.kind == "restore" else "what was live before is live again"
+    failed = "; ".join(filter(None, (why, *work.journal.failed))) or "it was cut short"
+    return AfterRestore(
+        f"{done}, but what belongs after it failed: {failed}",
+        "Put that right by hand; `undo` brings back the state of before.",
+    )
+
+
+def _start_and_note(work: Work) -> None:
+    work.advance(Step.STARTING)
+    if failed := downtime.start_application(work):
+        work.advance(Step.STARTING, failed=tuple(dict.fromkeys((*work.journal.failed, *failed))))
+    _note_kept(work)
+
+
+def back(work: Work) -> None:
+    """Bring back the old state, remove what was made beside it, start what was stopped. Idempotent."""
+    work.journal = work.file.turn_back(work.journal)
+    journal, shop = work.journal, work.shop
+    if journal.volumes:
+        trees = shop.trees()
+        for volume in journal.volumes:
+            (trees.exchange_back if volume.onward else trees.exchange)(volume.name, volume.stamp)
+    if journal.database:
+        _database_back(work, journal.database)
+    _forget_kept(work)
+    # The application first: what is left beside the live data harms nobody.
+    failed = downtime.start_application(work)
+    if journal.kind == "restore":
+        _remove_made(work)
+    work.file.finish()
+    if failed:
+        raise RestoreFailed(f"all is as it was before, but: {'; '.join(failed)}", "Start them by hand.")
+
+
+def _forget_kept(work: Work) -> None:
+    """What was noted as kept just before a kill is live again."""
+    kept, journal = work.kept.read(), work.journal
+    if kept is None or kept.id != journal.id:
+        return
+    if journal.kind == "restore":
+        work.kept.remove()
+    elif kept.database and journal.database and journal.database.live_oid and journal.database.new_oid:
+        oids = {"current_oid": journal.database.live_oid, "kept_oid": journal.database.new_oid}
+        work.kept.write(kept.model_copy(update={"database": kept.database.model_copy(update=oids)}))
+
+
+def discard(shop: Shop) -> int:
+    """Remove what the last restore replaced; the bytes that it took. 0 when nothing is kept.
+
+    DropDelayed when the rest of the database is to be dropped yet: nothing of all that can come back.
+    """
+    file = KeptFile(shop.catalog.root)
+    kept = file.read()
+    if kept is None:
+        return 0
+    delayed = None
+    if kept.database:
+        try:
+            drop(shop.source().login, kept.database.kept_oid, kept.database.kept)
+        except DropDelayed as error:
+            delayed = error
+            note_lost(shop.catalog.root, shop.source().login)
+    if kept.volumes:
+        trees = shop.trees()
+        for volume in kept.volumes:
+            trees.discard(volume.name, volume.stamp)
+    if delayed:
+        raise delayed
+    file.remove()
+    return kept.size
+
+
+def possible(login: Login, swap: DatabaseSwap) -> None:
+    """RestoreFailed when the databases could not be exchanged now. Nothing is touched."""
+    foresee(login, _wanted(swap))
+
+
+def _exchange_database(work: Work) -> None:
+    swap = work.journal.database
+    if swap is None:
+        return
+    work.shop.progress.phase("exchanging the databases")
+    work.window += exchange(work.shop.source().login, _wanted(swap))
+
+
+def _exchange_trees(work: Work) -> None:
+    if not work.journal.volumes:
+        return
+    work.shop.progress.phase("exchanging the files")
+    trees = work.shop.trees()
+    for volume in work.journal.volumes:
+        (trees.exchange if volume.onward else trees.exchange_back)(volume.name, volume.stamp)
+
+
+def _wanted(swap: DatabaseSwap) -> Exchange:
+    if swap.new_oid is None:
+        raise RestoreUnfinished("the journal does not say which database was made", "`restore --rollback` ends it.")
+    return Exchange(swap.live, swap.live_oid, swap.new_oid, swap.kept, swap.settings)
+
+
+def _database_back(work: Work, swap: DatabaseSwap) -> None:
+    login = work.shop.source().login
+    if swap.new_oid and swap.live_oid and state(login, _wanted(swap)) == "after":
+        name = swap.kept if work.journal.kind == "undo" else swap.new
+        exchange(login, Exchange(swap.live, swap.new_oid, swap.live_oid, name))
+
+
+def _remove_made(work: Work) -> None:
+    """Remove what was made beside the live data. What never goes by itself is named; a failing disk is tried again."""
+    swap = work.journal.database
+    try:
+        if work.journal.volumes:
+            trees = work.shop.trees()
+            for volume in work.journal.volumes:
+                trees.discard(volume.name, volume.stamp)
+        if swap:
+            _drop_made(work.shop.source().login, swap)
+            _drop_roles(work.shop.source().login, work.journal.roles)
+    except RestoreFailed as error:
+        logger.warning("what the restore had made could not be removed: {} {}", error.message, error.hint)
+
+
+def _drop_made(login: Login, swap: DatabaseSwap) -> None:
+    if swap.new_oid is None:
+        drop_marked(login, swap.new, swap.marker)
+    elif swap.live_oid is None and state(login, _wanted(swap)) == "after":
+        # There was none before, so what has the name is ours alone.
+        drop(replace(login, name=swap.new), swap.new_oid, swap.live)
+    else:
+        drop(login, swap.new_oid, swap.new)
+
+
+def _drop_roles(login: Login, made: tuple[str, ...]) -> None:
+    """The roles that were missing and made for the set; what somebody has begun to use meanwhile is named."""
+    if left := drop_roles(login, made) if made else []:
+        names = printable(", ".join(left))
+        logger.warning(
+            "roles that the restore had made stay, because they are in use: {}; DROP ROLE removes them", names
+        )
+
+
+def _note_kept(work: Work) -> None:
+    """What was replaced is kept from now on; what an earlier restore replaced, no longer."""
+    journal, shop = work.journal, work.shop
+    earlier = work.kept.read()
+    if earlier and journal.kind == "restore" and earlier.id != journal.id:
+        try:
+            logger.info("removed what the restore before this one replaced: {}", size(discard(shop)))
+        except DropDelayed as error:
+            logger.warning("{} {}", error.message, error.hint)
+        except BackupError as error:
+            left = [earlier.database.kept] if earlier.database else []
+            left += [f".obcms-restore-{volume.stamp} in {volume.name}" for volume in earlier.volumes]
+            told = printable(", ".join(left))
+            logger.warning("{} could not be removed, do so by hand: {} {}", told, error.message, error.hint)
+    database, swap = None, journal.database
+    if swap and swap.live_oid and swap.new_oid:
+        found = find(shop.source().login, swap.kept)
+        half: Lost = "half removed" if found and found.half_removed else ""
+        database = KeptDatabase(
+            live=swap.live,
+            current_oid=swap.new_oid,
+            kept=swap.kept,
+            kept_oid=swap.live_oid,
+            size=found.size if found else 0,
+            lost=half,
+        )
+    volumes = _kept_volumes(work)
+    if database or volumes:
+        work.kept.write(
+            Kept(
+                id=journal.id,
+                set=journal.set,
+                replaced=shop.clock(),
+                safety=journal.safety,
+                database=database,
+                volumes=volumes,
+                days=shop.days,
+            )
+        )
+
+
+def _kept_volumes(work: Work) -> tuple[KeptVolume, ...]:
+    volumes = work.journal.volumes
+    if not volumes:
+        return ()
+    trees = work.shop.trees()
+    return tuple(KeptVolume(name=v.name, stamp=v.stamp, bytes=trees.kept(v.name, v.stamp)) for v in volumes)
+
+
+def sweep_safety_sets(shop: Shop) -> None:
+    """What is restored stays so, whatever becomes of this; the cleanup tries again."""
+    try:
+        sets = shop.catalog.sets()
+        for old in old_safety_sets(sets, shop.clock()):
+            if not held_by_newer(old, sets):
+                continue
+            logger.info("removing the safety set {}: ten newer ones are there", old.id)
+            shop.catalog.remove(old)
+    except BackupError as error:
+        logger.warning("old safety sets could not be removed: {} {}", error.message, error.hint)

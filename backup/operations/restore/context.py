@@ -1,0 +1,133 @@
+"""What a restore, an undo and the end of an unfinished one work with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Records
+from backup.docker.application import Application
+from backup.operations.create.run import Workshop
+from backup.operations.load import Loaded
+from backup.operations.restore.journal import Journal, JournalFile, KeptFile, Step
+from backup.postgres.availability import Way
+from backup.postgres.dump_source import PostgresSource
+from backup.progress import Progress
+
+
+class Trees(Protocol):
+    """The files of the volumes, writable. `stamp` names one restore."""
+
+    def extract(
+        self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
+    ) -> list[str]:
+        """Unpack an archive of the folder `root` beside the live files, each file checked against the index.
+
+        What the file system did not take as it was, in words: there it has the nearest.
+        """
+
+    def put(
+        self,
+        volume: str,
+        archive: Path,
+        index: Path | None,
+        stamp: str,
+        *,
+        root: str,
+        limit: int,
+        trusted: bool,
+        paths: Sequence[bytes],
+        days: float,
+    ) -> tuple[str, list[str]]:
+        """Put single files or directories of an archive in the place of the live ones.
+
+        Where those are kept, if any; and what the file system did not take as it was, in words.
+        """
+
+    def tidy(self, volume: str) -> list[str]:
+        """Take back what a `put` that was killed left half done; what was done, in words."""
+
+    def exchange(self, volume: str, stamp: str) -> None:
+        """Let the unpacked files and the live ones change places; done already, it does nothing."""
+
+    def exchange_back(self, volume: str, stamp: str) -> None:
+        """Let the files that `exchange` replaced be live again; done already, it does nothing."""
+
+    def discard(self, volume: str, stamp: str) -> None:
+        """Remove what is beside the live files."""
+
+    def exchanged(self, volume: str, stamp: str) -> bool:
+        """Whether the unpacked files are live."""
+
+    def kept(self, volume: str, stamp: str) -> int:
+        """Bytes of what is beside the live files."""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """`source` connects when called; `application` is None where there is no engine; `mounts` are the volumes'.
+
+    `trees` ends what dead runs left at work on the volumes: only for the lock's holder. `reach` raises BackupError
+    unless what unpacks archives can see a folder; it touches nothing. `server_free`: the free bytes where the database
+    server's data lie, and the number of that file system. `way`: how the application reaches its database, as far as
+    its containers tell.
+    """
+
+    catalog: Catalog
+    records: Records
+    lock: Path
+    zone: ZoneInfo
+    volumes: Path
+    spool: Path
+    instance: str
+    workshop: Workshop
+    source: Callable[[], PostgresSource]
+    trees: Callable[[], Trees]
+    reach: Callable[[Path], None]
+    application: Callable[[], Application | None]
+    mounts: Callable[[], Collection[str]]
+    way: Callable[[], Way | None]
+    server_free: Callable[[], tuple[int, int] | None]
+    stops: Collection[str]
+    commands: tuple[tuple[str, str], ...]
+    command_seconds: float
+    days: int
+    progress: Progress
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass
+class Work:
+    """One restore or undo under way, and its journal. `loaded`: how the database was, once it is.
+
+    `way` is how the application reaches its database. `window`: seconds for which the database could not be reached,
+    `through` there, if it was asked there; `down`: for which the application was stopped.
+    """
+
+    shop: Shop
+    file: JournalFile
+    journal: Journal
+    way: Way | None = None
+    window: float = 0.0
+    allow_invalid: bool = False
+    loaded: Loaded = Loaded(())
+    # What is to be said at its end, with the next step where there is one.
+    told: list[tuple[str, str]] = field(default_factory=list)
+    through: str = ""
+    down: float = 0.0
+
+    def advance(self, step: Step, **changes: object) -> None:
+        """Note the next step before it is taken."""
+        self.journal = self.file.advance(self.journal, step, **changes)
+
+    @property
+    def kept(self) -> KeptFile:
+        """The record of what is kept for undo."""
+        return KeptFile(self.shop.catalog.root)

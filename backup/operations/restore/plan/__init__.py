@@ -1,0 +1,163 @@
+"""What a restore would do, before it does anything: facts in, a plan out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backup.formatting import age, duration, plural, printable, size
+from backup.operations.restore.plan.checks import refusals, warnings
+from backup.operations.restore.plan.facts import (
+    Facts,
+    Foreign,
+    LiveDatabase,
+    Only,
+    Server,
+    Volume,
+    restored_volumes,
+    source,
+    wants_database,
+)
+from backup.operations.restore.plan.fitting import own
+from backup.operations.restore.plan.remark import Remark, named
+from backup.operations.restore.plan.space import Need, needs
+
+__all__ = [
+    "Facts",
+    "Foreign",
+    "LiveDatabase",
+    "Need",
+    "Only",
+    "Plan",
+    "Remark",
+    "Section",
+    "Server",
+    "Volume",
+    "plan",
+]
+
+Row = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, and rows of label and text; all safe to print."""
+
+    heading: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done. It may be done when there are no refusals; `busy`: nothing but another run forbids it."""
+
+    sections: tuple[Section, ...]
+    warnings: tuple[Remark, ...]
+    refusals: tuple[Remark, ...]
+    needs: tuple[Need, ...]
+    busy: bool = False
+
+    @property
+    def possible(self) -> bool:
+        """Whether nothing forbids it."""
+        return not self.refusals
+
+
+def plan(facts: Facts) -> Plan:
+    """The plan of one restore."""
+    needed = needs(facts)
+    parts = [
+        ("source", tuple(_source(facts))),
+        ("is replaced", tuple(_replaced(facts))),
+        ("is done", tuple(_done(facts))),
+        ("room", tuple(_room(needed))),
+    ]
+    sections = tuple(Section(heading, rows) for heading, rows in parts if rows)
+    forbidden = refusals(facts, needed)
+    return Plan(sections, warnings(facts, needed), forbidden, needed, facts.busy and len(forbidden) == 1)
+
+
+def _source(facts: Facts) -> Iterator[Row]:
+    what, given = source(facts), facts.source
+    yield "set", printable(what.name)
+    yield "kind", printable(given.kind) if isinstance(given, Foreign) else given.state
+    if what.time is not None:
+        local = what.time.astimezone(facts.zone)
+        since = age(facts.now - what.time)
+        old = since if since == "just now" or since.endswith(" ahead") else f"{since} old"
+        lost = (
+            ""
+            if facts.live is None and not _overwritten(facts)
+            else (f"; everything since {local:%Y-%m-%d %H:%M} ({facts.zone.key}) is replaced")
+        )
+        yield "age", old + lost
+    if facts.only:
+        yield "only", f"the {facts.only}"
+    if not isinstance(given, Foreign):
+        yield "last drill", _drill(facts)
+
+
+def _drill(facts: Facts) -> str:
+    given = facts.source
+    proof = None if isinstance(given, Foreign) or given.verdict is None else given.verdict.proof
+    if proof is None:
+        return "never"
+    took = f", took {duration(proof.seconds['total'])}" if "total" in proof.seconds else ""
+    found = "proven" if proof.proven else f"not proven ({plural(len(proof.differences), 'difference')})"
+    found = "did not load" if proof.refusal else found
+    return f"{found} {proof.tried.astimezone(facts.zone):%Y-%m-%d %H:%M}{took}"
+
+
+def _overwritten(facts: Facts) -> bool:
+    return any(volume.live_files for volume in restored_volumes(facts))
+
+
+def _replaced(facts: Facts) -> Iterator[Row]:
+    if wants_database(facts):
+        if facts.live is None:
+            yield "database", f"none: {printable(facts.target) or 'a new one'} is made"
+        else:
+            ends = f", {plural(facts.live.sessions, 'session')} of others will be ended" if facts.live.sessions else ""
+            text = f"{facts.live.name}, {size(facts.live.size)}, owner {facts.live.owner}{ends}"
+            yield "database", printable(text)
+    for volume in restored_volumes(facts):
+        text = (
+            f"{_tree(volume.live_files, volume.live_bytes)} become {_tree(volume.archive_files, volume.archive_bytes)}"
+        )
+        yield f"volume {printable(volume.name)}", text
+
+
+def _tree(files: int | None, count: int | None) -> str:
+    known = "files of an unknown number" if files is None else plural(files, "file")
+    return f"{known}, {size(count)}" if count is not None else known
+
+
+def _done(facts: Facts) -> Iterator[Row]:
+    yield "safety set", "taken and verified first" if facts.safety else "none"
+    if wants_database(facts) and facts.server and facts.server.missing_roles:
+        yield "roles", f"made, because they are missing: {named(facts.server.missing_roles)}"
+    if wants_database(facts):
+        yield from own(facts.contrast, live=facts.live is not None)
+    yield "stopped", _stopped(facts)
+    if facts.commands:
+        yield "then run", named(facts.commands)
+    yield "kept", "what is live now, beside the new; `undo` puts it back"
+    if facts.kept_bytes is not None:
+        yield (
+            "dropped",
+            f"what the restore before this one replaced, {size(facts.kept_bytes)}: it cannot be undone then",
+        )
+
+
+def _stopped(facts: Facts) -> str:
+    if not facts.stops:
+        return "no container"
+    then = ", the swap and the commands" if facts.commands else " and the swap"
+    stopping = f"up to {duration(facts.stop_seconds)} to stop side by side" if facts.stop_seconds else "the stop"
+    return f"{named(facts.stops)}; started again at the end: the application is down for {stopping}{then}"
+
+
+def _room(needed: tuple[Need, ...]) -> Iterator[Row]:
+    for need in needed:
+        free = "unknown" if need.free is None else size(need.free)
+        yield printable(need.place), f"{size(need.bytes)} needed, {free} free"

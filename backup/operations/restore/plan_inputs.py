@@ -1,0 +1,225 @@
+"""What a plan of a restore is made from, gathered without touching anything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from backup import postgres
+from backup.docker.container import Container
+from backup.errors import BackupError, EngineError
+from backup.media import archive_tree, case_folding
+from backup.media.tar_reader import shown
+from backup.model.backup_set import StoredSet, newest_good, present
+from backup.monitoring.health import shrink
+from backup.operations.inspect import file_index
+from backup.operations.parts import dump_of, volumes_of
+from backup.operations.restore import build
+from backup.operations.restore.context import Shop
+from backup.operations.restore.fit import fit
+from backup.operations.restore.journal import KeptFile, commands, running, words
+from backup.operations.restore.locking import changing
+from backup.operations.restore.own_settings import contrast
+from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Server, Volume
+from backup.operations.restore.unfinished import LOOK, standing
+from backup.postgres import Login
+from backup.postgres.dump_source import PostgresSource
+from backup.postgres.server import extensions_available, find, sessions, usable
+from backup.postgres.server import roles as roles_there
+from backup.postgres.server_state import replication
+from backup.storage.errors import free_space
+
+# More than is written to a disk between two looks at it: this part of what is free.
+_ALIKE: Final = 0.01
+# In older manifests: a pattern of ours, by which also an application's file was left out.
+_OF_RESTORES: Final = "/.obcms-restore-*"
+# What of a set is restored; empty for all of it.
+Part = Literal["", "database", "media"]
+
+
+def gather(shop: Shop, stored: StoredSet, only: Part, safety: bool) -> Facts:
+    """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
+    if only != "database" and volumes_of(stored):
+        shop.reach(stored.directory)
+    now, stops, kept = shop.clock(), _stops(shop), KeptFile(shop.catalog.root).read()
+    unfinished, hint, busy = _in_the_way(shop.catalog.root, now)
+    newest = newest_good(present(shop.catalog.sets(), now))
+    facts = Facts(
+        now=now,
+        zone=shop.zone,
+        source=_foreign(stored) if stored.loose else stored,
+        only=only,
+        safety=safety,
+        volumes=tuple(_volume(shop, stored, name) for name in volumes_of(stored)),
+        safety_bytes=newest.size if newest and safety else 0,
+        backup_free=free_space(shop.catalog.root),
+        backup_disk=_disk(shop.catalog.root),
+        kept_bytes=kept.size if kept else None,
+        unfinished=unfinished,
+        unfinished_hint=hint,
+        busy=busy,
+        commands=tuple(f"{service}: {command}" for service, command in shop.commands),
+        stops=tuple(each.name for each in stops),
+        stop_seconds=max((each.stop_seconds for each in stops), default=0),
+        writers=_writers(shop),
+        less=tuple(each.text for each in shrink.of_set(stored, shop.catalog.sets())),
+    )
+    return _with_database(facts, shop, stored) if only != "media" and dump_of(stored) else facts
+
+
+def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:
+    """What changes the live data now or stands half way, what to do about it, and whether it is under way."""
+    found = standing(root)
+    if found and not found[1]:
+        return words(found[0], now), commands(found[0]), False
+    text = running(*found) if found else changing(root)
+    return text, LOOK if text else "", bool(text)
+
+
+def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
+    with ThreadPoolExecutor(1) as aside:
+        # A container is started to see it: that takes longer than all else here.
+        free = aside.submit(shop.server_free)
+        facts = _with_server(facts, shop, stored)
+        found = free.result()
+    if facts.server is None or found is None:
+        return facts
+    return replace(facts, server=replace(facts.server, free=found[0], disk=_disk_of_server(facts, shop, *found)))
+
+
+def _disk_of_server(facts: Facts, shop: Shop, free: int, system: int) -> str:
+    """The disk of the place that shares the server's; empty where none does. All is on one disk as a rule."""
+    places = [(shop.volumes / each.name, each.free, each.disk) for each in facts.volumes if each.mounted]
+    places.append((shop.catalog.root, facts.backup_free, facts.backup_disk))
+    for path, _, disk in places:
+        if system and os.statvfs(path).f_fsid == system:
+            return disk
+    # A container's own layer, or a file system within another's pool, has a number of its own, but the same room.
+    return next((disk for _, room, disk in places if room is not None and abs(room - free) <= room * _ALIKE), "")
+
+
+def _with_server(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
+    source = shop.source()
+    login = source.login
+    part = stored.manifest.database if stored.manifest else None
+    live, there = usable(find(login, login.name)), postgres.inspect(replace(login, name=_entry(source)))
+    listed, fitted = build.roles_of(stored), fit(login, part, there.server_version)
+    slots, subscriptions = replication(login, login.name)
+    return replace(
+        facts,
+        target=login.name,
+        database_bytes=None if stored.manifest else _unpacked(stored),
+        server=Server(
+            version=there.server_version,
+            system_identifier=there.system_identifier,
+            missing_extensions=missing_extensions(login, part.extensions) if part else (),
+            missing_roles=tuple(listed.missing(roles_there(login))) if listed else (),
+            free=None,
+        ),
+        live=LiveDatabase(
+            live.name, live.size, sum(s.count for s in sessions(login, live.name)), live.owner, slots, subscriptions
+        )
+        if live
+        else None,
+        lacking=fitted.lacks,
+        contrast=contrast(login, live, listed, part),
+    )
+
+
+def _foreign(stored: StoredSet) -> Foreign:
+    dumps = [each for each in stored.loose if each.kind != "tar"]
+    archives = [each for each in stored.loose if each.kind == "tar"]
+    kinds = [f"a {'plain' if each.kind == 'sql' else 'custom-format'} dump" for each in dumps]
+    kinds += [f"an archive of {each.root}/" for each in archives]
+    return Foreign(
+        name=stored.id,
+        kind=" and ".join(kinds),
+        database=bool(dumps),
+        volumes=bool(archives),
+        server_version=dumps[0].server_version if dumps else "",
+        unchecked=("checksums", "row counts"),
+        query=stored.query,
+    )
+
+
+def _unpacked(stored: StoredSet) -> int:
+    """Bytes that a database may take of whose dump only the file is known: text packs to a tenth of it."""
+    if not stored.loose:
+        return 10 * stored.size
+    return sum(each.size * (10 if each.packed or each.kind == "custom" else 2) for each in stored.loose)
+
+
+def missing_extensions(login: Login, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Which of these extensions the server cannot make."""
+    names = list(wanted)
+    there = extensions_available(login) if names else {}
+    return tuple(name for name in names if name not in there)
+
+
+def _entry(source: PostgresSource) -> str:
+    """A database of the server that can be entered: the one that is restored may not be there."""
+    return source.login.name if usable(find(source.login, source.login.name)) else "postgres"
+
+
+def _volume(shop: Shop, stored: StoredSet, name: str) -> Volume:
+    manifest = stored.manifest
+    part = next((volume for volume in manifest.volumes if volume.name == name), None) if manifest else None
+    archive = (part.files + part.hard_links, part.bytes) if part else (None, None)
+    path = shop.volumes / name
+    if not path.is_dir():
+        return Volume(name, mounted=False, archive_files=archive[0], archive_bytes=archive[1])
+    live = archive_tree.measure(path, archive_tree.DEFAULT_EXCLUDES)
+    usual = (*archive_tree.DEFAULT_EXCLUDES, _OF_RESTORES)
+    left_out = tuple(each for each in part.excludes if each not in usual) if part else ()
+    carried = archive_tree.measure(path, [*archive_tree.DEFAULT_EXCLUDES, *left_out]) if left_out else live
+    return Volume(
+        name=name,
+        live_files=live.files,
+        live_bytes=live.bytes,
+        archive_files=archive[0],
+        archive_bytes=archive[1],
+        free=free_space(path),
+        disk=_disk(path),
+        left_files=live.files - carried.files,
+        left_bytes=live.bytes - carried.bytes,
+        left_out=left_out,
+        one_name=_one_name(stored, name, path),
+    )
+
+
+def _one_name(stored: StoredSet, volume: str, live: Path) -> tuple[str, ...]:
+    """Two files or directories of the set that are one name in the volume; none as far as that can be told before."""
+    with contextlib.suppress(BackupError, OSError):
+        if case_folding.folds_case(live):
+            paths = (entry.path.partition(b"/")[2] for entry in file_index.entries(stored, volume))
+            return tuple(map(shown, next(case_folding.alike(paths), ())))
+    return ()
+
+
+def _stops(shop: Shop) -> Sequence[Container]:
+    try:
+        application = shop.application()
+        if application is None:
+            return ()
+        application.require(shop.stops)
+        return application.running(shop.stops, shop.mounts())
+    except EngineError:
+        return ()
+
+
+def _writers(shop: Shop) -> tuple[str, ...]:
+    """Whoever writes where there is no engine to stop them with."""
+    with contextlib.suppress(EngineError):
+        if shop.application():
+            return ()
+    return ("the application's containers (there is no Docker engine here)",)
+
+
+def _disk(path: Path) -> str:
+    return str(os.stat(path).st_dev)

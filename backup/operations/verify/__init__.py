@@ -1,0 +1,1 @@
+"""Read a set and judge it."""

@@ -1,0 +1,56 @@
+"""Read every stored byte of a set again and judge it, and all that it holds, by the manifest."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from backup.catalog.catalog import Catalog
+from backup.errors import KeyMissing, StoreError
+from backup.logging import logger
+from backup.model.backup_set import StoredSet, Verdict
+from backup.operations.legacy import check_without_manifest
+from backup.operations.verify.set_files import Checked, Found, Reader, SetCheck
+from backup.progress import Progress
+
+__all__ = ["Checked", "Found", "check", "verify"]
+
+
+def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetime, *, quick: bool = False) -> Verdict:
+    """Judge a set by its bytes on disk, and keep the verdict beside it when it has a manifest.
+
+    Quick: sizes and SHA-256 of the stored files alone. A set that was found damaged is always judged in full, since
+    its bytes may be as they were written and what they hold wrong all the same.
+    """
+    before = stored.verdict
+    if before and before.problems:
+        quick = False
+    problems, unchecked, _ = check(stored, progress, quick=quick)
+    verdict = Verdict(checked=now, problems=tuple(problems), unchecked=tuple(unchecked))
+    if stored.manifest is None or stored.directory != catalog.root / stored.tier:
+        return verdict
+    try:
+        verdict = catalog.record_verdict(stored, verdict, now)
+    except StoreError as error:
+        logger.warning("the verdict on {} could not be kept: {}", stored.id, error.message)
+        if problems:  # the lists still call it good: whoever gets the exit code must be told
+            unkept = f"this verdict could not be kept, so the set may still be listed as good: {error.message}"
+            verdict = verdict.model_copy(update={"problems": (*problems, unkept)})
+    return verdict
+
+
+def check(stored: StoredSet, progress: Progress, *, quick: bool = False, outline: Reader | None = None) -> Checked:
+    """What `verify` finds, recorded nowhere. Without a manifest all is read and `quick` means nothing.
+
+    KeyMissing when it is encrypted and there is no key, or another one. `outline`, if given, gets the database's dump
+    from the same reading; finished only when there are no problems.
+    """
+    if stored.encrypted and stored.identity is None and not (quick and stored.manifest):
+        raise KeyMissing(
+            f"{stored.id} is encrypted, and no identity is here to open it",
+            "Name the file with the private key: --identity FILE, or BACKUP_AGE_IDENTITY_FILE."
+            " `verify --quick` compares the stored bytes without it.",
+        )
+    progress.phase(f"reading {stored.id}", stored.size)
+    if stored.manifest is None:
+        return check_without_manifest(stored, progress, outline)
+    return SetCheck(stored, stored.manifest, progress, outline).run(quick=quick)

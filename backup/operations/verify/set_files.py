@@ -1,0 +1,259 @@
+"""The files of one set against its manifest, each read from the disk once. Nothing is recorded here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from backup.errors import IntegrityError, KeyMissing, StoreError
+from backup.formatting import plural, printable
+from backup.model.backup_set import SEALED, StoredSet, manifest_name, missing_or_resized
+from backup.model.manifest import Artifact, DatabasePart, Manifest, file_name
+from backup.operations.verify import volume_archive
+from backup.operations.verify.stored_bytes import Stored
+from backup.pipeline.file_type import Content
+from backup.postgres.dump.dump_digest import Outline
+from backup.postgres.dump.dump_reader import DumpReader
+from backup.progress import Progress, Silent
+from backup.storage.directory import LocalStore
+
+# What is fed with a dump as it is read.
+Reader = DumpReader | Outline
+_LISTED: Final = 20
+_STORED_ALONE: Final = "what the files hold: this time their stored bytes alone were compared"
+_LONGEST_LIST: Final = 1 << 20
+_SUM: Final = re.compile(rb"([0-9a-f]{64})  ([A-Za-z0-9._-]+)\n")
+_CLUSTER_HEADER: Final = b"--\n-- PostgreSQL database cluster dump\n--\n"
+
+
+@dataclass
+class Found:
+    """What reading a set told: rows per table, large objects and extensions of its database, and by file the bytes
+    that it unpacks to and, for files without a manifest, what it is."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    large_objects: int = 0
+    extensions: list[str] = field(default_factory=list)
+    plain_sizes: dict[str, int] = field(default_factory=dict)
+    content: dict[str, Content] = field(default_factory=dict)
+
+
+class Checked(NamedTuple):
+    """What is wrong with a set, what could not be judged, and what was learnt."""
+
+    problems: list[str]
+    unchecked: list[str]
+    found: Found
+
+
+class SetCheck:
+    """One check of a set that has a manifest. `outline`, if given, is fed with the database's dump."""
+
+    def __init__(
+        self, stored: StoredSet, manifest: Manifest, progress: Progress, outline: Reader | None = None
+    ) -> None:
+        self._stored, self._manifest, self._progress, self._outline = stored, manifest, progress, outline
+        self._store = LocalStore(stored.directory)
+        self._found = Found()
+        self._problems: list[str] = []
+
+    def run(self, *, quick: bool) -> Checked:
+        """Judge every file. Quick: by its size and SHA-256 as it lies; else also by all that it holds."""
+        sizes = {artifact.file: size_of(self._store, artifact.file) for artifact in self._manifest.artifacts}
+        if self._manifest.id != self._stored.id:
+            self._problems.append(f"the manifest is that of {printable(self._manifest.id)}")
+        self._problems += [] if quick else _unpaired(self._manifest)
+        self._problems += missing_or_resized(self._manifest, sizes)
+        self._problems += self._wrong_sums()
+        usable = [artifact for artifact in self._manifest.artifacts if sizes[artifact.file] == artifact.stored_size]
+        for artifact in usable:
+            if quick:
+                with self._reading(artifact):
+                    pass
+            else:
+                self._judge(artifact, usable)
+        sealed = self._stored.encrypted and self._stored.identity is None
+        unchecked = [SEALED if sealed else _STORED_ALONE] if quick else []
+        return Checked(self._problems, unchecked, self._found)
+
+    def _judge(self, artifact: Artifact, usable: list[Artifact]) -> None:
+        beside = [each for each in usable if each.name == artifact.name and each.kind in ("volume", "index")]
+        if artifact.kind == "volume" and len(beside) == 2:
+            self._volume(artifact, next(each for each in beside if each.kind == "index"))
+        elif artifact.kind == "volume" or (artifact.kind == "index" and len(beside) < 2):
+            self._alone(artifact)
+        elif artifact.kind == "roles":
+            with self._reading(artifact) as source:
+                self._problems += _named(artifact, wrong_roles(self._plain(source, artifact)))
+        elif artifact.kind == "database":
+            self._database(artifact)
+
+    @contextlib.contextmanager
+    def _reading(self, artifact: Artifact) -> Iterator[Stored]:
+        """A file to be read by the body. Afterwards the rest is read, and the whole compared with the manifest."""
+        source = Stored(self._store, artifact.file, self._progress, self._stored.identity)
+        locked: KeyMissing | None = None
+        try:
+            try:
+                yield source
+            except IntegrityError as error:
+                self._problems += _named(artifact, [error.message])
+            except KeyMissing as error:  # or its beginning is damaged, which the rest tells
+                locked = error
+            source.drain()
+            if not source.failed and source.sha256 != artifact.stored_sha256:
+                text = "has changed since it was written: its SHA-256 differs from the manifest's"
+                self._problems.append(f"{artifact.file} {text}")
+            elif locked:
+                raise KeyMissing(f"{artifact.file}: {locked.message}", locked.hint)
+        except StoreError as error:
+            self._problems.append(error.message)
+        finally:
+            source.close()
+
+    def _plain(self, source: Stored, artifact: Artifact) -> Generator[bytes, None, None]:
+        """What an artifact holds, compared with the manifest when its end is reached."""
+        digest = hashlib.sha256() if artifact.plain_sha256 else None
+        for piece in source.content():
+            if digest:
+                digest.update(piece)
+            yield piece
+        self._found.plain_sizes[artifact.file] = source.plain_size
+        if source.plain_size != artifact.plain_size:
+            text = f"unpacks to {source.plain_size:,} bytes instead of {artifact.plain_size:,}"
+            self._problems.append(f"{artifact.file} {text}")
+        elif digest and digest.hexdigest() != artifact.plain_sha256:
+            self._problems.append(f"{artifact.file} unpacks to other bytes than were packed")
+
+    def _database(self, artifact: Artifact) -> None:
+        reader = self._outline or DumpReader()
+        with self._reading(artifact) as source:
+            for piece in self._plain(source, artifact):
+                reader.feed(piece)
+            reader.finish()
+            self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
+            self._found.extensions = reader.extensions
+            problems = [f"is no whole dump: it {missing}"] if (missing := reader.missing()) else []
+            if self._manifest.database:
+                problems += wrong_rows(self._manifest.database, reader)
+            self._problems += _named(artifact, problems)
+
+    def _volume(self, archive: Artifact, index: Artifact) -> None:
+        with self._reading(archive) as content, self._reading(index) as listing:
+            again = Stored(self._store, index.file, Silent(), self._stored.identity)
+            try:
+                walked = volume_archive.compare(
+                    self._plain(content, archive),
+                    self._plain(listing, index),
+                    again.content,
+                    archive.name.encode(),
+                    lambda: self._progress.advance(0),
+                )
+            except IntegrityError as error:
+                self._problems += _named(archive, [error.message])
+            else:
+                self._judge_counts(archive, walked)
+            finally:
+                again.close()
+
+    def _alone(self, artifact: Artifact) -> None:
+        """An archive or an index whose other half cannot be used."""
+        with self._reading(artifact) as source:
+            plain = self._plain(source, artifact)
+            if artifact.kind == "volume":
+                self._judge_counts(artifact, volume_archive.walk(plain, artifact.name.encode(), trusted=True))
+            else:
+                volume_archive.read_index(plain)
+
+    def _judge_counts(self, archive: Artifact, walked: volume_archive.Walked) -> None:
+        part = next((part for part in self._manifest.volumes if part.name == archive.name), None)
+        counts = volume_archive.wrong_counts(part, walked) if part else []
+        self._problems += _named(archive, [*walked.problems, *counts])
+
+    def _wrong_sums(self) -> list[str]:
+        """What is wrong with the list for `sha256sum -c`, with which people check a set without this product."""
+        name = file_name("set", self._stored.id, "sha256")
+        try:
+            sums = read_sums(self._store, name)
+        except (IntegrityError, StoreError) as error:
+            return [error.message]
+        expected = {artifact.file: artifact.stored_sha256 for artifact in self._manifest.artifacts}
+        manifest = sums.pop(manifest_name(self._stored.id), "")
+        if manifest and manifest != _sha256(self._store, manifest_name(self._stored.id)):
+            return [f"{manifest_name(self._stored.id)} has changed since {name} was written"]
+        return [] if sums == expected else [f"{name} does not list what the manifest lists"]
+
+
+def wrong_rows(part: DatabasePart, reader: Reader) -> list[str]:
+    """Where a dump holds other rows or large objects than the manifest says."""
+    problems = []
+    for table in sorted(part.rows.keys() | reader.rows.keys()):
+        expected, found = part.rows.get(table), reader.rows.get(table)
+        if expected is None or found is None:
+            where = "the manifest" if expected is None else "the dump"
+            problems.append(f"table {printable(table)} is missing in {where}")
+        elif expected != found:
+            problems.append(f"table {printable(table)} has {plural(found, 'row')} instead of {expected:,}")
+    if len(problems) > _LISTED:
+        problems[_LISTED:] = [f"and {len(problems) - _LISTED:,} more tables"]
+    if part.large_objects != reader.large_objects:
+        problems.append(f"has {plural(reader.large_objects, 'large object')} instead of {part.large_objects:,}")
+    return problems
+
+
+def wrong_roles(chunks: Iterable[bytes]) -> list[str]:
+    """Whether a file of roles is whole. Settings follow its trailer, so that it may stand anywhere."""
+    head, reader = b"", DumpReader()
+    for chunk in chunks:
+        head += chunk[: len(_CLUSTER_HEADER) - len(head)]
+        reader.feed(chunk)
+    reader.finish()
+    if head != _CLUSTER_HEADER:
+        return ["does not begin as a list of roles begins"]
+    return [f"is no whole list of roles: it {missing}"] if (missing := reader.missing()) else []
+
+
+def read_sums(store: LocalStore, name: str) -> dict[str, str]:
+    """SHA-256 in hex by file name from a list for `sha256sum -c`. IntegrityError for a damaged one, StoreError."""
+    data = store.read(name, _LONGEST_LIST)
+    found = {match[2].decode(): match[1].decode() for match in _SUM.finditer(data)}
+    if b"".join(b"%s  %s\n" % (value.encode(), key.encode()) for key, value in found.items()) != data:
+        raise IntegrityError(f"{name} is damaged")
+    return found
+
+
+def size_of(store: LocalStore, name: str) -> int | None:
+    """Bytes of a stored file, None where there is none."""
+    try:
+        return (store.directory / name).lstat().st_size
+    except OSError:
+        return None
+
+
+def _sha256(store: LocalStore, name: str) -> str:
+    return hashlib.sha256(store.read(name)).hexdigest()
+
+
+def _unpaired(manifest: Manifest) -> list[str]:
+    """Where the manifest describes what it lists no file of, or lists a file that it does not describe."""
+    kinds = [(artifact.kind, artifact.name) for artifact in manifest.artifacts]
+    volumes = {part.name for part in manifest.volumes}
+    problems = []
+    if (manifest.database is not None) != (("database", "") in kinds):
+        problems.append("the manifest contradicts itself about the database")
+    if volumes != {name for kind, name in kinds if kind == "volume"} or volumes != {
+        name for kind, name in kinds if kind == "index"
+    }:
+        problems.append("the manifest contradicts itself about the volumes")
+    if len(set(kinds)) != len(kinds) or len({artifact.file for artifact in manifest.artifacts}) != len(kinds):
+        problems.append("the manifest lists a file twice")
+    return problems
+
+
+def _named(artifact: Artifact, problems: list[str]) -> list[str]:
+    known = artifact.file + " "
+    return [each if each.startswith(known) else f"{artifact.file}: {each}" for each in problems]

@@ -1,0 +1,1 @@
+"""Bytes on their way: compression, encryption, read-ahead. Nothing here knows what they mean."""

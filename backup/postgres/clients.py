@@ -1,0 +1,305 @@
+"""Two ways to run a PostgreSQL client with a pipe to read from or to write to; one contract (tests/contract).
+
+HelperClients: a container of the database's own image, in its network namespace. NetworkClients: a child
+process, the image's own client of the server's major version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Final, Protocol, Self
+
+from backup.docker.container import Container
+from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
+from backup.errors import ConfigError, EngineError
+from backup.formatting import printable
+from backup.pipeline.file_type import CUSTOM
+from backup.postgres import APPLICATION, Login
+from backup.postgres.client_process import Child
+from backup.postgres.dump.psql_session import Dialogue
+from backup.postgres.process_input import ProcessInput
+from backup.postgres.process_output import Pipe, Process, ProcessOutput
+from backup.postgres.program_filter import converted
+from backup.postgres.session_settings import ANYWHERE, Standing
+
+_CLIENT_ROOT: Final = Path("/usr/lib/postgresql")
+# Where a client is told to write; psql reads with --file.
+_OUTPUT: Final = {"psql": "--output"}
+_SPOOLED: Final = re.compile(
+    r"([0-9a-f]{12})\.[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|archive|index|out\.fifo)"
+)
+# A session may say nothing for hours while it works or waits: no router on the way is to forget it, and a server that
+# has gone is noticed within minutes.
+_ALIVE: Final = {"keepalives_idle": "10", "keepalives_interval": "10", "keepalives_count": "30"}
+ROLE: Final = "client"
+
+
+class Clients(Protocol):
+    """Runs PostgreSQL's clients for one database."""
+
+    way: str
+    # Whether a client that takes no more input is still at work.
+    busy: Callable[[], bool]
+
+    def check(self, standing: Standing) -> None:
+        """ConfigError when there is no client of the server's version; all sessions bring what the login may set."""
+
+    def run(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        run: str,
+        options: str = "",
+        busy: Callable[[], bool] = lambda: False,
+    ) -> contextlib.AbstractContextManager[ProcessOutput]:
+        """Start `program` in a session with our settings, and with these server `options`.
+
+        DumpFailed at the end of its output if it failed.
+
+        `busy`: whether it is still at work although it gives nothing. Leaves nothing behind.
+        """
+
+    def feed(
+        self, program: str, arguments: Sequence[str], run: str, options: str = ""
+    ) -> contextlib.AbstractContextManager[ProcessInput]:
+        """Start `program` to read a script from us, in a session with these server `options`. Leaves nothing behind."""
+
+    def talk(
+        self, arguments: Sequence[str], run: str, options: str = "", part: str = ""
+    ) -> contextlib.AbstractContextManager[Dialogue]:
+        """As `feed` of psql, which also tells what it has done. `part` tells sessions of one run apart.
+
+        It is to `enter` before it is given what others have written: then no password lies beside it.
+        """
+
+    def as_sql(self, archive: Iterable[bytes], run: str) -> contextlib.AbstractContextManager[Iterator[bytes]]:
+        """What pg_restore writes of an archive in pg_dump's custom format. LoadFailed at the end if it failed."""
+
+    def named(self, database: str) -> Self:
+        """The same clients for another database of the server."""
+
+    def entering(self, user: str) -> Self:
+        """The same clients for another role, which needs no password."""
+
+    def sweep(self) -> int:
+        """Remove what dead runs left: helpers, pipes, password files. How many. Only under the lock."""
+
+
+class _Spooled:
+    """What both ways share: the pipe and the password file, in one private directory."""
+
+    def __init__(self, login: Login, directory: Path, instance: str, stall: float) -> None:
+        self._login, self._directory, self._instance, self._stall = login, directory, instance, stall
+        self.busy: Callable[[], bool] = lambda: False
+        self._standing = ANYWHERE
+
+    @contextlib.contextmanager
+    def run(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        run: str,
+        options: str = "",
+        busy: Callable[[], bool] = lambda: False,
+    ) -> Iterator[ProcessOutput]:
+        """See Clients."""
+        with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
+            words = [
+                *self._connection(run, options),
+                f"{_OUTPUT.get(program, '--file')}={self._inside(pipe.path)}",
+                *arguments,
+            ]
+            with self._started(program, words, run) as process:
+                with ProcessOutput(process, pipe, program, self._stall, busy) as output:
+                    yield output
+
+    @contextlib.contextmanager
+    def feed(self, program: str, arguments: Sequence[str], run: str, options: str = "") -> Iterator[ProcessInput]:
+        """See Clients."""
+        with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
+            words = [*self._connection(run, options), *arguments, f"--file={self._inside(pipe.path)}"]
+            with self._started(program, words, run) as process:
+                with ProcessInput(process, pipe, program, self._stall, self.busy) as load:
+                    yield load
+
+    @contextlib.contextmanager
+    def talk(self, arguments: Sequence[str], run: str, options: str = "", part: str = "") -> Iterator[Dialogue]:
+        """See Clients."""
+        with (
+            self._secret(run, part),
+            Pipe(self._path(run, f"{part}fifo")) as pipe,
+            Pipe(self._path(run, f"{part}out.fifo")) as said,
+        ):
+            words = [
+                *self._connection(run, options, part),
+                *arguments,
+                f"--output={self._inside(said.path)}",
+                f"--file={self._inside(pipe.path)}",
+            ]
+            with self._started("psql", words, run) as process:
+                with (
+                    ProcessInput(process, pipe, "psql", self._stall, self.busy) as load,
+                    Dialogue(load, said, lambda: self._path(run, f"{part}pass").unlink(missing_ok=True)) as dialogue,
+                ):
+                    yield dialogue
+
+    @contextlib.contextmanager
+    def as_sql(self, archive: Iterable[bytes], run: str) -> Iterator[Iterator[bytes]]:
+        """See Clients."""
+        with Pipe(self._path(run, "3.fifo")) as pipe, Pipe(self._path(run, "3.out.fifo")) as said:
+            words = [f"--file={self._inside(said.path)}", self._inside(pipe.path)]
+            with self._started("pg_restore", words, run) as process:
+                # It waits for whoever takes what it writes, who may have an index to build: that is judged there.
+                with ProcessInput(process, pipe, "pg_restore", self._stall, lambda: True) as program:
+                    with contextlib.closing(converted(program, said, CUSTOM, archive)) as pieces:
+                        yield pieces
+
+    def named(self, database: str) -> Self:
+        """The same clients for another database of the server."""
+        other = copy.copy(self)
+        other._login = replace(self._login, name=database)
+        return other
+
+    def entering(self, user: str) -> Self:
+        """See Clients."""
+        other = copy.copy(self)
+        other._login = replace(self._login, user=user)
+        return other
+
+    def _started(self, program: str, arguments: list[str], run: str) -> contextlib.AbstractContextManager[Process]:
+        raise NotImplementedError
+
+    def _inside(self, path: Path) -> str:
+        """The path of a spooled file as the client sees it."""
+        raise NotImplementedError
+
+    def _host(self) -> str:
+        raise NotImplementedError
+
+    def _path(self, run: str, suffix: str) -> Path:
+        return self._directory / f"{self._instance}.{run}.{suffix}"
+
+    @contextlib.contextmanager
+    def _secret(self, run: str, part: str = "") -> Iterator[None]:
+        secret = self._path(run, f"{part}pass")
+        descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(self._login.passfile())
+            yield
+        finally:
+            secret.unlink(missing_ok=True)
+
+    def _connection(self, run: str, options: str = "", part: str = "") -> list[str]:
+        at = Login(self._host(), self._login.port, self._login.user, self._login.name)
+        secret = self._inside(self._path(run, f"{part}pass"))
+        settings = f"{self._standing.options} {options}".rstrip()
+        named = application(self._instance, run)
+        conninfo = at.conninfo(passfile=secret, application_name=named, options=settings, **_ALIVE)
+        return [f"--dbname={conninfo}", "--no-password"]
+
+
+class HelperClients(_Spooled):
+    """Clients in helper containers beside the database."""
+
+    inside: Final = PurePosixPath("/spool")
+
+    def __init__(
+        self,
+        engine: Engine,
+        beside: Container,
+        login: Login,
+        directory: Path,
+        mount: SpoolMount,
+        instance: str,
+        stall: float,
+    ) -> None:
+        super().__init__(login, directory, instance, stall)
+        self._engine, self._beside, self._mount = engine, beside, mount
+        self.way = f"helper containers of {printable(beside.image)} beside {printable(beside.name)}"
+
+    def check(self, standing: Standing) -> None:
+        """The database's own image has the client of its own version; the dump's header proves it."""
+        self._standing = standing
+
+    def sweep(self) -> int:
+        """See Clients."""
+        return self._engine.sweep_helpers(self._instance) + sweep_spool(self._directory, self._instance)
+
+    @contextlib.contextmanager
+    def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
+        labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
+        try:
+            # In a thread: a signal's exception would lose the helper that is just being made.
+            with ThreadPoolExecutor(1) as aside:
+                aside.submit(int).result()  # the thread exists, and will be waited for, before there is a helper
+                start = self._engine.start_helper
+                helper = aside.submit(start, self._beside, program, arguments, self._mount, labels).result()
+            yield helper
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                self._engine.sweep_helpers(self._instance, run, ROLE)
+            raise
+
+    def _inside(self, path: Path) -> str:
+        return str(self.inside / path.name)
+
+    def _host(self) -> str:
+        return "127.0.0.1"
+
+
+class NetworkClients(_Spooled):
+    """Clients as child processes, reaching the server over the network."""
+
+    def __init__(self, login: Login, directory: Path, instance: str, stall: float, root: Path = _CLIENT_ROOT) -> None:
+        super().__init__(login, directory, instance, stall)
+        self._root, self._major = root, 0
+        self.way = f"the network: {printable(login.host)}:{login.port}"
+
+    def check(self, standing: Standing) -> None:
+        """See Clients."""
+        server_major = standing.major
+        have = sorted(int(path.parent.parent.name) for path in self._root.glob("[0-9]*/bin/pg_dump"))
+        if server_major not in have:
+            raise ConfigError(
+                f"the server is PostgreSQL {server_major}, the clients here are {', '.join(map(str, have)) or 'none'};"
+                " only a client of the server's own version makes a dump that its own server takes back",
+                "Grant the Docker socket and unset DB_HOST (the database's own image then brings its client),"
+                f" or add the {server_major} client to the image (see the Dockerfile's client stages).",
+            )
+        self._major, self._standing = server_major, standing
+
+    def sweep(self) -> int:
+        """See Clients. Child processes die with us: their pipe breaks."""
+        return sweep_spool(self._directory, self._instance)
+
+    @contextlib.contextmanager
+    def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
+        home = self._root / str(self._major)
+        yield Child([str(home / "bin" / program), *arguments], home / "lib")
+
+    def _inside(self, path: Path) -> str:
+        return str(path)
+
+    def _host(self) -> str:
+        return self._login.host
+
+
+def sweep_spool(directory: Path, instance: str) -> int:
+    """Remove the pipes and password files of `instance` that dead runs left; how many. Only under the lock."""
+    left = [path for path in directory.iterdir() if (match := _SPOOLED.fullmatch(path.name)) and match[1] == instance]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def application(instance: str, run: str = "") -> str:
+    """The name our sessions carry on the server: it names the backup volume and the run."""
+    return f"{APPLICATION} {instance} {run}"

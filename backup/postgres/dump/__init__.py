@@ -1,0 +1,1 @@
+"""Plain dumps as they stream by: read, changed for another server, compared."""

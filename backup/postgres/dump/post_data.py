@@ -1,0 +1,251 @@
+"""A plain dump divided where its rows end: what comes then is kept entry by entry, with the tables that each needs.
+
+pg_dump announces each object with a comment and writes what is built on rows last. Entries that are not fully
+understood stay `alone`: everything before them is done first, and nothing beside them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
+
+from backup.postgres.dump.adaptation import AS_IT_IS, Adaptation
+from backup.postgres.dump.clean_statements import WithoutDrops
+from backup.postgres.dump.dependency_queue import Entry
+from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, NAME, ROWS, DumpReader
+from backup.postgres.dump.load_attempt import Attempt
+
+_TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
+_ALTER: Final = rb"^ALTER TABLE (?:ONLY )?" + _TABLE + rb"\n    ADD CONSTRAINT " + NAME
+_INDEX: Final = re.compile(
+    rb"^CREATE (?:UNIQUE )?INDEX " + NAME + rb" ON (?:ONLY )?" + _TABLE + rb" USING (\w+) ", re.MULTILINE
+)
+_UNIQUE: Final = re.compile(_ALTER + rb" (?:PRIMARY KEY|UNIQUE) ", re.MULTILINE)
+_FOREIGN: Final = re.compile(
+    _ALTER + rb" FOREIGN KEY \(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) REFERENCES " + _TABLE + rb"\(", re.MULTILINE
+)
+_PARENT: Final = re.compile(rb"((?:" + COLUMN + rb"\.)?" + COLUMN + rb")")
+_ATTACHED: Final = re.compile(rb"^ALTER TABLE ONLY " + _TABLE + rb" ATTACH PARTITION " + _TABLE + rb" ", re.MULTILINE)
+_MADE: Final = re.compile(rb"^CREATE (UNLOGGED |FOREIGN )?TABLE " + _TABLE + rb" ", re.MULTILINE)
+_PARTED: Final = re.compile(rb"^PARTITION BY ", re.MULTILINE)
+_INHERITS: Final = re.compile(rb"^INHERITS \((.*)\)", re.MULTILINE)
+_SETTINGS: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)+--\n\Z", re.MULTILINE)
+_SETTING: Final = re.compile(rb"SET (\w+) = [^\n]*;\n")
+# What a session does under another name, only its own later statements are to see.
+_STATEFUL: Final = re.compile(rb"^(?:SET SESSION AUTHORIZATION|\\c(?:onnect)?) ", re.MULTILINE)
+_EVENT_TRIGGER: Final = "EVENT TRIGGER"
+# What may be the first to come behind the rows, of what is given to sessions one by one.
+_BUILT: Final = ("INDEX", "CONSTRAINT", "FK CONSTRAINT", "EVENT TRIGGER", "MATERIALIZED VIEW DATA")
+_RELATING: Final = ("TABLE", "FOREIGN TABLE", "TABLE ATTACH")
+_CHECKING: Final = (*_RELATING, "DOMAIN")
+# Functions of the server's own are written without a schema.
+_CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + NAME + rb"\." + NAME + rb"\(")
+# Definitions of a hundred thousand indexes. A dump with more of them is loaded as it comes.
+_MOST: Final = 64 << 20
+_TAIL: Final = 1024
+FIRST: Final = Attempt()
+# How much longer than a sorted index one with many keys per row takes.
+_SLOW: Final = 4
+
+
+class Split:
+    """A Watcher of a dump. `write` gets what comes before the first index or constraint; `entries` has the rest.
+
+    If a table that the dump makes has many rows, they come in frozen, in a transaction of their own: no later scan has
+    to mark each and write its page again. `loaded` is called when all rows of a table were written, `rows_done` when
+    those of all were. `attempt` is how it is loaded. `settings` is what each session has to begin with, `trailer` what
+    it ends with; `checked` are the statements that make what has checks, `calling` that these call somebody's function.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        rows_done: Callable[[], None] = lambda: None,
+        loaded: Callable[[bytes], None] = lambda table: None,
+        attempt: Attempt = FIRST,
+    ) -> None:
+        self._attempt, self._rowless = attempt, True
+        self._write, self._rows_done, self._loaded = write, rows_done, loaded
+        self._copying = self._within = False
+        self._freezable: set[bytes] = set()
+        self.entries: list[Entry] = []
+        self.trailer = b""
+        self._passed = WithoutDrops(attempt.search_path.encode(errors="surrogateescape") if attempt.by_path else b"")
+        self._kind = self._name = self._last = ""
+        self._holding = self._passing = False
+        self._held = 0
+        self._text: list[bytes] = []
+        self._tail = b""
+        self._current: dict[bytes, bytes] = {}
+        self._bytes: dict[bytes, int] = {}
+        # Bytes of rows.
+        self.rows = 0
+        self.calling = False
+        self.checked: list[bytes] = []
+        self._table = b""
+        # Tables that inherit from others, with those: a lock of one may be one of all.
+        self._kin: set[bytes] = set()
+
+    @property
+    def with_rows(self) -> bool:
+        """Whether rows of any table came by."""
+        return not self._rowless
+
+    @property
+    def settings(self) -> bytes:
+        """The dump's own settings, as they are at its beginning."""
+        return self._passed.settings
+
+    def section(self, kind: str, name: str) -> None:
+        """See Watcher."""
+        self._close()
+        self._write(self._passed.begin())
+        self._kind, self._name, self._table = kind, name, b""
+        if kind == "TABLE DATA" and self._rowless:
+            self._rowless = False
+            self._write(self._attempt.before_rows)
+        if kind in _BUILT and not self._holding and not self._passing:
+            self._holding = True
+            self._rows_done()
+        elif kind in ROWS and self._holding:
+            self._pass_on()
+
+    def table(self, table: str) -> None:
+        """See Watcher."""
+        if not self._kind:
+            # Rows before any object: whoever has put them there knows why.
+            self._write(self._passed.finish())
+        self._table = table.encode(errors="surrogateescape")
+        self._copying = True
+
+    def data(self, data: bytes) -> None:
+        """See Watcher."""
+        if self._copying:
+            self._copying = False
+            data = self._frozen(data) if self._table in self._freezable else data
+        if self._kind == "TABLE DATA":
+            self._bytes[self._table] = self._bytes.get(self._table, 0) + len(data)
+            self.rows += len(data)
+        elif self._holding or self._kind in _CHECKING:
+            self._text.append(data)
+            self._held += len(data)
+        self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
+        if not self._holding:
+            self._write(self._passed.feed(data))
+        elif self._held > _MOST:
+            self._pass_on()
+
+    def finish(self) -> None:
+        """No more comes; `entries` and `trailer` are complete."""
+        self._close()
+        self._write(self._passed.finish())
+        # They would act on what comes behind them, such as the filling of views.
+        self.entries.sort(key=lambda entry: entry.last)
+
+    def _close(self) -> None:
+        """An object ends, and with it what the dump sets for those that come."""
+        if self._within:
+            self._within = False
+            self._write(b"COMMIT;\n")
+        if self._kind == "TABLE DATA" and self._table:
+            self._loaded(self._table)
+        text = b"".join(self._text)
+        self._text = []
+        if not self._holding:
+            self._held = 0
+            self._note_table(text)
+        elif self._kind == END:
+            self.trailer = text
+        else:
+            self._add(text)
+        if found := _SETTINGS.search(self._tail):
+            self._current.update((match[1], match[0]) for match in _SETTING.finditer(found[0]))
+        self._tail = b""
+
+    def _frozen(self, data: bytes) -> bytes:
+        copy = COPY.match(data)
+        if not copy or END_OF_ROWS in data:
+            return data  # so few that a transaction, and a new file for them, would cost more
+        self._within = True
+        end = copy.end() - len(b";\n")
+        # As VACUUM FREEZE would leave them.
+        return b"BEGIN;\nTRUNCATE ONLY %b;\n%b (FREEZE)%b" % (self._table, data[:end], data[end:])
+
+    def _note_table(self, text: bytes) -> None:
+        if b" CHECK (" in text:
+            self.checked.append(text)
+            self.calling = self.calling or bool(_CALLING.search(text))
+        if self._kind == "TABLE ATTACH":
+            for match in _ATTACHED.finditer(text):
+                self._kin.update(match.groups())
+        elif self._kind in _RELATING and (made := _MADE.search(text)):
+            if parents := _INHERITS.search(text):
+                self._kin.update((made[2], *_PARENT.findall(parents[1])))
+            if made[1] != b"FOREIGN " and not _PARTED.search(text):
+                self._freezable.add(made[2])
+
+    def _add(self, text: bytes) -> None:
+        if _STATEFUL.search(text):
+            self._text.append(text)
+            self._pass_on()
+            return
+        # The settings behind it belong to what comes: each entry begins with all that hold for it.
+        own = _SETTINGS.sub(b"", text)
+        script = b"".join(self._current.values()) + own
+        entry = replace(self._understood(script, own), kind=self._kind, name=self._name)
+        last = self.entries[-1] if self.entries else None
+        if last and not last.alone and self._kind == "COMMENT" and _remark_on(self._last, self._name):
+            self.entries[-1] = replace(last, script=last.script + script)
+        else:
+            self.entries.append(entry)
+            self._last = self._name
+
+    def _understood(self, script: bytes, own: bytes) -> Entry:
+        match self._kind:
+            case "INDEX" if found := _INDEX.search(own):
+                table, method = self._key(found[1]), found[2]
+                weight = self._bytes.get(found[1], 0) * (1 if method == b"btree" else _SLOW)
+                # More than the index itself: CLUSTER ON, REPLICA IDENTITY, statistics of its columns.
+                if b"\nALTER " in own or not table:
+                    return Entry(script, alters=frozenset([table]), weight=weight)
+                early = own.count(b"(") == 1 and b" WHERE " not in own
+                return Entry(script, reads=frozenset([table]), early=early, weight=weight)
+            case "CONSTRAINT" if found := _UNIQUE.search(own):
+                weight = self._bytes.get(found[1], 0)
+                return Entry(script, alters=frozenset([self._key(found[1])]), early=True, weight=weight)
+            case "FK CONSTRAINT" if found := _FOREIGN.search(own):
+                weight = self._bytes.get(found[1], 0)
+                return Entry(script, alters=frozenset(map(self._key, found.groups())), early=True, weight=weight)
+        return Entry(script, alone=True, last=_EVENT_TRIGGER in (self._kind, self._name[: len(_EVENT_TRIGGER)]))
+
+    def _key(self, table: bytes) -> bytes:
+        """What stands for a table among locks: one name for all that are related."""
+        return b"" if table in self._kin else table
+
+    def _pass_on(self) -> None:
+        """Not a dump as pg_dump makes them: what was kept, and all that comes, is loaded in its order."""
+        self._holding, self._passing = False, True
+        for entry in self.entries:
+            self._write(entry.script)
+        self._write(b"".join([*self._current.values(), *self._text]))
+        self.entries, self._text, self._held = [], [], 0
+
+
+def _remark_on(thing: str, comment: str) -> bool:
+    """Whether `public.INDEX i` is the comment on the index `public.i`, `public.CONSTRAINT c ON t` on `public.t c`."""
+    schema, _, name = thing.partition(".")
+    table, _, constraint = name.partition(" ")
+    return comment in (f"{schema}.INDEX {name}", f"{schema}.CONSTRAINT {constraint} ON {table}")
+
+
+def foreseen(pieces: Iterable[bytes], how: Adaptation = AS_IT_IS) -> list[Entry]:
+    """What a dump builds behind its rows, loaded like this."""
+    split = Split(lambda data: None)
+    reader = DumpReader(how.applied(split), counting=False)
+    for piece in pieces:
+        reader.feed(piece)
+    reader.finish()
+    split.finish()
+    return split.entries

@@ -1,0 +1,163 @@
+"""The database: its identity, its dump, and the roles and database-level settings a dump does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from backup import postgres
+from backup.errors import BackupError, DumpFailed
+from backup.logging import logger
+from backup.model.manifest import DatabasePart
+from backup.postgres import Facts, Login
+from backup.postgres.admin import drop_remains
+from backup.postgres.clients import Clients, application
+from backup.postgres.dump.definitions import Definitions
+from backup.postgres.dump.dump_reader import DumpReader
+from backup.postgres.dump.inheritance import kinship
+from backup.postgres.dump.money import with_setting
+from backup.postgres.server import at_work, standing
+from backup.postgres.session_settings import DUMP
+from backup.postgres.session_settings import options as session_options
+from backup.storage.artifact_writer import ArtifactWriter
+
+_DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
+DUMP_SESSION: Final = session_options(DUMP)
+# --no-sync: the client writes into a pipe; the bytes are synced where they end up.
+_ROLES_OPTIONS: Final = ("--roles-only", "--no-sync", "--encoding=UTF8")
+
+
+@dataclass(frozen=True)
+class PostgresSource:
+    """One database. `image` and `image_id` are those of its container, empty over the network.
+
+    `lock_timeout`, `patience`: seconds for which a dump may wait for a lock, and any session may do nothing.
+    `scratch` drops what dead drills left on the server.
+    """
+
+    login: Login
+    clients: Clients
+    instance: str
+    lock_timeout: int
+    patience: int
+    image: str = ""
+    image_id: str = ""
+    scratch: Callable[[], int] = lambda: 0
+
+    def inspect(self) -> Facts:
+        """What the server says of the database; refuses poolers and clients of another version."""
+        facts = postgres.inspect(self.login)
+        self.clients.check(facts.standing)
+        return facts
+
+    def loading(self, name: str, run: str) -> Clients:
+        """Clients of the server's version for a database that `run` fills: an index may take as long as it works."""
+        self.clients.check(standing(self.login))
+        made = self.clients.named(name)
+        made.busy = self._at_work(name, run)
+        return made
+
+    def _at_work(self, name: str, run: str, locks: float = 0.0) -> Callable[[], bool]:
+        return lambda: at_work(self.login, name, application(self.instance, run), self.patience, locks)
+
+    def _dumping(self, run: str) -> Callable[[], bool]:
+        """Whether a dump is at work. It waits for locks no longer than it is allowed to: then it ends by itself."""
+        return self._at_work(self.login.name, run, self.lock_timeout + self.patience)
+
+    def sweep(self) -> int:
+        """End what dead runs left: helpers, pipes, and sessions on the server. Only under the lock."""
+        count = self.clients.sweep() + postgres.end_sessions(self.login, application(self.instance))
+        try:
+            count += len(drop_remains(self.login))
+        except BackupError as error:
+            logger.warning("{} {}", error.message, error.hint)
+        try:
+            return count + self.scratch()
+        except BackupError as error:
+            # A database more is no reason to make no backup.
+            logger.warning("scratch databases of drills that died could not be looked for: {}", error.message)
+            return count
+
+    def dump(
+        self,
+        facts: Facts,
+        writer: ArtifactWriter,
+        run: str,
+        progress: Callable[[int], None],
+        definitions: Definitions,
+    ) -> DatabasePart:
+        """Write the whole dump to `writer`; DumpFailed unless client and content both say it is whole.
+
+        What it defines is kept in `definitions`.
+        """
+        options = (*dump_options(facts.locale.encoding), f"--lock-wait-timeout={self.lock_timeout * 1000}")
+        reader = DumpReader(definitions)
+        with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
+            # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
+            for chunk in with_setting(output.chunks(lambda: progress(0))):
+                writer.write(chunk)
+                reader.feed(chunk)
+                progress(len(chunk))
+        reader.finish()
+        reader.check_whole()
+        _same_major(facts, reader.client_version)
+        return DatabasePart(
+            name=facts.name,
+            oid=facts.oid,
+            system_identifier=facts.system_identifier,
+            server_version=facts.server_version,
+            image=self.image,
+            image_id=self.image_id,
+            size=facts.size,
+            client_version=reader.client_version,
+            command=("pg_dump", *options),
+            rows=reader.rows,
+            large_objects=reader.large_objects,
+            not_carried=facts.not_carried,
+            locale=facts.locale,
+            bootstrap=facts.bootstrap,
+            extensions=tuple(reader.extensions),
+            cautions=facts.cautions,
+            preload=facts.dependencies.preloaded,
+            versions=dict(facts.dependencies.versions),
+            tablespaces=facts.dependencies.tablespaces,
+            definitions=definitions.sha256,
+            environment=facts.environment,
+            search_path=facts.search_path,
+            found_by_path=dict(facts.found_by_path),
+            children=kinship(definitions.script) if definitions.script is not None else None,
+        )
+
+    def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> str:
+        """Write roles and memberships, then the database-level settings, as SQL for psql; all that was written."""
+        # By default it asks `postgres` or `template1`, which an ordinary user may not enter.
+        options: tuple[str, ...] = (*_ROLES_OPTIONS, f"--database={postgres.name_only(facts.name)}")
+        if not facts.superuser:
+            options = (*options, "--no-role-passwords")
+        reader, text = DumpReader(), bytearray()
+        with self.clients.run("pg_dumpall", options, run, DUMP_SESSION, self._dumping(run)) as output:
+            for chunk in output.chunks():
+                text += chunk
+                reader.feed(chunk)
+        reader.check_whole()
+        text += "\n".join(["-- Settings of the database itself", *facts.settings, ""]).encode()
+        writer.write(bytes(text))
+        return text.decode(errors="surrogateescape")
+
+
+def dump_options(encoding: str) -> tuple[str, ...]:
+    """How a database is dumped whose text is to be written in this encoding; as the session has it if none is named.
+
+    Its own holds all of its text: another one that a role is set to may not.
+    """
+    return (*_DUMP_OPTIONS, *([f"--encoding={encoding}"] if encoding else []))
+
+
+def _same_major(facts: Facts, client_version: str) -> None:
+    if client_version.split(".")[0].split(" ")[0] != str(facts.major):
+        raise DumpFailed(
+            f"pg_dump {client_version or 'of unknown version'} wrote the dump of a PostgreSQL {facts.major} server;"
+            " such a dump may not load there again, and was not published",
+            "Is another pg_dump first in the PATH of the database's image?",
+        )

@@ -1,0 +1,120 @@
+"""What a database holds, counted, and its statistics made new. Both may take long; a signal ends them on the server."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+
+from backup.errors import IntegrityError
+from backup.formatting import printable
+from backup.postgres.session import Login, connected, translated
+
+_BATCH: Final = 100
+_GLANCE: Final = 0.1
+_PART: Final = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
+_CONDITIONS: Final = "SELECT unnest(extconfig)::bigint, unnest(extcondition) FROM pg_extension"
+# As a dump writes it: names that need quotes are in quotes.
+_TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
+
+
+def count_rows(login: Login, tables: Iterable[str], path: str = "") -> dict[str, int]:
+    """The rows of each of `tables`, written as in a dump (`public."Odd"`). A table that is not there is left out.
+
+    Of a table of an extension it is those that a dump has: not those that the extension brings. Of a partitioned table
+    it is those of its partitions that are not among `tables`: a dump has them as rows of it where a row's partition may
+    be another one in another server. `path`: the search_path by which functions in indexes find names, if they have to.
+    """
+    wanted = [_checked(table) for table in tables]
+    with connected(login, "count", limit=0) as connection:
+        _search(connection, path)
+        # A policy would hide rows without a word.
+        connection.execute("SET row_security = off")
+        there = [(table, *known) for table in wanted if (known := _known(connection, table))]
+        conditions = dict(connection.execute(_CONDITIONS).fetchall())
+        others = f"WHERE tableoid <> ALL (ARRAY{[oid for _, oid, _ in there]}::oid[])"
+        found: dict[str, int] = {}
+        for start in range(0, len(there), _BATCH):
+            batch = there[start : start + _BATCH]
+            query = _counting(
+                (table, others) if parted else (f"ONLY {table}", conditions.get(oid, ""))
+                for table, oid, parted in batch
+            )
+            counts = connection.execute(query).fetchall()
+            found.update((batch[number][0], count) for number, count in counts)
+    return found
+
+
+def count_large_objects(login: Login) -> int:
+    """How many large objects there are."""
+    with connected(login, "count", limit=0) as connection:
+        row = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
+    return int(row[0]) if row else 0
+
+
+@contextlib.contextmanager
+def analyzing(login: Login, path: str = "") -> Iterator[list[str]]:
+    """Make the statistics of all tables, which no dump carries, beside what the body does. Any length of time.
+
+    Afterwards the list has the server's words if it did not go well. What takes us away from the body ends it. `path`
+    as in `count_rows`.
+    """
+    failed: list[str] = []
+    with connected(login, "analyze", limit=0) as connection:
+        _search(connection, path)
+
+        def work() -> None:
+            try:
+                connection.execute("ANALYZE")
+            except psycopg.Error as error:
+                failed.append(translated(error, login).message)
+
+        thread = threading.Thread(target=work, name="analyze", daemon=True)
+        thread.start()
+        try:
+            yield failed
+            # In here, so that what takes us away from the waiting ends it on the server, too.
+            _wait(thread)
+        except BaseException:
+            with contextlib.suppress(psycopg.Error):
+                connection.cancel_safe(timeout=5.0)
+            raise
+        finally:
+            # A connection must not be closed under a thread that uses it.
+            _wait(thread)
+
+
+def _wait(thread: threading.Thread) -> None:
+    while thread.is_alive():
+        thread.join(_GLANCE)
+
+
+def _search(connection: psycopg.Connection[Any], path: str) -> None:
+    if path:
+        connection.execute("SELECT set_config('search_path', %s, false)", (path,))
+
+
+def _checked(table: str) -> str:
+    if not _TABLE.fullmatch(table):
+        raise IntegrityError(f"{printable(table)!r} is no table's name as a dump writes it", "Is the manifest damaged?")
+    return table
+
+
+def _known(connection: psycopg.Connection[Any], table: str) -> tuple[int, bool] | None:
+    """Its number, and whether it is partitioned."""
+    query = "SELECT oid::bigint, relkind = 'p' FROM pg_class WHERE oid = to_regclass(%s)"
+    return connection.execute(query, (table,)).fetchone()
+
+
+def _counting(tables: Iterable[tuple[str, str]]) -> sql.SQL:
+    # The condition is the extension's own, as pg_dump uses it.
+    counts = (
+        f"SELECT {number}, count(*) FROM {table} {condition}"  # noqa: S608 - checked
+        for number, (table, condition) in enumerate(tables)
+    )
+    return sql.SQL(" UNION ALL ".join(counts))

@@ -1,0 +1,205 @@
+"""What a server says of its databases, sessions, roles and extensions, asked through another database of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from backup.errors import DatabaseUnavailable, RestoreFailed
+from backup.formatting import printable
+from backup.model.manifest import Locale
+from backup.postgres import session
+from backup.postgres.session import Login, connected, told, translated
+from backup.postgres.session_settings import Standing
+
+LONGEST_NAME: Final = 63
+# How the server marks a database that a DROP has begun to remove: nothing but another DROP is possible then.
+INVALID: Final = -2
+_MAINTENANCE: Final = ("postgres", "template1")
+_DATABASE: Final = """
+    SELECT d.oid::bigint AS oid, datname AS name, pg_get_userbyid(datdba) AS owner,
+           CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END AS size,
+           datallowconn AS allow_connections, datconnlimit AS connection_limit, datistemplate AS template,
+           (SELECT spcname FROM pg_tablespace t WHERE t.oid = dattablespace) AS tablespace,
+           coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment,
+           pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctype AS ctype,
+           datlocprovider::text AS provider,
+           -- named daticulocale before 17
+           coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale', '') AS locale,
+           coalesce(to_jsonb(d)->>'daticurules', '') AS rules
+      FROM pg_database d WHERE {}"""
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of the server. `size` in bytes, 0 when we may not know it; `connection_limit` -1 for none."""
+
+    oid: int
+    name: str
+    owner: str
+    size: int
+    allow_connections: bool
+    connection_limit: int
+    locale: Locale
+    comment: str
+    template: bool
+    tablespace: str
+
+    @property
+    def half_removed(self) -> bool:
+        """Whether a DROP of it was interrupted, so that nothing but another DROP is possible."""
+        return self.connection_limit == INVALID
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Sessions in one database that are alike. What we may not know of others' is empty."""
+
+    application: str
+    user: str
+    address: str
+    count: int
+
+
+@contextlib.contextmanager
+def maintenance(
+    login: Login, purpose: str, besides: Collection[str] = (), limit: float = 60.0
+) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to a database that nothing is done to: `postgres`, else `template1`, none of `besides`."""
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for name in (name for name in _MAINTENANCE if name not in besides):
+            try:
+                connection = stack.enter_context(connected(replace(login, name=name), purpose, limit=limit))
+                break
+            except DatabaseUnavailable as error:
+                said.append(error.message)
+        else:
+            raise DatabaseUnavailable(
+                f"no database to work from: {'; '.join(said)}",
+                f"Grant CONNECT on the database `postgres` to {printable(login.user)}.",
+            )
+        yield connection
+
+
+def standing(login: Login) -> Standing:
+    """The server's version, and what the login may set there."""
+    with maintenance(login, "version") as connection:
+        return session.standing(connection)
+
+
+def bootstrap(login: Login) -> str:
+    """The role that the server was initialised with."""
+    with maintenance(login, "bootstrap") as connection:
+        return str(connection.execute("SELECT rolname FROM pg_roles WHERE oid = 10").fetchall()[0][0])
+
+
+def server_version(login: Login) -> str:
+    """The server's version, as in 17.11."""
+    with maintenance(login, "version") as connection:
+        return str(connection.execute("SHOW server_version").fetchall()[0][0])
+
+
+def at_work(login: Login, name: str, application: str, patience: float, locks: float = 0.0) -> bool:
+    """Whether a session of `application` in the database `name` executes something, and waits for nobody.
+
+    That is: neither for its client, which may be frozen, nor for a lock, unless it has done so for less than `locks`
+    seconds. One between two statements is at work too, if it began or ended one within `patience` seconds.
+    """
+    query = """
+        SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = %s AND application_name = %s
+                       AND (state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Lock', 'Client')
+                            OR wait_event_type = 'Lock' AND state_change > clock_timestamp() - make_interval(secs => %s)
+                            OR state_change > clock_timestamp() - make_interval(secs => %s)))"""
+    with maintenance(login, "at work") as connection:
+        row = connection.execute(query, (name, application, locks, patience)).fetchone()
+        return bool(row and row[0])
+
+
+def databases(login: Login) -> dict[int, str]:
+    """All databases of the server: their names by oid."""
+    with maintenance(login, "databases") as connection:
+        return dict(connection.execute("SELECT oid::bigint, datname FROM pg_database").fetchall())
+
+
+def find(login: Login, name: str = "", *, oid: int = 0) -> Database | None:
+    """The database of that name, or that oid."""
+    with maintenance(login, "find") as connection:
+        return look(connection, name=name, oid=oid)
+
+
+def usable(found: Database | None) -> Database | None:
+    """The database, unless it is half removed: then it is in the way, and all that was in it is gone."""
+    return None if found and found.half_removed else found
+
+
+def look(connection: psycopg.Connection[Any], *, name: str = "", oid: int = 0) -> Database | None:
+    """One database by name or by oid, over an open connection."""
+    by = sql.SQL("datname = %(name)s" if name else "d.oid = %(oid)s::bigint::oid")
+    with connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(sql.SQL(_DATABASE).format(by), {"name": name, "oid": oid}).fetchone()
+    if row is None:
+        return None
+    locale = Locale.model_validate(row)
+    return Database(locale=locale, **{key: row[key] for key in Database.__dataclass_fields__ if key != "locale"})
+
+
+def fitting(name: str, suffix: str) -> str:
+    """`name` and `suffix` as one name that the server does not cut: `name` loses what is too much at its end."""
+    room = LONGEST_NAME - len(suffix.encode())
+    return name.encode()[:room].decode(errors="ignore") + suffix
+
+
+def sessions(login: Login, name: str) -> tuple[Sessions, ...]:
+    """Who is connected to the database `name`, but for ourselves."""
+    with maintenance(login, "sessions") as connection:
+        rows = connection.execute(
+            "SELECT coalesce(application_name, ''), coalesce(usename, ''), coalesce(host(client_addr), ''), count(*)"
+            " FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+            " AND coalesce(backend_type, '') <> 'autovacuum worker' GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3",
+            (name,),
+        )
+        return tuple(Sessions(*row) for row in rows)
+
+
+def roles(login: Login) -> dict[str, bool]:
+    """All roles of the server, and whether each is a superuser."""
+    with maintenance(login, "roles") as connection:
+        return dict(connection.execute("SELECT rolname, rolsuper FROM pg_roles").fetchall())
+
+
+def extensions_available(login: Login) -> dict[str, str]:
+    """What `CREATE EXTENSION` can make on this server, with the version it makes."""
+    with maintenance(login, "extensions") as connection:
+        return dict(connection.execute("SELECT name, default_version FROM pg_available_extensions").fetchall())
+
+
+@contextlib.contextmanager
+def failing(login: Login, name: str) -> Iterator[None]:
+    """The server's refusal of a change to the database `name` as RestoreFailed."""
+    try:
+        yield
+    except psycopg.Error as error:
+        known = translated(error, login)
+        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+            raise known from None
+        said = told(error)
+        hint = known.hint
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            hint = f"Let {printable(login.user)} own the database and have CREATEDB, or be a superuser."
+        raise RestoreFailed(
+            f"database {printable(name)!r} cannot be changed: {said}. It is as it was before", hint
+        ) from None
+
+
+def checked(name: str) -> str:
+    """The name, unless the server would cut it and take it for another: ValueError."""
+    if not 0 < len(name.encode()) <= LONGEST_NAME:
+        raise ValueError(f"{name!r} is no name of 1 to {LONGEST_NAME} bytes")
+    return name

@@ -1,0 +1,322 @@
+"""The service: schedule, health endpoint and first backup, from start to SIGTERM. Runs as PID 1."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final
+
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Outcome, Records, Run, new_run_id
+from backup.catalog.scheduler_state import Ledger
+from backup.config.loader import Settings
+from backup.errors import BackupError, LockHeld
+from backup.logging import logger
+from backup.model.manifest import Tier
+from backup.model.schedule import BUSY
+from backup.monitoring.alerts.desk import Desk
+from backup.monitoring.health import CREATE, Health, newest_database
+from backup.monitoring.health.model import FIRST
+from backup.monitoring.overview import Overview
+from backup.operations.catch_up import Accounting
+from backup.operations.jobs import COMMANDS, Crontab, jobs
+from backup.operations.offsite.plans import ages, places, uploads
+from backup.operations.restore.journal.files import JOURNAL
+from backup.operations.runs import at_work
+from backup.operations.status import overview
+from backup.service.announce import announce, tell_way
+from backup.service.drill_queue import DrillQueue
+from backup.service.http_options import access_for
+from backup.service.probe import SOCKET
+from backup.service.supervisor import Errand, Family, Scheduler, Signals, scan, stop
+from backup.service.uploads import After
+from backup.service.web.app import create_app
+from backup.service.web.server import HttpServer, bind, reserved
+from backup.storage.errors import storing
+
+_ENDING: Final = {signal.SIGTERM, signal.SIGINT}
+_TICK: Final = 1.0
+# The exit code of a whole set in which files changed while they were read, or that lies in memory.
+_CHANGED: Final = 3
+# What a disk that is well takes to say what is there.
+_PROMPT: Final = 5.0
+# What a sweep usually takes, and what it is given when the service ends.
+_MOMENT: Final = 1.0
+_LAST_WORD: Final = 5.0
+# How often runs that died without a word are looked for.
+_SETTLE: Final = 15.0
+_PATIENT: Final = 900.0
+# How often the crontab is looked at: a day before the clock changes, lines may have to be held back.
+_REFRESH: Final = 60.0
+# How often it is looked whether somebody must be told something.
+_ALERTS: Final = 30.0
+
+
+def serve(
+    settings: Settings,
+    *,
+    catalog: Catalog,
+    records: Records,
+    recover: Callable[[], None],
+    ready: Callable[[], None],
+    command: Sequence[str],
+    run_dir: Path,
+    way: Callable[[], str] = lambda: "",
+    desk: Callable[[Callable[[], Health]], Desk] | None = None,
+    supercronic: str = "supercronic",
+    grace: float = 25.0,
+) -> int:
+    """Serve until SIGTERM or SIGINT; 0, or 143 when a job had to be killed after `grace` seconds.
+
+    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log. `desk` makes
+    what sends alerts, from health without the alerts' own. `recover`, `ready`, `way` and the desk may hang.
+    """
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
+        sweep = Errand(lambda: _recover(recover))
+        sweep.go(wait=_MOMENT)
+        listener = stack.enter_context(bind(settings.http_host, settings.http_port))
+        table = Crontab(settings, command, run_dir, supercronic)
+        service = _Service(settings, catalog, records, sweep, command, table, signals)
+        app = create_app(
+            scheduler=service.scheduler.state,
+            overview=service.overview,
+            ready=lambda: check_ready(catalog, ready),
+            access=access_for(settings),
+        )
+        if desk:
+            made = desk(lambda: service.overview(alerting=False).health)
+            stack.callback(made.stop)
+            service.alarm = Errand(made.round)
+        # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
+        with HttpServer(app, listener), reserved(app, run_dir / SOCKET):
+            try:
+                announce(settings)
+                Errand(lambda: tell_way(way)).go()
+                service.run()
+            finally:
+                killed = stop(service.family, service.scheduler, signals, grace)
+        if killed:
+            logger.error("a job did not end within {:.0f} s and was killed", grace)
+            sweep.go(wait=_LAST_WORD)
+        logger.info("stopped")
+        return 128 + signal.SIGTERM if killed else 0
+
+
+class _Service:
+    """What the main loop looks after: the scheduler, the first backup, and runs that died."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        records: Records,
+        sweep: Errand,
+        command: Sequence[str],
+        table: Crontab,
+        signals: Signals,
+    ) -> None:
+        self._settings, self._catalog, self._records = settings, catalog, records
+        self._sweep, self._command, self._signals = sweep, command, signals
+        # Scheduler and jobs go by the operator's clock, also where TZ is unset and the zone a default.
+        self._env = os.environ | {"TZ": settings.zone.key}
+        self._since = datetime.now(UTC)
+        self._first: subprocess.Popen[bytes] | None = None
+        self._settled = self._refreshed = time.monotonic()
+        self._looked = self._again = 0.0
+        self._pause = _SETTLE
+        self._opened, self._wanted, self._begun, self._idle = threading.Event(), False, False, False
+        self._opening, self._disk = Errand(self._open), Errand(self._look)
+        self._table = table
+        self.alarm: Errand | None = None
+        self.family = Family()
+        self.scheduler = Scheduler(self.family, table.argv, self._env)
+
+        def start(words: tuple[str, ...]) -> subprocess.Popen[bytes]:
+            return self.family.spawn([*command, *words], self._env)
+
+        self._accounting = Accounting(
+            ledger=Ledger(catalog.root),
+            records=records,
+            lock=catalog.root / "state" / "lock",
+            jobs=jobs(settings),
+            zone=settings.zone,
+            spawn=lambda job: start(COMMANDS[job]),
+            held=lambda: table.held,
+            since=self._since,
+        )
+
+        self._after = After(
+            catalog=catalog,
+            records=records,
+            places=[place for place, _ in places(settings)],
+            uploads=uploads(settings),
+            ages=ages(settings),
+            spawn=start,
+        )
+
+        # Whoever drills nothing by schedule has reasons for it.
+        self._drills = DrillQueue(catalog, records, catalog.root / "state" / "lock", start) if settings.drill else None
+
+    def run(self) -> None:
+        """The main loop: every second, and at once when a child ends, until a signal says stop."""
+        self._table.refresh(self._since)
+        self._opening.go(wait=_PROMPT)
+        while not (ending := self._signals.wait(_TICK) & _ENDING):
+            now = time.monotonic()
+            self._tick(now)
+            if self.alarm and now - self._looked > _ALERTS:
+                self._looked = now
+                self.alarm.go()
+        logger.info("stopping: {}", ", ".join(signal.Signals(number).name for number in sorted(ending)))
+
+    def _open(self) -> None:
+        """What must be known before anything is started. From here on all that reads the backup disk may hang."""
+        self._accounting.open()
+        self._wanted = self._first_wanted()
+        self._opened.set()
+
+    def _begin(self, now: float) -> None:
+        """Start the scheduler, and the first backup where there is none, once the disk has answered."""
+        self._begun = True
+        self.scheduler.start(now)
+        if self._wanted:
+            logger.info("there is no good set of the database yet: the first backup starts now")
+            argv = [*self._command, CREATE, Tier.DAILY, "--scheduled", "--trigger", "first"]
+            self._first = self.family.spawn(argv, self._env)
+
+    def overview(self, *, alerting: bool = True) -> Overview:
+        """Asked by the web thread and the alerts, so it only reads."""
+        child, first = self._first, None
+        if child and child.returncode is None:
+            first = Run(id="", operation=CREATE, tier=Tier.DAILY, trigger="first", started=self._since)
+        return overview(
+            self._settings,
+            self._catalog,
+            self._records,
+            datetime.now(UTC),
+            scheduler=self.scheduler.state(),
+            first=first,
+            lost=self._accounting.lost(),
+            alerting=alerting,
+        )
+
+    def _first_wanted(self) -> bool:
+        try:
+            # Also where all are dated ahead: the clock may be behind.
+            return newest_database(self._catalog.sets()) is None
+        except BackupError as error:
+            # Red by /healthz; the service stays up to say so, and a person may look inside.
+            logger.error("the sets cannot be read: {}", error.message)
+            return False
+
+    def _tick(self, now: float) -> None:
+        processes = scan()
+        self.family.reap(processes, now)
+        if not self._begun:
+            if not self._opened.is_set():
+                return
+            self._begin(now)
+        if event := self.scheduler.tend(now):
+            logger.warning("{}", event)
+        if self._first and (code := self._first.poll()) is not None:
+            self._first = None
+            self._first_ended(code)
+            self._settled = 0.0
+        idle = self._idle = all(process.pid == self.scheduler.pid for process in self.family.members(processes))
+        # It reads its file again only after its jobs, and starts no other one until then.
+        if idle and now - self._refreshed > _REFRESH:
+            self._refreshed = now
+            self._refresh()
+        self._disk.go()
+
+    def _look(self) -> None:
+        """All that reads the backup disk again and again: one that hangs must not keep signals from being heard."""
+        now = time.monotonic()
+        if now - self._settled > _SETTLE:
+            # A run that ended between two looks at the processes is among them once more: it is looked for again.
+            self._settled = now if self._idle else self._settled
+            self._settle(now, idle=self._idle)
+        self._accounting.tick(datetime.now(UTC), now, busy=self._first is not None)
+        if self._drills:
+            self._drills.tick(now, busy=self._first is not None)
+        self._after.tick(datetime.now(UTC), now)
+
+    def _refresh(self) -> None:
+        try:
+            if self._table.refresh(datetime.now(UTC)):
+                held = ", ".join(sorted(self._table.held)) or "nothing"
+                logger.info("the scheduler reads its table again; held back from it: {}", held)
+                self.scheduler.reload()
+        except BackupError as error:
+            logger.error("{} {}", error.message, error.hint)
+
+    def _first_ended(self, code: int) -> None:
+        if code == _CHANGED:
+            logger.warning(
+                "the first backup has ended, but files changed while they were read, or it is in memory (see `status`)"
+            )
+        elif code:
+            logger.error("the first backup ended with code {}; the next one is the schedule's", code)
+            if code != BUSY:  # another run held the volume, and says itself how it ended
+                self._accounting.owe(self._unrecorded(code))
+        else:
+            logger.info("the first backup has ended well")
+
+    def _unrecorded(self, code: int) -> Run:
+        """The first backup as its exit code tells it, for where it left no record of its own."""
+        return Run(
+            id=new_run_id(self._since),
+            operation=CREATE,
+            tier=Tier.DAILY,
+            trigger=FIRST,
+            started=self._since,
+            ended=datetime.now(UTC),
+            outcome=Outcome.CRASHED,
+            message=f"the first backup ended with code {code} and left no record",
+            hint="`docker compose logs backup` shows what it said; `create daily` tries it now.",
+            exit_code=abs(code),
+        )
+
+    def _settle(self, now: float, *, idle: bool) -> None:
+        """A record says `running`, but none of our jobs is: died without a word, unless somebody holds the lock.
+
+        A restore half way is ended whatever else runs; each attempt that did not help makes the next one wait longer.
+        """
+        if not (self._catalog.root / "state" / JOURNAL).exists():
+            self._again, self._pause = now, _SETTLE
+        elif now >= self._again:
+            self._again, self._pause = now + self._pause, min(2 * self._pause, _PATIENT)
+            self._sweep.go()
+            return
+        with contextlib.suppress(BackupError):  # said by /healthz
+            if idle and self._records.unfinished(at_work(self._catalog.root)):
+                self._sweep.go()
+
+
+def _recover(recover: Callable[[], None]) -> None:
+    try:
+        recover()
+    except LockHeld as held:
+        logger.debug("nothing was swept: {}", held.message)
+    except BackupError as error:
+        # Not the end: a service that stays up can say what is wrong.
+        logger.error("leftovers could not be swept: {} {}", error.message, error.hint)
+
+
+def check_ready(catalog: Catalog, ready: Callable[[], None]) -> None:
+    """BackupError unless a backup could be taken now: the volume takes a file, the sets can be read, all answer."""
+    with storing(catalog.root), TemporaryFile(dir=catalog.root) as file:
+        file.write(b"ready")
+        file.flush()
+    catalog.sets()
+    ready()

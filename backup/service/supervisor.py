@@ -1,0 +1,330 @@
+"""The children of PID 1: the scheduler and its jobs, found, signalled, restarted and reaped.
+
+Each child is started in a session of its own. Jobs have process groups of their own but stay in their
+session, even when the scheduler that started them has died, so a scan of /proc for the session finds them all.
+So are those of visitors: what the engine started in our container by `exec`, which has no parent here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from backup.errors import BackupError
+from backup.monitoring.health import SchedulerState
+
+_PROC: Final = Path("/proc")
+_DEAD: Final = frozenset("ZX")
+_FROZEN: Final = frozenset("Tt")
+_BACKOFF: Final = (1.0, 60.0)
+# Lines that the scheduler may write in so many seconds; more is no log, and fills the disk that keeps it.
+_MOST: Final = 6000
+_WHILE: Final = 60.0
+# Whoever waits for a child of ours does so within seconds; a zombie older than this has nobody.
+_FORGOTTEN: Final = 60.0
+_STOP_TICK: Final = 0.2
+_KILL_WAIT: Final = 3.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """One line of /proc/<pid>/stat, as far as it matters here."""
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+
+    @property
+    def running(self) -> bool:
+        """Not yet ended (a zombie has)."""
+        return self.state not in _DEAD
+
+
+def parse_stat(line: str) -> Process:
+    """A stat line; the name in the middle may hold blanks and brackets, so it is cut at the last one."""
+    head, _, tail = line.rpartition(")")
+    state, parent, _, session = tail.split()[:4]
+    return Process(int(head.split()[0]), state, int(parent), int(session))
+
+
+def look(pid: int) -> Process | None:
+    """The process as it is now; None when there is none."""
+    try:
+        return parse_stat((_PROC / str(pid) / "stat").read_text(errors="replace"))
+    except (OSError, ValueError):  # ended between two looks
+        return None
+
+
+def written(pid: int) -> int | None:
+    """How often a process has written: a line each time, if it logs. None where that cannot be told.
+
+    By its threads: the count of the process is also that of its children, as soon as they have ended.
+    """
+    try:
+        told = [(thread / "io").read_text() for thread in (_PROC / str(pid) / "task").iterdir()]
+        return sum(int(line.split()[1]) for text in told for line in text.splitlines() if line.startswith("syscw:"))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def scan() -> list[Process]:
+    """Every process that can be seen, zombies too, oldest number first."""
+    pids = sorted(int(name) for name in os.listdir(_PROC) if name.isdigit())
+    return [process for pid in pids if (process := look(pid))]
+
+
+def roots(processes: Iterable[Process]) -> list[Process]:
+    """Those whose parent is not among them: a job is told to end, and ends its own children itself."""
+    listed = list(processes)
+    pids = {process.pid for process in listed}
+    return [process for process in listed if process.parent not in pids]
+
+
+def is_shell(pid: int) -> bool:
+    """A shell that somebody types in: it handles ctrl-C and is deaf to SIGTERM, so it would only be waited for."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text(errors="replace").splitlines()
+        ignored, caught = (
+            next(int(line.split()[1], 16) for line in lines if line.startswith(name)) for name in ("SigIgn:", "SigCgt:")
+        )
+    except (OSError, ValueError, StopIteration):
+        return False
+    return bool(ignored >> (signal.SIGTERM - 1) & 1 and caught >> (signal.SIGINT - 1) & 1)
+
+
+class Errand:
+    """Work that may hang (an engine, a disk), in a daemon thread: it keeps nobody from starting or ending."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._thread: threading.Thread | None = None
+
+    def go(self, wait: float = 0.0) -> None:
+        """Do it, unless it is still being done, and give it `wait` seconds to be ready."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="errand", daemon=True)
+            self._thread.start()
+        self._thread.join(wait)
+
+
+class Signals:
+    """Signals as something to wait for. Installed before anything slow: PID 1 ignores what it does not handle."""
+
+    def __init__(self, *numbers: signal.Signals) -> None:
+        self._numbers = numbers
+
+    def __enter__(self) -> Signals:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._old_fd = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._old = {number: signal.signal(number, lambda *_: None) for number in self._numbers}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
+        os.close(self._read)
+        os.close(self._write)
+
+    def wait(self, seconds: float) -> set[int]:
+        """The signals that came, at the latest after `seconds`."""
+        if not select.select([self._read], [], [], max(0.0, seconds))[0]:
+            return set()
+        return set(os.read(self._read, 4096))
+
+
+class Family:
+    """Children that were started in sessions of their own, and all that descends from them."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._sessions: set[int] = set()
+        self._visits: set[int] = set()
+        self._zombies: dict[int, float] = {}
+        # Children are started by more than one thread: none may be lost between two looks.
+        self._changing = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Start nobody from now on."""
+        with self._changing:
+            self._closed = True
+
+    def spawn(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start a child that leads its own session and reads nothing; BackupError when it cannot be started."""
+        with self._changing:
+            if self._closed:
+                raise BackupError(f"{argv[0]} is not started: the service ends")
+            try:
+                child = subprocess.Popen(list(argv), env=env, stdin=subprocess.DEVNULL, start_new_session=True)
+            except OSError as error:
+                raise BackupError(f"{argv[0]} cannot be started: {error.strerror}") from error
+            self._children[child.pid] = child
+            self._sessions.add(child.pid)
+        return child
+
+    def members(self, processes: Iterable[Process]) -> list[Process]:
+        """Of `processes`, those running in our sessions."""
+        return [process for process in processes if process.session in self._sessions and process.running]
+
+    def visitors(self, processes: Iterable[Process]) -> list[Process]:
+        """Of `processes`, those running that `exec` brought into our container, and what descends from them.
+
+        PID 1 alone is answerable for them: when it ends, the kernel kills them without a word. An open shell is left
+        to that, what runs in it is not.
+        """
+        return [p for p in processes if p.session in self._visits and p.pid != 1 and p.running and not is_shell(p.pid)]
+
+    def reap(self, processes: Iterable[Process], now: float) -> None:
+        """Collect ended children: our own through their Popen, orphans that became ours with waitpid.
+
+        Not waitid(P_ALL): it would show the same first zombie for ever, or take the status of a child that
+        another thread of this process is waiting for.
+        """
+        with self._changing:
+            self._reap(list(processes), now)
+
+    def _reap(self, seen: list[Process], now: float) -> None:
+        self._meet(seen)
+        zombies = [p for p in seen if p.parent == os.getpid() and p.state == "Z"]
+        self._zombies = {p.pid: self._zombies.get(p.pid, now) for p in zombies}
+        for zombie in zombies:
+            if child := self._children.get(zombie.pid):
+                child.poll()
+            elif zombie.session in self._sessions or now - self._zombies[zombie.pid] > _FORGOTTEN:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(zombie.pid, os.WNOHANG)
+        self._forget(seen)
+
+    def _meet(self, seen: Iterable[Process]) -> None:
+        """Note the sessions of visitors while they are there: what they leave behind has us as its parent."""
+        if os.getpid() == 1:
+            self._visits &= {process.session for process in seen}
+            self._visits |= {process.session for process in seen if process.parent == 0 and process.pid != 1}
+
+    def _forget(self, seen: Iterable[Process]) -> None:
+        """Drop sessions that nobody is in any more: their number may come back as somebody else's."""
+        self._children = {pid: child for pid, child in self._children.items() if child.returncode is None}
+        self._sessions &= {process.session for process in seen} | set(self._children)
+
+
+class Scheduler:
+    """supercronic, started again after every end that nobody asked for."""
+
+    def __init__(self, family: Family, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        self._family, self._argv, self._env = family, argv, env
+        self._process: subprocess.Popen[bytes] | None = None
+        self._delay = _BACKOFF[0] / 2
+        self._begun = 0.0
+        self._due: float | None = None
+        self._counted = 0.0, 0
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 while it does not run, because the number may belong to another process by then."""
+        return self._process.pid if self._process and self._process.returncode is None else 0
+
+    def start(self, now: float) -> None:
+        """Start it; BackupError when that is not possible at all."""
+        self._process = self._family.spawn(self._argv, self._env)
+        self._begun, self._due, self._counted = now, None, (now, 0)
+
+    def reload(self) -> None:
+        """Let it read its crontab again."""
+        _send(self.pid, signal.SIGUSR2)
+
+    def state(self) -> SchedulerState:
+        """Alive, stopped by a signal (SIGSTOP, a debugger), or dead. Any thread may ask."""
+        process = self._process
+        seen = look(process.pid) if process and process.returncode is None else None
+        if seen is None or not seen.running:
+            return "dead"
+        return "stopped" if seen.state in _FROZEN else "alive"
+
+    def tend(self, now: float) -> str:
+        """Start it again when it has ended and its pause is over; end it when it writes without end.
+
+        Returns what happened, in words, or nothing.
+        """
+        if self._process is None:
+            return ""
+        if self._process.poll() is None:
+            return self._end_if_raving(now)
+        if self._due is None:
+            self._delay = _BACKOFF[0] if now - self._begun > _BACKOFF[1] else min(self._delay * 2, _BACKOFF[1])
+            self._due = now + self._delay
+            return f"the scheduler ended with code {self._process.returncode}; it starts again in {self._delay:.0f} s"
+        if now < self._due:
+            return ""
+        try:
+            self.start(now)
+        except BackupError as error:
+            self._due = now + _BACKOFF[1]
+            return error.message
+        return "the scheduler runs again"
+
+    def _end_if_raving(self, now: float) -> str:
+        count, (since, before) = written(self.pid), self._counted
+        if count is None:
+            return ""
+        if count - before > _MOST:
+            _send(self.pid, signal.SIGKILL)
+            self._counted = now, count
+            return f"the scheduler has written {count - before:,} lines within {now - since:.0f} s and is ended"
+        if now - since >= _WHILE:
+            self._counted = now, count
+        return ""
+
+
+def stop(family: Family, scheduler: Scheduler, signals: Signals, grace: float) -> bool:
+    """End the scheduler, every job and every visitor; True when one had to be killed after `grace` seconds.
+
+    The scheduler alone would wait for its jobs without limit and tell them nothing, so each job gets SIGTERM from
+    here, also one that started in the same moment.
+    """
+    family.close()
+    _send(scheduler.pid, signal.SIGTERM, signal.SIGCONT)
+    told: set[int] = set()
+    for members in _until_gone(family, signals, grace):
+        for job in roots(process for process in members if process.pid != scheduler.pid):
+            if job.pid not in told:
+                told.add(job.pid)
+                _send(job.pid, signal.SIGTERM, signal.SIGCONT)
+    killed = False
+    for members in _until_gone(family, signals, _KILL_WAIT):
+        for process in members:
+            killed |= process.pid != scheduler.pid
+            _send(process.pid, signal.SIGKILL)
+    return killed
+
+
+def _until_gone(family: Family, signals: Signals, limit: float) -> Iterator[list[Process]]:
+    """Who is left, again and again, until nobody is or the time is over."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        processes = scan()
+        family.reap(processes, time.monotonic())
+        members = family.members(processes) + family.visitors(processes)
+        if not members:
+            return
+        yield members
+        signals.wait(_STOP_TICK)
+
+
+def _send(pid: int, *numbers: signal.Signals) -> None:
+    """Signals to a process of ours; one that has just ended needs none, and number 0 would mean ourselves."""
+    for number in numbers:
+        if pid > 1:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)

@@ -1,0 +1,203 @@
+"""What the service answers over HTTP: /livez, /readyz, /healthz, /metrics, /api/status and the page. It only tells.
+
+Health answers are shaped like draft-inadarei-api-health-check: a status, reasons a person can read, checks a machine
+can. Metrics, API and page all show the one Overview that was made for whoever asked first, at most two seconds ago.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Final, TypeVar
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from backup.errors import BackupError
+from backup.formatting import printable
+from backup.logging import logger
+from backup.monitoring.health import Reason, SchedulerState, Status, scheduler_reason
+from backup.monitoring.overview import Overview
+from backup.service.web import metrics, page
+from backup.service.web.api import bare_body, health_body, plain_body, status_body
+from backup.service.web.guard import Access, Guard
+from backup.service.web.shared import FRESH, Shared
+
+Answer = Callable[[Request], Awaitable[Response]]
+T = TypeVar("T")
+
+# The probe waits 5 s. A disk that hangs must give an answer, too.
+HEALTH_LIMIT: Final = 4.0
+_READY_LIMIT: Final = 10.0
+# Seconds. Docker asks every 30; a look at ten thousand sets takes a second.
+_HEALTH_AGE: Final = 60.0
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+_LOGS: Final = "`docker compose logs backup` has the details."
+
+
+class _View:
+    """One Overview in all its forms, each made once, when somebody wants it."""
+
+    def __init__(self, overview: Overview) -> None:
+        self.overview = overview
+
+    @cached_property
+    def page(self) -> bytes:
+        return page.render(self.overview)
+
+    @cached_property
+    def metrics(self) -> bytes:
+        return metrics.exposition(self.overview)
+
+    @cached_property
+    def status(self) -> bytes:
+        return json.dumps(status_body(self.overview)).encode()
+
+
+@dataclass(frozen=True)
+class _Unknown:
+    """Why nothing can be told, and the next command."""
+
+    text: str
+    hint: str
+
+
+def create_app(
+    *,
+    scheduler: Callable[[], SchedulerState],
+    overview: Callable[[], Overview],
+    ready: Callable[[], None],
+    access: Access | None = None,
+    limit: float = HEALTH_LIMIT,
+    fresh: float = FRESH,
+) -> Starlette:
+    """The application. `overview` and `ready` may be slow; `ready` raises BackupError for what is missing.
+
+    An overview is waited for `limit` seconds and told for `fresh` more.
+    """
+    view = Shared(_told(lambda: _View(overview())), limit, fresh)
+    app = Starlette(
+        routes=[
+            Route("/", _page(view)),
+            Route("/api/status", _program(view, lambda seen: seen.status, "application/json")),
+            Route("/metrics", _program(view, lambda seen: seen.metrics, metrics.CONTENT_TYPE)),
+            Route("/livez", _livez(scheduler)),
+            Route("/healthz", _healthz(view)),
+            Route("/readyz", _readyz(Shared(_told(ready), _READY_LIMIT))),
+            Route("/style.css", _static(page.STYLE, "text/css; charset=utf-8")),
+            *(Route(f"/icon/{name}.svg", _static(page.icon(name), "image/svg+xml")) for name in page.VERDICTS),
+        ],
+        middleware=[Middleware(Guard, access or Access())],
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _static(body: bytes, kind: str) -> Answer:
+    async def answer(request: Request) -> Response:
+        return Response(body, media_type=kind, headers={"Cache-Control": "private, max-age=86400"})
+
+    return answer
+
+
+def _page(view: Shared[_View | _Unknown]) -> Answer:
+    async def answer(request: Request) -> Response:
+        seen = _drawn(await _known(view), lambda seen: seen.page)
+        if isinstance(seen, _Unknown):
+            body, code = page.problem(seen.text, seen.hint, datetime.now(UTC)), 503
+        else:
+            body, code = seen, 200
+        return Response(body, code, media_type="text/html; charset=utf-8", headers=_NO_STORE)
+
+    return answer
+
+
+def _program(view: Shared[_View | _Unknown], form: Callable[[_View], bytes], kind: str) -> Answer:
+    async def answer(request: Request) -> Response:
+        seen = _drawn(await _known(view), form)
+        if isinstance(seen, _Unknown):
+            return _failed(request, seen)
+        return Response(seen, media_type=kind, headers=_NO_STORE)
+
+    return answer
+
+
+def _livez(scheduler: Callable[[], SchedulerState]) -> Answer:
+    async def answer(request: Request) -> Response:
+        reason = scheduler_reason(scheduler())
+        return _health(request, plain_body("fail", (reason,)) if reason else plain_body("pass"))
+
+    return answer
+
+
+def _healthz(view: Shared[_View | _Unknown]) -> Answer:
+    async def answer(request: Request) -> Response:
+        # The container's own probe, which has no address, has the time to wait for how it is now.
+        seen = await _known(view, soon=request.client is not None)
+        if isinstance(seen, _Unknown):
+            return _failed(request, seen)
+        return _health(request, health_body(seen.overview.health))
+
+    return answer
+
+
+def _readyz(ready: Shared[None | _Unknown]) -> Answer:
+    async def answer(request: Request) -> Response:
+        problem = await _known(ready)
+        return _failed(request, problem) if problem else _health(request, plain_body("pass"))
+
+    return answer
+
+
+def _health(request: Request, body: dict[str, Any]) -> JSONResponse:
+    """A health answer. Its reasons name sets and servers, so they are for those who may read them."""
+    status: Status = body["status"]
+    return JSONResponse(
+        body if request.scope["trusted"] else bare_body(status),
+        status_code=200 if status in ("pass", "warn") else 503,
+        media_type="application/health+json",
+        headers=_NO_STORE,
+    )
+
+
+def _failed(request: Request, unknown: _Unknown) -> JSONResponse:
+    return _health(request, plain_body("fail", (Reason("fail", unknown.text, unknown.hint),)))
+
+
+async def _known(shared: Shared[T | _Unknown], *, soon: bool = False) -> T | _Unknown:
+    try:
+        return await (shared.get_soon(_HEALTH_AGE) if soon else shared.get())
+    except TimeoutError:
+        text = f"no answer within {shared.limit:.0f} s: the backup volume, the database or the Docker engine hangs"
+        return _Unknown(
+            text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`."
+        )
+
+
+def _drawn(seen: _View | _Unknown, form: Callable[[_View], bytes]) -> bytes | _Unknown:
+    return seen if isinstance(seen, _Unknown) else _told(lambda: form(seen))()
+
+
+def _told(ask: Callable[[], T]) -> Callable[[], T | _Unknown]:
+    """What nobody foresaw is red, too. Its trace goes to the log, once for all who ask, and not to the client."""
+
+    def asked() -> T | _Unknown:
+        try:
+            return ask()
+        except BackupError as error:
+            return _Unknown(_line(error.message), _line(error.hint))
+        except Exception as error:  # noqa: BLE001
+            logger.exception("the check itself failed")
+            return _Unknown(f"the check itself failed: {type(error).__name__}", _LOGS)
+
+    return asked
+
+
+def _line(text: str) -> str:
+    return printable(" ".join(text.split()))

@@ -1,0 +1,211 @@
+"""The Overview as Prometheus metrics. Home of prometheus_client.
+
+Absent is not zero: what is not known has no sample, so that an alert rule uses absent() and no rule mistakes "we
+cannot tell" for an empty disk or the year 1970. All are gauges, because the truth is on disk and not in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from typing import Final, get_args
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from backup import __version__
+from backup.catalog.run_records import Outcome, Run
+from backup.formatting import printable
+from backup.model.backup_set import StoredSet
+from backup.monitoring.health import SchedulerState, Status
+from backup.monitoring.overview import Overview
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_PREFIX: Final = "obcms_backup_"
+_DONE: Final = (Outcome.SUCCESS, Outcome.CHANGED)
+_DAY: Final = 86_400
+Sample = tuple[dict[str, str], float | int | datetime | timedelta | None]
+
+
+def exposition(overview: Overview) -> bytes:
+    """The answer to one scrape."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Overview(overview))
+    return generate_latest(registry)
+
+
+class _Overview(Collector):
+    def __init__(self, overview: Overview) -> None:
+        self._overview = overview
+
+    def collect(self) -> Iterator[Metric]:
+        for part in (_state, _clocks, _tiers, _runs, _storage, _offsite, _others):
+            for family in part(self._overview):
+                if family.samples:
+                    yield family
+
+
+def _gauge(name: str, text: str, samples: Iterable[Sample]) -> Metric:
+    family = GaugeMetricFamily(_PREFIX + name, text)
+    for labels, value in samples:
+        if value is not None:
+            family.add_sample(_PREFIX + name, {key: printable(label) for key, label in labels.items()}, _number(value))
+    return family
+
+
+def _one(name: str, text: str, value: float | int | datetime | timedelta | None) -> Metric:
+    return _gauge(name, text, [({}, value)])
+
+
+def _number(value: float | int | datetime | timedelta) -> float:
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def _state(overview: Overview) -> Iterator[Metric]:
+    health = overview.health
+    yield _gauge("build_info", "Version of the product.", [({"version": __version__}, 1)])
+    yield _gauge(
+        "health_status",
+        "1 for the state that the backups are in, 0 for the others.",
+        [({"status": name}, name == health.status) for name in get_args(Status)],
+    )
+    yield _gauge(
+        "health_reasons",
+        "Reasons for that state, by severity.",
+        [
+            ({"severity": name}, sum(reason.severity == name for reason in health.reasons))
+            for name in get_args(Status)
+            if name != "pass"
+        ],
+    )
+    if health.scheduler:
+        yield _gauge(
+            "scheduler_state",
+            "1 for the state that the scheduler is in, 0 for the others.",
+            [({"state": name}, name == health.scheduler) for name in get_args(SchedulerState)],
+        )
+    yield _one("observed_timestamp_seconds", "When all this was looked at.", overview.now)
+
+
+def _clocks(overview: Overview) -> Iterator[Metric]:
+    clocks = overview.clocks
+    yield _gauge(
+        "newest_set_timestamp_seconds",
+        "Begin of the newest set that is good, proven by a drill, or stored offsite.",
+        [({"kind": clock.name}, clock.stored.time if clock.stored else None) for clock in clocks],
+    )
+    yield _gauge(
+        "newest_set_age_limit_seconds",
+        "Age of that set above which health is no longer good.",
+        [({"kind": clock.name}, clock.limit) for clock in clocks],
+    )
+
+
+def _tiers(overview: Overview) -> Iterator[Metric]:
+    tiers = [({"tier": str(tier.tier)}, tier) for tier in overview.tiers]
+    counts = [(labels | {"state": state}, n) for labels, t in tiers for state, n in (("good", t.good), ("bad", t.bad))]
+    yield _gauge("sets", "Sets in a tier: good (published and not found damaged) or bad.", counts)
+    yield _gauge("proven_sets", "Good sets in a tier that a drill has restored.", [(n, t.proven) for n, t in tiers])
+    yield _gauge("pinned_sets", "Sets in a tier that retention leaves alone.", [(n, t.pinned) for n, t in tiers])
+    yield _gauge("stored_bytes", "Bytes on disk of a tier's sets.", [(n, t.size) for n, t in tiers])
+    yield _gauge(
+        "tier_newest_set_timestamp_seconds",
+        "Begin of a tier's newest good set.",
+        [(n, t.newest.time if t.newest else None) for n, t in tiers],
+    )
+    yield _gauge(
+        "tier_newest_set_bytes",
+        "Bytes on disk of a tier's newest good set.",
+        [(n, t.newest.size if t.newest else None) for n, t in tiers],
+    )
+    yield _gauge("retention_seconds", "How long a tier's sets are kept.", [(n, t.keep) for n, t in tiers])
+    yield _gauge(
+        "retention_expected_sets", "Sets that a full tier has by its schedule.", [(n, t.expected) for n, t in tiers]
+    )
+
+
+def _runs(overview: Overview) -> Iterator[Metric]:
+    last = _last(overview.runs)
+    sizes = {stored.id: stored for stored in overview.sets}
+    yield _gauge("last_run_start_timestamp_seconds", "Begin of the last run.", [(n, r.started) for n, r in last])
+    yield _gauge("last_run_end_timestamp_seconds", "End of the last run; none while it runs.", _ends(last))
+    yield _gauge(
+        "last_run_duration_seconds",
+        "Duration of the last run; none while it runs.",
+        [(n, r.ended - r.started if r.ended else None) for n, r in last],
+    )
+    yield _gauge(
+        "last_run_outcome",
+        "1 for the outcome of the last run, 0 for the others.",
+        [(n | {"outcome": outcome}, outcome is r.outcome) for n, r in last for outcome in Outcome],
+    )
+    yield _gauge(
+        "last_run_set_bytes", "Bytes of the set that the last run made.", [(n, _size(r, sizes)) for n, r in last]
+    )
+    well = _last(run for run in overview.runs if run.outcome in _DONE)
+    yield _gauge("last_success_timestamp_seconds", "End of the last run that went well.", _ends(well))
+
+
+def _last(runs: Iterable[Run]) -> list[tuple[dict[str, str], Run]]:
+    """The newest run of each operation and tier."""
+    newest: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        key = (run.operation, run.tier)
+        if key not in newest or run.started > newest[key].started:
+            newest[key] = run
+    return [({"operation": key[0], "tier": key[1]}, run) for key, run in sorted(newest.items())]
+
+
+def _ends(runs: Iterable[tuple[dict[str, str], Run]]) -> list[Sample]:
+    return [(labels, run.ended) for labels, run in runs]
+
+
+def _size(run: Run, sets: dict[str, StoredSet]) -> int | None:
+    return sets[run.set].size if run.operation == "create" and run.set in sets else None
+
+
+def _storage(overview: Overview) -> Iterator[Metric]:
+    storage = overview.storage
+    left = storage.days_left * _DAY if storage.days_left is not None else None
+    growth = storage.growth / _DAY if storage.growth is not None else None
+    yield _one("used_bytes", "Bytes on disk of all sets.", storage.used)
+    yield _one("disk_free_bytes", "Free bytes of the backup volume's disk.", storage.free)
+    yield _one("disk_size_bytes", "Size of the backup volume's disk.", storage.total)
+    yield _one("growth_bytes_per_second", "How fast the sets grow.", growth)
+    yield _one("disk_full_seconds", "Seconds until the disk is full, if they go on so.", left)
+    yield _one("undo_bytes", "Bytes that the last restore replaced and that are still kept.", storage.undo)
+
+
+def _offsite(overview: Overview) -> Iterator[Metric]:
+    places = [({"place": place.place}, place) for place in overview.offsite]
+    yield _gauge("offsite_sets", "Sets that are confirmed offsite.", [(n, p.sets) for n, p in places])
+    yield _gauge("offsite_bytes", "Bytes of the sets that are confirmed offsite.", [(n, p.size) for n, p in places])
+    yield _gauge(
+        "offsite_waiting_sets", "Sets that belong offsite and are not there.", [(n, p.waiting) for n, p in places]
+    )
+    yield _gauge("offsite_waiting_bytes", "Bytes of the sets that wait.", [(n, p.waiting_size) for n, p in places])
+    yield _gauge("offsite_bad_sets", "Offsite sets not as they should be.", [(n, p.bad) for n, p in places])
+    yield _gauge(
+        "offsite_newest_set_timestamp_seconds",
+        "Begin of the newest set that is confirmed offsite.",
+        [(n, p.newest_time) for n, p in places],
+    )
+    yield _gauge(
+        "offsite_looked_timestamp_seconds", "When the place was last listed.", [(n, p.looked) for n, p in places]
+    )
+
+
+def _others(overview: Overview) -> Iterator[Metric]:
+    alerting = overview.alerting
+    yield _gauge(
+        "next_run_timestamp_seconds",
+        "When a scheduled job runs next.",
+        [({"job": slot.job}, slot.times[0] if slot.times else None) for slot in overview.slots],
+    )
+    yield _one("restore_duration_seconds", "How long the newest restore or drill took.", overview.restore_seconds)
+    yield _one("alerts_undelivered", "Alerts that still wait to be delivered.", alerting.undelivered)
+    yield _one("alerts_delivered_timestamp_seconds", "When an alert was last delivered.", alerting.last_delivered)
+    yield _one("heartbeat_timestamp_seconds", "When the heartbeat was last sent.", alerting.last_heartbeat)

@@ -1,0 +1,219 @@
+"""The status page: an Overview as HTML. Home of jinja2. Pure but for the templates, read once.
+
+Every value is escaped twice over: control characters and bidirectional marks by `printable`, markup by jinja2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from backup import __version__
+from backup.catalog.run_records import Outcome, Run
+from backup.formatting import duration, plural, printable, size
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier
+from backup.monitoring.health import SEVERITIES, Reason, Status
+from backup.monitoring.overview import Overview, telling
+from backup.service.web import charts
+
+_HERE: Final = Path(__file__).parent / "templates"
+STYLE: Final = (_HERE / "style.css").read_bytes()
+# The address of the style sheet changes with its content, so that a browser may keep it.
+_STYLE_PATH: Final = f"/style.css?{hashlib.sha256(STYLE).hexdigest()[:12]}"
+_RUNS: Final = 12
+# Of each tier. With these a page of ten thousand sets stays below 200 kB.
+_SETS: Final = 30
+_MESSAGE: Final = 400
+VERDICTS: Final[dict[Status, str]] = {
+    "pass": "Healthy",
+    "warn": "Warning",
+    "starting": "Starting",
+    "fail": "Critical",
+}
+_CLOCKS: Final = {"good": "Newest good set", "proven": "Newest proven set", "offsite": "Newest offsite copy"}
+_OUTCOMES: Final[dict[Outcome, Status]] = {
+    Outcome.RUNNING: "starting",
+    Outcome.SUCCESS: "pass",
+    Outcome.CHANGED: "warn",
+    Outcome.INTERRUPTED: "warn",
+    Outcome.FAILED: "fail",
+    Outcome.CRASHED: "fail",
+}
+
+
+def render(overview: Overview) -> bytes:
+    """The page."""
+    template = _ENVIRONMENT.get_template("page.html")
+    worst_last = sorted(overview.health.reasons, key=lambda reason: -SEVERITIES.index(reason.severity))
+    text = template.render(
+        _common(overview.health.status, worst_last),
+        overview=overview,
+        now=overview.now,
+        zone=overview.zone,
+        rows=charts.timelines(overview),
+        sizes=charts.sizes(overview.sets),
+        bar=charts.bar(overview.storage),
+        runs=telling(overview.runs)[:_RUNS],
+        sets=_newest(overview.sets),
+        folded=_folded(overview.sets),
+    )
+    return text.encode(errors="replace")
+
+
+def problem(text: str, hint: str, now: datetime) -> bytes:
+    """The page when nothing could be told."""
+    common = _common("fail", [Reason("fail", text, hint)])
+    return _ENVIRONMENT.get_template("problem.html").render(common, now=now, zone=UTC).encode(errors="replace")
+
+
+def icon(status: Status) -> bytes:
+    """The tab's icon: an SVG that tells by shape and colour."""
+    return _ENVIRONMENT.get_template("icon.svg").render(status=status).encode()
+
+
+def _common(status: Status, reasons: Sequence[Reason]) -> dict[str, object]:
+    return {"status": status, "reasons": reasons, "style": _STYLE_PATH, "version": __version__}
+
+
+def _summary(status: Status, reasons: Sequence[Reason]) -> str:
+    """One sentence below the verdict."""
+    worst = sum(reason.severity == status for reason in reasons)
+    match status:
+        case "pass":
+            return "All is well."
+        case "warn":
+            return f"Nothing has failed, but {_things(worst)} attention."
+        case "starting":
+            return "The first backup is running; there is nothing to restore yet."
+        case "fail":
+            return f"{_things(worst).capitalize()} a person now."
+
+
+def _newest(sets: Sequence[StoredSet]) -> list[StoredSet]:
+    """The newest sets of each tier, in their order."""
+    seen: Counter[Tier] = Counter()
+    shown = []
+    for stored in sets:
+        seen[stored.tier] += 1
+        if seen[stored.tier] <= _SETS:
+            shown.append(stored)
+    return shown
+
+
+def _folded(sets: Sequence[StoredSet]) -> dict[Tier, int]:
+    """How many sets of each tier are not among the newest."""
+    return {tier: count - _SETS for tier, count in Counter(stored.tier for stored in sets).items() if count > _SETS}
+
+
+def _things(count: int) -> str:
+    return "one thing needs" if count == 1 else f"{count} things need"
+
+
+def _when(moment: datetime, zone: ZoneInfo, now: datetime) -> str:
+    """`Tue 25 Nov 02:00`, with the year where it is not this one."""
+    local = moment.astimezone(zone)
+    year = "" if local.year == now.astimezone(zone).year else " %Y"
+    return local.strftime(f"%a %-d %b{year} %H:%M")
+
+
+def _day(moment: datetime, zone: ZoneInfo) -> str:
+    return moment.astimezone(zone).strftime("%-d %b %Y")
+
+
+def _rough(span: timedelta) -> str:
+    """An age to be read at a glance: `12 min`, `5 h 02 min`, `3 d 04 h`, `23 d`."""
+    seconds = int(span.total_seconds())
+    if seconds < 0:
+        return f"{_rough(-span)} ahead"
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if hours < 1:
+        return f"{minutes} min" if minutes else f"{seconds} s"
+    if days < 1:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{days} d {hours % 24:02d} h" if days < 10 else f"{days} d"
+
+
+def _limit(span: timedelta) -> str:
+    """A limit as it was set: `48 h`, `15 d`."""
+    hours = span.total_seconds() / 3600
+    return f"{hours:g} h" if hours <= 72 else f"{hours / 24:.3g} d"
+
+
+def _ago(moment: datetime, now: datetime) -> str:
+    return f"in {_rough(moment - now)}" if moment > now else f"{_rough(now - moment)} ago"
+
+
+def _days(count: float) -> str:
+    if count < 60:
+        return plural(int(count), "day")
+    return plural(int(count / 30.44), "month") if count < 730 else f"{min(count / 365.25, 99):.0f} years"
+
+
+def _line(text: str, most: int = _MESSAGE) -> str:
+    """Text of any shape as one line of bounded length."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _legend(rows: Sequence[charts.Row]) -> list[charts.Kind]:
+    """The kinds of marks that are drawn, the best first."""
+    drawn = {mark.kind for row in rows for mark in row.marks}
+    return [kind for kind in ("proven", "verified", "changed", "failed", "damaged", "old") if kind in drawn]
+
+
+def _taken(run: Run, now: datetime) -> str:
+    if run.ended is None and run.outcome is not Outcome.RUNNING:
+        return "not known"
+    return duration(((run.ended or now) - run.started).total_seconds())
+
+
+def _pieces(text: str) -> list[tuple[bool, str]]:
+    """`text` cut at its back quotes: (is a command, piece)."""
+    return [(bool(place % 2), piece) for place, piece in enumerate(_line(text).split("`")) if piece]
+
+
+def _harmless(value: object) -> object:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_ENVIRONMENT: Final = Environment(
+    loader=FileSystemLoader(_HERE),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    finalize=_harmless,
+    auto_reload=False,
+)
+_ENVIRONMENT.filters |= {
+    "size": size,
+    "rough": _rough,
+    "limit": _limit,
+    "pieces": _pieces,
+    "oneline": _line,
+    "days": _days,
+    "kind": charts.kind_of,
+    "iso": lambda moment: moment.astimezone(UTC).isoformat(timespec="seconds"),
+    "duration": duration,
+}
+_ENVIRONMENT.globals |= {
+    "when": _when,
+    "day": _day,
+    "ago": _ago,
+    "taken": _taken,
+    "summary": _summary,
+    "plural": plural,
+    "verdicts": VERDICTS,
+    "clock_names": _CLOCKS,
+    "outcomes": _OUTCOMES,
+    "legend": _legend,
+}

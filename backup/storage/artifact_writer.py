@@ -1,0 +1,88 @@
+"""One artifact on its way to disk: measure plain bytes → gzip → age, if wanted → measure stored bytes → staged file.
+
+A producer that fails raises in the writer's body, so the file is thrown away before anything could
+take it for whole. Compression runs in a thread of its own, with a bounded queue: memory stays flat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from backup.errors import IntegrityError
+from backup.model.manifest import Artifact
+from backup.pipeline import age, gzip
+from backup.storage.directory import LocalStore
+from backup.storage.staged_file import StagedFile
+
+
+class ArtifactWriter:
+    """A compressed file being written. Use as a context manager; `finish` seals it and gives its Artifact.
+
+    `write` must be given bytes that nobody changes afterwards: they are queued for compression. `recipients`: those
+    that it is encrypted to; its name then ends in `.age`.
+    """
+
+    def __init__(
+        self,
+        store: LocalStore,
+        file: str,
+        kind: Literal["database", "roles", "volume", "index"],
+        name: str = "",
+        level: int = 1,
+        recipients: Sequence[age.Recipient] = (),
+    ) -> None:
+        self.kind, self.name = kind, name
+        self.size = 0
+        self._hash = hashlib.sha256()
+        self.staged: StagedFile = store.stage(file + age.SUFFIX if recipients else file)
+        self._age: age.AgeWriter | None = None
+        try:
+            self._age = age.AgeWriter(self.staged, recipients) if recipients else None
+            self._gzip = gzip.GzipWriter(self._age or self.staged, level)
+        except BaseException:
+            self._throw_away()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self._gzip.abandon()
+            self._throw_away()
+
+    def _throw_away(self) -> None:
+        if self._age:
+            self._age.abandon()
+        self.staged.discard()
+
+    def write(self, data: bytes) -> int:
+        """Append plain bytes."""
+        self._gzip.write(data)
+        # A volume's content is hashed file by file in its index; hashing it again as a whole would tell nothing new.
+        if self.kind != "volume":
+            self._hash.update(data)
+        self.size += len(data)
+        return len(data)
+
+    def finish(self) -> Artifact:
+        """Write the end, flush, read back from the disk, and describe what is there."""
+        self._gzip.close()
+        if self._age:
+            self._age.close()
+        if self.size and not self.staged.size:
+            raise IntegrityError(f"{self.staged.name}: the compressor wrote nothing; the run was not published")
+        self.staged.seal()
+        return Artifact(
+            kind=self.kind,
+            name=self.name,
+            file=self.staged.name,
+            stored_size=self.staged.size,
+            stored_sha256=self.staged.sha256,
+            plain_size=self.size,
+            plain_sha256="" if self.kind == "volume" else self._hash.hexdigest(),
+            encryption="age" if self._age else "",
+        )

@@ -1,0 +1,172 @@
+"""A client of boto3 made from plain options, and one way to ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+import boto3
+from botocore import xform_name
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, EndpointProviderError
+from urllib3.exceptions import HTTPError
+
+from backup.errors import RemoteFailed
+from backup.storage.s3.body import Blocks, Body
+from backup.storage.s3.errors import status_of, translated, unusable
+from backup.storage.s3.optional_features import ANSWERED, is_refusal, lighter, reduced
+from backup.storage.s3.options import Options
+
+# Longer than this a connection is not waited for; what is sent and received waits for `timeout`.
+_CONNECT: Final = 30.0
+# Of an HTTP request: whatever can go wrong while it is made, or while its answer is read.
+# RecursionError: the library follows a redirect to another region that does not say which.
+FAILURES: Final = (BotoCoreError, ClientError, HTTPError, OSError, RecursionError)
+
+
+class _StillRefused(Exception):  # noqa: N818 - no error: there may be another way to ask
+    """The request is refused without these niceties, too."""
+
+
+class Client:
+    """Asks one bucket. RemoteFailed, RemoteDenied or RemoteMissing when it fails, ConfigError when no client can be
+    made of the settings; the library's error is its cause.
+    """
+
+    def __init__(self, options: Options, remember: Callable[[frozenset[str]], None] = lambda without: None) -> None:
+        self.options = options
+        self.without = options.without
+        self._remember = remember
+        self._learning = threading.Lock()
+        self._made: Any = None
+
+    def ask(self, operation: str, key: str | None = None, **parameters: Any) -> dict[str, Any]:
+        """The answer to an operation such as `HeadObject`; `key` is relative to the prefix.
+
+        What a store refuses for a nicety is asked again without it, and from then on.
+        """
+        parameters = reduced(parameters, self.without)
+        try:
+            return self._ask(operation, key, parameters)
+        except RemoteFailed as error:
+            if is_refusal(error.__cause__):
+                for without in lighter(parameters):
+                    with contextlib.suppress(_StillRefused):
+                        return self._asked_without(operation, key, parameters, without)
+            raise
+
+    def learn(self, without: Collection[str]) -> None:
+        """The store refuses these niceties: they are done without from now on."""
+        with self._learning:
+            if not self.without.issuperset(without):
+                self.without |= frozenset(without)
+                self._remember(self.without)
+
+    def forget(self) -> None:
+        """Ask the store anew for all that it is known to refuse."""
+        with self._learning:
+            self.without = frozenset()
+            self._remember(self.without)
+
+    def _asked_without(
+        self, operation: str, key: str | None, parameters: dict[str, Any], without: Collection[str]
+    ) -> dict[str, Any]:
+        if isinstance(body := parameters.get("Body"), Body):
+            body.seek(0)
+        try:
+            answer = self._ask(operation, key, reduced(parameters, without))
+        except RemoteFailed as error:
+            if is_refusal(error.__cause__):
+                raise _StillRefused from error
+            if status_of(error.__cause__) in ANSWERED:
+                self.learn(without)
+            raise
+        self.learn(without)
+        return answer
+
+    def _ask(self, operation: str, key: str | None, parameters: dict[str, Any]) -> dict[str, Any]:
+        parameters = dict(parameters)
+        options = self.options
+        if key is not None:
+            parameters["Key"] = options.folder + key
+        if options.owner and operation != "CreateBucket":
+            parameters["ExpectedBucketOwner"] = options.owner
+        call = getattr(self._client(), xform_name(operation))
+        try:
+            answer: dict[str, Any] = call(Bucket=options.bucket, **parameters)
+        except EndpointProviderError as error:
+            raise unusable(error, options.name) from error
+        except FAILURES as error:
+            raise translated(error, options.name, f"s3:{operation}", key or "") from error
+        return answer
+
+    def identity(self) -> str:
+        """The access key that requests are signed with; empty when none is found. It is no secret."""
+        client = self._client()
+        try:
+            found = client._request_signer._credentials
+        except FAILURES as error:
+            raise translated(error, self.options.name, "looking for a key") from error
+        return str(found.access_key) if found else ""
+
+    def _client(self) -> Any:
+        # Made late: looking for a role's credentials already asks the network.
+        if self._made is None:
+            try:
+                self._made = _connected(self.options)
+            except Exception as error:
+                # The library has no one class for what it refuses: ValueError for a host, others for a profile.
+                raise unusable(error, self.options.name) from error
+        return self._made
+
+
+def _connected(options: Options) -> Any:
+    explicit: Any = {
+        "aws_access_key_id": options.access_key,
+        "aws_secret_access_key": options.secret_key,
+        "aws_session_token": options.session_token,
+    }
+    session = boto3.session.Session(region_name=options.region or None)
+    make: Any = session.client  # its thousand overloads tell nothing of plain values
+    client: Any = make(
+        "s3",
+        endpoint_url=options.endpoint or None,
+        # A store that is not Amazon's takes any region, but a signature needs one.
+        region_name=options.region or session.region_name or ("us-east-1" if options.endpoint else None),
+        config=_config(options),
+        **explicit if options.access_key else {},
+    )
+    # After signing, which reads the body as a file: then it is sent in blocks, each with a timeout of its own.
+    for operation in ("PutObject", "UploadPart"):
+        client.meta.events.register(f"before-send.s3.{operation}", _in_blocks)
+        client.meta.events.register(f"before-sign.s3.{operation}", _body_unsigned)
+    return client
+
+
+def _config(options: Options) -> Config:
+    """Checksums only as headers that we give: trailers (`when_supported`) are refused by many stores."""
+    return Config(
+        connect_timeout=min(_CONNECT, options.timeout),
+        read_timeout=options.timeout,
+        retries={"total_max_attempts": options.attempts, "mode": "standard"},
+        max_pool_connections=options.parallel + 2,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        tcp_keepalive=True,
+        s3={"addressing_style": options.addressing},
+    )
+
+
+def _body_unsigned(request: Any, **_: object) -> None:
+    """Over http it is one more SHA-256 of every byte, at both ends; what the store holds is compared anyway."""
+    kept = request.context["client_config"]
+    options: Any = {**kept.s3, "payload_signing_enabled": False}
+    request.context["client_config"] = kept.merge(Config(s3=options))
+
+
+def _in_blocks(request: Any, **_: object) -> None:
+    if isinstance(request.body, Body):
+        request.body.flow.check()
+        request.body = Blocks(request.body)

@@ -1,0 +1,200 @@
+"""One object on its way into the bucket: nothing is there before the last byte was read and found right.
+
+Not boto3's own upload: it commits what a producer gave before it failed, and takes a short read for the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from backup.errors import BackupError, IntegrityError, RemoteFailed
+from backup.storage.rate_limit import Pace
+from backup.storage.remote import Entry
+from backup.storage.s3.body import Body, Flow
+from backup.storage.s3.checksums import SHA256, TOKEN, Sent, require
+from backup.storage.s3.client import Client
+from backup.storage.s3.download import blocks, head
+from backup.storage.s3.part_pool import Crew, Job
+from backup.storage.s3.parts import (
+    Cut,
+    Data,
+    Part,
+    at_once,
+    base64_of,
+    composite,
+    composite_etag,
+    length,
+    md5_of,
+    part_size,
+    sha256_of,
+)
+
+
+class Upload:
+    """The upload of one object. `fresh`: there is none of its key, and the store shall refuse to replace one.
+
+    `look`: and it is looked for once more before the request that makes the object.
+    """
+
+    def __init__(self, client: Client, key: str, pace: Pace, *, fresh: bool, look: bool = True) -> None:
+        self._client, self._key, self._look = client, key, look
+        self._flow = Flow(pace)
+        self._token = uuid.uuid4().hex
+        self._condition = {"IfNoneMatch": "*"} if fresh else {}
+        self._version: dict[str, str] = {}
+        # Whether the store keeps the SHA-256 of parts; it does until it shows twice that it does not.
+        self._keeps = self._echoed = True
+
+    def run(
+        self,
+        chunks: Iterable[bytes],
+        size: int | None,
+        advance: Callable[[int], None],
+        sha256: str,
+        *,
+        split: bool = False,
+    ) -> Entry:
+        """Send, and prove by what the store then says. `split`: in parts, however small."""
+        cut = Cut(self._key, chunks, part_size(size), size, sha256)
+        parts = iter(cut)
+        first, last = next(parts)
+        if last and not split:
+            sent = self._single(first, cut.sha256)
+            advance(length(first))
+        else:
+            sent = self._multipart(first, parts, cut, advance, sha256)
+        return self._proven(sent)
+
+    def _single(self, data: Data, sha256: str) -> Sent:
+        checksum = base64_of(bytes.fromhex(sha256))
+        sent = Sent(length(data), sha256, checksum, md5_of(data).hex(), self._token)
+        self._commit(
+            "PutObject",
+            Body=Body(data, self._flow),
+            # Ceph 20 keeps the value only where the algorithm is named beside it.
+            ChecksumAlgorithm="SHA256",
+            ChecksumSHA256=sent.checksum,
+            **self._described(sha256),
+        )
+        return sent
+
+    def _multipart(
+        self, first: Data, rest: Iterator[tuple[Data, bool]], cut: Cut, advance: Callable[[int], None], sha256: str
+    ) -> Sent:
+        begun = self._client.ask(
+            "CreateMultipartUpload", self._key, ChecksumAlgorithm="SHA256", **self._described(sha256)
+        )
+        upload = str(begun["UploadId"])
+        self._echoed = begun.get("ChecksumAlgorithm") == "SHA256"
+        try:
+            parts = self._parts(upload, first, rest, cut, advance)
+            finished = [{"PartNumber": p.number, "ETag": p.etag, **_checksum(p.sha256)} for p in parts]
+            self._commit("CompleteMultipartUpload", UploadId=upload, MultipartUpload={"Parts": finished})
+        except BaseException:
+            with contextlib.suppress(BackupError):
+                self._client.ask("AbortMultipartUpload", self._key, UploadId=upload)
+            raise
+        return Sent(cut.size, cut.sha256, composite(parts), composite_etag(parts), self._token)
+
+    def _parts(
+        self, upload: str, first: Data, rest: Iterator[tuple[Data, bool]], cut: Cut, advance: Callable[[int], None]
+    ) -> list[Part]:
+        """Send all parts; an error, of the source or of the store, ends those that are on their way."""
+        options = self._client.options
+        patience = (options.timeout + 20) * options.attempts
+        count = at_once(length(first), options.parallel)
+        crew = Crew(count, lambda job: self._part(upload, job), self._flow, patience)
+        try:
+            accepted = crew.give(Job(1, first))
+            del first
+            for number, (data, _) in enumerate(rest, 2):
+                accepted += crew.give(Job(number, data))
+                del data
+                advance(sum(part.size for part in accepted))
+                accepted = []
+            accepted += crew.finish()
+            advance(sum(part.size for part in accepted))
+        finally:
+            crew.end(patience=options.timeout)
+        if sum(part.size for part in crew.parts) != cut.size:
+            raise RemoteFailed(f"{self._key} was not sent: its parts are not the whole")
+        return crew.parts
+
+    def _part(self, upload: str, job: Job) -> Part:
+        digest = sha256_of(job.data) if self._keeps else b""
+        answer = self._client.ask(
+            "UploadPart",
+            self._key,
+            UploadId=upload,
+            PartNumber=job.number,
+            Body=Body(job.data, self._flow),
+            **_checksum(digest),
+        )
+        told = answer.get("ChecksumSHA256")
+        if not (told or self._echoed):
+            self._keeps = False
+        if told and told != base64_of(digest or sha256_of(job.data)):
+            raise IntegrityError(
+                f"part {job.number} of {self._key} arrived as something else; the upload was given up",
+                "The connection or a proxy changes bytes: use https, and look at what stands between.",
+            )
+        md5 = b"" if told else md5_of(job.data)
+        return Part(job.number, length(job.data), digest, str(answer["ETag"]), md5)
+
+    def _commit(self, operation: str, **parameters: Any) -> None:
+        """The request that makes the object. Its answer may be lost although it was done: the object itself tells.
+
+        A store may take a condition and ignore it: so nobody else's object may be there by now.
+        """
+        if self._condition and self._look and head(self._client, self._key) is not None:
+            raise RemoteFailed(
+                f"{self._key} was not sent: somebody else has put an object there meanwhile",
+                "`offsite list` shows what is there. Two stacks must not have one prefix (AWS_S3_BACKUP_PREFIX).",
+            )
+        try:
+            answer = self._client.ask(operation, self._key, **parameters, **self._condition)
+        except RemoteFailed:
+            if not self._arrived():
+                raise
+            return
+        version = str(answer.get("VersionId") or "null")
+        self._version = {} if version == "null" else {"VersionId": version}
+
+    def _arrived(self) -> bool:
+        with contextlib.suppress(RemoteFailed):
+            found = self._client.ask("HeadObject", self._key)
+            return (found.get("Metadata") or {}).get(TOKEN) == self._token
+        return False
+
+    def _proven(self, sent: Sent) -> Entry:
+        found = self._client.ask("HeadObject", self._key, ChecksumMode="ENABLED", **self._version)
+        try:
+            return require(self._key, found, sent, lambda: blocks(self._client, self._key, judged=False))
+        except IntegrityError:
+            # What is there is wrong, and of ours: it must not stay under a name that is believed.
+            if (found.get("Metadata") or {}).get(TOKEN) == self._token:
+                with contextlib.suppress(RemoteFailed):
+                    self._client.ask("DeleteObject", self._key, **self._version)
+            raise
+
+    def _described(self, sha256: str) -> dict[str, Any]:
+        """Headers of the object. Metadata must be given when an upload begins, so only a known SHA-256 can be kept."""
+        options = self._client.options
+        described: dict[str, Any] = {
+            "ContentType": "application/octet-stream",
+            "Metadata": {TOKEN: self._token, **({SHA256: sha256} if sha256 else {})},
+        }
+        if options.encryption != "none":
+            described["ServerSideEncryption"] = options.encryption
+        if options.encryption == "aws:kms" and options.kms_key:
+            described["SSEKMSKeyId"] = options.kms_key
+        if options.storage_class and options.storage_class != "STANDARD":
+            described["StorageClass"] = options.storage_class
+        return described
+
+
+def _checksum(sha256: bytes) -> dict[str, str]:
+    return {"ChecksumSHA256": base64_of(sha256)} if sha256 else {}
