@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.support.executing import ASKING, Told, complaint, executed
-from tests.support.reading import by_part, typed
+from tests.support.documented_commands import ROOT, Stated, stated
+from tests.support.documented_damage import SCENES
+from tests.support.documented_runs import ASKING, Told, complaint, executed
+from tests.support.documented_words import by_part, typed
 from tests.support.s3 import Service
-from tests.support.scenes import SCENES
-from tests.support.stated import ROOT, Stated, stated
 
 # All commands of a part are run before its first case: minutes on a machine of its own, more beside other tests.
 pytestmark = pytest.mark.timeout(1500)

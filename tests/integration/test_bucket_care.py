@@ -11,7 +11,7 @@ from backup.errors import RemoteFailed
 from backup.storage.s3 import bucket_setup, open_bucket
 from backup.storage.s3.bucket_setup import ABORT_RULE, ARCHIVE_RULE, Wanted
 from backup.storage.s3.policy import policy
-from tests.support.liar import lying
+from tests.support.lying_s3 import lying
 from tests.support.s3 import RELEASES, Service
 
 FOREIGN = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 3}}

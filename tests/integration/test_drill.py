@@ -24,7 +24,7 @@ from backup.model.backup_set import manifest_name, verdict_name
 from backup.postgres.process_input import refused
 from backup.postgres.scratch_database import Scratch
 from backup.postgres.scratch_place import Wanted
-from tests.support import kitchen
+from tests.support import sample_schema
 from tests.support.database import LABEL, PROJECT, Server
 from tests.support.faults import docker, ended, eventually, helpers, judge, nothing_left, under_way
 from tests.support.sidecar import IMAGE, Sidecar
@@ -170,7 +170,7 @@ REFUSED = "a refresh under forced row security"
 
 def test_what_postgresql_writes_otherwise_after_a_restore_is_proven_or_named(server: Server, tmp_path: Path) -> None:
     """So is what a strict load would refuse. Each case has a schema of its own; one that does not load is alone."""
-    cases = kitchen.UNSTABLE | {name: text for name, text in kitchen.REFUSED.items() if name != REFUSED}
+    cases = sample_schema.UNSTABLE | {name: text for name, text in sample_schema.REFUSED.items() if name != REFUSED}
     for named in (False, True):
         database = server.new_database()
         chosen = [name for name in cases if (name in NAMED) is named]
@@ -188,7 +188,7 @@ def test_what_postgresql_writes_otherwise_after_a_restore_is_proven_or_named(ser
 
 def test_what_a_strict_load_into_an_empty_database_refuses(server: Server, tmp_path: Path) -> None:
     database = server.new_database()
-    server.execute(database, kitchen.REFUSED[REFUSED])
+    server.execute(database, sample_schema.REFUSED[REFUSED])
     target = Sidecar.make(tmp_path, server, database)
     created(target)
     result = target.run("drill", "latest")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.support.database import Server
+from tests.support.forked_cli import ROOT, apart, around
 from tests.support.golden import shape, unchanged
-from tests.support.nursery import ROOT, apart, around
 from tests.support.restoring import Target, drop_kept
 from tests.support.s3 import Service
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.awkward_tree import ODD_NAMES, look
 from tests.support.database import Server
-from tests.support.nasty import ODD_NAMES, look
-from tests.support.nursery import apart, around
+from tests.support.forked_cli import apart, around
 from tests.support.restoring import Target, drop_kept
 from tests.support.sidecar import ROOT, Sidecar
 

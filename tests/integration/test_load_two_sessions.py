@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import kitchen
+from tests.support import sample_schema
 from tests.support.database import Server
 from tests.support.faults import nothing_left
 from tests.support.sidecar import Result, Sidecar
@@ -121,7 +121,7 @@ def restored(sidecar: Sidecar) -> Result:
 def test_everything_a_database_can_hold_is_proven(any_server: Server, tmp_path: Path) -> None:
     """Over one session, as a database of this size is loaded, and over two."""
     database, prefix = any_server.new_database(), f"two{any_server.major}"
-    kitchen.fill(any_server, database, prefix)
+    sample_schema.fill(any_server, database, prefix)
     try:
         sidecar = Sidecar.make(tmp_path, any_server, database)
         created(sidecar)
@@ -131,7 +131,7 @@ def test_everything_a_database_can_hold_is_proven(any_server: Server, tmp_path: 
             nothing_left(sidecar, any_server)
             always_two(sidecar)
     finally:
-        kitchen.drop(any_server, database, prefix)
+        sample_schema.drop(any_server, database, prefix)
 
 
 def test_both_sessions_build_at_the_same_time(target: Sidecar, server: Server) -> None:

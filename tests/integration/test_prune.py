@@ -19,7 +19,7 @@ import pytest
 
 from backup.model.manifest import Tier
 from tests.support.faults import ended, main_calls, seeded, strace, unfinished
-from tests.support.shelf import on_disk
+from tests.support.set_factory import on_disk
 from tests.support.sidecar import ROOT, Result, Sidecar
 
 NOW = datetime.now(UTC).replace(microsecond=0)

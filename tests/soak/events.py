@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from tests.soak import copies, faults, sets
 from tests.soak.checker import Live, listed, parts
 from tests.soak.world import DATABASE, World
-from tests.support.liar import lying
+from tests.support.lying_s3 import lying
 from tests.support.receivers import http_server
 
 _CRITICAL = 61

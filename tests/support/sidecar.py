@@ -17,9 +17,9 @@ from backup.catalog.run_records import Run
 from backup.config import loader
 from backup.model.backup_set import StoredSet
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
-from tests.support.nursery import ROOT, Forked, Traced, around
+from tests.support.forked_cli import ROOT, Forked, Traced, around
 
-_UNTRIED = "tests/support/untried.py"
+_UNTRIED = "tests/support/untried_cli.py"
 IMAGE = os.environ.get("IMAGE", "obcms-backup:latest")
 
 

@@ -1,4 +1,4 @@
-"""What PostgreSQL writes otherwise after one restore although nothing is lost (measured: tests/support/kitchen.py).
+"""What PostgreSQL writes otherwise after one restore although nothing is lost (tests/support/sample_schema.py).
 
 Rows of varying width come in another order, since a load fills gaps; `varchar IN (…)` is stored in other words; the
 roles of a policy are ordered by numbers of the server's own.
