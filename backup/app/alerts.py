@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from backup.app.composition import App
-from backup.catalog.run_records import Run
+from backup.background import BackgroundTask
 from backup.config.loader import Settings
 from backup.docker.engine import Engine
 from backup.errors import BackupError
 from backup.model.backup_set import StoredSet
+from backup.model.run import Run
 from backup.monitoring.alerts import messages
 from backup.monitoring.alerts.delivery_process import Post
 from backup.monitoring.alerts.desk import Desk, Surroundings, View
@@ -20,7 +21,6 @@ from backup.monitoring.alerts.model import Letter, Policy, Receipt
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.health import Health
 from backup.operations.runs import at_work
-from backup.service.supervisor import Errand
 
 _UNNAMED: Final = "OBCMS"
 _ENGINE_SECONDS: Final = 5.0
@@ -33,12 +33,12 @@ class StackName:
     def __init__(self, main: App) -> None:
         self._main = main
         self.value = main.settings.notify_name or main.settings.project or ""
-        self._errand = Errand(self._find)
+        self._background = BackgroundTask(self._find)
 
     def find(self, wait: float = 0.0) -> str:
         """The name as far as it is known within `wait` seconds."""
         if not self.value:
-            self._errand.go(wait)
+            self._background.go(wait)
         return self.value or _UNNAMED
 
     def _find(self) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from backup import postgres
 from backup.app.volume import BackupVolume
-from backup.catalog.run_records import new_run_id
 from backup.config.loader import Settings
 from backup.docker.container import Container
 from backup.docker.engine import LABEL, Engine, spool_mount
@@ -20,6 +19,7 @@ from backup.errors import BackupError, ConfigError, EngineError, StoreError
 from backup.formatting import printable
 from backup.logging import redacting
 from backup.model.backup_set import StoredSet
+from backup.model.run import new_run_id
 from backup.operations.create.run import Workshop
 from backup.operations.drill.run import DrillShop
 from backup.operations.runs import recover

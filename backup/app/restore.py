@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from backup.app.composition import App, address_of
-from backup.catalog.run_records import new_run_id
 from backup.docker.application import Application
 from backup.docker.container import Container, source
 from backup.docker.engine import Engine, same_mount
@@ -19,6 +18,7 @@ from backup.formatting import printable
 from backup.logging import redacting
 from backup.media.helper import FILES_ROLE, FileTrees, InHelper, in_child
 from backup.media.volumes import NO_VOLUMES
+from backup.model.run import new_run_id
 from backup.operations.restore.context import Shop, Trees
 from backup.postgres import Login
 from backup.postgres.availability import Way

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from backup import logging
 from backup.errors import StoreError
 from backup.formatting import printable
-from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing
 from backup.storage.staged_file import STAGED_SUFFIX, staged_name
@@ -35,59 +33,6 @@ _NEW: Final = ".new"
 _LEFT: Final = 3600.0
 # These bytes are allocated at the start, so that the end of the run can be recorded on a full disk.
 _RESERVED: Final = 8192
-
-
-class Outcome(StrEnum):
-    """How a run ended."""
-
-    RUNNING = "running"
-    SUCCESS = "success"
-    CHANGED = "complete with changes"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-    CRASHED = "crashed"
-
-
-# The operation that puts a set back.
-RESTORE: Final = "restore"
-
-
-class Run(BaseModel):
-    """One run. `seconds` maps each phase to its duration; `trigger` is manual, first, schedule or catch-up.
-
-    `only` is `database` or `media` for a run that was asked for that half alone. `slot` is the scheduled moment that a
-    run was for, `slots` how many it stands for: those that were missed before it are not made up one by one. `place` is
-    that of the copies (`s3`, `copy`) of a run that works with them.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    id: str
-    operation: str
-    tier: str = ""
-    trigger: str = "manual"
-    only: str = ""
-    slot: AwareDatetime | None = None
-    slots: int = 0
-    started: AwareDatetime
-    ended: AwareDatetime | None = None
-    outcome: Outcome = Outcome.RUNNING
-    set: str = ""
-    place: str = ""
-    message: str = ""
-    hint: str = ""
-    exit_code: int = 0
-    seconds: dict[str, float] = Field(default_factory=dict)
-
-    @property
-    def safety(self) -> bool:
-        """Of a safety set, which is no backup: whether that succeeds says nothing of the backups."""
-        return self.tier == Tier.PRE_RESTORE
-
-
-def new_run_id(now: datetime) -> str:
-    """A name for one run: sortable, and unique enough to label containers with."""
-    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
 class Records:

@@ -8,12 +8,12 @@ from typing import Annotated, Final
 import typer
 
 from backup.app.composition import App
-from backup.catalog.run_records import Outcome
 from backup.cli import base
 from backup.cli.base import Json, Only
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.manifest import Tier
+from backup.model.run import Outcome
 from backup.operations.create import run as backup_operation
 from backup.operations.restore.journal import KeptFile
 from backup.progress import Silent

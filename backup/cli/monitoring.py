@@ -10,7 +10,6 @@ from typing import Annotated, Final
 import typer
 
 from backup.app.volume import BackupVolume
-from backup.catalog.run_records import Outcome, Run, new_run_id
 from backup.cli import base
 from backup.cli.base import Json
 from backup.cli.render import monitor as shown
@@ -18,6 +17,7 @@ from backup.config.loader import Settings
 from backup.errors import BackupError, ConfigError, NotFound
 from backup.formatting import printable
 from backup.logging import files, logger, of_run
+from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.health import WORDS, SchedulerState, Status

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backup.catalog.run_records import Outcome, Records, Run, new_run_id
+from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import Book, Ledger
 from backup.errors import BackupError
 from backup.formatting import local_time, plural
 from backup.logging import logger
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run, new_run_id
 from backup.model.schedule import BUSY, GRACE, VANISHED, WELL, Account, Owed, owed, resting, settle, stillborn
 from backup.monitoring.health import Reason
 from backup.operations.jobs import COMMANDS, LOCKLESS, operation_of, tier_of

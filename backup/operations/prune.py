@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import Decision, Identity, Memory, Policy, advanced, decide, identity_of, stale
-from backup.catalog.run_records import Outcome, Records, Run, new_run_id
+from backup.catalog.run_records import Records
 from backup.config.loader import Settings
 from backup.errors import BackupError, NoSpace, NotFound, StoreError
 from backup.formatting import age, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import SKEW, StoredSet, is_ahead, left_volumes, present, volumes_of
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring.health import failed_backup
 from backup.operations import runs
 from backup.operations.restore.unfinished import refuse_unfinished

@@ -13,9 +13,10 @@ from typing import Final, Protocol
 
 from backup.catalog import staging
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.errors import BackupError, Interrupted, MediaFailed, StoreError
 from backup.logging import logger, redacted
+from backup.model.run import Outcome, Run
 from backup.operations import preemption
 from backup.storage import lock
 

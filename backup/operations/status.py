@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import Ledger
 from backup.config.loader import Settings
 from backup.errors import BackupError
 from backup.logging.files import recent
 from backup.model import schedule
 from backup.model.backup_set import StoredSet
+from backup.model.run import Outcome, Run
 from backup.monitoring import alerts
 from backup.monitoring.health import CREATE, Health, Reason, SchedulerState
 from backup.monitoring.overview import Overview, compute

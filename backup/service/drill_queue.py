@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, present
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import newest_database
 from backup.monitoring.health.proofs import DRILL
 from backup.operations.drill.run import NEW

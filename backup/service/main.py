@@ -15,13 +15,15 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
+from backup.background import BackgroundTask
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run, new_run_id
+from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import Ledger
 from backup.config.loader import Settings
 from backup.errors import BackupError, LockHeld
 from backup.logging import logger
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run, new_run_id
 from backup.model.schedule import BUSY
 from backup.monitoring.alerts.desk import Desk
 from backup.monitoring.health import CREATE, Health, newest_database
@@ -37,7 +39,7 @@ from backup.service.announce import announce, tell_way
 from backup.service.drill_queue import DrillQueue
 from backup.service.http_options import access_for
 from backup.service.probe import SOCKET
-from backup.service.supervisor import Errand, Family, Scheduler, Signals, scan, stop
+from backup.service.supervisor import Family, Scheduler, Signals, scan, stop
 from backup.service.uploads import After
 from backup.service.web.app import create_app
 from backup.service.web.server import HttpServer, bind, reserved
@@ -82,7 +84,7 @@ def serve(
     """
     with ExitStack() as stack:
         signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
-        sweep = Errand(lambda: _recover(recover))
+        sweep = BackgroundTask(lambda: _recover(recover))
         sweep.go(wait=_MOMENT)
         listener = stack.enter_context(bind(settings.http_host, settings.http_port))
         table = Crontab(settings, command, run_dir, supercronic)
@@ -96,12 +98,12 @@ def serve(
         if desk:
             made = desk(lambda: service.overview(alerting=False).health)
             stack.callback(made.stop)
-            service.alarm = Errand(made.round)
+            service.alarm = BackgroundTask(made.round)
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
         with HttpServer(app, listener), reserved(app, run_dir / SOCKET):
             try:
                 announce(settings)
-                Errand(lambda: tell_way(way)).go()
+                BackgroundTask(lambda: tell_way(way)).go()
                 service.run()
             finally:
                 killed = stop(service.family, service.scheduler, signals, grace)
@@ -120,7 +122,7 @@ class _Service:
         settings: Settings,
         catalog: Catalog,
         records: Records,
-        sweep: Errand,
+        sweep: BackgroundTask,
         command: Sequence[str],
         table: Crontab,
         signals: Signals,
@@ -135,9 +137,9 @@ class _Service:
         self._looked = self._again = 0.0
         self._pause = _SETTLE
         self._opened, self._wanted, self._begun, self._idle = threading.Event(), False, False, False
-        self._opening, self._disk = Errand(self._open), Errand(self._look)
+        self._opening, self._disk = BackgroundTask(self._open), BackgroundTask(self._look)
         self._table = table
-        self.alarm: Errand | None = None
+        self.alarm: BackgroundTask | None = None
         self.family = Family()
         self.scheduler = Scheduler(self.family, table.argv, self._env)
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -101,21 +101,6 @@ def is_shell(pid: int) -> bool:
     except (OSError, ValueError, StopIteration):
         return False
     return bool(ignored >> (signal.SIGTERM - 1) & 1 and caught >> (signal.SIGINT - 1) & 1)
-
-
-class Errand:
-    """Work that may hang (an engine, a disk), in a daemon thread: it keeps nobody from starting or ending."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-        self._thread: threading.Thread | None = None
-
-    def go(self, wait: float = 0.0) -> None:
-        """Do it, unless it is still being done, and give it `wait` seconds to be ready."""
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._work, name="errand", daemon=True)
-            self._thread.start()
-        self._thread.join(wait)
 
 
 class Signals:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from backup.catalog.run_records import new_run_id
 from backup.errors import LoadFailed
+from backup.model.run import new_run_id
 from backup.postgres.psql import confined
 from tests.support.database import Server
 from tests.support.sidecar import Sidecar

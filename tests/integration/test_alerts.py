@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.config.loader import load
 from backup.errors import StoreError
 from backup.model.backup_set import Verdict
+from backup.model.run import Outcome, Run
 from backup.monitoring import alerts
 from backup.monitoring.alerts.delivery import deliver
 from backup.monitoring.alerts.delivery_process import Post

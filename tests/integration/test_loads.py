@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from backup.catalog.run_records import Run
 from backup.docker.engine import Engine, spool_mount
 from backup.errors import EngineError
 from backup.model.backup_set import LoadTest
 from backup.model.manifest import Tier
+from backup.model.run import Run
 from backup.operations.create.run import Request, create
 from backup.postgres import Login
 from backup.postgres.clients import HelperClients

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from backup.catalog.run_records import Outcome
+from backup.model.run import Outcome
 from tests.support.database import Server
 from tests.support.faults import ended, eventually, under_way
 from tests.support.s3 import Service

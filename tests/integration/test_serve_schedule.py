@@ -22,9 +22,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import Ledger
 from backup.model.manifest import DatabasePart, Manifest, Tier, set_id
+from backup.model.run import Outcome, Run
 from backup.model.schedule import Account, _started, crontab, misled, moments, passed, plain
 from backup.service.supervisor import scan
 

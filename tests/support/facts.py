@@ -8,9 +8,9 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Run
 from backup.model.backup_set import Proof, State, StoredSet, Verdict
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
+from backup.model.run import Outcome, Run
 from backup.storage.directory import LocalStore
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)

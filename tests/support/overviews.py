@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backup.catalog.run_records import Outcome, Run
 from backup.errors import NoSpace
 from backup.model.backup_set import Proof, State, StoredSet, Verdict
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
+from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.health import Health, Reason
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary

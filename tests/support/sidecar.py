@@ -13,9 +13,9 @@ from typing import Any
 
 from backup.app.composition import App
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Run
 from backup.config import loader
 from backup.model.backup_set import StoredSet
+from backup.model.run import Run
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
 from tests.support.forked_cli import ROOT, Forked, Traced, around
 

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup import logging
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.cli import base
 from backup.errors import DatabaseUnavailable
 from backup.logging import files, logger
+from backup.model.run import Outcome, Run
 
 NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)
 STAMP = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\]"

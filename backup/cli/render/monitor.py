@@ -17,9 +17,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from backup.catalog.run_records import Outcome, Run
 from backup.formatting import age, duration, plural, printable, size
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.monitoring.forecast import HORIZON
 from backup.monitoring.health import WORDS, Health, Reason, Status
 from backup.monitoring.overview import Clock, Overview, Storage, telling

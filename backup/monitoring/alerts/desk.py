@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup.catalog.run_records import Run
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
+from backup.model.run import Run
 from backup.monitoring.alerts import outbox, report
 from backup.monitoring.alerts.model import (
     HEARTBEAT,

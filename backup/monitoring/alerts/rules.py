@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup.catalog.run_records import Outcome, Run
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
+from backup.model.run import Outcome, Run
 from backup.monitoring.alerts import messages
 from backup.monitoring.alerts.model import Event, Known, Notice, Policy, State, later
 from backup.monitoring.health import Health, Reason

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup.catalog.run_records import Outcome, Run
 from backup.formatting import age, plural, printable
 from backup.model.backup_set import SKEW, StoredSet, present, volumes_of
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import loads, proofs, shrink, volume
 from backup.monitoring.health.model import (
     FIRST,

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup.catalog.run_records import Run
 from backup.formatting import plural
 from backup.model.backup_set import StoredSet
+from backup.model.run import Run
 from backup.monitoring.health.model import FIRST, Reason, newest, newest_database, reason
 
 _LISTED: Final = 5

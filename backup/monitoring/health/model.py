@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from backup.catalog.run_records import Outcome, Run
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet, holds_database, volumes_of
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 
 Status = Literal["pass", "warn", "starting", "fail"]
 SchedulerState = Literal["alive", "stopped", "dead"]

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup.catalog.run_records import Outcome, Run
 from backup.formatting import age
 from backup.model.backup_set import StoredSet
+from backup.model.run import Outcome, Run
 from backup.monitoring.health.model import Limits, Reason, failed, newest, newest_database, reason
 
 DRILL: Final = "drill"

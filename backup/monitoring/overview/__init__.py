@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from backup.catalog.run_records import Outcome, Run
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.model.schedule import Slot
 from backup.monitoring.health import Health, Status
 

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backup.catalog.run_records import RESTORE, Outcome, Run
 from backup.formatting import size
 from backup.model.backup_set import SKEW, StoredSet, is_ahead, present
 from backup.model.manifest import Tier
+from backup.model.run import RESTORE, Outcome, Run
 from backup.model.schedule import Slot
 from backup.monitoring import forecast
 from backup.monitoring.health import Health, Limits, Reason, SchedulerState, evaluate

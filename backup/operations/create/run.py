@@ -14,12 +14,13 @@ from zoneinfo import ZoneInfo
 
 from backup import __version__, formatting
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run, new_run_id
+from backup.catalog.run_records import Records
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.model.backup_set import StoredSet, filled_volumes, newest_good, present
 from backup.model.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
+from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring import forecast
 from backup.operations import runs
 from backup.operations.create.draft import Draft

@@ -10,12 +10,13 @@ from typing import Final, Protocol
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.restore_page import PAGE, page
-from backup.catalog.run_records import Records, Run
+from backup.catalog.run_records import Records
 from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
 from backup.formatting import duration, printable, size
 from backup.logging import logger
 from backup.model.backup_set import LoadTest, StoredSet, Verdict, present
 from backup.model.manifest import Manifest, Tier
+from backup.model.run import Run
 from backup.monitoring.health import shrink
 from backup.operations import runs
 from backup.operations.load_test import SAFETY, Dumped, load_test

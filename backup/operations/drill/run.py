@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Records, Run, new_run_id
+from backup.catalog.run_records import Records
 from backup.errors import LoadFailed, NotProven
 from backup.formatting import plural
 from backup.logging import logger
 from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
+from backup.model.run import Run, new_run_id
 from backup.operations import bare_dump, media_references, roles_file, runs
 from backup.operations.create.draft import timed
 from backup.operations.drill.messages import judge, proven

@@ -13,12 +13,13 @@ from typing import BinaryIO, Final
 from backup.catalog import staging
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import identity_of
-from backup.catalog.run_records import Records, Run, new_run_id
+from backup.catalog.run_records import Records
 from backup.errors import BackupError, IntegrityError, NoSpace, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_good
 from backup.model.manifest import Manifest, file_name, parse_file_name
+from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.import_ import arrivals
 from backup.operations.verify.run import Checked, check

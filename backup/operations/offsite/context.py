@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.errors import (
     BackupError,
     IntegrityError,
@@ -24,6 +24,7 @@ from backup.formatting import plural, printable
 from backup.logging import logger
 from backup.model.backup_set import SKEW
 from backup.model.manifest import Manifest, Tier
+from backup.model.run import Outcome, Run
 from backup.operations.offsite.layout import RemoteSet, grouped, read_manifest
 from backup.operations.offsite.model import Book, Item, PlaceName
 from backup.operations.offsite.remote_state import BookFile

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup.catalog.run_records import Outcome, Run
 from backup.formatting import age, plural, size
 from backup.model.backup_set import SKEW, StoredSet
+from backup.model.run import Outcome, Run
 from backup.monitoring.health.model import Reason, reason
 from backup.monitoring.overview import Clock, Offsite
 from backup.operations.offsite.model import Book, Copy, PlaceName

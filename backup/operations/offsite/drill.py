@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
-from backup.catalog.run_records import Run, new_run_id
 from backup.model.backup_set import StoredSet, Verdict
+from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.create.draft import timed
 from backup.operations.drill.messages import proven

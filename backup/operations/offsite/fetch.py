@@ -11,12 +11,12 @@ from typing import Final
 
 from backup.catalog import damaged
 from backup.catalog.restore_page import PAGE, page
-from backup.catalog.run_records import Run, new_run_id
 from backup.errors import AlreadyHere, BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, manifest_name
 from backup.model.manifest import Artifact, Manifest, to_json
+from backup.model.run import Run, new_run_id
 from backup.monitoring import forecast
 from backup.operations import runs
 from backup.operations.create.draft import timed

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from backup.catalog.retention import Decision, Memory, Policy, identity_of, stale
-from backup.catalog.run_records import Run, new_run_id
 from backup.errors import IntegrityError, RemoteArchived, RemoteDamaged
 from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict, newest_good, present
 from backup.model.manifest import Manifest
+from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.offsite.context import Shop, listed, manifest_of
 from backup.operations.offsite.copy_status import PRUNE

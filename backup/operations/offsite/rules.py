@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from backup.catalog.run_records import Outcome, Run
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.operations.offsite.model import Book, Copy
 from backup.storage.remote import Entry
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from backup.catalog.run_records import Run, new_run_id
 from backup.errors import BackupError, RemoteFailed
 from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.create.draft import timed
 from backup.operations.offsite.context import Shop, listed, require_there

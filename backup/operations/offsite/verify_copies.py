@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from backup.catalog.run_records import Run, new_run_id
 from backup.errors import IntegrityError, NotFound, RemoteArchived, RemoteDamaged, RemoteFailed, RemoteMissing
 from backup.formatting import plural, printable, size
 from backup.logging import logger
 from backup.model.manifest import Manifest
+from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.create.draft import timed
 from backup.operations.offsite.context import Shop, digest, listed, manifest_of, require_there, succeeded, told

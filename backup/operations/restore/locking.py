@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backup.catalog.run_records import Run, new_run_id
 from backup.errors import LockHeld
 from backup.formatting import listed, printable
 from backup.logging import logger
+from backup.model.run import Run, new_run_id
 from backup.operations import preemption, runs
 from backup.operations.restore.context import Shop
 from backup.operations.restore.journal import Kept, KeptFile

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from backup.catalog.run_records import RESTORE, Run
 from backup.errors import (
     AfterRestore,
     BackupError,
@@ -20,6 +19,7 @@ from backup.errors import (
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
+from backup.model.run import RESTORE, Run
 from backup.operations import runs
 from backup.operations.parts import dump_of, volumes_of
 from backup.operations.restore import build, commit, downtime

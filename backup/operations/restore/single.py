@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backup.catalog.run_records import RESTORE
 from backup.errors import BackupError, EngineError, NotFound, RestoreFailed
 from backup.formatting import plural, printable
 from backup.logging import logger
 from backup.media.swap import single
 from backup.model.backup_set import StoredSet
+from backup.model.run import RESTORE
 from backup.operations.inspect import file_index, one_file
 from backup.operations.parts import archive_of
 from backup.operations.restore import build

@@ -28,10 +28,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from backup import __version__
-from backup.catalog.run_records import Run
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import DatabaseSummary, VolumeSummary
+from backup.model.run import Run
 from backup.monitoring.health import Health, Reason
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from backup.catalog.run_records import Outcome, Run
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import CREATE
 from backup.monitoring.overview import Overview, Storage, TierSummary
 

@@ -15,9 +15,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from backup import __version__
-from backup.catalog.run_records import Outcome, Run
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import SchedulerState, Status
 from backup.monitoring.overview import Overview
 

@@ -17,10 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from backup import __version__
-from backup.catalog.run_records import Outcome, Run
 from backup.formatting import duration, plural, printable, size
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import SEVERITIES, Reason, Status
 from backup.monitoring.overview import Overview, telling
 from backup.service.web import charts

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backup.catalog.run_records import Outcome, Records, Run, new_run_id
+from backup.catalog.run_records import Records
 from backup.errors import NoSpace, StoreError
+from backup.model.run import Outcome, Run, new_run_id
 
 NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)
 

@@ -12,10 +12,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import FILE, Ledger
 from backup.cli.render.schedule import last_run
 from backup.errors import DumpFailed, Interrupted, LockHeld
+from backup.model.run import Outcome, Run
 from backup.model.schedule import Account
 from backup.operations.catch_up import Accounting, reasons
 from backup.operations.jobs import COMMANDS, job_of

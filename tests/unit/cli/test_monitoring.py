@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from backup import logging
-from backup.catalog.run_records import Outcome, Records
+from backup.catalog.run_records import Records
 from backup.cli import base, main
+from backup.model.run import Outcome
 from backup.operations.restore.journal import Kept, KeptDatabase, KeptFile
 from backup.storage import lock
 from tests.support.facts import a_run, on_disk

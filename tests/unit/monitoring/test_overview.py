@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.app.composition import App
-from backup.catalog.run_records import Outcome, Run
 from backup.cli.render import monitor
 from backup.config.loader import load
 from backup.errors import NoSpace
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.forecast import HORIZON, days_left, growth
 from backup.monitoring.overview import Overview

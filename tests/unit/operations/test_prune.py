@@ -21,11 +21,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from backup.catalog.catalog import Catalog
 from backup.catalog.delete import mark_name
 from backup.catalog.retention import Policy
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.config.loader import Settings
 from backup.errors import LockHeld, NotFound, RestoreUnfinished, StoreError
 from backup.model.backup_set import manifest_name, pin_name, verdict_name
 from backup.model.manifest import Tier, file_name
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import Reason
 from backup.operations.drill.run import newest_of_each_tier
 from backup.operations.prune import PRUNE, WAITS, Report, Request, Shelf, plan, policy, prune

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.errors import LockHeld
 from backup.model.backup_set import LoadTest, StoredSet
+from backup.model.run import Outcome, Run
 from backup.operations import runs
 from backup.service.drill_queue import DrillQueue, command, due
 from backup.storage import lock

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from backup.catalog.run_records import Outcome, Run
 from backup.errors import StoreError
 from backup.model.backup_set import Verdict
+from backup.model.run import Outcome, Run
 from backup.monitoring.alerts import outbox
 from backup.monitoring.alerts.desk import Desk, Surroundings, View
 from backup.monitoring.alerts.model import Letter, Policy, Receipt

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup import logging
-from backup.catalog.run_records import Outcome, Run
 from backup.model.backup_set import Verdict
+from backup.model.run import Outcome, Run
 from backup.monitoring.alerts import messages as wording
 from backup.monitoring.alerts.model import BODY, TITLE, Event, Known, Level, Memory, Notice, Policy, State
 from backup.monitoring.alerts.rules import CRITICAL, LIMITS, cause, due, ping

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.catalog.run_records import Outcome, Run
 from backup.model.backup_set import State, StoredSet
 from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import SEVERITIES, Health, Limits, Reason, SchedulerState, evaluate
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)

@@ -14,10 +14,10 @@ from rich.console import Console
 from backup.catalog import retention
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import Policy
-from backup.catalog.run_records import Outcome, Run
 from backup.cli.render.tables import set_page, state
 from backup.model.backup_set import LoadTest, Proof, StoredSet, Verdict, judge, merged, precedent
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import evaluate, newest_database
 from tests.support.facts import NOW, UTC_ZONE, a_set, on_disk
 

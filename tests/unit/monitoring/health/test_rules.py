@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.catalog.run_records import Outcome, Run
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.monitoring.health import SEVERITIES, Health, Limits, Reason, evaluate
 from tests.support.examples import examples
 from tests.support.facts import MB, NOW, ROWS, a_run, a_set

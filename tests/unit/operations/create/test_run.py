@@ -11,11 +11,12 @@ import pytest
 
 from backup.app.composition import App
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.config import loader
 from backup.errors import BackupError, NoSpace, StoreError
 from backup.media import archive_tree as sources
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.operations.create import verify_new
 from backup.operations.create.run import Request, create
 from backup.operations.verify.run import verify

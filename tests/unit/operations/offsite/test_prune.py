@@ -8,9 +8,9 @@ from datetime import timedelta
 import pytest
 
 from backup.catalog.retention import Policy
-from backup.catalog.run_records import Outcome
 from backup.errors import RemoteFailed
 from backup.model.manifest import Tier
+from backup.model.run import Outcome
 from backup.operations.offsite import copy_status
 from backup.operations.offsite import prune as pruning
 from tests.unit.operations.offsite.conftest import Stack

@@ -12,11 +12,12 @@ import pytest
 from backup.app.composition import App
 from backup.app.offsite import memory, options
 from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Outcome, Records, Run
+from backup.catalog.run_records import Records
 from backup.config.loader import load
 from backup.errors import ConfigError, RemoteFailed
 from backup.logging import logger
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.operations import status
 from backup.operations.jobs import COMMANDS, job_of, jobs, operation_of, tier_of
 from backup.operations.offsite import copy_status

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from backup.catalog.delete import remove
-from backup.catalog.run_records import Outcome, Run
 from backup.errors import IntegrityError, LockHeld, NotFound, RemoteDenied, RemoteFailed
 from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
 from backup.operations.offsite import upload as uploading
 from backup.operations.offsite import verify_copies
 from backup.operations.runs import recover

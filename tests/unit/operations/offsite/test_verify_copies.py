@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from backup.catalog.run_records import Outcome
 from backup.errors import IntegrityError, NotFound, RemoteDamaged, RemoteFailed
 from backup.model.manifest import Tier
+from backup.model.run import Outcome
 from backup.operations.offsite import copy_status, listing, verify_copies
 from backup.operations.offsite.model import Book
 from tests.support.memory_remote import MemoryPlace

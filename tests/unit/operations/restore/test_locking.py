@@ -13,10 +13,10 @@ from typing import cast
 import pytest
 
 from backup.app import restore
-from backup.catalog.run_records import Run
 from backup.cli import main
 from backup.cli import restore as restoring
 from backup.errors import EngineError, LockHeld
+from backup.model.run import Run
 from backup.operations.restore.context import Shop
 from backup.operations.restore.journal import Journal, JournalFile, Kept, KeptDatabase, KeptFile
 from backup.operations.restore.locking import stamp, unmoved

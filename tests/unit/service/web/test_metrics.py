@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backup import __version__
-from backup.catalog.run_records import Outcome
+from backup.model.run import Outcome
 from backup.monitoring.overview import Overview
 from backup.service.web.metrics import exposition
 from tests.support import overviews
