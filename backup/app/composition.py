@@ -20,8 +20,8 @@ from backup.formatting import printable
 from backup.logging import redacting
 from backup.model.backup_set import StoredSet
 from backup.model.run import new_run_id
-from backup.operations.create.run import Workshop
-from backup.operations.drill.run import DrillShop
+from backup.operations.create.context import CreateContext
+from backup.operations.drill.run import DrillContext
 from backup.operations.runs import recover
 from backup.pipeline import age
 from backup.postgres import Login
@@ -39,10 +39,10 @@ from backup.storage.errors import storing
 class App(BackupVolume):
     """Everything a command needs, from settings. Nothing is contacted before it is asked for."""
 
-    def workshop(self, progress: Progress) -> Workshop:
+    def create_context(self, progress: Progress) -> CreateContext:
         """What `create` works with."""
         settings = self.settings
-        return Workshop(
+        return CreateContext(
             catalog=self.catalog,
             records=self.records,
             lock=self.lock,
@@ -58,9 +58,9 @@ class App(BackupVolume):
             recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
         )
 
-    def drill_shop(self, progress: Progress, image: str = "") -> DrillShop:
+    def drill_context(self, progress: Progress, image: str = "") -> DrillContext:
         """What a drill works with; `image` replaces the set's own."""
-        return DrillShop(
+        return DrillContext(
             catalog=self.catalog,
             records=self.records,
             lock=self.lock,

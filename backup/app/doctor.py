@@ -17,7 +17,7 @@ from typing import Final
 from backup.app import doctor_offsite as elsewhere
 from backup.app.alerts import trial
 from backup.app.composition import App
-from backup.app.restore import shop
+from backup.app.restore import context
 from backup.catalog.scheduler_state import Ledger
 from backup.config import loader
 from backup.config.loader import Settings
@@ -256,7 +256,7 @@ class _Doctor:
             yield from service.running(around.own, [c for c in around.containers if around.ours(c)])
 
     def _restore(self) -> Iterator[Line]:
-        with_engine = shop(self._app, Silent())
+        with_engine = context(self._app, Silent())
         application = with_engine.application()
         if application is None:
             yield service.no_stop(on_purpose=self._alone)

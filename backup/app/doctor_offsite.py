@@ -8,7 +8,7 @@ from typing import Final
 
 from backup.app.composition import App
 from backup.app.encryption import keys
-from backup.app.offsite import memory, options, shops
+from backup.app.offsite import contexts, memory, options
 from backup.errors import BackupError
 from backup.formatting import plural
 from backup.monitoring.encryption import told
@@ -29,10 +29,10 @@ def places(app: App, *, put: bool) -> Iterator[Line]:
     if not app.settings.has_offsite:
         yield say.warning(_NONE, _SET)
         return
-    for shop in shops(app, Silent()):
+    for context in contexts(app, Silent()):
         try:
-            yield say.ok(f"{shop.remote.name} answers; {plural(len(listed(shop.remote)), 'set')} there")
-            if put and shop.place == "s3":
+            yield say.ok(f"{context.remote.name} answers; {plural(len(listed(context.remote)), 'set')} there")
+            if put and context.place == "s3":
                 yield from _rights(app, say)
         except BackupError as error:
             yield say.error(error)

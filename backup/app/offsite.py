@@ -19,7 +19,7 @@ from backup.config.loader import Settings
 from backup.errors import ConfigError, StoreError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
-from backup.operations.offsite.context import Shop
+from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.fetch import temporarily
 from backup.operations.offsite.model import PlaceName
 from backup.operations.offsite.plans import ages, places, uploads
@@ -39,7 +39,7 @@ SCHEMES: Final = ("s3", "copy", "offsite")
 _REFUSED: Final = "offsite-s3-refuses.json"
 
 
-def shops(app: App, progress: Progress, place: str = "") -> list[Shop]:
+def contexts(app: App, progress: Progress, place: str = "") -> list[OffsiteContext]:
     """What works with each place, or with the one that is named. ConfigError when there is none."""
     found = [each for each, _ in places(app.settings) if place in ("", each)]
     if not found:
@@ -49,12 +49,12 @@ def shops(app: App, progress: Progress, place: str = "") -> list[Shop]:
             " all sets are on this machine only",
             "Set AWS_S3_BACKUP_BUCKET for a bucket, or BACKUP_COPY_DIR for a folder on another disk.",
         )
-    return [_shop(app, each, progress) for each in found]
+    return [_context(app, each, progress) for each in found]
 
 
-def primary(app: App, progress: Progress, place: str = "") -> Shop:
+def primary(app: App, progress: Progress, place: str = "") -> OffsiteContext:
     """The bucket, or the folder where there is no bucket; or the place that is named."""
-    return shops(app, progress, "" if place == "offsite" else place)[0]
+    return contexts(app, progress, "" if place == "offsite" else place)[0]
 
 
 def policy(settings: Settings) -> Policy:
@@ -86,9 +86,9 @@ def source(app: App, query: str, progress: Progress) -> Iterator[StoredSet]:
         yield stored
 
 
-def _shop(app: App, place: PlaceName, progress: Progress) -> Shop:
+def _context(app: App, place: PlaceName, progress: Progress) -> OffsiteContext:
     settings = app.settings
-    return Shop(
+    return OffsiteContext(
         place=place,
         remote=_remote(settings, place),
         catalog=app.catalog,

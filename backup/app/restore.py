@@ -19,7 +19,7 @@ from backup.logging import redacting
 from backup.media.helper import FILES_ROLE, FileTrees, InHelper, in_child
 from backup.media.volumes import NO_VOLUMES
 from backup.model.run import new_run_id
-from backup.operations.restore.context import Shop, Trees
+from backup.operations.restore.context import RestoreContext, Trees
 from backup.postgres import Login
 from backup.postgres.availability import Way
 from backup.progress import Progress
@@ -28,9 +28,9 @@ from backup.progress import Progress
 _ITSELF: Final = ("localhost", "127.0.0.1", "::1")
 
 
-def shop(app: App, progress: Progress) -> Shop:
+def context(app: App, progress: Progress) -> RestoreContext:
     """What restores and undos work with. Nothing is contacted before it is asked for."""
-    return _Restoring(app, progress).shop()
+    return _Restoring(app, progress).context()
 
 
 class _Restoring:
@@ -38,15 +38,15 @@ class _Restoring:
         self._app, self._settings, self._progress = app, app.settings, progress
         self._met = False
 
-    def shop(self) -> Shop:
+    def context(self) -> RestoreContext:
         app, settings = self._app, self._settings
-        present = app.workshop(self._progress)
+        present = app.create_context(self._progress)
         if settings.db_service in settings.restore_stop or settings.db_host in settings.restore_stop:
             raise ConfigError(
                 "BACKUP_RESTORE_STOP names the database's own service, which a restore needs running",
                 "Name the services that use it.",
             )
-        return Shop(
+        return RestoreContext(
             catalog=app.catalog,
             records=app.records,
             lock=app.lock,
@@ -55,7 +55,7 @@ class _Restoring:
             spool=self._spool(),
             instance=app.instance(),
             # A safety set saves what is there, however little that is.
-            workshop=replace(present, allow_empty=[*present.allow_empty, NO_VOLUMES, *self._app.volume_names()]),
+            create_context=replace(present, allow_empty=[*present.allow_empty, NO_VOLUMES, *self._app.volume_names()]),
             source=self._app.source,
             trees=self._trees,
             reach=self._reach,

@@ -33,7 +33,7 @@ class MadeTier(StrEnum):
 
 
 def create(
-    context: typer.Context,
+    invocation: typer.Context,
     tier: Annotated[MadeTier, typer.Argument(help="Where the set belongs.")] = MadeTier.MANUAL,
     only: Annotated[Only | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
     wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
@@ -48,7 +48,7 @@ def create(
     settings = base.prepare(as_json, kind="backup")
     main = App(settings)
     main.require_volume()
-    occasion = base.occasion(context, scheduled)
+    occasion = base.occasion(invocation, scheduled)
     request = backup_operation.Request(
         tier=Tier(tier),
         only=only.value if only else None,
@@ -59,7 +59,7 @@ def create(
         patience=_PATIENCE if scheduled else 0.0,
     )
     with base.progress(as_json) as progress:
-        run = backup_operation.create(request, main.workshop(progress))
+        run = backup_operation.create(request, main.create_context(progress))
     try:
         _expire(main)
     except BackupError as error:
@@ -74,7 +74,7 @@ def create(
 def _expire(main: App) -> None:
     """Remove what a restore replaced and its days for `undo` are over; mostly there is nothing to import for."""
     if KeptFile(main.settings.root).read():
-        from backup.app.restore import shop as shop_for  # noqa: PLC0415
+        from backup.app.restore import context as context_for  # noqa: PLC0415
         from backup.operations.restore.run import expire  # noqa: PLC0415
 
-        expire(shop_for(main, Silent()))
+        expire(context_for(main, Silent()))

@@ -22,7 +22,7 @@ _QUEUE: Final = 12 * 3600.0
 
 
 def drill(
-    context: typer.Context,
+    invocation: typer.Context,
     which: Annotated[
         str,
         typer.Argument(
@@ -45,13 +45,15 @@ def drill(
     main = App(base.identified(base.prepare(as_json, kind="verify"), identity))
     main.require_volume()
     if named(which):
-        return _offsite(main, which, image, as_json, _QUEUE if scheduled else wait, base.occasion(context, scheduled))
+        return _offsite(
+            main, which, image, as_json, _QUEUE if scheduled else wait, base.occasion(invocation, scheduled)
+        )
     catalog = main.catalog
     sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
     if not sets:
         raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
     patience = _QUEUE if scheduled else wait
-    occasion = base.Occasion(trigger) if trigger else base.occasion(context, scheduled)
+    occasion = base.Occasion(trigger) if trigger else base.occasion(invocation, scheduled)
     failed = None
     for stored in sets:
         try:
@@ -70,15 +72,15 @@ def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occa
     """Drill a copy, with nothing but the place that it is at."""
     scheme, query = named(which) or ("", which)
     with base.progress(as_json) as progress:
-        shop, local = primary(main, progress, scheme), main.drill_shop(progress, image)
-        if occasion.slot and not shop.book.read().copies:
-            logger.info("nothing is at {} yet: there is nothing to drill", shop.remote.name)
+        context, local = primary(main, progress, scheme), main.drill_context(progress, image)
+        if occasion.slot and not context.book.read().copies:
+            logger.info("nothing is at {} yet: there is nothing to drill", context.remote.name)
             return
-        if occasion.slot and shop.encrypt and not main.settings.age_identity:
+        if occasion.slot and context.encrypt and not main.settings.age_identity:
             logger.warning("the copies are encrypted and their key is not here: they cannot be drilled on this machine")
             return
         stored, verdict = offsite_drill.drill(
-            query, shop, local, lambda folder: found_in(main, folder), wait=wait, **occasion._asdict()
+            query, context, local, lambda folder: found_in(main, folder), wait=wait, **occasion._asdict()
         )
     _told(stored, verdict, as_json)
 
@@ -88,8 +90,8 @@ def prove(
 ) -> Verdict:
     """Drill one set and say how it went."""
     with base.progress(as_json) as progress:
-        shop, (trigger, slot, slots) = main.drill_shop(progress, image), occasion
-        verdict = drill_operation.drill(stored, shop, trigger=trigger, wait=wait, slot=slot, slots=slots)
+        context, (trigger, slot, slots) = main.drill_context(progress, image), occasion
+        verdict = drill_operation.drill(stored, context, trigger=trigger, wait=wait, slot=slot, slots=slots)
     _told(stored, verdict, as_json)
     return verdict
 

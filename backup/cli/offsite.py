@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 
 from backup.app.composition import App
-from backup.app.offsite import policy, shops
+from backup.app.offsite import contexts, policy
 from backup.cli import base, bucket
 from backup.cli.base import Json
 from backup.cli.render.offsite import copies_json, copies_lines, copies_table
@@ -21,7 +21,7 @@ from backup.model.manifest import Tier
 from backup.operations.offsite import fetch, listing, verify_copies
 from backup.operations.offsite import prune as pruning
 from backup.operations.offsite import upload as uploading
-from backup.operations.offsite.context import Shop
+from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.upload import request_for
 
 _QUEUE: Final = 6 * 3600.0
@@ -42,7 +42,7 @@ From = Annotated[str, typer.Option("--from", metavar="s3|copy", help="Which plac
 
 
 def upload(
-    context: typer.Context,
+    invocation: typer.Context,
     which: Annotated[str, typer.Argument(metavar="[daily|weekly|monthly|manual|ID]", help="A tier, or one set.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="The sets of all tiers.")] = False,
     wait: Wait = 0.0,
@@ -61,15 +61,15 @@ def upload(
     tier = Tier(which) if which in set(Tier) else None
     if which and everything:
         raise typer.BadParameter("name a tier or a set, or pass --all")
-    occasion = base.occasion(context, scheduled)._asdict()
+    occasion = base.occasion(invocation, scheduled)._asdict()
     if trigger:
         occasion["trigger"] = trigger
     only = "" if tier or not which else main.catalog.find(which).id
 
-    def send(shop: Shop) -> uploading.Report:
-        tiers = () if only else request_for(tier, everything, shop.tiers)
+    def send(context: OffsiteContext) -> uploading.Report:
+        tiers = () if only else request_for(tier, everything, context.tiers)
         request = uploading.Request(tiers=tiers, only=only, wait=_QUEUE if scheduled or trigger else wait, **occasion)
-        return uploading.upload(request, shop)
+        return uploading.upload(request, context)
 
     reports = list(_each(main, as_json, send))
     for report in reports:
@@ -87,12 +87,12 @@ def list_copies(as_json: Json = False) -> None:
     main = App(base.prepare(as_json))
     found: list[Any] = []
 
-    def show(shop: Shop) -> None:
-        rows = listing.rows(shop)
+    def show(context: OffsiteContext) -> None:
+        rows = listing.rows(context)
         if as_json:
-            found.append(copies_json(shop.remote.name, rows))
+            found.append(copies_json(context.remote.name, rows))
         elif base.out.is_terminal:
-            base.out.print(copies_table(shop.remote.name, rows, datetime.now(UTC)))
+            base.out.print(copies_table(context.remote.name, rows, datetime.now(UTC)))
         else:
             base.print_lines(copies_lines(rows))
 
@@ -104,7 +104,7 @@ def list_copies(as_json: Json = False) -> None:
 
 @app.command()
 def verify(
-    context: typer.Context,
+    invocation: typer.Context,
     which: Annotated[str, typer.Argument(metavar="[ID]", help="One set; without it, all.")] = "",
     download: Annotated[bool, typer.Option("--download", help="Read every byte, too.")] = False,
     accept: Annotated[bool, typer.Option("--accept", help="Miss no longer what is gone from there.")] = False,
@@ -124,9 +124,9 @@ def verify(
         read=download,
         share=scheduled,
         wait=_QUEUE if scheduled else wait,
-        **base.occasion(context, scheduled)._asdict(),
+        **base.occasion(invocation, scheduled)._asdict(),
     )
-    reports = list(_each(main, as_json, lambda shop: verify_copies.verify(request, shop)))
+    reports = list(_each(main, as_json, lambda context: verify_copies.verify(request, context)))
     for report in reports:
         logger.success("{}", report.words)
     if as_json:
@@ -151,21 +151,21 @@ def pull(
     """
     main = App(base.prepare(as_json, kind="restore"))
     with base.progress(as_json) as progress:
-        shop = shops(main, progress, place)[0]
+        context = contexts(main, progress, place)[0]
         if to:
-            identifier = fetch.pull_to(shop, which, to).id
+            identifier = fetch.pull_to(context, which, to).id
             where = str(to)
         else:
             main.require_volume()
-            identifier, where = fetch.pull(shop, which, wait).set, "here"
-    logger.success("{} is {}: fetched from {} and read back", identifier, where, shop.remote.name)
+            identifier, where = fetch.pull(context, which, wait).set, "here"
+    logger.success("{} is {}: fetched from {} and read back", identifier, where, context.remote.name)
     if as_json:
-        base.print_json({"id": identifier, "from": shop.remote.name, "to": where})
+        base.print_json({"id": identifier, "from": context.remote.name, "to": where})
 
 
 @app.command()
 def prune(
-    context: typer.Context,
+    invocation: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each set and why it stays or goes.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Remove all that is over its time, also what waits for a person.")
@@ -181,11 +181,11 @@ def prune(
     main = App(base.prepare(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
     request = pruning.Request(
-        force=force, wait=_QUEUE if scheduled else wait, **base.occasion(context, scheduled)._asdict()
+        force=force, wait=_QUEUE if scheduled else wait, **base.occasion(invocation, scheduled)._asdict()
     )
     rules = policy(main.settings)
     act = pruning.plan if dry_run else pruning.prune
-    reports = list(_each(main, as_json, lambda shop: act(request, shop, rules)))
+    reports = list(_each(main, as_json, lambda context: act(request, context, rules)))
     if as_json:
         base.print_json([_pruned(report, dry_run) for report in reports])
     for report in reports:
@@ -217,13 +217,13 @@ def _show(report: pruning.Report) -> None:
         base.print_lines(prune_lines(report.decisions))
 
 
-def _each(main: App, as_json: bool, act: Callable[[Shop], _Done]) -> Iterator[_Done]:
+def _each(main: App, as_json: bool, act: Callable[[OffsiteContext], _Done]) -> Iterator[_Done]:
     """Do it at every place; what fails at one keeps nobody from the others, and is raised in the end."""
     with base.progress(as_json) as progress:
         failed = None
-        for shop in shops(main, progress):
+        for context in contexts(main, progress):
             try:
-                yield act(shop)
+                yield act(context)
             except BackupError as error:
                 if failed:
                     logger.error("{} {}", failed.message, failed.hint)

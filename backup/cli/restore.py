@@ -10,7 +10,7 @@ import typer
 
 from backup.app.composition import App
 from backup.app.offsite import source
-from backup.app.restore import shop as shop_for
+from backup.app.restore import context as context_for
 from backup.cli import base
 from backup.cli.base import Identity, Json, Only
 from backup.cli.render.inspect import path_json, path_line
@@ -18,7 +18,7 @@ from backup.cli.render.plan import plan_json, plan_lines, plan_page
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.logging import logger
 from backup.operations.restore import locking, run, single
-from backup.operations.restore.context import Shop
+from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import KeptFile
 from backup.operations.restore.plan import Plan, plan
 from backup.operations.restore.plan_inputs import gather
@@ -63,13 +63,13 @@ def restore(
         return
     if resume or rollback:
         with base.progress(as_json) as progress:
-            logger.success("{}", run.end(shop_for(main, progress), back=rollback))
+            logger.success("{}", run.end(context_for(main, progress), back=rollback))
         return
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
             stored = stack.enter_context(source(main, which, progress))
             kept = KeptFile(main.settings.root).read()
-            planned = plan(gather(shop_for(main, progress), stored, only.value if only else "", not no_safety))
+            planned = plan(gather(context_for(main, progress), stored, only.value if only else "", not no_safety))
         _show(planned, as_json)
         _refuse(planned)
         if dry_run:
@@ -80,7 +80,7 @@ def restore(
 
 def _restore(main: App, wish: run.Wish, as_json: bool) -> None:
     with base.progress(as_json) as progress:
-        text, code = run.restore(wish, shop_for(main, progress))
+        text, code = run.restore(wish, context_for(main, progress))
     (logger.warning if code else logger.success)("{}", text)
     if code:
         raise typer.Exit(code)
@@ -95,7 +95,7 @@ def _paths(
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
             stored = stack.enter_context(source(main, which, progress))
-            chosen = single.choose(stored, paths, shop_for(main, progress))
+            chosen = single.choose(stored, paths, context_for(main, progress))
         if as_json:
             base.print_json({"set": stored.id, "paths": [path_json(each) for each in chosen]})
         else:
@@ -104,7 +104,7 @@ def _paths(
             return
         _confirm(force, "Put these back? What is there now is kept beside them.")
         with base.progress(as_json) as progress:
-            logger.success("{}", single.restore(stored, chosen, shop_for(main, progress)))
+            logger.success("{}", single.restore(stored, chosen, context_for(main, progress)))
 
 
 def undo(
@@ -122,14 +122,14 @@ def undo(
     what = locking.kept_words(kept, main.settings.zone)
     if not discard and (kept or dry_run):
         with base.progress(as_json=False) as progress:
-            run.foresee_undo(shop_for(main, progress), kept)
+            run.foresee_undo(context_for(main, progress), kept)
     if dry_run:
         base.print_lines([f"{'would remove for good' if discard else 'would bring back'} {what}"])
         return
     _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
     with base.progress(as_json=False) as progress:
-        shop: Shop = shop_for(main, progress)
-        logger.success("{}", run.discard(shop, kept) if discard else run.undo(shop, kept))
+        context: RestoreContext = context_for(main, progress)
+        logger.success("{}", run.discard(context, kept) if discard else run.undo(context, kept))
 
 
 def _show(planned: Plan, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from backup.cli.base import Json, Set
 from backup.cli.render.prune import prune_json, prune_lines, prune_table
 from backup.logging import logger
 from backup.operations import prune as prune_operation
-from backup.operations.prune import Report, Request, Shelf
+from backup.operations.prune import PruneContext, Report, Request
 
 _QUEUE: Final = 6 * 3600.0
 Forgotten = Annotated[
@@ -23,7 +23,7 @@ Ahead = Annotated[str, typer.Option(metavar="ID", help="Remove this set alone, w
 
 
 def prune(
-    context: typer.Context,
+    invocation: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each set and why it stays or goes; do nothing.")] = (
         False
     ),
@@ -52,7 +52,8 @@ def prune(
     """
     main = BackupVolume(base.prepare(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
-    shelf = Shelf(main.catalog, main.records, main.lock, prune_operation.policy(main.settings))
+    rules = prune_operation.policy(main.settings)
+    context = PruneContext(catalog=main.catalog, records=main.records, lock=main.lock, policy=rules)
     request = Request(
         force=force,
         make_room=make_room,
@@ -60,14 +61,14 @@ def prune(
         forget_volume=forget_volume,
         ahead=ahead,
         wait=_QUEUE if scheduled else wait,
-        **base.occasion(context, scheduled)._asdict(),
+        **base.occasion(invocation, scheduled)._asdict(),
     )
     if dry_run:
         now = datetime.now(UTC)
-        report = prune_operation.plan(request, shelf, now)
+        report = prune_operation.plan(request, context, now)
         _show(report, now, as_json)
     else:
-        report = prune_operation.prune(request, shelf)
+        report = prune_operation.prune(request, context)
         if as_json:
             base.print_json(_json(report, dry_run=False))
     _tell(report, dry_run)

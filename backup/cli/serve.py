@@ -12,7 +12,7 @@ import typer
 
 from backup.app.alerts import desk
 from backup.app.composition import App
-from backup.app.restore import shop as shop_for
+from backup.app.restore import context as context_for
 from backup.cli import base
 from backup.errors import BackupError
 from backup.logging import logger
@@ -58,9 +58,9 @@ def _recover(main: App) -> None:
     found = standing(main.settings.root)
     if found and not found[1]:
         logger.warning("{}", words(found[0], datetime.now(UTC)))
-        logger.success("{}", run.end(shop_for(main, Silent())))
+        logger.success("{}", run.end(context_for(main, Silent())))
     if single.begun(main.settings.volumes):
-        single.recover(shop_for(main, Silent()))
+        single.recover(context_for(main, Silent()))
 
 
 def _way(main: App) -> str:

@@ -14,6 +14,7 @@ from backup.cli.base import Identity, Json, Set
 from backup.errors import NotConfirmed, NotFound
 from backup.formatting import plural, printable, size
 from backup.logging import logger
+from backup.operations.context import Context
 from backup.operations.export import run as export_operation
 from backup.operations.export.output import Output, refuse_terminal
 from backup.operations.import_ import adopt
@@ -69,6 +70,8 @@ def import_sets(
             raise NotConfirmed("stdin is a terminal, so there is nothing to import", "`import - < set.tar`.")
         stream = sys.stdin.buffer
     with base.progress(as_json) as progress:
-        done = adopt.adopt(paths, stream, adopt.Dock(main.catalog, main.records, main.lock, progress), wait)
+        done = adopt.adopt(
+            paths, stream, Context(catalog=main.catalog, records=main.records, lock=main.lock, progress=progress), wait
+        )
     if as_json:
         base.print_json({"imported": done.new, "known": done.known})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -22,6 +22,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring.health import failed_backup
 from backup.operations import runs
+from backup.operations.context import Context
 from backup.operations.restore.unfinished import refuse_unfinished
 from backup.operations.runs import at_work
 from backup.storage import atomic_file
@@ -55,15 +56,11 @@ class Request:
     slots: int = 0
 
 
-@dataclass(frozen=True)
-class Shelf:
+@dataclass(frozen=True, kw_only=True)
+class PruneContext(Context):
     """What a cleanup works with."""
 
-    catalog: Catalog
-    records: Records
-    lock: Path
     policy: Policy
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 class MemoryFile:
@@ -186,9 +183,9 @@ def policy(settings: Settings) -> Policy:
     )
 
 
-def remember(request: Request, shelf: Shelf, now: datetime, sets: Sequence[StoredSet]) -> Memory:
+def remember(request: Request, context: PruneContext, now: datetime, sets: Sequence[StoredSet]) -> Memory:
     """What will be remembered of a cleanup now. NotFound when the volume to forget is in use, or in no set."""
-    memory, name = MemoryFile(shelf.catalog.root).read(), request.forget_volume
+    memory, name = MemoryFile(context.catalog.root).read(), request.forget_volume
     if not name:
         return memory
     sets = present(sets, now)
@@ -198,7 +195,7 @@ def remember(request: Request, shelf: Shelf, now: datetime, sets: Sequence[Store
         raise NotFound(
             f"no set holds a volume {printable(name)}; nothing was removed", f"There are: {printable(held)}."
         )
-    fresh = [stored for stored in sets if stored.good and now - stored.time <= shelf.policy.fresh]
+    fresh = [stored for stored in sets if stored.good and now - stored.time <= context.policy.fresh]
     if name not in left_volumes(sets) and any(name in volumes_of(stored) for stored in fresh):
         raise NotFound(
             f"the volume {printable(name)} has not left the stack: the newest set holds it; nothing was removed",
@@ -207,18 +204,18 @@ def remember(request: Request, shelf: Shelf, now: datetime, sets: Sequence[Store
     return memory.model_copy(update={"forgotten": {**memory.forgotten, name: max(holding)}})
 
 
-def plan(request: Request, shelf: Shelf, now: datetime, own: str = "") -> Report:
+def plan(request: Request, context: PruneContext, now: datetime, own: str = "") -> Report:
     """What `prune` would do now; `own` is the id of the run that asks. Touches nothing."""
-    refuse_unfinished(shelf.catalog.root, now)
-    sets = shelf.catalog.sets()
-    memory = remember(request, shelf, now, sets)
-    policy = replace(shelf.policy, forgotten=memory.forgotten)
+    refuse_unfinished(context.catalog.root, now)
+    sets = context.catalog.sets()
+    memory = remember(request, context, now, sets)
+    policy = replace(context.policy, forgotten=memory.forgotten)
     if request.ahead:
-        stored = shelf.catalog.find(request.ahead)
+        stored = context.catalog.find(request.ahead)
         hold = f"{stored.id} is pinned: `unpin` it first" if stored.pin else stale(sets, policy, now)
         return Report([_unwanted(stored, now, hold)], hold, memory)
     # One from the future would stand before all that happens until then.
-    runs = shelf.records.all(at_work(shelf.catalog.root))
+    runs = context.records.all(at_work(context.catalog.root))
     past = [run for run in runs if run.started <= now + SKEW]
     hold = "" if request.make_room else _failed(past) or stale(sets, policy, now)
     known = Known(memory, [run for run in runs if run.id != own], _last(runs, but=own))
@@ -288,9 +285,9 @@ def is_cleanup(run: Run) -> bool:
     return run.operation == PRUNE and not run.set
 
 
-def prune(request: Request, shelf: Shelf) -> Report:
+def prune(request: Request, context: PruneContext) -> Report:
     """Remove what is to go, and record the run. Raises what made it fail, after recording that too."""
-    asked = shelf.clock()
+    asked = context.clock()
     run = Run(
         id=new_run_id(asked),
         operation=PRUNE,
@@ -300,22 +297,22 @@ def prune(request: Request, shelf: Shelf) -> Report:
         started=asked,
         set=request.ahead,
     )
-    with runs.locked(shelf, run, request.wait):
-        run = run.model_copy(update={"started": shelf.clock()})
+    with runs.locked(context, run, request.wait):
+        run = run.model_copy(update={"started": context.clock()})
         try:
-            runs.recover(shelf.catalog, shelf.records, run.started)
-            _begin(shelf.records, run)
-            report = plan(request, shelf, run.started, run.id)
-            MemoryFile(shelf.catalog.root).note(report.memory)
-            _remove(report, shelf.catalog)
+            runs.recover(context.catalog, context.records, run.started)
+            _begin(context.records, run)
+            report = plan(request, context, run.started, run.id)
+            MemoryFile(context.catalog.root).note(report.memory)
+            _remove(report, context.catalog)
             # Tried already, and in vain if anything is left: said last, so that it does not keep the others.
-            shelf.catalog.finish_removing()
+            context.catalog.finish_removing()
         except BaseException as error:
-            runs.record(shelf.records, runs.failed(run, error, shelf.clock(), {}))
+            runs.record(context.records, runs.failed(run, error, context.clock(), {}))
             raise
-        done = {"outcome": Outcome.SUCCESS, "ended": shelf.clock(), "message": report.words}
+        done = {"outcome": Outcome.SUCCESS, "ended": context.clock(), "message": report.words}
         left = {"exit_code": report.exit_code, "hint": report.hint}
-        runs.record(shelf.records, run.model_copy(update=done | left))
+        runs.record(context.records, run.model_copy(update=done | left))
     return report
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from backup.catalog import staging
 from backup.catalog.catalog import Catalog
@@ -18,6 +18,7 @@ from backup.errors import BackupError, Interrupted, MediaFailed, StoreError
 from backup.logging import logger, redacted
 from backup.model.run import Outcome, Run
 from backup.operations import preemption
+from backup.operations.context import Context
 from backup.storage import lock
 
 # Runs that do not hold the lock of the volume hold one whose name begins so.
@@ -69,24 +70,27 @@ def at_work(root: Path) -> Callable[[Run], bool]:
 
 
 @contextlib.contextmanager
-def recorded_beside(shop: Shop, run: Run, name: str, wait: float) -> Iterator[Recording]:
+def recorded_beside(context: Context, run: Run, name: str, wait: float) -> Iterator[Recording]:
     """Record a run that works beside those which hold the lock of the volume: neither waits for the other.
 
     It holds the lock `name`, of which there is one for each place and kind of work; LockHeld after `wait` seconds.
     """
-    what, path = f"{run.operation} {run.set or run.tier}".strip(), shop.catalog.root / "state" / f"{BESIDE}{name}.lock"
+    what, path = (
+        f"{run.operation} {run.set or run.tier}".strip(),
+        context.catalog.root / "state" / f"{BESIDE}{name}.lock",
+    )
     with lock.hold(path, what, run.id, wait=wait, waiting=_told):
-        run = run.model_copy(update={"started": shop.clock()})
+        run = run.model_copy(update={"started": context.clock()})
         recording = Recording(run)
         try:
-            shop.records.begin_beside(run)
+            context.records.begin_beside(run)
             yield recording
         except BaseException as error:
-            record(shop.records, failed(recording.run, error, shop.clock(), recording.seconds))
+            record(context.records, failed(recording.run, error, context.clock(), recording.seconds))
             raise
-        ended = {"outcome": Outcome.SUCCESS, "ended": shop.clock(), "seconds": recording.seconds}
+        ended = {"outcome": Outcome.SUCCESS, "ended": context.clock(), "seconds": recording.seconds}
         recording.run = recording.run.model_copy(update={**ended, **recording.success})
-        record(shop.records, recording.run)
+        record(context.records, recording.run)
 
 
 def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, float]) -> Run:
@@ -155,26 +159,6 @@ def told_to_end() -> bool:
     return bool(_unheard)
 
 
-class Shop(Protocol):
-    """What every run works with."""
-
-    @property
-    def catalog(self) -> Catalog:
-        """The sets."""
-
-    @property
-    def records(self) -> Records:
-        """The run records."""
-
-    @property
-    def lock(self) -> Path:
-        """The lock of the backup volume."""
-
-    @property
-    def clock(self) -> Callable[[], datetime]:
-        """What time it is."""
-
-
 @dataclass
 class Recording:
     """A run while it is recorded. The body notes its phases in `seconds`, and in `success` what else is to be told.
@@ -189,7 +173,7 @@ class Recording:
 
 @contextlib.contextmanager
 def locked(
-    shop: Shop, run: Run, wait: float, waiting: Callable[[str], None] | None = None, *, yielding: bool = False
+    context: Context, run: Run, wait: float, waiting: Callable[[str], None] | None = None, *, yielding: bool = False
 ) -> Iterator[None]:
     """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds.
 
@@ -198,8 +182,8 @@ def locked(
     """
     what = f"{run.operation} {run.set or run.tier}".strip()
     name = f"{what} {preemption.TO_ALL}" if yielding else what
-    told = waiting or preemption.asking(shop.catalog.root, what, _told)
-    with lock.hold(shop.lock, name, run.id, wait=preemption.patience(shop.lock, wait), waiting=told):
+    told = waiting or preemption.asking(context.catalog.root, what, _told)
+    with lock.hold(context.lock, name, run.id, wait=preemption.patience(context.lock, wait), waiting=told):
         yield
 
 
@@ -208,19 +192,19 @@ def _told(who: str) -> None:
 
 
 @contextlib.contextmanager
-def recorded(shop: Shop, run: Run) -> Iterator[Recording]:
+def recorded(context: Context, run: Run) -> Iterator[Recording]:
     """Sweep what dead runs left, then record the run's begin, and its end by how the body ends. Only under the lock."""
     recording = Recording(run)
     try:
-        recover(shop.catalog, shop.records, run.started)
-        shop.records.begin(run)
+        recover(context.catalog, context.records, run.started)
+        context.records.begin(run)
         yield recording
     except BaseException as error:
-        record(shop.records, failed(run, error, shop.clock(), recording.seconds))
+        record(context.records, failed(run, error, context.clock(), recording.seconds))
         raise
-    ended = {"outcome": Outcome.SUCCESS, "ended": shop.clock(), "seconds": recording.seconds}
+    ended = {"outcome": Outcome.SUCCESS, "ended": context.clock(), "seconds": recording.seconds}
     recording.run = run.model_copy(update={**ended, **recording.success})
-    record(shop.records, recording.run)
+    record(context.records, recording.run)
 
 
 def record(records: Records, run: Run) -> None:

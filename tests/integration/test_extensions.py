@@ -287,7 +287,7 @@ def test_without_an_engine_the_rest_is_tried_and_what_was_not_is_said(
     monkeypatch.setattr("backup.app.composition.NetworkClients", lambda login, *_: helpers.named(login.name))
     monkeypatch.setattr("backup.app.composition.Engine", gone)
     app = filled_17.network(loaded(17)).app()
-    proof = drill(filled_17.sets()[0], app.drill_shop(Silent())).proof
+    proof = drill(filled_17.sets()[0], app.drill_context(Silent())).proof
     assert proof and proof.proven and "pg_cron was not tried: it can be in one database only" in proof.notes, proof
 
 

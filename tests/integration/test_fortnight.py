@@ -108,17 +108,21 @@ class Fortnight:
     def work(self, job: str, why: dict[str, object]) -> None:
         """What the job does."""
         if job == "drill":
-            shop = replace(self.app.drill_shop(Silent()), clock=self.clock)
+            context = replace(self.app.drill_context(Silent()), clock=self.clock)
             for stored in newest_of_each_tier(self.app.catalog.sets(), self.clock()):
-                drill(stored, shop, **why)  # type: ignore[arg-type]
+                drill(stored, context, **why)  # type: ignore[arg-type]
         elif job == "cleanup":
-            shelf = pruning.Shelf(
-                self.app.catalog, self.app.records, self.app.lock, pruning.policy(self.app.settings), self.clock
+            context = pruning.PruneContext(
+                catalog=self.app.catalog,
+                records=self.app.records,
+                lock=self.app.lock,
+                policy=pruning.policy(self.app.settings),
+                clock=self.clock,
             )
-            self.day.removed += len(pruning.prune(pruning.Request(**why), shelf).removed)  # type: ignore[arg-type]
+            self.day.removed += len(pruning.prune(pruning.Request(**why), context).removed)  # type: ignore[arg-type]
         else:
-            workshop = replace(self.app.workshop(Silent()), clock=self.clock)
-            create(Request(Tier(job), **why), workshop)  # type: ignore[arg-type]
+            create_context = replace(self.app.create_context(Silent()), clock=self.clock)
+            create(Request(Tier(job), **why), create_context)  # type: ignore[arg-type]
 
     def tell(self) -> None:
         """What the alerts say; a cause of health has to stand for a while."""

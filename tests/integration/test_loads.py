@@ -188,7 +188,7 @@ def far(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iter
         with monkeypatch.context() as patch:
             patch.setattr("backup.app.composition.Engine", none)
             patch.setattr("backup.app.composition.NetworkClients", clients)
-            return create(Request(Tier.DAILY), distant.app().workshop(Silent()))
+            return create(Request(Tier.DAILY), distant.app().create_context(Silent()))
 
     yield make
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from backup.docker.errors import Gone
 from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable, DumpFailed, EngineError
 from backup.formatting import printable
 from backup.logging import logger
 from backup.model.manifest import Manifest
+from backup.operations.create.context import CreateContext
 from backup.postgres import Facts
 from backup.postgres.dump_source import PostgresSource
 
@@ -25,18 +25,6 @@ _WENT: Final = (
 )
 
 
-class Shop(Protocol):
-    """What it takes to find the database."""
-
-    @property
-    def stall_timeout(self) -> float:
-        """Seconds for which one who says nothing is waited for."""
-
-    @property
-    def source(self) -> Callable[[], PostgresSource]:
-        """The database; connects when called."""
-
-
 def went_away(error: BackupError) -> bool:
     """Whether a dump failed because the database was stopped, restarted or made anew meanwhile."""
     if isinstance(error, (Gone, DatabaseNotYet)):
@@ -45,13 +33,13 @@ def went_away(error: BackupError) -> bool:
 
 
 def reach(
-    shop: Shop, before: Manifest | None, patience: float, waited: type[BackupError] = DatabaseNotYet
+    context: CreateContext, before: Manifest | None, patience: float, waited: type[BackupError] = DatabaseNotYet
 ) -> tuple[PostgresSource, Facts]:
     """The database and what it says, once it answers; what dead runs left at it is swept. `before` is the last set.
 
     An error of the kind `waited` is waited for up to `patience` seconds, any other is raised at once.
     """
-    source, facts = _answering(shop, patience, waited)
+    source, facts = _answering(context, patience, waited)
     logger.info("backing up the database through {}", source.clients.way)
     try:
         source.sweep()
@@ -67,11 +55,11 @@ def reach(
     return source, facts
 
 
-def reach_again(shop: Shop, facts: Facts) -> tuple[PostgresSource, Facts]:
+def reach_again(context: CreateContext, facts: Facts) -> tuple[PostgresSource, Facts]:
     """The database that `facts` are of, after it went away; DumpFailed when another one has taken its place."""
     # While Compose makes a container anew there is none, or there are two, by that name: no fault of the settings.
     try:
-        source, now = reach(shop, None, min(_RETURN, shop.stall_timeout), BackupError)
+        source, now = reach(context, None, min(_RETURN, context.stall_timeout), BackupError)
     except ConfigError as error:
         raise DatabaseUnavailable(error.message, error.hint) from error
     if (now.system_identifier, now.oid) != (facts.system_identifier, facts.oid):
@@ -84,12 +72,12 @@ def reach_again(shop: Shop, facts: Facts) -> tuple[PostgresSource, Facts]:
     return source, now
 
 
-def _answering(shop: Shop, patience: float, waited: type[BackupError]) -> tuple[PostgresSource, Facts]:
+def _answering(context: CreateContext, patience: float, waited: type[BackupError]) -> tuple[PostgresSource, Facts]:
     """A stack that has just been started needs a moment."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            source = shop.source()
+            source = context.source()
             return source, source.inspect()
         except waited as error:
             if time.monotonic() >= deadline:

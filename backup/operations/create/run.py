@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Final, Literal
-from zoneinfo import ZoneInfo
 
 from backup import __version__, formatting
-from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Records
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.media import archive_tree, volumes
-from backup.model.backup_set import StoredSet, filled_volumes, newest_good, present
+from backup.model.backup_set import filled_volumes, newest_good, present
 from backup.model.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
 from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring import forecast
 from backup.operations import runs
+from backup.operations.create.context import CreateContext
 from backup.operations.create.draft import Draft
 from backup.operations.create.reach_database import reach, reach_again, went_away
 from backup.operations.create.verify_new import end_made, verify_made
@@ -30,11 +26,8 @@ from backup.operations.load_test import Dumped
 from backup.operations.restore.replaced import note_lost
 from backup.operations.restore.unfinished import refuse_unfinished
 from backup.operations.watchdog import Watchdog
-from backup.pipeline.age import Recipient
 from backup.postgres import Facts
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.scratch_place import Places
-from backup.progress import Progress
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.errors import ON_A_DISK, free_space, in_memory, storing
 
@@ -57,38 +50,12 @@ class Request:
     slots: int = 0
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """What a backup works with. `source` connects when called, so that its failure is the run's.
-
-    `places` decides where a set is tried.
-
-    A volume that stands still for twice `stall_timeout` seconds, but half a minute at least, ends the run.
-    `recipients`: what to encrypt to.
-    """
-
-    catalog: Catalog
-    records: Records
-    lock: Path
-    zone: ZoneInfo
-    volumes: Path
-    excludes: Sequence[str]
-    allow_empty: Sequence[str]
-    compression: int
-    stall_timeout: float
-    source: Callable[[], PostgresSource]
-    places: Callable[[StoredSet], Places]
-    progress: Progress
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    recipients: Sequence[Recipient] = ()
-
-
-def create(request: Request, shop: Workshop, least: float = LEAST) -> Run:
+def create(request: Request, context: CreateContext, least: float = LEAST) -> Run:
     """Make one set and record the run. Raises what made it fail, after recording that too.
 
     A disk that stands still is waited for `least` seconds, or twice the patience of the settings.
     """
-    started = shop.clock()
+    started = context.clock()
     run = Run(
         id=new_run_id(started),
         operation="create",
@@ -103,131 +70,139 @@ def create(request: Request, shop: Workshop, least: float = LEAST) -> Run:
     def stuck(idle: float) -> None:
         # It has a set when that was published, and was being verified.
         known = recording.run
-        runs.record(shop.records, runs.failed(known, runs.stuck(idle, known.set), shop.clock(), recording.seconds))
+        runs.record(
+            context.records, runs.failed(known, runs.stuck(idle, known.set), context.clock(), recording.seconds)
+        )
         os.kill(os.getpid(), signal.SIGKILL)
 
-    patience = max(2 * shop.stall_timeout, least)
-    with runs.locked(shop, run, request.wait):
+    patience = max(2 * context.stall_timeout, least)
+    with runs.locked(context, run, request.wait):
         # It may have queued for hours: a set is as old as its dump, not as its request.
-        started = shop.clock()
+        started = context.clock()
         run = run.model_copy(update={"started": started})
-        with ExitStack() as undisturbed, runs.recorded(shop, run) as recording:
-            refuse_unfinished(shop.catalog.root, started)
-            identifier = shop.catalog.new_id(request.tier, started)
-            draft = Draft(identifier, run.id, shop.catalog.store(request.tier), seconds=recording.seconds)
-            with draft.timed("total"), Watchdog(shop.progress, patience, stuck) as watched:
-                manifest = _make(request, replace(shop, progress=watched), draft, started, undisturbed)
-            recording.success = _succeeded(manifest, in_memory(shop.catalog.root))
-        with Watchdog(shop.progress, patience, stuck) as watched:
-            done = verify_made(shop.catalog, shop.records, recording.run, watched, shop.clock)
+        with ExitStack() as undisturbed, runs.recorded(context, run) as recording:
+            refuse_unfinished(context.catalog.root, started)
+            identifier = context.catalog.new_id(request.tier, started)
+            draft = Draft(identifier, run.id, context.catalog.store(request.tier), seconds=recording.seconds)
+            with draft.timed("total"), Watchdog(context.progress, patience, stuck) as watched:
+                manifest = _make(request, replace(context, progress=watched), draft, started, undisturbed)
+            recording.success = _succeeded(manifest, in_memory(context.catalog.root))
+        with Watchdog(context.progress, patience, stuck) as watched:
+            done = verify_made(context.catalog, context.records, recording.run, watched, context.clock)
             dumped = Dumped(draft.definitions.script, draft.roles) if manifest.database else None
-            return end_made(replace(shop, progress=watched), manifest, done, dumped)
+            return end_made(replace(context, progress=watched), manifest, done, dumped)
 
 
-def _make(request: Request, shop: Workshop, draft: Draft, started: datetime, undisturbed: ExitStack) -> Manifest:
+def _make(
+    request: Request, context: CreateContext, draft: Draft, started: datetime, undisturbed: ExitStack
+) -> Manifest:
     with draft.timed("prepare"):
-        previous = newest_good(present(shop.catalog.sets(), started))
+        previous = newest_good(present(context.catalog.sets(), started))
         before = previous.manifest if previous else None
         source, facts = None, None
         if request.only != "media":
-            shop.progress.phase("asking the database")
-            source, facts = reach(shop, before, request.patience)
-            note_lost(shop.catalog.root, source.login)
-        found = _prepare_volumes(request, shop)
+            context.progress.phase("asking the database")
+            source, facts = reach(context, before, request.patience)
+            note_lost(context.catalog.root, source.login)
+        found = _prepare_volumes(request, context)
         needed = forecast.next_set(before, facts.size if facts else None, {v.name: v.bytes for v in found})
-        forecast.require(needed, free_space(shop.catalog.root))
-    with runs.tidied(shop.catalog), ExitStack() as stack:
+        forecast.require(needed, free_space(context.catalog.root))
+    with runs.tidied(context.catalog), ExitStack() as stack:
         if source and facts:
-            stack.push(_database_twice(source, facts, shop, draft, before))
+            stack.push(_database_twice(source, facts, context, draft, before))
         for volume in found:
             with draft.timed(f"volume {volume.name}"):
-                _volume(volume, shop, draft, stack)
+                _volume(volume, context, draft, stack)
         with draft.timed("publish"):
-            manifest = _manifest(request, shop, draft, started)
+            manifest = _manifest(request, context, draft, started)
             undisturbed.enter_context(runs.undisturbed())
-            shop.catalog.publish(manifest, draft.staged)
+            context.catalog.publish(manifest, draft.staged)
     return manifest
 
 
-def _prepare_volumes(request: Request, shop: Workshop) -> list[volumes.Volume]:
+def _prepare_volumes(request: Request, context: CreateContext) -> list[volumes.Volume]:
     if request.only == "database":
         return []
-    shop.progress.phase("measuring the volumes")
+    context.progress.phase("measuring the volumes")
     # Without a database there would be nothing in the set.
-    filled = None if request.only else filled_volumes(shop.catalog.sets())
-    return volumes.find(shop.volumes, _excludes(shop), _own_directory(shop), shop.allow_empty, filled)
+    filled = None if request.only else filled_volumes(context.catalog.sets())
+    return volumes.find(context.volumes, _excludes(context), _own_directory(context), context.allow_empty, filled)
 
 
 def _database_twice(
-    source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, before: Manifest | None
+    source: PostgresSource, facts: Facts, context: CreateContext, draft: Draft, before: Manifest | None
 ) -> ExitStack:
     """The dump and the roles; once more, if the database went away meanwhile. What keeps their files open."""
     try:
-        return _database_and_roles(source, facts, shop, draft, before)
+        return _database_and_roles(source, facts, context, draft, before)
     except BackupError as error:
         if not went_away(error):
             raise
         logger.warning("the database went away while it was dumped, and is looked up once more: {}", error.message)
     draft.forget()
     try:
-        return _database_and_roles(*reach_again(shop, facts), shop, draft, before)
+        return _database_and_roles(*reach_again(context, facts), context, draft, before)
     except BackupError as error:
         error.hint = f"{error.hint} {_AGAIN}".strip()
         raise
 
 
 def _database_and_roles(
-    source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, before: Manifest | None
+    source: PostgresSource, facts: Facts, context: CreateContext, draft: Draft, before: Manifest | None
 ) -> ExitStack:
     with ExitStack() as stack:
         with draft.timed("database"):
-            _database(source, facts, shop, draft, stack, forecast.plain_dump(before, facts.size))
+            _database(source, facts, context, draft, stack, forecast.plain_dump(before, facts.size))
         with draft.timed("roles"):
-            _roles(source, facts, shop, draft, stack)
+            _roles(source, facts, context, draft, stack)
         return stack.pop_all()
 
 
 def _database(
-    source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, stack: ExitStack, total: int | None
+    source: PostgresSource, facts: Facts, context: CreateContext, draft: Draft, stack: ExitStack, total: int | None
 ) -> None:
-    shop.progress.phase("database", total)
+    context.progress.phase("database", total)
     file = file_name("backup", draft.id, "sql.gz")
-    writer = stack.enter_context(_writer(shop, draft, file, "database"))
-    draft.database = source.dump(facts, writer, draft.run, shop.progress.advance, draft.definitions)
-    shop.progress.phase("reading the dump back")
+    writer = stack.enter_context(_writer(context, draft, file, "database"))
+    draft.database = source.dump(facts, writer, draft.run, context.progress.advance, draft.definitions)
+    context.progress.phase("reading the dump back")
     draft.take(writer)
 
 
 def _writer(
-    shop: Workshop, draft: Draft, file: str, kind: Literal["database", "roles", "volume", "index"], name: str = ""
+    context: CreateContext,
+    draft: Draft,
+    file: str,
+    kind: Literal["database", "roles", "volume", "index"],
+    name: str = "",
 ) -> ArtifactWriter:
-    return ArtifactWriter(draft.store, file, kind, name, shop.compression, shop.recipients)
+    return ArtifactWriter(draft.store, file, kind, name, context.compression, context.recipients)
 
 
-def _roles(source: PostgresSource, facts: Facts, shop: Workshop, draft: Draft, stack: ExitStack) -> None:
-    shop.progress.phase("roles")
+def _roles(source: PostgresSource, facts: Facts, context: CreateContext, draft: Draft, stack: ExitStack) -> None:
+    context.progress.phase("roles")
     file = file_name("roles", draft.id, "sql.gz")
-    writer = stack.enter_context(_writer(shop, draft, file, "roles"))
+    writer = stack.enter_context(_writer(context, draft, file, "roles"))
     draft.roles = source.roles(facts, writer, draft.run)
     draft.take(writer)
 
 
-def _volume(volume: volumes.Volume, shop: Workshop, draft: Draft, stack: ExitStack) -> None:
-    shop.progress.phase(f"volume {volume.name}", volume.bytes)
+def _volume(volume: volumes.Volume, context: CreateContext, draft: Draft, stack: ExitStack) -> None:
+    context.progress.phase(f"volume {volume.name}", volume.bytes)
     name = volume.name
     archive, index = (file_name(name, draft.id, suffix) for suffix in ("tar.gz", "files.gz"))
-    writer = stack.enter_context(_writer(shop, draft, archive, "volume", name))
-    listing = stack.enter_context(_writer(shop, draft, index, "index", name))
+    writer = stack.enter_context(_writer(context, draft, archive, "volume", name))
+    listing = stack.enter_context(_writer(context, draft, index, "index", name))
     report = archive_tree.archive(
         volume.path,
         name,
         writer,
         listing,
-        excludes=_excludes(shop),
-        forbidden=_own_directory(shop),
-        progress=shop.progress.advance,
+        excludes=_excludes(context),
+        forbidden=_own_directory(context),
+        progress=context.progress.advance,
     )
-    shop.progress.phase(f"reading the archive of {name} back")
+    context.progress.phase(f"reading the archive of {name} back")
     draft.take(writer)
     draft.take(listing)
     draft.volumes.append(
@@ -238,7 +213,7 @@ def _volume(volume: volumes.Volume, shop: Workshop, draft: Draft, stack: ExitSta
             links=report.links,
             hard_links=report.hard_links,
             bytes=report.bytes,
-            excludes=tuple(_excludes(shop)),
+            excludes=tuple(_excludes(context)),
             changed=tuple(Change(path=c.path, what=c.what) for c in report.changed),
             changed_total=report.changed_total,
             skipped=tuple(Change(path=c.path, what=c.what) for c in report.skipped),
@@ -247,17 +222,17 @@ def _volume(volume: volumes.Volume, shop: Workshop, draft: Draft, stack: ExitSta
     )
 
 
-def _manifest(request: Request, shop: Workshop, draft: Draft, started: datetime) -> Manifest:
-    ended = shop.clock()
+def _manifest(request: Request, context: CreateContext, draft: Draft, started: datetime) -> Manifest:
+    ended = context.clock()
     return Manifest(
         id=draft.id,
         tier=request.tier,
         run=draft.run,
         started=started,
         ended=ended,
-        started_local=started.astimezone(shop.zone).strftime(STAMP),
-        ended_local=ended.astimezone(shop.zone).strftime(STAMP),
-        zone=str(shop.zone),
+        started_local=started.astimezone(context.zone).strftime(STAMP),
+        ended_local=ended.astimezone(context.zone).strftime(STAMP),
+        zone=str(context.zone),
         product_version=__version__,
         artifacts=tuple(draft.artifacts),
         database=draft.database,
@@ -265,13 +240,13 @@ def _manifest(request: Request, shop: Workshop, draft: Draft, started: datetime)
     )
 
 
-def _excludes(shop: Workshop) -> list[str]:
-    return [*archive_tree.DEFAULT_EXCLUDES, *shop.excludes]
+def _excludes(context: CreateContext) -> list[str]:
+    return [*archive_tree.DEFAULT_EXCLUDES, *context.excludes]
 
 
-def _own_directory(shop: Workshop) -> frozenset[tuple[int, int]]:
-    with storing(shop.catalog.root):
-        found = shop.catalog.root.stat()
+def _own_directory(context: CreateContext) -> frozenset[tuple[int, int]]:
+    with storing(context.catalog.root):
+        found = context.catalog.root.stat()
     return frozenset({(found.st_dev, found.st_ino)})
 
 

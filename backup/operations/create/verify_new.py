@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.restore_page import PAGE, page
@@ -14,14 +14,14 @@ from backup.catalog.run_records import Records
 from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
 from backup.formatting import duration, printable, size
 from backup.logging import logger
-from backup.model.backup_set import LoadTest, StoredSet, Verdict, present
+from backup.model.backup_set import LoadTest, Verdict, present
 from backup.model.manifest import Manifest, Tier
 from backup.model.run import Run
 from backup.monitoring.health import shrink
 from backup.operations import runs
+from backup.operations.create.context import CreateContext
 from backup.operations.load_test import SAFETY, Dumped, load_test
 from backup.operations.verify.run import check
-from backup.postgres.scratch_place import Places
 from backup.progress import Progress
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
@@ -64,69 +64,57 @@ def verify_made(
     return done
 
 
-class Shop(runs.Shop, Protocol):
-    """What the end of a backup works with."""
-
-    @property
-    def places(self) -> Callable[[StoredSet], Places]:
-        """Where a set is tried."""
-
-    @property
-    def progress(self) -> Progress:
-        """Who is told."""
-
-
-def end_made(shop: Shop, manifest: Manifest, done: Run, dumped: Dumped | None) -> Run:
+def end_made(context: CreateContext, manifest: Manifest, done: Run, dumped: Dumped | None) -> Run:
     """Try whether a set that was verified loads, keep and say what was found; the run. NotProven if it does not load.
 
     `dumped` is None for a set without a database.
     """
     try:
-        test = _tried(shop, done, dumped) if dumped else None
+        test = _tried(context, done, dumped) if dumped else None
         if test and test.refusal:
             raise NotProven(f"{done.set} is complete, but does not load: {test.refusal}", test.remedy)
     except Interrupted as signalled:
-        test = LoadTest(tried=shop.clock(), untried=f"the run was told to end (signal {signalled.exit_code - 128})")
+        test = LoadTest(tried=context.clock(), untried=f"the run was told to end (signal {signalled.exit_code - 128})")
     except BackupError as error:
-        runs.record(shop.records, runs.failed(done, error, shop.clock(), done.seconds))
+        runs.record(context.records, runs.failed(done, error, context.clock(), done.seconds))
         raise
     if test and test.untried:
         told = "; ".join(filter(None, [done.message, f"{_UNTRIED}: {test.untried}"]))
         done = done.model_copy(update={"message": told, "hint": done.hint or test.remedy or _DRILL})
-        runs.record(shop.records, done)
+        runs.record(context.records, done)
     _report(manifest, done, test)
-    _report_less(shop, manifest)
-    if memory := in_memory(shop.catalog.root):
+    _report_less(context, manifest)
+    if memory := in_memory(context.catalog.root):
         logger.error("{} is whole, but does not last: {}\n  {}", manifest.id, memory, ON_A_DISK)
     return done
 
 
-def _report_less(shop: Shop, manifest: Manifest) -> None:
+def _report_less(context: CreateContext, manifest: Manifest) -> None:
     """Say at once what health will say until it is long ago: data may have been lost before the backup."""
     if manifest.tier is Tier.PRE_RESTORE:
         return
     with contextlib.suppress(BackupError):  # said by health
-        sets = present(shop.catalog.sets(), shop.clock())
-        for each in shrink.of_set(shop.catalog.find(manifest.id), sets):
+        sets = present(context.catalog.sets(), context.clock())
+        for each in shrink.of_set(context.catalog.find(manifest.id), sets):
             logger.warning("{}\n  {}", each.text, each.hint)
 
 
-def _tried(shop: Shop, done: Run, dumped: Dumped) -> LoadTest:
-    stored = shop.catalog.find(done.set)
+def _tried(context: CreateContext, done: Run, dumped: Dumped) -> LoadTest:
+    stored = context.catalog.find(done.set)
     if stored.verdict is None:
-        return LoadTest(tried=shop.clock(), untried="the run was told to end")
-    shop.progress.phase("trying whether it loads")
+        return LoadTest(tried=context.clock(), untried="the run was told to end")
+    context.progress.phase("trying whether it loads")
     test = load_test(
         stored,
         dumped,
-        others=shop.catalog.sets(),
-        root=shop.catalog.root,
+        others=context.catalog.sets(),
+        root=context.catalog.root,
         run=done.id,
-        places=shop.places,
-        clock=shop.clock,
+        places=context.places,
+        clock=context.clock,
     )
     verdict = stored.verdict.model_copy(update={"load_test": test})
-    shop.catalog.record_verdict(stored, verdict, locked=True)
+    context.catalog.record_verdict(stored, verdict, locked=True)
     return test
 
 

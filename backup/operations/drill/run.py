@@ -7,18 +7,16 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Final
 
-from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Records
 from backup.errors import LoadFailed, NotProven
 from backup.formatting import plural
 from backup.logging import logger
 from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
 from backup.model.run import Run, new_run_id
 from backup.operations import bare_dump, media_references, roles_file, runs
+from backup.operations.context import Context
 from backup.operations.create.draft import timed
 from backup.operations.drill.messages import judge, proven
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
@@ -32,7 +30,6 @@ from backup.postgres.dump.dump_reader import Watcher
 from backup.postgres.dump.money import has_setting, with_setting
 from backup.postgres.dump_source import DUMP_SESSION, dump_options
 from backup.postgres.scratch_place import Place, Places
-from backup.progress import Progress
 
 # Of drills that the service begins because a set has definitions that none was drilled with.
 NEW: Final = "new definitions"
@@ -40,22 +37,17 @@ _HEAD: Final = 65_536
 _ENCODING: Final = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class DrillShop:
+@dataclass(frozen=True, kw_only=True)
+class DrillContext(Context):
     """What a drill works with. `places` decides, by the set, where it is restored."""
 
-    catalog: Catalog
-    records: Records
-    lock: Path
     places: Callable[[StoredSet], Places]
     file_columns: Sequence[str]
-    progress: Progress
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 def drill(
     stored: StoredSet,
-    shop: DrillShop,
+    context: DrillContext,
     *,
     trigger: str = "manual",
     wait: float = 0.0,
@@ -66,7 +58,7 @@ def drill(
 
     With the trigger NEW it gives way to every other run.
     """
-    started = shop.clock()
+    started = context.clock()
     run = Run(
         id=new_run_id(started),
         operation="drill",
@@ -77,17 +69,17 @@ def drill(
         started=started,
         set=stored.id,
     )
-    with runs.locked(shop, run, wait, yielding=trigger == NEW), runs.recorded(shop, run) as recording:
-        verdict = prove(stored, shop, run.id, recording.seconds)
+    with runs.locked(context, run, wait, yielding=trigger == NEW), runs.recorded(context, run) as recording:
+        verdict = prove(stored, context, run.id, recording.seconds)
         recording.success = {"message": proven(verdict)}
     return verdict
 
 
-def prove(stored: StoredSet, shop: DrillShop, run: str, seconds: dict[str, float]) -> Verdict:
+def prove(stored: StoredSet, context: DrillContext, run: str, seconds: dict[str, float]) -> Verdict:
     """Verify and prove one set in the name of `run`, which holds the lock and is recorded; errors as in `drill`."""
-    refuse_unfinished(shop.catalog.root, shop.clock())
-    with giving_way(shop.catalog.root), timed(seconds, "total"):
-        verdict = _Drill(stored, shop, run, seconds, shop.clock()).verdict()
+    refuse_unfinished(context.catalog.root, context.clock())
+    with giving_way(context.catalog.root), timed(seconds, "total"):
+        verdict = _Drill(stored, context, run, seconds, context.clock()).verdict()
     judge(stored, verdict)
     return verdict
 
@@ -119,7 +111,7 @@ class _Loaded(Outline):
 @dataclass
 class _Drill:
     stored: StoredSet
-    shop: DrillShop
+    context: DrillContext
     run: str
     seconds: dict[str, float]
     began: datetime
@@ -140,12 +132,12 @@ class _Drill:
                 f"{self.stored.id} holds no database, so there is nothing to restore into a server",
                 f"`verify {self.stored.query}` reads and judges all that it holds.",
             )
-        places = self.shop.places(self.stored)
+        places = self.context.places(self.stored)
         places.sweep()
         logger.info("restoring {} into {}", self.stored.id, places.way)
         with contextlib.ExitStack() as stack:
             with timed(self.seconds, "prepare"):
-                self.shop.progress.phase("starting a throw-away server")
+                self.context.progress.phase("starting a throw-away server")
                 roles = roles_file.read(self.stored, unchanged=False)
                 place = stack.enter_context(places.prepare(wanted(self.stored, roles), self.run))
             if self.stored.manifest is None:
@@ -153,7 +145,7 @@ class _Drill:
             found, files = self._restored(place), None
             if not self.problems and not found:
                 files = self._files(place)
-        now = self.shop.clock()
+        now = self.context.clock()
         total = round(sum(self.seconds.values()), 3)
         # A part of `load`, so it is no part of the sum.
         self.seconds["indexes"] = self.indexes
@@ -168,8 +160,8 @@ class _Drill:
         )
         kept = None if self.problems else proof
         verdict = Verdict(checked=now, problems=tuple(self.problems), unchecked=tuple(self.unchecked), proof=kept)
-        if self.stored.manifest and self.stored.directory == self.shop.catalog.root / self.stored.tier:
-            verdict = self.shop.catalog.record_verdict(self.stored, verdict, self.began, locked=True)
+        if self.stored.manifest and self.stored.directory == self.context.catalog.root / self.stored.tier:
+            verdict = self.context.catalog.record_verdict(self.stored, verdict, self.began, locked=True)
         return verdict
 
     def _restored(self, place: Place) -> list[str]:
@@ -179,7 +171,7 @@ class _Drill:
                 loaded = self._load(place)
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
-            self.problems, self.unchecked, _ = check(self.stored, self.shop.progress)
+            self.problems, self.unchecked, _ = check(self.stored, self.context.progress)
             if self.problems:
                 return []
             refusal, self.remedy = self._of_the_set(error, place), error.hint
@@ -214,9 +206,9 @@ class _Drill:
 
     def _check(self, place: Place, outline: Outline) -> None:
         if self.stored.manifest:
-            found = check(self.stored, self.shop.progress, outline=outline)
+            found = check(self.stored, self.context.progress, outline=outline)
         else:
-            found = bare_dump.read(self.stored, place.clients, self.run, self.shop.progress, outline)
+            found = bare_dump.read(self.stored, place.clients, self.run, self.context.progress, outline)
         self.problems, self.unchecked, _ = found
 
     def _of_the_set(self, error: LoadFailed, place: Place) -> str:
@@ -279,11 +271,11 @@ class _Drill:
         return dump_options(encoding[1].decode() if encoding else "")
 
     def _dumped(self, place: Place, options: Sequence[str], found: Outline, head: bytes) -> Outline:
-        self.shop.progress.phase("dumping what was restored")
+        self.context.progress.phase("dumping what was restored")
         with place.clients.run("pg_dump", options, self.run, DUMP_SESSION) as output:
             for chunk in with_setting(output.chunks()) if has_setting(head) else output.chunks():
                 found.feed(chunk)
-                self.shop.progress.advance(len(chunk))
+                self.context.progress.advance(len(chunk))
         found.finish()
         found.check_whole()
         return found
@@ -293,8 +285,8 @@ class _Drill:
         manifest = self.stored.manifest
         if manifest is None or not manifest.volumes:
             return None
-        archived, columns = volume_archive.archived(self.stored), self.shop.file_columns
-        self.shop.progress.phase("looking up the files that rows name")
+        archived, columns = volume_archive.archived(self.stored), self.context.file_columns
+        self.context.progress.phase("looking up the files that rows name")
         with timed(self.seconds, "files"):
             try:
                 found = media_references.look_up(place.clients, archived, columns, self.run, self.path)

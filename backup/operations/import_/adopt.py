@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from backup.catalog import staging
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import identity_of
-from backup.catalog.run_records import Records
 from backup.errors import BackupError, IntegrityError, NoSpace, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
@@ -21,26 +19,15 @@ from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_go
 from backup.model.manifest import Manifest, file_name, parse_file_name
 from backup.model.run import Run, new_run_id
 from backup.operations import runs
+from backup.operations.context import Context
 from backup.operations.import_ import arrivals
 from backup.operations.verify.run import Checked, check
-from backup.progress import Progress
 from backup.storage.directory import LocalStore
 from backup.storage.errors import free_space, storing
 
 IMPORT: Final = "import"
 # What a run of ours needs besides, such as its record.
 _SPARE: Final = 1 << 20
-
-
-@dataclass(frozen=True)
-class Dock:
-    """What an import works with."""
-
-    catalog: Catalog
-    records: Records
-    lock: Path
-    progress: Progress
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 @dataclass
@@ -51,27 +38,27 @@ class Adopted:
     known: list[str]
 
 
-def adopt(paths: Sequence[Path], stream: BinaryIO | None, dock: Dock, wait: float = 0.0) -> Adopted:
+def adopt(paths: Sequence[Path], stream: BinaryIO | None, context: Context, wait: float = 0.0) -> Adopted:
     """Import all sets in these folders and files, and those of the archive that `stream` is. One that is damaged, or
     whose id has another content here, is not; the others are, and the error is raised at the end."""
-    started = dock.clock()
+    started = context.clock()
     run = Run(id=new_run_id(started), operation=IMPORT, started=started)
     done = Adopted([], [])
-    with runs.locked(dock, run, wait), runs.recorded(dock, run) as recording:
-        arrived = arrivals.in_places(dock.catalog, paths)
+    with runs.locked(context, run, wait), runs.recorded(context, run) as recording:
+        arrived = arrivals.in_places(context.catalog, paths)
         errors: list[BackupError] = []
         for stored in sorted(arrived.sets, key=lambda each: each.time):
-            with _noting(errors), _clean(dock.catalog.root):
-                _from_folder(stored, dock, done)
+            with _noting(errors), _clean(context.catalog.root):
+                _from_folder(stored, context, done)
         for path in arrived.dumps:
-            with _noting(errors), _clean(dock.catalog.root):
-                _from_dump(path, dock, done)
+            with _noting(errors), _clean(context.catalog.root):
+                _from_dump(path, context, done)
         for path in arrived.archives:
-            with _noting(errors), _clean(dock.catalog.root), _opened(path) as file:
-                _from_archive(file, dock, done)
+            with _noting(errors), _clean(context.catalog.root), _opened(path) as file:
+                _from_archive(file, context, done)
         if stream is not None:
-            with _noting(errors), _clean(dock.catalog.root):
-                _from_archive(stream, dock, done)
+            with _noting(errors), _clean(context.catalog.root):
+                _from_archive(stream, context, done)
         recording.success = {"set": ", ".join(done.new[:10])}
         _raise(errors, done)
     return done
@@ -116,47 +103,47 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _from_folder(stored: StoredSet, dock: Dock, done: Adopted) -> None:
-    if _known(stored, dock.catalog):
+def _from_folder(stored: StoredSet, context: Context, done: Adopted) -> None:
+    if _known(stored, context.catalog):
         _tell_known(stored.id, done)
         return
-    _require_room(stored.id, stored.size, dock)
-    arrivals.copy(stored, dock.catalog.root, dock.progress)
-    _judged(dock, done)
+    _require_room(stored.id, stored.size, context)
+    arrivals.copy(stored, context.catalog.root, context.progress)
+    _judged(context, done)
 
 
-def _from_dump(path: Path, dock: Dock, done: Adopted) -> None:
-    name = arrivals.dump_name(path, dock.catalog.zone)
-    _require_room(printable(path.name), path.stat().st_size, dock)
-    arrivals.copy_dump(path, dock.catalog.root, name, dock.progress)
-    _judged(dock, done)
+def _from_dump(path: Path, context: Context, done: Adopted) -> None:
+    name = arrivals.dump_name(path, context.catalog.zone)
+    _require_room(printable(path.name), path.stat().st_size, context)
+    arrivals.copy_dump(path, context.catalog.root, name, context.progress)
+    _judged(context, done)
 
 
-def _require_room(name: str, count: int, dock: Dock) -> None:
-    if count + _SPARE > free_space(dock.catalog.root):
+def _require_room(name: str, count: int, context: Context) -> None:
+    if count + _SPARE > free_space(context.catalog.root):
         raise NoSpace(
             f"{name} has {size(count)}, which do not fit into the backup volume; nothing of it was imported",
             NoSpace.remedy,
         )
-    dock.progress.phase(f"copying {name}", count)
+    context.progress.phase(f"copying {name}", count)
 
 
-def _from_archive(stream: BinaryIO, dock: Dock, done: Adopted) -> None:
-    dock.progress.phase("unpacking the archive")
-    arrivals.unpack(stream, dock.catalog.root, dock.progress)
-    _judged(dock, done)
+def _from_archive(stream: BinaryIO, context: Context, done: Adopted) -> None:
+    context.progress.phase("unpacking the archive")
+    arrivals.unpack(stream, context.catalog.root, context.progress)
+    _judged(context, done)
 
 
-def _judged(dock: Dock, done: Adopted) -> None:
+def _judged(context: Context, done: Adopted) -> None:
     """Judge what lies in the hidden folder, and give all of it its names if all of it is right."""
-    folder = staging.folder(dock.catalog.root)
+    folder = staging.folder(context.catalog.root)
     checked: list[tuple[StoredSet, Checked]] = []
-    for stored in dock.catalog.sets_in(folder):
-        if _known(stored, dock.catalog):
+    for stored in context.catalog.sets_in(folder):
+        if _known(stored, context.catalog):
             _tell_known(stored.id, done)
             continue
-        stored = _with_sums(stored, dock.catalog)
-        found = check(stored, dock.progress)
+        stored = _with_sums(stored, context.catalog)
+        found = check(stored, context.progress)
         if found.problems or (stored.manifest is None and stored.state != "old script"):
             said = listed(found.problems, mark="; ") or stored.problem
             raise IntegrityError(
@@ -164,23 +151,23 @@ def _judged(dock: Dock, done: Adopted) -> None:
             )
         checked.append((stored, found))
     for stored, found in checked:
-        _list(stored, found, dock)
+        _list(stored, found, context)
         done.new.append(stored.id)
 
 
-def _list(stored: StoredSet, found: Checked, dock: Dock) -> None:
-    _tell_identity(stored, dock.catalog)
+def _list(stored: StoredSet, found: Checked, context: Context) -> None:
+    _tell_identity(stored, context.catalog)
     last = manifest_name(stored.id)
     names = sorted(name for name in stored.files if name != last)
     names += [last] if last in stored.files else []
-    directory = dock.catalog.store(stored.tier).directory
+    directory = context.catalog.store(stored.tier).directory
     with storing(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with runs.undisturbed():
-        dock.catalog.give_names(stored.tier, staging.arrived(dock.catalog.root, names))
+        context.catalog.give_names(stored.tier, staging.arrived(context.catalog.root, names))
     if stored.manifest:
-        verdict = Verdict(checked=dock.clock(), unchecked=tuple(found.unchecked))
-        dock.catalog.record_verdict(stored, verdict, locked=True)
+        verdict = Verdict(checked=context.clock(), unchecked=tuple(found.unchecked))
+        context.catalog.record_verdict(stored, verdict, locked=True)
     else:
         logger.warning("{}: not checked: {}", stored.id, "; ".join(found.unchecked))
     what = f"{plural(len(names), 'file')}, {size(stored.size)}"

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import TypeVar
 
-from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Records
 from backup.errors import (
     BackupError,
     IntegrityError,
@@ -25,10 +22,10 @@ from backup.logging import logger
 from backup.model.backup_set import SKEW
 from backup.model.manifest import Manifest, Tier
 from backup.model.run import Outcome, Run
+from backup.operations.context import Context
 from backup.operations.offsite.layout import RemoteSet, grouped, read_manifest
 from backup.operations.offsite.model import Book, Item, PlaceName
 from backup.operations.offsite.remote_state import BookFile
-from backup.progress import Progress
 from backup.storage.remote import Entry, Remote
 
 # Manifests, lists and pages are small; more than this is not ours.
@@ -36,8 +33,8 @@ _SMALL = 64 << 20
 Done = TypeVar("Done")
 
 
-@dataclass(frozen=True)
-class Shop:
+@dataclass(frozen=True, kw_only=True)
+class OffsiteContext(Context):
     """One place and the volume whose sets are copied there. Nothing is contacted before it is asked for.
 
     `tiers` are those that are uploaded by themselves, `ages` how long copies are kept, others for ever. `encrypt`, if
@@ -46,14 +43,9 @@ class Shop:
 
     place: PlaceName
     remote: Remote
-    catalog: Catalog
-    records: Records
-    lock: Path
     tiers: tuple[Tier, ...]
     ages: Mapping[Tier, timedelta]
-    progress: Progress
     encrypt: Callable[[Iterable[bytes]], Iterator[bytes]] | None = None
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     @property
     def book(self) -> BookFile:
@@ -66,18 +58,20 @@ def listed(remote: Remote) -> dict[str, RemoteSet]:
     return grouped(remote.entries())
 
 
-def succeeded(shop: Shop, operation: str) -> list[Run]:
+def succeeded(context: OffsiteContext, operation: str) -> list[Run]:
     """The runs of an operation at this place that went well, newest first."""
-    here = (run for run in shop.records.all() if (run.operation, run.place) == (operation, shop.place))
+    here = (run for run in context.records.all() if (run.operation, run.place) == (operation, context.place))
     return [run for run in here if run.outcome is Outcome.SUCCESS]
 
 
-def require_there(shop: Shop, remote: Mapping[str, RemoteSet], book: Book, *, accept: bool = False) -> None:
+def require_there(
+    context: OffsiteContext, remote: Mapping[str, RemoteSet], book: Book, *, accept: bool = False
+) -> None:
     """RemoteFailed for a folder without any set where there were some: a disk or share that is not mounted looks so."""
     held = sum(copy.held for copy in book.copies.values())
-    if shop.place == "copy" and held and not remote and not accept:
+    if context.place == "copy" and held and not remote and not accept:
         raise RemoteFailed(
-            f"no set is in {shop.remote.name}, where {plural(held, 'set')} should be: nothing was sent or concluded",
+            f"no set is in {context.remote.name}, where {plural(held, 'set')} should be: nothing was sent or concluded",
             "Is the disk or share mounted on the host? Then start this container anew. If the copies are gone for good,"
             " `offsite verify --accept` takes them off the list, and the next upload sends what is still here.",
         )
@@ -109,14 +103,14 @@ def told(entry: Entry, item: Item | None) -> Entry:
     return replace(entry, sha256=item.sha256) if item and same and not entry.sha256 else entry
 
 
-def digest(shop: Shop, key: str, size: int) -> tuple[int, str]:
+def digest(context: OffsiteContext, key: str, size: int) -> tuple[int, str]:
     """Size and SHA-256 of an object, from all its bytes."""
-    shop.progress.phase(f"reading {key}", size)
+    context.progress.phase(f"reading {key}", size)
     found, count = hashlib.sha256(), 0
-    for chunk in shop.remote.get(key):
+    for chunk in context.remote.get(key):
         found.update(chunk)
         count += len(chunk)
-        shop.progress.advance(len(chunk))
+        context.progress.advance(len(chunk))
     return count, found.hexdigest()
 
 
@@ -131,7 +125,7 @@ def candidates(remote: Remote, query: str) -> list[RemoteSet]:
     return sorted(found, key=lambda each: each.id.removeprefix(f"{each.tier}_"), reverse=True)
 
 
-def first(shop: Shop, query: str, act: Callable[[RemoteSet, Manifest], Done]) -> Done:
+def first(context: OffsiteContext, query: str, act: Callable[[RemoteSet, Manifest], Done]) -> Done:
     """What `act` makes of the set that a query names; for `latest` of the newest with a database that can be had.
 
     One that is not whole, is archived or comes as other bytes is passed over, and said. When none is left, the error
@@ -139,11 +133,11 @@ def first(shop: Shop, query: str, act: Callable[[RemoteSet, Manifest], Done]) ->
     one that is dated ahead of the clock ever the newest.
     """
     passed: BackupError | None = None
-    remote = shop.remote
+    remote = context.remote
     for found in candidates(remote, query):
         try:
             manifest = manifest_of(remote, found)
-            if query == "latest" and manifest.started > shop.clock() + SKEW:
+            if query == "latest" and manifest.started > context.clock() + SKEW:
                 logger.warning("passed over {}: it is dated ahead of the clock", found.id)
             elif manifest.database or query != "latest":
                 return act(found, manifest)

@@ -12,8 +12,8 @@ from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.create.draft import timed
 from backup.operations.drill.messages import proven
-from backup.operations.drill.run import DrillShop, prove
-from backup.operations.offsite.context import Shop
+from backup.operations.drill.run import DrillContext, prove
+from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.copy_status import DRILL
 from backup.operations.offsite.fetch import temporarily
 from backup.operations.offsite.model import Book
@@ -21,8 +21,8 @@ from backup.operations.offsite.model import Book
 
 def drill(
     query: str,
-    shop: Shop,
-    local: DrillShop,
+    context: OffsiteContext,
+    local: DrillContext,
     find: Callable[[Path], StoredSet],
     *,
     wait: float = 0.0,
@@ -32,25 +32,25 @@ def drill(
 ) -> tuple[StoredSet, Verdict]:
     """Fetch, verify and prove one copy, and record the run. The lock of the volume is held for the proof alone."""
     run = Run(
-        id=new_run_id(shop.clock()),
+        id=new_run_id(context.clock()),
         operation=DRILL,
         trigger=trigger,
         slot=slot,
         slots=slots,
-        started=shop.clock(),
+        started=context.clock(),
         set=query,
-        place=shop.place,
+        place=context.place,
     )
-    with runs.recorded_beside(shop, run, f"{shop.place}-drill", wait) as recording, ExitStack() as stack:
+    with runs.recorded_beside(context, run, f"{context.place}-drill", wait) as recording, ExitStack() as stack:
         with timed(recording.seconds, "fetch"):
-            stored = stack.enter_context(temporarily(shop, query, find))
+            stored = stack.enter_context(temporarily(context, query, find))
         with runs.locked(local, run, wait):
             verdict = prove(stored, local, run.id, recording.seconds)
-        shop.book.change(lambda book: _proven(book, stored, shop.clock()))
+        context.book.change(lambda book: _proven(book, stored, context.clock()))
         recording.success = {
             "set": stored.id,
             "tier": str(stored.tier),
-            "message": f"from {shop.remote.name}, {proven(verdict)}",
+            "message": f"from {context.remote.name}, {proven(verdict)}",
         }
     return stored, verdict
 

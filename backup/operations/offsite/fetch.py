@@ -21,7 +21,7 @@ from backup.monitoring import forecast
 from backup.operations import runs
 from backup.operations.create.draft import timed
 from backup.operations.create.verify_new import verify_made
-from backup.operations.offsite.context import Shop, first
+from backup.operations.offsite.context import OffsiteContext, first
 from backup.operations.offsite.copy_status import PULL
 from backup.operations.offsite.layout import RemoteSet, compare, key, sums, sums_name
 from backup.storage import lock
@@ -34,73 +34,75 @@ _TEMPORARY: Final = "temp"
 _AIR: Final = 8 << 20
 
 
-def pull(shop: Shop, query: str, wait: float = 0.0) -> Run:
+def pull(context: OffsiteContext, query: str, wait: float = 0.0) -> Run:
     """Bring a set back into the catalogue, as a backup would put it there; the run, whose `set` is its id.
 
     Nothing appears before every byte was read and compared. AlreadyHere for one that is here and not known to be
     damaged; the files of one that is are kept aside until the copy in its place has been verified.
     """
-    run = Run(id=new_run_id(shop.clock()), operation=PULL, started=shop.clock(), set=query)
-    with runs.locked(shop, run, wait):
-        run = run.model_copy(update={"started": shop.clock()})
-        with runs.recorded(shop, run) as recording, timed(recording.seconds, "total"):
-            found, manifest, replaced = first(shop, query, lambda *chosen: _published(shop, *chosen))
-            told = f"{size(manifest.stored_size)} from {shop.remote.name}"
+    run = Run(id=new_run_id(context.clock()), operation=PULL, started=context.clock(), set=query)
+    with runs.locked(context, run, wait):
+        run = run.model_copy(update={"started": context.clock()})
+        with runs.recorded(context, run) as recording, timed(recording.seconds, "total"):
+            found, manifest, replaced = first(context, query, lambda *chosen: _published(context, *chosen))
+            told = f"{size(manifest.stored_size)} from {context.remote.name}"
             recording.success = {
                 "tier": str(found.tier),
                 "set": found.id,
                 "message": f"{told}, in place of damaged files" if replaced else told,
             }
         try:
-            return verify_made(shop.catalog, shop.records, recording.run, shop.progress, shop.clock)
+            return verify_made(context.catalog, context.records, recording.run, context.progress, context.clock)
         finally:
-            shop.catalog.settle()
+            context.catalog.settle()
             if replaced and replaced.exists():
                 logger.warning("the copy of {} is not verified: what it replaced is kept in {}", found.id, replaced)
 
 
-def _published(shop: Shop, found: RemoteSet, manifest: Manifest) -> tuple[RemoteSet, Manifest, Path | None]:
+def _published(
+    context: OffsiteContext, found: RemoteSet, manifest: Manifest
+) -> tuple[RemoteSet, Manifest, Path | None]:
     """Fetch and publish one set; also where the damaged files are that lay here under its id."""
-    here = next((stored for stored in shop.catalog.sets(found.tier) if stored.id == found.id), None)
+    here = next((stored for stored in context.catalog.sets(found.tier) if stored.id == found.id), None)
     if here and here.state not in ("damaged", "unreadable"):
         raise AlreadyHere(
             f"{found.id} is here already and was not overwritten",
             f"`verify {found.id}` says how it is; once it is known to be damaged, this brings the copy in its place.",
         )
-    if here and (kept := damaged.holds(shop.catalog.root, found.id)):
+    if here and (kept := damaged.holds(context.catalog.root, found.id)):
         raise IntegrityError(
             f"a copy of {found.id} was brought before and is not good either",
             f"{kept} holds what it replaced: move that elsewhere, then pull it again; or pull another set.",
         )
     with ExitStack() as stack:
-        staged = _fetched(shop, manifest, found, shop.catalog.store(found.tier), stack)
+        staged = _fetched(context, manifest, found, context.catalog.store(found.tier), stack)
         stack.enter_context(runs.undisturbed())
         if here is None:
-            shop.catalog.publish(manifest, staged)
+            context.catalog.publish(manifest, staged)
             return found, manifest, None
         try:
-            replaced = shop.catalog.put_aside(here)
-            shop.catalog.publish(manifest, staged)
+            replaced = context.catalog.put_aside(here)
+            context.catalog.publish(manifest, staged)
         except BaseException:
-            shop.catalog.settle()
+            context.catalog.settle()
             raise
         logger.warning("{} was here and damaged ({}): the copy takes its place", found.id, printable(here.problem))
     return found, manifest, replaced
 
 
-def pull_to(shop: Shop, query: str, folder: Path) -> Manifest:
+def pull_to(context: OffsiteContext, query: str, folder: Path) -> Manifest:
     """Bring a set to an empty folder; its manifest. StoreError when the folder is not empty, or is full."""
     store = LocalStore(folder)
     with storing(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if store.names(foreign=True):
         raise StoreError(f"{printable(str(folder))} is not empty; nothing was written there", "Name an empty folder.")
-    return first(shop, query, lambda found, manifest: _laid(shop, store, found, manifest))
+    return first(context, query, lambda found, manifest: _laid(context, store, found, manifest))
 
 
-def _laid(shop: Shop, store: LocalStore, found: RemoteSet, manifest: Manifest) -> Manifest:
+def _laid(context: OffsiteContext, store: LocalStore, found: RemoteSet, manifest: Manifest) -> Manifest:
     with ExitStack() as stack:
-        staged = _fetched(shop, manifest, found, store, stack)
+        staged = _fetched(context, manifest, found, store, stack)
         last = stack.enter_context(store.stage(manifest_name(manifest.id)))
         for name, data in ((sums_name(manifest.id), sums(manifest)), (PAGE, page(manifest).encode())):
             staged.append(_made(store, name, data, stack))
@@ -112,19 +114,19 @@ def _laid(shop: Shop, store: LocalStore, found: RemoteSet, manifest: Manifest) -
 
 
 @contextlib.contextmanager
-def temporarily(shop: Shop, query: str, find: Callable[[Path], StoredSet]) -> Iterator[StoredSet]:
+def temporarily(context: OffsiteContext, query: str, find: Callable[[Path], StoredSet]) -> Iterator[StoredSet]:
     """A set of the place in an empty temporary folder of the backup volume, for the body; then it is gone.
 
     Nothing but the place was asked for it. What a kill leaves goes with the next `sweep`.
     """
-    root = shop.catalog.root
+    root = context.catalog.root
     sweep(root)
-    name = new_run_id(shop.clock())
+    name = new_run_id(context.clock())
     folder, guard = root / _TEMPORARY / name, root / _TEMPORARY / f"{name}.lock"
     try:
         with lock.hold(guard, "fetch", name):
-            manifest = pull_to(shop, query, folder)
-            logger.info("{} was fetched from {}: {}", manifest.id, shop.remote.name, size(manifest.stored_size))
+            manifest = pull_to(context, query, folder)
+            logger.info("{} was fetched from {}: {}", manifest.id, context.remote.name, size(manifest.stored_size))
             yield find(folder)
     finally:
         _remove(folder, guard)
@@ -148,46 +150,50 @@ def _remove(folder: Path, guard: Path) -> None:
         guard.unlink(missing_ok=True)
 
 
-def _fetched(shop: Shop, manifest: Manifest, found: RemoteSet, store: LocalStore, stack: ExitStack) -> list[StagedFile]:
+def _fetched(
+    context: OffsiteContext, manifest: Manifest, found: RemoteSet, store: LocalStore, stack: ExitStack
+) -> list[StagedFile]:
     """All artifacts, staged and compared with the manifest. An error leaves nothing."""
     missing, wrong = compare(manifest, found.entries)
     if problems := [*missing, *wrong]:
         raise IntegrityError(
-            f"{found.id} at {shop.remote.name} is not whole: {listed(problems, mark='; ')}",
+            f"{found.id} at {context.remote.name} is not whole: {listed(problems, mark='; ')}",
             "`offsite list` shows others; `offsite verify` looks at all of them.",
         )
-    if archived := [name for name, entry in found.entries.items() if entry.archived and _archived(shop, name)]:
+    if archived := [name for name, entry in found.entries.items() if entry.archived and _archived(context, name)]:
         raise RemoteArchived(
-            f"{found.id} is archived at {shop.remote.name}: its bytes cannot be read at once",
+            f"{found.id} is archived at {context.remote.name}: its bytes cannot be read at once",
             f"Ask the store for {plural(len(archived), 'file')} (`aws s3api restore-object`), which takes hours; then"
-            f" run this again: {', '.join(f'{shop.remote.name}/{name}' for name in archived)}",
+            f" run this again: {', '.join(f'{context.remote.name}/{name}' for name in archived)}",
         )
-    shop.catalog.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    context.catalog.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with storing(store.directory):
         store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     forecast.require(manifest.stored_size + _AIR, free_space(store.directory))
-    return [_artifact(shop, artifact, manifest, store, stack) for artifact in manifest.artifacts]
+    return [_artifact(context, artifact, manifest, store, stack) for artifact in manifest.artifacts]
 
 
-def _archived(shop: Shop, name: str) -> bool:
+def _archived(context: OffsiteContext, name: str) -> bool:
     """A listing goes on saying so after the store was asked for the bytes and has them; the object itself does not."""
-    entry = shop.remote.stat(name)
+    entry = context.remote.stat(name)
     return entry is None or entry.archived
 
 
-def _artifact(shop: Shop, artifact: Artifact, manifest: Manifest, store: LocalStore, stack: ExitStack) -> StagedFile:
-    shop.progress.phase(f"fetching {artifact.file}", artifact.stored_size)
+def _artifact(
+    context: OffsiteContext, artifact: Artifact, manifest: Manifest, store: LocalStore, stack: ExitStack
+) -> StagedFile:
+    context.progress.phase(f"fetching {artifact.file}", artifact.stored_size)
     staged = stack.enter_context(store.stage(artifact.file))
     # Other bytes than the place says are others than the manifest says, too.
     with contextlib.suppress(RemoteDamaged):
-        for chunk in shop.remote.get(key(manifest.tier, artifact.file)):
+        for chunk in context.remote.get(key(manifest.tier, artifact.file)):
             if staged.size + len(chunk) > artifact.stored_size:
                 break
             staged.write(chunk)
-            shop.progress.advance(len(chunk))
+            context.progress.advance(len(chunk))
     if (staged.size, staged.sha256) != (artifact.stored_size, artifact.stored_sha256):
         raise IntegrityError(
-            f"{artifact.file} came from {shop.remote.name} with other bytes than were sent there; nothing of"
+            f"{artifact.file} came from {context.remote.name} with other bytes than were sent there; nothing of"
             f" {manifest.id} was kept",
             "Try again; if it fails again, the copy is damaged: `offsite list` shows others.",
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backup.model.backup_set import StoredSet
-from backup.operations.offsite.context import Shop, listed
+from backup.operations.offsite.context import OffsiteContext, listed
 from backup.operations.offsite.rules import unchanged
 from backup.operations.offsite.verify_copies import Look
 
@@ -24,16 +24,16 @@ class Row:
     note: str = ""
 
 
-def rows(shop: Shop) -> list[Row]:
+def rows(context: OffsiteContext) -> list[Row]:
     """Every set here and there, newest first, from one listing, what is known, and the manifests of what is not."""
-    local = {stored.id: stored for stored in shop.catalog.sets()}
-    book, remote = shop.book.read(), listed(shop.remote)
+    local = {stored.id: stored for stored in context.catalog.sets()}
+    book, remote = context.book.read(), listed(context.remote)
     found = []
     for identifier, there in remote.items():
         known, changed = book.copies.get(identifier), ""
         copy = known
         if copy is None or not copy.held or not unchanged(copy, there.entries):
-            copy = Look(shop, known).judge(there, ask=False)
+            copy = Look(context, known).judge(there, ask=False)
             if copy.held and known and known.held and known.items:
                 changed = "changed since it was confirmed; `offsite verify` asks for its checksums"
         note = copy.problem or changed or ("" if identifier in local else "only remote")

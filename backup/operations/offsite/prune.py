@@ -16,7 +16,7 @@ from backup.model.backup_set import StoredSet, Verdict, newest_good, present
 from backup.model.manifest import Manifest
 from backup.model.run import Run, new_run_id
 from backup.operations import runs
-from backup.operations.offsite.context import Shop, listed, manifest_of
+from backup.operations.offsite.context import OffsiteContext, listed, manifest_of
 from backup.operations.offsite.copy_status import PRUNE
 from backup.operations.offsite.layout import RemoteSet, compare, keys_of
 from backup.operations.offsite.model import Book, Copy
@@ -68,58 +68,58 @@ class Report(Decided):
         return "; ".join([*said, *([] if denied else self.left)])
 
 
-def plan(request: Request, shop: Shop, policy: Policy, own: str = "") -> Report:
+def plan(request: Request, context: OffsiteContext, policy: Policy, own: str = "") -> Report:
     """What a cleanup would do now, from one complete listing; `own` is the run that asks. Touches nothing."""
-    now, remote, book = shop.clock(), listed(shop.remote), shop.book.read()
-    local = {stored.id: stored for stored in shop.catalog.sets()}
-    sets = [_stored(shop, found, book.copies.get(found.id), local.get(found.id)) for found in remote.values()]
+    now, remote, book = context.clock(), listed(context.remote), context.book.read()
+    local = {stored.id: stored for stored in context.catalog.sets()}
+    sets = [_stored(context, found, book.copies.get(found.id), local.get(found.id)) for found in remote.values()]
     known = [stored for stored in sets if stored is not None]
-    runs = [run for run in shop.records.all() if run.id != own]
-    past = [run.started for run in runs if (run.operation, run.place) == (PRUNE, shop.place)]
+    runs = [run for run in context.records.all() if run.id != own]
+    past = [run.started for run in runs if (run.operation, run.place) == (PRUNE, context.place)]
     here = newest_good(stored for stored in present(local.values(), now) if identity_of(stored))
     decided = careful(
         known,
-        replace(policy, forgotten=MemoryFile(shop.catalog.root).read().forgotten),
+        replace(policy, forgotten=MemoryFile(context.catalog.root).read().forgotten),
         now,
-        Known(MemoryFile(shop.catalog.root, shop.place).read(), runs, max(past, default=None)),
+        Known(MemoryFile(context.catalog.root, context.place).read(), runs, max(past, default=None)),
         identity=identity_of(here) if here else None,
         hold=stale(known, policy, now),
         force=request.force,
         agreed=request.force,
     )
-    leftovers = list(_leftovers(shop, remote, book, set(local), now))
-    return Report(shop.remote.name, *decided, remote, leftovers)
+    leftovers = list(_leftovers(context, remote, book, set(local), now))
+    return Report(context.remote.name, *decided, remote, leftovers)
 
 
-def prune(request: Request, shop: Shop, policy: Policy) -> Report:
+def prune(request: Request, context: OffsiteContext, policy: Policy) -> Report:
     """Remove what is to go, and record the run. A place that keeps its objects is no failure."""
     run = Run(
-        id=new_run_id(shop.clock()),
+        id=new_run_id(context.clock()),
         operation=PRUNE,
         trigger=request.trigger,
         slot=request.slot,
         slots=request.slots,
-        started=shop.clock(),
-        place=shop.place,
+        started=context.clock(),
+        place=context.place,
     )
     # Not beside an upload: what has no manifest yet may be under way.
-    with runs.recorded_beside(shop, run, f"{shop.place}-write", request.wait) as recording:
-        report = plan(request, shop, policy, run.id)
-        MemoryFile(shop.catalog.root, shop.place).note(report.memory)
+    with runs.recorded_beside(context, run, f"{context.place}-write", request.wait) as recording:
+        report = plan(request, context, policy, run.id)
+        MemoryFile(context.catalog.root, context.place).note(report.memory)
         for stored in report.going:
-            _remove(report, report.remote[stored.id], shop, stored.manifest)
+            _remove(report, report.remote[stored.id], context, stored.manifest)
         for found in report.leftovers:
-            _rest(found, list(found.entries), shop)
+            _rest(found, list(found.entries), context)
         recording.success = {"message": report.words, "exit_code": report.exit_code, "hint": report.hint}
     return report
 
 
-def _stored(shop: Shop, found: RemoteSet, copy: Copy | None, local: StoredSet | None) -> StoredSet | None:
+def _stored(context: OffsiteContext, found: RemoteSet, copy: Copy | None, local: StoredSet | None) -> StoredSet | None:
     """A set there as retention judges it: verified when it is known to be as it was sent; None without a manifest."""
     if found.manifest_key not in found.entries:
         return None
     base = StoredSet(
-        directory=Path(shop.remote.name),
+        directory=Path(context.remote.name),
         id=found.id,
         tier=found.tier,
         time=min(entry.modified for entry in found.entries.values()),
@@ -129,7 +129,7 @@ def _stored(shop: Shop, found: RemoteSet, copy: Copy | None, local: StoredSet | 
         pin=local.pin if local else None,
     )
     try:
-        manifest = manifest_of(shop.remote, found)
+        manifest = manifest_of(context.remote, found)
     except (IntegrityError, RemoteDamaged, RemoteArchived) as error:
         return replace(base, problem=error.message)
     missing, wrong = compare(manifest, found.entries)
@@ -145,42 +145,42 @@ def _stored(shop: Shop, found: RemoteSet, copy: Copy | None, local: StoredSet | 
 
 
 def _leftovers(
-    shop: Shop, remote: dict[str, RemoteSet], book: Book, local: set[str], now: datetime
+    context: OffsiteContext, remote: dict[str, RemoteSet], book: Book, local: set[str], now: datetime
 ) -> Iterator[RemoteSet]:
     """Objects without a manifest: of removals that did not end, and of uploads whose set is gone and over its time."""
     for found in remote.values():
         if found.manifest_key in found.entries:
             continue
-        limit, newest = shop.ages.get(found.tier), max(entry.modified for entry in found.entries.values())
+        limit, newest = context.ages.get(found.tier), max(entry.modified for entry in found.entries.values())
         if found.id in book.leaving or (limit is not None and found.id not in local and now - newest > limit):
             yield found
 
 
-def _remove(report: Report, found: RemoteSet, shop: Shop, manifest: Manifest | None) -> None:
+def _remove(report: Report, found: RemoteSet, context: OffsiteContext, manifest: Manifest | None) -> None:
     """The manifest first: then it is a set no more, whatever becomes of the rest."""
-    logger.info("removing {} from {}, {}", found.id, shop.remote.name, size(found.size))
+    logger.info("removing {} from {}, {}", found.id, context.remote.name, size(found.size))
     ours = set(keys_of(manifest)) if manifest else set()
     rest = tuple(name for name in found.entries if name in ours and name != found.manifest_key)
-    shop.book.change(lambda book: book.model_copy(update={"leaving": {**book.leaving, found.id: rest}}))
-    end = shop.remote.remove(found.manifest_key)
+    context.book.change(lambda book: book.model_copy(update={"leaving": {**book.leaving, found.id: rest}}))
+    end = context.remote.remove(found.manifest_key)
     report.ends[found.id] = end
     if end != "removed":
-        _settled(found.id, shop)
+        _settled(found.id, context)
         return
-    shop.book.change(lambda book: book.without(found.id))
+    context.book.change(lambda book: book.without(found.id))
     report.freed += found.size
-    _rest(found, rest, shop)
+    _rest(found, rest, context)
 
 
-def _rest(found: RemoteSet, keys: Sequence[str], shop: Shop) -> None:
+def _rest(found: RemoteSet, keys: Sequence[str], context: OffsiteContext) -> None:
     """What has no manifest any more. What the place keeps is tried again by the next cleanup."""
-    if all([shop.remote.remove(name) == "removed" for name in keys]):
-        _settled(found.id, shop)
+    if all([context.remote.remove(name) == "removed" for name in keys]):
+        _settled(found.id, context)
 
 
-def _settled(identifier: str, shop: Shop) -> None:
+def _settled(identifier: str, context: OffsiteContext) -> None:
     def changed(book: Book) -> Book:
         leaving = {name: keys for name, keys in book.leaving.items() if name != identifier}
         return book.model_copy(update={"leaving": leaving})
 
-    shop.book.change(changed)
+    context.book.change(changed)

@@ -13,7 +13,7 @@ from backup.errors import BackupError, IntegrityError, NotFound, RemoteDamaged, 
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Manifest, to_json
-from backup.operations.offsite.context import Shop, digest, small, told
+from backup.operations.offsite.context import OffsiteContext, digest, small, told
 from backup.operations.offsite.layout import RemoteSet, compare, key, keys_of, page_name, read_manifest, sums, sums_name
 from backup.operations.offsite.model import Book, Copy, Item, State
 from backup.storage.directory import LocalStore
@@ -37,7 +37,7 @@ class Sent:
 class Sending:
     """The upload of one set. `remote` is what the listing shows of it."""
 
-    shop: Shop
+    context: OffsiteContext
     stored: StoredSet
     remote: RemoteSet
     book: Book
@@ -75,7 +75,7 @@ class Sending:
         if self.remote.manifest_key not in self.remote.entries:
             return None
         try:
-            self._raw = small(self.shop.remote, self.remote.manifest_key)
+            self._raw = small(self.context.remote, self.remote.manifest_key)
             found = read_manifest(self._raw, self.remote)
         except IntegrityError:
             return None
@@ -84,7 +84,7 @@ class Sending:
             return None
         if found.run != local.run:
             raise RemoteFailed(
-                f"another set called {local.id} is at {self.shop.remote.name}, made by run {printable(found.run)}:"
+                f"another set called {local.id} is at {self.context.remote.name}, made by run {printable(found.run)}:"
                 " nothing was sent over it",
                 "Give each stack a place of its own: AWS_S3_BACKUP_PREFIX, or another BACKUP_COPY_DIR.",
             )
@@ -122,7 +122,7 @@ class Sending:
 
     def _artifact(self, artifact: Artifact, earlier: Iterable[Artifact]) -> Artifact:
         """The artifact as it is there afterwards."""
-        encrypts = self.shop.encrypt is not None and not artifact.encryption
+        encrypts = self.context.encrypt is not None and not artifact.encryption
         name = artifact.file + _SUFFIX if encrypts else artifact.file
         path = key(self.stored.tier, name)
         found = self._reusable(path, artifact, earlier, encrypts=encrypts) or self._put(path, artifact, encrypts)
@@ -152,19 +152,19 @@ class Sending:
         return entry if right else None
 
     def _put(self, path: str, artifact: Artifact, encrypts: bool) -> Entry:
-        self.shop.progress.phase(f"sending {artifact.file}", artifact.stored_size)
-        advance = self.shop.progress.advance
-        if encrypts and self.shop.encrypt:
+        self.context.progress.phase(f"sending {artifact.file}", artifact.stored_size)
+        advance = self.context.progress.advance
+        if encrypts and self.context.encrypt:
             hashed = _Hashed(
-                self.shop.encrypt(self._unchanged(artifact)), lambda: self._sent_whole(path, hashed, artifact)
+                self.context.encrypt(self._unchanged(artifact)), lambda: self._sent_whole(path, hashed, artifact)
             )
-            entry = self.shop.remote.put(path, hashed, None, advance)
+            entry = self.context.remote.put(path, hashed, None, advance)
             size, sha256 = hashed.size, hashed.sha256
         else:
             # `put` holds what it reads against these, so nobody else has to.
             size, sha256 = artifact.stored_size, artifact.stored_sha256
             try:
-                entry = self.shop.remote.put(path, self._file(artifact), size, advance, sha256)
+                entry = self.context.remote.put(path, self._file(artifact), size, advance, sha256)
             except IntegrityError as error:
                 hint = f"{error.hint} `verify {self.stored.id}` reads the set again.".strip()
                 raise IntegrityError(f"{self.stored.id} is not sent: {error.message}", hint) from error
@@ -175,17 +175,19 @@ class Sending:
 
     def _sent_whole(self, path: str, hashed: _Hashed, artifact: Artifact) -> None:
         """Noted before the request that makes the object: whether that was done may never be heard."""
-        item = Item(size=hashed.size, sha256=hashed.sha256, modified=self.shop.clock(), source=artifact.stored_sha256)
+        item = Item(
+            size=hashed.size, sha256=hashed.sha256, modified=self.context.clock(), source=artifact.stored_sha256
+        )
         self._keep_part(path, item)
 
     def _keep_part(self, path: str, item: Item) -> None:
-        self.shop.book.change(lambda book: book.with_part(self.stored.id, path, item))
+        self.context.book.change(lambda book: book.with_part(self.stored.id, path, item))
 
     def _small(self, path: str, data: bytes) -> None:
         expected = hashlib.sha256(data).hexdigest()
         entry = self._stat(path) if path in self.remote.entries and path not in self._bad else None
         if entry is None or (entry.size, entry.sha256) != (len(data), expected):
-            entry = self.shop.remote.put(path, [data], len(data), sha256=expected)
+            entry = self.context.remote.put(path, [data], len(data), sha256=expected)
             self._require(path, entry, len(data), expected)
         self._note(path, entry)
 
@@ -193,8 +195,8 @@ class Sending:
         self.sent += size
         if (entry.size, entry.sha256) != (size, sha256):
             raise IntegrityError(
-                f"{path} was sent to {self.shop.remote.name}, which then returned other bytes: {self.stored.id} is not"
-                " offsite; the local set is untouched",
+                f"{path} was sent to {self.context.remote.name}, which then returned other bytes: {self.stored.id} is"
+                " not offsite; the local set is untouched",
                 "`upload` sends it again. If that fails too, the connection or the store changes data.",
             )
 
@@ -225,7 +227,7 @@ class Sending:
 
     def _still_there(self, local: Manifest) -> None:
         """Nobody may think that a set is kept twice which was removed or changed here meanwhile."""
-        now = next((s for s in self.shop.catalog.sets(self.stored.tier) if s.id == self.stored.id), None)
+        now = next((s for s in self.context.catalog.sets(self.stored.tier) if s.id == self.stored.id), None)
         if now is None:
             raise self._gone("it was removed here meanwhile")
         if not now.good or now.manifest != local:
@@ -238,7 +240,7 @@ class Sending:
         )
 
     def _stat(self, path: str) -> Entry | None:
-        entry = self.shop.remote.stat(path)
+        entry = self.context.remote.stat(path)
         self._archived = self._archived or bool(entry and entry.archived)
         return told(entry, self._known(path)) if entry else None
 
@@ -250,7 +252,7 @@ class Sending:
     def _read(self, entry: Entry) -> Entry:
         if entry.sha256 or entry.archived:
             return entry
-        size, sha256 = digest(self.shop, entry.key, entry.size)
+        size, sha256 = digest(self.context, entry.key, entry.size)
         return replace(entry, size=size, sha256=sha256)
 
     def _note(self, path: str, entry: Entry, source: str = "") -> None:
@@ -269,7 +271,7 @@ class Sending:
             time=manifest.started,
             database=manifest.database is not None,
             state=state,
-            confirmed=self.shop.clock(),
+            confirmed=self.context.clock(),
             read=before.read if before and same else None,
             proven=before.proven if before and same else None,
             items=dict(self._items),

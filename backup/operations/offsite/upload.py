@@ -15,7 +15,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.create.draft import timed
-from backup.operations.offsite.context import Shop, listed, require_there
+from backup.operations.offsite.context import OffsiteContext, listed, require_there
 from backup.operations.offsite.copy_status import OPERATIONS
 from backup.operations.offsite.layout import RemoteSet
 from backup.operations.offsite.rules import candidates, there, unchanged
@@ -59,26 +59,26 @@ class Report:
         return "; ".join(filter(None, [what, same, left])) or f"no verified set belongs to {self.place} yet"
 
 
-def upload(request: Request, shop: Shop) -> Report:
+def upload(request: Request, context: OffsiteContext) -> Report:
     """Send and record. The first error is raised in the end, after all that can be sent was.
 
     The lock of the volume is not held: neither a backup nor a restore waits for this, however long it takes.
     """
     tier = str(request.tiers[0]) if len(request.tiers) == 1 else ""
     run = Run(
-        id=new_run_id(shop.clock()),
-        operation=OPERATIONS[shop.place],
+        id=new_run_id(context.clock()),
+        operation=OPERATIONS[context.place],
         tier=tier,
         trigger=request.trigger,
         slot=request.slot,
         slots=request.slots,
-        started=shop.clock(),
+        started=context.clock(),
         set=request.only,
-        place=shop.place,
+        place=context.place,
     )
-    with runs.recorded_beside(shop, run, f"{shop.place}-write", request.wait) as recording:
+    with runs.recorded_beside(context, run, f"{context.place}-write", request.wait) as recording:
         with timed(recording.seconds, "total"):
-            report = _Upload(request, shop, Report(shop.remote.name)).run()
+            report = _Upload(request, context, Report(context.remote.name)).run()
         newest = {"set": report.sent[0]} if report.sent else {}
         recording.success = {"message": report.words, **newest}
         if report.failed:
@@ -89,18 +89,18 @@ def upload(request: Request, shop: Shop) -> Report:
 @dataclass
 class _Upload:
     request: Request
-    shop: Shop
+    context: OffsiteContext
     report: Report
     tried: set[str] = field(default_factory=set)
 
     def run(self) -> Report:
         """One listing, then set by set; what is new here meanwhile comes first."""
-        self.shop.progress.phase(f"listing {self.shop.remote.name}")
-        if removed := self.shop.remote.sweep():
-            logger.info("{} of uploads that died removed at {}", plural(removed, "leftover"), self.shop.remote.name)
-        sets, failures = listed(self.shop.remote), 0
-        require_there(self.shop, sets, self.shop.book.read())
-        self.shop.book.change(lambda book: book.model_copy(update={"looked": self.shop.clock()}))
+        self.context.progress.phase(f"listing {self.context.remote.name}")
+        if removed := self.context.remote.sweep():
+            logger.info("{} of uploads that died removed at {}", plural(removed, "leftover"), self.context.remote.name)
+        sets, failures = listed(self.context.remote), 0
+        require_there(self.context, sets, self.context.book.read())
+        self.context.book.change(lambda book: book.model_copy(update={"looked": self.context.clock()}))
         while (stored := self._next()) and len(self.tried) <= _MOST:
             try:
                 self._send(stored, sets.get(stored.id) or RemoteSet(stored.id, stored.tier))
@@ -122,26 +122,26 @@ class _Upload:
 
     def _open(self) -> list[StoredSet]:
         if self.request.only:
-            stored = [] if self.tried else [self.shop.catalog.find(self.request.only)]
+            stored = [] if self.tried else [self.context.catalog.find(self.request.only)]
             return [each for each in stored if each.id not in self.tried]
-        sets = self.shop.catalog.sets()
-        found = candidates(sets, self.request.tiers, self.shop.ages, self.shop.clock())
+        sets = self.context.catalog.sets()
+        found = candidates(sets, self.request.tiers, self.context.ages, self.context.clock())
         return [stored for stored in found if stored.id not in self.tried]
 
     def _send(self, stored: StoredSet, remote: RemoteSet) -> None:
-        book = self.shop.book.read()
+        book = self.context.book.read()
         copy = book.copies.get(stored.id)
         if copy and there(stored, copy) and unchanged(copy, remote.entries):
             self.report.same += 1
             return
-        sent = Sending(self.shop, stored, remote, book).run()
-        self.shop.book.change(lambda book: book.with_copy(sent.copy))
+        sent = Sending(self.context, stored, remote, book).run()
+        self.context.book.change(lambda book: book.with_copy(sent.copy))
         if not sent.bytes:
             self.report.same += 1
             return
         self.report.sent.append(stored.id)
         self.report.bytes += sent.bytes
-        logger.success("{} is offsite: {} sent to {}, read back", stored.id, size(sent.bytes), self.shop.remote.name)
+        logger.success("{} is offsite: {} sent to {}, read back", stored.id, size(sent.bytes), self.context.remote.name)
 
 
 def _failure(report: Report) -> BackupError:

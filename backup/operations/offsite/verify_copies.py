@@ -14,7 +14,15 @@ from backup.model.manifest import Manifest
 from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.create.draft import timed
-from backup.operations.offsite.context import Shop, digest, listed, manifest_of, require_there, succeeded, told
+from backup.operations.offsite.context import (
+    OffsiteContext,
+    digest,
+    listed,
+    manifest_of,
+    require_there,
+    succeeded,
+    told,
+)
 from backup.operations.offsite.copy_status import VERIFY
 from backup.operations.offsite.layout import RemoteSet, compare, files_of, key, keys_of
 from backup.operations.offsite.model import Book, Copy, Item, State
@@ -70,24 +78,24 @@ class Report:
         return "; ".join(parts)
 
 
-def verify(request: Request, shop: Shop) -> Report:
+def verify(request: Request, context: OffsiteContext) -> Report:
     """Ask the place for size and checksum of every object, read what is to be read, and keep what was found.
 
     IntegrityError when a copy is not as it should be, RemoteFailed when one cannot be read: after all were looked at.
     """
     run = Run(
-        id=new_run_id(shop.clock()),
+        id=new_run_id(context.clock()),
         operation=VERIFY,
         trigger=request.trigger,
         slot=request.slot,
         slots=request.slots,
-        started=shop.clock(),
+        started=context.clock(),
         set=request.only,
-        place=shop.place,
+        place=context.place,
     )
-    with runs.recorded_beside(shop, run, f"{shop.place}-verify", request.wait) as recording:
+    with runs.recorded_beside(context, run, f"{context.place}-verify", request.wait) as recording:
         with timed(recording.seconds, "total"):
-            report = _look(request, shop)
+            report = _look(request, context)
         recording.success = {"message": report.words}
         if report.bad:
             raise _bad(report)
@@ -96,71 +104,71 @@ def verify(request: Request, shop: Shop) -> Report:
     return report
 
 
-def _look(request: Request, shop: Shop) -> Report:
-    shop.progress.phase(f"listing {shop.remote.name}")
-    book, remote, report = shop.book.read(), listed(shop.remote), Report(shop.remote.name)
+def _look(request: Request, context: OffsiteContext) -> Report:
+    context.progress.phase(f"listing {context.remote.name}")
+    book, remote, report = context.book.read(), listed(context.remote), Report(context.remote.name)
     if request.only and request.only not in {*remote, *book.copies}:
-        raise NotFound(f"no set at {shop.remote.name} is called {printable(request.only)!r}", "`offsite list`")
-    require_there(shop, remote, book, accept=request.accept)
+        raise NotFound(f"no set at {context.remote.name} is called {printable(request.only)!r}", "`offsite list`")
+    require_there(context, remote, book, accept=request.accept)
     wanted = [request.only] if request.only else sorted({*remote, *book.copies} - set(book.leaving))
     for identifier in wanted:
         before, there = book.copies.get(identifier), remote.get(identifier)
         if there is None:
-            if before and not _over(request, before, shop):
+            if before and not _over(request, before, context):
                 report.copies[identifier] = _gone(before)
             elif before:
-                _forget(shop, identifier)
+                _forget(context, identifier)
             continue
-        copy = Look(shop, before).judge(there, ask=True)
+        copy = Look(context, before).judge(there, ask=True)
         if before is None and there.manifest_key not in there.entries:
             continue  # it was never a set: an upload of it is under way, or did not end
         report.copies[identifier] = copy
-    _keep(shop, report.copies.values(), whole=not request.only)
-    for copy in _to_read(request, report, shop):
+    _keep(context, report.copies.values(), whole=not request.only)
+    for copy in _to_read(request, report, context):
         if len(report.failed) < _PATIENCE:
-            _read_copy(copy, remote[copy.id], shop, report)
+            _read_copy(copy, remote[copy.id], context, report)
     return report
 
 
-def _read_copy(copy: Copy, there: RemoteSet, shop: Shop, report: Report) -> None:
+def _read_copy(copy: Copy, there: RemoteSet, context: OffsiteContext, report: Report) -> None:
     """One that cannot be read keeps no other from being read."""
     try:
-        found = Look(shop, copy).read(copy, there)
+        found = Look(context, copy).read(copy, there)
     except RemoteFailed as error:
         logger.error("{} could not be read: {} {}", copy.id, error.message, error.hint)
         report.failed.append(error)
         return
     report.copies[copy.id] = found
     report.read += copy.size
-    _keep(shop, [found], whole=False)
+    _keep(context, [found], whole=False)
 
 
-def _to_read(request: Request, report: Report, shop: Shop) -> Sequence[Copy]:
+def _to_read(request: Request, report: Report, context: OffsiteContext) -> Sequence[Copy]:
     held = [copy for copy in report.copies.values() if copy.state == "offsite"]
     if request.read or not request.share:
         return held if request.read else []
-    past = [run.started for run in succeeded(shop, VERIFY) if run.slot]
-    return share(held, shop.clock(), max(past, default=None))
+    past = [run.started for run in succeeded(context, VERIFY) if run.slot]
+    return share(held, context.clock(), max(past, default=None))
 
 
-def _keep(shop: Shop, copies: Iterable[Copy], *, whole: bool) -> None:
+def _keep(context: OffsiteContext, copies: Iterable[Copy], *, whole: bool) -> None:
     found = list(copies)
 
     def changed(book: Book) -> Book:
         kept = book.model_copy(update={"copies": {**book.copies, **{copy.id: copy for copy in found}}})
-        return kept.model_copy(update={"looked": shop.clock()}) if whole else kept
+        return kept.model_copy(update={"looked": context.clock()}) if whole else kept
 
-    shop.book.change(changed)
+    context.book.change(changed)
 
 
-def _over(request: Request, copy: Copy, shop: Shop) -> bool:
+def _over(request: Request, copy: Copy, context: OffsiteContext) -> bool:
     """Whether a copy that is not there is not missed: its time was over, or a person says so."""
-    limit = shop.ages.get(copy.tier)
-    return request.accept or (limit is not None and shop.clock() - copy.time > limit)
+    limit = context.ages.get(copy.tier)
+    return request.accept or (limit is not None and context.clock() - copy.time > limit)
 
 
-def _forget(shop: Shop, identifier: str) -> None:
-    shop.book.change(lambda book: book.without(identifier))
+def _forget(context: OffsiteContext, identifier: str) -> None:
+    context.book.change(lambda book: book.without(identifier))
 
 
 def _gone(copy: Copy) -> Copy:
@@ -181,13 +189,13 @@ def _bad(report: Report) -> IntegrityError:
 class Look:
     """One set at a place. `before` is what was known of it."""
 
-    shop: Shop
+    context: OffsiteContext
     before: Copy | None
 
     def judge(self, there: RemoteSet, *, ask: bool) -> Copy:
         """By its manifest and the listing; `ask`: and by what the place says of each object."""
         try:
-            manifest = manifest_of(self.shop.remote, there)
+            manifest = manifest_of(self.context.remote, there)
         except RemoteMissing as error:
             return self._copy(there, None, "incomplete", error.message)
         except RemoteArchived as error:
@@ -230,18 +238,18 @@ class Look:
 
     def read(self, copy: Copy, there: RemoteSet) -> Copy:
         """Read every byte that its manifest tells and compare; `copy` is what was found of it without."""
-        manifest = manifest_of(self.shop.remote, there)
+        manifest = manifest_of(self.context.remote, there)
         found = {file: self._bytes(key(manifest.tier, file), size, sha256) for file, size, sha256 in files_of(manifest)}
         if problems := [f"{file} {problem}" for file, problem in found.items() if problem]:
             bad = tuple(key(manifest.tier, file) for file, problem in found.items() if problem)
             return copy.model_copy(update={"state": "differs", "problem": "; ".join(problems), "bad": bad})
-        return copy.model_copy(update={"read": self.shop.clock(), "bad": ()})
+        return copy.model_copy(update={"read": self.context.clock(), "bad": ()})
 
     def _bytes(self, path: str, size: int, sha256: str) -> str:
         """What is wrong with the bytes of a file there; nothing for those that were sent."""
         for _ in range(_READS):
             try:
-                found = digest(self.shop, path, size)
+                found = digest(self.context, path, size)
             except RemoteMissing:
                 return "is missing"
             except RemoteDamaged:
@@ -252,7 +260,7 @@ class Look:
 
     def _asked(self, manifest: Manifest) -> dict[str, Entry]:
         known = self.before.items if self.before else {}
-        found = {name: self.shop.remote.stat(name) for name in keys_of(manifest)}
+        found = {name: self.context.remote.stat(name) for name in keys_of(manifest)}
         entries = {name: told(entry, known.get(name)) for name, entry in found.items() if entry}
         return {name: self._read(entry) for name, entry in entries.items()}
 
@@ -260,7 +268,7 @@ class Look:
         """An object that nobody knows the SHA-256 of, as its bytes tell it: after the book was lost, or replaced."""
         if entry.sha256 or entry.archived:
             return entry
-        size, sha256 = digest(self.shop, entry.key, entry.size)
+        size, sha256 = digest(self.context, entry.key, entry.size)
         return replace(entry, size=size, sha256=sha256)
 
     def _items(self, manifest: Manifest, entries: dict[str, Entry]) -> dict[str, Item]:
@@ -295,7 +303,7 @@ class Look:
             database=manifest.database is not None if manifest else known.database if known else False,
             state=state,
             problem=problem,
-            confirmed=self.shop.clock() if items else known.confirmed if known else when,
+            confirmed=self.context.clock() if items else known.confirmed if known else when,
             read=known.read if known else None,
             proven=known.proven if known else None,
             items=items if items is not None else known.items if known else {},

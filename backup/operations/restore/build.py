@@ -76,7 +76,7 @@ def load(
     work.advance(Step.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += told(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, entries, fitted, lambda: _renew(work, login, like, place))
-    work.shop.progress.phase("counting rows and making the planner's statistics")
+    work.context.progress.phase("counting rows and making the planner's statistics")
     new = replace(login, name=swap.new)
     with analyzing(new, work.loaded.path) as failed:
         _compare(new, found, fitted.adaptation, work.loaded.path)
@@ -89,13 +89,13 @@ def extract(work: Work, stored: StoredSet) -> None:
     work.advance(Step.EXTRACTING)
     if not work.journal.volumes:
         return
-    trees, nearest = work.shop.trees(), list[str]()
+    trees, nearest = work.context.trees(), list[str]()
     for volume in work.journal.volumes:
-        work.shop.progress.phase(f"unpacking {volume.name}")
+        work.context.progress.phase(f"unpacking {volume.name}")
         archive, index, root = archive_of(stored, volume.name)
-        limit = most_bytes(stored.manifest, volume.name) or free_space(work.shop.volumes / volume.name)
+        limit = most_bytes(stored.manifest, volume.name) or free_space(work.context.volumes / volume.name)
         with ExitStack() as stack:
-            spooled = work.shop.spool / f"{work.shop.instance}.{work.journal.run}"
+            spooled = work.context.spool / f"{work.context.instance}.{work.journal.run}"
             content = stack.enter_context(decrypted(stored, archive, spooled.with_name(f"{spooled.name}.archive")))
             listing = spooled.with_name(f"{spooled.name}.index")
             notes = trees.extract(
@@ -161,12 +161,12 @@ def _fill(
         return
     content = found.content.get(file)
     custom, packed = content is not None and content.kind is Kind.CUSTOM, content is None or content.packed
-    work.shop.progress.phase("loading the database", stored.size)
+    work.context.progress.phase("loading the database", stored.size)
     clients, run = source.loading(swap.new, work.journal.run), work.journal.run
 
     @contextlib.contextmanager
     def sql() -> Iterator[Iterator[bytes]]:
-        with contextlib.closing(_pieces(stored, file, packed, work.shop.progress)) as given:
+        with contextlib.closing(_pieces(stored, file, packed, work.context.progress)) as given:
             if not custom:
                 yield given
                 return

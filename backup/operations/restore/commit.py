@@ -12,7 +12,7 @@ from backup.errors import AfterRestore, BackupError, DropDelayed, RestoreFailed,
 from backup.formatting import printable, size
 from backup.logging import logger
 from backup.operations.restore import downtime
-from backup.operations.restore.context import Shop, Work
+from backup.operations.restore.context import RestoreContext, Work
 from backup.operations.restore.deferral import put_in
 from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Lost, Step
 from backup.operations.restore.post_restore import run_commands
@@ -75,9 +75,9 @@ def _start_and_note(work: Work) -> None:
 def back(work: Work) -> None:
     """Bring back the old state, remove what was made beside it, start what was stopped. Idempotent."""
     work.journal = work.file.turn_back(work.journal)
-    journal, shop = work.journal, work.shop
+    journal, context = work.journal, work.context
     if journal.volumes:
-        trees = shop.trees()
+        trees = context.trees()
         for volume in journal.volumes:
             (trees.exchange_back if volume.onward else trees.exchange)(volume.name, volume.stamp)
     if journal.database:
@@ -104,24 +104,24 @@ def _forget_kept(work: Work) -> None:
         work.kept.write(kept.model_copy(update={"database": kept.database.model_copy(update=oids)}))
 
 
-def discard(shop: Shop) -> int:
+def discard(context: RestoreContext) -> int:
     """Remove what the last restore replaced; the bytes that it took. 0 when nothing is kept.
 
     DropDelayed when the rest of the database is to be dropped yet: nothing of all that can come back.
     """
-    file = KeptFile(shop.catalog.root)
+    file = KeptFile(context.catalog.root)
     kept = file.read()
     if kept is None:
         return 0
     delayed = None
     if kept.database:
         try:
-            drop(shop.source().login, kept.database.kept_oid, kept.database.kept)
+            drop(context.source().login, kept.database.kept_oid, kept.database.kept)
         except DropDelayed as error:
             delayed = error
-            note_lost(shop.catalog.root, shop.source().login)
+            note_lost(context.catalog.root, context.source().login)
     if kept.volumes:
-        trees = shop.trees()
+        trees = context.trees()
         for volume in kept.volumes:
             trees.discard(volume.name, volume.stamp)
     if delayed:
@@ -139,15 +139,15 @@ def _exchange_database(work: Work) -> None:
     swap = work.journal.database
     if swap is None:
         return
-    work.shop.progress.phase("exchanging the databases")
-    work.window += exchange(work.shop.source().login, _wanted(swap))
+    work.context.progress.phase("exchanging the databases")
+    work.window += exchange(work.context.source().login, _wanted(swap))
 
 
 def _exchange_trees(work: Work) -> None:
     if not work.journal.volumes:
         return
-    work.shop.progress.phase("exchanging the files")
-    trees = work.shop.trees()
+    work.context.progress.phase("exchanging the files")
+    trees = work.context.trees()
     for volume in work.journal.volumes:
         (trees.exchange if volume.onward else trees.exchange_back)(volume.name, volume.stamp)
 
@@ -159,7 +159,7 @@ def _wanted(swap: DatabaseSwap) -> Exchange:
 
 
 def _database_back(work: Work, swap: DatabaseSwap) -> None:
-    login = work.shop.source().login
+    login = work.context.source().login
     if swap.new_oid and swap.live_oid and state(login, _wanted(swap)) == "after":
         name = swap.kept if work.journal.kind == "undo" else swap.new
         exchange(login, Exchange(swap.live, swap.new_oid, swap.live_oid, name))
@@ -170,12 +170,12 @@ def _remove_made(work: Work) -> None:
     swap = work.journal.database
     try:
         if work.journal.volumes:
-            trees = work.shop.trees()
+            trees = work.context.trees()
             for volume in work.journal.volumes:
                 trees.discard(volume.name, volume.stamp)
         if swap:
-            _drop_made(work.shop.source().login, swap)
-            _drop_roles(work.shop.source().login, work.journal.roles)
+            _drop_made(work.context.source().login, swap)
+            _drop_roles(work.context.source().login, work.journal.roles)
     except RestoreFailed as error:
         logger.warning("what the restore had made could not be removed: {} {}", error.message, error.hint)
 
@@ -201,11 +201,11 @@ def _drop_roles(login: Login, made: tuple[str, ...]) -> None:
 
 def _note_kept(work: Work) -> None:
     """What was replaced is kept from now on; what an earlier restore replaced, no longer."""
-    journal, shop = work.journal, work.shop
+    journal, context = work.journal, work.context
     earlier = work.kept.read()
     if earlier and journal.kind == "restore" and earlier.id != journal.id:
         try:
-            logger.info("removed what the restore before this one replaced: {}", size(discard(shop)))
+            logger.info("removed what the restore before this one replaced: {}", size(discard(context)))
         except DropDelayed as error:
             logger.warning("{} {}", error.message, error.hint)
         except BackupError as error:
@@ -215,7 +215,7 @@ def _note_kept(work: Work) -> None:
             logger.warning("{} could not be removed, do so by hand: {} {}", told, error.message, error.hint)
     database, swap = None, journal.database
     if swap and swap.live_oid and swap.new_oid:
-        found = find(shop.source().login, swap.kept)
+        found = find(context.source().login, swap.kept)
         half: Lost = "half removed" if found and found.half_removed else ""
         database = KeptDatabase(
             live=swap.live,
@@ -231,11 +231,11 @@ def _note_kept(work: Work) -> None:
             Kept(
                 id=journal.id,
                 set=journal.set,
-                replaced=shop.clock(),
+                replaced=context.clock(),
                 safety=journal.safety,
                 database=database,
                 volumes=volumes,
-                days=shop.days,
+                days=context.days,
             )
         )
 
@@ -244,18 +244,18 @@ def _kept_volumes(work: Work) -> tuple[KeptVolume, ...]:
     volumes = work.journal.volumes
     if not volumes:
         return ()
-    trees = work.shop.trees()
+    trees = work.context.trees()
     return tuple(KeptVolume(name=v.name, stamp=v.stamp, bytes=trees.kept(v.name, v.stamp)) for v in volumes)
 
 
-def sweep_safety_sets(shop: Shop) -> None:
+def sweep_safety_sets(context: RestoreContext) -> None:
     """What is restored stays so, whatever becomes of this; the cleanup tries again."""
     try:
-        sets = shop.catalog.sets()
-        for old in old_safety_sets(sets, shop.clock()):
+        sets = context.catalog.sets()
+        for old in old_safety_sets(sets, context.clock()):
             if not held_by_newer(old, sets):
                 continue
             logger.info("removing the safety set {}: ten newer ones are there", old.id)
-            shop.catalog.remove(old)
+            context.catalog.remove(old)
     except BackupError as error:
         logger.warning("old safety sets could not be removed: {} {}", error.message, error.hint)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from backup.catalog.catalog import Catalog
-from backup.catalog.run_records import Records
 from backup.docker.application import Application
-from backup.operations.create.run import Workshop
+from backup.operations.context import Context
+from backup.operations.create.context import CreateContext
 from backup.operations.load import Loaded
 from backup.operations.restore.journal import Journal, JournalFile, KeptFile, Step
 from backup.postgres.availability import Way
 from backup.postgres.dump_source import PostgresSource
-from backup.progress import Progress
 
 
 class Trees(Protocol):
@@ -69,8 +66,8 @@ class Trees(Protocol):
         """Bytes of what is beside the live files."""
 
 
-@dataclass(frozen=True)
-class Shop:
+@dataclass(frozen=True, kw_only=True)
+class RestoreContext(Context):
     """`source` connects when called; `application` is None where there is no engine; `mounts` are the volumes'.
 
     `trees` ends what dead runs left at work on the volumes: only for the lock's holder. `reach` raises BackupError
@@ -79,14 +76,11 @@ class Shop:
     its containers tell.
     """
 
-    catalog: Catalog
-    records: Records
-    lock: Path
     zone: ZoneInfo
     volumes: Path
     spool: Path
     instance: str
-    workshop: Workshop
+    create_context: CreateContext
     source: Callable[[], PostgresSource]
     trees: Callable[[], Trees]
     reach: Callable[[Path], None]
@@ -98,8 +92,6 @@ class Shop:
     commands: tuple[tuple[str, str], ...]
     command_seconds: float
     days: int
-    progress: Progress
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -111,7 +103,7 @@ class Work:
     `through` there, if it was asked there; `down`: for which the application was stopped.
     """
 
-    shop: Shop
+    context: RestoreContext
     file: JournalFile
     journal: Journal
     way: Way | None = None
@@ -130,4 +122,4 @@ class Work:
     @property
     def kept(self) -> KeptFile:
         """The record of what is kept for undo."""
-        return KeptFile(self.shop.catalog.root)
+        return KeptFile(self.context.catalog.root)

@@ -32,7 +32,7 @@ def put_in(work: Work) -> list[str]:
     swap = work.journal.database
     if swap is None:
         return []
-    source = work.shop.source()
+    source = work.context.source()
     try:
         with deferred(source.login) as pieces:
             if pieces is None:

@@ -19,7 +19,7 @@ _PATIENCE: Final = 30.0
 
 def stop_application(work: Work) -> None:
     """Stop the application's containers; each is noted before."""
-    application = work.shop.application()
+    application = work.context.application()
     if application is None:
         work.advance(Step.STOPPING)
         return
@@ -28,23 +28,23 @@ def stop_application(work: Work) -> None:
         # Then it says nothing of the database later.
         logger.info("{} is not asked how the application has it: {}", printable(work.way.place), said)
         work.way = None
-    found = application.running(work.shop.stops, work.shop.mounts())
+    found = application.running(work.context.stops, work.context.mounts())
     stopped = tuple(Stopped(id=c.id, name=c.name, service=c.service) for c in found)
-    work.advance(Step.STOPPING, stopped=stopped, since=work.shop.clock() if found else None)
+    work.advance(Step.STOPPING, stopped=stopped, since=work.context.clock() if found else None)
     application.stop(found)
 
 
 def find_way(work: Work) -> None:
     """Find out how the application reaches its database."""
     with contextlib.suppress(BackupError):
-        work.way = work.shop.way() if work.journal.database else None
+        work.way = work.context.way() if work.journal.database else None
 
 
 def stop_again(work: Work) -> None:
     """Before files are moved once more: a person or the engine may have started what was stopped."""
     if not work.journal.stopped:
         return
-    application = work.shop.application()
+    application = work.context.application()
     if application is None:
         raise _no_engine(f"{plural(len(work.journal.stopped), 'container')} cannot be kept stopped meanwhile")
     application.stop(application.running([entry.name for entry in work.journal.stopped], ()))
@@ -55,12 +55,12 @@ def start_application(work: Work) -> list[str]:
     journal = work.journal
     if not journal.stopped:
         return []
-    application = work.shop.application()
+    application = work.context.application()
     if application is None:
         raise _no_engine(f"{plural(len(journal.stopped), 'container')} cannot be started; all else is done")
     problems = application.start([(each.id, each.name) for each in journal.stopped])
     if journal.since:
-        work.down = (work.shop.clock() - journal.since).total_seconds()
+        work.down = (work.context.clock() - journal.since).total_seconds()
     return problems
 
 

@@ -15,7 +15,7 @@ from backup.formatting import listed, printable
 from backup.logging import logger
 from backup.model.run import Run, new_run_id
 from backup.operations import preemption, runs
-from backup.operations.restore.context import Shop
+from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import Kept, KeptFile
 from backup.operations.restore.unfinished import LOOK
 from backup.storage import lock
@@ -28,30 +28,32 @@ _DRILLS: Final = ("drill ", "offsite-drill ")
 
 
 @contextlib.contextmanager
-def recorded(shop: Shop, operation: str, name: str, only: str = "", said: Sequence[str] = ()) -> Iterator[Run]:
+def recorded(
+    context: RestoreContext, operation: str, name: str, only: str = "", said: Sequence[str] = ()
+) -> Iterator[Run]:
     """Hold the lock and record the run, with what the body has `said`.
 
     A backup is waited for; LockHeld for what changes the live data.
     """
-    started = shop.clock()
+    started = context.clock()
     run = Run(id=new_run_id(started), operation=operation, only=only, started=started, set=name)
     with contextlib.ExitStack() as stack:
         try:
-            modest = preemption.asking(shop.catalog.root, operation, behind)
-            waiting = partial(first, shop) if operation in _URGENT else modest
-            stack.enter_context(runs.locked(shop, run, PATIENCE, waiting))
+            modest = preemption.asking(context.catalog.root, operation, behind)
+            waiting = partial(first, context) if operation in _URGENT else modest
+            stack.enter_context(runs.locked(context, run, PATIENCE, waiting))
         except LockHeld as error:
             hint = "Wait for it to end, or end it, then run this again." if "--wait" in error.hint else error.hint
             raise LockHeld(error.message, hint) from None
-        recording = stack.enter_context(runs.recorded(shop, run))
+        recording = stack.enter_context(runs.recorded(context, run))
         yield run
         recording.success = {"message": listed(said, mark="; ")}
 
 
-def alone(shop: Shop) -> None:
+def alone(context: RestoreContext) -> None:
     """LockHeld while another restore, or its safety set, is under way."""
-    if who := lock.holder(shop.lock):
-        first(shop, who)
+    if who := lock.holder(context.lock):
+        first(context, who)
 
 
 def changing(root: Path) -> str:
@@ -60,9 +62,9 @@ def changing(root: Path) -> str:
     return f"another run is changing the live data: {who}" if who.startswith(_CHANGING) else ""
 
 
-def undisturbed(shop: Shop) -> None:
+def undisturbed(context: RestoreContext) -> None:
     """LockHeld while another run changes the live data; nobody is asked for anything."""
-    if who := changing(shop.catalog.root):
+    if who := changing(context.catalog.root):
         raise LockHeld(f"{who}; nothing was done", LOOK)
 
 
@@ -73,13 +75,13 @@ def behind(who: str) -> None:
     logger.info("waiting for another run to end: {}", who)
 
 
-def first(shop: Shop, who: str) -> None:
+def first(context: RestoreContext, who: str) -> None:
     """As `behind`; but a drill, which touches nothing live, is asked to end, and a backup that tries its set, too."""
     behind(who)
     if who.startswith(_DRILLS):
         logger.info("the drill is asked to end, since this goes first; it touches nothing live")
     if who.startswith((*_DRILLS, "create ")):
-        preemption.ask(shop.catalog.root, "a restore")
+        preemption.ask(context.catalog.root, "a restore")
 
 
 def kept_words(kept: Kept | None, zone: ZoneInfo) -> str:
@@ -99,9 +101,9 @@ def stamp(root: Path, run: Run) -> str:
     return name
 
 
-def unmoved(shop: Shop, seen: Kept | None) -> None:
+def unmoved(context: RestoreContext, seen: Kept | None) -> None:
     """LockHeld when what is kept for undo is not what it was when a person agreed, `seen`."""
-    found = KeptFile(shop.catalog.root).read()
+    found = KeptFile(context.catalog.root).read()
     # Whether its database can still come back is looked at anew by whoever needs it, and noted by the way.
     if (found and found.with_lost("")) != (seen and seen.with_lost("")):
         raise LockHeld(

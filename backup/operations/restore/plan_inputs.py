@@ -21,7 +21,7 @@ from backup.monitoring.health import shrink
 from backup.operations.inspect import file_index
 from backup.operations.parts import dump_of, volumes_of
 from backup.operations.restore import build
-from backup.operations.restore.context import Shop
+from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.fit import fit
 from backup.operations.restore.journal import KeptFile, commands, running, words
 from backup.operations.restore.locking import changing
@@ -43,34 +43,34 @@ _OF_RESTORES: Final = "/.obcms-restore-*"
 Part = Literal["", "database", "media"]
 
 
-def gather(shop: Shop, stored: StoredSet, only: Part, safety: bool) -> Facts:
+def gather(context: RestoreContext, stored: StoredSet, only: Part, safety: bool) -> Facts:
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
     if only != "database" and volumes_of(stored):
-        shop.reach(stored.directory)
-    now, stops, kept = shop.clock(), _stops(shop), KeptFile(shop.catalog.root).read()
-    unfinished, hint, busy = _in_the_way(shop.catalog.root, now)
-    newest = newest_good(present(shop.catalog.sets(), now))
+        context.reach(stored.directory)
+    now, stops, kept = context.clock(), _stops(context), KeptFile(context.catalog.root).read()
+    unfinished, hint, busy = _in_the_way(context.catalog.root, now)
+    newest = newest_good(present(context.catalog.sets(), now))
     facts = Facts(
         now=now,
-        zone=shop.zone,
+        zone=context.zone,
         source=_foreign(stored) if stored.loose else stored,
         only=only,
         safety=safety,
-        volumes=tuple(_volume(shop, stored, name) for name in volumes_of(stored)),
+        volumes=tuple(_volume(context, stored, name) for name in volumes_of(stored)),
         safety_bytes=newest.size if newest and safety else 0,
-        backup_free=free_space(shop.catalog.root),
-        backup_disk=_disk(shop.catalog.root),
+        backup_free=free_space(context.catalog.root),
+        backup_disk=_disk(context.catalog.root),
         kept_bytes=kept.size if kept else None,
         unfinished=unfinished,
         unfinished_hint=hint,
         busy=busy,
-        commands=tuple(f"{service}: {command}" for service, command in shop.commands),
+        commands=tuple(f"{service}: {command}" for service, command in context.commands),
         stops=tuple(each.name for each in stops),
         stop_seconds=max((each.stop_seconds for each in stops), default=0),
-        writers=_writers(shop),
-        less=tuple(each.text for each in shrink.of_set(stored, shop.catalog.sets())),
+        writers=_writers(context),
+        less=tuple(each.text for each in shrink.of_set(stored, context.catalog.sets())),
     )
-    return _with_database(facts, shop, stored) if only != "media" and dump_of(stored) else facts
+    return _with_database(facts, context, stored) if only != "media" and dump_of(stored) else facts
 
 
 def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:
@@ -82,21 +82,21 @@ def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:
     return text, LOOK if text else "", bool(text)
 
 
-def _with_database(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
+def _with_database(facts: Facts, context: RestoreContext, stored: StoredSet) -> Facts:
     with ThreadPoolExecutor(1) as aside:
         # A container is started to see it: that takes longer than all else here.
-        free = aside.submit(shop.server_free)
-        facts = _with_server(facts, shop, stored)
+        free = aside.submit(context.server_free)
+        facts = _with_server(facts, context, stored)
         found = free.result()
     if facts.server is None or found is None:
         return facts
-    return replace(facts, server=replace(facts.server, free=found[0], disk=_disk_of_server(facts, shop, *found)))
+    return replace(facts, server=replace(facts.server, free=found[0], disk=_disk_of_server(facts, context, *found)))
 
 
-def _disk_of_server(facts: Facts, shop: Shop, free: int, system: int) -> str:
+def _disk_of_server(facts: Facts, context: RestoreContext, free: int, system: int) -> str:
     """The disk of the place that shares the server's; empty where none does. All is on one disk as a rule."""
-    places = [(shop.volumes / each.name, each.free, each.disk) for each in facts.volumes if each.mounted]
-    places.append((shop.catalog.root, facts.backup_free, facts.backup_disk))
+    places = [(context.volumes / each.name, each.free, each.disk) for each in facts.volumes if each.mounted]
+    places.append((context.catalog.root, facts.backup_free, facts.backup_disk))
     for path, _, disk in places:
         if system and os.statvfs(path).f_fsid == system:
             return disk
@@ -104,8 +104,8 @@ def _disk_of_server(facts: Facts, shop: Shop, free: int, system: int) -> str:
     return next((disk for _, room, disk in places if room is not None and abs(room - free) <= room * _ALIKE), "")
 
 
-def _with_server(facts: Facts, shop: Shop, stored: StoredSet) -> Facts:
-    source = shop.source()
+def _with_server(facts: Facts, context: RestoreContext, stored: StoredSet) -> Facts:
+    source = context.source()
     login = source.login
     part = stored.manifest.database if stored.manifest else None
     live, there = usable(find(login, login.name)), postgres.inspect(replace(login, name=_entry(source)))
@@ -167,11 +167,11 @@ def _entry(source: PostgresSource) -> str:
     return source.login.name if usable(find(source.login, source.login.name)) else "postgres"
 
 
-def _volume(shop: Shop, stored: StoredSet, name: str) -> Volume:
+def _volume(context: RestoreContext, stored: StoredSet, name: str) -> Volume:
     manifest = stored.manifest
     part = next((volume for volume in manifest.volumes if volume.name == name), None) if manifest else None
     archive = (part.files + part.hard_links, part.bytes) if part else (None, None)
-    path = shop.volumes / name
+    path = context.volumes / name
     if not path.is_dir():
         return Volume(name, mounted=False, archive_files=archive[0], archive_bytes=archive[1])
     live = archive_tree.measure(path, archive_tree.DEFAULT_EXCLUDES)
@@ -202,21 +202,21 @@ def _one_name(stored: StoredSet, volume: str, live: Path) -> tuple[str, ...]:
     return ()
 
 
-def _stops(shop: Shop) -> Sequence[Container]:
+def _stops(context: RestoreContext) -> Sequence[Container]:
     try:
-        application = shop.application()
+        application = context.application()
         if application is None:
             return ()
-        application.require(shop.stops)
-        return application.running(shop.stops, shop.mounts())
+        application.require(context.stops)
+        return application.running(context.stops, context.mounts())
     except EngineError:
         return ()
 
 
-def _writers(shop: Shop) -> tuple[str, ...]:
+def _writers(context: RestoreContext) -> tuple[str, ...]:
     """Whoever writes where there is no engine to stop them with."""
     with contextlib.suppress(EngineError):
-        if shop.application():
+        if context.application():
             return ()
     return ("the application's containers (there is no Docker engine here)",)
 

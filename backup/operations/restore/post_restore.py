@@ -24,10 +24,10 @@ _NO_ENGINE: Final = "the Docker engine is not there"
 
 def run_commands(work: Work) -> None:
     """Run all of them, each within its time; what fails is noted in the journal. An undo has none."""
-    commands = work.shop.commands if work.journal.kind == "restore" else ()
+    commands = work.context.commands if work.journal.kind == "restore" else ()
     ahead = [f"{_name(service, command)} was not run" for service, command in commands]
     work.advance(Step.SWAPPED, failed=tuple(ahead))
-    application = work.shop.application() if commands else None
+    application = work.context.application() if commands else None
     failed: list[str] = []
     for number, (service, command) in enumerate(commands):
         cut = f"{_name(service, command)} was begun, and how it ended is not known"
@@ -46,11 +46,11 @@ def _run(work: Work, application: Application | None, service: str, command: str
     try:
         problems = _provide(work, application, service)
         for number in range(1, _TRIES + 1):
-            problem, for_good = _run_one(application, service, command, work.shop.command_seconds)
+            problem, for_good = _run_one(application, service, command, work.context.command_seconds)
             if for_good or number == _TRIES:
                 break
             logger.warning("{} {}; it is tried again in {}", name, problem, duration(_PAUSE))
-            work.shop.sleep(_PAUSE)
+            work.context.sleep(_PAUSE)
     except BackupError as error:
         return [f"{name} failed: {error.message}"]
     return [*problems, *([f"{name} {problem}"] if problem else [])]

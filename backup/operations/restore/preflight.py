@@ -9,7 +9,7 @@ from backup.model.manifest import Tier
 from backup.operations.create.run import Only as Half
 from backup.operations.create.run import Request, create
 from backup.operations.parts import dump_of
-from backup.operations.restore.context import Shop
+from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.fit import Fit, fit
 from backup.operations.restore.locking import PATIENCE, alone
 from backup.operations.restore.plan.checks import lacking
@@ -18,36 +18,36 @@ from backup.operations.verify.run import Found
 from backup.postgres.server import find, server_version, usable
 
 
-def fitting(stored: StoredSet, only: Part, shop: Shop) -> Fit:
+def fitting(stored: StoredSet, only: Part, context: RestoreContext) -> Fit:
     """How a set fits the server, if its database is restored."""
     if only == "media" or not dump_of(stored):
         return Fit()
-    login = shop.source().login
+    login = context.source().login
     return fit(login, stored.manifest.database if stored.manifest else None, server_version(login))
 
 
-def require_extensions(stored: StoredSet, only: Part, shop: Shop, found: Found) -> None:
+def require_extensions(stored: StoredSet, only: Part, context: RestoreContext, found: Found) -> None:
     """The plan knows what the manifest says; a dump without one, or of an earlier release, says it itself."""
     wanted = found.extensions if only != "media" else []
-    if wanted and (absent := missing_extensions(shop.source().login, wanted)):
+    if wanted and (absent := missing_extensions(context.source().login, wanted)):
         remark = lacking(absent)
         raise RestoreFailed(f"{stored.id} cannot be restored; nothing was touched: {remark.text}", remark.hint)
 
 
-def safety_set(only: Part, shop: Shop, *, wanted: bool) -> str:
+def safety_set(only: Part, context: RestoreContext, *, wanted: bool) -> str:
     """A verified set of the present state; its id. Whatever there is not, need not be saved."""
     if not wanted:
         logger.warning("no safety set is taken, as you asked")
         return ""
-    database = only != "media" and _database_there(shop)
+    database = only != "media" and _database_there(context)
     if not database and only == "database":
         logger.warning("there is no database yet: no safety set is needed")
         return ""
-    alone(shop)
+    alone(context)
     logger.info("taking a safety set of the present state")
     half: Half | None = only or (None if database else "media")
     try:
-        made = create(Request(Tier.PRE_RESTORE, half, "restore", wait=PATIENCE), shop.workshop).set
+        made = create(Request(Tier.PRE_RESTORE, half, "restore", wait=PATIENCE), context.create_context).set
     except LockHeld:
         raise
     except BackupError as error:
@@ -55,7 +55,7 @@ def safety_set(only: Part, shop: Shop, *, wanted: bool) -> str:
             f"the safety set failed, so nothing was restored and nothing was touched: {error.message}",
             f"{error.hint} --no-safety restores without one.".strip(),
         ) from error
-    verdict = shop.catalog.find(made).verdict
+    verdict = context.catalog.find(made).verdict
     if verdict is None or verdict.problems:
         raise RestoreFailed(
             f"the safety set {made} was not verified, because the run was told to end; nothing was restored",
@@ -64,8 +64,8 @@ def safety_set(only: Part, shop: Shop, *, wanted: bool) -> str:
     return made
 
 
-def _database_there(shop: Shop) -> bool:
-    login = shop.source().login
+def _database_there(context: RestoreContext) -> bool:
+    login = context.source().login
     found = find(login, login.name)
     if found and found.half_removed:
         logger.warning("the live database is half removed, because a DROP DATABASE of it was interrupted")

@@ -23,7 +23,7 @@ from backup.model.run import RESTORE, Run
 from backup.operations import runs
 from backup.operations.parts import dump_of, volumes_of
 from backup.operations.restore import build, commit, downtime
-from backup.operations.restore.context import Shop, Work
+from backup.operations.restore.context import RestoreContext, Work
 from backup.operations.restore.fit import Fit
 from backup.operations.restore.journal import (
     DatabaseSwap,
@@ -67,18 +67,18 @@ class Wish:
     allow_invalid: bool = False
 
 
-def restore(wish: Wish, shop: Shop) -> tuple[str, int]:
+def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     """Put a set back, wholly or not at all; what is to be said of it, and the exit code. The plan was agreed to before.
 
     3 when constraints are not as they were dumped, as was allowed.
     """
     stored = wish.stored
-    alone(shop)
-    refuse_unfinished(shop.catalog.root, shop.clock())
-    split, fitted = Split(lambda data: None), fitting(stored, wish.only, shop)
+    alone(context)
+    refuse_unfinished(context.catalog.root, context.clock())
+    split, fitted = Split(lambda data: None), fitting(stored, wish.only, context)
     # Without a manifest there may be more dumps than one.
     reader = DumpReader(fitted.adaptation.applied(split)) if stored.manifest else None
-    problems, unchecked, found = check(stored, shop.progress, outline=reader)
+    problems, unchecked, found = check(stored, context.progress, outline=reader)
     if problems:
         wrong = listed(problems, mark="; ")
         raise IntegrityError(
@@ -88,16 +88,16 @@ def restore(wish: Wish, shop: Shop) -> tuple[str, int]:
     split.finish()
     for line in unchecked:
         logger.warning("not checked: {}", line)
-    require_extensions(stored, wish.only, shop, found)
-    safety = safety_set(wish.only, shop, wanted=wish.safety)
+    require_extensions(stored, wish.only, context, found)
+    safety = safety_set(wish.only, context, wanted=wish.safety)
     said: list[str] = []
-    with recorded(shop, RESTORE, stored.id, wish.only, said) as run:
-        unmoved(shop, wish.kept)
-        work = Work(shop, JournalFile(shop.catalog.root), _journal(wish, shop, run, safety))
+    with recorded(context, RESTORE, stored.id, wish.only, said) as run:
+        unmoved(context, wish.kept)
+        work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
         work.allow_invalid = wish.allow_invalid
         _begin(work)
         _guarded(work, lambda: _beside(work, stored, found, split.entries, fitted))
-        commit.sweep_safety_sets(shop)
+        commit.sweep_safety_sets(context)
         said += _nearest(work)
     for text, hint in work.told:
         logger.log("WARNING" if hint else "INFO", "{}", f"{text}. {hint}" if hint else text)
@@ -130,19 +130,19 @@ def _undoing(work: Work) -> str:
     return f"the database is new: `undo` does not take it away{files}"
 
 
-def foresee_undo(shop: Shop, kept: Kept | None) -> None:
+def foresee_undo(context: RestoreContext, kept: Kept | None) -> None:
     """BackupError when `undo` could not bring back what is kept. Nothing is touched."""
-    undisturbed(shop)
-    refuse_unfinished(shop.catalog.root, shop.clock())
-    _require_kept(shop, kept)
+    undisturbed(context)
+    refuse_unfinished(context.catalog.root, context.clock())
+    _require_kept(context, kept)
 
 
-def _require_kept(shop: Shop, kept: Kept | None) -> Kept:
+def _require_kept(context: RestoreContext, kept: Kept | None) -> Kept:
     """What can be brought back; NotFound, RestoreFailed when it cannot. Nothing is touched."""
     if kept is None:
         raise NotFound("there is nothing to undo", "`list pre-restore` shows safety sets, which `restore` puts back.")
     if kept.database:
-        login = shop.source().login
+        login = context.source().login
         if gone := lost(login, kept):
             why, hint = lost_words(gone, kept)
             raise RestoreFailed(f"{why}; nothing was touched", hint)
@@ -150,14 +150,14 @@ def _require_kept(shop: Shop, kept: Kept | None) -> Kept:
     return kept
 
 
-def undo(shop: Shop, kept: Kept | None) -> str:
+def undo(context: RestoreContext, kept: Kept | None) -> str:
     """Bring back what the last restore (or undo) replaced; what is to be said of it. `kept` is what was agreed to."""
-    alone(shop)
-    refuse_unfinished(shop.catalog.root, shop.clock())
-    kept = _require_kept(shop, kept)
-    with recorded(shop, "undo", kept.set) as run:
-        unmoved(shop, kept)
-        _require_kept(shop, kept)
+    alone(context)
+    refuse_unfinished(context.catalog.root, context.clock())
+    kept = _require_kept(context, kept)
+    with recorded(context, "undo", kept.set) as run:
+        unmoved(context, kept)
+        _require_kept(context, kept)
         journal = Journal(
             id=kept.id,
             run=run.id,
@@ -165,10 +165,10 @@ def undo(shop: Shop, kept: Kept | None) -> str:
             set=kept.set,
             started=run.started,
             database=_database_of(kept.database) if kept.database else None,
-            volumes=_volumes_of(kept, shop),
+            volumes=_volumes_of(kept, context),
             safety=kept.safety,
         )
-        work = Work(shop, JournalFile(shop.catalog.root), journal)
+        work = Work(context, JournalFile(context.catalog.root), journal)
         _begin(work)
         _guarded(work, lambda: None)
     return "; ".join(["what was live before is live again", *downtime.told(work), "`undo` changes it back"])
@@ -179,45 +179,45 @@ def _database_of(kept: KeptDatabase) -> DatabaseSwap:
     return DatabaseSwap(live=kept.live, live_oid=kept.current_oid, new=kept.kept, new_oid=kept.kept_oid, kept=kept.kept)
 
 
-def _volumes_of(kept: Kept, shop: Shop) -> tuple[VolumeSwap, ...]:
+def _volumes_of(kept: Kept, context: RestoreContext) -> tuple[VolumeSwap, ...]:
     if not kept.volumes:
         return ()
-    trees = shop.trees()
+    trees = context.trees()
     return tuple(
         VolumeSwap(name=v.name, stamp=v.stamp, onward=not trees.exchanged(v.name, v.stamp)) for v in kept.volumes
     )
 
 
-def discard(shop: Shop, kept: Kept | None) -> str:
+def discard(context: RestoreContext, kept: Kept | None) -> str:
     """Remove what is kept for undo; what is to be said of it. `kept` is what was agreed to."""
-    refuse_unfinished(shop.catalog.root, shop.clock())
-    with recorded(shop, "discard", ""):
+    refuse_unfinished(context.catalog.root, context.clock())
+    with recorded(context, "discard", ""):
         # A restore may have come and gone, or been killed, while this waited.
-        refuse_unfinished(shop.catalog.root, shop.clock())
-        unmoved(shop, kept)
-        freed = commit.discard(shop)
+        refuse_unfinished(context.catalog.root, context.clock())
+        unmoved(context, kept)
+        freed = commit.discard(context)
     told = f", {size(freed)}" if freed else ""
     return f"removed what the last restore replaced{told}" if kept else "nothing was kept"
 
 
-def expire(shop: Shop) -> None:
+def expire(context: RestoreContext) -> None:
     """Remove what is kept for undo when its days are over."""
-    kept = KeptFile(shop.catalog.root).read()
-    if kept and kept.expired(shop.clock()) and JournalFile(shop.catalog.root).read() is None:
+    kept = KeptFile(context.catalog.root).read()
+    if kept and kept.expired(context.clock()) and JournalFile(context.catalog.root).read() is None:
         logger.info("what the restore of {} replaced has been kept long enough", kept.set)
-        logger.info("{}", discard(shop, kept))
+        logger.info("{}", discard(context, kept))
 
 
-def end(shop: Shop, *, back: bool = False) -> str:
+def end(context: RestoreContext, *, back: bool = False) -> str:
     """End what was left unfinished: as its journal says, or back, or forward; what is to be said of it."""
-    file = JournalFile(shop.catalog.root)
+    file = JournalFile(context.catalog.root)
     if file.read() is None:
         raise NotFound("no restore is unfinished", "`list` shows the sets.")
-    with recorded(shop, "recover", ""):
+    with recorded(context, "recover", ""):
         journal = file.read()
         if journal is None:
             return "it has ended meanwhile"
-        work = Work(shop, file, journal)
+        work = Work(context, file, journal)
         try:
             return _end(work, back)
         except BackupError as error:
@@ -232,7 +232,7 @@ def _end(work: Work, back: bool) -> str:
     if journal.database:
         # A client may be at work yet: its container outlives the sidecar, and the engine, too.
         with contextlib.suppress(BackupError):
-            work.shop.source().sweep()
+            work.context.source().sweep()
     if back or journal.step.number < Step.SWAPPED.number:
         downtime.stop_again(work)
     if back or direction(journal) == "back":
@@ -247,14 +247,14 @@ def _end(work: Work, back: bool) -> str:
 
 def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
     """Why it stands half way, and how things are: not only what went wrong. `more` is to be done first."""
-    half = unfinished(work.journal, work.shop.clock())
+    half = unfinished(work.journal, work.context.clock())
     return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
 
 
 def _beside(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
-        build.load(work, work.shop.source(), stored, found, entries, fitted)
+        build.load(work, work.context.source(), stored, found, entries, fitted)
     build.extract(work, stored)
     work.advance(Step.READY)
 
@@ -310,12 +310,12 @@ def _roll_back(work: Work, error: BaseException) -> None:
         raise _half(work, f"{why}; and putting things back failed with: {second.message}") from error
 
 
-def _journal(wish: Wish, shop: Shop, run: Run, safety: str) -> Journal:
-    name, stored = stamp(shop.catalog.root, run), wish.stored
+def _journal(wish: Wish, context: RestoreContext, run: Run, safety: str) -> Journal:
+    name, stored = stamp(context.catalog.root, run), wish.stored
     swap = None
     if wish.only != "media" and dump_of(stored):
-        source = shop.source()
-        marker = f"obcms-backup {shop.instance} {run.id}: a restore that has not ended; may be dropped"
+        source = context.source()
+        marker = f"obcms-backup {context.instance} {run.id}: a restore that has not ended; may be dropped"
         swap = build.swap_for(source, find(source.login, source.login.name), name, marker)
     names = volumes_of(stored) if wish.only != "database" else ()
     if swap is None and not names:

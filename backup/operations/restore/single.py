@@ -18,7 +18,7 @@ from backup.model.run import RESTORE
 from backup.operations.inspect import file_index, one_file
 from backup.operations.parts import archive_of
 from backup.operations.restore import build
-from backup.operations.restore.context import Shop
+from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.locking import alone, recorded
 from backup.operations.restore.unfinished import refuse_unfinished
 from backup.storage.errors import free_space
@@ -37,34 +37,34 @@ class Choice:
     live_bytes: int = 0
 
 
-def choose(stored: StoredSet, paths: Sequence[str], shop: Shop) -> list[Choice]:
+def choose(stored: StoredSet, paths: Sequence[str], context: RestoreContext) -> list[Choice]:
     """What these paths are. NotFound, with the nearest names, for one that is in no archive."""
-    refuse_unfinished(shop.catalog.root, shop.clock())
+    refuse_unfinished(context.catalog.root, context.clock())
     if stored.encrypted:
         # What unpacks may have to read an archive twice, and an encrypted one comes to it through a pipe.
         raise RestoreFailed(
             f"{stored.id} is encrypted: single files of it cannot be put in place; nothing was touched",
             f"`cat {stored.id} --path PATH` writes one to stdout; `restore --only media` restores all of them.",
         )
-    return list(dict.fromkeys(_with_live(_choice(stored, path, shop), shop) for path in paths))
+    return list(dict.fromkeys(_with_live(_choice(stored, path, context), context) for path in paths))
 
 
-def restore(stored: StoredSet, chosen: Sequence[Choice], shop: Shop) -> str:
+def restore(stored: StoredSet, chosen: Sequence[Choice], context: RestoreContext) -> str:
     """Put them back, each wholly or not at all; what is to be said of it."""
-    alone(shop)
-    refuse_unfinished(shop.catalog.root, shop.clock())
+    alone(context)
+    refuse_unfinished(context.catalog.root, context.clock())
     kept: list[str] = []
     notes: list[str] = []
-    with recorded(shop, RESTORE, stored.id, "media", notes) as run:
-        refuse_unfinished(shop.catalog.root, shop.clock())
+    with recorded(context, RESTORE, stored.id, "media", notes) as run:
+        refuse_unfinished(context.catalog.root, context.clock())
         stamp = f"{run.started:%Y%m%d%H%M%S}"
         done: list[str] = []
         for volume in dict.fromkeys(each.volume for each in chosen):
-            if single.begun(shop.volumes / volume):
-                _tidy(shop, volume)
-            shop.progress.phase(f"looking for it in {volume}")
+            if single.begun(context.volumes / volume):
+                _tidy(context, volume)
+            context.progress.phase(f"looking for it in {volume}")
             where, nearest = _put(
-                stored, volume, [each.path for each in chosen if each.volume == volume], stamp, shop, done
+                stored, volume, [each.path for each in chosen if each.volume == volume], stamp, context, done
             )
             kept += [f"{where}/before in {volume}"] if where else []
             notes += [f"{volume}: {note}" for note in nearest]
@@ -76,9 +76,9 @@ def restore(stored: StoredSet, chosen: Sequence[Choice], shop: Shop) -> str:
 
 
 def _put(
-    stored: StoredSet, volume: str, paths: list[bytes], stamp: str, shop: Shop, done: list[str]
+    stored: StoredSet, volume: str, paths: list[bytes], stamp: str, context: RestoreContext, done: list[str]
 ) -> tuple[str, list[str]]:
-    trees = shop.trees()
+    trees = context.trees()
     archive, listing, root = archive_of(stored, volume)
     try:
         return trees.put(
@@ -87,13 +87,13 @@ def _put(
             stored.directory / listing if listing else None,
             stamp,
             root=root,
-            limit=build.most_bytes(stored.manifest, volume) or free_space(shop.volumes / volume),
+            limit=build.most_bytes(stored.manifest, volume) or free_space(context.volumes / volume),
             trusted=stored.manifest is not None,
             paths=paths,
-            days=shop.days,
+            days=context.days,
         )
     except BackupError as error:
-        _tidy(shop, volume)
+        _tidy(context, volume)
         if isinstance(error, EngineError):
             # Whoever did it died, and cannot say how far it came.
             error.message += "; each path of that volume is whole: as it was, or put back"
@@ -103,7 +103,7 @@ def _put(
             ) from error
         raise
     except BaseException:
-        _tidy(shop, volume)
+        _tidy(context, volume)
         raise
 
 
@@ -112,22 +112,22 @@ def begun(volumes: Path) -> list[str]:
     return [path.name for path in sorted(volumes.glob("*")) if single.begun(path)]
 
 
-def recover(shop: Shop) -> None:
+def recover(context: RestoreContext) -> None:
     """Take back what one that was killed had begun: nobody else may come by for weeks."""
-    with recorded(shop, "recover", ""):
-        for volume in begun(shop.volumes):
-            _tidy(shop, volume)
+    with recorded(context, "recover", ""):
+        for volume in begun(context.volumes):
+            _tidy(context, volume)
 
 
-def _tidy(shop: Shop, volume: str) -> None:
+def _tidy(context: RestoreContext, volume: str) -> None:
     try:
-        for line in shop.trees().tidy(volume):
+        for line in context.trees().tidy(volume):
             logger.warning("{}", line)
     except BackupError as error:
         logger.warning("{} {}", error.message, error.hint)
 
 
-def _choice(stored: StoredSet, path: str, shop: Shop) -> Choice:
+def _choice(stored: StoredSet, path: str, context: RestoreContext) -> Choice:
     """What a path is, by an index or else by an archive."""
     for volume in file_index.volumes(stored):
         for name in file_index.spellings(volume, path):
@@ -136,16 +136,16 @@ def _choice(stored: StoredSet, path: str, shop: Shop) -> Choice:
                 return found
     if at := file_index.locate(stored, path):
         return _counted(stored, at[0], at[1].path)
-    return _unlisted(stored, path, shop)
+    return _unlisted(stored, path, context)
 
 
-def _unlisted(stored: StoredSet, path: str, shop: Shop) -> Choice:
+def _unlisted(stored: StoredSet, path: str, context: RestoreContext) -> Choice:
     """A link or an empty directory is in no index, and old archives have none: where there can be such, it is read."""
     near = file_index.Near(stored, path)
     for volume in file_index.volumes(stored):
         if file_index.tells_all(stored, volume, near):
             continue
-        below = one_file.found(stored, volume, path, near, shop.progress)
+        below = one_file.found(stored, volume, path, near, context.progress)
         if below and not volume:
             raise RestoreFailed(
                 f"it is not known which volume the media of {stored.id} belong to; nothing was touched",
@@ -168,8 +168,8 @@ def _counted(stored: StoredSet, volume: str, name: bytes) -> Choice:
     return Choice(volume, below, files, count)
 
 
-def _with_live(choice: Choice, shop: Shop) -> Choice:
-    volume = shop.volumes / choice.volume
+def _with_live(choice: Choice, context: RestoreContext) -> Choice:
+    volume = context.volumes / choice.volume
     if not volume.is_dir():
         raise RestoreFailed(
             f"the volume {printable(choice.volume)} is not mounted here; nothing was touched",

@@ -29,7 +29,7 @@ from backup.model.manifest import Tier, file_name
 from backup.model.run import Outcome, Run
 from backup.monitoring.health import Reason
 from backup.operations.drill.run import newest_of_each_tier
-from backup.operations.prune import PRUNE, WAITS, Report, Request, Shelf, plan, policy, prune
+from backup.operations.prune import PRUNE, WAITS, PruneContext, Report, Request, plan, policy, prune
 from backup.operations.restore.journal import Journal, JournalFile
 from backup.operations.status import overview, status
 from backup.storage import lock
@@ -49,10 +49,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def shelf(root: Path, now: datetime = NOW, share: int = 30, minimum: int = 3, zone: str = "UTC") -> Shelf:
+def shelf(root: Path, now: datetime = NOW, share: int = 30, minimum: int = 3, zone: str = "UTC") -> PruneContext:
     rules = Policy(AGES, minimum, share, timedelta(hours=48))
-    return Shelf(
-        Catalog(root, ZoneInfo(zone)), Records(root / "state/runs"), root / "state/lock", rules, clock=lambda: now
+    return PruneContext(
+        catalog=Catalog(root, ZoneInfo(zone)),
+        records=Records(root / "state/runs"),
+        lock=root / "state/lock",
+        policy=rules,
+        clock=lambda: now,
     )
 
 
@@ -522,10 +526,9 @@ class Life(RuleBasedStateMachine):
     def clock(self) -> datetime:
         return self.now + self.skew
 
-    def shelf(self) -> Shelf:
+    def shelf(self) -> PruneContext:
         rules = Policy({**AGES, Tier.DAILY: self.days * DAY}, self.minimum, self.share, timedelta(hours=48))
-        one = shelf(self.root, self.clock, zone=self.zone)
-        return Shelf(one.catalog, one.records, one.lock, rules, one.clock)
+        return replace(shelf(self.root, self.clock, zone=self.zone), policy=rules)
 
     def made(self, time: datetime, kind: str, tier: Tier = Tier.DAILY, name: str = "app", halves: str = "dm") -> None:
         identifier = on_disk(self.root, tier, time, kind, name=name, halves=halves)

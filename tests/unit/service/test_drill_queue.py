@@ -84,12 +84,12 @@ def test_never_beside_another_run_and_not_for_ever(
 @pytest.mark.parametrize("yielding", [True, False])
 def test_every_run_goes_before_it_and_before_no_other_drill(tmp_path: Path, yielding: bool) -> None:
     """Whoever wants the lock asks its holder to end, also without `--wait`."""
-    shop, begun, over = _Shop(tmp_path), threading.Event(), threading.Event()
+    context, begun, over = _Context(tmp_path), threading.Event(), threading.Event()
     asked = tmp_path / "state" / "restore-first"
 
     def drill() -> None:
         run = Run(id="r1", operation="drill", set="daily_x", started=NOW)
-        with runs.locked(shop, run, 0, yielding=yielding):
+        with runs.locked(context, run, 0, yielding=yielding):
             begun.set()
             while not (asked.exists() or over.wait(0.02)):
                 pass
@@ -98,14 +98,14 @@ def test_every_run_goes_before_it_and_before_no_other_drill(tmp_path: Path, yiel
     thread.start()
     assert begun.wait(10)
     create = Run(id="r2", operation="create", tier="daily", started=NOW)
-    with contextlib.nullcontext() if yielding else pytest.raises(LockHeld), runs.locked(shop, create, 0):
+    with contextlib.nullcontext() if yielding else pytest.raises(LockHeld), runs.locked(context, create, 0):
         assert asked.read_text().startswith("create daily\n")
     assert asked.exists() is yielding
     over.set()
     thread.join(10)
 
 
-class _Shop:
+class _Context:
     """What runs work with, as far as the lock is concerned."""
 
     def __init__(self, root: Path) -> None:

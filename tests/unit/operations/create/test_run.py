@@ -33,7 +33,7 @@ def app(tmp_path: Path) -> App:
 
 
 def media(app: App) -> Run:
-    return create(Request(tier=Tier.DAILY, only="media"), app.workshop(Silent()))
+    return create(Request(tier=Tier.DAILY, only="media"), app.create_context(Silent()))
 
 
 def test_a_run_says_what_it_was_asked_for(app: App) -> None:
@@ -78,7 +78,9 @@ def test_a_disk_that_hangs_is_told_with_what_is_there_by_then(
     monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(*((verify_new, "check") if when == "verified" else (sources, "archive")), hang)
     with pytest.raises(StoreError):
-        create(Request(tier=Tier.DAILY, only="media"), replace(app.workshop(Silent()), stall_timeout=0.1), least=0.1)
+        create(
+            Request(tier=Tier.DAILY, only="media"), replace(app.create_context(Silent()), stall_timeout=0.1), least=0.1
+        )
     (run,) = records
     assert (run.outcome, run.exit_code) == (Outcome.FAILED, 137)
     sets = [stored.id for stored in app.catalog.sets()]

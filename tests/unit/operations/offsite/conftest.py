@@ -15,7 +15,7 @@ from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
 from backup.model.manifest import Tier
 from backup.operations.offsite import upload as uploading
-from backup.operations.offsite.context import Shop
+from backup.operations.offsite.context import OffsiteContext
 from backup.progress import Silent
 from tests.support.memory_remote import MemoryPlace
 from tests.support.set_factory import on_disk
@@ -40,7 +40,7 @@ class Stack:
     def records(self) -> Records:
         return Records(self.root / "state" / "runs")
 
-    def shop(self, **changes: Any) -> Shop:
+    def context(self, **changes: Any) -> OffsiteContext:
         settled = {
             "place": "s3",
             "remote": self.place,
@@ -52,7 +52,7 @@ class Stack:
             "progress": Silent(),
             "clock": self.tick,
         }
-        return Shop(**{**settled, **changes})
+        return OffsiteContext(**{**settled, **changes})
 
     def tick(self) -> datetime:
         """The time, a moment later with each look."""
@@ -63,7 +63,7 @@ class Stack:
         return on_disk(self.root, tier, self.now - timedelta(days=days, hours=2), kind, **more)
 
     def upload(self, tiers: tuple[Tier, ...] = TIERS, **changes: Any) -> uploading.Report:
-        return uploading.upload(uploading.Request(tiers=tiers), self.shop(**changes))
+        return uploading.upload(uploading.Request(tiers=tiers), self.context(**changes))
 
     def keys(self, identifier: str) -> list[str]:
         return [key for key in sorted(self.place.objects) if identifier in key]

@@ -41,11 +41,11 @@ def test_a_folder_gets_what_was_sent(stack: Stack, tmp_path: Path) -> None:
     sent = {path.name: path.read_bytes() for path in (stack.root / "daily").iterdir() if path.suffix != ".verdict"}
     stack.upload()
     to = tmp_path / "to"
-    pull_to(stack.shop(), "latest", to)
+    pull_to(stack.context(), "latest", to)
     assert {path.name: path.read_bytes() for path in to.iterdir() if path.name != "RESTORE.txt"} == sent
     assert made in (to / "RESTORE.txt").read_text()
     with pytest.raises(StoreError, match="is not empty"):
-        pull_to(stack.shop(), "latest", to)
+        pull_to(stack.context(), "latest", to)
 
 
 def test_a_copy_dated_ahead_of_the_clock_is_not_the_newest(stack: Stack, tmp_path: Path) -> None:
@@ -54,8 +54,8 @@ def test_a_copy_dated_ahead_of_the_clock_is_not_the_newest(stack: Stack, tmp_pat
     ahead = stack.make()
     stack.upload()
     stack.now -= timedelta(days=9)
-    assert pull_to(stack.shop(), "latest", tmp_path / "to").id == made
-    assert pull_to(stack.shop(), ahead, tmp_path / "ahead").id == ahead
+    assert pull_to(stack.context(), "latest", tmp_path / "to").id == made
+    assert pull_to(stack.context(), ahead, tmp_path / "ahead").id == ahead
     book = BookFile(stack.root, "s3").read()
     for now, newest in ((stack.now, made), (stack.now + timedelta(days=9), ahead)):
         held = newest_held(book, now)
@@ -67,7 +67,7 @@ def test_a_set_that_is_here_is_not_overwritten(stack: Stack) -> None:
     stack.upload()
     before = {path: path.read_bytes() for path in (stack.root / "daily").iterdir()}
     with pytest.raises(AlreadyHere, match="is here already and was not overwritten") as refused:
-        fetch.pull(stack.shop(), made)
+        fetch.pull(stack.context(), made)
     assert refused.value.exit_code == 46
     assert {path: path.read_bytes() for path in (stack.root / "daily").iterdir()} == before
 
@@ -85,15 +85,15 @@ def test_the_copy_of_a_damaged_set_takes_its_place_and_the_damaged_files_stay_un
     damaged = {name: (stack.root / "daily" / name).read_bytes() for name in names(stack.root / "daily")}
     stack.place.flip(f"daily/{dump}")
     with pytest.raises(IntegrityError, match="with other bytes"):  # nothing here was touched for a bad copy
-        fetch.pull(stack.shop(), sound)
+        fetch.pull(stack.context(), sound)
     assert {name: (stack.root / "daily" / name).read_bytes() for name in names(stack.root / "daily")} == damaged
     stack.place.flip(f"daily/{dump}")
     with pytest.raises(IntegrityError):  # these small files are no dumps: the copy is not verified
-        fetch.pull(stack.shop(), sound)
+        fetch.pull(stack.context(), sound)
     assert (stack.root / "daily" / dump).read_text() == sound
     assert (stack.root / "damaged" / sound / dump).read_text() == "damaged"
     with pytest.raises(IntegrityError, match="was brought before and is not good either") as refused:
-        fetch.pull(stack.shop(), sound)
+        fetch.pull(stack.context(), sound)
     assert str(stack.root / "damaged" / sound) in refused.value.hint
     stack.catalog.remove(stack.catalog.find(sound))
     assert stack.catalog.settle() == [] and names(stack.root / "damaged") == [], "what is removed stays removed"
@@ -154,10 +154,10 @@ def test_what_does_not_come_whole_leaves_nothing(
             described["artifacts"][0]["file"] = {"foreign manifest": "authorized_keys", "evil manifest": "../x"}[mishap]
         stack.place.lay(manifest, json.dumps(described).encode())
     with pytest.raises(error, match=words):
-        fetch.pull(stack.shop(), made)
+        fetch.pull(stack.context(), made)
     assert names(stack.root / "daily") == []
     with pytest.raises(error, match=words):
-        pull_to(stack.shop(), made, tmp_path / "to")
+        pull_to(stack.context(), made, tmp_path / "to")
     assert names(tmp_path / "to") == []
 
 
@@ -172,11 +172,11 @@ def test_what_was_archived_comes_back_once_the_store_has_its_bytes(stack: Stack,
     for key in keys:
         stack.place.archive(key)
     with pytest.raises(RemoteArchived) as refused:
-        pull_to(stack.shop(), made, tmp_path / "to")
+        pull_to(stack.context(), made, tmp_path / "to")
     assert all(f"s3://memory/{key}" in refused.value.hint for key in keys)
     for key in keys:
         stack.place.thaw(key)
-    assert pull_to(stack.shop(), made, tmp_path / "to").id == made
+    assert pull_to(stack.context(), made, tmp_path / "to").id == made
 
 
 def test_latest_is_the_newest_that_can_be_had_and_those_passed_over_are_told(stack: Stack, tmp_path: Path) -> None:
@@ -190,23 +190,23 @@ def test_latest_is_the_newest_that_can_be_had_and_those_passed_over_are_told(sta
     stack.place.lose(f"daily/obcms_media_{broken}.tar.gz")
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}")
-    assert pull_to(stack.shop(), "latest", tmp_path / "to").id == whole
+    assert pull_to(stack.context(), "latest", tmp_path / "to").id == whole
     logger.remove(sink)
     passed = [line.split()[2].strip(":") for line in lines if line.startswith("passed over")]
     assert passed == [broken, unended, described, flipped, archived] and files not in passed
     stack.place.broken.add(f"daily/obcms_backup_{whole}.sql.gz")
     with pytest.raises(RemoteFailed, match="cannot be read"):  # a place that fails is no reason to go on
-        pull_to(stack.shop(), "latest", tmp_path / "another")
+        pull_to(stack.context(), "latest", tmp_path / "another")
     stack.place.broken.clear()
     stack.place.flip(f"daily/obcms_backup_{whole}.sql.gz")
     with pytest.raises(IntegrityError, match=broken):  # that of the newest
-        pull_to(stack.shop(), "latest", tmp_path / "another")
+        pull_to(stack.context(), "latest", tmp_path / "another")
     for key in list(stack.place.objects):
         stack.place.lose(key)
     with pytest.raises(NotFound, match="no whole set"):
-        pull_to(stack.shop(), "latest", tmp_path / "none")
+        pull_to(stack.context(), "latest", tmp_path / "none")
     with pytest.raises(NotFound, match="no set at"):
-        pull_to(stack.shop(), "daily_2025-10-01_02-00-00", tmp_path / "none")
+        pull_to(stack.context(), "daily_2025-10-01_02-00-00", tmp_path / "none")
 
 
 def test_a_temporary_folder_is_gone_afterwards(stack: Stack) -> None:
@@ -216,7 +216,7 @@ def test_a_temporary_folder_is_gone_afterwards(stack: Stack) -> None:
     def find(folder: Path) -> StoredSet:
         return resolve.find(stack.catalog, str(folder), ["media"])
 
-    with temporarily(stack.shop(), "latest", find) as stored:
+    with temporarily(stack.context(), "latest", find) as stored:
         assert stored.id == made and stored.good and stored.directory.parent == stack.root / "temp"
         sweep(stack.root)  # not of one that is at work
         assert names(stored.directory)
@@ -242,5 +242,5 @@ def test_the_tier_comes_back_to_its_folder(stack: Stack) -> None:
     for path in list((stack.root / "monthly").iterdir()):
         path.unlink()
     with pytest.raises(IntegrityError):  # these small files are no dumps: it is published, then found so
-        fetch.pull(stack.shop(), made)
+        fetch.pull(stack.context(), made)
     assert stack.catalog.find(made).state == "damaged" and stack.catalog.find(made).tier is Tier.MONTHLY

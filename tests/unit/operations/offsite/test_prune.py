@@ -20,7 +20,7 @@ POLICY = Policy({Tier.DAILY: timedelta(days=30)}, minimum=3, share=100, fresh=ti
 
 
 def prune(stack: Stack, policy: Policy = POLICY, **changes: bool) -> pruning.Report:
-    return pruning.prune(pruning.Request(**changes), stack.shop(), policy)
+    return pruning.prune(pruning.Request(**changes), stack.context(), policy)
 
 
 def aged(stack: Stack, count: int = 6) -> list[str]:
@@ -34,12 +34,12 @@ def aged(stack: Stack, count: int = 6) -> list[str]:
 def test_what_is_over_its_time_goes_and_the_newest_stay(stack: Stack) -> None:
     made = aged(stack)
     local = sorted(path.name for path in (stack.root / "daily").iterdir())
-    planned = pruning.plan(pruning.Request(), stack.shop(), POLICY)
+    planned = pruning.plan(pruning.Request(), stack.context(), POLICY)
     assert [stored.id for stored in planned.going] == made[:2:-1] and stack.keys(made[5])
     report = prune(stack)
     assert report.ends == dict.fromkeys(made[3:], "removed")
     assert not any(stack.keys(gone) for gone in made[3:]) and all(len(stack.keys(kept)) == 5 for kept in made[:3])
-    assert set(stack.shop().book.read().copies) == set(made[:3]) and stack.shop().book.read().leaving == {}
+    assert set(stack.context().book.read().copies) == set(made[:3]) and stack.context().book.read().leaving == {}
     assert sorted(path.name for path in (stack.root / "daily").iterdir()) == local
     assert stack.records.all()[0].operation == "offsite-prune" and "removed 3 sets" in report.words
 
@@ -63,7 +63,7 @@ def test_a_place_that_keeps_its_objects_is_no_failure(stack: Stack, end: str, wo
         stack.place.removal = "retained"
     report = prune(stack)
     assert report.ends == dict.fromkeys(made[3:], end) and words in report.words and report.exit_code == 0
-    assert stack.place.objects == before and set(stack.shop().book.read().copies) == set(made)
+    assert stack.place.objects == before and set(stack.context().book.read().copies) == set(made)
     assert stack.records.all()[0].outcome is Outcome.SUCCESS
 
 
@@ -85,7 +85,7 @@ def test_the_manifest_goes_first_and_a_cut_is_finished(stack: Stack, monkeypatch
             prune(stack)
     assert order[0] == f"daily/obcms_set_{made[5]}.json" and len(stack.keys(made[5])) == 3
     prune(stack)
-    assert stack.keys(made[5]) == [] and stack.shop().book.read().leaving == {}
+    assert stack.keys(made[5]) == [] and stack.context().book.read().leaving == {}
 
 
 def test_pinned_unknown_and_foreign_copies_stay(stack: Stack) -> None:
@@ -119,7 +119,7 @@ def filled(stack: Stack, days: int) -> None:
 
 def said(stack: Stack) -> list[str]:
     """What health says of the last cleanup."""
-    seen = copy_status.Seen("s3", "the place", stack.shop().book.read(), [], timedelta(days=9999))
+    seen = copy_status.Seen("s3", "the place", stack.context().book.read(), [], timedelta(days=9999))
     return [
         f"{r.text} {r.hint}" for r in copy_status.reasons(seen, stack.records.all(), stack.now) if "cleanup" in r.text
     ]

@@ -182,18 +182,18 @@ def test_the_third_clock_tells_what_is_offsite(stack: Stack) -> None:
 def test_a_set_of_files_alone_is_no_newest_copy(stack: Stack) -> None:
     stack.make(halves="m")
     stack.upload()
-    seen = copy_status.Seen("s3", "s3://bucket", stack.shop().book.read(), [], HOUR)
+    seen = copy_status.Seen("s3", "s3://bucket", stack.context().book.read(), [], HOUR)
     assert copy_status.newest_held(seen.book, NOW) is None and copy_status.newest_held(Book(), NOW) is None
 
 
 def test_a_book_that_is_damaged_is_an_empty_one(stack: Stack) -> None:
     made = stack.make()
     stack.upload()
-    path = stack.shop().book.path
+    path = stack.context().book.path
     path.write_text("{")
-    assert stack.shop().book.read() == Book()
+    assert stack.context().book.read() == Book()
     stack.upload()
-    assert stack.shop().book.read().copies[made].held
+    assert stack.context().book.read().copies[made].held
     assert Records(stack.root / "state" / "runs").all() and Catalog(stack.root, ZoneInfo("UTC")).find(made).good
 
 

@@ -33,7 +33,7 @@ def test_a_set_is_sent_whole_and_its_manifest_last(stack: Stack) -> None:
         *["RESTORE"],
         *["obcms"] * 4,
     ]
-    copy = stack.shop().book.read().copies[made]
+    copy = stack.context().book.read().copies[made]
     assert copy.state == "offsite" and set(copy.items) == set(stack.keys(made)) and copy.database
     for key in stack.keys(made):
         assert copy.items[key].sha256 == hashlib.sha256(stack.place.objects[key]).hexdigest()
@@ -53,11 +53,11 @@ def test_what_is_there_costs_one_listing(stack: Stack) -> None:
 def test_a_lost_book_costs_questions_but_sends_nothing(stack: Stack) -> None:
     made = stack.make()
     stack.upload()
-    stack.shop().book.path.unlink()
+    stack.context().book.path.unlink()
     stack.place.requests.clear()
     report = stack.upload()
     assert report.sent == [] and report.same == 1 and "put" not in stack.place.requests
-    assert stack.shop().book.read().copies[made].held
+    assert stack.context().book.read().copies[made].held
 
 
 def test_only_what_is_missing_or_differs_is_sent_again(stack: Stack) -> None:
@@ -78,7 +78,7 @@ def test_only_verified_good_sets_are_sent(stack: Stack, kind: str) -> None:
     assert stack.upload().sent == [] and stack.place.objects == {}
     if kind in ("damaged", "unverified"):
         with pytest.raises(IntegrityError, match="not sent: only sets that have been verified"):
-            uploading.upload(uploading.Request(only=made), stack.shop())
+            uploading.upload(uploading.Request(only=made), stack.context())
         assert stack.place.objects == {}
 
 
@@ -116,7 +116,7 @@ def test_a_cut_at_any_object_leaves_no_manifest_and_goes_on_later(stack: Stack, 
         stack.upload()
     assert f"daily/obcms_set_{made}.json" not in stack.place.objects
     assert local == {path: path.read_bytes() for path in (stack.root / "daily").iterdir()}
-    assert not stack.shop().book.read().copies
+    assert not stack.context().book.read().copies
     run = stack.records.all()[0]
     assert run.outcome is Outcome.FAILED and run.exit_code == 32
     stack.place.fail = lambda key: None
@@ -158,7 +158,7 @@ def test_a_set_that_is_pruned_meanwhile_is_not_offsite(stack: Stack) -> None:
     stack.place.fail = fail
     with pytest.raises(NotFound, match="removed here meanwhile; what was sent has no manifest"):
         stack.upload()
-    assert f"daily/obcms_set_{made}.json" not in stack.place.objects and not stack.shop().book.read().copies
+    assert f"daily/obcms_set_{made}.json" not in stack.place.objects and not stack.context().book.read().copies
 
 
 def test_a_file_that_changes_meanwhile_is_not_sent(stack: Stack) -> None:
@@ -217,14 +217,14 @@ def test_what_is_encrypted_on_its_way_is_described_as_it_lies_there(stack: Stack
     assert local and not any(artifact.encryption for artifact in local.artifacts)
     stack.place.requests.clear()
     assert stack.upload(encrypt=reversing).same == 1 and stack.place.requests == {"list": 1}
-    verify_copies.verify(verify_copies.Request(), stack.shop())
+    verify_copies.verify(verify_copies.Request(), stack.context())
     assert stack.place.requests["get"] == 1  # its checksum is known again by the place's own word for it
-    stack.shop().book.path.unlink()
+    stack.context().book.path.unlink()
     sent = len(stack.place.order)
     assert stack.upload(encrypt=reversing).same == 1 and len(stack.place.order) == sent
     # Other bytes under a known name, of which the place tells nothing: they are read, and sent again.
     stack.place.flip(f"daily/{manifest['artifacts'][0]['file']}")
-    stack.shop().book.path.unlink()
+    stack.context().book.path.unlink()
     assert stack.upload(encrypt=reversing).sent == [made]
 
 
@@ -261,7 +261,7 @@ def test_an_encrypted_object_that_was_never_confirmed_needs_not_be_overwritten(
     monkeypatch.setattr(MemoryPlace, "put", real)
     sent = list(stack.place.order)
     assert stack.upload(encrypt=salted).sent == [made] and stack.place.order[: len(sent)] == sent
-    verify_copies.verify(verify_copies.Request(read=True), stack.shop())
+    verify_copies.verify(verify_copies.Request(read=True), stack.context())
 
 
 def test_an_upload_waits_for_nobody_and_nobody_for_it(stack: Stack) -> None:
@@ -314,4 +314,4 @@ def test_an_encrypted_object_replaced_before_the_manifest_is_sent_again(stack: S
     sent = len(stack.place.order)
     stack.upload(encrypt=reversing)
     assert stack.place.order[sent:][0] == key
-    verify_copies.verify(verify_copies.Request(read=True), stack.shop())
+    verify_copies.verify(verify_copies.Request(read=True), stack.context())

@@ -17,7 +17,7 @@ from backup.cli import main
 from backup.cli import restore as restoring
 from backup.errors import EngineError, LockHeld
 from backup.model.run import Run
-from backup.operations.restore.context import Shop
+from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import Journal, JournalFile, Kept, KeptDatabase, KeptFile
 from backup.operations.restore.locking import stamp, unmoved
 from backup.storage import lock
@@ -91,16 +91,16 @@ def test_a_restore_is_under_way_as_long_as_somebody_is_at_it(
 
 def test_a_database_that_is_seen_to_be_lost_is_no_other_restore(tmp_path: Path) -> None:
     """After the loss of the server the run itself notes it, between a person's yes and the start."""
-    shop = cast("Shop", SimpleNamespace(catalog=SimpleNamespace(root=tmp_path)))
+    context = cast("RestoreContext", SimpleNamespace(catalog=SimpleNamespace(root=tmp_path)))
     database = KeptDatabase(live="app", current_oid=1, kept="app_old", kept_oid=2)
     seen = FIRST.model_copy(update={"database": database})
     for noted in (seen.with_lost("gone"), seen.with_lost("half removed"), seen):
         KeptFile(tmp_path).write(noted)
-        unmoved(shop, seen)
-        unmoved(shop, seen.with_lost("gone"))
+        unmoved(context, seen)
+        unmoved(context, seen.with_lost("gone"))
     for other in (FIRST, seen.model_copy(update={"id": "other"}), None):
         with pytest.raises(LockHeld, match="meanwhile"):
-            unmoved(shop, other)
+            unmoved(context, other)
 
 
 def test_a_plan_beside_the_safety_set_of_a_restore_says_so(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from backup.model.backup_set import StoredSet
 from backup.operations.restore import plan_inputs as gathering
-from backup.operations.restore.context import Shop
+from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.plan import Volume, plan
 from tests.unit.operations.restore.test_plan import GB, database, facts, stored
 
@@ -39,14 +39,14 @@ def test_all_that_is_put_on_one_disk_is_counted_together(
     )
     number = os.statvfs(tmp_path).f_fsid
     (tmp_path / "media").mkdir()
-    shop: Any = SimpleNamespace(
+    context: Any = SimpleNamespace(
         volumes=tmp_path,
         catalog=SimpleNamespace(root=tmp_path),
         server_free=lambda: (free, number if same else number + 1),
     )
     without = dataclasses.replace(known, server=known.server and dataclasses.replace(known.server, free=None))
     monkeypatch.setattr(gathering, "_with_server", lambda *_: without)
-    found = gathering._with_database(known, cast(Shop, shop), cast(StoredSet, known.source))
+    found = gathering._with_database(known, cast(RestoreContext, context), cast(StoredSet, known.source))
     assert found.server and found.server.free == free
     assert found.server.disk == (here if shared else "")
     assert plan(found).possible is not shared, plan(found)
