@@ -226,8 +226,8 @@ def test_differences_are_found_and_named(target: Sidecar, server: Server) -> Non
 def meddling(target: Sidecar, statement: str) -> Iterator[None]:
     """The product's own command line, with one statement run in the copy before it is dumped again."""
     script = (
-        "from backup.operations import drill\n"
-        "from backup.sources import places\n"
+        "from backup.operations.drill import run as drill\n"
+        "from backup.postgres import scratch_place as places\n"
         "from backup.cli import main\n"
         "import sys\n"
         "dump = drill._Drill._dumped\n"

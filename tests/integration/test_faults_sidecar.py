@@ -122,7 +122,7 @@ def test_stopped_at_random_moments(target: Sidecar, server: Server, number: sign
 EARLY = """
 import os, signal, sys
 from backup.cli import main
-from backup.stores import staged
+from backup.storage import staged_file as staged
 opened = staged._open
 def told(path, flags):
     descriptor = opened(path, flags)

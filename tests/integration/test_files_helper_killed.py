@@ -22,7 +22,7 @@ MANY = 3000
 KILLER = """
 import os, sys, time
 from pathlib import Path
-from backup import engine
+from backup.docker import engine
 from backup.cli import main
 wanted = dict(each.split("=") for each in os.environ["KILL"].split(","))
 media = Path(os.environ["BACKUP_VOLUMES_DIR"]) / "media"
@@ -62,7 +62,7 @@ sys.exit(main(sys.argv[1:]))
 HOLDER = """
 import contextlib, os, sys, time
 from pathlib import Path
-from backup import engine
+from backup.docker import engine
 from backup.cli import main
 spool = Path(os.environ["BACKUP_SPOOL_DIR"])
 begin = engine.Engine.start_alone

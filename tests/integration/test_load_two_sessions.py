@@ -101,9 +101,9 @@ def always_two(sidecar: Sidecar) -> Sidecar:
     """The product's own command line, with a second session for however few rows, and what it does always foreseen."""
     path = sidecar.root.parent / "two.py"
     path.write_text(
-        "import sys\nfrom backup.operations import foresee, load\nfrom backup.cli import main\n"
-        "for each in (load.loading, foresee.foreseeing):\n    each.__wrapped__.__kwdefaults__['least'] = 0\n"
-        "foresee._known = lambda reading: reading.result()\nsys.exit(main(sys.argv[1:]))\n"
+        "import sys\nfrom backup.operations import load, prefetch\nfrom backup.cli import main\n"
+        "for each in (load.loading, prefetch.foreseeing):\n    each.__wrapped__.__kwdefaults__['least'] = 0\n"
+        "prefetch._known = lambda reading: reading.result()\nsys.exit(main(sys.argv[1:]))\n"
     )
     sidecar.program = path
     return sidecar
@@ -271,11 +271,11 @@ def test_a_signal_while_the_second_session_starts_leaves_nothing(target: Sidecar
     created(target)
     broken(
         target,
-        "import os, signal, time\nfrom backup.operations import beside\n"
-        "class Pool(beside.ThreadPoolExecutor):\n    def submit(self, work, *rest):\n"
+        "import os, signal, time\nfrom backup.operations import parallel_load\n"
+        "class Pool(parallel_load.ThreadPoolExecutor):\n    def submit(self, work, *rest):\n"
         "        found = super().submit(work, *rest)\n        if work is not int:\n"
         "            os.kill(os.getpid(), signal.SIGTERM)\n            time.sleep(0.01)\n        return found\n"
-        "beside.ThreadPoolExecutor = Pool\n",
+        "parallel_load.ThreadPoolExecutor = Pool\n",
     )
     for command in ("restore", "drill"):
         result = tried(target, command)

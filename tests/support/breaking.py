@@ -18,7 +18,7 @@ import os, pathlib, signal, subprocess, sys
 from backup.cli import main
 from backup.catalog.catalog import Catalog
 from backup.operations.restore.journal import files
-from backup.sources import filetrees
+from backup.media import helper
 step, verb = os.environ.get("BREAK_STEP"), os.environ.get("BREAK_VERB")
 command, dump = os.environ.get("BREAK_COMMAND"), os.environ.get("BREAK_DUMP")
 write, publish, popen = files.JournalFile._write, Catalog.publish, subprocess.Popen
@@ -45,7 +45,7 @@ files.JournalFile._write = written
 if dump:
     Catalog.publish = published
 if verb:
-    filetrees.subprocess.Popen = started
+    helper.subprocess.Popen = started
 sys.exit(main(sys.argv[1:]))
 """
 
