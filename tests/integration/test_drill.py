@@ -250,7 +250,7 @@ def meddling(target: Sidecar, statement: str) -> Iterator[None]:
 WANTING = """
 import subprocess, sys
 from backup.cli import main
-from backup.operations import drill
+from backup.operations.drill import run as drill
 load = drill._Drill._load
 def wanting(self, place, expected):
     find = ["docker", "ps", "-q", "--filter", "label=obcms.backup.role=server", "--filter"]

@@ -94,7 +94,7 @@ def test_a_backup_without_an_engine(backing: Sidecar, doomed: Engine, victim: Se
 WAITING = """
 import os, subprocess, sys
 from backup.cli import main
-from backup.operations import drill
+from backup.operations.drill import run as drill
 method = os.environ.get("BREAK_AT")
 if method:
     do = getattr(drill._Drill, method)

@@ -251,7 +251,7 @@ def test_two_restores_at_once(target: Target) -> None:
 SLOW_DRILL = """
 import sys, time
 from backup.cli import main
-from backup.operations import drill
+from backup.operations.drill import run as drill
 dump = drill._Drill._dumped
 drill._Drill._dumped = lambda self, *rest: (time.sleep(300), dump(self, *rest))[1]
 sys.exit(main(sys.argv[1:]))
