@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-import queue
 import re
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ import pyrage
 
 from backup.errors import BackupError, IntegrityError, KeyMissing
 from backup.formatting import printable
+from backup.pipeline.bounded_queue import BoundedQueue
 from backup.pipeline.bridge import Writer, run, through
 
 # How every age file begins, and what its name ends in.
@@ -165,7 +165,7 @@ class AgeWriter:
 
     def __init__(self, target: Target, to: Sequence[Recipient]) -> None:
         self._error: BaseException | None = None
-        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
+        self._queue = BoundedQueue[bytes | None](_QUEUED)
         self._abandoned = False
         self._thread = threading.Thread(target=self._work, args=(target, to), name="age", daemon=True)
         self._thread.start()
@@ -179,7 +179,7 @@ class AgeWriter:
 
     def close(self) -> None:
         """Encrypt the rest and write the marked last chunk; raises what went wrong."""
-        self._queue.put(None)
+        self._queue.put_last(None)
         self._thread.join()
         if self._error:
             raise self._error
@@ -187,7 +187,7 @@ class AgeWriter:
     def abandon(self) -> None:
         """End the thread without the last chunk; what was written does not decrypt."""
         self._abandoned = True
-        self._queue.put(None)
+        self._queue.put_last(None)
         self._thread.join()
 
     def _work(self, target: Target, to: Sequence[Recipient]) -> None:

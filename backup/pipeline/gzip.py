@@ -8,7 +8,6 @@ that (pictures, PDF, archives), so a block whose sample does not shrink is put i
 from __future__ import annotations
 
 import io
-import queue
 import struct
 import threading
 import zlib
@@ -16,6 +15,8 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import BinaryIO, Final, Protocol, cast
 
 from isal import igzip, igzip_lib, igzip_threaded, isal_zlib
+
+from backup.pipeline.bounded_queue import BoundedQueue
 
 # The first two bytes of every gzip file.
 MAGIC: Final = b"\x1f\x8b"
@@ -58,7 +59,7 @@ class GzipWriter:
         self._before = b""
         self._waiting: list[bytes] = []
         self._length = 0
-        self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
+        self._queue = BoundedQueue[bytes | None](_QUEUED)
         self._thread = threading.Thread(target=self._work, name="gzip", daemon=True)
         self._thread.start()
 
@@ -74,7 +75,7 @@ class GzipWriter:
         """Compress the rest and end the stream."""
         if self._length:
             self._pass_on()
-        self._queue.put(None)
+        self._queue.put_last(None)
         self._thread.join()
         if self._error:
             raise self._error
@@ -83,7 +84,7 @@ class GzipWriter:
     def abandon(self) -> None:
         """End the thread; what was written is of no use."""
         self._error = self._error or EOFError("abandoned")
-        self._queue.put(None)
+        self._queue.put_last(None)
         self._thread.join()
 
     def _pass_on(self) -> None:
