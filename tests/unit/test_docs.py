@@ -45,7 +45,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_states_that_are_drawn_are_those_of_the_journal() -> None:
-    drawn = re.findall(r'^  state "([a-z ]+)" as ', OVERVIEW, re.MULTILINE)
+    drawn = re.findall(r'^ +state "([a-z ]+)" as \w+$', OVERVIEW, re.MULTILINE)
     assert drawn == [*(step for step in Step if step is not Step.DONE), "rolling back"]
 
 
