@@ -8,7 +8,7 @@ each counts, because the machine may be doing other things. `python -m benchmark
 in run.py).
 
 Measured on 2 cores, 1,738 MB: the drill took 0.97 times as long as by hand into a server as it comes.
-docs/architecture.md has the figures and where the time goes.
+docs/benchmarks.md has the figures and where the time goes.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "docker-compose.backup.yml",
     *sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file()),
     ROOT / "tools" / "backup.bash",

@@ -38,7 +38,7 @@ SAYS = (
     (r"offsite setup(?!.*--dry-run)", "blocked"),
     (r"doctor --offsite", "delete: allowed"),
 )
-# "Without a terminal both want --force, or they refuse (exit 12)."
+# "`restore` and `undo` ask for `yes`; without a terminal they need `--force`" (else they refuse with exit code 12).
 ASKING = ("docker compose run --rm backup restore latest", "docker compose run --rm backup undo")
 
 

@@ -14,7 +14,7 @@ from backup.cli import app
 from tests.support import reference
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "deploy").rglob("*.y*ml"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").rglob("*.y*ml"))]
 COMPOSE = re.compile(
     r"docker(?: |-)compose\b.*?(?:run(?: --rm| -T| -[ve] ?\S+)* backup|exec(?: -T)? backup backup) (.+)"
 )
@@ -60,11 +60,12 @@ def test_links_lead_somewhere() -> None:
 
 def test_anchors_are_headings() -> None:
     for page in (path for path in PAGES if path.suffix == ".md"):
-        text = page.read_text()
-        headings = {
-            re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.M)
-        }
-        assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings, page.name
+        for target, anchor in re.findall(r"\]\((?!https)([^)#\s]*)#([^)]+)\)", page.read_text()):
+            text = (page.parent / target if target else page).read_text()
+            headings = {
+                re.sub(r"[^a-z0-9_ -]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.+)$", text, re.M)
+            }
+            assert anchor in headings, f"{page.name}: {target}#{anchor}"
 
 
 def test_the_reference_is_what_the_settings_say() -> None:

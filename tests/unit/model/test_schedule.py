@@ -358,7 +358,7 @@ def test_every_slot_is_claimed_exactly_once_whenever_somebody_comes_by(
 
 # --- what the scheduler makes of it -----------------------------------------------------------------------------------
 
-# zone, line, asked at: whether supercronic 0.2.45 goes wrong (measured; see docs/architecture.md)
+# zone, line, asked at: whether supercronic 0.2.45 goes wrong (measured; see docs/decisions/0005-the-schedule.md)
 MISLED = [
     (NEW_YORK, "0 2 * * *", utc(2025, 3, 8, 12), True),  # an hour early, then gigabytes of log
     (NEW_YORK, "0 3 * * *", utc(2025, 3, 8, 12), False),
