@@ -19,8 +19,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run, new_run_id
 from backup.model.schedule import BUSY, GRACE, VANISHED, WELL, Account, Owed, owed, resting, settle, stillborn
 from backup.monitoring.health import Reason
-from backup.operations.jobs import COMMANDS, LOCKLESS, operation_of, tier_of
-from backup.operations.offsite.plans import BESIDE
+from backup.operations.jobs import COMMANDS, LOCKLESS, OFFSITE, operation_of, tier_of
 from backup.storage import lock
 
 _LOOK: Final = timedelta(seconds=10)
@@ -126,7 +125,7 @@ class Accounting:
     def _catch_up(self, book: Book, now: datetime) -> None:
         for slot in owed(self.jobs, book.jobs, now, self.zone):
             account = book.jobs[slot.job]
-            if (slot.job in BESIDE) not in self._children and self._ready(slot, account, now):
+            if (slot.job in OFFSITE) not in self._children and self._ready(slot, account, now):
                 self._start(slot, account, now)
                 return
 
@@ -150,7 +149,7 @@ class Accounting:
             with self.ledger.changing(now) as draft:
                 if found := draft.book.jobs.get(slot.job):
                     draft.book = draft.book.with_account(slot.job, found.model_copy(update={"reason": reason}))
-            self._children[slot.job in BESIDE] = (self.spawn(slot.job), slot, now)
+            self._children[slot.job in OFFSITE] = (self.spawn(slot.job), slot, now)
         except BackupError as error:
             logger.error("{} could not be started: {} {}", slot.job, error.message, error.hint)
 

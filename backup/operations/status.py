@@ -24,9 +24,8 @@ from backup.monitoring.overview.compute import NO_OFFSITE, Facts, Policy
 from backup.operations.catch_up import reasons
 from backup.operations.jobs import jobs
 from backup.operations.offsite import copy_status as told
-from backup.operations.offsite.plans import ages, places, uploads
 from backup.operations.offsite.remote_state import BookFile
-from backup.operations.offsite.rules import candidates
+from backup.operations.offsite.rules import ages, candidates, places, uploads
 from backup.operations.prune import WAITS, MemoryFile, is_cleanup
 from backup.operations.prune import policy as retention_policy
 from backup.operations.restore.journal import Kept, KeptFile, journal_reason, lost_words

@@ -21,6 +21,7 @@ from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.import_ import arrivals
+from backup.operations.offsite.layout import sums
 from backup.operations.verify.run import Checked, check
 from backup.storage.directory import LocalStore
 from backup.storage.errors import free_space, storing
@@ -180,7 +181,7 @@ def _with_sums(stored: StoredSet, catalog: Catalog) -> StoredSet:
     if stored.manifest is None or name in stored.files:
         return stored
     store = LocalStore(stored.directory)
-    store.put(name, "".join(f"{a.stored_sha256}  {a.file}\n" for a in stored.manifest.artifacts).encode())
+    store.put(name, sums(stored.manifest))
     return next(each for each in catalog.sets_in(stored.directory) if each.id == stored.id)
 
 

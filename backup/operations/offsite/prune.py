@@ -19,7 +19,7 @@ from backup.operations import runs
 from backup.operations.offsite.context import OffsiteContext, listed, manifest_of
 from backup.operations.offsite.copy_status import PRUNE
 from backup.operations.offsite.layout import RemoteSet, compare, keys_of
-from backup.operations.offsite.model import Book, Copy
+from backup.operations.offsite.remote_state import Book, Copy
 from backup.operations.offsite.rules import unchanged
 from backup.operations.prune import Decided, Known, MemoryFile, careful
 from backup.storage.remote import Removal
