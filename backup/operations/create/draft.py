@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backup.model.manifest import Artifact, DatabasePart, VolumePart
+from backup.operations import runs
 from backup.postgres.dump.definitions import Definitions
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
@@ -47,14 +46,4 @@ class Draft:
 
     def timed(self, phase: str) -> contextlib.AbstractContextManager[None]:
         """Add the body's duration to `phase`."""
-        return timed(self.seconds, phase)
-
-
-@contextlib.contextmanager
-def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Add the body's duration to `phase`."""
-    start = time.monotonic()
-    try:
-        yield
-    finally:
-        seconds[phase] = round(seconds.get(phase, 0) + time.monotonic() - start, 3)
+        return runs.timed(self.seconds, phase)

@@ -15,9 +15,9 @@ from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
 from backup.model.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
-from backup.model.run import Outcome, Run, new_run_id
+from backup.model.run import Outcome, Run
 from backup.monitoring import forecast
-from backup.operations import runs
+from backup.operations import runs, watchdog
 from backup.operations.create.context import CreateContext
 from backup.operations.create.draft import Draft
 from backup.operations.create.reach_database import reach, reach_again, went_away
@@ -38,16 +38,12 @@ LEAST: Final = 30.0
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to back up, `slot` and `slots` as in Run. `wait` to queue, `patience` for a starting database: seconds."""
+class Request(runs.Request):
+    """What to back up. `patience` are the seconds for which a starting database is waited for."""
 
     tier: Tier
     only: Only | None = None
-    trigger: str = "manual"
-    wait: float = 0.0
     patience: float = 0.0
-    slot: datetime | None = None
-    slots: int = 0
 
 
 def create(request: Request, context: CreateContext, least: float = LEAST) -> Run:
@@ -55,31 +51,19 @@ def create(request: Request, context: CreateContext, least: float = LEAST) -> Ru
 
     A disk that stands still is waited for `least` seconds, or twice the patience of the settings.
     """
-    started = context.clock()
-    run = Run(
-        id=new_run_id(started),
-        operation="create",
-        tier=request.tier,
-        trigger=request.trigger,
-        only=request.only or "",
-        slot=request.slot,
-        slots=request.slots,
-        started=started,
-    )
+    run = request.run("create", context.clock(), tier=request.tier, only=request.only or "")
 
     def stuck(idle: float) -> None:
         # It has a set when that was published, and was being verified.
         known = recording.run
-        runs.record(
-            context.records, runs.failed(known, runs.stuck(idle, known.set), context.clock(), recording.seconds)
-        )
+        error = watchdog.stuck(idle, known.set)
+        runs.record(context.records, runs.failed(known, error, context.clock(), recording.seconds))
         os.kill(os.getpid(), signal.SIGKILL)
 
     patience = max(2 * context.stall_timeout, least)
-    with runs.locked(context, run, request.wait):
-        # It may have queued for hours: a set is as old as its dump, not as its request.
-        started = context.clock()
-        run = run.model_copy(update={"started": started})
+    # It may have queued for hours: a set is as old as its dump, not as its request.
+    with runs.locked(context, run, request.wait) as run:
+        started = run.started
         with ExitStack() as undisturbed, runs.recorded(context, run) as recording:
             refuse_unfinished(context.catalog.root, started)
             identifier = context.catalog.new_id(request.tier, started)

@@ -14,10 +14,8 @@ from backup.errors import LoadFailed, NotProven
 from backup.formatting import plural
 from backup.logging import logger
 from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
-from backup.model.run import Run, new_run_id
 from backup.operations import bare_dump, media_references, roles_file, runs
 from backup.operations.context import Context
-from backup.operations.create.draft import timed
 from backup.operations.drill.messages import judge, proven
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
 from backup.operations.preemption import giving_way
@@ -58,17 +56,8 @@ def drill(
 
     With the trigger NEW it gives way to every other run.
     """
-    started = context.clock()
-    run = Run(
-        id=new_run_id(started),
-        operation="drill",
-        tier=stored.tier,
-        trigger=trigger,
-        slot=slot,
-        slots=slots,
-        started=started,
-        set=stored.id,
-    )
+    request = runs.Request(wait=wait, trigger=trigger, slot=slot, slots=slots)
+    run = request.run("drill", context.clock(), tier=stored.tier, set=stored.id)
     with runs.locked(context, run, wait, yielding=trigger == NEW), runs.recorded(context, run) as recording:
         verdict = prove(stored, context, run.id, recording.seconds)
         recording.success = {"message": proven(verdict)}
@@ -78,7 +67,7 @@ def drill(
 def prove(stored: StoredSet, context: DrillContext, run: str, seconds: dict[str, float]) -> Verdict:
     """Verify and prove one set in the name of `run`, which holds the lock and is recorded; errors as in `drill`."""
     refuse_unfinished(context.catalog.root, context.clock())
-    with giving_way(context.catalog.root), timed(seconds, "total"):
+    with giving_way(context.catalog.root), runs.timed(seconds, "total"):
         verdict = _Drill(stored, context, run, seconds, context.clock()).verdict()
     judge(stored, verdict)
     return verdict
@@ -136,7 +125,7 @@ class _Drill:
         places.sweep()
         logger.info("restoring {} into {}", self.stored.id, places.way)
         with contextlib.ExitStack() as stack:
-            with timed(self.seconds, "prepare"):
+            with runs.timed(self.seconds, "prepare"):
                 self.context.progress.phase("starting a throw-away server")
                 roles = roles_file.read(self.stored, unchanged=False)
                 place = stack.enter_context(places.prepare(wanted(self.stored, roles), self.run))
@@ -167,7 +156,7 @@ class _Drill:
     def _restored(self, place: Place) -> list[str]:
         """Load, dump again, apply the database's settings: the differences."""
         try:
-            with timed(self.seconds, "load"):
+            with runs.timed(self.seconds, "load"):
                 loaded = self._load(place)
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
@@ -178,7 +167,7 @@ class _Drill:
             return [f"{NOT_LOADED}{refusal}"]
         if self.problems:
             return []
-        with timed(self.seconds, "dump"):
+        with runs.timed(self.seconds, "dump"):
             expected: Outline = loaded
             options = self._options(loaded)
             found = self._dumped(place, options, Outline(unordered=False, counting=False), loaded.head)
@@ -287,7 +276,7 @@ class _Drill:
             return None
         archived, columns = volume_archive.archived(self.stored), self.context.file_columns
         self.context.progress.phase("looking up the files that rows name")
-        with timed(self.seconds, "files"):
+        with runs.timed(self.seconds, "files"):
             try:
                 found = media_references.look_up(place.clients, archived, columns, self.run, self.path)
             except LoadFailed as error:

@@ -17,7 +17,6 @@ from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_good
 from backup.model.manifest import Manifest, file_name, parse_file_name
-from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.import_ import arrivals
@@ -42,8 +41,7 @@ class Adopted:
 def adopt(paths: Sequence[Path], stream: BinaryIO | None, context: Context, wait: float = 0.0) -> Adopted:
     """Import all sets in these folders and files, and those of the archive that `stream` is. One that is damaged, or
     whose id has another content here, is not; the others are, and the error is raised at the end."""
-    started = context.clock()
-    run = Run(id=new_run_id(started), operation=IMPORT, started=started)
+    run = runs.Request().run(IMPORT, context.clock())
     done = Adopted([], [])
     with runs.locked(context, run, wait), runs.recorded(context, run) as recording:
         arrived = arrivals.in_places(context.catalog, paths)

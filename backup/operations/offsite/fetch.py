@@ -20,7 +20,6 @@ from backup.model.manifest import Artifact, Manifest, to_json
 from backup.model.run import Run, new_run_id
 from backup.monitoring import forecast
 from backup.operations import runs
-from backup.operations.create.draft import timed
 from backup.operations.create.verify_new import verify_made
 from backup.operations.drill.messages import proven
 from backup.operations.drill.run import DrillContext, prove
@@ -44,10 +43,9 @@ def pull(context: OffsiteContext, query: str, wait: float = 0.0) -> Run:
     Nothing appears before every byte was read and compared. AlreadyHere for one that is here and not known to be
     damaged; the files of one that is are kept aside until the copy in its place has been verified.
     """
-    run = Run(id=new_run_id(context.clock()), operation=PULL, started=context.clock(), set=query)
-    with runs.locked(context, run, wait):
-        run = run.model_copy(update={"started": context.clock()})
-        with runs.recorded(context, run) as recording, timed(recording.seconds, "total"):
+    run = runs.Request().run(PULL, context.clock(), set=query)
+    with runs.locked(context, run, wait) as run:
+        with runs.recorded(context, run) as recording, runs.timed(recording.seconds, "total"):
             found, manifest, replaced = first(context, query, lambda *chosen: _published(context, *chosen))
             told = f"{size(manifest.stored_size)} from {context.remote.name}"
             recording.success = {
@@ -224,18 +222,10 @@ def drill(
     slots: int = 0,
 ) -> tuple[StoredSet, Verdict]:
     """Fetch, verify and prove one copy, and record the run. The lock of the volume is held for the proof alone."""
-    run = Run(
-        id=new_run_id(context.clock()),
-        operation=DRILL,
-        trigger=trigger,
-        slot=slot,
-        slots=slots,
-        started=context.clock(),
-        set=query,
-        place=context.place,
-    )
+    request = runs.Request(wait=wait, trigger=trigger, slot=slot, slots=slots)
+    run = request.run(DRILL, context.clock(), set=query, place=context.place)
     with runs.recorded_beside(context, run, f"{context.place}-drill", wait) as recording, ExitStack() as stack:
-        with timed(recording.seconds, "fetch"):
+        with runs.timed(recording.seconds, "fetch"):
             stored = stack.enter_context(temporarily(context, query, find))
         with runs.locked(local, run, wait):
             verdict = prove(stored, local, run.id, recording.seconds)

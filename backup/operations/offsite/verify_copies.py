@@ -12,9 +12,8 @@ from backup.formatting import plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Manifest
-from backup.model.run import Outcome, Run, new_run_id
+from backup.model.run import Outcome
 from backup.operations import runs
-from backup.operations.create.draft import timed
 from backup.operations.offsite.context import (
     OffsiteContext,
     digest,
@@ -38,7 +37,7 @@ _READS: Final = 2
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(runs.Request):
     """What to look at: all sets or `only` one. `read`: all their bytes, or a `share` of them, are read, too.
 
     `accept`: what was there and is not any more is no longer missed.
@@ -48,10 +47,6 @@ class Request:
     accept: bool = False
     read: bool = False
     share: bool = False
-    wait: float = 0.0
-    trigger: str = "manual"
-    slot: datetime | None = None
-    slots: int = 0
 
 
 @dataclass
@@ -84,18 +79,9 @@ def verify(request: Request, context: OffsiteContext) -> Report:
 
     IntegrityError when a copy is not as it should be, RemoteFailed when one cannot be read: after all were looked at.
     """
-    run = Run(
-        id=new_run_id(context.clock()),
-        operation=VERIFY,
-        trigger=request.trigger,
-        slot=request.slot,
-        slots=request.slots,
-        started=context.clock(),
-        set=request.only,
-        place=context.place,
-    )
+    run = request.run(VERIFY, context.clock(), set=request.only, place=context.place)
     with runs.recorded_beside(context, run, f"{context.place}-verify", request.wait) as recording:
-        with timed(recording.seconds, "total"):
+        with runs.timed(recording.seconds, "total"):
             report = _look(request, context)
         recording.success = {"message": report.words}
         if report.bad:

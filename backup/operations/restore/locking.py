@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from backup.errors import LockHeld
 from backup.formatting import listed, printable
 from backup.logging import logger
-from backup.model.run import Run, new_run_id
+from backup.model.run import Run
 from backup.operations import preemption, runs
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import Kept, KeptFile
@@ -35,8 +35,7 @@ def recorded(
 
     A backup is waited for; LockHeld for what changes the live data.
     """
-    started = context.clock()
-    run = Run(id=new_run_id(started), operation=operation, only=only, started=started, set=name)
+    run = runs.Request().run(operation, context.clock(), only=only, set=name)
     with contextlib.ExitStack() as stack:
         try:
             modest = preemption.asking(context.catalog.root, operation, behind)

@@ -47,7 +47,7 @@ def safety_set(only: Part, context: RestoreContext, *, wanted: bool) -> str:
     logger.info("taking a safety set of the present state")
     half: Half | None = only or (None if database else "media")
     try:
-        made = create(Request(Tier.PRE_RESTORE, half, "restore", wait=PATIENCE), context.create_context).set
+        made = create(Request(Tier.PRE_RESTORE, half, trigger="restore", wait=PATIENCE), context.create_context).set
     except LockHeld:
         raise
     except BackupError as error:
