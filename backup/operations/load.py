@@ -35,7 +35,7 @@ _GLANCE: Final = 0.2
 # Schema, table and name of a constraint.
 _PARTS: Final = 3
 # insufficient_privilege
-_NO_RIGHT: Final = "42501"
+NO_RIGHT: Final = "42501"
 
 
 class Load:
@@ -215,7 +215,7 @@ def wanted(stored: StoredSet, roles: str, *, rows: bool = True) -> Wanted:
 
 def against_set(error: LoadFailed, place: Place) -> bool:
     """Whether a load failed for what the set holds: not for want of something, nor of rights on somebody's server."""
-    return error.refused and (place.ours or error.sqlstate != _NO_RIGHT)
+    return error.refused and (place.ours or error.sqlstate != NO_RIGHT)
 
 
 def _build(

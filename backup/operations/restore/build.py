@@ -18,16 +18,15 @@ from backup.operations.load import Load, attempt_for, complete, load_dump
 from backup.operations.parts import archive_of, dump_of
 from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
-from backup.operations.restore.deferral import putting_aside
-from backup.operations.restore.fit import Fit
 from backup.operations.restore.journal import DatabaseSwap, Step
-from backup.operations.restore.own_settings import allowed, contrast, given, taken, told
+from backup.operations.restore.server_fit import Fit, allowed, contrast, given, last_notes, taken
 from backup.operations.roles_file import require_unchanged
 from backup.operations.verify.run import Found
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import Kind
 from backup.postgres import Login, settings_for
 from backup.postgres.admin import apply, create, drop
+from backup.postgres.deferred_statements import Deferred
 from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import DumpReader
@@ -74,7 +73,7 @@ def load(
     swap = _make(work, swap, login, like, place)
     its = taken(login, given(login, unlike, live, listed, part), swap.new)
     work.advance(Step.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
-    work.told += told(login, live, unlike, fitted.lacks)
+    work.told += last_notes(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, entries, fitted, lambda: _renew(work, login, like, place))
     work.context.progress.phase("counting rows and making the planner's statistics")
     new = replace(login, name=swap.new)
@@ -175,7 +174,7 @@ def _fill(
 
     def go(load: Load) -> None:
         # Anew for each attempt: what was put aside at the first is gone with its database.
-        with putting_aside(replace(source.login, name=swap.new), fitted) as aside:
+        with _putting_aside(replace(source.login, name=swap.new), fitted) as aside:
             reader = DumpReader(fitted.adaptation.applied(load.split, aside), counting=False)
             with sql() as given:
                 for piece in given:
@@ -193,6 +192,20 @@ def _fill(
         raise RestoreFailed(
             f"{stored.id} does not load: {error.message}. The live data were not touched", error.hint
         ) from error
+
+
+@contextlib.contextmanager
+def _putting_aside(login: Login, fitted: Fit) -> Iterator[Callable[[bytes], object]]:
+    """Takes what can be in the database only once it has its name: kept in it until the commit runs it.
+
+    Not where it is never to be the one that it can be in.
+    """
+    if fitted.lacks.elsewhere:
+        yield len
+        return
+    kept = Deferred(login)
+    yield kept.write
+    kept.close()
 
 
 def _pieces(stored: StoredSet, file: str, packed: bool, progress: Progress) -> Generator[bytes, None, None]:

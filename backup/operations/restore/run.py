@@ -22,9 +22,8 @@ from backup.model.backup_set import StoredSet
 from backup.model.run import RESTORE, Run
 from backup.operations import runs
 from backup.operations.parts import dump_of, volumes_of
-from backup.operations.restore import build, commit, downtime
+from backup.operations.restore import application, build, commit
 from backup.operations.restore.context import RestoreContext, Work
-from backup.operations.restore.fit import Fit
 from backup.operations.restore.journal import (
     DatabaseSwap,
     Journal,
@@ -39,9 +38,10 @@ from backup.operations.restore.journal import (
     unfinished,
 )
 from backup.operations.restore.locking import alone, recorded, stamp, undisturbed, unmoved
-from backup.operations.restore.plan_inputs import Part
+from backup.operations.restore.plan import Only
 from backup.operations.restore.preflight import fitting, require_extensions, safety_set
 from backup.operations.restore.replaced import lost
+from backup.operations.restore.server_fit import Fit
 from backup.operations.restore.unfinished import refuse_unfinished
 from backup.operations.verify.run import Found, check
 from backup.postgres.dump.dependency_queue import Entry
@@ -61,7 +61,7 @@ class Wish:
     """
 
     stored: StoredSet
-    only: Part = ""
+    only: Only = ""
     safety: bool = True
     kept: Kept | None = None
     allow_invalid: bool = False
@@ -101,7 +101,7 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
         said += _nearest(work)
     for text, hint in work.told:
         logger.log("WARNING" if hint else "INFO", "{}", f"{text}. {hint}" if hint else text)
-    text = "; ".join([f"{stored.id} is restored", *_without(work), *said, *downtime.told(work), _undoing(work)])
+    text = "; ".join([f"{stored.id} is restored", *_without(work), *said, *application.downtime(work), _undoing(work)])
     return text, _OTHERWISE if any(each.kind != "empty" for each in work.loaded.left) else 0
 
 
@@ -171,7 +171,7 @@ def undo(context: RestoreContext, kept: Kept | None) -> str:
         work = Work(context, JournalFile(context.catalog.root), journal)
         _begin(work)
         _guarded(work, lambda: None)
-    return "; ".join(["what was live before is live again", *downtime.told(work), "`undo` changes it back"])
+    return "; ".join(["what was live before is live again", *application.downtime(work), "`undo` changes it back"])
 
 
 def _database_of(kept: KeptDatabase) -> DatabaseSwap:
@@ -234,15 +234,15 @@ def _end(work: Work, back: bool) -> str:
         with contextlib.suppress(BackupError):
             work.context.source().sweep()
     if back or journal.step.number < Step.SWAPPED.number:
-        downtime.stop_again(work)
+        application.stop_again(work)
     if back or direction(journal) == "back":
         commit.back(work)
         done = f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
     else:
-        downtime.find_way(work)
+        application.find_way(work)
         commit.forward(work)
         done = f"the {journal.kind} of {printable(journal.set)} is finished"
-    return "; ".join([done, *_nearest(work), *downtime.told(work)])
+    return "; ".join([done, *_nearest(work), *application.downtime(work)])
 
 
 def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
@@ -270,7 +270,7 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
     try:
         runs.end_if_told()
         prepare()
-        downtime.stop_application(work)
+        application.stop(work)
         commit.forward(work)
     except AfterRestore:
         raise

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backup.formatting import age, duration, plural, printable, size
-from backup.operations.restore.plan.checks import refusals, warnings
+from backup.operations.restore.plan.checks import Need, needs, refusals, warnings
 from backup.operations.restore.plan.facts import (
     Facts,
     Foreign,
@@ -18,9 +18,7 @@ from backup.operations.restore.plan.facts import (
     source,
     wants_database,
 )
-from backup.operations.restore.plan.fitting import own
-from backup.operations.restore.plan.remark import Remark, named
-from backup.operations.restore.plan.space import Need, needs
+from backup.operations.restore.plan.fitting import Remark, named, own
 
 __all__ = [
     "Facts",
@@ -65,7 +63,7 @@ class Plan:
 
 def plan(facts: Facts) -> Plan:
     """The plan of one restore."""
-    needed = needs(facts)
+    needed = tuple(needs(facts))
     parts = [
         ("source", tuple(_source(facts))),
         ("is replaced", tuple(_replaced(facts))),

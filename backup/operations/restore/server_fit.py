@@ -1,28 +1,82 @@
-"""Whose settings a restored database gets, and its roles: those of the set, or those that are there.
+"""How a set fits the server that it is restored to: what is not there, and whose settings and roles count.
 
 What lives keeps its own. What an image has just made, so that nobody has ever put anything into it, is given the set's.
+What is looked at is not changed: what the server may not take is tried and taken back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 from backup.logging import logger
 from backup.model.manifest import DatabasePart
-from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase
+from backup.operations.load import NO_RIGHT
+from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase, major
 from backup.operations.restore.plan.fitting import left_behind, otherwise, own
 from backup.postgres import Login, settings_for
 from backup.postgres.admin import refused
+from backup.postgres.dump.adaptation import LOADING, Adaptation
 from backup.postgres.role_states import aligning, differing, subjects
 from backup.postgres.roles import Roles, Statement, is_setting, retarget
 from backup.postgres.server import Database, bootstrap
+from backup.postgres.server_dependencies import NEED_PRELOAD, ONE_DATABASE, Capabilities, capabilities
 from backup.postgres.server_state import is_empty, is_new, replication, role_statements
 from backup.postgres.settling import refusal
 
-# insufficient_privilege
-_NO_RIGHT: Final = "42501"
+
+@dataclass(frozen=True)
+class Fit:
+    """What is done otherwise, and what is not there."""
+
+    adaptation: Adaptation = Adaptation()
+    lacks: Lacking = Lacking()
+
+
+def fit(login: Login, part: DatabasePart | None, server_version: str) -> Fit:
+    """How the set of `part` fits the server of `login`; of a dump without a manifest only what it takes to load it."""
+    versions = {**dict.fromkeys(part.extensions, ""), **part.versions} if part else {}
+    has = capabilities(login, versions)
+    same = part is not None and major(part.server_version) == major(server_version)
+    made = {name: _version(name, version, has, same) for name, version in versions.items()}
+    elsewhere = {
+        name: has.only[name]
+        for name in ONE_DATABASE
+        if name in versions and has.only.get(name, login.name) != login.name
+    }
+    lacking = _lacking(part.preload.libraries, has) if part else ()
+    adaptation = Adaptation(
+        versions={name: was if made[name] == was else "" for name, was in versions.items()},
+        waiting={name: schema for name, (_, schema) in ONE_DATABASE.items()},
+        tablespaces=has.tablespaces,
+    )
+    lacks = Lacking(
+        needed=tuple(name for name in lacking if name in NEED_PRELOAD and name in versions and name not in elsewhere),
+        libraries=lacking,
+        tablespaces=tuple(name for name in part.tablespaces if name not in has.tablespaces) if part else (),
+        versions=tuple(
+            (name, was, made[name]) for name, was in versions.items() if was and made[name] not in ("", was)
+        ),
+        elsewhere=tuple(elsewhere.items()),
+    )
+    return Fit(adaptation, lacks)
+
+
+def _version(name: str, wanted: str, has: Capabilities, same_major: bool) -> str:
+    """The version that is made: that of the set where it can be had, unless a newer server brings a newer one."""
+    exact = same_major or name in LOADING
+    return wanted if exact and (name, wanted) in has.versions else has.defaults.get(name, "")
+
+
+def _lacking(wanted: Iterable[str], has: Capabilities) -> tuple[str, ...]:
+    if has.libraries is None:
+        return ()
+    there = {_plain(name) for name in has.libraries}
+    return tuple(name for name in map(_plain, wanted) if name not in there)
+
+
+def _plain(library: str) -> str:
+    return library.rpartition("/")[2].removesuffix(".so")
 
 
 @dataclass(frozen=True)
@@ -80,7 +134,7 @@ def allowed(login: Login, name: str, statements: Sequence[str]) -> list[str]:
 
 def _may_go(statement: str, sqlstate: str) -> bool:
     """Whether it is a setting that no server of this kind takes any more; what this login may not set, another may."""
-    return is_setting(statement) and sqlstate != _NO_RIGHT
+    return is_setting(statement) and sqlstate != NO_RIGHT
 
 
 def _refused(login: Login, name: str, statements: Sequence[str], may: Callable[[int, str], bool]) -> Collection[int]:
@@ -91,7 +145,7 @@ def _refused(login: Login, name: str, statements: Sequence[str], may: Callable[[
     return found
 
 
-def told(login: Login, live: Database | None, found: Contrast, lacks: Lacking) -> Iterator[tuple[str, str]]:
+def last_notes(login: Login, live: Database | None, found: Contrast, lacks: Lacking) -> Iterator[tuple[str, str]]:
     """What is to be said at the end of a restore: what was kept, what was changed; warnings have a next step."""
     slots, subscriptions = replication(login, login.name)
     replaced = LiveDatabase(login.name, 0, 0, "", slots, subscriptions)
