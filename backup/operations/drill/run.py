@@ -14,10 +14,11 @@ from backup.errors import LoadFailed, NotProven
 from backup.formatting import plural
 from backup.logging import logger
 from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
-from backup.operations import bare_dump, media_references, roles_file, runs
+from backup.operations import bare_dump, media_references, runs
 from backup.operations.context import Context
 from backup.operations.drill.messages import judge, proven
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
+from backup.operations.parts import read_roles
 from backup.operations.preemption import giving_way
 from backup.operations.prefetch import foreseeing
 from backup.operations.restore.unfinished import refuse_unfinished
@@ -127,7 +128,7 @@ class _Drill:
         with contextlib.ExitStack() as stack:
             with runs.timed(self.seconds, "prepare"):
                 self.context.progress.phase("starting a throw-away server")
-                roles = roles_file.read(self.stored, unchanged=False)
+                roles = read_roles(self.stored, unchanged=False)
                 place = stack.enter_context(places.prepare(wanted(self.stored, roles), self.run))
             if self.stored.manifest is None:
                 place = bare_dump.with_roles(self.stored, place, self.run)

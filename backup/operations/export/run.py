@@ -15,7 +15,7 @@ from backup.formatting import listed
 from backup.media.tar_writer import ending, padding
 from backup.model.backup_set import StoredSet, manifest_name
 from backup.model.manifest import file_name
-from backup.operations.inspect.opening import HeldBack, opened, require_as_written
+from backup.operations.parts import HeldBack, opened, require_as_written
 from backup.operations.verify.run import check
 from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Progress

@@ -25,7 +25,7 @@ from backup.operations.inspect.file_index import (
     spellings,
     volumes,
 )
-from backup.operations.inspect.opening import HeldBack, damaged, opened
+from backup.operations.parts import HeldBack, damaged, opened
 from backup.pipeline.chunks import Chunks
 from backup.progress import Progress
 

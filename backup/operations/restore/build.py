@@ -13,16 +13,13 @@ from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Locale, Manifest
-from backup.operations import roles_file
 from backup.operations.load import Load, attempt_for, complete, load_dump
-from backup.operations.parts import archive_of, dump_of
+from backup.operations.parts import archive_of, dump_of, opened, read_roles, require_unchanged
 from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
 from backup.operations.restore.journal import DatabaseSwap, Step
 from backup.operations.restore.server_fit import Fit, allowed, contrast, given, last_notes, taken
-from backup.operations.roles_file import require_unchanged
 from backup.operations.verify.run import Found
-from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import Kind
 from backup.postgres import Login, settings_for
 from backup.postgres.admin import apply, create, drop
@@ -35,7 +32,6 @@ from backup.postgres.roles import Roles
 from backup.postgres.row_counts import analyzing, count_large_objects, count_rows
 from backup.postgres.server import Database, find, fitting, roles, usable
 from backup.progress import Progress
-from backup.storage.directory import LocalStore
 from backup.storage.errors import free_space
 
 _SPARE: Final = 1.05
@@ -115,7 +111,7 @@ def extract(work: Work, stored: StoredSet) -> None:
 
 def roles_of(stored: StoredSet) -> Roles | None:
     """The roles that a set was dumped with."""
-    text = roles_file.read(stored, unchanged=True)
+    text = read_roles(stored, unchanged=True)
     return Roles.parse(text) if text else None
 
 
@@ -211,7 +207,7 @@ def _putting_aside(login: Login, fitted: Fit) -> Iterator[Callable[[bytes], obje
 def _pieces(stored: StoredSet, file: str, packed: bool, progress: Progress) -> Generator[bytes, None, None]:
     """All of the dump. Nothing is ended in good order unless it is as it was verified."""
     artifact = stored.manifest.artifact("database") if stored.manifest else None
-    with contextlib.closing(Stored(LocalStore(stored.directory), file, progress, stored.identity)) as source:
+    with opened(stored, file, progress) as source:
         yield from source.content(packed=packed, single=stored.manifest is not None)
         source.drain()
         if artifact:
