@@ -15,7 +15,7 @@ from backup.errors import BackupError, NotFound
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
 from backup.operations.drill import run as drill_operation
-from backup.operations.drill.messages import proven
+from backup.operations.drill.run import proven
 from backup.operations.offsite import fetch
 
 _QUEUE: Final = 12 * 3600.0

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from backup.errors import LoadFailed, NotProven
-from backup.formatting import plural
+from backup.errors import IntegrityError, LoadFailed, NotProven
+from backup.formatting import duration, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
 from backup.operations import bare_dump, media_references, runs
 from backup.operations.context import Context
-from backup.operations.drill.messages import judge, proven
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
 from backup.operations.parts import read_roles
 from backup.operations.preemption import giving_way
@@ -34,6 +33,7 @@ from backup.postgres.scratch_place import Place, Places
 NEW: Final = "new definitions"
 _HEAD: Final = 65_536
 _ENCODING: Final = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';$", re.MULTILINE)
+_LISTED: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,3 +302,38 @@ def newest_of_each_tier(sets: Sequence[StoredSet], now: datetime) -> list[Stored
         if stored.good and stored.manifest and stored.manifest.database:
             newest[stored.tier] = stored
     return list(newest.values())
+
+
+def proven(verdict: Verdict) -> str:
+    """What a drill that went well found, in one line."""
+    proof = verdict.proof
+    if proof is None:
+        return "not drilled"
+    took = f"restored and dumped again in {duration(proof.seconds.get('total', 0))}: equal"
+    return "; ".join([took, *(printable(note) for note in proof.notes)])
+
+
+def judge(stored: StoredSet, verdict: Verdict) -> None:
+    """IntegrityError for a damaged set, NotProven for one that does not load, or was restored to something else."""
+    if verdict.problems:
+        raise IntegrityError(
+            f"{stored.id} is damaged:{_listing(verdict.problems)}",
+            "Do not restore it; `list` shows other sets, `create` takes a new one.",
+        )
+    if verdict.refusal:
+        raise NotProven(f"{stored.id} does not load: {printable(verdict.refusal)}", _remedy(verdict))
+    if verdict.proof and verdict.proof.differences:
+        raise NotProven(
+            f"{stored.id} was restored, but is not what was dumped:{_listing(verdict.proof.differences)}",
+            "Its bytes are as they were written, but do not rely on it alone: `create` takes a new set, `drill latest`"
+            " tries that one.",
+        )
+
+
+def _remedy(verdict: Verdict) -> str:
+    return f"{verdict.remedy} `list` shows which sets load; `drill` tries the newest of them.".strip()
+
+
+def _listing(found: Sequence[str]) -> str:
+    more = [f"and {len(found) - _LISTED} more"] if len(found) > _LISTED else []
+    return "".join(f"\n  - {printable(line)}" for line in [*found[:_LISTED], *more])

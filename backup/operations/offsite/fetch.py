@@ -21,8 +21,7 @@ from backup.model.run import Run, new_run_id
 from backup.monitoring import forecast
 from backup.operations import runs
 from backup.operations.create.verify_new import verify_made
-from backup.operations.drill.messages import proven
-from backup.operations.drill.run import DrillContext, prove
+from backup.operations.drill.run import DrillContext, prove, proven
 from backup.operations.offsite.context import OffsiteContext, first
 from backup.operations.offsite.copy_status import DRILL, PULL
 from backup.operations.offsite.layout import RemoteSet, compare, key, sums, sums_name

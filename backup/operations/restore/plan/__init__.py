@@ -18,7 +18,8 @@ from backup.operations.restore.plan.facts import (
     source,
     wants_database,
 )
-from backup.operations.restore.plan.fitting import Remark, named, own
+from backup.operations.restore.plan.fitting import own
+from backup.operations.restore.plan.remark import Remark, named
 
 __all__ = [
     "Facts",

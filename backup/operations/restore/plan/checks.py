@@ -19,7 +19,8 @@ from backup.operations.restore.plan.facts import (
     wants_database,
     wants_media,
 )
-from backup.operations.restore.plan.fitting import Remark, left_behind, named, needed, otherwise
+from backup.operations.restore.plan.fitting import left_behind, needed, otherwise
+from backup.operations.restore.plan.remark import Remark, named
 
 # Halves of one run of the old scripts carry the same stamp, or nearly.
 _TOGETHER: Final = timedelta(hours=1)

@@ -1,33 +1,18 @@
-"""What is to be known of a restore, and what of a set is not on the server in the same way: in words. Pure."""
+"""What of a set is not on the server in the same way, in words: for the plan, and for what is said at the end. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Final
 
 from backup.formatting import printable
 from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase
+from backup.operations.restore.plan.remark import Remark, named
 
-_LISTED: Final = 10
 _PRELOAD: Final = (
     "Set shared_preload_libraries in the server's configuration, or with `command: postgres -c"
     " shared_preload_libraries={}` of its service, and restart it."
 )
-
-
-@dataclass(frozen=True)
-class Remark:
-    """One sentence and the next step; both safe to print."""
-
-    text: str
-    hint: str
-
-
-def named(names: Sequence[str]) -> str:
-    """Names, safe to print, cut at ten."""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(printable(name) for name in names[:_LISTED]) + more
 
 
 def needed(lacks: Lacking) -> Iterator[Remark]:

@@ -1,33 +1,49 @@
-"""Sets from elsewhere made sets of this volume: copied aside, judged in full, and only then given their names."""
+"""Sets from elsewhere made sets of this volume: copied aside, judged in full, and only then given their names.
+
+They come from a folder, from files, or from a tar.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+import itertools
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
+from zoneinfo import ZoneInfo
 
 from backup.catalog import staging
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import identity_of
-from backup.errors import BackupError, IntegrityError, NoSpace, StoreError
+from backup.errors import BackupError, IntegrityError, NoSpace, NotFound, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
+from backup.media.tar_reader import Found, TarReader
 from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_good
-from backup.model.manifest import Manifest, file_name, parse_file_name
+from backup.model.manifest import STAMP, Manifest, Tier, file_name, parse_file_name
 from backup.operations import runs
 from backup.operations.context import Context
-from backup.operations.import_ import arrivals
 from backup.operations.offsite.layout import sums
 from backup.operations.verify.run import Checked, check
+from backup.operations.verify.stored_bytes import Stored
+from backup.pipeline import age, gzip
+from backup.pipeline.chunks import Chunks
+from backup.pipeline.file_type import HEAD, Kind, recognise
+from backup.progress import Progress
 from backup.storage.directory import LocalStore
 from backup.storage.errors import free_space, storing
 
 IMPORT: Final = "import"
 # What a run of ours needs besides, such as its record.
 _SPARE: Final = 1 << 20
+_BLOCK: Final = 1 << 20
+_STAMP: Final = re.compile(r"(?<!\d)([12]\d{3})-?(\d\d)-?(\d\d)[_T-](\d\d)[-:]?(\d\d)[-:]?(\d\d)(?!\d)")
+_MANY: Final = 100_000
 
 
 @dataclass
@@ -44,19 +60,19 @@ def adopt(paths: Sequence[Path], stream: BinaryIO | None, context: Context, wait
     run = runs.Request().run(IMPORT, context.clock())
     done = Adopted([], [])
     with runs.locked(context, run, wait), runs.recorded(context, run) as recording:
-        arrived = arrivals.in_places(context.catalog, paths)
+        arrived = _in_places(context.catalog, paths)
         errors: list[BackupError] = []
         for stored in sorted(arrived.sets, key=lambda each: each.time):
-            with _noting(errors), _clean(context.catalog.root):
+            with _apart(context.catalog.root, errors):
                 _from_folder(stored, context, done)
         for path in arrived.dumps:
-            with _noting(errors), _clean(context.catalog.root):
+            with _apart(context.catalog.root, errors):
                 _from_dump(path, context, done)
         for path in arrived.archives:
-            with _noting(errors), _clean(context.catalog.root), _opened(path) as file:
+            with _apart(context.catalog.root, errors), open(LocalStore(path.parent).open(path.name), "rb") as file:
                 _from_archive(file, context, done)
         if stream is not None:
-            with _noting(errors), _clean(context.catalog.root):
+            with _apart(context.catalog.root, errors):
                 _from_archive(stream, context, done)
         recording.success = {"set": ", ".join(done.new[:10])}
         _raise(errors, done)
@@ -64,9 +80,14 @@ def adopt(paths: Sequence[Path], stream: BinaryIO | None, context: Context, wait
 
 
 @contextlib.contextmanager
-def _noting(errors: list[BackupError]) -> Iterator[None]:
+def _apart(root: Path, errors: list[BackupError]) -> Iterator[None]:
+    """One by itself: the hidden folder is empty before and gone after, and what goes wrong keeps no other one out."""
     try:
-        yield
+        staging.clear(root)
+        try:
+            yield
+        finally:
+            staging.clear(root)
     except NoSpace:
         # Nor is there any for the others.
         raise
@@ -86,35 +107,20 @@ def _raise(errors: list[BackupError], done: Adopted) -> None:
         raise error
 
 
-@contextlib.contextmanager
-def _clean(root: Path) -> Iterator[None]:
-    """The hidden folder is empty before, and gone after."""
-    staging.clear(root)
-    try:
-        yield
-    finally:
-        staging.clear(root)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    with open(LocalStore(path.parent).open(path.name), "rb") as file:
-        yield file
-
-
 def _from_folder(stored: StoredSet, context: Context, done: Adopted) -> None:
     if _known(stored, context.catalog):
         _tell_known(stored.id, done)
         return
     _require_room(stored.id, stored.size, context)
-    arrivals.copy(stored, context.catalog.root, context.progress)
+    for name in stored.files:
+        _copy(stored.directory / name, name, context)
     _judged(context, done)
 
 
 def _from_dump(path: Path, context: Context, done: Adopted) -> None:
-    name = arrivals.dump_name(path, context.catalog.zone)
+    name = _dump_name(path, context.catalog.zone)
     _require_room(printable(path.name), path.stat().st_size, context)
-    arrivals.copy_dump(path, context.catalog.root, name, context.progress)
+    _copy(path, name, context)
     _judged(context, done)
 
 
@@ -129,7 +135,7 @@ def _require_room(name: str, count: int, context: Context) -> None:
 
 def _from_archive(stream: BinaryIO, context: Context, done: Adopted) -> None:
     context.progress.phase("unpacking the archive")
-    arrivals.unpack(stream, context.catalog.root, context.progress)
+    _unpack(stream, context.catalog.root, context.progress)
     _judged(context, done)
 
 
@@ -230,3 +236,141 @@ def _tell_identity(stored: StoredSet, catalog: Catalog) -> None:
 def _identity(manifest: Manifest | None) -> str:
     part = manifest.database if manifest else None
     return printable(f"{part.name} on the server {part.system_identifier}") if part else "none"
+
+
+@dataclass
+class _Arrivals:
+    """What folders and files hold: sets, archives that can only be `export`'s, and lone dumps."""
+
+    sets: list[StoredSet]
+    archives: list[Path]
+    dumps: list[Path]
+
+
+def _in_places(catalog: Catalog, paths: Sequence[Path]) -> _Arrivals:
+    """What these folders and files hold. NotFound, IntegrityError."""
+    found: dict[tuple[Path, str], StoredSet] = {}
+    archives: list[Path] = []
+    dumps: list[Path] = []
+    for path in paths:
+        with storing(path):
+            path = path.resolve(strict=True)
+        if any(path.is_relative_to(catalog.store(tier).directory.resolve()) for tier in Tier):
+            raise NotFound(f"{path} lies in this backup volume: what is there is listed already", "`list` shows it.")
+        sets = _sets(catalog, path)
+        if not sets and path.is_dir():
+            raise NotFound(f"{path} holds no set and no file of the old scripts", "`restore PATH` takes any dump.")
+        if not sets:
+            (dumps if _is_dump(path, catalog) else archives).append(path)
+        found |= {(stored.directory, stored.id): stored for stored in sets}
+    return _Arrivals(list(found.values()), archives, dumps)
+
+
+def _is_dump(path: Path, catalog: Catalog) -> bool:
+    """Whether a file is a dump, whatever it is called; what is neither is no archive of `export` either."""
+    with open(LocalStore(path.parent).open(path.name), "rb") as file:
+        head, _ = age.head(file, catalog.identity, HEAD)
+    try:
+        return recognise(head).kind is not Kind.TAR
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error.message}; nothing was imported", error.hint) from None
+
+
+def _dump_name(path: Path, zone: ZoneInfo) -> str:
+    """What a lone dump is called as a file of a set: by the time in its name, or else of its last change."""
+    match = _STAMP.search(path.name)
+    with contextlib.suppress(ValueError):
+        if match:
+            # As the name has it, by whatever clock.
+            return _named(datetime.strptime("".join(match.groups()), "%Y%m%d%H%M%S"))  # noqa: DTZ007
+    return _named(datetime.fromtimestamp(path.stat().st_mtime, zone))
+
+
+def _named(moment: datetime) -> str:
+    return file_name("backup", f"{Tier.MANUAL}_{moment.strftime(STAMP)}", "sql.gz")
+
+
+def _sets(catalog: Catalog, path: Path) -> list[StoredSet]:
+    if path.is_dir():
+        below = [path / tier for tier in Tier if (path / tier).is_dir()]
+        return [stored for folder in (path, *below) for stored in catalog.sets_in(folder)]
+    if parse_file_name(path.name) is None:
+        return []
+    return [stored for stored in catalog.sets_in(path.parent) if path.name in stored.files]
+
+
+def _copy(path: Path, name: str, context: Context) -> None:
+    """Copy a file into the hidden folder under this name, durably."""
+    with contextlib.closing(Stored(LocalStore(path.parent), path.name, context.progress)) as source:
+        _put(LocalStore(staging.folder(context.catalog.root)), name, source.raw())
+
+
+def _unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
+    """Put the files of an archive of `export` into the hidden folder. IntegrityError for any other archive."""
+    store = LocalStore(staging.folder(root))
+    seen: set[str] = set()
+    try:
+        reader = TarReader(Chunks(_plain(stream, progress)))
+        for member in reader.members():
+            if len(seen) > _MANY:
+                raise _refused(member, "is one of too many")
+            if member.kind == tarfile.DIRTYPE:
+                continue
+            name = _name(member, seen)
+            seen.add(name)
+            _put(store, name, reader.unpacked(member))
+    except gzip.DAMAGED as error:
+        raise IntegrityError(f"the archive cannot be unpacked: {error}; nothing was imported") from error
+    except IntegrityError as error:
+        message = error.message if "nothing was imported" in error.message else f"{error.message}; nothing was imported"
+        raise IntegrityError(message, error.hint or "Copy it again: `export ID - > set.tar`.") from None
+    if not seen:
+        raise IntegrityError("the archive is empty; nothing was imported", "Was `export` told to write it?")
+
+
+def _name(member: Found, seen: set[str]) -> str:
+    """The file's name. IntegrityError for all that `export` writes no archive of."""
+    path = member.path.removeprefix(b"./")
+    above, _, last = path.rpartition(b"/")
+    name = last.decode("ascii", "replace")
+    if member.kind != tarfile.REGTYPE or member.stored != member.size:
+        raise _refused(member, "is no ordinary file")
+    if above in (b".", b"..") or b"/" in above or path.startswith(b"/") or parse_file_name(name) is None:
+        raise _refused(member, "is not the name of a file of a set")
+    if name in seen:
+        raise _refused(member, "is in it twice")
+    return name
+
+
+def _refused(member: Found, why: str) -> IntegrityError:
+    name = printable(member.path[-200:].decode(errors="surrogateescape"))
+    return IntegrityError(f"the archive was refused: {name!r} {why}; nothing was imported", "`export` writes archives.")
+
+
+def _plain(stream: BinaryIO, progress: Progress) -> Iterator[bytes]:
+    blocks = _blocks(stream, progress)
+    first = next(blocks, b"")
+    if not first:
+        raise IntegrityError("there is nothing to read; nothing was imported", "Name a file, or pipe an archive in.")
+    whole = itertools.chain([first], blocks)
+    return gzip.unpack(whole, single=False) if first.startswith(gzip.MAGIC) else whole
+
+
+def _blocks(stream: BinaryIO, progress: Progress) -> Iterator[bytes]:
+    while True:
+        try:
+            block = stream.read(_BLOCK)
+        except OSError as error:
+            raise StoreError(f"the archive cannot be read: {error.strerror or error}; nothing was imported") from error
+        if not block:
+            return
+        progress.advance(len(block))
+        yield block
+
+
+def _put(store: LocalStore, name: str, pieces: Iterable[bytes]) -> None:
+    with store.stage(name) as staged:
+        for piece in pieces:
+            staged.write(piece)
+        staged.seal()
+        store.publish([staged])
