@@ -22,7 +22,7 @@ from backup.model.run import Run
 from backup.monitoring.health import failed_backup
 from backup.operations import runs
 from backup.operations.context import Context
-from backup.operations.restore.unfinished import refuse_unfinished
+from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.runs import at_work
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore

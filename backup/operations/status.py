@@ -29,7 +29,7 @@ from backup.operations.offsite.rules import ages, candidates, places, uploads
 from backup.operations.prune import WAITS, MemoryFile, is_cleanup
 from backup.operations.prune import policy as retention_policy
 from backup.operations.restore.journal import Kept, KeptFile, journal_reason, lost_words
-from backup.operations.restore.unfinished import standing
+from backup.operations.restore.locking import standing
 from backup.operations.runs import at_work
 from backup.storage.errors import ON_A_DISK, in_memory, room, try_write
 

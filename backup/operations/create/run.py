@@ -24,8 +24,8 @@ from backup.operations import runs
 from backup.operations.create.context import CreateContext
 from backup.operations.create.verify_new import end_made, verify_made
 from backup.operations.load_test import Dumped
+from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.restore.replaced import note_lost
-from backup.operations.restore.unfinished import refuse_unfinished
 from backup.operations.watchdog import Watchdog, stuck
 from backup.postgres import Facts
 from backup.postgres.dump.definitions import Definitions

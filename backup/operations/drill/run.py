@@ -20,7 +20,7 @@ from backup.operations.load import Load, against_set, attempt_for, complete, loa
 from backup.operations.parts import read_roles
 from backup.operations.preemption import giving_way
 from backup.operations.prefetch import foreseeing
-from backup.operations.restore.unfinished import refuse_unfinished
+from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.verify import volume_archive
 from backup.operations.verify.run import check
 from backup.postgres.dump.dump_digest import OTHER_CONTENT, Outline, differences, in_question, same_order

@@ -23,10 +23,9 @@ from backup.operations.parts import dump_of, volumes_of
 from backup.operations.restore import build
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import KeptFile, commands, running, words
-from backup.operations.restore.locking import changing
+from backup.operations.restore.locking import LOOK, standing, who_changes
 from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Only, Server, Volume
 from backup.operations.restore.server_fit import contrast, fit
-from backup.operations.restore.unfinished import LOOK, standing
 from backup.postgres import Login
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.server import extensions_available, find, sessions, usable
@@ -75,7 +74,7 @@ def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:
     found = standing(root)
     if found and not found[1]:
         return words(found[0], now), commands(found[0]), False
-    text = running(*found) if found else changing(root)
+    text = running(*found) if found else who_changes(root)
     return text, LOOK if text else "", bool(text)
 
 

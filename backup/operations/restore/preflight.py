@@ -10,7 +10,7 @@ from backup.operations.create.run import Only as Half
 from backup.operations.create.run import Request, create
 from backup.operations.parts import dump_of
 from backup.operations.restore.context import RestoreContext
-from backup.operations.restore.locking import PATIENCE, alone
+from backup.operations.restore.locking import PATIENCE, require_alone
 from backup.operations.restore.plan import Only
 from backup.operations.restore.plan.checks import lacking
 from backup.operations.restore.plan_inputs import missing_extensions
@@ -44,7 +44,7 @@ def safety_set(only: Only, context: RestoreContext, *, wanted: bool) -> str:
     if not database and only == "database":
         logger.warning("there is no database yet: no safety set is needed")
         return ""
-    alone(context)
+    require_alone(context)
     logger.info("taking a safety set of the present state")
     half: Half | None = only or (None if database else "media")
     try:

@@ -37,12 +37,18 @@ from backup.operations.restore.journal import (
     lost_words,
     unfinished,
 )
-from backup.operations.restore.locking import alone, recorded, stamp, undisturbed, unmoved
+from backup.operations.restore.locking import (
+    recorded,
+    refuse_unfinished,
+    require_alone,
+    require_undisturbed,
+    require_unmoved,
+    stamp,
+)
 from backup.operations.restore.plan import Only
 from backup.operations.restore.preflight import fitting, require_extensions, safety_set
 from backup.operations.restore.replaced import lost
 from backup.operations.restore.server_fit import Fit
-from backup.operations.restore.unfinished import refuse_unfinished
 from backup.operations.verify.run import Found, check
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import DumpReader
@@ -73,7 +79,7 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     3 when constraints are not as they were dumped, as was allowed.
     """
     stored = wish.stored
-    alone(context)
+    require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
     split, fitted = Split(lambda data: None), fitting(stored, wish.only, context)
     # Without a manifest there may be more dumps than one.
@@ -92,7 +98,7 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     safety = safety_set(wish.only, context, wanted=wish.safety)
     said: list[str] = []
     with recorded(context, RESTORE, stored.id, wish.only, said) as run:
-        unmoved(context, wish.kept)
+        require_unmoved(context, wish.kept)
         work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
         work.allow_invalid = wish.allow_invalid
         _begin(work)
@@ -132,7 +138,7 @@ def _undoing(work: Work) -> str:
 
 def foresee_undo(context: RestoreContext, kept: Kept | None) -> None:
     """BackupError when `undo` could not bring back what is kept. Nothing is touched."""
-    undisturbed(context)
+    require_undisturbed(context)
     refuse_unfinished(context.catalog.root, context.clock())
     _require_kept(context, kept)
 
@@ -152,11 +158,11 @@ def _require_kept(context: RestoreContext, kept: Kept | None) -> Kept:
 
 def undo(context: RestoreContext, kept: Kept | None) -> str:
     """Bring back what the last restore (or undo) replaced; what is to be said of it. `kept` is what was agreed to."""
-    alone(context)
+    require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
     kept = _require_kept(context, kept)
     with recorded(context, "undo", kept.set) as run:
-        unmoved(context, kept)
+        require_unmoved(context, kept)
         _require_kept(context, kept)
         journal = Journal(
             id=kept.id,
@@ -194,7 +200,7 @@ def discard(context: RestoreContext, kept: Kept | None) -> str:
     with recorded(context, "discard", ""):
         # A restore may have come and gone, or been killed, while this waited.
         refuse_unfinished(context.catalog.root, context.clock())
-        unmoved(context, kept)
+        require_unmoved(context, kept)
         freed = commit.discard(context)
     told = f", {size(freed)}" if freed else ""
     return f"removed what the last restore replaced{told}" if kept else "nothing was kept"
