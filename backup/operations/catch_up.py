@@ -141,8 +141,7 @@ class Accounting:
         reason = self._reason(slot, account)
         told = f"{slot.job}, due at {local_time(slot.slot, self.zone)}"
         if now - slot.slot >= GRACE:
-            before = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
-            logger.warning("{}{}, was missed: {}; it is caught up now", told, before, reason)
+            logger.warning("{}{}, was missed: {}; it is caught up now", told, _before(slot), reason)
         else:
             logger.info("{}, is started by the service: {}", told, reason)
         try:
@@ -233,7 +232,7 @@ class Accounting:
             ended=now,
             outcome=Outcome.CRASHED,
             message=account.reason,
-            hint=f"`docker compose logs backup` shows what it said; `{' '.join(_by_hand(job))}` tries it now.",
+            hint=_hint(job),
             exit_code=account.exit_code or 0,
         )
         self.leave(run)
@@ -260,8 +259,15 @@ class Accounting:
         return tuple(self._lost.copy().values())
 
 
-def _by_hand(job: str) -> list[str]:
-    return [word for word in COMMANDS[job] if word != "--scheduled"]
+def _hint(job: str) -> str:
+    """What shows why a run of the job died, and what begins one by hand."""
+    command = " ".join(word for word in COMMANDS[job] if word != "--scheduled")
+    return f"`docker compose logs backup` shows what it said; `{command}` tries it now."
+
+
+def _before(slot: Owed) -> str:
+    """How many more slots were missed."""
+    return f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
 
 
 def reasons(book: Book, jobs: Mapping[str, str], now: datetime, zone: ZoneInfo) -> list[Reason]:
@@ -270,13 +276,11 @@ def reasons(book: Book, jobs: Mapping[str, str], now: datetime, zone: ZoneInfo) 
     for slot in owed(jobs, book.jobs, now, zone):
         account = book.jobs[slot.job]
         if now - slot.slot > _OVERDUE and not account.open:
-            more = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
             why = f": {account.reason}" if account.reason else ""
             due = local_time(slot.slot, zone)
-            text = f"{slot.job} should have run at {due}{more} and has not{why}"
+            text = f"{slot.job} should have run at {due}{_before(slot)} and has not{why}"
             found.append(Reason("warn", text, "It is caught up when nothing else runs; `schedule` shows what is owed."))
     for job, account in book.jobs.items():
         if account.crashed and jobs.get(job) and job not in set(Tier):
-            hint = f"`docker compose logs backup` shows what it said; `{' '.join(_by_hand(job))}` tries it now."
-            found.append(Reason("warn", f"{job}: {account.reason}", hint))
+            found.append(Reason("warn", f"{job}: {account.reason}", _hint(job)))
     return found

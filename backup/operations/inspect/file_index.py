@@ -206,9 +206,3 @@ def no_such_file(stored: StoredSet, path: str, near: Near | None = None, state: 
         f"{stored.id} holds nothing called {printable(path)!r}{state}",
         f"{alike}`show {stored.id} --files {name!r}` searches for the name.",
     )
-
-
-def archive_and_root(stored: StoredSet, volume: str) -> tuple[str, str]:
-    """The archive of a volume and the folder that it is of."""
-    archive, _, root = archive_of(stored, volume)
-    return archive, root

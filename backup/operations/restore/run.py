@@ -102,7 +102,7 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
         work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
         work.allow_invalid = wish.allow_invalid
         _begin(work)
-        _guarded(work, lambda: _beside(work, stored, found, split.entries, fitted))
+        _guarded(work, lambda: _build(work, stored, found, split.entries, fitted))
         commit.sweep_safety_sets(context)
         said += _nearest(work)
     for text, hint in work.told:
@@ -257,7 +257,7 @@ def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
     return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
 
 
-def _beside(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit) -> None:
+def _build(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
         build.load(work, work.context.source(), stored, found, entries, fitted)
