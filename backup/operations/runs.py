@@ -85,23 +85,6 @@ def at_work(root: Path) -> Callable[[Run], bool]:
     return lambda run: lock.names(lock.holder(root / "state" / "lock") or "", run.id) or others(run)
 
 
-def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, float]) -> Run:
-    """`run` as it ended by `error`; anything but a BackupError is a bug and says so."""
-    known = error if isinstance(error, (BackupError, Interrupted)) else None
-    if isinstance(error, KeyboardInterrupt):
-        known = Interrupted(signal.SIGINT)
-    return run.model_copy(
-        update={
-            "outcome": Outcome.INTERRUPTED if isinstance(known, Interrupted) else Outcome.FAILED,
-            "ended": now,
-            "seconds": dict(seconds),
-            "message": redacted(known.message if known else f"{type(error).__name__}: {error}"),
-            "hint": redacted(known.hint) if known else "This is a bug: the log has its traceback.",
-            "exit_code": known.exit_code if known else 1,
-        }
-    )
-
-
 _unheard: list[int] = []
 
 
@@ -197,11 +180,11 @@ def recorded(context: Context, run: Run, begin: Callable[[Context, Run], None] =
         begin(context, run)
         yield recording
     except BaseException as error:
-        record(context.records, failed(run, error, context.clock(), recording.seconds))
+        record_failure(context, run, error, recording.seconds)
         raise
     ended = {"outcome": Outcome.SUCCESS, "ended": context.clock(), "seconds": recording.seconds}
     recording.run = run.model_copy(update={**ended, **recording.success})
-    record(context.records, recording.run)
+    record(context, recording.run)
 
 
 @contextlib.contextmanager
@@ -217,11 +200,27 @@ def recorded_beside(context: Context, run: Run, name: str, wait: float) -> Itera
             yield recording
 
 
-def record(records: Records, run: Run) -> None:
+def record(context: Context, run: Run) -> None:
     """Record the end of a run. A record that cannot be written must not hide the run's own error."""
     try:
-        records.end(run)
+        context.records.end(run)
     except BackupError as error:
         logger.warning("the end of run {} could not be recorded: {}", run.id, error.message)
         if run.exit_code == 0:
             raise
+
+
+def record_failure(context: Context, run: Run, error: BaseException, seconds: Mapping[str, float]) -> None:
+    """Record that the run ended by `error`; anything but a BackupError is a bug and says so."""
+    known = error if isinstance(error, (BackupError, Interrupted)) else None
+    if isinstance(error, KeyboardInterrupt):
+        known = Interrupted(signal.SIGINT)
+    ended = {
+        "outcome": Outcome.INTERRUPTED if isinstance(known, Interrupted) else Outcome.FAILED,
+        "ended": context.clock(),
+        "seconds": dict(seconds),
+        "message": redacted(known.message if known else f"{type(error).__name__}: {error}"),
+        "hint": redacted(known.hint) if known else "This is a bug: the log has its traceback.",
+        "exit_code": known.exit_code if known else 1,
+    }
+    record(context, run.model_copy(update=ended))

@@ -103,7 +103,7 @@ def create(request: Request, context: CreateContext, least: float = LEAST) -> Ru
     def ended(idle: float) -> None:
         # It has a set when that was published, and was being verified.
         known = recording.run
-        runs.record(context.records, runs.failed(known, stuck(idle, known.set), context.clock(), recording.seconds))
+        runs.record_failure(context, known, stuck(idle, known.set), recording.seconds)
         os.kill(os.getpid(), signal.SIGKILL)
 
     patience = max(2 * context.stall_timeout, least)
@@ -118,9 +118,10 @@ def create(request: Request, context: CreateContext, least: float = LEAST) -> Ru
                 manifest = _make(request, replace(context, progress=watched), draft, started, undisturbed)
             recording.success = _succeeded(manifest, in_memory(context.catalog.root))
         with Watchdog(context.progress, patience, ended) as watched:
-            done = verify_made(context.catalog, context.records, recording.run, watched, context.clock)
+            context = replace(context, progress=watched)
+            done = verify_made(context, recording.run)
             dumped = Dumped(draft.definitions.script, draft.roles) if manifest.database else None
-            return end_made(replace(context, progress=watched), manifest, done, dumped)
+            return end_made(context, manifest, done, dumped)
 
 
 def _make(

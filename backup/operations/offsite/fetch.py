@@ -53,7 +53,7 @@ def pull(context: OffsiteContext, query: str, wait: float = 0.0) -> Run:
                 "message": f"{told}, in place of damaged files" if replaced else told,
             }
         try:
-            return verify_made(context.catalog, context.records, recording.run, context.progress, context.clock)
+            return verify_made(context, recording.run)
         finally:
             context.catalog.settle()
             if replaced and replaced.exists():
