@@ -173,7 +173,8 @@ class _Drill:
             options = self._options(loaded)
             found = self._dumped(place, options, Outline(unordered=False, counting=False), loaded.head)
             if in_question(expected, found):
-                expected = self._read_again(place)
+                # Read again with the sums of rows in any order: few dumps need them, and they take long.
+                self._check(place, expected := Outline())
                 if self.problems:
                     return []
                 found = self._dumped(place, options, Outline(), loaded.head)
@@ -187,12 +188,6 @@ class _Drill:
         except LoadFailed as error:
             unequal.append(f"the settings of the database itself cannot be applied: {self._of_the_set(error, place)}")
         return unequal
-
-    def _read_again(self, place: Place) -> Outline:
-        """The dump's outline with the sums of rows in any order: few dumps need them, and they take long."""
-        outline = Outline()
-        self._check(place, outline)
-        return outline
 
     def _check(self, place: Place, outline: Outline) -> None:
         if self.stored.manifest:
@@ -321,17 +316,16 @@ def judge(stored: StoredSet, verdict: Verdict) -> None:
             "Do not restore it; `list` shows other sets, `create` takes a new one.",
         )
     if verdict.refusal:
-        raise NotProven(f"{stored.id} does not load: {printable(verdict.refusal)}", _remedy(verdict))
+        raise NotProven(
+            f"{stored.id} does not load: {printable(verdict.refusal)}",
+            f"{verdict.remedy} `list` shows which sets load; `drill` tries the newest of them.".strip(),
+        )
     if verdict.proof and verdict.proof.differences:
         raise NotProven(
             f"{stored.id} was restored, but is not what was dumped:{_listing(verdict.proof.differences)}",
             "Its bytes are as they were written, but do not rely on it alone: `create` takes a new set, `drill latest`"
             " tries that one.",
         )
-
-
-def _remedy(verdict: Verdict) -> str:
-    return f"{verdict.remedy} `list` shows which sets load; `drill` tries the newest of them.".strip()
 
 
 def _listing(found: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ _LISTED: Final = 20
 _PATIENCE: Final = 2
 # A flipped bit on the way is another one the next time; that of a disk is not.
 _READS: Final = 2
+_GONE: Final = "it was there, and is not any more"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def _look(request: Request, context: OffsiteContext) -> Report:
         before, there = book.copies.get(identifier), remote.get(identifier)
         if there is None:
             if before and not _over(request, before, context):
-                report.copies[identifier] = _gone(before)
+                gone = {"state": "gone", "problem": _GONE, "items": {}}
+                report.copies[identifier] = before.model_copy(update=gone)
             elif before:
                 _forget(context, identifier)
             continue
@@ -159,10 +161,6 @@ def _forget(context: OffsiteContext, identifier: str) -> None:
     context.book.change(lambda book: book.without(identifier))
 
 
-def _gone(copy: Copy) -> Copy:
-    return copy.model_copy(update={"state": "gone", "problem": "it was there, and is not any more", "items": {}})
-
-
 def _bad(report: Report) -> IntegrityError:
     listing = "".join(f"\n  - {copy.id} {copy.how}: {printable(copy.problem)}" for copy in report.bad[:_LISTED])
     more = f"\n  - and {len(report.bad) - _LISTED} more" if len(report.bad) > _LISTED else ""
@@ -217,12 +215,11 @@ class Look:
             return ""
         if not ask:
             return before.problem
-        same = [name for name in before.bad if name in entries and self._same(before, name, entries[name])]
+        same = any(
+            name in entries and name in before.items and before.items[name].modified == entries[name].modified
+            for name in before.bad
+        )
         return before.problem if same else ""
-
-    @staticmethod
-    def _same(before: Copy, name: str, entry: Entry) -> bool:
-        return name in before.items and before.items[name].modified == entry.modified
 
     def read(self, copy: Copy, there: RemoteSet) -> Copy:
         """Read every byte that its manifest tells and compare; `copy` is what was found of it without."""
@@ -321,8 +318,7 @@ def rows(context: OffsiteContext) -> list[Row]:
         found.append(Row(identifier, copy.tier, copy.time, there.size, copy.state, identifier in local, note))
     for identifier, copy in book.copies.items():
         if identifier not in remote:
-            what = "it was there, and is not any more"
-            found.append(Row(identifier, copy.tier, copy.time, 0, "gone", identifier in local, what))
+            found.append(Row(identifier, copy.tier, copy.time, 0, "gone", identifier in local, _GONE))
     there_too = {row.id for row in found}
     found += [_here(stored) for stored in local.values() if stored.id not in there_too]
     return sorted(found, key=lambda row: (row.time, row.id), reverse=True)

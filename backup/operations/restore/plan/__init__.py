@@ -84,11 +84,8 @@ def _source(facts: Facts) -> Iterator[Row]:
         local = what.time.astimezone(facts.zone)
         since = age(facts.now - what.time)
         old = since if since == "just now" or since.endswith(" ahead") else f"{since} old"
-        lost = (
-            ""
-            if facts.live is None and not _overwritten(facts)
-            else (f"; everything since {local:%Y-%m-%d %H:%M} ({facts.zone.key}) is replaced")
-        )
+        replaced = facts.live is not None or any(volume.live_files for volume in restored_volumes(facts))
+        lost = f"; everything since {local:%Y-%m-%d %H:%M} ({facts.zone.key}) is replaced" if replaced else ""
         yield "age", old + lost
     if facts.only:
         yield "only", f"the {facts.only}"
@@ -105,10 +102,6 @@ def _drill(facts: Facts) -> str:
     found = "proven" if proof.proven else f"not proven ({plural(len(proof.differences), 'difference')})"
     found = "did not load" if proof.refusal else found
     return f"{found} {proof.tried.astimezone(facts.zone):%Y-%m-%d %H:%M}{took}"
-
-
-def _overwritten(facts: Facts) -> bool:
-    return any(volume.live_files for volume in restored_volumes(facts))
 
 
 def _replaced(facts: Facts) -> Iterator[Row]:
