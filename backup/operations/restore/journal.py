@@ -181,8 +181,12 @@ def _state(journal: Journal) -> str:
 
 def words(journal: Journal, now: datetime) -> str:
     """What stands half way, in what state things are, and the two commands."""
+    return f"{_stopped(journal, now)} {commands(journal)}"
+
+
+def _stopped(journal: Journal, now: datetime) -> str:
     since = f"begun {_begun(journal)}, {age(now - journal.started)} ago"
-    return f"{_name(journal)} ({since}) stopped at `{journal.step}`: {state(journal)}. {commands(journal)}"
+    return f"{_name(journal)} ({since}) stopped at `{journal.step}`: {state(journal)}."
 
 
 def commands(journal: Journal) -> str:
@@ -200,7 +204,7 @@ def commands(journal: Journal) -> str:
 
 def unfinished(journal: Journal, now: datetime) -> RestoreUnfinished:
     """The refusal of a command that must not run while a restore stands half way."""
-    return RestoreUnfinished(words(journal, now).removesuffix(f" {commands(journal)}"), commands(journal))
+    return RestoreUnfinished(_stopped(journal, now), commands(journal))
 
 
 def running(journal: Journal, who: str) -> str:
