@@ -37,7 +37,7 @@ _STDOUT: Final = (
 
 
 def parts(stored: StoredSet, query: str) -> list[str]:
-    """The files to copy: the one that is named, or all of the set with its manifest last."""
+    """List the files to copy: the one that is named, or all of the set with its manifest last."""
     name = PurePath(query).name
     if name in stored.files:
         return [name]
@@ -125,8 +125,10 @@ def _copy(stored: StoredSet, source: Stored, write: Callable[[bytes], object], s
 
 
 def _require_known(stored: StoredSet, names: list[str], progress: Progress) -> None:
-    """A set that is known to be damaged is not copied as one. Without a manifest there is nothing to compare with: the
-    files have to unpack to their end at least."""
+    """Raise IntegrityError for a set that is known to be damaged: it is not copied as one.
+
+    Without a manifest there is nothing to compare with: the files have to unpack to their end at least.
+    """
     whole = len(names) > 1 or len(stored.files) == 1
     problems = [stored.problem] if stored.problem and whole else []
     if not stored.manifest:
@@ -206,7 +208,7 @@ def _out(error: OSError, path: Path | None) -> StoreError:
 
 
 def refuse_terminal() -> None:
-    """NotFound where stdout is a terminal: bytes that are no text can do anything to it."""
+    """Raise NotFound where stdout is a terminal: bytes that are no text can do anything to it."""
     if sys.stdout.isatty():
         raise NotFound(
             "this would write a file's bytes to the terminal; nothing was written",

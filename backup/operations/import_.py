@@ -81,7 +81,7 @@ def adopt(paths: Sequence[Path], stream: BinaryIO | None, context: Context, wait
 
 @contextlib.contextmanager
 def _apart(root: Path, errors: list[BackupError]) -> Iterator[None]:
-    """One by itself: the hidden folder is empty before and gone after, and what goes wrong keeps no other one out."""
+    """Take one by itself: the hidden folder is empty before, gone after, and what goes wrong keeps no other one out."""
     try:
         staging.clear(root)
         try:
@@ -180,7 +180,7 @@ def _list(stored: StoredSet, found: Checked, context: Context) -> None:
 
 
 def _with_sums(stored: StoredSet, catalog: Catalog) -> StoredSet:
-    """A set whose list for `sha256sum -c` was not copied along gets it again."""
+    """Write the list for `sha256sum -c` of a set again that came without it."""
     name = file_name("set", stored.id, "sha256")
     if stored.manifest is None or name in stored.files:
         return stored
@@ -190,7 +190,7 @@ def _with_sums(stored: StoredSet, catalog: Catalog) -> StoredSet:
 
 
 def _known(stored: StoredSet, catalog: Catalog) -> bool:
-    """Whether this very set is here. StoreError when something else has its id."""
+    """Tell whether this very set is here. StoreError when something else has its id."""
     store = catalog.store(stored.tier)
     here = [name for name in store.names(foreign=True) if _belongs(name, stored.id)]
     if not here:
@@ -223,7 +223,7 @@ def _tell_known(identifier: str, done: Adopted) -> None:
 
 
 def _tell_identity(stored: StoredSet, catalog: Catalog) -> None:
-    """A set of another database is welcome, but whoever imports it should know."""
+    """Warn of a set of another database: it is welcome, but whoever imports it should know."""
     theirs, newest = identity_of(stored), newest_good(catalog.sets())
     ours = identity_of(newest) if newest else None
     if theirs and ours and theirs != ours:
@@ -248,7 +248,7 @@ class _Arrivals:
 
 
 def _in_places(catalog: Catalog, paths: Sequence[Path]) -> _Arrivals:
-    """What these folders and files hold. NotFound, IntegrityError."""
+    """Look what these folders and files hold. NotFound, IntegrityError."""
     found: dict[tuple[Path, str], StoredSet] = {}
     archives: list[Path] = []
     dumps: list[Path] = []
@@ -267,7 +267,7 @@ def _in_places(catalog: Catalog, paths: Sequence[Path]) -> _Arrivals:
 
 
 def _is_dump(path: Path, catalog: Catalog) -> bool:
-    """Whether a file is a dump, whatever it is called; what is neither is no archive of `export` either."""
+    """Tell whether a file is a dump, whatever it is called; what is neither is no archive of `export` either."""
     with open(LocalStore(path.parent).open(path.name), "rb") as file:
         head, _ = age.head(file, catalog.identity, HEAD)
     try:
@@ -277,7 +277,7 @@ def _is_dump(path: Path, catalog: Catalog) -> bool:
 
 
 def _dump_name(path: Path, zone: ZoneInfo) -> str:
-    """What a lone dump is called as a file of a set: by the time in its name, or else of its last change."""
+    """Name a lone dump as a file of a set: by the time in its name, or else of its last change."""
     match = _STAMP.search(path.name)
     with contextlib.suppress(ValueError):
         if match:
@@ -329,7 +329,7 @@ def _unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
 
 
 def _name(member: Found, seen: set[str]) -> str:
-    """The file's name. IntegrityError for all that `export` writes no archive of."""
+    """Name the file. IntegrityError for all that `export` writes no archive of."""
     path = member.path.removeprefix(b"./")
     above, _, last = path.rpartition(b"/")
     name = last.decode("ascii", "replace")

@@ -60,7 +60,7 @@ def _named(stored: StoredSet, what: str, content: str) -> str:
 
 @contextlib.contextmanager
 def opened(stored: StoredSet, name: str, progress: Progress | None = None) -> Iterator[Stored]:
-    """One file of a set, for the body to read."""
+    """Open one file of a set, for the body to read."""
     with contextlib.closing(
         Stored(LocalStore(stored.directory), name, progress or Silent(), stored.identity)
     ) as source:
@@ -77,7 +77,7 @@ def require_as_written(stored: StoredSet, source: Stored) -> None:
 
 
 def damaged(message: str) -> IntegrityError:
-    """The error of something that was read and must not be used."""
+    """Make the error of something that was read and must not be used."""
     return IntegrityError(printable(message), _OTHER)
 
 
@@ -94,14 +94,14 @@ class HeldBack:
             self._last = data
 
     def release(self) -> None:
-        """All that was given is right."""
+        """Pass on all: what was given is right."""
         if self._last:
             self._write(self._last)
         self._last = b""
 
 
 def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
-    """The SQL that makes the roles a set was dumped with; empty for a set without them. IntegrityError if damaged.
+    """Read the SQL that makes the roles a set was dumped with; empty for a set without. IntegrityError if damaged.
 
     `unchanged`: as the manifest has it, too. Whoever checks the whole set beside this does without.
     """
@@ -116,7 +116,7 @@ def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
 
 
 def require_unchanged(source: Stored, artifact: Artifact) -> None:
-    """IntegrityError unless the bytes that were read are those that were stored."""
+    """Raise IntegrityError unless the bytes that were read are those that were stored."""
     if source.sha256 != artifact.stored_sha256:
         raise IntegrityError(
             f"{artifact.file} has changed since it was verified a moment ago; the live data were not touched",

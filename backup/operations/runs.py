@@ -36,7 +36,7 @@ class Request:
     slots: int = 0
 
     def run(self, operation: str, now: datetime, **of: str) -> Run:
-        """The run that this asks for now; `of` are its tier, set, half or place."""
+        """Make the run that this asks for now; `of` are its tier, set, half or place."""
         why = {"trigger": self.trigger, "slot": self.slot, "slots": self.slots}
         return Run.model_validate({"id": new_run_id(now), "operation": operation, "started": now, **why, **of})
 
@@ -61,7 +61,7 @@ def recover(catalog: Catalog, records: Records, now: datetime) -> None:
 
 @contextlib.contextmanager
 def tidied(catalog: Catalog) -> Iterator[None]:
-    """Nothing is left of the files of a run that a signal ends: it may come before one that was made is known."""
+    """Leave nothing of the files of a run that a signal ends: it may come before one that was made is known."""
     try:
         yield
     except Interrupted:
@@ -71,7 +71,7 @@ def tidied(catalog: Catalog) -> Iterator[None]:
 
 
 def beside(root: Path) -> Callable[[Run], bool]:
-    """Whether a run is at work without the lock of the volume: it holds one of its own, as uploads do.
+    """Tell whether a run is at work without the lock of the volume: it holds one of its own, as uploads do.
 
     The locks are looked at when that is asked: one that was looked at before the record would be too old.
     """
@@ -80,7 +80,7 @@ def beside(root: Path) -> Callable[[Run], bool]:
 
 
 def at_work(root: Path) -> Callable[[Run], bool]:
-    """Whether a run is at work: it holds the lock of the volume, or one of its own."""
+    """Tell whether a run is at work: it holds the lock of the volume, or one of its own."""
     others = beside(root)
     return lambda run: lock.names(lock.holder(root / "state" / "lock") or "", run.id) or others(run)
 
@@ -89,13 +89,13 @@ _unheard: list[int] = []
 
 
 def deaf(number: int, _frame: object) -> None:
-    """A handler that only remembers. Unlike SIG_IGN it is not inherited by programs that are started meanwhile."""
+    """Only remember the signal. Unlike SIG_IGN this is not inherited by programs that are started meanwhile."""
     _unheard.append(number)
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """No signal ends the body, which takes moments and must not be half told. `told_to_end` says whether one came."""
+    """Let no signal end the body, which takes moments and must not be half told; `told_to_end` says if one came."""
     _unheard.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -109,13 +109,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def end_if_told() -> None:
-    """Interrupted when a signal came while none could be heard."""
+    """Raise Interrupted when a signal came while none could be heard."""
     if _unheard:
         raise Interrupted(_unheard[0])
 
 
 def told_to_end() -> bool:
-    """Whether a signal came while none could be heard."""
+    """Tell whether a signal came while none could be heard."""
     return bool(_unheard)
 
 
@@ -158,7 +158,7 @@ def locked(
 
 
 def _name(run: Run) -> str:
-    """What the holder of a lock says of itself."""
+    """Say who holds a lock."""
     return f"{run.operation} {run.set or run.tier}".strip()
 
 

@@ -52,7 +52,7 @@ class Watchdog:
         self._shown.advance(count)
 
     def look(self) -> bool:
-        """Whether it has stood still for too long, which is then told."""
+        """Tell whether it has stood still for too long, and call `ended` then."""
         moved, now = self._moved, self._clock()
         if moved is None or now - moved <= self._patience:
             return False
@@ -66,7 +66,7 @@ class Watchdog:
 
 
 def stuck(idle: float, published: str = "") -> MediaFailed:
-    """The error of a run whose volume or backup disk stands still: it can only be told, then the run is killed.
+    """Log and make the error of a run whose volume or backup disk stands still: then the run is killed.
 
     `published` is the set that is there by then, and was being verified.
     """

@@ -50,7 +50,7 @@ def find_way(work: Work) -> None:
 
 
 def stop_again(work: Work) -> None:
-    """Before files are moved once more: a person or the engine may have started what was stopped."""
+    """Stop once more, before files are moved again: a person or the engine may have started what was stopped."""
     if not work.journal.stopped:
         return
     application = work.context.application()
@@ -79,14 +79,14 @@ def _no_engine(what: str) -> RestoreUnfinished:
 
 
 def measure(work: Work, watch: Watch) -> None:
-    """How long the database could not be reached, as the application has it."""
+    """Measure how long the database could not be reached, as the application has it."""
     work.window, work.through = max(work.window, watch.outage(_PATIENCE)), watch.place
     if watch.problem:
         logger.warning("{} does not let clients in again so far: {}", watch.place, watch.problem)
 
 
 def downtime(work: Work) -> Iterator[str]:
-    """How long the database could not be reached, and the application was stopped."""
+    """Say how long the database could not be reached, and the application was stopped."""
     if work.window:
         took = f"{work.window * 1000:.0f} ms" if work.window < 1 else duration(work.window)
         yield f"the database could not be reached for {took}{f' through {work.through}' if work.through else ''}"
@@ -139,7 +139,7 @@ def _provide(work: Work, application: Application, service: str) -> list[str]:
 
 
 def _run_one(application: Application, service: str, command: str, seconds: float) -> tuple[str, bool]:
-    """What went wrong, if anything did, and whether there is no use in trying again."""
+    """Run it once; what went wrong, if anything did, and whether there is no use in trying again."""
     there = application.running([service], [])
     if not there:
         return f"was not run: no container of {printable(service)} is running", False
@@ -154,7 +154,7 @@ def _run_one(application: Application, service: str, command: str, seconds: floa
 
 
 def _tell(said: str) -> None:
-    """The line that matters; all of it goes to the log file alone."""
+    """Log the line that matters; all of it goes to the log file alone."""
     lines = said.strip().splitlines()
     if lines:
         logger.info("  {}", shortened(printable(essence(lines))))

@@ -33,7 +33,7 @@ _DRILLS: Final = ("drill ", "offsite-drill ")
 
 
 def standing(root: Path) -> tuple[Journal, str] | None:
-    """The restore that has not ended, and who is at work on it; empty when nobody is: then it stands half way.
+    """Find the restore that has not ended, and who is at work on it; empty when nobody is: then it stands half way.
 
     Journal and lock cannot be read at once. A restore notes its end before it lets go of the lock, so a journal that
     is the same after the lock was seen without it is one that nobody works on.
@@ -48,7 +48,7 @@ def standing(root: Path) -> tuple[Journal, str] | None:
 
 
 def refuse_unfinished(root: Path, now: datetime) -> None:
-    """RestoreUnfinished while one stands half way, LockHeld while one is under way."""
+    """Raise RestoreUnfinished while one stands half way, LockHeld while one is under way."""
     if found := standing(root):
         journal, who = found
         if who:
@@ -77,19 +77,19 @@ def recorded(context: Context, operation: str, name: str, only: str = "", said: 
 
 
 def require_alone(context: Context) -> None:
-    """LockHeld while another restore, or its safety set, is under way."""
+    """Raise LockHeld while another restore, or its safety set, is under way."""
     if who := lock.holder(context.lock):
         first(context, who)
 
 
 def who_changes(root: Path) -> str:
-    """In words, who changes the live data now, or is about to; empty when nobody does."""
+    """Say who changes the live data now, or is about to; empty when nobody does."""
     who = lock.holder(root / "state" / "lock") or ""
     return f"another run is changing the live data: {who}" if who.startswith(_CHANGING) else ""
 
 
 def require_undisturbed(context: Context) -> None:
-    """LockHeld while another run changes the live data; nobody is asked for anything."""
+    """Raise LockHeld while another run changes the live data; nobody is asked for anything."""
     if who := who_changes(context.catalog.root):
         raise LockHeld(f"{who}; nothing was done", LOOK)
 
@@ -102,7 +102,7 @@ def behind(who: str) -> None:
 
 
 def first(context: Context, who: str) -> None:
-    """As `behind`; but a drill, which touches nothing live, is asked to end, and a backup that tries its set, too."""
+    """Wait as `behind`; but ask a drill, which touches nothing live, to end, and a backup that tries its set, too."""
     behind(who)
     if who.startswith(_DRILLS):
         logger.info("the drill is asked to end, since this goes first; it touches nothing live")
@@ -111,7 +111,7 @@ def first(context: Context, who: str) -> None:
 
 
 def kept_words(kept: Kept | None, zone: ZoneInfo) -> str:
-    """In words, what `undo` brings back."""
+    """Say what `undo` brings back."""
     if kept is None:
         return "what the last restore replaced"
     until = f"{kept.replaced.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
@@ -119,7 +119,7 @@ def kept_words(kept: Kept | None, zone: ZoneInfo) -> str:
 
 
 def stamp(root: Path, run: Run) -> str:
-    """A name for the new state of a restore; another one than the state has that is kept, however soon this follows."""
+    """Name the new state of a restore; otherwise than the state that is kept, however soon this follows."""
     moment, found = run.started, KeptFile(root).read()
     used = {found.id, *(volume.stamp for volume in found.volumes)} if found else set()
     while (name := f"{moment:%Y%m%d%H%M%S}") in used:
@@ -128,7 +128,7 @@ def stamp(root: Path, run: Run) -> str:
 
 
 def require_unmoved(context: Context, seen: Kept | None) -> None:
-    """LockHeld when what is kept for undo is not what it was when a person agreed, `seen`."""
+    """Raise LockHeld when what is kept for undo is not what it was when a person agreed, `seen`."""
     found = KeptFile(context.catalog.root).read()
     # Whether its database can still come back is looked at anew by whoever needs it, and noted by the way.
     if (found and found.with_lost("")) != (seen and seen.with_lost("")):

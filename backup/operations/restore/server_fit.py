@@ -34,7 +34,7 @@ class Fit:
 
 
 def fit(login: Login, part: DatabasePart | None, server_version: str) -> Fit:
-    """How the set of `part` fits the server of `login`; of a dump without a manifest only what it takes to load it."""
+    """Ask how the set of `part` fits the server of `login`; of a dump without a manifest only what loading it takes."""
     versions = {**dict.fromkeys(part.extensions, ""), **part.versions} if part else {}
     has = capabilities(login, versions)
     same = part is not None and major(part.server_version) == major(server_version)
@@ -63,7 +63,7 @@ def fit(login: Login, part: DatabasePart | None, server_version: str) -> Fit:
 
 
 def _version(name: str, wanted: str, has: Capabilities, same_major: bool) -> str:
-    """The version that is made: that of the set where it can be had, unless a newer server brings a newer one."""
+    """Choose the version to make: that of the set where it can be had, unless a newer server brings a newer one."""
     exact = same_major or name in LOADING
     return wanted if exact and (name, wanted) in has.versions else has.defaults.get(name, "")
 
@@ -88,7 +88,7 @@ class Given:
 
 
 def contrast(login: Login, live: Database | None, listed: Roles | None, part: DatabasePart | None) -> Contrast:
-    """How the database and the roles of a set and of the server differ, and whose count."""
+    """Compare the database and the roles of a set with those of the server, and say whose count."""
     empty = live is None or is_empty(login)
     if listed is None or part is None:
         return Contrast(empty=False, new=False)
@@ -106,7 +106,7 @@ def contrast(login: Login, live: Database | None, listed: Roles | None, part: Da
 def given(
     login: Login, found: Contrast, live: Database | None, listed: Roles | None, part: DatabasePart | None
 ) -> Given:
-    """The statements that this comes to."""
+    """Write the statements that this comes to."""
     if listed is None or part is None or not found.empty:
         return Given(settings_for(login, login.name) if live else ())
     # Somebody is at work as these, and the server cannot do without the first of its roles.
@@ -116,7 +116,7 @@ def given(
 
 
 def taken(login: Login, wanted: Given, name: str) -> Given:
-    """What of it the server takes, tried on the database `name` and taken back: before hours of loading."""
+    """Try on the database `name` what of it the server takes, and take it back: before hours of loading."""
     own, trial = len(wanted.own), [*retarget(wanted.own, login.name, name), *wanted.roles]
     left_out = _refused(login, name, trial, lambda number, why: number >= own or _may_go(trial[number], why))
     numbers = [number for number in range(len(trial)) if number not in left_out]
@@ -127,18 +127,18 @@ def taken(login: Login, wanted: Given, name: str) -> Given:
 
 
 def allowed(login: Login, name: str, statements: Sequence[str]) -> list[str]:
-    """Those of the statements that the server takes; only settings may be among the others."""
+    """Choose the statements that the server takes; only settings may be among the others."""
     left_out = _refused(login, name, statements, lambda number, why: _may_go(statements[number], why))
     return [each for number, each in enumerate(statements) if number not in left_out]
 
 
 def _may_go(statement: str, sqlstate: str) -> bool:
-    """Whether it is a setting that no server of this kind takes any more; what this login may not set, another may."""
+    """Tell whether it is a setting that no such server takes any more; what this login may not set, another may."""
     return is_setting(statement) and sqlstate != NO_RIGHT
 
 
 def _refused(login: Login, name: str, statements: Sequence[str], may: Callable[[int, str], bool]) -> Collection[int]:
-    """What the server refuses is told; RestoreFailed for what it may not."""
+    """Find what the server refuses, and log it; RestoreFailed for what it may not."""
     found = refused(login, name, statements, may)
     for number, why in found.items():
         logger.warning("{}", refusal(statements[number], why))
@@ -146,7 +146,7 @@ def _refused(login: Login, name: str, statements: Sequence[str], may: Callable[[
 
 
 def last_notes(login: Login, live: Database | None, found: Contrast, lacks: Lacking) -> Iterator[tuple[str, str]]:
-    """What is to be said at the end of a restore: what was kept, what was changed; warnings have a next step."""
+    """Say at the end of a restore what was kept, what was changed; warnings have a next step."""
     slots, subscriptions = replication(login, login.name)
     replaced = LiveDatabase(login.name, 0, 0, "", slots, subscriptions)
     remarks = [*otherwise(lacks), *(left_behind(replaced) if live else ())]
