@@ -11,13 +11,13 @@ from backup.model.backup_set import StoredSet
 from backup.operations.parallel_load import LEAST, Foreseen
 from backup.operations.parts import opened
 from backup.operations.verify.stored_bytes import Stored
-from backup.postgres.dump.adaptation import AS_IT_IS, Adaptation
+from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.post_data import foreseen
 
 
 @contextlib.contextmanager
-def foreseeing(stored: StoredSet, how: Adaptation = AS_IT_IS, *, least: int = LEAST) -> Iterator[Foreseen | None]:
+def foreseeing(stored: StoredSet, how: Adaptation, *, least: int = LEAST) -> Iterator[Foreseen | None]:
     """Read in a thread, for as long as the body runs. None for a dump that is too small, or unknown, to be worth it.
 
     `how` it is loaded.

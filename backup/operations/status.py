@@ -44,10 +44,9 @@ def status(
     now: datetime,
     *,
     scheduler: SchedulerState | None = None,
-    first: Run | None = None,
 ) -> Health:
     """Health alone, of the same overview that every surface shows."""
-    return overview(settings, catalog, records, now, scheduler=scheduler, first=first).health
+    return overview(settings, catalog, records, now, scheduler=scheduler).health
 
 
 def overview(

@@ -65,10 +65,10 @@ class Watchdog:
                 return
 
 
-def stuck(idle: float, published: str = "") -> MediaFailed:
+def stuck(idle: float, published: str) -> MediaFailed:
     """Log and make the error of a run whose volume or backup disk stands still: then the run is killed.
 
-    `published` is the set that is there by then, and was being verified.
+    `published` is the set that is there by then, and was being verified; empty for none.
     """
     left = f"{published} is published, but was not verified" if published else "nothing of it was published"
     error = MediaFailed(
