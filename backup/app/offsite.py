@@ -21,8 +21,8 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.fetch import temporarily
-from backup.operations.offsite.model import PlaceName
-from backup.operations.offsite.plans import ages, places, uploads
+from backup.operations.offsite.remote_state import PlaceName
+from backup.operations.offsite.rules import ages, places, uploads
 from backup.operations.prune import policy as local_policy
 from backup.pipeline import age
 from backup.progress import Progress

@@ -19,7 +19,7 @@ from backup.logging import redacting
 from backup.media.helper import FILES_ROLE, FileTrees, InHelper, in_child
 from backup.media.volumes import NO_VOLUMES
 from backup.model.run import new_run_id
-from backup.operations.restore.context import RestoreContext, Trees
+from backup.operations.restore.context import RestoreContext
 from backup.postgres import Login
 from backup.postgres.availability import Way
 from backup.progress import Progress
@@ -88,7 +88,7 @@ class _Restoring:
         self._met = True
         return engine, *self._app.surroundings(engine)
 
-    def _trees(self) -> Trees:
+    def _trees(self) -> FileTrees:
         found = self._engine()
         volumes = self._settings.volumes
         if found is None or found[1] is None:

@@ -15,8 +15,8 @@ from backup.errors import BackupError, NotFound
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
 from backup.operations.drill import run as drill_operation
-from backup.operations.drill.messages import proven
-from backup.operations.offsite import drill as offsite_drill
+from backup.operations.drill.run import proven
+from backup.operations.offsite import fetch
 
 _QUEUE: Final = 12 * 3600.0
 
@@ -79,7 +79,7 @@ def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occa
         if occasion.slot and context.encrypt and not main.settings.age_identity:
             logger.warning("the copies are encrypted and their key is not here: they cannot be drilled on this machine")
             return
-        stored, verdict = offsite_drill.drill(
+        stored, verdict = fetch.drill(
             query, context, local, lambda folder: found_in(main, folder), wait=wait, **occasion._asdict()
         )
     _told(stored, verdict, as_json)

@@ -12,7 +12,7 @@ from backup.cli import base
 from backup.cli.base import Identity, Set
 from backup.formatting import plural
 from backup.logging import logger
-from backup.operations.export.output import Output
+from backup.operations.export import Output
 from backup.operations.inspect import tables
 
 

@@ -19,7 +19,7 @@ from backup.formatting import printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
-from backup.operations.export.output import Output, refuse_terminal
+from backup.operations.export import Output, refuse_terminal
 from backup.operations.inspect import file_index, one_file, usage
 
 _Path = Annotated[str, typer.Option("--path", metavar="PATH", help="A file of the media, such as uploads/2025/a.pdf.")]

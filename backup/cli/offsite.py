@@ -18,7 +18,7 @@ from backup.cli.render.prune import prune_json, prune_lines, prune_table
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.manifest import Tier
-from backup.operations.offsite import fetch, listing, verify_copies
+from backup.operations.offsite import fetch, verify_copies
 from backup.operations.offsite import prune as pruning
 from backup.operations.offsite import upload as uploading
 from backup.operations.offsite.context import OffsiteContext
@@ -88,7 +88,7 @@ def list_copies(as_json: Json = False) -> None:
     found: list[Any] = []
 
     def show(context: OffsiteContext) -> None:
-        rows = listing.rows(context)
+        rows = verify_copies.rows(context)
         if as_json:
             found.append(copies_json(context.remote.name, rows))
         elif base.out.is_terminal:

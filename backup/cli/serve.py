@@ -20,7 +20,7 @@ from backup.monitoring.alerts.delivery import check
 from backup.monitoring.alerts.targets import targets
 from backup.operations.restore import run, single
 from backup.operations.restore.journal import words
-from backup.operations.restore.unfinished import standing
+from backup.operations.restore.locking import standing
 from backup.progress import Silent
 from backup.service.main import serve
 from backup.service.probe import run_dir

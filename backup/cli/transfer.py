@@ -14,9 +14,9 @@ from backup.cli.base import Identity, Json, Set
 from backup.errors import NotConfirmed, NotFound
 from backup.formatting import plural, printable, size
 from backup.logging import logger
+from backup.operations import export as export_operation
 from backup.operations.context import Context
-from backup.operations.export import run as export_operation
-from backup.operations.export.output import Output, refuse_terminal
+from backup.operations.export import Output, refuse_terminal
 from backup.operations.import_ import adopt
 
 
@@ -70,7 +70,7 @@ def import_sets(
             raise NotConfirmed("stdin is a terminal, so there is nothing to import", "`import - < set.tar`.")
         stream = sys.stdin.buffer
     with base.progress(as_json) as progress:
-        done = adopt.adopt(
+        done = adopt(
             paths, stream, Context(catalog=main.catalog, records=main.records, lock=main.lock, progress=progress), wait
         )
     if as_json:

@@ -36,7 +36,10 @@ Runner = Callable[[str, Sequence[str]], "Iterator[str | int]"]
 
 @dataclass(frozen=True)
 class FileTrees:
-    """`volumes` is where each volume's directory is mounted; `runner` runs a command with it writable."""
+    """The files of the volumes, writable; `stamp` names one restore.
+
+    `volumes` is where each volume's directory is mounted; `runner` runs a command with it writable.
+    """
 
     volumes: Path
     runner: Runner
@@ -45,7 +48,10 @@ class FileTrees:
     def extract(
         self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
     ) -> list[str]:
-        """See Trees."""
+        """Unpack an archive of the folder `root` beside the live files, each file checked against the index.
+
+        What the file system did not take as it was, in words: there it has the nearest.
+        """
         options = [f"--limit={limit}", *(["--trusted"] if trusted else [])]
         words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]
         return _notes(self._call(volume, "extract", *options, "--", *words).get("extracted"))
@@ -63,7 +69,10 @@ class FileTrees:
         paths: Sequence[bytes],
         days: float,
     ) -> tuple[str, list[str]]:
-        """See Trees."""
+        """Put single files or directories of an archive in the place of the live ones.
+
+        Where those are kept, if any; and what the file system did not take as it was, in words.
+        """
         options = [f"--limit={limit}", f"--days={days}", *(["--trusted"] if trusted else [])]
         # In hexadecimal: what the engine is told must be UTF-8, and a path need not be.
         options += [f"--path={path.hex()}" for path in paths]
@@ -72,23 +81,23 @@ class FileTrees:
         return str(done["kept"]), _notes(done)
 
     def tidy(self, volume: str) -> list[str]:
-        """See Trees."""
+        """Take back what a `put` that was killed left half done; what was done, in words."""
         return [str(line) for line in self._call(volume, "tidy", self._root(volume)).get("told", ())]
 
     def exchange(self, volume: str, stamp: str) -> None:
-        """See Trees."""
+        """Let the unpacked files and the live ones change places; done already, it does nothing."""
         self._change(volume, "exchange", stamp)
 
     def exchange_back(self, volume: str, stamp: str) -> None:
-        """See Trees."""
+        """Let the files that `exchange` replaced be live again; done already, it does nothing."""
         self._change(volume, "roll-back", stamp)
 
     def discard(self, volume: str, stamp: str) -> None:
-        """See Trees."""
+        """Remove what is beside the live files."""
         self._change(volume, "discard", stamp)
 
     def exchanged(self, volume: str, stamp: str) -> bool:
-        """See Trees."""
+        """Whether the unpacked files are live."""
         found = str(self._call(volume, "state", self._root(volume), stamp)["state"])
         if found not in ("ready", "exchanged"):
             raise RestoreFailed(
@@ -98,7 +107,7 @@ class FileTrees:
         return found == "exchanged"
 
     def kept(self, volume: str, stamp: str) -> int:
-        """See Trees."""
+        """Bytes of what is beside the live files."""
         found = self._call(volume, "kept", self._root(volume)).get("kept", ())
         return int(next((each["bytes"] for each in found if each["stamp"] == stamp), 0))
 

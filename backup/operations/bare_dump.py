@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -10,9 +9,9 @@ from typing import Final
 from backup.errors import IntegrityError, LoadFailed
 from backup.model.backup_set import StoredSet
 from backup.operations.legacy import CUSTOM
+from backup.operations.parts import opened
 from backup.operations.verify.run import Checked, check
 from backup.operations.verify.set_files import Reader
-from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import Content, Kind
 from backup.postgres.clients import Clients
 from backup.postgres.dump.dump_digest import Outline
@@ -21,7 +20,6 @@ from backup.postgres.dump.role_names import RoleNames
 from backup.postgres.dump.statements import one_line
 from backup.postgres.scratch_place import Place
 from backup.progress import Progress, Silent
-from backup.storage.directory import LocalStore
 
 _FIRST: Final = b"\n-- Name: "
 _DROP: Final = re.compile(rb"^(?:DROP|ALTER [^\n]* DROP) ", re.MULTILINE)
@@ -76,8 +74,7 @@ def options(head: bytes, outline: Outline) -> tuple[str, ...]:
 
 
 def _as_sql(stored: StoredSet, name: str, content: Content, clients: Clients, run: str) -> Iterator[bytes]:
-    source = Stored(LocalStore(stored.directory), name, Silent(), stored.identity)
-    with contextlib.closing(source):
+    with opened(stored, name) as source:
         try:
             with clients.as_sql(source.content(packed=content.packed, single=False), run) as pieces:
                 yield from pieces

@@ -19,8 +19,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run, new_run_id
 from backup.model.schedule import BUSY, GRACE, VANISHED, WELL, Account, Owed, owed, resting, settle, stillborn
 from backup.monitoring.health import Reason
-from backup.operations.jobs import COMMANDS, LOCKLESS, operation_of, tier_of
-from backup.operations.offsite.plans import BESIDE
+from backup.operations.jobs import COMMANDS, LOCKLESS, OFFSITE, operation_of, tier_of
 from backup.storage import lock
 
 _LOOK: Final = timedelta(seconds=10)
@@ -126,7 +125,7 @@ class Accounting:
     def _catch_up(self, book: Book, now: datetime) -> None:
         for slot in owed(self.jobs, book.jobs, now, self.zone):
             account = book.jobs[slot.job]
-            if (slot.job in BESIDE) not in self._children and self._ready(slot, account, now):
+            if (slot.job in OFFSITE) not in self._children and self._ready(slot, account, now):
                 self._start(slot, account, now)
                 return
 
@@ -142,15 +141,14 @@ class Accounting:
         reason = self._reason(slot, account)
         told = f"{slot.job}, due at {local_time(slot.slot, self.zone)}"
         if now - slot.slot >= GRACE:
-            before = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
-            logger.warning("{}{}, was missed: {}; it is caught up now", told, before, reason)
+            logger.warning("{}{}, was missed: {}; it is caught up now", told, _before(slot), reason)
         else:
             logger.info("{}, is started by the service: {}", told, reason)
         try:
             with self.ledger.changing(now) as draft:
                 if found := draft.book.jobs.get(slot.job):
                     draft.book = draft.book.with_account(slot.job, found.model_copy(update={"reason": reason}))
-            self._children[slot.job in BESIDE] = (self.spawn(slot.job), slot, now)
+            self._children[slot.job in OFFSITE] = (self.spawn(slot.job), slot, now)
         except BackupError as error:
             logger.error("{} could not be started: {} {}", slot.job, error.message, error.hint)
 
@@ -234,7 +232,7 @@ class Accounting:
             ended=now,
             outcome=Outcome.CRASHED,
             message=account.reason,
-            hint=f"`docker compose logs backup` shows what it said; `{' '.join(_by_hand(job))}` tries it now.",
+            hint=_hint(job),
             exit_code=account.exit_code or 0,
         )
         self.leave(run)
@@ -261,8 +259,15 @@ class Accounting:
         return tuple(self._lost.copy().values())
 
 
-def _by_hand(job: str) -> list[str]:
-    return [word for word in COMMANDS[job] if word != "--scheduled"]
+def _hint(job: str) -> str:
+    """What shows why a run of the job died, and what begins one by hand."""
+    command = " ".join(word for word in COMMANDS[job] if word != "--scheduled")
+    return f"`docker compose logs backup` shows what it said; `{command}` tries it now."
+
+
+def _before(slot: Owed) -> str:
+    """How many more slots were missed."""
+    return f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
 
 
 def reasons(book: Book, jobs: Mapping[str, str], now: datetime, zone: ZoneInfo) -> list[Reason]:
@@ -271,13 +276,11 @@ def reasons(book: Book, jobs: Mapping[str, str], now: datetime, zone: ZoneInfo) 
     for slot in owed(jobs, book.jobs, now, zone):
         account = book.jobs[slot.job]
         if now - slot.slot > _OVERDUE and not account.open:
-            more = f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
             why = f": {account.reason}" if account.reason else ""
             due = local_time(slot.slot, zone)
-            text = f"{slot.job} should have run at {due}{more} and has not{why}"
+            text = f"{slot.job} should have run at {due}{_before(slot)} and has not{why}"
             found.append(Reason("warn", text, "It is caught up when nothing else runs; `schedule` shows what is owed."))
     for job, account in book.jobs.items():
         if account.crashed and jobs.get(job) and job not in set(Tier):
-            hint = f"`docker compose logs backup` shows what it said; `{' '.join(_by_hand(job))}` tries it now."
-            found.append(Reason("warn", f"{job}: {account.reason}", hint))
+            found.append(Reason("warn", f"{job}: {account.reason}", _hint(job)))
     return found

@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Final
 
 from backup.config.loader import Settings
+from backup.config.types import AFTER
 from backup.errors import BackupError, ConfigError
 from backup.model.manifest import Tier
 from backup.model.schedule import crontab, misled
 from backup.monitoring.health import CREATE
-from backup.operations.offsite import plans
 from backup.operations.offsite.copy_status import DRILL, PRUNE, VERIFY
+from backup.operations.offsite.rules import uploads
 
+# The uploads of these tiers.
+_UPLOADS: Final = {f"upload-{tier}": tier for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY, Tier.MANUAL)}
+# Jobs that go on beside backups; a drill waits for the lock when it has fetched its set.
+OFFSITE: Final = frozenset({*_UPLOADS, "offsite-verify", "offsite-prune", "offsite-drill"})
 # What each job runs, after the program's own name.
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     **{str(tier): (CREATE, "--scheduled", str(tier)) for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)},
@@ -26,16 +31,20 @@ COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "cleanup": ("prune", "--scheduled"),
     "monitor": ("monitor", "--alert", "--scheduled"),
     "report": ("monitor", "--report", "--scheduled"),
-    **plans.COMMANDS,
+    **{job: ("upload", "--scheduled", str(tier)) for job, tier in _UPLOADS.items()},
+    "offsite-verify": ("offsite", "verify", "--scheduled"),
+    "offsite-prune": ("offsite", "prune", "--scheduled"),
+    "offsite-drill": ("drill", "--scheduled", "offsite:latest"),
 }
 # What runs of a job are called in their records, where that is not the command's own name.
 _OPERATIONS: Final = {"report": "report", "offsite-drill": DRILL, "offsite-verify": VERIFY, "offsite-prune": PRUNE}
 # These do not wait for the lock of the backup volume: they look and tell, or work beside those that hold it.
-LOCKLESS: Final = frozenset({"monitor", "report", *plans.BESIDE})
+LOCKLESS: Final = frozenset({"monitor", "report", *OFFSITE})
 
 
 def jobs(settings: Settings) -> dict[str, str]:
-    """The scheduled jobs and their cron lines; empty for those that are off."""
+    """The scheduled jobs and their cron lines; empty for those that are off, and for offsite ones where no place is."""
+    sent = uploads(settings)
     return {
         Tier.DAILY: settings.daily,
         Tier.WEEKLY: settings.weekly,
@@ -44,7 +53,10 @@ def jobs(settings: Settings) -> dict[str, str]:
         "cleanup": settings.cleanup,
         "monitor": settings.monitor,
         "report": settings.report,
-        **plans.jobs(settings),
+        **{job: "" if sent.get(tier) == AFTER else sent.get(tier, "") for job, tier in _UPLOADS.items()},
+        "offsite-verify": settings.offsite_verify if settings.has_offsite else "",
+        "offsite-prune": settings.offsite_cleanup if settings.has_offsite else "",
+        "offsite-drill": settings.offsite_drill if settings.has_offsite else "",
     }
 
 

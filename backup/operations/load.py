@@ -16,7 +16,7 @@ from backup.errors import LoadFailed
 from backup.formatting import printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
-from backup.operations.parallel_load import LEAST, Beside, Foreseen
+from backup.operations.parallel_load import LEAST, Foreseen, SecondSession
 from backup.postgres.clients import Clients
 from backup.postgres.dump.adaptation import LOADING, called
 from backup.postgres.dump.dependency_queue import Entry, Queue
@@ -35,7 +35,7 @@ _GLANCE: Final = 0.2
 # Schema, table and name of a constraint.
 _PARTS: Final = 3
 # insufficient_privilege
-_NO_RIGHT: Final = "42501"
+NO_RIGHT: Final = "42501"
 
 
 class Load:
@@ -44,9 +44,9 @@ class Load:
     `rows_done` is when its last row was passed on, by the monotonic clock; `left` what it did without, at its end.
     """
 
-    def __init__(self, first: Dialogue, beside: Beside, attempt: Attempt) -> None:
-        self._first, self._beside, self._attempt = first, beside, attempt
-        self.split = Split(self._write, self._note, beside.loaded, attempt)
+    def __init__(self, first: Dialogue, second: SecondSession, attempt: Attempt) -> None:
+        self._first, self._second, self._attempt = first, second, attempt
+        self.split = Split(self._write, self._note, second.loaded, attempt)
         self.rows_done = 0.0
         self.left: list[LeftOut] = []
 
@@ -55,21 +55,21 @@ class Load:
         self.split.finish()
         if not self.rows_done:
             self._note()
-        queue, doing, sessions = self._beside.rest(self.split.entries), {}, [self._first]
+        queue, doing, sessions = self._second.rest(self.split.entries), {}, [self._first]
         last_row = self._first.ask(self._after_rows())
         if first := queue.take():
             doing[0] = first
             self._first.ask(self._attempt.script(first))
-        if self._beside.doing:
-            doing[1] = self._beside.doing
-            self._beside.ask()
-        if self._beside.begun or (len(self.split.entries) > 1 and self.split.rows >= self._beside.least):
-            sessions.append(self._beside.session())
+        if self._second.doing:
+            doing[1] = self._second.doing
+            self._second.ask()
+        if self._second.begun or (len(self.split.entries) > 1 and self.split.rows >= self._second.least):
+            sessions.append(self._second.session())
 
         def take(number: int) -> Entry | None:
             # What was written to the first session may wait in its pipe yet.
             all_in = number == 0 or self._first.answered >= last_row
-            return queue.take(None if all_in else self._beside.tables())
+            return queue.take(None if all_in else self._second.tables())
 
         _build(queue, doing, sessions, take, self._attempt)
         self._listen(sessions)
@@ -95,12 +95,12 @@ class Load:
 
     def rows_breaking(self, schema: str, table: str, name: str) -> str:
         """A query that shows the rows which break a constraint; empty where none is known."""
-        entries = [*self.split.entries, *self._beside.entries]
+        entries = [*self.split.entries, *self._second.entries]
         return query(entries, self.split.checked, schema, table, name)
 
     def _write(self, data: bytes) -> None:
         self._first.load.write(data)
-        self._beside.step(self.split.rows)
+        self._second.step(self.split.rows)
 
     def _note(self) -> None:
         self.rows_done = time.monotonic()
@@ -116,9 +116,9 @@ def loading(
     """
 
     @contextlib.contextmanager
-    def second() -> Iterator[Dialogue]:
+    def start() -> Iterator[Dialogue]:
         with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part="2.") as session:
-            session.enter(lambda: beside.closing)
+            session.enter(lambda: second.closing)
             session.heard = first.heard
             session.load.write(UNRESTRICTED + confined(session.version) + load.split.settings)
             yield session
@@ -128,12 +128,12 @@ def loading(
         foreseen = None
     with (
         clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first,
-        Beside(first, second, foreseen, least, attempt.script) as beside,
+        SecondSession(first, start, foreseen, least, attempt.script) as second,
     ):
         # Either session may have to wait for the other, or for rows.
         first.enter()
         first.load.write(UNRESTRICTED + confined(first.version))
-        load = Load(first, beside, attempt)
+        load = Load(first, second, attempt)
         yield load
 
 
@@ -215,7 +215,7 @@ def wanted(stored: StoredSet, roles: str, *, rows: bool = True) -> Wanted:
 
 def against_set(error: LoadFailed, place: Place) -> bool:
     """Whether a load failed for what the set holds: not for want of something, nor of rights on somebody's server."""
-    return error.refused and (place.ours or error.sqlstate != _NO_RIGHT)
+    return error.refused and (place.ours or error.sqlstate != NO_RIGHT)
 
 
 def _build(

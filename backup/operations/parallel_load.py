@@ -26,7 +26,7 @@ LEAST: Final = 4 << 20
 _GLANCE: Final = 1.0
 
 
-class Beside:
+class SecondSession:
     """`start` gives the session, `script` what it is given for an entry. As a context manager it leaves none behind."""
 
     def __init__(
@@ -86,7 +86,7 @@ class Beside:
             self.doing, self._answer, self._changed = None, 0, True
         if self._changed and self.doing is None:
             self.doing, self._changed = self._queue.take(self._loaded), False
-        if self.doing and self._started():
+        if self.doing and self._starting().done():
             self.ask()
 
     def tables(self) -> set[bytes]:
@@ -134,9 +134,6 @@ class Beside:
         if self._entries is None and self._foreseen and (entries := self._foreseen()) is not None:
             self._entries, self._queue, self._changed = entries, Queue(entries), True
         return self._entries is not None
-
-    def _started(self) -> bool:
-        return self._starting().done()
 
     def _starting(self) -> Future[Dialogue]:
         if self._session is None:

@@ -1,11 +1,26 @@
-"""Which files of a set hold its database and its volumes, with a manifest or without."""
+"""The parts of a set, with a manifest or without: which files hold them, and what opens those.
+
+Output is held back until it is known to be right.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from backup.errors import IntegrityError
+from backup.formatting import printable
 from backup.model.backup_set import StoredSet
-from backup.model.manifest import file_name, parse_file_name
+from backup.model.manifest import Artifact, file_name, parse_file_name
+from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.age import SUFFIX
 from backup.pipeline.file_type import Kind
+from backup.progress import Progress, Silent
+from backup.storage.directory import LocalStore
+
+_OTHER: Final = "`verify` says what is wrong with it; `list` shows other sets."
+_LIMIT: Final = 64 << 20
 
 
 def volumes_of(stored: StoredSet) -> tuple[str, ...]:
@@ -41,3 +56,81 @@ def _named(stored: StoredSet, what: str, content: str) -> str:
     """The file of a set that holds this, encrypted or not; empty when there is none."""
     names = (file_name(what, stored.id, f"{content}{ending}") for ending in ("", SUFFIX))
     return next((name for name in names if name in stored.files), "")
+
+
+@contextlib.contextmanager
+def opened(stored: StoredSet, name: str, progress: Progress | None = None) -> Iterator[Stored]:
+    """Open one file of a set, for the body to read."""
+    with contextlib.closing(
+        Stored(LocalStore(stored.directory), name, progress or Silent(), stored.identity)
+    ) as source:
+        yield source
+
+
+def require_as_written(stored: StoredSet, source: Stored) -> None:
+    """Read what is left of a file; IntegrityError unless it is the one that the manifest describes."""
+    source.drain()
+    listed = stored.manifest.artifacts if stored.manifest else ()
+    artifact = next((each for each in listed if each.file == source.name), None)
+    if artifact and (source.size, source.sha256) != (artifact.stored_size, artifact.stored_sha256):
+        raise damaged(f"{source.name} is not as it was written: its SHA-256 differs from the manifest's")
+
+
+def damaged(message: str) -> IntegrityError:
+    """Make the error of something that was read and must not be used."""
+    return IntegrityError(printable(message), _OTHER)
+
+
+class HeldBack:
+    """Passes bytes on, but the last piece only when told to: what is cut off before that looks like it."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write, self._last = write, b""
+
+    def write(self, data: bytes) -> None:
+        """Pass on what was given before."""
+        if data:
+            self.release()
+            self._last = data
+
+    def release(self) -> None:
+        """Pass on all: what was given is right."""
+        if self._last:
+            self._write(self._last)
+        self._last = b""
+
+
+def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
+    """Read the SQL that makes the roles a set was dumped with; empty for a set without. IntegrityError if damaged.
+
+    `unchanged`: as the manifest has it, too. Whoever checks the whole set beside this does without.
+    """
+    artifact = stored.manifest.artifact("roles") if stored.manifest else None
+    if artifact is None:
+        return ""
+    with opened(stored, artifact.file) as source:
+        text = _bounded(source, stored.id)
+        if unchanged:
+            require_unchanged(source, artifact)
+    return text.decode(errors="surrogateescape")
+
+
+def require_unchanged(source: Stored, artifact: Artifact) -> None:
+    """Raise IntegrityError unless the bytes that were read are those that were stored."""
+    if source.sha256 != artifact.stored_sha256:
+        raise IntegrityError(
+            f"{artifact.file} has changed since it was verified a moment ago; the live data were not touched",
+            "Is the disk failing? `verify` judges the set again.",
+        )
+
+
+def _bounded(source: Stored, identifier: str) -> bytes:
+    text = bytearray()
+    try:
+        for piece in source.content():
+            text += piece
+            if len(text) > _LIMIT:
+                raise IntegrityError(f"{source.name} is too large to be a list of roles")
+    except IntegrityError as error:
+        raise IntegrityError(error.message, f"`verify {identifier}` says what else is damaged.") from error
+    return bytes(text)

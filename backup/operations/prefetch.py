@@ -9,16 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from backup.model.backup_set import StoredSet
 from backup.operations.parallel_load import LEAST, Foreseen
+from backup.operations.parts import opened
 from backup.operations.verify.stored_bytes import Stored
-from backup.postgres.dump.adaptation import AS_IT_IS, Adaptation
+from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.post_data import foreseen
-from backup.progress import Silent
-from backup.storage.directory import LocalStore
 
 
 @contextlib.contextmanager
-def foreseeing(stored: StoredSet, how: Adaptation = AS_IT_IS, *, least: int = LEAST) -> Iterator[Foreseen | None]:
+def foreseeing(stored: StoredSet, how: Adaptation, *, least: int = LEAST) -> Iterator[Foreseen | None]:
     """Read in a thread, for as long as the body runs. None for a dump that is too small, or unknown, to be worth it.
 
     `how` it is loaded.
@@ -43,13 +42,11 @@ def _known(reading: Future[list[Entry]]) -> list[Entry] | None:
 
 
 def _read(stored: StoredSet, file: str, how: Adaptation, stopped: threading.Event) -> list[Entry]:
-    source = Stored(LocalStore(stored.directory), file, Silent(), stored.identity)
-
-    def pieces() -> Generator[bytes, None, None]:
+    def pieces(source: Stored) -> Generator[bytes, None, None]:
         for piece in source.content():
             if stopped.is_set():
                 raise EOFError("nobody wants to know any more")
             yield piece
 
-    with contextlib.closing(source):
-        return foreseen(pieces(), how)
+    with opened(stored, file) as source:
+        return foreseen(pieces(source), how)

@@ -12,18 +12,17 @@ from pydantic import ValidationError
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import Decision, Identity, Memory, Policy, advanced, decide, identity_of, stale
-from backup.catalog.run_records import Records
 from backup.config.loader import Settings
 from backup.errors import BackupError, NoSpace, NotFound, StoreError
 from backup.formatting import age, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import SKEW, StoredSet, is_ahead, left_volumes, present, volumes_of
 from backup.model.manifest import Tier
-from backup.model.run import Outcome, Run, new_run_id
+from backup.model.run import Run
 from backup.monitoring.health import failed_backup
 from backup.operations import runs
 from backup.operations.context import Context
-from backup.operations.restore.unfinished import refuse_unfinished
+from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.runs import at_work
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
@@ -37,12 +36,12 @@ _MAKE_ROOM: Final = "On a disk that is full `prune --make-room` removes what is 
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(runs.Request):
     """`force` lifts the share of a tier that one run may remove, `make_room` that the backups must be well.
 
     `server` is the system identifier of another database server, whose sets are cleaned up instead. `forget_volume` is
     a volume that has left the stack, and for which no set need be kept any longer. `ahead` is a set dated ahead of
-    the clock, which goes, and nothing else. `wait` is in seconds; the rest is for the record.
+    the clock, which goes, and nothing else.
     """
 
     force: bool = False
@@ -50,10 +49,6 @@ class Request:
     server: str = ""
     forget_volume: str = ""
     ahead: str = ""
-    wait: float = 0.0
-    trigger: str = "manual"
-    slot: datetime | None = None
-    slots: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,39 +282,22 @@ def is_cleanup(run: Run) -> bool:
 
 def prune(request: Request, context: PruneContext) -> Report:
     """Remove what is to go, and record the run. Raises what made it fail, after recording that too."""
-    asked = context.clock()
-    run = Run(
-        id=new_run_id(asked),
-        operation=PRUNE,
-        trigger=request.trigger,
-        slot=request.slot,
-        slots=request.slots,
-        started=asked,
-        set=request.ahead,
-    )
-    with runs.locked(context, run, request.wait):
-        run = run.model_copy(update={"started": context.clock()})
-        try:
-            runs.recover(context.catalog, context.records, run.started)
-            _begin(context.records, run)
-            report = plan(request, context, run.started, run.id)
-            MemoryFile(context.catalog.root).note(report.memory)
-            _remove(report, context.catalog)
-            # Tried already, and in vain if anything is left: said last, so that it does not keep the others.
-            context.catalog.finish_removing()
-        except BaseException as error:
-            runs.record(context.records, runs.failed(run, error, context.clock(), {}))
-            raise
-        done = {"outcome": Outcome.SUCCESS, "ended": context.clock(), "message": report.words}
-        left = {"exit_code": report.exit_code, "hint": report.hint}
-        runs.record(context.records, run.model_copy(update=done | left))
+    run = request.run(PRUNE, context.clock(), set=request.ahead)
+    with runs.locked(context, run, request.wait) as run, runs.recorded(context, run, _begin) as recording:
+        report = plan(request, context, run.started, run.id)
+        MemoryFile(context.catalog.root).note(report.memory)
+        _remove(report, context.catalog)
+        # Tried already, and in vain if anything is left: said last, so that it does not keep the others.
+        context.catalog.finish_removing()
+        recording.success = {"message": report.words, "exit_code": report.exit_code, "hint": report.hint}
     return report
 
 
-def _begin(records: Records, run: Run) -> None:
+def _begin(context: Context, run: Run) -> None:
     """A disk that has no room for the record is the one that a cleanup is needed on."""
+    runs.recover(context.catalog, context.records, run.started)
     try:
-        records.begin(run)
+        context.records.begin(run)
     except NoSpace as error:
         logger.warning("{}", error.message)
 

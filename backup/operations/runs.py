@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,15 +15,30 @@ from typing import Final
 from backup.catalog import staging
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
-from backup.errors import BackupError, Interrupted, MediaFailed, StoreError
+from backup.errors import BackupError, Interrupted, StoreError
 from backup.logging import logger, redacted
-from backup.model.run import Outcome, Run
+from backup.model.run import Outcome, Run, new_run_id
 from backup.operations import preemption
 from backup.operations.context import Context
 from backup.storage import lock
 
 # Runs that do not hold the lock of the volume hold one whose name begins so.
 BESIDE: Final = "beside-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Why a run is to be: `trigger`, `slot` and `slots` as in Run. `wait` are the seconds to queue for."""
+
+    wait: float = 0.0
+    trigger: str = "manual"
+    slot: datetime | None = None
+    slots: int = 0
+
+    def run(self, operation: str, now: datetime, **of: str) -> Run:
+        """Make the run that this asks for now; `of` are its tier, set, half or place."""
+        why = {"trigger": self.trigger, "slot": self.slot, "slots": self.slots}
+        return Run.model_validate({"id": new_run_id(now), "operation": operation, "started": now, **why, **of})
 
 
 def recover(catalog: Catalog, records: Records, now: datetime) -> None:
@@ -45,7 +61,7 @@ def recover(catalog: Catalog, records: Records, now: datetime) -> None:
 
 @contextlib.contextmanager
 def tidied(catalog: Catalog) -> Iterator[None]:
-    """Nothing is left of the files of a run that a signal ends: it may come before one that was made is known."""
+    """Leave nothing of the files of a run that a signal ends: it may come before one that was made is known."""
     try:
         yield
     except Interrupted:
@@ -55,7 +71,7 @@ def tidied(catalog: Catalog) -> Iterator[None]:
 
 
 def beside(root: Path) -> Callable[[Run], bool]:
-    """Whether a run is at work without the lock of the volume: it holds one of its own, as uploads do.
+    """Tell whether a run is at work without the lock of the volume: it holds one of its own, as uploads do.
 
     The locks are looked at when that is asked: one that was looked at before the record would be too old.
     """
@@ -64,78 +80,22 @@ def beside(root: Path) -> Callable[[Run], bool]:
 
 
 def at_work(root: Path) -> Callable[[Run], bool]:
-    """Whether a run is at work: it holds the lock of the volume, or one of its own."""
+    """Tell whether a run is at work: it holds the lock of the volume, or one of its own."""
     others = beside(root)
     return lambda run: lock.names(lock.holder(root / "state" / "lock") or "", run.id) or others(run)
-
-
-@contextlib.contextmanager
-def recorded_beside(context: Context, run: Run, name: str, wait: float) -> Iterator[Recording]:
-    """Record a run that works beside those which hold the lock of the volume: neither waits for the other.
-
-    It holds the lock `name`, of which there is one for each place and kind of work; LockHeld after `wait` seconds.
-    """
-    what, path = (
-        f"{run.operation} {run.set or run.tier}".strip(),
-        context.catalog.root / "state" / f"{BESIDE}{name}.lock",
-    )
-    with lock.hold(path, what, run.id, wait=wait, waiting=_told):
-        run = run.model_copy(update={"started": context.clock()})
-        recording = Recording(run)
-        try:
-            context.records.begin_beside(run)
-            yield recording
-        except BaseException as error:
-            record(context.records, failed(recording.run, error, context.clock(), recording.seconds))
-            raise
-        ended = {"outcome": Outcome.SUCCESS, "ended": context.clock(), "seconds": recording.seconds}
-        recording.run = recording.run.model_copy(update={**ended, **recording.success})
-        record(context.records, recording.run)
-
-
-def failed(run: Run, error: BaseException, now: datetime, seconds: Mapping[str, float]) -> Run:
-    """`run` as it ended by `error`; anything but a BackupError is a bug and says so."""
-    known = error if isinstance(error, (BackupError, Interrupted)) else None
-    if isinstance(error, KeyboardInterrupt):
-        known = Interrupted(signal.SIGINT)
-    return run.model_copy(
-        update={
-            "outcome": Outcome.INTERRUPTED if isinstance(known, Interrupted) else Outcome.FAILED,
-            "ended": now,
-            "seconds": dict(seconds),
-            "message": redacted(known.message if known else f"{type(error).__name__}: {error}"),
-            "hint": redacted(known.hint) if known else "This is a bug: the log has its traceback.",
-            "exit_code": known.exit_code if known else 1,
-        }
-    )
-
-
-def stuck(idle: float, published: str = "") -> MediaFailed:
-    """The error of a run whose volume or backup disk stands still: it can only be told, then the run is killed.
-
-    `published` is the set that is there by then, and was being verified.
-    """
-    left = f"{published} is published, but was not verified" if published else "nothing of it was published"
-    error = MediaFailed(
-        f"no byte came from the volume or the backup disk, or went there, for {idle:.0f} s; the run was killed, {left}",
-        "Does one of them lie on a network mount that hangs? Twice BACKUP_STALL_TIMEOUT is the patience.",
-    )
-    error.exit_code = 128 + signal.SIGKILL
-    logger.error("{} {}", error.message, error.hint)
-    return error
 
 
 _unheard: list[int] = []
 
 
 def deaf(number: int, _frame: object) -> None:
-    """A handler that only remembers. Unlike SIG_IGN it is not inherited by programs that are started meanwhile."""
+    """Only remember the signal. Unlike SIG_IGN this is not inherited by programs that are started meanwhile."""
     _unheard.append(number)
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """No signal ends the body, which takes moments and must not be half told. `told_to_end` says whether one came."""
+    """Let no signal end the body, which takes moments and must not be half told; `told_to_end` says if one came."""
     _unheard.clear()
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -149,13 +109,13 @@ def undisturbed() -> Iterator[None]:
 
 
 def end_if_told() -> None:
-    """Interrupted when a signal came while none could be heard."""
+    """Raise Interrupted when a signal came while none could be heard."""
     if _unheard:
         raise Interrupted(_unheard[0])
 
 
 def told_to_end() -> bool:
-    """Whether a signal came while none could be heard."""
+    """Tell whether a signal came while none could be heard."""
     return bool(_unheard)
 
 
@@ -172,46 +132,95 @@ class Recording:
 
 
 @contextlib.contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Add the body's duration to `phase`."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds[phase] = round(seconds.get(phase, 0) + time.monotonic() - start, 3)
+
+
+@contextlib.contextmanager
 def locked(
     context: Context, run: Run, wait: float, waiting: Callable[[str], None] | None = None, *, yielding: bool = False
-) -> Iterator[None]:
-    """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds.
+) -> Iterator[Run]:
+    """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds. Gives the run as begun by then.
 
     `waiting` is told who is waited for, one after the other, and may raise instead; without it, whoever gives way to
     all others is asked to, as this run does when it is `yielding`.
     """
-    what = f"{run.operation} {run.set or run.tier}".strip()
+    what = _name(run)
     name = f"{what} {preemption.TO_ALL}" if yielding else what
     told = waiting or preemption.asking(context.catalog.root, what, _told)
     with lock.hold(context.lock, name, run.id, wait=preemption.patience(context.lock, wait), waiting=told):
-        yield
+        yield run.model_copy(update={"started": context.clock()})
+
+
+def _name(run: Run) -> str:
+    """Say who holds a lock."""
+    return f"{run.operation} {run.set or run.tier}".strip()
 
 
 def _told(who: str) -> None:
     logger.info("waiting for another run to end: {}", who)
 
 
+def _begin(context: Context, run: Run) -> None:
+    """Sweep what dead runs left, then record that this one has begun. Only under the lock."""
+    recover(context.catalog, context.records, run.started)
+    context.records.begin(run)
+
+
 @contextlib.contextmanager
-def recorded(context: Context, run: Run) -> Iterator[Recording]:
-    """Sweep what dead runs left, then record the run's begin, and its end by how the body ends. Only under the lock."""
+def recorded(context: Context, run: Run, begin: Callable[[Context, Run], None] = _begin) -> Iterator[Recording]:
+    """Record the run's begin, and its end by how the body ends. Under the lock of the volume, or one of its own."""
     recording = Recording(run)
     try:
-        recover(context.catalog, context.records, run.started)
-        context.records.begin(run)
+        begin(context, run)
         yield recording
     except BaseException as error:
-        record(context.records, failed(run, error, context.clock(), recording.seconds))
+        record_failure(context, run, error, recording.seconds)
         raise
     ended = {"outcome": Outcome.SUCCESS, "ended": context.clock(), "seconds": recording.seconds}
     recording.run = run.model_copy(update={**ended, **recording.success})
-    record(context.records, recording.run)
+    record(context, recording.run)
 
 
-def record(records: Records, run: Run) -> None:
+@contextlib.contextmanager
+def recorded_beside(context: Context, run: Run, name: str, wait: float) -> Iterator[Recording]:
+    """Record a run that works beside those which hold the lock of the volume: neither waits for the other.
+
+    It holds the lock `name`, of which there is one for each place and kind of work; LockHeld after `wait` seconds.
+    """
+    path = context.catalog.root / "state" / f"{BESIDE}{name}.lock"
+    with lock.hold(path, _name(run), run.id, wait=wait, waiting=_told):
+        run = run.model_copy(update={"started": context.clock()})
+        with recorded(context, run, lambda context, run: context.records.begin_beside(run)) as recording:
+            yield recording
+
+
+def record(context: Context, run: Run) -> None:
     """Record the end of a run. A record that cannot be written must not hide the run's own error."""
     try:
-        records.end(run)
+        context.records.end(run)
     except BackupError as error:
         logger.warning("the end of run {} could not be recorded: {}", run.id, error.message)
         if run.exit_code == 0:
             raise
+
+
+def record_failure(context: Context, run: Run, error: BaseException, seconds: Mapping[str, float]) -> None:
+    """Record that the run ended by `error`; anything but a BackupError is a bug and says so."""
+    known = error if isinstance(error, (BackupError, Interrupted)) else None
+    if isinstance(error, KeyboardInterrupt):
+        known = Interrupted(signal.SIGINT)
+    ended = {
+        "outcome": Outcome.INTERRUPTED if isinstance(known, Interrupted) else Outcome.FAILED,
+        "ended": context.clock(),
+        "seconds": dict(seconds),
+        "message": redacted(known.message if known else f"{type(error).__name__}: {error}"),
+        "hint": redacted(known.hint) if known else "This is a bug: the log has its traceback.",
+        "exit_code": known.exit_code if known else 1,
+    }
+    record(context, run.model_copy(update=ended))

@@ -41,8 +41,10 @@ def fulfil(
         return
     with contextlib.ExitStack() as stack:
         try:
-            mine = stack.enter_context(ledger.running(job))
-            found = _claim(ledger, job, cron, zone, clock(), force) if mine else _twice(job)
+            if stack.enter_context(ledger.running(job)):
+                found = _claim(ledger, job, cron, zone, clock(), force)
+            else:
+                found = Claim(wanted=False, said=f"{job} is running already; nothing was done")
         except BackupError as error:
             logger.warning("the slot of {} could not be claimed: {}", job, error.message)
             found = UNBOUND
@@ -57,10 +59,6 @@ def fulfil(
             raise
         finally:
             _settle(ledger, job, found.account, clock(), code)
-
-
-def _twice(job: str) -> Claim:
-    return Claim(wanted=False, said=f"{job} is running already; nothing was done")
 
 
 def _claim(ledger: Ledger, job: str, cron: str, zone: ZoneInfo, now: datetime, force: bool) -> Claim:
@@ -79,12 +77,9 @@ def _claim(ledger: Ledger, job: str, cron: str, zone: ZoneInfo, now: datetime, f
         draft.book = draft.book.with_account(job, claimed)
     said = ""
     if claimed.trigger == "catch-up":
-        said = f"{job} is caught up, once for {claimed.slots}: it was due at {_due(claimed, zone)}"
+        due = local_time(claimed.slot, zone) if claimed.slot else "an unknown time"
+        said = f"{job} is caught up, once for {claimed.slots}: it was due at {due}"
     return Claim(wanted=True, account=claimed, said=said)
-
-
-def _due(claimed: Account, zone: ZoneInfo) -> str:
-    return local_time(claimed.slot, zone) if claimed.slot else "an unknown time"
 
 
 def _settle(ledger: Ledger, job: str, claimed: Account, now: datetime, code: int) -> None:

@@ -24,15 +24,12 @@ from backup.monitoring.overview.compute import NO_OFFSITE, Facts, Policy
 from backup.operations.catch_up import reasons
 from backup.operations.jobs import jobs
 from backup.operations.offsite import copy_status as told
-from backup.operations.offsite.plans import ages, places, uploads
 from backup.operations.offsite.remote_state import BookFile
-from backup.operations.offsite.rules import candidates
+from backup.operations.offsite.rules import ages, candidates, places, uploads
 from backup.operations.prune import WAITS, MemoryFile, is_cleanup
 from backup.operations.prune import policy as retention_policy
-from backup.operations.restore.journal import journal_reason, lost_words
-from backup.operations.restore.journal.files import KeptFile
-from backup.operations.restore.journal.model import Kept
-from backup.operations.restore.unfinished import standing
+from backup.operations.restore.journal import Kept, KeptFile, journal_reason, lost_words
+from backup.operations.restore.locking import standing
 from backup.operations.runs import at_work
 from backup.storage.errors import ON_A_DISK, in_memory, room, try_write
 
@@ -47,10 +44,9 @@ def status(
     now: datetime,
     *,
     scheduler: SchedulerState | None = None,
-    first: Run | None = None,
 ) -> Health:
     """Health alone, of the same overview that every surface shows."""
-    return overview(settings, catalog, records, now, scheduler=scheduler, first=first).health
+    return overview(settings, catalog, records, now, scheduler=scheduler).health
 
 
 def overview(

@@ -6,12 +6,15 @@ that records the run as failed and then ends the process; what was unpublished i
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from backup.errors import MediaFailed
+from backup.logging import logger
 from backup.progress import Progress
 
 
@@ -49,7 +52,7 @@ class Watchdog:
         self._shown.advance(count)
 
     def look(self) -> bool:
-        """Whether it has stood still for too long, which is then told."""
+        """Tell whether it has stood still for too long, and call `ended` then."""
         moved, now = self._moved, self._clock()
         if moved is None or now - moved <= self._patience:
             return False
@@ -60,3 +63,18 @@ class Watchdog:
         while not self._over.wait(min(1.0, self._patience / 4)):
             if self.look():
                 return
+
+
+def stuck(idle: float, published: str) -> MediaFailed:
+    """Log and make the error of a run whose volume or backup disk stands still: then the run is killed.
+
+    `published` is the set that is there by then, and was being verified; empty for none.
+    """
+    left = f"{published} is published, but was not verified" if published else "nothing of it was published"
+    error = MediaFailed(
+        f"no byte came from the volume or the backup disk, or went there, for {idle:.0f} s; the run was killed, {left}",
+        "Does one of them lie on a network mount that hangs? Twice BACKUP_STALL_TIMEOUT is the patience.",
+    )
+    error.exit_code = 128 + signal.SIGKILL
+    logger.error("{} {}", error.message, error.hint)
+    return error

@@ -10,7 +10,7 @@ from backup.formatting import local_time
 from backup.logging import logger
 from backup.model.schedule import upcoming
 from backup.operations.jobs import jobs
-from backup.operations.offsite.plans import places, uploads
+from backup.operations.offsite.rules import places, uploads
 from backup.service.web.server import address
 
 

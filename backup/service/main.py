@@ -31,8 +31,8 @@ from backup.monitoring.health.model import FIRST
 from backup.monitoring.overview import Overview
 from backup.operations.catch_up import Accounting
 from backup.operations.jobs import COMMANDS, Crontab, jobs
-from backup.operations.offsite.plans import ages, places, uploads
-from backup.operations.restore.journal.files import JOURNAL
+from backup.operations.offsite.rules import ages, places, uploads
+from backup.operations.restore.journal import JOURNAL
 from backup.operations.runs import at_work
 from backup.operations.status import overview
 from backup.service.announce import announce, tell_way

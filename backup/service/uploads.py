@@ -15,8 +15,7 @@ from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.operations.offsite.copy_status import OPERATIONS
-from backup.operations.offsite.model import PlaceName
-from backup.operations.offsite.remote_state import BookFile
+from backup.operations.offsite.remote_state import BookFile, PlaceName
 from backup.operations.offsite.rules import candidates, due, waiting
 
 _LOOK: Final = 60.0

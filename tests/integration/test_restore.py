@@ -223,9 +223,9 @@ def test_two_at_once(target: Sidecar, server: Server) -> None:
 KILLER = """
 import os, signal, sys
 from backup.cli import main
-from backup.operations.restore.journal import files
+from backup.operations.restore.journal import JournalFile
 at, when = int(os.environ["KILL_AT"]), os.environ["KILL_WHEN"]
-write, count = files.JournalFile._write, 0
+write, count = JournalFile._write, 0
 def killed(self, journal):
     global count
     count += 1
@@ -235,7 +235,7 @@ def killed(self, journal):
     if count == at and when == "after":
         os.kill(os.getpid(), signal.SIGKILL)
     return done
-files.JournalFile._write = killed
+JournalFile._write = killed
 sys.exit(main(sys.argv[1:]))
 """
 

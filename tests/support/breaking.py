@@ -17,11 +17,11 @@ BREAKER = """
 import os, pathlib, signal, subprocess, sys
 from backup.cli import main
 from backup.catalog.catalog import Catalog
-from backup.operations.restore.journal import files
+from backup.operations.restore.journal import JournalFile
 from backup.media import helper
 step, verb = os.environ.get("BREAK_STEP"), os.environ.get("BREAK_VERB")
 command, dump = os.environ.get("BREAK_COMMAND"), os.environ.get("BREAK_DUMP")
-write, publish, popen = files.JournalFile._write, Catalog.publish, subprocess.Popen
+write, publish, popen = JournalFile._write, Catalog.publish, subprocess.Popen
 def written(self, journal):
     done = write(self, journal)
     if step and journal.step == step and not journal.back:
@@ -41,7 +41,7 @@ def started(words, **options):
     if verb in words:
         process.kill()
     return process
-files.JournalFile._write = written
+JournalFile._write = written
 if dump:
     Catalog.publish = published
 if verb:

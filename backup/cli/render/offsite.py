@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from backup.formatting import age, plural, printable, size
-from backup.operations.offsite.listing import Row
+from backup.operations.offsite.verify_copies import Row
 
 _STYLES: Final = {"offsite": "green", "archived": "cyan", "only local": "yellow"}
 

@@ -4,50 +4,93 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import time
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
 
 from backup import __version__, formatting
-from backup.errors import BackupError
+from backup.docker.errors import Gone
+from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable, DumpFailed, EngineError
+from backup.formatting import printable
 from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
-from backup.model.manifest import STAMP, Change, Manifest, Tier, VolumePart, file_name
-from backup.model.run import Outcome, Run, new_run_id
+from backup.model.manifest import STAMP, Artifact, Change, DatabasePart, Manifest, Tier, VolumePart, file_name
+from backup.model.run import Outcome, Run
 from backup.monitoring import forecast
 from backup.operations import runs
 from backup.operations.create.context import CreateContext
-from backup.operations.create.draft import Draft
-from backup.operations.create.reach_database import reach, reach_again, went_away
 from backup.operations.create.verify_new import end_made, verify_made
 from backup.operations.load_test import Dumped
+from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.restore.replaced import note_lost
-from backup.operations.restore.unfinished import refuse_unfinished
-from backup.operations.watchdog import Watchdog
+from backup.operations.watchdog import Watchdog, stuck
 from backup.postgres import Facts
+from backup.postgres.dump.definitions import Definitions
 from backup.postgres.dump_source import PostgresSource
 from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.directory import LocalStore
 from backup.storage.errors import ON_A_DISK, free_space, in_memory, storing
+from backup.storage.staged_file import StagedFile
 
 Only = Literal["database", "media"]
 _AGAIN: Final = "It was tried twice: `docker compose ps` and the database's log say why; then `create` makes a set."
 # A question about a silent dump is no sign of life, and may take so long.
 LEAST: Final = 30.0
+# For a database that went away, such as one that Compose makes anew.
+_RETURN: Final = 60.0
+_RETRY: Final = 5.0
+_SWEEP_FAILED: Final = "what an earlier run left at the database could not be removed: {}"
+# What clients and the engine say of a server or a container that was stopped, restarted or made anew.
+_WENT: Final = (
+    *("server closed the connection", "terminating connection", "connection is lost", "Connection refused"),
+    *("is shutting down", "is starting up", "in recovery mode", "is not running", "non running container"),
+)
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to back up, `slot` and `slots` as in Run. `wait` to queue, `patience` for a starting database: seconds."""
+class Request(runs.Request):
+    """What to back up. `patience` are the seconds for which a starting database is waited for."""
 
     tier: Tier
     only: Only | None = None
-    trigger: str = "manual"
-    wait: float = 0.0
     patience: float = 0.0
-    slot: datetime | None = None
-    slots: int = 0
+
+
+@dataclass
+class Draft:
+    """The set as it grows: artifacts, staged files, parts, and how long each phase took.
+
+    `definitions` and `roles` are what makes its database and its roles, to be tried.
+    """
+
+    id: str
+    run: str
+    store: LocalStore
+    artifacts: list[Artifact] = field(default_factory=list)
+    staged: list[StagedFile] = field(default_factory=list)
+    database: DatabasePart | None = None
+    definitions: Definitions = field(default_factory=Definitions)
+    roles: str = ""
+    volumes: list[VolumePart] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def take(self, writer: ArtifactWriter) -> None:
+        """Seal a writer's file and keep it for publication."""
+        self.artifacts.append(writer.finish())
+        self.staged.append(writer.staged)
+
+    def forget(self) -> None:
+        """Nothing of it counts: what was taken is made anew."""
+        self.artifacts.clear()
+        self.staged.clear()
+        self.database = None
+
+    def timed(self, phase: str) -> AbstractContextManager[None]:
+        """Add the body's duration to `phase`."""
+        return runs.timed(self.seconds, phase)
 
 
 def create(request: Request, context: CreateContext, least: float = LEAST) -> Run:
@@ -55,42 +98,30 @@ def create(request: Request, context: CreateContext, least: float = LEAST) -> Ru
 
     A disk that stands still is waited for `least` seconds, or twice the patience of the settings.
     """
-    started = context.clock()
-    run = Run(
-        id=new_run_id(started),
-        operation="create",
-        tier=request.tier,
-        trigger=request.trigger,
-        only=request.only or "",
-        slot=request.slot,
-        slots=request.slots,
-        started=started,
-    )
+    run = request.run("create", context.clock(), tier=request.tier, only=request.only or "")
 
-    def stuck(idle: float) -> None:
+    def ended(idle: float) -> None:
         # It has a set when that was published, and was being verified.
         known = recording.run
-        runs.record(
-            context.records, runs.failed(known, runs.stuck(idle, known.set), context.clock(), recording.seconds)
-        )
+        runs.record_failure(context, known, stuck(idle, known.set), recording.seconds)
         os.kill(os.getpid(), signal.SIGKILL)
 
     patience = max(2 * context.stall_timeout, least)
-    with runs.locked(context, run, request.wait):
-        # It may have queued for hours: a set is as old as its dump, not as its request.
-        started = context.clock()
-        run = run.model_copy(update={"started": started})
+    # It may have queued for hours: a set is as old as its dump, not as its request.
+    with runs.locked(context, run, request.wait) as run:
+        started = run.started
         with ExitStack() as undisturbed, runs.recorded(context, run) as recording:
             refuse_unfinished(context.catalog.root, started)
             identifier = context.catalog.new_id(request.tier, started)
             draft = Draft(identifier, run.id, context.catalog.store(request.tier), seconds=recording.seconds)
-            with draft.timed("total"), Watchdog(context.progress, patience, stuck) as watched:
+            with draft.timed("total"), Watchdog(context.progress, patience, ended) as watched:
                 manifest = _make(request, replace(context, progress=watched), draft, started, undisturbed)
             recording.success = _succeeded(manifest, in_memory(context.catalog.root))
-        with Watchdog(context.progress, patience, stuck) as watched:
-            done = verify_made(context.catalog, context.records, recording.run, watched, context.clock)
+        with Watchdog(context.progress, patience, ended) as watched:
+            context = replace(context, progress=watched)
+            done = verify_made(context, recording.run)
             dumped = Dumped(draft.definitions.script, draft.roles) if manifest.database else None
-            return end_made(replace(context, progress=watched), manifest, done, dumped)
+            return end_made(context, manifest, done, dumped)
 
 
 def _make(
@@ -102,7 +133,7 @@ def _make(
         source, facts = None, None
         if request.only != "media":
             context.progress.phase("asking the database")
-            source, facts = reach(context, before, request.patience)
+            source, facts = _reach(context, before, request.patience)
             note_lost(context.catalog.root, source.login)
         found = _prepare_volumes(request, context)
         needed = forecast.next_set(before, facts.size if facts else None, {v.name: v.bytes for v in found})
@@ -136,12 +167,12 @@ def _database_twice(
     try:
         return _database_and_roles(source, facts, context, draft, before)
     except BackupError as error:
-        if not went_away(error):
+        if not _went_away(error):
             raise
         logger.warning("the database went away while it was dumped, and is looked up once more: {}", error.message)
     draft.forget()
     try:
-        return _database_and_roles(*reach_again(context, facts), context, draft, before)
+        return _database_and_roles(*_reach_again(context, facts), context, draft, before)
     except BackupError as error:
         error.hint = f"{error.hint} {_AGAIN}".strip()
         raise
@@ -264,3 +295,64 @@ def _succeeded(manifest: Manifest, memory: str) -> dict[str, object]:
         "hint": " ".join(hint for _, hint in said),
         "exit_code": 3 if said else 0,
     }
+
+
+def _went_away(error: BackupError) -> bool:
+    """Whether a dump failed because the database was stopped, restarted or made anew meanwhile."""
+    if isinstance(error, (Gone, DatabaseNotYet)):
+        return True
+    return isinstance(error, (DumpFailed, EngineError)) and any(words in error.message for words in _WENT)
+
+
+def _reach(
+    context: CreateContext, before: Manifest | None, patience: float, waited: type[BackupError] = DatabaseNotYet
+) -> tuple[PostgresSource, Facts]:
+    """The database and what it says, once it answers; what dead runs left at it is swept. `before` is the last set.
+
+    An error of the kind `waited` is waited for up to `patience` seconds, any other is raised at once.
+    """
+    source, facts = _answering(context, patience, waited)
+    logger.info("backing up the database through {}", source.clients.way)
+    try:
+        source.sweep()
+    except BackupError as error:
+        logger.warning(_SWEEP_FAILED, error.message)
+    last = before.database if before else None
+    if last and last.system_identifier != facts.system_identifier:
+        logger.warning(
+            "this is another database server than the one in the last set (system identifier {} instead of {})",
+            facts.system_identifier,
+            last.system_identifier,
+        )
+    return source, facts
+
+
+def _reach_again(context: CreateContext, facts: Facts) -> tuple[PostgresSource, Facts]:
+    """The database that `facts` are of, after it went away; DumpFailed when another one has taken its place."""
+    # While Compose makes a container anew there is none, or there are two, by that name: no fault of the settings.
+    try:
+        source, now = _reach(context, None, min(_RETURN, context.stall_timeout), BackupError)
+    except ConfigError as error:
+        raise DatabaseUnavailable(error.message, error.hint) from error
+    if (now.system_identifier, now.oid) != (facts.system_identifier, facts.oid):
+        raise DumpFailed(
+            f"another database has taken the place of {printable(facts.name)} while it was dumped (system identifier"
+            f" {now.system_identifier}, oid {now.oid}, instead of {facts.system_identifier}, {facts.oid})."
+            " Nothing was published",
+            "If it was replaced on purpose, `create` makes a set of the new one.",
+        )
+    return source, now
+
+
+def _answering(context: CreateContext, patience: float, waited: type[BackupError]) -> tuple[PostgresSource, Facts]:
+    """A stack that has just been started needs a moment."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            source = context.source()
+            return source, source.inspect()
+        except waited as error:
+            if time.monotonic() >= deadline:
+                raise
+            logger.info("waiting for the database: {}", error.message)
+            time.sleep(_RETRY)

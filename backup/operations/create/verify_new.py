@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
-from datetime import datetime
 from typing import Final
 
-from backup.catalog.catalog import Catalog
 from backup.catalog.restore_page import PAGE, page
-from backup.catalog.run_records import Records
 from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
 from backup.formatting import duration, printable, size
 from backup.logging import logger
@@ -19,10 +15,10 @@ from backup.model.manifest import Manifest, Tier
 from backup.model.run import Run
 from backup.monitoring.health import shrink
 from backup.operations import runs
+from backup.operations.context import Context
 from backup.operations.create.context import CreateContext
 from backup.operations.load_test import SAFETY, Dumped, load_test
 from backup.operations.verify.run import check
-from backup.progress import Progress
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
 from backup.storage.errors import ON_A_DISK, in_memory
@@ -31,16 +27,14 @@ _UNTRIED: Final = "whether it loads was not tried"
 _DRILL: Final = "`drill latest` restores it into a throw-away server."
 
 
-def verify_made(
-    catalog: Catalog, records: Records, done: Run, progress: Progress, clock: Callable[[], datetime]
-) -> Run:
+def verify_made(context: Context, done: Run) -> Run:
     """Read the set of a run whole, keep the verdict, and write how to restore it by hand; the run, with the time taken.
 
     IntegrityError for a damaged set, StoreError when the volume fails, after the run was recorded as failed. The set is
     published by now: whoever ends the verification leaves a good run and a set that says it was not verified.
     """
     started = time.monotonic()
-    stored = catalog.find(done.set)
+    stored = context.catalog.find(done.set)
     try:
         if stored.manifest:
             replace(LocalStore(stored.directory), PAGE, page(stored.manifest).encode(), locked=True)
@@ -49,18 +43,18 @@ def verify_made(
             return done
         # Without the key, what lies there can be compared, and the verdict says what that leaves open.
         sealed = stored.encrypted and stored.identity is None
-        problems, unchecked, _ = check(stored, progress, quick=sealed)
-        verdict = Verdict(checked=clock(), problems=tuple(problems), unchecked=tuple(unchecked))
-        catalog.record_verdict(stored, verdict, locked=True)
+        problems, unchecked, _ = check(stored, context.progress, quick=sealed)
+        verdict = Verdict(checked=context.clock(), problems=tuple(problems), unchecked=tuple(unchecked))
+        context.catalog.record_verdict(stored, verdict, locked=True)
         _judge(done.set, problems)
     except Interrupted as signalled:
         logger.warning("{} is published, but was not verified: signal {}", done.set, signalled.exit_code - 128)
         return done
     except BackupError as error:
-        runs.record(records, runs.failed(done, error, clock(), done.seconds))
+        runs.record_failure(context, done, error, done.seconds)
         raise
     done = done.model_copy(update={"seconds": {**done.seconds, "verify": round(time.monotonic() - started, 3)}})
-    runs.record(records, done)
+    runs.record(context, done)
     return done
 
 
@@ -76,12 +70,12 @@ def end_made(context: CreateContext, manifest: Manifest, done: Run, dumped: Dump
     except Interrupted as signalled:
         test = LoadTest(tried=context.clock(), untried=f"the run was told to end (signal {signalled.exit_code - 128})")
     except BackupError as error:
-        runs.record(context.records, runs.failed(done, error, context.clock(), done.seconds))
+        runs.record_failure(context, done, error, done.seconds)
         raise
     if test and test.untried:
         told = "; ".join(filter(None, [done.message, f"{_UNTRIED}: {test.untried}"]))
         done = done.model_copy(update={"message": told, "hint": done.hint or test.remedy or _DRILL})
-        runs.record(context.records, done)
+        runs.record(context, done)
     _report(manifest, done, test)
     _report_less(context, manifest)
     if memory := in_memory(context.catalog.root):

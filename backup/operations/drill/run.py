@@ -10,19 +10,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from backup.errors import LoadFailed, NotProven
-from backup.formatting import plural
+from backup.errors import IntegrityError, LoadFailed, NotProven
+from backup.formatting import duration, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
-from backup.model.run import Run, new_run_id
-from backup.operations import bare_dump, media_references, roles_file, runs
+from backup.operations import bare_dump, media_references, runs
 from backup.operations.context import Context
-from backup.operations.create.draft import timed
-from backup.operations.drill.messages import judge, proven
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
+from backup.operations.parts import read_roles
 from backup.operations.preemption import giving_way
 from backup.operations.prefetch import foreseeing
-from backup.operations.restore.unfinished import refuse_unfinished
+from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.verify import volume_archive
 from backup.operations.verify.run import check
 from backup.postgres.dump.dump_digest import OTHER_CONTENT, Outline, differences, in_question, same_order
@@ -35,6 +33,7 @@ from backup.postgres.scratch_place import Place, Places
 NEW: Final = "new definitions"
 _HEAD: Final = 65_536
 _ENCODING: Final = re.compile(rb"^SET client_encoding = '([A-Za-z0-9_]+)';$", re.MULTILINE)
+_LISTED: Final = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +57,8 @@ def drill(
 
     With the trigger NEW it gives way to every other run.
     """
-    started = context.clock()
-    run = Run(
-        id=new_run_id(started),
-        operation="drill",
-        tier=stored.tier,
-        trigger=trigger,
-        slot=slot,
-        slots=slots,
-        started=started,
-        set=stored.id,
-    )
+    request = runs.Request(wait=wait, trigger=trigger, slot=slot, slots=slots)
+    run = request.run("drill", context.clock(), tier=stored.tier, set=stored.id)
     with runs.locked(context, run, wait, yielding=trigger == NEW), runs.recorded(context, run) as recording:
         verdict = prove(stored, context, run.id, recording.seconds)
         recording.success = {"message": proven(verdict)}
@@ -78,7 +68,7 @@ def drill(
 def prove(stored: StoredSet, context: DrillContext, run: str, seconds: dict[str, float]) -> Verdict:
     """Verify and prove one set in the name of `run`, which holds the lock and is recorded; errors as in `drill`."""
     refuse_unfinished(context.catalog.root, context.clock())
-    with giving_way(context.catalog.root), timed(seconds, "total"):
+    with giving_way(context.catalog.root), runs.timed(seconds, "total"):
         verdict = _Drill(stored, context, run, seconds, context.clock()).verdict()
     judge(stored, verdict)
     return verdict
@@ -136,9 +126,9 @@ class _Drill:
         places.sweep()
         logger.info("restoring {} into {}", self.stored.id, places.way)
         with contextlib.ExitStack() as stack:
-            with timed(self.seconds, "prepare"):
+            with runs.timed(self.seconds, "prepare"):
                 self.context.progress.phase("starting a throw-away server")
-                roles = roles_file.read(self.stored, unchanged=False)
+                roles = read_roles(self.stored, unchanged=False)
                 place = stack.enter_context(places.prepare(wanted(self.stored, roles), self.run))
             if self.stored.manifest is None:
                 place = bare_dump.with_roles(self.stored, place, self.run)
@@ -167,7 +157,7 @@ class _Drill:
     def _restored(self, place: Place) -> list[str]:
         """Load, dump again, apply the database's settings: the differences."""
         try:
-            with timed(self.seconds, "load"):
+            with runs.timed(self.seconds, "load"):
                 loaded = self._load(place)
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
@@ -178,12 +168,13 @@ class _Drill:
             return [f"{NOT_LOADED}{refusal}"]
         if self.problems:
             return []
-        with timed(self.seconds, "dump"):
+        with runs.timed(self.seconds, "dump"):
             expected: Outline = loaded
             options = self._options(loaded)
             found = self._dumped(place, options, Outline(unordered=False, counting=False), loaded.head)
             if in_question(expected, found):
-                expected = self._read_again(place)
+                # Read again with the sums of rows in any order: few dumps need them, and they take long.
+                self._check(place, expected := Outline())
                 if self.problems:
                     return []
                 found = self._dumped(place, options, Outline(), loaded.head)
@@ -197,12 +188,6 @@ class _Drill:
         except LoadFailed as error:
             unequal.append(f"the settings of the database itself cannot be applied: {self._of_the_set(error, place)}")
         return unequal
-
-    def _read_again(self, place: Place) -> Outline:
-        """The dump's outline with the sums of rows in any order: few dumps need them, and they take long."""
-        outline = Outline()
-        self._check(place, outline)
-        return outline
 
     def _check(self, place: Place, outline: Outline) -> None:
         if self.stored.manifest:
@@ -287,7 +272,7 @@ class _Drill:
             return None
         archived, columns = volume_archive.archived(self.stored), self.context.file_columns
         self.context.progress.phase("looking up the files that rows name")
-        with timed(self.seconds, "files"):
+        with runs.timed(self.seconds, "files"):
             try:
                 found = media_references.look_up(place.clients, archived, columns, self.run, self.path)
             except LoadFailed as error:
@@ -312,3 +297,37 @@ def newest_of_each_tier(sets: Sequence[StoredSet], now: datetime) -> list[Stored
         if stored.good and stored.manifest and stored.manifest.database:
             newest[stored.tier] = stored
     return list(newest.values())
+
+
+def proven(verdict: Verdict) -> str:
+    """What a drill that went well found, in one line."""
+    proof = verdict.proof
+    if proof is None:
+        return "not drilled"
+    took = f"restored and dumped again in {duration(proof.seconds.get('total', 0))}: equal"
+    return "; ".join([took, *(printable(note) for note in proof.notes)])
+
+
+def judge(stored: StoredSet, verdict: Verdict) -> None:
+    """IntegrityError for a damaged set, NotProven for one that does not load, or was restored to something else."""
+    if verdict.problems:
+        raise IntegrityError(
+            f"{stored.id} is damaged:{_listing(verdict.problems)}",
+            "Do not restore it; `list` shows other sets, `create` takes a new one.",
+        )
+    if verdict.refusal:
+        raise NotProven(
+            f"{stored.id} does not load: {printable(verdict.refusal)}",
+            f"{verdict.remedy} `list` shows which sets load; `drill` tries the newest of them.".strip(),
+        )
+    if verdict.proof and verdict.proof.differences:
+        raise NotProven(
+            f"{stored.id} was restored, but is not what was dumped:{_listing(verdict.proof.differences)}",
+            "Its bytes are as they were written, but do not rely on it alone: `create` takes a new set, `drill latest`"
+            " tries that one.",
+        )
+
+
+def _listing(found: Sequence[str]) -> str:
+    more = [f"and {len(found) - _LISTED} more"] if len(found) > _LISTED else []
+    return "".join(f"\n  - {printable(line)}" for line in [*found[:_LISTED], *more])

@@ -17,11 +17,9 @@ from backup.media.tar_reader import shown
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import file_name
-from backup.operations.inspect.opening import opened, require_as_written
-from backup.operations.parts import archive_of, volumes_of
+from backup.operations.parts import archive_of, opened, require_as_written, volumes_of
 from backup.operations.verify.volume_archive import lines
 from backup.pipeline.file_type import Kind
-from backup.progress import Progress, Silent
 
 # Directories that are counted each; what lies in others beyond that is counted together.
 _MOST: Final = 5000
@@ -56,12 +54,12 @@ def index_of(stored: StoredSet, volume: str) -> str:
     return listed.file if listed else name if name in stored.files else ""
 
 
-def entries(stored: StoredSet, volume: str, progress: Progress | None = None) -> Iterator[IndexEntry]:
+def entries(stored: StoredSet, volume: str) -> Iterator[IndexEntry]:
     """All lines of one index. IntegrityError, at the latest after the last, unless it is as it was written."""
     name = index_of(stored, volume)
     if not name:
         return
-    with opened(stored, name, progress or Silent()) as source:
+    with opened(stored, name) as source:
         yield from parse_index(lines(source.content()))
         require_as_written(stored, source)
 
@@ -208,9 +206,3 @@ def no_such_file(stored: StoredSet, path: str, near: Near | None = None, state: 
         f"{stored.id} holds nothing called {printable(path)!r}{state}",
         f"{alike}`show {stored.id} --files {name!r}` searches for the name.",
     )
-
-
-def archive_and_root(stored: StoredSet, volume: str) -> tuple[str, str]:
-    """The archive of a volume and the folder that it is of."""
-    archive, _, root = archive_of(stored, volume)
-    return archive, root

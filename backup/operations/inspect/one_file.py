@@ -18,14 +18,13 @@ from backup.media.tar_writer import IndexEntry
 from backup.model.backup_set import StoredSet
 from backup.operations.inspect.file_index import (
     Near,
-    archive_and_root,
     index_of,
     locate,
     no_such_file,
     spellings,
     volumes,
 )
-from backup.operations.inspect.opening import HeldBack, damaged, opened
+from backup.operations.parts import HeldBack, archive_of, damaged, opened
 from backup.pipeline.chunks import Chunks
 from backup.progress import Progress
 
@@ -84,19 +83,18 @@ def found(stored: StoredSet, volume: str, path: str, near: Near, progress: Progr
 
     Nothing is proven of the archive: who takes it out reads it again.
     """
-    name, root = archive_and_root(stored, volume)
+    name, _, root = archive_of(stored, volume)
     wanted = spellings(volume, path, root)
     best = len(wanted)
     progress.phase(f"looking for it in {name}")
-    with opened(stored, name, progress) as source:
-        with contextlib.closing(source.content(packed=_packed(stored, name), single=not stored.loose)) as chunks:
-            for member in _reader(stored, chunks, root).members():
-                bare = member.path.removesuffix(b"/")
-                near.add(bare)
-                if bare in wanted[:best] and member.kind not in LEFT_OUT:
-                    best = wanted.index(bare)
-                if not best:
-                    break
+    with _reading(stored, name, root, progress) as reader:
+        for member in reader.members():
+            bare = member.path.removesuffix(b"/")
+            near.add(bare)
+            if bare in wanted[:best] and member.kind not in LEFT_OUT:
+                best = wanted.index(bare)
+            if not best:
+                break
     return wanted[best].removeprefix(os.fsencode(root) + b"/") if best < len(wanted) else None
 
 
@@ -105,7 +103,7 @@ def _unlisted(stored: StoredSet, path: str, write: Callable[[bytes], object], pr
     for volume in volumes(stored):
         if index_of(stored, volume):
             continue
-        for name in spellings(volume, path, archive_and_root(stored, volume)[1]):
+        for name in spellings(volume, path, archive_of(stored, volume)[2]):
             with contextlib.suppress(NotFound):
                 _copy(stored, volume, {name}, None, write, progress)
                 logger.warning("{} has no file index: the file could not be compared with anything", stored.id)
@@ -132,34 +130,33 @@ def _copy(
 
 def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, progress: Progress) -> Iterator[bytes]:
     """The content of the first regular member of one of these names; `whole`: read the archive to its end after."""
-    name, root = archive_and_root(stored, volume)
+    name, _, root = archive_of(stored, volume)
     target = b""
     progress.phase(f"reading {name}")
-    with opened(stored, name, progress) as source:
-        with contextlib.closing(source.content(packed=_packed(stored, name), single=not stored.loose)) as chunks:
-            reader = _reader(stored, chunks, root)
-            for member in reader.members():
-                if member.path not in names or target:
-                    continue
-                if member.kind == tarfile.LNKTYPE:
-                    # A second name of a file that has gone by.
-                    target = member.target
-                    break
-                if member.kind != tarfile.REGTYPE:
-                    raise NotFound("that is no regular file, so it has no content", "Name a file.")
-                yield from reader.unpacked(member)
-                if not whole:
-                    return
-                names = set()
+    with _reading(stored, name, root, progress) as reader:
+        for member in reader.members():
+            if member.path not in names or target:
+                continue
+            if member.kind == tarfile.LNKTYPE:
+                # A second name of a file that has gone by.
+                target = member.target
+                break
+            if member.kind != tarfile.REGTYPE:
+                raise NotFound("that is no regular file, so it has no content", "Name a file.")
+            yield from reader.unpacked(member)
+            if not whole:
+                return
+            names = set()
     if target:
         yield from _pieces(stored, volume, {target}, whole=whole, progress=progress)
     elif names:
         raise NotFound(f"the archive of {printable(volume)} does not hold the file", "`verify` judges the set.")
 
 
-def _reader(stored: StoredSet, chunks: Iterator[bytes], root: str) -> TarReader:
-    return TarReader(Chunks(chunks), root=b"" if stored.manifest else os.fsencode(root))
-
-
-def _packed(stored: StoredSet, name: str) -> bool:
-    return next((each.packed for each in stored.loose if each.name == name), True)
+@contextlib.contextmanager
+def _reading(stored: StoredSet, name: str, root: str, progress: Progress) -> Iterator[TarReader]:
+    """An archive of the folder `root`, for the body to read."""
+    packed = next((each.packed for each in stored.loose if each.name == name), True)
+    with opened(stored, name, progress) as source:
+        with contextlib.closing(source.content(packed=packed, single=not stored.loose)) as chunks:
+            yield TarReader(Chunks(chunks), root=b"" if stored.manifest else os.fsencode(root))

@@ -9,9 +9,8 @@ from typing import Final
 from backup.errors import NotFound
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
-from backup.operations.inspect.opening import damaged, opened, require_as_written
 from backup.operations.load import attempt_for
-from backup.operations.parts import dump_of
+from backup.operations.parts import damaged, dump_of, opened, require_as_written
 from backup.pipeline.file_type import HEAD, Kind, recognise
 from backup.postgres.dump.dump_reader import DumpReader, Watcher
 from backup.postgres.dump.inheritance import Kinship, descendants

@@ -21,11 +21,9 @@ from backup.formatting import plural, printable
 from backup.logging import logger
 from backup.model.backup_set import SKEW
 from backup.model.manifest import Manifest, Tier
-from backup.model.run import Outcome, Run
 from backup.operations.context import Context
 from backup.operations.offsite.layout import RemoteSet, grouped, read_manifest
-from backup.operations.offsite.model import Book, Item, PlaceName
-from backup.operations.offsite.remote_state import BookFile
+from backup.operations.offsite.remote_state import Book, BookFile, Item, PlaceName
 from backup.storage.remote import Entry, Remote
 
 # Manifests, lists and pages are small; more than this is not ours.
@@ -56,12 +54,6 @@ class OffsiteContext(Context):
 def listed(remote: Remote) -> dict[str, RemoteSet]:
     """The sets there, by id, from one complete listing."""
     return grouped(remote.entries())
-
-
-def succeeded(context: OffsiteContext, operation: str) -> list[Run]:
-    """The runs of an operation at this place that went well, newest first."""
-    here = (run for run in context.records.all() if (run.operation, run.place) == (operation, context.place))
-    return [run for run in here if run.outcome is Outcome.SUCCESS]
 
 
 def require_there(
@@ -112,6 +104,14 @@ def digest(context: OffsiteContext, key: str, size: int) -> tuple[int, str]:
         count += len(chunk)
         context.progress.advance(len(chunk))
     return count, found.hexdigest()
+
+
+def with_digest(context: OffsiteContext, entry: Entry) -> Entry:
+    """An object that nobody knows the SHA-256 of, as its bytes tell it: after the book was lost, or replaced."""
+    if entry.sha256 or entry.archived:
+        return entry
+    size, sha256 = digest(context, entry.key, entry.size)
+    return replace(entry, size=size, sha256=sha256)
 
 
 def candidates(remote: Remote, query: str) -> list[RemoteSet]:

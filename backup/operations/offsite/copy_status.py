@@ -13,7 +13,7 @@ from backup.model.backup_set import SKEW, StoredSet
 from backup.model.run import Outcome, Run
 from backup.monitoring.health.model import Reason, reason
 from backup.monitoring.overview import Clock, Offsite
-from backup.operations.offsite.model import Book, Copy, PlaceName
+from backup.operations.offsite.remote_state import Book, Copy, PlaceName
 from backup.operations.offsite.rules import waiting
 
 # What uploads, looks, drills and cleanups of a place are called in run records.

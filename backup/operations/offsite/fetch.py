@@ -1,4 +1,4 @@
-"""Bring a set back from a place: into the catalogue, to an empty folder, or to a temporary one."""
+"""Bring a set back from a place: into the catalogue, an empty folder, a temporary one, or a throw-away server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -14,16 +15,17 @@ from backup.catalog.restore_page import PAGE, page
 from backup.errors import AlreadyHere, BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
-from backup.model.backup_set import StoredSet, manifest_name
+from backup.model.backup_set import StoredSet, Verdict, manifest_name
 from backup.model.manifest import Artifact, Manifest, to_json
 from backup.model.run import Run, new_run_id
 from backup.monitoring import forecast
 from backup.operations import runs
-from backup.operations.create.draft import timed
 from backup.operations.create.verify_new import verify_made
+from backup.operations.drill.run import DrillContext, prove, proven
 from backup.operations.offsite.context import OffsiteContext, first
-from backup.operations.offsite.copy_status import PULL
+from backup.operations.offsite.copy_status import DRILL, PULL
 from backup.operations.offsite.layout import RemoteSet, compare, key, sums, sums_name
+from backup.operations.offsite.remote_state import Book
 from backup.storage import lock
 from backup.storage.directory import LocalStore
 from backup.storage.errors import free_space, storing
@@ -40,10 +42,9 @@ def pull(context: OffsiteContext, query: str, wait: float = 0.0) -> Run:
     Nothing appears before every byte was read and compared. AlreadyHere for one that is here and not known to be
     damaged; the files of one that is are kept aside until the copy in its place has been verified.
     """
-    run = Run(id=new_run_id(context.clock()), operation=PULL, started=context.clock(), set=query)
-    with runs.locked(context, run, wait):
-        run = run.model_copy(update={"started": context.clock()})
-        with runs.recorded(context, run) as recording, timed(recording.seconds, "total"):
+    run = runs.Request().run(PULL, context.clock(), set=query)
+    with runs.locked(context, run, wait) as run:
+        with runs.recorded(context, run) as recording, runs.timed(recording.seconds, "total"):
             found, manifest, replaced = first(context, query, lambda *chosen: _published(context, *chosen))
             told = f"{size(manifest.stored_size)} from {context.remote.name}"
             recording.success = {
@@ -52,7 +53,7 @@ def pull(context: OffsiteContext, query: str, wait: float = 0.0) -> Run:
                 "message": f"{told}, in place of damaged files" if replaced else told,
             }
         try:
-            return verify_made(context.catalog, context.records, recording.run, context.progress, context.clock)
+            return verify_made(context, recording.run)
         finally:
             context.catalog.settle()
             if replaced and replaced.exists():
@@ -206,3 +207,39 @@ def _made(store: LocalStore, name: str, data: bytes, stack: ExitStack) -> Staged
     staged.write(data)
     staged.seal()
     return staged
+
+
+def drill(
+    query: str,
+    context: OffsiteContext,
+    local: DrillContext,
+    find: Callable[[Path], StoredSet],
+    *,
+    wait: float = 0.0,
+    trigger: str = "manual",
+    slot: datetime | None = None,
+    slots: int = 0,
+) -> tuple[StoredSet, Verdict]:
+    """Fetch, verify and prove one copy, and record the run. The lock of the volume is held for the proof alone."""
+    request = runs.Request(wait=wait, trigger=trigger, slot=slot, slots=slots)
+    run = request.run(DRILL, context.clock(), set=query, place=context.place)
+    with runs.recorded_beside(context, run, f"{context.place}-drill", wait) as recording, ExitStack() as stack:
+        with runs.timed(recording.seconds, "fetch"):
+            stored = stack.enter_context(temporarily(context, query, find))
+        with runs.locked(local, run, wait):
+            verdict = prove(stored, local, run.id, recording.seconds)
+        context.book.change(lambda book: _proven(book, stored, context.clock()))
+        recording.success = {
+            "set": stored.id,
+            "tier": str(stored.tier),
+            "message": f"from {context.remote.name}, {proven(verdict)}",
+        }
+    return stored, verdict
+
+
+def _proven(book: Book, stored: StoredSet, now: datetime) -> Book:
+    """A copy that was fetched and restored has been read, too."""
+    copy = book.copies.get(stored.id)
+    if copy is None or stored.manifest is None or copy.run != stored.manifest.run:
+        return book
+    return book.with_copy(copy.model_copy(update={"proven": now, "read": now}))

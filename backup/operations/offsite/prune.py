@@ -14,26 +14,21 @@ from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict, newest_good, present
 from backup.model.manifest import Manifest
-from backup.model.run import Run, new_run_id
 from backup.operations import runs
 from backup.operations.offsite.context import OffsiteContext, listed, manifest_of
 from backup.operations.offsite.copy_status import PRUNE
 from backup.operations.offsite.layout import RemoteSet, compare, keys_of
-from backup.operations.offsite.model import Book, Copy
+from backup.operations.offsite.remote_state import Book, Copy
 from backup.operations.offsite.rules import unchanged
 from backup.operations.prune import Decided, Known, MemoryFile, careful
 from backup.storage.remote import Removal
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(runs.Request):
     """How to clean up, as in the local prune."""
 
     force: bool = False
-    wait: float = 0.0
-    trigger: str = "manual"
-    slot: datetime | None = None
-    slots: int = 0
 
 
 @dataclass
@@ -93,15 +88,7 @@ def plan(request: Request, context: OffsiteContext, policy: Policy, own: str = "
 
 def prune(request: Request, context: OffsiteContext, policy: Policy) -> Report:
     """Remove what is to go, and record the run. A place that keeps its objects is no failure."""
-    run = Run(
-        id=new_run_id(context.clock()),
-        operation=PRUNE,
-        trigger=request.trigger,
-        slot=request.slot,
-        slots=request.slots,
-        started=context.clock(),
-        place=context.place,
-    )
+    run = request.run(PRUNE, context.clock(), place=context.place)
     # Not beside an upload: what has no manifest yet may be under way.
     with runs.recorded_beside(context, run, f"{context.place}-write", request.wait) as recording:
         report = plan(request, context, policy, run.id)

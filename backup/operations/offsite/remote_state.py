@@ -9,15 +9,106 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from pydantic import ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from backup.errors import LockHeld, StoreError
-from backup.operations.offsite.model import Book, PlaceName
+from backup.model.manifest import Tier
 from backup.storage import atomic_file, lock
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import staged_name
+
+PlaceName = Literal["s3", "copy"]
+# `offsite`: the manifest is there and every object was read back as it should be. `archived`: the same, but its bytes
+# cannot be read without a request that takes hours. The others say what was found instead.
+State = Literal["offsite", "archived", "incomplete", "differs", "gone"]
+HELD: Final[frozenset[State]] = frozenset({"offsite", "archived"})
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Item(_Model):
+    """One object as the place described it when it was read back.
+
+    `source` is the SHA-256 of the local file that it was made of: another one when it was encrypted on its way.
+    `checksum` is the place's own word for it, by which its SHA-256 is known again where the place does not tell that.
+    """
+
+    size: int
+    sha256: str
+    modified: AwareDatetime
+    source: str = ""
+    checksum: str = ""
+
+
+class Copy(_Model):
+    """A set at a place. `run` is the run that made the set: with the id it says which set this is a copy of.
+
+    `confirmed`: when every object was last found with its size and checksum; `read`: when its bytes were last read;
+    `proven`: when they were last restored into a throw-away server. `bad` are objects whose bytes were read and are not
+    those that were sent, whatever the place says of them.
+    """
+
+    id: str
+    tier: Tier
+    run: str
+    time: AwareDatetime
+    database: bool
+    state: State
+    problem: str = ""
+    confirmed: AwareDatetime
+    read: AwareDatetime | None = None
+    proven: AwareDatetime | None = None
+    items: dict[str, Item] = {}
+    bad: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its objects."""
+        return sum(item.size for item in self.items.values())
+
+    @property
+    def how(self) -> str:
+        """Its state in a sentence: `differs`, `is gone`."""
+        return "differs" if self.state == "differs" else f"is {self.state}"
+
+    @property
+    def held(self) -> bool:
+        """Whether it is there, as it should be."""
+        return self.state in HELD
+
+
+class Book(_Model):
+    """All that is known of one place, by set. `parts` are objects of uploads that have not reached their manifest.
+
+    `leaving` are objects of sets whose removal has begun, `looked` is when the place was last listed whole.
+    """
+
+    version: Literal[1] = 1
+    copies: dict[str, Copy] = {}
+    parts: dict[str, dict[str, Item]] = {}
+    leaving: dict[str, tuple[str, ...]] = {}
+    looked: AwareDatetime | None = None
+
+    def with_copy(self, copy: Copy) -> Book:
+        """With this copy, whose upload needs no notes any more."""
+        parts = {name: items for name, items in self.parts.items() if name != copy.id}
+        return self.model_copy(update={"copies": {**self.copies, copy.id: copy}, "parts": parts})
+
+    def with_part(self, identifier: str, key: str, item: Item) -> Book:
+        """With one object of an upload that is under way."""
+        return self.model_copy(
+            update={"parts": {**self.parts, identifier: {**self.parts.get(identifier, {}), key: item}}}
+        )
+
+    def without(self, identifier: str) -> Book:
+        """Without the copy of that set."""
+        kept = {name: copy for name, copy in self.copies.items() if name != identifier}
+        return self.model_copy(update={"copies": kept})
+
 
 # Longer than any holder needs it.
 _WAIT: Final = 10.0

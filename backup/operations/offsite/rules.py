@@ -1,4 +1,4 @@
-"""What is to be sent, read again, and tried again. Pure; `now` is an argument."""
+"""What is to be sent where, read again, and tried again. Pure; `now` is an argument."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+from backup.config.loader import Settings
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
-from backup.operations.offsite.model import Book, Copy
+from backup.operations.offsite.remote_state import Book, Copy, PlaceName
 from backup.storage.remote import Entry
 
 # All bytes are read within a month; a share of this many days leaves a few to spare.
@@ -17,6 +18,38 @@ ROUND: Final = timedelta(days=28)
 _FIRST_PAUSE: Final = timedelta(minutes=15)
 _LONGEST_PAUSE: Final = timedelta(hours=4)
 _DOUBLINGS: Final = 4
+
+
+def uploads(settings: Settings) -> dict[Tier, str]:
+    """The tiers that are uploaded by themselves: `after` each backup, or by a cron line."""
+    set_ = {
+        Tier.DAILY: settings.upload_daily,
+        Tier.WEEKLY: settings.upload_weekly,
+        Tier.MONTHLY: settings.upload_monthly,
+        Tier.MANUAL: settings.upload_manual,
+    }
+    return {tier: when for tier, when in set_.items() if when} if settings.has_offsite else {}
+
+
+def places(settings: Settings) -> list[tuple[PlaceName, str]]:
+    """The places that are set and how they are shown, the bucket first."""
+    found: list[tuple[PlaceName, str]] = []
+    if settings.bucket:
+        found.append(("s3", f"s3://{settings.bucket}/{settings.bucket_prefix}".rstrip("/")))
+    if settings.copy_dir:
+        found.append(("copy", str(settings.copy_dir)))
+    return found
+
+
+def ages(settings: Settings) -> dict[Tier, timedelta]:
+    """How long copies of a tier are kept; others for ever."""
+    days = {
+        Tier.DAILY: settings.offsite_daily,
+        Tier.WEEKLY: settings.offsite_weekly,
+        Tier.MONTHLY: settings.offsite_monthly,
+        Tier.MANUAL: settings.offsite_manual,
+    }
+    return {tier: timedelta(days=count) for tier, count in days.items() if count}
 
 
 def candidates(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from backup.catalog.restore_page import page
@@ -13,16 +13,16 @@ from backup.errors import BackupError, IntegrityError, NotFound, RemoteDamaged, 
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Manifest, to_json
-from backup.operations.offsite.context import OffsiteContext, digest, small, told
+from backup.operations.offsite.context import OffsiteContext, small, told, with_digest
 from backup.operations.offsite.layout import RemoteSet, compare, key, keys_of, page_name, read_manifest, sums, sums_name
-from backup.operations.offsite.model import Book, Copy, Item, State
+from backup.operations.offsite.remote_state import Book, Copy, Item, State
+from backup.pipeline.age import SUFFIX
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing
 from backup.storage.remote import Entry
 
 # What is read is hashed at once: from the core's own cache, which larger blocks leave.
 _BLOCK: Final = 256 << 10
-_SUFFIX: Final = ".age"
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Sending:
         if len(entries) < len(found) or not same or any(compare(manifest, entries)):
             return False
         # What nobody knows the checksum of is read: that is cheaper than to send it again, and may not be overwritten.
-        entries = {name: self._read(entry) for name, entry in entries.items()}
+        entries = {name: with_digest(self.context, entry) for name, entry in entries.items()}
         if any(compare(manifest, entries)):
             return False
         for name, entry in entries.items():
@@ -123,7 +123,7 @@ class Sending:
     def _artifact(self, artifact: Artifact, earlier: Iterable[Artifact]) -> Artifact:
         """The artifact as it is there afterwards."""
         encrypts = self.context.encrypt is not None and not artifact.encryption
-        name = artifact.file + _SUFFIX if encrypts else artifact.file
+        name = artifact.file + SUFFIX if encrypts else artifact.file
         path = key(self.stored.tier, name)
         found = self._reusable(path, artifact, earlier, encrypts=encrypts) or self._put(path, artifact, encrypts)
         described = {"file": name, "stored_size": found.size, "stored_sha256": found.sha256}
@@ -137,7 +137,7 @@ class Sending:
         known = self._known(path)
         if encrypts and not entry.sha256 and known and known.source == artifact.stored_sha256:
             # Sent to its end, but never confirmed: it may be what was noted then. It must not need to be overwritten.
-            entry = self._read(entry)
+            entry = with_digest(self.context, entry)
         if not entry.sha256:
             return None
         if not encrypts:
@@ -248,12 +248,6 @@ class Sending:
         """What was noted of an object when it was last read back."""
         copy = self.book.copies.get(self.stored.id)
         return self.book.parts.get(self.stored.id, {}).get(path) or (copy.items.get(path) if copy else None)
-
-    def _read(self, entry: Entry) -> Entry:
-        if entry.sha256 or entry.archived:
-            return entry
-        size, sha256 = digest(self.context, entry.key, entry.size)
-        return replace(entry, size=size, sha256=sha256)
 
     def _note(self, path: str, entry: Entry, source: str = "") -> None:
         self._items[path] = Item(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final
 
 from backup.errors import BackupError, RemoteFailed
@@ -12,9 +11,7 @@ from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
-from backup.model.run import Run, new_run_id
 from backup.operations import runs
-from backup.operations.create.draft import timed
 from backup.operations.offsite.context import OffsiteContext, listed, require_there
 from backup.operations.offsite.copy_status import OPERATIONS
 from backup.operations.offsite.layout import RemoteSet
@@ -28,15 +25,11 @@ _PATIENCE: Final = 2
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to send: sets of `tiers`, or the one called `only`; `wait` and the others as in Run and prune.Request."""
+class Request(runs.Request):
+    """What to send: sets of `tiers`, or the one called `only`."""
 
     tiers: Sequence[Tier] = ()
     only: str = ""
-    wait: float = 0.0
-    trigger: str = "manual"
-    slot: datetime | None = None
-    slots: int = 0
 
 
 @dataclass
@@ -65,19 +58,9 @@ def upload(request: Request, context: OffsiteContext) -> Report:
     The lock of the volume is not held: neither a backup nor a restore waits for this, however long it takes.
     """
     tier = str(request.tiers[0]) if len(request.tiers) == 1 else ""
-    run = Run(
-        id=new_run_id(context.clock()),
-        operation=OPERATIONS[context.place],
-        tier=tier,
-        trigger=request.trigger,
-        slot=request.slot,
-        slots=request.slots,
-        started=context.clock(),
-        set=request.only,
-        place=context.place,
-    )
+    run = request.run(OPERATIONS[context.place], context.clock(), tier=tier, set=request.only, place=context.place)
     with runs.recorded_beside(context, run, f"{context.place}-write", request.wait) as recording:
-        with timed(recording.seconds, "total"):
+        with runs.timed(recording.seconds, "total"):
             report = _Upload(request, context, Report(context.remote.name)).run()
         newest = {"set": report.sent[0]} if report.sent else {}
         recording.success = {"message": report.words, **newest}

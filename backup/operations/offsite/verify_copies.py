@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
 from backup.errors import IntegrityError, NotFound, RemoteArchived, RemoteDamaged, RemoteFailed, RemoteMissing
 from backup.formatting import plural, printable, size
 from backup.logging import logger
+from backup.model.backup_set import StoredSet
 from backup.model.manifest import Manifest
-from backup.model.run import Run, new_run_id
+from backup.model.run import Outcome
 from backup.operations import runs
-from backup.operations.create.draft import timed
 from backup.operations.offsite.context import (
     OffsiteContext,
     digest,
     listed,
     manifest_of,
     require_there,
-    succeeded,
     told,
+    with_digest,
 )
 from backup.operations.offsite.copy_status import VERIFY
 from backup.operations.offsite.layout import RemoteSet, compare, files_of, key, keys_of
-from backup.operations.offsite.model import Book, Copy, Item, State
+from backup.operations.offsite.remote_state import Book, Copy, Item, State
 from backup.operations.offsite.rules import share, unchanged
 from backup.storage.remote import Entry
 
@@ -34,10 +34,11 @@ _LISTED: Final = 20
 _PATIENCE: Final = 2
 # A flipped bit on the way is another one the next time; that of a disk is not.
 _READS: Final = 2
+_GONE: Final = "it was there, and is not any more"
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(runs.Request):
     """What to look at: all sets or `only` one. `read`: all their bytes, or a `share` of them, are read, too.
 
     `accept`: what was there and is not any more is no longer missed.
@@ -47,10 +48,6 @@ class Request:
     accept: bool = False
     read: bool = False
     share: bool = False
-    wait: float = 0.0
-    trigger: str = "manual"
-    slot: datetime | None = None
-    slots: int = 0
 
 
 @dataclass
@@ -83,18 +80,9 @@ def verify(request: Request, context: OffsiteContext) -> Report:
 
     IntegrityError when a copy is not as it should be, RemoteFailed when one cannot be read: after all were looked at.
     """
-    run = Run(
-        id=new_run_id(context.clock()),
-        operation=VERIFY,
-        trigger=request.trigger,
-        slot=request.slot,
-        slots=request.slots,
-        started=context.clock(),
-        set=request.only,
-        place=context.place,
-    )
+    run = request.run(VERIFY, context.clock(), set=request.only, place=context.place)
     with runs.recorded_beside(context, run, f"{context.place}-verify", request.wait) as recording:
-        with timed(recording.seconds, "total"):
+        with runs.timed(recording.seconds, "total"):
             report = _look(request, context)
         recording.success = {"message": report.words}
         if report.bad:
@@ -115,7 +103,8 @@ def _look(request: Request, context: OffsiteContext) -> Report:
         before, there = book.copies.get(identifier), remote.get(identifier)
         if there is None:
             if before and not _over(request, before, context):
-                report.copies[identifier] = _gone(before)
+                gone = {"state": "gone", "problem": _GONE, "items": {}}
+                report.copies[identifier] = before.model_copy(update=gone)
             elif before:
                 _forget(context, identifier)
             continue
@@ -147,7 +136,8 @@ def _to_read(request: Request, report: Report, context: OffsiteContext) -> Seque
     held = [copy for copy in report.copies.values() if copy.state == "offsite"]
     if request.read or not request.share:
         return held if request.read else []
-    past = [run.started for run in succeeded(context, VERIFY) if run.slot]
+    here = (run for run in context.records.all() if (run.operation, run.place) == (VERIFY, context.place))
+    past = [run.started for run in here if run.slot and run.outcome is Outcome.SUCCESS]
     return share(held, context.clock(), max(past, default=None))
 
 
@@ -169,10 +159,6 @@ def _over(request: Request, copy: Copy, context: OffsiteContext) -> bool:
 
 def _forget(context: OffsiteContext, identifier: str) -> None:
     context.book.change(lambda book: book.without(identifier))
-
-
-def _gone(copy: Copy) -> Copy:
-    return copy.model_copy(update={"state": "gone", "problem": "it was there, and is not any more", "items": {}})
 
 
 def _bad(report: Report) -> IntegrityError:
@@ -229,12 +215,11 @@ class Look:
             return ""
         if not ask:
             return before.problem
-        same = [name for name in before.bad if name in entries and self._same(before, name, entries[name])]
+        same = any(
+            name in entries and name in before.items and before.items[name].modified == entries[name].modified
+            for name in before.bad
+        )
         return before.problem if same else ""
-
-    @staticmethod
-    def _same(before: Copy, name: str, entry: Entry) -> bool:
-        return name in before.items and before.items[name].modified == entry.modified
 
     def read(self, copy: Copy, there: RemoteSet) -> Copy:
         """Read every byte that its manifest tells and compare; `copy` is what was found of it without."""
@@ -262,14 +247,7 @@ class Look:
         known = self.before.items if self.before else {}
         found = {name: self.context.remote.stat(name) for name in keys_of(manifest)}
         entries = {name: told(entry, known.get(name)) for name, entry in found.items() if entry}
-        return {name: self._read(entry) for name, entry in entries.items()}
-
-    def _read(self, entry: Entry) -> Entry:
-        """An object that nobody knows the SHA-256 of, as its bytes tell it: after the book was lost, or replaced."""
-        if entry.sha256 or entry.archived:
-            return entry
-        size, sha256 = digest(self.context, entry.key, entry.size)
-        return replace(entry, size=size, sha256=sha256)
+        return {name: with_digest(self.context, entry) for name, entry in entries.items()}
 
     def _items(self, manifest: Manifest, entries: dict[str, Entry]) -> dict[str, Item]:
         known = self.before.items if self.before and self.before.run == manifest.run else {}
@@ -309,3 +287,43 @@ class Look:
             items=items if items is not None else known.items if known else {},
             bad=known.bad if known and state == "differs" else (),
         )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set, here or there. `state` is that of the copy, or `only local`; `note` says more."""
+
+    id: str
+    tier: str
+    time: datetime
+    size: int
+    state: str
+    local: bool
+    note: str = ""
+
+
+def rows(context: OffsiteContext) -> list[Row]:
+    """Every set here and there, newest first, from one listing, what is known, and the manifests of what is not."""
+    local = {stored.id: stored for stored in context.catalog.sets()}
+    book, remote = context.book.read(), listed(context.remote)
+    found = []
+    for identifier, there in remote.items():
+        known, changed = book.copies.get(identifier), ""
+        copy = known
+        if copy is None or not copy.held or not unchanged(copy, there.entries):
+            copy = Look(context, known).judge(there, ask=False)
+            if copy.held and known and known.held and known.items:
+                changed = "changed since it was confirmed; `offsite verify` asks for its checksums"
+        note = copy.problem or changed or ("" if identifier in local else "only remote")
+        found.append(Row(identifier, copy.tier, copy.time, there.size, copy.state, identifier in local, note))
+    for identifier, copy in book.copies.items():
+        if identifier not in remote:
+            found.append(Row(identifier, copy.tier, copy.time, 0, "gone", identifier in local, _GONE))
+    there_too = {row.id for row in found}
+    found += [_here(stored) for stored in local.values() if stored.id not in there_too]
+    return sorted(found, key=lambda row: (row.time, row.id), reverse=True)
+
+
+def _here(stored: StoredSet) -> Row:
+    note = "" if stored.verified else "never sent: it is not verified and good"
+    return Row(stored.id, stored.tier, stored.time, stored.size, "only local", local=True, note=note)

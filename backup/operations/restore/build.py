@@ -13,21 +13,17 @@ from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Locale, Manifest
-from backup.operations import roles_file
 from backup.operations.load import Load, attempt_for, complete, load_dump
-from backup.operations.parts import archive_of, dump_of
+from backup.operations.parts import archive_of, dump_of, opened, read_roles, require_unchanged
 from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
-from backup.operations.restore.deferral import putting_aside
-from backup.operations.restore.fit import Fit
 from backup.operations.restore.journal import DatabaseSwap, Step
-from backup.operations.restore.own_settings import allowed, contrast, given, taken, told
-from backup.operations.roles_file import require_unchanged
+from backup.operations.restore.server_fit import Fit, allowed, contrast, given, last_notes, taken
 from backup.operations.verify.run import Found
-from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import Kind
 from backup.postgres import Login, settings_for
 from backup.postgres.admin import apply, create, drop
+from backup.postgres.deferred_statements import Deferred
 from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import DumpReader
@@ -36,7 +32,6 @@ from backup.postgres.roles import Roles
 from backup.postgres.row_counts import analyzing, count_large_objects, count_rows
 from backup.postgres.server import Database, find, fitting, roles, usable
 from backup.progress import Progress
-from backup.storage.directory import LocalStore
 from backup.storage.errors import free_space
 
 _SPARE: Final = 1.05
@@ -74,7 +69,7 @@ def load(
     swap = _make(work, swap, login, like, place)
     its = taken(login, given(login, unlike, live, listed, part), swap.new)
     work.advance(Step.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
-    work.told += told(login, live, unlike, fitted.lacks)
+    work.told += last_notes(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, entries, fitted, lambda: _renew(work, login, like, place))
     work.context.progress.phase("counting rows and making the planner's statistics")
     new = replace(login, name=swap.new)
@@ -116,7 +111,7 @@ def extract(work: Work, stored: StoredSet) -> None:
 
 def roles_of(stored: StoredSet) -> Roles | None:
     """The roles that a set was dumped with."""
-    text = roles_file.read(stored, unchanged=True)
+    text = read_roles(stored, unchanged=True)
     return Roles.parse(text) if text else None
 
 
@@ -175,7 +170,7 @@ def _fill(
 
     def go(load: Load) -> None:
         # Anew for each attempt: what was put aside at the first is gone with its database.
-        with putting_aside(replace(source.login, name=swap.new), fitted) as aside:
+        with _putting_aside(replace(source.login, name=swap.new), fitted) as aside:
             reader = DumpReader(fitted.adaptation.applied(load.split, aside), counting=False)
             with sql() as given:
                 for piece in given:
@@ -195,10 +190,24 @@ def _fill(
         ) from error
 
 
+@contextlib.contextmanager
+def _putting_aside(login: Login, fitted: Fit) -> Iterator[Callable[[bytes], object]]:
+    """Takes what can be in the database only once it has its name: kept in it until the commit runs it.
+
+    Not where it is never to be the one that it can be in.
+    """
+    if fitted.lacks.elsewhere:
+        yield len
+        return
+    kept = Deferred(login)
+    yield kept.write
+    kept.close()
+
+
 def _pieces(stored: StoredSet, file: str, packed: bool, progress: Progress) -> Generator[bytes, None, None]:
     """All of the dump. Nothing is ended in good order unless it is as it was verified."""
     artifact = stored.manifest.artifact("database") if stored.manifest else None
-    with contextlib.closing(Stored(LocalStore(stored.directory), file, progress, stored.identity)) as source:
+    with opened(stored, file, progress) as source:
         yield from source.content(packed=packed, single=stored.manifest is not None)
         source.drain()
         if artifact:

@@ -6,22 +6,25 @@ Both go by the journal and by what is found, so that they can be begun again aft
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from backup.catalog.retention import held_by_newer, old_safety_sets
 from backup.errors import AfterRestore, BackupError, DropDelayed, RestoreFailed, RestoreUnfinished
 from backup.formatting import printable, size
 from backup.logging import logger
-from backup.operations.restore import downtime
+from backup.operations.restore import application
 from backup.operations.restore.context import RestoreContext, Work
-from backup.operations.restore.deferral import put_in
 from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Lost, Step
-from backup.operations.restore.post_restore import run_commands
 from backup.operations.restore.replaced import note_lost
 from backup.postgres import Login
 from backup.postgres.admin import drop, drop_marked, drop_roles
 from backup.postgres.availability import watching
+from backup.postgres.deferred_statements import DONE, SCHEMA, deferred
+from backup.postgres.psql import STRICT, confined
 from backup.postgres.server import find
 from backup.postgres.swap import Exchange, exchange, foresee, state
+
+_TELLING: Final = (*STRICT, "--tuples-only", "--no-align")
 
 
 def forward(work: Work) -> None:
@@ -38,10 +41,10 @@ def forward(work: Work) -> None:
             _exchange_trees(work)
             _exchange_database(work)
             if watch and work.journal.database:
-                downtime.measure(work, watch)
+                application.measure(work, watch)
     if step.number <= Step.SWAPPED.number:
-        late = put_in(work)
-        run_commands(work)
+        late = _put_in(work)
+        application.run_commands(work)
         work.advance(Step.SWAPPED, failed=(*late, *work.journal.failed))
     _start_and_note(work)
     work.file.finish()
@@ -65,9 +68,33 @@ def after(work: Work, why: str = "") -> AfterRestore:
     )
 
 
+def _put_in(work: Work) -> list[str]:
+    """Run what was put aside in the database that is live now, all or nothing; what went wrong, in words."""
+    swap = work.journal.database
+    if swap is None:
+        return []
+    source = work.context.source()
+    try:
+        with deferred(source.login) as pieces:
+            if pieces is None:
+                return []
+            clients = source.loading(swap.live, work.journal.run)
+            with clients.talk((*_TELLING, "--single-transaction"), work.journal.run) as psql:
+                psql.enter()
+                psql.load.write(confined(psql.version))
+                for piece in pieces:
+                    psql.load.write(piece)
+                psql.load.finish(DONE)
+    except BackupError as error:
+        return [
+            f"what could only be put back once all was live failed, and waits in the schema {SCHEMA}: {error.message}"
+        ]
+    return []
+
+
 def _start_and_note(work: Work) -> None:
     work.advance(Step.STARTING)
-    if failed := downtime.start_application(work):
+    if failed := application.start(work):
         work.advance(Step.STARTING, failed=tuple(dict.fromkeys((*work.journal.failed, *failed))))
     _note_kept(work)
 
@@ -84,7 +111,7 @@ def back(work: Work) -> None:
         _database_back(work, journal.database)
     _forget_kept(work)
     # The application first: what is left beside the live data harms nobody.
-    failed = downtime.start_application(work)
+    failed = application.start(work)
     if journal.kind == "restore":
         _remove_made(work)
     work.file.finish()

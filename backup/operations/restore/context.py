@@ -3,67 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from backup.docker.application import Application
+from backup.media.helper import FileTrees
 from backup.operations.context import Context
 from backup.operations.create.context import CreateContext
 from backup.operations.load import Loaded
 from backup.operations.restore.journal import Journal, JournalFile, KeptFile, Step
 from backup.postgres.availability import Way
 from backup.postgres.dump_source import PostgresSource
-
-
-class Trees(Protocol):
-    """The files of the volumes, writable. `stamp` names one restore."""
-
-    def extract(
-        self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
-    ) -> list[str]:
-        """Unpack an archive of the folder `root` beside the live files, each file checked against the index.
-
-        What the file system did not take as it was, in words: there it has the nearest.
-        """
-
-    def put(
-        self,
-        volume: str,
-        archive: Path,
-        index: Path | None,
-        stamp: str,
-        *,
-        root: str,
-        limit: int,
-        trusted: bool,
-        paths: Sequence[bytes],
-        days: float,
-    ) -> tuple[str, list[str]]:
-        """Put single files or directories of an archive in the place of the live ones.
-
-        Where those are kept, if any; and what the file system did not take as it was, in words.
-        """
-
-    def tidy(self, volume: str) -> list[str]:
-        """Take back what a `put` that was killed left half done; what was done, in words."""
-
-    def exchange(self, volume: str, stamp: str) -> None:
-        """Let the unpacked files and the live ones change places; done already, it does nothing."""
-
-    def exchange_back(self, volume: str, stamp: str) -> None:
-        """Let the files that `exchange` replaced be live again; done already, it does nothing."""
-
-    def discard(self, volume: str, stamp: str) -> None:
-        """Remove what is beside the live files."""
-
-    def exchanged(self, volume: str, stamp: str) -> bool:
-        """Whether the unpacked files are live."""
-
-    def kept(self, volume: str, stamp: str) -> int:
-        """Bytes of what is beside the live files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +34,7 @@ class RestoreContext(Context):
     instance: str
     create_context: CreateContext
     source: Callable[[], PostgresSource]
-    trees: Callable[[], Trees]
+    trees: Callable[[], FileTrees]
     reach: Callable[[Path], None]
     application: Callable[[], Application | None]
     mounts: Callable[[], Collection[str]]

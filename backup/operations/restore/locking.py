@@ -1,10 +1,13 @@
-"""One at a time: the lock and the record of what changes the live data."""
+"""One at a time: the lock and the record of what changes the live data.
+
+While a restore stands half way nothing else is done: a set made then would hold half of each state.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -13,13 +16,15 @@ from zoneinfo import ZoneInfo
 from backup.errors import LockHeld
 from backup.formatting import listed, printable
 from backup.logging import logger
-from backup.model.run import Run, new_run_id
+from backup.model.run import Run
 from backup.operations import preemption, runs
-from backup.operations.restore.context import RestoreContext
-from backup.operations.restore.journal import Kept, KeptFile
-from backup.operations.restore.unfinished import LOOK
+from backup.operations.context import Context
+from backup.operations.restore.journal import Journal, JournalFile, Kept, KeptFile, running, unfinished
 from backup.storage import lock
 
+# What a run that ends the restore of another one is called by the holder of the lock.
+_RECOVER: Final = "recover "
+LOOK: Final = "Wait for it to end, look at what is live then, and decide again."
 # A backup may have begun between the safety set and this.
 PATIENCE: Final = 900.0
 _CHANGING: Final = ("restore ", "undo ", "discard ", "recover ", "create pre-restore ")
@@ -27,16 +32,37 @@ _URGENT: Final = ("restore", "undo")
 _DRILLS: Final = ("drill ", "offsite-drill ")
 
 
+def standing(root: Path) -> tuple[Journal, str] | None:
+    """Find the restore that has not ended, and who is at work on it; empty when nobody is: then it stands half way.
+
+    Journal and lock cannot be read at once. A restore notes its end before it lets go of the lock, so a journal that
+    is the same after the lock was seen without it is one that nobody works on.
+    """
+    file = JournalFile(root)
+    while journal := file.read():
+        who = lock.holder(root / "state" / "lock") or ""
+        at_it = who.startswith(_RECOVER) or lock.names(who, journal.run)
+        if at_it or file.read() == journal:
+            return journal, who if at_it else ""
+    return None
+
+
+def refuse_unfinished(root: Path, now: datetime) -> None:
+    """Raise RestoreUnfinished while one stands half way, LockHeld while one is under way."""
+    if found := standing(root):
+        journal, who = found
+        if who:
+            raise LockHeld(f"{running(journal, who)}; nothing was done", LOOK)
+        raise unfinished(journal, now)
+
+
 @contextlib.contextmanager
-def recorded(
-    context: RestoreContext, operation: str, name: str, only: str = "", said: Sequence[str] = ()
-) -> Iterator[Run]:
+def recorded(context: Context, operation: str, name: str, only: str = "", said: Sequence[str] = ()) -> Iterator[Run]:
     """Hold the lock and record the run, with what the body has `said`.
 
     A backup is waited for; LockHeld for what changes the live data.
     """
-    started = context.clock()
-    run = Run(id=new_run_id(started), operation=operation, only=only, started=started, set=name)
+    run = runs.Request().run(operation, context.clock(), only=only, set=name)
     with contextlib.ExitStack() as stack:
         try:
             modest = preemption.asking(context.catalog.root, operation, behind)
@@ -50,21 +76,21 @@ def recorded(
         recording.success = {"message": listed(said, mark="; ")}
 
 
-def alone(context: RestoreContext) -> None:
-    """LockHeld while another restore, or its safety set, is under way."""
+def require_alone(context: Context) -> None:
+    """Raise LockHeld while another restore, or its safety set, is under way."""
     if who := lock.holder(context.lock):
         first(context, who)
 
 
-def changing(root: Path) -> str:
-    """In words, who changes the live data now, or is about to; empty when nobody does."""
+def who_changes(root: Path) -> str:
+    """Say who changes the live data now, or is about to; empty when nobody does."""
     who = lock.holder(root / "state" / "lock") or ""
     return f"another run is changing the live data: {who}" if who.startswith(_CHANGING) else ""
 
 
-def undisturbed(context: RestoreContext) -> None:
-    """LockHeld while another run changes the live data; nobody is asked for anything."""
-    if who := changing(context.catalog.root):
+def require_undisturbed(context: Context) -> None:
+    """Raise LockHeld while another run changes the live data; nobody is asked for anything."""
+    if who := who_changes(context.catalog.root):
         raise LockHeld(f"{who}; nothing was done", LOOK)
 
 
@@ -75,8 +101,8 @@ def behind(who: str) -> None:
     logger.info("waiting for another run to end: {}", who)
 
 
-def first(context: RestoreContext, who: str) -> None:
-    """As `behind`; but a drill, which touches nothing live, is asked to end, and a backup that tries its set, too."""
+def first(context: Context, who: str) -> None:
+    """Wait as `behind`; but ask a drill, which touches nothing live, to end, and a backup that tries its set, too."""
     behind(who)
     if who.startswith(_DRILLS):
         logger.info("the drill is asked to end, since this goes first; it touches nothing live")
@@ -85,7 +111,7 @@ def first(context: RestoreContext, who: str) -> None:
 
 
 def kept_words(kept: Kept | None, zone: ZoneInfo) -> str:
-    """In words, what `undo` brings back."""
+    """Say what `undo` brings back."""
     if kept is None:
         return "what the last restore replaced"
     until = f"{kept.replaced.astimezone(zone):%Y-%m-%d %H:%M} ({zone.key})"
@@ -93,7 +119,7 @@ def kept_words(kept: Kept | None, zone: ZoneInfo) -> str:
 
 
 def stamp(root: Path, run: Run) -> str:
-    """A name for the new state of a restore; another one than the state has that is kept, however soon this follows."""
+    """Name the new state of a restore; otherwise than the state that is kept, however soon this follows."""
     moment, found = run.started, KeptFile(root).read()
     used = {found.id, *(volume.stamp for volume in found.volumes)} if found else set()
     while (name := f"{moment:%Y%m%d%H%M%S}") in used:
@@ -101,8 +127,8 @@ def stamp(root: Path, run: Run) -> str:
     return name
 
 
-def unmoved(context: RestoreContext, seen: Kept | None) -> None:
-    """LockHeld when what is kept for undo is not what it was when a person agreed, `seen`."""
+def require_unmoved(context: Context, seen: Kept | None) -> None:
+    """Raise LockHeld when what is kept for undo is not what it was when a person agreed, `seen`."""
     found = KeptFile(context.catalog.root).read()
     # Whether its database can still come back is looked at anew by whoever needs it, and noted by the way.
     if (found and found.with_lost("")) != (seen and seen.with_lost("")):

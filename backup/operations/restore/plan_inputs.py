@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from backup import postgres
 from backup.docker.container import Container
@@ -22,12 +22,10 @@ from backup.operations.inspect import file_index
 from backup.operations.parts import dump_of, volumes_of
 from backup.operations.restore import build
 from backup.operations.restore.context import RestoreContext
-from backup.operations.restore.fit import fit
 from backup.operations.restore.journal import KeptFile, commands, running, words
-from backup.operations.restore.locking import changing
-from backup.operations.restore.own_settings import contrast
-from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Server, Volume
-from backup.operations.restore.unfinished import LOOK, standing
+from backup.operations.restore.locking import LOOK, standing, who_changes
+from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Only, Server, Volume
+from backup.operations.restore.server_fit import contrast, fit
 from backup.postgres import Login
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.server import extensions_available, find, sessions, usable
@@ -39,11 +37,9 @@ from backup.storage.errors import free_space
 _ALIKE: Final = 0.01
 # In older manifests: a pattern of ours, by which also an application's file was left out.
 _OF_RESTORES: Final = "/.obcms-restore-*"
-# What of a set is restored; empty for all of it.
-Part = Literal["", "database", "media"]
 
 
-def gather(context: RestoreContext, stored: StoredSet, only: Part, safety: bool) -> Facts:
+def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool) -> Facts:
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
     if only != "database" and volumes_of(stored):
         context.reach(stored.directory)
@@ -78,7 +74,7 @@ def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:
     found = standing(root)
     if found and not found[1]:
         return words(found[0], now), commands(found[0]), False
-    text = running(*found) if found else changing(root)
+    text = running(*found) if found else who_changes(root)
     return text, LOOK if text else "", bool(text)
 
 

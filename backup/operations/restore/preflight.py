@@ -10,15 +10,16 @@ from backup.operations.create.run import Only as Half
 from backup.operations.create.run import Request, create
 from backup.operations.parts import dump_of
 from backup.operations.restore.context import RestoreContext
-from backup.operations.restore.fit import Fit, fit
-from backup.operations.restore.locking import PATIENCE, alone
+from backup.operations.restore.locking import PATIENCE, require_alone
+from backup.operations.restore.plan import Only
 from backup.operations.restore.plan.checks import lacking
-from backup.operations.restore.plan_inputs import Part, missing_extensions
+from backup.operations.restore.plan_inputs import missing_extensions
+from backup.operations.restore.server_fit import Fit, fit
 from backup.operations.verify.run import Found
 from backup.postgres.server import find, server_version, usable
 
 
-def fitting(stored: StoredSet, only: Part, context: RestoreContext) -> Fit:
+def fitting(stored: StoredSet, only: Only, context: RestoreContext) -> Fit:
     """How a set fits the server, if its database is restored."""
     if only == "media" or not dump_of(stored):
         return Fit()
@@ -26,7 +27,7 @@ def fitting(stored: StoredSet, only: Part, context: RestoreContext) -> Fit:
     return fit(login, stored.manifest.database if stored.manifest else None, server_version(login))
 
 
-def require_extensions(stored: StoredSet, only: Part, context: RestoreContext, found: Found) -> None:
+def require_extensions(stored: StoredSet, only: Only, context: RestoreContext, found: Found) -> None:
     """The plan knows what the manifest says; a dump without one, or of an earlier release, says it itself."""
     wanted = found.extensions if only != "media" else []
     if wanted and (absent := missing_extensions(context.source().login, wanted)):
@@ -34,7 +35,7 @@ def require_extensions(stored: StoredSet, only: Part, context: RestoreContext, f
         raise RestoreFailed(f"{stored.id} cannot be restored; nothing was touched: {remark.text}", remark.hint)
 
 
-def safety_set(only: Part, context: RestoreContext, *, wanted: bool) -> str:
+def safety_set(only: Only, context: RestoreContext, *, wanted: bool) -> str:
     """A verified set of the present state; its id. Whatever there is not, need not be saved."""
     if not wanted:
         logger.warning("no safety set is taken, as you asked")
@@ -43,11 +44,11 @@ def safety_set(only: Part, context: RestoreContext, *, wanted: bool) -> str:
     if not database and only == "database":
         logger.warning("there is no database yet: no safety set is needed")
         return ""
-    alone(context)
+    require_alone(context)
     logger.info("taking a safety set of the present state")
     half: Half | None = only or (None if database else "media")
     try:
-        made = create(Request(Tier.PRE_RESTORE, half, "restore", wait=PATIENCE), context.create_context).set
+        made = create(Request(Tier.PRE_RESTORE, half, trigger="restore", wait=PATIENCE), context.create_context).set
     except LockHeld:
         raise
     except BackupError as error:

@@ -22,9 +22,8 @@ from backup.model.backup_set import StoredSet
 from backup.model.run import RESTORE, Run
 from backup.operations import runs
 from backup.operations.parts import dump_of, volumes_of
-from backup.operations.restore import build, commit, downtime
+from backup.operations.restore import application, build, commit
 from backup.operations.restore.context import RestoreContext, Work
-from backup.operations.restore.fit import Fit
 from backup.operations.restore.journal import (
     DatabaseSwap,
     Journal,
@@ -38,11 +37,18 @@ from backup.operations.restore.journal import (
     lost_words,
     unfinished,
 )
-from backup.operations.restore.locking import alone, recorded, stamp, undisturbed, unmoved
-from backup.operations.restore.plan_inputs import Part
+from backup.operations.restore.locking import (
+    recorded,
+    refuse_unfinished,
+    require_alone,
+    require_undisturbed,
+    require_unmoved,
+    stamp,
+)
+from backup.operations.restore.plan import Only
 from backup.operations.restore.preflight import fitting, require_extensions, safety_set
 from backup.operations.restore.replaced import lost
-from backup.operations.restore.unfinished import refuse_unfinished
+from backup.operations.restore.server_fit import Fit
 from backup.operations.verify.run import Found, check
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import DumpReader
@@ -61,7 +67,7 @@ class Wish:
     """
 
     stored: StoredSet
-    only: Part = ""
+    only: Only = ""
     safety: bool = True
     kept: Kept | None = None
     allow_invalid: bool = False
@@ -73,7 +79,7 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     3 when constraints are not as they were dumped, as was allowed.
     """
     stored = wish.stored
-    alone(context)
+    require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
     split, fitted = Split(lambda data: None), fitting(stored, wish.only, context)
     # Without a manifest there may be more dumps than one.
@@ -92,16 +98,16 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     safety = safety_set(wish.only, context, wanted=wish.safety)
     said: list[str] = []
     with recorded(context, RESTORE, stored.id, wish.only, said) as run:
-        unmoved(context, wish.kept)
+        require_unmoved(context, wish.kept)
         work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
         work.allow_invalid = wish.allow_invalid
         _begin(work)
-        _guarded(work, lambda: _beside(work, stored, found, split.entries, fitted))
+        _guarded(work, lambda: _build(work, stored, found, split.entries, fitted))
         commit.sweep_safety_sets(context)
         said += _nearest(work)
     for text, hint in work.told:
         logger.log("WARNING" if hint else "INFO", "{}", f"{text}. {hint}" if hint else text)
-    text = "; ".join([f"{stored.id} is restored", *_without(work), *said, *downtime.told(work), _undoing(work)])
+    text = "; ".join([f"{stored.id} is restored", *_without(work), *said, *application.downtime(work), _undoing(work)])
     return text, _OTHERWISE if any(each.kind != "empty" for each in work.loaded.left) else 0
 
 
@@ -132,7 +138,7 @@ def _undoing(work: Work) -> str:
 
 def foresee_undo(context: RestoreContext, kept: Kept | None) -> None:
     """BackupError when `undo` could not bring back what is kept. Nothing is touched."""
-    undisturbed(context)
+    require_undisturbed(context)
     refuse_unfinished(context.catalog.root, context.clock())
     _require_kept(context, kept)
 
@@ -152,11 +158,11 @@ def _require_kept(context: RestoreContext, kept: Kept | None) -> Kept:
 
 def undo(context: RestoreContext, kept: Kept | None) -> str:
     """Bring back what the last restore (or undo) replaced; what is to be said of it. `kept` is what was agreed to."""
-    alone(context)
+    require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
     kept = _require_kept(context, kept)
     with recorded(context, "undo", kept.set) as run:
-        unmoved(context, kept)
+        require_unmoved(context, kept)
         _require_kept(context, kept)
         journal = Journal(
             id=kept.id,
@@ -171,7 +177,7 @@ def undo(context: RestoreContext, kept: Kept | None) -> str:
         work = Work(context, JournalFile(context.catalog.root), journal)
         _begin(work)
         _guarded(work, lambda: None)
-    return "; ".join(["what was live before is live again", *downtime.told(work), "`undo` changes it back"])
+    return "; ".join(["what was live before is live again", *application.downtime(work), "`undo` changes it back"])
 
 
 def _database_of(kept: KeptDatabase) -> DatabaseSwap:
@@ -194,7 +200,7 @@ def discard(context: RestoreContext, kept: Kept | None) -> str:
     with recorded(context, "discard", ""):
         # A restore may have come and gone, or been killed, while this waited.
         refuse_unfinished(context.catalog.root, context.clock())
-        unmoved(context, kept)
+        require_unmoved(context, kept)
         freed = commit.discard(context)
     told = f", {size(freed)}" if freed else ""
     return f"removed what the last restore replaced{told}" if kept else "nothing was kept"
@@ -234,15 +240,15 @@ def _end(work: Work, back: bool) -> str:
         with contextlib.suppress(BackupError):
             work.context.source().sweep()
     if back or journal.step.number < Step.SWAPPED.number:
-        downtime.stop_again(work)
+        application.stop_again(work)
     if back or direction(journal) == "back":
         commit.back(work)
         done = f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
     else:
-        downtime.find_way(work)
+        application.find_way(work)
         commit.forward(work)
         done = f"the {journal.kind} of {printable(journal.set)} is finished"
-    return "; ".join([done, *_nearest(work), *downtime.told(work)])
+    return "; ".join([done, *_nearest(work), *application.downtime(work)])
 
 
 def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
@@ -251,7 +257,7 @@ def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
     return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
 
 
-def _beside(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit) -> None:
+def _build(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
         build.load(work, work.context.source(), stored, found, entries, fitted)
@@ -270,7 +276,7 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
     try:
         runs.end_if_told()
         prepare()
-        downtime.stop_application(work)
+        application.stop(work)
         commit.forward(work)
     except AfterRestore:
         raise

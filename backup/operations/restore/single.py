@@ -19,8 +19,7 @@ from backup.operations.inspect import file_index, one_file
 from backup.operations.parts import archive_of
 from backup.operations.restore import build
 from backup.operations.restore.context import RestoreContext
-from backup.operations.restore.locking import alone, recorded
-from backup.operations.restore.unfinished import refuse_unfinished
+from backup.operations.restore.locking import recorded, refuse_unfinished, require_alone
 from backup.storage.errors import free_space
 
 
@@ -51,7 +50,7 @@ def choose(stored: StoredSet, paths: Sequence[str], context: RestoreContext) -> 
 
 def restore(stored: StoredSet, chosen: Sequence[Choice], context: RestoreContext) -> str:
     """Put them back, each wholly or not at all; what is to be said of it."""
-    alone(context)
+    require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
     kept: list[str] = []
     notes: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import tarfile
@@ -18,10 +17,8 @@ from backup.media.tar_reader import Found, TarReader
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import VolumePart
-from backup.operations.verify.stored_bytes import Stored
+from backup.operations.parts import opened
 from backup.pipeline.chunks import Chunks
-from backup.progress import Silent
-from backup.storage.directory import LocalStore
 
 _LISTED: Final = 20
 _LONGEST_LINE: Final = 16 << 20
@@ -164,9 +161,8 @@ def _shown(path: bytes) -> str:
 
 def archived(stored: StoredSet) -> Iterator[bytes]:
     """The paths of all archived files of a set, below their volumes."""
-    store = LocalStore(stored.directory)
     for artifact in stored.manifest.artifacts if stored.manifest else ():
         if artifact.kind == "index":
-            with contextlib.closing(Stored(store, artifact.file, Silent(), stored.identity)) as source:
+            with opened(stored, artifact.file) as source:
                 for entry in parse_index(lines(source.content())):
                     yield entry.path.partition(b"/")[2]

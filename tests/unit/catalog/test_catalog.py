@@ -20,8 +20,7 @@ from backup.catalog.scheduler_state import Ledger
 from backup.errors import NotFound, StoreError
 from backup.model.backup_set import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
 from backup.model.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
-from backup.operations.offsite.model import Book
-from backup.operations.offsite.remote_state import BookFile
+from backup.operations.offsite.remote_state import Book, BookFile
 from backup.storage import directory as local
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import StagedFile, staged_name

@@ -28,7 +28,7 @@ from backup.monitoring.overview.compute import Facts, Policy, overview
 from backup.monitoring.overview.rates import period, slots_between
 from backup.monitoring.overview.report import to_json
 from backup.operations import status
-from backup.operations.restore.journal.files import KEPT
+from backup.operations.restore.journal import KEPT
 from backup.storage import errors
 from backup.storage.errors import translated
 from tests.support.examples import examples

@@ -14,7 +14,7 @@ import pytest
 
 from backup.errors import IntegrityError, NoSpace, StoreError
 from backup.model.manifest import Artifact
-from backup.operations.export.output import Output
+from backup.operations.export import Output
 from backup.storage import directory, rename
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore

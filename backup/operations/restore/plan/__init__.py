@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backup.formatting import age, duration, plural, printable, size
-from backup.operations.restore.plan.checks import refusals, warnings
+from backup.operations.restore.plan.checks import Need, needs, refusals, warnings
 from backup.operations.restore.plan.facts import (
     Facts,
     Foreign,
@@ -20,7 +20,6 @@ from backup.operations.restore.plan.facts import (
 )
 from backup.operations.restore.plan.fitting import own
 from backup.operations.restore.plan.remark import Remark, named
-from backup.operations.restore.plan.space import Need, needs
 
 __all__ = [
     "Facts",
@@ -65,7 +64,7 @@ class Plan:
 
 def plan(facts: Facts) -> Plan:
     """The plan of one restore."""
-    needed = needs(facts)
+    needed = tuple(needs(facts))
     parts = [
         ("source", tuple(_source(facts))),
         ("is replaced", tuple(_replaced(facts))),
@@ -85,11 +84,8 @@ def _source(facts: Facts) -> Iterator[Row]:
         local = what.time.astimezone(facts.zone)
         since = age(facts.now - what.time)
         old = since if since == "just now" or since.endswith(" ahead") else f"{since} old"
-        lost = (
-            ""
-            if facts.live is None and not _overwritten(facts)
-            else (f"; everything since {local:%Y-%m-%d %H:%M} ({facts.zone.key}) is replaced")
-        )
+        replaced = facts.live is not None or any(volume.live_files for volume in restored_volumes(facts))
+        lost = f"; everything since {local:%Y-%m-%d %H:%M} ({facts.zone.key}) is replaced" if replaced else ""
         yield "age", old + lost
     if facts.only:
         yield "only", f"the {facts.only}"
@@ -106,10 +102,6 @@ def _drill(facts: Facts) -> str:
     found = "proven" if proof.proven else f"not proven ({plural(len(proof.differences), 'difference')})"
     found = "did not load" if proof.refusal else found
     return f"{found} {proof.tried.astimezone(facts.zone):%Y-%m-%d %H:%M}{took}"
-
-
-def _overwritten(facts: Facts) -> bool:
-    return any(volume.live_files for volume in restored_volumes(facts))
 
 
 def _replaced(facts: Facts) -> Iterator[Row]:

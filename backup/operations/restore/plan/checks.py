@@ -1,13 +1,15 @@
-"""What forbids a restore, and what a person must know before agreeing to it. Pure."""
+"""What forbids a restore, what a person must know before agreeing to it, and the room that it needs. Pure."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from backup.formatting import age, plural, printable, size
-from backup.model.backup_set import StoredSet
+from backup.model.backup_set import SKEW, StoredSet
 from backup.operations.restore.plan.facts import (
     Facts,
     Foreign,
@@ -19,11 +21,13 @@ from backup.operations.restore.plan.facts import (
 )
 from backup.operations.restore.plan.fitting import left_behind, needed, otherwise
 from backup.operations.restore.plan.remark import Remark, named
-from backup.operations.restore.plan.space import Need, short
 
 # Halves of one run of the old scripts carry the same stamp, or nearly.
 _TOGETHER: Final = timedelta(hours=1)
-_SKEW: Final = timedelta(minutes=5)
+# A loaded database is rarely larger than it was; its indexes are sorted in temporary files, and its log is kept.
+_DATABASE: Final = 1.2
+_BLOCK: Final = 4096
+_SLACK: Final = 1 << 20
 
 
 def refusals(facts: Facts, needed: Sequence[Need]) -> tuple[Remark, ...]:
@@ -132,7 +136,7 @@ def _time(facts: Facts) -> Iterator[Remark]:
     if taken is None:
         text = f"when {printable(source(facts).name)} was taken is not known, nor what is lost with it"
         yield Remark(text, "Look at the date of the file before you agree; `list` shows sets with their time.")
-    elif taken > facts.now + _SKEW:
+    elif taken > facts.now + SKEW:
         text = f"the set is from the future ({age(facts.now - taken)}): a clock was wrong"
         yield Remark(text, "`list` shows the order of the sets; make sure that it is the one you mean.")
 
@@ -230,3 +234,51 @@ def _parts(facts: Facts) -> Iterator[Remark]:
     left = [volume.name for volume in facts.volumes if volume.mounted and not volume.archived]
     if left and wants_media(facts):
         yield Remark(f"the set does not hold the volumes {named(left)}; they stay as they are", "`list` shows others.")
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes needed in one place, and free there (None: not known). Places on the same `disk` share what is free."""
+
+    place: str
+    bytes: int
+    free: int | None
+    disk: str = ""
+
+
+@dataclass(frozen=True)
+class Short:
+    """A disk that is too small for all that is to be put on it."""
+
+    needs: tuple[Need, ...]
+    bytes: int
+    free: int
+
+
+def short(needed: Sequence[Need]) -> list[Short]:
+    """Disks without room. A place without a known disk stands for itself."""
+    disks: dict[str, list[Need]] = defaultdict(list)
+    for number, need in enumerate(needed):
+        disks[f"disk {need.disk}" if need.disk else f"place {number}"].append(need)
+    found = []
+    for group in disks.values():
+        free = min((need.free for need in group if need.free is not None), default=None)
+        total = sum(need.bytes for need in group)
+        if free is not None and total > free:
+            found.append(Short(tuple(group), total, free))
+    return found
+
+
+def needs(facts: Facts) -> Iterator[Need]:
+    """What is needed in each place: the new state is made while the old one is live."""
+    if wants_database(facts) and facts.server:
+        size = source(facts).size or facts.database_bytes or (facts.live.size if facts.live else 0)
+        yield Need("the database server", round(size * _DATABASE) + _SLACK, facts.server.free, facts.server.disk)
+    for volume in restored_volumes(facts):
+        # Of old archives only the live tree gives an idea.
+        bytes_ = volume.live_bytes if volume.archive_bytes is None else volume.archive_bytes
+        files = volume.live_files if volume.archive_files is None else volume.archive_files
+        total = (bytes_ or 0) + _BLOCK * (files or 0) + _SLACK
+        yield Need(f"the volume {volume.name}", total, volume.free, volume.disk)
+    if facts.safety:
+        yield Need("the backup volume", facts.safety_bytes + _SLACK, facts.backup_free, facts.backup_disk)

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import parse_file_name
 
+# What of a set is restored; empty for all of it.
 Only = Literal["", "database", "media"]
 
 

@@ -21,9 +21,8 @@ from backup.model.run import Outcome, Run
 from backup.operations import status
 from backup.operations.jobs import COMMANDS, job_of, jobs, operation_of, tier_of
 from backup.operations.offsite import copy_status
-from backup.operations.offsite.model import Book
-from backup.operations.offsite.plans import uploads
-from backup.operations.offsite.rules import due, pause
+from backup.operations.offsite.remote_state import Book
+from backup.operations.offsite.rules import due, pause, uploads
 from backup.service.uploads import After
 from tests.support.set_factory import in_memory
 from tests.unit.operations.offsite.conftest import NOW, Stack

@@ -11,8 +11,8 @@ import pytest
 from backup.errors import IntegrityError, NotFound, RemoteDamaged, RemoteFailed
 from backup.model.manifest import Tier
 from backup.model.run import Outcome
-from backup.operations.offsite import copy_status, listing, verify_copies
-from backup.operations.offsite.model import Book
+from backup.operations.offsite import copy_status, verify_copies
+from backup.operations.offsite.remote_state import Book
 from tests.support.memory_remote import MemoryPlace
 from tests.unit.operations.offsite.conftest import Stack
 
@@ -20,7 +20,7 @@ _DAY = timedelta(days=1)
 
 
 def states(stack: Stack) -> dict[str, str]:
-    return {row.id: row.state for row in listing.rows(stack.context())}
+    return {row.id: row.state for row in verify_copies.rows(stack.context())}
 
 
 def archive(identifier: str) -> str:
@@ -46,7 +46,7 @@ def test_the_list_says_what_is_where(stack: Stack) -> None:
         stack.place.lose(key)
     stack.context().book.path.unlink()
     unverified = stack.make(0.5, kind="unverified")
-    rows = {row.id: row for row in listing.rows(stack.context())}
+    rows = {row.id: row for row in verify_copies.rows(stack.context())}
     assert {name: (row.state, row.local) for name, row in rows.items()} == {
         both: ("offsite", True),
         gone: ("offsite", False),
@@ -298,7 +298,7 @@ def test_nothing_is_concluded_from_a_part_of_a_listing(stack: Stack) -> None:
     stack.place.truncated = True
     for act in (
         lambda: verify_copies.verify(verify_copies.Request(), stack.context()),
-        lambda: listing.rows(stack.context()),
+        lambda: verify_copies.rows(stack.context()),
     ):
         with pytest.raises(RemoteFailed, match="was cut"):
             act()

@@ -19,7 +19,7 @@ from backup.errors import EngineError, LockHeld
 from backup.model.run import Run
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import Journal, JournalFile, Kept, KeptDatabase, KeptFile
-from backup.operations.restore.locking import stamp, unmoved
+from backup.operations.restore.locking import require_unmoved, stamp
 from backup.storage import lock
 from tests.support.facts import on_disk
 
@@ -96,11 +96,11 @@ def test_a_database_that_is_seen_to_be_lost_is_no_other_restore(tmp_path: Path) 
     seen = FIRST.model_copy(update={"database": database})
     for noted in (seen.with_lost("gone"), seen.with_lost("half removed"), seen):
         KeptFile(tmp_path).write(noted)
-        unmoved(context, seen)
-        unmoved(context, seen.with_lost("gone"))
+        require_unmoved(context, seen)
+        require_unmoved(context, seen.with_lost("gone"))
     for other in (FIRST, seen.model_copy(update={"id": "other"}), None):
         with pytest.raises(LockHeld, match="meanwhile"):
-            unmoved(context, other)
+            require_unmoved(context, other)
 
 
 def test_a_plan_beside_the_safety_set_of_a_restore_says_so(root: Path, capfd: pytest.CaptureFixture[str]) -> None:

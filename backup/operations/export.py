@@ -1,25 +1,33 @@
-"""A set, or one file of it, copied out: each byte compared with the manifest, nothing whole left of what is not."""
+"""A set, or one file of it, copied out: each byte compared with the manifest, nothing whole left of what is not.
+
+What is taken out goes to stdout, unless it is a terminal, or to a file that is not there before it is whole.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import secrets
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
-from typing import Final
+from types import TracebackType
+from typing import IO, Final, Self
 
 from backup.errors import BackupError, IntegrityError, NoSpace, NotFound, StoreError
 from backup.formatting import listed
 from backup.media.tar_writer import ending, padding
 from backup.model.backup_set import StoredSet, manifest_name
 from backup.model.manifest import file_name
-from backup.operations.inspect.opening import HeldBack, opened, require_as_written
+from backup.operations.parts import HeldBack, opened, require_as_written
 from backup.operations.verify.run import check
 from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
+from backup.storage.errors import translated
+from backup.storage.rename import rename_new
 from backup.storage.staged_file import StagedFile, staged_name
 
 _STDOUT: Final = (
@@ -29,7 +37,7 @@ _STDOUT: Final = (
 
 
 def parts(stored: StoredSet, query: str) -> list[str]:
-    """The files to copy: the one that is named, or all of the set with its manifest last."""
+    """List the files to copy: the one that is named, or all of the set with its manifest last."""
     name = PurePath(query).name
     if name in stored.files:
         return [name]
@@ -70,7 +78,7 @@ def to_folder(stored: StoredSet, names: list[str], folder: Path, progress: Progr
     if there:
         raise StoreError(f"{folder / there[0]} is there already and was not overwritten; nothing was copied")
     progress.phase(f"copying {stored.id}", stored.size)
-    with _out(folder), contextlib.ExitStack() as stack:
+    with _named(folder), contextlib.ExitStack() as stack:
         staged: list[StagedFile] = []
         for name in names:
             # What a copy that was killed left.
@@ -96,7 +104,7 @@ def _publish(store: LocalStore, staged: list[StagedFile]) -> None:
 
 
 @contextlib.contextmanager
-def _out(folder: Path) -> Iterator[None]:
+def _named(folder: Path) -> Iterator[None]:
     """Say of the folder what the store says of the backup volume."""
     try:
         yield
@@ -117,8 +125,10 @@ def _copy(stored: StoredSet, source: Stored, write: Callable[[bytes], object], s
 
 
 def _require_known(stored: StoredSet, names: list[str], progress: Progress) -> None:
-    """A set that is known to be damaged is not copied as one. Without a manifest there is nothing to compare with: the
-    files have to unpack to their end at least."""
+    """Raise IntegrityError for a set that is known to be damaged: it is not copied as one.
+
+    Without a manifest there is nothing to compare with: the files have to unpack to their end at least.
+    """
     whole = len(names) > 1 or len(stored.files) == 1
     problems = [stored.problem] if stored.problem and whole else []
     if not stored.manifest:
@@ -134,3 +144,73 @@ def _header(name: str, size: int, stored: StoredSet) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mode, info.mtime = size, 0o600, int(stored.time.timestamp())
     return info.tobuf(tarfile.GNU_FORMAT)
+
+
+class Output:
+    """For a `with` block: stdout for None, else a file of that name, which must not be there yet.
+
+    What the block does not end well leaves no file. StoreError for what the disk says.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._partial: Path | None = None
+        self._file: IO[bytes] = sys.stdout.buffer
+
+    def __enter__(self) -> Self:
+        if self._path is None:
+            return self
+        if os.path.lexists(self._path):
+            raise StoreError(f"{self._path} is there already and was not overwritten", "Name another file.")
+        if not self._path.parent.is_dir():
+            raise NotFound(f"there is no folder {self._path.parent}", "Mount one: `run --rm -v /its/folder:/out …`.")
+        self._partial = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.partial")
+        try:
+            self._file = open(self._partial, "xb")  # noqa: SIM115 - closed by __exit__
+        except OSError as error:
+            raise _out(error, self._path) from error
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Write all of it."""
+        try:
+            self._file.write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _out(error, self._path) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        try:
+            self._file.flush()
+            if self._partial and self._path and kind is None:
+                os.fsync(self._file.fileno())
+                self._file.close()
+                rename_new(self._partial, self._path)
+        except BrokenPipeError:
+            raise
+        except OSError as failed:
+            if kind is None:
+                raise _out(failed, self._path) from failed
+        finally:
+            if self._partial:
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                with contextlib.suppress(OSError):
+                    self._partial.unlink()
+
+
+def _out(error: OSError, path: Path | None) -> StoreError:
+    found = translated(error, path or Path("stdout"))
+    if isinstance(found, NoSpace):
+        return NoSpace(f"there is no room for {path or 'the output'}; nothing whole was left", "Take a larger disk.")
+    return found
+
+
+def refuse_terminal() -> None:
+    """Raise NotFound where stdout is a terminal: bytes that are no text can do anything to it."""
+    if sys.stdout.isatty():
+        raise NotFound(
+            "this would write a file's bytes to the terminal; nothing was written",
+            "Send them on, without a terminal in between: `docker compose run --rm -T backup … > FILE`.",
+        )

@@ -1,4 +1,4 @@
-"""What is run in the application's containers once the new state is live.
+"""The application during a restore: stopped while databases and files change places, started again, its commands run.
 
 The journal says of each command that it was not run, or did not end, until it is known to have gone well: so whatever
 ends a restore meanwhile, what is missing is told.
@@ -6,20 +6,92 @@ ends a restore meanwhile, what is missing is told.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
 from backup.docker.application import Application
-from backup.errors import BackupError
-from backup.formatting import duration, essence, printable, shortened
+from backup.errors import BackupError, RestoreUnfinished
+from backup.formatting import duration, essence, plural, printable, shortened
 from backup.logging import logger
 from backup.operations.restore.context import Work
-from backup.operations.restore.journal import Step
-from backup.postgres.availability import wait
+from backup.operations.restore.journal import Step, Stopped
+from backup.postgres.availability import Watch, wait
 
 _LOGIN: Final = 60.0
 _TRIES: Final = 3
 _PAUSE: Final = 2.0
 _NO_ENGINE: Final = "the Docker engine is not there"
+# For a pooler that keeps an answer for a while.
+_PATIENCE: Final = 30.0
+
+
+def stop(work: Work) -> None:
+    """Stop the application's containers; each is noted before."""
+    application = work.context.application()
+    if application is None:
+        work.advance(Step.STOPPING)
+        return
+    find_way(work)
+    if work.way and (said := wait(work.way, 0)):
+        # Then it says nothing of the database later.
+        logger.info("{} is not asked how the application has it: {}", printable(work.way.place), said)
+        work.way = None
+    found = application.running(work.context.stops, work.context.mounts())
+    stopped = tuple(Stopped(id=c.id, name=c.name, service=c.service) for c in found)
+    work.advance(Step.STOPPING, stopped=stopped, since=work.context.clock() if found else None)
+    application.stop(found)
+
+
+def find_way(work: Work) -> None:
+    """Find out how the application reaches its database."""
+    with contextlib.suppress(BackupError):
+        work.way = work.context.way() if work.journal.database else None
+
+
+def stop_again(work: Work) -> None:
+    """Stop once more, before files are moved again: a person or the engine may have started what was stopped."""
+    if not work.journal.stopped:
+        return
+    application = work.context.application()
+    if application is None:
+        raise _no_engine(f"{plural(len(work.journal.stopped), 'container')} cannot be kept stopped meanwhile")
+    application.stop(application.running([entry.name for entry in work.journal.stopped], ()))
+
+
+def start(work: Work) -> list[str]:
+    """Start exactly what was stopped; what could not be started, in words."""
+    journal = work.journal
+    if not journal.stopped:
+        return []
+    application = work.context.application()
+    if application is None:
+        raise _no_engine(f"{plural(len(journal.stopped), 'container')} cannot be started; all else is done")
+    problems = application.start([(each.id, each.name) for each in journal.stopped])
+    if journal.since:
+        work.down = (work.context.clock() - journal.since).total_seconds()
+    return problems
+
+
+def _no_engine(what: str) -> RestoreUnfinished:
+    hint = "With the engine in reach `restore --resume` goes on, or the running service does."
+    return RestoreUnfinished(f"{_NO_ENGINE}: {what}", hint)
+
+
+def measure(work: Work, watch: Watch) -> None:
+    """Measure how long the database could not be reached, as the application has it."""
+    work.window, work.through = max(work.window, watch.outage(_PATIENCE)), watch.place
+    if watch.problem:
+        logger.warning("{} does not let clients in again so far: {}", watch.place, watch.problem)
+
+
+def downtime(work: Work) -> Iterator[str]:
+    """Say how long the database could not be reached, and the application was stopped."""
+    if work.window:
+        took = f"{work.window * 1000:.0f} ms" if work.window < 1 else duration(work.window)
+        yield f"the database could not be reached for {took}{f' through {work.through}' if work.through else ''}"
+    if work.down:
+        yield f"the application was stopped for {duration(work.down)}"
 
 
 def run_commands(work: Work) -> None:
@@ -67,7 +139,7 @@ def _provide(work: Work, application: Application, service: str) -> list[str]:
 
 
 def _run_one(application: Application, service: str, command: str, seconds: float) -> tuple[str, bool]:
-    """What went wrong, if anything did, and whether there is no use in trying again."""
+    """Run it once; what went wrong, if anything did, and whether there is no use in trying again."""
     there = application.running([service], [])
     if not there:
         return f"was not run: no container of {printable(service)} is running", False
@@ -82,7 +154,7 @@ def _run_one(application: Application, service: str, command: str, seconds: floa
 
 
 def _tell(said: str) -> None:
-    """The line that matters; all of it goes to the log file alone."""
+    """Log the line that matters; all of it goes to the log file alone."""
     lines = said.strip().splitlines()
     if lines:
         logger.info("  {}", shortened(printable(essence(lines))))

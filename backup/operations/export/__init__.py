@@ -1,1 +1,0 @@
-"""Sets on their way out of the backup volume."""

@@ -1,1 +1,0 @@
-"""Sets on their way into the backup volume."""
