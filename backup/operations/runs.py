@@ -20,6 +20,7 @@ from backup.logging import logger, redacted
 from backup.model.run import Outcome, Run, new_run_id
 from backup.operations import preemption
 from backup.operations.context import Context
+from backup.operations.restore.journal import JournalFile
 from backup.storage import lock
 
 # Runs that do not hold the lock of the volume hold one whose name begins so.
@@ -47,6 +48,7 @@ def recover(catalog: Catalog, records: Records, now: datetime) -> None:
         logger.warning("removed {}: a run that died had not published it", name)
     for identifier in catalog.settle():
         logger.warning("put the damaged files of {} back: a pull that died had not replaced them", identifier)
+    JournalFile(catalog.root).sweep()
     for name in staging.clear(catalog.root):
         logger.warning("removed {}: an import that died had not judged it", name)
     try:

@@ -292,6 +292,8 @@ def test_killed_at_random_moments(target: Sidecar, server: Server) -> None:
         assert database[0] == files
         if files == "old":
             assert target.run("undo", "--force").code == 0
+    # As one leaves it that is killed before its journal is there.
+    (target.root / "state" / ".restore.reserve.partial").write_bytes(b"reserved")
     assert target.run("create", "daily").code == 0
     nothing_left(target, server)
 
@@ -304,6 +306,33 @@ def test_told_to_end_it_rolls_back(target: Sidecar, server: Server, number: sign
         output, _ = process.communicate(timeout=60)
     assert process.returncode in (0, 128 + number), output
     assert live(target, server) == ((OLD, "old") if process.returncode == 0 else (NEW, "new"))
+    assert not (target.root / "state" / "restore.json").exists()
+
+
+TOLD = """
+import contextlib, os, signal, sys, time
+from backup.cli import main
+from backup.operations import runs
+undisturbed = runs.undisturbed
+@contextlib.contextmanager
+def told():
+    with undisturbed():
+        yield
+    runs.undisturbed = undisturbed
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+runs.undisturbed = told
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_told_to_end_as_soon_as_it_has_begun(target: Sidecar, server: Server) -> None:
+    target.program = target.root.parent / "told.py"
+    target.program.write_text(TOLD)
+    result = restored(target, "--no-safety")
+    target.program = None
+    assert result.code == 128 + signal.SIGTERM, result.output
+    assert live(target, server) == (NEW, "new")
     assert not (target.root / "state" / "restore.json").exists()
 
 

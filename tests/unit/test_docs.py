@@ -9,7 +9,7 @@ import pytest
 
 from backup import errors
 from backup.cli import COMMANDS, offsite
-from backup.operations.restore.journal.model import Step
+from backup.operations.restore.journal import Step
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -18,6 +18,7 @@ from backup.errors import NoSpace, RestoreUnfinished, StoreError
 from backup.formatting import age, listed, printable
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
+from backup.storage.staged_file import staged_name
 
 JOURNAL: Final = "restore.json"
 KEPT: Final = "undo.json"
@@ -289,8 +290,8 @@ class JournalFile:
         """Note that a restore begins; RestoreUnfinished when an earlier one has not ended."""
         if earlier := self.read():
             raise unfinished(earlier, journal.started)
-        _sweep(self._store)
-        atomic_file.replace(self._store, _RESERVE, os.urandom(_RESERVED))
+        self.sweep()
+        atomic_file.replace(self._store, _RESERVE, os.urandom(_RESERVED), locked=True)
         return self._write(journal)
 
     def advance(self, journal: Journal, step: Step, **changes: Any) -> Journal:
@@ -310,15 +311,22 @@ class JournalFile:
     def finish(self) -> None:
         """It has ended. Needs no room on the disk."""
         self._store.remove_all([JOURNAL, _RESERVE])
-        _sweep(self._store)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed had staged."""
+        # KEPT has writers without the lock, and releases before staged all three so.
+        known, names = (JOURNAL, KEPT, _RESERVE), self._store.names()
+        left = [name for name in names if atomic_file.forgotten(self._store, name) in known]
+        self._store.remove_all([staged_name(JOURNAL), staged_name(_RESERVE), *left])
 
     def _write(self, journal: Journal) -> Journal:
         data = _bytes(journal)
         try:
-            atomic_file.replace(self._store, JOURNAL, data)
+            atomic_file.replace(self._store, JOURNAL, data, locked=True)
         except NoSpace:
             self._store.remove(_RESERVE)
-            atomic_file.replace(self._store, JOURNAL, data)
+            atomic_file.replace(self._store, JOURNAL, data, locked=True)
         return journal
 
 
@@ -369,8 +377,3 @@ def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return printable(f"{where}: {first['msg']}" if where else str(first["msg"]))
-
-
-def _sweep(store: LocalStore) -> None:
-    """Remove what writers that were killed had staged."""
-    store.remove_all(name for name in store.names() if atomic_file.forgotten(store, name) in (JOURNAL, KEPT, _RESERVE))

@@ -101,7 +101,6 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
         require_unmoved(context, wish.kept)
         work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
         work.allow_invalid = wish.allow_invalid
-        _begin(work)
         _guarded(work, lambda: _build(work, stored, found, split.entries, fitted))
         commit.sweep_safety_sets(context)
         said += _nearest(work)
@@ -175,7 +174,6 @@ def undo(context: RestoreContext, kept: Kept | None) -> str:
             safety=kept.safety,
         )
         work = Work(context, JournalFile(context.catalog.root), journal)
-        _begin(work)
         _guarded(work, lambda: None)
     return "; ".join(["what was live before is live again", *application.downtime(work), "`undo` changes it back"])
 
@@ -265,15 +263,14 @@ def _build(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry]
     work.advance(Step.READY)
 
 
-def _begin(work: Work) -> None:
-    """From here on whoever comes rolls back or finishes; a signal is heard where that is done."""
-    with runs.undisturbed():
-        work.file.begin(work.journal)
-
-
 def _guarded(work: Work, prepare: Callable[[], None]) -> None:
-    """Prepare, stop, exchange, start. What fails before all is exchanged is rolled back."""
+    """Note that it begins, prepare, stop, exchange, start. What fails before all is exchanged is rolled back."""
+    begun = False
     try:
+        with runs.undisturbed():
+            # From here on whoever comes rolls back or finishes.
+            work.file.begin(work.journal)
+            begun = True
         runs.end_if_told()
         prepare()
         application.stop(work)
@@ -281,6 +278,8 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
     except AfterRestore:
         raise
     except BaseException as error:
+        if not begun:
+            raise
         with runs.undisturbed():
             if work.journal.step.number >= Step.SWAPPED.number:
                 # It is restored; the application must not stay stopped for what failed after that.

@@ -30,7 +30,7 @@ from backup.operations.restore.journal import (
     words,
 )
 from backup.storage import atomic_file
-from backup.storage.staged_file import STAGED_SUFFIX
+from backup.storage.staged_file import STAGED_SUFFIX, staged_name
 
 NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)
 SWAP = DatabaseSwap(live="obcms", live_oid=5, new="obcms__restore_x", kept="obcms__before_x", marker="ours")
@@ -159,10 +159,10 @@ def test_a_full_disk_does_not_stop_the_notes(tmp_path: Path, monkeypatch: pytest
     reserve = tmp_path / "state" / "restore.reserve"
     write = atomic_file.replace
 
-    def full(*args: Any) -> None:
+    def full(*args: Any, **how: Any) -> None:
         if reserve.exists():
             raise NoSpace("full")
-        write(*args)
+        write(*args, **how)
 
     monkeypatch.setattr(atomic_file, "replace", full)
     assert file.advance(begun, Step.SWAPPING_DATABASE) == file.read()
@@ -171,14 +171,14 @@ def test_a_full_disk_does_not_stop_the_notes(tmp_path: Path, monkeypatch: pytest
 def test_what_a_killed_writer_staged_is_swept(tmp_path: Path) -> None:
     file = JournalFile(tmp_path)
     file.begin(journal())
-    staged = [
-        tmp_path / "state" / name for name in (f".{name}.0123abcd{STAGED_SUFFIX}" for name in ("restore.json", "other"))
-    ]
+    old = [f".{name}.0123abcd{STAGED_SUFFIX}" for name in ("restore.json", "other")]
+    staged = [tmp_path / "state" / name for name in (*old, staged_name("restore.reserve"))]
     for path in staged:
         path.write_text("x")
-        os.utime(path, (0, 0))
+        if path.name in old:
+            os.utime(path, (0, 0))
     file.finish()
-    assert [path.exists() for path in staged] == [False, True]
+    assert [path.exists() for path in staged] == [False, True, False]
 
 
 def kept(**changes: Any) -> Kept:
