@@ -19,18 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backup.media.tar_writer import (
-    BLOCK,
-    Gathered,
-    IndexEntry,
-    Member,
-    Sink,
-    ending,
-    header,
-    index_line,
-    padding,
-    parse_index,
-)
+from backup.media.directories import Identity, closed_after, identity
+from backup.media.tar_writer import BLOCK, Gathered, Member, Sink, ending, header, index_line, padding
 from backup.media.walk import (
     FILE,
     REPLACED,
@@ -38,29 +28,15 @@ from backup.media.walk import (
     ZEROS,
     Change,
     Entry,
-    Identity,
     Listed,
     Lost,
     Names,
     OpenFile,
     Walk,
-    identity,
     is_recent,
     open_below,
     reading,
 )
-
-__all__ = [
-    "DEFAULT_EXCLUDES",
-    "Change",
-    "IndexEntry",
-    "MediaReport",
-    "Sink",
-    "TreeSize",
-    "archive",
-    "measure",
-    "parse_index",
-]
 
 DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store")
 _WHOLE = 4 << 20
@@ -285,10 +261,8 @@ class _Archiver:
             self._changed.add(entry.path, "rewritten while read")
         with reading(self._walk.full(entry.path), SWAPPED):
             fd = open_below(entry.name, entry.folder, FILE)
-        try:
+        with closed_after(fd):
             self._add_content(self._opened(fd, entry), entry, path)
-        finally:
-            os.close(fd)
 
     def _add_content(self, source: OpenFile, entry: Entry, path: bytes) -> None:
         before = source.settled()

@@ -10,15 +10,10 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from backup.media import metadata
+from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, identity
 from backup.media.metadata import Metadata, Notes
-from backup.media.walk import Identity, identity
-
-# Far below the usual limit of 1024 descriptors; a deeper tree is climbed out of by `..`.
-_OPEN_LEVELS: Final = 64
-FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -86,7 +81,7 @@ class Branch:
     def _enter(self, name: bytes, wanted: Metadata | None) -> None:
         fd = os.open(name, FOLDER, dir_fd=self._levels[-1].fd)
         level = _Level(name, identity(os.fstat(fd)), fd, wanted)
-        if len(self._levels) >= _OPEN_LEVELS:
+        if len(self._levels) >= OPEN_LEVELS:
             _close(self._levels[-1])
         self._levels.append(level)
         # Come back to, after it was left: its time is about to change.

@@ -27,9 +27,9 @@ from typing import Any, Final
 
 from backup.errors import BackupError, IntegrityError, Interrupted, StoreError
 from backup.media import extraction, swap
-from backup.media.archive_tree import IndexEntry, parse_index
 from backup.media.selection import Chosen
 from backup.media.swap import single
+from backup.media.tar_writer import IndexEntry, parse_index
 from backup.pipeline import gzip
 
 _PAUSE: Final = 0.5

@@ -65,10 +65,6 @@ class Chosen:
             if (name := self.name(entry.path)) is not None:
                 yield replace(entry, path=name)
 
-    def members_of(self, reader: TarReader) -> Selection:
-        """For `untar.extract`."""
-        return Selection(reader, self)
-
     def link(self, target: bytes) -> bytes | None:
         """What the target of a chosen hard link is called; None if that is known only when it is read again."""
         name = self.name(target)
@@ -83,7 +79,7 @@ class Again(Exception):
 
 
 class Selection:
-    """Satisfies `untar.Members`."""
+    """Only the chosen members; satisfies `extraction.Members`."""
 
     def __init__(self, reader: TarReader, chosen: Chosen) -> None:
         self._reader, self._chosen = reader, chosen
@@ -102,7 +98,7 @@ class Selection:
             if member and not self._again:
                 yield member
             else:
-                for _ in self.content(sum(length for _, length in found.regions)):
+                for _ in self.content(found.stored):
                     pass
             if not (self._waiting or self._inside or self._chosen.whole):
                 break

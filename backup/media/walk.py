@@ -20,19 +20,16 @@ from typing import Literal
 
 from backup.errors import MediaFailed
 from backup.formatting import printable
+from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, identity
 from backup.media.reserved_names import is_of_a_restore
 from backup.media.tar_writer import Region, data_regions
 
-Identity = tuple[int, int]
 _LISTED = 1000
 _CHUNK = 1 << 20
 ZEROS = bytes(_CHUNK)
-# Far below the usual limit of 1024 descriptors; a deeper tree is climbed out of by `..`.
-_OPEN_LEVELS = 64
 # No kernel's time stamps are coarser: one older than this moves with the next write.
 _TICK_NS = 20_000_000
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 REPLACED = "replaced while read"
 BY_PATTERN = "matches a pattern of what is left out"
 OF_A_RESTORE = "kept by a restore"
@@ -101,11 +98,6 @@ def is_recent(found: os.stat_result) -> bool:
     return abs(time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)) < _TICK_NS
 
 
-def identity(found: os.stat_result) -> Identity:
-    """What tells an inode from all others."""
-    return found.st_dev, found.st_ino
-
-
 @contextlib.contextmanager
 def reading(path: bytes, lost: Mapping[int, str]) -> Iterator[None]:
     """Turn an OSError about `path` into Lost if `lost` has words for its number, else into MediaFailed."""
@@ -169,7 +161,7 @@ class Walk:
         """The entries. Close it if it is left early; entries hold until the next one is asked for."""
         try:
             with reading(self._root, _NOTHING):
-                fd = os.open(self._root, _FOLDER & ~os.O_NOFOLLOW)
+                fd = os.open(self._root, FOLDER & ~os.O_NOFOLLOW)
             yield self._descend(b"", b"", fd)
             while self._levels:
                 if not self._levels[-1].names:
@@ -195,7 +187,7 @@ class Walk:
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode):
                     return Entry(path, name, found, folder)
-                fd = open_below(name, folder, _FOLDER)
+                fd = open_below(name, folder, FOLDER)
             return self._descend(name, path, fd)
         except Lost as lost:
             self.changed.add(path, str(lost))
@@ -224,7 +216,7 @@ class Walk:
         except BaseException:
             os.close(fd)
             raise
-        if len(self._levels) >= _OPEN_LEVELS:
+        if len(self._levels) >= OPEN_LEVELS:
             self._close(self._levels[-1])
         self._levels.append(_Level(name, identity(found), names, fd))
         self._prefix = path + b"/" if path else b""
@@ -251,7 +243,7 @@ class Walk:
     def _reopen(self, child: int) -> None:
         level = self._levels[-1]
         with contextlib.suppress(Lost), reading(self.full(self._prefix), _GONE):
-            level.fd = os.open(b"..", _FOLDER, dir_fd=child)
+            level.fd = os.open(b"..", FOLDER, dir_fd=child)
             if identity(os.fstat(level.fd)) == level.identity:
                 return
         # A directory below was moved elsewhere meanwhile: go on from the nearest one above that is still open.

@@ -21,13 +21,15 @@ from backup.logging import logger
 from backup.media import archive_tree, swap
 from backup.media.helper import FileTrees, in_child
 from backup.media.metadata import Metadata, Notes, apply
+from backup.media.reserved_names import PREFIX
 from backup.media.swap import single
+from backup.media.tar_writer import parse_index
 from backup.media.walk import BY_PATTERN, OF_A_RESTORE
 from tests.support.awkward_tree import acl, fill, look
 from tests.support.examples import examples
 
 STAMP = "20261123-1047"
-SKIP = swap.PREFIX.encode()
+SKIP = PREFIX.encode()
 Look = dict[bytes, tuple[object, ...]]
 
 
@@ -36,7 +38,7 @@ class Volume:
 
     def __init__(self, base: Path) -> None:
         self.root = base / "volume"
-        self.staging = self.root / (swap.PREFIX + STAMP)
+        self.staging = self.root / (PREFIX + STAMP)
         self.root.mkdir(parents=True)
         for name in ("both", "only before", "folder/inner"):
             path = self.root / name
@@ -130,12 +132,12 @@ def test_an_unfinished_extraction_is_not_exchanged(tmp_path: Path) -> None:
     (tmp_path / "live").touch()
     swap.prepare(tmp_path, STAMP)
     assert swap.state(tmp_path, STAMP) == "extracting"
-    (tmp_path / (swap.PREFIX + STAMP) / "new/part").touch()
+    (tmp_path / (PREFIX + STAMP) / "new/part").touch()
     with pytest.raises(RestoreFailed, match="not extracted to its end"):
         swap.exchange(tmp_path, STAMP)
     swap.exchange_back(tmp_path, STAMP)
     swap.prepare(tmp_path, STAMP)  # begins anew
-    assert list((tmp_path / (swap.PREFIX + STAMP) / "new").iterdir()) == []
+    assert list((tmp_path / (PREFIX + STAMP) / "new").iterdir()) == []
     swap.discard(tmp_path, STAMP)
     assert [path.name for path in tmp_path.iterdir()] == ["live"]
 
@@ -149,7 +151,7 @@ def test_a_tree_that_is_kept_is_not_prepared_over(volume: Volume) -> None:
 def test_several_restores_side_by_side(volume: Volume) -> None:
     swap.exchange(volume.root, STAMP)
     swap.prepare(volume.root, "other")
-    (volume.root / (swap.PREFIX + "other") / "new/x").write_bytes(b"12345")
+    (volume.root / (PREFIX + "other") / "new/x").write_bytes(b"12345")
     with swap.Trees(volume.root, "other") as staging:
         staging.extracted()
     swap.exchange(volume.root, "other")
@@ -163,7 +165,7 @@ def test_several_restores_side_by_side(volume: Volume) -> None:
 
 def called_so(root: Path) -> dict[str, Path]:
     """What an application called as we call what is ours: a file, a link, and directories that are not ours alone."""
-    made = {kind: root / f"{swap.PREFIX}{kind}" for kind in ("file", "link", "open", "file-more", "theirs")}
+    made = {kind: root / f"{PREFIX}{kind}" for kind in ("file", "link", "open", "file-more", "theirs")}
     made["file"].write_text("file")
     made["link"].symlink_to("both")
     for kind in ("open", "file-more", "theirs"):
@@ -176,18 +178,18 @@ def called_so(root: Path) -> dict[str, Path]:
 
 
 def test_only_what_is_ours_is_left_out_of_archives_and_listed(volume: Volume) -> None:
-    (volume.root / "folder" / (swap.PREFIX + "x")).touch()
+    (volume.root / "folder" / (PREFIX + "x")).touch()
     (volume.root / "folder/a.pyc").touch()
     called_so(volume.root)
     tar, index = io.BytesIO(), io.BytesIO()
     report = archive_tree.archive(volume.root, "media", tar, index, excludes=("*.pyc",))
-    paths = {entry.path for entry in archive_tree.parse_index(index.getvalue().splitlines(keepends=True))}
+    paths = {entry.path for entry in parse_index(index.getvalue().splitlines(keepends=True))}
     names = {b"both", b"only before", b"folder/inner", b"folder/.obcms-restore-x"}
     names |= {b".obcms-restore-%s/new/a" % kind for kind in (b"open", b"file-more", b"theirs")}
     names |= {b".obcms-restore-file", b".obcms-restore-file-more/more"}
     assert paths == {b"media/" + name for name in names} and report.links == 1
     assert [(each.path, each.what) for each in report.skipped] == [
-        (swap.PREFIX + STAMP, OF_A_RESTORE),
+        (PREFIX + STAMP, OF_A_RESTORE),
         ("folder/a.pyc", BY_PATTERN),
     ]
     assert report.skipped_total == 2
@@ -213,7 +215,7 @@ def test_what_the_file_system_made_stays_where_it_is(tmp_path: Path) -> None:
         made = next(path for path in (tmp_path / str(number) for number in range(20)) if _inode_of_new(path) == 11)
         found = made.rename(tmp_path / "lost+found")
         swap.prepare(tmp_path, STAMP)
-        (tmp_path / (swap.PREFIX + STAMP) / "new/lost+found").mkdir()
+        (tmp_path / (PREFIX + STAMP) / "new/lost+found").mkdir()
         with swap.Trees(tmp_path, STAMP) as staging:
             staging.extracted()
         for turn in (swap.exchange, swap.exchange_back):
@@ -445,7 +447,7 @@ def test_what_is_in_the_way_is_said_by_what_changes_the_files(volume: Volume) ->
 
 @pytest.mark.parametrize("kind", ["link", "file", "open to all", "another owner"])
 def test_what_others_made_in_its_place_is_not_used(tmp_path: Path, kind: str) -> None:
-    name = tmp_path / "volume" / (swap.PREFIX + STAMP)
+    name = tmp_path / "volume" / (PREFIX + STAMP)
     other = tmp_path / "other"
     (tmp_path / "volume").mkdir()
     (other / "new").mkdir(parents=True)
@@ -501,7 +503,7 @@ def test_discard_of_a_deep_and_odd_tree(tmp_path: Path) -> None:
     root = tmp_path / "volume"
     root.mkdir()
     swap.prepare(root, STAMP)
-    new = root / (swap.PREFIX + STAMP) / "new"
+    new = root / (PREFIX + STAMP) / "new"
     fill(new)
     (new / "to outside").symlink_to(tmp_path / "outside")
     fd = os.open(new, os.O_RDONLY)
