@@ -8,7 +8,7 @@
     <root>/<tier>/.obcms_set_<id>.json.removing     the manifest of a set that is being removed
     <root>/damaged/<id>/                            what a good copy is to take the place of, until it is verified
     <root>/state/publishing.json                    the names of a set that is being published
-    <root>/state/catalogue-<tier>.json              what older manifests and verdicts said (see stores/catalogue.py)
+    <root>/state/catalogue-<tier>.json              what older manifests and verdicts said (see manifest_cache.py)
 
 Dumps and archives of the same names without a manifest are the old scripts' work: shown and verified, and removed only
 when somebody decides so by the time in their names. What we ourselves left without a manifest is known from

@@ -20,12 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backup.media.directories import Identity, closed_after, identity
-from backup.media.tar_writer import BLOCK, Gathered, Member, Sink, ending, header, index_line, padding
+from backup.media.tar_writer import BLOCK, Gathered, Member, Sink, ending, hash_hole, header, index_line, padding
 from backup.media.walk import (
     FILE,
     REPLACED,
     SWAPPED,
-    ZEROS,
     Change,
     Entry,
     Listed,
@@ -302,7 +301,7 @@ class _Archiver:
         self._begin(member if regions == everywhere else replace(member, regions=regions))
         digest, position = hashlib.sha256(), 0
         for start, length in (*regions, (member.size, 0)):
-            self._hash_hole(digest, start - position)
+            hash_hole(digest, start - position, self._progress)
             for chunk in source.chunks(start, length):
                 digest.update(chunk)
                 self._tar.write(chunk)
@@ -312,10 +311,3 @@ class _Archiver:
         self._bytes += stored
         what = source.difference(member.stat)
         return _Stored(member.path, digest.hexdigest(), member.size, member.stat.st_mtime_ns), what
-
-    def _hash_hole(self, digest: hashlib._Hash, length: int) -> None:
-        while length:
-            count = min(length, len(ZEROS))
-            digest.update(ZEROS[:count])
-            self._progress(0)
-            length -= count

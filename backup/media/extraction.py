@@ -28,8 +28,8 @@ from backup.media.case_folding import one_name, other_spelling
 from backup.media.directories import FOLDER, Identity, closed_after, identity
 from backup.media.metadata import Metadata, Notes
 from backup.media.selection import ROOT, Chosen, Selection
-from backup.media.tar_reader import ZEROS, Found, TarReader, refused, shown
-from backup.media.tar_writer import IndexEntry
+from backup.media.tar_reader import Found, TarReader, refused, shown
+from backup.media.tar_writer import ZEROS, IndexEntry, hash_hole
 from backup.pipeline.gzip import DAMAGED
 from backup.storage.rename import NO_LINKS
 
@@ -307,7 +307,8 @@ class _Extraction:
     def _write(self, fd: int, found: Found, digest: hashlib._Hash | None) -> None:
         position = 0
         for start, length in (*found.regions, (found.size, 0)):
-            self._hole(digest, start - position)
+            if digest:
+                hash_hole(digest, start - position, self._progress)
             os.lseek(fd, start, os.SEEK_SET)
             for chunk in self._reader.content(length):
                 if digest:
@@ -319,13 +320,6 @@ class _Extraction:
                 self._progress(len(chunk))
             position = start + length
         os.ftruncate(fd, found.size)
-
-    def _hole(self, digest: hashlib._Hash | None, length: int) -> None:
-        while digest and length:
-            count = min(length, len(ZEROS))
-            digest.update(ZEROS[:count])
-            self._progress(0)
-            length -= count
 
     def _expected(self, found: Found, size: int | None) -> IndexEntry | None:
         """The line of the index for this file; `size` is compared unless None."""

@@ -89,17 +89,7 @@ class _Reporter:
 def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], None]) -> dict[str, Any]:
     swap.prepare(volume, words.stamp)
     with swap.Trees(volume, words.stamp) as staging:
-        with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
-            done = extraction.extract(
-                archive,
-                words.root_name,
-                Path("new"),
-                dir_fd=staging.folder,
-                index=index,
-                trusted=words.trusted,
-                limit=words.limit,
-                progress=progress,
-            )
+        done = _unpack(words, staging.folder, progress, None)
         staging.extracted()
     return {"extracted": asdict(done)}
 
@@ -109,24 +99,30 @@ def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None
 
     def extract(folder: int, chosen: Chosen) -> None:
         nonlocal notes
-        with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
-            done = extraction.extract(
-                archive,
-                words.root_name,
-                Path("new"),
-                dir_fd=folder,
-                index=None if index is None else chosen.entries(index),
-                trusted=words.trusted,
-                limit=words.limit,
-                progress=progress,
-                select=chosen,
-            )
-        notes = done.notes
+        notes = _unpack(words, folder, progress, chosen).notes
 
     paths = [bytes.fromhex(path) for path in words.path]
     told = single.tidy(volume, days=words.days)
     kept = single.put(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
     return {"kept": kept, "notes": (*told, *notes)}
+
+
+def _unpack(
+    words: argparse.Namespace, folder: int, progress: Callable[[int], None], chosen: Chosen | None
+) -> extraction.Extracted:
+    """Extract the archive, or what is chosen of it, into `new` in the open directory `folder`."""
+    with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
+        return extraction.extract(
+            archive,
+            words.root_name,
+            Path("new"),
+            dir_fd=folder,
+            index=chosen.entries(index) if chosen and index is not None else index,
+            trusted=words.trusted,
+            limit=words.limit,
+            progress=progress,
+            select=chosen,
+        )
 
 
 @contextlib.contextmanager

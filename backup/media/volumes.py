@@ -21,7 +21,7 @@ _MOUNT: Final = "Mount it in the backup service: `media_volume:/volumes/media:ro
 
 @dataclass(frozen=True)
 class Volume:
-    """A mounted volume: its name is the archive's root entry. Sizes as `media.measure` counts them."""
+    """A mounted volume: its name is the archive's root entry. Sizes as `archive_tree.measure` counts them."""
 
     name: str
     path: Path

@@ -22,11 +22,10 @@ from backup.errors import MediaFailed
 from backup.formatting import printable
 from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, identity
 from backup.media.reserved_names import is_of_a_restore
-from backup.media.tar_writer import Region, data_regions
+from backup.media.tar_writer import ZEROS, Region, data_regions
 
 _LISTED = 1000
 _CHUNK = 1 << 20
-ZEROS = bytes(_CHUNK)
 # No kernel's time stamps are coarser: one older than this moves with the next write.
 _TICK_NS = 20_000_000
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -49,7 +49,7 @@ _RESUME: Final = "`restore --resume` goes on where it stopped, `restore --rollba
 
 @dataclass(frozen=True)
 class Kept:
-    """What a restore left on a volume. `bytes` is the content of files, as `media.measure` counts."""
+    """What a restore left on a volume. `bytes` is the content of files, as `archive_tree.measure` counts."""
 
     stamp: str
     state: State
