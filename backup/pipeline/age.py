@@ -15,13 +15,13 @@ import re
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol, cast
+from typing import Any, BinaryIO, Final, cast
 
 import pyrage
 
 from backup.errors import BackupError, IntegrityError, KeyMissing
 from backup.formatting import printable
-from backup.pipeline.bridge import Writer, run, through
+from backup.pipeline.chunks import Target, Writer, run, through
 
 # How every age file begins, and what its name ends in.
 MAGIC: Final = b"age-encryption.org/v1"
@@ -35,12 +35,6 @@ _MAKE: Final = "`age-keygen -o key.txt` makes a key pair; its public key begins 
 # Types of pyrage's own, which say nothing to a type checker.
 Recipient = Any
 Identity = Any
-
-
-class Target(Protocol):
-    """Where encrypted bytes go; may raise, which the next `write` or `close` of the writer raises again."""
-
-    def write(self, data: bytes) -> int: ...
 
 
 def split(text: str) -> tuple[str, ...]:

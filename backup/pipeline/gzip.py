@@ -13,9 +13,11 @@ import struct
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator
-from typing import BinaryIO, Final, Protocol, cast
+from typing import BinaryIO, Final, cast
 
 from isal import igzip, igzip_lib, igzip_threaded, isal_zlib
+
+from backup.pipeline.chunks import Target
 
 # The first two bytes of every gzip file.
 MAGIC: Final = b"\x1f\x8b"
@@ -36,12 +38,6 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
     EOFError,
     zlib.error,
 )
-
-
-class Target(Protocol):
-    """Where compressed bytes go; may raise, which the next `write` or `close` of the writer raises again."""
-
-    def write(self, data: bytes) -> int: ...
 
 
 class GzipWriter:
