@@ -10,8 +10,9 @@ from typing import Final
 from docker.types import LogConfig
 
 from backup.docker.container import Container, described
-from backup.docker.engine import Engine, Helper
+from backup.docker.engine import Engine
 from backup.docker.errors import asking
+from backup.docker.helper import Helper
 from backup.errors import EngineError
 from backup.formatting import printable
 
