@@ -56,7 +56,7 @@ class _Kept(BaseModel):
         return [part.model_dump_json().encode() + b"\n" for part in parts]
 
 
-class Catalogue:
+class ManifestCache:
     """What is remembered of one tier, by one process and in the file."""
 
     def __init__(self, root: Path, tier: Tier, clock: Callable[[], datetime]) -> None:
@@ -125,7 +125,7 @@ class Catalogue:
 
 
 def _head(lines: Iterable[bytes]) -> bytes:
-    """The line that says what wrote the catalogue, and that it is whole."""
+    """The line that says what wrote the file, and that it is whole."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line)

@@ -23,7 +23,7 @@ from backup.formatting import printable
 from backup.model.run import Outcome, Run
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing
-from backup.storage.staged_file import STAGED_SUFFIX, staged_name
+from backup.storage.staged_file import bare_name, staged_name
 
 # So many records in all are kept whatever they are of; above that, so many of each operation and tier.
 _KEEP: Final = 500
@@ -125,7 +125,7 @@ class Records:
 
     def _sweep(self) -> None:
         for name in self._store.names():
-            bare = name.removeprefix(".").removesuffix(STAGED_SUFFIX)
+            bare = bare_name(name)
             if name == staged_name(bare) and bare.endswith(".json"):
                 self._store.remove(name)
             elif name.endswith(_NEW):

@@ -126,8 +126,9 @@ def unpack(blocks: Iterable[bytes], *, single: bool) -> Generator[bytes, None, N
                 if single:
                     raise EOFError("bytes follow its end")
                 padding = padding or block[0] == 0
+                if padding and block.strip(b"\0"):
+                    raise EOFError("bytes follow its end")
                 if padding:
-                    _only_zeros(block)
                     break
                 member, ended = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), False
             yield from _pieces(member, block)
@@ -143,11 +144,6 @@ def _pieces(member: igzip_lib.IgzipDecompressor, block: bytes) -> Iterator[bytes
         if member.eof or member.needs_input:
             return
         block = b""
-
-
-def _only_zeros(block: bytes) -> None:
-    if block.strip(b"\0"):
-        raise EOFError("bytes follow its end")
 
 
 def _shrinks(block: bytes) -> bool:
