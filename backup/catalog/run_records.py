@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from backup import logging
 from backup.errors import StoreError
-from backup.formatting import printable
+from backup.formatting import printable, shortened
 from backup.model.run import Outcome, Run
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing
@@ -165,13 +165,9 @@ def _to_json(run: Run) -> bytes:
     """The record in fewer bytes than are reserved; a longer message or hint is cut, and ends with `…`."""
     keep = _RESERVED // 2
     while len(data := run.model_dump_json(indent=1).encode()) >= _RESERVED and keep:
-        run = run.model_copy(update={"message": _cut(run.message, keep), "hint": _cut(run.hint, keep)})
+        run = run.model_copy(update={"message": shortened(run.message, keep), "hint": shortened(run.hint, keep)})
         keep //= 2
     return data
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _overwrite(descriptor: int, data: bytes) -> None:

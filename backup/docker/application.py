@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final
 
@@ -33,16 +33,8 @@ _KILL: Final = 'kill -s "$0" -- "-$1" 2>/dev/null || kill -s "$0" "$1"'
 class Application:
     """The containers of one Compose project, but for our own. `database` are the names of the database's."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        project: str,
-        own: Container | None,
-        database: Collection[str] = (),
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, engine: Engine, project: str, own: Container | None, database: Collection[str] = ()) -> None:
         self._engine, self._project, self._own, self._database = engine, project, own, set(database)
-        self._sleep = sleep
 
     def containers(self) -> list[Container]:
         """All of them, running or not; those of `docker compose run`, too, after the others."""
@@ -78,12 +70,12 @@ class Application:
         if not containers:
             return
         logger.info("stopping {}", printable(", ".join(each.name for each in containers)))
-        crew = ThreadPoolExecutor(_AT_ONCE)
+        pool = ThreadPoolExecutor(_AT_ONCE)
         try:
-            asked = [crew.submit(self._stop, each) for each in containers]
+            asked = [pool.submit(self._stop, each) for each in containers]
             _wait(asked)
         finally:
-            crew.shutdown(wait=False)
+            pool.shutdown(wait=False)
         for each in asked:
             each.result()
 
@@ -107,8 +99,8 @@ class Application:
         deadline = time.monotonic() + _UP
         for group in start_order([each for each in there if each and not each.running]):
             self._await(group, deadline)
-            with ThreadPoolExecutor(_AT_ONCE) as crew:
-                problems += [problem for problem in crew.map(self._start, group) if problem]
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                problems += [problem for problem in pool.map(self._start, group) if problem]
         return problems
 
     def _start(self, container: Container) -> str:
@@ -130,7 +122,7 @@ class Application:
                     "{} is not healthy after {}; what needs it is started all the same", names, duration(_UP)
                 )
                 return
-            self._sleep(_LOOK)
+            time.sleep(_LOOK)
 
     def needed(self, services: Collection[str]) -> list[Container]:
         """The containers of these services, and all that they need, directly or not."""

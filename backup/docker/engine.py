@@ -61,8 +61,8 @@ def _client(url: str) -> docker.APIClient:
 class Engine:
     """A Docker engine that answers. EngineError says what it refused and what to do."""
 
-    def __init__(self, url: str | None = None) -> None:
-        self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    def __init__(self) -> None:
+        self.url = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         with asking(f"the Docker engine at {self.url}", NO_ENGINE):
             self.api = _client(self.url)
             self.api.get(f"{self.api.base_url}/_ping", timeout=_FIRST_WORD).raise_for_status()

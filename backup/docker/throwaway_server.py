@@ -145,11 +145,11 @@ class Server:
 
 
 def start_server(
-    engine: Engine, image: str, bootstrap: str, labels: Mapping[str, str], more: Mapping[str, str] | None = None
+    engine: Engine, image: str, bootstrap: str, labels: Mapping[str, str], more: Mapping[str, str]
 ) -> Server:
     """Start a throw-away server of `image`, initialised by the role `bootstrap`; not yet ready. `more` settings."""
     # Ours count where both have one.
-    chosen = {**(more or {}), **SETTINGS}
+    chosen = {**more, **SETTINGS}
     settings = [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
     with asking(f"starting a throw-away server of {printable(image)}"):
         created = engine.api.create_container(

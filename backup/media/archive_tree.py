@@ -83,10 +83,6 @@ def measure(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int,
     return TreeSize(files, size)
 
 
-def _no_progress(count: int) -> None:
-    pass
-
-
 def archive(
     root: Path,
     name: str,
@@ -95,7 +91,7 @@ def archive(
     *,
     excludes: Sequence[str] = DEFAULT_EXCLUDES,
     forbidden: frozenset[tuple[int, int]] = frozenset(),
-    progress: Callable[[int], None] = _no_progress,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> MediaReport:
     """Write the tree at `root` to `sink` as a tar stream rooted at `<name>/`, and a line per file to `index`.
 

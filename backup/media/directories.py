@@ -6,7 +6,8 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -21,6 +22,21 @@ def identity(found: os.stat_result) -> Identity:
     return found.st_dev, found.st_ino
 
 
+@dataclass(slots=True)
+class Level:
+    """A directory on the way down a tree. `fd` is -1 when it was closed to spare descriptors."""
+
+    name: bytes
+    identity: Identity
+    fd: int
+
+    def close(self) -> None:
+        """Close the descriptor; harmless when done twice."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = -1
+
+
 @contextlib.contextmanager
 def closed_after(fd: int) -> Iterator[int]:
     """An open descriptor, closed at the end of the body."""
@@ -33,6 +49,16 @@ def closed_after(fd: int) -> Iterator[int]:
 def opened(name: bytes | str, folder: int) -> contextlib.AbstractContextManager[int]:
     """Open a directory in `folder` for the body; its descriptor. Raises OSError."""
     return closed_after(os.open(name, FOLDER, dir_fd=folder))
+
+
+def descend(folder: int, names: Iterable[bytes]) -> int:
+    """Open the directory that `names` lead to from the open `folder`; a descriptor of its own. Raises OSError."""
+    fd = os.dup(folder)
+    for name in names:
+        with closed_after(fd):
+            below = os.open(name, FOLDER, dir_fd=fd)
+        fd = below
+    return fd
 
 
 def exists(name: bytes, folder: int) -> bool:

@@ -196,14 +196,14 @@ class _Extraction:
         self._notes.path = found.origin or b"/".join(names)
         with _writing(found.path):
             if not names:
-                self._branch.root(wanted)
+                self._branch.note_root(wanted)
             elif found.kind in LEFT_OUT:
                 self._notes.add(SPECIAL)
             else:
                 self._make(found, names, wanted)
 
     def _make(self, found: Found, names: list[bytes], wanted: Metadata) -> None:
-        folder = self._branch.folder(self._here(names[:-1]))
+        folder = self._branch.move_to(self._here(names[:-1]))
         if found.kind == tarfile.DIRTYPE:
             self._created(names, folder, lambda name: self._branch.make(name, folder, wanted))
         elif found.kind == tarfile.SYMTYPE:
@@ -252,7 +252,7 @@ class _Extraction:
         expected = self._expected(found, None)
         *above, first = self._here(self._rules.names(found.target)) or [b""]
         try:
-            source = self._branch.opened(above)
+            source = self._branch.open(above)
         except OSError as error:
             raise refused(found.path, "is a hard link to something that is not in the archive") from error
         with closed_after(source):

@@ -90,7 +90,7 @@ def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], 
     swap.prepare(volume, words.stamp)
     with swap.Trees(volume, words.stamp) as staging:
         done = _unpack(words, staging.folder, progress, None)
-        staging.extracted()
+        staging.note_extracted()
     return {"extracted": asdict(done)}
 
 

@@ -34,7 +34,7 @@ def find(
     excludes: Sequence[str],
     forbidden: frozenset[tuple[int, int]],
     allow_empty: Collection[str],
-    filled: Collection[str] | None = None,
+    filled: Collection[str] | None,
 ) -> list[Volume]:
     """The volumes below `root`, measured. MediaFailed when there is none, or one is empty and may not be.
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 from backup.errors import MediaFailed
 from backup.formatting import printable
-from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, identity
+from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, Level, identity
 from backup.media.reserved_names import is_of_a_restore
 from backup.media.tar_writer import ZEROS, Region, data_regions
 
@@ -81,11 +81,8 @@ class Entry:
 
 
 @dataclass(slots=True)
-class _Level:
-    name: bytes
-    identity: Identity
+class _Level(Level):
     names: list[bytes]
-    fd: int  # -1 when closed to spare descriptors
 
 
 def _shown(path: bytes) -> str:
@@ -169,7 +166,7 @@ class Walk:
                     yield entry
         finally:
             for level in self._levels:
-                self._close(level)
+                level.close()
 
     def full(self, path: bytes) -> bytes:
         """`path` as messages name it."""
@@ -216,8 +213,8 @@ class Walk:
             os.close(fd)
             raise
         if len(self._levels) >= OPEN_LEVELS:
-            self._close(self._levels[-1])
-        self._levels.append(_Level(name, identity(found), names, fd))
+            self._levels[-1].close()
+        self._levels.append(_Level(name, identity(found), fd, names))
         self._prefix = path + b"/" if path else b""
         return Entry(path, name, found, fd)
 
@@ -237,7 +234,7 @@ class Walk:
             if self._levels and self._levels[-1].fd < 0:
                 self._reopen(left.fd)
         finally:
-            self._close(left)
+            left.close()
 
     def _reopen(self, child: int) -> None:
         level = self._levels[-1]
@@ -246,18 +243,12 @@ class Walk:
             if identity(os.fstat(level.fd)) == level.identity:
                 return
         # A directory below was moved elsewhere meanwhile: go on from the nearest one above that is still open.
-        self._close(level)
+        level.close()
         while self._levels[-1].fd < 0:
             if self._levels[-1].names:
                 self.changed.add(self._prefix[:-1], "moved while read")
                 self.unfinished.add(self._prefix[:-1])
             self._prefix = self._prefix[: -len(self._levels.pop().name) - 1]
-
-    @staticmethod
-    def _close(level: _Level) -> None:
-        if level.fd >= 0:
-            os.close(level.fd)
-        level.fd = -1
 
 
 class OpenFile:

@@ -108,9 +108,8 @@ class Verdict(BaseModel):
     @property
     def refusal(self) -> str:
         """What a server refused of the set when it was last loaded; empty where it took it, or was not asked."""
-        if self.proof:
-            return self.proof.refusal
-        return self.load_test.refusal if self.load_test else ""
+        found = self.proof or self.load_test
+        return found.refusal if found else ""
 
     @property
     def remedy(self) -> str:
@@ -244,7 +243,7 @@ class StoredSet:
     def verified(self) -> bool:
         """Good, and every stored byte read at least once since it was published.
 
-        Of an encrypted set without its key that says that nothing has changed since its content was judge, while it
+        Of an encrypted set without its key that says that nothing has changed since its content was judged, while it
         was written, and not that anybody can open it: `unopened`.
         """
         return self.good and self.verdict is not None
@@ -302,10 +301,9 @@ def newest_first(sets: Iterable[StoredSet]) -> list[StoredSet]:
     return sorted(sets, key=by_time, reverse=True)
 
 
-def newest_good(sets: Iterable[StoredSet], tier: Tier | None = None) -> StoredSet | None:
-    """The newest good set (of a tier), from sets in any order."""
-    good = [s for s in sets if s.good and (tier is None or s.tier is tier)]
-    return max(good, key=lambda s: s.time, default=None)
+def newest_good(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest good set, from sets in any order."""
+    return max((s for s in sets if s.good), key=lambda s: s.time, default=None)
 
 
 def is_ahead(stored: StoredSet, now: datetime) -> bool:

@@ -82,7 +82,7 @@ def test_all_else_is_unpacked_and_exchanged(volume: Path) -> None:
     done = unpacked(volume, archive("LIVE.pdf", "second", "d/", "d/LIVE.pdf", kinds={"second": tarfile.LNKTYPE}))
     assert any(note.startswith(extraction.COPIES) for note in done.notes)
     with swap.Trees(volume, STAMP) as staging:
-        staging.extracted()
+        staging.note_extracted()
     swap.exchange(volume, STAMP)
     assert sorted(os.listdir(volume))[1:] == ["LIVE.pdf", "d", "second"]
     swap.exchange_back(volume, STAMP)

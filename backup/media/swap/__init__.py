@@ -113,7 +113,7 @@ class Trees:
                 "Wait for it, or end the helper container that does it, then repeat.",
             ) from error
 
-    def extracted(self) -> None:
+    def note_extracted(self) -> None:
         """Note, durably, that `new` is whole, and what it has as the volume's root."""
         noted = _read(self.folder)
         with self._doing("note that it is extracted", RestoreFailed), opened("new", self.folder) as new:

@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 from backup.errors import BackupError, NotFound, RestoreFailed, RestoreUnfinished
 from backup.media.case_folding import one_name, other_spelling
-from backup.media.directories import FOLDER, closed_after, exists, opened, remove_all
+from backup.media.directories import FOLDER, closed_after, descend, exists, opened, remove_all
 from backup.media.reserved_names import PREFIX, is_of_a_restore, strays
 from backup.media.selection import Again, Chosen, Unit
 from backup.media.swap.staging import (
@@ -339,15 +339,8 @@ def _linked(name: bytes, parent: int, own: bytes, before: int) -> bool:
 def _above(top: int, place: bytes) -> Iterator[tuple[int, bytes]]:
     """The directory that a place is in, open, and its name there. No link is followed."""
     *names, last = place.split(b"/")
-    fd = os.dup(top)
-    try:
-        for name in names:
-            below = os.open(name, FOLDER, dir_fd=fd)
-            os.close(fd)
-            fd = below
+    with closed_after(descend(top, names)) as fd:
         yield fd, last
-    finally:
-        os.close(fd)
 
 
 def _inode(name: bytes, folder: int) -> int | None:

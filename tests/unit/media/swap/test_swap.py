@@ -61,7 +61,7 @@ class Volume:
         os.close(fd)
         self.new = self.seen(new)
         with swap.Trees(self.root, STAMP) as staging:
-            staging.extracted()
+            staging.note_extracted()
 
     def live(self) -> Look:
         return self.seen(self.root)
@@ -153,7 +153,7 @@ def test_several_restores_side_by_side(volume: Volume) -> None:
     swap.prepare(volume.root, "other")
     (volume.root / (PREFIX + "other") / "new/x").write_bytes(b"12345")
     with swap.Trees(volume.root, "other") as staging:
-        staging.extracted()
+        staging.note_extracted()
     swap.exchange(volume.root, "other")
     assert sorted(volume.live()) == [b"", b"/x"]
     size = sum(len(path.read_bytes()) for path in volume.staging.rglob("*") if path.is_file() and path.name != "state")
@@ -217,7 +217,7 @@ def test_what_the_file_system_made_stays_where_it_is(tmp_path: Path) -> None:
         swap.prepare(tmp_path, STAMP)
         (tmp_path / (PREFIX + STAMP) / "new/lost+found").mkdir()
         with swap.Trees(tmp_path, STAMP) as staging:
-            staging.extracted()
+            staging.note_extracted()
         for turn in (swap.exchange, swap.exchange_back):
             turn(tmp_path, STAMP)
             assert found.stat().st_ino == 11 and (tmp_path / "0").exists() == (turn is swap.exchange_back)
