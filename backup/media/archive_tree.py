@@ -20,22 +20,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backup.media.directories import Identity, closed_after, identity
-from backup.media.tar_writer import BLOCK, Gathered, Member, Sink, ending, hash_hole, header, index_line, padding
+from backup.media.tar_writer import BLOCK, Gathered, Member, ending, hash_hole, header, index_line, padding
 from backup.media.walk import (
     FILE,
     REPLACED,
     SWAPPED,
     Change,
     Entry,
+    EntryLost,
     Listed,
-    Lost,
-    Names,
     OpenFile,
+    Scope,
     Walk,
     is_recent,
     open_below,
     reading,
 )
+from backup.pipeline.chunks import Sink
 
 DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store")
 _WHOLE = 4 << 20
@@ -106,7 +107,7 @@ def archive(
     changed, seen = Listed(), _Seen()
     first = Walk(root, excludes, forbidden, changed)
 
-    def wanted(path: bytes, found: os.stat_result) -> Names:
+    def wanted(path: bytes, found: os.stat_result) -> Scope:
         return "all" if path in first.unfinished else seen.wanted(path, found)
 
     second = Walk(root, excludes, forbidden, changed, wanted)
@@ -142,7 +143,7 @@ class _Seen:
         self._sorted.append(array("q", sorted(self._hashes)))
         self._hashes = array("q")
 
-    def wanted(self, path: bytes, found: os.stat_result) -> Names:
+    def wanted(self, path: bytes, found: os.stat_result) -> Scope:
         """What a second look has to look at of a directory."""
         if self._has(_state(path, found, recent=False)):
             return "directories"
@@ -194,7 +195,7 @@ class _Archiver:
     def _take(self, entry: Entry) -> bool:
         try:
             self._add(entry, self._name + b"/" + entry.path)
-        except Lost as lost:
+        except EntryLost as lost:
             self._changed.add(entry.path, str(lost))
             return False
         finally:
@@ -262,7 +263,7 @@ class _Archiver:
     def _add_content(self, source: OpenFile, entry: Entry, path: bytes) -> None:
         before = source.settled()
         if not stat.S_ISREG(before.st_mode):
-            raise Lost(REPLACED)
+            raise EntryLost(REPLACED)
         if identity(before) != identity(entry.stat):
             self._changed.add(entry.path, REPLACED)
         member = Member(path, tarfile.REGTYPE, before, before.st_size, attributes=source.attributes())

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backup.media import metadata
-from backup.media.directories import FOLDER, OPEN_LEVELS, Level, descend, identity
+from backup.media.directories import FOLDER, OPEN_LEVELS, OpenLevel, descend, identity
 from backup.media.metadata import Metadata, Notes
 
 
 @dataclass(slots=True)
-class _Level(Level):
+class _Level(OpenLevel):
     wanted: Metadata | None
     path: bytes = b""  # as notes name it
 

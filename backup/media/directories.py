@@ -23,7 +23,7 @@ def identity(found: os.stat_result) -> Identity:
 
 
 @dataclass(slots=True)
-class Level:
+class OpenLevel:
     """A directory on the way down a tree. `fd` is -1 when it was closed to spare descriptors."""
 
     name: bytes

@@ -88,7 +88,7 @@ class _Reporter:
 
 def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], None]) -> dict[str, Any]:
     swap.prepare(volume, words.stamp)
-    with swap.Trees(volume, words.stamp) as staging:
+    with swap.StagedTrees(volume, words.stamp) as staging:
         done = _unpack(words, staging.folder, progress, None)
         staging.note_extracted()
     return {"extracted": asdict(done)}

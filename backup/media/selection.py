@@ -74,7 +74,7 @@ class Chosen:
         return name
 
 
-class Again(Exception):
+class ReadAgain(Exception):
     """Some of `Chosen.outside` were found: throw away what was extracted, and read the archive again."""
 
 
@@ -103,7 +103,7 @@ class Selection:
             if not (self._waiting or self._inside or self._chosen.whole):
                 break
         if self._again:
-            raise Again
+            raise ReadAgain
         if self._waiting:
             missing = ", ".join(shown(path) for path in sorted(self._waiting))
             raise NotFound(

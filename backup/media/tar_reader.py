@@ -18,7 +18,7 @@ from typing import Final
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable, size
 from backup.media.tar_writer import BLOCK, ZEROS, Region
-from backup.pipeline.chunks import Source
+from backup.pipeline.chunks import ByteSource
 from backup.pipeline.gzip import DAMAGED
 
 _CHUNK: Final = 1 << 20
@@ -98,7 +98,7 @@ class TarReader:
     their paths are then given as below it, also where the archive has `./` before it, or is of `.` and has no root.
     """
 
-    def __init__(self, stream: Source, limit: int = sys.maxsize, root: bytes = b"") -> None:
+    def __init__(self, stream: ByteSource, limit: int = sys.maxsize, root: bytes = b"") -> None:
         self._stream, self._left, self._limit = stream, limit, limit
         self._root = root
         self._rootless: bool | None = None

@@ -15,9 +15,9 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from backup.errors import IntegrityError
+from backup.pipeline.chunks import Sink
 
 BLOCK = tarfile.BLOCKSIZE
 Region = tuple[int, int]  # offset and length of data in a sparse file
@@ -31,12 +31,6 @@ _MOST_REGIONS = 1 << 16
 _INDEX_LINE = re.compile(rb"(\\?)([0-9a-f]{64})  (0|[1-9][0-9]*)  ([^\n\r]+)\n")
 _ESCAPED = re.compile(rb"(?:[^\\]|\\[\\nr])+")
 _UNESCAPE = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
-
-
-class Sink(Protocol):
-    """Where bytes go. May keep what it is given (it is never reused) and may raise."""
-
-    def write(self, data: bytes) -> object: ...
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A tree that may be in use, as it is found and read: its entries in order, its files in chunks.
 
 The walk goes by directory descriptors and follows no link, so nothing swapped in meanwhile can lead outside.
-What cannot be read raises MediaFailed; what is no longer there, or no longer the same kind of file, raises Lost.
+What cannot be read raises MediaFailed; what is no longer there, or no longer the same kind of file, raises EntryLost.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal
 
 from backup.errors import MediaFailed
 from backup.formatting import printable
-from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, Level, identity
+from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, OpenLevel, identity
 from backup.media.reserved_names import is_of_a_restore
 from backup.media.tar_writer import ZEROS, Region, data_regions
 
@@ -53,7 +53,7 @@ class Change:
     what: str
 
 
-class Lost(Exception):  # noqa: N818 - not an error
+class EntryLost(Exception):  # noqa: N818 - not an error
     """An entry is gone or another kind of file by now; the text says which."""
 
 
@@ -81,7 +81,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class _Level(Level):
+class _Level(OpenLevel):
     names: list[bytes]
 
 
@@ -96,13 +96,13 @@ def is_recent(found: os.stat_result) -> bool:
 
 @contextlib.contextmanager
 def reading(path: bytes, lost: Mapping[int, str]) -> Iterator[None]:
-    """Turn an OSError about `path` into Lost if `lost` has words for its number, else into MediaFailed."""
+    """Turn an OSError about `path` into EntryLost if `lost` has words for its number, else into MediaFailed."""
     try:
         yield
     except OSError as error:
         number = error.errno or 0
         if number in lost:
-            raise Lost(lost[number]) from error
+            raise EntryLost(lost[number]) from error
         reason = error.strerror or str(error)
         raise MediaFailed(f"{_shown(path)} cannot be read: {reason}", _HINTS.get(number, "")) from error
 
@@ -121,10 +121,10 @@ def _patterns(patterns: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(fnmatch.translate, patterns)) or "(?!)")
 
 
-Names = Literal["all", "directories", "none"]
+Scope = Literal["all", "directories", "none"]
 
 
-def _all(path: bytes, found: os.stat_result) -> Names:
+def _all(path: bytes, found: os.stat_result) -> Scope:
     return "all"
 
 
@@ -140,7 +140,7 @@ class Walk:
         excludes: Sequence[str],
         forbidden: frozenset[Identity],
         changed: Listed,
-        wanted: Callable[[bytes, os.stat_result], Names] = _all,
+        wanted: Callable[[bytes, os.stat_result], Scope] = _all,
     ) -> None:
         self.changed, self._wanted = changed, wanted
         # What patterns, or we, leave out: each by its highest name.
@@ -185,7 +185,7 @@ class Walk:
                     return Entry(path, name, found, folder)
                 fd = open_below(name, folder, FOLDER)
             return self._descend(name, path, fd)
-        except Lost as lost:
+        except EntryLost as lost:
             self.changed.add(path, str(lost))
             return None
 
@@ -238,7 +238,7 @@ class Walk:
 
     def _reopen(self, child: int) -> None:
         level = self._levels[-1]
-        with contextlib.suppress(Lost), reading(self.full(self._prefix), _GONE):
+        with contextlib.suppress(EntryLost), reading(self.full(self._prefix), _GONE):
             level.fd = os.open(b"..", FOLDER, dir_fd=child)
             if identity(os.fstat(level.fd)) == level.identity:
                 return
@@ -271,7 +271,7 @@ class OpenFile:
     def attributes(self) -> dict[bytes, bytes]:
         """User attributes and ACLs; empty where the file system has none."""
         found: dict[bytes, bytes] = {}
-        with contextlib.suppress(Lost), reading(self._path, _NO_ATTRIBUTES):
+        with contextlib.suppress(EntryLost), reading(self._path, _NO_ATTRIBUTES):
             for name in os.listxattr(self._fd):
                 if name.startswith(("user.", "system.posix_acl_")):
                     found[os.fsencode(name)] = os.getxattr(self._fd, name)
@@ -307,7 +307,7 @@ class OpenFile:
         try:
             with reading(self._path, _GONE):
                 after = os.fstat(self._fd)
-        except Lost as lost:
+        except EntryLost as lost:
             return f"{lost} while read"
         if after.st_size > before.st_size:
             return "grew while read"

@@ -21,7 +21,7 @@ import pyrage
 
 from backup.errors import BackupError, IntegrityError, KeyMissing
 from backup.formatting import printable
-from backup.pipeline.chunks import Target, Writer, run, through
+from backup.pipeline.chunks import Sink, Writer, through, work_through
 
 # How every age file begins, and what its name ends in.
 MAGIC: Final = b"age-encryption.org/v1"
@@ -157,7 +157,7 @@ def needed(identity: Path | None) -> list[Identity]:
 class AgeWriter:
     """Encrypts into `target`, which it does not close. Use as GzipWriter: `write`, then `close` or `abandon`."""
 
-    def __init__(self, target: Target, to: Sequence[Recipient]) -> None:
+    def __init__(self, target: Sink, to: Sequence[Recipient]) -> None:
         self._error: BaseException | None = None
         self._queue: queue.Queue[bytes | None] = queue.Queue(_QUEUED)
         self._abandoned = False
@@ -184,7 +184,7 @@ class AgeWriter:
         self._queue.put(None)
         self._thread.join()
 
-    def _work(self, target: Target, to: Sequence[Recipient]) -> None:
+    def _work(self, target: Sink, to: Sequence[Recipient]) -> None:
         ended = False
 
         def queued() -> Iterator[bytes]:
@@ -196,7 +196,7 @@ class AgeWriter:
                 raise EOFError("abandoned")
 
         try:
-            run(queued(), target.write, lambda reader, writer: pyrage.encrypt_io(reader, writer, to))
+            work_through(queued(), target.write, lambda reader, writer: pyrage.encrypt_io(reader, writer, to))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             self._error = error
         # After an error the queue is emptied on, so that nobody waits for ever.

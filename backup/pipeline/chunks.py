@@ -23,27 +23,27 @@ _QUEUED: Final = 4
 Put = Callable[[bytes], None]
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Where an archive's bytes come from."""
 
     def read(self, count: int, /) -> bytes:
         """The next `count` bytes; fewer only at the end."""
 
 
-class Target(Protocol):
-    """Where packed or encrypted bytes go; may raise, which the next `write` or `close` of the writer raises again."""
+class Sink(Protocol):
+    """Where bytes go. May keep what it is given (it is never reused) and may raise."""
 
-    def write(self, data: bytes) -> int: ...
+    def write(self, data: bytes) -> object: ...
 
 
 class Chunks:
-    """A Source of chunks of any size."""
+    """A ByteSource of chunks of any size."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks, self._rest = iter(chunks), memoryview(b"")
 
     def read(self, count: int, /) -> bytes:
-        """See Source."""
+        """See ByteSource."""
         if len(self._rest) >= count:
             piece, self._rest = bytes(self._rest[:count]), self._rest[count:]
             return piece
@@ -93,7 +93,7 @@ def aside(make: Callable[[Put, threading.Event], None], name: str, room: int) ->
             thread.join(0.001)
 
 
-class Reader(io.RawIOBase):
+class _Reader(io.RawIOBase):
     """Chunks as a raw file. Their error is kept and raised."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
@@ -113,7 +113,7 @@ class Reader(io.RawIOBase):
                 if chunk is None:
                     return 0
                 self._rest = memoryview(chunk)
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`
+        except BaseException as error:  # noqa: BLE001 - raised again by `work_through`
             self.error = error
             # The library reads on after an InterruptedError, and would take the next end for a good one.
             raise ValueError("the source failed") from None
@@ -147,18 +147,18 @@ class Writer:
         pieces, self._pieces, self._size = self._pieces, [], 0
         try:
             self._write(b"".join(pieces))
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`
+        except BaseException as error:  # noqa: BLE001 - raised again by `work_through`
             self.error = error
             raise ValueError("the target failed") from None
 
 
-def run(
+def work_through(
     chunks: Iterable[bytes],
     write: Callable[[bytes], object],
     work: Callable[[io.BufferedReader, Writer], None],
 ) -> None:
     """`work` from chunks to `write`; an error of either is raised as it was, not as the library words it."""
-    raw, writer = Reader(chunks), Writer(write)
+    raw, writer = _Reader(chunks), Writer(write)
     try:
         work(io.BufferedReader(raw, _BUFFER), writer)
         writer.flush()
@@ -189,6 +189,6 @@ def through(chunks: Iterable[bytes], work: Callable[[io.BufferedReader, Writer],
                     raise EOFError("nobody reads on")
                 yield chunk
 
-        run(pull(), unless_stopped, work)
+        work_through(pull(), unless_stopped, work)
 
     yield from aside(make, "age", _QUEUED)

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final, cast
 
 from isal import igzip, igzip_lib, igzip_threaded, isal_zlib
 
-from backup.pipeline.chunks import Target
+from backup.pipeline.chunks import Sink
 
 # The first two bytes of every gzip file.
 MAGIC: Final = b"\x1f\x8b"
@@ -43,11 +43,11 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
 class GzipWriter:
     """Compresses into `target`, which it does not close. Level 0 (fastest) to 3.
 
-    A bounded queue holds what waits to be compressed, so memory stays flat. `close` ends the stream and raises what
-    went wrong; `abandon` only ends the thread.
+    A bounded queue holds what waits to be compressed, so memory stays flat. What `target` raises, the next `write` or
+    `close` raises again. `close` ends the stream; `abandon` only ends the thread.
     """
 
-    def __init__(self, target: Target, level: int) -> None:
+    def __init__(self, target: Sink, level: int) -> None:
         self._target, self._level = target, level
         self._error: BaseException | None = None
         self._crc = self._size = 0

@@ -39,7 +39,7 @@ from backup.media.swap.staging import (
 
 Side = Literal["new", "old"]
 State = Literal["absent", "extracting", "ready", "moving", "exchanged", "discarding"]
-Step = Literal["extracting", "settled", "out", "in", "discarding"]
+_Step = Literal["extracting", "settled", "out", "in", "discarding"]
 _OTHER: Final[dict[Side, Side]] = {"new": "old", "old": "new"}
 _STATE: Final = "state"
 # A name of its own, so that discarding needs no room on a full disk.
@@ -48,7 +48,7 @@ _RESUME: Final = "`restore --resume` goes on where it stopped, `restore --rollba
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptTrees:
     """What a restore left on a volume. `bytes` is the content of files, as `archive_tree.measure` counts."""
 
     stamp: str
@@ -60,7 +60,7 @@ class Kept:
 class _Noted:
     """`live`: the tree that is live, or will be after this step; `roots`: what the volume's root has in each."""
 
-    step: Step
+    step: _Step
     live: Side = "old"
     roots: dict[Side, Metadata] = field(default_factory=dict)
 
@@ -72,7 +72,7 @@ class _Noted:
         return "moving" if self.step in ("out", "in") else "extracting" if self.step == "extracting" else "discarding"
 
 
-class Trees:
+class StagedTrees:
     """The trees of one restore on the volume at `root`, open and locked. For a `with` block.
 
     NotFound if there are none, RestoreFailed if they are not ours, LockHeld if another process is at work on them.
@@ -88,7 +88,7 @@ class Trees:
             self.close()
             raise
 
-    def __enter__(self) -> Trees:
+    def __enter__(self) -> StagedTrees:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -239,20 +239,20 @@ def prepare(root: Path, stamp: str) -> None:
 
 def exchange(root: Path, stamp: str) -> list[str]:
     """Make the extracted tree live, from any state: start, go on, or turn round; what was in the way, in words."""
-    with Trees(root, stamp) as trees:
+    with StagedTrees(root, stamp) as trees:
         return trees.settle("new")
 
 
 def exchange_back(root: Path, stamp: str) -> list[str]:
     """Make the old tree live, from any state; nothing to do where it never ceased to be. What was in the way."""
-    with contextlib.suppress(NotFound), Trees(root, stamp) as trees:
+    with contextlib.suppress(NotFound), StagedTrees(root, stamp) as trees:
         return trees.settle("old")
     return []
 
 
 def discard(root: Path, stamp: str) -> list[str]:
     """Remove all of this restore but the live tree; nothing to do where there is nothing. What stays, in words."""
-    with contextlib.suppress(NotFound), Trees(root, stamp) as trees:
+    with contextlib.suppress(NotFound), StagedTrees(root, stamp) as trees:
         return trees.discard()
     return []
 
@@ -269,7 +269,7 @@ def state(root: Path, stamp: str) -> State:
         return _read(folder).state
 
 
-def kept(root: Path) -> list[Kept]:
+def kept(root: Path) -> list[KeptTrees]:
     """What restores left on this volume, by stamp; what only looks like it is left out. MediaFailed if unreadable."""
     found = []
     for path in sorted(path for path in root.iterdir() if path.name.startswith(PREFIX)):
@@ -278,7 +278,7 @@ def kept(root: Path) -> list[Kept]:
             if (how_far := state(root, stamp)) == "absent":
                 continue
             sizes = [archive_tree.measure(path / side, ()).bytes for side in _OTHER if (path / side).is_dir()]
-            found.append(Kept(stamp, how_far, sum(sizes)))
+            found.append(KeptTrees(stamp, how_far, sum(sizes)))
     return found
 
 

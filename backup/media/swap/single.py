@@ -23,7 +23,7 @@ from backup.errors import BackupError, NotFound, RestoreFailed, RestoreUnfinishe
 from backup.media.case_folding import one_name, other_spelling
 from backup.media.directories import FOLDER, closed_after, descend, exists, opened, remove_all
 from backup.media.reserved_names import PREFIX, is_of_a_restore, strays
-from backup.media.selection import Again, Chosen, Unit
+from backup.media.selection import Chosen, ReadAgain, Unit
 from backup.media.swap.staging import (
     make_staging,
     no_mounts_below,
@@ -180,7 +180,7 @@ def _place_of(top: int, path: bytes) -> bytes:
 def _unpack(folder: int, chosen: Chosen, extract: Extract) -> None:
     try:
         extract(folder, chosen)
-    except Again:
+    except ReadAgain:
         # Now the files are taken along that chosen ones are second names of.
         with opened(_NEW, folder) as new:
             remove_all(new)

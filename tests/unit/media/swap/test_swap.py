@@ -60,7 +60,7 @@ class Volume:
         apply(fd, Metadata(0o2751, 1001, 1002, 1_400_000_000_000_000_007, {b"user.root": b"after"}), Notes())
         os.close(fd)
         self.new = self.seen(new)
-        with swap.Trees(self.root, STAMP) as staging:
+        with swap.StagedTrees(self.root, STAMP) as staging:
             staging.note_extracted()
 
     def live(self) -> Look:
@@ -152,13 +152,13 @@ def test_several_restores_side_by_side(volume: Volume) -> None:
     swap.exchange(volume.root, STAMP)
     swap.prepare(volume.root, "other")
     (volume.root / (PREFIX + "other") / "new/x").write_bytes(b"12345")
-    with swap.Trees(volume.root, "other") as staging:
+    with swap.StagedTrees(volume.root, "other") as staging:
         staging.note_extracted()
     swap.exchange(volume.root, "other")
     assert sorted(volume.live()) == [b"", b"/x"]
     size = sum(len(path.read_bytes()) for path in volume.staging.rglob("*") if path.is_file() and path.name != "state")
     kept = {each.stamp: each for each in swap.kept(volume.root)}
-    assert kept[STAMP] == swap.Kept(STAMP, "exchanged", size) and kept["other"].state == "exchanged"
+    assert kept[STAMP] == swap.KeptTrees(STAMP, "exchanged", size) and kept["other"].state == "exchanged"
     swap.exchange_back(volume.root, "other")
     volume.is_new()
 
@@ -216,7 +216,7 @@ def test_what_the_file_system_made_stays_where_it_is(tmp_path: Path) -> None:
         found = made.rename(tmp_path / "lost+found")
         swap.prepare(tmp_path, STAMP)
         (tmp_path / (PREFIX + STAMP) / "new/lost+found").mkdir()
-        with swap.Trees(tmp_path, STAMP) as staging:
+        with swap.StagedTrees(tmp_path, STAMP) as staging:
             staging.note_extracted()
         for turn in (swap.exchange, swap.exchange_back):
             turn(tmp_path, STAMP)
@@ -478,13 +478,13 @@ def test_a_stamp_is_a_name(tmp_path: Path, stamp: str) -> None:
 
 
 def test_one_at_a_time(volume: Volume) -> None:
-    with swap.Trees(volume.root, STAMP):
+    with swap.StagedTrees(volume.root, STAMP):
         for act in (swap.exchange, swap.exchange_back, swap.discard):
             with pytest.raises(LockHeld):
                 act(volume.root, STAMP)
         assert swap.state(volume.root, STAMP) == "ready"
     volume.is_old()
-    with swap.Trees(volume.root, STAMP) as staging:
+    with swap.StagedTrees(volume.root, STAMP) as staging:
         fcntl.flock(staging.folder, fcntl.LOCK_UN)
 
 
