@@ -25,7 +25,7 @@ from backup.media.reserved_names import is_of_a_restore
 from backup.media.tar_writer import ZEROS, Region, data_regions
 
 _LISTED = 1000
-_CHUNK = 1 << 20
+_CHUNK = len(ZEROS)
 # No kernel's time stamps are coarser: one older than this moves with the next write.
 _TICK_NS = 20_000_000
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
