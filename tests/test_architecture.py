@@ -26,9 +26,7 @@ LAYERS = [
     {"errors", "formatting"},
 ]
 HOMES = {
-    "docker": {
-        f"docker/{name}" for name in ("engine", "errors", "helper", "self_container", "throwaway_server", "application")
-    },
+    "docker": {f"docker/{name}" for name in ("engine", "errors", "helper", "throwaway_server")},
     "requests": {"docker/errors", "docker/helper"},
     "psycopg": {
         f"postgres/{name}"

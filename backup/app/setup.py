@@ -9,7 +9,6 @@ from typing import Final
 
 from backup.app.volume import mounted
 from backup.docker.engine import Engine
-from backup.docker.survey import names
 from backup.errors import ConfigError, StoreError
 from backup.formatting import printable
 from backup.operations.setup.find import Names, Plan, plan, project_of
@@ -32,7 +31,7 @@ def survey(project: str, service: str) -> Plan:
     # Never by equality: an engine tells the mounts of a container in another order each time.
     ours = [c for c in stack if c.image_id == image_id]
     part = [c for c in stack if c.image_id != image_id]
-    return plan(project, part, Names(*names(engine, project)), ours, service, image)
+    return plan(project, part, Names(*engine.compose_names(project)), ours, service, image)
 
 
 def write(text: str, wanted: Path, *, force: bool) -> tuple[Path, bool]:

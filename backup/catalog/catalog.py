@@ -8,7 +8,7 @@
     <root>/<tier>/.obcms_set_<id>.json.removing     the manifest of a set that is being removed
     <root>/damaged/<id>/                            what a good copy is to take the place of, until it is verified
     <root>/state/publishing.json                    the names of a set that is being published
-    <root>/state/catalogue-<tier>.json              what older manifests and verdicts said (see stores/catalogue.py)
+    <root>/state/catalogue-<tier>.json              what older manifests and verdicts said (see manifest_cache.py)
 
 Dumps and archives of the same names without a manifest are the old scripts' work: shown and verified, and removed only
 when somebody decides so by the time in their names. What we ourselves left without a manifest is known from
@@ -28,17 +28,17 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ValidationError
 
 from backup.catalog import damaged, delete, pins
-from backup.catalog.manifest_cache import Catalogue
+from backup.catalog.manifest_cache import ManifestCache
 from backup.catalog.restore_page import PAGE
 from backup.catalog.set_reader import SetReader, verdict_of
 from backup.errors import BackupError, NotFound, StoreError
 from backup.formatting import printable
-from backup.model.backup_set import StoredSet, Verdict, manifest_name, merged, present, verdict_name
+from backup.model.backup_set import StoredSet, Verdict, manifest_name, merged, newest_first, present, verdict_name
 from backup.model.manifest import FileId, Manifest, Tier, file_name, parse_file_name, set_id, to_json
 from backup.storage.atomic_file import alone, forgotten, replace
 from backup.storage.directory import LocalStore
-from backup.storage.errors import file_inode, sync_directory
-from backup.storage.staged_file import STAGED_SUFFIX, Sealed, StagedFile, staged_name
+from backup.storage.errors import statuses_of, sync_directory
+from backup.storage.staged_file import Sealed, StagedFile, bare_name, staged_name
 
 _INTENT: Final = "publishing.json"
 
@@ -52,8 +52,8 @@ class _Intent(BaseModel):
 
     def present(self, store: LocalStore) -> list[str]:
         """Which of the files have got their final names, the manifest last."""
-        at = store.directory
-        ours = [name for name, number in self.files.items() if _identified(name) and file_inode(at / name) == number]
+        there = statuses_of(store.directory, filter(_identified, self.files))
+        ours = [name for name, status in there.items() if status and status.st_ino == self.files[name]]
         return sorted(ours, key=lambda name: name == self.manifest)
 
 
@@ -74,7 +74,7 @@ class Catalog:
         self.identity = identity
         self.zone = zone
         self._intent = LocalStore(root / "state")
-        self._catalogues: dict[Tier, Catalogue] = {}
+        self._caches: dict[Tier, ManifestCache] = {}
 
     def store(self, tier: Tier) -> LocalStore:
         """The directory of one tier."""
@@ -84,7 +84,7 @@ class Catalog:
         """Every set, newest first."""
         with _uncollected():
             found = [stored for each in ([tier] if tier else Tier) for stored in self.sets_in(self.root / each, each)]
-        return sorted(found, key=lambda stored: (stored.time, stored.id), reverse=True)
+        return newest_first(found)
 
     def find(self, query: str) -> StoredSet:
         """The set that `latest`, a set id, a file name or a path to a file of it names.
@@ -113,7 +113,7 @@ class Catalog:
     def new_id(self, tier: Tier, now: datetime) -> str:
         """An id of which no file exists yet: a second run within a second takes the next one."""
         names = self.store(tier).names(foreign=True)
-        taken = {parsed.set_id for name in names if (parsed := _identified(_bare(name)))}
+        taken = {parsed.set_id for name in names if (parsed := _identified(bare_name(name)))}
         moment = now
         while (identifier := set_id(tier, moment, self.zone)) in taken:
             moment += timedelta(seconds=1)
@@ -152,11 +152,11 @@ class Catalog:
         """
         store = LocalStore(stored.directory)
         if stored.manifest and stored.manifest.id == stored.id:
-            removed = delete.remove(store, stored.manifest, lambda: pins.pinned(store, stored.id))
+            removed = delete.remove(store, stored.manifest, lambda: pins.is_pinned(store, stored.id))
             if removed:
                 damaged.forget(self.root, stored.id)
             return removed
-        if pins.pinned(store, stored.id):
+        if pins.is_pinned(store, stored.id):
             return False
         delete.unlink(store, stored.files)
         sync_directory(store.directory)
@@ -218,7 +218,7 @@ class Catalog:
             left = [
                 name
                 for name in names
-                if name == staged_name(bare := _bare(name)) and (bare == _INTENT if in_state else _ours(bare))
+                if name == staged_name(bare := bare_name(name)) and (bare == _INTENT if in_state else _ours(bare))
             ]
             left += [name for name in names if (note := forgotten(store, name)) and (in_state or _ours(note))]
             store.remove_all(left)
@@ -243,10 +243,10 @@ class Catalog:
         """The sets (of one tier, or one of them `only`) whose files lie in a directory."""
         reader = SetReader(LocalStore(directory), self.zone, self.identity, self._publishes)
         own = tier if tier and directory == self.root / tier else None
-        return reader.sets(tier, only, self._catalogue(own) if own else None)
+        return reader.sets(tier, only, self._cache(own) if own else None)
 
-    def _catalogue(self, tier: Tier) -> Catalogue:
-        return self._catalogues.setdefault(tier, Catalogue(self.root, tier, self._clock))
+    def _cache(self, tier: Tier) -> ManifestCache:
+        return self._caches.setdefault(tier, ManifestCache(self.root, tier, self._clock))
 
     def _read_whole(self, stored: StoredSet) -> StoredSet:
         """The set as its files are now, whatever is remembered of them."""
@@ -271,10 +271,6 @@ def _uncollected() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix(".").removesuffix(STAGED_SUFFIX)
 
 
 def _ours(name: str) -> bool:

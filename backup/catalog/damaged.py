@@ -21,17 +21,17 @@ from backup.storage.directory import LocalStore
 from backup.storage.errors import storing, sync_directory
 from backup.storage.rename import rename_new
 
-FOLDER: Final = "damaged"
+_FOLDER: Final = "damaged"
 
 
 def put(root: Path, stored: StoredSet) -> Path:
     """Move all files of a set aside, its manifest first; where they are now. Its pin stays: it is a person's wish."""
-    store, folder = LocalStore(stored.directory), root / FOLDER / stored.id
+    store, folder = LocalStore(stored.directory), root / _FOLDER / stored.id
     listed = manifest_name(stored.id)
     names = sorted({*stored.files, verdict_name(stored.id)} & set(store.names()), key=lambda name: name != listed)
     with storing(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sync_directory(root / FOLDER)
+    sync_directory(root / _FOLDER)
     for name in names:
         _move(store.directory / name, folder / name)
     sync_directory(folder)
@@ -41,14 +41,14 @@ def put(root: Path, stored: StoredSet) -> Path:
 
 def holds(root: Path, identifier: str) -> Path | None:
     """Where files of a set are kept aside; None if none are."""
-    folder = root / FOLDER / identifier
+    folder = root / _FOLDER / identifier
     return folder if LocalStore(folder).names() else None
 
 
 def forget(root: Path, identifier: str) -> None:
     """Remove what is kept aside for a copy that is removed. What the disk refuses stays aside."""
     with contextlib.suppress(StoreError, OSError):
-        kept = LocalStore(root / FOLDER / identifier)
+        kept = LocalStore(root / _FOLDER / identifier)
         kept.remove_all(kept.names())
         kept.directory.rmdir()
 
@@ -60,7 +60,7 @@ def settle(root: Path, find: Callable[[Tier, str], StoredSet | None]) -> list[st
     """
     back: list[str] = []
     for identifier, tier in _kept(root).items():
-        kept, there = LocalStore(root / FOLDER / identifier), find(tier, identifier)
+        kept, there = LocalStore(root / _FOLDER / identifier), find(tier, identifier)
         with contextlib.suppress(StoreError, OSError):
             if there is None or not there.manifest:
                 _put_back(kept, root / tier, identifier)
@@ -82,7 +82,7 @@ def _put_back(kept: LocalStore, directory: Path, identifier: str) -> None:
 def _kept(root: Path) -> dict[str, Tier]:
     """The sets whose files are kept aside. A folder of another name is not ours."""
     try:
-        with os.scandir(root / FOLDER) as entries:
+        with os.scandir(root / _FOLDER) as entries:
             names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return {}

@@ -67,7 +67,7 @@ def finish(store: LocalStore) -> None:
         raise StoreError(f"what is left of a removed set cannot be removed: {failed.message}", failed.hint)
 
 
-def gone(store: LocalStore, identifier: str, files: Iterable[str]) -> bool:
+def is_gone(store: LocalStore, identifier: str, files: Iterable[str]) -> bool:
     """Whether a set that was just listed with these files has been removed since, or begun to be."""
     there = {name for name in (mark_name(identifier), *files) if os.path.lexists(store.directory / name)}
     return not there or (mark_name(identifier) in there and manifest_name(identifier) not in there)

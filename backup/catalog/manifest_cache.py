@@ -37,8 +37,8 @@ _SMALL: Final = 4096
 _LINE: Final = 100
 
 # Inode, size, time of content, time of inode.
-Identity = tuple[int, int, int, int]
-T = TypeVar("T")
+_FileState = tuple[int, int, int, int]
+_T = TypeVar("_T")
 
 
 class _Kept(BaseModel):
@@ -46,8 +46,8 @@ class _Kept(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    manifests: dict[str, tuple[Identity, Summary]]
-    verdicts: dict[str, tuple[Identity, Verdict]]
+    manifests: dict[str, tuple[_FileState, Summary]]
+    verdicts: dict[str, tuple[_FileState, Verdict]]
 
     def lines(self) -> list[bytes]:
         """As JSON, a few sets a line: what is read piece by piece takes little memory."""
@@ -56,7 +56,7 @@ class _Kept(BaseModel):
         return [part.model_dump_json().encode() + b"\n" for part in parts]
 
 
-class Catalogue:
+class ManifestCache:
     """What is remembered of one tier, by one process and in the file."""
 
     def __init__(self, root: Path, tier: Tier, clock: Callable[[], datetime]) -> None:
@@ -97,8 +97,8 @@ class Catalogue:
             replace(self._store, self._name, b"".join([_head(data), *data]))
 
     def _known(
-        self, known: dict[str, tuple[Identity, T]], name: str, status: os.stat_result, read: Callable[[], T]
-    ) -> T:
+        self, known: dict[str, tuple[_FileState, _T]], name: str, status: os.stat_result, read: Callable[[], _T]
+    ) -> _T:
         identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         found = known.get(name)
         if found and found[0] == identity:
@@ -125,13 +125,13 @@ class Catalogue:
 
 
 def _head(lines: Iterable[bytes]) -> bytes:
-    """The line that says what wrote the catalogue, and that it is whole."""
+    """The line that says what wrote the file, and that it is whole."""
     digest = hashlib.sha256()
     for line in lines:
         digest.update(line)
     return f"obcms-backup {__version__} {digest.hexdigest()}\n".encode()
 
 
-def _cut(known: dict[str, T]) -> Iterator[tuple[tuple[str, T], ...]]:
+def _cut(known: dict[str, _T]) -> Iterator[tuple[tuple[str, _T], ...]]:
     items = iter(known.items())
     return iter(lambda: tuple(islice(items, _LINE)), ())

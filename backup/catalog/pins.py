@@ -23,14 +23,14 @@ _LONGEST: Final = 300
 _UNREADABLE: Final = "its note cannot be read"
 
 
-def pinned(store: LocalStore, identifier: str) -> bool:
+def is_pinned(store: LocalStore, identifier: str) -> bool:
     """Whether the set is pinned."""
     return os.path.lexists(store.directory / pin_name(identifier))
 
 
 def read(store: LocalStore, identifier: str) -> Pin | None:
     """The pin of a set; one that cannot be read is a pin all the same."""
-    if not pinned(store, identifier):
+    if not is_pinned(store, identifier):
         return None
     try:
         return Pin.model_validate_json(store.read(pin_name(identifier), limit=1 << 16))

@@ -25,9 +25,8 @@ _ROWS_SHOWN: Final = 200
 def page(manifest: Manifest) -> str:
     """The page for a directory whose newest set is this one."""
     blocks = [_head(manifest), _variables(manifest), _checksums(manifest)]
-    if manifest.database:
-        blocks += [*_servers(manifest.database), _roles(manifest), _load(manifest, manifest.database)]
-        blocks.append(_compare(manifest.database))
+    if database := manifest.database:
+        blocks += [*_servers(database), _roles(manifest, database), _load(manifest, database), _compare(database)]
     else:
         blocks.append("3. to 6. DATABASE\nThis set holds no database. Look for one that has an obcms_backup_… file.")
     blocks += [_volumes(manifest), _product(manifest)]
@@ -116,7 +115,7 @@ def _servers(database: DatabasePart) -> tuple[str, str]:
     return "\n".join(own), "\n".join(theirs)
 
 
-def _roles(manifest: Manifest) -> str:
+def _roles(manifest: Manifest, database: DatabasePart) -> str:
     artifact = manifest.artifact("roles")
     if artifact is None:
         return "4. ROLES\nThis set holds no roles; create those that own things in it before step 5."
@@ -128,7 +127,7 @@ def _roles(manifest: Manifest) -> str:
         f"    {unpacked} | LC_ALL=C sed -n -E '{_CREATE_ROLE}p' | sql postgres -v ON_ERROR_STOP=0",
         f"    {unpacked} | LC_ALL=C sed -E -e '{_CREATE_ROLE}d' -e '{_SETTINGS},$d' | sql postgres",
     ]
-    return "\n".join([*lines, *(f"Not in the set: {printable(item)}" for item in _not_carried(manifest))])
+    return "\n".join([*lines, *(f"Not in the set: {printable(item)}" for item in database.not_carried)])
 
 
 def _load(manifest: Manifest, database: DatabasePart) -> str:
@@ -270,10 +269,6 @@ def _product(manifest: Manifest) -> str:
             f"  docker compose run --rm backup restore {manifest.id}",
         ]
     )
-
-
-def _not_carried(manifest: Manifest) -> tuple[str, ...]:
-    return manifest.database.not_carried if manifest.database else ()
 
 
 def _major(database: DatabasePart) -> int:

@@ -20,7 +20,16 @@ from typing import Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from backup.formatting import age, plural
-from backup.model.backup_set import SKEW, StoredSet, holds_database, is_ahead, present, volumes_of
+from backup.model.backup_set import (
+    SKEW,
+    StoredSet,
+    by_time,
+    holds_database,
+    is_ahead,
+    newest_first,
+    present,
+    volumes_of,
+)
 from backup.model.manifest import Tier
 
 _SAFETY_COUNT: Final = 10
@@ -168,17 +177,17 @@ def old_safety_sets(sets: Iterable[StoredSet], now: datetime, gaps: Sequence[Gap
     One that is not good, or has no manifest, stays: a person should look at it.
     """
     safety = [stored for stored in sets if stored.safety and stored.good and stored.summary]
-    newest_first = sorted(safety, key=_order, reverse=True)
-    counted = [stored for stored in newest_first if stored.verified and not is_ahead(stored, now)][:_SAFETY_COUNT]
+    ordered = newest_first(safety)
+    counted = [stored for stored in ordered if stored.verified and not is_ahead(stored, now)][:_SAFETY_COUNT]
     if len(counted) < _SAFETY_COUNT:
         return []
-    beyond = [stored for stored in newest_first if _order(stored) < _order(counted[-1])]
+    beyond = [stored for stored in ordered if by_time(stored) < by_time(counted[-1])]
     return [stored for stored in beyond if _lived(stored, now, gaps) > _SAFETY_AGE and not stored.pin]
 
 
 def held_by_newer(safety: StoredSet, sets: Iterable[StoredSet]) -> bool:
     """Whether newer verified safety sets hold each component of this one: this very database, and each volume."""
-    newer = [s for s in sets if s.safety and s.verified and _order(s) > _order(safety)]
+    newer = [s for s in sets if s.safety and s.verified and by_time(s) > by_time(safety)]
     return _components(safety) <= {name for stored in newer for name in _components(stored)}
 
 
@@ -265,7 +274,7 @@ class _Judge:
             return
         wanted = 1 if stored.state == "damaged" else self._policy.minimum
         for component in self._components(stored):
-            newer = [s for s in self._of(stored.tier, component) if _order(s) > _order(stored)]
+            newer = [s for s in self._of(stored.tier, component) if by_time(s) > by_time(stored)]
             if len(newer) < wanted:
                 there = f"{len(newer) or 'no'} newer verified {stored.tier} sets hold {component}"
                 yield f"{_unfit(stored)}, but {there}; {wanted} should"
@@ -284,7 +293,7 @@ class _Judge:
 
     def _of(self, tier: Tier, component: str) -> list[StoredSet]:
         """The counted sets of a tier that hold this component, newest first."""
-        return _newest_first(s for s in self._counted if s.tier is tier and component in self._components(s))
+        return newest_first(s for s in self._counted if s.tier is tier and component in self._components(s))
 
     def _components(self, stored: StoredSet) -> list[str]:
         """What a set is kept for: the database and each volume, without those that were forgotten after it."""
@@ -301,9 +310,9 @@ class _Judge:
                 minimum = self._of(tier, component)[: self._policy.minimum]
                 for stored in minimum:
                     yield stored.id, f"one of the newest {len(minimum)} verified {tier} sets with {component}"
-            proven = _newest_first(s for s in present if s.tier is tier and s.proven)
+            proven = newest_first(s for s in present if s.tier is tier and s.proven)
             for component in components:
-                good = _newest_first(s for s in present if s.tier is tier and component in self._components(s))
+                good = newest_first(s for s in present if s.tier is tier and component in self._components(s))
                 for stored in good[:1]:
                     yield stored.id, f"the newest good {tier} set with {component}"
             for stored in proven[:1]:
@@ -316,7 +325,7 @@ def _bounded(decisions: Iterable[Decision], judge: _Judge, share: int, since: da
     later: set[str] = set()
     for tier in Tier:
         here = [d for d in found if d.stored.tier is tier and judge.ours(d.stored) and judge.dated(d.stored)]
-        going = sorted((d.stored for d in here if not d.keep), key=_order)
+        going = sorted((d.stored for d in here if not d.keep), key=by_time)
         allowed = max(1, len(here) * share // 100, judge.come(tier, since))
         if len(going) > allowed:
             later |= {stored.id for stored in going[allowed:]}
@@ -364,12 +373,4 @@ def _unfit(stored: StoredSet) -> str:
 
 def _newest_good(sets: Iterable[StoredSet], now: datetime) -> StoredSet | None:
     """The newest good set of the database that is not dated ahead of the clock."""
-    return next(iter(_newest_first(s for s in present(sets, now) if s.good and identity_of(s))), None)
-
-
-def _newest_first(sets: Iterable[StoredSet]) -> list[StoredSet]:
-    return sorted(sets, key=_order, reverse=True)
-
-
-def _order(stored: StoredSet) -> tuple[datetime, str]:
-    return stored.time, stored.id
+    return next(iter(newest_first(s for s in present(sets, now) if s.good and identity_of(s))), None)

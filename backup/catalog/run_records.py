@@ -19,11 +19,11 @@ from pydantic import ValidationError
 
 from backup import logging
 from backup.errors import StoreError
-from backup.formatting import printable
+from backup.formatting import printable, shortened
 from backup.model.run import Outcome, Run
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing
-from backup.storage.staged_file import STAGED_SUFFIX, staged_name
+from backup.storage.staged_file import bare_name, staged_name
 
 # So many records in all are kept whatever they are of; above that, so many of each operation and tier.
 _KEEP: Final = 500
@@ -125,7 +125,7 @@ class Records:
 
     def _sweep(self) -> None:
         for name in self._store.names():
-            bare = name.removeprefix(".").removesuffix(STAGED_SUFFIX)
+            bare = bare_name(name)
             if name == staged_name(bare) and bare.endswith(".json"):
                 self._store.remove(name)
             elif name.endswith(_NEW):
@@ -165,13 +165,9 @@ def _to_json(run: Run) -> bytes:
     """The record in fewer bytes than are reserved; a longer message or hint is cut, and ends with `…`."""
     keep = _RESERVED // 2
     while len(data := run.model_dump_json(indent=1).encode()) >= _RESERVED and keep:
-        run = run.model_copy(update={"message": _cut(run.message, keep), "hint": _cut(run.hint, keep)})
+        run = run.model_copy(update={"message": shortened(run.message, keep), "hint": shortened(run.hint, keep)})
         keep //= 2
     return data
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _overwrite(descriptor: int, data: bytes) -> None:

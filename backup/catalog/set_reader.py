@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from pydantic import ValidationError
 
 from backup.catalog import delete, pins
-from backup.catalog.manifest_cache import Catalogue
+from backup.catalog.manifest_cache import ManifestCache
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable
 from backup.model.backup_set import (
@@ -47,7 +47,7 @@ class SetReader:
         self._store, self._zone, self._identity, self._publishes = store, zone, identity, publishes
         self._listing: Mapping[str, bool] = {}
 
-    def sets(self, tier: Tier | None, only: str, catalogue: Catalogue | None) -> Iterator[StoredSet]:
+    def sets(self, tier: Tier | None, only: str, cache: ManifestCache | None) -> Iterator[StoredSet]:
         """The sets (of one tier, or one of them `only`), by the order of their ids."""
         self._listing = self._store.listing()
         names = {name for name, regular in self._listing.items() if regular}
@@ -61,13 +61,13 @@ class SetReader:
         newest = set(ids[-WHOLE:])
         for identifier in ids:
             its_tier, files = found[identifier]
-            stored = self._set(its_tier, identifier, tuple(files), None if identifier in newest else catalogue)
-            if stored.good or not delete.gone(self._store, identifier, files):
+            stored = self._set(its_tier, identifier, tuple(files), None if identifier in newest else cache)
+            if stored.good or not delete.is_gone(self._store, identifier, files):
                 yield stored
-        if catalogue and len(ids) > WHOLE:
-            catalogue.keep(names)
+        if cache and len(ids) > WHOLE:
+            cache.keep(names)
 
-    def _set(self, tier: Tier, identifier: str, files: tuple[str, ...], catalogue: Catalogue | None) -> StoredSet:
+    def _set(self, tier: Tier, identifier: str, files: tuple[str, ...], cache: ManifestCache | None) -> StoredSet:
         statuses, name = statuses_of(self._store.directory, files), manifest_name(identifier)
         sizes = {each: status.st_size if status else None for each, status in statuses.items()}
         made = partial(
@@ -85,29 +85,29 @@ class SetReader:
             problem = "its manifest is missing" if lost else ""
             return made(time=time, state="unreadable" if lost else "old script", problem=problem)
         try:
-            manifest = self._manifest(name, statuses[name], catalogue)
+            manifest = self._manifest(name, statuses[name], cache)
         except (IntegrityError, StoreError) as error:
             return made(time=self._named(tier, identifier), state="unreadable", problem=error.message)
         summary = manifest.summary if isinstance(manifest, Remembered) else summarise(manifest)
-        verdict = self._verdict(identifier, summary, catalogue)
+        verdict = self._verdict(identifier, summary, cache)
         state, problem = judge(summary, verdict, _problem(summary, sizes, identifier))
         return made(time=_utc(summary.started), state=state, manifest=manifest, verdict=verdict, problem=problem)
 
     def _named(self, tier: Tier, identifier: str) -> datetime:
         return stamp_time(identifier.removeprefix(f"{tier}_"), self._zone)
 
-    def _manifest(self, name: str, status: stat_result | None, catalogue: Catalogue | None) -> Manifest | Remembered:
+    def _manifest(self, name: str, status: stat_result | None, cache: ManifestCache | None) -> Manifest | Remembered:
         read = partial(_manifest_of, self._store, name)
-        if catalogue and status:
-            return Remembered(catalogue.summary(name, status, read), partial(catalogue.whole, name, read))
+        if cache and status:
+            return Remembered(cache.summary(name, status, read), partial(cache.whole, name, read))
         return read()
 
-    def _verdict(self, identifier: str, manifest: Summary, catalogue: Catalogue | None) -> Verdict | None:
+    def _verdict(self, identifier: str, manifest: Summary, cache: ManifestCache | None) -> Verdict | None:
         name = verdict_name(identifier)
         if not self._listing.get(name):
             return None
-        if catalogue and (status := statuses_of(self._store.directory, [name])[name]):
-            return verdict_of(self._store, identifier, manifest, partial(catalogue.verdict, name, status))
+        if cache and (status := statuses_of(self._store.directory, [name])[name]):
+            return verdict_of(self._store, identifier, manifest, partial(cache.verdict, name, status))
         return verdict_of(self._store, identifier, manifest)
 
     def _lost(self, identifier: str, files: tuple[str, ...]) -> bool:

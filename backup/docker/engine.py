@@ -11,27 +11,32 @@ import functools
 import io
 import os
 import re
+import socket
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import docker
 from docker.errors import APIError
+from docker.types import Mount
 
-from backup.docker.container import PROJECT, SERVICE, Container, described, listing
+from backup.docker.container import PROJECT, SERVICE, Container, described, listing, source
 from backup.docker.errors import NO_ENGINE, Gone, asking
 from backup.docker.helper import Helper
-from backup.docker.self_container import SpoolMount, own_ids, same_mount, spool_mount
 from backup.errors import ConfigError, DatabaseNotYet, EngineError
 from backup.formatting import printable
 
-__all__ = ["LABEL", "LABEL_ROLE", "LABEL_RUN", "Engine", "Helper", "SpoolMount", "same_mount", "spool_mount"]
+SpoolMount = Mount
 
 LABEL: Final = "obcms.backup.instance"
 LABEL_RUN: Final = "obcms.backup.run"
 LABEL_ROLE: Final = "obcms.backup.role"
 _ONEOFF: Final = "com.docker.compose.oneoff"
+_VOLUME: Final = "com.docker.compose.volume"
+_NETWORK: Final = "com.docker.compose.network"
+_OWN_ID: Final = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
 _SMALL_FILE: Final = 4096
 _DIGEST: Final = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
 _ROOM: Final = re.compile(r"(\d+) (\d+) ([0-9a-f]{1,16})")
@@ -56,8 +61,8 @@ def _client(url: str) -> docker.APIClient:
 class Engine:
     """A Docker engine that answers. EngineError says what it refused and what to do."""
 
-    def __init__(self, url: str | None = None) -> None:
-        self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    def __init__(self) -> None:
+        self.url = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         with asking(f"the Docker engine at {self.url}", NO_ENGINE):
             self.api = _client(self.url)
             self.api.get(f"{self.api.base_url}/_ping", timeout=_FIRST_WORD).raise_for_status()
@@ -74,7 +79,7 @@ class Engine:
         return _OWN[self.api]
 
     def _find_own(self) -> Container | None:
-        for identifier in own_ids():
+        for identifier in _own_ids():
             with contextlib.suppress(Gone):
                 return self._inspect(identifier)
         return None
@@ -204,6 +209,13 @@ class Engine:
         """
         return self._inspected(self._listed(project, oneoff=oneoff))
 
+    def compose_names(self, project: str) -> tuple[dict[str, str], dict[str, str]]:
+        """(volumes, networks) that are the project's own: Compose's name by the engine's."""
+        with asking("the volumes and networks"):
+            volumes = self.api.volumes().get("Volumes") or []
+            networks = self.api.networks()
+        return _labelled(volumes, _VOLUME, project), _labelled(networks, _NETWORK, project)
+
     def _listed(self, project: str, *, oneoff: bool = False) -> list[dict[str, Any]]:
         filters = {"label": [f"{_ONEOFF}={oneoff}", f"{PROJECT}={project}"]} if project else {}
         with asking("the list of containers"):
@@ -245,3 +257,51 @@ def _awake(container: Container) -> Container:
             f"Wake it: docker unpause {printable(container.name)}",
         )
     return container
+
+
+def _labelled(found: Iterable[Mapping[str, Any]], label: str, project: str) -> dict[str, str]:
+    labels = [(str(each["Name"]), each.get("Labels") or {}) for each in found]
+    return {name: of[label] for name, of in labels if of.get(PROJECT) == project and of.get(label)}
+
+
+def spool_mount(own: Container | None, local: Path, inside: PurePosixPath) -> SpoolMount:
+    """How a helper mounts the directory that is `local` here: the same volume, or the same host directory.
+
+    Read-only: a pipe can be written to all the same, but a client that finds it gone makes no file in its place.
+    """
+    if own is None:
+        return Mount(target=str(inside), source=str(local), type="bind", read_only=True)
+    if found := _mounted(own, local, str(inside), writable=False):
+        return found
+    raise ConfigError(
+        f"no volume is mounted at {local}, so helper containers cannot hand over the dump",
+        "Mount `backup_spool:/spool` as docker-compose.backup.yml does, or set DB_HOST for the network way.",
+    )
+
+
+def same_mount(own: Container, directory: Path, *, writable: bool) -> SpoolMount:
+    """How another container mounts what our own has at `directory` or above it, at the same place."""
+    for place in (directory, *directory.parents):
+        if found := _mounted(own, place, str(place), writable=writable):
+            return found
+    raise ConfigError(
+        f"nothing is mounted at {directory}", "Mount it in the backup service, as docker-compose.backup.yml does."
+    )
+
+
+def _mounted(own: Container, place: Path, target: str, *, writable: bool) -> SpoolMount | None:
+    """What our own container has at exactly `place`, for another one at `target`."""
+    for mount in own.mounts:
+        if mount.get("Destination") == str(place):
+            return Mount(target=target, source=source(mount), type=mount["Type"], read_only=not writable)
+    return None
+
+
+def _own_ids() -> Iterator[str]:
+    """Ids under which this process's container may be known; none on a plain host."""
+    if not (Path("/.dockerenv").exists() or os.environ.get("container")):
+        return
+    with contextlib.suppress(OSError):
+        if match := _OWN_ID.search(Path("/proc/self/mountinfo").read_text()):
+            yield match[1]
+    yield socket.gethostname()

@@ -17,7 +17,7 @@ _STDERR_LINES: Final = 5000
 
 
 class Helper:
-    """A started container of ours; satisfies `stream.fifo.Process`."""
+    """A started container of ours; satisfies `postgres.process_output.Process`."""
 
     def __init__(self, api: Any, identifier: str, program: str) -> None:
         self._api, self._program = api, program

@@ -10,8 +10,9 @@ from typing import Final
 from docker.types import LogConfig
 
 from backup.docker.container import Container, described
-from backup.docker.engine import Engine, Helper
+from backup.docker.engine import Engine
 from backup.docker.errors import asking
+from backup.docker.helper import Helper
 from backup.errors import EngineError
 from backup.formatting import printable
 
@@ -144,11 +145,11 @@ class Server:
 
 
 def start_server(
-    engine: Engine, image: str, bootstrap: str, labels: Mapping[str, str], more: Mapping[str, str] | None = None
+    engine: Engine, image: str, bootstrap: str, labels: Mapping[str, str], more: Mapping[str, str]
 ) -> Server:
     """Start a throw-away server of `image`, initialised by the role `bootstrap`; not yet ready. `more` settings."""
     # Ours count where both have one.
-    chosen = {**(more or {}), **SETTINGS}
+    chosen = {**more, **SETTINGS}
     settings = [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
     with asking(f"starting a throw-away server of {printable(image)}"):
         created = engine.api.create_container(

@@ -19,48 +19,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backup.media.tar_writer import (
-    BLOCK,
-    Gathered,
-    IndexEntry,
-    Member,
-    Sink,
-    ending,
-    header,
-    index_line,
-    padding,
-    parse_index,
-)
+from backup.media.directories import Identity, closed_after, identity
+from backup.media.tar_writer import BLOCK, Gathered, Member, ending, hash_hole, header, index_line, padding
 from backup.media.walk import (
     FILE,
     REPLACED,
     SWAPPED,
-    ZEROS,
     Change,
     Entry,
-    Identity,
+    EntryLost,
     Listed,
-    Lost,
-    Names,
     OpenFile,
+    Scope,
     Walk,
-    identity,
     is_recent,
     open_below,
     reading,
 )
-
-__all__ = [
-    "DEFAULT_EXCLUDES",
-    "Change",
-    "IndexEntry",
-    "MediaReport",
-    "Sink",
-    "TreeSize",
-    "archive",
-    "measure",
-    "parse_index",
-]
+from backup.pipeline.chunks import Sink
 
 DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store")
 _WHOLE = 4 << 20
@@ -108,10 +84,6 @@ def measure(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int,
     return TreeSize(files, size)
 
 
-def _no_progress(count: int) -> None:
-    pass
-
-
 def archive(
     root: Path,
     name: str,
@@ -120,7 +92,7 @@ def archive(
     *,
     excludes: Sequence[str] = DEFAULT_EXCLUDES,
     forbidden: frozenset[tuple[int, int]] = frozenset(),
-    progress: Callable[[int], None] = _no_progress,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> MediaReport:
     """Write the tree at `root` to `sink` as a tar stream rooted at `<name>/`, and a line per file to `index`.
 
@@ -135,7 +107,7 @@ def archive(
     changed, seen = Listed(), _Seen()
     first = Walk(root, excludes, forbidden, changed)
 
-    def wanted(path: bytes, found: os.stat_result) -> Names:
+    def wanted(path: bytes, found: os.stat_result) -> Scope:
         return "all" if path in first.unfinished else seen.wanted(path, found)
 
     second = Walk(root, excludes, forbidden, changed, wanted)
@@ -171,7 +143,7 @@ class _Seen:
         self._sorted.append(array("q", sorted(self._hashes)))
         self._hashes = array("q")
 
-    def wanted(self, path: bytes, found: os.stat_result) -> Names:
+    def wanted(self, path: bytes, found: os.stat_result) -> Scope:
         """What a second look has to look at of a directory."""
         if self._has(_state(path, found, recent=False)):
             return "directories"
@@ -223,7 +195,7 @@ class _Archiver:
     def _take(self, entry: Entry) -> bool:
         try:
             self._add(entry, self._name + b"/" + entry.path)
-        except Lost as lost:
+        except EntryLost as lost:
             self._changed.add(entry.path, str(lost))
             return False
         finally:
@@ -285,15 +257,13 @@ class _Archiver:
             self._changed.add(entry.path, "rewritten while read")
         with reading(self._walk.full(entry.path), SWAPPED):
             fd = open_below(entry.name, entry.folder, FILE)
-        try:
+        with closed_after(fd):
             self._add_content(self._opened(fd, entry), entry, path)
-        finally:
-            os.close(fd)
 
     def _add_content(self, source: OpenFile, entry: Entry, path: bytes) -> None:
         before = source.settled()
         if not stat.S_ISREG(before.st_mode):
-            raise Lost(REPLACED)
+            raise EntryLost(REPLACED)
         if identity(before) != identity(entry.stat):
             self._changed.add(entry.path, REPLACED)
         member = Member(path, tarfile.REGTYPE, before, before.st_size, attributes=source.attributes())
@@ -328,7 +298,7 @@ class _Archiver:
         self._begin(member if regions == everywhere else replace(member, regions=regions))
         digest, position = hashlib.sha256(), 0
         for start, length in (*regions, (member.size, 0)):
-            self._hash_hole(digest, start - position)
+            hash_hole(digest, start - position, self._progress)
             for chunk in source.chunks(start, length):
                 digest.update(chunk)
                 self._tar.write(chunk)
@@ -338,10 +308,3 @@ class _Archiver:
         self._bytes += stored
         what = source.difference(member.stat)
         return _Stored(member.path, digest.hexdigest(), member.size, member.stat.st_mtime_ns), what
-
-    def _hash_hole(self, digest: hashlib._Hash, length: int) -> None:
-        while length:
-            count = min(length, len(ZEROS))
-            digest.update(ZEROS[:count])
-            self._progress(0)
-            length -= count

@@ -10,22 +10,14 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from backup.media import metadata
+from backup.media.directories import FOLDER, OPEN_LEVELS, OpenLevel, descend, identity
 from backup.media.metadata import Metadata, Notes
-from backup.media.walk import Identity, identity
-
-# Far below the usual limit of 1024 descriptors; a deeper tree is climbed out of by `..`.
-_OPEN_LEVELS: Final = 64
-FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
-class _Level:
-    name: bytes
-    identity: Identity
-    fd: int  # -1 when closed to spare descriptors
+class _Level(OpenLevel):
     wanted: Metadata | None
     path: bytes = b""  # as notes name it
 
@@ -40,16 +32,16 @@ class Branch:
     def close(self) -> None:
         """Close every descriptor; what was not left stays as it is."""
         for level in self._levels:
-            _close(level)
+            level.close()
 
-    def root(self, wanted: Metadata) -> None:
-        """What the target itself gets in the end."""
+    def note_root(self, wanted: Metadata) -> None:
+        """Note what the target itself gets in the end."""
         if self._levels[0].wanted:
             raise FileExistsError(errno.EEXIST, "root")
         self._levels[0].wanted = wanted
 
-    def folder(self, names: Sequence[bytes]) -> int:
-        """A descriptor for that directory below the target, until the next call. Raises OSError."""
+    def move_to(self, names: Sequence[bytes]) -> int:
+        """Go to that directory below the target; its descriptor, open until the next call. Raises OSError."""
         common = 0
         while common < min(len(names), len(self._levels) - 1) and names[common] == self._levels[common + 1].name:
             common += 1
@@ -60,25 +52,18 @@ class Branch:
         return self._levels[-1].fd
 
     def make(self, name: bytes, folder: int, wanted: Metadata) -> None:
-        """A new directory in the one `folder` gave; entered."""
+        """Make a new directory in the one `move_to` gave, and enter it."""
         os.mkdir(name, 0o700, dir_fd=folder)
         self._enter(name, wanted)
         self._levels[-1].path = self._notes.path
 
-    def opened(self, names: Sequence[bytes]) -> int:
-        """A descriptor of its own for that directory. Raises OSError."""
-        fd = os.dup(self._levels[0].fd)
-        for name in names:
-            above, fd = fd, -1
-            try:
-                fd = os.open(name, FOLDER, dir_fd=above)
-            finally:
-                os.close(above)
-        return fd
+    def open(self, names: Sequence[bytes]) -> int:
+        """Open that directory below the target, with a descriptor of its own. Raises OSError."""
+        return descend(self._levels[0].fd, names)
 
     def finish(self) -> None:
         """Leave every directory. Raises OSError."""
-        self.folder(())
+        self.move_to(())
         self._notes.path = b""
         if wanted := self._levels[0].wanted:
             metadata.apply(self._levels[0].fd, wanted, self._notes)
@@ -86,8 +71,8 @@ class Branch:
     def _enter(self, name: bytes, wanted: Metadata | None) -> None:
         fd = os.open(name, FOLDER, dir_fd=self._levels[-1].fd)
         level = _Level(name, identity(os.fstat(fd)), fd, wanted)
-        if len(self._levels) >= _OPEN_LEVELS:
-            _close(self._levels[-1])
+        if len(self._levels) >= OPEN_LEVELS:
+            self._levels[-1].close()
         self._levels.append(level)
         # Come back to, after it was left: its time is about to change.
         level.wanted = wanted or metadata.read(fd)
@@ -105,10 +90,4 @@ class Branch:
                 metadata.apply(level.fd, level.wanted, self._notes)
                 self._notes.path = now
         finally:
-            _close(level)
-
-
-def _close(level: _Level) -> None:
-    if level.fd >= 0:
-        os.close(level.fd)
-    level.fd = -1
+            level.close()

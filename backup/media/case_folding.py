@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from backup.errors import RestoreFailed
+from backup.media.directories import Identity, identity
 from backup.media.tar_reader import shown
-from backup.media.walk import Identity, identity
 
 APART: Final = "Restore to a volume whose file system tells them apart, such as ext4 or XFS."
 

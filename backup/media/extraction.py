@@ -23,13 +23,13 @@ from typing import BinaryIO, Final, Protocol, TypeVar
 from backup.errors import IntegrityError, RestoreFailed, StoreError
 from backup.media import metadata
 from backup.media.archive_rules import LEFT_OUT, Rules
-from backup.media.branch import FOLDER, Branch
+from backup.media.branch import Branch
 from backup.media.case_folding import one_name, other_spelling
+from backup.media.directories import FOLDER, Identity, closed_after, identity
 from backup.media.metadata import Metadata, Notes
-from backup.media.selection import ROOT, Chosen
-from backup.media.tar_reader import ZEROS, Found, TarReader, refused, shown
-from backup.media.tar_writer import IndexEntry
-from backup.media.walk import Identity, identity
+from backup.media.selection import ROOT, Chosen, Selection
+from backup.media.tar_reader import Found, TarReader, refused, shown
+from backup.media.tar_writer import ZEROS, IndexEntry, hash_hole
 from backup.pipeline.gzip import DAMAGED
 from backup.storage.rename import NO_LINKS
 
@@ -114,7 +114,7 @@ def extract(
     root, notes = os.fsencode(root_name), Notes()
     with contextlib.closing(Branch(_opened_empty(target, dir_fd), notes)) as branch:
         reader = TarReader(stream, limit, b"" if trusted else root)
-        members, top = (select.members_of(reader), ROOT) if select else (reader, root)
+        members, top = (Selection(reader, select), ROOT) if select else (reader, root)
         made = _Extraction(members, top, branch, index, notes, trusted=trusted, limit=limit, progress=progress)
         try:
             return made.run()
@@ -196,14 +196,14 @@ class _Extraction:
         self._notes.path = found.origin or b"/".join(names)
         with _writing(found.path):
             if not names:
-                self._branch.root(wanted)
+                self._branch.note_root(wanted)
             elif found.kind in LEFT_OUT:
                 self._notes.add(SPECIAL)
             else:
                 self._make(found, names, wanted)
 
     def _make(self, found: Found, names: list[bytes], wanted: Metadata) -> None:
-        folder = self._branch.folder(self._here(names[:-1]))
+        folder = self._branch.move_to(self._here(names[:-1]))
         if found.kind == tarfile.DIRTYPE:
             self._created(names, folder, lambda name: self._branch.make(name, folder, wanted))
         elif found.kind == tarfile.SYMTYPE:
@@ -252,18 +252,16 @@ class _Extraction:
         expected = self._expected(found, None)
         *above, first = self._here(self._rules.names(found.target)) or [b""]
         try:
-            source = self._branch.opened(above)
+            source = self._branch.open(above)
         except OSError as error:
             raise refused(found.path, "is a hard link to something that is not in the archive") from error
-        try:
+        with closed_after(source):
             at = _lstat(first, source)
             if at is None or not (stat.S_ISREG(at.st_mode) or stat.S_ISLNK(at.st_mode) and expected is None):
                 raise refused(found.path, "is a hard link to something that is no file of the archive")
             if expected and (at.st_size, self._sha256(first, source, at)) != (expected.size, expected.sha256):
                 raise refused(found.path, "has other content than the file index says")
             self._second_name(first, source, names, folder)
-        finally:
-            os.close(source)
 
     def _second_name(self, first: bytes, source: int, names: list[bytes], folder: int) -> None:
         def make(name: bytes) -> None:
@@ -300,18 +298,17 @@ class _Extraction:
         expected = self._expected(found, found.size)
         digest = hashlib.sha256() if expected else None
         fd = self._created(names, folder, lambda name: os.open(name, _NEW, 0o600, dir_fd=folder))
-        try:
+        with closed_after(fd):
             self._write(fd, found, digest)
             if digest and expected and digest.hexdigest() != expected.sha256:
                 raise refused(found.path, "has other content than the file index says")
             metadata.apply(fd, wanted, self._notes)
-        finally:
-            os.close(fd)
 
     def _write(self, fd: int, found: Found, digest: hashlib._Hash | None) -> None:
         position = 0
         for start, length in (*found.regions, (found.size, 0)):
-            self._hole(digest, start - position)
+            if digest:
+                hash_hole(digest, start - position, self._progress)
             os.lseek(fd, start, os.SEEK_SET)
             for chunk in self._reader.content(length):
                 if digest:
@@ -323,13 +320,6 @@ class _Extraction:
                 self._progress(len(chunk))
             position = start + length
         os.ftruncate(fd, found.size)
-
-    def _hole(self, digest: hashlib._Hash | None, length: int) -> None:
-        while digest and length:
-            count = min(length, len(ZEROS))
-            digest.update(ZEROS[:count])
-            self._progress(0)
-            length -= count
 
     def _expected(self, found: Found, size: int | None) -> IndexEntry | None:
         """The line of the index for this file; `size` is compared unless None."""

@@ -27,9 +27,9 @@ from typing import Any, Final
 
 from backup.errors import BackupError, IntegrityError, Interrupted, StoreError
 from backup.media import extraction, swap
-from backup.media.archive_tree import IndexEntry, parse_index
 from backup.media.selection import Chosen
 from backup.media.swap import single
+from backup.media.tar_writer import IndexEntry, parse_index
 from backup.pipeline import gzip
 
 _PAUSE: Final = 0.5
@@ -88,19 +88,9 @@ class _Reporter:
 
 def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], None]) -> dict[str, Any]:
     swap.prepare(volume, words.stamp)
-    with swap.Trees(volume, words.stamp) as staging:
-        with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
-            done = extraction.extract(
-                archive,
-                words.root_name,
-                Path("new"),
-                dir_fd=staging.folder,
-                index=index,
-                trusted=words.trusted,
-                limit=words.limit,
-                progress=progress,
-            )
-        staging.extracted()
+    with swap.StagedTrees(volume, words.stamp) as staging:
+        done = _unpack(words, staging.folder, progress, None)
+        staging.note_extracted()
     return {"extracted": asdict(done)}
 
 
@@ -109,24 +99,30 @@ def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None
 
     def extract(folder: int, chosen: Chosen) -> None:
         nonlocal notes
-        with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
-            done = extraction.extract(
-                archive,
-                words.root_name,
-                Path("new"),
-                dir_fd=folder,
-                index=None if index is None else chosen.entries(index),
-                trusted=words.trusted,
-                limit=words.limit,
-                progress=progress,
-                select=chosen,
-            )
-        notes = done.notes
+        notes = _unpack(words, folder, progress, chosen).notes
 
     paths = [bytes.fromhex(path) for path in words.path]
     told = single.tidy(volume, days=words.days)
     kept = single.put(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
     return {"kept": kept, "notes": (*told, *notes)}
+
+
+def _unpack(
+    words: argparse.Namespace, folder: int, progress: Callable[[int], None], chosen: Chosen | None
+) -> extraction.Extracted:
+    """Extract the archive, or what is chosen of it, into `new` in the open directory `folder`."""
+    with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
+        return extraction.extract(
+            archive,
+            words.root_name,
+            Path("new"),
+            dir_fd=folder,
+            index=chosen.entries(index) if chosen and index is not None else index,
+            trusted=words.trusted,
+            limit=words.limit,
+            progress=progress,
+            select=chosen,
+        )
 
 
 @contextlib.contextmanager

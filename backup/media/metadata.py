@@ -111,7 +111,7 @@ def _apply_owners(
 ) -> bool:
     """Set the owners, or one of them; whether both are as wanted."""
     owners = (wanted.uid, wanted.gid)
-    if _may_chown():
+    if not os.geteuid():
         if _taken(lambda: change(*owners), _CHOWN):
             return True
         for uid, gid in ((wanted.uid, -1), (-1, wanted.gid)):
@@ -151,10 +151,6 @@ def _taken(change: Callable[[], None], capability: int) -> bool:
             raise
         return False
     return True
-
-
-def _may_chown() -> bool:
-    return os.geteuid() == 0
 
 
 @functools.cache

@@ -10,7 +10,8 @@ import re
 import stat
 from typing import Final
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from backup.media.directories import FOLDER, closed_after
+
 PREFIX: Final = ".obcms-restore-"
 # All that a restore of a set, or of single paths, puts directly in its directory. Empty: it was killed just then.
 _MADE: Final = {"new", "old", "before", "state", "state.new", "state.discarding", "places.json", "places.json.new"}
@@ -28,16 +29,14 @@ def is_of_a_restore(name: bytes, root: int) -> bool:
     if not name.startswith(PREFIX.encode()):
         return False
     try:
-        fd = os.open(name, _FOLDER, dir_fd=root)
+        fd = os.open(name, FOLDER, dir_fd=root)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
             return False
         # Whom it lets in is told without entering it.
         return error.errno == errno.EACCES and is_private(os.stat(name, dir_fd=root, follow_symlinks=False))
-    try:
+    with closed_after(fd):
         return is_made_by_a_restore(fd)
-    finally:
-        os.close(fd)
 
 
 def is_made_by_a_restore(folder: int) -> bool:

@@ -65,10 +65,6 @@ class Chosen:
             if (name := self.name(entry.path)) is not None:
                 yield replace(entry, path=name)
 
-    def members_of(self, reader: TarReader) -> Selection:
-        """For `untar.extract`."""
-        return Selection(reader, self)
-
     def link(self, target: bytes) -> bytes | None:
         """What the target of a chosen hard link is called; None if that is known only when it is read again."""
         name = self.name(target)
@@ -78,12 +74,12 @@ class Chosen:
         return name
 
 
-class Again(Exception):
+class ReadAgain(Exception):
     """Some of `Chosen.outside` were found: throw away what was extracted, and read the archive again."""
 
 
 class Selection:
-    """Satisfies `untar.Members`."""
+    """Only the chosen members; satisfies `extraction.Members`."""
 
     def __init__(self, reader: TarReader, chosen: Chosen) -> None:
         self._reader, self._chosen = reader, chosen
@@ -102,12 +98,12 @@ class Selection:
             if member and not self._again:
                 yield member
             else:
-                for _ in self.content(sum(length for _, length in found.regions)):
+                for _ in self.content(found.stored):
                     pass
             if not (self._waiting or self._inside or self._chosen.whole):
                 break
         if self._again:
-            raise Again
+            raise ReadAgain
         if self._waiting:
             missing = ", ".join(shown(path) for path in sorted(self._waiting))
             raise NotFound(

@@ -1,7 +1,7 @@
 """The members of a tar stream that nobody has checked, read strictly: what is not certain is refused.
 
 tarfile takes a damaged header for the end of the archive, believes negative sizes, and lets one extended record
-override another without bounds. Known here are the forms `tarstream` and GNU tar write.
+override another without bounds. Known here are the forms `tar_writer` and GNU tar write.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable, size
-from backup.media.tar_writer import BLOCK, Region
-from backup.pipeline.chunks import Source
+from backup.media.tar_writer import BLOCK, ZEROS, Region
+from backup.pipeline.chunks import ByteSource
 from backup.pipeline.gzip import DAMAGED
 
 _CHUNK: Final = 1 << 20
@@ -28,7 +28,6 @@ _LONGEST_RECORDS: Final = 16 << 20
 _MOST_REGIONS: Final = 1 << 18
 _LONGEST_END: Final = 64 << 20
 _ZERO: Final = bytes(BLOCK)
-ZEROS: Final = bytes(1 << 20)
 _OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
 _NUMBER: Final = re.compile(rb"[0-9]{1,19}")
 _TIME: Final = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]{1,30}))?")
@@ -99,7 +98,7 @@ class TarReader:
     their paths are then given as below it, also where the archive has `./` before it, or is of `.` and has no root.
     """
 
-    def __init__(self, stream: Source, limit: int = sys.maxsize, root: bytes = b"") -> None:
+    def __init__(self, stream: ByteSource, limit: int = sys.maxsize, root: bytes = b"") -> None:
         self._stream, self._left, self._limit = stream, limit, limit
         self._root = root
         self._rootless: bool | None = None

@@ -1,25 +1,28 @@
 """A PAX tar stream that GNU tar, bsdtar and Python's tarfile all extract, and the file index beside it.
 
-Who walks and reads the tree is `media`. tarfile packs the 512-byte blocks. The extended records are ours: tarfile marks
-a whole header as binary for one binary attribute (GNU tar then warns), does not escape `=` in attribute names, fails
-on those that are not UTF-8, and writes a size record that readers of sparse files take for the logical size.
+Who walks and reads the tree is `archive_tree`. tarfile packs the 512-byte blocks. The extended records are ours:
+tarfile marks a whole header as binary for one binary attribute (GNU tar then warns), does not escape `=` in attribute
+names, fails on those that are not UTF-8, and writes a size record that readers of sparse files take for the logical
+size.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from backup.errors import IntegrityError
+from backup.pipeline.chunks import Sink
 
 BLOCK = tarfile.BLOCKSIZE
 Region = tuple[int, int]  # offset and length of data in a sparse file
 
+ZEROS = bytes(1 << 20)
 _COALESCE = 256 << 10
 _OCTAL_7, _OCTAL_11 = 8**7, 8**11
 _NAME = 100
@@ -28,12 +31,6 @@ _MOST_REGIONS = 1 << 16
 _INDEX_LINE = re.compile(rb"(\\?)([0-9a-f]{64})  (0|[1-9][0-9]*)  ([^\n\r]+)\n")
 _ESCAPED = re.compile(rb"(?:[^\\]|\\[\\nr])+")
 _UNESCAPE = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
-
-
-class Sink(Protocol):
-    """Where bytes go. May keep what it is given (it is never reused) and may raise."""
-
-    def write(self, data: bytes) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -116,6 +113,15 @@ def data_regions(fd: int, size: int) -> tuple[Region, ...]:
 def whole_blocks(start: int, end: int, size: int) -> tuple[int, int]:
     """The data from `start` to `end` widened to whole blocks within `size`: GNU tar reads a region block by block."""
     return start - start % BLOCK, min(size, end + -end % BLOCK)
+
+
+def hash_hole(digest: hashlib._Hash, length: int, progress: Callable[[int], None]) -> None:
+    """Hash the zeros of a hole; `progress` gets 0 as a sign of life within long ones."""
+    while length:
+        count = min(length, len(ZEROS))
+        digest.update(ZEROS[:count])
+        progress(0)
+        length -= count
 
 
 def _next_data(fd: int, position: int) -> Region | None:

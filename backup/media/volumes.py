@@ -21,7 +21,7 @@ _MOUNT: Final = "Mount it in the backup service: `media_volume:/volumes/media:ro
 
 @dataclass(frozen=True)
 class Volume:
-    """A mounted volume: its name is the archive's root entry. Sizes as `media.measure` counts them."""
+    """A mounted volume: its name is the archive's root entry. Sizes as `archive_tree.measure` counts them."""
 
     name: str
     path: Path
@@ -34,7 +34,7 @@ def find(
     excludes: Sequence[str],
     forbidden: frozenset[tuple[int, int]],
     allow_empty: Collection[str],
-    filled: Collection[str] | None = None,
+    filled: Collection[str] | None,
 ) -> list[Volume]:
     """The volumes below `root`, measured. MediaFailed when there is none, or one is empty and may not be.
 

@@ -1,7 +1,7 @@
 """A tree that may be in use, as it is found and read: its entries in order, its files in chunks.
 
 The walk goes by directory descriptors and follows no link, so nothing swapped in meanwhile can lead outside.
-What cannot be read raises MediaFailed; what is no longer there, or no longer the same kind of file, raises Lost.
+What cannot be read raises MediaFailed; what is no longer there, or no longer the same kind of file, raises EntryLost.
 """
 
 from __future__ import annotations
@@ -20,19 +20,15 @@ from typing import Literal
 
 from backup.errors import MediaFailed
 from backup.formatting import printable
+from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, OpenLevel, identity
 from backup.media.reserved_names import is_of_a_restore
-from backup.media.tar_writer import Region, data_regions
+from backup.media.tar_writer import ZEROS, Region, data_regions
 
-Identity = tuple[int, int]
 _LISTED = 1000
-_CHUNK = 1 << 20
-ZEROS = bytes(_CHUNK)
-# Far below the usual limit of 1024 descriptors; a deeper tree is climbed out of by `..`.
-_OPEN_LEVELS = 64
+_CHUNK = len(ZEROS)
 # No kernel's time stamps are coarser: one older than this moves with the next write.
 _TICK_NS = 20_000_000
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 REPLACED = "replaced while read"
 BY_PATTERN = "matches a pattern of what is left out"
 OF_A_RESTORE = "kept by a restore"
@@ -57,7 +53,7 @@ class Change:
     what: str
 
 
-class Lost(Exception):  # noqa: N818 - not an error
+class EntryLost(Exception):  # noqa: N818 - not an error
     """An entry is gone or another kind of file by now; the text says which."""
 
 
@@ -85,11 +81,8 @@ class Entry:
 
 
 @dataclass(slots=True)
-class _Level:
-    name: bytes
-    identity: Identity
+class _Level(OpenLevel):
     names: list[bytes]
-    fd: int  # -1 when closed to spare descriptors
 
 
 def _shown(path: bytes) -> str:
@@ -101,20 +94,15 @@ def is_recent(found: os.stat_result) -> bool:
     return abs(time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)) < _TICK_NS
 
 
-def identity(found: os.stat_result) -> Identity:
-    """What tells an inode from all others."""
-    return found.st_dev, found.st_ino
-
-
 @contextlib.contextmanager
 def reading(path: bytes, lost: Mapping[int, str]) -> Iterator[None]:
-    """Turn an OSError about `path` into Lost if `lost` has words for its number, else into MediaFailed."""
+    """Turn an OSError about `path` into EntryLost if `lost` has words for its number, else into MediaFailed."""
     try:
         yield
     except OSError as error:
         number = error.errno or 0
         if number in lost:
-            raise Lost(lost[number]) from error
+            raise EntryLost(lost[number]) from error
         reason = error.strerror or str(error)
         raise MediaFailed(f"{_shown(path)} cannot be read: {reason}", _HINTS.get(number, "")) from error
 
@@ -133,10 +121,10 @@ def _patterns(patterns: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(fnmatch.translate, patterns)) or "(?!)")
 
 
-Names = Literal["all", "directories", "none"]
+Scope = Literal["all", "directories", "none"]
 
 
-def _all(path: bytes, found: os.stat_result) -> Names:
+def _all(path: bytes, found: os.stat_result) -> Scope:
     return "all"
 
 
@@ -152,7 +140,7 @@ class Walk:
         excludes: Sequence[str],
         forbidden: frozenset[Identity],
         changed: Listed,
-        wanted: Callable[[bytes, os.stat_result], Names] = _all,
+        wanted: Callable[[bytes, os.stat_result], Scope] = _all,
     ) -> None:
         self.changed, self._wanted = changed, wanted
         # What patterns, or we, leave out: each by its highest name.
@@ -169,7 +157,7 @@ class Walk:
         """The entries. Close it if it is left early; entries hold until the next one is asked for."""
         try:
             with reading(self._root, _NOTHING):
-                fd = os.open(self._root, _FOLDER & ~os.O_NOFOLLOW)
+                fd = os.open(self._root, FOLDER & ~os.O_NOFOLLOW)
             yield self._descend(b"", b"", fd)
             while self._levels:
                 if not self._levels[-1].names:
@@ -178,7 +166,7 @@ class Walk:
                     yield entry
         finally:
             for level in self._levels:
-                self._close(level)
+                level.close()
 
     def full(self, path: bytes) -> bytes:
         """`path` as messages name it."""
@@ -195,9 +183,9 @@ class Walk:
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode):
                     return Entry(path, name, found, folder)
-                fd = open_below(name, folder, _FOLDER)
+                fd = open_below(name, folder, FOLDER)
             return self._descend(name, path, fd)
-        except Lost as lost:
+        except EntryLost as lost:
             self.changed.add(path, str(lost))
             return None
 
@@ -224,9 +212,9 @@ class Walk:
         except BaseException:
             os.close(fd)
             raise
-        if len(self._levels) >= _OPEN_LEVELS:
-            self._close(self._levels[-1])
-        self._levels.append(_Level(name, identity(found), names, fd))
+        if len(self._levels) >= OPEN_LEVELS:
+            self._levels[-1].close()
+        self._levels.append(_Level(name, identity(found), fd, names))
         self._prefix = path + b"/" if path else b""
         return Entry(path, name, found, fd)
 
@@ -246,27 +234,21 @@ class Walk:
             if self._levels and self._levels[-1].fd < 0:
                 self._reopen(left.fd)
         finally:
-            self._close(left)
+            left.close()
 
     def _reopen(self, child: int) -> None:
         level = self._levels[-1]
-        with contextlib.suppress(Lost), reading(self.full(self._prefix), _GONE):
-            level.fd = os.open(b"..", _FOLDER, dir_fd=child)
+        with contextlib.suppress(EntryLost), reading(self.full(self._prefix), _GONE):
+            level.fd = os.open(b"..", FOLDER, dir_fd=child)
             if identity(os.fstat(level.fd)) == level.identity:
                 return
         # A directory below was moved elsewhere meanwhile: go on from the nearest one above that is still open.
-        self._close(level)
+        level.close()
         while self._levels[-1].fd < 0:
             if self._levels[-1].names:
                 self.changed.add(self._prefix[:-1], "moved while read")
                 self.unfinished.add(self._prefix[:-1])
             self._prefix = self._prefix[: -len(self._levels.pop().name) - 1]
-
-    @staticmethod
-    def _close(level: _Level) -> None:
-        if level.fd >= 0:
-            os.close(level.fd)
-        level.fd = -1
 
 
 class OpenFile:
@@ -289,7 +271,7 @@ class OpenFile:
     def attributes(self) -> dict[bytes, bytes]:
         """User attributes and ACLs; empty where the file system has none."""
         found: dict[bytes, bytes] = {}
-        with contextlib.suppress(Lost), reading(self._path, _NO_ATTRIBUTES):
+        with contextlib.suppress(EntryLost), reading(self._path, _NO_ATTRIBUTES):
             for name in os.listxattr(self._fd):
                 if name.startswith(("user.", "system.posix_acl_")):
                     found[os.fsencode(name)] = os.getxattr(self._fd, name)
@@ -325,7 +307,7 @@ class OpenFile:
         try:
             with reading(self._path, _GONE):
                 after = os.fstat(self._fd)
-        except Lost as lost:
+        except EntryLost as lost:
             return f"{lost} while read"
         if after.st_size > before.st_size:
             return "grew while read"

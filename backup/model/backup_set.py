@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -108,9 +108,8 @@ class Verdict(BaseModel):
     @property
     def refusal(self) -> str:
         """What a server refused of the set when it was last loaded; empty where it took it, or was not asked."""
-        if self.proof:
-            return self.proof.refusal
-        return self.load_test.refusal if self.load_test else ""
+        found = self.proof or self.load_test
+        return found.refusal if found else ""
 
     @property
     def remedy(self) -> str:
@@ -244,7 +243,7 @@ class StoredSet:
     def verified(self) -> bool:
         """Good, and every stored byte read at least once since it was published.
 
-        Of an encrypted set without its key that says that nothing has changed since its content was judge, while it
+        Of an encrypted set without its key that says that nothing has changed since its content was judged, while it
         was written, and not that anybody can open it: `unopened`.
         """
         return self.good and self.verdict is not None
@@ -292,10 +291,19 @@ def precedent(sets: Iterable[StoredSet], part: DatabasePart) -> StoredSet | None
     return found[max(found)] if found else None
 
 
-def newest_good(sets: Iterable[StoredSet], tier: Tier | None = None) -> StoredSet | None:
-    """The newest good set (of a tier), from sets in any order."""
-    good = [s for s in sets if s.good and (tier is None or s.tier is tier)]
-    return max(good, key=lambda s: s.time, default=None)
+def by_time(stored: StoredSet) -> tuple[datetime, str]:
+    """The key that sets are sorted by; of two of one time, the id decides."""
+    return stored.time, stored.id
+
+
+def newest_first(sets: Iterable[StoredSet]) -> list[StoredSet]:
+    """The sets, in the order in which they are listed."""
+    return sorted(sets, key=by_time, reverse=True)
+
+
+def newest_good(sets: Iterable[StoredSet]) -> StoredSet | None:
+    """The newest good set, from sets in any order."""
+    return max((s for s in sets if s.good), key=lambda s: s.time, default=None)
 
 
 def is_ahead(stored: StoredSet, now: datetime) -> bool:
@@ -334,10 +342,10 @@ def left_volumes(sets: Iterable[StoredSet]) -> dict[str, list[StoredSet]]:
     A set without any was asked for the database alone, and says nothing of them. Of what is not good, as the old
     scripts' files, only what is older counts.
     """
-    newest_first = sorted(sets, key=lambda s: (s.time, s.id), reverse=True)
-    last = next((s for s in newest_first if s.good and not s.safety and s.summary and s.summary.volumes), None)
+    ordered = newest_first(sets)
+    last = next((s for s in ordered if s.good and not s.safety and s.summary and s.summary.volumes), None)
     left: dict[str, list[StoredSet]] = {}
-    for stored in newest_first if last else ():
+    for stored in ordered if last else ():
         for name in volumes_of(stored):
             if last and name not in volumes_of(last) and (stored.good or stored.time < last.time):
                 left.setdefault(name, []).append(stored)
@@ -349,13 +357,10 @@ def empty_volumes(stored: StoredSet) -> list[str]:
     return [each.name for each in stored.summary.volumes if not each.files] if stored.summary else []
 
 
-def _filled(stored: StoredSet) -> Iterator[str]:
+def _filled(stored: StoredSet) -> list[str]:
     if stored.summary:
-        yield from (each.name for each in stored.summary.volumes if each.files)
-    else:
-        yield from (
-            parsed.what for parsed in map(parse_file_name, stored.files) if parsed and parsed.content == "tar.gz"
-        )
+        return [each.name for each in stored.summary.volumes if each.files]
+    return volumes_of(stored)
 
 
 def manifest_name(identifier: str) -> str:

@@ -302,7 +302,7 @@ def set_id(tier: Tier, moment: datetime, zone: ZoneInfo) -> str:
 
 
 def file_name(what: str, identifier: str, suffix: str) -> str:
-    """The seed's name of one file of the set `identifier`."""
+    """The name of one file of the set `identifier`, as the old scripts gave it."""
     return f"obcms_{what}_{identifier}.{suffix}"
 
 

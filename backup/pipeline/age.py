@@ -14,14 +14,14 @@ import re
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol, cast
+from typing import Any, BinaryIO, Final, cast
 
 import pyrage
 
 from backup.errors import BackupError, IntegrityError, KeyMissing
 from backup.formatting import printable
 from backup.pipeline.bounded_queue import BoundedQueue
-from backup.pipeline.bridge import Writer, run, through
+from backup.pipeline.chunks import Sink, Writer, through, work_through
 
 # How every age file begins, and what its name ends in.
 MAGIC: Final = b"age-encryption.org/v1"
@@ -35,12 +35,6 @@ _MAKE: Final = "`age-keygen -o key.txt` makes a key pair; its public key begins 
 # Types of pyrage's own, which say nothing to a type checker.
 Recipient = Any
 Identity = Any
-
-
-class Target(Protocol):
-    """Where encrypted bytes go; may raise, which the next `write` or `close` of the writer raises again."""
-
-    def write(self, data: bytes) -> int: ...
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -163,7 +157,7 @@ def needed(identity: Path | None) -> list[Identity]:
 class AgeWriter:
     """Encrypts into `target`, which it does not close. Use as GzipWriter: `write`, then `close` or `abandon`."""
 
-    def __init__(self, target: Target, to: Sequence[Recipient]) -> None:
+    def __init__(self, target: Sink, to: Sequence[Recipient]) -> None:
         self._error: BaseException | None = None
         self._queue = BoundedQueue[bytes | None](_QUEUED)
         self._abandoned = False
@@ -190,7 +184,7 @@ class AgeWriter:
         self._queue.put_last(None)
         self._thread.join()
 
-    def _work(self, target: Target, to: Sequence[Recipient]) -> None:
+    def _work(self, target: Sink, to: Sequence[Recipient]) -> None:
         ended = False
 
         def queued() -> Iterator[bytes]:
@@ -202,7 +196,7 @@ class AgeWriter:
                 raise EOFError("abandoned")
 
         try:
-            run(queued(), target.write, lambda reader, writer: pyrage.encrypt_io(reader, writer, to))
+            work_through(queued(), target.write, lambda reader, writer: pyrage.encrypt_io(reader, writer, to))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             self._error = error
         # After an error the queue is emptied on, so that nobody waits for ever.

@@ -79,11 +79,8 @@ def is_tar(head: bytes) -> bool:
 
 def beginning(head: bytes) -> bytes:
     """The first bytes of what a file holds, gzip undone; IntegrityError when even that is damaged."""
-    return _unpacked(head) if head.startswith(MAGIC) else head
-
-
-def _unpacked(head: bytes) -> bytes:
-    """The beginning of what gzip holds; IntegrityError when even that is damaged."""
+    if not head.startswith(MAGIC):
+        return head
     unpacker = zlib.decompressobj(31)
     try:
         inner = unpacker.decompress(head, _LOOK)
@@ -103,14 +100,9 @@ def _refused(inner: bytes, packed: bool) -> IntegrityError:
             return IntegrityError(
                 f"{where} is packed with {name}, which is not read here", f"Unpack it first with `{tool}`."
             )
-    beginning = inner[:1024].lstrip().lower()
-    if beginning.startswith((b"<!doctype", b"<html", b"<?xml")):
+    if inner[:1024].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return IntegrityError(f"{where} is a web page, perhaps of a download that failed", "Download it again.")
     what = "no dump or archive: its bytes begin as none of them do"
-    if _is_text(inner):
+    if all(byte >= 9 for byte in inner):  # nothing that text has not: from the tab on
         what = "text, but no dump of pg_dump: it does not begin as pg_dump begins"
     return IntegrityError(f"{where} is {what}", _KNOWN)
-
-
-def _is_text(inner: bytes) -> bool:
-    return b"\0" not in inner and sum(byte < 9 for byte in inner) == 0

@@ -12,11 +12,12 @@ import struct
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator
-from typing import BinaryIO, Final, Protocol, cast
+from typing import BinaryIO, Final, cast
 
 from isal import igzip, igzip_lib, igzip_threaded, isal_zlib
 
 from backup.pipeline.bounded_queue import BoundedQueue
+from backup.pipeline.chunks import Sink
 
 # The first two bytes of every gzip file.
 MAGIC: Final = b"\x1f\x8b"
@@ -39,20 +40,14 @@ DAMAGED: Final[tuple[type[Exception], ...]] = (
 )
 
 
-class Target(Protocol):
-    """Where compressed bytes go; may raise, which the next `write` or `close` of the writer raises again."""
-
-    def write(self, data: bytes) -> int: ...
-
-
 class GzipWriter:
     """Compresses into `target`, which it does not close. Level 0 (fastest) to 3.
 
-    A bounded queue holds what waits to be compressed, so memory stays flat. `close` ends the stream and raises what
-    went wrong; `abandon` only ends the thread.
+    A bounded queue holds what waits to be compressed, so memory stays flat. What `target` raises, the next `write` or
+    `close` raises again. `close` ends the stream; `abandon` only ends the thread.
     """
 
-    def __init__(self, target: Target, level: int) -> None:
+    def __init__(self, target: Sink, level: int) -> None:
         self._target, self._level = target, level
         self._error: BaseException | None = None
         self._crc = self._size = 0
@@ -131,8 +126,9 @@ def unpack(blocks: Iterable[bytes], *, single: bool) -> Generator[bytes, None, N
                 if single:
                     raise EOFError("bytes follow its end")
                 padding = padding or block[0] == 0
+                if padding and block.strip(b"\0"):
+                    raise EOFError("bytes follow its end")
                 if padding:
-                    _only_zeros(block)
                     break
                 member, ended = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), False
             yield from _pieces(member, block)
@@ -148,11 +144,6 @@ def _pieces(member: igzip_lib.IgzipDecompressor, block: bytes) -> Iterator[bytes
         if member.eof or member.needs_input:
             return
         block = b""
-
-
-def _only_zeros(block: bytes) -> None:
-    if block.strip(b"\0"):
-        raise EOFError("bytes follow its end")
 
 
 def _shrinks(block: bytes) -> bool:

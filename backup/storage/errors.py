@@ -104,13 +104,6 @@ def _file_system(directory: Path) -> str:
     return ""
 
 
-def file_size(path: Path) -> int | None:
-    """The bytes of what has that name, which may be a link; None where there is nothing."""
-    with contextlib.suppress(OSError):
-        return path.lstat().st_size
-    return None
-
-
 def statuses_of(directory: Path, names: Iterable[str]) -> dict[str, os.stat_result | None]:
     """What the disk says of what has these names, which may be links; None where there is nothing."""
     found: dict[str, os.stat_result | None] = {}
@@ -121,10 +114,3 @@ def statuses_of(directory: Path, names: Iterable[str]) -> dict[str, os.stat_resu
         except OSError:
             found[name] = None
     return found
-
-
-def file_inode(path: Path) -> int | None:
-    """The number of what has that name; None where there is nothing."""
-    with contextlib.suppress(OSError):
-        return path.lstat().st_ino
-    return None

@@ -47,7 +47,9 @@ class Folder:
         """Every regular file below, by its name; links and what is still being written are none."""
         with self._told("listing"):
             self._require()
-            found = [entry for entry in self._walk(self._root, "") if entry.key.startswith(prefix)]
+            whole = ((key, each) for key, each in self._files(self._root) if not _STAGED.fullmatch(each.name))
+            entries = (_entry(key, each.stat(follow_symlinks=False)) for key, each in whole)
+            found = [entry for entry in entries if entry.key.startswith(prefix)]
         return sorted(found, key=lambda entry: entry.key.encode(errors="surrogateescape"))
 
     def stat(self, key: str) -> Entry | None:
@@ -134,15 +136,10 @@ class Folder:
         limit, count = time.time() - _STALE, 0
         with self._told("sweeping"):
             self._require()
-            for folder in self._folders(self._root):
-                for each in list(os.scandir(folder)):
-                    if (
-                        _STAGED.fullmatch(each.name)
-                        and each.is_file(follow_symlinks=False)
-                        and each.stat(follow_symlinks=False).st_mtime < limit
-                    ):
-                        Path(each.path).unlink()
-                        count += 1
+            for each in [each for _, each in self._files(self._root) if _STAGED.fullmatch(each.name)]:
+                if each.stat(follow_symlinks=False).st_mtime < limit:
+                    Path(each.path).unlink()
+                    count += 1
         return count
 
     def _require(self) -> None:
@@ -154,18 +151,13 @@ class Folder:
                 "Mount the other disk or share there: BACKUP_COPY_DIR.",
             )
 
-    def _walk(self, folder: Path, prefix: str) -> Iterator[Entry]:
+    def _files(self, folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """The regular files below, staged ones too, each by its key."""
         for each in os.scandir(folder):
             if each.is_dir(follow_symlinks=False):
-                yield from self._walk(Path(each.path), f"{prefix}{each.name}/")
-            elif each.is_file(follow_symlinks=False) and not _STAGED.fullmatch(each.name):
-                yield _entry(prefix + each.name, each.stat(follow_symlinks=False))
-
-    def _folders(self, folder: Path) -> Iterator[Path]:
-        yield folder
-        for each in os.scandir(folder):
-            if each.is_dir(follow_symlinks=False):
-                yield from self._folders(Path(each.path))
+                yield from self._files(Path(each.path), f"{prefix}{each.name}/")
+            elif each.is_file(follow_symlinks=False):
+                yield prefix + each.name, each
 
     def _stage(self, path: Path) -> StagedFile:
         self._require()

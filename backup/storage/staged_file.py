@@ -34,6 +34,11 @@ def staged_name(name: str) -> str:
     return f".{name}{STAGED_SUFFIX}"
 
 
+def bare_name(name: str) -> str:
+    """The name that what is staged as `name` is to get; also that of a hidden file without its dot."""
+    return name.removeprefix(".").removesuffix(STAGED_SUFFIX)
+
+
 class Sealed(Protocol):
     """A file that is whole and on the disk, and has only to get its name."""
 

@@ -45,7 +45,7 @@ def archive(*names: str, kinds: dict[str, bytes] | None = None) -> io.BytesIO:
 
 def unpacked(volume: Path, tar: io.BytesIO) -> extraction.Extracted:
     swap.prepare(volume, STAMP)
-    with swap.Trees(volume, STAMP) as staging:
+    with swap.StagedTrees(volume, STAMP) as staging:
         return extraction.extract(
             tar,
             "media",
@@ -81,8 +81,8 @@ def test_an_archive_with_both_is_refused_with_both_names(volume: Path, kind: str
 def test_all_else_is_unpacked_and_exchanged(volume: Path) -> None:
     done = unpacked(volume, archive("LIVE.pdf", "second", "d/", "d/LIVE.pdf", kinds={"second": tarfile.LNKTYPE}))
     assert any(note.startswith(extraction.COPIES) for note in done.notes)
-    with swap.Trees(volume, STAMP) as staging:
-        staging.extracted()
+    with swap.StagedTrees(volume, STAMP) as staging:
+        staging.note_extracted()
     swap.exchange(volume, STAMP)
     assert sorted(os.listdir(volume))[1:] == ["LIVE.pdf", "d", "second"]
     swap.exchange_back(volume, STAMP)

@@ -25,6 +25,7 @@ import pytest
 
 from backup.errors import IntegrityError, RestoreFailed
 from backup.media import archive_tree, helper_main, swap
+from backup.media.reserved_names import PREFIX
 from tests.support.awkward_tree import fill, look
 from tests.support.faults import eventually
 from tests.unit.media.swap.test_swap import STAMP, Look, Volume, killed_at
@@ -61,7 +62,7 @@ class Archived:
         with gzip.open(self.tar, "wb", 1) as tar, gzip.open(self.index, "wb") as index:
             archive_tree.archive(self.origin, "media", tar, index, excludes=())
         (self.live / "live").write_bytes(b"live")
-        self.staging = self.live / (swap.PREFIX + STAMP)
+        self.staging = self.live / (PREFIX + STAMP)
 
     def words(self, live: Path | None = None) -> list[object]:
         return ["extract", self.tar, self.index, "media", live or self.live, STAMP, "--limit=99999999", "--trusted"]
@@ -90,7 +91,7 @@ _RIGHTS = "-all,+chown,+dac_override,+fowner,+fsetid"
 
 @pytest.mark.parametrize("mask", [0, 0o077])
 def test_all_of_it_with_the_rights_of_the_helper(archived: Archived, mask: int) -> None:
-    before = look(archived.live, swap.PREFIX.encode())
+    before = look(archived.live, PREFIX.encode())
     rights = ("setpriv", "--bounding-set", _RIGHTS, "--inh-caps", _RIGHTS, "--no-new-privs")
     prefix = ("sh", "-c", f'umask {mask:o}; exec "$@"', "sh", *rights)
     os.chown(archived.live, 1234, 1234)
@@ -101,7 +102,7 @@ def test_all_of_it_with_the_rights_of_the_helper(archived: Archived, mask: int) 
     done = lines[-1]["extracted"]
     assert (done["hard_links"], done["notes"]) == (2, [])
     assert archived.staging.stat().st_mode & 0o777 == 0o700
-    assert look(archived.live, swap.PREFIX.encode()) == before
+    assert look(archived.live, PREFIX.encode()) == before
     assert call("state", archived.live, STAMP, prefix=prefix) == (0, [{"state": "ready"}], "")
     for verb, state in (
         ("exchange", "exchanged"),
@@ -109,7 +110,7 @@ def test_all_of_it_with_the_rights_of_the_helper(archived: Archived, mask: int) 
         ("exchange", "exchanged"),
     ):
         assert call(verb, archived.live, STAMP, prefix=prefix) == (0, [{"state": state, "told": []}], "")
-    assert look(archived.live, swap.PREFIX.encode()) == look(archived.origin)
+    assert look(archived.live, PREFIX.encode()) == look(archived.origin)
     kept = {"stamp": STAMP, "state": "exchanged", "bytes": 4}
     assert call("kept", archived.live, prefix=prefix) == (0, [{"kept": [kept]}], "")
     assert call("discard", archived.live, STAMP, prefix=prefix) == (0, [{"state": "absent", "told": []}], "")
@@ -188,7 +189,7 @@ def test_a_full_disk_leaves_the_live_tree_and_can_be_cleared(archived: Archived)
         code, lines, _ = call(*archived.words(small))
         assert code == 50 and "the volume is full" in lines[-1]["message"], lines
         assert "Free space" in lines[-1]["hint"]
-        assert look(small, swap.PREFIX.encode()) == before
+        assert look(small, PREFIX.encode()) == before
         with open(small / "rest", "wb") as rest, pytest.raises(OSError):
             while True:
                 os.write(rest.fileno(), bytes(4096))

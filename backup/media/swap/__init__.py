@@ -12,57 +12,67 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
-from backup.errors import BackupError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
+from backup.errors import BackupError, IntegrityError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
 from backup.formatting import printable
 from backup.media import archive_tree, metadata
-from backup.media.metadata import Notes
+from backup.media.directories import closed_after, exists, opened
+from backup.media.metadata import Metadata, Notes
 from backup.media.reserved_names import PREFIX, is_of_a_restore, is_of_the_file_system, is_ours
-from backup.media.swap import journal as noted_file
-from backup.media.swap.directories import (
-    exists,
+from backup.media.swap.staging import (
     make_staging,
     no_mounts_below,
     open_root,
     open_staging,
-    opened,
+    read_note,
     remove_staging,
     staging_name,
     sync_file_system,
+    write_note,
 )
-from backup.media.swap.journal import DISCARDING, OTHER, STATE, Noted, Side, State
 
-__all__ = [
-    "PREFIX",
-    "Kept",
-    "State",
-    "Trees",
-    "discard",
-    "exchange",
-    "exchange_back",
-    "kept",
-    "prepare",
-    "state",
-]
-
+Side = Literal["new", "old"]
+State = Literal["absent", "extracting", "ready", "moving", "exchanged", "discarding"]
+_Step = Literal["extracting", "settled", "out", "in", "discarding"]
+_OTHER: Final[dict[Side, Side]] = {"new": "old", "old": "new"}
+_STATE: Final = "state"
+# A name of its own, so that discarding needs no room on a full disk.
+_DISCARDING: Final = "state.discarding"
 _RESUME: Final = "`restore --resume` goes on where it stopped, `restore --rollback` brings back the old files."
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What a restore left on a volume. `bytes` is the content of files, as `media.measure` counts."""
+class KeptTrees:
+    """What a restore left on a volume. `bytes` is the content of files, as `archive_tree.measure` counts."""
 
     stamp: str
     state: State
     bytes: int
 
 
-class Trees:
+@dataclass(frozen=True)
+class _Noted:
+    """`live`: the tree that is live, or will be after this step; `roots`: what the volume's root has in each."""
+
+    step: _Step
+    live: Side = "old"
+    roots: dict[Side, Metadata] = field(default_factory=dict)
+
+    @property
+    def state(self) -> State:
+        """The same for those who only look."""
+        if self.step == "settled":
+            return "exchanged" if self.live == "new" else "ready"
+        return "moving" if self.step in ("out", "in") else "extracting" if self.step == "extracting" else "discarding"
+
+
+class StagedTrees:
     """The trees of one restore on the volume at `root`, open and locked. For a `with` block.
 
     NotFound if there are none, RestoreFailed if they are not ours, LockHeld if another process is at work on them.
@@ -78,7 +88,7 @@ class Trees:
             self.close()
             raise
 
-    def __enter__(self) -> Trees:
+    def __enter__(self) -> StagedTrees:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,20 +113,20 @@ class Trees:
                 "Wait for it, or end the helper container that does it, then repeat.",
             ) from error
 
-    def extracted(self) -> None:
+    def note_extracted(self) -> None:
         """Note, durably, that `new` is whole, and what it has as the volume's root."""
-        noted = noted_file.read(self.folder)
+        noted = _read(self.folder)
         with self._doing("note that it is extracted", RestoreFailed), opened("new", self.folder) as new:
             # Not only the directory: all files in it were written without a sync.
             sync_file_system(new)
-            noted_file.write(self.folder, replace(noted, step="settled", live="old", roots={"new": metadata.read(new)}))
+            _write(self.folder, replace(noted, step="settled", live="old", roots={"new": metadata.read(new)}))
 
     def settle(self, live: Side) -> list[str]:
         """Make that tree the live one, from whatever state; what was in the way, in words.
 
         RestoreUnfinished where only a part could be moved.
         """
-        noted, told = noted_file.read(self.folder), list[str]()
+        noted, told = _read(self.folder), list[str]()
         if (noted.step, live) == ("extracting", "old") or (
             noted.step in ("settled", "discarding") and noted.live == live
         ):
@@ -129,11 +139,9 @@ class Trees:
             if noted.step == "settled":
                 told = self._set_aside(noted.live)
                 noted = replace(noted, step="out", roots=noted.roots | {noted.live: metadata.read(self._root)})
-                noted = noted_file.write(self.folder, replace(noted, live=live))
+                noted = _write(self.folder, replace(noted, live=live))
             elif noted.live != live:
-                noted = noted_file.write(
-                    self.folder, replace(noted, step="in" if noted.step == "out" else "out", live=live)
-                )
+                noted = _write(self.folder, replace(noted, step="in" if noted.step == "out" else "out", live=live))
         with self._doing("exchange the files", RestoreUnfinished):
             self._move(noted)
         return told
@@ -155,15 +163,15 @@ class Trees:
             os.fsync(empty)
         return told
 
-    def _move(self, noted: Noted) -> None:
-        with opened(noted.live, self.folder) as coming, opened(OTHER[noted.live], self.folder) as going:
+    def _move(self, noted: _Noted) -> None:
+        with opened(noted.live, self.folder) as coming, opened(_OTHER[noted.live], self.folder) as going:
             if noted.step == "out":
                 self._rename_all(self._root, going)
-                noted = noted_file.write(self.folder, replace(noted, step="in"))
+                noted = _write(self.folder, replace(noted, step="in"))
             self._rename_all(coming, self._root)
             metadata.apply(self._root, noted.roots[noted.live], Notes())
             os.fsync(self._root)
-            noted_file.write(self.folder, replace(noted, step="settled"))
+            _write(self.folder, replace(noted, step="settled"))
 
     def _rename_all(self, source: int, target: int) -> None:
         for name in sorted(map(os.fsencode, os.listdir(source))):
@@ -185,7 +193,7 @@ class Trees:
 
         RestoreUnfinished in the middle of an exchange.
         """
-        noted = noted_file.read(self.folder)
+        noted = _read(self.folder)
         if noted.state == "moving":
             raise RestoreUnfinished(
                 f"the files of {self._path} are in the middle of an exchange: nothing was removed", _RESUME
@@ -194,9 +202,9 @@ class Trees:
         with self._doing("remove what is kept", RestoreFailed):
             if noted.step == "settled":
                 self._set_aside(noted.live)
-                os.rename(STATE, DISCARDING, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+                os.rename(_STATE, _DISCARDING, src_dir_fd=self.folder, dst_dir_fd=self.folder)
                 os.fsync(self.folder)
-            return remove_staging(self.folder, self._root, self._path, self._name, last=DISCARDING)
+            return remove_staging(self.folder, self._root, self._path, self._name, last=_DISCARDING)
 
     @contextlib.contextmanager
     def _doing(self, what: str, failed: type[BackupError]) -> Iterator[None]:
@@ -218,55 +226,50 @@ def prepare(root: Path, stamp: str) -> None:
         discard(root, stamp)
     elif found != "absent":
         raise RestoreFailed(f"{root / staging_name(stamp)} holds a tree already ({found}); nothing was done")
-    fd = open_root(root)
-    try:
-        make_staging(fd, root, staging_name(stamp), OTHER)
-    except OSError as error:
-        there = isinstance(error, FileExistsError)
-        raise RestoreFailed(
-            f"{root / staging_name(stamp)}: {error.strerror}; nothing was extracted",
-            "Look at what that is, and move it away." if there else "Mount the volume writable.",
-        ) from error
-    finally:
-        os.close(fd)
+    with closed_after(open_root(root)) as fd:
+        try:
+            make_staging(fd, root, staging_name(stamp), _OTHER)
+        except OSError as error:
+            there = isinstance(error, FileExistsError)
+            raise RestoreFailed(
+                f"{root / staging_name(stamp)}: {error.strerror}; nothing was extracted",
+                "Look at what that is, and move it away." if there else "Mount the volume writable.",
+            ) from error
 
 
 def exchange(root: Path, stamp: str) -> list[str]:
     """Make the extracted tree live, from any state: start, go on, or turn round; what was in the way, in words."""
-    with Trees(root, stamp) as trees:
+    with StagedTrees(root, stamp) as trees:
         return trees.settle("new")
 
 
 def exchange_back(root: Path, stamp: str) -> list[str]:
     """Make the old tree live, from any state; nothing to do where it never ceased to be. What was in the way."""
-    with contextlib.suppress(NotFound), Trees(root, stamp) as trees:
+    with contextlib.suppress(NotFound), StagedTrees(root, stamp) as trees:
         return trees.settle("old")
     return []
 
 
 def discard(root: Path, stamp: str) -> list[str]:
     """Remove all of this restore but the live tree; nothing to do where there is nothing. What stays, in words."""
-    with contextlib.suppress(NotFound), Trees(root, stamp) as trees:
+    with contextlib.suppress(NotFound), StagedTrees(root, stamp) as trees:
         return trees.discard()
     return []
 
 
 def state(root: Path, stamp: str) -> State:
     """How far it is. `ready`: extracted or undone; `moving`: an exchange was stopped half way."""
-    name, fd = staging_name(stamp), open_root(root)
-    try:
-        folder = open_staging(fd, root, name)
-    except NotFound:
-        return "absent"
-    finally:
-        os.close(fd)
-    try:
-        return noted_file.read(folder).state
-    finally:
-        os.close(folder)
+    name = staging_name(stamp)
+    with closed_after(open_root(root)) as fd:
+        try:
+            folder = open_staging(fd, root, name)
+        except NotFound:
+            return "absent"
+    with closed_after(folder):
+        return _read(folder).state
 
 
-def kept(root: Path) -> list[Kept]:
+def kept(root: Path) -> list[KeptTrees]:
     """What restores left on this volume, by stamp; what only looks like it is left out. MediaFailed if unreadable."""
     found = []
     for path in sorted(path for path in root.iterdir() if path.name.startswith(PREFIX)):
@@ -274,6 +277,46 @@ def kept(root: Path) -> list[Kept]:
         with contextlib.suppress(NotFound, RestoreFailed):
             if (how_far := state(root, stamp)) == "absent":
                 continue
-            sizes = [archive_tree.measure(path / side, ()).bytes for side in OTHER if (path / side).is_dir()]
-            found.append(Kept(stamp, how_far, sum(sizes)))
+            sizes = [archive_tree.measure(path / side, ()).bytes for side in _OTHER if (path / side).is_dir()]
+            found.append(KeptTrees(stamp, how_far, sum(sizes)))
     return found
+
+
+def _read(folder: int) -> _Noted:
+    """What is noted in the open directory `folder`; without a note, it is extracting. IntegrityError if damaged."""
+    if (data := read_note(folder, _STATE)) is not None:
+        return _unpacked(data)
+    if (data := read_note(folder, _DISCARDING)) is not None:
+        return _Noted("discarding", _unpacked(data).live)
+    return _Noted("extracting")
+
+
+def _write(folder: int, noted: _Noted) -> _Noted:
+    """Note it durably, whole or not at all; the same again. Raises OSError."""
+    roots = {side: asdict(root) | {"attributes": _hex(root)} for side, root in noted.roots.items()}
+    text = json.dumps({"version": 1, "step": noted.step, "live": noted.live, "roots": roots})
+    write_note(folder, _STATE, text.encode())
+    return noted
+
+
+def _hex(root: Metadata) -> dict[str, str]:
+    return {name.hex(): value.hex() for name, value in root.attributes.items()}
+
+
+def _unpacked(data: bytes) -> _Noted:
+    try:
+        found = json.loads(data)
+        if found["version"] != 1 or found["step"] not in ("settled", "out", "in") or found["live"] not in _OTHER:
+            raise ValueError(found["step"])
+        return _Noted(found["step"], found["live"], {side: _root(root) for side, root in found["roots"].items()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"the note of how far a restore of files has come is damaged: {error}; nothing was moved",
+            "Its directories `new` and `old`, beside the note, hold the trees: look at them, and move one by hand.",
+        ) from error
+
+
+def _root(found: dict[str, Any]) -> Metadata:
+    attributes = {bytes.fromhex(name): bytes.fromhex(value) for name, value in found["attributes"].items()}
+    mode, uid, gid, mtime_ns = (int(found[name]) for name in ("mode", "uid", "gid", "mtime_ns"))
+    return Metadata(mode, uid, gid, mtime_ns, attributes)

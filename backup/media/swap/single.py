@@ -10,45 +10,41 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import signal
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from backup.errors import BackupError, NotFound, RestoreFailed, RestoreUnfinished
-from backup.media.branch import FOLDER
-from backup.media.removal import remove_all
+from backup.media.case_folding import one_name, other_spelling
+from backup.media.directories import FOLDER, closed_after, descend, exists, opened, remove_all
 from backup.media.reserved_names import PREFIX, is_of_a_restore, strays
-from backup.media.selection import Again, Chosen, Unit
-from backup.media.swap import placing
-from backup.media.swap.directories import (
+from backup.media.selection import Chosen, ReadAgain, Unit
+from backup.media.swap.staging import (
     make_staging,
     no_mounts_below,
     open_root,
     open_staging,
-    opened,
+    read_note,
     remove_staging,
     staging_name,
     sync_file_system,
-)
-from backup.media.swap.placing import (
-    BEFORE,
-    CHANGED,
-    NEW,
-    NOTE,
-    identity,
-    listed,
-    put_in,
-    read_note,
-    take_back,
     write_note,
 )
 from backup.media.tar_reader import shown
+from backup.storage.rename import EXCHANGE, NO_LINKS, NO_REPLACE, renameat2
 
 KIND: Final = "file-"
 _DAY: Final = 86400
+_NOTE: Final = "places.json"
+# Of each place number, `new` has what is to come until it is live, and `before` what was live.
+_NEW: Final = "new"
+_BEFORE: Final = "before"
+_CHANGED: Final = "was changed after a restore that was cut short, and stays; what was there before that is kept"
 
 Extract = Callable[[int, Chosen], object]
 
@@ -60,13 +56,12 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
     for what RestoreUnfinished names.
     """
     name = staging_name(KIND + stamp)
-    top = open_root(root)
-    try:
+    with closed_after(open_root(root)) as top:
         units = _units(top, paths)
         for unit in units:
             no_mounts_below(root / os.fsdecode(unit.place))
         with _doing(root, "prepare it"):
-            make_staging(top, root, name, (NEW, BEFORE))
+            make_staging(top, root, name, (_NEW, _BEFORE))
         with opened(name, top) as folder:
             try:
                 _unpack(folder, Chosen(archive_of, units, whole), extract)
@@ -75,17 +70,15 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
             except BaseException:
                 # With a note, something could not be taken back: then nothing is removed.
                 with contextlib.suppress(OSError):
-                    if read_note(folder) is None and not strays(folder):
+                    if _read(folder) is None and not strays(folder):
                         _remove(root, top, name)
                 raise
-            kept, others = bool(listed(BEFORE, folder)), strays(folder)
+            kept, others = bool(_names_in(_BEFORE, folder)), strays(folder)
         # Beside what somebody has put there it stays until it is tidied away, where that can be told.
         if not (kept or others):
             with contextlib.suppress(OSError):
                 _remove(root, top, name)
         return name if kept else ""
-    finally:
-        os.close(top)
 
 
 def tidy(root: Path, *, days: float | None = None) -> list[str]:
@@ -93,8 +86,8 @@ def tidy(root: Path, *, days: float | None = None) -> list[str]:
 
     What was taken back, or could not be, in words.
     """
-    top, told = open_root(root), []
-    try:
+    told = []
+    with closed_after(open_root(root)) as top:
         for name in sorted(each for each in os.listdir(top) if each.startswith(PREFIX + KIND)):
             if not is_of_a_restore(os.fsencode(name), top):
                 continue
@@ -102,20 +95,14 @@ def tidy(root: Path, *, days: float | None = None) -> list[str]:
                 told += _tidy_one(root, top, name, days)
             except (BackupError, OSError) as error:
                 told.append(f"{root / name} could not be tidied: {getattr(error, 'message', error)}")
-    finally:
-        os.close(top)
     return told
 
 
 def require_own_name(root: Path, path: bytes) -> None:
     """RestoreFailed where what would be put at `path` takes the place of something of another name. Only looks."""
-    top = open_root(root)
-    try:
-        # What is no directory above it is told by who puts it there.
-        with contextlib.suppress(OSError):
-            placing.require_own_name(top, path)
-    finally:
-        os.close(top)
+    # What is no directory above it is told by who puts it there.
+    with closed_after(open_root(root)) as top, contextlib.suppress(OSError):
+        _require_own_name(top, path)
 
 
 def begun(root: Path) -> bool:
@@ -124,24 +111,19 @@ def begun(root: Path) -> bool:
 
 
 def _placing(root: Path, name: str) -> bool:
-    top = open_root(root)
-    try:
-        folder = open_staging(top, root, name)
+    with closed_after(open_root(root)) as top:
         try:
-            note = read_note(folder)
-        finally:
-            os.close(folder)
-    except (BackupError, OSError):
-        return False
-    finally:
-        os.close(top)
+            with closed_after(open_staging(top, root, name)) as folder:
+                note = _read(folder)
+        except (BackupError, OSError):
+            return False
     return note is not None and note["step"] == "placing"
 
 
 def _tidy_one(root: Path, top: int, name: str, days: float | None) -> list[str]:
-    folder, told = open_staging(top, root, name), []
-    try:
-        note = read_note(folder)
+    told = []
+    with closed_after(open_staging(top, root, name)) as folder:
+        note = _read(folder)
         step = note["step"] if note else ""
         old = days is not None and time.time() - os.fstat(folder).st_mtime > days * _DAY
         if note and step == "placing":
@@ -151,11 +133,9 @@ def _tidy_one(root: Path, top: int, name: str, days: float | None) -> list[str]:
                     path = bytes.fromhex(place["path"])
                     if said := take_back(top, folder, number, path, place["inode"]):
                         told.append(f"{shown(path)} {said} in {root / name}")
-                write_note(folder, note | {"step": "taken back"})
+                _write(folder, note | {"step": "taken back"})
             old = False
-        kept = told or step == "taken back" or listed(BEFORE, folder)
-    finally:
-        os.close(folder)
+        kept = told or step == "taken back" or _names_in(_BEFORE, folder)
     if not note or old or not kept:
         told += _remove(root, top, name)
     return told
@@ -200,35 +180,34 @@ def _place_of(top: int, path: bytes) -> bytes:
 def _unpack(folder: int, chosen: Chosen, extract: Extract) -> None:
     try:
         extract(folder, chosen)
-    except Again:
+    except ReadAgain:
         # Now the files are taken along that chosen ones are second names of.
-        with opened(NEW, folder) as new:
+        with opened(_NEW, folder) as new:
             remove_all(new)
         extract(folder, chosen)
-    with opened(NEW, folder) as new:
+    with opened(_NEW, folder) as new:
         for name in os.listdir(new):
             if name.startswith("link-"):
                 os.unlink(name, dir_fd=new)
 
 
 def _place(top: int, folder: int, units: Sequence[Unit]) -> None:
-    places = [
-        {"path": unit.place.hex(), "inode": identity(str(number), NEW, folder)} for number, unit in enumerate(units)
-    ]
-    with opened(NEW, folder) as new:
+    with opened(_NEW, folder) as new:
+        inodes = [_inode(b"%d" % number, new) for number in range(len(units))]
         sync_file_system(new)
-    write_note(folder, {"step": "placing", "places": places})
+    places = [{"path": unit.place.hex(), "inode": inode} for unit, inode in zip(units, inodes, strict=True)]
+    _write(folder, {"step": "placing", "places": places})
     try:
         for number, unit in enumerate(units):
             put_in(top, folder, number, unit.place)
-        write_note(folder, {"step": "placed", "places": places})
+        _write(folder, {"step": "placed", "places": places})
     except BaseException as error:
         left = []
         for number in reversed(range(len(units))):
-            said = CHANGED
+            said = _CHANGED
             with contextlib.suppress(OSError):
-                said = take_back(top, folder, number, units[number].place, places[number]["inode"])
-            if said == CHANGED:
+                said = take_back(top, folder, number, units[number].place, inodes[number])
+            if said == _CHANGED:
                 left.append(shown(units[number].place))
         if left:
             raise RestoreUnfinished(
@@ -236,7 +215,7 @@ def _place(top: int, folder: int, units: Sequence[Unit]) -> None:
                 "What was there is kept beside the files. The service takes it back when it can, or the next restore of"
                 " a path does.",
             ) from error
-        os.unlink(NOTE, dir_fd=folder)
+        os.unlink(_NOTE, dir_fd=folder)
         raise
 
 
@@ -252,7 +231,7 @@ def _undisturbed() -> Iterator[None]:
 
 def _remove(root: Path, top: int, name: str) -> list[str]:
     with opened(name, top) as folder:
-        return remove_staging(folder, top, root, name, last=NOTE)
+        return remove_staging(folder, top, root, name, last=_NOTE)
 
 
 @contextlib.contextmanager
@@ -264,3 +243,129 @@ def _doing(root: Path, what: str) -> Iterator[None]:
         raise RestoreFailed(
             f"{root}: could not {what}: {error.strerror or error}; the live files are as they were", full
         ) from error
+
+
+def put_in(top: int, folder: int, number: int, place: bytes) -> None:
+    """Give a place its new state, in one step; what was there is kept. Raises OSError, RestoreFailed."""
+    own = str(number).encode()
+    _require_own_name(top, place)
+    with _above(top, place) as (parent, name), opened(_NEW, folder) as new:
+        if exists(name, parent):
+            if renameat2(new, own, parent, name, EXCHANGE):
+                _keep(folder, own)
+            else:
+                _replace(folder, own, parent, name)
+        elif not renameat2(new, own, parent, name, NO_REPLACE):
+            os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
+        os.fsync(parent)
+        os.fsync(new)
+
+
+def _require_own_name(top: int, place: bytes) -> None:
+    """RestoreFailed where what is at a place, or above it, is called otherwise: it is something else of the archive,
+    or may be. Raises OSError."""
+    names = place.split(b"/")
+    fd = os.dup(top)
+    try:
+        for end, name in enumerate(names, 1):
+            if other := other_spelling(name, fd):
+                raise one_name(b"/".join(names[:end]), other)
+            if end == len(names) or not exists(name, fd):
+                return
+            below = os.open(name, FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    finally:
+        os.close(fd)
+
+
+def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -> str:
+    """Give a place its old state again, whatever was done of it; what was done, in words that end before the folder's
+    name, or nothing. `_CHANGED`: what somebody has put there since, stays. Raises OSError."""
+    own = str(number).encode()
+    with opened(_NEW, folder) as new:
+        coming = _inode(own, new)
+    try:
+        with _above(top, place) as (parent, name), opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
+            live = _inode(name, parent)
+            old = new if coming not in (None, inode) else before if _inode(own, before) not in (None, inode) else None
+            if live == inode and old is None:
+                os.rename(name, own, src_dir_fd=parent, dst_dir_fd=new)
+            elif live == inode and old is not None:
+                if not renameat2(old, own, parent, name, EXCHANGE):
+                    os.rename(name, own, src_dir_fd=parent, dst_dir_fd=new)
+                    os.rename(own, name, src_dir_fd=old, dst_dir_fd=parent)
+            elif live is None and coming == inode and old is not None:
+                # Where it takes two steps, only the first was done.
+                os.rename(own, name, src_dir_fd=old, dst_dir_fd=parent)
+            else:
+                return "" if inode in (coming, _inode(own, before)) else _CHANGED
+            os.fsync(parent)
+    except (FileNotFoundError, NotADirectoryError):
+        return "" if coming == inode else _CHANGED
+    return "is as it was before a restore that was cut short; what was live meanwhile is kept"
+
+
+def _keep(folder: int, own: bytes) -> None:
+    """What was exchanged with the new one lies where that was."""
+    with opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
+        os.rename(own, own, src_dir_fd=new, dst_dir_fd=before)
+        os.fsync(before)
+
+
+def _replace(folder: int, own: bytes, parent: int, name: bytes) -> None:
+    """Where the file system cannot exchange: a file that can be linked is replaced in one step all the same, all else
+    in two."""
+    with opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
+        if not _linked(name, parent, own, before):
+            os.rename(name, own, src_dir_fd=parent, dst_dir_fd=before)
+        os.fsync(before)
+        os.rename(own, name, src_dir_fd=new, dst_dir_fd=parent)
+
+
+def _linked(name: bytes, parent: int, own: bytes, before: int) -> bool:
+    if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        return False
+    try:
+        os.link(name, own, src_dir_fd=parent, dst_dir_fd=before, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _above(top: int, place: bytes) -> Iterator[tuple[int, bytes]]:
+    """The directory that a place is in, open, and its name there. No link is followed."""
+    *names, last = place.split(b"/")
+    with closed_after(descend(top, names)) as fd:
+        yield fd, last
+
+
+def _inode(name: bytes, folder: int) -> int | None:
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino
+    return None
+
+
+def _names_in(side: str, folder: int) -> list[str]:
+    """What is in a directory of `folder`; nothing if there is none."""
+    with contextlib.suppress(FileNotFoundError), opened(side, folder) as fd:
+        return os.listdir(fd)
+    return []
+
+
+def _read(folder: int) -> dict[str, Any] | None:
+    """What is noted in the open `folder`; None without a note."""
+    data = read_note(folder, _NOTE)
+    try:
+        return None if data is None else cast(dict[str, Any], json.loads(data))
+    except ValueError as error:
+        raise RestoreFailed(
+            "the note of a single restore is damaged; nothing was moved", "Look at it by hand."
+        ) from error
+
+
+def _write(folder: int, note: dict[str, Any]) -> None:
+    write_note(folder, _NOTE, json.dumps(note).encode())

@@ -12,7 +12,7 @@ from typing import Final
 
 from backup.errors import IntegrityError
 from backup.pipeline import age, gzip
-from backup.pipeline.read_ahead import Put, aside
+from backup.pipeline.chunks import Put, aside
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing

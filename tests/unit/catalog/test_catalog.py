@@ -85,7 +85,7 @@ def test_sets_are_newest_first_over_all_tiers(catalog: Catalog) -> None:
     made = [published(catalog, tier, NOW + timedelta(hours=n)) for n, tier in enumerate(Tier)]
     assert [s.id for s in catalog.sets()] == made[::-1]
     assert [s.id for s in catalog.sets(Tier.WEEKLY)] == [made[1]]
-    newest, weekly = newest_good(catalog.sets()), newest_good(catalog.sets(), Tier.WEEKLY)
+    newest, weekly = newest_good(catalog.sets()), newest_good(catalog.sets(Tier.WEEKLY))
     assert newest and newest.id == made[-1] and weekly and weekly.id == made[1]
 
 

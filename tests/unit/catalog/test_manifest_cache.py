@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from backup import __version__
 from backup.catalog.catalog import Catalog
-from backup.catalog.manifest_cache import Catalogue
+from backup.catalog.manifest_cache import ManifestCache
 from backup.catalog.run_records import Records
 from backup.catalog.set_reader import WHOLE
 from backup.cli import main
@@ -337,7 +337,7 @@ def test_status_goes_on_when_a_set_changes_after_it_was_listed(many: Path, fault
 def test_a_manifest_that_rots_without_a_trace_is_known_no_more_once_it_was_read(many: Path) -> None:
     """Neither its size nor its times show it."""
     old = _old(many)
-    there, name = Catalogue(many, Tier.DAILY, later), manifest_name(old.id)
+    there, name = ManifestCache(many, Tier.DAILY, later), manifest_name(old.id)
     status = (old.directory / name).stat()
 
     def rotten() -> Manifest:

@@ -26,7 +26,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import MediaFailed
-from backup.media.archive_tree import Change, MediaReport, archive, measure, parse_index
+from backup.media.archive_tree import MediaReport, archive, measure
+from backup.media.tar_writer import parse_index
+from backup.media.walk import Change
 from tests.support.examples import examples
 
 _MIB = 1 << 20

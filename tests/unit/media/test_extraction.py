@@ -27,7 +27,7 @@ from backup.media import archive_tree, extraction, metadata
 from backup.media.archive_rules import root_of
 from backup.media.extraction import Extracted, extract
 from backup.media.tar_reader import TarReader
-from backup.media.tar_writer import Member, ending, header, index_line, padding
+from backup.media.tar_writer import Member, ending, header, index_line, padding, parse_index
 from backup.pipeline.gzip import reader
 from tests.support.awkward_tree import acl, fill, look
 from tests.support.examples import examples
@@ -57,7 +57,7 @@ def archived(root: Path) -> tuple[Sums, Sums]:
 def extracted(
     tar: bytes, target: Path, index: Iterable[bytes] | None = None, *, trusted: bool = True, limit: int = BIG
 ) -> Extracted:
-    entries = None if index is None else archive_tree.parse_index(index)
+    entries = None if index is None else parse_index(index)
     stream = io.BytesIO(tar)
     return extract(stream, "media", target, index=entries, trusted=trusted, limit=limit, progress=_silent)
 
@@ -79,7 +79,7 @@ def test_everything_comes_back(place: Path) -> None:
     fill(place / "volume")
     tar, index = archived(place / "volume")
     told: list[int] = []
-    entries = archive_tree.parse_index(index.lines())
+    entries = parse_index(index.lines())
     tar.seek(0)
     done = extract(tar, "media", place / "target", index=entries, trusted=True, limit=BIG, progress=told.append)
     assert look(place / "target") == look(place / "volume")

@@ -16,7 +16,7 @@ from backup.app import composition, restore
 from backup.cli import serve
 from backup.errors import EngineError, RestoreUnfinished
 from backup.media.selection import Chosen
-from backup.media.swap import placing, single
+from backup.media.swap import single
 from tests.support.sidecar import Sidecar
 
 PATHS = (b"a", b"folder", b"gone/c")
@@ -74,7 +74,7 @@ def killed(root: Path, number: int, *, exchange: bool = True, links: bool = True
             setattr(os, name, counted)
         if not exchange:
             # As on FAT and some shares.
-            placing.renameat2 = lambda *_: False  # type: ignore[assignment]
+            single.renameat2 = lambda *_: False  # type: ignore[assignment]
         put(root)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
@@ -210,8 +210,8 @@ def test_what_cannot_be_taken_back_is_named(root: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         # One is exchanged, by a call that is not os.rename; what was there cannot be moved aside then.
-        patch.setattr(placing, "_keep", failing)
-        patch.setattr(placing, "_inode", failing)
+        patch.setattr(single, "_keep", failing)
+        patch.setattr(single, "take_back", failing)
         with pytest.raises(RestoreUnfinished, match="could not be taken back: .*a") as caught:
             put(root)
     assert "as they were" not in caught.value.message and caught.value.hint

@@ -21,13 +21,15 @@ from backup.logging import logger
 from backup.media import archive_tree, swap
 from backup.media.helper import FileTrees, in_child
 from backup.media.metadata import Metadata, Notes, apply
+from backup.media.reserved_names import PREFIX
 from backup.media.swap import single
+from backup.media.tar_writer import parse_index
 from backup.media.walk import BY_PATTERN, OF_A_RESTORE
 from tests.support.awkward_tree import acl, fill, look
 from tests.support.examples import examples
 
 STAMP = "20261123-1047"
-SKIP = swap.PREFIX.encode()
+SKIP = PREFIX.encode()
 Look = dict[bytes, tuple[object, ...]]
 
 
@@ -36,7 +38,7 @@ class Volume:
 
     def __init__(self, base: Path) -> None:
         self.root = base / "volume"
-        self.staging = self.root / (swap.PREFIX + STAMP)
+        self.staging = self.root / (PREFIX + STAMP)
         self.root.mkdir(parents=True)
         for name in ("both", "only before", "folder/inner"):
             path = self.root / name
@@ -58,8 +60,8 @@ class Volume:
         apply(fd, Metadata(0o2751, 1001, 1002, 1_400_000_000_000_000_007, {b"user.root": b"after"}), Notes())
         os.close(fd)
         self.new = self.seen(new)
-        with swap.Trees(self.root, STAMP) as staging:
-            staging.extracted()
+        with swap.StagedTrees(self.root, STAMP) as staging:
+            staging.note_extracted()
 
     def live(self) -> Look:
         return self.seen(self.root)
@@ -130,12 +132,12 @@ def test_an_unfinished_extraction_is_not_exchanged(tmp_path: Path) -> None:
     (tmp_path / "live").touch()
     swap.prepare(tmp_path, STAMP)
     assert swap.state(tmp_path, STAMP) == "extracting"
-    (tmp_path / (swap.PREFIX + STAMP) / "new/part").touch()
+    (tmp_path / (PREFIX + STAMP) / "new/part").touch()
     with pytest.raises(RestoreFailed, match="not extracted to its end"):
         swap.exchange(tmp_path, STAMP)
     swap.exchange_back(tmp_path, STAMP)
     swap.prepare(tmp_path, STAMP)  # begins anew
-    assert list((tmp_path / (swap.PREFIX + STAMP) / "new").iterdir()) == []
+    assert list((tmp_path / (PREFIX + STAMP) / "new").iterdir()) == []
     swap.discard(tmp_path, STAMP)
     assert [path.name for path in tmp_path.iterdir()] == ["live"]
 
@@ -149,21 +151,21 @@ def test_a_tree_that_is_kept_is_not_prepared_over(volume: Volume) -> None:
 def test_several_restores_side_by_side(volume: Volume) -> None:
     swap.exchange(volume.root, STAMP)
     swap.prepare(volume.root, "other")
-    (volume.root / (swap.PREFIX + "other") / "new/x").write_bytes(b"12345")
-    with swap.Trees(volume.root, "other") as staging:
-        staging.extracted()
+    (volume.root / (PREFIX + "other") / "new/x").write_bytes(b"12345")
+    with swap.StagedTrees(volume.root, "other") as staging:
+        staging.note_extracted()
     swap.exchange(volume.root, "other")
     assert sorted(volume.live()) == [b"", b"/x"]
     size = sum(len(path.read_bytes()) for path in volume.staging.rglob("*") if path.is_file() and path.name != "state")
     kept = {each.stamp: each for each in swap.kept(volume.root)}
-    assert kept[STAMP] == swap.Kept(STAMP, "exchanged", size) and kept["other"].state == "exchanged"
+    assert kept[STAMP] == swap.KeptTrees(STAMP, "exchanged", size) and kept["other"].state == "exchanged"
     swap.exchange_back(volume.root, "other")
     volume.is_new()
 
 
 def called_so(root: Path) -> dict[str, Path]:
     """What an application called as we call what is ours: a file, a link, and directories that are not ours alone."""
-    made = {kind: root / f"{swap.PREFIX}{kind}" for kind in ("file", "link", "open", "file-more", "theirs")}
+    made = {kind: root / f"{PREFIX}{kind}" for kind in ("file", "link", "open", "file-more", "theirs")}
     made["file"].write_text("file")
     made["link"].symlink_to("both")
     for kind in ("open", "file-more", "theirs"):
@@ -176,18 +178,18 @@ def called_so(root: Path) -> dict[str, Path]:
 
 
 def test_only_what_is_ours_is_left_out_of_archives_and_listed(volume: Volume) -> None:
-    (volume.root / "folder" / (swap.PREFIX + "x")).touch()
+    (volume.root / "folder" / (PREFIX + "x")).touch()
     (volume.root / "folder/a.pyc").touch()
     called_so(volume.root)
     tar, index = io.BytesIO(), io.BytesIO()
     report = archive_tree.archive(volume.root, "media", tar, index, excludes=("*.pyc",))
-    paths = {entry.path for entry in archive_tree.parse_index(index.getvalue().splitlines(keepends=True))}
+    paths = {entry.path for entry in parse_index(index.getvalue().splitlines(keepends=True))}
     names = {b"both", b"only before", b"folder/inner", b"folder/.obcms-restore-x"}
     names |= {b".obcms-restore-%s/new/a" % kind for kind in (b"open", b"file-more", b"theirs")}
     names |= {b".obcms-restore-file", b".obcms-restore-file-more/more"}
     assert paths == {b"media/" + name for name in names} and report.links == 1
     assert [(each.path, each.what) for each in report.skipped] == [
-        (swap.PREFIX + STAMP, OF_A_RESTORE),
+        (PREFIX + STAMP, OF_A_RESTORE),
         ("folder/a.pyc", BY_PATTERN),
     ]
     assert report.skipped_total == 2
@@ -213,9 +215,9 @@ def test_what_the_file_system_made_stays_where_it_is(tmp_path: Path) -> None:
         made = next(path for path in (tmp_path / str(number) for number in range(20)) if _inode_of_new(path) == 11)
         found = made.rename(tmp_path / "lost+found")
         swap.prepare(tmp_path, STAMP)
-        (tmp_path / (swap.PREFIX + STAMP) / "new/lost+found").mkdir()
-        with swap.Trees(tmp_path, STAMP) as staging:
-            staging.extracted()
+        (tmp_path / (PREFIX + STAMP) / "new/lost+found").mkdir()
+        with swap.StagedTrees(tmp_path, STAMP) as staging:
+            staging.note_extracted()
         for turn in (swap.exchange, swap.exchange_back):
             turn(tmp_path, STAMP)
             assert found.stat().st_ino == 11 and (tmp_path / "0").exists() == (turn is swap.exchange_back)
@@ -445,7 +447,7 @@ def test_what_is_in_the_way_is_said_by_what_changes_the_files(volume: Volume) ->
 
 @pytest.mark.parametrize("kind", ["link", "file", "open to all", "another owner"])
 def test_what_others_made_in_its_place_is_not_used(tmp_path: Path, kind: str) -> None:
-    name = tmp_path / "volume" / (swap.PREFIX + STAMP)
+    name = tmp_path / "volume" / (PREFIX + STAMP)
     other = tmp_path / "other"
     (tmp_path / "volume").mkdir()
     (other / "new").mkdir(parents=True)
@@ -476,13 +478,13 @@ def test_a_stamp_is_a_name(tmp_path: Path, stamp: str) -> None:
 
 
 def test_one_at_a_time(volume: Volume) -> None:
-    with swap.Trees(volume.root, STAMP):
+    with swap.StagedTrees(volume.root, STAMP):
         for act in (swap.exchange, swap.exchange_back, swap.discard):
             with pytest.raises(LockHeld):
                 act(volume.root, STAMP)
         assert swap.state(volume.root, STAMP) == "ready"
     volume.is_old()
-    with swap.Trees(volume.root, STAMP) as staging:
+    with swap.StagedTrees(volume.root, STAMP) as staging:
         fcntl.flock(staging.folder, fcntl.LOCK_UN)
 
 
@@ -501,7 +503,7 @@ def test_discard_of_a_deep_and_odd_tree(tmp_path: Path) -> None:
     root = tmp_path / "volume"
     root.mkdir()
     swap.prepare(root, STAMP)
-    new = root / (swap.PREFIX + STAMP) / "new"
+    new = root / (PREFIX + STAMP) / "new"
     fill(new)
     (new / "to outside").symlink_to(tmp_path / "outside")
     fd = os.open(new, os.O_RDONLY)

@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 
 from backup.errors import IntegrityError, RestoreFailed
 from backup.media import extraction
-from backup.media.archive_tree import parse_index
 from backup.media.extraction import extract
 from backup.media.tar_reader import TarReader
-from backup.media.tar_writer import index_line, padding
+from backup.media.tar_writer import index_line, padding, parse_index
 from backup.operations.verify import volume_archive
 from backup.pipeline.chunks import Chunks
 from tests.support.examples import examples

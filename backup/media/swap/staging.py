@@ -1,4 +1,4 @@
-"""Directories of a volume, opened by name below one another; what is mounted there."""
+"""The directory that a restore has to itself on a volume: made, opened, noted in, removed."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from typing import Final
 from backup.errors import NotFound, RestoreFailed
 from backup.formatting import listed, printable
 from backup.media import metadata
-from backup.media.branch import FOLDER
+from backup.media.directories import FOLDER, opened, remove_all
 from backup.media.metadata import Metadata, Notes
-from backup.media.removal import remove_all
 from backup.media.reserved_names import PREFIX, is_made_by_a_restore, is_ours, is_private, strays
 
 _STAMP: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -119,16 +118,6 @@ def _left(folder: Path, names: list[str]) -> str:
 
 
 @contextlib.contextmanager
-def opened(name: str, folder: int) -> Iterator[int]:
-    """A descriptor of a directory in `folder`. Raises OSError."""
-    fd = os.open(name, FOLDER, dir_fd=folder)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
 def time_kept(fd: int) -> Iterator[None]:
     """What is made or removed of ours does not show in the directory's time."""
     found = os.fstat(fd)
@@ -136,13 +125,26 @@ def time_kept(fd: int) -> Iterator[None]:
     os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def exists(name: bytes, folder: int) -> bool:
-    """Whether anything has that name, a broken link too. Raises OSError."""
+def read_note(folder: int, name: str) -> bytes | None:
+    """Read a note in the open directory `folder`; None without it. Raises OSError."""
     try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     except FileNotFoundError:
-        return False
-    return True
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def write_note(folder: int, name: str, data: bytes) -> None:
+    """Note it durably, whole or not at all. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(f"{name}.new", flags, 0o600, dir_fd=folder)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    os.rename(f"{name}.new", name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
 
 
 def no_mounts_below(path: Path) -> None:
