@@ -47,7 +47,7 @@ COMMANDS: Final = {
     "logs": "monitoring:logs",
     "notify": "alerts:notify",
     "doctor": "doctor:doctor",
-    "setup": "doctor:setup",
+    "setup": "setup:setup",
     "healthcheck": "service:healthcheck",
     "schedule": "service:show_schedule",
     "serve": "serve:run_service",
