@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Column
 from rich.text import Text
 
 from backup.app.doctor import diagnose
 from backup.cli import base
 from backup.cli.base import Json
+from backup.cli.render.tables import plain_table
 from backup.formatting import plural
 from backup.operations.doctor.model import EXIT, Line, worst
 from backup.operations.doctor.settings import DEFAULT, Setting
 
-_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 _STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 _VERDICTS: Final = {
     "ok": "All is well.",
@@ -43,19 +41,17 @@ def doctor(
     Examples: `doctor`, `doctor --notify`, `doctor --offsite`, `doctor --json`.
     """
     settings = base.prepare(as_json)
-    lines, told = diagnose(settings, [sys.executable, str(_COMMAND)], notify=notify, put=offsite)
+    lines, told = diagnose(settings, base.COMMAND, notify=notify, put=offsite)
     if as_json:
         base.print_json(doctor_json(lines, told))
-    elif base.out.is_terminal:
-        base.out.print(doctor_page(lines, told), soft_wrap=False)
     else:
-        base.print_lines(doctor_lines(lines, told))
+        base.show(lambda: doctor_page(lines, told), lambda: doctor_lines(lines, told), soft_wrap=False)
     raise typer.Exit(EXIT[worst(lines)])
 
 
 def doctor_page(lines: Sequence[Line], settings: Sequence[Setting]) -> RenderableType:
     """A table of the checks, one of the settings that are not defaults, and the verdict."""
-    checks = Table(Column(no_wrap=True), Column(no_wrap=True), Column(ratio=1), **_plain(header=False))
+    checks = plain_table(Column(no_wrap=True), Column(no_wrap=True), Column(ratio=1), header=False)
     before = ""
     for line in lines:
         style = _STYLES[line.level]
@@ -64,7 +60,7 @@ def doctor_page(lines: Sequence[Line], settings: Sequence[Setting]) -> Renderabl
             text.append(f"\n→ {line.hint}", style="bold")
         checks.add_row(Text(line.level, style=style), Text("" if line.topic == before else line.topic), text)
         before = line.topic
-    table = Table(Column("setting", no_wrap=True), "value", "from", **_plain(header=True))
+    table = plain_table(Column("setting", no_wrap=True), "value", "from")
     given = _given(settings)
     for each in given:
         table.add_row(Text(each.name), Text(each.value), Text(each.source))
@@ -91,7 +87,3 @@ def doctor_json(lines: Sequence[Line], settings: Sequence[Setting]) -> dict[str,
 
 def _given(settings: Sequence[Setting]) -> list[Setting]:
     return [each for each in settings if each.source != DEFAULT]
-
-
-def _plain(*, header: bool) -> dict[str, Any]:
-    return {"box": None, "pad_edge": False, "show_header": header, "header_style": "bold"}

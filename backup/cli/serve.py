@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
 
 import typer
 
@@ -25,8 +22,6 @@ from backup.progress import Silent
 from backup.service.main import serve
 from backup.service.probe import run_dir
 
-_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
-
 
 def run_service() -> None:
     """Run backups on schedule and answer health checks. What the container does by default.
@@ -37,16 +32,15 @@ def run_service() -> None:
     main = App(settings)
     main.require_volume()
     check(targets(settings))
-    command = [sys.executable, str(_COMMAND)]
     code = serve(
         settings,
         catalog=main.catalog,
         records=main.records,
         recover=lambda: _recover(main),
         ready=main.ready,
-        command=command,
+        command=base.COMMAND,
         way=lambda: _way(main),
-        desk=lambda health: desk(main, command, health),
+        desk=lambda health: desk(main, base.COMMAND, health),
         run_dir=run_dir(os.environ),
     )
     raise typer.Exit(code)

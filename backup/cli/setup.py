@@ -43,7 +43,7 @@ def setup(
     Before there is any overlay: `docker run --rm -v /var/run/docker.sock:/var/run/docker.sock -v "$PWD":/project
     obcms-backup setup --project shop --write /project`.
     """
-    base.unset(as_json)
+    base.prepare_without_settings(as_json)
     found = _survey(project, service)
     text = overlay(found)
     if as_json:
