@@ -8,11 +8,12 @@ from typing import Annotated, Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from backup.config import notify_url
 from backup.formatting import printable
 from backup.model.schedule import check as check_cron
+from backup.pipeline import age
 
 # Narrower than the standard: what every mail server and library takes.
 _PERSON: Final = re.compile(
@@ -64,6 +65,15 @@ def _web(value: SecretStr) -> SecretStr:
     if why := notify_url.web_problem(value.get_secret_value()):
         raise ValueError(why)
     return value
+
+
+def _recipients(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    texts = age.split(value)
+    if wrong := [f"recipient {n} {why}" for n, text in enumerate(texts, 1) if (why := age.problem(text))]:
+        raise ValueError("; ".join(wrong))
+    return texts
 
 
 def _matching(pattern: str, what: str) -> AfterValidator:
@@ -147,3 +157,7 @@ Addresses = Annotated[tuple[SecretStr, ...], BeforeValidator(_addresses)]
 Web = Annotated[SecretStr, AfterValidator(_web)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 People = Annotated[Names, AfterValidator(_people)]
+Recipients = Annotated[tuple[str, ...], BeforeValidator(_recipients)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
+Hours = Annotated[float, Field(gt=0, le=87_600)]
