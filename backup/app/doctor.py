@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from backup.app.alerts import trial
+from backup.app.alerts import send_test
 from backup.app.composition import App
 from backup.app.offsite import contexts, memory, options
-from backup.app.restore import context
+from backup.app.restore import restore_context
 from backup.catalog.scheduler_state import Ledger
 from backup.config import loader
 from backup.config.loader import Settings
@@ -40,7 +40,7 @@ from backup.operations.catch_up import reasons
 from backup.operations.doctor import service, sources
 from backup.operations.doctor.model import Check, Found, Line, NotChecked, Shared, examine
 from backup.operations.doctor.settings import Setting
-from backup.operations.doctor.settings import settings as told
+from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.doctor.sources import Measured
 from backup.operations.jobs import Crontab, jobs
 from backup.operations.offsite.context import listed
@@ -135,7 +135,7 @@ class _Doctor:
             where = f"container {container.name if container else ''}"
             found = {"DB_NAME": (login.name, where), "DB_USER": (login.user, where)}
             found["DB_PASSWORD"] = ("***" if login.password else "", where)
-        return told(self._settings, loader.origin, found)
+        return settings_in_force(self._settings, loader.origin, found)
 
     @property
     def _alone(self) -> bool:
@@ -266,7 +266,7 @@ class _Doctor:
             yield from service.running(around.own, [c for c in around.containers if around.ours(c)])
 
     def _restore(self) -> Iterator[Line]:
-        with_engine = context(self._app, Silent())
+        with_engine = restore_context(self._app, Silent())
         application = with_engine.application()
         if application is None:
             yield service.no_stop(on_purpose=self._alone)
@@ -283,7 +283,7 @@ class _Doctor:
         yield from service.alerts(names, waiting, settings.heartbeat_url is not None)
 
     def _try(self) -> Iterator[Line]:
-        yield from service.tried(trial(self._app, self._command, _TRYING))
+        yield from service.tried(send_test(self._app, self._command, _TRYING))
 
     def _offsite(self, *, put: bool) -> Iterator[Line]:
         """Whether the places answer, and what health says of them. `put`: also what the bucket's key may do."""

@@ -65,10 +65,10 @@ def _test(settings: Settings, as_json: bool) -> None:
     if not targets(settings):
         raise ConfigError("messages go nowhere: no target is set, nothing was sent", WHAT_TO_SET)
     # Only a test asks the engine for the stack's name; the service delivers each message by a process of its own.
-    from backup.app.alerts import trial  # noqa: PLC0415
+    from backup.app.alerts import send_test  # noqa: PLC0415
     from backup.app.composition import App  # noqa: PLC0415
 
-    found = trial(App(settings), base.COMMAND, _TEST_SECONDS)
+    found = send_test(App(settings), base.COMMAND, _TEST_SECONDS)
     if as_json:
         base.print_json([receipt.model_dump(exclude={"id"}) for receipt in found])
     else:

@@ -104,7 +104,7 @@ def prepare(as_json: bool, kind: str = "", identity: Path | None = None) -> load
     return settings.model_copy(update={"age_identity": identity}) if identity else settings
 
 
-def brief() -> None:
+def switch_off_gc() -> None:
     """Look for no garbage in a command that reads thousands of sets and ends: it would take a third of the time."""
     gc.disable()
 

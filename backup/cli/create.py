@@ -70,7 +70,7 @@ def create(
 def _expire(main: App) -> None:
     """Remove what a restore replaced and its days for `undo` are over; mostly there is nothing to import for."""
     if KeptFile(main.settings.root).read():
-        from backup.app.restore import context as context_for  # noqa: PLC0415
+        from backup.app.restore import restore_context  # noqa: PLC0415
         from backup.operations.restore.run import expire  # noqa: PLC0415
 
-        expire(context_for(main, Silent()))
+        expire(restore_context(main, Silent()))

@@ -41,11 +41,11 @@ def doctor(
     Examples: `doctor`, `doctor --notify`, `doctor --offsite`, `doctor --json`.
     """
     settings = base.prepare(as_json)
-    lines, told = diagnose(settings, base.COMMAND, notify=notify, put=offsite)
+    lines, given = diagnose(settings, base.COMMAND, notify=notify, put=offsite)
     if as_json:
-        base.print_json(doctor_json(lines, told))
+        base.print_json(doctor_json(lines, given))
     else:
-        base.show(lambda: doctor_page(lines, told), lambda: doctor_lines(lines, told), soft_wrap=False)
+        base.show(lambda: doctor_page(lines, given), lambda: doctor_lines(lines, given), soft_wrap=False)
     raise typer.Exit(EXIT[worst(lines)])
 
 
@@ -71,9 +71,9 @@ def doctor_page(lines: Sequence[Line], settings: Sequence[Setting]) -> Renderabl
 
 def doctor_lines(lines: Sequence[Line], settings: Sequence[Setting]) -> list[str]:
     """The same for other programs' eyes: level, topic, text and hint by tabs; then settings, then the verdict."""
-    told = [f"{each.level}\t{each.topic}\t{each.text}\t{each.hint}".rstrip() for each in lines]
-    told += [f"setting\t{each.name}\t{each.value}\t{each.source}" for each in _given(settings)]
-    return [*told, _VERDICTS[worst(lines)]]
+    rows = [f"{each.level}\t{each.topic}\t{each.text}\t{each.hint}".rstrip() for each in lines]
+    rows += [f"setting\t{each.name}\t{each.value}\t{each.source}" for each in _given(settings)]
+    return [*rows, _VERDICTS[worst(lines)]]
 
 
 def doctor_json(lines: Sequence[Line], settings: Sequence[Setting]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from backup.app.composition import App
-from backup.app.offsite import found_in, named, primary
+from backup.app.offsite import find_in, parse_place, primary
 from backup.cli import base
 from backup.cli.base import Identity, Image, Json, Scheduled, Trigger, Wait
 from backup.errors import NotFound
@@ -45,7 +45,7 @@ def drill(
     main = App(base.prepare(as_json, kind="verify", identity=identity))
     main.require_volume()
     wait, occasion = _QUEUE if scheduled else wait, base.occasion(invocation, scheduled, trigger)
-    if named(which):
+    if parse_place(which):
         return _offsite(main, which, image, as_json, wait, occasion)
     sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(main.catalog.sets(), datetime.now(UTC))
     if not sets:
@@ -57,7 +57,7 @@ def drill(
 
 def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occasion: base.Occasion) -> None:
     """Drill a copy, with nothing but the place that it is at."""
-    scheme, query = named(which) or ("", which)
+    scheme, query = parse_place(which) or ("", which)
     with base.progress(as_json) as progress:
         context, local = primary(main, progress, scheme), main.drill_context(progress, image)
         if occasion.slot and not context.book.read().copies:
@@ -67,7 +67,7 @@ def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occa
             logger.warning("the copies are encrypted and their key is not here: they cannot be drilled on this machine")
             return
         stored, verdict = offsite_drill.drill(
-            query, context, local, lambda folder: found_in(main, folder), wait=wait, **occasion._asdict()
+            query, context, local, lambda folder: find_in(main, folder), wait=wait, **occasion._asdict()
         )
     _tell(stored, verdict, as_json)
 

@@ -49,7 +49,7 @@ def status(as_json: Json = False) -> None:
 
     Examples: `status`, `status --json`.
     """
-    base.brief()
+    base.switch_off_gc()
     settings = base.prepare(as_json)
     seen = _look(settings)
     if as_json:

@@ -261,12 +261,12 @@ def _each(main: App, as_json: bool, act: Callable[[OffsiteContext], _Done]) -> I
 
 def _tell(steps: Iterable[Step], as_json: bool) -> None:
     """Each step as it is taken. RemoteFailed in the end when one failed."""
-    told = []
+    taken = []
     for step in steps:
-        told.append(step)
+        taken.append(step)
         if not as_json:
             logger.log(_LEVELS[step.state], "{}", base.with_hint(step.words, step.hint))
     if as_json:
-        base.print_json([vars(step) for step in told])
-    if failed := [step for step in told if step.state == "failed"]:
+        base.print_json([vars(step) for step in taken])
+    if failed := [step for step in taken if step.state == "failed"]:
         raise RemoteFailed(f"not all could be done: {failed[0].words}", failed[0].hint)

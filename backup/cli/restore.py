@@ -13,8 +13,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from backup.app.composition import App
-from backup.app.offsite import source
-from backup.app.restore import context as context_for
+from backup.app.offsite import locate
+from backup.app.restore import restore_context
 from backup.cli import base
 from backup.cli.base import Identity, Json, Only
 from backup.cli.render.tables import plain_table
@@ -22,7 +22,6 @@ from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.formatting import plural, printable, size
 from backup.logging import logger
 from backup.operations.restore import locking, run, single
-from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import KeptFile
 from backup.operations.restore.plan import Plan, Remark, plan
 from backup.operations.restore.plan_inputs import gather
@@ -67,13 +66,13 @@ def restore(
         return
     if resume or rollback:
         with base.progress(as_json) as progress:
-            logger.success("{}", run.end(context_for(main, progress), back=rollback))
+            logger.success("{}", run.end(restore_context(main, progress), back=rollback))
         return
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
-            stored = stack.enter_context(source(main, which, progress))
+            stored = stack.enter_context(locate(main, which, progress))
             kept = KeptFile(main.settings.root).read()
-            planned = plan(gather(context_for(main, progress), stored, only.value if only else "", not no_safety))
+            planned = plan(gather(restore_context(main, progress), stored, only.value if only else "", not no_safety))
         _show(planned, as_json)
         _refuse(planned)
         if dry_run:
@@ -84,7 +83,7 @@ def restore(
 
 def _restore(main: App, wish: run.Wish, as_json: bool) -> None:
     with base.progress(as_json) as progress:
-        text, code = run.restore(wish, context_for(main, progress))
+        text, code = run.restore(wish, restore_context(main, progress))
     (logger.warning if code else logger.success)("{}", text)
     if code:
         raise typer.Exit(code)
@@ -98,8 +97,8 @@ def _paths(
         raise typer.BadParameter("--path goes with a set and --only media")
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
-            stored = stack.enter_context(source(main, which, progress))
-            chosen = single.choose(stored, paths, context_for(main, progress))
+            stored = stack.enter_context(locate(main, which, progress))
+            chosen = single.choose(stored, paths, restore_context(main, progress))
         if as_json:
             base.print_json({"set": stored.id, "paths": [_path_json(each) for each in chosen]})
         else:
@@ -108,7 +107,7 @@ def _paths(
             return
         _confirm(force, "Put these back? What is there now is kept beside them.")
         with base.progress(as_json) as progress:
-            logger.success("{}", single.restore(stored, chosen, context_for(main, progress)))
+            logger.success("{}", single.restore(stored, chosen, restore_context(main, progress)))
 
 
 def undo(
@@ -126,13 +125,13 @@ def undo(
     what = locking.kept_words(kept, main.settings.zone)
     if not discard and (kept or dry_run):
         with base.progress(as_json=False) as progress:
-            run.foresee_undo(context_for(main, progress), kept)
+            run.foresee_undo(restore_context(main, progress), kept)
     if dry_run:
         base.print_lines([f"{'would remove for good' if discard else 'would bring back'} {what}"])
         return
     _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
     with base.progress(as_json=False) as progress:
-        context: RestoreContext = context_for(main, progress)
+        context = restore_context(main, progress)
         logger.success("{}", run.discard(context, kept) if discard else run.undo(context, kept))
 
 

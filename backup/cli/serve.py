@@ -9,7 +9,7 @@ import typer
 
 from backup.app.alerts import desk
 from backup.app.composition import App
-from backup.app.restore import context as context_for
+from backup.app.restore import restore_context
 from backup.cli import base
 from backup.errors import BackupError
 from backup.logging import logger
@@ -52,9 +52,9 @@ def _recover(main: App) -> None:
     found = standing(main.settings.root)
     if found and not found[1]:
         logger.warning("{}", words(found[0], datetime.now(UTC)))
-        logger.success("{}", run.end(context_for(main, Silent())))
+        logger.success("{}", run.end(restore_context(main, Silent())))
     if single.begun(main.settings.volumes):
-        single.recover(context_for(main, Silent()))
+        single.recover(restore_context(main, Silent()))
 
 
 def _way(main: App) -> str:

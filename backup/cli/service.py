@@ -51,8 +51,8 @@ def show_schedule(
         return base.print_json(schedule_json(slots, book.jobs, due))
     for note in book.recent(now):
         base.err.print(Text(note.text, style="yellow"))
-    told = (slots, book.jobs, due, settings.zone)
-    return base.show(lambda: schedule_table(*told), lambda: schedule_lines(*told))
+    shown = (slots, book.jobs, due, settings.zone)
+    return base.show(lambda: schedule_table(*shown), lambda: schedule_lines(*shown))
 
 
 def schedule_table(
@@ -106,8 +106,8 @@ def last_run(account: Account | None, zone: ZoneInfo) -> str:
     how = _ending(account) if account.crashed or not account.open else "running"
     what = f"caught up, once for {account.slots}" if account.trigger == "catch-up" else ""
     why = printable(account.reason)
-    told = [f"{local_time(account.begun, zone)} {how}", *(text for text in (what, why) if text)]
-    return "; ".join(told)
+    parts = [f"{local_time(account.begun, zone)} {how}", *(text for text in (what, why) if text)]
+    return "; ".join(parts)
 
 
 def _ending(account: Account) -> str:

@@ -25,7 +25,7 @@ def list_sets(
     tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = None, as_json: Json = False
 ) -> None:
     """List the sets, newest first. Examples: `list`, `list weekly --json`."""
-    base.brief()
+    base.switch_off_gc()
     settings = base.prepare(as_json)
     catalog = BackupVolume(settings).catalog
     sets = catalog.sets(tier)

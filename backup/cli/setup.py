@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from backup.app.volume import mounted
+from backup.app.volume import is_mounted
 from backup.cli import base
 from backup.cli.base import Json
 from backup.docker.engine import Engine
@@ -109,7 +109,7 @@ def write_file(text: str, wanted: Path, *, force: bool) -> tuple[Path, bool]:
     folder = path.parent
     if not folder.is_dir():
         raise ConfigError(f"{printable(str(folder))} is no folder; nothing was written", "Make it first.")
-    if os.environ.get("container") and not mounted(folder):
+    if os.environ.get("container") and not is_mounted(folder):
         raise StoreError(
             f"no folder of the machine is mounted at {printable(str(folder))}: the file would go with this container",
             'Mount it: docker run --rm -v "$PWD":/project … setup --write /project',

@@ -23,7 +23,6 @@ _PERSON: Final = re.compile(
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 # An upload that follows each backup instead of a cron line.
 AFTER: Final = "after"
-_HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
 
 
 def _zone(value: object) -> object:
@@ -41,12 +40,6 @@ def _listed(value: object) -> object:
 
 def _cron(value: str) -> str:
     return "" if value.lower() == "off" else check_cron(value)
-
-
-def _host(value: str) -> str:
-    if not _HOST.fullmatch(value):
-        raise ValueError(f"{printable(value)!r} is not a host name or an address")
-    return value
 
 
 def _addresses(value: object) -> object:
@@ -142,7 +135,7 @@ Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Cron = Annotated[str, AfterValidator(_cron)]
 Upload = Annotated[str, AfterValidator(_upload)]
-Host = Annotated[str, AfterValidator(_host)]
+Host = Annotated[str, _matching(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}", "a host name or an address")]
 Bucket = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", "the name of a bucket")]
 Region = Annotated[
     str,

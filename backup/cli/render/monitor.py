@@ -142,8 +142,8 @@ def alert_page(health: Health) -> RenderableType:
     """Draw the verdict and its reasons for a terminal."""
     blocks: list[RenderableType] = [Text.assemble("Health Status: ", (WORDS[health.status], _STYLES[health.status]))]
     for reason in health.reasons:
-        told = Text.assemble((f"{WORDS[reason.severity]}: ", _STYLES[reason.severity]), reason.text)
-        blocks.append(Padding(told, (0, 0, 0, 2)))
+        text = Text.assemble((f"{WORDS[reason.severity]}: ", _STYLES[reason.severity]), reason.text)
+        blocks.append(Padding(text, (0, 0, 0, 2)))
         if reason.hint:
             blocks.append(Padding(Text(reason.hint, style="dim"), (0, 0, 0, 4)))
     return Group(*blocks)

@@ -24,6 +24,6 @@ def test_a_file_is_never_replaced_by_accident(tmp_path: Path, monkeypatch: pytes
 
 def test_a_file_that_would_vanish_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("container", "oci")
-    monkeypatch.setattr("backup.cli.setup.mounted", lambda _folder: False)
+    monkeypatch.setattr("backup.cli.setup.is_mounted", lambda _folder: False)
     with pytest.raises(StoreError, match="would go with this container"):
         write_file("x", tmp_path, force=False)
