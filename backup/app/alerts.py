@@ -79,13 +79,13 @@ def desk(main: App, command: Sequence[str], health: Callable[[], Health]) -> Des
     )
 
 
-def trial(main: App, command: Sequence[str], seconds: float) -> list[Receipt]:
+def send_test(main: App, command: Sequence[str], seconds: float) -> list[Receipt]:
     """Send a test message to every target now; what came of each. None where there are no targets."""
     names = [target.name for target in targets(main.settings)]
     if not names:
         return []
     name = StackName(main).find(_ENGINE_SECONDS)
-    told = messages.trial(datetime.now(UTC), policy(main.settings, name))
-    letters = [Letter(target=each, id="test", kind="test", title=told.title, body=told.body) for each in names]
+    message = messages.trial(datetime.now(UTC), policy(main.settings, name))
+    letters = [Letter(target=each, id="test", kind="test", title=message.title, body=message.body) for each in names]
     receipts = {receipt.target: receipt for receipt in Post([*command, *DELIVER], seconds)(letters)}
     return [receipts.get(each) or Receipt(target=each, id="test", error="not tried") for each in names]

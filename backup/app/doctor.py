@@ -14,44 +14,54 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from backup.app import doctor_offsite as elsewhere
-from backup.app.alerts import trial
+from backup.app.alerts import send_test
 from backup.app.composition import App
-from backup.app.restore import context
+from backup.app.offsite import contexts, memory, options
+from backup.app.restore import restore_context
 from backup.catalog.scheduler_state import Ledger
 from backup.config import loader
 from backup.config.loader import Settings
 from backup.docker.container import Container, source
 from backup.docker.engine import Engine
 from backup.docker.permissions import rights as engine_rights
-from backup.errors import BackupError, EngineError
+from backup.errors import BackupError, EngineError, KeyMissing
+from backup.formatting import plural, printable
 from backup.logging import is_public
 from backup.media import archive_tree
 from backup.model import schedule
 from backup.model.backup_set import filled_volumes, present
 from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
+from backup.monitoring.encryption import Keys
+from backup.monitoring.encryption import told as encryption_lines
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
 from backup.operations.catch_up import reasons
 from backup.operations.doctor import service, sources
 from backup.operations.doctor.model import Check, Found, Line, NotChecked, Shared, examine
 from backup.operations.doctor.settings import Setting
-from backup.operations.doctor.settings import settings as told
+from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.doctor.sources import Measured
 from backup.operations.jobs import Crontab, jobs
+from backup.operations.offsite.context import listed
+from backup.operations.status import offsite
+from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import Facts, inspect
 from backup.postgres.privileges import DatabaseRights, rights
 from backup.progress import Silent
 from backup.storage.errors import in_memory, room, storing
+from backup.storage.s3 import open_bucket
+from backup.storage.s3.bucket_setup import check
 
 _SOCKET: Final = Path("/var/run/docker.sock")
 # Counting the files of a large volume takes its time.
 _COUNTING: Final = 300.0
 _TRYING: Final = 60.0
 _NEW: Final = "new, without a run yet"
+_NO_OFFSITE: Final = "no copies elsewhere: whoever loses this machine loses all sets"
+_SET_OFFSITE: Final = "Set AWS_S3_BACKUP_BUCKET for a bucket, or BACKUP_COPY_DIR for a folder on another disk."
 
 
 @dataclass(frozen=True)
@@ -112,8 +122,8 @@ class _Doctor:
             Check("restore", self._restore),
             Check("alerts", self._alerts),
             *([Check("alerts", self._try, 2 * _TRYING)] if notify else []),
-            Check("offsite", lambda: elsewhere.places(self._app, put=put), _COUNTING),
-            Check("encryption", lambda: elsewhere.encryption(self._app)),
+            Check("offsite", lambda: self._offsite(put=put), _COUNTING),
+            Check("encryption", self._encryption),
         ]
 
     def settings(self) -> list[Setting]:
@@ -125,7 +135,7 @@ class _Doctor:
             where = f"container {container.name if container else ''}"
             found = {"DB_NAME": (login.name, where), "DB_USER": (login.user, where)}
             found["DB_PASSWORD"] = ("***" if login.password else "", where)
-        return told(self._settings, loader.origin, found)
+        return settings_in_force(self._settings, loader.origin, found)
 
     @property
     def _alone(self) -> bool:
@@ -256,7 +266,7 @@ class _Doctor:
             yield from service.running(around.own, [c for c in around.containers if around.ours(c)])
 
     def _restore(self) -> Iterator[Line]:
-        with_engine = context(self._app, Silent())
+        with_engine = restore_context(self._app, Silent())
         application = with_engine.application()
         if application is None:
             yield service.no_stop(on_purpose=self._alone)
@@ -273,7 +283,46 @@ class _Doctor:
         yield from service.alerts(names, waiting, settings.heartbeat_url is not None)
 
     def _try(self) -> Iterator[Line]:
-        yield from service.tried(trial(self._app, self._command, _TRYING))
+        yield from service.tried(send_test(self._app, self._command, _TRYING))
+
+    def _offsite(self, *, put: bool) -> Iterator[Line]:
+        """Whether the places answer, and what health says of them. `put`: also what the bucket's key may do."""
+        app, settings, say = self._app, self._settings, Found("offsite")
+        if not settings.has_offsite:
+            yield say.warning(_NO_OFFSITE, _SET_OFFSITE)
+            return
+        for place in contexts(app, Silent()):
+            try:
+                yield say.ok(f"{place.remote.name} answers; {plural(len(listed(place.remote)), 'set')} there")
+                if put and place.place == "s3":
+                    for step in check(open_bucket(options(settings), memory(settings, quiet=True))):
+                        yield say.ok(step.words) if step.state == "done" else say.warning(step.words, step.hint)
+            except BackupError as error:
+                yield say.error(error)
+        _, found = offsite(settings, settings.root, app.catalog.sets(), app.records.all(), datetime.now(UTC))
+        yield from map(say.reason, found)
+
+    def _encryption(self) -> Iterator[Line]:
+        """Whether sets are encrypted, to whom, and whether anybody has opened one."""
+        say = Found("encryption")
+        for line in encryption_lines(keys(self._settings), self._app.catalog.sets()):
+            yield say.warning(line.text, line.hint) if line.warning else say.ok(line.text)
+
+
+def keys(settings: Settings) -> Keys:
+    """What the settings say of encryption; the identity file is opened, and nothing of it is shown."""
+    trouble = ""
+    if settings.age_identity:
+        try:
+            age.identities(settings.age_identity)
+        except KeyMissing as error:
+            trouble = error.message
+    return Keys(
+        encrypt=settings.encrypt,
+        recipients=tuple(age.short(each) for each in settings.age_recipients),
+        identity=printable(str(settings.age_identity or "")),
+        trouble=trouble,
+    )
 
 
 def _marker(root: Path) -> str:

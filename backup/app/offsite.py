@@ -64,25 +64,25 @@ def policy(settings: Settings) -> Policy:
     return Policy(ages=ages(settings), minimum=local.minimum, share=local.share, fresh=fresh)
 
 
-def named(query: str) -> tuple[str, str] | None:
+def parse_place(query: str) -> tuple[str, str] | None:
     """(place, id or `latest`) of `s3:ID`; None for what names no place."""
     scheme, colon, rest = query.partition(":")
     return (scheme, rest) if colon and scheme in SCHEMES and rest else None
 
 
-def found_in(app: App, folder: Path) -> StoredSet:
+def find_in(app: App, folder: Path) -> StoredSet:
     """The set that was fetched into a folder."""
     return resolve.find(app.catalog, str(folder), app.volume_names())
 
 
 @contextlib.contextmanager
-def source(app: App, query: str, progress: Progress) -> Iterator[StoredSet]:
+def locate(app: App, query: str, progress: Progress) -> Iterator[StoredSet]:
     """The set that a person names, for the body: here, elsewhere, or fetched from `s3:ID` into a temporary folder."""
-    where = named(query)
+    where = parse_place(query)
     if where is None:
         yield app.find(query)
         return
-    with temporarily(primary(app, progress, where[0]), where[1], lambda folder: found_in(app, folder)) as stored:
+    with temporarily(primary(app, progress, where[0]), where[1], lambda folder: find_in(app, folder)) as stored:
         yield stored
 
 

@@ -28,7 +28,7 @@ from backup.progress import Progress
 _ITSELF: Final = ("localhost", "127.0.0.1", "::1")
 
 
-def context(app: App, progress: Progress) -> RestoreContext:
+def restore_context(app: App, progress: Progress) -> RestoreContext:
     """What restores and undos work with. Nothing is contacted before it is asked for."""
     return _Restoring(app, progress).context()
 

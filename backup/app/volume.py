@@ -53,14 +53,14 @@ class BackupVolume:
         root = self.settings.root
         with storing(root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.environ.get("container") and not mounted(root):
+        if os.environ.get("container") and not is_mounted(root):
             raise StoreError(
                 f"no volume is mounted at {root}; backups written there would vanish with this container",
                 "Mount `obcms_backups:/backups` in the backup service, as docker-compose.backup.yml does.",
             )
 
 
-def mounted(directory: Path) -> bool:
+def is_mounted(directory: Path) -> bool:
     """Whether a mount, other than the root's, holds `directory`."""
     lines = Path("/proc/self/mounts").read_text().splitlines()
     points = {line.split()[1].encode().decode("unicode_escape") for line in lines} - {"/"}

@@ -10,18 +10,25 @@ something after it failed · 60 `monitor --alert`, `doctor`: warning · 61 `moni
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import typer
 
-from backup.cli import base, scheduled_run
-from backup.errors import BackupError, Interrupted
+from backup.catalog.scheduler_state import Ledger
+from backup.cli import base
+from backup.config import loader
+from backup.errors import BackupError, ConfigError, Interrupted
+from backup.logging import logger
+from backup.operations.jobs import job_of, jobs
+from backup.operations.scheduled_run import UNBOUND, Claim, fulfil
 
 # In the order of the help text: where each command is.
 COMMANDS: Final = {
@@ -34,7 +41,7 @@ COMMANDS: Final = {
     "restore": "restore:restore",
     "undo": "restore:undo",
     "cat": "inspect:cat",
-    "extract": "extract:extract",
+    "extract": "inspect:extract",
     "export": "transfer:export",
     "import": "transfer:import_sets",
     "prune": "retention:prune",
@@ -47,7 +54,7 @@ COMMANDS: Final = {
     "logs": "monitoring:logs",
     "notify": "alerts:notify",
     "doctor": "doctor:doctor",
-    "setup": "doctor:setup",
+    "setup": "setup:setup",
     "healthcheck": "service:healthcheck",
     "schedule": "service:show_schedule",
     "serve": "serve:run_service",
@@ -104,13 +111,34 @@ app = typer.Typer(
 def _group() -> None: ...
 
 
+@contextlib.contextmanager
+def _fulfilling(argv: Sequence[str]) -> Iterator[Claim]:
+    """For the body: hold the slot that this command line is for. Not `wanted` when that has been served already."""
+    # Whatever sets may come while there is no good one: it is made, owed or not.
+    first = list(argv[-2:]) == ["--trigger", "first"]
+    job = job_of(argv[:-2] if first else argv)
+    settings = None
+    if job:
+        with contextlib.suppress(ConfigError):  # the command itself says so
+            settings = loader.load()
+    if settings is None:
+        yield UNBOUND
+        return
+    base.prepare(as_json=False)
+    ledger = Ledger(settings.root)
+    with fulfil(ledger, job, jobs(settings)[job], settings.zone, lambda: datetime.now(UTC), force=first) as claim:
+        if claim.said:
+            logger.info("{}", claim.said)
+        yield claim
+
+
 def main(argv: list[str]) -> int:
     """Run one command line; its exit code."""
     os.umask(0o077)
     try:
         # From the first moment: as PID 1 of a container there is no default action to end us.
         with base.signals():
-            with scheduled_run.fulfilling(argv) as claim:
+            with _fulfilling(argv) as claim:
                 if claim.wanted:
                     app(args=argv, prog_name="backup", obj=claim.account)
     except SystemExit as end:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -21,7 +20,6 @@ from backup.monitoring.alerts.model import HEARTBEAT, Letters, Message, Receipt,
 from backup.monitoring.alerts.outbox import Outbox, recall
 from backup.monitoring.alerts.targets import WHAT_TO_SET, everything, targets
 
-_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
 _TEST_SECONDS: Final = 30.0
 _TAKEN: Final = 1 << 20
 _SECONDS: Final = "%Y-%m-%d %H:%M:%S"
@@ -67,10 +65,10 @@ def _test(settings: Settings, as_json: bool) -> None:
     if not targets(settings):
         raise ConfigError("messages go nowhere: no target is set, nothing was sent", WHAT_TO_SET)
     # Only a test asks the engine for the stack's name; the service delivers each message by a process of its own.
-    from backup.app.alerts import trial  # noqa: PLC0415
+    from backup.app.alerts import send_test  # noqa: PLC0415
     from backup.app.composition import App  # noqa: PLC0415
 
-    found = trial(App(settings), [sys.executable, str(_COMMAND)], _TEST_SECONDS)
+    found = send_test(App(settings), base.COMMAND, _TEST_SECONDS)
     if as_json:
         base.print_json([receipt.model_dump(exclude={"id"}) for receipt in found])
     else:

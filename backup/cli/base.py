@@ -10,14 +10,14 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, NoReturn
+from typing import Annotated, Any, Final, NamedTuple, NoReturn, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from backup import logging
@@ -33,6 +33,14 @@ from backup.progress import Progress, Silent
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+# What runs our command line.
+COMMAND: Final = (sys.executable, str(Path(__file__).resolve().parents[2] / "entrypoint.py"))
+# Seconds that a scheduled run queues behind another one.
+QUEUE: Final = 6 * 3600.0
+
+_Item = TypeVar("_Item")
+_Done = TypeVar("_Done")
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Identity = Annotated[
     Path | None,
@@ -41,6 +49,9 @@ Identity = Annotated[
     ),
 ]
 Image = Annotated[str, typer.Option(metavar="IMAGE", help="Database image to restore into; default: the set's own.")]
+Wait = Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)]
+Scheduled = Annotated[bool, typer.Option("--scheduled", hidden=True)]
+Trigger = Annotated[str, typer.Option(hidden=True)]
 
 
 def set_ids(incomplete: str) -> list[str]:
@@ -76,8 +87,11 @@ class Only(StrEnum):
     MEDIA = "media"
 
 
-def prepare(as_json: bool, kind: str = "") -> loader.Settings:
-    """Settings, and logs set up: on stdout, or on stderr when stdout carries JSON."""
+def prepare(as_json: bool, kind: str = "", identity: Path | None = None) -> loader.Settings:
+    """Read the settings and set up logs: on stdout, or on stderr when stdout carries JSON.
+
+    `kind`: also into that log file. `identity` replaces the identity file that the settings name.
+    """
     console = err if as_json else out
     # A setting that is wrong is told in the form that was asked for, too.
     logging.setup(None, lambda line: _log_line(console, line), as_json=os.environ.get("BACKUP_LOG_FORMAT") == "json")
@@ -87,31 +101,26 @@ def prepare(as_json: bool, kind: str = "") -> loader.Settings:
     logging.redacting([*settings.secrets, *secrets(settings)], filter(None, names))
     if kind and settings.root.is_dir():
         logging.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
-    return settings
+    return settings.model_copy(update={"age_identity": identity}) if identity else settings
 
 
-def brief() -> None:
+def switch_off_gc() -> None:
     """Look for no garbage in a command that reads thousands of sets and ends: it would take a third of the time."""
     gc.disable()
 
 
-def unset(as_json: bool) -> None:
-    """Logs set up for a command that needs no settings, and may come before there are any."""
+def prepare_without_settings(as_json: bool) -> None:
+    """Set up logs for a command that needs no settings, and may come before there are any."""
     console = err if as_json else out
     logging.setup(None, lambda line: _log_line(console, line))
 
 
-def identified(settings: loader.Settings, identity: Path | None) -> loader.Settings:
-    """The settings with the identity file that an option names, if it does."""
-    return settings.model_copy(update={"age_identity": identity}) if identity else settings
-
-
-def occasion(context: typer.Context, scheduled: bool) -> Occasion:
-    """Why this run happens: `main` has claimed the slot of a scheduled one."""
+def occasion(context: typer.Context, scheduled: bool, trigger: str = "") -> Occasion:
+    """Say why this run happens: `main` has claimed the slot of a scheduled one; `trigger` says what else started it."""
     account = context.obj
     if isinstance(account, Account):
-        return Occasion(account.trigger, account.slot, account.slots)
-    return Occasion("schedule") if scheduled else BY_HAND
+        return Occasion(trigger or account.trigger, account.slot, account.slots)
+    return Occasion(trigger or ("schedule" if scheduled else BY_HAND.trigger))
 
 
 def _log_line(console: Console, line: str) -> None:
@@ -155,6 +164,20 @@ def signals() -> Iterator[None]:
             signal.signal(each, handler if signal.getsignal(each) is stop else signal.SIG_IGN)
 
 
+def do_each(items: Iterable[_Item], act: Callable[[_Item], _Done]) -> Iterator[_Done]:
+    """Do it with each; what fails with one keeps nobody from the others. The last failure is raised in the end."""
+    failed = None
+    for item in items:
+        try:
+            yield act(item)
+        except BackupError as error:
+            if failed:
+                logger.error("{} {}", failed.message, failed.hint)
+            failed = error
+    if failed:
+        raise failed
+
+
 def fail(error: BackupError | Interrupted) -> int:
     """Say what failed and what to do about it, without secrets; its exit code."""
     message, hint = (logging.redacted(text).strip() for text in (error.message, error.hint))
@@ -186,6 +209,14 @@ def print_json_list(items: Iterable[Any]) -> None:
         sys.stdout.write(f"{before}\n{textwrap.indent(json.dumps(item, indent=2), '  ')}")
         before = ","
     sys.stdout.write("[]\n" if before == "[" else "\n]\n")
+
+
+def show(page: Callable[[], RenderableType], lines: Callable[[], Iterable[str]], *, soft_wrap: bool = True) -> None:
+    """Print the page on a terminal, and its lines for other programs elsewhere."""
+    if out.is_terminal:
+        out.print(page(), soft_wrap=soft_wrap)
+    else:
+        print_lines(lines())
 
 
 def print_lines(lines: Iterable[str]) -> None:

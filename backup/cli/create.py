@@ -9,7 +9,7 @@ import typer
 
 from backup.app.composition import App
 from backup.cli import base
-from backup.cli.base import Json, Only
+from backup.cli.base import Json, Only, Scheduled, Trigger, Wait
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.manifest import Tier
@@ -18,7 +18,6 @@ from backup.operations.create import run as backup_operation
 from backup.operations.restore.journal import KeptFile
 from backup.progress import Silent
 
-_QUEUE: Final = 6 * 3600.0
 # Long enough for a database that recovers from a crash, short enough to be told of one that does not come.
 _PATIENCE: Final = 300.0
 
@@ -36,9 +35,9 @@ def create(
     invocation: typer.Context,
     tier: Annotated[MadeTier, typer.Argument(help="Where the set belongs.")] = MadeTier.MANUAL,
     only: Annotated[Only | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
-    wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
-    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
-    trigger: Annotated[str, typer.Option(hidden=True)] = "",
+    wait: Wait = 0.0,
+    scheduled: Scheduled = False,
+    trigger: Trigger = "",
     as_json: Json = False,
 ) -> None:
     """Make one complete, read-back set.
@@ -48,15 +47,12 @@ def create(
     settings = base.prepare(as_json, kind="backup")
     main = App(settings)
     main.require_volume()
-    occasion = base.occasion(invocation, scheduled)
     request = backup_operation.Request(
         tier=Tier(tier),
         only=only.value if only else None,
-        trigger=trigger or occasion.trigger,
-        slot=occasion.slot,
-        slots=occasion.slots,
-        wait=_QUEUE if scheduled else wait,
+        wait=base.QUEUE if scheduled else wait,
         patience=_PATIENCE if scheduled else 0.0,
+        **base.occasion(invocation, scheduled, trigger)._asdict(),
     )
     with base.progress(as_json) as progress:
         run = backup_operation.create(request, main.create_context(progress))
@@ -74,7 +70,7 @@ def create(
 def _expire(main: App) -> None:
     """Remove what a restore replaced and its days for `undo` are over; mostly there is nothing to import for."""
     if KeptFile(main.settings.root).read():
-        from backup.app.restore import context as context_for  # noqa: PLC0415
+        from backup.app.restore import restore_context  # noqa: PLC0415
         from backup.operations.restore.run import expire  # noqa: PLC0415
 
-        expire(context_for(main, Silent()))
+        expire(restore_context(main, Silent()))

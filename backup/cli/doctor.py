@@ -1,26 +1,30 @@
-"""Commands for the first hour: is all there that is needed?"""
+"""The command for the first hour: is all there that is needed?"""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import Annotated, Final
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Final
 
 import typer
+from rich.console import Group, RenderableType
+from rich.table import Column
 from rich.text import Text
 
 from backup.app.doctor import diagnose
-from backup.app.setup import survey
-from backup.app.setup import write as write_overlay
 from backup.cli import base
 from backup.cli.base import Json
-from backup.cli.render.doctor import doctor_json, doctor_lines, doctor_page
-from backup.cli.render.setup import setup_json, setup_notes
-from backup.logging import logger
-from backup.operations.doctor.model import EXIT, worst
-from backup.operations.setup.overlay import overlay
+from backup.cli.render.tables import plain_table
+from backup.formatting import plural
+from backup.operations.doctor.model import EXIT, Line, worst
+from backup.operations.doctor.settings import DEFAULT, Setting
 
-_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
+_STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+_VERDICTS: Final = {
+    "ok": "All is well.",
+    "warning": "It works, with warnings.",
+    "failed": "It does not work like this: each failed line says what to do.",
+}
 
 
 def doctor(
@@ -37,43 +41,49 @@ def doctor(
     Examples: `doctor`, `doctor --notify`, `doctor --offsite`, `doctor --json`.
     """
     settings = base.prepare(as_json)
-    lines, told = diagnose(settings, [sys.executable, str(_COMMAND)], notify=notify, put=offsite)
+    lines, given = diagnose(settings, base.COMMAND, notify=notify, put=offsite)
     if as_json:
-        base.print_json(doctor_json(lines, told))
-    elif base.out.is_terminal:
-        base.out.print(doctor_page(lines, told), soft_wrap=False)
+        base.print_json(doctor_json(lines, given))
     else:
-        base.print_lines(doctor_lines(lines, told))
+        base.show(lambda: doctor_page(lines, given), lambda: doctor_lines(lines, given), soft_wrap=False)
     raise typer.Exit(EXIT[worst(lines)])
 
 
-def setup(
-    project: Annotated[
-        str, typer.Option(metavar="NAME", help="Compose project to back up; default: the only one with a database.")
-    ] = "",
-    service: Annotated[str, typer.Option(metavar="NAME", help="The database's service; default: found.")] = "",
-    write: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write it there (a file, or a folder) instead of printing it.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Make an overlay for the project at hand, from what its running containers say. Needs the engine, nothing else.
+def doctor_page(lines: Sequence[Line], settings: Sequence[Setting]) -> RenderableType:
+    """A table of the checks, one of the settings that are not defaults, and the verdict."""
+    checks = plain_table(Column(no_wrap=True), Column(no_wrap=True), Column(ratio=1), header=False)
+    before = ""
+    for line in lines:
+        style = _STYLES[line.level]
+        text = Text(line.text)
+        if line.hint and line.level != "ok":
+            text.append(f"\n→ {line.hint}", style="bold")
+        checks.add_row(Text(line.level, style=style), Text("" if line.topic == before else line.topic), text)
+        before = line.topic
+    table = plain_table(Column("setting", no_wrap=True), "value", "from")
+    given = _given(settings)
+    for each in given:
+        table.add_row(Text(each.name), Text(each.value), Text(each.source))
+    level = worst(lines)
+    rest = f"{plural(len(settings) - len(given), 'other setting')} as by default; --json shows all"
+    return Group(checks, Text(), table, Text(rest), Text(), Text(_VERDICTS[level], style=_STYLES[level]))
 
-    Examples: `setup`, `setup --project shop`, `setup --project shop --service postgres --write /project`.
 
-    Before there is any overlay: `docker run --rm -v /var/run/docker.sock:/var/run/docker.sock -v "$PWD":/project
-    obcms-backup setup --project shop --write /project`.
-    """
-    base.unset(as_json)
-    plan = survey(project, service)
-    text = overlay(plan)
-    if as_json:
-        base.print_json({**setup_json(plan), "overlay": text})
-    elif write is None:
-        base.print_lines(text.splitlines())
-    for line in setup_notes(plan):
-        base.err.print(Text(line))
-    if write is not None:
-        path, replaced = write_overlay(text, write, force=force)
-        logger.success("{} {}", path, "is replaced" if replaced else "is written")
+def doctor_lines(lines: Sequence[Line], settings: Sequence[Setting]) -> list[str]:
+    """The same for other programs' eyes: level, topic, text and hint by tabs; then settings, then the verdict."""
+    rows = [f"{each.level}\t{each.topic}\t{each.text}\t{each.hint}".rstrip() for each in lines]
+    rows += [f"setting\t{each.name}\t{each.value}\t{each.source}" for each in _given(settings)]
+    return [*rows, _VERDICTS[worst(lines)]]
+
+
+def doctor_json(lines: Sequence[Line], settings: Sequence[Setting]) -> dict[str, Any]:
+    """As `--json` prints it."""
+    return {
+        "verdict": worst(lines),
+        "lines": [asdict(each) for each in lines],
+        "settings": [asdict(s) for s in settings],
+    }
+
+
+def _given(settings: Sequence[Setting]) -> list[Setting]:
+    return [each for each in settings if each.source != DEFAULT]

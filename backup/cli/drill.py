@@ -8,10 +8,10 @@ from typing import Annotated, Final
 import typer
 
 from backup.app.composition import App
-from backup.app.offsite import found_in, named, primary
+from backup.app.offsite import find_in, parse_place, primary
 from backup.cli import base
-from backup.cli.base import Identity, Image, Json
-from backup.errors import BackupError, NotFound
+from backup.cli.base import Identity, Image, Json, Scheduled, Trigger, Wait
+from backup.errors import NotFound
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
 from backup.operations.drill import run as drill_operation
@@ -33,44 +33,31 @@ def drill(
     ] = "",
     image: Image = "",
     identity: Identity = None,
-    wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
-    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
-    trigger: Annotated[str, typer.Option(hidden=True)] = "",
+    wait: Wait = 0.0,
+    scheduled: Scheduled = False,
+    trigger: Trigger = "",
     as_json: Json = False,
 ) -> None:
     """Prove sets: restore them into a throw-away server, dump that again, compare. The live database is not touched.
 
     Examples: `drill`, `drill latest`, `drill s3:latest`, `drill latest --identity /key.txt`.
     """
-    main = App(base.identified(base.prepare(as_json, kind="verify"), identity))
+    main = App(base.prepare(as_json, kind="verify", identity=identity))
     main.require_volume()
-    if named(which):
-        return _offsite(
-            main, which, image, as_json, _QUEUE if scheduled else wait, base.occasion(invocation, scheduled)
-        )
-    catalog = main.catalog
-    sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
+    wait, occasion = _QUEUE if scheduled else wait, base.occasion(invocation, scheduled, trigger)
+    if parse_place(which):
+        return _offsite(main, which, image, as_json, wait, occasion)
+    sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(main.catalog.sets(), datetime.now(UTC))
     if not sets:
         raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
-    patience = _QUEUE if scheduled else wait
-    occasion = base.Occasion(trigger) if trigger else base.occasion(invocation, scheduled)
-    failed = None
-    for stored in sets:
-        try:
-            prove(main, stored, image, as_json, patience, occasion)
-        except BackupError as error:
-            # The others are proven all the same; the last error is the command's.
-            if failed:
-                logger.error("{} {}", failed.message, failed.hint)
-            failed = error
-    if failed:
-        raise failed
+    for _ in base.do_each(sets, lambda stored: prove(main, stored, image, as_json, wait, occasion)):
+        pass
     return None
 
 
 def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occasion: base.Occasion) -> None:
     """Drill a copy, with nothing but the place that it is at."""
-    scheme, query = named(which) or ("", which)
+    scheme, query = parse_place(which) or ("", which)
     with base.progress(as_json) as progress:
         context, local = primary(main, progress, scheme), main.drill_context(progress, image)
         if occasion.slot and not context.book.read().copies:
@@ -80,23 +67,21 @@ def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occa
             logger.warning("the copies are encrypted and their key is not here: they cannot be drilled on this machine")
             return
         stored, verdict = fetch.drill(
-            query, context, local, lambda folder: found_in(main, folder), wait=wait, **occasion._asdict()
+            query, context, local, lambda folder: find_in(main, folder), wait=wait, **occasion._asdict()
         )
-    _told(stored, verdict, as_json)
+    _tell(stored, verdict, as_json)
 
 
 def prove(
     main: App, stored: StoredSet, image: str, as_json: bool, wait: float = 0.0, occasion: base.Occasion = base.BY_HAND
-) -> Verdict:
+) -> None:
     """Drill one set and say how it went."""
     with base.progress(as_json) as progress:
-        context, (trigger, slot, slots) = main.drill_context(progress, image), occasion
-        verdict = drill_operation.drill(stored, context, trigger=trigger, wait=wait, slot=slot, slots=slots)
-    _told(stored, verdict, as_json)
-    return verdict
+        verdict = drill_operation.drill(stored, main.drill_context(progress, image), wait=wait, **occasion._asdict())
+    _tell(stored, verdict, as_json)
 
 
-def _told(stored: StoredSet, verdict: Verdict, as_json: bool) -> None:
+def _tell(stored: StoredSet, verdict: Verdict, as_json: bool) -> None:
     if verdict.unchecked:
         logger.warning("{}: not checked: {}", stored.id, "; ".join(verdict.unchecked))
     files = verdict.proof.files if verdict.proof else None

@@ -1,9 +1,10 @@
-"""Commands that look into sets, and take single files out of them."""
+"""Commands that look into sets, and take single files and tables out of them."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from backup.cli.base import Identity, Json, Set
 from backup.cli.render import inspect as shown
 from backup.cli.render import tables
 from backup.errors import NotFound
-from backup.formatting import printable
+from backup.formatting import plural, printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
@@ -40,7 +41,7 @@ def show(
 
     Examples: `show latest`, `show latest --tables`, `show latest --files '*.pdf'`, `show latest --path uploads/a.pdf`.
     """
-    settings = base.identified(base.prepare(as_json), identity)
+    settings = base.prepare(as_json, identity=identity)
     main = BackupVolume(settings)
     stored = main.find(which)
     if [all_tables, files or bool(pattern), bool(path)].count(True) > 1:
@@ -112,9 +113,7 @@ def du(tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = No
     use = usage.usage(main.catalog, tier)
     if as_json:
         return base.print_json(shown.usage_json(use))
-    if base.out.is_terminal:
-        return base.out.print(shown.usage_page(use))
-    return base.print_lines(shown.usage_lines(use))
+    return base.show(lambda: shown.usage_page(use), lambda: shown.usage_lines(use))
 
 
 def cat(
@@ -126,8 +125,36 @@ def cat(
 
     Example: `docker compose run --rm -T backup cat latest --path uploads/2025/a.pdf > a.pdf`.
     """
-    main = BackupVolume(base.identified(base.prepare(as_json=True), identity))
+    main = BackupVolume(base.prepare(as_json=True, identity=identity))
     stored = main.find(which)
     refuse_terminal()
     with base.progress(True) as progress, Output(None) as stdout:
         one_file.content(stored, path, stdout.write, progress)
+
+
+def extract(
+    which: Set,
+    table: Annotated[list[str], typer.Option("--table", metavar="TABLE", help="A table; may be given again.")],
+    schema_only: Annotated[bool, typer.Option("--schema-only", help="No rows.")] = False,
+    data_only: Annotated[bool, typer.Option("--data-only", help="Only rows and sequence values.")] = False,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="A file instead of stdout.")] = "-",
+    identity: Identity = None,
+) -> None:
+    """Write single tables of the dump as SQL that an empty database can load: schema, rows, sequences, indexes, parts.
+
+    One transaction, whose COMMIT comes only when the dump was read to its end and is whole. References to tables that
+    are not asked for are comments.
+
+    Examples: `extract latest --table app_case > case.sql`, `extract latest --table public.app_case -o /out/case.sql`.
+    """
+    # It loads what restores do, and takes longer than to look into a set.
+    from backup.operations.inspect.tables import extract as take_out  # noqa: PLC0415
+
+    if schema_only and data_only:
+        raise typer.BadParameter("--schema-only and --data-only leave nothing")
+    main = BackupVolume(base.prepare(as_json=True, identity=identity))
+    stored = main.find(which)
+    with base.progress(True) as progress, Output(None if output == "-" else Path(output)) as target:
+        names = take_out(stored, table, target.write, progress, schema=not data_only, rows=not schema_only)
+    what = plural(len(names), "table")
+    logger.info("{} of {}: {}", what, stored.id, ", ".join(names))

@@ -11,7 +11,7 @@ import typer
 
 from backup.app.volume import BackupVolume
 from backup.cli import base
-from backup.cli.base import Json
+from backup.cli.base import Json, Scheduled
 from backup.cli.render import monitor as shown
 from backup.config.loader import Settings
 from backup.errors import BackupError, ConfigError, NotFound
@@ -49,7 +49,7 @@ def status(as_json: Json = False) -> None:
 
     Examples: `status`, `status --json`.
     """
-    base.brief()
+    base.switch_off_gc()
     settings = base.prepare(as_json)
     seen = _look(settings)
     if as_json:
@@ -64,7 +64,7 @@ def monitor(
     alert: Annotated[
         bool, typer.Option("--alert", help="Only what is wrong; exit 0 healthy, 60 warning, 61 critical.")
     ] = False,
-    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
+    scheduled: Scheduled = False,
     as_json: Json = False,
 ) -> None:
     """Report on the backups. Examples: `monitor`, `monitor --report`, `monitor --alert`, `monitor --status --json`."""
@@ -130,19 +130,13 @@ def _scheduler(settings: Settings) -> SchedulerState | None:
 
 
 def _show(seen: Overview, sections: list[shown.Section], *, boxed: bool) -> None:
-    if base.out.is_terminal:
-        base.out.print(shown.page(seen, sections, boxed=boxed), soft_wrap=False)
-    else:
-        base.print_lines(shown.lines(seen, sections, boxed=boxed))
+    page, lines = shown.page, shown.lines
+    base.show(lambda: page(seen, sections, boxed=boxed), lambda: lines(seen, sections, boxed=boxed), soft_wrap=False)
 
 
 def _alert(seen: Overview) -> None:
-    if not seen.health.reasons:
-        return
-    if base.out.is_terminal:
-        base.out.print(shown.alert_page(seen), soft_wrap=False)
-    else:
-        base.print_lines([f"Health Status: {WORDS[seen.health.status]}", *shown.reason_lines(seen.health.reasons)])
+    if seen.health.reasons:
+        base.show(lambda: shown.alert_page(seen.health), lambda: shown.alert_lines(seen.health), soft_wrap=False)
 
 
 def _send(settings: Settings, status: Status, text: str, now: datetime) -> None:
@@ -173,7 +167,7 @@ def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> N
         text = "\n".join(shown.lines(seen, shown.report_sections(seen) + shown.detail_sections(seen), boxed=True))
         _send(settings, health.status, text, now)
     else:
-        text = "\n".join([f"Health Status: {WORDS[health.status]}", *shown.reason_lines(health.reasons)])
+        text = "\n".join(shown.alert_lines(health))
     logger.log(_LEVELS[health.status], "{}", text)
     run = Run(
         id=identifier,

@@ -1,21 +1,21 @@
-"""Commands about copies of sets at another place."""
+"""Commands about copies of sets at another place, and about the bucket that they may be in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 from backup.app.composition import App
-from backup.app.offsite import contexts, policy
-from backup.cli import base, bucket
-from backup.cli.base import Json
-from backup.cli.render.offsite import copies_json, copies_lines, copies_table
-from backup.cli.render.prune import prune_json, prune_lines, prune_table
-from backup.errors import BackupError
+from backup.app.offsite import contexts, memory, options, policy
+from backup.cli import base
+from backup.cli.base import Json, Scheduled, Trigger
+from backup.cli.render.tables import copies_json, copies_lines, copies_table, prune_json
+from backup.cli.retention import show_decisions
+from backup.errors import RemoteFailed
 from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.operations.offsite import fetch, verify_copies
@@ -23,8 +23,13 @@ from backup.operations.offsite import prune as pruning
 from backup.operations.offsite import upload as uploading
 from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.upload import request_for
+from backup.storage.s3 import open_bucket
+from backup.storage.s3.policy import policy as policy_of
 
-_QUEUE: Final = 6 * 3600.0
+if TYPE_CHECKING:
+    from backup.storage.s3.bucket_setup import Step
+
+_LEVELS: Final = {"done": "SUCCESS", "would": "INFO", "same": "INFO", "note": "WARNING", "failed": "ERROR"}
 _Done = TypeVar("_Done")
 
 app = typer.Typer(
@@ -33,12 +38,54 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.command()(bucket.setup)
-app.command()(bucket.check)
-app.command()(bucket.policy)
 Wait = Annotated[float, typer.Option(help="Seconds to queue behind another run of this kind.", min=0)]
-Scheduled = Annotated[bool, typer.Option("--scheduled", hidden=True)]
 From = Annotated[str, typer.Option("--from", metavar="s3|copy", help="Which place, if there are two.")]
+
+
+@app.command()
+def setup(
+    create: Annotated[bool, typer.Option("--create", help="Make the bucket if it is not there.")] = False,
+    archive_days: Annotated[
+        int, typer.Option(min=0, help="Days after which objects go to GLACIER; 0: they stay in their class.")
+    ] = 90,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Block public access and set the lifecycle, leaving other rules alone. Once, with an owner's key.
+
+    Examples: `offsite setup --dry-run`, `offsite setup --create`, `offsite setup --archive-days 0`.
+    """
+    # It loads boto3, which whoever has copies in a folder alone does without.
+    from backup.storage.s3.bucket_setup import Wanted  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import setup as set_up  # noqa: PLC0415
+
+    bucket = open_bucket(options(base.prepare(as_json)))
+    _tell(set_up(bucket, Wanted(create=create, archive_days=archive_days), dry=dry_run), as_json)
+
+
+@app.command()
+def check(as_json: Json = False) -> None:
+    """Prove with small objects that the key can put, list and get, and say whether it may delete, which is not good.
+
+    Says what the store refuses, keeps and honours; uploads do without what it refuses from then on.
+
+    Example: `offsite check`.
+    """
+    from backup.storage.s3.bucket_setup import check as check_bucket  # noqa: PLC0415
+
+    settings = base.prepare(as_json)
+    _tell(check_bucket(open_bucket(options(settings), memory(settings, quiet=True))), as_json)
+
+
+@app.command("policy")
+def show_policy(
+    prune: Annotated[bool, typer.Option("--prune", help="For a key that `offsite prune` may delete with.")] = False,
+) -> None:
+    """Print the IAM policy of a key that can send and read copies, and neither delete nor overwrite them.
+
+    Example: `offsite policy > policy.json`.
+    """
+    base.print_json(policy_of(options(base.prepare(as_json=True)), prune=prune))
 
 
 def upload(
@@ -47,7 +94,7 @@ def upload(
     everything: Annotated[bool, typer.Option("--all", help="The sets of all tiers.")] = False,
     wait: Wait = 0.0,
     scheduled: Scheduled = False,
-    trigger: Annotated[str, typer.Option(hidden=True)] = "",
+    trigger: Trigger = "",
     as_json: Json = False,
 ) -> None:
     """Send verified sets to the bucket (and BACKUP_COPY_DIR): what is missing there or differs, newest first.
@@ -61,15 +108,13 @@ def upload(
     tier = Tier(which) if which in set(Tier) else None
     if which and everything:
         raise typer.BadParameter("name a tier or a set, or pass --all")
-    occasion = base.occasion(invocation, scheduled)._asdict()
-    if trigger:
-        occasion["trigger"] = trigger
+    occasion = base.occasion(invocation, scheduled, trigger)._asdict()
+    patience = base.QUEUE if scheduled or trigger else wait
     only = "" if tier or not which else main.catalog.find(which).id
 
     def send(context: OffsiteContext) -> uploading.Report:
         tiers = () if only else request_for(tier, everything, context.tiers)
-        request = uploading.Request(tiers=tiers, only=only, wait=_QUEUE if scheduled or trigger else wait, **occasion)
-        return uploading.upload(request, context)
+        return uploading.upload(uploading.Request(tiers=tiers, only=only, wait=patience, **occasion), context)
 
     reports = list(_each(main, as_json, send))
     for report in reports:
@@ -91,10 +136,8 @@ def list_copies(as_json: Json = False) -> None:
         rows = verify_copies.rows(context)
         if as_json:
             found.append(copies_json(context.remote.name, rows))
-        elif base.out.is_terminal:
-            base.out.print(copies_table(context.remote.name, rows, datetime.now(UTC)))
         else:
-            base.print_lines(copies_lines(rows))
+            base.show(lambda: copies_table(context.remote.name, rows, datetime.now(UTC)), lambda: copies_lines(rows))
 
     for _ in _each(main, as_json, show):
         pass
@@ -123,7 +166,7 @@ def verify(
         accept=accept,
         read=download,
         share=scheduled,
-        wait=_QUEUE if scheduled else wait,
+        wait=base.QUEUE if scheduled else wait,
         **base.occasion(invocation, scheduled)._asdict(),
     )
     reports = list(_each(main, as_json, lambda context: verify_copies.verify(request, context)))
@@ -181,7 +224,7 @@ def prune(
     main = App(base.prepare(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
     request = pruning.Request(
-        force=force, wait=_QUEUE if scheduled else wait, **base.occasion(invocation, scheduled)._asdict()
+        force=force, wait=base.QUEUE if scheduled else wait, **base.occasion(invocation, scheduled)._asdict()
     )
     rules = policy(main.settings)
     act = pruning.plan if dry_run else pruning.prune
@@ -190,7 +233,7 @@ def prune(
         base.print_json([_pruned(report, dry_run) for report in reports])
     for report in reports:
         if dry_run and not as_json:
-            _show(report)
+            show_decisions(report.decisions, report.hold, datetime.now(UTC))
         elif not dry_run:
             level = "WARNING" if report.hold or report.waiting else "SUCCESS"
             logger.log(level, "{}", base.with_hint(report.words, report.hint))
@@ -210,23 +253,20 @@ def _pruned(report: pruning.Report, dry_run: bool) -> dict[str, Any]:
     }
 
 
-def _show(report: pruning.Report) -> None:
-    if base.out.is_terminal:
-        base.out.print(prune_table(report.decisions, datetime.now(UTC), report.hold))
-    else:
-        base.print_lines(prune_lines(report.decisions))
-
-
 def _each(main: App, as_json: bool, act: Callable[[OffsiteContext], _Done]) -> Iterator[_Done]:
-    """Do it at every place; what fails at one keeps nobody from the others, and is raised in the end."""
+    """Do it at every place."""
     with base.progress(as_json) as progress:
-        failed = None
-        for context in contexts(main, progress):
-            try:
-                yield act(context)
-            except BackupError as error:
-                if failed:
-                    logger.error("{} {}", failed.message, failed.hint)
-                failed = error
-        if failed:
-            raise failed
+        yield from base.do_each(contexts(main, progress), act)
+
+
+def _tell(steps: Iterable[Step], as_json: bool) -> None:
+    """Each step as it is taken. RemoteFailed in the end when one failed."""
+    taken = []
+    for step in steps:
+        taken.append(step)
+        if not as_json:
+            logger.log(_LEVELS[step.state], "{}", base.with_hint(step.words, step.hint))
+    if as_json:
+        base.print_json([vars(step) for step in taken])
+    if failed := [step for step in taken if step.state == "failed"]:
+        raise RemoteFailed(f"not all could be done: {failed[0].words}", failed[0].hint)

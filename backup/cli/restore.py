@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import ExitStack
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from backup.app.composition import App
-from backup.app.offsite import source
-from backup.app.restore import context as context_for
+from backup.app.offsite import locate
+from backup.app.restore import restore_context
 from backup.cli import base
 from backup.cli.base import Identity, Json, Only
-from backup.cli.render.inspect import path_json, path_line
-from backup.cli.render.plan import plan_json, plan_lines, plan_page
+from backup.cli.render.tables import plain_table
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
+from backup.formatting import plural, printable, size
 from backup.logging import logger
 from backup.operations.restore import locking, run, single
-from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import KeptFile
-from backup.operations.restore.plan import Plan, plan
+from backup.operations.restore.plan import Plan, Remark, plan
 from backup.operations.restore.plan_inputs import gather
 
 Force = Annotated[bool, typer.Option("--force", help="Do not ask.")]
@@ -54,7 +57,7 @@ def restore(
     `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
     `restore latest --identity /key.txt`.
     """
-    main = App(base.identified(base.prepare(as_json, kind="restore"), identity))
+    main = App(base.prepare(as_json, kind="restore", identity=identity))
     main.require_volume()
     if [bool(which), resume, rollback].count(True) != 1:
         raise typer.BadParameter("name a set, or pass --resume or --rollback")
@@ -63,13 +66,13 @@ def restore(
         return
     if resume or rollback:
         with base.progress(as_json) as progress:
-            logger.success("{}", run.end(context_for(main, progress), back=rollback))
+            logger.success("{}", run.end(restore_context(main, progress), back=rollback))
         return
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
-            stored = stack.enter_context(source(main, which, progress))
+            stored = stack.enter_context(locate(main, which, progress))
             kept = KeptFile(main.settings.root).read()
-            planned = plan(gather(context_for(main, progress), stored, only.value if only else "", not no_safety))
+            planned = plan(gather(restore_context(main, progress), stored, only.value if only else "", not no_safety))
         _show(planned, as_json)
         _refuse(planned)
         if dry_run:
@@ -80,7 +83,7 @@ def restore(
 
 def _restore(main: App, wish: run.Wish, as_json: bool) -> None:
     with base.progress(as_json) as progress:
-        text, code = run.restore(wish, context_for(main, progress))
+        text, code = run.restore(wish, restore_context(main, progress))
     (logger.warning if code else logger.success)("{}", text)
     if code:
         raise typer.Exit(code)
@@ -94,17 +97,17 @@ def _paths(
         raise typer.BadParameter("--path goes with a set and --only media")
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
-            stored = stack.enter_context(source(main, which, progress))
-            chosen = single.choose(stored, paths, context_for(main, progress))
+            stored = stack.enter_context(locate(main, which, progress))
+            chosen = single.choose(stored, paths, restore_context(main, progress))
         if as_json:
-            base.print_json({"set": stored.id, "paths": [path_json(each) for each in chosen]})
+            base.print_json({"set": stored.id, "paths": [_path_json(each) for each in chosen]})
         else:
-            base.print_lines(path_line(stored.id, each) for each in chosen)
+            base.print_lines(_path_line(stored.id, each) for each in chosen)
         if dry_run:
             return
         _confirm(force, "Put these back? What is there now is kept beside them.")
         with base.progress(as_json) as progress:
-            logger.success("{}", single.restore(stored, chosen, context_for(main, progress)))
+            logger.success("{}", single.restore(stored, chosen, restore_context(main, progress)))
 
 
 def undo(
@@ -122,23 +125,21 @@ def undo(
     what = locking.kept_words(kept, main.settings.zone)
     if not discard and (kept or dry_run):
         with base.progress(as_json=False) as progress:
-            run.foresee_undo(context_for(main, progress), kept)
+            run.foresee_undo(restore_context(main, progress), kept)
     if dry_run:
         base.print_lines([f"{'would remove for good' if discard else 'would bring back'} {what}"])
         return
     _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
     with base.progress(as_json=False) as progress:
-        context: RestoreContext = context_for(main, progress)
+        context = restore_context(main, progress)
         logger.success("{}", run.discard(context, kept) if discard else run.undo(context, kept))
 
 
 def _show(planned: Plan, as_json: bool) -> None:
     if as_json:
         base.print_json(plan_json(planned))
-    elif base.out.is_terminal:
-        base.out.print(plan_page(planned))
     else:
-        base.print_lines(plan_lines(planned))
+        base.show(lambda: plan_page(planned), lambda: plan_lines(planned))
 
 
 def _refuse(planned: Plan) -> None:
@@ -161,3 +162,65 @@ def _confirm(force: bool, question: str) -> None:
     base.out.print(f"{question} Type yes to go on: ", end="")
     if sys.stdin.readline().strip() != "yes":
         raise NotConfirmed("nothing was touched: you did not type yes", "Run it again when you are sure.")
+
+
+def plan_page(planned: Plan) -> RenderableType:
+    """Draw the plan for a terminal: sections, then warnings, then what forbids it."""
+    table = plain_table(header=False)
+    for number, section in enumerate(planned.sections):
+        if number:
+            table.add_row()
+        table.add_row(Text(section.heading.upper(), style="bold"))
+        for label, text in section.rows:
+            table.add_row(Text(f"  {label}"), Text(text))
+    blocks: list[RenderableType] = [table]
+    blocks += [_remark("warning", remark, "yellow") for remark in planned.warnings]
+    blocks += [_remark("refused", remark, "bold red") for remark in planned.refusals]
+    return Group(*blocks)
+
+
+def plan_lines(planned: Plan) -> list[str]:
+    """Draw the plan for a log or a pipe."""
+    lines: list[str] = []
+    for section in planned.sections:
+        lines += [section.heading, *(f"  {label}: {text}" for label, text in section.rows)]
+    for word, remarks in (("warning", planned.warnings), ("refused", planned.refusals)):
+        for remark in remarks:
+            lines += [f"{word}: {remark.text}", f"  {remark.hint}"]
+    return lines
+
+
+def plan_json(planned: Plan) -> dict[str, Any]:
+    """The plan as `--json` prints it."""
+    return {
+        "possible": planned.possible,
+        "sections": [{"heading": s.heading, "rows": [list(row) for row in s.rows]} for s in planned.sections],
+        "warnings": [asdict(remark) for remark in planned.warnings],
+        "refusals": [asdict(remark) for remark in planned.refusals],
+        "needs": [asdict(need) for need in planned.needs],
+    }
+
+
+def _remark(word: str, remark: Remark, style: str) -> Text:
+    return Text.assemble((f"\n{word}: ", style), remark.text, f"\n  {remark.hint}")
+
+
+def _path_line(identifier: str, each: single.Choice) -> str:
+    """What becomes of one path of a single restore."""
+    name = printable(os.fsdecode(each.path))
+    what = f"{plural(each.files, 'file')}, {size(each.bytes)}" if each.files else "as the archive has it"
+    now = f"replaces what is there now ({plural(each.live_files, 'file')}, {size(each.live_bytes)})"
+    return f"{each.volume}: {name} from {identifier}: {what}; {now if each.live else 'nothing is there now'}"
+
+
+def _path_json(each: single.Choice) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "volume": each.volume,
+        "path": os.fsdecode(each.path),
+        "files": each.files,
+        "bytes": each.bytes,
+        "live": each.live,
+        "live_files": each.live_files,
+        "live_bytes": each.live_bytes,
+    }

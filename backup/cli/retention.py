@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from backup.app.volume import BackupVolume
+from backup.catalog.retention import Decision
 from backup.cli import base
-from backup.cli.base import Json, Set
-from backup.cli.render.prune import prune_json, prune_lines, prune_table
+from backup.cli.base import Json, Scheduled, Set, Wait
+from backup.cli.render.tables import prune_json, prune_lines, prune_table
 from backup.logging import logger
-from backup.operations import prune as prune_operation
-from backup.operations.prune import PruneContext, Report, Request
+from backup.operations import prune as operation
 
-_QUEUE: Final = 6 * 3600.0
 Forgotten = Annotated[
     str, typer.Option(metavar="NAME", help="A volume that left the stack: its last sets need not be kept any longer.")
 ]
@@ -41,8 +41,8 @@ def prune(
     ] = "",
     forget_volume: Forgotten = "",
     ahead: Ahead = "",
-    wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
-    scheduled: Annotated[bool, typer.Option("--scheduled", hidden=True)] = False,
+    wait: Wait = 0.0,
+    scheduled: Scheduled = False,
     as_json: Json = False,
 ) -> None:
     """Remove the sets whose time is over. The newest good, proven, verified and pinned ones always stay.
@@ -52,26 +52,25 @@ def prune(
     """
     main = BackupVolume(base.prepare(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
-    rules = prune_operation.policy(main.settings)
-    context = PruneContext(catalog=main.catalog, records=main.records, lock=main.lock, policy=rules)
-    request = Request(
+    rules = operation.policy(main.settings)
+    context = operation.PruneContext(catalog=main.catalog, records=main.records, lock=main.lock, policy=rules)
+    request = operation.Request(
         force=force,
         make_room=make_room,
         server=server,
         forget_volume=forget_volume,
         ahead=ahead,
-        wait=_QUEUE if scheduled else wait,
+        wait=base.QUEUE if scheduled else wait,
         **base.occasion(invocation, scheduled)._asdict(),
     )
-    if dry_run:
-        now = datetime.now(UTC)
-        report = prune_operation.plan(request, context, now)
-        _show(report, now, as_json)
-    else:
-        report = prune_operation.prune(request, context)
-        if as_json:
-            base.print_json(_json(report, dry_run=False))
-    _tell(report, dry_run)
+    now = datetime.now(UTC)
+    report = operation.plan(request, context, now) if dry_run else operation.prune(request, context)
+    if as_json:
+        base.print_json(_json(report, dry_run=dry_run))
+    elif dry_run:
+        show_decisions(report.decisions, report.hold, now)
+    if not dry_run:
+        _tell(report)
     raise typer.Exit(report.exit_code)
 
 
@@ -103,16 +102,12 @@ def unpin(which: Set, as_json: Json = False) -> None:
         base.print_json({"id": stored.id, "pinned": False})
 
 
-def _show(report: Report, now: datetime, as_json: bool) -> None:
-    if as_json:
-        base.print_json(_json(report, dry_run=True))
-    elif base.out.is_terminal:
-        base.out.print(prune_table(report.decisions, now, report.hold))
-    else:
-        base.print_lines(prune_lines(report.decisions))
+def show_decisions(decisions: Sequence[Decision], hold: str, now: datetime) -> None:
+    """Print what a cleanup would do with each set."""
+    base.show(lambda: prune_table(decisions, now, hold), lambda: prune_lines(decisions))
 
 
-def _json(report: Report, *, dry_run: bool) -> dict[str, object]:
+def _json(report: operation.Report, *, dry_run: bool) -> dict[str, object]:
     return {
         "dry_run": dry_run,
         "removed": [stored.id for stored in report.removed],
@@ -123,9 +118,7 @@ def _json(report: Report, *, dry_run: bool) -> dict[str, object]:
     }
 
 
-def _tell(report: Report, dry_run: bool) -> None:
-    if dry_run:
-        return
+def _tell(report: operation.Report) -> None:
     if report.hold or report.waiting:
         logger.warning("{}", base.with_hint(report.words, report.hint))
     else:

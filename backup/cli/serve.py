@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
 
 import typer
 
 from backup.app.alerts import desk
 from backup.app.composition import App
-from backup.app.restore import context as context_for
+from backup.app.restore import restore_context
 from backup.cli import base
 from backup.errors import BackupError
 from backup.logging import logger
@@ -25,8 +22,6 @@ from backup.progress import Silent
 from backup.service.main import serve
 from backup.service.probe import run_dir
 
-_COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"
-
 
 def run_service() -> None:
     """Run backups on schedule and answer health checks. What the container does by default.
@@ -37,16 +32,15 @@ def run_service() -> None:
     main = App(settings)
     main.require_volume()
     check(targets(settings))
-    command = [sys.executable, str(_COMMAND)]
     code = serve(
         settings,
         catalog=main.catalog,
         records=main.records,
         recover=lambda: _recover(main),
         ready=main.ready,
-        command=command,
+        command=base.COMMAND,
         way=lambda: _way(main),
-        desk=lambda health: desk(main, command, health),
+        desk=lambda health: desk(main, base.COMMAND, health),
         run_dir=run_dir(os.environ),
     )
     raise typer.Exit(code)
@@ -58,9 +52,9 @@ def _recover(main: App) -> None:
     found = standing(main.settings.root)
     if found and not found[1]:
         logger.warning("{}", words(found[0], datetime.now(UTC)))
-        logger.success("{}", run.end(context_for(main, Silent())))
+        logger.success("{}", run.end(restore_context(main, Silent())))
     if single.begun(main.settings.volumes):
-        single.recover(context_for(main, Silent()))
+        single.recover(restore_context(main, Silent()))
 
 
 def _way(main: App) -> str:

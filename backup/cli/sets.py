@@ -25,7 +25,7 @@ def list_sets(
     tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = None, as_json: Json = False
 ) -> None:
     """List the sets, newest first. Examples: `list`, `list weekly --json`."""
-    base.brief()
+    base.switch_off_gc()
     settings = base.prepare(as_json)
     catalog = BackupVolume(settings).catalog
     sets = catalog.sets(tier)
@@ -39,9 +39,7 @@ def list_sets(
             markup=False,
             emoji=False,
         )
-    if base.out.is_terminal:
-        return base.out.print(tables.sets_table(sets, datetime.now(UTC)))
-    return base.print_lines(tables.sets_lines(sets))
+    return base.show(lambda: tables.sets_table(sets, datetime.now(UTC)), lambda: tables.sets_lines(sets))
 
 
 def _as_json(sets: list[StoredSet], catalog: Catalog) -> Iterator[dict[str, Any]]:
@@ -71,7 +69,7 @@ def verify(
     Examples: `verify latest`, `verify latest --quick`, `verify daily_2025-10-20_02-00-00 --test-restore`,
     `verify latest --identity /key.txt`.
     """
-    main = BackupVolume(base.identified(base.prepare(as_json, kind="verify"), identity))
+    main = BackupVolume(base.prepare(as_json, kind="verify", identity=identity))
     stored = main.find(which)
     if test_restore:
         # What restores need takes longer to import than to compare the bytes of a small set.

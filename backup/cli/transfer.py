@@ -10,7 +10,7 @@ import typer
 
 from backup.app.volume import BackupVolume
 from backup.cli import base
-from backup.cli.base import Identity, Json, Set
+from backup.cli.base import Identity, Json, Set, Wait
 from backup.errors import NotConfirmed, NotFound
 from backup.formatting import plural, printable, size
 from backup.logging import logger
@@ -46,7 +46,7 @@ def export(
 
 def import_sets(
     sources: Annotated[list[str], typer.Argument(metavar="FILE…|DIR|-", help="Folders, files, or - for stdin.")],
-    wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
+    wait: Wait = 0.0,
     identity: Identity = None,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +56,7 @@ def import_sets(
 
     Examples: `docker compose run --rm -T backup import - < set.tar`, `import /restore`, `import /restore/set.tar`.
     """
-    main = BackupVolume(base.identified(base.prepare(as_json, kind="backup"), identity))
+    main = BackupVolume(base.prepare(as_json, kind="backup", identity=identity))
     main.require_volume()
     paths, stream = [Path(each) for each in sources if each != "-"], None
     for path in paths:

@@ -11,11 +11,32 @@ from pathlib import Path
 from typing import Final, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from backup.config.encryption import AgeSettings
-from backup.config.offsite import OffsiteSettings
-from backup.config.types import Addresses, Cron, Host, Names, People, Token, Web, Zone, is_person, overlap
+from backup.config.types import (
+    Addresses,
+    Bucket,
+    Cron,
+    Days,
+    Endpoint,
+    Folder,
+    Host,
+    Hours,
+    Names,
+    Owner,
+    People,
+    Port,
+    Prefix,
+    Recipients,
+    Region,
+    StorageClass,
+    Token,
+    Upload,
+    Web,
+    Zone,
+    is_person,
+    overlap,
+)
 from backup.formatting import printable
 
 _OVERLAP: Final = (
@@ -24,10 +45,104 @@ _OVERLAP: Final = (
 )
 
 
-class Settings(OffsiteSettings, AgeSettings):
+class Settings(BaseModel):
     """Everything that can be set, with its default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    encrypt: Literal["off", "offsite", "all"] = Field(
+        "off", alias="BACKUP_ENCRYPT", description="what is encrypted: `off`, `offsite` copies alone, or `all` sets"
+    )
+    age_recipients: Recipients = Field(
+        (),
+        alias="BACKUP_AGE_RECIPIENTS",
+        description="public keys (age1…, ssh-…) to encrypt to, by commas or newlines, or BACKUP_AGE_RECIPIENTS_FILE",
+    )
+    age_identity: Path | None = Field(
+        None,
+        alias="BACKUP_AGE_IDENTITY_FILE",
+        description="file with the private key, if it may be here: then encrypted sets are verified and drilled",
+    )
+
+    bucket: Bucket | None = Field(
+        None, alias="AWS_S3_BACKUP_BUCKET", description="bucket that copies of sets go to; unset: none"
+    )
+    bucket_prefix: Prefix = Field(
+        "", alias="AWS_S3_BACKUP_PREFIX", description="folder in the bucket, such as `obcms/`; unset: its root"
+    )
+    region: Region | None = Field(None, alias="AWS_REGION", description="region of the bucket")
+    endpoint: Endpoint | None = Field(
+        None, alias="AWS_ENDPOINT_URL_S3", description="URL of an S3 service that is not Amazon's"
+    )
+    access_key: SecretStr | None = Field(
+        None,
+        alias="AWS_ACCESS_KEY_ID",
+        description="key of the bucket, or AWS_ACCESS_KEY_ID_FILE; unset: as boto3 finds one (role, profile)",
+    )
+    secret_key: SecretStr | None = Field(
+        None, alias="AWS_SECRET_ACCESS_KEY", description="its secret, or AWS_SECRET_ACCESS_KEY_FILE"
+    )
+    session_token: SecretStr | None = Field(
+        None, alias="AWS_SESSION_TOKEN", description="token of a temporary key, or AWS_SESSION_TOKEN_FILE"
+    )
+    addressing: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        alias="BACKUP_OFFSITE_ADDRESSING",
+        description="how the bucket is named in requests: auto, path, virtual",
+    )
+    sse: Literal["AES256", "aws:kms", "none"] = Field(
+        "AES256", alias="BACKUP_OFFSITE_SSE", description="encryption by the S3 service: AES256, aws:kms or none"
+    )
+    kms_key: str = Field("", alias="BACKUP_OFFSITE_KMS_KEY", description="key for aws:kms; unset: the account's own")
+    storage_class: StorageClass = Field(
+        "STANDARD_IA", alias="BACKUP_OFFSITE_STORAGE_CLASS", description="storage class of uploaded files"
+    )
+    bucket_owner: Owner = Field(
+        "", alias="BACKUP_OFFSITE_OWNER", description="account number that must own the bucket; unset: not checked"
+    )
+    copy_dir: Folder | None = Field(
+        None, alias="BACKUP_COPY_DIR", description="a mounted folder on another disk that gets copies, too"
+    )
+    upload_daily: Upload = Field(
+        "",
+        alias="BACKUP_UPLOAD_DAILY",
+        description="cron line of their upload, `after` each backup, or `off`; unset: off",
+    )
+    upload_weekly: Upload = Field("", alias="BACKUP_UPLOAD_WEEKLY", description="the same for weekly sets; unset: off")
+    upload_monthly: Upload = Field("30 4 1 * *", alias="BACKUP_UPLOAD_MONTHLY", description="the same for monthly sets")
+    upload_manual: Upload = Field("", alias="BACKUP_UPLOAD_MANUAL", description="the same for manual sets; unset: off")
+    upload_limit_mb: float = Field(
+        0, alias="BACKUP_UPLOAD_LIMIT_MB", ge=0, description="most MB per second of an upload; 0: no limit"
+    )
+    upload_parts: int = Field(
+        4, alias="BACKUP_UPLOAD_PARTS", ge=1, le=16, description="parts of a file that are sent at once"
+    )
+    offsite_daily: Days = Field(
+        30, alias="BACKUP_OFFSITE_RETENTION_DAILY", description="days of daily copies; 0: for ever"
+    )
+    offsite_weekly: Days = Field(
+        90, alias="BACKUP_OFFSITE_RETENTION_WEEKLY", description="days of weekly copies; 0: for ever"
+    )
+    offsite_monthly: Days = Field(
+        365, alias="BACKUP_OFFSITE_RETENTION_MONTHLY", description="days of monthly copies; 0: for ever"
+    )
+    offsite_manual: Days = Field(
+        0, alias="BACKUP_OFFSITE_RETENTION_MANUAL", description="days of manual copies; 0: for ever"
+    )
+    offsite_cleanup: Cron = Field(
+        "", alias="BACKUP_OFFSITE_CLEANUP", description="cron line of `offsite prune`, or `off`; unset: off"
+    )
+    offsite_verify: Cron = Field(
+        "30 6 * * *",
+        alias="BACKUP_OFFSITE_VERIFY",
+        description="cron line of the look at all copies, which also reads a share of them, or `off`",
+    )
+    offsite_drill: Cron = Field(
+        "0 7 2 * *", alias="BACKUP_OFFSITE_DRILL", description="cron line of the drill of the newest copy, or `off`"
+    )
+    offsite_max_age_hours: Hours = Field(
+        840, alias="BACKUP_OFFSITE_MAX_AGE_HOURS", description="age of the newest copy that is a warning"
+    )
 
     db_service: str = Field("db", alias="DB_SERVICE", description="Compose service of the database")
     db_host: Host | None = Field(
@@ -35,7 +150,7 @@ class Settings(OffsiteSettings, AgeSettings):
         alias="DB_HOST",
         description="a database container, or a server to reach over the network; unset: DB_SERVICE's container",
     )
-    db_port: int = Field(5432, alias="DB_PORT", ge=1, le=65535, description="PostgreSQL's own port, never a pooler's")
+    db_port: Port = Field(5432, alias="DB_PORT", description="PostgreSQL's own port, never a pooler's")
     db_name: str | None = Field(None, alias="DB_NAME", description="database; unset: POSTGRES_DB, then the container's")
     db_user: str | None = Field(None, alias="DB_USER", description="login; unset: POSTGRES_USER, then the container's")
     db_password: SecretStr | None = Field(
@@ -58,21 +173,17 @@ class Settings(OffsiteSettings, AgeSettings):
         "0 */6 * * *", alias="BACKUP_MONITOR", description="cron line of the look that is logged and recorded, or `off`"
     )
     report: Cron = Field("0 9 * * 1", alias="BACKUP_REPORT", description="cron line of the report, or `off`")
-    retention_daily: int = Field(
-        30, alias="BACKUP_RETENTION_DAILY", ge=0, le=36_500, description="days that daily sets are kept; 0: for ever"
+    retention_daily: Days = Field(
+        30, alias="BACKUP_RETENTION_DAILY", description="days that daily sets are kept; 0: for ever"
     )
-    retention_weekly: int = Field(
-        90, alias="BACKUP_RETENTION_WEEKLY", ge=0, le=36_500, description="days that weekly sets are kept; 0: for ever"
+    retention_weekly: Days = Field(
+        90, alias="BACKUP_RETENTION_WEEKLY", description="days that weekly sets are kept; 0: for ever"
     )
-    retention_monthly: int = Field(
-        365,
-        alias="BACKUP_RETENTION_MONTHLY",
-        ge=0,
-        le=36_500,
-        description="days that monthly sets are kept; 0: for ever",
+    retention_monthly: Days = Field(
+        365, alias="BACKUP_RETENTION_MONTHLY", description="days that monthly sets are kept; 0: for ever"
     )
-    retention_manual: int = Field(
-        0, alias="BACKUP_RETENTION_MANUAL", ge=0, le=36_500, description="days that manual sets are kept; 0: for ever"
+    retention_manual: Days = Field(
+        0, alias="BACKUP_RETENTION_MANUAL", description="days that manual sets are kept; 0: for ever"
     )
     retention_minimum: int = Field(
         3,
@@ -118,12 +229,8 @@ class Settings(OffsiteSettings, AgeSettings):
     allow_empty: Names = Field(
         (), alias="BACKUP_ALLOW_EMPTY", description="volumes that may be empty; `none` if there is no volume at all"
     )
-    max_age_hours: float = Field(
-        48,
-        alias="BACKUP_MAX_AGE_HOURS",
-        gt=0,
-        le=87_600,
-        description="age of the newest good set that turns health red",
+    max_age_hours: Hours = Field(
+        48, alias="BACKUP_MAX_AGE_HOURS", description="age of the newest good set that turns health red"
     )
     min_size_kb: float = Field(
         100, alias="BACKUP_MIN_SIZE_KB", ge=0, description="a dump smaller than this many kB is a warning"
@@ -157,7 +264,7 @@ class Settings(OffsiteSettings, AgeSettings):
         10, alias="BACKUP_LOG_MAX_MB", gt=0, description="size of a log file in MB at which it is rotated, once a month"
     )
     http_host: Host = Field("0.0.0.0", alias="BACKUP_HTTP_HOST", description="address of the health endpoint")  # noqa: S104
-    http_port: int = Field(8080, alias="BACKUP_HTTP_PORT", ge=1, le=65535, description="port of the health endpoint")
+    http_port: Port = Field(8080, alias="BACKUP_HTTP_PORT", description="port of the health endpoint")
     http_allowed_hosts: Names = Field(
         (),
         alias="BACKUP_HTTP_ALLOWED_HOSTS",
@@ -197,7 +304,7 @@ class Settings(OffsiteSettings, AgeSettings):
     )
     mail_to: People = Field((), alias="MAILTO", description="mail addresses that messages go to, by commas")
     mail_host: Host | None = Field(None, alias="EMAIL_HOST", description="mail server; needed with MAILTO")
-    mail_port: int = Field(25, alias="EMAIL_PORT", ge=1, le=65535, description="its port")
+    mail_port: Port = Field(25, alias="EMAIL_PORT", description="its port")
     mail_user: str | None = Field(None, alias="EMAIL_HOST_USER", description="login there, if it wants one")
     mail_password: SecretStr | None = Field(
         None, alias="EMAIL_HOST_PASSWORD", description="its password, or EMAIL_HOST_PASSWORD_FILE"
@@ -209,12 +316,37 @@ class Settings(OffsiteSettings, AgeSettings):
     )
 
     @property
+    def has_offsite(self) -> bool:
+        """Whether there is a place for copies."""
+        return self.bucket is not None or self.copy_dir is not None
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Every secret that was set, to be kept out of logs."""
         return tuple(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
 
     @model_validator(mode="after")
+    def _encryption(self) -> Self:
+        if self.encrypt != "off" and not self.age_recipients:
+            raise ValueError(
+                f"BACKUP_ENCRYPT={self.encrypt} needs BACKUP_AGE_RECIPIENTS, the public keys to encrypt to"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keys(self) -> Self:
+        if (self.access_key is None) != (self.secret_key is None):
+            raise ValueError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together; one of them is not set")
+        if self.session_token is not None and self.access_key is None:
+            raise ValueError("AWS_SESSION_TOKEN goes with AWS_ACCESS_KEY_ID, which is not set")
+        if self.kms_key and self.sse != "aws:kms":
+            raise ValueError("BACKUP_OFFSITE_KMS_KEY needs BACKUP_OFFSITE_SSE=aws:kms")
+        return self
+
+    @model_validator(mode="after")
     def _apart(self) -> Self:
+        if self.copy_dir and overlap(self.copy_dir, self.root):
+            raise ValueError(f"BACKUP_COPY_DIR must lie apart from {self.root}, on another disk")
         archived = f"BACKUP_VOLUMES_DIR ({printable(str(self.volumes))})"
         if overlap(_resolved(self.volumes), _resolved(self.root)):
             raise ValueError(f"BACKUP_DIR ({printable(str(self.root))}) and {archived} {_OVERLAP}")

@@ -8,11 +8,12 @@ from typing import Annotated, Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from backup.config import notify_url
 from backup.formatting import printable
 from backup.model.schedule import check as check_cron
+from backup.pipeline import age
 
 # Narrower than the standard: what every mail server and library takes.
 _PERSON: Final = re.compile(
@@ -22,7 +23,6 @@ _PERSON: Final = re.compile(
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 # An upload that follows each backup instead of a cron line.
 AFTER: Final = "after"
-_HOST: Final = re.compile(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}")
 
 
 def _zone(value: object) -> object:
@@ -42,12 +42,6 @@ def _cron(value: str) -> str:
     return "" if value.lower() == "off" else check_cron(value)
 
 
-def _host(value: str) -> str:
-    if not _HOST.fullmatch(value):
-        raise ValueError(f"{printable(value)!r} is not a host name or an address")
-    return value
-
-
 def _addresses(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -64,6 +58,15 @@ def _web(value: SecretStr) -> SecretStr:
     if why := notify_url.web_problem(value.get_secret_value()):
         raise ValueError(why)
     return value
+
+
+def _recipients(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    texts = age.split(value)
+    if wrong := [f"recipient {n} {why}" for n, text in enumerate(texts, 1) if (why := age.problem(text))]:
+        raise ValueError("; ".join(wrong))
+    return texts
 
 
 def _matching(pattern: str, what: str) -> AfterValidator:
@@ -132,7 +135,7 @@ Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Cron = Annotated[str, AfterValidator(_cron)]
 Upload = Annotated[str, AfterValidator(_upload)]
-Host = Annotated[str, AfterValidator(_host)]
+Host = Annotated[str, _matching(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}", "a host name or an address")]
 Bucket = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", "the name of a bucket")]
 Region = Annotated[
     str,
@@ -147,3 +150,7 @@ Addresses = Annotated[tuple[SecretStr, ...], BeforeValidator(_addresses)]
 Web = Annotated[SecretStr, AfterValidator(_web)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 People = Annotated[Names, AfterValidator(_people)]
+Recipients = Annotated[tuple[str, ...], BeforeValidator(_recipients)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
+Hours = Annotated[float, Field(gt=0, le=87_600)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.app.restore import context
+from backup.app.restore import restore_context
 from backup.operations.restore.plan_inputs import gather
 from backup.progress import Silent
 from backup.storage.errors import free_space
@@ -156,7 +156,7 @@ def known(tmp_path: Path, each: Server) -> bool:
     """Whether its disk is that of the sets; what a plan knows of it."""
     (tmp_path / each.service).mkdir()
     target = Target.make(tmp_path / each.service, each)
-    facts = gather(context(target.sidecar.app(), Silent()), target.stored(), "", True)
+    facts = gather(restore_context(target.sidecar.app(), Silent()), target.stored(), "", True)
     data = Path(docker("inspect", "-f", "{{(index .Mounts 0).Source}}", each.container.id))
     same = data.stat().st_dev == target.sidecar.root.stat().st_dev
     assert facts.server and facts.server.disk == (facts.backup_disk if same else "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backup.app.restore import context
+from backup.app.restore import restore_context
 from backup.errors import BackupError
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import file_name
@@ -138,7 +138,7 @@ class Target:
         """Why a restore of this set would refuse, asked in this process as the command asks; empty if it would not."""
         stored = self.stored(tier)
         try:
-            planned = plan(gather(context(self.sidecar.app(), Silent()), stored, "", True))
+            planned = plan(gather(restore_context(self.sidecar.app(), Silent()), stored, "", True))
         except BackupError as error:
             return error.message
         if planned.refusals:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
 from rich.text import Text
 
+from backup.cli.render.tables import name_column, number, plain_table
 from backup.formatting import plural, printable, size
 from backup.media.tar_writer import IndexEntry
 from backup.model.backup_set import StoredSet
@@ -19,9 +19,6 @@ from backup.operations.inspect.file_index import Tree
 from backup.operations.inspect.one_file import Seen
 from backup.operations.inspect.usage import SetUse, Use
 from backup.postgres.dump.inheritance import descendants
-
-if TYPE_CHECKING:  # `show` needs nothing that restores
-    from backup.operations.restore.single import Choice
 
 _SHOWN: Final = 20
 
@@ -52,9 +49,9 @@ def trees_page(trees: Sequence[Tree]) -> RenderableType:
 def _tree(found: Tree) -> RenderableType:
     if found.problem:
         return Text(f"\nvolume {found.volume}: {printable(found.problem)}", style="red")
-    table = Table(f"in {printable(found.volume)}", "files", "size", box=None, pad_edge=False, header_style="bold")
+    table = plain_table(f"in {printable(found.volume)}", "files", "size")
     for name, files, count in found.directories[:_SHOWN]:
-        table.add_row(Text(printable(name)), Text(f"{files:,}", justify="right"), Text(size(count), justify="right"))
+        table.add_row(Text(printable(name)), number(f"{files:,}"), number(size(count)))
     if len(found.directories) > _SHOWN:
         table.add_row(Text(f"and {len(found.directories) - _SHOWN:,} more directories; --json has all"))
     return Group(Text(), table)
@@ -86,14 +83,13 @@ def history_page(path: str, which: StoredSet, seen: Sequence[Seen], zone: ZoneIn
     """One file from set to set, newest first."""
     here = next((each.entry for each in seen if each.stored.id == which.id), None)
     facts = f"{size(here.size)} ({here.size:,} bytes), SHA-256 {here.sha256}" if here else "not in its file indexes"
-    name = Column("set", no_wrap=True, min_width=max((len(each.stored.id) for each in seen), default=0))
-    table = Table(name, "taken", "bytes", "SHA-256", "content", box=None, pad_edge=False, header_style="bold")
+    table = plain_table(name_column("set", (each.stored.id for each in seen)), "taken", "bytes", "SHA-256", "content")
     for each in seen:
         entry = each.entry
         table.add_row(
             Text(each.stored.id, style="bold" if each.stored.id == which.id else ""),
             f"{each.stored.time.astimezone(zone):%Y-%m-%d %H:%M}",
-            Text(f"{entry.size:,}" if entry else "", justify="right"),
+            number(f"{entry.size:,}" if entry else ""),
             entry.sha256[:12] if entry else "",
             Text(printable(each.what), style="" if each.what in ("same", "first") else "yellow"),
         )
@@ -121,15 +117,14 @@ def usage_page(use: Use) -> RenderableType:
     blocks: list[RenderableType] = []
     kinds = sorted(use.kinds.items(), key=lambda item: -item[1])
     if use.sets:
-        name = Column("set", no_wrap=True, min_width=max(len(each) for each in use.sets))
-        table = Table(name, "size", *(kind for kind, _ in kinds), box=None, pad_edge=False, header_style="bold")
+        table = plain_table(name_column("set", use.sets), "size", *(kind for kind, _ in kinds))
         for each in _by_size(use):
             cells = (size(each.kinds[kind]) if each.kinds[kind] else "" for kind, _ in kinds)
-            table.add_row(each.id, *(Text(cell, justify="right") for cell in (size(each.bytes), *cells)))
+            table.add_row(each.id, *(number(cell) for cell in (size(each.bytes), *cells)))
         blocks += [table, Text()]
-    sums = Table("what", "size", box=None, pad_edge=False, header_style="bold")
+    sums = plain_table("what", "size")
     for what, count in usage_rows(use):
-        sums.add_row(Text(what), Text(size(count), justify="right"))
+        sums.add_row(Text(what), number(size(count)))
     blocks.append(sums)
     for title, listed in (("left by runs that died", use.leftovers), ("not ours", use.foreign)):
         blocks += [
@@ -178,24 +173,3 @@ def usage_json(use: Use) -> dict[str, Any]:
 
 def _by_size(use: Use) -> list[SetUse]:
     return sorted(use.sets.values(), key=lambda each: (-each.bytes, each.id))
-
-
-def path_line(identifier: str, each: Choice) -> str:
-    """What becomes of one path of a single restore."""
-    name = printable(os.fsdecode(each.path))
-    what = f"{plural(each.files, 'file')}, {size(each.bytes)}" if each.files else "as the archive has it"
-    now = f"replaces what is there now ({plural(each.live_files, 'file')}, {size(each.live_bytes)})"
-    return f"{each.volume}: {name} from {identifier}: {what}; {now if each.live else 'nothing is there now'}"
-
-
-def path_json(each: Choice) -> dict[str, Any]:
-    """The same for programs."""
-    return {
-        "volume": each.volume,
-        "path": os.fsdecode(each.path),
-        "files": each.files,
-        "bytes": each.bytes,
-        "live": each.live,
-        "live_files": each.live_files,
-        "live_bytes": each.live_bytes,
-    }

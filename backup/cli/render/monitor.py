@@ -17,11 +17,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from backup.formatting import age, duration, plural, printable, size
+from backup.formatting import age, duration, plural, printable, shortened, size
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring.forecast import HORIZON
-from backup.monitoring.health import WORDS, Health, Reason, Status
+from backup.monitoring.health import WORDS, Health, Status
 from backup.monitoring.overview import Clock, Overview, Storage, telling
 
 TITLE: Final = "OBCMS Backup Monitoring Report"
@@ -101,26 +101,33 @@ def detail_sections(overview: Overview) -> list[Section]:
 
 
 def lines(overview: Overview, sections: Sequence[Section], *, boxed: bool) -> list[str]:
-    """Plain lines. `boxed` puts the seed's title above them."""
-    return list(_lines(overview, sections, boxed))
+    """Draw plain lines. `boxed` puts the seed's title above them."""
+    drawn = [*_box(), "", f"Generated: {_stamp(overview.now, overview)}"] if boxed else []
+    drawn += alert_lines(overview.health)
+    for section in sections:
+        drawn += ["", *([f"{section.heading}:"] if section.heading else [])]
+        width = max((len(row.label) for row in section.rows), default=0) + 3
+        for row in section.rows:
+            label = f"{row.label}:" if row.label else ""
+            drawn.append(f"  {label.ljust(width)}{row.text}")
+    return drawn
 
 
-def reason_lines(reasons: Sequence[Reason]) -> list[str]:
-    """Each reason with its hint below it."""
-    return [
-        line
-        for reason in reasons
-        for line in (f"  {WORDS[reason.severity]}: {reason.text}", *([f"    {reason.hint}"] if reason.hint else []))
-    ]
+def alert_lines(health: Health) -> list[str]:
+    """Draw the verdict, and each reason with its hint below it."""
+    drawn = [f"Health Status: {WORDS[health.status]}"]
+    for reason in health.reasons:
+        drawn += [f"  {WORDS[reason.severity]}: {reason.text}", *([f"    {reason.hint}"] if reason.hint else [])]
+    return drawn
 
 
 def page(overview: Overview, sections: Sequence[Section], *, boxed: bool) -> RenderableType:
-    """The same for a terminal of any width."""
-    health = overview.health
+    """Draw the same for a terminal of any width."""
     blocks: list[RenderableType] = []
     if boxed:
-        blocks += [_title(), Text(f"Generated: {_stamp(overview.now, overview)}")]
-    blocks += [verdict(health), *_reasons(health.reasons)]
+        title = Panel(Text(TITLE, justify="center"), box=box.DOUBLE, width=_WIDTH + 2)
+        blocks += [title, Text(f"Generated: {_stamp(overview.now, overview)}")]
+    blocks.append(alert_page(overview.health))
     for section in sections:
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(overflow="fold", min_width=8)
@@ -131,48 +138,21 @@ def page(overview: Overview, sections: Sequence[Section], *, boxed: bool) -> Ren
     return Group(*blocks)
 
 
-def verdict(health: Health) -> Text:
-    """One line: the word first."""
-    word = WORDS[health.status]
-    return Text.assemble("Health Status: ", (word, _STYLES[health.status]))
-
-
-def alert_page(overview: Overview) -> RenderableType:
-    """Only what is wrong."""
-    return Group(*([verdict(overview.health), *_reasons(overview.health.reasons)] if overview.health.reasons else []))
-
-
-def _title() -> RenderableType:
-    return Panel(Text(TITLE, justify="center"), box=box.DOUBLE, width=_WIDTH + 2)
+def alert_page(health: Health) -> RenderableType:
+    """Draw the verdict and its reasons for a terminal."""
+    blocks: list[RenderableType] = [Text.assemble("Health Status: ", (WORDS[health.status], _STYLES[health.status]))]
+    for reason in health.reasons:
+        text = Text.assemble((f"{WORDS[reason.severity]}: ", _STYLES[reason.severity]), reason.text)
+        blocks.append(Padding(text, (0, 0, 0, 2)))
+        if reason.hint:
+            blocks.append(Padding(Text(reason.hint, style="dim"), (0, 0, 0, 4)))
+    return Group(*blocks)
 
 
 def _box() -> list[str]:
     """As the seed draws it."""
     edge = "═" * _WIDTH
     return [f"╔{edge}╗", f"║{TITLE.rjust(11 + len(TITLE)).ljust(_WIDTH)}║", f"╚{edge}╝"]
-
-
-def _reasons(reasons: Sequence[Reason]) -> Iterator[RenderableType]:
-    for reason in reasons:
-        told = Text.assemble((f"{WORDS[reason.severity]}: ", _STYLES[reason.severity]), reason.text)
-        yield Padding(told, (0, 0, 0, 2))
-        if reason.hint:
-            yield Padding(Text(reason.hint, style="dim"), (0, 0, 0, 4))
-
-
-def _lines(overview: Overview, sections: Sequence[Section], boxed: bool) -> Iterator[str]:
-    if boxed:
-        yield from (*_box(), "", f"Generated: {_stamp(overview.now, overview)}")
-    yield f"Health Status: {WORDS[overview.health.status]}"
-    yield from reason_lines(overview.health.reasons)
-    for section in sections:
-        yield ""
-        if section.heading:
-            yield f"{section.heading}:"
-        width = max((len(row.label) for row in section.rows), default=0) + 3
-        for row in section.rows:
-            label = f"{row.label}:" if row.label else ""
-            yield f"  {label.ljust(width)}{row.text}"
 
 
 def _clocks(overview: Overview) -> Iterator[Row]:
@@ -242,9 +222,7 @@ def _last_runs(overview: Overview) -> Iterator[Row]:
         yield Row(printable(what), _run(run, overview), _style(run))
 
 
-def _run(run: Run | None, overview: Overview) -> str:
-    if run is None:
-        return "none"
+def _run(run: Run, overview: Overview) -> str:
     took = f" in {duration(run.seconds['total'])}" if "total" in run.seconds else ""
     why = f": {_short(run.message)}" if run.message and run.outcome is not Outcome.SUCCESS else ""
     return f"{run.outcome}{took}, {_when(run.started, overview)}{why}"
@@ -260,8 +238,7 @@ def _set(stored: int, state: str, proven: bool, problem: str) -> str:
 
 
 def _short(text: str) -> str:
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= 300 else line[:299] + "…"
+    return shortened(printable(" ".join(text.split())), 300)
 
 
 def _style(run: Run | None) -> str:

@@ -1,10 +1,10 @@
-"""What people see: tables, one-set pages. Builds; `cli` prints."""
+"""Tables of sets, here and at other places, and all about one set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
 
 from rich.console import Group, RenderableType
@@ -15,23 +15,42 @@ from backup.formatting import age, duration, plural, printable, size
 from backup.model.backup_set import Pin, Proof, StoredSet, Verdict, empty_volumes
 from backup.model.manifest import Manifest
 
-_STYLES: Final = {"complete": "green", "complete with changes": "yellow", "old script": "cyan"}
+if TYPE_CHECKING:  # `list` needs neither
+    from backup.catalog.retention import Decision
+    from backup.operations.offsite.verify_copies import Row
+
+_STATES: Final = {"complete": "green", "complete with changes": "yellow", "old script": "cyan"}
+_COPIES: Final = {"offsite": "green", "archived": "cyan", "only local": "yellow"}
+_ACTIONS: Final = {"keep": "green", "remove": "red", "wait": "yellow", "later": "yellow"}
 _ROWS_SHOWN: Final = 200
 _LEFT_OUT: Final = 20
 
 
+def plain_table(*columns: Column | str, header: bool = True) -> Table:
+    """Make a table without lines, for rows to come."""
+    return Table(*columns, box=None, pad_edge=False, show_header=header, header_style="bold")
+
+
+def name_column(title: str, names: Iterable[str]) -> Column:
+    """Make a column that is never cut: names are what people copy, and the id of a set says when."""
+    return Column(title, no_wrap=True, min_width=max(map(len, names), default=0))
+
+
+def number(text: str) -> Text:
+    """Set a cell to the right."""
+    return Text(text, justify="right")
+
+
 def sets_table(sets: Sequence[StoredSet], now: datetime) -> RenderableType:
     """One line a set, newest first."""
-    # The id says when, and must never be cut: it is what people copy.
-    name = Column("set", no_wrap=True, min_width=max((len(stored.id) for stored in sets), default=0))
-    table = Table(name, "age", "size", "files", "state", box=None, pad_edge=False, header_style="bold")
+    table = plain_table(name_column("set", (stored.id for stored in sets)), "age", "size", "files", "state")
     for stored in sets:
         table.add_row(
             stored.id,
             age(now - stored.time),
-            Text(size(stored.size), justify="right"),
-            Text(str(len(stored.files)), justify="right"),
-            Text(state(stored), style=_STYLES.get(stored.state, "red")),
+            number(size(stored.size)),
+            number(str(len(stored.files))),
+            Text(state(stored), style=_STATES.get(stored.state, "red")),
         )
     good = sum(stored.good for stored in sets)
     total = size(sum(stored.size for stored in sets))
@@ -94,8 +113,7 @@ def _manifest_blocks(manifest: Manifest) -> list[RenderableType]:
         facts += [(name, value) for name, value in needs if value]
         facts += [("not in the dump", item) for item in database.not_carried]
         facts += [("caution", item) for item in database.cautions]
-    file = Column("file", no_wrap=True, min_width=max(len(a.file) for a in manifest.artifacts))
-    files = Table(file, "stored", "unpacked", box=None, pad_edge=False, header_style="bold")
+    files = plain_table(name_column("file", (a.file for a in manifest.artifacts)), "stored", "unpacked")
     for a in manifest.artifacts:
         files.add_row(a.file, size(a.stored_size), size(a.plain_size))
     blocks: list[RenderableType] = [_facts(facts), Text(), files]
@@ -117,14 +135,14 @@ def _manifest_blocks(manifest: Manifest) -> list[RenderableType]:
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = plain_table(header=False)
     for name, value in facts:
         table.add_row(Text(name, style="bold"), Text(printable(value)))
     return table
 
 
 def _rows(rows: dict[str, int]) -> Table:
-    table = Table("table", "rows", box=None, pad_edge=False, header_style="bold")
+    table = plain_table("table", "rows")
     for name, count in sorted(rows.items(), key=lambda item: -item[1])[:_ROWS_SHOWN]:
         table.add_row(Text(printable(name)), Text(f"{count:,}", justify="right"))
     if len(rows) > _ROWS_SHOWN:
@@ -192,3 +210,91 @@ def set_json(stored: StoredSet) -> dict[str, Any]:
         "verdict": stored.verdict.model_dump(mode="json") if stored.verdict else None,
         "manifest": stored.manifest.model_dump(mode="json") if stored.manifest else None,
     }
+
+
+def copies_table(place: str, rows: Sequence[Row], now: datetime) -> RenderableType:
+    """One line a set, newest first."""
+    table = plain_table(name_column("set", (row.id for row in rows)), "age", "size", "state", "here", "note")
+    for row in rows:
+        table.add_row(
+            row.id,
+            age(now - row.time),
+            number(size(row.size)),
+            Text(row.state, style=_COPIES.get(row.state, "red")),
+            "yes" if row.local else "no",
+            Text(printable(row.note)),
+        )
+    held = [row for row in rows if row.state in ("offsite", "archived")]
+    total = f"{plural(len(held), 'set')} at {place}, {size(sum(row.size for row in held))}"
+    return Group(table, Text(printable(total)))
+
+
+def copies_lines(rows: Sequence[Row]) -> list[str]:
+    """The table for other programs' eyes: id, time (UTC), bytes, state, `here` or `there`, note, separated by tabs."""
+    return [
+        f"{row.id}\t{row.time:%Y-%m-%dT%H:%M:%SZ}\t{row.size}\t{row.state}\t{'here' if row.local else 'there'}"
+        f"\t{printable(row.note)}"
+        for row in rows
+    ]
+
+
+def copies_json(place: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The same for `--json`; times are ISO 8601 in UTC, sizes bytes."""
+    return {
+        "place": place,
+        "sets": [
+            {
+                "id": row.id,
+                "tier": str(row.tier),
+                "time": row.time.isoformat(),
+                "size": row.size,
+                "state": row.state,
+                "local": row.local,
+                "note": row.note,
+            }
+            for row in rows
+        ],
+    }
+
+
+def prune_table(decisions: Sequence[Decision], now: datetime, hold: str) -> RenderableType:
+    """One line a set, newest first; `hold` says why nothing goes at all."""
+    table = plain_table(name_column("set", (d.stored.id for d in decisions)), "age", "size", "what", "why")
+    for decision in decisions:
+        stored, what = decision.stored, action(decision)
+        table.add_row(
+            stored.id,
+            age(now - stored.time),
+            number(size(stored.size)),
+            Text(what, style=_ACTIONS[what]),
+            Text(printable(decision.reason)),
+        )
+    going = [decision.stored.size for decision in decisions if not decision.keep]
+    total = f"{plural(len(going), 'set')} of {len(decisions)} would be removed, {size(sum(going))}"
+    return Group(table, Text("; ".join(filter(None, [total, printable(hold)]))))
+
+
+def prune_lines(decisions: Sequence[Decision]) -> list[str]:
+    """The table for other programs' eyes: id, keep, remove, wait or later, the reason, separated by tabs."""
+    return [f"{d.stored.id}\t{action(d)}\t{printable(d.reason)}" for d in decisions]
+
+
+def prune_json(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
+    """The same for `--json`; `time` is ISO 8601 in UTC, `size` in bytes."""
+    return [
+        {
+            "id": d.stored.id,
+            "tier": d.stored.tier,
+            "time": d.stored.time.isoformat(),
+            "size": d.stored.size,
+            "state": d.stored.state,
+            "action": action(d),
+            "reason": d.reason,
+        }
+        for d in decisions
+    ]
+
+
+def action(decision: Decision) -> str:
+    """In one word: keep, remove, wait for a person, or later by itself."""
+    return "wait" if decision.waits else "later" if decision.later else "keep" if decision.keep else "remove"

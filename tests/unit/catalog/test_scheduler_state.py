@@ -14,7 +14,7 @@ import pytest
 
 from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import FILE, Ledger
-from backup.cli.render.schedule import last_run
+from backup.cli.service import last_run
 from backup.errors import DumpFailed, Interrupted, LockHeld
 from backup.model.run import Outcome, Run
 from backup.model.schedule import Account

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.app import encryption
+from backup.app.doctor import keys
 from backup.config import loader
 from backup.errors import ConfigError, IntegrityError, KeyMissing
 from backup.monitoring.encryption import Keys, told
@@ -197,8 +197,8 @@ def test_what_is_told_about_the_key(tmp_path: Path) -> None:
     public = str(KEY.to_public())
     assert [line.text for line in told(Keys("off"), [])] == ["sets are not encrypted (BACKUP_ENCRYPT=off)"]
     loaded = loader.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": public})
-    lines = told(encryption.keys(loaded), [])
+    lines = told(keys(loaded), [])
     assert public[:10] in lines[0].text and public not in lines[0].text
     assert any("one key alone" in line.text for line in lines) and any("no private key" in line.text for line in lines)
     gone = loaded.model_copy(update={"age_identity": tmp_path / "gone"})
-    assert any(line.warning and "gone" in line.text for line in told(encryption.keys(gone), []))
+    assert any(line.warning and "gone" in line.text for line in told(keys(gone), []))

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from rich.console import Console
 
-from backup.cli.render.doctor import doctor_json, doctor_lines, doctor_page
+from backup.cli.doctor import doctor_json, doctor_lines, doctor_page
 from backup.config import loader
 from backup.docker.container import Container
 from backup.docker.permissions import CALLS, Rights

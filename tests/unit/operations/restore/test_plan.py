@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from backup.cli.render.plan import plan_json, plan_lines, plan_page
+from backup.cli.restore import plan_json, plan_lines, plan_page
 from backup.model.backup_set import LoadTest, Missing, Proof, StoredSet, Verdict
 from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
 from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Plan, Server, Volume, plan

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from backup.app.setup import write
 from backup.docker.container import Container
-from backup.errors import ConfigError, StoreError
-from backup.operations.setup.find import Names, Plan, plan, project_of
-from backup.operations.setup.overlay import overlay
+from backup.errors import ConfigError
+from backup.operations.setup import Names, Plan, overlay, plan, project_of
 
 NAMES = Names({"p_uploads": "uploads", "p_data": "data"}, {"p_default": "default"})
 
@@ -175,22 +172,3 @@ def test_the_project() -> None:
         project_of([DB, other], "")
     with pytest.raises(ConfigError, match="no container belongs"):
         project_of([DB], "nosuch")
-
-
-def test_a_file_is_never_replaced_by_accident(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("container", raising=False)
-    path, replaced = write("one\n", tmp_path, force=False)
-    assert (path.name, replaced, path.read_text()) == ("docker-compose.backup.yml", False, "one\n")
-    with pytest.raises(ConfigError, match="is there already"):
-        write("two\n", tmp_path, force=False)
-    assert path.read_text() == "one\n"
-    assert write("two\n", path, force=True) == (path, True)
-    assert path.read_text() == "two\n"
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_file_that_would_vanish_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("container", "oci")
-    monkeypatch.setattr("backup.app.setup.mounted", lambda _folder: False)
-    with pytest.raises(StoreError, match="would go with this container"):
-        write("x", tmp_path, force=False)
