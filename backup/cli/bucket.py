@@ -14,7 +14,7 @@ from backup.cli.base import Json
 from backup.errors import RemoteFailed
 from backup.logging import logger
 from backup.storage.s3 import open_bucket
-from backup.storage.s3.policy import policy as policy_of
+from backup.storage.s3.options import policy as policy_of
 
 if TYPE_CHECKING:
     from backup.storage.s3.bucket_setup import Step

@@ -18,13 +18,15 @@ from backup.errors import BackupError, IntegrityError, RemoteFailed
 from backup.storage.rate_limit import Pace
 from backup.storage.remote import Entry
 from backup.storage.s3.body import Body, Flow, Stopped
-from backup.storage.s3.checksums import SHA256, TOKEN, Sent, require
 from backup.storage.s3.client import Client
 from backup.storage.s3.download import blocks, head
 from backup.storage.s3.parts import (
+    SHA256,
+    TOKEN,
     Cut,
     Data,
     Part,
+    Sent,
     at_once,
     base64_of,
     composite,
@@ -32,6 +34,7 @@ from backup.storage.s3.parts import (
     length,
     md5_of,
     part_size,
+    require,
     sha256_of,
 )
 

@@ -15,9 +15,8 @@ from backup.errors import ConfigError, IntegrityError, RemoteFailed
 from backup.storage.rate_limit import Pace
 from backup.storage.s3 import Options
 from backup.storage.s3.body import Body, Flow
-from backup.storage.s3.checksums import Sent, require
 from backup.storage.s3.client import Client
-from backup.storage.s3.parts import Part, composite, composite_etag
+from backup.storage.s3.parts import Part, Sent, composite, composite_etag, require
 
 DATA = (b"first part", b"second")
 WHOLE = b"".join(DATA)
