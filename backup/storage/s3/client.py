@@ -24,7 +24,8 @@ from backup.storage.s3.body import Blocks, Body
 from backup.storage.s3.errors import code_of, message_of, status_of, translated, unusable
 from backup.storage.s3.options import CHECKSUMS, CONDITIONS, Options
 
-# Longer than this a connection is not waited for; what is sent and received waits for `timeout`.
+# Longer than this a connection is not waited for, nor, as urllib3 has it, for bytes to be taken; answers wait for
+# `timeout`.
 _CONNECT: Final = 30.0
 # Of an HTTP request: whatever can go wrong while it is made, or while its answer is read.
 # RecursionError: the library follows a redirect to another region that does not say which.
@@ -46,7 +47,7 @@ class _StillRefused(Exception):  # noqa: N818 - no error: there may be another w
 
 
 class Client:
-    """Asks one bucket. RemoteFailed, RemoteDenied or RemoteMissing when it fails, ConfigError when no client can be
+    """Ask one bucket. RemoteFailed, RemoteDenied or RemoteMissing when it fails, ConfigError when no client can be
     made of the settings; the library's error is its cause.
     """
 

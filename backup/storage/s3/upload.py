@@ -1,6 +1,7 @@
 """One object on its way into the bucket: nothing is there before the last byte was read and found right.
 
-Not boto3's own upload: it commits what a producer gave before it failed, and takes a short read for the end.
+Not boto3's own upload: it cannot ask a store not to replace an object, reads a source to its end after a part was
+refused, and its threads keep the process from ending (docs/decisions/0001-s3-sender.md).
 """
 
 from __future__ import annotations
