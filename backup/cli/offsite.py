@@ -24,7 +24,7 @@ from backup.operations.offsite import upload as uploading
 from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.upload import request_for
 from backup.storage.s3 import open_bucket
-from backup.storage.s3.policy import policy as policy_of
+from backup.storage.s3.options import policy as policy_of
 
 if TYPE_CHECKING:
     from backup.storage.s3.bucket_setup import Step

@@ -23,7 +23,7 @@ import pytest
 
 from backup.errors import BackupError, IntegrityError, RemoteDenied, RemoteFailed
 from backup.storage.s3 import Options, delete, open_bucket
-from backup.storage.s3.policy import policy
+from backup.storage.s3.options import policy
 from tests.support.lying_s3 import Liar, listing, lying
 from tests.support.proxy import Proxy, proxied
 from tests.support.s3 import WRITER, Service

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from backup.storage.rate_limit import Pace
 from backup.storage.remote import Entry, Removal, require_key
 from backup.storage.s3 import delete, download
-from backup.storage.s3.checksums import entry_of
 from backup.storage.s3.client import Client
 from backup.storage.s3.options import Options
+from backup.storage.s3.parts import entry_of
 from backup.storage.s3.upload import Upload
 
 

@@ -1,10 +1,16 @@
-"""A client of boto3 made from plain options, and one way to ask it."""
+"""A client of boto3 made from plain options, and one way to ask it.
+
+What a request carries that a store may refuse and that can be done without is left out where it does. Without checksums
+the MD5 in the ETag proves what arrived, or every byte is read back; without conditions an object is looked for before
+and after; without a list of unfinished uploads the bucket's own lifecycle ends them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from itertools import combinations
 from typing import Any, Final
 
 import boto3
@@ -15,15 +21,25 @@ from urllib3.exceptions import HTTPError
 
 from backup.errors import RemoteFailed
 from backup.storage.s3.body import Blocks, Body
-from backup.storage.s3.errors import status_of, translated, unusable
-from backup.storage.s3.optional_features import ANSWERED, is_refusal, lighter, reduced
-from backup.storage.s3.options import Options
+from backup.storage.s3.errors import code_of, message_of, status_of, translated, unusable
+from backup.storage.s3.options import CHECKSUMS, CONDITIONS, Options
 
-# Longer than this a connection is not waited for; what is sent and received waits for `timeout`.
+# Longer than this a connection is not waited for, nor, as urllib3 has it, for bytes to be taken; answers wait for
+# `timeout`.
 _CONNECT: Final = 30.0
 # Of an HTTP request: whatever can go wrong while it is made, or while its answer is read.
 # RecursionError: the library follows a redirect to another region that does not say which.
 FAILURES: Final = (BotoCoreError, ClientError, HTTPError, OSError, RecursionError)
+_PARAMETERS: Final = {
+    "ChecksumMode": CHECKSUMS,
+    "ChecksumAlgorithm": CHECKSUMS,
+    "ChecksumSHA256": CHECKSUMS,
+    "IfNoneMatch": CONDITIONS,
+}
+_UNKNOWN: Final = ("NotImplemented", "501", "405", "MethodNotAllowed", "InvalidArgument", "InvalidRequest", "400")
+_HEADERS: Final = ("x-amz-checksum", "x-amz-sdk-checksum", "checksum-algorithm", "checksum-mode", "if-none-match")
+# Of an answer to what was really asked: the store has understood the request.
+_ANSWERED: Final = (404, 412)
 
 
 class _StillRefused(Exception):  # noqa: N818 - no error: there may be another way to ask
@@ -31,7 +47,7 @@ class _StillRefused(Exception):  # noqa: N818 - no error: there may be another w
 
 
 class Client:
-    """Asks one bucket. RemoteFailed, RemoteDenied or RemoteMissing when it fails, ConfigError when no client can be
+    """Ask one bucket. RemoteFailed, RemoteDenied or RemoteMissing when it fails, ConfigError when no client can be
     made of the settings; the library's error is its cause.
     """
 
@@ -47,12 +63,12 @@ class Client:
 
         What a store refuses for a nicety is asked again without it, and from then on.
         """
-        parameters = reduced(parameters, self.without)
+        parameters = _reduced(parameters, self.without)
         try:
             return self._ask(operation, key, parameters)
         except RemoteFailed as error:
             if is_refusal(error.__cause__):
-                for without in lighter(parameters):
+                for without in _lighter(parameters):
                     with contextlib.suppress(_StillRefused):
                         return self._asked_without(operation, key, parameters, without)
             raise
@@ -76,11 +92,11 @@ class Client:
         if isinstance(body := parameters.get("Body"), Body):
             body.seek(0)
         try:
-            answer = self._ask(operation, key, reduced(parameters, without))
+            answer = self._ask(operation, key, _reduced(parameters, without))
         except RemoteFailed as error:
             if is_refusal(error.__cause__):
                 raise _StillRefused from error
-            if status_of(error.__cause__) in ANSWERED:
+            if status_of(error.__cause__) in _ANSWERED:
                 self.learn(without)
             raise
         self.learn(without)
@@ -101,15 +117,6 @@ class Client:
         except FAILURES as error:
             raise translated(error, options.name, f"s3:{operation}", key or "") from error
         return answer
-
-    def identity(self) -> str:
-        """The access key that requests are signed with; empty when none is found. It is no secret."""
-        client = self._client()
-        try:
-            found = client._request_signer._credentials
-        except FAILURES as error:
-            raise translated(error, self.options.name, "looking for a key") from error
-        return str(found.access_key) if found else ""
 
     def _client(self) -> Any:
         # Made late: looking for a role's credentials already asks the network.
@@ -170,3 +177,31 @@ def _in_blocks(request: Any, **_: object) -> None:
     if isinstance(request.body, Body):
         request.body.flow.check()
         request.body = Blocks(request.body)
+
+
+def _reduced(parameters: dict[str, Any], without: Collection[str]) -> dict[str, Any]:
+    """The parameters of a request without those niceties."""
+    kept = {name: value for name, value in parameters.items() if _PARAMETERS.get(name) not in without}
+    if CHECKSUMS in without and "MultipartUpload" in kept:
+        parts = [{n: v for n, v in part.items() if n not in _PARAMETERS} for part in kept["MultipartUpload"]["Parts"]]
+        kept["MultipartUpload"] = {"Parts": parts}
+    return kept
+
+
+def _lighter(parameters: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Which niceties to try a request without, the fewest first: at first none of them is left out.
+
+    What a proxy on the way says once must not be remembered of the store.
+    """
+    used = sorted({_PARAMETERS[name] for name in parameters if name in _PARAMETERS})
+    if CHECKSUMS not in used and _reduced(parameters, [CHECKSUMS]) != parameters:
+        used.insert(0, CHECKSUMS)
+    for count in range(len(used) + 1) if used else ():
+        yield from combinations(used, count)
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the store may have refused how it was asked, and not what. A HEAD has no body to say so: a bare 400."""
+    said = f"{code_of(error)} {message_of(error)}".lower()
+    named = status_of(error) == 400 and code_of(error) != "BadDigest" and any(name in said for name in _HEADERS)
+    return status_of(error) == 501 or code_of(error) in _UNKNOWN or named

@@ -9,10 +9,9 @@ from typing import Any, Final
 
 from backup.errors import RemoteDenied, RemoteFailed, RemoteMissing
 from backup.storage.remote import Removal
-from backup.storage.s3.client import Client
+from backup.storage.s3.client import Client, is_refusal
 from backup.storage.s3.download import head
 from backup.storage.s3.errors import code_of, message_of
-from backup.storage.s3.optional_features import is_refusal
 from backup.storage.s3.options import UPLOADS
 
 _VERSIONS: Final = 1000

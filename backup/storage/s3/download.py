@@ -11,9 +11,9 @@ from typing import Any, Final
 from backup.errors import RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissing
 from backup.formatting import printable
 from backup.storage.remote import Entry
-from backup.storage.s3.checksums import entry_of, listed
 from backup.storage.s3.client import FAILURES, Client
 from backup.storage.s3.errors import status_of, translated
+from backup.storage.s3.parts import entry_of, listed
 
 _BLOCK: Final = 1 << 20
 _TRIES: Final = 5

@@ -1,15 +1,20 @@
-"""A stream cut into parts of exact size, and the checksums of the whole that follow from those of its parts."""
+"""A stream cut into parts of exact size, the checksums of the whole that follow, and the proof that a store holds it.
+
+Pure.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from backup.errors import IntegrityError, RemoteFailed
 from backup.formatting import printable, size
+from backup.storage.remote import Entry
 
 # The bytes of a part, in the pieces that they came in: joining them would copy all that is sent.
 Data = tuple[memoryview, ...]
@@ -22,7 +27,12 @@ _LARGEST: Final = 32 * _MIB
 # All parts that are being sent at one time.
 _BUDGET: Final = 48 * _MIB
 _MOST_PARTS: Final = 10_000
-LARGEST_OBJECT: Final = _LARGEST * _MOST_PARTS
+_LARGEST_OBJECT: Final = _LARGEST * _MOST_PARTS
+
+# Fields of an object's own metadata.
+SHA256: Final = "sha256"
+TOKEN: Final = "upload"  # noqa: S105 - the name of a field
+_ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,8 @@ def part_size(total: int | None) -> int:
     """
     if total is None:
         return _UNKNOWN
-    if total > LARGEST_OBJECT:
-        raise RemoteFailed(f"{size(total)} is more than one object of ours can hold ({size(LARGEST_OBJECT)})")
+    if total > _LARGEST_OBJECT:
+        raise RemoteFailed(f"{size(total)} is more than one object of ours can hold ({size(_LARGEST_OBJECT)})")
     needed = -(-total // _MOST_PARTS)
     return max(_PART, -(-needed // _MIB) * _MIB)
 
@@ -138,3 +148,88 @@ def composite_etag(parts: Sequence[Part]) -> str:
     """The ETag that other stores give."""
     joined = b"".join(part.md5 for part in parts)
     return f"{hashlib.md5(joined, usedforsecurity=False).hexdigest()}-{len(parts)}"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What was sent: the checksum and the ETag that the store must give for it. `token` is of this upload alone."""
+
+    size: int
+    sha256: str
+    checksum: str
+    etag: str
+    token: str
+
+
+def entry_of(key: str, head: Mapping[str, Any]) -> Entry:
+    """An object as HeadObject tells it."""
+    metadata: Mapping[str, str] = head.get("Metadata") or {}
+    checksum = str(head.get("ChecksumSHA256") or "")
+    # That of an object in one part is the SHA-256 of its bytes; of several, that of their parts', with their number.
+    whole = _hex(checksum) if checksum and "-" not in checksum + _etag(head) else metadata.get(SHA256, "")
+    kind = str(head.get("StorageClass") or "STANDARD")
+    return Entry(
+        key=key,
+        size=int(head["ContentLength"]),
+        modified=_utc(head["LastModified"]),
+        sha256=whole,
+        checksum=f"sha256:{checksum}" if checksum else f"etag:{_etag(head)}",
+        storage_class=kind,
+        archived=bool(head.get("ArchiveStatus")) or (kind in _ARCHIVES and not _restored(head)),
+        metadata=dict(metadata),
+    )
+
+
+def listed(key: str, item: Mapping[str, Any]) -> Entry:
+    """An object as a listing tells it."""
+    kind = str(item.get("StorageClass") or "STANDARD")
+    return Entry(key, int(item["Size"]), _utc(item["LastModified"]), storage_class=kind, archived=kind in _ARCHIVES)
+
+
+def require(key: str, head: Mapping[str, Any], sent: Sent, read: Callable[[], Iterator[bytes]]) -> Entry:
+    """The object as it is now, if it is what was sent; else IntegrityError.
+
+    By the SHA-256 that the store keeps; by the MD5 in its ETag where it keeps none; where that is something else (a
+    KMS key makes it so), by reading every byte back.
+    """
+    entry = entry_of(key, head)
+    checksum = str(head.get("ChecksumSHA256") or "")
+    if entry.size != sent.size:
+        raise _differs(key, f"it has {entry.size} bytes of {sent.size}")
+    # Some stores leave out the number of parts, or keep the checksum of all bytes where others compose it.
+    whole = base64_of(bytes.fromhex(sent.sha256))
+    if checksum and sent.checksum and checksum not in (sent.checksum, sent.checksum.partition("-")[0], whole):
+        raise _differs(key, f"its SHA-256 is {checksum} and not {sent.checksum}")
+    if not (checksum and sent.checksum) and _etag(head) != sent.etag:
+        digest = hashlib.sha256()
+        for block in read():
+            digest.update(block)
+        if digest.hexdigest() != sent.sha256:
+            raise _differs(key, "its bytes are others")
+    if entry.sha256 not in ("", sent.sha256):
+        raise _differs(key, "it is noted with another SHA-256")
+    return replace(entry, sha256=sent.sha256)
+
+
+def _differs(key: str, how: str) -> IntegrityError:
+    return IntegrityError(
+        f"{key} was sent, but what the store holds is something else: {how}",
+        "The store, a proxy or the connection changes data; `upload` sends it again.",
+    )
+
+
+def _etag(head: Mapping[str, Any]) -> str:
+    return str(head.get("ETag") or "").strip('"')
+
+
+def _hex(checksum: str) -> str:
+    return base64.b64decode(checksum).hex()
+
+
+def _restored(head: Mapping[str, Any]) -> bool:
+    return 'ongoing-request="false"' in str(head.get("Restore") or "")
+
+
+def _utc(moment: datetime) -> datetime:
+    # Some stores list milliseconds, and tell seconds of the object itself.
+    return moment.astimezone(UTC).replace(microsecond=0)

@@ -1,27 +1,33 @@
 """One object on its way into the bucket: nothing is there before the last byte was read and found right.
 
-Not boto3's own upload: it commits what a producer gave before it failed, and takes a short read for the end.
+Not boto3's own upload: it cannot ask a store not to replace an object, reads a source to its end after a part was
+refused, and its threads keep the process from ending (docs/decisions/0021-s3-sender.md).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import queue
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from backup.errors import BackupError, IntegrityError, RemoteFailed
 from backup.storage.rate_limit import Pace
 from backup.storage.remote import Entry
-from backup.storage.s3.body import Body, Flow
-from backup.storage.s3.checksums import SHA256, TOKEN, Sent, require
+from backup.storage.s3.body import Body, Flow, Stopped
 from backup.storage.s3.client import Client
 from backup.storage.s3.download import blocks, head
-from backup.storage.s3.part_pool import Crew, Job
 from backup.storage.s3.parts import (
+    SHA256,
+    TOKEN,
     Cut,
     Data,
     Part,
+    Sent,
     at_once,
     base64_of,
     composite,
@@ -29,8 +35,12 @@ from backup.storage.s3.parts import (
     length,
     md5_of,
     part_size,
+    require,
     sha256_of,
 )
+
+# Seconds between two looks at whether bytes still move.
+_LOOK: Final = 1.0
 
 
 class Upload:
@@ -106,43 +116,40 @@ class Upload:
         options = self._client.options
         patience = (options.timeout + 20) * options.attempts
         count = at_once(length(first), options.parallel)
-        crew = Crew(count, lambda job: self._part(upload, job), self._flow, patience)
+        pool = _PartPool(count, functools.partial(self._part, upload), advance, self._flow, patience)
         try:
-            accepted = crew.give(Job(1, first))
+            pool.submit(1, first)
             del first
             for number, (data, _) in enumerate(rest, 2):
-                accepted += crew.give(Job(number, data))
+                pool.submit(number, data)
                 del data
-                advance(sum(part.size for part in accepted))
-                accepted = []
-            accepted += crew.finish()
-            advance(sum(part.size for part in accepted))
+            pool.finish()
         finally:
-            crew.end(patience=options.timeout)
-        if sum(part.size for part in crew.parts) != cut.size:
+            pool.stop(patience=options.timeout)
+        if sum(part.size for part in pool.parts) != cut.size:
             raise RemoteFailed(f"{self._key} was not sent: its parts are not the whole")
-        return crew.parts
+        return pool.parts
 
-    def _part(self, upload: str, job: Job) -> Part:
-        digest = sha256_of(job.data) if self._keeps else b""
+    def _part(self, upload: str, number: int, data: Data) -> Part:
+        digest = sha256_of(data) if self._keeps else b""
         answer = self._client.ask(
             "UploadPart",
             self._key,
             UploadId=upload,
-            PartNumber=job.number,
-            Body=Body(job.data, self._flow),
+            PartNumber=number,
+            Body=Body(data, self._flow),
             **_checksum(digest),
         )
         told = answer.get("ChecksumSHA256")
         if not (told or self._echoed):
             self._keeps = False
-        if told and told != base64_of(digest or sha256_of(job.data)):
+        if told and told != base64_of(digest or sha256_of(data)):
             raise IntegrityError(
-                f"part {job.number} of {self._key} arrived as something else; the upload was given up",
+                f"part {number} of {self._key} arrived as something else; the upload was given up",
                 "The connection or a proxy changes bytes: use https, and look at what stands between.",
             )
-        md5 = b"" if told else md5_of(job.data)
-        return Part(job.number, length(job.data), digest, str(answer["ETag"]), md5)
+        md5 = b"" if told else md5_of(data)
+        return Part(number, length(data), digest, str(answer["ETag"]), md5)
 
     def _commit(self, operation: str, **parameters: Any) -> None:
         """The request that makes the object. Its answer may be lost although it was done: the object itself tells.
@@ -194,6 +201,88 @@ class Upload:
         if options.storage_class and options.storage_class != "STANDARD":
             described["StorageClass"] = options.storage_class
         return described
+
+
+class _PartPool:
+    """Call `send` for each part, `count` at a time. Its errors are raised, and sizes told to `advance`, in the caller's
+    own thread.
+
+    The threads that send are daemons: a store that hangs cannot keep the process from ending.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        send: Callable[[int, Data], Part],
+        advance: Callable[[int], None],
+        flow: Flow,
+        patience: float,
+    ) -> None:
+        self._send, self._advance, self._flow, self._patience = send, advance, flow, patience
+        self._jobs: queue.SimpleQueue[tuple[int, Data] | None] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[Part | Exception] = queue.SimpleQueue()
+        self._parts: list[Part] = []
+        self._given, self._count = 0, count
+        self._threads = [threading.Thread(target=self._work, name="part", daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, number: int, data: Data) -> None:
+        """Send a part, once there is room for it."""
+        while self._given - len(self._parts) >= self._count:
+            self._wait()
+        self._given += 1
+        self._flow.moved = time.monotonic()
+        self._jobs.put((number, data))
+
+    def finish(self) -> None:
+        """Wait for all."""
+        while self._given > len(self._parts):
+            self._wait()
+
+    @property
+    def parts(self) -> list[Part]:
+        """All accepted parts, in their order."""
+        return sorted(self._parts, key=lambda part: part.number)
+
+    def stop(self, patience: float) -> None:
+        """Give up what is on its way, and wait a little for the threads."""
+        self._flow.stop()
+        for _ in self._threads:
+            self._jobs.put(None)
+        deadline = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _wait(self) -> None:
+        """Wait for the next part. RemoteFailed when no byte moved for too long, whatever the socket says."""
+        while True:
+            try:
+                ended = self._ended.get(timeout=_LOOK)
+            except queue.Empty:
+                if time.monotonic() - self._flow.moved > self._patience:
+                    raise RemoteFailed(
+                        f"the store took no byte for {self._patience:.0f} seconds; the upload was given up",
+                        "Look at the store and the network; the next upload sends it again.",
+                    ) from None
+                continue
+            if isinstance(ended, Exception):
+                raise ended
+            self._parts.append(ended)
+            self._advance(ended.size)
+            return
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            try:
+                self._flow.check()
+                self._ended.put(self._send(*job))
+            except Stopped:
+                return
+            except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
+                self._ended.put(error)
+            # Else it would hold the last part's bytes while it waits.
+            del job
 
 
 def _checksum(sha256: bytes) -> dict[str, str]:

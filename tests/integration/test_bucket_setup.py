@@ -10,7 +10,7 @@ import pytest
 from backup.errors import RemoteFailed
 from backup.storage.s3 import bucket_setup, open_bucket
 from backup.storage.s3.bucket_setup import ABORT_RULE, ARCHIVE_RULE, Wanted
-from backup.storage.s3.policy import policy
+from backup.storage.s3.options import policy
 from tests.support.lying_s3 import lying
 from tests.support.s3 import RELEASES, Service
 
