@@ -143,7 +143,7 @@ def _show(planned: Plan, as_json: bool) -> None:
 
 def _refuse(planned: Plan) -> None:
     if planned.refusals:
-        found = "".join(f"\n  - {remark.text}" for remark in planned.refusals)
+        found = "".join(f"\n  - {each.text}" for each in planned.refusals)
         text, error = (
             ("this cannot be restored now", LockHeld) if planned.busy else ("this cannot be restored", RestoreFailed)
         )

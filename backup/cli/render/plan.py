@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from backup.operations.restore.plan import Plan, Remark
+from backup.model.finding import Finding
+from backup.operations.restore.plan import Plan
 
 
 def plan_page(plan: Plan) -> RenderableType:
@@ -23,8 +24,8 @@ def plan_page(plan: Plan) -> RenderableType:
         for label, text in section.rows:
             table.add_row(Text(f"  {label}"), Text(text))
     blocks: list[RenderableType] = [table]
-    blocks += [_remark("warning", remark, "yellow") for remark in plan.warnings]
-    blocks += [_remark("refused", remark, "bold red") for remark in plan.refusals]
+    blocks += [_finding("warning", each, "yellow") for each in plan.warnings]
+    blocks += [_finding("refused", each, "bold red") for each in plan.refusals]
     return Group(*blocks)
 
 
@@ -38,21 +39,21 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     return {
         "possible": plan.possible,
         "sections": [{"heading": s.heading, "rows": [list(row) for row in s.rows]} for s in plan.sections],
-        "warnings": [asdict(remark) for remark in plan.warnings],
-        "refusals": [asdict(remark) for remark in plan.refusals],
+        "warnings": [{"text": each.text, "hint": each.hint} for each in plan.warnings],
+        "refusals": [{"text": each.text, "hint": each.hint} for each in plan.refusals],
         "needs": [asdict(need) for need in plan.needs],
     }
 
 
-def _remark(word: str, remark: Remark, style: str) -> Text:
-    return Text.assemble((f"\n{word}: ", style), remark.text, f"\n  {remark.hint}")
+def _finding(word: str, finding: Finding, style: str) -> Text:
+    return Text.assemble((f"\n{word}: ", style), finding.text, f"\n  {finding.hint}")
 
 
 def _lines(plan: Plan) -> Iterator[str]:
     for section in plan.sections:
         yield section.heading
         yield from (f"  {label}: {text}" for label, text in section.rows)
-    for word, remarks in (("warning", plan.warnings), ("refused", plan.refusals)):
-        for remark in remarks:
-            yield f"{word}: {remark.text}"
-            yield f"  {remark.hint}"
+    for word, findings in (("warning", plan.warnings), ("refused", plan.refusals)):
+        for finding in findings:
+            yield f"{word}: {finding.text}"
+            yield f"  {finding.hint}"

@@ -1,0 +1,35 @@
+"""One thing that a check found, for health, the doctor and the plan of a restore."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Level = Literal["pass", "warn", "starting", "fail"]
+# Worst last: a service that is still starting is not yet good, but nothing has failed.
+LEVELS: Final[tuple[Level, ...]] = ("pass", "warn", "starting", "fail")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence, how bad it is, and the next command or setting; `topic` is the check's, where there are several."""
+
+    level: Level
+    text: str
+    hint: str = ""
+    topic: str = ""
+
+
+def ok(text: str) -> Finding:
+    """All is well."""
+    return Finding("pass", text)
+
+
+def warning(text: str, hint: str = "") -> Finding:
+    """It works, but not as it should."""
+    return Finding("warn", text, hint)
+
+
+def failure(text: str, hint: str = "") -> Finding:
+    """It does not work, or must not be done."""
+    return Finding("fail", text, hint)
