@@ -29,13 +29,14 @@ from backup.logging import is_public
 from backup.media import archive_tree
 from backup.model import schedule
 from backup.model.backup_set import filled_volumes, present
+from backup.model.finding import Finding, ok
 from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
 from backup.operations.catch_up import reasons
 from backup.operations.doctor import service, sources
-from backup.operations.doctor.model import Check, Found, Line, NotChecked, Shared, examine
+from backup.operations.doctor.model import Check, NotChecked, Shared, examine
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as told
 from backup.operations.doctor.sources import Measured
@@ -80,7 +81,7 @@ class _Around:
 
 def diagnose(
     settings: Settings, command: Sequence[str], *, notify: bool, put: bool = False
-) -> tuple[list[Line], list[Setting]]:
+) -> tuple[list[Finding], list[Setting]]:
     """All lines, and all settings. `command` is the argv prefix that runs our CLI."""
     doctor = _Doctor(settings, command)
     return examine(doctor.checks(notify=notify, put=put)), doctor.settings()
@@ -132,7 +133,7 @@ class _Doctor:
         """Whether this is the network way on purpose: there is no engine, and none was given."""
         return bool(self._settings.db_host) and not _SOCKET.exists() and not os.environ.get("DOCKER_HOST")
 
-    def _engine(self) -> Iterator[Line]:
+    def _engine(self) -> Iterator[Finding]:
         try:
             yield from sources.engine(engine_rights(Engine()))
         except EngineError as error:
@@ -144,20 +145,20 @@ class _Doctor:
         own, project = self._app.surroundings(engine)
         return _Around(engine, own, project, engine.containers(project) if project else [])
 
-    def _database(self) -> Iterator[Line]:
+    def _database(self) -> Iterator[Finding]:
         if not self._settings.db_host:
             self._around.borrow()  # there is no other way, and the engine's own line says so
         yield from sources.database(self._facts.get(), self._source.get().clients.way)
         login = self._source.get().login
         yield from sources.password(login.user, public=bool(login.password) and is_public(login.password))
 
-    def _client(self) -> Iterator[Line]:
+    def _client(self) -> Iterator[Finding]:
         clients = self._source.borrow().clients
         facts = self._facts.borrow()
         clients.check(facts.standing)
         yield sources.client(facts, beside=isinstance(clients, HelperClients))
 
-    def _database_rights(self) -> Iterator[Line]:
+    def _database_rights(self) -> Iterator[Finding]:
         yield from sources.database_rights(self._facts.borrow(), self._rights.get())
 
     def _measure(self) -> list[Measured]:
@@ -174,7 +175,7 @@ class _Doctor:
                 found.append(Measured(name, problem=str(error), source=where))
         return found
 
-    def _volume_lines(self) -> Iterator[Line]:
+    def _volume_lines(self) -> Iterator[Finding]:
         filled = filled_volumes(self._app.catalog.sets())
         yield from sources.volumes(self._volumes.get(), self._settings.allow_empty, filled)
 
@@ -185,9 +186,9 @@ class _Doctor:
             return {str(mount.get("Destination")): source(mount) for mount in own.mounts} if own else {}
         return {}
 
-    def _mounts(self) -> Iterator[Line]:
+    def _mounts(self) -> Iterator[Finding]:
         if self._alone:
-            yield Found("mounts").ok("not compared with the application's: there is no engine to ask")
+            yield ok("not compared with the application's: there is no engine to ask")
             return
         around = self._around.borrow()
         if not around.project:
@@ -208,7 +209,7 @@ class _Doctor:
             return self._app.database_container(self._around.borrow().engine)
         return None
 
-    def _backups(self) -> Iterator[Line]:
+    def _backups(self) -> Iterator[Finding]:
         root = self._settings.root
         self._app.require_volume()
         with storing(root), tempfile.TemporaryFile(dir=root) as file:  # without a name: nothing can be left
@@ -224,7 +225,7 @@ class _Doctor:
             live = self._facts.borrow().cautions
         yield from service.cautions(sets, live)
 
-    def _space(self) -> Iterator[Line]:
+    def _space(self) -> Iterator[Finding]:
         needed = None
         free, total = room(self._settings.root)
         with contextlib.suppress(NotChecked):
@@ -233,7 +234,7 @@ class _Doctor:
             needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
         yield from service.space(free, total, needed, self._settings.min_free_gb * 1e9)
 
-    def _clock(self) -> Iterator[Line]:
+    def _clock(self) -> Iterator[Finding]:
         ahead = newest = None
         with contextlib.suppress(NotChecked):
             ahead = self._rights.borrow().ahead
@@ -242,7 +243,7 @@ class _Doctor:
             newest = max([*moments, *(stored.time for stored in self._app.catalog.sets())], default=None)
         yield from service.clock(self._settings.zone, datetime.now(UTC), ahead, newest)
 
-    def _schedule(self) -> Iterator[Line]:
+    def _schedule(self) -> Iterator[Finding]:
         settings, now = self._settings, datetime.now(UTC)
         with tempfile.TemporaryDirectory(prefix="obcms-doctor-") as directory:
             Crontab(settings, self._command, Path(directory), "supercronic")
@@ -250,12 +251,12 @@ class _Doctor:
         owed = reasons(Ledger(settings.root).read(now), wanted, now, settings.zone)
         yield from service.schedule(schedule.upcoming(wanted, now, settings.zone), settings.zone, owed)
 
-    def _service(self) -> Iterator[Line]:
+    def _service(self) -> Iterator[Finding]:
         with contextlib.suppress(NotChecked):
             around = self._around.borrow()
             yield from service.running(around.own, [c for c in around.containers if around.ours(c)])
 
-    def _restore(self) -> Iterator[Line]:
+    def _restore(self) -> Iterator[Finding]:
         with_engine = context(self._app, Silent())
         application = with_engine.application()
         if application is None:
@@ -266,13 +267,13 @@ class _Doctor:
         up = {service for service, _ in with_engine.commands if application.running([service], [])}
         yield from service.restore(stopped, with_engine.commands, up)
 
-    def _alerts(self) -> Iterator[Line]:
+    def _alerts(self) -> Iterator[Finding]:
         settings = self._settings
         waiting = alerts.reasons(settings.root, datetime.now(UTC))
         names = [target.name for target in targets(settings)]
         yield from service.alerts(names, waiting, settings.heartbeat_url is not None)
 
-    def _try(self) -> Iterator[Line]:
+    def _try(self) -> Iterator[Finding]:
         yield from service.tried(trial(self._app, self._command, _TRYING))
 
 

@@ -11,8 +11,8 @@ from backup.app.encryption import keys
 from backup.app.offsite import contexts, memory, options
 from backup.errors import BackupError
 from backup.formatting import plural
+from backup.model.finding import Finding, failure, ok, warning
 from backup.monitoring.encryption import told
-from backup.operations.doctor.model import Found, Line
 from backup.operations.offsite.context import listed
 from backup.operations.status import offsite
 from backup.progress import Silent
@@ -23,30 +23,27 @@ _NONE: Final = "no copies elsewhere: whoever loses this machine loses all sets"
 _SET: Final = "Set AWS_S3_BACKUP_BUCKET for a bucket, or BACKUP_COPY_DIR for a folder on another disk."
 
 
-def places(app: App, *, put: bool) -> Iterator[Line]:
+def places(app: App, *, put: bool) -> Iterator[Finding]:
     """Whether the places answer, and what health says of them. `put`: also what the bucket's key may do."""
-    say = Found("offsite")
     if not app.settings.has_offsite:
-        yield say.warning(_NONE, _SET)
+        yield warning(_NONE, _SET)
         return
     for context in contexts(app, Silent()):
         try:
-            yield say.ok(f"{context.remote.name} answers; {plural(len(listed(context.remote)), 'set')} there")
+            yield ok(f"{context.remote.name} answers; {plural(len(listed(context.remote)), 'set')} there")
             if put and context.place == "s3":
-                yield from _rights(app, say)
+                yield from _rights(app)
         except BackupError as error:
-            yield say.error(error)
+            yield failure(error.message, error.hint)
     _, found = offsite(app.settings, app.settings.root, app.catalog.sets(), app.records.all(), datetime.now(UTC))
-    yield from map(say.reason, found)
+    yield from found
 
 
-def _rights(app: App, say: Found) -> Iterator[Line]:
+def _rights(app: App) -> Iterator[Finding]:
     for step in check(open_bucket(options(app.settings), memory(app.settings, quiet=True))):
-        yield say.ok(step.words) if step.state == "done" else say.warning(step.words, step.hint)
+        yield ok(step.words) if step.state == "done" else warning(step.words, step.hint)
 
 
-def encryption(app: App) -> Iterator[Line]:
+def encryption(app: App) -> Iterator[Finding]:
     """Whether sets are encrypted, to whom, and whether anybody has opened one."""
-    say = Found("encryption")
-    for line in told(keys(app.settings), app.catalog.sets()):
-        yield say.warning(line.text, line.hint) if line.warning else say.ok(line.text)
+    yield from told(keys(app.settings), app.catalog.sets())

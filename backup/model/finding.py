@@ -1,13 +1,16 @@
-"""One thing that a check found, for health, the doctor and the plan of a restore."""
+"""One thing that a check found: of health, of the doctor, of the plan of a restore, of the status page."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
+
+from backup.formatting import printable, shortened
 
 Level = Literal["pass", "warn", "starting", "fail"]
 # Worst last: a service that is still starting is not yet good, but nothing has failed.
 LEVELS: Final[tuple[Level, ...]] = ("pass", "warn", "starting", "fail")
+_LENGTH: Final = 500
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,9 @@ def warning(text: str, hint: str = "") -> Finding:
 def failure(text: str, hint: str = "") -> Finding:
     """It does not work, or must not be done."""
     return Finding("fail", text, hint)
+
+
+def one_line(finding: Finding) -> Finding:
+    """Make each of its texts one harmless line: names, messages and stored text come from elsewhere."""
+    text, hint = (shortened(printable(" ".join(words.split())), _LENGTH) for words in (finding.text, finding.hint))
+    return replace(finding, text=text, hint=hint)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding, ok, warning
 
 
 @dataclass(frozen=True)
@@ -19,66 +20,58 @@ class Keys:
     trouble: str = ""
 
 
-@dataclass(frozen=True)
-class Told:
-    """One line; `warning` when something is to be done, `hint` what."""
-
-    text: str
-    warning: bool = False
-    hint: str = ""
-
-
-def told(keys: Keys, sets: Sequence[StoredSet]) -> list[Told]:
+def told(keys: Keys, sets: Sequence[StoredSet]) -> list[Finding]:
     """How encryption is set up, where the key is, and whether anybody has shown that the newest set can be opened."""
     encrypted = [each for each in sets if each.encrypted and each.good]
     if keys.encrypt == "off" and not encrypted:
-        return [Told("sets are not encrypted (BACKUP_ENCRYPT=off)")]
+        return [ok("sets are not encrypted (BACKUP_ENCRYPT=off)")]
     lines = [_to_whom(keys), *_one_recipient(keys), _identity(keys)]
     if encrypted:
         lines.append(_newest(max(encrypted, key=lambda each: (each.time, each.id))))
     elif keys.encrypt == "all":
-        lines.append(Told("no encrypted set has been made yet", hint="`create` makes one."))
+        lines.append(Finding("pass", "no encrypted set has been made yet", "`create` makes one."))
     return lines
 
 
-def _to_whom(keys: Keys) -> Told:
+def _to_whom(keys: Keys) -> Finding:
     what = {"off": "nothing new", "offsite": "offsite copies alone", "all": "every new set"}[keys.encrypt]
-    return Told(f"encrypted: {what}; recipients: {', '.join(keys.recipients) or 'none'}")
+    return ok(f"encrypted: {what}; recipients: {', '.join(keys.recipients) or 'none'}")
 
 
-def _one_recipient(keys: Keys) -> list[Told]:
+def _one_recipient(keys: Keys) -> list[Finding]:
     if len(keys.recipients) != 1 or keys.encrypt == "off":
         return []
     return [
-        Told(
+        Finding(
+            "pass",
             "one key alone opens the sets: if it is lost, every encrypted set is lost with it",
-            hint="Keep it in two places away from this machine, or name a second recipient in BACKUP_AGE_RECIPIENTS.",
+            "Keep it in two places away from this machine, or name a second recipient in BACKUP_AGE_RECIPIENTS.",
         )
     ]
 
 
-def _identity(keys: Keys) -> Told:
+def _identity(keys: Keys) -> Finding:
     if keys.trouble:
-        return Told(keys.trouble, True, "BACKUP_AGE_IDENTITY_FILE must name a file as `age-keygen -o FILE` writes it.")
+        return warning(keys.trouble, "BACKUP_AGE_IDENTITY_FILE must name a file as `age-keygen -o FILE` writes it.")
     if keys.identity:
-        return Told(
+        return ok(
             f"the private key is here ({keys.identity}): sets are verified and drilled whole; whoever takes this"
             " machine takes the key, too"
         )
-    return Told(
+    return Finding(
+        "pass",
         "no private key is here: a verification compares stored bytes alone, and a scheduled drill of an encrypted set"
         " fails",
-        hint="Prove now and then that the key still fits: `drill latest --identity FILE`.",
+        "Prove now and then that the key still fits: `drill latest --identity FILE`.",
     )
 
 
-def _newest(stored: StoredSet) -> Told:
+def _newest(stored: StoredSet) -> Finding:
     if stored.proven:
-        return Told(f"{stored.id}, the newest encrypted set, was proven with its key")
+        return ok(f"{stored.id}, the newest encrypted set, was proven with its key")
     if not stored.unopened:
-        return Told(f"{stored.id}, the newest encrypted set, was opened with its key, but never restored by a drill")
-    return Told(
+        return ok(f"{stored.id}, the newest encrypted set, was opened with its key, but never restored by a drill")
+    return warning(
         f"nobody has shown yet that {stored.id}, the newest encrypted set, can be opened",
-        True,
         f"`drill {stored.id} --identity FILE` shows it; a key that was lost is noticed then and not in an emergency.",
     )

@@ -18,15 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from backup.formatting import age, duration, plural, printable, size
+from backup.model.finding import Finding, Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring.forecast import HORIZON
-from backup.monitoring.health import WORDS, Health, Reason, Status
+from backup.monitoring.health import WORDS, Health
 from backup.monitoring.overview import Clock, Overview, Storage, telling
 
 TITLE: Final = "OBCMS Backup Monitoring Report"
 _WIDTH: Final = 62
-_STYLES: Final[dict[Status, str]] = {"pass": "green", "warn": "yellow", "starting": "cyan", "fail": "bold red"}
+_STYLES: Final[dict[Level, str]] = {"pass": "green", "warn": "yellow", "starting": "cyan", "fail": "bold red"}
 _OUTCOMES: Final = {
     Outcome.SUCCESS: "green",
     Outcome.RUNNING: "cyan",
@@ -105,12 +106,12 @@ def lines(overview: Overview, sections: Sequence[Section], *, boxed: bool) -> li
     return list(_lines(overview, sections, boxed))
 
 
-def reason_lines(reasons: Sequence[Reason]) -> list[str]:
+def reason_lines(reasons: Sequence[Finding]) -> list[str]:
     """Each reason with its hint below it."""
     return [
         line
         for reason in reasons
-        for line in (f"  {WORDS[reason.severity]}: {reason.text}", *([f"    {reason.hint}"] if reason.hint else []))
+        for line in (f"  {WORDS[reason.level]}: {reason.text}", *([f"    {reason.hint}"] if reason.hint else []))
     ]
 
 
@@ -152,9 +153,9 @@ def _box() -> list[str]:
     return [f"╔{edge}╗", f"║{TITLE.rjust(11 + len(TITLE)).ljust(_WIDTH)}║", f"╚{edge}╝"]
 
 
-def _reasons(reasons: Sequence[Reason]) -> Iterator[RenderableType]:
+def _reasons(reasons: Sequence[Finding]) -> Iterator[RenderableType]:
     for reason in reasons:
-        told = Text.assemble((f"{WORDS[reason.severity]}: ", _STYLES[reason.severity]), reason.text)
+        told = Text.assemble((f"{WORDS[reason.level]}: ", _STYLES[reason.level]), reason.text)
         yield Padding(told, (0, 0, 0, 2))
         if reason.hint:
             yield Padding(Text(reason.hint, style="dim"), (0, 0, 0, 4))

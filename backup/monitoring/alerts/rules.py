@@ -16,10 +16,11 @@ from typing import Final
 
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding
 from backup.model.run import Outcome, Run
 from backup.monitoring.alerts import messages
 from backup.monitoring.alerts.model import Event, Known, Notice, Policy, State, later
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 
 # A cause must stand for a look and a half: the scheduler that is just being started again is none.
 SETTLE: Final = timedelta(seconds=20)
@@ -128,7 +129,7 @@ def _recent(sent: Iterable[datetime], now: datetime) -> tuple[datetime, ...]:
 
 def _observe(state: State, health: Health, runs: Sequence[Run], now: datetime) -> State:
     """The state with what is there now, nothing of it told yet."""
-    failing = {cause(reason.text): reason for reason in health.reasons if reason.severity == "fail"}
+    failing = {cause(reason.text): reason for reason in health.reasons if reason.level == "fail"}
     gone = {name: known for name, known in state.causes.items() if name not in failing}
     untold = [known for known in gone.values() if known.told is None]
     # Words that change from look to look are one cause: it stands since the first of them, and has one limit.
@@ -291,8 +292,8 @@ def _told(state: State, health: Health, now: datetime, reminded: int) -> State:
     )
 
 
-def _warnings(health: Health) -> dict[str, Reason]:
-    found = {cause(reason.text): reason for reason in health.reasons if reason.severity == "warn"}
+def _warnings(health: Health) -> dict[str, Finding]:
+    found = {cause(reason.text): reason for reason in health.reasons if reason.level == "warn"}
     return dict(list(found.items())[:_CLASSES])
 
 

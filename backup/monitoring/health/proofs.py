@@ -8,8 +8,9 @@ from typing import Final
 
 from backup.formatting import age
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding, warning
 from backup.model.run import Outcome, Run
-from backup.monitoring.health.model import Limits, Reason, failed, newest, newest_database, reason
+from backup.monitoring.health.model import Limits, failed, newest, newest_database
 
 DRILL: Final = "drill"
 # What a first drill is given, where the schedule says nothing of it.
@@ -18,7 +19,7 @@ PATIENCE: Final = timedelta(days=14)
 _VERIFIED: Final = timedelta(hours=24)
 
 
-def reasons(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, limits: Limits) -> Iterator[Reason]:
+def reasons(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, limits: Limits) -> Iterator[Finding]:
     """Drills that failed, proofs that are too old or missing, a newest set that nobody has verified."""
     yield from _differences(sets)
     yield from _failed(sets, runs)
@@ -28,7 +29,7 @@ def reasons(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, limit
         yield from _unverified(sets, now)
 
 
-def proof_reason(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Reason | None:
+def proof_reason(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Finding | None:
     """Why the newest proven set is too old, or that there is none after a time in which there should be."""
     if not limits.proof:
         return None
@@ -37,16 +38,16 @@ def proof_reason(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Re
         if limits.proof_age is None or now - proven.time <= limits.proof_age:
             return None
         text = f"the newest proven set, {proven.id}, is {age(now - proven.time)} old; the limit is"
-        return reason("warn", f"{text} {age(limits.proof_age)}", "`drill` proves the newest sets now.")
+        return warning(f"{text} {age(limits.proof_age)}", "`drill` proves the newest sets now.")
     first = min((s.time for s in sets if s.good and s.summary and s.summary.database), default=now)
     if now - first <= (limits.proof_age or PATIENCE):
         return None
     off = "" if limits.proof_age else "; BACKUP_DRILL is off"
     text = f"no set has ever been proven, in {age(now - first)}{off}"
-    return reason("warn", text, "`drill` restores the newest sets into a throw-away server, to prove them.")
+    return warning(text, "`drill` restores the newest sets into a throw-away server, to prove them.")
 
 
-def _differences(sets: Sequence[StoredSet]) -> Iterator[Reason]:
+def _differences(sets: Sequence[StoredSet]) -> Iterator[Finding]:
     """The newest drilled set of each tier, if restoring it gave something else than was dumped."""
     for tier in sorted({stored.tier for stored in sets}):
         last = newest(s for s in sets if s.tier is tier and s.good and s.verdict and s.verdict.proof)
@@ -56,10 +57,10 @@ def _differences(sets: Sequence[StoredSet]) -> Iterator[Reason]:
                 f" and {len(proof.differences) - 1} more" * (len(proof.differences) > 1)
             )
             text = f"{last.id} was restored by a drill and is not what was dumped: {found}"
-            yield reason("warn", text, f"`show {last.id}` lists what differs; `drill {last.id}` tries again.")
+            yield warning(text, f"`show {last.id}` lists what differs; `drill {last.id}` tries again.")
 
 
-def _failed(sets: Sequence[StoredSet], runs: Sequence[Run]) -> Iterator[Reason]:
+def _failed(sets: Sequence[StoredSet], runs: Sequence[Run]) -> Iterator[Finding]:
     """Drills that did not come to an end, each tier by its newest one; an interrupted one has shown nothing."""
     told = {s.id for s in sets if s.verdict and s.verdict.proof and not s.verdict.proof.proven}
     drills = sorted((run for run in runs if run.operation == DRILL), key=lambda run: (run.started, run.id))
@@ -68,11 +69,11 @@ def _failed(sets: Sequence[StoredSet], runs: Sequence[Run]) -> Iterator[Reason]:
         if failed(last) and last.set not in told:
             why = f": {last.message}" if last.message else ""
             hint = last.hint or f"`logs --run {last.id}` shows it; `drill` tries again."
-            yield reason("warn", f"the last drill of {last.set or last.tier} {last.outcome}{why}", hint)
+            yield warning(f"the last drill of {last.set or last.tier} {last.outcome}{why}", hint)
 
 
-def _unverified(sets: Sequence[StoredSet], now: datetime) -> Iterator[Reason]:
+def _unverified(sets: Sequence[StoredSet], now: datetime) -> Iterator[Finding]:
     good = newest_database(sets)
     if good is not None and good.verdict is None and now - good.time > _VERIFIED:
         text = f"{good.id} was read back when it was written, but has not been verified since"
-        yield reason("warn", text, f"`verify {good.id}` reads and compares all of it.")
+        yield warning(text, f"`verify {good.id}` reads and compares all of it.")

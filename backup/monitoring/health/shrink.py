@@ -10,8 +10,9 @@ from typing import Final
 from backup.errors import BackupError
 from backup.formatting import plural, printable, size
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding, one_line, warning
 from backup.model.manifest import Manifest, Summary, VolumePart
-from backup.monitoring.health.model import Limits, Reason, newest_database, reason
+from backup.monitoring.health.model import Limits, newest_database
 from backup.monitoring.health.tables import SHARE, Loss, losses, swings
 
 # A loss must not look well again as soon as the next backup has been made of what is left.
@@ -29,7 +30,7 @@ _LOOK: Final = (
 )
 
 
-def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
+def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
     """A newest dump that is tiny, and what has shrunk by more than half since the sets of the days before."""
     # A safety set holds what a restore was about to replace: that it held less is why somebody restored.
     sets = [stored for stored in sets if not stored.safety]
@@ -42,13 +43,13 @@ def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
         yield from _media(media, manifest, _before(sets, media, lambda m: bool(m.volumes)))
 
 
-def of_set(stored: StoredSet, sets: Sequence[StoredSet]) -> tuple[Reason, ...]:
+def of_set(stored: StoredSet, sets: Sequence[StoredSet]) -> tuple[Finding, ...]:
     """In what a backup holds far less than those of `sets` before it: it may be one of the damage."""
     if not stored.good or stored.manifest is None or stored.safety:
         return ()
     before = [each for each in sets if _order(each) < _order(stored)]
     # Of what the set does not hold, an earlier one is the newest.
-    return tuple(each for each in reasons([*before, stored], Limits()) if stored.id in each.text)
+    return tuple(each for each in map(one_line, reasons([*before, stored], Limits())) if stored.id in each.text)
 
 
 def _order(stored: StoredSet) -> tuple[object, str]:
@@ -68,11 +69,10 @@ def _before(
     return [(stored, manifest) for stored in near if (manifest := _manifest(stored))]
 
 
-def _tiny(good: StoredSet, manifest: Manifest, limits: Limits) -> Iterator[Reason]:
+def _tiny(good: StoredSet, manifest: Manifest, limits: Limits) -> Iterator[Finding]:
     artifact = manifest.artifact("database")
     if artifact and artifact.stored_size < limits.min_size:
-        yield reason(
-            "warn",
+        yield warning(
             f"the dump in {good.id} has only {size(artifact.stored_size)};"
             f" the limit is {size(limits.min_size)} (BACKUP_MIN_SIZE_KB)",
             f"`show {good.id}` lists its tables and rows. If the database is that small, set BACKUP_MIN_SIZE_KB lower.",
@@ -81,7 +81,7 @@ def _tiny(good: StoredSet, manifest: Manifest, limits: Limits) -> Iterator[Reaso
 
 def _database(
     good: StoredSet, now: Manifest, before: list[tuple[StoredSet, Manifest]], sets: Sequence[StoredSet]
-) -> Iterator[Reason]:
+) -> Iterator[Finding]:
     if now.database is None:
         return
     # Of another server or database, nothing can be compared; that it is another one is told elsewhere.
@@ -110,7 +110,7 @@ def _manifest(stored: StoredSet) -> Manifest | None:
     return None
 
 
-def _fewer(good: StoredSet, lost: list[Loss]) -> Iterator[Reason]:
+def _fewer(good: StoredSet, lost: list[Loss]) -> Iterator[Finding]:
     if lost:
         last = max(lost, key=lambda loss: loss.before - loss.rows).id
         shown = [
@@ -118,15 +118,15 @@ def _fewer(good: StoredSet, lost: list[Loss]) -> Iterator[Reason]:
             for loss in lost
         ]
         text = f"{good.id} holds far less than {last} in {plural(len(lost), 'table')}: {_listed(shown)}"
-        yield reason("warn", text, _LOOK.format(before=last))
+        yield warning(text, _LOOK.format(before=last))
 
 
-def _emptied(good: StoredSet, lost: list[Loss]) -> Iterator[Reason]:
+def _emptied(good: StoredSet, lost: list[Loss]) -> Iterator[Finding]:
     if lost:
         last = max(lost, key=lambda loss: loss.before).id
         shown = [f"{printable(loss.table)} had {plural(loss.before, 'row')}{_where(loss, last)}" for loss in lost]
         text = f"{plural(len(lost), 'table')} in {good.id} {'is' if len(lost) == 1 else 'are'} empty or gone"
-        yield reason("warn", f"{text}: in {last} {_listed(shown)}", _LOOK.format(before=last))
+        yield warning(f"{text}: in {last} {_listed(shown)}", _LOOK.format(before=last))
 
 
 def _where(loss: Loss, last: str) -> str:
@@ -137,7 +137,7 @@ def _listed(shown: list[str]) -> str:
     return ", ".join(shown[:_LISTED]) + (f" and {len(shown) - _LISTED} more" if len(shown) > _LISTED else "")
 
 
-def _media(last: StoredSet, now: Manifest, before: list[tuple[StoredSet, Manifest]]) -> Iterator[Reason]:
+def _media(last: StoredSet, now: Manifest, before: list[tuple[StoredSet, Manifest]]) -> Iterator[Finding]:
     names = dict.fromkeys(volume.name for _, manifest in before for volume in manifest.volumes)
     for name in names:
         present = _volume(now, name)
@@ -158,11 +158,11 @@ def _less(
     before: list[tuple[StoredSet, int]],
     least: int,
     shown: Callable[[int], str],
-) -> Iterator[Reason]:
+) -> Iterator[Finding]:
     stored, most = max(before, key=lambda each: each[1], default=(last, 0))
     if most >= least and now < most * SHARE:
         text = f"{last.id} holds far less than {stored.id}: {shown(now)} {what} instead of {shown(most)}"
-        yield reason("warn", text, _LOOK.format(before=stored.id))
+        yield warning(text, _LOOK.format(before=stored.id))
 
 
 def _identity(manifest: Manifest) -> tuple[str, str] | None:

@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.model.schedule import Slot
-from backup.monitoring.health import Health, Status
+from backup.monitoring.health import Health
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Clock:
     stored: StoredSet | None
     age: timedelta | None
     limit: timedelta | None
-    status: Status
+    status: Level
     note: str = ""
 
 

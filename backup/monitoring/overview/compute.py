@@ -10,11 +10,12 @@ from zoneinfo import ZoneInfo
 
 from backup.formatting import size
 from backup.model.backup_set import SKEW, StoredSet, is_ahead, present
+from backup.model.finding import Finding
 from backup.model.manifest import Tier
 from backup.model.run import RESTORE, Outcome, Run
 from backup.model.schedule import Slot
 from backup.monitoring import forecast
-from backup.monitoring.health import Health, Limits, Reason, SchedulerState, evaluate
+from backup.monitoring.health import Health, Limits, SchedulerState, evaluate
 from backup.monitoring.health.model import newest
 from backup.monitoring.health.proofs import DRILL, PATIENCE, proof_reason
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
@@ -58,7 +59,7 @@ class Facts:
     scheduler: SchedulerState | None = None
     problem: str = ""
     unread: bool = False
-    others: Sequence[Reason] = ()
+    others: Sequence[Finding] = ()
     slots: Sequence[Slot] = ()
     alerting: Alerting = field(default_factory=Alerting)
     offsite: Clock = NO_OFFSITE
@@ -133,7 +134,7 @@ def _due(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy) -
 def _good(health: Health, policy: Policy) -> Clock:
     stored, age = health.newest_good, health.age
     if stored is None or age is None:
-        starting = any(reason.severity == "starting" for reason in health.reasons)
+        starting = any(reason.level == "starting" for reason in health.reasons)
         return Clock("good", None, None, policy.max_age, "starting" if starting else "fail", "there is none yet")
     return Clock("good", stored, age, policy.max_age, "pass" if -SKEW <= age <= policy.max_age else "fail")
 
@@ -144,8 +145,8 @@ def _proven(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Clock:
     note = "" if limits.proof_age else "no drill is scheduled"
     if stored is None:
         note = "; ".join(part for part in ("there is none yet", note) if part)
-        return Clock("proven", None, None, limits.proof_age, reason.severity if reason else "starting", note)
-    return Clock("proven", stored, now - stored.time, limits.proof_age, reason.severity if reason else "pass", note)
+        return Clock("proven", None, None, limits.proof_age, reason.level if reason else "starting", note)
+    return Clock("proven", stored, now - stored.time, limits.proof_age, reason.level if reason else "pass", note)
 
 
 def _tier(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Facts) -> TierSummary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ def to_json(overview: Overview) -> dict[str, Any]:
     return {
         "status": health.status,
         "word": WORDS[health.status],
-        "reasons": [asdict(reason) for reason in health.reasons],
+        "reasons": [{"severity": each.level, "text": each.text, "hint": each.hint} for each in health.reasons],
         "time": overview.now.isoformat(),
         "zone": overview.zone.key,
         "scheduler": health.scheduler,

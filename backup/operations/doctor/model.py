@@ -1,4 +1,4 @@
-"""A line of the doctor, and how checks are run: side by side, each within its time, none hiding another."""
+"""How the doctor's checks are run: side by side, each within its time, none hiding another."""
 
 from __future__ import annotations
 
@@ -6,57 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, TypeVar
 
 from backup.errors import BackupError
 from backup.formatting import printable
 from backup.logging import redacted
-from backup.monitoring.health import Reason
+from backup.model.finding import LEVELS, Finding, Level, failure, warning
 
 T = TypeVar("T")
-Level = Literal["ok", "warning", "failed"]
-LEVELS: Final[tuple[Level, ...]] = ("ok", "warning", "failed")
 # Those of `monitor --alert`, which asks how the backups are; this asks whether there can be any.
-EXIT: Final[Mapping[Level, int]] = {"ok": 0, "warning": 60, "failed": 61}
+EXIT: Final[Mapping[Level, int]] = {"pass": 0, "warn": 60, "fail": 61}
 SECONDS: Final = 60.0
-
-
-@dataclass(frozen=True)
-class Line:
-    """What one check found. `hint` is the next command or setting."""
-
-    level: Level
-    topic: str
-    text: str
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Lines of one topic, to be written down shortly."""
-
-    topic: str
-
-    def ok(self, text: str) -> Line:
-        """All is well."""
-        return Line("ok", self.topic, text)
-
-    def warning(self, text: str, hint: str = "") -> Line:
-        """It works, but not as it should."""
-        return Line("warning", self.topic, text, hint)
-
-    def failed(self, text: str, hint: str = "") -> Line:
-        """It does not work."""
-        return Line("failed", self.topic, text, hint)
-
-    def error(self, error: BackupError) -> Line:
-        """What an error says."""
-        return self.failed(error.message, error.hint)
-
-    def reason(self, reason: Reason) -> Line:
-        """What health says."""
-        level: Level = "failed" if reason.severity == "fail" else "warning" if reason.severity == "warn" else "ok"
-        return Line(level, self.topic, reason.text, reason.hint)
 
 
 @dataclass(frozen=True)
@@ -64,7 +24,7 @@ class Check:
     """One look at one thing. What it raises becomes a line; after `seconds` it is no longer waited for."""
 
     topic: str
-    look: Callable[[], Iterable[Line]]
+    look: Callable[[], Iterable[Finding]]
     seconds: float = SECONDS
 
 
@@ -108,26 +68,25 @@ class Shared(Generic[T]):
 @dataclass
 class _Running:
     check: Check
-    lines: list[Line] = field(default_factory=list)
+    lines: list[Finding] = field(default_factory=list)
     over: bool = False
 
     def work(self) -> None:
         """Take what the check finds, whatever becomes of it."""
-        say = Found(self.check.topic)
         try:
             for line in self.check.look():
                 self.lines.append(line)
         except BackupError as error:
-            self.lines.append(say.error(error))
+            self.lines.append(failure(error.message, error.hint))
         except NotChecked as missing:
-            self.lines.append(say.warning(f"not checked, for want of {missing}"))
+            self.lines.append(warning(f"not checked, for want of {missing}"))
         except Exception as error:  # noqa: BLE001 - a bug in one check must not hide the others
             text = f"this check is broken: {type(error).__name__}: {error}"
-            self.lines.append(say.failed(text, "This is a bug in the backup sidecar."))
+            self.lines.append(failure(text, "This is a bug in the backup sidecar."))
         self.over = True
 
 
-def examine(checks: Sequence[Check]) -> list[Line]:
+def examine(checks: Sequence[Check]) -> list[Finding]:
     """What all checks find, in their order, as harmless one-line texts without secrets."""
     begun = time.monotonic()
     running = [_Running(check) for check in checks]
@@ -137,23 +96,23 @@ def examine(checks: Sequence[Check]) -> list[Line]:
         thread.start()
     for each, thread in zip(running, threads, strict=True):
         thread.join(max(0.0, begun + each.check.seconds - time.monotonic()))
-    return [_clean(line) for each in running for line in _ended(each)]
+    return [_clean(line, each.check.topic) for each in running for line in _ended(each)]
 
 
-def worst(lines: Iterable[Line]) -> Level:
+def worst(lines: Iterable[Finding]) -> Level:
     """The level of the worst line."""
-    return max((line.level for line in lines), key=LEVELS.index, default="ok")
+    return max((line.level for line in lines), key=LEVELS.index, default="pass")
 
 
-def _ended(each: _Running) -> Iterator[Line]:
+def _ended(each: _Running) -> Iterator[Finding]:
     over = each.over
     yield from list(each.lines)
     if not over:
-        yield Found(each.check.topic).failed(
+        yield failure(
             f"no answer within {each.check.seconds:.0f} s", "What it asks hangs: look at its log, or start it again."
         )
 
 
-def _clean(line: Line) -> Line:
+def _clean(line: Finding, topic: str) -> Finding:
     text, hint = (printable(" ".join(redacted(part).split())) for part in (line.text, line.hint))
-    return Line(line.level, line.topic, text, hint)
+    return Finding(line.level, text, "" if line.level == "pass" else hint, topic)

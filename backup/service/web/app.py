@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Final, TypeVar
@@ -22,7 +21,8 @@ from starlette.routing import Route
 from backup.errors import BackupError
 from backup.formatting import printable
 from backup.logging import logger
-from backup.monitoring.health import Reason, SchedulerState, Status, scheduler_reason
+from backup.model.finding import Finding, Level, failure
+from backup.monitoring.health import SchedulerState, scheduler_reason
 from backup.monitoring.overview import Overview
 from backup.service.web import metrics, page
 from backup.service.web.api import bare_body, health_body, plain_body, status_body
@@ -58,14 +58,6 @@ class _View:
     @cached_property
     def status(self) -> bytes:
         return json.dumps(status_body(self.overview)).encode()
-
-
-@dataclass(frozen=True)
-class _Unknown:
-    """Why nothing can be told, and the next command."""
-
-    text: str
-    hint: str
 
 
 def create_app(
@@ -106,11 +98,11 @@ def _static(body: bytes, kind: str) -> Answer:
     return answer
 
 
-def _page(view: Shared[_View | _Unknown]) -> Answer:
+def _page(view: Shared[_View | Finding]) -> Answer:
     async def answer(request: Request) -> Response:
         seen = _drawn(await _known(view), lambda seen: seen.page)
-        if isinstance(seen, _Unknown):
-            body, code = page.problem(seen.text, seen.hint, datetime.now(UTC)), 503
+        if isinstance(seen, Finding):
+            body, code = page.problem(seen, datetime.now(UTC)), 503
         else:
             body, code = seen, 200
         return Response(body, code, media_type="text/html; charset=utf-8", headers=_NO_STORE)
@@ -118,10 +110,10 @@ def _page(view: Shared[_View | _Unknown]) -> Answer:
     return answer
 
 
-def _program(view: Shared[_View | _Unknown], form: Callable[[_View], bytes], kind: str) -> Answer:
+def _program(view: Shared[_View | Finding], form: Callable[[_View], bytes], kind: str) -> Answer:
     async def answer(request: Request) -> Response:
         seen = _drawn(await _known(view), form)
-        if isinstance(seen, _Unknown):
+        if isinstance(seen, Finding):
             return _failed(request, seen)
         return Response(seen, media_type=kind, headers=_NO_STORE)
 
@@ -136,18 +128,18 @@ def _livez(scheduler: Callable[[], SchedulerState]) -> Answer:
     return answer
 
 
-def _healthz(view: Shared[_View | _Unknown]) -> Answer:
+def _healthz(view: Shared[_View | Finding]) -> Answer:
     async def answer(request: Request) -> Response:
         # The container's own probe, which has no address, has the time to wait for how it is now.
         seen = await _known(view, soon=request.client is not None)
-        if isinstance(seen, _Unknown):
+        if isinstance(seen, Finding):
             return _failed(request, seen)
         return _health(request, health_body(seen.overview.health))
 
     return answer
 
 
-def _readyz(ready: Shared[None | _Unknown]) -> Answer:
+def _readyz(ready: Shared[None | Finding]) -> Answer:
     async def answer(request: Request) -> Response:
         problem = await _known(ready)
         return _failed(request, problem) if problem else _health(request, plain_body("pass"))
@@ -157,7 +149,7 @@ def _readyz(ready: Shared[None | _Unknown]) -> Answer:
 
 def _health(request: Request, body: dict[str, Any]) -> JSONResponse:
     """A health answer. Its reasons name sets and servers, so they are for those who may read them."""
-    status: Status = body["status"]
+    status: Level = body["status"]
     return JSONResponse(
         body if request.scope["trusted"] else bare_body(status),
         status_code=200 if status in ("pass", "warn") else 503,
@@ -166,35 +158,33 @@ def _health(request: Request, body: dict[str, Any]) -> JSONResponse:
     )
 
 
-def _failed(request: Request, unknown: _Unknown) -> JSONResponse:
-    return _health(request, plain_body("fail", (Reason("fail", unknown.text, unknown.hint),)))
+def _failed(request: Request, unknown: Finding) -> JSONResponse:
+    return _health(request, plain_body("fail", (unknown,)))
 
 
-async def _known(shared: Shared[T | _Unknown], *, soon: bool = False) -> T | _Unknown:
+async def _known(shared: Shared[T | Finding], *, soon: bool = False) -> T | Finding:
     try:
         return await (shared.get_soon(_HEALTH_AGE) if soon else shared.get())
     except TimeoutError:
         text = f"no answer within {shared.limit:.0f} s: the backup volume, the database or the Docker engine hangs"
-        return _Unknown(
-            text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`."
-        )
+        return failure(text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`.")
 
 
-def _drawn(seen: _View | _Unknown, form: Callable[[_View], bytes]) -> bytes | _Unknown:
-    return seen if isinstance(seen, _Unknown) else _told(lambda: form(seen))()
+def _drawn(seen: _View | Finding, form: Callable[[_View], bytes]) -> bytes | Finding:
+    return seen if isinstance(seen, Finding) else _told(lambda: form(seen))()
 
 
-def _told(ask: Callable[[], T]) -> Callable[[], T | _Unknown]:
+def _told(ask: Callable[[], T]) -> Callable[[], T | Finding]:
     """What nobody foresaw is red, too. Its trace goes to the log, once for all who ask, and not to the client."""
 
-    def asked() -> T | _Unknown:
+    def asked() -> T | Finding:
         try:
             return ask()
         except BackupError as error:
-            return _Unknown(_line(error.message), _line(error.hint))
+            return failure(_line(error.message), _line(error.hint))
         except Exception as error:  # noqa: BLE001
             logger.exception("the check itself failed")
-            return _Unknown(f"the check itself failed: {type(error).__name__}", _LOGS)
+            return failure(f"the check itself failed: {type(error).__name__}", _LOGS)
 
     return asked
 

@@ -19,9 +19,9 @@ from markupsafe import Markup
 from backup import __version__
 from backup.formatting import duration, plural, printable, size
 from backup.model.backup_set import StoredSet
+from backup.model.finding import LEVELS, Finding, Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
-from backup.monitoring.health import SEVERITIES, Reason, Status
 from backup.monitoring.overview import Overview, telling
 from backup.service.web import charts
 
@@ -33,14 +33,14 @@ _RUNS: Final = 12
 # Of each tier. With these a page of ten thousand sets stays below 200 kB.
 _SETS: Final = 30
 _MESSAGE: Final = 400
-VERDICTS: Final[dict[Status, str]] = {
+VERDICTS: Final[dict[Level, str]] = {
     "pass": "Healthy",
     "warn": "Warning",
     "starting": "Starting",
     "fail": "Critical",
 }
 _CLOCKS: Final = {"good": "Newest good set", "proven": "Newest proven set", "offsite": "Newest offsite copy"}
-_OUTCOMES: Final[dict[Outcome, Status]] = {
+_OUTCOMES: Final[dict[Outcome, Level]] = {
     Outcome.RUNNING: "starting",
     Outcome.SUCCESS: "pass",
     Outcome.CHANGED: "warn",
@@ -53,7 +53,7 @@ _OUTCOMES: Final[dict[Outcome, Status]] = {
 def render(overview: Overview) -> bytes:
     """The page."""
     template = _ENVIRONMENT.get_template("page.html")
-    worst_last = sorted(overview.health.reasons, key=lambda reason: -SEVERITIES.index(reason.severity))
+    worst_last = sorted(overview.health.reasons, key=lambda reason: -LEVELS.index(reason.level))
     text = template.render(
         _common(overview.health.status, worst_last),
         overview=overview,
@@ -69,24 +69,24 @@ def render(overview: Overview) -> bytes:
     return text.encode(errors="replace")
 
 
-def problem(text: str, hint: str, now: datetime) -> bytes:
+def problem(unknown: Finding, now: datetime) -> bytes:
     """The page when nothing could be told."""
-    common = _common("fail", [Reason("fail", text, hint)])
+    common = _common("fail", [unknown])
     return _ENVIRONMENT.get_template("problem.html").render(common, now=now, zone=UTC).encode(errors="replace")
 
 
-def icon(status: Status) -> bytes:
+def icon(status: Level) -> bytes:
     """The tab's icon: an SVG that tells by shape and colour."""
     return _ENVIRONMENT.get_template("icon.svg").render(status=status).encode()
 
 
-def _common(status: Status, reasons: Sequence[Reason]) -> dict[str, object]:
+def _common(status: Level, reasons: Sequence[Finding]) -> dict[str, object]:
     return {"status": status, "reasons": reasons, "style": _STYLE_PATH, "version": __version__}
 
 
-def _summary(status: Status, reasons: Sequence[Reason]) -> str:
+def _summary(status: Level, reasons: Sequence[Finding]) -> str:
     """One sentence below the verdict."""
-    worst = sum(reason.severity == status for reason in reasons)
+    worst = sum(reason.level == status for reason in reasons)
     match status:
         case "pass":
             return "All is well."

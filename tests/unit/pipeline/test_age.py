@@ -201,4 +201,4 @@ def test_what_is_told_about_the_key(tmp_path: Path) -> None:
     assert public[:10] in lines[0].text and public not in lines[0].text
     assert any("one key alone" in line.text for line in lines) and any("no private key" in line.text for line in lines)
     gone = loaded.model_copy(update={"age_identity": tmp_path / "gone"})
-    assert any(line.warning and "gone" in line.text for line in told(encryption.keys(gone), []))
+    assert any(line.level == "warn" and "gone" in line.text for line in told(encryption.keys(gone), []))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from backup.model.finding import Level, failure
 from backup.model.manifest import Tier
-from backup.monitoring.health import Status
 from backup.monitoring.overview import Overview, Storage
 from backup.service.web import charts, page
 from tests.support import overviews
@@ -153,12 +153,12 @@ def test_a_volume_that_was_not_measured_is_not_drawn() -> None:
 
 
 def test_when_nothing_can_be_told_the_page_says_why() -> None:
-    text = Reader(page.problem("the disk <hangs>", "Look at `dmesg`.", NOW).decode()).text
+    text = Reader(page.problem(failure("the disk <hangs>", "Look at `dmesg`."), NOW).decode()).text
     assert "Critical" in text and "the disk <hangs>" in text and "dmesg" in text
 
 
 @pytest.mark.parametrize("status", page.VERDICTS)
-def test_the_icon_tells_the_status(status: Status) -> None:
+def test_the_icon_tells_the_status(status: Level) -> None:
     assert page.icon(status).startswith(b"<svg")
     assert len({page.icon(each) for each in page.VERDICTS}) == 4
 
