@@ -26,8 +26,7 @@ from backup.model.backup_set import Verdict
 from backup.model.finding import failure
 from backup.model.run import Outcome, Run
 from backup.monitoring import alerts
-from backup.monitoring.alerts.delivery import deliver
-from backup.monitoring.alerts.delivery_process import Post
+from backup.monitoring.alerts.delivery import Post, deliver
 from backup.monitoring.alerts.desk import Desk, Surroundings, View
 from backup.monitoring.alerts.model import HEARTBEAT, Event, Letter, Policy, Receipt, Target
 from backup.monitoring.alerts.outbox import MOST, Outbox, recall, remember

@@ -1,7 +1,7 @@
 """What the service does about alerts, every half minute: look, decide, put into the outbox, deliver.
 
 Nothing here may hurt a backup: the desk runs in a thread that nobody waits for, and what talks to the world is a
-process that is killed when its time is over (`alerts/post.py`). Only the desk takes messages out of the outbox.
+process that is killed when its time is over (`alerts/delivery.py`). Only the desk takes messages out of the outbox.
 """
 
 from __future__ import annotations

@@ -22,13 +22,12 @@ _SECONDS: Final = "%Y-%m-%d %H:%M:%S"
 
 def line(text: str, length: int = _LINE) -> str:
     """One harmless line without secrets."""
-    whole = printable(" ".join(redacted(text).split()))
-    return whole if len(whole) <= length else whole[: length - 1] + "…"
+    return shortened(printable(" ".join(redacted(text).split())), length)
 
 
 def notice(kind: Literal["failure", "reminder", "recovery", "warning", "test"], title: str, body: str) -> Notice:
     """A notice within its bounds."""
-    return Notice(kind, line(title, TITLE), body if len(body) <= BODY else body[: BODY - 1] + "…")
+    return Notice(kind, line(title, TITLE), shortened(body, BODY))
 
 
 def problem(

@@ -40,7 +40,6 @@ def summary(root: Path, settings: Settings) -> Alerting:
     try:
         memory, messages = outbox.recall(root) or Memory(), outbox.Outbox(root).messages()
     except BackupError as error:
-        memory, messages = Memory(), []
         return Alerting(targets=tuple(t.name for t in targets(settings)), last_error=error.message)
     told = [each for name, each in memory.deliveries.items() if name != HEARTBEAT]
     failing = sorted((each.since, each.error) for each in told if each.failures and each.since)

@@ -14,7 +14,7 @@ from backup.formatting import age, plural, printable
 from backup.model.backup_set import SKEW, StoredSet, present, volumes_of
 from backup.model.finding import LEVELS, Finding, failure, one_line, warning
 from backup.model.run import Outcome, Run
-from backup.monitoring.health import loads, proofs, shrink, volume
+from backup.monitoring.health import proofs, shrink, volume
 from backup.monitoring.health.model import (
     FIRST,
     WORDS,
@@ -83,7 +83,7 @@ def evaluate(
             reasons += [*_stored(sets, good, now, max_age, limits), *_last_runs(runs)]
         reasons += [
             *_damage(sets, limits),
-            *loads.reasons(sets, runs, now),
+            *proofs.load_reasons(sets, runs, now),
             *_server(sets),
             *_long(runs, now),
             *_clock(runs, now),

@@ -1,9 +1,13 @@
-"""Sets that hold much less than those before them: data may have been lost before the backup was made. Pure."""
+"""Sets that hold much less than those before them: data may have been lost before the backup was made. Pure.
+
+Each table is judged by itself, too: a large log hides what the others lose.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
@@ -13,21 +17,41 @@ from backup.model.backup_set import StoredSet
 from backup.model.finding import Finding, one_line, warning
 from backup.model.manifest import Manifest, Summary, VolumePart
 from backup.monitoring.health.model import Limits, newest_database
-from backup.monitoring.health.tables import SHARE, Loss, losses, swings
 
 # A loss must not look well again as soon as the next backup has been made of what is left.
 _BACK: Final = timedelta(days=3)
 # So far back it is looked whether a table always swings: each of so many sets, and then one of each day.
 _HISTORY: Final = timedelta(days=90)
 _EACH: Final = 60
-# Below these a half is nothing: a database of four rows, a volume of three files.
+# Less than this share of what was there is far less.
+_SHARE: Final = 0.5
+# Below these a half is nothing: a database or table of four rows, a volume of three files.
 _ROWS: Final = 100
 _FILES: Final = 10
 _BYTES: Final = 10**6
+# What a table must have had to be missed when it is empty or gone.
+_ANY: Final = 20
+# What happened so often is how the table is used.
+_HABIT: Final = 2
 _LISTED: Final = 5
 _LOOK: Final = (
     "If that was not meant, `restore {before} --dry-run` shows the way back; `show ID --tables` lists the rows of each."
 )
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A table that has `rows`, and had `before` in the set called `id`."""
+
+    table: str
+    rows: int
+    before: int
+    id: str
+
+    @property
+    def is_far(self) -> bool:
+        """Whether it is to be told, by the numbers alone."""
+        return self.before >= (_ROWS if self.rows else _ANY) and self.rows < _SHARE * self.before
 
 
 def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
@@ -160,7 +184,7 @@ def _less(
     shown: Callable[[int], str],
 ) -> Iterator[Finding]:
     stored, most = max(before, key=lambda each: each[1], default=(last, 0))
-    if most >= least and now < most * SHARE:
+    if most >= least and now < most * _SHARE:
         text = f"{last.id} holds far less than {stored.id}: {shown(now)} {what} instead of {shown(most)}"
         yield warning(text, _LOOK.format(before=stored.id))
 
@@ -184,3 +208,29 @@ def _dumped(manifest: Manifest) -> int:
 
 def _volume(manifest: Manifest, name: str) -> VolumePart | None:
     return next((volume for volume in manifest.volumes if volume.name == name), None)
+
+
+def losses(now: Mapping[str, int], before: Sequence[tuple[str, Mapping[str, int]]]) -> list[Loss]:
+    """Each table that lost more than half of its rows, by name. `before` are the sets to compare with, newest first."""
+    most: dict[str, Loss] = {}
+    for identifier, rows in before:
+        for table, count in rows.items():
+            if table not in most or count > most[table].before:
+                most[table] = Loss(table, now.get(table, 0), count, identifier)
+    return [loss for _, loss in sorted(most.items()) if loss.is_far]
+
+
+def swings(loss: Loss, history: Sequence[int]) -> bool:
+    """Whether it had about as few rows before, and came back from it by itself, twice: as sessions and queues do.
+
+    Once says nothing: that may have been a loss that a restore made good. `history` are its rows, oldest first.
+    """
+    few, many = max(2 * loss.rows, _ANY), _SHARE * loss.before
+    is_high, was_low, returns = False, False, 0
+    for count in history:
+        if count >= many:
+            returns += was_low
+            is_high, was_low = True, False
+        elif is_high and count <= few:
+            was_low = True
+    return returns >= _HABIT

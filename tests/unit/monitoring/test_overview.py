@@ -24,8 +24,7 @@ from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.forecast import HORIZON, days_left, growth
 from backup.monitoring.overview import Overview
-from backup.monitoring.overview.compute import Facts, Policy, overview
-from backup.monitoring.overview.rates import period, slots_between
+from backup.monitoring.overview.compute import Facts, Policy, overview, period, slots_between
 from backup.monitoring.overview.report import to_json
 from backup.operations import status
 from backup.operations.restore.journal.files import KEPT

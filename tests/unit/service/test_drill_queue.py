@@ -20,7 +20,7 @@ from backup.operations import runs
 from backup.service.drill_queue import DrillQueue, command, due
 from backup.storage import lock
 from tests.support.facts import NOW, UTC_ZONE, a_run, a_set
-from tests.unit.monitoring.health.test_loads import REFUSED, defined, found
+from tests.unit.monitoring.health.test_proofs import REFUSED, defined, found
 
 WELL = LoadTest(tried=NOW)
 
