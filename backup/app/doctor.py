@@ -35,11 +35,10 @@ from backup.monitoring.alerts.targets import targets
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
 from backup.operations.catch_up import reasons
-from backup.operations.doctor import service, sources
-from backup.operations.doctor.model import Check, NotChecked, Shared, examine
+from backup.operations.doctor import Check, NotChecked, Shared, examine, findings
+from backup.operations.doctor.findings import Measured
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as told
-from backup.operations.doctor.sources import Measured
 from backup.operations.jobs import Crontab, jobs
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
@@ -135,10 +134,10 @@ class _Doctor:
 
     def _engine(self) -> Iterator[Finding]:
         try:
-            yield from sources.engine(engine_rights(Engine()))
+            yield from findings.engine(engine_rights(Engine()))
         except EngineError as error:
             network = bool(self._settings.db_host)
-            yield sources.no_engine(error.message, error.hint, network=network, wanted=not self._alone)
+            yield findings.no_engine(error.message, error.hint, network=network, wanted=not self._alone)
 
     def _look_around(self) -> _Around:
         engine = Engine()
@@ -148,18 +147,18 @@ class _Doctor:
     def _database(self) -> Iterator[Finding]:
         if not self._settings.db_host:
             self._around.borrow()  # there is no other way, and the engine's own line says so
-        yield from sources.database(self._facts.get(), self._source.get().clients.way)
+        yield from findings.database(self._facts.get(), self._source.get().clients.way)
         login = self._source.get().login
-        yield from sources.password(login.user, public=bool(login.password) and is_public(login.password))
+        yield from findings.password(login.user, public=bool(login.password) and is_public(login.password))
 
     def _client(self) -> Iterator[Finding]:
         clients = self._source.borrow().clients
         facts = self._facts.borrow()
         clients.check(facts.standing)
-        yield sources.client(facts, beside=isinstance(clients, HelperClients))
+        yield findings.client(facts, beside=isinstance(clients, HelperClients))
 
     def _database_rights(self) -> Iterator[Finding]:
-        yield from sources.database_rights(self._facts.borrow(), self._rights.get())
+        yield from findings.database_rights(self._facts.borrow(), self._rights.get())
 
     def _measure(self) -> list[Measured]:
         root, settings = self._settings.volumes, self._settings
@@ -177,7 +176,7 @@ class _Doctor:
 
     def _volume_lines(self) -> Iterator[Finding]:
         filled = filled_volumes(self._app.catalog.sets())
-        yield from sources.volumes(self._volumes.get(), self._settings.allow_empty, filled)
+        yield from findings.volumes(self._volumes.get(), self._settings.allow_empty, filled)
 
     def _called(self) -> Mapping[str, str]:
         """What the engine calls that which is mounted at each place of our own container."""
@@ -200,7 +199,7 @@ class _Doctor:
         servers = [c for c in around.containers if c.image_id in images]
         application = [c for c in around.containers if c.image_id not in images and not around.ours(c)]
         spared = {source(mount) for c in servers for mount in c.mounts}
-        yield from sources.mounts(self._volumes.borrow(), application, spared)
+        yield from findings.mounts(self._volumes.borrow(), application, spared)
 
     def _database_container(self, found: PostgresSource) -> Container | None:
         if not isinstance(found.clients, HelperClients):
@@ -219,11 +218,11 @@ class _Doctor:
         sets = self._app.catalog.sets()
         marker = _marker(root)
         marker = f"volume {marker}" if marker else _NEW
-        yield from service.volume(len(sets), sum(stored.good for stored in sets), marker, in_memory(root), str(root))
+        yield from findings.volume(len(sets), sum(stored.good for stored in sets), marker, in_memory(root), str(root))
         live: tuple[str, ...] = ()
         with contextlib.suppress(NotChecked):
             live = self._facts.borrow().cautions
-        yield from service.cautions(sets, live)
+        yield from findings.cautions(sets, live)
 
     def _space(self) -> Iterator[Finding]:
         needed = None
@@ -232,7 +231,7 @@ class _Doctor:
             newest = newest_database(present(self._app.catalog.sets(), datetime.now(UTC)))
             volumes = {each.name: each.bytes for each in self._volumes.borrow()}
             needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
-        yield from service.space(free, total, needed, self._settings.min_free_gb * 1e9)
+        yield from findings.space(free, total, needed, self._settings.min_free_gb * 1e9)
 
     def _clock(self) -> Iterator[Finding]:
         ahead = newest = None
@@ -241,7 +240,7 @@ class _Doctor:
         with contextlib.suppress(BackupError):
             moments = [run.started for run in self._app.records.all()]
             newest = max([*moments, *(stored.time for stored in self._app.catalog.sets())], default=None)
-        yield from service.clock(self._settings.zone, datetime.now(UTC), ahead, newest)
+        yield from findings.clock(self._settings.zone, datetime.now(UTC), ahead, newest)
 
     def _schedule(self) -> Iterator[Finding]:
         settings, now = self._settings, datetime.now(UTC)
@@ -249,32 +248,32 @@ class _Doctor:
             Crontab(settings, self._command, Path(directory), "supercronic")
         wanted = jobs(settings)
         owed = reasons(Ledger(settings.root).read(now), wanted, now, settings.zone)
-        yield from service.schedule(schedule.upcoming(wanted, now, settings.zone), settings.zone, owed)
+        yield from findings.schedule(schedule.upcoming(wanted, now, settings.zone), settings.zone, owed)
 
     def _service(self) -> Iterator[Finding]:
         with contextlib.suppress(NotChecked):
             around = self._around.borrow()
-            yield from service.running(around.own, [c for c in around.containers if around.ours(c)])
+            yield from findings.running(around.own, [c for c in around.containers if around.ours(c)])
 
     def _restore(self) -> Iterator[Finding]:
         with_engine = context(self._app, Silent())
         application = with_engine.application()
         if application is None:
-            yield service.no_stop(on_purpose=self._alone)
+            yield findings.no_stop(on_purpose=self._alone)
             return
         application.require(with_engine.stops)
         stopped = application.running(with_engine.stops, with_engine.mounts())
         up = {service for service, _ in with_engine.commands if application.running([service], [])}
-        yield from service.restore(stopped, with_engine.commands, up)
+        yield from findings.restore(stopped, with_engine.commands, up)
 
     def _alerts(self) -> Iterator[Finding]:
         settings = self._settings
         waiting = alerts.reasons(settings.root, datetime.now(UTC))
         names = [target.name for target in targets(settings)]
-        yield from service.alerts(names, waiting, settings.heartbeat_url is not None)
+        yield from findings.alerts(names, waiting, settings.heartbeat_url is not None)
 
     def _try(self) -> Iterator[Finding]:
-        yield from service.tried(trial(self._app, self._command, _TRYING))
+        yield from findings.tried(trial(self._app, self._command, _TRYING))
 
 
 def _marker(root: Path) -> str:

@@ -12,7 +12,7 @@ from backup.app.offsite import contexts, memory, options
 from backup.errors import BackupError
 from backup.formatting import plural
 from backup.model.finding import Finding, failure, ok, warning
-from backup.monitoring.encryption import told
+from backup.operations.doctor import findings
 from backup.operations.offsite.context import listed
 from backup.operations.status import offsite
 from backup.progress import Silent
@@ -46,4 +46,4 @@ def _rights(app: App) -> Iterator[Finding]:
 
 def encryption(app: App) -> Iterator[Finding]:
     """Whether sets are encrypted, to whom, and whether anybody has opened one."""
-    yield from told(keys(app.settings), app.catalog.sets())
+    yield from findings.encryption(keys(app.settings), app.catalog.sets())

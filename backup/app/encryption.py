@@ -5,7 +5,7 @@ from __future__ import annotations
 from backup.config.settings import Settings
 from backup.errors import KeyMissing
 from backup.formatting import printable
-from backup.monitoring.encryption import Keys
+from backup.operations.doctor.findings import Keys
 from backup.pipeline import age
 
 

@@ -17,7 +17,7 @@ from backup.cli.base import Json
 from backup.cli.render.doctor import doctor_json, doctor_lines, doctor_page
 from backup.cli.render.setup import setup_json, setup_notes
 from backup.logging import logger
-from backup.operations.doctor.model import EXIT, worst
+from backup.operations.doctor import EXIT, worst
 from backup.operations.setup.overlay import overlay
 
 _COMMAND: Final = Path(__file__).resolve().parents[2] / "entrypoint.py"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from backup.formatting import plural
 from backup.model.finding import Finding
-from backup.operations.doctor.model import worst
+from backup.operations.doctor import worst
 from backup.operations.doctor.settings import DEFAULT, Setting
 
 _WORDS: Final = {"pass": "ok", "warn": "warning", "fail": "failed"}

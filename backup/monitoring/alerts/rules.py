@@ -204,9 +204,10 @@ def _count(events: dict[str, Event], text: str, hint: str, moment: datetime) -> 
 def _notice(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice | None, State]:
     allowed = _allowed(state, now)
     if _urgent(state, now) or (allowed and _news(state, now, policy)):
-        return _failure(state, health, now, policy)
+        return messages.problem("failure", state, health, now, policy), _told(state, health, now, reminded=0)
     if state.unwell and not state.causes and health.status in ("pass", "warn"):
-        return _recovery(state, health, now, policy)
+        after = _told(state, health, now, reminded=0).model_copy(update={"unwell": None, "told": None})
+        return messages.recovery(state, health, now, policy), after
     if not allowed:
         return None, state
     if state.unwell and state.causes:
@@ -214,13 +215,7 @@ def _notice(state: State, health: Health, now: datetime, policy: Policy) -> tupl
         if now - (state.told or state.unwell) >= pace:
             notice = messages.problem("reminder", state, health, now, policy)
             return notice, _told(state, health, now, reminded=state.reminded + 1)
-        return _warning(state, health, now, policy)
     return _warning(state, health, now, policy)
-
-
-def _recovery(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice, State]:
-    notice = messages.recovery(state, health, now, policy)
-    return notice, _told(state, health, now, reminded=0).model_copy(update={"unwell": None, "told": None})
 
 
 def _allowed(state: State, now: datetime) -> bool:
@@ -268,10 +263,6 @@ def _news(state: State, now: datetime, policy: Policy) -> bool:
         event.count and (event.told is None or (not reminds and now - event.told >= policy.remind))
         for event in state.events.values()
     )
-
-
-def _failure(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice, State]:
-    return messages.problem("failure", state, health, now, policy), _told(state, health, now, reminded=0)
 
 
 def _told(state: State, health: Health, now: datetime, reminded: int) -> State:
