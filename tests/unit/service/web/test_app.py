@@ -30,10 +30,9 @@ from backup.monitoring.overview import Overview
 from backup.service.main import check_ready
 from backup.service.probe import SOCKET, login, probe
 from backup.service.web import app as app_module
-from backup.service.web.app import create_app
+from backup.service.web.app import DEAR, FRESH, create_app
 from backup.service.web.guard import HEADERS, Access
 from backup.service.web.server import LIFETIME, HttpServer, bind, reserved
-from backup.service.web.shared import DEAR, FRESH
 from tests.support.overviews import healthy
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
