@@ -22,8 +22,7 @@ from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.health import WORDS, SchedulerState
-from backup.monitoring.overview import Overview
-from backup.monitoring.overview.report import to_json
+from backup.monitoring.overview import Overview, overview_json
 from backup.operations.status import overview as overview_now
 from backup.service.probe import SOCKET, login, run_dir, scheduler_state, target
 
@@ -54,7 +53,7 @@ def status(as_json: Json = False) -> None:
     settings = base.prepare(as_json)
     seen = _look(settings)
     if as_json:
-        return base.print_json(to_json(seen))
+        return base.print_json(overview_json(seen))
     return _show(seen, shown.status_sections(seen), boxed=False)
 
 
@@ -76,7 +75,7 @@ def monitor(
         return _scheduled(settings, "report" if report else "monitor", base.occasion(context, scheduled))
     seen = _look(settings)
     if as_json:
-        base.print_json(to_json(seen))
+        base.print_json(overview_json(seen))
     elif alert:
         _alert(seen)
     else:

@@ -16,7 +16,7 @@ SchedulerState = Literal["alive", "stopped", "dead"]
 
 # What has the service's own first backup begun.
 FIRST: Final = "first"
-# The words of the monitor, as the seed's users know them.
+# The words of the monitor, as those know them who used the old scripts.
 WORDS: Final[Mapping[Level, str]] = {"pass": "HEALTHY", "warn": "WARNING", "starting": "STARTING", "fail": "CRITICAL"}
 
 
