@@ -24,17 +24,17 @@ class Finding:
 
 
 def ok(text: str) -> Finding:
-    """All is well."""
+    """Say that all is well."""
     return Finding("pass", text)
 
 
 def warning(text: str, hint: str = "") -> Finding:
-    """It works, but not as it should."""
+    """Say that it works, but not as it should."""
     return Finding("warn", text, hint)
 
 
 def failure(text: str, hint: str = "") -> Finding:
-    """It does not work, or must not be done."""
+    """Say that it does not work, or must not be done."""
     return Finding("fail", text, hint)
 
 

@@ -87,7 +87,7 @@ class _Running:
 
 
 def examine(checks: Sequence[Check]) -> list[Finding]:
-    """What all checks find, in their order, as harmless one-line texts without secrets."""
+    """Run all checks; their findings in the order of the checks, as harmless one-line texts without secrets."""
     begun = time.monotonic()
     running = [_Running(check) for check in checks]
     # Daemons: a check that hangs keeps nobody from ending.

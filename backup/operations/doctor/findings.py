@@ -58,7 +58,7 @@ class Keys:
 
 
 def engine(found: Rights) -> Iterator[Finding]:
-    """The engine's lines: what it is, and what it refuses."""
+    """Say what the engine is, and what it refuses."""
     kind = {True: ", rootless", False: "", None: ", which may not be asked whether it is rootless"}[found.rootless]
     yield ok(f"Docker {found.version} answers at {found.url}{kind}")
     for purpose, without in _WITHOUT.items():
@@ -73,7 +73,7 @@ def engine(found: Rights) -> Iterator[Finding]:
 
 
 def no_engine(message: str, hint: str, *, network: bool, wanted: bool) -> Finding:
-    """There is no engine: `network` says that DB_HOST names a server, `wanted` that a socket was given."""
+    """Say that there is no engine: `network` says that DB_HOST names a server, `wanted` that a socket was given."""
     if not network:
         return failure(f"{message}; and DB_HOST is not set, so there is no other way to the database", hint)
     if wanted:
@@ -82,7 +82,7 @@ def no_engine(message: str, hint: str, *, network: bool, wanted: bool) -> Findin
 
 
 def database(facts: Facts, way: str) -> Iterator[Finding]:
-    """Which database there is, and what may keep its dumps from loading."""
+    """Say which database there is, and what may keep its dumps from loading."""
     where = f"{facts.name}, {size(facts.size)}, on PostgreSQL {facts.server_version}"
     yield ok(f"{where}, by {way}")
     yield from (warning(caution) for caution in facts.cautions)
@@ -99,13 +99,13 @@ def password(user: str, *, public: bool) -> Iterator[Finding]:
 
 
 def client(facts: Facts, *, beside: bool) -> Finding:
-    """Which client dumps it; that there is one has been asked."""
+    """Say which client dumps it; that there is one has been asked."""
     whose = "the database's own image brings it" if beside else "this image brings it"
     return ok(f"pg_dump {facts.major} for PostgreSQL {facts.major}: {whose}")
 
 
 def database_rights(facts: Facts, rights: DatabaseRights) -> Iterator[Finding]:
-    """What the login may not do, and what that means."""
+    """Say what the login may not do, and what that means."""
     user = printable(rights.role)
     if rights.unreadable:
         yield failure(
@@ -146,7 +146,7 @@ def _ordinary(rights: DatabaseRights, user: str) -> Finding:
 
 
 def volumes(found: Sequence[Measured], allow_empty: Collection[str], filled: Collection[str]) -> Iterator[Finding]:
-    """Whether there are volumes, and files in them; sets hold files of those that are `filled`."""
+    """Say whether there are volumes, and files in them; sets hold files of those that are `filled`."""
     if not found:
         hint = "Mount it: `media_volume:/volumes/media:ro`. Without media at all: BACKUP_ALLOW_EMPTY=none."
         none = "none is mounted below /volumes"
@@ -172,7 +172,7 @@ def volumes(found: Sequence[Measured], allow_empty: Collection[str], filled: Col
 
 
 def mounts(found: Sequence[Measured], application: Iterable[Container], spared: Collection[str]) -> Iterator[Finding]:
-    """Whether our volumes are those of the application. `spared` are sources of the database's own."""
+    """Say whether our volumes are those of the application. `spared` are sources of the database's own."""
     writers, readers = _uses(application)
     ours = {volume.source for volume in found}
     others = {name: who for name, who in writers.items() if name not in ours and name not in spared}
@@ -183,7 +183,7 @@ def mounts(found: Sequence[Measured], application: Iterable[Container], spared: 
 
 
 def _uses(application: Iterable[Container]) -> tuple[_Users, _Users]:
-    """Who mounts what writable, and who reads it only: services by the mount's source."""
+    """Sort the services by the source of what they mount: who may write to it, and who reads it only."""
     writers: dict[str, set[str]] = {}
     readers: dict[str, set[str]] = {}
     for container in application:
@@ -222,7 +222,7 @@ def space(free: int, total: int, needed: int | None, min_free: float) -> Iterato
 
 
 def cautions(sets: Iterable[StoredSet], live: Collection[str]) -> Iterator[Finding]:
-    """What was said when the newest set was made, good or not, unless the live database says it, too."""
+    """Repeat what was said when the newest set was made, good or not, unless the live database says it, too."""
     last = newest(s for s in sets if s.summary and s.summary.database and not s.safety)
     part = last.manifest.database if last and last.manifest else None
     if last is None or part is None:
@@ -262,7 +262,7 @@ def schedule(slots: Sequence[Slot], zone: ZoneInfo, reasons: Sequence[Finding]) 
 
 
 def running(container: Container | None, here: Sequence[Container]) -> Iterator[Finding]:
-    """Whether the service is up: `here` are the project's containers of our image, `container` is our own."""
+    """Say whether the service is up: `here` are the project's containers of our image, `container` is our own."""
     if container is None:
         return
     up = [each for each in here if each.running]
@@ -275,7 +275,7 @@ def running(container: Container | None, here: Sequence[Container]) -> Iterator[
 def restore(
     stopped: Sequence[Container], commands: Sequence[tuple[str, str]], up: Collection[str]
 ) -> Iterator[Finding]:
-    """Who would be stopped by a restore, and whether its last commands have a place; `up` are running services."""
+    """Say who would be stopped by a restore, and whether its last commands have a place; `up` are running services."""
     names = ", ".join(sorted({printable(each.service or each.name) for each in stopped}))
     yield ok(f"a restore would stop {names} while it swaps" if names else "a restore would stop nobody: none runs")
     for service, command in commands:
@@ -290,14 +290,14 @@ def restore(
 
 
 def no_stop(*, on_purpose: bool) -> Finding:
-    """There is no engine to stop containers with."""
+    """Say that there is no engine to stop containers with."""
     text = "a restore cannot stop the application here: there is no engine, or no Compose project"
     hint = "Stop whatever writes to the media by hand before a restore, and start it afterwards."
     return ok(f"{text}. {hint}") if on_purpose else warning(text, hint)
 
 
 def alerts(names: Sequence[str], waiting: Sequence[Finding], heartbeat: bool) -> Iterator[Finding]:
-    """Who is told when a backup fails, and whether that works of late."""
+    """Say who is told when a backup fails, and whether that works of late."""
     if not names:
         yield warning("nobody is told when a backup fails", WHAT_TO_SET)
     else:
@@ -308,7 +308,7 @@ def alerts(names: Sequence[str], waiting: Sequence[Finding], heartbeat: bool) ->
 
 
 def tried(receipts: Sequence[Receipt]) -> Iterator[Finding]:
-    """What came of the test messages."""
+    """Say what came of the test messages."""
     for each in receipts:
         if each.error:
             text = f"{each.target} did not take the test message: {each.error}"
@@ -325,7 +325,7 @@ def volume(sets: int, good: int, marker: str, memory: str, root: str) -> Iterato
 
 
 def encryption(keys: Keys, sets: Sequence[StoredSet]) -> Iterator[Finding]:
-    """How encryption is set up, where the key is, and whether anybody has shown that the newest set can be opened."""
+    """Say how sets are encrypted, where the key is, and whether anybody has shown that the newest one can be opened."""
     encrypted = [each for each in sets if each.encrypted and each.good]
     if keys.encrypt == "off" and not encrypted:
         yield ok("sets are not encrypted (BACKUP_ENCRYPT=off)")
