@@ -58,7 +58,8 @@ class Post:
         """What came of each letter that was tried; never an exception for what went wrong with the delivery."""
         given = Letters(letters=tuple(letters), deadline=self._deadline)
         try:
-            with self._start() as child:
+            with subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+                self._child = child
                 try:
                     out, _ = child.communicate(given.model_dump_json().encode(), timeout=self._deadline + _MORE)
                 except subprocess.TimeoutExpired:
@@ -79,10 +80,6 @@ class Post:
         if child := self._child:
             with contextlib.suppress(OSError):
                 child.kill()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        self._child = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        return self._child
 
 
 def deliver(letters: Sequence[Letter], targets: Sequence[Target], deadline: float) -> list[Receipt]:
