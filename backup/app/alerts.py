@@ -15,7 +15,7 @@ from backup.errors import BackupError
 from backup.model.backup_set import StoredSet
 from backup.model.run import Run
 from backup.monitoring.alerts import messages
-from backup.monitoring.alerts.delivery_process import Post
+from backup.monitoring.alerts.delivery import Post
 from backup.monitoring.alerts.desk import Desk, Surroundings, View
 from backup.monitoring.alerts.model import Letter, Policy, Receipt
 from backup.monitoring.alerts.targets import targets

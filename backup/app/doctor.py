@@ -30,18 +30,16 @@ from backup.logging import is_public
 from backup.media import archive_tree
 from backup.model import schedule
 from backup.model.backup_set import filled_volumes, present
+from backup.model.finding import Finding, failure, ok, warning
 from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
-from backup.monitoring.encryption import Keys
-from backup.monitoring.encryption import told as encryption_lines
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
 from backup.operations.catch_up import reasons
-from backup.operations.doctor import service, sources
-from backup.operations.doctor.model import Check, Found, Line, NotChecked, Shared, examine
+from backup.operations.doctor import Check, NotChecked, Shared, examine, findings
+from backup.operations.doctor.findings import Keys, Measured
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as settings_in_force
-from backup.operations.doctor.sources import Measured
 from backup.operations.jobs import Crontab, jobs
 from backup.operations.offsite.context import listed
 from backup.operations.status import offsite
@@ -90,7 +88,7 @@ class _Around:
 
 def diagnose(
     settings: Settings, command: Sequence[str], *, notify: bool, put: bool = False
-) -> tuple[list[Line], list[Setting]]:
+) -> tuple[list[Finding], list[Setting]]:
     """All lines, and all settings. `command` is the argv prefix that runs our CLI."""
     doctor = _Doctor(settings, command)
     return examine(doctor.checks(notify=notify, put=put)), doctor.settings()
@@ -142,33 +140,33 @@ class _Doctor:
         """Whether this is the network way on purpose: there is no engine, and none was given."""
         return bool(self._settings.db_host) and not _SOCKET.exists() and not os.environ.get("DOCKER_HOST")
 
-    def _engine(self) -> Iterator[Line]:
+    def _engine(self) -> Iterator[Finding]:
         try:
-            yield from sources.engine(engine_rights(Engine()))
+            yield from findings.engine(engine_rights(Engine()))
         except EngineError as error:
             network = bool(self._settings.db_host)
-            yield sources.no_engine(error.message, error.hint, network=network, wanted=not self._alone)
+            yield findings.no_engine(error.message, error.hint, network=network, wanted=not self._alone)
 
     def _look_around(self) -> _Around:
         engine = Engine()
         own, project = self._app.surroundings(engine)
         return _Around(engine, own, project, engine.containers(project) if project else [])
 
-    def _database(self) -> Iterator[Line]:
+    def _database(self) -> Iterator[Finding]:
         if not self._settings.db_host:
             self._around.borrow()  # there is no other way, and the engine's own line says so
-        yield from sources.database(self._facts.get(), self._source.get().clients.way)
+        yield from findings.database(self._facts.get(), self._source.get().clients.way)
         login = self._source.get().login
-        yield from sources.password(login.user, public=bool(login.password) and is_public(login.password))
+        yield from findings.password(login.user, public=bool(login.password) and is_public(login.password))
 
-    def _client(self) -> Iterator[Line]:
+    def _client(self) -> Iterator[Finding]:
         clients = self._source.borrow().clients
         facts = self._facts.borrow()
         clients.check(facts.standing)
-        yield sources.client(facts, beside=isinstance(clients, HelperClients))
+        yield findings.client(facts, beside=isinstance(clients, HelperClients))
 
-    def _database_rights(self) -> Iterator[Line]:
-        yield from sources.database_rights(self._facts.borrow(), self._rights.get())
+    def _database_rights(self) -> Iterator[Finding]:
+        yield from findings.database_rights(self._facts.borrow(), self._rights.get())
 
     def _measure(self) -> list[Measured]:
         root, settings = self._settings.volumes, self._settings
@@ -184,9 +182,9 @@ class _Doctor:
                 found.append(Measured(name, problem=str(error), source=where))
         return found
 
-    def _volume_lines(self) -> Iterator[Line]:
+    def _volume_lines(self) -> Iterator[Finding]:
         filled = filled_volumes(self._app.catalog.sets())
-        yield from sources.volumes(self._volumes.get(), self._settings.allow_empty, filled)
+        yield from findings.volumes(self._volumes.get(), self._settings.allow_empty, filled)
 
     def _called(self) -> Mapping[str, str]:
         """What the engine calls that which is mounted at each place of our own container."""
@@ -195,9 +193,9 @@ class _Doctor:
             return {str(mount.get("Destination")): source(mount) for mount in own.mounts} if own else {}
         return {}
 
-    def _mounts(self) -> Iterator[Line]:
+    def _mounts(self) -> Iterator[Finding]:
         if self._alone:
-            yield Found("mounts").ok("not compared with the application's: there is no engine to ask")
+            yield ok("not compared with the application's: there is no engine to ask")
             return
         around = self._around.borrow()
         if not around.project:
@@ -209,7 +207,7 @@ class _Doctor:
         servers = [c for c in around.containers if c.image_id in images]
         application = [c for c in around.containers if c.image_id not in images and not around.ours(c)]
         spared = {source(mount) for c in servers for mount in c.mounts}
-        yield from sources.mounts(self._volumes.borrow(), application, spared)
+        yield from findings.mounts(self._volumes.borrow(), application, spared)
 
     def _database_container(self, found: PostgresSource) -> Container | None:
         if not isinstance(found.clients, HelperClients):
@@ -218,7 +216,7 @@ class _Doctor:
             return self._app.database_container(self._around.borrow().engine)
         return None
 
-    def _backups(self) -> Iterator[Line]:
+    def _backups(self) -> Iterator[Finding]:
         root = self._settings.root
         self._app.require_volume()
         with storing(root), tempfile.TemporaryFile(dir=root) as file:  # without a name: nothing can be left
@@ -228,85 +226,83 @@ class _Doctor:
         sets = self._app.catalog.sets()
         marker = _marker(root)
         marker = f"volume {marker}" if marker else _NEW
-        yield from service.volume(len(sets), sum(stored.good for stored in sets), marker, in_memory(root), str(root))
+        yield from findings.volume(len(sets), sum(stored.good for stored in sets), marker, in_memory(root), str(root))
         live: tuple[str, ...] = ()
         with contextlib.suppress(NotChecked):
             live = self._facts.borrow().cautions
-        yield from service.cautions(sets, live)
+        yield from findings.cautions(sets, live)
 
-    def _space(self) -> Iterator[Line]:
+    def _space(self) -> Iterator[Finding]:
         needed = None
         free, total = room(self._settings.root)
         with contextlib.suppress(NotChecked):
             newest = newest_database(present(self._app.catalog.sets(), datetime.now(UTC)))
             volumes = {each.name: each.bytes for each in self._volumes.borrow()}
             needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
-        yield from service.space(free, total, needed, self._settings.min_free_gb * 1e9)
+        yield from findings.space(free, total, needed, self._settings.min_free_gb * 1e9)
 
-    def _clock(self) -> Iterator[Line]:
+    def _clock(self) -> Iterator[Finding]:
         ahead = newest = None
         with contextlib.suppress(NotChecked):
             ahead = self._rights.borrow().ahead
         with contextlib.suppress(BackupError):
             moments = [run.started for run in self._app.records.all()]
             newest = max([*moments, *(stored.time for stored in self._app.catalog.sets())], default=None)
-        yield from service.clock(self._settings.zone, datetime.now(UTC), ahead, newest)
+        yield from findings.clock(self._settings.zone, datetime.now(UTC), ahead, newest)
 
-    def _schedule(self) -> Iterator[Line]:
+    def _schedule(self) -> Iterator[Finding]:
         settings, now = self._settings, datetime.now(UTC)
         with tempfile.TemporaryDirectory(prefix="obcms-doctor-") as directory:
             Crontab(settings, self._command, Path(directory), "supercronic")
         wanted = jobs(settings)
         owed = reasons(Ledger(settings.root).read(now), wanted, now, settings.zone)
-        yield from service.schedule(schedule.upcoming(wanted, now, settings.zone), settings.zone, owed)
+        yield from findings.schedule(schedule.upcoming(wanted, now, settings.zone), settings.zone, owed)
 
-    def _service(self) -> Iterator[Line]:
+    def _service(self) -> Iterator[Finding]:
         with contextlib.suppress(NotChecked):
             around = self._around.borrow()
-            yield from service.running(around.own, [c for c in around.containers if around.ours(c)])
+            yield from findings.running(around.own, [c for c in around.containers if around.ours(c)])
 
-    def _restore(self) -> Iterator[Line]:
+    def _restore(self) -> Iterator[Finding]:
         with_engine = restore_context(self._app, Silent())
         application = with_engine.application()
         if application is None:
-            yield service.no_stop(on_purpose=self._alone)
+            yield findings.no_stop(on_purpose=self._alone)
             return
         application.require(with_engine.stops)
         stopped = application.running(with_engine.stops, with_engine.mounts())
         up = {service for service, _ in with_engine.commands if application.running([service], [])}
-        yield from service.restore(stopped, with_engine.commands, up)
+        yield from findings.restore(stopped, with_engine.commands, up)
 
-    def _alerts(self) -> Iterator[Line]:
+    def _alerts(self) -> Iterator[Finding]:
         settings = self._settings
         waiting = alerts.reasons(settings.root, datetime.now(UTC))
         names = [target.name for target in targets(settings)]
-        yield from service.alerts(names, waiting, settings.heartbeat_url is not None)
+        yield from findings.alerts(names, waiting, settings.heartbeat_url is not None)
 
-    def _try(self) -> Iterator[Line]:
-        yield from service.tried(send_test(self._app, self._command, _TRYING))
+    def _try(self) -> Iterator[Finding]:
+        yield from findings.tried(send_test(self._app, self._command, _TRYING))
 
-    def _offsite(self, *, put: bool) -> Iterator[Line]:
+    def _offsite(self, *, put: bool) -> Iterator[Finding]:
         """Whether the places answer, and what health says of them. `put`: also what the bucket's key may do."""
-        app, settings, say = self._app, self._settings, Found("offsite")
+        app, settings = self._app, self._settings
         if not settings.has_offsite:
-            yield say.warning(_NO_OFFSITE, _SET_OFFSITE)
+            yield warning(_NO_OFFSITE, _SET_OFFSITE)
             return
         for place in contexts(app, Silent()):
             try:
-                yield say.ok(f"{place.remote.name} answers; {plural(len(listed(place.remote)), 'set')} there")
+                yield ok(f"{place.remote.name} answers; {plural(len(listed(place.remote)), 'set')} there")
                 if put and place.place == "s3":
                     for step in check(open_bucket(options(settings), memory(settings, quiet=True))):
-                        yield say.ok(step.words) if step.state == "done" else say.warning(step.words, step.hint)
+                        yield ok(step.words) if step.state == "done" else warning(step.words, step.hint)
             except BackupError as error:
-                yield say.error(error)
+                yield failure(error.message, error.hint)
         _, found = offsite(settings, settings.root, app.catalog.sets(), app.records.all(), datetime.now(UTC))
-        yield from map(say.reason, found)
+        yield from found
 
-    def _encryption(self) -> Iterator[Line]:
+    def _encryption(self) -> Iterator[Finding]:
         """Whether sets are encrypted, to whom, and whether anybody has opened one."""
-        say = Found("encryption")
-        for line in encryption_lines(keys(self._settings), self._app.catalog.sets()):
-            yield say.warning(line.text, line.hint) if line.warning else say.ok(line.text)
+        yield from findings.encryption(keys(self._settings), self._app.catalog.sets())
 
 
 def keys(settings: Settings) -> Keys:

@@ -16,14 +16,16 @@ from backup.cli import base
 from backup.cli.base import Json
 from backup.cli.render.tables import plain_table
 from backup.formatting import plural
-from backup.operations.doctor.model import EXIT, Line, worst
+from backup.model.finding import Finding
+from backup.operations.doctor import EXIT, worst
 from backup.operations.doctor.settings import DEFAULT, Setting
 
-_STYLES: Final = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+_WORDS: Final = {"pass": "ok", "warn": "warning", "fail": "failed"}
+_STYLES: Final = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 _VERDICTS: Final = {
-    "ok": "All is well.",
-    "warning": "It works, with warnings.",
-    "failed": "It does not work like this: each failed line says what to do.",
+    "pass": "All is well.",
+    "warn": "It works, with warnings.",
+    "fail": "It does not work like this: each failed line says what to do.",
 }
 
 
@@ -49,16 +51,16 @@ def doctor(
     raise typer.Exit(EXIT[worst(lines)])
 
 
-def doctor_page(lines: Sequence[Line], settings: Sequence[Setting]) -> RenderableType:
+def doctor_page(lines: Sequence[Finding], settings: Sequence[Setting]) -> RenderableType:
     """A table of the checks, one of the settings that are not defaults, and the verdict."""
     checks = plain_table(Column(no_wrap=True), Column(no_wrap=True), Column(ratio=1), header=False)
     before = ""
     for line in lines:
         style = _STYLES[line.level]
         text = Text(line.text)
-        if line.hint and line.level != "ok":
+        if line.hint:
             text.append(f"\n→ {line.hint}", style="bold")
-        checks.add_row(Text(line.level, style=style), Text("" if line.topic == before else line.topic), text)
+        checks.add_row(Text(_WORDS[line.level], style=style), Text("" if line.topic == before else line.topic), text)
         before = line.topic
     table = plain_table(Column("setting", no_wrap=True), "value", "from")
     given = _given(settings)
@@ -69,18 +71,20 @@ def doctor_page(lines: Sequence[Line], settings: Sequence[Setting]) -> Renderabl
     return Group(checks, Text(), table, Text(rest), Text(), Text(_VERDICTS[level], style=_STYLES[level]))
 
 
-def doctor_lines(lines: Sequence[Line], settings: Sequence[Setting]) -> list[str]:
+def doctor_lines(lines: Sequence[Finding], settings: Sequence[Setting]) -> list[str]:
     """The same for other programs' eyes: level, topic, text and hint by tabs; then settings, then the verdict."""
-    rows = [f"{each.level}\t{each.topic}\t{each.text}\t{each.hint}".rstrip() for each in lines]
+    rows = [f"{_WORDS[each.level]}\t{each.topic}\t{each.text}\t{each.hint}".rstrip() for each in lines]
     rows += [f"setting\t{each.name}\t{each.value}\t{each.source}" for each in _given(settings)]
     return [*rows, _VERDICTS[worst(lines)]]
 
 
-def doctor_json(lines: Sequence[Line], settings: Sequence[Setting]) -> dict[str, Any]:
+def doctor_json(lines: Sequence[Finding], settings: Sequence[Setting]) -> dict[str, Any]:
     """As `--json` prints it."""
     return {
-        "verdict": worst(lines),
-        "lines": [asdict(each) for each in lines],
+        "verdict": _WORDS[worst(lines)],
+        "lines": [
+            {"level": _WORDS[each.level], "topic": each.topic, "text": each.text, "hint": each.hint} for each in lines
+        ],
         "settings": [asdict(s) for s in settings],
     }
 

@@ -17,18 +17,18 @@ from backup.config.loader import Settings
 from backup.errors import BackupError, ConfigError, NotFound
 from backup.formatting import printable
 from backup.logging import files, logger, of_run
+from backup.model.finding import Level
 from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
-from backup.monitoring.health import WORDS, SchedulerState, Status
-from backup.monitoring.overview import Overview
-from backup.monitoring.overview.report import to_json
+from backup.monitoring.health import WORDS, SchedulerState
+from backup.monitoring.overview import Overview, overview_json
 from backup.operations.status import overview as overview_now
 from backup.service.probe import SOCKET, login, run_dir, scheduler_state, target
 
 # Of `monitor --alert`. A service that is still making its first backup has not failed, but is not healthy yet.
-ALERTS: Final[dict[Status, int]] = {"pass": 0, "warn": 60, "starting": 60, "fail": 61}
-_LEVELS: Final[dict[Status, str]] = {"pass": "INFO", "warn": "WARNING", "starting": "WARNING", "fail": "ERROR"}
+ALERTS: Final[dict[Level, int]] = {"pass": 0, "warn": 60, "starting": 60, "fail": 61}
+_LEVELS: Final[dict[Level, str]] = {"pass": "INFO", "warn": "WARNING", "starting": "WARNING", "fail": "ERROR"}
 
 
 # Seconds to find out what the stack is called.
@@ -53,7 +53,7 @@ def status(as_json: Json = False) -> None:
     settings = base.prepare(as_json)
     seen = _look(settings)
     if as_json:
-        return base.print_json(to_json(seen))
+        return base.print_json(overview_json(seen))
     return _show(seen, shown.status_sections(seen), boxed=False)
 
 
@@ -75,7 +75,7 @@ def monitor(
         return _scheduled(settings, "report" if report else "monitor", base.occasion(context, scheduled))
     seen = _look(settings)
     if as_json:
-        base.print_json(to_json(seen))
+        base.print_json(overview_json(seen))
     elif alert:
         _alert(seen)
     else:
@@ -139,7 +139,7 @@ def _alert(seen: Overview) -> None:
         base.show(lambda: shown.alert_page(seen.health), lambda: shown.alert_lines(seen.health), soft_wrap=False)
 
 
-def _send(settings: Settings, status: Status, text: str, now: datetime) -> None:
+def _send(settings: Settings, status: Level, text: str, now: datetime) -> None:
     """Hand the report to the alerts; the service delivers it."""
     if not targets(settings):
         return

@@ -21,9 +21,10 @@ from backup.cli.render.tables import plain_table
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.formatting import plural, printable, size
 from backup.logging import logger
+from backup.model.finding import Finding
 from backup.operations.restore import locking, run, single
 from backup.operations.restore.journal import KeptFile
-from backup.operations.restore.plan import Plan, Remark, plan
+from backup.operations.restore.plan import Plan, plan
 from backup.operations.restore.plan_inputs import gather
 
 Force = Annotated[bool, typer.Option("--force", help="Do not ask.")]
@@ -144,7 +145,7 @@ def _show(planned: Plan, as_json: bool) -> None:
 
 def _refuse(planned: Plan) -> None:
     if planned.refusals:
-        found = "".join(f"\n  - {remark.text}" for remark in planned.refusals)
+        found = "".join(f"\n  - {each.text}" for each in planned.refusals)
         text, error = (
             ("this cannot be restored now", LockHeld) if planned.busy else ("this cannot be restored", RestoreFailed)
         )
@@ -174,8 +175,8 @@ def plan_page(planned: Plan) -> RenderableType:
         for label, text in section.rows:
             table.add_row(Text(f"  {label}"), Text(text))
     blocks: list[RenderableType] = [table]
-    blocks += [_remark("warning", remark, "yellow") for remark in planned.warnings]
-    blocks += [_remark("refused", remark, "bold red") for remark in planned.refusals]
+    blocks += [_finding("warning", each, "yellow") for each in planned.warnings]
+    blocks += [_finding("refused", each, "bold red") for each in planned.refusals]
     return Group(*blocks)
 
 
@@ -184,9 +185,9 @@ def plan_lines(planned: Plan) -> list[str]:
     lines: list[str] = []
     for section in planned.sections:
         lines += [section.heading, *(f"  {label}: {text}" for label, text in section.rows)]
-    for word, remarks in (("warning", planned.warnings), ("refused", planned.refusals)):
-        for remark in remarks:
-            lines += [f"{word}: {remark.text}", f"  {remark.hint}"]
+    for word, found in (("warning", planned.warnings), ("refused", planned.refusals)):
+        for each in found:
+            lines += [f"{word}: {each.text}", f"  {each.hint}"]
     return lines
 
 
@@ -195,14 +196,14 @@ def plan_json(planned: Plan) -> dict[str, Any]:
     return {
         "possible": planned.possible,
         "sections": [{"heading": s.heading, "rows": [list(row) for row in s.rows]} for s in planned.sections],
-        "warnings": [asdict(remark) for remark in planned.warnings],
-        "refusals": [asdict(remark) for remark in planned.refusals],
+        "warnings": [{"text": each.text, "hint": each.hint} for each in planned.warnings],
+        "refusals": [{"text": each.text, "hint": each.hint} for each in planned.refusals],
         "needs": [asdict(need) for need in planned.needs],
     }
 
 
-def _remark(word: str, remark: Remark, style: str) -> Text:
-    return Text.assemble((f"\n{word}: ", style), remark.text, f"\n  {remark.hint}")
+def _finding(word: str, finding: Finding, style: str) -> Text:
+    return Text.assemble((f"\n{word}: ", style), finding.text, f"\n  {finding.hint}")
 
 
 def _path_line(identifier: str, each: single.Choice) -> str:

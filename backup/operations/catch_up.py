@@ -15,10 +15,10 @@ from backup.catalog.scheduler_state import Book, Ledger
 from backup.errors import BackupError
 from backup.formatting import local_time, plural
 from backup.logging import logger
+from backup.model.finding import Finding, warning
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run, new_run_id
 from backup.model.schedule import BUSY, GRACE, VANISHED, WELL, Account, Owed, owed, resting, settle, stillborn
-from backup.monitoring.health import Reason
 from backup.operations.jobs import COMMANDS, LOCKLESS, OFFSITE, operation_of, tier_of
 from backup.storage import lock
 
@@ -270,17 +270,17 @@ def _before(slot: Owed) -> str:
     return f" and {plural(slot.missed - 1, 'time')} before" if slot.missed > 1 else ""
 
 
-def reasons(book: Book, jobs: Mapping[str, str], now: datetime, zone: ZoneInfo) -> list[Reason]:
+def reasons(book: Book, jobs: Mapping[str, str], now: datetime, zone: ZoneInfo) -> list[Finding]:
     """What the accounts say that is not as it should be. Pure. Failed backups are told by their records."""
-    found = [Reason("warn", note.text, "`schedule` shows what each job did last.") for note in book.recent(now)]
+    found = [warning(note.text, "`schedule` shows what each job did last.") for note in book.recent(now)]
     for slot in owed(jobs, book.jobs, now, zone):
         account = book.jobs[slot.job]
         if now - slot.slot > _OVERDUE and not account.open:
             why = f": {account.reason}" if account.reason else ""
             due = local_time(slot.slot, zone)
             text = f"{slot.job} should have run at {due}{_before(slot)} and has not{why}"
-            found.append(Reason("warn", text, "It is caught up when nothing else runs; `schedule` shows what is owed."))
+            found.append(warning(text, "It is caught up when nothing else runs; `schedule` shows what is owed."))
     for job, account in book.jobs.items():
         if account.crashed and jobs.get(job) and job not in set(Tier):
-            found.append(Reason("warn", f"{job}: {account.reason}", _hint(job)))
+            found.append(warning(f"{job}: {account.reason}", _hint(job)))
     return found

@@ -16,9 +16,10 @@ from backup.errors import BackupError
 from backup.logging.files import recent
 from backup.model import schedule
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding, failure, one_line, warning
 from backup.model.run import Outcome, Run
 from backup.monitoring import alerts
-from backup.monitoring.health import CREATE, Health, Reason, SchedulerState
+from backup.monitoring.health import CREATE, Health, SchedulerState
 from backup.monitoring.overview import Overview, compute
 from backup.monitoring.overview.compute import NO_OFFSITE, Facts, Policy
 from backup.operations.catch_up import reasons
@@ -132,72 +133,72 @@ def policy(settings: Settings) -> Policy:
     )
 
 
-def _scheduled(settings: Settings, root: Path, now: datetime) -> list[Reason]:
+def _scheduled(settings: Settings, root: Path, now: datetime) -> list[Finding]:
     """Slots that were missed, and whatever else the accounts of the schedule say."""
     try:
         return reasons(Ledger(root).read(now), jobs(settings), now, settings.zone)
     except BackupError as error:
-        return [Reason("warn", f"what is owed of the schedule cannot be told: {error.message}", error.hint)]
+        return [warning(f"what is owed of the schedule cannot be told: {error.message}", error.hint)]
 
 
 def offsite(
     settings: Settings, root: Path, sets: list[StoredSet], runs: list[Run], now: datetime
-) -> tuple[list[told.Seen], list[Reason]]:
+) -> tuple[list[told.Seen], list[Finding]]:
     """What is known of the offsite copies, the bucket first, without asking anybody; and what is wrong with them."""
     belong = candidates(sets, uploads(settings), ages(settings), now)
     limit = timedelta(hours=settings.offsite_max_age_hours)
     try:
         seen = [told.Seen(place, name, BookFile(root, place).read(), belong, limit) for place, name in places(settings)]
     except BackupError as error:
-        return [], [Reason("warn", f"what is offsite cannot be told: {error.message}", error.hint)]
-    return seen, [each for place in seen for each in told.reasons(place, runs, now)]
+        return [], [warning(f"what is offsite cannot be told: {error.message}", error.hint)]
+    return seen, [one_line(each) for place in seen for each in told.reasons(place, runs, now)]
 
 
-def _unwritable(root: Path, free: int | None) -> list[Reason]:
+def _unwritable(root: Path, free: int | None) -> list[Finding]:
     """Say why no run could record its end. A volume that cannot be asked for its room, or has none, is told as that."""
     if not free:
         return []
     try:
         try_write(root)
     except BackupError as error:
-        return [Reason("fail", f"no run can be recorded: {error.message}", error.hint)]
+        return [failure(f"no run can be recorded: {error.message}", error.hint)]
     return []
 
 
-def _passing(root: Path) -> list[Reason]:
+def _passing(root: Path) -> list[Finding]:
     """Say that no set is kept, however good it is: its place is memory."""
     why = in_memory(root)
-    return [Reason("fail", f"no set lasts: {why}", f"{ON_A_DISK} `create daily` takes one there.")] if why else []
+    return [failure(f"no set lasts: {why}", f"{ON_A_DISK} `create daily` takes one there.")] if why else []
 
 
-def _cleanup(runs: list[Run]) -> list[Reason]:
+def _cleanup(runs: list[Run]) -> list[Finding]:
     """The last cleanup, if it failed or left something to a person."""
     ended = (run for run in runs if is_cleanup(run) and run.outcome is not Outcome.RUNNING)
     last = max(ended, key=lambda run: (run.started, run.id), default=None)
     if last is None or (last.outcome is Outcome.SUCCESS and not last.exit_code):
         return []
     left = last.message if last.exit_code == WAITS else f"{last.outcome}: {last.message}"
-    return [Reason("warn", f"the last cleanup: {left}", last.hint or "`prune --dry-run` shows what it would do.")]
+    return [warning(f"the last cleanup: {left}", last.hint or "`prune --dry-run` shows what it would do.")]
 
 
-def _forgotten(root: Path) -> tuple[Mapping[str, datetime], list[Reason]]:
+def _forgotten(root: Path) -> tuple[Mapping[str, datetime], list[Finding]]:
     """The volumes that need no set any more and since when, or why that cannot be told."""
     try:
         return MemoryFile(root).read().forgotten, []
     except BackupError as error:
-        return {}, [Reason("warn", error.message, error.hint)]
+        return {}, [warning(error.message, error.hint)]
 
 
-def _kept(root: Path) -> tuple[Kept | None, list[Reason]]:
+def _kept(root: Path) -> tuple[Kept | None, list[Finding]]:
     """What is kept for `undo`, or why that cannot be told."""
     try:
         kept = KeptFile(root).read()
         if kept and kept.database and kept.database.lost:
             # What it takes is no use to anybody.
-            return None, [Reason("warn", *lost_words(kept.database.lost, kept))]
+            return None, [warning(*lost_words(kept.database.lost, kept))]
         return kept, []
     except BackupError as error:
-        return None, [Reason("warn", error.message, error.hint)]
+        return None, [warning(error.message, error.hint)]
 
 
 def _until(kept: Kept | None) -> datetime | None:
@@ -209,10 +210,10 @@ def _until(kept: Kept | None) -> datetime | None:
         return None
 
 
-def _restoring(root: Path) -> list[Reason]:
+def _restoring(root: Path) -> list[Finding]:
     """A restore that is under way, or that stands half way."""
     try:
         found = standing(root)
     except BackupError as error:
-        return [Reason("fail", error.message, error.hint)]
-    return [Reason(*journal_reason(*found))] if found else []
+        return [failure(error.message, error.hint)]
+    return [Finding(*journal_reason(*found))] if found else []

@@ -21,10 +21,11 @@ from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import Ledger
 from backup.config.loader import Settings
 from backup.errors import BackupError, LockHeld
+from backup.formatting import local_time
 from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run, new_run_id
-from backup.model.schedule import BUSY
+from backup.model.schedule import BUSY, upcoming
 from backup.monitoring.alerts.desk import Desk
 from backup.monitoring.health import CREATE, Health, newest_database
 from backup.monitoring.health.model import FIRST
@@ -35,14 +36,12 @@ from backup.operations.offsite.rules import ages, places, uploads
 from backup.operations.restore.journal import JOURNAL
 from backup.operations.runs import at_work
 from backup.operations.status import overview
-from backup.service.announce import announce, tell_way
-from backup.service.drill_queue import DrillQueue
-from backup.service.http_options import access_for
 from backup.service.probe import SOCKET
+from backup.service.queues import DrillQueue, UploadQueue
 from backup.service.supervisor import Family, Scheduler, Signals, scan, stop
-from backup.service.uploads import After
 from backup.service.web.app import create_app
-from backup.service.web.server import HttpServer, bind, reserved
+from backup.service.web.guard import access_for
+from backup.service.web.server import HttpServer, address, bind, reserved
 from backup.storage.errors import storing
 
 _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
@@ -102,8 +101,8 @@ def serve(
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.
         with HttpServer(app, listener), reserved(app, run_dir / SOCKET):
             try:
-                announce(settings)
-                BackgroundTask(lambda: tell_way(way)).go()
+                _announce(settings)
+                BackgroundTask(lambda: _log_way(way)).go()
                 service.run()
             finally:
                 killed = stop(service.family, service.scheduler, signals, grace)
@@ -157,17 +156,17 @@ class _Service:
             since=self._since,
         )
 
-        self._after = After(
-            catalog=catalog,
-            records=records,
+        self._uploads = UploadQueue(
+            catalog,
+            records,
+            start,
             places=[place for place, _ in places(settings)],
             uploads=uploads(settings),
             ages=ages(settings),
-            spawn=start,
         )
 
         # Whoever drills nothing by schedule has reasons for it.
-        self._drills = DrillQueue(catalog, records, catalog.root / "state" / "lock", start) if settings.drill else None
+        self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 
     def run(self) -> None:
         """The main loop: every second, and at once when a child ends, until a signal says stop."""
@@ -251,7 +250,7 @@ class _Service:
         self._accounting.tick(datetime.now(UTC), now, busy=self._first is not None)
         if self._drills:
             self._drills.tick(now, busy=self._first is not None)
-        self._after.tick(datetime.now(UTC), now)
+        self._uploads.tick(datetime.now(UTC), now)
 
     def _refresh(self) -> None:
         try:
@@ -303,6 +302,26 @@ class _Service:
         with contextlib.suppress(BackupError):  # said by /healthz
             if idle and self._records.unfinished(at_work(self._catalog.root)):
                 self._sweep.go()
+
+
+def _announce(settings: Settings) -> None:
+    """Log what runs when, where it can be looked at, and where copies go."""
+    slots = upcoming(jobs(settings), datetime.now(UTC), settings.zone)
+    told = "; ".join(f"{slot.job} next {local_time(slot.times[0], settings.zone)}" for slot in slots)
+    if told:
+        logger.info("schedule: {}", told)
+    else:
+        logger.warning("schedule: every job is off; no backup starts by itself")
+    logger.info("health: http://{0}/healthz, page: http://{0}/", address(settings.http_host, settings.http_port))
+    for _, name in places(settings):
+        follows = ", ".join(f"{tier} {when}" for tier, when in uploads(settings).items()) or "by hand only"
+        logger.info("offsite: {}, uploads: {}", name, follows)
+
+
+def _log_way(way: Callable[[], str]) -> None:
+    """Log how the database is reached, if that is known."""
+    if said := way():
+        logger.info("database: {}", said)
 
 
 def _recover(recover: Callable[[], None]) -> None:

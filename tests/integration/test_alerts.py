@@ -23,15 +23,15 @@ from backup.catalog.run_records import Records
 from backup.config.loader import load
 from backup.errors import StoreError
 from backup.model.backup_set import Verdict
+from backup.model.finding import failure
 from backup.model.run import Outcome, Run
 from backup.monitoring import alerts
-from backup.monitoring.alerts.delivery import deliver
-from backup.monitoring.alerts.delivery_process import Post
+from backup.monitoring.alerts.delivery import Post, deliver
 from backup.monitoring.alerts.desk import Desk, Surroundings, View
 from backup.monitoring.alerts.model import HEARTBEAT, Event, Letter, Policy, Receipt, Target
 from backup.monitoring.alerts.outbox import MOST, Outbox, recall, remember
 from backup.monitoring.alerts.targets import everything, targets
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 from backup.operations.status import overview, status
 from tests.integration.test_serve import RUNNER, Service, eventually, publish, supercronic
 from tests.support.receivers import Calls, http_server, silence, smtp
@@ -194,7 +194,7 @@ class Office:
             id=f"f{len(self.runs)}", operation="create", started=self.now, outcome=Outcome.FAILED, message=message
         )
         self.runs.insert(0, run)
-        self.health = Health("fail", (Reason("fail", f"the last backup failed: {message}"),), self.now)
+        self.health = Health("fail", (failure(f"the last backup failed: {message}"),), self.now)
 
     def succeed(self) -> None:
         self.health = Health("pass", (), self.now)

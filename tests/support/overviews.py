@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 
 from backup.errors import NoSpace
 from backup.model.backup_set import Proof, State, StoredSet, Verdict
+from backup.model.finding import Finding, failure
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
 from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 
 ZONE = ZoneInfo("Asia/Manila")
@@ -219,15 +220,15 @@ def warning() -> Overview:
     sets[20] = bad
     proven = next(each for each in sets if each.proven and each.tier is Tier.MONTHLY)
     reasons = (
-        Reason(
+        Finding(
             "warn",
             f"{bad.id} is damaged: {bad.problem}",
             f"`verify {bad.id}` looks again; `create daily` takes a new set.",
         ),
-        Reason(
+        Finding(
             "warn", "the newest proven set is 23 d old; the limit is 15 d", "`drill latest` proves the newest set now."
         ),
-        Reason(
+        Finding(
             "warn",
             "2 alerts could not be delivered for 3 h: mail.example.org refuses the connection",
             "`notify --test` tries again; correct BACKUP_NOTIFY_URLS.",
@@ -280,13 +281,12 @@ def critical() -> Overview:
     ]
     newest = next(each for each in sets if each.tier is Tier.DAILY)
     reasons = (
-        Reason(
-            "fail",
+        failure(
             f"the newest good set, {newest.id}, is 3 d 01 h old; the limit is 48 h 00 min",
             "`create daily` takes one now; `schedule` shows when the next one is due.",
         ),
-        Reason("fail", f"the last daily backup failed: {why}", hint),
-        Reason(
+        failure(f"the last daily backup failed: {why}", hint),
+        Finding(
             "warn",
             "AWS_S3_BACKUP_BUCKET is set, but no set has been copied there for 4 d",
             "`logs --tail 50` shows why.",
@@ -308,14 +308,14 @@ def starting() -> Overview:
     """The first backup runs."""
     run = Run(id="r", operation="create", tier="daily", trigger="first", started=NOW - timedelta(minutes=4))
     text = "the first backup is running since 2025-11-25 03:08:00 PST"
-    reasons = (Reason("starting", text, "`docker compose logs -f backup` shows its progress."),)
+    reasons = (Finding("starting", text, "`docker compose logs -f backup` shows its progress."),)
     return _bare(Health("starting", reasons, NOW, None, "alive"), [run])
 
 
 def empty() -> Overview:
     """There is nothing, and nothing runs."""
     hint = "`create daily` takes one now; `list` shows what is there."
-    return _bare(Health("fail", (Reason("fail", "there is no good set of the database yet", hint),), NOW), [])
+    return _bare(Health("fail", (failure("there is no good set of the database yet", hint),), NOW), [])
 
 
 def _bare(health: Health, runs: list[Run]) -> Overview:
@@ -355,7 +355,7 @@ def hostile() -> Overview:
     )
     return replace(
         base,
-        health=replace(base.health, reasons=(Reason("fail", text, text), Reason("warn", "``" + text, "`"))),
+        health=replace(base.health, reasons=(failure(text, text), Finding("warn", "``" + text, "`"))),
         sets=sets,
         clocks=(_clock("good", sets[0], timedelta(hours=48), "fail", text), *base.clocks[1:]),
         runs=(run, run.model_copy(update={"operation": "create", "tier": "daily"}), *base.runs),

@@ -18,15 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from backup.formatting import age, duration, plural, printable, shortened, size
+from backup.model.finding import Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring.forecast import HORIZON
-from backup.monitoring.health import WORDS, Health, Status
+from backup.monitoring.health import WORDS, Health
 from backup.monitoring.overview import Clock, Overview, Storage, telling
 
 TITLE: Final = "OBCMS Backup Monitoring Report"
 _WIDTH: Final = 62
-_STYLES: Final[dict[Status, str]] = {"pass": "green", "warn": "yellow", "starting": "cyan", "fail": "bold red"}
+_STYLES: Final[dict[Level, str]] = {"pass": "green", "warn": "yellow", "starting": "cyan", "fail": "bold red"}
 _OUTCOMES: Final = {
     Outcome.SUCCESS: "green",
     Outcome.RUNNING: "cyan",
@@ -117,7 +118,7 @@ def alert_lines(health: Health) -> list[str]:
     """Draw the verdict, and each reason with its hint below it."""
     drawn = [f"Health Status: {WORDS[health.status]}"]
     for reason in health.reasons:
-        drawn += [f"  {WORDS[reason.severity]}: {reason.text}", *([f"    {reason.hint}"] if reason.hint else [])]
+        drawn += [f"  {WORDS[reason.level]}: {reason.text}", *([f"    {reason.hint}"] if reason.hint else [])]
     return drawn
 
 
@@ -142,7 +143,7 @@ def alert_page(health: Health) -> RenderableType:
     """Draw the verdict and its reasons for a terminal."""
     blocks: list[RenderableType] = [Text.assemble("Health Status: ", (WORDS[health.status], _STYLES[health.status]))]
     for reason in health.reasons:
-        text = Text.assemble((f"{WORDS[reason.severity]}: ", _STYLES[reason.severity]), reason.text)
+        text = Text.assemble((f"{WORDS[reason.level]}: ", _STYLES[reason.level]), reason.text)
         blocks.append(Padding(text, (0, 0, 0, 2)))
         if reason.hint:
             blocks.append(Padding(Text(reason.hint, style="dim"), (0, 0, 0, 4)))

@@ -1,7 +1,7 @@
 """Alerts: what is told to whom, and what becomes of it.
 
-`decide` says what is to be told (pure), `words` says it, `outbox` keeps it, `desk` looks after it in the service,
-`deliver` takes it away in a process of its own, `report` says how that goes.
+`rules` decide what is to be told (pure), `messages` say it, `outbox` keeps it, `desk` looks after it in the service,
+`delivery` takes it away in a process of its own, `report` says how that goes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Takes messages to their targets: the only home of apprise. Runs in a process of its own, which may hang.
+"""Takes messages to their targets: the only home of apprise. Runs in a process of its own (`Post`), which may hang:
+what hangs, leaks or crashes there is gone with it, and no address stays here.
 
 Each target has a thread and its own errors. Nothing that a library or a service says about an address is passed on
 before the address and its parts are struck out.
@@ -6,10 +7,12 @@ before the address and its parts are struck out.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import queue
 import re
+import subprocess
 import threading
 import time
 import urllib.error
@@ -17,16 +20,21 @@ import urllib.request
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import ValidationError
+
 from backup import __version__
 from backup.config import notify_url
 from backup.errors import ConfigError
 from backup.formatting import printable
 from backup.logging import redacted
-from backup.monitoring.alerts.model import HEARTBEAT, Letter, Receipt, Target
+from backup.monitoring.alerts.model import HEARTBEAT, Letter, Letters, Receipt, Receipts, Target
 
 if TYPE_CHECKING:
     from apprise import Apprise
 
+_DEADLINE: Final = 60.0
+# To start, to load the library, and to end.
+_MORE: Final = 30.0
 # One answer of a server, in seconds; an SMTP delivery is several.
 _ANSWER: Final = 15.0
 _REASON: Final = 300
@@ -36,6 +44,42 @@ _GIVE_UP: Final = 2
 _TELLING: Final = re.compile(r"(?:Socket Exception|Response Details|SMTP recipient)")
 # Chat services make a call to everybody of these, whoever wrote them.
 _CALLS: Final = re.compile(r"@(?=everyone|here|channel|all\b)|<(?=[!@#])", re.IGNORECASE)
+
+
+class Post:
+    """Sends letters through `command`, which reads them from stdin and prints receipts. One at a time."""
+
+    def __init__(self, command: Sequence[str], deadline: float = _DEADLINE) -> None:
+        self._command, self._deadline = list(command), deadline
+        self._child: subprocess.Popen[bytes] | None = None
+        self._over = False
+
+    def __call__(self, letters: Sequence[Letter]) -> list[Receipt]:
+        """What came of each letter that was tried; never an exception for what went wrong with the delivery."""
+        given = Letters(letters=tuple(letters), deadline=self._deadline)
+        try:
+            with subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+                self._child = child
+                try:
+                    out, _ = child.communicate(given.model_dump_json().encode(), timeout=self._deadline + _MORE)
+                except subprocess.TimeoutExpired:
+                    child.kill()
+                    return _all(letters, "the delivering process hung and was killed")
+        except OSError as error:
+            return _all(letters, f"the delivering process cannot be started: {error.strerror}")
+        if self._over:
+            return []
+        try:
+            return list(Receipts.model_validate_json(out).receipts)
+        except ValidationError:
+            return _all(letters, f"the delivering process ended with code {child.returncode}; see the log")
+
+    def stop(self) -> None:
+        """End what is under way: the service ends."""
+        self._over = True
+        if child := self._child:
+            with contextlib.suppress(OSError):
+                child.kill()
 
 
 def deliver(letters: Sequence[Letter], targets: Sequence[Target], deadline: float) -> list[Receipt]:
@@ -76,6 +120,10 @@ def check(targets: Sequence[Target]) -> None:
             f"messages cannot be sent to {len(problems)} of {len(targets)} addresses:{listing}",
             "Correct BACKUP_NOTIFY_URLS or the mail settings; the URLs are those of the library apprise.",
         )
+
+
+def _all(letters: Sequence[Letter], error: str) -> list[Receipt]:
+    return [Receipt(target=letter.target, id=letter.id, error=error) for letter in letters]
 
 
 def _collect(done: queue.SimpleQueue[Receipt | str], busy: set[str], until: float) -> tuple[list[Receipt], set[str]]:

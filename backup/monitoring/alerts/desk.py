@@ -1,7 +1,7 @@
 """What the service does about alerts, every half minute: look, decide, put into the outbox, deliver.
 
 Nothing here may hurt a backup: the desk runs in a thread that nobody waits for, and what talks to the world is a
-process that is killed when its time is over (`alerts/post.py`). Only the desk takes messages out of the outbox.
+process that is killed when its time is over (`alerts/delivery.py`). Only the desk takes messages out of the outbox.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Final
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
+from backup.model.finding import failure
 from backup.model.run import Run
 from backup.monitoring.alerts import outbox, report
 from backup.monitoring.alerts.model import (
@@ -29,7 +30,7 @@ from backup.monitoring.alerts.model import (
     Receipt,
 )
 from backup.monitoring.alerts.rules import due, ping
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 from backup.storage.errors import in_memory
 
 # Given up after this time: who has not heard for a week has been told by other means, or never will be.
@@ -109,7 +110,7 @@ class Desk:
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody must hear of it
             self._unseen = f"how the backups are cannot be told: {_why(error)}"
         hint = "`docker compose logs backup` has the details."
-        return View(Health("fail", (Reason("fail", self._unseen, hint),), now), [], [])
+        return View(Health("fail", (failure(self._unseen, hint),), now), [], [])
 
     def _recall(self) -> Memory:
         if self._memory is None:

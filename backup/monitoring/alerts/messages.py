@@ -8,8 +8,9 @@ from typing import Final, Literal
 
 from backup.formatting import age, local_time, plural, printable, shortened
 from backup.logging import redacted
+from backup.model.finding import Finding, failure
 from backup.monitoring.alerts.model import BODY, TITLE, Event, Notice, Policy, State
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 
 _LINE: Final = 400
 _HEADLINE: Final = 120
@@ -21,13 +22,12 @@ _SECONDS: Final = "%Y-%m-%d %H:%M:%S"
 
 def line(text: str, length: int = _LINE) -> str:
     """One harmless line without secrets."""
-    whole = printable(" ".join(redacted(text).split()))
-    return whole if len(whole) <= length else whole[: length - 1] + "…"
+    return shortened(printable(" ".join(redacted(text).split())), length)
 
 
 def notice(kind: Literal["failure", "reminder", "recovery", "warning", "test"], title: str, body: str) -> Notice:
     """A notice within its bounds."""
-    return Notice(kind, line(title, TITLE), body if len(body) <= BODY else body[: BODY - 1] + "…")
+    return Notice(kind, line(title, TITLE), shortened(body, BODY))
 
 
 def problem(
@@ -36,7 +36,7 @@ def problem(
     """Something failed, or still fails. `state` is as it was before this is told."""
     untold = [event for event in state.events.values() if event.count]
     new_first = sorted(state.causes.values(), key=lambda known: known.told is not None)
-    causes = [Reason("fail", known.text, known.hint) for known in new_first]
+    causes = [failure(known.text, known.hint) for known in new_first]
     new = [known.text for known in new_first if known.told is None]
     first = line((new or [e.text for e in untold] or [r.text for r in causes] or ["see below"])[0], _HEADLINE)
     if kind == "failure":
@@ -47,13 +47,13 @@ def problem(
         *_reasons("What is wrong now", causes),
         *_runs(untold, policy),
         *_held(state),
-        *_reasons("Besides", [reason for reason in health.reasons if reason.severity == "warn"]),
+        *_reasons("Besides", [reason for reason in health.reasons if reason.level == "warn"]),
         *_state(health),
     ]
     return notice(kind, f"[{policy.name}] {verdict}", _body(body, now, policy))
 
 
-def _what_failed(first: str, causes: Sequence[Reason], health: Health) -> str:
+def _what_failed(first: str, causes: Sequence[Finding], health: Health) -> str:
     """Only a backup can be well by the next one: a set that a drill refuted stays refuted."""
     operation = first.split(" ")[0]
     if causes or operation == "create":
@@ -75,7 +75,7 @@ def recovery(state: State, health: Health, now: datetime, policy: Policy) -> Not
     return notice("recovery", f"[{policy.name}] BACKUP RECOVERED after {lasted}", _body(body, now, policy))
 
 
-def warning(new: Sequence[Reason], state: State, health: Health, now: datetime, policy: Policy) -> Notice:
+def warning(new: Sequence[Finding], state: State, health: Health, now: datetime, policy: Policy) -> Notice:
     """Backups are made, but something should be looked at."""
     body = [*_reasons("Worth a look", new), *_held(state), *_state(health)]
     first = line([*(told.text for told in new), *(known.text for known in state.held.values())][0], _HEADLINE)
@@ -96,7 +96,7 @@ def _held(state: State) -> Iterator[str]:
         yield ""
 
 
-def _reasons(heading: str, reasons: Sequence[Reason]) -> Iterator[str]:
+def _reasons(heading: str, reasons: Sequence[Finding]) -> Iterator[str]:
     if not reasons:
         return
     yield f"{heading}:"

@@ -15,7 +15,6 @@ from typing import Final, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
 
 Kind = Literal["failure", "recovery", "warning", "reminder", "report", "test", "heartbeat"]
-Level = Literal["fail", "warn"]
 # The one target that takes heartbeats, and nothing else.
 HEARTBEAT: Final = "heartbeat"
 TITLE: Final = 200
@@ -44,7 +43,7 @@ class Policy:
     """What to tell whom how often. `name` is that of the stack, in every subject."""
 
     name: str
-    level: Level
+    level: Literal["fail", "warn"]
     remind: timedelta
     zone: tzinfo
 

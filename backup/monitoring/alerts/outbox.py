@@ -15,7 +15,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from backup.errors import BackupError, StoreError
-from backup.formatting import printable
+from backup.formatting import printable, shortened
 from backup.logging import logger, redacted
 from backup.monitoring.alerts.model import BODY, TITLE, Memory, Message, Notice
 from backup.storage.atomic_file import forgotten, replace
@@ -33,12 +33,8 @@ _NAME: Final = re.compile(r"([0-9A-Za-z-]{1,64})\.json")
 def message(notice: Notice, now: datetime) -> Message:
     """A notice as a message, under a name that sorts by time."""
     name = f"{now:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-    title, body = redacted(notice.title)[:TITLE], _cut(redacted(notice.body))
+    title, body = redacted(notice.title)[:TITLE], shortened(redacted(notice.body), BODY)
     return Message(id=name, kind=notice.kind, title=printable(title), body=body, created=now)
-
-
-def _cut(body: str) -> str:
-    return body if len(body) <= BODY else body[: BODY - 1] + "…"
 
 
 class Outbox:

@@ -11,10 +11,11 @@ from typing import Final
 from backup.config.loader import Settings
 from backup.errors import BackupError
 from backup.formatting import age, plural
+from backup.model.finding import Finding, warning
 from backup.monitoring.alerts import outbox
 from backup.monitoring.alerts.model import HEARTBEAT, Delivery, Memory, Message
 from backup.monitoring.alerts.targets import targets
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting
 
 # The service tries a new message within a minute; one that waits longer untried has nobody who delivers it.
@@ -23,14 +24,14 @@ _TOLD: Final = timedelta(days=7)
 _HINT: Final = "`notify --test` tries every target now and says what each answers; `notify --pending` lists what waits."
 
 
-def reasons(root: Path, now: datetime) -> list[Reason]:
+def reasons(root: Path, now: datetime) -> list[Finding]:
     """What health must say about undelivered alerts; warnings only, since no backup is the worse for it."""
     try:
         memory, messages = outbox.recall(root), outbox.Outbox(root).messages()
     except BackupError as error:
-        return [Reason("warn", f"the state of the alerts cannot be read: {error.message}", error.hint)]
+        return [warning(f"the state of the alerts cannot be read: {error.message}", error.hint)]
     if memory is None:
-        return [Reason("warn", "state/alerts.json is damaged; the service writes it anew", "Is the disk failing?")]
+        return [warning("state/alerts.json is damaged; the service writes it anew", "Is the disk failing?")]
     return [*_targets(memory, messages, now), *_untried(messages, now), *_lost(memory, now)]
 
 
@@ -39,7 +40,6 @@ def summary(root: Path, settings: Settings) -> Alerting:
     try:
         memory, messages = outbox.recall(root) or Memory(), outbox.Outbox(root).messages()
     except BackupError as error:
-        memory, messages = Memory(), []
         return Alerting(targets=tuple(t.name for t in targets(settings)), last_error=error.message)
     told = [each for name, each in memory.deliveries.items() if name != HEARTBEAT]
     failing = sorted((each.since, each.error) for each in told if each.failures and each.since)
@@ -60,7 +60,7 @@ def through_others(health: Health, memory: Memory, messages: Sequence[Message], 
         return health
     refused = {name for each in messages for name in each.tries if name not in each.delivered}
     since = (
-        Reason("warn", f"alerts do not reach {name} since {each.since:%Y-%m-%d %H:%M:%S %Z}: {each.error}", _HINT)
+        warning(f"alerts do not reach {name} since {each.since:%Y-%m-%d %H:%M:%S %Z}: {each.error}", _HINT)
         for name, each in sorted(memory.deliveries.items())
         if each.since and name in refused
     )
@@ -69,7 +69,7 @@ def through_others(health: Health, memory: Memory, messages: Sequence[Message], 
     return replace(health, reasons=(*health.reasons, *own), status=status)
 
 
-def _targets(memory: Memory, messages: Sequence[Message], now: datetime) -> Iterator[Reason]:
+def _targets(memory: Memory, messages: Sequence[Message], now: datetime) -> Iterator[Finding]:
     for name in sorted({name for each in messages for name in each.tries}):
         waiting = outbox.waiting(messages, name)
         if not waiting:
@@ -84,17 +84,17 @@ def _targets(memory: Memory, messages: Sequence[Message], now: datetime) -> Iter
             f"{what} could not be delivered to {where} since {since:%Y-%m-%d %H:%M:%S %Z}:"
             f" {delivery.error or tries[0].error}; next try in {age(again) if again else 'a moment'}"
         )
-        yield Reason("warn", text, _HINT)
+        yield warning(text, _HINT)
 
 
-def _untried(messages: Iterable[Message], now: datetime) -> Iterator[Reason]:
+def _untried(messages: Iterable[Message], now: datetime) -> Iterator[Finding]:
     idle = [each for each in messages if not each.tries and not each.delivered and now - each.created > _UNTRIED]
     if idle:
         text = f"{plural(len(idle), 'alert')} waited for {age(now - idle[0].created)} and nobody has tried to deliver"
-        yield Reason("warn", text, "`docker compose up -d backup` starts the service, which delivers them.")
+        yield warning(text, "`docker compose up -d backup` starts the service, which delivers them.")
 
 
-def _lost(memory: Memory, now: datetime) -> Iterator[Reason]:
+def _lost(memory: Memory, now: datetime) -> Iterator[Finding]:
     if memory.lost_at and abs(now - memory.lost_at) < _TOLD:
         text = f"{plural(memory.lost, 'alert')} could never be delivered, the last one given up"
-        yield Reason("warn", f"{text} at {memory.lost_at:%Y-%m-%d %H:%M:%S %Z}", _HINT)
+        yield warning(f"{text} at {memory.lost_at:%Y-%m-%d %H:%M:%S %Z}", _HINT)

@@ -16,10 +16,11 @@ from typing import Final
 
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding
 from backup.model.run import Outcome, Run
 from backup.monitoring.alerts import messages
 from backup.monitoring.alerts.model import Event, Known, Notice, Policy, State, later
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 
 # A cause must stand for a look and a half: the scheduler that is just being started again is none.
 SETTLE: Final = timedelta(seconds=20)
@@ -128,7 +129,7 @@ def _recent(sent: Iterable[datetime], now: datetime) -> tuple[datetime, ...]:
 
 def _observe(state: State, health: Health, runs: Sequence[Run], now: datetime) -> State:
     """The state with what is there now, nothing of it told yet."""
-    failing = {cause(reason.text): reason for reason in health.reasons if reason.severity == "fail"}
+    failing = {cause(reason.text): reason for reason in health.reasons if reason.level == "fail"}
     gone = {name: known for name, known in state.causes.items() if name not in failing}
     untold = [known for known in gone.values() if known.told is None]
     # Words that change from look to look are one cause: it stands since the first of them, and has one limit.
@@ -203,9 +204,10 @@ def _count(events: dict[str, Event], text: str, hint: str, moment: datetime) -> 
 def _notice(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice | None, State]:
     allowed = _allowed(state, now)
     if _urgent(state, now) or (allowed and _news(state, now, policy)):
-        return _failure(state, health, now, policy)
+        return messages.problem("failure", state, health, now, policy), _told(state, health, now, reminded=0)
     if state.unwell and not state.causes and health.status in ("pass", "warn"):
-        return _recovery(state, health, now, policy)
+        after = _told(state, health, now, reminded=0).model_copy(update={"unwell": None, "told": None})
+        return messages.recovery(state, health, now, policy), after
     if not allowed:
         return None, state
     if state.unwell and state.causes:
@@ -213,13 +215,7 @@ def _notice(state: State, health: Health, now: datetime, policy: Policy) -> tupl
         if now - (state.told or state.unwell) >= pace:
             notice = messages.problem("reminder", state, health, now, policy)
             return notice, _told(state, health, now, reminded=state.reminded + 1)
-        return _warning(state, health, now, policy)
     return _warning(state, health, now, policy)
-
-
-def _recovery(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice, State]:
-    notice = messages.recovery(state, health, now, policy)
-    return notice, _told(state, health, now, reminded=0).model_copy(update={"unwell": None, "told": None})
 
 
 def _allowed(state: State, now: datetime) -> bool:
@@ -269,10 +265,6 @@ def _news(state: State, now: datetime, policy: Policy) -> bool:
     )
 
 
-def _failure(state: State, health: Health, now: datetime, policy: Policy) -> tuple[Notice, State]:
-    return messages.problem("failure", state, health, now, policy), _told(state, health, now, reminded=0)
-
-
 def _told(state: State, health: Health, now: datetime, reminded: int) -> State:
     """All that is there has been told."""
     return state.model_copy(
@@ -291,8 +283,8 @@ def _told(state: State, health: Health, now: datetime, reminded: int) -> State:
     )
 
 
-def _warnings(health: Health) -> dict[str, Reason]:
-    found = {cause(reason.text): reason for reason in health.reasons if reason.severity == "warn"}
+def _warnings(health: Health) -> dict[str, Finding]:
+    found = {cause(reason.text): reason for reason in health.reasons if reason.level == "warn"}
     return dict(list(found.items())[:_CLASSES])
 
 

@@ -12,33 +12,28 @@ from typing import Final
 
 from backup.formatting import age, plural, printable
 from backup.model.backup_set import SKEW, StoredSet, present, volumes_of
+from backup.model.finding import LEVELS, Finding, failure, one_line, warning
 from backup.model.run import Outcome, Run
-from backup.monitoring.health import loads, proofs, shrink, volume
+from backup.monitoring.health import proofs, shrink, volume
 from backup.monitoring.health.model import (
     FIRST,
-    SEVERITIES,
     WORDS,
     Health,
     Limits,
-    Reason,
     SchedulerState,
-    Status,
     failed,
     newest,
     newest_database,
     newest_of_server,
     parts_of,
-    reason,
     server_of,
 )
 
 __all__ = [
     "CREATE",
-    "SEVERITIES",
     "WORDS",
     "Health",
     "Limits",
-    "Reason",
     "SchedulerState",
     "Status",
     "evaluate",
@@ -62,7 +57,7 @@ def evaluate(
     scheduler: SchedulerState | None,
     problem: str = "",
     free: int | None = None,
-    others: Sequence[Reason] = (),
+    others: Sequence[Finding] = (),
     limits: Limits = _UNLIMITED,
 ) -> Health:
     """Judge sets and runs. `problem` says why the state could not be read, `scheduler` is None outside the service.
@@ -77,7 +72,7 @@ def evaluate(
     sets = present(sets, now)
     good = newest_database(sets)
     if problem:
-        reasons.append(reason("fail", problem, "Until it can be read, nothing here can be called good."))
+        reasons.append(failure(problem, "Until it can be read, nothing here can be called good."))
         # A record that cannot be read hides no set that is too old.
         reasons += _stored(sets, good, now, max_age, limits) if sets else ()
     else:
@@ -88,7 +83,7 @@ def evaluate(
             reasons += [*_stored(sets, good, now, max_age, limits), *_last_runs(runs)]
         reasons += [
             *_damage(sets, limits),
-            *loads.reasons(sets, runs, now),
+            *proofs.load_reasons(sets, runs, now),
             *_server(sets),
             *_long(runs, now),
             *_clock(runs, now),
@@ -96,28 +91,25 @@ def evaluate(
         reasons += [*shrink.reasons(sets, limits), *proofs.reasons(sets, runs, now, limits)]
         reasons += [*volume.empty(sets, limits), *volume.left(sets, limits)]
         # After a failed run nothing is removed: that there is too much then says nothing more.
-        well = all(told.severity != "fail" for told in _last_runs(runs))
+        well = all(told.level != "fail" for told in _last_runs(runs))
         reasons += volume.counts(sets, now, limits, cleaned=well)
-    reasons += [reason(other.severity, other.text, other.hint) for other in others]
-    reasons.sort(key=lambda told: -SEVERITIES.index(told.severity))
-    return Health(reasons[0].severity if reasons else "pass", tuple(reasons), now, good, scheduler)
+    worst_first = sorted(map(one_line, [*reasons, *others]), key=lambda told: -LEVELS.index(told.level))
+    return Health(worst_first[0].level if worst_first else "pass", tuple(worst_first), now, good, scheduler)
 
 
-def scheduler_reason(state: SchedulerState) -> Reason | None:
+def scheduler_reason(state: SchedulerState) -> Finding | None:
     """What is wrong with the scheduler; None while it runs."""
     return next(_scheduler(state), None)
 
 
-def _scheduler(state: SchedulerState | None) -> Iterator[Reason]:
+def _scheduler(state: SchedulerState | None) -> Iterator[Finding]:
     if state == "stopped":
-        yield reason(
-            "fail",
+        yield failure(
             "the scheduler is stopped (frozen): no backup starts",
             "`docker compose restart backup` restarts it.",
         )
     elif state == "dead":
-        yield reason(
-            "fail",
+        yield failure(
             "the scheduler is not running: no backup starts; it is being started again",
             "`docker compose logs backup` says why it ended.",
         )
@@ -125,11 +117,11 @@ def _scheduler(state: SchedulerState | None) -> Iterator[Reason]:
 
 def _stored(
     sets: Sequence[StoredSet], good: StoredSet | None, now: datetime, max_age: timedelta, limits: Limits
-) -> Iterator[Reason]:
+) -> Iterator[Finding]:
     """Reasons about the age of what is there, of the database first."""
     if good is None:
         hint = "`create daily` takes one now; `list` shows what is there."
-        yield reason("fail", "there is no good set of the database yet", hint)
+        yield failure("there is no good set of the database yet", hint)
         return
     due = "`schedule` shows when the next one is due."
     yield from _freshness("good set", good, now, max_age, due)
@@ -141,16 +133,15 @@ def _stored(
         yield from _freshness("good set that holds media", media, now, max_age, forget)
 
 
-def _freshness(what: str, stored: StoredSet, now: datetime, max_age: timedelta, hint: str) -> Iterator[Reason]:
+def _freshness(what: str, stored: StoredSet, now: datetime, max_age: timedelta, hint: str) -> Iterator[Finding]:
     if now - stored.time > max_age:
-        yield reason(
-            "fail",
+        yield failure(
             f"the newest {what}, {stored.id}, is {age(now - stored.time)} old; the limit is {age(max_age)}",
             f"`create daily` takes one now; {hint}",
         )
 
 
-def _first_backup(runs: Iterable[Run]) -> Reason | None:
+def _first_backup(runs: Iterable[Run]) -> Finding | None:
     """`starting` while the first backup runs and nothing has gone wrong before it; else None."""
     creates = [run for run in _creates(runs) if _covers(run, "database")]
     if not creates or creates[0].outcome is not Outcome.RUNNING:
@@ -160,7 +151,7 @@ def _first_backup(runs: Iterable[Run]) -> Reason | None:
     if any(_spoils(run, since) for run in creates):
         return None
     text = f"the first backup is running since {creates[0].started:%Y-%m-%d %H:%M:%S %Z}"
-    return reason("starting", text, "`docker compose logs -f backup` shows its progress.")
+    return Finding("starting", text, "`docker compose logs -f backup` shows its progress.")
 
 
 def _spoils(run: Run, since: datetime | None) -> bool:
@@ -178,10 +169,10 @@ def _covers(run: Run, half: str) -> bool:
     return run.only in ("", half)
 
 
-def _last_runs(runs: Iterable[Run]) -> Iterator[Reason]:
+def _last_runs(runs: Iterable[Run]) -> Iterator[Finding]:
     """Each half is judged by its own last run, so that one of media alone does not hide a failed database."""
     ended = [run for run in _creates(runs) if run.outcome is not Outcome.RUNNING]
-    told: dict[str, Reason] = {}
+    told: dict[str, Finding] = {}
     for half in _HALVES:
         mine = [run for run in ended if _covers(run, half)]
         decisive = _decisive(mine)
@@ -205,23 +196,22 @@ def _decisive(newest_first: Iterable[Run]) -> Run | None:
     return next((run for run in newest_first if run.outcome not in undecided), None)
 
 
-def _last_run(last: Run, included: str) -> Iterator[Reason]:
+def _last_run(last: Run, included: str) -> Iterator[Finding]:
     what = f"the last {last.tier} backup{included}" if last.tier else f"the last backup{included}"
     why = f": {last.message}" if last.message else ""
     if failed(last):
         hint = last.hint or "`docker compose logs backup` shows the run; `create daily` tries again."
-        yield reason("fail", f"{what} {'failed' if last.outcome is Outcome.FAILED else 'crashed'}{why}", hint)
+        yield failure(f"{what} {'failed' if last.outcome is Outcome.FAILED else 'crashed'}{why}", hint)
     elif last.outcome is Outcome.INTERRUPTED:
-        yield reason("warn", f"{what} was interrupted{why}", last.hint or "`create daily` takes one now.")
+        yield warning(f"{what} was interrupted{why}", last.hint or "`create daily` takes one now.")
     elif last.outcome is Outcome.CHANGED:
-        yield reason(
-            "warn",
+        yield warning(
             f"{what} is complete, but files changed while they were read",
             f"`show {last.set or 'latest'}` lists them.",
         )
 
 
-def _damage(sets: Iterable[StoredSet], limits: Limits) -> Iterator[Reason]:
+def _damage(sets: Iterable[StoredSet], limits: Limits) -> Iterator[Finding]:
     """The newest set damaged is a failure, and the newest backup of a half; older ones a warning.
 
     A safety set, or one of the other half, takes no backup's place. The old scripts' files have no state to judge.
@@ -239,9 +229,9 @@ def _damage(sets: Iterable[StoredSet], limits: Limits) -> Iterator[Reason]:
     for which, stored in bad[:_LISTED]:
         what = f"{which}, {stored.id}, is" if which else f"{stored.id} is"
         hint = f"`verify {stored.id}` looks again; `create daily` takes a new set."
-        yield reason("fail" if which else "warn", f"{what} {stored.state}: {stored.problem}", hint)
+        yield Finding("fail" if which else "warn", f"{what} {stored.state}: {stored.problem}", hint)
     if len(bad) > _LISTED:
-        yield reason("warn", f"{plural(len(bad) - _LISTED, 'more damaged set')}", "`list` shows them.")
+        yield warning(f"{plural(len(bad) - _LISTED, 'more damaged set')}", "`list` shows them.")
 
 
 def _halves(stored: StoredSet, limits: Limits) -> set[str]:
@@ -249,7 +239,7 @@ def _halves(stored: StoredSet, limits: Limits) -> set[str]:
     return {_DATABASE if part == "the database" else _MEDIA for part in parts_of(stored, limits)}
 
 
-def _server(sets: Sequence[StoredSet]) -> Iterator[Reason]:
+def _server(sets: Sequence[StoredSet]) -> Iterator[Finding]:
     """A sidecar that has come upon another database server makes good sets, but of the wrong data.
 
     A safety set tells it first; it must not hide it from the backup after it.
@@ -260,27 +250,25 @@ def _server(sets: Sequence[StoredSet]) -> Iterator[Reason]:
     backups = (s for s in sets if server_of(s) and not s.safety)
     before = newest(s for s in backups if (s.time, s.id) < (good.time, good.id))
     if before is not None and server_of(before) != server_of(good):
-        yield reason(
-            "warn",
+        yield warning(
             "the newest set is of another database server than the one before"
             f" (system identifier {server_of(good)} instead of {server_of(before)})",
             f"`show {good.id}` and `show {before.id}` say which; correct DB_HOST or DB_SERVICE unless it was replaced.",
         )
 
 
-def _long(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:
+def _long(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:
     for run in runs:
         if run.operation == CREATE and run.outcome is Outcome.RUNNING and now - run.started > _RUNNING_LONG:
             text = f"a backup is running since {run.started:%Y-%m-%d %H:%M:%S %Z}, for {age(now - run.started)}"
-            yield reason("warn", text, "`docker compose logs backup` shows what it is doing.")
+            yield warning(text, "`docker compose logs backup` shows what it is doing.")
 
 
-def _clock(runs: Iterable[Run], now: datetime) -> Iterator[Reason]:
+def _clock(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:
     """A record from the future would hide every failure until then."""
     ahead = max((run.started for run in runs), default=now)
     if ahead > now + SKEW:
-        yield reason(
-            "fail",
+        yield failure(
             f"the clock jumped: a run is recorded as begun at {ahead:%Y-%m-%d %H:%M:%S %Z}, {age(now - ahead)}",
             "Correct the clock of this machine; if it was wrong before, move that record out of state/runs.",
         )

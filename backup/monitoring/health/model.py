@@ -7,38 +7,25 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
-from backup.formatting import printable
 from backup.model.backup_set import StoredSet, holds_database, volumes_of
+from backup.model.finding import Finding, Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 
-Status = Literal["pass", "warn", "starting", "fail"]
 SchedulerState = Literal["alive", "stopped", "dead"]
 
 # What has the service's own first backup begun.
 FIRST: Final = "first"
-# Worst last: a service that is still starting is not yet good, but nothing has failed.
-SEVERITIES: Final[tuple[Status, ...]] = ("pass", "warn", "starting", "fail")
-# The words of the monitor, as the seed's users know them.
-WORDS: Final[Mapping[Status, str]] = {"pass": "HEALTHY", "warn": "WARNING", "starting": "STARTING", "fail": "CRITICAL"}
-_LENGTH: Final = 500
-
-
-@dataclass(frozen=True)
-class Reason:
-    """One thing that is not as it should be, and the next command."""
-
-    severity: Status
-    text: str
-    hint: str = ""
+# The words of the monitor, as those know them who used the old scripts.
+WORDS: Final[Mapping[Level, str]] = {"pass": "HEALTHY", "warn": "WARNING", "starting": "STARTING", "fail": "CRITICAL"}
 
 
 @dataclass(frozen=True)
 class Health:
     """The verdict. `newest_good` is the newest good set that holds the database, `age` its age."""
 
-    status: Status
-    reasons: tuple[Reason, ...]
+    status: Level
+    reasons: tuple[Finding, ...]
     now: datetime
     newest_good: StoredSet | None = None
     scheduler: SchedulerState | None = None
@@ -72,11 +59,6 @@ class Limits:
     pinned: frozenset[str] = frozenset()
     allow_empty: frozenset[str] = frozenset()
     forgotten: Mapping[str, datetime] = field(default_factory=dict)
-
-
-def reason(severity: Status, text: str, hint: str = "") -> Reason:
-    """A reason in one harmless line: names, messages and stored text come from elsewhere."""
-    return Reason(severity, _line(text), _line(hint))
 
 
 def newest(sets: Iterable[StoredSet]) -> StoredSet | None:
@@ -114,8 +96,3 @@ def server_of(stored: StoredSet | None) -> str:
 def failed(run: Run) -> bool:
     """Whether it ended badly."""
     return run.outcome in (Outcome.FAILED, Outcome.CRASHED)
-
-
-def _line(text: str) -> str:
-    line = printable(" ".join(text.split()))
-    return line if len(line) <= _LENGTH else line[: _LENGTH - 1] + "…"

@@ -11,8 +11,9 @@ from typing import Final
 from backup.errors import NoSpace
 from backup.formatting import age, plural, printable, size
 from backup.model.backup_set import StoredSet, empty_volumes, is_ahead, left_volumes
+from backup.model.finding import Finding, failure, warning
 from backup.model.manifest import Tier
-from backup.monitoring.health.model import Limits, Reason, newest, newest_of_server, parts_of, reason, server_of
+from backup.monitoring.health.model import Limits, newest, newest_of_server, parts_of, server_of
 
 # Less room than this takes not even the record of a run.
 _ROOM: Final = 1 << 20
@@ -22,30 +23,29 @@ _FEW: Final = 4
 _GRACE: Final = timedelta(days=3)
 
 
-def room(free: int | None, limits: Limits) -> Iterator[Reason]:
+def room(free: int | None, limits: Limits) -> Iterator[Finding]:
     """Reasons about free space, in bytes. A run that cannot even write its record leaves no other trace."""
     if free is None:
         return
     hint = NoSpace.remedy
     if free < _ROOM:
-        yield reason("fail", f"the backup volume is full: {size(free)} free", hint)
+        yield failure(f"the backup volume is full: {size(free)} free", hint)
     elif limits.next_set is not None and free < limits.next_set:
         needs = f"the next set will take about {size(limits.next_set)}, and the backup volume has {size(free)} free"
-        yield reason("fail", f"the next backup will not fit: {needs}", hint)
+        yield failure(f"the next backup will not fit: {needs}", hint)
     elif free < limits.min_free:
         text = f"the backup volume has {size(free)} free; the limit is {size(limits.min_free)} (BACKUP_MIN_FREE_GB)"
-        yield reason("warn", text, hint)
+        yield warning(text, hint)
 
 
-def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned: bool) -> Iterator[Reason]:
+def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned: bool) -> Iterator[Finding]:
     """Tiers with far fewer sets than their schedule makes, or more than retention leaves (told only if `cleaned`)."""
     ours = server_of(newest_of_server(sets))
     for tier in Tier:
         good = [stored for stored in sets if stored.tier is tier and stored.good]
         due = limits.due.get(tier, 0)
         if due >= _FEW and 2 * len(good) < due:
-            yield reason(
-                "warn",
+            yield warning(
                 f"{tier} holds {plural(len(good), 'good set')}; by its schedule there should be {due:,}",
                 "`logs --kind backup` says how its runs ended. After a change of the schedule this passes by itself.",
             )
@@ -56,42 +56,39 @@ def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned:
                 yield from _too_many(tier, keep, mine, now, limits, "" if server == ours else server)
 
 
-def empty(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
+def empty(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
     """Volumes without a file in the newest set that has volumes: it may be the wrong one that is mounted."""
     stored = newest(s for s in sets if s.good and not s.safety and s.summary and s.summary.volumes)
     for name in empty_volumes(stored) if stored else ():
         if stored and name not in limits.allow_empty:
-            yield reason(
-                "warn",
+            yield warning(
                 f"the volume {name} is empty in {stored.id}: no file of it is saved so far",
                 "Is it the volume that the application writes to? This passes with its first file; if it is to stay"
                 f" empty, set BACKUP_ALLOW_EMPTY={name}.",
             )
 
 
-def ahead(sets: Sequence[StoredSet], now: datetime) -> Iterator[Reason]:
+def ahead(sets: Sequence[StoredSet], now: datetime) -> Iterator[Finding]:
     """Sets dated ahead of the clock, once: nothing else is told of them, and they are in the way of nothing."""
     found = sorted((stored for stored in sets if is_ahead(stored, now)), key=lambda s: (s.time, s.id))
     if found:
         last = found[-1]
         which = last.id if len(found) == 1 else f"{plural(len(found), 'set')} to {last.id}"
-        yield reason(
-            "warn",
+        yield warning(
             f"{which}: dated {age(now - last.time)} of the clock, so never `latest`, counted or drilled",
             "If the clock of this machine is wrong, correct it. If it was wrong when a set was made,"
             f" `prune --ahead {last.id}` removes that; `create daily` takes one with the right time.",
         )
 
 
-def left(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
+def left(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
     """Volumes that have left the stack, as long as a set holds one: retention keeps the last of those for ever."""
     ours = server_of(newest_of_server(sets))
     mine = [stored for stored in sets if (server_of(stored) or ours) == ours]
     for name, holding in sorted(left_volumes(mine).items()):
         kept = [stored for stored in holding if f"volume {name}" in parts_of(stored, limits)]
         if kept:
-            yield reason(
-                "warn",
+            yield warning(
                 f"the newest set does not hold volume {printable(name)}, {plural(len(kept), 'older one')} to"
                 f" {kept[0].id} did: the last of them stay until you say that they may go",
                 "If it is still in use, mount it below /volumes in the backup service again; if not,"
@@ -101,7 +98,7 @@ def left(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Reason]:
 
 def _too_many(
     tier: Tier, keep: timedelta, good: list[StoredSet], now: datetime, limits: Limits, other: str
-) -> Iterator[Reason]:
+) -> Iterator[Finding]:
     """`other` is the system identifier of the server that these are of, if it is not the one of today."""
     late: list[StoredSet] = []
     newer: Counter[str] = Counter()
@@ -115,14 +112,12 @@ def _too_many(
         return
     told = f"{tier} holds {plural(len(late), 'set')} older than the {keep.days} days that it keeps"
     if other:
-        yield reason(
-            "warn",
+        yield warning(
             f"{told}, of another database server (system identifier {other}): no cleanup by itself removes those",
             f"If that server is gone for good, `prune --server {other} --dry-run` shows what may go of its sets.",
         )
         return
-    yield reason(
-        "warn",
+    yield warning(
         f"{told}: the cleanup does not run, or is held back",
         "`prune --dry-run` says why each of them is there; `logs --kind backup` shows what the cleanup did.",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,17 +11,20 @@ from zoneinfo import ZoneInfo
 
 from backup.formatting import size
 from backup.model.backup_set import SKEW, StoredSet, is_ahead, present
+from backup.model.finding import Finding
 from backup.model.manifest import Tier
 from backup.model.run import RESTORE, Outcome, Run
-from backup.model.schedule import Slot
+from backup.model.schedule import Slot, upcoming
 from backup.monitoring import forecast
-from backup.monitoring.health import Health, Limits, Reason, SchedulerState, evaluate
+from backup.monitoring.health import Health, Limits, SchedulerState, evaluate
 from backup.monitoring.health.model import newest
 from backup.monitoring.health.proofs import DRILL, PATIENCE, proof_reason
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
-from backup.monitoring.overview.rates import period, slots_between
 
 _DAY: Final = timedelta(days=1)
+# From so many slots the rate of a cron line is told, and at most so many are counted one by one.
+_SAMPLE: Final = 40
+_MOST: Final = 1000
 NO_OFFSITE: Final = Clock("offsite", None, None, None, "pass", "not set up: all sets are on this machine only")
 
 
@@ -58,7 +62,7 @@ class Facts:
     scheduler: SchedulerState | None = None
     problem: str = ""
     unread: bool = False
-    others: Sequence[Reason] = ()
+    others: Sequence[Finding] = ()
     slots: Sequence[Slot] = ()
     alerting: Alerting = field(default_factory=Alerting)
     offsite: Clock = NO_OFFSITE
@@ -133,7 +137,7 @@ def _due(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy) -
 def _good(health: Health, policy: Policy) -> Clock:
     stored, age = health.newest_good, health.age
     if stored is None or age is None:
-        starting = any(reason.severity == "starting" for reason in health.reasons)
+        starting = any(reason.level == "starting" for reason in health.reasons)
         return Clock("good", None, None, policy.max_age, "starting" if starting else "fail", "there is none yet")
     return Clock("good", stored, age, policy.max_age, "pass" if -SKEW <= age <= policy.max_age else "fail")
 
@@ -144,8 +148,8 @@ def _proven(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Clock:
     note = "" if limits.proof_age else "no drill is scheduled"
     if stored is None:
         note = "; ".join(part for part in ("there is none yet", note) if part)
-        return Clock("proven", None, None, limits.proof_age, reason.severity if reason else "starting", note)
-    return Clock("proven", stored, now - stored.time, limits.proof_age, reason.severity if reason else "pass", note)
+        return Clock("proven", None, None, limits.proof_age, reason.level if reason else "starting", note)
+    return Clock("proven", stored, now - stored.time, limits.proof_age, reason.level if reason else "pass", note)
 
 
 def _tier(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Facts) -> TierSummary:
@@ -218,3 +222,22 @@ def _restore_time(sets: Sequence[StoredSet], runs: Sequence[Run]) -> tuple[float
             found.append((proof.tried, proof.seconds["total"], f"the drill of {stored.id}"))
     _, seconds, which = max(found, default=(None, None, ""), key=lambda each: each[0])
     return seconds, which
+
+
+def period(cron: str, now: datetime, zone: ZoneInfo) -> timedelta | None:
+    """The mean time between the next slots; None for a line without any, or that is off."""
+    moments = _next(cron, now, zone, _SAMPLE)
+    return (moments[-1] - moments[0]) / (len(moments) - 1) if len(moments) > 1 else None
+
+
+def slots_between(cron: str, start: datetime, end: datetime, zone: ZoneInfo) -> int:
+    """How many slots lie after `start`, up to and with `end`; a thousand at most are counted."""
+    each = period(cron, start, zone)
+    if each is None or end <= start:
+        return 0
+    guess = min(_MOST, math.ceil((end - start) / each) + _SAMPLE)
+    return sum(moment.timestamp() <= end.timestamp() for moment in _next(cron, start, zone, guess))
+
+
+def _next(cron: str, now: datetime, zone: ZoneInfo, count: int) -> tuple[datetime, ...]:
+    return next((slot.times for slot in upcoming({"": cron}, now, zone, count)), ())

@@ -10,8 +10,8 @@ from typing import Final
 
 from backup.formatting import age, plural, size
 from backup.model.backup_set import SKEW, StoredSet
+from backup.model.finding import Finding, warning
 from backup.model.run import Outcome, Run
-from backup.monitoring.health.model import Reason, reason
 from backup.monitoring.overview import Clock, Offsite
 from backup.operations.offsite.remote_state import Book, Copy, PlaceName
 from backup.operations.offsite.rules import waiting
@@ -65,7 +65,7 @@ def clock(seen: Seen, runs: Sequence[Run], now: datetime) -> Clock:
     return Clock("offsite", stored, now - newest.time, seen.limit, "warn" if wrong else "pass", note)
 
 
-def reasons(seen: Seen, runs: Sequence[Run], now: datetime) -> Iterator[Reason]:
+def reasons(seen: Seen, runs: Sequence[Run], now: datetime) -> Iterator[Finding]:
     """What is not as it should be with the copies at a place. Local sets are good all the same: these are warnings."""
     yield from _failed(seen, runs)
     yield from _old(seen, now)
@@ -73,10 +73,10 @@ def reasons(seen: Seen, runs: Sequence[Run], now: datetime) -> Iterator[Reason]:
         (copy for copy in seen.book.copies.values() if not copy.held), key=lambda copy: copy.time, reverse=True
     )
     for copy in bad[:_LISTED]:
-        yield reason("warn", f"the copy of {copy.id} at {seen.name} {copy.how}: {copy.problem}", _AGAIN)
+        yield warning(f"the copy of {copy.id} at {seen.name} {copy.how}: {copy.problem}", _AGAIN)
     if len(bad) > _LISTED:
         more = plural(len(bad) - _LISTED, "more copy").replace("copys", "copies")
-        yield reason("warn", f"{more} at {seen.name} not as it should be", "`offsite list` shows them.")
+        yield warning(f"{more} at {seen.name} not as it should be", "`offsite list` shows them.")
 
 
 def newest_held(book: Book, now: datetime) -> Copy | None:
@@ -85,7 +85,7 @@ def newest_held(book: Book, now: datetime) -> Copy | None:
     return max(held, key=lambda copy: (copy.time, copy.id), default=None)
 
 
-def _failed(seen: Seen, runs: Sequence[Run]) -> Iterator[Reason]:
+def _failed(seen: Seen, runs: Sequence[Run]) -> Iterator[Finding]:
     """The last upload, look, drill and cleanup of a place, if it failed; a cleanup also if it waits for a person."""
     for operation, what in (
         (OPERATIONS[seen.place], f"degraded: local only, the last upload to {seen.name}"),
@@ -98,19 +98,19 @@ def _failed(seen: Seen, runs: Sequence[Run]) -> Iterator[Reason]:
         told = [run for run in mine if run.outcome is not Outcome.INTERRUPTED]
         last = max(told, key=lambda run: (run.started, run.id), default=None)
         if last and last.outcome in _FAILED:
-            yield reason("warn", f"{what} {last.outcome}: {last.message}", last.hint or "`offsite check` says why.")
+            yield warning(f"{what} {last.outcome}: {last.message}", last.hint or "`offsite check` says why.")
         elif last and operation == PRUNE and last.exit_code:
-            yield reason("warn", f"{what}: {last.message}", last.hint)
+            yield warning(f"{what}: {last.message}", last.hint)
 
 
-def _old(seen: Seen, now: datetime) -> Iterator[Reason]:
+def _old(seen: Seen, now: datetime) -> Iterator[Finding]:
     newest = newest_held(seen.book, now)
     if newest is not None:
         if now - newest.time > seen.limit:
             text = f"the newest set at {seen.name}, {newest.id}, is {age(now - newest.time)} old; the limit is"
-            yield reason("warn", f"{text} {age(seen.limit)}", "`upload` sends what is missing now.")
+            yield warning(f"{text} {age(seen.limit)}", "`upload` sends what is missing now.")
         return
     first = min((stored.time for stored in seen.belong), default=now)
     if now - first > seen.limit:
         text = f"no set has reached {seen.name} in {age(now - first)}; all sets are on this machine only"
-        yield reason("warn", text, "`upload` sends what is missing now; `offsite check` says what is wrong.")
+        yield warning(text, "`upload` sends what is missing now; `offsite check` says what is wrong.")

@@ -31,8 +31,8 @@ def require_extensions(stored: StoredSet, only: Only, context: RestoreContext, f
     """The plan knows what the manifest says; a dump without one, or of an earlier release, says it itself."""
     wanted = found.extensions if only != "media" else []
     if wanted and (absent := missing_extensions(context.source().login, wanted)):
-        remark = lacking(absent)
-        raise RestoreFailed(f"{stored.id} cannot be restored; nothing was touched: {remark.text}", remark.hint)
+        finding = lacking(absent)
+        raise RestoreFailed(f"{stored.id} cannot be restored; nothing was touched: {finding.text}", finding.hint)
 
 
 def safety_set(only: Only, context: RestoreContext, *, wanted: bool) -> str:

@@ -149,9 +149,9 @@ def last_notes(login: Login, live: Database | None, found: Contrast, lacks: Lack
     """Say at the end of a restore what was kept, what was changed; warnings have a next step."""
     slots, subscriptions = replication(login, login.name)
     replaced = LiveDatabase(login.name, 0, 0, "", slots, subscriptions)
-    remarks = [*otherwise(lacks), *(left_behind(replaced) if live else ())]
+    findings = [*otherwise(lacks), *(left_behind(replaced) if live else ())]
     yield from ((f"{label}: {text}", "") for label, text in own(found, live=live is not None))
-    yield from ((remark.text, remark.hint) for remark in remarks)
+    yield from ((finding.text, finding.hint) for finding in findings)
 
 
 def _statements(texts: list[str] | tuple[str, ...]) -> Mapping[tuple[str, ...], Statement]:

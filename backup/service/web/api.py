@@ -30,9 +30,10 @@ from typing import Any, Final
 from backup import __version__
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding
 from backup.model.manifest import DatabaseSummary, VolumeSummary
 from backup.model.run import Run
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 
 SERVICE: Final = "obcms-backup"
@@ -86,7 +87,7 @@ def health_body(health: Health) -> dict[str, Any]:
     return plain_body(health.status, health.reasons) | {"time": health.now.isoformat(), "checks": checks}
 
 
-def plain_body(status: str, reasons: tuple[Reason, ...] = ()) -> dict[str, Any]:
+def plain_body(status: str, reasons: tuple[Finding, ...] = ()) -> dict[str, Any]:
     """What every health answer has."""
     return {"status": status, "service": SERVICE, "version": __version__, "reasons": _reasons(reasons)}
 
@@ -96,10 +97,9 @@ def bare_body(status: str) -> dict[str, Any]:
     return {"status": status, "service": SERVICE, "reasons": []}
 
 
-def _reasons(reasons: Iterable[Reason]) -> list[dict[str, str]]:
+def _reasons(reasons: Iterable[Finding]) -> list[dict[str, str]]:
     return [
-        {"severity": reason.severity, "text": printable(reason.text), "hint": printable(reason.hint)}
-        for reason in reasons
+        {"severity": reason.level, "text": printable(reason.text), "hint": printable(reason.hint)} for reason in reasons
     ]
 
 

@@ -6,12 +6,16 @@ can. Metrics, API and page all show the one Overview that was made for whoever a
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import threading
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -22,16 +26,20 @@ from starlette.routing import Route
 from backup.errors import BackupError
 from backup.formatting import printable
 from backup.logging import logger
-from backup.monitoring.health import Reason, SchedulerState, Status, scheduler_reason
+from backup.model.finding import Finding, Level, failure
+from backup.monitoring.health import SchedulerState, scheduler_reason
 from backup.monitoring.overview import Overview
 from backup.service.web import metrics, page
 from backup.service.web.api import bare_body, health_body, plain_body, status_body
 from backup.service.web.guard import Access, Guard
-from backup.service.web.shared import FRESH, Shared
 
 Answer = Callable[[Request], Awaitable[Response]]
 T = TypeVar("T")
 
+# Seconds that an answer is repeated: a thousand requests cost a running backup as little as one.
+FRESH: Final = 2.0
+# Seconds of work above which whoever is in a hurry is given the last answer.
+DEAR: Final = 0.1
 # The probe waits 5 s. A disk that hangs must give an answer, too.
 HEALTH_LIMIT: Final = 4.0
 _READY_LIMIT: Final = 10.0
@@ -58,14 +66,6 @@ class _View:
     @cached_property
     def status(self) -> bytes:
         return json.dumps(status_body(self.overview)).encode()
-
-
-@dataclass(frozen=True)
-class _Unknown:
-    """Why nothing can be told, and the next command."""
-
-    text: str
-    hint: str
 
 
 def create_app(
@@ -106,11 +106,11 @@ def _static(body: bytes, kind: str) -> Answer:
     return answer
 
 
-def _page(view: Shared[_View | _Unknown]) -> Answer:
+def _page(view: Shared[_View | Finding]) -> Answer:
     async def answer(request: Request) -> Response:
         seen = _drawn(await _known(view), lambda seen: seen.page)
-        if isinstance(seen, _Unknown):
-            body, code = page.problem(seen.text, seen.hint, datetime.now(UTC)), 503
+        if isinstance(seen, Finding):
+            body, code = page.problem(seen, datetime.now(UTC)), 503
         else:
             body, code = seen, 200
         return Response(body, code, media_type="text/html; charset=utf-8", headers=_NO_STORE)
@@ -118,10 +118,10 @@ def _page(view: Shared[_View | _Unknown]) -> Answer:
     return answer
 
 
-def _program(view: Shared[_View | _Unknown], form: Callable[[_View], bytes], kind: str) -> Answer:
+def _program(view: Shared[_View | Finding], form: Callable[[_View], bytes], kind: str) -> Answer:
     async def answer(request: Request) -> Response:
         seen = _drawn(await _known(view), form)
-        if isinstance(seen, _Unknown):
+        if isinstance(seen, Finding):
             return _failed(request, seen)
         return Response(seen, media_type=kind, headers=_NO_STORE)
 
@@ -136,18 +136,18 @@ def _livez(scheduler: Callable[[], SchedulerState]) -> Answer:
     return answer
 
 
-def _healthz(view: Shared[_View | _Unknown]) -> Answer:
+def _healthz(view: Shared[_View | Finding]) -> Answer:
     async def answer(request: Request) -> Response:
         # The container's own probe, which has no address, has the time to wait for how it is now.
         seen = await _known(view, soon=request.client is not None)
-        if isinstance(seen, _Unknown):
+        if isinstance(seen, Finding):
             return _failed(request, seen)
         return _health(request, health_body(seen.overview.health))
 
     return answer
 
 
-def _readyz(ready: Shared[None | _Unknown]) -> Answer:
+def _readyz(ready: Shared[None | Finding]) -> Answer:
     async def answer(request: Request) -> Response:
         problem = await _known(ready)
         return _failed(request, problem) if problem else _health(request, plain_body("pass"))
@@ -157,7 +157,7 @@ def _readyz(ready: Shared[None | _Unknown]) -> Answer:
 
 def _health(request: Request, body: dict[str, Any]) -> JSONResponse:
     """A health answer. Its reasons name sets and servers, so they are for those who may read them."""
-    status: Status = body["status"]
+    status: Level = body["status"]
     return JSONResponse(
         body if request.scope["trusted"] else bare_body(status),
         status_code=200 if status in ("pass", "warn") else 503,
@@ -166,38 +166,101 @@ def _health(request: Request, body: dict[str, Any]) -> JSONResponse:
     )
 
 
-def _failed(request: Request, unknown: _Unknown) -> JSONResponse:
-    return _health(request, plain_body("fail", (Reason("fail", unknown.text, unknown.hint),)))
+def _failed(request: Request, unknown: Finding) -> JSONResponse:
+    return _health(request, plain_body("fail", (unknown,)))
 
 
-async def _known(shared: Shared[T | _Unknown], *, soon: bool = False) -> T | _Unknown:
+async def _known(shared: Shared[T | Finding], *, soon: bool = False) -> T | Finding:
     try:
         return await (shared.get_soon(_HEALTH_AGE) if soon else shared.get())
     except TimeoutError:
         text = f"no answer within {shared.limit:.0f} s: the backup volume, the database or the Docker engine hangs"
-        return _Unknown(
-            text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`."
-        )
+        return failure(text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`.")
 
 
-def _drawn(seen: _View | _Unknown, form: Callable[[_View], bytes]) -> bytes | _Unknown:
-    return seen if isinstance(seen, _Unknown) else _told(lambda: form(seen))()
+def _drawn(seen: _View | Finding, form: Callable[[_View], bytes]) -> bytes | Finding:
+    return seen if isinstance(seen, Finding) else _told(lambda: form(seen))()
 
 
-def _told(ask: Callable[[], T]) -> Callable[[], T | _Unknown]:
+def _told(ask: Callable[[], T]) -> Callable[[], T | Finding]:
     """What nobody foresaw is red, too. Its trace goes to the log, once for all who ask, and not to the client."""
 
-    def asked() -> T | _Unknown:
+    def asked() -> T | Finding:
         try:
             return ask()
         except BackupError as error:
-            return _Unknown(_line(error.message), _line(error.hint))
+            return failure(_line(error.message), _line(error.hint))
         except Exception as error:  # noqa: BLE001
             logger.exception("the check itself failed")
-            return _Unknown(f"the check itself failed: {type(error).__name__}", _LOGS)
+            return failure(f"the check itself failed: {type(error).__name__}", _LOGS)
 
     return asked
 
 
 def _line(text: str) -> str:
     return printable(" ".join(text.split()))
+
+
+class Shared(Generic[T]):
+    """A slow question asked once at a time, in a thread, for all who want to know."""
+
+    def __init__(self, ask: Callable[[], T], limit: float, fresh: float = FRESH, dear: float = DEAR) -> None:
+        self._ask, self.limit, self._fresh, self._dear = ask, limit, fresh, dear
+        self._lock = threading.Lock()
+        self._answer: Future[T] | None = None
+        # Who waits for it, in which loop.
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        # The last one that took more work than `dear`, when it was begun, and until when it is repeated.
+        self._last: Future[T] | None = None
+        self._begun = self._until = 0.0
+
+    async def get(self) -> T:
+        """The answer, at most `fresh` seconds old; TimeoutError after `limit`, while the thread goes on."""
+        waiter = asyncio.get_running_loop(), asyncio.Event()
+        with self._lock:
+            answer = self._current()
+            if not answer.done():
+                self._waiting.add(waiter)
+        if not answer.done():
+            try:
+                await asyncio.wait_for(waiter[1].wait(), self.limit)
+            finally:
+                self._waiting.discard(waiter)
+        return answer.result()
+
+    async def get_soon(self, age: float) -> T:
+        """The same, but at once where it is much work: then the last one, at most `age` seconds old."""
+        with self._lock:
+            current, last = self._current(), self._last
+        if last and not current.done() and time.monotonic() - self._begun < age:
+            return last.result()
+        return await self.get()
+
+    def _current(self) -> Future[T]:
+        """The answer that is there or under way; for the holder of the lock."""
+        if self._answer is None or (self._answer.done() and time.monotonic() >= self._until):
+            self._answer = Future()
+            # A daemon, not an executor's thread: one that hangs in a dead disk must not keep the process from ending.
+            threading.Thread(target=self._work, args=(self._answer,), name="health", daemon=True).start()
+        return self._answer
+
+    def _work(self, answer: Future[T]) -> None:
+        outcome: Future[T] = Future()
+        begun, worked = time.monotonic(), time.thread_time()
+        try:
+            outcome.set_result(self._ask())
+        except Exception as error:  # noqa: BLE001  # raised again by whoever waits for the answer
+            outcome.set_exception(error)
+        # Work and not time: what is slow because a disk hangs must not be told from memory.
+        dear, problem = time.thread_time() - worked > self._dear, outcome.exception()
+        with self._lock:
+            self._until = time.monotonic() + self._fresh
+            self._last, self._begun = (outcome if dear and not problem else None), begun
+            if problem:
+                answer.set_exception(problem)
+            else:
+                answer.set_result(outcome.result())
+            waiting, self._waiting = self._waiting, set()
+        for loop, told in waiting:
+            with contextlib.suppress(RuntimeError):  # that loop was closed in the meantime
+                loop.call_soon_threadsafe(told.set)

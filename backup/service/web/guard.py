@@ -12,9 +12,12 @@ import hashlib
 import hmac
 import ipaddress
 import re
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from backup.config.loader import Settings
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -90,6 +93,16 @@ class Access:
         ways = [("Basic", ', charset="UTF-8"')] if self.password else []
         ways += [("Bearer", "")] if self.token else []
         return ", ".join(f'{way} realm="OBCMS backup"{more}' for way, more in ways)
+
+
+def access_for(settings: Settings) -> Access:
+    """Who may ask: by the names that are set and the container's own, with the login that is set."""
+    secrets = {"token": settings.http_token, "password": settings.http_password}
+    return Access.of(
+        [*settings.http_allowed_hosts, socket.gethostname(), settings.http_host],
+        user=settings.http_user or "",
+        **{name: value.get_secret_value() if value else "" for name, value in secrets.items()},
+    )
 
 
 class Guard:

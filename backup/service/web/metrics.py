@@ -17,8 +17,9 @@ from prometheus_client.registry import Collector
 from backup import __version__
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Level
 from backup.model.run import Outcome, Run
-from backup.monitoring.health import SchedulerState, Status
+from backup.monitoring.health import SchedulerState
 from backup.monitoring.overview import Overview
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -70,14 +71,14 @@ def _state(overview: Overview) -> Iterator[Metric]:
     yield _gauge(
         "health_status",
         "1 for the state that the backups are in, 0 for the others.",
-        [({"status": name}, name == health.status) for name in get_args(Status)],
+        [({"status": name}, name == health.status) for name in get_args(Level)],
     )
     yield _gauge(
         "health_reasons",
         "Reasons for that state, by severity.",
         [
-            ({"severity": name}, sum(reason.severity == name for reason in health.reasons))
-            for name in get_args(Status)
+            ({"severity": name}, sum(reason.level == name for reason in health.reasons))
+            for name in get_args(Level)
             if name != "pass"
         ],
     )

@@ -1,5 +1,6 @@
-"""The status page: an Overview as HTML. Home of jinja2. Pure but for the templates, read once.
+"""The status page: an Overview as HTML, and where the marks of its drawings lie: in percent, from the top left.
 
+Home of jinja2. Pure but for the templates, read once.
 Every value is escaped twice over: control characters and bidirectional marks by `printable`, markup by jinja2.
 """
 
@@ -8,22 +9,23 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from backup import __version__
-from backup.formatting import duration, plural, printable, size
+from backup.formatting import duration, plural, printable, shortened, size
 from backup.model.backup_set import StoredSet
+from backup.model.finding import LEVELS, Finding, Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
-from backup.monitoring.health import SEVERITIES, Reason, Status
-from backup.monitoring.overview import Overview, telling
-from backup.service.web import charts
+from backup.monitoring.health import CREATE
+from backup.monitoring.overview import Overview, Storage, TierSummary, telling
 
 _HERE: Final = Path(__file__).parent / "templates"
 STYLE: Final = (_HERE / "style.css").read_bytes()
@@ -33,14 +35,14 @@ _RUNS: Final = 12
 # Of each tier. With these a page of ten thousand sets stays below 200 kB.
 _SETS: Final = 30
 _MESSAGE: Final = 400
-VERDICTS: Final[dict[Status, str]] = {
+VERDICTS: Final[dict[Level, str]] = {
     "pass": "Healthy",
     "warn": "Warning",
     "starting": "Starting",
     "fail": "Critical",
 }
 _CLOCKS: Final = {"good": "Newest good set", "proven": "Newest proven set", "offsite": "Newest offsite copy"}
-_OUTCOMES: Final[dict[Outcome, Status]] = {
+_OUTCOMES: Final[dict[Outcome, Level]] = {
     Outcome.RUNNING: "starting",
     Outcome.SUCCESS: "pass",
     Outcome.CHANGED: "warn",
@@ -48,20 +50,79 @@ _OUTCOMES: Final[dict[Outcome, Status]] = {
     Outcome.FAILED: "fail",
     Outcome.CRASHED: "fail",
 }
+Kind = Literal["proven", "verified", "changed", "old", "damaged", "failed"]
+# What a reader must find first is drawn last.
+KINDS: Final[tuple[Kind, ...]] = ("old", "verified", "changed", "proven", "failed", "damaged")
+_MARKS: Final = 50
+_SPAN: Final = timedelta(days=7)
+_POINTS: Final = 150
+_HEADROOM: Final = 1.15
+_BROKEN: Final = (Outcome.FAILED, Outcome.CRASHED, Outcome.INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One set, or one run that made none, on a timeline."""
+
+    x: float
+    kind: Kind
+    time: datetime
+    stored: StoredSet | None = None
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The timeline of one tier, from `since` to now. `older` marks are not drawn."""
+
+    tier: str
+    since: datetime
+    marks: tuple[Mark, ...]
+    older: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """One set in the drawing of sizes: bytes on disk of the whole, and of the database alone."""
+
+    x: float
+    y: float
+    stored: StoredSet
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes over time. `total` and `database` are outlines for an SVG polygon, `top` the drawing's height in bytes."""
+
+    points: tuple[Point, ...]
+    total: str
+    database: str
+    top: float
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The disk of the backup volume, as shares of the whole in percent."""
+
+    used: float
+    undo: float
+    other: float
+    free: float
+    other_bytes: int
 
 
 def render(overview: Overview) -> bytes:
     """The page."""
     template = _ENVIRONMENT.get_template("page.html")
-    worst_last = sorted(overview.health.reasons, key=lambda reason: -SEVERITIES.index(reason.severity))
+    worst_last = sorted(overview.health.reasons, key=lambda reason: -LEVELS.index(reason.level))
     text = template.render(
         _common(overview.health.status, worst_last),
         overview=overview,
         now=overview.now,
         zone=overview.zone,
-        rows=charts.timelines(overview),
-        sizes=charts.sizes(overview.sets),
-        bar=charts.bar(overview.storage),
+        rows=timelines(overview),
+        sizes=sizes(overview.sets),
+        bar=bar(overview.storage),
         runs=telling(overview.runs)[:_RUNS],
         sets=_newest(overview.sets),
         folded=_folded(overview.sets),
@@ -69,24 +130,24 @@ def render(overview: Overview) -> bytes:
     return text.encode(errors="replace")
 
 
-def problem(text: str, hint: str, now: datetime) -> bytes:
+def problem(unknown: Finding, now: datetime) -> bytes:
     """The page when nothing could be told."""
-    common = _common("fail", [Reason("fail", text, hint)])
+    common = _common("fail", [unknown])
     return _ENVIRONMENT.get_template("problem.html").render(common, now=now, zone=UTC).encode(errors="replace")
 
 
-def icon(status: Status) -> bytes:
+def icon(status: Level) -> bytes:
     """The tab's icon: an SVG that tells by shape and colour."""
     return _ENVIRONMENT.get_template("icon.svg").render(status=status).encode()
 
 
-def _common(status: Status, reasons: Sequence[Reason]) -> dict[str, object]:
+def _common(status: Level, reasons: Sequence[Finding]) -> dict[str, object]:
     return {"status": status, "reasons": reasons, "style": _STYLE_PATH, "version": __version__}
 
 
-def _summary(status: Status, reasons: Sequence[Reason]) -> str:
+def _summary(status: Level, reasons: Sequence[Finding]) -> str:
     """One sentence below the verdict."""
-    worst = sum(reason.severity == status for reason in reasons)
+    worst = sum(reason.level == status for reason in reasons)
     match status:
         case "pass":
             return "All is well."
@@ -160,11 +221,10 @@ def _days(count: float) -> str:
 
 def _line(text: str, most: int = _MESSAGE) -> str:
     """Text of any shape as one line of bounded length."""
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    return shortened(" ".join(text.split()), most)
 
 
-def _legend(rows: Sequence[charts.Row]) -> list[charts.Kind]:
+def _legend(rows: Sequence[Row]) -> list[Kind]:
     """The kinds of marks that are drawn, the best first."""
     drawn = {mark.kind for row in rows for mark in row.marks}
     return [kind for kind in ("proven", "verified", "changed", "failed", "damaged", "old") if kind in drawn]
@@ -185,6 +245,90 @@ def _harmless(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def kind_of(stored: StoredSet) -> Kind:
+    """What is known of a set, as one mark. Every set was read back and compared before it was published."""
+    if stored.state == "old script":
+        return "old"
+    if not stored.good:
+        return "damaged"
+    if stored.proven:
+        return "proven"
+    return "changed" if stored.state == "complete with changes" else "verified"
+
+
+def timelines(overview: Overview) -> list[Row]:
+    """One row for each tier that has sets, failed runs or a schedule."""
+    known = {tier.tier: tier for tier in overview.tiers}
+    rows = [_row(overview, tier, known.get(tier)) for tier in Tier]
+    return [row for row in rows if row.marks or (row.tier in known and known[Tier(row.tier)].next)]
+
+
+def _row(overview: Overview, tier: Tier, summary: TierSummary | None) -> Row:
+    found = [Mark(0, kind_of(each), each.time, stored=each) for each in overview.sets if each.tier is tier]
+    found += [Mark(0, "failed", run.started, run=run) for run in overview.runs if _made_nothing(run, tier)]
+    found.sort(key=lambda mark: mark.time, reverse=True)
+    shown, older = found[:_MARKS], max(0, len(found) - _MARKS)
+    keep = summary.keep if summary and summary.keep else _SPAN
+    since = min([overview.now - keep, *(mark.time for mark in shown)])
+    placed = [
+        Mark(_share(mark.time, since, overview.now), mark.kind, mark.time, mark.stored, mark.run) for mark in shown
+    ]
+    return Row(tier, since, tuple(sorted(placed, key=lambda mark: KINDS.index(mark.kind))), older)
+
+
+def _made_nothing(run: Run, tier: Tier) -> bool:
+    return run.operation == CREATE and run.tier == tier and run.outcome in _BROKEN
+
+
+def _share(moment: datetime, since: datetime, until: datetime) -> float:
+    """Where a moment lies between two others; a set from the future lies at the right end."""
+    return round(100 * min(1.0, (moment - since) / (until - since)), 2)
+
+
+def sizes(sets: Sequence[StoredSet]) -> Sizes | None:
+    """The sizes of whole, good sets; None if there are not two to compare."""
+    whole = sorted((each for each in sets if _whole(each)), key=lambda each: each.time)[-_POINTS:]
+    if len(whole) < 2 or whole[0].time == whole[-1].time:
+        return None
+    high = max(each.size for each in whole)
+    top = max(1.0, high * _HEADROOM)
+    since, until = whole[0].time, whole[-1].time
+    points = tuple(Point(_share(each.time, since, until), _height(each.size, top), each) for each in whole)
+    below = [(point.x, _height(_database(point.stored), top)) for point in points]
+    return Sizes(points, _area([(point.x, point.y) for point in points]), _area(below), top)
+
+
+def _whole(stored: StoredSet) -> bool:
+    """A set of media or of the database alone would look like a collapse."""
+    manifest = stored.summary
+    return stored.good and manifest is not None and manifest.database is not None and bool(manifest.volumes)
+
+
+def _database(stored: StoredSet) -> int:
+    artifacts = stored.summary.artifacts if stored.summary else ()
+    return sum(artifact.stored_size for artifact in artifacts if artifact.kind in ("database", "roles"))
+
+
+def _height(count: float, top: float) -> float:
+    return round(100 - 100 * count / top, 2)
+
+
+def _area(line: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x},{y}" for x, y in [(line[0][0], 100), *line, (line[-1][0], 100)])
+
+
+def bar(storage: Storage) -> Bar | None:
+    """Shares of the disk; None if its size is not known."""
+    if not storage.total or storage.free is None:
+        return None
+    undo = storage.undo or 0
+    other = max(0, storage.total - storage.free - storage.used - undo)
+    used, kept, rest, free = (
+        round(100 * min(1.0, count / storage.total), 2) for count in (storage.used, undo, other, storage.free)
+    )
+    return Bar(used, kept, rest, free, other)
+
+
 _ENVIRONMENT: Final = Environment(
     loader=FileSystemLoader(_HERE),
     autoescape=True,
@@ -201,7 +345,7 @@ _ENVIRONMENT.filters |= {
     "pieces": _pieces,
     "oneline": _line,
     "days": _days,
-    "kind": charts.kind_of,
+    "kind": kind_of,
     "iso": lambda moment: moment.astimezone(UTC).isoformat(timespec="seconds"),
     "duration": duration,
 }

@@ -81,7 +81,7 @@ def test_accounts_that_cannot_be_read_start_anew_and_say_so(ledger: Ledger, dama
     book = ledger.open(JOBS, NOW, ZONE)
     assert {account.until for account in book.jobs.values()} == {NOW}
     (reason,) = reasons(ledger.read(NOW), JOBS, NOW, ZONE)
-    assert reason.severity == "warn" and "could not be read" in reason.text
+    assert reason.level == "warn" and "could not be read" in reason.text
     assert reasons(ledger.read(NOW), JOBS, NOW + timedelta(minutes=1), ZONE)
     later = NOW + timedelta(days=3)
     assert not any("could not" in reason.text for reason in reasons(ledger.read(later), JOBS, later, ZONE))
@@ -385,5 +385,5 @@ def test_what_stays_owed_is_told(ledger: Ledger) -> None:
     book = ledger.read(NOW)
     daily, monitor = reasons(book, JOBS, NOW, ZONE)
     assert daily.text == "daily should have run at 2025-10-02 02:00 Europe/Berlin and 2 times before and has not"
-    assert daily.severity == "warn" and monitor.text.startswith("monitor should")
+    assert daily.level == "warn" and monitor.text.startswith("monitor should")
     assert reasons(book, JOBS, NOW - timedelta(days=3), ZONE) == []

@@ -8,8 +8,8 @@ import pytest
 
 from backup.config.loader import load
 from backup.errors import ConfigError
-from backup.service.http_options import access_for
 from backup.service.probe import path_asked
+from backup.service.web.guard import access_for
 
 
 def problems(**environ: str) -> str:

@@ -23,10 +23,8 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.forecast import HORIZON, days_left, growth
-from backup.monitoring.overview import Overview
-from backup.monitoring.overview.compute import Facts, Policy, overview
-from backup.monitoring.overview.rates import period, slots_between
-from backup.monitoring.overview.report import to_json
+from backup.monitoring.overview import Overview, overview_json
+from backup.monitoring.overview.compute import Facts, Policy, overview, period, slots_between
 from backup.operations import status
 from backup.operations.restore.journal import KEPT
 from backup.storage import errors
@@ -198,7 +196,7 @@ def test_json_round_trips_and_every_line_is_harmless(
 ) -> None:
     runs = [run.model_copy(update={"set": text, "operation": text, "message": text}) for run in runs]
     seen = see(sets, runs, free=free, problem=text)
-    told = to_json(seen)
+    told = overview_json(seen)
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert [one["id"] for one in told["sets"]] == [stored.id for stored in seen.sets]
     for sections in (monitor.status_sections(seen), monitor.report_sections(seen) + monitor.detail_sections(seen)):

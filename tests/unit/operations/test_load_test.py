@@ -19,7 +19,7 @@ from backup.operations.load_test import Dumped
 from backup.postgres.scratch_place import Place, Wanted
 from backup.storage.lock import hold
 from tests.support.facts import NOW, a_set
-from tests.unit.monitoring.health.test_loads import REFUSED, a_test, defined, found
+from tests.unit.monitoring.health.test_proofs import REFUSED, a_test, defined, found
 
 SCRIPT = Dumped([b"--\n-- PostgreSQL database dump\n--\n"], "CREATE ROLE me;")
 

@@ -25,9 +25,9 @@ from backup.catalog.run_records import Records
 from backup.config.loader import Settings
 from backup.errors import LockHeld, NotFound, RestoreUnfinished, StoreError
 from backup.model.backup_set import manifest_name, pin_name, verdict_name
+from backup.model.finding import Finding
 from backup.model.manifest import Tier, file_name
 from backup.model.run import Outcome, Run
-from backup.monitoring.health import Reason
 from backup.operations.drill.run import newest_of_each_tier
 from backup.operations.prune import PRUNE, WAITS, PruneContext, Report, Request, plan, policy, prune
 from backup.operations.restore.journal import Journal, JournalFile
@@ -75,7 +75,7 @@ def files(root: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for tier in Tier for p in (root / tier).glob("*") if p.is_file()}
 
 
-def warned(root: Path) -> list[Reason]:
+def warned(root: Path) -> list[Finding]:
     one = shelf(root)
     return [
         r for r in status(Settings(), one.catalog, one.records, NOW).reasons if r.text.startswith("the last cleanup")
@@ -146,7 +146,7 @@ def test_a_clock_that_jumped_waits_for_a_person_from_the_first_night_on(root: Pa
     (reason,) = [
         r for r in status(Settings(), shelf(root).catalog, shelf(root).records, now).reasons if "person" in r.text
     ]
-    assert reason.severity == "warn" and "prune --force" in reason.hint
+    assert reason.level == "warn" and "prune --force" in reason.hint
     assert nights(root, 10, 1)[0].exit_code == 0, "it is right again"
     assert len(nights(root, 10 + jump, 1)[0].removed) <= 1
     assert len(prune(Request(force=True), shelf(root, now)).removed) > 15
@@ -181,7 +181,7 @@ def test_the_sets_of_a_server_that_is_gone(root: Path) -> None:
     one = shelf(root)
     assert prune(Request(), one).removed == []
     told = [r for r in judged(root) if "8" in r.text and "another database server" in r.text]
-    assert [r.severity for r in told] == ["warn"] and "prune --server 8 --dry-run" in told[0].hint
+    assert [r.level for r in told] == ["warn"] and "prune --server 8 --dry-run" in told[0].hint
     with pytest.raises(NotFound, match="on the server 9"):
         prune(Request(server="9"), one)
     assert plan(Request(server="8", force=True), one, NOW).going and len(one.catalog.sets()) == 17
@@ -203,7 +203,7 @@ def test_the_last_sets_of_a_volume_that_left_the_stack(root: Path) -> None:
     one = shelf(root, now)
     assert [s.id for s in one.catalog.sets() if "obcms_ocr_" in str(s.files)] == ocr[:3]
     told = [r for r in status(Settings(), one.catalog, one.records, now).reasons if "volume ocr" in r.text]
-    assert [r.severity for r in told] == ["warn"] and "prune --forget-volume ocr --dry-run" in told[0].hint
+    assert [r.level for r in told] == ["warn"] and "prune --forget-volume ocr --dry-run" in told[0].hint
     for name, words in (("media", "has not left the stack"), ("ocr'; --", "no set holds a volume")):
         with pytest.raises(NotFound, match=words):
             prune(Request(forget_volume=name), one)
@@ -242,7 +242,7 @@ def test_a_set_dated_ahead_stands_in_nobodys_way(root: Path) -> None:
     assert one.find("latest").id == right[0]
     assert [s.id for s in newest_of_each_tier(one.sets(), NOW)] == [right[0]]
     told = [r for r in judged(root) if ahead in r.text]
-    assert [r.severity for r in told] == ["warn"] and f"prune --ahead {ahead}" in told[0].hint
+    assert [r.level for r in told] == ["warn"] and f"prune --ahead {ahead}" in told[0].hint
     assert any("the newest good set, " + right[0] in r.text for r in judged(root)), "what is wrong besides is told"
     seen = overview(Settings(), one, shelf(root).records, NOW)
     assert seen.health.newest_good and seen.health.newest_good.id == right[0] and seen.clocks[1].stored is None
@@ -261,7 +261,7 @@ def test_a_set_dated_ahead_stands_in_nobodys_way(root: Path) -> None:
     assert not [r for r in judged(root) if ahead in r.text]
 
 
-def judged(root: Path) -> list[Reason]:
+def judged(root: Path) -> list[Finding]:
     one = shelf(root)
     return list(status(Settings(), one.catalog, one.records, NOW).reasons)
 

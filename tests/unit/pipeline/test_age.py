@@ -14,10 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.app.doctor import keys
 from backup.config import loader
 from backup.errors import ConfigError, IntegrityError, KeyMissing
-from backup.monitoring.encryption import Keys, told
 from backup.pipeline import age
 from tests.support.examples import examples
 from tests.support.keys import key_pair
@@ -191,14 +189,3 @@ def test_an_identity_file_that_is_none_is_told_without_its_content(tmp_path: Pat
     assert "secret stuff" not in refused.value.message and str(path) in refused.value.message
     with pytest.raises(KeyMissing, match="No such file"):
         age.identities(tmp_path / "none")
-
-
-def test_what_is_told_about_the_key(tmp_path: Path) -> None:
-    public = str(KEY.to_public())
-    assert [line.text for line in told(Keys("off"), [])] == ["sets are not encrypted (BACKUP_ENCRYPT=off)"]
-    loaded = loader.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": public})
-    lines = told(keys(loaded), [])
-    assert public[:10] in lines[0].text and public not in lines[0].text
-    assert any("one key alone" in line.text for line in lines) and any("no private key" in line.text for line in lines)
-    gone = loaded.model_copy(update={"age_identity": tmp_path / "gone"})
-    assert any(line.warning and "gone" in line.text for line in told(keys(gone), []))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backup.formatting import age, duration, plural, printable, size
+from backup.model.finding import Finding
 from backup.operations.restore.plan.checks import Need, needs, refusals, warnings
 from backup.operations.restore.plan.facts import (
     Facts,
@@ -18,8 +19,7 @@ from backup.operations.restore.plan.facts import (
     source,
     wants_database,
 )
-from backup.operations.restore.plan.fitting import own
-from backup.operations.restore.plan.remark import Remark, named
+from backup.operations.restore.plan.fitting import named, own
 
 __all__ = [
     "Facts",
@@ -28,7 +28,6 @@ __all__ = [
     "Need",
     "Only",
     "Plan",
-    "Remark",
     "Section",
     "Server",
     "Volume",
@@ -51,8 +50,8 @@ class Plan:
     """What would be done. It may be done when there are no refusals; `busy`: nothing but another run forbids it."""
 
     sections: tuple[Section, ...]
-    warnings: tuple[Remark, ...]
-    refusals: tuple[Remark, ...]
+    warnings: tuple[Finding, ...]
+    refusals: tuple[Finding, ...]
     needs: tuple[Need, ...]
     busy: bool = False
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from backup.formatting import age, plural, printable, size
 from backup.model.backup_set import SKEW, StoredSet
+from backup.model.finding import Finding, failure, warning
 from backup.operations.restore.plan.facts import (
     Facts,
     Foreign,
@@ -19,8 +20,7 @@ from backup.operations.restore.plan.facts import (
     wants_database,
     wants_media,
 )
-from backup.operations.restore.plan.fitting import left_behind, needed, otherwise
-from backup.operations.restore.plan.remark import Remark, named
+from backup.operations.restore.plan.fitting import left_behind, named, needed, otherwise
 
 # Halves of one run of the old scripts carry the same stamp, or nearly.
 _TOGETHER: Final = timedelta(hours=1)
@@ -30,7 +30,7 @@ _BLOCK: Final = 4096
 _SLACK: Final = 1 << 20
 
 
-def refusals(facts: Facts, needed: Sequence[Need]) -> tuple[Remark, ...]:
+def refusals(facts: Facts, needed: Sequence[Need]) -> tuple[Finding, ...]:
     """Why this restore must not happen; nothing when it may."""
     found = [*_unfinished(facts), *_source_refused(facts), *_halves(facts)]
     if wants_database(facts):
@@ -38,7 +38,7 @@ def refusals(facts: Facts, needed: Sequence[Need]) -> tuple[Remark, ...]:
     return tuple([*found, *_volumes_refused(facts), *_space(facts, needed)])
 
 
-def warnings(facts: Facts, needed: Sequence[Need]) -> tuple[Remark, ...]:
+def warnings(facts: Facts, needed: Sequence[Need]) -> tuple[Finding, ...]:
     """What does not forbid it, but is to be known."""
     given = facts.source
     of_source = _foreign(given, facts) if isinstance(given, Foreign) else _stored(given, facts)
@@ -46,56 +46,56 @@ def warnings(facts: Facts, needed: Sequence[Need]) -> tuple[Remark, ...]:
     for need in needed:
         if need.free is None:
             text = f"the free room of {printable(need.place)} is not known; about {size(need.bytes)} are needed"
-            found.append(Remark(text, "Look with `df` on its machine; if it fills up, the restore ends as before it."))
+            found.append(warning(text, "Look with `df` on its machine; if it fills up, the restore ends as before it."))
     return tuple(found)
 
 
-def lacking(extensions: Sequence[str]) -> Remark:
+def lacking(extensions: Sequence[str]) -> Finding:
     """The refusal of a server without these extensions."""
-    return Remark(
+    return failure(
         f"the server does not have the extensions {named(extensions)}",
         "Install them on the server, or use the image of the set: `show` names it.",
     )
 
 
-def _unfinished(facts: Facts) -> Iterator[Remark]:
+def _unfinished(facts: Facts) -> Iterator[Finding]:
     if facts.unfinished:
         hint = facts.unfinished_hint or "`restore --resume` or `restore --rollback` ends it."
-        yield Remark(printable(facts.unfinished), printable(hint))
+        yield failure(printable(facts.unfinished), printable(hint))
 
 
-def _source_refused(facts: Facts) -> Iterator[Remark]:
+def _source_refused(facts: Facts) -> Iterator[Finding]:
     given = facts.source
     if isinstance(given, Foreign):
         if given.refusal:
             text = f"{printable(given.name)} cannot be restored: {printable(given.refusal)}"
-            yield Remark(text, "`list` shows the sets that can be.")
+            yield failure(text, "`list` shows the sets that can be.")
     elif given.state in ("damaged", "unreadable"):
         text = f"{given.id} is {given.state}: {printable(given.problem)}"
-        yield Remark(text, f"`verify {printable(given.query)}` looks again; `list` shows other sets.")
+        yield failure(text, f"`verify {printable(given.query)}` looks again; `list` shows other sets.")
 
 
-def _halves(facts: Facts) -> Iterator[Remark]:
+def _halves(facts: Facts) -> Iterator[Finding]:
     what, name = source(facts), printable(source(facts).name)
     hint = "`list` and `show` tell what the others hold."
     if facts.only == "database" and not what.database:
-        yield Remark(f"{name} holds no database", f"Leave out `--only database`, or choose another set: {hint}")
+        yield failure(f"{name} holds no database", f"Leave out `--only database`, or choose another set: {hint}")
     elif facts.only == "media" and not what.volumes:
-        yield Remark(f"{name} holds no media", f"Leave out `--only media`, or choose another set: {hint}")
+        yield failure(f"{name} holds no media", f"Leave out `--only media`, or choose another set: {hint}")
     elif not (what.database or what.volumes):
-        yield Remark(f"{name} holds neither a database nor media", hint)
+        yield failure(f"{name} holds neither a database nor media", hint)
 
 
-def _server_refused(facts: Facts) -> Iterator[Remark]:
+def _server_refused(facts: Facts) -> Iterator[Finding]:
     if facts.server is None:
-        yield Remark(
+        yield failure(
             "there is no database server to restore to",
             "Start it (`docker compose up -d db`) or set DB_HOST or DB_SERVICE; `--only media` does without.",
         )
         return
     of_set, of_server = major(source(facts).server_version), major(facts.server.version)
     if of_set and of_server and of_set > of_server:
-        yield Remark(
+        yield failure(
             f"the set is of PostgreSQL {of_set}, the server is {of_server}: a newer dump does not load into an older"
             " server",
             f"Restore to a server of version {of_set} or later.",
@@ -105,11 +105,11 @@ def _server_refused(facts: Facts) -> Iterator[Remark]:
     yield from needed(facts.lacking)
 
 
-def _volumes_refused(facts: Facts) -> Iterator[Remark]:
+def _volumes_refused(facts: Facts) -> Iterator[Finding]:
     absent = [volume.name for volume in restored_volumes(facts) if not volume.mounted]
     if absent:
         text = f"the set holds volumes that are not mounted here: {named(absent)}"
-        yield Remark(text, "Mount them under BACKUP_VOLUMES_DIR as the overlay shows, or use `--only database`.")
+        yield failure(text, "Mount them under BACKUP_VOLUMES_DIR as the overlay shows, or use `--only database`.")
     for volume in (each for each in restored_volumes(facts) if each.one_name):
         first, second = map(repr, volume.one_name)
         text = (
@@ -117,123 +117,125 @@ def _volumes_refused(facts: Facts) -> Iterator[Remark]:
             " does not tell upper from lower case: one would overwrite the other"
         )
         hint = "Use a volume whose file system tells them apart, such as ext4 or XFS"
-        yield Remark(text, f"{hint}; `cat {printable(source(facts).name)} --path PATH` writes a single file to stdout.")
+        yield failure(
+            text, f"{hint}; `cat {printable(source(facts).name)} --path PATH` writes a single file to stdout."
+        )
     if wants_media(facts) and not restored_volumes(facts):
         text = "it is not known which volume the media belong to"
-        yield Remark(text, "Mount the volume under BACKUP_VOLUMES_DIR, or use `--only database`.")
+        yield failure(text, "Mount the volume under BACKUP_VOLUMES_DIR, or use `--only database`.")
 
 
-def _space(facts: Facts, needed: Sequence[Need]) -> Iterator[Remark]:
+def _space(facts: Facts, needed: Sequence[Need]) -> Iterator[Finding]:
     for disk in short(needed):
         places = " and ".join(f"{printable(need.place)} (needs {size(need.bytes)})" for need in disk.needs)
         text = f"it does not fit: {places}: {size(disk.bytes)} needed, {size(disk.free)} free"
         frees = f"; `undo --discard` frees up to {size(facts.kept_bytes)}" if facts.kept_bytes else ""
-        yield Remark(text, f"Free {size(disk.bytes - disk.free)} there, or give it a larger disk{frees}.")
+        yield failure(text, f"Free {size(disk.bytes - disk.free)} there, or give it a larger disk{frees}.")
 
 
-def _time(facts: Facts) -> Iterator[Remark]:
+def _time(facts: Facts) -> Iterator[Finding]:
     taken = source(facts).time
     if taken is None:
         text = f"when {printable(source(facts).name)} was taken is not known, nor what is lost with it"
-        yield Remark(text, "Look at the date of the file before you agree; `list` shows sets with their time.")
+        yield warning(text, "Look at the date of the file before you agree; `list` shows sets with their time.")
     elif taken > facts.now + SKEW:
         text = f"the set is from the future ({age(facts.now - taken)}): a clock was wrong"
-        yield Remark(text, "`list` shows the order of the sets; make sure that it is the one you mean.")
+        yield warning(text, "`list` shows the order of the sets; make sure that it is the one you mean.")
 
 
-def _foreign(given: Foreign, facts: Facts) -> Iterator[Remark]:
+def _foreign(given: Foreign, facts: Facts) -> Iterator[Finding]:
     if given.unchecked:
         text = f"not checked, because {printable(given.name)} has no manifest: {named(given.unchecked)}"
         query = f" {printable(given.query)}" if given.query else ""
-        yield Remark(text, f"`verify --test-restore{query}` restores it into a throw-away server first.")
+        yield warning(text, f"`verify --test-restore{query}` restores it into a throw-away server first.")
     times = (given.database_time, given.media_time)
     if facts.only or not (given.database and given.volumes):
         return
     if times[0] is None or times[1] is None or abs(times[0] - times[1]) > _TOGETHER:
-        yield Remark(
+        yield warning(
             "database and media may not be of the same run: rows may name files that are not there",
             "Compare the times of the two files, and look at the application's files after the restore.",
         )
 
 
-def _stored(given: StoredSet, facts: Facts) -> Iterator[Remark]:
+def _stored(given: StoredSet, facts: Facts) -> Iterator[Finding]:
     proof = given.verdict.proof if given.verdict else None
     prove = f"`drill {printable(given.query)}` restores it into a throw-away server."
     if given.verdict and given.verdict.unchecked:
-        yield Remark(f"not checked: {named(given.verdict.unchecked)}", prove)
+        yield warning(f"not checked: {named(given.verdict.unchecked)}", prove)
     elif given.manifest is None:
-        yield Remark("an old script made it: it has no checksums and no row counts to check it by", prove)
+        yield warning("an old script made it: it has no checksums and no row counts to check it by", prove)
     if given.safety:
         text = "it is a safety set: what an earlier restore was about to replace"
-        yield Remark(text, "If you mean a backup, `list` shows them; `undo` is the quick way back from a restore.")
+        yield warning(text, "If you mean a backup, `list` shows them; `undo` is the quick way back from a restore.")
     for text in facts.less:
-        yield Remark(text, "Was it taken after the damage? `list` shows earlier sets, `show ID` tables and rows.")
+        yield warning(text, "Was it taken after the damage? `list` shows earlier sets, `show ID` tables and rows.")
     if given.state == "complete with changes" and wants_media(facts):
-        yield Remark("files changed while the set was taken", f"`show {printable(given.query)}` lists them.")
+        yield warning("files changed while the set was taken", f"`show {printable(given.query)}` lists them.")
     if wants_database(facts) and given.verdict and given.verdict.refusal:
         text = f"a throw-away server could not load it, and this restore may end like that: {given.verdict.refusal}"
-        yield Remark(printable(text), printable(f"{given.verdict.remedy} `list` shows which sets load.".strip()))
+        yield warning(printable(text), printable(f"{given.verdict.remedy} `list` shows which sets load.".strip()))
     elif wants_database(facts) and proof is None:
-        yield Remark("no drill has ever restored this set", prove)
+        yield warning("no drill has ever restored this set", prove)
     elif wants_database(facts) and proof is not None and proof.differences:
         text = f"its drill restored something else than was dumped: {named(proof.differences)}"
-        yield Remark(text, "`list` shows the sets that are proven.")
+        yield warning(text, "`list` shows the sets that are proven.")
     if proof is not None and proof.files is not None and proof.files.missing:
         text = (
             f"{proof.files.missing:,} of {plural(proof.files.referenced, 'file')} named in its database are not in it"
         )
-        yield Remark(text, f"`show {printable(given.query)}` lists them.")
+        yield warning(text, f"`show {printable(given.query)}` lists them.")
     part = given.manifest.database if given.manifest else None
     if part and part.not_carried and wants_database(facts):
-        yield Remark(f"the dump does not carry {named(part.not_carried)}", "Make them by hand after the restore.")
+        yield warning(f"the dump does not carry {named(part.not_carried)}", "Make them by hand after the restore.")
     for caution in part.cautions if part and wants_database(facts) else ():
-        yield Remark(printable(caution), "It was said when the set was made. " + prove)
+        yield warning(printable(caution), "It was said when the set was made. " + prove)
 
 
-def _live(facts: Facts) -> Iterator[Remark]:
+def _live(facts: Facts) -> Iterator[Finding]:
     what = source(facts)
     if wants_database(facts) and facts.server:
         theirs, ours = what.system_identifier, facts.server.system_identifier
         if theirs and ours and theirs != ours:
-            yield Remark(
+            yield warning(
                 f"the set was taken from another server (system identifier {printable(theirs)}, not {printable(ours)})",
                 "Make sure that this is the server you mean: DB_HOST or DB_SERVICE names it.",
             )
         of_set, of_server = major(what.server_version), major(facts.server.version)
         if of_set and of_server and of_set < of_server:
             text = f"the set is of PostgreSQL {of_set}, the server is {of_server}: it loads, but nothing takes it back"
-            yield Remark(text, "Look at the application after the restore; `undo` puts the present state back.")
+            yield warning(text, "Look at the application after the restore; `undo` puts the present state back.")
     if wants_database(facts):
         yield from otherwise(facts.lacking)
         yield from left_behind(facts.live) if facts.live else ()
     target = facts.live.name if facts.live else facts.target
     if wants_database(facts) and what.database_name and target and what.database_name != target:
         text = f"the set is of the database {printable(what.database_name)}, {printable(target)} gets it"
-        yield Remark(text, "Make sure that DB_NAME is the database you mean.")
+        yield warning(text, "Make sure that DB_NAME is the database you mean.")
 
 
-def _parts(facts: Facts) -> Iterator[Remark]:
+def _parts(facts: Facts) -> Iterator[Finding]:
     if not facts.safety:
         text = "no safety set of the present state will be taken"
-        yield Remark(text, "Leave out `--no-safety` unless there is no room; `undo` still has what is replaced.")
+        yield warning(text, "Leave out `--no-safety` unless there is no room; `undo` still has what is replaced.")
     what, only = source(facts), facts.only
     if only and what.database and what.volumes:
         other = "media" if only == "database" else "database"
         text = f"the {other} stays as it is: rows may name files that are not there"
-        yield Remark(text, f"Leave out `--only {only}` to restore both as they were together.")
+        yield warning(text, f"Leave out `--only {only}` to restore both as they were together.")
     if facts.writers:
         text = f"these write and cannot be stopped from here: {named(facts.writers)}"
-        yield Remark(text, "Stop them before you agree: what they write while it runs is lost.")
+        yield warning(text, "Stop them before you agree: what they write while it runs is lost.")
     for volume in (each for each in restored_volumes(facts) if each.left_files):
         count = (
             f"{plural(volume.left_files, 'file')} ({size(volume.left_bytes)}) of the volume {printable(volume.name)}"
         )
         text = f"{count} are in no set, because they match {named(volume.left_out)} (BACKUP_MEDIA_EXCLUDE)"
         hint = "Copy them aside if the application does not make them anew; `undo` still has them for a while."
-        yield Remark(f"{text}: they go with what is replaced", hint)
+        yield warning(f"{text}: they go with what is replaced", hint)
     left = [volume.name for volume in facts.volumes if volume.mounted and not volume.archived]
     if left and wants_media(facts):
-        yield Remark(f"the set does not hold the volumes {named(left)}; they stay as they are", "`list` shows others.")
+        yield warning(f"the set does not hold the volumes {named(left)}; they stay as they are", "`list` shows others.")
 
 
 @dataclass(frozen=True)

@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from backup.formatting import printable
+from backup.model.finding import Finding, failure, warning
 from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase
-from backup.operations.restore.plan.remark import Remark, named
 
 _PRELOAD: Final = (
     "Set shared_preload_libraries in the server's configuration, or with `command: postgres -c"
     " shared_preload_libraries={}` of its service, and restart it."
 )
+_LISTED: Final = 10
 
 
-def needed(lacks: Lacking) -> Iterator[Remark]:
+def named(names: Sequence[str]) -> str:
+    """Names, safe to print, cut at ten."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(printable(name) for name in names[:_LISTED]) + more
+
+
+def needed(lacks: Lacking) -> Iterator[Finding]:
     """Why the set cannot be loaded here."""
     if lacks.needed:
         names = named(lacks.needed)
         text = f"the server does not preload {names}, without which the set does not load"
-        yield Remark(text, _PRELOAD.format(",".join(map(printable, lacks.needed))))
+        yield failure(text, _PRELOAD.format(",".join(map(printable, lacks.needed))))
 
 
-def otherwise(lacks: Lacking) -> Iterator[Remark]:
+def otherwise(lacks: Lacking) -> Iterator[Finding]:
     """What is not as it was where the set was taken."""
     others = [name for name in lacks.libraries if name not in lacks.needed]
     if others:
         text = f"the server does not preload {named(others)}, as the one did that the set was taken from"
-        yield Remark(text, _PRELOAD.format(",".join(map(printable, others))))
+        yield warning(text, _PRELOAD.format(",".join(map(printable, others))))
     if lacks.tablespaces:
         text = f"the server has no tablespace {named(lacks.tablespaces)}: what lay there comes into the default one"
-        yield Remark(text, "CREATE TABLESPACE makes one; ALTER TABLE … SET TABLESPACE moves tables, also afterwards.")
+        yield warning(text, "CREATE TABLESPACE makes one; ALTER TABLE … SET TABLESPACE moves tables, also afterwards.")
     if lacks.versions:
         pairs = [f"{name} {was} becomes {made}" for name, was, made in lacks.versions]
         text = f"extensions come in another version than the set's: {named(pairs)}"
-        yield Remark(text, "The image of the set has the same ones: `show` names it. Try the application after this.")
+        yield warning(text, "The image of the set has the same ones: `show` names it. Try the application after this.")
     for name, database in lacks.elsewhere:
         text = f"{name} can be in one database only, on this server in {printable(database)}: its jobs are not put back"
-        yield Remark(text, "Let the server's settings name this database and restart it first, or make them by hand.")
+        yield warning(text, "Let the server's settings name this database and restart it first, or make them by hand.")
 
 
-def left_behind(live: LiveDatabase) -> Iterator[Remark]:
+def left_behind(live: LiveDatabase) -> Iterator[Finding]:
     """What stays with the database that is replaced."""
     if live.slots:
         slots = named(live.slots)
@@ -49,7 +56,7 @@ def left_behind(live: LiveDatabase) -> Iterator[Remark]:
         hint = (
             "End what reads them, SELECT pg_drop_replication_slot('…') for each, and make them anew after the restore."
         )
-        yield Remark(text, hint)
+        yield warning(text, hint)
     if live.subscriptions:
         names = named(live.subscriptions)
         text = f"the subscriptions {names} stay with what is replaced, and receive nothing there"
@@ -57,7 +64,7 @@ def left_behind(live: LiveDatabase) -> Iterator[Remark]:
             "Those of the set come disabled: ALTER SUBSCRIPTION … ENABLE, then REFRESH PUBLICATION, once their rows and"
             " the publisher's are known to fit. There `pg_replication_slots` shows what they hold back."
         )
-        yield Remark(text, hint)
+        yield warning(text, hint)
 
 
 def own(found: Contrast, *, live: bool) -> Iterator[tuple[str, str]]:

@@ -11,12 +11,13 @@ import pytest
 
 from backup.errors import StoreError
 from backup.model.backup_set import Verdict
+from backup.model.finding import Finding, failure, warning
 from backup.model.run import Outcome, Run
 from backup.monitoring.alerts import outbox
 from backup.monitoring.alerts.desk import Desk, Surroundings, View
 from backup.monitoring.alerts.model import Letter, Policy, Receipt
 from backup.monitoring.alerts.outbox import Outbox
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 from backup.storage import errors
 from tests.unit.monitoring.health.test_health import stored
 
@@ -79,7 +80,7 @@ def test_that_nothing_can_be_told_is_told(tmp_path: Path, error: Exception) -> N
 
 
 def test_while_a_target_is_down_what_is_critical_is_not_pushed_out(tmp_path: Path) -> None:
-    now, reasons = NOW, [Reason("warn", "something odd")]
+    now, reasons = NOW, [warning("something odd")]
     desk = a_desk(tmp_path, lambda: View(health_of(reasons, now), [], []), lambda: now, ["mail"])
 
     def looks(count: int, each: timedelta = timedelta(minutes=1)) -> None:
@@ -89,19 +90,19 @@ def test_while_a_target_is_down_what_is_critical_is_not_pushed_out(tmp_path: Pat
             now += each
 
     looks(2)
-    reasons[:] = [Reason("fail", "the newest set is damaged")]
+    reasons[:] = [failure("the newest set is damaged")]
     looks(2)
     reasons[:] = []
     looks(2)
     for number in range(30):
-        reasons[:] = [Reason("warn", f"warning {chr(97 + number % 26) * (1 + number // 26)}")]
+        reasons[:] = [warning(f"warning {chr(97 + number % 26) * (1 + number // 26)}")]
         looks(2, timedelta(hours=2))
     kinds = [each.kind for each in Outbox(tmp_path).messages()]
     assert kinds[:3] == ["warning", "failure", "recovery"] and len(kinds) == outbox.MOST
 
 
 def test_whoever_missed_alerts_is_told_so_when_they_reach_it_again(tmp_path: Path) -> None:
-    now, reasons, works, taken = NOW, [Reason("fail", "the newest set is damaged")], False, list[Letter]()
+    now, reasons, works, taken = NOW, [failure("the newest set is damaged")], False, list[Letter]()
 
     def post(letters: Sequence[Letter]) -> list[Receipt]:
         taken.extend(letters if works else ())
@@ -114,12 +115,12 @@ def test_whoever_missed_alerts_is_told_so_when_they_reach_it_again(tmp_path: Pat
         for _ in range(12):
             desk.round()
             now += timedelta(hours=2)
-    reasons[:] = [Reason("fail", "the disk is full")]
+    reasons[:] = [failure("the disk is full")]
     for _ in range(3):
         desk.round()
         now += timedelta(minutes=1)
     assert any("2 alerts could never be delivered" in each.body for each in taken)
 
 
-def health_of(reasons: Sequence[Reason], now: datetime) -> Health:
-    return Health(reasons[0].severity if reasons else "pass", tuple(reasons), now)
+def health_of(reasons: Sequence[Finding], now: datetime) -> Health:
+    return Health(reasons[0].level if reasons else "pass", tuple(reasons), now)

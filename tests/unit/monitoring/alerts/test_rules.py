@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from backup import logging
 from backup.model.backup_set import Verdict
+from backup.model.finding import Finding, failure, warning
 from backup.model.run import Outcome, Run
 from backup.monitoring.alerts import messages as wording
-from backup.monitoring.alerts.model import BODY, TITLE, Event, Known, Level, Memory, Notice, Policy, State
+from backup.monitoring.alerts.model import BODY, TITLE, Event, Known, Memory, Notice, Policy, State
 from backup.monitoring.alerts.rules import CRITICAL, LIMITS, cause, due, ping
-from backup.monitoring.health import Health, Reason
+from backup.monitoring.health import Health
 from tests.support.examples import examples
 from tests.unit.monitoring.health.test_health import stored
 
@@ -25,7 +26,7 @@ TICK = timedelta(seconds=30)
 LATER = NOW + timedelta(hours=1)
 
 
-def policy(level: Level = "warn") -> Policy:
+def policy(level: Literal["fail", "warn"] = "warn") -> Policy:
     return Policy("obcms", level, timedelta(hours=24), UTC)
 
 
@@ -36,15 +37,15 @@ class World:
     now: datetime = NOW
     state: State = field(default_factory=State)
     runs: list[Run] = field(default_factory=list)
-    reasons: tuple[Reason, ...] = ()
-    level: Level = "warn"
+    reasons: tuple[Finding, ...] = ()
+    level: Literal["fail", "warn"] = "warn"
     notices: list[tuple[datetime, Notice]] = field(default_factory=list)
 
     def look(self, times: int = 1, every: timedelta = TICK) -> list[Notice]:
         found = []
         for _ in range(times):
             status = max(
-                (r.severity for r in self.reasons), key=["pass", "warn", "starting", "fail"].index, default="pass"
+                (r.level for r in self.reasons), key=["pass", "warn", "starting", "fail"].index, default="pass"
             )
             health = Health(status, self.reasons, self.now)
             state, notices = due(self.state, health, self.runs, self.now, policy(self.level))
@@ -70,7 +71,7 @@ class World:
 
     def fail(self, message: str = "the password is wrong") -> None:
         self.run(Outcome.FAILED, message)
-        self.reasons = (Reason("fail", f"the last daily backup failed: {message}", "Set DB_PASSWORD."),)
+        self.reasons = (failure(f"the last daily backup failed: {message}", "Set DB_PASSWORD."),)
 
     def succeed(self) -> None:
         self.run(Outcome.SUCCESS)
@@ -116,17 +117,17 @@ def test_a_run_that_failed_and_was_made_good_between_two_looks_is_told() -> None
 
 
 def test_what_passes_by_itself_within_seconds_is_not_told() -> None:
-    world = World(reasons=(Reason("fail", "the scheduler is not running"),))
+    world = World(reasons=(failure("the scheduler is not running"),))
     world.look(1)
     world.reasons = ()
     assert world.look(100) == []
 
 
 def test_a_cause_of_health_is_told_when_it_stands() -> None:
-    world = World(reasons=(Reason("fail", "the newest set is 49 h 00 min old; the limit is 2 d 00 h"),))
+    world = World(reasons=(failure("the newest set is 49 h 00 min old; the limit is 2 d 00 h"),))
     assert world.look(1) == []
     assert [n.kind for n in world.look(1)] == ["failure"]
-    world.reasons = (Reason("fail", "the newest set is 2 d 02 h old; the limit is 2 d 00 h"),)
+    world.reasons = (failure("the newest set is 2 d 02 h old; the limit is 2 d 00 h"),)
     assert world.look(100) == []
 
 
@@ -134,7 +135,7 @@ def test_a_second_cause_is_told_besides_and_the_recovery_waits_for_both() -> Non
     world = World()
     world.fail()
     world.look(3)
-    both = (*world.reasons, Reason("fail", "the backup volume is full: 12 B free"))
+    both = (*world.reasons, failure("the backup volume is full: 12 B free"))
     world.reasons = both
     (second,) = world.look(5)
     assert "volume is full" in second.title and "password" in second.body
@@ -185,30 +186,30 @@ def test_a_critical_and_its_end_go_whatever_was_sent_before() -> None:
     world = World()
     for n in range(50):
         word = chr(97 + n % 26) * (1 + n // 26)
-        world.reasons = (Reason("warn", f"warning {word}"),)
+        world.reasons = (warning(f"warning {word}"),)
         world.run(Outcome.FAILED, f"reason {word}", operation=f"upload {word}")
         world.look(2)
     assert len(world.notices) <= 4
     held = {known.text for known in world.state.waiting}
     assert {"warning xx", "upload xx daily failed: reason xx"} <= held
-    world.reasons = (Reason("fail", "the newest set is damaged"),)
+    world.reasons = (failure("the newest set is damaged"),)
     (critical,) = world.look(2)
     assert critical.kind == "failure" and "the newest set is damaged" in critical.title
     assert "Held back until now" in critical.body and "warning " in critical.body and "reason xx" in critical.body
     assert world.state.waiting == []
     world.reasons = ()
     assert [notice.kind for notice in world.look(1)] == ["recovery"]
-    world.reasons = (Reason("fail", "another set is damaged"),)
+    world.reasons = (failure("another set is damaged"),)
     assert [notice.kind for notice in world.look(2)] == ["failure"]
 
 
 def test_warnings_that_passed_while_held_back_are_told_once() -> None:
-    world = World(state=State(sent=(NOW,) * 4, seen=()), reasons=(Reason("warn", "the clock is odd", "Look."),))
+    world = World(state=State(sent=(NOW,) * 4, seen=()), reasons=(warning("the clock is odd", "Look."),))
     world.look(3)
     world.reasons = ()
     (told,) = world.look(300)
     assert told.kind == "warning" and "the clock is odd" in told.title and "Held back" in told.body
-    world = World(state=State(sent=(NOW,) * 4, seen=()), reasons=(Reason("warn", "the clock is odd"),))
+    world = World(state=State(sent=(NOW,) * 4, seen=()), reasons=(warning("the clock is odd"),))
     (told,) = world.look(300)
     assert told.body.count("the clock is odd") == 1
 
@@ -230,14 +231,14 @@ def test_what_came_and_went_all_morning_and_then_stands_is_told_within_the_hour(
     world = World()
     world.look()
     for _ in range(9):
-        world.reasons = (Reason("fail", "the backup volume cannot be read"),)
+        world.reasons = (failure("the backup volume cannot be read"),)
         world.look(3)
         world.reasons = ()
         world.look(3)
         world.now += timedelta(minutes=35)
     told = len(world.notices)
     assert told == 12 and world.notices[-1][1].kind == "recovery"
-    world.reasons = (Reason("fail", "the backup volume cannot be read"),)
+    world.reasons = (failure("the backup volume cannot be read"),)
     world.look(123)
     assert world.kinds()[told:] == ["failure"]
 
@@ -247,7 +248,7 @@ def test_a_cause_whose_words_change_from_look_to_look_is_told_as_one(count: int)
     world = World()
     for n in range(600):
         word = "".join(chr(97 + n % count // 26**k % 26) for k in range(3))
-        world.reasons = (Reason("fail", f"cannot read {word}"),)
+        world.reasons = (failure(f"cannot read {word}"),)
         world.look()
     assert world.notices[0][0] <= NOW + TICK and world.notices[0][1].kind == "failure"
     hours = 600 * TICK / timedelta(hours=1)
@@ -260,17 +261,17 @@ def test_what_is_remembered_of_warnings_is_bounded() -> None:
     for hour in range(24 * 3):
         word = "".join(chr(97 + hour // 26**k % 26) for k in range(3))
         world.reasons = tuple(
-            Reason("warn", f"{word} {chr(97 + n)} {chr(97 + n // 26)} is odd " + "x" * 90) for n in range(50)
+            warning(f"{word} {chr(97 + n)} {chr(97 + n // 26)} is odd " + "x" * 90) for n in range(50)
         )
         world.look(1, timedelta(hours=1))
     assert len(world.state.warned) <= 600 and len(world.state.model_dump_json()) < 200_000
 
 
 def test_of_many_criticals_the_new_ones_are_named_first() -> None:
-    old = tuple(Reason("fail", f"critical {chr(97 + n)}") for n in range(8))
+    old = tuple(failure(f"critical {chr(97 + n)}") for n in range(8))
     world = World(reasons=old)
     world.look(3)
-    world.reasons = (*old, Reason("fail", "one more"), Reason("fail", "and another"))
+    world.reasons = (*old, failure("one more"), failure("and another"))
     (told,) = world.look(3)
     assert "one more" in told.body and "and another" in told.body
 
@@ -278,7 +279,7 @@ def test_of_many_criticals_the_new_ones_are_named_first() -> None:
 def test_a_message_names_all_that_was_held_back_and_keeps_its_end() -> None:
     """However much it is: what has passed by then is listed nowhere else."""
     world = World(state=State(sent=(NOW,) * 4, seen=()))
-    world.reasons = tuple(Reason("warn", f"odd {chr(97 + n)} " + "x" * 390, "y" * 390) for n in range(20))
+    world.reasons = tuple(warning(f"odd {chr(97 + n)} " + "x" * 390, "y" * 390) for n in range(20))
     world.look(3)
     world.reasons = ()
     for n in range(8):
@@ -290,7 +291,7 @@ def test_a_message_names_all_that_was_held_back_and_keeps_its_end() -> None:
 
 
 def test_warnings_are_told_once_a_week_unless_only_failures_are_wanted() -> None:
-    changed = Reason("warn", "the last daily backup is complete, but files changed", "`show x` lists them.")
+    changed = warning("the last daily backup is complete, but files changed", "`show x` lists them.")
     for level, expected in (("warn", ["warning", "warning"]), ("fail", [])):
         world = World(level=level)  # type: ignore[arg-type]
         for day in range(14):
@@ -327,7 +328,7 @@ def test_a_service_that_is_starting_has_not_recovered() -> None:
     world = World()
     world.fail()
     world.look(3)
-    world.reasons = (Reason("starting", "the first backup is running"),)
+    world.reasons = (Finding("starting", "the first backup is running"),)
     assert world.look(10) == []
     world.reasons = ()
     assert [n.kind for n in world.look(10)] == ["recovery"]
@@ -336,7 +337,7 @@ def test_a_service_that_is_starting_has_not_recovered() -> None:
 def test_a_cause_that_passed_while_nothing_could_be_sent_is_told_later() -> None:
     text = "the volume is gone"
     spent = State(sent=(NOW,) * 4, critical={text: (NOW,) * 2}, seen=())
-    world = World(state=spent, reasons=(Reason("fail", text),))
+    world = World(state=spent, reasons=(failure(text),))
     world.look(5)
     world.reasons = ()
     assert world.look(5) == []
@@ -348,7 +349,7 @@ def test_what_was_noted_by_a_clock_that_was_ahead_is_told_at_once() -> None:
     ahead = NOW + timedelta(days=3650)
     known = Known(text="the volume is gone", since=ahead, seen=ahead)
     event = Event(text="drill daily failed: x", last=ahead, count=1, told=ahead)
-    world = World(state=State(causes={cause(known.text): known}, seen=()), reasons=(Reason("fail", known.text),))
+    world = World(state=State(causes={cause(known.text): known}, seen=()), reasons=(failure(known.text),))
     assert [n.kind for n in world.look(2)] == ["failure"]
     world = World(state=State(events={cause(event.text): event}, seen=()))
     assert [n.kind for n in world.look(26, timedelta(hours=1))] == ["failure"]
@@ -361,7 +362,7 @@ def test_a_clock_that_jumps_silences_nothing(years: int) -> None:
     world.look(3)
     world.now += timedelta(days=365 * years)
     world.look(2)
-    world.reasons = (Reason("fail", "the disk is gone"),)
+    world.reasons = (failure("the disk is gone"),)
     world.look(130)
     assert any("disk is gone" in n.title for _, n in world.notices)
     world.reasons = ()
@@ -414,7 +415,7 @@ def play(world: World, step: tuple[str, Any]) -> None:
     elif what == "event":
         world.run(Outcome.CRASHED, value, operation="verify")
     elif what in ("reason", "warn"):
-        world.reasons = (*world.reasons, Reason("fail" if what == "reason" else "warn", value))
+        world.reasons = (*world.reasons, Finding("fail" if what == "reason" else "warn", value))
     elif what == "succeed":
         world.succeed()
     elif what == "forget":

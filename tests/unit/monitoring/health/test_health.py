@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.model.backup_set import State, StoredSet
+from backup.model.finding import LEVELS, warning
 from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
 from backup.model.run import Outcome, Run
-from backup.monitoring.health import SEVERITIES, Health, Limits, Reason, SchedulerState, evaluate
+from backup.monitoring.health import Health, Limits, SchedulerState, evaluate
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
 MAX_AGE = timedelta(hours=48)
@@ -92,7 +93,7 @@ def judge(
         scheduler=scheduler,
         problem=problem,
         free=free,
-        others=[Reason("warn", note) for note in notes],
+        others=[warning(note) for note in notes],
     )
 
 
@@ -244,7 +245,7 @@ def test_each_state_has_its_status_and_says_why(
 def test_a_stack_that_has_no_volume_any_more_is_well_when_a_person_has_said_so() -> None:
     sets = [*(stored(24 * n + 1, media=False) for n in range(4)), stored(100), stored(124, "damaged")]
     (told, older) = judge(sets, [OK]).reasons
-    assert told.severity == "fail" and "holds media" in told.text and "`prune --forget-volume media`" in told.hint
+    assert told.level == "fail" and "holds media" in told.text and "`prune --forget-volume media`" in told.hint
     forgotten = Limits(forgotten={"media": NOW - timedelta(hours=100)})
     well = evaluate(sets[:-1], [OK], NOW, max_age=MAX_AGE, scheduler="alive", limits=forgotten)
     assert well.status == "pass", well.reasons
@@ -300,7 +301,7 @@ schedulers = st.sampled_from(["alive", "stopped", "dead", None])
 
 
 def rank(health: Health) -> int:
-    return SEVERITIES.index(health.status)
+    return LEVELS.index(health.status)
 
 
 @given(set_lists, run_lists, schedulers, st.text(max_size=5))
@@ -312,7 +313,7 @@ def test_never_green_without_a_fresh_good_set_a_live_scheduler_and_a_readable_st
         assert health.newest_good is not None and health.newest_good.good
         assert health.age is not None and -timedelta(minutes=5) <= health.age <= MAX_AGE
         assert scheduler in ("alive", None) and not problem
-    assert rank(health) == max((SEVERITIES.index(reason.severity) for reason in health.reasons), default=0)
+    assert rank(health) == max((LEVELS.index(reason.level) for reason in health.reasons), default=0)
 
 
 @given(set_lists, run_lists, schedulers, st.sampled_from([Outcome.FAILED, Outcome.CRASHED]))

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.model.backup_set import StoredSet
+from backup.model.finding import LEVELS, Finding, warning
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
-from backup.monitoring.health import SEVERITIES, Health, Limits, Reason, evaluate
+from backup.monitoring.health import Health, Limits, evaluate
 from tests.support.examples import examples
 from tests.support.facts import MB, NOW, ROWS, a_run, a_set
 
@@ -35,7 +36,7 @@ def judge(
     sets: Sequence[StoredSet],
     runs: Sequence[Run] = (),
     free: int | None = PLENTY,
-    others: Sequence[Reason] = (),
+    others: Sequence[Finding] = (),
     **limits: object,
 ) -> Health:
     changed = Limits(**{**vars(LIMITS), **limits})  # type: ignore[arg-type]
@@ -240,7 +241,7 @@ TABLE = [
         "another's reason",
         week(),
         [],
-        {"others": [Reason("warn", "2 alerts wait", "`notify --test`")]},
+        {"others": [warning("2 alerts wait", "`notify --test`")]},
         "warn",
         "2 alerts",
     ),
@@ -344,7 +345,7 @@ limits = st.fixed_dictionaries(
 
 
 def rank(health: Health) -> int:
-    return SEVERITIES.index(health.status)
+    return LEVELS.index(health.status)
 
 
 @examples(40)
@@ -353,7 +354,7 @@ def test_any_state_has_a_verdict_and_order_does_not_matter(
     sets: list[StoredSet], runs: list[Run], free: int | None, limits: dict[str, object]
 ) -> None:
     health = judge(sets, runs, free, **limits)
-    assert health.status in SEVERITIES
+    assert health.status in LEVELS
     assert (health.status == "pass") == (not health.reasons)
     turned = judge(sets[::-1], runs[::-1], free, **limits)
     assert sorted(r.text for r in turned.reasons) == sorted(r.text for r in health.reasons)

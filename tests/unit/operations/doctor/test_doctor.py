@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import pyrage
 import pytest
 from rich.console import Console
 
+from backup.app.doctor import keys
 from backup.cli.doctor import doctor_json, doctor_lines, doctor_page
 from backup.config import loader
 from backup.docker.container import Container
@@ -20,21 +22,20 @@ from backup.docker.permissions import CALLS, Rights
 from backup.errors import ConfigError
 from backup.logging import redacting
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding, failure, ok, warning
 from backup.model.manifest import Locale
 from backup.model.schedule import upcoming
 from backup.monitoring.alerts.model import Receipt
-from backup.operations.doctor import service, sources
-from backup.operations.doctor.model import EXIT, Check, Found, Line, NotChecked, Shared, examine, worst
+from backup.operations.doctor import EXIT, Check, NotChecked, Shared, examine, findings, worst
+from backup.operations.doctor.findings import Keys, Measured
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as told
-from backup.operations.doctor.sources import Measured
 from backup.postgres.inspect import Facts
 from backup.postgres.privileges import DatabaseRights
 from tests.support.facts import a_set
 
 NOW = datetime(2026, 11, 25, 4, tzinfo=UTC)
 MANILA = ZoneInfo("Asia/Manila")
-SAY = Found("x")
 RIGHTS = DatabaseRights(
     role="obcms_user",
     superuser=True,
@@ -62,7 +63,7 @@ FACTS = Facts(
 )
 
 
-def levels(lines: Iterator[Line] | list[Line]) -> list[str]:
+def levels(lines: Iterator[Finding] | list[Finding]) -> list[str]:
     return [line.level for line in lines]
 
 
@@ -88,37 +89,37 @@ def mount(name: str, *, writable: bool = True) -> dict[str, Any]:
 
 
 def test_a_check_that_fails_hides_no_other() -> None:
-    def config_error() -> list[Line]:
+    def config_error() -> list[Finding]:
         raise ConfigError("no such service", "Set DB_SERVICE.")
 
-    def bug() -> Iterator[Line]:
-        yield SAY.ok("first")
+    def bug() -> Iterator[Finding]:
+        yield ok("first")
         raise KeyError("secret-canary")
 
-    def wants() -> list[Line]:
+    def wants() -> list[Finding]:
         raise NotChecked("the database")
 
     redacting(["secret-canary"])
-    checks = [Check("a", config_error), Check("b", bug), Check("c", wants), Check("d", lambda: [SAY.ok("well")])]
+    checks = [Check("a", config_error), Check("b", bug), Check("c", wants), Check("d", lambda: [ok("well")])]
     lines = examine(checks)
     assert [(line.topic, line.level) for line in lines] == [
-        ("a", "failed"),
-        ("x", "ok"),
-        ("b", "failed"),
-        ("c", "warning"),
-        ("x", "ok"),
+        ("a", "fail"),
+        ("b", "pass"),
+        ("b", "fail"),
+        ("c", "warn"),
+        ("d", "pass"),
     ]
     assert lines[0].hint == "Set DB_SERVICE."
     assert "this check is broken: KeyError" in lines[2].text
     assert "secret-canary" not in str(lines)
-    assert worst(lines) == "failed"
+    assert worst(lines) == "fail"
 
 
 def test_a_check_that_hangs_is_not_waited_for() -> None:
     never = threading.Event()
-    hangs = Check("slow", lambda: [SAY.ok(str(never.wait(60)))], seconds=0.2)
-    lines = examine([hangs, Check("quick", lambda: [SAY.ok("well")])])
-    assert [(line.topic, line.level) for line in lines] == [("slow", "failed"), ("x", "ok")]
+    hangs = Check("slow", lambda: [ok(str(never.wait(60)))], seconds=0.2)
+    lines = examine([hangs, Check("quick", lambda: [ok("well")])])
+    assert [(line.topic, line.level) for line in lines] == [("slow", "fail"), ("quick", "pass")]
     assert "no answer within 0 s" in lines[0].text
     never.set()
 
@@ -139,27 +140,27 @@ def test_a_shared_fact_is_asked_for_once_and_its_error_is_told_once() -> None:
 
 
 def test_lines_are_harmless() -> None:
-    (line,) = examine([Check("a", lambda: [SAY.warning("evil\x1b[31m\nname", "run\tthis")])])
+    (line,) = examine([Check("a", lambda: [warning("evil\x1b[31m\nname", "run\tthis")])])
     assert line.text == "evil\\x1b[31m name"
     assert line.hint == "run this"
 
 
 def test_exit_codes_are_those_of_the_monitor() -> None:
-    assert [EXIT[worst(lines)] for lines in ([], [SAY.ok("")], [SAY.ok(""), SAY.warning("")])] == [0, 0, 60]
-    assert EXIT[worst([SAY.failed(""), SAY.warning("")])] == 61
+    assert [EXIT[worst(lines)] for lines in ([], [ok("")], [ok(""), warning("")])] == [0, 0, 60]
+    assert EXIT[worst([failure(""), warning("")])] == 61
 
 
 def test_an_engine_with_all_rights() -> None:
-    lines = list(sources.engine(Rights("unix:///s", "28.5", rootless=False, refused=())))
-    assert levels(lines) == ["ok", "ok"]
+    lines = list(findings.engine(Rights("unix:///s", "28.5", rootless=False, refused=())))
+    assert levels(lines) == ["pass", "pass"]
     assert "as good as root" in lines[1].text
 
 
-@pytest.mark.parametrize(("purpose", "level"), [("backup", "failed"), ("drill", "warning"), ("restore", "warning")])
+@pytest.mark.parametrize(("purpose", "level"), [("backup", "fail"), ("drill", "warn"), ("restore", "warn")])
 def test_a_refused_call_says_what_does_not_work(purpose: str, level: str) -> None:
     call = next(call for call in CALLS if call.purpose == purpose)
-    lines = list(sources.engine(Rights("tcp://proxy:2375", "28.5", rootless=None, refused=(call,))))
-    assert levels(lines) == ["ok", level]
+    lines = list(findings.engine(Rights("tcp://proxy:2375", "28.5", rootless=None, refused=(call,))))
+    assert levels(lines) == ["pass", level]
     assert call.shown in lines[1].text
     assert "proxy" in lines[1].hint
 
@@ -170,35 +171,35 @@ def test_calls_are_shown_without_a_query() -> None:
 
 @pytest.mark.parametrize(
     ("network", "wanted", "level"),
-    [(False, True, "failed"), (True, True, "warning"), (True, False, "ok")],
+    [(False, True, "fail"), (True, True, "warn"), (True, False, "pass")],
 )
 def test_no_engine(network: bool, wanted: bool, level: str) -> None:
-    assert sources.no_engine("it does not answer", "", network=network, wanted=wanted).level == level
+    assert findings.no_engine("it does not answer", "", network=network, wanted=wanted).level == level
 
 
 @pytest.mark.parametrize(
     ("rights", "expected"),
     [
-        (RIGHTS, ["ok"]),
-        (replace(RIGHTS, superuser=False), ["ok"]),
-        (replace(RIGHTS, superuser=False, create_roles=False), ["warning"]),
-        (replace(RIGHTS, superuser=False, untrusted=("postgis",)), ["warning"]),
-        (replace(RIGHTS, superuser=False, unreadable=("public.t",)), ["failed", "ok"]),
-        (replace(RIGHTS, superuser=False, hidden=("public.t",)), ["failed", "ok"]),
+        (RIGHTS, ["pass"]),
+        (replace(RIGHTS, superuser=False), ["pass"]),
+        (replace(RIGHTS, superuser=False, create_roles=False), ["warn"]),
+        (replace(RIGHTS, superuser=False, untrusted=("postgis",)), ["warn"]),
+        (replace(RIGHTS, superuser=False, unreadable=("public.t",)), ["fail", "pass"]),
+        (replace(RIGHTS, superuser=False, hidden=("public.t",)), ["fail", "pass"]),
     ],
 )
 def test_rights_of_the_login(rights: DatabaseRights, expected: list[str]) -> None:
-    assert levels(sources.database_rights(FACTS, rights)) == expected
+    assert levels(findings.database_rights(FACTS, rights)) == expected
 
 
 def test_a_password_that_is_a_public_word_is_warned_of() -> None:
-    assert [line.level for line in sources.password("app", public=True)] == ["warning"]
-    assert not list(sources.password("app", public=False))
+    assert [line.level for line in findings.password("app", public=True)] == ["warn"]
+    assert not list(findings.password("app", public=False))
 
 
 def test_what_a_superuser_lacks_is_named() -> None:
     rights = replace(RIGHTS, role="acting", superuser=False, create_databases=False, untrusted=("postgis",))
-    (line,) = sources.database_rights(FACTS, rights)
+    (line,) = findings.database_rights(FACTS, rights)
     assert "CREATEDB" in line.text
     assert "postgis" in line.text
     assert "ALTER ROLE acting" in line.hint
@@ -206,22 +207,22 @@ def test_what_a_superuser_lacks_is_named() -> None:
 
 def test_volumes() -> None:
     found = [Measured("media", 3, 10), Measured("empty"), Measured("may"), Measured("bad", problem="cannot")]
-    lines = list(sources.volumes([*found, Measured("new")], ["may"], ["empty", "media"]))
-    assert levels(lines) == ["ok", "failed", "ok", "failed", "warning"]
+    lines = list(findings.volumes([*found, Measured("new")], ["may"], ["empty", "media"]))
+    assert levels(lines) == ["pass", "fail", "pass", "fail", "warn"]
     assert "BACKUP_ALLOW_EMPTY=empty" in lines[1].hint and "BACKUP_ALLOW_EMPTY=new" in lines[4].hint
 
 
-@pytest.mark.parametrize(("allowed", "level"), [([], "failed"), (["none"], "ok")])
+@pytest.mark.parametrize(("allowed", "level"), [([], "fail"), (["none"], "pass")])
 def test_no_volume(allowed: list[str], level: str) -> None:
-    assert levels(sources.volumes([], allowed, [])) == [level]
+    assert levels(findings.volumes([], allowed, [])) == [level]
 
 
 def test_no_list_is_cut_without_saying_so() -> None:
     many = replace(RIGHTS, superuser=False, unreadable=tuple(f"t{number}" for number in range(8)))
-    line = next(iter(sources.database_rights(FACTS, many)))
+    line = next(iter(findings.database_rights(FACTS, many)))
     assert "t4 and 3 more: a backup will fail" in line.text
     webs = [container(f"web{number}", mount(f"p_{number}")) for number in range(7)]
-    (wrong, _) = sources.mounts([Measured("media", 1, 1, source="other")], webs, [])
+    (wrong, _) = findings.mounts([Measured("media", 1, 1, source="other")], webs, [])
     assert wrong.hint.endswith("p_4 (web4) and 2 more.")
 
 
@@ -229,38 +230,38 @@ def test_mounts() -> None:
     media = [Measured("media", 1, 1, source="p_media")]
     web = container("web1", mount("p_media"), mount("p_static"))
     nginx = container("nginx", mount("p_media", writable=False))
-    good = list(sources.mounts(media, [web, nginx], []))
-    assert levels(good) == ["ok", "ok"]
+    good = list(findings.mounts(media, [web, nginx], []))
+    assert levels(good) == ["pass", "pass"]
     assert "web1 may write" in good[0].text
     assert "p_static (web1)" in good[1].text
-    wrong = list(sources.mounts([Measured("media", 1, 1, source="other")], [web], []))
-    assert wrong[0].level == "failed"
+    wrong = list(findings.mounts([Measured("media", 1, 1, source="other")], [web], []))
+    assert wrong[0].level == "fail"
     assert "p_media (web1)" in wrong[0].hint
-    assert levels(sources.mounts(media, [nginx], [])) == ["warning"]
-    assert levels(sources.mounts(media, [], [])) == ["warning"]
-    assert levels(sources.mounts(media, [container("db", mount("data"))], ["data"])) == ["warning"]
+    assert levels(findings.mounts(media, [nginx], [])) == ["warn"]
+    assert levels(findings.mounts(media, [], [])) == ["warn"]
+    assert levels(findings.mounts(media, [container("db", mount("data"))], ["data"])) == ["warn"]
 
 
 @pytest.mark.parametrize(
     ("free", "needed", "level"),
-    [(10**11, 10**6, "ok"), (10**11, None, "ok"), (10**9, 10**6, "warning"), (10**9, 2 * 10**9, "failed")],
+    [(10**11, 10**6, "pass"), (10**11, None, "pass"), (10**9, 10**6, "warn"), (10**9, 2 * 10**9, "fail")],
 )
 def test_space(free: int, needed: int | None, level: str) -> None:
-    assert levels(service.space(free, 10**12, needed, 5e9)) == [level]
+    assert levels(findings.space(free, 10**12, needed, 5e9)) == [level]
 
 
 @pytest.mark.parametrize(
     ("ahead", "newest", "expected"),
     [
-        (timedelta(seconds=2), NOW, ["ok", "ok"]),
-        (timedelta(hours=1), None, ["ok", "warning"]),
-        (-timedelta(hours=1), None, ["ok", "warning"]),
-        (None, None, ["ok", "warning"]),
-        (timedelta(), NOW + timedelta(days=9), ["ok", "failed", "ok"]),
+        (timedelta(seconds=2), NOW, ["pass", "pass"]),
+        (timedelta(hours=1), None, ["pass", "warn"]),
+        (-timedelta(hours=1), None, ["pass", "warn"]),
+        (None, None, ["pass", "warn"]),
+        (timedelta(), NOW + timedelta(days=9), ["pass", "fail", "pass"]),
     ],
 )
 def test_clock(ahead: timedelta | None, newest: datetime | None, expected: list[str]) -> None:
-    lines = list(service.clock(MANILA, NOW, ahead, newest))
+    lines = list(findings.clock(MANILA, NOW, ahead, newest))
     assert levels(lines) == expected
     assert "12:00:00" in lines[0].text
     assert "Asia/Manila" in lines[0].text
@@ -268,44 +269,44 @@ def test_clock(ahead: timedelta | None, newest: datetime | None, expected: list[
 
 def test_schedule() -> None:
     slots = upcoming({"daily": "0 2 * * *", "drill": ""}, NOW, MANILA)
-    (line,) = service.schedule(slots, MANILA, [])
-    assert line.level == "ok"
+    (line,) = findings.schedule(slots, MANILA, [])
+    assert line.level == "pass"
     assert "daily Thu 2026-11-26 02:00" in line.text
-    assert levels(service.schedule(upcoming({"monitor": "0 2 * * *"}, NOW, MANILA), MANILA, [])) == ["failed"]
+    assert levels(findings.schedule(upcoming({"monitor": "0 2 * * *"}, NOW, MANILA), MANILA, [])) == ["fail"]
 
 
 def test_the_service() -> None:
     own = container("backup")
-    assert levels(service.running(None, [])) == []
-    assert levels(service.running(own, [own])) == ["ok"]
-    assert levels(service.running(own, [container("backup", running=False)])) == ["warning"]
+    assert levels(findings.running(None, [])) == []
+    assert levels(findings.running(own, [own])) == ["pass"]
+    assert levels(findings.running(own, [container("backup", running=False)])) == ["warn"]
 
 
 def test_restore() -> None:
     commands = [("web1", "migrate"), ("gone", "x")]
-    lines = list(service.restore([container("web1")], commands, {"web1"}))
-    assert levels(lines) == ["ok", "ok", "failed"]
+    lines = list(findings.restore([container("web1")], commands, {"web1"}))
+    assert levels(lines) == ["pass", "pass", "fail"]
     assert "stop web1" in lines[0].text
     assert "gone" in lines[2].text
 
 
-@pytest.mark.parametrize(("on_purpose", "level"), [(True, "ok"), (False, "warning")])
+@pytest.mark.parametrize(("on_purpose", "level"), [(True, "pass"), (False, "warn")])
 def test_nobody_to_stop_the_application_with(on_purpose: bool, level: str) -> None:
-    line = service.no_stop(on_purpose=on_purpose)
+    line = findings.no_stop(on_purpose=on_purpose)
     assert line.level == level
     assert "by hand" in line.text + line.hint
 
 
 def test_alerts() -> None:
-    assert levels(service.alerts([], [], heartbeat=False)) == ["warning"]
-    assert levels(service.alerts(["mail:a@b.example"], [], heartbeat=True)) == ["ok", "ok"]
+    assert levels(findings.alerts([], [], heartbeat=False)) == ["warn"]
+    assert levels(findings.alerts(["mail:a@b.example"], [], heartbeat=True)) == ["pass", "pass"]
     receipts = [Receipt(target="a", id="test"), Receipt(target="b", id="test", error="refused")]
-    assert levels(service.tried(receipts)) == ["ok", "failed"]
+    assert levels(findings.tried(receipts)) == ["pass", "fail"]
 
 
 def test_a_volume_in_memory() -> None:
-    assert levels(service.volume(2, 1, "volume abc", "", "/backups")) == ["ok"]
-    assert levels(service.volume(2, 1, "volume abc", "/backups is memory", "/backups")) == ["ok", "failed"]
+    assert levels(findings.volume(2, 1, "volume abc", "", "/backups")) == ["pass"]
+    assert levels(findings.volume(2, 1, "volume abc", "/backups is memory", "/backups")) == ["pass", "fail"]
 
 
 def test_settings_have_sources_and_no_secrets(tmp_path: Path) -> None:
@@ -330,7 +331,7 @@ def test_settings_have_sources_and_no_secrets(tmp_path: Path) -> None:
 
 
 def test_shown_on_a_terminal_and_elsewhere() -> None:
-    lines = [SAY.ok("well"), SAY.failed("not well", "do this")]
+    lines = [replace(ok("well"), topic="x"), replace(failure("not well", "do this"), topic="x")]
     settings = [Setting("TZ", "UTC", "environment"), Setting("DB_PORT", "5432", "default")]
     assert doctor_lines(lines, settings) == [
         "ok\tx\twell",
@@ -357,8 +358,21 @@ CAUTION = "the extension pg_cron loads in one database only: \x1b[31mmake it by 
 
 def test_what_was_said_of_the_newest_set_is_said_unless_the_database_says_it_itself() -> None:
     newest = cautioned(a_set(1), CAUTION)
-    (line,) = service.cautions([a_set(2), newest], ())
-    assert (line.level, line.text) == ("warning", f"{newest.id}: {CAUTION}")
-    assert not list(service.cautions([newest], (CAUTION,))) and not list(service.cautions([a_set(0), newest], ()))
-    told = list(sources.database(replace(FACTS, cautions=(CAUTION,)), "a way"))
-    assert [(each.level, each.text) for each in told[1:]] == [("warning", CAUTION)]
+    (line,) = findings.cautions([a_set(2), newest], ())
+    assert (line.level, line.text) == ("warn", f"{newest.id}: {CAUTION}")
+    assert not list(findings.cautions([newest], (CAUTION,))) and not list(findings.cautions([a_set(0), newest], ()))
+    told = list(findings.database(replace(FACTS, cautions=(CAUTION,)), "a way"))
+    assert [(each.level, each.text) for each in told[1:]] == [("warn", CAUTION)]
+
+
+def test_what_is_told_about_the_key(tmp_path: Path) -> None:
+    public = str(pyrage.x25519.Identity.generate().to_public())
+    assert [line.text for line in findings.encryption(Keys("off"), [])] == [
+        "sets are not encrypted (BACKUP_ENCRYPT=off)"
+    ]
+    loaded = loader.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": public})
+    lines = list(findings.encryption(keys(loaded), []))
+    assert public[:10] in lines[0].text and public not in lines[0].text
+    assert any("one key alone" in line.text for line in lines) and any("no private key" in line.text for line in lines)
+    gone = loaded.model_copy(update={"age_identity": tmp_path / "gone"})
+    assert any(line.level == "warn" and "gone" in line.text for line in findings.encryption(keys(gone), []))

@@ -23,7 +23,7 @@ from backup.operations.jobs import COMMANDS, job_of, jobs, operation_of, tier_of
 from backup.operations.offsite import copy_status
 from backup.operations.offsite.remote_state import Book
 from backup.operations.offsite.rules import due, pause, uploads
-from backup.service.uploads import After
+from backup.service.queues import UploadQueue
 from tests.support.set_factory import in_memory
 from tests.unit.operations.offsite.conftest import NOW, Stack
 
@@ -75,19 +75,19 @@ def test_the_service_uploads_after_each_backup_one_at_a_time(stack: Stack) -> No
         started.append(words)
         return subprocess.Popen(["sleep", "0.2"])
 
-    after = After(stack.catalog, stack.records, ["s3"], {Tier.DAILY: "after"}, {}, spawn)
-    after.tick(stack.now, 1.0)
+    queue = UploadQueue(stack.catalog, stack.records, spawn, ["s3"], {Tier.DAILY: "after"}, {})
+    queue.tick(stack.now, 1.0)
     assert started == []
     stack.make()
-    after.tick(stack.now, 30.0)
+    queue.tick(stack.now, 30.0)
     assert started == []
-    after.tick(stack.now, 62.0)
+    queue.tick(stack.now, 62.0)
     assert started == [("upload", "daily", "--trigger", "after the backup")]
-    after.tick(stack.now, 130.0)
-    assert len(started) == 1 and after._child
-    after._child.wait()
+    queue.tick(stack.now, 130.0)
+    assert len(started) == 1 and queue._child
+    queue._child.wait()
     stack.upload()
-    after.tick(stack.now, 200.0)
+    queue.tick(stack.now, 200.0)
     assert len(started) == 1
     assert job_of(started[0]) == ""
 

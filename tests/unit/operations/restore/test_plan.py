@@ -60,11 +60,11 @@ def rows(made: Plan) -> dict[str, str]:
 
 
 def refused(**changes: Any) -> str:
-    return " | ".join(remark.text for remark in plan(facts(**changes)).refusals)
+    return " | ".join(each.text for each in plan(facts(**changes)).refusals)
 
 
 def warned(**changes: Any) -> str:
-    return " | ".join(remark.text for remark in plan(facts(**changes)).warnings)
+    return " | ".join(each.text for each in plan(facts(**changes)).warnings)
 
 
 def test_a_usual_restore_has_nothing_against_it() -> None:
@@ -244,10 +244,10 @@ def test_what_is_not_refused_fits(any_: Facts) -> None:
 
 
 @given(any_facts)
-def test_every_remark_names_a_next_step_on_a_safe_line(any_: Facts) -> None:
+def test_every_finding_names_a_next_step_on_a_safe_line(any_: Facts) -> None:
     made = plan(any_)
-    for remark in (*made.warnings, *made.refusals):
-        assert remark.text and remark.hint
+    for each in (*made.warnings, *made.refusals):
+        assert each.text and each.hint
     lines = plan_lines(made)
     assert all(len(f"x{line}x".splitlines()) == 1 and "\x1b" not in line for line in lines)
     assert json.loads(json.dumps(plan_json(made)))["possible"] is made.possible

@@ -23,16 +23,16 @@ from backup import logging
 from backup.catalog.catalog import Catalog
 from backup.errors import BackupError, DatabaseUnavailable
 from backup.model.backup_set import StoredSet
+from backup.model.finding import Finding, Level, failure
 from backup.model.manifest import Tier
-from backup.monitoring.health import Health, Reason, SchedulerState, Status
+from backup.monitoring.health import Health, SchedulerState
 from backup.monitoring.overview import Overview
 from backup.service.main import check_ready
 from backup.service.probe import SOCKET, login, probe
 from backup.service.web import app as app_module
-from backup.service.web.app import create_app
+from backup.service.web.app import DEAR, FRESH, create_app
 from backup.service.web.guard import HEADERS, Access
 from backup.service.web.server import LIFETIME, HttpServer, bind, reserved
-from backup.service.web.shared import DEAR, FRESH
 from tests.support.overviews import healthy
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
@@ -45,8 +45,8 @@ GOOD = StoredSet(
 class World:
     """What the service would find out, settable by a test, and how often it was asked."""
 
-    status: Status = "pass"
-    reasons: tuple[Reason, ...] = ()
+    status: Level = "pass"
+    reasons: tuple[Finding, ...] = ()
     scheduler: SchedulerState = "alive"
     ready: Callable[[], None] = lambda: None
     before: Callable[[], None] = lambda: None
@@ -111,8 +111,8 @@ def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int,
 
 
 @pytest.mark.parametrize(("status", "code"), [("pass", 200), ("warn", 200), ("starting", 503), ("fail", 503)])
-def test_healthz_answers_with_status_reasons_and_checks(world: World, port: int, status: Status, code: int) -> None:
-    world.status, world.reasons = status, (Reason(status, "why", "what next"),)
+def test_healthz_answers_with_status_reasons_and_checks(world: World, port: int, status: Level, code: int) -> None:
+    world.status, world.reasons = status, (Finding(status, "why", "what next"),)
     got, headers, body = ask(port, "/healthz")
     assert got == code
     assert headers["content-type"] == "application/health+json"
@@ -441,7 +441,7 @@ WRONG = [
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[int]:
-    with served(World("fail", (Reason("fail", "canary set is damaged", "canary hint"),)), LOCKED) as port:
+    with served(World("fail", (failure("canary set is damaged", "canary hint"),)), LOCKED) as port:
         yield port
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from backup.model.finding import Level, failure
 from backup.model.manifest import Tier
-from backup.monitoring.health import Status
 from backup.monitoring.overview import Overview, Storage
-from backup.service.web import charts, page
+from backup.service.web import page
 from tests.support import overviews
 from tests.support.overviews import NOW, ZONE, stored
 
@@ -153,12 +153,12 @@ def test_a_volume_that_was_not_measured_is_not_drawn() -> None:
 
 
 def test_when_nothing_can_be_told_the_page_says_why() -> None:
-    text = Reader(page.problem("the disk <hangs>", "Look at `dmesg`.", NOW).decode()).text
+    text = Reader(page.problem(failure("the disk <hangs>", "Look at `dmesg`."), NOW).decode()).text
     assert "Critical" in text and "the disk <hangs>" in text and "dmesg" in text
 
 
 @pytest.mark.parametrize("status", page.VERDICTS)
-def test_the_icon_tells_the_status(status: Status) -> None:
+def test_the_icon_tells_the_status(status: Level) -> None:
     assert page.icon(status).startswith(b"<svg")
     assert len({page.icon(each) for each in page.VERDICTS}) == 4
 
@@ -166,8 +166,8 @@ def test_the_icon_tells_the_status(status: Status) -> None:
 # --- the drawings ----------------------------------------------------------------------------------------------------
 
 
-def row(overview: Overview, tier: Tier) -> charts.Row:
-    return next(each for each in charts.timelines(overview) if each.tier == tier)
+def row(overview: Overview, tier: Tier) -> page.Row:
+    return next(each for each in page.timelines(overview) if each.tier == tier)
 
 
 def test_marks_lie_where_their_time_is() -> None:
@@ -182,8 +182,8 @@ def test_each_state_has_its_mark() -> None:
     assert kinds == {"verified", "proven", "changed", "damaged"}
     failed = [mark for mark in row(overviews.critical(), Tier.DAILY).marks if mark.kind == "failed"]
     assert [mark.run.outcome for mark in failed if mark.run] == ["crashed", "failed", "failed"]
-    assert charts.kind_of(replace(stored(Tier.DAILY, NOW), state="old script")) == "old"
-    assert charts.kind_of(replace(stored(Tier.DAILY, NOW), state="unreadable")) == "damaged"
+    assert page.kind_of(replace(stored(Tier.DAILY, NOW), state="old script")) == "old"
+    assert page.kind_of(replace(stored(Tier.DAILY, NOW), state="unreadable")) == "damaged"
 
 
 def test_what_must_be_found_is_drawn_last() -> None:
@@ -202,17 +202,17 @@ def test_sizes_need_two_whole_sets() -> None:
     media = replace(
         stored(Tier.DAILY, NOW - timedelta(days=1)), manifest=one.manifest.model_copy(update={"database": None})
     )
-    assert charts.sizes([one, media]) is None
-    assert charts.sizes([one, one]) is None
-    drawn = charts.sizes([one, stored(Tier.DAILY, NOW - timedelta(days=1))])
+    assert page.sizes([one, media]) is None
+    assert page.sizes([one, one]) is None
+    drawn = page.sizes([one, stored(Tier.DAILY, NOW - timedelta(days=1))])
     assert drawn and [point.x for point in drawn.points] == [0, 100]
     assert all(0 <= point.y <= 100 for point in drawn.points)
 
 
 def test_the_disk_is_divided_without_rest() -> None:
-    bar = charts.bar(overviews.healthy().storage)
+    bar = page.bar(overviews.healthy().storage)
     assert bar and bar.used + bar.undo + bar.other + bar.free == pytest.approx(100, abs=0.05)
-    assert charts.bar(Storage(1, None, 5)) is None
+    assert page.bar(Storage(1, None, 5)) is None
 
 
 def test_ages_are_short() -> None:

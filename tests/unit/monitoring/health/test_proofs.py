@@ -55,7 +55,7 @@ REFUSED = f"it does not load: {REFUSAL}"
 
 def health(*sets: StoredSet, runs: Sequence[Run] = ()) -> list[tuple[str, str]]:
     told = evaluate(sets, runs, NOW, max_age=timedelta(hours=26), scheduler=None)
-    return [(reason.severity, reason.text) for reason in told.reasons]
+    return [(reason.level, reason.text) for reason in told.reasons]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.monitoring.health.tables import Loss, losses, swings
+from backup.monitoring.health.shrink import Loss, losses, swings
 
 LOG = "public.log"
 counts = st.integers(0, 10**6)

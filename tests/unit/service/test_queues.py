@@ -17,10 +17,11 @@ from backup.errors import LockHeld
 from backup.model.backup_set import LoadTest, StoredSet
 from backup.model.run import Outcome, Run
 from backup.operations import runs
-from backup.service.drill_queue import DrillQueue, command, due
+from backup.operations.drill.run import NEW
+from backup.service.queues import DrillQueue, drill_due
 from backup.storage import lock
 from tests.support.facts import NOW, UTC_ZONE, a_run, a_set
-from tests.unit.monitoring.health.test_loads import REFUSED, defined, found
+from tests.unit.monitoring.health.test_proofs import REFUSED, defined, found
 
 WELL = LoadTest(tried=NOW)
 
@@ -31,26 +32,26 @@ def drilled(stored: StoredSet, outcome: Outcome = Outcome.FAILED) -> Run:
 
 def test_once_for_all_sets_with_the_same_definitions() -> None:
     first, second = found(defined(a_set(9)), test=WELL), found(defined(a_set(1)), test=WELL)
-    assert due([first], []) == first and due([first, second], []) == second
-    assert due([found(first, proof=""), second], []) is None
-    assert due([found(first, proof="table x differs"), second], []) is None
+    assert drill_due([first], []) == first and drill_due([first, second], []) == second
+    assert drill_due([found(first, proof=""), second], []) is None
+    assert drill_due([found(first, proof="table x differs"), second], []) is None
     other = defined(a_set(0), "c" * 64)
-    assert due([found(first, proof=""), second, other], []) == other
-    assert due([a_set(1)], []) is None and due([], []) is None, "it does not say what its definitions are"
+    assert drill_due([found(first, proof=""), second, other], []) == other
+    assert drill_due([a_set(1)], []) is None and drill_due([], []) is None, "it does not say what its definitions are"
 
 
 def test_what_could_not_be_drilled_is_left_to_the_schedule() -> None:
     first, second = defined(a_set(9)), defined(a_set(1))
-    assert due([first, second], [drilled(first)]) is None
-    assert due([first, second], [drilled(first, Outcome.INTERRUPTED)]) == second, "it gave way"
+    assert drill_due([first, second], [drilled(first)]) is None
+    assert drill_due([first, second], [drilled(first, Outcome.INTERRUPTED)]) == second, "it gave way"
 
 
 def test_after_rows_that_did_not_load_the_next_set_is_drilled() -> None:
     bad = found(defined(a_set(9)), proof=REFUSED)
-    assert due([bad, defined(a_set(20))], []) is None, "an older one is not"
+    assert drill_due([bad, defined(a_set(20))], []) is None, "an older one is not"
     newer = defined(a_set(1))
-    assert due([bad, newer], [drilled(bad)]) == newer
-    assert due([found(newer, proof=REFUSED), bad], [drilled(bad), drilled(newer)]) is None
+    assert drill_due([bad, newer], [drilled(bad)]) == newer
+    assert drill_due([found(newer, proof=REFUSED), bad], [drilled(bad), drilled(newer)]) is None
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def queue(tmp_path: Path) -> tuple[DrillQueue, list[tuple[str, ...]]]:
         return subprocess.Popen([sys.executable, "-c", ""])
 
     catalog = Catalog(tmp_path, UTC_ZONE)
-    return DrillQueue(catalog, Records(tmp_path / "state" / "runs"), tmp_path / "state" / "lock", spawn), started
+    return DrillQueue(catalog, Records(tmp_path / "state" / "runs"), spawn, tmp_path / "state" / "lock"), started
 
 
 def test_never_beside_another_run_and_not_for_ever(
@@ -70,7 +71,7 @@ def test_never_beside_another_run_and_not_for_ever(
 ) -> None:
     drills, started = queue
     stored = defined(a_set(1))
-    monkeypatch.setattr("backup.service.drill_queue.due", lambda *_: stored)
+    monkeypatch.setattr("backup.service.queues.drill_due", lambda *_: stored)
     drills.tick(1, busy=True)
     with lock.hold(tmp_path / "state" / "lock", "create daily", "run-1"):
         drills.tick(100, busy=False)
@@ -78,7 +79,7 @@ def test_never_beside_another_run_and_not_for_ever(
     for steady in range(200, 900, 100):
         drills.tick(steady, busy=False)
         assert drills._child is None or drills._child.wait(20) == 0
-    assert started == [command(stored)] * 3
+    assert started == [("drill", stored.id, "--trigger", NEW)] * 3
 
 
 @pytest.mark.parametrize("yielding", [True, False])

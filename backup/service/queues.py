@@ -1,0 +1,129 @@
+"""What the service starts besides the schedule: drills of new definitions, uploads that follow backups or failed."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import ClassVar, Final
+
+from backup.catalog.catalog import Catalog
+from backup.catalog.run_records import Records
+from backup.config.types import AFTER
+from backup.errors import BackupError
+from backup.logging import logger
+from backup.model.backup_set import StoredSet, present
+from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
+from backup.monitoring.health import newest_database
+from backup.monitoring.health.proofs import DRILL
+from backup.operations.drill.run import NEW
+from backup.operations.offsite.copy_status import OPERATIONS
+from backup.operations.offsite.remote_state import BookFile, PlaceName
+from backup.operations.offsite.rules import candidates, due, waiting
+from backup.storage import lock
+
+TRIGGER: Final = "after the backup"
+# Starts of one set by one service: what ends without a record is not begun again and again.
+_STARTS: Final = 3
+# Runs that have found something out, or failed for want of what the next one would want, too.
+_DECIDED: Final = (Outcome.SUCCESS, Outcome.CHANGED, Outcome.FAILED, Outcome.CRASHED)
+
+
+@dataclass
+class _Queue:
+    """Looks every `pause` seconds; one child at a time."""
+
+    catalog: Catalog
+    records: Records
+    spawn: Callable[[tuple[str, ...]], subprocess.Popen[bytes]]
+    pause: ClassVar[float]
+    _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _looked: float = field(default=0.0, init=False)
+
+    def _is_time(self, steady: float) -> bool:
+        """Whether to look now: the last look is long enough ago, and what it started has ended."""
+        if (self._looked and steady - self._looked < self.pause) or (self._child and self._child.poll() is None):
+            return False
+        self._looked, self._child = steady, None
+        return True
+
+
+@dataclass
+class DrillQueue(_Queue):
+    """The first set with new definitions is drilled as soon as nothing else runs; any other run goes before it."""
+
+    lock: Path
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    pause = 30.0
+    _starts: Counter[str] = field(default_factory=Counter, init=False)
+
+    def tick(self, steady: float, *, busy: bool) -> None:
+        """To be called every second; `steady` are seconds of a clock that nobody sets. `busy`: start nothing."""
+        if busy or not self._is_time(steady) or lock.holder(self.lock) is not None:
+            return
+        try:
+            stored = drill_due(present(self.catalog.sets(), self.clock()), self.records.all())
+        except BackupError:  # said by health
+            return
+        if stored and self._starts[stored.id] < _STARTS:
+            self._starts[stored.id] += 1
+            logger.info("the drill of {} starts: no set with its definitions has been drilled", stored.id)
+            self._child = self.spawn(("drill", stored.id, "--trigger", NEW))
+
+
+def drill_due(sets: Sequence[StoredSet], runs: Sequence[Run]) -> StoredSet | None:
+    """The set that is to be drilled now; None when one with its definitions was, or could not be.
+
+    After one whose rows did not load, the next is drilled again: somebody may have put them right.
+    """
+    newest = newest_database(sets)
+    part = newest.manifest.database if newest and newest.manifest else None
+    if newest is None or part is None or not part.definitions:
+        return None
+    drilled = {run.set for run in runs if run.operation == DRILL and run.outcome in _DECIDED}
+    alike = [s for s in sets if s.summary and part.alike(s.summary.database)]
+    proofs = [(s, s.verdict.proof) for s in alike if s.verdict and s.verdict.proof]
+    refused = [s.time for s, proof in proofs if proof.refusal]
+    if any(not proof.refusal for _, proof in proofs) or newest.id in drilled:
+        return None
+    tried = bool(refused) or any(s.id in drilled for s in alike)
+    return newest if not tried or (refused and newest.time > max(refused)) else None
+
+
+@dataclass
+class UploadQueue(_Queue):
+    """Uploads that follow each backup, and those to be tried again. `uploads` maps tiers to `after` or a cron line,
+    without those off."""
+
+    places: Sequence[PlaceName]
+    uploads: Mapping[Tier, str]
+    ages: Mapping[Tier, timedelta]
+    pause = 60.0
+
+    def tick(self, now: datetime, steady: float) -> None:
+        """To be called every second; `steady` are seconds of a clock that nobody sets."""
+        if not self.places or not self.uploads or not self._is_time(steady):
+            return
+        try:
+            tiers = self.tiers(now)
+        except BackupError:  # said by health
+            return
+        if tiers:
+            logger.info("the upload of {} sets starts: they wait for it", tiers[0])
+            self._child = self.spawn(("upload", str(tiers[0]), "--trigger", TRIGGER))
+
+    def tiers(self, now: datetime) -> list[Tier]:
+        """The tiers whose upload is due now."""
+        found = candidates(self.catalog.sets(), self.uploads, self.ages, now)
+        follows = [tier for tier, when in self.uploads.items() if when == AFTER]
+        scheduled = [tier for tier, when in self.uploads.items() if when != AFTER]
+        runs = self.records.all()
+        tiers: set[Tier] = set()
+        for place in self.places:
+            unsent = waiting(found, BookFile(self.catalog.root, place).read())
+            tiers |= set(due(follows, scheduled, unsent, runs, OPERATIONS[place], now))
+        return [tier for tier in Tier if tier in tiers]
