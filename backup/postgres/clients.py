@@ -25,7 +25,7 @@ from backup.postgres import APPLICATION, Login
 from backup.postgres.client_process import Child
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.process_input import ProcessInput
-from backup.postgres.process_output import Pipe, Process, ProcessOutput
+from backup.postgres.process_io import Pipe, Process, ProcessOutput
 from backup.postgres.program_filter import converted
 from backup.postgres.session_settings import ANYWHERE, Standing
 

@@ -17,7 +17,7 @@ from typing import Final, Self
 from backup.errors import BackupError, LoadFailed
 from backup.pipeline.stall_timeout import Patience
 from backup.postgres.dump.remedies import constraint, hint_for, shown, sqlstate
-from backup.postgres.process_output import Pipe, Process, remove
+from backup.postgres.process_io import Pipe, Process, remove
 
 _SETTLE: Final = 30.0
 _GLANCE: Final = 0.2

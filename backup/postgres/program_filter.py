@@ -10,7 +10,7 @@ from typing import Final
 
 from backup.errors import BackupError
 from backup.postgres.process_input import ProcessInput
-from backup.postgres.process_output import Pipe
+from backup.postgres.process_io import Pipe
 
 _GLANCE: Final = 200
 _CHUNK: Final = 1 << 20

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from backup.postgres.process_input import ProcessInput
-from backup.postgres.process_output import Pipe
+from backup.postgres.process_io import Pipe
 
 _GLANCE: Final = 0.2
 _LINE: Final = 1 << 20
