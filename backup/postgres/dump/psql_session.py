@@ -16,8 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from backup.postgres.process_input import ProcessInput
-from backup.postgres.process_io import Pipe
+from backup.postgres.process_io import Pipe, ProcessInput
 
 _GLANCE: Final = 0.2
 _LINE: Final = 1 << 20
