@@ -14,22 +14,19 @@ from backup.errors import DatabaseUnavailable
 from backup.formatting import printable
 from backup.model.manifest import Locale
 from backup.postgres.name_resolution import effective_path, find_early_reads, find_unresolved
+from backup.postgres.server import LOCALE, VALUE
 from backup.postgres.server_dependencies import Dependencies, dependencies
 from backup.postgres.session import Login, connected, pooler, standing
 from backup.postgres.session_settings import EVENT_TRIGGERS, Standing
 
-_IDENTITY: Final = """
+_IDENTITY: Final = f"""
     SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS number,
            d.oid::bigint AS oid, d.datname AS name, pg_database_size(d.oid) AS size, r.rolsuper AS superuser,
            (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
            pg_backend_pid() AS backend,
-           pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,
-           d.datlocprovider::text AS provider,
-           -- named daticulocale before 17
-           coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale', '') AS locale,
-           coalesce(to_jsonb(d)->>'daticurules', '') AS rules,
+           {LOCALE},
            (SELECT rolname FROM pg_roles WHERE oid = 10) AS bootstrap
-      FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user"""
+      FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user"""  # noqa: S608 - constants
 
 # What pg_dump leaves out by design. Nothing may be missing without a word.
 _NOT_CARRIED: Final = (
@@ -51,16 +48,6 @@ _NOT_CARRIED: Final = (
     ),
 )
 
-# The value of a setting as it is stored. Lists are stored already quoted; quoting them again would make one name of
-# them. An empty name among them, as in search_path = '', the server stores as it does not read it.
-VALUE: Final = r"""
-    CASE WHEN lower(split_part(entry, '=', 1)) IN (
-             'local_preload_libraries', 'search_path', 'session_preload_libraries',
-             'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-         THEN coalesce((SELECT string_agg(coalesce(nullif(name[1], '""'), ''''''), ', ' ORDER BY place)
-                          FROM regexp_matches(substr(entry, strpos(entry, '=') + 1), '"(?:[^"]|"")*"|[^",\s]+', 'g')
-                               WITH ORDINALITY AS names (name, place)), '''''')
-         ELSE quote_literal(substr(entry, strpos(entry, '=') + 1)) END"""
 _SETTINGS: Final = r"""
     WITH me AS (SELECT *, coalesce(%(target)s::text, datname) AS target
                   FROM pg_database WHERE datname = current_database())

@@ -18,8 +18,7 @@ from backup.postgres.admin import refused
 from backup.postgres.psql import refusal
 from backup.postgres.role_states import aligning, differing, subjects
 from backup.postgres.roles import Roles, Statement, is_setting, retarget
-from backup.postgres.server import Database, bootstrap
-from backup.postgres.server_state import is_empty, is_new, replication, role_statements
+from backup.postgres.server import Database, bootstrap, is_empty, is_new, replication, role_statements
 
 # insufficient_privilege
 _NO_RIGHT: Final = "42501"
