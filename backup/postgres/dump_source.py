@@ -13,9 +13,8 @@ from backup.model.manifest import DatabasePart
 from backup.postgres import Facts, Login
 from backup.postgres.admin import drop_remains
 from backup.postgres.clients import Clients, application
-from backup.postgres.dump.definitions import Definitions
+from backup.postgres.dump.definitions import Definitions, kinship
 from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.dump.inheritance import kinship
 from backup.postgres.dump.money import with_setting
 from backup.postgres.server import at_work, standing
 from backup.postgres.session_settings import DUMP

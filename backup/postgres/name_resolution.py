@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from backup.formatting import listed, printable
-from backup.postgres.dump.function_bodies import Body, read
+from backup.postgres.function_bodies import Body, read
 from backup.postgres.session import SAFE_PATH
 
 # From 17 on, indexes are built and views are filled with a search_path of the server's own.

@@ -26,7 +26,7 @@ from typing import Final, Protocol, Self
 from backup.errors import BackupError, DumpFailed, LoadFailed
 from backup.logging import logger
 from backup.pipeline.stall_timeout import Patience
-from backup.postgres.dump.remedies import constraint, hint_for, shown, sqlstate
+from backup.postgres.remedies import constraint, hint_for, shown, sqlstate
 
 _CHUNK: Final = 1 << 20
 _SETTLE: Final = 30.0

@@ -16,9 +16,8 @@ from backup.errors import DumpFailed
 
 NAME: Final = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 COLUMN: Final = rb'(?:"(?:[^"]|"")+"|[^\s".,()]+)'
-COPY: Final = re.compile(
-    rb"COPY ((?:" + NAME + rb"\.)?" + NAME + rb") +(?:\(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) )?FROM stdin;\n"
-)
+TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
+COPY: Final = re.compile(rb"COPY " + TABLE + rb" +(?:\(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) )?FROM stdin;\n")
 END_OF_ROWS: Final = b"\n\\.\n"
 _HEAD: Final = 4096
 _SAMPLE: Final = 4096

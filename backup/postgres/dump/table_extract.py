@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from backup.postgres.dump.deferred_checks import put_back, taken_off
+from backup.postgres.dump.load_attempt import put_back, taken_off
 from backup.postgres.dump.statements import NAME, QUALIFIED, comment, literal, mentioned, parts, statements
 
 _OWNED: Final = re.compile(rb"ALTER SEQUENCE (" + QUALIFIED + rb") OWNED BY (" + QUALIFIED + rb")\." + NAME + rb";")
