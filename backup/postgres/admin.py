@@ -15,7 +15,7 @@ from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.manifest import Locale
 from backup.postgres.server import INVALID, Database, checked, failing, fitting, look, maintenance
-from backup.postgres.session import Login, told, translated
+from backup.postgres.session import Login, server_message, translated
 
 _NOT_DROPPED: Final = (
     psycopg.errors.DependentObjectsStillExist,
@@ -201,7 +201,7 @@ def _drop(connection: psycopg.Connection[Any], database: Database, patience: flo
         raise _delayed(connection, database, patience) from None
     except (psycopg.errors.ObjectInUse, psycopg.errors.InsufficientPrivilege) as error:
         raise RestoreFailed(
-            f"database {printable(database.name)!r} cannot be dropped: {told(error)}; it is as it was",
+            f"database {printable(database.name)!r} cannot be dropped: {server_message(error)}; it is as it was",
             "It takes its owner or a superuser, and pg_signal_backend to end sessions of others.",
         ) from None
 
@@ -243,7 +243,7 @@ def _place(connection: psycopg.Connection[Any], tablespace: str) -> sql.Composab
 
 
 def _not_created(error: psycopg.Error, login: Login, name: str, like: Locale | None) -> BackupError:
-    said = told(error)
+    said = server_message(error)
     if isinstance(error, psycopg.errors.DuplicateDatabase):
         return RestoreFailed(
             f"a database {printable(name)!r} is there already, and is not ours to replace; nothing was changed",

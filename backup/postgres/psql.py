@@ -1,4 +1,4 @@
-"""SQL run by a psql of the server's own version: what there is to write, and how names and texts are written."""
+"""SQL run by a psql of the server's own version: what there is to write, and how texts are written."""
 
 from __future__ import annotations
 
@@ -51,11 +51,6 @@ def lines(clients: Clients, query: str, run: str) -> list[bytes]:
             if len(found) > 64 << 20:
                 raise IntegrityError("the restored database answers with more than was asked for")
     return bytes(found).splitlines()
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:

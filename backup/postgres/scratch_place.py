@@ -21,8 +21,9 @@ from backup.postgres import Login
 from backup.postgres.admin import AGAIN, PATIENCE, drop
 from backup.postgres.clients import Clients, HelperClients, sweep_spool
 from backup.postgres.dump.adaptation import Adaptation
+from backup.postgres.dump.statements import quoted
 from backup.postgres.preload import preloading
-from backup.postgres.psql import lines, literal, quoted, script, settle
+from backup.postgres.psql import lines, literal, script, settle
 from backup.postgres.roles import Roles
 from backup.postgres.server import find
 from backup.postgres.server_dependencies import ONE_DATABASE
@@ -115,7 +116,7 @@ def created(name: str, locale: Locale | None) -> str:
 
 
 def dropped(name: str) -> str:
-    """The statement that drops it, on a server of our own: elsewhere it may have to wait (`database/admin.py`)."""
+    """The statement that drops it, on a server of our own: elsewhere it may have to wait (`postgres/admin.py`)."""
     return f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE);"
 
 

@@ -18,7 +18,7 @@ from backup.errors import BackupError, DatabaseUnavailable, RestoreFailed
 from backup.formatting import printable
 from backup.model.manifest import Locale
 from backup.postgres import session
-from backup.postgres.session import Login, connected, told, translated
+from backup.postgres.session import Login, connected, server_message, translated
 from backup.postgres.session_settings import Standing
 
 LONGEST_NAME: Final = 63
@@ -273,7 +273,7 @@ def failing(login: Login, name: str) -> Iterator[None]:
         known = translated(error, login)
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             raise known from None
-        said = told(error)
+        said = server_message(error)
         hint = known.hint
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             hint = f"Let {printable(login.user)} own the database and have CREATEDB, or be a superuser."

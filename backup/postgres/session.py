@@ -202,13 +202,13 @@ def pooler(login: Login) -> ConfigError:
     )
 
 
-def told(error: psycopg.Error) -> str:
+def server_message(error: psycopg.Error) -> str:
     """What the server said, in one line, without advice to drop a database: it may be the live one that it names."""
     return printable(" ".join(_ADVICE.sub("", str(error)).split()))
 
 
 def translated(error: psycopg.Error, login: Login) -> BackupError:
-    said = told(error)
+    said = server_message(error)
     if "unsupported startup parameter" in said:  # PostgreSQL knows all that we send; pgbouncer knows few
         return pooler(login)
     if login.password:

@@ -1,6 +1,6 @@
 """Exchange two databases: one takes the other's name, in one transaction. What is killed at any point did not happen.
 
-Logins wait meanwhile (`logins`), and sessions are ended from beside. So connections are never forbidden to the live
+Logins wait meanwhile (`login_lock`), and sessions are ended from beside. So connections are never forbidden to the live
 database, nobody is told that it does not exist, and a kill leaves nothing to put right.
 """
 
@@ -22,7 +22,7 @@ from backup.formatting import listed, plural, printable
 from backup.postgres import login_lock
 from backup.postgres.admin import held, run
 from backup.postgres.server import Database, checked, failing, look, maintenance
-from backup.postgres.session import APPLICATION, Login, cancelled, told
+from backup.postgres.session import APPLICATION, Login, cancelled, server_message
 
 # For sessions that are slow to end; a storm of new ones cannot get past the lock.
 _PATIENCE: Final = 30.0
@@ -293,6 +293,6 @@ def _in_use(login: Login, wanted: Exchange, refused: dict[int, str], error: psyc
         )
     return RestoreFailed(
         f"sessions in {printable(wanted.live)!r} did not end within {_PATIENCE:.0f} s, although the server was asked to"
-        f" end them: {told(error)}; the database is as it was",
+        f" end them: {server_message(error)}; the database is as it was",
         "Stop what is connected to it (`restore` lists who), then run this again.",
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from backup.postgres.dump.dependency_queue import Entry
-from backup.postgres.dump.statements import literal
+from backup.postgres.dump.statements import literal, quoted
 
 # Names that were not found: of functions and operators, of tables, of types and others.
 _UNRESOLVED: Final = ("42883", "42P01", "42704")
@@ -177,7 +177,7 @@ class Attempt:
     @property
     def search_path(self) -> str:
         """`path` as it is written in SQL."""
-        return ", ".join('"' + name.replace('"', '""') + '"' for name in self.path)
+        return ", ".join(map(quoted, self.path))
 
     def after(self, sqlstate: str, *, calling: bool) -> Attempt | None:
         """What may go better when this has failed with an SQLSTATE. `calling`: a check of the dump calls a function."""

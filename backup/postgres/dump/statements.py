@@ -55,6 +55,11 @@ def meant(name: bytes) -> str:
     return plain.decode(errors="surrogateescape")
 
 
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def comment(text: bytes) -> bytes:
     """`text` as comment lines. A carriage return ends a comment of psql's as a newline does."""
     return b"-- " + _LINE.sub(rb"\1-- ", text) + b"\n"
