@@ -42,8 +42,7 @@ from backup.operations.doctor.sources import Measured
 from backup.operations.jobs import Crontab, jobs
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.inspect import Facts, inspect
-from backup.postgres.privileges import DatabaseRights, rights
+from backup.postgres.inspect import DatabaseRights, Facts, inspect, rights
 from backup.progress import Silent
 from backup.storage.errors import in_memory, room, storing
 

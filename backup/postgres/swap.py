@@ -201,15 +201,11 @@ class _Ender:
 
     def __init__(self, login: Login, targets: Iterable[Database]) -> None:
         self.login, self._targets = login, list(targets)
+        self.oids = [each.oid for each in self._targets]
         self._ready, self._told, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._ending = threading.Lock()
         self.refused: dict[int, str] = {}
         self.first = math.inf
-
-    @property
-    def oids(self) -> list[int]:
-        """The databases'."""
-        return [each.oid for each in self._targets]
 
     @contextlib.contextmanager
     def at_hand(self) -> Iterator[None]:

@@ -10,8 +10,7 @@ from backup.docker.container import Container, source
 from backup.docker.permissions import CALLS, Purpose, Rights
 from backup.formatting import listed, plural, printable, size
 from backup.operations.doctor.model import Found, Line
-from backup.postgres.inspect import Facts
-from backup.postgres.privileges import DatabaseRights
+from backup.postgres.inspect import DatabaseRights, Facts
 
 _WITHOUT: Final[Mapping[Purpose, str]] = {
     "backup": "no backup can be made this way",

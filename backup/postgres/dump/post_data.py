@@ -117,7 +117,9 @@ class Split:
         loaded: Callable[[bytes], None] = lambda table: None,
         attempt: Attempt = FIRST,
     ) -> None:
-        self._attempt, self._rowless = attempt, True
+        self._attempt = attempt
+        # Whether rows of any table came by.
+        self.with_rows = False
         self._write, self._rows_done, self._loaded = write, rows_done, loaded
         self._copying = self._within = False
         self._freezable: set[bytes] = set()
@@ -140,11 +142,6 @@ class Split:
         self._kin: set[bytes] = set()
 
     @property
-    def with_rows(self) -> bool:
-        """Whether rows of any table came by."""
-        return not self._rowless
-
-    @property
     def settings(self) -> bytes:
         """The dump's own settings, as they are at its beginning."""
         return self._passed.settings
@@ -154,8 +151,8 @@ class Split:
         self._close()
         self._write(self._passed.begin())
         self._kind, self._name, self._table = kind, name, b""
-        if kind == "TABLE DATA" and self._rowless:
-            self._rowless = False
+        if kind == "TABLE DATA" and not self.with_rows:
+            self.with_rows = True
             self._write(self._attempt.before_rows)
         if kind in _BUILT and not self._holding and not self._passing:
             self._holding = True

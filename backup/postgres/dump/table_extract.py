@@ -259,7 +259,7 @@ class TableExtract:
 
 
 def _is_sequence(held: list[bytes] | None) -> bool:
-    return bool(held) and held is not None and held[0].startswith(b"CREATE SEQUENCE ")
+    return bool(held and held[0].startswith(b"CREATE SEQUENCE "))
 
 
 def _function(text: bytes, found: list[bytes]) -> bytes:

@@ -28,8 +28,7 @@ from backup.operations.doctor.model import EXIT, Check, Found, Line, NotChecked,
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as told
 from backup.operations.doctor.sources import Measured
-from backup.postgres.inspect import Facts
-from backup.postgres.privileges import DatabaseRights
+from backup.postgres.inspect import DatabaseRights, Facts
 from tests.support.facts import a_set
 
 NOW = datetime(2026, 11, 25, 4, tzinfo=UTC)
