@@ -178,16 +178,12 @@ def find_early_reads(connection: psycopg.Connection[Any]) -> Iterator[str]:
     }
     told: dict[str, tuple[_Use, list[str]]] = {}
     for oid, schema, name, written, signature in connection.execute(_READ, wanted):
-        readers = (
-            [(signature, oid)]
-            if oid
-            else [
-                (function.signature, function.oid)
-                for function, body in bodies
-                if name in body.relations or (schema, name) in body.reads
-            ]
-        )
-        for reader, number in readers:
+        by_text = [
+            (each.signature, each.oid)
+            for each, body in bodies
+            if name in body.relations or (schema, name) in body.reads
+        ]
+        for reader, number in [(signature, oid)] if oid else by_text:
             told.setdefault(reader, (uses[number], []))[1].append(written)
     for reader, (use, read_there) in told.items():
         yield _early(reader, use, read_there)

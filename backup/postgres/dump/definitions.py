@@ -139,10 +139,7 @@ def related(kind: str, text: bytes) -> list[tuple[bytes, bytes]]:
 def kinship(pieces: Iterable[bytes]) -> dict[str, tuple[str, ...]]:
     """The parts of each table of a dump, or of its definitions alone."""
     found = Kinship()
-    reader = DumpReader(found, counting=False)
-    for piece in pieces:
-        reader.feed(piece)
-    reader.finish()
+    DumpReader(found, counting=False).read(pieces)
     found.section("", "")
     return {_text(parent): tuple(map(_text, children)) for parent, children in found.children.items()}
 

@@ -54,11 +54,9 @@ class Section:
 
     def with_more(self, other: Section) -> Section:
         """The rows of both."""
-        both = (
-            None
-            if self.unordered is None or other.unordered is None
-            else (self.unordered + other.unordered) % (1 << 64)
-        )
+        both = None
+        if self.unordered is not None and other.unordered is not None:
+            both = (self.unordered + other.unordered) & _64
         sha256 = hashlib.sha256(f"{self.sha256} {other.sha256}".encode()).hexdigest()
         return Section(sha256, (self.rows or 0) + (other.rows or 0), self.kind, both)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from backup.errors import DumpFailed
@@ -120,6 +121,12 @@ class DumpReader:
         while position >= 0:
             step = self._in_rows if self._table else self._in_quote if self._quote else self._in_sql
             position = step(text, position)
+
+    def read(self, pieces: Iterable[bytes]) -> None:
+        """Take a dump from its beginning to its end."""
+        for piece in pieces:
+            self.feed(piece)
+        self.finish()
 
     def finish(self) -> None:
         """No more bytes come: judge, and give the watcher, what was held back."""

@@ -288,10 +288,7 @@ def _remark_on(thing: str, comment: str) -> bool:
 def foreseen(pieces: Iterable[bytes], how: Adaptation = AS_IT_IS) -> list[Entry]:
     """What a dump builds behind its rows, loaded like this."""
     split = Split(lambda data: None)
-    reader = DumpReader(how.applied(split), counting=False)
-    for piece in pieces:
-        reader.feed(piece)
-    reader.finish()
+    DumpReader(how.applied(split), counting=False).read(pieces)
     split.finish()
     return split.entries
 

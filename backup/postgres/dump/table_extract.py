@@ -174,8 +174,8 @@ class TableExtract:
                 self._emit(statement)
         elif (table := _table_of(statement)) in self._wanted:
             self._of_wanted(kind, table, statement)
-        elif kind in _KEPT:
-            self._keep(statement)
+        elif kind in _KEPT and (match := _MADE.match(statement)):
+            self._held.setdefault(match[1], []).append(statement)
 
     def _of_wanted(self, kind: str, table: bytes, statement: bytes) -> None:
         self.written.add(table)
@@ -247,10 +247,6 @@ class TableExtract:
             self._made.add(mark)
             self._begin()
             self._write(b"\nCREATE SCHEMA IF NOT EXISTS " + schema + b";\n")
-
-    def _keep(self, statement: bytes) -> None:
-        if match := _MADE.match(statement):
-            self._held.setdefault(match[1], []).append(statement)
 
     def _say(self, text: bytes) -> None:
         if self._schema:
