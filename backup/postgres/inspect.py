@@ -15,7 +15,7 @@ import psycopg
 from backup.errors import DatabaseUnavailable
 from backup.formatting import printable
 from backup.model.manifest import Locale
-from backup.postgres.login_lock import may_wait
+from backup.postgres.login_lock import can_wait
 from backup.postgres.name_resolution import effective_path, find_early_reads, find_unresolved
 from backup.postgres.server import LOCALE, VALUE, maintenance
 from backup.postgres.server_dependencies import Dependencies, dependencies
@@ -265,7 +265,7 @@ def rights(login: Login) -> DatabaseRights:
     """Ask the server; DatabaseUnavailable when it does not answer."""
     keep_logins = False
     with contextlib.suppress(DatabaseUnavailable), maintenance(login, "rights") as connection:
-        keep_logins = may_wait(connection)
+        keep_logins = can_wait(connection)
     with connected(login, "rights") as connection:
         role, superuser, databases, roles, signals = connection.execute(_ROLE).fetchall()[0]
         return DatabaseRights(

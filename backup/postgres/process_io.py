@@ -101,7 +101,7 @@ class Pipe:
         if descriptor >= 0:
             os.close(descriptor)
 
-    def drained(self) -> bool:
+    def is_drained(self) -> bool:
         """Whether all that was written has been read, so that a program which reads has the pipe open."""
         count = array.array("i", [0])
         fcntl.ioctl(self.reader, termios.FIONREAD, count)
@@ -245,7 +245,7 @@ class ProcessInput(_Program):
     def show(self, head: bytes) -> None:
         """Let the program read `head` and nothing more yet."""
         self.write(head)
-        self._until(lambda: self._pipe.drained() or self._ended.is_set(), _DRAIN)
+        self._until(lambda: self._pipe.is_drained() or self._ended.is_set(), _DRAIN)
 
     def finish(self, last: bytes = b"\n") -> None:
         """End the script with `last` and wait for the program; LoadFailed unless all went well."""

@@ -159,7 +159,7 @@ def server_version(login: Login) -> str:
         return str(connection.execute("SHOW server_version").fetchall()[0][0])
 
 
-def at_work(login: Login, name: str, application: str, patience: float, locks: float = 0.0) -> bool:
+def is_at_work(login: Login, name: str, application: str, patience: float, locks: float = 0.0) -> bool:
     """Whether a session of `application` in the database `name` executes something, and waits for nobody.
 
     That is: neither for its client, which may be frozen, nor for a lock, unless it has done so for less than `locks`
@@ -282,8 +282,7 @@ def failing(login: Login, name: str) -> Iterator[None]:
         ) from None
 
 
-def checked(name: str) -> str:
-    """The name, unless the server would cut it and take it for another: ValueError."""
+def require_whole_name(name: str) -> None:
+    """ValueError when the server would cut the name and take it for another."""
     if not 0 < len(name.encode()) <= LONGEST_NAME:
         raise ValueError(f"{name!r} is no name of 1 to {LONGEST_NAME} bytes")
-    return name

@@ -20,8 +20,8 @@ from psycopg import sql
 from backup.errors import BackupError, RestoreFailed
 from backup.formatting import listed, plural, printable
 from backup.postgres import login_lock
-from backup.postgres.admin import held, run
-from backup.postgres.server import Database, checked, failing, look, maintenance
+from backup.postgres.admin import require_unheld, run
+from backup.postgres.server import Database, failing, look, maintenance, require_whole_name
 from backup.postgres.session import APPLICATION, Login, cancelled, server_message
 
 # For sessions that are slow to end; a storm of new ones cannot get past the lock.
@@ -87,8 +87,8 @@ def exchange(
     allowed, and whether it is a template; connections to that one are forbidden from then on. RestoreFailed when it did
     not happen: then all is as it was, but that sessions were ended.
     """
-    checked(wanted.live)
-    checked(wanted.kept)
+    require_whole_name(wanted.live)
+    require_whole_name(wanted.kept)
     with maintenance(login, "exchange", (wanted.live, wanted.kept)) as connection, failing(login, wanted.live):
         now = _state(connection, wanted)
         if now == "after":
@@ -147,7 +147,7 @@ def _both(connection: psycopg.Connection[Any], wanted: Exchange) -> tuple[Databa
             f" cannot become {printable(wanted.live)!r}; nothing was changed"
         )
     for each in filter(None, (other, live)):
-        held(connection, each, rename=True)
+        require_unheld(connection, each, rename=True)
     return other, live
 
 

@@ -222,7 +222,7 @@ def _lines(expected: Outline, found: Outline) -> Iterator[str]:
             edges.append(key)
         elif key not in found.sections:
             yield f"{_shown(key, section)} is missing"
-        elif section.sha256 != found.sections[key].sha256 and not alike(section, found.sections[key]):
+        elif section.sha256 != found.sections[key].sha256 and not _is_alike(section, found.sections[key]):
             yield f"{_shown(key, section)}{_changed(section, found.sections[key])}"
     for key, section in found.sections.items():
         if key not in expected.sections and section.kind != END:
@@ -238,7 +238,7 @@ def _lines(expected: Outline, found: Outline) -> Iterator[str]:
             yield f"the {key} of the dump{what} differs"
 
 
-def alike(expected: Section, found: Section) -> bool:
+def _is_alike(expected: Section, found: Section) -> bool:
     """Whether two sections that are not equal byte for byte mean the same: rows in another order, or other words."""
     if expected.rows is not None:
         return (expected.rows, expected.unordered) == (found.rows, found.unordered)
