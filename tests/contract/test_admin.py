@@ -363,11 +363,11 @@ def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(
 
 
 KILLED = """
-import sys; from backup.postgres import Login, exchange
+import sys; from backup.postgres import Login, swap
 host, user, password, live, live_oid, new_oid, kept = sys.argv[1:]
 login = Login(host, 5432, user, live, password)
 print('ready', flush=True)
-exchange.exchange(login, exchange.Exchange(live, int(live_oid), int(new_oid), kept))
+swap.exchange(login, swap.Exchange(live, int(live_oid), int(new_oid), kept))
 """
 
 
