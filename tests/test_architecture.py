@@ -32,7 +32,7 @@ HOMES = {
         f"postgres/{name}"
         for name in (
             *("session", "inspect", "server", "admin", "swap", "login_lock", "availability", "row_counts"),
-            *("privileges", "name_resolution", "server_dependencies", "deferred_statements"),
+            *("name_resolution", "server_dependencies", "deferred_statements"),
         )
     },
     "isal": {"pipeline/gzip"},

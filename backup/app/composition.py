@@ -27,8 +27,7 @@ from backup.pipeline import age
 from backup.postgres import Login
 from backup.postgres.clients import Clients, HelperClients, NetworkClients, sweep_spool
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.scratch_database import Scratch
-from backup.postgres.scratch_place import Places, ThrowAway
+from backup.postgres.scratch_place import Places, Scratch, ThrowAway
 from backup.progress import Progress
 from backup.storage import atomic_file, lock
 from backup.storage.directory import LocalStore

@@ -46,8 +46,7 @@ from backup.operations.status import offsite
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.inspect import Facts, inspect
-from backup.postgres.privileges import DatabaseRights, rights
+from backup.postgres.inspect import DatabaseRights, Facts, inspect, rights
 from backup.progress import Silent
 from backup.storage.errors import in_memory, room, storing
 from backup.storage.s3 import open_bucket

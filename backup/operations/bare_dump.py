@@ -14,9 +14,9 @@ from backup.operations.verify.run import Checked, check
 from backup.operations.verify.set_files import Reader
 from backup.pipeline.file_type import Content, Kind
 from backup.postgres.clients import Clients
+from backup.postgres.dump.definitions import RoleNames
 from backup.postgres.dump.dump_digest import Outline
 from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.dump.role_names import RoleNames
 from backup.postgres.dump.statements import one_line
 from backup.postgres.scratch_place import Place
 from backup.progress import Progress, Silent

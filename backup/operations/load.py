@@ -20,12 +20,10 @@ from backup.operations.parallel_load import LEAST, Foreseen, SecondSession
 from backup.postgres.clients import Clients
 from backup.postgres.dump.adaptation import LOADING, called
 from backup.postgres.dump.dependency_queue import Entry, Queue
-from backup.postgres.dump.left_out import NOTES, LeftOut, left_out
-from backup.postgres.dump.load_attempt import ALLOWED, Attempt
-from backup.postgres.dump.post_data import FIRST, Split
+from backup.postgres.dump.load_attempt import ALLOWED, NOTES, Attempt, LeftOut, left_out
+from backup.postgres.dump.post_data import FIRST, Split, violation_query
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.dump.statements import parts
-from backup.postgres.dump.violations import query
 from backup.postgres.psql import CODES, confined, script
 from backup.postgres.scratch_place import LOAD_OPTIONS, Place, Wanted
 from backup.postgres.session_settings import UNRESTRICTED
@@ -96,7 +94,7 @@ class Load:
     def rows_breaking(self, schema: str, table: str, name: str) -> str:
         """A query that shows the rows which break a constraint; empty where none is known."""
         entries = [*self.split.entries, *self._second.entries]
-        return query(entries, self.split.checked, schema, table, name)
+        return violation_query(entries, self.split.checked, schema, table, name)
 
     def _write(self, data: bytes) -> None:
         self._first.load.write(data)

@@ -14,7 +14,8 @@ from typing import Final
 from backup.errors import ConfigError
 from backup.model.backup_set import Missing
 from backup.postgres.clients import Clients
-from backup.postgres.psql import OWN, STRICT, lines, literal, quoted, script
+from backup.postgres.dump.statements import quoted
+from backup.postgres.psql import OWN, STRICT, lines, literal, script
 from backup.postgres.session_settings import options
 
 # OBCMS's upload directories: one of them may have been lost from the media as a whole.

@@ -14,8 +14,8 @@ from backup.errors import BackupError, ConfigError, DropDelayed, RestoreFailed
 from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.manifest import Locale
-from backup.postgres.server import INVALID, Database, checked, failing, fitting, look, maintenance
-from backup.postgres.session import Login, told, translated
+from backup.postgres.server import INVALID, Database, failing, fitting, look, maintenance, require_whole_name
+from backup.postgres.session import Login, server_message, translated
 
 _NOT_DROPPED: Final = (
     psycopg.errors.DependentObjectsStillExist,
@@ -56,7 +56,7 @@ def create(login: Login, name: str, like: Locale | None, marker: str, tablespace
     Its connection limit is the mark from the first moment, before there can be a comment. ConfigError when this
     server lacks the locale, RestoreFailed when the name is taken.
     """
-    checked(name)
+    require_whole_name(name)
     identifier = sql.Identifier(name)
     with maintenance(login, "create", (name,), limit=0) as connection:
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 {} CONNECTION LIMIT {} {}").format(
@@ -176,7 +176,7 @@ def run(connection: psycopg.Connection[Any], statements: Iterable[str]) -> None:
         connection.execute(sql.SQL(statement))
 
 
-def held(connection: psycopg.Connection[Any], database: Database, *, rename: bool = False) -> None:
+def require_unheld(connection: psycopg.Connection[Any], database: Database, *, rename: bool = False) -> None:
     """RestoreFailed when something in the database keeps it from being dropped (or renamed)."""
     for what, query in (_PREPARED,) if rename else _HOLDERS:
         names = [str(name) for (name,) in connection.execute(query, {"name": database.name, "oid": database.oid})]
@@ -190,7 +190,7 @@ def held(connection: psycopg.Connection[Any], database: Database, *, rename: boo
 
 
 def _drop(connection: psycopg.Connection[Any], database: Database, patience: float) -> None:
-    held(connection, database)
+    require_unheld(connection, database)
     try:
         if database.template:
             connection.execute(sql.SQL("ALTER DATABASE {} IS_TEMPLATE false").format(sql.Identifier(database.name)))
@@ -201,7 +201,7 @@ def _drop(connection: psycopg.Connection[Any], database: Database, patience: flo
         raise _delayed(connection, database, patience) from None
     except (psycopg.errors.ObjectInUse, psycopg.errors.InsufficientPrivilege) as error:
         raise RestoreFailed(
-            f"database {printable(database.name)!r} cannot be dropped: {told(error)}; it is as it was",
+            f"database {printable(database.name)!r} cannot be dropped: {server_message(error)}; it is as it was",
             "It takes its owner or a superuser, and pg_signal_backend to end sessions of others.",
         ) from None
 
@@ -243,7 +243,7 @@ def _place(connection: psycopg.Connection[Any], tablespace: str) -> sql.Composab
 
 
 def _not_created(error: psycopg.Error, login: Login, name: str, like: Locale | None) -> BackupError:
-    said = told(error)
+    said = server_message(error)
     if isinstance(error, psycopg.errors.DuplicateDatabase):
         return RestoreFailed(
             f"a database {printable(name)!r} is there already, and is not ours to replace; nothing was changed",

@@ -67,17 +67,14 @@ class Watch:
 
     def _run(self) -> None:
         with contextlib.closing(self._client):
-            self._asking()
-
-    def _asking(self) -> None:
-        while not self._stop.wait(_PAUSE):
-            if problem := self._client.ask():
-                self.problem = problem
-                continue
-            with self._answered:
-                now = time.monotonic()
-                self._longest, self._last, self.problem = max(self._longest, now - self._last), now, ""
-                self._answered.notify_all()
+            while not self._stop.wait(_PAUSE):
+                if problem := self._client.ask():
+                    self.problem = problem
+                    continue
+                with self._answered:
+                    now = time.monotonic()
+                    self._longest, self._last, self.problem = max(self._longest, now - self._last), now, ""
+                    self._answered.notify_all()
 
 
 @contextlib.contextmanager

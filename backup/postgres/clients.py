@@ -10,23 +10,22 @@ import contextlib
 import copy
 import os
 import re
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Final, Protocol, Self
+from typing import IO, Final, Self
 
 from backup.docker.container import Container
 from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
-from backup.errors import ConfigError, EngineError
+from backup.errors import ConfigError, DumpFailed, EngineError
 from backup.formatting import printable
 from backup.pipeline.file_type import CUSTOM
 from backup.postgres import APPLICATION, Login
-from backup.postgres.client_process import Child
 from backup.postgres.dump.psql_session import Dialogue
-from backup.postgres.process_input import ProcessInput
-from backup.postgres.process_output import Pipe, Process, ProcessOutput
-from backup.postgres.program_filter import converted
+from backup.postgres.process_io import Pipe, Process, ProcessInput, ProcessOutput, converted
 from backup.postgres.session_settings import ANYWHERE, Standing
 
 _CLIENT_ROOT: Final = Path("/usr/lib/postgresql")
@@ -39,66 +38,31 @@ _SPOOLED: Final = re.compile(
 # has gone is noticed within minutes.
 _ALIVE: Final = {"keepalives_idle": "10", "keepalives_interval": "10", "keepalives_count": "30"}
 ROLE: Final = "client"
+# A query that fails is told as a whole, behind the line that says why.
+_STDERR_TAIL: Final = 1 << 20
 
 
-class Clients(Protocol):
-    """Runs PostgreSQL's clients for one database."""
+class Clients:
+    """Runs PostgreSQL's clients for one database, each with its pipes and its password file in one private directory.
+
+    `way` is how, for messages; `busy` is asked whether a client that takes no more input is still at work.
+    """
 
     way: str
-    # Whether a client that takes no more input is still at work.
-    busy: Callable[[], bool]
-
-    def check(self, standing: Standing) -> None:
-        """ConfigError when there is no client of the server's version; all sessions bring what the login may set."""
-
-    def run(
-        self,
-        program: str,
-        arguments: Sequence[str],
-        run: str,
-        options: str = "",
-        busy: Callable[[], bool] = lambda: False,
-    ) -> contextlib.AbstractContextManager[ProcessOutput]:
-        """Start `program` in a session with our settings, and with these server `options`.
-
-        DumpFailed at the end of its output if it failed.
-
-        `busy`: whether it is still at work although it gives nothing. Leaves nothing behind.
-        """
-
-    def feed(
-        self, program: str, arguments: Sequence[str], run: str, options: str = ""
-    ) -> contextlib.AbstractContextManager[ProcessInput]:
-        """Start `program` to read a script from us, in a session with these server `options`. Leaves nothing behind."""
-
-    def talk(
-        self, arguments: Sequence[str], run: str, options: str = "", part: str = ""
-    ) -> contextlib.AbstractContextManager[Dialogue]:
-        """As `feed` of psql, which also tells what it has done. `part` tells sessions of one run apart.
-
-        It is to `enter` before it is given what others have written: then no password lies beside it.
-        """
-
-    def as_sql(self, archive: Iterable[bytes], run: str) -> contextlib.AbstractContextManager[Iterator[bytes]]:
-        """What pg_restore writes of an archive in pg_dump's custom format. LoadFailed at the end if it failed."""
-
-    def named(self, database: str) -> Self:
-        """The same clients for another database of the server."""
-
-    def entering(self, user: str) -> Self:
-        """The same clients for another role, which needs no password."""
-
-    def sweep(self) -> int:
-        """Remove what dead runs left: helpers, pipes, password files. How many. Only under the lock."""
-
-
-class _Spooled:
-    """What both ways share: the pipe and the password file, in one private directory."""
 
     def __init__(self, login: Login, directory: Path, instance: str, stall: float) -> None:
         self._login, self._directory, self._instance, self._stall = login, directory, instance, stall
         self.busy: Callable[[], bool] = lambda: False
         self._standing = ANYWHERE
+
+    def check(self, standing: Standing) -> None:
+        """ConfigError when there is no client of the server's version; all sessions bring what the login may set."""
+        raise NotImplementedError
+
+    def sweep(self) -> int:
+        """Remove what dead runs left: helpers, pipes, password files. How many. Only under the lock."""
+        # Child processes die with us: their pipe breaks.
+        return sweep_spool(self._directory, self._instance)
 
     @contextlib.contextmanager
     def run(
@@ -109,7 +73,12 @@ class _Spooled:
         options: str = "",
         busy: Callable[[], bool] = lambda: False,
     ) -> Iterator[ProcessOutput]:
-        """See Clients."""
+        """Start `program` in a session with our settings, and with these server `options`.
+
+        DumpFailed at the end of its output if it failed.
+
+        `busy`: whether it is still at work although it gives nothing. Leaves nothing behind.
+        """
         with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
             words = [
                 *self._connection(run, options),
@@ -122,7 +91,7 @@ class _Spooled:
 
     @contextlib.contextmanager
     def feed(self, program: str, arguments: Sequence[str], run: str, options: str = "") -> Iterator[ProcessInput]:
-        """See Clients."""
+        """Start `program` to read a script from us, in a session with these server `options`. Leaves nothing behind."""
         with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
             words = [*self._connection(run, options), *arguments, f"--file={self._inside(pipe.path)}"]
             with self._started(program, words, run) as process:
@@ -131,7 +100,10 @@ class _Spooled:
 
     @contextlib.contextmanager
     def talk(self, arguments: Sequence[str], run: str, options: str = "", part: str = "") -> Iterator[Dialogue]:
-        """See Clients."""
+        """As `feed` of psql, which also tells what it has done. `part` tells sessions of one run apart.
+
+        It is to `enter` before it is given what others have written: then no password lies beside it.
+        """
         with (
             self._secret(run, part),
             Pipe(self._path(run, f"{part}fifo")) as pipe,
@@ -152,7 +124,7 @@ class _Spooled:
 
     @contextlib.contextmanager
     def as_sql(self, archive: Iterable[bytes], run: str) -> Iterator[Iterator[bytes]]:
-        """See Clients."""
+        """What pg_restore writes of an archive in pg_dump's custom format. LoadFailed at the end if it failed."""
         with Pipe(self._path(run, "3.fifo")) as pipe, Pipe(self._path(run, "3.out.fifo")) as said:
             words = [f"--file={self._inside(said.path)}", self._inside(pipe.path)]
             with self._started("pg_restore", words, run) as process:
@@ -168,7 +140,7 @@ class _Spooled:
         return other
 
     def entering(self, user: str) -> Self:
-        """See Clients."""
+        """The same clients for another role, which needs no password."""
         other = copy.copy(self)
         other._login = replace(self._login, user=user)
         return other
@@ -178,9 +150,6 @@ class _Spooled:
 
     def _inside(self, path: Path) -> str:
         """The path of a spooled file as the client sees it."""
-        raise NotImplementedError
-
-    def _host(self) -> str:
         raise NotImplementedError
 
     def _path(self, run: str, suffix: str) -> Path:
@@ -198,7 +167,7 @@ class _Spooled:
             secret.unlink(missing_ok=True)
 
     def _connection(self, run: str, options: str = "", part: str = "") -> list[str]:
-        at = Login(self._host(), self._login.port, self._login.user, self._login.name)
+        at = replace(self._login, password="")
         secret = self._inside(self._path(run, f"{part}pass"))
         settings = f"{self._standing.options} {options}".rstrip()
         named = application(self._instance, run)
@@ -206,7 +175,7 @@ class _Spooled:
         return [f"--dbname={conninfo}", "--no-password"]
 
 
-class HelperClients(_Spooled):
+class HelperClients(Clients):
     """Clients in helper containers beside the database."""
 
     inside: Final = PurePosixPath("/spool")
@@ -221,7 +190,7 @@ class HelperClients(_Spooled):
         instance: str,
         stall: float,
     ) -> None:
-        super().__init__(login, directory, instance, stall)
+        super().__init__(replace(login, host="127.0.0.1"), directory, instance, stall)
         self._engine, self._beside, self._mount = engine, beside, mount
         self.way = f"helper containers of {printable(beside.image)} beside {printable(beside.name)}"
 
@@ -231,7 +200,7 @@ class HelperClients(_Spooled):
 
     def sweep(self) -> int:
         """See Clients."""
-        return self._engine.sweep_helpers(self._instance) + sweep_spool(self._directory, self._instance)
+        return self._engine.sweep_helpers(self._instance) + super().sweep()
 
     @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
@@ -251,11 +220,8 @@ class HelperClients(_Spooled):
     def _inside(self, path: Path) -> str:
         return str(self.inside / path.name)
 
-    def _host(self) -> str:
-        return "127.0.0.1"
 
-
-class NetworkClients(_Spooled):
+class NetworkClients(Clients):
     """Clients as child processes, reaching the server over the network."""
 
     def __init__(self, login: Login, directory: Path, instance: str, stall: float, root: Path = _CLIENT_ROOT) -> None:
@@ -276,20 +242,57 @@ class NetworkClients(_Spooled):
             )
         self._major, self._standing = server_major, standing
 
-    def sweep(self) -> int:
-        """See Clients. Child processes die with us: their pipe breaks."""
-        return sweep_spool(self._directory, self._instance)
-
     @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
         home = self._root / str(self._major)
-        yield Child([str(home / "bin" / program), *arguments], home / "lib")
+        yield _Child([str(home / "bin" / program), *arguments], home / "lib")
 
     def _inside(self, path: Path) -> str:
         return str(path)
 
-    def _host(self) -> str:
-        return self._login.host
+
+class _Child:
+    """A Process: a client as a child process."""
+
+    def __init__(self, command: list[str], libraries: Path) -> None:
+        environment = {"PATH": "/usr/bin:/bin", "LC_MESSAGES": "C"}
+        # Clients of another Debian release bring their own libpq.
+        if libraries.is_dir():
+            environment["LD_LIBRARY_PATH"] = str(libraries)
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._stderr,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise DumpFailed(f"{command[0]} cannot be started: {error.strerror}") from error
+
+    def wait(self) -> int:
+        """See Process."""
+        code = self._process.wait()
+        return 128 - code if code < 0 else code
+
+    def errors(self) -> str:
+        """See Process."""
+        end = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, end - _STDERR_TAIL))
+        return self._stderr.read().decode(errors="replace")
+
+    def kill(self) -> None:
+        """See Process."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """See Process."""
+        self.kill()
+        self._process.wait()
+        self._stderr.close()
 
 
 def sweep_spool(directory: Path, instance: str) -> int:

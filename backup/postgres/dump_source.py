@@ -13,11 +13,10 @@ from backup.model.manifest import DatabasePart
 from backup.postgres import Facts, Login
 from backup.postgres.admin import drop_remains
 from backup.postgres.clients import Clients, application
-from backup.postgres.dump.definitions import Definitions
+from backup.postgres.dump.definitions import Definitions, kinship
 from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.dump.inheritance import kinship
 from backup.postgres.dump.money import with_setting
-from backup.postgres.server import at_work, standing
+from backup.postgres.server import is_at_work, standing
 from backup.postgres.session_settings import DUMP
 from backup.postgres.session_settings import options as session_options
 from backup.storage.artifact_writer import ArtifactWriter
@@ -59,7 +58,7 @@ class PostgresSource:
         return made
 
     def _at_work(self, name: str, run: str, locks: float = 0.0) -> Callable[[], bool]:
-        return lambda: at_work(self.login, name, application(self.instance, run), self.patience, locks)
+        return lambda: is_at_work(self.login, name, application(self.instance, run), self.patience, locks)
 
     def _dumping(self, run: str) -> Callable[[], bool]:
         """Whether a dump is at work. It waits for locks no longer than it is allowed to: then it ends by itself."""

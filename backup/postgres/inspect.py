@@ -1,11 +1,13 @@
-"""What a database says of itself: identity, size, locale, and what a dump does not carry."""
+"""What a database says of itself: identity, size, locale, what a dump does not carry, and what the login may do."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import psycopg
@@ -13,23 +15,21 @@ import psycopg
 from backup.errors import DatabaseUnavailable
 from backup.formatting import printable
 from backup.model.manifest import Locale
+from backup.postgres.login_lock import can_wait
 from backup.postgres.name_resolution import effective_path, find_early_reads, find_unresolved
+from backup.postgres.server import LOCALE, VALUE, maintenance
 from backup.postgres.server_dependencies import Dependencies, dependencies
 from backup.postgres.session import Login, connected, pooler, standing
 from backup.postgres.session_settings import EVENT_TRIGGERS, Standing
 
-_IDENTITY: Final = """
+_IDENTITY: Final = f"""
     SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS number,
            d.oid::bigint AS oid, d.datname AS name, pg_database_size(d.oid) AS size, r.rolsuper AS superuser,
            (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
            pg_backend_pid() AS backend,
-           pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,
-           d.datlocprovider::text AS provider,
-           -- named daticulocale before 17
-           coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale', '') AS locale,
-           coalesce(to_jsonb(d)->>'daticurules', '') AS rules,
+           {LOCALE},
            (SELECT rolname FROM pg_roles WHERE oid = 10) AS bootstrap
-      FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user"""
+      FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user"""  # noqa: S608 - constants
 
 # What pg_dump leaves out by design. Nothing may be missing without a word.
 _NOT_CARRIED: Final = (
@@ -51,16 +51,6 @@ _NOT_CARRIED: Final = (
     ),
 )
 
-# The value of a setting as it is stored. Lists are stored already quoted; quoting them again would make one name of
-# them. An empty name among them, as in search_path = '', the server stores as it does not read it.
-VALUE: Final = r"""
-    CASE WHEN lower(split_part(entry, '=', 1)) IN (
-             'local_preload_libraries', 'search_path', 'session_preload_libraries',
-             'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
-         THEN coalesce((SELECT string_agg(coalesce(nullif(name[1], '""'), ''''''), ', ' ORDER BY place)
-                          FROM regexp_matches(substr(entry, strpos(entry, '=') + 1), '"(?:[^"]|"")*"|[^",\s]+', 'g')
-                               WITH ORDINALITY AS names (name, place)), '''''')
-         ELSE quote_literal(substr(entry, strpos(entry, '=') + 1)) END"""
 _SETTINGS: Final = r"""
     WITH me AS (SELECT *, coalesce(%(target)s::text, datname) AS target
                   FROM pg_database WHERE datname = current_database())
@@ -105,6 +95,22 @@ _SURROUNDINGS: Final = """
                 FROM pg_db_role_setting LEFT JOIN pg_roles r ON r.oid = setrole
                WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
     ORDER BY 1, 2, 3"""
+_ROLE: Final = """
+    SELECT rolname, rolsuper, rolcreatedb, rolcreaterole, pg_has_role(oid, 'pg_signal_backend', 'USAGE')
+      FROM pg_roles WHERE rolname = current_user"""
+_EXTENSIONS: Final = """
+    SELECT extname FROM pg_extension e
+      LEFT JOIN pg_available_extension_versions v ON v.name = e.extname AND v.version = e.extversion
+     WHERE NOT coalesce(v.trusted, false) ORDER BY 1"""
+# A dump holds no tables of extensions.
+_TABLES: Final = """
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                       AND d.deptype = 'e')
+       AND {} ORDER BY 1"""
+_UNREADABLE: Final = "c.relkind IN ('r', 'p', 'm', 'S') AND NOT has_table_privilege(c.oid, 'SELECT')"
+_HIDDEN: Final = "c.relkind IN ('r', 'p') AND row_security_active(c.oid)"
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,27 @@ class Facts:
     def standing(self) -> Standing:
         """What client programs may bring along."""
         return Standing(self.major, self.granted)
+
+
+@dataclass(frozen=True)
+class DatabaseRights:
+    """`role` is whose rights count: the login's own, or what a setting (ALTER ROLE … SET role) puts in its place.
+
+    `untrusted` are extensions that only a superuser may create, `unreadable` and `hidden` tables.
+    `keep_logins`: it may keep logins waiting while databases change places. `ahead` is by how much the server's clock
+    is ahead of ours.
+    """
+
+    role: str
+    superuser: bool
+    create_databases: bool
+    create_roles: bool
+    end_sessions: bool
+    keep_logins: bool
+    untrusted: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    hidden: tuple[str, ...]
+    ahead: timedelta
 
 
 def inspect(login: Login) -> Facts:
@@ -232,3 +259,35 @@ def _one(connection: psycopg.Connection[Any], query: str) -> dict[str, Any]:
     if row is None:
         raise DatabaseUnavailable("the database does not know itself: pg_database has no row for it")
     return row
+
+
+def rights(login: Login) -> DatabaseRights:
+    """Ask the server; DatabaseUnavailable when it does not answer."""
+    keep_logins = False
+    with contextlib.suppress(DatabaseUnavailable), maintenance(login, "rights") as connection:
+        keep_logins = can_wait(connection)
+    with connected(login, "rights") as connection:
+        role, superuser, databases, roles, signals = connection.execute(_ROLE).fetchall()[0]
+        return DatabaseRights(
+            role=role,
+            superuser=superuser,
+            create_databases=databases,
+            create_roles=roles,
+            end_sessions=signals,
+            keep_logins=keep_logins,
+            untrusted=_names(connection, _EXTENSIONS),
+            unreadable=_names(connection, _TABLES.format(_UNREADABLE)),
+            hidden=_names(connection, _TABLES.format(_HIDDEN)),
+            ahead=_ahead(connection),
+        )
+
+
+def _names(connection: psycopg.Connection[Any], query: str) -> tuple[str, ...]:
+    return tuple(str(name) for (name,) in connection.execute(query.encode()))
+
+
+def _ahead(connection: psycopg.Connection[Any]) -> timedelta:
+    before = datetime.now(UTC)
+    (seconds,) = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchall()[0]
+    after = datetime.now(UTC)
+    return datetime.fromtimestamp(seconds, UTC) - (before + (after - before) / 2)

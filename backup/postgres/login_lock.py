@@ -60,7 +60,7 @@ class Again(Exception):
     """Somebody must be let through first."""
 
 
-def may_wait(connection: psycopg.Connection[Any]) -> bool:
+def can_wait(connection: psycopg.Connection[Any]) -> bool:
     """Whether this role may keep logins waiting: a superuser, or from 17 on one with MAINTAIN."""
     row = connection.execute(_MAY).fetchone()
     return bool(row and row[0])
@@ -74,7 +74,7 @@ class Waiting:
 
     def __init__(self, connection: psycopg.Connection[Any], oids: Sequence[int], patience: float) -> None:
         self._connection, self._oids = connection, {"oids": list(oids)}
-        self._may, self._deadline = may_wait(connection), time.monotonic() + patience
+        self._may, self._deadline = can_wait(connection), time.monotonic() + patience
         self._held, self.hindered, self.since = False, False, math.inf
         self._who = "somebody"
 

@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from backup.formatting import listed, printable
-from backup.postgres.dump.function_bodies import Body, read
+from backup.postgres.function_bodies import Body, read
 from backup.postgres.session import SAFE_PATH
 
 # From 17 on, indexes are built and views are filled with a search_path of the server's own.
@@ -178,16 +178,12 @@ def find_early_reads(connection: psycopg.Connection[Any]) -> Iterator[str]:
     }
     told: dict[str, tuple[_Use, list[str]]] = {}
     for oid, schema, name, written, signature in connection.execute(_READ, wanted):
-        readers = (
-            [(signature, oid)]
-            if oid
-            else [
-                (function.signature, function.oid)
-                for function, body in bodies
-                if name in body.relations or (schema, name) in body.reads
-            ]
-        )
-        for reader, number in readers:
+        by_text = [
+            (each.signature, each.oid)
+            for each, body in bodies
+            if name in body.relations or (schema, name) in body.reads
+        ]
+        for reader, number in [(signature, oid)] if oid else by_text:
             told.setdefault(reader, (uses[number], []))[1].append(written)
     for reader, (use, read_there) in told.items():
         yield _early(reader, use, read_there)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from backup.model.manifest import Preload
+from backup.postgres.dump.statements import quoted
 from backup.postgres.server_dependencies import ONE_DATABASE
 
 # Only a worker that runs jobs or looks for other servers: nothing in a database needs these to be loaded.
@@ -30,8 +31,7 @@ def preloading(preload: Preload, database: str) -> dict[str, str]:
         settings |= _QUIET.get(extension, {})
         if extension in ONE_DATABASE:
             settings[ONE_DATABASE[extension][0]] = database
-    quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in libraries)
-    return {"shared_preload_libraries": quoted, **settings}
+    return {"shared_preload_libraries": ", ".join(map(quoted, libraries)), **settings}
 
 
 def _extension(library: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Final
 
+from backup.postgres.dump.statements import quoted
 from backup.postgres.roles import Roles, Statement
 
 _ATTRIBUTES: Final = ("SUPERUSER", "INHERIT", "CREATEROLE", "CREATEDB", "LOGIN", "REPLICATION", "BYPASSRLS")
@@ -110,8 +111,7 @@ def _with(statement: Statement, unharmed: bool) -> str:
         if name in attributes and (attributes[name] == "yes" or not unharmed)
     ]
     limit = attributes.get("CONNECTION LIMIT", "-1")
-    quoted = statement.roles[0].replace('"', '""')
-    return f'ALTER ROLE "{quoted}" WITH {" ".join(words)} CONNECTION LIMIT {limit};'
+    return f"ALTER ROLE {quoted(statement.roles[0])} WITH {' '.join(words)} CONNECTION LIMIT {limit};"
 
 
 def _subject(statement: Statement) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 
 from backup.errors import IntegrityError
 from backup.formatting import printable
+from backup.postgres.dump.statements import quoted
 
 # Words stand for themselves, `R` for a role, `D` for the database, `P` for any other name, `V` for a string, `L` for
 # privileges, `*` for any tokens at all.
@@ -183,7 +184,7 @@ def _renamed(statements: Iterable[Statement], source: str, target: str) -> Itera
         if each.database != source:
             raise _foreign(each.text, f"is not about the database {printable(source)!r}")
         start, end = each.place
-        yield each.text[:start] + '"' + target.replace('"', '""') + '"' + each.text[end:]
+        yield each.text[:start] + quoted(target) + each.text[end:]
 
 
 def _granted(membership: Statement, new: Collection[str], bootstrap: str) -> str:

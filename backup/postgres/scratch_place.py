@@ -13,17 +13,21 @@ from typing import Final, Protocol
 
 from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.docker.throwaway_server import start_server
-from backup.errors import EngineError, NoSpace
+from backup.errors import BackupError, DropDelayed, EngineError, NoSpace
 from backup.formatting import printable, size
+from backup.logging import logger
 from backup.model.manifest import Locale, Preload
 from backup.postgres import Login
+from backup.postgres.admin import AGAIN, PATIENCE, drop
 from backup.postgres.clients import Clients, HelperClients, sweep_spool
 from backup.postgres.dump.adaptation import Adaptation
+from backup.postgres.dump.statements import quoted
 from backup.postgres.preload import preloading
-from backup.postgres.psql import literal, quoted, script
+from backup.postgres.psql import lines, literal, script, settle
 from backup.postgres.roles import Roles
+from backup.postgres.server import find
+from backup.postgres.server_dependencies import ONE_DATABASE
 from backup.postgres.session_settings import Standing
-from backup.postgres.settling import settle
 
 ROLE: Final = "server"
 # Safe on a live server: nobody uses that database before a later commit, that of the exchange with the old one, which
@@ -33,6 +37,7 @@ LOAD_OPTIONS: Final = "-c synchronous_commit=off"
 _SPARE: Final = 256 << 20
 # Indexes and their builds: what is restored has been seen at up to the size of the original, and a little more.
 _ROOM: Final = 1.3
+_PREFIX: Final = "obcms_drill_"
 
 
 @dataclass(frozen=True)
@@ -52,37 +57,42 @@ class Wanted:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-class Place(Protocol):
-    """A database that is ready to be loaded into."""
+@dataclass(frozen=True)
+class Place:
+    """A database that is ready to be loaded into.
 
-    @property
-    def clients(self) -> Clients:
-        """For the database that was made."""
+    `clients` are for it, `maintenance` for another one of its server, where `settings` are run and `made`, which is how
+    it was made; `emptied` removes it first, where `made` does not. `adaptation` is how a dump is loaded there, `notes`
+    what is not as it was where the set was taken, and says nothing against the set. `ours`: all may be done there, for
+    it is a server of our own.
+    """
 
-    @property
-    def server_version(self) -> str:
-        """The server's version."""
-
-    @property
-    def ours(self) -> bool:
-        """Whether all may be done there: a server of our own."""
-
-    @property
-    def adaptation(self) -> Adaptation:
-        """How a dump is loaded there."""
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What is not as it was where the set was taken, and says nothing against the set."""
+    clients: Clients
+    server_version: str
+    maintenance: Clients
+    made: Sequence[str]
+    settings: Sequence[str] = ()
+    adaptation: Adaptation = Adaptation()
+    notes: Sequence[str] = ()
+    ours: bool = True
+    emptied: Callable[[], None] = lambda: None
 
     def for_roles(self, names: Sequence[str], run: str) -> Place:
         """The same with these roles, entered by the first, where the server is ours."""
+        if not self.ours or not names:
+            return self
+        # Some objects can only belong to a superuser.
+        script(self.maintenance, [_made(name) for name in names], run)
+        return replace(self, clients=self.clients.entering(names[0]))
 
     def settle(self, run: str) -> list[str]:
         """Apply the settings of the database itself, after its content was judged; those refused, in words."""
+        return settle(self.maintenance, self.settings, run) if self.settings else []
 
     def renew(self, run: str) -> None:
         """Let the database be as it was made: empty."""
+        self.emptied()
+        script(self.maintenance, self.made, run)
 
 
 class Places(Protocol):
@@ -106,7 +116,7 @@ def created(name: str, locale: Locale | None) -> str:
 
 
 def dropped(name: str) -> str:
-    """The statement that drops it, on a server of our own: elsewhere it may have to wait (`database/admin.py`)."""
+    """The statement that drops it, on a server of our own: elsewhere it may have to wait (`postgres/admin.py`)."""
     return f"DROP DATABASE IF EXISTS {quoted(name)} WITH (FORCE);"
 
 
@@ -119,40 +129,6 @@ def _made(role: str) -> str:
     """The statement that makes a role, unless there is one."""
     there = f"SELECT FROM pg_roles WHERE rolname = {literal(role)}"  # noqa: S608 - a literal
     return f"SELECT {literal(f'CREATE ROLE {quoted(role)} SUPERUSER LOGIN')} WHERE NOT EXISTS ({there}) \\gexec"
-
-
-@dataclass(frozen=True)
-class Restored:
-    """A place. `settings` are run in the maintenance database; `made` is how the database was made, there.
-
-    `emptied` removes it first, where `made` does not.
-    """
-
-    clients: Clients
-    server_version: str
-    maintenance: Clients
-    made: Sequence[str]
-    settings: Sequence[str] = ()
-    adaptation: Adaptation = Adaptation()
-    notes: Sequence[str] = ()
-    ours: bool = True
-    emptied: Callable[[], None] = lambda: None
-
-    def for_roles(self, names: Sequence[str], run: str) -> Place:
-        """See Place. Some objects can only belong to a superuser."""
-        if not self.ours or not names:
-            return self
-        script(self.maintenance, [_made(name) for name in names], run)
-        return replace(self, clients=self.clients.entering(names[0]))
-
-    def settle(self, run: str) -> list[str]:
-        """See Place."""
-        return settle(self.maintenance, self.settings, run) if self.settings else []
-
-    def renew(self, run: str) -> None:
-        """See Place."""
-        self.emptied()
-        script(self.maintenance, self.made, run)
 
 
 @dataclass(frozen=True)
@@ -205,7 +181,7 @@ class ThrowAway:
             places = [_in_place(name) for name in wanted.tablespaces]
             made = created(wanted.name, wanted.locale)
             notes = settle(maintenance, [*replaced, made, *places, *listed.for_new_cluster(bootstrap)], run)
-            yield Restored(
+            yield Place(
                 clients(wanted.name),
                 server.version(),
                 maintenance,
@@ -222,3 +198,87 @@ class ThrowAway:
     def sweep(self) -> int:
         """See Places."""
         return self.engine.sweep_helpers(self.instance) + sweep_spool(self.spool, self.instance)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """`connect` gives the clients for a database of the live server; its roles are those that a set is loaded with.
+    `login` is of that server, too. `patience`: seconds for which the server may let a drop wait.
+
+    `sweeper` is a name as runs have it, in which `sweep` works: what it leaves when it is killed is swept as theirs is.
+    """
+
+    connect: Callable[[str], Clients]
+    login: Login
+    instance: str
+    version: str
+    sweeper: str
+    patience: float = PATIENCE
+
+    way = "a scratch database on the live server"
+
+    @contextlib.contextmanager
+    def prepare(self, wanted: Wanted, run: str) -> Iterator[Place]:
+        """See Places."""
+        maintenance, name = self.connect("postgres"), f"{_PREFIX}{self.instance}_{run}"
+        try:
+            mark = f"COMMENT ON DATABASE {quoted(name)} IS {literal(self._mark)};"
+            self._require(wanted.tablespaces, maintenance, run)
+            made = [created(name, wanted.locale), mark]
+            script(maintenance, made, run)
+            waiting = {each: schema for each, (_, schema) in ONE_DATABASE.items() if each in wanted.versions}
+            notes = [f"{each} was not tried: it can be in one database only" for each in waiting]
+            how = Adaptation(versions=wanted.versions, waiting=waiting)
+            yield Place(
+                self.connect(name),
+                self.version,
+                maintenance,
+                made,
+                adaptation=how,
+                notes=notes,
+                ours=False,
+                emptied=lambda: self._drop(name, self.patience),
+            )
+        finally:
+            try:
+                self._drop(name, self.patience)
+            except BackupError as error:
+                # What was found out counts. The next run sweeps it.
+                logger.warning("the scratch database {} could not be removed: {}", printable(name), error.message)
+
+    def sweep(self) -> int:
+        """See Places. A database that is not marked as ours, or is not named by our own random name, is left alone."""
+        maintenance, prefix = self.connect("postgres"), f"{_PREFIX}{self.instance}_"
+        # Between its creation and its mark a drill may have been killed: then the name alone tells.
+        query = (
+            f"SELECT datname FROM pg_database WHERE starts_with(datname, {literal(prefix)})"  # noqa: S608 - literals
+            f" AND coalesce(shobj_description(oid, 'pg_database'), {literal(self._mark)}) = {literal(self._mark)}"
+        )
+        names = [line.decode() for line in lines(maintenance, query, self.sweeper)]
+        count = 0
+        for name in names:
+            try:
+                self._drop(name, AGAIN)
+                count += 1
+            except DropDelayed as error:
+                logger.warning("{} {}", error.message, error.hint)
+        return count
+
+    @staticmethod
+    def _require(tablespaces: Sequence[str], maintenance: Clients, run: str) -> None:
+        there = lines(maintenance, "SELECT spcname FROM pg_tablespace", run) if tablespaces else []
+        if missing := [name for name in tablespaces if name.encode() not in there]:
+            raise EngineError(
+                f"the live server has no tablespace {printable(', '.join(missing))}, so a scratch database on it cannot"
+                " show whether the set loads as it is; nothing is said of the set",
+                "With the Docker socket a throw-away server is used, which gets the tablespaces of the set.",
+            )
+
+    @property
+    def _mark(self) -> str:
+        return f"scratch database of a backup drill, {self.instance}; may be dropped"
+
+    def _drop(self, name: str, patience: float) -> None:
+        logger.debug("dropping {}", name)
+        if found := find(self.login, name):
+            drop(self.login, found.oid, name, patience=patience)

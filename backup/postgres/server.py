@@ -1,4 +1,7 @@
-"""What a server says of its databases, sessions, roles and extensions, asked through another database of it."""
+"""What a server says of its databases, sessions, roles and extensions, asked through another database of it.
+
+Before a restore, too: whether anything lives on it, what its roles are, what hangs on a database.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +14,79 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from backup.errors import DatabaseUnavailable, RestoreFailed
+from backup.errors import BackupError, DatabaseUnavailable, RestoreFailed
 from backup.formatting import printable
 from backup.model.manifest import Locale
 from backup.postgres import session
-from backup.postgres.session import Login, connected, told, translated
+from backup.postgres.session import Login, connected, server_message, translated
 from backup.postgres.session_settings import Standing
 
 LONGEST_NAME: Final = 63
 # How the server marks a database that a DROP has begun to remove: nothing but another DROP is possible then.
 INVALID: Final = -2
 _MAINTENANCE: Final = ("postgres", "template1")
-_DATABASE: Final = """
+# A database's locale, under the names that Locale has for it.
+LOCALE: Final = """pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,
+           d.datlocprovider::text AS provider,
+           -- named daticulocale before 17
+           coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale', '') AS locale,
+           coalesce(to_jsonb(d)->>'daticurules', '') AS rules"""
+_DATABASE: Final = f"""
     SELECT d.oid::bigint AS oid, datname AS name, pg_get_userbyid(datdba) AS owner,
            CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END AS size,
            datallowconn AS allow_connections, datconnlimit AS connection_limit, datistemplate AS template,
            (SELECT spcname FROM pg_tablespace t WHERE t.oid = dattablespace) AS tablespace,
            coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment,
-           pg_encoding_to_char(encoding) AS encoding, datcollate AS collate, datctype AS ctype,
-           datlocprovider::text AS provider,
-           -- named daticulocale before 17
-           coalesce(to_jsonb(d)->>'datlocale', to_jsonb(d)->>'daticulocale', '') AS locale,
-           coalesce(to_jsonb(d)->>'daticurules', '') AS rules
-      FROM pg_database d WHERE {}"""
+           {LOCALE}
+      FROM pg_database d WHERE {{}}"""  # noqa: S608 - constants
+# The value of a setting as it is stored. Lists are stored already quoted; quoting them again would make one name of
+# them. An empty name among them, as in search_path = '', the server stores as it does not read it.
+VALUE: Final = r"""
+    CASE WHEN lower(split_part(entry, '=', 1)) IN (
+             'local_preload_libraries', 'search_path', 'session_preload_libraries',
+             'shared_preload_libraries', 'temp_tablespaces', 'unix_socket_directories')
+         THEN coalesce((SELECT string_agg(coalesce(nullif(name[1], '""'), ''''''), ', ' ORDER BY place)
+                          FROM regexp_matches(substr(entry, strpos(entry, '=') + 1), '"(?:[^"]|"")*"|[^",\s]+', 'g')
+                               WITH ORDINALITY AS names (name, place)), '''''')
+         ELSE quote_literal(substr(entry, strpos(entry, '=') + 1)) END"""
+# What initdb and extensions make is no content.
+_CONTENT: Final = """
+    SELECT EXISTS (SELECT FROM pg_largeobject_metadata)
+        OR EXISTS (SELECT FROM (SELECT 'pg_class'::regclass AS kind, oid FROM pg_class
+                                UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc
+                                UNION ALL SELECT 'pg_type'::regclass, oid FROM pg_type) o
+                    WHERE oid >= 16384
+                      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.kind AND d.objid = o.oid
+                                      AND d.deptype IN ('e', 'i'))
+                      AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+                                       WHERE o.kind = 'pg_class'::regclass AND c.oid = o.oid AND nspname ~ '^pg_'))"""
+_ROLES: Final = r"""
+    SELECT format('CREATE ROLE %I;', rolname) FROM pg_roles WHERE rolname !~ '^pg_'
+    UNION ALL
+    SELECT format('ALTER ROLE %I WITH %s%s%s;', rolname, concat_ws(' ',
+               CASE WHEN rolsuper THEN '' ELSE 'NO' END || 'SUPERUSER',
+               CASE WHEN rolinherit THEN '' ELSE 'NO' END || 'INHERIT',
+               CASE WHEN rolcreaterole THEN '' ELSE 'NO' END || 'CREATEROLE',
+               CASE WHEN rolcreatedb THEN '' ELSE 'NO' END || 'CREATEDB',
+               CASE WHEN rolcanlogin THEN '' ELSE 'NO' END || 'LOGIN',
+               CASE WHEN rolreplication THEN '' ELSE 'NO' END || 'REPLICATION',
+               CASE WHEN rolbypassrls THEN '' ELSE 'NO' END || 'BYPASSRLS'),
+               ' CONNECTION LIMIT ' || rolconnlimit, ' VALID UNTIL ' || quote_literal(rolvaliduntil))
+      FROM pg_roles WHERE rolname !~ '^pg_'
+    UNION ALL
+    SELECT format('ALTER ROLE %I SET %I TO %s;', rolname, split_part(entry, '=', 1), {value})
+      FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) entry
+     WHERE s.setdatabase = 0 AND rolname !~ '^pg_'
+    UNION ALL
+    SELECT format('GRANT %I TO %I;', pg_get_userbyid(roleid), pg_get_userbyid(member)) FROM pg_auth_members
+    UNION ALL
+    SELECT format('COMMENT ON ROLE %I IS %L;', rolname, shobj_description(oid, 'pg_authid'))
+      FROM pg_roles WHERE rolname !~ '^pg_' AND shobj_description(oid, 'pg_authid') IS NOT NULL
+""".replace("{value}", VALUE)
+_SLOTS: Final = "SELECT slot_name FROM pg_replication_slots WHERE database = %s ORDER BY 1"
+_SUBSCRIPTIONS: Final = """
+    SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE datname = %s ORDER BY 1"""
+_BUILT_IN: Final = ("postgres", "template0", "template1")
 
 
 @dataclass(frozen=True)
@@ -106,7 +159,7 @@ def server_version(login: Login) -> str:
         return str(connection.execute("SHOW server_version").fetchall()[0][0])
 
 
-def at_work(login: Login, name: str, application: str, patience: float, locks: float = 0.0) -> bool:
+def is_at_work(login: Login, name: str, application: str, patience: float, locks: float = 0.0) -> bool:
     """Whether a session of `application` in the database `name` executes something, and waits for nobody.
 
     That is: neither for its client, which may be frozen, nor for a lock, unless it has done so for less than `locks`
@@ -180,6 +233,37 @@ def extensions_available(login: Login) -> dict[str, str]:
         return dict(connection.execute("SELECT name, default_version FROM pg_available_extensions").fetchall())
 
 
+def is_empty(login: Login) -> bool:
+    """Whether nobody has put anything into the database yet; not if that cannot be told."""
+    try:
+        with connected(login, "empty") as connection:
+            row = connection.execute(_CONTENT.encode()).fetchone()
+    except BackupError:
+        return False
+    return row == (False,)
+
+
+def is_new(login: Login) -> bool:
+    """Whether nothing lives on the server: no database but the one of `login` and those of initdb, all empty."""
+    others = set(databases(login).values()) - {login.name, *_BUILT_IN}
+    return not others and is_empty(replace(login, name="postgres"))
+
+
+def role_statements(login: Login) -> str:
+    """The server's roles as statements that would make them, as pg_dumpall writes them but for passwords."""
+    with maintenance(login, "roles") as connection:
+        connection.execute("SET timezone = 'UTC'")
+        return "\n".join(str(line) for (line,) in connection.execute(_ROLES.encode()))
+
+
+def replication(login: Login, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The logical slots and the subscriptions of the database `name`, which stay with it when it is renamed."""
+    with maintenance(login, "replication") as connection:
+        slots = connection.execute(_SLOTS.encode(), (name,)).fetchall()
+        subscriptions = connection.execute(_SUBSCRIPTIONS.encode(), (name,)).fetchall()
+    return tuple(slot for (slot,) in slots), tuple(each for (each,) in subscriptions)
+
+
 @contextlib.contextmanager
 def failing(login: Login, name: str) -> Iterator[None]:
     """The server's refusal of a change to the database `name` as RestoreFailed."""
@@ -189,7 +273,7 @@ def failing(login: Login, name: str) -> Iterator[None]:
         known = translated(error, login)
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             raise known from None
-        said = told(error)
+        said = server_message(error)
         hint = known.hint
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             hint = f"Let {printable(login.user)} own the database and have CREATEDB, or be a superuser."
@@ -198,8 +282,7 @@ def failing(login: Login, name: str) -> Iterator[None]:
         ) from None
 
 
-def checked(name: str) -> str:
-    """The name, unless the server would cut it and take it for another: ValueError."""
+def require_whole_name(name: str) -> None:
+    """ValueError when the server would cut the name and take it for another."""
     if not 0 < len(name.encode()) <= LONGEST_NAME:
         raise ValueError(f"{name!r} is no name of 1 to {LONGEST_NAME} bytes")
-    return name

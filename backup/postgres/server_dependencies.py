@@ -57,8 +57,6 @@ _USERS: Final = """
                        WHERE i.classid = u.classid AND i.objid = u.objid AND i.deptype IN ('i', 'a')
                          AND o.refclassid = 'pg_extension'::regclass AND o.refobjid = x.oid AND o.deptype = 'e')
      ORDER BY 1 LIMIT 10"""
-
-
 _MADE_VERSIONS: Final = "SELECT name, version FROM pg_available_extension_versions WHERE name = ANY(%s)"
 _NAMED_SETTINGS: Final = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
 

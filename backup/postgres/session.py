@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable
 from backup.formatting import printable
-from backup.postgres.dump.remedies import hint_for
+from backup.postgres.remedies import hint_for
 from backup.postgres.session_settings import EVENT_TRIGGERS, MOST, PRIVILEGED, WHERE_ALLOWED, Standing, options
 
 _CONNECT_TIMEOUT: Final = 10
@@ -202,13 +202,13 @@ def pooler(login: Login) -> ConfigError:
     )
 
 
-def told(error: psycopg.Error) -> str:
+def server_message(error: psycopg.Error) -> str:
     """What the server said, in one line, without advice to drop a database: it may be the live one that it names."""
     return printable(" ".join(_ADVICE.sub("", str(error)).split()))
 
 
 def translated(error: psycopg.Error, login: Login) -> BackupError:
-    said = told(error)
+    said = server_message(error)
     if "unsupported startup parameter" in said:  # PostgreSQL knows all that we send; pgbouncer knows few
         return pooler(login)
     if login.password:

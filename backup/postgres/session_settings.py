@@ -72,7 +72,7 @@ _PRIVILEGED: Final[Mapping[str, tuple[int, str]]] = {
     "ignore_checksum_failure": (0, "off"),
 }
 # Values are written alike whatever the database, the role or the server is set to. Not for loads: a view that is filled
-# in one may go by the zone. Sums of money are written so that `stream/money.py` can say how.
+# in one may go by the zone. Sums of money are written so that `dump/money.py` can say how.
 DUMP: Final[Mapping[str, str]] = {"timezone": "UTC", "lc_monetary": "C"}
 # What may be set only where it is there, and allowed.
 WHERE_ALLOWED: Final[Mapping[str, str]] = {

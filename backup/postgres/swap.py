@@ -1,6 +1,6 @@
 """Exchange two databases: one takes the other's name, in one transaction. What is killed at any point did not happen.
 
-Logins wait meanwhile (`logins`), and sessions are ended from beside. So connections are never forbidden to the live
+Logins wait meanwhile (`login_lock`), and sessions are ended from beside. So connections are never forbidden to the live
 database, nobody is told that it does not exist, and a kill leaves nothing to put right.
 """
 
@@ -20,9 +20,9 @@ from psycopg import sql
 from backup.errors import BackupError, RestoreFailed
 from backup.formatting import listed, plural, printable
 from backup.postgres import login_lock
-from backup.postgres.admin import held, run
-from backup.postgres.server import Database, checked, failing, look, maintenance
-from backup.postgres.session import APPLICATION, Login, cancelled, told
+from backup.postgres.admin import require_unheld, run
+from backup.postgres.server import Database, failing, look, maintenance, require_whole_name
+from backup.postgres.session import APPLICATION, Login, cancelled, server_message
 
 # For sessions that are slow to end; a storm of new ones cannot get past the lock.
 _PATIENCE: Final = 30.0
@@ -87,8 +87,8 @@ def exchange(
     allowed, and whether it is a template; connections to that one are forbidden from then on. RestoreFailed when it did
     not happen: then all is as it was, but that sessions were ended.
     """
-    checked(wanted.live)
-    checked(wanted.kept)
+    require_whole_name(wanted.live)
+    require_whole_name(wanted.kept)
     with maintenance(login, "exchange", (wanted.live, wanted.kept)) as connection, failing(login, wanted.live):
         now = _state(connection, wanted)
         if now == "after":
@@ -147,7 +147,7 @@ def _both(connection: psycopg.Connection[Any], wanted: Exchange) -> tuple[Databa
             f" cannot become {printable(wanted.live)!r}; nothing was changed"
         )
     for each in filter(None, (other, live)):
-        held(connection, each, rename=True)
+        require_unheld(connection, each, rename=True)
     return other, live
 
 
@@ -201,15 +201,11 @@ class _Ender:
 
     def __init__(self, login: Login, targets: Iterable[Database]) -> None:
         self.login, self._targets = login, list(targets)
+        self.oids = [each.oid for each in self._targets]
         self._ready, self._told, self._stop = threading.Event(), threading.Event(), threading.Event()
         self._ending = threading.Lock()
         self.refused: dict[int, str] = {}
         self.first = math.inf
-
-    @property
-    def oids(self) -> list[int]:
-        """The databases'."""
-        return [each.oid for each in self._targets]
 
     @contextlib.contextmanager
     def at_hand(self) -> Iterator[None]:
@@ -293,6 +289,6 @@ def _in_use(login: Login, wanted: Exchange, refused: dict[int, str], error: psyc
         )
     return RestoreFailed(
         f"sessions in {printable(wanted.live)!r} did not end within {_PATIENCE:.0f} s, although the server was asked to"
-        f" end them: {told(error)}; the database is as it was",
+        f" end them: {server_message(error)}; the database is as it was",
         "Stop what is connected to it (`restore` lists who), then run this again.",
     )

@@ -31,7 +31,6 @@ from backup.postgres import (
     role_states,
     row_counts,
     server,
-    server_state,
     session,
     settings_for,
     swap,
@@ -257,15 +256,15 @@ def test_a_database_is_empty_until_somebody_puts_something_in(any_server: Server
     database = any_server.new_database()
     login = Login(any_server.address, 5432, USER, database, PASSWORD)
     any_server.execute(database, "CREATE EXTENSION hstore; CREATE EXTENSION pg_stat_statements; CREATE SCHEMA app")
-    assert server_state.is_empty(login) and not server_state.is_new(login), "others live on this server"
+    assert server.is_empty(login) and not server.is_new(login), "others live on this server"
     for thing in ("TABLE t (a int)", "TYPE kind AS ENUM ('a')", "FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'"):
         any_server.execute(database, f"CREATE {thing}")
-        assert not server_state.is_empty(login), thing
+        assert not server.is_empty(login), thing
         any_server.execute(database, f"DROP {thing.partition(' (')[0].partition(' AS')[0].partition(' RETURNS')[0]}")
-    assert server_state.is_empty(login)
+    assert server.is_empty(login)
     any_server.execute(database, "SELECT lo_from_bytea(0, 'x')")
-    assert not server_state.is_empty(login)
-    assert not server_state.is_empty(replace(login, name="not_there"))
+    assert not server.is_empty(login)
+    assert not server.is_empty(replace(login, name="not_there"))
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -681,7 +680,7 @@ def test_a_roles_file_brings_back_what_is_missing_and_changes_nothing_else(any_s
     roles = Roles.parse(gzip.decompress(file.read_bytes()).decode())
     login = Login(any_server.address, 5432, USER, database, PASSWORD)
     assert {odd, plain, boss, USER} <= set(roles.names) and roles.missing(server.roles(login)) == []
-    assert role_states.differing(roles, Roles.parse(server_state.role_statements(login))) == {}
+    assert role_states.differing(roles, Roles.parse(server.role_statements(login))) == {}
 
     def all_roles() -> list[str]:
         dumped = any_server.container.exec_run(["pg_dumpall", "-U", USER, "--roles-only"]).output.decode()

@@ -135,4 +135,4 @@ def test_who_may_keep_logins_waiting(site: Site) -> None:
 
 def may_wait(login: Login) -> bool:
     with server.maintenance(login, "test") as connection:
-        return login_lock.may_wait(connection)
+        return login_lock.can_wait(connection)

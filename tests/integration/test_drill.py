@@ -21,9 +21,8 @@ import pytest
 from backup.logging import logger
 from backup.model.backup_set import manifest_name, verdict_name
 from backup.model.run import new_run_id
-from backup.postgres.process_input import refused
-from backup.postgres.scratch_database import Scratch
-from backup.postgres.scratch_place import Wanted
+from backup.postgres.process_io import refused
+from backup.postgres.scratch_place import Scratch, Wanted
 from tests.support import sample_schema
 from tests.support.database import LABEL, PROJECT, Server
 from tests.support.faults import docker, ended, eventually, helpers, judge, nothing_left, under_way

@@ -13,7 +13,7 @@ import pytest
 
 from backup.errors import DatabaseUnavailable
 from backup.postgres import Login, session
-from backup.postgres.server import at_work
+from backup.postgres.server import is_at_work
 from tests.support.breaking import BREAKER
 from tests.support.database import PASSWORD, USER, Server, start_server
 from tests.support.faults import docker, freeze, freezing
@@ -64,7 +64,7 @@ def test_a_session_is_at_work_when_it_does_or_just_did_something(own: Server, lo
     """Neither idle for longer than the patience, nor behind somebody's lock or a frozen client for as long."""
 
     def seen(patience: float = 2, locks: float = 0) -> bool:
-        return at_work(login, "postgres", "a load", patience, locks)
+        return is_at_work(login, "postgres", "a load", patience, locks)
 
     words, others = (login.conninfo(password=PASSWORD, application_name=name) for name in ("a load", "another"))
     with psycopg.connect(words, autocommit=True) as load, psycopg.connect(others) as other:

@@ -10,7 +10,7 @@ from typing import Final
 import psycopg
 import pytest
 
-from backup.postgres.dump.deferred_checks import put_back, taken_off
+from backup.postgres.dump.load_attempt import put_back, taken_off
 from tests.support.database import USER, Server
 from tests.support.sidecar import Result, Sidecar
 

@@ -18,7 +18,7 @@ from backup.model.manifest import DatabasePart
 from backup.operations.inspect.file_index import Tree
 from backup.operations.inspect.one_file import Seen
 from backup.operations.inspect.usage import SetUse, Use
-from backup.postgres.dump.inheritance import descendants
+from backup.postgres.dump.definitions import descendants
 
 _SHOWN: Final = 20
 

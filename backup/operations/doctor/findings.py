@@ -18,8 +18,7 @@ from backup.monitoring.alerts.model import HEARTBEAT, Receipt
 from backup.monitoring.alerts.targets import WHAT_TO_SET
 from backup.monitoring.health.model import Limits, newest
 from backup.monitoring.health.volume import room
-from backup.postgres.inspect import Facts
-from backup.postgres.privileges import DatabaseRights
+from backup.postgres.inspect import DatabaseRights, Facts
 from backup.storage.errors import ON_A_DISK
 
 _WITHOUT: Final[Mapping[Purpose, str]] = {

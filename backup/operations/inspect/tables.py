@@ -12,8 +12,8 @@ from backup.model.backup_set import StoredSet
 from backup.operations.load import attempt_for
 from backup.operations.parts import damaged, dump_of, opened, require_as_written
 from backup.pipeline.file_type import HEAD, Kind, recognise
+from backup.postgres.dump.definitions import Kinship, descendants
 from backup.postgres.dump.dump_reader import DumpReader, Watcher
-from backup.postgres.dump.inheritance import Kinship, descendants
 from backup.postgres.dump.table_extract import TableExtract, called
 from backup.progress import Progress
 from backup.storage.directory import LocalStore

@@ -28,9 +28,8 @@ from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Only, S
 from backup.operations.restore.server_fit import contrast, fit
 from backup.postgres import Login
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.server import extensions_available, find, sessions, usable
+from backup.postgres.server import extensions_available, find, replication, sessions, usable
 from backup.postgres.server import roles as roles_there
-from backup.postgres.server_state import replication
 from backup.storage.errors import free_space
 
 # More than is written to a disk between two looks at it: this part of what is free.

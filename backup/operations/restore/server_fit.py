@@ -17,12 +17,11 @@ from backup.operations.restore.plan.fitting import left_behind, otherwise, own
 from backup.postgres import Login, settings_for
 from backup.postgres.admin import refused
 from backup.postgres.dump.adaptation import LOADING, Adaptation
+from backup.postgres.psql import refusal
 from backup.postgres.role_states import aligning, differing, subjects
 from backup.postgres.roles import Roles, Statement, is_setting, retarget
-from backup.postgres.server import Database, bootstrap
+from backup.postgres.server import Database, bootstrap, is_empty, is_new, replication, role_statements
 from backup.postgres.server_dependencies import NEED_PRELOAD, ONE_DATABASE, Capabilities, capabilities
-from backup.postgres.server_state import is_empty, is_new, replication, role_statements
-from backup.postgres.settling import refusal
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backup.postgres.dump.dump_reader import END, NAME, Watcher
-from backup.postgres.dump.statements import literal
+from backup.postgres.dump.statements import literal, meant
 
 # What pg_dump writes between two objects: settings for the one that comes, and the beginning of its comment.
 _BETWEEN: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)*--\n\Z", re.MULTILINE)
@@ -129,7 +129,7 @@ class _Adapted:
         if there is None:
             return settings
         default = b"SET default_tablespace = '';"
-        return _TABLESPACE.sub(lambda each: each[0] if _meant(each[1]) in there else default, settings)
+        return _TABLESPACE.sub(lambda each: each[0] if meant(each[1]) in there else default, settings)
 
     def _made(self, text: bytes) -> bytes:
         """The section of an extension, in the version that it had, and with what it wants before rows come."""
@@ -146,9 +146,3 @@ def _in_version(statement: bytes, name: str, version: str) -> bytes:
     clause = b"SELECT ' VERSION ' || quote_literal(version) FROM pg_catalog.pg_available_extension_versions WHERE "
     body = b"BEGIN EXECUTE %b || coalesce((%b%b), ''); END" % (literal(statement), clause, known)
     return b"DO " + literal(body) + b";"
-
-
-def _meant(name: bytes) -> str:
-    """The name that an identifier stands for."""
-    plain = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name
-    return plain.decode(errors="surrogateescape")

@@ -28,7 +28,7 @@ class Entry:
     kind: str = ""
     name: str = ""
 
-    def possible(self, loaded: Collection[bytes]) -> bool:
+    def is_possible(self, loaded: Collection[bytes]) -> bool:
         """Whether it can be done while only these tables have all of their rows."""
         return self.early and all(table in loaded for table in self.alters | self.reads)
 
@@ -66,7 +66,7 @@ class Queue:
             if entry.alone:
                 return best if place or self._running or loaded is not None else entry
             free = altered.isdisjoint(entry.alters | entry.reads) and read.isdisjoint(entry.alters)
-            if free and (loaded is None or entry.possible(loaded)) and (best is None or entry.weight > best.weight):
+            if free and (loaded is None or entry.is_possible(loaded)) and (best is None or entry.weight > best.weight):
                 best = entry
             altered |= entry.alters
             read |= entry.reads

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from backup.errors import DumpFailed
 
 NAME: Final = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 COLUMN: Final = rb'(?:"(?:[^"]|"")+"|[^\s".,()]+)'
-COPY: Final = re.compile(
-    rb"COPY ((?:" + NAME + rb"\.)?" + NAME + rb") +(?:\(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) )?FROM stdin;\n"
-)
+TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
+COPY: Final = re.compile(rb"COPY " + TABLE + rb" +(?:\(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) )?FROM stdin;\n")
 END_OF_ROWS: Final = b"\n\\.\n"
 _HEAD: Final = 4096
 _SAMPLE: Final = 4096
@@ -122,10 +122,17 @@ class DumpReader:
             step = self._in_rows if self._table else self._in_quote if self._quote else self._in_sql
             position = step(text, position)
 
+    def read(self, pieces: Iterable[bytes]) -> None:
+        """Take a dump from its beginning to its end."""
+        for piece in pieces:
+            self.feed(piece)
+        self.finish()
+
     def finish(self) -> None:
         """No more bytes come: judge, and give the watcher, what was held back."""
         if self._carry[self._start :].strip() and not (self._table or self._quote):
-            self.feed(b"\n")
+            # This one is not the dump's: nothing that a subclass does with those.
+            DumpReader.feed(self, b"\n")
         self._tell(self._carry, len(self._carry))
 
     def missing(self) -> str:

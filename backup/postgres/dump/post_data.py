@@ -1,7 +1,8 @@
-"""A plain dump divided where its rows end: what comes then is kept entry by entry, with the tables that each needs.
+"""A plain dump as a new database takes it: without what drops what was there, and divided where its rows end.
 
-pg_dump announces each object with a comment and writes what is built on rows last. Entries that are not fully
-understood stay `alone`: everything before them is done first, and nothing beside them.
+What comes then is kept entry by entry, with the tables that each needs: pg_dump announces each object with a comment
+and writes what is built on rows last. Entries that are not fully understood stay `alone`: everything before them is
+done first, and nothing beside them.
 """
 
 from __future__ import annotations
@@ -12,25 +13,29 @@ from dataclasses import replace
 from typing import Final
 
 from backup.postgres.dump.adaptation import AS_IT_IS, Adaptation
-from backup.postgres.dump.clean_statements import WithoutDrops
+from backup.postgres.dump.definitions import CREATED, RELATING, related
 from backup.postgres.dump.dependency_queue import Entry
-from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, NAME, ROWS, DumpReader
+from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, NAME, ROWS, TABLE, DumpReader
 from backup.postgres.dump.load_attempt import Attempt
+from backup.postgres.dump.statements import literal, parts, statements
 
-_TABLE: Final = rb"((?:" + NAME + rb"\.)?" + NAME + rb")"
-_ALTER: Final = rb"^ALTER TABLE (?:ONLY )?" + _TABLE + rb"\n    ADD CONSTRAINT " + NAME
+_ALTER: Final = rb"^ALTER TABLE (?:ONLY )?" + TABLE + rb"\n    ADD CONSTRAINT " + NAME
 _INDEX: Final = re.compile(
-    rb"^CREATE (?:UNIQUE )?INDEX " + NAME + rb" ON (?:ONLY )?" + _TABLE + rb" USING (\w+) ", re.MULTILINE
+    rb"^CREATE (?:UNIQUE )?INDEX " + NAME + rb" ON (?:ONLY )?" + TABLE + rb" USING (\w+) ", re.MULTILINE
 )
 _UNIQUE: Final = re.compile(_ALTER + rb" (?:PRIMARY KEY|UNIQUE) ", re.MULTILINE)
-_FOREIGN: Final = re.compile(
-    _ALTER + rb" FOREIGN KEY \(" + COLUMN + rb"(?:, " + COLUMN + rb")*\) REFERENCES " + _TABLE + rb"\(", re.MULTILINE
+_COLUMNS: Final = rb"\((" + COLUMN + rb"(?:, " + COLUMN + rb")*)\)"
+_REFERENCE: Final = _ALTER + rb" FOREIGN KEY " + _COLUMNS + rb" REFERENCES " + TABLE
+_FOREIGN: Final = re.compile(_REFERENCE + rb"\(", re.MULTILINE)
+# The same with the columns that rows may break them by.
+_FOREIGN_KEY: Final = re.compile(_REFERENCE + _COLUMNS, re.MULTILINE)
+_UNIQUE_KEY: Final = re.compile(_ALTER + rb" (?:PRIMARY KEY|UNIQUE)[A-Z ]* " + _COLUMNS, re.MULTILINE)
+_UNIQUE_INDEX: Final = re.compile(
+    rb"^CREATE UNIQUE INDEX " + NAME + rb" ON (?:ONLY )?" + TABLE + rb" USING btree " + _COLUMNS, re.MULTILINE
 )
-_PARENT: Final = re.compile(rb"((?:" + COLUMN + rb"\.)?" + COLUMN + rb")")
-_ATTACHED: Final = re.compile(rb"^ALTER TABLE ONLY " + _TABLE + rb" ATTACH PARTITION " + _TABLE + rb" ", re.MULTILINE)
-_MADE: Final = re.compile(rb"^CREATE (UNLOGGED |FOREIGN )?TABLE " + _TABLE + rb" ", re.MULTILINE)
+_COLUMN: Final = re.compile(COLUMN)
+_CHECK: Final = re.compile(rb"^    CONSTRAINT (" + NAME + rb") CHECK \((.*)\)(?: NO INHERIT)?,?$", re.MULTILINE)
 _PARTED: Final = re.compile(rb"^PARTITION BY ", re.MULTILINE)
-_INHERITS: Final = re.compile(rb"^INHERITS \((.*)\)", re.MULTILINE)
 _SETTINGS: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)+--\n\Z", re.MULTILINE)
 _SETTING: Final = re.compile(rb"SET (\w+) = [^\n]*;\n")
 # What a session does under another name, only its own later statements are to see.
@@ -38,8 +43,7 @@ _STATEFUL: Final = re.compile(rb"^(?:SET SESSION AUTHORIZATION|\\c(?:onnect)?) "
 _EVENT_TRIGGER: Final = "EVENT TRIGGER"
 # What may be the first to come behind the rows, of what is given to sessions one by one.
 _BUILT: Final = ("INDEX", "CONSTRAINT", "FK CONSTRAINT", "EVENT TRIGGER", "MATERIALIZED VIEW DATA")
-_RELATING: Final = ("TABLE", "FOREIGN TABLE", "TABLE ATTACH")
-_CHECKING: Final = (*_RELATING, "DOMAIN")
+_CHECKING: Final = (*RELATING, "DOMAIN")
 # Functions of the server's own are written without a schema.
 _CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + NAME + rb"\." + NAME + rb"\(")
 # Definitions of a hundred thousand indexes. A dump with more of them is loaded as it comes.
@@ -48,6 +52,53 @@ _TAIL: Final = 1024
 FIRST: Final = Attempt()
 # How much longer than a sorted index one with many keys per row takes.
 _SLOW: Final = 4
+_SETTING_OF_HEAD: Final = re.compile(rb"SET |SELECT pg_catalog\.set_config\(")
+# A view that others need is replaced by an empty one.
+_DROP: Final = re.compile(
+    rb"DROP |ALTER .* DROP |CREATE OR REPLACE VIEW .* AS\nSELECT\n    NULL::|SELECT pg_catalog\.lo_unlink\(", re.DOTALL
+)
+# The drops of a million objects; what is longer has none, and is passed on as it is.
+_LONGEST_HEAD: Final = 64 << 20
+
+
+class WithoutDrops:
+    """Give it the chunks of a plain dump before its first object in order, then `begin`; it gives what is to be loaded.
+
+    Some of the statements that `--clean` makes fail where nothing is: pg_dump drops the constraint of a domain without
+    asking for the domain, and replaces a view of a schema that is not there.
+
+    `search_path`: where names are found that the dump does not look for anywhere; empty for as it is.
+    """
+
+    def __init__(self, search_path: bytes = b"") -> None:
+        self._path = search_path
+        self._head: bytes | None = b""
+        # What the dump sets before its first object: each session that takes a part of it needs that.
+        self.settings = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What can be loaded now."""
+        if self._head is None:
+            return chunk
+        self._head += chunk
+        return self.finish() if len(self._head) > _LONGEST_HEAD else b""
+
+    def begin(self) -> bytes:
+        """What is to be loaded before the first object, which comes now; nothing the next time."""
+        head, self._head = self._head, None
+        if head is None:
+            return b""
+        kept = [each + b"\n" for each in statements(head) if not _DROP.match(each)]
+        if self._path:
+            kept.append(b"SELECT pg_catalog.set_config('search_path', %b, false);\n" % literal(self._path))
+        self.settings = b"".join(filter(_SETTING_OF_HEAD.match, kept))
+        # The last line of it belongs to the object.
+        return b"".join([*kept, b"\n--\n"])
+
+    def finish(self) -> bytes:
+        """What is left, of a dump that names no object at all."""
+        head, self._head = self._head or b"", None
+        return head
 
 
 class Split:
@@ -66,7 +117,9 @@ class Split:
         loaded: Callable[[bytes], None] = lambda table: None,
         attempt: Attempt = FIRST,
     ) -> None:
-        self._attempt, self._rowless = attempt, True
+        self._attempt = attempt
+        # Whether rows of any table came by.
+        self.with_rows = False
         self._write, self._rows_done, self._loaded = write, rows_done, loaded
         self._copying = self._within = False
         self._freezable: set[bytes] = set()
@@ -89,11 +142,6 @@ class Split:
         self._kin: set[bytes] = set()
 
     @property
-    def with_rows(self) -> bool:
-        """Whether rows of any table came by."""
-        return not self._rowless
-
-    @property
     def settings(self) -> bytes:
         """The dump's own settings, as they are at its beginning."""
         return self._passed.settings
@@ -103,8 +151,8 @@ class Split:
         self._close()
         self._write(self._passed.begin())
         self._kind, self._name, self._table = kind, name, b""
-        if kind == "TABLE DATA" and self._rowless:
-            self._rowless = False
+        if kind == "TABLE DATA" and not self.with_rows:
+            self.with_rows = True
             self._write(self._attempt.before_rows)
         if kind in _BUILT and not self._holding and not self._passing:
             self._holding = True
@@ -177,12 +225,9 @@ class Split:
         if b" CHECK (" in text:
             self.checked.append(text)
             self.calling = self.calling or bool(_CALLING.search(text))
-        if self._kind == "TABLE ATTACH":
-            for match in _ATTACHED.finditer(text):
-                self._kin.update(match.groups())
-        elif self._kind in _RELATING and (made := _MADE.search(text)):
-            if parents := _INHERITS.search(text):
-                self._kin.update((made[2], *_PARENT.findall(parents[1])))
+        for pair in related(self._kind, text):
+            self._kin.update(pair)
+        if self._kind in ("TABLE", "FOREIGN TABLE") and (made := CREATED.search(text)):
             if made[1] != b"FOREIGN " and not _PARTED.search(text):
                 self._freezable.add(made[2])
 
@@ -217,7 +262,7 @@ class Split:
                 return Entry(script, alters=frozenset([self._key(found[1])]), early=True, weight=weight)
             case "FK CONSTRAINT" if found := _FOREIGN.search(own):
                 weight = self._bytes.get(found[1], 0)
-                return Entry(script, alters=frozenset(map(self._key, found.groups())), early=True, weight=weight)
+                return Entry(script, alters=frozenset(map(self._key, (found[1], found[3]))), early=True, weight=weight)
         return Entry(script, alone=True, last=_EVENT_TRIGGER in (self._kind, self._name[: len(_EVENT_TRIGGER)]))
 
     def _key(self, table: bytes) -> bytes:
@@ -243,9 +288,41 @@ def _remark_on(thing: str, comment: str) -> bool:
 def foreseen(pieces: Iterable[bytes], how: Adaptation = AS_IT_IS) -> list[Entry]:
     """What a dump builds behind its rows, loaded like this."""
     split = Split(lambda data: None)
-    reader = DumpReader(how.applied(split), counting=False)
-    for piece in pieces:
-        reader.feed(piece)
-    reader.finish()
+    DumpReader(how.applied(split), counting=False).read(pieces)
     split.finish()
     return split.entries
+
+
+def violation_query(entries: Iterable[Entry], tables: Iterable[bytes], schema: str, table: str, name: str) -> str:
+    """The query for the rows that break the constraint `name` of a table; empty where its definition is not understood.
+
+    `tables` are statements that make tables, with their checks.
+    """
+    # As pg_dump calls constraints, and unique indexes.
+    called = (f"{schema}.{table} {name}", f"{schema}.{name}")
+    found = next((shows for each in entries if each.name in called and (shows := _of_entry(each.script))), b"")
+    for text in tables:
+        made = CREATED.search(text)
+        if not found and made and parts(made[2]) == (schema, table):
+            checks = (match for match in _CHECK.finditer(text) if parts(match[1]) == (name,))
+            found = b"".join(b"SELECT * FROM %b WHERE NOT (%b);" % (made[2], match[2]) for match in checks)
+    return found.decode(errors="replace")
+
+
+def _of_entry(script: bytes) -> bytes:
+    if match := _FOREIGN_KEY.search(script):
+        table, own, other, key = match.groups()
+        pairs = list(zip(_COLUMN.findall(own), _COLUMN.findall(key), strict=True))
+        named = b" AND ".join(b"a.%b IS NOT NULL" % mine for mine, _ in pairs)
+        alike = b" AND ".join(b"b.%b = a.%b" % (theirs, mine) for mine, theirs in pairs)
+        return b"SELECT a.* FROM %b a WHERE %b AND NOT EXISTS (SELECT FROM %b b WHERE %b);" % (
+            table,
+            named,
+            other,
+            alike,
+        )
+    for pattern in (_UNIQUE_KEY, _UNIQUE_INDEX):
+        if match := pattern.search(script):
+            table, own = match.groups()
+            return b"SELECT %b, count(*) FROM %b GROUP BY %b HAVING count(*) > 1;" % (own, table, own)
+    return b""

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
-from backup.postgres.process_input import ProcessInput
-from backup.postgres.process_output import Pipe
+from backup.postgres.process_io import Pipe, ProcessInput
 
 _GLANCE: Final = 0.2
 _LINE: Final = 1 << 20
@@ -33,7 +32,8 @@ class Dialogue:
         self.load, self._entered = load, entered
         self._said = said
         self._word = secrets.token_hex(16).encode()
-        self._asked = self._answered = 0
+        # How many scripts it was given, and how many of them have gone well.
+        self._asked = self.answered = 0
         self._copies, self._within = 0, False
         # What it said when it was asked a question.
         self.told: list[str] = []
@@ -83,14 +83,9 @@ class Dialogue:
         self._entered()
 
     @property
-    def answered(self) -> int:
-        """How many of the scripts have gone well."""
-        return self._answered
-
-    @property
     def idle(self) -> bool:
         """Whether it has done all that it was asked. LoadFailed when it has ended or stands still."""
-        if self._answered == self._asked:
+        if self.answered == self._asked:
             return True
         self.load.check(self._since)
         return False
@@ -107,7 +102,7 @@ class Dialogue:
             for line in lines:
                 self._note(line)
             if answers := sum(line.startswith(self._word) for line in lines):
-                self._answered += answers
+                self.answered += answers
                 self.heard.set()
 
     def _note(self, line: bytes) -> None:

@@ -46,8 +46,18 @@ def mentioned(text: bytes) -> set[bytes]:
 
 def parts(name: bytes) -> tuple[str, ...]:
     """`public."Odd.Name"` as the names that it stands for."""
-    found = (match[0] for match in _PART.finditer(name))
-    return tuple(_bare(part).decode(errors="surrogateescape") for part in found)
+    return tuple(meant(match[0]) for match in _PART.finditer(name))
+
+
+def meant(name: bytes) -> str:
+    """The name that an identifier stands for."""
+    plain = name[1:-1].replace(b'""', b'"') if name.startswith(b'"') else name
+    return plain.decode(errors="surrogateescape")
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def comment(text: bytes) -> bytes:
@@ -58,7 +68,3 @@ def comment(text: bytes) -> bytes:
 def literal(text: bytes) -> bytes:
     """A text as an SQL literal, whatever standard_conforming_strings says."""
     return b"E'" + text.replace(b"\\", b"\\\\").replace(b"'", b"''") + b"'"
-
-
-def _bare(part: bytes) -> bytes:
-    return part[1:-1].replace(b'""', b'"') if part.startswith(b'"') else part

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from backup.postgres.dump.deferred_checks import put_back, taken_off
+from backup.postgres.dump.load_attempt import put_back, taken_off
 from backup.postgres.dump.statements import NAME, QUALIFIED, comment, literal, mentioned, parts, statements
 
 _OWNED: Final = re.compile(rb"ALTER SEQUENCE (" + QUALIFIED + rb") OWNED BY (" + QUALIFIED + rb")\." + NAME + rb";")
@@ -174,8 +174,8 @@ class TableExtract:
                 self._emit(statement)
         elif (table := _table_of(statement)) in self._wanted:
             self._of_wanted(kind, table, statement)
-        elif kind in _KEPT:
-            self._keep(statement)
+        elif kind in _KEPT and (match := _MADE.match(statement)):
+            self._held.setdefault(match[1], []).append(statement)
 
     def _of_wanted(self, kind: str, table: bytes, statement: bytes) -> None:
         self.written.add(table)
@@ -248,10 +248,6 @@ class TableExtract:
             self._begin()
             self._write(b"\nCREATE SCHEMA IF NOT EXISTS " + schema + b";\n")
 
-    def _keep(self, statement: bytes) -> None:
-        if match := _MADE.match(statement):
-            self._held.setdefault(match[1], []).append(statement)
-
     def _say(self, text: bytes) -> None:
         if self._schema:
             self._begin()
@@ -259,7 +255,7 @@ class TableExtract:
 
 
 def _is_sequence(held: list[bytes] | None) -> bool:
-    return bool(held) and held is not None and held[0].startswith(b"CREATE SEQUENCE ")
+    return bool(held and held[0].startswith(b"CREATE SEQUENCE "))
 
 
 def _function(text: bytes, found: list[bytes]) -> bytes:

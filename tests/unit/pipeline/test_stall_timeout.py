@@ -12,8 +12,7 @@ import pytest
 
 from backup.docker.throwaway_server import Server
 from backup.errors import BackupError, DatabaseUnavailable, DumpFailed, EngineError, LoadFailed
-from backup.postgres.process_input import ProcessInput
-from backup.postgres.process_output import Pipe, ProcessOutput
+from backup.postgres.process_io import Pipe, ProcessInput, ProcessOutput
 
 STALL = 0.02
 LOST = DatabaseUnavailable("too many clients already", "Wait.")

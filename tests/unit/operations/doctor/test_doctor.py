@@ -30,8 +30,7 @@ from backup.operations.doctor import EXIT, Check, NotChecked, Shared, examine, f
 from backup.operations.doctor.findings import Keys, Measured
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as told
-from backup.postgres.inspect import Facts
-from backup.postgres.privileges import DatabaseRights
+from backup.postgres.inspect import DatabaseRights, Facts
 from tests.support.facts import a_set
 
 NOW = datetime(2026, 11, 25, 4, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""What a dump defines has one hash, whatever its rows, versions and keys are; and is a dump of its own."""
+"""What a dump defines: one hash, whatever its rows, versions and keys are; parts of tables; the roles that it names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backup.postgres.dump.definitions import Definitions
+from backup.postgres.dump.definitions import Definitions, RoleNames, descendants, kinship
 from backup.postgres.dump.dump_reader import DumpReader
 
 HEAD = """\
@@ -139,3 +139,73 @@ def test_a_text_that_quotes_how_rows_are_announced_is_kept(kind: str, step: int)
     reader.finish()
     kept = b"".join(made.script or []).decode()
     assert quoted in kept and "COPY public.t (a) FROM stdin;\n\\.\n" in kept and "a row" not in kept
+
+
+def section(kind: str, name: str, text: str) -> bytes:
+    return f"--\n-- Name: {name}; Type: {kind}; Schema: public; Owner: o\n--\n\n{text}\n\n\n".encode()
+
+
+def test_parts_of_tables() -> None:
+    definitions = b"--\n-- PostgreSQL database dump\n--\n\nSET client_encoding = 'UTF8';\n\n" + b"".join(
+        [
+            section("TABLE", "log", "CREATE TABLE public.log (\n    at date\n)\nPARTITION BY RANGE (at);"),
+            section("TABLE", "Log 1", 'CREATE TABLE public."Log 1" (\n    at date\n);'),
+            section("TABLE", "b", 'CREATE TABLE public.b (\n    x int\n)\nINHERITS (public.log, s."A");'),
+            section("FUNCTION", "f", "CREATE FUNCTION f() AS $$\nALTER TABLE ONLY a ATTACH PARTITION b DEFAULT;\n$$;"),
+            section("TABLE ATTACH", "Log 1", 'ALTER TABLE ONLY public.log ATTACH PARTITION public."Log 1" DEFAULT;'),
+        ]
+    )
+    for size in (1, 7, len(definitions)):
+        found = kinship(definitions[start : start + size] for start in range(0, len(definitions), size))
+        assert found == {"public.log": ("public.b", 'public."Log 1"'), 's."A"': ("public.b",)}
+    assert descendants({"a": ["b", "c"], "b": ["d"], "d": ["a"]}, "a") == ["b", "c", "d", "a"]
+
+
+NAMING = b"""--
+-- PostgreSQL database dump
+--
+
+SET SESSION AUTHORIZATION 'first';
+--
+-- Name: a; Type: TABLE; Schema: public; Owner: x
+--
+
+ALTER TABLE public.a OWNER TO "Odd ""one\xc3\xa9";
+ALTER DEFAULT PRIVILEGES FOR ROLE maker IN SCHEMA public GRANT SELECT ON TABLES TO reader;
+GRANT SELECT,INSERT(a) ON TABLE public.a TO writer WITH GRANT OPTION;
+GRANT ALL ON SCHEMA public TO PUBLIC;
+GRANT ALL ON SCHEMA public TO pg_monitor;
+REVOKE ALL ON TABLE public.a FROM gone;
+CREATE POLICY p ON public.a FOR SELECT TO one, "two" USING ((a > 1));
+CREATE USER MAPPING FOR mapped SERVER s OPTIONS (
+    "user" 'x'
+);
+--
+-- Data for Name: a; Type: TABLE DATA; Schema: public; Owner: x
+--
+
+COPY public.a (a) FROM stdin;
+GRANT ALL ON SCHEMA public TO nobody;
+\\.
+
+
+--
+-- Name: b; Type: TABLE; Schema: public; Owner: x
+--
+
+ALTER TABLE public.b OWNER TO last;
+--
+-- PostgreSQL database dump complete
+--
+"""
+NAMED = ["first", 'Odd "oneé', "writer", "gone", "one", "two", "mapped", "maker", "reader", "last"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+def test_each_role_is_found_once_however_the_dump_is_cut(size: int) -> None:
+    names = RoleNames()
+    reader = DumpReader(names, counting=False)
+    for start in range(0, len(NAMING), size):
+        reader.feed(NAMING[start : start + size])
+    reader.finish()
+    assert sorted(names.found) == sorted(NAMED) and names.found["last"] == 1 and not names.found["reader"]

@@ -8,7 +8,7 @@ import pytest
 
 from backup.postgres.dump.dependency_queue import Entry, Queue
 from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.dump.post_data import Split, foreseen
+from backup.postgres.dump.post_data import Split, WithoutDrops, foreseen, violation_query
 
 HEAD = rb"""--
 -- PostgreSQL database dump
@@ -260,3 +260,70 @@ def test_tables_are_told_when_their_rows_are_written() -> None:
     assert told[0][1].endswith(b"COMMIT;\n") and told[1][1].endswith(
         b"COPY public.b (id) FROM stdin;\n1\n2\n\\.\n\n\n--\n"
     )
+
+
+FOREIGN = b"""SET default_tablespace = '';
+
+ALTER TABLE ONLY public.child
+    ADD CONSTRAINT has_parent FOREIGN KEY (p, "Q") REFERENCES s.parent(a, b) ON DELETE CASCADE DEFERRABLE;
+
+
+"""
+
+
+def test_queries_for_rows_that_break_a_constraint() -> None:
+    entries = [
+        Entry(FOREIGN, kind="FK CONSTRAINT", name="public.child has_parent"),
+        Entry(
+            b'ALTER TABLE ONLY public.t\n    ADD CONSTRAINT once UNIQUE NULLS NOT DISTINCT (a, "B");\n',
+            name="public.t once",
+        ),
+        Entry(b"CREATE UNIQUE INDEX i ON public.t USING btree (a);\n", name="public.i"),
+        Entry(b"CREATE UNIQUE INDEX j ON public.t USING btree (lower(a));\n", name="public.j"),
+    ]
+    check = b'    CONSTRAINT "C c" CHECK (((a > 0) OR (a IS NULL))),\n'
+    table = b'CREATE TABLE public."T t" (\n    a int,\n' + check + b"    b int\n);\n"
+
+    def shown(name: str, of: str = "t") -> str:
+        return violation_query(entries, [table], "public", of, name)
+
+    assert shown("has_parent", "child") == (
+        'SELECT a.* FROM public.child a WHERE a.p IS NOT NULL AND a."Q" IS NOT NULL'
+        ' AND NOT EXISTS (SELECT FROM s.parent b WHERE b.a = a.p AND b.b = a."Q");'
+    )
+    assert shown("once") == 'SELECT a, "B", count(*) FROM public.t GROUP BY a, "B" HAVING count(*) > 1;'
+    assert shown("i") == "SELECT a, count(*) FROM public.t GROUP BY a HAVING count(*) > 1;"
+    assert shown("C c", "T t") == 'SELECT * FROM public."T t" WHERE NOT (((a > 0) OR (a IS NULL)));'
+    assert shown("j") == shown("nothing") == ""
+
+
+def test_event_triggers_come_last_and_views_are_known() -> None:
+    dump = HEAD + b"".join(
+        [
+            entry("TABLE", "t", "CREATE TABLE public.t (\n    a int,\n    CONSTRAINT c CHECK (public.f(a))\n);"),
+            entry("EVENT TRIGGER", "e", "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION public.g();", "-"),
+            entry("COMMENT", "EVENT TRIGGER e", "COMMENT ON EVENT TRIGGER e IS 'x';", "-"),
+            entry("MATERIALIZED VIEW DATA", "m", "REFRESH MATERIALIZED VIEW public.m;"),
+        ]
+    )
+    entries = foreseen([dump])
+    assert [(each.kind, each.name) for each in entries] == [
+        ("MATERIALIZED VIEW DATA", "public.m"),
+        ("EVENT TRIGGER", "e"),
+        ("COMMENT", "EVENT TRIGGER e"),
+    ]
+    written: list[bytes] = []
+    found = Split(written.append)
+    reader = DumpReader(found)
+    reader.feed(dump)
+    reader.finish()
+    found.finish()
+    assert found.calling and not found.with_rows and b"REFRESH" not in b"".join(written)
+
+
+def test_a_search_path_comes_behind_what_the_dump_sets() -> None:
+    without = WithoutDrops(b'"a", "b\'c"')
+    given = HEAD + b"SELECT pg_catalog.set_config('search_path', '', false);\n\n--\n"
+    loaded = without.feed(given) + without.begin()
+    assert loaded.index(b"'search_path', ''") < loaded.index(b"""'search_path', E'"a", "b''c"', false)""")
+    assert without.settings.endswith(b"false);\n")

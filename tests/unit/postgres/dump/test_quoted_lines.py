@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from backup.operations.verify.set_files import wrong_roles
 from backup.postgres.dump.adaptation import Adaptation
-from backup.postgres.dump.definitions import Definitions
+from backup.postgres.dump.definitions import Definitions, RoleNames, kinship
 from backup.postgres.dump.dump_digest import Outline
 from backup.postgres.dump.dump_reader import DumpReader, Watcher
-from backup.postgres.dump.inheritance import kinship
 from backup.postgres.dump.post_data import Split
-from backup.postgres.dump.role_names import RoleNames
 from backup.postgres.dump.table_extract import TableExtract
 
 KEY = r"\restrict Abc123"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backup.postgres.dump.remedies import hint_for, shown, sqlstate
+from backup.postgres.remedies import hint_for, shown, sqlstate
 
 BODY = "\n".join(f"  -- line {number} of a long function" for number in range(400))
 SLUG = f"""\
