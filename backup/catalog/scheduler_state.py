@@ -21,7 +21,6 @@ from backup.model.schedule import Account, opened
 from backup.storage import atomic_file as notes
 from backup.storage import lock
 from backup.storage.directory import LocalStore
-from backup.storage.staged_file import staged_name
 
 FILE: Final = "schedule.json"
 # Longer than any holder needs it; shorter than the service may stand still.
@@ -154,7 +153,6 @@ class Ledger:
             # A directory or a link of that name is not ours and could not be replaced; it is kept for a look.
             if self.path.is_dir() or self.path.is_symlink():
                 self.path.rename(self.path.with_suffix(".foreign"))
-        self._store.remove(staged_name(FILE))  # of a writer that was killed: we hold its lock
         notes.replace(self._store, FILE, book.model_dump_json(indent=1).encode(), locked=True)
 
 

@@ -136,13 +136,16 @@ class Engine:
             with asking(what):
                 stream, _ = self.api.get_archive(container.id, path)
                 data = b"".join(_bounded(stream, _SMALL_FILE * 8))
-            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-                member = archive.getmembers()[0]
-                if member.issym():  # as Kubernetes has its secrets
-                    path = posixpath.join(posixpath.dirname(path), member.linkname)
-                    continue
-                file = archive.extractfile(member)
-                return _text(file.read(_SMALL_FILE), what) if file else ""
+            try:
+                with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+                    member = archive.getmembers()[0]
+                    if member.issym():  # as Kubernetes has its secrets
+                        path = posixpath.join(posixpath.dirname(path), member.linkname)
+                        continue
+                    file = archive.extractfile(member)
+                    return file.read(_SMALL_FILE).decode().removesuffix("\n") if file else ""
+            except (tarfile.TarError, UnicodeDecodeError) as error:
+                raise EngineError(f"{what} is not text, or was cut on its way: {printable(str(error))}") from None
         raise EngineError(f"{what} is a link that leads nowhere")
 
     def start_helper(
@@ -248,13 +251,6 @@ class Engine:
             if tags := self.api.inspect_image(container.image_id).get("RepoTags"):
                 return str(tags[0])
         return "an image without a name"
-
-
-def _text(data: bytes, what: str) -> str:
-    try:
-        return data.decode().removesuffix("\n")
-    except UnicodeDecodeError:
-        raise EngineError(f"{what} is not text") from None
 
 
 def _bounded(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:

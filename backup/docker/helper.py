@@ -17,7 +17,7 @@ _STDERR_LINES: Final = 5000
 
 
 class Helper:
-    """A started container of ours; satisfies `postgres.process_output.Process`."""
+    """A started container of ours; satisfies `postgres.process_io.Process`."""
 
     def __init__(self, api: Any, identifier: str, program: str) -> None:
         self._api, self._program = api, program

@@ -26,7 +26,6 @@ from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.runs import at_work
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
-from backup.storage.staged_file import staged_name
 
 PRUNE: Final = "prune"
 # The exit code of a run that did its part, and leaves more to a person.
@@ -81,7 +80,6 @@ class MemoryFile:
         """Replace it. Only for the holder of the lock."""
         if memory == self.read():
             return
-        self._store.remove(staged_name(self._name))  # of a writer that was killed
         atomic_file.replace(self._store, self._name, memory.model_dump_json(indent=1).encode(), locked=True)
 
     def note(self, memory: Memory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from typing import Generic, TypeVar
 
@@ -36,3 +37,10 @@ class BoundedQueue(Generic[Item]):
         item = self._items.get()
         self._free.put(None)
         return item
+
+    def drop(self) -> None:
+        """Drop what waits, and make room for one more: a signal may have ended a `get` that had not made room yet."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._items.get_nowait()
+        self._free.put(None)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 from backup.errors import BackupError, IntegrityError
+from backup.pipeline.bounded_queue import BoundedQueue
 
 # The library asks for 8 kB at a time and gives 64 kB; a buffer answers most of it without Python code.
 _BUFFER: Final = 1 << 20
@@ -68,7 +68,7 @@ def aside(make: Callable[[Put, threading.Event], None], name: str, room: int) ->
 
     `room` pieces wait at most. The thread, called `name`, ends with this generator.
     """
-    waiting: queue.Queue[bytes | BaseException | None] = queue.Queue(room)
+    waiting = BoundedQueue[bytes | BaseException | None](room)
     stopped = threading.Event()
 
     def work() -> None:
@@ -88,8 +88,7 @@ def aside(make: Callable[[Put, threading.Event], None], name: str, room: int) ->
     finally:
         stopped.set()
         while thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                waiting.get_nowait()
+            waiting.drop()
             thread.join(0.001)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing, sync_directory
-from backup.storage.staged_file import STAGED_SUFFIX
+from backup.storage.staged_file import STAGED_SUFFIX, staged_name
 
 _STAGED: Final = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(STAGED_SUFFIX)}")
 # Between its first byte and its name a note takes moments.
@@ -36,8 +36,11 @@ def alone(store: LocalStore) -> Iterator[None]:
 def replace(store: LocalStore, name: str, data: bytes, *, locked: bool = False) -> None:
     """Give `name` this content, durably. Each writer stages under a name of its own: none waits for a dead one.
 
-    `locked`: the caller holds the lock, so there is no other writer, and the next holder may sweep what it leaves.
+    `locked`: the caller holds the lock, so there is no other writer, and what is staged was left by one that was killed
+    or interrupted.
     """
+    if locked:
+        store.remove(staged_name(name))
     with store.stage(name if locked else f"{name}.{secrets.token_hex(4)}") as staged:
         staged.write(data)
         staged.seal()

@@ -17,7 +17,6 @@ from backup.errors import LockHeld, StoreError
 from backup.model.manifest import Tier
 from backup.storage import atomic_file, lock
 from backup.storage.directory import LocalStore
-from backup.storage.staged_file import staged_name
 
 PlaceName = Literal["s3", "copy"]
 # `offsite`: the manifest is there and every object was read back as it should be. `archived`: the same, but its bytes
@@ -137,7 +136,6 @@ class BookFile:
                 before = self.read()
                 book = changed(before)
                 if book != before:
-                    self._store.remove(staged_name(self._name))  # of a writer that was killed
                     atomic_file.replace(self._store, self._name, book.model_dump_json(indent=1).encode(), locked=True)
                 return book
         except LockHeld as held:

@@ -319,6 +319,8 @@ class JournalFile:
         known, names = (JOURNAL, KEPT, _RESERVE), self._store.names()
         left = [name for name in names if atomic_file.forgotten(self._store, name) in known]
         self._store.remove_all([staged_name(JOURNAL), staged_name(_RESERVE), *left])
+        if JOURNAL not in names:
+            self._store.remove(_RESERVE)
 
     def _write(self, journal: Journal) -> Journal:
         data = _bytes(journal)

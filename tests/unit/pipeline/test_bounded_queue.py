@@ -15,6 +15,7 @@ import pytest
 
 from backup.errors import Interrupted
 from backup.pipeline.age import AgeWriter, recipients
+from backup.pipeline.chunks import aside
 from backup.pipeline.gzip import GzipWriter
 from tests.support.faults import eventually
 
@@ -46,7 +47,7 @@ def interrupted(line: int, call: Callable[[], object]) -> bool:
 
 def waits(thread: threading.Thread) -> bool:
     frame = sys._current_frames().get(thread.ident or 0)
-    return frame is not None and frame.f_code.co_name in ("get", "wait")
+    return frame is not None and frame.f_code.co_name in ("get", "wait", "put")
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,26 @@ def test_a_writer_that_is_interrupted_at_any_line_can_be_ended(make: Callable[[]
             assert line
             return
     raise AssertionError("not one write went through")
+
+
+def test_a_reader_that_is_interrupted_at_any_line_can_be_ended() -> None:
+    def make(put: Callable[[bytes], None], stopped: threading.Event) -> None:
+        while not stopped.is_set():
+            put(b"x")
+
+    for line in range(LINES):
+        pieces = aside(make, "made", 2)
+        assert next(pieces) == b"x"
+        thread = next(each for each in threading.enumerate() if each.name == "made")
+        # Where it is full: the place that is made then must not be lost.
+        eventually(lambda thread=thread: waits(thread), pause=0)
+        ended = interrupted(line, lambda pieces=pieces: next(pieces))
+        ender = threading.Thread(target=pieces.close, daemon=True)
+        ender.start()
+        ender.join(5)
+        thread.join(5)
+        assert not ender.is_alive() and not thread.is_alive(), f"interrupted before line {line}, it is waited for"
+        if not ended:
+            assert line
+            return
+    raise AssertionError("not one piece came")
