@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from backup.model.backup_set import StoredSet
-from backup.model.manifest import file_name, parse_file_name
-from backup.pipeline.age import SUFFIX
+from backup.model.backup_set import StoredSet, parts_of
 from backup.pipeline.file_type import Kind
 
 
@@ -14,8 +12,7 @@ def volumes_of(stored: StoredSet) -> tuple[str, ...]:
         return tuple(volume.name for volume in stored.manifest.volumes)
     if stored.loose:
         return tuple(each.volume for each in stored.loose if each.volume)
-    parsed = [part for part in map(parse_file_name, stored.files) if part]
-    return tuple(part.what for part in parsed if part.content == "tar.gz")
+    return tuple(part.what for part in parts_of(stored).values() if part.content == "tar.gz")
 
 
 def dump_of(stored: StoredSet) -> str:
@@ -39,5 +36,5 @@ def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
 
 def _named(stored: StoredSet, what: str, content: str) -> str:
     """The file of a set that holds this, encrypted or not; empty when there is none."""
-    names = (file_name(what, stored.id, f"{content}{ending}") for ending in ("", SUFFIX))
-    return next((name for name in names if name in stored.files), "")
+    found = [name for name, part in parts_of(stored).items() if (part.what, part.content) == (what, content)]
+    return min(found, default="")

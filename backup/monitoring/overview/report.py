@@ -46,7 +46,7 @@ def set_summary(stored: StoredSet) -> dict[str, Any]:
         "state": stored.state,
         "good": stored.good,
         "loads": stored.loads,
-        "proven": stored.proven,
+        "proven": stored.shown == "proven",
         "encrypted": stored.encrypted,
         "unopened": stored.unopened,
         "size": stored.size,

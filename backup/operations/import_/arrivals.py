@@ -88,7 +88,7 @@ def _sets(catalog: Catalog, path: Path) -> list[StoredSet]:
     if path.is_dir():
         below = [path / tier for tier in Tier if (path / tier).is_dir()]
         return [stored for folder in (path, *below) for stored in catalog.sets_in(folder)]
-    if parse_file_name(path.name) is None:
+    if parse_file_name(path.name, Tier.MANUAL) is None:
         return []
     return [stored for stored in catalog.sets_in(path.parent) if path.name in stored.files]
 
