@@ -24,13 +24,13 @@ _QUEUE: Final = 12 * 3600.0
 def drill(
     invocation: typer.Context,
     which: Annotated[
-        str,
+        list[str] | None,
         typer.Argument(
             metavar="[ID|FILE|latest|s3:ID]",
-            help="A set; without one, the newest good set of each tier.",
+            help="A set, or files of one folder; without any, the newest good set of each tier.",
             autocompletion=base.set_ids,
         ),
-    ] = "",
+    ] = None,
     image: Image = "",
     identity: Identity = None,
     wait: Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)] = 0.0,
@@ -44,12 +44,12 @@ def drill(
     """
     main = App(base.identified(base.prepare(as_json, kind="verify"), identity))
     main.require_volume()
-    if named(which):
+    if which and len(which) == 1 and named(which[0]):
         return _offsite(
-            main, which, image, as_json, _QUEUE if scheduled else wait, base.occasion(invocation, scheduled)
+            main, which[0], image, as_json, _QUEUE if scheduled else wait, base.occasion(invocation, scheduled)
         )
     catalog = main.catalog
-    sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
+    sets = [main.find(*which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
     if not sets:
         raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
     patience = _QUEUE if scheduled else wait
