@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "backup").rglob("*.py"))
+SHARED_NAMES = 115
 
 # From the top to the ground. A module imports only from layers below its own.
 LAYERS = [
@@ -128,3 +130,23 @@ def test_only_the_command_line_prints_and_exits(path: Path) -> None:
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert called not in ("print", "sys.exit", "exit", "os._exit"), f"{path}:{node.lineno} calls {called}"
+
+
+def public(path: Path) -> Iterator[str]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def test_one_name_is_one_thing() -> None:
+    """Public names that two rooms define. A commit lowers their number; fifteen are the aim."""
+    homes = defaultdict[str, set[str]](set)
+    for path in MODULES:
+        for name in public(path):
+            if not name.startswith("_"):
+                homes[name].add(relative(path).split("/")[0])
+    several = sorted(name for name, rooms in homes.items() if len(rooms) > 1)
+    assert len(several) <= SHARED_NAMES, f"{len(several)} public names are of several rooms: {several}"

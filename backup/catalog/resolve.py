@@ -18,7 +18,7 @@ from backup.catalog.catalog import Catalog
 from backup.errors import BackupError, IntegrityError, KeyMissing, NotFound
 from backup.formatting import plural, printable
 from backup.media.archive_rules import root_of
-from backup.model.backup_set import LooseFile, StoredSet, parts_of
+from backup.model.backup_set import LooseFile, StoredSet, parsed_files
 from backup.model.manifest import Tier, parse_file_name, stamp_time
 from backup.pipeline import age
 from backup.pipeline.file_type import HEAD, Kind, beginning, recognise
@@ -58,7 +58,7 @@ def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
         names = ", ".join(str(folder / each.files[0]) for each in sets[:_LISTED])
         raise NotFound(f"{printable(query)} holds {plural(len(sets), 'set')}", f"Name a file of one: {names}")
     # A folder with one dump of an older name: what lies beside it may be called anything.
-    loose = not sets or (is_folder and all(part.older for part in parts_of(sets[0]).values()))
+    loose = not sets or (is_folder and all(part.older for part in parsed_files(sets[0]).values()))
     found = sets[0] if not loose else _loose([path], _names(path) if is_folder else [path.name], volumes, catalog)
     return replace(found, path=str(path))
 

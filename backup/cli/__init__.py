@@ -3,9 +3,9 @@
 Exit codes: 0 done · 1 a bug · 2 wrong usage · 3 done, but files changed, or it is in memory · 4 done, but more waits
 for `prune --force` · 10 settings · 11 another run holds the lock · 12 nobody confirmed · 20 database, engine or volume
 cannot be read · 30 backup volume · 32 place of the offsite copies · 40 stored bytes are wrong · 41 not proven ·
-44 no such set · 45 its key is not here · 50 not restored, all as before · 51 a restore is unfinished · 52 restored, but
-something after it failed · 60 `monitor --alert`, `doctor`: warning · 61 `monitor --alert`: critical, `doctor`: failed ·
-62 a message was not delivered · 128+N ended by signal N.
+44 no such set · 45 its key is not here · 46 it is here already · 50 not restored, all as before · 51 a restore is
+unfinished · 52 restored, but something after it failed · 60 `monitor --alert`, `doctor`: warning · 61 `monitor
+--alert`: critical, `doctor`: failed · 62 a message was not delivered · 128+N ended by signal N.
 """
 
 from __future__ import annotations
@@ -97,8 +97,9 @@ app = typer.Typer(
     help="Backups of an OBCMS stack that have been read back. `serve` (the default) runs them on schedule.",
     epilog="Exit codes: 0 done, 2 usage, 3 done but files changed while read, 4 more waits for prune --force,"
     " 10 settings, 11 busy, 12 not confirmed, 20 source, 30 backup volume, 32 offsite place, 40 damaged, 41 not proven,"
-    " 44 no such set, 45 its key is not here, 50 not restored, 51 restore unfinished, 52 restored but something after"
-    " it failed, 60 warning and 61 critical (monitor --alert, doctor), 62 message not delivered, 128+N signal N.",
+    " 44 no such set, 45 its key is not here, 46 is here already, 50 not restored, 51 restore unfinished, 52 restored"
+    " but something after it failed, 60 warning and 61 critical (monitor --alert, doctor), 62 message not delivered,"
+    " 128+N signal N.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import os
+import posixpath
 import re
 import socket
 import tarfile
@@ -38,6 +39,7 @@ _VOLUME: Final = "com.docker.compose.volume"
 _NETWORK: Final = "com.docker.compose.network"
 _OWN_ID: Final = re.compile(r"/containers/([0-9a-f]{64})/(?:hostname|hosts|resolv\.conf) ")
 _SMALL_FILE: Final = 4096
+_LINKS: Final = 8
 _DIGEST: Final = re.compile(r"(?:sha256:)?[0-9a-f]{12,64}")
 _ROOM: Final = re.compile(r"(\d+) (\d+) ([0-9a-f]{1,16})")
 
@@ -128,13 +130,20 @@ class Engine:
             return ""
 
     def read_file(self, container: Container, path: str) -> str:
-        """A small text file inside a container (a secret of the database's), less its final newline."""
-        with asking(f"{printable(path)} in {printable(container.name)}"):
-            stream, _ = self.api.get_archive(container.id, path)
-            data = b"".join(_bounded(stream, _SMALL_FILE * 8))
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            member = archive.extractfile(archive.getmembers()[0])
-            return member.read(_SMALL_FILE).decode().removesuffix("\n") if member else ""
+        """Read a small text file inside a container (a secret of the database's), less its final newline."""
+        what = f"{printable(path)} in {printable(container.name)}"
+        for _ in range(_LINKS):
+            with asking(what):
+                stream, _ = self.api.get_archive(container.id, path)
+                data = b"".join(_bounded(stream, _SMALL_FILE * 8))
+            with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+                member = archive.getmembers()[0]
+                if member.issym():  # as Kubernetes has its secrets
+                    path = posixpath.join(posixpath.dirname(path), member.linkname)
+                    continue
+                file = archive.extractfile(member)
+                return _text(file.read(_SMALL_FILE), what) if file else ""
+        raise EngineError(f"{what} is a link that leads nowhere")
 
     def start_helper(
         self, beside: Container, program: str, arguments: Sequence[str], spool: SpoolMount, labels: Mapping[str, str]
@@ -239,6 +248,13 @@ class Engine:
             if tags := self.api.inspect_image(container.image_id).get("RepoTags"):
                 return str(tags[0])
         return "an image without a name"
+
+
+def _text(data: bytes, what: str) -> str:
+    try:
+        return data.decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise EngineError(f"{what} is not text") from None
 
 
 def _bounded(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:

@@ -333,7 +333,7 @@ def filled_volumes(sets: Iterable[StoredSet]) -> frozenset[str]:
     return frozenset(name for stored in sets for name in volumes_of(stored) if name not in empty_volumes(stored))
 
 
-def parts_of(stored: StoredSet) -> dict[str, FileId]:
+def parsed_files(stored: StoredSet) -> dict[str, FileId]:
     """Its files by name, taken apart."""
     return {name: part for name in stored.files if (part := parse_file_name(name, stored.tier))}
 
@@ -342,14 +342,14 @@ def holds_database(stored: StoredSet) -> bool:
     """Whether a set holds a dump. Files without a manifest are judged by their names."""
     if stored.summary:
         return stored.summary.database is not None
-    return any(part.content == "sql.gz" for part in parts_of(stored).values())
+    return any(part.content == "sql.gz" for part in parsed_files(stored).values())
 
 
 def volumes_of(stored: StoredSet) -> list[str]:
     """The names of the volumes that a set holds. Files without a manifest are judged by their names."""
     if stored.summary:
         return [volume.name for volume in stored.summary.volumes]
-    return sorted({part.what for part in parts_of(stored).values() if part.content == "tar.gz"})
+    return sorted({part.what for part in parsed_files(stored).values() if part.content == "tar.gz"})
 
 
 def left_volumes(sets: Iterable[StoredSet]) -> dict[str, list[StoredSet]]:

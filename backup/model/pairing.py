@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backup.model.backup_set import StoredSet, parts_of
+from backup.model.backup_set import StoredSet, parsed_files
 from backup.model.manifest import FileId, Tier, set_id, stamp_time
 
 WITHIN: Final = timedelta(minutes=5)
@@ -46,7 +46,7 @@ def pair(files: Mapping[str, FileId], taken: Collection[str], zone: ZoneInfo) ->
 
 def ids_of(stored: StoredSet) -> list[str]:
     """Its id, and those that archives of the old scripts bear in their own names."""
-    parts = parts_of(stored).values()
+    parts = parsed_files(stored).values()
     return list(dict.fromkeys([stored.id, *(part.set_id for part in parts if part.content == "tar.gz")]))
 
 

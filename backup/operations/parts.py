@@ -11,7 +11,7 @@ from typing import Final
 
 from backup.errors import IntegrityError
 from backup.formatting import printable
-from backup.model.backup_set import StoredSet, parts_of
+from backup.model.backup_set import StoredSet, parsed_files
 from backup.model.manifest import Artifact
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import Kind
@@ -28,7 +28,7 @@ def volumes_of(stored: StoredSet) -> tuple[str, ...]:
         return tuple(volume.name for volume in stored.manifest.volumes)
     if stored.loose:
         return tuple(each.volume for each in stored.loose if each.volume)
-    return tuple(part.what for part in parts_of(stored).values() if part.content == "tar.gz")
+    return tuple(part.what for part in parsed_files(stored).values() if part.content == "tar.gz")
 
 
 def dump_of(stored: StoredSet) -> str:
@@ -52,7 +52,7 @@ def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
 
 def _named(stored: StoredSet, what: str, content: str) -> str:
     """The file of a set that holds this, encrypted or not; empty when there is none."""
-    found = [name for name, part in parts_of(stored).items() if (part.what, part.content) == (what, content)]
+    found = [name for name, part in parsed_files(stored).items() if (part.what, part.content) == (what, content)]
     return min(found, default="")
 
 

@@ -80,9 +80,9 @@ def giving_way(root: Path, limit: float = math.inf, *, look: float = _LOOK) -> I
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    thread = threading.Thread(target=watch, name="giving way", daemon=True)
-    thread.start()
     try:
+        # It may end this before the body has begun.
+        threading.Thread(target=watch, name="giving way", daemon=True).start()
         yield
     except Interrupted as error:
         if why:

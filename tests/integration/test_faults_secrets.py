@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 
+from backup.docker.container import described
+from backup.docker.engine import Engine
+from backup.errors import EngineError
 from tests.support.database import PASSWORD, Server
 from tests.support.faults import docker, dumping, ended, fill_big, helpers, under_way
 from tests.support.sidecar import Sidecar
@@ -188,3 +191,17 @@ def test_a_helper_has_no_more_rights_than_it_needs(sidecar: Sidecar, server: Ser
     # A pipe on it can be written to; a client that comes too late for its pipe must not leave the dump as a file.
     assert [m["RW"] for m in facts["Mounts"] if m["Destination"] == "/spool"] == [False]
     assert not [entry for entry in config["Env"] if entry.startswith(("PGPASS", "POSTGRES_", "DB_"))]
+
+
+def test_a_secret_in_the_database_container_may_be_a_link(server: Server) -> None:
+    """Kubernetes and Podman hand secrets over so. One that cannot be read is an error of the engine, with its name."""
+    place = "/tmp/secrets"  # noqa: S108 - of the container
+    made = "mkdir -p ..data && printf 'canary\\n' >..data/real && ln -sf ..data/real link && ln -sf link far"
+    made += " && ln -sf round round && printf '\\377\\376' >bytes"
+    docker("exec", server.container.id, "sh", "-c", f"mkdir -p {place} && cd {place} && {made}")
+    engine = Engine()
+    container = described(engine.api.inspect_container(server.container.id))
+    assert [engine.read_file(container, f"{place}/{name}") for name in ("..data/real", "link", "far")] == ["canary"] * 3
+    for name, words in (("round", "too many links"), ("bytes", "is not text"), ("none", "Could not find")):
+        with pytest.raises(EngineError, match=f"{place}/{name} in .*{words}"):
+            engine.read_file(container, f"{place}/{name}")

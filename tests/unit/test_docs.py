@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backup import errors
-from backup.cli import COMMANDS, offsite
+from backup.cli import COMMANDS, app, offsite
 from backup.operations.restore.journal import Step
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +38,11 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
     codes = {e.exit_code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.BackupError)}
     stated = [int(code) for code in re.findall(r"^\| (\d+) \|", section("Exit codes"), re.MULTILINE)]
     assert stated == sorted(codes | OTHERS)
+
+
+def test_the_help_names_the_exit_codes_of_the_errors() -> None:
+    codes = {e.exit_code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.BackupError)}
+    assert codes - {1} <= {int(code) for code in re.findall(r"\b\d+\b", app.info.epilog or "")}
 
 
 def test_the_readme_is_short() -> None:

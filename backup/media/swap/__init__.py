@@ -270,10 +270,12 @@ def state(root: Path, stamp: str) -> State:
 
 
 def kept(root: Path) -> list[KeptTrees]:
-    """What restores left on this volume, by stamp; what only looks like it is left out. MediaFailed if unreadable."""
+    """What restores left on this volume, by stamp; what only looks like it is left out. RestoreFailed without root."""
     found = []
-    for path in sorted(path for path in root.iterdir() if path.name.startswith(PREFIX)):
-        stamp = path.name.removeprefix(PREFIX)
+    with closed_after(open_root(root)) as fd:
+        names = sorted(name for name in os.listdir(fd) if name.startswith(PREFIX))
+    for name in names:
+        path, stamp = root / name, name.removeprefix(PREFIX)
         with contextlib.suppress(NotFound, RestoreFailed):
             if (how_far := state(root, stamp)) == "absent":
                 continue
