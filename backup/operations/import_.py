@@ -24,7 +24,7 @@ from backup.errors import BackupError, IntegrityError, NoSpace, NotFound, StoreE
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.media.tar_reader import Found, TarReader
-from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_good
+from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_good, verdict_name
 from backup.model.manifest import STAMP, Manifest, Tier, file_name, parse_file_name
 from backup.operations import runs
 from backup.operations.context import Context
@@ -192,9 +192,11 @@ def _known(stored: StoredSet, catalog: Catalog) -> bool:
     """Tell whether this very set is here. StoreError when something else has its id."""
     store = catalog.store(stored.tier)
     here = [name for name in store.names(foreign=True) if _belongs(name, stored.id) or name in stored.files]
-    if not here:
-        return False
     manifest = manifest_name(stored.id)
+    # What was found of files that somebody removed is void.
+    void = [] if manifest in stored.files else [verdict_name(stored.id)]
+    if not set(here).difference(void):
+        return False
     names = [manifest] if manifest in stored.files else list(stored.files)
     theirs = LocalStore(stored.directory)
     if set(names) <= set(here) and all(_sum(theirs, name) == _sum(store, name) for name in names):
