@@ -75,3 +75,9 @@ def test_they_are_imported_as_they_are(root: Path, tmp_path: Path, capsys: pytes
     assert all(each.shown == "verified" for each in there), "as each was read"
     assert "2" in said(capsys, "import", str(old.parent)), "they are known"
     assert said(capsys, "import", str(old / OLDER)).count("here already")
+
+
+def test_an_archive_under_an_older_dumps_name_is_damage(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever restored it would get no database."""
+    (root / "daily" / PILOT).write_bytes((root / "daily" / MEDIA).read_bytes())
+    assert "an archive under a dump's name" in said(capsys, "verify", PILOT, code=40)
