@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -76,11 +76,11 @@ def find_in(app: App, folder: Path) -> StoredSet:
 
 
 @contextlib.contextmanager
-def locate(app: App, query: str, progress: Progress) -> Iterator[StoredSet]:
+def locate(app: App, queries: Sequence[str], progress: Progress) -> Iterator[StoredSet]:
     """The set that a person names, for the body: here, elsewhere, or fetched from `s3:ID` into a temporary folder."""
-    where = parse_place(query)
+    where = parse_place(queries[0]) if len(queries) == 1 else None
     if where is None:
-        yield app.find(query)
+        yield app.find(*queries)
         return
     with temporarily(primary(app, progress, where[0]), where[1], lambda folder: find_in(app, folder)) as stored:
         yield stored

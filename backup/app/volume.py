@@ -38,9 +38,9 @@ class BackupVolume:
         """The lock of the backup volume."""
         return self.settings.root / "state" / "lock"
 
-    def find(self, query: str) -> StoredSet:
-        """The set that a person names, here or elsewhere."""
-        return resolve.find(self.catalog, query, self.volume_names())
+    def find(self, *queries: str) -> StoredSet:
+        """The set that a person names, here or elsewhere, by one name or by those of several of its files."""
+        return resolve.together(self.catalog, queries, self.volume_names())
 
     def volume_names(self) -> list[str]:
         """The volumes that are mounted for backups."""

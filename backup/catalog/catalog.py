@@ -30,11 +30,12 @@ from pydantic import BaseModel, ValidationError
 from backup.catalog import damaged, delete, pins
 from backup.catalog.manifest_cache import ManifestCache
 from backup.catalog.restore_page import PAGE
-from backup.catalog.set_reader import SetReader, verdict_of
+from backup.catalog.set_reader import BareVerdict, SetReader, bare_verdict, verdict_of
 from backup.errors import BackupError, NotFound, StoreError
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet, Verdict, manifest_name, merged, newest_first, present, verdict_name
 from backup.model.manifest import FileId, Manifest, Tier, file_name, parse_file_name, set_id, to_json
+from backup.model.pairing import ids_of
 from backup.storage.atomic_file import alone, forgotten, replace
 from backup.storage.directory import LocalStore
 from backup.storage.errors import statuses_of, sync_directory
@@ -52,7 +53,7 @@ class _Intent(BaseModel):
 
     def present(self, store: LocalStore) -> list[str]:
         """Which of the files have got their final names, the manifest last."""
-        there = statuses_of(store.directory, filter(_identified, self.files))
+        there = statuses_of(store.directory, [name for name in self.files if _identified(name, self.tier)])
         ours = [name for name, status in there.items() if status and status.st_ino == self.files[name]]
         return sorted(ours, key=lambda name: name == self.manifest)
 
@@ -105,15 +106,17 @@ class Catalog:
                 raise NotFound("there is no good set yet", "`create` takes one now; `list` shows safety sets, too.")
             return self._read_whole(good)
         name = PurePath(query).name
-        for stored in sets:
-            if query == stored.id or name in stored.files:
-                return self._read_whole(stored)
+        found = (s for s in sets if query == s.id or name in s.files)
+        # Ids that archives of a pair bear, too: after all sets that are called so.
+        paired = (s for s in sets if s.state == "old script" and query in ids_of(s))
+        for stored in (*found, *paired):
+            return self._read_whole(stored)
         raise NotFound(f"no set or file is called {printable(query)!r}", "`list` shows what is there.")
 
     def new_id(self, tier: Tier, now: datetime) -> str:
         """An id of which no file exists yet: a second run within a second takes the next one."""
         names = self.store(tier).names(foreign=True)
-        taken = {parsed.set_id for name in names if (parsed := _identified(bare_name(name)))}
+        taken = {parsed.set_id for name in names if (parsed := _identified(bare_name(name), tier))}
         moment = now
         while (identifier := set_id(tier, moment, self.zone)) in taken:
             moment += timedelta(seconds=1)
@@ -156,9 +159,9 @@ class Catalog:
             if removed:
                 damaged.forget(self.root, stored.id)
             return removed
-        if pins.is_pinned(store, stored.id):
+        if any(pins.is_pinned(store, each) for each in ids_of(stored)):
             return False
-        delete.unlink(store, stored.files)
+        delete.unlink(store, [verdict_name(stored.id), *stored.files])
         sync_directory(store.directory)
         return True
 
@@ -190,7 +193,7 @@ class Catalog:
 
     def unpin(self, stored: StoredSet) -> bool:
         """Let the age of a set count again; whether it was pinned."""
-        return pins.remove(LocalStore(stored.directory), stored.id)
+        return any([pins.remove(LocalStore(stored.directory), each) for each in ids_of(stored)])
 
     def finish_publishing(self) -> list[str]:
         """Remove what a publication that did not reach its manifest left; returns the names removed."""
@@ -225,6 +228,11 @@ class Catalog:
             removed += left
         return removed
 
+    def keeps_verdict(self, stored: StoredSet) -> bool:
+        """Whether what is found of a set is kept: it is one of this volume, and no files that were put together."""
+        known = stored.manifest is not None or (stored.state == "old script" and not stored.loose)
+        return known and stored.directory == self.root / stored.tier
+
     def record_verdict(
         self, stored: StoredSet, verdict: Verdict, begun: datetime | None = None, *, locked: bool = False
     ) -> Verdict:
@@ -234,7 +242,11 @@ class Catalog:
         """
         store, name = self.store(stored.tier), verdict_name(stored.id)
         with alone(store):
-            there = verdict_of(store, stored.id, stored.summary) if stored.summary and name in store.names() else None
+            there: Verdict | None = bare_verdict(store, stored.id, stored.seen)
+            if stored.summary:
+                there = verdict_of(store, stored.id, stored.summary) if name in store.names() else None
+            else:
+                verdict = BareVerdict.model_validate({**dict(verdict), "files": stored.seen})
             verdict = merged(verdict, there, begun)
             replace(store, name, verdict.model_dump_json(indent=2).encode(), locked=locked)
         return verdict
@@ -277,6 +289,7 @@ def _ours(name: str) -> bool:
     return name == PAGE or _identified(name) is not None
 
 
-def _identified(name: str) -> FileId | None:
-    """A file name of a set taken apart, also that of a verdict or a pin."""
-    return parse_file_name(name) or parse_file_name(name.removesuffix(".verdict").removesuffix(".pin") + ".json")
+def _identified(name: str, folder: Tier | None = None) -> FileId | None:
+    """A file name of a set taken apart, also that of a verdict or a pin; of older dumps in the folder of that tier."""
+    noted = name.removesuffix(".verdict").removesuffix(".pin")
+    return parse_file_name(name, folder) or parse_file_name(f"{noted}.json")

@@ -12,13 +12,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from backup.catalog.catalog import Catalog
 from backup.errors import BackupError, IntegrityError, KeyMissing, NotFound
 from backup.formatting import plural, printable
 from backup.media.archive_rules import root_of
-from backup.model.backup_set import LooseFile, StoredSet
-from backup.model.manifest import Tier
+from backup.model.backup_set import LooseFile, StoredSet, parsed_files
+from backup.model.manifest import Tier, parse_file_name, stamp_time
 from backup.pipeline import age
 from backup.pipeline.file_type import HEAD, Kind, beginning, recognise
 from backup.storage.directory import LocalStore
@@ -56,22 +57,64 @@ def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
     if len(sets) > 1:
         names = ", ".join(str(folder / each.files[0]) for each in sets[:_LISTED])
         raise NotFound(f"{printable(query)} holds {plural(len(sets), 'set')}", f"Name a file of one: {names}")
-    found = sets[0] if sets else _loose(path, _names(path) if is_folder else [path.name], volumes, catalog.identity)
+    # A folder with one dump of an older name: what lies beside it may be called anything.
+    loose = not sets or (is_folder and all(part.older for part in parsed_files(sets[0]).values()))
+    found = sets[0] if not loose else _loose([path], _names(path) if is_folder else [path.name], volumes, catalog)
     return replace(found, path=str(path))
+
+
+def together(catalog: Catalog, queries: Sequence[str], volumes: Sequence[str]) -> StoredSet:
+    """What one query names, or several: files of one set, or a dump and archives of one folder. NotFound otherwise."""
+    if len(queries) == 1:
+        return find(catalog, queries[0], volumes)
+    paths = sorted({_file(catalog, query) for query in queries})
+    if len(folders := sorted({str(path.parent) for path in paths})) > 1:
+        text = f"the files lie in {len(folders)} folders: {printable(', '.join(folders))}"
+        raise NotFound(text, "What belongs together lies in one folder: copy it there.")
+    folder, names = paths[0].parent, [path.name for path in paths]
+    own = next((tier for tier in Tier if folder == catalog.store(tier).directory.resolve()), None)
+    for stored in catalog.sets_in(folder, own):
+        if set(names) <= set(stored.files):
+            return find(catalog, str(paths[0]), volumes)
+        if stored.manifest and (known := [name for name in names if name in stored.files]):
+            text = f"{known[0]} belongs to the set {stored.id}, which is restored as it was made, without other files"
+            raise NotFound(text, f"Name {stored.query} alone.")
+    found = _loose(paths, names, volumes, catalog)
+    return replace(found, path=str(paths[0]), beside=tuple(map(str, paths[1:])))
+
+
+def _file(catalog: Catalog, query: str) -> Path:
+    """One of several files, named by its path or as a file of a tier. NotFound for what is a set, or nothing."""
+    path, shown = Path(query), printable(query)
+    if path.is_dir():
+        raise NotFound(f"{shown!r} is a folder", "Name one alone; several names are files of one folder.")
+    if path.is_file():
+        with storing(path):
+            return path.resolve(strict=True)
+    try:
+        stored = catalog.find(query)
+    except NotFound as error:
+        raise NotFound(f"no file is called {shown!r}", f"Name sets alone. {error.hint} {_MOUNT}") from None
+    if path.name not in stored.files:
+        raise NotFound(f"{shown!r} is a set", "Name it alone; several names are files of one folder.")
+    return stored.directory.resolve() / path.name
 
 
 def _names(folder: Path) -> list[str]:
     return [name for name in LocalStore(folder).names() if not name.startswith(".")]
 
 
-def _loose(path: Path, names: Iterable[str], volumes: Sequence[str], identity: Path | None) -> StoredSet:
-    """Files that are recognised by their bytes alone."""
+def _loose(paths: Sequence[Path], names: Iterable[str], volumes: Sequence[str], catalog: Catalog) -> StoredSet:
+    """Files that are recognised by their bytes alone: `names` in a folder, or those of the paths."""
+    path = paths[0]
     folder = path if path.is_dir() else path.parent
     store, found, refused = LocalStore(folder), [], list[IntegrityError | KeyMissing]()
     for name in names:
         try:
-            found.append(_recognised(store, name, volumes, identity))
+            found.append(_recognised(store, name, volumes, catalog))
         except (IntegrityError, KeyMissing) as error:
+            if len(paths) > 1:
+                raise _nothing(folder / name, [error]) from None
             refused.append(error)
     if not found:
         raise _nothing(path, refused)
@@ -81,19 +124,24 @@ def _loose(path: Path, names: Iterable[str], volumes: Sequence[str], identity: P
     ):
         if len(same) > len({each.volume for each in same}):
             listed = ", ".join(printable(each.name) for each in same[:_LISTED])
-            raise NotFound(f"{printable(str(path))} holds {len(same)} {what}: {listed}", "Name the one that you mean.")
+            said = (
+                f"{printable(str(path))} holds {len(same)} {what}"
+                if len(paths) == 1
+                else f"{len(same)} {what} were named"
+            )
+            raise NotFound(f"{said}: {listed}", "Name the one that you mean.")
     with storing(folder):
         details = [(folder / each.name).lstat() for each in found]
     return StoredSet(
         directory=folder,
-        id=path.name or str(path),
+        id=" + ".join(each.name for each in paths) or str(path),
         tier=Tier.MANUAL,
         time=datetime.fromtimestamp(max(detail.st_mtime for detail in details), UTC),
         state="old script",
         files=tuple(each.name for each in found),
         size=sum(detail.st_size for detail in details),
         loose=tuple(found),
-        identity=identity,
+        identity=catalog.identity,
     )
 
 
@@ -106,21 +154,27 @@ def _nothing(path: Path, refused: Sequence[IntegrityError | KeyMissing]) -> Back
     return type(error)(f"{printable(str(path))} cannot be restored: {error.message}", error.hint)
 
 
-def _recognised(store: LocalStore, name: str, volumes: Sequence[str], identity: Path | None) -> LooseFile:
+def _recognised(store: LocalStore, name: str, volumes: Sequence[str], catalog: Catalog) -> LooseFile:
     descriptor = store.open(name)
     with open(descriptor, "rb") as file, storing(store.directory / name):
         size = file.seek(0, 2)
         file.seek(0)
-        head, encrypted = age.head(file, identity, HEAD)
+        head, encrypted = age.head(file, catalog.identity, HEAD)
     content = recognise(head)
     inner = beginning(head)
     plain = LooseFile(name=name, kind=content.kind.value, packed=content.packed, size=size, encrypted=encrypted)
+    plain = replace(plain, time=_time(name, catalog.zone))
     if content.kind is Kind.TAR:
         root = root_of(inner)
         volume = _volume(root, volumes)
         return replace(plain, root=root or volume or _ROOTLESS, volume=volume)
     dumped = _DUMPED.search(inner) if content.kind is Kind.SQL else None
     return replace(plain, server_version=dumped[1].decode() if dumped else "")
+
+
+def _time(name: str, zone: ZoneInfo) -> datetime | None:
+    parsed = parse_file_name(name, Tier.MANUAL)
+    return stamp_time(parsed.stamp, zone) if parsed else None
 
 
 def _volume(root: str, volumes: Sequence[str]) -> str:

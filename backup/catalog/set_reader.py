@@ -6,7 +6,9 @@ are read each time; what the others said is remembered as long as their files ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from os import stat_result
@@ -30,12 +32,19 @@ from backup.model.backup_set import (
     pin_name,
     verdict_name,
 )
-from backup.model.manifest import Manifest, Summary, Tier, from_json, parse_file_name, stamp_time, summarise
+from backup.model.manifest import FileId, Manifest, Summary, Tier, from_json, parse_file_name, stamp_time, summarise
+from backup.model.pairing import bare, ids_of, pair
 from backup.storage.directory import LocalStore
 from backup.storage.errors import statuses_of
 
 # So many of the newest sets of a tier are always read whole: they are what is restored, compared and drilled.
 WHOLE: Final = 50
+
+
+class BareVerdict(Verdict):
+    """The verdict on files without a manifest, as long as they are what was read: by name, bytes and mtime (ns)."""
+
+    files: dict[str, tuple[int, int]]
 
 
 class SetReader:
@@ -51,21 +60,34 @@ class SetReader:
         """The sets (of one tier, or one of them `only`), by the order of their ids."""
         self._listing = self._store.listing()
         names = {name for name, regular in self._listing.items() if regular}
-        found: dict[str, tuple[Tier, list[str]]] = {}
-        for name in sorted(names):
-            parsed = parse_file_name(name)
-            if parsed and tier in (None, parsed.tier):
-                found.setdefault(parsed.set_id, (parsed.tier, []))[1].append(name)
         gone = delete.leaving(names)
+        found = self._grouped(names, tier, gone)
         ids = sorted(found.keys() - gone if not only else found.keys() & {only} - gone)
         newest = set(ids[-WHOLE:])
         for identifier in ids:
-            its_tier, files = found[identifier]
+            files = found[identifier]
+            its_tier = next(iter(files.values())).tier
             stored = self._set(its_tier, identifier, tuple(files), None if identifier in newest else cache)
             if stored.good or not delete.is_gone(self._store, identifier, files):
                 yield stored
         if cache and len(ids) > WHOLE:
             cache.keep(names)
+
+    def _grouped(
+        self, names: Collection[str], tier: Tier | None, gone: Collection[str]
+    ) -> Mapping[str, Mapping[str, FileId]]:
+        """The files of each set (of one tier), by its id. Dumps of older names are of the folder's tier."""
+        folder = tier or next((each for each in Tier if each == self._store.directory.name), None)
+        found: dict[str, dict[str, FileId]] = {}
+        without: dict[str, FileId] = {}
+        for name in sorted(names):
+            parsed = parse_file_name(name, folder)
+            if parsed and tier in (None, parsed.tier):
+                (without if parsed.older else found.setdefault(parsed.set_id, {}))[name] = parsed
+        for identifier in [each for each in found if each not in gone and bare(found[each])]:
+            without |= found.pop(identifier)
+        paired = pair(without, found.keys() | gone, self._zone)
+        return found | {each: {name: without[name] for name in files} for each, files in paired.items()}
 
     def _set(self, tier: Tier, identifier: str, files: tuple[str, ...], cache: ManifestCache | None) -> StoredSet:
         statuses, name = statuses_of(self._store.directory, files), manifest_name(identifier)
@@ -82,8 +104,12 @@ class SetReader:
         )
         if name not in statuses:
             time, lost = self._named(tier, identifier), self._lost(identifier, files)
-            problem = "its manifest is missing" if lost else ""
-            return made(time=time, state="unreadable" if lost else "old script", problem=problem)
+            if lost:
+                return made(time=time, state="unreadable", problem="its manifest is missing")
+            seen = {each: (status.st_size, status.st_mtime_ns) for each, status in statuses.items() if status}
+            stored = made(time=time, state="old script", verdict=bare_verdict(self._store, identifier, seen), seen=seen)
+            pinned = next((each for each in ids_of(stored) if pin_name(each) in self._listing), "")
+            return replace(stored, pin=pins.read(self._store, pinned)) if pinned else stored
         try:
             manifest = self._manifest(name, statuses[name], cache)
         except (IntegrityError, StoreError) as error:
@@ -117,6 +143,14 @@ class SetReader:
         # One that is being published gets it last; one that has just been published has it by now.
         name = manifest_name(identifier)
         return not self._publishes(name) and name not in self._store.names()
+
+
+def bare_verdict(store: LocalStore, identifier: str, seen: Mapping[str, tuple[int, int]]) -> BareVerdict | None:
+    """The verdict beside files without a manifest; None when there is none on them as they are now."""
+    with contextlib.suppress(StoreError, ValidationError):
+        found = BareVerdict.model_validate_json(store.read(verdict_name(identifier)))
+        return found if found.files == seen else None
+    return None
 
 
 def verdict_of(

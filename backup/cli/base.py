@@ -69,6 +69,16 @@ Set = Annotated[
 ]
 
 
+Sets = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ID|FILE|latest",
+        help="A set id, one of its files, or `latest`; or a dump and archives of one folder.",
+        autocompletion=set_ids,
+    ),
+]
+
+
 class Occasion(NamedTuple):
     """Why a run happens, for its record: trigger, slot and slots of Run."""
 

@@ -24,13 +24,13 @@ _QUEUE: Final = 12 * 3600.0
 def drill(
     invocation: typer.Context,
     which: Annotated[
-        str,
+        list[str] | None,
         typer.Argument(
             metavar="[ID|FILE|latest|s3:ID]",
-            help="A set; without one, the newest good set of each tier.",
+            help="A set, or files of one folder; without any, the newest good set of each tier.",
             autocompletion=base.set_ids,
         ),
-    ] = "",
+    ] = None,
     image: Image = "",
     identity: Identity = None,
     wait: Wait = 0.0,
@@ -45,9 +45,10 @@ def drill(
     main = App(base.prepare(as_json, kind="verify", identity=identity))
     main.require_volume()
     wait, occasion = _QUEUE if scheduled else wait, base.occasion(invocation, scheduled, trigger)
-    if parse_place(which):
-        return _offsite(main, which, image, as_json, wait, occasion)
-    sets = [main.find(which)] if which else drill_operation.newest_of_each_tier(main.catalog.sets(), datetime.now(UTC))
+    if which and len(which) == 1 and parse_place(which[0]):
+        return _offsite(main, which[0], image, as_json, wait, occasion)
+    catalog = main.catalog
+    sets = [main.find(*which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
     if not sets:
         raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
     for _ in base.do_each(sets, lambda stored: prove(main, stored, image, as_json, wait, occasion)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -27,14 +28,19 @@ from backup.operations.restore.journal import KeptFile
 from backup.operations.restore.plan import Plan, plan
 from backup.operations.restore.plan_inputs import gather
 
+Which = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="ID|FILE|latest|s3:ID",
+        help="A set, or one of its files; or a dump and archives of one folder.",
+        autocompletion=base.set_ids,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Do not ask.")]
 
 
 def restore(
-    which: Annotated[
-        str,
-        typer.Argument(metavar="ID|FILE|latest|s3:ID", help="A set, or one of its files.", autocompletion=base.set_ids),
-    ] = "",
+    which: Which = None,
     only: Annotated[Only | None, typer.Option(help="Restore only the database or only the volumes.")] = None,
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
@@ -56,14 +62,14 @@ def restore(
 
     Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`,
     `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
-    `restore latest --identity /key.txt`.
+    `restore latest --identity /key.txt`, `restore /old/dump.sql.gz /old/media.tar.gz`.
     """
     main = App(base.prepare(as_json, kind="restore", identity=identity))
     main.require_volume()
     if [bool(which), resume, rollback].count(True) != 1:
         raise typer.BadParameter("name a set, or pass --resume or --rollback")
     if path:
-        _paths(main, which, only, path, force, dry_run, as_json)
+        _paths(main, which or [], only, path, force, dry_run, as_json)
         return
     if resume or rollback:
         with base.progress(as_json) as progress:
@@ -71,7 +77,7 @@ def restore(
         return
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
-            stored = stack.enter_context(locate(main, which, progress))
+            stored = stack.enter_context(locate(main, which or [], progress))
             kept = KeptFile(main.settings.root).read()
             planned = plan(gather(restore_context(main, progress), stored, only.value if only else "", not no_safety))
         _show(planned, as_json)
@@ -91,7 +97,7 @@ def _restore(main: App, wish: run.Wish, as_json: bool) -> None:
 
 
 def _paths(
-    main: App, which: str, only: Only | None, paths: list[str], force: bool, dry_run: bool, as_json: bool
+    main: App, which: Sequence[str], only: Only | None, paths: list[str], force: bool, dry_run: bool, as_json: bool
 ) -> None:
     """Single files and directories: the application runs on, and nothing else is touched."""
     if only is not Only.MEDIA or not which:

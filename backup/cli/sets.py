@@ -11,7 +11,7 @@ import typer
 from backup.app.volume import BackupVolume
 from backup.catalog.catalog import Catalog
 from backup.cli import base
-from backup.cli.base import Identity, Image, Json, Set
+from backup.cli.base import Identity, Image, Json, Sets
 from backup.cli.render import tables
 from backup.errors import BackupError, IntegrityError
 from backup.formatting import age, plural, printable, size
@@ -55,7 +55,7 @@ def _as_json(sets: list[StoredSet], catalog: Catalog) -> Iterator[dict[str, Any]
 
 
 def verify(
-    which: Set,
+    which: Sets,
     quick: Annotated[bool, typer.Option("--quick", help="Compare the stored bytes alone, unpack nothing.")] = False,
     test_restore: Annotated[
         bool, typer.Option("--test-restore", help="Prove it too: restore it into a throw-away server. As `drill`.")
@@ -70,7 +70,7 @@ def verify(
     `verify latest --identity /key.txt`.
     """
     main = BackupVolume(base.prepare(as_json, kind="verify", identity=identity))
-    stored = main.find(which)
+    stored = main.find(*which)
     if test_restore:
         # What restores need takes longer to import than to compare the bytes of a small set.
         from backup.app.composition import App  # noqa: PLC0415

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,10 @@ from typing import Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from backup.model.manifest import DatabasePart, Manifest, Summary, Tier, file_name, parse_file_name, summarise
+from backup.model.manifest import DatabasePart, FileId, Manifest, Summary, Tier, file_name, parse_file_name, summarise
 
 State = Literal["complete", "complete with changes", "damaged", "does not load", "unreadable", "old script"]
 GOOD: Final[frozenset[State]] = frozenset({"complete", "complete with changes"})
-
 
 # Clocks of two machines differ by seconds; more than this is a clock that was set.
 SKEW: Final = timedelta(minutes=5)
@@ -151,7 +150,7 @@ class LooseFile:
     """A file that belongs to no set, recognised by its bytes: `kind` is sql, custom or tar.
 
     `volume` is the one that an archive belongs to, empty when that is not known; `root` the archive's one folder,
-    or what that is called where the archive has none.
+    or what that is called where the archive has none. `time` is that in its name.
     """
 
     name: str
@@ -162,6 +161,7 @@ class LooseFile:
     root: str = ""
     server_version: str = ""
     encrypted: bool = False
+    time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,8 @@ class StoredSet:
     `summary` is what rules over all sets ask of it: `manifest` itself may have to be read from the disk first.
 
     `loose` are files elsewhere that are no set at all; then id and time are those of the path that was named. `path` is
-    that of a set elsewhere, which no id finds. `identity` names the file with the key that opens an encrypted one.
+    that of a set elsewhere, which no id finds, and `beside` are those of more files that were named with it. `identity`
+    names the file with the key that opens an encrypted one. `seen` is what a verdict on bare files holds of them.
     """
 
     directory: Path
@@ -212,6 +213,8 @@ class StoredSet:
     loose: tuple[LooseFile, ...] = ()
     path: str = ""
     identity: Path | None = None
+    beside: tuple[str, ...] = ()
+    seen: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
     def summary(self) -> Summary | None:
@@ -226,8 +229,8 @@ class StoredSet:
 
     @property
     def query(self) -> str:
-        """What names it on a command line: its id, or the path of one elsewhere, quoted for a shell."""
-        return shlex.quote(self.path) if self.path else self.id
+        """What names it on a command line: its id, or the paths of one elsewhere, quoted for a shell."""
+        return shlex.join([self.path, *self.beside]) if self.path else self.id
 
     @property
     def safety(self) -> bool:
@@ -269,6 +272,15 @@ class StoredSet:
     def proven(self) -> bool:
         """Good, and restored by a drill to what was dumped."""
         return self.good and self.verdict is not None and self.verdict.proof is not None and self.verdict.proof.proven
+
+    @property
+    def shown(self) -> str:
+        """What was shown of it, in a word; also of files of the old scripts, which no rule counts as good."""
+        if self.state != "old script" or self.verdict is None:
+            return "proven" if self.proven else "verified" if self.verified else ""
+        if self.verdict.problems or self.verdict.refusal:
+            return "damaged" if self.verdict.problems else "does not load"
+        return "proven" if self.verdict.proof and self.verdict.proof.proven else "verified"
 
 
 def judge(manifest: Summary, verdict: Verdict | None, problem: str) -> tuple[State, str]:
@@ -318,22 +330,26 @@ def present(sets: Iterable[StoredSet], now: datetime) -> list[StoredSet]:
 
 def filled_volumes(sets: Iterable[StoredSet]) -> frozenset[str]:
     """The volumes of which any set holds a file, or may: an archive without a manifest counts."""
-    return frozenset(name for stored in sets for name in _filled(stored))
+    return frozenset(name for stored in sets for name in volumes_of(stored) if name not in empty_volumes(stored))
+
+
+def parsed_files(stored: StoredSet) -> dict[str, FileId]:
+    """Its files by name, taken apart."""
+    return {name: part for name in stored.files if (part := parse_file_name(name, stored.tier))}
 
 
 def holds_database(stored: StoredSet) -> bool:
     """Whether a set holds a dump. Files without a manifest are judged by their names."""
     if stored.summary:
         return stored.summary.database is not None
-    return any(parsed.content == "sql.gz" for parsed in map(parse_file_name, stored.files) if parsed)
+    return any(part.content == "sql.gz" for part in parsed_files(stored).values())
 
 
 def volumes_of(stored: StoredSet) -> list[str]:
     """The names of the volumes that a set holds. Files without a manifest are judged by their names."""
     if stored.summary:
         return [volume.name for volume in stored.summary.volumes]
-    parsed = map(parse_file_name, stored.files)
-    return sorted({part.what for part in parsed if part and part.content == "tar.gz"})
+    return sorted({part.what for part in parsed_files(stored).values() if part.content == "tar.gz"})
 
 
 def left_volumes(sets: Iterable[StoredSet]) -> dict[str, list[StoredSet]]:
@@ -355,12 +371,6 @@ def left_volumes(sets: Iterable[StoredSet]) -> dict[str, list[StoredSet]]:
 def empty_volumes(stored: StoredSet) -> list[str]:
     """The volumes that a set has, but no file of."""
     return [each.name for each in stored.summary.volumes if not each.files] if stored.summary else []
-
-
-def _filled(stored: StoredSet) -> list[str]:
-    if stored.summary:
-        return [each.name for each in stored.summary.volumes if each.files]
-    return volumes_of(stored)
 
 
 def manifest_name(identifier: str) -> str:

@@ -40,6 +40,9 @@ _NAME: Final = re.compile(
     r"\.(?P<suffix>(?:sql|tar|files)\.gz(?:\.age)?|sha256|json)"
 )
 
+# What earlier scripts called their dumps, packed or not, whatever the format: no tier is in the name.
+_OLDER: Final = re.compile(r"(?:obcms_backup|bmms_pilot)_([12]\d{3})(\d\d)(\d\d)_(\d\d)(\d\d)(\d\d)\.sql(?:\.gz)?")
+
 # As SQL calls them, and the option that names a locale of theirs.
 _PROVIDERS: Final = {"c": ("libc", ""), "i": ("icu", "ICU_LOCALE"), "b": ("builtin", "BUILTIN_LOCALE")}
 # LC_COLLATE and LC_CTYPE were all that there was before.
@@ -273,12 +276,16 @@ def summarise(manifest: Manifest) -> Summary:
 
 
 class FileId(NamedTuple):
-    """A file name of a set, taken apart: `obcms_<what>_<tier>_<stamp>.<suffix>`."""
+    """A file name of a set, taken apart: `obcms_<what>_<tier>_<stamp>.<suffix>`.
+
+    `older`: it is called as an earlier script called its dumps, and its tier is that of its folder.
+    """
 
     what: str
     tier: Tier
     stamp: str
     suffix: str
+    older: bool = False
 
     @property
     def content(self) -> str:
@@ -306,9 +313,15 @@ def file_name(what: str, identifier: str, suffix: str) -> str:
     return f"obcms_{what}_{identifier}.{suffix}"
 
 
-def parse_file_name(name: str) -> FileId | None:
-    """The parts of a set's file name; None for any other name, and for a time that never was."""
+def parse_file_name(name: str, folder: Tier | None = None) -> FileId | None:
+    """The parts of a set's file name; None for any other name, and for a time that never was.
+
+    `folder`: the tier of the folder, to which dumps of older names belong; None takes those for any other name.
+    """
     match = _NAME.fullmatch(name)
+    if not match and folder and (match := _OLDER.fullmatch(name)):
+        stamp = "{}-{}-{}_{}-{}-{}".format(*match.groups())
+        return FileId("backup", folder, stamp, "sql.gz", older=True) if _is_time(stamp) else None
     if not match or not _is_time(match["stamp"]):
         return None
     return FileId(match["what"], _BY_NAME[match["tier"]], match["stamp"], match["suffix"])

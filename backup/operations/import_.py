@@ -24,7 +24,7 @@ from backup.errors import BackupError, IntegrityError, NoSpace, NotFound, StoreE
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.media.tar_reader import Found, TarReader
-from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_good
+from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_good, verdict_name
 from backup.model.manifest import STAMP, Manifest, Tier, file_name, parse_file_name
 from backup.operations import runs
 from backup.operations.context import Context
@@ -114,7 +114,7 @@ def _from_folder(stored: StoredSet, context: Context, done: Adopted) -> None:
     _require_room(stored.id, stored.size, context)
     for name in stored.files:
         _copy(stored.directory / name, name, context)
-    _judged(context, done)
+    _judged(context, done, stored.tier)
 
 
 def _from_dump(path: Path, context: Context, done: Adopted) -> None:
@@ -139,11 +139,11 @@ def _from_archive(stream: BinaryIO, context: Context, done: Adopted) -> None:
     _judged(context, done)
 
 
-def _judged(context: Context, done: Adopted) -> None:
-    """Judge what lies in the hidden folder, and give all of it its names if all of it is right."""
+def _judged(context: Context, done: Adopted, tier: Tier | None = None) -> None:
+    """Judge what lies in the hidden folder (all of one tier), and give all of it its names if all of it is right."""
     folder = staging.folder(context.catalog.root)
     checked: list[tuple[StoredSet, Checked]] = []
-    for stored in context.catalog.sets_in(folder):
+    for stored in context.catalog.sets_in(folder, tier):
         if _known(stored, context.catalog):
             _tell_known(stored.id, done)
             continue
@@ -170,10 +170,9 @@ def _list(stored: StoredSet, found: Checked, context: Context) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with runs.undisturbed():
         context.catalog.give_names(stored.tier, staging.arrived(context.catalog.root, names))
-    if stored.manifest:
-        verdict = Verdict(checked=context.clock(), unchecked=tuple(found.unchecked))
-        context.catalog.record_verdict(stored, verdict, locked=True)
-    else:
+    verdict = Verdict(checked=context.clock(), unchecked=tuple(found.unchecked))
+    context.catalog.record_verdict(stored, verdict, locked=True)
+    if not stored.manifest:
         logger.warning("{}: not checked: {}", stored.id, "; ".join(found.unchecked))
     what = f"{plural(len(names), 'file')}, {size(stored.size)}"
     logger.success("{} is imported ({}); `pin {}` keeps it whatever its age", stored.id, what, stored.id)
@@ -192,10 +191,12 @@ def _with_sums(stored: StoredSet, catalog: Catalog) -> StoredSet:
 def _known(stored: StoredSet, catalog: Catalog) -> bool:
     """Tell whether this very set is here. StoreError when something else has its id."""
     store = catalog.store(stored.tier)
-    here = [name for name in store.names(foreign=True) if _belongs(name, stored.id)]
-    if not here:
-        return False
+    here = [name for name in store.names(foreign=True) if _belongs(name, stored.id) or name in stored.files]
     manifest = manifest_name(stored.id)
+    # What was found of files that somebody removed is void.
+    void = [] if manifest in stored.files else [verdict_name(stored.id)]
+    if not set(here).difference(void):
+        return False
     names = [manifest] if manifest in stored.files else list(stored.files)
     theirs = LocalStore(stored.directory)
     if set(names) <= set(here) and all(_sum(theirs, name) == _sum(store, name) for name in names):
@@ -294,7 +295,7 @@ def _sets(catalog: Catalog, path: Path) -> list[StoredSet]:
     if path.is_dir():
         below = [path / tier for tier in Tier if (path / tier).is_dir()]
         return [stored for folder in (path, *below) for stored in catalog.sets_in(folder)]
-    if parse_file_name(path.name) is None:
+    if parse_file_name(path.name, Tier.MANUAL) is None:
         return []
     return [stored for stored in catalog.sets_in(path.parent) if path.name in stored.files]
 

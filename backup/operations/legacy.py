@@ -101,7 +101,7 @@ class _Check:
             source.close()
 
     def _judge(self, name: str) -> None:
-        parsed = parse_file_name(name)
+        parsed = parse_file_name(name, self.stored.tier)
         if parsed and parsed.what == "roles" and parsed.content == "sql.gz":
             with self._reading(name) as source:
                 for problem in wrong_roles(source.content()):

@@ -11,10 +11,9 @@ from typing import Final
 
 from backup.errors import IntegrityError
 from backup.formatting import printable
-from backup.model.backup_set import StoredSet
-from backup.model.manifest import Artifact, file_name, parse_file_name
+from backup.model.backup_set import StoredSet, parsed_files
+from backup.model.manifest import Artifact
 from backup.operations.verify.stored_bytes import Stored
-from backup.pipeline.age import SUFFIX
 from backup.pipeline.file_type import Kind
 from backup.progress import Progress, Silent
 from backup.storage.directory import LocalStore
@@ -29,8 +28,7 @@ def volumes_of(stored: StoredSet) -> tuple[str, ...]:
         return tuple(volume.name for volume in stored.manifest.volumes)
     if stored.loose:
         return tuple(each.volume for each in stored.loose if each.volume)
-    parsed = [part for part in map(parse_file_name, stored.files) if part]
-    return tuple(part.what for part in parsed if part.content == "tar.gz")
+    return tuple(part.what for part in parsed_files(stored).values() if part.content == "tar.gz")
 
 
 def dump_of(stored: StoredSet) -> str:
@@ -54,8 +52,8 @@ def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
 
 def _named(stored: StoredSet, what: str, content: str) -> str:
     """The file of a set that holds this, encrypted or not; empty when there is none."""
-    names = (file_name(what, stored.id, f"{content}{ending}") for ending in ("", SUFFIX))
-    return next((name for name in names if name in stored.files), "")
+    found = [name for name, part in parsed_files(stored).items() if (part.what, part.content) == (what, content)]
+    return min(found, default="")
 
 
 @contextlib.contextmanager

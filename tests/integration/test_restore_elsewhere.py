@@ -162,6 +162,48 @@ def test_a_folder_with_a_dump_and_an_archive(target: Sidecar, server: Server, fi
     clean(target, server, kept=True)
 
 
+def test_a_dump_and_an_archive_named_together(target: Sidecar, server: Server, files: Path) -> None:
+    several = target.run("restore", str(files / "plain"), str(files / "packed"), "--force")
+    assert several.code == 44 and "2 dumps were named: packed, plain" in several.output, several.output
+    names = str(files / "custom.sql"), str(files / "archive.zip")
+    planned = target.run("restore", *names, "--dry-run")
+    assert planned.code == 0 and "archive of media/" in planned.output, planned.output
+    for command in ("verify", "drill"):
+        done = target.run(command, *names)
+        assert done.code == 0 and "archive.zip + custom.sql" in done.output, done.output
+    done = target.run("restore", *names, "--force", "--no-safety")
+    assert done.code == 0 and live(target, server) == (OLD, "old"), done.output
+    assert target.run("undo", "--force").code == 0 and live(target, server) == (NEW, "new")
+
+
+def test_files_of_one_run_of_the_old_scripts_are_one_set(target: Sidecar, server: Server, files: Path) -> None:
+    """Whichever of its names is given, with one undo; also a pilot's dump, whose name tells neither tier nor format."""
+    dump, media = "obcms_backup_weekly_2025-10-20_02-00-00.sql.gz", "obcms_media_weekly_2025-10-20_02-00-07.tar.gz"
+    pilot = "bmms_pilot_20251021_010000.sql"
+    (target.root / "weekly").mkdir(mode=0o700)
+    for name, source in ((dump, "packed"), (media, "archive.sql"), (pilot, "custom.sql")):
+        shutil.copy(files / source, target.root / "weekly" / name)
+    listed = target.run("list", "weekly").output.splitlines()
+    assert [line.split("\t")[0] for line in listed] == ["weekly_2025-10-21_01-00-00", "weekly_2025-10-20_02-00-00"]
+    for name, both in ((media, True), (dump, True), ("weekly_2025-10-20_02-00-07", True), (pilot, False)):
+        done = target.run("restore", name, "--force", "--no-safety")
+        assert done.code == 0 and live(target, server) == (OLD, "old" if both else "new"), done.output
+        assert target.run("undo", "--force").code == 0 and live(target, server) == (NEW, "new")
+    for name in (media, pilot):
+        drilled = target.run("drill", name)
+        assert drilled.code == 0 and "is proven" in drilled.output, drilled.output
+        assert target.run("verify", name).code == 0
+    assert target.run("list", "weekly").output.count("old script, proven") == 2
+    assert "no drill has ever" not in target.run("restore", pilot, "--dry-run").output
+    os.utime(target.root / "weekly" / dump)
+    assert target.run("list", "weekly").output.count("old script, proven") == 1, "it is of another file"
+    cut = target.root / "weekly" / dump
+    cut.write_bytes(cut.read_bytes()[:-100])
+    failed = target.run("drill", media)
+    assert failed.code == 40 and "old script, damaged" in target.run("list", "weekly").output, failed.output
+    assert "the last drill of weekly_2025-10-20_02-00-00 failed" in target.run("status").output
+
+
 def test_what_cannot_be_a_backup_is_refused(target: Sidecar, server: Server, files: Path) -> None:
     custom, plain = (files / "custom.sql").read_bytes(), (files / "plain").read_bytes()
     archive = (files / "archive.zip").read_bytes()

@@ -451,7 +451,8 @@ def test_old_files_are_read_to_their_end_and_said_to_have_no_facts(kept: Kept) -
     assert problems == [] and "no manifest to compare with" in unchecked[0]
     assert found.rows["public.people"] == 3000
     assert {content.kind for content in found.content.values()} == {"sql", "tar"}
-    assert verify(kept.catalog, kept.stored, Silent(), NOW).problems == () and len(kept.files()) == 2
+    assert verify(kept.catalog, kept.stored, Silent(), NOW).problems == ()
+    assert kept.stored.shown == "verified" and len(kept.stored.files) == 2, "it is remembered beside them"
 
 
 @pytest.mark.parametrize("part", [".sql.gz", ".tar.gz"])

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backup.formatting import age, duration, plural, printable, shortened, size
+from backup.model.backup_set import StoredSet
 from backup.model.finding import Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
@@ -95,7 +96,7 @@ def detail_sections(overview: Overview) -> list[Section]:
     for tier in Tier:
         mine = [stored for stored in overview.sets if stored.tier is tier]
         if mine:
-            rows = (Row(s.id, _set(s.size, s.state, s.proven, s.problem), "" if s.good else "red") for s in mine)
+            rows = (Row(s.id, _set(s), "" if s.good else "red") for s in mine)
             sections.append(Section(f"Sets: {tier} ({plural(len(mine), 'set')})", tuple(rows)))
     runs = [Row(_when(run.started, overview), _told(run), _style(run)) for run in telling(overview.runs)[:_RUNS]]
     return [*sections, Section("Runs", tuple(runs))] if runs else sections
@@ -234,8 +235,11 @@ def _told(run: Run) -> str:
     return f"{what}: {run.outcome}" + (f": {_short(run.message)}" if run.message else "")
 
 
-def _set(stored: int, state: str, proven: bool, problem: str) -> str:
-    return f"{size(stored)}, {state}" + (", proven" if proven else "") + (f": {_short(problem)}" if problem else "")
+def _set(stored: StoredSet) -> str:
+    # All that is good was verified; of files of the old scripts that is not said otherwise.
+    shown = stored.shown if stored.proven or not stored.good else ""
+    words = ", ".join(filter(None, [size(stored.size), stored.state, shown]))
+    return words + (f": {_short(stored.problem)}" if stored.problem else "")
 
 
 def _short(text: str) -> str:

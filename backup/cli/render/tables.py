@@ -64,10 +64,9 @@ def sets_lines(sets: Sequence[StoredSet]) -> list[str]:
 
 def state(stored: StoredSet) -> str:
     """The state of a set, the highest that was shown of it (proven, verified, or neither), encrypted, empty, pinned."""
-    shown = "proven" if stored.proven else "verified" if stored.verified else ""
     key = "" if not stored.encrypted else "encrypted, never opened" if stored.unopened else "encrypted"
     empty = [f"{name}: empty" for name in empty_volumes(stored)]
-    return ", ".join(filter(None, [stored.state, shown, key, *empty, "pinned" if stored.pin else ""]))
+    return ", ".join(filter(None, [stored.state, stored.shown, key, *empty, "pinned" if stored.pin else ""]))
 
 
 def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
@@ -82,7 +81,7 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
             "nobody has shown yet that it can be opened: `drill` with its key" if stored.unopened else "opened since"
         )
         facts.append(("encrypted", f"to age recipients; {opened}"))
-    facts.append(("verified", _verdict(stored.verdict, zone)))
+    facts.append(("verified", _verdict(stored, zone)))
     facts.append(("loads", _loads(stored.verdict, zone)))
     facts.append(("proven", _proof(stored.verdict.proof if stored.verdict else None, zone)))
     blocks: list[RenderableType] = [_facts(facts)]
@@ -151,12 +150,14 @@ def _rows(rows: dict[str, int]) -> Table:
     return table
 
 
-def _verdict(verdict: Verdict | None, zone: ZoneInfo) -> str:
+def _verdict(stored: StoredSet, zone: ZoneInfo) -> str:
+    verdict, bare = stored.verdict, stored.state == "old script"
     if verdict is None:
-        return "read back when it was written; not since"
+        return "never; `verify` does" if bare else "read back when it was written; not since"
     when = f"{verdict.checked.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    whole = "unpacks to its end" if bare else "every byte as written"
     open_ = f"; not checked: {'; '.join(verdict.unchecked)}" if verdict.unchecked else ""
-    return f"{when}: {'; '.join(verdict.problems) or f'every byte as written{open_}'}"
+    return f"{when}: {'; '.join(verdict.problems) or f'{whole}{open_}'}"
 
 
 def _loads(verdict: Verdict | None, zone: ZoneInfo) -> str:
@@ -200,7 +201,7 @@ def set_json(stored: StoredSet) -> dict[str, Any]:
         "state": stored.state,
         "good": stored.good,
         "loads": stored.loads,
-        "proven": stored.proven,
+        "proven": stored.shown == "proven",
         "encrypted": stored.encrypted,
         "unopened": stored.unopened,
         "size": stored.size,

@@ -65,7 +65,8 @@ def _differences(sets: Sequence[StoredSet]) -> Iterator[Finding]:
 
 def _failed(sets: Sequence[StoredSet], runs: Sequence[Run]) -> Iterator[Finding]:
     """Drills that did not come to an end, each tier by its newest one; an interrupted one has shown nothing."""
-    told = {s.id for s in sets if s.verdict and s.verdict.proof and not s.verdict.proof.proven}
+    ours = (s for s in sets if s.state != "old script")
+    told = {s.id for s in ours if s.verdict and s.verdict.proof and not s.verdict.proof.proven}
     drills = sorted((run for run in runs if run.operation == DRILL), key=lambda run: (run.started, run.id))
     ended = [run for run in drills if run.outcome not in (Outcome.RUNNING, Outcome.INTERRUPTED)]
     for last in {run.tier: run for run in ended}.values():

@@ -175,7 +175,7 @@ def _set(stored: StoredSet) -> dict[str, Any]:
         "state": stored.state,
         "good": stored.good,
         "loads": stored.loads,
-        "proven": stored.proven,
+        "proven": stored.shown == "proven",
         "encrypted": stored.encrypted,
         "unopened": stored.unopened,
         "size": stored.size,

@@ -150,7 +150,7 @@ class _Drill:
         )
         kept = None if self.problems else proof
         verdict = Verdict(checked=now, problems=tuple(self.problems), unchecked=tuple(self.unchecked), proof=kept)
-        if self.stored.manifest and self.stored.directory == self.context.catalog.root / self.stored.tier:
+        if self.context.catalog.keeps_verdict(self.stored):
             verdict = self.context.catalog.record_verdict(self.stored, verdict, self.began, locked=True)
         return verdict
 

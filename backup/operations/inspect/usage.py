@@ -1,11 +1,11 @@
-"""What takes the space in the backup volume, file by file: nothing is left out, and nothing is opened."""
+"""What takes the space in the backup volume, file by file: nothing is left out."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -79,9 +79,12 @@ def usage(catalog: Catalog, tier: Tier | None = None) -> Use:
     free, total = room(catalog.root)
     kept = KeptFile(catalog.root).read()
     use = Use(free, total, kept.size if kept else 0)
+    # Files of the old scripts that are one set bear ids of their own.
+    bare = (each for each in catalog.sets(tier) if each.state == "old script")
+    ids = {f"{each.tier}{os.sep}{name}": each.id for each in bare for name in each.files}
     top = str(catalog.root / tier) if tier else str(catalog.root)
     for path, size in _files(top):
-        _place(use, os.path.relpath(path, catalog.root), size)
+        _place(use, os.path.relpath(path, catalog.root), size, ids)
     return use
 
 
@@ -108,16 +111,16 @@ def _files(top: str) -> Iterator[tuple[str, int]]:
                 yield entry.path, detail.st_size
 
 
-def _place(use: Use, path: str, size: int) -> None:
+def _place(use: Use, path: str, size: int, ids: Mapping[str, str]) -> None:
     top, _, name = path.partition(os.sep)
     bare = name.removeprefix(".").removesuffix(STAGED_SUFFIX).removesuffix(_REMOVING)
     plain = bare.removesuffix(".verdict").removesuffix(".pin")
-    parsed = parse_file_name(bare) or parse_file_name(f"{plain}.json") if top in set(Tier) else None
+    parsed = parse_file_name(bare, Tier(top)) or parse_file_name(f"{plain}.json") if top in set(Tier) else None
     if name.startswith(".") and (name.endswith((STAGED_SUFFIX, _REMOVING))) or path.startswith("state/import/"):
         _list(use, "leftovers", use.leftovers, path, size)
     elif parsed and parsed.tier == top:
-        kind = _kind(parsed.what, parsed.suffix)
-        use.sets.setdefault(parsed.set_id, SetUse(parsed.set_id, top)).kinds[kind] += size
+        kind, identifier = _kind(parsed.what, parsed.suffix), ids.get(path, parsed.set_id)
+        use.sets.setdefault(identifier, SetUse(identifier, top)).kinds[kind] += size
     elif top in (LOGS, STATE):
         use.other[top] += size
     elif name == PAGE:

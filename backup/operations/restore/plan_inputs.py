@@ -137,6 +137,8 @@ def _foreign(stored: StoredSet) -> Foreign:
         kind=" and ".join(kinds),
         database=bool(dumps),
         volumes=bool(archives),
+        database_time=dumps[0].time if dumps else None,
+        media_time=archives[0].time if archives else None,
         server_version=dumps[0].server_version if dumps else "",
         unchecked=("checksums", "row counts"),
         query=stored.query,

@@ -16,7 +16,7 @@ __all__ = ["Checked", "Found", "check", "verify"]
 
 
 def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetime, *, quick: bool = False) -> Verdict:
-    """Judge a set by its bytes on disk, and keep the verdict beside it when it has a manifest.
+    """Judge a set by its bytes on disk, and keep the verdict beside it when it is one of this volume.
 
     Quick: sizes and SHA-256 of the stored files alone. A set that was found damaged is always judged in full, since
     its bytes may be as they were written and what they hold wrong all the same.
@@ -26,7 +26,7 @@ def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetim
         quick = False
     problems, unchecked, _ = check(stored, progress, quick=quick)
     verdict = Verdict(checked=now, problems=tuple(problems), unchecked=tuple(unchecked))
-    if stored.manifest is None or stored.directory != catalog.root / stored.tier:
+    if not catalog.keeps_verdict(stored):
         return verdict
     try:
         verdict = catalog.record_verdict(stored, verdict, now)

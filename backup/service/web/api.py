@@ -156,7 +156,7 @@ def _set(stored: StoredSet) -> dict[str, Any]:
         "time": _time(stored.time),
         "state": stored.state,
         "good": stored.good,
-        "proven": stored.proven,
+        "proven": stored.shown == "proven",
         "size_bytes": stored.size,
         "problem": printable(stored.problem),
         "verified": _time(verdict.checked if verdict else None),

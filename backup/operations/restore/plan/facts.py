@@ -8,8 +8,7 @@ from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from backup.model.backup_set import StoredSet
-from backup.model.manifest import parse_file_name
+from backup.model.backup_set import StoredSet, parsed_files
 
 # What of a set is restored; empty for all of it.
 Only = Literal["", "database", "media"]
@@ -172,7 +171,7 @@ def source(facts: Facts) -> Source:
         time = given.media_time if facts.only == "media" else given.database_time or given.media_time
         return Source(given.name, given.database, given.volumes, time, given.server_version, "", "", None)
     if given.manifest is None:
-        suffixes = [parsed.content for parsed in map(parse_file_name, given.files) if parsed]
+        suffixes = [part.content for part in parsed_files(given).values()]
         return Source(given.id, "sql.gz" in suffixes, "tar.gz" in suffixes, given.time, "", "", "", None)
     part = given.manifest.database
     return Source(

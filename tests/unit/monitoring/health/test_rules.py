@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.model.backup_set import StoredSet
+from backup.model.backup_set import Proof, StoredSet, Verdict
 from backup.model.finding import LEVELS, Finding, warning
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
@@ -30,6 +31,12 @@ LIMITS = Limits(
 )
 PLENTY = 10**10
 DRILL_FAILED = a_run(1, Outcome.FAILED, "no image", hint="Pull it.", operation="drill", set="daily_x")
+OLD_FAILED = a_run(1, Outcome.FAILED, "it does not load", operation="drill", set="daily_old")
+OLD_REFUSED = replace(
+    a_set(99, "old script"),
+    id="daily_old",
+    verdict=Verdict(checked=NOW, proof=Proof(tried=NOW, differences=("it does not load: no such type",))),
+)
 
 
 def judge(
@@ -109,6 +116,14 @@ TABLE = [
     # proofs
     ("a drill failed", week(), [DRILL_FAILED], {}, "warn", "the last drill of daily_x failed: no image"),
     ("a drill failed, then well", week(), [DRILL_FAILED, a_run(0.5, operation="drill")], {}, "pass", ""),
+    (
+        "an old dump did not load",
+        [*week(), OLD_REFUSED],
+        [OLD_FAILED],
+        {},
+        "warn",
+        "the last drill of daily_old failed",
+    ),
     ("a drill crashed", week(), [a_run(1, Outcome.CRASHED, operation="drill")], {}, "warn", "drill of daily crashed"),
     (
         "another tier's drill excuses none",
