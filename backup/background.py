@@ -1,4 +1,4 @@
-"""Work in the background, which keeps nobody from starting or ending."""
+"""A thread for work that may hang."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class BackgroundTask:
-    """Work that may hang (an engine, a disk), in a daemon thread: it keeps nobody from starting or ending."""
+    """One piece of work (it asks an engine, a disk) in a daemon thread: it keeps nobody from starting or ending."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work

@@ -1,4 +1,4 @@
-"""The kitchen-sink database against plain pg_dump and psql: what comes back the same, and what is known not to."""
+"""The sample schema against plain pg_dump and psql: what comes back the same, and what is known not to."""
 
 from __future__ import annotations
 

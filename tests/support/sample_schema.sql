@@ -1,5 +1,5 @@
--- One of everything a database can hold, for psql. kitchen.py sets :prefix; roles are cluster-wide and carry it.
--- What pg_dump writes differently after one restore is not here but in kitchen.UNSTABLE.
+-- One of everything a database can hold, for psql. sample_schema.py sets :prefix; roles are cluster-wide and carry it.
+-- What pg_dump writes differently after one restore is not here but in sample_schema.UNSTABLE.
 -- A policy has one role only: pg_dump lists several in the order of the cluster's own numbers, so a new cluster differs.
 \set owner :prefix _owner
 \set app :prefix _app
