@@ -204,14 +204,10 @@ class Engine:
         labels += [f"{label}={value}" for label, value in ((LABEL_RUN, run), (LABEL_ROLE, role)) if value]
         with asking("leftover helpers"):
             leftovers = self.api.containers(all=True, filters={"label": labels})
-        refused: list[EngineError] = []
-        for container in leftovers:
-            try:
-                Helper(self.api, container["Id"], "helper").close()
-            except EngineError as error:  # it must not keep the others here
-                refused.append(error)
-        if refused:
-            raise refused[0]
+        # Each is tried: one that the engine refuses to remove must not keep the others here.
+        with contextlib.ExitStack() as stack:
+            for container in leftovers:
+                stack.callback(Helper(self.api, container["Id"], "helper").close)
         return len(leftovers)
 
     def containers(self, project: str, *, oneoff: bool = False) -> list[Container]:

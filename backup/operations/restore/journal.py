@@ -310,11 +310,11 @@ class JournalFile:
 
     def finish(self) -> None:
         """It has ended. Needs no room on the disk."""
-        self._store.remove_all([JOURNAL, _RESERVE])
+        self._store.remove(JOURNAL)
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove what writers that were killed had staged."""
+        """Remove what writers that were killed had staged, and the reserve where nothing is under way."""
         # KEPT has writers without the lock, and releases before staged all three so.
         known, names = (JOURNAL, KEPT, _RESERVE), self._store.names()
         left = [name for name in names if atomic_file.forgotten(self._store, name) in known]
