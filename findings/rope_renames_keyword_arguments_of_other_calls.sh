@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# rope renames a function everywhere; its own test suite holds since 2013 that `dict(a=a)` becomes `dict(a=new)`.
+# rope renames a function in all modules that use it. A report about the keyword in `dict(a=a)` was closed years ago.
 #
 # Expected: keyword arguments belong to what is called, and stay: in `Record(source=source(text))` the first `source` is
 # a field of Record, the second the function that is renamed.
