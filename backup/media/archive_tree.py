@@ -16,10 +16,11 @@ import tarfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from backup.media.directories import Identity, closed_after, identity
+from backup.media.directories import Identity, identity
 from backup.media.tar_writer import BLOCK, Gathered, Member, ending, hash_hole, header, index_line, padding
 from backup.media.walk import (
     FILE,
@@ -35,6 +36,7 @@ from backup.media.walk import (
     is_recent,
     open_below,
     reading,
+    unreadable,
 )
 from backup.pipeline.chunks import Sink
 
@@ -114,8 +116,7 @@ def archive(
     return _Archiver(name, first, seen, sink, index, progress).run(second)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(NamedTuple):
     path: bytes
     sha256: str
     size: int
@@ -255,10 +256,14 @@ class _Archiver:
             return
         if first:  # changed between its names, or its number was given to a new file
             self._changed.add(entry.path, "rewritten while read")
-        with reading(self._walk.full(entry.path), SWAPPED):
+        try:
             fd = open_below(entry.name, entry.folder, FILE)
-        with closed_after(fd):
+        except OSError as error:
+            raise unreadable(error, self._walk.full(entry.path), SWAPPED) from error
+        try:
             self._add_content(self._opened(fd, entry), entry, path)
+        finally:
+            os.close(fd)
 
     def _add_content(self, source: OpenFile, entry: Entry, path: bytes) -> None:
         before = source.settled()
@@ -285,8 +290,8 @@ class _Archiver:
                 break
             before, attempt = source.settled(), attempt + 1
             if before.st_size > _WHOLE:
-                return self._stream(source, replace(member, stat=before, size=before.st_size))
-        self._begin(replace(member, stat=before, size=len(data)))
+                return self._stream(source, member._replace(stat=before, size=before.st_size))
+        self._begin(member if before is member.stat else member._replace(stat=before, size=len(data)))
         self._tar.write(data)
         self._tar.write(padding(len(data)))
         self._bytes += len(data)
@@ -295,7 +300,7 @@ class _Archiver:
     def _stream(self, source: OpenFile, member: Member) -> tuple[_Stored, str]:
         everywhere = ((0, member.size),)
         regions = source.regions(member.size) if member.stat.st_blocks * BLOCK < member.size else everywhere
-        self._begin(member if regions == everywhere else replace(member, regions=regions))
+        self._begin(member if regions == everywhere else member._replace(regions=regions))
         digest, position = hashlib.sha256(), 0
         for start, length in (*regions, (member.size, 0)):
             hash_hole(digest, start - position, self._progress)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from backup.errors import IntegrityError, RestoreFailed, StoreError
 from backup.media import metadata
@@ -28,7 +29,7 @@ from backup.media.case_folding import one_name, other_spelling
 from backup.media.directories import FOLDER, Identity, closed_after, identity
 from backup.media.metadata import Metadata, Notes
 from backup.media.selection import ROOT, Chosen, Selection
-from backup.media.tar_reader import Found, TarReader, refused, shown
+from backup.media.tar_reader import Found, TarReader, pieces_of, refused, shown
 from backup.media.tar_writer import ZEROS, IndexEntry, hash_hole
 from backup.pipeline.gzip import DAMAGED
 from backup.storage.rename import NO_LINKS
@@ -93,7 +94,7 @@ class Extracted:
 
 
 def extract(
-    stream: BinaryIO,
+    stream: io.BufferedIOBase,
     root_name: str,
     target: Path,
     *,
@@ -113,7 +114,7 @@ def extract(
     """
     root, notes = os.fsencode(root_name), Notes()
     with contextlib.closing(Branch(_opened_empty(target, dir_fd), notes)) as branch:
-        reader = TarReader(stream, limit, b"" if trusted else root)
+        reader = TarReader(pieces_of(stream), limit, b"" if trusted else root)
         members, top = (Selection(reader, select), ROOT) if select else (reader, root)
         made = _Extraction(members, top, branch, index, notes, trusted=trusted, limit=limit, progress=progress)
         try:

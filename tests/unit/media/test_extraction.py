@@ -141,7 +141,7 @@ def test_what_the_writer_writes_of_an_inode_the_reader_takes(
     (uid, gid), path = owners, b"media/" + name
     found = os.stat_result((mode, 0, 0, 1, uid, gid, 0, 0, 0, 0), {"st_mtime_ns": mtime})
     tar = header(Member(path, FILE, found, attributes=attributes)) + header(Member(path, LINK, found, target=target))
-    file, link = TarReader(io.BytesIO(tar + END), BIG).members()
+    file, link = TarReader([tar + END], BIG).members()
     for each in (file, link):
         assert (each.path, each.mode, each.uid, each.gid, each.mtime_ns) == (path, mode, uid, gid, mtime)
     assert (file.attributes, link.target) == (attributes, target)
@@ -681,7 +681,7 @@ def test_damaged_gzip_and_a_failing_disk(place: Path) -> None:
         extract(stream, "media", place / "target", index=None, trusted=True, limit=BIG, progress=_silent)
 
     class Failing(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
+        def read1(self, size: int | None = -1, /) -> bytes:
             raise OSError(5, "Input/output error")
 
     (place / "t2").mkdir()
