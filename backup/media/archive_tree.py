@@ -229,15 +229,15 @@ class _Archiver:
 
     def _add(self, entry: Entry, path: bytes) -> None:
         mode = entry.stat.st_mode
-        if stat.S_ISDIR(mode):
+        if stat.S_ISREG(mode):
+            self._add_file(entry, path)
+        elif stat.S_ISDIR(mode):
             attributes = self._opened(entry.folder, entry).attributes()
             self._begin(Member(path.rstrip(b"/") + b"/", tarfile.DIRTYPE, entry.stat, attributes=attributes))
         elif stat.S_ISLNK(mode):
             with reading(self._walk.full(entry.path), SWAPPED):
                 target = os.readlink(entry.name, dir_fd=entry.folder)
             self._begin(Member(path, tarfile.SYMTYPE, entry.stat, target=target))
-        elif stat.S_ISREG(mode):
-            self._add_file(entry, path)
         else:
             self._skipped.add(entry.path, _NOT_STORED.get(stat.S_IFMT(mode), "device skipped"))
 
@@ -284,7 +284,7 @@ class _Archiver:
     def _store_whole(self, source: OpenFile, member: Member) -> tuple[_Stored, str]:
         before, attempt = member.stat, 1
         while True:
-            data = b"".join(source.chunks(0, before.st_size))
+            data = source.whole(before.st_size)
             what = source.difference(before)
             if not what or attempt == _ATTEMPTS:
                 break

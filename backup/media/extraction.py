@@ -136,18 +136,14 @@ def _opened_empty(target: Path, dir_fd: int | None) -> int:
     raise RestoreFailed(f"{target} is not empty; nothing was extracted into it")
 
 
-@contextlib.contextmanager
-def _writing(path: bytes) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        number = error.errno or 0
-        if number in _UNSAFE:
-            raise refused(path, _UNSAFE[number]) from error
-        reason = "the volume is full" if number in _NO_PLACE else error.strerror or str(error)
-        raise RestoreFailed(
-            f"{shown(path)} could not be written: {reason}; no live file was touched", _HINTS.get(number, "")
-        ) from error
+def _unwritable(path: bytes, error: OSError) -> IntegrityError | RestoreFailed:
+    number = error.errno or 0
+    if number in _UNSAFE:
+        return refused(path, _UNSAFE[number])
+    reason = "the volume is full" if number in _NO_PLACE else error.strerror or str(error)
+    return RestoreFailed(
+        f"{shown(path)} could not be written: {reason}; no live file was touched", _HINTS.get(number, "")
+    )
 
 
 class _Extraction:
@@ -180,8 +176,10 @@ class _Extraction:
         self._rules.finish()
         if missing := self._next_indexed():
             raise refused(missing.path, "is in the file index, but not in the archive")
-        with _writing(b"."):
+        try:
             self._branch.finish()
+        except OSError as error:
+            raise _unwritable(b".", error) from error
         return Extracted(
             files=self._counts[tarfile.REGTYPE],
             directories=self._counts[tarfile.DIRTYPE],
@@ -195,13 +193,15 @@ class _Extraction:
         names = self._rules.place(found)
         wanted = Metadata(found.mode, found.uid, found.gid, found.mtime_ns, found.attributes)
         self._notes.path = found.origin or b"/".join(names)
-        with _writing(found.path):
+        try:
             if not names:
                 self._branch.note_root(wanted)
             elif found.kind in LEFT_OUT:
                 self._notes.add(SPECIAL)
             else:
                 self._make(found, names, wanted)
+        except OSError as error:
+            raise _unwritable(found.path, error) from error
 
     def _make(self, found: Found, names: list[bytes], wanted: Metadata) -> None:
         folder = self._branch.move_to(self._here(names[:-1]))
@@ -298,29 +298,35 @@ class _Extraction:
     def _file(self, found: Found, names: list[bytes], folder: int, wanted: Metadata) -> None:
         expected = self._expected(found, found.size)
         digest = hashlib.sha256() if expected else None
-        fd = self._created(names, folder, lambda name: os.open(name, _NEW, 0o600, dir_fd=folder))
-        with closed_after(fd):
+        # With the mode that it is to have, so far as it can be written then, too.
+        mode = wanted.mode & 0o777 | 0o600
+        fd = self._created(names, folder, lambda name: os.open(name, _NEW, mode, dir_fd=folder))
+        try:
             self._write(fd, found, digest)
             if digest and expected and digest.hexdigest() != expected.sha256:
                 raise refused(found.path, "has other content than the file index says")
             metadata.apply(fd, wanted, self._notes)
+        finally:
+            os.close(fd)
 
     def _write(self, fd: int, found: Found, digest: hashlib._Hash | None) -> None:
-        position = 0
-        for start, length in (*found.regions, (found.size, 0)):
-            if digest:
-                hash_hole(digest, start - position, self._progress)
-            os.lseek(fd, start, os.SEEK_SET)
-            for chunk in self._reader.content(length):
+        position = length = 0
+        for start, count in (*found.regions, (found.size, 0)):
+            if start > position:
+                if digest:
+                    hash_hole(digest, start - position, self._progress)
+                os.lseek(fd, start, os.SEEK_SET)
+            for chunk in self._reader.content(count):
                 if digest:
                     digest.update(chunk)
-                rest = memoryview(chunk)
+                length, rest = start + count, chunk
                 while rest:
                     rest = rest[os.write(fd, rest) :]
                 self._bytes += len(chunk)
                 self._progress(len(chunk))
-            position = start + length
-        os.ftruncate(fd, found.size)
+            position = start + count
+        if length < found.size:  # it ends in a hole
+            os.ftruncate(fd, found.size)
 
     def _expected(self, found: Found, size: int | None) -> IndexEntry | None:
         """The line of the index for this file; `size` is compared unless None."""

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable, size
-from backup.media.tar_writer import BLOCK, ZEROS, Region, checksum
+from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, ZEROS, Region, checksum
 from backup.pipeline.gzip import DAMAGED
 
 _PIECE: Final = 1 << 20
@@ -35,6 +35,8 @@ _LENGTH: Final = re.compile(rb"([1-9][0-9]{0,8}) ")
 _MOST_SECONDS: Final = 2**62
 _MOST_OWNERS: Final = 2**32 - 1
 _ATTRIBUTE: Final = b"SCHILY.xattr."
+# Records that neither are attributes nor make a file sparse.
+_PLAIN: Final = {b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"}
 # Of one member each; what would override these for all that follow is refused.
 _NEVER_GLOBAL: Final = (b"path", b"linkpath", b"size", b"GNU.sparse.", b"SCHILY.", b"uid", b"gid", b"mtime")
 _EXTENDED: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -88,12 +90,8 @@ class Found(NamedTuple):
     target: bytes
     attributes: Mapping[bytes, bytes]
     regions: tuple[Region, ...]
+    stored: int = 0  # bytes of content in the archive
     origin: bytes = b""  # what it is called below its root, where that is not seen in `path`
-
-    @property
-    def stored(self) -> int:
-        """Bytes of content in the archive."""
-        return sum(length for _, length in self.regions)
 
 
 class TarReader:
@@ -215,11 +213,10 @@ class TarReader:
             raise self.refused("is the last, and the end of the archive is cut off")
 
     def _checked(self, block: bytes) -> bytes:
-        stated = self._number(block[148:156])
-        # Old writers took the bytes for signed ones.
-        if stated != checksum(block) and stated not in tarfile.calc_chksums(block):  # type: ignore[attr-defined]
+        kind = block[156:157]
+        if not (_is_sound_again(block) if kind == tarfile.XHDTYPE else _is_sound(block)):
             raise self.refused("is followed by a damaged header")
-        return block[156:157]
+        return kind
 
     def _number(self, text: bytes) -> int:
         value = _number(text)
@@ -279,7 +276,10 @@ class TarReader:
             raise self.refused(f"brings the archive to more than the {size(self._limit)} that it may hold")
         self._left -= self._content
         sparse = kind == tarfile.GNUTYPE_SPARSE
-        length, regions = self._layout(block, sparse, records) if like == tarfile.REGTYPE else (0, ())
+        plain = records.keys() <= _PLAIN
+        length, regions = self._content, self._everywhere()
+        if like != tarfile.REGTYPE or sparse or not plain:
+            length, regions = self._layout(block, sparse, records) if like == tarfile.REGTYPE else (0, ())
         return Found(
             path=self.path,
             kind=like,
@@ -288,9 +288,10 @@ class TarReader:
             gid=self._owner(records.get(b"gid"), block[116:124]),
             mtime_ns=self._time(records.get(b"mtime"), block[136:148]),
             size=length,
-            target=records.get(b"linkpath") or _text(block[157:257]),
-            attributes={_attribute(key): value for key, value in records.items() if key.startswith(_ATTRIBUTE)},
+            target=records.get(b"linkpath") or (_text(block[157:257]) if block[157] else b""),
+            attributes=NO_ATTRIBUTES if plain else _attributes(records),
             regions=regions,
+            stored=self._content if like == tarfile.REGTYPE else 0,
         )
 
     def _placed(self, found: Found) -> Found:
@@ -352,11 +353,14 @@ class TarReader:
             length = self._number(block[483:495])
             return length, self._fitting(self._old_map(block), length)
         if not any(key.startswith(b"GNU.sparse.") for key in records):
-            return self._content, ((0, self._content),)
+            return self._content, self._everywhere()
         if (records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")) != (b"1", b"0"):
             raise self.refused("is a sparse file in a form that is not known")
         length = self._decimal(records.get(b"GNU.sparse.realsize", b""))
         return length, self._fitting(self._map(), length)
+
+    def _everywhere(self) -> tuple[Region, ...]:
+        return ((0, self._content),)
 
     def _fitting(self, regions: tuple[Region, ...], length: int) -> tuple[Region, ...]:
         end = 0
@@ -398,6 +402,15 @@ class TarReader:
         return tuple(zip(numbers[::2], numbers[1::2], strict=True))
 
 
+def _is_sound(block: bytes) -> bool:
+    stated = _number(block[148:156])
+    # Old writers took the bytes for signed ones.
+    return stated == checksum(block) or stated in tarfile.calc_chksums(block)  # type: ignore[attr-defined]
+
+
+_is_sound_again = functools.lru_cache(64)(_is_sound)  # headers of extended records are alike
+
+
 @functools.lru_cache(1 << 12)  # modes, owners and sizes come again and again
 def _number(text: bytes) -> int | None:
     """What a header's field says; None if that is no number."""
@@ -408,8 +421,9 @@ def _number(text: bytes) -> int | None:
     return int(match[1] or b"0", 8) if match else None
 
 
-def _attribute(key: bytes) -> bytes:
-    return key[len(_ATTRIBUTE) :].replace(b"%3D", b"=").replace(b"%25", b"%")
+def _attributes(records: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    names = {key: key[len(_ATTRIBUTE) :] for key in records if key.startswith(_ATTRIBUTE)}
+    return {name.replace(b"%3D", b"=").replace(b"%25", b"%"): records[key] for key, name in names.items()}
 
 
 def _text(field: bytes) -> bytes:
@@ -418,5 +432,5 @@ def _text(field: bytes) -> bytes:
 
 def _name(block: bytes) -> bytes:
     # GNU's own format keeps times where ustar keeps the beginning of a long name.
-    prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else b""
+    prefix = _text(block[345:500]) if block[345] and block[257:263] == b"ustar\0" else b""
     return prefix + b"/" + _text(block[:100]) if prefix else _text(block[:100])

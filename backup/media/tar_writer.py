@@ -155,22 +155,27 @@ def ending(count: int) -> bytes:
     return bytes(2 * BLOCK + -(count + 2 * BLOCK) % tarfile.RECORDSIZE)
 
 
-def _records(member: Member, stored: int) -> Iterator[tuple[bytes, bytes]]:
-    if member.regions is not None or max(len(member.path), len(member.target)) > _NAME or not _is_ascii(member):
-        yield from _name_records(member)
-    if max(member.stat.st_uid, member.stat.st_gid) >= _OCTAL_7 or stored >= _OCTAL_11:
-        yield from ((key, b"%d" % value) for key, value in _large_numbers(member, stored))
-    if member.stat.st_mtime_ns % 10**9 or not 0 <= member.stat.st_mtime_ns < _OCTAL_11 * 10**9:
-        yield b"mtime", _decimal(member.stat.st_mtime_ns)
-    for key, value in sorted(member.attributes.items()):
-        yield b"SCHILY.xattr." + key.replace(b"%", b"%25").replace(b"=", b"%3D"), value
+def _records(member: Member, stored: int) -> list[tuple[bytes, bytes]]:
+    path, _, found, _, target, attributes, regions = member
+    uid, gid, mtime_ns = found.st_uid, found.st_gid, found.st_mtime_ns
+    records: list[tuple[bytes, bytes]] = []
+    if regions is not None or len(path) > _NAME or len(target) > _NAME or not (path.isascii() and target.isascii()):
+        records += _names(member)
+    if uid >= _OCTAL_7:
+        records.append((b"uid", b"%d" % uid))
+    if gid >= _OCTAL_7:
+        records.append((b"gid", b"%d" % gid))
+    # Readers take a size record for the logical size of a sparse file; see _ustar for those.
+    if stored >= _OCTAL_11 and regions is None:
+        records.append((b"size", b"%d" % stored))
+    if mtime_ns % 10**9 or not 0 <= mtime_ns < _OCTAL_11 * 10**9:
+        records.append((b"mtime", _decimal(mtime_ns)))
+    for key, value in sorted(attributes.items()) if attributes else ():
+        records.append((b"SCHILY.xattr." + key.replace(b"%", b"%25").replace(b"=", b"%3D"), value))
+    return records
 
 
-def _is_ascii(member: Member) -> bool:
-    return member.path.isascii() and member.target.isascii()
-
-
-def _name_records(member: Member) -> Iterator[tuple[bytes, bytes]]:
+def _names(member: Member) -> Iterator[tuple[bytes, bytes]]:
     path_key = b"path" if member.regions is None else b"GNU.sparse.name"
     names = {path_key: member.path, b"linkpath": member.target}
     if not all(_is_utf8(name) for name in names.values()):
@@ -181,16 +186,6 @@ def _name_records(member: Member) -> Iterator[tuple[bytes, bytes]]:
     for key, name in names.items():
         if len(name) > _NAME or not name.isascii() or key == b"GNU.sparse.name":
             yield key, name
-
-
-def _large_numbers(member: Member, stored: int) -> Iterator[tuple[bytes, int]]:
-    if member.stat.st_uid >= _OCTAL_7:
-        yield b"uid", member.stat.st_uid
-    if member.stat.st_gid >= _OCTAL_7:
-        yield b"gid", member.stat.st_gid
-    # Readers take a size record for the logical size of a sparse file; see _ustar for those.
-    if stored >= _OCTAL_11 and member.regions is None:
-        yield b"size", stored
 
 
 def _is_utf8(name: bytes) -> bool:
@@ -278,9 +273,10 @@ def _sparse_map(regions: tuple[Region, ...], size: int) -> bytes:
 
 def index_line(sha256: str, size: int, path: bytes) -> bytes:
     """`<sha256>  <size>  <path>` and a newline, escaped as GNU sha256sum escapes."""
-    escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
-    mark = b"" if escaped == path else b"\\"
-    return b"%s%s  %d  %s\n" % (mark, sha256.encode(), size, escaped)
+    if b"\\" in path or b"\n" in path or b"\r" in path:
+        path = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+        sha256 = "\\" + sha256
+    return b"%s  %d  %s\n" % (sha256.encode(), size, path)
 
 
 def parse_index(lines: Iterable[bytes]) -> Iterator[IndexEntry]:

@@ -263,6 +263,8 @@ class Walk:
 class OpenFile:
     """One file or directory being read. `path` is as messages name it."""
 
+    __slots__ = ("_cut", "_fd", "_path", "_progress")
+
     def __init__(self, fd: int, path: bytes, progress: Callable[[int], None]) -> None:
         self._fd, self._path, self._progress = fd, path, progress
         self._cut = False
@@ -298,6 +300,14 @@ class OpenFile:
         """Where its data lies."""
         with reading(self._path, _NOTHING):
             return data_regions(self._fd, size)
+
+    def whole(self, size: int) -> bytes:
+        """The first `size` bytes, zeros for what is no longer there."""
+        data = b""
+        if 0 < size <= _CHUNK:
+            data = self._read(size, 0)
+            self._progress(len(data))
+        return data if len(data) == size else b"".join((data, *self.chunks(len(data), size - len(data))))
 
     def chunks(self, start: int, length: int) -> Iterator[bytes]:
         """Exactly `length` bytes from `start`, each chunk a fresh object; zeros for what is no longer there."""
