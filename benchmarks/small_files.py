@@ -107,7 +107,11 @@ def unpacked(code: str, place: Path) -> Taken:
     words = (
         f"-m backup.media.helper_main extract --limit {1 << 50} --trusted {archive} {index} media {place}/volume one"
     )
-    return ran(f"{sys.executable} {words}", os.environ | _MALLOC | {"PYTHONPATH": code}, check='"files": ' + str(FILES))
+    return ran(
+        f"cd {code} && {sys.executable} {words}",
+        os.environ | _MALLOC | {"PYTHONPATH": code},
+        check='"files": ' + str(FILES),
+    )
 
 
 def ran(line: str, around: dict[str, str] | None = None, *, check: str = "", forget: Path | None = None) -> Taken:

@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable, size
-from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, ZEROS, Region, checksum
+from backup.media.tar_header import attributes_of, field_text, is_sound, is_sound_again, member_name, parse_number
+from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, ZEROS, Region
 from backup.pipeline.gzip import DAMAGED
 
 _PIECE: Final = 1 << 20
@@ -27,14 +28,12 @@ _LONGEST_RECORDS: Final = 16 << 20
 _MOST_REGIONS: Final = 1 << 18
 _LONGEST_END: Final = 64 << 20
 _ZERO: Final = bytes(BLOCK)
-_OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
 _NUMBER: Final = re.compile(rb"[0-9]{1,19}")
 _TIME: Final = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]{1,30}))?")
 _LENGTH: Final = re.compile(rb"([1-9][0-9]{0,8}) ")
 # More than any file system holds, less than what the call that sets it overflows at.
 _MOST_SECONDS: Final = 2**62
 _MOST_OWNERS: Final = 2**32 - 1
-_ATTRIBUTE: Final = b"SCHILY.xattr."
 # Records that neither are attributes nor make a file sparse.
 _PLAIN: Final = {b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"}
 # Of one member each; what would override these for all that follow is refused.
@@ -214,12 +213,12 @@ class TarReader:
 
     def _checked(self, block: bytes) -> bytes:
         kind = block[156:157]
-        if not (_is_sound_again(block) if kind == tarfile.XHDTYPE else _is_sound(block)):
+        if not (is_sound_again(block) if kind == tarfile.XHDTYPE else is_sound(block)):
             raise self.refused("is followed by a damaged header")
         return kind
 
     def _number(self, text: bytes) -> int:
-        value = _number(text)
+        value = parse_number(text)
         if value is None:
             raise self.refused("is followed by a header with a damaged number")
         return value
@@ -261,7 +260,7 @@ class TarReader:
         return records
 
     def _member(self, block: bytes, kind: bytes, records: dict[bytes, bytes]) -> Found:
-        self.path = records.get(b"GNU.sparse.name") or records.get(b"path") or _name(block)
+        self.path = records.get(b"GNU.sparse.name") or records.get(b"path") or member_name(block)
         like = _LIKE.get(kind, kind)
         if kind == tarfile.AREGTYPE and self.path.endswith(b"/"):  # as before there was a kind for directories
             like = tarfile.DIRTYPE
@@ -276,10 +275,7 @@ class TarReader:
             raise self.refused(f"brings the archive to more than the {size(self._limit)} that it may hold")
         self._left -= self._content
         sparse = kind == tarfile.GNUTYPE_SPARSE
-        plain = records.keys() <= _PLAIN
-        length, regions = self._content, self._everywhere()
-        if like != tarfile.REGTYPE or sparse or not plain:
-            length, regions = self._layout(block, sparse, records) if like == tarfile.REGTYPE else (0, ())
+        length, regions = self._layout(block, sparse, records) if like == tarfile.REGTYPE else (0, ())
         return Found(
             path=self.path,
             kind=like,
@@ -288,8 +284,8 @@ class TarReader:
             gid=self._owner(records.get(b"gid"), block[116:124]),
             mtime_ns=self._time(records.get(b"mtime"), block[136:148]),
             size=length,
-            target=records.get(b"linkpath") or (_text(block[157:257]) if block[157] else b""),
-            attributes=NO_ATTRIBUTES if plain else _attributes(records),
+            target=records.get(b"linkpath") or (field_text(block[157:257]) if block[157] else b""),
+            attributes=NO_ATTRIBUTES if records.keys() <= _PLAIN else attributes_of(records),
             regions=regions,
             stored=self._content if like == tarfile.REGTYPE else 0,
         )
@@ -352,15 +348,12 @@ class TarReader:
         if sparse:
             length = self._number(block[483:495])
             return length, self._fitting(self._old_map(block), length)
-        if not any(key.startswith(b"GNU.sparse.") for key in records):
-            return self._content, self._everywhere()
+        if records.keys() <= _PLAIN or not any(key.startswith(b"GNU.sparse.") for key in records):
+            return self._content, ((0, self._content),)
         if (records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")) != (b"1", b"0"):
             raise self.refused("is a sparse file in a form that is not known")
         length = self._decimal(records.get(b"GNU.sparse.realsize", b""))
         return length, self._fitting(self._map(), length)
-
-    def _everywhere(self) -> tuple[Region, ...]:
-        return ((0, self._content),)
 
     def _fitting(self, regions: tuple[Region, ...], length: int) -> tuple[Region, ...]:
         end = 0
@@ -400,37 +393,3 @@ class TarReader:
                 raise self.refused("has too many holes")
         numbers = [self._decimal(line) for line in bytes(text).split(b"\n")[1:wanted]]
         return tuple(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def _is_sound(block: bytes) -> bool:
-    stated = _number(block[148:156])
-    # Old writers took the bytes for signed ones.
-    return stated == checksum(block) or stated in tarfile.calc_chksums(block)  # type: ignore[attr-defined]
-
-
-_is_sound_again = functools.lru_cache(64)(_is_sound)  # headers of extended records are alike
-
-
-@functools.lru_cache(1 << 12)  # modes, owners and sizes come again and again
-def _number(text: bytes) -> int | None:
-    """What a header's field says; None if that is no number."""
-    if text[0] & 0x80:  # GNU's base 256; all ones lead a negative number
-        value = int.from_bytes(text, "big", signed=True) if text[0] == 0xFF else int.from_bytes(text, "big")
-        return value if text[0] == 0xFF else value - (0x80 << 8 * (len(text) - 1))
-    match = _OCTAL.fullmatch(text)
-    return int(match[1] or b"0", 8) if match else None
-
-
-def _attributes(records: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
-    names = {key: key[len(_ATTRIBUTE) :] for key in records if key.startswith(_ATTRIBUTE)}
-    return {name.replace(b"%3D", b"=").replace(b"%25", b"%"): records[key] for key, name in names.items()}
-
-
-def _text(field: bytes) -> bytes:
-    return field.partition(b"\0")[0]
-
-
-def _name(block: bytes) -> bytes:
-    # GNU's own format keeps times where ustar keeps the beginning of a long name.
-    prefix = _text(block[345:500]) if block[345] and block[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + _text(block[:100]) if prefix else _text(block[:100])

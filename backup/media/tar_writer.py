@@ -15,12 +15,12 @@ import os
 import re
 import struct
 import tarfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from backup.errors import IntegrityError
+from backup.media.tar_header import checksum
 from backup.pipeline.chunks import Sink
 
 BLOCK = tarfile.BLOCKSIZE
@@ -227,13 +227,6 @@ def _block(name: bytes, numbers: tuple[int, int, int, int, int], kind: bytes, ta
 
 def _summed(block: bytes) -> bytes:
     return b"%s%06o\0 %s" % (block[:148], checksum(block), block[156:])
-
-
-def checksum(block: bytes) -> int:
-    """The sum of a header's bytes, its own field taken for blanks."""
-    # The low half of Adler-32 is one more than the sum, modulo 65521, which 256 bytes do not reach. C, not Python.
-    halves = (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF)
-    return halves - 2 - sum(block[148:156]) + 8 * ord(" ")
 
 
 def _ustar(member: Member, stored: int) -> bytes:

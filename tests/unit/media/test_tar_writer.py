@@ -12,11 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
+from backup.media.tar_header import checksum
 from backup.media.tar_writer import (
     Gathered,
     IndexEntry,
     Member,
-    checksum,
     data_regions,
     ending,
     header,
