@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup import postgres
 from backup.app.volume import BackupVolume
 from backup.config.loader import Settings
 from backup.docker.container import Container
@@ -24,10 +23,11 @@ from backup.operations.create.context import CreateContext
 from backup.operations.drill.run import DrillContext
 from backup.operations.runs import recover
 from backup.pipeline import age
-from backup.postgres import Login
 from backup.postgres.clients import Clients, HelperClients, NetworkClients, sweep_spool
 from backup.postgres.dump_source import PostgresSource
+from backup.postgres.inspect import inspect
 from backup.postgres.scratch_place import Places, Scratch, ThrowAway
+from backup.postgres.session import Login
 from backup.progress import Progress
 from backup.storage import atomic_file, lock
 from backup.storage.directory import LocalStore
@@ -100,7 +100,7 @@ class App(BackupVolume):
                 replace(source.login, name=name), self.network_spool(), self.instance(), self.settings.stall_timeout
             )
             clients.check(facts.standing)
-            clients.busy = lambda: bool(postgres.inspect(source.login))
+            clients.busy = lambda: bool(inspect(source.login))
             return clients
 
         return Scratch(connect, source.login, self.instance(), facts.server_version, new_run_id(datetime.now(UTC)))
@@ -136,7 +136,7 @@ class App(BackupVolume):
     def ready(self) -> None:
         """BackupError unless the database answers."""
         source = self.source()
-        postgres.inspect(source.login)
+        inspect(source.login)
 
     def source(self) -> PostgresSource:
         """The database, by the way that settings and surroundings allow."""

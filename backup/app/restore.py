@@ -20,8 +20,8 @@ from backup.media.helper import FILES_ROLE, FileTrees, InHelper, in_child
 from backup.media.volumes import NO_VOLUMES
 from backup.model.run import new_run_id
 from backup.operations.restore.context import RestoreContext
-from backup.postgres import Login
 from backup.postgres.availability import Way
+from backup.postgres.session import Login
 from backup.progress import Progress
 
 # An application whose database is in its own container cannot be asked from here.

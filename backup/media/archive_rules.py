@@ -7,7 +7,6 @@ each file and the number of each directory.
 from __future__ import annotations
 
 import heapq
-import io
 import itertools
 import os
 import tarfile
@@ -23,6 +22,7 @@ LEFT_OUT: Final = {tarfile.FIFOTYPE: "FIFO", tarfile.CHRTYPE: "device"}
 # What Linux takes, its end included.
 _LONGEST_TARGET: Final = 4095
 _SORTED: Final = 1 << 16
+_NOWHERE: Final = frozenset((b"", b".", b".."))
 
 
 def root_of(head: bytes) -> str:
@@ -30,7 +30,7 @@ def root_of(head: bytes) -> str:
 
     `head` is the beginning of the archive. IntegrityError where its files cannot be told from the folder.
     """
-    first = next(TarReader(io.BytesIO(head)).members(), None)
+    first = next(TarReader([head]).members(), None)
     if first and first.path == b"toc.dat":
         raise IntegrityError(
             "it is a dump in the tar format of pg_dump, which is not read here",
@@ -78,7 +78,7 @@ class Rules:
         names = path.split(b"/")
         if folder and len(names) > 1 and not names[-1]:
             names.pop()
-        if b"\0" in path or any(name in (b"", b".", b"..") for name in names):
+        if b"\0" in path or not _NOWHERE.isdisjoint(names):
             raise refused(path, "is no safe name")
         if names[0] != self._root:
             raise refused(path, f"lies outside of {shown(self._root)}/")

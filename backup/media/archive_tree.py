@@ -16,10 +16,11 @@ import tarfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from backup.media.directories import Identity, closed_after, identity
+from backup.media.directories import Identity, identity
 from backup.media.tar_writer import BLOCK, Gathered, Member, ending, hash_hole, header, index_line, padding
 from backup.media.walk import (
     FILE,
@@ -35,6 +36,7 @@ from backup.media.walk import (
     is_recent,
     open_below,
     reading,
+    unreadable,
 )
 from backup.pipeline.chunks import Sink
 
@@ -114,8 +116,7 @@ def archive(
     return _Archiver(name, first, seen, sink, index, progress).run(second)
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
+class _Stored(NamedTuple):
     path: bytes
     sha256: str
     size: int
@@ -228,15 +229,15 @@ class _Archiver:
 
     def _add(self, entry: Entry, path: bytes) -> None:
         mode = entry.stat.st_mode
-        if stat.S_ISDIR(mode):
+        if stat.S_ISREG(mode):
+            self._add_file(entry, path)
+        elif stat.S_ISDIR(mode):
             attributes = self._opened(entry.folder, entry).attributes()
             self._begin(Member(path.rstrip(b"/") + b"/", tarfile.DIRTYPE, entry.stat, attributes=attributes))
         elif stat.S_ISLNK(mode):
             with reading(self._walk.full(entry.path), SWAPPED):
                 target = os.readlink(entry.name, dir_fd=entry.folder)
             self._begin(Member(path, tarfile.SYMTYPE, entry.stat, target=target))
-        elif stat.S_ISREG(mode):
-            self._add_file(entry, path)
         else:
             self._skipped.add(entry.path, _NOT_STORED.get(stat.S_IFMT(mode), "device skipped"))
 
@@ -255,10 +256,14 @@ class _Archiver:
             return
         if first:  # changed between its names, or its number was given to a new file
             self._changed.add(entry.path, "rewritten while read")
-        with reading(self._walk.full(entry.path), SWAPPED):
+        try:
             fd = open_below(entry.name, entry.folder, FILE)
-        with closed_after(fd):
+        except OSError as error:
+            raise unreadable(error, self._walk.full(entry.path), SWAPPED) from error
+        try:
             self._add_content(self._opened(fd, entry), entry, path)
+        finally:
+            os.close(fd)
 
     def _add_content(self, source: OpenFile, entry: Entry, path: bytes) -> None:
         before = source.settled()
@@ -279,14 +284,14 @@ class _Archiver:
     def _store_whole(self, source: OpenFile, member: Member) -> tuple[_Stored, str]:
         before, attempt = member.stat, 1
         while True:
-            data = b"".join(source.chunks(0, before.st_size))
+            data = source.whole(before.st_size)
             what = source.difference(before)
             if not what or attempt == _ATTEMPTS:
                 break
             before, attempt = source.settled(), attempt + 1
             if before.st_size > _WHOLE:
-                return self._stream(source, replace(member, stat=before, size=before.st_size))
-        self._begin(replace(member, stat=before, size=len(data)))
+                return self._stream(source, member._replace(stat=before, size=before.st_size))
+        self._begin(member if before is member.stat else member._replace(stat=before, size=len(data)))
         self._tar.write(data)
         self._tar.write(padding(len(data)))
         self._bytes += len(data)
@@ -295,7 +300,7 @@ class _Archiver:
     def _stream(self, source: OpenFile, member: Member) -> tuple[_Stored, str]:
         everywhere = ((0, member.size),)
         regions = source.regions(member.size) if member.stat.st_blocks * BLOCK < member.size else everywhere
-        self._begin(member if regions == everywhere else replace(member, regions=regions))
+        self._begin(member if regions == everywhere else member._replace(regions=regions))
         digest, position = hashlib.sha256(), 0
         for start, length in (*regions, (member.size, 0)):
             hash_hole(digest, start - position, self._progress)

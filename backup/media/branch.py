@@ -28,6 +28,7 @@ class Branch:
     def __init__(self, fd: int, notes: Notes) -> None:
         self._levels = [_Level(b"", identity(os.fstat(fd)), fd, None)]
         self._notes = notes
+        self._place: list[bytes] = []
 
     def close(self) -> None:
         """Close every descriptor; what was not left stays as it is."""
@@ -42,6 +43,8 @@ class Branch:
 
     def move_to(self, names: Sequence[bytes]) -> int:
         """Go to that directory below the target; its descriptor, open until the next call. Raises OSError."""
+        if names == self._place:
+            return self._levels[-1].fd
         common = 0
         while common < min(len(names), len(self._levels) - 1) and names[common] == self._levels[common + 1].name:
             common += 1
@@ -49,6 +52,7 @@ class Branch:
             self._leave()
         for name in names[common:]:
             self._enter(name, None)
+        self._place = list(names)
         return self._levels[-1].fd
 
     def make(self, name: bytes, folder: int, wanted: Metadata) -> None:
@@ -56,6 +60,7 @@ class Branch:
         os.mkdir(name, 0o700, dir_fd=folder)
         self._enter(name, wanted)
         self._levels[-1].path = self._notes.path
+        self._place.append(name)
 
     def open(self, names: Sequence[bytes]) -> int:
         """Open that directory below the target, with a descriptor of its own. Raises OSError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from backup.errors import IntegrityError, RestoreFailed, StoreError
 from backup.media import metadata
@@ -28,7 +29,7 @@ from backup.media.case_folding import one_name, other_spelling
 from backup.media.directories import FOLDER, Identity, closed_after, identity
 from backup.media.metadata import Metadata, Notes
 from backup.media.selection import ROOT, Chosen, Selection
-from backup.media.tar_reader import Found, TarReader, refused, shown
+from backup.media.tar_reader import Found, TarReader, pieces_of, refused, shown
 from backup.media.tar_writer import ZEROS, IndexEntry, hash_hole
 from backup.pipeline.gzip import DAMAGED
 from backup.storage.rename import NO_LINKS
@@ -93,7 +94,7 @@ class Extracted:
 
 
 def extract(
-    stream: BinaryIO,
+    stream: io.BufferedIOBase,
     root_name: str,
     target: Path,
     *,
@@ -113,7 +114,7 @@ def extract(
     """
     root, notes = os.fsencode(root_name), Notes()
     with contextlib.closing(Branch(_opened_empty(target, dir_fd), notes)) as branch:
-        reader = TarReader(stream, limit, b"" if trusted else root)
+        reader = TarReader(pieces_of(stream), limit, b"" if trusted else root)
         members, top = (Selection(reader, select), ROOT) if select else (reader, root)
         made = _Extraction(members, top, branch, index, notes, trusted=trusted, limit=limit, progress=progress)
         try:
@@ -135,18 +136,14 @@ def _opened_empty(target: Path, dir_fd: int | None) -> int:
     raise RestoreFailed(f"{target} is not empty; nothing was extracted into it")
 
 
-@contextlib.contextmanager
-def _writing(path: bytes) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        number = error.errno or 0
-        if number in _UNSAFE:
-            raise refused(path, _UNSAFE[number]) from error
-        reason = "the volume is full" if number in _NO_PLACE else error.strerror or str(error)
-        raise RestoreFailed(
-            f"{shown(path)} could not be written: {reason}; no live file was touched", _HINTS.get(number, "")
-        ) from error
+def _unwritable(path: bytes, error: OSError) -> IntegrityError | RestoreFailed:
+    number = error.errno or 0
+    if number in _UNSAFE:
+        return refused(path, _UNSAFE[number])
+    reason = "the volume is full" if number in _NO_PLACE else error.strerror or str(error)
+    return RestoreFailed(
+        f"{shown(path)} could not be written: {reason}; no live file was touched", _HINTS.get(number, "")
+    )
 
 
 class _Extraction:
@@ -179,8 +176,10 @@ class _Extraction:
         self._rules.finish()
         if missing := self._next_indexed():
             raise refused(missing.path, "is in the file index, but not in the archive")
-        with _writing(b"."):
+        try:
             self._branch.finish()
+        except OSError as error:
+            raise _unwritable(b".", error) from error
         return Extracted(
             files=self._counts[tarfile.REGTYPE],
             directories=self._counts[tarfile.DIRTYPE],
@@ -194,13 +193,15 @@ class _Extraction:
         names = self._rules.place(found)
         wanted = Metadata(found.mode, found.uid, found.gid, found.mtime_ns, found.attributes)
         self._notes.path = found.origin or b"/".join(names)
-        with _writing(found.path):
+        try:
             if not names:
                 self._branch.note_root(wanted)
             elif found.kind in LEFT_OUT:
                 self._notes.add(SPECIAL)
             else:
                 self._make(found, names, wanted)
+        except OSError as error:
+            raise _unwritable(found.path, error) from error
 
     def _make(self, found: Found, names: list[bytes], wanted: Metadata) -> None:
         folder = self._branch.move_to(self._here(names[:-1]))
@@ -297,29 +298,35 @@ class _Extraction:
     def _file(self, found: Found, names: list[bytes], folder: int, wanted: Metadata) -> None:
         expected = self._expected(found, found.size)
         digest = hashlib.sha256() if expected else None
-        fd = self._created(names, folder, lambda name: os.open(name, _NEW, 0o600, dir_fd=folder))
-        with closed_after(fd):
+        # With the mode that it is to have, so far as it can be written then, too.
+        mode = wanted.mode & 0o777 | 0o600
+        fd = self._created(names, folder, lambda name: os.open(name, _NEW, mode, dir_fd=folder))
+        try:
             self._write(fd, found, digest)
             if digest and expected and digest.hexdigest() != expected.sha256:
                 raise refused(found.path, "has other content than the file index says")
             metadata.apply(fd, wanted, self._notes)
+        finally:
+            os.close(fd)
 
     def _write(self, fd: int, found: Found, digest: hashlib._Hash | None) -> None:
-        position = 0
-        for start, length in (*found.regions, (found.size, 0)):
-            if digest:
-                hash_hole(digest, start - position, self._progress)
-            os.lseek(fd, start, os.SEEK_SET)
-            for chunk in self._reader.content(length):
+        position = length = 0
+        for start, count in (*found.regions, (found.size, 0)):
+            if start > position:
+                if digest:
+                    hash_hole(digest, start - position, self._progress)
+                os.lseek(fd, start, os.SEEK_SET)
+            for chunk in self._reader.content(count):
                 if digest:
                     digest.update(chunk)
-                rest = memoryview(chunk)
+                length, rest = start + count, chunk
                 while rest:
                     rest = rest[os.write(fd, rest) :]
                 self._bytes += len(chunk)
                 self._progress(len(chunk))
-            position = start + length
-        os.ftruncate(fd, found.size)
+            position = start + count
+        if length < found.size:  # it ends in a hole
+            os.ftruncate(fd, found.size)
 
     def _expected(self, found: Found, size: int | None) -> IndexEntry | None:
         """The line of the index for this file; `size` is compared unless None."""

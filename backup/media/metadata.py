@@ -8,11 +8,11 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from backup.formatting import printable
+from backup.media.tar_writer import NO_ATTRIBUTES
 
 _ACL: Final = b"system.posix_acl_"
 _STORED: Final = (b"user.", _ACL)
@@ -59,15 +59,14 @@ def _such(count: int, first: bytes) -> str:
     return f"{name} and {count - 1:,} more" if count > 1 else name
 
 
-@dataclass(frozen=True)
-class Metadata:
+class Metadata(NamedTuple):
     """`mode` without the kind; `mtime_ns` nanoseconds since 1970; `attributes` user attributes and ACLs by name."""
 
     mode: int
     uid: int
     gid: int
     mtime_ns: int
-    attributes: Mapping[bytes, bytes] = field(default_factory=dict)
+    attributes: Mapping[bytes, bytes] = NO_ATTRIBUTES
 
 
 def read(fd: int) -> Metadata:
@@ -84,9 +83,13 @@ def apply(fd: int, wanted: Metadata, notes: Notes) -> None:
     is, and is added to `notes`. A process that should have a capability and has not fails.
     """
     _apply_attributes(fd, wanted.attributes, notes)
-    owned = _apply_owners(lambda uid, gid: os.fchown(fd, uid, gid), lambda: os.fstat(fd), wanted, notes)
+    found = os.fstat(fd)  # a new file has most of it already
+    owned = (found.st_uid, found.st_gid) == (wanted.uid, wanted.gid) or _apply_owners(
+        lambda uid, gid: os.fchown(fd, uid, gid), lambda: os.fstat(fd), wanted, notes
+    )
     # After the owners: changing those takes the set-ID bits away. Never for another owner than they were given for.
-    _apply_mode(fd, wanted.mode, wanted.mode if owned else wanted.mode & ~_SET_IDS, notes)
+    if wanted.mode & _SET_IDS or stat.S_IMODE(found.st_mode) != wanted.mode:
+        _apply_mode(fd, wanted.mode, wanted.mode if owned else wanted.mode & ~_SET_IDS, notes)
     _apply_time(lambda time: os.utime(fd, ns=(time, time)), lambda: os.fstat(fd), wanted.mtime_ns, notes)
 
 

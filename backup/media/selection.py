@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from backup.errors import IntegrityError, NotFound
@@ -63,7 +63,7 @@ class Chosen:
         """The lines of the file index that are of them."""
         for entry in index:
             if (name := self.name(entry.path)) is not None:
-                yield replace(entry, path=name)
+                yield entry._replace(path=name)
 
     def link(self, target: bytes) -> bytes | None:
         """What the target of a chosen hard link is called; None if that is known only when it is read again."""
@@ -122,9 +122,9 @@ class Selection:
     def _renamed(self, found: Found, name: bytes) -> Found | None:
         origin = found.path.removesuffix(b"/").removeprefix(self._chosen.root + b"/")
         if found.kind != tarfile.LNKTYPE:
-            return replace(found, path=name, origin=origin)
+            return found._replace(path=name, origin=origin)
         target = self._chosen.link(found.target)
-        return replace(found, path=name, origin=origin, target=target) if target else None
+        return found._replace(path=name, origin=origin, target=target) if target else None
 
     def _note(self, found: Found) -> None:
         """Directories are stored with all that is in them before what comes after them."""

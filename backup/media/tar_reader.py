@@ -6,39 +6,41 @@ override another without bounds. Known here are the forms `tar_writer` and GNU t
 
 from __future__ import annotations
 
-import itertools
+import functools
+import io
 import os
 import re
 import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable, size
-from backup.media.tar_writer import BLOCK, ZEROS, Region
-from backup.pipeline.chunks import ByteSource
+from backup.media.tar_header import attributes_of, field_text, is_sound, is_sound_again, member_name, parse_number
+from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, ZEROS, Region
 from backup.pipeline.gzip import DAMAGED
 
-_CHUNK: Final = 1 << 20
+_PIECE: Final = 1 << 20
 # Far above the longest path and the most attributes of one file that Linux can hold.
 _LONGEST_NAME: Final = 1 << 20
 _LONGEST_RECORDS: Final = 16 << 20
 _MOST_REGIONS: Final = 1 << 18
 _LONGEST_END: Final = 64 << 20
 _ZERO: Final = bytes(BLOCK)
-_OCTAL: Final = re.compile(rb" *([0-7]*)[ \0]*")
 _NUMBER: Final = re.compile(rb"[0-9]{1,19}")
 _TIME: Final = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]{1,30}))?")
 _LENGTH: Final = re.compile(rb"([1-9][0-9]{0,8}) ")
 # More than any file system holds, less than what the call that sets it overflows at.
 _MOST_SECONDS: Final = 2**62
 _MOST_OWNERS: Final = 2**32 - 1
-_ATTRIBUTE: Final = b"SCHILY.xattr."
+# Records that neither are attributes nor make a file sparse.
+_PLAIN: Final = {b"path", b"linkpath", b"size", b"uid", b"gid", b"mtime"}
 # Of one member each; what would override these for all that follow is refused.
 _NEVER_GLOBAL: Final = (b"path", b"linkpath", b"size", b"GNU.sparse.", b"SCHILY.", b"uid", b"gid", b"mtime")
 _EXTENDED: Final = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_LONG_NAMES: Final = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_BEFORE_A_MEMBER: Final = frozenset((*_EXTENDED, tarfile.XGLTYPE, *_LONG_NAMES))
 _KINDS: Final = (tarfile.REGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)
 # GNU tar's own: the name of the archive (`--label`), a directory with a list of what was in it (`--incremental`), and
 # the rest of a file that begins in the volume before (`--multi-volume`).
@@ -67,8 +69,12 @@ def refused(path: bytes, what: str, hint: str = "") -> IntegrityError:
     return IntegrityError(f"{shown(path)!r} {what}", hint)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+def pieces_of(stream: io.BufferedIOBase) -> Iterator[bytes]:
+    """What a binary file holds, piece by piece, up to where reading it fails."""
+    return iter(functools.partial(stream.read1, _PIECE), b"")
+
+
+class Found(NamedTuple):
     """One member. `kind` is a regular file, a link of either kind, a directory, or a FIFO or device (CHRTYPE), of which
     a second name is one, too. `size` is logical, in bytes; `regions` where the content that follows belongs, ascending.
     """
@@ -83,23 +89,22 @@ class Found:
     target: bytes
     attributes: Mapping[bytes, bytes]
     regions: tuple[Region, ...]
+    stored: int = 0  # bytes of content in the archive
     origin: bytes = b""  # what it is called below its root, where that is not seen in `path`
-
-    @property
-    def stored(self) -> int:
-        """Bytes of content in the archive."""
-        return sum(length for _, length in self.regions)
 
 
 class TarReader:
     """Members in order. What was not read of one is skipped when the next is asked for.
 
-    `limit` is the most bytes of content that all members together may have. `root` is given for archives of others:
-    their paths are then given as below it, also where the archive has `./` before it, or is of `.` and has no root.
+    `pieces` are the archive's bytes, of any size. `limit` is the most bytes of content that all members together may
+    have. `root` is given for archives of others: their paths are then given as below it, also where the archive has
+    `./` before it, or is of `.` and has no root.
     """
 
-    def __init__(self, stream: ByteSource, limit: int = sys.maxsize, root: bytes = b"") -> None:
-        self._stream, self._left, self._limit = stream, limit, limit
+    def __init__(self, pieces: Iterable[bytes], limit: int = sys.maxsize, root: bytes = b"") -> None:
+        self._pieces, self._left, self._limit = iter(pieces), limit, limit
+        # The piece at hand, and how much of it was read: most of an archive of small files is cut out of one.
+        self._data, self._at = b"", 0
         self._root = root
         self._rootless: bool | None = None
         self._content = 0
@@ -113,7 +118,7 @@ class TarReader:
         seen: set[bytes] = set()
         while (block := self._read(BLOCK)) != _ZERO:
             kind = self._checked(block)
-            if kind in (*_EXTENDED, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            if kind in _BEFORE_A_MEMBER:
                 if kind in seen:
                     raise self.refused("is followed by one extended header after another")
                 seen.add(kind)
@@ -123,13 +128,17 @@ class TarReader:
             padding = -self._content % BLOCK
             if kind != _LABEL:
                 yield self._placed(found)
-            rest = self.content(self._content)
-            self._require_all(itertools.chain((records.get(b"GNU.dumpdir", b""),), rest if kind == _LISTING else ()))
-            for _ in rest:
-                pass
-            if self._read(padding).strip(b"\0"):
+            if listing := records.get(b"GNU.dumpdir"):
+                self._require_all((listing,))
+            if kind == _LISTING:
+                self._require_all(self.content(self._content))
+            if self._content:
+                for _ in self.content(self._content):
+                    pass
+            if padding and self._read(padding).strip(b"\0"):
                 raise self.refused("is followed by damaged padding")
-            records, seen = {}, set()
+            if seen:
+                records, seen = {}, set()
         if seen:
             raise self.refused("is followed by an extended header that belongs to nothing")
         self._end()
@@ -137,7 +146,10 @@ class TarReader:
     def content(self, count: int) -> Iterator[bytes]:
         """The next `count` bytes of this member's content in chunks."""
         while count:
-            chunk = self._read(min(_CHUNK, count))
+            if self._at == len(self._data):
+                self._data, self._at = self._next() or self._cut_off(), 0
+            chunk = self._data[self._at : self._at + count]
+            self._at += len(chunk)
             count -= len(chunk)
             self._content -= len(chunk)
             yield chunk
@@ -158,14 +170,29 @@ class TarReader:
         return refused(self.path, what)
 
     def _read(self, count: int) -> bytes:
-        data = self._raw(count)
-        if len(data) < count:
-            raise self.refused("is the last that can be read: the archive is cut off")
+        end = self._at + count
+        if end > len(self._data):
+            self._gather(count)
+            end = count
+        data = self._data[self._at : end]
+        self._at = end
         return data
 
-    def _raw(self, count: int) -> bytes:
+    def _gather(self, count: int) -> None:
+        """Have so many bytes in one piece."""
+        pieces, missing = [self._data[self._at :]], count - len(self._data) + self._at
+        while missing > 0:
+            pieces.append(self._next() or self._cut_off())
+            missing -= len(pieces[-1])
+        self._data, self._at = b"".join(pieces), 0
+
+    def _cut_off(self) -> bytes:
+        raise self.refused("is the last that can be read: the archive is cut off")
+
+    def _next(self) -> bytes:
+        """The next piece, empty at the end."""
         try:
-            return self._stream.read(count)
+            return next(filter(None, self._pieces), b"")
         except DAMAGED as error:
             raise self.refused(f"is the last that can be read: the compressed archive is damaged ({error})") from error
         except OSError as error:
@@ -175,28 +202,26 @@ class TarReader:
         """The second zero block, then nothing but zeros."""
         if self._read(BLOCK) != _ZERO:
             raise self.refused("is followed by a damaged header")
-        length = 0
-        while rest := self._raw(_CHUNK):
+        length, rest = 0, self._data[self._at :] or self._next()
+        while rest:
             length += len(rest)
             if length > _LONGEST_END or rest.count(0) != len(rest):
                 raise self.refused("is the last, but something follows the end of the archive")
+            rest = self._next()
         if length % BLOCK:
             raise self.refused("is the last, and the end of the archive is cut off")
 
     def _checked(self, block: bytes) -> bytes:
-        # Old writers took the bytes for signed ones.
-        if self._number(block[148:156]) not in tarfile.calc_chksums(block):  # type: ignore[attr-defined]
+        kind = block[156:157]
+        if not (is_sound_again(block) if kind == tarfile.XHDTYPE else is_sound(block)):
             raise self.refused("is followed by a damaged header")
-        return block[156:157]
+        return kind
 
     def _number(self, text: bytes) -> int:
-        if text[0] & 0x80:  # GNU's base 256; all ones lead a negative number
-            value = int.from_bytes(text, "big", signed=True) if text[0] == 0xFF else int.from_bytes(text, "big")
-            return value if text[0] == 0xFF else value - (0x80 << 8 * (len(text) - 1))
-        match = _OCTAL.fullmatch(text)
-        if match is None:
+        value = parse_number(text)
+        if value is None:
             raise self.refused("is followed by a header with a damaged number")
-        return int(match[1] or b"0", 8)
+        return value
 
     def _decimal(self, text: bytes) -> int:
         if not _NUMBER.fullmatch(text):
@@ -205,7 +230,7 @@ class TarReader:
 
     def _extended(self, kind: bytes, block: bytes) -> dict[bytes, bytes]:
         length = self._number(block[124:136])
-        name = kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        name = kind in _LONG_NAMES
         if not 0 <= length <= (_LONGEST_NAME if name else _LONGEST_RECORDS):
             raise self.refused(f"is followed by an extended header of {length:,} bytes")
         data = self._read(length + -length % BLOCK)[:length]
@@ -235,7 +260,7 @@ class TarReader:
         return records
 
     def _member(self, block: bytes, kind: bytes, records: dict[bytes, bytes]) -> Found:
-        self.path = records.get(b"GNU.sparse.name") or records.get(b"path") or _name(block)
+        self.path = records.get(b"GNU.sparse.name") or records.get(b"path") or member_name(block)
         like = _LIKE.get(kind, kind)
         if kind == tarfile.AREGTYPE and self.path.endswith(b"/"):  # as before there was a kind for directories
             like = tarfile.DIRTYPE
@@ -259,9 +284,10 @@ class TarReader:
             gid=self._owner(records.get(b"gid"), block[116:124]),
             mtime_ns=self._time(records.get(b"mtime"), block[136:148]),
             size=length,
-            target=records.get(b"linkpath") or _text(block[157:257]),
-            attributes={_attribute(key): value for key, value in records.items() if key.startswith(_ATTRIBUTE)},
+            target=records.get(b"linkpath") or (field_text(block[157:257]) if block[157] else b""),
+            attributes=NO_ATTRIBUTES if records.keys() <= _PLAIN else attributes_of(records),
             regions=regions,
+            stored=self._content if like == tarfile.REGTYPE else 0,
         )
 
     def _placed(self, found: Found) -> Found:
@@ -270,9 +296,9 @@ class TarReader:
             if self._rootless is None:
                 self._rootless = found.path in (b".", b"./")
             target = self._below(found.target) if found.kind == tarfile.LNKTYPE else found.target
-            found = replace(found, path=self._below(found.path), target=target)
+            found = found._replace(path=self._below(found.path), target=target)
         if self._special and found.kind == tarfile.LNKTYPE:
-            found = replace(found, kind=self._special.get(hash(found.target), found.kind))
+            found = found._replace(kind=self._special.get(hash(found.target), found.kind))
         if found.kind in (tarfile.FIFOTYPE, tarfile.CHRTYPE):
             self._special[hash(found.path)] = found.kind
         elif self._special:
@@ -322,7 +348,7 @@ class TarReader:
         if sparse:
             length = self._number(block[483:495])
             return length, self._fitting(self._old_map(block), length)
-        if not any(key.startswith(b"GNU.sparse.") for key in records):
+        if records.keys() <= _PLAIN or not any(key.startswith(b"GNU.sparse.") for key in records):
             return self._content, ((0, self._content),)
         if (records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")) != (b"1", b"0"):
             raise self.refused("is a sparse file in a form that is not known")
@@ -367,17 +393,3 @@ class TarReader:
                 raise self.refused("has too many holes")
         numbers = [self._decimal(line) for line in bytes(text).split(b"\n")[1:wanted]]
         return tuple(zip(numbers[::2], numbers[1::2], strict=True))
-
-
-def _attribute(key: bytes) -> bytes:
-    return key[len(_ATTRIBUTE) :].replace(b"%3D", b"=").replace(b"%25", b"%")
-
-
-def _text(field: bytes) -> bytes:
-    return field.partition(b"\0")[0]
-
-
-def _name(block: bytes) -> bytes:
-    # GNU's own format keeps times where ustar keeps the beginning of a long name.
-    prefix = _text(block[345:500]) if block[257:263] == b"ustar\0" else b""
-    return prefix + b"/" + _text(block[:100]) if prefix else _text(block[:100])

@@ -9,20 +9,27 @@ size.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 import re
+import struct
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from backup.errors import IntegrityError
+from backup.media.tar_header import checksum
 from backup.pipeline.chunks import Sink
 
 BLOCK = tarfile.BLOCKSIZE
 Region = tuple[int, int]  # offset and length of data in a sparse file
 
 ZEROS = bytes(1 << 20)
+NO_ATTRIBUTES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
+# Name; mode, owners, size and time; checksum; kind, target, magic. What follows is zeros.
+_USTAR = struct.Struct("100s48s8sc100s8s247x")
 _COALESCE = 256 << 10
 _OCTAL_7, _OCTAL_11 = 8**7, 8**11
 _NAME = 100
@@ -33,8 +40,7 @@ _ESCAPED = re.compile(rb"(?:[^\\]|\\[\\nr])+")
 _UNESCAPE = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One archive entry. `size` is the content's logical size in bytes; `regions` the data of a sparse file, ascending,
     in multiples of 512 except at the end, or None; `attributes` extended attributes by name."""
 
@@ -43,12 +49,11 @@ class Member:
     stat: os.stat_result
     size: int = 0
     target: bytes = b""
-    attributes: Mapping[bytes, bytes] = field(default_factory=dict)
+    attributes: Mapping[bytes, bytes] = NO_ATTRIBUTES
     regions: tuple[Region, ...] | None = None
 
 
-@dataclass(frozen=True)
-class IndexEntry:
+class IndexEntry(NamedTuple):
     """One line of the file index: SHA-256 in hex, size in bytes, raw path with the archive's root name."""
 
     sha256: str
@@ -89,7 +94,7 @@ def header(member: Member) -> bytes:
     sparse_map = b"" if member.regions is None else _sparse_map(member.regions, member.size)
     stored = member.size if member.regions is None else len(sparse_map) + sum(length for _, length in member.regions)
     records = b"".join(_record(key, value) for key, value in _records(member, stored))
-    return _extended(records) + _ustar(member, stored) + sparse_map
+    return b"".join((_extended(records), _ustar(member, stored), sparse_map))
 
 
 def data_regions(fd: int, size: int) -> tuple[Region, ...]:
@@ -150,7 +155,27 @@ def ending(count: int) -> bytes:
     return bytes(2 * BLOCK + -(count + 2 * BLOCK) % tarfile.RECORDSIZE)
 
 
-def _records(member: Member, stored: int) -> Iterator[tuple[bytes, bytes]]:
+def _records(member: Member, stored: int) -> list[tuple[bytes, bytes]]:
+    path, _, found, _, target, attributes, regions = member
+    uid, gid, mtime_ns = found.st_uid, found.st_gid, found.st_mtime_ns
+    records: list[tuple[bytes, bytes]] = []
+    if regions is not None or len(path) > _NAME or len(target) > _NAME or not (path.isascii() and target.isascii()):
+        records += _names(member)
+    if uid >= _OCTAL_7:
+        records.append((b"uid", b"%d" % uid))
+    if gid >= _OCTAL_7:
+        records.append((b"gid", b"%d" % gid))
+    # Readers take a size record for the logical size of a sparse file; see _ustar for those.
+    if stored >= _OCTAL_11 and regions is None:
+        records.append((b"size", b"%d" % stored))
+    if mtime_ns % 10**9 or not 0 <= mtime_ns < _OCTAL_11 * 10**9:
+        records.append((b"mtime", _decimal(mtime_ns)))
+    for key, value in sorted(attributes.items()) if attributes else ():
+        records.append((b"SCHILY.xattr." + key.replace(b"%", b"%25").replace(b"=", b"%3D"), value))
+    return records
+
+
+def _names(member: Member) -> Iterator[tuple[bytes, bytes]]:
     path_key = b"path" if member.regions is None else b"GNU.sparse.name"
     names = {path_key: member.path, b"linkpath": member.target}
     if not all(_is_utf8(name) for name in names.values()):
@@ -161,21 +186,6 @@ def _records(member: Member, stored: int) -> Iterator[tuple[bytes, bytes]]:
     for key, name in names.items():
         if len(name) > _NAME or not name.isascii() or key == b"GNU.sparse.name":
             yield key, name
-    yield from ((key, b"%d" % value) for key, value in _large_numbers(member, stored))
-    if member.stat.st_mtime_ns % 10**9 or not 0 <= member.stat.st_mtime_ns < _OCTAL_11 * 10**9:
-        yield b"mtime", _decimal(member.stat.st_mtime_ns)
-    for key, value in sorted(member.attributes.items()):
-        yield b"SCHILY.xattr." + key.replace(b"%", b"%25").replace(b"=", b"%3D"), value
-
-
-def _large_numbers(member: Member, stored: int) -> Iterator[tuple[bytes, int]]:
-    if member.stat.st_uid >= _OCTAL_7:
-        yield b"uid", member.stat.st_uid
-    if member.stat.st_gid >= _OCTAL_7:
-        yield b"gid", member.stat.st_gid
-    # Readers take a size record for the logical size of a sparse file; see _ustar for those.
-    if stored >= _OCTAL_11 and member.regions is None:
-        yield b"size", stored
 
 
 def _is_utf8(name: bytes) -> bool:
@@ -201,26 +211,31 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _extended(records: bytes) -> bytes:
-    if not records:
-        return b""
-    info = tarfile.TarInfo("././@PaxHeader")
-    info.type, info.size = tarfile.XHDTYPE, len(records)
-    return _block(info) + records + padding(len(records))
+    return b"".join((_extended_block(len(records)), records, padding(len(records)))) if records else b""
 
 
-def _block(info: tarfile.TarInfo) -> bytes:
-    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+@functools.lru_cache(256)  # most members have records of the same length
+def _extended_block(length: int) -> bytes:
+    return _block(b"././@PaxHeader", (0o644, 0, 0, length, 0), tarfile.XHDTYPE)
+
+
+def _block(name: bytes, numbers: tuple[int, int, int, int, int], kind: bytes, target: bytes = b"") -> bytes:
+    """A header of `name`, at most 100 bytes long. `numbers`: mode, owner, group, size, seconds."""
+    octal = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % numbers
+    return _summed(_USTAR.pack(name, octal, b"", kind, target, b"ustar\x0000"))
+
+
+def _summed(block: bytes) -> bytes:
+    return b"%s%06o\0 %s" % (block[:148], checksum(block), block[156:])
 
 
 def _ustar(member: Member, stored: int) -> bytes:
     path = member.path if member.regions is None else b"GNUSparseFile.0/" + member.path.rpartition(b"/")[2]
-    info = tarfile.TarInfo(_short(path, member.kind))
-    info.type, info.linkname = member.kind, _short(member.target, member.kind)
-    info.mode = member.stat.st_mode & 0o7777
-    info.uid, info.gid = _or_zero(member.stat.st_uid, _OCTAL_7), _or_zero(member.stat.st_gid, _OCTAL_7)
-    info.mtime = _or_zero(member.stat.st_mtime_ns // 10**9, _OCTAL_11)
-    info.size = _or_zero(stored, _OCTAL_11)
-    block = _block(info)
+    found = member.stat
+    owners = _or_zero(found.st_uid, _OCTAL_7), _or_zero(found.st_gid, _OCTAL_7)
+    seconds = _or_zero(found.st_mtime_ns // 10**9, _OCTAL_11)
+    numbers = (found.st_mode & 0o7777, *owners, _or_zero(stored, _OCTAL_11), seconds)
+    block = _block(_short(path, member.kind), numbers, member.kind, _short(member.target, member.kind))
     return block if stored < _OCTAL_11 or member.regions is None else _with_binary_size(block, stored)
 
 
@@ -228,20 +243,18 @@ def _or_zero(value: int, limit: int) -> int:
     return value if 0 <= value < limit else 0
 
 
-def _short(name: bytes, kind: bytes) -> str:
+def _short(name: bytes, kind: bytes) -> bytes:
     if len(name) <= _NAME and name.isascii():
-        return name.decode()
+        return name
     # Only a reader without PAX sees this. A cut that leaves a slash at the end would make a file a directory.
-    short = name.decode("ascii", "replace").replace("\ufffd", "?")[:_NAME].rstrip("/")
-    return short[: _NAME - 1] + "/" if kind == tarfile.DIRTYPE else short
+    short = name.decode("ascii", "replace").encode("ascii", "replace")[:_NAME].rstrip(b"/")
+    return short[: _NAME - 1] + b"/" if kind == tarfile.DIRTYPE else short
 
 
 def _with_binary_size(block: bytes, size: int) -> bytes:
     # GNU's base-256 number, which all three readers know: the only form of 8 GiB and more that Python's tarfile
     # does not mistake for the logical size of a sparse file.
-    block = block[:124] + b"\x80" + size.to_bytes(11, "big") + block[136:]
-    checksum = sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
-    return block[:148] + b"%06o\0 " % checksum + block[156:]
+    return _summed(block[:124] + b"\x80" + size.to_bytes(11, "big") + block[136:])
 
 
 def _sparse_map(regions: tuple[Region, ...], size: int) -> bytes:
@@ -253,9 +266,10 @@ def _sparse_map(regions: tuple[Region, ...], size: int) -> bytes:
 
 def index_line(sha256: str, size: int, path: bytes) -> bytes:
     """`<sha256>  <size>  <path>` and a newline, escaped as GNU sha256sum escapes."""
-    escaped = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
-    mark = b"" if escaped == path else b"\\"
-    return b"%s%s  %d  %s\n" % (mark, sha256.encode(), size, escaped)
+    if b"\\" in path or b"\n" in path or b"\r" in path:
+        path = path.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+        sha256 = "\\" + sha256
+    return b"%s  %d  %s\n" % (sha256.encode(), size, path)
 
 
 def parse_index(lines: Iterable[bytes]) -> Iterator[IndexEntry]:
@@ -265,7 +279,9 @@ def parse_index(lines: Iterable[bytes]) -> Iterator[IndexEntry]:
     """
     for number, line in enumerate(lines, start=1):
         match = _INDEX_LINE.fullmatch(line)
-        if match is None or (b"\\" in match[4]) != bool(match[1]) or not _ESCAPED.fullmatch(match[4]):
+        if match is None or (b"\\" in match[4]) != bool(match[1]) or (match[1] and not _ESCAPED.fullmatch(match[4])):
             raise IntegrityError(f"line {number} of the file index is damaged", "Run `verify` on this set.")
-        path = re.sub(rb"\\.", lambda escape: _UNESCAPE[escape[0]], match[4])
-        yield IndexEntry(match[2].decode(), int(match[3]), path)
+        _, sha256, size, path = match.groups()
+        if match[1]:
+            path = re.sub(rb"\\.", lambda escape: _UNESCAPE[escape[0]], path)
+        yield IndexEntry(sha256.decode(), int(size), path)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from backup.errors import MediaFailed
 from backup.formatting import printable
@@ -36,7 +36,7 @@ _NOTHING: Mapping[int, str] = {}
 _GONE = {errno.ENOENT: "vanished", errno.ESTALE: "vanished"}
 # What opening says when another kind of file has taken the name since it was looked at.
 SWAPPED = dict.fromkeys((errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV, errno.EINVAL), REPLACED) | _GONE
-_NO_ATTRIBUTES = dict.fromkeys((errno.ENOTSUP, errno.ENODATA), "no attributes")
+_NO_ATTRIBUTES = (errno.ENOTSUP, errno.ENODATA)
 _HINTS = {
     errno.EACCES: "Give the backup container the capability DAC_READ_SEARCH in docker-compose.backup.yml.",
     errno.EIO: "The disk reports errors: check the kernel log.",
@@ -70,8 +70,7 @@ class Listed:
             self.first.append(Change(_shown(path), what))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One thing found, valid until the next is asked for."""
 
     path: bytes  # relative to the root, empty for the root
@@ -100,11 +99,16 @@ def reading(path: bytes, lost: Mapping[int, str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        number = error.errno or 0
-        if number in lost:
-            raise EntryLost(lost[number]) from error
-        reason = error.strerror or str(error)
-        raise MediaFailed(f"{_shown(path)} cannot be read: {reason}", _HINTS.get(number, "")) from error
+        raise unreadable(error, path, lost) from error
+
+
+def unreadable(error: OSError, path: bytes, lost: Mapping[int, str]) -> EntryLost | MediaFailed:
+    """What `reading` raises; for what is done with every file, where a context manager takes longer than the call."""
+    number = error.errno or 0
+    if number in lost:
+        return EntryLost(lost[number])
+    reason = error.strerror or str(error)
+    return MediaFailed(f"{_shown(path)} cannot be read: {reason}", _HINTS.get(number, ""))
 
 
 def open_below(name: bytes, folder: int, flags: int) -> int:
@@ -117,8 +121,8 @@ def open_below(name: bytes, folder: int, flags: int) -> int:
         return os.open(name, flags, dir_fd=folder)  # only the owner may spare the access time
 
 
-def _patterns(patterns: Sequence[str]) -> re.Pattern[str]:
-    return re.compile("|".join(map(fnmatch.translate, patterns)) or "(?!)")
+def _patterns(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(fnmatch.translate, patterns))) if patterns else None
 
 
 Scope = Literal["all", "directories", "none"]
@@ -173,17 +177,18 @@ class Walk:
         return self._root + b"/" + path if path else self._root
 
     def _look(self, name: bytes) -> Entry | None:
-        path = self._prefix + name
-        folder = self._levels[-1].fd
+        path, folder = self._prefix + name, self._levels[-1].fd
         try:
             if why := self._left_out(name, path, folder):
                 self.skipped.add(path, why)
                 return None
-            with reading(self.full(path), SWAPPED):
+            try:
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode):
                     return Entry(path, name, found, folder)
                 fd = open_below(name, folder, FOLDER)
+            except OSError as error:
+                raise unreadable(error, self.full(path), SWAPPED) from error
             return self._descend(name, path, fd)
         except EntryLost as lost:
             self.changed.add(path, str(lost))
@@ -191,10 +196,14 @@ class Walk:
 
     def _left_out(self, name: bytes, path: bytes, folder: int) -> str:
         """Why this is not archived; empty if it is."""
-        if self._names.match(os.fsdecode(name)) or self._paths.match(os.fsdecode(path)):
+        if self._names and self._names.match(os.fsdecode(name)):
             return BY_PATTERN
+        if self._paths and self._paths.match(os.fsdecode(path)):
+            return BY_PATTERN
+        if self._prefix:
+            return ""
         with reading(self.full(path), SWAPPED):
-            return "" if self._prefix or not is_of_a_restore(name, folder) else OF_A_RESTORE
+            return OF_A_RESTORE if is_of_a_restore(name, folder) else ""
 
     def _descend(self, name: bytes, path: bytes, fd: int) -> Entry:
         try:
@@ -254,27 +263,37 @@ class Walk:
 class OpenFile:
     """One file or directory being read. `path` is as messages name it."""
 
+    __slots__ = ("_cut", "_fd", "_path", "_progress")
+
     def __init__(self, fd: int, path: bytes, progress: Callable[[int], None]) -> None:
         self._fd, self._path, self._progress = fd, path, progress
         self._cut = False
 
     def settled(self) -> os.stat_result:
         """Its state, taken when a further write is sure to change the time stamps."""
-        with reading(self._path, _GONE):
-            found = os.fstat(self._fd)
-            if 0 <= time.time_ns() - found.st_ctime_ns < _TICK_NS:
-                time.sleep(_TICK_NS / 1e9)
-                found = os.fstat(self._fd)
         self._cut = False
+        found = self._look()
+        if 0 <= time.time_ns() - found.st_ctime_ns < _TICK_NS:
+            time.sleep(_TICK_NS / 1e9)
+            found = self._look()
         return found
+
+    def _look(self) -> os.stat_result:
+        try:
+            return os.fstat(self._fd)
+        except OSError as error:
+            raise unreadable(error, self._path, _GONE) from error
 
     def attributes(self) -> dict[bytes, bytes]:
         """User attributes and ACLs; empty where the file system has none."""
         found: dict[bytes, bytes] = {}
-        with contextlib.suppress(EntryLost), reading(self._path, _NO_ATTRIBUTES):
+        try:
             for name in os.listxattr(self._fd):
                 if name.startswith(("user.", "system.posix_acl_")):
                     found[os.fsencode(name)] = os.getxattr(self._fd, name)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTES:
+                raise unreadable(error, self._path, _NOTHING) from error
         return found
 
     def regions(self, size: int) -> tuple[Region, ...]:
@@ -282,13 +301,20 @@ class OpenFile:
         with reading(self._path, _NOTHING):
             return data_regions(self._fd, size)
 
+    def whole(self, size: int) -> bytes:
+        """The first `size` bytes, zeros for what is no longer there."""
+        data = b""
+        if 0 < size <= _CHUNK:
+            data = self._read(size, 0)
+            self._progress(len(data))
+        return data if len(data) == size else b"".join((data, *self.chunks(len(data), size - len(data))))
+
     def chunks(self, start: int, length: int) -> Iterator[bytes]:
         """Exactly `length` bytes from `start`, each chunk a fresh object; zeros for what is no longer there."""
         end = start + length
         while start < end:
             count = min(_CHUNK, end - start)
-            with reading(self._path, _NOTHING):
-                chunk = b"" if self._cut else self._read(count, start)
+            chunk = b"" if self._cut else self._read(count, start)
             self._cut = not chunk
             self._progress(len(chunk))
             yield chunk or ZEROS[:count]
@@ -300,13 +326,12 @@ class OpenFile:
         except OSError as error:
             if error.errno == errno.ESTALE:
                 return b""
-            raise
+            raise unreadable(error, self._path, _NOTHING) from error
 
     def difference(self, before: os.stat_result) -> str:
         """What happened to it since `before` was taken and its content read; empty if nothing."""
         try:
-            with reading(self._path, _GONE):
-                after = os.fstat(self._fd)
+            after = self._look()
         except EntryLost as lost:
             return f"{lost} while read"
         if after.st_size > before.st_size:

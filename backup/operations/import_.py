@@ -32,7 +32,6 @@ from backup.operations.offsite.layout import sums
 from backup.operations.verify.run import Checked, check
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline import age, gzip
-from backup.pipeline.chunks import Chunks
 from backup.pipeline.file_type import HEAD, Kind, recognise
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
@@ -311,7 +310,7 @@ def _unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
     store = LocalStore(staging.folder(root))
     seen: set[str] = set()
     try:
-        reader = TarReader(Chunks(_plain(stream, progress)))
+        reader = TarReader(_plain(stream, progress))
         for member in reader.members():
             if len(seen) > _MANY:
                 raise _refused(member, "is one of too many")

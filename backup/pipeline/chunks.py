@@ -23,44 +23,10 @@ _QUEUED: Final = 4
 Put = Callable[[bytes], None]
 
 
-class ByteSource(Protocol):
-    """Where an archive's bytes come from."""
-
-    def read(self, count: int, /) -> bytes:
-        """The next `count` bytes; fewer only at the end."""
-
-
 class Sink(Protocol):
     """Where bytes go. May keep what it is given (it is never reused) and may raise."""
 
     def write(self, data: bytes) -> object: ...
-
-
-class Chunks:
-    """A ByteSource of chunks of any size."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks, self._rest = iter(chunks), memoryview(b"")
-
-    def read(self, count: int, /) -> bytes:
-        """See ByteSource."""
-        if len(self._rest) >= count:
-            piece, self._rest = bytes(self._rest[:count]), self._rest[count:]
-            return piece
-        pieces: list[memoryview] = []
-        while count and (self._rest or self._more()):
-            part, self._rest = self._rest[:count], self._rest[count:]
-            pieces.append(part)
-            count -= len(part)
-        return b"".join(pieces)
-
-    def _more(self) -> bool:
-        while not self._rest:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                return False
-            self._rest = memoryview(chunk)
-        return True
 
 
 def aside(make: Callable[[Put, threading.Event], None], name: str, room: int) -> Generator[bytes, None, None]:

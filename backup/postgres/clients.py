@@ -23,9 +23,9 @@ from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMoun
 from backup.errors import ConfigError, DumpFailed, EngineError
 from backup.formatting import printable
 from backup.pipeline.file_type import CUSTOM
-from backup.postgres import APPLICATION, Login
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.process_io import Pipe, Process, ProcessInput, ProcessOutput, converted
+from backup.postgres.session import APPLICATION, Login
 from backup.postgres.session_settings import ANYWHERE, Standing
 
 _CLIENT_ROOT: Final = Path("/usr/lib/postgresql")

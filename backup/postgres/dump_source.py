@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from backup import postgres
 from backup.errors import BackupError, DumpFailed
 from backup.logging import logger
 from backup.model.manifest import DatabasePart
-from backup.postgres import Facts, Login
 from backup.postgres.admin import drop_remains
 from backup.postgres.clients import Clients, application
 from backup.postgres.dump.definitions import Definitions, kinship
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump.money import with_setting
+from backup.postgres.inspect import Facts, end_sessions, inspect
 from backup.postgres.server import is_at_work, standing
+from backup.postgres.session import Login, name_only
 from backup.postgres.session_settings import DUMP
 from backup.postgres.session_settings import options as session_options
 from backup.storage.artifact_writer import ArtifactWriter
@@ -46,7 +46,7 @@ class PostgresSource:
 
     def inspect(self) -> Facts:
         """What the server says of the database; refuses poolers and clients of another version."""
-        facts = postgres.inspect(self.login)
+        facts = inspect(self.login)
         self.clients.check(facts.standing)
         return facts
 
@@ -66,7 +66,7 @@ class PostgresSource:
 
     def sweep(self) -> int:
         """End what dead runs left: helpers, pipes, and sessions on the server. Only under the lock."""
-        count = self.clients.sweep() + postgres.end_sessions(self.login, application(self.instance))
+        count = self.clients.sweep() + end_sessions(self.login, application(self.instance))
         try:
             count += len(drop_remains(self.login))
         except BackupError as error:
@@ -131,7 +131,7 @@ class PostgresSource:
     def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> str:
         """Write roles and memberships, then the database-level settings, as SQL for psql; all that was written."""
         # By default it asks `postgres` or `template1`, which an ordinary user may not enter.
-        options: tuple[str, ...] = (*_ROLES_OPTIONS, f"--database={postgres.name_only(facts.name)}")
+        options: tuple[str, ...] = (*_ROLES_OPTIONS, f"--database={name_only(facts.name)}")
         if not facts.superuser:
             options = (*options, "--no-role-passwords")
         reader, text = DumpReader(), bytearray()

@@ -17,7 +17,6 @@ from backup.errors import BackupError, DropDelayed, EngineError, NoSpace
 from backup.formatting import printable, size
 from backup.logging import logger
 from backup.model.manifest import Locale, Preload
-from backup.postgres import Login
 from backup.postgres.admin import AGAIN, PATIENCE, drop
 from backup.postgres.clients import Clients, HelperClients, sweep_spool
 from backup.postgres.dump.adaptation import Adaptation
@@ -27,6 +26,7 @@ from backup.postgres.psql import lines, literal, script, settle
 from backup.postgres.roles import Roles
 from backup.postgres.server import find
 from backup.postgres.server_dependencies import ONE_DATABASE
+from backup.postgres.session import Login
 from backup.postgres.session_settings import Standing
 
 ROLE: Final = "server"

@@ -23,19 +23,10 @@ from psycopg import sql
 
 from backup.errors import BackupError, ConfigError, DropDelayed, IntegrityError, Interrupted, RestoreFailed
 from backup.model.manifest import Locale
-from backup.postgres import (
-    Login,
-    admin,
-    deferred_statements,
-    inspect,
-    role_states,
-    row_counts,
-    server,
-    session,
-    settings_for,
-    swap,
-)
+from backup.postgres import admin, deferred_statements, role_states, row_counts, server, session, swap
+from backup.postgres.inspect import inspect, settings_for
 from backup.postgres.roles import Roles
+from backup.postgres.session import Login
 from backup.postgres.swap import Exchange
 from tests.support.database import PASSWORD, USER, Server, start_server
 from tests.support.sidecar import Sidecar
@@ -363,7 +354,7 @@ def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(
 
 
 KILLED = """
-import sys; from backup.postgres import Login, swap
+import sys; from backup.postgres import swap; from backup.postgres.session import Login
 host, user, password, live, live_oid, new_oid, kept = sys.argv[1:]
 login = Login(host, 5432, user, live, password)
 print('ready', flush=True)

@@ -14,8 +14,9 @@ import psycopg
 import pytest
 
 from backup.logging import logger
-from backup.postgres import Login, login_lock, server, swap
+from backup.postgres import login_lock, server, swap
 from backup.postgres.availability import Way, wait, watching
+from backup.postgres.session import Login
 from backup.postgres.swap import Exchange
 from tests.contract.test_admin import Site
 from tests.support.clients import Client, crowd, strange

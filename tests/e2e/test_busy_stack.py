@@ -11,7 +11,7 @@ from datetime import datetime
 
 import pytest
 
-from backup.postgres import Login
+from backup.postgres.session import Login
 from tests.support.clients import Client, crowd, strange
 from tests.support.faults import eventually
 from tests.support.stack import STACK, Stack, docker

@@ -12,9 +12,9 @@ from pathlib import Path
 import docker
 import pytest
 
-from backup import postgres as database
 from backup.errors import DatabaseUnavailable
-from backup.postgres import Login
+from backup.postgres.inspect import inspect
+from backup.postgres.session import Login
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server, start_server
 from tests.support.faults import (
     docker as engine,
@@ -218,7 +218,7 @@ def test_a_server_that_falls_silent_between_two_words(server: Server, monkeypatc
         thread.start()
         began = time.monotonic()
         with pytest.raises(DatabaseUnavailable) as caught:
-            database.inspect(Login("127.0.0.1", listener.getsockname()[1], USER, "obcms_prod", PASSWORD))
+            inspect(Login("127.0.0.1", listener.getsockname()[1], USER, "obcms_prod", PASSWORD))
         assert time.monotonic() - began < 60 and "Nothing was changed" in caught.value.message
         ready.set()
         thread.join()

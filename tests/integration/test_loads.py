@@ -14,8 +14,8 @@ from backup.model.backup_set import LoadTest
 from backup.model.manifest import Tier
 from backup.model.run import Run
 from backup.operations.create.run import Request, create
-from backup.postgres import Login
 from backup.postgres.clients import HelperClients
+from backup.postgres.session import Login
 from backup.progress import Silent
 from tests.integration.test_drill import throw_away
 from tests.support.database import Server

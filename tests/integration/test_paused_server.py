@@ -12,8 +12,9 @@ import psycopg
 import pytest
 
 from backup.errors import DatabaseUnavailable
-from backup.postgres import Login, session
+from backup.postgres import session
 from backup.postgres.server import is_at_work
+from backup.postgres.session import Login
 from tests.support.breaking import BREAKER
 from tests.support.database import PASSWORD, USER, Server, start_server
 from tests.support.faults import docker, freeze, freezing

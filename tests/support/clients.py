@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from backup.postgres import Login
+from backup.postgres.session import Login
 from tests.support.faults import eventually
 
 # What somebody is told who was in the database: the session ends, as it must. The last two are pgbouncer's words for

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +19,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from backup.formatting import printable
+
+_PAUSE: Final = 0.05
 
 
 class Drawn:
@@ -36,6 +39,8 @@ class Drawn:
             transient=True,
         )
         self._task: TaskID | None = None
+        # What is shown next, and when: a call for each small file would take as long as the file.
+        self._waiting, self._next = 0, 0.0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -49,8 +54,12 @@ class Drawn:
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(printable(name), total=total)
+        self._waiting, self._next = 0, 0.0
 
     def advance(self, count: int) -> None:
         """See Progress."""
-        if self._task is not None:
-            self._bars.advance(self._task, count)
+        self._waiting += count
+        now = time.monotonic()
+        if self._task is not None and now >= self._next:
+            self._bars.advance(self._task, self._waiting)
+            self._waiting, self._next = 0, now + _PAUSE

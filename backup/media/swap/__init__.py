@@ -15,7 +15,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -295,7 +295,7 @@ def _read(folder: int) -> _Noted:
 
 def _write(folder: int, noted: _Noted) -> _Noted:
     """Note it durably, whole or not at all; the same again. Raises OSError."""
-    roots = {side: asdict(root) | {"attributes": _hex(root)} for side, root in noted.roots.items()}
+    roots = {side: root._asdict() | {"attributes": _hex(root)} for side, root in noted.roots.items()}
     text = json.dumps({"version": 1, "step": noted.step, "live": noted.live, "roots": roots})
     write_note(folder, _STATE, text.encode())
     return noted

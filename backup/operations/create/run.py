@@ -27,9 +27,9 @@ from backup.operations.load_test import Dumped
 from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.restore.replaced import note_lost
 from backup.operations.watchdog import Watchdog, stuck
-from backup.postgres import Facts
 from backup.postgres.dump.definitions import Definitions
 from backup.postgres.dump_source import PostgresSource
+from backup.postgres.inspect import Facts
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
 from backup.storage.errors import ON_A_DISK, free_space, in_memory, storing

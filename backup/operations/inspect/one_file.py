@@ -25,7 +25,6 @@ from backup.operations.inspect.file_index import (
     volumes,
 )
 from backup.operations.parts import HeldBack, archive_of, damaged, opened
-from backup.pipeline.chunks import Chunks
 from backup.progress import Progress
 
 
@@ -159,4 +158,4 @@ def _reading(stored: StoredSet, name: str, root: str, progress: Progress) -> Ite
     packed = next((each.packed for each in stored.loose if each.name == name), True)
     with opened(stored, name, progress) as source:
         with contextlib.closing(source.content(packed=packed, single=not stored.loose)) as chunks:
-            yield TarReader(Chunks(chunks), root=b"" if stored.manifest else os.fsencode(root))
+            yield TarReader(chunks, root=b"" if stored.manifest else os.fsencode(root))

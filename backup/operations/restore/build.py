@@ -21,16 +21,17 @@ from backup.operations.restore.journal import DatabaseSwap, Step
 from backup.operations.restore.server_fit import Fit, allowed, contrast, given, last_notes, taken
 from backup.operations.verify.run import Found
 from backup.pipeline.file_type import Kind
-from backup.postgres import Login, settings_for
 from backup.postgres.admin import apply, create, drop
 from backup.postgres.deferred_statements import Deferred
 from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump_source import PostgresSource
+from backup.postgres.inspect import settings_for
 from backup.postgres.roles import Roles
 from backup.postgres.row_counts import analyzing, count_large_objects, count_rows
 from backup.postgres.server import Database, find, fitting, roles, usable
+from backup.postgres.session import Login
 from backup.progress import Progress
 from backup.storage.errors import free_space
 

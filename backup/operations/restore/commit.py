@@ -16,12 +16,12 @@ from backup.operations.restore import application
 from backup.operations.restore.context import RestoreContext, Work
 from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Lost, Step
 from backup.operations.restore.replaced import note_lost
-from backup.postgres import Login
 from backup.postgres.admin import drop, drop_marked, drop_roles
 from backup.postgres.availability import watching
 from backup.postgres.deferred_statements import DONE, SCHEMA, deferred
 from backup.postgres.psql import STRICT, confined
 from backup.postgres.server import find
+from backup.postgres.session import Login
 from backup.postgres.swap import Exchange, exchange, foresee, state
 
 _TELLING: Final = (*STRICT, "--tuples-only", "--no-align")

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from backup import postgres
 from backup.docker.container import Container
 from backup.errors import BackupError, EngineError
 from backup.media import archive_tree, case_folding
@@ -26,10 +25,11 @@ from backup.operations.restore.journal import KeptFile, commands, running, words
 from backup.operations.restore.locking import LOOK, standing, who_changes
 from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Only, Server, Volume
 from backup.operations.restore.server_fit import contrast, fit
-from backup.postgres import Login
 from backup.postgres.dump_source import PostgresSource
+from backup.postgres.inspect import inspect
 from backup.postgres.server import extensions_available, find, replication, sessions, usable
 from backup.postgres.server import roles as roles_there
+from backup.postgres.session import Login
 from backup.storage.errors import free_space
 
 # More than is written to a disk between two looks at it: this part of what is free.
@@ -103,7 +103,7 @@ def _with_server(facts: Facts, context: RestoreContext, stored: StoredSet) -> Fa
     source = context.source()
     login = source.login
     part = stored.manifest.database if stored.manifest else None
-    live, there = usable(find(login, login.name)), postgres.inspect(replace(login, name=_entry(source)))
+    live, there = usable(find(login, login.name)), inspect(replace(login, name=_entry(source)))
     listed, fitted = build.roles_of(stored), fit(login, part, there.server_version)
     slots, subscriptions = replication(login, login.name)
     return replace(

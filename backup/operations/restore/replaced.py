@@ -7,8 +7,8 @@ from pathlib import Path
 
 from backup.errors import BackupError
 from backup.operations.restore.journal import Kept, KeptFile, Lost
-from backup.postgres import Login
 from backup.postgres.server import find
+from backup.postgres.session import Login
 
 
 def lost(login: Login, kept: Kept) -> Lost:

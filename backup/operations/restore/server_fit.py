@@ -14,14 +14,15 @@ from backup.model.manifest import DatabasePart
 from backup.operations.load import NO_RIGHT
 from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase, major
 from backup.operations.restore.plan.fitting import left_behind, otherwise, own
-from backup.postgres import Login, settings_for
 from backup.postgres.admin import refused
 from backup.postgres.dump.adaptation import LOADING, Adaptation
+from backup.postgres.inspect import settings_for
 from backup.postgres.psql import refusal
 from backup.postgres.role_states import aligning, differing, subjects
 from backup.postgres.roles import Roles, Statement, is_setting, retarget
 from backup.postgres.server import Database, bootstrap, is_empty, is_new, replication, role_statements
 from backup.postgres.server_dependencies import NEED_PRELOAD, ONE_DATABASE, Capabilities, capabilities
+from backup.postgres.session import Login
 
 
 @dataclass(frozen=True)

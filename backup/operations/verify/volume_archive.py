@@ -18,7 +18,6 @@ from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import VolumePart
 from backup.operations.parts import opened
-from backup.pipeline.chunks import Chunks
 
 _LISTED: Final = 20
 _LONGEST_LINE: Final = 16 << 20
@@ -49,7 +48,7 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 def walk(chunks: Iterable[bytes], root: bytes, *, trusted: bool) -> Walked:
     """An archive that has no index. IntegrityError where it is not whole, or no restore takes it."""
     walked = Walked()
-    reader = TarReader(Chunks(chunks), root=b"" if trusted else root)
+    reader = TarReader(chunks, root=b"" if trusted else root)
     for found in judged(reader, root, trusted=trusted, indexed=False):
         _count(found, walked.counts)
     return walked
@@ -76,7 +75,7 @@ def compare(
     IntegrityError where the archive is not whole, or no restore takes it. A damaged index raises whatever reading it
     raises. `alive` is called where work goes on that takes no chunk.
     """
-    reader = TarReader(Chunks(chunks), root=b"" if trusted else root)
+    reader = TarReader(chunks, root=b"" if trusted else root)
     return _Comparison(parse_index(lines(index)), alive).run(reader, root, trusted, again)
 
 
@@ -118,7 +117,8 @@ class _Comparison:
 
     def _sha256(self, found: Found, reader: TarReader) -> str:
         digest = hashlib.sha256()
-        for piece in reader.unpacked(found, self._alive):
+        # Holes aside, what is stored is what it holds.
+        for piece in reader.content(found.size) if found.stored == found.size else reader.unpacked(found, self._alive):
             digest.update(piece)
         return digest.hexdigest()
 

@@ -125,3 +125,12 @@ def test_without_a_terminal_lines_are_plain(tmp_path: Path) -> None:
     assert done.returncode == 61
     assert "\x1b" not in done.stdout
     assert "failed\tengine\t" in done.stdout
+
+
+@pytest.mark.parametrize("module", ["sets", "inspect", "monitoring", "retention", "transfer", "alerts"])
+def test_what_only_looks_loads_no_client(module: str) -> None:
+    """Each takes as long to import as all the rest of such a command."""
+    clients = ("psycopg", "docker", "boto3", "apprise", "starlette")
+    code = f"import sys, backup.cli.{module}; print(*sys.modules.keys() & {set(clients)})"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert loaded.stdout == "\n"

@@ -141,7 +141,7 @@ def test_what_the_writer_writes_of_an_inode_the_reader_takes(
     (uid, gid), path = owners, b"media/" + name
     found = os.stat_result((mode, 0, 0, 1, uid, gid, 0, 0, 0, 0), {"st_mtime_ns": mtime})
     tar = header(Member(path, FILE, found, attributes=attributes)) + header(Member(path, LINK, found, target=target))
-    file, link = TarReader(io.BytesIO(tar + END), BIG).members()
+    file, link = TarReader([tar + END], BIG).members()
     for each in (file, link):
         assert (each.path, each.mode, each.uid, each.gid, each.mtime_ns) == (path, mode, uid, gid, mtime)
     assert (file.attributes, link.target) == (attributes, target)
@@ -674,6 +674,16 @@ def test_a_target_that_is_not_empty_or_a_link(place: Path) -> None:
             extracted(TOP + END, place / name)
 
 
+@pytest.mark.parametrize("end", [b"", b"4096\n0\n"])
+def test_empty_regions_of_a_sparse_file_hold_nothing(place: Path, end: bytes) -> None:
+    """As GNU tar marks the end of a file with one, so may others anywhere."""
+    regions = b"0\n512\n1024\n0\n1024\n512\n2048\n0\n" + end
+    text = b"%d\n" % (regions.count(b"\n") // 2) + regions
+    extracted(TOP + _sparse(text, "4096", b"a" * 512 + b"b" * 512) + END, place / "target")
+    found = (place / "target/s").read_bytes()
+    assert found == b"a" * 512 + bytes(512) + b"b" * 512 + bytes(2560)
+
+
 def test_damaged_gzip_and_a_failing_disk(place: Path) -> None:
     packed = bytearray(gzip.compress(TOP + member("media/a", content=os.urandom(300_000)) + END))
     packed[len(packed) // 2] ^= 1
@@ -681,7 +691,7 @@ def test_damaged_gzip_and_a_failing_disk(place: Path) -> None:
         extract(stream, "media", place / "target", index=None, trusted=True, limit=BIG, progress=_silent)
 
     class Failing(io.BytesIO):
-        def read(self, size: int | None = -1, /) -> bytes:
+        def read1(self, size: int | None = -1, /) -> bytes:
             raise OSError(5, "Input/output error")
 
     (place / "t2").mkdir()

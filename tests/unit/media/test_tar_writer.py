@@ -8,10 +8,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
+from backup.media.tar_header import checksum
 from backup.media.tar_writer import (
     Gathered,
     IndexEntry,
@@ -139,6 +140,12 @@ def test_only_a_name_that_is_not_utf8_is_marked_binary(found: os.stat_result) ->
     member = Member("media/ä".encode(), tarfile.REGTYPE, found, attributes={b"user.b": b"\xff"})
     assert b"hdrcharset" not in header(member)
     assert b"21 hdrcharset=BINARY\n" in header(Member(b"media/\xff", tarfile.REGTYPE, found))
+
+
+@given(st.binary(min_size=512, max_size=512))
+@example(b"\xff" * 512)
+def test_the_checksum_is_that_of_every_tar(block: bytes) -> None:
+    assert checksum(block) == tarfile.calc_chksums(block)[0]  # type: ignore[attr-defined]
 
 
 @given(st.integers(0, 30_000))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from backup.postgres import Login
 from backup.postgres.clients import NetworkClients
+from backup.postgres.session import Login
 from backup.postgres.session_settings import Standing
 
 INSTANCE, RUN = "0123456789ab", "20260102T030405Z-abcdef"
