@@ -2,9 +2,9 @@
 # What the tests compile is kept, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
 PYTEST := .venv/bin/pytest -q -p no:cacheprovider $(if $(SEED),--randomly-seed=$(SEED))
-CHECKED := backup tests benchmarks demo entrypoint.py tools/select-tests
+CHECKED := backup tests benchmarks demo entrypoint.py tools/select-tests tools/changelog
 
-.PHONY: demo demo-down test t fast unit fuzz soak lint prepare image engine venv lock docs bench screenshots clean
+.PHONY: demo demo-down test t fast unit fuzz soak lint prepare image engine venv lock docs bench screenshots changelog clean
 
 # A small stack is backed up, damaged and restored before your eyes. With S3=1 there are copies in an object store, too.
 demo:
@@ -80,6 +80,10 @@ lock: venv
 	    --no-emit-find-links -c requirements.lock --group dev pyproject.toml -o requirements-dev.lock
 	.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url \
 	    --no-emit-find-links demo/requirements.in -o demo/requirements.lock
+
+# At a release, after the version in backup/__init__.py: the fragments of changelog.d become its section of CHANGELOG.md.
+changelog:
+	@tools/changelog
 
 # Containers, volumes and networks that interrupted tests left, by label.
 clean:

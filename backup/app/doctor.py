@@ -42,7 +42,7 @@ from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.jobs import Crontab, jobs
 from backup.operations.offsite.context import listed
-from backup.operations.status import offsite
+from backup.operations.status import offsite, restoring
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
@@ -263,6 +263,7 @@ class _Doctor:
             yield from findings.running(around.own, [c for c in around.containers if around.ours(c)])
 
     def _restore(self) -> Iterator[Finding]:
+        yield from restoring(self._settings.root)
         with_engine = restore_context(self._app, Silent())
         application = with_engine.application()
         if application is None:

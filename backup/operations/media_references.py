@@ -31,8 +31,9 @@ PREFIXES: Final = (
 _BATCH: Final = 1 << 20
 _LISTED: Final = 1000
 _COLUMN: Final = re.compile(r"(?:([^.]+)\.)?([^.]+)\.([^.]+)")
-# Event triggers and rules of the application must not act on what we do.
-_OPTIONS: Final = f"{OWN} -c session_replication_role=replica"
+# Event triggers of the application must not act on what we do. Only a superuser makes any, and only one may do this.
+_QUIET: Final = " -c session_replication_role=replica"
+_SUPERUSER: Final = "SELECT rolsuper FROM pg_roles WHERE rolname = session_user"
 
 # Names of files are bytes, UTF-8 as a rule. A database of another encoding may hold them converted, and one without any
 # (SQL_ASCII) as it was given them: what it holds is compared as it is, and converted.
@@ -113,7 +114,8 @@ def look_up(clients: Clients, paths: Iterable[bytes], columns: Sequence[str], ru
     Django's. It leaves a schema behind: the database is a copy that is thrown away. `path`: the search_path that its
     own functions need, if they do.
     """
-    more = f"{_OPTIONS} {options({'search_path': path} if path else {})}"
+    quiet = _QUIET if lines(clients, _SUPERUSER, run) == [b"t"] else ""
+    more = f"{OWN}{quiet} {options({'search_path': path} if path else {})}"
     with clients.feed("psql", STRICT, run, more) as load:
         load.write(_PREPARE.encode())
         for batch in _batches(paths):

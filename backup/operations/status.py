@@ -78,7 +78,7 @@ def overview(
         undo=kept.size if kept else None,
         undo_until=_until(kept),
         others=[
-            *_restoring(catalog.root),
+            *restoring(catalog.root),
             *_scheduled(settings, catalog.root, now),
             *_cleanup(runs),
             *(alerts.reasons(catalog.root, now) if alerting else []),
@@ -210,7 +210,7 @@ def _until(kept: Kept | None) -> datetime | None:
         return None
 
 
-def _restoring(root: Path) -> list[Finding]:
+def restoring(root: Path) -> list[Finding]:
     """A restore that is under way, or that stands half way."""
     try:
         found = standing(root)

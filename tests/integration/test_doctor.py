@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import docker
 import pytest
 
+from backup.operations.restore.journal import Journal, JournalFile
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
 from tests.support.faults import freeze
 from tests.support.receivers import free_port, silence, smtp
@@ -275,6 +277,12 @@ def test_services_of_a_restore_that_are_not_there(stack: Sidecar, doctor: Doctor
     seen.only("restore", "failed", "BACKUP_RESTORE_STOP names web9", "docker compose ps -a")
     seen = doctor(stack, BACKUP_POST_RESTORE="web9: migrate")
     seen.only("restore", "failed", "no container of web9 is running", "BACKUP_POST_RESTORE")
+
+
+def test_a_restore_that_stands_half_way(stack: Sidecar, doctor: Doctor) -> None:
+    journal = Journal(id="1", run="1", set="daily_2025-10-20_02-00-00", started=datetime.now(UTC))
+    JournalFile(stack.root).begin(journal)
+    doctor(stack).only("restore", "failed", "is unfinished since", "`restore --rollback`")
 
 
 def test_a_target_that_is_down(stack: Sidecar, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,11 @@ import pytest
 from backup.logging import logger
 from backup.model.backup_set import manifest_name, verdict_name
 from backup.model.run import new_run_id
+from backup.operations.media_references import look_up
 from backup.postgres.process_io import refused
 from backup.postgres.scratch_place import Scratch, Wanted
 from tests.support import sample_schema
-from tests.support.database import LABEL, PROJECT, Server
+from tests.support.database import LABEL, PROJECT, USER, Server
 from tests.support.faults import docker, ended, eventually, helpers, judge, nothing_left, under_way
 from tests.support.sidecar import IMAGE, Sidecar
 
@@ -425,6 +426,19 @@ def test_over_the_network_a_scratch_database_is_used(target: Sidecar, server: Se
         assert set(server.databases()) == before | {"obcms_drill_of_somebody_else"}
     finally:
         server.execute("postgres", 'DROP DATABASE "obcms_drill_of_somebody_else"')
+
+
+def test_a_login_that_is_no_superuser_looks_files_up(target: Sidecar, server: Server) -> None:
+    """As on a managed server, where the scratch database is its own."""
+    name = target.environment["DB_NAME"]
+    owner = f"owner_of_{name}"
+    server.execute("postgres", f"CREATE ROLE {owner} LOGIN PASSWORD 'x'; ALTER DATABASE {name} OWNER TO {owner}")
+    server.execute(name, f"SET ROLE {owner}; CREATE SCHEMA s CREATE TABLE letters (file varchar(100))")
+    server.execute(name, "INSERT INTO s.letters VALUES ('a/here.pdf'), ('a/gone.pdf')")
+    app = replace(target, environment=target.environment | {"DB_USER": owner, "DB_PASSWORD": "x"}).app()
+    found = look_up(app.source().clients, [b"a/here.pdf"], ["s.letters.file"], new_run_id(datetime.now(UTC)))
+    server.execute(name, f"REASSIGN OWNED BY {owner} TO {USER}; DROP ROLE {owner}")
+    assert found.listed == ("letters.file: a/gone.pdf",) and found.referenced == 2
 
 
 @pytest.fixture

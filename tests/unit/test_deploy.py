@@ -13,7 +13,9 @@ import yaml
 
 from backup.config import loader
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+EXAMPLES = sorted((ROOT / "examples").glob("*/*.yml"))
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 # The oldest that its makers still looked after when this was written, and newer ones.
 RELEASES = ("1.31", "1.34", "1.36")
@@ -66,6 +68,15 @@ def test_the_stack_file_names_settings_that_exist() -> None:
     assert set(service["environment"]) <= loader.KNOWN
     assert service["environment"]["BACKUP_HEALTHCHECK"] == "livez"
     assert not any("docker.sock" in str(volume) for volume in service["volumes"])
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_name_settings_that_exist(path: Path) -> None:
+    """And each page names its file."""
+    # `!override` is Compose's own.
+    services = yaml.safe_load(path.read_text().replace("!override", ""))["services"].values()
+    assert {name for service in services for name in service["environment"]} <= loader.KNOWN
+    assert f"examples/{path.parent.name}/{path.name}" in (path.parent / "README.md").read_text()
 
 
 def test_no_image_is_named_with_a_registry() -> None:

@@ -14,7 +14,12 @@ from backup.cli import app
 from tests.support import reference
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").rglob("*.y*ml"))]
+BELOW = [
+    path
+    for folder, kind in (("docs", "*.md"), ("examples", "*.md"), ("deploy", "*.y*ml"))
+    for path in sorted((ROOT / folder).rglob(kind))
+]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *BELOW]
 COMPOSE = re.compile(
     r"docker(?: |-)compose\b.*?(?:run(?: --rm| -T| -[ve] ?\S+)* backup|exec(?: -T)? backup backup) (.+)"
 )
