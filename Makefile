@@ -68,9 +68,10 @@ screenshots: venv
 	tools/test-programs
 	.venv/bin/python -m tests.support.screenshots
 
-# docs/configuration.env from the settings.
+# docs/configuration.env from the settings, docs/schema from the JSON documents.
 docs: venv
 	.venv/bin/python -m tests.support.reference
+	.venv/bin/python -m tests.support.schemas
 
 # After a change of the dependencies in pyproject.toml.
 lock: venv

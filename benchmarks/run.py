@@ -186,7 +186,7 @@ def created(client: Any, directory: Path, only: str) -> float:
     finally:
         shutil.rmtree(directory / "backups" / "manual", ignore_errors=True)
     PEAKS.setdefault(only, []).append(peak)
-    return float(json.loads(output)["seconds"]["total"])
+    return float(json.loads(output)["phase_seconds"]["total"])
 
 
 @contextmanager

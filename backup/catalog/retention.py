@@ -101,6 +101,11 @@ class Decision:
     waits: bool = False
     later: bool = False
 
+    @property
+    def action(self) -> str:
+        """In one word: wait for a person, later by itself."""
+        return "wait" if self.waits else "later" if self.later else "keep" if self.keep else "remove"
+
 
 def decide(
     sets: Sequence[StoredSet],

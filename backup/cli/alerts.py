@@ -70,7 +70,7 @@ def _test(settings: Settings, as_json: bool) -> None:
 
     found = send_test(App(settings), base.COMMAND, _TEST_SECONDS)
     if as_json:
-        base.print_json([receipt.model_dump(exclude={"id"}) for receipt in found])
+        base.print_json("receipts", receipts=found)
     else:
         base.print_lines(_outcome(receipt) for receipt in found)
         if settings.heartbeat_url:
@@ -93,9 +93,8 @@ def _pending(settings: Settings, as_json: bool) -> None:
     memory = recall(settings.root)
     held = memory.state.waiting if memory else []
     if as_json:
-        listed = [message.model_dump(mode="json", exclude={"body"}) for message in messages]
-        later = [{"kind": "held", "title": each.text, "created": each.since.isoformat()} for each in held]
-        return base.print_json([*listed, *later])
+        later = [{"kind": "held", "title": each.text, "created": each.since} for each in held]
+        return base.print_json("messages", messages=[*messages, *later])
     base.print_lines(line for message in messages for line in _waiting(settings, message))
     return base.print_lines(
         f"{local_time(each.since, settings.zone, _SECONDS)}\theld back for the next message\t{printable(each.text)}"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import signal
 import sys
-import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
@@ -207,18 +205,11 @@ def bug() -> int:
     return 1
 
 
-def print_json(value: Any) -> None:
-    """Print for other programs."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+def print_json(kind: str, thing: object = None, /, **fields: Any) -> None:
+    """Print the document of this kind for other programs: of the attributes of `thing`, and of `fields`."""
+    from backup.documents.results import DOCUMENTS  # noqa: PLC0415 - who reads plain lines need not wait for it
 
-
-def print_json_list(items: Iterable[Any]) -> None:
-    """Print a list for other programs, as `print_json` does; one item at a time is held in memory."""
-    before = "["
-    for item in items:
-        sys.stdout.write(f"{before}\n{textwrap.indent(json.dumps(item, indent=2), '  ')}")
-        before = ","
-    sys.stdout.write("[]\n" if before == "[" else "\n]\n")
+    sys.stdout.write(DOCUMENTS[kind].of(thing, **fields).encode())
 
 
 def show(page: Callable[[], RenderableType], lines: Callable[[], Iterable[str]], *, soft_wrap: bool = True) -> None:

@@ -61,7 +61,7 @@ def create(
     except BackupError as error:
         logger.warning("what the last restore replaced could not be removed: {} {}", error.message, error.hint)
     if as_json:
-        base.print_json(run.model_dump(mode="json"))
+        base.print_json("run", run)
     if run.outcome is Outcome.CHANGED:
         logger.warning("{}: {} {}", run.outcome, run.message, run.hint)
     raise typer.Exit(run.exit_code)

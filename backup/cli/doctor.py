@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Group, RenderableType
@@ -45,7 +44,7 @@ def doctor(
     settings = base.prepare(as_json)
     lines, given = diagnose(settings, base.COMMAND, notify=notify, put=offsite)
     if as_json:
-        base.print_json(doctor_json(lines, given))
+        base.print_json("doctor", status=worst(lines), findings=lines, settings=given)
     else:
         base.show(lambda: doctor_page(lines, given), lambda: doctor_lines(lines, given), soft_wrap=False)
     raise typer.Exit(EXIT[worst(lines)])
@@ -76,17 +75,6 @@ def doctor_lines(lines: Sequence[Finding], settings: Sequence[Setting]) -> list[
     rows = [f"{_WORDS[each.level]}\t{each.topic}\t{each.text}\t{each.hint}".rstrip() for each in lines]
     rows += [f"setting\t{each.name}\t{each.value}\t{each.source}" for each in _given(settings)]
     return [*rows, _VERDICTS[worst(lines)]]
-
-
-def doctor_json(lines: Sequence[Finding], settings: Sequence[Setting]) -> dict[str, Any]:
-    """As `--json` prints it."""
-    return {
-        "verdict": _WORDS[worst(lines)],
-        "lines": [
-            {"level": _WORDS[each.level], "topic": each.topic, "text": each.text, "hint": each.hint} for each in lines
-        ],
-        "settings": [asdict(s) for s in settings],
-    }
 
 
 def _given(settings: Sequence[Setting]) -> list[Setting]:

@@ -92,4 +92,4 @@ def _tell(stored: StoredSet, verdict: Verdict, as_json: bool) -> None:
             logger.warning("  {}", line)
     logger.success("{} is proven: {}", stored.id, proven(verdict))
     if as_json:
-        base.print_json({"id": stored.id, **verdict.model_dump(mode="json")})
+        base.print_json("verdict", verdict, set=stored.id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -56,7 +55,7 @@ def show(
         file_index.tree(stored, volume) for volume in file_index.volumes(stored) if file_index.index_of(stored, volume)
     ]
     if as_json:
-        return base.print_json(tables.set_json(stored) | {"media": [shown.tree_json(each) for each in trees]})
+        return base.print_json("set", stored, media=trees)
     return base.out.print(Group(tables.set_page(stored, settings.zone), shown.trees_page(trees)))
 
 
@@ -68,24 +67,23 @@ def _tables(stored: StoredSet, as_json: bool) -> None:
             "`verify` reads its dump; `extract` takes tables out of it.",
         )
     if as_json:
-        sums = {name: {"rows": rows, "parts": count} for name, (rows, count) in shown.tables_sums(part).items()}
-        return base.print_json({"id": stored.id, "tables": part.rows, "sums": sums})
+        return base.print_json("tables", set=stored.id, tables=part.rows, sums=shown.tables_sums(part))
     return base.print_lines(shown.tables_lines(part))
 
 
 def _files(stored: StoredSet, pattern: str, as_json: bool) -> None:
     _require_index(stored)
-    first, count = True, 0
-    for volume, entry in file_index.matching(stored, pattern):
-        count += 1
-        if as_json:
-            sys.stdout.write(("[\n" if first else ",\n") + json.dumps(shown.file_json(volume, entry)))
-            first = False
-        else:
-            sys.stdout.write(shown.file_line(entry) + "\n")
     if as_json:
-        sys.stdout.write("[]\n" if first else "\n]\n")
-    elif not count:
+        from backup.documents.results import DOCUMENTS, STORED_FILE  # noqa: PLC0415 - see base.print_json
+
+        found = (STORED_FILE.of(entry, volume=volume) for volume, entry in file_index.matching(stored, pattern))
+        sys.stdout.writelines(DOCUMENTS["files"].of(set=stored.id, files=[]).encode_with(found))
+        return
+    count = 0
+    for _, entry in file_index.matching(stored, pattern):
+        count += 1
+        sys.stdout.write(shown.file_line(entry) + "\n")
+    if not count:
         logger.info("no file of {} has {!r} in its path", stored.id, printable(pattern))
 
 
@@ -102,7 +100,7 @@ def _history(main: BackupVolume, stored: StoredSet, path: str, as_json: bool) ->
     if not any(each.entry for each in seen):
         raise file_index.no_such_file(stored, path)
     if as_json:
-        return base.print_json(shown.history_json(path, stored, seen))
+        return base.print_json("history", set=stored.id, path=path, versions=seen)
     return base.out.print(shown.history_page(path, stored, seen, main.settings.zone))
 
 
@@ -112,7 +110,7 @@ def du(tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = No
     main.require_volume()
     use = usage.usage(main.catalog, tier)
     if as_json:
-        return base.print_json(shown.usage_json(use))
+        return base.print_json("usage", use, sets=use.by_size)
     return base.show(lambda: shown.usage_page(use), lambda: shown.usage_lines(use))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -22,7 +24,7 @@ from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.health import WORDS, SchedulerState
-from backup.monitoring.overview import Overview, overview_json
+from backup.monitoring.overview import Overview
 from backup.operations.status import overview as overview_now
 from backup.service.probe import SOCKET, login, run_dir, scheduler_state, target
 
@@ -53,7 +55,7 @@ def status(as_json: Json = False) -> None:
     settings = base.prepare(as_json)
     seen = _look(settings)
     if as_json:
-        return base.print_json(overview_json(seen))
+        return base.print_json("status", seen)
     return _show(seen, shown.status_sections(seen), boxed=False)
 
 
@@ -75,7 +77,7 @@ def monitor(
         return _scheduled(settings, "report" if report else "monitor", base.occasion(context, scheduled))
     seen = _look(settings)
     if as_json:
-        base.print_json(overview_json(seen))
+        base.print_json("status", seen)
     elif alert:
         _alert(seen)
     else:
@@ -101,10 +103,16 @@ def logs(
     else:
         entries = files.tail(directory, kinds, tail or None)
     if as_json:
-        return base.print_json(
-            [{"time": e.stamp, "level": e.level, "kind": e.kind, "run": e.run, "text": e.text} for e in entries]
-        )
+        return base.print_json("log", entries=[_entry(each, settings.zone) for each in entries])
     return base.print_lines(printable(line) for entry in entries for line in entry.text.split("\n"))
+
+
+def _entry(entry: files.Entry, zone: ZoneInfo) -> dict[str, object]:
+    """A log has the operator's clock; of an hour that comes twice it is taken for the first, and no time is no time."""
+    moment = None
+    with contextlib.suppress(ValueError):
+        moment = datetime.fromisoformat(entry.stamp).replace(tzinfo=zone)
+    return {**vars(entry), "time": moment, "log": entry.kind}
 
 
 def _run(runs: list[Run], wanted: str) -> Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from backup.app.composition import App
 from backup.app.offsite import contexts, memory, options, policy
 from backup.cli import base
 from backup.cli.base import Json, Scheduled, Trigger
-from backup.cli.render.tables import copies_json, copies_lines, copies_table, prune_json
+from backup.cli.render.tables import copies_lines, copies_table
 from backup.cli.retention import show_decisions
 from backup.errors import RemoteFailed
 from backup.logging import logger
@@ -85,7 +86,7 @@ def show_policy(
 
     Example: `offsite policy > policy.json`.
     """
-    base.print_json(policy_of(options(base.prepare(as_json=True)), prune=prune))
+    base.print_lines([json.dumps(policy_of(options(base.prepare(as_json=True)), prune=prune), indent=2)])
 
 
 def upload(
@@ -120,7 +121,7 @@ def upload(
     for report in reports:
         logger.success("{}", report.words)
     if as_json:
-        base.print_json([{"place": r.place, "sent": r.sent, "bytes": r.bytes, "same": r.same} for r in reports])
+        base.print_json("uploads", places=reports)
 
 
 @app.command("list")
@@ -135,14 +136,14 @@ def list_copies(as_json: Json = False) -> None:
     def show(context: OffsiteContext) -> None:
         rows = verify_copies.rows(context)
         if as_json:
-            found.append(copies_json(context.remote.name, rows))
+            found.append({"place": context.remote.name, "copies": rows})
         else:
             base.show(lambda: copies_table(context.remote.name, rows, datetime.now(UTC)), lambda: copies_lines(rows))
 
     for _ in _each(main, as_json, show):
         pass
     if as_json:
-        base.print_json(found)
+        base.print_json("copies", places=found)
 
 
 @app.command()
@@ -173,9 +174,8 @@ def verify(
     for report in reports:
         logger.success("{}", report.words)
     if as_json:
-        base.print_json(
-            [{"place": r.place, "read": r.read, "sets": {c.id: c.state for c in r.copies.values()}} for r in reports]
-        )
+        places = [{"place": r.place, "copies": r.newest_first, "read": r.read} for r in reports]
+        base.print_json("copies", places=places)
 
 
 @app.command()
@@ -203,7 +203,7 @@ def pull(
             identifier, where = fetch.pull(context, which, wait).set, "here"
     logger.success("{} is {}: fetched from {} and read back", identifier, where, context.remote.name)
     if as_json:
-        base.print_json({"id": identifier, "from": context.remote.name, "to": where})
+        base.print_json("pull", set=identifier, place=context.remote.name, folder=str(to) if to else None)
 
 
 @app.command()
@@ -230,7 +230,7 @@ def prune(
     act = pruning.plan if dry_run else pruning.prune
     reports = list(_each(main, as_json, lambda context: act(request, context, rules)))
     if as_json:
-        base.print_json([_pruned(report, dry_run) for report in reports])
+        base.print_json("cleanups", places=reports, dry_run=dry_run)
     for report in reports:
         if dry_run and not as_json:
             show_decisions(report.decisions, report.hold, datetime.now(UTC))
@@ -238,19 +238,6 @@ def prune(
             level = "WARNING" if report.hold or report.waiting else "SUCCESS"
             logger.log(level, "{}", base.with_hint(report.words, report.hint))
     raise typer.Exit(max(report.exit_code for report in reports))
-
-
-def _pruned(report: pruning.Report, dry_run: bool) -> dict[str, Any]:
-    sets = prune_json(report.decisions)
-    return {
-        "place": report.place,
-        "dry_run": dry_run,
-        "ends": report.ends,
-        "hold": report.hold,
-        "waiting": report.waiting,
-        "later": report.later,
-        "sets": sets,
-    }
 
 
 def _each(main: App, as_json: bool, act: Callable[[OffsiteContext], _Done]) -> Iterator[_Done]:
@@ -267,6 +254,6 @@ def _tell(steps: Iterable[Step], as_json: bool) -> None:
         if not as_json:
             logger.log(_LEVELS[step.state], "{}", base.with_hint(step.words, step.hint))
     if as_json:
-        base.print_json([vars(step) for step in taken])
+        base.print_json("steps", steps=taken)
     if failed := [step for step in taken if step.state == "failed"]:
         raise RemoteFailed(f"not all could be done: {failed[0].words}", failed[0].hint)

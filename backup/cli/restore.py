@@ -6,8 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -107,7 +106,7 @@ def _paths(
             stored = stack.enter_context(locate(main, which, progress))
             chosen = single.choose(stored, paths, restore_context(main, progress))
         if as_json:
-            base.print_json({"set": stored.id, "paths": [_path_json(each) for each in chosen]})
+            base.print_json("paths", set=stored.id, paths=chosen)
         else:
             base.print_lines(_path_line(stored.id, each) for each in chosen)
         if dry_run:
@@ -144,7 +143,7 @@ def undo(
 
 def _show(planned: Plan, as_json: bool) -> None:
     if as_json:
-        base.print_json(plan_json(planned))
+        base.print_json("plan", planned)
     else:
         base.show(lambda: plan_page(planned), lambda: plan_lines(planned))
 
@@ -197,17 +196,6 @@ def plan_lines(planned: Plan) -> list[str]:
     return lines
 
 
-def plan_json(planned: Plan) -> dict[str, Any]:
-    """The plan as `--json` prints it."""
-    return {
-        "possible": planned.possible,
-        "sections": [{"heading": s.heading, "rows": [list(row) for row in s.rows]} for s in planned.sections],
-        "warnings": [{"text": each.text, "hint": each.hint} for each in planned.warnings],
-        "refusals": [{"text": each.text, "hint": each.hint} for each in planned.refusals],
-        "needs": [asdict(need) for need in planned.needs],
-    }
-
-
 def _finding(word: str, finding: Finding, style: str) -> Text:
     return Text.assemble((f"\n{word}: ", style), finding.text, f"\n  {finding.hint}")
 
@@ -218,16 +206,3 @@ def _path_line(identifier: str, each: single.Choice) -> str:
     what = f"{plural(each.files, 'file')}, {size(each.bytes)}" if each.files else "as the archive has it"
     now = f"replaces what is there now ({plural(each.live_files, 'file')}, {size(each.live_bytes)})"
     return f"{each.volume}: {name} from {identifier}: {what}; {now if each.live else 'nothing is there now'}"
-
-
-def _path_json(each: single.Choice) -> dict[str, Any]:
-    """The same for programs."""
-    return {
-        "volume": each.volume,
-        "path": os.fsdecode(each.path),
-        "files": each.files,
-        "bytes": each.bytes,
-        "live": each.live,
-        "live_files": each.live_files,
-        "live_bytes": each.live_bytes,
-    }

@@ -12,7 +12,7 @@ from backup.app.volume import BackupVolume
 from backup.catalog.retention import Decision
 from backup.cli import base
 from backup.cli.base import Json, Scheduled, Set, Wait
-from backup.cli.render.tables import prune_json, prune_lines, prune_table
+from backup.cli.render.tables import prune_lines, prune_table
 from backup.logging import logger
 from backup.operations import prune as operation
 
@@ -66,7 +66,7 @@ def prune(
     now = datetime.now(UTC)
     report = operation.plan(request, context, now) if dry_run else operation.prune(request, context)
     if as_json:
-        base.print_json(_json(report, dry_run=dry_run))
+        base.print_json("cleanup", report, removed=[each.id for each in report.removed], dry_run=dry_run)
     elif dry_run:
         show_decisions(report.decisions, report.hold, now)
     if not dry_run:
@@ -86,7 +86,7 @@ def pin(
     main.catalog.pin(stored, reason, datetime.now(UTC))
     logger.success("{} is pinned: it is kept until `unpin {}`", stored.id, stored.id)
     if as_json:
-        base.print_json({"id": stored.id, "pinned": True})
+        base.print_json("pin", set=stored.id, pinned=True)
 
 
 def unpin(which: Set, as_json: Json = False) -> None:
@@ -99,23 +99,12 @@ def unpin(which: Set, as_json: Json = False) -> None:
     else:
         logger.info("{} was not pinned", stored.id)
     if as_json:
-        base.print_json({"id": stored.id, "pinned": False})
+        base.print_json("pin", set=stored.id, pinned=False)
 
 
 def show_decisions(decisions: Sequence[Decision], hold: str, now: datetime) -> None:
     """Print what a cleanup would do with each set."""
     base.show(lambda: prune_table(decisions, now, hold), lambda: prune_lines(decisions))
-
-
-def _json(report: operation.Report, *, dry_run: bool) -> dict[str, object]:
-    return {
-        "dry_run": dry_run,
-        "removed": [stored.id for stored in report.removed],
-        "hold": report.hold,
-        "waiting": report.waiting,
-        "later": report.later,
-        "sets": prune_json(report.decisions),
-    }
 
 
 def _tell(report: operation.Report) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import typer
@@ -32,7 +32,7 @@ def healthcheck(as_json: Json = False) -> None:
     host, _ = target(os.environ)
     code, text = probe(settings.http_port, "/healthz", 0, host, login(os.environ))
     if as_json:
-        base.print_json({"exit_code": code, "health": text})
+        base.print_json("probe", exit_code=code, text=text)
     else:
         base.out.print(Text(text))
     raise typer.Exit(code)
@@ -48,7 +48,7 @@ def show_schedule(
     book = Ledger(settings.root).seen(now)
     due = schedule.owed(wanted, book.jobs, now, settings.zone)
     if as_json:
-        return base.print_json(schedule_json(slots, book.jobs, due))
+        return base.print_json("schedule", jobs=_jobs(slots, book.jobs, due))
     for note in book.recent(now):
         base.err.print(Text(note.text, style="yellow"))
     shown = (slots, book.jobs, due, settings.zone)
@@ -81,22 +81,10 @@ def schedule_lines(
     return lines + [f"{each.job}\towed\t{_owed(each, zone)}" for each in due]
 
 
-def schedule_json(slots: Sequence[Slot], accounts: Mapping[str, Account], due: Sequence[Owed]) -> list[dict[str, Any]]:
-    """The schedule as `--json` prints it."""
-    late = {each.job: {"slot": each.slot.isoformat(), "missed": each.missed} for each in due}
-    shown = {"slot", "slots", "trigger", "begun", "ended", "exit_code", "reason", "crashed"}
-    return [
-        {
-            "job": slot.job,
-            "cron": slot.cron,
-            "next": [moment.isoformat() for moment in slot.times],
-            "last": account.model_dump(mode="json", include=shown)
-            if (account := accounts.get(slot.job)) and account.begun
-            else None,
-            "owed": late.get(slot.job),
-        }
-        for slot in slots
-    ]
+def _jobs(slots: Sequence[Slot], accounts: Mapping[str, Account], due: Sequence[Owed]) -> list[dict[str, object]]:
+    """Each job with its last run, and what it missed."""
+    late, last = {each.job: each for each in due}, {job: each for job, each in accounts.items() if each.begun}
+    return [{**vars(slot), "last": last.get(slot.job), "missed": late.get(slot.job)} for slot in slots]
 
 
 def last_run(account: Account | None, zone: ZoneInfo) -> str:

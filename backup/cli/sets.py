@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from backup.app.volume import BackupVolume
-from backup.catalog.catalog import Catalog
 from backup.cli import base
 from backup.cli.base import Identity, Image, Json, Sets
 from backup.cli.render import tables
-from backup.errors import BackupError, IntegrityError
+from backup.errors import IntegrityError
 from backup.formatting import age, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import SEALED, StoredSet
@@ -26,10 +24,9 @@ def list_sets(
     """List the sets, newest first. Examples: `list`, `list weekly --json`."""
     base.switch_off_gc()
     settings = base.prepare(as_json)
-    catalog = BackupVolume(settings).catalog
-    sets = catalog.sets(tier)
+    sets = BackupVolume(settings).catalog.sets(tier)
     if as_json:
-        return base.print_json_list(_as_json(sets, catalog))
+        return base.print_json("sets", sets=sets)
     if not sets:
         # Not on stdout, where a script counts lines.
         return base.err.print(
@@ -39,18 +36,6 @@ def list_sets(
             emoji=False,
         )
     return base.show(lambda: tables.sets_table(sets, datetime.now(UTC)), lambda: tables.sets_lines(sets))
-
-
-def _as_json(sets: list[StoredSet], catalog: Catalog) -> Iterator[dict[str, Any]]:
-    """Each set, which is let go with its manifest; one that has gone or was damaged since it was listed is as it is."""
-    sets.reverse()
-    while sets:
-        stored = sets.pop()
-        try:
-            yield tables.set_json(stored)
-        except BackupError:
-            now = catalog.sets_in(stored.directory, stored.tier, only=stored.id)
-            yield from map(tables.set_json, now)
 
 
 def verify(
@@ -84,7 +69,7 @@ def verify(
     with base.progress(as_json) as progress:
         verdict = judge(main.catalog, stored, progress, datetime.now(UTC), quick=quick)
     if as_json:
-        base.print_json({"id": stored.id, **verdict.model_dump(mode="json")})
+        base.print_json("verdict", verdict, set=stored.id)
     if verdict.problems:
         found = "".join(f"\n  - {printable(problem)}" for problem in verdict.problems)
         raise IntegrityError(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.text import Text
@@ -46,7 +45,7 @@ def setup(
     found = _survey(project, service)
     text = overlay(found)
     if as_json:
-        base.print_json({**_json(found), "overlay": text})
+        base.print_json("setup", found, overlay=text)
     elif write is None:
         base.print_lines(text.splitlines())
     for line in _notes(found):
@@ -83,23 +82,6 @@ def _notes(found: Plan) -> Iterator[str]:
         yield f"{'folder' if each.bind else 'volume'} {printable(each.source)}, written by {who}: {why}"
     if not any(not each.left_out for each in found.media):
         yield "no volume of the application was found: only the database will be backed up"
-
-
-def _json(found: Plan) -> dict[str, Any]:
-    """As `--json` prints it; nothing of the container's environment."""
-    return {
-        "project": found.project,
-        "database": {
-            "service": found.database.service,
-            "container": found.database.name,
-            "image": found.database.image,
-        },
-        "network": found.network,
-        "media": [asdict(each) for each in found.media],
-        "stop": list(found.stop),
-        "zone": found.zone,
-        "service": found.service,
-    }
 
 
 def write_file(text: str, wanted: Path, *, force: bool) -> tuple[Path, bool]:

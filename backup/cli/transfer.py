@@ -74,4 +74,4 @@ def import_sets(
             paths, stream, Context(catalog=main.catalog, records=main.records, lock=main.lock, progress=progress), wait
         )
     if as_json:
-        base.print_json({"imported": done.new, "known": done.known})
+        base.print_json("import", done, imported=done.new)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -53,6 +53,11 @@ class Run(BaseModel):
     hint: str = ""
     exit_code: int = 0
     seconds: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def duration(self) -> timedelta | None:
+        """From begin to end."""
+        return self.ended - self.started if self.ended else None
 
     @property
     def safety(self) -> bool:

@@ -42,8 +42,8 @@ def media(stack: Stack, command: str) -> None:
 
 
 def test_a_fresh_stack_is_saved_before_anybody_uploads(stack: Stack) -> None:
-    (first,) = json.loads(stack.compose("exec", "-T", "backup", "backup", "list", "--json").output)
-    assert first["good"] and [each["files"] for each in first["manifest"]["volumes"]] == [0]
+    (first,) = json.loads(stack.compose("exec", "-T", "backup", "backup", "list", "--json").output)["sets"]
+    assert first["good"] and [each["files"] for each in first["volumes"]] == [0]
     assert "media: empty" in stack.backup("list").output
     assert "the volume media is empty" in stack.backup("status").output
     media(stack, "echo one > file")

@@ -47,7 +47,7 @@ def started(stack: Stack, service: str) -> str:
 
 def daily(stack: Stack) -> str:
     listed = stack.backup("list", "daily", "--json").output
-    return str(json.loads(listed[listed.index("[") :])[-1]["id"])
+    return str(json.loads(listed[listed.index('{"format"') :])["sets"][-1]["id"])
 
 
 def test_proven_restored_and_undone_beside_a_running_application(stack: Stack) -> None:

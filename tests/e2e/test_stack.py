@@ -51,7 +51,7 @@ def daily(stack: Stack) -> str:
     made = stack.backup("create", "daily")
     assert "written and read back" in made.output
     listed = stack.backup("list", "daily", "--json").output
-    sets = json.loads(listed[listed.index("[") :])
+    sets = json.loads(listed[listed.index('{"format"') :])["sets"]
     assert sets[0]["state"] == "complete" and sets[0]["good"]
     return str(sets[0]["id"])
 
@@ -143,7 +143,7 @@ def test_a_stop_in_the_middle_of_a_dump_ends_cleanly(spare: Stack) -> None:
 def test_a_first_start_takes_a_backup_at_once(spare: Stack) -> None:
     spare.compose("up", "-d", "--wait", "--wait-timeout", "300", "backup")
     listed = spare.compose("exec", "-T", "backup", "backup", "list", "daily", "--json").output
-    sets = json.loads(listed[listed.index("[") :])
+    sets = json.loads(listed[listed.index('{"format"') :])["sets"]
     assert len(sets) == 1 and sets[0]["good"]
 
 

@@ -35,6 +35,7 @@ from backup.monitoring.health import Health
 from backup.operations.status import overview, status
 from tests.integration.test_serve import RUNNER, Service, eventually, publish, supercronic
 from tests.support.receivers import Calls, http_server, silence, smtp
+from tests.support.schemas import checked
 
 __all__ = ["supercronic"]
 
@@ -417,7 +418,7 @@ def test_notify_test_says_what_each_target_answers(tmp_path: Path) -> None:
     assert lines[1].startswith("json://***@127.0.0.1\tfailed") and "500" in lines[1]
     assert "heartbeat\tnot tried" in done.stdout
     assert "1 target of 2 did not take the test message: json://***@127.0.0.1" in done.stdout + done.stderr
-    assert [bool(each["error"]) for each in json.loads(well.stdout)] == [False, False]
+    assert [bool(each["error"]) for each in checked(well.stdout)["receipts"]] == [False, False]
     assert mails.subjects() == ["[stack] BACKUP TEST MESSAGE"] * 2
     assert not any("beat" in path for _, path, _ in calls.requests)
     assert CANARY not in done.stdout + done.stderr + well.stdout + well.stderr
@@ -439,7 +440,7 @@ def test_notify_says_what_to_set_and_lists_what_waits(tmp_path: Path) -> None:
     remember(tmp_path, memory.model_copy(update={"state": memory.state.model_copy(update={"events": {"x": event}})}))
     held = notify(tmp_path, "--pending").stdout
     assert "\theld back for the next message\tupload daily failed: no route" in held
-    assert json.loads(notify(tmp_path, "--pending", "--json").stdout)[-1]["kind"] == "held"
+    assert checked(notify(tmp_path, "--pending", "--json").stdout)["messages"][-1]["kind"] == "held"
 
 
 DESK = """

@@ -77,13 +77,13 @@ class Seen:
 
     def of(self, topic: str) -> list[tuple[str, str, str]]:
         """(level, text, hint) of each line of the topic."""
-        return [(e["level"], e["text"], e["hint"]) for e in self.said["lines"] if e["topic"] == topic]
+        return [(e["level"], e["text"], e["hint"]) for e in self.said["findings"] if e["topic"] == topic]
 
     def bad(self) -> dict[str, str]:
         """Topics whose worst line is not ok, but for those nobody cares for here."""
         found: dict[str, str] = {}
-        for entry in self.said["lines"]:
-            if entry["level"] != "ok" and found.get(entry["topic"]) != "failed" and entry["topic"] not in QUIET:
+        for entry in self.said["findings"]:
+            if entry["level"] != "pass" and found.get(entry["topic"]) != "fail" and entry["topic"] not in QUIET:
                 found[entry["topic"]] = entry["level"]
         return found
 
@@ -92,7 +92,7 @@ class Seen:
         assert self.bad() == {topic: level, **(besides or {})}, self.output
         lines = [line for line in self.of(topic) if line[0] == level]
         assert any(text in line[1] and hint in line[2] for line in lines), lines
-        assert self.code == (61 if "failed" in self.bad().values() else 60)
+        assert self.code == (61 if "fail" in self.bad().values() else 60)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def doctor(path: str) -> Doctor:
 
 def unanswered(**others: str) -> dict[str, str]:
     """What cannot be checked without a database."""
-    return {"client": "warning", "rights": "warning", "clock": "warning", **others}
+    return {"client": "warn", "rights": "warn", "clock": "warn", **others}
 
 
 def test_a_healthy_stack(stack: Sidecar, doctor: Doctor, tmp_path: Path) -> None:
@@ -114,16 +114,16 @@ def test_a_healthy_stack(stack: Sidecar, doctor: Doctor, tmp_path: Path) -> None
     with smtp() as mails:
         mail = {"MAILTO": "ops@example.com", "EMAIL_HOST": "127.0.0.1", "EMAIL_PORT": str(mails.port)}
         seen = doctor(stack, "--notify", **mail, BACKUP_COPY_DIR=str(copies))
-    assert (seen.code, seen.said["verdict"]) == (0, "ok"), seen.output
-    topics = [entry["topic"] for entry in seen.said["lines"]]
+    assert (seen.code, seen.said["status"]) == (0, "pass"), seen.output
+    topics = [entry["topic"] for entry in seen.said["findings"]]
     assert list(dict.fromkeys(topics)) == [
         *("engine", "database", "client", "rights", "volumes", "mounts", "backups", "space"),
         *("clock", "schedule", "restore", "alerts", "offsite", "encryption"),
     ]
     # Test servers beside this one write to volumes of theirs, which are not in the sets either.
-    assert seen.of("mounts")[0] == ("ok", f"media is {stack.media}, which web1 may write to", "")
-    assert {line[0] for line in seen.of("mounts")} == {"ok"}
-    assert seen.of("restore") == [("ok", "a restore would stop web1 while it swaps", "")]
+    assert seen.of("mounts")[0] == ("pass", f"media is {stack.media}, which web1 may write to", "")
+    assert {line[0] for line in seen.of("mounts")} == {"pass"}
+    assert seen.of("restore") == [("pass", "a restore would stop web1 while it swaps", "")]
     assert "took the test message" in seen.of("alerts")[-1][1]
     assert len(mails.messages) == 1
     assert PASSWORD not in seen.output
@@ -146,15 +146,15 @@ def test_after_a_backup(stack: Sidecar, doctor: Doctor) -> None:
 
 def test_no_engine(stack: Sidecar, doctor: Doctor) -> None:
     seen = doctor(stack, DOCKER_HOST="unix:///nonexistent/docker.sock")
-    besides = unanswered(database="warning", mounts="warning", restore="warning")
-    seen.only("engine", "failed", "does not answer", "Is /var/run/docker.sock mounted", besides=besides)
+    besides = unanswered(database="warn", mounts="warn", restore="warn")
+    seen.only("engine", "fail", "does not answer", "Is /var/run/docker.sock mounted", besides=besides)
 
 
 def test_an_engine_that_may_not_be_asked_for_a_container(stack: Sidecar, doctor: Doctor) -> None:
     with socket_proxy(r"^(GET|HEAD) /(_ping|version|info|containers|images)") as address:
         seen = doctor(stack, DOCKER_HOST=address)
-    seen.only("engine", "failed", "refused: POST /containers/create, POST /containers/ID/start", "Allow these calls")
-    assert ("warning", "refused: POST /containers/ID/stop: a restore cannot stop the application") in [
+    seen.only("engine", "fail", "refused: POST /containers/create, POST /containers/ID/start", "Allow these calls")
+    assert ("warn", "refused: POST /containers/ID/stop: a restore cannot stop the application") in [
         line[:2] for line in seen.of("engine")
     ]
 
@@ -167,24 +167,24 @@ def test_an_engine_that_allows_backups_alone(stack: Sidecar, doctor: Doctor) -> 
     with socket_proxy(allowed) as address:
         seen = doctor(stack, DOCKER_HOST=address)
         assert stack.run("create", DOCKER_HOST=address).code == 0
-    seen.only("engine", "warning", "no drill can be made", "Allow these calls")
+    seen.only("engine", "warn", "no drill can be made", "Allow these calls")
     assert "which may not be asked whether it is rootless" in seen.of("engine")[0][1]
 
 
 def test_a_wrong_password(stack: Sidecar, doctor: Doctor) -> None:
     seen = doctor(stack, DB_PASSWORD="not-it")  # noqa: S106
-    seen.only("database", "failed", "password authentication failed", "DB_PASSWORD", besides=unanswered())
+    seen.only("database", "fail", "password authentication failed", "DB_PASSWORD", besides=unanswered())
     assert "not-it" not in seen.output
 
 
 def test_a_wrong_database(stack: Sidecar, doctor: Doctor) -> None:
     seen = doctor(stack, DB_NAME="nope")
-    seen.only("database", "failed", 'database "nope" does not exist', "Set DB_NAME", besides=unanswered())
+    seen.only("database", "fail", 'database "nope" does not exist', "Set DB_NAME", besides=unanswered())
 
 
 def test_a_service_that_is_not_there(stack: Sidecar, doctor: Doctor) -> None:
     seen = doctor(stack, DB_SERVICE="postgre")
-    seen.only("database", "failed", "no container of service 'postgre'", "Set DB_SERVICE", besides=unanswered())
+    seen.only("database", "fail", "no container of service 'postgre'", "Set DB_SERVICE", besides=unanswered())
 
 
 def test_a_stopped_database(stack: Sidecar, servers: Callable[[int], Server], doctor: Doctor) -> None:
@@ -194,7 +194,7 @@ def test_a_stopped_database(stack: Sidecar, servers: Callable[[int], Server], do
         seen = doctor(stack)
     finally:
         container.unpause()
-    seen.only("database", "failed", "answers nobody", "docker unpause", besides=unanswered())
+    seen.only("database", "fail", "answers nobody", "docker unpause", besides=unanswered())
 
 
 def test_an_ordinary_user_that_may_not_read_all(stack: Sidecar, server: Server, doctor: Doctor) -> None:
@@ -205,19 +205,19 @@ def test_an_ordinary_user_that_may_not_read_all(stack: Sidecar, server: Server, 
         " CREATE TABLE rows (id int); ALTER TABLE rows ENABLE ROW LEVEL SECURITY; GRANT SELECT ON rows TO plain",
     )
     seen = doctor(stack, DB_USER="plain", DB_PASSWORD="plain-secret")  # noqa: S106
-    seen.only("rights", "failed", "plain may not read public.hidden", "GRANT pg_read_all_data TO plain")
+    seen.only("rights", "fail", "plain may not read public.hidden", "GRANT pg_read_all_data TO plain")
     texts = " ".join(line[1] for line in seen.of("rights"))
     assert "row-level security hides rows from plain in public.rows" in texts
     assert "plain is not a superuser" in texts
     server.execute(database, "GRANT SELECT ON hidden TO plain; ALTER TABLE rows DISABLE ROW LEVEL SECURITY")
     seen = doctor(stack, DB_USER="plain", DB_PASSWORD="plain-secret")  # noqa: S106
-    seen.only("rights", "warning", "a restore cannot make databases (CREATEDB), roles", "ALTER ROLE plain")
+    seen.only("rights", "warn", "a restore cannot make databases (CREATEDB), roles", "ALTER ROLE plain")
     assert stack.run("create", DB_USER="plain", DB_PASSWORD="plain-secret").code == 0  # noqa: S106
     # The rights that count are those of the role that it acts as.
     server.execute(database, "CREATE ROLE acted; GRANT pg_read_all_data TO acted; GRANT acted TO plain")
     server.execute(database, "ALTER ROLE plain CREATEDB CREATEROLE; ALTER ROLE plain SET role = 'acted'")
     seen = doctor(stack, DB_USER="plain", DB_PASSWORD="plain-secret")  # noqa: S106
-    seen.only("rights", "warning", "acted is not a superuser", "ALTER ROLE acted CREATEDB")
+    seen.only("rights", "warn", "acted is not a superuser", "ALTER ROLE acted CREATEDB")
     server.execute(database, "DROP OWNED BY plain; DROP ROLE plain, acted")
 
 
@@ -225,11 +225,11 @@ def test_an_empty_volume(stack: Sidecar, doctor: Doctor) -> None:
     """A fresh stack's is empty until somebody uploads; one that had files is how a wrong mount looks."""
     files = stack.media / "uploads"
     moved = files.rename(stack.root.parent / "uploads")
-    doctor(stack).only("volumes", "warning", "media is empty, and no set has held a file of it so far", "")
+    doctor(stack).only("volumes", "warn", "media is empty, and no set has held a file of it so far", "")
     moved.rename(files)
     assert stack.run("create", "manual").code == 0
     shutil.rmtree(files)
-    doctor(stack).only("volumes", "failed", "media is empty", "BACKUP_ALLOW_EMPTY=media")
+    doctor(stack).only("volumes", "fail", "media is empty", "BACKUP_ALLOW_EMPTY=media")
     assert doctor(stack, BACKUP_ALLOW_EMPTY="media").bad() == {}
 
 
@@ -238,12 +238,12 @@ def test_a_wrong_volume(sidecar: Sidecar, tmp_path: Path, doctor: Doctor) -> Non
     other.mkdir()
     with application("web1", other):
         seen = doctor(sidecar)
-    seen.only("mounts", "failed", "which no container of the project uses", f"It writes to: {other} (web1)")
+    seen.only("mounts", "fail", "which no container of the project uses", f"It writes to: {other} (web1)")
 
 
 def test_low_space(stack: Sidecar, doctor: Doctor) -> None:
     seen = doctor(stack, BACKUP_MIN_FREE_GB="1000000")
-    seen.only("space", "warning", "the limit is 1000.0 TB (BACKUP_MIN_FREE_GB)", "--make-room")
+    seen.only("space", "warn", "the limit is 1000.0 TB (BACKUP_MIN_FREE_GB)", "--make-room")
 
 
 def test_a_zone_that_is_none_is_refused_before(stack: Sidecar) -> None:
@@ -259,24 +259,24 @@ def test_a_clock_that_jumped(stack: Sidecar, doctor: Doctor) -> None:
     year = text[text.index('"started"') :].split('"')[3][:4]
     record.write_text(text.replace(f'"{year}-', f'"{int(year) + 3}-'))
     seen = doctor(stack)
-    seen.only("clock", "failed", "the clock jumped", "Correct the clock")
+    seen.only("clock", "fail", "the clock jumped", "Correct the clock")
 
 
 def test_nothing_scheduled(stack: Sidecar, doctor: Doctor) -> None:
     off = dict.fromkeys(("BACKUP_DAILY", "BACKUP_WEEKLY", "BACKUP_MONTHLY"), "off")
-    doctor(stack, **off).only("schedule", "failed", "no backup is scheduled", "BACKUP_DAILY")
+    doctor(stack, **off).only("schedule", "fail", "no backup is scheduled", "BACKUP_DAILY")
 
 
 def test_no_scheduler(stack: Sidecar) -> None:
     seen = Seen(stack.run("doctor", "--json", PATH="/usr/bin:/bin"))
-    seen.only("schedule", "failed", "supercronic is not installed", "Use the image")
+    seen.only("schedule", "fail", "supercronic is not installed", "Use the image")
 
 
 def test_services_of_a_restore_that_are_not_there(stack: Sidecar, doctor: Doctor) -> None:
     seen = doctor(stack, BACKUP_RESTORE_STOP="web9")
-    seen.only("restore", "failed", "BACKUP_RESTORE_STOP names web9", "docker compose ps -a")
+    seen.only("restore", "fail", "BACKUP_RESTORE_STOP names web9", "docker compose ps -a")
     seen = doctor(stack, BACKUP_POST_RESTORE="web9: migrate")
-    seen.only("restore", "failed", "no container of web9 is running", "BACKUP_POST_RESTORE")
+    seen.only("restore", "fail", "no container of web9 is running", "BACKUP_POST_RESTORE")
 
 
 def test_a_restore_that_stands_half_way(stack: Sidecar, doctor: Doctor) -> None:
@@ -290,18 +290,18 @@ def test_a_target_that_is_down(stack: Sidecar, doctor: Doctor, monkeypatch: pyte
     mail = {"MAILTO": "ops@example.com", "EMAIL_HOST": "127.0.0.1", "EMAIL_PORT": str(free_port())}
     assert doctor(stack, **mail).bad() == {}
     seen = doctor(stack, "--notify", **mail)
-    seen.only("alerts", "failed", "mail:ops@example.com did not take the test message", "`notify --test` tries again")
+    seen.only("alerts", "fail", "mail:ops@example.com did not take the test message", "`notify --test` tries again")
 
 
 def test_nobody_is_told(stack: Sidecar, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.integration.test_doctor.QUIET", {"offsite"})
-    doctor(stack).only("alerts", "warning", "nobody is told when a backup fails", "Set MAILTO with EMAIL_HOST")
+    doctor(stack).only("alerts", "warn", "nobody is told when a backup fails", "Set MAILTO with EMAIL_HOST")
 
 
 def test_an_engine_that_hangs_keeps_nobody_waiting_for_ever(stack: Sidecar, doctor: Doctor) -> None:
     with silence() as port:
         seen = doctor(stack, DOCKER_HOST=f"tcp://127.0.0.1:{port}")
-    assert seen.bad()["engine"] == "failed"
+    assert seen.bad()["engine"] == "fail"
     assert [line[0] for line in seen.of("backups")] == ["ok"]
 
 
@@ -318,28 +318,28 @@ def test_over_the_network(sidecar: Sidecar, server: Server) -> None:
         "ok",
         "there is none, and none is needed: the database is reached over the network",
     )
-    assert seen.of("client") == [("ok", "pg_dump 17 for PostgreSQL 17: this image brings it", "")]
+    assert seen.of("client") == [("pass", "pg_dump 17 for PostgreSQL 17: this image brings it", "")]
 
 
 def test_over_the_network_without_the_servers_client(sidecar: Sidecar, server: Server) -> None:
     seen = Seen(network(sidecar, server, "--tmpfs=/usr/lib/postgresql/17").run("doctor", "--json"))
     words = "the server is PostgreSQL 17, the clients here are 15, 18"
-    seen.only("client", "failed", words, "Grant the Docker socket")
+    seen.only("client", "fail", words, "Grant the Docker socket")
 
 
 def test_a_volume_that_is_read_only(sidecar: Sidecar, server: Server) -> None:
     options = f"--volume={sidecar.root}:/elsewhere:ro"
     seen = Seen(network(sidecar, server, options, BACKUP_DIR="/elsewhere").run("doctor", "--json"))
-    seen.only("backups", "failed", "Read-only file system", "Mount the backup volume read-write")
+    seen.only("backups", "fail", "Read-only file system", "Mount the backup volume read-write")
 
 
 def test_no_backup_volume(sidecar: Sidecar, server: Server) -> None:
     seen = Seen(network(sidecar, server, BACKUP_DIR="/backups").run("doctor", "--json"))
-    seen.only("backups", "failed", "no volume is mounted at /backups", "obcms_backups:/backups")
+    seen.only("backups", "fail", "no volume is mounted at /backups", "obcms_backups:/backups")
 
 
 def test_a_login_that_is_unknown_over_the_network(sidecar: Sidecar, server: Server) -> None:
     made = network(sidecar, server, DB_USER=f"{USER}x")
     seen = Seen(made.run("doctor", "--json"))
     others = unanswered()
-    seen.only("database", "failed", "password authentication failed", "", besides=others)
+    seen.only("database", "fail", "password authentication failed", "", besides=others)

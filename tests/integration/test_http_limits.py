@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import resource
 import socket
 import subprocess
@@ -16,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.support.schemas import checked
 
 ROOT = Path(__file__).parents[2]
 MB = 1 << 20
@@ -57,7 +58,7 @@ class Target:
         try:
             connection.request("GET", "/healthz", headers={"Connection": "close"})
             response = connection.getresponse()
-            json.loads(response.read())
+            checked(response.read())
             return response.status, time.monotonic() - begun
         finally:
             connection.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from tests.support.awkward_tree import ODD_NAMES, look
 from tests.support.database import Server
 from tests.support.forked_cli import apart, around
 from tests.support.restoring import Target, drop_kept
+from tests.support.schemas import checked
 from tests.support.sidecar import ROOT, Sidecar
 
 TABLES = """
@@ -116,10 +116,10 @@ def test_the_files_of_a_set_are_searched(case: Target) -> None:
     assert code == 0 and [line[2] for line in lines] == ["media/uploads/2025/a.pdf", "media/uploads/2025/b.pdf"]
     assert lines[1][:2] == [hashlib.sha256(b"b" * 1000).hexdigest(), "1000"]
     code, out, _ = run(case.sidecar, "show", case.stored().id, "--files", "ODD/", "--json")
-    found = {os.fsencode(each["path"]) for each in json.loads(out)}
+    found = {os.fsencode(each["path"]) for each in checked(out)["files"]}
     assert code == 0 and found == {b"media/odd/" + name for name in (*ODD_NAMES, b"[red]x[bold]")}
     code, out, _ = run(case.sidecar, "show", "latest", "--files", "nothing of it", "--json")
-    assert (code, json.loads(out)) == (0, [])
+    assert (code, checked(out)["files"]) == (0, [])
     _, out, _ = run(case.sidecar, "show", "latest", "--files", "odd")
     assert b"\x1b" not in out and b"[red]x[bold]" in out and len(out.splitlines()) == len(ODD_NAMES) + 1
 
@@ -133,7 +133,7 @@ def test_a_damaged_index_is_told(case: Target) -> None:
 
 def test_show_says_how_the_media_are_spread_and_which_tables_there_are(case: Target) -> None:
     code, out, _ = run(case.sidecar, "show", "latest", "--json")
-    trees = json.loads(out)["media"]
+    trees = checked(out)["media"]
     folders = {each["path"]: each["files"] for each in trees[0]["directories"]}
     assert code == 0 and folders == {"uploads": 4, "odd": len(ODD_NAMES) + 1, "(files in the root)": 1}
     code, out, _ = run(case.sidecar, "show", "latest", "--tables")
@@ -143,9 +143,9 @@ def test_show_says_how_the_media_are_spread_and_which_tables_there_are(case: Tar
 
 def test_a_file_is_followed_from_set_to_set(case: Target) -> None:
     code, out, _ = run(case.sidecar, "show", "latest", "--path", "uploads/2025/b.pdf", "--json")
-    assert code == 0 and [each["what"] for each in json.loads(out)["sets"]] == ["changed", "first"]
+    assert code == 0 and [each["what"] for each in checked(out)["versions"]] == ["changed", "first"]
     _, out, _ = run(case.sidecar, "show", "latest", "--path", "media/uploads/2025/a.pdf", "--json")
-    assert [each["what"] for each in json.loads(out)["sets"]] == ["same", "first"]
+    assert [each["what"] for each in checked(out)["versions"]] == ["same", "first"]
     code, out, _ = run(case.sidecar, "show", case.stored().id, "--path", "uploads/2025/late.pdf")
     assert code == 0 and b"absent" in out
     code, _, errors = run(case.sidecar, "show", "latest", "--path", "uploads/2025/no.pdf")
@@ -156,13 +156,13 @@ def test_du_leaves_nothing_out(case: Target) -> None:
     (case.sidecar.root / "daily" / "notes.txt").write_bytes(b"x" * 77)
     (case.sidecar.root / "daily" / ".obcms_backup_daily_2025-01-01_00-00-00.sql.gz.partial").write_bytes(b"x" * 55)
     code, out, _ = run(case.sidecar, "du", "--json")
-    use = json.loads(out)
+    use = checked(out)
     total = sum(path.lstat().st_size for path in case.sidecar.root.rglob("*") if not path.is_dir())
-    assert code == 0 and use["bytes"] == total
-    assert use["foreign"] == [{"path": "daily/notes.txt", "bytes": 77}]
-    assert [each["bytes"] for each in use["leftovers"]] == [55]
+    assert code == 0 and use["size_bytes"] == total
+    assert use["foreign"] == [{"path": "daily/notes.txt", "size_bytes": 77}]
+    assert [each["size_bytes"] for each in use["leftovers"]] == [55]
     assert {each["id"] for each in use["sets"]} == {stored.id for stored in case.sidecar.sets()}
-    assert set(use["kinds"]) == {"database", "roles", "media", "index", "manifest"}
+    assert set(use["kind_bytes"]) == {"database", "roles", "media", "index", "manifest"}
     assert run(case.sidecar, "du", "daily")[0] == 0
 
 
@@ -224,7 +224,7 @@ def test_a_set_goes_out_and_comes_back(case: Target, tmp_path: Path, module: Tar
     for name in stored.files:
         assert (there.directory / name).read_bytes() == (stored.directory / name).read_bytes()
     code, out, _ = run(other, "import", "-", "--json", stdin=out)
-    assert code == 0 and json.loads(out)["known"] == [stored.id]
+    assert code == 0 and checked(out)["known"] == [stored.id]
     assert not (other.root / "state" / "import").exists()
 
 

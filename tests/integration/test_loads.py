@@ -70,9 +70,9 @@ test_of.__test__ = False  # type: ignore[attr-defined]
 
 def health(sidecar: Sidecar) -> str:
     told = sidecar.run("status", "--json").json
-    return "\n".join(
-        [told["status"], *(f"{each['severity']} {each['text']} {each['hint']}" for each in told["reasons"])]
-    )
+    health = told["health"]
+    reasons = (f"{each['level']} {each['text']} {each['hint']}" for each in health["reasons"])
+    return "\n".join([health["status"], *reasons])
 
 
 def test_a_set_is_tried_unless_one_with_the_same_definitions_was(any_server: Server, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 from pathlib import Path
 
 import psycopg
@@ -130,7 +129,7 @@ def test_names_are_shown_as_text(sidecar: Sidecar, server: Server) -> None:
     for command in (("show", "latest"), ("list",), ("verify", "latest")):
         result = sidecar.run(*command)
         assert result.code == 0 and not CONTROL & set(result.output), result.output
-    assert json.loads(sidecar.run("show", "latest", "--json").output)
+    assert sidecar.run("show", "latest", "--json").json
 
 
 @pytest.mark.parametrize("name", ["no\x1b[2Jsuch", "host=127.0.0.1 dbname=postgres", "no'such"])

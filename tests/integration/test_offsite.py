@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -291,6 +292,6 @@ def test_a_bucket_is_looked_after_by_command(stack: Copied) -> None:
         return
     assert "delete: allowed" in done(stack, "offsite", "check")
     assert "unfinished uploads end" in done(stack, "offsite", "setup", "--dry-run")
-    written = stack.run("offsite", "policy").json["Statement"]
+    written = json.loads(stack.run("offsite", "policy").output)["Statement"]
     assert {each["Sid"] for each in written} >= {"List", "Read", "Send", "NeverAway"}
     assert f"s3://{stack.environment['AWS_S3_BACKUP_BUCKET']} answers; 0 sets there" in stack.run("doctor").output

@@ -51,7 +51,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     ] + [[made[13], "keep"]]
     assert dry.code == 0 and set(names(sidecar)) - {f"obcms_set_{made[-1]}.pin"} == set(before)
     listed = sidecar.run("prune", "--dry-run", "--json").json
-    assert (listed["waiting"], listed["later"]) == (0, 5) and [s["action"] for s in listed["sets"]] == [
+    assert (listed["waiting"], listed["later"]) == (0, 5) and [s["action"] for s in listed["decisions"]] == [
         fate for _, fate in fates
     ]
 

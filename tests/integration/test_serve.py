@@ -28,6 +28,7 @@ from backup.model.backup_set import Verdict
 from backup.model.manifest import DatabasePart, Manifest, Tier, set_id
 from backup.operations.status import status
 from backup.service.supervisor import Process, look, parse_stat, roots, scan
+from tests.support.schemas import checked
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,7 +184,7 @@ class Service:
         try:
             connection.request("GET", path, headers={"Connection": "close"})
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            return response.status, dict(checked(response.read()))
         except OSError:
             return 0, {}
         finally:
@@ -400,6 +401,31 @@ def test_a_first_backup_that_dies_without_a_word_is_red(service: Service) -> Non
     service.start("dying")
     eventually(lambda: any("crashed" in r["text"] for r in service.ask("/healthz")[1].get("reasons", [])))
     assert service.end() == 0
+
+
+def test_the_command_and_the_service_answer_the_same(service: Service) -> None:
+    """But for the moment: byte for byte."""
+    publish(service.root)
+    service.start()
+    service.up()
+    environ = {"BACKUP_DIR": str(service.root), "TZ": "Asia/Manila", "BACKUP_HTTP_PORT": str(service.port)}
+    off = {f"BACKUP_{name}": "off" for name in ("DAILY", "WEEKLY", "MONTHLY", "CLEANUP", "MONITOR", "REPORT")}
+    command = [sys.executable, str(ROOT / "entrypoint.py"), "status", "--json"]
+    printed = subprocess.run(
+        command, env=os.environ | off | environ | {"BACKUP_HTTP_HOST": "127.0.0.1"}, capture_output=True, check=True
+    )
+    code, answered = service.ask("/api/status")
+    assert (code, answered["health"]["scheduler"], answered["sets"][0]["good"]) == (200, "alive", True)
+    assert timeless(checked(printed.stdout)) == timeless(answered)
+    assert service.end() == 0
+
+
+def timeless(document: dict[str, Any]) -> str:
+    """The document without what another moment changes, in its own order."""
+    document["time"] = document["storage"]["free_bytes"] = document["storage"]["days_left"] = None
+    for each in (*document["clocks"], *document["tiers"]):
+        each["age_seconds"] = None
+    return json.dumps(document)
 
 
 def test_a_damaged_record_is_red_and_the_service_stays_up(service: Service) -> None:

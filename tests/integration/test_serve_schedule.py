@@ -28,6 +28,7 @@ from backup.model.manifest import DatabasePart, Manifest, Tier, set_id
 from backup.model.run import Outcome, Run
 from backup.model.schedule import Account, _started, crontab, misled, moments, passed, plain
 from backup.service.supervisor import scan
+from tests.support.schemas import checked
 
 ROOT = Path(__file__).parents[2]
 UTC_ZONE = ZoneInfo("UTC")
@@ -169,7 +170,7 @@ def test_slots_missed_while_it_was_down_are_caught_up_once(served: Served) -> No
     for job, run in zip(lines, (daily, weekly, drill), strict=True):
         assert (run.trigger, run.outcome, (run.slot, run.slots)) == ("catch-up", Outcome.FAILED, expected[job])
     assert "was missed: the service was not running; it is caught up now" in served.output()
-    told = json.loads(served.command("schedule", "--json"))
+    told = checked(served.command("schedule", "--json"))["jobs"]
     last = next(each["last"] for each in told if each["job"] == "daily")
     assert last["trigger"] == "catch-up" and last["exit_code"] == daily.exit_code and last["slots"] == daily.slots
     # The scheduler comes by as well, or another container: there is nothing left to do.

@@ -62,7 +62,7 @@ def dated_ahead(world: World) -> None:
 
 def _latest(world: World) -> str:
     shown = world.run("show", "latest", "--json").output
-    return str(json.JSONDecoder().raw_decode(shown[shown.index("{\n") :])[0]["id"])
+    return str(json.JSONDecoder().raw_decode(shown[shown.index('{"format"') :])[0]["id"])
 
 
 def refused(world: World) -> None:

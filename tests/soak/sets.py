@@ -123,7 +123,7 @@ def registered(world: World, identifier: str, candidates: list[Expectation]) -> 
 def _good(world: World, identifier: str) -> bool:
     """Whether the product lists the set as a good one."""
     output = world.run("list", "--json").output
-    sets = json.JSONDecoder().raw_decode(output[output.index("[\n") :])[0]
+    sets = json.JSONDecoder().raw_decode(output[output.index('{"format"') :])[0]["sets"]
     return any(each["good"] for each in sets if each["id"] == identifier)
 
 

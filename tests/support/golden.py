@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-_STAMP: Final = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 FOLDER: Final = Path(__file__).resolve().parents[1] / "golden"
 
 
@@ -18,23 +15,3 @@ def unchanged(name: str, text: str) -> None:
     if os.environ.get("GOLDEN"):
         path.write_text(text)
     assert path.read_text() == text, f"{path} differs: if that is meant, GOLDEN=1 writes it anew"
-
-
-def shape(value: Any) -> Any:
-    """What a program can rely on in JSON: the names and the types, not what they say.
-
-    Objects that are keyed by data (names of volumes, tables, tiers …) are not told apart from others; whoever calls
-    uses the same data each time.
-    """
-    match value:
-        case dict():
-            return {_STAMP.sub("…", name): shape(each) for name, each in sorted(value.items())}
-        case list():
-            seen = {json.dumps(shape(each), sort_keys=True) for each in value}
-            return [json.loads(each) for each in sorted(seen)]
-        case str():
-            return "time" if re.match(r"\d{4}-\d\d-\d\dT", value) else "text"
-        case bool() | None:
-            return value if value is None else "boolean"
-        case _:
-            return "number"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from backup.model.backup_set import StoredSet
 from backup.model.run import Run
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
 from tests.support.forked_cli import ROOT, Forked, Traced, around
+from tests.support.schemas import checked
 
 _UNTRIED = "tests/support/untried_cli.py"
 IMAGE = os.environ.get("IMAGE", "obcms-backup:latest")
@@ -158,5 +158,6 @@ class Result:
 
     @property
     def json(self) -> Any:
-        """The JSON of the output: a container's log lines, on stderr, may come before it or after it."""
-        return json.JSONDecoder().raw_decode(self.output[self.output.index("{") :])[0]
+        """The document of the output, which is of its schema: log lines, on stderr, may come before or after it."""
+        (line,) = [line for line in self.output.splitlines(keepends=True) if line.startswith('{"format"')]
+        return checked(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from rich.console import Group, RenderableType
@@ -17,7 +17,7 @@ from backup.model.backup_set import StoredSet
 from backup.model.manifest import DatabasePart
 from backup.operations.inspect.file_index import Tree
 from backup.operations.inspect.one_file import Seen
-from backup.operations.inspect.usage import SetUse, Use
+from backup.operations.inspect.usage import Use
 from backup.postgres.dump.definitions import descendants
 
 _SHOWN: Final = 20
@@ -57,26 +57,9 @@ def _tree(found: Tree) -> RenderableType:
     return Group(Text(), table)
 
 
-def tree_json(found: Tree) -> dict[str, Any]:
-    """The same for programs."""
-    folders = [{"path": name, "files": files, "bytes": count} for name, files, count in found.directories]
-    return {
-        "volume": found.volume,
-        "files": found.files,
-        "bytes": found.bytes,
-        "directories": folders,
-        "problem": found.problem,
-    }
-
-
 def file_line(entry: IndexEntry) -> str:
     """One file of an index: SHA-256, bytes, path, separated by tabs."""
     return f"{entry.sha256}\t{entry.size}\t{printable(os.fsdecode(entry.path))}"
-
-
-def file_json(volume: str, entry: IndexEntry) -> dict[str, Any]:
-    """The same for programs; bytes of a path that are no UTF-8 are lone surrogates, as Python has them."""
-    return {"volume": volume, "path": os.fsdecode(entry.path), "size": entry.size, "sha256": entry.sha256}
 
 
 def history_page(path: str, which: StoredSet, seen: Sequence[Seen], zone: ZoneInfo) -> RenderableType:
@@ -96,29 +79,13 @@ def history_page(path: str, which: StoredSet, seen: Sequence[Seen], zone: ZoneIn
     return Group(Text(f"{printable(path)} in {which.id}: {facts}\n"), table)
 
 
-def history_json(path: str, which: StoredSet, seen: Sequence[Seen]) -> dict[str, Any]:
-    """The same for programs."""
-    sets = [
-        {
-            "id": each.stored.id,
-            "time": each.stored.time.isoformat(),
-            "what": each.what,
-            "size": each.entry.size if each.entry else None,
-            "sha256": each.entry.sha256 if each.entry else None,
-            "path": os.fsdecode(each.entry.path) if each.entry else None,
-        }
-        for each in seen
-    ]
-    return {"id": which.id, "path": path, "sets": sets}
-
-
 def usage_page(use: Use) -> RenderableType:
     """What takes the space, the largest first."""
     blocks: list[RenderableType] = []
     kinds = sorted(use.kinds.items(), key=lambda item: -item[1])
     if use.sets:
         table = plain_table(name_column("set", use.sets), "size", *(kind for kind, _ in kinds))
-        for each in _by_size(use):
+        for each in use.by_size:
             cells = (size(each.kinds[kind]) if each.kinds[kind] else "" for kind, _ in kinds)
             table.add_row(each.id, *(number(cell) for cell in (size(each.bytes), *cells)))
         blocks += [table, Text()]
@@ -146,30 +113,10 @@ def usage_rows(use: Use) -> list[tuple[str, int]]:
 
 def usage_lines(use: Use) -> list[str]:
     """For other programs' eyes: what and bytes, separated by a tab; first each set."""
-    lines = [f"{each.id}\t{each.bytes}" for each in _by_size(use)]
+    lines = [f"{each.id}\t{each.bytes}" for each in use.by_size]
     lines += [f"{what}\t{count}" for what, count in usage_rows(use)]
     return lines + [f"{what}: {printable(path)}\t{count}" for what, path, count in _listed(use)]
 
 
 def _listed(use: Use) -> list[tuple[str, str, int]]:
     return [("leftover", *each) for each in use.leftovers] + [("foreign", *each) for each in use.foreign]
-
-
-def usage_json(use: Use) -> dict[str, Any]:
-    """The same for programs."""
-    return {
-        "bytes": use.bytes,
-        "free": use.free,
-        "total": use.total,
-        "undo": use.undo,
-        "tiers": use.tiers,
-        "kinds": dict(use.kinds),
-        "other": dict(use.other),
-        "sets": [{"id": e.id, "tier": e.tier, "bytes": e.bytes, "kinds": dict(e.kinds)} for e in _by_size(use)],
-        "leftovers": [{"path": path, "bytes": count} for path, count in use.leftovers],
-        "foreign": [{"path": path, "bytes": count} for path, count in use.foreign],
-    }
-
-
-def _by_size(use: Use) -> list[SetUse]:
-    return sorted(use.sets.values(), key=lambda each: (-each.bytes, each.id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
 
 from rich.console import Group, RenderableType
@@ -192,27 +192,6 @@ def _proof(proof: Proof | None, zone: ZoneInfo) -> str:
     return f"{when}: restored and dumped again in {took} (PostgreSQL {proof.server_version}): equal{notes}"
 
 
-def set_json(stored: StoredSet) -> dict[str, Any]:
-    """A set as `--json` prints it."""
-    return {
-        "id": stored.id,
-        "tier": stored.tier,
-        "time": stored.time.isoformat(),
-        "state": stored.state,
-        "good": stored.good,
-        "loads": stored.loads,
-        "proven": stored.shown == "proven",
-        "encrypted": stored.encrypted,
-        "unopened": stored.unopened,
-        "size": stored.size,
-        "files": list(stored.files),
-        "problem": stored.problem,
-        "pinned": stored.pin.model_dump(mode="json") if stored.pin else None,
-        "verdict": stored.verdict.model_dump(mode="json") if stored.verdict else None,
-        "manifest": stored.manifest.model_dump(mode="json") if stored.manifest else None,
-    }
-
-
 def copies_table(place: str, rows: Sequence[Row], now: datetime) -> RenderableType:
     """One line a set, newest first."""
     table = plain_table(name_column("set", (row.id for row in rows)), "age", "size", "state", "here", "note")
@@ -239,30 +218,11 @@ def copies_lines(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def copies_json(place: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """The same for `--json`; times are ISO 8601 in UTC, sizes bytes."""
-    return {
-        "place": place,
-        "sets": [
-            {
-                "id": row.id,
-                "tier": str(row.tier),
-                "time": row.time.isoformat(),
-                "size": row.size,
-                "state": row.state,
-                "local": row.local,
-                "note": row.note,
-            }
-            for row in rows
-        ],
-    }
-
-
 def prune_table(decisions: Sequence[Decision], now: datetime, hold: str) -> RenderableType:
     """One line a set, newest first; `hold` says why nothing goes at all."""
     table = plain_table(name_column("set", (d.stored.id for d in decisions)), "age", "size", "what", "why")
     for decision in decisions:
-        stored, what = decision.stored, action(decision)
+        stored, what = decision.stored, decision.action
         table.add_row(
             stored.id,
             age(now - stored.time),
@@ -277,25 +237,4 @@ def prune_table(decisions: Sequence[Decision], now: datetime, hold: str) -> Rend
 
 def prune_lines(decisions: Sequence[Decision]) -> list[str]:
     """The table for other programs' eyes: id, keep, remove, wait or later, the reason, separated by tabs."""
-    return [f"{d.stored.id}\t{action(d)}\t{printable(d.reason)}" for d in decisions]
-
-
-def prune_json(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
-    """The same for `--json`; `time` is ISO 8601 in UTC, `size` in bytes."""
-    return [
-        {
-            "id": d.stored.id,
-            "tier": d.stored.tier,
-            "time": d.stored.time.isoformat(),
-            "size": d.stored.size,
-            "state": d.stored.state,
-            "action": action(d),
-            "reason": d.reason,
-        }
-        for d in decisions
-    ]
-
-
-def action(decision: Decision) -> str:
-    """In one word: keep, remove, wait for a person, or later by itself."""
-    return "wait" if decision.waits else "later" if decision.later else "keep" if decision.keep else "remove"
+    return [f"{d.stored.id}\t{d.action}\t{printable(d.reason)}" for d in decisions]

@@ -6,20 +6,17 @@ that they cannot disagree.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
-from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.finding import Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.model.schedule import Slot
-from backup.monitoring.health import WORDS, Health
+from backup.monitoring.health import Health
 
 
 @dataclass(frozen=True)
@@ -137,69 +134,3 @@ class Overview:
 def telling(runs: Iterable[Run]) -> list[Run]:
     """The runs that a list is to show: looks that went well would push all others out of it."""
     return [run for run in runs if run.operation not in ("monitor", "report") or run.outcome is not Outcome.SUCCESS]
-
-
-def overview_json(overview: Overview) -> dict[str, Any]:
-    """The overview as `status --json` and `monitor --json` print it.
-
-    Times are ISO 8601, spans seconds, sizes bytes; what is not known is null, never 0.
-    """
-    health = overview.health
-    return {
-        "status": health.status,
-        "word": WORDS[health.status],
-        "reasons": [{"severity": each.level, "text": each.text, "hint": each.hint} for each in health.reasons],
-        "time": overview.now.isoformat(),
-        "zone": overview.zone.key,
-        "scheduler": health.scheduler,
-        "clocks": {clock.name: _clock(clock) for clock in overview.clocks},
-        "tiers": {str(tier.tier): _tier(tier) for tier in overview.tiers},
-        "sets": [_set(stored) for stored in overview.sets],
-        "runs": [run.model_dump(mode="json") for run in overview.runs],
-        "storage": {name: _value(value) for name, value in vars(overview.storage).items()},
-        "schedule": [{"job": s.job, "cron": s.cron, "next": [_value(t) for t in s.times]} for s in overview.slots],
-        "alerting": {name: _value(value) for name, value in vars(overview.alerting).items()},
-        "restore_seconds": _value(overview.restore_seconds),
-        "restore_measured": overview.restore_measured,
-        "offsite": [{name: _value(value) for name, value in vars(place).items()} for place in overview.offsite],
-    }
-
-
-def _set(stored: StoredSet) -> dict[str, Any]:
-    """One set in a list; `show --json` has all of it."""
-    verdict = stored.verdict
-    return {
-        "id": stored.id,
-        "tier": str(stored.tier),
-        "time": _value(stored.time),
-        "state": stored.state,
-        "good": stored.good,
-        "loads": stored.loads,
-        "proven": stored.shown == "proven",
-        "encrypted": stored.encrypted,
-        "unopened": stored.unopened,
-        "size": stored.size,
-        "problem": printable(stored.problem),
-        "verified": _value(verdict.checked) if verdict else None,
-        "drilled": _value(verdict.proof.tried) if verdict and verdict.proof else None,
-    }
-
-
-def _clock(clock: Clock) -> dict[str, Any]:
-    named = {name: _value(value) for name, value in vars(clock).items() if name not in ("name", "stored")}
-    return {"set": clock.stored.id if clock.stored else None, **named}
-
-
-def _tier(tier: TierSummary) -> dict[str, Any]:
-    named = {name: _value(value) for name, value in vars(tier).items() if name not in ("tier", "newest")}
-    return {"newest": tier.newest.id if tier.newest else None, **named}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return list(value) if isinstance(value, tuple) else printable(value) if isinstance(value, str) else value

@@ -53,6 +53,11 @@ class Use:
     foreign: list[tuple[str, int]] = field(default_factory=list)
 
     @property
+    def by_size(self) -> list[SetUse]:
+        """The sets, the largest first."""
+        return sorted(self.sets.values(), key=lambda each: (-each.bytes, each.id))
+
+    @property
     def tiers(self) -> dict[str, int]:
         """Bytes of the sets of each tier."""
         sums: Counter[str] = Counter()

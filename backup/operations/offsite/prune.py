@@ -46,10 +46,14 @@ class Report(Decided):
     freed: int = 0
 
     @property
+    def removed(self) -> list[str]:
+        """The sets that are gone from there."""
+        return [identifier for identifier, end in self.ends.items() if end == "removed"]
+
+    @property
     def words(self) -> str:
         """What was done, and what was not."""
-        ends = list(self.ends.values())
-        gone = ends.count("removed")
+        ends, gone = list(self.ends.values()), len(self.removed)
         said = [
             f"removed {plural(gone, 'set')} from {self.place}, {size(self.freed)}" if gone else "nothing was removed"
         ]

@@ -60,9 +60,14 @@ class Report:
     failed: list[RemoteFailed] = field(default_factory=list)
 
     @property
+    def newest_first(self) -> list[Copy]:
+        """The copies in order."""
+        return sorted(self.copies.values(), key=lambda copy: (copy.time, copy.id), reverse=True)
+
+    @property
     def bad(self) -> list[Copy]:
-        """The copies that are not as they should be, newest first."""
-        return sorted((c for c in self.copies.values() if not c.held), key=lambda c: (c.time, c.id), reverse=True)
+        """Those that are not as they should be."""
+        return [copy for copy in self.newest_first if not copy.held]
 
     @property
     def words(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -20,17 +19,17 @@ from typing import Any, Final, Generic, TypeVar
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from backup.documents.status import STATUS, bare_answer, brief_answer, health_answer
 from backup.errors import BackupError
 from backup.formatting import printable
 from backup.logging import logger
-from backup.model.finding import Finding, Level, failure
+from backup.model.finding import Finding, failure
 from backup.monitoring.health import SchedulerState, scheduler_reason
 from backup.monitoring.overview import Overview
 from backup.service.web import metrics, page
-from backup.service.web.api import bare_body, health_body, plain_body, status_body
 from backup.service.web.guard import Access, Guard
 
 Answer = Callable[[Request], Awaitable[Response]]
@@ -65,7 +64,7 @@ class _View:
 
     @cached_property
     def status(self) -> bytes:
-        return json.dumps(status_body(self.overview)).encode()
+        return STATUS.of(self.overview).encode().encode()
 
 
 def create_app(
@@ -131,7 +130,7 @@ def _program(view: Shared[_View | Finding], form: Callable[[_View], bytes], kind
 def _livez(scheduler: Callable[[], SchedulerState]) -> Answer:
     async def answer(request: Request) -> Response:
         reason = scheduler_reason(scheduler())
-        return _health(request, plain_body("fail", (reason,)) if reason else plain_body("pass"))
+        return _health(request, brief_answer(*([reason] if reason else [])))
 
     return answer
 
@@ -142,7 +141,7 @@ def _healthz(view: Shared[_View | Finding]) -> Answer:
         seen = await _known(view, soon=request.client is not None)
         if isinstance(seen, Finding):
             return _failed(request, seen)
-        return _health(request, health_body(seen.overview.health))
+        return _health(request, health_answer(seen.overview.health))
 
     return answer
 
@@ -150,24 +149,23 @@ def _healthz(view: Shared[_View | Finding]) -> Answer:
 def _readyz(ready: Shared[None | Finding]) -> Answer:
     async def answer(request: Request) -> Response:
         problem = await _known(ready)
-        return _failed(request, problem) if problem else _health(request, plain_body("pass"))
+        return _health(request, brief_answer(*([problem] if problem else [])))
 
     return answer
 
 
-def _health(request: Request, body: dict[str, Any]) -> JSONResponse:
+def _health(request: Request, health: Any) -> Response:
     """A health answer. Its reasons name sets and servers, so they are for those who may read them."""
-    status: Level = body["status"]
-    return JSONResponse(
-        body if request.scope["trusted"] else bare_body(status),
-        status_code=200 if status in ("pass", "warn") else 503,
+    return Response(
+        (health if request.scope["trusted"] else bare_answer(health.status)).encode(),
+        200 if health.status in ("pass", "warn") else 503,
         media_type="application/health+json",
         headers=_NO_STORE,
     )
 
 
-def _failed(request: Request, unknown: Finding) -> JSONResponse:
-    return _health(request, plain_body("fail", (unknown,)))
+def _failed(request: Request, unknown: Finding) -> Response:
+    return _health(request, brief_answer(unknown))
 
 
 async def _known(shared: Shared[T | Finding], *, soon: bool = False) -> T | Finding:

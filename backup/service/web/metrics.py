@@ -136,7 +136,7 @@ def _runs(overview: Overview) -> Iterator[Metric]:
     yield _gauge(
         "last_run_duration_seconds",
         "Duration of the last run; none while it runs.",
-        [(n, r.ended - r.started if r.ended else None) for n, r in last],
+        [(n, r.duration) for n, r in last],
     )
     yield _gauge(
         "last_run_outcome",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from backup.errors import BackupError, RemoteDenied, RemoteFailed
+from backup.model.finding import Level
 from backup.storage.rate_limit import Pace
 from backup.storage.remote import Entry
 from backup.storage.s3 import delete
@@ -40,6 +41,11 @@ class Step:
     state: State
     words: str
     hint: str = ""
+
+    @property
+    def level(self) -> Level:
+        """How bad that is."""
+        return "fail" if self.state == "failed" else "warn" if self.state == "note" else "pass"
 
 
 @dataclass(frozen=True)

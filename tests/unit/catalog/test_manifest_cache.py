@@ -21,16 +21,17 @@ from backup.catalog.manifest_cache import ManifestCache
 from backup.catalog.run_records import Records
 from backup.catalog.set_reader import WHOLE
 from backup.cli import main
-from backup.cli.render.tables import set_json
 from backup.config.loader import load
+from backup.documents.results import DOCUMENTS
+from backup.documents.status import STATUS
 from backup.errors import IntegrityError
 from backup.model.backup_set import StoredSet, Verdict, manifest_name, pin_name, verdict_name
 from backup.model.manifest import Manifest, Tier, from_json
 from backup.monitoring.health import Limits, evaluate
 from backup.operations.status import overview
-from backup.service.web.api import status_body
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import staged_name
+from tests.support.schemas import checked
 from tests.support.set_factory import UTC_ZONE, on_disk
 
 NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)
@@ -58,7 +59,8 @@ def brief(root: Path) -> list[object]:
 
 
 def _told(stored: StoredSet) -> dict[str, Any]:
-    return {**set_json(stored), "summary": stored.summary, "where": str(stored.directory)}
+    known = DOCUMENTS["set"].of(stored, media=[]).model_dump()
+    return {**known, "summary": stored.summary, "where": str(stored.directory)}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,7 @@ def test_what_is_asked_of_all_sets_reads_few(many: Path, read: list[str]) -> Non
     """Health, the overview and its JSON: of the older ones, only what the newest is compared with."""
     settings = load({"BACKUP_DIR": str(many), "TZ": "UTC"})
     seen = overview(settings, catalog(many), Records(many / "state" / "runs"), NOW)
-    status_body(seen)
+    STATUS.of(seen).encode()
     unreadable = sum(stored.state == "unreadable" for stored in seen.sets[WHOLE:])
     assert len(seen.sets) == WHOLE + OLD
     assert manifests(read) <= WHOLE + unreadable + 72  # three days of sets, as many as there are
@@ -364,21 +366,18 @@ def test_sets_that_a_cleanup_removes_after_the_listing_are_compared_with_no_more
     assert evaluate(sets, [], NOW, max_age=timedelta(days=1), scheduler=None).status == "warn"
 
 
-def test_all_that_is_known_is_listed_beside_a_cleanup(
-    many: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_list_for_programs_reads_no_old_manifest(
+    many: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], read: list[str]
 ) -> None:
     monkeypatch.setenv("BACKUP_DIR", str(many))
-    goes, real = _old(many), LocalStore.read
-
-    def cleaned(store: LocalStore, name: str, limit: int = 64 << 20) -> bytes:
-        if manifest_name(goes.id) == name:
-            _remove(goes)
-        return real(store, name, limit)
-
-    monkeypatch.setattr(LocalStore, "read", cleaned)
+    old = catalog(many).sets()[WHOLE:]
+    read.clear()
     assert main(["list", "--json"]) == 0
-    listed = [each["id"] for each in json.loads(capsys.readouterr().out)]
-    assert len(listed) == WHOLE + OLD - 1 and goes.id not in listed
+    listed = {each["id"]: each for each in checked(capsys.readouterr().out)["sets"]}
+    assert len(listed) == WHOLE + OLD and {stored.id for stored in old} <= set(listed)
+    whole = [listed[stored.id] for stored in old if stored.state == "complete"]
+    assert whole and all(each["database"] for each in whole)
+    assert manifests(read) <= WHOLE + sum(stored.state == "unreadable" for stored in old)
 
 
 def test_a_sweep_leaves_it(many: Path) -> None:

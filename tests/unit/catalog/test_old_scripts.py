@@ -13,7 +13,8 @@ import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import Policy, decide
-from backup.cli.render.tables import set_json, sets_lines, state
+from backup.cli.render.tables import sets_lines, state
+from backup.documents.status import SET
 from backup.errors import NotFound
 from backup.model.backup_set import Proof, Verdict, holds_database, pin_name, verdict_name, volumes_of
 from backup.model.manifest import Tier
@@ -134,17 +135,17 @@ def test_a_verification_is_remembered_beside_it_and_shown(catalog: Catalog) -> N
     assert (catalog.root / "daily" / verdict_name(ID)).exists()
     pair = catalog.find(ID)
     assert pair.verdict and pair.verdict.checked == NOW and not (pair.good or pair.verified or pair.proven)
-    assert set_json(pair)["verdict"]["checked"] and "old script, verified" in sets_lines([pair])[0]
+    assert SET.model_validate(pair).verified and "old script, verified" in sets_lines([pair])[0]
 
 
 def test_a_proof_is_kept_by_later_verifications(catalog: Catalog) -> None:
     catalog.record_verdict(catalog.find(ID), Verdict(checked=NOW, proof=Proof(tried=NOW)), NOW, locked=True)
-    assert words(catalog) == "old script, proven" and set_json(catalog.find(ID))["proven"]
+    assert words(catalog) == "old script, proven" and SET.model_validate(catalog.find(ID)).proven
     verified(catalog)
     assert words(catalog) == "old script, proven"
     differs = Proof(tried=NOW + timedelta(1), differences=("it does not load: no such type",))
     catalog.record_verdict(catalog.find(ID), Verdict(checked=NOW, proof=differs), NOW)
-    assert words(catalog) == "old script, does not load" and not set_json(catalog.find(ID))["proven"]
+    assert words(catalog) == "old script, does not load" and not SET.model_validate(catalog.find(ID)).proven
 
 
 @pytest.mark.parametrize("name", [DUMP, MEDIA])

@@ -19,6 +19,7 @@ from backup.model.run import Outcome
 from backup.operations.restore.journal import Kept, KeptDatabase, KeptFile
 from backup.storage import lock
 from tests.support.facts import a_run, on_disk
+from tests.support.schemas import checked
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_alert_says_only_what_is_wrong(root: Path, capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "CRITICAL: the last daily backup failed: the disk\\x1b[31m is full\n    Free space.\n" in out
     assert main(["monitor", "--alert", "--json"]) == 61
-    assert json.loads(capsys.readouterr().out)["status"] == "fail"
+    assert checked(capsys.readouterr().out)["health"]["status"] == "fail"
 
 
 @pytest.mark.parametrize(
@@ -84,9 +85,9 @@ def test_a_run_is_running_as_long_as_it_holds_a_lock(
         lock.hold(path, "create daily", name if holder == "beside" else holder) if holder else contextlib.nullcontext()
     ):
         assert main(["status", "--json"]) == 0
-    seen = json.loads(capsys.readouterr().out)
+    seen = checked(capsys.readouterr().out)
     assert [each["outcome"] for each in seen["runs"]] == [outcome]
-    assert (seen["status"] == "fail") == (outcome == "crashed"), seen["reasons"]
+    assert (seen["health"]["status"] == "fail") == (outcome == "crashed"), seen["health"]
 
 
 @pytest.mark.parametrize("command", [["status"], ["monitor"], ["monitor", "--status"], ["monitor", "--report"]])
@@ -99,8 +100,9 @@ def test_each_report_has_the_verdict_and_exits_0(
     out = capsys.readouterr().out
     assert "Health Status: CRITICAL" in out and identifier in out and "Free space." in out and "\x1b" not in out
     assert main([*command, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["clocks"]["good"]["set"] == identifier and told["scheduler"] is None
+    told = checked(capsys.readouterr().out)
+    clocks = {each["name"]: each["set"] for each in told["clocks"]}
+    assert clocks["good"] == identifier and told["health"]["scheduler"] is None
     assert not (root / "logs").exists(), "looking leaves nothing behind"
 
 
@@ -168,7 +170,11 @@ def test_logs_are_shown(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.count("\n") == 2 and "entry 4 \\x1b[2J" in out and "\x1b" not in out
     assert main(["logs", "--tail", "0", "--json"]) == 0
-    assert [each["text"] for each in json.loads(capsys.readouterr().out)] == lines
+    assert [(each["text"], each["time"]) for each in checked(capsys.readouterr().out)["entries"]] == [
+        (line, f"{stamp}T00:00:0{n}Z") for n, line in enumerate(lines)
+    ]
+    (root / "logs" / f"backup-{stamp[:7]}.log").write_text("[2025-99-99 00:00:00] [INFO] by hand\n")
+    assert main(["logs", "--json"]) == 0 and checked(capsys.readouterr().out)["entries"][0]["time"] is None
     assert main(["logs", "--kind", "verify"]) == 0 and capsys.readouterr().out == ""
     assert main(["logs", "--run", "nobody's\n"]) == 44
 

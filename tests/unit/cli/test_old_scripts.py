@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from backup.catalog.catalog import Catalog
 from backup.cli import main
 from backup.model.backup_set import Proof, Verdict
 from backup.model.manifest import Tier
+from tests.support.schemas import checked
 from tests.support.set_factory import UTC_ZONE
 from tests.unit.catalog.test_old_scripts import DUMP, ID, LATER, MEDIA, OLDER, PILOT
 from tests.unit.catalog.test_old_scripts import catalog as catalog
@@ -44,15 +44,17 @@ def test_what_was_found_is_told_by_every_list(root: Path, catalog: Catalog, caps
     shown = said(capsys, "show", LATER)
     assert DUMP in shown and MEDIA in shown and "equal" in shown and "every byte as written" not in shown
     assert "2025-10-21 05:00:00: unpacks to its end" in shown
-    (found,) = [each for each in json.loads(said(capsys, "list", "--json")) if each["id"] == ID]
+    found = checked(said(capsys, "show", ID, "--json"))
     assert found["proven"] and not found["good"] and found["verdict"]["proof"]["differences"] == []
-    known = {each["id"]: each for each in json.loads(said(capsys, "status", "--json"))["sets"]}
+    status, listed = (checked(said(capsys, command, "--json"))["sets"] for command in ("status", "list"))
+    known = {each["id"]: each for each in status}
+    assert listed == status and found | known[ID] == found, "a set has one form"
     assert known[ID]["proven"] and known[ID]["drilled"] and known[ID]["verified"] and len(known) == 3
     report = said(capsys, "monitor", "--report")
     assert "old script, proven" in report and "old script, verified" in report
-    used = {each["id"]: each for each in json.loads(said(capsys, "du", "--json"))["sets"]}
+    used = {each["id"]: each for each in checked(said(capsys, "du", "--json"))["sets"]}
     assert set(used) == {ID, "daily_2025-10-20_14-00-00", "daily_2025-10-20_16-00-00"}, "its files are one set's"
-    assert used[ID]["kinds"]["database"] and used[ID]["kinds"]["media"]
+    assert used[ID]["kind_bytes"]["database"] and used[ID]["kind_bytes"]["media"]
     assert "never" in said(capsys, "show", PILOT)
 
 

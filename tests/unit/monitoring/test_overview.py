@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 from backup.app.composition import App
 from backup.cli.render import monitor
 from backup.config.loader import load
+from backup.documents.status import STATUS
 from backup.errors import NoSpace
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.forecast import HORIZON, days_left, growth
-from backup.monitoring.overview import Overview, overview_json
+from backup.monitoring.health import WORDS
+from backup.monitoring.overview import Overview
 from backup.monitoring.overview.compute import Facts, Policy, overview, period, slots_between
 from backup.operations import status
 from backup.operations.restore.journal import KEPT
@@ -31,6 +33,7 @@ from backup.storage import errors
 from backup.storage.errors import translated
 from tests.support.examples import examples
 from tests.support.facts import MB, NOW, UTC_ZONE, a_run, a_set, on_disk
+from tests.support.schemas import checked
 from tests.unit.monitoring.health.test_rules import run_lists, set_lists
 
 DAY = 24.0
@@ -196,12 +199,11 @@ def test_json_round_trips_and_every_line_is_harmless(
 ) -> None:
     runs = [run.model_copy(update={"set": text, "operation": text, "message": text}) for run in runs]
     seen = see(sets, runs, free=free, problem=text)
-    told = overview_json(seen)
-    assert json.loads(json.dumps(told, allow_nan=False)) == told
+    told = checked(STATUS.of(seen).encode())
     assert [one["id"] for one in told["sets"]] == [stored.id for stored in seen.sets]
     for sections in (monitor.status_sections(seen), monitor.report_sections(seen) + monitor.detail_sections(seen)):
         lines = monitor.lines(seen, sections, boxed=True)
-        assert f"Health Status: {told['word']}" in lines
+        assert f"Health Status: {WORDS[told['health']['status']]}" in lines
         assert not any(set(line) & set("\n\r\x1b\u202e") for line in lines)
 
 

@@ -56,6 +56,11 @@ class Plan:
     busy: bool = False
 
     @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All that speaks against it, what forbids it first."""
+        return self.refusals + self.warnings
+
+    @property
     def possible(self) -> bool:
         """Whether nothing forbids it."""
         return not self.refusals

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from backup.media import archive_tree
 from backup.model.backup_set import manifest_name
 from backup.model.manifest import Artifact, Manifest, Tier, VolumePart, file_name, to_json
 from backup.operations.inspect.file_index import Near
+from tests.support.schemas import checked
 from tests.support.set_factory import in_memory
 
 ID = "daily_2026-01-02_03-04-05"
@@ -119,7 +119,7 @@ def test_links_and_empty_directories_are_found_though_no_index_has_them(
     stored(tmp_path / "backups/daily", volumes)
     for path, volume in (("link", "more"), ("empty", "more"), ("uploads/2025", "media"), ("more/link", "more")):
         code, out, _ = restore("--path", path, "--dry-run", "--json")
-        (found,) = json.loads(out)["paths"]
+        (found,) = checked(out)["paths"]
         assert (code, found["volume"], found["path"]) == (0, volume, path.removeprefix("more/"))
 
 
@@ -173,7 +173,7 @@ def test_a_path_is_found_as_tar_shows_it_and_as_it_is_in_the_volume(
     names = dict.fromkeys((shown, "uploads/2025/x", "media/uploads/2025/x", "/volumes/media/uploads/2025/x"))
     for number, path in enumerate(names):
         code, out, errors = restore("--path", path, "--dry-run", "--json", which=which)
-        assert code == 0 and [each["path"] for each in json.loads(out)["paths"]] == ["uploads/2025/x"], errors
+        assert code == 0 and [each["path"] for each in checked(out)["paths"]] == ["uploads/2025/x"], errors
         if number > 1:
             continue
         live.write_text("damaged")
@@ -220,7 +220,7 @@ def test_the_path_in_the_volume_goes_before_what_tar_shows(
         code, out, errors = restore(
             "--path", f"media/{name}", "--dry-run", "--json", which=str(tmp_path / "by hand.tgz")
         )
-        assert code == 0 and [each["path"] for each in json.loads(out)["paths"]] == [f"media/{name}"], errors
+        assert code == 0 and [each["path"] for each in checked(out)["paths"]] == [f"media/{name}"], errors
         assert main(["cat", str(tmp_path / "by hand.tgz"), "--path", f"media/{name}"]) == 0
         assert capfd.readouterr().out == f"media/{name}"
 

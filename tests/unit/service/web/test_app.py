@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import json
 import socket
 import stat
 import threading
@@ -34,6 +33,7 @@ from backup.service.web.app import DEAR, FRESH, create_app
 from backup.service.web.guard import HEADERS, Access
 from backup.service.web.server import LIFETIME, HttpServer, bind, reserved
 from tests.support.overviews import healthy
+from tests.support.schemas import checked
 
 NOW = datetime(2025, 10, 20, 12, tzinfo=UTC)
 GOOD = StoredSet(
@@ -118,13 +118,15 @@ def test_healthz_answers_with_status_reasons_and_checks(world: World, port: int,
     assert headers["content-type"] == "application/health+json"
     assert headers["cache-control"] == "no-store"
     assert "server" not in headers
-    answer = json.loads(body)
+    answer = checked(body)
     assert answer.pop("version")
     assert answer == {
+        "format": 1,
+        "kind": "health",
         "status": status,
         "service": "obcms-backup",
-        "reasons": [{"severity": status, "text": "why", "hint": "what next"}],
-        "time": "2025-10-20T12:00:00+00:00",
+        "reasons": [{"level": status, "topic": "", "text": "why", "hint": "what next"}],
+        "time": "2025-10-20T12:00:00Z",
         "checks": {
             "scheduler:state": [{"observedValue": "alive"}],
             "newest-good-set:age": [
@@ -132,7 +134,7 @@ def test_healthz_answers_with_status_reasons_and_checks(world: World, port: int,
                     "componentId": GOOD.id,
                     "observedValue": 36000,
                     "observedUnit": "s",
-                    "time": "2025-10-20T02:00:00+00:00",
+                    "time": "2025-10-20T02:00:00Z",
                 }
             ],
         },
@@ -143,7 +145,7 @@ def test_healthz_answers_with_status_reasons_and_checks(world: World, port: int,
 def test_livez_is_about_the_scheduler_alone(world: World, port: int, state: SchedulerState, code: int) -> None:
     world.scheduler, world.status = state, "fail"
     got, _, body = ask(port, "/livez")
-    assert (got, bool(json.loads(body)["reasons"])) == (code, code != 200)
+    assert (got, bool(checked(body)["reasons"])) == (code, code != 200)
     assert not world.asked
 
 
@@ -176,8 +178,8 @@ def test_readyz_says_what_is_missing(world: World, port: int) -> None:
     world.ready = refuse
     code, _, body = ask(port, "/readyz")
     assert code == 503
-    assert json.loads(body)["reasons"] == [
-        {"severity": "fail", "text": r"the database \x1b[31m does not answer", "hint": "Start it."}
+    assert checked(body)["reasons"] == [
+        {"level": "fail", "topic": "", "text": r"the database \x1b[31m does not answer", "hint": "Start it."}
     ]
 
 
@@ -257,7 +259,7 @@ def test_a_disk_that_hangs_is_red_asked_once_and_blocks_nobody() -> None:
         for _ in range(3):
             code, _, body = ask(port, "/healthz")
             assert code == 503
-            assert "hangs" in json.loads(body)["reasons"][0]["text"]
+            assert "hangs" in checked(body)["reasons"][0]["text"]
         assert ask(port, "/livez")[0] == 200
         assert len(world.asked) == 1
         hang.set()
@@ -465,7 +467,8 @@ def test_the_login_opens_everything(locked: int, path: str, login: str) -> None:
 
 def test_health_tells_everybody_the_bare_status(locked: int) -> None:
     code, _, body = ask(locked, "/healthz")
-    assert (code, json.loads(body)) == (503, {"status": "fail", "service": "obcms-backup", "reasons": []})
+    answer = checked(body)
+    assert (code, answer["status"], answer["version"], answer["reasons"]) == (503, "fail", None, [])
     assert ask(locked, "/livez")[0] == ask(locked, "/readyz")[0] == 200
 
 
