@@ -18,7 +18,7 @@ from backup.app.alerts import send_test
 from backup.app.composition import App
 from backup.app.offsite import contexts, memory, options
 from backup.app.restore import restore_context
-from backup.catalog.scheduler_state import Ledger
+from backup.catalog.scheduler_state import ScheduleFile
 from backup.config import loader
 from backup.config.loader import Settings
 from backup.docker.container import Container, source
@@ -35,12 +35,12 @@ from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
-from backup.operations.catch_up import reasons
 from backup.operations.doctor import Check, NotChecked, Shared, examine, findings
 from backup.operations.doctor.findings import Keys, Measured
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as settings_in_force
-from backup.operations.jobs import Crontab, jobs
+from backup.operations.jobs import find_supercronic, jobs
+from backup.operations.missed_runs import reasons
 from backup.operations.offsite.context import listed
 from backup.operations.status import offsite, restoring
 from backup.pipeline import age
@@ -251,11 +251,10 @@ class _Doctor:
 
     def _schedule(self) -> Iterator[Finding]:
         settings, now = self._settings, datetime.now(UTC)
-        with tempfile.TemporaryDirectory(prefix="obcms-doctor-") as directory:
-            Crontab(settings, self._command, Path(directory), "supercronic")
-        wanted = jobs(settings)
-        owed = reasons(Ledger(settings.root).read(now), wanted, now, settings.zone)
-        yield from findings.schedule(schedule.upcoming(wanted, now, settings.zone), settings.zone, owed)
+        find_supercronic()
+        file, wanted, runs = ScheduleFile(settings.root), jobs(settings), self._app.records.readable()
+        missed = reasons(file, file.read(now), runs, wanted, now, settings.zone)
+        yield from findings.schedule(schedule.upcoming(wanted, now, settings.zone), settings.zone, missed)
 
     def _service(self) -> Iterator[Finding]:
         with contextlib.suppress(NotChecked):

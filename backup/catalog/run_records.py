@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -79,18 +79,20 @@ class Records:
 
         One that never ended and is not `alive` is shown as crashed, at a time that nobody knows.
         """
-        found = [self._look(name, alive) for name in self._names()]
-        runs = [_crashed(run, None) if dead else run for run, dead in found]
-        return sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
+        return _newest_first([self._look(name, alive) for name in self._names()])
+
+    def readable(self, alive: Callable[[Run], bool] = lambda run: True) -> list[Run]:
+        """Return the same as `all` without those that cannot be read. StoreError when the disk lists none."""
+        return _newest_first(self._readable(alive))
 
     def unfinished(self, alive: Callable[[Run], bool] = lambda run: False) -> list[Run]:
         """Runs that never ended, but for those still `alive`. A record that cannot be read hides no other one."""
-        found = []
+        return [run for run, dead in self._readable(alive) if dead]
+
+    def _readable(self, alive: Callable[[Run], bool]) -> Iterator[tuple[Run, bool]]:
         for name in self._names():
             with contextlib.suppress(StoreError):
-                run, dead = self._look(name, alive)
-                found += [run] if dead else []
-        return found
+                yield self._look(name, alive)
 
     def mark_crashed(self, now: datetime, alive: Callable[[Run], bool] = lambda run: False) -> list[Run]:
         """Mark runs that never ended as crashed, but for those still `alive`. Only for the holder of the lock."""
@@ -147,6 +149,11 @@ class Records:
                 kept[run.operation, run.tier] += 1
                 if kept[run.operation, run.tier] > _KEEP_EACH:
                     self._store.remove(name)
+
+
+def _newest_first(found: Iterable[tuple[Run, bool]]) -> list[Run]:
+    runs = [_crashed(run, None) if dead else run for run, dead in found]
+    return sorted(runs, key=lambda run: (run.started, run.id), reverse=True)
 
 
 def _crashed(run: Run, ended: datetime | None) -> Run:

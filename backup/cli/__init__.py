@@ -22,13 +22,14 @@ from typing import Any, Final
 
 import typer
 
-from backup.catalog.scheduler_state import Ledger
+from backup.catalog.run_records import Records
+from backup.catalog.scheduler_state import ScheduleFile
 from backup.cli import base
 from backup.config import loader
 from backup.errors import BackupError, ConfigError, Interrupted
 from backup.logging import logger
 from backup.operations.jobs import job_of, jobs
-from backup.operations.scheduled_run import UNBOUND, Claim, fulfil
+from backup.operations.scheduled_run import Claim, claim_slot
 
 # In the order of the help text: where each command is.
 COMMANDS: Final = {
@@ -113,9 +114,9 @@ def _group() -> None: ...
 
 
 @contextlib.contextmanager
-def _fulfilling(argv: Sequence[str]) -> Iterator[Claim]:
-    """For the body: hold the slot that this command line is for. Not `wanted` when that has been served already."""
-    # Whatever sets may come while there is no good one: it is made, owed or not.
+def _claiming(argv: Sequence[str]) -> Iterator[Claim]:
+    """For the body: claim the slot that this command line is for. Not `wanted` when there is none."""
+    # Whatever sets may come while there is no good one: it is made, due or not.
     first = list(argv[-2:]) == ["--trigger", "first"]
     job = job_of(argv[:-2] if first else argv)
     settings = None
@@ -123,11 +124,12 @@ def _fulfilling(argv: Sequence[str]) -> Iterator[Claim]:
         with contextlib.suppress(ConfigError):  # the command itself says so
             settings = loader.load()
     if settings is None:
-        yield UNBOUND
+        yield Claim()
         return
     base.prepare(as_json=False)
-    ledger = Ledger(settings.root)
-    with fulfil(ledger, job, jobs(settings)[job], settings.zone, lambda: datetime.now(UTC), force=first) as claim:
+    file, records = ScheduleFile(settings.root), Records(settings.root / "state" / "runs")
+    cron, zone = jobs(settings)[job], settings.zone
+    with claim_slot(file, records, job, cron, zone, lambda: datetime.now(UTC), force=first) as claim:
         if claim.said:
             logger.info("{}", claim.said)
         yield claim
@@ -139,9 +141,9 @@ def main(argv: list[str]) -> int:
     try:
         # From the first moment: as PID 1 of a container there is no default action to end us.
         with base.signals():
-            with _fulfilling(argv) as claim:
+            with _claiming(argv) as claim:
                 if claim.wanted:
-                    app(args=argv, prog_name="backup", obj=claim.account)
+                    app(args=argv, prog_name="backup", obj=claim)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except (BackupError, Interrupted) as error:

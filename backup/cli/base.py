@@ -23,9 +23,9 @@ from backup.catalog.catalog import Catalog
 from backup.config import loader
 from backup.errors import BackupError, Interrupted
 from backup.logging import logger
-from backup.model.schedule import Account
 from backup.monitoring.alerts.targets import secrets
 from backup.operations import runs
+from backup.operations.scheduled_run import Claim
 from backup.progress import Progress, Silent
 
 out = Console(highlight=False, soft_wrap=True)
@@ -125,10 +125,8 @@ def prepare_without_settings(as_json: bool) -> None:
 
 def occasion(context: typer.Context, scheduled: bool, trigger: str = "") -> Occasion:
     """Say why this run happens: `main` has claimed the slot of a scheduled one; `trigger` says what else started it."""
-    account = context.obj
-    if isinstance(account, Account):
-        return Occasion(trigger or account.trigger, account.slot, account.slots)
-    return Occasion(trigger or ("schedule" if scheduled else BY_HAND.trigger))
+    claim = context.obj if isinstance(context.obj, Claim) else Claim()
+    return Occasion(trigger or claim.trigger or ("schedule" if scheduled else BY_HAND.trigger), claim.slot, claim.slots)
 
 
 def _log_line(console: Console, line: str) -> None:

@@ -90,16 +90,16 @@ _NEED = form("Need", place=Text, disk=Text, needed_bytes=_BYTES, free_bytes=mayb
 _SETTING = form("Setting", name=Text, value=Text, source=Text)
 _LAST = form(
     "LastRun",
-    started=at(Instant, "begun"),
-    ended=maybe(Instant, "ended"),
-    slot=maybe(Instant, "slot"),
-    slots=int,
-    trigger=Text,
+    started=at(Instant, "run", "started"),
+    ended=maybe(Instant, "run", "ended"),
+    slot=maybe(Instant, "run", "slot"),
+    slots=at(int, "run", "slots"),
+    trigger=at(Text, "run", "trigger"),
     exit_code=maybe(int, "exit_code"),
     crashed=bool,
     reason=Text,
 )
-_MISSED = form("Missed", slot=Instant, slots=at(int, "missed"))
+_MISSED = form("Missed", slot=Instant, slots=at(int, "count"))
 _JOB = form("PlannedJob", JOB, last=maybe(_LAST, "last"), missed=maybe(_MISSED, "missed"))
 _ENTRY = form("LogEntry", time=maybe(Instant, "time"), level=Text, log=Text, run=Text, text=Exact)
 _ATTEMPT = form("Attempt", count=int, next=Instant, error=Text)

@@ -1,45 +1,37 @@
-"""When jobs run: cron lines, their slots, what is owed of them, the crontab. Pure; `now` is an argument.
+"""When jobs run: cron lines, their slots, which of them are due by the records of runs. Pure; `now` is an argument.
 
-A slot is a moment at which a job is to run. This module is the authority: a start that comes at another moment
-(supercronic has its own opinion of nights when the clock changes) finds nothing owed, and a slot that nobody
-started stays owed.
+A slot is a moment at which a job is to run. It is settled when a run for it came to an end of its own, well or not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 
 from backup.formatting import local_time, printable
+from backup.model.run import Outcome, Run
 
 # A run that begins this long after its slot is a catch-up.
 GRACE: Final = timedelta(seconds=90)
-# A clock that was put right by seconds may let the scheduler start a job before its slot.
-_EARLY: Final = timedelta(seconds=5)
-# Accounts ahead of the clock by more than this were made while it was wrong.
+# What is settled further ahead of the clock than this was settled while the clock was wrong.
 _AHEAD: Final = timedelta(days=1)
 _COUNTED: Final = 1000
-_DAYS, _WEEKDAYS = frozenset(range(1, 32)), frozenset(range(7))
 # A parsed line has to begin somewhere.
 _ANY: Final = datetime(2024, 1, 1)  # noqa: DTZ001
 # Short first: a line has many slots in one of them, or few in the next.
 _WINDOWS: Final = (timedelta(hours=1), timedelta(days=1), timedelta(days=32), timedelta(days=3300))
-# How far the scheduler's next starts are looked at, and how far from a change of the clock it may go wrong.
-_FORESIGHT: Final = timedelta(hours=26)
-_NEAR: Final = timedelta(hours=6)
-# How often one slot is tried again after runs that were broken off.
-_TRIES: Final = 3
-# Another run held the lock to the end; SIGINT; SIGTERM; and what a run that vanished is counted as.
-BUSY, _INTERRUPTED, VANISHED = 11, (130, 143), 137
-# Done, though files changed while they were read, or more waits for a person.
-WELL = (0, 3, 4)
+# How often one slot is tried, if its runs are broken off.
+TRIES: Final = 3
+# Another run held the lock to the end; what a run that vanished is recorded with; SIGINT and SIGTERM.
+BUSY, _VANISHED = 11, 137
+BROKEN_OFF: Final = (BUSY, 130, 143)
 
 
 @dataclass(frozen=True)
@@ -52,42 +44,46 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Owed:
-    """A job that should have run: the latest slot that passed, and how many did since the last run."""
+class Due:
+    """A job that is to run: its latest slot, how many passed since the last run, how many runs were broken off."""
 
     job: str
     slot: datetime
-    missed: int
+    count: int
+    tries: int = 0
+
+    def is_late(self, now: datetime) -> bool:
+        """Tell whether a run that begins now is a catch-up."""
+        return self.count > 1 or now - self.slot >= GRACE
 
 
-class Account(BaseModel):
-    """What is accounted for of one job: every slot until `until`.
-
-    `slot` to `exit_code` tell of the last run: the slot it was for, how many slots it stands for, and its trigger.
-    `reason` says why slots were missed or what became of the run, `crashed` that it ended without a word of its own;
-    `before` is what `until` was before it, and `tries` counts runs in a row that were broken off.
-    """
+class JobState(BaseModel):
+    """What records do not tell of a job: the line and zone that count, up to when its slots are settled by now, and why
+    its last catch-up was late."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     cron: str
     zone: str
     until: AwareDatetime
-    slot: AwareDatetime | None = None
-    slots: int = 0
-    trigger: str = ""
-    begun: AwareDatetime | None = None
-    ended: AwareDatetime | None = None
-    exit_code: int | None = None
     reason: str = ""
-    crashed: bool = False
-    before: AwareDatetime | None = None
-    tries: int = 0
 
-    @property
-    def open(self) -> bool:
-        """A run has begun and not said how it ended."""
-        return self.begun is not None and self.ended is None
+    @model_validator(mode="before")
+    @classmethod
+    def _reopen(cls, data: Any) -> Any:
+        """An earlier release settled a slot when its run began: one that did not end has its slots open again."""
+        if isinstance(data, dict) and data.get("before") and data.get("begun") and not data.get("ended"):
+            return data | {"until": data["before"]}
+        return data
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a job stands by its records: slots up to `until` are settled, and `tries` runs since were broken off."""
+
+    until: datetime
+    tries: int = 0
+    last: Run | None = None
 
 
 def check(cron: str) -> str:
@@ -102,28 +98,6 @@ def check(cron: str) -> str:
     except StopIteration:
         raise ValueError(f"{printable(cron)!r} never matches any day") from None
     return tidy
-
-
-def plain(cron: str) -> str | None:
-    """The line as lists of numbers, which every program reads alike; None where no such line means the same.
-
-    A month's last day or its second Monday is no number, and where both lists of days are given, either is enough:
-    none says that both must be right.
-    """
-    parsed = CronSim(cron, _ANY)
-    days: Set[int] = parsed.days
-    weekdays: Set[int] = {each % 7 if isinstance(each, int) else -1 for each in parsed.weekdays}
-    every = _DAYS <= days, _WEEKDAYS <= weekdays
-    if any(every):
-        # Of the two, the one that leaves days out decides, or none does.
-        days = _DAYS if every[0] or not parsed.day_and else days
-        weekdays = _WEEKDAYS if every[1] or not parsed.day_and else weekdays
-    elif parsed.day_and:
-        return None
-    if min(days) < 0 or min(weekdays) < 0:
-        return None
-    fields = ((parsed.minutes, 60), (parsed.hours, 24), (days, 31), (parsed.months, 12), (weekdays, 7))
-    return " ".join("*" if len(found) == all_ else ",".join(map(str, sorted(found))) for found, all_ in fields)
 
 
 def moments(cron: str, after: datetime, zone: ZoneInfo) -> Iterator[datetime]:
@@ -169,152 +143,65 @@ def passed(cron: str, after: datetime, until: datetime, zone: ZoneInfo) -> tuple
     return last, count
 
 
-def opened(account: Account | None, cron: str, now: datetime, zone: ZoneInfo) -> tuple[Account, str]:
-    """The account to go on with, and what is to be said of it.
+def is_unfinished(run: Run) -> bool:
+    """Tell whether a run did not come to an end of its own."""
+    return run.outcome is Outcome.INTERRUPTED or run.exit_code in (BUSY, _VANISHED)
 
-    A new job and a changed line or zone count from now on; so does an account from the future, which would keep the job
+
+def is_broken_off(run: Run, since: datetime | None) -> bool:
+    """Tell whether a run was kept from its end and did not fail: by a signal, by another run that held the lock, or by
+    the end of the service. `since`: when the service began."""
+    if run.exit_code == _VANISHED:
+        return since is not None and run.started < since and (run.ended is None or run.ended >= since)
+    return is_unfinished(run)
+
+
+def counted(state: JobState | None, cron: str, now: datetime, zone: ZoneInfo) -> tuple[JobState, str]:
+    """Return the state to go on with, and what is to be said of it.
+
+    A new job and a changed line or zone count from now on; so does a state from the future, which would keep the job
     silent until then.
     """
-    if account is None:
-        return Account(cron=cron, zone=zone.key, until=now), ""
-    if (account.cron, account.zone) != (cron, zone.key):
-        return account.model_copy(update={"cron": cron, "zone": zone.key, "until": now, "before": None, "tries": 0}), ""
-    if account.until > now + _AHEAD:
-        note = f"its slots were accounted for until {local_time(account.until, zone)}: the clock jumped"
-        return account.model_copy(update={"until": now, "before": None, "tries": 0}), note
-    return account, ""
+    if state is None or (state.cron, state.zone) != (cron, zone.key):
+        return JobState(cron=cron, zone=zone.key, until=now), ""
+    if state.until > now + _AHEAD:
+        note = f"its slots were settled until {local_time(state.until, zone)}: the clock jumped"
+        return state.model_copy(update={"until": now}), note
+    return state, ""
 
 
-def owed(jobs: Mapping[str, str], accounts: Mapping[str, Account], now: datetime, zone: ZoneInfo) -> list[Owed]:
-    """What should have run by now and did not, in the order of `jobs`; once for each job, however much was missed."""
-    found = []
-    for job, cron in jobs.items():
-        account = accounts.get(job)
-        if cron and account and (account.cron, account.zone) == (cron, zone.key):
-            slot, missed = passed(cron, account.until, now, zone)
-            if slot:
-                found.append(Owed(job, slot, missed))
-    return found
+def standing(state: JobState, runs: Sequence[Run], now: datetime, since: datetime | None) -> Standing:
+    """Tell how a job stands. `runs` are its records, newest first; `since` is when the service began.
+
+    What was broken off is due again, three times. A run that vanished while the service went on may do so again: it is
+    not repeated.
+    """
+    after = [run for run in reversed(runs) if run.slot and state.until < run.slot <= now + _AHEAD]
+    last, until, tries = after[-1] if after else None, state.until, 0
+    # A drill of several sets leaves a record for each: the last one tells whether it was broken off.
+    latest = {run.slot: run for run in after}
+    for run in after:
+        if is_broken_off(run, since) if run is last else is_unfinished(run):
+            tries += 1
+            if tries < TRIES:
+                continue
+        elif run is not latest[run.slot] or run.outcome is Outcome.RUNNING:
+            continue
+        until, tries = max(until, run.slot or until), 0
+    return Standing(until, tries, last)
 
 
-def claim(account: Account, now: datetime, zone: ZoneInfo) -> Account | None:
-    """The account when a run begins now for what is owed; None when nothing is."""
-    slot, count = passed(account.cron, account.until, now + _EARLY, zone)
-    if slot is None:
+def find_due(job: str, state: JobState, at: Standing, now: datetime, zone: ZoneInfo) -> Due | None:
+    """Find what the job is to run for now: once, however much was missed. None also while it runs."""
+    if at.last and at.last.outcome is Outcome.RUNNING:
         return None
-    late = count > 1 or now - slot >= GRACE
-    return account.model_copy(
-        update={
-            "until": slot,
-            "slot": slot,
-            "slots": count,
-            "trigger": "catch-up" if late else "schedule",
-            "begun": now,
-            "ended": None,
-            "exit_code": None,
-            "reason": account.reason if late else "",
-            "crashed": False,
-            "before": account.until,
-            "tries": account.tries + 1,
-        }
-    )
+    slot, count = passed(state.cron, at.until, now, zone)
+    return Due(job, slot, count, at.tries) if slot else None
 
 
-def settle(account: Account, now: datetime, exit_code: int, since: datetime | None = None) -> Account:
-    """The account when its run has ended. `since`: when the service began, for a run that vanished without a word.
-
-    What was broken off, not failed, is owed again, three times: by a signal, by another run that kept the lock, or by
-    the machine going down. A run that vanished while the service went on may do so again: it is not repeated.
-    """
-    reason, vanished = account.reason, since is not None
-    again = exit_code in (BUSY, *_INTERRUPTED)
-    if exit_code == BUSY:
-        reason = "another run held the backup volume all the time"
-    elif again:
-        reason = "the run was interrupted"
-    elif since is not None:
-        again = account.begun is not None and account.begun < since
-        reason = "the run was killed together with the service" if again else "the run ended without a word: killed?"
-    again = again and account.tries < _TRIES and account.before is not None
-    ended = {"ended": now, "exit_code": exit_code, "reason": reason}
-    if again:
-        return account.model_copy(update=ended | {"until": account.before})
-    return account.model_copy(update=ended | {"tries": 0, "crashed": vanished})
-
-
-def stillborn(account: Account, slot: Owed, begun: datetime, ended: datetime, exit_code: int) -> Account:
-    """The account when a run ended before it could even claim its slot, so that nothing starts it again and again."""
-    return account.model_copy(
-        update={
-            "until": slot.slot,
-            "slot": slot.slot,
-            "slots": slot.missed,
-            "trigger": "catch-up",
-            "begun": begun,
-            "ended": ended,
-            "exit_code": exit_code,
-            "reason": f"the run ended with code {exit_code} before it could record anything",
-            "crashed": exit_code != 0,
-            "before": None,
-            "tries": 0,
-        }
-    )
-
-
-def resting(account: Account, slot: datetime, since: datetime) -> bool:
-    """Whether `slot` is left to the next one or the next start: somebody ended its run, and not with the service."""
-    ours = account.begun is not None and account.begun >= since
-    return ours and account.exit_code in _INTERRUPTED and account.slot == slot
-
-
-def misled(cron: str, now: datetime, zone: ZoneInfo) -> bool:
-    """Whether the scheduler would soon start `cron` at another moment than its slot, or spin: the clock changes.
-
-    Or it would always do so, because there is no plain line that means the same.
-    Measured with supercronic 0.2.45 (Go's `time.Date`): a time that is not there is run an hour too early in the west
-    and then logged without end until the hour is over, gigabytes of it; a time that comes twice is run the second
-    time in the east.
-    """
-    if plain(cron) is None:
-        return True
-    due = next(moments(cron, now, zone))
-    horizon = max(due, now + _FORESIGHT)
-    if not _changes(zone, now - _NEAR, horizon + _NEAR):
+def is_resting(due: Due, at: Standing, since: datetime) -> bool:
+    """Tell whether a slot is left to the next one or the next start: somebody stopped its run, and not the service."""
+    last = at.last
+    if last is None or last.slot != due.slot or last.started < since:
         return False
-    before = now
-    for slot in moments(cron, now, zone):
-        if _started(cron, before, zone) != slot:
-            return True
-        if slot >= horizon:
-            break
-        before = slot
-    return False
-
-
-def _changes(zone: ZoneInfo, begin: datetime, end: datetime) -> bool:
-    offset = begin.astimezone(zone).utcoffset()
-    while begin < end:
-        begin = min(begin + _NEAR, end)
-        if begin.astimezone(zone).utcoffset() != offset:
-            return True
-    return False
-
-
-def _started(cron: str, after: datetime, zone: ZoneInfo) -> datetime:
-    """When the scheduler would start a line: the next time on the wall, made a moment as Go does it."""
-    wall = next(CronSim(cron, after.astimezone(zone).replace(tzinfo=None)))
-    guess = wall.replace(tzinfo=UTC)
-    for _ in range(2):
-        offset = guess.astimezone(zone).utcoffset() or timedelta()
-        guess = wall.replace(tzinfo=UTC) - offset
-    return guess
-
-
-def crontab(jobs: Mapping[str, str], commands: Mapping[str, str], held: frozenset[str] = frozenset()) -> str:
-    """The text supercronic runs: a plain line for each job that is not off; those `held` as comments."""
-    text = ""
-    for job, cron in jobs.items():
-        line = plain(cron) if cron and job not in held else None
-        if cron:
-            text += f"{line or f'# the service starts it itself: {cron}'} {commands[job]}\n"
-    return text
+    return last.outcome is Outcome.INTERRUPTED and last.exit_code != BUSY

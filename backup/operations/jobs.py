@@ -1,23 +1,18 @@
-"""The scheduled jobs: their lines, their commands, and the crontab that supercronic runs."""
+"""The scheduled jobs: their lines, their commands, and the records of their runs."""
 
 from __future__ import annotations
 
-import os
-import shlex
 import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from backup.config.loader import Settings
 from backup.config.types import AFTER
-from backup.errors import BackupError, ConfigError
+from backup.errors import BackupError
 from backup.model.manifest import Tier
-from backup.model.schedule import crontab, misled
+from backup.model.run import Run
 from backup.monitoring.health import CREATE
-from backup.operations.offsite.copy_status import DRILL, PRUNE, VERIFY
+from backup.operations.offsite.copy_status import DRILL, OPERATIONS, PRUNE, VERIFY
 from backup.operations.offsite.rules import uploads
 
 # The uploads of these tiers.
@@ -76,64 +71,20 @@ def job_of(argv: Sequence[str]) -> str:
     return next((job for job, command in COMMANDS.items() if sorted(command) == sorted(argv)), "")
 
 
-class Crontab:
-    """The file that supercronic runs, written anew whenever it would mislead supercronic."""
-
-    def __init__(self, settings: Settings, command: Sequence[str], run_dir: Path, supercronic: str) -> None:
-        self._jobs, self._zone = jobs(settings), settings.zone
-        start = shlex.join(command)
-        self._commands = {job: f"{start} {shlex.join(words)}" for job, words in COMMANDS.items()}
-        self._path = run_dir / "crontab"
-        binary = shutil.which(supercronic)
-        if binary is None:
-            raise BackupError(f"the scheduler {supercronic} is not installed", "Use the image; it holds supercronic.")
-        form = ["-json"] if settings.log_format == "json" else []
-        self.argv = [binary, *form, "-passthrough-logs", "-no-reap", str(self._path)]
-        self.held: frozenset[str] = frozenset()
-        # Every line is checked, also one that is held back just now; not one that always is.
-        self._write()
-        _check(binary, self._path)
-
-    def refresh(self, now: datetime) -> bool:
-        """Hold back the lines that supercronic would start wrongly; whether the file has changed."""
-        held = frozenset(job for job, cron in self._jobs.items() if cron and misled(cron, now, self._zone))
-        if held == self.held:
-            return False
-        before, self.held = self.held, held
-        try:
-            self._write()
-        except BackupError:
-            self.held = before
-            raise
-        return True
-
-    def _write(self) -> None:
-        path = self._path
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                os.fchmod(descriptor, 0o600)
-                file.write(crontab(self._jobs, self._commands, self.held))
-        except OSError as error:
-            hint = f"Mount a tmpfs at {path.parent}."
-            raise BackupError(f"{path} cannot be written: {error.strerror}", hint) from error
+def is_run_of(job: str, run: Run) -> bool:
+    """Tell whether a run does what the job does."""
+    names = OPERATIONS.values() if job in _UPLOADS else (operation_of(job),)
+    return run.operation in names and tier_of(job) in ("", run.tier)
 
 
-def _check(binary: str, path: Path) -> None:
-    done = subprocess.run(
-        [binary, "-test", str(path)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=30,
-    )
-    if done.returncode:
-        said = (done.stderr + done.stdout).strip().splitlines() or ["no reason given"]
-        raise ConfigError(
-            f"the scheduler does not accept the schedule: {said[-1]}",
-            "Correct BACKUP_DAILY, BACKUP_WEEKLY, BACKUP_MONTHLY, BACKUP_DRILL, BACKUP_CLEANUP, BACKUP_MONITOR,"
-            " BACKUP_REPORT, or those of BACKUP_UPLOAD_… and BACKUP_OFFSITE_… that are cron lines: minute"
-            " hour day month weekday.",
-        )
+def find_supercronic(binary: str = "supercronic") -> str:
+    """Find what wakes the service once a minute. BackupError when it is not installed."""
+    if found := shutil.which(binary):
+        return found
+    raise BackupError(f"the scheduler {binary} is not installed", "Use the image; it holds supercronic.")
+
+
+def runs_of(job: str, runs: Iterable[Run]) -> list[Run]:
+    """The scheduled runs of a job, newest first: those that were for a slot, or that somebody else's schedule began."""
+    found = [run for run in runs if is_run_of(job, run) and (run.slot or run.trigger == "schedule")]
+    return sorted(found, key=lambda run: (run.started, run.id), reverse=True)

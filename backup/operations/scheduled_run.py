@@ -1,100 +1,81 @@
-"""A scheduled run's side of the accounts: it claims the slot it is for, and says how it ended."""
+"""A scheduled run's own side of the schedule: it makes sure that its job is due, and runs nowhere else."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backup.catalog.scheduler_state import Ledger
-from backup.errors import BackupError, Interrupted
+from backup.catalog.run_records import Records
+from backup.catalog.scheduler_state import ScheduleFile
+from backup.errors import BackupError
 from backup.formatting import local_time
 from backup.logging import logger
-from backup.model.schedule import Account, claim, opened, settle
+from backup.model.schedule import JobState, counted, find_due, standing
+from backup.operations.jobs import runs_of
+from backup.operations.runs import at_work
+
+# A clock that was put right by seconds may have let the service start a job before its slot.
+_EARLY: Final = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Whether to run, and for which account; `said` is what to tell about it."""
+    """Whether to run, and for which slot: as in Run. `said` is what to tell about it."""
 
-    wanted: bool
-    account: Account | None = None
+    wanted: bool = True
+    trigger: str = ""
+    slot: datetime | None = None
+    slots: int = 0
     said: str = ""
 
 
-UNBOUND: Final = Claim(wanted=True)
-
-
 @contextlib.contextmanager
-def fulfil(
-    ledger: Ledger, job: str, cron: str, zone: ZoneInfo, clock: Callable[[], datetime], *, force: bool = False
+def claim_slot(
+    file: ScheduleFile,
+    records: Records,
+    job: str,
+    cron: str,
+    zone: ZoneInfo,
+    clock: Callable[[], datetime],
+    *,
+    force: bool = False,
 ) -> Iterator[Claim]:
-    """Claim what is owed of `job` for the body, and note how that ended. `force`: run also if nothing is owed.
+    """Keep `job` from running elsewhere for the body, and tell for which slot that is. `force`: also if none is due.
 
-    Accounts that cannot be written never keep a run from its work: a full disk may be what it puts right.
+    A state that cannot be read never keeps a run from its work: a full disk may be what it puts right.
     """
-    if not cron:
-        yield UNBOUND
-        return
     with contextlib.ExitStack() as stack:
+        claim = Claim()
         try:
-            if stack.enter_context(ledger.running(job)):
-                found = _claim(ledger, job, cron, zone, clock(), force)
-            else:
-                found = Claim(wanted=False, said=f"{job} is running already; nothing was done")
+            if cron and stack.enter_context(file.running(job)):
+                claim = _claim(file, records, job, cron, zone, clock())
+                claim = Claim() if force and not claim.wanted else claim
+            elif cron:
+                claim = Claim(wanted=False, said=f"{job} is running already; nothing was done")
         except BackupError as error:
-            logger.warning("the slot of {} could not be claimed: {}", job, error.message)
-            found = UNBOUND
-        if not found.account:
-            yield found
-            return
-        code = 0
-        try:
-            yield found
-        except BaseException as error:
-            code = _exit_code(error)
-            raise
-        finally:
-            _settle(ledger, job, found.account, clock(), code)
+            logger.warning("the slot of {} is not known: {}", job, error.message)
+        yield claim
 
 
-def _claim(ledger: Ledger, job: str, cron: str, zone: ZoneInfo, now: datetime, force: bool) -> Claim:
-    with ledger.changing(now) as draft:
-        before = draft.book.jobs.get(job)
-        account, _ = opened(before, cron, now, zone)
-        claimed = claim(account, now, zone)
-        if claimed is None and before is None:
-            # No service has opened the accounts: somebody runs the command by itself.
-            claimed = account.model_copy(update={"trigger": "schedule", "begun": now})
-        if claimed is None:
-            if force:
-                return UNBOUND
-            last = local_time(account.until, zone, "%Y-%m-%d %H:%M:%S")
-            return Claim(wanted=False, said=f"{job} is not due: its slots until {last} are accounted for")
-        draft.book = draft.book.with_account(job, claimed)
-    said = ""
-    if claimed.trigger == "catch-up":
-        due = local_time(claimed.slot, zone) if claimed.slot else "an unknown time"
-        said = f"{job} is caught up, once for {claimed.slots}: it was due at {due}"
-    return Claim(wanted=True, account=claimed, said=said)
-
-
-def _settle(ledger: Ledger, job: str, claimed: Account, now: datetime, code: int) -> None:
-    try:
-        with ledger.changing(now) as draft:
-            account = draft.book.jobs.get(job)
-            if account and account.begun == claimed.begun:
-                draft.book = draft.book.with_account(job, settle(account, now, code))
-    except BackupError as error:
-        logger.warning("how {} ended could not be noted for the schedule: {}", job, error.message)
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, (BackupError, Interrupted)):
-        return error.exit_code
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+def _claim(file: ScheduleFile, records: Records, job: str, cron: str, zone: ZoneInfo, now: datetime) -> Claim:
+    schedule, runs = file.read(now), runs_of(job, records.readable(at_work(file.path.parent.parent)))
+    found = schedule.jobs.get(job)
+    if found is None and runs:
+        # There is no service: somebody else's schedule runs the command.
+        found = JobState(cron=cron, zone=zone.key, until=runs[0].slot or runs[0].started)
+    if found is None:
+        return Claim(trigger="schedule")
+    state, _ = counted(found, cron, now, zone)
+    at = standing(state, runs, now, schedule.since)
+    due = find_due(job, state, at, now + _EARLY, zone)
+    if due is None:
+        last = local_time(at.until, zone, "%Y-%m-%d %H:%M:%S")
+        return Claim(wanted=False, said=f"{job} is not due: its slots until {last} are settled")
+    if not due.is_late(now):
+        return Claim(trigger="schedule", slot=due.slot, slots=due.count)
+    said = f"{job} is caught up, once for {due.count}: it was due at {local_time(due.slot, zone)}"
+    return Claim(trigger="catch-up", slot=due.slot, slots=due.count, said=said)

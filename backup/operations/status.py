@@ -10,7 +10,7 @@ from typing import Final
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
-from backup.catalog.scheduler_state import Ledger
+from backup.catalog.scheduler_state import ScheduleFile
 from backup.config.loader import Settings
 from backup.errors import BackupError
 from backup.logging.files import recent
@@ -22,8 +22,8 @@ from backup.monitoring import alerts
 from backup.monitoring.health import CREATE, Health, SchedulerState
 from backup.monitoring.overview import Overview, compute
 from backup.monitoring.overview.compute import NO_OFFSITE, Facts, Policy
-from backup.operations.catch_up import reasons
 from backup.operations.jobs import jobs
+from backup.operations.missed_runs import reasons
 from backup.operations.offsite import copy_status as told
 from backup.operations.offsite.remote_state import BookFile
 from backup.operations.offsite.rules import ages, candidates, places, uploads
@@ -79,7 +79,7 @@ def overview(
         undo_until=_until(kept),
         others=[
             *restoring(catalog.root),
-            *_scheduled(settings, catalog.root, now),
+            *_scheduled(settings, catalog.root, runs, now),
             *_cleanup(runs),
             *(alerts.reasons(catalog.root, now) if alerting else []),
             *[*missed, *unread, *unknown],
@@ -133,12 +133,13 @@ def policy(settings: Settings) -> Policy:
     )
 
 
-def _scheduled(settings: Settings, root: Path, now: datetime) -> list[Finding]:
-    """Slots that were missed, and whatever else the accounts of the schedule say."""
+def _scheduled(settings: Settings, root: Path, runs: Sequence[Run], now: datetime) -> list[Finding]:
+    """Runs that were missed, and whatever else is to be said of the schedule."""
+    file = ScheduleFile(root)
     try:
-        return reasons(Ledger(root).read(now), jobs(settings), now, settings.zone)
+        return reasons(file, file.read(now), runs, jobs(settings), now, settings.zone)
     except BackupError as error:
-        return [warning(f"what is owed of the schedule cannot be told: {error.message}", error.hint)]
+        return [warning(f"whether runs were missed is not known: {error.message}", error.hint)]
 
 
 def offsite(

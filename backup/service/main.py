@@ -18,7 +18,7 @@ from typing import Final
 from backup.background import BackgroundTask
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
-from backup.catalog.scheduler_state import Ledger
+from backup.catalog.scheduler_state import ScheduleFile
 from backup.config.loader import Settings
 from backup.errors import BackupError, LockHeld
 from backup.formatting import local_time
@@ -30,15 +30,15 @@ from backup.monitoring.alerts.desk import Desk
 from backup.monitoring.health import CREATE, Health, newest_database
 from backup.monitoring.health.model import FIRST
 from backup.monitoring.overview import Overview
-from backup.operations.catch_up import Accounting
-from backup.operations.jobs import COMMANDS, Crontab, jobs
+from backup.operations.jobs import COMMANDS, jobs
 from backup.operations.offsite.rules import ages, places, uploads
 from backup.operations.restore.journal import JOURNAL
 from backup.operations.runs import at_work
 from backup.operations.status import overview
 from backup.service.probe import SOCKET
 from backup.service.queues import DrillQueue, UploadQueue
-from backup.service.supervisor import Family, Scheduler, Signals, scan, stop
+from backup.service.scheduler import Scheduler
+from backup.service.supervisor import WAKE, Family, Signals, Supercronic, scan, stop
 from backup.service.web.app import create_app
 from backup.service.web.guard import access_for
 from backup.service.web.server import HttpServer, address, bind, reserved
@@ -56,8 +56,6 @@ _LAST_WORD: Final = 5.0
 # How often runs that died without a word are looked for.
 _SETTLE: Final = 15.0
 _PATIENT: Final = 900.0
-# How often the crontab is looked at: a day before the clock changes, lines may have to be held back.
-_REFRESH: Final = 60.0
 # How often it is looked whether somebody must be told something.
 _ALERTS: Final = 30.0
 
@@ -82,14 +80,16 @@ def serve(
     what sends alerts, from health without the alerts' own. `recover`, `ready`, `way` and the desk may hang.
     """
     with ExitStack() as stack:
-        signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD))
-        sweep = BackgroundTask(lambda: _recover(recover))
+        signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD, WAKE))
+        # What the sweep finds dead died with an earlier service.
+        since, sweep = datetime.now(UTC), BackgroundTask(lambda: _recover(recover))
         sweep.go(wait=_MOMENT)
         listener = stack.enter_context(bind(settings.http_host, settings.http_port))
-        table = Crontab(settings, command, run_dir, supercronic)
-        service = _Service(settings, catalog, records, sweep, command, table, signals)
+        family = Family()
+        clock = Supercronic(family, run_dir, supercronic, os.environ, as_json=settings.log_format == "json")
+        service = _Service(settings, catalog, records, sweep, command, family, clock, signals, since)
         app = create_app(
-            scheduler=service.scheduler.state,
+            scheduler=clock.state,
             overview=service.overview,
             ready=lambda: check_ready(catalog, ready),
             access=access_for(settings),
@@ -105,7 +105,7 @@ def serve(
                 BackgroundTask(lambda: _log_way(way)).go()
                 service.run()
             finally:
-                killed = stop(service.family, service.scheduler, signals, grace)
+                killed = stop(family, clock, signals, grace)
         if killed:
             logger.error("a job did not end within {:.0f} s and was killed", grace)
             sweep.go(wait=_LAST_WORD)
@@ -114,7 +114,7 @@ def serve(
 
 
 class _Service:
-    """What the main loop looks after: the scheduler, the first backup, and runs that died."""
+    """What the main loop looks after: supercronic, the jobs, the first backup, and runs that died."""
 
     def __init__(
         self,
@@ -123,37 +123,29 @@ class _Service:
         records: Records,
         sweep: BackgroundTask,
         command: Sequence[str],
-        table: Crontab,
+        family: Family,
+        clock: Supercronic,
         signals: Signals,
+        since: datetime,
     ) -> None:
         self._settings, self._catalog, self._records = settings, catalog, records
         self._sweep, self._command, self._signals = sweep, command, signals
-        # Scheduler and jobs go by the operator's clock, also where TZ is unset and the zone a default.
+        # Jobs go by the operator's clock, also where TZ is unset and the zone a default.
         self._env = os.environ | {"TZ": settings.zone.key}
-        self._since = datetime.now(UTC)
+        self._since, self._family, self._clock = since, family, clock
         self._first: subprocess.Popen[bytes] | None = None
-        self._settled = self._refreshed = time.monotonic()
+        self._settled = time.monotonic()
         self._looked = self._again = 0.0
         self._pause = _SETTLE
         self._opened, self._wanted, self._begun, self._idle = threading.Event(), False, False, False
         self._opening, self._disk = BackgroundTask(self._open), BackgroundTask(self._look)
-        self._table = table
         self.alarm: BackgroundTask | None = None
-        self.family = Family()
-        self.scheduler = Scheduler(self.family, table.argv, self._env)
 
         def start(words: tuple[str, ...]) -> subprocess.Popen[bytes]:
-            return self.family.spawn([*command, *words], self._env)
+            return family.spawn([*command, *words], self._env)
 
-        self._accounting = Accounting(
-            ledger=Ledger(catalog.root),
-            records=records,
-            lock=catalog.root / "state" / "lock",
-            jobs=jobs(settings),
-            zone=settings.zone,
-            spawn=lambda job: start(COMMANDS[job]),
-            held=lambda: table.held,
-            since=self._since,
+        self._scheduler = Scheduler(
+            ScheduleFile(catalog.root), records, jobs(settings), settings.zone, lambda job: start(COMMANDS[job]), since
         )
 
         self._uploads = UploadQueue(
@@ -170,10 +162,12 @@ class _Service:
 
     def run(self) -> None:
         """The main loop: every second, and at once when a child ends, until a signal says stop."""
-        self._table.refresh(self._since)
         self._opening.go(wait=_PROMPT)
-        while not (ending := self._signals.wait(_TICK) & _ENDING):
+        while not (ending := (came := self._signals.wait(_TICK)) & _ENDING):
             now = time.monotonic()
+            if WAKE in came:
+                self._clock.heard(now)
+                self._scheduler.wake()
             self._tick(now)
             if self.alarm and now - self._looked > _ALERTS:
                 self._looked = now
@@ -182,18 +176,18 @@ class _Service:
 
     def _open(self) -> None:
         """What must be known before anything is started. From here on all that reads the backup disk may hang."""
-        self._accounting.open()
+        self._scheduler.open()
         self._wanted = self._first_wanted()
         self._opened.set()
 
     def _begin(self, now: float) -> None:
-        """Start the scheduler, and the first backup where there is none, once the disk has answered."""
+        """Start supercronic, and the first backup where there is none, once the disk has answered."""
         self._begun = True
-        self.scheduler.start(now)
+        self._clock.start(now)
         if self._wanted:
             logger.info("there is no good set of the database yet: the first backup starts now")
             argv = [*self._command, CREATE, Tier.DAILY, "--scheduled", "--trigger", "first"]
-            self._first = self.family.spawn(argv, self._env)
+            self._first = self._family.spawn(argv, self._env)
 
     def overview(self, *, alerting: bool = True) -> Overview:
         """Asked by the web thread and the alerts, so it only reads."""
@@ -205,9 +199,9 @@ class _Service:
             self._catalog,
             self._records,
             datetime.now(UTC),
-            scheduler=self.scheduler.state(),
+            scheduler=self._clock.state(),
             first=first,
-            lost=self._accounting.lost(),
+            lost=self._scheduler.lost(),
             alerting=alerting,
         )
 
@@ -222,22 +216,18 @@ class _Service:
 
     def _tick(self, now: float) -> None:
         processes = scan()
-        self.family.reap(processes, now)
+        self._family.reap(processes, now)
         if not self._begun:
             if not self._opened.is_set():
                 return
             self._begin(now)
-        if event := self.scheduler.tend(now):
+        if event := self._clock.tend(now):
             logger.warning("{}", event)
         if self._first and (code := self._first.poll()) is not None:
             self._first = None
             self._first_ended(code)
             self._settled = 0.0
-        idle = self._idle = all(process.pid == self.scheduler.pid for process in self.family.members(processes))
-        # It reads its file again only after its jobs, and starts no other one until then.
-        if idle and now - self._refreshed > _REFRESH:
-            self._refreshed = now
-            self._refresh()
+        self._idle = all(process.pid == self._clock.pid for process in self._family.members(processes))
         self._disk.go()
 
     def _look(self) -> None:
@@ -247,19 +237,10 @@ class _Service:
             # A run that ended between two looks at the processes is among them once more: it is looked for again.
             self._settled = now if self._idle else self._settled
             self._settle(now, idle=self._idle)
-        self._accounting.tick(datetime.now(UTC), now, busy=self._first is not None)
+        self._scheduler.tick(datetime.now(UTC), now, busy=self._first is not None)
         if self._drills:
             self._drills.tick(now, busy=self._first is not None)
         self._uploads.tick(datetime.now(UTC), now)
-
-    def _refresh(self) -> None:
-        try:
-            if self._table.refresh(datetime.now(UTC)):
-                held = ", ".join(sorted(self._table.held)) or "nothing"
-                logger.info("the scheduler reads its table again; held back from it: {}", held)
-                self.scheduler.reload()
-        except BackupError as error:
-            logger.error("{} {}", error.message, error.hint)
 
     def _first_ended(self, code: int) -> None:
         if code == _CHANGED:
@@ -269,7 +250,7 @@ class _Service:
         elif code:
             logger.error("the first backup ended with code {}; the next one is the schedule's", code)
             if code != BUSY:  # another run held the volume, and says itself how it ended
-                self._accounting.owe(self._unrecorded(code))
+                self._scheduler.leave_later(self._unrecorded(code))
         else:
             logger.info("the first backup has ended well")
 

@@ -1,7 +1,6 @@
-"""The children of PID 1: the scheduler and its jobs, found, signalled, restarted and reaped.
+"""The children of PID 1: supercronic and the jobs, found, signalled, restarted and reaped.
 
-Each child is started in a session of its own. Jobs have process groups of their own but stay in their
-session, even when the scheduler that started them has died, so a scan of /proc for the session finds them all.
+Each child is started in a session of its own, so a scan of /proc for the session finds all that descends from it.
 So are those of visitors: what the engine started in our container by `exec`, which has no parent here.
 """
 
@@ -22,16 +21,18 @@ from typing import Final
 
 from backup.errors import BackupError
 from backup.monitoring.health import SchedulerState
+from backup.operations.jobs import find_supercronic
 
 _PROC: Final = Path("/proc")
 _DEAD: Final = frozenset("ZX")
 _FROZEN: Final = frozenset("Tt")
 _BACKOFF: Final = (1.0, 60.0)
-# Lines that the scheduler may write in so many seconds; more is no log, and fills the disk that keeps it.
-_MOST: Final = 6000
-_WHILE: Final = 60.0
+# The scheduler wakes us every minute; one that is silent for longer hangs.
+_SILENT: Final = 150.0
 # Whoever waits for a child of ours does so within seconds; a zombie older than this has nobody.
 _FORGOTTEN: Final = 60.0
+# What the scheduler wakes us with.
+WAKE: Final = signal.SIGUSR1
 _STOP_TICK: Final = 0.2
 _KILL_WAIT: Final = 3.0
 
@@ -63,18 +64,6 @@ def look(pid: int) -> Process | None:
     try:
         return parse_stat((_PROC / str(pid) / "stat").read_text(errors="replace"))
     except (OSError, ValueError):  # ended between two looks
-        return None
-
-
-def written(pid: int) -> int | None:
-    """How often a process has written: a line each time, if it logs. None where that cannot be told.
-
-    By its threads: the count of the process is also that of its children, as soon as they have ended.
-    """
-    try:
-        told = [(thread / "io").read_text() for thread in (_PROC / str(pid) / "task").iterdir()]
-        return sum(int(line.split()[1]) for text in told for line in text.splitlines() if line.startswith("syscw:"))
-    except (OSError, ValueError, IndexError):
         return None
 
 
@@ -204,16 +193,23 @@ class Family:
         self._sessions &= {process.session for process in seen} | set(self._children)
 
 
-class Scheduler:
-    """supercronic, started again after every end that nobody asked for."""
+class Supercronic:
+    """The scheduler as a process: it wakes us once a minute, and is started again after every end and silence.
 
-    def __init__(self, family: Family, argv: Sequence[str], env: Mapping[str, str]) -> None:
-        self._family, self._argv, self._env = family, argv, env
+    Its one line counts in UTC, where no hour is missing and none comes twice.
+    """
+
+    def __init__(self, family: Family, run_dir: Path, binary: str, env: Mapping[str, str], *, as_json: bool) -> None:
+        """Find the binary and write its crontab into `run_dir`; BackupError when that is not possible."""
+        path = run_dir / "crontab"
+        self._argv = [find_supercronic(binary), *(["-json"] if as_json else []), "-quiet", "-no-reap", str(path)]
+        self._family, self._env = family, {**env, "TZ": "UTC"}
+        _write_crontab(path)
         self._process: subprocess.Popen[bytes] | None = None
         self._delay = _BACKOFF[0] / 2
-        self._begun = 0.0
+        self._begun = self._heard = 0.0
+        self._silent = False
         self._due: float | None = None
-        self._counted = 0.0, 0
 
     @property
     def pid(self) -> int:
@@ -223,29 +219,34 @@ class Scheduler:
     def start(self, now: float) -> None:
         """Start it; BackupError when that is not possible at all."""
         self._process = self._family.spawn(self._argv, self._env)
-        self._begun, self._due, self._counted = now, None, (now, 0)
+        self._begun, self._heard, self._due = now, self._heard or now, None
 
-    def reload(self) -> None:
-        """Let it read its crontab again."""
-        _send(self.pid, signal.SIGUSR2)
+    def heard(self, now: float) -> None:
+        """Note that it has woken us."""
+        self._heard = now
 
     def state(self) -> SchedulerState:
-        """Alive, stopped by a signal (SIGSTOP, a debugger), or dead. Any thread may ask."""
+        """Alive, stopped (by a signal, or it wakes us no more), or dead. Any thread may ask."""
         process = self._process
         seen = look(process.pid) if process and process.returncode is None else None
         if seen is None or not seen.running:
             return "dead"
-        return "stopped" if seen.state in _FROZEN else "alive"
+        return "stopped" if self._silent or seen.state in _FROZEN else "alive"
 
     def tend(self, now: float) -> str:
-        """Start it again when it has ended and its pause is over; end it when it writes without end.
+        """Start it again when it has ended and its pause is over; end it when it hangs.
 
         Returns what happened, in words, or nothing.
         """
         if self._process is None:
             return ""
+        self._silent = now - self._heard > _SILENT
         if self._process.poll() is None:
-            return self._end_if_raving(now)
+            if now - max(self._heard, self._begun) <= _SILENT:
+                return ""
+            self._begun = now
+            _send(self.pid, signal.SIGKILL)
+            return f"the scheduler has been silent for {now - self._heard:.0f} s and is ended"
         if self._due is None:
             self._delay = _BACKOFF[0] if now - self._begun > _BACKOFF[1] else min(self._delay * 2, _BACKOFF[1])
             self._due = now + self._delay
@@ -259,24 +260,23 @@ class Scheduler:
             return error.message
         return "the scheduler runs again"
 
-    def _end_if_raving(self, now: float) -> str:
-        count, (since, before) = written(self.pid), self._counted
-        if count is None:
-            return ""
-        if count - before > _MOST:
-            _send(self.pid, signal.SIGKILL)
-            self._counted = now, count
-            return f"the scheduler has written {count - before:,} lines within {now - since:.0f} s and is ended"
-        if now - since >= _WHILE:
-            self._counted = now, count
-        return ""
+
+def _write_crontab(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(descriptor, 0o600)
+            file.write(f"* * * * * kill -{WAKE.name.removeprefix('SIG')} {os.getpid()}\n")
+    except OSError as error:
+        hint = f"Mount a tmpfs at {path.parent}."
+        raise BackupError(f"{path} cannot be written: {error.strerror}", hint) from error
 
 
-def stop(family: Family, scheduler: Scheduler, signals: Signals, grace: float) -> bool:
+def stop(family: Family, scheduler: Supercronic, signals: Signals, grace: float) -> bool:
     """End the scheduler, every job and every visitor; True when one had to be killed after `grace` seconds.
 
-    The scheduler alone would wait for its jobs without limit and tell them nothing, so each job gets SIGTERM from
-    here, also one that started in the same moment.
+    Each job gets SIGTERM, also one that started in the same moment.
     """
     family.close()
     _send(scheduler.pid, signal.SIGTERM, signal.SIGCONT)

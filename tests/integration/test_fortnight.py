@@ -16,10 +16,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.catalog.scheduler_state import Ledger
+from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
 from backup.errors import BackupError
 from backup.model.manifest import Tier
-from backup.model.schedule import moments, opened, owed
+from backup.model.schedule import moments
 from backup.monitoring.alerts.model import Policy, State
 from backup.monitoring.alerts.rules import due
 from backup.monitoring.health import WORDS
@@ -27,7 +27,8 @@ from backup.operations import prune as pruning
 from backup.operations.create.run import Request, create
 from backup.operations.drill.run import drill, newest_of_each_tier
 from backup.operations.jobs import jobs
-from backup.operations.scheduled_run import fulfil
+from backup.operations.missed_runs import find_missed
+from backup.operations.scheduled_run import claim_slot
 from backup.operations.status import overview
 from backup.progress import Silent
 from tests.support.database import Server, start_server
@@ -63,10 +64,9 @@ class Fortnight:
     def __post_init__(self) -> None:
         self.app = self.sidecar.app()
         self.jobs = {job: cron for job, cron in jobs(self.app.settings).items() if cron}
-        self.ledger = Ledger(self.sidecar.root)
-        for job, cron in self.jobs.items():
-            with self.ledger.changing(self.now) as draft:
-                draft.book = draft.book.with_account(job, opened(None, cron, self.now, ZONE)[0])
+        self.file = ScheduleFile(self.sidecar.root)
+        (self.sidecar.root / "state").mkdir(exist_ok=True)
+        self.file.write(ScheduleState().counted(self.jobs, self.now, ZONE))
 
     def clock(self) -> datetime:
         """Every look takes a moment."""
@@ -91,14 +91,13 @@ class Fortnight:
     def run(self, job: str) -> None:
         """One job, as the scheduler or the service starts it."""
         day = self.day
-        with fulfil(self.ledger, job, self.jobs[job], ZONE, self.clock) as claim:
-            if not claim.wanted or claim.account is None:
+        with claim_slot(self.file, self.app.records, job, self.jobs[job], ZONE, self.clock) as claim:
+            if not claim.wanted:
                 day.ran.append(f"{job}: not due")
                 return
-            trigger, slot, slots = claim.account.trigger, claim.account.slot, claim.account.slots
-            word = f" (caught up for {slots})" if trigger == "catch-up" else ""
+            word = f" (caught up for {claim.slots})" if claim.trigger == "catch-up" else ""
             try:
-                self.work(job, {"trigger": trigger, "slot": slot, "slots": slots})
+                self.work(job, {"trigger": claim.trigger, "slot": claim.slot, "slots": claim.slots})
             except BackupError as error:
                 word += f" failed: {type(error).__name__}"
         day.ran.append(job + word)
@@ -169,10 +168,9 @@ def lived(fortnight: Fortnight, mishaps: dict[date, Callable[[], None]]) -> None
         else:
             if today - timedelta(days=1) in OFF:
                 fortnight.now = noon - timedelta(hours=4)
-                with fortnight.ledger.changing(fortnight.now) as draft:
-                    accounts = draft.book.jobs
-                for each in owed(fortnight.jobs, accounts, fortnight.now, ZONE):
-                    fortnight.run(each.job)
+                state, runs = fortnight.file.read(fortnight.now), fortnight.app.records.all()
+                for due in find_missed(fortnight.file, state, runs, fortnight.jobs, fortnight.now, ZONE):
+                    fortnight.run(due.job)
             fortnight.until(noon)
             fortnight.noon()
         evening = mishaps.get(today)

@@ -23,6 +23,7 @@ import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
+from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
 from backup.config.loader import load
 from backup.model.backup_set import Verdict
 from backup.model.manifest import DatabasePart, Manifest, Tier, set_id
@@ -74,10 +75,10 @@ except BackupError as error:
 sys.exit(code)
 """
 
-# Every second instead of every minute: supercronic alone knows seconds, the settings do not.
+# Every second instead of every minute.
 FAST = """#!/bin/sh
 for file; do :; done
-sed -i 's|^\\* \\* \\* \\* \\* /|* * * * * * * /|' "$file"
+sed -i 's|^\\* \\* \\* \\* \\* kill|* * * * * * * kill|' "$file"
 exec {real} "$@"
 """
 
@@ -171,6 +172,14 @@ class Service:
                 stderr=subprocess.STDOUT,
             )
         return self.process
+
+    def missed(self, *jobs: str) -> dict[str, str]:
+        """Settings with these jobs every minute, as if the service had last been up an hour ago: they start at once."""
+        (self.root / "state").mkdir(exist_ok=True)
+        since = datetime.now(UTC) - timedelta(hours=1)
+        state = ScheduleState().counted(dict.fromkeys(jobs, "* * * * *"), since, ZoneInfo("Asia/Manila"))
+        ScheduleFile(self.root).write(state)
+        return {f"BACKUP_{job.upper()}": "* * * * *" for job in jobs}
 
     def output(self) -> str:
         return (self.place / "output").read_text()
@@ -276,18 +285,11 @@ def test_the_start_says_what_it_does(service: Service) -> None:
     assert service.ask("/readyz")[0] == 200
     crontab = service.place / "run" / "crontab"
     assert crontab.stat().st_mode & 0o777 == 0o600
-    job = f"{service.place}/job 'a b'"
-    assert crontab.read_text().splitlines() == [
-        f"0 2 * * * {job} create --scheduled daily",
-        f"0 3 * * 0 {job} create --scheduled weekly",
-        f"0 6 * * 0 {job} drill --scheduled",
-        f"0 5 * * * {job} prune --scheduled",
-        f"0 0,6,12,18 * * * {job} monitor --alert --scheduled",
-        f"0 9 * * 1 {job} monitor --report --scheduled",
-        f"30 4 1 * * {job} upload --scheduled monthly",
-        f"30 6 * * * {job} offsite verify --scheduled",
-        f"0 7 2 * * {job} drill --scheduled offsite:latest",
-    ]
+    assert service.process
+    (line,) = crontab.read_text().splitlines()
+    assert line.split()[-3:] == ["kill", "-USR1", str(service.process.pid)]
+    environ = (Path("/proc") / str(service.scheduler()) / "environ").read_bytes().split(b"\0")
+    assert b"TZ=UTC" in environ
     assert service.end() == 0
     output = service.output()
     assert "schedule: " in output and "daily next " in output and "02:00 Asia/Manila" in output
@@ -334,21 +336,19 @@ def test_a_port_in_use_is_refused_before_anything_starts(service: Service) -> No
     assert service.lines() == []
 
 
-def test_a_schedule_that_the_scheduler_refuses_is_refused(service: Service) -> None:
+def test_jobs_run_also_where_the_scheduler_does_not(service: Service) -> None:
+    publish(service.root)
     refusing = service.place / "refusing"
     refusing.write_text("#!/bin/sh\necho 'bad crontab line' >&2\nexit 1\n")
     refusing.chmod(0o755)
     service.supercronic = str(refusing)
-    assert service.start().wait(20) == 10
-    assert "does not accept the schedule" in service.output()
-    assert "BACKUP_DAILY" in service.output()
-    assert service.lines() == service.left() == []
-
-
-def test_a_scheduler_that_is_not_there_is_named(service: Service) -> None:
-    service.supercronic = "/nowhere/supercronic"
-    assert service.start().wait(20) != 0
-    assert "supercronic" in service.output()
+    service.start(**service.missed("daily"))
+    eventually(lambda: service.ask("/livez")[0] == 503)
+    eventually(lambda: "a b create --scheduled daily TZ=Asia/Manila" in service.lines())
+    (reason,) = service.ask("/livez")[1]["reasons"]
+    assert reason["text"].endswith("the service starts the backups alone")
+    assert "bad crontab line" in service.output() and "the scheduler ended with code 1" in service.output()
+    assert service.end() == 0 and service.left() == []
 
 
 # --- the first backup ------------------------------------------------------------------------------------------------
@@ -565,7 +565,7 @@ def test_a_frozen_scheduler_is_red_and_still_ends(service: Service) -> None:
 
 def test_a_running_job_is_told_to_end_and_waited_for(service: Service) -> None:
     publish(service.root)
-    service.start("polite", BACKUP_DAILY="* * * * *")
+    service.start("polite", **service.missed("daily"))
     eventually(service.lines)
     begun = time.monotonic()
     assert service.end() == 0
@@ -584,7 +584,7 @@ def test_the_first_backup_is_told_to_end_as_well(service: Service) -> None:
 
 def test_a_job_whose_scheduler_died_is_told_to_end(service: Service) -> None:
     publish(service.root)
-    service.start("polite", BACKUP_DAILY="* * * * *")
+    service.start("polite", **service.missed("daily"))
     eventually(service.lines)
     service.up()
     os.kill(service.scheduler(), signal.SIGKILL)
@@ -639,7 +639,7 @@ def test_it_ends_while_the_backup_disk_hangs_from_the_start(service: Service) ->
 
 def test_it_ends_while_the_backup_disk_hangs_later_on(service: Service) -> None:
     publish(service.root)
-    service.start("polite", BACKUP_DAILY="* * * * *")
+    service.start("polite", **service.missed("daily"))
     service.up()
     eventually(service.lines)
     (service.place / "frozen").touch()
@@ -750,7 +750,7 @@ def test_a_visitor_that_does_not_listen_is_killed_after_the_grace(service: Servi
 
 def test_orphans_do_not_stay_as_zombies(service: Service) -> None:
     publish(service.root)
-    service.start("orphaning", BACKUP_DAILY="* * * * *")
+    service.start("orphaning", **service.missed("daily", "weekly", "monthly"))
     eventually(lambda: len(service.lines()) >= 3)
     eventually(lambda: [p.pid for p in service.children()] == [service.scheduler()])
     assert service.end() == 0

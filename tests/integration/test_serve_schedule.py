@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -23,10 +21,10 @@ import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
-from backup.catalog.scheduler_state import Ledger
+from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
 from backup.model.manifest import DatabasePart, Manifest, Tier, set_id
 from backup.model.run import Outcome, Run
-from backup.model.schedule import Account, _started, crontab, misled, moments, passed, plain
+from backup.model.schedule import passed
 from backup.service.supervisor import scan
 from tests.support.schemas import checked
 
@@ -58,11 +56,11 @@ class Served:
         return self.place / "backups"
 
     @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.root)
+    def file(self) -> ScheduleFile:
+        return ScheduleFile(self.root)
 
-    def account(self, job: str = "daily") -> Account:
-        return self.ledger.read(datetime.now(UTC)).jobs[job]
+    def state(self) -> ScheduleState:
+        return self.file.read(datetime.now(UTC))
 
     def runs(self) -> list[Run]:
         return Records(self.root / "state" / "runs").all()
@@ -153,7 +151,8 @@ def publish(root: Path) -> None:
 
 def was_down(served: Served, days: int, **jobs: str) -> None:
     """As if the service had last run some days ago."""
-    served.ledger.open(jobs, datetime.now(UTC) - timedelta(days=days), UTC_ZONE)
+    (served.root / "state").mkdir(exist_ok=True)
+    served.file.write(ScheduleState().counted(jobs, datetime.now(UTC) - timedelta(days=days), UTC_ZONE))
 
 
 def test_slots_missed_while_it_was_down_are_caught_up_once(served: Served) -> None:
@@ -164,7 +163,7 @@ def test_slots_missed_while_it_was_down_are_caught_up_once(served: Served) -> No
         for job, cron in lines.items()
     }
     served.start(BACKUP_DAILY=lines["daily"], BACKUP_WEEKLY=lines["weekly"], BACKUP_DRILL=lines["drill"])
-    eventually(lambda: all(served.account(job).ended for job in lines), 60)
+    eventually(lambda: len(runs := served.runs()) == 3 and all(run.ended for run in runs), 60)
     daily, weekly, drill = sorted(served.runs(), key=lambda run: run.started)
     assert (daily.tier, weekly.tier, drill.operation) == ("daily", "weekly", "drill")
     for job, run in zip(lines, (daily, weekly, drill), strict=True):
@@ -173,44 +172,27 @@ def test_slots_missed_while_it_was_down_are_caught_up_once(served: Served) -> No
     told = checked(served.command("schedule", "--json"))["jobs"]
     last = next(each["last"] for each in told if each["job"] == "daily")
     assert last["trigger"] == "catch-up" and last["exit_code"] == daily.exit_code and last["slots"] == daily.slots
-    # The scheduler comes by as well, or another container: there is nothing left to do.
+    # Another container comes by: there is nothing left to do.
     assert "is not due" in served.command("create", "--scheduled", "daily")
     assert len(served.runs()) == 3
     served.end()
 
 
-# supercronic alone knows seconds: its start comes soon instead of in half a day. The accounts know the line as it is.
-SOON = """#!/bin/sh
-for file; do :; done
-sed -i 's|^0 [0-9]* \\* \\* \\* /|{line} /|' "$file"
-exec {real} "$@"
-"""
-
-
 def test_a_frozen_scheduler_costs_no_slot_and_no_second_run(served: Served) -> None:
-    """SIGSTOP over a slot, caught up by the service; SIGCONT, and the late start finds nothing due."""
+    """SIGSTOP over a slot, which the service keeps; SIGCONT, and nothing is left to do."""
     cron = f"0 {(datetime.now(UTC) - timedelta(hours=12)).hour} * * *"
-    started = datetime.now(UTC) + timedelta(seconds=10)
-    (served.place / "supercronic").unlink()
-    wrapper = served.place / "supercronic"
-    line = f"{started.second} {started.minute} {started.hour} * * * *"
-    wrapper.write_text(SOON.format(real=served.supercronic, line=line))
-    wrapper.chmod(0o700)
     served.start(BACKUP_DAILY=cron)
-    eventually(lambda: "read crontab" in served.output())
     os.kill(eventually(served.scheduler), signal.SIGSTOP)
-    assert datetime.now(UTC) < started
     # As if the slot of twelve hours ago were that of now.
-    with served.ledger.changing(datetime.now(UTC)) as draft:
-        account = served.account().model_copy(update={"until": datetime.now(UTC) - timedelta(days=1)})
-        draft.book = draft.book.with_account("daily", account)
-    slot = eventually(lambda: served.account().ended and served.account().slot)
-    eventually(lambda: datetime.now(UTC) > started)
+    state = eventually(lambda: (now := served.state()).jobs and now)
+    served.file.write(state.with_job("daily", until=datetime.now(UTC) - timedelta(days=1)))
+    run = eventually(lambda: (runs := served.runs()) and runs[0].ended and runs[0])
     os.kill(served.scheduler(), signal.SIGCONT)
-    eventually(lambda: "daily is not due" in served.output())
-    (run,) = served.runs()
-    assert (run.slot, run.slots, run.trigger) == (slot, 1, "catch-up")
+    assert (run.slots, run.trigger) == (1, "catch-up")
+    eventually(lambda: served.state().jobs["daily"].until == run.slot)
+    assert "is not due" in served.command("create", "--scheduled", "daily")
     served.end()
+    assert served.runs() == [run]
 
 
 def test_a_job_that_dies_at_import_is_recorded_and_red(served: Served) -> None:
@@ -227,72 +209,3 @@ def test_a_job_that_dies_at_import_is_recorded_and_red(served: Served) -> None:
     assert "crashed" in served.command("schedule")
     served.end()
     assert len(served.runs()) == 1
-
-
-# --- what supercronic does on such nights, measured ------------------------------------------------------------------
-
-
-def zone_file(path: Path, change: datetime, before: int, after: int) -> ZoneInfo:
-    """A time zone whose clock changes once, at `change`: seconds east of UTC before and after."""
-    names = b"AAA\0BBB\0"
-    header = b"TZif" + b"\0" * 16 + struct.pack(">6l", 0, 0, 0, 1, 2, len(names))
-    types = struct.pack(">lbB", before, 0, 0) + struct.pack(">lbB", after, 1, 4)
-    path.write_bytes(header + struct.pack(">l", int(change.timestamp())) + bytes([1]) + types + names)
-    with path.open("rb") as file:
-        return ZoneInfo.from_file(file, key=str(path))
-
-
-def next_starts(supercronic: str, place: Path, crontab: str, zone: str) -> dict[str, datetime]:
-    """When supercronic says that it starts each line next."""
-    (place / "crontab").write_text(crontab)
-    count = sum(not line.startswith("#") for line in crontab.splitlines())
-    command = [supercronic, "-debug", "-json", "-no-reap", str(place / "crontab")]
-    with (place / "said").open("wb") as said:
-        process = subprocess.Popen(command, env={"TZ": zone}, stdout=said, stderr=said)
-
-    def starts() -> dict[str, datetime]:
-        whole = (place / "said").read_text().rpartition("\n")[0]
-        said = [json.loads(line) for line in whole.splitlines()]
-        marked = [each for each in said if each["msg"].startswith("job will run next at ")]
-        return {each["job.schedule"]: datetime.strptime(each["msg"][21:46], "%Y-%m-%d %H:%M:%S %z") for each in marked}
-
-    try:
-        return eventually(lambda: (now := starts()) and len(now) == count and now)
-    finally:
-        process.kill()
-        process.wait()
-
-
-@pytest.mark.parametrize("step", [3600, -3600, 1800, -1800], ids=["gap", "twice", "half gap", "half twice"])
-@pytest.mark.parametrize("base", [-18000, 7200], ids=["west", "east"])
-def test_the_scheduler_starts_lines_where_our_model_of_it_says(
-    served: Served, tmp_path: Path, base: int, step: int
-) -> None:
-    """`misled` rests on this. Where supercronic changes, the model is to be changed, or can go."""
-    change = (datetime.now(UTC) + timedelta(hours=6)).replace(minute=0, second=0, microsecond=0)
-    zone = zone_file(tmp_path / "zone", change, base, base + step)
-    walls = [change + timedelta(seconds=base, minutes=minutes) for minutes in range(-120, 121, 15)]
-    lines = [f"{wall.minute} {wall.hour} * * *" for wall in walls]
-    crontab = "".join(f"{line} true\n" for line in lines)
-    found = next_starts(served.supercronic, tmp_path, crontab, str(tmp_path / "zone"))
-    now = datetime.now(UTC)
-    assert found == {line: _started(line, now, zone) for line in lines}
-    wrong = {line for line in lines if found[line] != next(moments(line, now, zone))}
-    assert wrong == {line for line in lines if misled(line, now, zone)}
-    assert wrong or (base, step < 0) == (-18000, True)
-
-
-# Read in its own way each by supercronic 0.2.45, or refused.
-UNLIKE = ("1 2 * * 01", "2 2 * * 5-7", "3 2 * * 1/2", "4 2 1-31 * 1", "5 2 */1 * 1-5", "6 2 1,15 * 6/2", "7 2 30 2 1")
-
-
-def test_the_scheduler_starts_a_plain_line_when_we_would(served: Served, tmp_path: Path) -> None:
-    zone = ZoneInfo("UTC")
-    lines = {str(plain(cron)): cron for cron in UNLIKE}
-    before = datetime.now(UTC)
-    text = crontab({cron: cron for cron in UNLIKE}, dict.fromkeys(UNLIKE, "true"))
-    found = next_starts(served.supercronic, tmp_path, text, zone.key)
-    after = datetime.now(UTC)
-    assert set(found) == set(lines)
-    for line, cron in lines.items():
-        assert found[line] in (next(moments(cron, before, zone)), next(moments(cron, after, zone))), cron

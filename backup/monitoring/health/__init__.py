@@ -105,12 +105,12 @@ def scheduler_reason(state: SchedulerState) -> Finding | None:
 def _scheduler(state: SchedulerState | None) -> Iterator[Finding]:
     if state == "stopped":
         yield failure(
-            "the scheduler is stopped (frozen): no backup starts",
+            "the scheduler is stopped (frozen); the service starts the backups alone",
             "`docker compose restart backup` restarts it.",
         )
     elif state == "dead":
         yield failure(
-            "the scheduler is not running: no backup starts; it is being started again",
+            "the scheduler is not running and is being started again; the service starts the backups alone",
             "`docker compose logs backup` says why it ended.",
         )
 

@@ -250,7 +250,7 @@ def clock(zone: ZoneInfo, now: datetime, ahead: timedelta | None, newest: dateti
 
 
 def schedule(slots: Sequence[Slot], zone: ZoneInfo, reasons: Sequence[Finding]) -> Iterator[Finding]:
-    """The next run of each job, and what is owed."""
+    """The next run of each job, and what was missed."""
     coming = [(slot.times[0], slot.job) for slot in slots if slot.times]
     shown = ", ".join(f"{job} {moment.astimezone(zone):%a %Y-%m-%d %H:%M}" for moment, job in sorted(coming))
     if not any(job in ("daily", "weekly", "monthly") for _, job in coming):

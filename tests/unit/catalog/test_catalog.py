@@ -16,7 +16,7 @@ import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.delete import mark_name
-from backup.catalog.scheduler_state import Ledger
+from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
 from backup.errors import NotFound, StoreError
 from backup.model.backup_set import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
 from backup.model.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
@@ -458,9 +458,9 @@ def test_a_sweep_takes_nothing_from_those_who_write_under_another_lock(
     monkeypatch.setattr(StagedFile, "seal", sealed_then_swept)
     known = Book(looked=NOW)
     assert BookFile(catalog.root, "s3").change(lambda _: known) == BookFile(catalog.root, "s3").read() == known
-    ledger = Ledger(catalog.root)
-    ledger.open({"daily": "0 2 * * *"}, NOW, MANILA)
-    assert "daily" in ledger.read(NOW).jobs
+    file, state = ScheduleFile(catalog.root), ScheduleState().counted({"daily": "0 2 * * *"}, NOW, MANILA)
+    file.write(state)
+    assert file.read(NOW) == state
     assert not list((catalog.root / "state").glob(".*.partial"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
@@ -12,19 +11,18 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup.model.run import Outcome, Run
 from backup.model.schedule import (
-    VANISHED,
-    Account,
+    BUSY,
+    Due,
+    JobState,
+    Standing,
     check,
-    claim,
-    crontab,
-    misled,
+    counted,
+    find_due,
+    is_resting,
     moments,
-    opened,
-    owed,
-    plain,
-    resting,
-    settle,
+    standing,
     upcoming,
 )
 from tests.support.examples import thinned
@@ -123,11 +121,8 @@ def test_slots_come_soonest_first_in_the_hour_that_comes_twice() -> None:
     assert [slot.job for slot in slots] == ["fifty", "ten"]
 
 
-def test_a_job_that_is_off_has_no_slot_and_no_line() -> None:
+def test_a_job_that_is_off_has_no_slot() -> None:
     assert upcoming({"daily": ""}, utc(2025, 1, 1), BERLIN) == []
-    lines = {"daily": "backup create daily", "weekly": "backup create weekly"}
-    assert crontab({"daily": "", "weekly": "0 3 * * 0"}, lines) == "0 3 * * 0 backup create weekly\n"
-    assert crontab({"daily": ""}, lines) == ""
 
 
 field = st.one_of(
@@ -203,127 +198,173 @@ def test_asked_within_the_second_of_two_equal_hours_the_next_slot_is_still_to_co
     assert slots == sorted(set(slots)) and slots[0] > asked + timedelta(hours=20)
 
 
-# --- what is owed -----------------------------------------------------------------------------------------------------
+# --- what is due ------------------------------------------------------------------------------------------------------
 
-DAILY = {"daily": "0 2 * * *"}
 ALL = JOBS | {"drill": "0 6 * * 0", "monitor": "0 */6 * * *"}
+DAILY = "0 2 * * *"
+SLOT = utc(2025, 10, 2)
 
 
-def account(until: datetime, cron: str = "0 2 * * *", zone: ZoneInfo = BERLIN) -> Account:
-    return Account(cron=cron, zone=zone.key, until=until)
+def state(until: datetime, cron: str = DAILY, zone: ZoneInfo = BERLIN) -> JobState:
+    return JobState(cron=cron, zone=zone.key, until=until)
 
 
-def open_all(now: datetime, jobs: dict[str, str] = ALL, zone: ZoneInfo = BERLIN) -> dict[str, Account]:
-    return {job: opened(None, cron, now, zone)[0] for job, cron in jobs.items()}
+def due(state: JobState, now: datetime, *runs: Run, since: datetime | None = None) -> Due | None:
+    """What is due by the records, given oldest first."""
+    return find_due("job", state, standing(state, runs[::-1], now, since), now, ZoneInfo(state.zone))
 
 
-def test_nothing_is_owed_at_the_first_start() -> None:
+def run(begun: datetime = SLOT, outcome: Outcome = Outcome.SUCCESS, code: int = 0, slot: datetime = SLOT) -> Run:
+    ended = None if outcome is Outcome.RUNNING else begun + timedelta(minutes=1)
+    started = begun + timedelta(seconds=1)
+    return Run(
+        id=str(started), operation="create", started=started, ended=ended, outcome=outcome, exit_code=code, slot=slot
+    )
+
+
+BROKEN_OFF = [
+    (Outcome.FAILED, BUSY),
+    (Outcome.INTERRUPTED, BUSY),
+    (Outcome.INTERRUPTED, 130),
+    (Outcome.INTERRUPTED, 143),
+]
+
+
+def test_nothing_is_due_at_the_first_start() -> None:
     now = utc(2025, 10, 1, 12)
-    assert owed(ALL, open_all(now), now, BERLIN) == []
-    assert owed(ALL, {}, now, BERLIN) == []
+    for cron in ALL.values():
+        new, note = counted(None, cron, now, BERLIN)
+        assert due(new, now) is None and not note
 
 
-def test_missed_slots_are_owed_once_for_each_job_in_order() -> None:
-    found = owed(ALL, open_all(utc(2025, 9, 29, 12)), utc(2025, 10, 12, 12), BERLIN)
-    assert [(each.job, each.missed) for each in found] == [
-        ("daily", 13),
-        ("weekly", 2),
-        ("monthly", 1),
-        ("drill", 2),
-        ("monitor", 52),
-    ]
-    assert found[0].slot == utc(2025, 10, 12)
+def test_missed_slots_are_due_once_for_each_job() -> None:
+    begun, now = utc(2025, 9, 29, 12), utc(2025, 10, 12, 12)
+    found = {job: due(state(begun, cron), now) for job, cron in ALL.items()}
+    assert {job: each and each.count for job, each in found.items()} == {
+        "daily": 13,
+        "weekly": 2,
+        "monthly": 1,
+        "drill": 2,
+        "monitor": 52,
+    }
+    assert found["daily"] == Due("job", utc(2025, 10, 12), 13)
 
 
 def test_ten_years_are_counted_to_a_thousand_and_the_latest_slot_is_known() -> None:
-    until, now = utc(2015, 1, 1), utc(2025, 6, 15, 12)
-    (daily,) = owed(DAILY, {"daily": account(until)}, now, BERLIN)
-    assert (daily.slot, daily.missed) == (utc(2025, 6, 15), 1000)
-    (minutes,) = owed({"m": "* * * * *"}, {"m": account(until, "* * * * *")}, now, BERLIN)
-    assert (minutes.slot, minutes.missed) == (now, 1000)
-    (leap,) = owed({"l": "0 0 29 2 *"}, {"l": account(until, "0 0 29 2 *")}, now, BERLIN)
-    assert (leap.slot, leap.missed) == (utc(2024, 2, 28, 23), 3)
+    begun, now = utc(2015, 1, 1), utc(2025, 6, 15, 12)
+    assert due(state(begun), now) == Due("job", utc(2025, 6, 15), 1000)
+    assert due(state(begun, "* * * * *"), now) == Due("job", now, 1000)
+    assert due(state(begun, "0 0 29 2 *"), now) == Due("job", utc(2024, 2, 28, 23), 3)
 
 
 def test_a_changed_line_or_zone_counts_anew() -> None:
-    old, now = account(utc(2025, 10, 1)), utc(2025, 10, 3)
-    assert owed({"daily": "0 3 * * *"}, {"daily": old}, now, BERLIN) == []
+    old, now = state(utc(2025, 10, 1)), utc(2025, 10, 3)
     for cron, zone in (("0 3 * * *", BERLIN), ("0 2 * * *", NEW_YORK)):
-        new, note = opened(old, cron, now, zone)
+        new, note = counted(old, cron, now, zone)
         assert (new.until, new.cron, new.zone, note) == (now, cron, zone.key, "")
-    assert opened(old, "0 2 * * *", now, BERLIN) == (old, "")
+        assert due(new, now, run()) is None  # the record is one of the old line
+    assert counted(old, DAILY, now, BERLIN) == (old, "")
 
 
 def test_a_clock_ten_years_ahead_for_one_run_is_neither_a_storm_nor_ten_years_of_silence() -> None:
     now = utc(2025, 10, 1, 12)
-    ahead = claim(account(now), now.replace(year=2035), BERLIN)
-    assert ahead is not None and ahead.slots == 1000
-    ahead = settle(ahead, now.replace(year=2035), 0)
-    assert claim(ahead, now.replace(year=2035), BERLIN) is None
-    back, note = opened(ahead, "0 2 * * *", now + timedelta(hours=1), BERLIN)
+    ahead, slot = now.replace(year=2035), utc(2035, 10, 1)
+    first = due(state(now), ahead)
+    assert first is not None and (first.slot, first.count) == (slot, 1000)
+    served = standing(state(now), [run(ahead, slot=slot)], ahead, None)
+    assert served.until == slot and due(state(now), ahead, run(ahead, slot=slot)) is None
+    back, note = counted(state(slot), DAILY, now + timedelta(hours=1), BERLIN)
     assert "the clock jumped" in note and back.until == now + timedelta(hours=1)
-    (tomorrow,) = owed(DAILY, {"daily": back}, utc(2025, 10, 2, 12), BERLIN)
-    assert tomorrow.missed == 1
+    # Its record is still there.
+    tomorrow = due(back, utc(2025, 10, 2, 12), run(ahead, slot=slot))
+    assert tomorrow == Due("job", SLOT, 1)
 
 
 def test_a_clock_set_back_by_hours_runs_nothing_twice() -> None:
-    served = account(utc(2025, 10, 2))
-    assert opened(served, "0 2 * * *", utc(2025, 10, 1, 21), BERLIN) == (served, "")
-    assert claim(served, utc(2025, 10, 2, 0, 0), BERLIN) is None
+    for served, runs in ((state(SLOT), ()), (state(utc(2025, 10, 1)), (run(),))):
+        assert counted(served, DAILY, utc(2025, 10, 1, 21), BERLIN) == (served, "")
+        for now in (utc(2025, 10, 1, 21), SLOT, utc(2025, 10, 2, 1)):
+            assert due(served, now, *runs) is None
 
 
-def test_a_slot_is_claimed_once() -> None:
-    slot = utc(2025, 10, 2)
-    first = claim(account(utc(2025, 10, 1)), slot, BERLIN)
-    assert first is not None
-    assert (first.slot, first.slots, first.trigger, first.open) == (slot, 1, "schedule", True)
-    assert claim(first, slot + timedelta(hours=1), BERLIN) is None
-    assert claim(account(utc(2025, 10, 1)), slot - timedelta(minutes=1), BERLIN) is None  # too early
+def test_a_slot_is_due_once() -> None:
+    before = state(utc(2025, 10, 1))
+    assert due(before, SLOT - timedelta(minutes=1)) is None
+    assert due(before, SLOT) == Due("job", SLOT, 1)
+    assert due(before, SLOT + timedelta(minutes=1), run(outcome=Outcome.RUNNING)) is None
+    assert due(before, SLOT + timedelta(hours=1), run()) is None
+    assert due(state(SLOT), SLOT + timedelta(hours=1)) is None  # its record was removed
+    # A run by hand is for no slot.
+    assert due(before, SLOT, run().model_copy(update={"slot": None})) == Due("job", SLOT, 1)
 
 
-@pytest.mark.parametrize(("late", "trigger"), [(1, "schedule"), (80, "schedule"), (100, "catch-up"), (9e5, "catch-up")])
-def test_a_late_claim_is_a_catch_up(late: float, trigger: str) -> None:
-    claimed = claim(account(utc(2025, 10, 1)), utc(2025, 10, 2) + timedelta(seconds=late), BERLIN)
-    assert claimed is not None and claimed.trigger == trigger
+@pytest.mark.parametrize(("late", "expected"), [(1, False), (80, False), (100, True), (9e5, True)])
+def test_a_late_run_is_a_catch_up(late: float, expected: bool) -> None:
+    now = SLOT + timedelta(seconds=late)
+    found = due(state(utc(2025, 10, 1)), now)
+    assert found is not None and found.is_late(now) is expected
 
 
-@pytest.mark.parametrize("code", [11, 130, 143])
-def test_a_run_that_was_broken_off_is_owed_again_three_times(code: int) -> None:
-    now, one = utc(2025, 10, 2, 1), account(utc(2025, 10, 1))
-    for _ in range(3):
-        claimed = claim(one, now, BERLIN)
-        assert claimed is not None
-        one = settle(claimed, now, code)
-    assert claim(one, now, BERLIN) is None and one.tries == 0
+@pytest.mark.parametrize(("outcome", "code"), BROKEN_OFF)
+def test_a_run_that_was_broken_off_is_due_again_three_times(outcome: Outcome, code: int) -> None:
+    before, tries = state(utc(2025, 10, 1)), [run(SLOT + timedelta(hours=n), outcome, code) for n in range(3)]
+    now = SLOT + timedelta(hours=3)
+    assert due(before, now, *tries[:1]) == Due("job", SLOT, 1, 1)
+    assert due(before, now, *tries[:2]) == Due("job", SLOT, 1, 2)
+    assert due(before, now, *tries) is None
+    # The slots that pass meanwhile are those of the same tries.
+    later = run(SLOT + timedelta(days=1), outcome, code, SLOT + timedelta(days=1))
+    assert due(before, now + timedelta(days=1), *tries[:1], later) == Due("job", SLOT + timedelta(days=1), 2, 2)
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 10, 20, 30, 40])
 def test_a_run_that_came_to_an_end_is_not_repeated(code: int) -> None:
-    now = utc(2025, 10, 2, 1)
-    claimed = claim(account(utc(2025, 10, 1)), now, BERLIN)
-    assert claimed is not None
-    done = settle(claimed, now, code)
-    assert claim(done, now, BERLIN) is None and not done.crashed and done.exit_code == code
+    outcome = Outcome.FAILED if code else Outcome.SUCCESS
+    before, now = state(utc(2025, 10, 1)), SLOT + timedelta(hours=3)
+    assert due(before, now, run(outcome=outcome, code=code)) is None
+    again = run(SLOT + timedelta(hours=1), outcome, code)
+    assert due(before, now, run(outcome=Outcome.INTERRUPTED, code=143), again) is None
 
 
-def test_a_run_that_vanished_is_owed_again_only_if_the_machine_went_down() -> None:
-    now = utc(2025, 10, 2, 1)
-    claimed = claim(account(utc(2025, 10, 1)), now, BERLIN)
-    assert claimed is not None
-    down = settle(claimed, now, VANISHED, since=now + timedelta(minutes=1))
-    assert claim(down, now, BERLIN) is not None and not down.crashed
-    killed = settle(claimed, now, VANISHED, since=now - timedelta(minutes=1))
-    assert claim(killed, now, BERLIN) is None and killed.crashed and "without a word" in killed.reason
+def test_of_several_sets_that_a_run_drills_the_last_tells_whether_it_was_broken_off() -> None:
+    before, second = state(utc(2025, 10, 1)), run(SLOT + timedelta(minutes=5), Outcome.INTERRUPTED, 143)
+    assert due(before, SLOT + timedelta(hours=1), run(), second) == Due("job", SLOT, 1, 1)
+
+
+def test_a_run_that_vanished_is_due_again_only_if_the_machine_went_down() -> None:
+    before, now, minute = state(utc(2025, 10, 1)), SLOT + timedelta(hours=3), timedelta(minutes=1)
+    died = run(outcome=Outcome.CRASHED, code=137)
+    unmarked = died.model_copy(update={"ended": None})
+    for dead in (died, unmarked):
+        assert due(before, now, dead, since=SLOT - minute) is None
+        assert due(before, now, dead, since=SLOT + minute / 2) == Due("job", SLOT, 1, 1)
+    # Killed alone in an earlier life of the service, which had marked it so.
+    assert due(before, now, died, since=SLOT + 2 * minute) is None
+
+
+def test_a_run_that_takes_the_machine_down_is_tried_three_times() -> None:
+    before, hour = state(utc(2025, 10, 1)), timedelta(hours=1)
+    dead = [run(SLOT + n * hour, Outcome.CRASHED, 137) for n in range(3)]
+    for n in range(3):
+        since = dead[n].started + timedelta(seconds=10)
+        found = due(before, since + hour, *dead[: n + 1], since=since)
+        assert found == (Due("job", SLOT, 1, n + 1) if n < 2 else None)
 
 
 def test_a_run_that_somebody_stopped_rests_until_the_next_slot_or_start() -> None:
-    now = utc(2025, 10, 2, 1)
-    claimed = claim(account(utc(2025, 10, 1)), now, BERLIN)
-    assert claimed is not None
-    stopped = settle(claimed, now, 143)
-    assert resting(stopped, utc(2025, 10, 2), since=now - timedelta(hours=1))
-    assert not resting(stopped, utc(2025, 10, 3), since=now - timedelta(hours=1))
-    assert not resting(stopped, utc(2025, 10, 2), since=now + timedelta(hours=1))
+    at = Standing(SLOT, 1, run(outcome=Outcome.INTERRUPTED, code=143))
+    hour = timedelta(hours=1)
+    assert is_resting(Due("job", SLOT, 1), at, since=SLOT - hour)
+    assert not is_resting(Due("job", SLOT + 24 * hour, 1), at, since=SLOT - hour)
+    assert not is_resting(Due("job", SLOT, 1), at, since=SLOT + hour)
+    kept_out = Standing(SLOT, 1, run(outcome=Outcome.INTERRUPTED, code=BUSY))
+    assert not is_resting(Due("job", SLOT, 1), kept_out, since=SLOT - hour)
+
+
+def test_what_an_earlier_release_had_begun_and_not_ended_is_open_again() -> None:
+    done = {"cron": DAILY, "zone": BERLIN.key, "until": SLOT, "before": utc(2025, 10, 1), "begun": SLOT, "ended": SLOT}
+    assert JobState.model_validate(done).until == SLOT
+    assert JobState.model_validate(done | {"ended": None}).until == utc(2025, 10, 1)
 
 
 clock = st.integers(0, 3 * 365 * 24 * 60).map(lambda minutes: timedelta(minutes=minutes))
@@ -332,121 +373,41 @@ clock = st.integers(0, 3 * 365 * 24 * 60).map(lambda minutes: timedelta(minutes=
 @given(
     st.sampled_from([name for name, _ in SWEPT]).map(ZoneInfo),
     st.sampled_from([*NIGHTS, "0 */6 * * *", "0 3 * * 0", "0 4 1 * *"]),
-    st.lists(st.one_of(st.integers(1, 60 * 60), st.integers(1, 40 * 24 * 60)), min_size=1, max_size=30),
+    st.lists(
+        st.tuples(
+            st.one_of(st.integers(1, 60 * 60), st.integers(1, 40 * 24 * 60)),
+            st.sampled_from([(Outcome.SUCCESS, 0), (Outcome.FAILED, 20), (Outcome.CRASHED, 9), *BROKEN_OFF]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=30,
+    ),
     clock,
 )
-def test_every_slot_is_claimed_exactly_once_whenever_somebody_comes_by(
-    zone: ZoneInfo, cron: str, pauses: list[int], begin: timedelta
+def test_every_slot_is_settled_exactly_once_whenever_somebody_comes_by(
+    zone: ZoneInfo, cron: str, visits: list[tuple[int, tuple[Outcome, int], bool]], begin: timedelta
 ) -> None:
-    """However the starts fall (late, early, twice, after months), the claims cover each slot once, and no other."""
+    """However the runs fall (late, after months) and end, they cover each slot once, those broken off aside.
+
+    The file is written or not: what it does not know yet, the records do.
+    """
     now = start = utc(2016, 1, 1) + begin
-    one = opened(None, cron, now, zone)[0]
-    covered = 0
-    for pause in pauses:
+    one = counted(None, cron, now, zone)[0]
+    runs: list[Run] = []
+    covered = tries = 0
+    for pause, (outcome, code), written in visits:
         now += timedelta(minutes=pause)
-        one, note = opened(one, cron, now, zone)
-        assert note == ""
-        if claimed := claim(one, now, zone):
-            assert claimed.slot is not None and one.until < claimed.slot <= now + timedelta(seconds=5)
-            covered += claimed.slots
-            one = settle(claimed, now, 0)
-        assert claim(one, now, zone) is None
-    expected = list(takewhile(lambda slot: slot <= now, moments(cron, start, zone)))
-    assert covered in (len(expected), len(expected) + 1)  # the last one may have been due in five seconds
-    assert covered == len(expected) or next(moments(cron, now, zone)) <= now + timedelta(seconds=5)
-
-
-# --- what the scheduler makes of it -----------------------------------------------------------------------------------
-
-# zone, line, asked at: whether supercronic 0.2.45 goes wrong (measured; see docs/decisions/0005-the-schedule.md)
-MISLED = [
-    (NEW_YORK, "0 2 * * *", utc(2025, 3, 8, 12), True),  # an hour early, then gigabytes of log
-    (NEW_YORK, "0 3 * * *", utc(2025, 3, 8, 12), False),
-    (BERLIN, "0 2 * * *", utc(2025, 3, 29, 12), False),  # at the end of the gap, as it should be
-    (BERLIN, "30 2 * * *", utc(2025, 3, 29, 12), True),
-    (BERLIN, "0 2 * * *", utc(2025, 10, 25, 12), True),  # in the second of the two hours
-    (NEW_YORK, "30 1 * * *", utc(2025, 11, 1, 12), False),
-    (NEW_YORK, "30 1 * * *", utc(2025, 11, 2, 6, 10), True),  # restarted within the second: it spins
-    (NEW_YORK, "*/15 * * * *", utc(2025, 3, 8, 12), True),
-    (ZoneInfo("America/Sao_Paulo"), "0 0 * * *", utc(2018, 11, 3, 12), True),
-    (ZoneInfo("Asia/Manila"), "0 2 * * *", utc(2025, 3, 29, 12), False),
-    (BERLIN, "0 2 * * *", utc(2025, 7, 1), False),
-    (BERLIN, "0 4 1 * *", utc(2025, 3, 5), False),
-]
-
-
-@pytest.mark.parametrize(("zone", "cron", "now", "expected"), MISLED)
-def test_a_line_is_held_back_from_the_scheduler_when_it_would_go_wrong(
-    zone: ZoneInfo, cron: str, now: datetime, expected: bool
-) -> None:
-    assert misled(cron, now, zone) is expected
-
-
-def test_a_line_that_is_held_back_is_a_comment() -> None:
-    text = crontab(DAILY | {"weekly": "0 3 * * 0"}, {"daily": "x daily", "weekly": "x weekly"}, frozenset({"daily"}))
-    first, second = text.splitlines()
-    assert first.startswith("# ") and first.endswith("0 2 * * * x daily") and second == "0 3 * * 0 x weekly"
-
-
-# --- lines that two programs may read differently ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("cron", "line"),
-    [
-        ("0 2 * * 5-7", "0 2 * * 0,5,6"),
-        ("0 2 * * 01", "0 2 * * 1"),
-        ("0 2 * * 1/2", "0 2 * * 0,1,3,5"),
-        ("*/20 */12 1-31 JAN-MAR MON", "0,20,40 0,12 * 1,2,3 *"),
-        ("5/20 * 1,15 * MON,7", "5,25,45 * 1,15 * 0,1"),
-        ("0 2 */1 * 1", "0 2 * * 1"),
-        ("0 2 */2 * *", f"0 2 {','.join(map(str, range(1, 32, 2)))} * *"),
-        ("* * * * *", "* * * * *"),
-        # a day that must be right twice, and days that are no numbers
-        *(
-            (cron, None)
-            for cron in ("0 2 */2 * 1", "0 2 1 * */2", "0 2 L * *", "0 2 LW * 1", "0 2 * * 1#2", "0 2 * * 5L")
-        ),
-    ],
-)
-def test_the_scheduler_gets_numbers_alone_or_nothing(cron: str, line: str | None) -> None:
-    assert check(cron) == cron and plain(cron) == line
-    assert misled(cron, utc(2025, 7, 1), BERLIN) is (line is None)
-    text = crontab({"daily": cron}, {"daily": "x daily"})
-    assert text == (f"{line} x daily\n" if line else f"# the service starts it itself: {cron} x daily\n")
-
-
-def part(least: int, most: int, *names: str) -> st.SearchStrategy[str]:
-    number = st.integers(least, most)
-    one = st.one_of(number.map(str), number.map(lambda n: f"{n:02}"), st.just("*"), st.sampled_from(names or ["*"]))
-    some = st.one_of(one, st.tuples(number, number).map(lambda pair: f"{min(pair)}-{max(pair)}"))
-    stepped = st.one_of(some, st.tuples(some, st.integers(1, 12)).map(lambda pair: f"{pair[0]}/{pair[1]}"))
-    return st.lists(stepped, min_size=1, max_size=3).map(",".join)
-
-
-YEAR = [date(2024, 1, 1) + timedelta(days=day) for day in range(366)]
-
-
-@given(
-    st.tuples(
-        part(0, 59),
-        part(0, 23),
-        part(1, 31, "L", "LW"),
-        part(1, 12, "JAN", "Dec"),
-        part(0, 7, "MON", "sun", "1#2", "5L"),
-    ).map(" ".join)
-)
-def test_a_plain_line_has_the_same_minutes_all_year(cron: str) -> None:
-    try:
-        line = plain(check(cron))
-    except ValueError:
-        return
-    if line is None:
-        _, _, days, _, weekdays = cron.split()
-        assert "*" in (days[0], weekdays[0]) or set("L#") & set(days + weekdays)
-        return
-    assert re.fullmatch(r"(?:(?:\*|\d+(?:,\d+)*)(?: |$)){5}", line)
-    ours, theirs = CronSim(cron, utc(2024, 1, 1)), CronSim(line, utc(2024, 1, 1))
-    assert (ours.minutes, ours.hours, ours.months) == (theirs.minutes, theirs.hours, theirs.months)
-    assert [day for day in YEAR if ours.match_day(day)] == [day for day in YEAR if theirs.match_day(day)]
-    assert list(islice(ours, 20)) == list(islice(theirs, 20))
+        assert counted(one, cron, now, zone) == (one, "")
+        found = find_due("job", one, standing(one, runs, now, None), now, zone)
+        if found:
+            assert found.slot <= now and found.tries == tries
+            runs.insert(0, run(now, outcome, code, found.slot))
+            tries = (tries + 1) % 3 if (outcome, code) in BROKEN_OFF else 0
+            covered += 0 if tries else found.count
+        at = standing(one, runs, now, None)
+        assert tries or find_due("job", one, at, now, zone) is None
+        if written:
+            one = one.model_copy(update={"until": at.until})
+            runs = runs if tries else []  # what is written needs no record any more
+    expected = list(takewhile(lambda slot: slot <= at.until, moments(cron, start, zone)))
+    assert covered == len(expected)

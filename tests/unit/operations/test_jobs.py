@@ -1,45 +1,30 @@
-"""The crontab leaves out what the scheduler would get wrong, for as long as it would."""
+"""Each job has a line, a command, and records that are known as its own."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
-
-import pytest
 
 from backup.config.loader import load
-from backup.errors import BackupError
-from backup.operations.jobs import COMMANDS, Crontab, jobs
+from backup.model.run import Run
+from backup.operations.jobs import COMMANDS, job_of, jobs, operation_of, runs_of, tier_of
 
-BEFORE, EVE, AFTER = (datetime(2025, 3, day, 12, tzinfo=UTC) for day in (6, 8, 9))
-
-
-def table(place: Path) -> Crontab:
-    # `true` takes the place of the scheduler: it accepts every crontab.
-    return Crontab(load({"TZ": "America/New_York"}), ["backup"], place, "true")
-
-
-def test_a_line_is_held_back_until_the_clock_has_changed(tmp_path: Path) -> None:
-    crontab, file = table(tmp_path), tmp_path / "crontab"
-    whole = file.read_text()
-    assert len(whole.splitlines()) == sum(map(bool, jobs(load({})).values())) and "#" not in whole
-    assert not crontab.refresh(BEFORE) and crontab.held == set()
-    assert crontab.refresh(EVE) and crontab.held == {"daily"}
-    assert not crontab.refresh(EVE)
-    held = file.read_text().splitlines()
-    assert held[0].startswith("# ") and held[1:] == whole.splitlines()[1:]
-    assert crontab.refresh(AFTER) and file.read_text() == whole
-
-
-def test_a_crontab_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
-    crontab, file = table(tmp_path), tmp_path / "crontab"
-    file.unlink()
-    file.mkdir()
-    with pytest.raises(BackupError, match="cannot be written"):
-        crontab.refresh(EVE)
-    file.rmdir()
-    assert crontab.refresh(EVE) and crontab.held == {"daily"}
+NOW = datetime(2025, 3, 6, tzinfo=UTC)
 
 
 def test_every_job_has_a_line_and_a_command() -> None:
     assert set(jobs(load({}))) == set(COMMANDS)
+
+
+def test_the_commands_are_known_by_what_they_are() -> None:
+    assert {job: job_of(command) for job, command in COMMANDS.items()} == {job: job for job in COMMANDS}
+    for argv in (["create", "daily"], ["create"], [], ["monitor", "--scheduled"], ["create", "manual", "--scheduled"]):
+        assert job_of(argv) == ""
+
+
+def test_the_records_of_a_job_are_its_own() -> None:
+    runs = {job: Run(id=job, operation=operation_of(job), tier=tier_of(job), slot=NOW, started=NOW) for job in COMMANDS}
+    assert {job: runs_of(job, runs.values()) for job in COMMANDS} == {job: [run] for job, run in runs.items()}
+    copied = runs["upload-daily"].model_copy(update={"operation": "copy", "place": "copy"})
+    assert runs_of("upload-daily", [copied]) == [copied]
+    by_hand = runs["daily"].model_copy(update={"slot": None, "trigger": "manual"})
+    assert runs_of("daily", [by_hand]) == []

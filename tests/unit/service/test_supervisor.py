@@ -3,37 +3,70 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from backup.service.supervisor import Family, Scheduler, written
+import pytest
+
+from backup.errors import BackupError
+from backup.service.supervisor import WAKE, Family, Signals, Supercronic, scan
 from tests.support.faults import eventually
 
-ENDLESS = "while :; do echo x; done >/dev/null"
-CHILD = "(for i in $(seq 7000); do echo x; done) >/dev/null; touch done; exec sleep 60"
+# Every second instead of every minute.
+FAST = """#!/bin/sh
+for file; do :; done
+sed -i 's|^|* * |' "$file"
+exec {real} "$@"
+"""
 
 
-def test_a_scheduler_that_writes_without_end_is_ended() -> None:
-    scheduler = Scheduler(Family(), ["sh", "-c", ENDLESS], os.environ)
-    scheduler.start(0.0)
-    pid = scheduler.pid
-    try:
-        said = eventually(lambda: scheduler.tend(5.0))
-        assert said.startswith("the scheduler has written ") and said.endswith(" lines within 5 s and is ended")
-        assert eventually(lambda: "ended with code -9" in scheduler.tend(6.0)) and scheduler.state() == "dead"
-    finally:
-        if scheduler.pid == pid:
-            os.kill(pid, signal.SIGKILL)
-
-
-def test_what_its_children_have_written_is_not_its_own(tmp_path: Path) -> None:
+@pytest.fixture
+def family() -> Iterator[Family]:
     family = Family()
-    child = family.spawn(["sh", "-c", f"cd {tmp_path}; {CHILD}"])
-    try:
-        eventually((tmp_path / "done").exists)
-        count = written(child.pid)
-        assert count is not None and count < 100
-    finally:
-        child.kill()
-        child.wait()
-    assert written(child.pid) is None
+    yield family
+    for process in family.members(scan()):
+        os.kill(process.pid, signal.SIGKILL)
+    eventually(lambda: family.reap(scan(), 0.0) or not family.members(scan()))
+
+
+def script(place: Path, text: str) -> str:
+    path = place / "supercronic"
+    path.write_text(text)
+    path.chmod(0o700)
+    return str(path)
+
+
+def test_the_scheduler_wakes_us(tmp_path: Path, family: Family) -> None:
+    real = shutil.which(os.environ.get("SUPERCRONIC") or Path(sys.executable).parent / "supercronic")
+    assert real, "supercronic is not installed: run tools/supercronic, or set SUPERCRONIC to its path"
+    env = os.environ | {"TZ": "America/New_York"}
+    scheduler = Supercronic(family, tmp_path, script(tmp_path, FAST.format(real=real)), env, as_json=False)
+    with Signals(WAKE) as signals:
+        scheduler.start(0.0)
+        assert signals.wait(20) == {WAKE}
+        # Nothing is left that could wake us later.
+        os.kill(scheduler.pid, signal.SIGKILL)
+        eventually(lambda: scheduler.tend(1.0))
+        eventually(lambda: not family.members(scan()))
+
+
+def test_a_scheduler_that_is_not_there_is_named(tmp_path: Path, family: Family) -> None:
+    with pytest.raises(BackupError, match="the scheduler /nowhere/supercronic is not installed"):
+        Supercronic(family, tmp_path, "/nowhere/supercronic", os.environ, as_json=False)
+
+
+def test_a_scheduler_that_hangs_is_ended_and_shown_until_it_wakes_us(tmp_path: Path, family: Family) -> None:
+    scheduler = Supercronic(
+        family, tmp_path, script(tmp_path, "#!/bin/sh\nexec sleep 1000\n"), os.environ, as_json=True
+    )
+    scheduler.start(1000.0)
+    assert scheduler.tend(1140.0) == "" and scheduler.state() == "alive"
+    assert scheduler.tend(1160.0) == "the scheduler has been silent for 160 s and is ended"
+    assert eventually(lambda: "ended with code -9" in scheduler.tend(1161.0)) and scheduler.state() == "dead"
+    assert scheduler.tend(1170.0) == "the scheduler runs again"
+    assert scheduler.tend(1171.0) == "" and scheduler.state() == "stopped"
+    scheduler.heard(1180.0)
+    assert scheduler.tend(1181.0) == "" and scheduler.state() == "alive"
