@@ -169,7 +169,7 @@ def _kind(state: State, health: Health, now: datetime, policy: Policy) -> Kind |
     untold = [each for each in wrong if each.count]
     if any(_is_free(each.told, now) or now - each.since >= STANDS for each in untold):
         return "failure"
-    if state.unwell and not wrong and health.status in ("pass", "warn"):
+    if state.unwell and health.status in ("pass", "warn"):
         return "recovery"
     if not (_is_free(state.sent, now) or now - state.sent[-1] >= PAUSE):
         return None

@@ -177,6 +177,7 @@ def test_a_storm_of_a_thousand_different_failures_is_a_few_messages_and_names_th
         word = "".join(chr(97 + n // 26**k % 26) for k in range(3))
         world.run(Outcome.FAILED, f"reason {word}", operation=word)
         world.look(1)
+        assert len(world.state.waiting) <= 101
     hours = 1000 * TICK / timedelta(hours=1)
     assert len(world.notices) <= min(4 * (hours + 1), 12)
     world.look(30, timedelta(hours=1))
