@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backup.errors import StoreError
@@ -191,6 +191,8 @@ happenings = st.sampled_from("cause over run down up killed alive restart ahead 
 
 
 @examples(30)
+@example([("down", "apple"), ("run", "apple"), ("ahead", "apple")])
+@example([("ahead", "apple"), ("down", "apple"), ("run", "apple"), ("back", "apple")])
 @given(st.lists(st.tuples(happenings, st.sampled_from(["apple", "birch", "cedar"])), max_size=25))
 def test_nothing_is_lost_whatever_becomes_of_the_target_the_service_and_the_clock(plan: list[tuple[str, str]]) -> None:
     with TemporaryDirectory() as root:
