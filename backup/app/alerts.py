@@ -1,4 +1,4 @@
-"""Settings → the desk that sends alerts, and what the command line needs to try it."""
+"""Settings → what sends alerts, and what the command line needs to try it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from backup.errors import BackupError
 from backup.model.backup_set import StoredSet
 from backup.model.run import Run
 from backup.monitoring.alerts import messages
-from backup.monitoring.alerts.delivery import Post
-from backup.monitoring.alerts.desk import Desk, Surroundings, View
-from backup.monitoring.alerts.model import Letter, Policy, Receipt
+from backup.monitoring.alerts.delivery import DeliveryProcess
+from backup.monitoring.alerts.model import Delivery, Policy, Receipt
+from backup.monitoring.alerts.notifier import Notifier, Snapshot
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.health import Health
 from backup.operations.runs import at_work
@@ -51,31 +51,29 @@ def policy(settings: Settings, name: str) -> Policy:
     return Policy(name, settings.notify_level, timedelta(hours=settings.remind_hours), settings.zone)
 
 
-def desk(main: App, command: Sequence[str], health: Callable[[], Health]) -> Desk:
-    """The desk of the service. `command` is the argv prefix that runs our CLI, `health` leaves the alerts out."""
-    settings, name, post = main.settings, StackName(main), Post([*command, *DELIVER])
+def notifier(main: App, command: Sequence[str], health: Callable[[], Health]) -> Notifier:
+    """What sends the service's alerts. `command` is the argv prefix of our CLI, `health` leaves the alerts out."""
+    settings, name, deliver = main.settings, StackName(main), DeliveryProcess([*command, *DELIVER])
     name.find()
 
-    def look() -> View:
+    def look() -> Snapshot:
         # Health says so when they cannot be read; nothing is decided by their absence.
         runs: list[Run] = []
         sets: list[StoredSet] = []
         with contextlib.suppress(BackupError):
             runs, sets = main.records.all(at_work(main.catalog.root)), main.catalog.sets()
-        return View(health(), runs, sets)
+        return Snapshot(health(), runs, sets)
 
-    return Desk(
-        Surroundings(
-            root=settings.root,
-            policy=lambda: policy(settings, name.find()),
-            targets=[target.name for target in targets(settings)],
-            heartbeat=settings.heartbeat_url is not None,
-            max_age=timedelta(hours=settings.max_age_hours),
-            look=look,
-            post=post,
-            stop=post.stop,
-            clock=lambda: datetime.now(UTC),
-        )
+    return Notifier(
+        root=settings.root,
+        policy=lambda: policy(settings, name.find()),
+        targets=[target.name for target in targets(settings)],
+        heartbeat=settings.heartbeat_url is not None,
+        max_age=timedelta(hours=settings.max_age_hours),
+        look=look,
+        deliver=deliver,
+        stop=deliver.stop,
+        clock=lambda: datetime.now(UTC),
     )
 
 
@@ -86,6 +84,5 @@ def send_test(main: App, command: Sequence[str], seconds: float) -> list[Receipt
         return []
     name = StackName(main).find(_ENGINE_SECONDS)
     message = messages.trial(datetime.now(UTC), policy(main.settings, name))
-    letters = [Letter(target=each, id="test", kind="test", title=message.title, body=message.body) for each in names]
-    receipts = {receipt.target: receipt for receipt in Post([*command, *DELIVER], seconds)(letters)}
-    return [receipts.get(each) or Receipt(target=each, id="test", error="not tried") for each in names]
+    tried = [Delivery(target=each, id="test", **message.model_dump()) for each in names]
+    return DeliveryProcess([*command, *DELIVER], seconds)(tried)

@@ -16,8 +16,9 @@ from backup.config.loader import Settings
 from backup.errors import BackupError, ConfigError, NotDelivered
 from backup.formatting import local_time, plural, printable
 from backup.monitoring.alerts.delivery import deliver
-from backup.monitoring.alerts.model import HEARTBEAT, Letters, Message, Receipt, Receipts
-from backup.monitoring.alerts.outbox import Outbox, recall
+from backup.monitoring.alerts.model import HEARTBEAT, RECEIPTS, Deliveries, Message, Receipt
+from backup.monitoring.alerts.outbox import recall
+from backup.monitoring.alerts.report import refused
 from backup.monitoring.alerts.targets import WHAT_TO_SET, everything, targets
 
 _TEST_SECONDS: Final = 30.0
@@ -49,13 +50,15 @@ def notify(
 
 
 def _deliver(settings: Settings) -> None:
-    """What the service starts to deliver: letters on stdin, receipts on stdout."""
+    """What the service starts to deliver: deliveries on stdin, receipts on stdout."""
     try:
-        given = Letters.model_validate_json(sys.stdin.buffer.read(_TAKEN))
+        given = Deliveries.model_validate_json(sys.stdin.buffer.read(_TAKEN))
     except ValidationError:
-        raise BackupError("what came on stdin are no letters", "Only the service calls `notify --deliver`.") from None
-    receipts = deliver(given.letters, everything(settings), given.deadline)
-    sys.stdout.write(Receipts(receipts=tuple(receipts)).model_dump_json())
+        raise BackupError(
+            "what came on stdin are no deliveries", "Only the service calls `notify --deliver`."
+        ) from None
+    receipts = deliver(given.deliveries, everything(settings), given.deadline)
+    sys.stdout.write(RECEIPTS.dump_json(tuple(receipts)).decode())
     sys.stdout.flush()
     # A thread may hang in a server that does not answer; a regular end would wait for it.
     os._exit(0)
@@ -89,9 +92,8 @@ def _outcome(receipt: Receipt) -> str:
 
 
 def _pending(settings: Settings, as_json: bool) -> None:
-    messages = Outbox(settings.root).messages()
     memory = recall(settings.root)
-    held = memory.state.waiting if memory else []
+    messages, held = memory.messages, memory.state.waiting
     if as_json:
         later = [{"kind": "held", "title": each.text, "created": each.since} for each in held]
         return base.print_json("messages", messages=[*messages, *later])
@@ -105,9 +107,7 @@ def _pending(settings: Settings, as_json: bool) -> None:
 def _waiting(settings: Settings, message: Message) -> Sequence[str]:
     created = local_time(message.created, settings.zone, _SECONDS)
     lines = [f"{created}\t{message.kind}\t{printable(message.title)}"]
-    for target, attempt in message.tries.items():
-        if target not in message.delivered:
-            again = attempt.next.astimezone(settings.zone)
-            why = printable(attempt.error)
-            lines.append(f"\t{printable(target)}\tfailed {attempt.count}×, next try {again:%H:%M:%S}: {why}")
+    for target, tries in refused(message).items():
+        again, why = tries.next.astimezone(settings.zone), printable(tries.error)
+        lines.append(f"\t{printable(target)}\tfailed {tries.count}×, next try {again:%H:%M:%S}: {why}")
     return lines

@@ -157,7 +157,8 @@ def _send(settings: Settings, status: Level, text: str, now: datetime) -> None:
 
     name = StackName(App(settings)).find(_NAMING)
     try:
-        alerts.enqueue(settings.root, alerts.Notice("report", f"[{name}] BACKUP REPORT: {WORDS[status]}", text), now)
+        title = f"[{name}] BACKUP REPORT: {WORDS[status]}"
+        alerts.enqueue(settings.root, alerts.Notice(kind="report", title=title, body=text), now)
     except BackupError as error:
         logger.warning("the report could not be queued: {} {}", error.message, error.hint)
 

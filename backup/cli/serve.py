@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import typer
 
-from backup.app.alerts import desk
+from backup.app.alerts import notifier
 from backup.app.composition import App
 from backup.app.restore import restore_context
 from backup.cli import base
@@ -40,7 +40,7 @@ def run_service() -> None:
         ready=main.ready,
         command=base.COMMAND,
         way=lambda: _way(main),
-        desk=lambda health: desk(main, base.COMMAND, health),
+        notifier=lambda health: notifier(main, base.COMMAND, health),
         run_dir=run_dir(os.environ),
     )
     raise typer.Exit(code)

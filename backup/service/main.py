@@ -26,7 +26,7 @@ from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run, new_run_id
 from backup.model.schedule import BUSY, upcoming
-from backup.monitoring.alerts.desk import Desk
+from backup.monitoring.alerts.notifier import Notifier
 from backup.monitoring.health import CREATE, Health, newest_database
 from backup.monitoring.health.model import FIRST
 from backup.monitoring.overview import Overview
@@ -70,14 +70,14 @@ def serve(
     command: Sequence[str],
     run_dir: Path,
     way: Callable[[], str] = lambda: "",
-    desk: Callable[[Callable[[], Health]], Desk] | None = None,
+    notifier: Callable[[Callable[[], Health]], Notifier] | None = None,
     supercronic: str = "supercronic",
     grace: float = 25.0,
 ) -> int:
     """Serve until SIGTERM or SIGINT; 0, or 143 when a job had to be killed after `grace` seconds.
 
-    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log. `desk` makes
-    what sends alerts, from health without the alerts' own. `recover`, `ready`, `way` and the desk may hang.
+    `command` is the argv prefix that runs our CLI, `way` says how the database is reached, for the log. `notifier`
+    makes what sends alerts, from health without the alerts' own. `recover`, `ready`, `way` and the notifier may hang.
     """
     with ExitStack() as stack:
         signals = stack.enter_context(Signals(*_ENDING, signal.SIGCHLD, WAKE))
@@ -94,8 +94,8 @@ def serve(
             ready=lambda: check_ready(catalog, ready),
             access=access_for(settings),
         )
-        if desk:
-            made = desk(lambda: service.overview(alerting=False).health)
+        if notifier:
+            made = notifier(lambda: service.overview(alerting=False).health)
             stack.callback(made.stop)
             service.alarm = BackgroundTask(made.round)
         # The endpoint is the last to go: whoever asks while jobs end is told that the scheduler has stopped.

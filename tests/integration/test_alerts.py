@@ -26,10 +26,10 @@ from backup.model.backup_set import Verdict
 from backup.model.finding import failure
 from backup.model.run import Outcome, Run
 from backup.monitoring import alerts
-from backup.monitoring.alerts.delivery import Post, deliver
-from backup.monitoring.alerts.desk import Desk, Surroundings, View
-from backup.monitoring.alerts.model import HEARTBEAT, Event, Letter, Policy, Receipt, Target
-from backup.monitoring.alerts.outbox import MOST, Outbox, recall, remember
+from backup.monitoring.alerts.delivery import DeliveryProcess, deliver
+from backup.monitoring.alerts.model import HEARTBEAT, Delivery, Known, Policy, Receipt, Target
+from backup.monitoring.alerts.notifier import TRIES, Notifier, Snapshot
+from backup.monitoring.alerts.outbox import MOST, recall, remember
 from backup.monitoring.alerts.targets import everything, targets
 from backup.monitoring.health import Health
 from backup.operations.status import overview, status
@@ -50,14 +50,14 @@ CANARY = "canary-7f3a9c51e2"
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def letter(target: str, name: str = "m1", title: str = "[obcms] BACKUP FAILED: x", body: str = "why\n") -> Letter:
-    return Letter(target=target, id=name, kind="failure", title=title, body=body)
+def delivery(target: str, name: str = "m1", title: str = "[obcms] BACKUP FAILED: x", body: str = "why\n") -> Delivery:
+    return Delivery(target=target, id=name, kind="failure", title=title, body=body)
 
 
-def send(environ: dict[str, str], deadline: float = 10, letters: Sequence[Letter] = ()) -> dict[str, Receipt]:
-    """Receipts by target of one letter for each."""
+def send(environ: dict[str, str], deadline: float = 10, deliveries: Sequence[Delivery] = ()) -> dict[str, Receipt]:
+    """Receipts by target of one message for each."""
     to = everything(load(environ))
-    found = deliver(letters or [letter(target.name) for target in to], to, deadline)
+    found = deliver(deliveries or [delivery(target.name) for target in to], to, deadline)
     return {receipt.target: receipt for receipt in found}
 
 
@@ -76,7 +76,7 @@ def test_mail_arrives_as_plain_text_with_login_and_sender() -> None:
         }
         body = "- a name: <b>@everyone</b> {x} \\n &amp; é\n  next\n"
         to = everything(load(environ))
-        receipts = deliver([letter(t.name, body=body) for t in to], to, 10)
+        receipts = deliver([delivery(t.name, body=body) for t in to], to, 10)
     assert [receipt.error for receipt in receipts] == ["", ""]
     assert set(mails.logins) == {("user@example.com", "p@ss/w%rd&?#")}
     assert sorted(recipients for recipients, _ in mails.messages) == [("one@example.com",), ("two@example.com",)]
@@ -126,14 +126,9 @@ def test_targets_that_are_down_or_silent_hold_up_no_other_and_show_no_address() 
     assert "refused" in refused["json://127.0.0.1"].error and CANARY not in refused["json://127.0.0.1"].error
 
 
-def test_a_target_that_refuses_twice_is_left_alone_and_one_of_yesterday_is_named() -> None:
-    with http_server(500) as calls:
-        environ = {"BACKUP_NOTIFY_URLS": f"json://127.0.0.1:{calls.port}"}
-        to = targets(load(environ))
-        found = deliver([*(letter(to[0].name, f"m{n}") for n in range(5)), letter("discord://***")], to, 10)
-    assert len(calls.requests) == 2
-    assert sorted(receipt.target for receipt in found) == ["discord://***", "json://127.0.0.1", "json://127.0.0.1"]
-    assert "not in the settings" in next(r.error for r in found if r.target == "discord://***")
+def test_a_target_of_yesterday_is_named() -> None:
+    (receipt,) = deliver([delivery("discord://***")], [], 10)
+    assert receipt.target == "discord://***" and "not in the settings" in receipt.error
 
 
 @pytest.mark.parametrize(("code", "well"), [(200, True), (204, True), (404, False), (500, False)])
@@ -151,43 +146,41 @@ def test_the_heartbeat_follows_no_redirect_away_from_the_web(location: str) -> N
     assert receipt.error
 
 
-# --- the desk ------------------------------------------------------------------------------------------------------
+# --- the notifier --------------------------------------------------------------------------------------------------
 
 
 class Office:
-    """A desk with a clock of its own, delivering in this process. `again` is the service after a restart."""
+    """A notifier with a clock of its own, delivering in this process. `again` is the service after a restart."""
 
     def __init__(self, root: Path, environ: dict[str, str]) -> None:
         self.root, self.settings, self.now = root, load(environ | {"BACKUP_DIR": str(root)}), NOW
         self.health = Health("pass", (), self.now)
         self.runs: list[Run] = []
         self.sets: list[Any] = []
-        self.posts: list[Sequence[Letter]] = []
-        self.desk = self.again()
+        self.tried: list[Sequence[Delivery]] = []
+        self.notifier = self.again()
 
-    def again(self) -> Desk:
-        self.desk = Desk(
-            Surroundings(
-                root=self.root,
-                policy=lambda: Policy("obcms", "warn", timedelta(hours=24), UTC),
-                targets=[target.name for target in targets(self.settings)],
-                heartbeat=self.settings.heartbeat_url is not None,
-                max_age=timedelta(hours=48),
-                look=lambda: View(self.health, self.runs, self.sets),
-                post=self.post,
-                stop=lambda: None,
-                clock=lambda: self.now,
-            )
+    def again(self) -> Notifier:
+        self.notifier = Notifier(
+            root=self.root,
+            policy=lambda: Policy("obcms", "warn", timedelta(hours=24), UTC),
+            targets=[target.name for target in targets(self.settings)],
+            heartbeat=self.settings.heartbeat_url is not None,
+            max_age=timedelta(hours=48),
+            look=lambda: Snapshot(self.health, self.runs, self.sets),
+            deliver=self.deliver,
+            stop=lambda: None,
+            clock=lambda: self.now,
         )
-        return self.desk
+        return self.notifier
 
-    def post(self, letters: Sequence[Letter]) -> Sequence[Receipt]:
-        self.posts.append(letters)
-        return deliver(letters, everything(self.settings), 5)
+    def deliver(self, deliveries: Sequence[Delivery]) -> Sequence[Receipt]:
+        self.tried.append(deliveries)
+        return deliver(deliveries, everything(self.settings), 5)
 
     def look(self, times: int = 1, every: timedelta = timedelta(seconds=30)) -> None:
         for _ in range(times):
-            self.desk.round()
+            self.notifier.round()
             self.now += every
 
     def fail(self, message: str = "no route to the database") -> None:
@@ -213,97 +206,103 @@ def test_a_target_that_was_down_gets_it_later_also_after_a_restart_and_health_sa
     office: Callable[..., Office],
 ) -> None:
     with http_server(503) as calls:
-        desk = office(BACKUP_NOTIFY_URLS=f"json://u:{CANARY}@127.0.0.1:{calls.port}/{CANARY}")
-        desk.fail()
-        desk.look(20)
+        here = office(BACKUP_NOTIFY_URLS=f"json://u:{CANARY}@127.0.0.1:{calls.port}/{CANARY}")
+        here.fail()
+        here.look(20)
         assert 2 <= len(calls.requests) <= 5  # longer and longer pauses
-        assert "1 alert could not be delivered to json://***@127.0.0.1 since 2026-03-01" in desk.texts()
-        assert "503" in desk.texts() and "next try in" in desk.texts()
-        summary = alerts.summary(desk.root, desk.settings)
+        assert "alerts do not reach json://***@127.0.0.1 since 2026-03-01" in here.texts()
+        assert "503" in here.texts() and "1 undelivered" in here.texts()
+        summary = alerts.summary(here.root, here.settings)
         assert (summary.undelivered, summary.targets) == (1, ("json://***@127.0.0.1",)) and "503" in summary.last_error
-        desk.again()
+        here.again()
         calls.code = 500
-        desk.look(20, timedelta(minutes=10))
-        assert "503" in desk.texts()  # the first error stays
+        here.look(20, timedelta(minutes=10))
+        assert "503" in here.texts()  # the first error stays
         calls.code = 200
-        desk.look(8, timedelta(minutes=10))
-        assert desk.texts() == "" and Outbox(desk.root).messages() == []
-        assert alerts.summary(desk.root, desk.settings).last_delivered is not None
+        here.look(8, timedelta(minutes=10))
+        assert here.texts() == "" and recall(here.root).messages == ()
+        assert alerts.summary(here.root, here.settings).last_delivered is not None
         told = len(calls.requests)
-        desk.again()
-        desk.look(20)
+        here.again()
+        here.look(20)
         assert len(calls.requests) == told
-    state = [path for path in (desk.root / "state").rglob("*") if path.is_file()]
+    state = [path for path in (here.root / "state").rglob("*") if path.is_file()]
     assert state and all(path.stat().st_mode & 0o777 == 0o600 for path in state)
     assert all(CANARY.encode() not in path.read_bytes() for path in state)
 
 
 def test_undelivered_alerts_are_seen_in_health_but_do_not_make_it_fail(office: Callable[..., Office]) -> None:
     with http_server(500) as calls:
-        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
-        desk.fail()
-        desk.look(2)
-    publish(desk.root)
-    catalog, records = Catalog(desk.root, desk.settings.zone), Records(desk.root / "state" / "runs")
+        here = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
+        here.fail()
+        here.look(2)
+    publish(here.root)
+    catalog, records = Catalog(here.root, here.settings.zone), Records(here.root / "state" / "runs")
     now = datetime.now(UTC)
-    health = status(desk.settings, catalog, records, now, scheduler="alive")
-    assert health.status == "warn" and "could not be delivered" in health.reasons[0].text
-    assert overview(desk.settings, catalog, records, now, scheduler="alive", alerting=False).health.status == "pass"
+    health = status(here.settings, catalog, records, now, scheduler="alive")
+    assert health.status == "warn" and "alerts do not reach" in health.reasons[0].text
+    assert overview(here.settings, catalog, records, now, scheduler="alive", alerting=False).health.status == "pass"
 
 
 def test_what_one_target_does_not_take_is_told_through_the_other(office: Callable[..., Office]) -> None:
     with http_server(500) as bad, http_server() as good:
-        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{bad.port} xml://127.0.0.1:{good.port}")
-        desk.fail()
-        desk.look(4)
+        here = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{bad.port} xml://127.0.0.1:{good.port}")
+        here.fail()
+        here.look(4)
         bodies = [body for _, _, body in good.requests]
         assert len(bodies) == 2 and "alerts do not reach json" in bodies[1]
-        desk.look(200)
+        here.look(200)
         assert len(good.requests) == 2
 
 
-def test_a_message_that_is_refused_for_good_holds_up_no_other(office: Callable[..., Office]) -> None:
+def test_what_was_refused_once_goes_before_what_came_after_it(office: Callable[..., Office]) -> None:
     with smtp() as mails:
         environ = {"MAILTO": "a@example.com", "EMAIL_HOST": "127.0.0.1", "EMAIL_PORT": str(mails.port)}
-        desk = office(**environ)
+        here = office(**environ)
         mails.refused = {"a@example.com"}
-        desk.fail()
-        desk.look(2)
+        here.fail()
+        here.look(2)
         mails.refused = set()
-        desk.succeed()
-        desk.look(1)
-        assert "RECOVERED" in mails.subjects()[0]
+        here.succeed()
+        here.look(2)
+        assert ["FAILED" in mails.subjects()[0], "RECOVERED" in mails.subjects()[1]] == [True, True]
 
 
 def test_an_alert_that_nobody_takes_for_a_week_is_given_up_and_health_says_so(office: Callable[..., Office]) -> None:
-    desk = office(BACKUP_NOTIFY_URLS="json://127.0.0.1:1")
-    desk.fail()
-    desk.look(2)
-    desk.health = Health("starting", (), desk.now)
-    desk.now += timedelta(days=8)
-    desk.look(1)
-    assert "1 alert could never be delivered" in desk.texts() and Outbox(desk.root).messages() == []
+    here = office(BACKUP_NOTIFY_URLS="json://127.0.0.1:1")
+    here.fail()
+    here.look(2)
+    here.health = Health("starting", (), here.now)
+    here.now += timedelta(days=8)
+    here.look(1)
+    assert recall(here.root).messages  # a machine that was off, or a clock that jumped, has tried nothing
+    here.look(TRIES, timedelta(hours=1))
+    assert "1 alert could never be delivered" in here.texts() and recall(here.root).messages == ()
 
 
 def test_the_outbox_is_bounded_and_keeps_the_first(office: Callable[..., Office]) -> None:
-    desk = office(BACKUP_NOTIFY_URLS="json://127.0.0.1:1")
+    here = office(BACKUP_NOTIFY_URLS="json://127.0.0.1:1")
     for n in range(60):
-        desk.fail(f"reason {'abcdefghij'[n % 10] * 3} {'klmnopqrst'[n // 10] * 3}")
-        desk.look(2, timedelta(hours=1))
-    messages = Outbox(desk.root).messages()
-    assert len(messages) <= MOST and "aaa kkk" in messages[0].title
-    notice = alerts.Notice("report", "weekly", "x")
+        here.fail(f"reason {'abcdefghij'[n % 10] * 3} {'klmnopqrst'[n // 10] * 3}")
+        here.look(2, timedelta(hours=1))
+    messages = recall(here.root).messages
+    assert len(messages) == MOST / 2 and "aaa kkk" in messages[0].title
+    notice = alerts.Notice(kind="report", title="weekly", body="x")
     with pytest.raises(StoreError, match="wait to be delivered"):
-        for _ in range(MOST):
-            alerts.enqueue(desk.root, notice, desk.now)
+        for _ in range(MOST + 1):
+            alerts.enqueue(here.root, notice, here.now)
+    here.look(3, timedelta(hours=1))
+    messages = recall(here.root).messages
+    assert len(messages) == MOST and "aaa kkk" in messages[0].title and "could never be delivered" in here.texts()
+    assert sum(each.kind == "failure" for each in messages) == MOST / 2
 
 
 def test_a_full_disk_does_not_keep_an_alert_back(office: Callable[..., Office], tmp_path: Path) -> None:
     with http_server() as calls:
-        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
+        here = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
         (tmp_path / "state").write_text("no directory: nothing can be written below")
-        desk.fail("the backup volume is full")
-        desk.look(20)
+        here.fail("the backup volume is full")
+        here.look(20)
         assert len(calls.requests) == 1 and "volume is full" in calls.requests[0][2]
 
 
@@ -315,52 +314,54 @@ def test_a_damaged_memory_or_message_is_survived(office: Callable[..., Office], 
     os.mkfifo(tmp_path / "state" / "outbox" / "pipe.json")
     (tmp_path / "state" / "outbox" / "link.json").symlink_to("/etc/passwd")
     with http_server() as calls:
-        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
-        desk.fail()
-        desk.look(5)
-        assert len(calls.requests) == 1 and desk.texts() == ""
+        here = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
+        here.fail()
+        here.look(5)
+        assert len(calls.requests) == 1 and here.texts() == ""
 
 
 def test_a_report_put_in_by_another_process_is_delivered_once(office: Callable[..., Office]) -> None:
     with http_server() as calls:
-        desk = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
-        alerts.enqueue(desk.root, alerts.Notice("report", "[obcms] weekly report", "all is well"), desk.now)
-        desk.look(5)
+        here = office(BACKUP_NOTIFY_URLS=f"json://127.0.0.1:{calls.port}")
+        alerts.enqueue(
+            here.root, alerts.Notice(kind="report", title="[obcms] weekly report", body="all is well"), here.now
+        )
+        here.look(5)
         assert [json.loads(body)["title"] for _, _, body in calls.requests] == ["[obcms] weekly report"]
 
 
 def test_where_nothing_is_configured_nothing_is_sent_or_kept_and_nobody_complains(
     office: Callable[..., Office],
 ) -> None:
-    desk = office()
-    alerts.enqueue(desk.root, alerts.Notice("report", "weekly", "x"), desk.now)
-    desk.fail()
-    desk.look(10)
-    assert desk.posts == [] and desk.texts() == "" and Outbox(desk.root).messages() == []
-    assert alerts.summary(desk.root, desk.settings) == alerts.summary(desk.root / "none", desk.settings)
+    here = office()
+    alerts.enqueue(here.root, alerts.Notice(kind="report", title="weekly", body="x"), here.now)
+    here.fail()
+    here.look(10)
+    assert here.tried == [] and here.texts() == "" and recall(here.root).messages == ()
+    assert alerts.summary(here.root, here.settings) == alerts.summary(here.root / "none", here.settings)
 
 
 def test_the_heartbeat_comes_after_a_verified_backup_once_and_its_failure_is_seen(
     office: Callable[..., Office],
 ) -> None:
     with http_server(500) as calls:
-        desk = office(BACKUP_HEARTBEAT_URL=f"{calls.url}/{CANARY}")
-        name = publish(desk.root)
-        (made,) = Catalog(desk.root, desk.settings.zone).sets()
-        run = Run(id="r1", operation="create", started=desk.now, ended=desk.now, outcome=Outcome.SUCCESS, set=name)
-        desk.runs, desk.sets = [run], [made]
-        desk.look(3)
+        here = office(BACKUP_HEARTBEAT_URL=f"{calls.url}/{CANARY}")
+        name = publish(here.root)
+        (made,) = Catalog(here.root, here.settings.zone).sets()
+        run = Run(id="r1", operation="create", started=here.now, ended=here.now, outcome=Outcome.SUCCESS, set=name)
+        here.runs, here.sets = [run], [made]
+        here.look(3)
         assert calls.requests == []  # not verified yet
-        desk.sets = [replace(made, verdict=Verdict(checked=desk.now))]
-        desk.look(2)
-        assert len(calls.requests) == 1 and "the heartbeat could not be delivered" in desk.texts()
-        assert CANARY not in desk.texts()
+        here.sets = [replace(made, verdict=Verdict(checked=here.now))]
+        here.look(2)
+        assert len(calls.requests) == 1 and "the heartbeat does not reach its receiver" in here.texts()
+        assert CANARY not in here.texts()
         calls.code = 200
-        desk.look(100)
-        assert len(calls.requests) == 2 and desk.texts() == ""
-        assert alerts.summary(desk.root, desk.settings).last_heartbeat is not None
-        desk.again()
-        desk.look(10)
+        here.look(100)
+        assert len(calls.requests) == 2 and here.texts() == ""
+        assert alerts.summary(here.root, here.settings).last_heartbeat is not None
+        here.again()
+        here.look(10)
         assert len(calls.requests) == 2
 
 
@@ -373,17 +374,17 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def test_a_process_that_hangs_or_crashes_is_a_failed_delivery_and_is_gone() -> None:
-    letters = [letter("json://h")]
+    deliveries = [delivery("json://h")]
     begun = time.monotonic()
-    (crashed,) = Post([sys.executable, "-c", "import os; os.abort()"])(letters)
+    (crashed,) = DeliveryProcess([sys.executable, "-c", "import os; os.abort()"])(deliveries)
     assert "ended with code" in crashed.error
-    (missing,) = Post(["/nowhere/python"])(letters)
+    (missing,) = DeliveryProcess(["/nowhere/python"])(deliveries)
     assert "cannot be started" in missing.error
-    post = Post([sys.executable, "-c", "import time; time.sleep(1000)"])
-    timer = threading.Timer(0.3, post.stop)
+    process = DeliveryProcess([sys.executable, "-c", "import time; time.sleep(1000)"])
+    timer = threading.Timer(0.3, process.stop)
     timer.start()
-    assert post(letters) == []
-    (hung,) = Post([sys.executable, "-c", "import time; time.sleep(1000)"], deadline=-29.5)(letters)
+    assert process(deliveries) == []
+    (hung,) = DeliveryProcess([sys.executable, "-c", "import time; time.sleep(1000)"], deadline=-29.5)(deliveries)
     assert "hung and was killed" in hung.error
     timer.join()
     assert time.monotonic() - begun < 60
@@ -428,33 +429,33 @@ def test_notify_says_what_to_set_and_lists_what_waits(tmp_path: Path) -> None:
     nothing = notify(tmp_path, "--test")
     assert nothing.returncode == 10 and "Set MAILTO with EMAIL_HOST" in nothing.stdout + nothing.stderr
     assert notify(tmp_path).returncode == 2
-    desk = Office(tmp_path, {"BACKUP_NOTIFY_URLS": f"json://u:{CANARY}@127.0.0.1:1/"})
-    desk.fail()
-    desk.look(2)
+    here = Office(tmp_path, {"BACKUP_NOTIFY_URLS": f"json://u:{CANARY}@127.0.0.1:1/"})
+    here.fail()
+    here.look(2)
     waits = notify(tmp_path, "--pending", BACKUP_NOTIFY_URLS=f"json://u:{CANARY}@127.0.0.1:1/")
     assert "\tfailure\t[obcms] BACKUP FAILED" in waits.stdout and "json://***@127.0.0.1\tfailed 1" in waits.stdout
     assert CANARY not in waits.stdout + waits.stderr
     memory = recall(tmp_path)
     assert memory
-    event = Event(text="upload daily failed: no route", last=datetime.now(UTC), count=2)
-    remember(tmp_path, memory.model_copy(update={"state": memory.state.model_copy(update={"events": {"x": event}})}))
+    run = Known(level="run", text="upload daily failed: no route", since=datetime.now(UTC), count=2)
+    remember(tmp_path, memory.model_copy(update={"state": memory.state.model_copy(update={"known": {"run x": run}})}))
     held = notify(tmp_path, "--pending").stdout
     assert "\theld back for the next message\tupload daily failed: no route" in held
     assert checked(notify(tmp_path, "--pending", "--json").stdout)["messages"][-1]["kind"] == "held"
 
 
-DESK = """
+NOTIFIER = """
 import backup.service.main as service_module
 from backup.app.composition import App
-from backup.app.alerts import desk as make_desk
+from backup.app.alerts import notifier as make_notifier
 service_module._ALERTS = 0.5
-make = lambda health: make_desk(App(settings), given["alerts"], health)
+make = lambda health: make_notifier(App(settings), given["alerts"], health)
 """
 
 
 @pytest.fixture
 def service(tmp_path: Path, supercronic: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    runner = RUNNER.replace("try:\n", f"{DESK}\ntry:\n").replace("grace=given", "desk=make, grace=given")
+    runner = RUNNER.replace("try:\n", f"{NOTIFIER}\ntry:\n").replace("grace=given", "notifier=make, grace=given")
     runner = runner.replace('given["alerts"]', json.dumps(CLI))
     monkeypatch.setattr("tests.integration.test_serve.RUNNER", runner)
     service = Service(tmp_path, supercronic)
@@ -526,7 +527,7 @@ def test_a_delivery_that_hangs_does_not_hold_up_the_end_of_the_service(
         assert service.end(signal.SIGTERM) == 0
         assert time.monotonic() - begun < 20
     assert service.left() == []
-    assert Outbox(service.root).messages()  # it waits for the next start
+    assert recall(service.root).messages  # it waits for the next start
 
 
 def test_only_the_heartbeats_target_takes_heartbeats() -> None:

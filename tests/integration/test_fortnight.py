@@ -21,7 +21,7 @@ from backup.errors import BackupError
 from backup.model.manifest import Tier
 from backup.model.schedule import moments
 from backup.monitoring.alerts.model import Policy, State
-from backup.monitoring.alerts.rules import due
+from backup.monitoring.alerts.rules import decide
 from backup.monitoring.health import WORDS
 from backup.operations import prune as pruning
 from backup.operations.create.run import Request, create
@@ -128,8 +128,8 @@ class Fortnight:
         policy = Policy("obcms", "warn", timedelta(hours=24), ZONE)
         for _ in range(2):
             seen = self.seen().health
-            self.state, notices = due(self.state, seen, self.app.records.all(), self.clock(), policy)
-            self.day.told += [notice.kind for notice in notices]
+            self.state, notice = decide(self.state, seen, self.app.records.all(), self.clock(), policy)
+            self.day.told += [notice.kind] if notice else []
             self.now += timedelta(seconds=30)
 
     def seen(self):  # type: ignore[no-untyped-def]

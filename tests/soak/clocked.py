@@ -48,7 +48,7 @@ def _round() -> None:
         now = alerts.datetime.now(datetime.UTC)
         return status.overview(here.settings, here.catalog, here.records, now, alerting=False).health
 
-    alerts.desk(here, [sys.executable, __file__], health).round()
+    alerts.notifier(here, [sys.executable, __file__], health).round()
 
 
 if __name__ == "__main__":

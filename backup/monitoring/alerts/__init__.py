@@ -1,6 +1,6 @@
 """Alerts: what is told to whom, and what becomes of it.
 
-`rules` decide what is to be told (pure), `messages` say it, `outbox` keeps it, `desk` looks after it in the service,
+`rules` decide what is to be told (pure), `messages` say it, `outbox` keeps it, `notifier` does so in the service,
 `delivery` takes it away in a process of its own, `report` says how that goes.
 """
 

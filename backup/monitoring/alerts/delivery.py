@@ -1,8 +1,7 @@
-"""Takes messages to their targets: the only home of apprise. Runs in a process of its own (`Post`), which may hang:
-what hangs, leaks or crashes there is gone with it, and no address stays here.
+"""Take messages to their targets: the only home of apprise. It runs in a process of its own, which may hang.
 
-Each target has a thread and its own errors. Nothing that a library or a service says about an address is passed on
-before the address and its parts are struck out.
+What hangs, leaks or crashes there is gone with it, and no address stays here. Each target has a thread and its own
+errors. Nothing that a library or a service says about an address is passed on before its parts are struck out.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import queue
 import re
 import subprocess
 import threading
@@ -27,7 +25,7 @@ from backup.config import notify_url
 from backup.errors import ConfigError
 from backup.formatting import printable
 from backup.logging import redacted
-from backup.monitoring.alerts.model import HEARTBEAT, Letter, Letters, Receipt, Receipts, Target
+from backup.monitoring.alerts.model import HEARTBEAT, RECEIPTS, Deliveries, Delivery, Receipt, Target
 
 if TYPE_CHECKING:
     from apprise import Apprise
@@ -39,40 +37,38 @@ _MORE: Final = 30.0
 _ANSWER: Final = 15.0
 _REASON: Final = 300
 _READ: Final = 1024
-# After so many in a row a target is left alone: each may cost the whole time of an answer.
-_GIVE_UP: Final = 2
+_TYPES: Final = {"failure": "failure", "reminder": "failure", "recovery": "success", "warning": "warning"}
 _TELLING: Final = re.compile(r"(?:Socket Exception|Response Details|SMTP recipient)")
 # Chat services make a call to everybody of these, whoever wrote them.
 _CALLS: Final = re.compile(r"@(?=everyone|here|channel|all\b)|<(?=[!@#])", re.IGNORECASE)
 
 
-class Post:
-    """Sends letters through `command`, which reads them from stdin and prints receipts. One at a time."""
+class DeliveryProcess:
+    """Deliver through `command`, which reads deliveries from stdin and prints receipts; once at a time."""
 
     def __init__(self, command: Sequence[str], deadline: float = _DEADLINE) -> None:
         self._command, self._deadline = list(command), deadline
         self._child: subprocess.Popen[bytes] | None = None
         self._over = False
 
-    def __call__(self, letters: Sequence[Letter]) -> list[Receipt]:
-        """What came of each letter that was tried; never an exception for what went wrong with the delivery."""
-        given = Letters(letters=tuple(letters), deadline=self._deadline)
+    def __call__(self, deliveries: Sequence[Delivery]) -> list[Receipt]:
+        """What came of each; never an exception for what went wrong with it."""
+        given = Deliveries(deliveries=tuple(deliveries), deadline=self._deadline).model_dump_json().encode()
         try:
             with subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
                 self._child = child
                 try:
-                    out, _ = child.communicate(given.model_dump_json().encode(), timeout=self._deadline + _MORE)
-                except subprocess.TimeoutExpired:
+                    out, _ = child.communicate(given, timeout=self._deadline + _MORE)
+                finally:
                     child.kill()
-                    return _all(letters, "the delivering process hung and was killed")
-        except OSError as error:
-            return _all(letters, f"the delivering process cannot be started: {error.strerror}")
-        if self._over:
-            return []
-        try:
-            return list(Receipts.model_validate_json(out).receipts)
+            return list(RECEIPTS.validate_json(out))
+        except subprocess.TimeoutExpired:
+            error = "the delivering process hung and was killed"
+        except OSError as reason:
+            error = f"the delivering process cannot be started: {reason.strerror}"
         except ValidationError:
-            return _all(letters, f"the delivering process ended with code {child.returncode}; see the log")
+            error = f"the delivering process ended with code {child.returncode}; see the log"
+        return [Receipt(target=each.target, id=each.id, error=error) for each in deliveries if not self._over]
 
     def stop(self) -> None:
         """End what is under way: the service ends."""
@@ -82,30 +78,31 @@ class Post:
                 child.kill()
 
 
-def deliver(letters: Sequence[Letter], targets: Sequence[Target], deadline: float) -> list[Receipt]:
-    """Deliver within `deadline` seconds. A target that does not answer, or is not known any more, says so.
+def deliver(deliveries: Sequence[Delivery], targets: Sequence[Target], deadline: float) -> list[Receipt]:
+    """Deliver within `deadline` seconds, one message to each target. What does not answer, or is not known, says so.
 
-    Letters that were not tried, because others failed at the same target, have no receipt. Threads may be left that
-    hang: the process is to end.
+    Threads may be left that hang: the process is to end.
     """
-    addresses = {target.name: target.url.get_secret_value() for target in targets}
-    done: queue.SimpleQueue[Receipt | str] = queue.SimpleQueue()
-    by_target: dict[str, list[Letter]] = {}
-    for letter in letters:
-        by_target.setdefault(letter.target, []).append(letter)
-    for name, mine in by_target.items():
-        work = threading.Thread(
-            target=_serve, args=(mine, addresses.get(name, ""), deadline, done), name=f"to {name}", daemon=True
-        )
-        work.start()
-    receipts, busy = _collect(done, set(by_target), time.monotonic() + deadline)
-    had = {(receipt.target, receipt.id) for receipt in receipts}
-    for name in sorted(busy):
-        hanging = next((letter for letter in by_target[name] if (name, letter.id) not in had), None)
-        if hanging:
-            error = f"no answer within {deadline:.0f} s"
-            receipts.append(Receipt(target=name, id=hanging.id, error=error, seconds=deadline))
-    return receipts
+    urls = {target.name: target.url.get_secret_value() for target in targets}
+    receipts: dict[str, Receipt] = {}
+
+    def serve(each: Delivery) -> None:
+        begun = time.monotonic()
+        error = _attempt(each, urls.get(each.target, ""), deadline)
+        seconds = round(time.monotonic() - begun, 3)
+        receipts[each.target] = Receipt(target=each.target, id=each.id, error=error, seconds=seconds)
+
+    threads = [threading.Thread(target=serve, args=(each,), daemon=True) for each in deliveries]
+    until = time.monotonic() + deadline
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    error = f"no answer within {deadline:.0f} s"
+    return [
+        receipts.get(each.target) or Receipt(target=each.target, id=each.id, error=error, seconds=deadline)
+        for each in deliveries
+    ]
 
 
 def check(targets: Sequence[Target]) -> None:
@@ -122,71 +119,34 @@ def check(targets: Sequence[Target]) -> None:
         )
 
 
-def _all(letters: Sequence[Letter], error: str) -> list[Receipt]:
-    return [Receipt(target=letter.target, id=letter.id, error=error) for letter in letters]
-
-
-def _collect(done: queue.SimpleQueue[Receipt | str], busy: set[str], until: float) -> tuple[list[Receipt], set[str]]:
-    receipts: list[Receipt] = []
-    while busy:
-        try:
-            item = done.get(timeout=max(0.0, until - time.monotonic()))
-        except queue.Empty:
-            break
-        if isinstance(item, str):
-            busy.discard(item)
-        else:
-            receipts.append(item)
-    return receipts, busy
-
-
-def _serve(letters: Sequence[Letter], url: str, deadline: float, done: queue.SimpleQueue[Receipt | str]) -> None:
-    failed = 0
-    for letter in letters:
-        begun = time.monotonic()
-        error = _one(letter, url, deadline)
-        seconds = round(time.monotonic() - begun, 3)
-        done.put(Receipt(target=letter.target, id=letter.id, error=error, seconds=seconds))
-        failed = failed + 1 if error else 0
-        if failed >= _GIVE_UP:
-            break
-    done.put(letters[0].target)
-
-
-def _one(letter: Letter, url: str, deadline: float) -> str:
+def _attempt(each: Delivery, url: str, deadline: float) -> str:
     """Why it was not delivered, or nothing."""
     if not url:
         return "this target is not in the settings any more"
     try:
-        if letter.target == HEARTBEAT:
-            return _struck(_beat(url), url)
-        return _notify(letter, url, deadline)
+        return _struck(_beat(url) if each.target == HEARTBEAT else _notify(each, url, deadline), url)
     except Exception as error:  # noqa: BLE001 - a library's bug with one target must not cost the others theirs
         return _struck(f"{type(error).__name__}: {error}", url)
 
 
-def _notify(letter: Letter, url: str, deadline: float) -> str:
+def _notify(each: Delivery, url: str, deadline: float) -> str:
     service, why = _service(url)
     if service is None:
         return why
     result = service.notify(
-        title=_uncalled(letter.title),
-        body=_uncalled(letter.body),
+        title=_CALLS.sub("\\g<0>\u200b", each.title),
+        body=_CALLS.sub("\\g<0>\u200b", each.body),
         body_format="text",
-        notify_type={"failure": "failure", "reminder": "failure", "recovery": "success", "warning": "warning"}.get(
-            letter.kind, "info"
-        ),
+        notify_type=_TYPES.get(each.kind, "info"),
         log_level=logging.DEBUG,
         timeout=deadline,
     )
-    if result:
-        return ""
     said = [
         entry.message
         for entry in result.logs()
         if entry.level in ("WARNING", "ERROR", "CRITICAL") or _TELLING.match(entry.message)
     ]
-    return _struck("; ".join(dict.fromkeys(said)) or "the service did not take it and gave no reason", url)
+    return "" if result else "; ".join(dict.fromkeys(said)) or "the service did not take it and gave no reason"
 
 
 def _service(url: str) -> tuple[Apprise | None, str]:
@@ -218,32 +178,26 @@ def _library() -> Any:
     return library
 
 
+class _WebOnly(urllib.request.HTTPRedirectHandler):
+    """Redirects that lead to http and https alone."""
+
+    def redirect_request(self, *given: Any) -> urllib.request.Request | None:
+        new = super().redirect_request(*given)
+        return new if new and new.type in ("http", "https") else None
+
+
 def _beat(url: str) -> str:
-    """Ask for the heartbeat's URL. Redirects lead to http and https alone, answers are read to their first bytes."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
-    ):
-        opener.add_handler(handler())
+    """Ask for the heartbeat's URL. Of an answer the first bytes are read."""
     request = urllib.request.Request(url, headers={"User-Agent": f"obcms-backup/{__version__}"})  # noqa: S310
     try:
-        with opener.open(request, timeout=_ANSWER) as answer:
+        with urllib.request.build_opener(_WebOnly).open(request, timeout=_ANSWER) as answer:
             answer.read(_READ)
     except urllib.error.HTTPError as error:
-        error.close()
-        return f"HTTP {error.code} {error.reason}"
+        with error:
+            return f"HTTP {error.code} {error.reason}"
     except urllib.error.URLError as error:
         return f"{error.reason}"
     return ""
-
-
-def _uncalled(text: str) -> str:
-    return _CALLS.sub("\\g<0>\u200b", text)
 
 
 def _struck(text: str, url: str) -> str:

@@ -1,7 +1,7 @@
 """What the alerts remember and send. Plain data.
 
-    state/alerts.json       Memory: what the recipients have been told, and how each target takes messages
-    state/outbox/<id>.json  Message: one that is not yet delivered everywhere
+    state/alerts.json       Memory: what the recipients have been told, and the messages on their way
+    state/outbox/<id>.json  Message: one that another process has put in
 
 Neither holds an address: a target is known by the name that may be shown.
 """
@@ -9,25 +9,16 @@ Neither holds an address: a target is known by the name that may be shown.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
-from typing import Final, Literal
+from datetime import timedelta, tzinfo
+from typing import Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, model_validator
 
 Kind = Literal["failure", "recovery", "warning", "reminder", "report", "test", "heartbeat"]
 # The one target that takes heartbeats, and nothing else.
 HEARTBEAT: Final = "heartbeat"
 TITLE: Final = 200
 BODY: Final = 6000
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something to tell. `title` is one line, `body` plain text."""
-
-    kind: Kind
-    title: str
-    body: str
 
 
 @dataclass(frozen=True)
@@ -53,109 +44,110 @@ class _Data(BaseModel):
 
 
 class Known(_Data):
-    """A cause that is there, from `since` to `seen` at least. `told` is when its message was made; None: not yet."""
+    """A cause, a warning, or failed runs of one kind: `count` of it are not told yet, the text is that of the newest.
 
-    text: str
+    `since` is when it came, `stands` whether it is there, `settled` whether it was so for more than a look, or is told;
+    `told` are the last times of telling it.
+    """
+
+    level: Literal["fail", "warn", "run"]
+    text: str = ""
     hint: str = ""
     since: AwareDatetime
-    seen: AwareDatetime
-    told: AwareDatetime | None = None
-
-
-class Event(_Data):
-    """Failed runs of one kind. `count` of them have not been told; `text` is about the newest."""
-
-    text: str
-    hint: str = ""
-    last: AwareDatetime
     count: int = 0
-    told: AwareDatetime | None = None
+    stands: bool = False
+    settled: bool = False
+    told: tuple[AwareDatetime, ...] = ()
 
 
 class State(_Data):
-    """What the recipients have been told.
+    """What the recipients have been told, by level and class of the text.
 
-    `causes` and `events` by the class of their text; `seen` are the failed runs that are counted. `unwell` is when
-    the recipients were first told that something is wrong, None while they believe that all is well. `sent` are the
-    times of the last day's messages, `critical` those of each cause by its class, `ping` the run of the newest
-    heartbeat. `held` are warnings that came while too many messages had been sent.
+    `seen` are the failed runs that are counted. `unwell` is when the recipients were first told that something is
+    wrong, None while they believe that all is well. `sent` are the times of the last messages, `ping` is the run of
+    the newest heartbeat.
     """
 
-    causes: dict[str, Known] = Field(default_factory=dict)
-    warned: dict[str, AwareDatetime] = Field(default_factory=dict)
-    events: dict[str, Event] = Field(default_factory=dict)
+    known: dict[str, Known] = Field(default_factory=dict)
     seen: tuple[str, ...] | None = None
     unwell: AwareDatetime | None = None
-    told: AwareDatetime | None = None
-    reminded: int = 0
     sent: tuple[AwareDatetime, ...] = ()
-    critical: dict[str, tuple[AwareDatetime, ...]] = Field(default_factory=dict)
-    held: dict[str, Known] = Field(default_factory=dict)
     ping: str = ""
 
     @property
     def waiting(self) -> list[Known]:
-        """What is held back and goes into the next message: causes, failed runs, warnings."""
-        causes = [known for known in self.causes.values() if known.told is None]
-        runs = [
-            Known(text=event.text, hint=event.hint, since=event.last, seen=event.last)
-            for event in self.events.values()
-            if event.count
-        ]
-        return [*causes, *runs, *self.held.values()]
+        """What is not told yet and goes into the next message."""
+        return [each for each in self.known.values() if each.count or each.stands and not each.settled]
 
 
-class Delivery(_Data):
-    """How one target takes messages. `failures` in a row since `since`; `error` is the first of them."""
+class Notice(_Data):
+    """Something to tell. `title` is one line, `body` plain text."""
 
-    failures: int = 0
-    since: AwareDatetime | None = None
-    error: str = ""
-    last_error: str = ""
-    delivered: AwareDatetime | None = None
+    kind: Kind
+    title: str
+    body: str
 
 
-class Attempt(_Data):
-    """What came of one message at one target so far; the next try is at `next`."""
+class Attempts(_Data):
+    """How often one target did not take a message, and why at first; the next try is at `next`."""
 
     count: int
     next: AwareDatetime
     error: str
 
 
-class Memory(_Data):
-    """All of state/alerts.json. `lost` messages were given up, the last one at `lost_at`."""
-
-    state: State = State()
-    deliveries: dict[str, Delivery] = Field(default_factory=dict)
-    lost: int = 0
-    lost_at: AwareDatetime | None = None
-
-
-class Message(_Data):
+class Message(Notice):
     """A notice on its way. `delivered` names the targets that have it, `tries` those that did not take it."""
 
     id: str
-    kind: Kind
-    title: str
-    body: str
     created: AwareDatetime
     delivered: tuple[str, ...] = ()
-    tries: dict[str, Attempt] = Field(default_factory=dict)
+    tries: dict[str, Attempts] = Field(default_factory=dict)
 
 
-class Letter(_Data):
+class Memory(_Data):
+    """All of state/alerts.json. `messages` are on their way, oldest first; `delivered`: when each target took one.
+
+    `lost` messages were given up, the last one at `lost_at`.
+    """
+
+    state: State = State()
+    messages: tuple[Message, ...] = ()
+    delivered: dict[str, AwareDatetime] = Field(default_factory=dict)
+    lost: int = 0
+    lost_at: AwareDatetime | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, data: Any) -> Any:
+        """Read the form of before December 2026, which kept each level in its own way."""
+        if not isinstance(data, dict) or "deliveries" not in data:
+            return data
+        try:
+            old, known = data["state"], {}
+            for name, at in old["warned"].items():
+                known[f"warn {name}"] = {"level": "warn", "since": at, "told": [at]}
+            for level, field in (("fail", "causes"), ("run", "events"), ("warn", "held")):
+                for name, each in old[field].items():
+                    told = [each["told"]] if each.get("told") else []
+                    new = {"level": level, "since": each.get("last"), "count": int(not told), "stands": level == "fail"}
+                    new["settled"] = new["stands"]
+                    known[f"{level} {name}"] = {**new, **each, "told": told}
+            delivered = {name: each["delivered"] for name, each in data["deliveries"].items() if each["delivered"]}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError("not what was ever written here") from error
+        return {**data, "state": {**old, "known": known}, "delivered": delivered}
+
+
+class Delivery(Notice):
     """What the delivering process is given: one message for one target."""
 
     target: str
     id: str
-    kind: Kind
-    title: str
-    body: str
 
 
 class Receipt(_Data):
-    """What came of a letter; no `error`: delivered."""
+    """What came of a delivery; no `error`: the target has taken it."""
 
     target: str
     id: str
@@ -163,19 +155,12 @@ class Receipt(_Data):
     seconds: float = 0.0
 
 
-class Letters(_Data):
+class Deliveries(_Data):
     """What goes into the delivering process. `deadline` is in seconds, for all of it."""
 
-    letters: tuple[Letter, ...]
+    deliveries: tuple[Delivery, ...]
     deadline: float
 
 
-class Receipts(_Data):
-    """What comes out of it."""
-
-    receipts: tuple[Receipt, ...]
-
-
-def later(moment: datetime | None, now: datetime) -> datetime | None:
-    """`moment`, but never after `now`: a clock that was set back must not silence anything."""
-    return min(moment, now) if moment else None
+# What comes out of it.
+RECEIPTS: Final = TypeAdapter(tuple[Receipt, ...])

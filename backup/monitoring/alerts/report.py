@@ -13,7 +13,7 @@ from backup.errors import BackupError
 from backup.formatting import age, plural
 from backup.model.finding import Finding, warning
 from backup.monitoring.alerts import outbox
-from backup.monitoring.alerts.model import HEARTBEAT, Delivery, Memory, Message
+from backup.monitoring.alerts.model import HEARTBEAT, Attempts, Memory, Message
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting
@@ -27,64 +27,51 @@ _HINT: Final = "`notify --test` tries every target now and says what each answer
 def reasons(root: Path, now: datetime) -> list[Finding]:
     """What health must say about undelivered alerts; warnings only, since no backup is the worse for it."""
     try:
-        memory, messages = outbox.recall(root), outbox.Outbox(root).messages()
+        memory = outbox.recall(root)
     except BackupError as error:
-        return [warning(f"the state of the alerts cannot be read: {error.message}", error.hint)]
-    if memory is None:
-        return [warning("state/alerts.json is damaged; the service writes it anew", "Is the disk failing?")]
-    return [*_targets(memory, messages, now), *_untried(messages, now), *_lost(memory, now)]
+        return [warning(error.message, error.hint)]
+    return [*_refused(memory.messages), *_untried(memory.messages, now), *_lost(memory, now)]
 
 
 def summary(root: Path, settings: Settings) -> Alerting:
     """The alerts in one value, for the page, metrics and programs."""
+    names, memory, problem = tuple(target.name for target in targets(settings)), Memory(), ""
     try:
-        memory, messages = outbox.recall(root) or Memory(), outbox.Outbox(root).messages()
+        memory = outbox.recall(root)
     except BackupError as error:
-        return Alerting(targets=tuple(t.name for t in targets(settings)), last_error=error.message)
-    told = [each for name, each in memory.deliveries.items() if name != HEARTBEAT]
-    failing = sorted((each.since, each.error) for each in told if each.failures and each.since)
+        problem = error.message
+    alerts = [each for each in memory.messages if each.kind != HEARTBEAT]
     return Alerting(
-        targets=tuple(target.name for target in targets(settings)),
-        undelivered=sum(each.kind != "heartbeat" for each in messages),
-        last_delivered=max((each.delivered for each in told if each.delivered), default=None),
-        last_error=failing[0][1] if failing else "",
+        targets=names,
+        undelivered=len(alerts),
+        last_delivered=max((at for name, at in memory.delivered.items() if name != HEARTBEAT), default=None),
+        last_error=next((tries.error for each in alerts for tries in refused(each).values()), problem),
         heartbeat=settings.heartbeat_url is not None,
-        last_heartbeat=memory.deliveries.get(HEARTBEAT, Delivery()).delivered,
+        last_heartbeat=memory.delivered.get(HEARTBEAT),
     )
 
 
-def through_others(health: Health, memory: Memory, messages: Sequence[Message], names: Sequence[str]) -> Health:
+def refused(message: Message) -> dict[str, Attempts]:
+    """The targets that have not taken it so far, and how they were tried."""
+    return {name: tries for name, tries in message.tries.items() if name not in message.delivered}
+
+
+def through_others(health: Health, memory: Memory, names: Sequence[str]) -> Health:
     """Health with what is wrong with some targets, or was, as long as there is another one to hear of it."""
-    failing = {name for name, each in memory.deliveries.items() if each.failures}
-    if failing >= set(names):
+    if {name for each in memory.messages for name in refused(each)} >= set(names):
         return health
-    refused = {name for each in messages for name in each.tries if name not in each.delivered}
-    since = (
-        warning(f"alerts do not reach {name} since {each.since:%Y-%m-%d %H:%M:%S %Z}: {each.error}", _HINT)
-        for name, each in sorted(memory.deliveries.items())
-        if each.since and name in refused
-    )
-    own = (*since, *_lost(memory, health.now))
+    own = (*_refused(memory.messages), *_lost(memory, health.now))
     status = "warn" if own and health.status == "pass" else health.status
     return replace(health, reasons=(*health.reasons, *own), status=status)
 
 
-def _targets(memory: Memory, messages: Sequence[Message], now: datetime) -> Iterator[Finding]:
-    for name in sorted({name for each in messages for name in each.tries}):
-        waiting = outbox.waiting(messages, name)
-        if not waiting:
-            continue
-        delivery = memory.deliveries.get(name, Delivery())
-        tries = [each.tries[name] for each in waiting]
-        since = delivery.since or min(each.created for each in waiting)
-        what = "the heartbeat" if name == HEARTBEAT else plural(len(waiting), "alert")
-        where = "its receiver" if name == HEARTBEAT else name
-        again = max(min(each.next for each in tries) - now, timedelta(0))
-        text = (
-            f"{what} could not be delivered to {where} since {since:%Y-%m-%d %H:%M:%S %Z}:"
-            f" {delivery.error or tries[0].error}; next try in {age(again) if again else 'a moment'}"
-        )
-        yield warning(text, _HINT)
+def _refused(messages: Sequence[Message]) -> Iterator[Finding]:
+    """A sentence for each target. Its class stays the same whatever waits, so that it is told once."""
+    for name in sorted({name for each in messages for name in refused(each)}):
+        waiting = [each for each in messages if name in refused(each)]
+        what = "the heartbeat does not reach its receiver" if name == HEARTBEAT else f"alerts do not reach {name}"
+        text = f"{what} since {waiting[0].created:%Y-%m-%d %H:%M:%S %Z}, {len(waiting)} undelivered"
+        yield warning(f"{text}: {waiting[0].tries[name].error}", _HINT)
 
 
 def _untried(messages: Iterable[Message], now: datetime) -> Iterator[Finding]:
