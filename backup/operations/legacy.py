@@ -15,19 +15,16 @@ from typing import Final
 from backup.errors import BackupError, IntegrityError, StoreError
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
-from backup.model.manifest import file_name, parse_file_name
+from backup.model.manifest import Artifact, file_name
+from backup.operations.parts import content_of, recognised
 from backup.operations.verify import volume_archive
 from backup.operations.verify.set_files import Checked, Found, Reader, read_sums, wrong_roles
 from backup.operations.verify.stored_bytes import Stored
-from backup.pipeline import age
-from backup.pipeline.file_type import HEAD, Content, Kind, recognise
+from backup.pipeline.file_type import Kind
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.progress import Progress, Silent
 from backup.storage.directory import LocalStore
 
-_ARCHIVE: Final = ".tar.gz"
-_INDEX: Final = ".files.gz"
-_INDEXES: Final = (_INDEX, f"{_INDEX}.age")
 # What is said of a custom-format dump that nobody has read yet.
 CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
 
@@ -51,12 +48,14 @@ class _Check:
         if self.stored.problem:
             self.problems.append(self.stored.problem)
         self._read_sums()
-        for name in self.stored.files:
-            if self.stored.loose or not name.endswith((".json", ".sha256", *_INDEXES)):
-                self._judge(name)
-            elif name.endswith(_INDEXES) and self._archive_of(name) not in self.stored.files:
-                with self._reading(name) as source:
+        artifacts = self.stored.manifest.artifacts
+        archives = {each.name for each in artifacts if each.kind == "volume"}
+        for artifact in artifacts:
+            if artifact.kind == "index" and artifact.name not in archives:
+                with self._reading(artifact.file) as source:
                     volume_archive.read_index(source.content())
+            elif artifact.kind != "index":
+                self._judge(artifact)
         self.problems += [f"{name} is missing" for name in self.sums if name not in self.stored.files]
         if not self.sums:
             self.unchecked.append("sizes, checksums and row counts: there is no manifest to compare with")
@@ -73,15 +72,6 @@ class _Check:
     @property
     def _store(self) -> LocalStore:
         return LocalStore(self.stored.directory)
-
-    @staticmethod
-    def _archive_of(index: str) -> str:
-        return index.replace(_INDEX, _ARCHIVE)
-
-    @staticmethod
-    def _index_of(archive: str) -> str:
-        """Nothing for a lone file, whose name says nothing."""
-        return archive.replace(_ARCHIVE, _INDEX) if _ARCHIVE in archive else ""
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[Stored]:
@@ -100,28 +90,27 @@ class _Check:
         finally:
             source.close()
 
-    def _judge(self, name: str) -> None:
-        parsed = parse_file_name(name, self.stored.tier)
-        if parsed and parsed.what == "roles" and parsed.content == "sql.gz":
-            with self._reading(name) as source:
+    def _judge(self, artifact: Artifact) -> None:
+        with self._reading(artifact.file) as source:
+            if artifact.kind == "roles":
                 for problem in wrong_roles(source.content()):
-                    self._add(name, problem)
-            return
-        with self._reading(name) as source:
-            content = self.found.content[name] = recognise(self._head(name))
-            if parsed and (parsed.content == "tar.gz") != (content.kind is Kind.TAR):
+                    self._add(artifact.file, problem)
+                return
+            kind = recognised(self.stored, artifact.file)
+            if (artifact.kind == "volume") != (kind is Kind.TAR):
                 raise IntegrityError("is an archive under a dump's name, or a dump under an archive's: rename it")
-            read: dict[Kind, Callable[[str, Stored, Content], None]] = {
+            read: dict[Kind, Callable[[Artifact, Stored], None]] = {
                 Kind.SQL: self._dump,
                 Kind.CUSTOM: self._custom,
                 Kind.TAR: self._archive,
             }
-            read[content.kind](name, source, content)
-            self.found.plain_sizes[name] = source.plain_size
+            self.found.content[artifact.file] = kind
+            read[kind](artifact, source)
+            self.found.plain_sizes[artifact.file] = source.plain_size
 
-    def _dump(self, name: str, source: Stored, content: Content) -> None:
-        reader = self.outline or DumpReader()
-        for piece in source.content(packed=content.packed, single=False):
+    def _dump(self, artifact: Artifact, source: Stored) -> None:
+        name, reader = artifact.file, self.outline or DumpReader()
+        for piece in content_of(self.stored, source):
             reader.feed(piece)
         reader.finish()
         self.found.rows, self.found.large_objects = reader.rows, reader.large_objects
@@ -139,21 +128,19 @@ class _Check:
         if missing := reader.missing():
             raise IntegrityError(f"is no whole dump: it {missing}")
 
-    def _custom(self, name: str, source: Stored, content: Content) -> None:
-        for _ in source.content(packed=content.packed, single=False):
+    def _custom(self, artifact: Artifact, source: Stored) -> None:
+        for _ in content_of(self.stored, source):
             pass
-        self.unchecked.append(f"{name} {CUSTOM}")
+        self.unchecked.append(f"{artifact.file} {CUSTOM}")
 
-    def _archive(self, name: str, source: Stored, content: Content) -> None:
-        chunks = source.content(packed=content.packed, single=False)
-        index, parsed = self._index_of(name), parse_file_name(name)
-        loose = next((each.root for each in self.stored.loose if each.name == name), "")
-        root = os.fsencode(loose or (parsed.what if parsed else ""))
-        if index not in self.stored.files:
+    def _archive(self, artifact: Artifact, source: Stored) -> None:
+        chunks, root = content_of(self.stored, source), os.fsencode(artifact.folder)
+        name, index = artifact.file, self.stored.manifest.artifact("index", artifact.name)
+        if index is None:
             volume_archive.walk(chunks, root, trusted=False)
             return
-        again = Stored(self._store, index, Silent(), self.stored.identity)
-        with self._reading(index) as listing, contextlib.closing(again):
+        again = Stored(self._store, index.file, Silent(), self.stored.identity)
+        with self._reading(index.file) as listing, contextlib.closing(again):
             try:
                 walked = volume_archive.compare(chunks, listing.content(), again.content, root, trusted=False)
             except IntegrityError as error:
@@ -161,10 +148,6 @@ class _Check:
             else:
                 for problem in walked.problems:
                     self._add(name, problem)
-
-    def _head(self, name: str) -> bytes:
-        with open(self._store.open(name), "rb") as file:
-            return age.head(file, self.stored.identity, HEAD)[0]
 
     def _add(self, name: str, problem: str) -> None:
         self.problems.append(problem if problem.startswith(f"{name} ") else f"{name}: {problem}")

@@ -15,7 +15,7 @@ from backup.model.backup_set import SEALED, StoredSet, manifest_name, missing_or
 from backup.model.manifest import Artifact, DatabasePart, Manifest, file_name
 from backup.operations.verify import volume_archive
 from backup.operations.verify.stored_bytes import Stored
-from backup.pipeline.file_type import Content
+from backup.pipeline.file_type import Kind
 from backup.postgres.dump.dump_digest import Outline
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.progress import Progress, Silent
@@ -39,7 +39,7 @@ class Found:
     large_objects: int = 0
     extensions: list[str] = field(default_factory=list)
     plain_sizes: dict[str, int] = field(default_factory=dict)
-    content: dict[str, Content] = field(default_factory=dict)
+    content: dict[str, Kind] = field(default_factory=dict)
 
 
 class Checked(NamedTuple):

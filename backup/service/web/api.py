@@ -162,8 +162,8 @@ def _set(stored: StoredSet) -> dict[str, Any]:
         "verified": _time(verdict.checked if verdict else None),
         "drilled": _time(proof.tried if proof else None),
         "differences": len(proof.differences) if proof else None,
-        "database": _database(manifest.database) if manifest and manifest.database else None,
-        "volumes": [_volume(volume) for volume in manifest.volumes] if manifest else [],
+        "database": _database(manifest.database) if manifest.database else None,
+        "volumes": [_volume(volume) for volume in manifest.volumes],
     }
 
 
