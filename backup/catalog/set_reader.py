@@ -109,33 +109,27 @@ class SetReader:
         except (IntegrityError, StoreError) as error:
             manifest, problem = None, error.message
         if manifest is None:
-            return self._adopted(made, tier, identifier, statuses, problem)
+            stored = made(time=stamp_time(identifier.removeprefix(f"{tier}_"), self._zone), state="old script")
+            return self._adopted(stored, statuses, problem)
         summary = manifest.summary if isinstance(manifest, Remembered) else summarise(manifest)
         verdict = self._verdict(identifier, summary, cache)
         state, problem = judge(summary, verdict, _problem(summary, sizes, identifier))
         return made(time=_utc(summary.started), state=state, manifest=manifest, verdict=verdict, problem=problem)
 
-    def _adopted(
-        self,
-        made: Callable[..., StoredSet],
-        tier: Tier,
-        identifier: str,
-        statuses: Mapping[str, stat_result | None],
-        problem: str,
-    ) -> StoredSet:
-        """The set that files are which nothing can be read of; `problem`: but ought to be."""
-        time = stamp_time(identifier.removeprefix(f"{tier}_"), self._zone)
+    def _adopted(self, stored: StoredSet, statuses: Mapping[str, stat_result | None], problem: str) -> StoredSet:
+        """A set with the manifest that its files have by their names; `problem`: why there is no other."""
         files = (
-            bare_file(name, tier, self._zone, *((status.st_size, status.st_mtime_ns) if status else ()))
+            bare_file(name, stored.tier, self._zone, *((status.st_size, status.st_mtime_ns) if status else ()))
             for name, status in statuses.items()
         )
-        manifest = derive(identifier, tier, time, filter(None, files))
+        manifest = derive(stored.id, stored.tier, stored.time, filter(None, files))
         if problem:
-            return made(time=time, state="unreadable", manifest=manifest, problem=problem)
-        verdict = bare_verdict(self._store, identifier, manifest.seen)
-        stored = made(time=time, state="old script", manifest=manifest, verdict=verdict)
+            return replace(stored, state="unreadable", manifest=manifest, problem=problem)
+        noted = self._listing.get(verdict_name(stored.id))
+        verdict = bare_verdict(self._store, stored.id, manifest.seen) if noted else None
         pinned = next((each for each in ids_of(stored) if pin_name(each) in self._listing), "")
-        return replace(stored, pin=pins.read(self._store, pinned)) if pinned else stored
+        pin = pins.read(self._store, pinned) if pinned else None
+        return replace(stored, manifest=manifest, verdict=verdict, pin=pin)
 
     def _manifest(self, name: str, status: stat_result | None, cache: ManifestCache | None) -> Manifest | Remembered:
         read = partial(_manifest_of, self._store, name)

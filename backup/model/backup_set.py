@@ -28,6 +28,8 @@ SEALED: Final = (
     "what the files hold: they are encrypted and no identity is here; it was judged while they were written, before"
     " encryption, and their stored bytes were read back"
 )
+# What it says is unchecked of files whose manifest is derived.
+BARE: Final = "sizes, checksums and row counts: there is no manifest to compare with"
 
 
 class Missing(BaseModel):
@@ -166,10 +168,12 @@ class _ManifestField:
     def __get__(self, stored: StoredSet | None, _owner: type[StoredSet]) -> Manifest:
         # Without a set, it is the default that is asked for: none was written.
         held: Any = stored.__dict__["_manifest"] if stored is not None else None
+        if stored is not None and held is None:
+            held = stored.__dict__["_manifest"] = _by_names(stored)
         return held.manifest if isinstance(held, Remembered) else held
 
     def __set__(self, stored: StoredSet, held: Manifest | Remembered | None) -> None:
-        stored.__dict__["_manifest"] = held or _by_names(stored)
+        stored.__dict__["_manifest"] = held
 
 
 def _by_names(stored: StoredSet) -> Manifest:
@@ -205,7 +209,7 @@ class StoredSet:
     def summary(self) -> Summary:
         """What the manifest says in short."""
         held = self.__dict__["_manifest"]
-        return held.summary if isinstance(held, Remembered) else summarise(held)
+        return held.summary if isinstance(held, Remembered) else summarise(self.manifest)
 
     @property
     def derived(self) -> bool:

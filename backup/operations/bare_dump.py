@@ -8,10 +8,9 @@ from typing import Final
 
 from backup.errors import IntegrityError, LoadFailed
 from backup.model.backup_set import StoredSet
-from backup.operations.legacy import CUSTOM
 from backup.operations.parts import content_of, opened
 from backup.operations.verify.run import Checked, check
-from backup.operations.verify.set_files import Reader
+from backup.operations.verify.set_files import CUSTOM, Reader
 from backup.pipeline.file_type import Kind
 from backup.postgres.clients import Clients
 from backup.postgres.dump.definitions import RoleNames

@@ -32,7 +32,7 @@ def dump_of(stored: StoredSet) -> str:
 def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
     """The archive of a volume, its index (empty for none), and the folder that it is of."""
     found = {each.kind: each for each in reversed(stored.manifest.artifacts) if each.name == volume}
-    archive, index = found.get("volume"), None if stored.derived else found.get("index")
+    archive, index = found.get("volume"), found.get("index")
     return archive.file if archive else "", index.file if index else "", archive.folder if archive else volume
 
 

@@ -8,8 +8,7 @@ from backup.catalog.catalog import Catalog
 from backup.errors import KeyMissing, StoreError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
-from backup.operations.legacy import check_without_manifest
-from backup.operations.verify.set_files import Checked, Found, Reader, SetCheck
+from backup.operations.verify.set_files import BareCheck, Checked, Found, Reader, SetCheck
 from backup.progress import Progress
 
 __all__ = ["Checked", "Found", "check", "verify"]
@@ -51,6 +50,4 @@ def check(stored: StoredSet, progress: Progress, *, quick: bool = False, outline
             " `verify --quick` compares the stored bytes without it.",
         )
     progress.phase(f"reading {stored.id}", stored.size)
-    if stored.derived:
-        return check_without_manifest(stored, progress, outline)
-    return SetCheck(stored, stored.manifest, progress, outline).run(quick=quick)
+    return (BareCheck if stored.derived else SetCheck)(stored, progress, outline).run(quick=quick)

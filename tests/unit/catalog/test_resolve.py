@@ -71,7 +71,7 @@ def together(root: Path, *queries: str) -> StoredSet:
 
 def test_two_files_of_one_folder_are_restored_together(tmp_path: Path) -> None:
     """What a run made that took so long between them that they are no set by their names."""
-    for folder in (tmp_path / "elsewhere", tmp_path / "daily"):
+    for folder in (tmp_path / "elsewhere", tmp_path / "daily", tmp_path / "manual"):
         files = dump(folder), media(folder)
         for queries in (files, files[::-1], (DUMP, MEDIA) if folder.name == "daily" else files):
             found = together(tmp_path, *queries)

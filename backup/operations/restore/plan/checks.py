@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from backup.formatting import age, plural, printable, size
-from backup.model.backup_set import SKEW, StoredSet
+from backup.model.backup_set import BARE, SKEW, StoredSet
 from backup.model.finding import Finding, failure, warning
 from backup.operations.restore.plan.facts import (
     Facts,
@@ -151,15 +151,8 @@ def _halves_apart(facts: Facts) -> Iterator[Finding]:
 def _stored(given: StoredSet, facts: Facts) -> Iterator[Finding]:
     proof = given.verdict.proof if given.verdict else None
     prove = f"`drill {printable(given.query)}` restores it into a throw-away server."
-    if given.verdict and given.verdict.unchecked:
-        yield warning(f"not checked: {named(given.verdict.unchecked)}", prove)
-    elif given.loose:
-        text = f"not checked, because {printable(given.id)} has no manifest: checksums, row counts"
-        yield warning(
-            text, f"`verify --test-restore {printable(given.query)}` restores it into a throw-away server first."
-        )
-    elif given.derived:
-        yield warning("an old script made it: it has no checksums and no row counts to check it by", prove)
+    if unchecked := (given.verdict and given.verdict.unchecked) or ([BARE] if given.derived else []):
+        yield warning(f"not checked: {named(unchecked)}", prove)
     if given.safety:
         text = "it is a safety set: what an earlier restore was about to replace"
         yield warning(text, "If you mean a backup, `list` shows them; `undo` is the quick way back from a restore.")

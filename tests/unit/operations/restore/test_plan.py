@@ -162,7 +162,7 @@ def test_places_on_one_disk_share_its_room() -> None:
             {"source": elsewhere("d", ("sql", TAKEN), ("tar", TAKEN + timedelta(hours=2)))},
             "not be of the same run",
         ),
-        ({"source": stored(manifest=None, state="old script", files=(f"obcms_backup_{ID}.sql.gz",))}, "an old script"),
+        ({"source": stored(manifest=None, state="old script", files=(f"obcms_backup_{ID}.sql.gz",))}, "no manifest"),
         ({"lacking": Lacking(libraries=("x\x1b",))}, r"does not preload x\x1b, as the one did"),
         ({"lacking": Lacking(tablespaces=("fast",))}, "no tablespace fast: what lay there comes into the default one"),
         (
