@@ -12,7 +12,6 @@ from typing import Final
 from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
-from backup.model.manifest import Artifact
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline import age
 from backup.pipeline.file_type import HEAD, Content, Kind, recognise
@@ -100,20 +99,21 @@ def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
     `unchanged`: as the manifest has it, too. Whoever checks the whole set beside this does without.
     """
     artifact = stored.manifest.artifact("roles")
-    if artifact is None:
+    # A list of which nothing says that it is ours makes no roles.
+    if artifact is None or stored.derived:
         return ""
     with opened(stored, artifact.file) as source:
         text = _bounded(source, stored.id)
         if unchanged:
-            require_unchanged(source, artifact)
+            require_unchanged(source, artifact.stored_sha256)
     return text.decode(errors="surrogateescape")
 
 
-def require_unchanged(source: Stored, artifact: Artifact) -> None:
-    """Raise IntegrityError unless the bytes that were read are those that were stored, where that was noted."""
-    if artifact.stored_sha256 and source.sha256 != artifact.stored_sha256:
+def require_unchanged(source: Stored, sha256: str) -> None:
+    """Raise IntegrityError unless the bytes that were read are those that were verified."""
+    if source.sha256 != sha256:
         raise IntegrityError(
-            f"{artifact.file} has changed since it was verified a moment ago; the live data were not touched",
+            f"{source.name} has changed since it was verified a moment ago; the live data were not touched",
             "Is the disk failing? `verify` judges the set again.",
         )
 

@@ -160,7 +160,7 @@ def _fill(
 
     @contextlib.contextmanager
     def sql() -> Iterator[Iterator[bytes]]:
-        with contextlib.closing(_pieces(stored, file, work.context.progress)) as given:
+        with contextlib.closing(_pieces(stored, file, found.sha256[file], work.context.progress)) as given:
             if not custom:
                 yield given
                 return
@@ -203,14 +203,12 @@ def _putting_aside(login: Login, fitted: Fit) -> Iterator[Callable[[bytes], obje
     kept.close()
 
 
-def _pieces(stored: StoredSet, file: str, progress: Progress) -> Generator[bytes, None, None]:
+def _pieces(stored: StoredSet, file: str, sha256: str, progress: Progress) -> Generator[bytes, None, None]:
     """All of the dump. Nothing is ended in good order unless it is as it was verified."""
-    artifact = stored.manifest.artifact("database")
     with opened(stored, file, progress) as source:
         yield from content_of(stored, source)
         source.drain()
-        if artifact:
-            require_unchanged(source, artifact)
+        require_unchanged(source, sha256)
 
 
 def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:

@@ -82,8 +82,7 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
     split, fitted = Split(lambda data: None), fitting(stored, wish.only, context)
-    # Without a manifest there may be more dumps than one.
-    reader = None if stored.derived else DumpReader(fitted.adaptation.applied(split))
+    reader = DumpReader(fitted.adaptation.applied(split))
     problems, unchecked, found = check(stored, context.progress, outline=reader)
     if problems:
         wrong = listed(problems, mark="; ")

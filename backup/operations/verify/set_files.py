@@ -39,12 +39,13 @@ _CLUSTER_HEADER: Final = b"--\n-- PostgreSQL database cluster dump\n--\n"
 
 @dataclass
 class Found:
-    """What reading a set told: rows per table, large objects and extensions of its database, and what each file is
-    by its bytes where no manifest says it."""
+    """What reading a set told: rows per table, large objects and extensions of its database; by file the SHA-256 of
+    what was read, and what it is by its bytes where no manifest says it."""
 
     rows: dict[str, int] = field(default_factory=dict)
     large_objects: int = 0
     extensions: list[str] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)
     content: dict[str, Kind] = field(default_factory=dict)
 
 
@@ -111,6 +112,7 @@ class SetCheck:
             except KeyMissing as error:  # or its beginning is damaged, which the rest tells
                 locked = error
             source.drain()
+            self._found.sha256[artifact.file] = source.sha256
             if not source.failed and (text := self._changed(artifact, source.sha256)):
                 self._problems.append(f"{artifact.file} {text}")
             elif locked:
@@ -139,13 +141,16 @@ class SetCheck:
             self._problems.append(f"{artifact.file} unpacks to other bytes than were packed")
 
     def _database(self, artifact: Artifact) -> None:
-        reader = self._outline or DumpReader()
+        # Files of an old set may be more dumps than one; it is the first that is restored.
+        first = artifact == self._manifest.artifact("database")
+        reader = self._outline if self._outline and first else DumpReader()
         with self._reading(artifact) as source:
             for piece in self._plain(source, artifact):
                 reader.feed(piece)
             reader.finish()
-            self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
-            self._found.extensions = reader.extensions
+            if first:
+                self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
+                self._found.extensions = reader.extensions
             problems = [f"is no whole dump: it {missing}"] if (missing := reader.missing()) else []
             self._problems += _named(artifact, [*problems, *self._wrong_dump(artifact, reader)])
 
@@ -229,7 +234,7 @@ class BareCheck(SetCheck):
             return {}
 
     def _judge(self, artifact: Artifact, usable: list[Artifact]) -> None:
-        if artifact.kind in ("roles", "index"):
+        if artifact.kind not in ("database", "volume"):
             super()._judge(artifact, usable)
             return
         try:

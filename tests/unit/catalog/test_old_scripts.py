@@ -21,7 +21,7 @@ from backup.model.backup_set import Proof, StoredSet, Verdict, holds_database, p
 from backup.model.manifest import Tier
 from backup.operations.drill.run import DrillContext, prove
 from backup.operations.inspect import one_file
-from backup.operations.parts import archive_of, dump_of
+from backup.operations.parts import archive_of, dump_of, read_roles
 from backup.operations.verify.run import verify
 from backup.progress import Silent
 from tests.support.set_factory import UTC_ZONE, on_disk
@@ -198,6 +198,13 @@ def test_a_file_comes_out_of_an_archive_that_was_packed_in_pieces(catalog: Catal
     assert verified(catalog).problems == ()
     one_file.content(catalog.find(ID), "a.txt", given.append, Silent())
     assert b"".join(given) == b"a"
+
+
+def test_a_list_of_roles_that_no_manifest_names_makes_none(catalog: Catalog) -> None:
+    (catalog.root / "daily" / f"obcms_roles_{ID}.sql.gz").write_bytes(gzip.compress(b"CREATE ROLE stranger SUPERUSER;"))
+    found = catalog.find(ID)
+    assert found.derived and found.manifest.artifact("roles") and read_roles(found, unchanged=True) == ""
+    assert any("roles" in each for each in verified(catalog).problems), "but it is judged"
 
 
 def test_archives_alone_are_not_drilled_and_no_server_is_started_for_them(catalog: Catalog) -> None:
