@@ -72,7 +72,7 @@ class App(BackupVolume):
         engine = self._engine()
         if isinstance(engine, EngineError):
             return self._scratch()
-        part = stored.manifest.database if stored.manifest else None
+        part = stored.manifest.database
         wanted, shown = [image] if image else [part.image_id, part.image] if part else [], image
         if not wanted:
             server = self.database_container(engine)

@@ -34,6 +34,7 @@ from backup.catalog.set_reader import BareVerdict, SetReader, bare_verdict, verd
 from backup.errors import BackupError, NotFound, StoreError
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet, Verdict, manifest_name, merged, newest_first, present, verdict_name
+from backup.model.derived_manifest import DerivedManifest
 from backup.model.manifest import FileId, Manifest, Tier, file_name, parse_file_name, set_id, to_json
 from backup.model.pairing import ids_of
 from backup.storage.atomic_file import alone, forgotten, replace
@@ -154,7 +155,7 @@ class Catalog:
         Only for the holder of the lock. Files without a manifest go one by one: what a kill leaves is such a set, too.
         """
         store = LocalStore(stored.directory)
-        if stored.manifest and stored.manifest.id == stored.id:
+        if not stored.derived and stored.manifest.id == stored.id:
             removed = delete.remove(store, stored.manifest, lambda: pins.is_pinned(store, stored.id))
             if removed:
                 damaged.forget(self.root, stored.id)
@@ -230,8 +231,7 @@ class Catalog:
 
     def keeps_verdict(self, stored: StoredSet) -> bool:
         """Whether what is found of a set is kept: it is one of this volume, and no files that were put together."""
-        known = stored.manifest is not None or (stored.state == "old script" and not stored.loose)
-        return known and stored.directory == self.root / stored.tier
+        return stored.state != "unreadable" and not stored.loose and stored.directory == self.root / stored.tier
 
     def record_verdict(
         self, stored: StoredSet, verdict: Verdict, begun: datetime | None = None, *, locked: bool = False
@@ -242,11 +242,12 @@ class Catalog:
         """
         store, name = self.store(stored.tier), verdict_name(stored.id)
         with alone(store):
-            there: Verdict | None = bare_verdict(store, stored.id, stored.seen)
-            if stored.summary:
-                there = verdict_of(store, stored.id, stored.summary) if name in store.names() else None
+            there: Verdict | None
+            if isinstance(manifest := stored.manifest, DerivedManifest):
+                there = bare_verdict(store, stored.id, manifest.seen)
+                verdict = BareVerdict.model_validate({**dict(verdict), "files": manifest.seen})
             else:
-                verdict = BareVerdict.model_validate({**dict(verdict), "files": stored.seen})
+                there = verdict_of(store, stored.id, stored.summary) if name in store.names() else None
             verdict = merged(verdict, there, begun)
             replace(store, name, verdict.model_dump_json(indent=2).encode(), locked=locked)
         return verdict

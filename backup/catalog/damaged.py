@@ -62,7 +62,7 @@ def settle(root: Path, find: Callable[[Tier, str], StoredSet | None]) -> list[st
     for identifier, tier in _kept(root).items():
         kept, there = LocalStore(root / _FOLDER / identifier), find(tier, identifier)
         with contextlib.suppress(StoreError, OSError):
-            if there is None or not there.manifest:
+            if there is None or there.derived:
                 _put_back(kept, root / tier, identifier)
                 back.append(identifier)
             elif there.verified:

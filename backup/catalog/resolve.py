@@ -6,6 +6,7 @@ their names, anything else by its bytes. Nothing is copied and nothing is writte
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -18,7 +19,8 @@ from backup.catalog.catalog import Catalog
 from backup.errors import BackupError, IntegrityError, KeyMissing, NotFound
 from backup.formatting import plural, printable
 from backup.media.archive_rules import root_of
-from backup.model.backup_set import LooseFile, StoredSet, parsed_files
+from backup.model.backup_set import StoredSet, parsed_files
+from backup.model.derived_manifest import DUMP, BareFile, derive
 from backup.model.manifest import Tier, parse_file_name, stamp_time
 from backup.pipeline import age
 from backup.pipeline.file_type import HEAD, Kind, beginning, recognise
@@ -60,7 +62,7 @@ def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
     # A folder with one dump of an older name: what lies beside it may be called anything.
     loose = not sets or (is_folder and all(part.older for part in parsed_files(sets[0]).values()))
     found = sets[0] if not loose else _loose([path], _names(path) if is_folder else [path.name], volumes, catalog)
-    return replace(found, path=str(path))
+    return replace(found, paths=(str(path),))
 
 
 def together(catalog: Catalog, queries: Sequence[str], volumes: Sequence[str]) -> StoredSet:
@@ -76,11 +78,11 @@ def together(catalog: Catalog, queries: Sequence[str], volumes: Sequence[str]) -
     for stored in catalog.sets_in(folder, own):
         if set(names) <= set(stored.files):
             return find(catalog, str(paths[0]), volumes)
-        if stored.manifest and (known := [name for name in names if name in stored.files]):
+        if not stored.derived and (known := [name for name in names if name in stored.files]):
             text = f"{known[0]} belongs to the set {stored.id}, which is restored as it was made, without other files"
             raise NotFound(text, f"Name {stored.query} alone.")
     found = _loose(paths, names, volumes, catalog)
-    return replace(found, path=str(paths[0]), beside=tuple(map(str, paths[1:])))
+    return replace(found, paths=tuple(map(str, paths)))
 
 
 def _file(catalog: Catalog, query: str) -> Path:
@@ -119,28 +121,28 @@ def _loose(paths: Sequence[Path], names: Iterable[str], volumes: Sequence[str], 
     if not found:
         raise _nothing(path, refused)
     for what, same in (
-        ("dumps", [each for each in found if each.kind != Kind.TAR]),
-        ("archives of one volume", [each for each in found if each.kind == Kind.TAR and each.volume]),
+        ("dumps", [each for each in found if each.kind == "database"]),
+        ("archives of one volume", [each for each in found if each.kind == "volume" and each.name]),
     ):
-        if len(same) > len({each.volume for each in same}):
-            listed = ", ".join(printable(each.name) for each in same[:_LISTED])
+        if len(same) > len({each.name for each in same}):
+            listed = ", ".join(printable(each.file) for each in same[:_LISTED])
             said = (
                 f"{printable(str(path))} holds {len(same)} {what}"
                 if len(paths) == 1
                 else f"{len(same)} {what} were named"
             )
             raise NotFound(f"{said}: {listed}", "Name the one that you mean.")
-    with storing(folder):
-        details = [(folder / each.name).lstat() for each in found]
+    identifier = " + ".join(each.name for each in paths) or str(path)
+    time = datetime.fromtimestamp(max(each.modified for each in found) / 1e9, UTC)
     return StoredSet(
         directory=folder,
-        id=" + ".join(each.name for each in paths) or str(path),
+        id=identifier,
         tier=Tier.MANUAL,
-        time=datetime.fromtimestamp(max(detail.st_mtime for detail in details), UTC),
+        time=time,
         state="old script",
-        files=tuple(each.name for each in found),
-        size=sum(detail.st_size for detail in details),
-        loose=tuple(found),
+        files=tuple(each.file for each in found),
+        size=sum(each.stored_size for each in found),
+        manifest=derive(identifier, Tier.MANUAL, time, found),
         identity=catalog.identity,
     )
 
@@ -154,22 +156,29 @@ def _nothing(path: Path, refused: Sequence[IntegrityError | KeyMissing]) -> Back
     return type(error)(f"{printable(str(path))} cannot be restored: {error.message}", error.hint)
 
 
-def _recognised(store: LocalStore, name: str, volumes: Sequence[str], catalog: Catalog) -> LooseFile:
+def _recognised(store: LocalStore, name: str, volumes: Sequence[str], catalog: Catalog) -> BareFile:
     descriptor = store.open(name)
     with open(descriptor, "rb") as file, storing(store.directory / name):
-        size = file.seek(0, 2)
-        file.seek(0)
+        status = os.fstat(file.fileno())
         head, encrypted = age.head(file, catalog.identity, HEAD)
-    content = recognise(head)
-    inner = beginning(head)
-    plain = LooseFile(name=name, kind=content.kind.value, packed=content.packed, size=size, encrypted=encrypted)
-    plain = replace(plain, time=_time(name, catalog.zone))
+    content, inner = recognise(head), beginning(head)
+    plain = BareFile.model_construct(
+        kind="volume" if content.kind is Kind.TAR else "database",
+        name=DUMP,
+        file=name,
+        stored_size=status.st_size,
+        modified=status.st_mtime_ns,
+        encryption="age" if encrypted else "",
+        time=_time(name, catalog.zone),
+        content=content.kind.value,
+        packed=content.packed,
+    )
     if content.kind is Kind.TAR:
         root = root_of(inner)
         volume = _volume(root, volumes)
-        return replace(plain, root=root or volume or _ROOTLESS, volume=volume)
+        return plain.model_copy(update={"name": volume, "root": root or volume or _ROOTLESS})
     dumped = _DUMPED.search(inner) if content.kind is Kind.SQL else None
-    return replace(plain, server_version=dumped[1].decode() if dumped else "")
+    return plain.model_copy(update={"server_version": dumped[1].decode() if dumped else ""})
 
 
 def _time(name: str, zone: ZoneInfo) -> datetime | None:

@@ -179,9 +179,9 @@ def stale(sets: Iterable[StoredSet], policy: Policy, now: datetime) -> str:
 def old_safety_sets(sets: Iterable[StoredSet], now: datetime, gaps: Sequence[Gap] = ()) -> list[StoredSet]:
     """Safety sets beyond the newest ten verified ones and older than a week, newest first; no pinned ones.
 
-    One that is not good, or has no manifest, stays: a person should look at it.
+    One that is not good stays: a person should look at it.
     """
-    safety = [stored for stored in sets if stored.safety and stored.good and stored.summary]
+    safety = [stored for stored in sets if stored.safety and stored.good]
     ordered = newest_first(safety)
     counted = [stored for stored in ordered if stored.verified and not is_ahead(stored, now)][:_SAFETY_COUNT]
     if len(counted) < _SAFETY_COUNT:
@@ -202,7 +202,7 @@ def _components(stored: StoredSet) -> set[str | Identity]:
 
 def identity_of(stored: StoredSet) -> Identity | None:
     """Which database a set is of; None for files alone, and for what has no manifest."""
-    database = stored.summary.database if stored.summary else None
+    database = stored.summary.database
     return Identity(database.system_identifier, database.name) if database else None
 
 
@@ -366,9 +366,9 @@ def _doubts(stored: StoredSet) -> Iterator[str]:
     manifest = stored.summary
     if stored.state == "unreadable":
         yield f"unreadable: {stored.problem}"
-    elif manifest and (manifest.id != stored.id or manifest.tier is not stored.tier):
+    elif manifest.id != stored.id or manifest.tier is not stored.tier:
         yield "its manifest is that of another set"
-    elif manifest and (lost := [a.file for a in manifest.artifacts if a.file not in stored.files]):
+    elif lost := [a.file for a in manifest.artifacts if a.file not in stored.files]:
         yield f"incomplete: {lost[0]} is missing"
 
 

@@ -32,6 +32,7 @@ from backup.model.backup_set import (
     pin_name,
     verdict_name,
 )
+from backup.model.derived_manifest import bare_file, derive
 from backup.model.manifest import FileId, Manifest, Summary, Tier, from_json, parse_file_name, stamp_time, summarise
 from backup.model.pairing import bare, ids_of, pair
 from backup.storage.directory import LocalStore
@@ -102,25 +103,33 @@ class SetReader:
             pin=pins.read(self._store, identifier) if pin_name(identifier) in self._listing else None,
             identity=self._identity,
         )
-        if name not in statuses:
-            time, lost = self._named(tier, identifier), self._lost(identifier, files)
-            if lost:
-                return made(time=time, state="unreadable", problem="its manifest is missing")
-            seen = {each: (status.st_size, status.st_mtime_ns) for each, status in statuses.items() if status}
-            stored = made(time=time, state="old script", verdict=bare_verdict(self._store, identifier, seen), seen=seen)
-            pinned = next((each for each in ids_of(stored) if pin_name(each) in self._listing), "")
-            return replace(stored, pin=pins.read(self._store, pinned)) if pinned else stored
         try:
-            manifest = self._manifest(name, statuses[name], cache)
+            manifest = self._manifest(name, statuses[name], cache) if name in statuses else None
+            problem = "" if manifest or not self._lost(identifier, files) else "its manifest is missing"
         except (IntegrityError, StoreError) as error:
-            return made(time=self._named(tier, identifier), state="unreadable", problem=error.message)
+            manifest, problem = None, error.message
+        if manifest is None:
+            stored = made(time=stamp_time(identifier.removeprefix(f"{tier}_"), self._zone), state="old script")
+            return self._adopted(stored, statuses, problem)
         summary = manifest.summary if isinstance(manifest, Remembered) else summarise(manifest)
         verdict = self._verdict(identifier, summary, cache)
         state, problem = judge(summary, verdict, _problem(summary, sizes, identifier))
         return made(time=_utc(summary.started), state=state, manifest=manifest, verdict=verdict, problem=problem)
 
-    def _named(self, tier: Tier, identifier: str) -> datetime:
-        return stamp_time(identifier.removeprefix(f"{tier}_"), self._zone)
+    def _adopted(self, stored: StoredSet, statuses: Mapping[str, stat_result | None], problem: str) -> StoredSet:
+        """A set with the manifest that its files have by their names; `problem`: why there is no other."""
+        files = (
+            bare_file(name, stored.tier, self._zone, *((status.st_size, status.st_mtime_ns) if status else ()))
+            for name, status in statuses.items()
+        )
+        manifest = derive(stored.id, stored.tier, stored.time, filter(None, files))
+        if problem:
+            return replace(stored, state="unreadable", manifest=manifest, problem=problem)
+        noted = self._listing.get(verdict_name(stored.id))
+        verdict = bare_verdict(self._store, stored.id, manifest.seen) if noted else None
+        pinned = next((each for each in ids_of(stored) if pin_name(each) in self._listing), "")
+        pin = pins.read(self._store, pinned) if pinned else None
+        return replace(stored, manifest=manifest, verdict=verdict, pin=pin)
 
     def _manifest(self, name: str, status: stat_result | None, cache: ManifestCache | None) -> Manifest | Remembered:
         read = partial(_manifest_of, self._store, name)

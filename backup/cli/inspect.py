@@ -60,7 +60,7 @@ def show(
 
 
 def _tables(stored: StoredSet, as_json: bool) -> None:
-    part = stored.manifest.database if stored.manifest else None
+    part = stored.manifest.database
     if part is None:
         raise NotFound(
             f"no manifest tells which tables {stored.id} has",

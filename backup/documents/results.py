@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AliasChoices, Field
 
-from backup.documents.form import Document, Exact, Instant, Text, at, document, each, form, many, maybe, row
+from backup.documents.form import Document, Exact, Instant, Text, at, derived, document, each, form, many, maybe, row
 from backup.documents.status import FINDING, HEALTH, JOB, RUN, SET, STATUS
 from backup.model.finding import Level
 from backup.model.manifest import Manifest, Tier
@@ -118,7 +118,7 @@ _ALL: Final[tuple[type[Document], ...]] = (
         SET,
         files=_TEXTS,
         verdict=maybe(_VERDICT, "verdict"),
-        manifest=maybe(Manifest, "manifest"),
+        manifest=derived(maybe(Manifest, "manifest"), lambda manifest: None if manifest.derived else manifest),
         media=many(_TREE),
     ),
     document("verdict", "What `verify` or `drill` found of a set.", _VERDICT, set=Text),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from backup.model.derived_manifest import BareFile, bare_file, derive
 from backup.model.manifest import DatabasePart, FileId, Manifest, Summary, Tier, file_name, parse_file_name, summarise
 
 State = Literal["complete", "complete with changes", "damaged", "does not load", "unreadable", "old script"]
@@ -26,6 +28,8 @@ SEALED: Final = (
     "what the files hold: they are encrypted and no identity is here; it was judged while they were written, before"
     " encryption, and their stored bytes were read back"
 )
+# What it says is unchecked of files whose manifest is derived.
+BARE: Final = "sizes, checksums and row counts: there is no manifest to compare with"
 
 
 class Missing(BaseModel):
@@ -146,25 +150,6 @@ class Pin(BaseModel):
 
 
 @dataclass(frozen=True)
-class LooseFile:
-    """A file that belongs to no set, recognised by its bytes: `kind` is sql, custom or tar.
-
-    `volume` is the one that an archive belongs to, empty when that is not known; `root` the archive's one folder,
-    or what that is called where the archive has none. `time` is that in its name.
-    """
-
-    name: str
-    kind: str
-    packed: bool
-    size: int
-    volume: str = ""
-    root: str = ""
-    server_version: str = ""
-    encrypted: bool = False
-    time: datetime | None = None
-
-
-@dataclass(frozen=True)
 class Remembered:
     """A manifest of which the summary is known, to be read when all of it is wanted: BackupError if it cannot be."""
 
@@ -178,25 +163,32 @@ class Remembered:
 
 
 class _ManifestField:
-    """Where a set keeps its manifest, given whole or remembered."""
+    """Where a set keeps its manifest: given whole, remembered, or derived from the names of its files."""
 
-    def __get__(self, stored: StoredSet | None, _owner: type[StoredSet]) -> Manifest | None:
-        held = stored.__dict__["_manifest"] if stored is not None else None
+    def __get__(self, stored: StoredSet | None, _owner: type[StoredSet]) -> Manifest:
+        # Without a set, it is the default that is asked for: none was written.
+        held: Any = stored.__dict__["_manifest"] if stored is not None else None
+        if stored is not None and held is None:
+            held = stored.__dict__["_manifest"] = _by_names(stored)
         return held.manifest if isinstance(held, Remembered) else held
 
     def __set__(self, stored: StoredSet, held: Manifest | Remembered | None) -> None:
         stored.__dict__["_manifest"] = held
 
 
+def _by_names(stored: StoredSet) -> Manifest:
+    named = (bare_file(name, stored.tier, ZoneInfo("UTC")) for name in stored.files)
+    return derive(stored.id, stored.tier, stored.time, filter(None, named))
+
+
 @dataclass(frozen=True)
 class StoredSet:
-    """A set as it lies in `directory`. `manifest` is None for the old scripts' files and for an unreadable one.
+    """A set as it lies in `directory`. Where no `manifest` was written, or none that can be read, it is derived.
 
     `summary` is what rules over all sets ask of it: `manifest` itself may have to be read from the disk first.
 
-    `loose` are files elsewhere that are no set at all; then id and time are those of the path that was named. `path` is
-    that of a set elsewhere, which no id finds, and `beside` are those of more files that were named with it. `identity`
-    names the file with the key that opens an encrypted one. `seen` is what a verdict on bare files holds of them.
+    `paths` are those that name a set elsewhere, which no id finds: its folder, or files of it. `identity` names the
+    file with the key that opens an encrypted one.
     """
 
     directory: Path
@@ -210,17 +202,25 @@ class StoredSet:
     verdict: Verdict | None = None
     problem: str = ""
     pin: Pin | None = None
-    loose: tuple[LooseFile, ...] = ()
-    path: str = ""
+    paths: tuple[str, ...] = ()
     identity: Path | None = None
-    beside: tuple[str, ...] = ()
-    seen: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @cached_property
-    def summary(self) -> Summary | None:
-        """What the manifest says in short; None where there is no manifest."""
+    def summary(self) -> Summary:
+        """What the manifest says in short."""
         held = self.__dict__["_manifest"]
-        return held.summary if isinstance(held, Remembered) else held and summarise(held)
+        return held.summary if isinstance(held, Remembered) else summarise(self.manifest)
+
+    @property
+    def derived(self) -> bool:
+        """Whether no manifest was written that can be read: nothing is known of its files but what they show."""
+        return not self.remembered and self.manifest.derived
+
+    @property
+    def loose(self) -> tuple[BareFile, ...]:
+        """The files of what is no set by its names, and was recognised by its bytes; none for any other."""
+        bare = (each for each in self.manifest.artifacts if isinstance(each, BareFile)) if self.derived else ()
+        return tuple(each for each in bare if each.content)
 
     @property
     def remembered(self) -> bool:
@@ -230,7 +230,7 @@ class StoredSet:
     @property
     def query(self) -> str:
         """What names it on a command line: its id, or the paths of one elsewhere, quoted for a shell."""
-        return shlex.join([self.path, *self.beside]) if self.path else self.id
+        return shlex.join(self.paths) or self.id
 
     @property
     def safety(self) -> bool:
@@ -259,9 +259,7 @@ class StoredSet:
     @property
     def encrypted(self) -> bool:
         """Whether any of it is encrypted."""
-        if self.summary:
-            return any(artifact.encryption for artifact in self.summary.artifacts)
-        return any(each.encrypted for each in self.loose) or any(name.endswith(".age") for name in self.files)
+        return any(artifact.encryption for artifact in self.summary.artifacts)
 
     @property
     def unopened(self) -> bool:
@@ -295,7 +293,7 @@ def judge(manifest: Summary, verdict: Verdict | None, problem: str) -> tuple[Sta
 
 def precedent(sets: Iterable[StoredSet], part: DatabasePart) -> StoredSet | None:
     """Of sets of the same definitions, the one that was drilled last; else that whose definitions were tried last."""
-    alike = [s for s in sets if s.summary and part.alike(s.summary.database)]
+    alike = [s for s in sets if part.alike(s.summary.database)]
     drilled = {s.verdict.proof.tried: s for s in alike if s.verdict and s.verdict.proof}
     tests = [(s, s.verdict.load_test) for s in alike if s.verdict and s.verdict.load_test]
     tried = {test.tried: stored for stored, test in tests if not test.untried}
@@ -339,17 +337,13 @@ def parsed_files(stored: StoredSet) -> dict[str, FileId]:
 
 
 def holds_database(stored: StoredSet) -> bool:
-    """Whether a set holds a dump. Files without a manifest are judged by their names."""
-    if stored.summary:
-        return stored.summary.database is not None
-    return any(part.content == "sql.gz" for part in parsed_files(stored).values())
+    """Whether a set holds a dump."""
+    return stored.summary.holds_database
 
 
 def volumes_of(stored: StoredSet) -> list[str]:
-    """The names of the volumes that a set holds. Files without a manifest are judged by their names."""
-    if stored.summary:
-        return [volume.name for volume in stored.summary.volumes]
-    return sorted({part.what for part in parsed_files(stored).values() if part.content == "tar.gz"})
+    """The names of the volumes that a set holds, as far as they are known."""
+    return [name for name in stored.summary.volume_names if name]
 
 
 def left_volumes(sets: Iterable[StoredSet]) -> dict[str, list[StoredSet]]:
@@ -359,7 +353,7 @@ def left_volumes(sets: Iterable[StoredSet]) -> dict[str, list[StoredSet]]:
     scripts' files, only what is older counts.
     """
     ordered = newest_first(sets)
-    last = next((s for s in ordered if s.good and not s.safety and s.summary and s.summary.volumes), None)
+    last = next((s for s in ordered if s.good and not s.safety and s.summary.volumes), None)
     left: dict[str, list[StoredSet]] = {}
     for stored in ordered if last else ():
         for name in volumes_of(stored):
@@ -370,7 +364,7 @@ def left_volumes(sets: Iterable[StoredSet]) -> dict[str, list[StoredSet]]:
 
 def empty_volumes(stored: StoredSet) -> list[str]:
     """The volumes that a set has, but no file of."""
-    return [each.name for each in stored.summary.volumes if not each.files] if stored.summary else []
+    return [each.name for each in stored.summary.volumes if not each.files]
 
 
 def manifest_name(identifier: str) -> str:

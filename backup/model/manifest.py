@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -73,6 +73,11 @@ class Artifact(_Model):
     plain_size: Count
     plain_sha256: Sha256 | Literal[""]
     encryption: Literal["", "age"] = ""
+
+    @property
+    def folder(self) -> str:
+        """The folder that a volume's archive is of."""
+        return self.name
 
 
 class Locale(_Model):
@@ -177,7 +182,12 @@ class VolumePart(_Model):
 
 
 class Manifest(_Model):
-    """One set. `started` and `ended` are UTC; `zone` is the operator's, `started_local` as its clock showed."""
+    """One set. `started` and `ended` are UTC; `zone` is the operator's, `started_local` as its clock showed.
+
+    `derived`: it was made from what files show, since none was written (see derived_manifest.py).
+    """
+
+    derived: ClassVar[bool] = False
 
     format: Literal[1] = FORMAT
     id: str
@@ -202,6 +212,16 @@ class Manifest(_Model):
     def stored_size(self) -> int:
         """Bytes of all artifacts on disk."""
         return sum(artifact.stored_size for artifact in self.artifacts)
+
+    @property
+    def holds_database(self) -> bool:
+        """Whether the set has a dump."""
+        return self.database is not None
+
+    @property
+    def volume_names(self) -> tuple[str, ...]:
+        """The volumes that the set has archives of."""
+        return tuple(volume.name for volume in self.volumes)
 
     def artifact(self, kind: str, name: str = "") -> Artifact | None:
         """The artifact of that kind (and volume), if the set has one."""
@@ -252,6 +272,8 @@ class Summary(NamedTuple):
     artifacts: tuple[ArtifactSummary, ...]
     database: DatabaseSummary | None
     volumes: tuple[VolumeSummary, ...]
+    holds_database: bool
+    volume_names: tuple[str, ...]
 
 
 def summarise(manifest: Manifest) -> Summary:
@@ -272,6 +294,8 @@ def summarise(manifest: Manifest) -> Summary:
         if part
         else None,
         volumes=tuple(VolumeSummary(v.name, v.files, v.bytes, v.changed_total) for v in manifest.volumes),
+        holds_database=manifest.holds_database,
+        volume_names=manifest.volume_names,
     )
 
 

@@ -81,10 +81,8 @@ def _volume_ratio(previous: Manifest | None, name: str) -> float:
 
 def typical(sets: Iterable[StoredSet]) -> list[StoredSet]:
     """Good backups that hold the same parts as the newest one with a database does, newest first."""
-    good = sorted(
-        (s for s in sets if s.good and s.summary and not s.safety), key=lambda s: (s.time, s.id), reverse=True
-    )
-    last = next((s for s in good if s.summary and s.summary.database), None)
+    good = sorted((s for s in sets if s.good and not s.safety), key=lambda s: (s.time, s.id), reverse=True)
+    last = next((s for s in good if s.summary.database), None)
     parts = _parts(last) if last else None
     return [stored for stored in good if _parts(stored) == parts]
 
@@ -148,7 +146,4 @@ def _ends(
 
 
 def _parts(stored: StoredSet) -> tuple[bool, tuple[str, ...]]:
-    manifest = stored.summary
-    if manifest is None:
-        return False, ()
-    return manifest.database is not None, tuple(sorted(volume.name for volume in manifest.volumes))
+    return stored.summary.holds_database, tuple(sorted(stored.summary.volume_names))

@@ -8,11 +8,10 @@ from typing import Final
 
 from backup.errors import IntegrityError, LoadFailed
 from backup.model.backup_set import StoredSet
-from backup.operations.legacy import CUSTOM
-from backup.operations.parts import opened
+from backup.operations.parts import content_of, opened
 from backup.operations.verify.run import Checked, check
-from backup.operations.verify.set_files import Reader
-from backup.pipeline.file_type import Content, Kind
+from backup.operations.verify.set_files import CUSTOM, Reader
+from backup.pipeline.file_type import Kind
 from backup.postgres.clients import Clients
 from backup.postgres.dump.definitions import RoleNames
 from backup.postgres.dump.dump_digest import Outline
@@ -37,10 +36,10 @@ _OTHERWISE: Final = {
 def read(stored: StoredSet, clients: Clients, run: str, progress: Progress, reader: Reader) -> Checked:
     """Check all files; `reader` is given the dump among them as SQL. `clients` turn a custom-format one into that."""
     checked = check(stored, progress, outline=reader)
-    custom = [(name, content) for name, content in checked.found.content.items() if content.kind is Kind.CUSTOM]
+    custom = [name for name, content in checked.found.content.items() if content is Kind.CUSTOM]
     if checked.problems or not custom:
         return checked
-    for piece in _as_sql(stored, *custom[0], clients, run):
+    for piece in _as_sql(stored, custom[0], clients, run):
         reader.feed(piece)
     reader.finish()
     unchecked = [each for each in checked.unchecked if not each.endswith(CUSTOM)]
@@ -73,10 +72,10 @@ def options(head: bytes, outline: Outline) -> tuple[str, ...]:
     )
 
 
-def _as_sql(stored: StoredSet, name: str, content: Content, clients: Clients, run: str) -> Iterator[bytes]:
+def _as_sql(stored: StoredSet, name: str, clients: Clients, run: str) -> Iterator[bytes]:
     with opened(stored, name) as source:
         try:
-            with clients.as_sql(source.content(packed=content.packed, single=False), run) as pieces:
+            with clients.as_sql(content_of(stored, source), run) as pieces:
                 yield from pieces
         except LoadFailed as error:
             if "unsupported version" in error.message:

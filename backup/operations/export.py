@@ -131,7 +131,7 @@ def _require_known(stored: StoredSet, names: list[str], progress: Progress) -> N
     """
     whole = len(names) > 1 or len(stored.files) == 1
     problems = [stored.problem] if stored.problem and whole else []
-    if not stored.manifest:
+    if stored.derived:
         problems = check(stored, progress).problems
     if problems:
         raise IntegrityError(

@@ -148,8 +148,8 @@ def _judged(context: Context, done: Adopted, tier: Tier | None = None) -> None:
             continue
         stored = _with_sums(stored, context.catalog)
         found = check(stored, context.progress)
-        if found.problems or (stored.manifest is None and stored.state != "old script"):
-            said = listed(found.problems, mark="; ") or stored.problem
+        if found.problems:
+            said = listed(found.problems, mark="; ")
             raise IntegrityError(
                 f"{stored.id} is damaged and was not imported: {said}", "Copy it again from its origin."
             )
@@ -171,7 +171,7 @@ def _list(stored: StoredSet, found: Checked, context: Context) -> None:
         context.catalog.give_names(stored.tier, staging.arrived(context.catalog.root, names))
     verdict = Verdict(checked=context.clock(), unchecked=tuple(found.unchecked))
     context.catalog.record_verdict(stored, verdict, locked=True)
-    if not stored.manifest:
+    if found.unchecked:
         logger.warning("{}: not checked: {}", stored.id, "; ".join(found.unchecked))
     what = f"{plural(len(names), 'file')}, {size(stored.size)}"
     logger.success("{} is imported ({}); `pin {}` keeps it whatever its age", stored.id, what, stored.id)
@@ -180,7 +180,7 @@ def _list(stored: StoredSet, found: Checked, context: Context) -> None:
 def _with_sums(stored: StoredSet, catalog: Catalog) -> StoredSet:
     """Write the list for `sha256sum -c` of a set again that came without it."""
     name = file_name("set", stored.id, "sha256")
-    if stored.manifest is None or name in stored.files:
+    if stored.derived or name in stored.files:
         return stored
     store = LocalStore(stored.directory)
     store.put(name, sums(stored.manifest))
@@ -229,12 +229,12 @@ def _tell_identity(stored: StoredSet, catalog: Catalog) -> None:
     if theirs and ours and theirs != ours:
         logger.warning(
             "{} is of another database: {}; the sets here are of {}",
-            *(stored.id, _identity(stored.manifest), _identity(newest.manifest if newest else None)),
+            *(stored.id, _identity(stored.manifest), _identity(newest.manifest) if newest else "none"),
         )
 
 
-def _identity(manifest: Manifest | None) -> str:
-    part = manifest.database if manifest else None
+def _identity(manifest: Manifest) -> str:
+    part = manifest.database
     return printable(f"{part.name} on the server {part.system_identifier}") if part else "none"
 
 

@@ -189,7 +189,7 @@ def _explained(error: LoadFailed, load: Load | None) -> LoadFailed:
 
 def attempt_for(stored: StoredSet, *, allow_invalid: bool = False) -> Attempt:
     """How a set is loaded. Where names are found is noted in it, or else wherever it has tables."""
-    part = stored.manifest.database if stored.manifest else None
+    part = stored.manifest.database
     with_tables = [parts(table.encode(errors="surrogateescape"))[0] for table in part.rows] if part else []
     path = dict.fromkeys([*(part.search_path if part else ()), "public", *with_tables])
     return Attempt(tuple(path), allow_invalid=allow_invalid)
@@ -203,7 +203,7 @@ def complete(clients: Clients, extensions: Iterable[str], run: str) -> None:
 
 def wanted(stored: StoredSet, roles: str, *, rows: bool = True) -> Wanted:
     """What a set needs of the place that it is loaded into; `rows`: all of it. `roles` as its roles file has them."""
-    part = stored.manifest.database if stored.manifest else None
+    part = stored.manifest.database
     if part is None:
         return Wanted("restored", None, 10 * stored.size, "", "")
     versions = {**dict.fromkeys(part.extensions, ""), **part.versions}

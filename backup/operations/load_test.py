@@ -51,7 +51,7 @@ def load_test(
 
     It is given `limit` seconds.
     """
-    part = stored.manifest.database if stored.manifest else None
+    part = stored.manifest.database
     before = precedent(others, part) if part else None
     known = before.verdict if before else None
     if before and known and known.loads:

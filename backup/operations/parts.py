@@ -6,15 +6,15 @@ Output is held back until it is known to be right.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
 from backup.errors import IntegrityError
 from backup.formatting import printable
-from backup.model.backup_set import StoredSet, parsed_files
-from backup.model.manifest import Artifact
+from backup.model.backup_set import StoredSet
 from backup.operations.verify.stored_bytes import Stored
-from backup.pipeline.file_type import Kind
+from backup.pipeline import age
+from backup.pipeline.file_type import HEAD, Content, Kind, recognise
 from backup.progress import Progress, Silent
 from backup.storage.directory import LocalStore
 
@@ -22,38 +22,34 @@ _OTHER: Final = "`verify` says what is wrong with it; `list` shows other sets."
 _LIMIT: Final = 64 << 20
 
 
-def volumes_of(stored: StoredSet) -> tuple[str, ...]:
-    """The volumes that a set has archives of."""
-    if stored.manifest:
-        return tuple(volume.name for volume in stored.manifest.volumes)
-    if stored.loose:
-        return tuple(each.volume for each in stored.loose if each.volume)
-    return tuple(part.what for part in parsed_files(stored).values() if part.content == "tar.gz")
-
-
 def dump_of(stored: StoredSet) -> str:
     """The file that holds the database; empty for a set without one."""
-    if stored.manifest:
-        artifact = stored.manifest.artifact("database")
-        return artifact.file if artifact else ""
-    if stored.loose:
-        return next((each.name for each in stored.loose if each.kind != Kind.TAR), "")
-    return _named(stored, "backup", "sql.gz")
+    artifact = stored.manifest.artifact("database")
+    return artifact.file if artifact else ""
 
 
 def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
     """The archive of a volume, its index (empty for none), and the folder that it is of."""
-    for each in stored.loose:
-        if each.kind == Kind.TAR and each.volume == volume:
-            return each.name, "", each.root
-    archive, index = (_named(stored, volume, suffix) for suffix in ("tar.gz", "files.gz"))
-    return archive, index if stored.manifest else "", volume
+    found = {each.kind: each for each in reversed(stored.manifest.artifacts) if each.name == volume}
+    archive, index = found.get("volume"), found.get("index")
+    return archive.file if archive else "", index.file if index else "", archive.folder if archive else volume
 
 
-def _named(stored: StoredSet, what: str, content: str) -> str:
-    """The file of a set that holds this, encrypted or not; empty when there is none."""
-    found = [name for name, part in parsed_files(stored).items() if (part.what, part.content) == (what, content)]
-    return min(found, default="")
+def content_of(stored: StoredSet, source: Stored) -> Generator[bytes, None, None]:
+    """What a dump or an archive holds. One of a derived manifest is packed as its bytes say. Errors as of `content`."""
+    if not stored.derived:
+        return source.content()
+    return source.content(packed=_looked(stored, source.name).packed, single=False)
+
+
+def recognised(stored: StoredSet, name: str) -> Kind:
+    """What a file is by its first bytes. IntegrityError for anything that is not known, KeyMissing."""
+    return _looked(stored, name).kind
+
+
+def _looked(stored: StoredSet, name: str) -> Content:
+    with open(LocalStore(stored.directory).open(name), "rb") as file:
+        return recognise(age.head(file, stored.identity, HEAD)[0])
 
 
 @contextlib.contextmanager
@@ -68,9 +64,8 @@ def opened(stored: StoredSet, name: str, progress: Progress | None = None) -> It
 def require_as_written(stored: StoredSet, source: Stored) -> None:
     """Read what is left of a file; IntegrityError unless it is the one that the manifest describes."""
     source.drain()
-    listed = stored.manifest.artifacts if stored.manifest else ()
-    artifact = next((each for each in listed if each.file == source.name), None)
-    if artifact and (source.size, source.sha256) != (artifact.stored_size, artifact.stored_sha256):
+    artifact = next((each for each in stored.manifest.artifacts if each.file == source.name), None)
+    if artifact and artifact.stored_sha256 not in ("", source.sha256):
         raise damaged(f"{source.name} is not as it was written: its SHA-256 differs from the manifest's")
 
 
@@ -103,21 +98,22 @@ def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
 
     `unchanged`: as the manifest has it, too. Whoever checks the whole set beside this does without.
     """
-    artifact = stored.manifest.artifact("roles") if stored.manifest else None
-    if artifact is None:
+    artifact = stored.manifest.artifact("roles")
+    # A list of which nothing says that it is ours makes no roles.
+    if artifact is None or stored.derived:
         return ""
     with opened(stored, artifact.file) as source:
         text = _bounded(source, stored.id)
         if unchanged:
-            require_unchanged(source, artifact)
+            require_unchanged(source, artifact.stored_sha256)
     return text.decode(errors="surrogateescape")
 
 
-def require_unchanged(source: Stored, artifact: Artifact) -> None:
-    """Raise IntegrityError unless the bytes that were read are those that were stored."""
-    if source.sha256 != artifact.stored_sha256:
+def require_unchanged(source: Stored, sha256: str) -> None:
+    """Raise IntegrityError unless the bytes that were read are those that were verified."""
+    if source.sha256 != sha256:
         raise IntegrityError(
-            f"{artifact.file} has changed since it was verified a moment ago; the live data were not touched",
+            f"{source.name} has changed since it was verified a moment ago; the live data were not touched",
             "Is the disk failing? `verify` judges the set again.",
         )
 

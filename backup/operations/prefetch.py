@@ -24,7 +24,7 @@ def foreseeing(stored: StoredSet, how: Adaptation, *, least: int = LEAST) -> Ite
 
     What cannot be read is never known: whoever loads the dump reads all of it, and says what is wrong.
     """
-    artifact = stored.manifest.artifact("database") if stored.manifest else None
+    artifact = stored.manifest.artifact("database")
     if artifact is None or artifact.plain_size < least:
         yield None
         return

@@ -81,11 +81,11 @@ def drill_due(sets: Sequence[StoredSet], runs: Sequence[Run]) -> StoredSet | Non
     After one whose rows did not load, the next is drilled again: somebody may have put them right.
     """
     newest = newest_database(sets)
-    part = newest.manifest.database if newest and newest.manifest else None
+    part = newest.manifest.database if newest else None
     if newest is None or part is None or not part.definitions:
         return None
     drilled = {run.set for run in runs if run.operation == DRILL and run.outcome in _DECIDED}
-    alike = [s for s in sets if s.summary and part.alike(s.summary.database)]
+    alike = [s for s in sets if part.alike(s.summary.database)]
     proofs = [(s, s.verdict.proof) for s in alike if s.verdict and s.verdict.proof]
     refused = [s.time for s, proof in proofs if proof.refusal]
     if any(not proof.refusal for _, proof in proofs) or newest.id in drilled:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.integration.test_restore import NEW, OLD, SEED, clean, drop_kept, live
 from tests.integration.test_restore import target as target
+from tests.support.breaking import BREAKER
 from tests.support.database import USER, Server, start_server
 from tests.support.sidecar import Sidecar
 
@@ -103,6 +104,19 @@ def test_files_are_what_their_bytes_are(target: Sidecar, server: Server, files: 
         assert live(target, server) == (NEW, "old"), name
         assert target.run("undo", "--force").code == 0
     assert live(target, server) == (NEW, "new")
+
+
+def test_what_is_loaded_is_what_was_verified(target: Sidecar, server: Server, files: Path, tmp_path: Path) -> None:
+    """Also of a dump of which nobody noted a checksum, when somebody writes it anew meanwhile."""
+    target.program = tmp_path / "breaker.py"
+    target.program.write_text(BREAKER)
+    changed = f"sed -i 's/old 7$/odd 7/' {files / 'plain'}"
+    done = target.run(
+        "restore", str(files / "plain"), "--force", "--no-safety", BREAK_STEP="loading", BREAK_COMMAND=changed
+    )
+    assert done.code == 50 and "plain has changed since it was verified a moment ago" in done.output, done.output
+    assert live(target, server) == (NEW, "new")
+    clean(target, server)
 
 
 def test_a_strangers_commands_for_psql_are_named_and_never_run(target: Sidecar, server: Server, files: Path) -> None:

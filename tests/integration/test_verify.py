@@ -156,8 +156,6 @@ def test_a_whole_set_has_no_problems_and_nothing_is_left_unchecked(kept: Kept) -
     assert (problems, unchecked) == ([], [])
     assert found.rows == {"public.people": 3000, 'public."odd; Type: TABLE"': 2} and found.large_objects == 1
     assert found.rows == outline.rows and outline.sections["TABLE DATA public.people"].rows == 3000
-    for part in ("backup*.sql.gz", "roles*.sql.gz", ".tar.gz", ".files.gz"):
-        assert found.plain_sizes[kept.path(part).name] == len(kept.plain(part))
     assert {path: path.read_bytes() for path in kept.files()} == before, "check records nothing"
 
 
@@ -450,7 +448,7 @@ def test_old_files_are_read_to_their_end_and_said_to_have_no_facts(kept: Kept) -
     problems, unchecked, found = kept.check()
     assert problems == [] and "no manifest to compare with" in unchecked[0]
     assert found.rows["public.people"] == 3000
-    assert {content.kind for content in found.content.values()} == {"sql", "tar"}
+    assert set(found.content.values()) == {"sql", "tar"}
     assert verify(kept.catalog, kept.stored, Silent(), NOW).problems == ()
     assert kept.stored.shown == "verified" and len(kept.stored.files) == 2, "it is remembered beside them"
 
@@ -497,6 +495,9 @@ def test_old_files_are_taken_for_what_they_are(kept: Kept, packed: bool) -> None
     kept.path(".sql.gz").write_bytes(pack(b"PGDMP\x01\x0e\x00" + bytes(range(256)) * 9))
     problems, unchecked, _ = kept.check()
     assert problems == [] and any("only pg_restore can tell" in line for line in unchecked)
+    cut = kept.path(".sql.gz").read_bytes()[:-1]
+    kept.path(".sql.gz").write_bytes(cut)
+    assert bool(kept.check().problems) == packed, "what packs it tells, even of what pg_restore alone can read"
 
 
 def test_members_of_gzip_and_padding_are_allowed_in_old_files(kept: Kept) -> None:

@@ -85,10 +85,10 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
     facts.append(("loads", _loads(stored.verdict, zone)))
     facts.append(("proven", _proof(stored.verdict.proof if stored.verdict else None, zone)))
     blocks: list[RenderableType] = [_facts(facts)]
-    if stored.manifest:
-        blocks += _manifest_blocks(stored.manifest)
-    else:
+    if stored.derived:
         blocks.append(Text("\nfiles\n" + "\n".join(f"  {name}" for name in stored.files)))
+    else:
+        blocks += _manifest_blocks(stored.manifest)
     return Group(*blocks)
 
 

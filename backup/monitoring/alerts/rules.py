@@ -71,7 +71,7 @@ def heartbeat_run(sets: Iterable[StoredSet], runs: Iterable[Run], now: datetime,
 
     Verified means that the set holds the database, has been read back whole and nothing was wrong with it.
     """
-    verified = {s.id for s in sets if s.good and s.verdict and not s.verdict.problems and s.summary}
+    verified = {s.id for s in sets if s.good and s.verdict and not s.verdict.problems}
     well = (
         (run.started, run.id)
         for run in runs

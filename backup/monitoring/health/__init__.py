@@ -125,7 +125,7 @@ def _stored(
         return
     due = "`schedule` shows when the next one is due."
     yield from _freshness("good set", good, now, max_age, due)
-    backups = (s for s in sets if s.good and not s.safety and s.summary)
+    backups = (s for s in sets if s.good and not s.safety)
     media = newest(s for s in backups if _MEDIA in _halves(s, limits))
     if media is not None and media is not good:
         names = [name for name in volumes_of(media) if f"volume {name}" in parts_of(media, limits)]

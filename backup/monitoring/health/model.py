@@ -72,7 +72,7 @@ def newest_database(sets: Iterable[StoredSet]) -> StoredSet | None:
     A safety set is none: it holds what a restore replaced.
     """
     backups = (s for s in sets if s.good and not s.safety)
-    return newest(s for s in backups if s.summary is not None and s.summary.database is not None)
+    return newest(s for s in backups if s.summary.database)
 
 
 def parts_of(stored: StoredSet, limits: Limits) -> list[str]:
@@ -89,7 +89,7 @@ def newest_of_server(sets: Iterable[StoredSet]) -> StoredSet | None:
 
 def server_of(stored: StoredSet | None) -> str:
     """The system identifier of the database server that a set is of; empty where none is known."""
-    database = stored.summary.database if stored and stored.summary else None
+    database = stored.summary.database if stored else None
     return database.system_identifier if database else ""
 
 

@@ -42,7 +42,7 @@ def proof_reason(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Fi
             return None
         text = f"the newest proven set, {proven.id}, is {age(now - proven.time)} old; the limit is"
         return warning(f"{text} {age(limits.proof_age)}", "`drill` proves the newest sets now.")
-    first = min((s.time for s in sets if s.good and s.summary and s.summary.database), default=now)
+    first = min((s.time for s in sets if s.good and s.summary.database), default=now)
     if now - first <= (limits.proof_age or PATIENCE):
         return None
     off = "" if limits.proof_age else "; BACKUP_DRILL is off"
@@ -87,7 +87,7 @@ def load_reasons(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime) 
     """Sets that do not load, and a newest one that nobody has tried; `starting` while that of the first backup is."""
     yield from _refused(sets)
     good = newest_database(sets)
-    part = good.manifest.database if good and good.manifest else None
+    part = good.manifest.database if good else None
     # Sets of earlier releases do not say what they would have to be compared by.
     if good and part and part.definitions and not good.loads:
         test = good.verdict.load_test if good.verdict else None

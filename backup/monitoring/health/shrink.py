@@ -62,14 +62,14 @@ def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
     if good is not None and (manifest := _manifest(good)):
         yield from _tiny(good, manifest, limits)
         yield from _database(good, manifest, _before(sets, good, lambda m: m.database is not None), sets)
-    media = max((s for s in sets if s.good and s.summary and s.summary.volumes), key=_order, default=None)
+    media = max((s for s in sets if s.good and s.summary.volumes), key=_order, default=None)
     if media is not None and (manifest := _manifest(media)):
         yield from _media(media, manifest, _before(sets, media, lambda m: bool(m.volumes)))
 
 
 def of_set(stored: StoredSet, sets: Sequence[StoredSet]) -> tuple[Finding, ...]:
     """In what a backup holds far less than those of `sets` before it: it may be one of the damage."""
-    if not stored.good or stored.manifest is None or stored.safety:
+    if not stored.good or stored.safety:
         return ()
     before = [each for each in sets if _order(each) < _order(stored)]
     # Of what the set does not hold, an earlier one is the newest.
@@ -87,7 +87,7 @@ def _before(
     earlier = [
         stored
         for stored in sorted(sets, key=_order, reverse=True)
-        if stored.good and stored.summary and holds(stored.summary) and _order(stored) < _order(last)
+        if stored.good and holds(stored.summary) and _order(stored) < _order(last)
     ]
     near = earlier[:1] + [each for each in earlier[1:] if last.time - each.time <= _BACK]
     return [(stored, manifest) for stored in near if (manifest := _manifest(stored))]
@@ -121,7 +121,7 @@ def _database(
 
 def _history(sets: Sequence[StoredSet], last: StoredSet) -> list[Manifest]:
     """Manifests of good sets before `last`, oldest first: not of all, since each may have to be read."""
-    near = (s for s in sets if s.good and s.summary and s.summary.database and last.time - s.time <= _HISTORY)
+    near = (s for s in sets if s.good and s.summary.database and last.time - s.time <= _HISTORY)
     earlier = sorted((stored for stored in near if _order(stored) < _order(last)), key=_order, reverse=True)
     chosen = [*earlier[:_EACH], *{stored.time.date(): stored for stored in earlier[_EACH:]}.values()]
     return [manifest for stored in reversed(chosen) if (manifest := _manifest(stored))]

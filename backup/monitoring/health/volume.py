@@ -58,7 +58,7 @@ def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned:
 
 def empty(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
     """Volumes without a file in the newest set that has volumes: it may be the wrong one that is mounted."""
-    stored = newest(s for s in sets if s.good and not s.safety and s.summary and s.summary.volumes)
+    stored = newest(s for s in sets if s.good and not s.safety and s.summary.volumes)
     for name in empty_volumes(stored) if stored else ():
         if stored and name not in limits.allow_empty:
             yield warning(

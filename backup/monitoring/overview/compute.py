@@ -130,7 +130,7 @@ def _proof_age(now: datetime, policy: Policy) -> timedelta | None:
 def _due(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy) -> int:
     """How many sets the schedule should have made that are still to be there, since the tier's first one."""
     cron, keep = policy.jobs.get(tier, ""), policy.keep[tier]
-    first = min((stored.time for stored in sets if stored.tier is tier and stored.summary), default=now)
+    first = min((stored.time for stored in sets if stored.tier is tier and not stored.derived), default=now)
     return slots_between(cron, max(first, now - keep), now, policy.zone) if cron and first < now else 0
 
 

@@ -36,8 +36,7 @@ def verify_made(context: Context, done: Run) -> Run:
     started = time.monotonic()
     stored = context.catalog.find(done.set)
     try:
-        if stored.manifest:
-            replace(LocalStore(stored.directory), PAGE, page(stored.manifest).encode(), locked=True)
+        replace(LocalStore(stored.directory), PAGE, page(stored.manifest).encode(), locked=True)
         if runs.told_to_end():
             logger.warning("{} was not verified: the run was told to end", done.set)
             return done

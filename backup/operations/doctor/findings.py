@@ -222,8 +222,8 @@ def space(free: int, total: int, needed: int | None, min_free: float) -> Iterato
 
 def cautions(sets: Iterable[StoredSet], live: Collection[str]) -> Iterator[Finding]:
     """Repeat what was said when the newest set was made, good or not, unless the live database says it, too."""
-    last = newest(s for s in sets if s.summary and s.summary.database and not s.safety)
-    part = last.manifest.database if last and last.manifest else None
+    last = newest(s for s in sets if s.summary.database and not s.safety)
+    part = last.manifest.database if last else None
     if last is None or part is None:
         return
     yield from (warning(f"{last.id}: {each}") for each in part.cautions if each not in live)

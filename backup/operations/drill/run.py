@@ -13,7 +13,7 @@ from typing import Final
 from backup.errors import IntegrityError, LoadFailed, NotProven
 from backup.formatting import duration, plural, printable
 from backup.logging import logger
-from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, present
+from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, holds_database, present
 from backup.operations import bare_dump, media_references, runs
 from backup.operations.context import Context
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
@@ -116,8 +116,7 @@ class _Drill:
 
     def verdict(self) -> Verdict:
         """Verify, restore, compare; keep what was found beside the set."""
-        database = self.stored.manifest.database if self.stored.manifest else None
-        if self.stored.manifest and database is None:
+        if not holds_database(self.stored):
             raise NotProven(
                 f"{self.stored.id} holds no database, so there is nothing to restore into a server",
                 f"`verify {self.stored.query}` reads and judges all that it holds.",
@@ -130,7 +129,7 @@ class _Drill:
                 self.context.progress.phase("starting a throw-away server")
                 roles = read_roles(self.stored, unchanged=False)
                 place = stack.enter_context(places.prepare(wanted(self.stored, roles), self.run))
-            if self.stored.manifest is None:
+            if self.stored.derived:
                 place = bare_dump.with_roles(self.stored, place, self.run)
             found, files = self._restored(place), None
             if not self.problems and not found:
@@ -190,10 +189,7 @@ class _Drill:
         return unequal
 
     def _check(self, place: Place, outline: Outline) -> None:
-        if self.stored.manifest:
-            found = check(self.stored, self.context.progress, outline=outline)
-        else:
-            found = bare_dump.read(self.stored, place.clients, self.run, self.context.progress, outline)
+        found = bare_dump.read(self.stored, place.clients, self.run, self.context.progress, outline)
         self.problems, self.unchecked, _ = found
 
     def _of_the_set(self, error: LoadFailed, place: Place) -> str:
@@ -209,7 +205,7 @@ class _Drill:
     def _differences(self, expected: Outline, found: Outline) -> list[str]:
         for view in self.empty:
             expected.sections.pop(view, None)
-        if self.stored.manifest:
+        if not self.stored.derived:
             return differences(expected, found)
         # Its server's settings, the time zone above all, are not known, and they show in the values.
         self.notes.append("values were not compared: there is no manifest")
@@ -250,7 +246,7 @@ class _Drill:
 
     def _options(self, loaded: _Loaded) -> Sequence[str]:
         """How the dump that was loaded had been made."""
-        if self.stored.manifest is None:
+        if self.stored.derived:
             return bare_dump.options(loaded.head, loaded)
         encoding = _ENCODING.search(loaded.head)
         return dump_options(encoding[1].decode() if encoding else "")
@@ -267,8 +263,7 @@ class _Drill:
 
     def _files(self, place: Place) -> Missing | None:
         """Whether the media that rows name are in the set's archives."""
-        manifest = self.stored.manifest
-        if manifest is None or not manifest.volumes:
+        if not self.stored.manifest.volumes:
             return None
         archived, columns = volume_archive.archived(self.stored), self.context.file_columns
         self.context.progress.phase("looking up the files that rows name")
@@ -294,7 +289,7 @@ def newest_of_each_tier(sets: Sequence[StoredSet], now: datetime) -> list[Stored
     """The newest good set with a database of each tier, none of them dated ahead: what a scheduled drill proves."""
     newest: dict[str, StoredSet] = {}
     for stored in sorted(present(sets, now), key=lambda each: (each.time, each.id)):
-        if stored.good and stored.manifest and stored.manifest.database:
+        if stored.good and stored.manifest.database:
             newest[stored.tier] = stored
     return list(newest.values())
 

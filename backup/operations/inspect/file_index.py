@@ -16,10 +16,8 @@ from backup.formatting import printable
 from backup.media.tar_reader import shown
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
-from backup.model.manifest import file_name
-from backup.operations.parts import archive_of, opened, require_as_written, volumes_of
+from backup.operations.parts import archive_of, opened, require_as_written
 from backup.operations.verify.volume_archive import lines
-from backup.pipeline.file_type import Kind
 
 # Directories that are counted each; what lies in others beyond that is counted together.
 _MOST: Final = 5000
@@ -44,14 +42,13 @@ class Tree:
 
 def volumes(stored: StoredSet) -> tuple[str, ...]:
     """The volumes of which a set has an archive; an empty name for that of a volume that is not known."""
-    return tuple(each.volume for each in stored.loose if each.kind == Kind.TAR) if stored.loose else volumes_of(stored)
+    return stored.summary.volume_names
 
 
 def index_of(stored: StoredSet, volume: str) -> str:
     """The file index of a volume's archive; empty where there is none, as beside archives of the old scripts."""
-    name = file_name(volume, stored.id, "files.gz")
-    listed = stored.manifest.artifact("index", volume) if stored.manifest else None
-    return listed.file if listed else name if name in stored.files else ""
+    listed = stored.manifest.artifact("index", volume)
+    return listed.file if listed else ""
 
 
 def entries(stored: StoredSet, volume: str) -> Iterator[IndexEntry]:
@@ -189,7 +186,7 @@ def tells_all(stored: StoredSet, volume: str, near: Near) -> bool:
         while folder and folder not in folders:
             folders.add(folder)
             folder = folder.rpartition(b"/")[0]
-    part = next((each for each in stored.manifest.volumes if each.name == volume), None) if stored.manifest else None
+    part = next((each for each in stored.manifest.volumes if each.name == volume), None)
     return part is not None and not part.links and part.directories == len(folders)
 
 

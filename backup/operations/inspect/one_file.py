@@ -24,7 +24,7 @@ from backup.operations.inspect.file_index import (
     spellings,
     volumes,
 )
-from backup.operations.parts import HeldBack, archive_of, damaged, opened
+from backup.operations.parts import HeldBack, archive_of, content_of, damaged, opened
 from backup.progress import Progress
 
 
@@ -155,7 +155,5 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
 @contextlib.contextmanager
 def _reading(stored: StoredSet, name: str, root: str, progress: Progress) -> Iterator[TarReader]:
     """An archive of the folder `root`, for the body to read."""
-    packed = next((each.packed for each in stored.loose if each.name == name), True)
-    with opened(stored, name, progress) as source:
-        with contextlib.closing(source.content(packed=packed, single=not stored.loose)) as chunks:
-            yield TarReader(chunks, root=b"" if stored.manifest else os.fsencode(root))
+    with opened(stored, name, progress) as source, contextlib.closing(content_of(stored, source)) as chunks:
+        yield TarReader(chunks, root=os.fsencode(root) if stored.derived else b"")

@@ -10,13 +10,12 @@ from backup.errors import NotFound
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.operations.load import attempt_for
-from backup.operations.parts import damaged, dump_of, opened, require_as_written
-from backup.pipeline.file_type import HEAD, Kind, recognise
+from backup.operations.parts import content_of, damaged, dump_of, opened, recognised, require_as_written
+from backup.pipeline.file_type import Kind
 from backup.postgres.dump.definitions import Kinship, descendants
 from backup.postgres.dump.dump_reader import DumpReader, Watcher
 from backup.postgres.dump.table_extract import TableExtract, called
 from backup.progress import Progress
-from backup.storage.directory import LocalStore
 
 _NEAR: Final = 8
 
@@ -39,7 +38,7 @@ def extract(
     children = _children(stored, progress)
     written = [_text(name) for name in named]
     wanted = list(dict.fromkeys([*named, *(_bytes(part) for name in written for part in descendants(children, name))]))
-    part = stored.manifest.database if stored.manifest else None
+    part = stored.manifest.database
     by_path = {_bytes(name): [*map(_bytes, found)] for name, found in part.found_by_path.items()} if part else {}
     path = _bytes(attempt_for(stored).search_path)
     made = TableExtract(wanted, write, schema=schema, rows=rows, path=path, by_path=by_path)
@@ -50,7 +49,7 @@ def extract(
 
 def _wanted(stored: StoredSet, queries: Sequence[str], progress: Progress) -> list[bytes]:
     """The tables that are meant, as the dump writes them."""
-    rows = stored.manifest.database.rows if stored.manifest and stored.manifest.database else {}
+    rows = stored.manifest.database.rows if stored.manifest.database else {}
     try:
         return [_one(query, [name.encode() for name in rows]) for query in queries]
     except NotFound:
@@ -63,7 +62,7 @@ def _wanted(stored: StoredSet, queries: Sequence[str], progress: Progress) -> li
 
 def _children(stored: StoredSet, progress: Progress) -> Mapping[str, Sequence[str]]:
     """The parts of each table: as the manifest has noted them, else by the definitions of the dump."""
-    part = stored.manifest.database if stored.manifest else None
+    part = stored.manifest.database
     if part and part.children is not None:
         return part.children
     found = Kinship()
@@ -107,9 +106,14 @@ def _read(stored: StoredSet, watcher: Watcher, progress: Progress, *, definition
     if not name:
         raise NotFound(f"{stored.id} holds no dump of a database", "`list` shows other sets.")
     reader = DumpReader(watcher)
+    if stored.derived and recognised(stored, name) is not Kind.SQL:
+        raise NotFound(
+            f"{name} is a custom-format dump, which only pg_restore can read",
+            f"`pg_restore -n SCHEMA -t TABLE -f - {name}` writes one table of it.",
+        )
     progress.phase(f"reading {name}", stored.size)
     with opened(stored, name, progress) as source:
-        for piece in source.content(packed=_packed(stored, name), single=stored.manifest is not None):
+        for piece in content_of(stored, source):
             reader.feed(piece)
             if definitions and reader.rows:
                 return
@@ -117,20 +121,6 @@ def _read(stored: StoredSet, watcher: Watcher, progress: Progress, *, definition
         require_as_written(stored, source)
     if missing := reader.missing():
         raise damaged(f"{name} is no whole dump: it {missing}")
-
-
-def _packed(stored: StoredSet, name: str) -> bool:
-    """Whether gzip has to be undone. NotFound for pg_dump's custom format, which only pg_restore can read."""
-    if stored.manifest:
-        return True
-    with open(LocalStore(stored.directory).open(name), "rb") as file:
-        content = recognise(file.read(HEAD))
-    if content.kind is not Kind.SQL:
-        raise NotFound(
-            f"{name} is a custom-format dump, which only pg_restore can read",
-            f"`pg_restore -n SCHEMA -t TABLE -f - {name}` writes one table of it.",
-        )
-    return content.packed
 
 
 def _shown(table: bytes) -> str:

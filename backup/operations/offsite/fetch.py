@@ -240,6 +240,6 @@ def drill(
 def _proven(book: Book, stored: StoredSet, now: datetime) -> Book:
     """A copy that was fetched and restored has been read, too."""
     copy = book.copies.get(stored.id)
-    if copy is None or stored.manifest is None or copy.run != stored.manifest.run:
+    if copy is None or copy.run != stored.manifest.run:
         return book
     return book.with_copy(copy.model_copy(update={"proven": now, "read": now}))

@@ -147,10 +147,10 @@ def _leftovers(
             yield found
 
 
-def _remove(report: Report, found: RemoteSet, context: OffsiteContext, manifest: Manifest | None) -> None:
+def _remove(report: Report, found: RemoteSet, context: OffsiteContext, manifest: Manifest) -> None:
     """The manifest first: then it is a set no more, whatever becomes of the rest."""
     logger.info("removing {} from {}, {}", found.id, context.remote.name, size(found.size))
-    ours = set(keys_of(manifest)) if manifest else set()
+    ours = set(keys_of(manifest))
     rest = tuple(name for name in found.entries if name in ours and name != found.manifest_key)
     context.book.change(lambda book: book.model_copy(update={"leaving": {**book.leaving, found.id: rest}}))
     end = context.remote.remove(found.manifest_key)

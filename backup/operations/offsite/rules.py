@@ -65,7 +65,6 @@ def candidates(
         for stored in sets
         if stored.tier in wanted
         and stored.verified
-        and stored.summary
         and (stored.tier not in ages or now - stored.time <= ages[stored.tier])
     ]
     return sorted(found, key=lambda stored: (stored.time, stored.id), reverse=True)
@@ -73,7 +72,7 @@ def candidates(
 
 def there(stored: StoredSet, copy: Copy | None) -> bool:
     """Whether this copy is one of this very set, and as it should be."""
-    return copy is not None and copy.held and stored.summary is not None and copy.run == stored.summary.run
+    return copy is not None and copy.held and copy.run == stored.summary.run
 
 
 def waiting(found: Iterable[StoredSet], book: Book) -> list[StoredSet]:

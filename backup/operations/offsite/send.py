@@ -62,13 +62,12 @@ class Sending:
         return Sent(self._copy(manifest), self.sent)
 
     def _local(self) -> Manifest:
-        manifest = self.stored.manifest
-        if manifest is None or not self.stored.verified:
+        if not self.stored.verified:
             raise IntegrityError(
                 f"{self.stored.id} is not sent: only sets that have been verified and found good are",
                 f"`verify {self.stored.id}` judges it.",
             )
-        return manifest
+        return self.stored.manifest
 
     def _there(self, local: Manifest) -> Manifest | None:
         """The manifest that the place has for this very set: of the same run and content, encrypted or not."""

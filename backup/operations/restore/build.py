@@ -14,7 +14,7 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Locale, Manifest
 from backup.operations.load import Load, attempt_for, complete, load_dump
-from backup.operations.parts import archive_of, dump_of, opened, read_roles, require_unchanged
+from backup.operations.parts import archive_of, content_of, dump_of, opened, read_roles, require_unchanged
 from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
 from backup.operations.restore.journal import DatabaseSwap, Step
@@ -58,7 +58,7 @@ def load(
     swap, login = work.journal.database, source.login
     if swap is None:
         return
-    part = stored.manifest.database if stored.manifest else None
+    part = stored.manifest.database
     live = usable(find(login, swap.live))
     like = part.locale if part and part.locale else live.locale if live else None
     listed = roles_of(stored)
@@ -101,7 +101,7 @@ def extract(work: Work, stored: StoredSet) -> None:
                 volume.stamp,
                 root=root,
                 limit=limit,
-                trusted=stored.manifest is not None,
+                trusted=not stored.derived,
             )
         nearest += [f"{volume.name}: {note}" for note in notes]
     for line in nearest:
@@ -155,14 +155,13 @@ def _fill(
     swap, file = work.journal.database, dump_of(stored)
     if swap is None:
         return
-    content = found.content.get(file)
-    custom, packed = content is not None and content.kind is Kind.CUSTOM, content is None or content.packed
+    custom = found.content.get(file) is Kind.CUSTOM
     work.context.progress.phase("loading the database", stored.size)
     clients, run = source.loading(swap.new, work.journal.run), work.journal.run
 
     @contextlib.contextmanager
     def sql() -> Iterator[Iterator[bytes]]:
-        with contextlib.closing(_pieces(stored, file, packed, work.context.progress)) as given:
+        with contextlib.closing(_pieces(stored, file, found.sha256[file], work.context.progress)) as given:
             if not custom:
                 yield given
                 return
@@ -205,14 +204,12 @@ def _putting_aside(login: Login, fitted: Fit) -> Iterator[Callable[[bytes], obje
     kept.close()
 
 
-def _pieces(stored: StoredSet, file: str, packed: bool, progress: Progress) -> Generator[bytes, None, None]:
+def _pieces(stored: StoredSet, file: str, sha256: str, progress: Progress) -> Generator[bytes, None, None]:
     """All of the dump. Nothing is ended in good order unless it is as it was verified."""
-    artifact = stored.manifest.artifact("database") if stored.manifest else None
     with opened(stored, file, progress) as source:
-        yield from source.content(packed=packed, single=stored.manifest is not None)
+        yield from content_of(stored, source)
         source.drain()
-        if artifact:
-            require_unchanged(source, artifact)
+        require_unchanged(source, sha256)
 
 
 def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:
@@ -236,7 +233,7 @@ def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:
         )
 
 
-def most_bytes(manifest: Manifest | None, volume: str) -> int:
-    """The most that an archive may unpack to; 0 when no manifest tells."""
-    part = next((v for v in manifest.volumes if v.name == volume), None) if manifest else None
+def most_bytes(manifest: Manifest, volume: str) -> int:
+    """The most that an archive may unpack to; 0 when nothing tells."""
+    part = next((v for v in manifest.volumes if v.name == volume), None)
     return int(part.bytes * _SPARE) + (64 << 20) if part else 0

@@ -15,15 +15,15 @@ from backup.docker.container import Container
 from backup.errors import BackupError, EngineError
 from backup.media import archive_tree, case_folding
 from backup.media.tar_reader import shown
-from backup.model.backup_set import StoredSet, newest_good, present
+from backup.model.backup_set import StoredSet, newest_good, present, volumes_of
 from backup.monitoring.health import shrink
 from backup.operations.inspect import file_index
-from backup.operations.parts import dump_of, volumes_of
+from backup.operations.parts import dump_of
 from backup.operations.restore import build
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import KeptFile, commands, running, words
 from backup.operations.restore.locking import LOOK, standing, who_changes
-from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Only, Server, Volume
+from backup.operations.restore.plan import Facts, LiveDatabase, Only, Server, Volume
 from backup.operations.restore.server_fit import contrast, fit
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import inspect
@@ -48,7 +48,7 @@ def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool)
     facts = Facts(
         now=now,
         zone=context.zone,
-        source=_foreign(stored) if stored.loose else stored,
+        source=stored,
         only=only,
         safety=safety,
         volumes=tuple(_volume(context, stored, name) for name in volumes_of(stored)),
@@ -102,14 +102,14 @@ def _disk_of_server(facts: Facts, context: RestoreContext, free: int, system: in
 def _with_server(facts: Facts, context: RestoreContext, stored: StoredSet) -> Facts:
     source = context.source()
     login = source.login
-    part = stored.manifest.database if stored.manifest else None
+    part = stored.manifest.database
     live, there = usable(find(login, login.name)), inspect(replace(login, name=_entry(source)))
     listed, fitted = build.roles_of(stored), fit(login, part, there.server_version)
     slots, subscriptions = replication(login, login.name)
     return replace(
         facts,
         target=login.name,
-        database_bytes=None if stored.manifest else _unpacked(stored),
+        database_bytes=_unpacked(stored) if stored.derived else None,
         server=Server(
             version=there.server_version,
             system_identifier=there.system_identifier,
@@ -127,29 +127,11 @@ def _with_server(facts: Facts, context: RestoreContext, stored: StoredSet) -> Fa
     )
 
 
-def _foreign(stored: StoredSet) -> Foreign:
-    dumps = [each for each in stored.loose if each.kind != "tar"]
-    archives = [each for each in stored.loose if each.kind == "tar"]
-    kinds = [f"a {'plain' if each.kind == 'sql' else 'custom-format'} dump" for each in dumps]
-    kinds += [f"an archive of {each.root}/" for each in archives]
-    return Foreign(
-        name=stored.id,
-        kind=" and ".join(kinds),
-        database=bool(dumps),
-        volumes=bool(archives),
-        database_time=dumps[0].time if dumps else None,
-        media_time=archives[0].time if archives else None,
-        server_version=dumps[0].server_version if dumps else "",
-        unchecked=("checksums", "row counts"),
-        query=stored.query,
-    )
-
-
 def _unpacked(stored: StoredSet) -> int:
     """Bytes that a database may take of whose dump only the file is known: text packs to a tenth of it."""
     if not stored.loose:
         return 10 * stored.size
-    return sum(each.size * (10 if each.packed or each.kind == "custom" else 2) for each in stored.loose)
+    return sum(each.stored_size * (10 if each.packed or each.content == "custom" else 2) for each in stored.loose)
 
 
 def missing_extensions(login: Login, wanted: Iterable[str]) -> tuple[str, ...]:
@@ -165,8 +147,7 @@ def _entry(source: PostgresSource) -> str:
 
 
 def _volume(context: RestoreContext, stored: StoredSet, name: str) -> Volume:
-    manifest = stored.manifest
-    part = next((volume for volume in manifest.volumes if volume.name == name), None) if manifest else None
+    part = next((volume for volume in stored.manifest.volumes if volume.name == name), None)
     archive = (part.files + part.hard_links, part.bytes) if part else (None, None)
     path = context.volumes / name
     if not path.is_dir():

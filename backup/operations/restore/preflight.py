@@ -24,7 +24,7 @@ def fitting(stored: StoredSet, only: Only, context: RestoreContext) -> Fit:
     if only == "media" or not dump_of(stored):
         return Fit()
     login = context.source().login
-    return fit(login, stored.manifest.database if stored.manifest else None, server_version(login))
+    return fit(login, stored.manifest.database, server_version(login))
 
 
 def require_extensions(stored: StoredSet, only: Only, context: RestoreContext, found: Found) -> None:

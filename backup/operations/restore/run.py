@@ -18,10 +18,10 @@ from backup.errors import (
 )
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
-from backup.model.backup_set import StoredSet
+from backup.model.backup_set import StoredSet, volumes_of
 from backup.model.run import RESTORE, Run
 from backup.operations import runs
-from backup.operations.parts import dump_of, volumes_of
+from backup.operations.parts import dump_of
 from backup.operations.restore import application, build, commit
 from backup.operations.restore.context import RestoreContext, Work
 from backup.operations.restore.journal import (
@@ -82,8 +82,7 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
     split, fitted = Split(lambda data: None), fitting(stored, wish.only, context)
-    # Without a manifest there may be more dumps than one.
-    reader = DumpReader(fitted.adaptation.applied(split)) if stored.manifest else None
+    reader = DumpReader(fitted.adaptation.applied(split))
     problems, unchecked, found = check(stored, context.progress, outline=reader)
     if problems:
         wrong = listed(problems, mark="; ")

@@ -87,7 +87,7 @@ def _put(
             stamp,
             root=root,
             limit=build.most_bytes(stored.manifest, volume) or free_space(context.volumes / volume),
-            trusted=stored.manifest is not None,
+            trusted=not stored.derived,
             paths=paths,
             days=context.days,
         )

@@ -8,8 +8,7 @@ from backup.catalog.catalog import Catalog
 from backup.errors import KeyMissing, StoreError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
-from backup.operations.legacy import check_without_manifest
-from backup.operations.verify.set_files import Checked, Found, Reader, SetCheck
+from backup.operations.verify.set_files import BareCheck, Checked, Found, Reader, SetCheck
 from backup.progress import Progress
 
 __all__ = ["Checked", "Found", "check", "verify"]
@@ -44,13 +43,11 @@ def check(stored: StoredSet, progress: Progress, *, quick: bool = False, outline
     KeyMissing when it is encrypted and there is no key, or another one. `outline`, if given, gets the database's dump
     from the same reading; finished only when there are no problems.
     """
-    if stored.encrypted and stored.identity is None and not (quick and stored.manifest):
+    if stored.encrypted and stored.identity is None and (stored.derived or not quick):
         raise KeyMissing(
             f"{stored.id} is encrypted, and no identity is here to open it",
             "Name the file with the private key: --identity FILE, or BACKUP_AGE_IDENTITY_FILE."
             " `verify --quick` compares the stored bytes without it.",
         )
     progress.phase(f"reading {stored.id}", stored.size)
-    if stored.manifest is None:
-        return check_without_manifest(stored, progress, outline)
-    return SetCheck(stored, stored.manifest, progress, outline).run(quick=quick)
+    return (BareCheck if stored.derived else SetCheck)(stored, progress, outline).run(quick=quick)

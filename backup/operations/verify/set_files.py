@@ -1,21 +1,26 @@
-"""The files of one set against its manifest, each read from the disk once. Nothing is recorded here."""
+"""The files of one set against its manifest, or what they hold by themselves, each read from the disk once.
+
+Nothing is recorded here.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from backup.errors import IntegrityError, KeyMissing, StoreError
+from backup.errors import BackupError, IntegrityError, KeyMissing, StoreError
 from backup.formatting import plural, printable
-from backup.model.backup_set import SEALED, StoredSet, manifest_name, missing_or_resized
+from backup.model.backup_set import BARE, SEALED, StoredSet, manifest_name, missing_or_resized
 from backup.model.manifest import Artifact, DatabasePart, Manifest, file_name
+from backup.operations.parts import content_of, recognised
 from backup.operations.verify import volume_archive
 from backup.operations.verify.stored_bytes import Stored
-from backup.pipeline.file_type import Content
+from backup.pipeline.file_type import Kind
 from backup.postgres.dump.dump_digest import Outline
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.progress import Progress, Silent
@@ -27,19 +32,21 @@ _LISTED: Final = 20
 _STORED_ALONE: Final = "what the files hold: this time their stored bytes alone were compared"
 _LONGEST_LIST: Final = 1 << 20
 _SUM: Final = re.compile(rb"([0-9a-f]{64})  ([A-Za-z0-9._-]+)\n")
+# What is said of a custom-format dump that nobody has read yet.
+CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
 _CLUSTER_HEADER: Final = b"--\n-- PostgreSQL database cluster dump\n--\n"
 
 
 @dataclass
 class Found:
-    """What reading a set told: rows per table, large objects and extensions of its database, and by file the bytes
-    that it unpacks to and, for files without a manifest, what it is."""
+    """What reading a set told: rows per table, large objects and extensions of its database; by file the SHA-256 of
+    what was read, and what it is by its bytes where no manifest says it."""
 
     rows: dict[str, int] = field(default_factory=dict)
     large_objects: int = 0
     extensions: list[str] = field(default_factory=list)
-    plain_sizes: dict[str, int] = field(default_factory=dict)
-    content: dict[str, Content] = field(default_factory=dict)
+    sha256: dict[str, str] = field(default_factory=dict)
+    content: dict[str, Kind] = field(default_factory=dict)
 
 
 class Checked(NamedTuple):
@@ -51,12 +58,12 @@ class Checked(NamedTuple):
 
 
 class SetCheck:
-    """One check of a set that has a manifest. `outline`, if given, is fed with the database's dump."""
+    """One check of a set by its manifest. `outline`, if given, is fed with the database's dump."""
 
-    def __init__(
-        self, stored: StoredSet, manifest: Manifest, progress: Progress, outline: Reader | None = None
-    ) -> None:
-        self._stored, self._manifest, self._progress, self._outline = stored, manifest, progress, outline
+    _trusted = True
+
+    def __init__(self, stored: StoredSet, progress: Progress, outline: Reader | None = None) -> None:
+        self._stored, self._manifest, self._progress, self._outline = stored, stored.manifest, progress, outline
         self._store = LocalStore(stored.directory)
         self._found = Found()
         self._problems: list[str] = []
@@ -105,8 +112,8 @@ class SetCheck:
             except KeyMissing as error:  # or its beginning is damaged, which the rest tells
                 locked = error
             source.drain()
-            if not source.failed and source.sha256 != artifact.stored_sha256:
-                text = "has changed since it was written: its SHA-256 differs from the manifest's"
+            self._found.sha256[artifact.file] = source.sha256
+            if not source.failed and (text := self._changed(artifact, source.sha256)):
                 self._problems.append(f"{artifact.file} {text}")
             elif locked:
                 raise KeyMissing(f"{artifact.file}: {locked.message}", locked.hint)
@@ -115,6 +122,11 @@ class SetCheck:
         finally:
             source.close()
 
+    def _changed(self, artifact: Artifact, sha256: str) -> str:
+        if sha256 == artifact.stored_sha256:
+            return ""
+        return "has changed since it was written: its SHA-256 differs from the manifest's"
+
     def _plain(self, source: Stored, artifact: Artifact) -> Generator[bytes, None, None]:
         """What an artifact holds, compared with the manifest when its end is reached."""
         digest = hashlib.sha256() if artifact.plain_sha256 else None
@@ -122,7 +134,6 @@ class SetCheck:
             if digest:
                 digest.update(piece)
             yield piece
-        self._found.plain_sizes[artifact.file] = source.plain_size
         if source.plain_size != artifact.plain_size:
             text = f"unpacks to {source.plain_size:,} bytes instead of {artifact.plain_size:,}"
             self._problems.append(f"{artifact.file} {text}")
@@ -130,17 +141,21 @@ class SetCheck:
             self._problems.append(f"{artifact.file} unpacks to other bytes than were packed")
 
     def _database(self, artifact: Artifact) -> None:
-        reader = self._outline or DumpReader()
+        # Files of an old set may be more dumps than one; it is the first that is restored.
+        first = artifact == self._manifest.artifact("database")
+        reader = self._outline if self._outline and first else DumpReader()
         with self._reading(artifact) as source:
             for piece in self._plain(source, artifact):
                 reader.feed(piece)
             reader.finish()
-            self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
-            self._found.extensions = reader.extensions
+            if first:
+                self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
+                self._found.extensions = reader.extensions
             problems = [f"is no whole dump: it {missing}"] if (missing := reader.missing()) else []
-            if self._manifest.database:
-                problems += wrong_rows(self._manifest.database, reader)
-            self._problems += _named(artifact, problems)
+            self._problems += _named(artifact, [*problems, *self._wrong_dump(artifact, reader)])
+
+    def _wrong_dump(self, _artifact: Artifact, reader: Reader) -> list[str]:
+        return wrong_rows(self._manifest.database, reader) if self._manifest.database else []
 
     def _volume(self, archive: Artifact, index: Artifact) -> None:
         with self._reading(archive) as content, self._reading(index) as listing:
@@ -150,8 +165,9 @@ class SetCheck:
                     self._plain(content, archive),
                     self._plain(listing, index),
                     again.content,
-                    archive.name.encode(),
+                    os.fsencode(archive.folder),
                     lambda: self._progress.advance(0),
+                    trusted=self._trusted,
                 )
             except IntegrityError as error:
                 self._problems += _named(archive, [error.message])
@@ -165,7 +181,8 @@ class SetCheck:
         with self._reading(artifact) as source:
             plain = self._plain(source, artifact)
             if artifact.kind == "volume":
-                self._judge_counts(artifact, volume_archive.walk(plain, artifact.name.encode(), trusted=True))
+                walked = volume_archive.walk(plain, os.fsencode(artifact.folder), trusted=self._trusted)
+                self._judge_counts(artifact, walked)
             else:
                 volume_archive.read_index(plain)
 
@@ -186,6 +203,74 @@ class SetCheck:
         if manifest and manifest != _sha256(self._store, manifest_name(self._stored.id)):
             return [f"{manifest_name(self._stored.id)} has changed since {name} was written"]
         return [] if sums == expected else [f"{name} does not list what the manifest lists"]
+
+
+class BareCheck(SetCheck):
+    """One of a set whose manifest is derived: its bytes say what they are, and all of them are read.
+
+    One of ours that lost its manifest still has its checksums and its file indexes.
+    """
+
+    _trusted = False
+
+    def run(self, *, quick: bool = False) -> Checked:
+        """Judge every file; there is nothing to be quick with."""
+        self._problems += [self._stored.problem] if self._stored.problem else []
+        self._unchecked: list[str] = []
+        self._sums = self._known_sums()
+        for artifact in self._manifest.artifacts:
+            self._judge(artifact, list(self._manifest.artifacts))
+        self._problems += [f"{name} is missing" for name in self._sums if name not in self._stored.files]
+        if not self._sums:
+            self._unchecked.append(BARE)
+        return Checked(self._problems, self._unchecked, self._found)
+
+    def _known_sums(self) -> dict[str, str]:
+        name = file_name("set", self._stored.id, "sha256")
+        try:
+            return read_sums(self._store, name) if name in self._stored.files else {}
+        except BackupError as error:
+            self._problems.append(error.message)
+            return {}
+
+    def _judge(self, artifact: Artifact, usable: list[Artifact]) -> None:
+        if artifact.kind not in ("database", "volume"):
+            super()._judge(artifact, usable)
+            return
+        try:
+            kind = recognised(self._stored, artifact.file)
+            if (artifact.kind == "volume") != (kind is Kind.TAR):
+                raise IntegrityError("is an archive under a dump's name, or a dump under an archive's: rename it")
+        except IntegrityError as error:
+            self._problems += _named(artifact, [error.message])
+        except StoreError as error:
+            self._problems.append(error.message)
+        else:
+            self._found.content[artifact.file] = kind
+            if kind is not Kind.CUSTOM:
+                super()._judge(artifact, usable)
+                return
+            with self._reading(artifact) as source:
+                for _ in self._plain(source, artifact):
+                    pass
+            self._unchecked.append(f"{artifact.file} {CUSTOM}")
+
+    def _changed(self, artifact: Artifact, sha256: str) -> str:
+        return "has changed since its checksum was written" if self._sums.get(artifact.file, sha256) != sha256 else ""
+
+    def _plain(self, source: Stored, artifact: Artifact) -> Generator[bytes, None, None]:
+        by_bytes = artifact.kind in ("database", "volume")
+        yield from content_of(self._stored, source) if by_bytes else source.content()
+
+    def _wrong_dump(self, artifact: Artifact, reader: Reader) -> list[str]:
+        if reader.commands:
+            lines = ", ".join(printable(line) for line in reader.commands)
+            self._unchecked.append(
+                f"{artifact.file} has commands for psql itself, where pg_dump writes none: {lines};"
+                " a restore ends where one is"
+            )
+        elsewhere = "was made with --create: it goes to the database that it names, not to the one that is restored"
+        return [elsewhere] if reader.connects else []
 
 
 def wrong_rows(part: DatabasePart, reader: Reader) -> list[str]:

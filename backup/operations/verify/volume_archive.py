@@ -161,7 +161,7 @@ def _shown(path: bytes) -> str:
 
 def archived(stored: StoredSet) -> Iterator[bytes]:
     """The paths of all archived files of a set, below their volumes."""
-    for artifact in stored.manifest.artifacts if stored.manifest else ():
+    for artifact in stored.manifest.artifacts:
         if artifact.kind == "index":
             with opened(stored, artifact.file) as source:
                 for entry in parse_index(lines(source.content())):

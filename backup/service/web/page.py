@@ -300,13 +300,11 @@ def sizes(sets: Sequence[StoredSet]) -> Sizes | None:
 
 def _whole(stored: StoredSet) -> bool:
     """A set of media or of the database alone would look like a collapse."""
-    manifest = stored.summary
-    return stored.good and manifest is not None and manifest.database is not None and bool(manifest.volumes)
+    return stored.good and stored.summary.database is not None and bool(stored.summary.volumes)
 
 
 def _database(stored: StoredSet) -> int:
-    artifacts = stored.summary.artifacts if stored.summary else ()
-    return sum(artifact.stored_size for artifact in artifacts if artifact.kind in ("database", "roles"))
+    return sum(each.stored_size for each in stored.summary.artifacts if each.kind in ("database", "roles"))
 
 
 def _height(count: float, top: float) -> float:

@@ -8,17 +8,21 @@ import os
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import Policy, decide
+from backup.catalog.run_records import Records
 from backup.cli.render.tables import sets_lines, state
 from backup.documents.status import SET
-from backup.errors import NotFound
-from backup.model.backup_set import Proof, Verdict, holds_database, pin_name, verdict_name, volumes_of
+from backup.errors import NotFound, NotProven
+from backup.model.backup_set import Proof, StoredSet, Verdict, holds_database, pin_name, verdict_name, volumes_of
 from backup.model.manifest import Tier
-from backup.operations.parts import archive_of, dump_of
+from backup.operations.drill.run import DrillContext, prove
+from backup.operations.inspect import one_file
+from backup.operations.parts import archive_of, dump_of, read_roles
 from backup.operations.verify.run import verify
 from backup.progress import Silent
 from tests.support.set_factory import UTC_ZONE, on_disk
@@ -184,3 +188,34 @@ def test_a_verdict_that_cannot_be_read_says_nothing(catalog: Catalog) -> None:
     (catalog.root / "daily" / verdict_name(ID)).write_text("{")
     assert words(catalog) == "old script" and verified(catalog).problems == ()
     assert words(catalog) == "old script, verified"
+
+
+# --- what is done with one without asking whether it has a manifest ------------------------------------------------
+
+
+def test_a_file_comes_out_of_an_archive_that_was_packed_in_pieces(catalog: Catalog) -> None:
+    plain, given = gzip.decompress(packed_media()), list[bytes]()
+    (catalog.root / "daily" / MEDIA).write_bytes(gzip.compress(plain[:700]) + gzip.compress(plain[700:]))
+    assert verified(catalog).problems == ()
+    one_file.content(catalog.find(ID), "a.txt", given.append, Silent())
+    assert b"".join(given) == b"a"
+
+
+def test_a_list_of_roles_that_no_manifest_names_makes_none(catalog: Catalog) -> None:
+    (catalog.root / "daily" / f"obcms_roles_{ID}.sql.gz").write_bytes(gzip.compress(b"CREATE ROLE stranger SUPERUSER;"))
+    found = catalog.find(ID)
+    assert found.derived and found.manifest.artifact("roles") and read_roles(found, unchanged=True) == ""
+    assert any("roles" in each for each in verified(catalog).problems), "but it is judged"
+
+
+def test_archives_alone_are_not_drilled_and_no_server_is_started_for_them(catalog: Catalog) -> None:
+    for name in (DUMP, OLDER, PILOT):
+        (catalog.root / "daily" / name).unlink()
+
+    def places(stored: StoredSet) -> NoReturn:
+        raise AssertionError(stored.id)
+
+    there = catalog.root
+    context = DrillContext(catalog=catalog, records=Records(there), lock=there, places=places, file_columns=())
+    with pytest.raises(NotProven, match="holds no database"):
+        prove(catalog.find(LATER), context, "run", {})

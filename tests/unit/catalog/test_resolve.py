@@ -14,9 +14,9 @@ import pytest
 from backup.catalog import resolve
 from backup.catalog.catalog import Catalog
 from backup.errors import BackupError
-from backup.model.backup_set import StoredSet
+from backup.model.backup_set import StoredSet, volumes_of
 from backup.model.manifest import Tier
-from backup.operations.parts import dump_of, volumes_of
+from backup.operations.parts import dump_of
 from backup.operations.restore.plan import Facts, plan
 from backup.operations.verify.run import verify
 from backup.progress import Silent
@@ -35,7 +35,7 @@ def test_hints_for_a_set_elsewhere_name_its_path(tmp_path: Path) -> None:
     assert shlex.split(there.query) == [str(carried)]
     (hint,) = [r.hint for r in plan(Facts(NOW, UTC_ZONE, there)).warnings if "no drill" in r.text]
     assert f"drill {there.query}" in hint
-    assert resolve.find(catalog, there.path, []).id == identifier, "what the hint says works"
+    assert resolve.find(catalog, *there.paths, []).id == identifier, "what the hint says works"
 
 
 def test_so_do_those_for_files_that_are_no_set(tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def together(root: Path, *queries: str) -> StoredSet:
 
 def test_two_files_of_one_folder_are_restored_together(tmp_path: Path) -> None:
     """What a run made that took so long between them that they are no set by their names."""
-    for folder in (tmp_path / "elsewhere", tmp_path / "daily"):
+    for folder in (tmp_path / "elsewhere", tmp_path / "daily", tmp_path / "manual"):
         files = dump(folder), media(folder)
         for queries in (files, files[::-1], (DUMP, MEDIA) if folder.name == "daily" else files):
             found = together(tmp_path, *queries)
-            assert (dump_of(found), volumes_of(found)) == (DUMP, ("media",))
+            assert (dump_of(found), volumes_of(found)) == (DUMP, ["media"])
             assert found.id == f"{DUMP} + {MEDIA}" and found.directory == folder
             assert shlex.split(found.query) == [*files] and together(tmp_path, *shlex.split(found.query)).id == found.id
             assert [each.time and f"{each.time:%H-%M-%S}" for each in found.loose] == ["02-00-00", "02-20-00"]
@@ -97,7 +97,7 @@ def test_a_folder_called_as_a_tier_is_taken_with_all_that_is_in_it(tmp_path: Pat
     dump(folder, "obcms_backup_20251020_020000.sql.gz")
     media(folder, "media.tar.gz")
     found = together(tmp_path / "backups", str(folder))
-    assert dump_of(found) and volumes_of(found) == ("media",)
+    assert dump_of(found) and volumes_of(found) == ["media"]
     media(folder, MEDIA.replace("02-20-00", "02-00-09"))
     (folder / "media.tar.gz").unlink()
     assert together(tmp_path / "backups", str(folder)).id == f"daily_{STAMPS[0]}"

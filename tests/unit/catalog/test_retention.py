@@ -321,7 +321,7 @@ def model(sets: Sequence[StoredSet], policy: Policy, now: datetime, identity: Id
 
     def holds(s: StoredSet) -> str:
         named = ["media", "ocr"] if s.time > gone else ["media"]
-        if s.manifest is None:
+        if s.derived:
             found = "d" * any(f.endswith("sql.gz") for f in s.files)
             return found + "".join(name[0] for name in named if any(f"_{name}_" in f for f in s.files))
         held = "".join(volume.name[0] for volume in s.manifest.volumes if volume.name in named)
@@ -422,7 +422,7 @@ def test_the_rules_are_those_of_the_model(
     left = [s for s in sets if s.id not in gone]
     for tier in Tier:
         for component in ("database", "media", "ocr"):
-            was = [s for s in sets if s.tier is tier and s.manifest and component in components(s.manifest)]
+            was = [s for s in sets if s.tier is tier and not s.derived and component in components(s.manifest)]
             was = [s for s in was if s.time > gone_volumes.get(component, NOW - 9999 * DAY)]
             held = [s for s in was if s.id not in gone]
             assert sum(s.verified for s in held) >= min(minimum, sum(s.verified for s in was))

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backup.formatting import age, duration, plural, printable, size
+from backup.model.derived_manifest import BareFile
 from backup.model.finding import Finding
 from backup.operations.restore.plan.checks import Need, needs, refusals, warnings
 from backup.operations.restore.plan.facts import (
     Facts,
-    Foreign,
     LiveDatabase,
     Only,
     Server,
@@ -23,7 +23,6 @@ from backup.operations.restore.plan.fitting import named, own
 
 __all__ = [
     "Facts",
-    "Foreign",
     "LiveDatabase",
     "Need",
     "Only",
@@ -83,7 +82,7 @@ def plan(facts: Facts) -> Plan:
 def _source(facts: Facts) -> Iterator[Row]:
     what, given = source(facts), facts.source
     yield "set", printable(what.name)
-    yield "kind", printable(given.kind) if isinstance(given, Foreign) else given.state
+    yield "kind", printable(" and ".join(map(_kind, given.loose)) or given.state)
     if what.time is not None:
         local = what.time.astimezone(facts.zone)
         since = age(facts.now - what.time)
@@ -93,13 +92,19 @@ def _source(facts: Facts) -> Iterator[Row]:
         yield "age", old + lost
     if facts.only:
         yield "only", f"the {facts.only}"
-    if not isinstance(given, Foreign):
+    if not given.loose:
         yield "last drill", _drill(facts)
 
 
+def _kind(file: BareFile) -> str:
+    if file.kind == "volume":
+        return f"an archive of {file.folder}/"
+    return f"a {'plain' if file.content == 'sql' else 'custom-format'} dump"
+
+
 def _drill(facts: Facts) -> str:
-    given = facts.source
-    proof = None if isinstance(given, Foreign) or given.verdict is None else given.verdict.proof
+    verdict = facts.source.verdict
+    proof = verdict.proof if verdict else None
     if proof is None:
         return "never"
     took = f", took {duration(proof.seconds['total'])}" if "total" in proof.seconds else ""

@@ -9,14 +9,14 @@ from datetime import timedelta
 from typing import Final
 
 from backup.formatting import age, plural, printable, size
-from backup.model.backup_set import SKEW, StoredSet
+from backup.model.backup_set import BARE, SKEW, StoredSet
 from backup.model.finding import Finding, failure, warning
 from backup.operations.restore.plan.facts import (
     Facts,
-    Foreign,
     major,
     restored_volumes,
     source,
+    taken,
     wants_database,
     wants_media,
 )
@@ -40,9 +40,7 @@ def refusals(facts: Facts, needed: Sequence[Need]) -> tuple[Finding, ...]:
 
 def warnings(facts: Facts, needed: Sequence[Need]) -> tuple[Finding, ...]:
     """What does not forbid it, but is to be known."""
-    given = facts.source
-    of_source = _foreign(given, facts) if isinstance(given, Foreign) else _stored(given, facts)
-    found = [*_time(facts), *of_source, *_live(facts), *_parts(facts)]
+    found = [*_time(facts), *_stored(facts.source, facts), *_halves_apart(facts), *_live(facts), *_parts(facts)]
     for need in needed:
         if need.free is None:
             text = f"the free room of {printable(need.place)} is not known; about {size(need.bytes)} are needed"
@@ -66,11 +64,7 @@ def _unfinished(facts: Facts) -> Iterator[Finding]:
 
 def _source_refused(facts: Facts) -> Iterator[Finding]:
     given = facts.source
-    if isinstance(given, Foreign):
-        if given.refusal:
-            text = f"{printable(given.name)} cannot be restored: {printable(given.refusal)}"
-            yield failure(text, "`list` shows the sets that can be.")
-    elif given.state in ("damaged", "unreadable"):
+    if given.state in ("damaged", "unreadable"):
         text = f"{given.id} is {given.state}: {printable(given.problem)}"
         yield failure(text, f"`verify {printable(given.query)}` looks again; `list` shows other sets.")
 
@@ -143,15 +137,11 @@ def _time(facts: Facts) -> Iterator[Finding]:
         yield warning(text, "`list` shows the order of the sets; make sure that it is the one you mean.")
 
 
-def _foreign(given: Foreign, facts: Facts) -> Iterator[Finding]:
-    if given.unchecked:
-        text = f"not checked, because {printable(given.name)} has no manifest: {named(given.unchecked)}"
-        query = f" {printable(given.query)}" if given.query else ""
-        yield warning(text, f"`verify --test-restore{query}` restores it into a throw-away server first.")
-    times = (given.database_time, given.media_time)
-    if facts.only or not (given.database and given.volumes):
+def _halves_apart(facts: Facts) -> Iterator[Finding]:
+    if not (wants_database(facts) and wants_media(facts)):
         return
-    if times[0] is None or times[1] is None or abs(times[0] - times[1]) > _TOGETHER:
+    dumped, packed = (taken(facts.source, kind) for kind in ("database", "volume"))
+    if dumped is None or packed is None or abs(dumped - packed) > _TOGETHER:
         yield warning(
             "database and media may not be of the same run: rows may name files that are not there",
             "Compare the times of the two files, and look at the application's files after the restore.",
@@ -161,10 +151,8 @@ def _foreign(given: Foreign, facts: Facts) -> Iterator[Finding]:
 def _stored(given: StoredSet, facts: Facts) -> Iterator[Finding]:
     proof = given.verdict.proof if given.verdict else None
     prove = f"`drill {printable(given.query)}` restores it into a throw-away server."
-    if given.verdict and given.verdict.unchecked:
-        yield warning(f"not checked: {named(given.verdict.unchecked)}", prove)
-    elif given.manifest is None:
-        yield warning("an old script made it: it has no checksums and no row counts to check it by", prove)
+    if unchecked := (given.verdict and given.verdict.unchecked) or ([BARE] if given.derived else []):
+        yield warning(f"not checked: {named(unchecked)}", prove)
     if given.safety:
         text = "it is a safety set: what an earlier restore was about to replace"
         yield warning(text, "If you mean a backup, `list` shows them; `undo` is the quick way back from a restore.")
@@ -175,7 +163,7 @@ def _stored(given: StoredSet, facts: Facts) -> Iterator[Finding]:
     if wants_database(facts) and given.verdict and given.verdict.refusal:
         text = f"a throw-away server could not load it, and this restore may end like that: {given.verdict.refusal}"
         yield warning(printable(text), printable(f"{given.verdict.remedy} `list` shows which sets load.".strip()))
-    elif wants_database(facts) and proof is None:
+    elif wants_database(facts) and proof is None and not given.loose:
         yield warning("no drill has ever restored this set", prove)
     elif wants_database(facts) and proof is not None and proof.differences:
         text = f"its drill restored something else than was dumped: {named(proof.differences)}"
@@ -185,7 +173,7 @@ def _stored(given: StoredSet, facts: Facts) -> Iterator[Finding]:
             f"{proof.files.missing:,} of {plural(proof.files.referenced, 'file')} named in its database are not in it"
         )
         yield warning(text, f"`show {printable(given.query)}` lists them.")
-    part = given.manifest.database if given.manifest else None
+    part = given.manifest.database
     if part and part.not_carried and wants_database(facts):
         yield warning(f"the dump does not carry {named(part.not_carried)}", "Make them by hand after the restore.")
     for caution in part.cautions if part and wants_database(facts) else ():

@@ -8,31 +8,11 @@ from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from backup.model.backup_set import StoredSet, parsed_files
+from backup.model.backup_set import StoredSet, holds_database
+from backup.model.derived_manifest import DerivedManifest
 
 # What of a set is restored; empty for all of it.
 Only = Literal["", "database", "media"]
-
-
-@dataclass(frozen=True)
-class Foreign:
-    """Files that are no set of this product, recognised by their bytes; `kind` says as what.
-
-    `refusal` says why they cannot be restored (encrypted, unknown, cut), `unchecked` what could not be judged.
-    `query` is what names them on a command line. `database_time` and `media_time` are the halves' own times, where
-    they tell.
-    """
-
-    name: str
-    kind: str
-    database: bool
-    volumes: bool
-    database_time: datetime | None = None
-    media_time: datetime | None = None
-    server_version: str = ""
-    unchecked: tuple[str, ...] = ()
-    query: str = ""
-    refusal: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +106,7 @@ class Facts:
 
     now: datetime
     zone: ZoneInfo
-    source: StoredSet | Foreign
+    source: StoredSet
     only: Only = ""
     safety: bool = True
     server: Server | None = None
@@ -152,7 +132,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Source:
-    """A set or foreign files, reduced to what a plan asks of either."""
+    """A set, reduced to what a plan asks of it; `time` is None where nothing tells it."""
 
     name: str
     database: bool
@@ -165,25 +145,25 @@ class Source:
 
 
 def source(facts: Facts) -> Source:
-    """What is restored, whatever it is."""
+    """What is restored."""
     given = facts.source
-    if isinstance(given, Foreign):
-        time = given.media_time if facts.only == "media" else given.database_time or given.media_time
-        return Source(given.name, given.database, given.volumes, time, given.server_version, "", "", None)
-    if given.manifest is None:
-        suffixes = [part.content for part in parsed_files(given).values()]
-        return Source(given.id, "sql.gz" in suffixes, "tar.gz" in suffixes, given.time, "", "", "", None)
     part = given.manifest.database
+    kinds = ("volume",) if facts.only == "media" else ("database", "volume")
     return Source(
         name=given.id,
-        database=part is not None,
-        volumes=bool(given.manifest.volumes),
-        time=given.time,
-        server_version=part.server_version if part else "",
+        database=holds_database(given),
+        volumes=bool(given.summary.volume_names),
+        time=next((time for kind in kinds if (time := taken(given, kind))), None),
+        server_version=part.server_version if part else "".join(each.server_version for each in given.loose),
         database_name=part.name if part else "",
         system_identifier=part.system_identifier if part else "",
         size=part.size or None if part else None,
     )
+
+
+def taken(given: StoredSet, kind: str) -> datetime | None:
+    """When its database or its volumes were: the old scripts' halves, and files elsewhere, have times of their own."""
+    return given.manifest.dated(kind) if isinstance(given.manifest, DerivedManifest) else given.time
 
 
 def wants_database(facts: Facts) -> bool:

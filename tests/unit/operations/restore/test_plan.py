@@ -17,8 +17,9 @@ from rich.console import Console
 from backup.cli.restore import plan_lines, plan_page
 from backup.documents.results import DOCUMENTS
 from backup.model.backup_set import LoadTest, Missing, Proof, StoredSet, Verdict
+from backup.model.derived_manifest import BareFile, derive
 from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
-from backup.operations.restore.plan import Facts, Foreign, LiveDatabase, Plan, Server, Volume, plan
+from backup.operations.restore.plan import Facts, LiveDatabase, Plan, Server, Volume, plan
 from backup.operations.restore.plan.facts import Contrast, Lacking
 from tests.support.schemas import checked
 
@@ -46,6 +47,19 @@ def stored(part: DatabasePart | None = None, media: bool = True, **changes: Any)
     proof = Proof(tried=TAKEN, seconds={"total": 200.0})
     whole = StoredSet(Path("/b"), ID, Tier.DAILY, TAKEN, "complete", (), 1, manifest, Verdict(checked=NOW, proof=proof))
     return dataclasses.replace(whole, **changes)
+
+
+def elsewhere(name: str, *halves: tuple[str, datetime | None]) -> StoredSet:
+    """Files that are no set by their names: of each what it is, and the time in its name."""
+    files = [
+        BareFile.model_construct(
+            kind="volume" if content == "tar" else "database", name="media" if content == "tar" else "backup",
+            file=name, content=content, time=time, stored_size=9,
+        )
+        for content, time in halves
+    ]  # fmt: skip
+    made = derive(name, Tier.MANUAL, NOW, files)
+    return StoredSet(Path("/r"), name, Tier.MANUAL, NOW, "old script", (name,), 9, made, paths=(name,))
 
 
 def facts(**changes: Any) -> Facts:
@@ -106,7 +120,6 @@ def test_onto_an_empty_server_nothing_is_lost() -> None:
         ({"volumes": ()}, "which volume the media belong to"),
         ({"unfinished": "the restore of x is half way"}, "half way"),
         ({"unfinished": "the restore of x is running", "busy": True}, "is running"),
-        ({"source": Foreign("a.gpg", "unknown", False, False, refusal="it is encrypted")}, "encrypted"),
         ({"server": dataclasses.replace(SERVER, free=GB)}, "the database server (needs 1.2 GB): 1.2 GB needed, 1.0 GB"),
         ({"backup_free": 10}, "the backup volume (needs 1.0 GB)"),
         ({"volumes": (dataclasses.replace(MEDIA, free=5),)}, "the volume media (needs 1.1 MB)"),
@@ -144,13 +157,13 @@ def test_places_on_one_disk_share_its_room() -> None:
             {"volumes": (dataclasses.replace(MEDIA, left_files=3, left_bytes=2000, left_out=("cache", "*.tmp")),)},
             "3 files (2.0 kB) of the volume media are in no set, because they match cache, *.tmp",
         ),
-        ({"source": Foreign("d.sql", "plain SQL", True, False, unchecked=("row counts",))}, "when d.sql was taken"),
-        ({"source": Foreign("d.sql", "plain SQL", True, False, TAKEN, unchecked=("row counts",))}, "row counts"),
+        ({"source": elsewhere("d.sql", ("sql", None))}, "when d.sql was taken"),
+        ({"source": elsewhere("d.sql", ("sql", TAKEN))}, "row counts"),
         (
-            {"source": Foreign("d", "SQL and tar", True, True, TAKEN, TAKEN + timedelta(hours=2))},
+            {"source": elsewhere("d", ("sql", TAKEN), ("tar", TAKEN + timedelta(hours=2)))},
             "not be of the same run",
         ),
-        ({"source": stored(manifest=None, state="old script", files=(f"obcms_backup_{ID}.sql.gz",))}, "an old script"),
+        ({"source": stored(manifest=None, state="old script", files=(f"obcms_backup_{ID}.sql.gz",))}, "no manifest"),
         ({"lacking": Lacking(libraries=("x\x1b",))}, r"does not preload x\x1b, as the one did"),
         ({"lacking": Lacking(tablespaces=("fast",))}, "no tablespace fast: what lay there comes into the default one"),
         (
@@ -213,8 +226,8 @@ states = st.sampled_from(["complete", "complete with changes", "damaged", "unrea
 proofs = st.none() | st.builds(Proof, tried=times, differences=st.lists(names, max_size=3).map(tuple))
 verdicts = st.none() | st.builds(Verdict, checked=times, unchecked=st.lists(names, max_size=2).map(tuple), proof=proofs)
 sets = st.builds(stored, parts, st.booleans(), state=states, problem=names, verdict=verdicts, time=times)
-foreign = st.builds(Foreign, names, names, st.booleans(), st.booleans(), st.none() | times, st.none() | times, versions,
-                    st.lists(names, max_size=3).map(tuple), names)  # fmt: skip
+halves = st.lists(st.tuples(st.sampled_from(["sql", "custom", "tar"]), st.none() | times), max_size=2)
+foreign = st.builds(lambda name, halves: elsewhere(name, *halves), names, halves)
 disks = st.sampled_from(["", "8:1", "8:2"])
 lists = st.lists(names, max_size=12).map(tuple)
 any_volumes = st.lists(
@@ -271,7 +284,7 @@ def test_half_a_restore_touches_the_other_half_nowhere(any_: Facts) -> None:
 def test_what_is_bad_is_never_possible(any_: Facts) -> None:
     made = plan(any_)
     given_ = any_.source
-    bad = given_.refusal if isinstance(given_, Foreign) else given_.state in ("damaged", "unreadable")
+    bad = given_.state in ("damaged", "unreadable")
     assert not (made.possible and (bad or any_.unfinished))
 
 
