@@ -203,11 +203,15 @@ def bug() -> int:
     return 1
 
 
-def print_json(kind: str, thing: object = None, /, **fields: Any) -> None:
-    """Print the document of this kind for other programs: of the attributes of `thing`, and of `fields`."""
+def print_json(kind: str, thing: object = None, /, *, items: Iterable[object] | None = None, **fields: Any) -> None:
+    """Print the document of this kind for other programs: of the attributes of `thing`, and of `fields`.
+
+    `items` go into its last field, one after the other.
+    """
     from backup.documents.results import DOCUMENTS  # noqa: PLC0415 - who reads plain lines need not wait for it
 
-    sys.stdout.write(DOCUMENTS[kind].of(thing, **fields).encode())
+    made = DOCUMENTS[kind]
+    sys.stdout.writelines([made.of(thing, **fields).encode()] if items is None else made.pieces(items, **fields))
 
 
 def show(page: Callable[[], RenderableType], lines: Callable[[], Iterable[str]], *, soft_wrap: bool = True) -> None:

@@ -74,17 +74,15 @@ def _tables(stored: StoredSet, as_json: bool) -> None:
 def _files(stored: StoredSet, pattern: str, as_json: bool) -> None:
     _require_index(stored)
     if as_json:
-        from backup.documents.results import DOCUMENTS, STORED_FILE  # noqa: PLC0415 - see base.print_json
-
-        found = (STORED_FILE.of(entry, volume=volume) for volume, entry in file_index.matching(stored, pattern))
-        sys.stdout.writelines(DOCUMENTS["files"].of(set=stored.id, files=[]).encode_with(found))
-        return
+        found = (vars(each) | {"volume": volume} for volume, each in file_index.matching(stored, pattern))
+        return base.print_json("files", items=found, set=stored.id)
     count = 0
     for _, entry in file_index.matching(stored, pattern):
         count += 1
         sys.stdout.write(shown.file_line(entry) + "\n")
     if not count:
         logger.info("no file of {} has {!r} in its path", stored.id, printable(pattern))
+    return None
 
 
 def _require_index(stored: StoredSet) -> None:

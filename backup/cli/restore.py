@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Group, RenderableType
@@ -35,6 +35,7 @@ Which = Annotated[
         autocompletion=base.set_ids,
     ),
 ]
+_WORDS: Final = {"warn": "warning", "fail": "refused"}
 Force = Annotated[bool, typer.Option("--force", help="Do not ask.")]
 
 
@@ -180,8 +181,7 @@ def plan_page(planned: Plan) -> RenderableType:
         for label, text in section.rows:
             table.add_row(Text(f"  {label}"), Text(text))
     blocks: list[RenderableType] = [table]
-    blocks += [_finding("warning", each, "yellow") for each in planned.warnings]
-    blocks += [_finding("refused", each, "bold red") for each in planned.refusals]
+    blocks += map(_finding, planned.findings)
     return Group(*blocks)
 
 
@@ -190,14 +190,14 @@ def plan_lines(planned: Plan) -> list[str]:
     lines: list[str] = []
     for section in planned.sections:
         lines += [section.heading, *(f"  {label}: {text}" for label, text in section.rows)]
-    for word, found in (("warning", planned.warnings), ("refused", planned.refusals)):
-        for each in found:
-            lines += [f"{word}: {each.text}", f"  {each.hint}"]
+    for each in planned.findings:
+        lines += [f"{_WORDS[each.level]}: {each.text}", f"  {each.hint}"]
     return lines
 
 
-def _finding(word: str, finding: Finding, style: str) -> Text:
-    return Text.assemble((f"\n{word}: ", style), finding.text, f"\n  {finding.hint}")
+def _finding(each: Finding) -> Text:
+    style = "bold red" if each.level == "fail" else "yellow"
+    return Text.assemble((f"\n{_WORDS[each.level]}: ", style), each.text, f"\n  {each.hint}")
 
 
 def _path_line(identifier: str, each: single.Choice) -> str:

@@ -26,7 +26,7 @@ def list_sets(
     settings = base.prepare(as_json)
     sets = BackupVolume(settings).catalog.sets(tier)
     if as_json:
-        return base.print_json("sets", sets=sets)
+        return base.print_json("sets", items=sets)
     if not sets:
         # Not on stdout, where a script counts lines.
         return base.err.print(

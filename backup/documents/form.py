@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     AliasPath,
@@ -81,12 +81,15 @@ class Document(Form):
         """Encode it: one line of ASCII."""
         return json.dumps(self.model_dump(mode="json")) + "\n"
 
-    def encode_with(self, items: Iterable[Form]) -> Iterator[str]:
-        """Encode it piece by piece, with these items in its last field, which is an empty list; an item a line."""
-        yield self.encode().removesuffix("]}\n")
+    @classmethod
+    def pieces(cls, things: Iterable[object], **fields: Any) -> Iterator[str]:
+        """Encode one whose last field is a list of these, an item a line: one of them is held in memory at a time."""
+        name, field = list(cls.model_fields.items())[-1]
+        (item,) = get_args(field.annotation)
+        yield cls.of(**fields, **{name: []}).encode().removesuffix("]}\n")
         mark = "\n"
-        for item in items:
-            yield mark + json.dumps(item.model_dump(mode="json"))
+        for thing in things:
+            yield mark + json.dumps(item.model_validate(thing).model_dump(mode="json"))
             mark = ",\n"
         yield "]}\n"
 
@@ -112,14 +115,9 @@ def maybe(kind: Any, *path: str) -> Any:
     return Annotated[kind | None, Field(default=None, validation_alias=AliasPath(*path))]
 
 
-def many(kind: Any) -> Any:
-    """Declare a list."""
-    return list[kind]
-
-
-def each(key: Any, kind: Any) -> Any:
-    """Declare an object that is keyed by data."""
-    return dict[key, kind]
+def many(kind: Any, by: Any = None) -> Any:
+    """Declare a list, or an object that is keyed by data."""
+    return dict[by, kind] if by else list[kind]
 
 
 def row(kind: Any) -> Any:

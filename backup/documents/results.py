@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AliasChoices, Field
 
-from backup.documents.form import Document, Exact, Instant, Text, at, derived, document, each, form, many, maybe, row
+from backup.documents.form import Document, Exact, Instant, Text, at, derived, document, form, many, maybe, row
 from backup.documents.status import FINDING, HEALTH, JOB, RUN, SET, STATUS
 from backup.model.finding import Level
 from backup.model.manifest import Manifest, Tier
@@ -41,7 +41,7 @@ _VERDICT = form(
 _FOLDER = row(form("Folder", path=Exact, files=int, size_bytes=int))
 _TREE = form("Tree", volume=Text, files=int, size_bytes=_BYTES, directories=many(_FOLDER), problem=Text)
 _SUM = row(form("Sum", rows=int, parts=int))
-STORED_FILE = form("File", volume=Text, path=Exact, size_bytes=_SIZE, sha256=str)
+_FILE = form("File", volume=Text, path=Exact, size_bytes=_SIZE, sha256=str)
 _VERSION = form(
     "Version",
     set=at(Text, "stored", "id"),
@@ -68,8 +68,6 @@ _DECISION = form(
 )
 _CLEANUP = form("Cleanup", hold=Text, waiting=int, later=int, removed=_TEXTS, decisions=many(_DECISION))
 _PLACE_CLEANUP = form("PlaceCleanup", _CLEANUP, place=Text, ends=dict[Text, str])
-
-# Copies.
 _COPY = form(
     "Copy",
     set=at(Text, "id"),
@@ -83,8 +81,6 @@ _COPY = form(
 _COPIES = form("Copies", place=Text, copies=many(_COPY), read_bytes=maybe(int, "read"))
 _UPLOAD = form("Upload", place=Text, sent=_TEXTS, sent_bytes=_BYTES, same=int)
 _STEP = form("Step", state=Text, level=Level, text=at(Text, "words"), hint=Text)
-
-# The rest.
 _SECTION = form("Section", heading=Text, rows=many(tuple[Text, Text]))
 _NEED = form("Need", place=Text, disk=Text, needed_bytes=_BYTES, free_bytes=maybe(int, "free"))
 _SETTING = form("Setting", name=Text, value=Text, source=Text)
@@ -103,7 +99,14 @@ _MISSED = form("Missed", slot=Instant, slots=at(int, "count"))
 _JOB = form("PlannedJob", JOB, last=maybe(_LAST, "last"), missed=maybe(_MISSED, "missed"))
 _ENTRY = form("LogEntry", time=maybe(Instant, "time"), level=Text, log=Text, run=Text, text=Exact)
 _ATTEMPT = form("Attempt", count=int, next=Instant, error=Text)
-_MESSAGE = form("Message", kind=Text, title=Text, created=Instant, delivered=_TEXTS, tries=each(Text, _ATTEMPT))
+_MESSAGE = form(
+    "Message",
+    kind=Text,
+    title=Text,
+    created=Instant,
+    delivered=(_TEXTS, []),
+    tries=(many(_ATTEMPT, by=Text), {}),
+)
 _RECEIPT = form("Receipt", target=Text, error=Text, duration_seconds=at(float, "seconds"))
 _SERVICE = form("DatabaseService", service=Text, container=at(Text, "name"), image=Text)
 _MOUNT = form("Mount", name=Text, source=Exact, key=Text, bind=bool, writers=_TEXTS, left_out=Text)
@@ -130,9 +133,9 @@ _ALL: Final[tuple[type[Document], ...]] = (
         ),
         set=Text,
         tables=dict[Exact, int],
-        sums=each(Exact, _SUM),
+        sums=many(_SUM, by=Exact),
     ),
-    document("files", "The files in the archives of a set: `show --files`.", set=Text, files=many(STORED_FILE)),
+    document("files", "The files in the archives of a set: `show --files`.", set=Text, files=many(_FILE)),
     document("history", "A file, set by set: `show --path`.", set=Text, path=Exact, versions=many(_VERSION)),
     document("paths", "What `restore --path` would put back.", set=Text, paths=many(_PATH)),
     document(

@@ -156,8 +156,7 @@ STATUS = document(
 )
 HEALTH = document(
     "health",
-    "Whether all is well, in the words of draft-inadarei-api-health-check: /healthz, /livez, /readyz, and whatever the"
-    " service cannot answer. Who is not logged in is told the status alone.",
+    "Whether all is well: /healthz, /livez, /readyz, and what cannot be answered. A stranger is told the status alone.",
     **_OURS,
     status=Level,
     version=maybe(str, "version"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from pathlib import Path
@@ -22,8 +23,7 @@ def test_jq_reads_what_the_page_says(tmp_path: Path, server: Server) -> None:
     answers = {}
     for line in LINES:
         command, jq = line.removeprefix(PREFIX).split(" | jq ", 1)
-        output = sidecar.run(*shlex.split(command)).output
-        (text,) = (each for each in output.splitlines() if each.startswith('{"format"'))
+        text = json.dumps(sidecar.run(*shlex.split(command)).json)
         done = subprocess.run(["jq", *shlex.split(jq)], input=text, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, ""), line
         answers[jq] = done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -159,5 +160,6 @@ class Result:
     @property
     def json(self) -> Any:
         """The document of the output, which is of its schema: log lines, on stderr, may come before or after it."""
-        (line,) = [line for line in self.output.splitlines(keepends=True) if line.startswith('{"format"')]
-        return checked(line)
+        begin = self.output.index('{"format"')
+        _, end = json.JSONDecoder().raw_decode(self.output, begin)
+        return checked(f"{self.output[begin:end]}\n")

@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.documents.form import (
     Exact,
-    Form,
     Instant,
     Measure,
     Seconds,
@@ -105,11 +105,17 @@ def test_a_moment_at_an_end_of_the_calendar_is_no_bug() -> None:
     assert utc_text(datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))) == "0001-01-01T00:00:00Z"
 
 
-def test_items_come_piece_by_piece_and_make_the_same_document() -> None:
-    listing = document("listing", "For these tests.", pairs=many(_PAIR))
-    item = form("Pair", path=Exact, files=int)
-    for count in (0, 1, 3):
-        pairs = [("x", each) for each in range(count)]
-        given: list[Form] = [item(path=path, files=files) for path, files in pairs]
-        text = "".join(listing.of(pairs=[]).encode_with(iter(given)))
-        assert json.loads(text) == json.loads(listing.of(pairs=pairs).encode()) and text.endswith("\n")
+LISTING = document("listing", "For these tests.", name=Text, pairs=many(form("Pair", path=Exact, files=int)))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_items_come_piece_by_piece_and_make_the_same_document(count: int) -> None:
+    pairs = [{"path": "x", "files": each} for each in range(count)]
+    text = "".join(LISTING.pieces(iter(pairs), name="n"))
+    assert json.loads(text) == json.loads(LISTING.of(name="n", pairs=pairs).encode()) and text.endswith("\n")
+
+
+def test_one_item_at_a_time_is_held() -> None:
+    taken: list[int] = []
+    pieces = LISTING.pieces((taken.append(each) or {"path": "x", "files": each} for each in range(9)), name="n")
+    assert [next(pieces) for _ in range(2)] and taken == [0]

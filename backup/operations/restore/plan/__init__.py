@@ -56,8 +56,8 @@ class Plan:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """All that speaks against it, what forbids it first."""
-        return self.refusals + self.warnings
+        """All that speaks against it, what forbids it last."""
+        return self.warnings + self.refusals
 
     @property
     def possible(self) -> bool:
