@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -52,7 +52,8 @@ def show_schedule(
     slots, state = schedule.upcoming(wanted, now, settings.zone, count), file.read(now)
     runs = Records(settings.root / "state" / "runs").readable(at_work(settings.root))
     missed = {due.job: due for due in find_missed(file, state, runs, wanted, now, settings.zone)}
-    last = {slot.job: LastRun.of(last_run(slot.job, runs, now), state.jobs.get(slot.job)) for slot in slots}
+    ran = {slot.job: run for slot in slots if (run := last_run(slot.job, runs, now))}
+    last = {job: (run, reason_of(run, state.jobs.get(job))) for job, run in ran.items()}
     if as_json:
         return base.print_json("schedule", jobs=_jobs(slots, last, missed))
     for note in state.recent(now):
@@ -61,42 +62,15 @@ def show_schedule(
     return base.show(lambda: schedule_table(*shown), lambda: schedule_lines(*shown))
 
 
-@dataclass(frozen=True)
-class LastRun:
-    """The last scheduled run of a job, and why it was late or how it died."""
-
-    run: Run
-    reason: str
-
-    @classmethod
-    def of(cls, run: Run | None, state: JobState | None) -> LastRun | None:
-        """What the record and the schedule know of it."""
-        if run is None:
-            return None
-        died = run.outcome is Outcome.CRASHED or schedule.is_unfinished(run)
-        why = state.reason if state and run.trigger == "catch-up" else ""
-        return cls(run, run.message if died else why)
-
-    def words(self, zone: ZoneInfo) -> str:
-        """In one line."""
-        run = self.run
-        what = f"caught up, once for {run.slots}" if run.trigger == "catch-up" else ""
-        parts = [f"{local_time(run.started, zone)} {_ending(run)}", what, printable(self.reason)]
-        return "; ".join(filter(None, parts))
-
-    @property
-    def exit_code(self) -> int | None:
-        """None while it runs."""
-        return None if self.run.outcome is Outcome.RUNNING else self.run.exit_code
-
-    @property
-    def crashed(self) -> bool:
-        """Whether it ended without a word."""
-        return self.run.outcome is Outcome.CRASHED
+def reason_of(run: Run, state: JobState | None) -> str:
+    """Why a run was late, or how it died."""
+    if run.outcome is Outcome.CRASHED or schedule.is_unfinished(run):
+        return run.message
+    return state.reason if state and run.trigger == "catch-up" else ""
 
 
 def schedule_table(
-    slots: Sequence[Slot], last: Mapping[str, LastRun | None], missed: Mapping[str, Due], zone: ZoneInfo
+    slots: Sequence[Slot], last: Mapping[str, tuple[Run, str]], missed: Mapping[str, Due], zone: ZoneInfo
 ) -> RenderableType:
     """One line a job, soonest first."""
     table = plain_table("job", "cron line", "next runs", "last run", "missed")
@@ -105,30 +79,42 @@ def schedule_table(
             slot.job,
             slot.cron,
             "\n".join(local_time(moment, zone, "%a %Y-%m-%d %H:%M") for moment in slot.times),
-            _words(last[slot.job], zone),
+            _last(last, slot.job, zone),
             _missed(missed[slot.job], zone) if slot.job in missed else "",
         )
     return table
 
 
 def schedule_lines(
-    slots: Sequence[Slot], last: Mapping[str, LastRun | None], missed: Mapping[str, Due], zone: ZoneInfo
+    slots: Sequence[Slot], last: Mapping[str, tuple[Run, str]], missed: Mapping[str, Due], zone: ZoneInfo
 ) -> list[str]:
     """The table for other programs' eyes, separated by tabs: next runs first, then last runs, then what was missed."""
     lines = [f"{slot.job}\t{slot.cron}\t{moment.isoformat()}" for slot in slots for moment in slot.times]
-    lines += [f"{slot.job}\tlast\t{_words(last[slot.job], zone)}" for slot in slots]
+    lines += [f"{slot.job}\tlast\t{_last(last, slot.job, zone)}" for slot in slots]
     return lines + [f"{job}\tmissed\t{_missed(due, zone)}" for job, due in missed.items()]
 
 
 def _jobs(
-    slots: Sequence[Slot], last: Mapping[str, LastRun | None], missed: Mapping[str, Due]
+    slots: Sequence[Slot], last: Mapping[str, tuple[Run, str]], missed: Mapping[str, Due]
 ) -> list[dict[str, object]]:
     """Each job with its last run, and what it missed."""
-    return [{**vars(slot), "last": last[slot.job], "missed": missed.get(slot.job)} for slot in slots]
+    ran = {job: _ran(*each) for job, each in last.items()}
+    return [{**vars(slot), "last": ran.get(slot.job), "missed": missed.get(slot.job)} for slot in slots]
 
 
-def _words(last: LastRun | None, zone: ZoneInfo) -> str:
-    return last.words(zone) if last else "none yet"
+def _ran(run: Run, reason: str) -> SimpleNamespace:
+    code = None if run.outcome is Outcome.RUNNING else run.exit_code
+    return SimpleNamespace(run=run, reason=reason, exit_code=code, crashed=run.outcome is Outcome.CRASHED)
+
+
+def _last(last: Mapping[str, tuple[Run, str]], job: str, zone: ZoneInfo) -> str:
+    return last_words(*last[job], zone) if job in last else "none yet"
+
+
+def last_words(run: Run, reason: str, zone: ZoneInfo) -> str:
+    """The last run in one line."""
+    what = f"caught up, once for {run.slots}" if run.trigger == "catch-up" else ""
+    return "; ".join(filter(None, [f"{local_time(run.started, zone)} {_ending(run)}", what, printable(reason)]))
 
 
 def _ending(run: Run) -> str:

@@ -29,7 +29,7 @@ from backup.model.schedule import (
     passed,
     standing,
 )
-from backup.operations.jobs import LOCKLESS, OFFSITE, is_run_of, operation_of, runs_of, tier_of
+from backup.operations.jobs import LOCKLESS, OFFSITE, operation_of, runs_of, tier_of
 from backup.operations.missed_runs import hint_of, more_before
 from backup.operations.runs import at_work
 from backup.storage import lock
@@ -215,15 +215,16 @@ class Scheduler:
             runs = [run for run in self._runs() if run.started >= child.begun]
         except BackupError:
             runs = []
-        last = next((run for run in runs if is_run_of(job, run)), None)
-        broken_off = code in BROKEN_OFF and due.tries + 1 < TRIES
-        if code and (last is None or (broken_off and not is_unfinished(last))):
+        last = next(iter(runs_of(job, runs)), None)
+        again = code in BROKEN_OFF and due.tries + 1 < TRIES
+        if code and (last is None or (again and not is_unfinished(last))):
             begun = now if last else child.begun
-            self.leave(_record(child, code, begun, now, Outcome.INTERRUPTED if broken_off else Outcome.CRASHED))
-        elif (last is None or last.slot is None) and now >= due.slot:
-            # It had nothing to do, or could not say what it did.
-            return state.with_job(job, until=max(due.slot, state.jobs[job].until))
-        return state
+            self.leave(_record(child, code, begun, now, Outcome.INTERRUPTED if again else Outcome.CRASHED))
+        elif last and last.slot:
+            return state
+        # It had nothing to do, or could not say what it did; a clock set back meanwhile brings its slot again.
+        settled = not again and now >= due.slot
+        return state.with_job(job, until=max(due.slot, state.jobs[job].until)) if settled else state
 
     def leave(self, run: Run) -> None:
         """Record a run that could not do so itself; it stays in mind, and is tried again, until the volume takes it."""

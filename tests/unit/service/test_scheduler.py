@@ -16,7 +16,7 @@ import pytest
 
 from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
-from backup.cli.service import LastRun
+from backup.cli.service import last_words, reason_of
 from backup.errors import BackupError, DumpFailed, Interrupted, LockHeld
 from backup.model.run import Outcome, Run
 from backup.model.schedule import moments
@@ -127,8 +127,8 @@ class Service:
         return [each.text for each in reasons(self.file, state, self.runs(), self.jobs, self.now, self.zone)]
 
     def last(self, job: str) -> str:
-        last = LastRun.of(last_run(job, self.runs(), self.now), self.state().jobs.get(job))
-        return last.words(self.zone) if last else "none yet"
+        run = last_run(job, self.runs(), self.now)
+        return last_words(run, reason_of(run, self.state().jobs.get(job)), self.zone) if run else "none yet"
 
 
 @pytest.fixture
@@ -397,6 +397,20 @@ def test_a_job_that_dies_before_it_can_record_anything_is_recorded_once(service:
     assert said.startswith("monitor: the run ended with code 7")  # the backup's own record is told by health
 
 
+def test_a_run_by_hand_meanwhile_is_not_taken_for_that_of_the_slot(tmp_path: Path) -> None:
+    service = Service(tmp_path, DAILY)
+    service.was_up(3)
+
+    def die(job: str) -> str:
+        service.record("daily", Claim(trigger="manual"))
+        return "exit 7"
+
+    service.ends = die
+    assert service.ticks(300) == ["daily"] and "has not" not in "".join(service.said())
+    service.ends = lambda job: None
+    assert service.ticks(5, jump=DAY) == ["daily"]
+
+
 def test_a_job_with_nothing_to_do_is_settled_without_a_record(service: Service) -> None:
     service.was_up(3)
     service.ends = lambda job: "silent"
@@ -532,9 +546,9 @@ def test_a_damaged_record_stops_no_job(service: Service) -> None:
 def test_a_run_that_nobody_is_at_is_not_shown_as_running(service: Service) -> None:
     service.was_up(1)
     killed(service, SLOT)
-    dead = service.records.all(lambda run: False)
-    last = LastRun.of(last_run("daily", dead, NOW), None)
-    assert last and last.words(ZONE).endswith("crashed; create ended without a word: killed, or the machine went down")
+    (dead,) = service.records.all(lambda run: False)
+    words = last_words(dead, reason_of(dead, None), ZONE)
+    assert words.endswith("crashed; create ended without a word: killed, or the machine went down")
     assert service.last("daily").endswith("running")
 
 
