@@ -41,7 +41,7 @@ def healthcheck(as_json: Json = False) -> None:
 def show_schedule(
     count: Annotated[int, typer.Option(help="How many runs of each job.", min=1, max=100)] = 3, as_json: Json = False
 ) -> None:
-    """Show when each job runs next, when it ran last, and what is owed. Example: `schedule --count 10`."""
+    """Show when each job runs next, when it ran last, and which runs were missed. Example: `schedule --count 10`."""
     settings = base.prepare(as_json)
     now, wanted = datetime.now(UTC), jobs(settings)
     slots = schedule.upcoming(wanted, now, settings.zone, count)
@@ -75,10 +75,10 @@ def schedule_table(
 def schedule_lines(
     slots: Sequence[Slot], accounts: Mapping[str, Account], due: Sequence[Owed], zone: ZoneInfo
 ) -> list[str]:
-    """The table for other programs' eyes, separated by tabs: next runs first, then last runs, then what is owed."""
+    """The table for other programs, separated by tabs: next runs, then last runs, then missed ones."""
     lines = [f"{slot.job}\t{slot.cron}\t{moment.isoformat()}" for slot in slots for moment in slot.times]
     lines += [f"{slot.job}\tlast\t{last_run(accounts.get(slot.job), zone)}" for slot in slots]
-    return lines + [f"{each.job}\towed\t{_owed(each, zone)}" for each in due]
+    return lines + [f"{each.job}\tmissed\t{_owed(each, zone)}" for each in due]
 
 
 def schedule_json(slots: Sequence[Slot], accounts: Mapping[str, Account], due: Sequence[Owed]) -> list[dict[str, Any]]:
@@ -115,8 +115,8 @@ def _ending(account: Account) -> str:
         return "crashed"
     words = {
         0: "done",
-        3: "done, but files changed or its place is memory",
-        4: "done, but more waits for `prune --force`",
+        3: "done, but files changed or the backup volume is memory",
+        4: "done, but more sets need `prune --force`",
     }
     return words.get(account.exit_code or 0) or f"ended with code {account.exit_code}"
 

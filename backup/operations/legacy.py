@@ -29,7 +29,7 @@ _ARCHIVE: Final = ".tar.gz"
 _INDEX: Final = ".files.gz"
 _INDEXES: Final = (_INDEX, f"{_INDEX}.age")
 # What is said of a custom-format dump that nobody has read yet.
-CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
+CUSTOM: Final = "is a custom-format dump: only a restore can tell whether it is complete"
 
 
 def check_without_manifest(stored: StoredSet, progress: Progress, outline: Reader | None = None) -> Checked:
@@ -128,16 +128,16 @@ class _Check:
         self.found.extensions = reader.extensions
         if reader.connects:
             raise IntegrityError(
-                "was made with --create: it goes to the database that it names, not to the one that is restored",
+                "was made with --create: it loads into the database that it names, not into the one that is restored",
                 "Make it again without --create, or take out the lines CREATE DATABASE and \\connect.",
             )
         if reader.commands:
             lines = ", ".join(printable(line) for line in reader.commands)
             self.unchecked.append(
-                f"{name} has commands for psql itself, where pg_dump writes none: {lines}; a restore ends where one is"
+                f"{name} has commands for psql itself, where pg_dump writes none: {lines}; a restore stops at the first"
             )
         if missing := reader.missing():
-            raise IntegrityError(f"is no whole dump: it {missing}")
+            raise IntegrityError(f"is an incomplete dump: it {missing}")
 
     def _custom(self, name: str, source: Stored, content: Content) -> None:
         for _ in source.content(packed=content.packed, single=False):

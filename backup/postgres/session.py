@@ -217,12 +217,12 @@ def translated(error: psycopg.Error, login: Login) -> BackupError:
     kind = DatabaseUnavailable
     if any(words in said for words in _NOT_YET):
         kind = DatabaseNotYet
-        hint = "Is the database running, and is the backup service on its network? `docker compose ps` tells."
+        hint = "Is the database running, and is the backup service on its network? `docker compose ps` shows it."
         if login.host in ("localhost", "127.0.0.1", "::1"):
             hint = f"DB_HOST={login.host} is this container itself: unset it, or name the database's service."
     elif "due to statement timeout" in said:
         # Our own, of `connected`.
-        hint = "The server is busy, or somebody holds a lock: see pg_stat_activity and pg_locks, and run it again."
+        hint = "The server is busy, or a lock is held: see pg_stat_activity and pg_locks, and run it again."
     elif "invalid database" in said:
         hint = "A DROP DATABASE of it was interrupted: it is half removed. A restore puts a set in its place."
     elif "does not exist" in said:

@@ -173,7 +173,7 @@ class TestFolder:
         assert (other / "a").read_text() == "private"
 
     def test_a_folder_that_is_no_mount(self, tmp_path: Path) -> None:
-        with pytest.raises(RemoteFailed, match="no mount of its own"):
+        with pytest.raises(RemoteFailed, match="not a mount"):
             Folder(tmp_path, mounted=True).put("a", [b"x"])
         with pytest.raises(RemoteFailed, match="is not there"):
             Folder(tmp_path / "gone").entries()

@@ -254,7 +254,7 @@ class TestRefused:
         [
             ("error:ExpiredToken,400", RemoteDenied, "expired"),
             ("error:AccessDenied,403", RemoteDenied, "refused"),
-            ("error:SlowDown,503", RemoteFailed, "trouble of its own"),
+            ("error:SlowDown,503", RemoteFailed, "an internal error"),
             ("error:PermanentRedirect,301", RemoteFailed, "region"),
             ("error:QuotaExceeded,403", RemoteFailed, "quota"),
         ],

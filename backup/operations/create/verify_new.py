@@ -23,7 +23,7 @@ from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
 from backup.storage.errors import ON_A_DISK, in_memory
 
-_UNTRIED: Final = "whether it loads was not tried"
+_UNTRIED: Final = "not load-tested"
 _DRILL: Final = "`drill latest` restores it into a throw-away server."
 
 
@@ -39,7 +39,7 @@ def verify_made(context: Context, done: Run) -> Run:
         if stored.manifest:
             replace(LocalStore(stored.directory), PAGE, page(stored.manifest).encode(), locked=True)
         if runs.told_to_end():
-            logger.warning("{} was not verified: the run was told to end", done.set)
+            logger.warning("{} was not verified: the run was stopped", done.set)
             return done
         # Without the key, what lies there can be compared, and the verdict says what that leaves open.
         sealed = stored.encrypted and stored.identity is None
@@ -68,7 +68,7 @@ def end_made(context: CreateContext, manifest: Manifest, done: Run, dumped: Dump
         if test and test.refusal:
             raise NotProven(f"{done.set} is complete, but does not load: {test.refusal}", test.remedy)
     except Interrupted as signalled:
-        test = LoadTest(tried=context.clock(), untried=f"the run was told to end (signal {signalled.exit_code - 128})")
+        test = LoadTest(tried=context.clock(), untried=f"the run was stopped (signal {signalled.exit_code - 128})")
     except BackupError as error:
         runs.record_failure(context, done, error, done.seconds)
         raise
@@ -79,7 +79,7 @@ def end_made(context: CreateContext, manifest: Manifest, done: Run, dumped: Dump
     _report(manifest, done, test)
     _report_less(context, manifest)
     if memory := in_memory(context.catalog.root):
-        logger.error("{} is whole, but does not last: {}\n  {}", manifest.id, memory, ON_A_DISK)
+        logger.error("{} is complete, but not on a disk: {}\n  {}", manifest.id, memory, ON_A_DISK)
     return done
 
 
@@ -96,8 +96,8 @@ def _report_less(context: CreateContext, manifest: Manifest) -> None:
 def _tried(context: CreateContext, done: Run, dumped: Dumped) -> LoadTest:
     stored = context.catalog.find(done.set)
     if stored.verdict is None:
-        return LoadTest(tried=context.clock(), untried="the run was told to end")
-    context.progress.phase("trying whether it loads")
+        return LoadTest(tried=context.clock(), untried="the run was stopped")
+    context.progress.phase("load test")
     test = load_test(
         stored,
         dumped,
@@ -134,6 +134,6 @@ def _report(manifest: Manifest, run: Run, test: LoadTest | None) -> None:
 def _judge(identifier: str, problems: list[str]) -> None:
     if problems:
         raise IntegrityError(
-            f"{identifier} was written, but is damaged: {printable('; '.join(problems))}",
+            f"{identifier} is damaged right after it was written: {printable('; '.join(problems))}",
             "Is the disk failing? Its kernel log may say so. Earlier sets were not touched; `create` tries again.",
         )

@@ -71,7 +71,7 @@ def load(
     work.advance(Step.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += last_notes(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, entries, fitted, lambda: _renew(work, login, like, place))
-    work.context.progress.phase("counting rows and making the planner's statistics")
+    work.context.progress.phase("counting rows and making statistics")
     new = replace(login, name=swap.new)
     with analyzing(new, work.loaded.path) as failed:
         _compare(new, found, fitted.adaptation, work.loaded.path)
@@ -230,8 +230,8 @@ def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:
         wrong.append(f"{plural(objects, 'large object')} instead of {found.large_objects:,}")
     if wrong:
         raise RestoreFailed(
-            f"the loaded database is not what was dumped: {listed(wrong, mark='; ')}; the live data were not touched",
-            "`drill` names every difference; `list` shows other sets.",
+            f"the loaded database differs from the dump: {listed(wrong, mark='; ')}; the live data were not touched",
+            "`drill` lists every difference; `list` shows other sets.",
         )
 
 

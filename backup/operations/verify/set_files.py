@@ -127,7 +127,7 @@ class SetCheck:
             text = f"unpacks to {source.plain_size:,} bytes instead of {artifact.plain_size:,}"
             self._problems.append(f"{artifact.file} {text}")
         elif digest and digest.hexdigest() != artifact.plain_sha256:
-            self._problems.append(f"{artifact.file} unpacks to other bytes than were packed")
+            self._problems.append(f"{artifact.file} does not unpack to what was packed")
 
     def _database(self, artifact: Artifact) -> None:
         reader = self._outline or DumpReader()
@@ -137,7 +137,7 @@ class SetCheck:
             reader.finish()
             self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
             self._found.extensions = reader.extensions
-            problems = [f"is no whole dump: it {missing}"] if (missing := reader.missing()) else []
+            problems = [f"is an incomplete dump: it {missing}"] if (missing := reader.missing()) else []
             if self._manifest.database:
                 problems += wrong_rows(self._manifest.database, reader)
             self._problems += _named(artifact, problems)
@@ -213,8 +213,8 @@ def wrong_roles(chunks: Iterable[bytes]) -> list[str]:
         reader.feed(chunk)
     reader.finish()
     if head != _CLUSTER_HEADER:
-        return ["does not begin as a list of roles begins"]
-    return [f"is no whole list of roles: it {missing}"] if (missing := reader.missing()) else []
+        return ["does not begin like a list of roles"]
+    return [f"is an incomplete list of roles: it {missing}"] if (missing := reader.missing()) else []
 
 
 def read_sums(store: LocalStore, name: str) -> dict[str, str]:

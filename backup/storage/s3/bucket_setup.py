@@ -74,9 +74,9 @@ def check(bucket: Bucket) -> Iterator[Step]:
     yield Step("done", f"put: an object was sent to {bucket.name}, and size and checksum were read back")
     parts = f"{key}-parts"
     bucket.put(parts, [data], len(data), split=True)
-    yield Step("done", "put in parts: one more was sent as large files are, and read back")
+    yield Step("done", "put in parts: another was sent as large files are, and read back")
     if key not in {entry.key for entry in bucket.entries(key)}:
-        raise RemoteFailed(f"{bucket.name}: an object that was just put there is not in the listing")
+        raise RemoteFailed(f"{bucket.name}: an object that was just put there is missing in the listing")
     yield Step("done", "list: it is in the listing")
     if b"".join(bucket.get(key)) != data:
         raise RemoteFailed(f"{bucket.name}: other bytes came back than were sent")
@@ -129,7 +129,7 @@ def _both(key: str, parts: str) -> tuple[tuple[str, str], ...]:
 
 
 def _lost(bucket: Bucket, key: str) -> Entry:
-    raise RemoteFailed(f"{bucket.name}: {key}, which was just put there, is gone")
+    raise RemoteFailed(f"{bucket.name}: {key}, which was just put there, is missing")
 
 
 def _removal(bucket: Bucket, key: str) -> Step:
@@ -262,7 +262,7 @@ def _lock(bucket: Bucket) -> Iterator[Step]:
     retention = found.get("Rule", {}).get("DefaultRetention", {})
     if retention:
         span = f"{retention.get('Days') or retention.get('Years')} {'days' if retention.get('Days') else 'years'}"
-        yield Step("same", f"object lock: nobody can remove an object for {span} ({retention.get('Mode')})")
+        yield Step("same", f"object lock: no object can be removed for {span} ({retention.get('Mode')})")
         return
     yield Step("note", "object lock is off", "With it not even a stolen owner's key can remove copies for a while.")
 

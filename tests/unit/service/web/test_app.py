@@ -377,7 +377,7 @@ def test_a_socket_that_nobody_listens_at_is_no_reason_to_be_unhealthy(tmp_path: 
     with served(World(scheduler="dead"), local=local):
         assert probe(port, "/livez", local=local) == (
             1,
-            "fail: the scheduler is not running: no backup starts; it is being started again",
+            "fail: the scheduler is not running: no backup starts; it is being restarted",
         )
 
 
@@ -385,7 +385,7 @@ def test_without_a_place_for_the_socket_the_service_runs(tmp_path: Path, logged:
     (tmp_path / "run").touch()
     with served(World(), local=tmp_path / "run" / SOCKET) as port:
         assert probe(port, local=tmp_path / "run" / SOCKET) == (0, "pass")
-    assert "asks at the port" in "".join(logged)
+    assert "uses the port" in "".join(logged)
 
 
 def ask_anyway(connection: socket.socket) -> bytes:
