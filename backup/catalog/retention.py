@@ -276,7 +276,8 @@ class _Judge:
         for component in self._components(stored):
             newer = [s for s in self._of(stored.tier, component) if by_time(s) > by_time(stored)]
             if len(newer) < wanted:
-                there = f"{len(newer) or 'no'} newer verified {stored.tier} sets hold {component}"
+                kind = f"newer verified {stored.tier} set"
+                there = f"{plural(len(newer), f'{kind} holds', f'{kind}s hold')} {component}"
                 yield f"{_unfit(stored)}, but {there}; {wanted} must"
 
     def _foreign(self, stored: StoredSet) -> str:

@@ -53,7 +53,9 @@ def _tree(found: Tree) -> RenderableType:
     for name, files, count in found.directories[:_SHOWN]:
         table.add_row(Text(printable(name)), number(f"{files:,}"), number(size(count)))
     if len(found.directories) > _SHOWN:
-        table.add_row(Text(f"and {len(found.directories) - _SHOWN:,} more directories; --json has all"))
+        table.add_row(
+            Text(f"and {plural(len(found.directories) - _SHOWN, 'more directory', 'more directories')}; --json has all")
+        )
     return Group(Text(), table)
 
 

@@ -121,7 +121,8 @@ def _manifest_blocks(manifest: Manifest) -> list[RenderableType]:
             Text(
                 f"\nvolume {volume.name}: {plural(volume.files, 'file') if volume.files else 'empty'}, "
                 f"{size(volume.bytes)}, "
-                f"{volume.directories:,} directories, {volume.links:,} symbolic and {volume.hard_links:,} hard links"
+                f"{plural(volume.directories, 'directory', 'directories')}, "
+                f"{volume.links:,} symbolic and {volume.hard_links:,} hard links"
             )
         )
         blocks += [Text(f"  changed: {printable(c.path)}: {c.what}", style="yellow") for c in volume.changed]

@@ -8,7 +8,7 @@ from typing import Final
 
 from backup.catalog.restore_page import PAGE, page
 from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
-from backup.formatting import duration, printable, size
+from backup.formatting import duration, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import LoadTest, Verdict, present
 from backup.model.manifest import Manifest, Tier
@@ -120,7 +120,7 @@ def _report(manifest: Manifest, run: Run, test: LoadTest | None) -> None:
             logger.warning("{}/{}: {}", volume.name, change.path, change.what)
     took, size_ = duration(run.seconds.get("total", 0)), size(manifest.stored_size)
     empty = "".join(f"; {volume.name}: empty" for volume in manifest.volumes if not volume.files)
-    what = f"{size_} in {len(manifest.artifacts)} files, written and read back in {took}{empty}"
+    what = f"{size_} in {plural(len(manifest.artifacts), 'file')}, written and read back in {took}{empty}"
     loads = ", loads" if test else ""
     if test and test.untried:
         loads = f"; {_UNTRIED}: {printable(test.untried)}"

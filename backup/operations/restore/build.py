@@ -221,7 +221,7 @@ def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:
     wanted = {table: rows for table, rows in found.rows.items() if not how.waits("TABLE DATA", table)}
     there = count_rows(login, wanted, path)
     wrong = [
-        f"{printable(table)}: {there.get(table, 'no table')} instead of {rows:,} rows"
+        f"{printable(table)}: {there.get(table, 'no table')} instead of {plural(rows, 'row')}"
         for table, rows in sorted(wanted.items())
         if there.get(table) != rows
     ]

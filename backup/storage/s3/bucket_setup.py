@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from backup.errors import BackupError, RemoteDenied, RemoteFailed
+from backup.formatting import plural
 from backup.storage.rate_limit import Pace
 from backup.storage.remote import Entry
 from backup.storage.s3 import delete
@@ -225,10 +226,10 @@ def _lifecycle(bucket: Bucket, wanted: Wanted, *, dry: bool) -> Iterator[Step]:
             raise
     after = merged(there, rules(bucket.options.folder, wanted))
     others = len(after) - len(rules(bucket.options.folder, wanted))
-    what = f"unfinished uploads end after {wanted.abort_days} days"
+    what = f"unfinished uploads end after {plural(wanted.abort_days, 'day')}"
     if wanted.archive_days:
-        what += f", objects go to {wanted.archive_class} after {wanted.archive_days} days"
-    what += f"; {others} other rules stay as they are" if others else ""
+        what += f", objects go to {wanted.archive_class} after {plural(wanted.archive_days, 'day')}"
+    what += f"; {plural(others, 'other rule')} unchanged" if others else ""
     if sorted(map(_plain, there)) == sorted(map(_plain, after)):
         yield Step("same", f"lifecycle: {what}")
     elif dry:
