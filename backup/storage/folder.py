@@ -88,7 +88,7 @@ class Folder:
                 self._publish(staged, path)
         found = self.stat(key)
         if found is None or found.size != staged.size:
-            raise RemoteFailed(f"{path} was written, but does not exist", "Look at the disk or the share.")
+            raise RemoteFailed(f"{path} was written, but does not exist", "Check the disk or the share.")
         return Entry(key, found.size, found.modified, staged.sha256, f"sha256:{staged.sha256}")
 
     def get(self, key: str) -> Iterator[bytes]:
@@ -222,7 +222,7 @@ class Folder:
         except PermissionError as error:
             raise _denied(what) from error
         except OSError as error:
-            raise RemoteFailed(f"{what}: {error.strerror or error}", "Look at the disk or the share.") from error
+            raise RemoteFailed(f"{what}: {error.strerror or error}", "Check the disk or the share.") from error
 
 
 def _denied(what: str) -> RemoteDenied:
