@@ -60,7 +60,7 @@ class Login:
     def conninfo(self, **extra: Any) -> str:
         """A connection string in which no name can act as an option; the password is left out."""
         if "\n" in self.password or "\0" in self.user + self.name + self.password:
-            raise ConfigError("the database's password holds a newline, or a name a NUL byte; clients refuse that")
+            raise ConfigError("the database's password contains a newline, or a name a NUL byte, which clients refuse")
         return make_conninfo(
             host=self.host, port=self.port, user=self.user, dbname=self.name, connect_timeout=_CONNECT_TIMEOUT, **extra
         )

@@ -73,7 +73,7 @@ def ahead(sets: Sequence[StoredSet], now: datetime) -> Iterator[Finding]:
     found = sorted((stored for stored in sets if is_ahead(stored, now)), key=lambda s: (s.time, s.id))
     if found:
         last = found[-1]
-        which = last.id if len(found) == 1 else f"{plural(len(found), 'set')} to {last.id}"
+        which = last.id if len(found) == 1 else f"{plural(len(found), 'set')} up to {last.id}"
         yield warning(
             f"{which}: dated {age(now - last.time)} of the clock, so never `latest`, counted or drilled",
             "If the clock of this machine is wrong, correct it. If it was wrong when a set was made,"
@@ -89,7 +89,7 @@ def left(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
         kept = [stored for stored in holding if f"volume {name}" in parts_of(stored, limits)]
         if kept:
             yield warning(
-                f"the newest set does not hold volume {printable(name)}, {plural(len(kept), 'older one')} to"
+                f"the newest set does not hold volume {printable(name)}, but {plural(len(kept), 'older one')} up to"
                 f" {kept[0].id} did: the last of them stay until they are released",
                 "If it is still in use, mount it below /volumes in the backup service again; if not, `prune"
                 f" --forget-volume {shlex.quote(name)} --dry-run` shows what would go.",

@@ -229,7 +229,7 @@ def test_what_stays_for_a_volume_that_left_is_told_whatever_its_state(root: Path
     """Files of the old scripts, which called it otherwise, among them: no other word would be said of those."""
     old, _ = fill(root, [100, 101], kind), fill(root, range(10), halves="do")
     assert not prune(Request(force=True), shelf(root)).removed
-    (told,) = [r for r in judged(root) if "does not hold volume media, 2 older ones" in r.text]
+    (told,) = [r for r in judged(root) if "does not hold volume media, but 2 older ones" in r.text]
     assert old[0] in told.text and "prune --forget-volume media --dry-run" in told.hint
     assert len(prune(Request(forget_volume="media", force=True), shelf(root)).removed) == 2
     on_disk(root, Tier.DAILY, NOW + timedelta(minutes=1), "damaged", halves="dmo")
