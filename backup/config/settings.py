@@ -216,7 +216,7 @@ class Settings(BaseModel):
     post_restore: str = Field(
         "",
         alias="BACKUP_POST_RESTORE",
-        description="`service: command`, run there after a restore; several on a line each",
+        description="`service: command`, run there after a restore; one per line",
     )
     post_restore_timeout: int = Field(
         1800,
