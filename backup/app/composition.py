@@ -215,10 +215,7 @@ class App(BackupVolume):
         with storing(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if directory.stat().st_uid != os.geteuid():
-                raise StoreError(
-                    f"{directory} belongs to another user",
-                    "Make this container's user the owner of the spool directory.",
-                )
+                raise StoreError(f"{directory} belongs to another user", "This container's user must own it.")
             directory.chmod(0o700)
 
 

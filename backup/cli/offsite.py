@@ -179,9 +179,7 @@ def verify(
 @app.command()
 def pull(
     which: Annotated[str, typer.Argument(metavar="ID|latest", help="A set at the place.")],
-    to: Annotated[Path | None, typer.Option(metavar="DIR", help="An empty folder; default: the backup volume.")] = (
-        None
-    ),
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Empty folder; default: the backup volume.")] = None,
     place: From = "",
     wait: Wait = 0.0,
     as_json: Json = False,
@@ -207,7 +205,9 @@ def pull(
 @app.command()
 def prune(
     invocation: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each set and why it stays or goes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show why each set stays or goes; change nothing.")
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Remove all sets past retention, also those that wait for this option.")
     ] = False,

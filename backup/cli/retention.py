@@ -25,8 +25,8 @@ Ahead = Annotated[str, typer.Option(metavar="ID", help="Remove only this set, wh
 def prune(
     invocation: typer.Context,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show each set and why it stays or goes; change nothing.")
-    ] = (False),
+        bool, typer.Option("--dry-run", help="Show why each set stays or goes; change nothing.")
+    ] = False,
     force: Annotated[
         bool,
         typer.Option("--force", help="Remove all sets past retention, also those that wait for this option."),

@@ -56,9 +56,7 @@ class Settings(BaseModel):
     age_recipients: Recipients = Field(
         (),
         alias="BACKUP_AGE_RECIPIENTS",
-        description=(
-            "public keys (age1…, ssh-…) to encrypt to, separated by commas or newlines, or BACKUP_AGE_RECIPIENTS_FILE"
-        ),
+        description="public keys (age1…, ssh-…) to encrypt to, by commas or newlines, or BACKUP_AGE_RECIPIENTS_FILE",
     )
     age_identity: Path | None = Field(
         None,

@@ -70,7 +70,7 @@ def to_folder(stored: StoredSet, names: list[str], folder: Path, progress: Progr
     """Copy into a folder. No name appears before all files are right and on the disk; the manifest is the last."""
     if not folder.is_dir():
         raise NotFound(
-            f"the folder {folder} does not exist", "Mount one of the host: `run --rm -v /its/folder:/out backup …`."
+            f"there is no folder {folder}", "Mount one of the host: `run --rm -v /its/folder:/out backup …`."
         )
     _require_known(stored, names, progress)
     store = LocalStore(folder)
@@ -163,9 +163,7 @@ class Output:
         if os.path.lexists(self._path):
             raise StoreError(f"{self._path} exists already and was not overwritten", "Name another file.")
         if not self._path.parent.is_dir():
-            raise NotFound(
-                f"the folder {self._path.parent} does not exist", "Mount one: `run --rm -v /its/folder:/out …`."
-            )
+            raise NotFound(f"there is no folder {self._path.parent}", "Mount one: `run --rm -v /its/folder:/out …`.")
         self._partial = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.partial")
         try:
             self._file = open(self._partial, "xb")  # noqa: SIM115 - closed by __exit__
@@ -205,9 +203,7 @@ class Output:
 def _out(error: OSError, path: Path | None) -> StoreError:
     found = translated(error, path or Path("stdout"))
     if isinstance(found, NoSpace):
-        return NoSpace(
-            f"there is no space for {path or 'the output'}; nothing complete was left", "Take a larger disk."
-        )
+        return NoSpace(f"no space for {path or 'the output'}; nothing complete was left", "Take a larger disk.")
     return found
 
 

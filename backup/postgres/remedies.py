@@ -163,16 +163,7 @@ _LOADING: Final = (
         "permission denied for ",
         "If DB_USER is a superuser, the dump does this as another role, which has lost the right to it: one that passed"
         " on a grant, or owns what is called here. Give it that right in the live database." + _NEW_SET + " Otherwise"
-        " make"
-        " DB_USER"
-        " the"
-        " owner"
-        " of"
-        " everything"
-        " in the"
-        " database,"
-        " or a"
-        " superuser.",
+        " make DB_USER the owner of everything in the database, or a superuser.",
     ),
     *_ASKING,
 )

@@ -122,11 +122,7 @@ def _without(work: Work) -> Iterator[str]:
 def _nearest(work: Work) -> list[str]:
     """Which values of files the volumes did not take, also when it is ended after a kill."""
     lines = work.journal.nearest
-    return (
-        [f"the content of files is restored, but not all of their metadata: {listed(lines, mark='; ')}"]
-        if lines
-        else []
-    )
+    return [f"file contents are restored, but not all metadata: {listed(lines, mark='; ')}"] if lines else []
 
 
 def _undoing(work: Work) -> str:

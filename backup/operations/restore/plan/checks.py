@@ -203,10 +203,7 @@ def _live(facts: Facts) -> Iterator[Finding]:
             )
         of_set, of_server = major(what.server_version), major(facts.server.version)
         if of_set and of_server and of_set < of_server:
-            text = (
-                f"the set is from PostgreSQL {of_set}, the server is {of_server}: it loads, but there is no way back"
-                f" to {of_set}"
-            )
+            text = f"the set is from PostgreSQL {of_set}, the server is {of_server}: it loads, but there is no way back"
             yield warning(text, "Test the application after the restore; `undo` brings the live state back.")
     if wants_database(facts):
         yield from otherwise(facts.lacking)

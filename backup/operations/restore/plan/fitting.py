@@ -42,14 +42,10 @@ def otherwise(lacks: Lacking) -> Iterator[Finding]:
     if lacks.versions:
         pairs = [f"{name} {was} becomes {made}" for name, was, made in lacks.versions]
         text = f"extensions differ in version from the set's: {named(pairs)}"
-        yield warning(
-            text, "The image of the set has the same ones: `show` names it. Test the application after the restore."
-        )
+        yield warning(text, "The image of the set has the same ones: `show` names it. Test the application afterwards.")
     for name, database in lacks.elsewhere:
         text = f"{name} works in one database only, on this server in {printable(database)}: its jobs are not restored"
-        yield warning(
-            text, "Name this database in the server's settings and restart it first, or create the jobs by hand."
-        )
+        yield warning(text, "Name this database in the server's settings and restart it, or create the jobs by hand.")
 
 
 def left_behind(live: LiveDatabase) -> Iterator[Finding]:
@@ -57,10 +53,7 @@ def left_behind(live: LiveDatabase) -> Iterator[Finding]:
     if live.slots:
         slots = named(live.slots)
         text = f"the logical slots {slots} stay with what is replaced, and hold WAL back until they are dropped"
-        hint = (
-            "End what reads them, SELECT pg_drop_replication_slot('…') for each, and create them again after"
-            " the restore."
-        )
+        hint = "End what reads them, SELECT pg_drop_replication_slot('…') for each, and create them after the restore."
         yield warning(text, hint)
     if live.subscriptions:
         names = named(live.subscriptions)
