@@ -378,7 +378,7 @@ def test_lone_dumps_are_drilled_with_the_roles_that_they_name(target: Sidecar, s
 
 def test_without_a_number_the_newest_of_each_tier_is_proven(target: Sidecar) -> None:
     result = target.run("drill")
-    assert result.code == 44 and "no good set yet" in result.output
+    assert result.code == 44 and "no good set to drill" in result.output
     for tier in ("daily", "daily", "manual"):
         assert target.run("create", tier, "--only", "database").code == 0
     result = target.run("drill")

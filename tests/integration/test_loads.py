@@ -163,7 +163,7 @@ def test_one_that_is_killed_while_it_is_tried_is_good_and_says_so(server: Server
         process.wait(30)
     stored = target.sets()[0]
     assert stored.verified and stored.verdict and stored.verdict.load_test is None
-    assert "warn whether" in health(target) and "no run has done it here" in health(target)
+    assert f"warn {stored.id} was not load-tested" in health(target) and "no run has done it here" in health(target)
     assert TRYING in made(target).output
     nothing_left(target, server)
 
