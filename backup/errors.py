@@ -73,7 +73,7 @@ class NoSpace(StoreError):
     """There is not enough room in the backup volume."""
 
     # The way out that loses nothing which is still within its time.
-    remedy = "`prune --make-room` removes sets that are past their time; or give the volume a larger disk."
+    remedy = "`prune --make-room` removes sets that are past retention; or give the volume a larger disk."
 
 
 class IntegrityError(BackupError):

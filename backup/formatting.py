@@ -54,9 +54,9 @@ def local_time(moment: datetime, zone: tzinfo, form: str = "%Y-%m-%d %H:%M") -> 
     return f"{moment.astimezone(zone):{form}} {zone}"
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 file`, `2 files`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: int, one: str, many: str = "") -> str:
+    """`1 file`, `2 files`; `many` is the plural of a noun that takes more than an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def shortened(line: str, most: int = 400) -> str:

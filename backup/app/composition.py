@@ -79,7 +79,7 @@ class App(BackupVolume):
             wanted, shown = [server.image_id], server.image
         found = next((identifier for name in wanted if (identifier := engine.image(name))), "")
         if not found:
-            shown = printable(image or wanted[-1]) or "unknown since that was over the network"
+            shown = printable(image or wanted[-1]) or "unknown, because that was over the network"
             raise EngineError(
                 f"the image that {stored.id} was dumped with, {shown}, is not here",
                 "Pull it (`docker pull`), or name another one of the same major version with --image.",
@@ -215,7 +215,7 @@ class App(BackupVolume):
         with storing(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if directory.stat().st_uid != os.geteuid():
-                raise StoreError(f"{directory} belongs to another user", "Let nobody else own the spool directory.")
+                raise StoreError(f"{directory} belongs to another user", "This container's user must own it.")
             directory.chmod(0o700)
 
 

@@ -56,8 +56,8 @@ _SOCKET: Final = Path("/var/run/docker.sock")
 # Counting the files of a large volume takes its time.
 _COUNTING: Final = 300.0
 _TRYING: Final = 60.0
-_NEW: Final = "new, without a run yet"
-_NO_OFFSITE: Final = "no copies elsewhere: whoever loses this machine loses all sets"
+_NEW: Final = "new, no run yet"
+_NO_OFFSITE: Final = "no offsite copies: if this machine is lost, all sets are lost"
 _SET_OFFSITE: Final = "Set AWS_S3_BACKUP_BUCKET for a bucket, or BACKUP_COPY_DIR for a folder on another disk."
 
 

@@ -123,7 +123,7 @@ def memory(settings: Settings, *, quiet: bool = False) -> Callable[[frozenset[st
 
     def remember(without: frozenset[str]) -> None:
         for name in () if quiet else sorted(without - _refused(settings)):
-            logger.warning("s3://{}: {}; `offsite check` asks anew", settings.bucket, NICETIES[name])
+            logger.warning("s3://{}: {}; `offsite check` asks again", settings.bucket, NICETIES[name])
         # Where it cannot be kept, it is found out again.
         with contextlib.suppress(StoreError):
             if settings.root.is_dir() and without != _refused(settings):

@@ -172,7 +172,7 @@ def _commands(text: str) -> tuple[tuple[str, str], ...]:
         if not (service and colon and command):
             raise ConfigError(
                 f"BACKUP_POST_RESTORE: {printable(line)!r} is not `service: command`",
-                "Such as `web1: cd src && python manage.py migrate --noinput`; several by newlines.",
+                "Such as `web1: cd src && python manage.py migrate --noinput`; one per line.",
             )
         found.append((service, command))
     return tuple(found)

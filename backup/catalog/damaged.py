@@ -95,4 +95,4 @@ def _move(old: Path, new: Path) -> None:
         try:
             rename_new(old, new)
         except FileExistsError:
-            raise StoreError(f"{new} is there already and was not overwritten; {old} stays where it is") from None
+            raise StoreError(f"{new} exists already and was not overwritten; {old} stays where it is") from None

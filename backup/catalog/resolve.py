@@ -72,7 +72,7 @@ def together(catalog: Catalog, queries: Sequence[str], volumes: Sequence[str]) -
     paths = sorted({_file(catalog, query) for query in queries})
     if len(folders := sorted({str(path.parent) for path in paths})) > 1:
         text = f"the files lie in {len(folders)} folders: {printable(', '.join(folders))}"
-        raise NotFound(text, "What belongs together lies in one folder: copy it there.")
+        raise NotFound(text, "Copy what belongs together into one folder.")
     folder, names = paths[0].parent, [path.name for path in paths]
     own = next((tier for tier in Tier if folder == catalog.store(tier).directory.resolve()), None)
     for stored in catalog.sets_in(folder, own):
@@ -131,7 +131,7 @@ def _loose(paths: Sequence[Path], names: Iterable[str], volumes: Sequence[str], 
                 if len(paths) == 1
                 else f"{len(same)} {what} were named"
             )
-            raise NotFound(f"{said}: {listed}", "Name the one that you mean.")
+            raise NotFound(f"{said}: {listed}", "Name the one you mean.")
     identifier = " + ".join(each.name for each in paths) or str(path)
     time = datetime.fromtimestamp(max(each.modified for each in found) / 1e9, UTC)
     return StoredSet(

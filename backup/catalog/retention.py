@@ -238,7 +238,7 @@ class _Judge:
         old = age(self._now - stored.time)
         what = "" if stored.verified else f"{_unfit(stored)}, "
         if stored.safety:
-            return False, f"{what}{old} old, and ten newer safety sets are there"
+            return False, f"{what}{old} old, and ten newer safety sets exist"
         return False, f"{what}{old} old; the limit is {plural(self._policy.ages[stored.tier].days, 'day')}"
 
     def come(self, tier: Tier, since: datetime | None) -> int:
@@ -281,15 +281,16 @@ class _Judge:
         for component in self._components(stored):
             newer = [s for s in self._of(stored.tier, component) if by_time(s) > by_time(stored)]
             if len(newer) < wanted:
-                there = f"{len(newer) or 'no'} newer verified {stored.tier} sets hold {component}"
-                yield f"{_unfit(stored)}, but {there}; {wanted} should"
+                kind = f"newer verified {stored.tier} set"
+                there = f"{plural(len(newer), f'{kind} holds', f'{kind}s hold')} {component}"
+                yield f"{_unfit(stored)}, but {there}; {wanted} must"
 
     def _foreign(self, stored: StoredSet) -> str:
         of = identity_of(stored)
         if self._identity is None:
-            return "no good set says which database is ours"
+            return "no good set names our database"
         if of is None:
-            return "does not say of which database it is, and sets of several are here"
+            return "does not name its database, and sets of several are here"
         return f"of another database: {of}, not {self._identity}"
 
     def dated(self, stored: StoredSet) -> bool:
@@ -334,7 +335,7 @@ def _bounded(decisions: Iterable[Decision], judge: _Judge, share: int, since: da
         allowed = max(1, len(here) * share // 100, judge.come(tier, since))
         if len(going) > allowed:
             later |= {stored.id for stored in going[allowed:]}
-    more = f"; goes later: one run removes at most {share} % of a tier, or as many as were made since the last"
+    more = f"; removed later: one run removes at most {share} % of a tier, or as many as were made since the last run"
     return [replace(d, keep=True, reason=d.reason + more, later=True) if d.stored.id in later else d for d in found]
 
 
@@ -351,7 +352,7 @@ def _surprising(decision: Decision, careful: _Judge) -> Decision:
     keep, reason = careful.judge(decision.stored)
     if not keep:
         return decision
-    why = f"; waits for a person: by the time that was seen to pass, and by what was set before, {reason}"
+    why = f"; needs `--force`: without the clock jump, and by the earlier settings, {reason}"
     return replace(decision, keep=True, waits=True, reason=decision.reason + why)
 
 

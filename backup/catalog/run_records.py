@@ -162,8 +162,8 @@ def _crashed(run: Run, ended: datetime | None) -> Run:
             "outcome": Outcome.CRASHED,
             "ended": ended,
             "exit_code": 137,
-            "message": f"{run.operation} ended without a word: killed, or the machine went down",
-            "hint": "What it had not published whole is gone. If memory was short, the kernel log says so.",
+            "message": f"{run.operation} ended without a record: killed, or the machine went down",
+            "hint": "What it had not published is gone. If memory was short, the kernel log says so.",
         }
     )
 

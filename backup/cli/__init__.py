@@ -95,12 +95,12 @@ class _Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="backup",
-    help="Backups of an OBCMS stack that have been read back. `serve` (the default) runs them on schedule.",
-    epilog="Exit codes: 0 done, 2 usage, 3 done but files changed while read, 4 more waits for prune --force,"
-    " 10 settings, 11 busy, 12 not confirmed, 20 source, 30 backup volume, 32 offsite place, 40 damaged, 41 not proven,"
-    " 44 no such set, 45 its key is not here, 46 is here already, 50 not restored, 51 restore unfinished, 52 restored"
-    " but something after it failed, 60 warning and 61 critical (monitor --alert, doctor), 62 message not delivered,"
-    " 128+N signal N.",
+    help="Back up an OBCMS stack and read every backup back. `serve` (the default) does it on schedule.",
+    epilog="Exit codes: 0 done, 2 usage, 3 done with a warning, 4 more sets need prune --force, 10 settings, 11 "
+    "busy, 12 not confirmed, 20 source, 30 backup volume, 32 offsite place, 40 damaged, 41 not proven, 44 "
+    "no such set, 45 key missing, 46 already here, 50 not restored, 51 restore unfinished, 52 restored but "
+    "a later step failed, 60 warning and 61 critical (monitor --alert, doctor), 62 message not delivered, "
+    "128+N signal N.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -28,13 +28,15 @@ _SECONDS: Final = "%Y-%m-%d %H:%M:%S"
 
 def notify(
     test: Annotated[
-        bool, typer.Option("--test", help="Send a message to every target now, say what came of it.")
+        bool, typer.Option("--test", help="Send a test message to every target and show each result.")
     ] = False,
-    pending: Annotated[bool, typer.Option("--pending", help="List what waits for delivery or is held back.")] = False,
+    pending: Annotated[
+        bool, typer.Option("--pending", help="List messages that wait for delivery or are held back.")
+    ] = False,
     delivers: Annotated[bool, typer.Option("--deliver", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Try the targets of alerts, or see what waits for them. `--test` ends with 62 unless all took the message.
+    """Test the targets of alerts, or list waiting messages. `--test` ends with 62 unless all accept the message.
 
     Examples: `notify --test`, `notify --pending`, `notify --test --json`.
     """
@@ -54,9 +56,7 @@ def _deliver(settings: Settings) -> None:
     try:
         given = Deliveries.model_validate_json(sys.stdin.buffer.read(_TAKEN))
     except ValidationError:
-        raise BackupError(
-            "what came on stdin are no deliveries", "Only the service calls `notify --deliver`."
-        ) from None
+        raise BackupError("stdin holds no messages", "Only the service calls `notify --deliver`.") from None
     receipts = deliver(given.deliveries, everything(settings), given.deadline)
     sys.stdout.write(RECEIPTS.dump_json(tuple(receipts)).decode())
     sys.stdout.flush()
@@ -66,7 +66,7 @@ def _deliver(settings: Settings) -> None:
 
 def _test(settings: Settings, as_json: bool) -> None:
     if not targets(settings):
-        raise ConfigError("messages go nowhere: no target is set, nothing was sent", WHAT_TO_SET)
+        raise ConfigError("no target is set; nothing was sent", WHAT_TO_SET)
     # Only a test asks the engine for the stack's name; the service delivers each message by a process of its own.
     from backup.app.alerts import send_test  # noqa: PLC0415
     from backup.app.composition import App  # noqa: PLC0415
@@ -77,11 +77,11 @@ def _test(settings: Settings, as_json: bool) -> None:
     else:
         base.print_lines(_outcome(receipt) for receipt in found)
         if settings.heartbeat_url:
-            base.print_lines([f"{HEARTBEAT}\tnot tried: to ask for it would say that a backup has been verified"])
+            base.print_lines([f"{HEARTBEAT}\tnot tried: a call would report a verified backup"])
     if failed := [receipt.target for receipt in found if receipt.error]:
         raise NotDelivered(
-            f"{plural(len(failed), 'target')} of {len(found)} did not take the test message: {', '.join(failed)}",
-            "Correct the setting, or the service that it names; then run `notify --test` again.",
+            f"{plural(len(failed), 'target')} of {len(found)} did not accept the test message: {', '.join(failed)}",
+            "Correct the setting or the service it names, then run `notify --test` again.",
         )
 
 

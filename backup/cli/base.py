@@ -47,7 +47,7 @@ Identity = Annotated[
     ),
 ]
 Image = Annotated[str, typer.Option(metavar="IMAGE", help="Database image to restore into; default: the set's own.")]
-Wait = Annotated[float, typer.Option(help="Seconds to queue behind another run.", min=0)]
+Wait = Annotated[float, typer.Option(help="Seconds to wait for another run to end.", min=0)]
 Scheduled = Annotated[bool, typer.Option("--scheduled", hidden=True)]
 Trigger = Annotated[str, typer.Option(hidden=True)]
 
@@ -71,7 +71,7 @@ Sets = Annotated[
     list[str],
     typer.Argument(
         metavar="ID|FILE|latest",
-        help="A set id, one of its files, or `latest`; or a dump and archives of one folder.",
+        help="A set id, one of its files, or `latest`; or a dump and its archives from one folder.",
         autocompletion=set_ids,
     ),
 ]

@@ -33,14 +33,14 @@ class MadeTier(StrEnum):
 
 def create(
     invocation: typer.Context,
-    tier: Annotated[MadeTier, typer.Argument(help="Where the set belongs.")] = MadeTier.MANUAL,
+    tier: Annotated[MadeTier, typer.Argument(help="Tier of the set.")] = MadeTier.MANUAL,
     only: Annotated[Only | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
     wait: Wait = 0.0,
     scheduled: Scheduled = False,
     trigger: Trigger = "",
     as_json: Json = False,
 ) -> None:
-    """Make one complete, read-back set.
+    """Make one complete set and read it back.
 
     Examples: `create daily`, `create manual --only database`, `create --wait 600`.
     """

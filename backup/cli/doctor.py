@@ -24,7 +24,7 @@ _STYLES: Final = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 _VERDICTS: Final = {
     "pass": "All is well.",
     "warn": "It works, with warnings.",
-    "fail": "It does not work like this: each failed line says what to do.",
+    "fail": "Something does not work: each failed line says what to do.",
 }
 
 
@@ -35,7 +35,7 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check all that backups and restores need, and say what to do about what is missing. Nothing is changed.
+    """Check all that backups and restores need, and say how to fix what is wrong. Changes nothing.
 
     Ends with 0 if all is well, 60 after a warning, 61 if something does not work.
 
@@ -66,7 +66,7 @@ def doctor_page(lines: Sequence[Finding], settings: Sequence[Setting]) -> Render
     for each in given:
         table.add_row(Text(each.name), Text(each.value), Text(each.source))
     level = worst(lines)
-    rest = f"{plural(len(settings) - len(given), 'other setting')} as by default; --json shows all"
+    rest = f"{plural(len(settings) - len(given), 'other setting')} at the default; --json shows all"
     return Group(checks, Text(), table, Text(rest), Text(), Text(_VERDICTS[level], style=_STYLES[level]))
 
 

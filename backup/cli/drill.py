@@ -27,7 +27,7 @@ def drill(
         list[str] | None,
         typer.Argument(
             metavar="[ID|FILE|latest|s3:ID]",
-            help="A set, or files of one folder; without any, the newest good set of each tier.",
+            help="A set, or files of one folder; default: the newest good set of each tier.",
             autocompletion=base.set_ids,
         ),
     ] = None,
@@ -38,7 +38,7 @@ def drill(
     trigger: Trigger = "",
     as_json: Json = False,
 ) -> None:
-    """Prove sets: restore them into a throw-away server, dump that again, compare. The live database is not touched.
+    """Prove sets: restore them into a throw-away server, dump that and compare. The live database is not touched.
 
     Examples: `drill`, `drill latest`, `drill s3:latest`, `drill latest --identity /key.txt`.
     """
@@ -50,7 +50,7 @@ def drill(
     catalog = main.catalog
     sets = [main.find(*which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
     if not sets:
-        raise NotFound("there is no good set to prove yet", "`create` takes one now; `list` shows what is there.")
+        raise NotFound("there is no good set to drill yet", "`create` takes one now; `list` shows what is there.")
     for _ in base.do_each(sets, lambda stored: prove(main, stored, image, as_json, wait, occasion)):
         pass
     return None
@@ -62,10 +62,10 @@ def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occa
     with base.progress(as_json) as progress:
         context, local = primary(main, progress, scheme), main.drill_context(progress, image)
         if occasion.slot and not context.book.read().copies:
-            logger.info("nothing is at {} yet: there is nothing to drill", context.remote.name)
+            logger.info("no copy is at {} yet: there is nothing to drill", context.remote.name)
             return
         if occasion.slot and context.encrypt and not main.settings.age_identity:
-            logger.warning("the copies are encrypted and their key is not here: they cannot be drilled on this machine")
+            logger.warning("the copies are encrypted and their key is not here, so this machine cannot drill them")
             return
         stored, verdict = fetch.drill(
             query, context, local, lambda folder: find_in(main, folder), wait=wait, **occasion._asdict()
@@ -87,7 +87,7 @@ def _tell(stored: StoredSet, verdict: Verdict, as_json: bool) -> None:
         logger.warning("{}: not checked: {}", stored.id, "; ".join(verdict.unchecked))
     files = verdict.proof.files if verdict.proof else None
     if files and files.missing:
-        logger.warning("{}: files that rows name are not in the media:", stored.id)
+        logger.warning("{}: files that rows refer to are missing in the media:", stored.id)
         for line in files.listed[:20]:
             logger.warning("  {}", line)
     logger.success("{} is proven: {}", stored.id, proven(verdict))

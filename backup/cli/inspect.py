@@ -28,15 +28,16 @@ _Path = Annotated[str, typer.Option("--path", metavar="PATH", help="A file of th
 def show(
     which: Set,
     pattern: Annotated[
-        str, typer.Argument(metavar="[PATTERN]", help="With --files: part of a path, or `*`, `?`, `[…]` for all of it.")
+        str,
+        typer.Argument(metavar="[PATTERN]", help="With --files: part of a path, or a whole one with `*`, `?`, `[…]`."),
     ] = "",
-    all_tables: Annotated[bool, typer.Option("--tables", help="Only the tables and their rows, all of them.")] = False,
-    files: Annotated[bool, typer.Option("--files", help="The files in its archives, those that fit PATTERN.")] = False,
+    all_tables: Annotated[bool, typer.Option("--tables", help="All tables with their rows, nothing else.")] = False,
+    files: Annotated[bool, typer.Option("--files", help="The files in its archives that match PATTERN.")] = False,
     path: _Path = "",
     identity: Identity = None,
     as_json: Json = False,
 ) -> None:
-    """Show one set: identity, files, rows per table, what lies where in the media.
+    """Show one set: identity, files, rows per table, directories of the media.
 
     Examples: `show latest`, `show latest --tables`, `show latest --files '*.pdf'`, `show latest --path uploads/a.pdf`.
     """
@@ -44,7 +45,7 @@ def show(
     main = BackupVolume(settings)
     stored = main.find(which)
     if [all_tables, files or bool(pattern), bool(path)].count(True) > 1:
-        raise typer.BadParameter("--tables, --files and --path are three different looks; ask for one")
+        raise typer.BadParameter("choose one of --tables, --files and --path")
     if all_tables:
         return _tables(stored, as_json)
     if files or pattern:
@@ -63,7 +64,7 @@ def _tables(stored: StoredSet, as_json: bool) -> None:
     part = stored.manifest.database
     if part is None:
         raise NotFound(
-            f"no manifest tells which tables {stored.id} has",
+            f"{stored.id} has no manifest that lists its tables",
             "`verify` reads its dump; `extract` takes tables out of it.",
         )
     if as_json:
@@ -103,7 +104,7 @@ def _history(main: BackupVolume, stored: StoredSet, path: str, as_json: bool) ->
 
 
 def du(tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = None, as_json: Json = False) -> None:
-    """What takes the space in the backup volume. Examples: `du`, `du weekly --json`."""
+    """Show what takes the space in the backup volume. Examples: `du`, `du weekly --json`."""
     main = BackupVolume(base.prepare(as_json))
     main.require_volume()
     use = usage.usage(main.catalog, tier)
@@ -117,7 +118,7 @@ def cat(
     path: Annotated[str, typer.Option("--path", metavar="PATH", help="The file.")],
     identity: Identity = None,
 ) -> None:
-    """Write one file of the media to stdout, compared with its SHA-256; its end comes only when all is right.
+    """Write one file of the media to stdout, compared with its SHA-256. Its end is written only if it matches.
 
     Example: `docker compose run --rm -T backup cat latest --path uploads/2025/a.pdf > a.pdf`.
     """
@@ -130,16 +131,16 @@ def cat(
 
 def extract(
     which: Set,
-    table: Annotated[list[str], typer.Option("--table", metavar="TABLE", help="A table; may be given again.")],
+    table: Annotated[list[str], typer.Option("--table", metavar="TABLE", help="A table. May be repeated.")],
     schema_only: Annotated[bool, typer.Option("--schema-only", help="No rows.")] = False,
     data_only: Annotated[bool, typer.Option("--data-only", help="Only rows and sequence values.")] = False,
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="A file instead of stdout.")] = "-",
     identity: Identity = None,
 ) -> None:
-    """Write single tables of the dump as SQL that an empty database can load: schema, rows, sequences, indexes, parts.
+    """Write single tables as SQL for an empty database: schema, rows, sequences, indexes, partitions.
 
-    One transaction, whose COMMIT comes only when the dump was read to its end and is whole. References to tables that
-    are not asked for are comments.
+    One transaction; COMMIT is written only if the dump is complete. References to tables that are not named are
+    comments.
 
     Examples: `extract latest --table app_case > case.sql`, `extract latest --table public.app_case -o /out/case.sql`.
     """
@@ -147,7 +148,7 @@ def extract(
     from backup.operations.inspect.tables import extract as take_out  # noqa: PLC0415
 
     if schema_only and data_only:
-        raise typer.BadParameter("--schema-only and --data-only leave nothing")
+        raise typer.BadParameter("choose one of --schema-only and --data-only")
     main = BackupVolume(base.prepare(as_json=True, identity=identity))
     stored = main.find(which)
     with base.progress(True) as progress, Output(None if output == "-" else Path(output)) as target:

@@ -47,7 +47,7 @@ class Kind(StrEnum):
 
 
 def status(as_json: Json = False) -> None:
-    """Say how the backups are, in a few lines: the verdict, why, and what to do about it.
+    """Say in a few lines how the backups are: the verdict, the reasons, and what to do.
 
     Examples: `status`, `status --json`.
     """
@@ -62,7 +62,7 @@ def status(as_json: Json = False) -> None:
 def monitor(
     context: typer.Context,
     short: Annotated[bool, typer.Option("--status", help="The report on one page; the default.")] = False,
-    report: Annotated[bool, typer.Option("--report", help="Besides, every set, and the runs of late.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Add every set and the recent runs.")] = False,
     alert: Annotated[
         bool, typer.Option("--alert", help="Only what is wrong; exit 0 healthy, 60 warning, 61 critical.")
     ] = False,
@@ -88,12 +88,12 @@ def monitor(
 
 
 def logs(
-    tail: Annotated[int, typer.Option(help="How many entries, the newest ones; 0 for all.", min=0)] = 100,
-    run: Annotated[str, typer.Option(help="Only those of this run; the end of its id is enough.")] = "",
+    tail: Annotated[int, typer.Option(help="How many of the newest entries; 0: all.", min=0)] = 100,
+    run: Annotated[str, typer.Option(help="Only this run; the end of its id is enough.")] = "",
     kind: Annotated[Kind | None, typer.Option(help="Only this log.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what was logged. Examples: `logs`, `logs --tail 20 --kind backup`, `logs --run 20251020T020000Z-3f9a1c`."""
+    """Show the logs. Examples: `logs`, `logs --tail 20 --kind backup`, `logs --run 20251020T020000Z-3f9a1c`."""
     settings = base.prepare(as_json)
     directory, kinds = settings.root / "logs", [kind.value] if kind else list(files.KINDS)
     if run:
@@ -119,7 +119,7 @@ def _run(runs: list[Run], wanted: str) -> Run:
     found = [run for run in runs if run.id == wanted] or [run for run in runs if run.id.endswith(f"-{wanted}")]
     if not found:
         hint = "`monitor --report --json` lists the runs with their ids."
-        raise NotFound(f"no run is called {printable(wanted)!r}", hint)
+        raise NotFound(f"no run matches {printable(wanted)!r}", hint)
     return found[0]
 
 
@@ -191,4 +191,4 @@ def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> N
         main.records.end(run)
     except BackupError as error:
         # A full volume is what it is there to tell of.
-        logger.warning("this look could not be recorded: {}", error.message)
+        logger.warning("this check could not be recorded: {}", error.message)

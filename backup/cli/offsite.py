@@ -34,25 +34,23 @@ _LEVELS: Final = {"done": "SUCCESS", "would": "INFO", "same": "INFO", "note": "W
 _Done = TypeVar("_Done")
 
 app = typer.Typer(
-    help="Copies of sets at another place: what is there, whether it can be relied on, and how it comes back."
-    " Examples: `offsite list`, `offsite pull latest`.",
+    help="Copies of sets at another place: list, check, fetch and remove them. Examples: `offsite list`, `offsite "
+    "pull latest`.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Wait = Annotated[float, typer.Option(help="Seconds to queue behind another run of this kind.", min=0)]
+Wait = Annotated[float, typer.Option(help="Seconds to wait for another run of this kind.", min=0)]
 From = Annotated[str, typer.Option("--from", metavar="s3|copy", help="Which place, if there are two.")]
 
 
 @app.command()
 def setup(
-    create: Annotated[bool, typer.Option("--create", help="Make the bucket if it is not there.")] = False,
-    archive_days: Annotated[
-        int, typer.Option(min=0, help="Days after which objects go to GLACIER; 0: they stay in their class.")
-    ] = 90,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")] = False,
+    create: Annotated[bool, typer.Option("--create", help="Create the bucket if it is missing.")] = False,
+    archive_days: Annotated[int, typer.Option(min=0, help="Days after which objects move to GLACIER; 0: never.")] = 90,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Block public access and set the lifecycle, leaving other rules alone. Once, with an owner's key.
+    """Block public access to the bucket and set its lifecycle; other rules stay. Run it once, with the owner's key.
 
     Examples: `offsite setup --dry-run`, `offsite setup --create`, `offsite setup --archive-days 0`.
     """
@@ -66,9 +64,9 @@ def setup(
 
 @app.command()
 def check(as_json: Json = False) -> None:
-    """Prove with small objects that the key can put, list and get, and say whether it may delete, which is not good.
+    """Test with small objects that the key can put, list and get; warn if it may delete.
 
-    Says what the store refuses, keeps and honours; uploads do without what it refuses from then on.
+    Says what the store refuses, keeps and honours; later uploads do without what it refuses.
 
     Example: `offsite check`.
     """
@@ -80,9 +78,9 @@ def check(as_json: Json = False) -> None:
 
 @app.command("policy")
 def show_policy(
-    prune: Annotated[bool, typer.Option("--prune", help="For a key that `offsite prune` may delete with.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="For a key that may delete, for `offsite prune`.")] = False,
 ) -> None:
-    """Print the IAM policy of a key that can send and read copies, and neither delete nor overwrite them.
+    """Print the IAM policy for a key that can send and read copies, but not delete or overwrite them.
 
     Example: `offsite policy > policy.json`.
     """
@@ -98,9 +96,9 @@ def upload(
     trigger: Trigger = "",
     as_json: Json = False,
 ) -> None:
-    """Send verified sets to the bucket (and BACKUP_COPY_DIR): what is missing there or differs, newest first.
+    """Send verified sets to the bucket and BACKUP_COPY_DIR: what is missing or differs there, newest first.
 
-    Without a tier: those that are uploaded by themselves. Backups and restores do not wait for it.
+    Without a tier: those that are uploaded on schedule. Backups and restores do not wait for it.
 
     Examples: `upload`, `upload monthly`, `upload --all`, `upload daily_2025-10-20_02-00-00`.
     """
@@ -150,13 +148,13 @@ def list_copies(as_json: Json = False) -> None:
 def verify(
     invocation: typer.Context,
     which: Annotated[str, typer.Argument(metavar="[ID]", help="One set; without it, all.")] = "",
-    download: Annotated[bool, typer.Option("--download", help="Read every byte, too.")] = False,
-    accept: Annotated[bool, typer.Option("--accept", help="Miss no longer what is gone from there.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Also read every byte.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Stop reporting copies that are gone.")] = False,
     wait: Wait = 0.0,
     scheduled: Scheduled = False,
     as_json: Json = False,
 ) -> None:
-    """Ask the place for size and checksum of every object again. Scheduled, it also reads a share of the bytes.
+    """Check size and checksum of every object at the place. The scheduled run also reads a share of the bytes.
 
     Examples: `offsite verify`, `offsite verify --download`, `offsite verify monthly_2025-10-01_04-00-00`.
     """
@@ -180,15 +178,13 @@ def verify(
 
 @app.command()
 def pull(
-    which: Annotated[str, typer.Argument(metavar="ID|latest", help="A set that is there.")],
-    to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="An empty folder; without it, among the sets here.")
-    ] = (None),
+    which: Annotated[str, typer.Argument(metavar="ID|latest", help="A set at the place.")],
+    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Empty folder; default: the backup volume.")] = None,
     place: From = "",
     wait: Wait = 0.0,
     as_json: Json = False,
 ) -> None:
-    """Bring a set back, with nothing but the place and its key. On a fresh machine: `offsite pull latest`, `restore`.
+    """Fetch a set from the place. On a fresh machine: `offsite pull latest`, then `restore latest`.
 
     Examples: `offsite pull latest`, `offsite pull monthly_2025-10-01_04-00-00 --to /restore`.
     """
@@ -209,15 +205,17 @@ def pull(
 @app.command()
 def prune(
     invocation: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each set and why it stays or goes.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show why each set stays or goes; change nothing.")
+    ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Remove all that is over its time, also what waits for a person.")
+        bool, typer.Option("--force", help="Remove all sets past retention, also those that wait for this option.")
     ] = False,
     wait: Wait = 0.0,
     scheduled: Scheduled = False,
     as_json: Json = False,
 ) -> None:
-    """Remove copies whose time is over, by the rules of local sets. Never needed: a key that may not delete is better.
+    """Remove copies that are past retention, by the rules of local sets. Safer: a key that may not delete.
 
     Examples: `offsite prune --dry-run`, `offsite prune`.
     """
@@ -256,4 +254,4 @@ def _tell(steps: Iterable[Step], as_json: bool) -> None:
     if as_json:
         base.print_json("steps", steps=taken)
     if failed := [step for step in taken if step.state == "failed"]:
-        raise RemoteFailed(f"not all could be done: {failed[0].words}", failed[0].hint)
+        raise RemoteFailed(f"some steps failed; the first: {failed[0].words}", failed[0].hint)

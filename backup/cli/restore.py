@@ -31,25 +31,25 @@ Which = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="ID|FILE|latest|s3:ID",
-        help="A set, or one of its files; or a dump and archives of one folder.",
+        help="A set, or one of its files; or a dump and its archives from one folder.",
         autocompletion=base.set_ids,
     ),
 ]
 _WORDS: Final = {"warn": "warning", "fail": "refused"}
-Force = Annotated[bool, typer.Option("--force", help="Do not ask.")]
+Force = Annotated[bool, typer.Option("--force", help="Do not ask for `yes`.")]
 
 
 def restore(
     which: Which = None,
     only: Annotated[Only | None, typer.Option(help="Restore only the database or only the volumes.")] = None,
     force: Force = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, do nothing.")] = False,
-    no_safety: Annotated[bool, typer.Option("--no-safety", help="Take no safety set of the present state.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Finish a restore that was stopped half way.")] = False,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Undo a restore that was stopped half way.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; change nothing.")] = False,
+    no_safety: Annotated[bool, typer.Option("--no-safety", help="Take no safety set of the live state.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Finish an interrupted restore.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Roll back an interrupted restore.")] = False,
     allow_invalid: Annotated[
         bool,
-        typer.Option("--allow-invalid", help="Make constraints that rows of the set break NOT VALID, and name them."),
+        typer.Option("--allow-invalid", help="Restore constraints that rows break as NOT VALID, and list them."),
     ] = False,
     path: Annotated[
         list[str] | None,
@@ -58,7 +58,7 @@ def restore(
     identity: Identity = None,
     as_json: Json = False,
 ) -> None:
-    """Put a set back, wholly or not at all: beside the live data first, then exchanged with them.
+    """Restore a set, completely or not at all. It is built beside the live data, then swapped with them.
 
     Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`,
     `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
@@ -84,7 +84,7 @@ def restore(
         _refuse(planned)
         if dry_run:
             return
-        _confirm(force, "Restore this, replacing what is live?")
+        _confirm(force, "Restore this and replace what is live?")
         _restore(main, run.Wish(stored, only.value if only else "", not no_safety, kept, allow_invalid), as_json)
 
 
@@ -101,7 +101,7 @@ def _paths(
 ) -> None:
     """Single files and directories: the application runs on, and nothing else is touched."""
     if only is not Only.MEDIA or not which:
-        raise typer.BadParameter("--path goes with a set and --only media")
+        raise typer.BadParameter("--path needs a set and --only media")
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
             stored = stack.enter_context(locate(main, which, progress))
@@ -112,17 +112,17 @@ def _paths(
             base.print_lines(_path_line(stored.id, each) for each in chosen)
         if dry_run:
             return
-        _confirm(force, "Put these back? What is there now is kept beside them.")
+        _confirm(force, "Put these back? What they replace is kept.")
         with base.progress(as_json) as progress:
             logger.success("{}", single.restore(stored, chosen, restore_context(main, progress)))
 
 
 def undo(
-    discard: Annotated[bool, typer.Option("--discard", help="Remove what is kept instead.")] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Remove what is kept for undo instead.")] = False,
     force: Force = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do, do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do; change nothing.")] = False,
 ) -> None:
-    """Bring back what was live before the last restore. Twice changes it back again.
+    """Bring back what was live before the last restore. A second `undo` brings the restored state again.
 
     Examples: `undo --dry-run`, `undo`, `undo --force`, `undo --discard`.
     """
@@ -163,10 +163,10 @@ def _confirm(force: bool, question: str) -> None:
         return
     if not sys.stdin.isatty():
         raise NotConfirmed(
-            f"nothing was touched: there is no terminal to ask at: {question}",
-            "Pass --force to do it without being asked.",
+            f"nothing was touched: no terminal to answer at: {question}",
+            "Pass --force to skip the question.",
         )
-    base.out.print(f"{question} Type yes to go on: ", end="")
+    base.out.print(f"{question} Type yes to continue: ", end="")
     if sys.stdin.readline().strip() != "yes":
         raise NotConfirmed("nothing was touched: you did not type yes", "Run it again when you are sure.")
 
@@ -203,6 +203,6 @@ def _finding(each: Finding) -> Text:
 def _path_line(identifier: str, each: single.Choice) -> str:
     """What becomes of one path of a single restore."""
     name = printable(os.fsdecode(each.path))
-    what = f"{plural(each.files, 'file')}, {size(each.bytes)}" if each.files else "as the archive has it"
+    what = f"{plural(each.files, 'file')}, {size(each.bytes)}" if each.files else "as in the archive"
     now = f"replaces what is there now ({plural(each.live_files, 'file')}, {size(each.live_bytes)})"
     return f"{each.volume}: {name} from {identifier}: {what}; {now if each.live else 'nothing is there now'}"

@@ -17,23 +17,23 @@ from backup.logging import logger
 from backup.operations import prune as operation
 
 Forgotten = Annotated[
-    str, typer.Option(metavar="NAME", help="A volume that left the stack: its last sets need not be kept any longer.")
+    str, typer.Option(metavar="NAME", help="Stop keeping the last sets of this volume, which left the stack.")
 ]
-Ahead = Annotated[str, typer.Option(metavar="ID", help="Remove this set alone, which is dated ahead of the clock.")]
+Ahead = Annotated[str, typer.Option(metavar="ID", help="Remove only this set, which is dated ahead of the clock.")]
 
 
 def prune(
     invocation: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each set and why it stays or goes; do nothing.")] = (
-        False
-    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show why each set stays or goes; change nothing.")
+    ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Remove all that is over its time, also what waits for a person."),
+        typer.Option("--force", help="Remove all sets past retention, also those that wait for this option."),
     ] = False,
     make_room: Annotated[
         bool,
-        typer.Option("--make-room", help="Also when the last backup failed or is old, as when the disk is full."),
+        typer.Option("--make-room", help="Clean up although the last backup failed or is old, for a full disk."),
     ] = False,
     server: Annotated[
         str,
@@ -45,7 +45,7 @@ def prune(
     scheduled: Scheduled = False,
     as_json: Json = False,
 ) -> None:
-    """Remove the sets whose time is over. The newest good, proven, verified and pinned ones always stay.
+    """Remove sets that are past retention. The newest good, proven, verified and pinned ones always stay.
 
     Examples: `prune --dry-run`, `prune`, `prune --force`, `prune --server 7396241105 --dry-run`,
     `prune --forget-volume ocr --dry-run`.
@@ -76,7 +76,7 @@ def prune(
 
 def pin(
     which: Set,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for whoever wonders later.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it is kept.")] = "",
     as_json: Json = False,
 ) -> None:
     """Keep a set whatever its age. Examples: `pin latest --reason "before the migration"`."""
@@ -95,7 +95,7 @@ def unpin(which: Set, as_json: Json = False) -> None:
     main.require_volume()
     stored = main.catalog.find(which)
     if main.catalog.unpin(stored):
-        logger.success("{} is no longer pinned: `prune --dry-run` shows what becomes of it", stored.id)
+        logger.success("{} is no longer pinned: `prune --dry-run` shows whether it stays", stored.id)
     else:
         logger.info("{} was not pinned", stored.id)
     if as_json:

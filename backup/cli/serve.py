@@ -24,7 +24,7 @@ from backup.service.probe import run_dir
 
 
 def run_service() -> None:
-    """Run backups on schedule and answer health checks. What the container does by default.
+    """Run backups on schedule and answer health checks: the container's default.
 
     Example: `docker compose up -d backup`.
     """

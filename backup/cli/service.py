@@ -88,7 +88,7 @@ def schedule_table(
 def schedule_lines(
     slots: Sequence[Slot], last: Mapping[str, tuple[Run, str]], missed: Mapping[str, Due], zone: ZoneInfo
 ) -> list[str]:
-    """The table for other programs' eyes, separated by tabs: next runs first, then last runs, then what was missed."""
+    """The table for other programs, separated by tabs: next runs, then last runs, then missed ones."""
     lines = [f"{slot.job}\t{slot.cron}\t{moment.isoformat()}" for slot in slots for moment in slot.times]
     lines += [f"{slot.job}\tlast\t{_last(last, slot.job, zone)}" for slot in slots]
     return lines + [f"{job}\tmissed\t{_missed(due, zone)}" for job, due in missed.items()]
@@ -122,8 +122,8 @@ def _ending(run: Run) -> str:
         return str(run.outcome)
     words = {
         0: "done",
-        3: "done, but files changed or its place is memory",
-        4: "done, but more waits for `prune --force`",
+        3: "done, but files changed or the backup volume is memory",
+        4: "done, but more sets need `prune --force`",
     }
     return words.get(run.exit_code) or f"ended with code {run.exit_code}"
 

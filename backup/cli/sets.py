@@ -40,15 +40,15 @@ def list_sets(
 
 def verify(
     which: Sets,
-    quick: Annotated[bool, typer.Option("--quick", help="Compare the stored bytes alone, unpack nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Compare only the stored bytes; unpack nothing.")] = False,
     test_restore: Annotated[
-        bool, typer.Option("--test-restore", help="Prove it too: restore it into a throw-away server. As `drill`.")
+        bool, typer.Option("--test-restore", help="Also restore it into a throw-away server, as `drill` does.")
     ] = False,
     image: Image = "",
     identity: Identity = None,
     as_json: Json = False,
 ) -> None:
-    """Read every stored byte of a set, unpack it, and compare all that it holds with its manifest.
+    """Read and unpack every stored byte of a set, and compare it with the manifest.
 
     Examples: `verify latest`, `verify latest --quick`, `verify daily_2025-10-20_02-00-00 --test-restore`,
     `verify latest --identity /key.txt`.

@@ -34,7 +34,7 @@ def setup(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make an overlay for the project at hand, from what its running containers say. Needs the engine, nothing else.
+    """Write an overlay for a project, from its running containers. Needs only the engine.
 
     Examples: `setup`, `setup --project shop`, `setup --project shop --service postgres --write /project`.
 
@@ -89,17 +89,17 @@ def write_file(text: str, wanted: Path, *, force: bool) -> tuple[Path, bool]:
     path = wanted / _FILE if wanted.is_dir() else wanted
     folder = path.parent
     if not folder.is_dir():
-        raise ConfigError(f"{printable(str(folder))} is no folder; nothing was written", "Make it first.")
+        raise ConfigError(f"{printable(str(folder))} is not a folder; nothing was written", "Make it first.")
     if os.environ.get("container") and not is_mounted(folder):
         raise StoreError(
-            f"no folder of the machine is mounted at {printable(str(folder))}: the file would go with this container",
+            f"no folder of the host is mounted at {printable(str(folder))}: the file would be lost with this container",
             'Mount it: docker run --rm -v "$PWD":/project … setup --write /project',
         )
     there = os.path.lexists(path)
     if there and not force:
         raise ConfigError(
-            f"{printable(str(path))} is there already; nothing was written",
-            "Write another one, or replace it with --force.",
+            f"{printable(str(path))} exists already; nothing was written",
+            "Name another file, or replace it with --force.",
         )
     _replace(path, text)
     return path, there
@@ -117,5 +117,5 @@ def _replace(path: Path, text: str) -> None:
         draft.replace(path)
     except OSError as error:
         raise StoreError(
-            f"{printable(str(path))} cannot be written: {error.strerror}", "Mount a folder that may be written."
+            f"{printable(str(path))} cannot be written: {error.strerror}", "Mount a writable folder."
         ) from error

@@ -24,7 +24,7 @@ def export(
     which: Set,
     target: Annotated[str, typer.Argument(metavar="[-|DIR]", help="stdout, as a tar archive, or a folder.")] = "-",
 ) -> None:
-    """Copy a set, or one file of it, to stdout or into a folder; each byte is compared with the manifest.
+    """Copy a set, or one file of it, to stdout or into a folder. All is compared with the manifest.
 
     Examples: `docker compose run --rm -T backup export latest - > set.tar`, `export latest /out`,
     `export obcms_backup_daily_2025-10-20_02-00-00.sql.gz - > dump.sql.gz`.
@@ -50,9 +50,9 @@ def import_sets(
     identity: Identity = None,
     as_json: Json = False,
 ) -> None:
-    """Take in sets from elsewhere: a folder of them, an archive of `export`, old scripts' files, dumps by their bytes.
+    """Import sets: folders, archives of `export`, files of the old scripts, lone dumps.
 
-    Each is copied, read back, verified in full, and only then listed, in its own tier; none is ever overwritten.
+    Each is copied, read back and verified before it is listed in its tier. Nothing is overwritten.
 
     Examples: `docker compose run --rm -T backup import - < set.tar`, `import /restore`, `import /restore/set.tar`.
     """
@@ -62,7 +62,7 @@ def import_sets(
     for path in paths:
         if not path.exists():
             raise NotFound(
-                f"there is no {printable(str(path))}",
+                f"{printable(str(path))} does not exist",
                 "A file of the host must be mounted: `docker compose run --rm -v /its/folder:/restore:ro backup …`.",
             )
     if "-" in sources:

@@ -45,14 +45,14 @@ def problem(url: str) -> str:
     """Why this cannot be an address to notify, without showing it; nothing if it can be."""
     match = _URL.fullmatch(url)
     if match is None:
-        return "is not of the form scheme://host/…, or holds a blank"
+        return "is not of the form scheme://host/…, or contains a space"
     try:
         parts = urlsplit(url)
         keys = {key.lower() for key, _ in parse_qsl(parts.query, keep_blank_values=True)}
     except ValueError:
         return "cannot be read as a URL"
     if match["scheme"] in _LOCAL:
-        return f"{match['scheme']}:// does something on this machine; name a service that is reached over the network"
+        return f"{match['scheme']}:// acts on this machine; use a service that is reached over the network"
     if found := sorted(keys & _READS_FILES):
         return f"{', '.join(found)}= reads a file of this container or asks for keys, which alerts do not do"
     return ""
@@ -67,7 +67,7 @@ def web_problem(url: str) -> str:
         sound = False
     if not sound or not url.isascii() or not url.isprintable() or " " in url:
         return "must be an http:// or https:// URL"
-    return "must hold no user and password: put the token into the path" if "@" in parts.netloc else ""
+    return "must not contain user and password: put the token into the path" if "@" in parts.netloc else ""
 
 
 def masked(url: str) -> str:

@@ -40,8 +40,8 @@ from backup.config.types import (
 from backup.formatting import printable
 
 _OVERLAP: Final = (
-    "lie within one another: backups would be archived into themselves, and a restore of files would replace them;"
-    " mount the place of backups apart from all that is archived, such as at /backups, and each volume below /volumes"
+    "overlap: backups would be archived into themselves, and a restore of files would replace them; mount the"
+    " backup volume apart from all that is archived, such as at /backups, and each volume below /volumes"
 )
 
 
@@ -112,22 +112,22 @@ class Settings(BaseModel):
     upload_monthly: Upload = Field("30 4 1 * *", alias="BACKUP_UPLOAD_MONTHLY", description="the same for monthly sets")
     upload_manual: Upload = Field("", alias="BACKUP_UPLOAD_MANUAL", description="the same for manual sets; unset: off")
     upload_limit_mb: float = Field(
-        0, alias="BACKUP_UPLOAD_LIMIT_MB", ge=0, description="most MB per second of an upload; 0: no limit"
+        0, alias="BACKUP_UPLOAD_LIMIT_MB", ge=0, description="limit of an upload in MB per second; 0: none"
     )
     upload_parts: int = Field(
         4, alias="BACKUP_UPLOAD_PARTS", ge=1, le=16, description="parts of a file that are sent at once"
     )
     offsite_daily: Days = Field(
-        30, alias="BACKUP_OFFSITE_RETENTION_DAILY", description="days of daily copies; 0: for ever"
+        30, alias="BACKUP_OFFSITE_RETENTION_DAILY", description="days that daily copies are kept; 0: for ever"
     )
     offsite_weekly: Days = Field(
-        90, alias="BACKUP_OFFSITE_RETENTION_WEEKLY", description="days of weekly copies; 0: for ever"
+        90, alias="BACKUP_OFFSITE_RETENTION_WEEKLY", description="days that weekly copies are kept; 0: for ever"
     )
     offsite_monthly: Days = Field(
-        365, alias="BACKUP_OFFSITE_RETENTION_MONTHLY", description="days of monthly copies; 0: for ever"
+        365, alias="BACKUP_OFFSITE_RETENTION_MONTHLY", description="days that monthly copies are kept; 0: for ever"
     )
     offsite_manual: Days = Field(
-        0, alias="BACKUP_OFFSITE_RETENTION_MANUAL", description="days of manual copies; 0: for ever"
+        0, alias="BACKUP_OFFSITE_RETENTION_MANUAL", description="days that manual copies are kept; 0: for ever"
     )
     offsite_cleanup: Cron = Field(
         "", alias="BACKUP_OFFSITE_CLEANUP", description="cron line of `offsite prune`, or `off`; unset: off"
@@ -135,7 +135,7 @@ class Settings(BaseModel):
     offsite_verify: Cron = Field(
         "30 6 * * *",
         alias="BACKUP_OFFSITE_VERIFY",
-        description="cron line of the look at all copies, which also reads a share of them, or `off`",
+        description="cron line of the check of all copies, which also reads a share of them, or `off`",
     )
     offsite_drill: Cron = Field(
         "0 7 2 * *", alias="BACKUP_OFFSITE_DRILL", description="cron line of the drill of the newest copy, or `off`"
@@ -168,9 +168,11 @@ class Settings(BaseModel):
         alias="BACKUP_DRILL",
         description="cron line of the drill: the newest set of each tier is restored to prove it, or `off`",
     )
-    cleanup: Cron = Field("0 5 * * *", alias="BACKUP_CLEANUP", description="cron line of the retention run, or `off`")
+    cleanup: Cron = Field("0 5 * * *", alias="BACKUP_CLEANUP", description="cron line of the cleanup, or `off`")
     monitor: Cron = Field(
-        "0 */6 * * *", alias="BACKUP_MONITOR", description="cron line of the look that is logged and recorded, or `off`"
+        "0 */6 * * *",
+        alias="BACKUP_MONITOR",
+        description="cron line of the check that is logged and recorded, or `off`",
     )
     report: Cron = Field("0 9 * * 1", alias="BACKUP_REPORT", description="cron line of the report, or `off`")
     retention_daily: Days = Field(
@@ -212,7 +214,7 @@ class Settings(BaseModel):
     post_restore: str = Field(
         "",
         alias="BACKUP_POST_RESTORE",
-        description="`service: command`, run there after a restore; several by newlines",
+        description="`service: command`, run there after a restore; one per line",
     )
     post_restore_timeout: int = Field(
         1800,
@@ -224,10 +226,10 @@ class Settings(BaseModel):
         7, alias="BACKUP_UNDO_DAYS", ge=0, description="days that what a restore replaced is kept for `undo`"
     )
     excludes: Names = Field(
-        (), alias="BACKUP_MEDIA_EXCLUDE", description="patterns left out besides *.pyc, __pycache__, .DS_Store"
+        (), alias="BACKUP_MEDIA_EXCLUDE", description="patterns left out in addition to *.pyc, __pycache__, .DS_Store"
     )
     allow_empty: Names = Field(
-        (), alias="BACKUP_ALLOW_EMPTY", description="volumes that may be empty; `none` if there is no volume at all"
+        (), alias="BACKUP_ALLOW_EMPTY", description="volumes that may be empty; `none`: there is no volume at all"
     )
     max_age_hours: Hours = Field(
         48, alias="BACKUP_MAX_AGE_HOURS", description="age of the newest good set that turns health red"
@@ -238,9 +240,7 @@ class Settings(BaseModel):
     min_free_gb: float = Field(
         5, alias="BACKUP_MIN_FREE_GB", ge=0, description="less free space than this many GB is a warning"
     )
-    lock_timeout: int = Field(
-        60, alias="BACKUP_LOCK_TIMEOUT", ge=1, description="seconds to wait for a table that somebody has locked"
-    )
+    lock_timeout: int = Field(60, alias="BACKUP_LOCK_TIMEOUT", ge=1, description="seconds to wait for a locked table")
     stall_timeout: int = Field(
         300, alias="BACKUP_STALL_TIMEOUT", ge=5, description="seconds without progress after which a run is ended"
     )
@@ -268,7 +268,7 @@ class Settings(BaseModel):
     http_allowed_hosts: Names = Field(
         (),
         alias="BACKUP_HTTP_ALLOWED_HOSTS",
-        description="further names the page is asked by; addresses, localhost, `backup` always are; `*`: any",
+        description="further host names of the page; addresses, localhost, `backup` always work; `*`: any",
     )
     http_token: Token | None = Field(
         None, alias="BACKUP_HTTP_TOKEN", description="bearer token for page, API and metrics, or BACKUP_HTTP_TOKEN_FILE"
@@ -286,7 +286,7 @@ class Settings(BaseModel):
     notify_urls: Addresses = Field(
         (),
         alias="BACKUP_NOTIFY_URLS",
-        description="apprise URLs that messages go to, by blanks, commas or newlines; or BACKUP_NOTIFY_URLS_FILE",
+        description="apprise URLs that messages go to, by spaces, commas or newlines; or BACKUP_NOTIFY_URLS_FILE",
     )
     notify_level: Literal["fail", "warn"] = Field(
         "warn", alias="BACKUP_NOTIFY_LEVEL", description="`warn`: warnings too, each once a week; `fail`: failures only"
@@ -295,21 +295,21 @@ class Settings(BaseModel):
         "", alias="BACKUP_NOTIFY_NAME", description="name in every subject; unset: the Compose project"
     )
     remind_hours: float = Field(
-        24, alias="BACKUP_REMIND_HOURS", ge=1, le=168, description="hours between messages that it still fails"
+        24, alias="BACKUP_REMIND_HOURS", ge=1, le=168, description="hours between reminders while health is `fail`"
     )
     heartbeat_url: Web | None = Field(
         None,
         alias="BACKUP_HEARTBEAT_URL",
-        description="asked for after each verified backup, so that its silence alarms; or BACKUP_HEARTBEAT_URL_FILE",
+        description="called after each verified backup, so that silence raises an alarm; or BACKUP_HEARTBEAT_URL_FILE",
     )
-    mail_to: People = Field((), alias="MAILTO", description="mail addresses that messages go to, by commas")
+    mail_to: People = Field((), alias="MAILTO", description="mail addresses that messages go to, separated by commas")
     mail_host: Host | None = Field(None, alias="EMAIL_HOST", description="mail server; needed with MAILTO")
     mail_port: Port = Field(25, alias="EMAIL_PORT", description="its port")
-    mail_user: str | None = Field(None, alias="EMAIL_HOST_USER", description="login there, if it wants one")
+    mail_user: str | None = Field(None, alias="EMAIL_HOST_USER", description="login there, if it needs one")
     mail_password: SecretStr | None = Field(
         None, alias="EMAIL_HOST_PASSWORD", description="its password, or EMAIL_HOST_PASSWORD_FILE"
     )
-    mail_tls: bool = Field(False, alias="EMAIL_USE_TLS", description="encrypt by STARTTLS, as on port 587")
+    mail_tls: bool = Field(False, alias="EMAIL_USE_TLS", description="encrypt with STARTTLS, as on port 587")
     mail_ssl: bool = Field(False, alias="EMAIL_USE_SSL", description="encrypt from the start, as on port 465")
     mail_from: str | None = Field(
         None, alias="DEFAULT_FROM_EMAIL", description="sender; unset: the login, or the recipient"
@@ -370,7 +370,7 @@ class Settings(BaseModel):
         if self.mail_tls and self.mail_ssl:
             raise ValueError("EMAIL_USE_TLS and EMAIL_USE_SSL are both set; keep one")
         if self.mail_from and not is_person(parseaddr(self.mail_from)[1]):
-            raise ValueError("DEFAULT_FROM_EMAIL is no mail address such as OBCMS <noreply@example.com>")
+            raise ValueError("DEFAULT_FROM_EMAIL is not a mail address such as OBCMS <noreply@example.com>")
         return self
 
     @model_validator(mode="after")

@@ -97,19 +97,19 @@ def _endpoint(value: str) -> str:
 def _prefix(value: str) -> str:
     parts = value.strip("/").split("/") if value.strip("/") else []
     if any(part in ("", ".", "..") or not re.fullmatch(r"[A-Za-z0-9._=-]+", part) for part in parts):
-        raise ValueError(f"{printable(value)!r} is no folder of a bucket such as obcms/")
+        raise ValueError(f"{printable(value)!r} is not a folder of a bucket such as obcms/")
     return "".join(f"{part}/" for part in parts)
 
 
 def _folder(value: Path) -> Path:
     if not value.is_absolute():
-        raise ValueError(f"{printable(str(value))!r} is not a full path such as /copies")
+        raise ValueError(f"{printable(str(value))!r} is not an absolute path such as /copies")
     return value
 
 
 def _token(value: SecretStr) -> SecretStr:
     if not _TOKEN.fullmatch(value.get_secret_value()):
-        raise ValueError("it may hold letters, digits and -._~+/= only: it travels in a header")
+        raise ValueError("it may contain only letters, digits and -._~+/=: it is sent in a header")
     return value
 
 

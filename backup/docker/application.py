@@ -57,8 +57,8 @@ class Application:
         here = {name for c in self._engine.containers(self._project) for name in (c.service, c.name)}
         if unknown := set(services) - here:
             raise ConfigError(
-                f"BACKUP_RESTORE_STOP names {printable(', '.join(sorted(unknown)))}, which the project"
-                f" {printable(self._project)} has no container of",
+                f"BACKUP_RESTORE_STOP names {printable(', '.join(sorted(unknown)))}, but the project"
+                f" {printable(self._project)} has no such container",
                 "Name services as `docker compose ps -a` shows them.",
             )
 
@@ -92,7 +92,7 @@ class Application:
         here = {key: c for c in self.containers() for key in (c.name, c.id)}
         there = [here.get(identifier) or here.get(name) for identifier, name in wanted]
         problems = [
-            f"the container {printable(name)} is gone; `docker compose up -d` makes a service's again"
+            f"the container {printable(name)} is gone; `docker compose up -d` recreates that of a service"
             for (_, name), found in zip(wanted, there, strict=True)
             if found is None
         ]
@@ -118,9 +118,7 @@ class Application:
         while ill := [c for c in self.containers() if c.running and c.service in healthy and _is_ill(c)]:
             if time.monotonic() > deadline:
                 names = printable(", ".join(c.name for c in ill))
-                logger.warning(
-                    "{} is not healthy after {}; what needs it is started all the same", names, duration(_UP)
-                )
+                logger.warning("{} is not healthy after {}; what depends on it is started anyway", names, duration(_UP))
                 return
             time.sleep(_LOOK)
 
@@ -151,7 +149,7 @@ def _wait(asked: Sequence[Future[None]]) -> None:
             wait(asked)
             break
         except BaseException as error:  # noqa: BLE001 - raised below
-            logger.info("containers are still ending; they are waited for")
+            logger.info("waiting for containers that are still stopping")
             told = told or error
     if told:
         raise told

@@ -96,7 +96,7 @@ class Engine:
         where = f"project {printable(project)}" if project else "this engine"
         if running:
             raise ConfigError(
-                f"{len(found)} containers answer to {printable(name)!r} in {where}:{listing(found)}",
+                f"{len(found)} containers match {printable(name)!r} in {where}:{listing(found)}",
                 "Set DB_HOST to the name of the one to back up"
                 + (", or BACKUP_PROJECT to its Compose project." if not project else "."),
             )
@@ -145,8 +145,8 @@ class Engine:
                     file = archive.extractfile(member)
                     return file.read(_SMALL_FILE).decode().removesuffix("\n") if file else ""
             except (tarfile.TarError, UnicodeDecodeError) as error:
-                raise EngineError(f"{what} is not text, or was cut on its way: {printable(str(error))}") from None
-        raise EngineError(f"{what} is a link that leads nowhere")
+                raise EngineError(f"{what} is not text, or was truncated: {printable(str(error))}") from None
+        raise EngineError(f"{what} is a broken link")
 
     def start_helper(
         self, beside: Container, program: str, arguments: Sequence[str], spool: SpoolMount, labels: Mapping[str, str]
@@ -193,7 +193,7 @@ class Engine:
             finally:
                 helper.close()
         if code or not (words := _ROOM.fullmatch(said.strip())):
-            raise EngineError(f"the free space at {printable(path)} cannot be told: {printable(said.strip())}")
+            raise EngineError(f"the free space at {printable(path)} is unknown: {printable(said.strip())}")
         number = int(words[3], 16)
         # `stat` writes the halves of the number the other way round.
         return int(words[1]) * int(words[2]), number >> 32 | (number & 0xFFFFFFFF) << 32
@@ -261,8 +261,8 @@ def _bounded(stream: Iterator[bytes], limit: int) -> Iterator[bytes]:
 def _awake(container: Container) -> Container:
     if container.status == "paused":
         raise DatabaseNotYet(
-            f"the database container {container.shown} answers nobody; nothing was changed",
-            f"Wake it: docker unpause {printable(container.name)}",
+            f"the database container {container.shown} is paused; nothing was changed",
+            f"Resume it: docker unpause {printable(container.name)}",
         )
     return container
 

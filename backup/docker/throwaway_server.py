@@ -89,7 +89,7 @@ class Server:
         """The server's version, as in 17.11; once it takes connections."""
         words = self._said.partition("\n")[0].split()
         if len(words) < 3:
-            raise EngineError(f"the throw-away server does not know its version: {printable(self._said)}")
+            raise EngineError(f"the throw-away server reports no version: {printable(self._said)}")
         return words[2]
 
     def major(self) -> int:
@@ -97,7 +97,7 @@ class Server:
         version = self.version()
         if found := re.match(r"\d+", version):
             return int(found[0])
-        raise EngineError(f"the throw-away server's version is no number: {printable(version)}")
+        raise EngineError(f"the throw-away server's version is not a number: {printable(version)}")
 
     @property
     def data(self) -> str:
@@ -108,7 +108,7 @@ class Server:
         """Free bytes of the file system that its data lie on, when it began to take connections."""
         words = self._said.partition("\n")[2].split()
         if len(words) != 2 or not all(word.isdigit() for word in words):
-            raise EngineError(f"the free space of the throw-away server cannot be told: {printable(self._said)}")
+            raise EngineError(f"the free space of the throw-away server is unknown: {printable(self._said)}")
         return int(words[0]) * int(words[1])
 
     def answers(self) -> bool:
@@ -131,7 +131,7 @@ class Server:
                 said = printable("; ".join(self._helper.errors().strip().splitlines()[-5:]))
                 raise EngineError(
                     f"the throw-away server of {printable(self.container.image)} did not become ready: {said}",
-                    "Does the image take POSTGRES_USER and POSTGRES_HOST_AUTH_METHOD as the official one does?",
+                    "Does the image support POSTGRES_USER and POSTGRES_HOST_AUTH_METHOD as the official one does?",
                 )
             time.sleep(_PAUSE)
 

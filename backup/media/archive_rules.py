@@ -40,7 +40,7 @@ def root_of(head: bytes) -> str:
         return ""
     root, _, below = first.path.removeprefix(b"./").partition(b"/") if first else (b"", b"", b"")
     if first is None or root in (b"", b".", b"..") or not (below or first.kind == tarfile.DIRTYPE):
-        begins = f": it begins with {shown(first.path)!r}, which is no directory" if first else ""
+        begins = f": it begins with {shown(first.path)!r}, which is not a directory" if first else ""
         raise IntegrityError(
             f"it is not the archive of one folder{begins}", "Make it again: `tar -czf FILE -C PARENT FOLDER`."
         )
@@ -61,7 +61,7 @@ class Rules:
         """The components of a member below the root, none for the root itself. IntegrityError if it may not be."""
         names = self.names(found.path, folder=found.kind == tarfile.DIRTYPE)
         if not names and found.kind != tarfile.DIRTYPE:
-            raise refused(found.path, "is no directory, but is called as the one that the archive is of")
+            raise refused(found.path, "is not a directory, but has the name of the archive's own")
         if not names and self._begun:
             raise refused(found.path, "is in it twice")
         if names and not self._begun:
@@ -79,7 +79,7 @@ class Rules:
         if folder and len(names) > 1 and not names[-1]:
             names.pop()
         if b"\0" in path or not _NOWHERE.isdisjoint(names):
-            raise refused(path, "is no safe name")
+            raise refused(path, "is not a safe name")
         if names[0] != self._root:
             raise refused(path, f"lies outside of {shown(self._root)}/")
         return names[1:]
@@ -147,7 +147,7 @@ class _Known:
             if name in self._links and self._may_be_linked[number] and number < self._links[name][0]:
                 del self._links[name]
         for _, path in self._links.values():
-            raise refused(path, "is a hard link to something that is no file of the archive")
+            raise refused(path, "is a hard link to something that is not a file of the archive")
         pieces = range(0, len(self._names), _SORTED)
         ordered = heapq.merge(*(array("q", sorted(self._names[at : at + _SORTED])) for at in pieces))
         if any(one == other for one, other in itertools.pairwise(ordered)):

@@ -44,7 +44,7 @@ _UNSAFE: Final = {
     errno.ELOOP: "lies below a symbolic link",
     errno.ENAMETOOLONG: "has a name that is too long",
     errno.EFBIG: "is larger than a file can be",
-    errno.EINVAL: "has a size or an attribute that cannot be",
+    errno.EINVAL: "has an impossible size or attribute",
 }
 # What file systems say that cannot hold a name.
 _NO_NAME: Final = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
@@ -52,9 +52,9 @@ _SHORT, _ENDING = 80, 16
 _T = TypeVar("_T")
 
 SPECIAL = "FIFOs and devices were left out"
-NAMES = "names that this file system does not take were changed"
+NAMES = "names that this file system does not allow were changed"
 LINKS = "symbolic links were left out: this file system has none, or not so long ones"
-COPIES = "second names of a file became copies: this file system has no more links"
+COPIES = "hard links became copies: this file system allows no more links"
 
 _NO_PLACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _OTHER: Final = "Restore another set: `list` shows them, `verify` says which are whole."
@@ -259,7 +259,7 @@ class _Extraction:
         with closed_after(source):
             at = _lstat(first, source)
             if at is None or not (stat.S_ISREG(at.st_mode) or stat.S_ISLNK(at.st_mode) and expected is None):
-                raise refused(found.path, "is a hard link to something that is no file of the archive")
+                raise refused(found.path, "is a hard link to something that is not a file of the archive")
             if expected and (at.st_size, self._sha256(first, source, at)) != (expected.size, expected.sha256):
                 raise refused(found.path, "has other content than the file index says")
             self._second_name(first, source, names, folder)
@@ -281,7 +281,7 @@ class _Extraction:
         with os.fdopen(os.open(first, _READ, dir_fd=source), "rb") as file:
             self._bytes += os.fstat(file.fileno()).st_size
             if self._bytes > self._limit:
-                raise self._reader.refused("cannot be linked here, and as a copy is more than the archive may hold")
+                raise self._reader.refused("cannot be linked here, and a copy would be more than the archive may hold")
             fd = self._created(names, folder, lambda name: os.open(name, _NEW, 0o600, dir_fd=folder))
             with os.fdopen(fd, "wb") as copy:
                 shutil.copyfileobj(file, copy, len(ZEROS))

@@ -101,7 +101,7 @@ class FileTrees:
         found = str(self._call(volume, "state", self._root(volume), stamp)["state"])
         if found not in ("ready", "exchanged"):
             raise RestoreFailed(
-                f"what is kept of {volume} is not whole any more ({found}); nothing was changed",
+                f"what is kept of {volume} is no longer complete ({found}); nothing was changed",
                 "`undo --discard` removes what is left of it.",
             )
         return found == "exchanged"
@@ -138,7 +138,7 @@ class FileTrees:
             return answer
         if "error" not in answer:
             raise EngineError(
-                f"the files of {volume}: `{verb}` ended with exit code {code}: {printable(said) or 'it said nothing'}",
+                f"the files of {volume}: `{verb}` ended with exit code {code}: {printable(said) or 'no message'}",
                 "Was it killed? If memory was short, the kernel log says so. Run it again.",
             )
         message = str(answer.get("message"))

@@ -28,11 +28,11 @@ _COARSEST_NS: Final = 2 * 10**9
 _SET_IDS: Final = stat.S_ISUID | stat.S_ISGID
 _CHOWN, _FOWNER, _FSETID = 0, 3, 4
 
-OWNERS = "owners were left as they are: this process may not change them, or the file system does not take them"
+OWNERS = "owners were left as they are: this process may not change them, or the file system does not store them"
 SET_IDS = "set-user-ID and set-group-ID bits were left out, since they or the owners could not be set"
-MODES = "modes are the nearest that this file system can hold"
-ATTRIBUTES = "attributes were left out: this file system does not have them, or not so long ones"
-TIMES = "times are the nearest that this file system can hold"
+MODES = "modes are the nearest that this file system can store"
+ATTRIBUTES = "attributes were left out: this file system does not support them, or not so long ones"
+TIMES = "times are the nearest that this file system can store"
 FOREIGN = "attributes other than the user's and ACLs were left out"
 
 

@@ -194,7 +194,7 @@ class TarReader:
         try:
             return next(filter(None, self._pieces), b"")
         except DAMAGED as error:
-            raise self.refused(f"is the last that can be read: the compressed archive is damaged ({error})") from error
+            raise self.refused(f"is the last readable entry: the compressed archive is damaged ({error})") from error
         except OSError as error:
             raise StoreError(f"the archive cannot be read: {error.strerror or error}") from error
 
@@ -206,10 +206,10 @@ class TarReader:
         while rest:
             length += len(rest)
             if length > _LONGEST_END or rest.count(0) != len(rest):
-                raise self.refused("is the last, but something follows the end of the archive")
+                raise self.refused("is the last entry, but something follows the end of the archive")
             rest = self._next()
         if length % BLOCK:
-            raise self.refused("is the last, and the end of the archive is cut off")
+            raise self.refused("is the last entry, and the archive is truncated after it")
 
     def _checked(self, block: bytes) -> bytes:
         kind = block[156:157]
@@ -225,7 +225,7 @@ class TarReader:
 
     def _decimal(self, text: bytes) -> int:
         if not _NUMBER.fullmatch(text):
-            raise self.refused("has a number that is none")
+            raise self.refused("has an invalid number")
         return int(text)
 
     def _extended(self, kind: bytes, block: bytes) -> dict[bytes, bytes]:
@@ -272,7 +272,7 @@ class TarReader:
         if self._content < 0 or (self._content and like != tarfile.REGTYPE and kind != _LISTING):
             raise self.refused(f"claims to have {self._content:,} bytes of content")
         if self._content > self._left:
-            raise self.refused(f"brings the archive to more than the {size(self._limit)} that it may hold")
+            raise self.refused(f"makes the archive larger than the {size(self._limit)} that it may hold")
         self._left -= self._content
         sparse = kind == tarfile.GNUTYPE_SPARSE
         length, regions = self._layout(block, sparse, records) if like == tarfile.REGTYPE else (0, ())
@@ -312,7 +312,7 @@ class TarReader:
         return bare or path
 
     def _rest_of_file(self, path: bytes) -> IntegrityError:
-        what = "begins in another file: the archive is one of a set of volumes, of which a restore needs all"
+        what = "begins in another file: the archive is one part of a multi-volume set, and a restore needs all parts"
         return refused(path, what, _JOIN)
 
     def _require_all(self, listing: Iterable[bytes]) -> None:
@@ -321,7 +321,7 @@ class TarReader:
         for chunk in listing:
             *lines, rest = (rest + chunk).split(b"\0")
             for name in (line[1:] for line in lines if line[:1] == b"N"):
-                what = f"held {shown(name)!r}, which is not in this archive: it goes on from an earlier one"
+                what = f"held {shown(name)!r}, which is not in this archive: it continues an earlier one"
                 raise refused(self.path, what, _IN_ORDER)
             if len(rest) > _LONGEST_NAME:
                 raise self.refused("has a damaged list of what it holds")
@@ -329,7 +329,7 @@ class TarReader:
     def _owner(self, record: bytes | None, plain: bytes) -> int:
         number = self._number(plain) if record is None else self._decimal(record)
         if not 0 <= number < _MOST_OWNERS:
-            raise self.refused("has an owner that cannot be")
+            raise self.refused("has an impossible owner")
         return number
 
     def _time(self, record: bytes | None, plain: bytes) -> int:
@@ -339,9 +339,9 @@ class TarReader:
             seconds, sign = int(match[2]), -1 if match[1] else 1
             rest = int((match[3] or b"").ljust(9, b"0")[:9])
         else:
-            raise self.refused("has a time that is none")
+            raise self.refused("has an invalid time")
         if abs(seconds) > _MOST_SECONDS:
-            raise self.refused("has a time that cannot be")
+            raise self.refused("has an impossible time")
         return sign * (seconds * 10**9 + rest)
 
     def _layout(self, block: bytes, sparse: bool, records: dict[bytes, bytes]) -> tuple[int, tuple[Region, ...]]:
@@ -351,7 +351,7 @@ class TarReader:
         if records.keys() <= _PLAIN or not any(key.startswith(b"GNU.sparse.") for key in records):
             return self._content, ((0, self._content),)
         if (records.get(b"GNU.sparse.major"), records.get(b"GNU.sparse.minor")) != (b"1", b"0"):
-            raise self.refused("is a sparse file in a form that is not known")
+            raise self.refused("is a sparse file of an unknown format")
         length = self._decimal(records.get(b"GNU.sparse.realsize", b""))
         return length, self._fitting(self._map(), length)
 

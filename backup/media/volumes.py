@@ -56,9 +56,7 @@ def find(
                     f"Is it the volume that the application writes to? {_MOUNT}"
                     f" If it is meant to be empty, set BACKUP_ALLOW_EMPTY={name}.",
                 )
-            logger.warning(
-                "the volume {} is empty, and no set has held a file of it so far: is it the right one?", name
-            )
+            logger.warning("the volume {} is empty, and no set holds a file of it yet: is it the right one?", name)
         volumes.append(Volume(name, root / name, measured.files, measured.bytes))
     return volumes
 
@@ -79,7 +77,7 @@ def _directories(root: Path) -> list[str]:
     for name in names:
         if not _NAME.fullmatch(name):
             raise MediaFailed(
-                f"the directory {printable(name)!r} below {root} cannot name an archive",
+                f"the directory {printable(name)!r} below {root} has no valid name for an archive",
                 "Use letters, digits, dots, dashes and underscores for the mount's name.",
             )
     return names

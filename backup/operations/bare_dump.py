@@ -84,5 +84,5 @@ def _as_sql(stored: StoredSet, name: str, clients: Clients, run: str) -> Iterato
                     "Name an image of that version: `drill FILE --image IMAGE`.",
                 ) from error
             raise IntegrityError(
-                f"{name} cannot be read by pg_restore: {error.message}", "Copy it again, or take another one."
+                f"{name} cannot be read by pg_restore: {error.message}", "Copy it again, or use another one."
             ) from error

@@ -31,8 +31,8 @@ from backup.storage.rename import rename_new
 from backup.storage.staged_file import StagedFile, staged_name
 
 _STDOUT: Final = (
-    "This container may only write to folders that belong to root; to stdout it always may:"
-    " `docker compose run --rm -T backup export ID - > set.tar`."
+    "This container may only write to folders that belong to root. stdout always works: `docker compose run --rm -T"
+    " backup export ID - > set.tar`."
 )
 
 
@@ -76,7 +76,7 @@ def to_folder(stored: StoredSet, names: list[str], folder: Path, progress: Progr
     store = LocalStore(folder)
     there = [name for name in names if os.path.lexists(folder / name)]
     if there:
-        raise StoreError(f"{folder / there[0]} is there already and was not overwritten; nothing was copied")
+        raise StoreError(f"{folder / there[0]} exists already and was not overwritten; nothing was copied")
     progress.phase(f"copying {stored.id}", stored.size)
     with _named(folder), contextlib.ExitStack() as stack:
         staged: list[StagedFile] = []
@@ -109,7 +109,7 @@ def _named(folder: Path) -> Iterator[None]:
     try:
         yield
     except NoSpace as error:
-        raise NoSpace(f"there is no room in {folder}; nothing was left there", "Take a larger disk.") from error
+        raise NoSpace(f"there is no space in {folder}; nothing was left there", "Take a larger disk.") from error
     except StoreError as error:
         cause = error.__cause__
         denied = isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM)
@@ -121,7 +121,7 @@ def _copy(stored: StoredSet, source: Stored, write: Callable[[bytes], object], s
         write(piece)
     require_as_written(stored, source)
     if source.size != size:
-        raise IntegrityError(f"{source.name} changed its size while it was copied", "Run it again.")
+        raise IntegrityError(f"the size of {source.name} changed while it was copied", "Run it again.")
 
 
 def _require_known(stored: StoredSet, names: list[str], progress: Progress) -> None:
@@ -161,7 +161,7 @@ class Output:
         if self._path is None:
             return self
         if os.path.lexists(self._path):
-            raise StoreError(f"{self._path} is there already and was not overwritten", "Name another file.")
+            raise StoreError(f"{self._path} exists already and was not overwritten", "Name another file.")
         if not self._path.parent.is_dir():
             raise NotFound(f"there is no folder {self._path.parent}", "Mount one: `run --rm -v /its/folder:/out …`.")
         self._partial = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.partial")
@@ -203,7 +203,7 @@ class Output:
 def _out(error: OSError, path: Path | None) -> StoreError:
     found = translated(error, path or Path("stdout"))
     if isinstance(found, NoSpace):
-        return NoSpace(f"there is no room for {path or 'the output'}; nothing whole was left", "Take a larger disk.")
+        return NoSpace(f"no space for {path or 'the output'}; nothing complete was left", "Take a larger disk.")
     return found
 
 
@@ -212,5 +212,5 @@ def refuse_terminal() -> None:
     if sys.stdout.isatty():
         raise NotFound(
             "this would write a file's bytes to the terminal; nothing was written",
-            "Send them on, without a terminal in between: `docker compose run --rm -T backup … > FILE`.",
+            "Redirect them, without a terminal: `docker compose run --rm -T backup … > FILE`.",
         )

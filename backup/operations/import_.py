@@ -101,8 +101,8 @@ def _raise(errors: list[BackupError], done: Adopted) -> None:
         for each in errors[1:]:
             logger.error("{}", each.message)
         first = errors[0]
-        count = plural(len(errors), "set or archive")
-        error = type(first)(f"{count} could not be imported; the first: {first.message}", first.hint)
+        count = plural(len(errors), "set or archive", "sets or archives")
+        error = type(first)(f"{count} could not be imported; the first error: {first.message}", first.hint)
         raise error
 
 
@@ -126,7 +126,7 @@ def _from_dump(path: Path, context: Context, done: Adopted) -> None:
 def _require_room(name: str, count: int, context: Context) -> None:
     if count + _SPARE > free_space(context.catalog.root):
         raise NoSpace(
-            f"{name} has {size(count)}, which do not fit into the backup volume; nothing of it was imported",
+            f"{name} ({size(count)}) does not fit into the backup volume; nothing of it was imported",
             NoSpace.remedy,
         )
     context.progress.phase(f"copying {name}", count)
@@ -201,7 +201,7 @@ def _known(stored: StoredSet, catalog: Catalog) -> bool:
     if set(names) <= set(here) and all(_sum(theirs, name) == _sum(store, name) for name in names):
         return True
     raise StoreError(
-        f"something called {stored.id} is here already, and it is not the same; it was not overwritten",
+        f"another set called {stored.id} is here already; it was not overwritten",
         f"`show {stored.id}` says what is here.",
     )
 
@@ -218,7 +218,7 @@ def _sum(store: LocalStore, name: str) -> str:
 
 
 def _tell_known(identifier: str, done: Adopted) -> None:
-    logger.info("{} is here already, and it is the same", identifier)
+    logger.info("{} is here already, and is the same", identifier)
     done.known.append(identifier)
 
 
@@ -325,7 +325,7 @@ def _unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
         message = error.message if "nothing was imported" in error.message else f"{error.message}; nothing was imported"
         raise IntegrityError(message, error.hint or "Copy it again: `export ID - > set.tar`.") from None
     if not seen:
-        raise IntegrityError("the archive is empty; nothing was imported", "Was `export` told to write it?")
+        raise IntegrityError("the archive is empty; nothing was imported", "Did `export` write it?")
 
 
 def _name(member: Found, seen: set[str]) -> str:
@@ -334,9 +334,9 @@ def _name(member: Found, seen: set[str]) -> str:
     above, _, last = path.rpartition(b"/")
     name = last.decode("ascii", "replace")
     if member.kind != tarfile.REGTYPE or member.stored != member.size:
-        raise _refused(member, "is no ordinary file")
+        raise _refused(member, "is not a regular file")
     if above in (b".", b"..") or b"/" in above or path.startswith(b"/") or parse_file_name(name) is None:
-        raise _refused(member, "is not the name of a file of a set")
+        raise _refused(member, "is not the name of a set's file")
     if name in seen:
         raise _refused(member, "is in it twice")
     return name

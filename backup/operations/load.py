@@ -166,12 +166,12 @@ def load_dump(
         if other is None:
             raise _explained(error, load) from error
         first = error
-    logger.warning("{}; trying a second time, with {}", first.message, printable(other.told))
+    logger.warning("{}; making a second attempt, with {}", first.message, printable(other.told))
     renew()
     try:
         with loading(clients, run, attempt=other) as load:
             go(load)
-            notes = [f"loaded at a second attempt, with {other.told}: at first {first.message}"]
+            notes = [f"loaded at a second attempt, with {other.told}; the first failed: {first.message}"]
             return Loaded(load.left, notes, other.search_path if other.by_path else "")
     except LoadFailed as error:
         error.message += f" (at a second attempt, with {printable(other.told)})"

@@ -24,8 +24,8 @@ from backup.postgres.scratch_place import Places
 
 # Seconds for all of it; it takes two.
 LIMIT: Final = 180.0
-_TOO_MANY: Final = "its definitions are more than are kept for this"
-SAFETY: Final = "it is a safety set, and a restore is not kept waiting"
+_TOO_MANY: Final = "its definitions are too large for a load test"
+SAFETY: Final = "it is a safety set, and the restore does not wait for it"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load_test(
     found = _tried(stored, dumped, root, run, places, clock(), limit)
     if before and known and known.proof and found.loads:
         # Its rows kept it from loading. Whether those of this one do, a drill tells.
-        why = f"its definitions load, but {before.id} with the same ones did not, by its rows: {known.refusal}"
+        why = f"its definitions load, but the rows of {before.id}, with the same definitions, did not: {known.refusal}"
         return found.model_copy(update={"untried": why})
     return found
 
@@ -91,12 +91,12 @@ def _tried(
     try:
         with giving_way(root, limit):
             found = places(stored)
-            logger.info("trying whether {} loads: its definitions, into {}", stored.id, found.way)
+            logger.info("load test of {}: its definitions, into {}", stored.id, found.way)
             return _into(found, stored, dumped, run, now)
     except GaveWay as ended:
         return LoadTest(tried=now, untried=ended.message)
     except Interrupted as signalled:
-        return LoadTest(tried=now, untried=f"the run was told to end (signal {signalled.exit_code - 128})")
+        return LoadTest(tried=now, untried=f"the run was stopped (signal {signalled.exit_code - 128})")
     except IntegrityError as error:
         # No restore and no drill goes on with roles that it cannot read.
         return LoadTest(tried=now, refusal=printable(error.message), remedy=error.hint)

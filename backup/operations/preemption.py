@@ -39,7 +39,7 @@ def ask(root: Path, who: str) -> None:
     try:
         atomic_file.replace(LocalStore(root / "state"), _NAME, f"{who}\n{os.urandom(8).hex()}\n".encode())
     except StoreError as error:
-        logger.warning("the run at work could not be asked to end: {}", error.message)
+        logger.warning("the running job could not be asked to stop: {}", error.message)
 
 
 def patience(path: Path, wait: float) -> float:
@@ -52,7 +52,7 @@ def asking(root: Path, what: str, waiting: Callable[[str], None]) -> Callable[[s
 
     def told(who: str) -> None:
         if TO_ALL in who:
-            logger.info("the drill of the new set is asked to end, since this goes first")
+            logger.info("stopping the drill of the new set, because this goes first")
             ask(root, what)
         waiting(who)
 
@@ -87,7 +87,7 @@ def giving_way(root: Path, limit: float = math.inf, *, look: float = _LOOK) -> I
     except Interrupted as error:
         if why:
             ended = GaveWay(signal.SIGTERM)
-            ended.message, ended.hint = why[0], "Nothing was found out about the set; `drill` proves it later."
+            ended.message, ended.hint = why[0], "The set was not judged; `drill` proves it later."
             raise ended from error
         raise
     finally:

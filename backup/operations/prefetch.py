@@ -45,7 +45,7 @@ def _read(stored: StoredSet, file: str, how: Adaptation, stopped: threading.Even
     def pieces(source: Stored) -> Generator[bytes, None, None]:
         for piece in source.content():
             if stopped.is_set():
-                raise EOFError("nobody wants to know any more")
+                raise EOFError("no longer needed")
             yield piece
 
     with opened(stored, file) as source:

@@ -31,7 +31,7 @@ PRUNE: Final = "prune"
 # The exit code of a run that did its part, and leaves more to a person.
 WAITS: Final = 4
 _MEMORY: Final = "retention.json"
-_MAKE_ROOM: Final = "On a disk that is full `prune --make-room` removes what is past its time all the same."
+_MAKE_ROOM: Final = "On a full disk, `prune --make-room` removes sets past retention anyway."
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class MemoryFile:
         except ValidationError as error:
             raise StoreError(
                 f"{self._store.directory / self._name} is damaged: nothing is removed",
-                "Move it away; then no volume counts as forgotten, and what is set now as agreed to.",
+                "Move it away. Then no volume counts as forgotten, and the current settings as confirmed.",
             ) from error
 
     def write(self, memory: Memory) -> None:
@@ -117,12 +117,11 @@ class Decided:
         """Why sets that are past their time stay, in words."""
         said = []
         if self.waiting:
-            said.append(
-                f"{plural(self.waiting, 'more set')} past retention by a clock that jumped or a setting that shrank:"
-                " a person must agree"
-            )
+            sets = plural(self.waiting, "more set is", "more sets are")
+            said.append(f"{sets} past retention only because the clock jumped or a setting was shortened")
         if self.later:
-            said.append(f"{plural(self.later, 'more set')} past retention than one run removes: the next ones do")
+            sets = plural(self.later, "more set is", "more sets are")
+            said.append(f"{sets} past retention than one run may remove; the next runs remove the rest")
         return said
 
     @property
@@ -130,8 +129,8 @@ class Decided:
         """What removes the sets that stay for now; empty when nothing is kept from going."""
         if self.waiting:
             return (
-                f"`{self.command} --dry-run` says of each why: the clock jumped, or a setting (BACKUP_…RETENTION_…)"
-                f" shrank; if that is right, `{self.command} --force` removes them."
+                f"`{self.command} --dry-run` says which: the clock jumped, or a setting (BACKUP_…RETENTION_…) was"
+                f" shortened. If that is right, `{self.command} --force` removes them."
             )
         return _MAKE_ROOM if self.hold and self.command == PRUNE else ""
 
@@ -205,7 +204,7 @@ def plan(request: Request, context: PruneContext, now: datetime, own: str = "") 
     policy = replace(context.policy, forgotten=memory.forgotten)
     if request.ahead:
         stored = context.catalog.find(request.ahead)
-        hold = f"{stored.id} is pinned: `unpin` it first" if stored.pin else stale(sets, policy, now)
+        hold = f"{stored.id} is pinned; `unpin` it first" if stored.pin else stale(sets, policy, now)
         return Report([_unwanted(stored, now, hold)], hold, memory)
     # One from the future would stand before all that happens until then.
     runs = context.records.all(at_work(context.catalog.root))
@@ -251,12 +250,12 @@ def _unwanted(stored: StoredSet, now: datetime, hold: str) -> Decision:
     if not is_ahead(stored, now):
         raise NotFound(
             f"{stored.id} is not dated ahead of the clock; nothing was removed",
-            "`prune --dry-run` says of each set why it stays or goes.",
+            "`prune --dry-run` says why each set stays or goes.",
         )
     reason = f"dated {age(now - stored.time)} of the clock"
     if hold:
         return Decision(stored, keep=True, reason=f"{reason}; {hold}")
-    return Decision(stored, keep=False, reason=f"{reason}, and named by a person")
+    return Decision(stored, keep=False, reason=f"{reason}, and named with --ahead")
 
 
 def _of(sets: Sequence[StoredSet], server: str) -> Identity | None:
@@ -269,7 +268,7 @@ def _of(sets: Sequence[StoredSet], server: str) -> Identity | None:
     what = "the sets here are of several databases" if found else "no set here is of a database"
     raise NotFound(
         f"{what} on the server {printable(server)}: {printable(there)}; nothing was removed",
-        "`show` says of which database and server a set is; remove those by hand that are not needed.",
+        "`show` names the database and server of a set; remove those by hand that are not needed.",
     )
 
 

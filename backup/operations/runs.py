@@ -45,12 +45,12 @@ class Request:
 def recover(catalog: Catalog, records: Records, now: datetime) -> None:
     """Remove what dead runs left in the volume and record them as crashed. Only under the lock."""
     for name in catalog.sweep():
-        logger.warning("removed {}: a run that died had not published it", name)
+        logger.warning("removed {}: a killed run had not published it", name)
     for identifier in catalog.settle():
-        logger.warning("put the damaged files of {} back: a pull that died had not replaced them", identifier)
+        logger.warning("put the damaged files of {} back: a killed pull had not replaced them", identifier)
     JournalFile(catalog.root).sweep()
     for name in staging.clear(catalog.root):
-        logger.warning("removed {}: an import that died had not judged it", name)
+        logger.warning("removed {}: a killed import had not verified it", name)
     try:
         crashed = records.mark_crashed(now, beside(catalog.root))
     except StoreError as error:

@@ -34,7 +34,7 @@ _WORDS: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", 
 _IMAGE: Final = re.compile(r"[a-z0-9][A-Za-z0-9._/:-]*")
 _DEFAULT_IMAGE: Final = "obcms-backup:latest"
 _HEAD: Final = """\
-# The backup sidecar for the Compose project {project}, made by `setup` from what its containers say. Look it over, then
+# The backup sidecar for the Compose project {project}, made by `setup` from what its containers say. Check it, then
 # lay it over the project's own file, from that one's folder:
 #
 #   docker compose -f docker-compose.yml -f docker-compose.backup.yml up -d {service}
@@ -137,7 +137,7 @@ def project_of(containers: Sequence[Container], wanted: str) -> str:
         return likely[0]
     shown = "".join(f"\n  - {printable(name)}" for name in likely) or " none"
     raise ConfigError(
-        f"which project is to be backed up? Those with a PostgreSQL server that is running:{shown}",
+        f"which project is to be backed up? Those with a running PostgreSQL server:{shown}",
         "Name it: --project NAME." if likely else "Start it first: docker compose up -d.",
     )
 
@@ -221,7 +221,7 @@ def _one(before: Media | None, container: Container, inside: str, kind: str, nam
     folder = PurePosixPath(inside).name
     left_out = ""
     if _around(container):
-        left_out = f"of {writer}, which is no application"
+        left_out = f"of {writer}, which is not an application"
     elif folder in _STATIC:
         left_out = "static files, which the application makes itself"
     if before and not before.left_out:
@@ -284,7 +284,7 @@ def _head(plan: Plan) -> str:
 def _zone(zone: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9_+/-]+", zone):
         return f"${{TZ:-{zone}}}"
-    return "${TZ:-UTC} # none is set in the project: schedules, file names and logs are in this one"
+    return "${TZ:-UTC} # not set in the project: zone of schedules, file names and logs"
 
 
 def _environment(plan: Plan) -> Iterator[str]:

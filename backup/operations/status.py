@@ -139,7 +139,7 @@ def _scheduled(settings: Settings, root: Path, runs: Sequence[Run], now: datetim
     try:
         return reasons(file, file.read(now), runs, jobs(settings), now, settings.zone)
     except BackupError as error:
-        return [warning(f"whether runs were missed is not known: {error.message}", error.hint)]
+        return [warning(f"missed runs are unknown: {error.message}", error.hint)]
 
 
 def offsite(
@@ -151,7 +151,7 @@ def offsite(
     try:
         seen = [told.Seen(place, name, BookFile(root, place).read(), belong, limit) for place, name in places(settings)]
     except BackupError as error:
-        return [], [warning(f"what is offsite cannot be told: {error.message}", error.hint)]
+        return [], [warning(f"the state of the offsite copies is unknown: {error.message}", error.hint)]
     return seen, [one_line(each) for place in seen for each in told.reasons(place, runs, now)]
 
 
@@ -169,7 +169,7 @@ def _unwritable(root: Path, free: int | None) -> list[Finding]:
 def _passing(root: Path) -> list[Finding]:
     """Say that no set is kept, however good it is: its place is memory."""
     why = in_memory(root)
-    return [failure(f"no set lasts: {why}", f"{ON_A_DISK} `create daily` takes one there.")] if why else []
+    return [failure(f"no set is on a disk: {why}", f"{ON_A_DISK} `create daily` takes one there.")] if why else []
 
 
 def _cleanup(runs: list[Run]) -> list[Finding]:

@@ -72,8 +72,8 @@ def stuck(idle: float, published: str) -> MediaFailed:
     """
     left = f"{published} is published, but was not verified" if published else "nothing of it was published"
     error = MediaFailed(
-        f"no byte came from the volume or the backup disk, or went there, for {idle:.0f} s; the run was killed, {left}",
-        "Does one of them lie on a network mount that hangs? Twice BACKUP_STALL_TIMEOUT is the patience.",
+        f"no byte was read from the volume or moved on the backup disk for {idle:.0f} s; the run was killed, {left}",
+        "Is one of them a network mount that hangs? The limit is twice BACKUP_STALL_TIMEOUT.",
     )
     error.exit_code = 128 + signal.SIGKILL
     logger.error("{} {}", error.message, error.hint)

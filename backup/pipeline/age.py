@@ -52,7 +52,7 @@ def problem(recipient: str) -> str:
     try:
         _recipient(recipient)
     except (ValueError, pyrage.RecipientError):
-        return f"is no age recipient (age1…) and no SSH public key (ssh-ed25519 …, ssh-rsa …). {_MAKE}"
+        return f"is neither an age recipient (age1…) nor an SSH public key (ssh-ed25519 …, ssh-rsa …). {_MAKE}"
     return ""
 
 
@@ -89,7 +89,7 @@ def identities(path: Path) -> list[Identity]:
         try:
             found.append(pyrage.x25519.Identity.from_str(text))
         except pyrage.IdentityError:
-            raise _unusable(path, "it holds something else than lines AGE-SECRET-KEY-1… and comments") from None
+            raise _unusable(path, "it holds more than AGE-SECRET-KEY-1… lines and comments") from None
     if not found:
         raise _unusable(path, "it holds no key")
     return found
@@ -213,7 +213,7 @@ def _ssh_identity(path: Path, data: bytes) -> Identity:
     try:
         return pyrage.ssh.Identity.from_buffer(data)
     except (ValueError, pyrage.IdentityError):
-        raise _unusable(path, "it is no SSH key that can be used: does it have a passphrase?") from None
+        raise _unusable(path, "it is not a usable SSH key: does it have a passphrase?") from None
 
 
 def _unusable(path: Path, why: str) -> KeyMissing:
@@ -226,9 +226,9 @@ def _unusable(path: Path, why: str) -> KeyMissing:
 def _translated(said: str) -> BackupError:
     if "No matching keys" in said:
         return KeyMissing(
-            "it is encrypted to other keys than the identity that was given, or its header is damaged",
+            "it is encrypted to other keys than the given identity, or its header is damaged",
             "Name the identity file that belongs to the recipients of that time: --identity FILE.",
         )
     if said == "decryption error":
-        said = "its bytes are not those that were encrypted, or its end is missing"
+        said = "it is damaged or truncated"
     return IntegrityError(f"it cannot be decrypted: {printable(said)}")

@@ -134,7 +134,7 @@ def work_through(
             with contextlib.suppress(ValueError):
                 writer.flush()
             raise (
-                error if isinstance(error, BackupError) else IntegrityError(f"it cannot be worked through: {error}")
+                error if isinstance(error, BackupError) else IntegrityError(f"it cannot be processed: {error}")
             ) from error
         raise ours from None
 

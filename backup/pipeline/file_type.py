@@ -48,12 +48,12 @@ class Content:
 def recognise(head: bytes) -> Content:
     """What a file is that begins with `head` (HEAD bytes, or all it has). IntegrityError for anything not known."""
     if not head:
-        raise IntegrityError("the file is empty", "Copy it again, or take another one.")
+        raise IntegrityError("the file is empty", "Copy it again, or use another one.")
     packed = head.startswith(MAGIC)
     inner = beginning(head)
     if inner.startswith(_CLUSTER):
         raise IntegrityError(
-            "this is a dump of a whole server by pg_dumpall, not of one database",
+            "this is a pg_dumpall dump of a whole server, not of one database",
             "Load it by hand into an empty server with `psql -X -f FILE postgres`, then dump the one database.",
         )
     if inner.startswith(_PLAIN):
@@ -87,7 +87,7 @@ def beginning(head: bytes) -> bytes:
     except zlib.error as error:
         raise IntegrityError(f"the file is gzip, but damaged at its beginning: {error}", "Take another file.") from None
     if not inner:
-        raise IntegrityError("the file is gzip that holds nothing, or is cut off at once", "Take another file.")
+        raise IntegrityError("the file is an empty or truncated gzip stream", "Take another file.")
     return inner
 
 
@@ -101,8 +101,8 @@ def _refused(inner: bytes, packed: bool) -> IntegrityError:
                 f"{where} is packed with {name}, which is not read here", f"Unpack it first with `{tool}`."
             )
     if inner[:1024].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return IntegrityError(f"{where} is a web page, perhaps of a download that failed", "Download it again.")
-    what = "no dump or archive: its bytes begin as none of them do"
+        return IntegrityError(f"{where} is a web page, perhaps from a failed download", "Download it again.")
+    what = "neither a dump nor an archive, by its first bytes"
     if all(byte >= 9 for byte in inner):  # nothing that text has not: from the tab on
-        what = "text, but no dump of pg_dump: it does not begin as pg_dump begins"
+        what = "text, but not a dump: it does not begin like one of pg_dump"
     return IntegrityError(f"{where} is {what}", _KNOWN)

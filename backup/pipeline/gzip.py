@@ -124,17 +124,17 @@ def unpack(blocks: Iterable[bytes], *, single: bool) -> Generator[bytes, None, N
         while block:
             if ended:
                 if single:
-                    raise EOFError("bytes follow its end")
+                    raise EOFError("trailing bytes after the gzip stream")
                 padding = padding or block[0] == 0
                 if padding and block.strip(b"\0"):
-                    raise EOFError("bytes follow its end")
+                    raise EOFError("trailing bytes after the gzip stream")
                 if padding:
                     break
                 member, ended = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_GZIP), False
             yield from _pieces(member, block)
             ended, block = member.eof, member.unused_data if member.eof else b""
     if not ended:
-        raise EOFError("it ends before its end")
+        raise EOFError("truncated gzip stream")
 
 
 def _pieces(member: igzip_lib.IgzipDecompressor, block: bytes) -> Iterator[bytes]:

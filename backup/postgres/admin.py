@@ -104,8 +104,8 @@ def drop(login: Login, oid: int, name: str, *, patience: float = PATIENCE) -> bo
             return False
         if found.name != name or found.name == login.name:
             raise RestoreFailed(
-                f"database {oid} is called {printable(found.name)!r}, not {printable(name)!r}, or is in use under that"
-                " name; it was not dropped",
+                f"database {oid} is named {printable(found.name)!r}, not {printable(name)!r}, or is in use under"
+                " that name; it was not dropped",
                 "`psql -l` shows all databases. Drop it by hand if it is not needed.",
             )
         _drop(connection, found, patience)
@@ -214,11 +214,11 @@ def _delayed(connection: psycopg.Connection[Any], database: Database, patience: 
     ]
     now = look(connection, oid=database.oid)
     half = bool(now and now.half_removed)
-    why = f"a base backup that stands still: {listed(who)}" if who else "a session that it does not name"
+    why = f"a stalled base backup: {listed(who)}" if who else "a session that it does not show"
     ends = "; ".join(f"SELECT pg_terminate_backend({pid})" for pid, *_ in waited_for[:1])
     return (DropDelayed if half else RestoreFailed)(
-        f"database {printable(database.name)!r} could not be dropped within {patience:.0f} s, because the server lets"
-        f" that wait for {why}; it is {'half removed, and the next run drops it' if half else 'as it was'}",
+        f"database {printable(database.name)!r} could not be dropped within {patience:.0f} s, because the server"
+        f" makes it wait for {why}; it is {'half removed, and the next run drops it' if half else 'as it was'}",
         f"If nobody needs it, end it on the server: {ends}." if ends else "The server's own log names its process.",
     )
 
@@ -256,8 +256,8 @@ def _not_created(error: psycopg.Error, login: Login, name: str, like: Locale | N
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return RestoreFailed(
             f"{printable(login.user)} may not create databases: {said}. Nothing was changed",
-            f"As a superuser: ALTER ROLE {printable(login.user)} CREATEDB. If it has that, a setting puts another role"
-            " in its place, which `doctor` names.",
+            f"As a superuser: ALTER ROLE {printable(login.user)} CREATEDB. If it has that, a setting replaces it"
+            " with another role, which `doctor` names.",
         )
     names = ", ".join(printable(part) for part in (like.collate, like.ctype, like.locale) if part)
     return ConfigError(

@@ -235,8 +235,9 @@ class NetworkClients(Clients):
         have = sorted(int(path.parent.parent.name) for path in self._root.glob("[0-9]*/bin/pg_dump"))
         if server_major not in have:
             raise ConfigError(
-                f"the server is PostgreSQL {server_major}, the clients here are {', '.join(map(str, have)) or 'none'};"
-                " only a client of the server's own version makes a dump that its own server takes back",
+                f"the server is PostgreSQL {server_major}, the clients here are"
+                f" {', '.join(map(str, have)) or 'none'}; a dump that the server takes back needs a client of its"
+                " own version",
                 "Grant the Docker socket and unset DB_HOST (the database's own image then brings its client),"
                 f" or add the {server_major} client to the image (see the Dockerfile's client stages).",
             )

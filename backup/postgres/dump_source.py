@@ -75,7 +75,7 @@ class PostgresSource:
             return count + self.scratch()
         except BackupError as error:
             # A database more is no reason to make no backup.
-            logger.warning("scratch databases of drills that died could not be looked for: {}", error.message)
+            logger.warning("scratch databases of killed drills could not be looked up: {}", error.message)
             return count
 
     def dump(

@@ -217,13 +217,13 @@ def _event_triggers(
     acting = [name for name, event in found if event == "login"]
     if acting and EVENT_TRIGGERS not in granted:
         yield (
-            f"the event trigger {acting[0]} acts on every login, so on those of each backup and restore, too: what it"
+            f"the event trigger {acting[0]} fires on every login, also on those of backups and restores: what it"
             f" writes is in the sets. As a superuser: GRANT SET ON PARAMETER event_triggers TO {user}"
         )
     if found and not row["superuser"]:
         yield (
-            f"only a superuser can make event triggers, so that a restore by {user} ends at {found[0][0]}."
-            " Let DB_USER be one when you restore"
+            f"only a superuser can create event triggers, so a restore by {user} stops at {found[0][0]}. Use a"
+            " superuser for DB_USER when you restore"
         )
 
 
@@ -257,7 +257,7 @@ def _one(connection: psycopg.Connection[Any], query: str) -> dict[str, Any]:
     with connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
         row = cursor.execute(query).fetchone()
     if row is None:
-        raise DatabaseUnavailable("the database does not know itself: pg_database has no row for it")
+        raise DatabaseUnavailable("pg_database has no row for this database")
     return row
 
 

@@ -108,8 +108,8 @@ class Waiting:
         if over:
             self._may = False
             logger.warning(
-                "logins are not kept waiting, because {} needs the list of databases meanwhile: for a moment clients"
-                " may be told that the database does not exist",
+                "logins are not held back, because {} needs the list of databases: for a moment clients may see"
+                " that the database does not exist",
                 self._who,
             )
         return over

@@ -191,9 +191,9 @@ def find_early_reads(connection: psycopg.Connection[Any]) -> Iterator[str]:
 
 def _early(signature: str, use: _Use, tables: Sequence[str]) -> str:
     return printable(
-        f"{signature}, which {use.what} needs, reads {listed(tables, _SHOWN)}: a load computes it when the rows of that"
-        " may not be there yet, no order is sure to load it, and no drill sees another value. Have a trigger fill a"
-        " plain column instead; until then, after each restore, UPDATE the rows that have it"
+        f"{signature}, which {use.what} needs, reads {listed(tables, _SHOWN)}: a load computes it when the rows of"
+        " that may not be there yet, so a load may fail, or store a value that no drill compares. Have a trigger"
+        " fill a plain column instead; until then, after each restore, UPDATE the rows that have it"
     )
 
 
@@ -242,9 +242,9 @@ def _caution(function: _Function, use: _Use, places: Sequence[tuple[str, str]], 
     names = ", ".join(name for _, name in places[:_SHOWN])
     text = f"{function.signature}, which {use.what} needs, finds {names} by the search_path alone, and a dump is loaded"
     if restricted and use.built:
-        text += " without one: no load can make it"
+        text += " without one: no load can create it"
     else:
-        text += " without one: that takes a second attempt, with the search_path of now"
+        text += " without one: that takes a second attempt, with the current search_path"
     if function.extension:
         return printable(
             f"{text}. The function is of the extension {function.extension}; a newer version may do better"

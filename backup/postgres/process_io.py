@@ -32,7 +32,7 @@ _CHUNK: Final = 1 << 20
 _SETTLE: Final = 30.0
 _GLANCE: Final = 0.2
 _DRAIN: Final = 0.002
-_STANDS_STILL: Final = "Is the database paused, locked or overloaded? BACKUP_STALL_TIMEOUT sets the patience."
+_STANDS_STILL: Final = "Is the database paused, locked or overloaded? BACKUP_STALL_TIMEOUT sets the limit."
 # The exit code of psql for an error in its script.
 _SCRIPT: Final = 3
 # What servers say that lack something, whatever the statement: of these classes of their error codes, or in words.
@@ -274,7 +274,7 @@ class ProcessInput(_Program):
             if self._patience.lasts(since):
                 return
         except BackupError as error:
-            raise LoadFailed(f"{self._name} stands still: {error.message}", error.hint) from error
+            raise LoadFailed(f"{self._name} is stuck: {error.message}", error.hint) from error
         raise LoadFailed(
             f"{self._name} made no progress for {self._stall:.0f} s and was ended",
             _STANDS_STILL,

@@ -49,7 +49,7 @@ def lines(clients: Clients, query: str, run: str) -> list[bytes]:
         for chunk in output.chunks():
             found += chunk
             if len(found) > 64 << 20:
-                raise IntegrityError("the restored database answers with more than was asked for")
+                raise IntegrityError("the restored database returned more than the query's answer")
     return bytes(found).splitlines()
 
 
@@ -79,7 +79,7 @@ def refusal(statement: str, why: str) -> str:
     """What is said of a setting that a server does not take."""
     shown = printable(" ".join(statement.split()))
     shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
-    return f"the server does not take a setting, which is left out: {shown} ({printable(why)})"
+    return f"the server refuses a setting, which is left out: {shown} ({printable(why)})"
 
 
 def _lenient(statements: Sequence[str]) -> Iterator[str]:

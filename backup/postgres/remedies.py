@@ -34,21 +34,21 @@ _SEARCH_PATH: Final = (
 
 # Our sessions come without these limits: something has set them since, such as what is loaded, a function, a pooler.
 _LIMIT: Final = (
-    "Its limit {} ended it, which our sessions switch off: a function, the dump itself or something between us and the"
-    " server sets it. Take that off, or raise it, and run this again."
+    "The limit {} ended it. Our sessions switch it off, so a function, the dump or a proxy sets it: remove it"
+    " there, or raise it, and run this again."
 )
 _LIMITS: Final = (
     ("due to statement timeout", _LIMIT.format("statement_timeout")),
     (
         "55P03: |due to lock timeout",
-        "Somebody held a lock for longer than lock_timeout lets wait; see pg_locks, and run this again.",
+        "A lock was held for longer than lock_timeout; see pg_locks, and run this again.",
     ),
     ("due to transaction timeout", _LIMIT.format("transaction_timeout")),
     ("due to idle-in-transaction timeout", _LIMIT.format("idle_in_transaction_session_timeout")),
     ("due to idle-session timeout", _LIMIT.format("idle_session_timeout")),
     (
         "due to user request",
-        "Somebody ended the statement (pg_cancel_backend, or what watches the server): run it again.",
+        "Somebody canceled the statement (pg_cancel_backend, or a watchdog of the server): run it again.",
     ),
 )
 
@@ -58,16 +58,16 @@ _ASKING: Final = (
     # pg_dump sets a statement timeout for its LOCK TABLE alone.
     (
         "(?s)due to statement timeout.*LOCK TABLE",
-        "Somebody holds a lock on a table; see pg_locks, or raise BACKUP_LOCK_TIMEOUT.",
+        "A table is locked; see pg_locks, or raise BACKUP_LOCK_TIMEOUT.",
     ),
     *_LIMITS,
     ("password authentication failed", "Set DB_USER and DB_PASSWORD (or DB_PASSWORD_FILE) of the backup service."),
     (
         "permission denied",
-        "Let DB_USER be the owner of everything in the database, or a superuser. If it is one, a setting makes another"
-        " role of it (ALTER ROLE or DATABASE … SET role): `\\drds` in psql lists them.",
+        "Make DB_USER the owner of everything in the database, or a superuser. If it is one, a setting switches it"
+        " to another role (ALTER ROLE or DATABASE … SET role): `\\drds` in psql lists them.",
     ),
-    ("row-level security", "Give DB_USER the attribute BYPASSRLS, or let it be a superuser."),
+    ("row-level security", "Give DB_USER the attribute BYPASSRLS, or make it a superuser."),
     (
         "server version mismatch",
         "The client must be as new as the server: use the image's other client, or the socket.",
@@ -75,7 +75,7 @@ _ASKING: Final = (
     ("terminating connection", "The database ended the session; its own log says why. Run it again."),
     (
         "No space left on device",
-        "The disk of the database server is full: free room there, then run this again.",
+        "The disk of the database server is full: free space there, then run this again.",
     ),
     ("server closed the connection", "The database server stopped or crashed; its own log says why."),
 )
@@ -83,16 +83,16 @@ _ASKING: Final = (
 _LOADING: Final = (
     (
         r"backslash commands are restricted|\\unrestrict: wrong key",
-        "The file has a command of psql's (a backslash) where pg_dump writes none. It was not run: `verify` names what"
-        " stands at the beginning of a line. Take it out, if whoever made the file can be trusted.",
+        "The file has a psql command (a backslash) where pg_dump writes none. It was not run. `verify` names those"
+        " at the beginning of a line. Remove it, if you trust whoever made the file.",
     ),
     (
         "permission denied to create extension " + _NAME,
-        "Only a superuser makes the extension {name}: use one for DB_USER, or grant the Docker socket.",
+        "Only a superuser can create the extension {name}: use one for DB_USER, or grant the Docker socket.",
     ),
     (
         "permission denied to create database",
-        "Let DB_USER make databases (ALTER ROLE … CREATEDB), or grant the Docker socket.",
+        "Allow DB_USER to create databases (ALTER ROLE … CREATEDB), or grant the Docker socket.",
     ),
     (
         "query would be affected by row-level security",
@@ -100,30 +100,31 @@ _LOADING: Final = (
     ),
     (
         f"role {_NAME} does not exist",
-        "Make the role on the server (CREATE ROLE {name}), which the set names but does not hold; again then.",
+        "Create the role on the server (CREATE ROLE {name}): the set refers to it but does not hold it. Then"
+        " run this again.",
     ),
     (
         f"tablespace {_NAME} does not exist",
-        "Make it on the server (CREATE TABLESPACE {name}), or move what lies in it to the default one.",
+        "Create it on the server (CREATE TABLESPACE {name}), or move what is in it to the default one.",
     ),
     (
         r"extension \S+ is not available|could not open extension control file",
-        "The server must have the extension: install it there; for a drill, name an image that has it with --image.",
+        "The server needs the extension: install it there; for a drill, name an image that has it with --image.",
     ),
     (
         r'could not (?:open [\w-]+ file|access file|load library) "[^\n]*No such file or directory',
-        "The server must have the file, which no dump holds: put it into the image of the server, for a new machine has"
-        " no more than that; for a drill, --image names one that has it.",
+        "The server needs the file, which no dump holds: put it into the server's image; for a drill, --image names"
+        " one that has it.",
     ),
     (
         f"permission denied to change owner of (?:event trigger|foreign-data wrapper) {_NAME}",
-        "Only a superuser can own {name}, and who owns it is none any more: give it to one in the live database"
+        "Only a superuser can own {name}, and its owner no longer is one: give it to one in the live database"
         " (ALTER … OWNER TO …)." + _NEW_SET,
     ),
     (
         "shared_preload_libraries|must be preloaded",
-        "The server must load a library when it starts: name it in shared_preload_libraries of the server that the set"
-        " is restored to.",
+        "The server must load a library when it starts: name it in shared_preload_libraries of the server that the"
+        " set is restored to.",
     ),
     (
         r"(?s)(?:42883|42P01|42704|3F000): .*function (?P<caller>[^\n]+?\)) line \d",
@@ -139,8 +140,8 @@ _LOADING: Final = (
     ),
     (
         f"could not create unique index {_NAME}",
-        "Rows of the live database are twice where the index {name} allows one, so it is damaged: remove the doubles,"
-        " then REINDEX." + _NEW_SET,
+        "The live database has duplicate rows under the unique index {name}, which is damaged: remove the"
+        " duplicates, then REINDEX." + _NEW_SET,
     ),
     ("23[0-9A-Z]{3}: ", "Rows break their own definition: correct them in the live database." + _NEW_SET),
     (
@@ -150,19 +151,19 @@ _LOADING: Final = (
     ),
     (
         "42710: |42P07: |42P06: |42723: |already exists",
-        "The server makes it by itself, or something in the dump makes it twice: its image, its template database and"
-        " the extensions may.",
+        "The server creates it by itself, or the dump creates it twice: check the image, the template database and"
+        " the extensions.",
     ),
     (
         "42601: |42703: |42704: |syntax error|unrecognized configuration parameter",
-        "This server reads the dump otherwise than its own did: use the image of the set's own version, which `show`"
+        "This server reads the dump differently from its own: use the image of the set's own version, which `show`"
         " names.",
     ),
     (
         "permission denied for ",
         "If DB_USER is a superuser, the dump does this as another role, which has lost the right to it: one that passed"
         " on a grant, or owns what is called here. Give it that right in the live database." + _NEW_SET + " Otherwise"
-        " let DB_USER be the owner of everything in the database, or a superuser.",
+        " make DB_USER the owner of everything in the database, or a superuser.",
     ),
     *_ASKING,
 )
@@ -203,7 +204,7 @@ def shown(said: str) -> str:
     else:
         kept = [line for line in lines[max(0, first - 1) : first] if _ABOUT.match(line)] + _error(lines[first:])
     found = [shortened(printable(_ERROR.sub(r"\1", line))) for line in kept if line.strip()]
-    return "; ".join(found) or "it said nothing"
+    return "; ".join(found) or "no message"
 
 
 def _begins(line: str) -> bool:

@@ -219,7 +219,7 @@ def _acting(text: str, begin: str, pieces: Iterator[list[_Token]]) -> Statement:
             return replace(grants[0], text="\n".join([begin, *(each.text for each in grants), whole]))
         grants.append(_statement(tokens, whole))
         if grants[-1].kind not in _PARAMETERS or grants[-1].roles != grants[0].roles:
-            raise _foreign(begin, "is followed by what does not belong there")
+            raise _foreign(begin, "is followed by something unexpected")
     raise _foreign(begin, "has no end")
 
 

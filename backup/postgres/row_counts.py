@@ -101,7 +101,7 @@ def _search(connection: psycopg.Connection[Any], path: str) -> None:
 
 def _checked(table: str) -> str:
     if not _TABLE.fullmatch(table):
-        raise IntegrityError(f"{printable(table)!r} is no table's name as a dump writes it", "Is the manifest damaged?")
+        raise IntegrityError(f"{printable(table)!r} is not a table's name from a dump", "Is the manifest damaged?")
     return table
 
 

@@ -162,7 +162,8 @@ class ThrowAway:
             if free < needed:
                 raise NoSpace(
                     f"a drill of this set takes about {size(needed)} where the engine keeps its volumes, and"
-                    f" {size(free)} are free; it was not begun, so that the live database does not run out of space",
+                    f" {size(free)} are free; it was not started, so that the live database does not run out of"
+                    " space",
                     "Free space there (`docker system df` shows what is used), then run this again.",
                 )
 
@@ -227,7 +228,7 @@ class Scratch:
             made = [created(name, wanted.locale), mark]
             script(maintenance, made, run)
             waiting = {each: schema for each, (_, schema) in ONE_DATABASE.items() if each in wanted.versions}
-            notes = [f"{each} was not tried: it can be in one database only" for each in waiting]
+            notes = [f"{each} was not tried: it works in one database only" for each in waiting]
             how = Adaptation(versions=wanted.versions, waiting=waiting)
             yield Place(
                 self.connect(name),
@@ -269,8 +270,8 @@ class Scratch:
         there = lines(maintenance, "SELECT spcname FROM pg_tablespace", run) if tablespaces else []
         if missing := [name for name in tablespaces if name.encode() not in there]:
             raise EngineError(
-                f"the live server has no tablespace {printable(', '.join(missing))}, so a scratch database on it cannot"
-                " show whether the set loads as it is; nothing is said of the set",
+                f"the live server has no tablespace {printable(', '.join(missing))}, so a scratch database on it"
+                " cannot show whether the set loads; the set was not judged",
                 "With the Docker socket a throw-away server is used, which gets the tablespaces of the set.",
             )
 

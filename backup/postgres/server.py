@@ -276,7 +276,7 @@ def failing(login: Login, name: str) -> Iterator[None]:
         said = server_message(error)
         hint = known.hint
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
-            hint = f"Let {printable(login.user)} own the database and have CREATEDB, or be a superuser."
+            hint = f"Make {printable(login.user)} the owner of the database with CREATEDB, or a superuser."
         raise RestoreFailed(
             f"database {printable(name)!r} cannot be changed: {said}. It is as it was before", hint
         ) from None
@@ -285,4 +285,4 @@ def failing(login: Login, name: str) -> Iterator[None]:
 def require_whole_name(name: str) -> None:
     """ValueError when the server would cut the name and take it for another."""
     if not 0 < len(name.encode()) <= LONGEST_NAME:
-        raise ValueError(f"{name!r} is no name of 1 to {LONGEST_NAME} bytes")
+        raise ValueError(f"{name!r} is not a name of 1 to {LONGEST_NAME} bytes")

@@ -79,8 +79,8 @@ class Dependencies:
     def cautions(self, user: str) -> tuple[str, ...]:
         """What may keep a dump from loading elsewhere, each with its remedy."""
         found = [
-            f"the extension {name} is of version {self.versions[name]}, which this server can no longer make: a restore"
-            f" makes the version that is there then. ALTER EXTENSION {name} UPDATE makes them one"
+            f"the extension {name} is of version {self.versions[name]}, which this server can no longer create: a"
+            f" restore creates the version that is available then. ALTER EXTENSION {name} UPDATE makes them equal"
             for name in map(printable, self.gone)
         ]
         needing = [name for name in NEED_PRELOAD if name in self.versions]
@@ -90,8 +90,8 @@ class Dependencies:
                 f" taken for granted. As a superuser: GRANT pg_read_all_settings TO {printable(user)}"
             )
         found += [
-            f"{', '.join(map(printable, names))} cannot be restored while {name} can be in one database only, because"
-            f" they are built on what {name} brings. Without them the set loads; make them by hand afterwards"
+            f"{', '.join(map(printable, names))} cannot be restored while {name} works in one database only, because"
+            f" they are built on {name}. The set loads without them; create them by hand afterwards"
             for name, names in self.users.items()
             if names
         ]

@@ -60,7 +60,7 @@ class Login:
     def conninfo(self, **extra: Any) -> str:
         """A connection string in which no name can act as an option; the password is left out."""
         if "\n" in self.password or "\0" in self.user + self.name + self.password:
-            raise ConfigError("the database's password holds a newline, or a name a NUL byte; clients refuse that")
+            raise ConfigError("the database's password contains a newline, or a name a NUL byte, which clients refuse")
         return make_conninfo(
             host=self.host, port=self.port, user=self.user, dbname=self.name, connect_timeout=_CONNECT_TIMEOUT, **extra
         )
@@ -217,12 +217,12 @@ def translated(error: psycopg.Error, login: Login) -> BackupError:
     kind = DatabaseUnavailable
     if any(words in said for words in _NOT_YET):
         kind = DatabaseNotYet
-        hint = "Is the database running, and is the backup service on its network? `docker compose ps` tells."
+        hint = "Is the database running, and is the backup service on its network? `docker compose ps` shows it."
         if login.host in ("localhost", "127.0.0.1", "::1"):
             hint = f"DB_HOST={login.host} is this container itself: unset it, or name the database's service."
     elif "due to statement timeout" in said:
         # Our own, of `connected`.
-        hint = "The server is busy, or somebody holds a lock: see pg_stat_activity and pg_locks, and run it again."
+        hint = "The server is busy, or a lock is held: see pg_stat_activity and pg_locks, and run it again."
     elif "invalid database" in said:
         hint = "A DROP DATABASE of it was interrupted: it is half removed. A restore puts a set in its place."
     elif "does not exist" in said:

@@ -252,7 +252,7 @@ class _Service:
             if code != BUSY:  # another run held the volume, and says itself how it ended
                 self._scheduler.leave_later(self._unrecorded(code))
         else:
-            logger.info("the first backup has ended well")
+            logger.info("the first backup has succeeded")
 
     def _unrecorded(self, code: int) -> Run:
         """The first backup as its exit code tells it, for where it left no record of its own."""
@@ -265,7 +265,7 @@ class _Service:
             ended=datetime.now(UTC),
             outcome=Outcome.CRASHED,
             message=f"the first backup ended with code {code} and left no record",
-            hint="`docker compose logs backup` shows what it said; `create daily` tries it now.",
+            hint="`docker compose logs backup` shows its output; `create daily` tries again.",
             exit_code=abs(code),
         )
 
@@ -309,10 +309,10 @@ def _recover(recover: Callable[[], None]) -> None:
     try:
         recover()
     except LockHeld as held:
-        logger.debug("nothing was swept: {}", held.message)
+        logger.debug("leftovers were not removed: {}", held.message)
     except BackupError as error:
         # Not the end: a service that stays up can say what is wrong.
-        logger.error("leftovers could not be swept: {} {}", error.message, error.hint)
+        logger.error("leftovers could not be removed: {} {}", error.message, error.hint)
 
 
 def check_ready(catalog: Catalog, ready: Callable[[], None]) -> None:

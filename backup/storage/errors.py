@@ -37,7 +37,7 @@ def translated(error: OSError, path: Path) -> StoreError:
         )
     reason = error.strerror or str(error)
     hints = {
-        errno.EROFS: "Mount the backup volume read-write; of a container, only what is mounted can be written.",
+        errno.EROFS: "Mount the backup volume read-write; in a container only mounted folders can be written.",
         errno.EACCES: "The backup volume must belong to the user this container runs as.",
         errno.EIO: "The disk reports errors: check the kernel log, and take a backup to another disk now.",
     }
@@ -89,7 +89,7 @@ def in_memory(directory: Path) -> str:
     """Why what lies in `directory` does not last, and empty where it lies on a disk, or that cannot be told."""
     with contextlib.suppress(OSError):
         if (kind := _file_system(directory)) in MEMORY:
-            return f"{directory} is memory ({kind}): all that is there is gone when its container or machine stops"
+            return f"{directory} is memory ({kind}): its content is lost when its container or machine stops"
     return ""
 
 

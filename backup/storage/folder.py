@@ -88,7 +88,7 @@ class Folder:
                 self._publish(staged, path)
         found = self.stat(key)
         if found is None or found.size != staged.size:
-            raise RemoteFailed(f"{path} was written, but is not there", "Look at the disk or the share.")
+            raise RemoteFailed(f"{path} was written, but does not exist", "Check the disk or the share.")
         return Entry(key, found.size, found.modified, staged.sha256, f"sha256:{staged.sha256}")
 
     def get(self, key: str) -> Iterator[bytes]:
@@ -112,7 +112,7 @@ class Folder:
                 yield block
         if count != size or noted not in ("", digest.hexdigest()):
             raise RemoteDamaged(
-                f"{self.name}: what was read of {printable(key)} is not what was stored there",
+                f"{self.name}: {printable(key)} does not match what was stored there",
                 "Use another copy; `offsite verify --download` marks a damaged one, and `upload` then sends it again.",
             )
 
@@ -144,10 +144,10 @@ class Folder:
 
     def _require(self) -> None:
         if not self._root.is_dir():
-            raise RemoteFailed(f"{self.name} is not there", "Mount the other disk or share there: BACKUP_COPY_DIR.")
+            raise RemoteFailed(f"{self.name} does not exist", "Mount the other disk or share there: BACKUP_COPY_DIR.")
         if self._mounted and not os.path.ismount(self._root):
             raise RemoteFailed(
-                f"{self.name} is no mount of its own: copies would fill the container or the disk of the backups",
+                f"{self.name} is not a mount: copies would fill the container or the disk of the backups",
                 "Mount the other disk or share there: BACKUP_COPY_DIR.",
             )
 
@@ -180,7 +180,7 @@ class Folder:
         """RemoteFailed when a folder on the way is a link; FileNotFoundError when there is none."""
         for each in reversed([folder, *folder.parents]):
             if self._root in each.parents and not stat.S_ISDIR(each.lstat().st_mode):
-                raise RemoteFailed(f"{printable(str(each))} is a link or no folder; it was not followed")
+                raise RemoteFailed(f"{printable(str(each))} is a link or not a folder; it was not followed")
 
     def _make(self, folder: Path) -> None:
         for each in reversed([folder, *folder.parents]):
@@ -222,7 +222,7 @@ class Folder:
         except PermissionError as error:
             raise _denied(what) from error
         except OSError as error:
-            raise RemoteFailed(f"{what}: {error.strerror or error}", "Look at the disk or the share.") from error
+            raise RemoteFailed(f"{what}: {error.strerror or error}", "Check the disk or the share.") from error
 
 
 def _denied(what: str) -> RemoteDenied:
@@ -248,6 +248,6 @@ def _noted(descriptor: int) -> str:
 def _require(key: str, staged: StagedFile, size: int | None, sha256: str) -> None:
     if (size is not None and size != staged.size) or (sha256 and sha256.lower() != staged.sha256):
         raise IntegrityError(
-            f"{printable(key)} was not copied: what was read ({staged.size} bytes) is not what it should be",
-            "It was changed while it was read, or the disk returns other bytes: `verify` tells.",
+            f"{printable(key)} was not copied: what was read ({staged.size} bytes) is not what was stored",
+            "It changed while it was read, or the disk returns other bytes: run `verify`.",
         )

@@ -25,7 +25,7 @@ from backup.storage.errors import storing, translated
 _POLL = 0.1
 # Longer than anybody needs to name itself, or to look who holds the lock.
 _UNNAMED = 1.0
-NAMELESS = "a run that has not said who it is"
+NAMELESS = "an unknown run"
 
 
 @contextlib.contextmanager

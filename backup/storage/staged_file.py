@@ -112,8 +112,8 @@ class StagedFile:
             size, digest = self._read_back.finish()
         if (size, digest) != (self.size, self.sha256):
             raise IntegrityError(
-                f"{self.name}: the disk returned {size} bytes that differ from the {self.size} written;"
-                " the file was thrown away, earlier sets are untouched",
+                f"{self.name}: the disk returned {size} bytes that differ from the {self.size} written; the file was"
+                " discarded, earlier sets are untouched",
                 "The disk or its driver is failing: check the kernel log, and back up to another disk.",
             )
         with storing(self.path):

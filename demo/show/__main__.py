@@ -60,14 +60,14 @@ def _alone(project: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Failure(f"{project} is at work in another terminal; wait until it has ended.") from None
+            raise Failure(f"{project} is running in another terminal; wait until it has ended.") from None
         yield
 
 
 def _sidecar(stack: Stack, words: list[str]) -> int:
     """A command in the running service, with this terminal if there is one. Failure if it does not run."""
     if not stack.compose("ps", "-q", "--status", "running", "backup").strip():
-        raise Failure(f"the sidecar of {stack.project} does not run. `make demo` starts the demonstration anew.")
+        raise Failure(f"the sidecar of {stack.project} does not run. `make demo` starts the demonstration again.")
     terminal = [] if sys.stdin.isatty() and sys.stdout.isatty() else ["-T"]
     argv = stack.command("exec", *terminal, "backup", "backup", *words)
     return subprocess.run(argv, env=stack.environment(), check=False).returncode

@@ -61,5 +61,5 @@ class Claims:
         self.count += 1
         if not true:
             self.failed.append(text)
-        mark = styled("   ok      ", "green") if true else styled("   NOT SO  ", "red")
+        mark = styled("   ok      ", "green") if true else styled("   FAILED  ", "red")
         print(mark + text, flush=True)

@@ -108,14 +108,14 @@ class Story:
         began = time.monotonic()
         code = self.stack.backup("restore", str(self.backup.get("id")), "--force")
         taken = time.monotonic() - began
-        self.claims.check(code == 0, f"the restore ended well, after {taken:.1f} s")
+        self.claims.check(code == 0, f"the restore succeeded after {taken:.1f} s")
 
     def _compare(self) -> None:
         now = look(self.stack)
         left = compare(self.whole, now)
         tables = f"all {len(self.whole.tables)} tables are as they were: {now.rows:,} rows, equal by a hash of each"
         self.claims.check(not left.changed_tables, tables)
-        files = f"all {len(self.whole.files)} files are there, equal by SHA-256, and none besides"
+        files = f"all {len(self.whole.files)} files are there, equal by SHA-256, and no others"
         self.claims.check(not (left.removed or left.changed or left.added), files)
         if left:
             say(damage_told(left))
@@ -158,7 +158,7 @@ class Story:
         title("What happened")
         failed = self.claims.failed
         for claim in failed:
-            print(styled(f"   NOT SO: {claim}", "red"))
+            print(styled(f"   FAILED: {claim}", "red"))
         if failed:
             say(f"After {seconds:.0f} s {len(failed)} of {self.claims.count} claims are not true; the stack stays.")
             for line in self.stack.compose("ps", "-a", "--format", "table {{.Service}}\t{{.Status}}").splitlines():
@@ -166,7 +166,7 @@ class Story:
             self.stack.backup("status")
         else:
             say(f"In {seconds:.0f} s an application was backed up, that was proven, data damaged, and restored.")
-            say(f"All {self.claims.count} claims above were looked at by psql, sha256sum and HTTP, and are true.")
+            say(f"All {self.claims.count} claims above were checked by psql, sha256sum and HTTP, and are true.")
         title("Look around")
         print(f"   status page   {self.stack.url('page')}")
         print(f"   application   {self.stack.url('app')}")
@@ -180,15 +180,16 @@ class Story:
 
 def damage_told(harm: Difference) -> str:
     """A difference in words."""
-    parts = [
-        f"{harm.rows:,} rows are missing" if harm.rows else "",
-        f"{', '.join(harm.dropped)} is gone" if harm.dropped else "",
-        f"{len(harm.changed_tables)} tables differ" if harm.changed_tables else "",
-        f"{harm.removed} files are missing" if harm.removed else "",
-        f"{harm.changed} files have another content" if harm.changed else "",
-        f"{harm.added} files are too many" if harm.added else "",
+    counts = [
+        (harm.rows, "row", "missing"),
+        (len(harm.changed_tables), "table", "changed"),
+        (harm.removed, "file", "missing"),
+        (harm.changed, "file", "changed"),
+        (harm.added, "file", "new"),
     ]
-    return ", ".join(part for part in parts if part) or "nothing differs"
+    parts = [f"{count:,} {noun}{'s' if count > 1 else ''} {state}" for count, noun, state in counts if count]
+    parts += [f"table {name} gone" for name in harm.dropped]
+    return ", ".join(parts) or "nothing differs"
 
 
 def main(project: str, with_s3: bool) -> bool:

@@ -152,7 +152,9 @@ def test_a_drop_that_the_server_lets_wait_is_left_for_the_next_time(site: Callab
         at.server.new_database(each)
     half_removed(at.server, foreign)
     with at.server.standing_backup() as called:
-        told = f"within 1 s, because .* stands still: {called} of {USER} .* half removed, and the next run drops it"
+        told = (
+            f"within 1 s, because .* stalled base backup: {called} of {USER} .* half removed, and the next run drops it"
+        )
         with pytest.raises(DropDelayed, match=told) as caught:
             admin.drop(ours, at.live_oid, at.kept, patience=1)
         assert "SELECT pg_terminate_backend(" in caught.value.hint

@@ -91,7 +91,7 @@ def test_it_refuses_what_it_does_not_know(shop: Shop) -> None:
     assert done.returncode == 10
     done = shop.setup("--project", shop.project, "--write", "/tmp/x.yml", check=False)  # noqa: S108
     assert done.returncode == 30
-    assert "no folder of the machine is mounted at /tmp" in done.stdout
+    assert "no folder of the host is mounted at /tmp" in done.stdout
 
 
 def test_its_overlay_works_and_a_shell_completes_its_sets(shop: Shop) -> None:
@@ -99,7 +99,7 @@ def test_its_overlay_works_and_a_shell_completes_its_sets(shop: Shop) -> None:
     assert "docker-compose.backup.yml is written" in done.stdout
     again = shop.setup("--project", shop.project, "--write", "/project", check=False)
     assert again.returncode == 10
-    assert "is there already; nothing was written" in again.stdout
+    assert "exists already; nothing was written" in again.stdout
     shop.run("docker", "compose", "config", "--quiet")
     shop.run("docker", "compose", "up", "-d", "--wait", "--wait-timeout", "300", "backup")
     made = shop.run("docker", "compose", "run", "--rm", "-T", "backup", "create")

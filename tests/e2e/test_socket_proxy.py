@@ -62,7 +62,7 @@ def stack() -> Iterator[Stack]:
 
 
 def test_all_that_the_sidecar_does_works(stack: Stack) -> None:
-    assert "calls that are used are allowed" in stack.backup("doctor", check=False).output
+    assert "calls in use are allowed" in stack.backup("doctor", check=False).output
     before = stack.psql(COUNT)
     assert "is complete" in stack.backup("create", "daily").output
     assert "is proven" in stack.backup("drill", "latest").output

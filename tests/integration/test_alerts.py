@@ -418,7 +418,7 @@ def test_notify_test_says_what_each_target_answers(tmp_path: Path) -> None:
     assert lines[0].startswith("mail:a@example.com\tdelivered in")
     assert lines[1].startswith("json://***@127.0.0.1\tfailed") and "500" in lines[1]
     assert "heartbeat\tnot tried" in done.stdout
-    assert "1 target of 2 did not take the test message: json://***@127.0.0.1" in done.stdout + done.stderr
+    assert "1 target of 2 did not accept the test message: json://***@127.0.0.1" in done.stdout + done.stderr
     assert [bool(each["error"]) for each in checked(well.stdout)["receipts"]] == [False, False]
     assert mails.subjects() == ["[stack] BACKUP TEST MESSAGE"] * 2
     assert not any("beat" in path for _, path, _ in calls.requests)

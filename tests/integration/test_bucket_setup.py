@@ -68,7 +68,7 @@ def test_an_object_that_somebody_puts_meanwhile_is_not_overwritten(
         yield b"ours"
         service.client().put_object(Bucket=name, Key="daily/x", Body=b"theirs")
 
-    with pytest.raises(RemoteFailed, match="somebody else has put an object there"):
+    with pytest.raises(RemoteFailed, match="another writer has put an object there"):
         open_bucket(service.options(name)).put("daily/x", chunks(), split=split)
     assert service.client().get_object(Bucket=name, Key="daily/x")["Body"].read() == b"theirs"
 
@@ -109,6 +109,6 @@ def test_a_store_that_refuses_niceties_is_used_without_them(refuses: set[str], a
 def test_what_is_not_implemented_is_not_tried_again_later() -> None:
     with lying() as store:
         store.lie = "error:NotImplemented,501"
-        with pytest.raises(RemoteFailed, match="does not know what was asked") as failed:
+        with pytest.raises(RemoteFailed, match="does not support the request") as failed:
             open_bucket(Service(store.endpoint, "liar").options("copies")).put("k", [b"x"])
         assert "again later" not in failed.value.hint and "offsite check" in failed.value.hint

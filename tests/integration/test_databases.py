@@ -69,7 +69,7 @@ def test_tablespaces(any_server: Server, tmp_path: Path) -> None:
     server.execute(database, "DROP TABLE fast, parts; DROP MATERIALIZED VIEW seen")
     server.execute("postgres", f"DROP TABLESPACE {space}")
     # In the plan, and at the end.
-    assert restored(sidecar).count(f'no tablespace fa"st {database}: what lay there comes into the default one') == 2
+    assert restored(sidecar).count(f'no tablespace fa"st {database}: what was in it goes into the default one') == 2
     assert server.value(database, PLACES) == there.replace(f' in fa"st {database}', "")
     assert server.value(database, "SELECT b FROM fast").startswith(f"SET default_tablespace = {space};")
     assert f"SET default_tablespace = {space};" in server.value(database, "SELECT f()")
@@ -198,7 +198,7 @@ def test_what_lives_keeps_its_own_and_what_is_new_gets_the_sets(
     assert said.count(stays) == 2, said
     for word in ("search_path", "its connection limit", "its comment", "its owner", "grants on it"):
         assert word in said.partition(stays)[2].partition("\n")[0], word
-    assert said.count("role fresh_clerk: stays as it is here; in the set are other: CONNECTION LIMIT, CREATEDB") == 2
+    assert said.count("role fresh_clerk: stays as it is here; the set differs in: CONNECTION LIMIT, CREATEDB") == 2
     assert settings(fresh, database) == own
     assert sidecar.run("undo", "--force").code == 0
     discard(sidecar)
@@ -308,7 +308,7 @@ def test_a_name_that_an_image_has_lost_holds_nothing_up(server: Server, sidecar:
             server.execute(database, f"ALTER {what} SET timezone = 'US/Pacific'")
         assert sidecar.run("create", "daily").code == 0
         docker("exec", server.container.name, "rm", zone)
-        left_out = "does not take a setting, which is left out: ALTER "
+        left_out = "refuses a setting, which is left out: ALTER "
         notes = " ".join(proof(sidecar)["notes"])
         assert notes.count(left_out) == 2 and "ROLE lost_zone SET" in notes and "'US/Pacific'" in notes, notes
         server.execute(database, "DROP TABLE t; DROP ROLE lost_zone; CREATE TABLE lives (a int)")
@@ -355,9 +355,9 @@ def test_extensions_come_in_the_version_that_they_had_or_both_are_named(server: 
 
     case.reseal(elsewhere, tier="weekly")
     said = restored(case.sidecar, case.stored("weekly").id)
-    assert said.count("extensions come in another version than the set's: pg_trgm 0.9 becomes 1.6") == 2, said
+    assert said.count("extensions differ in version from the set's: pg_trgm 0.9 becomes 1.6") == 2, said
     assert server.value(case.database, version) == "1.6"
     server.execute(case.database, "UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'pg_trgm'")
     made = case.sidecar.run("create", "monthly")
-    assert "pg_trgm is of version 0.9, which this server can no longer make" in made.output, made.output
+    assert "pg_trgm is of version 0.9, which this server can no longer create" in made.output, made.output
     discard(case.sidecar)

@@ -124,7 +124,7 @@ def test_a_healthy_stack(stack: Sidecar, doctor: Doctor, tmp_path: Path) -> None
     assert seen.of("mounts")[0] == ("pass", f"media is {stack.media}, which web1 may write to", "")
     assert {line[0] for line in seen.of("mounts")} == {"pass"}
     assert seen.of("restore") == [("pass", "a restore would stop web1 while it swaps", "")]
-    assert "took the test message" in seen.of("alerts")[-1][1]
+    assert "accepted the test message" in seen.of("alerts")[-1][1]
     assert len(mails.messages) == 1
     assert PASSWORD not in seen.output
     password = next(each for each in seen.said["settings"] if each["name"] == "DB_PASSWORD")
@@ -167,8 +167,8 @@ def test_an_engine_that_allows_backups_alone(stack: Sidecar, doctor: Doctor) -> 
     with socket_proxy(allowed) as address:
         seen = doctor(stack, DOCKER_HOST=address)
         assert stack.run("create", DOCKER_HOST=address).code == 0
-    seen.only("engine", "warn", "no drill can be made", "Allow these calls")
-    assert "which may not be asked whether it is rootless" in seen.of("engine")[0][1]
+    seen.only("engine", "warn", "drills and the commands", "Allow these calls")
+    assert "rootless or not is unknown" in seen.of("engine")[0][1]
 
 
 def test_a_wrong_password(stack: Sidecar, doctor: Doctor) -> None:
@@ -194,7 +194,7 @@ def test_a_stopped_database(stack: Sidecar, servers: Callable[[int], Server], do
         seen = doctor(stack)
     finally:
         container.unpause()
-    seen.only("database", "fail", "answers nobody", "docker unpause", besides=unanswered())
+    seen.only("database", "fail", "is paused", "docker unpause", besides=unanswered())
 
 
 def test_an_ordinary_user_that_may_not_read_all(stack: Sidecar, server: Server, doctor: Doctor) -> None:
@@ -225,7 +225,7 @@ def test_an_empty_volume(stack: Sidecar, doctor: Doctor) -> None:
     """A fresh stack's is empty until somebody uploads; one that had files is how a wrong mount looks."""
     files = stack.media / "uploads"
     moved = files.rename(stack.root.parent / "uploads")
-    doctor(stack).only("volumes", "warn", "media is empty, and no set has held a file of it so far", "")
+    doctor(stack).only("volumes", "warn", "media is empty, and no set holds a file of it yet", "")
     moved.rename(files)
     assert stack.run("create", "manual").code == 0
     shutil.rmtree(files)
@@ -290,12 +290,12 @@ def test_a_target_that_is_down(stack: Sidecar, doctor: Doctor, monkeypatch: pyte
     mail = {"MAILTO": "ops@example.com", "EMAIL_HOST": "127.0.0.1", "EMAIL_PORT": str(free_port())}
     assert doctor(stack, **mail).bad() == {}
     seen = doctor(stack, "--notify", **mail)
-    seen.only("alerts", "fail", "mail:ops@example.com did not take the test message", "`notify --test` tries again")
+    seen.only("alerts", "fail", "mail:ops@example.com did not accept the test message", "then run `notify --test`")
 
 
 def test_nobody_is_told(stack: Sidecar, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.integration.test_doctor.QUIET", {"offsite"})
-    doctor(stack).only("alerts", "warn", "nobody is told when a backup fails", "Set MAILTO with EMAIL_HOST")
+    doctor(stack).only("alerts", "warn", "no alert target is set", "Set MAILTO with EMAIL_HOST")
 
 
 def test_an_engine_that_hangs_keeps_nobody_waiting_for_ever(stack: Sidecar, doctor: Doctor) -> None:

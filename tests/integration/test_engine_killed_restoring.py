@@ -99,7 +99,7 @@ def test_at_a_step_of_a_restore(
     named(target, result, "stopped at")
     assert target.journal.exists() and target.sidecar.runs()[0].exit_code == 51
     told = target.sidecar.run("status").output
-    assert "is unfinished since" in told and "--rollback" in told, told
+    assert "has been unfinished since" in told and "--rollback" in told, told
     still = target.sidecar.run("restore", command)
     named(target, still, "stopped at")
     up(target, doomed, victim, step, way)

@@ -141,7 +141,7 @@ def test_a_database_full_of_extensions_is_proven_and_restored(
     restored = sidecar.run("restore", "latest", "--force", "--no-safety")
     assert restored.code == 0, restored.output
     # TimescaleDB's own part in a RENAME waits for its launcher, which waits for the list of databases.
-    assert ("logins are not kept waiting, because what the server has loaded" in restored.output) is (major > 15)
+    assert ("logins are not held back, because what the server has loaded" in restored.output) is (major > 15)
     assert content(server) == before
     # The extension knows of what was put in: the next job has a number of its own, and can be taken away again.
     assert server.value(DATABASE, "SELECT cron.schedule('another', '0 4 * * *', 'SELECT 1')") == 2
@@ -205,7 +205,7 @@ def test_in_another_database_it_comes_back_without_what_can_be_in_one_only(
     restored = filled_17.run("restore", "latest", "--force", "--no-safety")
     assert restored.code == 0, restored.output
     # In the plan, and at the end.
-    told = f"pg_cron can be in one database only, on this server in {DATABASE}: its jobs are not put back"
+    told = f"pg_cron works in one database only, on this server in {DATABASE}: its jobs are not restored"
     assert restored.output.count(told) == 2, restored.output
     assert server.value(other, "SELECT count(*) FROM hyper") == 2000
     assert server.value(other, "SELECT to_regclass('cron.job')::text") is None
@@ -288,7 +288,7 @@ def test_without_an_engine_the_rest_is_tried_and_what_was_not_is_said(
     monkeypatch.setattr("backup.app.composition.Engine", gone)
     app = filled_17.network(loaded(17)).app()
     proof = drill(filled_17.sets()[0], app.drill_context(Silent())).proof
-    assert proof and proof.proven and "pg_cron was not tried: it can be in one database only" in proof.notes, proof
+    assert proof and proof.proven and "pg_cron was not tried: it works in one database only" in proof.notes, proof
 
 
 def gone() -> None:

@@ -82,7 +82,7 @@ def test_a_database_that_packs_worse_than_predicted(target: Sidecar, server: Ser
     before = target.files()
     result = target.run(*CREATE, DB_NAME=noise)
     failed(target, result, 30, "the backup volume is full", "earlier sets are untouched", "prune --make-room")
-    assert "backing up the database through" in result.output, "it was begun"
+    assert "backing up the database by" in result.output, "it was begun"
     assert target.files() == before
     nothing_left(target, server)
     assert target.run(*CREATE).code == 0
@@ -134,12 +134,12 @@ def test_a_volume_in_memory_takes_sets_and_is_red(target: Sidecar) -> None:
     """Better a set in memory than none; but nobody may take it for one that lasts."""
     target.tries = True  # of media nothing is tried, and memory is memory
     made = target.run(*MEDIA)
-    assert made.code == 3 and "is whole, but does not last" in made.output and "memory (tmpfs)" in made.output, made
+    assert made.code == 3 and "is complete, but not on a disk" in made.output and "memory (tmpfs)" in made.output, made
     assert len(target.sets()) == 2 and all(each.good for each in target.sets())
     run = target.runs()[0]
     assert (run.outcome, run.exit_code) == ("success", 3) and "memory (tmpfs)" in run.message
     status = target.run("status").output
-    assert "CRITICAL: no set lasts" in status and "Mount a volume on a disk there" in status, status
+    assert "CRITICAL: no set is on a disk" in status and "Mount a volume on a disk there" in status, status
 
 
 def test_a_volume_that_is_read_only(target: Sidecar) -> None:

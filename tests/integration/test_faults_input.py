@@ -144,7 +144,7 @@ def test_a_volume_that_may_not_be_read(target: Sidecar, tmp_path: Path) -> None:
 
 def test_a_name_that_no_archive_can_have(target: Sidecar) -> None:
     (target.volumes / "-evil \x1b[2J").mkdir()
-    said = failed(target, target.run(*MEDIA), 20, "cannot name an archive", r"\x1b[2J")
+    said = failed(target, target.run(*MEDIA), 20, "has no valid name for an archive", r"\x1b[2J")
     assert "\x1b" not in said
 
 

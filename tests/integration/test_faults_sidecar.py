@@ -90,7 +90,7 @@ def test_killed_while_its_client_waits_for_a_lock(target: Sidecar, server: Serve
         assert sessions(server, target)
         small(target)
         nothing_left(target, server)
-    assert target.runs()[1].outcome == "crashed" and "without a word" in target.runs()[1].message
+    assert target.runs()[1].outcome == "crashed" and "without a record" in target.runs()[1].message
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

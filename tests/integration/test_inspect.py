@@ -370,7 +370,7 @@ def test_full_disks(case: Target, tmp_path: Path, other: Sidecar) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", small], check=True)
     try:
         code, _, errors = run(case.sidecar, "export", "latest", str(small))
-        assert code == 30 and "no room" in errors and list(small.iterdir()) == []
+        assert code == 30 and "no space" in errors and list(small.iterdir()) == []
         _, archive, _ = run(case.sidecar, "export", "latest", "-")
         here = Sidecar(small, other.spool, other.volumes, other.environment | {"BACKUP_DIR": str(small)})
         for stdin, source in ((archive, "-"), (b"", str(case.sidecar.root / "daily"))):

@@ -23,7 +23,7 @@ from tests.support.faults import eventually, nothing_left, under_way
 from tests.support.keys import key_pair
 from tests.support.sidecar import Result, Sidecar
 
-TRYING = "trying whether"
+TRYING = "load test of"
 # A function that another one calls goes, which PostgreSQL does not notice: the index on it can never be built again.
 FIRST = """
     CREATE FUNCTION helper(v text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower(v)';
@@ -132,8 +132,8 @@ def test_a_set_whose_rows_do_not_load_is_found_by_its_drill(server: Server, tmp_
     assert (bad.state, good.state) == ("does not load", "complete") and target.catalog.find("latest").id == good.id
     result = made(target)
     assert (
-        "whether it loads was not tried" in result.output
-        and f"but {bad.id} with the same ones did not" in result.output
+        "not load-tested" in result.output
+        and f"but the rows of {bad.id}, with the same definitions, did not" in result.output
     )
     assert f"fail {bad.id} does not load: " in health(target)
     restored = target.run("restore", bad.id, "--force", "--no-safety")
@@ -163,7 +163,7 @@ def test_one_that_is_killed_while_it_is_tried_is_good_and_says_so(server: Server
         process.wait(30)
     stored = target.sets()[0]
     assert stored.verified and stored.verdict and stored.verdict.load_test is None
-    assert "warn whether" in health(target) and "nobody has done it here" in health(target)
+    assert f"warn {stored.id} was not load-tested" in health(target) and "no run has done it here" in health(target)
     assert TRYING in made(target).output
     nothing_left(target, server)
 
@@ -207,10 +207,10 @@ def test_a_login_that_may_make_no_database_says_that_nothing_was_tried(
     target = Sidecar.make(tmp_path, server, BACKUP_MIN_SIZE_KB="0")
     with role(server, "narrow", "pg_read_all_data") as name:
         run = far(DB_USER=name, DB_PASSWORD="narrow")
-        assert run.exit_code == 0 and "whether it loads was not tried: " in run.message
+        assert run.exit_code == 0 and "not load-tested: " in run.message
         assert "permission denied to create database" in run.message and "CREATEDB" in run.hint
         told = health(target)
-        assert told.startswith("warn\n") and "loads was not tried" in told
+        assert told.startswith("warn\n") and "was not load-tested" in told
         # What it may not do there says nothing of the set.
         server.execute("postgres", f"ALTER ROLE {name} CREATEDB")
         server.execute(server.made[-1], "CREATE EXTENSION pg_stat_statements")

@@ -118,7 +118,7 @@ def test_what_was_sent_comes_back_equal(stack: Copied, server: Server, tmp_path:
     assert "is here already" in done(stack, "offsite", "pull", made, code=46)
     dump = next(path for path in (stack.root / "daily").iterdir() if path.name.startswith("obcms_backup_"))
     dump.write_bytes(dump.read_bytes()[:-1])
-    assert "the copy takes its place" in done(stack, "offsite", "pull", made)
+    assert "the copy replaces it" in done(stack, "offsite", "pull", made)
     assert {name: data for name, data in stack.files().items() if not name.endswith(".verdict")} == before
     assert stack.sets()[0].verified and not list((stack.root / "damaged").iterdir())
     to = tmp_path / "to"
@@ -152,7 +152,7 @@ def test_a_damaged_copy_is_told_by_command_status_and_exit_code(stack: Copied) -
     stack.replace(key)
     assert f"{made} differs" in done(stack, "offsite", "verify", "--download", code=40)
     assert "WARNING" in (said := done(stack, "status")) and "not as sent" in said
-    assert "with other bytes than were sent" in done(stack, "restore", f"{stack.scheme}:{made}", "--force", code=40)
+    assert "differs from what was sent" in done(stack, "restore", f"{stack.scheme}:{made}", "--force", code=40)
     done(stack, "upload", "--all")
     done(stack, "offsite", "verify", "--download")
 

@@ -59,7 +59,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert done.code == 0 and "removed 4 sets" in done.output and "5 more sets" in done.output
     assert sidecar.runs()[0].trigger == "schedule" and sidecar.runs()[0].exit_code == 0
     shrunk = sidecar.run("prune", BACKUP_RETENTION_DAILY="2")
-    assert shrunk.code == 4 and "a person must agree" in shrunk.output and "[WARNING]" in shrunk.output
+    assert shrunk.code == 4 and "a setting was shortened" in shrunk.output and "[WARNING]" in shrunk.output
     assert "\n  `prune --dry-run` says" in shrunk.output and "`prune --force` removes them" in shrunk.output
     assert 4 in {run.exit_code for run in sidecar.runs()}
     assert sidecar.run("prune", "--forget-volume", "ocr").code == sidecar.run("prune", "--ahead", "none").code == 44

@@ -125,7 +125,7 @@ def test_a_live_database_that_is_half_removed_is_replaced_and_never_comes_back(t
     for words in (("--dry-run",), ("--force",)):
         refused = target.run("undo", *words)
         assert refused.code == 50 and "is half removed and cannot come back; nothing was touched" in refused.output
-        assert "`undo --discard` ends that" in refused.output and "Use DROP" not in refused.output
+        assert "`undo --discard` removes the rest" in refused.output and "Use DROP" not in refused.output
     assert live(target, server) == (OLD, "old")
     assert target.run("undo", "--discard", "--force").code == 0
     clean(target, server)

@@ -145,7 +145,7 @@ class TestFlipped:
         remote = open_bucket(ceph.options(bucket, proxy.endpoint))
         remote.put(KEY, [BLOCK] * 26, SIZE, sha256=DIGEST)
         proxy.flip(5 * MIB, answer=True)
-        with pytest.raises(RemoteFailed, match="not what was stored"):
+        with pytest.raises(RemoteFailed, match="not match what was stored"):
             b"".join(remote.get(KEY))
 
 
@@ -254,7 +254,7 @@ class TestRefused:
         [
             ("error:ExpiredToken,400", RemoteDenied, "expired"),
             ("error:AccessDenied,403", RemoteDenied, "refused"),
-            ("error:SlowDown,503", RemoteFailed, "trouble of its own"),
+            ("error:SlowDown,503", RemoteFailed, "an internal error"),
             ("error:PermanentRedirect,301", RemoteFailed, "region"),
             ("error:QuotaExceeded,403", RemoteFailed, "quota"),
         ],

@@ -232,7 +232,7 @@ def test_who_may_not_switch_it_off_is_told_and_may_be_let(tmp_path: Path, server
     before = seen(server, database)
     said = done(sidecar.run("create", "daily"))
     remedy = f"GRANT SET ON PARAMETER event_triggers TO {role}"
-    assert "the event trigger note acts on every login" in said and remedy in said
+    assert "the event trigger note fires on every login" in said and remedy in said
     assert remedy in sidecar.run("doctor").output
     done(sidecar.run("drill", "latest"))
     noted = seen(server, database)

@@ -162,7 +162,7 @@ def test_what_no_order_can_load_is_named(tmp_path: Path, server: Server) -> None
     for reader, column in (("rate", "of"), ("twice", "more"), ("named", "more")):
         early = f"public.{reader}(v text), which the generated column public.bill.{column} needs, reads public.zz_rate:"
         assert said.count(early) == 1, said
-    assert "bare(v text), which the index public.by_word needs" in said and "no load can make it" in said
+    assert "bare(v text), which the index public.by_word needs" in said and "no load can create it" in said
     said = done(sidecar.run("drill", "latest"), 41)
     assert "public.bare(text)" in said and "at a second attempt" in said
     server.execute(database, "ALTER FUNCTION bare(text) SET search_path = public, pg_temp")
@@ -187,7 +187,7 @@ def test_files_of_others_get_the_second_attempt_too(tmp_path: Path, server: Serv
     assert server.value(database, checks) == 5
     if "--inserts" in options:
         said = done(sidecar.run("verify", "--test-restore", str(tmp_path / "theirs")))
-        assert "is proven" in said and "come as INSERT statements" in said
+        assert "is proven" in said and "are INSERT statements" in said
     done(sidecar.run("undo", "--discard", "--force"))
 
 

@@ -313,8 +313,8 @@ def one_row_less(dump: bytes) -> bytes:
 
 DUMPS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "one row less": (one_row_less, "table public.people has 2,999 rows instead of 3,000"),
-    "rows cut off": (lambda dump: dump[: dump.index(b"\n7\t") + 1], "no whole dump"),
-    "no trailer": (lambda dump: dump[: dump.rindex(b"--\n-- PostgreSQL")], "no whole dump: it has no completion"),
+    "rows cut off": (lambda dump: dump[: dump.index(b"\n7\t") + 1], "an incomplete dump"),
+    "no trailer": (lambda dump: dump[: dump.rindex(b"--\n-- PostgreSQL")], "an incomplete dump: it has no completion"),
     "another key": (lambda dump: dump.replace(b"\\unrestrict ", b"\\unrestrict x"), "key it began with"),
     "no beginning": (lambda dump: dump[1:], "does not begin"),
     "no large object": (lambda dump: dump.replace(b"SELECT pg_catalog.lo_open", b"SELECT 1"), "0 large objects"),
@@ -336,20 +336,26 @@ ARCHIVES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "last missing": (archive(lambda found: found.pop()), "in the file index, but not in the archive"),
     "order": (archive(lambda found: found.reverse()), "comes before the directory"),
     "content": (lambda tar: tar.replace(b"a file\n", b"A file\n"), "has other content than when it was stored"),
-    "elsewhere": (archive(lambda found: setattr(found[0][0], "name", "/etc")), "is no safe name"),
+    "elsewhere": (archive(lambda found: setattr(found[0][0], "name", "/etc")), "is not a safe name"),
     "a link less": (
         archive(lambda found: found.remove(next(f for f in found if f[0].issym()))),
         "holds 0 links instead of 1",
     ),
-    "no zero blocks": (lambda tar: tar.rstrip(b"\0") + bytes(-len(tar.rstrip(b"\0")) % 512), "cut off"),
-    "one zero block": (lambda tar: tar.rstrip(b"\0") + bytes(-len(tar.rstrip(b"\0")) % 512 + 512), "cut off"),
-    "no whole block": (lambda tar: tar[:-1], "cut off"),
+    "no zero blocks": (
+        lambda tar: tar.rstrip(b"\0") + bytes(-len(tar.rstrip(b"\0")) % 512),
+        "the archive is truncated",
+    ),
+    "one zero block": (
+        lambda tar: tar.rstrip(b"\0") + bytes(-len(tar.rstrip(b"\0")) % 512 + 512),
+        "the archive is truncated",
+    ),
+    "no whole block": (lambda tar: tar[:-1], "the archive is truncated"),
     "behind the end": (lambda tar: tar[:-1] + b"x", "something follows the end"),
     "a second archive": (lambda tar: tar + tar, "something follows the end"),
     "in the padding": (lambda tar: tar.replace(b"a file\n\0", b"a file\nx"), "damaged"),
     "a header": (lambda tar: tar.replace(b"ustar\x0000", b"ustar\x0001"), "damaged"),
     "not an archive": (lambda tar: b"x" * len(tar), "damaged"),
-    "empty": (lambda tar: b"", "cut off"),
+    "empty": (lambda tar: b"", "the archive is truncated"),
 }
 
 
@@ -388,7 +394,7 @@ def test_an_index_that_fits_its_checksums_and_not_its_archive(kept: Kept, case: 
 )
 def test_nothing_may_follow_the_end_of_gzip(kept: Kept, part: str, added: bytes) -> None:
     kept.refit(part, kept.path(part).read_bytes() + added, None)
-    told(kept, "bytes follow its end")
+    told(kept, "trailing bytes after the gzip stream")
 
 
 def test_a_flip_inside_gzip_is_found_by_its_own_crc(kept: Kept) -> None:
@@ -401,7 +407,7 @@ def test_a_flip_inside_gzip_is_found_by_its_own_crc(kept: Kept) -> None:
 
 def test_roles_that_are_cut_are_found(kept: Kept) -> None:
     kept.repack("roles*.sql.gz", lambda roles: roles[: roles.index(b"dump complete")])
-    told(kept, "no whole list of roles")
+    told(kept, "an incomplete list of roles")
 
 
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -413,7 +419,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "large objects": (lambda m: m["database"].update(large_objects=2), "1 large object instead of 2"),
     "files": (lambda m: m["volumes"][0].update(files=2), "files instead of 2"),
     "stored sum": (lambda m: m["artifacts"][0].update(stored_sha256="0" * 64), "has changed since"),
-    "plain sum": (lambda m: m["artifacts"][0].update(plain_sha256="0" * 64), "unpacks to other bytes"),
+    "plain sum": (lambda m: m["artifacts"][0].update(plain_sha256="0" * 64), "does not unpack to what was packed"),
     "plain size": (lambda m: m["artifacts"][0].update(plain_size=7), "bytes instead of 7"),
     "stored size": (lambda m: m["artifacts"][0].update(stored_size=7), "bytes instead of 7"),
     "format": (lambda m: m.update(format=2), "format"),
@@ -494,7 +500,7 @@ def test_old_files_are_taken_for_what_they_are(kept: Kept, packed: bool) -> None
     kept.path(".tar.gz").write_bytes(pack(kept.plain(".tar.gz")))
     kept.path(".sql.gz").write_bytes(pack(b"PGDMP\x01\x0e\x00" + bytes(range(256)) * 9))
     problems, unchecked, _ = kept.check()
-    assert problems == [] and any("only pg_restore can tell" in line for line in unchecked)
+    assert problems == [] and any("only a restore can tell" in line for line in unchecked)
     cut = kept.path(".sql.gz").read_bytes()[:-1]
     kept.path(".sql.gz").write_bytes(cut)
     assert bool(kept.check().problems) == packed, "what packs it tells, even of what pg_restore alone can read"
@@ -506,7 +512,7 @@ def test_members_of_gzip_and_padding_are_allowed_in_old_files(kept: Kept) -> Non
     path.write_bytes(gzip.compress(plain[:1000]) + gzip.compress(plain[1000:]) + bytes(5000))
     assert kept.check().problems == []
     path.write_bytes(path.read_bytes() + b"x")
-    told(kept, "bytes follow its end")
+    told(kept, "trailing bytes after the gzip stream")
 
 
 @pytest.mark.parametrize("options", ["--format=gnu", "--format=pax", "--format=ustar", "-S", "-S --format=pax"])

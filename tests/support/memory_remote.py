@@ -60,7 +60,7 @@ class MemoryPlace:
             raise RemoteDenied(f"s3://memory denies to overwrite {key}")
         data = b"".join(chunks)
         if size not in (None, len(data)) or sha256 not in ("", hashlib.sha256(data).hexdigest()):
-            raise IntegrityError(f"{key} is not what it should be")
+            raise IntegrityError(f"{key} is not what was stored")
         self.order.append(key)
         self.lay(key, self.twist(data))
         found = self.facts[key]
@@ -105,7 +105,7 @@ class MemoryPlace:
             raise RemoteFailed(f"{key} cannot be read at s3://memory")
         yield data[len(data) // 2 :]
         if known not in ("", hashlib.sha256(data).hexdigest()):
-            raise RemoteDamaged(f"what was read of {key} is not what was stored there")
+            raise RemoteDamaged(f"{key} does not match what was stored there")
 
     def remove(self, key: str) -> Removal:
         self._count("remove")

@@ -231,7 +231,7 @@ def warning() -> Overview:
         Finding(
             "warn",
             "2 alerts could not be delivered for 3 h: mail.example.org refuses the connection",
-            "`notify --test` tries again; correct BACKUP_NOTIFY_URLS.",
+            "Correct BACKUP_NOTIFY_URLS, then run `notify --test`.",
         ),
     )
     clocks = (
@@ -272,7 +272,7 @@ def critical() -> Overview:
             started=at,
             ended=at + timedelta(seconds=2),
             outcome=Outcome.FAILED if back else Outcome.CRASHED,
-            message=why if back else "create ended without a word: killed, or the machine went down",
+            message=why if back else "create ended without a record: killed, or the machine went down",
             hint=hint,
             exit_code=30,
         )
@@ -307,7 +307,7 @@ def critical() -> Overview:
 def starting() -> Overview:
     """The first backup runs."""
     run = Run(id="r", operation="create", tier="daily", trigger="first", started=NOW - timedelta(minutes=4))
-    text = "the first backup is running since 2025-11-25 03:08:00 PST"
+    text = "the first backup has been running since 2025-11-25 03:08:00 PST"
     reasons = (Finding("starting", text, "`docker compose logs -f backup` shows its progress."),)
     return _bare(Health("starting", reasons, NOW, None, "alive"), [run])
 

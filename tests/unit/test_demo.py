@@ -24,13 +24,13 @@ def test_equal_states_have_no_difference() -> None:
 @pytest.mark.parametrize(
     ("tables", "files", "told"),
     [
-        ({"app_case": (9, "cc")}, {}, "1 rows are missing, 1 tables differ"),
-        ({"app_case": (10, "cc")}, {}, "1 tables differ"),
-        ({"app_case": None}, {}, "10 rows are missing, app_case is gone, 1 tables differ"),
-        ({"new": (0, "")}, {}, "1 tables differ"),
-        ({}, {"./a": None}, "1 files are missing"),
-        ({}, {"./a": "33"}, "1 files have another content"),
-        ({}, {"./c": "33"}, "1 files are too many"),
+        ({"app_case": (9, "cc")}, {}, "1 row missing, 1 table changed"),
+        ({"app_case": (10, "cc")}, {}, "1 table changed"),
+        ({"app_case": None}, {}, "10 rows missing, 1 table changed, table app_case gone"),
+        ({"new": (0, "")}, {}, "1 table changed"),
+        ({}, {"./a": None}, "1 file missing"),
+        ({}, {"./a": "33"}, "1 file changed"),
+        ({}, {"./c": "33"}, "1 file new"),
     ],
 )
 def test_every_kind_of_damage_is_seen(
@@ -49,7 +49,7 @@ def test_a_claim_that_is_not_so_is_shown_and_counted(capsys: pytest.CaptureFixtu
     claims.check(True, "water is wet")
     claims.check(False, "pigs fly")
     assert claims.failed == ["pigs fly"] and claims.count == 2
-    assert "NOT SO  pigs fly" in capsys.readouterr().out
+    assert "FAILED  pigs fly" in capsys.readouterr().out
 
 
 def test_a_restore_that_left_damage_is_not_called_a_success(
@@ -62,11 +62,11 @@ def test_a_restore_that_left_damage_is_not_called_a_success(
     ports = dict.fromkeys(prepare.PORTS, 1)
     monkeypatch.setattr(story, "look", lambda stack: WHOLE)
     assert Story(Stack("x", ports), whole=WHOLE).tell()
-    assert "NOT SO" not in capsys.readouterr().out
+    assert "FAILED" not in capsys.readouterr().out
     monkeypatch.setattr(story, "look", lambda stack: State(WHOLE.tables | {"app_case": (9, "cc")}, {"./a": "11"}))
     assert not Story(Stack("x", ports), whole=WHOLE).tell()
     out = capsys.readouterr().out
-    assert out.count("NOT SO") == 4 and "1 rows are missing, 1 tables differ, 1 files are missing" in out
+    assert out.count("FAILED") == 4 and "1 row missing, 1 table changed, 1 file missing" in out
 
 
 def test_a_port_in_use_is_passed_over_or_refused(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup import formatting
 from backup.formatting import age, duration, essence, plural, printable, shortened, size
 
 
@@ -41,6 +45,18 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_ages_and_plurals() -> None:
     assert age(timedelta(seconds=0.2)) == "just now" and age(timedelta(seconds=-90)) == "1 min 30 s ahead"
     assert plural(1, "file") == "1 file" and plural(1200, "file") == "1,200 files"
+    assert plural(1, "copy", "copies") == "1 copy" and plural(1200, "copy", "copies") == "1,200 copies"
+
+
+def test_every_noun_that_takes_no_s_brings_its_plural() -> None:
+    calls = [
+        node
+        for path in Path(formatting.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "plural" and len(node.args) == 2
+    ]
+    nouns = {node.args[1].value for node in calls if isinstance(node.args[1], ast.Constant)}
+    assert len(nouns) > 20 and not [noun for noun in nouns if re.search(r"([^aeiou]y|s|x|z|ch|sh)$", noun)]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,9 @@ def _tree(found: Tree) -> RenderableType:
     for name, files, count in found.directories[:_SHOWN]:
         table.add_row(Text(printable(name)), number(f"{files:,}"), number(size(count)))
     if len(found.directories) > _SHOWN:
-        table.add_row(Text(f"and {len(found.directories) - _SHOWN:,} more directories; --json has all"))
+        table.add_row(
+            Text(f"and {plural(len(found.directories) - _SHOWN, 'more directory', 'more directories')}; --json has all")
+        )
     return Group(Text(), table)
 
 
@@ -93,7 +95,7 @@ def usage_page(use: Use) -> RenderableType:
     for what, count in usage_rows(use):
         sums.add_row(Text(what), number(size(count)))
     blocks.append(sums)
-    for title, listed in (("left by runs that died", use.leftovers), ("not ours", use.foreign)):
+    for title, listed in (("left by killed runs", use.leftovers), ("not ours", use.foreign)):
         blocks += [
             Text(f"{title}: {printable(path)}, {size(count)}", style="yellow") for path, count in listed[:_SHOWN]
         ]
@@ -105,7 +107,7 @@ def usage_rows(use: Use) -> list[tuple[str, int]]:
     rows = [(f"tier {tier}", count) for tier, count in sorted(use.tiers.items(), key=lambda item: -item[1])]
     rows += [(kind, count) for kind, count in sorted(use.kinds.items(), key=lambda item: -item[1])]
     rows += sorted(use.other.items(), key=lambda item: -item[1])
-    rows.append((f"in all ({plural(len(use.sets), 'set')})", use.bytes))
+    rows.append((f"total ({plural(len(use.sets), 'set')})", use.bytes))
     if use.undo:
         rows.append(("kept for `undo`, in the server and the volumes", use.undo))
     return [*rows, ("free on the disk", use.free), ("size of the disk", use.total)]

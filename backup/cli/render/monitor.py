@@ -36,7 +36,7 @@ _OUTCOMES: Final = {
     Outcome.CRASHED: "red",
 }
 _SCHEDULED: Final = (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)
-_UNASKED: Final = "not asked: no service answers in this container"
+_UNASKED: Final = "unknown: no service answers in this container"
 # In a report of the last fortnight, daily, weekly and drill together.
 _RUNS: Final = 20
 
@@ -202,7 +202,7 @@ def _offsite(overview: Overview) -> Iterator[Row]:
         parts += [f"{place.waiting} waiting ({size(place.waiting_size)})"] if place.waiting else []
         parts += [f"{place.bad} not as sent"] if place.bad else []
         parts += [f"newest {place.newest}"] if place.newest else []
-        parts += [f"looked at {_when(place.looked, overview)}"] if place.looked else []
+        parts += [f"checked {_when(place.looked, overview)}"] if place.looked else []
         yield Row(printable(place.name), ", ".join(parts), "yellow" if place.waiting or place.bad else "")
 
 

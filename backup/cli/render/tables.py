@@ -77,9 +77,7 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
     if stored.pin:
         facts.append(("pinned", _pin(stored.pin, zone)))
     if stored.encrypted:
-        opened = (
-            "nobody has shown yet that it can be opened: `drill` with its key" if stored.unopened else "opened since"
-        )
+        opened = "never opened with its key; `drill` shows whether it can be" if stored.unopened else "opened since"
         facts.append(("encrypted", f"to age recipients; {opened}"))
     facts.append(("verified", _verdict(stored, zone)))
     facts.append(("loads", _loads(stored.verdict, zone)))
@@ -123,7 +121,8 @@ def _manifest_blocks(manifest: Manifest) -> list[RenderableType]:
             Text(
                 f"\nvolume {volume.name}: {plural(volume.files, 'file') if volume.files else 'empty'}, "
                 f"{size(volume.bytes)}, "
-                f"{volume.directories:,} directories, {volume.links:,} symbolic and {volume.hard_links:,} hard links"
+                f"{plural(volume.directories, 'directory', 'directories')}, "
+                f"{volume.links:,} symbolic and {volume.hard_links:,} hard links"
             )
         )
         blocks += [Text(f"  changed: {printable(c.path)}: {c.what}", style="yellow") for c in volume.changed]
@@ -153,7 +152,7 @@ def _rows(rows: dict[str, int]) -> Table:
 def _verdict(stored: StoredSet, zone: ZoneInfo) -> str:
     verdict, bare = stored.verdict, stored.state == "old script"
     if verdict is None:
-        return "never; `verify` does" if bare else "read back when it was written; not since"
+        return "never; run `verify`" if bare else "read back when it was written, not verified since"
     when = f"{verdict.checked.astimezone(zone):%Y-%m-%d %H:%M:%S}"
     whole = "unpacks to its end" if bare else "every byte as written"
     open_ = f"; not checked: {'; '.join(verdict.unchecked)}" if verdict.unchecked else ""
@@ -164,7 +163,7 @@ def _loads(verdict: Verdict | None, zone: ZoneInfo) -> str:
     """What the try of its definitions showed."""
     test = verdict.load_test if verdict else None
     if test is None:
-        return "its definitions were not tried by themselves"
+        return "no load test"
     when = f"{test.tried.astimezone(zone):%Y-%m-%d %H:%M:%S}"
     if test.untried:
         return f"not tried: {test.untried}"
@@ -181,12 +180,12 @@ def _pin(pin: Pin, zone: ZoneInfo) -> str:
 
 def _proof(proof: Proof | None, zone: ZoneInfo) -> str:
     if proof is None:
-        return "never restored; `drill` does, into a throw-away server"
+        return "never restored; `drill` restores it into a throw-away server"
     when = f"{proof.tried.astimezone(zone):%Y-%m-%d %H:%M:%S}"
     if proof.refusal:
         return f"{when}: does not load: {proof.refusal} {proof.remedy}"
     if proof.differences:
-        return f"{when}: NOT what was dumped: {'; '.join(proof.differences)}"
+        return f"{when}: differs from the dump: {'; '.join(proof.differences)}"
     notes = "".join(f"; {note}" for note in proof.notes)
     took = duration(proof.seconds.get("total", 0))
     return f"{when}: restored and dumped again in {took} (PostgreSQL {proof.server_version}): equal{notes}"

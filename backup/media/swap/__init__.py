@@ -44,7 +44,7 @@ _OTHER: Final[dict[Side, Side]] = {"new": "old", "old": "new"}
 _STATE: Final = "state"
 # A name of its own, so that discarding needs no room on a full disk.
 _DISCARDING: Final = "state.discarding"
-_RESUME: Final = "`restore --resume` goes on where it stopped, `restore --rollback` brings back the old files."
+_RESUME: Final = "`restore --resume` continues, `restore --rollback` brings back the old files."
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class StagedTrees:
             fcntl.flock(self.folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LockHeld(
-                f"another process is at work on {self._path / self._name}; nothing was done",
-                "Wait for it, or end the helper container that does it, then repeat.",
+                f"another process is working on {self._path / self._name}; nothing was done",
+                "Wait for it, or stop its helper container, then run this again.",
             ) from error
 
     def note_extracted(self) -> None:
@@ -132,7 +132,7 @@ class StagedTrees:
         ):
             return told
         if noted.step in ("extracting", "discarding"):
-            what = "was not extracted to its end" if noted.step == "extracting" else "is being removed"
+            what = "was not extracted completely" if noted.step == "extracting" else "is being removed"
             raise RestoreFailed(f"the tree in {self._path / self._name} {what}; the live files are as they were")
         no_mounts_below(self._path)
         with self._doing("exchange the files", RestoreFailed if noted.step == "settled" else RestoreUnfinished):
@@ -179,10 +179,10 @@ class StagedTrees:
                 continue
             if exists(name, target):
                 raise RestoreUnfinished(
-                    f"{printable(os.fsdecode(name))!r} came into {self._path} while its files were being exchanged, or"
-                    f" into {self._name}/new or /old; nothing was overwritten, and the files are between two states",
-                    "Stop what writes there. Look at the two of that name, in the volume's root and there, and move the"
-                    f" one that came away. Then {_RESUME}",
+                    f"{printable(os.fsdecode(name))!r} appeared in {self._path}, or in {self._name}/new or /old,"
+                    " while the files were swapped; nothing was overwritten, and the files are between two states",
+                    "Stop what writes there. Compare the two of that name, in the volume's root and there, and move"
+                    f" the new one away. Then {_RESUME}",
                 )
             os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
         os.fsync(target)
@@ -196,7 +196,7 @@ class StagedTrees:
         noted = _read(self.folder)
         if noted.state == "moving":
             raise RestoreUnfinished(
-                f"the files of {self._path} are in the middle of an exchange: nothing was removed", _RESUME
+                f"the files of {self._path} are in the middle of a swap: nothing was removed", _RESUME
             )
         no_mounts_below(self._path / self._name)
         with self._doing("remove what is kept", RestoreFailed):
@@ -233,7 +233,7 @@ def prepare(root: Path, stamp: str) -> None:
             there = isinstance(error, FileExistsError)
             raise RestoreFailed(
                 f"{root / staging_name(stamp)}: {error.strerror}; nothing was extracted",
-                "Look at what that is, and move it away." if there else "Mount the volume writable.",
+                "Check what that is, and move it away." if there else "Mount the volume writable.",
             ) from error
 
 
@@ -313,8 +313,8 @@ def _unpacked(data: bytes) -> _Noted:
         return _Noted(found["step"], found["live"], {side: _root(root) for side, root in found["roots"].items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"the note of how far a restore of files has come is damaged: {error}; nothing was moved",
-            "Its directories `new` and `old`, beside the note, hold the trees: look at them, and move one by hand.",
+            f"the progress record of a restore of files is damaged: {error}; nothing was moved",
+            "The directories `new` and `old` beside it hold the trees: check them, and move one by hand.",
         ) from error
 
 

@@ -44,7 +44,7 @@ _NOTE: Final = "places.json"
 # Of each place number, `new` has what is to come until it is live, and `before` what was live.
 _NEW: Final = "new"
 _BEFORE: Final = "before"
-_CHANGED: Final = "was changed after a restore that was cut short, and stays; what was there before that is kept"
+_CHANGED: Final = "was changed after an interrupted restore, and stays; what was there before is kept"
 
 Extract = Callable[[int, Chosen], object]
 
@@ -147,7 +147,7 @@ def _units(top: int, paths: Sequence[bytes]) -> list[Unit]:
     for path in wanted:
         names = path.split(b"/")
         if b"\0" in path or any(each in (b"", b".", b"..") for each in names) or is_of_a_restore(names[0], top):
-            raise NotFound(f"{shown(path)!r} is no path below the volume", "Such as uploads/2025/a.pdf.")
+            raise NotFound(f"{shown(path)!r} is not a path below the volume", "Such as uploads/2025/a.pdf.")
     outer = [path for path in wanted if not any(path.startswith(each + b"/") for each in wanted)]
     places: dict[bytes, list[bytes]] = {}
     for path in outer:
@@ -166,9 +166,9 @@ def _place_of(top: int, path: bytes) -> bytes:
                 return b"/".join(names[: depth + 1])
             except OSError as error:
                 raise RestoreFailed(
-                    f"{shown(b'/'.join(names[: depth + 1]))} is no directory of the volume now ({error.strerror});"
-                    " no live file was touched",
-                    "Look at what it is; no link is followed.",
+                    f"{shown(b'/'.join(names[: depth + 1]))} is no longer a directory of the volume"
+                    f" ({error.strerror}); no live file was touched",
+                    "Check what it is; links are not followed.",
                 ) from error
             os.close(fd)
             fd = below
@@ -211,9 +211,8 @@ def _place(top: int, folder: int, units: Sequence[Unit]) -> None:
                 left.append(shown(units[number].place))
         if left:
             raise RestoreUnfinished(
-                f"not all could be put in its place ({error}), and this could not be taken back: {', '.join(left)}",
-                "What was there is kept beside the files. The service takes it back when it can, or the next restore of"
-                " a path does.",
+                f"not everything could be restored ({error}), and this could not be taken back: {', '.join(left)}",
+                "What was there is kept beside the files. The service or the next restore of a path takes it back.",
             ) from error
         os.unlink(_NOTE, dir_fd=folder)
         raise
@@ -303,7 +302,7 @@ def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -
             os.fsync(parent)
     except (FileNotFoundError, NotADirectoryError):
         return "" if coming == inode else _CHANGED
-    return "is as it was before a restore that was cut short; what was live meanwhile is kept"
+    return "is as it was before an interrupted restore; what was live meanwhile is kept"
 
 
 def _keep(folder: int, own: bytes) -> None:
@@ -363,7 +362,7 @@ def _read(folder: int) -> dict[str, Any] | None:
         return None if data is None else cast(dict[str, Any], json.loads(data))
     except ValueError as error:
         raise RestoreFailed(
-            "the note of a single restore is damaged; nothing was moved", "Look at it by hand."
+            "the progress record of a restore of single files is damaged; nothing was moved", "Check it by hand."
         ) from error
 
 

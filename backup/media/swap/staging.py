@@ -49,7 +49,7 @@ def open_staging(root: int, path: Path, name: str) -> int:
     try:
         fd = os.open(name, FOLDER, dir_fd=root)
     except FileNotFoundError as error:
-        raise NotFound(f"there is no {path / name}; nothing was done") from error
+        raise NotFound(f"{path / name} does not exist; nothing was done") from error
     except OSError as error:
         raise RestoreFailed(f"{path / name} cannot be opened: {error.strerror}; nothing was done") from error
     if os.fstat(fd).st_uid != os.geteuid() or not is_made_by_a_restore(fd):
@@ -59,7 +59,7 @@ def open_staging(root: int, path: Path, name: str) -> int:
             raise NotFound(f"{path / name} holds nothing of a restore any more; nothing was done")
         raise RestoreFailed(
             f"{path / name} was not made by a restore of this user; nothing was done",
-            "Look at what it is; whoever writes to the volume can have made it.",
+            "Check what it is; whoever writes to the volume can have made it.",
         )
     return fd
 
@@ -80,7 +80,7 @@ def make_staging(root: int, path: Path, name: str, inner: Iterable[str]) -> None
             with time_kept(root):
                 os.rmdir(name, dir_fd=root)
             raise RestoreFailed(
-                f"the file system of {path} keeps nothing for one user alone: a new directory has the owner"
+                f"the file system of {path} does not enforce owners and modes: a new directory has the owner"
                 f" {found.st_uid} and the mode {stat.S_IMODE(found.st_mode):04o}; the live files are as they were",
                 "Use a volume whose file system has owners and modes, or mount this one for root alone, such as with"
                 " uid=0,dmask=0077 (FAT) or uid=0,dir_mode=0700 (CIFS).",

@@ -150,7 +150,7 @@ def _first_backup(runs: Iterable[Run]) -> Finding | None:
     since = creates[0].started if creates[0].trigger == FIRST else None
     if any(_spoils(run, since) for run in creates):
         return None
-    text = f"the first backup is running since {creates[0].started:%Y-%m-%d %H:%M:%S %Z}"
+    text = f"the first backup has been running since {creates[0].started:%Y-%m-%d %H:%M:%S %Z}"
     return Finding("starting", text, "`docker compose logs -f backup` shows its progress.")
 
 
@@ -260,7 +260,7 @@ def _server(sets: Sequence[StoredSet]) -> Iterator[Finding]:
 def _long(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:
     for run in runs:
         if run.operation == CREATE and run.outcome is Outcome.RUNNING and now - run.started > _RUNNING_LONG:
-            text = f"a backup is running since {run.started:%Y-%m-%d %H:%M:%S %Z}, for {age(now - run.started)}"
+            text = f"a backup has been running since {run.started:%Y-%m-%d %H:%M:%S %Z}, for {age(now - run.started)}"
             yield warning(text, "`docker compose logs backup` shows what it is doing.")
 
 
@@ -269,6 +269,6 @@ def _clock(runs: Iterable[Run], now: datetime) -> Iterator[Finding]:
     ahead = max((run.started for run in runs), default=now)
     if ahead > now + SKEW:
         yield failure(
-            f"the clock jumped: a run is recorded as begun at {ahead:%Y-%m-%d %H:%M:%S %Z}, {age(now - ahead)}",
+            f"the clock jumped: a run is recorded as started at {ahead:%Y-%m-%d %H:%M:%S %Z}, {age(now - ahead)}",
             "Correct the clock of this machine; if it was wrong before, move that record out of state/runs.",
         )

@@ -59,7 +59,7 @@ def _differences(sets: Sequence[StoredSet]) -> Iterator[Finding]:
             found = f"{proof.differences[0]}" + (
                 f" and {len(proof.differences) - 1} more" * (len(proof.differences) > 1)
             )
-            text = f"{last.id} was restored by a drill and is not what was dumped: {found}"
+            text = f"{last.id} was restored by a drill and differs from the dump: {found}"
             yield warning(text, f"`show {last.id}` lists what differs; `drill {last.id}` tries again.")
 
 
@@ -94,12 +94,12 @@ def load_reasons(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime) 
         made = next((run for run in runs if run.set == good.id and run.trigger == FIRST), None)
         if test is None and made and made.ended and timedelta() <= now - made.ended < _TRYING:
             hint = "`docker compose logs -f backup` shows its progress."
-            yield Finding("starting", f"the first backup tries whether {good.id} loads", hint)
+            yield Finding("starting", f"the first backup load-tests {good.id}", hint)
             return
-        why = test.untried if test and test.untried else "nobody has done it here"
+        why = test.untried if test and test.untried else "no run has done it here"
         hint = test.remedy if test and test.remedy else ""
         yield warning(
-            f"whether {good.id} loads was not tried: {why}",
+            f"{good.id} was not load-tested: {why}",
             f"{hint} `drill {good.id}` restores it into a throw-away server.".strip(),
         )
 

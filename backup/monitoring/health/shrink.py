@@ -138,7 +138,7 @@ def _fewer(good: StoredSet, lost: list[Loss]) -> Iterator[Finding]:
     if lost:
         last = max(lost, key=lambda loss: loss.before - loss.rows).id
         shown = [
-            f"{loss.rows:,} rows of {printable(loss.table)} instead of {loss.before:,}{_where(loss, last)}"
+            f"{plural(loss.rows, 'row')} of {printable(loss.table)} instead of {loss.before:,}{_where(loss, last)}"
             for loss in lost
         ]
         text = f"{good.id} holds far less than {last} in {plural(len(lost), 'table')}: {_listed(shown)}"

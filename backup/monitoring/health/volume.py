@@ -46,7 +46,7 @@ def counts(sets: Sequence[StoredSet], now: datetime, limits: Limits, *, cleaned:
         due = limits.due.get(tier, 0)
         if due >= _FEW and 2 * len(good) < due:
             yield warning(
-                f"{tier} holds {plural(len(good), 'good set')}; by its schedule there should be {due:,}",
+                f"{tier} holds {plural(len(good), 'good set')}; its schedule makes {due:,}",
                 "`logs --kind backup` says how its runs ended. After a change of the schedule this passes by itself.",
             )
         keep = limits.keep.get(tier)
@@ -62,8 +62,8 @@ def empty(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
     for name in empty_volumes(stored) if stored else ():
         if stored and name not in limits.allow_empty:
             yield warning(
-                f"the volume {name} is empty in {stored.id}: no file of it is saved so far",
-                "Is it the volume that the application writes to? This passes with its first file; if it is to stay"
+                f"the volume {name} is empty in {stored.id}: no set holds a file of it yet",
+                "Is it the volume that the application writes to? This passes with its first file; if it may stay"
                 f" empty, set BACKUP_ALLOW_EMPTY={name}.",
             )
 
@@ -73,7 +73,7 @@ def ahead(sets: Sequence[StoredSet], now: datetime) -> Iterator[Finding]:
     found = sorted((stored for stored in sets if is_ahead(stored, now)), key=lambda s: (s.time, s.id))
     if found:
         last = found[-1]
-        which = last.id if len(found) == 1 else f"{plural(len(found), 'set')} to {last.id}"
+        which = last.id if len(found) == 1 else f"{plural(len(found), 'set')} up to {last.id}"
         yield warning(
             f"{which}: dated {age(now - last.time)} of the clock, so never `latest`, counted or drilled",
             "If the clock of this machine is wrong, correct it. If it was wrong when a set was made,"
@@ -89,10 +89,10 @@ def left(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
         kept = [stored for stored in holding if f"volume {name}" in parts_of(stored, limits)]
         if kept:
             yield warning(
-                f"the newest set does not hold volume {printable(name)}, {plural(len(kept), 'older one')} to"
-                f" {kept[0].id} did: the last of them stay until you say that they may go",
-                "If it is still in use, mount it below /volumes in the backup service again; if not,"
-                f" `prune --forget-volume {shlex.quote(name)} --dry-run` shows what may go then.",
+                f"the newest set does not hold volume {printable(name)}, but {plural(len(kept), 'older one')} up to"
+                f" {kept[0].id} did: the last of them stay until they are released",
+                "If it is still in use, mount it below /volumes in the backup service again; if not, `prune"
+                f" --forget-volume {shlex.quote(name)} --dry-run` shows what would go.",
             )
 
 
@@ -113,11 +113,11 @@ def _too_many(
     told = f"{tier} holds {plural(len(late), 'set')} older than the {keep.days} days that it keeps"
     if other:
         yield warning(
-            f"{told}, of another database server (system identifier {other}): no cleanup by itself removes those",
-            f"If that server is gone for good, `prune --server {other} --dry-run` shows what may go of its sets.",
+            f"{told}, of another database server (system identifier {other}): no scheduled cleanup removes those",
+            f"If that server is gone for good, `prune --server {other} --dry-run` shows which of its sets would go.",
         )
         return
     yield warning(
         f"{told}: the cleanup does not run, or is held back",
-        "`prune --dry-run` says why each of them is there; `logs --kind backup` shows what the cleanup did.",
+        "`prune --dry-run` says why each of them stays; `logs --kind backup` shows what the cleanup did.",
     )

@@ -36,13 +36,13 @@ from backup.storage.errors import ON_A_DISK, free_space, in_memory, storing
 from backup.storage.staged_file import StagedFile
 
 Only = Literal["database", "media"]
-_AGAIN: Final = "It was tried twice: `docker compose ps` and the database's log say why; then `create` makes a set."
+_AGAIN: Final = "It was tried twice: `docker compose ps` and the database's log say why. Then run `create` again."
 # A question about a silent dump is no sign of life, and may take so long.
 LEAST: Final = 30.0
 # For a database that went away, such as one that Compose makes anew.
 _RETURN: Final = 60.0
 _RETRY: Final = 5.0
-_SWEEP_FAILED: Final = "what an earlier run left at the database could not be removed: {}"
+_SWEEP_FAILED: Final = "what an earlier run left in the database could not be removed: {}"
 # What clients and the engine say of a server or a container that was stopped, restarted or made anew.
 _WENT: Final = (
     *("server closed the connection", "terminating connection", "connection is lost", "Connection refused"),
@@ -132,7 +132,7 @@ def _make(
         before = previous.manifest if previous else None
         source, facts = None, None
         if request.only != "media":
-            context.progress.phase("asking the database")
+            context.progress.phase("querying the database")
             source, facts = _reach(context, before, request.patience)
             note_lost(context.catalog.root, source.login)
         found = _prepare_volumes(request, context)
@@ -169,7 +169,7 @@ def _database_twice(
     except BackupError as error:
         if not _went_away(error):
             raise
-        logger.warning("the database went away while it was dumped, and is looked up once more: {}", error.message)
+        logger.warning("the database went away during the dump; looking it up once more: {}", error.message)
     draft.forget()
     try:
         return _database_and_roles(*_reach_again(context, facts), context, draft, before)
@@ -312,7 +312,7 @@ def _reach(
     An error of the kind `waited` is waited for up to `patience` seconds, any other is raised at once.
     """
     source, facts = _answering(context, patience, waited)
-    logger.info("backing up the database through {}", source.clients.way)
+    logger.info("backing up the database by {}", source.clients.way)
     try:
         source.sweep()
     except BackupError as error:
@@ -320,7 +320,7 @@ def _reach(
     last = before.database if before else None
     if last and last.system_identifier != facts.system_identifier:
         logger.warning(
-            "this is another database server than the one in the last set (system identifier {} instead of {})",
+            "this is not the database server of the last set (system identifier {} instead of {})",
             facts.system_identifier,
             last.system_identifier,
         )
@@ -336,10 +336,10 @@ def _reach_again(context: CreateContext, facts: Facts) -> tuple[PostgresSource, 
         raise DatabaseUnavailable(error.message, error.hint) from error
     if (now.system_identifier, now.oid) != (facts.system_identifier, facts.oid):
         raise DumpFailed(
-            f"another database has taken the place of {printable(facts.name)} while it was dumped (system identifier"
-            f" {now.system_identifier}, oid {now.oid}, instead of {facts.system_identifier}, {facts.oid})."
-            " Nothing was published",
-            "If it was replaced on purpose, `create` makes a set of the new one.",
+            f"{printable(facts.name)} was replaced by another database during the dump (system identifier"
+            f" {now.system_identifier}, oid {now.oid}, instead of {facts.system_identifier}, {facts.oid}). Nothing"
+            " was published",
+            "If that was on purpose, `create` makes a set of the new one.",
         )
     return source, now
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from backup.catalog.restore_page import PAGE, page
 from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
-from backup.formatting import duration, printable, size
+from backup.formatting import duration, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import LoadTest, Verdict, present
 from backup.model.manifest import Manifest, Tier
@@ -23,7 +23,7 @@ from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
 from backup.storage.errors import ON_A_DISK, in_memory
 
-_UNTRIED: Final = "whether it loads was not tried"
+_UNTRIED: Final = "not load-tested"
 _DRILL: Final = "`drill latest` restores it into a throw-away server."
 
 
@@ -38,7 +38,7 @@ def verify_made(context: Context, done: Run) -> Run:
     try:
         replace(LocalStore(stored.directory), PAGE, page(stored.manifest).encode(), locked=True)
         if runs.told_to_end():
-            logger.warning("{} was not verified: the run was told to end", done.set)
+            logger.warning("{} was not verified: the run was stopped", done.set)
             return done
         # Without the key, what lies there can be compared, and the verdict says what that leaves open.
         sealed = stored.encrypted and stored.identity is None
@@ -67,7 +67,7 @@ def end_made(context: CreateContext, manifest: Manifest, done: Run, dumped: Dump
         if test and test.refusal:
             raise NotProven(f"{done.set} is complete, but does not load: {test.refusal}", test.remedy)
     except Interrupted as signalled:
-        test = LoadTest(tried=context.clock(), untried=f"the run was told to end (signal {signalled.exit_code - 128})")
+        test = LoadTest(tried=context.clock(), untried=f"the run was stopped (signal {signalled.exit_code - 128})")
     except BackupError as error:
         runs.record_failure(context, done, error, done.seconds)
         raise
@@ -78,7 +78,7 @@ def end_made(context: CreateContext, manifest: Manifest, done: Run, dumped: Dump
     _report(manifest, done, test)
     _report_less(context, manifest)
     if memory := in_memory(context.catalog.root):
-        logger.error("{} is whole, but does not last: {}\n  {}", manifest.id, memory, ON_A_DISK)
+        logger.error("{} is complete, but not on a disk: {}\n  {}", manifest.id, memory, ON_A_DISK)
     return done
 
 
@@ -95,8 +95,8 @@ def _report_less(context: CreateContext, manifest: Manifest) -> None:
 def _tried(context: CreateContext, done: Run, dumped: Dumped) -> LoadTest:
     stored = context.catalog.find(done.set)
     if stored.verdict is None:
-        return LoadTest(tried=context.clock(), untried="the run was told to end")
-    context.progress.phase("trying whether it loads")
+        return LoadTest(tried=context.clock(), untried="the run was stopped")
+    context.progress.phase("load test")
     test = load_test(
         stored,
         dumped,
@@ -119,7 +119,7 @@ def _report(manifest: Manifest, run: Run, test: LoadTest | None) -> None:
             logger.warning("{}/{}: {}", volume.name, change.path, change.what)
     took, size_ = duration(run.seconds.get("total", 0)), size(manifest.stored_size)
     empty = "".join(f"; {volume.name}: empty" for volume in manifest.volumes if not volume.files)
-    what = f"{size_} in {len(manifest.artifacts)} files, written and read back in {took}{empty}"
+    what = f"{size_} in {plural(len(manifest.artifacts), 'file')}, written and read back in {took}{empty}"
     loads = ", loads" if test else ""
     if test and test.untried:
         loads = f"; {_UNTRIED}: {printable(test.untried)}"
@@ -133,6 +133,6 @@ def _report(manifest: Manifest, run: Run, test: LoadTest | None) -> None:
 def _judge(identifier: str, problems: list[str]) -> None:
     if problems:
         raise IntegrityError(
-            f"{identifier} was written, but is damaged: {printable('; '.join(problems))}",
+            f"{identifier} is damaged right after it was written: {printable('; '.join(problems))}",
             "Is the disk failing? Its kernel log may say so. Earlier sets were not touched; `create` tries again.",
         )

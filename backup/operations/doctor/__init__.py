@@ -79,7 +79,7 @@ class _Running:
         except BackupError as error:
             self.lines.append(failure(error.message, error.hint))
         except NotChecked as missing:
-            self.lines.append(warning(f"not checked, for want of {missing}"))
+            self.lines.append(warning(f"not checked: it needs {missing}"))
         except Exception as error:  # noqa: BLE001 - a bug in one check must not hide the others
             text = f"this check is broken: {type(error).__name__}: {error}"
             self.lines.append(failure(text, "This is a bug in the backup sidecar."))
@@ -109,7 +109,7 @@ def _ended(each: _Running) -> Iterator[Finding]:
     yield from list(each.lines)
     if not over:
         yield failure(
-            f"no answer within {each.check.seconds:.0f} s", "What it asks hangs: look at its log, or start it again."
+            f"no answer within {each.check.seconds:.0f} s", "What it asks hangs: check its log, or restart it."
         )
 
 

@@ -22,10 +22,10 @@ from backup.postgres.inspect import DatabaseRights, Facts
 from backup.storage.errors import ON_A_DISK
 
 _WITHOUT: Final[Mapping[Purpose, str]] = {
-    "backup": "no backup can be made this way",
-    "drill": "no drill can be made, and commands of BACKUP_POST_RESTORE cannot be run",
+    "backup": "backups fail this way",
+    "drill": "drills and the commands of BACKUP_POST_RESTORE fail",
     "restore": "a restore cannot stop the application",
-    "secret": "a password that the database's container has in a file cannot be read; set DB_PASSWORD_FILE then",
+    "secret": "the password file of the database's container cannot be read; set DB_PASSWORD_FILE instead",
 }
 # The first version of PostgreSQL that knows such a role.
 _MAINTAIN: Final = 17
@@ -58,17 +58,17 @@ class Keys:
 
 def engine(found: Rights) -> Iterator[Finding]:
     """Say what the engine is, and what it refuses."""
-    kind = {True: ", rootless", False: "", None: ", which may not be asked whether it is rootless"}[found.rootless]
+    kind = {True: ", rootless", False: "", None: ", rootless or not is unknown"}[found.rootless]
     yield ok(f"Docker {found.version} answers at {found.url}{kind}")
     for purpose, without in _WITHOUT.items():
         calls = [call for call in found.refused if call.purpose == purpose]
         if calls:
             text = f"refused: {', '.join(call.shown for call in calls)}: {without}"
-            hint = "Allow these calls in the proxy before the socket."
+            hint = "Allow these calls in the socket proxy."
             yield failure(text, hint) if purpose == "backup" else warning(text, hint)
     if not found.refused:
         what = "the socket" if found.url.startswith("unix:") else "this way to the engine"
-        yield ok(f"all {len(CALLS)} calls that are used are allowed; {what} is as good as root on its machine")
+        yield ok(f"all {len(CALLS)} calls in use are allowed; {what} is as good as root on its machine")
 
 
 def no_engine(message: str, hint: str, *, network: bool, wanted: bool) -> Finding:
@@ -76,7 +76,7 @@ def no_engine(message: str, hint: str, *, network: bool, wanted: bool) -> Findin
     if not network:
         return failure(f"{message}; and DB_HOST is not set, so there is no other way to the database", hint)
     if wanted:
-        return warning(f"{message}; the database is reached over the network all the same", hint)
+        return warning(f"{message}; the database is reached over the network anyway", hint)
     return ok("there is none, and none is needed: the database is reached over the network")
 
 
@@ -91,9 +91,9 @@ def password(user: str, *, public: bool) -> Iterator[Finding]:
     """A password that everybody could guess, and that cannot be told from a name."""
     if public:
         yield warning(
-            f"the password of {user} is a public word, such as the role's own name: anybody can guess it, and"
-            " where it is not behind a word like password= it cannot be told from the name and is shown",
-            "Give the role another password and set it where the application and DB_PASSWORD_FILE have it.",
+            f"the password of {user} is a public word, such as the role's own name: it is easy to guess, and hidden"
+            " in logs only behind a word like password=",
+            "Change the role's password, also in the application and in DB_PASSWORD_FILE.",
         )
 
 
@@ -123,8 +123,8 @@ def database_rights(facts: Facts, rights: DatabaseRights) -> Iterator[Finding]:
     if not rights.keep_logins:
         remedy = f"; a superuser can allow it: GRANT pg_maintain TO {user}" if facts.major >= _MAINTAIN else ""
         yield ok(
-            f"{user} may not keep logins waiting while a restore swaps: for a moment clients may be told that the"
-            f" database does not exist, and a pooler may go on saying so for seconds{remedy}"
+            f"{user} may not hold back logins while a restore swaps: for a moment clients may see that the database"
+            f" does not exist, and a pooler may repeat that for seconds{remedy}"
         )
     yield from (ok(f"not in a dump: {each}") for each in facts.not_carried if not each.startswith("passwords"))
 
@@ -160,7 +160,7 @@ def volumes(found: Sequence[Measured], allow_empty: Collection[str], filled: Col
             yield ok(f"{each.name} is empty, as is allowed")
         elif each.name not in filled:
             yield warning(
-                f"{each.name} is empty, and no set has held a file of it so far",
+                f"{each.name} is empty, and no set holds a file of it yet",
                 f"Is it the one that the application writes to? If it may stay empty: BACKUP_ALLOW_EMPTY={each.name}.",
             )
         else:
@@ -216,7 +216,7 @@ def space(free: int, total: int, needed: int | None, min_free: float) -> Iterato
     """Free space against the next set and the limit, in bytes; `needed` is None where it cannot be predicted."""
     limits = Limits(min_free=min_free, next_set=needed)
     found = list(room(free, limits))
-    expects = f"the next set will take about {size(needed)}" if needed else "what the next set takes cannot be told"
+    expects = f"the next set will take about {size(needed)}" if needed else "the size of the next set is unknown"
     yield from found or [ok(f"{size(free)} of {size(total)} are free; {expects}")]
 
 
@@ -276,14 +276,16 @@ def restore(
 ) -> Iterator[Finding]:
     """Say who would be stopped by a restore, and whether its last commands have a place; `up` are running services."""
     names = ", ".join(sorted({printable(each.service or each.name) for each in stopped}))
-    yield ok(f"a restore would stop {names} while it swaps" if names else "a restore would stop nobody: none runs")
+    yield ok(
+        f"a restore would stop {names} while it swaps" if names else "a restore would stop no container: none runs"
+    )
     for service, command in commands:
         where = f"`{printable(command)}` after a restore"
         if service in up:
             yield ok(f"{where} runs in {printable(service)}")
         else:
             yield failure(
-                f"{where} has no place: no container of {printable(service)} is running",
+                f"{where} cannot run: no container of {printable(service)} is running",
                 "Correct BACKUP_POST_RESTORE, or start the service.",
             )
 
@@ -298,9 +300,9 @@ def no_stop(*, on_purpose: bool) -> Finding:
 def alerts(names: Sequence[str], waiting: Sequence[Finding], heartbeat: bool) -> Iterator[Finding]:
     """Say who is told when a backup fails, and whether that works of late."""
     if not names:
-        yield warning("nobody is told when a backup fails", WHAT_TO_SET)
+        yield warning("no alert target is set: nobody hears of a failed backup", WHAT_TO_SET)
     else:
-        yield ok(f"{plural(len(names), 'target')}: {', '.join(map(printable, names))}; --notify tries them")
+        yield ok(f"{plural(len(names), 'target')}: {', '.join(map(printable, names))}; --notify tests them")
     if heartbeat:
         yield ok(f"a {HEARTBEAT} is sent after each verified backup")
     yield from waiting
@@ -310,10 +312,10 @@ def tried(receipts: Sequence[Receipt]) -> Iterator[Finding]:
     """Say what came of the test messages."""
     for each in receipts:
         if each.error:
-            text = f"{each.target} did not take the test message: {each.error}"
-            yield failure(text, "Correct the setting, or the service that it names; `notify --test` tries again.")
+            text = f"{each.target} did not accept the test message: {each.error}"
+            yield failure(text, "Correct the setting or the service it names, then run `notify --test`.")
         else:
-            yield ok(f"{each.target} took the test message in {each.seconds:.1f} s")
+            yield ok(f"{each.target} accepted the test message in {each.seconds:.1f} s")
 
 
 def volume(sets: int, good: int, marker: str, memory: str, root: str) -> Iterator[Finding]:
@@ -334,8 +336,8 @@ def encryption(keys: Keys, sets: Sequence[StoredSet]) -> Iterator[Finding]:
     if len(keys.recipients) == 1 and keys.encrypt != "off":
         yield Finding(
             "pass",
-            "one key alone opens the sets: if it is lost, every encrypted set is lost with it",
-            "Keep it in two places away from this machine, or name a second recipient in BACKUP_AGE_RECIPIENTS.",
+            "a single key opens the sets: if it is lost, so is every encrypted set",
+            "Keep it in two places away from this machine, or add a second recipient to BACKUP_AGE_RECIPIENTS.",
         )
     yield _identity(keys)
     if encrypted:
@@ -349,14 +351,13 @@ def _identity(keys: Keys) -> Finding:
         return warning(keys.trouble, "BACKUP_AGE_IDENTITY_FILE must name a file as `age-keygen -o FILE` writes it.")
     if keys.identity:
         return ok(
-            f"the private key is here ({keys.identity}): sets are verified and drilled whole; whoever takes this"
-            " machine takes the key, too"
+            f"the private key is here ({keys.identity}): encrypted sets are verified and drilled; whoever takes over"
+            " this machine has the key too"
         )
     return Finding(
         "pass",
-        "no private key is here: a verification compares stored bytes alone, and a scheduled drill of an encrypted set"
-        " fails",
-        "Prove now and then that the key still fits: `drill latest --identity FILE`.",
+        "no private key is here: `verify` compares only stored bytes, and a scheduled drill of an encrypted set fails",
+        "Prove every few months that the key still fits: `drill latest --identity FILE`.",
     )
 
 
@@ -366,6 +367,6 @@ def _newest_encrypted(stored: StoredSet) -> Finding:
     if not stored.unopened:
         return ok(f"{stored.id}, the newest encrypted set, was opened with its key, but never restored by a drill")
     return warning(
-        f"nobody has shown yet that {stored.id}, the newest encrypted set, can be opened",
-        f"`drill {stored.id} --identity FILE` shows it; a key that was lost is noticed then and not in an emergency.",
+        f"{stored.id}, the newest encrypted set, was never opened with its key",
+        f"`drill {stored.id} --identity FILE` opens it: better to notice a lost key now than in an emergency.",
     )

@@ -181,7 +181,7 @@ class _Drill:
             outline.leave_out(place.adaptation.waits)
         unequal = self._differences(expected, found)
         if not unequal and not self.empty and not same_order(expected, found):
-            self.notes.append("rows or objects come in another order, or in other words, but are the same")
+            self.notes.append("rows or objects are the same, in another order or notation")
         try:
             self.notes += [*place.notes, *place.settle(self.run)]
         except LoadFailed as error:
@@ -197,8 +197,7 @@ class _Drill:
         if against_set(error, place):
             return error.message
         raise LoadFailed(
-            f"the drill of {self.stored.id} failed for want of something else, and says nothing of the set:"
-            f" {error.message}",
+            f"the drill of {self.stored.id} failed for another reason, and does not judge the set: {error.message}",
             error.hint,
         ) from error
 
@@ -216,7 +215,7 @@ class _Drill:
             found.sections.pop(key, None)
         if inserted:
             what = plural(len(inserted), "table")
-            self.notes.append(f"the rows of {what} come as INSERT statements: each was run, and they were not counted")
+            self.notes.append(f"the rows of {what} are INSERT statements: each was run, none was counted")
         return [line for line in differences(expected, found, 1 << 20) if not line.endswith(OTHER_CONTENT)]
 
     def _load(self, place: Place) -> _Loaded:
@@ -266,12 +265,12 @@ class _Drill:
         if not self.stored.manifest.volumes:
             return None
         archived, columns = volume_archive.archived(self.stored), self.context.file_columns
-        self.context.progress.phase("looking up the files that rows name")
+        self.context.progress.phase("looking up the files that rows refer to")
         with runs.timed(self.seconds, "files"):
             try:
                 found = media_references.look_up(place.clients, archived, columns, self.run, self.path)
             except LoadFailed as error:
-                told = f"what files the rows of {self.stored.id} name could not be found out: {error.message}"
+                told = f"the files that rows of {self.stored.id} refer to could not be determined: {error.message}"
                 if not columns and error.refused:
                     # Whether it restores does not hang on it.
                     self.notes.append(told)
@@ -280,7 +279,7 @@ class _Drill:
         self.notes.append(
             f"{found.missing:,} of {plural(found.referenced, 'referenced file')} missing in the media"
             if found.columns
-            else "no column of the database names files"
+            else "no column of the database refers to files"
         )
         return found
 
@@ -317,9 +316,9 @@ def judge(stored: StoredSet, verdict: Verdict) -> None:
         )
     if verdict.proof and verdict.proof.differences:
         raise NotProven(
-            f"{stored.id} was restored, but is not what was dumped:{_listing(verdict.proof.differences)}",
-            "Its bytes are as they were written, but do not rely on it alone: `create` takes a new set, `drill latest`"
-            " tries that one.",
+            f"{stored.id} was restored, but differs from the dump:{_listing(verdict.proof.differences)}",
+            "Its bytes are as they were written, but do not rely on it alone: `create` takes a new set, `drill"
+            " latest` proves that one.",
         )
 
 

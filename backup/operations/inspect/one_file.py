@@ -124,7 +124,7 @@ def _copy(
         size += len(piece)
         write(piece)
     if entry and (size, digest.hexdigest()) != (entry.size, entry.sha256):
-        raise damaged(f"the archive of {volume} has other content of the file than its index says")
+        raise damaged(f"the file in the archive of {volume} differs from the file index")
 
 
 def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, progress: Progress) -> Iterator[bytes]:
@@ -141,7 +141,7 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
                 target = member.target
                 break
             if member.kind != tarfile.REGTYPE:
-                raise NotFound("that is no regular file, so it has no content", "Name a file.")
+                raise NotFound("that is not a regular file, so it has no content", "Name a file.")
             yield from reader.unpacked(member)
             if not whole:
                 return

@@ -77,9 +77,7 @@ def _one(query: str, tables: Sequence[bytes]) -> bytes:
         return found[0]
     if found:
         names = ", ".join(map(_shown, found))
-        raise NotFound(
-            f"{printable(query)!r} may be each of {names}", "Name it with its schema, as it is written here."
-        )
+        raise NotFound(f"{printable(query)!r} is ambiguous: {names}", "Name it with its schema, as it is written here.")
     near = ", ".join(_near(query, [_shown(table) for table in tables]))
     raise NotFound(
         f"the dump has no table {printable(query)!r}",
@@ -120,7 +118,7 @@ def _read(stored: StoredSet, watcher: Watcher, progress: Progress, *, definition
         reader.finish()
         require_as_written(stored, source)
     if missing := reader.missing():
-        raise damaged(f"{name} is no whole dump: it {missing}")
+        raise damaged(f"{name} is an incomplete dump: it {missing}")
 
 
 def _shown(table: bytes) -> str:

@@ -63,9 +63,9 @@ def require_there(
     held = sum(copy.held for copy in book.copies.values())
     if context.place == "copy" and held and not remote and not accept:
         raise RemoteFailed(
-            f"no set is in {context.remote.name}, where {plural(held, 'set')} should be: nothing was sent or concluded",
-            "Is the disk or share mounted on the host? Then start this container anew. If the copies are gone for good,"
-            " `offsite verify --accept` takes them off the list, and the next upload sends what is still here.",
+            f"no set is in {context.remote.name}, where {plural(held, 'set')} should be; nothing was sent",
+            "Is the disk or share mounted on the host? Then restart this container. If the copies are gone for"
+            " good, `offsite verify --accept` stops expecting them, and the next upload sends what is still here.",
         )
 
 
@@ -138,13 +138,13 @@ def first(context: OffsiteContext, query: str, act: Callable[[RemoteSet, Manifes
         try:
             manifest = manifest_of(remote, found)
             if query == "latest" and manifest.started > context.clock() + SKEW:
-                logger.warning("passed over {}: it is dated ahead of the clock", found.id)
+                logger.warning("skipped {}: it is dated ahead of the clock", found.id)
             elif manifest.database or query != "latest":
                 return act(found, manifest)
         except (IntegrityError, RemoteArchived, RemoteDamaged, RemoteMissing) as error:
             if query == "latest":
-                logger.warning("passed over {}: {}", found.id, error.message)
+                logger.warning("skipped {}: {}", found.id, error.message)
             passed = passed or error
     raise passed or NotFound(
-        f"there is no whole set with a database at {remote.name}", "`offsite list` shows what is there."
+        f"there is no complete set with a database at {remote.name}", "`offsite list` shows what is there."
     )

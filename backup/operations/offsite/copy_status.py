@@ -75,8 +75,8 @@ def reasons(seen: Seen, runs: Sequence[Run], now: datetime) -> Iterator[Finding]
     for copy in bad[:_LISTED]:
         yield warning(f"the copy of {copy.id} at {seen.name} {copy.how}: {copy.problem}", _AGAIN)
     if len(bad) > _LISTED:
-        more = plural(len(bad) - _LISTED, "more copy").replace("copys", "copies")
-        yield warning(f"{more} at {seen.name} not as it should be", "`offsite list` shows them.")
+        more = plural(len(bad) - _LISTED, "more copy", "more copies")
+        yield warning(f"{more} at {seen.name} not as sent", "`offsite list` shows them.")
 
 
 def newest_held(book: Book, now: datetime) -> Copy | None:
@@ -89,7 +89,7 @@ def _failed(seen: Seen, runs: Sequence[Run]) -> Iterator[Finding]:
     """The last upload, look, drill and cleanup of a place, if it failed; a cleanup also if it waits for a person."""
     for operation, what in (
         (OPERATIONS[seen.place], f"degraded: local only, the last upload to {seen.name}"),
-        (VERIFY, "the last look at the offsite copies"),
+        (VERIFY, "the last check of the offsite copies"),
         (DRILL, "the last drill from the offsite copies"),
         (PRUNE, "the last cleanup of the offsite copies"),
     ):

@@ -68,12 +68,12 @@ def _published(
     if here and here.state not in ("damaged", "unreadable"):
         raise AlreadyHere(
             f"{found.id} is here already and was not overwritten",
-            f"`verify {found.id}` says how it is; once it is known to be damaged, this brings the copy in its place.",
+            f"`verify {found.id}` judges it; if it is damaged, this command replaces it with the copy.",
         )
     if here and (kept := damaged.holds(context.catalog.root, found.id)):
         raise IntegrityError(
-            f"a copy of {found.id} was brought before and is not good either",
-            f"{kept} holds what it replaced: move that elsewhere, then pull it again; or pull another set.",
+            f"an earlier copy of {found.id} is not good either",
+            f"{kept} holds what it replaced: move that elsewhere, then pull again; or pull another set.",
         )
     with ExitStack() as stack:
         staged = _fetched(context, manifest, found, context.catalog.store(found.tier), stack)
@@ -87,7 +87,7 @@ def _published(
         except BaseException:
             context.catalog.settle()
             raise
-        logger.warning("{} was here and damaged ({}): the copy takes its place", found.id, printable(here.problem))
+        logger.warning("{} is damaged here ({}): the copy replaces it", found.id, printable(here.problem))
     return found, manifest, replaced
 
 
@@ -194,8 +194,8 @@ def _artifact(
             context.progress.advance(len(chunk))
     if (staged.size, staged.sha256) != (artifact.stored_size, artifact.stored_sha256):
         raise IntegrityError(
-            f"{artifact.file} came from {context.remote.name} with other bytes than were sent there; nothing of"
-            f" {manifest.id} was kept",
+            f"{artifact.file} at {context.remote.name} differs from what was sent there; nothing of {manifest.id}"
+            " was kept",
             "Try again; if it fails again, the copy is damaged: `offsite list` shows others.",
         )
     staged.seal()

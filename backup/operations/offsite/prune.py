@@ -60,7 +60,7 @@ class Report(Decided):
         if denied := ends.count("denied"):
             said.append(f"{plural(denied, 'set')} stay, because the key may not delete, as it should be")
         if retained := ends.count("retained"):
-            said.append(f"{plural(retained, 'set')} stay, because the place retains them for now")
+            said.append(f"{plural(retained, 'set')} stay, because the place still retains them")
         if self.hold:
             said.append(self.hold)
         # What the key may not delete now, it may not delete later.

@@ -139,4 +139,4 @@ class BookFile:
                     atomic_file.replace(self._store, self._name, book.model_dump_json(indent=1).encode(), locked=True)
                 return book
         except LockHeld as held:
-            raise StoreError(f"{self.path} is being written all the time: {held.message}") from held
+            raise StoreError(f"{self.path} stays locked: {held.message}") from held

@@ -64,7 +64,7 @@ class Sending:
     def _local(self) -> Manifest:
         if not self.stored.verified:
             raise IntegrityError(
-                f"{self.stored.id} is not sent: only sets that have been verified and found good are",
+                f"{self.stored.id} was not sent: only verified, good sets are",
                 f"`verify {self.stored.id}` judges it.",
             )
         return self.stored.manifest
@@ -83,8 +83,8 @@ class Sending:
             return None
         if found.run != local.run:
             raise RemoteFailed(
-                f"another set called {local.id} is at {self.context.remote.name}, made by run {printable(found.run)}:"
-                " nothing was sent over it",
+                f"another set called {local.id} is at {self.context.remote.name}, made by run"
+                f" {printable(found.run)}: it was not overwritten",
                 "Give each stack a place of its own: AWS_S3_BACKUP_PREFIX, or another BACKUP_COPY_DIR.",
             )
         return found if _contents(found) == _contents(local) else None
@@ -166,7 +166,7 @@ class Sending:
                 entry = self.context.remote.put(path, self._file(artifact), size, advance, sha256)
             except IntegrityError as error:
                 hint = f"{error.hint} `verify {self.stored.id}` reads the set again.".strip()
-                raise IntegrityError(f"{self.stored.id} is not sent: {error.message}", hint) from error
+                raise IntegrityError(f"{self.stored.id} was not sent: {error.message}", hint) from error
         self._require(path, entry, size, sha256)
         self._note(path, entry, artifact.stored_sha256)
         self._keep_part(path, self._items[path])
@@ -234,8 +234,8 @@ class Sending:
 
     def _gone(self, why: str) -> NotFound:
         return NotFound(
-            f"{self.stored.id} was not sent to the end: {printable(why)}; what was sent has no manifest and is no set",
-            "`list` shows the sets there are; a cleanup or a person may have removed it.",
+            f"the upload of {self.stored.id} stopped: {printable(why)}; what was sent has no manifest and is no set",
+            "`list` shows the sets there are; a cleanup or an operator may have removed it.",
         )
 
     def _stat(self, path: str) -> Entry | None:

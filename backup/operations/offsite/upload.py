@@ -80,7 +80,7 @@ class _Upload:
         """One listing, then set by set; what is new here meanwhile comes first."""
         self.context.progress.phase(f"listing {self.context.remote.name}")
         if removed := self.context.remote.sweep():
-            logger.info("{} of uploads that died removed at {}", plural(removed, "leftover"), self.context.remote.name)
+            logger.info("{} of killed uploads removed at {}", plural(removed, "leftover"), self.context.remote.name)
         sets, failures = listed(self.context.remote), 0
         require_there(self.context, sets, self.context.book.read())
         self.context.book.change(lambda book: book.model_copy(update={"looked": self.context.clock()}))

@@ -34,7 +34,7 @@ _LISTED: Final = 20
 _PATIENCE: Final = 2
 # A flipped bit on the way is another one the next time; that of a disk is not.
 _READS: Final = 2
-_GONE: Final = "it was there, and is not any more"
+_GONE: Final = "it was there and is gone now"
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def _bad(report: Report) -> IntegrityError:
     more = f"\n  - and {len(report.bad) - _LISTED} more" if len(report.bad) > _LISTED else ""
     return IntegrityError(
         f"{plural(len(report.bad), 'set')} at {report.place} not as sent:{listing}{more}",
-        "`upload --all` sends again what is still here; `offsite verify --accept`"
-        " takes off the list what is gone for good.",
+        "`upload --all` sends again what is still here; `offsite verify --accept` stops reporting what is gone for"
+        " good.",
     )
 
 
@@ -330,5 +330,5 @@ def rows(context: OffsiteContext) -> list[Row]:
 
 
 def _here(stored: StoredSet) -> Row:
-    note = "" if stored.verified else "never sent: it is not verified and good"
+    note = "" if stored.verified else "never sent: it is not verified or not good"
     return Row(stored.id, stored.tier, stored.time, stored.size, "only local", local=True, note=note)

@@ -35,7 +35,7 @@ def stop(work: Work) -> None:
     find_way(work)
     if work.way and (said := wait(work.way, 0)):
         # Then it says nothing of the database later.
-        logger.info("{} is not asked how the application has it: {}", printable(work.way.place), said)
+        logger.info("downtime is not measured through {}: {}", printable(work.way.place), said)
         work.way = None
     found = application.running(work.context.stops, work.context.mounts())
     stopped = tuple(Stopped(id=c.id, name=c.name, service=c.service) for c in found)
@@ -74,7 +74,7 @@ def start(work: Work) -> list[str]:
 
 
 def _no_engine(what: str) -> RestoreUnfinished:
-    hint = "With the engine in reach `restore --resume` goes on, or the running service does."
+    hint = "Once the engine answers, `restore --resume` or the running service goes on."
     return RestoreUnfinished(f"{_NO_ENGINE}: {what}", hint)
 
 
@@ -82,7 +82,7 @@ def measure(work: Work, watch: Watch) -> None:
     """Measure how long the database could not be reached, as the application has it."""
     work.window, work.through = max(work.window, watch.outage(_PATIENCE)), watch.place
     if watch.problem:
-        logger.warning("{} does not let clients in again so far: {}", watch.place, watch.problem)
+        logger.warning("{} does not accept clients yet: {}", watch.place, watch.problem)
 
 
 def downtime(work: Work) -> Iterator[str]:
@@ -102,7 +102,7 @@ def run_commands(work: Work) -> None:
     application = work.context.application() if commands else None
     failed: list[str] = []
     for number, (service, command) in enumerate(commands):
-        cut = f"{_name(service, command)} was begun, and how it ended is not known"
+        cut = f"{_name(service, command)} was started; how it ended is unknown"
         work.advance(Step.SWAPPED, failed=(*failed, cut, *ahead[number + 1 :]))
         for line in _run(work, application, service, command):
             logger.error("{}", line)
@@ -134,7 +134,7 @@ def _provide(work: Work, application: Application, service: str) -> list[str]:
     found = (stopped.get(each.id) or stopped.get(each.name) for each in application.needed([service]))
     problems = application.start([(each.id, each.name) for each in found if each])
     if work.way and (said := wait(work.way, _LOGIN)):
-        logger.warning("after {} {} does not let us in: {}", duration(_LOGIN), printable(work.way.place), said)
+        logger.warning("after {} {} does not accept connections: {}", duration(_LOGIN), printable(work.way.place), said)
     return problems
 
 
@@ -148,7 +148,7 @@ def _run_one(application: Application, service: str, command: str, seconds: floa
     code, said = running.run(seconds)
     _tell(said)
     if code is None:
-        left = "" if running.ended else ", but it may still be at work there"
+        left = "" if running.ended else ", but it may still be running there"
         return f"was ended after {duration(seconds)} (BACKUP_POST_RESTORE_TIMEOUT){left}", True
     return (f"ended with exit code {code}", False) if code else ("", True)
 

@@ -72,7 +72,7 @@ def load(
     work.advance(Step.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += last_notes(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, entries, fitted, lambda: _renew(work, login, like, place))
-    work.context.progress.phase("counting rows and making the planner's statistics")
+    work.context.progress.phase("counting rows and making statistics")
     new = replace(login, name=swap.new)
     with analyzing(new, work.loaded.path) as failed:
         _compare(new, found, fitted.adaptation, work.loaded.path)
@@ -219,7 +219,7 @@ def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:
     wanted = {table: rows for table, rows in found.rows.items() if not how.waits("TABLE DATA", table)}
     there = count_rows(login, wanted, path)
     wrong = [
-        f"{printable(table)}: {there.get(table, 'no table')} instead of {rows:,} rows"
+        f"{printable(table)}: {there.get(table, 'no table')} instead of {plural(rows, 'row')}"
         for table, rows in sorted(wanted.items())
         if there.get(table) != rows
     ]
@@ -228,8 +228,8 @@ def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:
         wrong.append(f"{plural(objects, 'large object')} instead of {found.large_objects:,}")
     if wrong:
         raise RestoreFailed(
-            f"the loaded database is not what was dumped: {listed(wrong, mark='; ')}; the live data were not touched",
-            "`drill` names every difference; `list` shows other sets.",
+            f"the loaded database differs from the dump: {listed(wrong, mark='; ')}; the live data were not touched",
+            "`drill` lists every difference; `list` shows other sets.",
         )
 
 

@@ -61,10 +61,10 @@ def start_again(work: Work) -> None:
 def after(work: Work, why: str = "") -> AfterRestore:
     """All is exchanged, but `why`, and what the journal says, went wrong after that."""
     done = f"{work.journal.set} is restored" if work.journal.kind == "restore" else "what was live before is live again"
-    failed = "; ".join(filter(None, (why, *work.journal.failed))) or "it was cut short"
+    failed = "; ".join(filter(None, (why, *work.journal.failed))) or "it was interrupted"
     return AfterRestore(
-        f"{done}, but what belongs after it failed: {failed}",
-        "Put that right by hand; `undo` brings back the state of before.",
+        f"{done}, but a later step failed: {failed}",
+        "Fix that by hand; `undo` brings back the earlier state.",
     )
 
 
@@ -87,7 +87,8 @@ def _put_in(work: Work) -> list[str]:
                 psql.load.finish(DONE)
     except BackupError as error:
         return [
-            f"what could only be put back once all was live failed, and waits in the schema {SCHEMA}: {error.message}"
+            f"statements that run only in the live database failed, and are kept in the schema {SCHEMA}:"
+            f" {error.message}"
         ]
     return []
 
@@ -166,14 +167,14 @@ def _exchange_database(work: Work) -> None:
     swap = work.journal.database
     if swap is None:
         return
-    work.context.progress.phase("exchanging the databases")
+    work.context.progress.phase("swapping the databases")
     work.window += exchange(work.context.source().login, _wanted(swap))
 
 
 def _exchange_trees(work: Work) -> None:
     if not work.journal.volumes:
         return
-    work.context.progress.phase("exchanging the files")
+    work.context.progress.phase("swapping the files")
     trees = work.context.trees()
     for volume in work.journal.volumes:
         (trees.exchange if volume.onward else trees.exchange_back)(volume.name, volume.stamp)
@@ -181,7 +182,7 @@ def _exchange_trees(work: Work) -> None:
 
 def _wanted(swap: DatabaseSwap) -> Exchange:
     if swap.new_oid is None:
-        raise RestoreUnfinished("the journal does not say which database was made", "`restore --rollback` ends it.")
+        raise RestoreUnfinished("the journal does not name the new database", "`restore --rollback` ends it.")
     return Exchange(swap.live, swap.live_oid, swap.new_oid, swap.kept, swap.settings)
 
 
@@ -204,7 +205,7 @@ def _remove_made(work: Work) -> None:
             _drop_made(work.context.source().login, swap)
             _drop_roles(work.context.source().login, work.journal.roles)
     except RestoreFailed as error:
-        logger.warning("what the restore had made could not be removed: {} {}", error.message, error.hint)
+        logger.warning("what the restore made could not be removed: {} {}", error.message, error.hint)
 
 
 def _drop_made(login: Login, swap: DatabaseSwap) -> None:
@@ -221,9 +222,7 @@ def _drop_roles(login: Login, made: tuple[str, ...]) -> None:
     """The roles that were missing and made for the set; what somebody has begun to use meanwhile is named."""
     if left := drop_roles(login, made) if made else []:
         names = printable(", ".join(left))
-        logger.warning(
-            "roles that the restore had made stay, because they are in use: {}; DROP ROLE removes them", names
-        )
+        logger.warning("roles that the restore made stay, because they are in use: {}; DROP ROLE removes them", names)
 
 
 def _note_kept(work: Work) -> None:
@@ -232,14 +231,14 @@ def _note_kept(work: Work) -> None:
     earlier = work.kept.read()
     if earlier and journal.kind == "restore" and earlier.id != journal.id:
         try:
-            logger.info("removed what the restore before this one replaced: {}", size(discard(context)))
+            logger.info("removed what the previous restore replaced: {}", size(discard(context)))
         except DropDelayed as error:
             logger.warning("{} {}", error.message, error.hint)
         except BackupError as error:
             left = [earlier.database.kept] if earlier.database else []
             left += [f".obcms-restore-{volume.stamp} in {volume.name}" for volume in earlier.volumes]
             told = printable(", ".join(left))
-            logger.warning("{} could not be removed, do so by hand: {} {}", told, error.message, error.hint)
+            logger.warning("{} could not be removed; remove it by hand: {} {}", told, error.message, error.hint)
     database, swap = None, journal.database
     if swap and swap.live_oid and swap.new_oid:
         found = find(context.source().login, swap.kept)
@@ -282,7 +281,7 @@ def sweep_safety_sets(context: RestoreContext) -> None:
         for old in old_safety_sets(sets, context.clock()):
             if not held_by_newer(old, sets):
                 continue
-            logger.info("removing the safety set {}: ten newer ones are there", old.id)
+            logger.info("removing the safety set {}: ten newer ones exist", old.id)
             context.catalog.remove(old)
     except BackupError as error:
         logger.warning("old safety sets could not be removed: {} {}", error.message, error.hint)

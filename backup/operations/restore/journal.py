@@ -186,15 +186,15 @@ def words(journal: Journal, now: datetime) -> str:
 
 
 def _stopped(journal: Journal, now: datetime) -> str:
-    since = f"begun {_begun(journal)}, {age(now - journal.started)} ago"
+    since = f"started {_begun(journal)}, {age(now - journal.started)} ago"
     return f"{_name(journal)} ({since}) stopped at `{journal.step}`: {state(journal)}."
 
 
 def commands(journal: Journal) -> str:
     """What ends it, and how things are then."""
-    back = "puts everything back to what it was before and starts what was stopped"
+    back = "puts everything back as it was and starts what was stopped"
     if direction(journal) == "back":
-        return f"`restore --rollback` {back}; `restore --resume` does the same here, because nothing is exchanged" + (
+        return f"`restore --rollback` {back}; `restore --resume` does the same here, because nothing is swapped" + (
             " for good." if journal.back else " yet."
         )
     return (
@@ -211,15 +211,15 @@ def unfinished(journal: Journal, now: datetime) -> RestoreUnfinished:
 def running(journal: Journal, who: str) -> str:
     """What is under way, since when, and in what state things are; `who` holds the lock for it."""
     back = "is being rolled back" if journal.back else "is running"
-    text = f"{_name(journal)} {back}, begun {_begun(journal)}, at `{journal.step}`: {_state(journal)}"
-    return f"{text}. At work on it: {printable(who)}"
+    text = f"{_name(journal)} {back}, started {_begun(journal)}, at `{journal.step}`: {_state(journal)}"
+    return f"{text}. Working on it: {printable(who)}"
 
 
 def journal_reason(journal: Journal, who: str) -> tuple[Literal["warn", "fail"], str, str]:
     """Severity, text and hint for the health of the service; `who` is at work on it, nobody where that is empty."""
     if who:
         return "warn", running(journal, who), "`docker compose logs -f backup` shows its progress."
-    text = f"{_name(journal)} is unfinished since {_begun(journal)}, at `{journal.step}`: {state(journal)}"
+    text = f"{_name(journal)} has been unfinished since {_begun(journal)}, at `{journal.step}`: {state(journal)}"
     return "fail", text, commands(journal)
 
 
@@ -231,7 +231,7 @@ def lost_words(lost: Lost, kept: Kept) -> tuple[str, str]:
     """What cannot be undone any more and why, and what ends that."""
     safety = f" `restore {printable(kept.safety)}` puts back the safety set of then." if kept.safety else ""
     why = f"what the last restore replaced is {lost} and cannot come back"
-    return why, f"`undo --discard` ends that.{safety}"
+    return why, f"`undo --discard` removes the rest.{safety}"
 
 
 def _name(journal: Journal) -> str:
@@ -279,11 +279,12 @@ class JournalFile:
             return _read(self._store, JOURNAL, Journal)
         except ValidationError as error:
             raise RestoreUnfinished(
-                f"the journal of a restore, {self.path}, cannot be read ({_first(error)}): a restore began and did not"
-                " end, and how far it came cannot be told; nothing was touched now",
-                "If a newer release wrote it, use that release. Else look: `docker compose ps -a` for stopped services,"
-                " `psql -l` for databases named …__restore_… or …__before_…, the volumes for .obcms-restore-…;"
-                " `list pre-restore` shows the safety sets. With all in order, move the file away.",
+                f"the journal of a restore, {self.path}, cannot be read ({_first(error)}): a restore did not end,"
+                " and how far it came is unknown; nothing was touched now",
+                "If a newer release wrote it, use that release. Otherwise check `docker compose ps -a` for stopped"
+                " services, `psql -l` for databases named …__restore_… or …__before_…, the volumes for"
+                " .obcms-restore-…; `list pre-restore` shows the safety sets. If all is in order, move the file"
+                " away.",
             ) from None
 
     def begin(self, journal: Journal) -> Journal:
@@ -346,9 +347,9 @@ class KeptFile:
         except ValidationError as error:
             raise StoreError(
                 f"the record of what the last restore replaced, {self.path}, cannot be read ({_first(error)});"
-                " what is kept was not touched",
-                "Databases named …__before_… and .obcms-restore-… in the volumes hold it; if neither is there,"
-                " move the file away.",
+                " nothing was touched",
+                "Databases named …__before_… and .obcms-restore-… in the volumes hold what is kept; if there are"
+                " none, move the file away.",
             ) from None
 
     def write(self, kept: Kept) -> None:

@@ -24,7 +24,7 @@ from backup.storage import lock
 
 # What a run that ends the restore of another one is called by the holder of the lock.
 _RECOVER: Final = "recover "
-LOOK: Final = "Wait for it to end, look at what is live then, and decide again."
+LOOK: Final = "Wait for it to end, check what is live then, and decide again."
 # A backup may have begun between the safety set and this.
 PATIENCE: Final = 900.0
 _CHANGING: Final = ("restore ", "undo ", "discard ", "recover ", "create pre-restore ")
@@ -105,7 +105,7 @@ def first(context: Context, who: str) -> None:
     """Wait as `behind`; but ask a drill, which touches nothing live, to end, and a backup that tries its set, too."""
     behind(who)
     if who.startswith(_DRILLS):
-        logger.info("the drill is asked to end, since this goes first; it touches nothing live")
+        logger.info("stopping the drill, because this goes first; a drill touches nothing live")
     if who.startswith((*_DRILLS, "create ")):
         preemption.ask(context.catalog.root, "a restore")
 
@@ -132,6 +132,4 @@ def require_unmoved(context: Context, seen: Kept | None) -> None:
     found = KeptFile(context.catalog.root).read()
     # Whether its database can still come back is looked at anew by whoever needs it, and noted by the way.
     if (found and found.with_lost("")) != (seen and seen.with_lost("")):
-        raise LockHeld(
-            "another restore or undo has ended meanwhile, or what was kept was removed; nothing was done", LOOK
-        )
+        raise LockHeld("another restore or undo ended meanwhile, or what was kept was removed; nothing was done", LOOK)

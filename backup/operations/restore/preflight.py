@@ -38,14 +38,14 @@ def require_extensions(stored: StoredSet, only: Only, context: RestoreContext, f
 def safety_set(only: Only, context: RestoreContext, *, wanted: bool) -> str:
     """A verified set of the present state; its id. Whatever there is not, need not be saved."""
     if not wanted:
-        logger.warning("no safety set is taken, as you asked")
+        logger.warning("no safety set is taken (--no-safety)")
         return ""
     database = only != "media" and _database_there(context)
     if not database and only == "database":
         logger.warning("there is no database yet: no safety set is needed")
         return ""
     require_alone(context)
-    logger.info("taking a safety set of the present state")
+    logger.info("taking a safety set of the live state")
     half: Half | None = only or (None if database else "media")
     try:
         made = create(Request(Tier.PRE_RESTORE, half, trigger="restore", wait=PATIENCE), context.create_context).set
@@ -54,12 +54,12 @@ def safety_set(only: Only, context: RestoreContext, *, wanted: bool) -> str:
     except BackupError as error:
         raise RestoreFailed(
             f"the safety set failed, so nothing was restored and nothing was touched: {error.message}",
-            f"{error.hint} --no-safety restores without one.".strip(),
+            f"{error.hint} `--no-safety` restores without one.".strip(),
         ) from error
     verdict = context.catalog.find(made).verdict
     if verdict is None or verdict.problems:
         raise RestoreFailed(
-            f"the safety set {made} was not verified, because the run was told to end; nothing was restored",
+            f"the safety set {made} was not verified, because the run was stopped; nothing was restored",
             "Run the restore again.",
         )
     return made

@@ -88,7 +88,7 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
         wrong = listed(problems, mark="; ")
         raise IntegrityError(
             f"{stored.id} is damaged and was not restored: {wrong}; the live data were not touched",
-            "`list` shows other sets; `verify` says all that is wrong with this one.",
+            "`list` shows other sets; `verify` lists all that is wrong with this one.",
         )
     split.finish()
     for line in unchecked:
@@ -121,7 +121,7 @@ def _without(work: Work) -> Iterator[str]:
 def _nearest(work: Work) -> list[str]:
     """Which values of files the volumes did not take, also when it is ended after a kill."""
     lines = work.journal.nearest
-    return [f"the content of files is as it was, but not all about them: {listed(lines, mark='; ')}"] if lines else []
+    return [f"file contents are restored, but not all metadata: {listed(lines, mark='; ')}"] if lines else []
 
 
 def _undoing(work: Work) -> str:
@@ -130,8 +130,8 @@ def _undoing(work: Work) -> str:
         return ". ".join(lost_words(kept.database.lost, kept)).removesuffix(".")
     if journal.database is None or journal.database.live_oid is not None:
         return "`undo` brings back what was live before"
-    files = ", it brings back the files only" if journal.volumes else ""
-    return f"the database is new: `undo` does not take it away{files}"
+    files = ", it brings back only the files" if journal.volumes else ""
+    return f"the database is new: `undo` does not remove it{files}"
 
 
 def foresee_undo(context: RestoreContext, kept: Kept | None) -> None:
@@ -207,7 +207,7 @@ def expire(context: RestoreContext) -> None:
     """Remove what is kept for undo when its days are over."""
     kept = KeptFile(context.catalog.root).read()
     if kept and kept.expired(context.clock()) and JournalFile(context.catalog.root).read() is None:
-        logger.info("what the restore of {} replaced has been kept long enough", kept.set)
+        logger.info("what the restore of {} replaced is past BACKUP_UNDO_DAYS", kept.set)
         logger.info("{}", discard(context, kept))
 
 
@@ -324,7 +324,7 @@ def _journal(wish: Wish, context: RestoreContext, run: Run, safety: str) -> Jour
     names = volumes_of(stored) if wish.only != "database" else ()
     if swap is None and not names:
         raise RestoreFailed(
-            f"{stored.id} holds nothing of what was asked for", f"`show {printable(stored.query)}` says what it holds."
+            f"{stored.id} holds nothing to restore", f"`show {printable(stored.query)}` says what it holds."
         )
     return Journal(
         id=name,

@@ -42,7 +42,7 @@ def choose(stored: StoredSet, paths: Sequence[str], context: RestoreContext) -> 
     if stored.encrypted:
         # What unpacks may have to read an archive twice, and an encrypted one comes to it through a pipe.
         raise RestoreFailed(
-            f"{stored.id} is encrypted: single files of it cannot be put in place; nothing was touched",
+            f"{stored.id} is encrypted: single files of it cannot be restored in place; nothing was touched",
             f"`cat {stored.id} --path PATH` writes one to stdout; `restore --only media` restores all of them.",
         )
     return list(dict.fromkeys(_with_live(_choice(stored, path, context), context) for path in paths))
@@ -97,9 +97,7 @@ def _put(
             # Whoever did it died, and cannot say how far it came.
             error.message += "; each path of that volume is whole: as it was, or put back"
         if done:
-            raise RestoreFailed(
-                f"{error.message}; what was asked of {', '.join(done)} is put back", error.hint
-            ) from error
+            raise RestoreFailed(f"{error.message}; the paths in {', '.join(done)} are put back", error.hint) from error
         raise
     except BaseException:
         _tidy(context, volume)
@@ -148,7 +146,7 @@ def _unlisted(stored: StoredSet, path: str, context: RestoreContext) -> Choice:
         if below and not volume:
             raise RestoreFailed(
                 f"it is not known which volume the media of {stored.id} belong to; nothing was touched",
-                "Make the archive of a folder that is called as the volume is; `cat` writes one file to stdout.",
+                "Make the archive from a folder with the volume's name; `cat` writes one file to stdout.",
             )
         if below:
             return Choice(volume, below)
@@ -163,7 +161,7 @@ def _counted(stored: StoredSet, volume: str, name: bytes) -> Choice:
             files, count = files + 1, count + entry.size
     below = name.removeprefix(os.fsencode(volume) + b"/")
     if below == name or not {b"", b".", b".."}.isdisjoint(below.split(b"/")):
-        raise NotFound(f"{printable(os.fsdecode(below))!r} is no path below a volume", "Such as uploads/2025/a.pdf.")
+        raise NotFound(f"{printable(os.fsdecode(below))!r} is not a path below a volume", "Such as uploads/2025/a.pdf.")
     return Choice(volume, below, files, count)
 
 

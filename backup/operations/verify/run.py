@@ -30,9 +30,9 @@ def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetim
     try:
         verdict = catalog.record_verdict(stored, verdict, now)
     except StoreError as error:
-        logger.warning("the verdict on {} could not be kept: {}", stored.id, error.message)
+        logger.warning("the verdict on {} could not be saved: {}", stored.id, error.message)
         if problems:  # the lists still call it good: whoever gets the exit code must be told
-            unkept = f"this verdict could not be kept, so the set may still be listed as good: {error.message}"
+            unkept = f"this verdict could not be saved, so the set may still be listed as good: {error.message}"
             verdict = verdict.model_copy(update={"problems": (*problems, unkept)})
     return verdict
 

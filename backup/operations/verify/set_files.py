@@ -138,7 +138,7 @@ class SetCheck:
             text = f"unpacks to {source.plain_size:,} bytes instead of {artifact.plain_size:,}"
             self._problems.append(f"{artifact.file} {text}")
         elif digest and digest.hexdigest() != artifact.plain_sha256:
-            self._problems.append(f"{artifact.file} unpacks to other bytes than were packed")
+            self._problems.append(f"{artifact.file} does not unpack to what was packed")
 
     def _database(self, artifact: Artifact) -> None:
         # Files of an old set may be more dumps than one; it is the first that is restored.
@@ -151,7 +151,7 @@ class SetCheck:
             if first:
                 self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
                 self._found.extensions = reader.extensions
-            problems = [f"is no whole dump: it {missing}"] if (missing := reader.missing()) else []
+            problems = [f"is an incomplete dump: it {missing}"] if (missing := reader.missing()) else []
             self._problems += _named(artifact, [*problems, *self._wrong_dump(artifact, reader)])
 
     def _wrong_dump(self, _artifact: Artifact, reader: Reader) -> list[str]:
@@ -298,8 +298,8 @@ def wrong_roles(chunks: Iterable[bytes]) -> list[str]:
         reader.feed(chunk)
     reader.finish()
     if head != _CLUSTER_HEADER:
-        return ["does not begin as a list of roles begins"]
-    return [f"is no whole list of roles: it {missing}"] if (missing := reader.missing()) else []
+        return ["does not begin like a list of roles"]
+    return [f"is an incomplete list of roles: it {missing}"] if (missing := reader.missing()) else []
 
 
 def read_sums(store: LocalStore, name: str) -> dict[str, str]:

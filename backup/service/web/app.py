@@ -173,7 +173,7 @@ async def _known(shared: Shared[T | Finding], *, soon: bool = False) -> T | Find
         return await (shared.get_soon(_HEALTH_AGE) if soon else shared.get())
     except TimeoutError:
         text = f"no answer within {shared.limit:.0f} s: the backup volume, the database or the Docker engine hangs"
-        return failure(text, "Look at the disk of the backup volume and at the database; `docker compose logs backup`.")
+        return failure(text, "Check the disk of the backup volume and the database; `docker compose logs backup`.")
 
 
 def _drawn(seen: _View | Finding, form: Callable[[_View], bytes]) -> bytes | Finding:

@@ -117,12 +117,10 @@ class Guard:
         trusted = self._access.login(headers.get(b"authorization", ""))
         scope["trusted"] = trusted
         if not self._access.host(headers.get(b"host")):
-            text = "This service is not asked by that name. BACKUP_HTTP_ALLOWED_HOSTS names further ones."
+            text = "This host name is not allowed. BACKUP_HTTP_ALLOWED_HOSTS adds names."
             await _refuse(scope, send, 421, text)
         elif scope["method"] not in METHODS:
-            await _refuse(
-                scope, send, 405, "This service only tells; nothing can be changed here.", ("allow", "GET, HEAD")
-            )
+            await _refuse(scope, send, 405, "This service is read-only.", ("allow", "GET, HEAD"))
         elif not trusted and scope["path"] not in OPEN:
             await _refuse(scope, send, 401, "Log in to read this.", ("www-authenticate", self._access.challenge))
         else:

@@ -70,12 +70,12 @@ def _state(overview: Overview) -> Iterator[Metric]:
     yield _gauge("build_info", "Version of the product.", [({"version": __version__}, 1)])
     yield _gauge(
         "health_status",
-        "1 for the state that the backups are in, 0 for the others.",
+        "1 for the current health, 0 for the others.",
         [({"status": name}, name == health.status) for name in get_args(Level)],
     )
     yield _gauge(
         "health_reasons",
-        "Reasons for that state, by severity.",
+        "Reasons for the health, by severity.",
         [
             ({"severity": name}, sum(reason.level == name for reason in health.reasons))
             for name in get_args(Level)
@@ -85,22 +85,22 @@ def _state(overview: Overview) -> Iterator[Metric]:
     if health.scheduler:
         yield _gauge(
             "scheduler_state",
-            "1 for the state that the scheduler is in, 0 for the others.",
+            "1 for the current state of the scheduler, 0 for the others.",
             [({"state": name}, name == health.scheduler) for name in get_args(SchedulerState)],
         )
-    yield _one("observed_timestamp_seconds", "When all this was looked at.", overview.now)
+    yield _one("observed_timestamp_seconds", "When these values were read.", overview.now)
 
 
 def _clocks(overview: Overview) -> Iterator[Metric]:
     clocks = overview.clocks
     yield _gauge(
         "newest_set_timestamp_seconds",
-        "Begin of the newest set that is good, proven by a drill, or stored offsite.",
+        "Start of the newest set that is good, proven by a drill, or stored offsite.",
         [({"kind": clock.name}, clock.stored.time if clock.stored else None) for clock in clocks],
     )
     yield _gauge(
         "newest_set_age_limit_seconds",
-        "Age of that set above which health is no longer good.",
+        "Age of that set above which health is no longer `pass`.",
         [({"kind": clock.name}, clock.limit) for clock in clocks],
     )
 
@@ -110,11 +110,11 @@ def _tiers(overview: Overview) -> Iterator[Metric]:
     counts = [(labels | {"state": state}, n) for labels, t in tiers for state, n in (("good", t.good), ("bad", t.bad))]
     yield _gauge("sets", "Sets in a tier: good (published and not found damaged) or bad.", counts)
     yield _gauge("proven_sets", "Good sets in a tier that a drill has restored.", [(n, t.proven) for n, t in tiers])
-    yield _gauge("pinned_sets", "Sets in a tier that retention leaves alone.", [(n, t.pinned) for n, t in tiers])
+    yield _gauge("pinned_sets", "Pinned sets in a tier.", [(n, t.pinned) for n, t in tiers])
     yield _gauge("stored_bytes", "Bytes on disk of a tier's sets.", [(n, t.size) for n, t in tiers])
     yield _gauge(
         "tier_newest_set_timestamp_seconds",
-        "Begin of a tier's newest good set.",
+        "Start of a tier's newest good set.",
         [(n, t.newest.time if t.newest else None) for n, t in tiers],
     )
     yield _gauge(
@@ -124,14 +124,14 @@ def _tiers(overview: Overview) -> Iterator[Metric]:
     )
     yield _gauge("retention_seconds", "How long a tier's sets are kept.", [(n, t.keep) for n, t in tiers])
     yield _gauge(
-        "retention_expected_sets", "Sets that a full tier has by its schedule.", [(n, t.expected) for n, t in tiers]
+        "retention_expected_sets", "Sets that the schedule keeps in a full tier.", [(n, t.expected) for n, t in tiers]
     )
 
 
 def _runs(overview: Overview) -> Iterator[Metric]:
     last = _last(overview.runs)
     sizes = {stored.id: stored for stored in overview.sets}
-    yield _gauge("last_run_start_timestamp_seconds", "Begin of the last run.", [(n, r.started) for n, r in last])
+    yield _gauge("last_run_start_timestamp_seconds", "Start of the last run.", [(n, r.started) for n, r in last])
     yield _gauge("last_run_end_timestamp_seconds", "End of the last run; none while it runs.", _ends(last))
     yield _gauge(
         "last_run_duration_seconds",
@@ -147,7 +147,7 @@ def _runs(overview: Overview) -> Iterator[Metric]:
         "last_run_set_bytes", "Bytes of the set that the last run made.", [(n, _size(r, sizes)) for n, r in last]
     )
     well = _last(run for run in overview.runs if run.outcome in _DONE)
-    yield _gauge("last_success_timestamp_seconds", "End of the last run that went well.", _ends(well))
+    yield _gauge("last_success_timestamp_seconds", "End of the last successful run.", _ends(well))
 
 
 def _last(runs: Iterable[Run]) -> list[tuple[dict[str, str], Run]]:
@@ -175,8 +175,8 @@ def _storage(overview: Overview) -> Iterator[Metric]:
     yield _one("used_bytes", "Bytes on disk of all sets.", storage.used)
     yield _one("disk_free_bytes", "Free bytes of the backup volume's disk.", storage.free)
     yield _one("disk_size_bytes", "Size of the backup volume's disk.", storage.total)
-    yield _one("growth_bytes_per_second", "How fast the sets grow.", growth)
-    yield _one("disk_full_seconds", "Seconds until the disk is full, if they go on so.", left)
+    yield _one("growth_bytes_per_second", "Growth of the sets.", growth)
+    yield _one("disk_full_seconds", "Seconds until the disk is full at this growth.", left)
     yield _one("undo_bytes", "Bytes that the last restore replaced and that are still kept.", storage.undo)
 
 
@@ -188,10 +188,10 @@ def _offsite(overview: Overview) -> Iterator[Metric]:
         "offsite_waiting_sets", "Sets that belong offsite and are not there.", [(n, p.waiting) for n, p in places]
     )
     yield _gauge("offsite_waiting_bytes", "Bytes of the sets that wait.", [(n, p.waiting_size) for n, p in places])
-    yield _gauge("offsite_bad_sets", "Offsite sets not as they should be.", [(n, p.bad) for n, p in places])
+    yield _gauge("offsite_bad_sets", "Offsite sets that differ from what was sent.", [(n, p.bad) for n, p in places])
     yield _gauge(
         "offsite_newest_set_timestamp_seconds",
-        "Begin of the newest set that is confirmed offsite.",
+        "Start of the newest set that is confirmed offsite.",
         [(n, p.newest_time) for n, p in places],
     )
     yield _gauge(

@@ -156,7 +156,7 @@ def _summary(status: Level, reasons: Sequence[Finding]) -> str:
         case "starting":
             return "The first backup is running; there is nothing to restore yet."
         case "fail":
-            return f"{_things(worst).capitalize()} a person now."
+            return f"{_things(worst).capitalize()} action now."
 
 
 def _newest(sets: Sequence[StoredSet]) -> list[StoredSet]:

@@ -106,7 +106,7 @@ def reserved(app: ASGIApp, path: Path) -> Iterator[None]:
         listener = _bind_local(path)
     except OSError as error:
         why = error.strerror or error
-        logger.warning("{} cannot be had ({}): the container's health check asks at the port, as everybody", path, why)
+        logger.warning("{} is not available ({}): the container's health check uses the port instead", path, why)
         yield
         return
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from backup.errors import BackupError, RemoteDenied, RemoteFailed
+from backup.formatting import plural
 from backup.model.finding import Level
 from backup.storage.rate_limit import Pace
 from backup.storage.remote import Entry
@@ -80,9 +81,9 @@ def check(bucket: Bucket) -> Iterator[Step]:
     yield Step("done", f"put: an object was sent to {bucket.name}, and size and checksum were read back")
     parts = f"{key}-parts"
     bucket.put(parts, [data], len(data), split=True)
-    yield Step("done", "put in parts: one more was sent as large files are, and read back")
+    yield Step("done", "put in parts: another was sent as large files are, and read back")
     if key not in {entry.key for entry in bucket.entries(key)}:
-        raise RemoteFailed(f"{bucket.name}: an object that was just put there is not in the listing")
+        raise RemoteFailed(f"{bucket.name}: an object that was just put there is missing in the listing")
     yield Step("done", "list: it is in the listing")
     if b"".join(bucket.get(key)) != data:
         raise RemoteFailed(f"{bucket.name}: other bytes came back than were sent")
@@ -135,7 +136,7 @@ def _both(key: str, parts: str) -> tuple[tuple[str, str], ...]:
 
 
 def _lost(bucket: Bucket, key: str) -> Entry:
-    raise RemoteFailed(f"{bucket.name}: {key}, which was just put there, is gone")
+    raise RemoteFailed(f"{bucket.name}: {key}, which was just put there, is missing")
 
 
 def _removal(bucket: Bucket, key: str) -> Step:
@@ -231,10 +232,10 @@ def _lifecycle(bucket: Bucket, wanted: Wanted, *, dry: bool) -> Iterator[Step]:
             raise
     after = merged(there, rules(bucket.options.folder, wanted))
     others = len(after) - len(rules(bucket.options.folder, wanted))
-    what = f"unfinished uploads end after {wanted.abort_days} days"
+    what = f"unfinished uploads end after {plural(wanted.abort_days, 'day')}"
     if wanted.archive_days:
-        what += f", objects go to {wanted.archive_class} after {wanted.archive_days} days"
-    what += f"; {others} other rules stay as they are" if others else ""
+        what += f", objects go to {wanted.archive_class} after {plural(wanted.archive_days, 'day')}"
+    what += f"; {plural(others, 'other rule')} unchanged" if others else ""
     if sorted(map(_plain, there)) == sorted(map(_plain, after)):
         yield Step("same", f"lifecycle: {what}")
     elif dry:
@@ -268,7 +269,7 @@ def _lock(bucket: Bucket) -> Iterator[Step]:
     retention = found.get("Rule", {}).get("DefaultRetention", {})
     if retention:
         span = f"{retention.get('Days') or retention.get('Years')} {'days' if retention.get('Days') else 'years'}"
-        yield Step("same", f"object lock: nobody can remove an object for {span} ({retention.get('Mode')})")
+        yield Step("same", f"object lock: no object can be removed for {span} ({retention.get('Mode')})")
         return
     yield Step("note", "object lock is off", "With it not even a stolen owner's key can remove copies for a while.")
 

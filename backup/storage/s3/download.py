@@ -49,10 +49,10 @@ def entries(client: Client, prefix: str) -> list[Entry]:
         for item in page.get("Contents") or ():
             key = str(item["Key"])
             if not key.startswith(folder + prefix):
-                raise _incomplete(client, f"{key!r} was not asked for")
+                raise _incomplete(client, f"{key!r} was not requested")
             entry = listed(key.removeprefix(folder), item)
             if found and entry.key.encode() <= found[-1].key.encode():
-                raise _incomplete(client, f"{key!r} is not in order")
+                raise _incomplete(client, f"{key!r} is out of order")
             found.append(entry)
     # A marker of a "folder" that a console has made is no object of anybody's.
     return [entry for entry in found if entry.key and not entry.key.endswith("/")]
@@ -64,7 +64,7 @@ def _pages(client: Client, prefix: str) -> Iterator[Mapping[str, Any]]:
     while True:
         page = client.ask("ListObjectsV2", Prefix=prefix, **token)
         if "IsTruncated" not in page or page.get("Prefix", prefix) != prefix:
-            raise _incomplete(client, "the answer is no listing of what was asked for")
+            raise _incomplete(client, "the answer is not the requested listing")
         if page.get("KeyCount", len(page.get("Contents") or ())) != len(page.get("Contents") or ()):
             raise _incomplete(client, "it has fewer names than it says")
         yield page
@@ -79,8 +79,8 @@ def _pages(client: Client, prefix: str) -> Iterator[Mapping[str, Any]]:
 
 def _incomplete(client: Client, why: str) -> RemoteFailed:
     return RemoteFailed(
-        f"{client.options.name}: the listing is not complete ({printable(why)}); nothing was concluded from it",
-        "Try again; if it stays so, the store or a proxy before it does not keep to S3.",
+        f"{client.options.name}: the listing is incomplete ({printable(why)}) and was not used",
+        "Try again; if it stays so, the store or a proxy before it breaks the S3 protocol.",
     )
 
 
@@ -128,7 +128,7 @@ class _Reading:
         known = self._entry.sha256 if self._entry else ""
         if known and known != self._hash.hexdigest() or self._entry and self._place != self._entry.size:
             raise RemoteDamaged(
-                f"{self._client.options.name}: what was read of {self._key} is not what was stored there",
+                f"{self._client.options.name}: {self._key} does not match what was stored there",
                 "Use another copy; `offsite verify --download` marks a damaged one, and `upload` then sends it again.",
             )
 
@@ -141,7 +141,7 @@ class _Reading:
         if self._entry is None:
             self._entry, self._etag = entry_of(self._key, answer), str(answer.get("ETag", ""))
         elif not str(answer.get("ContentRange", "")).startswith(f"bytes {self._place}-"):
-            raise RemoteFailed(f"{self._client.options.name}: {self._key} cannot be read on from where it broke")
+            raise RemoteFailed(f"{self._client.options.name}: {self._key} cannot be resumed where the connection broke")
 
     def _broken(self, before: int, error: RemoteFailed) -> None:
         self._failed = 0 if self._place > before else self._failed + 1

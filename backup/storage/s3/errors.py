@@ -18,7 +18,7 @@ _LATER: Final = "Try again later; the local sets are untouched, and what is miss
 _NETWORK: Final = (
     "Check AWS_ENDPOINT_URL_S3, the network, proxy and DNS of this container; the next upload sends the rest."
 )
-_WAY: Final = "The connection or a proxy changes bytes: use https, and look at what stands between."
+_WAY: Final = "The connection or a proxy changes bytes: use https, and check what is in between."
 
 _DENIED: Final = {
     "InvalidAccessKeyId": ("the key is not known there", _KEY),
@@ -40,7 +40,7 @@ _FAILED: Final = {
         "the object is archived, and its bytes cannot be read before it is restored",
         "Ask the store to restore it (RestoreObject), wait some hours and try again.",
     ),
-    "PreconditionFailed": ("somebody else has put an object there meanwhile", "`offsite list` shows what is there."),
+    "PreconditionFailed": ("another writer has put an object there meanwhile", "`offsite list` shows what is there."),
     "BadDigest": ("other bytes arrived than were sent", _WAY),
     "XAmzContentSHA256Mismatch": ("other bytes arrived than were sent", _WAY),
     "InvalidStorageClass": ("it has no such storage class", "Set the storage class to one that this store has."),
@@ -134,15 +134,15 @@ def _answered(error: boto.ClientError, what: str, action: str, place: str) -> Re
         )
     if status == 501 or code == "NotImplemented":
         return RemoteFailed(
-            f"{what} failed: this store does not know what was asked of it ({detail})",
-            "`offsite check` finds out what it refuses and can be done without. If it does not know storage classes or"
-            " encryption, set BACKUP_OFFSITE_STORAGE_CLASS=STANDARD and BACKUP_OFFSITE_SSE=none.",
+            f"{what} failed: this store does not support the request ({detail})",
+            "`offsite check` finds out what it refuses. If it does not support storage classes or encryption, set"
+            " BACKUP_OFFSITE_STORAGE_CLASS=STANDARD and BACKUP_OFFSITE_SSE=none.",
         )
     if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling"):
-        return RemoteFailed(f"{what} failed: the store has trouble of its own ({detail})", _LATER)
+        return RemoteFailed(f"{what} failed: the store has an internal error ({detail})", _LATER)
     return RemoteFailed(
         f"{what} failed: {detail}",
-        "If the store does not know storage classes or encryption, set BACKUP_OFFSITE_STORAGE_CLASS=STANDARD and"
+        "If the store does not support storage classes or encryption, set BACKUP_OFFSITE_STORAGE_CLASS=STANDARD and"
         " BACKUP_OFFSITE_SSE=none.",
     )
 

@@ -54,7 +54,7 @@ def part_size(total: int | None) -> int:
     if total is None:
         return _UNKNOWN
     if total > _LARGEST_OBJECT:
-        raise RemoteFailed(f"{size(total)} is more than one object of ours can hold ({size(_LARGEST_OBJECT)})")
+        raise RemoteFailed(f"{size(total)} is more than one object can hold ({size(_LARGEST_OBJECT)})")
     needed = -(-total // _MOST_PARTS)
     return max(_PART, -(-needed // _MIB) * _MIB)
 
@@ -100,8 +100,8 @@ class Cut:
 
     def _differs(self) -> IntegrityError:
         return IntegrityError(
-            f"{printable(self._key)} was not sent: what was read ({self.size} bytes so far) is not what it should be",
-            "It was changed while it was read, or the disk returns other bytes: `verify` tells.",
+            f"{printable(self._key)} was not sent: what was read ({self.size} bytes so far) is not what was stored",
+            "It changed while it was read, or the disk returns other bytes: run `verify`.",
         )
 
 
@@ -205,15 +205,15 @@ def require(key: str, head: Mapping[str, Any], sent: Sent, read: Callable[[], It
         for block in read():
             digest.update(block)
         if digest.hexdigest() != sent.sha256:
-            raise _differs(key, "its bytes are others")
+            raise _differs(key, "its bytes differ")
     if entry.sha256 not in ("", sent.sha256):
-        raise _differs(key, "it is noted with another SHA-256")
+        raise _differs(key, "it is stored with another SHA-256")
     return replace(entry, sha256=sent.sha256)
 
 
 def _differs(key: str, how: str) -> IntegrityError:
     return IntegrityError(
-        f"{key} was sent, but what the store holds is something else: {how}",
+        f"{key} was sent, but the store holds something else: {how}",
         "The store, a proxy or the connection changes data; `upload` sends it again.",
     )
 

@@ -127,7 +127,7 @@ class Upload:
         finally:
             pool.stop(patience=options.timeout)
         if sum(part.size for part in pool.parts) != cut.size:
-            raise RemoteFailed(f"{self._key} was not sent: its parts are not the whole")
+            raise RemoteFailed(f"{self._key} was not sent: its parts do not add up to it")
         return pool.parts
 
     def _part(self, upload: str, number: int, data: Data) -> Part:
@@ -145,8 +145,8 @@ class Upload:
             self._keeps = False
         if told and told != base64_of(digest or sha256_of(data)):
             raise IntegrityError(
-                f"part {number} of {self._key} arrived as something else; the upload was given up",
-                "The connection or a proxy changes bytes: use https, and look at what stands between.",
+                f"part {number} of {self._key} arrived changed; the upload was aborted",
+                "The connection or a proxy changes bytes: use https, and check what is in between.",
             )
         md5 = b"" if told else md5_of(data)
         return Part(number, length(data), digest, str(answer["ETag"]), md5)
@@ -158,7 +158,7 @@ class Upload:
         """
         if self._condition and self._look and head(self._client, self._key) is not None:
             raise RemoteFailed(
-                f"{self._key} was not sent: somebody else has put an object there meanwhile",
+                f"{self._key} was not sent: another writer has put an object there meanwhile",
                 "`offsite list` shows what is there. Two stacks must not have one prefix (AWS_S3_BACKUP_PREFIX).",
             )
         try:
@@ -262,8 +262,8 @@ class _PartPool:
             except queue.Empty:
                 if time.monotonic() - self._flow.moved > self._patience:
                     raise RemoteFailed(
-                        f"the store took no byte for {self._patience:.0f} seconds; the upload was given up",
-                        "Look at the store and the network; the next upload sends it again.",
+                        f"the store took no byte for {self._patience:.0f} seconds; the upload was aborted",
+                        "Check the store and the network; the next upload sends it again.",
                     ) from None
                 continue
             if isinstance(ended, Exception):

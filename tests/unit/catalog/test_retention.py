@@ -181,7 +181,7 @@ def test_one_run_removes_a_share_the_oldest_first() -> None:
     decisions = decide([*FRESH, *old], POLICY, NOW)
     assert going(decisions) == [s.id for s in old[-6:]]
     assert [d.stored for d in decisions if d.later] == old[:-6] and all(
-        "goes later" in d.reason for d in decisions[4:14]
+        "removed later" in d.reason for d in decisions[4:14]
     )
     assert len(going(decide([*FRESH, *old], POLICY, NOW, force=True))) == 16
 

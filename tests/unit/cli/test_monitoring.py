@@ -117,7 +117,7 @@ def test_what_cannot_be_undone_any_more_is_told(root: Path, capsys: pytest.Captu
     assert main(["monitor"]) == 0
     out = capsys.readouterr().out
     assert "WARNING: what the last restore replaced is half removed and cannot come back" in out
-    assert "`undo --discard` ends that. `restore pre-restore_x`" in out and "brings it back" not in out
+    assert "`undo --discard` removes the rest. `restore pre-restore_x`" in out and "brings it back" not in out
 
 
 @pytest.mark.parametrize("width", [30, 50, 120])

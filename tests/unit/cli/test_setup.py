@@ -14,7 +14,7 @@ def test_a_file_is_never_replaced_by_accident(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("container", raising=False)
     path, replaced = write_file("one\n", tmp_path, force=False)
     assert (path.name, replaced, path.read_text()) == ("docker-compose.backup.yml", False, "one\n")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already"):
         write_file("two\n", tmp_path, force=False)
     assert path.read_text() == "one\n"
     assert write_file("two\n", path, force=True) == (path, True)
@@ -25,5 +25,5 @@ def test_a_file_is_never_replaced_by_accident(tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_would_vanish_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("container", "oci")
     monkeypatch.setattr("backup.cli.setup.is_mounted", lambda _folder: False)
-    with pytest.raises(StoreError, match="would go with this container"):
+    with pytest.raises(StoreError, match="would be lost with this container"):
         write_file("x", tmp_path, force=False)

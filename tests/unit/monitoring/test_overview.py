@@ -113,7 +113,7 @@ def test_a_rarer_drill_is_given_more_time() -> None:
 def test_a_schedule_that_made_too_few_is_told() -> None:
     many, few = [a_set(10 + DAY * n, proof="proven") for n in range(20)], [a_set(10, proof="proven"), a_set(19 * DAY)]
     assert see(many).health.status == "pass"
-    assert "by its schedule there should be 19" in see(few).health.reasons[0].text
+    assert "its schedule makes 19" in see(few).health.reasons[0].text
 
 
 # --- rates and forecasts ----------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_a_volume_in_memory_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert volume(root, BACKUP_MIN_FREE_GB="0").health.status == "pass"  # as all other tests take it
     monkeypatch.setattr(errors, "MEMORY", frozenset({"tmpfs"}))
     health = volume(root, BACKUP_MIN_FREE_GB="0").health
-    assert health.status == "fail" and f"no set lasts: {root} is memory (tmpfs)" in health.reasons[0].text
+    assert health.status == "fail" and f"no set is on a disk: {root} is memory (tmpfs)" in health.reasons[0].text
 
 
 def test_what_is_memory_is_told_by_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,7 +124,7 @@ def test_what_is_not_tried_at_all(tmp_path: Path) -> None:
     safety, bad = defined(a_set(0, tier=Tier.PRE_RESTORE)), found(defined(a_set(9)), proof=REFUSED)
     assert "safety set" in tried(tmp_path, never, new=safety).untried
     assert tried(tmp_path, never, bad, new=safety).untried == f"{bad.id}, with the same definitions, does not load"
-    assert "more than are kept" in tried(tmp_path, never, dumped=Dumped(None, "")).untried
+    assert "too large for a load test" in tried(tmp_path, never, dumped=Dumped(None, "")).untried
 
 
 def test_it_makes_way_for_a_restore_and_takes_no_longer_than_it_may(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_who_is_told_to_end_says_so(tmp_path: Path) -> None:
     def told() -> None:
         raise Interrupted(signal.SIGINT)
 
-    assert tried(tmp_path, told).untried == "the run was told to end (signal 2)"
+    assert tried(tmp_path, told).untried == "the run was stopped (signal 2)"
 
 
 def test_rows_that_did_not_load_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,4 +148,4 @@ def test_rows_that_did_not_load_are_remembered(tmp_path: Path, monkeypatch: pyte
     bad = found(defined(a_set(9)), proof=REFUSED)
     monkeypatch.setattr(load_test, "_into", lambda *_: LoadTest(tried=NOW, server_version="17.2"))
     told = tried(tmp_path, never, bad)
-    assert not told.loads and bad.id in told.untried and "by its rows: " in told.untried
+    assert not told.loads and bad.id in told.untried and "the rows of " in told.untried

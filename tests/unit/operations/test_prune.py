@@ -118,7 +118,7 @@ def test_after_a_gap_a_share_goes_each_night_without_a_person(root: Path) -> Non
         on_disk(root, Tier.DAILY, now - DAY / 24)
         created(root, Outcome.SUCCESS, hours=1 - 24 * night)
         report = prune(Request(), shelf(root, now))
-        assert report.exit_code == 0 and ("the next ones do" in report.words) == (report.later > 0)
+        assert report.exit_code == 0 and ("the next runs remove the rest" in report.words) == (report.later > 0)
         left.append(sum(s.id in old for s in shelf(root, now).catalog.sets()))
     assert left == [14, 10, 7, 4, 2, 0], "30 % of what is there, the oldest first; three until there are newer ones"
     assert warned(root) == []
@@ -144,7 +144,9 @@ def test_a_clock_that_jumped_waits_for_a_person_from_the_first_night_on(root: Pa
     assert {report.exit_code for report in reports} == {WAITS}
     now = NOW + (10 + jump) * DAY
     (reason,) = [
-        r for r in status(Settings(), shelf(root).catalog, shelf(root).records, now).reasons if "person" in r.text
+        r
+        for r in status(Settings(), shelf(root).catalog, shelf(root).records, now).reasons
+        if "the clock jumped" in r.text
     ]
     assert reason.level == "warn" and "prune --force" in reason.hint
     assert nights(root, 10, 1)[0].exit_code == 0, "it is right again"
@@ -162,7 +164,7 @@ def test_a_single_set_that_a_person_removes_hides_nothing_that_waits(root: Path)
     assert [s.id for s in prune(Request(ahead=ahead), shelf(root, now + DAY / 24)).removed] == [ahead]
     one = shelf(root, now + DAY / 12)
     told = [r.text for r in status(Settings(), one.catalog, one.records, now + DAY / 12).reasons]
-    assert any(f"{report.waiting} more sets past retention" in text for text in told)
+    assert any(f"{report.waiting} more sets are past retention" in text for text in told)
 
 
 def test_a_policy_that_shrank_by_a_typo_waits_for_a_person_from_the_first_night_on(root: Path) -> None:
@@ -170,7 +172,7 @@ def test_a_policy_that_shrank_by_a_typo_waits_for_a_person_from_the_first_night_
     nights(root, 1, 2)
     report, second = nights(root, 3, 2, ages={Tier.DAILY: 3 * DAY})
     assert (len(report.removed), len(second.removed), report.exit_code) == (1, 1, WAITS) and report.waiting > 20
-    assert "a setting that shrank" in report.words
+    assert "a setting was shortened" in report.words
     (after,) = nights(root, 5, 1)
     assert (len(after.removed), after.exit_code) == (1, 0), "put right"
 
@@ -227,7 +229,7 @@ def test_what_stays_for_a_volume_that_left_is_told_whatever_its_state(root: Path
     """Files of the old scripts, which called it otherwise, among them: no other word would be said of those."""
     old, _ = fill(root, [100, 101], kind), fill(root, range(10), halves="do")
     assert not prune(Request(force=True), shelf(root)).removed
-    (told,) = [r for r in judged(root) if "does not hold volume media, 2 older ones" in r.text]
+    (told,) = [r for r in judged(root) if "does not hold volume media, but 2 older ones" in r.text]
     assert old[0] in told.text and "prune --forget-volume media --dry-run" in told.hint
     assert len(prune(Request(forget_volume="media", force=True), shelf(root)).removed) == 2
     on_disk(root, Tier.DAILY, NOW + timedelta(minutes=1), "damaged", halves="dmo")

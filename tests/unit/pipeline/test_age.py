@@ -165,7 +165,7 @@ def test_a_private_key_among_the_recipients_is_refused_unseen(text: str) -> None
 
 
 def test_recipients_are_judged_at_the_start(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="recipient 1 is no age recipient"):
+    with pytest.raises(ConfigError, match="recipient 1 is neither an age recipient"):
         loader.load({"BACKUP_AGE_RECIPIENTS": "age1nonsense"})
     with pytest.raises(ConfigError, match="recipient 1 is a post-quantum .* not supported: give a classic"):
         loader.load({"BACKUP_AGE_RECIPIENTS": "age1pq1" + "q" * 1900})

@@ -79,13 +79,13 @@ def zipped() -> bytes:
 REFUSED = {
     "empty": (b"", "empty", "another"),
     "web page": (b"\n<!DOCTYPE html><html>", "web page", "Download"),
-    "image": (b"\x89PNG\r\n\x1a\n" + bytes(600), "no dump or archive", "tar archives"),
-    "random": (bytes(range(255, 0, -1)) * 4, "no dump or archive", "tar archives"),
-    "zeros": (bytes(2048), "no dump or archive", "tar archives"),
-    "other sql": (b"SELECT 1;\n", "text, but no dump", "pg_dump"),
-    "gzip of nothing": (gzip.compress(b""), "holds nothing", "another"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(600), "neither a dump nor an archive", "tar archives"),
+    "random": (bytes(range(255, 0, -1)) * 4, "neither a dump nor an archive", "tar archives"),
+    "zeros": (bytes(2048), "neither a dump nor an archive", "tar archives"),
+    "other sql": (b"SELECT 1;\n", "text, but not a dump", "pg_dump"),
+    "gzip of nothing": (gzip.compress(b""), "empty or truncated", "another"),
     "gzip of random": (gzip.compress(bytes(range(255, 0, -1)) * 4), "inside gzip", "tar archives"),
-    "gzip cut": (gzip.compress(SQL)[:9], "cut off", "another"),
+    "gzip cut": (gzip.compress(SQL)[:9], "truncated", "another"),
     "gzip damaged": (b"\x1f\x8b\x08\xff" + b"\xff" * 60, "damaged", "another"),
     "gzip twice": (gzip.compress(gzip.compress(SQL)), "twice", "gunzip"),
     "zip": (zipped(), "packed with zip", "unzip"),
@@ -95,7 +95,7 @@ REFUSED = {
     "xz in gzip": (gzip.compress(lzma.compress(SQL)), "inside gzip is packed with xz", "unxz"),
     "cluster": (SQL.replace(b"database dump", b"database cluster dump"), "whole server", "by hand"),
     "cluster packed": (gzip.compress(b"--\n-- PostgreSQL database cluster dump\n--\n"), "whole server", "by hand"),
-    "second half": (SQL[5:], "text, but no dump", "pg_dump"),
+    "second half": (SQL[5:], "text, but not a dump", "pg_dump"),
 }
 
 

@@ -44,7 +44,7 @@ def test_the_error_and_its_context_are_kept_and_long_queries_and_hints_are_not()
         "FEHLER:  Relation"
     )
     assert 'table "t" failed' in shown(DUMPING) and "invalid page" in shown(DUMPING) and "COPY" not in shown(DUMPING)
-    assert shown("a\nb\n\x1b[31mc") == "a; b; \\x1b[31mc" and shown(" \n") == "it said nothing"
+    assert shown("a\nb\n\x1b[31mc") == "a; b; \\x1b[31mc" and shown(" \n") == "no message"
     assert len(shown("psql:x:1: ERROR:  22023: " + "x" * 10_000)) < 500
 
 
@@ -82,6 +82,6 @@ def test_the_remedy_fits_the_cause_of_a_load_that_failed(said: str, words: str, 
 def test_what_a_load_is_told_is_not_told_of_a_dump() -> None:
     assert hint_for('ERROR:  relation "gone" does not exist') == "The database's own log may say more."
     waited = "canceling statement due to statement timeout\npg_dump: detail: Query was: LOCK TABLE public.big IN"
-    assert "holds a lock" in hint_for(waited) and "BACKUP_LOCK_TIMEOUT" in hint_for(waited)
+    assert "is locked" in hint_for(waited) and "BACKUP_LOCK_TIMEOUT" in hint_for(waited)
     assert "BYPASSRLS" in hint_for("ERROR:  query would be affected by row-level security policy")
     assert r"`\drds` in psql" in hint_for("ERROR:  permission denied for table t")

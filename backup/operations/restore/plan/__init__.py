@@ -116,7 +116,7 @@ def _drill(facts: Facts) -> str:
 def _replaced(facts: Facts) -> Iterator[Row]:
     if wants_database(facts):
         if facts.live is None:
-            yield "database", f"none: {printable(facts.target) or 'a new one'} is made"
+            yield "database", f"none: {printable(facts.target) or 'a new one'} is created"
         else:
             ends = f", {plural(facts.live.sessions, 'session')} of others will be ended" if facts.live.sessions else ""
             text = f"{facts.live.name}, {size(facts.live.size)}, owner {facts.live.owner}{ends}"
@@ -129,7 +129,7 @@ def _replaced(facts: Facts) -> Iterator[Row]:
 
 
 def _tree(files: int | None, count: int | None) -> str:
-    known = "files of an unknown number" if files is None else plural(files, "file")
+    known = "an unknown number of files" if files is None else plural(files, "file")
     return f"{known}, {size(count)}" if count is not None else known
 
 
@@ -146,7 +146,7 @@ def _done(facts: Facts) -> Iterator[Row]:
     if facts.kept_bytes is not None:
         yield (
             "dropped",
-            f"what the restore before this one replaced, {size(facts.kept_bytes)}: it cannot be undone then",
+            f"what the previous restore replaced, {size(facts.kept_bytes)}: that restore can no longer be undone",
         )
 
 
@@ -154,7 +154,7 @@ def _stopped(facts: Facts) -> str:
     if not facts.stops:
         return "no container"
     then = ", the swap and the commands" if facts.commands else " and the swap"
-    stopping = f"up to {duration(facts.stop_seconds)} to stop side by side" if facts.stop_seconds else "the stop"
+    stopping = f"up to {duration(facts.stop_seconds)} to stop them all at once" if facts.stop_seconds else "the stop"
     return f"{named(facts.stops)}; started again at the end: the application is down for {stopping}{then}"
 
 

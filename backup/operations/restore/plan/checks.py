@@ -43,8 +43,8 @@ def warnings(facts: Facts, needed: Sequence[Need]) -> tuple[Finding, ...]:
     found = [*_time(facts), *_stored(facts.source, facts), *_halves_apart(facts), *_live(facts), *_parts(facts)]
     for need in needed:
         if need.free is None:
-            text = f"the free room of {printable(need.place)} is not known; about {size(need.bytes)} are needed"
-            found.append(warning(text, "Look with `df` on its machine; if it fills up, the restore ends as before it."))
+            text = f"the free space of {printable(need.place)} is unknown; about {size(need.bytes)} is needed"
+            found.append(warning(text, "Check with `df` on its machine; if it fills up, the restore is rolled back."))
     return tuple(found)
 
 
@@ -71,7 +71,7 @@ def _source_refused(facts: Facts) -> Iterator[Finding]:
 
 def _halves(facts: Facts) -> Iterator[Finding]:
     what, name = source(facts), printable(source(facts).name)
-    hint = "`list` and `show` tell what the others hold."
+    hint = "`list` and `show` say what the others hold."
     if facts.only == "database" and not what.database:
         yield failure(f"{name} holds no database", f"Leave out `--only database`, or choose another set: {hint}")
     elif facts.only == "media" and not what.volumes:
@@ -90,8 +90,8 @@ def _server_refused(facts: Facts) -> Iterator[Finding]:
     of_set, of_server = major(source(facts).server_version), major(facts.server.version)
     if of_set and of_server and of_set > of_server:
         yield failure(
-            f"the set is of PostgreSQL {of_set}, the server is {of_server}: a newer dump does not load into an older"
-            " server",
+            f"the set is from PostgreSQL {of_set}, the server is {of_server}: a newer dump does not load into an"
+            " older server",
             f"Restore to a server of version {of_set} or later.",
         )
     if facts.server.missing_extensions:
@@ -108,7 +108,7 @@ def _volumes_refused(facts: Facts) -> Iterator[Finding]:
         first, second = map(repr, volume.one_name)
         text = (
             f"{first} and {second} of the set are one name in the volume {printable(volume.name)}, whose file system"
-            " does not tell upper from lower case: one would overwrite the other"
+            " ignores case: one would overwrite the other"
         )
         hint = "Use a volume whose file system tells them apart, such as ext4 or XFS"
         yield failure(
@@ -130,11 +130,11 @@ def _space(facts: Facts, needed: Sequence[Need]) -> Iterator[Finding]:
 def _time(facts: Facts) -> Iterator[Finding]:
     taken = source(facts).time
     if taken is None:
-        text = f"when {printable(source(facts).name)} was taken is not known, nor what is lost with it"
-        yield warning(text, "Look at the date of the file before you agree; `list` shows sets with their time.")
+        text = f"it is unknown when {printable(source(facts).name)} was taken, and so what would be lost"
+        yield warning(text, "Check the date of the file before you confirm; `list` shows sets with their time.")
     elif taken > facts.now + SKEW:
         text = f"the set is from the future ({age(facts.now - taken)}): a clock was wrong"
-        yield warning(text, "`list` shows the order of the sets; make sure that it is the one you mean.")
+        yield warning(text, "`list` shows the order of the sets; make sure that this is the one you mean.")
 
 
 def _halves_apart(facts: Facts) -> Iterator[Finding]:
@@ -143,8 +143,8 @@ def _halves_apart(facts: Facts) -> Iterator[Finding]:
     dumped, packed = (taken(facts.source, kind) for kind in ("database", "volume"))
     if dumped is None or packed is None or abs(dumped - packed) > _TOGETHER:
         yield warning(
-            "database and media may not be of the same run: rows may name files that are not there",
-            "Compare the times of the two files, and look at the application's files after the restore.",
+            "database and media may be of different runs: rows may refer to missing files",
+            "Compare the times of the two files, and check the application's files after the restore.",
         )
 
 
@@ -161,23 +161,23 @@ def _stored(given: StoredSet, facts: Facts) -> Iterator[Finding]:
     if given.state == "complete with changes" and wants_media(facts):
         yield warning("files changed while the set was taken", f"`show {printable(given.query)}` lists them.")
     if wants_database(facts) and given.verdict and given.verdict.refusal:
-        text = f"a throw-away server could not load it, and this restore may end like that: {given.verdict.refusal}"
+        text = f"a throw-away server could not load it, and this restore may fail the same way: {given.verdict.refusal}"
         yield warning(printable(text), printable(f"{given.verdict.remedy} `list` shows which sets load.".strip()))
     elif wants_database(facts) and proof is None and not given.loose:
         yield warning("no drill has ever restored this set", prove)
     elif wants_database(facts) and proof is not None and proof.differences:
-        text = f"its drill restored something else than was dumped: {named(proof.differences)}"
+        text = f"its drill found differences from the dump: {named(proof.differences)}"
         yield warning(text, "`list` shows the sets that are proven.")
     if proof is not None and proof.files is not None and proof.files.missing:
         text = (
-            f"{proof.files.missing:,} of {plural(proof.files.referenced, 'file')} named in its database are not in it"
+            f"{proof.files.missing:,} of {plural(proof.files.referenced, 'file')} that its rows refer to are not in it"
         )
         yield warning(text, f"`show {printable(given.query)}` lists them.")
     part = given.manifest.database
     if part and part.not_carried and wants_database(facts):
-        yield warning(f"the dump does not carry {named(part.not_carried)}", "Make them by hand after the restore.")
+        yield warning(f"the dump does not carry {named(part.not_carried)}", "Create them by hand after the restore.")
     for caution in part.cautions if part and wants_database(facts) else ():
-        yield warning(printable(caution), "It was said when the set was made. " + prove)
+        yield warning(printable(caution), "`create` warned of it. " + prove)
 
 
 def _live(facts: Facts) -> Iterator[Finding]:
@@ -191,36 +191,36 @@ def _live(facts: Facts) -> Iterator[Finding]:
             )
         of_set, of_server = major(what.server_version), major(facts.server.version)
         if of_set and of_server and of_set < of_server:
-            text = f"the set is of PostgreSQL {of_set}, the server is {of_server}: it loads, but nothing takes it back"
-            yield warning(text, "Look at the application after the restore; `undo` puts the present state back.")
+            text = f"the set is from PostgreSQL {of_set}, the server is {of_server}: it loads, but there is no way back"
+            yield warning(text, "Test the application after the restore; `undo` brings the live state back.")
     if wants_database(facts):
         yield from otherwise(facts.lacking)
         yield from left_behind(facts.live) if facts.live else ()
     target = facts.live.name if facts.live else facts.target
     if wants_database(facts) and what.database_name and target and what.database_name != target:
-        text = f"the set is of the database {printable(what.database_name)}, {printable(target)} gets it"
+        text = f"the set is of the database {printable(what.database_name)} and replaces {printable(target)}"
         yield warning(text, "Make sure that DB_NAME is the database you mean.")
 
 
 def _parts(facts: Facts) -> Iterator[Finding]:
     if not facts.safety:
-        text = "no safety set of the present state will be taken"
+        text = "no safety set of the live state will be taken"
         yield warning(text, "Leave out `--no-safety` unless there is no room; `undo` still has what is replaced.")
     what, only = source(facts), facts.only
     if only and what.database and what.volumes:
         other = "media" if only == "database" else "database"
-        text = f"the {other} stays as it is: rows may name files that are not there"
+        text = f"the {other} stays as it is: rows may refer to missing files"
         yield warning(text, f"Leave out `--only {only}` to restore both as they were together.")
     if facts.writers:
         text = f"these write and cannot be stopped from here: {named(facts.writers)}"
-        yield warning(text, "Stop them before you agree: what they write while it runs is lost.")
+        yield warning(text, "Stop them before you confirm: what they write during the restore is lost.")
     for volume in (each for each in restored_volumes(facts) if each.left_files):
         count = (
             f"{plural(volume.left_files, 'file')} ({size(volume.left_bytes)}) of the volume {printable(volume.name)}"
         )
         text = f"{count} are in no set, because they match {named(volume.left_out)} (BACKUP_MEDIA_EXCLUDE)"
-        hint = "Copy them aside if the application does not make them anew; `undo` still has them for a while."
-        yield warning(f"{text}: they go with what is replaced", hint)
+        hint = "Copy them elsewhere unless the application recreates them; `undo` keeps them for a while."
+        yield warning(f"{text}: they are replaced, too", hint)
     left = [volume.name for volume in facts.volumes if volume.mounted and not volume.archived]
     if left and wants_media(facts):
         yield warning(f"the set does not hold the volumes {named(left)}; they stay as they are", "`list` shows others.")

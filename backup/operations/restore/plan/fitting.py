@@ -34,18 +34,18 @@ def otherwise(lacks: Lacking) -> Iterator[Finding]:
     """What is not as it was where the set was taken."""
     others = [name for name in lacks.libraries if name not in lacks.needed]
     if others:
-        text = f"the server does not preload {named(others)}, as the one did that the set was taken from"
+        text = f"the server does not preload {named(others)}, as the set's own server did"
         yield warning(text, _PRELOAD.format(",".join(map(printable, others))))
     if lacks.tablespaces:
-        text = f"the server has no tablespace {named(lacks.tablespaces)}: what lay there comes into the default one"
+        text = f"the server has no tablespace {named(lacks.tablespaces)}: what was in it goes into the default one"
         yield warning(text, "CREATE TABLESPACE makes one; ALTER TABLE … SET TABLESPACE moves tables, also afterwards.")
     if lacks.versions:
         pairs = [f"{name} {was} becomes {made}" for name, was, made in lacks.versions]
-        text = f"extensions come in another version than the set's: {named(pairs)}"
-        yield warning(text, "The image of the set has the same ones: `show` names it. Try the application after this.")
+        text = f"extensions differ in version from the set's: {named(pairs)}"
+        yield warning(text, "The image of the set has the same ones: `show` names it. Test the application afterwards.")
     for name, database in lacks.elsewhere:
-        text = f"{name} can be in one database only, on this server in {printable(database)}: its jobs are not put back"
-        yield warning(text, "Let the server's settings name this database and restart it first, or make them by hand.")
+        text = f"{name} works in one database only, on this server in {printable(database)}: its jobs are not restored"
+        yield warning(text, "Name this database in the server's settings and restart it, or create the jobs by hand.")
 
 
 def left_behind(live: LiveDatabase) -> Iterator[Finding]:
@@ -53,9 +53,7 @@ def left_behind(live: LiveDatabase) -> Iterator[Finding]:
     if live.slots:
         slots = named(live.slots)
         text = f"the logical slots {slots} stay with what is replaced, and hold WAL back until they are dropped"
-        hint = (
-            "End what reads them, SELECT pg_drop_replication_slot('…') for each, and make them anew after the restore."
-        )
+        hint = "End what reads them, SELECT pg_drop_replication_slot('…') for each, and create them after the restore."
         yield warning(text, hint)
     if live.subscriptions:
         names = named(live.subscriptions)
@@ -77,5 +75,5 @@ def own(found: Contrast, *, live: bool) -> Iterator[tuple[str, str]]:
         as_was = f"becomes as it was, but for its password: {named(keys)}"
         yield (
             f"role {printable(name)}",
-            as_was if found.new else f"stays as it is here; in the set are other: {named(keys)}",
+            as_was if found.new else f"stays as it is here; the set differs in: {named(keys)}",
         )

@@ -133,7 +133,7 @@ def test_an_unfinished_extraction_is_not_exchanged(tmp_path: Path) -> None:
     swap.prepare(tmp_path, STAMP)
     assert swap.state(tmp_path, STAMP) == "extracting"
     (tmp_path / (PREFIX + STAMP) / "new/part").touch()
-    with pytest.raises(RestoreFailed, match="not extracted to its end"):
+    with pytest.raises(RestoreFailed, match="not extracted completely"):
         swap.exchange(tmp_path, STAMP)
     swap.exchange_back(tmp_path, STAMP)
     swap.prepare(tmp_path, STAMP)  # begins anew

@@ -115,7 +115,7 @@ TABLE = [
     ("any tier counts", [stored(1, tier=Tier.MANUAL), OLD], [OK], {}, "pass", ""),
     ("nothing at all", [], [], {}, "fail", "no good set"),
     ("only the old scripts' files", [stored(1, "old script")], [], {}, "fail", "no good set"),
-    ("first backup running", [], [run(0.1, Outcome.RUNNING)], {}, "starting", "first backup is running"),
+    ("first backup running", [], [run(0.1, Outcome.RUNNING)], {}, "starting", "first backup has been running"),
     ("first backup failed", [], [BAD], {}, "fail", "password is wrong"),
     ("first failed, second running", [], [run(0, Outcome.RUNNING), BAD], {}, "fail", "password is wrong"),
     ("first crashed, second running", [], [run(0, Outcome.RUNNING), run(1, Outcome.CRASHED)], {}, "fail", "crashed"),

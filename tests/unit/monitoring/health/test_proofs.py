@@ -129,10 +129,10 @@ def test_it_is_critical_until_a_newer_set_has_shown_to_load() -> None:
 def test_that_nobody_tried_it_is_a_warning_of_sets_that_could_be_tried() -> None:
     assert health(a_set(1)) == []
     (told,) = health(defined(a_set(1)))
-    assert told[0] == "warn" and "was not tried" in told[1]
+    assert told[0] == "warn" and "was not load-tested" in told[1]
     tried = found(defined(a_set(1)), test=a_test(untried="there is no engine"))
     (told,) = health(tried)
-    assert told == ("warn", f"whether {tried.id} loads was not tried: there is no engine")
+    assert told == ("warn", f"{tried.id} was not load-tested: there is no engine")
     assert health(found(defined(a_set(1)), test=a_test(alike="daily_x"))) == []
     assert health(found(defined(a_set(1)), test=a_test(untried="no engine"), proof="")) == []
 

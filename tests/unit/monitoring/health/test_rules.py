@@ -75,7 +75,14 @@ TABLE = [
     ("just room for the next set", week(), [], {"free": 10 * MB, "min_free": 0}, "pass", ""),
     ("room not known", week(), [], {"free": None}, "pass", ""),
     # counts
-    ("far fewer than scheduled", week(), [], {"due": {Tier.DAILY: 15}}, "warn", "daily holds 7 good sets; by its"),
+    (
+        "far fewer than scheduled",
+        week(),
+        [],
+        {"due": {Tier.DAILY: 15}},
+        "warn",
+        "daily holds 7 good sets; its schedule makes 15",
+    ),
     ("a few fewer than scheduled", week(), [], {"due": {Tier.DAILY: 14}}, "pass", ""),
     ("too few slots to tell", [a_set(1, proof="proven")], [], {"due": {Tier.DAILY: 3}}, "pass", ""),
     (
@@ -148,7 +155,7 @@ TABLE = [
         [],
         {},
         "warn",
-        "is not what was dumped: public.visit: other rows and 1",
+        "differs from the dump: public.visit: other rows and 1",
     ),
     ("proven again since", [a_set(0.5, proof="proven"), *week(proof="different")], [], {}, "pass", ""),
     ("never proven, new", [a_set(1), a_set(13 * DAY)], [], {}, "pass", ""),

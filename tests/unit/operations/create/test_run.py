@@ -117,4 +117,4 @@ def test_damage_that_cannot_be_noted_is_told(app: App, monkeypatch: pytest.Monke
     monkeypatch.setattr(Catalog, "record_verdict", fails)
     assert verify(app.catalog, stored, Silent(), NOW, quick=True).problems == ()
     path.write_bytes(whole[::-1])
-    assert "could not be kept" in verify(app.catalog, stored, Silent(), NOW, quick=True).problems[-1]
+    assert "could not be saved" in verify(app.catalog, stored, Silent(), NOW, quick=True).problems[-1]

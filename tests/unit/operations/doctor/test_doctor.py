@@ -336,13 +336,13 @@ def test_shown_on_a_terminal_and_elsewhere() -> None:
         "ok\tx\twell",
         "failed\tx\tnot well\tdo this",
         "setting\tTZ\tUTC\tenvironment",
-        "It does not work like this: each failed line says what to do.",
+        "Something does not work: each failed line says what to do.",
     ]
     console = Console(force_terminal=True, width=60, record=True, no_color=True)
     console.print(doctor_page(lines, settings))
     page = console.export_text()
     assert "→ do this" in page
-    assert "1 other setting as by default" in page
+    assert "1 other setting at the default" in page
 
 
 def cautioned(stored: StoredSet, *cautions: str) -> StoredSet:
@@ -371,6 +371,6 @@ def test_what_is_told_about_the_key(tmp_path: Path) -> None:
     loaded = loader.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": public})
     lines = list(findings.encryption(keys(loaded), []))
     assert public[:10] in lines[0].text and public not in lines[0].text
-    assert any("one key alone" in line.text for line in lines) and any("no private key" in line.text for line in lines)
+    assert any("a single key" in line.text for line in lines) and any("no private key" in line.text for line in lines)
     gone = loaded.model_copy(update={"age_identity": tmp_path / "gone"})
     assert any(line.level == "warn" and "gone" in line.text for line in findings.encryption(keys(gone), []))

@@ -66,7 +66,7 @@ def test_the_list_says_what_is_where(stack: Stack) -> None:
         ("lose manifest", "incomplete", "its manifest is missing"),
         ("bad manifest", "differs", "cannot be used"),
         ("other manifest", "differs", "its manifest has other bytes than were sent"),
-        ("lose all", "gone", "is not any more"),
+        ("lose all", "gone", "is gone now"),
     ],
 )
 def test_a_mishap_behind_our_back_is_reported(stack: Stack, mishap: str, state: str, words: str) -> None:
@@ -218,7 +218,7 @@ def test_a_folder_that_is_empty_is_taken_for_one_that_is_not_mounted(stack: Stac
     stack.upload(place="copy")
     away, stack.place.facts = stack.place.facts, {}
     for attempt in (lambda: stack.upload(place="copy"), lambda: verify_copies.verify(verify_copies.Request(), context)):
-        with pytest.raises(RemoteFailed, match="where 2 sets should be: nothing was sent"):
+        with pytest.raises(RemoteFailed, match="where 2 sets should be; nothing was sent"):
             attempt()
     assert stack.place.facts == {} and all(context.book.read().copies[name].held for name in made)
     stack.place.facts = away
@@ -244,7 +244,7 @@ def test_what_fails_at_one_place_is_told_of_that_place(stack: Stack) -> None:
         ]
         for place in ("s3", "copy")
     }
-    assert "the last look at the offsite copies failed" in texts["s3"][0] and texts["copy"] == []
+    assert "the last check of the offsite copies failed" in texts["s3"][0] and texts["copy"] == []
 
 
 @pytest.mark.long

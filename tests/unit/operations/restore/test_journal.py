@@ -219,7 +219,7 @@ def test_nothing_is_forward_before_the_swap_nor_called_untouched_after_it(one: J
     assert ("untouched" in words(one, NOW)) == (not swapped)
 
 
-@given(journals, st.sampled_from(["", "a run that has not said who it is"]) | st.text(min_size=1))
+@given(journals, st.sampled_from(["", "an unknown run"]) | st.text(min_size=1))
 def test_words_name_the_state_and_both_commands_on_one_safe_line(one: Journal, who: str) -> None:
     severity, text, hint = journal_reason(one, who)
     said = words(one, NOW + timedelta(hours=1))
@@ -236,8 +236,8 @@ def test_words_name_the_state_and_both_commands_on_one_safe_line(one: Journal, w
 def test_the_words_of_each_step() -> None:
     texts = [words(journal(step=step), NOW + timedelta(minutes=5)) for step in Step]
     assert texts[0].startswith(
-        "the restore of daily_2025-10-19_02-00-00 (begun 2025-10-20 02:00:00 UTC, 5 min 00 s ago) stopped at `loading`:"
-        " the live data are untouched; web1, web2 may be stopped."
+        "the restore of daily_2025-10-19_02-00-00 (started 2025-10-20 02:00:00 UTC, 5 min 00 s ago) stopped at"
+        " `loading`: the live data are untouched; web1, web2 may be stopped."
     )
     assert "either the old or the restored database is live, whole, the old files of media are live" in texts[4]
     assert "web1, web2 are stopped" in texts[4]

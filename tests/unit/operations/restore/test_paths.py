@@ -239,12 +239,12 @@ def test_a_file_that_is_called_as_the_volume_is_not_taken_for_its_folder(
     archive = str(tmp_path / words[2])
     for command in (["import", archive], ["verify", archive], ["restore", archive, "--only", "media", "--force"]):
         code, said = main(command), "".join(capfd.readouterr())
-        assert code in (40, 50) and "'media'" in said and "no directory" in said, (command, code, said)
+        assert code in (40, 50) and "'media'" in said and "not a directory" in said, (command, code, said)
     assert not (tmp_path / "backups/daily" / words[2]).exists()
     renamed = str((tmp_path / words[2]).rename(tmp_path / "by hand"))
     for command in (["verify", renamed], ["restore", renamed, "--only", "media", "--force"]):
         code, said = main(command), "".join(capfd.readouterr())
-        assert code == 40 and "begins with 'media', which is no directory" in said, (command, code, said)
+        assert code == 40 and "begins with 'media', which is not a directory" in said, (command, code, said)
     assert (tmp_path / "volumes/media/uploads/2025/x").read_text() == "x"
 
 
@@ -258,7 +258,7 @@ def test_one_of_a_set_of_volumes_is_refused_by_that_name(
     subprocess.run([*words, "media/big", "media"], cwd=tmp_path, check=True)
     for command in (["verify"], ["restore", "--only", "media", "--force"]):
         code, said = main([command[0], str(tmp_path / "2.tar"), *command[1:]]), "".join(capfd.readouterr())
-        assert code == 40 and "one of a set of volumes" in said and "tar -xM -f FIRST" in said, said
+        assert code == 40 and "one part of a multi-volume set" in said and "tar -xM -f FIRST" in said, said
 
 
 def test_what_could_not_come_back_as_it_was_is_said_and_recorded(restore: Said, volumes: Path, tmp_path: Path) -> None:

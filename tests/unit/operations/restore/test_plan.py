@@ -97,7 +97,7 @@ def test_a_usual_restore_has_nothing_against_it() -> None:
 def test_onto_an_empty_server_nothing_is_lost() -> None:
     empty = dataclasses.replace(MEDIA, live_files=0, live_bytes=0)
     told = rows(plan(facts(live=None, volumes=(empty,))))
-    assert "lost" not in told["age"] and told["database"] == "none: obcms is made"
+    assert "lost" not in told["age"] and told["database"] == "none: obcms is created"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_onto_an_empty_server_nothing_is_lost() -> None:
         ({"source": stored(None), "only": "database"}, "holds no database"),
         ({"source": stored(database(), media=False), "only": "media"}, "holds no media"),
         ({"source": stored(None, media=False)}, "neither a database nor media"),
-        ({"source": stored(database(server_version="18.0"))}, "of PostgreSQL 18, the server is 17"),
+        ({"source": stored(database(server_version="18.0"))}, "from PostgreSQL 18, the server is 17"),
         ({"server": dataclasses.replace(SERVER, missing_extensions=("postgis",))}, "the extensions postgis"),
         ({"lacking": Lacking(("pg_cron",), ("pg_cron", "other"))}, "does not preload pg_cron, without which"),
         ({"server": None}, "no database server"),
@@ -141,7 +141,7 @@ def test_places_on_one_disk_share_its_room() -> None:
     [
         ({"source": stored(database(system_identifier="7"))}, "another server (system identifier 7, not 42)"),
         ({"source": stored(database(server_version="15.1"))}, "PostgreSQL 15, the server is 17"),
-        ({"source": stored(database(name="other"))}, "of the database other, obcms gets it"),
+        ({"source": stored(database(name="other"))}, "of the database other and replaces obcms"),
         ({"source": stored(database(not_carried=("the tablespace x",)))}, "does not carry the tablespace x"),
         ({"source": stored(database(cautions=("the view v needs x: make it",)))}, "the view v needs x: make it"),
         ({"source": stored(database(), verdict=None)}, "no drill"),
@@ -151,7 +151,7 @@ def test_places_on_one_disk_share_its_room() -> None:
         ({"only": "media"}, "the database stays"),
         ({"safety": False}, "no safety set"),
         ({"writers": ("cron",)}, "cannot be stopped from here: cron"),
-        ({"server": dataclasses.replace(SERVER, free=None)}, "the free room of the database server is not known"),
+        ({"server": dataclasses.replace(SERVER, free=None)}, "the free space of the database server is unknown"),
         ({"volumes": (MEDIA, Volume("static", archived=False))}, "does not hold the volumes static"),
         (
             {"volumes": (dataclasses.replace(MEDIA, left_files=3, left_bytes=2000, left_out=("cache", "*.tmp")),)},
@@ -161,18 +161,18 @@ def test_places_on_one_disk_share_its_room() -> None:
         ({"source": elsewhere("d.sql", ("sql", TAKEN))}, "row counts"),
         (
             {"source": elsewhere("d", ("sql", TAKEN), ("tar", TAKEN + timedelta(hours=2)))},
-            "not be of the same run",
+            "be of different runs",
         ),
         ({"source": stored(manifest=None, state="old script", files=(f"obcms_backup_{ID}.sql.gz",))}, "no manifest"),
-        ({"lacking": Lacking(libraries=("x\x1b",))}, r"does not preload x\x1b, as the one did"),
-        ({"lacking": Lacking(tablespaces=("fast",))}, "no tablespace fast: what lay there comes into the default one"),
+        ({"lacking": Lacking(libraries=("x\x1b",))}, r"does not preload x\x1b, as the set's own server did"),
+        ({"lacking": Lacking(tablespaces=("fast",))}, "no tablespace fast: what was in it goes into the default one"),
         (
             {"lacking": Lacking(versions=(("hstore", "1.7", "1.8"),))},
-            "another version than the set's: hstore 1.7 becomes 1.8",
+            "extensions differ in version from the set's: hstore 1.7 becomes 1.8",
         ),
         (
             {"lacking": Lacking(elsewhere=(("pg_cron", "postgres"),))},
-            "on this server in postgres: its jobs are not put back",
+            "on this server in postgres: its jobs are not restored",
         ),
         ({"live": dataclasses.replace(LIVE, slots=("a", "b"))}, "the logical slots a, b stay with what is replaced"),
         ({"live": dataclasses.replace(LIVE, subscriptions=("s",))}, "the subscriptions s stay with what is replaced"),
@@ -189,7 +189,7 @@ def test_whose_settings_count_is_shown_role_by_role() -> None:
     unlike = Contrast(settings=("search_path", "its comment"), roles={"app": ("LOGIN",), "x\n": ("work_mem",)})
     lives = rows(plan(facts(contrast=unlike)))
     assert lives["settings"] == "those of the live database stay; the set has others: search_path, its comment"
-    assert lives["role app"] == "stays as it is here; in the set are other: LOGIN" and r"role x\n" in lives
+    assert lives["role app"] == "stays as it is here; the set differs in: LOGIN" and r"role x\n" in lives
     new = rows(plan(facts(contrast=dataclasses.replace(unlike, empty=True, new=True))))
     assert new["settings"].startswith("those of the set, because nothing is in the database yet: search_path")
     assert new["role app"] == "becomes as it was, but for its password: LOGIN"
@@ -212,7 +212,7 @@ def test_that_a_set_did_not_load_is_said_before_an_hour_of_loading() -> None:
 def test_what_a_drill_found_is_said() -> None:
     proof = Proof(tried=TAKEN, differences=("table x",), files=Missing(referenced=9, missing=2))
     said = warned(source=stored(database(), verdict=Verdict(checked=NOW, proof=proof)))
-    assert "something else than was dumped: table x" in said and "2 of 9 files" in said
+    assert "differences from the dump: table x" in said and "2 of 9 files" in said
 
 
 names = st.text(max_size=12)

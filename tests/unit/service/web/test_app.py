@@ -387,7 +387,7 @@ def test_without_a_place_for_the_socket_the_service_runs(tmp_path: Path, logged:
     (tmp_path / "run").touch()
     with served(World(), local=tmp_path / "run" / SOCKET) as port:
         assert probe(port, local=tmp_path / "run" / SOCKET) == (0, "pass")
-    assert "asks at the port" in "".join(logged)
+    assert "uses the port" in "".join(logged)
 
 
 def ask_anyway(connection: socket.socket) -> bytes:

@@ -92,9 +92,9 @@ def test_it_is_whole_html_of_known_elements(state: str) -> None:
     [
         ("healthy", ["Healthy", "All is well.", "1 h 12 min", "2 d 00 h", "8 min 32 s", "30 of 30", "18 years"]),
         ("warning", ["Warning", "3 things need attention", "is damaged", "drill latest", "Undelivered", "53 days"]),
-        ("critical", ["Critical", "2 things need a person now.", "3 d 01 h", "has 1.2 GB free", "crashed"]),
+        ("critical", ["Critical", "2 things need action now.", "3 d 01 h", "has 1.2 GB free", "crashed"]),
         ("starting", ["Starting", "The first backup is running", "none yet", "4 min ago", "There are no sets yet"]),
-        ("empty", ["Critical", "One thing needs a person now.", "create daily takes one now", "Nothing has run yet."]),
+        ("empty", ["Critical", "One thing needs action now.", "create daily takes one now", "Nothing has run yet."]),
     ],
 )
 def test_it_says_how_things_are(state: str, words: list[str]) -> None:
