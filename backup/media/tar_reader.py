@@ -187,7 +187,7 @@ class TarReader:
         self._data, self._at = b"".join(pieces), 0
 
     def _cut_off(self) -> bytes:
-        raise self.refused("is the last that can be read: the archive is cut off")
+        raise self.refused("is the last readable entry: the archive is truncated")
 
     def _next(self) -> bytes:
         """The next piece, empty at the end."""

@@ -11,7 +11,7 @@ import pytest
 from backup.docker.container import Container
 from backup.documents.results import DOCUMENTS
 from backup.model.manifest import Tier
-from backup.monitoring.alerts.model import Attempt, Message, Receipt
+from backup.monitoring.alerts.model import Attempts, Message, Receipt
 from backup.operations.offsite.remote_state import Copy
 from backup.operations.offsite.verify_copies import Row
 from backup.operations.setup import Media, Plan
@@ -26,7 +26,7 @@ def printed(kind: str, thing: object = None, **fields: object) -> Any:
 
 
 def test_a_message_and_one_that_is_held_back() -> None:
-    tries = {"json://***": Attempt(count=2, next=NOW, error="no\x1b route")}
+    tries = {"json://***": Attempts(count=2, next=NOW, error="no\x1b route")}
     sent = Message(id="x", kind="failure", title="t", body="secret", created=NOW, delivered=("mail",), tries=tries)
     messages = printed("messages", messages=[sent, {"kind": "held", "title": "y", "created": NOW}])["messages"]
     assert messages[0]["tries"]["json://***"] == {"count": 2, "next": "2025-10-20T12:00:00Z", "error": "no\\x1b route"}

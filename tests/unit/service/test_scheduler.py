@@ -437,7 +437,7 @@ def test_a_run_that_was_killed_is_not_repeated(tmp_path: Path, marked: bool) -> 
     if marked:
         service.records.mark_crashed(service.now)
     assert service.ticks(120) == []
-    assert "crashed; create ended without a word" in service.last("daily") or not marked
+    assert "crashed; create ended without a record" in service.last("daily") or not marked
     service.begin()
     assert service.ticks(120) == []
 
@@ -548,7 +548,7 @@ def test_a_run_that_nobody_is_at_is_not_shown_as_running(service: Service) -> No
     killed(service, SLOT)
     (dead,) = service.records.all(lambda run: False)
     words = last_words(dead, reason_of(dead, None), ZONE)
-    assert words.endswith("crashed; create ended without a word: killed, or the machine went down")
+    assert words.endswith("crashed; create ended without a record: killed, or the machine went down")
     assert service.last("daily").endswith("running")
 
 

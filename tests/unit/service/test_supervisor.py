@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from backup.errors import BackupError
-from backup.service.supervisor import WAKE, Family, Signals, Supercronic, scan
+from backup.service.supervisor import Family, Supercronic, scan
 from tests.support.faults import eventually
-
-# Every second instead of every minute.
-FAST = """#!/bin/sh
-for file; do :; done
-sed -i 's|^|* * |' "$file"
-exec {real} "$@"
-"""
 
 
 @pytest.fixture
@@ -37,20 +28,6 @@ def script(place: Path, text: str) -> str:
     path.write_text(text)
     path.chmod(0o700)
     return str(path)
-
-
-def test_the_scheduler_wakes_us(tmp_path: Path, family: Family) -> None:
-    real = shutil.which(os.environ.get("SUPERCRONIC") or Path(sys.executable).parent / "supercronic")
-    assert real, "supercronic is not installed: run tools/supercronic, or set SUPERCRONIC to its path"
-    env = os.environ | {"TZ": "America/New_York"}
-    scheduler = Supercronic(family, tmp_path, script(tmp_path, FAST.format(real=real)), env, as_json=False)
-    with Signals(WAKE) as signals:
-        scheduler.start(0.0)
-        assert signals.wait(20) == {WAKE}
-        # Nothing is left that could wake us later.
-        os.kill(scheduler.pid, signal.SIGKILL)
-        eventually(lambda: scheduler.tend(1.0))
-        eventually(lambda: not family.members(scan()))
 
 
 def test_a_scheduler_that_is_not_there_is_named(tmp_path: Path, family: Family) -> None:
