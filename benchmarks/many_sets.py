@@ -21,7 +21,7 @@ from pathlib import Path
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
-from backup.config.loader import load
+from backup.config.loader import load_settings
 from backup.model.backup_set import LoadTest, Proof, Verdict, manifest_name, verdict_name
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, file_name, set_id, to_json
 from backup.operations.status import overview
@@ -41,7 +41,7 @@ ROWS = {f"public.app_{number:03}_of_a_module": number * 997 % 50_000 for number 
 
 def plant(root: Path, count: int, now: datetime) -> None:
     """So many sets, ten a day back from now; every tenth is a weekly one."""
-    zone = load().zone
+    zone = load_settings().zone
     for number in range(count):
         time_ = now - timedelta(hours=1 + 2.4 * number)
         tier = Tier.WEEKLY if number % 10 == 9 else Tier.DAILY
@@ -110,7 +110,7 @@ def command(*words: str) -> None:
 
 def service(root: Path) -> None:
     """Ask the HTTP application of the service, in this process."""
-    settings = load()
+    settings = load_settings()
     catalog, records = Catalog(root, settings.zone), Records(root / "state" / "runs")
     app = create_app(
         scheduler=lambda: "alive",

@@ -23,7 +23,7 @@ from backup.catalog.catalog import Catalog
 from backup.media import archive_tree
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart
-from backup.operations.verify.run import check
+from backup.operations.verify.run import check_set
 from backup.postgres.dump.dump_digest import Outline
 from backup.progress import Silent
 from backup.storage.artifact_writer import ArtifactWriter
@@ -70,7 +70,7 @@ def contenders(stored: StoredSet) -> dict[str, Callable[[], None]]:
     def product(**options: object) -> Callable[[], None]:
         def run() -> None:
             forget(stored)
-            assert check(stored, Silent(), **options).problems == []  # type: ignore[arg-type]
+            assert check_set(stored, Silent(), **options).problems == []  # type: ignore[arg-type]
 
         return run
 

@@ -46,7 +46,7 @@ class StackName:
             self.value = self._main.surroundings(Engine())[1] or _UNNAMED
 
 
-def policy(settings: Settings, name: str) -> Policy:
+def alert_policy(settings: Settings, name: str) -> Policy:
     """What to tell, how often, under which name."""
     return Policy(name, settings.notify_level, timedelta(hours=settings.remind_hours), settings.zone)
 
@@ -66,7 +66,7 @@ def notifier(main: App, command: Sequence[str], health: Callable[[], Health]) ->
 
     return Notifier(
         root=settings.root,
-        policy=lambda: policy(settings, name.find()),
+        policy=lambda: alert_policy(settings, name.find()),
         targets=[target.name for target in targets(settings)],
         heartbeat=settings.heartbeat_url is not None,
         max_age=timedelta(hours=settings.max_age_hours),
@@ -83,6 +83,6 @@ def send_test(main: App, command: Sequence[str], seconds: float) -> list[Receipt
     if not names:
         return []
     name = StackName(main).find(_ENGINE_SECONDS)
-    message = messages.trial(datetime.now(UTC), policy(main.settings, name))
+    message = messages.trial(datetime.now(UTC), alert_policy(main.settings, name))
     tried = [Delivery(target=each, id="test", **message.model_dump()) for each in names]
     return DeliveryProcess([*command, *DELIVER], seconds)(tried)

@@ -16,14 +16,14 @@ from typing import Final
 
 from backup.app.alerts import send_test
 from backup.app.composition import App
-from backup.app.offsite import contexts, memory, options
+from backup.app.offsite import bucket_options, contexts, memory
 from backup.app.restore import restore_context
 from backup.catalog.scheduler_state import ScheduleFile
 from backup.config import loader
 from backup.config.loader import Settings
-from backup.docker.container import Container, source
+from backup.docker.container import Container, mount_source
 from backup.docker.engine import Engine
-from backup.docker.permissions import rights as engine_rights
+from backup.docker.permissions import engine_rights as engine_rights
 from backup.errors import BackupError, EngineError, KeyMissing
 from backup.formatting import plural, printable
 from backup.logging import is_public
@@ -35,22 +35,22 @@ from backup.monitoring import alerts
 from backup.monitoring.alerts.targets import targets
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
-from backup.operations.doctor import Check, NotChecked, Shared, examine, findings
+from backup.operations.doctor import Check, NotChecked, SharedFact, examine, findings
 from backup.operations.doctor.findings import Keys, Measured
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.jobs import find_supercronic, jobs
 from backup.operations.missed_runs import reasons
-from backup.operations.offsite.context import listed
+from backup.operations.offsite.context import list_remote_sets
 from backup.operations.status import offsite, restoring
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.inspect import DatabaseRights, Facts, inspect, rights
+from backup.postgres.inspect import DatabaseFacts, DatabaseRights, inspect, login_rights
 from backup.progress import Silent
-from backup.storage.errors import in_memory, room, storing
+from backup.storage.errors import disk_space, in_memory, storing
 from backup.storage.s3 import open_bucket
-from backup.storage.s3.bucket_setup import check
+from backup.storage.s3.bucket_setup import check_bucket
 
 _SOCKET: Final = Path("/var/run/docker.sock")
 # Counting the files of a large volume takes its time.
@@ -96,11 +96,13 @@ def diagnose(
 class _Doctor:
     def __init__(self, settings: Settings, command: Sequence[str]) -> None:
         self._app, self._settings, self._command = _Looking(settings), settings, command
-        self._around = Shared(self._look_around, "the engine")
-        self._source = Shared(self._app.source, "the database")
-        self._facts: Shared[Facts] = Shared(lambda: inspect(self._source.get().login), "the database")
-        self._rights: Shared[DatabaseRights] = Shared(lambda: rights(self._source.get().login), "the database")
-        self._volumes = Shared(self._measure, "the volumes")
+        self._around = SharedFact(self._look_around, "the engine")
+        self._source = SharedFact(self._app.source, "the database")
+        self._facts: SharedFact[DatabaseFacts] = SharedFact(lambda: inspect(self._source.get().login), "the database")
+        self._rights: SharedFact[DatabaseRights] = SharedFact(
+            lambda: login_rights(self._source.get().login), "the database"
+        )
+        self._volumes = SharedFact(self._measure, "the volumes")
 
     def checks(self, *, notify: bool, put: bool) -> list[Check]:
         """In the order in which they are told."""
@@ -175,7 +177,7 @@ class _Doctor:
         for name in names:
             where = called.get(str(root / name), str(root / name))
             try:
-                tree = archive_tree.measure(root / name, [*archive_tree.DEFAULT_EXCLUDES, *settings.excludes])
+                tree = archive_tree.measure_tree(root / name, [*archive_tree.DEFAULT_EXCLUDES, *settings.excludes])
                 found.append(Measured(name, tree.files, tree.bytes, source=where))
             except (BackupError, OSError) as error:
                 found.append(Measured(name, problem=str(error), source=where))
@@ -189,7 +191,7 @@ class _Doctor:
         """What the engine calls that which is mounted at each place of our own container."""
         with contextlib.suppress(BackupError, NotChecked):
             own = self._around.borrow().own
-            return {str(mount.get("Destination")): source(mount) for mount in own.mounts} if own else {}
+            return {str(mount.get("Destination")): mount_source(mount) for mount in own.mounts} if own else {}
         return {}
 
     def _mounts(self) -> Iterator[Finding]:
@@ -205,7 +207,7 @@ class _Doctor:
         images = {database.image_id} if database else set()
         servers = [c for c in around.containers if c.image_id in images]
         application = [c for c in around.containers if c.image_id not in images and not around.ours(c)]
-        spared = {source(mount) for c in servers for mount in c.mounts}
+        spared = {mount_source(mount) for c in servers for mount in c.mounts}
         yield from findings.mounts(self._volumes.borrow(), application, spared)
 
     def _database_container(self, found: PostgresSource) -> Container | None:
@@ -233,7 +235,7 @@ class _Doctor:
 
     def _space(self) -> Iterator[Finding]:
         needed = None
-        free, total = room(self._settings.root)
+        free, total = disk_space(self._settings.root)
         with contextlib.suppress(NotChecked):
             newest = newest_database(present(self._app.catalog.sets(), datetime.now(UTC)))
             volumes = {each.name: each.bytes for each in self._volumes.borrow()}
@@ -271,7 +273,7 @@ class _Doctor:
         application.require(with_engine.stops)
         stopped = application.running(with_engine.stops, with_engine.mounts())
         up = {service for service, _ in with_engine.commands if application.running([service], [])}
-        yield from findings.restore(stopped, with_engine.commands, up)
+        yield from findings.check_restore(stopped, with_engine.commands, up)
 
     def _alerts(self) -> Iterator[Finding]:
         settings = self._settings
@@ -290,9 +292,9 @@ class _Doctor:
             return
         for place in contexts(app, Silent()):
             try:
-                yield ok(f"{place.remote.name} answers; {plural(len(listed(place.remote)), 'set')} there")
+                yield ok(f"{place.remote.name} answers; {plural(len(list_remote_sets(place.remote)), 'set')} there")
                 if put and place.place == "s3":
-                    for step in check(open_bucket(options(settings), memory(settings, quiet=True))):
+                    for step in check_bucket(open_bucket(bucket_options(settings), memory(settings, quiet=True))):
                         yield ok(step.words) if step.state == "done" else warning(step.words, step.hint)
             except BackupError as error:
                 yield failure(error.message, error.hint)
@@ -314,7 +316,7 @@ def keys(settings: Settings) -> Keys:
             trouble = error.message
     return Keys(
         encrypt=settings.encrypt,
-        recipients=tuple(age.short(each) for each in settings.age_recipients),
+        recipients=tuple(age.short_recipient(each) for each in settings.age_recipients),
         identity=printable(str(settings.age_identity or "")),
         trouble=trouble,
     )

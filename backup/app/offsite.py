@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from backup.app.composition import App
 from backup.catalog import resolve
-from backup.catalog.retention import Policy
+from backup.catalog.retention import RetentionPolicy
 from backup.config.loader import Settings
 from backup.errors import ConfigError, StoreError
 from backup.logging import logger
@@ -23,7 +23,7 @@ from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.fetch import temporarily
 from backup.operations.offsite.remote_state import PlaceName
 from backup.operations.offsite.rules import ages, places, uploads
-from backup.operations.prune import policy as local_policy
+from backup.operations.prune import retention_policy as local_policy
 from backup.pipeline import age
 from backup.progress import Progress
 from backup.storage.atomic_file import replace
@@ -57,11 +57,11 @@ def primary(app: App, progress: Progress, place: str = "") -> OffsiteContext:
     return contexts(app, progress, "" if place == "offsite" else place)[0]
 
 
-def policy(settings: Settings) -> Policy:
+def copy_policy(settings: Settings) -> RetentionPolicy:
     """The retention of copies: the rules of local sets with ages of their own."""
     local = local_policy(settings)
     fresh = timedelta(hours=settings.offsite_max_age_hours)
-    return Policy(ages=ages(settings), minimum=local.minimum, share=local.share, fresh=fresh)
+    return RetentionPolicy(ages=ages(settings), minimum=local.minimum, share=local.share, fresh=fresh)
 
 
 def parse_place(query: str) -> tuple[str, str] | None:
@@ -72,11 +72,11 @@ def parse_place(query: str) -> tuple[str, str] | None:
 
 def find_in(app: App, folder: Path) -> StoredSet:
     """The set that was fetched into a folder."""
-    return resolve.find(app.catalog, str(folder), app.volume_names())
+    return resolve.find_set(app.catalog, str(folder), app.volume_names())
 
 
 @contextlib.contextmanager
-def locate(app: App, queries: Sequence[str], progress: Progress) -> Iterator[StoredSet]:
+def locate_set(app: App, queries: Sequence[str], progress: Progress) -> Iterator[StoredSet]:
     """The set that a person names, for the body: here, elsewhere, or fetched from `s3:ID` into a temporary folder."""
     where = parse_place(queries[0]) if len(queries) == 1 else None
     if where is None:
@@ -114,7 +114,7 @@ def _remote(settings: Settings, place: PlaceName) -> Remote:
     if place == "copy" and settings.copy_dir:
         # In a container, a folder that is no mount is lost with it.
         return Folder(settings.copy_dir, mounted=bool(os.environ.get("container")), bandwidth=limit)
-    return open_bucket(options(settings), memory(settings))
+    return open_bucket(bucket_options(settings), memory(settings))
 
 
 def memory(settings: Settings, *, quiet: bool = False) -> Callable[[frozenset[str]], None]:
@@ -140,7 +140,7 @@ def _refused(settings: Settings) -> frozenset[str]:
     return frozenset()
 
 
-def options(settings: Settings) -> Options:
+def bucket_options(settings: Settings) -> Options:
     """What must be known of the bucket that is set."""
     if settings.bucket is None:
         raise ConfigError("AWS_S3_BACKUP_BUCKET is not set, so there is no bucket", "Set it to the bucket's name.")

@@ -11,7 +11,7 @@ from typing import Final
 
 from backup.app.composition import App, address_of
 from backup.docker.application import Application
-from backup.docker.container import Container, source
+from backup.docker.container import Container, mount_source
 from backup.docker.engine import Engine, same_mount
 from backup.errors import BackupError, ConfigError
 from backup.formatting import printable
@@ -127,7 +127,7 @@ class _Restoring:
         if own is None:
             return [str(volumes / name) for name in self._app.volume_names()]
         mounts = [m for m in own.mounts if Path(str(m.get("Destination"))).is_relative_to(volumes)]
-        return [source(mount) for mount in mounts]
+        return [mount_source(mount) for mount in mounts]
 
     def _way(self) -> Way | None:
         """As the containers tell that commands are run in, or else those that are stopped."""

@@ -33,7 +33,15 @@ from backup.catalog.restore_page import PAGE
 from backup.catalog.set_reader import BareVerdict, SetReader, bare_verdict, verdict_of
 from backup.errors import BackupError, NotFound, StoreError
 from backup.formatting import printable
-from backup.model.backup_set import StoredSet, Verdict, manifest_name, merged, newest_first, present, verdict_name
+from backup.model.backup_set import (
+    StoredSet,
+    Verdict,
+    manifest_name,
+    merge_verdicts,
+    newest_first,
+    present,
+    verdict_name,
+)
 from backup.model.derived_manifest import DerivedManifest
 from backup.model.manifest import FileId, Manifest, Tier, file_name, parse_file_name, set_id, to_json
 from backup.model.pairing import ids_of
@@ -156,9 +164,9 @@ class Catalog:
         """
         store = LocalStore(stored.directory)
         if not stored.derived and stored.manifest.id == stored.id:
-            removed = delete.remove(store, stored.manifest, lambda: pins.is_pinned(store, stored.id))
+            removed = delete.remove_set(store, stored.manifest, lambda: pins.is_pinned(store, stored.id))
             if removed:
-                damaged.forget(self.root, stored.id)
+                damaged.forget_damaged(self.root, stored.id)
             return removed
         if any(pins.is_pinned(store, each) for each in ids_of(stored)):
             return False
@@ -173,7 +181,7 @@ class Catalog:
 
     def put_aside(self, stored: StoredSet) -> Path:
         """Keep the files of a damaged set out of the way of a good copy; where. Only for the holder of the lock."""
-        return damaged.put(self.root, stored)
+        return damaged.put_aside(self.root, stored)
 
     def settle(self) -> list[str]:
         """Remove what was put aside for copies that are verified by now, put back the rest; the ids of that."""
@@ -181,7 +189,7 @@ class Catalog:
         def find(tier: Tier, identifier: str) -> StoredSet | None:
             return next((stored for stored in self.sets(tier) if stored.id == identifier), None)
 
-        return damaged.settle(self.root, find)
+        return damaged.settle_damaged(self.root, find)
 
     def pin(self, stored: StoredSet, reason: str, now: datetime) -> None:
         """Keep a set whatever its age; NotFound when it is being removed at this moment."""
@@ -189,12 +197,12 @@ class Catalog:
         pins.write(store, stored.id, reason, now)
         # A removal looks for the pin after it has unlisted the set, this looks for the set after the pin is there.
         if not any(there.id == stored.id for there in self.sets(stored.tier)):
-            pins.remove(store, stored.id)
+            pins.remove_pin(store, stored.id)
             raise NotFound(f"{stored.id} is being removed at this moment; it was not pinned", "`list` shows the rest.")
 
     def unpin(self, stored: StoredSet) -> bool:
         """Let the age of a set count again; whether it was pinned."""
-        return any([pins.remove(LocalStore(stored.directory), each) for each in ids_of(stored)])
+        return any([pins.remove_pin(LocalStore(stored.directory), each) for each in ids_of(stored)])
 
     def finish_publishing(self) -> list[str]:
         """Remove what a publication that did not reach its manifest left; returns the names removed."""
@@ -248,7 +256,7 @@ class Catalog:
                 verdict = BareVerdict.model_validate({**dict(verdict), "files": manifest.seen})
             else:
                 there = verdict_of(store, stored.id, stored.summary) if name in store.names() else None
-            verdict = merged(verdict, there, begun)
+            verdict = merge_verdicts(verdict, there, begun)
             replace(store, name, verdict.model_dump_json(indent=2).encode(), locked=locked)
         return verdict
 

@@ -24,7 +24,7 @@ from backup.storage.rename import rename_new
 _FOLDER: Final = "damaged"
 
 
-def put(root: Path, stored: StoredSet) -> Path:
+def put_aside(root: Path, stored: StoredSet) -> Path:
     """Move all files of a set aside, its manifest first; where they are now. Its pin stays: it is a person's wish."""
     store, folder = LocalStore(stored.directory), root / _FOLDER / stored.id
     listed = manifest_name(stored.id)
@@ -45,7 +45,7 @@ def holds(root: Path, identifier: str) -> Path | None:
     return folder if LocalStore(folder).names() else None
 
 
-def forget(root: Path, identifier: str) -> None:
+def forget_damaged(root: Path, identifier: str) -> None:
     """Remove what is kept aside for a copy that is removed. What the disk refuses stays aside."""
     with contextlib.suppress(StoreError, OSError):
         kept = LocalStore(root / _FOLDER / identifier)
@@ -53,7 +53,7 @@ def forget(root: Path, identifier: str) -> None:
         kept.directory.rmdir()
 
 
-def settle(root: Path, find: Callable[[Tier, str], StoredSet | None]) -> list[str]:
+def settle_damaged(root: Path, find: Callable[[Tier, str], StoredSet | None]) -> list[str]:
     """Put back what was kept aside, or remove it; the ids of those that were put back.
 
     What the disk refuses stays aside for the next time.

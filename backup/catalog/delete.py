@@ -31,7 +31,7 @@ def leaving(names: Collection[str]) -> set[str]:
     return {found for name in names if (found := _marked(name)) and manifest_name(found) not in names}
 
 
-def remove(store: LocalStore, manifest: Manifest, pinned: Callable[[], bool]) -> bool:
+def remove_set(store: LocalStore, manifest: Manifest, pinned: Callable[[], bool]) -> bool:
     """Remove a set; False if `pinned` says, once it is unlisted, that somebody wants it after all.
 
     A set whose first file cannot be removed is listed again, and the StoreError says why.

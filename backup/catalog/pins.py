@@ -28,7 +28,7 @@ def is_pinned(store: LocalStore, identifier: str) -> bool:
     return os.path.lexists(store.directory / pin_name(identifier))
 
 
-def read(store: LocalStore, identifier: str) -> Pin | None:
+def read_pin(store: LocalStore, identifier: str) -> Pin | None:
     """The pin of a set; one that cannot be read is a pin all the same."""
     if not is_pinned(store, identifier):
         return None
@@ -45,7 +45,7 @@ def write(store: LocalStore, identifier: str, reason: str, now: datetime) -> Non
     replace(store, pin_name(identifier), pin.model_dump_json(indent=1).encode() + b"\n")
 
 
-def remove(store: LocalStore, identifier: str) -> bool:
+def remove_pin(store: LocalStore, identifier: str) -> bool:
     """Unpin a set; whether it was pinned."""
     if not _ours(store, identifier):
         return False

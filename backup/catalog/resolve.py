@@ -23,7 +23,7 @@ from backup.model.backup_set import StoredSet, parsed_files
 from backup.model.derived_manifest import DUMP, BareFile, derive
 from backup.model.manifest import Tier, parse_file_name, stamp_time
 from backup.pipeline import age
-from backup.pipeline.file_type import HEAD, Kind, beginning, recognise
+from backup.pipeline.file_type import HEAD, FileKind, beginning, recognise
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing
 
@@ -34,7 +34,7 @@ _LISTED: Final = 10
 _ROOTLESS: Final = "files"
 
 
-def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
+def find_set(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
     """The set that `query` names: `latest`, an id, a file's name, or a path. NotFound, IntegrityError.
 
     `volumes` are the names of the volumes here, to one of which an archive of media belongs.
@@ -68,7 +68,7 @@ def find(catalog: Catalog, query: str, volumes: Sequence[str]) -> StoredSet:
 def together(catalog: Catalog, queries: Sequence[str], volumes: Sequence[str]) -> StoredSet:
     """What one query names, or several: files of one set, or a dump and archives of one folder. NotFound otherwise."""
     if len(queries) == 1:
-        return find(catalog, queries[0], volumes)
+        return find_set(catalog, queries[0], volumes)
     paths = sorted({_file(catalog, query) for query in queries})
     if len(folders := sorted({str(path.parent) for path in paths})) > 1:
         text = f"the files lie in {len(folders)} folders: {printable(', '.join(folders))}"
@@ -77,7 +77,7 @@ def together(catalog: Catalog, queries: Sequence[str], volumes: Sequence[str]) -
     own = next((tier for tier in Tier if folder == catalog.store(tier).directory.resolve()), None)
     for stored in catalog.sets_in(folder, own):
         if set(names) <= set(stored.files):
-            return find(catalog, str(paths[0]), volumes)
+            return find_set(catalog, str(paths[0]), volumes)
         if not stored.derived and (known := [name for name in names if name in stored.files]):
             text = f"{known[0]} belongs to the set {stored.id}, which is restored as it was made, without other files"
             raise NotFound(text, f"Name {stored.query} alone.")
@@ -160,10 +160,10 @@ def _recognised(store: LocalStore, name: str, volumes: Sequence[str], catalog: C
     descriptor = store.open(name)
     with open(descriptor, "rb") as file, storing(store.directory / name):
         status = os.fstat(file.fileno())
-        head, encrypted = age.head(file, catalog.identity, HEAD)
+        head, encrypted = age.read_head(file, catalog.identity, HEAD)
     content, inner = recognise(head), beginning(head)
     plain = BareFile.model_construct(
-        kind="volume" if content.kind is Kind.TAR else "database",
+        kind="volume" if content.kind is FileKind.TAR else "database",
         name=DUMP,
         file=name,
         stored_size=status.st_size,
@@ -173,11 +173,11 @@ def _recognised(store: LocalStore, name: str, volumes: Sequence[str], catalog: C
         content=content.kind.value,
         packed=content.packed,
     )
-    if content.kind is Kind.TAR:
+    if content.kind is FileKind.TAR:
         root = root_of(inner)
         volume = _volume(root, volumes)
         return plain.model_copy(update={"name": volume, "root": root or volume or _ROOTLESS})
-    dumped = _DUMPED.search(inner) if content.kind is Kind.SQL else None
+    dumped = _DUMPED.search(inner) if content.kind is FileKind.SQL else None
     return plain.model_copy(update={"server_version": dumped[1].decode() if dumped else ""})
 
 

@@ -22,7 +22,7 @@ _CREATE_ROLE: Final = r'/^CREATE ROLE ([a-z_][a-z0-9_$]*|"([^"]|"")+");$/'
 _ROWS_SHOWN: Final = 200
 
 
-def page(manifest: Manifest) -> str:
+def restore_page(manifest: Manifest) -> str:
     """The page for a directory whose newest set is this one."""
     blocks = [_head(manifest), _variables(manifest), _checksums(manifest)]
     if database := manifest.database:

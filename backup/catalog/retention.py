@@ -38,7 +38,7 @@ DATABASE: Final = "the database"
 
 
 @dataclass(frozen=True)
-class Policy:
+class RetentionPolicy:
     """How long sets are kept: `ages` of the tiers, others for ever; `minimum` good sets of a tier stay in any case.
 
     `share` is how many per cent of a tier one run may remove, or as many sets as were made since the last one. Nothing
@@ -54,7 +54,7 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class Identity:
+class DatabaseIdentity:
     """Which database a set is of."""
 
     system: str
@@ -73,7 +73,7 @@ class Gap(BaseModel):
     until: AwareDatetime
 
 
-class Memory(BaseModel):
+class CleanupMemory(BaseModel):
     """What one cleanup leaves to the next.
 
     `seen` is when it was, `furthest` the latest time that any record or set bore then. `ages` and `minimum` are the
@@ -109,14 +109,14 @@ class Decision:
 
 def decide(
     sets: Sequence[StoredSet],
-    policy: Policy,
+    policy: RetentionPolicy,
     now: datetime,
     *,
-    identity: Identity | None = None,
+    identity: DatabaseIdentity | None = None,
     hold: str = "",
     force: bool = False,
     since: datetime | None = None,
-    memory: Memory | None = None,
+    memory: CleanupMemory | None = None,
 ) -> list[Decision]:
     """A decision on each set, in their order. `identity`: this database; None: that of the newest good set.
 
@@ -137,8 +137,14 @@ def decide(
 
 
 def advanced(
-    memory: Memory, policy: Policy, sets: Sequence[StoredSet], times: Iterable[datetime], now: datetime, *, agreed: bool
-) -> Memory:
+    memory: CleanupMemory,
+    policy: RetentionPolicy,
+    sets: Sequence[StoredSet],
+    times: Iterable[datetime],
+    now: datetime,
+    *,
+    agreed: bool,
+) -> CleanupMemory:
     """What a cleanup now leaves to the next; `times` are those of all records, `agreed`: a person wants all of it.
 
     Time counts as seen where records or sets follow each other within `policy.fresh`. After a clock that was ahead
@@ -152,7 +158,7 @@ def advanced(
         steps = pairwise([memory.seen, *between, now])
         kept += [Gap(since=since, until=until) for since, until in steps if until - since > policy.fresh]
     longest = policy if agreed else _agreed(policy, memory)
-    return Memory(
+    return CleanupMemory(
         seen=now,
         furthest=max([now, *known]),
         gaps=() if agreed else tuple(kept),
@@ -162,7 +168,7 @@ def advanced(
     )
 
 
-def stale(sets: Iterable[StoredSet], policy: Policy, now: datetime) -> str:
+def stale(sets: Iterable[StoredSet], policy: RetentionPolicy, now: datetime) -> str:
     """Why nothing may go when there is no fresh good set of the database; nothing when there is one.
 
     Only a newer set makes an older one superfluous, and a clock that is far ahead makes every set look old.
@@ -196,14 +202,14 @@ def held_by_newer(safety: StoredSet, sets: Iterable[StoredSet]) -> bool:
     return _components(safety) <= {name for stored in newer for name in _components(stored)}
 
 
-def _components(stored: StoredSet) -> set[str | Identity]:
+def _components(stored: StoredSet) -> set[str | DatabaseIdentity]:
     return {*volumes_of(stored), *filter(None, [identity_of(stored)])}
 
 
-def identity_of(stored: StoredSet) -> Identity | None:
+def identity_of(stored: StoredSet) -> DatabaseIdentity | None:
     """Which database a set is of; None for files alone, and for what has no manifest."""
     database = stored.summary.database
-    return Identity(database.system_identifier, database.name) if database else None
+    return DatabaseIdentity(database.system_identifier, database.name) if database else None
 
 
 class _Judge:
@@ -212,9 +218,9 @@ class _Judge:
     def __init__(
         self,
         sets: Sequence[StoredSet],
-        policy: Policy,
+        policy: RetentionPolicy,
         now: datetime,
-        identity: Identity | None,
+        identity: DatabaseIdentity | None,
         gaps: Sequence[Gap] = (),
     ) -> None:
         self._policy, self._now, self._gaps = policy, now, gaps
@@ -339,7 +345,7 @@ def _bounded(decisions: Iterable[Decision], judge: _Judge, share: int, since: da
     return [replace(d, keep=True, reason=d.reason + more, later=True) if d.stored.id in later else d for d in found]
 
 
-def _agreed(policy: Policy, memory: Memory) -> Policy:
+def _agreed(policy: RetentionPolicy, memory: CleanupMemory) -> RetentionPolicy:
     """The policy without what shrank since a person agreed; a tier that was kept for ever still is."""
     if memory.ages is None:
         return policy

@@ -100,7 +100,7 @@ class SetReader:
             tier=tier,
             files=files,
             size=sum(size or 0 for size in sizes.values()),
-            pin=pins.read(self._store, identifier) if pin_name(identifier) in self._listing else None,
+            pin=pins.read_pin(self._store, identifier) if pin_name(identifier) in self._listing else None,
             identity=self._identity,
         )
         try:
@@ -128,7 +128,7 @@ class SetReader:
         noted = self._listing.get(verdict_name(stored.id))
         verdict = bare_verdict(self._store, stored.id, manifest.seen) if noted else None
         pinned = next((each for each in ids_of(stored) if pin_name(each) in self._listing), "")
-        pin = pins.read(self._store, pinned) if pinned else None
+        pin = pins.read_pin(self._store, pinned) if pinned else None
         return replace(stored, manifest=manifest, verdict=verdict, pin=pin)
 
     def _manifest(self, name: str, status: stat_result | None, cache: ManifestCache | None) -> Manifest | Remembered:

@@ -33,29 +33,29 @@ from backup.operations.scheduled_run import Claim, claim_slot
 
 # In the order of the help text: where each command is.
 COMMANDS: Final = {
-    "create": "create:create",
+    "create": "create:create_command",
     "list": "sets:list_sets",
     "show": "inspect:show",
     "du": "inspect:du",
-    "verify": "sets:verify",
-    "drill": "drill:drill",
-    "restore": "restore:restore",
-    "undo": "restore:undo",
+    "verify": "sets:verify_command",
+    "drill": "drill:drill_command",
+    "restore": "restore:restore_command",
+    "undo": "restore:undo_command",
     "cat": "inspect:cat",
-    "extract": "inspect:extract",
+    "extract": "inspect:extract_command",
     "export": "transfer:export",
     "import": "transfer:import_sets",
-    "prune": "retention:prune",
+    "prune": "retention:prune_command",
     "pin": "retention:pin",
     "unpin": "retention:unpin",
-    "upload": "offsite:upload",
+    "upload": "offsite:upload_command",
     "offsite": "offsite:app",
-    "status": "monitoring:status",
+    "status": "monitoring:status_command",
     "monitor": "monitoring:monitor",
     "logs": "monitoring:logs",
     "notify": "alerts:notify",
     "doctor": "doctor:doctor",
-    "setup": "setup:setup",
+    "setup": "setup:setup_command",
     "healthcheck": "service:healthcheck",
     "schedule": "service:show_schedule",
     "serve": "serve:run_service",
@@ -122,11 +122,11 @@ def _claiming(argv: Sequence[str]) -> Iterator[Claim]:
     settings = None
     if job:
         with contextlib.suppress(ConfigError):  # the command itself says so
-            settings = loader.load()
+            settings = loader.load_settings()
     if settings is None:
         yield Claim()
         return
-    base.prepare(as_json=False)
+    base.prepare_command(as_json=False)
     file, records = ScheduleFile(settings.root), Records(settings.root / "state" / "runs")
     cron, zone = jobs(settings)[job], settings.zone
     with claim_slot(file, records, job, cron, zone, lambda: datetime.now(UTC), force=first) as claim:

@@ -42,7 +42,7 @@ def notify(
     """
     if [test, pending, delivers].count(True) != 1:
         raise typer.BadParameter("pass --test or --pending")
-    settings = base.prepare(as_json or delivers)
+    settings = base.prepare_command(as_json or delivers)
     if delivers:
         _deliver(settings)
     elif pending:

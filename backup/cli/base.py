@@ -23,7 +23,7 @@ from backup.catalog.catalog import Catalog
 from backup.config import loader
 from backup.errors import BackupError, Interrupted
 from backup.logging import logger
-from backup.monitoring.alerts.targets import secrets
+from backup.monitoring.alerts.targets import target_secrets
 from backup.operations import runs
 from backup.operations.scheduled_run import Claim
 from backup.progress import Progress, Silent
@@ -40,7 +40,7 @@ _Item = TypeVar("_Item")
 _Done = TypeVar("_Done")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
-Identity = Annotated[
+IdentityOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", help="File with the private key of an encrypted set; default: BACKUP_AGE_IDENTITY_FILE."
@@ -55,7 +55,7 @@ Trigger = Annotated[str, typer.Option(hidden=True)]
 def set_ids(incomplete: str) -> list[str]:
     """For the shell to complete: the sets that are there, newest first. It must never be in anybody's way."""
     with contextlib.suppress(Exception):
-        settings = loader.load()
+        settings = loader.load_settings()
         ids = ["latest", *(stored.id for stored in Catalog(settings.root, settings.zone).sets())]
         return [each for each in ids if each.startswith(incomplete)]
     return []
@@ -88,25 +88,27 @@ class Occasion(NamedTuple):
 BY_HAND: Final = Occasion("manual")
 
 
-class Only(StrEnum):
+class OnlyOption(StrEnum):
     """Half of a set."""
 
     DATABASE = "database"
     MEDIA = "media"
 
 
-def prepare(as_json: bool, kind: str = "", identity: Path | None = None) -> loader.Settings:
+def prepare_command(as_json: bool, kind: str = "", identity: Path | None = None) -> loader.Settings:
     """Read the settings and set up logs: on stdout, or on stderr when stdout carries JSON.
 
     `kind`: also into that log file. `identity` replaces the identity file that the settings name.
     """
     console = err if as_json else out
     # A setting that is wrong is told in the form that was asked for, too.
-    logging.setup(None, lambda line: _log_line(console, line), as_json=os.environ.get("BACKUP_LOG_FORMAT") == "json")
-    settings = loader.load()
-    logging.setup(settings.zone, lambda line: _log_line(console, line), as_json=settings.log_format == "json")
+    logging.setup_logging(
+        None, lambda line: _log_line(console, line), as_json=os.environ.get("BACKUP_LOG_FORMAT") == "json"
+    )
+    settings = loader.load_settings()
+    logging.setup_logging(settings.zone, lambda line: _log_line(console, line), as_json=settings.log_format == "json")
     names = (settings.db_user, settings.db_name, settings.db_host, settings.bucket, settings.http_user)
-    logging.redacting([*settings.secrets, *secrets(settings)], filter(None, names))
+    logging.redacting([*settings.secrets, *target_secrets(settings)], filter(None, names))
     if kind and settings.root.is_dir():
         logging.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
     return settings.model_copy(update={"age_identity": identity}) if identity else settings
@@ -120,7 +122,7 @@ def switch_off_gc() -> None:
 def prepare_without_settings(as_json: bool) -> None:
     """Set up logs for a command that needs no settings, and may come before there are any."""
     console = err if as_json else out
-    logging.setup(None, lambda line: _log_line(console, line))
+    logging.setup_logging(None, lambda line: _log_line(console, line))
 
 
 def occasion(context: typer.Context, scheduled: bool, trigger: str = "") -> Occasion:

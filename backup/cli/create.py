@@ -9,7 +9,7 @@ import typer
 
 from backup.app.composition import App
 from backup.cli import base
-from backup.cli.base import Json, Only, Scheduled, Trigger, Wait
+from backup.cli.base import Json, OnlyOption, Scheduled, Trigger, Wait
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.manifest import Tier
@@ -31,10 +31,10 @@ class MadeTier(StrEnum):
     MANUAL = "manual"
 
 
-def create(
+def create_command(
     invocation: typer.Context,
     tier: Annotated[MadeTier, typer.Argument(help="Tier of the set.")] = MadeTier.MANUAL,
-    only: Annotated[Only | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
+    only: Annotated[OnlyOption | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
     wait: Wait = 0.0,
     scheduled: Scheduled = False,
     trigger: Trigger = "",
@@ -44,7 +44,7 @@ def create(
 
     Examples: `create daily`, `create manual --only database`, `create --wait 600`.
     """
-    settings = base.prepare(as_json, kind="backup")
+    settings = base.prepare_command(as_json, kind="backup")
     main = App(settings)
     main.require_volume()
     request = backup_operation.Request(
@@ -55,7 +55,7 @@ def create(
         **base.occasion(invocation, scheduled, trigger)._asdict(),
     )
     with base.progress(as_json) as progress:
-        run = backup_operation.create(request, main.create_context(progress))
+        run = backup_operation.create_set(request, main.create_context(progress))
     try:
         _expire(main)
     except BackupError as error:

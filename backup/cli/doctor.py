@@ -41,7 +41,7 @@ def doctor(
 
     Examples: `doctor`, `doctor --notify`, `doctor --offsite`, `doctor --json`.
     """
-    settings = base.prepare(as_json)
+    settings = base.prepare_command(as_json)
     lines, given = diagnose(settings, base.COMMAND, notify=notify, put=offsite)
     if as_json:
         base.print_json("doctor", status=worst(lines), findings=lines, settings=given)

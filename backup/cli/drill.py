@@ -10,7 +10,7 @@ import typer
 from backup.app.composition import App
 from backup.app.offsite import find_in, parse_place, primary
 from backup.cli import base
-from backup.cli.base import Identity, Image, Json, Scheduled, Trigger, Wait
+from backup.cli.base import IdentityOption, Image, Json, Scheduled, Trigger, Wait
 from backup.errors import NotFound
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
@@ -21,7 +21,7 @@ from backup.operations.offsite import fetch
 _QUEUE: Final = 12 * 3600.0
 
 
-def drill(
+def drill_command(
     invocation: typer.Context,
     which: Annotated[
         list[str] | None,
@@ -32,7 +32,7 @@ def drill(
         ),
     ] = None,
     image: Image = "",
-    identity: Identity = None,
+    identity: IdentityOption = None,
     wait: Wait = 0.0,
     scheduled: Scheduled = False,
     trigger: Trigger = "",
@@ -42,7 +42,7 @@ def drill(
 
     Examples: `drill`, `drill latest`, `drill s3:latest`, `drill latest --identity /key.txt`.
     """
-    main = App(base.prepare(as_json, kind="verify", identity=identity))
+    main = App(base.prepare_command(as_json, kind="verify", identity=identity))
     main.require_volume()
     wait, occasion = _QUEUE if scheduled else wait, base.occasion(invocation, scheduled, trigger)
     if which and len(which) == 1 and parse_place(which[0]):
@@ -51,7 +51,7 @@ def drill(
     sets = [main.find(*which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
     if not sets:
         raise NotFound("there is no good set to drill yet", "`create` takes one now; `list` shows what is there.")
-    for _ in base.do_each(sets, lambda stored: prove(main, stored, image, as_json, wait, occasion)):
+    for _ in base.do_each(sets, lambda stored: prove_sets(main, stored, image, as_json, wait, occasion)):
         pass
     return None
 
@@ -67,18 +67,20 @@ def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occa
         if occasion.slot and context.encrypt and not main.settings.age_identity:
             logger.warning("the copies are encrypted and their key is not here, so this machine cannot drill them")
             return
-        stored, verdict = fetch.drill(
+        stored, verdict = fetch.drill_copy(
             query, context, local, lambda folder: find_in(main, folder), wait=wait, **occasion._asdict()
         )
     _tell(stored, verdict, as_json)
 
 
-def prove(
+def prove_sets(
     main: App, stored: StoredSet, image: str, as_json: bool, wait: float = 0.0, occasion: base.Occasion = base.BY_HAND
 ) -> None:
     """Drill one set and say how it went."""
     with base.progress(as_json) as progress:
-        verdict = drill_operation.drill(stored, main.drill_context(progress, image), wait=wait, **occasion._asdict())
+        verdict = drill_operation.drill_set(
+            stored, main.drill_context(progress, image), wait=wait, **occasion._asdict()
+        )
     _tell(stored, verdict, as_json)
 
 

@@ -11,7 +11,7 @@ from rich.console import Group
 
 from backup.app.volume import BackupVolume
 from backup.cli import base
-from backup.cli.base import Identity, Json, Set
+from backup.cli.base import IdentityOption, Json, Set
 from backup.cli.render import inspect as shown
 from backup.cli.render import tables
 from backup.errors import NotFound
@@ -34,14 +34,14 @@ def show(
     all_tables: Annotated[bool, typer.Option("--tables", help="All tables with their rows, nothing else.")] = False,
     files: Annotated[bool, typer.Option("--files", help="The files in its archives that match PATTERN.")] = False,
     path: _Path = "",
-    identity: Identity = None,
+    identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
     """Show one set: identity, files, rows per table, directories of the media.
 
     Examples: `show latest`, `show latest --tables`, `show latest --files '*.pdf'`, `show latest --path uploads/a.pdf`.
     """
-    settings = base.prepare(as_json, identity=identity)
+    settings = base.prepare_command(as_json, identity=identity)
     main = BackupVolume(settings)
     stored = main.find(which)
     if [all_tables, files or bool(pattern), bool(path)].count(True) > 1:
@@ -105,7 +105,7 @@ def _history(main: BackupVolume, stored: StoredSet, path: str, as_json: bool) ->
 
 def du(tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = None, as_json: Json = False) -> None:
     """Show what takes the space in the backup volume. Examples: `du`, `du weekly --json`."""
-    main = BackupVolume(base.prepare(as_json))
+    main = BackupVolume(base.prepare_command(as_json))
     main.require_volume()
     use = usage.usage(main.catalog, tier)
     if as_json:
@@ -116,26 +116,26 @@ def du(tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = No
 def cat(
     which: Set,
     path: Annotated[str, typer.Option("--path", metavar="PATH", help="The file.")],
-    identity: Identity = None,
+    identity: IdentityOption = None,
 ) -> None:
     """Write one file of the media to stdout, compared with its SHA-256. Its end is written only if it matches.
 
     Example: `docker compose run --rm -T backup cat latest --path uploads/2025/a.pdf > a.pdf`.
     """
-    main = BackupVolume(base.prepare(as_json=True, identity=identity))
+    main = BackupVolume(base.prepare_command(as_json=True, identity=identity))
     stored = main.find(which)
     refuse_terminal()
     with base.progress(True) as progress, Output(None) as stdout:
         one_file.content(stored, path, stdout.write, progress)
 
 
-def extract(
+def extract_command(
     which: Set,
     table: Annotated[list[str], typer.Option("--table", metavar="TABLE", help="A table. May be repeated.")],
     schema_only: Annotated[bool, typer.Option("--schema-only", help="No rows.")] = False,
     data_only: Annotated[bool, typer.Option("--data-only", help="Only rows and sequence values.")] = False,
     output: Annotated[str, typer.Option("-o", "--output", metavar="FILE", help="A file instead of stdout.")] = "-",
-    identity: Identity = None,
+    identity: IdentityOption = None,
 ) -> None:
     """Write single tables as SQL for an empty database: schema, rows, sequences, indexes, partitions.
 
@@ -145,11 +145,11 @@ def extract(
     Examples: `extract latest --table app_case > case.sql`, `extract latest --table public.app_case -o /out/case.sql`.
     """
     # It loads what restores do, and takes longer than to look into a set.
-    from backup.operations.inspect.tables import extract as take_out  # noqa: PLC0415
+    from backup.operations.inspect.tables import extract_tables as take_out  # noqa: PLC0415
 
     if schema_only and data_only:
         raise typer.BadParameter("choose one of --schema-only and --data-only")
-    main = BackupVolume(base.prepare(as_json=True, identity=identity))
+    main = BackupVolume(base.prepare_command(as_json=True, identity=identity))
     stored = main.find(which)
     with base.progress(True) as progress, Output(None if output == "-" else Path(output)) as target:
         names = take_out(stored, table, target.write, progress, schema=not data_only, rows=not schema_only)

@@ -37,7 +37,7 @@ _LEVELS: Final[dict[Level, str]] = {"pass": "INFO", "warn": "WARNING", "starting
 _NAMING: Final = 5.0
 
 
-class Kind(StrEnum):
+class LogKind(StrEnum):
     """A log file."""
 
     BACKUP = "backup"
@@ -46,13 +46,13 @@ class Kind(StrEnum):
     MONITOR = "monitor"
 
 
-def status(as_json: Json = False) -> None:
+def status_command(as_json: Json = False) -> None:
     """Say in a few lines how the backups are: the verdict, the reasons, and what to do.
 
     Examples: `status`, `status --json`.
     """
     base.switch_off_gc()
-    settings = base.prepare(as_json)
+    settings = base.prepare_command(as_json)
     seen = _look(settings)
     if as_json:
         return base.print_json("status", seen)
@@ -72,7 +72,7 @@ def monitor(
     """Report on the backups. Examples: `monitor`, `monitor --report`, `monitor --alert`, `monitor --status --json`."""
     if [short, report, alert].count(True) > 1:
         raise typer.BadParameter("choose one of --status, --report and --alert")
-    settings = base.prepare(as_json, kind="monitor" if scheduled else "")
+    settings = base.prepare_command(as_json, kind="monitor" if scheduled else "")
     if scheduled:
         return _scheduled(settings, "report" if report else "monitor", base.occasion(context, scheduled))
     seen = _look(settings)
@@ -90,12 +90,12 @@ def monitor(
 def logs(
     tail: Annotated[int, typer.Option(help="How many of the newest entries; 0: all.", min=0)] = 100,
     run: Annotated[str, typer.Option(help="Only this run; the end of its id is enough.")] = "",
-    kind: Annotated[Kind | None, typer.Option(help="Only this log.")] = None,
+    kind: Annotated[LogKind | None, typer.Option(help="Only this log.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the logs. Examples: `logs`, `logs --tail 20 --kind backup`, `logs --run 20251020T020000Z-3f9a1c`."""
-    settings = base.prepare(as_json)
-    directory, kinds = settings.root / "logs", [kind.value] if kind else list(files.KINDS)
+    settings = base.prepare_command(as_json)
+    directory, kinds = settings.root / "logs", [kind.value] if kind else list(files.LOG_KINDS)
     if run:
         found = _run(BackupVolume(settings).records.all(), run)
         entries = files.of_run(directory, found.id, found.started, found.ended, settings.zone, kinds)
@@ -107,7 +107,7 @@ def logs(
     return base.print_lines(printable(line) for entry in entries for line in entry.text.split("\n"))
 
 
-def _entry(entry: files.Entry, zone: ZoneInfo) -> dict[str, object]:
+def _entry(entry: files.LogEntry, zone: ZoneInfo) -> dict[str, object]:
     """A log has the operator's clock; of an hour that comes twice it is taken for the first, and no time is no time."""
     moment = None
     with contextlib.suppress(ValueError):
@@ -137,8 +137,8 @@ def _scheduler(settings: Settings) -> SchedulerState | None:
         raise ConfigError(str(error), "Correct the file that the setting names.") from error
 
 
-def _show(seen: Overview, sections: list[shown.Section], *, boxed: bool) -> None:
-    page, lines = shown.page, shown.lines
+def _show(seen: Overview, sections: list[shown.ReportSection], *, boxed: bool) -> None:
+    page, lines = shown.draw_page, shown.draw_lines
     base.show(lambda: page(seen, sections, boxed=boxed), lambda: lines(seen, sections, boxed=boxed), soft_wrap=False)
 
 
@@ -173,7 +173,7 @@ def _scheduled(settings: Settings, operation: str, occasion: base.Occasion) -> N
     seen = _look(settings)
     health = seen.health
     if operation == "report":
-        text = "\n".join(shown.lines(seen, shown.report_sections(seen) + shown.detail_sections(seen), boxed=True))
+        text = "\n".join(shown.draw_lines(seen, shown.report_sections(seen) + shown.detail_sections(seen), boxed=True))
         _send(settings, health.status, text, now)
     else:
         text = "\n".join(shown.alert_lines(health))

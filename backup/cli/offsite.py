@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from backup.app.composition import App
-from backup.app.offsite import contexts, memory, options, policy
+from backup.app.offsite import bucket_options, contexts, copy_policy, memory
 from backup.cli import base
 from backup.cli.base import Json, Scheduled, Trigger
 from backup.cli.render.tables import copies_lines, copies_table
@@ -25,10 +25,10 @@ from backup.operations.offsite import upload as uploading
 from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.upload import request_for
 from backup.storage.s3 import open_bucket
-from backup.storage.s3.options import policy as policy_of
+from backup.storage.s3.options import iam_policy as policy_of
 
 if TYPE_CHECKING:
-    from backup.storage.s3.bucket_setup import Step
+    from backup.storage.s3.bucket_setup import SetupStep
 
 _LEVELS: Final = {"done": "SUCCESS", "would": "INFO", "same": "INFO", "note": "WARNING", "failed": "ERROR"}
 _Done = TypeVar("_Done")
@@ -43,8 +43,8 @@ Wait = Annotated[float, typer.Option(help="Seconds to wait for another run of th
 From = Annotated[str, typer.Option("--from", metavar="s3|copy", help="Which place, if there are two.")]
 
 
-@app.command()
-def setup(
+@app.command("setup")
+def setup_command(
     create: Annotated[bool, typer.Option("--create", help="Create the bucket if it is missing.")] = False,
     archive_days: Annotated[int, typer.Option(min=0, help="Days after which objects move to GLACIER; 0: never.")] = 90,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")] = False,
@@ -55,25 +55,25 @@ def setup(
     Examples: `offsite setup --dry-run`, `offsite setup --create`, `offsite setup --archive-days 0`.
     """
     # It loads boto3, which whoever has copies in a folder alone does without.
-    from backup.storage.s3.bucket_setup import Wanted  # noqa: PLC0415
-    from backup.storage.s3.bucket_setup import setup as set_up  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import WantedBucket  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import setup_bucket as set_up  # noqa: PLC0415
 
-    bucket = open_bucket(options(base.prepare(as_json)))
-    _tell(set_up(bucket, Wanted(create=create, archive_days=archive_days), dry=dry_run), as_json)
+    bucket = open_bucket(bucket_options(base.prepare_command(as_json)))
+    _tell(set_up(bucket, WantedBucket(create=create, archive_days=archive_days), dry=dry_run), as_json)
 
 
-@app.command()
-def check(as_json: Json = False) -> None:
+@app.command("check")
+def check_command(as_json: Json = False) -> None:
     """Test with small objects that the key can put, list and get; warn if it may delete.
 
     Says what the store refuses, keeps and honours; later uploads do without what it refuses.
 
     Example: `offsite check`.
     """
-    from backup.storage.s3.bucket_setup import check as check_bucket  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import check_bucket as check_bucket  # noqa: PLC0415
 
-    settings = base.prepare(as_json)
-    _tell(check_bucket(open_bucket(options(settings), memory(settings, quiet=True))), as_json)
+    settings = base.prepare_command(as_json)
+    _tell(check_bucket(open_bucket(bucket_options(settings), memory(settings, quiet=True))), as_json)
 
 
 @app.command("policy")
@@ -84,10 +84,10 @@ def show_policy(
 
     Example: `offsite policy > policy.json`.
     """
-    base.print_lines([json.dumps(policy_of(options(base.prepare(as_json=True)), prune=prune), indent=2)])
+    base.print_lines([json.dumps(policy_of(bucket_options(base.prepare_command(as_json=True)), prune=prune), indent=2)])
 
 
-def upload(
+def upload_command(
     invocation: typer.Context,
     which: Annotated[str, typer.Argument(metavar="[daily|weekly|monthly|manual|ID]", help="A tier, or one set.")] = "",
     everything: Annotated[bool, typer.Option("--all", help="The sets of all tiers.")] = False,
@@ -102,7 +102,7 @@ def upload(
 
     Examples: `upload`, `upload monthly`, `upload --all`, `upload daily_2025-10-20_02-00-00`.
     """
-    main = App(base.prepare(as_json, kind="backup"))
+    main = App(base.prepare_command(as_json, kind="backup"))
     main.require_volume()
     tier = Tier(which) if which in set(Tier) else None
     if which and everything:
@@ -113,7 +113,7 @@ def upload(
 
     def send(context: OffsiteContext) -> uploading.Report:
         tiers = () if only else request_for(tier, everything, context.tiers)
-        return uploading.upload(uploading.Request(tiers=tiers, only=only, wait=patience, **occasion), context)
+        return uploading.upload_sets(uploading.Request(tiers=tiers, only=only, wait=patience, **occasion), context)
 
     reports = list(_each(main, as_json, send))
     for report in reports:
@@ -128,7 +128,7 @@ def list_copies(as_json: Json = False) -> None:
 
     Example: `offsite list --json`.
     """
-    main = App(base.prepare(as_json))
+    main = App(base.prepare_command(as_json))
     found: list[Any] = []
 
     def show(context: OffsiteContext) -> None:
@@ -144,8 +144,8 @@ def list_copies(as_json: Json = False) -> None:
         base.print_json("copies", places=found)
 
 
-@app.command()
-def verify(
+@app.command("verify")
+def verify_command(
     invocation: typer.Context,
     which: Annotated[str, typer.Argument(metavar="[ID]", help="One set; without it, all.")] = "",
     download: Annotated[bool, typer.Option("--download", help="Also read every byte.")] = False,
@@ -158,7 +158,7 @@ def verify(
 
     Examples: `offsite verify`, `offsite verify --download`, `offsite verify monthly_2025-10-01_04-00-00`.
     """
-    main = App(base.prepare(as_json, kind="verify"))
+    main = App(base.prepare_command(as_json, kind="verify"))
     main.require_volume()
     request = verify_copies.Request(
         only=which,
@@ -168,7 +168,7 @@ def verify(
         wait=base.QUEUE if scheduled else wait,
         **base.occasion(invocation, scheduled)._asdict(),
     )
-    reports = list(_each(main, as_json, lambda context: verify_copies.verify(request, context)))
+    reports = list(_each(main, as_json, lambda context: verify_copies.verify_copies(request, context)))
     for report in reports:
         logger.success("{}", report.words)
     if as_json:
@@ -176,8 +176,8 @@ def verify(
         base.print_json("copies", places=places)
 
 
-@app.command()
-def pull(
+@app.command("pull")
+def pull_command(
     which: Annotated[str, typer.Argument(metavar="ID|latest", help="A set at the place.")],
     to: Annotated[Path | None, typer.Option(metavar="DIR", help="Empty folder; default: the backup volume.")] = None,
     place: From = "",
@@ -188,7 +188,7 @@ def pull(
 
     Examples: `offsite pull latest`, `offsite pull monthly_2025-10-01_04-00-00 --to /restore`.
     """
-    main = App(base.prepare(as_json, kind="restore"))
+    main = App(base.prepare_command(as_json, kind="restore"))
     with base.progress(as_json) as progress:
         context = contexts(main, progress, place)[0]
         if to:
@@ -196,14 +196,14 @@ def pull(
             where = str(to)
         else:
             main.require_volume()
-            identifier, where = fetch.pull(context, which, wait).set, "here"
+            identifier, where = fetch.pull_set(context, which, wait).set, "here"
     logger.success("{} is {}: fetched from {} and read back", identifier, where, context.remote.name)
     if as_json:
         base.print_json("pull", set=identifier, place=context.remote.name, folder=str(to) if to else None)
 
 
-@app.command()
-def prune(
+@app.command("prune")
+def prune_command(
     invocation: typer.Context,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show why each set stays or goes; change nothing.")
@@ -219,13 +219,13 @@ def prune(
 
     Examples: `offsite prune --dry-run`, `offsite prune`.
     """
-    main = App(base.prepare(as_json, kind="" if dry_run else "backup"))
+    main = App(base.prepare_command(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
     request = pruning.Request(
         force=force, wait=base.QUEUE if scheduled else wait, **base.occasion(invocation, scheduled)._asdict()
     )
-    rules = policy(main.settings)
-    act = pruning.plan if dry_run else pruning.prune
+    rules = copy_policy(main.settings)
+    act = pruning.plan if dry_run else pruning.prune_copies
     reports = list(_each(main, as_json, lambda context: act(request, context, rules)))
     if as_json:
         base.print_json("cleanups", places=reports, dry_run=dry_run)
@@ -244,7 +244,7 @@ def _each(main: App, as_json: bool, act: Callable[[OffsiteContext], _Done]) -> I
         yield from base.do_each(contexts(main, progress), act)
 
 
-def _tell(steps: Iterable[Step], as_json: bool) -> None:
+def _tell(steps: Iterable[SetupStep], as_json: bool) -> None:
     """Each step as it is taken. RemoteFailed in the end when one failed."""
     taken = []
     for step in steps:

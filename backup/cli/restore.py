@@ -13,10 +13,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from backup.app.composition import App
-from backup.app.offsite import locate
+from backup.app.offsite import locate_set
 from backup.app.restore import restore_context
 from backup.cli import base
-from backup.cli.base import Identity, Json, Only
+from backup.cli.base import IdentityOption, Json, OnlyOption
 from backup.cli.render.tables import plain_table
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.formatting import plural, printable, size
@@ -39,9 +39,9 @@ _WORDS: Final = {"warn": "warning", "fail": "refused"}
 Force = Annotated[bool, typer.Option("--force", help="Do not ask for `yes`.")]
 
 
-def restore(
+def restore_command(
     which: Which = None,
-    only: Annotated[Only | None, typer.Option(help="Restore only the database or only the volumes.")] = None,
+    only: Annotated[OnlyOption | None, typer.Option(help="Restore only the database or only the volumes.")] = None,
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan; change nothing.")] = False,
     no_safety: Annotated[bool, typer.Option("--no-safety", help="Take no safety set of the live state.")] = False,
@@ -55,7 +55,7 @@ def restore(
         list[str] | None,
         typer.Option("--path", metavar="PATH", help="With --only media: one file or directory alone. May be repeated."),
     ] = None,
-    identity: Identity = None,
+    identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
     """Restore a set, completely or not at all. It is built beside the live data, then swapped with them.
@@ -64,7 +64,7 @@ def restore(
     `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
     `restore latest --identity /key.txt`, `restore /old/dump.sql.gz /old/media.tar.gz`.
     """
-    main = App(base.prepare(as_json, kind="restore", identity=identity))
+    main = App(base.prepare_command(as_json, kind="restore", identity=identity))
     main.require_volume()
     if [bool(which), resume, rollback].count(True) != 1:
         raise typer.BadParameter("name a set, or pass --resume or --rollback")
@@ -77,7 +77,7 @@ def restore(
         return
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
-            stored = stack.enter_context(locate(main, which or [], progress))
+            stored = stack.enter_context(locate_set(main, which or [], progress))
             kept = KeptFile(main.settings.root).read()
             planned = plan(gather(restore_context(main, progress), stored, only.value if only else "", not no_safety))
         _show(planned, as_json)
@@ -90,21 +90,27 @@ def restore(
 
 def _restore(main: App, wish: run.Wish, as_json: bool) -> None:
     with base.progress(as_json) as progress:
-        text, code = run.restore(wish, restore_context(main, progress))
+        text, code = run.restore_set(wish, restore_context(main, progress))
     (logger.warning if code else logger.success)("{}", text)
     if code:
         raise typer.Exit(code)
 
 
 def _paths(
-    main: App, which: Sequence[str], only: Only | None, paths: list[str], force: bool, dry_run: bool, as_json: bool
+    main: App,
+    which: Sequence[str],
+    only: OnlyOption | None,
+    paths: list[str],
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Single files and directories: the application runs on, and nothing else is touched."""
-    if only is not Only.MEDIA or not which:
+    if only is not OnlyOption.MEDIA or not which:
         raise typer.BadParameter("--path needs a set and --only media")
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
-            stored = stack.enter_context(locate(main, which, progress))
+            stored = stack.enter_context(locate_set(main, which, progress))
             chosen = single.choose(stored, paths, restore_context(main, progress))
         if as_json:
             base.print_json("paths", set=stored.id, paths=chosen)
@@ -114,10 +120,10 @@ def _paths(
             return
         _confirm(force, "Put these back? What they replace is kept.")
         with base.progress(as_json) as progress:
-            logger.success("{}", single.restore(stored, chosen, restore_context(main, progress)))
+            logger.success("{}", single.restore_paths(stored, chosen, restore_context(main, progress)))
 
 
-def undo(
+def undo_command(
     discard: Annotated[bool, typer.Option("--discard", help="Remove what is kept for undo instead.")] = False,
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would do; change nothing.")] = False,
@@ -126,7 +132,7 @@ def undo(
 
     Examples: `undo --dry-run`, `undo`, `undo --force`, `undo --discard`.
     """
-    main = App(base.prepare(as_json=False, kind="restore"))
+    main = App(base.prepare_command(as_json=False, kind="restore"))
     main.require_volume()
     kept = KeptFile(main.settings.root).read()
     what = locking.kept_words(kept, main.settings.zone)
@@ -139,7 +145,7 @@ def undo(
     _confirm(force, f"Remove for good {what}?" if discard else f"Bring back {what}?")
     with base.progress(as_json=False) as progress:
         context = restore_context(main, progress)
-        logger.success("{}", run.discard(context, kept) if discard else run.undo(context, kept))
+        logger.success("{}", run.discard(context, kept) if discard else run.undo_restore(context, kept))
 
 
 def _show(planned: Plan, as_json: bool) -> None:

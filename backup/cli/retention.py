@@ -22,7 +22,7 @@ Forgotten = Annotated[
 Ahead = Annotated[str, typer.Option(metavar="ID", help="Remove only this set, which is dated ahead of the clock.")]
 
 
-def prune(
+def prune_command(
     invocation: typer.Context,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show why each set stays or goes; change nothing.")
@@ -50,9 +50,9 @@ def prune(
     Examples: `prune --dry-run`, `prune`, `prune --force`, `prune --server 7396241105 --dry-run`,
     `prune --forget-volume ocr --dry-run`.
     """
-    main = BackupVolume(base.prepare(as_json, kind="" if dry_run else "backup"))
+    main = BackupVolume(base.prepare_command(as_json, kind="" if dry_run else "backup"))
     main.require_volume()
-    rules = operation.policy(main.settings)
+    rules = operation.retention_policy(main.settings)
     context = operation.PruneContext(catalog=main.catalog, records=main.records, lock=main.lock, policy=rules)
     request = operation.Request(
         force=force,
@@ -64,7 +64,7 @@ def prune(
         **base.occasion(invocation, scheduled)._asdict(),
     )
     now = datetime.now(UTC)
-    report = operation.plan(request, context, now) if dry_run else operation.prune(request, context)
+    report = operation.plan(request, context, now) if dry_run else operation.prune_sets(request, context)
     if as_json:
         base.print_json("cleanup", report, removed=[each.id for each in report.removed], dry_run=dry_run)
     elif dry_run:
@@ -80,7 +80,7 @@ def pin(
     as_json: Json = False,
 ) -> None:
     """Keep a set whatever its age. Examples: `pin latest --reason "before the migration"`."""
-    main = BackupVolume(base.prepare(as_json))
+    main = BackupVolume(base.prepare_command(as_json))
     main.require_volume()
     stored = main.catalog.find(which)
     main.catalog.pin(stored, reason, datetime.now(UTC))
@@ -91,7 +91,7 @@ def pin(
 
 def unpin(which: Set, as_json: Json = False) -> None:
     """Let the age of a set count again. Example: `unpin daily_2025-10-20_02-00-00`."""
-    main = BackupVolume(base.prepare(as_json))
+    main = BackupVolume(base.prepare_command(as_json))
     main.require_volume()
     stored = main.catalog.find(which)
     if main.catalog.unpin(stored):

@@ -13,11 +13,11 @@ from backup.app.restore import restore_context
 from backup.cli import base
 from backup.errors import BackupError
 from backup.logging import logger
-from backup.monitoring.alerts.delivery import check
+from backup.monitoring.alerts.delivery import check_targets
 from backup.monitoring.alerts.targets import targets
 from backup.operations.restore import run, single
 from backup.operations.restore.journal import words
-from backup.operations.restore.locking import standing
+from backup.operations.restore.locking import unfinished_restore
 from backup.progress import Silent
 from backup.service.main import serve
 from backup.service.probe import run_dir
@@ -28,10 +28,10 @@ def run_service() -> None:
 
     Example: `docker compose up -d backup`.
     """
-    settings = base.prepare(as_json=False)
+    settings = base.prepare_command(as_json=False)
     main = App(settings)
     main.require_volume()
-    check(targets(settings))
+    check_targets(targets(settings))
     code = serve(
         settings,
         catalog=main.catalog,
@@ -49,11 +49,11 @@ def run_service() -> None:
 def _recover(main: App) -> None:
     """Sweep what dead runs left, and end a restore that was killed: nobody else may come by for hours."""
     main.recover()
-    found = standing(main.settings.root)
+    found = unfinished_restore(main.settings.root)
     if found and not found[1]:
         logger.warning("{}", words(found[0], datetime.now(UTC)))
         logger.success("{}", run.end(restore_context(main, Silent())))
-    if single.begun(main.settings.volumes):
+    if single.interrupted_volumes(main.settings.volumes):
         single.recover(restore_context(main, Silent()))
 
 

@@ -33,7 +33,7 @@ def healthcheck(as_json: Json = False) -> None:
 
     Example: `docker compose exec backup backup healthcheck`.
     """
-    settings = base.prepare(as_json)
+    settings = base.prepare_command(as_json)
     host, _ = target(os.environ)
     code, text = probe(settings.http_port, "/healthz", 0, host, login(os.environ))
     if as_json:
@@ -47,7 +47,7 @@ def show_schedule(
     count: Annotated[int, typer.Option(help="How many runs of each job.", min=1, max=100)] = 3, as_json: Json = False
 ) -> None:
     """Show when each job runs next and ran last, and what it missed. Example: `schedule --count 10`."""
-    settings = base.prepare(as_json)
+    settings = base.prepare_command(as_json)
     now, wanted, file = datetime.now(UTC), jobs(settings), ScheduleFile(settings.root)
     slots, state = schedule.upcoming(wanted, now, settings.zone, count), file.read(now)
     runs = Records(settings.root / "state" / "runs").readable(at_work(settings.root))

@@ -9,7 +9,7 @@ import typer
 
 from backup.app.volume import BackupVolume
 from backup.cli import base
-from backup.cli.base import Identity, Image, Json, Sets
+from backup.cli.base import IdentityOption, Image, Json, Sets
 from backup.cli.render import tables
 from backup.errors import IntegrityError
 from backup.formatting import age, plural, printable, size
@@ -23,7 +23,7 @@ def list_sets(
 ) -> None:
     """List the sets, newest first. Examples: `list`, `list weekly --json`."""
     base.switch_off_gc()
-    settings = base.prepare(as_json)
+    settings = base.prepare_command(as_json)
     sets = BackupVolume(settings).catalog.sets(tier)
     if as_json:
         return base.print_json("sets", items=sets)
@@ -38,14 +38,14 @@ def list_sets(
     return base.show(lambda: tables.sets_table(sets, datetime.now(UTC)), lambda: tables.sets_lines(sets))
 
 
-def verify(
+def verify_command(
     which: Sets,
     quick: Annotated[bool, typer.Option("--quick", help="Compare only the stored bytes; unpack nothing.")] = False,
     test_restore: Annotated[
         bool, typer.Option("--test-restore", help="Also restore it into a throw-away server, as `drill` does.")
     ] = False,
     image: Image = "",
-    identity: Identity = None,
+    identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
     """Read and unpack every stored byte of a set, and compare it with the manifest.
@@ -53,18 +53,18 @@ def verify(
     Examples: `verify latest`, `verify latest --quick`, `verify daily_2025-10-20_02-00-00 --test-restore`,
     `verify latest --identity /key.txt`.
     """
-    main = BackupVolume(base.prepare(as_json, kind="verify", identity=identity))
+    main = BackupVolume(base.prepare_command(as_json, kind="verify", identity=identity))
     stored = main.find(*which)
     if test_restore:
         # What restores need takes longer to import than to compare the bytes of a small set.
         from backup.app.composition import App  # noqa: PLC0415
-        from backup.cli.drill import prove  # noqa: PLC0415
+        from backup.cli.drill import prove_sets  # noqa: PLC0415
 
         main.require_volume()
-        prove(App(main.settings), stored, image, as_json)
+        prove_sets(App(main.settings), stored, image, as_json)
         return
     # What it reads dumps with takes longer to import than a list of sets to make.
-    from backup.operations.verify.run import verify as judge  # noqa: PLC0415
+    from backup.operations.verify.run import verify_set as judge  # noqa: PLC0415
 
     with base.progress(as_json) as progress:
         verdict = judge(main.catalog, stored, progress, datetime.now(UTC), quick=quick)

@@ -18,12 +18,12 @@ from backup.docker.engine import Engine
 from backup.errors import ConfigError, StoreError
 from backup.formatting import printable
 from backup.logging import logger
-from backup.operations.setup import Names, Plan, overlay, plan, project_of
+from backup.operations.setup import ComposeNames, Plan, overlay, plan, project_of
 
 _FILE: Final = "docker-compose.backup.yml"
 
 
-def setup(
+def setup_command(
     project: Annotated[
         str, typer.Option(metavar="NAME", help="Compose project to back up; default: the only one with a database.")
     ] = "",
@@ -70,7 +70,7 @@ def _survey(project: str, service: str) -> Plan:
     # Never by equality: an engine tells the mounts of a container in another order each time.
     ours = [c for c in stack if c.image_id == image_id]
     part = [c for c in stack if c.image_id != image_id]
-    return plan(project, part, Names(*engine.compose_names(project)), ours, service, image)
+    return plan(project, part, ComposeNames(*engine.compose_names(project)), ours, service, image)
 
 
 def _notes(found: Plan) -> Iterator[str]:

@@ -10,7 +10,7 @@ import typer
 
 from backup.app.volume import BackupVolume
 from backup.cli import base
-from backup.cli.base import Identity, Json, Set, Wait
+from backup.cli.base import IdentityOption, Json, Set, Wait
 from backup.errors import NotConfirmed, NotFound
 from backup.formatting import plural, printable, size
 from backup.logging import logger
@@ -29,11 +29,11 @@ def export(
     Examples: `docker compose run --rm -T backup export latest - > set.tar`, `export latest /out`,
     `export obcms_backup_daily_2025-10-20_02-00-00.sql.gz - > dump.sql.gz`.
     """
-    main = BackupVolume(base.prepare(as_json=True))
+    main = BackupVolume(base.prepare_command(as_json=True))
     if target == "-":
         refuse_terminal()
     stored = main.find(which)
-    names = export_operation.parts(stored, which)
+    names = export_operation.files_to_export(stored, which)
     with base.progress(True) as progress:
         if target == "-":
             with Output(None) as stdout:
@@ -47,7 +47,7 @@ def export(
 def import_sets(
     sources: Annotated[list[str], typer.Argument(metavar="FILE…|DIR|-", help="Folders, files, or - for stdin.")],
     wait: Wait = 0.0,
-    identity: Identity = None,
+    identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
     """Import sets: folders, archives of `export`, files of the old scripts, lone dumps.
@@ -56,7 +56,7 @@ def import_sets(
 
     Examples: `docker compose run --rm -T backup import - < set.tar`, `import /restore`, `import /restore/set.tar`.
     """
-    main = BackupVolume(base.prepare(as_json, kind="backup", identity=identity))
+    main = BackupVolume(base.prepare_command(as_json, kind="backup", identity=identity))
     main.require_volume()
     paths, stream = [Path(each) for each in sources if each != "-"], None
     for path in paths:

@@ -18,7 +18,7 @@ from backup.config.settings import Settings
 from backup.errors import ConfigError
 from backup.formatting import printable
 
-__all__ = ["ALIASES", "KNOWN", "Settings", "load", "origin"]
+__all__ = ["ALIASES", "KNOWN", "Settings", "load_settings", "origin"]
 
 # The seed's name first, then the one that the official image and OBCMS's .env use.
 _FALLBACKS: Final[Mapping[str, str]] = {
@@ -39,7 +39,7 @@ ALIASES: Final[Mapping[str, str]] = {field.alias or name: name for name, field i
 KNOWN: Final = frozenset(ALIASES) | {f"{name}_FILE" for name in _FILES}
 
 
-def load(environ: Mapping[str, str] = os.environ) -> Settings:
+def load_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Settings from the environment; ConfigError lists every problem found."""
     problems = [_unknown(name) for name in sorted(environ) if name.startswith("BACKUP_") and name not in KNOWN]
     values: dict[str, Any] = {}
@@ -92,7 +92,7 @@ def _value(name: str, environ: Mapping[str, str]) -> str | None:
         return value
     if value is not None:
         raise ValueError(f"{name} and {name}_FILE are both set; keep one")
-    return secret_file.read(name, file, many=name in _MANY_LINES)
+    return secret_file.read_secret(name, file, many=name in _MANY_LINES)
 
 
 def _unknown(name: str) -> str:

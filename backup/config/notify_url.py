@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from backup.formatting import printable
 
 # More are a mistake, and each costs a thread while messages are delivered.
-MOST: Final = 20
+MOST_TARGETS: Final = 20
 _BETWEEN: Final = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _URL: Final = re.compile(r"(?P<scheme>[a-z][a-z0-9]*)://(?P<rest>[^\s/?#][^\s]*)")
 # What runs or shows something on this machine, or reads a key from its disk, goes nowhere from inside a container.
@@ -36,12 +36,12 @@ _PLAIN: Final = frozenset("bcc cc cto format from mode name overflow redirect rt
 _LONG: Final = 12
 
 
-def split(text: str) -> tuple[str, ...]:
+def split_urls(text: str) -> tuple[str, ...]:
     """The addresses in one setting: separated by blanks, commas or newlines. A comma inside one separates nothing."""
     return tuple(part for each in _BETWEEN.split(text.strip()) if (part := each.strip().strip(",")))
 
 
-def problem(url: str) -> str:
+def url_problem(url: str) -> str:
     """Why this cannot be an address to notify, without showing it; nothing if it can be."""
     match = _URL.fullmatch(url)
     if match is None:
@@ -85,7 +85,7 @@ def masked(url: str) -> str:
     return f"{scheme}://{'***@' if at and user else ''}{shown}"
 
 
-def secrets(url: str) -> list[str]:
+def url_secrets(url: str) -> list[str]:
     """The strings of it that no log may hold: the whole, the password, and every part long enough to be a token."""
     return [url, *(part for part, certain in _parts(url) if certain or len(part) >= _LONG)]
 

@@ -10,7 +10,7 @@ from backup.formatting import printable
 _LIMIT: Final = 4096
 
 
-def read(name: str, file: str, *, many: bool = False) -> str:
+def read_secret(name: str, file: str, *, many: bool = False) -> str:
     """The whole content of `file` less one final newline; ValueError names the variable `name`_FILE, no content.
 
     `many`: it may have several lines.

@@ -15,14 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from backup.config.types import (
     Addresses,
-    Bucket,
+    BucketName,
     Cron,
     Days,
     Endpoint,
-    Folder,
+    FolderPath,
     Host,
     Hours,
-    Names,
+    NameList,
     Owner,
     People,
     Port,
@@ -31,11 +31,11 @@ from backup.config.types import (
     Region,
     StorageClass,
     Token,
-    Upload,
+    UploadTimes,
     Web,
     Zone,
+    folders_overlap,
     is_person,
-    overlap,
 )
 from backup.formatting import printable
 
@@ -64,7 +64,7 @@ class Settings(BaseModel):
         description="file with the private key, if it may be here: then encrypted sets are verified and drilled",
     )
 
-    bucket: Bucket | None = Field(
+    bucket: BucketName | None = Field(
         None, alias="AWS_S3_BACKUP_BUCKET", description="bucket that copies of sets go to; unset: none"
     )
     bucket_prefix: Prefix = Field(
@@ -100,17 +100,23 @@ class Settings(BaseModel):
     bucket_owner: Owner = Field(
         "", alias="BACKUP_OFFSITE_OWNER", description="account number that must own the bucket; unset: not checked"
     )
-    copy_dir: Folder | None = Field(
+    copy_dir: FolderPath | None = Field(
         None, alias="BACKUP_COPY_DIR", description="a mounted folder on another disk that gets copies, too"
     )
-    upload_daily: Upload = Field(
+    upload_daily: UploadTimes = Field(
         "",
         alias="BACKUP_UPLOAD_DAILY",
         description="cron line of their upload, `after` each backup, or `off`; unset: off",
     )
-    upload_weekly: Upload = Field("", alias="BACKUP_UPLOAD_WEEKLY", description="the same for weekly sets; unset: off")
-    upload_monthly: Upload = Field("30 4 1 * *", alias="BACKUP_UPLOAD_MONTHLY", description="the same for monthly sets")
-    upload_manual: Upload = Field("", alias="BACKUP_UPLOAD_MANUAL", description="the same for manual sets; unset: off")
+    upload_weekly: UploadTimes = Field(
+        "", alias="BACKUP_UPLOAD_WEEKLY", description="the same for weekly sets; unset: off"
+    )
+    upload_monthly: UploadTimes = Field(
+        "30 4 1 * *", alias="BACKUP_UPLOAD_MONTHLY", description="the same for monthly sets"
+    )
+    upload_manual: UploadTimes = Field(
+        "", alias="BACKUP_UPLOAD_MANUAL", description="the same for manual sets; unset: off"
+    )
     upload_limit_mb: float = Field(
         0, alias="BACKUP_UPLOAD_LIMIT_MB", ge=0, description="limit of an upload in MB per second; 0: none"
     )
@@ -201,12 +207,12 @@ class Settings(BaseModel):
         le=100,
         description="per cent of a tier's sets that one cleanup may remove; the next ones remove the rest",
     )
-    file_columns: Names = Field(
+    file_columns: NameList = Field(
         (),
         alias="BACKUP_FILE_COLUMNS",
         description="`table.column` of file names, looked up among the media in a drill; unset: found by their values",
     )
-    restore_stop: Names = Field(
+    restore_stop: NameList = Field(
         (),
         alias="BACKUP_RESTORE_STOP",
         description="services stopped while a restore swaps; unset: those that mount a restored volume writable",
@@ -225,10 +231,10 @@ class Settings(BaseModel):
     undo_days: int = Field(
         7, alias="BACKUP_UNDO_DAYS", ge=0, description="days that what a restore replaced is kept for `undo`"
     )
-    excludes: Names = Field(
+    excludes: NameList = Field(
         (), alias="BACKUP_MEDIA_EXCLUDE", description="patterns left out in addition to *.pyc, __pycache__, .DS_Store"
     )
-    allow_empty: Names = Field(
+    allow_empty: NameList = Field(
         (), alias="BACKUP_ALLOW_EMPTY", description="volumes that may be empty; `none`: there is no volume at all"
     )
     max_age_hours: Hours = Field(
@@ -265,7 +271,7 @@ class Settings(BaseModel):
     )
     http_host: Host = Field("0.0.0.0", alias="BACKUP_HTTP_HOST", description="address of the health endpoint")  # noqa: S104
     http_port: Port = Field(8080, alias="BACKUP_HTTP_PORT", description="port of the health endpoint")
-    http_allowed_hosts: Names = Field(
+    http_allowed_hosts: NameList = Field(
         (),
         alias="BACKUP_HTTP_ALLOWED_HOSTS",
         description="further host names of the page; addresses, localhost, `backup` always work; `*`: any",
@@ -345,13 +351,13 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        if self.copy_dir and overlap(self.copy_dir, self.root):
+        if self.copy_dir and folders_overlap(self.copy_dir, self.root):
             raise ValueError(f"BACKUP_COPY_DIR must lie apart from {self.root}, on another disk")
         archived = f"BACKUP_VOLUMES_DIR ({printable(str(self.volumes))})"
-        if overlap(_resolved(self.volumes), _resolved(self.root)):
+        if folders_overlap(_resolved(self.volumes), _resolved(self.root)):
             raise ValueError(f"BACKUP_DIR ({printable(str(self.root))}) and {archived} {_OVERLAP}")
         # Not resolved: a place that hangs must not keep a backup from being made.
-        if self.copy_dir and overlap(self.copy_dir, self.volumes):
+        if self.copy_dir and folders_overlap(self.copy_dir, self.volumes):
             raise ValueError(f"BACKUP_COPY_DIR ({printable(str(self.copy_dir))}) and {archived} {_OVERLAP}")
         return self
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from backup.config import notify_url
 from backup.formatting import printable
-from backup.model.schedule import check as check_cron
+from backup.model.schedule import check_cron as check_cron
 from backup.pipeline import age
 
 # Narrower than the standard: what every mail server and library takes.
@@ -45,10 +45,10 @@ def _cron(value: str) -> str:
 def _addresses(value: object) -> object:
     if not isinstance(value, str):
         return value
-    urls = dict.fromkeys(notify_url.split(value))
-    wrong = [f"address {n} {why}" for n, url in enumerate(urls, 1) if (why := notify_url.problem(url))]
-    if len(urls) > notify_url.MOST:
-        wrong.append(f"{len(urls)} addresses are too many, {notify_url.MOST} are allowed")
+    urls = dict.fromkeys(notify_url.split_urls(value))
+    wrong = [f"address {n} {why}" for n, url in enumerate(urls, 1) if (why := notify_url.url_problem(url))]
+    if len(urls) > notify_url.MOST_TARGETS:
+        wrong.append(f"{len(urls)} addresses are too many, {notify_url.MOST_TARGETS} are allowed")
     if wrong:
         raise ValueError("; ".join(wrong))
     return tuple(urls)
@@ -63,8 +63,8 @@ def _web(value: SecretStr) -> SecretStr:
 def _recipients(value: object) -> object:
     if not isinstance(value, str):
         return value
-    texts = age.split(value)
-    if wrong := [f"recipient {n} {why}" for n, text in enumerate(texts, 1) if (why := age.problem(text))]:
+    texts = age.split_recipients(value)
+    if wrong := [f"recipient {n} {why}" for n, text in enumerate(texts, 1) if (why := age.recipient_problem(text))]:
         raise ValueError("; ".join(wrong))
     return texts
 
@@ -118,7 +118,7 @@ def is_person(value: str) -> bool:
     return len(value) <= 254 and _PERSON.fullmatch(value) is not None
 
 
-def overlap(one: Path, other: Path) -> bool:
+def folders_overlap(one: Path, other: Path) -> bool:
     """Whether two folders are the same, or one lies in the other. Nothing is asked of a disk."""
     return one == other or one in other.parents or other in one.parents
 
@@ -126,30 +126,30 @@ def overlap(one: Path, other: Path) -> bool:
 def _people(value: tuple[str, ...]) -> tuple[str, ...]:
     if wrong := [printable(each) for each in value if not is_person(each)]:
         raise ValueError(f"{', '.join(wrong)}: not a mail address such as admin@example.com")
-    if len(value) > notify_url.MOST:
-        raise ValueError(f"{len(value)} addresses are too many, {notify_url.MOST} are allowed")
+    if len(value) > notify_url.MOST_TARGETS:
+        raise ValueError(f"{len(value)} addresses are too many, {notify_url.MOST_TARGETS} are allowed")
     return tuple(dict.fromkeys(value))
 
 
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+NameList = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Cron = Annotated[str, AfterValidator(_cron)]
-Upload = Annotated[str, AfterValidator(_upload)]
+UploadTimes = Annotated[str, AfterValidator(_upload)]
 Host = Annotated[str, _matching(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}", "a host name or an address")]
-Bucket = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", "the name of a bucket")]
+BucketName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", "the name of a bucket")]
 Region = Annotated[
     str,
     _matching(r"(?![0-9]+$)[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", "the name of a region such as eu-central-1"),
 ]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
-Folder = Annotated[Path, AfterValidator(_folder)]
+FolderPath = Annotated[Path, AfterValidator(_folder)]
 Owner = Annotated[str, _matching(r"\d{12}", "an account number of twelve digits")]
 StorageClass = Annotated[str, _matching(r"[A-Z0-9_]{1,40}", "a storage class such as STANDARD_IA")]
 Addresses = Annotated[tuple[SecretStr, ...], BeforeValidator(_addresses)]
 Web = Annotated[SecretStr, AfterValidator(_web)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
-People = Annotated[Names, AfterValidator(_people)]
+People = Annotated[NameList, AfterValidator(_people)]
 Recipients = Annotated[tuple[str, ...], BeforeValidator(_recipients)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Days = Annotated[int, Field(ge=0, le=36_500)]

@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final
 
-from backup.docker.container import HEALTHY, Container, needed_by, overlap, start_order
+from backup.docker.container import HEALTHY, Container, mounts_overlap, needed_by, start_order
 from backup.docker.engine import Engine
-from backup.docker.errors import Gone, asking
+from backup.docker.errors import Gone, engine_errors
 from backup.errors import BackupError, ConfigError, EngineError
 from backup.formatting import duration, printable
 from backup.logging import logger
@@ -50,7 +50,7 @@ class Application:
         if services:
             return [c for c in found if c.service in services or c.name in services]
         found = [c for c in found if self._database.isdisjoint(c.names)]
-        return [c for c in found if any(m.get("RW") and overlap(m, each) for m in c.mounts for each in sources)]
+        return [c for c in found if any(m.get("RW") and mounts_overlap(m, each) for m in c.mounts for each in sources)]
 
     def require(self, services: Collection[str]) -> None:
         """ConfigError unless the project has a container, running or not, of each of them."""
@@ -81,7 +81,7 @@ class Application:
 
     def _stop(self, container: Container) -> None:
         # One that is gone is as stopped as can be.
-        with contextlib.suppress(Gone), asking(f"stopping {printable(container.name)}"):
+        with contextlib.suppress(Gone), engine_errors(f"stopping {printable(container.name)}"):
             self._engine.api.stop(container.id, timeout=container.stop_seconds)
 
     def start(self, wanted: Sequence[tuple[str, str]]) -> list[str]:
@@ -106,7 +106,7 @@ class Application:
     def _start(self, container: Container) -> str:
         logger.info("starting {}", printable(container.name))
         try:
-            with asking(f"starting {printable(container.name)}"):
+            with engine_errors(f"starting {printable(container.name)}"):
                 self._engine.api.start(container.id)
         except BackupError as error:
             return f"{printable(container.name)} does not start: {error.message}"
@@ -163,7 +163,7 @@ class Command:
 
     def __init__(self, api: Any, container: str, command: str, what: str) -> None:
         self._api, self._container, self._what = api, container, what
-        with asking(what):
+        with engine_errors(what):
             made = api.exec_create(container, ["sh", "-c", _NUMBERED, command])
         self._id: str = made["Id"]
         self._number, self._head, self._tail = "", b"", b""
@@ -188,13 +188,13 @@ class Command:
             return None, self._said()
         if self._error:
             raise self._error
-        with asking(self._what):
+        with engine_errors(self._what):
             code = self._api.exec_inspect(self._id)["ExitCode"]
         return 1 if code is None else int(code), self._said()
 
     def _read(self) -> None:
         try:
-            with asking(self._what):
+            with engine_errors(self._what):
                 for piece in self._api.exec_start(self._id, stream=True):
                     self._take(piece)
         except EngineError as error:
@@ -218,7 +218,7 @@ class Command:
         self._begun.wait(_GRACE)
         for signal in ("TERM", "KILL"):
             if self._number and not self._over.is_set():
-                with contextlib.suppress(EngineError), asking(self._what):
+                with contextlib.suppress(EngineError), engine_errors(self._what):
                     words = ["sh", "-c", _KILL, signal, self._number]
                     self._api.exec_start(self._api.exec_create(self._container, words)["Id"])
                 self._over.wait(_GRACE)

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from backup.formatting import printable
 
 PROJECT: Final = "com.docker.compose.project"
-SERVICE: Final = "com.docker.compose.service"
+SERVICE_LABEL: Final = "com.docker.compose.service"
 # `name:condition:restart`, by commas.
 _DEPENDS: Final = "com.docker.compose.depends_on"
 HEALTHY: Final = "service_healthy"
@@ -135,14 +135,14 @@ def _needed(container: Container, others: Sequence[Container]) -> list[Container
     return [other for other in others if other is not container and not other.names.isdisjoint(needs)]
 
 
-def source(mount: Mapping[str, Any]) -> str:
+def mount_source(mount: Mapping[str, Any]) -> str:
     """What tells a mount from others: the volume's name, or the directory of the host."""
     return str(mount.get("Name") or mount.get("Source") or "")
 
 
-def overlap(one: Mapping[str, Any], other: str) -> bool:
+def mounts_overlap(one: Mapping[str, Any], other: str) -> bool:
     """Whether a mount is of this source, or, of two directories of the host, one lies within the other."""
-    mine = source(one)
+    mine = mount_source(one)
     if mine == other:
         return True
     paths = PurePosixPath(mine), PurePosixPath(other)
@@ -159,7 +159,7 @@ def described(facts: Mapping[str, Any]) -> Container:
         id=facts["Id"],
         name=facts["Name"].removeprefix("/"),
         project=labels.get(PROJECT, ""),
-        service=labels.get(SERVICE, ""),
+        service=labels.get(SERVICE_LABEL, ""),
         image=config.get("Image", ""),
         image_id=facts["Image"],
         running=bool(facts["State"].get("Running")),

@@ -23,8 +23,8 @@ import docker
 from docker.errors import APIError
 from docker.types import Mount
 
-from backup.docker.container import PROJECT, SERVICE, Container, described, listing, source
-from backup.docker.errors import NO_ENGINE, Gone, asking
+from backup.docker.container import PROJECT, SERVICE_LABEL, Container, described, listing, mount_source
+from backup.docker.errors import NO_ENGINE, Gone, engine_errors
 from backup.docker.helper import Helper
 from backup.errors import ConfigError, DatabaseNotYet, EngineError
 from backup.formatting import printable
@@ -65,13 +65,13 @@ class Engine:
 
     def __init__(self) -> None:
         self.url = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-        with asking(f"the Docker engine at {self.url}", NO_ENGINE):
+        with engine_errors(f"the Docker engine at {self.url}", NO_ENGINE):
             self.api = _client(self.url)
             self.api.get(f"{self.api.base_url}/_ping", timeout=_FIRST_WORD).raise_for_status()
 
     def version(self) -> str:
         """The engine's version."""
-        with asking("the engine's version"):
+        with engine_errors("the engine's version"):
             return str(self.api.version()["Version"])
 
     def own(self) -> Container | None:
@@ -118,13 +118,15 @@ class Engine:
     def _answering(self, name: str, project: str) -> list[Container]:
         """Who answers to `name`: a service or container of that name, else an alias, for which all are looked at."""
         listed = self._listed(project)
-        named = [e for e in listed if name == (e["Labels"] or {}).get(SERVICE) or f"/{name}" in (e["Names"] or ())]
+        named = [
+            e for e in listed if name == (e["Labels"] or {}).get(SERVICE_LABEL) or f"/{name}" in (e["Names"] or ())
+        ]
         return self._inspected(named) or [c for c in self._inspected(listed) if name in c.aliases]
 
     def image(self, name: str) -> str:
         """The id of an image that is here, by its id or name; empty for one that is not."""
         try:
-            with asking(f"the image {printable(name)}"):
+            with engine_errors(f"the image {printable(name)}"):
                 return str(self.api.inspect_image(name)["Id"]) if name else ""
         except Gone:
             return ""
@@ -133,7 +135,7 @@ class Engine:
         """Read a small text file inside a container (a secret of the database's), less its final newline."""
         what = f"{printable(path)} in {printable(container.name)}"
         for _ in range(_LINKS):
-            with asking(what):
+            with engine_errors(what):
                 stream, _ = self.api.get_archive(container.id, path)
                 data = b"".join(_bounded(stream, _SMALL_FILE * 8))
             try:
@@ -152,7 +154,7 @@ class Engine:
         self, beside: Container, program: str, arguments: Sequence[str], spool: SpoolMount, labels: Mapping[str, str]
     ) -> Helper:
         """Start `program` in a container of the image of `beside`, in its network namespace."""
-        with asking(f"starting {program} beside {printable(beside.name)}"):
+        with engine_errors(f"starting {program} beside {printable(beside.name)}"):
             return Helper.start(
                 self.api,
                 beside.image_id,
@@ -171,7 +173,7 @@ class Engine:
         caps: list[str],
     ) -> Helper:
         """Start `command` in a container of `image` with no network, these mounts and capabilities."""
-        with asking(f"starting {command[0]}"):
+        with engine_errors(f"starting {command[0]}"):
             return Helper.start(
                 self.api, image, list(command), labels, network_mode="none", mounts=list(mounts), cap_add=caps
             )
@@ -179,7 +181,7 @@ class Engine:
     def free(self, container: Container, path: str, labels: Mapping[str, str]) -> tuple[int, int]:
         """Free bytes of the file system that `path` lies on inside a container, asked in a helper; and its number, as
         `os.statvfs` has it."""
-        with asking(f"the free space of {printable(container.name)}"):
+        with engine_errors(f"the free space of {printable(container.name)}"):
             helper = Helper.start(
                 self.api,
                 container.image_id,
@@ -202,7 +204,7 @@ class Engine:
         """Remove what dead runs of `instance` left, or one run (and one role in it). Only for the lock's holder."""
         labels = [f"{LABEL}={instance}"]
         labels += [f"{label}={value}" for label, value in ((LABEL_RUN, run), (LABEL_ROLE, role)) if value]
-        with asking("leftover helpers"):
+        with engine_errors("leftover helpers"):
             leftovers = self.api.containers(all=True, filters={"label": labels})
         # Each is tried: one that the engine refuses to remove must not keep the others here.
         with contextlib.ExitStack() as stack:
@@ -219,14 +221,14 @@ class Engine:
 
     def compose_names(self, project: str) -> tuple[dict[str, str], dict[str, str]]:
         """(volumes, networks) that are the project's own: Compose's name by the engine's."""
-        with asking("the volumes and networks"):
+        with engine_errors("the volumes and networks"):
             volumes = self.api.volumes().get("Volumes") or []
             networks = self.api.networks()
         return _labelled(volumes, _VOLUME, project), _labelled(networks, _NETWORK, project)
 
     def _listed(self, project: str, *, oneoff: bool = False) -> list[dict[str, Any]]:
         filters = {"label": [f"{_ONEOFF}={oneoff}", f"{PROJECT}={project}"]} if project else {}
-        with asking("the list of containers"):
+        with engine_errors("the list of containers"):
             return list(self.api.containers(all=True, filters=filters))
 
     def _inspected(self, listed: Sequence[Mapping[str, Any]]) -> list[Container]:
@@ -237,7 +239,7 @@ class Engine:
         return found
 
     def _inspect(self, identifier: str) -> Container:
-        with asking(f"container {printable(identifier[:12])}"):
+        with engine_errors(f"container {printable(identifier[:12])}"):
             found = described(self.api.inspect_container(identifier))
             return replace(found, image=self._name(found)) if _DIGEST.fullmatch(found.image) else found
 
@@ -301,7 +303,7 @@ def _mounted(own: Container, place: Path, target: str, *, writable: bool) -> Spo
     """What our own container has at exactly `place`, for another one at `target`."""
     for mount in own.mounts:
         if mount.get("Destination") == str(place):
-            return Mount(target=target, source=source(mount), type=mount["Type"], read_only=not writable)
+            return Mount(target=target, source=mount_source(mount), type=mount["Type"], read_only=not writable)
     return None
 
 

@@ -26,7 +26,7 @@ class Gone(EngineError):
 
 
 @contextlib.contextmanager
-def asking(what: str, hint: str = _LOST) -> Iterator[None]:
+def engine_errors(what: str, hint: str = _LOST) -> Iterator[None]:
     """Turn an error of the engine or of the way to it into an EngineError about `what`; `hint` if it says nothing."""
     try:
         yield

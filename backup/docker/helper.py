@@ -10,7 +10,7 @@ import requests
 from docker.errors import APIError
 from docker.types import LogConfig
 
-from backup.docker.errors import Gone, asking
+from backup.docker.errors import Gone, engine_errors
 
 # A query that fails is told in all its lines, behind the line that says why.
 _STDERR_LINES: Final = 5000
@@ -67,7 +67,7 @@ class Helper:
 
     def wait(self) -> int:
         """Block until it has ended; its exit code."""
-        with asking(f"the end of {self._program}"):
+        with engine_errors(f"the end of {self._program}"):
             return int(self._api.wait(self.id, timeout=None)["StatusCode"])
 
     def errors(self) -> str:
@@ -94,7 +94,7 @@ class Helper:
 
     def close(self) -> None:
         """Remove the container and its anonymous volumes."""
-        with contextlib.suppress(Gone), asking(f"removing the helper of {self._program}"):
+        with contextlib.suppress(Gone), engine_errors(f"removing the helper of {self._program}"):
             try:
                 self._api.remove_container(self.id, force=True, v=True)
             except APIError as error:

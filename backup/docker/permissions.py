@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from backup.docker.engine import Engine
-from backup.docker.errors import asking
+from backup.docker.errors import engine_errors
 from backup.errors import EngineError
 
 Purpose = Literal["backup", "drill", "restore", "secret"]
@@ -63,11 +63,11 @@ class Rights:
     refused: tuple[Call, ...]
 
 
-def rights(engine: Engine) -> Rights:
+def engine_rights(engine: Engine) -> Rights:
     """Ask the engine; it changes nothing."""
     nobody = secrets.token_hex(16)  # in the form of all ids, for proxies that look at it
     version = engine.version()
-    with asking("the engine's rights"):
+    with engine_errors("the engine's rights"):
         refused = tuple(_refused(engine, nobody))
     return Rights(engine.url, version, _rootless(engine), refused)
 
@@ -85,7 +85,7 @@ def _refused(engine: Engine, nobody: str) -> Iterator[Call]:
 
 def _rootless(engine: Engine) -> bool | None:
     try:
-        with asking("the engine's options"):
+        with engine_errors("the engine's options"):
             options = engine.api.info().get("SecurityOptions") or []
     except EngineError:
         return None

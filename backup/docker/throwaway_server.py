@@ -11,7 +11,7 @@ from docker.types import LogConfig
 
 from backup.docker.container import Container, described
 from backup.docker.engine import Engine
-from backup.docker.errors import asking
+from backup.docker.errors import engine_errors
 from backup.docker.helper import Helper
 from backup.errors import EngineError
 from backup.formatting import printable
@@ -69,7 +69,7 @@ _ASKING: Final = """
 _CAPABILITIES: Final = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
 
 
-class Server:
+class ThrowawayServer:
     """A running throw-away server. Only this machine's helpers can reach it, and they need no password."""
 
     def __init__(self, engine: Engine, container: Container) -> None:
@@ -80,7 +80,7 @@ class Server:
 
     def ask(self, *command: str) -> tuple[int, str]:
         """Run a command inside; its exit code and what it said. Only here: a live server gets no process of ours."""
-        with asking("the throw-away server"):
+        with engine_errors("the throw-away server"):
             made = self._engine.api.exec_create(self.container.id, list(command))
             said: bytes = self._engine.api.exec_start(made["Id"])
             return int(self._engine.api.exec_inspect(made["Id"])["ExitCode"] or 0), said.decode(errors="replace")
@@ -123,7 +123,7 @@ class Server:
         """Until it takes connections; EngineError with its last words when it does not."""
         deadline = time.monotonic() + _READY
         while True:
-            with asking("the throw-away server"):
+            with engine_errors("the throw-away server"):
                 state = self._engine.api.inspect_container(self.container.id)["State"]
             if state.get("Running") and self._ready():
                 return
@@ -146,12 +146,12 @@ class Server:
 
 def start_server(
     engine: Engine, image: str, bootstrap: str, labels: Mapping[str, str], more: Mapping[str, str]
-) -> Server:
+) -> ThrowawayServer:
     """Start a throw-away server of `image`, initialised by the role `bootstrap`; not yet ready. `more` settings."""
     # Ours count where both have one.
     chosen = {**more, **SETTINGS}
     settings = [word for name, value in chosen.items() for word in ("-c", f"{name}={value}")]
-    with asking(f"starting a throw-away server of {printable(image)}"):
+    with engine_errors(f"starting a throw-away server of {printable(image)}"):
         created = engine.api.create_container(
             image=image,
             entrypoint=_directly(engine.api.inspect_image(image)["Config"].get("Entrypoint") or []),
@@ -180,7 +180,7 @@ def start_server(
         )
         try:
             engine.api.start(created["Id"])
-            return Server(engine, described(engine.api.inspect_container(created["Id"])))
+            return ThrowawayServer(engine, described(engine.api.inspect_container(created["Id"])))
         except BaseException:
             Helper(engine.api, created["Id"], "the throw-away server").close()
             raise

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from backup import __version__
 from backup.documents.form import Instant, Measure, Seconds, Text, at, derived, document, form, many, maybe, utc_text
 from backup.formatting import printable
-from backup.model.backup_set import State
+from backup.model.backup_set import SetState
 from backup.model.finding import Finding, Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome
@@ -31,7 +31,7 @@ SET = form(
     id=Text,
     tier=Tier,
     time=Instant,
-    state=State,
+    state=SetState,
     good=bool,
     loads=bool,
     proven=at(derived(bool, lambda shown: shown == "proven"), "shown"),

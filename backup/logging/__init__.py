@@ -26,7 +26,7 @@ from backup.logging import files
 if TYPE_CHECKING:
     from loguru import Message, Record
 
-__all__ = ["is_public", "logger", "of_run", "redacting", "run_ended", "setup", "to_file"]
+__all__ = ["is_public", "logger", "of_run", "redacting", "run_ended", "setup_logging", "to_file"]
 
 _MEGABYTE: Final = 10**6
 _secrets: set[str] = set()
@@ -37,7 +37,9 @@ _runs: list[str] = []
 _ended: set[str] = set()
 
 
-def setup(zone: tzinfo | None, write: Callable[[str], object] = sys.stdout.write, *, as_json: bool = False) -> None:
+def setup_logging(
+    zone: tzinfo | None, write: Callable[[str], object] = sys.stdout.write, *, as_json: bool = False
+) -> None:
     """Send log lines to `write`, stamped with the clock of `zone`; as objects in JSON if so told."""
     logger.remove()
     logger.configure(patcher=lambda record: _patch(record, zone))

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Final
 
-KINDS: Final = ("backup", "restore", "verify", "monitor")
+LOG_KINDS: Final = ("backup", "restore", "verify", "monitor")
 _MONTHS: Final = 13
 _NAME: Final = re.compile(r"(?P<kind>[a-z]+)-(?P<month>\d{4}-\d\d)(?P<old>\.1)?\.log")
 _HEAD: Final = re.compile(r"\[(?P<stamp>\d{4}(?:-\d\d){2} \d\d(?::\d\d){2})\] \[(?P<level>[A-Z]+)\] ")
@@ -28,7 +28,7 @@ _END: Final = 64 << 10
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One log entry as it stands in its file, without the mark; `run` is "" where the line had none."""
 
     stamp: str
@@ -50,7 +50,7 @@ class Appender:
         self._path = directory / f"{kind}-{now:%Y-%m}.log"
         self._limit = limit
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        forget(directory)
+        remove_old_files(directory)
         self._descriptor = self._open()
 
     def write(self, data: bytes) -> None:
@@ -75,20 +75,20 @@ class Appender:
             self._descriptor = descriptor
 
 
-def forget(directory: Path) -> None:
+def remove_old_files(directory: Path) -> None:
     """Remove log files of all but the newest months of each kind."""
     with contextlib.suppress(OSError):
         found = list(_found(directory))
-        for kind in KINDS:
+        for kind in LOG_KINDS:
             mine = [each for each in found if each[0] == kind]
             kept = sorted({month for _, month, _ in mine})[-_MONTHS:]
             for path in (path for _, month, path in mine if month not in kept):
                 path.unlink()
 
 
-def tail(directory: Path, kinds: Iterable[str], count: int | None) -> list[Entry]:
+def tail(directory: Path, kinds: Iterable[str], count: int | None) -> list[LogEntry]:
     """The newest `count` entries of these kinds (None: all), oldest first."""
-    found: list[Entry] = []
+    found: list[LogEntry] = []
     for month in reversed(_months(directory)):
         found = _month(directory, month, kinds) + found
         if count is not None and len(found) >= count:
@@ -96,10 +96,10 @@ def tail(directory: Path, kinds: Iterable[str], count: int | None) -> list[Entry
     return found if count is None else found[len(found) - min(count, len(found)) :]
 
 
-def recent(directory: Path) -> dict[str, list[Entry]]:
+def recent(directory: Path) -> dict[str, list[LogEntry]]:
     """By run, the entries at the very end of each kind's newest file: few bytes, whatever the logs hold."""
-    found: dict[str, list[Entry]] = {}
-    for kind in KINDS:
+    found: dict[str, list[LogEntry]] = {}
+    for kind in LOG_KINDS:
         mine = [path for each, _, path in _listed(directory) if each == kind]
         for entry in _entries(kind, _text(max(mine), _END)) if mine else ():
             if entry.run:
@@ -115,8 +115,8 @@ def _listed(directory: Path) -> list[tuple[str, str, Path]]:
 
 
 def of_run(
-    directory: Path, run: str, started: datetime, ended: datetime | None, zone: tzinfo, kinds: Iterable[str] = KINDS
-) -> list[Entry]:
+    directory: Path, run: str, started: datetime, ended: datetime | None, zone: tzinfo, kinds: Iterable[str] = LOG_KINDS
+) -> list[LogEntry]:
     """The entries of one run: those marked with it, else those without any mark from its time."""
     first = started.astimezone(zone)
     last = (ended or started + timedelta(days=1)).astimezone(zone)
@@ -134,7 +134,7 @@ def _found(directory: Path) -> Iterator[tuple[str, str, Path]]:
     with os.scandir(directory) as entries:
         for entry in entries:
             name = _NAME.fullmatch(entry.name)
-            if name and name["kind"] in KINDS and entry.is_file(follow_symlinks=False):
+            if name and name["kind"] in LOG_KINDS and entry.is_file(follow_symlinks=False):
                 yield name["kind"], name["month"], Path(entry.path)
 
 
@@ -145,9 +145,9 @@ def _months(directory: Path) -> list[str]:
         return []
 
 
-def _month(directory: Path, month: str, kinds: Iterable[str]) -> list[Entry]:
+def _month(directory: Path, month: str, kinds: Iterable[str]) -> list[LogEntry]:
     """One month's entries of these kinds by their time; those of one file keep their order."""
-    entries: list[Entry] = []
+    entries: list[LogEntry] = []
     for kind in kinds:
         for name in (f"{kind}-{month}.1.log", f"{kind}-{month}.log"):
             entries += _entries(kind, _text(directory / name))
@@ -167,7 +167,7 @@ def _text(path: Path, limit: int = _READ) -> str:
         return file.read(limit).decode(errors="replace")
 
 
-def _entries(kind: str, text: str) -> Iterator[Entry]:
+def _entries(kind: str, text: str) -> Iterator[LogEntry]:
     block: list[str] = []
     for line in text.split("\n"):
         if _HEAD.match(line) and block:
@@ -177,12 +177,12 @@ def _entries(kind: str, text: str) -> Iterator[Entry]:
     yield from _entry(kind, block)
 
 
-def _entry(kind: str, block: list[str]) -> Iterator[Entry]:
+def _entry(kind: str, block: list[str]) -> Iterator[LogEntry]:
     head = _HEAD.match(block[0])
     if head:  # what stands before the first stamp was cut off
         found = _MARK.search(block[0])
         first = block[0][: found.start()] if found else block[0]
-        yield Entry(
+        yield LogEntry(
             head["stamp"],
             head["level"],
             "\n".join([first, *block[1:]]).rstrip("\n"),

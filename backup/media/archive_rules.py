@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from backup.errors import IntegrityError
-from backup.media.tar_reader import Found, TarReader, refused, shown
+from backup.media.tar_reader import Member, TarReader, refused_member, shown_path
 
 # Not made by a restore: nobody's data, and what reads or writes them makes them anew.
 LEFT_OUT: Final = {tarfile.FIFOTYPE: "FIFO", tarfile.CHRTYPE: "device"}
@@ -40,7 +40,7 @@ def root_of(head: bytes) -> str:
         return ""
     root, _, below = first.path.removeprefix(b"./").partition(b"/") if first else (b"", b"", b"")
     if first is None or root in (b"", b".", b"..") or not (below or first.kind == tarfile.DIRTYPE):
-        begins = f": it begins with {shown(first.path)!r}, which is not a directory" if first else ""
+        begins = f": it begins with {shown_path(first.path)!r}, which is not a directory" if first else ""
         raise IntegrityError(
             f"it is not the archive of one folder{begins}", "Make it again: `tar -czf FILE -C PARENT FOLDER`."
         )
@@ -57,20 +57,20 @@ class Rules:
         self._root, self._trusted = root, trusted
         self._begun = False
 
-    def place(self, found: Found) -> list[bytes]:
+    def place(self, found: Member) -> list[bytes]:
         """The components of a member below the root, none for the root itself. IntegrityError if it may not be."""
         names = self.names(found.path, folder=found.kind == tarfile.DIRTYPE)
         if not names and found.kind != tarfile.DIRTYPE:
-            raise refused(found.path, "is not a directory, but has the name of the archive's own")
+            raise refused_member(found.path, "is not a directory, but has the name of the archive's own")
         if not names and self._begun:
-            raise refused(found.path, "is in it twice")
+            raise refused_member(found.path, "is in it twice")
         if names and not self._begun:
-            raise refused(found.path, "comes before the directory that the archive is of")
+            raise refused_member(found.path, "comes before the directory that the archive is of")
         self._begun = True
         if found.kind == tarfile.SYMTYPE:
             self._check_link(found, len(names) - 1)
         elif found.kind in LEFT_OUT and self._trusted:
-            raise refused(found.path, f"is a {LEFT_OUT[found.kind]}")
+            raise refused_member(found.path, f"is a {LEFT_OUT[found.kind]}")
         return names
 
     def names(self, path: bytes, *, folder: bool = False) -> list[bytes]:
@@ -79,31 +79,33 @@ class Rules:
         if folder and len(names) > 1 and not names[-1]:
             names.pop()
         if b"\0" in path or not _NOWHERE.isdisjoint(names):
-            raise refused(path, "is not a safe name")
+            raise refused_member(path, "is not a safe name")
         if names[0] != self._root:
-            raise refused(path, f"lies outside of {shown(self._root)}/")
+            raise refused_member(path, f"lies outside of {shown_path(self._root)}/")
         return names[1:]
 
     def finish(self) -> None:
         """All members have been. IntegrityError if there was none."""
         if not self._begun:
-            raise refused(b".", "is all there is: the archive is empty")
+            raise refused_member(b".", "is all there is: the archive is empty")
 
-    def _check_link(self, found: Found, depth: int) -> None:
+    def _check_link(self, found: Member, depth: int) -> None:
         if not found.target or b"\0" in found.target:
-            raise refused(found.path, "is a symbolic link to nothing")
+            raise refused_member(found.path, "is a symbolic link to nothing")
         if len(found.target) > _LONGEST_TARGET:
-            raise refused(found.path, "is a symbolic link to a name that is too long")
+            raise refused_member(found.path, "is a symbolic link to a name that is too long")
         if self._trusted:
             return
         names = [name for name in found.target.split(b"/") if name not in (b"", b".")]
         up = next((number for number, name in enumerate(names) if name != b".."), len(names))
         # A `..` after a name may step out of another link's target: only leading ones are certain to stay inside.
         if found.target.startswith(b"/") or up > depth or b".." in names[up:]:
-            raise refused(found.path, f"is a symbolic link that may lead outside, to {shown(found.target)!r}")
+            raise refused_member(
+                found.path, f"is a symbolic link that may lead outside, to {shown_path(found.target)!r}"
+            )
 
 
-def judged(reader: TarReader, root: bytes, *, trusted: bool, indexed: bool) -> Iterator[Found]:
+def judged(reader: TarReader, root: bytes, *, trusted: bool, indexed: bool) -> Iterator[Member]:
     """The members that a restore takes. IntegrityError where it would end.
 
     `indexed`: a file index goes with it, so that hard links are to files alone. Only whether a name is there twice,
@@ -129,11 +131,11 @@ class _Known:
         # By the name that is linked to: how many names there were before the link, and the link.
         self._links: dict[int, tuple[int, bytes]] = {}
 
-    def add(self, found: Found, names: list[bytes], target: list[bytes]) -> None:
+    def add(self, found: Member, names: list[bytes], target: list[bytes]) -> None:
         """IntegrityError where a restore finds no directory to put it in."""
         own = hash(tuple(names))
         if hash(tuple(names[:-1])) not in self._folders:
-            raise refused(found.path, "lies in a directory that is not in it")
+            raise refused_member(found.path, "lies in a directory that is not in it")
         if found.kind == tarfile.DIRTYPE:
             self._folders.add(own)
         elif found.kind == tarfile.LNKTYPE:
@@ -147,7 +149,7 @@ class _Known:
             if name in self._links and self._may_be_linked[number] and number < self._links[name][0]:
                 del self._links[name]
         for _, path in self._links.values():
-            raise refused(path, "is a hard link to something that is not a file of the archive")
+            raise refused_member(path, "is a hard link to something that is not a file of the archive")
         pieces = range(0, len(self._names), _SORTED)
         ordered = heapq.merge(*(array("q", sorted(self._names[at : at + _SORTED])) for at in pieces))
         if any(one == other for one, other in itertools.pairwise(ordered)):

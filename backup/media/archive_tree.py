@@ -20,19 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from backup.media.directories import Identity, identity
+from backup.media.directories import Inode, identity
 from backup.media.tar_writer import BLOCK, Gathered, Member, ending, hash_hole, header, index_line, padding
 from backup.media.walk import (
-    FILE,
+    OPEN_FILE,
     REPLACED,
     SWAPPED,
     Change,
-    Entry,
     EntryLost,
     Listed,
     OpenFile,
     Scope,
     Walk,
+    WalkEntry,
     is_recent,
     open_below,
     reading,
@@ -72,9 +72,9 @@ class MediaReport:
     skipped_total: int
 
 
-def measure(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int, int]] = frozenset()) -> TreeSize:
+def measure_tree(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int, int]] = frozenset()) -> TreeSize:
     """What `archive` would store, from a walk that opens no file. Raises MediaFailed as `archive` does."""
-    seen: set[Identity] = set()
+    seen: set[Inode] = set()
     files = size = 0
     with contextlib.closing(Walk(root, excludes, forbidden, Listed()).entries()) as entries:
         for found in (entry.stat for entry in entries if stat.S_ISREG(entry.stat.st_mode)):
@@ -130,7 +130,7 @@ class _Seen:
         self._hashes = array("q")
         self._sorted: list[Sequence[int]] = []
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: WalkEntry) -> None:
         """It is in the archive, or was left out with a word."""
         self._hashes.append(hash(entry.path))
         if stat.S_ISDIR(entry.stat.st_mode):
@@ -177,7 +177,7 @@ class _Archiver:
         self._changed, self._skipped = walk.changed, walk.skipped
         self._counts: Counter[bytes] = Counter()
         self._bytes = 0
-        self._linked: dict[Identity, _Stored] = {}
+        self._linked: dict[Inode, _Stored] = {}
 
     def run(self, second: Walk) -> MediaReport:
         with contextlib.closing(self._walk.entries()) as entries:
@@ -193,7 +193,7 @@ class _Archiver:
         self._index.flush()
         return self._report()
 
-    def _take(self, entry: Entry) -> bool:
+    def _take(self, entry: WalkEntry) -> bool:
         try:
             self._add(entry, self._name + b"/" + entry.path)
         except EntryLost as lost:
@@ -203,7 +203,7 @@ class _Archiver:
             self._progress(0)
         return True
 
-    def _again(self, entry: Entry) -> None:
+    def _again(self, entry: WalkEntry) -> None:
         """Archive what the first look has not met, and say which directories are not as they were."""
         if not self._seen.met(entry.path):
             above = entry.path.rpartition(b"/")[0]
@@ -227,7 +227,7 @@ class _Archiver:
             skipped_total=self._skipped.total,
         )
 
-    def _add(self, entry: Entry, path: bytes) -> None:
+    def _add(self, entry: WalkEntry, path: bytes) -> None:
         mode = entry.stat.st_mode
         if stat.S_ISREG(mode):
             self._add_file(entry, path)
@@ -241,14 +241,14 @@ class _Archiver:
         else:
             self._skipped.add(entry.path, _NOT_STORED.get(stat.S_IFMT(mode), "device skipped"))
 
-    def _opened(self, fd: int, entry: Entry) -> OpenFile:
+    def _opened(self, fd: int, entry: WalkEntry) -> OpenFile:
         return OpenFile(fd, self._walk.full(entry.path), self._progress)
 
     def _begin(self, member: Member) -> None:
         self._counts[member.kind] += 1
         self._tar.write(header(member))
 
-    def _add_file(self, entry: Entry, path: bytes) -> None:
+    def _add_file(self, entry: WalkEntry, path: bytes) -> None:
         first = self._linked.get(identity(entry.stat)) if entry.stat.st_nlink > 1 else None
         if first and (first.size, first.mtime_ns) == (entry.stat.st_size, entry.stat.st_mtime_ns):
             self._begin(Member(path, tarfile.LNKTYPE, entry.stat, target=first.path))
@@ -257,7 +257,7 @@ class _Archiver:
         if first:  # changed between its names, or its number was given to a new file
             self._changed.add(entry.path, "rewritten while read")
         try:
-            fd = open_below(entry.name, entry.folder, FILE)
+            fd = open_below(entry.name, entry.folder, OPEN_FILE)
         except OSError as error:
             raise unreadable(error, self._walk.full(entry.path), SWAPPED) from error
         try:
@@ -265,7 +265,7 @@ class _Archiver:
         finally:
             os.close(fd)
 
-    def _add_content(self, source: OpenFile, entry: Entry, path: bytes) -> None:
+    def _add_content(self, source: OpenFile, entry: WalkEntry, path: bytes) -> None:
         before = source.settled()
         if not stat.S_ISREG(before.st_mode):
             raise EntryLost(REPLACED)

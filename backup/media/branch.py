@@ -71,7 +71,7 @@ class Branch:
         self.move_to(())
         self._notes.path = b""
         if wanted := self._levels[0].wanted:
-            metadata.apply(self._levels[0].fd, wanted, self._notes)
+            metadata.apply_metadata(self._levels[0].fd, wanted, self._notes)
 
     def _enter(self, name: bytes, wanted: Metadata | None) -> None:
         fd = os.open(name, FOLDER, dir_fd=self._levels[-1].fd)
@@ -80,7 +80,7 @@ class Branch:
             self._levels[-1].close()
         self._levels.append(level)
         # Come back to, after it was left: its time is about to change.
-        level.wanted = wanted or metadata.read(fd)
+        level.wanted = wanted or metadata.read_metadata(fd)
 
     def _leave(self) -> None:
         level = self._levels.pop()
@@ -92,7 +92,7 @@ class Branch:
                     raise OSError(errno.ESTALE, "somebody moves directories within the staging area")
             if level.wanted:
                 now, self._notes.path = self._notes.path, level.path
-                metadata.apply(level.fd, level.wanted, self._notes)
+                metadata.apply_metadata(level.fd, level.wanted, self._notes)
                 self._notes.path = now
         finally:
             level.close()

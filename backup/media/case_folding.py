@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from backup.errors import RestoreFailed
-from backup.media.directories import Identity, identity
-from backup.media.tar_reader import shown
+from backup.media.directories import Inode, identity
+from backup.media.tar_reader import shown_path
 
 APART: Final = "Restore to a volume whose file system tells them apart, such as ext4 or XFS."
 
@@ -33,8 +33,8 @@ def one_name(path: bytes, other: bytes) -> RestoreFailed:
     """The error about a path where `other` is found instead of its last name."""
     beside = b"/".join([*path.split(b"/")[:-1], other])
     return RestoreFailed(
-        f"{shown(beside)!r} and {shown(path)!r} are one name on this file system, and one would overwrite the other;"
-        " the live files are as they were",
+        f"{shown_path(beside)!r} and {shown_path(path)!r} are one name on this file system, and one would overwrite the"
+        " other; the live files are as they were",
         f"{APART} `cat ID --path PATH` writes one of them to stdout.",
     )
 
@@ -68,7 +68,7 @@ def alike(paths: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
         last = names[:-1]
 
 
-def _identity(name: bytes, folder: int) -> Identity | None:
+def _identity(name: bytes, folder: int) -> Inode | None:
     with contextlib.suppress(FileNotFoundError):
         return identity(os.stat(name, dir_fd=folder, follow_symlinks=False))
     return None

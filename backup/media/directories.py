@@ -14,10 +14,10 @@ FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Far below the usual limit of 1024 descriptors; a deeper tree is climbed out of by `..`.
 OPEN_LEVELS: Final = 64
 
-Identity = tuple[int, int]
+Inode = tuple[int, int]
 
 
-def identity(found: os.stat_result) -> Identity:
+def identity(found: os.stat_result) -> Inode:
     """What tells an inode from all others."""
     return found.st_dev, found.st_ino
 
@@ -27,7 +27,7 @@ class OpenLevel:
     """A directory on the way down a tree. `fd` is -1 when it was closed to spare descriptors."""
 
     name: bytes
-    identity: Identity
+    identity: Inode
     fd: int
 
     def close(self) -> None:
@@ -46,7 +46,7 @@ def closed_after(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def opened(name: bytes | str, folder: int) -> contextlib.AbstractContextManager[int]:
+def open_directory(name: bytes | str, folder: int) -> contextlib.AbstractContextManager[int]:
     """Open a directory in `folder` for the body; its descriptor. Raises OSError."""
     return closed_after(os.open(name, FOLDER, dir_fd=folder))
 
@@ -82,7 +82,7 @@ def remove_all(folder: int, *, but: Callable[[str], bool] = lambda name: False) 
             if not _is_directory(name, folder):
                 os.unlink(name, dir_fd=folder)
                 continue
-            with opened(name, folder) as fd:
+            with open_directory(name, folder) as fd:
                 for inner in map(os.fsencode, os.listdir(fd)):
                     if _is_directory(inner, fd):
                         number += 1

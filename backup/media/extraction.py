@@ -26,10 +26,10 @@ from backup.media import metadata
 from backup.media.archive_rules import LEFT_OUT, Rules
 from backup.media.branch import Branch
 from backup.media.case_folding import one_name, other_spelling
-from backup.media.directories import FOLDER, Identity, closed_after, identity
+from backup.media.directories import FOLDER, Inode, closed_after, identity
 from backup.media.metadata import Metadata, Notes
 from backup.media.selection import ROOT, Chosen, Selection
-from backup.media.tar_reader import Found, TarReader, pieces_of, refused, shown
+from backup.media.tar_reader import Member, TarReader, pieces_of, refused_member, shown_path
 from backup.media.tar_writer import ZEROS, IndexEntry, hash_hole
 from backup.pipeline.gzip import DAMAGED
 from backup.storage.rename import NO_LINKS
@@ -71,7 +71,7 @@ _HINTS: Final = {
 class Members(Protocol):
     """What TarReader gives: the members of an archive, or some of them."""
 
-    def members(self) -> Iterator[Found]:
+    def members(self) -> Iterator[Member]:
         """In their order; the content of one must be read before the next is asked for."""
 
     def content(self, count: int) -> Iterator[bytes]:
@@ -93,7 +93,7 @@ class Extracted:
     notes: tuple[str, ...] = ()
 
 
-def extract(
+def extract_archive(
     stream: io.BufferedIOBase,
     root_name: str,
     target: Path,
@@ -139,10 +139,10 @@ def _opened_empty(target: Path, dir_fd: int | None) -> int:
 def _unwritable(path: bytes, error: OSError) -> IntegrityError | RestoreFailed:
     number = error.errno or 0
     if number in _UNSAFE:
-        return refused(path, _UNSAFE[number])
+        return refused_member(path, _UNSAFE[number])
     reason = "the volume is full" if number in _NO_PLACE else error.strerror or str(error)
     return RestoreFailed(
-        f"{shown(path)} could not be written: {reason}; no live file was touched", _HINTS.get(number, "")
+        f"{shown_path(path)} could not be written: {reason}; no live file was touched", _HINTS.get(number, "")
     )
 
 
@@ -165,7 +165,7 @@ class _Extraction:
         self._limit, self._progress = limit, progress
         self._counts: Counter[bytes] = Counter()
         self._bytes = 0
-        self._linked: dict[Identity, str] = {}
+        self._linked: dict[Inode, str] = {}
         # What is called otherwise here than in the archive, by its place there.
         self._called: dict[tuple[bytes, ...], bytes] = {}
 
@@ -175,7 +175,7 @@ class _Extraction:
             self._counts[found.kind] += 1
         self._rules.finish()
         if missing := self._next_indexed():
-            raise refused(missing.path, "is in the file index, but not in the archive")
+            raise refused_member(missing.path, "is in the file index, but not in the archive")
         try:
             self._branch.finish()
         except OSError as error:
@@ -189,7 +189,7 @@ class _Extraction:
             notes=self._notes.lines,
         )
 
-    def _add(self, found: Found) -> None:
+    def _add(self, found: Member) -> None:
         names = self._rules.place(found)
         wanted = Metadata(found.mode, found.uid, found.gid, found.mtime_ns, found.attributes)
         self._notes.path = found.origin or b"/".join(names)
@@ -203,7 +203,7 @@ class _Extraction:
         except OSError as error:
             raise _unwritable(found.path, error) from error
 
-    def _make(self, found: Found, names: list[bytes], wanted: Metadata) -> None:
+    def _make(self, found: Member, names: list[bytes], wanted: Metadata) -> None:
         folder = self._branch.move_to(self._here(names[:-1]))
         if found.kind == tarfile.DIRTYPE:
             self._created(names, folder, lambda name: self._branch.make(name, folder, wanted))
@@ -249,19 +249,19 @@ class _Extraction:
             return
         metadata.apply_to_link(name, folder, wanted, self._notes)
 
-    def _hard_link(self, found: Found, names: list[bytes], folder: int) -> None:
+    def _hard_link(self, found: Member, names: list[bytes], folder: int) -> None:
         expected = self._expected(found, None)
         *above, first = self._here(self._rules.names(found.target)) or [b""]
         try:
             source = self._branch.open(above)
         except OSError as error:
-            raise refused(found.path, "is a hard link to something that is not in the archive") from error
+            raise refused_member(found.path, "is a hard link to something that is not in the archive") from error
         with closed_after(source):
             at = _lstat(first, source)
             if at is None or not (stat.S_ISREG(at.st_mode) or stat.S_ISLNK(at.st_mode) and expected is None):
-                raise refused(found.path, "is a hard link to something that is not a file of the archive")
+                raise refused_member(found.path, "is a hard link to something that is not a file of the archive")
             if expected and (at.st_size, self._sha256(first, source, at)) != (expected.size, expected.sha256):
-                raise refused(found.path, "has other content than the file index says")
+                raise refused_member(found.path, "has other content than the file index says")
             self._second_name(first, source, names, folder)
 
     def _second_name(self, first: bytes, source: int, names: list[bytes], folder: int) -> None:
@@ -286,7 +286,7 @@ class _Extraction:
             with os.fdopen(fd, "wb") as copy:
                 shutil.copyfileobj(file, copy, len(ZEROS))
                 copy.flush()
-                metadata.apply(fd, metadata.read(file.fileno()), self._notes)
+                metadata.apply_metadata(fd, metadata.read_metadata(file.fileno()), self._notes)
 
     def _sha256(self, name: bytes, folder: int, found: os.stat_result) -> str:
         """Read anew, once per inode: to remember the sum of every file would take memory without bound."""
@@ -295,7 +295,7 @@ class _Extraction:
                 self._linked[identity(found)] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._linked[identity(found)]
 
-    def _file(self, found: Found, names: list[bytes], folder: int, wanted: Metadata) -> None:
+    def _file(self, found: Member, names: list[bytes], folder: int, wanted: Metadata) -> None:
         expected = self._expected(found, found.size)
         digest = hashlib.sha256() if expected else None
         # With the mode that it is to have, so far as it can be written then, too.
@@ -304,12 +304,12 @@ class _Extraction:
         try:
             self._write(fd, found, digest)
             if digest and expected and digest.hexdigest() != expected.sha256:
-                raise refused(found.path, "has other content than the file index says")
-            metadata.apply(fd, wanted, self._notes)
+                raise refused_member(found.path, "has other content than the file index says")
+            metadata.apply_metadata(fd, wanted, self._notes)
         finally:
             os.close(fd)
 
-    def _write(self, fd: int, found: Found, digest: hashlib._Hash | None) -> None:
+    def _write(self, fd: int, found: Member, digest: hashlib._Hash | None) -> None:
         position = length = 0
         for start, count in (*found.regions, (found.size, 0)):
             if start > position:
@@ -328,15 +328,15 @@ class _Extraction:
         if length < found.size:  # it ends in a hole
             os.ftruncate(fd, found.size)
 
-    def _expected(self, found: Found, size: int | None) -> IndexEntry | None:
+    def _expected(self, found: Member, size: int | None) -> IndexEntry | None:
         """The line of the index for this file; `size` is compared unless None."""
         if self._index is None:
             return None
         entry = self._next_indexed()
         if entry is None or entry.path != found.path:
-            raise refused(found.path, "is not what the file index lists next")
+            raise refused_member(found.path, "is not what the file index lists next")
         if size is not None and size != entry.size:
-            raise refused(found.path, f"has {size:,} bytes, but {entry.size:,} by the file index")
+            raise refused_member(found.path, f"has {size:,} bytes, but {entry.size:,} by the file index")
         return entry
 
     def _next_indexed(self) -> IndexEntry | None:

@@ -37,7 +37,7 @@ _PAUSE: Final = 0.5
 _SHORT: Final = ("exchange", "roll-back")
 
 
-def run(arguments: Sequence[str], progress: Callable[[int], None]) -> dict[str, Any]:
+def run_arguments(arguments: Sequence[str], progress: Callable[[int], None]) -> dict[str, Any]:
     """Do what the command line `arguments` say; the result. `progress` gets bytes written since its last call.
 
     Raises BackupError; SystemExit for arguments that are none.
@@ -53,10 +53,10 @@ def run(arguments: Sequence[str], progress: Callable[[int], None]) -> dict[str, 
     if words.verb == "kept":
         return {"kept": [asdict(each) for each in swap.kept(volume)]}
     if words.verb == "state":
-        return {"state": swap.state(volume, words.stamp)}
-    act = {"exchange": swap.exchange, "roll-back": swap.exchange_back, "discard": swap.discard}[words.verb]
+        return {"state": swap.tree_state(volume, words.stamp)}
+    act = {"exchange": swap.exchange_tree, "roll-back": swap.exchange_back, "discard": swap.discard_tree}[words.verb]
     told = act(volume, words.stamp)
-    return {"state": swap.state(volume, words.stamp), "told": told}
+    return {"state": swap.tree_state(volume, words.stamp), "told": told}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN if arguments[:1] and arguments[0] in _SHORT else _interrupted)
     try:
-        _say(run(arguments, _Reporter().add))
+        _say(run_arguments(arguments, _Reporter().add))
     except BackupError as error:
         return _failed(type(error).__name__, error.message, error.hint, error.exit_code)
     except Interrupted as error:
@@ -87,7 +87,7 @@ class _Reporter:
 
 
 def _extract(words: argparse.Namespace, volume: Path, progress: Callable[[int], None]) -> dict[str, Any]:
-    swap.prepare(volume, words.stamp)
+    swap.prepare_tree(volume, words.stamp)
     with swap.StagedTrees(volume, words.stamp) as staging:
         done = _unpack(words, staging.folder, progress, None)
         staging.note_extracted()
@@ -103,7 +103,7 @@ def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None
 
     paths = [bytes.fromhex(path) for path in words.path]
     told = single.tidy(volume, days=words.days)
-    kept = single.put(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
+    kept = single.put_paths(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
     return {"kept": kept, "notes": (*told, *notes)}
 
 
@@ -112,7 +112,7 @@ def _unpack(
 ) -> extraction.Extracted:
     """Extract the archive, or what is chosen of it, into `new` in the open directory `folder`."""
     with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
-        return extraction.extract(
+        return extraction.extract_archive(
             archive,
             words.root_name,
             Path("new"),

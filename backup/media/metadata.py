@@ -69,14 +69,14 @@ class Metadata(NamedTuple):
     attributes: Mapping[bytes, bytes] = NO_ATTRIBUTES
 
 
-def read(fd: int) -> Metadata:
+def read_metadata(fd: int) -> Metadata:
     """What an open file or directory has now. Raises OSError."""
     found = os.fstat(fd)
     attributes = {name: os.getxattr(fd, name) for name in _names(fd)}
     return Metadata(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns, attributes)
 
 
-def apply(fd: int, wanted: Metadata, notes: Notes) -> None:
+def apply_metadata(fd: int, wanted: Metadata, notes: Notes) -> None:
     """Give an open file or directory exactly this, also no other attributes. Raises OSError.
 
     What a process without any privilege cannot set, or the file system does not take, becomes the nearest that there

@@ -10,7 +10,7 @@ from typing import Final
 
 from backup.errors import IntegrityError, NotFound
 from backup.media.archive_rules import LEFT_OUT
-from backup.media.tar_reader import Found, TarReader, shown
+from backup.media.tar_reader import Member, TarReader, shown_path
 from backup.media.tar_writer import IndexEntry
 
 # What the archive of the chosen ones is of.
@@ -87,9 +87,9 @@ class Selection:
         self._inside = b""
         self._again = False
 
-    def members(self) -> Iterator[Found]:
+    def members(self) -> Iterator[Member]:
         """The chosen ones, after a directory to be their root."""
-        yield Found(ROOT, tarfile.DIRTYPE, 0o700, os.geteuid(), os.getegid(), 0, 0, b"", {}, ())
+        yield Member(ROOT, tarfile.DIRTYPE, 0o700, os.geteuid(), os.getegid(), 0, 0, b"", {}, ())
         for found in self._reader.members():
             name = self._chosen.name(found.path)
             self._note(found)
@@ -105,7 +105,7 @@ class Selection:
         if self._again:
             raise ReadAgain
         if self._waiting:
-            missing = ", ".join(shown(path) for path in sorted(self._waiting))
+            missing = ", ".join(shown_path(path) for path in sorted(self._waiting))
             raise NotFound(
                 f"the archive does not hold {missing}; no live file was touched",
                 "`show ID --files NAME` searches for a name.",
@@ -119,14 +119,14 @@ class Selection:
         """See Members."""
         return self._reader.refused(what)
 
-    def _renamed(self, found: Found, name: bytes) -> Found | None:
+    def _renamed(self, found: Member, name: bytes) -> Member | None:
         origin = found.path.removesuffix(b"/").removeprefix(self._chosen.root + b"/")
         if found.kind != tarfile.LNKTYPE:
             return found._replace(path=name, origin=origin)
         target = self._chosen.link(found.target)
         return found._replace(path=name, origin=origin, target=target) if target else None
 
-    def _note(self, found: Found) -> None:
+    def _note(self, found: Member) -> None:
         """Directories are stored with all that is in them before what comes after them."""
         path = found.path.removesuffix(b"/").removeprefix(self._chosen.root + b"/")
         if self._inside and not path.startswith(self._inside + b"/"):

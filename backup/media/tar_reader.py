@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable, size
 from backup.media.tar_header import attributes_of, field_text, is_sound, is_sound_again, member_name, parse_number
-from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, ZEROS, Region
+from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, ZEROS, DataRegion
 from backup.pipeline.gzip import DAMAGED
 
 _PIECE: Final = 1 << 20
@@ -58,15 +58,15 @@ _JOIN: Final = f"Unpack the set with `tar -xM -f FIRST -f SECOND …`, {_AGAIN}"
 _IN_ORDER: Final = f"Unpack the full archive and those after it with `tar -x --listed-incremental=/dev/null`, {_AGAIN}"
 
 
-def shown(path: bytes) -> str:
+def shown_path(path: bytes) -> str:
     """A member's name for a message: printable, its end if it is long."""
     text = printable(os.fsdecode(path))
     return text if len(text) <= 200 else "…" + text[-200:]
 
 
-def refused(path: bytes, what: str, hint: str = "") -> IntegrityError:
+def refused_member(path: bytes, what: str, hint: str = "") -> IntegrityError:
     """The error about one member."""
-    return IntegrityError(f"{shown(path)!r} {what}", hint)
+    return IntegrityError(f"{shown_path(path)!r} {what}", hint)
 
 
 def pieces_of(stream: io.BufferedIOBase) -> Iterator[bytes]:
@@ -74,7 +74,7 @@ def pieces_of(stream: io.BufferedIOBase) -> Iterator[bytes]:
     return iter(functools.partial(stream.read1, _PIECE), b"")
 
 
-class Found(NamedTuple):
+class Member(NamedTuple):
     """One member. `kind` is a regular file, a link of either kind, a directory, or a FIFO or device (CHRTYPE), of which
     a second name is one, too. `size` is logical, in bytes; `regions` where the content that follows belongs, ascending.
     """
@@ -88,7 +88,7 @@ class Found(NamedTuple):
     size: int
     target: bytes
     attributes: Mapping[bytes, bytes]
-    regions: tuple[Region, ...]
+    regions: tuple[DataRegion, ...]
     stored: int = 0  # bytes of content in the archive
     origin: bytes = b""  # what it is called below its root, where that is not seen in `path`
 
@@ -112,7 +112,7 @@ class TarReader:
         self._special: dict[int, bytes] = {}
         self.path = b"."  # what an error is about
 
-    def members(self) -> Iterator[Found]:
+    def members(self) -> Iterator[Member]:
         """The members, to the end of the stream. IntegrityError for anything unusual; StoreError if reading fails."""
         records: dict[bytes, bytes] = {}
         seen: set[bytes] = set()
@@ -154,7 +154,7 @@ class TarReader:
             self._content -= len(chunk)
             yield chunk
 
-    def unpacked(self, found: Found, alive: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    def unpacked(self, found: Member, alive: Callable[[], None] = lambda: None) -> Iterator[bytes]:
         """All content of the present member, holes as zeros. `alive` is called within those."""
         position = 0
         for start, length in (*found.regions, (found.size, 0)):
@@ -167,7 +167,7 @@ class TarReader:
 
     def refused(self, what: str) -> IntegrityError:
         """The error about the present member."""
-        return refused(self.path, what)
+        return refused_member(self.path, what)
 
     def _read(self, count: int) -> bytes:
         end = self._at + count
@@ -259,7 +259,7 @@ class TarReader:
             position = end
         return records
 
-    def _member(self, block: bytes, kind: bytes, records: dict[bytes, bytes]) -> Found:
+    def _member(self, block: bytes, kind: bytes, records: dict[bytes, bytes]) -> Member:
         self.path = records.get(b"GNU.sparse.name") or records.get(b"path") or member_name(block)
         like = _LIKE.get(kind, kind)
         if kind == tarfile.AREGTYPE and self.path.endswith(b"/"):  # as before there was a kind for directories
@@ -276,7 +276,7 @@ class TarReader:
         self._left -= self._content
         sparse = kind == tarfile.GNUTYPE_SPARSE
         length, regions = self._layout(block, sparse, records) if like == tarfile.REGTYPE else (0, ())
-        return Found(
+        return Member(
             path=self.path,
             kind=like,
             mode=self._number(block[100:108]) & 0o7777,
@@ -290,7 +290,7 @@ class TarReader:
             stored=self._content if like == tarfile.REGTYPE else 0,
         )
 
-    def _placed(self, found: Found) -> Found:
+    def _placed(self, found: Member) -> Member:
         """The member with its paths as below the root, and as what it is a second name of."""
         if self._root:
             if self._rootless is None:
@@ -313,7 +313,7 @@ class TarReader:
 
     def _rest_of_file(self, path: bytes) -> IntegrityError:
         what = "begins in another file: the archive is one part of a multi-volume set, and a restore needs all parts"
-        return refused(path, what, _JOIN)
+        return refused_member(path, what, _JOIN)
 
     def _require_all(self, listing: Iterable[bytes]) -> None:
         """IntegrityError if a directory's list names what was in it and is not in the archive."""
@@ -321,8 +321,8 @@ class TarReader:
         for chunk in listing:
             *lines, rest = (rest + chunk).split(b"\0")
             for name in (line[1:] for line in lines if line[:1] == b"N"):
-                what = f"held {shown(name)!r}, which is not in this archive: it continues an earlier one"
-                raise refused(self.path, what, _IN_ORDER)
+                what = f"held {shown_path(name)!r}, which is not in this archive: it continues an earlier one"
+                raise refused_member(self.path, what, _IN_ORDER)
             if len(rest) > _LONGEST_NAME:
                 raise self.refused("has a damaged list of what it holds")
 
@@ -344,7 +344,7 @@ class TarReader:
             raise self.refused("has an impossible time")
         return sign * (seconds * 10**9 + rest)
 
-    def _layout(self, block: bytes, sparse: bool, records: dict[bytes, bytes]) -> tuple[int, tuple[Region, ...]]:
+    def _layout(self, block: bytes, sparse: bool, records: dict[bytes, bytes]) -> tuple[int, tuple[DataRegion, ...]]:
         if sparse:
             length = self._number(block[483:495])
             return length, self._fitting(self._old_map(block), length)
@@ -355,7 +355,7 @@ class TarReader:
         length = self._decimal(records.get(b"GNU.sparse.realsize", b""))
         return length, self._fitting(self._map(), length)
 
-    def _fitting(self, regions: tuple[Region, ...], length: int) -> tuple[Region, ...]:
+    def _fitting(self, regions: tuple[DataRegion, ...], length: int) -> tuple[DataRegion, ...]:
         end = 0
         for start, count in regions:
             if count < 0 or start < end:
@@ -365,8 +365,8 @@ class TarReader:
             raise self.refused("has a damaged map of holes")
         return regions
 
-    def _old_map(self, block: bytes) -> tuple[Region, ...]:
-        regions: list[Region] = []
+    def _old_map(self, block: bytes) -> tuple[DataRegion, ...]:
+        regions: list[DataRegion] = []
         entries, more = block[386:482], block[482]
         while True:
             for at in range(0, len(entries), 24):
@@ -379,7 +379,7 @@ class TarReader:
             block = self._read(BLOCK)
             entries, more = block[:504], block[504]
 
-    def _map(self) -> tuple[Region, ...]:
+    def _map(self) -> tuple[DataRegion, ...]:
         text, lines, wanted = bytearray(), 0, 1
         while lines < wanted:
             if self._content < BLOCK:

@@ -24,7 +24,7 @@ from backup.media.tar_header import checksum
 from backup.pipeline.chunks import Sink
 
 BLOCK = tarfile.BLOCKSIZE
-Region = tuple[int, int]  # offset and length of data in a sparse file
+DataRegion = tuple[int, int]  # offset and length of data in a sparse file
 
 ZEROS = bytes(1 << 20)
 NO_ATTRIBUTES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
@@ -50,7 +50,7 @@ class Member(NamedTuple):
     size: int = 0
     target: bytes = b""
     attributes: Mapping[bytes, bytes] = NO_ATTRIBUTES
-    regions: tuple[Region, ...] | None = None
+    regions: tuple[DataRegion, ...] | None = None
 
 
 class IndexEntry(NamedTuple):
@@ -97,12 +97,12 @@ def header(member: Member) -> bytes:
     return b"".join((_extended(records), _ustar(member, stored), sparse_map))
 
 
-def data_regions(fd: int, size: int) -> tuple[Region, ...]:
+def data_regions(fd: int, size: int) -> tuple[DataRegion, ...]:
     """Where the first `size` bytes of an open file hold data, in multiples of 512; `((0, size),)` if everywhere.
 
     Small holes count as data when there are more than 65536. Raises OSError.
     """
-    regions: list[Region] = []
+    regions: list[DataRegion] = []
     gap = end = 0
     while (found := _next_data(fd, end)) is not None and found[0] < size:
         start, end = whole_blocks(*found, size)
@@ -129,7 +129,7 @@ def hash_hole(digest: hashlib._Hash, length: int, progress: Callable[[int], None
         length -= count
 
 
-def _next_data(fd: int, position: int) -> Region | None:
+def _next_data(fd: int, position: int) -> DataRegion | None:
     try:
         start = os.lseek(fd, position, os.SEEK_DATA)
         return start, os.lseek(fd, start, os.SEEK_HOLE)
@@ -139,7 +139,7 @@ def _next_data(fd: int, position: int) -> Region | None:
         raise
 
 
-def _extend(regions: list[Region], start: int, end: int, gap: int) -> None:
+def _extend(regions: list[DataRegion], start: int, end: int, gap: int) -> None:
     if regions and start <= sum(regions[-1]) + gap:
         start = regions.pop()[0]
     regions.append((start, end - start))
@@ -257,7 +257,7 @@ def _with_binary_size(block: bytes, size: int) -> bytes:
     return _summed(block[:124] + b"\x80" + size.to_bytes(11, "big") + block[136:])
 
 
-def _sparse_map(regions: tuple[Region, ...], size: int) -> bytes:
+def _sparse_map(regions: tuple[DataRegion, ...], size: int) -> bytes:
     # The empty last entry makes readers give the file its length when it ends in a hole.
     entries = (*regions, (size, 0))
     text = b"%d\n" % len(entries) + b"".join(b"%d\n%d\n" % entry for entry in entries)

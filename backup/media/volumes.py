@@ -29,7 +29,7 @@ class Volume:
     bytes: int
 
 
-def find(
+def find_volumes(
     root: Path,
     excludes: Sequence[str],
     forbidden: frozenset[tuple[int, int]],
@@ -48,7 +48,7 @@ def find(
         )
     volumes = []
     for name in names:
-        measured = archive_tree.measure(root / name, excludes, forbidden)
+        measured = archive_tree.measure_tree(root / name, excludes, forbidden)
         if not measured.files and name not in allow_empty:
             if filled is None or name in filled or _left_out(root / name, forbidden):
                 raise MediaFailed(
@@ -63,7 +63,7 @@ def find(
 
 def _left_out(path: Path, forbidden: frozenset[tuple[int, int]]) -> bool:
     """Whether there are files that somebody's patterns leave out."""
-    return archive_tree.measure(path, archive_tree.DEFAULT_EXCLUDES, forbidden).files > 0
+    return archive_tree.measure_tree(path, archive_tree.DEFAULT_EXCLUDES, forbidden).files > 0
 
 
 def _directories(root: Path) -> list[str]:

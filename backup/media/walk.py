@@ -20,15 +20,15 @@ from typing import Literal, NamedTuple
 
 from backup.errors import MediaFailed
 from backup.formatting import printable
-from backup.media.directories import FOLDER, OPEN_LEVELS, Identity, OpenLevel, identity
+from backup.media.directories import FOLDER, OPEN_LEVELS, Inode, OpenLevel, identity
 from backup.media.reserved_names import is_of_a_restore
-from backup.media.tar_writer import ZEROS, Region, data_regions
+from backup.media.tar_writer import ZEROS, DataRegion, data_regions
 
 _LISTED = 1000
 _CHUNK = len(ZEROS)
 # No kernel's time stamps are coarser: one older than this moves with the next write.
 _TICK_NS = 20_000_000
-FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 REPLACED = "replaced while read"
 BY_PATTERN = "matches a pattern of what is left out"
 OF_A_RESTORE = "kept by a restore"
@@ -70,7 +70,7 @@ class Listed:
             self.first.append(Change(_shown(path), what))
 
 
-class Entry(NamedTuple):
+class WalkEntry(NamedTuple):
     """One thing found, valid until the next is asked for."""
 
     path: bytes  # relative to the root, empty for the root
@@ -142,7 +142,7 @@ class Walk:
         self,
         root: Path,
         excludes: Sequence[str],
-        forbidden: frozenset[Identity],
+        forbidden: frozenset[Inode],
         changed: Listed,
         wanted: Callable[[bytes, os.stat_result], Scope] = _all,
     ) -> None:
@@ -157,7 +157,7 @@ class Walk:
         self._levels: list[_Level] = []
         self._prefix = b""
 
-    def entries(self) -> Generator[Entry, None, None]:
+    def entries(self) -> Generator[WalkEntry, None, None]:
         """The entries. Close it if it is left early; entries hold until the next one is asked for."""
         try:
             with reading(self._root, _NOTHING):
@@ -176,7 +176,7 @@ class Walk:
         """`path` as messages name it."""
         return self._root + b"/" + path if path else self._root
 
-    def _look(self, name: bytes) -> Entry | None:
+    def _look(self, name: bytes) -> WalkEntry | None:
         path, folder = self._prefix + name, self._levels[-1].fd
         try:
             if why := self._left_out(name, path, folder):
@@ -185,7 +185,7 @@ class Walk:
             try:
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if not stat.S_ISDIR(found.st_mode):
-                    return Entry(path, name, found, folder)
+                    return WalkEntry(path, name, found, folder)
                 fd = open_below(name, folder, FOLDER)
             except OSError as error:
                 raise unreadable(error, self.full(path), SWAPPED) from error
@@ -205,7 +205,7 @@ class Walk:
         with reading(self.full(path), SWAPPED):
             return OF_A_RESTORE if is_of_a_restore(name, folder) else ""
 
-    def _descend(self, name: bytes, path: bytes, fd: int) -> Entry:
+    def _descend(self, name: bytes, path: bytes, fd: int) -> WalkEntry:
         try:
             with reading(self.full(path), _GONE if path else _NOTHING):
                 # Looked at before it is listed: what comes meanwhile shows as a change.
@@ -225,7 +225,7 @@ class Walk:
             self._levels[-1].close()
         self._levels.append(_Level(name, identity(found), fd, names))
         self._prefix = path + b"/" if path else b""
-        return Entry(path, name, found, fd)
+        return WalkEntry(path, name, found, fd)
 
     def _names_in(self, fd: int, path: bytes, found: os.stat_result) -> list[bytes]:
         which = self._wanted(path, found)
@@ -296,7 +296,7 @@ class OpenFile:
                 raise unreadable(error, self._path, _NOTHING) from error
         return found
 
-    def regions(self, size: int) -> tuple[Region, ...]:
+    def regions(self, size: int) -> tuple[DataRegion, ...]:
         """Where its data lies."""
         with reading(self._path, _NOTHING):
             return data_regions(self._fd, size)

@@ -16,8 +16,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from backup.model.derived_manifest import BareFile, bare_file, derive
 from backup.model.manifest import DatabasePart, FileId, Manifest, Summary, Tier, file_name, parse_file_name, summarise
 
-State = Literal["complete", "complete with changes", "damaged", "does not load", "unreadable", "old script"]
-GOOD: Final[frozenset[State]] = frozenset({"complete", "complete with changes"})
+SetState = Literal["complete", "complete with changes", "damaged", "does not load", "unreadable", "old script"]
+GOOD: Final[frozenset[SetState]] = frozenset({"complete", "complete with changes"})
 
 # Clocks of two machines differ by seconds; more than this is a clock that was set.
 SKEW: Final = timedelta(minutes=5)
@@ -128,7 +128,7 @@ class Verdict(BaseModel):
         return self.load_test is not None and self.load_test.loads
 
 
-def merged(new: Verdict, there: Verdict | None, begun: datetime | None) -> Verdict:
+def merge_verdicts(new: Verdict, there: Verdict | None, begun: datetime | None) -> Verdict:
     """What is known when one look, begun then, ends and another has noted its verdict meanwhile. Damage stays told."""
     if there is None:
         return new
@@ -195,7 +195,7 @@ class StoredSet:
     id: str
     tier: Tier
     time: datetime
-    state: State
+    state: SetState
     files: tuple[str, ...]
     size: int
     manifest: _ManifestField = _ManifestField()
@@ -281,7 +281,7 @@ class StoredSet:
         return "proven" if self.verdict.proof and self.verdict.proof.proven else "verified"
 
 
-def judge(manifest: Summary, verdict: Verdict | None, problem: str) -> tuple[State, str]:
+def judge(manifest: Summary, verdict: Verdict | None, problem: str) -> tuple[SetState, str]:
     """The state of a set and what is wrong with it. `problem` is what its files show."""
     problem = problem or "; ".join(verdict.problems if verdict else ())
     if problem:

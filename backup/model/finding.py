@@ -38,7 +38,7 @@ def failure(text: str, hint: str = "") -> Finding:
     return Finding("fail", text, hint)
 
 
-def one_line(finding: Finding) -> Finding:
+def one_line_finding(finding: Finding) -> Finding:
     """Make each of its texts one harmless line: names, messages and stored text come from elsewhere."""
     text, hint = (shortened(printable(" ".join(words.split())), _LENGTH) for words in (finding.text, finding.hint))
     return replace(finding, text=text, hint=hint)

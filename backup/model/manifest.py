@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from backup.errors import IntegrityError
 
-FORMAT: Final = 1
+MANIFEST_FORMAT: Final = 1
 STAMP: Final = "%Y-%m-%d_%H-%M-%S"
 
 
@@ -158,7 +158,7 @@ class DatabasePart(_Model):
         )
 
 
-class Change(_Model):
+class FileChange(_Model):
     """A file that was not stored as a whole and quiet file, and why."""
 
     path: str
@@ -175,9 +175,9 @@ class VolumePart(_Model):
     hard_links: Count
     bytes: Count
     excludes: tuple[str, ...]
-    changed: tuple[Change, ...] = ()
+    changed: tuple[FileChange, ...] = ()
     changed_total: Count = 0
-    skipped: tuple[Change, ...] = ()
+    skipped: tuple[FileChange, ...] = ()
     skipped_total: Count = 0
 
 
@@ -189,7 +189,7 @@ class Manifest(_Model):
 
     derived: ClassVar[bool] = False
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = MANIFEST_FORMAT
     id: str
     tier: Tier
     run: str

@@ -86,7 +86,7 @@ class Standing:
     last: Run | None = None
 
 
-def check(cron: str) -> str:
+def check_cron(cron: str) -> str:
     """`cron` with its blanks tidied; ValueError unless it has five fields and matches some day to come."""
     tidy = " ".join(cron.split())
     if len(tidy.split(" ")) != 5:

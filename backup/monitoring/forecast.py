@@ -55,7 +55,7 @@ def plain_dump(previous: Manifest | None, database_size: int) -> int | None:
     return round(artifact.plain_size * database_size / previous.database.size)
 
 
-def require(needed: int, free: int) -> None:
+def require_space(needed: int, free: int) -> None:
     """NoSpace when what is needed does not fit into what is free (both in bytes)."""
     if needed > free:
         raise NoSpace(

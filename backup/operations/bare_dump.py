@@ -8,10 +8,10 @@ from typing import Final
 
 from backup.errors import IntegrityError, LoadFailed
 from backup.model.backup_set import StoredSet
-from backup.operations.parts import content_of, opened
-from backup.operations.verify.run import Checked, check
+from backup.operations.parts import content_of, open_file
+from backup.operations.verify.run import Checked, check_set
 from backup.operations.verify.set_files import CUSTOM, Reader
-from backup.pipeline.file_type import Kind
+from backup.pipeline.file_type import FileKind
 from backup.postgres.clients import Clients
 from backup.postgres.dump.definitions import RoleNames
 from backup.postgres.dump.dump_digest import Outline
@@ -33,10 +33,10 @@ _OTHERWISE: Final = {
 }
 
 
-def read(stored: StoredSet, clients: Clients, run: str, progress: Progress, reader: Reader) -> Checked:
+def read_files(stored: StoredSet, clients: Clients, run: str, progress: Progress, reader: Reader) -> Checked:
     """Check all files; `reader` is given the dump among them as SQL. `clients` turn a custom-format one into that."""
-    checked = check(stored, progress, outline=reader)
-    custom = [name for name, content in checked.found.content.items() if content is Kind.CUSTOM]
+    checked = check_set(stored, progress, outline=reader)
+    custom = [name for name, content in checked.found.content.items() if content is FileKind.CUSTOM]
     if checked.problems or not custom:
         return checked
     for piece in _as_sql(stored, custom[0], clients, run):
@@ -49,11 +49,11 @@ def read(stored: StoredSet, clients: Clients, run: str, progress: Progress, read
 def with_roles(stored: StoredSet, place: Place, run: str) -> Place:
     """The place with the roles that the dump names, entered by the one that owns most: extensions are to be its own."""
     names = RoleNames()
-    read(stored, place.clients, run, Silent(), DumpReader(names, counting=False))
+    read_files(stored, place.clients, run, Silent(), DumpReader(names, counting=False))
     return place.for_roles([name for name, _ in names.found.most_common()], run)
 
 
-def options(head: bytes, outline: Outline) -> tuple[str, ...]:
+def writer_options(head: bytes, outline: Outline) -> tuple[str, ...]:
     """How pg_dump was told to write a dump that begins so."""
     head, kinds = one_line(head), {each.kind for each in outline.sections.values()}
     parts = [
@@ -73,7 +73,7 @@ def options(head: bytes, outline: Outline) -> tuple[str, ...]:
 
 
 def _as_sql(stored: StoredSet, name: str, clients: Clients, run: str) -> Iterator[bytes]:
-    with opened(stored, name) as source:
+    with open_file(stored, name) as source:
         try:
             with clients.as_sql(content_of(stored, source), run) as pieces:
                 yield from pieces

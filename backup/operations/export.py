@@ -21,12 +21,12 @@ from backup.formatting import listed
 from backup.media.tar_writer import ending, padding
 from backup.model.backup_set import StoredSet, manifest_name
 from backup.model.manifest import file_name
-from backup.operations.parts import HeldBack, opened, require_as_written
-from backup.operations.verify.run import check
+from backup.operations.parts import HeldBack, open_file, require_as_written
+from backup.operations.verify.run import check_set
 from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
-from backup.storage.errors import translated
+from backup.storage.errors import store_error
 from backup.storage.rename import rename_new
 from backup.storage.staged_file import StagedFile, staged_name
 
@@ -36,7 +36,7 @@ _STDOUT: Final = (
 )
 
 
-def parts(stored: StoredSet, query: str) -> list[str]:
+def files_to_export(stored: StoredSet, query: str) -> list[str]:
     """List the files to copy: the one that is named, or all of the set with its manifest last."""
     name = PurePath(query).name
     if name in stored.files:
@@ -54,7 +54,7 @@ def to_stream(
     count, single = 0, names == [PurePath(query).name]
     for name in names:
         held = HeldBack(write)
-        with opened(stored, name, progress) as source:
+        with open_file(stored, name, progress) as source:
             size = (stored.directory / name).lstat().st_size
             head = b"" if single else _header(name, size, stored)
             held.write(head)
@@ -84,7 +84,7 @@ def to_folder(stored: StoredSet, names: list[str], folder: Path, progress: Progr
             # What a copy that was killed left.
             store.remove(staged_name(name))
             file = stack.enter_context(store.stage(name))
-            with opened(stored, name, progress) as source:
+            with open_file(stored, name, progress) as source:
                 _copy(stored, source, file.write, (stored.directory / name).lstat().st_size)
             file.seal()
             staged.append(file)
@@ -132,7 +132,7 @@ def _require_known(stored: StoredSet, names: list[str], progress: Progress) -> N
     whole = len(names) > 1 or len(stored.files) == 1
     problems = [stored.problem] if stored.problem and whole else []
     if stored.derived:
-        problems = check(stored, progress).problems
+        problems = check_set(stored, progress).problems
     if problems:
         raise IntegrityError(
             f"{stored.id} is damaged and was not copied: {listed(problems, mark='; ')}",
@@ -201,7 +201,7 @@ class Output:
 
 
 def _out(error: OSError, path: Path | None) -> StoreError:
-    found = translated(error, path or Path("stdout"))
+    found = store_error(error, path or Path("stdout"))
     if isinstance(found, NoSpace):
         return NoSpace(f"no space for {path or 'the output'}; nothing complete was left", "Take a larger disk.")
     return found

@@ -23,16 +23,16 @@ from backup.catalog.retention import identity_of
 from backup.errors import BackupError, IntegrityError, NoSpace, NotFound, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
-from backup.media.tar_reader import Found, TarReader
+from backup.media.tar_reader import Member, TarReader
 from backup.model.backup_set import StoredSet, Verdict, manifest_name, newest_good, verdict_name
 from backup.model.manifest import STAMP, Manifest, Tier, file_name, parse_file_name
 from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.offsite.layout import sums
-from backup.operations.verify.run import Checked, check
+from backup.operations.verify.run import Checked, check_set
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline import age, gzip
-from backup.pipeline.file_type import HEAD, Kind, recognise
+from backup.pipeline.file_type import HEAD, FileKind, recognise
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
 from backup.storage.errors import free_space, storing
@@ -147,7 +147,7 @@ def _judged(context: Context, done: Adopted, tier: Tier | None = None) -> None:
             _tell_known(stored.id, done)
             continue
         stored = _with_sums(stored, context.catalog)
-        found = check(stored, context.progress)
+        found = check_set(stored, context.progress)
         if found.problems:
             said = listed(found.problems, mark="; ")
             raise IntegrityError(
@@ -269,9 +269,9 @@ def _in_places(catalog: Catalog, paths: Sequence[Path]) -> _Arrivals:
 def _is_dump(path: Path, catalog: Catalog) -> bool:
     """Tell whether a file is a dump, whatever it is called; what is neither is no archive of `export` either."""
     with open(LocalStore(path.parent).open(path.name), "rb") as file:
-        head, _ = age.head(file, catalog.identity, HEAD)
+        head, _ = age.read_head(file, catalog.identity, HEAD)
     try:
-        return recognise(head).kind is not Kind.TAR
+        return recognise(head).kind is not FileKind.TAR
     except IntegrityError as error:
         raise IntegrityError(f"{path}: {error.message}; nothing was imported", error.hint) from None
 
@@ -328,7 +328,7 @@ def _unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
         raise IntegrityError("the archive is empty; nothing was imported", "Did `export` write it?")
 
 
-def _name(member: Found, seen: set[str]) -> str:
+def _name(member: Member, seen: set[str]) -> str:
     """Name the file. IntegrityError for all that `export` writes no archive of."""
     path = member.path.removeprefix(b"./")
     above, _, last = path.rpartition(b"/")
@@ -342,7 +342,7 @@ def _name(member: Found, seen: set[str]) -> str:
     return name
 
 
-def _refused(member: Found, why: str) -> IntegrityError:
+def _refused(member: Member, why: str) -> IntegrityError:
     name = printable(member.path[-200:].decode(errors="surrogateescape"))
     return IntegrityError(f"the archive was refused: {name!r} {why}; nothing was imported", "`export` writes archives.")
 

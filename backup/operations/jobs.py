@@ -20,7 +20,7 @@ _UPLOADS: Final = {f"upload-{tier}": tier for tier in (Tier.DAILY, Tier.WEEKLY, 
 # Jobs that go on beside backups; a drill waits for the lock when it has fetched its set.
 OFFSITE: Final = frozenset({*_UPLOADS, "offsite-verify", "offsite-prune", "offsite-drill"})
 # What each job runs, after the program's own name.
-COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
+JOB_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     **{str(tier): (CREATE, "--scheduled", str(tier)) for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)},
     "drill": ("drill", "--scheduled"),
     "cleanup": ("prune", "--scheduled"),
@@ -57,7 +57,7 @@ def jobs(settings: Settings) -> dict[str, str]:
 
 def operation_of(job: str) -> str:
     """What runs of a job are called in their records."""
-    return _OPERATIONS.get(job) or COMMANDS[job][0]
+    return _OPERATIONS.get(job) or JOB_COMMANDS[job][0]
 
 
 def tier_of(job: str) -> str:
@@ -68,7 +68,7 @@ def tier_of(job: str) -> str:
 
 def job_of(argv: Sequence[str]) -> str:
     """The job whose command this is; nothing for a command that a person gave, or another trigger than the schedule."""
-    return next((job for job, command in COMMANDS.items() if sorted(command) == sorted(argv)), "")
+    return next((job for job, command in JOB_COMMANDS.items() if sorted(command) == sorted(argv)), "")
 
 
 def is_run_of(job: str, run: Run) -> bool:

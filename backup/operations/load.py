@@ -20,12 +20,12 @@ from backup.operations.parallel_load import LEAST, Foreseen, SecondSession
 from backup.postgres.clients import Clients
 from backup.postgres.dump.adaptation import LOADING, called
 from backup.postgres.dump.dependency_queue import Entry, Queue
-from backup.postgres.dump.load_attempt import ALLOWED, NOTES, Attempt, LeftOut, left_out
+from backup.postgres.dump.load_attempt import ALLOWED, NOTES, LeftOut, LoadAttempt, left_out
 from backup.postgres.dump.post_data import FIRST, Split, violation_query
 from backup.postgres.dump.psql_session import Dialogue
-from backup.postgres.dump.statements import parts
+from backup.postgres.dump.statements import name_parts
 from backup.postgres.psql import CODES, confined, script
-from backup.postgres.scratch_place import LOAD_OPTIONS, Place, Wanted
+from backup.postgres.scratch_place import LOAD_OPTIONS, Place, WantedDatabase
 from backup.postgres.session_settings import UNRESTRICTED
 
 _ARGUMENTS: Final = ("--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
@@ -42,7 +42,7 @@ class Load:
     `rows_done` is when its last row was passed on, by the monotonic clock; `left` what it did without, at its end.
     """
 
-    def __init__(self, first: Dialogue, second: SecondSession, attempt: Attempt) -> None:
+    def __init__(self, first: Dialogue, second: SecondSession, attempt: LoadAttempt) -> None:
         self._first, self._second, self._attempt = first, second, attempt
         self.split = Split(self._write, self._note, second.loaded, attempt)
         self.rows_done = 0.0
@@ -106,7 +106,7 @@ class Load:
 
 @contextlib.contextmanager
 def loading(
-    clients: Clients, run: str, foreseen: Foreseen | None = None, *, attempt: Attempt = FIRST, least: int = LEAST
+    clients: Clients, run: str, foreseen: Foreseen | None = None, *, attempt: LoadAttempt = FIRST, least: int = LEAST
 ) -> Iterator[Load]:
     """A load into the database of `clients`. Leaves no session behind; what is loaded by then stays.
 
@@ -147,7 +147,7 @@ class Loaded:
 def load_dump(
     clients: Clients,
     run: str,
-    attempt: Attempt,
+    attempt: LoadAttempt,
     go: Callable[[Load], None],
     renew: Callable[[], None],
     foreseen: Foreseen | None = None,
@@ -187,12 +187,12 @@ def _explained(error: LoadFailed, load: Load | None) -> LoadFailed:
     return error
 
 
-def attempt_for(stored: StoredSet, *, allow_invalid: bool = False) -> Attempt:
+def attempt_for(stored: StoredSet, *, allow_invalid: bool = False) -> LoadAttempt:
     """How a set is loaded. Where names are found is noted in it, or else wherever it has tables."""
     part = stored.manifest.database
-    with_tables = [parts(table.encode(errors="surrogateescape"))[0] for table in part.rows] if part else []
+    with_tables = [name_parts(table.encode(errors="surrogateescape"))[0] for table in part.rows] if part else []
     path = dict.fromkeys([*(part.search_path if part else ()), "public", *with_tables])
-    return Attempt(tuple(path), allow_invalid=allow_invalid)
+    return LoadAttempt(tuple(path), allow_invalid=allow_invalid)
 
 
 def complete(clients: Clients, extensions: Iterable[str], run: str) -> None:
@@ -201,14 +201,14 @@ def complete(clients: Clients, extensions: Iterable[str], run: str) -> None:
         script(clients, statements, run)
 
 
-def wanted(stored: StoredSet, roles: str, *, rows: bool = True) -> Wanted:
+def wanted(stored: StoredSet, roles: str, *, rows: bool = True) -> WantedDatabase:
     """What a set needs of the place that it is loaded into; `rows`: all of it. `roles` as its roles file has them."""
     part = stored.manifest.database
     if part is None:
-        return Wanted("restored", None, 10 * stored.size, "", "")
+        return WantedDatabase("restored", None, 10 * stored.size, "", "")
     versions = {**dict.fromkeys(part.extensions, ""), **part.versions}
     size = part.size if rows else 0
-    return Wanted(part.name, part.locale, size, part.bootstrap, roles, part.preload, part.tablespaces, versions)
+    return WantedDatabase(part.name, part.locale, size, part.bootstrap, roles, part.preload, part.tablespaces, versions)
 
 
 def against_set(error: LoadFailed, place: Place) -> bool:
@@ -221,7 +221,7 @@ def _build(
     doing: dict[int, Entry],
     sessions: list[Dialogue],
     take: Callable[[int], Entry | None],
-    attempt: Attempt,
+    attempt: LoadAttempt,
 ) -> None:
     """Give each session what `take` gives it until all is done; LoadFailed by the first that fails."""
     heard: threading.Event = sessions[0].heard

@@ -15,8 +15,8 @@ from backup.errors import ConfigError
 from backup.model.backup_set import Missing
 from backup.postgres.clients import Clients
 from backup.postgres.dump.statements import quoted
-from backup.postgres.psql import OWN, STRICT, lines, literal, script
-from backup.postgres.session_settings import options
+from backup.postgres.psql import OWN, STRICT, literal, query_lines, script
+from backup.postgres.session_settings import connection_options
 
 # OBCMS's upload directories: one of them may have been lost from the media as a whole.
 PREFIXES: Final = (
@@ -114,8 +114,8 @@ def look_up(clients: Clients, paths: Iterable[bytes], columns: Sequence[str], ru
     Django's. It leaves a schema behind: the database is a copy that is thrown away. `path`: the search_path that its
     own functions need, if they do.
     """
-    quiet = _QUIET if lines(clients, _SUPERUSER, run) == [b"t"] else ""
-    more = f"{OWN}{quiet} {options({'search_path': path} if path else {})}"
+    quiet = _QUIET if query_lines(clients, _SUPERUSER, run) == [b"t"] else ""
+    more = f"{OWN}{quiet} {connection_options({'search_path': path} if path else {})}"
     with clients.feed("psql", STRICT, run, more) as load:
         load.write(_PREPARE.encode())
         for batch in _batches(paths):
@@ -124,7 +124,7 @@ def look_up(clients: Clients, paths: Iterable[bytes], columns: Sequence[str], ru
         load.finish()
     found = _named(columns) if columns else [_DISCOVER.replace("{prefixes}", _array(PREFIXES))]
     script(clients, found, run, more)
-    answer = json.loads(b"\n".join(lines(clients, _ANSWER, run)))
+    answer = json.loads(b"\n".join(query_lines(clients, _ANSWER, run)))
     return Missing(
         columns=tuple(map(_shown, answer["columns"])),
         referenced=answer["referenced"],

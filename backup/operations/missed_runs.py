@@ -13,7 +13,7 @@ from backup.model.finding import Finding, warning
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.model.schedule import Due, find_due, is_unfinished, standing
-from backup.operations.jobs import COMMANDS, runs_of
+from backup.operations.jobs import JOB_COMMANDS, runs_of
 
 _OVERDUE: Final = timedelta(minutes=10)
 
@@ -72,7 +72,7 @@ def reasons(
 
 def hint_of(job: str) -> str:
     """What shows why a run of the job died, and what begins one by hand."""
-    command = " ".join(word for word in COMMANDS[job] if word != "--scheduled")
+    command = " ".join(word for word in JOB_COMMANDS[job] if word != "--scheduled")
     return f"`docker compose logs backup` shows what it said; `{command}` tries it now."
 
 

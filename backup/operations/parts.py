@@ -14,7 +14,7 @@ from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline import age
-from backup.pipeline.file_type import HEAD, Content, Kind, recognise
+from backup.pipeline.file_type import HEAD, Content, FileKind, recognise
 from backup.progress import Progress, Silent
 from backup.storage.directory import LocalStore
 
@@ -42,18 +42,18 @@ def content_of(stored: StoredSet, source: Stored) -> Generator[bytes, None, None
     return source.content(packed=_looked(stored, source.name).packed, single=False)
 
 
-def recognised(stored: StoredSet, name: str) -> Kind:
+def recognised(stored: StoredSet, name: str) -> FileKind:
     """What a file is by its first bytes. IntegrityError for anything that is not known, KeyMissing."""
     return _looked(stored, name).kind
 
 
 def _looked(stored: StoredSet, name: str) -> Content:
     with open(LocalStore(stored.directory).open(name), "rb") as file:
-        return recognise(age.head(file, stored.identity, HEAD)[0])
+        return recognise(age.read_head(file, stored.identity, HEAD)[0])
 
 
 @contextlib.contextmanager
-def opened(stored: StoredSet, name: str, progress: Progress | None = None) -> Iterator[Stored]:
+def open_file(stored: StoredSet, name: str, progress: Progress | None = None) -> Iterator[Stored]:
     """Open one file of a set, for the body to read."""
     with contextlib.closing(
         Stored(LocalStore(stored.directory), name, progress or Silent(), stored.identity)
@@ -102,7 +102,7 @@ def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
     # A list of which nothing says that it is ours makes no roles.
     if artifact is None or stored.derived:
         return ""
-    with opened(stored, artifact.file) as source:
+    with open_file(stored, artifact.file) as source:
         text = _bounded(source, stored.id)
         if unchanged:
             require_unchanged(source, artifact.stored_sha256)

@@ -47,7 +47,7 @@ def patience(path: Path, wait: float) -> float:
     return max(wait, _PATIENCE) if TO_ALL in (lock.holder(path) or "") else wait
 
 
-def asking(root: Path, what: str, waiting: Callable[[str], None]) -> Callable[[str], None]:
+def ask_holder(root: Path, what: str, waiting: Callable[[str], None]) -> Callable[[str], None]:
     """`waiting`, told who holds the lock, after a holder that gives way to everybody was asked to end."""
 
     def told(who: str) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from backup.model.backup_set import StoredSet
 from backup.operations.parallel_load import LEAST, Foreseen
-from backup.operations.parts import opened
+from backup.operations.parts import open_file
 from backup.operations.verify.stored_bytes import Stored
 from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.dependency_queue import Entry
@@ -48,5 +48,5 @@ def _read(stored: StoredSet, file: str, how: Adaptation, stopped: threading.Even
                 raise EOFError("no longer needed")
             yield piece
 
-    with opened(stored, file) as source:
+    with open_file(stored, file) as source:
         return foreseen(pieces(source), how)

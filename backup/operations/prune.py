@@ -11,7 +11,16 @@ from typing import ClassVar, Final
 from pydantic import ValidationError
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.retention import Decision, Identity, Memory, Policy, advanced, decide, identity_of, stale
+from backup.catalog.retention import (
+    CleanupMemory,
+    DatabaseIdentity,
+    Decision,
+    RetentionPolicy,
+    advanced,
+    decide,
+    identity_of,
+    stale,
+)
 from backup.config.loader import Settings
 from backup.errors import BackupError, NoSpace, NotFound, StoreError
 from backup.formatting import age, plural, printable, size
@@ -54,7 +63,7 @@ class Request(runs.Request):
 class PruneContext(Context):
     """What a cleanup works with."""
 
-    policy: Policy
+    policy: RetentionPolicy
 
 
 class MemoryFile:
@@ -64,25 +73,25 @@ class MemoryFile:
         self._store = LocalStore(root / "state")
         self._name = f"retention-{place}.json" if place else _MEMORY
 
-    def read(self) -> Memory:
+    def read(self) -> CleanupMemory:
         """What is remembered; StoreError when it cannot be understood."""
         if self._name not in self._store.names():
-            return Memory()
+            return CleanupMemory()
         try:
-            return Memory.model_validate_json(self._store.read(self._name))
+            return CleanupMemory.model_validate_json(self._store.read(self._name))
         except ValidationError as error:
             raise StoreError(
                 f"{self._store.directory / self._name} is damaged: nothing is removed",
                 "Move it away. Then no volume counts as forgotten, and the current settings as confirmed.",
             ) from error
 
-    def write(self, memory: Memory) -> None:
+    def write(self, memory: CleanupMemory) -> None:
         """Replace it. Only for the holder of the lock."""
         if memory == self.read():
             return
         atomic_file.replace(self._store, self._name, memory.model_dump_json(indent=1).encode(), locked=True)
 
-    def note(self, memory: Memory) -> None:
+    def note(self, memory: CleanupMemory) -> None:
         """Before anything goes. Where there is no room for it, it says tomorrow what it would say today."""
         try:
             self.write(memory)
@@ -146,7 +155,7 @@ class Report(Decided):
 
     decisions: Sequence[Decision]
     hold: str
-    memory: Memory
+    memory: CleanupMemory
     removed: list[StoredSet] = field(default_factory=list)
 
     @property
@@ -159,7 +168,7 @@ class Report(Decided):
         return "; ".join([*said, *self.left])
 
 
-def policy(settings: Settings) -> Policy:
+def retention_policy(settings: Settings) -> RetentionPolicy:
     """The retention that is set; a tier with 0 days is kept for ever."""
     days = {
         Tier.DAILY: settings.retention_daily,
@@ -167,7 +176,7 @@ def policy(settings: Settings) -> Policy:
         Tier.MONTHLY: settings.retention_monthly,
         Tier.MANUAL: settings.retention_manual,
     }
-    return Policy(
+    return RetentionPolicy(
         ages={tier: timedelta(days=count) for tier, count in days.items() if count},
         minimum=settings.retention_minimum,
         share=settings.prune_share,
@@ -175,7 +184,9 @@ def policy(settings: Settings) -> Policy:
     )
 
 
-def remember(request: Request, context: PruneContext, now: datetime, sets: Sequence[StoredSet]) -> Memory:
+def remember_cleanup(
+    request: Request, context: PruneContext, now: datetime, sets: Sequence[StoredSet]
+) -> CleanupMemory:
     """What will be remembered of a cleanup now. NotFound when the volume to forget is in use, or in no set."""
     memory, name = MemoryFile(context.catalog.root).read(), request.forget_volume
     if not name:
@@ -200,7 +211,7 @@ def plan(request: Request, context: PruneContext, now: datetime, own: str = "") 
     """What `prune` would do now; `own` is the id of the run that asks. Touches nothing."""
     refuse_unfinished(context.catalog.root, now)
     sets = context.catalog.sets()
-    memory = remember(request, context, now, sets)
+    memory = remember_cleanup(request, context, now, sets)
     policy = replace(context.policy, forgotten=memory.forgotten)
     if request.ahead:
         stored = context.catalog.find(request.ahead)
@@ -210,32 +221,32 @@ def plan(request: Request, context: PruneContext, now: datetime, own: str = "") 
     runs = context.records.all(at_work(context.catalog.root))
     past = [run for run in runs if run.started <= now + SKEW]
     hold = "" if request.make_room else _failed(past) or stale(sets, policy, now)
-    known = Known(memory, [run for run in runs if run.id != own], _last(runs, but=own))
+    known = CleanupHistory(memory, [run for run in runs if run.id != own], _last(runs, but=own))
     of = _of(sets, request.server)
     agreed = request.force and not request.server
     return Report(*careful(sets, policy, now, known, identity=of, hold=hold, force=request.force, agreed=agreed))
 
 
 @dataclass(frozen=True)
-class Known:
+class CleanupHistory:
     """What is known of the time before a cleanup: its memory, the runs, and when the last cleanup was."""
 
-    memory: Memory
+    memory: CleanupMemory
     runs: Sequence[Run]
     last: datetime | None
 
 
 def careful(
     sets: Sequence[StoredSet],
-    policy: Policy,
+    policy: RetentionPolicy,
     now: datetime,
-    known: Known,
+    known: CleanupHistory,
     *,
-    identity: Identity | None,
+    identity: DatabaseIdentity | None,
     hold: str,
     force: bool,
     agreed: bool,
-) -> tuple[list[Decision], str, Memory]:
+) -> tuple[list[Decision], str, CleanupMemory]:
     """What becomes of each set here or at a place, `hold`, and what to remember. `agreed`: a person wants all of it."""
     # Before there was a memory, the last cleanup is what is known of the time before this one.
     before = known.memory if known.memory.seen else known.memory.model_copy(update={"seen": known.last})
@@ -258,7 +269,7 @@ def _unwanted(stored: StoredSet, now: datetime, hold: str) -> Decision:
     return Decision(stored, keep=False, reason=f"{reason}, and named with --ahead")
 
 
-def _of(sets: Sequence[StoredSet], server: str) -> Identity | None:
+def _of(sets: Sequence[StoredSet], server: str) -> DatabaseIdentity | None:
     """The one database of that server here; None for no server: that of the newest good set."""
     known = {each for stored in sets if (each := identity_of(stored))}
     found = sorted((each for each in known if each.system == server), key=str)
@@ -277,7 +288,7 @@ def is_cleanup(run: Run) -> bool:
     return run.operation == PRUNE and not run.set
 
 
-def prune(request: Request, context: PruneContext) -> Report:
+def prune_sets(request: Request, context: PruneContext) -> Report:
     """Remove what is to go, and record the run. Raises what made it fail, after recording that too."""
     run = request.run(PRUNE, context.clock(), set=request.ahead)
     with runs.locked(context, run, request.wait) as run, runs.recorded(context, run, _begin) as recording:

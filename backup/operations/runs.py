@@ -154,7 +154,7 @@ def locked(
     """
     what = _name(run)
     name = f"{what} {preemption.TO_ALL}" if yielding else what
-    told = waiting or preemption.asking(context.catalog.root, what, _told)
+    told = waiting or preemption.ask_holder(context.catalog.root, what, _told)
     with lock.hold(context.lock, name, run.id, wait=preemption.patience(context.lock, wait), waiting=told):
         yield run.model_copy(update={"started": context.clock()})
 

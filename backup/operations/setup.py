@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from backup.docker.container import Container, listing, source
+from backup.docker.container import Container, listing, mount_source
 from backup.errors import ConfigError
 from backup.formatting import printable
 
@@ -87,7 +87,7 @@ _SPOOL: Final = """\
 
 
 @dataclass(frozen=True)
-class Names:
+class ComposeNames:
     """What Compose calls volumes and networks, by the engine's name; what is not there is no Compose project's."""
 
     volumes: Mapping[str, str]
@@ -143,7 +143,12 @@ def project_of(containers: Sequence[Container], wanted: str) -> str:
 
 
 def plan(
-    project: str, containers: Sequence[Container], names: Names, ours: Sequence[Container], service: str, image: str
+    project: str,
+    containers: Sequence[Container],
+    names: ComposeNames,
+    ours: Sequence[Container],
+    service: str,
+    image: str,
 ) -> Plan:
     """The plan for `containers`, which are the project's but for `ours`; `service` names the database's."""
     database = _database(project, containers, service)
@@ -204,20 +209,20 @@ def _preferred(found: list[Container], containers: Sequence[Container]) -> list[
     return found
 
 
-def _media(application: Sequence[Container], database: Container, names: Names) -> list[Media]:
-    spared = {source(mount) for mount in database.mounts}
+def _media(application: Sequence[Container], database: Container, names: ComposeNames) -> list[Media]:
+    spared = {mount_source(mount) for mount in database.mounts}
     found: dict[str, Media] = {}
     for container in application:
         for mount in container.mounts:
-            where = source(mount)
+            where = mount_source(mount)
             if mount.get("RW") and where and where not in spared and not _local(where):
                 found[where] = _one(found.get(where), container, str(mount.get("Destination")), mount["Type"], names)
     return list(_distinct(sorted(found.values(), key=lambda each: each.source)))
 
 
-def _one(before: Media | None, container: Container, inside: str, kind: str, names: Names) -> Media:
+def _one(before: Media | None, container: Container, inside: str, kind: str, names: ComposeNames) -> Media:
     mount = next(m for m in container.mounts if str(m.get("Destination")) == inside)
-    where, writer = source(mount), container.service or container.name
+    where, writer = mount_source(mount), container.service or container.name
     folder = PurePosixPath(inside).name
     left_out = ""
     if _around(container):

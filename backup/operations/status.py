@@ -16,7 +16,7 @@ from backup.errors import BackupError
 from backup.logging.files import recent
 from backup.model import schedule
 from backup.model.backup_set import StoredSet
-from backup.model.finding import Finding, failure, one_line, warning
+from backup.model.finding import Finding, failure, one_line_finding, warning
 from backup.model.run import Outcome, Run
 from backup.monitoring import alerts
 from backup.monitoring.health import CREATE, Health, SchedulerState
@@ -28,11 +28,11 @@ from backup.operations.offsite import copy_status as told
 from backup.operations.offsite.remote_state import BookFile
 from backup.operations.offsite.rules import ages, candidates, places, uploads
 from backup.operations.prune import WAITS, MemoryFile, is_cleanup
-from backup.operations.prune import policy as retention_policy
+from backup.operations.prune import retention_policy as retention_policy
 from backup.operations.restore.journal import Kept, KeptFile, journal_reason, lost_words
-from backup.operations.restore.locking import standing
+from backup.operations.restore.locking import unfinished_restore
 from backup.operations.runs import at_work
-from backup.storage.errors import ON_A_DISK, in_memory, room, try_write
+from backup.storage.errors import ON_A_DISK, disk_space, in_memory, try_write
 
 _MEGA: Final = 10**6
 _LOGGED: Final = 15
@@ -89,10 +89,10 @@ def overview(
         pinned=frozenset(stored.id for stored in sets if stored.pin),
         slots=schedule.upcoming(jobs(settings), now, settings.zone),
         offsite=told.clock(places[0], runs, now) if places else NO_OFFSITE,
-        places=[told.summary(seen, now) for seen in places],
+        places=[told.copy_summary(seen, now) for seen in places],
         alerting=alerts.summary(catalog.root, settings),
     )
-    found = compute.overview(sets, runs, now, policy(settings), facts)
+    found = compute.compute_overview(sets, runs, now, overview_policy(settings), facts)
     return replace(found, logged=_logged(catalog.root)) if alerting else found
 
 
@@ -101,7 +101,7 @@ def _read(catalog: Catalog, records: Records, facts: Facts) -> tuple[list[Stored
     sets: list[StoredSet] = []
     runs: list[Run] = []
     try:
-        free, total = room(catalog.root)
+        free, total = disk_space(catalog.root)
         facts = replace(facts, free=free, total=total)
         sets = catalog.sets()
     except BackupError as error:
@@ -119,7 +119,7 @@ def _logged(root: Path) -> dict[str, tuple[str, ...]]:
     return {run: tuple("\n".join(each.text for each in told).splitlines()[-_LOGGED:]) for run, told in entries}
 
 
-def policy(settings: Settings) -> Policy:
+def overview_policy(settings: Settings) -> Policy:
     """The numbers of the settings that sets and runs are judged by."""
     return Policy(
         zone=settings.zone,
@@ -152,7 +152,7 @@ def offsite(
         seen = [told.Seen(place, name, BookFile(root, place).read(), belong, limit) for place, name in places(settings)]
     except BackupError as error:
         return [], [warning(f"the state of the offsite copies is unknown: {error.message}", error.hint)]
-    return seen, [one_line(each) for place in seen for each in told.reasons(place, runs, now)]
+    return seen, [one_line_finding(each) for place in seen for each in told.copy_findings(place, runs, now)]
 
 
 def _unwritable(root: Path, free: int | None) -> list[Finding]:
@@ -214,7 +214,7 @@ def _until(kept: Kept | None) -> datetime | None:
 def restoring(root: Path) -> list[Finding]:
     """A restore that is under way, or that stands half way."""
     try:
-        found = standing(root)
+        found = unfinished_restore(root)
     except BackupError as error:
         return [failure(error.message, error.hint)]
     return [Finding(*journal_reason(*found))] if found else []

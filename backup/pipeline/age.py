@@ -37,13 +37,13 @@ Recipient = Any
 Identity = Any
 
 
-def split(text: str) -> tuple[str, ...]:
+def split_recipients(text: str) -> tuple[str, ...]:
     """The recipients in one setting: by commas or newlines, without comments."""
     lines = (line.strip() for line in re.split(r"[,\r\n]", text))
     return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
 
 
-def problem(recipient: str) -> str:
+def recipient_problem(recipient: str) -> str:
     """Why this cannot be a recipient; nothing if it can be. A private key is never shown, nor anything unknown."""
     if _SECRET.search(recipient):
         return "is a PRIVATE key, which must not be here: give its public key, and keep this one elsewhere"
@@ -61,7 +61,7 @@ def recipients(texts: Iterable[str]) -> list[Recipient]:
     return [_recipient(text) for text in texts]
 
 
-def short(recipient: str) -> str:
+def short_recipient(recipient: str) -> str:
     """A recipient's name for people: enough of it to tell it from others."""
     kind, _, rest = recipient.partition(" ")
     if kind.startswith("ssh-"):
@@ -120,7 +120,7 @@ def decrypt(chunks: Iterable[bytes], keys: Sequence[Identity]) -> Generator[byte
     return through(chunks, work)
 
 
-def opened(chunks: Iterable[bytes], identity: Path | None) -> Generator[bytes, None, None]:
+def decrypted_chunks(chunks: Iterable[bytes], identity: Path | None) -> Generator[bytes, None, None]:
     """`chunks` as they are, or decrypted with `identity` if they are encrypted. The chunks themselves stay open."""
     source = iter(chunks)
     first = next(source, b"")
@@ -129,14 +129,16 @@ def opened(chunks: Iterable[bytes], identity: Path | None) -> Generator[bytes, N
         for chunk in whole:  # noqa: UP028 - closing this must leave the chunks open
             yield chunk
         return
-    with contextlib.closing(decrypt(whole, needed(identity))) as pieces:
+    with contextlib.closing(decrypt(whole, require_identities(identity))) as pieces:
         yield from pieces
 
 
-def head(file: BinaryIO, identity: Path | None, count: int) -> tuple[bytes, bool]:
+def read_head(file: BinaryIO, identity: Path | None, count: int) -> tuple[bytes, bool]:
     """The first bytes of what a file holds, and whether it is encrypted."""
     found, first = b"", file.read(count)
-    with contextlib.closing(opened(itertools.chain([first], iter(lambda: file.read(_BLOCK), b"")), identity)) as pieces:
+    with contextlib.closing(
+        decrypted_chunks(itertools.chain([first], iter(lambda: file.read(_BLOCK), b"")), identity)
+    ) as pieces:
         for piece in pieces:
             found += piece
             if len(found) >= count:
@@ -144,7 +146,7 @@ def head(file: BinaryIO, identity: Path | None, count: int) -> tuple[bytes, bool
     return found[:count], first.startswith(MAGIC)
 
 
-def needed(identity: Path | None) -> list[Identity]:
+def require_identities(identity: Path | None) -> list[Identity]:
     """The keys in the identity file; KeyMissing, with what is to be done, when none is named."""
     if identity is None:
         raise KeyMissing(

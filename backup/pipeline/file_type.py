@@ -15,7 +15,7 @@ from backup.pipeline.gzip import MAGIC
 HEAD: Final = 64 << 10
 _LOOK: Final = 64 << 10
 # How an archive of pg_dump's custom format begins.
-CUSTOM: Final = b"PGDMP"
+CUSTOM_MAGIC: Final = b"PGDMP"
 _PLAIN: Final = b"--\n-- PostgreSQL database dump\n"
 _CLUSTER: Final = b"--\n-- PostgreSQL database cluster dump\n"
 _OTHER_PACKERS: Final = (
@@ -29,7 +29,7 @@ _OTHER_PACKERS: Final = (
 _KNOWN: Final = "Plain and custom-format dumps of pg_dump and tar archives are read, as they are or packed with gzip."
 
 
-class Kind(StrEnum):
+class FileKind(StrEnum):
     """Plain SQL of pg_dump, its custom format, or a tar archive."""
 
     SQL = "sql"
@@ -41,7 +41,7 @@ class Kind(StrEnum):
 class Content:
     """What a file holds, and whether gzip has to be undone first."""
 
-    kind: Kind
+    kind: FileKind
     packed: bool
 
 
@@ -57,11 +57,11 @@ def recognise(head: bytes) -> Content:
             "Load it by hand into an empty server with `psql -X -f FILE postgres`, then dump the one database.",
         )
     if inner.startswith(_PLAIN):
-        return Content(Kind.SQL, packed)
-    if inner.startswith(CUSTOM):
-        return Content(Kind.CUSTOM, packed)
+        return Content(FileKind.SQL, packed)
+    if inner.startswith(CUSTOM_MAGIC):
+        return Content(FileKind.CUSTOM, packed)
     if is_tar(inner):
-        return Content(Kind.TAR, packed)
+        return Content(FileKind.TAR, packed)
     raise _refused(inner, packed)
 
 

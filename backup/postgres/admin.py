@@ -14,8 +14,16 @@ from backup.errors import BackupError, ConfigError, DropDelayed, RestoreFailed
 from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.manifest import Locale
-from backup.postgres.server import INVALID, Database, failing, fitting, look, maintenance, require_whole_name
-from backup.postgres.session import Login, server_message, translated
+from backup.postgres.server import (
+    INVALID,
+    Database,
+    failing,
+    fitting_name,
+    maintenance,
+    query_database,
+    require_whole_name,
+)
+from backup.postgres.session import Login, database_error, server_message
 
 _NOT_DROPPED: Final = (
     psycopg.errors.DependentObjectsStillExist,
@@ -49,7 +57,7 @@ _HOLDERS: Final = (
 )
 
 
-def create(login: Login, name: str, like: Locale | None, marker: str, tablespace: str = "") -> int:
+def create_database(login: Login, name: str, like: Locale | None, marker: str, tablespace: str = "") -> int:
     """Make an empty database and mark it as ours by the comment `marker`; its oid. Any length of time.
 
     `tablespace` is where it is to lie, if we may put it there; empty for the server's own choice.
@@ -67,7 +75,7 @@ def create(login: Login, name: str, like: Locale | None, marker: str, tablespace
         except psycopg.Error as error:
             raise _not_created(error, login, name, like) from None
         connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(identifier, marker))
-        made = look(connection, name=name)
+        made = query_database(connection, name=name)
     if made is None:
         raise RestoreFailed(f"database {printable(name)!r} was created and is gone; somebody dropped it")
     return made.oid
@@ -85,7 +93,7 @@ def drop_marked(login: Login, name: str, marker: str, *, patience: float = PATIE
     DropDelayed as in `drop`.
     """
     with maintenance(login, "drop", (name,), limit=patience + _ELSE) as connection:
-        found = look(connection, name=name)
+        found = query_database(connection, name=name)
         if found is None or not is_marked(found, marker):
             return False
         _drop(connection, found, patience)
@@ -99,7 +107,7 @@ def drop(login: Login, oid: int, name: str, *, patience: float = PATIENCE) -> bo
     DropDelayed when the server lets it wait for more than `patience` seconds: it is half removed then.
     """
     with maintenance(login, "drop", (name,), limit=patience + _ELSE) as connection:
-        found = look(connection, oid=oid)
+        found = query_database(connection, oid=oid)
         if found is None:
             return False
         if found.name != name or found.name == login.name:
@@ -126,7 +134,7 @@ def drop_remains(login: Login, *, patience: float = AGAIN) -> list[str]:
 
 def _is_of_restore(name: str, live: str) -> bool:
     found = _OF_RESTORES.search(name)
-    return bool(found and name == fitting(live, found[0]))
+    return bool(found and name == fitting_name(live, found[0]))
 
 
 def drop_roles(login: Login, names: Iterable[str]) -> list[str]:
@@ -141,16 +149,18 @@ def drop_roles(login: Login, names: Iterable[str]) -> list[str]:
     return left
 
 
-def apply(login: Login, name: str, statements: Iterable[str]) -> None:
+def apply_settings(login: Login, name: str, statements: Iterable[str]) -> None:
     """Run `statements` (of `settings_for` or `Roles`) on the database `name`, all or none.
 
     RestoreFailed with what the server said.
     """
     with maintenance(login, "settings", (name,)) as connection, failing(login, name), connection.transaction():
-        run(connection, statements)
+        run_statements(connection, statements)
 
 
-def refused(login: Login, name: str, statements: Sequence[str], may: Callable[[int, str], bool]) -> dict[int, str]:
+def refused_statements(
+    login: Login, name: str, statements: Sequence[str], may: Callable[[int, str], bool]
+) -> dict[int, str]:
     """Try statements on the database `name` and take all back: those that the server refuses, by number, and why.
 
     RestoreFailed for one of which that `may` not be, by its number and the SQLSTATE.
@@ -161,7 +171,7 @@ def refused(login: Login, name: str, statements: Sequence[str], may: Callable[[i
             for number, statement in enumerate(statements):
                 try:
                     with connection.transaction():
-                        run(connection, [statement])
+                        run_statements(connection, [statement])
                 except psycopg.DatabaseError as error:
                     if isinstance(error, psycopg.OperationalError) or not may(number, error.sqlstate or ""):
                         raise
@@ -169,7 +179,7 @@ def refused(login: Login, name: str, statements: Sequence[str], may: Callable[[i
     return found
 
 
-def run(connection: psycopg.Connection[Any], statements: Iterable[str]) -> None:
+def run_statements(connection: psycopg.Connection[Any], statements: Iterable[str]) -> None:
     """Run ready-made statements; no name in them is taken for a placeholder."""
     for statement in statements:
         # Made by the server's own format(), or let through by Roles.
@@ -212,7 +222,7 @@ def _delayed(connection: psycopg.Connection[Any], database: Database, patience: 
         " ".join(filter(None, (application, user and f"of {user}", address and f"from {address}", f"(pid {pid})")))
         for pid, application, user, address in waited_for
     ]
-    now = look(connection, oid=database.oid)
+    now = query_database(connection, oid=database.oid)
     half = bool(now and now.half_removed)
     why = f"a stalled base backup: {listed(who)}" if who else "a session that it does not show"
     ends = "; ".join(f"SELECT pg_terminate_backend({pid})" for pid, *_ in waited_for[:1])
@@ -252,7 +262,7 @@ def _not_created(error: psycopg.Error, login: Login, name: str, like: Locale | N
     # Wrong names of locales and encodings have no class of their own; what has one is something else.
     own = psycopg.ProgrammingError | psycopg.DataError | psycopg.NotSupportedError | psycopg.InternalError
     if like is None or not isinstance(error, own):
-        return translated(error, login)
+        return database_error(error, login)
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return RestoreFailed(
             f"{printable(login.user)} may not create databases: {said}. Nothing was changed",

@@ -22,9 +22,9 @@ from backup.docker.container import Container
 from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.errors import ConfigError, DumpFailed, EngineError
 from backup.formatting import printable
-from backup.pipeline.file_type import CUSTOM
+from backup.pipeline.file_type import CUSTOM_MAGIC
 from backup.postgres.dump.psql_session import Dialogue
-from backup.postgres.process_io import Pipe, Process, ProcessInput, ProcessOutput, converted
+from backup.postgres.process_io import ClientProcess, Pipe, ProcessInput, ProcessOutput, converted
 from backup.postgres.session import APPLICATION, Login
 from backup.postgres.session_settings import ANYWHERE, Standing
 
@@ -130,7 +130,7 @@ class Clients:
             with self._started("pg_restore", words, run) as process:
                 # It waits for whoever takes what it writes, who may have an index to build: that is judged there.
                 with ProcessInput(process, pipe, "pg_restore", self._stall, lambda: True) as program:
-                    with contextlib.closing(converted(program, said, CUSTOM, archive)) as pieces:
+                    with contextlib.closing(converted(program, said, CUSTOM_MAGIC, archive)) as pieces:
                         yield pieces
 
     def named(self, database: str) -> Self:
@@ -145,7 +145,9 @@ class Clients:
         other._login = replace(self._login, user=user)
         return other
 
-    def _started(self, program: str, arguments: list[str], run: str) -> contextlib.AbstractContextManager[Process]:
+    def _started(
+        self, program: str, arguments: list[str], run: str
+    ) -> contextlib.AbstractContextManager[ClientProcess]:
         raise NotImplementedError
 
     def _inside(self, path: Path) -> str:
@@ -203,7 +205,7 @@ class HelperClients(Clients):
         return self._engine.sweep_helpers(self._instance) + super().sweep()
 
     @contextlib.contextmanager
-    def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
+    def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
         labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
         try:
             # In a thread: a signal's exception would lose the helper that is just being made.
@@ -244,7 +246,7 @@ class NetworkClients(Clients):
         self._major, self._standing = server_major, standing
 
     @contextlib.contextmanager
-    def _started(self, program: str, arguments: list[str], run: str) -> Iterator[Process]:
+    def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
         home = self._root / str(self._major)
         yield _Child([str(home / "bin" / program), *arguments], home / "lib")
 

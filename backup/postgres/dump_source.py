@@ -14,11 +14,11 @@ from backup.postgres.clients import Clients, application
 from backup.postgres.dump.definitions import Definitions, kinship
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump.money import with_setting
-from backup.postgres.inspect import Facts, end_sessions, inspect
+from backup.postgres.inspect import DatabaseFacts, end_sessions, inspect
 from backup.postgres.server import is_at_work, standing
 from backup.postgres.session import Login, name_only
 from backup.postgres.session_settings import DUMP
-from backup.postgres.session_settings import options as session_options
+from backup.postgres.session_settings import connection_options as session_options
 from backup.storage.artifact_writer import ArtifactWriter
 
 _DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
@@ -44,7 +44,7 @@ class PostgresSource:
     image_id: str = ""
     scratch: Callable[[], int] = lambda: 0
 
-    def inspect(self) -> Facts:
+    def inspect(self) -> DatabaseFacts:
         """What the server says of the database; refuses poolers and clients of another version."""
         facts = inspect(self.login)
         self.clients.check(facts.standing)
@@ -80,7 +80,7 @@ class PostgresSource:
 
     def dump(
         self,
-        facts: Facts,
+        facts: DatabaseFacts,
         writer: ArtifactWriter,
         run: str,
         progress: Callable[[int], None],
@@ -128,7 +128,7 @@ class PostgresSource:
             children=kinship(definitions.script) if definitions.script is not None else None,
         )
 
-    def roles(self, facts: Facts, writer: ArtifactWriter, run: str) -> str:
+    def roles(self, facts: DatabaseFacts, writer: ArtifactWriter, run: str) -> str:
         """Write roles and memberships, then the database-level settings, as SQL for psql; all that was written."""
         # By default it asks `postgres` or `template1`, which an ordinary user may not enter.
         options: tuple[str, ...] = (*_ROLES_OPTIONS, f"--database={name_only(facts.name)}")
@@ -153,7 +153,7 @@ def dump_options(encoding: str) -> tuple[str, ...]:
     return (*_DUMP_OPTIONS, *([f"--encoding={encoding}"] if encoding else []))
 
 
-def _same_major(facts: Facts, client_version: str) -> None:
+def _same_major(facts: DatabaseFacts, client_version: str) -> None:
     if client_version.split(".")[0].split(" ")[0] != str(facts.major):
         raise DumpFailed(
             f"pg_dump {client_version or 'of unknown version'} wrote the dump of a PostgreSQL {facts.major} server;"

@@ -37,7 +37,7 @@ _SYMBOL: Final = re.compile(r"[-+*/<>=~!@#%^&|`?]+")
 
 
 @dataclass(frozen=True)
-class Body:
+class FunctionBody:
     """What a body may name without a schema; with one, functions that it calls and relations that it reads."""
 
     functions: frozenset[str]
@@ -48,10 +48,10 @@ class Body:
     reads: frozenset[tuple[str, str]] = frozenset()
 
 
-def read(text: str) -> Body:
+def read_body(text: str) -> FunctionBody:
     """Take the text of a function apart."""
     plain = _COMMENT.sub(" ", text)
-    return Body(
+    return FunctionBody(
         functions=_names(_CALLED, plain),
         relations=_names(_RELATION, plain) | _listed(plain),
         types=_names(_TYPE, plain),

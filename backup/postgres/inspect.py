@@ -114,7 +114,7 @@ _HIDDEN: Final = "c.relkind IN ('r', 'p') AND row_security_active(c.oid)"
 
 
 @dataclass(frozen=True)
-class Facts:
+class DatabaseFacts:
     """What the server says of the database. `size` in bytes, `major` as in 17, `settings` as SQL statements.
 
     `cautions`, `environment`, `search_path` and `found_by_path` as in DatabasePart. `granted`: what the login may set
@@ -166,7 +166,7 @@ class DatabaseRights:
     ahead: timedelta
 
 
-def inspect(login: Login) -> Facts:
+def inspect(login: Login) -> DatabaseFacts:
     """Ask the database what it is; DatabaseUnavailable or ConfigError (a pooler) when that is no use."""
     with connected(login, "inspect") as connection:
         row = _one(connection, _IDENTITY)
@@ -187,7 +187,7 @@ def inspect(login: Login) -> Facts:
             *find_early_reads(connection),
             *needs.cautions(login.user),
         )
-        return Facts(
+        return DatabaseFacts(
             name=row["name"],
             oid=row["oid"],
             system_identifier=row["system_identifier"],
@@ -261,7 +261,7 @@ def _one(connection: psycopg.Connection[Any], query: str) -> dict[str, Any]:
     return row
 
 
-def rights(login: Login) -> DatabaseRights:
+def login_rights(login: Login) -> DatabaseRights:
     """Ask the server; DatabaseUnavailable when it does not answer."""
     keep_logins = False
     with contextlib.suppress(DatabaseUnavailable), maintenance(login, "rights") as connection:

@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from backup.formatting import listed, printable
-from backup.postgres.function_bodies import Body, read
+from backup.postgres.function_bodies import FunctionBody, read_body
 from backup.postgres.session import SAFE_PATH
 
 # From 17 on, indexes are built and views are filled with a search_path of the server's own.
@@ -208,17 +208,17 @@ def _uses(connection: psycopg.Connection[Any], *, early: bool = False) -> dict[i
 
 def _reachable(
     connection: psycopg.Connection[Any], uses: dict[int, _Use], *, pinned: bool = False
-) -> list[tuple[_Function, Body]]:
+) -> list[tuple[_Function, FunctionBody]]:
     """The functions that are used, and those that their texts call; `uses` has what for.
 
     `pinned`: also those with a search_path of their own, which find what they name, whatever they call.
     """
-    found: dict[int, tuple[_Function, Body]] = {}
+    found: dict[int, tuple[_Function, FunctionBody]] = {}
     wanted: dict[str, Any] = {"oids": list(uses), "bare": [], "qualified": [], "pinned": pinned}
     for _ in range(_ROUNDS):
         new = [each for each in _functions(connection, wanted) if each.oid not in found]
         for each in new:
-            found[each.oid] = each, read(each.text)
+            found[each.oid] = each, read_body(each.text)
             for caller, body in list(found.values()):
                 if caller.oid in uses and (each.name in body.functions or (each.schema, each.name) in body.qualified):
                     use = uses.setdefault(each.oid, _Use())

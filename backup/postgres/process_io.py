@@ -26,7 +26,7 @@ from typing import Final, Protocol, Self
 from backup.errors import BackupError, DumpFailed, LoadFailed
 from backup.logging import logger
 from backup.pipeline.stall_timeout import Patience
-from backup.postgres.remedies import constraint, hint_for, shown, sqlstate
+from backup.postgres.remedies import constraint, hint_for, shown_error, sqlstate
 
 _CHUNK: Final = 1 << 20
 _SETTLE: Final = 30.0
@@ -57,7 +57,7 @@ _WANTING: Final = (
 )
 
 
-class Process(Protocol):
+class ClientProcess(Protocol):
     """A started client program: a helper container or a child process."""
 
     def wait(self) -> int:
@@ -116,7 +116,7 @@ class _Program:
     """
 
     def __init__(
-        self, process: Process, pipe: Pipe, name: str, stall: float, busy: Callable[[], bool] = lambda: False
+        self, process: ClientProcess, pipe: Pipe, name: str, stall: float, busy: Callable[[], bool] = lambda: False
     ) -> None:
         self._process, self._pipe, self._name, self._stall = process, pipe, name, stall
         self._patience = Patience(stall, busy)
@@ -198,7 +198,7 @@ class ProcessOutput(_Program):
         code = "without an exit code" if self._code is None else f"with exit code {self._code}"
         if self._code == 137:
             code += " (killed)"
-        return DumpFailed(f"{self._name} ended {code}: {shown(said)}. Nothing was published", hint_for(said))
+        return DumpFailed(f"{self._name} ended {code}: {shown_error(said)}. Nothing was published", hint_for(said))
 
     def _ask(self, since: float) -> None:
         """At work on what gives no output yet, or standing still?"""
@@ -285,15 +285,15 @@ class ProcessInput(_Program):
             return self._lost
         said = self._process.errors()
         return LoadFailed(
-            f"{self._name} ended with exit code {self._code}: {shown(said)}",
+            f"{self._name} ended with exit code {self._code}: {shown_error(said)}",
             hint_for(said, loading=True),
-            refused=refused(self._code, said),
+            refused=is_statement_refused(self._code, said),
             sqlstate=sqlstate(said),
             constraint=constraint(said),
         )
 
 
-def refused(code: int | None, said: str) -> bool:
+def is_statement_refused(code: int | None, said: str) -> bool:
     """Whether psql ended because the server refused a statement for what it says, not for want of memory or the like.
 
     It ends with 3 for an error in its script, with others when it loses the server or is killed itself.

@@ -10,7 +10,7 @@ from backup.errors import DumpFailed, IntegrityError, LoadFailed
 from backup.formatting import printable
 from backup.postgres.clients import Clients
 from backup.postgres.roles import is_setting
-from backup.postgres.session_settings import options
+from backup.postgres.session_settings import connection_options
 
 # Errors come with their SQLSTATE, which tells causes apart.
 CODES: Final = ("--set=VERBOSITY=verbose",)
@@ -18,7 +18,7 @@ STRICT: Final = ("--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR
 # The first release of each version whose psql knows \restrict.
 _CONFINING: Final = {13: 22, 14: 19, 15: 14, 16: 10, 17: 6}
 # For what we ask and say ourselves: in UTF-8, and by nobody else's functions and operators.
-OWN: Final = options({"search_path": "pg_catalog", "client_encoding": "UTF8"})
+OWN: Final = connection_options({"search_path": "pg_catalog", "client_encoding": "UTF8"})
 _REFUSED: Final = "public.obcms_backup_refused"
 _SHOWN: Final = 200
 
@@ -42,7 +42,7 @@ def script(clients: Clients, statements: Sequence[str], run: str, more: str = ""
         load.finish()
 
 
-def lines(clients: Clients, query: str, run: str) -> list[bytes]:
+def query_lines(clients: Clients, query: str, run: str) -> list[bytes]:
     """The output lines of a query, unaligned, tuples only."""
     found = bytearray()
     with clients.run("psql", ("-XqAt", "--set=ON_ERROR_STOP=1", f"--command={query}"), run, OWN) as output:
@@ -58,7 +58,7 @@ def literal(text: str) -> str:
     return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def settle(clients: Clients, statements: Sequence[str], run: str) -> list[str]:
+def try_settings(clients: Clients, statements: Sequence[str], run: str) -> list[str]:
     """Run them one by one in a throw-away server; what it refused of settings, in words. LoadFailed for anything else.
 
     Rows do not wait for what only sets something: a name that an update of the image has taken away (a time zone, a
@@ -104,7 +104,7 @@ def _lenient(statements: Sequence[str]) -> Iterator[str]:
 def _said(clients: Clients, run: str) -> dict[int, str]:
     query = f"SELECT number || ' ' || translate(said, E'\\n\\r', '  ') FROM {_REFUSED} ORDER BY number"  # noqa: S608 - ours
     try:
-        told = [line.decode(errors="replace").partition(" ") for line in lines(clients, query, run)]
+        told = [line.decode(errors="replace").partition(" ") for line in query_lines(clients, query, run)]
     except DumpFailed:
         return {}  # there is no such table: nothing got so far
     return {int(number): why for number, _, why in told}

@@ -192,7 +192,7 @@ def constraint(said: str) -> tuple[str, ...]:
     return names if all(names) else ()
 
 
-def shown(said: str) -> str:
+def shown_error(said: str) -> str:
     """What a client wrote, as one harmless line: its first error with detail and context, else its last lines.
 
     Queries and hints of the server are left out: they are long, and the remedy is ours to name.

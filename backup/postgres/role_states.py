@@ -21,7 +21,7 @@ _SUBJECTS: Final = {
     "ALTER DATABASE D CONNECTION LIMIT *": "its connection limit",
     "COMMENT ON DATABASE D IS V": "its comment",
 }
-State = Mapping[str, str]
+RoleState = Mapping[str, str]
 
 
 def differing(listed: Roles, here: Roles) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from psycopg import sql
 
 from backup.errors import IntegrityError
 from backup.formatting import printable
-from backup.postgres.session import Login, connected, translated
+from backup.postgres.session import Login, connected, database_error
 
 _BATCH: Final = 100
 _GLANCE: Final = 0.1
@@ -72,7 +72,7 @@ def analyzing(login: Login, path: str = "") -> Iterator[list[str]]:
             try:
                 connection.execute("ANALYZE")
             except psycopg.Error as error:
-                failed.append(translated(error, login).message)
+                failed.append(database_error(error, login).message)
 
         thread = threading.Thread(target=work, name="analyze", daemon=True)
         thread.start()

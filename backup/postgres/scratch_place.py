@@ -22,9 +22,9 @@ from backup.postgres.clients import Clients, HelperClients, sweep_spool
 from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.statements import quoted
 from backup.postgres.preload import preloading
-from backup.postgres.psql import lines, literal, script, settle
+from backup.postgres.psql import literal, query_lines, script, try_settings
 from backup.postgres.roles import Roles
-from backup.postgres.server import find
+from backup.postgres.server import find_database
 from backup.postgres.server_dependencies import ONE_DATABASE
 from backup.postgres.session import Login
 from backup.postgres.session_settings import Standing
@@ -41,7 +41,7 @@ _PREFIX: Final = "obcms_drill_"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedDatabase:
     """What is to be restored: the database's name, locale and size in bytes, its server's first role, all roles.
 
     `preload` and `tablespaces` as in DatabasePart; `versions` of its extensions, empty where they are not known.
@@ -87,7 +87,7 @@ class Place:
 
     def settle(self, run: str) -> list[str]:
         """Apply the settings of the database itself, after its content was judged; those refused, in words."""
-        return settle(self.maintenance, self.settings, run) if self.settings else []
+        return try_settings(self.maintenance, self.settings, run) if self.settings else []
 
     def renew(self, run: str) -> None:
         """Let the database be as it was made: empty."""
@@ -102,7 +102,7 @@ class Places(Protocol):
     def way(self) -> str:
         """How it is done, for messages."""
 
-    def prepare(self, wanted: Wanted, run: str) -> contextlib.AbstractContextManager[Place]:
+    def prepare(self, wanted: WantedDatabase, run: str) -> contextlib.AbstractContextManager[Place]:
         """A new database, removed when the body ends. BackupError when there can be none."""
 
     def sweep(self) -> int:
@@ -149,7 +149,7 @@ class ThrowAway:
         return f"a throw-away server of {printable(self.shown)} without a network"
 
     @contextlib.contextmanager
-    def prepare(self, wanted: Wanted, run: str) -> Iterator[Place]:
+    def prepare(self, wanted: WantedDatabase, run: str) -> Iterator[Place]:
         """See Places."""
         labels = {LABEL: self.instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
         bootstrap = wanted.bootstrap or "obcms_backup_drill"
@@ -181,7 +181,7 @@ class ThrowAway:
             replaced = ["DROP DATABASE postgres;"] if wanted.name == "postgres" else []
             places = [_in_place(name) for name in wanted.tablespaces]
             made = created(wanted.name, wanted.locale)
-            notes = settle(maintenance, [*replaced, made, *places, *listed.for_new_cluster(bootstrap)], run)
+            notes = try_settings(maintenance, [*replaced, made, *places, *listed.for_new_cluster(bootstrap)], run)
             yield Place(
                 clients(wanted.name),
                 server.version(),
@@ -219,7 +219,7 @@ class Scratch:
     way = "a scratch database on the live server"
 
     @contextlib.contextmanager
-    def prepare(self, wanted: Wanted, run: str) -> Iterator[Place]:
+    def prepare(self, wanted: WantedDatabase, run: str) -> Iterator[Place]:
         """See Places."""
         maintenance, name = self.connect("postgres"), f"{_PREFIX}{self.instance}_{run}"
         try:
@@ -255,7 +255,7 @@ class Scratch:
             f"SELECT datname FROM pg_database WHERE starts_with(datname, {literal(prefix)})"  # noqa: S608 - literals
             f" AND coalesce(shobj_description(oid, 'pg_database'), {literal(self._mark)}) = {literal(self._mark)}"
         )
-        names = [line.decode() for line in lines(maintenance, query, self.sweeper)]
+        names = [line.decode() for line in query_lines(maintenance, query, self.sweeper)]
         count = 0
         for name in names:
             try:
@@ -267,7 +267,7 @@ class Scratch:
 
     @staticmethod
     def _require(tablespaces: Sequence[str], maintenance: Clients, run: str) -> None:
-        there = lines(maintenance, "SELECT spcname FROM pg_tablespace", run) if tablespaces else []
+        there = query_lines(maintenance, "SELECT spcname FROM pg_tablespace", run) if tablespaces else []
         if missing := [name for name in tablespaces if name.encode() not in there]:
             raise EngineError(
                 f"the live server has no tablespace {printable(', '.join(missing))}, so a scratch database on it"
@@ -281,5 +281,5 @@ class Scratch:
 
     def _drop(self, name: str, patience: float) -> None:
         logger.debug("dropping {}", name)
-        if found := find(self.login, name):
+        if found := find_database(self.login, name):
             drop(self.login, found.oid, name, patience=patience)

@@ -18,7 +18,7 @@ from backup.errors import BackupError, DatabaseUnavailable, RestoreFailed
 from backup.formatting import printable
 from backup.model.manifest import Locale
 from backup.postgres import session
-from backup.postgres.session import Login, connected, server_message, translated
+from backup.postgres.session import Login, connected, database_error, server_message
 from backup.postgres.session_settings import Standing
 
 LONGEST_NAME: Final = 63
@@ -181,10 +181,10 @@ def databases(login: Login) -> dict[int, str]:
         return dict(connection.execute("SELECT oid::bigint, datname FROM pg_database").fetchall())
 
 
-def find(login: Login, name: str = "", *, oid: int = 0) -> Database | None:
+def find_database(login: Login, name: str = "", *, oid: int = 0) -> Database | None:
     """The database of that name, or that oid."""
     with maintenance(login, "find") as connection:
-        return look(connection, name=name, oid=oid)
+        return query_database(connection, name=name, oid=oid)
 
 
 def usable(found: Database | None) -> Database | None:
@@ -192,7 +192,7 @@ def usable(found: Database | None) -> Database | None:
     return None if found and found.half_removed else found
 
 
-def look(connection: psycopg.Connection[Any], *, name: str = "", oid: int = 0) -> Database | None:
+def query_database(connection: psycopg.Connection[Any], *, name: str = "", oid: int = 0) -> Database | None:
     """One database by name or by oid, over an open connection."""
     by = sql.SQL("datname = %(name)s" if name else "d.oid = %(oid)s::bigint::oid")
     with connection.cursor(row_factory=dict_row) as cursor:
@@ -203,7 +203,7 @@ def look(connection: psycopg.Connection[Any], *, name: str = "", oid: int = 0) -
     return Database(locale=locale, **{key: row[key] for key in Database.__dataclass_fields__ if key != "locale"})
 
 
-def fitting(name: str, suffix: str) -> str:
+def fitting_name(name: str, suffix: str) -> str:
     """`name` and `suffix` as one name that the server does not cut: `name` loses what is too much at its end."""
     room = LONGEST_NAME - len(suffix.encode())
     return name.encode()[:room].decode(errors="ignore") + suffix
@@ -270,7 +270,7 @@ def failing(login: Login, name: str) -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:
-        known = translated(error, login)
+        known = database_error(error, login)
         if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
             raise known from None
         said = server_message(error)

@@ -18,7 +18,14 @@ from psycopg.conninfo import make_conninfo
 from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable
 from backup.formatting import printable
 from backup.postgres.remedies import hint_for
-from backup.postgres.session_settings import EVENT_TRIGGERS, MOST, PRIVILEGED, WHERE_ALLOWED, Standing, options
+from backup.postgres.session_settings import (
+    EVENT_TRIGGERS,
+    MOST_RIGHTS,
+    PRIVILEGED,
+    WHERE_ALLOWED,
+    Standing,
+    connection_options,
+)
 
 _CONNECT_TIMEOUT: Final = 10
 # For all questions of one connection together; longer than the server's own limit of one.
@@ -93,20 +100,20 @@ def connected(login: Login, purpose: str, *, limit: float = _LIMIT) -> Iterator[
             _pin(connection, login)
             yield connection
     except psycopg.Error as error:
-        raise translated(error, login) from None
+        raise database_error(error, login) from None
 
 
 def _entered(login: Login, purpose: str, own: Mapping[str, str]) -> psycopg.Connection[Any]:
     """A session with our settings: as many as the server knows, and lets the role say, when it begins."""
     there = (login.host, login.port, login.user)
     while True:
-        bring = _BRINGING.get(there, MOST)
+        bring = _BRINGING.get(there, MOST_RIGHTS)
         conninfo = login.conninfo(
             application_name=f"{APPLICATION} {purpose}",
             keepalives_idle=10,
             tcp_user_timeout=15_000,
             client_encoding="utf8",
-            options=f"{bring.options} {options(own)}",
+            options=f"{bring.options} {connection_options(own)}",
         )
         try:
             return psycopg.connect(conninfo, password=login.password or None, autocommit=True)
@@ -207,7 +214,7 @@ def server_message(error: psycopg.Error) -> str:
     return printable(" ".join(_ADVICE.sub("", str(error)).split()))
 
 
-def translated(error: psycopg.Error, login: Login) -> BackupError:
+def database_error(error: psycopg.Error, login: Login) -> BackupError:
     said = server_message(error)
     if "unsupported startup parameter" in said:  # PostgreSQL knows all that we send; pgbouncer knows few
         return pooler(login)

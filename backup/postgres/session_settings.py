@@ -103,7 +103,7 @@ class Standing:
         for name, (since, value) in _PRIVILEGED.items():
             if name in self.granted and self.major >= since:
                 found[name] = value
-        return options(found)
+        return connection_options(found)
 
     def less(self, refusal: str) -> Standing | None:
         """What may do instead where a server refused a login with these words; None if not for what it brought."""
@@ -117,10 +117,10 @@ PRIVILEGED: Final = frozenset(_PRIVILEGED)
 # Known to every server, and free to everybody.
 ANYWHERE: Final = Standing(0)
 # The most that has to be there from the first moment: all else can be set a moment later.
-MOST: Final = Standing(max(_LATER), (EVENT_TRIGGERS,))
+MOST_RIGHTS: Final = Standing(max(_LATER), (EVENT_TRIGGERS,))
 
 
-def options(settings: Mapping[str, str]) -> str:
+def connection_options(settings: Mapping[str, str]) -> str:
     """Settings as the `options` of a connection."""
     return " ".join(f"-c {name}={_escaped(value)}" for name, value in settings.items())
 

@@ -20,8 +20,8 @@ from psycopg import sql
 from backup.errors import BackupError, RestoreFailed
 from backup.formatting import listed, plural, printable
 from backup.postgres import login_lock
-from backup.postgres.admin import require_unheld, run
-from backup.postgres.server import Database, failing, look, maintenance, require_whole_name
+from backup.postgres.admin import require_unheld, run_statements
+from backup.postgres.server import Database, failing, maintenance, query_database, require_whole_name
 from backup.postgres.session import APPLICATION, Login, cancelled, server_message
 
 # For sessions that are slow to end; a storm of new ones cannot get past the lock.
@@ -42,7 +42,7 @@ _IN_THE_WAY: Final = (
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
 )
-Names = Literal["before", "after", "neither"]
+SwapState = Literal["before", "after", "neither"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Exchange:
     settings: tuple[str, ...] = field(default=(), repr=False)
 
 
-def state(login: Login, wanted: Exchange) -> Names:
+def swap_state(login: Login, wanted: Exchange) -> SwapState:
     """Whether the exchange has yet to happen, has happened, or neither: then somebody else has renamed or dropped."""
     with maintenance(login, "state", (wanted.live, wanted.kept)) as connection:
         return _state(connection, wanted)
@@ -73,7 +73,7 @@ def foresee(login: Login, wanted: Exchange) -> None:
         _both(connection, wanted)
 
 
-def exchange(
+def exchange_databases(
     login: Login,
     wanted: Exchange,
     *,
@@ -137,8 +137,8 @@ def _until_done(
 
 
 def _both(connection: psycopg.Connection[Any], wanted: Exchange) -> tuple[Database, Database | None]:
-    other = look(connection, oid=wanted.other_oid)
-    live = look(connection, oid=wanted.live_oid) if wanted.live_oid else None
+    other = query_database(connection, oid=wanted.other_oid)
+    live = query_database(connection, oid=wanted.live_oid) if wanted.live_oid else None
     if other is None:
         raise _neither(connection, wanted)
     if other.half_removed:
@@ -154,7 +154,7 @@ def _both(connection: psycopg.Connection[Any], wanted: Exchange) -> tuple[Databa
 def _each(connection: psycopg.Connection[Any], statements: Iterable[str], step: Callable[[str], None]) -> None:
     for statement in statements:
         step(statement)
-        run(connection, [statement])
+        run_statements(connection, [statement])
 
 
 def _renames(wanted: Exchange, other: Database, live: Database | None) -> Iterator[str]:
@@ -252,7 +252,7 @@ class _Ender:
                 self.refused[pid] = f"{user} {application}".strip()
 
 
-def _state(connection: psycopg.Connection[Any], wanted: Exchange) -> Names:
+def _state(connection: psycopg.Connection[Any], wanted: Exchange) -> SwapState:
     names: dict[int, str] = dict(connection.execute("SELECT oid::bigint, datname FROM pg_database").fetchall())
     other, holder = names.get(wanted.other_oid), next((o for o, n in names.items() if n == wanted.live), None)
     if other is None:

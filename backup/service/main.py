@@ -28,9 +28,9 @@ from backup.model.run import Outcome, Run, new_run_id
 from backup.model.schedule import BUSY, upcoming
 from backup.monitoring.alerts.notifier import Notifier
 from backup.monitoring.health import CREATE, Health, newest_database
-from backup.monitoring.health.model import FIRST
+from backup.monitoring.health.model import FIRST_BACKUP
 from backup.monitoring.overview import Overview
-from backup.operations.jobs import COMMANDS, jobs
+from backup.operations.jobs import JOB_COMMANDS, jobs
 from backup.operations.offsite.rules import ages, places, uploads
 from backup.operations.restore.journal import JOURNAL
 from backup.operations.runs import at_work
@@ -38,7 +38,7 @@ from backup.operations.status import overview
 from backup.service.probe import SOCKET
 from backup.service.queues import DrillQueue, UploadQueue
 from backup.service.scheduler import Scheduler
-from backup.service.supervisor import WAKE, Family, Signals, Supercronic, scan, stop
+from backup.service.supervisor import WAKE, Family, Signals, Supercronic, scan, stop_all
 from backup.service.web.app import create_app
 from backup.service.web.guard import access_for
 from backup.service.web.server import HttpServer, address, bind, reserved
@@ -105,7 +105,7 @@ def serve(
                 BackgroundTask(lambda: _log_way(way)).go()
                 service.run()
             finally:
-                killed = stop(family, clock, signals, grace)
+                killed = stop_all(family, clock, signals, grace)
         if killed:
             logger.error("a job did not end within {:.0f} s and was killed", grace)
             sweep.go(wait=_LAST_WORD)
@@ -145,7 +145,12 @@ class _Service:
             return family.spawn([*command, *words], self._env)
 
         self._scheduler = Scheduler(
-            ScheduleFile(catalog.root), records, jobs(settings), settings.zone, lambda job: start(COMMANDS[job]), since
+            ScheduleFile(catalog.root),
+            records,
+            jobs(settings),
+            settings.zone,
+            lambda job: start(JOB_COMMANDS[job]),
+            since,
         )
 
         self._uploads = UploadQueue(
@@ -260,7 +265,7 @@ class _Service:
             id=new_run_id(self._since),
             operation=CREATE,
             tier=Tier.DAILY,
-            trigger=FIRST,
+            trigger=FIRST_BACKUP,
             started=self._since,
             ended=datetime.now(UTC),
             outcome=Outcome.CRASHED,

@@ -148,7 +148,7 @@ def login(environ: Mapping[str, str]) -> str:
 
 def _secret(name: str, environ: Mapping[str, str]) -> str:
     file = environ.get(f"{name}_FILE")
-    return environ.get(name) or (secret_file.read(name, file) if file else "")
+    return environ.get(name) or (secret_file.read_secret(name, file) if file else "")
 
 
 def path_asked(environ: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from backup.monitoring.health.proofs import DRILL
 from backup.operations.drill.run import NEW
 from backup.operations.offsite.copy_status import OPERATIONS
 from backup.operations.offsite.remote_state import BookFile, PlaceName
-from backup.operations.offsite.rules import candidates, due, waiting
+from backup.operations.offsite.rules import candidates, sets_to_upload, tiers_due
 from backup.storage import lock
 
 TRIGGER: Final = "after the backup"
@@ -124,6 +124,6 @@ class UploadQueue(_Queue):
         runs = self.records.all()
         tiers: set[Tier] = set()
         for place in self.places:
-            unsent = waiting(found, BookFile(self.catalog.root, place).read())
-            tiers |= set(due(follows, scheduled, unsent, runs, OPERATIONS[place], now))
+            unsent = sets_to_upload(found, BookFile(self.catalog.root, place).read())
+            tiers |= set(tiers_due(follows, scheduled, unsent, runs, OPERATIONS[place], now))
         return [tier for tier in Tier if tier in tiers]

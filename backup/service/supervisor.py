@@ -59,7 +59,7 @@ def parse_stat(line: str) -> Process:
     return Process(int(head.split()[0]), state, int(parent), int(session))
 
 
-def look(pid: int) -> Process | None:
+def read_process(pid: int) -> Process | None:
     """The process as it is now; None when there is none."""
     try:
         return parse_stat((_PROC / str(pid) / "stat").read_text(errors="replace"))
@@ -70,7 +70,7 @@ def look(pid: int) -> Process | None:
 def scan() -> list[Process]:
     """Every process that can be seen, zombies too, oldest number first."""
     pids = sorted(int(name) for name in os.listdir(_PROC) if name.isdigit())
-    return [process for pid in pids if (process := look(pid))]
+    return [process for pid in pids if (process := read_process(pid))]
 
 
 def roots(processes: Iterable[Process]) -> list[Process]:
@@ -228,7 +228,7 @@ class Supercronic:
     def state(self) -> SchedulerState:
         """Alive, stopped (by a signal, or it wakes us no more), or dead. Any thread may ask."""
         process = self._process
-        seen = look(process.pid) if process and process.returncode is None else None
+        seen = read_process(process.pid) if process and process.returncode is None else None
         if seen is None or not seen.running:
             return "dead"
         return "stopped" if self._silent or seen.state in _FROZEN else "alive"
@@ -273,7 +273,7 @@ def _write_crontab(path: Path) -> None:
         raise BackupError(f"{path} cannot be written: {error.strerror}", hint) from error
 
 
-def stop(family: Family, scheduler: Supercronic, signals: Signals, grace: float) -> bool:
+def stop_all(family: Family, scheduler: Supercronic, signals: Signals, grace: float) -> bool:
     """End the scheduler, every job and every visitor; True when one had to be killed after `grace` seconds.
 
     Each job gets SIGTERM, also one that started in the same moment.

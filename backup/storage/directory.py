@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backup.errors import StoreError
-from backup.storage.errors import storing, sync_directory, translated
+from backup.storage.errors import store_error, storing, sync_directory
 from backup.storage.rename import rename_new
 from backup.storage.staged_file import Sealed, StagedFile
 
@@ -59,7 +59,7 @@ class LocalStore:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise translated(error, self.directory) from error
+            raise store_error(error, self.directory) from error
 
     def open(self, name: str) -> int:
         """A descriptor for reading the regular file `name`; NotADirectory, links and pipes are refused."""

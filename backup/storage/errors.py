@@ -25,10 +25,10 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise translated(error, path) from error
+        raise store_error(error, path) from error
 
 
-def translated(error: OSError, path: Path) -> StoreError:
+def store_error(error: OSError, path: Path) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(
             f"the backup volume is full{_exhausted(error, path)}: {path.name} could not be written;"
@@ -75,10 +75,10 @@ def sync_directory(directory: Path) -> None:
 
 def free_space(directory: Path) -> int:
     """Bytes that an unprivileged user may still write where `directory` lies."""
-    return room(directory)[0]
+    return disk_space(directory)[0]
 
 
-def room(directory: Path) -> tuple[int, int]:
+def disk_space(directory: Path) -> tuple[int, int]:
     """(free for an unprivileged user, total) bytes of the disk where `directory` lies."""
     with storing(directory):
         found = os.statvfs(directory)

@@ -21,7 +21,7 @@ from backup.errors import IntegrityError, NoSpace, RemoteDamaged, RemoteDenied, 
 from backup.formatting import printable
 from backup.storage.errors import sync_directory
 from backup.storage.rate_limit import Pace
-from backup.storage.remote import Entry, Removal, require_key
+from backup.storage.remote import RemoteObject, Removal, require_key
 from backup.storage.staged_file import STAGED_SUFFIX, StagedFile, staged_name
 
 _BLOCK: Final = 1 << 20
@@ -43,7 +43,7 @@ class Folder:
         """The path."""
         return str(self._root)
 
-    def entries(self, prefix: str = "") -> list[Entry]:
+    def entries(self, prefix: str = "") -> list[RemoteObject]:
         """Every regular file below, by its name; links and what is still being written are none."""
         with self._told("listing"):
             self._require()
@@ -52,7 +52,7 @@ class Folder:
             found = [entry for entry in entries if entry.key.startswith(prefix)]
         return sorted(found, key=lambda entry: entry.key.encode(errors="surrogateescape"))
 
-    def stat(self, key: str) -> Entry | None:
+    def stat(self, key: str) -> RemoteObject | None:
         """What is there now; None also for a link."""
         with self._told(key):
             self._require()
@@ -70,7 +70,7 @@ class Folder:
         size: int | None = None,
         advance: Callable[[int], None] = lambda count: None,
         sha256: str = "",
-    ) -> Entry:
+    ) -> RemoteObject:
         """Write beside the final name, sync, read back from the disk, then rename."""
         path = self._root / require_key(key)
         with self._told(key):
@@ -89,7 +89,7 @@ class Folder:
         found = self.stat(key)
         if found is None or found.size != staged.size:
             raise RemoteFailed(f"{path} was written, but does not exist", "Check the disk or the share.")
-        return Entry(key, found.size, found.modified, staged.sha256, f"sha256:{staged.sha256}")
+        return RemoteObject(key, found.size, found.modified, staged.sha256, f"sha256:{staged.sha256}")
 
     def get(self, key: str) -> Iterator[bytes]:
         """The bytes; RemoteDamaged when they are not those of the SHA-256 that was noted with them."""
@@ -229,9 +229,9 @@ def _denied(what: str) -> RemoteDenied:
     return RemoteDenied(f"{what}: this user may not", "The folder must belong to the user this container runs as.")
 
 
-def _entry(key: str, found: os.stat_result, sha256: str = "") -> Entry:
+def _entry(key: str, found: os.stat_result, sha256: str = "") -> RemoteObject:
     checksum = f"sha256:{sha256}" if sha256 else ""
-    return Entry(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC), sha256, checksum)
+    return RemoteObject(key, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC), sha256, checksum)
 
 
 def _noted(descriptor: int) -> str:

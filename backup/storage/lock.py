@@ -20,7 +20,7 @@ from typing import Any
 
 from backup.errors import LockHeld
 from backup.formatting import printable
-from backup.storage.errors import storing, translated
+from backup.storage.errors import store_error, storing
 
 _POLL = 0.1
 # Longer than anybody needs to name itself, or to look who holds the lock.
@@ -65,11 +65,11 @@ def holder(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise translated(error, path) from error
+        raise store_error(error, path) from error
     try:
         return None if _is_shared(descriptor) else _who(descriptor) or NAMELESS
     except OSError as error:
-        raise translated(error, path) from error
+        raise store_error(error, path) from error
     finally:
         os.close(descriptor)
 

@@ -18,7 +18,7 @@ Removal = Literal["removed", "retained", "denied"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class RemoteObject:
     """One object as the place itself describes it. `size` in bytes, `sha256` of all its bytes in hex.
 
     `sha256` is empty where the place does not tell: a listing, an object that somebody else put there, or one of
@@ -44,10 +44,10 @@ class Remote(Protocol):
     def name(self) -> str:
         """As it is shown, without any secret: `s3://bucket/prefix`, `/copies`."""
 
-    def entries(self, prefix: str = "") -> list[Entry]:
+    def entries(self, prefix: str = "") -> list[RemoteObject]:
         """Every object below a prefix. Complete, or it raises: nothing may be concluded from a part."""
 
-    def stat(self, key: str) -> Entry | None:
+    def stat(self, key: str) -> RemoteObject | None:
         """What the place says of one object now; None when there is none."""
 
     def put(
@@ -57,7 +57,7 @@ class Remote(Protocol):
         size: int | None = None,
         advance: Callable[[int], None] = lambda count: None,
         sha256: str = "",
-    ) -> Entry:
+    ) -> RemoteObject:
         """Store what `chunks` give and say what the place then holds, read back from it: size and SHA-256.
 
         An error of `chunks`, a cut or a kill leaves nothing under `key`, and an object that was there before as it was.

@@ -51,7 +51,7 @@ class Site:
         on.new_database(self.live)
         self.fill(self.live, "old")
         self.live_oid = self.oid(self.live)
-        self.new_oid = admin.create(self.login, self.new, inspect(self.login).locale, MARK)
+        self.new_oid = admin.create_database(self.login, self.new, inspect(self.login).locale, MARK)
         self.fill(self.new, "new")
         self.wanted = Exchange(self.live, self.live_oid, self.new_oid, self.kept)
 
@@ -59,7 +59,7 @@ class Site:
         self.server.execute(database, f"CREATE TABLE which AS SELECT '{what}' AS what, i FROM generate_series(1,9) i")
 
     def oid(self, database: str) -> int:
-        found = server.find(self.login, database)
+        found = server.find_database(self.login, database)
         assert found
         return found.oid
 
@@ -106,16 +106,16 @@ def row(on: Server, database: str) -> tuple[Any, ...]:
 
 def test_two_databases_change_places_and_back_and_again(site: Callable[..., Site]) -> None:
     at = site()
-    assert swap.state(at.login, at.wanted) == "before"
-    assert 0 < swap.exchange(at.login, at.wanted) < 20
-    assert swap.state(at.login, at.wanted) == "after" and swap.exchange(at.login, at.wanted) == 0
+    assert swap.swap_state(at.login, at.wanted) == "before"
+    assert 0 < swap.exchange_databases(at.login, at.wanted) < 20
+    assert swap.swap_state(at.login, at.wanted) == "after" and swap.exchange_databases(at.login, at.wanted) == 0
     assert at.what(at.live) == "new" and at.oid(at.kept) == at.live_oid
     for _ in range(2):
         undo = Exchange(at.live, at.new_oid, at.live_oid, at.kept)
         redo = Exchange(at.live, at.live_oid, at.new_oid, at.kept)
         for wanted, what in ((undo, "old"), (redo, "new")):
-            assert swap.state(at.login, wanted) == "before"
-            assert swap.exchange(at.login, wanted) < 2 and at.what(at.live) == what
+            assert swap.swap_state(at.login, wanted) == "before"
+            assert swap.exchange_databases(at.login, wanted) < 2 and at.what(at.live) == what
             with pytest.raises(psycopg.OperationalError, match="not currently accepting connections"):
                 at.server.connect(at.kept)
 
@@ -128,15 +128,15 @@ def half_removed(on: Server, database: str) -> None:
 def test_what_is_half_removed_becomes_nothing_and_can_be_replaced(site: Callable[..., Site]) -> None:
     at, other = site(), site()
     half_removed(at.server, at.new)
-    for tried in (swap.foresee, swap.exchange):
+    for tried in (swap.foresee, swap.exchange_databases):
         with pytest.raises(RestoreFailed, match=f"{at.new}' is half removed"):
             tried(at.login, at.wanted)
-    assert at.what(at.live) == "old" and swap.state(at.login, at.wanted) == "before"
+    assert at.what(at.live) == "old" and swap.swap_state(at.login, at.wanted) == "before"
     half_removed(other.server, other.live)
     with pytest.raises(BackupError, match="cannot connect to invalid database") as caught:
         inspect(other.login)
     assert "half removed" in caught.value.hint and "Use DROP" not in caught.value.message + caught.value.hint
-    swap.exchange(other.login, other.wanted)
+    swap.exchange_databases(other.login, other.wanted)
     assert other.what(other.live) == "new" and row(other.server, other.live)[5:7] == (True, -1)
     assert admin.drop(other.login, other.live_oid, other.kept)
     assert admin.drop_marked(at.login, at.new, MARK)
@@ -147,7 +147,7 @@ def test_a_drop_that_the_server_lets_wait_is_left_for_the_next_time(site: Callab
     at = site("", "", f"half__before_{stamp}")
     ours = replace(at.login, name="half")
     foreign, whole = f"other__before_{stamp}", f"half__restore_{stamp}"
-    swap.exchange(at.login, at.wanted)
+    swap.exchange_databases(at.login, at.wanted)
     for each in (foreign, whole):
         at.server.new_database(each)
     half_removed(at.server, foreign)
@@ -170,9 +170,9 @@ def test_a_database_that_was_not_there_gets_its_name(site: Callable[..., Site]) 
     at = site()
     at.server.execute("postgres", f"DROP DATABASE {at.live}")
     wanted = Exchange(at.live, None, at.new_oid, at.kept)
-    assert swap.state(at.login, wanted) == "before"
-    swap.exchange(at.login, wanted)
-    assert swap.state(at.login, wanted) == "after" and at.what(at.live) == "new"
+    assert swap.swap_state(at.login, wanted) == "before"
+    swap.exchange_databases(at.login, wanted)
+    assert swap.swap_state(at.login, wanted) == "after" and at.what(at.live) == "new"
     assert row(at.server, at.live)[5:8] == (True, -1, None)
 
 
@@ -191,11 +191,11 @@ def test_what_belongs_to_the_database_goes_with_it(site: Callable[..., Site]) ->
     )
     before = row(at.server, at.live)
     settings = settings_for(at.login, at.live)
-    assert admin.refused(at.login, at.new, settings_for(at.login, at.new), lambda *_: False) == {}
+    assert admin.refused_statements(at.login, at.new, settings_for(at.login, at.new), lambda *_: False) == {}
     assert row(at.server, at.new)[7] == MARK and row(at.server, at.new)[9] is None
-    swap.exchange(at.login, replace(at.wanted, settings=settings))
+    swap.exchange_databases(at.login, replace(at.wanted, settings=settings))
     assert row(at.server, at.live) == before
-    swap.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
+    swap.exchange_databases(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
     assert row(at.server, at.live) == before
     at.server.execute("postgres", f"ALTER DATABASE {at.kept} IS_TEMPLATE true")
     assert admin.drop(at.login, at.new_oid, at.kept), "what is kept can always be dropped"
@@ -207,7 +207,7 @@ def test_a_setting_that_fails_leaves_all_as_it_was(site: Callable[..., Site]) ->
     before = row(at.server, at.live), row(at.server, at.new)
     broken = replace(at.wanted, settings=(f"ALTER DATABASE {at.live} OWNER TO nobody_at_all;",))
     with pytest.raises(RestoreFailed, match="nobody_at_all.*as it was"):
-        swap.exchange(at.login, broken)
+        swap.exchange_databases(at.login, broken)
     assert (row(at.server, at.live), row(at.server, at.new)) == before and at.what(at.live) == "old"
 
 
@@ -221,10 +221,10 @@ def test_what_the_server_refuses_is_found_out_and_nothing_of_the_trial_stays(sit
         f"ALTER DATABASE {at.new} SET work_mem TO '3MB';",
         f"ALTER DATABASE {at.new} OWNER TO nobody_at_all;",
     ]
-    found = admin.refused(at.login, at.new, trial, lambda number, _: number > 0)
+    found = admin.refused_statements(at.login, at.new, trial, lambda number, _: number > 0)
     assert set(found) == {1, 2, 4} and "No/Where" in found[1] and "nobody_at_all" in found[4]
     with pytest.raises(RestoreFailed, match="nobody_at_all.*as it was"):
-        admin.refused(at.login, at.new, trial, lambda number, _: number < 4)
+        admin.refused_statements(at.login, at.new, trial, lambda number, _: number < 4)
     assert row(at.server, at.new) == before
 
 
@@ -262,11 +262,11 @@ def test_a_database_is_empty_until_somebody_puts_something_in(any_server: Server
 
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_hostile_names(site: Callable[..., Site], hostile: str) -> None:
-    at = site(hostile, server.fitting(hostile, "__restore_1"), server.fitting(hostile, "__before_1"))
+    at = site(hostile, server.fitting_name(hostile, "__restore_1"), server.fitting_name(hostile, "__before_1"))
     assert at.login.name == inspect(at.login).name
-    swap.exchange(at.login, replace(at.wanted, settings=settings_for(at.login, at.live)))
+    swap.exchange_databases(at.login, replace(at.wanted, settings=settings_for(at.login, at.live)))
     assert at.what(hostile) == "new"
-    swap.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
+    swap.exchange_databases(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept))
     assert at.what(hostile) == "old" and admin.drop(at.login, at.new_oid, at.kept)
     assert admin.drop(at.login, at.new_oid, at.kept) is False and at.what(hostile) == "old"
 
@@ -293,7 +293,7 @@ def test_a_storm_of_sessions_sees_the_old_or_the_new_and_never_a_mixture(site: C
     [each.start() for each in crowd]
     time.sleep(0.5)
     try:
-        window = swap.exchange(at.login, at.wanted)
+        window = swap.exchange_databases(at.login, at.wanted)
         ended = time.monotonic()
         time.sleep(0.5)
     finally:
@@ -322,10 +322,10 @@ def test_what_is_raised_between_two_statements_leaves_all_as_it_was(site: Callab
 
     for number in range(6):
         with pytest.raises(Interrupted):
-            swap.exchange(at.login, at.wanted, step=stopping(number))
-        assert swap.state(at.login, at.wanted) == "before"
+            swap.exchange_databases(at.login, at.wanted, step=stopping(number))
+        assert swap.swap_state(at.login, at.wanted) == "before"
         assert (row(at.server, at.live), row(at.server, at.new)) == before and at.what(at.live) == "old"
-    swap.exchange(at.login, at.wanted)
+    swap.exchange_databases(at.login, at.wanted)
     assert at.what(at.live) == "new"
 
 
@@ -349,9 +349,9 @@ def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(
         superuser.execute("SELECT 1")
         threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
         with pytest.raises(Interrupted):
-            swap.exchange(replace(at.login, user=role, password="x"), at.wanted)
+            swap.exchange_databases(replace(at.login, user=role, password="x"), at.wanted)
         assert at.what(at.live) == "old", "and its lock is free again"
-    assert swap.state(at.login, at.wanted) == "before" and not exchange_sessions(at.server)
+    assert swap.swap_state(at.login, at.wanted) == "before" and not exchange_sessions(at.server)
     assert not caplog.records, "no rollback was tried over a connection that was busy"
 
 
@@ -360,7 +360,7 @@ import sys; from backup.postgres import swap; from backup.postgres.session impor
 host, user, password, live, live_oid, new_oid, kept = sys.argv[1:]
 login = Login(host, 5432, user, live, password)
 print('ready', flush=True)
-swap.exchange(login, swap.Exchange(live, int(live_oid), int(new_oid), kept))
+swap.exchange_databases(login, swap.Exchange(live, int(live_oid), int(new_oid), kept))
 """
 
 
@@ -383,10 +383,10 @@ def test_a_kill_at_any_moment_leaves_one_whole_database_of_the_name(site: Callab
         deadline = time.monotonic() + 10
         while exchange_sessions(at.server) and time.monotonic() < deadline:
             time.sleep(0.05)
-        found = swap.state(at.login, wanted)
+        found = swap.swap_state(at.login, wanted)
         seen.add(found)
         assert at.what(at.live) == what[oids[0] if found == "before" else oids[1]]
-        swap.exchange(at.login, wanted)
+        swap.exchange_databases(at.login, wanted)
         assert at.what(at.live) == what[oids[1]]
         oids.reverse()
         if len(seen) == 2:
@@ -414,13 +414,13 @@ def test_sessions_that_cannot_be_ended_leave_all_as_it_was(site: Callable[..., S
         with pytest.raises(
             RestoreFailed, match=f"{role} may not end [12] sessions? .*; the database is as it was"
         ) as caught:
-            swap.exchange(login, at.wanted)
+            swap.exchange_databases(login, at.wanted)
         assert "pg_signal_backend" in caught.value.hint and time.monotonic() - began < 60
         assert row(at.server, at.live) == before and superuser.execute("SELECT 1").fetchone()
     with psycopg.connect(login.conninfo(), password="x"):
-        assert swap.exchange(login, at.wanted) < 20
+        assert swap.exchange_databases(login, at.wanted) < 20
     assert at.what(at.live) == "new"
-    scratch = admin.create(login, f"{role}_scratch", inspect(login).locale, MARK)
+    scratch = admin.create_database(login, f"{role}_scratch", inspect(login).locale, MARK)
     assert admin.drop(login, scratch, f"{role}_scratch")
 
 
@@ -446,18 +446,18 @@ def test_a_role_that_may_not_create_says_so(any_server: Server) -> None:
     any_server.execute("postgres", f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
     login = Login(any_server.address, 5432, role, "postgres", "x")
     with pytest.raises(RestoreFailed, match="may not create databases") as caught:
-        admin.create(login, f"{role}_x", Locale(encoding="UTF8", collate="C", ctype="C"), MARK)
+        admin.create_database(login, f"{role}_x", Locale(encoding="UTF8", collate="C", ctype="C"), MARK)
     assert "CREATEDB" in caught.value.hint
 
 
 def test_somebody_elses_renaming_is_never_built_upon(site: Callable[..., Site]) -> None:
     at = site()
     at.server.execute("postgres", f"ALTER DATABASE {at.new} RENAME TO {at.kept}_else")
-    assert swap.state(at.login, at.wanted) == "before", "the new one is known by its oid"
+    assert swap.swap_state(at.login, at.wanted) == "before", "the new one is known by its oid"
     at.server.execute("postgres", f"ALTER DATABASE {at.live} RENAME TO {at.kept}")
-    assert swap.state(at.login, at.wanted) == "neither"
+    assert swap.swap_state(at.login, at.wanted) == "neither"
     with pytest.raises(RestoreFailed, match=str(at.new_oid)):
-        swap.exchange(at.login, at.wanted)
+        swap.exchange_databases(at.login, at.wanted)
     at.server.execute("postgres", f"ALTER DATABASE {at.kept}_else RENAME TO {at.new}")
 
 
@@ -467,10 +467,10 @@ def test_prepared_transactions_and_active_slots_are_named() -> None:
         at = Site(on)
         on.execute(at.live, "BEGIN; CREATE TABLE t (a int); PREPARE TRANSACTION E'p\n1'")
         with pytest.raises(RestoreFailed, match=r"1 prepared transaction: p\\n1; it cannot be renamed.*as it was"):
-            swap.exchange(at.login, at.wanted)
+            swap.exchange_databases(at.login, at.wanted)
         on.execute(at.live, "ROLLBACK PREPARED E'p\n1'")
         on.execute(at.live, "SELECT pg_create_logical_replication_slot('slot', 'pgoutput')")
-        assert swap.exchange(at.login, at.wanted) < 20
+        assert swap.exchange_databases(at.login, at.wanted) < 20
         on.execute("postgres", f"ALTER DATABASE {at.kept} ALLOW_CONNECTIONS true")
         receive = ["pg_recvlogical", "-U", USER, "-d", at.kept, "--slot=slot", "--start", "--file=/dev/null"]
         on.container.exec_run([*receive, "-o", "proto_version=1", "-o", "publication_names=p"], detach=True)
@@ -480,7 +480,7 @@ def test_prepared_transactions_and_active_slots_are_named() -> None:
         with pytest.raises(RestoreFailed, match="1 active replication slot: slot; it cannot be dropped"):
             admin.drop(at.login, at.live_oid, at.kept)
         # The slot stays with the database it is of, and its reader does not keep that from being exchanged.
-        assert swap.exchange(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept)) < 20
+        assert swap.exchange_databases(at.login, Exchange(at.live, at.new_oid, at.live_oid, at.kept)) < 20
     finally:
         on.remove()
 
@@ -516,7 +516,7 @@ def test_only_what_is_marked_is_dropped(site: Callable[..., Site]) -> None:
 
 def test_what_was_swapped_in_can_no_longer_be_dropped_by_its_mark(site: Callable[..., Site]) -> None:
     at = site()
-    swap.exchange(at.login, at.wanted)
+    swap.exchange_databases(at.login, at.wanted)
     for each in (at.live, at.kept):
         assert admin.drop_marked(at.login, each, MARK) is False
     assert at.what(at.live) == "new"
@@ -533,9 +533,9 @@ def test_a_database_with_sessions_is_dropped(site: Callable[..., Site]) -> None:
 def test_a_name_that_is_taken_is_left_alone(site: Callable[..., Site]) -> None:
     at = site()
     with pytest.raises(RestoreFailed, match="is there already"):
-        admin.create(at.login, at.live, None, MARK)
+        admin.create_database(at.login, at.live, None, MARK)
     with pytest.raises(ValueError, match="63 bytes"):
-        admin.create(at.login, "é" * 32, None, MARK)
+        admin.create_database(at.login, "é" * 32, None, MARK)
     assert at.what(at.live) == "old"
 
 
@@ -552,7 +552,7 @@ LOCALES = [
 def test_a_locale_that_the_server_lacks_is_named(any_server: Server, locale: Locale) -> None:
     login = Login(any_server.address, 5432, USER, "postgres", PASSWORD)
     with pytest.raises(ConfigError, match="cannot make a database of encoding") as caught:
-        admin.create(login, f"x{next(_numbers)}", locale, MARK)
+        admin.create_database(login, f"x{next(_numbers)}", locale, MARK)
     assert (locale.locale or locale.collate) in caught.value.message and "locale" in caught.value.hint
 
 
@@ -570,8 +570,8 @@ def test_a_database_is_made_like_another(any_server: Server) -> None:
         any_server.execute("postgres", f"CREATE DATABASE {one} TEMPLATE template0 {kind}")
         login = Login(any_server.address, 5432, USER, one, PASSWORD)
         facts = inspect(login)
-        admin.create(login, two, facts.locale, MARK)
-        found = server.find(login, two)
+        admin.create_database(login, two, facts.locale, MARK)
+        found = server.find_database(login, two)
         assert found and found.locale == facts.locale == inspect(replace(login, name=two)).locale
         assert facts.bootstrap == USER
         any_server.execute("postgres", f"DROP DATABASE {one}")
@@ -587,8 +587,8 @@ def test_a_database_is_made_in_its_tablespace_if_it_may_be(any_server: Server) -
     other = replace(login, user=role, password="x")
     places = []
     for database, who, place in zip(made, (login, other, other), (role, role, "pg_default"), strict=True):
-        admin.create(who, database, None, MARK, place)
-        found = server.find(login, database)
+        admin.create_database(who, database, None, MARK, place)
+        found = server.find_database(login, database)
         assert found
         places.append(found.tablespace)
         assert admin.drop_marked(login, database, MARK)
@@ -649,9 +649,9 @@ def test_the_server_says_what_a_plan_needs(site: Callable[..., Site]) -> None:
     assert server.roles(at.login)[USER] is True and server.roles(at.login)["pg_monitor"] is False
     assert server.extensions_available(at.login)["plpgsql"] == "1.0"
     assert server.databases(at.login)[at.live_oid] == at.live
-    database = server.find(at.login, at.live)
+    database = server.find_database(at.login, at.live)
     assert database and database.size > 5_000_000 and database.owner == USER
-    assert server.find(at.login, "not there") is None
+    assert server.find_database(at.login, "not there") is None
 
 
 def test_a_roles_file_brings_back_what_is_missing_and_changes_nothing_else(any_server: Server, tmp_path: Path) -> None:
@@ -687,7 +687,7 @@ def test_a_roles_file_brings_back_what_is_missing_and_changes_nothing_else(any_s
     )
     changed = any_server.value("postgres", f"SELECT rolpassword FROM pg_authid WHERE rolname = '{plain}'")
     assert roles.missing(server.roles(login)) == [odd]
-    admin.apply(login, database, roles.script(server.roles(login), USER))
+    admin.apply_settings(login, database, roles.script(server.roles(login), USER))
     assert any_server.value("postgres", f"SELECT rolpassword FROM pg_authid WHERE rolname = '{plain}'") == changed
     differing = set(before) ^ set(all_roles())
     # The password of one that exists is as it was now; who granted what to it could not be told.
@@ -695,7 +695,7 @@ def test_a_roles_file_brings_back_what_is_missing_and_changes_nothing_else(any_s
         differing
     )
     target = any_server.new_database()
-    admin.apply(login, target, roles.database_settings(database, target))
+    admin.apply_settings(login, target, roles.database_settings(database, target))
     assert row(any_server, target)[0] == odd and "7MB" in str(row(any_server, target)[9])
 
 

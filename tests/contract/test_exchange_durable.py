@@ -24,7 +24,7 @@ def hasty() -> Iterator[Server]:
 def test_the_server_dies_in_the_moment_after_it(hasty: Server) -> None:
     at = Site(hasty)
     hasty.execute("postgres", "CHECKPOINT")
-    swap.exchange(at.login, at.wanted)
+    swap.exchange_databases(at.login, at.wanted)
     docker("kill", hasty.container.id)
     docker("start", hasty.container.id)
     hasty.wait()

@@ -44,9 +44,9 @@ def archive(*names: str, kinds: dict[str, bytes] | None = None) -> io.BytesIO:
 
 
 def unpacked(volume: Path, tar: io.BytesIO) -> extraction.Extracted:
-    swap.prepare(volume, STAMP)
+    swap.prepare_tree(volume, STAMP)
     with swap.StagedTrees(volume, STAMP) as staging:
-        return extraction.extract(
+        return extraction.extract_archive(
             tar,
             "media",
             Path("new"),
@@ -74,7 +74,7 @@ def test_an_archive_with_both_is_refused_with_both_names(volume: Path, kind: str
         unpacked(volume, archive(*names, kinds=kinds))
     assert all(repr(name) in caught.value.message for name in both), caught.value.message
     assert "as they were" in caught.value.message and caught.value.hint
-    swap.discard(volume, STAMP)
+    swap.discard_tree(volume, STAMP)
     assert os.listdir(volume) == ["live.pdf"]
 
 
@@ -83,7 +83,7 @@ def test_all_else_is_unpacked_and_exchanged(volume: Path) -> None:
     assert any(note.startswith(extraction.COPIES) for note in done.notes)
     with swap.StagedTrees(volume, STAMP) as staging:
         staging.note_extracted()
-    swap.exchange(volume, STAMP)
+    swap.exchange_tree(volume, STAMP)
     assert sorted(os.listdir(volume))[1:] == ["LIVE.pdf", "d", "second"]
     swap.exchange_back(volume, STAMP)
     assert sorted(os.listdir(volume))[1:] == ["live.pdf"]
@@ -104,7 +104,7 @@ def put(root: Path, *paths: bytes) -> str:
                 new.mkdir()
                 (new / "x").write_bytes(unit.place)
 
-    return single.put(root, "s", paths, b"media", extract, whole=False)
+    return single.put_paths(root, "s", paths, b"media", extract, whole=False)
 
 
 def files(root: Path) -> dict[str, str]:
@@ -168,7 +168,7 @@ def test_where_nothing_is_ours_alone_nothing_is_begun(tmp_path: Path) -> None:
     """What is mounted for all to enter: there, what a restore keeps could be anybody's, and was never tidied away."""
     with mounted(tmp_path / "volume", 0o755) as root:
         (root / "live.pdf").write_text("live")
-        for restored in (lambda: swap.prepare(root, STAMP), lambda: put(root, b"live.pdf")):
+        for restored in (lambda: swap.prepare_tree(root, STAMP), lambda: put(root, b"live.pdf")):
             with pytest.raises(RestoreFailed, match="has the owner 0 and the mode 0755.*as they were") as caught:
                 restored()
             assert "mount this one" in caught.value.hint

@@ -82,7 +82,7 @@ def test_no_client_is_ever_told_that_the_database_does_not_exist(site: Site) -> 
                 time.sleep(0.3)
                 with watching(Way(through, site.live, "pooler")) as watch:
                     assert watch
-                    direct = swap.exchange(site.login, wanted)
+                    direct = swap.exchange_databases(site.login, wanted)
                     felt, ended = watch.outage(20), time.monotonic()
                     windows.append((ended - max(direct, felt) - SLACK, ended + SLACK, direct, felt))
     print([(round(d * 1000), round(f * 1000)) for *_, d, f in windows], len(windows))
@@ -106,13 +106,13 @@ def test_who_reads_the_list_of_databases_delays_it_and_is_named(site: Site, warn
     with site.server.connect() as other, other.transaction():
         other.execute("SET application_name = 'the other'")
         other.execute("SELECT count(*) FROM pg_database")
-        assert swap.exchange(site.login, site.wanted, patience=0.5) < 5
+        assert swap.exchange_databases(site.login, site.wanted, patience=0.5) < 5
         assert other.execute("SELECT 1").fetchone(), "nobody else's session is ended"
     assert site.what(site.live) == "new" and len(warned) == 1 and f"{USER} the other" in warned[0]
     with site.server.connect(site.live) as inside:
         inside.execute("BEGIN; SELECT count(*) FROM pg_database")
         back = Exchange(site.live, site.new_oid, site.live_oid, site.kept)
-        assert swap.exchange(site.login, back) < 5
+        assert swap.exchange_databases(site.login, back) < 5
         with pytest.raises(psycopg.OperationalError):
             inside.execute("SELECT 1")
     assert site.what(site.live) == "old" and len(warned) == 1
@@ -126,12 +126,12 @@ def test_who_may_keep_logins_waiting(site: Site) -> None:
         site.server.execute("postgres", f"GRANT {role} TO {USER}; ALTER DATABASE {database} OWNER TO {role}")
     login = replace(site.login, user=role, password="x")  # noqa: S106
     assert may_wait(site.login) and not may_wait(login)
-    assert swap.exchange(login, site.wanted) < 2 and site.what(site.live) == "new"
+    assert swap.exchange_databases(login, site.wanted) < 2 and site.what(site.live) == "new"
     if site.server.major >= 17:
         site.server.execute("postgres", f"GRANT pg_maintain TO {role}")
         assert may_wait(login)
     back = Exchange(site.live, site.new_oid, site.live_oid, site.kept)
-    assert swap.exchange(login, back) < 2 and site.what(site.live) == "old"
+    assert swap.exchange_databases(login, back) < 2 and site.what(site.live) == "old"
 
 
 def may_wait(login: Login) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from backup.storage.s3.options import policy
+from backup.storage.s3.options import iam_policy
 from tests.support.database import LABEL, PASSWORD, Server
 from tests.support.documented_commands import ROOT
 from tests.support.last_logs import noted
@@ -134,7 +134,7 @@ def test_encrypted_copies_in_a_bucket(fresh: Place) -> None:
     place, (exported, setup, backup, restore) = fresh, commands("offsite-encrypted")
     bucket, who = place.store.bucket(), {"Principal": {"AWS": "arn:aws:iam:::user/writer"}}
     # The condition against overwriting is one that Ceph does not know.
-    rights = [each | who for each in policy(place.store.options(bucket))["Statement"] if each["Sid"] != "NeverOver"]
+    rights = [each | who for each in iam_policy(place.store.options(bucket))["Statement"] if each["Sid"] != "NeverOver"]
     statement = json.dumps({"Version": "2012-10-17", "Statement": rights})
     place.store.client().put_bucket_policy(Bucket=bucket, Policy=statement)
     # Of this store alone.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.catalog.restore_page import PAGE, page
+from backup.catalog.restore_page import PAGE, restore_page
 from backup.model.backup_set import StoredSet
 from tests.support.database import USER, Server, start_server
 from tests.support.keys import key_pair
@@ -95,7 +95,7 @@ def made_set(sidecar: Sidecar, server: Server, prefix: str, *only: str) -> Store
     assert made.code == 0, made.output
     stored = sidecar.sets()[0]
     assert stored.manifest
-    (stored.directory / PAGE).write_text(page(stored.manifest))
+    (stored.directory / PAGE).write_text(restore_page(stored.manifest))
     return stored
 
 

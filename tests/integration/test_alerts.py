@@ -20,7 +20,7 @@ import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
-from backup.config.loader import load
+from backup.config.loader import load_settings
 from backup.errors import StoreError
 from backup.model.backup_set import Verdict
 from backup.model.finding import failure
@@ -56,7 +56,7 @@ def delivery(target: str, name: str = "m1", title: str = "[obcms] BACKUP FAILED:
 
 def send(environ: dict[str, str], deadline: float = 10, deliveries: Sequence[Delivery] = ()) -> dict[str, Receipt]:
     """Receipts by target of one message for each."""
-    to = everything(load(environ))
+    to = everything(load_settings(environ))
     found = deliver(deliveries or [delivery(target.name) for target in to], to, deadline)
     return {receipt.target: receipt for receipt in found}
 
@@ -75,7 +75,7 @@ def test_mail_arrives_as_plain_text_with_login_and_sender() -> None:
             "DEFAULT_FROM_EMAIL": "OBCMS <noreply@example.com>",
         }
         body = "- a name: <b>@everyone</b> {x} \\n &amp; é\n  next\n"
-        to = everything(load(environ))
+        to = everything(load_settings(environ))
         receipts = deliver([delivery(t.name, body=body) for t in to], to, 10)
     assert [receipt.error for receipt in receipts] == ["", ""]
     assert set(mails.logins) == {("user@example.com", "p@ss/w%rd&?#")}
@@ -153,7 +153,7 @@ class Office:
     """A notifier with a clock of its own, delivering in this process. `again` is the service after a restart."""
 
     def __init__(self, root: Path, environ: dict[str, str]) -> None:
-        self.root, self.settings, self.now = root, load(environ | {"BACKUP_DIR": str(root)}), NOW
+        self.root, self.settings, self.now = root, load_settings(environ | {"BACKUP_DIR": str(root)}), NOW
         self.health = Health("pass", (), self.now)
         self.runs: list[Run] = []
         self.sets: list[Any] = []
@@ -531,8 +531,10 @@ def test_a_delivery_that_hangs_does_not_hold_up_the_end_of_the_service(
 
 
 def test_only_the_heartbeats_target_takes_heartbeats() -> None:
-    assert HEARTBEAT not in [target.name for target in targets(load({"BACKUP_NOTIFY_URLS": "json://heartbeat"}))]
-    assert isinstance(everything(load({"BACKUP_HEARTBEAT_URL": "http://h/x"}))[0], Target)
+    assert HEARTBEAT not in [
+        target.name for target in targets(load_settings({"BACKUP_NOTIFY_URLS": "json://heartbeat"}))
+    ]
+    assert isinstance(everything(load_settings({"BACKUP_HEARTBEAT_URL": "http://h/x"}))[0], Target)
 
 
 def test_a_careless_service_that_repeats_the_address_is_struck_out() -> None:

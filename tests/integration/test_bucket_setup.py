@@ -9,8 +9,8 @@ import pytest
 
 from backup.errors import RemoteFailed
 from backup.storage.s3 import bucket_setup, open_bucket
-from backup.storage.s3.bucket_setup import ABORT_RULE, ARCHIVE_RULE, Wanted
-from backup.storage.s3.options import policy
+from backup.storage.s3.bucket_setup import ABORT_RULE, ARCHIVE_RULE, WantedBucket
+from backup.storage.s3.options import iam_policy
 from tests.support.lying_s3 import lying
 from tests.support.s3 import RELEASES, Service
 
@@ -21,10 +21,10 @@ def test_setup_keeps_the_rules_of_others(moto: Service) -> None:
     name, client = moto.bucket(), moto.client()
     client.put_bucket_lifecycle_configuration(Bucket=name, LifecycleConfiguration={"Rules": [FOREIGN]})
     bucket = open_bucket(moto.options(name, prefix="stack"))
-    assert "would" in {step.state for step in bucket_setup.setup(bucket, Wanted(), dry=True)}
+    assert "would" in {step.state for step in bucket_setup.setup_bucket(bucket, WantedBucket(), dry=True)}
     assert len(client.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]) == 1
     for archive in (90, 30, 30):
-        steps = list(bucket_setup.setup(bucket, Wanted(archive_days=archive)))
+        steps = list(bucket_setup.setup_bucket(bucket, WantedBucket(archive_days=archive)))
         assert "failed" not in {step.state for step in steps}, steps
     rules = {rule["ID"]: rule for rule in client.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]}
     assert set(rules) == {"theirs", ABORT_RULE, ARCHIVE_RULE}
@@ -37,17 +37,17 @@ def test_setup_keeps_the_rules_of_others(moto: Service) -> None:
 def test_a_bucket_is_made_only_if_asked(ceph: Service) -> None:
     bucket = open_bucket(ceph.options("made-by-setup"))
     with pytest.raises(RemoteFailed, match="there is no bucket"):
-        list(bucket_setup.setup(bucket, Wanted()))
-    assert [step.state for step in bucket_setup.setup(bucket, Wanted(create=True), dry=True)] == ["would"]
-    list(bucket_setup.setup(bucket, Wanted(create=True, archive_days=0)))
-    assert [step.state for step in bucket_setup.check(bucket)] == ["done"] * 6 + ["note"]
+        list(bucket_setup.setup_bucket(bucket, WantedBucket()))
+    assert [step.state for step in bucket_setup.setup_bucket(bucket, WantedBucket(create=True), dry=True)] == ["would"]
+    list(bucket_setup.setup_bucket(bucket, WantedBucket(create=True, archive_days=0)))
+    assert [step.state for step in bucket_setup.check_bucket(bucket)] == ["done"] * 6 + ["note"]
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_what_a_store_really_keeps_and_honours_is_shown(gateways: Callable[[int], Service], release: int) -> None:
     service = gateways(release)
     name = service.bucket()
-    words = "\n".join(step.words for step in bucket_setup.check(open_bucket(service.options(name))))
+    words = "\n".join(step.words for step in bucket_setup.check_bucket(open_bucket(service.options(name))))
     assert {
         18: "the store keeps no SHA-256; otherwise" in words
         and "ignores If-None-Match of an object sent in parts;" in words,
@@ -74,9 +74,9 @@ def test_an_object_that_somebody_puts_meanwhile_is_not_overwritten(
 
 
 def test_the_policy_names_the_folder_and_denies_removal(moto: Service) -> None:
-    text = str(policy(moto.options("copies", prefix="stack")))
+    text = str(iam_policy(moto.options("copies", prefix="stack")))
     assert "arn:aws:s3:::copies/stack/*" in text and "NeverAway" in text
-    assert "'Allow', 'Action': ['s3:DeleteObject'" in str(policy(moto.options("copies"), prune=True))
+    assert "'Allow', 'Action': ['s3:DeleteObject'" in str(iam_policy(moto.options("copies"), prune=True))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_store_that_refuses_niceties_is_used_without_them(refuses: set[str], a
         store.refuses, store.answer, store.checksums = refuses, answer, "checksums" not in refuses
         told: list[frozenset[str]] = []
         options = Service(store.endpoint, "liar").options("copies", attempts=1)
-        steps = list(bucket_setup.check(open_bucket(options, told.append)))
+        steps = list(bucket_setup.check_bucket(open_bucket(options, told.append)))
         assert told[0] == frozenset() and told[-1] == refuses and len(told) == len(refuses) + 1
         assert sum("done without" in step.words for step in steps) == len(refuses)
         assert "failed" not in {step.state for step in steps} and not store.objects

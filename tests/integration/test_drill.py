@@ -22,8 +22,8 @@ from backup.logging import logger
 from backup.model.backup_set import manifest_name, verdict_name
 from backup.model.run import new_run_id
 from backup.operations.media_references import look_up
-from backup.postgres.process_io import refused
-from backup.postgres.scratch_place import Scratch, Wanted
+from backup.postgres.process_io import is_statement_refused
+from backup.postgres.scratch_place import Scratch, WantedDatabase
 from tests.support import sample_schema
 from tests.support.database import LABEL, PROJECT, USER, Server
 from tests.support.faults import docker, ended, eventually, helpers, judge, nothing_left, under_way
@@ -292,7 +292,7 @@ def test_a_drill_that_fails_for_want_of_a_server_says_nothing_of_the_set(target:
     ],
 )
 def test_what_a_load_says_against_the_set(code: int | None, said: str, of_the_set: bool) -> None:
-    assert refused(code, said) is of_the_set
+    assert is_statement_refused(code, said) is of_the_set
 
 
 def throw_away(target: Sidecar) -> str:
@@ -465,7 +465,7 @@ def test_what_a_sweep_leaves_that_is_killed_is_swept(
 def test_a_scratch_database_that_somebody_looks_into_is_removed(server: Server, scratch: Scratch) -> None:
     before, run = set(server.databases()), new_run_id(datetime.now(UTC))
     with contextlib.ExitStack() as stack:
-        with scratch.prepare(Wanted("x", None, 0, "", ""), run):
+        with scratch.prepare(WantedDatabase("x", None, 0, "", ""), run):
             (made,) = set(server.databases()) - before
             stack.enter_context(contextlib.closing(server.connect(made)))
         assert set(server.databases()) == before
@@ -478,7 +478,7 @@ def test_a_scratch_database_that_cannot_be_removed_is_named_and_swept_later(serv
     try:
         with (
             server.standing_backup() as called,
-            replace(scratch, patience=1).prepare(Wanted("x", None, 0, "", ""), run),
+            replace(scratch, patience=1).prepare(WantedDatabase("x", None, 0, "", ""), run),
         ):
             (made,) = set(server.databases()) - before
     finally:

@@ -11,9 +11,9 @@ from typing import Final
 
 import pytest
 
-from backup.catalog.restore_page import PAGE, page
+from backup.catalog.restore_page import PAGE, restore_page
 from backup.errors import EngineError
-from backup.operations.drill.run import drill
+from backup.operations.drill.run import drill_set
 from backup.progress import Silent
 from tests.conftest import MAJORS
 from tests.e2e.test_restore_page import follow
@@ -269,7 +269,7 @@ def test_by_hand_as_the_page_beside_the_set_says(
 ) -> None:
     stored, container = filled_17.sets()[0], f"obcms-page-{uuid.uuid4().hex[:8]}"
     assert stored.manifest
-    (stored.directory / PAGE).write_text(page(stored.manifest))
+    (stored.directory / PAGE).write_text(restore_page(stored.manifest))
     query = "SELECT (SELECT count(*) FROM hyper) || ' ' || (SELECT string_agg(jobname, ',') FROM cron.job)"
     command = ["docker", "exec", container, "psql", "-U", USER, "-d", DATABASE, "-XAtc", query]
     try:
@@ -287,7 +287,7 @@ def test_without_an_engine_the_rest_is_tried_and_what_was_not_is_said(
     monkeypatch.setattr("backup.app.composition.NetworkClients", lambda login, *_: helpers.named(login.name))
     monkeypatch.setattr("backup.app.composition.Engine", gone)
     app = filled_17.network(loaded(17)).app()
-    proof = drill(filled_17.sets()[0], app.drill_context(Silent())).proof
+    proof = drill_set(filled_17.sets()[0], app.drill_context(Silent())).proof
     assert proof and proof.proven and "pg_cron was not tried: it works in one database only" in proof.notes, proof
 
 

@@ -24,8 +24,8 @@ from backup.monitoring.alerts.model import Policy, State
 from backup.monitoring.alerts.rules import decide
 from backup.monitoring.health import WORDS
 from backup.operations import prune as pruning
-from backup.operations.create.run import Request, create
-from backup.operations.drill.run import drill, newest_of_each_tier
+from backup.operations.create.run import Request, create_set
+from backup.operations.drill.run import drill_set, newest_of_each_tier
 from backup.operations.jobs import jobs
 from backup.operations.missed_runs import find_missed
 from backup.operations.scheduled_run import claim_slot
@@ -109,19 +109,19 @@ class Fortnight:
         if job == "drill":
             context = replace(self.app.drill_context(Silent()), clock=self.clock)
             for stored in newest_of_each_tier(self.app.catalog.sets(), self.clock()):
-                drill(stored, context, **why)  # type: ignore[arg-type]
+                drill_set(stored, context, **why)  # type: ignore[arg-type]
         elif job == "cleanup":
             context = pruning.PruneContext(
                 catalog=self.app.catalog,
                 records=self.app.records,
                 lock=self.app.lock,
-                policy=pruning.policy(self.app.settings),
+                policy=pruning.retention_policy(self.app.settings),
                 clock=self.clock,
             )
-            self.day.removed += len(pruning.prune(pruning.Request(**why), context).removed)  # type: ignore[arg-type]
+            self.day.removed += len(pruning.prune_sets(pruning.Request(**why), context).removed)  # type: ignore[arg-type]
         else:
             create_context = replace(self.app.create_context(Silent()), clock=self.clock)
-            create(Request(Tier(job), **why), create_context)  # type: ignore[arg-type]
+            create_set(Request(Tier(job), **why), create_context)  # type: ignore[arg-type]
 
     def tell(self) -> None:
         """What the alerts say; a cause of health has to stand for a while."""

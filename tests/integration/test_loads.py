@@ -13,7 +13,7 @@ from backup.errors import EngineError
 from backup.model.backup_set import LoadTest
 from backup.model.manifest import Tier
 from backup.model.run import Run
-from backup.operations.create.run import Request, create
+from backup.operations.create.run import Request, create_set
 from backup.postgres.clients import HelperClients
 from backup.postgres.session import Login
 from backup.progress import Silent
@@ -188,7 +188,7 @@ def far(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iter
         with monkeypatch.context() as patch:
             patch.setattr("backup.app.composition.Engine", none)
             patch.setattr("backup.app.composition.NetworkClients", clients)
-            return create(Request(Tier.DAILY), distant.app().create_context(Silent()))
+            return create_set(Request(Tier.DAILY), distant.app().create_context(Silent()))
 
     yield make
 

@@ -127,7 +127,7 @@ def test_an_error_is_told_so_that_it_can_be_raised_again(archived: Archived) -> 
     assert (lines[-1]["error"], lines[-1]["exit_code"]) == ("IntegrityError", 40)
     assert "no live file was touched" in lines[-1]["message"]
     with pytest.raises(IntegrityError) as caught:
-        helper_main.run([*map(str, archived.words())], lambda _count: None)
+        helper_main.run_arguments([*map(str, archived.words())], lambda _count: None)
     assert caught.value.message == lines[-1]["message"]
     assert call("discard", archived.live, STAMP) == (0, [{"state": "absent", "told": []}], "")
     assert sorted(os.listdir(archived.live)) == ["live"]
@@ -155,7 +155,7 @@ def test_progress_at_most_twice_a_second(tmp_path: Path) -> None:
     assert code == 0 and told == sorted(set(told)) and len(told) < 10
     counted: list[int] = []
     assert call("discard", made.live, STAMP)[0] == 0
-    helper_main.run(words, counted.append)
+    helper_main.run_arguments(words, counted.append)
     assert sum(counted) == 24 << 20
 
 
@@ -174,7 +174,7 @@ def test_a_signal_ends_an_extraction_in_good_order(tmp_path: Path) -> None:
     assert (process.returncode, errors) == (143, b"")
     answer = json.loads(output.splitlines()[-1])
     assert answer["exit_code"] == 143 and "the live files are as they were" in answer["message"]
-    assert swap.state(made.live, STAMP) == "extracting"
+    assert swap.tree_state(made.live, STAMP) == "extracting"
     assert call("roll-back", made.live, STAMP)[0] == call("discard", made.live, STAMP)[0] == 0
     assert look(made.live) == before
 
@@ -205,15 +205,15 @@ def test_what_is_kept_can_be_discarded_on_a_full_disk(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs", tmp_path], check=True)
     try:
         volume = Volume(tmp_path)
-        swap.exchange(volume.root, STAMP)
+        swap.exchange_tree(volume.root, STAMP)
         with open(volume.root / "rest", "wb") as rest, pytest.raises(OSError):
             while True:
                 os.write(rest.fileno(), bytes(4096))
         with pytest.raises(RestoreFailed, match="as they were"):
             swap.exchange_back(volume.root, STAMP)
-        assert swap.state(volume.root, STAMP) == "exchanged"
-        swap.discard(volume.root, STAMP)
-        assert swap.state(volume.root, STAMP) == "absent"
+        assert swap.tree_state(volume.root, STAMP) == "exchanged"
+        swap.discard_tree(volume.root, STAMP)
+        assert swap.tree_state(volume.root, STAMP) == "absent"
     finally:
         subprocess.run(["umount", tmp_path], check=True)
 
@@ -293,11 +293,11 @@ class Sweep:
 
 def _either_tree(copy: Callable[[], Volume]) -> None:
     on, back = copy(), copy()
-    swap.exchange(on.root, STAMP)
+    swap.exchange_tree(on.root, STAMP)
     on.is_new()
     swap.exchange_back(back.root, STAMP)
     back.is_old()
-    swap.exchange(back.root, STAMP)
+    swap.exchange_tree(back.root, STAMP)
     back.is_new()
 
 
@@ -307,7 +307,7 @@ def test_killed_while_exchanging(tmp_path: Path) -> None:
 
 def test_killed_while_rolling_back(tmp_path: Path) -> None:
     volume = Volume(tmp_path / "v")
-    swap.exchange(volume.root, STAMP)
+    swap.exchange_tree(volume.root, STAMP)
     Sweep(tmp_path, volume, lambda root: ("roll-back", root, STAMP)).run(_either_tree)
 
 
@@ -316,8 +316,8 @@ def test_killed_while_rolling_back(tmp_path: Path) -> None:
 def test_killed_while_ending_what_was_killed(tmp_path: Path, verb: str, number: int) -> None:
     volume = Volume(tmp_path / "v")
     with killed_at(number):
-        swap.exchange(volume.root, STAMP)
-    assert swap.state(volume.root, STAMP) == "moving"
+        swap.exchange_tree(volume.root, STAMP)
+    assert swap.tree_state(volume.root, STAMP) == "moving"
     Sweep(tmp_path, volume, lambda root: (verb, root, STAMP)).run(_either_tree)
 
 
@@ -330,22 +330,22 @@ def _without_time(found: Look) -> Look:
 def test_killed_while_discarding(tmp_path: Path, exchanged: bool) -> None:
     volume = Volume(tmp_path / "v")
     if exchanged:
-        swap.exchange(volume.root, STAMP)
+        swap.exchange_tree(volume.root, STAMP)
     live = volume.new if exchanged else volume.old
 
     def check(copy: Callable[[], Volume]) -> None:
         left = copy()
         assert _without_time(left.live()) == _without_time(live)
-        state = swap.state(left.root, STAMP)
+        state = swap.tree_state(left.root, STAMP)
         if state == "discarding":  # what may have lost files never becomes live again
             with pytest.raises(RestoreFailed):
-                (swap.exchange_back if exchanged else swap.exchange)(left.root, STAMP)
+                (swap.exchange_back if exchanged else swap.exchange_tree)(left.root, STAMP)
         elif state == "extracting":  # without a note of what is live there is nothing that could be made live
             assert list(left.staging.iterdir()) == []
         elif state != "absent":  # noted as whole, it is whole
             _either_tree(copy)
-        swap.discard(left.root, STAMP)
-        assert swap.state(left.root, STAMP) == "absent" and not left.staging.exists()
+        swap.discard_tree(left.root, STAMP)
+        assert swap.tree_state(left.root, STAMP) == "absent" and not left.staging.exists()
         assert _without_time(left.live()) == _without_time(live)
 
     Sweep(tmp_path, volume, lambda root: ("discard", root, STAMP)).run(check)
@@ -360,14 +360,14 @@ def test_killed_while_extracting(tmp_path: Path) -> None:
     def check(copy: Callable[[], Volume]) -> None:
         left = copy()
         assert _without_time(left.live()) == _without_time(volume.old)
-        if swap.state(left.root, STAMP) != "ready":
+        if swap.tree_state(left.root, STAMP) != "ready":
             swap.exchange_back(left.root, STAMP)
             assert _without_time(left.live()) == _without_time(volume.old)
-            helper_main.run([str(word) for word in made.words(left.root)], lambda _count: None)
-        swap.exchange(left.root, STAMP)
+            helper_main.run_arguments([str(word) for word in made.words(left.root)], lambda _count: None)
+        swap.exchange_tree(left.root, STAMP)
         assert left.live() == volume.new
         swap.exchange_back(left.root, STAMP)
-        swap.discard(left.root, STAMP)
+        swap.discard_tree(left.root, STAMP)
         assert _without_time(left.live()) == _without_time(volume.old)
 
     Sweep(tmp_path, volume, made.words).run(check)

@@ -23,7 +23,7 @@ import pytest
 
 from backup.errors import BackupError, IntegrityError, RemoteDenied, RemoteFailed
 from backup.storage.s3 import Options, delete, open_bucket
-from backup.storage.s3.options import policy
+from backup.storage.s3.options import iam_policy
 from tests.support.lying_s3 import Liar, listing, lying
 from tests.support.proxy import Proxy, proxied
 from tests.support.s3 import WRITER, Service
@@ -197,7 +197,7 @@ class TestRefused:
         bucket, client = ceph.bucket(), ceph.client()
         options = ceph.options(bucket, prefix="stack", access_key=WRITER[0], secret_key=WRITER[1])
         who = {"Principal": {"AWS": "arn:aws:iam:::user/writer"}}
-        _policy(client, bucket, [each | who for each in policy(options)["Statement"] if each["Sid"] != "NeverOver"])
+        _policy(client, bucket, [each | who for each in iam_policy(options)["Statement"] if each["Sid"] != "NeverOver"])
         remote = open_bucket(options)
         assert remote.stat(KEY) is None
         remote.put(KEY, [BLOCK] * 13)

@@ -24,11 +24,11 @@ import pytest
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
-from backup.config.loader import load
+from backup.config.loader import load_settings
 from backup.model.backup_set import Verdict
 from backup.model.manifest import DatabasePart, Manifest, Tier, set_id
 from backup.operations.status import status
-from backup.service.supervisor import Process, look, parse_stat, roots, scan
+from backup.service.supervisor import Process, parse_stat, read_process, roots, scan
 from tests.support.schemas import checked
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ import ctypes, json, os, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from backup.catalog.catalog import Catalog
-from backup.config.loader import load
+from backup.config.loader import load_settings
 from backup.errors import BackupError
 from backup.storage.lock import hold
 from backup.service.main import serve
@@ -47,7 +47,7 @@ from backup.catalog.run_records import Records
 
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 given = json.loads(sys.argv[1])
-settings = load(given["environ"])
+settings = load_settings(given["environ"])
 
 def hanging(event, words):
     # A stand-in for a network disk that answers nobody: whatever opens or lists a name there waits.
@@ -463,7 +463,7 @@ def test_a_first_backup_with_changes_is_done(service: Service) -> None:
 
 def test_a_full_volume_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(tmp_path)
-    settings = load({"BACKUP_DIR": str(tmp_path)})
+    settings = load_settings({"BACKUP_DIR": str(tmp_path)})
 
     def asked() -> tuple[str, str]:
         health = status(settings, Catalog(tmp_path, settings.zone), Records(tmp_path / "state/runs"), datetime.now(UTC))
@@ -764,9 +764,9 @@ def test_a_process_name_may_hold_anything() -> None:
 
 
 def test_the_process_table_holds_ourselves() -> None:
-    me = look(os.getpid())
+    me = read_process(os.getpid())
     assert me is not None and me.running and me.session == os.getsid(0) and me in scan()
-    assert look(2**22 + 1) is None
+    assert read_process(2**22 + 1) is None
 
 
 def test_only_the_top_of_a_tree_is_signalled() -> None:

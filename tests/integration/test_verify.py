@@ -27,7 +27,7 @@ import pytest
 
 from backup.catalog.catalog import Catalog
 from backup.model.backup_set import Proof, StoredSet, Verdict
-from backup.operations.verify.run import Checked, check, verify
+from backup.operations.verify.run import Checked, check_set, verify_set
 from backup.postgres.dump.dump_digest import Outline, differences, same_order
 from backup.progress import Silent
 from tests.support.database import USER, Server
@@ -89,7 +89,7 @@ class Kept:
         return gzip.decompress(self.path(part).read_bytes())
 
     def check(self, *, quick: bool = False, outline: Outline | None = None) -> Checked:
-        return check(self.stored, Silent(), quick=quick, outline=outline)
+        return check_set(self.stored, Silent(), quick=quick, outline=outline)
 
     def manifest(self, change: Callable[[dict[str, Any]], object]) -> None:
         path = self.path(".json")
@@ -167,23 +167,23 @@ def test_quick_says_what_it_left_out(kept: Kept) -> None:
 def test_a_verdict_is_kept_with_the_proof_of_an_earlier_drill(kept: Kept) -> None:
     proof = Proof(tried=NOW, server_version="17.1")
     kept.catalog.record_verdict(kept.stored, Verdict(checked=NOW, proof=proof))
-    assert verify(kept.catalog, kept.stored, Silent(), NOW).proof == proof
+    assert verify_set(kept.catalog, kept.stored, Silent(), NOW).proof == proof
     assert kept.stored.proven
     kept.repack("backup*.sql.gz", lambda dump: dump.replace(b"\n7\t", b"\n8\t"))
     kept.manifest(lambda manifest: manifest["database"]["rows"].update({"public.people": 1}))
-    assert verify(kept.catalog, kept.stored, Silent(), NOW).proof is None and not kept.stored.good
+    assert verify_set(kept.catalog, kept.stored, Silent(), NOW).proof is None and not kept.stored.good
 
 
 def test_a_quick_look_does_not_clear_what_a_full_one_found(kept: Kept) -> None:
     kept.manifest(lambda manifest: manifest["database"]["rows"].update({"public.people": 1}))
-    assert verify(kept.catalog, kept.stored, Silent(), NOW, quick=True).problems == ()
-    assert verify(kept.catalog, kept.stored, Silent(), NOW).problems
-    assert verify(kept.catalog, kept.stored, Silent(), NOW, quick=True).problems and not kept.stored.good
+    assert verify_set(kept.catalog, kept.stored, Silent(), NOW, quick=True).problems == ()
+    assert verify_set(kept.catalog, kept.stored, Silent(), NOW).problems
+    assert verify_set(kept.catalog, kept.stored, Silent(), NOW, quick=True).problems and not kept.stored.good
 
 
 def test_a_set_elsewhere_is_checked_and_nothing_recorded(kept: Kept, tmp_path: Path) -> None:
     elsewhere = Catalog(tmp_path / "elsewhere", ZoneInfo("UTC"))
-    assert verify(elsewhere, kept.stored, Silent(), NOW).problems == ()
+    assert verify_set(elsewhere, kept.stored, Silent(), NOW).problems == ()
     assert not (tmp_path / "elsewhere").exists() and not list(kept.root.rglob("*.verdict"))
 
 
@@ -194,7 +194,7 @@ def test_memory_is_flat(kept: Kept) -> None:
     kept.manifest(lambda manifest: manifest["database"]["rows"].update({"public.people": 203_000}))
     stored = kept.stored
     tracemalloc.start()
-    assert check(stored, Silent(), outline=Outline()).problems == []
+    assert check_set(stored, Silent(), outline=Outline()).problems == []
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 40 << 20
@@ -455,7 +455,7 @@ def test_old_files_are_read_to_their_end_and_said_to_have_no_facts(kept: Kept) -
     assert problems == [] and "no manifest to compare with" in unchecked[0]
     assert found.rows["public.people"] == 3000
     assert set(found.content.values()) == {"sql", "tar"}
-    assert verify(kept.catalog, kept.stored, Silent(), NOW).problems == ()
+    assert verify_set(kept.catalog, kept.stored, Silent(), NOW).problems == ()
     assert kept.stored.shown == "verified" and len(kept.stored.files) == 2, "it is remembered beside them"
 
 

@@ -42,7 +42,7 @@ def _set() -> None:
 def _round() -> None:
     """What the service does about alerts every half minute, once."""
     _set()
-    here = composition.App(loader.load())
+    here = composition.App(loader.load_settings())
 
     def health() -> status.Health:
         now = alerts.datetime.now(datetime.UTC)

@@ -8,7 +8,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backup.catalog.catalog import Catalog
-from backup.model.backup_set import Proof, State, StoredSet, Verdict
+from backup.model.backup_set import Proof, SetState, StoredSet, Verdict
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
 from backup.model.run import Outcome, Run
 from backup.storage.directory import LocalStore
@@ -21,7 +21,7 @@ ROWS = {"public.person": 900, "public.visit": 4100}
 
 def a_set(
     hours: float,
-    state: State = "complete",
+    state: SetState = "complete",
     *,
     tier: Tier = Tier.DAILY,
     rows: Mapping[str, int] | None = ROWS,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from backup.errors import IntegrityError, RemoteArchived, RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissing
-from backup.storage.remote import Entry, Removal
+from backup.storage.remote import RemoteObject, Removal
 
 START = datetime(2025, 10, 1, tzinfo=UTC)
 
@@ -23,7 +23,7 @@ class MemoryPlace:
 
     name: str = "s3://memory"
     objects: dict[str, bytes] = field(default_factory=dict)
-    facts: dict[str, Entry] = field(default_factory=dict)
+    facts: dict[str, RemoteObject] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     deny: frozenset[str] = frozenset()
@@ -35,13 +35,13 @@ class MemoryPlace:
     thawed: set[str] = field(default_factory=set)
     broken: set[str] = field(default_factory=set)
 
-    def entries(self, prefix: str = "") -> list[Entry]:
+    def entries(self, prefix: str = "") -> list[RemoteObject]:
         self._count("list")
         if self.truncated:
             raise RemoteFailed("the listing of s3://memory was cut")
         return [replace(each, sha256="") for key, each in sorted(self.facts.items()) if key.startswith(prefix)]
 
-    def stat(self, key: str) -> Entry | None:
+    def stat(self, key: str) -> RemoteObject | None:
         self._count("stat")
         found = self.facts.get(key)
         return replace(found, archived=False) if found and key in self.thawed else found
@@ -53,7 +53,7 @@ class MemoryPlace:
         size: int | None = None,
         advance: Callable[[int], None] = lambda count: None,
         sha256: str = "",
-    ) -> Entry:
+    ) -> RemoteObject:
         self._count("put")
         self.fail(key)
         if key in self.objects and "overwrite" in self.deny:
@@ -73,7 +73,9 @@ class MemoryPlace:
         """As if somebody had put it there."""
         self.objects[key] = data
         when = START + timedelta(seconds=len(self.order) + sum(self.requests.values()))
-        self.facts[key] = Entry(key, len(data), when, hashlib.sha256(data).hexdigest(), f"parts {zlib.crc32(data)}")
+        self.facts[key] = RemoteObject(
+            key, len(data), when, hashlib.sha256(data).hexdigest(), f"parts {zlib.crc32(data)}"
+        )
 
     def flip(self, key: str) -> None:
         """A bit of an object flips, and the place does not notice."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backup.errors import NoSpace
-from backup.model.backup_set import Proof, State, StoredSet, Verdict
+from backup.model.backup_set import Proof, SetState, StoredSet, Verdict
 from backup.model.finding import Finding, failure
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, VolumePart, set_id
 from backup.model.run import Outcome, Run
@@ -27,7 +27,7 @@ def stored(
     tier: Tier,
     time: datetime,
     *,
-    state: State = "complete",
+    state: SetState = "complete",
     drilled: datetime | None = None,
     problem: str = "",
     database: str = "obcms_prod",

@@ -17,7 +17,7 @@ from backup.model.backup_set import StoredSet
 from backup.model.manifest import file_name
 from backup.operations.restore.plan import plan
 from backup.operations.restore.plan_inputs import gather
-from backup.operations.verify.run import check
+from backup.operations.verify.run import check_set
 from backup.progress import Silent
 from tests.support.database import Server
 from tests.support.faults import eventually, helpers, sessions
@@ -152,7 +152,7 @@ class Target:
     @staticmethod
     def problems_of(stored: StoredSet) -> list[str]:
         """The same of any set."""
-        return check(stored, Silent()).problems
+        return check_set(stored, Silent()).problems
 
     # --- editing -------------------------------------------------------------------------------------------------
 

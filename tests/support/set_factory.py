@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-from backup.model.backup_set import Pin, Proof, State, StoredSet, Verdict, manifest_name, verdict_name
+from backup.model.backup_set import Pin, Proof, SetState, StoredSet, Verdict, manifest_name, verdict_name
 from backup.model.manifest import STAMP, Artifact, DatabasePart, Manifest, Tier, VolumePart, file_name, to_json
 
 UTC_ZONE = ZoneInfo("UTC")
@@ -66,7 +66,7 @@ def in_memory(
     made: Manifest | None = manifest(identifier, tier, time, halves=halves, name=name, server=server)
     assert made
     files = tuple(artifact.file for artifact in made.artifacts)
-    states: dict[str, State] = {
+    states: dict[str, SetState] = {
         "damaged": "damaged",
         "incomplete": "damaged",
         "mixed up": "damaged",

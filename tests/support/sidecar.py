@@ -77,7 +77,7 @@ class Sidecar:
 
     def app(self) -> App:
         """The product's objects on these settings, inside the test's own process."""
-        return App(loader.load(self.environment))
+        return App(loader.load_settings(self.environment))
 
     @property
     def catalog(self) -> Catalog:

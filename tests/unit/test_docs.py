@@ -9,7 +9,7 @@ import pytest
 
 from backup import errors
 from backup.cli import COMMANDS, app, offsite
-from backup.operations.restore.journal import Step
+from backup.operations.restore.journal import RestoreStep
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -52,7 +52,7 @@ def test_the_readme_is_short() -> None:
 
 def test_the_states_that_are_drawn_are_those_of_the_journal() -> None:
     drawn = re.findall(r'^ +state "([a-z ]+)" as \w+$', OVERVIEW, re.MULTILINE)
-    assert drawn == [*(step for step in Step if step is not Step.DONE), "rolling back"]
+    assert drawn == [*(step for step in RestoreStep if step is not RestoreStep.DONE), "rolling back"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -31,10 +31,10 @@ def lines() -> Iterator[list[str]]:
     """What is logged, line by line."""
     written: list[str] = []
     _forget()  # tests of other files, in this process, may have begun runs and not ended them
-    logging.setup(UTC, written.append)
+    logging.setup_logging(UTC, written.append)
     yield written
     _forget()
-    logging.setup(UTC)
+    logging.setup_logging(UTC)
 
 
 def _forget() -> None:
@@ -58,7 +58,7 @@ def test_no_empty_line_follows_what_ends_with_one(
     lines: list[str], as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As messages of libraries and servers do."""
-    logging.setup(UTC, lines.append, as_json=as_json)
+    logging.setup_logging(UTC, lines.append, as_json=as_json)
     assert base.fail(DatabaseUnavailable("FATAL: no\n", "Do this.\n\n")) == 20
     text = json.loads(lines[0])["message"] if as_json else lines[0].partition("[ERROR] ")[2]
     assert text == "FATAL: no\n  Do this." + ("" if as_json else "\n")
@@ -71,7 +71,7 @@ def test_no_empty_line_follows_what_ends_with_one(
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_no_secret_in_a_message_or_a_traceback(lines: list[str], as_json: bool) -> None:
-    logging.setup(UTC, lines.append, as_json=as_json)
+    logging.setup_logging(UTC, lines.append, as_json=as_json)
     logging.redacting(["canary-17"])
     logger.info("the password canary-17")
     try:
@@ -110,7 +110,7 @@ def test_a_password_that_is_a_public_word_is_struck_out_where_it_is_a_value(line
 
 
 def test_json_is_one_object_a_line(lines: list[str]) -> None:
-    logging.setup(UTC, lines.append, as_json=True)
+    logging.setup_logging(UTC, lines.append, as_json=True)
     logger.warning("two\nlines {} \x00", "{x}")
     logging.of_run(RUN)
     logger.info("of a run")
@@ -132,7 +132,7 @@ def at(seconds: int, text: str) -> str:
     return f"[{NOW + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S}] [INFO] {text}"
 
 
-def texts(entries: list[files.Entry]) -> list[str]:
+def texts(entries: list[files.LogEntry]) -> list[str]:
     return [entry.text.partition("] ")[2].partition("] ")[2] for entry in entries]
 
 
@@ -190,10 +190,10 @@ def test_a_tail_is_the_newest_of_all_months(tmp_path: Path) -> None:
     put(tmp_path, "backup-2025-10.log", at(5, "three"), at(7, "four"))
     put(tmp_path, "monitor-2025-10.log", at(6, "seen"))
     put(tmp_path, "notes-2025-10.log", at(6, "foreign"))
-    assert texts(files.tail(tmp_path, files.KINDS, 2)) == ["seen", "four"]
-    assert texts(files.tail(tmp_path, files.KINDS, None)) == ["september", "rotated", "three", "seen", "four"]
+    assert texts(files.tail(tmp_path, files.LOG_KINDS, 2)) == ["seen", "four"]
+    assert texts(files.tail(tmp_path, files.LOG_KINDS, None)) == ["september", "rotated", "three", "seen", "four"]
     assert texts(files.tail(tmp_path, ["monitor"], 9)) == ["seen"]
-    assert files.tail(tmp_path, files.KINDS, 0) == [] == files.tail(tmp_path / "none", files.KINDS, 5)
+    assert files.tail(tmp_path, files.LOG_KINDS, 0) == [] == files.tail(tmp_path / "none", files.LOG_KINDS, 5)
 
 
 def test_a_file_is_rotated_when_it_is_full(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_what_is_no_file_is_never_opened_or_waited_for(tmp_path: Path, lines: li
     os.mkfifo(tmp_path / "backup-2025-10.log")
     (tmp_path / "verify-2025-10.log").symlink_to("/etc/passwd")
     (tmp_path / "restore-2025-10.log").mkdir()
-    assert files.tail(tmp_path, files.KINDS, None) == []
+    assert files.tail(tmp_path, files.LOG_KINDS, None) == []
     os.mkfifo(tmp_path / f"monitor-{datetime.now(UTC):%Y-%m}.log")
     logging.to_file(tmp_path, "monitor", UTC)
     assert "cannot be written" in lines[0]
@@ -241,4 +241,4 @@ def test_what_is_no_file_is_never_opened_or_waited_for(tmp_path: Path, lines: li
 def test_any_bytes_can_be_read(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     directory = tmp_path_factory.mktemp("l")
     (directory / "backup-2025-10.log").write_bytes(at(0, "first").encode() + b"\n" + data)
-    assert len(files.tail(directory, files.KINDS, None)) >= 1
+    assert len(files.tail(directory, files.LOG_KINDS, None)) >= 1

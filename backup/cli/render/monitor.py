@@ -26,7 +26,7 @@ from backup.monitoring.forecast import HORIZON
 from backup.monitoring.health import WORDS, Health
 from backup.monitoring.overview import Clock, Overview, Storage, telling
 
-TITLE: Final = "OBCMS Backup Monitoring Report"
+REPORT_TITLE: Final = "OBCMS Backup Monitoring Report"
 _WIDTH: Final = 62
 _STYLES: Final[dict[Level, str]] = {"pass": "green", "warn": "yellow", "starting": "cyan", "fail": "bold red"}
 _OUTCOMES: Final = {
@@ -51,14 +51,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A heading and its rows."""
 
     heading: str
     rows: tuple[Row, ...]
 
 
-def status_sections(overview: Overview) -> list[Section]:
+def status_sections(overview: Overview) -> list[ReportSection]:
     """The short answer: clocks, last and next run, room."""
     creates = (run for run in overview.runs if run.operation == "create" and not run.safety)
     last = next(creates, None)
@@ -68,10 +68,10 @@ def status_sections(overview: Overview) -> list[Section]:
         rows.append(Row("next run", f"{slot.job}, {_when(slot.times[0], overview)}"))
     rows.append(Row("scheduler", overview.health.scheduler or _UNASKED))
     rows.append(Row("storage", _room(overview.storage)))
-    return [Section("", tuple(rows))]
+    return [ReportSection("", tuple(rows))]
 
 
-def report_sections(overview: Overview) -> list[Section]:
+def report_sections(overview: Overview) -> list[ReportSection]:
     """The seed's sections, then what is new."""
     tiers = {tier.tier: tier for tier in overview.tiers}
     shown = [tiers[tier] for tier in Tier if tier in tiers and (tier in _SCHEDULED or tiers[tier].good)]
@@ -79,30 +79,30 @@ def report_sections(overview: Overview) -> list[Section]:
     counts = [Row(_name(t.tier), _count(t.good, t.proven, t.bad, t.pinned, t.expected)) for t in shown]
     unread = (Row("", "The sets cannot be read."),)
     sections = [
-        Section("Backup Age (hours since last backup)", tuple(ages) or unread),
-        Section("Backup Counts", tuple(counts) or unread),
-        Section("Storage", tuple(_storage(overview))),
-        Section("Newest Sets", tuple(_clocks(overview))),
-        Section("Offsite", tuple(_offsite(overview))),
-        Section("Last Runs", tuple(_last_runs(overview))),
-        Section("Next Runs", tuple(Row(s.job, _when(s.times[0], overview)) for s in overview.slots if s.times)),
+        ReportSection("Backup Age (hours since last backup)", tuple(ages) or unread),
+        ReportSection("Backup Counts", tuple(counts) or unread),
+        ReportSection("Storage", tuple(_storage(overview))),
+        ReportSection("Newest Sets", tuple(_clocks(overview))),
+        ReportSection("Offsite", tuple(_offsite(overview))),
+        ReportSection("Last Runs", tuple(_last_runs(overview))),
+        ReportSection("Next Runs", tuple(Row(s.job, _when(s.times[0], overview)) for s in overview.slots if s.times)),
     ]
     return [section for section in sections if section.rows]
 
 
-def detail_sections(overview: Overview) -> list[Section]:
+def detail_sections(overview: Overview) -> list[ReportSection]:
     """What `--report` adds: every set and the runs of late, with what they said."""
     sections = []
     for tier in Tier:
         mine = [stored for stored in overview.sets if stored.tier is tier]
         if mine:
             rows = (Row(s.id, _set(s), "" if s.good else "red") for s in mine)
-            sections.append(Section(f"Sets: {tier} ({plural(len(mine), 'set')})", tuple(rows)))
+            sections.append(ReportSection(f"Sets: {tier} ({plural(len(mine), 'set')})", tuple(rows)))
     runs = [Row(_when(run.started, overview), _told(run), _style(run)) for run in telling(overview.runs)[:_RUNS]]
-    return [*sections, Section("Runs", tuple(runs))] if runs else sections
+    return [*sections, ReportSection("Runs", tuple(runs))] if runs else sections
 
 
-def lines(overview: Overview, sections: Sequence[Section], *, boxed: bool) -> list[str]:
+def draw_lines(overview: Overview, sections: Sequence[ReportSection], *, boxed: bool) -> list[str]:
     """Draw plain lines. `boxed` puts the seed's title above them."""
     drawn = [*_box(), "", f"Generated: {_stamp(overview.now, overview)}"] if boxed else []
     drawn += alert_lines(overview.health)
@@ -123,11 +123,11 @@ def alert_lines(health: Health) -> list[str]:
     return drawn
 
 
-def page(overview: Overview, sections: Sequence[Section], *, boxed: bool) -> RenderableType:
+def draw_page(overview: Overview, sections: Sequence[ReportSection], *, boxed: bool) -> RenderableType:
     """Draw the same for a terminal of any width."""
     blocks: list[RenderableType] = []
     if boxed:
-        title = Panel(Text(TITLE, justify="center"), box=box.DOUBLE, width=_WIDTH + 2)
+        title = Panel(Text(REPORT_TITLE, justify="center"), box=box.DOUBLE, width=_WIDTH + 2)
         blocks += [title, Text(f"Generated: {_stamp(overview.now, overview)}")]
     blocks.append(alert_page(overview.health))
     for section in sections:
@@ -154,7 +154,7 @@ def alert_page(health: Health) -> RenderableType:
 def _box() -> list[str]:
     """As the seed draws it."""
     edge = "═" * _WIDTH
-    return [f"╔{edge}╗", f"║{TITLE.rjust(11 + len(TITLE)).ljust(_WIDTH)}║", f"╚{edge}╝"]
+    return [f"╔{edge}╗", f"║{REPORT_TITLE.rjust(11 + len(REPORT_TITLE)).ljust(_WIDTH)}║", f"╚{edge}╝"]
 
 
 def _clocks(overview: Overview) -> Iterator[Row]:

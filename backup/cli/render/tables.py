@@ -17,7 +17,7 @@ from backup.model.manifest import Manifest
 
 if TYPE_CHECKING:  # `list` needs neither
     from backup.catalog.retention import Decision
-    from backup.operations.offsite.verify_copies import Row
+    from backup.operations.offsite.verify_copies import CopyRow
 
 _STATES: Final = {"complete": "green", "complete with changes": "yellow", "old script": "cyan"}
 _COPIES: Final = {"offsite": "green", "archived": "cyan", "only local": "yellow"}
@@ -50,7 +50,7 @@ def sets_table(sets: Sequence[StoredSet], now: datetime) -> RenderableType:
             age(now - stored.time),
             number(size(stored.size)),
             number(str(len(stored.files))),
-            Text(state(stored), style=_STATES.get(stored.state, "red")),
+            Text(shown_state(stored), style=_STATES.get(stored.state, "red")),
         )
     good = sum(stored.good for stored in sets)
     total = size(sum(stored.size for stored in sets))
@@ -59,10 +59,10 @@ def sets_table(sets: Sequence[StoredSet], now: datetime) -> RenderableType:
 
 def sets_lines(sets: Sequence[StoredSet]) -> list[str]:
     """The table for other programs' eyes: id, time (UTC), bytes, state, separated by tabs."""
-    return [f"{s.id}\t{s.time:%Y-%m-%dT%H:%M:%SZ}\t{s.size}\t{state(s)}" for s in sets]
+    return [f"{s.id}\t{s.time:%Y-%m-%dT%H:%M:%SZ}\t{s.size}\t{shown_state(s)}" for s in sets]
 
 
-def state(stored: StoredSet) -> str:
+def shown_state(stored: StoredSet) -> str:
     """The state of a set, the highest that was shown of it (proven, verified, or neither), encrypted, empty, pinned."""
     key = "" if not stored.encrypted else "encrypted, never opened" if stored.unopened else "encrypted"
     empty = [f"{name}: empty" for name in empty_volumes(stored)]
@@ -191,7 +191,7 @@ def _proof(proof: Proof | None, zone: ZoneInfo) -> str:
     return f"{when}: restored and dumped again in {took} (PostgreSQL {proof.server_version}): equal{notes}"
 
 
-def copies_table(place: str, rows: Sequence[Row], now: datetime) -> RenderableType:
+def copies_table(place: str, rows: Sequence[CopyRow], now: datetime) -> RenderableType:
     """One line a set, newest first."""
     table = plain_table(name_column("set", (row.id for row in rows)), "age", "size", "state", "here", "note")
     for row in rows:
@@ -208,7 +208,7 @@ def copies_table(place: str, rows: Sequence[Row], now: datetime) -> RenderableTy
     return Group(table, Text(printable(total)))
 
 
-def copies_lines(rows: Sequence[Row]) -> list[str]:
+def copies_lines(rows: Sequence[CopyRow]) -> list[str]:
     """The table for other programs' eyes: id, time (UTC), bytes, state, `here` or `there`, note, separated by tabs."""
     return [
         f"{row.id}\t{row.time:%Y-%m-%dT%H:%M:%SZ}\t{row.size}\t{row.state}\t{'here' if row.local else 'there'}"

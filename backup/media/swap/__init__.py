@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 from backup.errors import BackupError, IntegrityError, LockHeld, NotFound, RestoreFailed, RestoreUnfinished
 from backup.formatting import printable
 from backup.media import archive_tree, metadata
-from backup.media.directories import closed_after, exists, opened
+from backup.media.directories import closed_after, exists, open_directory
 from backup.media.metadata import Metadata, Notes
 from backup.media.reserved_names import PREFIX, is_of_a_restore, is_of_the_file_system, is_ours
 from backup.media.swap.staging import (
@@ -38,7 +38,7 @@ from backup.media.swap.staging import (
 )
 
 Side = Literal["new", "old"]
-State = Literal["absent", "extracting", "ready", "moving", "exchanged", "discarding"]
+TreeState = Literal["absent", "extracting", "ready", "moving", "exchanged", "discarding"]
 _Step = Literal["extracting", "settled", "out", "in", "discarding"]
 _OTHER: Final[dict[Side, Side]] = {"new": "old", "old": "new"}
 _STATE: Final = "state"
@@ -52,7 +52,7 @@ class KeptTrees:
     """What a restore left on a volume. `bytes` is the content of files, as `archive_tree.measure` counts."""
 
     stamp: str
-    state: State
+    state: TreeState
     bytes: int
 
 
@@ -65,7 +65,7 @@ class _Noted:
     roots: dict[Side, Metadata] = field(default_factory=dict)
 
     @property
-    def state(self) -> State:
+    def state(self) -> TreeState:
         """The same for those who only look."""
         if self.step == "settled":
             return "exchanged" if self.live == "new" else "ready"
@@ -116,10 +116,10 @@ class StagedTrees:
     def note_extracted(self) -> None:
         """Note, durably, that `new` is whole, and what it has as the volume's root."""
         noted = _read(self.folder)
-        with self._doing("note that it is extracted", RestoreFailed), opened("new", self.folder) as new:
+        with self._doing("note that it is extracted", RestoreFailed), open_directory("new", self.folder) as new:
             # Not only the directory: all files in it were written without a sync.
             sync_file_system(new)
-            _write(self.folder, replace(noted, step="settled", live="old", roots={"new": metadata.read(new)}))
+            _write(self.folder, replace(noted, step="settled", live="old", roots={"new": metadata.read_metadata(new)}))
 
     def settle(self, live: Side) -> list[str]:
         """Make that tree the live one, from whatever state; what was in the way, in words.
@@ -138,7 +138,7 @@ class StagedTrees:
         with self._doing("exchange the files", RestoreFailed if noted.step == "settled" else RestoreUnfinished):
             if noted.step == "settled":
                 told = self._set_aside(noted.live)
-                noted = replace(noted, step="out", roots=noted.roots | {noted.live: metadata.read(self._root)})
+                noted = replace(noted, step="out", roots=noted.roots | {noted.live: metadata.read_metadata(self._root)})
                 noted = _write(self.folder, replace(noted, live=live))
             elif noted.live != live:
                 noted = _write(self.folder, replace(noted, step="in" if noted.step == "out" else "out", live=live))
@@ -149,7 +149,7 @@ class StagedTrees:
     def _set_aside(self, live: Side) -> list[str]:
         """Move up what somebody has put into the directory of the live tree: it is in the way there. What, in words."""
         told = []
-        with opened(live, self.folder) as empty:
+        with open_directory(live, self.folder) as empty:
             for name in sorted(os.listdir(empty)):
                 free, number = name, 0
                 while is_ours(free) or exists(os.fsencode(free), self.folder):
@@ -164,12 +164,15 @@ class StagedTrees:
         return told
 
     def _move(self, noted: _Noted) -> None:
-        with opened(noted.live, self.folder) as coming, opened(_OTHER[noted.live], self.folder) as going:
+        with (
+            open_directory(noted.live, self.folder) as coming,
+            open_directory(_OTHER[noted.live], self.folder) as going,
+        ):
             if noted.step == "out":
                 self._rename_all(self._root, going)
                 noted = _write(self.folder, replace(noted, step="in"))
             self._rename_all(coming, self._root)
-            metadata.apply(self._root, noted.roots[noted.live], Notes())
+            metadata.apply_metadata(self._root, noted.roots[noted.live], Notes())
             os.fsync(self._root)
             _write(self.folder, replace(noted, step="settled"))
 
@@ -219,11 +222,11 @@ class StagedTrees:
             ) from error
 
 
-def prepare(root: Path, stamp: str) -> None:
+def prepare_tree(root: Path, stamp: str) -> None:
     """Make an empty `new` and `old` for this restore; what an unfinished extraction left is removed first."""
-    found = state(root, stamp)
+    found = tree_state(root, stamp)
     if found == "extracting":
-        discard(root, stamp)
+        discard_tree(root, stamp)
     elif found != "absent":
         raise RestoreFailed(f"{root / staging_name(stamp)} holds a tree already ({found}); nothing was done")
     with closed_after(open_root(root)) as fd:
@@ -237,7 +240,7 @@ def prepare(root: Path, stamp: str) -> None:
             ) from error
 
 
-def exchange(root: Path, stamp: str) -> list[str]:
+def exchange_tree(root: Path, stamp: str) -> list[str]:
     """Make the extracted tree live, from any state: start, go on, or turn round; what was in the way, in words."""
     with StagedTrees(root, stamp) as trees:
         return trees.settle("new")
@@ -250,14 +253,14 @@ def exchange_back(root: Path, stamp: str) -> list[str]:
     return []
 
 
-def discard(root: Path, stamp: str) -> list[str]:
+def discard_tree(root: Path, stamp: str) -> list[str]:
     """Remove all of this restore but the live tree; nothing to do where there is nothing. What stays, in words."""
     with contextlib.suppress(NotFound), StagedTrees(root, stamp) as trees:
         return trees.discard()
     return []
 
 
-def state(root: Path, stamp: str) -> State:
+def tree_state(root: Path, stamp: str) -> TreeState:
     """How far it is. `ready`: extracted or undone; `moving`: an exchange was stopped half way."""
     name = staging_name(stamp)
     with closed_after(open_root(root)) as fd:
@@ -277,9 +280,9 @@ def kept(root: Path) -> list[KeptTrees]:
     for name in names:
         path, stamp = root / name, name.removeprefix(PREFIX)
         with contextlib.suppress(NotFound, RestoreFailed):
-            if (how_far := state(root, stamp)) == "absent":
+            if (how_far := tree_state(root, stamp)) == "absent":
                 continue
-            sizes = [archive_tree.measure(path / side, ()).bytes for side in _OTHER if (path / side).is_dir()]
+            sizes = [archive_tree.measure_tree(path / side, ()).bytes for side in _OTHER if (path / side).is_dir()]
             found.append(KeptTrees(stamp, how_far, sum(sizes)))
     return found
 

@@ -21,7 +21,7 @@ from typing import Any, Final, cast
 
 from backup.errors import BackupError, NotFound, RestoreFailed, RestoreUnfinished
 from backup.media.case_folding import one_name, other_spelling
-from backup.media.directories import FOLDER, closed_after, descend, exists, opened, remove_all
+from backup.media.directories import FOLDER, closed_after, descend, exists, open_directory, remove_all
 from backup.media.reserved_names import PREFIX, is_of_a_restore, strays
 from backup.media.selection import Chosen, ReadAgain, Unit
 from backup.media.swap.staging import (
@@ -35,7 +35,7 @@ from backup.media.swap.staging import (
     sync_file_system,
     write_note,
 )
-from backup.media.tar_reader import shown
+from backup.media.tar_reader import shown_path
 from backup.storage.rename import EXCHANGE, NO_LINKS, NO_REPLACE, renameat2
 
 KIND: Final = "file-"
@@ -49,7 +49,9 @@ _CHANGED: Final = "was changed after an interrupted restore, and stays; what was
 Extract = Callable[[int, Chosen], object]
 
 
-def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extract: Extract, *, whole: bool) -> str:
+def put_paths(
+    root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extract: Extract, *, whole: bool
+) -> str:
     """Put `paths` in their places below the volume; the directory that keeps what was there, empty if nothing was.
 
     `extract` unpacks what is chosen into `new` of an open directory. Raises BackupError, and then all is as before, but
@@ -62,7 +64,7 @@ def put(root: Path, stamp: str, paths: Sequence[bytes], archive_of: bytes, extra
             no_mounts_below(root / os.fsdecode(unit.place))
         with _doing(root, "prepare it"):
             make_staging(top, root, name, (_NEW, _BEFORE))
-        with opened(name, top) as folder:
+        with open_directory(name, top) as folder:
             try:
                 _unpack(folder, Chosen(archive_of, units, whole), extract)
                 with _doing(root, "put it in its place"), _undisturbed():
@@ -105,7 +107,7 @@ def require_own_name(root: Path, path: bytes) -> None:
         _require_own_name(top, path)
 
 
-def begun(root: Path) -> bool:
+def has_begun(root: Path) -> bool:
     """Whether something was killed there while it changed places. Only looks."""
     return any(_placing(root, path.name) for path in root.glob(f"{PREFIX}{KIND}*"))
 
@@ -132,7 +134,7 @@ def _tidy_one(root: Path, top: int, name: str, days: float | None) -> list[str]:
                 for number, place in reversed(list(enumerate(note["places"]))):
                     path = bytes.fromhex(place["path"])
                     if said := take_back(top, folder, number, path, place["inode"]):
-                        told.append(f"{shown(path)} {said} in {root / name}")
+                        told.append(f"{shown_path(path)} {said} in {root / name}")
                 _write(folder, note | {"step": "taken back"})
             old = False
         kept = told or step == "taken back" or _names_in(_BEFORE, folder)
@@ -147,7 +149,7 @@ def _units(top: int, paths: Sequence[bytes]) -> list[Unit]:
     for path in wanted:
         names = path.split(b"/")
         if b"\0" in path or any(each in (b"", b".", b"..") for each in names) or is_of_a_restore(names[0], top):
-            raise NotFound(f"{shown(path)!r} is not a path below the volume", "Such as uploads/2025/a.pdf.")
+            raise NotFound(f"{shown_path(path)!r} is not a path below the volume", "Such as uploads/2025/a.pdf.")
     outer = [path for path in wanted if not any(path.startswith(each + b"/") for each in wanted)]
     places: dict[bytes, list[bytes]] = {}
     for path in outer:
@@ -166,7 +168,7 @@ def _place_of(top: int, path: bytes) -> bytes:
                 return b"/".join(names[: depth + 1])
             except OSError as error:
                 raise RestoreFailed(
-                    f"{shown(b'/'.join(names[: depth + 1]))} is no longer a directory of the volume"
+                    f"{shown_path(b'/'.join(names[: depth + 1]))} is no longer a directory of the volume"
                     f" ({error.strerror}); no live file was touched",
                     "Check what it is; links are not followed.",
                 ) from error
@@ -182,17 +184,17 @@ def _unpack(folder: int, chosen: Chosen, extract: Extract) -> None:
         extract(folder, chosen)
     except ReadAgain:
         # Now the files are taken along that chosen ones are second names of.
-        with opened(_NEW, folder) as new:
+        with open_directory(_NEW, folder) as new:
             remove_all(new)
         extract(folder, chosen)
-    with opened(_NEW, folder) as new:
+    with open_directory(_NEW, folder) as new:
         for name in os.listdir(new):
             if name.startswith("link-"):
                 os.unlink(name, dir_fd=new)
 
 
 def _place(top: int, folder: int, units: Sequence[Unit]) -> None:
-    with opened(_NEW, folder) as new:
+    with open_directory(_NEW, folder) as new:
         inodes = [_inode(b"%d" % number, new) for number in range(len(units))]
         sync_file_system(new)
     places = [{"path": unit.place.hex(), "inode": inode} for unit, inode in zip(units, inodes, strict=True)]
@@ -208,7 +210,7 @@ def _place(top: int, folder: int, units: Sequence[Unit]) -> None:
             with contextlib.suppress(OSError):
                 said = take_back(top, folder, number, units[number].place, inodes[number])
             if said == _CHANGED:
-                left.append(shown(units[number].place))
+                left.append(shown_path(units[number].place))
         if left:
             raise RestoreUnfinished(
                 f"not everything could be restored ({error}), and this could not be taken back: {', '.join(left)}",
@@ -229,7 +231,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _remove(root: Path, top: int, name: str) -> list[str]:
-    with opened(name, top) as folder:
+    with open_directory(name, top) as folder:
         return remove_staging(folder, top, root, name, last=_NOTE)
 
 
@@ -248,7 +250,7 @@ def put_in(top: int, folder: int, number: int, place: bytes) -> None:
     """Give a place its new state, in one step; what was there is kept. Raises OSError, RestoreFailed."""
     own = str(number).encode()
     _require_own_name(top, place)
-    with _above(top, place) as (parent, name), opened(_NEW, folder) as new:
+    with _above(top, place) as (parent, name), open_directory(_NEW, folder) as new:
         if exists(name, parent):
             if renameat2(new, own, parent, name, EXCHANGE):
                 _keep(folder, own)
@@ -282,10 +284,14 @@ def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -
     """Give a place its old state again, whatever was done of it; what was done, in words that end before the folder's
     name, or nothing. `_CHANGED`: what somebody has put there since, stays. Raises OSError."""
     own = str(number).encode()
-    with opened(_NEW, folder) as new:
+    with open_directory(_NEW, folder) as new:
         coming = _inode(own, new)
     try:
-        with _above(top, place) as (parent, name), opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
+        with (
+            _above(top, place) as (parent, name),
+            open_directory(_NEW, folder) as new,
+            open_directory(_BEFORE, folder) as before,
+        ):
             live = _inode(name, parent)
             old = new if coming not in (None, inode) else before if _inode(own, before) not in (None, inode) else None
             if live == inode and old is None:
@@ -307,7 +313,7 @@ def take_back(top: int, folder: int, number: int, place: bytes, inode: object) -
 
 def _keep(folder: int, own: bytes) -> None:
     """What was exchanged with the new one lies where that was."""
-    with opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
+    with open_directory(_NEW, folder) as new, open_directory(_BEFORE, folder) as before:
         os.rename(own, own, src_dir_fd=new, dst_dir_fd=before)
         os.fsync(before)
 
@@ -315,7 +321,7 @@ def _keep(folder: int, own: bytes) -> None:
 def _replace(folder: int, own: bytes, parent: int, name: bytes) -> None:
     """Where the file system cannot exchange: a file that can be linked is replaced in one step all the same, all else
     in two."""
-    with opened(_NEW, folder) as new, opened(_BEFORE, folder) as before:
+    with open_directory(_NEW, folder) as new, open_directory(_BEFORE, folder) as before:
         if not _linked(name, parent, own, before):
             os.rename(name, own, src_dir_fd=parent, dst_dir_fd=before)
         os.fsync(before)
@@ -350,7 +356,7 @@ def _inode(name: bytes, folder: int) -> int | None:
 
 def _names_in(side: str, folder: int) -> list[str]:
     """What is in a directory of `folder`; nothing if there is none."""
-    with contextlib.suppress(FileNotFoundError), opened(side, folder) as fd:
+    with contextlib.suppress(FileNotFoundError), open_directory(side, folder) as fd:
         return os.listdir(fd)
     return []
 

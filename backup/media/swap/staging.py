@@ -15,7 +15,7 @@ from typing import Final
 from backup.errors import NotFound, RestoreFailed
 from backup.formatting import listed, printable
 from backup.media import metadata
-from backup.media.directories import FOLDER, opened, remove_all
+from backup.media.directories import FOLDER, open_directory, remove_all
 from backup.media.metadata import Metadata, Notes
 from backup.media.reserved_names import PREFIX, is_made_by_a_restore, is_ours, is_private, strays
 
@@ -71,10 +71,10 @@ def make_staging(root: int, path: Path, name: str, inner: Iterable[str]) -> None
     """
     with time_kept(root):
         os.mkdir(name, 0o700, dir_fd=root)
-    with opened(name, root) as folder:
+    with open_directory(name, root) as folder:
         # Not what the volume's own ACL and set-group-ID bit hand down.
         mine = Metadata(0o700, os.geteuid(), os.getegid(), os.fstat(folder).st_mtime_ns)
-        metadata.apply(folder, mine, Notes())
+        metadata.apply_metadata(folder, mine, Notes())
         found = os.fstat(folder)
         if not is_private(found):
             with time_kept(root):

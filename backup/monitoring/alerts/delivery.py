@@ -105,7 +105,7 @@ def deliver(deliveries: Sequence[Delivery], targets: Sequence[Target], deadline:
     ]
 
 
-def check(targets: Sequence[Target]) -> None:
+def check_targets(targets: Sequence[Target]) -> None:
     """ConfigError that lists every address which apprise does not understand; none is shown."""
     problems = []
     for target in targets:

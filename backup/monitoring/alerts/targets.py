@@ -40,10 +40,10 @@ def everything(settings: Settings) -> list[Target]:
     return [*targets(settings), *beat]
 
 
-def secrets(settings: Settings) -> list[str]:
+def target_secrets(settings: Settings) -> list[str]:
     """What no log may hold."""
     urls = [*settings.notify_urls, *([settings.heartbeat_url] if settings.heartbeat_url else [])]
-    found = [part for url in urls for part in notify_url.secrets(url.get_secret_value())]
+    found = [part for url in urls for part in notify_url.url_secrets(url.get_secret_value())]
     if settings.mail_password:
         password = settings.mail_password.get_secret_value()
         found += [password, quote(password, safe="")]

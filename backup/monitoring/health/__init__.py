@@ -12,11 +12,11 @@ from typing import Final
 
 from backup.formatting import age, plural, printable
 from backup.model.backup_set import SKEW, StoredSet, present, volumes_of
-from backup.model.finding import LEVELS, Finding, failure, one_line, warning
+from backup.model.finding import LEVELS, Finding, failure, one_line_finding, warning
 from backup.model.run import Outcome, Run
 from backup.monitoring.health import proofs, shrink, volume
 from backup.monitoring.health.model import (
-    FIRST,
+    FIRST_BACKUP,
     WORDS,
     Health,
     Limits,
@@ -68,7 +68,7 @@ def evaluate(
     A first backup that failed does not forbid `starting` while the next start's first backup runs: its cause may just
     have been put right.
     """
-    reasons = [*_scheduler(scheduler), *volume.room(free, limits), *volume.ahead(sets, now)]
+    reasons = [*_scheduler(scheduler), *volume.space_findings(free, limits), *volume.dated_ahead(sets, now)]
     sets = present(sets, now)
     good = newest_database(sets)
     if problem:
@@ -88,12 +88,12 @@ def evaluate(
             *_long(runs, now),
             *_clock(runs, now),
         ]
-        reasons += [*shrink.reasons(sets, limits), *proofs.reasons(sets, runs, now, limits)]
+        reasons += [*shrink.shrink_findings(sets, limits), *proofs.proof_findings(sets, runs, now, limits)]
         reasons += [*volume.empty(sets, limits), *volume.left(sets, limits)]
         # After a failed run nothing is removed: that there is too much then says nothing more.
         well = all(told.level != "fail" for told in _last_runs(runs))
         reasons += volume.counts(sets, now, limits, cleaned=well)
-    worst_first = sorted(map(one_line, [*reasons, *others]), key=lambda told: -LEVELS.index(told.level))
+    worst_first = sorted(map(one_line_finding, [*reasons, *others]), key=lambda told: -LEVELS.index(told.level))
     return Health(worst_first[0].level if worst_first else "pass", tuple(worst_first), now, good, scheduler)
 
 
@@ -147,7 +147,7 @@ def _first_backup(runs: Iterable[Run]) -> Finding | None:
     if not creates or creates[0].outcome is not Outcome.RUNNING:
         return None
     # From the records alone, so that whoever looks from outside of the service sees the same.
-    since = creates[0].started if creates[0].trigger == FIRST else None
+    since = creates[0].started if creates[0].trigger == FIRST_BACKUP else None
     if any(_spoils(run, since) for run in creates):
         return None
     text = f"the first backup has been running since {creates[0].started:%Y-%m-%d %H:%M:%S %Z}"

@@ -15,7 +15,7 @@ from backup.model.run import Outcome, Run
 SchedulerState = Literal["alive", "stopped", "dead"]
 
 # What has the service's own first backup begun.
-FIRST: Final = "first"
+FIRST_BACKUP: Final = "first"
 # The words of the monitor, as those know them who used the old scripts.
 WORDS: Final[Mapping[Level, str]] = {"pass": "HEALTHY", "warn": "WARNING", "starting": "STARTING", "fail": "CRITICAL"}
 

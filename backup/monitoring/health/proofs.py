@@ -10,11 +10,11 @@ from backup.formatting import age, plural
 from backup.model.backup_set import StoredSet
 from backup.model.finding import Finding, warning
 from backup.model.run import Outcome, Run
-from backup.monitoring.health.model import FIRST, Limits, failed, newest, newest_database
+from backup.monitoring.health.model import FIRST_BACKUP, Limits, failed, newest, newest_database
 
 DRILL: Final = "drill"
 # What a first drill is given, where the schedule says nothing of it.
-PATIENCE: Final = timedelta(days=14)
+PROOF_GRACE: Final = timedelta(days=14)
 # A set is verified right after it was made; the largest ones take hours.
 _VERIFIED: Final = timedelta(hours=24)
 _LISTED: Final = 5
@@ -22,7 +22,7 @@ _LISTED: Final = 5
 _TRYING: Final = timedelta(minutes=10)
 
 
-def reasons(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, limits: Limits) -> Iterator[Finding]:
+def proof_findings(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, limits: Limits) -> Iterator[Finding]:
     """Drills that failed, proofs that are too old or missing, a newest set that nobody has verified."""
     yield from _differences(sets)
     yield from _failed(sets, runs)
@@ -43,7 +43,7 @@ def proof_reason(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Fi
         text = f"the newest proven set, {proven.id}, is {age(now - proven.time)} old; the limit is"
         return warning(f"{text} {age(limits.proof_age)}", "`drill` proves the newest sets now.")
     first = min((s.time for s in sets if s.good and s.summary.database), default=now)
-    if now - first <= (limits.proof_age or PATIENCE):
+    if now - first <= (limits.proof_age or PROOF_GRACE):
         return None
     off = "" if limits.proof_age else "; BACKUP_DRILL is off"
     text = f"no set has ever been proven, in {age(now - first)}{off}"
@@ -91,7 +91,7 @@ def load_reasons(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime) 
     # Sets of earlier releases do not say what they would have to be compared by.
     if good and part and part.definitions and not good.loads:
         test = good.verdict.load_test if good.verdict else None
-        made = next((run for run in runs if run.set == good.id and run.trigger == FIRST), None)
+        made = next((run for run in runs if run.set == good.id and run.trigger == FIRST_BACKUP), None)
         if test is None and made and made.ended and timedelta() <= now - made.ended < _TRYING:
             hint = "`docker compose logs -f backup` shows its progress."
             yield Finding("starting", f"the first backup load-tests {good.id}", hint)

@@ -14,7 +14,7 @@ from typing import Final
 from backup.errors import BackupError
 from backup.formatting import plural, printable, size
 from backup.model.backup_set import StoredSet
-from backup.model.finding import Finding, one_line, warning
+from backup.model.finding import Finding, one_line_finding, warning
 from backup.model.manifest import Manifest, Summary, VolumePart
 from backup.monitoring.health.model import Limits, newest_database
 
@@ -54,7 +54,7 @@ class Loss:
         return self.before >= (_ROWS if self.rows else _ANY) and self.rows < _SHARE * self.before
 
 
-def reasons(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
+def shrink_findings(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
     """A newest dump that is tiny, and what has shrunk by more than half since the sets of the days before."""
     # A safety set holds what a restore was about to replace: that it held less is why somebody restored.
     sets = [stored for stored in sets if not stored.safety]
@@ -73,7 +73,9 @@ def of_set(stored: StoredSet, sets: Sequence[StoredSet]) -> tuple[Finding, ...]:
         return ()
     before = [each for each in sets if _order(each) < _order(stored)]
     # Of what the set does not hold, an earlier one is the newest.
-    return tuple(each for each in map(one_line, reasons([*before, stored], Limits())) if stored.id in each.text)
+    return tuple(
+        each for each in map(one_line_finding, shrink_findings([*before, stored], Limits())) if stored.id in each.text
+    )
 
 
 def _order(stored: StoredSet) -> tuple[object, str]:

@@ -23,7 +23,7 @@ _FEW: Final = 4
 _GRACE: Final = timedelta(days=3)
 
 
-def room(free: int | None, limits: Limits) -> Iterator[Finding]:
+def space_findings(free: int | None, limits: Limits) -> Iterator[Finding]:
     """Reasons about free space, in bytes. A run that cannot even write its record leaves no other trace."""
     if free is None:
         return
@@ -68,7 +68,7 @@ def empty(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
             )
 
 
-def ahead(sets: Sequence[StoredSet], now: datetime) -> Iterator[Finding]:
+def dated_ahead(sets: Sequence[StoredSet], now: datetime) -> Iterator[Finding]:
     """Sets dated ahead of the clock, once: nothing else is told of them, and they are in the way of nothing."""
     found = sorted((stored for stored in sets if is_ahead(stored, now)), key=lambda s: (s.time, s.id))
     if found:

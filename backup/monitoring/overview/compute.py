@@ -18,7 +18,7 @@ from backup.model.schedule import Slot, upcoming
 from backup.monitoring import forecast
 from backup.monitoring.health import Health, Limits, SchedulerState, evaluate
 from backup.monitoring.health.model import newest
-from backup.monitoring.health.proofs import DRILL, PATIENCE, proof_reason
+from backup.monitoring.health.proofs import DRILL, PROOF_GRACE, proof_reason
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 
 _DAY: Final = timedelta(days=1)
@@ -69,7 +69,9 @@ class Facts:
     places: Sequence[Offsite] = ()
 
 
-def overview(sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, policy: Policy, facts: Facts) -> Overview:
+def compute_overview(
+    sets: Sequence[StoredSet], runs: Sequence[Run], now: datetime, policy: Policy, facts: Facts
+) -> Overview:
     """Everything that is told about these sets and runs. A set dated ahead of the clock is listed, and no more."""
     here = present(sets, now)
     limits = _limits(here, now, policy, facts)
@@ -124,7 +126,7 @@ def _proof_age(now: datetime, policy: Policy) -> timedelta | None:
     """Two drills may fall out before a proof is too old; None when nothing proves by itself."""
     cron = policy.jobs.get(DRILL, "")
     each = period(cron, now, policy.zone) if cron else None
-    return max(PATIENCE, 2 * each) if each else None
+    return max(PROOF_GRACE, 2 * each) if each else None
 
 
 def _due(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy) -> int:

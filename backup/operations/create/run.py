@@ -17,7 +17,7 @@ from backup.formatting import printable
 from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
-from backup.model.manifest import STAMP, Artifact, Change, DatabasePart, Manifest, Tier, VolumePart, file_name
+from backup.model.manifest import STAMP, Artifact, DatabasePart, FileChange, Manifest, Tier, VolumePart, file_name
 from backup.model.run import Outcome, Run
 from backup.monitoring import forecast
 from backup.operations import runs
@@ -29,7 +29,7 @@ from backup.operations.restore.replaced import note_lost
 from backup.operations.watchdog import Watchdog, stuck
 from backup.postgres.dump.definitions import Definitions
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.inspect import Facts
+from backup.postgres.inspect import DatabaseFacts
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
 from backup.storage.errors import ON_A_DISK, free_space, in_memory, storing
@@ -60,7 +60,7 @@ class Request(runs.Request):
 
 
 @dataclass
-class Draft:
+class SetDraft:
     """The set as it grows: artifacts, staged files, parts, and how long each phase took.
 
     `definitions` and `roles` are what makes its database and its roles, to be tried.
@@ -93,7 +93,7 @@ class Draft:
         return runs.timed(self.seconds, phase)
 
 
-def create(request: Request, context: CreateContext, least: float = LEAST) -> Run:
+def create_set(request: Request, context: CreateContext, least: float = LEAST) -> Run:
     """Make one set and record the run. Raises what made it fail, after recording that too.
 
     A disk that stands still is waited for `least` seconds, or twice the patience of the settings.
@@ -113,7 +113,7 @@ def create(request: Request, context: CreateContext, least: float = LEAST) -> Ru
         with ExitStack() as undisturbed, runs.recorded(context, run) as recording:
             refuse_unfinished(context.catalog.root, started)
             identifier = context.catalog.new_id(request.tier, started)
-            draft = Draft(identifier, run.id, context.catalog.store(request.tier), seconds=recording.seconds)
+            draft = SetDraft(identifier, run.id, context.catalog.store(request.tier), seconds=recording.seconds)
             with draft.timed("total"), Watchdog(context.progress, patience, ended) as watched:
                 manifest = _make(request, replace(context, progress=watched), draft, started, undisturbed)
             recording.success = _succeeded(manifest, in_memory(context.catalog.root))
@@ -125,7 +125,7 @@ def create(request: Request, context: CreateContext, least: float = LEAST) -> Ru
 
 
 def _make(
-    request: Request, context: CreateContext, draft: Draft, started: datetime, undisturbed: ExitStack
+    request: Request, context: CreateContext, draft: SetDraft, started: datetime, undisturbed: ExitStack
 ) -> Manifest:
     with draft.timed("prepare"):
         previous = newest_good(present(context.catalog.sets(), started))
@@ -137,7 +137,7 @@ def _make(
             note_lost(context.catalog.root, source.login)
         found = _prepare_volumes(request, context)
         needed = forecast.next_set(before, facts.size if facts else None, {v.name: v.bytes for v in found})
-        forecast.require(needed, free_space(context.catalog.root))
+        forecast.require_space(needed, free_space(context.catalog.root))
     with runs.tidied(context.catalog), ExitStack() as stack:
         if source and facts:
             stack.push(_database_twice(source, facts, context, draft, before))
@@ -157,11 +157,13 @@ def _prepare_volumes(request: Request, context: CreateContext) -> list[volumes.V
     context.progress.phase("measuring the volumes")
     # Without a database there would be nothing in the set.
     filled = None if request.only else filled_volumes(context.catalog.sets())
-    return volumes.find(context.volumes, _excludes(context), _own_directory(context), context.allow_empty, filled)
+    return volumes.find_volumes(
+        context.volumes, _excludes(context), _own_directory(context), context.allow_empty, filled
+    )
 
 
 def _database_twice(
-    source: PostgresSource, facts: Facts, context: CreateContext, draft: Draft, before: Manifest | None
+    source: PostgresSource, facts: DatabaseFacts, context: CreateContext, draft: SetDraft, before: Manifest | None
 ) -> ExitStack:
     """The dump and the roles; once more, if the database went away meanwhile. What keeps their files open."""
     try:
@@ -179,7 +181,7 @@ def _database_twice(
 
 
 def _database_and_roles(
-    source: PostgresSource, facts: Facts, context: CreateContext, draft: Draft, before: Manifest | None
+    source: PostgresSource, facts: DatabaseFacts, context: CreateContext, draft: SetDraft, before: Manifest | None
 ) -> ExitStack:
     with ExitStack() as stack:
         with draft.timed("database"):
@@ -190,7 +192,12 @@ def _database_and_roles(
 
 
 def _database(
-    source: PostgresSource, facts: Facts, context: CreateContext, draft: Draft, stack: ExitStack, total: int | None
+    source: PostgresSource,
+    facts: DatabaseFacts,
+    context: CreateContext,
+    draft: SetDraft,
+    stack: ExitStack,
+    total: int | None,
 ) -> None:
     context.progress.phase("database", total)
     file = file_name("backup", draft.id, "sql.gz")
@@ -202,7 +209,7 @@ def _database(
 
 def _writer(
     context: CreateContext,
-    draft: Draft,
+    draft: SetDraft,
     file: str,
     kind: Literal["database", "roles", "volume", "index"],
     name: str = "",
@@ -210,7 +217,9 @@ def _writer(
     return ArtifactWriter(draft.store, file, kind, name, context.compression, context.recipients)
 
 
-def _roles(source: PostgresSource, facts: Facts, context: CreateContext, draft: Draft, stack: ExitStack) -> None:
+def _roles(
+    source: PostgresSource, facts: DatabaseFacts, context: CreateContext, draft: SetDraft, stack: ExitStack
+) -> None:
     context.progress.phase("roles")
     file = file_name("roles", draft.id, "sql.gz")
     writer = stack.enter_context(_writer(context, draft, file, "roles"))
@@ -218,7 +227,7 @@ def _roles(source: PostgresSource, facts: Facts, context: CreateContext, draft: 
     draft.take(writer)
 
 
-def _volume(volume: volumes.Volume, context: CreateContext, draft: Draft, stack: ExitStack) -> None:
+def _volume(volume: volumes.Volume, context: CreateContext, draft: SetDraft, stack: ExitStack) -> None:
     context.progress.phase(f"volume {volume.name}", volume.bytes)
     name = volume.name
     archive, index = (file_name(name, draft.id, suffix) for suffix in ("tar.gz", "files.gz"))
@@ -245,15 +254,15 @@ def _volume(volume: volumes.Volume, context: CreateContext, draft: Draft, stack:
             hard_links=report.hard_links,
             bytes=report.bytes,
             excludes=tuple(_excludes(context)),
-            changed=tuple(Change(path=c.path, what=c.what) for c in report.changed),
+            changed=tuple(FileChange(path=c.path, what=c.what) for c in report.changed),
             changed_total=report.changed_total,
-            skipped=tuple(Change(path=c.path, what=c.what) for c in report.skipped),
+            skipped=tuple(FileChange(path=c.path, what=c.what) for c in report.skipped),
             skipped_total=report.skipped_total,
         )
     )
 
 
-def _manifest(request: Request, context: CreateContext, draft: Draft, started: datetime) -> Manifest:
+def _manifest(request: Request, context: CreateContext, draft: SetDraft, started: datetime) -> Manifest:
     ended = context.clock()
     return Manifest(
         id=draft.id,
@@ -306,7 +315,7 @@ def _went_away(error: BackupError) -> bool:
 
 def _reach(
     context: CreateContext, before: Manifest | None, patience: float, waited: type[BackupError] = DatabaseNotYet
-) -> tuple[PostgresSource, Facts]:
+) -> tuple[PostgresSource, DatabaseFacts]:
     """The database and what it says, once it answers; what dead runs left at it is swept. `before` is the last set.
 
     An error of the kind `waited` is waited for up to `patience` seconds, any other is raised at once.
@@ -327,7 +336,7 @@ def _reach(
     return source, facts
 
 
-def _reach_again(context: CreateContext, facts: Facts) -> tuple[PostgresSource, Facts]:
+def _reach_again(context: CreateContext, facts: DatabaseFacts) -> tuple[PostgresSource, DatabaseFacts]:
     """The database that `facts` are of, after it went away; DumpFailed when another one has taken its place."""
     # While Compose makes a container anew there is none, or there are two, by that name: no fault of the settings.
     try:
@@ -344,7 +353,9 @@ def _reach_again(context: CreateContext, facts: Facts) -> tuple[PostgresSource, 
     return source, now
 
 
-def _answering(context: CreateContext, patience: float, waited: type[BackupError]) -> tuple[PostgresSource, Facts]:
+def _answering(
+    context: CreateContext, patience: float, waited: type[BackupError]
+) -> tuple[PostgresSource, DatabaseFacts]:
     """A stack that has just been started needs a moment."""
     deadline = time.monotonic() + patience
     while True:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Final
 
-from backup.catalog.restore_page import PAGE, page
+from backup.catalog.restore_page import PAGE, restore_page
 from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
 from backup.formatting import duration, plural, printable, size
 from backup.logging import logger
@@ -18,7 +18,7 @@ from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.create.context import CreateContext
 from backup.operations.load_test import SAFETY, Dumped, load_test
-from backup.operations.verify.run import check
+from backup.operations.verify.run import check_set
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
 from backup.storage.errors import ON_A_DISK, in_memory
@@ -36,13 +36,13 @@ def verify_made(context: Context, done: Run) -> Run:
     started = time.monotonic()
     stored = context.catalog.find(done.set)
     try:
-        replace(LocalStore(stored.directory), PAGE, page(stored.manifest).encode(), locked=True)
+        replace(LocalStore(stored.directory), PAGE, restore_page(stored.manifest).encode(), locked=True)
         if runs.told_to_end():
             logger.warning("{} was not verified: the run was stopped", done.set)
             return done
         # Without the key, what lies there can be compared, and the verdict says what that leaves open.
         sealed = stored.encrypted and stored.identity is None
-        problems, unchecked, _ = check(stored, context.progress, quick=sealed)
+        problems, unchecked, _ = check_set(stored, context.progress, quick=sealed)
         verdict = Verdict(checked=context.clock(), problems=tuple(problems), unchecked=tuple(unchecked))
         context.catalog.record_verdict(stored, verdict, locked=True)
         _judge(done.set, problems)

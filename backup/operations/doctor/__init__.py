@@ -13,7 +13,7 @@ from backup.formatting import printable
 from backup.logging import redacted
 from backup.model.finding import LEVELS, Finding, Level, failure, warning
 
-T = TypeVar("T")
+Fact = TypeVar("Fact")
 # Those of `monitor --alert`, which asks how the backups are; this asks whether there can be any.
 EXIT: Final[Mapping[Level, int]] = {"pass": 0, "warn": 60, "fail": 61}
 SECONDS: Final = 60.0
@@ -32,15 +32,15 @@ class NotChecked(Exception):
     """What a check needs is told as missing by another one."""
 
 
-class Shared(Generic[T]):
+class SharedFact(Generic[Fact]):
     """A fact that several checks need: found out once, by whoever asks first."""
 
-    def __init__(self, find: Callable[[], T], what: str) -> None:
+    def __init__(self, find: Callable[[], Fact], what: str) -> None:
         self._find, self._what, self._lock = find, what, threading.Lock()
-        self._found: list[T] = []
+        self._found: list[Fact] = []
         self._error: Exception | None = None
 
-    def get(self) -> T:
+    def get(self) -> Fact:
         """The fact, or the error that it ended with."""
         with self._lock:
             if self._error:
@@ -53,11 +53,11 @@ class Shared(Generic[T]):
                     raise
             return self._found[0]
 
-    def known(self) -> T | None:
+    def known(self) -> Fact | None:
         """The fact if it has been found out."""
         return self._found[0] if self._found else None
 
-    def borrow(self) -> T:
+    def borrow(self) -> Fact:
         """The fact, for a check that it is not the topic of: its error is told elsewhere."""
         try:
             return self.get()

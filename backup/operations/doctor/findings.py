@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from backup.docker.container import Container, source
+from backup.docker.container import Container, mount_source
 from backup.docker.permissions import CALLS, Purpose, Rights
 from backup.formatting import age, duration, listed, plural, printable, size
 from backup.model.backup_set import SKEW, StoredSet
@@ -17,8 +17,8 @@ from backup.model.schedule import Slot
 from backup.monitoring.alerts.model import HEARTBEAT, Receipt
 from backup.monitoring.alerts.targets import WHAT_TO_SET
 from backup.monitoring.health.model import Limits, newest
-from backup.monitoring.health.volume import room
-from backup.postgres.inspect import DatabaseRights, Facts
+from backup.monitoring.health.volume import space_findings
+from backup.postgres.inspect import DatabaseFacts, DatabaseRights
 from backup.storage.errors import ON_A_DISK
 
 _WITHOUT: Final[Mapping[Purpose, str]] = {
@@ -80,7 +80,7 @@ def no_engine(message: str, hint: str, *, network: bool, wanted: bool) -> Findin
     return ok("there is none, and none is needed: the database is reached over the network")
 
 
-def database(facts: Facts, way: str) -> Iterator[Finding]:
+def database(facts: DatabaseFacts, way: str) -> Iterator[Finding]:
     """Say which database there is, and what may keep its dumps from loading."""
     where = f"{facts.name}, {size(facts.size)}, on PostgreSQL {facts.server_version}"
     yield ok(f"{where}, by {way}")
@@ -97,13 +97,13 @@ def password(user: str, *, public: bool) -> Iterator[Finding]:
         )
 
 
-def client(facts: Facts, *, beside: bool) -> Finding:
+def client(facts: DatabaseFacts, *, beside: bool) -> Finding:
     """Say which client dumps it; that there is one has been asked."""
     whose = "the database's own image brings it" if beside else "this image brings it"
     return ok(f"pg_dump {facts.major} for PostgreSQL {facts.major}: {whose}")
 
 
-def database_rights(facts: Facts, rights: DatabaseRights) -> Iterator[Finding]:
+def database_rights(facts: DatabaseFacts, rights: DatabaseRights) -> Iterator[Finding]:
     """Say what the login may not do, and what that means."""
     user = printable(rights.role)
     if rights.unreadable:
@@ -188,7 +188,7 @@ def _uses(application: Iterable[Container]) -> tuple[_Users, _Users]:
     for container in application:
         for mount in container.mounts:
             used = writers if mount.get("RW") else readers
-            used.setdefault(source(mount), set()).add(container.service or container.name)
+            used.setdefault(mount_source(mount), set()).add(container.service or container.name)
     return writers, readers
 
 
@@ -215,7 +215,7 @@ def _users(used: _Users) -> str:
 def space(free: int, total: int, needed: int | None, min_free: float) -> Iterator[Finding]:
     """Free space against the next set and the limit, in bytes; `needed` is None where it cannot be predicted."""
     limits = Limits(min_free=min_free, next_set=needed)
-    found = list(room(free, limits))
+    found = list(space_findings(free, limits))
     expects = f"the next set will take about {size(needed)}" if needed else "the size of the next set is unknown"
     yield from found or [ok(f"{size(free)} of {size(total)} are free; {expects}")]
 
@@ -271,7 +271,7 @@ def running(container: Container | None, here: Sequence[Container]) -> Iterator[
         yield warning("the backup service is not running: nothing is scheduled", "docker compose up -d backup")
 
 
-def restore(
+def check_restore(
     stopped: Sequence[Container], commands: Sequence[tuple[str, str]], up: Collection[str]
 ) -> Iterator[Finding]:
     """Say who would be stopped by a restore, and whether its last commands have a place; `up` are running services."""

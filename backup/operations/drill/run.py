@@ -22,7 +22,7 @@ from backup.operations.preemption import giving_way
 from backup.operations.prefetch import foreseeing
 from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.verify import volume_archive
-from backup.operations.verify.run import check
+from backup.operations.verify.run import check_set
 from backup.postgres.dump.dump_digest import OTHER_CONTENT, Outline, differences, in_question, same_order
 from backup.postgres.dump.dump_reader import Watcher
 from backup.postgres.dump.money import has_setting, with_setting
@@ -44,7 +44,7 @@ class DrillContext(Context):
     file_columns: Sequence[str]
 
 
-def drill(
+def drill_set(
     stored: StoredSet,
     context: DrillContext,
     *,
@@ -60,17 +60,17 @@ def drill(
     request = runs.Request(wait=wait, trigger=trigger, slot=slot, slots=slots)
     run = request.run("drill", context.clock(), tier=stored.tier, set=stored.id)
     with runs.locked(context, run, wait, yielding=trigger == NEW), runs.recorded(context, run) as recording:
-        verdict = prove(stored, context, run.id, recording.seconds)
+        verdict = prove_set(stored, context, run.id, recording.seconds)
         recording.success = {"message": proven(verdict)}
     return verdict
 
 
-def prove(stored: StoredSet, context: DrillContext, run: str, seconds: dict[str, float]) -> Verdict:
+def prove_set(stored: StoredSet, context: DrillContext, run: str, seconds: dict[str, float]) -> Verdict:
     """Verify and prove one set in the name of `run`, which holds the lock and is recorded; errors as in `drill`."""
     refuse_unfinished(context.catalog.root, context.clock())
     with giving_way(context.catalog.root), runs.timed(seconds, "total"):
         verdict = _Drill(stored, context, run, seconds, context.clock()).verdict()
-    judge(stored, verdict)
+    require_proven(stored, verdict)
     return verdict
 
 
@@ -160,7 +160,7 @@ class _Drill:
                 loaded = self._load(place)
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
-            self.problems, self.unchecked, _ = check(self.stored, self.context.progress)
+            self.problems, self.unchecked, _ = check_set(self.stored, self.context.progress)
             if self.problems:
                 return []
             refusal, self.remedy = self._of_the_set(error, place), error.hint
@@ -189,7 +189,7 @@ class _Drill:
         return unequal
 
     def _check(self, place: Place, outline: Outline) -> None:
-        found = bare_dump.read(self.stored, place.clients, self.run, self.context.progress, outline)
+        found = bare_dump.read_files(self.stored, place.clients, self.run, self.context.progress, outline)
         self.problems, self.unchecked, _ = found
 
     def _of_the_set(self, error: LoadFailed, place: Place) -> str:
@@ -246,7 +246,7 @@ class _Drill:
     def _options(self, loaded: _Loaded) -> Sequence[str]:
         """How the dump that was loaded had been made."""
         if self.stored.derived:
-            return bare_dump.options(loaded.head, loaded)
+            return bare_dump.writer_options(loaded.head, loaded)
         encoding = _ENCODING.search(loaded.head)
         return dump_options(encoding[1].decode() if encoding else "")
 
@@ -302,7 +302,7 @@ def proven(verdict: Verdict) -> str:
     return "; ".join([took, *(printable(note) for note in proof.notes)])
 
 
-def judge(stored: StoredSet, verdict: Verdict) -> None:
+def require_proven(stored: StoredSet, verdict: Verdict) -> None:
     """IntegrityError for a damaged set, NotProven for one that does not load, or was restored to something else."""
     if verdict.problems:
         raise IntegrityError(

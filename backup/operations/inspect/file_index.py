@@ -13,11 +13,11 @@ from typing import Final
 
 from backup.errors import BackupError, NotFound
 from backup.formatting import printable
-from backup.media.tar_reader import shown
+from backup.media.tar_reader import shown_path
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
-from backup.operations.parts import archive_of, opened, require_as_written
-from backup.operations.verify.volume_archive import lines
+from backup.operations.parts import archive_of, open_file, require_as_written
+from backup.operations.verify.volume_archive import split_lines
 
 # Directories that are counted each; what lies in others beyond that is counted together.
 _MOST: Final = 5000
@@ -51,13 +51,13 @@ def index_of(stored: StoredSet, volume: str) -> str:
     return listed.file if listed else ""
 
 
-def entries(stored: StoredSet, volume: str) -> Iterator[IndexEntry]:
+def index_entries(stored: StoredSet, volume: str) -> Iterator[IndexEntry]:
     """All lines of one index. IntegrityError, at the latest after the last, unless it is as it was written."""
     name = index_of(stored, volume)
     if not name:
         return
-    with opened(stored, name) as source:
-        yield from parse_index(lines(source.content()))
+    with open_file(stored, name) as source:
+        yield from parse_index(split_lines(source.content()))
         require_as_written(stored, source)
 
 
@@ -65,7 +65,7 @@ def matching(stored: StoredSet, pattern: str) -> Iterator[tuple[str, IndexEntry]
     """Volume and entry of every file whose path has `pattern` in it; with `*`, `?` or `[` the whole has to match."""
     fits = _matcher(pattern)
     for volume in volumes(stored):
-        for entry in entries(stored, volume):
+        for entry in index_entries(stored, volume):
             if fits(os.fsdecode(entry.path)):
                 yield volume, entry
 
@@ -88,7 +88,7 @@ def tree(stored: StoredSet, volume: str) -> Tree:
     sizes: list[Counter[str]] = [Counter(), Counter()]
     found = Tree(volume)
     try:
-        for entry in entries(stored, volume):
+        for entry in index_entries(stored, volume):
             found.files, found.bytes = found.files + 1, found.bytes + entry.size
             folders = os.fsdecode(entry.path).split("/")[1:-1]
             for depth in range(2):
@@ -103,14 +103,14 @@ def tree(stored: StoredSet, volume: str) -> Tree:
     return found
 
 
-def locate(stored: StoredSet, path: str) -> tuple[str, IndexEntry] | None:
+def locate_file(stored: StoredSet, path: str) -> tuple[str, IndexEntry] | None:
     """Volume and entry of the file that a person calls `path`; None if no index has it. Every index is read whole."""
     exact: tuple[str, IndexEntry] | None = None
     alike: list[tuple[str, IndexEntry]] = []
     for volume in volumes(stored):
         names, there = spellings(volume, path), dict[bytes, IndexEntry]()
         shown = {printable(os.fsdecode(name)) for name in names}
-        for entry in entries(stored, volume):
+        for entry in index_entries(stored, volume):
             if entry.path in names:
                 there[entry.path] = entry
             elif printable(os.fsdecode(entry.path)) in shown:
@@ -158,7 +158,7 @@ class Near:
     @property
     def names(self) -> list[str]:
         """The best five, as messages show them."""
-        return [shown(path) for _, _, path in self._best]
+        return [shown_path(path) for _, _, path in self._best]
 
     def _judge(self, below: bytes) -> None:
         plain = printable(os.fsdecode(below)).casefold()
@@ -180,7 +180,7 @@ def tells_all(stored: StoredSet, volume: str, near: Near) -> bool:
     """Whether an archive holds no more than its index lists: no link, no directory without a file. `near` is told."""
     root = os.fsencode(volume)
     folders = {root}
-    for entry in entries(stored, volume):
+    for entry in index_entries(stored, volume):
         near.add(entry.path)
         folder = entry.path.rpartition(b"/")[0]
         while folder and folder not in folders:

@@ -19,12 +19,12 @@ from backup.model.backup_set import StoredSet
 from backup.operations.inspect.file_index import (
     Near,
     index_of,
-    locate,
+    locate_file,
     no_such_file,
     spellings,
     volumes,
 )
-from backup.operations.parts import HeldBack, archive_of, content_of, damaged, opened
+from backup.operations.parts import HeldBack, archive_of, content_of, damaged, open_file
 from backup.progress import Progress
 
 
@@ -46,7 +46,7 @@ def history(sets: list[StoredSet], path: str) -> list[Seen]:
         if not any(index_of(stored, volume) for volume in volumes(stored)):
             continue
         try:
-            at = locate(stored, path)
+            at = locate_file(stored, path)
         except BackupError as error:
             found.append(Seen(stored, f"not known: {error.message}"))
             continue
@@ -68,7 +68,7 @@ def _what(entry: IndexEntry | None, last: IndexEntry | None, absent: bool) -> st
 def content(stored: StoredSet, path: str, write: Callable[[bytes], object], progress: Progress) -> None:
     """Give the content of a file to `write`, its end only when all of it is right. NotFound, IntegrityError."""
     held = HeldBack(write)
-    at = locate(stored, path)
+    at = locate_file(stored, path)
     if at:
         volume, entry = at
         _copy(stored, volume, {entry.path}, entry, held.write, progress)
@@ -155,5 +155,5 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
 @contextlib.contextmanager
 def _reading(stored: StoredSet, name: str, root: str, progress: Progress) -> Iterator[TarReader]:
     """An archive of the folder `root`, for the body to read."""
-    with opened(stored, name, progress) as source, contextlib.closing(content_of(stored, source)) as chunks:
+    with open_file(stored, name, progress) as source, contextlib.closing(content_of(stored, source)) as chunks:
         yield TarReader(chunks, root=os.fsencode(root) if stored.derived else b"")

@@ -10,8 +10,8 @@ from backup.errors import NotFound
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.operations.load import attempt_for
-from backup.operations.parts import content_of, damaged, dump_of, opened, recognised, require_as_written
-from backup.pipeline.file_type import Kind
+from backup.operations.parts import content_of, damaged, dump_of, open_file, recognised, require_as_written
+from backup.pipeline.file_type import FileKind
 from backup.postgres.dump.definitions import Kinship, descendants
 from backup.postgres.dump.dump_reader import DumpReader, Watcher
 from backup.postgres.dump.table_extract import TableExtract, called
@@ -20,7 +20,7 @@ from backup.progress import Progress
 _NEAR: Final = 8
 
 
-def extract(
+def extract_tables(
     stored: StoredSet,
     queries: Sequence[str],
     write: Callable[[bytes], object],
@@ -104,13 +104,13 @@ def _read(stored: StoredSet, watcher: Watcher, progress: Progress, *, definition
     if not name:
         raise NotFound(f"{stored.id} holds no dump of a database", "`list` shows other sets.")
     reader = DumpReader(watcher)
-    if stored.derived and recognised(stored, name) is not Kind.SQL:
+    if stored.derived and recognised(stored, name) is not FileKind.SQL:
         raise NotFound(
             f"{name} is a custom-format dump, which only pg_restore can read",
             f"`pg_restore -n SCHEMA -t TABLE -f - {name}` writes one table of it.",
         )
     progress.phase(f"reading {name}", stored.size)
-    with opened(stored, name, progress) as source:
+    with open_file(stored, name, progress) as source:
         for piece in content_of(stored, source):
             reader.feed(piece)
             if definitions and reader.rows:

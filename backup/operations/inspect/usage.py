@@ -14,7 +14,7 @@ from backup.catalog.catalog import Catalog
 from backup.catalog.restore_page import PAGE
 from backup.model.manifest import Tier, parse_file_name
 from backup.operations.restore.journal import KeptFile
-from backup.storage.errors import room, translated
+from backup.storage.errors import disk_space, store_error
 from backup.storage.staged_file import STAGED_SUFFIX
 
 _REMOVING: Final = ".removing"
@@ -81,7 +81,7 @@ class Use:
 
 def usage(catalog: Catalog, tier: Tier | None = None) -> Use:
     """Look at every file of the volume, or of one tier."""
-    free, total = room(catalog.root)
+    free, total = disk_space(catalog.root)
     kept = KeptFile(catalog.root).read()
     use = Use(free, total, kept.size if kept else 0)
     # Files of the old scripts that are one set bear ids of their own.
@@ -104,7 +104,7 @@ def _files(top: str) -> Iterator[tuple[str, int]]:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise translated(error, Path(folder)) from error
+            raise store_error(error, Path(folder)) from error
         for entry in entries:
             try:
                 detail = entry.stat(follow_symlinks=False)

@@ -23,8 +23,8 @@ from backup.model.backup_set import SKEW
 from backup.model.manifest import Manifest, Tier
 from backup.operations.context import Context
 from backup.operations.offsite.layout import RemoteSet, grouped, read_manifest
-from backup.operations.offsite.remote_state import Book, BookFile, Item, PlaceName
-from backup.storage.remote import Entry, Remote
+from backup.operations.offsite.remote_state import Book, BookFile, PlaceName, StoredObject
+from backup.storage.remote import Remote, RemoteObject
 
 # Manifests, lists and pages are small; more than this is not ours.
 _SMALL = 64 << 20
@@ -51,7 +51,7 @@ class OffsiteContext(Context):
         return BookFile(self.catalog.root, self.place)
 
 
-def listed(remote: Remote) -> dict[str, RemoteSet]:
+def list_remote_sets(remote: Remote) -> dict[str, RemoteSet]:
     """The sets there, by id, from one complete listing."""
     return grouped(remote.entries())
 
@@ -89,7 +89,7 @@ def manifest_of(remote: Remote, found: RemoteSet) -> Manifest:
     return read_manifest(small(remote, found.manifest_key), found)
 
 
-def told(entry: Entry, item: Item | None) -> Entry:
+def told(entry: RemoteObject, item: StoredObject | None) -> RemoteObject:
     """What the place says of an object, with the SHA-256 that is known of it from when it was read back."""
     same = item is not None and entry.checksum and (item.checksum, item.size) == (entry.checksum, entry.size)
     return replace(entry, sha256=item.sha256) if item and same and not entry.sha256 else entry
@@ -106,7 +106,7 @@ def digest(context: OffsiteContext, key: str, size: int) -> tuple[int, str]:
     return count, found.hexdigest()
 
 
-def with_digest(context: OffsiteContext, entry: Entry) -> Entry:
+def with_digest(context: OffsiteContext, entry: RemoteObject) -> RemoteObject:
     """An object that nobody knows the SHA-256 of, as its bytes tell it: after the book was lost, or replaced."""
     if entry.sha256 or entry.archived:
         return entry
@@ -116,7 +116,7 @@ def with_digest(context: OffsiteContext, entry: Entry) -> Entry:
 
 def candidates(remote: Remote, query: str) -> list[RemoteSet]:
     """The set there that a query names; for `latest` all that may hold a database, newest first. NotFound for none."""
-    sets = listed(remote)
+    sets = list_remote_sets(remote)
     if query != "latest":
         if query not in sets:
             raise NotFound(f"no set at {remote.name} is called {printable(query)!r}", "`offsite list` shows them.")

@@ -14,7 +14,7 @@ from backup.model.finding import Finding, warning
 from backup.model.run import Outcome, Run
 from backup.monitoring.overview import Clock, Offsite
 from backup.operations.offsite.remote_state import Book, Copy, PlaceName
-from backup.operations.offsite.rules import waiting
+from backup.operations.offsite.rules import sets_to_upload
 
 # What uploads, looks, drills and cleanups of a place are called in run records.
 OPERATIONS: Final[dict[PlaceName, str]] = {"s3": "upload", "copy": "copy"}
@@ -35,9 +35,9 @@ class Seen:
     limit: timedelta
 
 
-def summary(seen: Seen, now: datetime) -> Offsite:
+def copy_summary(seen: Seen, now: datetime) -> Offsite:
     """One place in short."""
-    newest, unsent = newest_held(seen.book, now), waiting(seen.belong, seen.book)
+    newest, unsent = newest_held(seen.book, now), sets_to_upload(seen.belong, seen.book)
     return Offsite(
         place=seen.place,
         name=seen.name,
@@ -54,8 +54,8 @@ def summary(seen: Seen, now: datetime) -> Offsite:
 
 def clock(seen: Seen, runs: Sequence[Run], now: datetime) -> Clock:
     """The third clock: how old the newest set is that is confirmed offsite."""
-    newest, short = newest_held(seen.book, now), summary(seen, now)
-    wrong = any(reasons(seen, runs, now))
+    newest, short = newest_held(seen.book, now), copy_summary(seen, now)
+    wrong = any(copy_findings(seen, runs, now))
     waits = f"{plural(short.waiting, 'set')} waiting, {size(short.waiting_size)}" if short.waiting else ""
     if newest is None:
         note = "; ".join(filter(None, [f"none yet at {seen.name}", waits]))
@@ -65,7 +65,7 @@ def clock(seen: Seen, runs: Sequence[Run], now: datetime) -> Clock:
     return Clock("offsite", stored, now - newest.time, seen.limit, "warn" if wrong else "pass", note)
 
 
-def reasons(seen: Seen, runs: Sequence[Run], now: datetime) -> Iterator[Finding]:
+def copy_findings(seen: Seen, runs: Sequence[Run], now: datetime) -> Iterator[Finding]:
     """What is not as it should be with the copies at a place. Local sets are good all the same: these are warnings."""
     yield from _failed(seen, runs)
     yield from _old(seen, now)

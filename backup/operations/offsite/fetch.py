@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from backup.catalog import damaged
-from backup.catalog.restore_page import PAGE, page
+from backup.catalog.restore_page import PAGE, restore_page
 from backup.errors import AlreadyHere, BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
@@ -21,7 +21,7 @@ from backup.model.run import Run, new_run_id
 from backup.monitoring import forecast
 from backup.operations import runs
 from backup.operations.create.verify_new import verify_made
-from backup.operations.drill.run import DrillContext, prove, proven
+from backup.operations.drill.run import DrillContext, prove_set, proven
 from backup.operations.offsite.context import OffsiteContext, first
 from backup.operations.offsite.copy_status import DRILL, PULL
 from backup.operations.offsite.layout import RemoteSet, compare, key, sums, sums_name
@@ -36,7 +36,7 @@ _TEMPORARY: Final = "temp"
 _AIR: Final = 8 << 20
 
 
-def pull(context: OffsiteContext, query: str, wait: float = 0.0) -> Run:
+def pull_set(context: OffsiteContext, query: str, wait: float = 0.0) -> Run:
     """Bring a set back into the catalogue, as a backup would put it there; the run, whose `set` is its id.
 
     Nothing appears before every byte was read and compared. AlreadyHere for one that is here and not known to be
@@ -105,7 +105,7 @@ def _laid(context: OffsiteContext, store: LocalStore, found: RemoteSet, manifest
     with ExitStack() as stack:
         staged = _fetched(context, manifest, found, store, stack)
         last = stack.enter_context(store.stage(manifest_name(manifest.id)))
-        for name, data in ((sums_name(manifest.id), sums(manifest)), (PAGE, page(manifest).encode())):
+        for name, data in ((sums_name(manifest.id), sums(manifest)), (PAGE, restore_page(manifest).encode())):
             staged.append(_made(store, name, data, stack))
         last.write(to_json(manifest))
         last.seal()
@@ -121,7 +121,7 @@ def temporarily(context: OffsiteContext, query: str, find: Callable[[Path], Stor
     Nothing but the place was asked for it. What a kill leaves goes with the next `sweep`.
     """
     root = context.catalog.root
-    sweep(root)
+    sweep_fetched(root)
     name = new_run_id(context.clock())
     folder, guard = root / _TEMPORARY / name, root / _TEMPORARY / f"{name}.lock"
     try:
@@ -133,7 +133,7 @@ def temporarily(context: OffsiteContext, query: str, find: Callable[[Path], Stor
         _remove(folder, guard)
 
 
-def sweep(root: Path) -> None:
+def sweep_fetched(root: Path) -> None:
     """Remove temporary folders whose user has died."""
     store = LocalStore(root / _TEMPORARY)
     with contextlib.suppress(BackupError):
@@ -170,7 +170,7 @@ def _fetched(
     context.catalog.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with storing(store.directory):
         store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    forecast.require(manifest.stored_size + _AIR, free_space(store.directory))
+    forecast.require_space(manifest.stored_size + _AIR, free_space(store.directory))
     return [_artifact(context, artifact, manifest, store, stack) for artifact in manifest.artifacts]
 
 
@@ -209,7 +209,7 @@ def _made(store: LocalStore, name: str, data: bytes, stack: ExitStack) -> Staged
     return staged
 
 
-def drill(
+def drill_copy(
     query: str,
     context: OffsiteContext,
     local: DrillContext,
@@ -227,7 +227,7 @@ def drill(
         with runs.timed(recording.seconds, "fetch"):
             stored = stack.enter_context(temporarily(context, query, find))
         with runs.locked(local, run, wait):
-            verdict = prove(stored, local, run.id, recording.seconds)
+            verdict = prove_set(stored, local, run.id, recording.seconds)
         context.book.change(lambda book: _proven(book, stored, context.clock()))
         recording.success = {
             "set": stored.id,

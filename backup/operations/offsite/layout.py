@@ -16,7 +16,7 @@ from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.model.backup_set import manifest_name
 from backup.model.manifest import Manifest, Tier, file_name, from_json, parse_file_name
-from backup.storage.remote import Entry
+from backup.storage.remote import RemoteObject
 
 _PAGE: Final = re.compile(r"RESTORE_(?P<id>.+)\.txt")
 
@@ -27,7 +27,7 @@ class RemoteSet:
 
     id: str
     tier: Tier
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, RemoteObject] = field(default_factory=dict)
 
     @property
     def manifest_key(self) -> str:
@@ -67,7 +67,7 @@ def sums(manifest: Manifest) -> bytes:
     return "".join(f"{artifact.stored_sha256}  {artifact.file}\n" for artifact in manifest.artifacts).encode()
 
 
-def grouped(entries: Iterable[Entry]) -> dict[str, RemoteSet]:
+def grouped(entries: Iterable[RemoteObject]) -> dict[str, RemoteSet]:
     """The objects that belong to sets, by set; others are not ours."""
     found: dict[str, RemoteSet] = {}
     for entry in entries:
@@ -104,7 +104,9 @@ def files_of(manifest: Manifest) -> list[tuple[str, int, str]]:
     return [*files, (sums_name(manifest.id), len(data), hashlib.sha256(data).hexdigest())]
 
 
-def compare(manifest: Manifest, entries: dict[str, Entry], *, whole: bool = False) -> tuple[list[str], list[str]]:
+def compare(
+    manifest: Manifest, entries: dict[str, RemoteObject], *, whole: bool = False
+) -> tuple[list[str], list[str]]:
     """(objects that are missing, objects that are not as the manifest says), as far as `entries` tell; in words.
 
     The artifacts alone, which is what a restore needs; `whole`: the list for `sha256sum -c`, too.

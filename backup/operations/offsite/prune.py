@@ -8,19 +8,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
-from backup.catalog.retention import Decision, Memory, Policy, identity_of, stale
+from backup.catalog.retention import CleanupMemory, Decision, RetentionPolicy, identity_of, stale
 from backup.errors import IntegrityError, RemoteArchived, RemoteDamaged
 from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict, newest_good, present
 from backup.model.manifest import Manifest
 from backup.operations import runs
-from backup.operations.offsite.context import OffsiteContext, listed, manifest_of
+from backup.operations.offsite.context import OffsiteContext, list_remote_sets, manifest_of
 from backup.operations.offsite.copy_status import PRUNE
 from backup.operations.offsite.layout import RemoteSet, compare, keys_of
 from backup.operations.offsite.remote_state import Book, Copy
 from backup.operations.offsite.rules import unchanged
-from backup.operations.prune import Decided, Known, MemoryFile, careful
+from backup.operations.prune import CleanupHistory, Decided, MemoryFile, careful
 from backup.storage.remote import Removal
 
 
@@ -39,7 +39,7 @@ class Report(Decided):
     place: str
     decisions: Sequence[Decision]
     hold: str
-    memory: Memory
+    memory: CleanupMemory
     remote: dict[str, RemoteSet]
     leftovers: list[RemoteSet]
     ends: dict[str, Removal] = field(default_factory=dict)
@@ -67,9 +67,9 @@ class Report(Decided):
         return "; ".join([*said, *([] if denied else self.left)])
 
 
-def plan(request: Request, context: OffsiteContext, policy: Policy, own: str = "") -> Report:
+def plan(request: Request, context: OffsiteContext, policy: RetentionPolicy, own: str = "") -> Report:
     """What a cleanup would do now, from one complete listing; `own` is the run that asks. Touches nothing."""
-    now, remote, book = context.clock(), listed(context.remote), context.book.read()
+    now, remote, book = context.clock(), list_remote_sets(context.remote), context.book.read()
     local = {stored.id: stored for stored in context.catalog.sets()}
     sets = [_stored(context, found, book.copies.get(found.id), local.get(found.id)) for found in remote.values()]
     known = [stored for stored in sets if stored is not None]
@@ -80,7 +80,7 @@ def plan(request: Request, context: OffsiteContext, policy: Policy, own: str = "
         known,
         replace(policy, forgotten=MemoryFile(context.catalog.root).read().forgotten),
         now,
-        Known(MemoryFile(context.catalog.root, context.place).read(), runs, max(past, default=None)),
+        CleanupHistory(MemoryFile(context.catalog.root, context.place).read(), runs, max(past, default=None)),
         identity=identity_of(here) if here else None,
         hold=stale(known, policy, now),
         force=request.force,
@@ -90,7 +90,7 @@ def plan(request: Request, context: OffsiteContext, policy: Policy, own: str = "
     return Report(context.remote.name, *decided, remote, leftovers)
 
 
-def prune(request: Request, context: OffsiteContext, policy: Policy) -> Report:
+def prune_copies(request: Request, context: OffsiteContext, policy: RetentionPolicy) -> Report:
     """Remove what is to go, and record the run. A place that keeps its objects is no failure."""
     run = request.run(PRUNE, context.clock(), place=context.place)
     # Not beside an upload: what has no manifest yet may be under way.

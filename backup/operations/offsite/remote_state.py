@@ -21,15 +21,15 @@ from backup.storage.directory import LocalStore
 PlaceName = Literal["s3", "copy"]
 # `offsite`: the manifest is there and every object was read back as it should be. `archived`: the same, but its bytes
 # cannot be read without a request that takes hours. The others say what was found instead.
-State = Literal["offsite", "archived", "incomplete", "differs", "gone"]
-HELD: Final[frozenset[State]] = frozenset({"offsite", "archived"})
+CopyState = Literal["offsite", "archived", "incomplete", "differs", "gone"]
+HELD: Final[frozenset[CopyState]] = frozenset({"offsite", "archived"})
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Item(_Model):
+class StoredObject(_Model):
     """One object as the place described it when it was read back.
 
     `source` is the SHA-256 of the local file that it was made of: another one when it was encrypted on its way.
@@ -56,12 +56,12 @@ class Copy(_Model):
     run: str
     time: AwareDatetime
     database: bool
-    state: State
+    state: CopyState
     problem: str = ""
     confirmed: AwareDatetime
     read: AwareDatetime | None = None
     proven: AwareDatetime | None = None
-    items: dict[str, Item] = {}
+    items: dict[str, StoredObject] = {}
     bad: tuple[str, ...] = ()
 
     @property
@@ -88,7 +88,7 @@ class Book(_Model):
 
     version: Literal[1] = 1
     copies: dict[str, Copy] = {}
-    parts: dict[str, dict[str, Item]] = {}
+    parts: dict[str, dict[str, StoredObject]] = {}
     leaving: dict[str, tuple[str, ...]] = {}
     looked: AwareDatetime | None = None
 
@@ -97,7 +97,7 @@ class Book(_Model):
         parts = {name: items for name, items in self.parts.items() if name != copy.id}
         return self.model_copy(update={"copies": {**self.copies, copy.id: copy}, "parts": parts})
 
-    def with_part(self, identifier: str, key: str, item: Item) -> Book:
+    def with_part(self, identifier: str, key: str, item: StoredObject) -> Book:
         """With one object of an upload that is under way."""
         return self.model_copy(
             update={"parts": {**self.parts, identifier: {**self.parts.get(identifier, {}), key: item}}}

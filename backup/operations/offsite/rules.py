@@ -11,7 +11,7 @@ from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.operations.offsite.remote_state import Book, Copy, PlaceName
-from backup.storage.remote import Entry
+from backup.storage.remote import RemoteObject
 
 # All bytes are read within a month; a share of this many days leaves a few to spare.
 ROUND: Final = timedelta(days=28)
@@ -75,12 +75,12 @@ def there(stored: StoredSet, copy: Copy | None) -> bool:
     return copy is not None and copy.held and copy.run == stored.summary.run
 
 
-def waiting(found: Iterable[StoredSet], book: Book) -> list[StoredSet]:
+def sets_to_upload(found: Iterable[StoredSet], book: Book) -> list[StoredSet]:
     """Those of the candidates that are not known to be offsite, in their order."""
     return [stored for stored in found if not there(stored, book.copies.get(stored.id))]
 
 
-def unchanged(copy: Copy, entries: Mapping[str, Entry]) -> bool:
+def unchanged(copy: Copy, entries: Mapping[str, RemoteObject]) -> bool:
     """Whether a listing shows every object of a copy as it was when it was read back: then nobody has to ask again."""
     return bool(copy.items) and all(
         (entry := entries.get(key)) is not None and entry.size == item.size and entry.modified == item.modified
@@ -121,7 +121,7 @@ def pause(runs: Sequence[Run], operation: str, tier: Tier) -> tuple[int, datetim
     return failures, (last.ended or last.started) + wait
 
 
-def due(
+def tiers_due(
     follows: Iterable[Tier],
     scheduled: Iterable[Tier],
     unsent: Iterable[StoredSet],

@@ -8,25 +8,25 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from backup.catalog.restore_page import page
+from backup.catalog.restore_page import restore_page
 from backup.errors import BackupError, IntegrityError, NotFound, RemoteDamaged, RemoteFailed
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Manifest, to_json
 from backup.operations.offsite.context import OffsiteContext, small, told, with_digest
 from backup.operations.offsite.layout import RemoteSet, compare, key, keys_of, page_name, read_manifest, sums, sums_name
-from backup.operations.offsite.remote_state import Book, Copy, Item, State
+from backup.operations.offsite.remote_state import Book, Copy, CopyState, StoredObject
 from backup.pipeline.age import SUFFIX
 from backup.storage.directory import LocalStore
 from backup.storage.errors import storing
-from backup.storage.remote import Entry
+from backup.storage.remote import RemoteObject
 
 # What is read is hashed at once: from the core's own cache, which larger blocks leave.
 _BLOCK: Final = 256 << 10
 
 
 @dataclass
-class Sent:
+class SentSet:
     """What became of one set: how many bytes had to be sent, and the copy as it is confirmed now."""
 
     copy: Copy
@@ -42,24 +42,24 @@ class Sending:
     remote: RemoteSet
     book: Book
     sent: int = 0
-    _items: dict[str, Item] = field(default_factory=dict)
+    _items: dict[str, StoredObject] = field(default_factory=dict)
     _archived: bool = False
     _raw: bytes = b""
     _rotten: tuple[str, ...] = ()
 
-    def run(self) -> Sent:
+    def run(self) -> SentSet:
         """Send what is missing or differs, and confirm the whole. An error leaves no manifest of this upload there."""
         local = self._local()
         there = self._there(local)
         if there and self._confirmed(there):
-            return Sent(self._copy(there), 0)
+            return SentSet(self._copy(there), 0)
         earlier = there.artifacts if there else ()
         manifest = local.model_copy(update={"artifacts": tuple(self._artifact(a, earlier) for a in local.artifacts)})
         self._small(key(local.tier, sums_name(local.id)), sums(manifest))
-        self._small(key(local.tier, page_name(local.id)), page(manifest).encode())
+        self._small(key(local.tier, page_name(local.id)), restore_page(manifest).encode())
         self._still_there(local)
         self._small(self.remote.manifest_key, to_json(manifest))
-        return Sent(self._copy(manifest), self.sent)
+        return SentSet(self._copy(manifest), self.sent)
 
     def _local(self) -> Manifest:
         if not self.stored.verified:
@@ -128,7 +128,9 @@ class Sending:
         described = {"file": name, "stored_size": found.size, "stored_sha256": found.sha256}
         return artifact.model_copy(update=described | ({"encryption": "age"} if encrypts else {}))
 
-    def _reusable(self, path: str, artifact: Artifact, earlier: Iterable[Artifact], *, encrypts: bool) -> Entry | None:
+    def _reusable(
+        self, path: str, artifact: Artifact, earlier: Iterable[Artifact], *, encrypts: bool
+    ) -> RemoteObject | None:
         """The object that is there already, if the place says that it is the right one."""
         entry = self._stat(path) if path in self.remote.entries and path not in self._bad else None
         if entry is None:
@@ -150,7 +152,7 @@ class Sending:
             self._note(path, entry, artifact.stored_sha256)
         return entry if right else None
 
-    def _put(self, path: str, artifact: Artifact, encrypts: bool) -> Entry:
+    def _put(self, path: str, artifact: Artifact, encrypts: bool) -> RemoteObject:
         self.context.progress.phase(f"sending {artifact.file}", artifact.stored_size)
         advance = self.context.progress.advance
         if encrypts and self.context.encrypt:
@@ -174,12 +176,12 @@ class Sending:
 
     def _sent_whole(self, path: str, hashed: _Hashed, artifact: Artifact) -> None:
         """Noted before the request that makes the object: whether that was done may never be heard."""
-        item = Item(
+        item = StoredObject(
             size=hashed.size, sha256=hashed.sha256, modified=self.context.clock(), source=artifact.stored_sha256
         )
         self._keep_part(path, item)
 
-    def _keep_part(self, path: str, item: Item) -> None:
+    def _keep_part(self, path: str, item: StoredObject) -> None:
         self.context.book.change(lambda book: book.with_part(self.stored.id, path, item))
 
     def _small(self, path: str, data: bytes) -> None:
@@ -190,7 +192,7 @@ class Sending:
             self._require(path, entry, len(data), expected)
         self._note(path, entry)
 
-    def _require(self, path: str, entry: Entry, size: int, sha256: str) -> None:
+    def _require(self, path: str, entry: RemoteObject, size: int, sha256: str) -> None:
         self.sent += size
         if (entry.size, entry.sha256) != (size, sha256):
             raise IntegrityError(
@@ -238,25 +240,25 @@ class Sending:
             "`list` shows the sets there are; a cleanup or an operator may have removed it.",
         )
 
-    def _stat(self, path: str) -> Entry | None:
+    def _stat(self, path: str) -> RemoteObject | None:
         entry = self.context.remote.stat(path)
         self._archived = self._archived or bool(entry and entry.archived)
         return told(entry, self._known(path)) if entry else None
 
-    def _known(self, path: str) -> Item | None:
+    def _known(self, path: str) -> StoredObject | None:
         """What was noted of an object when it was last read back."""
         copy = self.book.copies.get(self.stored.id)
         return self.book.parts.get(self.stored.id, {}).get(path) or (copy.items.get(path) if copy else None)
 
-    def _note(self, path: str, entry: Entry, source: str = "") -> None:
-        self._items[path] = Item(
+    def _note(self, path: str, entry: RemoteObject, source: str = "") -> None:
+        self._items[path] = StoredObject(
             size=entry.size, sha256=entry.sha256, modified=entry.modified, source=source, checksum=entry.checksum
         )
 
     def _copy(self, manifest: Manifest) -> Copy:
         before = self.book.copies.get(self.stored.id)
         same = before is not None and before.run == manifest.run and not self.sent
-        state: State = "archived" if self._archived else "offsite"
+        state: CopyState = "archived" if self._archived else "offsite"
         return Copy(
             id=manifest.id,
             tier=manifest.tier,

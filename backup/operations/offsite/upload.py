@@ -12,7 +12,7 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.operations import runs
-from backup.operations.offsite.context import OffsiteContext, listed, require_there
+from backup.operations.offsite.context import OffsiteContext, list_remote_sets, require_there
 from backup.operations.offsite.copy_status import OPERATIONS
 from backup.operations.offsite.layout import RemoteSet
 from backup.operations.offsite.rules import candidates, there, unchanged
@@ -52,7 +52,7 @@ class Report:
         return "; ".join(filter(None, [what, same, left])) or f"no verified set belongs to {self.place} yet"
 
 
-def upload(request: Request, context: OffsiteContext) -> Report:
+def upload_sets(request: Request, context: OffsiteContext) -> Report:
     """Send and record. The first error is raised in the end, after all that can be sent was.
 
     The lock of the volume is not held: neither a backup nor a restore waits for this, however long it takes.
@@ -81,7 +81,7 @@ class _Upload:
         self.context.progress.phase(f"listing {self.context.remote.name}")
         if removed := self.context.remote.sweep():
             logger.info("{} of killed uploads removed at {}", plural(removed, "leftover"), self.context.remote.name)
-        sets, failures = listed(self.context.remote), 0
+        sets, failures = list_remote_sets(self.context.remote), 0
         require_there(self.context, sets, self.context.book.read())
         self.context.book.change(lambda book: book.model_copy(update={"looked": self.context.clock()}))
         while (stored := self._next()) and len(self.tried) <= _MOST:

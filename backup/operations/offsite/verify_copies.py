@@ -17,7 +17,7 @@ from backup.operations import runs
 from backup.operations.offsite.context import (
     OffsiteContext,
     digest,
-    listed,
+    list_remote_sets,
     manifest_of,
     require_there,
     told,
@@ -25,9 +25,9 @@ from backup.operations.offsite.context import (
 )
 from backup.operations.offsite.copy_status import VERIFY
 from backup.operations.offsite.layout import RemoteSet, compare, files_of, key, keys_of
-from backup.operations.offsite.remote_state import Book, Copy, Item, State
+from backup.operations.offsite.remote_state import Book, Copy, CopyState, StoredObject
 from backup.operations.offsite.rules import share, unchanged
-from backup.storage.remote import Entry
+from backup.storage.remote import RemoteObject
 
 _LISTED: Final = 20
 # A place that fails so often fails the rest, too.
@@ -80,7 +80,7 @@ class Report:
         return "; ".join(parts)
 
 
-def verify(request: Request, context: OffsiteContext) -> Report:
+def verify_copies(request: Request, context: OffsiteContext) -> Report:
     """Ask the place for size and checksum of every object, read what is to be read, and keep what was found.
 
     IntegrityError when a copy is not as it should be, RemoteFailed when one cannot be read: after all were looked at.
@@ -99,7 +99,7 @@ def verify(request: Request, context: OffsiteContext) -> Report:
 
 def _look(request: Request, context: OffsiteContext) -> Report:
     context.progress.phase(f"listing {context.remote.name}")
-    book, remote, report = context.book.read(), listed(context.remote), Report(context.remote.name)
+    book, remote, report = context.book.read(), list_remote_sets(context.remote), Report(context.remote.name)
     if request.only and request.only not in {*remote, *book.copies}:
         raise NotFound(f"no set at {context.remote.name} is called {printable(request.only)!r}", "`offsite list`")
     require_there(context, remote, book, accept=request.accept)
@@ -207,13 +207,13 @@ class Look:
         items = self._items(manifest, entries) if ask else {}
         return self._copy(there, manifest, "archived" if archived else "offsite", "", items)
 
-    def _another(self, there: RemoteSet, manifest: Manifest, entries: dict[str, Entry]) -> bool:
+    def _another(self, there: RemoteSet, manifest: Manifest, entries: dict[str, RemoteObject]) -> bool:
         """Whether the manifest is not the one that was sent: no sum in the set covers all of its words."""
         items = self.before.items if self.before and self.before.run == manifest.run else {}
         known, found = items.get(there.manifest_key), entries.get(there.manifest_key)
         return bool(known and found and found.sha256 and found.sha256 != known.sha256)
 
-    def _known_bad(self, manifest: Manifest, entries: dict[str, Entry], *, ask: bool) -> str:
+    def _known_bad(self, manifest: Manifest, entries: dict[str, RemoteObject], *, ask: bool) -> str:
         """What was found of it before, where nothing has changed since that this look could see."""
         before = self.before
         if before is None or before.run != manifest.run or before.held:
@@ -248,16 +248,16 @@ class Look:
                 return ""
         return "has other bytes than were sent"
 
-    def _asked(self, manifest: Manifest) -> dict[str, Entry]:
+    def _asked(self, manifest: Manifest) -> dict[str, RemoteObject]:
         known = self.before.items if self.before else {}
         found = {name: self.context.remote.stat(name) for name in keys_of(manifest)}
         entries = {name: told(entry, known.get(name)) for name, entry in found.items() if entry}
         return {name: with_digest(self.context, entry) for name, entry in entries.items()}
 
-    def _items(self, manifest: Manifest, entries: dict[str, Entry]) -> dict[str, Item]:
+    def _items(self, manifest: Manifest, entries: dict[str, RemoteObject]) -> dict[str, StoredObject]:
         known = self.before.items if self.before and self.before.run == manifest.run else {}
         return {
-            name: Item(
+            name: StoredObject(
                 size=entry.size,
                 sha256=entry.sha256,
                 modified=entry.modified,
@@ -271,9 +271,9 @@ class Look:
         self,
         there: RemoteSet,
         manifest: Manifest | None,
-        state: State,
+        state: CopyState,
         problem: str,
-        items: dict[str, Item] | None = None,
+        items: dict[str, StoredObject] | None = None,
     ) -> Copy:
         before = self.before
         known = before if before and (manifest is None or before.run == manifest.run) else None
@@ -295,7 +295,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Row:
+class CopyRow:
     """One set, here or there. `state` is that of the copy, or `only local`; `note` says more."""
 
     id: str
@@ -307,10 +307,10 @@ class Row:
     note: str = ""
 
 
-def rows(context: OffsiteContext) -> list[Row]:
+def rows(context: OffsiteContext) -> list[CopyRow]:
     """Every set here and there, newest first, from one listing, what is known, and the manifests of what is not."""
     local = {stored.id: stored for stored in context.catalog.sets()}
-    book, remote = context.book.read(), listed(context.remote)
+    book, remote = context.book.read(), list_remote_sets(context.remote)
     found = []
     for identifier, there in remote.items():
         known, changed = book.copies.get(identifier), ""
@@ -320,15 +320,15 @@ def rows(context: OffsiteContext) -> list[Row]:
             if copy.held and known and known.held and known.items:
                 changed = "changed since it was confirmed; `offsite verify` asks for its checksums"
         note = copy.problem or changed or ("" if identifier in local else "only remote")
-        found.append(Row(identifier, copy.tier, copy.time, there.size, copy.state, identifier in local, note))
+        found.append(CopyRow(identifier, copy.tier, copy.time, there.size, copy.state, identifier in local, note))
     for identifier, copy in book.copies.items():
         if identifier not in remote:
-            found.append(Row(identifier, copy.tier, copy.time, 0, "gone", identifier in local, _GONE))
+            found.append(CopyRow(identifier, copy.tier, copy.time, 0, "gone", identifier in local, _GONE))
     there_too = {row.id for row in found}
     found += [_here(stored) for stored in local.values() if stored.id not in there_too]
     return sorted(found, key=lambda row: (row.time, row.id), reverse=True)
 
 
-def _here(stored: StoredSet) -> Row:
+def _here(stored: StoredSet) -> CopyRow:
     note = "" if stored.verified else "never sent: it is not verified or not good"
-    return Row(stored.id, stored.tier, stored.time, stored.size, "only local", local=True, note=note)
+    return CopyRow(stored.id, stored.tier, stored.time, stored.size, "only local", local=True, note=note)

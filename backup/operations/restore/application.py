@@ -15,7 +15,7 @@ from backup.errors import BackupError, RestoreUnfinished
 from backup.formatting import duration, essence, plural, printable, shortened
 from backup.logging import logger
 from backup.operations.restore.context import Work
-from backup.operations.restore.journal import Step, Stopped
+from backup.operations.restore.journal import RestoreStep, StoppedContainer
 from backup.postgres.availability import Watch, wait
 
 _LOGIN: Final = 60.0
@@ -26,11 +26,11 @@ _NO_ENGINE: Final = "the Docker engine is not there"
 _PATIENCE: Final = 30.0
 
 
-def stop(work: Work) -> None:
+def stop_application(work: Work) -> None:
     """Stop the application's containers; each is noted before."""
     application = work.context.application()
     if application is None:
-        work.advance(Step.STOPPING)
+        work.advance(RestoreStep.STOPPING)
         return
     find_way(work)
     if work.way and (said := wait(work.way, 0)):
@@ -38,8 +38,8 @@ def stop(work: Work) -> None:
         logger.info("downtime is not measured through {}: {}", printable(work.way.place), said)
         work.way = None
     found = application.running(work.context.stops, work.context.mounts())
-    stopped = tuple(Stopped(id=c.id, name=c.name, service=c.service) for c in found)
-    work.advance(Step.STOPPING, stopped=stopped, since=work.context.clock() if found else None)
+    stopped = tuple(StoppedContainer(id=c.id, name=c.name, service=c.service) for c in found)
+    work.advance(RestoreStep.STOPPING, stopped=stopped, since=work.context.clock() if found else None)
     application.stop(found)
 
 
@@ -78,7 +78,7 @@ def _no_engine(what: str) -> RestoreUnfinished:
     return RestoreUnfinished(f"{_NO_ENGINE}: {what}", hint)
 
 
-def measure(work: Work, watch: Watch) -> None:
+def measure_outage(work: Work, watch: Watch) -> None:
     """Measure how long the database could not be reached, as the application has it."""
     work.window, work.through = max(work.window, watch.outage(_PATIENCE)), watch.place
     if watch.problem:
@@ -98,16 +98,16 @@ def run_commands(work: Work) -> None:
     """Run all of them, each within its time; what fails is noted in the journal. An undo has none."""
     commands = work.context.commands if work.journal.kind == "restore" else ()
     ahead = [f"{_name(service, command)} was not run" for service, command in commands]
-    work.advance(Step.SWAPPED, failed=tuple(ahead))
+    work.advance(RestoreStep.SWAPPED, failed=tuple(ahead))
     application = work.context.application() if commands else None
     failed: list[str] = []
     for number, (service, command) in enumerate(commands):
         cut = f"{_name(service, command)} was started; how it ended is unknown"
-        work.advance(Step.SWAPPED, failed=(*failed, cut, *ahead[number + 1 :]))
+        work.advance(RestoreStep.SWAPPED, failed=(*failed, cut, *ahead[number + 1 :]))
         for line in _run(work, application, service, command):
             logger.error("{}", line)
             failed.append(line)
-    work.advance(Step.SWAPPED, failed=tuple(failed))
+    work.advance(RestoreStep.SWAPPED, failed=tuple(failed))
 
 
 def _run(work: Work, application: Application | None, service: str, command: str) -> list[str]:

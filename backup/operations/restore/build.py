@@ -14,14 +14,14 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Locale, Manifest
 from backup.operations.load import Load, attempt_for, complete, load_dump
-from backup.operations.parts import archive_of, content_of, dump_of, opened, read_roles, require_unchanged
+from backup.operations.parts import archive_of, content_of, dump_of, open_file, read_roles, require_unchanged
 from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
-from backup.operations.restore.journal import DatabaseSwap, Step
+from backup.operations.restore.journal import DatabaseSwap, RestoreStep
 from backup.operations.restore.server_fit import Fit, allowed, contrast, given, last_notes, taken
-from backup.operations.verify.run import Found
-from backup.pipeline.file_type import Kind
-from backup.postgres.admin import apply, create, drop
+from backup.operations.verify.run import SetContent
+from backup.pipeline.file_type import FileKind
+from backup.postgres.admin import apply_settings, create_database, drop
 from backup.postgres.deferred_statements import Deferred
 from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.dependency_queue import Entry
@@ -30,7 +30,7 @@ from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import settings_for
 from backup.postgres.roles import Roles
 from backup.postgres.row_counts import analyzing, count_large_objects, count_rows
-from backup.postgres.server import Database, find, fitting, roles, usable
+from backup.postgres.server import Database, find_database, fitting_name, roles, usable
 from backup.postgres.session import Login
 from backup.progress import Progress
 from backup.storage.errors import free_space
@@ -44,32 +44,32 @@ def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: 
     return DatabaseSwap(
         live=name,
         live_oid=live.oid if live else None,
-        new=fitting(name, f"__restore_{stamp}"),
-        kept=fitting(name, f"__before_{stamp}"),
+        new=fitting_name(name, f"__restore_{stamp}"),
+        kept=fitting_name(name, f"__before_{stamp}"),
         marker=marker,
         settings=settings_for(source.login, name) if usable(live) else (),
     )
 
 
-def load(
-    work: Work, source: PostgresSource, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit
+def load_database(
+    work: Work, source: PostgresSource, stored: StoredSet, found: SetContent, entries: Sequence[Entry], fitted: Fit
 ) -> None:
     """Make the new database, load it strictly, compare it with what was dumped. `entries` are built behind its rows."""
     swap, login = work.journal.database, source.login
     if swap is None:
         return
     part = stored.manifest.database
-    live = usable(find(login, swap.live))
+    live = usable(find_database(login, swap.live))
     like = part.locale if part and part.locale else live.locale if live else None
     listed = roles_of(stored)
     unlike = contrast(login, live, listed, part)
     new_roles = _make_roles(login, listed, part.bootstrap if part else "") if listed else []
     if new_roles:  # noted before anything else can fail: a rollback removes them again
-        work.advance(Step.LOADING, roles=tuple(new_roles))
+        work.advance(RestoreStep.LOADING, roles=tuple(new_roles))
     place = live.tablespace if live else ""
     swap = _make(work, swap, login, like, place)
     its = taken(login, given(login, unlike, live, listed, part), swap.new)
-    work.advance(Step.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
+    work.advance(RestoreStep.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += last_notes(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, entries, fitted, lambda: _renew(work, login, like, place))
     work.context.progress.phase("counting rows and making statistics")
@@ -80,9 +80,9 @@ def load(
         logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
 
 
-def extract(work: Work, stored: StoredSet) -> None:
+def extract_volumes(work: Work, stored: StoredSet) -> None:
     """Unpack the archives beside the live files."""
-    work.advance(Step.EXTRACTING)
+    work.advance(RestoreStep.EXTRACTING)
     if not work.journal.volumes:
         return
     trees, nearest = work.context.trees(), list[str]()
@@ -107,7 +107,7 @@ def extract(work: Work, stored: StoredSet) -> None:
     for line in nearest:
         logger.warning("{}", line)
     # In the journal: whoever ends this after a kill says it, too.
-    work.advance(Step.EXTRACTING, nearest=tuple(nearest))
+    work.advance(RestoreStep.EXTRACTING, nearest=tuple(nearest))
 
 
 def roles_of(stored: StoredSet) -> Roles | None:
@@ -121,14 +121,14 @@ def _make_roles(login: Login, listed: Roles, bootstrap: str) -> list[str]:
     missing = listed.missing(there)
     if missing:
         logger.info("making {}: {}", plural(len(missing), "missing role"), printable(", ".join(missing)))
-        apply(login, login.name, allowed(login, login.name, listed.script(there, bootstrap)))
+        apply_settings(login, login.name, allowed(login, login.name, listed.script(there, bootstrap)))
     return missing
 
 
 def _make(work: Work, swap: DatabaseSwap, login: Login, like: Locale | None, tablespace: str) -> DatabaseSwap:
-    oid = create(login, swap.new, like, swap.marker, tablespace)
+    oid = create_database(login, swap.new, like, swap.marker, tablespace)
     swap = swap.model_copy(update={"new_oid": oid})
-    work.advance(Step.LOADING, database=swap)
+    work.advance(RestoreStep.LOADING, database=swap)
     return swap
 
 
@@ -139,7 +139,7 @@ def _renew(work: Work, login: Login, like: Locale | None, tablespace: str) -> No
         drop(login, swap.new_oid, swap.new)
         swap = swap.model_copy(update={"new_oid": None})
         # Found by its mark, until its number is noted.
-        work.advance(Step.LOADING, database=swap)
+        work.advance(RestoreStep.LOADING, database=swap)
         _make(work, swap, login, like, tablespace)
 
 
@@ -147,7 +147,7 @@ def _fill(
     work: Work,
     source: PostgresSource,
     stored: StoredSet,
-    found: Found,
+    found: SetContent,
     entries: Sequence[Entry],
     fitted: Fit,
     renew: Callable[[], None],
@@ -155,7 +155,7 @@ def _fill(
     swap, file = work.journal.database, dump_of(stored)
     if swap is None:
         return
-    custom = found.content.get(file) is Kind.CUSTOM
+    custom = found.content.get(file) is FileKind.CUSTOM
     work.context.progress.phase("loading the database", stored.size)
     clients, run = source.loading(swap.new, work.journal.run), work.journal.run
 
@@ -206,13 +206,13 @@ def _putting_aside(login: Login, fitted: Fit) -> Iterator[Callable[[bytes], obje
 
 def _pieces(stored: StoredSet, file: str, sha256: str, progress: Progress) -> Generator[bytes, None, None]:
     """All of the dump. Nothing is ended in good order unless it is as it was verified."""
-    with opened(stored, file, progress) as source:
+    with open_file(stored, file, progress) as source:
         yield from content_of(stored, source)
         source.drain()
         require_unchanged(source, sha256)
 
 
-def _compare(login: Login, found: Found, how: Adaptation, path: str) -> None:
+def _compare(login: Login, found: SetContent, how: Adaptation, path: str) -> None:
     """Rows and large objects of the new database against those that were counted in the dump."""
     if not found.rows:
         return

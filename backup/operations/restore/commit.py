@@ -14,15 +14,15 @@ from backup.formatting import printable, size
 from backup.logging import logger
 from backup.operations.restore import application
 from backup.operations.restore.context import RestoreContext, Work
-from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Lost, Step
+from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Lost, RestoreStep
 from backup.operations.restore.replaced import note_lost
 from backup.postgres.admin import drop, drop_marked, drop_roles
 from backup.postgres.availability import watching
 from backup.postgres.deferred_statements import DONE, SCHEMA, deferred
 from backup.postgres.psql import STRICT, confined
-from backup.postgres.server import find
+from backup.postgres.server import find_database
 from backup.postgres.session import Login
-from backup.postgres.swap import Exchange, exchange, foresee, state
+from backup.postgres.swap import Exchange, exchange_databases, foresee, swap_state
 
 _TELLING: Final = (*STRICT, "--tuples-only", "--no-align")
 
@@ -31,21 +31,21 @@ def forward(work: Work) -> None:
     """Exchange, run the commands, start what was stopped, note what is kept. Idempotent. AfterRestore when all is
     restored, but something that belongs after it failed."""
     step = work.journal.step
-    if step.number <= Step.SWAPPING_DATABASE.number:
-        work.advance(Step.SWAPPING_DATABASE)
-    if step.number <= Step.SWAPPING_MEDIA.number:
+    if step.number <= RestoreStep.SWAPPING_DATABASE.number:
+        work.advance(RestoreStep.SWAPPING_DATABASE)
+    if step.number <= RestoreStep.SWAPPING_MEDIA.number:
         with watching(work.way) as watch:
             # Whatever is noted: a person, or a server that lost its last moment, may have brought the old one back.
             _exchange_database(work)
-            work.advance(Step.SWAPPING_MEDIA)
+            work.advance(RestoreStep.SWAPPING_MEDIA)
             _exchange_trees(work)
             _exchange_database(work)
             if watch and work.journal.database:
-                application.measure(work, watch)
-    if step.number <= Step.SWAPPED.number:
+                application.measure_outage(work, watch)
+    if step.number <= RestoreStep.SWAPPED.number:
         late = _put_in(work)
         application.run_commands(work)
-        work.advance(Step.SWAPPED, failed=(*late, *work.journal.failed))
+        work.advance(RestoreStep.SWAPPED, failed=(*late, *work.journal.failed))
     _start_and_note(work)
     work.file.finish()
     if work.journal.failed:
@@ -94,9 +94,9 @@ def _put_in(work: Work) -> list[str]:
 
 
 def _start_and_note(work: Work) -> None:
-    work.advance(Step.STARTING)
+    work.advance(RestoreStep.STARTING)
     if failed := application.start(work):
-        work.advance(Step.STARTING, failed=tuple(dict.fromkeys((*work.journal.failed, *failed))))
+        work.advance(RestoreStep.STARTING, failed=tuple(dict.fromkeys((*work.journal.failed, *failed))))
     _note_kept(work)
 
 
@@ -132,7 +132,7 @@ def _forget_kept(work: Work) -> None:
         work.kept.write(kept.model_copy(update={"database": kept.database.model_copy(update=oids)}))
 
 
-def discard(context: RestoreContext) -> int:
+def discard_replaced(context: RestoreContext) -> int:
     """Remove what the last restore replaced; the bytes that it took. 0 when nothing is kept.
 
     DropDelayed when the rest of the database is to be dropped yet: nothing of all that can come back.
@@ -168,7 +168,7 @@ def _exchange_database(work: Work) -> None:
     if swap is None:
         return
     work.context.progress.phase("swapping the databases")
-    work.window += exchange(work.context.source().login, _wanted(swap))
+    work.window += exchange_databases(work.context.source().login, _wanted(swap))
 
 
 def _exchange_trees(work: Work) -> None:
@@ -188,9 +188,9 @@ def _wanted(swap: DatabaseSwap) -> Exchange:
 
 def _database_back(work: Work, swap: DatabaseSwap) -> None:
     login = work.context.source().login
-    if swap.new_oid and swap.live_oid and state(login, _wanted(swap)) == "after":
+    if swap.new_oid and swap.live_oid and swap_state(login, _wanted(swap)) == "after":
         name = swap.kept if work.journal.kind == "undo" else swap.new
-        exchange(login, Exchange(swap.live, swap.new_oid, swap.live_oid, name))
+        exchange_databases(login, Exchange(swap.live, swap.new_oid, swap.live_oid, name))
 
 
 def _remove_made(work: Work) -> None:
@@ -211,7 +211,7 @@ def _remove_made(work: Work) -> None:
 def _drop_made(login: Login, swap: DatabaseSwap) -> None:
     if swap.new_oid is None:
         drop_marked(login, swap.new, swap.marker)
-    elif swap.live_oid is None and state(login, _wanted(swap)) == "after":
+    elif swap.live_oid is None and swap_state(login, _wanted(swap)) == "after":
         # There was none before, so what has the name is ours alone.
         drop(replace(login, name=swap.new), swap.new_oid, swap.live)
     else:
@@ -231,7 +231,7 @@ def _note_kept(work: Work) -> None:
     earlier = work.kept.read()
     if earlier and journal.kind == "restore" and earlier.id != journal.id:
         try:
-            logger.info("removed what the previous restore replaced: {}", size(discard(context)))
+            logger.info("removed what the previous restore replaced: {}", size(discard_replaced(context)))
         except DropDelayed as error:
             logger.warning("{} {}", error.message, error.hint)
         except BackupError as error:
@@ -241,7 +241,7 @@ def _note_kept(work: Work) -> None:
             logger.warning("{} could not be removed; remove it by hand: {} {}", told, error.message, error.hint)
     database, swap = None, journal.database
     if swap and swap.live_oid and swap.new_oid:
-        found = find(context.source().login, swap.kept)
+        found = find_database(context.source().login, swap.kept)
         half: Lost = "half removed" if found and found.half_removed else ""
         database = KeptDatabase(
             live=swap.live,

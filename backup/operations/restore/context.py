@@ -13,7 +13,7 @@ from backup.media.helper import FileTrees
 from backup.operations.context import Context
 from backup.operations.create.context import CreateContext
 from backup.operations.load import Loaded
-from backup.operations.restore.journal import Journal, JournalFile, KeptFile, Step
+from backup.operations.restore.journal import Journal, JournalFile, KeptFile, RestoreStep
 from backup.postgres.availability import Way
 from backup.postgres.dump_source import PostgresSource
 
@@ -67,7 +67,7 @@ class Work:
     through: str = ""
     down: float = 0.0
 
-    def advance(self, step: Step, **changes: object) -> None:
+    def advance(self, step: RestoreStep, **changes: object) -> None:
         """Note the next step before it is taken."""
         self.journal = self.file.advance(self.journal, step, **changes)
 

@@ -29,7 +29,7 @@ Direction = Literal["back", "forward"]
 Lost = Literal["", "half removed", "gone"]
 
 
-class Step(StrEnum):
+class RestoreStep(StrEnum):
     """What is being done, in this order. `SWAPPED` is the time of the post-restore commands."""
 
     LOADING = "loading"
@@ -45,7 +45,7 @@ class Step(StrEnum):
     @property
     def number(self) -> int:
         """Its place in the order, from 0."""
-        return list(Step).index(self)
+        return list(RestoreStep).index(self)
 
 
 class _Model(BaseModel):
@@ -80,7 +80,7 @@ class VolumeSwap(_Model):
     onward: bool = True
 
 
-class Stopped(_Model):
+class StoppedContainer(_Model):
     """A container that was running and is to run again."""
 
     id: str
@@ -104,11 +104,11 @@ class Journal(_Model):
     source: str = ""
     only: Literal["", "database", "media"] = ""
     started: AwareDatetime
-    step: Step = Step.LOADING
+    step: RestoreStep = RestoreStep.LOADING
     back: bool = False
     database: DatabaseSwap | None = None
     volumes: tuple[VolumeSwap, ...] = ()
-    stopped: tuple[Stopped, ...] = ()
+    stopped: tuple[StoppedContainer, ...] = ()
     since: AwareDatetime | None = None
     roles: tuple[str, ...] = ()
     safety: str = ""
@@ -166,11 +166,11 @@ class Kept(_Model):
 
 def direction(journal: Journal) -> Direction:
     """Where it ends: as before, or as restored. From the first exchange on it goes forward, unless told otherwise."""
-    forward = journal.step.number >= Step.SWAPPING_DATABASE.number and not journal.back
+    forward = journal.step.number >= RestoreStep.SWAPPING_DATABASE.number and not journal.back
     return "forward" if forward else "back"
 
 
-def state(journal: Journal) -> str:
+def describe_state(journal: Journal) -> str:
     """What state things are in, as a part of a sentence; short, and safe to print."""
     text = _state(journal)
     return f"it was being rolled back when it stopped: {text}" if journal.back else text
@@ -187,7 +187,7 @@ def words(journal: Journal, now: datetime) -> str:
 
 def _stopped(journal: Journal, now: datetime) -> str:
     since = f"started {_begun(journal)}, {age(now - journal.started)} ago"
-    return f"{_name(journal)} ({since}) stopped at `{journal.step}`: {state(journal)}."
+    return f"{_name(journal)} ({since}) stopped at `{journal.step}`: {describe_state(journal)}."
 
 
 def commands(journal: Journal) -> str:
@@ -203,7 +203,7 @@ def commands(journal: Journal) -> str:
     )
 
 
-def unfinished(journal: Journal, now: datetime) -> RestoreUnfinished:
+def unfinished_refusal(journal: Journal, now: datetime) -> RestoreUnfinished:
     """The refusal of a command that must not run while a restore stands half way."""
     return RestoreUnfinished(_stopped(journal, now), commands(journal))
 
@@ -219,7 +219,9 @@ def journal_reason(journal: Journal, who: str) -> tuple[Literal["warn", "fail"],
     """Severity, text and hint for the health of the service; `who` is at work on it, nobody where that is empty."""
     if who:
         return "warn", running(journal, who), "`docker compose logs -f backup` shows its progress."
-    text = f"{_name(journal)} has been unfinished since {_begun(journal)}, at `{journal.step}`: {state(journal)}"
+    text = (
+        f"{_name(journal)} has been unfinished since {_begun(journal)}, at `{journal.step}`: {describe_state(journal)}"
+    )
     return "fail", text, commands(journal)
 
 
@@ -243,12 +245,12 @@ def _changed(journal: Journal) -> str:
     """What is live."""
     new, old = ("restored", "old") if journal.kind == "restore" else ("kept", "current")
     step, database = journal.step.number, journal.database is not None
-    if step < Step.SWAPPING_DATABASE.number:
+    if step < RestoreStep.SWAPPING_DATABASE.number:
         return "the live data are untouched"
-    if step >= Step.SWAPPED.number:
+    if step >= RestoreStep.SWAPPED.number:
         return f"the {new} data are live"
     media = listed([volume.name for volume in journal.volumes])
-    if journal.step is Step.SWAPPING_DATABASE:
+    if journal.step is RestoreStep.SWAPPING_DATABASE:
         rest = f", the {old} files of {media} are live" if media else ""
         return f"either the {old} or the {new} database is live, whole{rest}"
     first = f"the {new} database is live, " if database else ""
@@ -259,7 +261,11 @@ def _containers(journal: Journal) -> str:
     names = [entry.name for entry in journal.stopped]
     if not names:
         return "no container was stopped"
-    may = "" if Step.STOPPING.number < journal.step.number < Step.STARTING.number and not journal.back else "may be "
+    may = (
+        ""
+        if RestoreStep.STOPPING.number < journal.step.number < RestoreStep.STARTING.number and not journal.back
+        else "may be "
+    )
     return f"{listed(names)} {may or ('is ' if len(names) == 1 else 'are ')}stopped"
 
 
@@ -290,17 +296,17 @@ class JournalFile:
     def begin(self, journal: Journal) -> Journal:
         """Note that a restore begins; RestoreUnfinished when an earlier one has not ended."""
         if earlier := self.read():
-            raise unfinished(earlier, journal.started)
+            raise unfinished_refusal(earlier, journal.started)
         self.sweep()
         atomic_file.replace(self._store, _RESERVE, os.urandom(_RESERVED), locked=True)
         return self._write(journal)
 
-    def advance(self, journal: Journal, step: Step, **changes: Any) -> Journal:
+    def advance(self, journal: Journal, step: RestoreStep, **changes: Any) -> Journal:
         """Note the next step, before it is taken, with what is known by then.
 
         ValueError for a step back behind the swap: the journal would say that nothing has been changed yet.
         """
-        if direction(journal) == "forward" and step.number < Step.SWAPPING_DATABASE.number:
+        if direction(journal) == "forward" and step.number < RestoreStep.SWAPPING_DATABASE.number:
             raise ValueError(f"{journal.step} cannot become {step}")
         # Validated again, which model_copy does not do.
         return self._write(Journal.model_validate({**dict(journal), **changes, "step": step}))

@@ -19,20 +19,20 @@ from backup.logging import logger
 from backup.model.run import Run
 from backup.operations import preemption, runs
 from backup.operations.context import Context
-from backup.operations.restore.journal import Journal, JournalFile, Kept, KeptFile, running, unfinished
+from backup.operations.restore.journal import Journal, JournalFile, Kept, KeptFile, running, unfinished_refusal
 from backup.storage import lock
 
 # What a run that ends the restore of another one is called by the holder of the lock.
 _RECOVER: Final = "recover "
 LOOK: Final = "Wait for it to end, check what is live then, and decide again."
 # A backup may have begun between the safety set and this.
-PATIENCE: Final = 900.0
+RUN_WAIT: Final = 900.0
 _CHANGING: Final = ("restore ", "undo ", "discard ", "recover ", "create pre-restore ")
 _URGENT: Final = ("restore", "undo")
 _DRILLS: Final = ("drill ", "offsite-drill ")
 
 
-def standing(root: Path) -> tuple[Journal, str] | None:
+def unfinished_restore(root: Path) -> tuple[Journal, str] | None:
     """Find the restore that has not ended, and who is at work on it; empty when nobody is: then it stands half way.
 
     Journal and lock cannot be read at once. A restore notes its end before it lets go of the lock, so a journal that
@@ -49,11 +49,11 @@ def standing(root: Path) -> tuple[Journal, str] | None:
 
 def refuse_unfinished(root: Path, now: datetime) -> None:
     """Raise RestoreUnfinished while one stands half way, LockHeld while one is under way."""
-    if found := standing(root):
+    if found := unfinished_restore(root):
         journal, who = found
         if who:
             raise LockHeld(f"{running(journal, who)}; nothing was done", LOOK)
-        raise unfinished(journal, now)
+        raise unfinished_refusal(journal, now)
 
 
 @contextlib.contextmanager
@@ -65,9 +65,9 @@ def recorded(context: Context, operation: str, name: str, only: str = "", said: 
     run = runs.Request().run(operation, context.clock(), only=only, set=name)
     with contextlib.ExitStack() as stack:
         try:
-            modest = preemption.asking(context.catalog.root, operation, behind)
+            modest = preemption.ask_holder(context.catalog.root, operation, behind)
             waiting = partial(first, context) if operation in _URGENT else modest
-            stack.enter_context(runs.locked(context, run, PATIENCE, waiting))
+            stack.enter_context(runs.locked(context, run, RUN_WAIT, waiting))
         except LockHeld as error:
             hint = "Wait for it to end, or end it, then run this again." if "--wait" in error.hint else error.hint
             raise LockHeld(error.message, hint) from None

@@ -14,7 +14,7 @@ from typing import Final
 from backup.docker.container import Container
 from backup.errors import BackupError, EngineError
 from backup.media import archive_tree, case_folding
-from backup.media.tar_reader import shown
+from backup.media.tar_reader import shown_path
 from backup.model.backup_set import StoredSet, newest_good, present, volumes_of
 from backup.monitoring.health import shrink
 from backup.operations.inspect import file_index
@@ -22,12 +22,12 @@ from backup.operations.parts import dump_of
 from backup.operations.restore import build
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import KeptFile, commands, running, words
-from backup.operations.restore.locking import LOOK, standing, who_changes
-from backup.operations.restore.plan import Facts, LiveDatabase, Only, Server, Volume
+from backup.operations.restore.locking import LOOK, unfinished_restore, who_changes
+from backup.operations.restore.plan import LiveDatabase, Only, RestoreFacts, Server, VolumeFacts
 from backup.operations.restore.server_fit import contrast, fit
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import inspect
-from backup.postgres.server import extensions_available, find, replication, sessions, usable
+from backup.postgres.server import extensions_available, find_database, replication, sessions, usable
 from backup.postgres.server import roles as roles_there
 from backup.postgres.session import Login
 from backup.storage.errors import free_space
@@ -38,14 +38,14 @@ _ALIKE: Final = 0.01
 _OF_RESTORES: Final = "/.obcms-restore-*"
 
 
-def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool) -> Facts:
+def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool) -> RestoreFacts:
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
     if only != "database" and volumes_of(stored):
         context.reach(stored.directory)
     now, stops, kept = context.clock(), _stops(context), KeptFile(context.catalog.root).read()
     unfinished, hint, busy = _in_the_way(context.catalog.root, now)
     newest = newest_good(present(context.catalog.sets(), now))
-    facts = Facts(
+    facts = RestoreFacts(
         now=now,
         zone=context.zone,
         source=stored,
@@ -70,14 +70,14 @@ def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool)
 
 def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:
     """What changes the live data now or stands half way, what to do about it, and whether it is under way."""
-    found = standing(root)
+    found = unfinished_restore(root)
     if found and not found[1]:
         return words(found[0], now), commands(found[0]), False
     text = running(*found) if found else who_changes(root)
     return text, LOOK if text else "", bool(text)
 
 
-def _with_database(facts: Facts, context: RestoreContext, stored: StoredSet) -> Facts:
+def _with_database(facts: RestoreFacts, context: RestoreContext, stored: StoredSet) -> RestoreFacts:
     with ThreadPoolExecutor(1) as aside:
         # A container is started to see it: that takes longer than all else here.
         free = aside.submit(context.server_free)
@@ -88,7 +88,7 @@ def _with_database(facts: Facts, context: RestoreContext, stored: StoredSet) -> 
     return replace(facts, server=replace(facts.server, free=found[0], disk=_disk_of_server(facts, context, *found)))
 
 
-def _disk_of_server(facts: Facts, context: RestoreContext, free: int, system: int) -> str:
+def _disk_of_server(facts: RestoreFacts, context: RestoreContext, free: int, system: int) -> str:
     """The disk of the place that shares the server's; empty where none does. All is on one disk as a rule."""
     places = [(context.volumes / each.name, each.free, each.disk) for each in facts.volumes if each.mounted]
     places.append((context.catalog.root, facts.backup_free, facts.backup_disk))
@@ -99,11 +99,11 @@ def _disk_of_server(facts: Facts, context: RestoreContext, free: int, system: in
     return next((disk for _, room, disk in places if room is not None and abs(room - free) <= room * _ALIKE), "")
 
 
-def _with_server(facts: Facts, context: RestoreContext, stored: StoredSet) -> Facts:
+def _with_server(facts: RestoreFacts, context: RestoreContext, stored: StoredSet) -> RestoreFacts:
     source = context.source()
     login = source.login
     part = stored.manifest.database
-    live, there = usable(find(login, login.name)), inspect(replace(login, name=_entry(source)))
+    live, there = usable(find_database(login, login.name)), inspect(replace(login, name=_entry(source)))
     listed, fitted = build.roles_of(stored), fit(login, part, there.server_version)
     slots, subscriptions = replication(login, login.name)
     return replace(
@@ -143,20 +143,20 @@ def missing_extensions(login: Login, wanted: Iterable[str]) -> tuple[str, ...]:
 
 def _entry(source: PostgresSource) -> str:
     """A database of the server that can be entered: the one that is restored may not be there."""
-    return source.login.name if usable(find(source.login, source.login.name)) else "postgres"
+    return source.login.name if usable(find_database(source.login, source.login.name)) else "postgres"
 
 
-def _volume(context: RestoreContext, stored: StoredSet, name: str) -> Volume:
+def _volume(context: RestoreContext, stored: StoredSet, name: str) -> VolumeFacts:
     part = next((volume for volume in stored.manifest.volumes if volume.name == name), None)
     archive = (part.files + part.hard_links, part.bytes) if part else (None, None)
     path = context.volumes / name
     if not path.is_dir():
-        return Volume(name, mounted=False, archive_files=archive[0], archive_bytes=archive[1])
-    live = archive_tree.measure(path, archive_tree.DEFAULT_EXCLUDES)
+        return VolumeFacts(name, mounted=False, archive_files=archive[0], archive_bytes=archive[1])
+    live = archive_tree.measure_tree(path, archive_tree.DEFAULT_EXCLUDES)
     usual = (*archive_tree.DEFAULT_EXCLUDES, _OF_RESTORES)
     left_out = tuple(each for each in part.excludes if each not in usual) if part else ()
-    carried = archive_tree.measure(path, [*archive_tree.DEFAULT_EXCLUDES, *left_out]) if left_out else live
-    return Volume(
+    carried = archive_tree.measure_tree(path, [*archive_tree.DEFAULT_EXCLUDES, *left_out]) if left_out else live
+    return VolumeFacts(
         name=name,
         live_files=live.files,
         live_bytes=live.bytes,
@@ -175,8 +175,8 @@ def _one_name(stored: StoredSet, volume: str, live: Path) -> tuple[str, ...]:
     """Two files or directories of the set that are one name in the volume; none as far as that can be told before."""
     with contextlib.suppress(BackupError, OSError):
         if case_folding.folds_case(live):
-            paths = (entry.path.partition(b"/")[2] for entry in file_index.entries(stored, volume))
-            return tuple(map(shown, next(case_folding.alike(paths), ())))
+            paths = (entry.path.partition(b"/")[2] for entry in file_index.index_entries(stored, volume))
+            return tuple(map(shown_path, next(case_folding.alike(paths), ())))
     return ()
 
 

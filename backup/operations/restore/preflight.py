@@ -7,19 +7,19 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.operations.create.run import Only as Half
-from backup.operations.create.run import Request, create
+from backup.operations.create.run import Request, create_set
 from backup.operations.parts import dump_of
 from backup.operations.restore.context import RestoreContext
-from backup.operations.restore.locking import PATIENCE, require_alone
+from backup.operations.restore.locking import RUN_WAIT, require_alone
 from backup.operations.restore.plan import Only
 from backup.operations.restore.plan.checks import lacking
 from backup.operations.restore.plan_inputs import missing_extensions
 from backup.operations.restore.server_fit import Fit, fit
-from backup.operations.verify.run import Found
-from backup.postgres.server import find, server_version, usable
+from backup.operations.verify.run import SetContent
+from backup.postgres.server import find_database, server_version, usable
 
 
-def fitting(stored: StoredSet, only: Only, context: RestoreContext) -> Fit:
+def check_fit(stored: StoredSet, only: Only, context: RestoreContext) -> Fit:
     """How a set fits the server, if its database is restored."""
     if only == "media" or not dump_of(stored):
         return Fit()
@@ -27,7 +27,7 @@ def fitting(stored: StoredSet, only: Only, context: RestoreContext) -> Fit:
     return fit(login, stored.manifest.database, server_version(login))
 
 
-def require_extensions(stored: StoredSet, only: Only, context: RestoreContext, found: Found) -> None:
+def require_extensions(stored: StoredSet, only: Only, context: RestoreContext, found: SetContent) -> None:
     """The plan knows what the manifest says; a dump without one, or of an earlier release, says it itself."""
     wanted = found.extensions if only != "media" else []
     if wanted and (absent := missing_extensions(context.source().login, wanted)):
@@ -48,7 +48,7 @@ def safety_set(only: Only, context: RestoreContext, *, wanted: bool) -> str:
     logger.info("taking a safety set of the live state")
     half: Half | None = only or (None if database else "media")
     try:
-        made = create(Request(Tier.PRE_RESTORE, half, trigger="restore", wait=PATIENCE), context.create_context).set
+        made = create_set(Request(Tier.PRE_RESTORE, half, trigger="restore", wait=RUN_WAIT), context.create_context).set
     except LockHeld:
         raise
     except BackupError as error:
@@ -67,7 +67,7 @@ def safety_set(only: Only, context: RestoreContext, *, wanted: bool) -> str:
 
 def _database_there(context: RestoreContext) -> bool:
     login = context.source().login
-    found = find(login, login.name)
+    found = find_database(login, login.name)
     if found and found.half_removed:
         logger.warning("the live database is half removed, because a DROP DATABASE of it was interrupted")
     return usable(found) is not None

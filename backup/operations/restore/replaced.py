@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backup.errors import BackupError
 from backup.operations.restore.journal import Kept, KeptFile, Lost
-from backup.postgres.server import find
+from backup.postgres.server import find_database
 from backup.postgres.session import Login
 
 
@@ -15,7 +15,7 @@ def lost(login: Login, kept: Kept) -> Lost:
     """Why its database cannot come back; empty if it can."""
     if kept.database is None:
         return ""
-    found = find(login, oid=kept.database.kept_oid)
+    found = find_database(login, oid=kept.database.kept_oid)
     if found is None:
         return "gone"
     return "half removed" if found.half_removed else ""

@@ -31,11 +31,11 @@ from backup.operations.restore.journal import (
     Kept,
     KeptDatabase,
     KeptFile,
-    Step,
+    RestoreStep,
     VolumeSwap,
     direction,
     lost_words,
-    unfinished,
+    unfinished_refusal,
 )
 from backup.operations.restore.locking import (
     recorded,
@@ -46,14 +46,14 @@ from backup.operations.restore.locking import (
     stamp,
 )
 from backup.operations.restore.plan import Only
-from backup.operations.restore.preflight import fitting, require_extensions, safety_set
+from backup.operations.restore.preflight import check_fit, require_extensions, safety_set
 from backup.operations.restore.replaced import lost
 from backup.operations.restore.server_fit import Fit
-from backup.operations.verify.run import Found, check
+from backup.operations.verify.run import SetContent, check_set
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump.post_data import Split
-from backup.postgres.server import find
+from backup.postgres.server import find_database
 
 # Done, but not all is as it was dumped.
 _OTHERWISE: Final = 3
@@ -73,7 +73,7 @@ class Wish:
     allow_invalid: bool = False
 
 
-def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
+def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     """Put a set back, wholly or not at all; what is to be said of it, and the exit code. The plan was agreed to before.
 
     3 when constraints are not as they were dumped, as was allowed.
@@ -81,9 +81,9 @@ def restore(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     stored = wish.stored
     require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
-    split, fitted = Split(lambda data: None), fitting(stored, wish.only, context)
+    split, fitted = Split(lambda data: None), check_fit(stored, wish.only, context)
     reader = DumpReader(fitted.adaptation.applied(split))
-    problems, unchecked, found = check(stored, context.progress, outline=reader)
+    problems, unchecked, found = check_set(stored, context.progress, outline=reader)
     if problems:
         wrong = listed(problems, mark="; ")
         raise IntegrityError(
@@ -154,7 +154,7 @@ def _require_kept(context: RestoreContext, kept: Kept | None) -> Kept:
     return kept
 
 
-def undo(context: RestoreContext, kept: Kept | None) -> str:
+def undo_restore(context: RestoreContext, kept: Kept | None) -> str:
     """Bring back what the last restore (or undo) replaced; what is to be said of it. `kept` is what was agreed to."""
     require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
@@ -198,7 +198,7 @@ def discard(context: RestoreContext, kept: Kept | None) -> str:
         # A restore may have come and gone, or been killed, while this waited.
         refuse_unfinished(context.catalog.root, context.clock())
         require_unmoved(context, kept)
-        freed = commit.discard(context)
+        freed = commit.discard_replaced(context)
     told = f", {size(freed)}" if freed else ""
     return f"removed what the last restore replaced{told}" if kept else "nothing was kept"
 
@@ -236,7 +236,7 @@ def _end(work: Work, back: bool) -> str:
         # A client may be at work yet: its container outlives the sidecar, and the engine, too.
         with contextlib.suppress(BackupError):
             work.context.source().sweep()
-    if back or journal.step.number < Step.SWAPPED.number:
+    if back or journal.step.number < RestoreStep.SWAPPED.number:
         application.stop_again(work)
     if back or direction(journal) == "back":
         commit.back(work)
@@ -250,16 +250,16 @@ def _end(work: Work, back: bool) -> str:
 
 def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
     """Why it stands half way, and how things are: not only what went wrong. `more` is to be done first."""
-    half = unfinished(work.journal, work.context.clock())
+    half = unfinished_refusal(work.journal, work.context.clock())
     return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
 
 
-def _build(work: Work, stored: StoredSet, found: Found, entries: Sequence[Entry], fitted: Fit) -> None:
+def _build(work: Work, stored: StoredSet, found: SetContent, entries: Sequence[Entry], fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
-        build.load(work, work.context.source(), stored, found, entries, fitted)
-    build.extract(work, stored)
-    work.advance(Step.READY)
+        build.load_database(work, work.context.source(), stored, found, entries, fitted)
+    build.extract_volumes(work, stored)
+    work.advance(RestoreStep.READY)
 
 
 def _guarded(work: Work, prepare: Callable[[], None]) -> None:
@@ -272,7 +272,7 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
             begun = True
         runs.end_if_told()
         prepare()
-        application.stop(work)
+        application.stop_application(work)
         commit.forward(work)
     except AfterRestore:
         raise
@@ -280,7 +280,7 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
         if not begun:
             raise
         with runs.undisturbed():
-            if work.journal.step.number >= Step.SWAPPED.number:
+            if work.journal.step.number >= RestoreStep.SWAPPED.number:
                 # It is restored; the application must not stay stopped for what failed after that.
                 _end_after(work, error)
                 raise
@@ -320,7 +320,7 @@ def _journal(wish: Wish, context: RestoreContext, run: Run, safety: str) -> Jour
     if wish.only != "media" and dump_of(stored):
         source = context.source()
         marker = f"obcms-backup {context.instance} {run.id}: a restore that has not ended; may be dropped"
-        swap = build.swap_for(source, find(source.login, source.login.name), name, marker)
+        swap = build.swap_for(source, find_database(source.login, source.login.name), name, marker)
     names = volumes_of(stored) if wish.only != "database" else ()
     if swap is None and not names:
         raise RestoreFailed(

@@ -14,7 +14,7 @@ from backup.model.manifest import DatabasePart
 from backup.operations.load import NO_RIGHT
 from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase, major
 from backup.operations.restore.plan.fitting import left_behind, otherwise, own
-from backup.postgres.admin import refused
+from backup.postgres.admin import refused_statements
 from backup.postgres.dump.adaptation import LOADING, Adaptation
 from backup.postgres.inspect import settings_for
 from backup.postgres.psql import refusal
@@ -139,7 +139,7 @@ def _may_go(statement: str, sqlstate: str) -> bool:
 
 def _refused(login: Login, name: str, statements: Sequence[str], may: Callable[[int, str], bool]) -> Collection[int]:
     """Find what the server refuses, and log it; RestoreFailed for what it may not."""
-    found = refused(login, name, statements, may)
+    found = refused_statements(login, name, statements, may)
     for number, why in found.items():
         logger.warning("{}", refusal(statements[number], why))
     return found

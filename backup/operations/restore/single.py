@@ -48,7 +48,7 @@ def choose(stored: StoredSet, paths: Sequence[str], context: RestoreContext) -> 
     return list(dict.fromkeys(_with_live(_choice(stored, path, context), context) for path in paths))
 
 
-def restore(stored: StoredSet, chosen: Sequence[Choice], context: RestoreContext) -> str:
+def restore_paths(stored: StoredSet, chosen: Sequence[Choice], context: RestoreContext) -> str:
     """Put them back, each wholly or not at all; what is to be said of it."""
     require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
@@ -59,7 +59,7 @@ def restore(stored: StoredSet, chosen: Sequence[Choice], context: RestoreContext
         stamp = f"{run.started:%Y%m%d%H%M%S}"
         done: list[str] = []
         for volume in dict.fromkeys(each.volume for each in chosen):
-            if single.begun(context.volumes / volume):
+            if single.has_begun(context.volumes / volume):
                 _tidy(context, volume)
             context.progress.phase(f"looking for it in {volume}")
             where, nearest = _put(
@@ -104,15 +104,15 @@ def _put(
         raise
 
 
-def begun(volumes: Path) -> list[str]:
+def interrupted_volumes(volumes: Path) -> list[str]:
     """The volumes in which one was killed while paths changed places."""
-    return [path.name for path in sorted(volumes.glob("*")) if single.begun(path)]
+    return [path.name for path in sorted(volumes.glob("*")) if single.has_begun(path)]
 
 
 def recover(context: RestoreContext) -> None:
     """Take back what one that was killed had begun: nobody else may come by for weeks."""
     with recorded(context, "recover", ""):
-        for volume in begun(context.volumes):
+        for volume in interrupted_volumes(context.volumes):
             _tidy(context, volume)
 
 
@@ -131,7 +131,7 @@ def _choice(stored: StoredSet, path: str, context: RestoreContext) -> Choice:
             found = _counted(stored, volume, name)
             if found.files:
                 return found
-    if at := file_index.locate(stored, path):
+    if at := file_index.locate_file(stored, path):
         return _counted(stored, at[0], at[1].path)
     return _unlisted(stored, path, context)
 
@@ -156,7 +156,7 @@ def _unlisted(stored: StoredSet, path: str, context: RestoreContext) -> Choice:
 def _counted(stored: StoredSet, volume: str, name: bytes) -> Choice:
     """What an index has at a path, and below it. The index is read to its end, which proves it."""
     files = count = 0
-    for entry in file_index.entries(stored, volume):
+    for entry in file_index.index_entries(stored, volume):
         if entry.path == name or entry.path.startswith(name + b"/"):
             files, count = files + 1, count + entry.size
     below = name.removeprefix(os.fsencode(volume) + b"/")

@@ -8,13 +8,15 @@ from backup.catalog.catalog import Catalog
 from backup.errors import KeyMissing, StoreError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
-from backup.operations.verify.set_files import BareCheck, Checked, Found, Reader, SetCheck
+from backup.operations.verify.set_files import BareCheck, Checked, Reader, SetCheck, SetContent
 from backup.progress import Progress
 
-__all__ = ["Checked", "Found", "check", "verify"]
+__all__ = ["Checked", "SetContent", "check_set", "verify_set"]
 
 
-def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetime, *, quick: bool = False) -> Verdict:
+def verify_set(
+    catalog: Catalog, stored: StoredSet, progress: Progress, now: datetime, *, quick: bool = False
+) -> Verdict:
     """Judge a set by its bytes on disk, and keep the verdict beside it when it is one of this volume.
 
     Quick: sizes and SHA-256 of the stored files alone. A set that was found damaged is always judged in full, since
@@ -23,7 +25,7 @@ def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetim
     before = stored.verdict
     if before and before.problems:
         quick = False
-    problems, unchecked, _ = check(stored, progress, quick=quick)
+    problems, unchecked, _ = check_set(stored, progress, quick=quick)
     verdict = Verdict(checked=now, problems=tuple(problems), unchecked=tuple(unchecked))
     if not catalog.keeps_verdict(stored):
         return verdict
@@ -37,7 +39,7 @@ def verify(catalog: Catalog, stored: StoredSet, progress: Progress, now: datetim
     return verdict
 
 
-def check(stored: StoredSet, progress: Progress, *, quick: bool = False, outline: Reader | None = None) -> Checked:
+def check_set(stored: StoredSet, progress: Progress, *, quick: bool = False, outline: Reader | None = None) -> Checked:
     """What `verify` finds, recorded nowhere. Without a manifest all is read and `quick` means nothing.
 
     KeyMissing when it is encrypted and there is no key, or another one. `outline`, if given, gets the database's dump

@@ -20,7 +20,7 @@ from backup.model.manifest import Artifact, DatabasePart, Manifest, file_name
 from backup.operations.parts import content_of, recognised
 from backup.operations.verify import volume_archive
 from backup.operations.verify.stored_bytes import Stored
-from backup.pipeline.file_type import Kind
+from backup.pipeline.file_type import FileKind
 from backup.postgres.dump.dump_digest import Outline
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.progress import Progress, Silent
@@ -38,7 +38,7 @@ _CLUSTER_HEADER: Final = b"--\n-- PostgreSQL database cluster dump\n--\n"
 
 
 @dataclass
-class Found:
+class SetContent:
     """What reading a set told: rows per table, large objects and extensions of its database; by file the SHA-256 of
     what was read, and what it is by its bytes where no manifest says it."""
 
@@ -46,7 +46,7 @@ class Found:
     large_objects: int = 0
     extensions: list[str] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
-    content: dict[str, Kind] = field(default_factory=dict)
+    content: dict[str, FileKind] = field(default_factory=dict)
 
 
 class Checked(NamedTuple):
@@ -54,7 +54,7 @@ class Checked(NamedTuple):
 
     problems: list[str]
     unchecked: list[str]
-    found: Found
+    found: SetContent
 
 
 class SetCheck:
@@ -65,7 +65,7 @@ class SetCheck:
     def __init__(self, stored: StoredSet, progress: Progress, outline: Reader | None = None) -> None:
         self._stored, self._manifest, self._progress, self._outline = stored, stored.manifest, progress, outline
         self._store = LocalStore(stored.directory)
-        self._found = Found()
+        self._found = SetContent()
         self._problems: list[str] = []
 
     def run(self, *, quick: bool) -> Checked:
@@ -239,7 +239,7 @@ class BareCheck(SetCheck):
             return
         try:
             kind = recognised(self._stored, artifact.file)
-            if (artifact.kind == "volume") != (kind is Kind.TAR):
+            if (artifact.kind == "volume") != (kind is FileKind.TAR):
                 raise IntegrityError("is an archive under a dump's name, or a dump under an archive's: rename it")
         except IntegrityError as error:
             self._problems += _named(artifact, [error.message])
@@ -247,7 +247,7 @@ class BareCheck(SetCheck):
             self._problems.append(error.message)
         else:
             self._found.content[artifact.file] = kind
-            if kind is not Kind.CUSTOM:
+            if kind is not FileKind.CUSTOM:
                 super()._judge(artifact, usable)
                 return
             with self._reading(artifact) as source:

@@ -56,13 +56,13 @@ class Stored:
 
     def decrypted(self) -> Generator[bytes, None, None]:
         """The stored bytes, or what they are decrypted to; not unpacked. StoreError, IntegrityError, KeyMissing."""
-        with contextlib.closing(age.opened(self._rest(), self._identity)) as pieces:
+        with contextlib.closing(age.decrypted_chunks(self._rest(), self._identity)) as pieces:
             yield from pieces
 
     def drain(self) -> None:
         """Read what is left, so that `size` and `sha256` are those of the whole file. StoreError."""
         self._leave()
-        with contextlib.closing(ahead(self._rest())) as waiting:
+        with contextlib.closing(read_ahead(self._rest())) as waiting:
             for _ in waiting:
                 self._tell()
         self._tell()
@@ -74,7 +74,7 @@ class Stored:
 
     def _content(self, packed: bool, single: bool) -> Generator[bytes, None, None]:
         try:
-            with contextlib.closing(ahead(self._opened(packed, single))) as waiting:
+            with contextlib.closing(read_ahead(self._opened(packed, single))) as waiting:
                 for piece in waiting:
                     self.plain_size += len(piece)
                     self._tell()
@@ -84,7 +84,7 @@ class Stored:
         self._tell()
 
     def _raw(self) -> Generator[bytes, None, None]:
-        with contextlib.closing(ahead(self._rest())) as waiting:
+        with contextlib.closing(read_ahead(self._rest())) as waiting:
             for block in waiting:
                 self._tell()
                 yield block
@@ -100,7 +100,7 @@ class Stored:
 
     def _opened(self, packed: bool, single: bool) -> Generator[bytes, None, None]:
         # Closed by name: an error holds on to what is behind it, which would go on reading beside `drain`.
-        with contextlib.closing(age.opened(self._rest(), self._identity)) as blocks:
+        with contextlib.closing(age.decrypted_chunks(self._rest(), self._identity)) as blocks:
             yield from gzip.unpack(blocks, single=single) if packed else blocks
 
     def _rest(self) -> Generator[bytes, None, None]:
@@ -133,7 +133,7 @@ class Stored:
         self._told = size
 
 
-def ahead(items: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
+def read_ahead(items: Generator[bytes, None, None]) -> Generator[bytes, None, None]:
     """`items` made by a thread of their own, a few ahead of the caller; their error is raised here. Close it."""
 
     def make(put: Put, stopped: threading.Event) -> None:

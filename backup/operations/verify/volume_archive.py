@@ -13,11 +13,11 @@ from typing import Final
 from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.media.archive_rules import judged
-from backup.media.tar_reader import Found, TarReader
+from backup.media.tar_reader import Member, TarReader
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import VolumePart
-from backup.operations.parts import opened
+from backup.operations.parts import open_file
 
 _LISTED: Final = 20
 _LONGEST_LINE: Final = 16 << 20
@@ -32,7 +32,7 @@ class Walked:
     problems: list[str] = field(default_factory=list)
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Lines of a binary stream, newline included; the last one as it is."""
     rest = b""
     for chunk in chunks:
@@ -56,7 +56,7 @@ def walk(chunks: Iterable[bytes], root: bytes, *, trusted: bool) -> Walked:
 
 def read_index(chunks: Iterable[bytes]) -> None:
     """An index that has no archive. IntegrityError where it is damaged."""
-    for _ in parse_index(lines(chunks)):
+    for _ in parse_index(split_lines(chunks)):
         pass
 
 
@@ -76,7 +76,7 @@ def compare(
     raises. `alive` is called where work goes on that takes no chunk.
     """
     reader = TarReader(chunks, root=b"" if trusted else root)
-    return _Comparison(parse_index(lines(index)), alive).run(reader, root, trusted, again)
+    return _Comparison(parse_index(split_lines(index)), alive).run(reader, root, trusted, again)
 
 
 class _Comparison:
@@ -97,10 +97,10 @@ class _Comparison:
         for _ in self._entries:
             pass
         if self._links and not self._walked.problems:
-            self._judge_links(parse_index(lines(again())))
+            self._judge_links(parse_index(split_lines(again())))
         return self._walked
 
-    def _judge(self, member: Found, reader: TarReader) -> None:
+    def _judge(self, member: Member, reader: TarReader) -> None:
         entry = next(self._entries, None) if self._aligned else None
         if not self._aligned:
             return
@@ -115,7 +115,7 @@ class _Comparison:
         elif self._sha256(member, reader) != entry.sha256:
             self._add(f"{_shown(entry.path)} has other content than when it was stored")
 
-    def _sha256(self, found: Found, reader: TarReader) -> str:
+    def _sha256(self, found: Member, reader: TarReader) -> str:
         digest = hashlib.sha256()
         # Holes aside, what is stored is what it holds.
         for piece in reader.content(found.size) if found.stored == found.size else reader.unpacked(found, self._alive):
@@ -147,7 +147,7 @@ def wrong_counts(part: VolumePart, walked: Walked) -> list[str]:
     return problems
 
 
-def _count(member: Found, counts: Counter[str]) -> None:
+def _count(member: Member, counts: Counter[str]) -> None:
     if member.kind == tarfile.REGTYPE:
         counts["files"] += 1
         counts["bytes"] += member.stored
@@ -163,6 +163,6 @@ def archived(stored: StoredSet) -> Iterator[bytes]:
     """The paths of all archived files of a set, below their volumes."""
     for artifact in stored.manifest.artifacts:
         if artifact.kind == "index":
-            with opened(stored, artifact.file) as source:
-                for entry in parse_index(lines(source.content())):
+            with open_file(stored, artifact.file) as source:
+                for entry in parse_index(split_lines(source.content())):
                     yield entry.path.partition(b"/")[2]

@@ -152,7 +152,7 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class LoadAttempt:
     """`path`: schemas in which names may be found; unless `by_path`, for views alone, and only if nothing else helps.
 
     `checks`: which are made after all rows, those that call functions or all. `allow_invalid`: see above.
@@ -179,7 +179,7 @@ class Attempt:
         """`path` as it is written in SQL."""
         return ", ".join(map(quoted, self.path))
 
-    def after(self, sqlstate: str, *, calling: bool) -> Attempt | None:
+    def after(self, sqlstate: str, *, calling: bool) -> LoadAttempt | None:
         """What may go better when this has failed with an SQLSTATE. `calling`: a check of the dump calls a function."""
         if self.second:
             return None

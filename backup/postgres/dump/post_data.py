@@ -16,8 +16,8 @@ from backup.postgres.dump.adaptation import AS_IT_IS, Adaptation
 from backup.postgres.dump.definitions import CREATED, RELATING, related
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, NAME, ROWS, TABLE, DumpReader
-from backup.postgres.dump.load_attempt import Attempt
-from backup.postgres.dump.statements import literal, parts, statements
+from backup.postgres.dump.load_attempt import LoadAttempt
+from backup.postgres.dump.statements import literal, name_parts, statements
 
 _ALTER: Final = rb"^ALTER TABLE (?:ONLY )?" + TABLE + rb"\n    ADD CONSTRAINT " + NAME
 _INDEX: Final = re.compile(
@@ -49,7 +49,7 @@ _CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + NAME + rb"\." + NAME + rb"\
 # Definitions of a hundred thousand indexes. A dump with more of them is loaded as it comes.
 _MOST: Final = 64 << 20
 _TAIL: Final = 1024
-FIRST: Final = Attempt()
+FIRST: Final = LoadAttempt()
 # How much longer than a sorted index one with many keys per row takes.
 _SLOW: Final = 4
 _SETTING_OF_HEAD: Final = re.compile(rb"SET |SELECT pg_catalog\.set_config\(")
@@ -115,7 +115,7 @@ class Split:
         write: Callable[[bytes], None],
         rows_done: Callable[[], None] = lambda: None,
         loaded: Callable[[bytes], None] = lambda table: None,
-        attempt: Attempt = FIRST,
+        attempt: LoadAttempt = FIRST,
     ) -> None:
         self._attempt = attempt
         # Whether rows of any table came by.
@@ -303,8 +303,8 @@ def violation_query(entries: Iterable[Entry], tables: Iterable[bytes], schema: s
     found = next((shows for each in entries if each.name in called and (shows := _of_entry(each.script))), b"")
     for text in tables:
         made = CREATED.search(text)
-        if not found and made and parts(made[2]) == (schema, table):
-            checks = (match for match in _CHECK.finditer(text) if parts(match[1]) == (name,))
+        if not found and made and name_parts(made[2]) == (schema, table):
+            checks = (match for match in _CHECK.finditer(text) if name_parts(match[1]) == (name,))
             found = b"".join(b"SELECT * FROM %b WHERE NOT (%b);" % (made[2], match[2]) for match in checks)
     return found.decode(errors="replace")
 

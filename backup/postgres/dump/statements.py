@@ -44,7 +44,7 @@ def mentioned(text: bytes) -> set[bytes]:
     return {match[1] for match in _MENTIONED.finditer(text)}
 
 
-def parts(name: bytes) -> tuple[str, ...]:
+def name_parts(name: bytes) -> tuple[str, ...]:
     """`public."Odd.Name"` as the names that it stands for."""
     return tuple(meant(match[0]) for match in _PART.finditer(name))
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from backup.postgres.dump.load_attempt import put_back, taken_off
-from backup.postgres.dump.statements import NAME, QUALIFIED, comment, literal, mentioned, parts, statements
+from backup.postgres.dump.statements import NAME, QUALIFIED, comment, literal, mentioned, name_parts, statements
 
 _OWNED: Final = re.compile(rb"ALTER SEQUENCE (" + QUALIFIED + rb") OWNED BY (" + QUALIFIED + rb")\." + NAME + rb";")
 _TABLE: Final = re.compile(rb"CREATE (?:UNLOGGED )?TABLE (" + QUALIFIED + rb") ")
@@ -76,7 +76,7 @@ class TableExtract:
         self._wanted, self._write, self._schema, self._rows = set(wanted), write, schema, rows
         # As DumpReader tells them.
         self._names = {name.decode(errors="backslashreplace"): name for name in wanted}
-        self._called = {".".join(parts(name)): name for name in wanted}
+        self._called = {".".join(name_parts(name)): name for name in wanted}
         self.seen: list[bytes] = []
         self.written: set[bytes] = set()
         self._kind, self._body, self._length = "", [b""], 0
@@ -274,5 +274,5 @@ def _table_of(statement: bytes) -> bytes:
 
 def called(query: str, table: bytes) -> bool:
     """Whether `query` names a table of a dump: as the dump writes it, or without quotes, with its schema or alone."""
-    names, written = parts(table), [part.decode(errors="surrogateescape") for part in re.findall(NAME, table)]
+    names, written = name_parts(table), [part.decode(errors="surrogateescape") for part in re.findall(NAME, table)]
     return query in (".".join(written), ".".join(names), names[-1], written[-1])

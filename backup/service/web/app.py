@@ -109,7 +109,7 @@ def _page(view: Shared[_View | Finding]) -> Answer:
     async def answer(request: Request) -> Response:
         seen = _drawn(await _known(view), lambda seen: seen.page)
         if isinstance(seen, Finding):
-            body, code = page.problem(seen, datetime.now(UTC)), 503
+            body, code = page.problem_page(seen, datetime.now(UTC)), 503
         else:
             body, code = seen, 200
         return Response(body, code, media_type="text/html; charset=utf-8", headers=_NO_STORE)

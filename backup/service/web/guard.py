@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from backup.config.loader import Settings
 
-Scope = MutableMapping[str, Any]
+ASGIScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+ASGIApp = Callable[[ASGIScope, Receive, Send], Awaitable[None]]
 
 # The page has no script, no form and no frame, and nothing comes from elsewhere.
 HEADERS: Final[Mapping[str, str]] = {
@@ -108,10 +108,10 @@ def access_for(settings: Settings) -> Access:
 class Guard:
     """Lets a request through to `app`, or answers it. `scope["trusted"]` tells the app whether reasons may be shown."""
 
-    def __init__(self, app: App, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """One request (ASGI)."""
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         trusted = self._access.login(headers.get(b"authorization", ""))
@@ -127,7 +127,7 @@ class Guard:
             await self._app(scope, receive, send)
 
 
-async def _refuse(scope: Scope, send: Send, status: int, text: str, *more: tuple[str, str]) -> None:
+async def _refuse(scope: ASGIScope, send: Send, status: int, text: str, *more: tuple[str, str]) -> None:
     body = f"{text}\n".encode()
     headers = [("content-type", "text/plain; charset=utf-8"), ("cache-control", "no-store"), *more]
     headers.append(("content-length", str(len(body))))

@@ -50,9 +50,9 @@ _OUTCOMES: Final[dict[Outcome, Level]] = {
     Outcome.FAILED: "fail",
     Outcome.CRASHED: "fail",
 }
-Kind = Literal["proven", "verified", "changed", "old", "damaged", "failed"]
+MarkKind = Literal["proven", "verified", "changed", "old", "damaged", "failed"]
 # What a reader must find first is drawn last.
-KINDS: Final[tuple[Kind, ...]] = ("old", "verified", "changed", "proven", "failed", "damaged")
+MARK_KINDS: Final[tuple[MarkKind, ...]] = ("old", "verified", "changed", "proven", "failed", "damaged")
 _MARKS: Final = 50
 _SPAN: Final = timedelta(days=7)
 _POINTS: Final = 150
@@ -65,14 +65,14 @@ class Mark:
     """One set, or one run that made none, on a timeline."""
 
     x: float
-    kind: Kind
+    kind: MarkKind
     time: datetime
     stored: StoredSet | None = None
     run: Run | None = None
 
 
 @dataclass(frozen=True)
-class Row:
+class TimelineRow:
     """The timeline of one tier, from `since` to now. `older` marks are not drawn."""
 
     tier: str
@@ -130,7 +130,7 @@ def render(overview: Overview) -> bytes:
     return text.encode(errors="replace")
 
 
-def problem(unknown: Finding, now: datetime) -> bytes:
+def problem_page(unknown: Finding, now: datetime) -> bytes:
     """The page when nothing could be told."""
     common = _common("fail", [unknown])
     return _ENVIRONMENT.get_template("problem.html").render(common, now=now, zone=UTC).encode(errors="replace")
@@ -224,7 +224,7 @@ def _line(text: str, most: int = _MESSAGE) -> str:
     return shortened(" ".join(text.split()), most)
 
 
-def _legend(rows: Sequence[Row]) -> list[Kind]:
+def _legend(rows: Sequence[TimelineRow]) -> list[MarkKind]:
     """The kinds of marks that are drawn, the best first."""
     drawn = {mark.kind for row in rows for mark in row.marks}
     return [kind for kind in ("proven", "verified", "changed", "failed", "damaged", "old") if kind in drawn]
@@ -245,7 +245,7 @@ def _harmless(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def kind_of(stored: StoredSet) -> Kind:
+def kind_of(stored: StoredSet) -> MarkKind:
     """What is known of a set, as one mark. Every set was read back and compared before it was published."""
     if stored.state == "old script":
         return "old"
@@ -256,14 +256,14 @@ def kind_of(stored: StoredSet) -> Kind:
     return "changed" if stored.state == "complete with changes" else "verified"
 
 
-def timelines(overview: Overview) -> list[Row]:
+def timelines(overview: Overview) -> list[TimelineRow]:
     """One row for each tier that has sets, failed runs or a schedule."""
     known = {tier.tier: tier for tier in overview.tiers}
     rows = [_row(overview, tier, known.get(tier)) for tier in Tier]
     return [row for row in rows if row.marks or (row.tier in known and known[Tier(row.tier)].next)]
 
 
-def _row(overview: Overview, tier: Tier, summary: TierSummary | None) -> Row:
+def _row(overview: Overview, tier: Tier, summary: TierSummary | None) -> TimelineRow:
     found = [Mark(0, kind_of(each), each.time, stored=each) for each in overview.sets if each.tier is tier]
     found += [Mark(0, "failed", run.started, run=run) for run in overview.runs if _made_nothing(run, tier)]
     found.sort(key=lambda mark: mark.time, reverse=True)
@@ -273,7 +273,7 @@ def _row(overview: Overview, tier: Tier, summary: TierSummary | None) -> Row:
     placed = [
         Mark(_share(mark.time, since, overview.now), mark.kind, mark.time, mark.stored, mark.run) for mark in shown
     ]
-    return Row(tier, since, tuple(sorted(placed, key=lambda mark: KINDS.index(mark.kind))), older)
+    return TimelineRow(tier, since, tuple(sorted(placed, key=lambda mark: MARK_KINDS.index(mark.kind))), older)
 
 
 def _made_nothing(run: Run, tier: Tier) -> bool:

@@ -18,7 +18,7 @@ _BLOCK: Final = 256 << 10
 _SLOW: Final = 64 << 10
 
 
-class Stopped(Exception):  # noqa: N818 - no error: the upload was given up elsewhere
+class UploadStopped(Exception):  # noqa: N818 - no error: the upload was given up elsewhere
     """The upload that this body belongs to has ended."""
 
 
@@ -39,7 +39,7 @@ class Flow:
     def check(self) -> None:
         """Stopped if the upload was given up."""
         if self._stopped.is_set():
-            raise Stopped
+            raise UploadStopped
 
     def passed(self, count: int) -> None:
         """`count` bytes are about to be sent."""
@@ -48,7 +48,7 @@ class Flow:
         self.moved = time.monotonic()
 
 
-class Body(io.RawIOBase):
+class RequestBody(io.RawIOBase):
     """The bytes of one request, as boto3 wants them: a file."""
 
     def __init__(self, data: Data, flow: Flow) -> None:
@@ -88,7 +88,7 @@ class Body(io.RawIOBase):
 class Blocks:
     """The same bytes as they are sent. `seek` is what boto3 calls before it sends them again."""
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: RequestBody) -> None:
         self._body = body
 
     def __iter__(self) -> Iterator[memoryview]:

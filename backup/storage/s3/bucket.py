@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from backup.storage.rate_limit import Pace
-from backup.storage.remote import Entry, Removal, require_key
+from backup.storage.remote import RemoteObject, Removal, require_key
 from backup.storage.s3 import delete, download
 from backup.storage.s3.client import Client
 from backup.storage.s3.options import Options
@@ -26,13 +26,13 @@ class Bucket:
         """`s3://bucket/prefix`."""
         return self.options.name
 
-    def entries(self, prefix: str = "") -> list[Entry]:
+    def entries(self, prefix: str = "") -> list[RemoteObject]:
         """Every object below a prefix, from a listing that is complete."""
-        return download.entries(self.client, prefix)
+        return download.list_objects(self.client, prefix)
 
-    def stat(self, key: str) -> Entry | None:
+    def stat(self, key: str) -> RemoteObject | None:
         """What the store says of an object now."""
-        found = download.head(self.client, require_key(key))
+        found = download.head_object(self.client, require_key(key))
         return entry_of(key, found) if found else None
 
     def put(
@@ -44,7 +44,7 @@ class Bucket:
         sha256: str = "",
         *,
         split: bool = False,
-    ) -> Entry:
+    ) -> RemoteObject:
         """Send, then prove by what the store says. One that is not there yet is never put over somebody else's.
 
         `split`: in parts, however small.
@@ -59,8 +59,8 @@ class Bucket:
 
     def remove(self, key: str) -> Removal:
         """Remove an object and its versions as far as the key may."""
-        return delete.remove(self.client, require_key(key))
+        return delete.remove_object(self.client, require_key(key))
 
     def sweep(self) -> int:
         """Abort uploads of ours that have been unfinished for a day."""
-        return delete.sweep(self.client)
+        return delete.sweep_uploads(self.client)

@@ -15,7 +15,7 @@ from backup.errors import BackupError, RemoteDenied, RemoteFailed
 from backup.formatting import plural
 from backup.model.finding import Level
 from backup.storage.rate_limit import Pace
-from backup.storage.remote import Entry
+from backup.storage.remote import RemoteObject
 from backup.storage.s3 import delete
 from backup.storage.s3.bucket import Bucket
 from backup.storage.s3.errors import code_of, status_of
@@ -32,14 +32,14 @@ _NONE_YET: Final = (
 )
 _PUBLIC: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 
-State = Literal["done", "would", "same", "note", "failed"]
+StepState = Literal["done", "would", "same", "note", "failed"]
 
 
 @dataclass(frozen=True)
-class Step:
+class SetupStep:
     """One thing that was looked at: `would` in a dry run; `note` is for a person to decide."""
 
-    state: State
+    state: StepState
     words: str
     hint: str = ""
 
@@ -50,7 +50,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedBucket:
     """What a bucket should be like. `archive_days` 0: objects stay in their class."""
 
     create: bool = False
@@ -59,7 +59,7 @@ class Wanted:
     abort_days: int = 7
 
 
-def setup(bucket: Bucket, wanted: Wanted, *, dry: bool = False) -> Iterator[Step]:
+def setup_bucket(bucket: Bucket, wanted: WantedBucket, *, dry: bool = False) -> Iterator[SetupStep]:
     """Make and set up the bucket, step by step. RemoteFailed when it cannot be reached at all."""
     yield from _exists(bucket, wanted, dry=dry)
     if dry and not _there(bucket):
@@ -70,7 +70,7 @@ def setup(bucket: Bucket, wanted: Wanted, *, dry: bool = False) -> Iterator[Step
     yield from _tried("object lock", lambda: _lock(bucket))
 
 
-def check(bucket: Bucket) -> Iterator[Step]:
+def check_bucket(bucket: Bucket) -> Iterator[SetupStep]:
     """Make every call of an upload with small objects: what the key may do, what the store refuses, keeps and honours.
 
     Nothing that is known of the place is taken for true: it may have changed.
@@ -78,39 +78,39 @@ def check(bucket: Bucket) -> Iterator[Step]:
     bucket.client.forget()
     key, data = f"obcms-probe-{uuid.uuid4().hex}", b"a probe of the backup sidecar; it may be removed\n"
     bucket.put(key, [data], len(data))
-    yield Step("done", f"put: an object was sent to {bucket.name}, and size and checksum were read back")
+    yield SetupStep("done", f"put: an object was sent to {bucket.name}, and size and checksum were read back")
     parts = f"{key}-parts"
     bucket.put(parts, [data], len(data), split=True)
-    yield Step("done", "put in parts: another was sent as large files are, and read back")
+    yield SetupStep("done", "put in parts: another was sent as large files are, and read back")
     if key not in {entry.key for entry in bucket.entries(key)}:
         raise RemoteFailed(f"{bucket.name}: an object that was just put there is missing in the listing")
-    yield Step("done", "list: it is in the listing")
+    yield SetupStep("done", "list: it is in the listing")
     if b"".join(bucket.get(key)) != data:
         raise RemoteFailed(f"{bucket.name}: other bytes came back than were sent")
-    yield Step("done", "get: it came back as it was sent")
+    yield SetupStep("done", "get: it came back as it was sent")
     yield _checksums(bucket, key, parts)
     yield _conditions(bucket, key, parts, data)
-    delete.unfinished(bucket.client)
-    yield from (Step("done", f"done without: {NICETIES[name]}") for name in sorted(bucket.client.without))
+    delete.unfinished_uploads(bucket.client)
+    yield from (SetupStep("done", f"done without: {NICETIES[name]}") for name in sorted(bucket.client.without))
     bucket.remove(parts)
     yield _removal(bucket, key)
 
 
-def _checksums(bucket: Bucket, key: str, parts: str) -> Step:
+def _checksums(bucket: Bucket, key: str, parts: str) -> SetupStep:
     """Which objects come back with the SHA-256 that was sent along."""
     found = {what: (bucket.stat(name) or _lost(bucket, name)).checksum for what, name in _both(key, parts)}
     kept = [what for what, checksum in found.items() if checksum.startswith("sha256:")]
     words = f"kept for an object {' and '.join(kept)}" if kept else "the store keeps no SHA-256"
     rest = "" if len(kept) == len(found) else "; otherwise the ETag is compared, or every byte read back"
-    return Step("done", f"checksums: {words}{rest}")
+    return SetupStep("done", f"checksums: {words}{rest}")
 
 
-def _conditions(bucket: Bucket, key: str, parts: str, data: bytes) -> Step:
+def _conditions(bucket: Bucket, key: str, parts: str, data: bytes) -> SetupStep:
     """Whether the store refuses to put an object over one that is there. Nothing relies on it."""
     ignored = [what for what, name in _both(key, parts) if not _refuses(bucket, name, data, split=name == parts)]
     if not ignored:
-        return Step("done", "conditions: an object that is there is not overwritten")
-    return Step(
+        return SetupStep("done", "conditions: an object that is there is not overwritten")
+    return SetupStep(
         "done",
         f"conditions: the store ignores If-None-Match of an object {' and '.join(ignored)}; one that is"
         " there is looked for before and after instead",
@@ -135,17 +135,21 @@ def _both(key: str, parts: str) -> tuple[tuple[str, str], ...]:
     return ("sent whole", key), ("sent in parts", parts)
 
 
-def _lost(bucket: Bucket, key: str) -> Entry:
+def _lost(bucket: Bucket, key: str) -> RemoteObject:
     raise RemoteFailed(f"{bucket.name}: {key}, which was just put there, is missing")
 
 
-def _removal(bucket: Bucket, key: str) -> Step:
+def _removal(bucket: Bucket, key: str) -> SetupStep:
     removal = bucket.remove(key)
     if removal == "denied":
-        return Step("done", f"delete: denied, which is right: whoever has this key cannot destroy copies; {key} stays")
+        return SetupStep(
+            "done", f"delete: denied, which is right: whoever has this key cannot destroy copies; {key} stays"
+        )
     if removal == "retained":
-        return Step("done", f"delete: the bucket keeps objects for a while, which is right; {key} stays until then")
-    return Step(
+        return SetupStep(
+            "done", f"delete: the bucket keeps objects for a while, which is right; {key} stays until then"
+        )
+    return SetupStep(
         "note",
         "delete: allowed; whoever breaks in here can remove the copies, too",
         "Give backups a key that cannot delete (`offsite policy`), or turn on object lock; prune with another key.",
@@ -162,50 +166,50 @@ def _there(bucket: Bucket) -> bool:
     return True
 
 
-def _exists(bucket: Bucket, wanted: Wanted, *, dry: bool) -> Iterator[Step]:
+def _exists(bucket: Bucket, wanted: WantedBucket, *, dry: bool) -> Iterator[SetupStep]:
     name = bucket.options.bucket
     if _there(bucket):
-        yield Step("same", f"bucket {name} is there")
+        yield SetupStep("same", f"bucket {name} is there")
         return
     if not wanted.create:
         raise RemoteFailed(f"there is no bucket {name}", "`offsite setup --create` makes it.")
     if dry:
-        yield Step("would", f"bucket {name} would be made, then set up")
+        yield SetupStep("would", f"bucket {name} would be made, then set up")
         return
     region = bucket.options.region
     where: dict[str, Any] = {}
     if region and region != "us-east-1" and not bucket.options.endpoint:
         where = {"CreateBucketConfiguration": {"LocationConstraint": region}}
     bucket.client.ask("CreateBucket", **where)
-    yield Step("done", f"bucket {name} was made")
+    yield SetupStep("done", f"bucket {name} was made")
 
 
-def _private(bucket: Bucket, *, dry: bool) -> Iterator[Step]:
+def _private(bucket: Bucket, *, dry: bool) -> Iterator[SetupStep]:
     found: dict[str, Any] = {}
     with contextlib.suppress(RemoteFailed):
         found = bucket.client.ask("GetPublicAccessBlock").get("PublicAccessBlockConfiguration", {})
     if all(found.get(name) for name in _PUBLIC):
-        yield Step("same", "public access is blocked")
+        yield SetupStep("same", "public access is blocked")
     elif dry:
-        yield Step("would", "public access would be blocked")
+        yield SetupStep("would", "public access would be blocked")
     else:
         bucket.client.ask("PutPublicAccessBlock", PublicAccessBlockConfiguration=dict.fromkeys(_PUBLIC, True))
         yield _still_writable(bucket)
 
 
-def _still_writable(bucket: Bucket) -> Step:
+def _still_writable(bucket: Bucket) -> SetupStep:
     """Ceph 18 refuses every object once public access is blocked: then it is taken back."""
     key = f"obcms-probe-{uuid.uuid4().hex}"
     try:
         bucket.put(key, [b"a probe of the backup sidecar; it may be removed\n"])
     except RemoteFailed as error:
         bucket.client.ask("DeletePublicAccessBlock")
-        return Step("failed", f"public access: this store then refuses every object ({error.message}); taken back")
+        return SetupStep("failed", f"public access: this store then refuses every object ({error.message}); taken back")
     bucket.remove(key)
-    return Step("done", "public access was blocked")
+    return SetupStep("done", "public access was blocked")
 
 
-def rules(folder: str, wanted: Wanted) -> list[dict[str, Any]]:
+def rules(folder: str, wanted: WantedBucket) -> list[dict[str, Any]]:
     """Our lifecycle rules for objects below `folder`."""
     only = {"Status": "Enabled", "Filter": {"Prefix": folder}}
     ours: list[dict[str, Any]] = [
@@ -217,32 +221,32 @@ def rules(folder: str, wanted: Wanted) -> list[dict[str, Any]]:
     return ours
 
 
-def merged(there: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def merge_rules(there: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rules that are there, with ours in place of those of the same names."""
     names = {ABORT_RULE, ARCHIVE_RULE}
     return [rule for rule in there if rule.get("ID") not in names] + ours
 
 
-def _lifecycle(bucket: Bucket, wanted: Wanted, *, dry: bool) -> Iterator[Step]:
+def _lifecycle(bucket: Bucket, wanted: WantedBucket, *, dry: bool) -> Iterator[SetupStep]:
     there: list[dict[str, Any]] = []
     try:
         there = bucket.client.ask("GetBucketLifecycleConfiguration").get("Rules", [])
     except RemoteFailed as error:
         if code_of(error.__cause__) not in _NONE_YET:
             raise
-    after = merged(there, rules(bucket.options.folder, wanted))
+    after = merge_rules(there, rules(bucket.options.folder, wanted))
     others = len(after) - len(rules(bucket.options.folder, wanted))
     what = f"unfinished uploads end after {plural(wanted.abort_days, 'day')}"
     if wanted.archive_days:
         what += f", objects go to {wanted.archive_class} after {plural(wanted.archive_days, 'day')}"
     what += f"; {plural(others, 'other rule')} unchanged" if others else ""
     if sorted(map(_plain, there)) == sorted(map(_plain, after)):
-        yield Step("same", f"lifecycle: {what}")
+        yield SetupStep("same", f"lifecycle: {what}")
     elif dry:
-        yield Step("would", f"lifecycle would be: {what}")
+        yield SetupStep("would", f"lifecycle would be: {what}")
     else:
         bucket.client.ask("PutBucketLifecycleConfiguration", LifecycleConfiguration={"Rules": after})
-        yield Step("done", f"lifecycle: {what}")
+        yield SetupStep("done", f"lifecycle: {what}")
 
 
 def _plain(rule: dict[str, Any]) -> str:
@@ -252,14 +256,16 @@ def _plain(rule: dict[str, Any]) -> str:
     return repr((prefix, sorted(rest.items())))
 
 
-def _versions(bucket: Bucket) -> Iterator[Step]:
+def _versions(bucket: Bucket) -> Iterator[SetupStep]:
     if bucket.client.ask("GetBucketVersioning").get("Status") == "Enabled":
-        yield Step("same", "versions are kept: an object that is overwritten or deleted can be brought back")
+        yield SetupStep("same", "versions are kept: an object that is overwritten or deleted can be brought back")
         return
-    yield Step("note", "versions are not kept", "Turn versioning on, so that what is overwritten can be brought back.")
+    yield SetupStep(
+        "note", "versions are not kept", "Turn versioning on, so that what is overwritten can be brought back."
+    )
 
 
-def _lock(bucket: Bucket) -> Iterator[Step]:
+def _lock(bucket: Bucket) -> Iterator[SetupStep]:
     try:
         found = bucket.client.ask("GetObjectLockConfiguration").get("ObjectLockConfiguration", {})
     except RemoteFailed as error:
@@ -269,14 +275,16 @@ def _lock(bucket: Bucket) -> Iterator[Step]:
     retention = found.get("Rule", {}).get("DefaultRetention", {})
     if retention:
         span = f"{retention.get('Days') or retention.get('Years')} {'days' if retention.get('Days') else 'years'}"
-        yield Step("same", f"object lock: no object can be removed for {span} ({retention.get('Mode')})")
+        yield SetupStep("same", f"object lock: no object can be removed for {span} ({retention.get('Mode')})")
         return
-    yield Step("note", "object lock is off", "With it not even a stolen owner's key can remove copies for a while.")
+    yield SetupStep(
+        "note", "object lock is off", "With it not even a stolen owner's key can remove copies for a while."
+    )
 
 
-def _tried(what: str, steps: Callable[[], Iterator[Step]]) -> Iterator[Step]:
+def _tried(what: str, steps: Callable[[], Iterator[SetupStep]]) -> Iterator[SetupStep]:
     """Steps; where the store or key does not allow one, that is told and the others go on."""
     try:
         yield from steps()
     except BackupError as error:
-        yield Step("failed", f"{what}: {error.message}", error.hint)
+        yield SetupStep("failed", f"{what}: {error.message}", error.hint)

@@ -20,8 +20,8 @@ from botocore.exceptions import BotoCoreError, ClientError, EndpointProviderErro
 from urllib3.exceptions import HTTPError
 
 from backup.errors import RemoteFailed
-from backup.storage.s3.body import Blocks, Body
-from backup.storage.s3.errors import code_of, message_of, status_of, translated, unusable
+from backup.storage.s3.body import Blocks, RequestBody
+from backup.storage.s3.errors import code_of, message_of, remote_error, status_of, unusable
 from backup.storage.s3.options import CHECKSUMS, CONDITIONS, Options
 
 # Longer than this a connection is not waited for, nor, as urllib3 has it, for bytes to be taken; answers wait for
@@ -89,7 +89,7 @@ class Client:
     def _asked_without(
         self, operation: str, key: str | None, parameters: dict[str, Any], without: Collection[str]
     ) -> dict[str, Any]:
-        if isinstance(body := parameters.get("Body"), Body):
+        if isinstance(body := parameters.get("Body"), RequestBody):
             body.seek(0)
         try:
             answer = self._ask(operation, key, _reduced(parameters, without))
@@ -115,7 +115,7 @@ class Client:
         except EndpointProviderError as error:
             raise unusable(error, options.name) from error
         except FAILURES as error:
-            raise translated(error, options.name, f"s3:{operation}", key or "") from error
+            raise remote_error(error, options.name, f"s3:{operation}", key or "") from error
         return answer
 
     def _client(self) -> Any:
@@ -174,7 +174,7 @@ def _body_unsigned(request: Any, **_: object) -> None:
 
 
 def _in_blocks(request: Any, **_: object) -> None:
-    if isinstance(request.body, Body):
+    if isinstance(request.body, RequestBody):
         request.body.flow.check()
         request.body = Blocks(request.body)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from backup.errors import RemoteDenied, RemoteFailed, RemoteMissing
 from backup.storage.remote import Removal
 from backup.storage.s3.client import Client, is_refusal
-from backup.storage.s3.download import head
+from backup.storage.s3.download import head_object
 from backup.storage.s3.errors import code_of, message_of
 from backup.storage.s3.options import UPLOADS
 
@@ -20,13 +20,13 @@ _STALE: Final = timedelta(hours=24)
 _OURS: Final = re.compile(r"(?:[a-z-]+/)?\.?obcms[_-].*")
 
 
-def remove(client: Client, key: str) -> Removal:
+def remove_object(client: Client, key: str) -> Removal:
     """Remove an object with its versions, so that it is gone and no longer paid for.
 
     A key that may not remove versions hides the object, and the bucket's own lifecycle removes it.
     """
     for _ in range(_VERSIONS):
-        found = head(client, key)
+        found = head_object(client, key)
         if found is None:
             return "removed"
         if _locked(found, datetime.now(UTC)):
@@ -41,12 +41,12 @@ def remove(client: Client, key: str) -> Removal:
     raise RemoteFailed(f"{client.options.name}: {key} is still there after {_VERSIONS} of its versions were removed")
 
 
-def sweep(client: Client) -> int:
+def sweep_uploads(client: Client) -> int:
     """Abort uploads below our prefix that were begun a day ago; how many."""
     folder = client.options.folder
     limit = datetime.now(UTC) - _STALE
     count = 0
-    for upload in unfinished(client):
+    for upload in unfinished_uploads(client):
         key = str(upload["Key"]).removeprefix(folder)
         if upload["Initiated"] < limit and _OURS.fullmatch(key):
             try:
@@ -57,7 +57,7 @@ def sweep(client: Client) -> int:
     return count
 
 
-def unfinished(client: Client) -> list[Mapping[str, Any]]:
+def unfinished_uploads(client: Client) -> list[Mapping[str, Any]]:
     """The uploads below our prefix that have not ended; none where the store refuses to list them."""
     if UPLOADS in client.without:
         return []
@@ -91,7 +91,7 @@ def _hidden(client: Client, key: str) -> Removal:
         _delete(client, key, {})
     except RemoteDenied as error:
         return _only_denied(error)
-    return "removed" if head(client, key) is None else "retained"
+    return "removed" if head_object(client, key) is None else "retained"
 
 
 def _delete(client: Client, key: str, version: Mapping[str, str]) -> None:

@@ -10,16 +10,16 @@ from typing import Any, Final
 
 from backup.errors import RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissing
 from backup.formatting import printable
-from backup.storage.remote import Entry
+from backup.storage.remote import RemoteObject
 from backup.storage.s3.client import FAILURES, Client
-from backup.storage.s3.errors import status_of, translated
-from backup.storage.s3.parts import entry_of, listed
+from backup.storage.s3.errors import remote_error, status_of
+from backup.storage.s3.parts import entry_of, listed_object
 
 _BLOCK: Final = 1 << 20
 _TRIES: Final = 5
 
 
-def head(client: Client, key: str) -> dict[str, Any] | None:
+def head_object(client: Client, key: str) -> dict[str, Any] | None:
     """What the store says of an object; None when there is none. RemoteFailed when there is no bucket."""
     try:
         return client.ask("HeadObject", key, ChecksumMode="ENABLED")
@@ -41,16 +41,16 @@ def _shown(client: Client, key: str) -> bool:
     return "IsTruncated" not in page or any(item["Key"] == name for item in page.get("Contents") or ())
 
 
-def entries(client: Client, prefix: str) -> list[Entry]:
+def list_objects(client: Client, prefix: str) -> list[RemoteObject]:
     """Every object below a prefix, by name. RemoteFailed when the listing may lack any."""
-    found: list[Entry] = []
+    found: list[RemoteObject] = []
     folder = client.options.folder
     for page in _pages(client, folder + prefix):
         for item in page.get("Contents") or ():
             key = str(item["Key"])
             if not key.startswith(folder + prefix):
                 raise _incomplete(client, f"{key!r} was not requested")
-            entry = listed(key.removeprefix(folder), item)
+            entry = listed_object(key.removeprefix(folder), item)
             if found and entry.key.encode() <= found[-1].key.encode():
                 raise _incomplete(client, f"{key!r} is out of order")
             found.append(entry)
@@ -97,7 +97,7 @@ class _Reading:
     def __init__(self, client: Client, key: str) -> None:
         self._client, self._key = client, key
         self._place = 0
-        self._entry: Entry | None = None
+        self._entry: RemoteObject | None = None
         self._etag = ""
         self._failed = 0
         self._hash = hashlib.sha256()
@@ -118,7 +118,7 @@ class _Reading:
                     self._place += len(block)
                     yield block
         except FAILURES as error:
-            self._broken(before, translated(error, self._client.options.name, "s3:GetObject", self._key))
+            self._broken(before, remote_error(error, self._client.options.name, "s3:GetObject", self._key))
             return
         if not self.whole:
             self._broken(before, RemoteFailed(f"{self._client.options.name}: {self._key} ended early"))

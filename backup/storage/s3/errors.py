@@ -51,7 +51,7 @@ _FAILED: Final = {
 }
 
 
-def translated(error: Exception, place: str, action: str, key: str = "") -> RemoteFailed:
+def remote_error(error: Exception, place: str, action: str, key: str = "") -> RemoteFailed:
     """The failure of `action` (`s3:PutObject`) at `place`, as one sentence and a remedy."""
     what = f"{place}: {action}" + (f" of {printable(key)}" if key else "")
     if isinstance(error, boto.ClientError):
@@ -78,7 +78,7 @@ def translated(error: Exception, place: str, action: str, key: str = "") -> Remo
 def unusable(error: Exception, place: str) -> BackupError:
     """What was refused while a client was made: a setting, but for a key that had to be fetched."""
     if isinstance(error, boto.NoCredentialsError | boto.CredentialRetrievalError | boto.TokenRetrievalError):
-        return translated(error, place, "looking for a key")
+        return remote_error(error, place, "looking for a key")
     return ConfigError(f"no client can be made for {place}: {_plain(error)}", _remedy(error))
 
 

@@ -55,7 +55,7 @@ class Options:
         return f"s3://{self.bucket}/{self.folder}".rstrip("/")
 
 
-def policy(options: Options, *, prune: bool = False) -> dict[str, Any]:
+def iam_policy(options: Options, *, prune: bool = False) -> dict[str, Any]:
     """Give a key, by IAM, what backups need, and no more.
 
     Without `prune` it can neither delete nor, where the store knows conditions, overwrite.

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from backup.errors import IntegrityError, RemoteFailed
 from backup.formatting import printable, size
-from backup.storage.remote import Entry
+from backup.storage.remote import RemoteObject
 
 # The bytes of a part, in the pieces that they came in: joining them would copy all that is sent.
 Data = tuple[memoryview, ...]
@@ -161,14 +161,14 @@ class Sent:
     token: str
 
 
-def entry_of(key: str, head: Mapping[str, Any]) -> Entry:
+def entry_of(key: str, head: Mapping[str, Any]) -> RemoteObject:
     """An object as HeadObject tells it."""
     metadata: Mapping[str, str] = head.get("Metadata") or {}
     checksum = str(head.get("ChecksumSHA256") or "")
     # That of an object in one part is the SHA-256 of its bytes; of several, that of their parts', with their number.
     whole = _hex(checksum) if checksum and "-" not in checksum + _etag(head) else metadata.get(SHA256, "")
     kind = str(head.get("StorageClass") or "STANDARD")
-    return Entry(
+    return RemoteObject(
         key=key,
         size=int(head["ContentLength"]),
         modified=_utc(head["LastModified"]),
@@ -180,13 +180,15 @@ def entry_of(key: str, head: Mapping[str, Any]) -> Entry:
     )
 
 
-def listed(key: str, item: Mapping[str, Any]) -> Entry:
+def listed_object(key: str, item: Mapping[str, Any]) -> RemoteObject:
     """An object as a listing tells it."""
     kind = str(item.get("StorageClass") or "STANDARD")
-    return Entry(key, int(item["Size"]), _utc(item["LastModified"]), storage_class=kind, archived=kind in _ARCHIVES)
+    return RemoteObject(
+        key, int(item["Size"]), _utc(item["LastModified"]), storage_class=kind, archived=kind in _ARCHIVES
+    )
 
 
-def require(key: str, head: Mapping[str, Any], sent: Sent, read: Callable[[], Iterator[bytes]]) -> Entry:
+def require_sent(key: str, head: Mapping[str, Any], sent: Sent, read: Callable[[], Iterator[bytes]]) -> RemoteObject:
     """The object as it is now, if it is what was sent; else IntegrityError.
 
     By the SHA-256 that the store keeps; by the MD5 in its ETag where it keeps none; where that is something else (a

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from backup.errors import BackupError, IntegrityError, RemoteFailed
 from backup.storage.rate_limit import Pace
-from backup.storage.remote import Entry
-from backup.storage.s3.body import Body, Flow, Stopped
+from backup.storage.remote import RemoteObject
+from backup.storage.s3.body import Flow, RequestBody, UploadStopped
 from backup.storage.s3.client import Client
-from backup.storage.s3.download import blocks, head
+from backup.storage.s3.download import blocks, head_object
 from backup.storage.s3.parts import (
     SHA256,
     TOKEN,
@@ -35,7 +35,7 @@ from backup.storage.s3.parts import (
     length,
     md5_of,
     part_size,
-    require,
+    require_sent,
     sha256_of,
 )
 
@@ -66,7 +66,7 @@ class Upload:
         sha256: str,
         *,
         split: bool = False,
-    ) -> Entry:
+    ) -> RemoteObject:
         """Send, and prove by what the store then says. `split`: in parts, however small."""
         cut = Cut(self._key, chunks, part_size(size), size, sha256)
         parts = iter(cut)
@@ -83,7 +83,7 @@ class Upload:
         sent = Sent(length(data), sha256, checksum, md5_of(data).hex(), self._token)
         self._commit(
             "PutObject",
-            Body=Body(data, self._flow),
+            Body=RequestBody(data, self._flow),
             # Ceph 20 keeps the value only where the algorithm is named beside it.
             ChecksumAlgorithm="SHA256",
             ChecksumSHA256=sent.checksum,
@@ -137,7 +137,7 @@ class Upload:
             self._key,
             UploadId=upload,
             PartNumber=number,
-            Body=Body(data, self._flow),
+            Body=RequestBody(data, self._flow),
             **_checksum(digest),
         )
         told = answer.get("ChecksumSHA256")
@@ -156,7 +156,7 @@ class Upload:
 
         A store may take a condition and ignore it: so nobody else's object may be there by now.
         """
-        if self._condition and self._look and head(self._client, self._key) is not None:
+        if self._condition and self._look and head_object(self._client, self._key) is not None:
             raise RemoteFailed(
                 f"{self._key} was not sent: another writer has put an object there meanwhile",
                 "`offsite list` shows what is there. Two stacks must not have one prefix (AWS_S3_BACKUP_PREFIX).",
@@ -176,10 +176,10 @@ class Upload:
             return (found.get("Metadata") or {}).get(TOKEN) == self._token
         return False
 
-    def _proven(self, sent: Sent) -> Entry:
+    def _proven(self, sent: Sent) -> RemoteObject:
         found = self._client.ask("HeadObject", self._key, ChecksumMode="ENABLED", **self._version)
         try:
-            return require(self._key, found, sent, lambda: blocks(self._client, self._key, judged=False))
+            return require_sent(self._key, found, sent, lambda: blocks(self._client, self._key, judged=False))
         except IntegrityError:
             # What is there is wrong, and of ours: it must not stay under a name that is believed.
             if (found.get("Metadata") or {}).get(TOKEN) == self._token:
@@ -277,7 +277,7 @@ class _PartPool:
             try:
                 self._flow.check()
                 self._ended.put(self._send(*job))
-            except Stopped:
+            except UploadStopped:
                 return
             except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
                 self._ended.put(error)

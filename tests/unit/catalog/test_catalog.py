@@ -19,7 +19,7 @@ from backup.catalog.delete import mark_name
 from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
 from backup.errors import NotFound, StoreError
 from backup.model.backup_set import Pin, Proof, Verdict, manifest_name, newest_good, pin_name, verdict_name
-from backup.model.manifest import Artifact, Change, Manifest, Tier, VolumePart, to_json
+from backup.model.manifest import Artifact, FileChange, Manifest, Tier, VolumePart, to_json
 from backup.operations.offsite.remote_state import Book, BookFile
 from backup.storage import directory as local
 from backup.storage.directory import LocalStore
@@ -327,7 +327,7 @@ def test_changes_are_in_the_state(catalog: Catalog, tmp_path: Path) -> None:
     made = sealed(catalog, identifier)
     part = VolumePart(
         name="media", files=1, directories=1, links=0, hard_links=0, bytes=1, excludes=(),
-        changed=(Change(path="a", what="grew while read"),), changed_total=1,
+        changed=(FileChange(path="a", what="grew while read"),), changed_total=1,
     )  # fmt: skip
     manifest = described(identifier, [a for a, _ in made], Tier.DAILY, NOW).model_copy(update={"volumes": (part,)})
     catalog.publish(manifest, [s for _, s in made])

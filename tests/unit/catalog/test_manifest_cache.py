@@ -21,7 +21,7 @@ from backup.catalog.manifest_cache import ManifestCache
 from backup.catalog.run_records import Records
 from backup.catalog.set_reader import WHOLE
 from backup.cli import main
-from backup.config.loader import load
+from backup.config.loader import load_settings
 from backup.documents.results import DOCUMENTS
 from backup.documents.status import STATUS
 from backup.errors import IntegrityError
@@ -113,7 +113,7 @@ def test_only_the_newest_are_read_again(many: Path, read: list[str]) -> None:
 
 def test_what_is_asked_of_all_sets_reads_few(many: Path, read: list[str]) -> None:
     """Health, the overview and its JSON: of the older ones, only what the newest is compared with."""
-    settings = load({"BACKUP_DIR": str(many), "TZ": "UTC"})
+    settings = load_settings({"BACKUP_DIR": str(many), "TZ": "UTC"})
     seen = overview(settings, catalog(many), Records(many / "state" / "runs"), NOW)
     STATUS.of(seen).encode()
     unreadable = sum(stored.state == "unreadable" for stored in seen.sets[WHOLE:])
@@ -329,7 +329,7 @@ def test_status_goes_on_when_a_set_changes_after_it_was_listed(many: Path, fault
                 fault(seen[0])
             return found
 
-    settings = load({"BACKUP_DIR": str(many), "TZ": "UTC"})
+    settings = load_settings({"BACKUP_DIR": str(many), "TZ": "UTC"})
     there = Changing(many, UTC_ZONE, clock=later)
     for expected in ("complete", "unreadable" if fault is _damage else None):
         found = overview(settings, there, Records(many / "state" / "runs"), NOW)

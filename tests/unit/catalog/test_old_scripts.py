@@ -13,17 +13,17 @@ from typing import NoReturn
 import pytest
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.retention import Policy, decide
+from backup.catalog.retention import RetentionPolicy, decide
 from backup.catalog.run_records import Records
-from backup.cli.render.tables import sets_lines, state
+from backup.cli.render.tables import sets_lines, shown_state
 from backup.documents.status import SET
 from backup.errors import NotFound, NotProven
 from backup.model.backup_set import Proof, StoredSet, Verdict, holds_database, pin_name, verdict_name, volumes_of
 from backup.model.manifest import Tier
-from backup.operations.drill.run import DrillContext, prove
+from backup.operations.drill.run import DrillContext, prove_set
 from backup.operations.inspect import one_file
 from backup.operations.parts import archive_of, dump_of, read_roles
-from backup.operations.verify.run import verify
+from backup.operations.verify.run import verify_set
 from backup.progress import Silent
 from tests.support.set_factory import UTC_ZONE, on_disk
 
@@ -109,7 +109,7 @@ def test_it_goes_as_one_with_its_verdict_and_not_while_either_is_pinned(catalog:
 
 
 def test_retention_decides_over_a_pair_once(catalog: Catalog) -> None:
-    policy = Policy(ages={Tier.DAILY: timedelta(days=30)}, minimum=3, share=100, fresh=timedelta(hours=48))
+    policy = RetentionPolicy(ages={Tier.DAILY: timedelta(days=30)}, minimum=3, share=100, fresh=timedelta(hours=48))
     at = NOW + timedelta(days=90)
     for each in range(3):
         on_disk(catalog.root, Tier.DAILY, at - timedelta(hours=each), halves="dm" if each else "d")
@@ -124,11 +124,11 @@ def test_retention_decides_over_a_pair_once(catalog: Catalog) -> None:
 
 
 def verified(catalog: Catalog, query: str = ID) -> Verdict:
-    return verify(catalog, catalog.find(query), Silent(), NOW)
+    return verify_set(catalog, catalog.find(query), Silent(), NOW)
 
 
 def words(catalog: Catalog, query: str = ID) -> str:
-    return state(catalog.find(query))
+    return shown_state(catalog.find(query))
 
 
 def test_a_verification_is_remembered_beside_it_and_shown(catalog: Catalog) -> None:
@@ -166,7 +166,7 @@ def test_a_file_that_has_changed_makes_it_void(catalog: Catalog, name: str) -> N
 def test_one_that_changed_while_it_was_read_is_void_from_the_start(catalog: Catalog) -> None:
     before = catalog.find(ID)
     os.utime(catalog.root / "daily" / DUMP, (1, 1))
-    verify(catalog, before, Silent(), NOW)
+    verify_set(catalog, before, Silent(), NOW)
     assert words(catalog) == "old script"
     catalog.record_verdict(before, Verdict(checked=NOW, problems=("cut",)), NOW)
     assert verified(catalog).problems == () and words(catalog) == "old script, verified", "nor is it merged"
@@ -218,4 +218,4 @@ def test_archives_alone_are_not_drilled_and_no_server_is_started_for_them(catalo
     there = catalog.root
     context = DrillContext(catalog=catalog, records=Records(there), lock=there, places=places, file_columns=())
     with pytest.raises(NotProven, match="holds no database"):
-        prove(catalog.find(LATER), context, "run", {})
+        prove_set(catalog.find(LATER), context, "run", {})

@@ -17,8 +17,8 @@ from backup.errors import BackupError
 from backup.model.backup_set import StoredSet, volumes_of
 from backup.model.manifest import Tier
 from backup.operations.parts import dump_of
-from backup.operations.restore.plan import Facts, plan
-from backup.operations.verify.run import verify
+from backup.operations.restore.plan import RestoreFacts, plan
+from backup.operations.verify.run import verify_set
 from backup.progress import Silent
 from tests.support.set_factory import UTC_ZONE, on_disk
 
@@ -30,18 +30,18 @@ def test_hints_for_a_set_elsewhere_name_its_path(tmp_path: Path) -> None:
     identifier = on_disk(root, Tier.DAILY, NOW, "verified")
     shutil.copytree(root / "daily", carried)
     catalog = resolve.Catalog(root, UTC_ZONE)
-    here, there = resolve.find(catalog, identifier, []), resolve.find(catalog, str(carried), [])
+    here, there = resolve.find_set(catalog, identifier, []), resolve.find_set(catalog, str(carried), [])
     assert here.id == there.id and here.query == identifier
     assert shlex.split(there.query) == [str(carried)]
-    (hint,) = [r.hint for r in plan(Facts(NOW, UTC_ZONE, there)).warnings if "no drill" in r.text]
+    (hint,) = [r.hint for r in plan(RestoreFacts(NOW, UTC_ZONE, there)).warnings if "no drill" in r.text]
     assert f"drill {there.query}" in hint
-    assert resolve.find(catalog, *there.paths, []).id == identifier, "what the hint says works"
+    assert resolve.find_set(catalog, *there.paths, []).id == identifier, "what the hint says works"
 
 
 def test_so_do_those_for_files_that_are_no_set(tmp_path: Path) -> None:
     path = tmp_path / "my dump.sql"
     path.write_text("--\n-- PostgreSQL database dump\n--\n\n-- Dumped from database version 17.1\n")
-    found = resolve.find(resolve.Catalog(tmp_path / "backups", UTC_ZONE), str(path), [])
+    found = resolve.find_set(resolve.Catalog(tmp_path / "backups", UTC_ZONE), str(path), [])
     assert shlex.split(found.query) == [str(path)]
 
 
@@ -79,7 +79,7 @@ def test_two_files_of_one_folder_are_restored_together(tmp_path: Path) -> None:
             assert found.id == f"{DUMP} + {MEDIA}" and found.directory == folder
             assert shlex.split(found.query) == [*files] and together(tmp_path, *shlex.split(found.query)).id == found.id
             assert [each.time and f"{each.time:%H-%M-%S}" for each in found.loose] == ["02-00-00", "02-20-00"]
-    assert verify(Catalog(tmp_path, UTC_ZONE), found, Silent(), NOW).problems, "cut, and nothing is noted of them"
+    assert verify_set(Catalog(tmp_path, UTC_ZONE), found, Silent(), NOW).problems, "cut, and nothing is noted of them"
     assert not list(tmp_path.rglob("*.verdict"))
 
 

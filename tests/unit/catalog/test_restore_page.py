@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.catalog.restore_page import page
+from backup.catalog.restore_page import restore_page
 from backup.model.manifest import Artifact, DatabasePart, Locale, Manifest, Tier, VolumePart
 from tests.support.examples import examples
 
@@ -28,7 +28,7 @@ def made(part: DatabasePart | None, media: bool = True) -> str:
     )  # fmt: skip
     tree = VolumePart(name="media", files=1, directories=1, links=0, hard_links=0, bytes=4, excludes=())
     now = datetime(2025, 10, 19, 18, tzinfo=UTC)
-    return page(
+    return restore_page(
         Manifest(
             id=ID,
             tier=Tier.DAILY,

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.catalog.retention import (
+    CleanupMemory,
+    DatabaseIdentity,
     Decision,
-    Identity,
-    Memory,
-    Policy,
+    RetentionPolicy,
     advanced,
     decide,
     held_by_newer,
@@ -34,7 +34,9 @@ from tests.support.set_factory import in_memory
 NOW = datetime(2026, 3, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
 TIERS = (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)
-POLICY = Policy({Tier.DAILY: 30 * DAY, Tier.WEEKLY: 90 * DAY, Tier.MONTHLY: 365 * DAY}, 3, 30, timedelta(hours=48))
+POLICY = RetentionPolicy(
+    {Tier.DAILY: 30 * DAY, Tier.WEEKLY: 90 * DAY, Tier.MONTHLY: 365 * DAY}, 3, 30, timedelta(hours=48)
+)
 KINDS = ["verified", "proven", "damaged", "unverified", "incomplete", "mixed up", "unreadable", "old script"]
 
 
@@ -71,7 +73,7 @@ def test_bad_sets_never_take_the_place_of_good_ones(kind: str) -> None:
     """F1: the newest are unverified or bad, and the good ones are long over their time."""
     good = [ago(100 + n) for n in range(5)]
     newest = [ago(n, kind) for n in range(1, 8)]
-    decisions = decide([*newest, *good], POLICY, NOW, force=True, identity=Identity("7", "app"))
+    decisions = decide([*newest, *good], POLICY, NOW, force=True, identity=DatabaseIdentity("7", "app"))
     counts = kind in ("verified", "proven")
     assert going(decisions) == [s.id for s in (good if counts else good[3:])]
 
@@ -146,9 +148,9 @@ def test_sets_of_other_databases_stay(other: tuple[str, str]) -> None:
     # And the other way round, when the newest good set is theirs.
     decisions = decide([ago(0.01, name=name, server=server), *FRESH, *theirs, *ours], POLICY, NOW, force=True)
     assert set(going(decisions)) <= {s.id for s in theirs}
-    assert set(going(decide([*theirs, *FRESH, *ours], POLICY, NOW, identity=Identity(server, name), force=True))) <= {
-        s.id for s in theirs
-    }
+    assert set(
+        going(decide([*theirs, *FRESH, *ours], POLICY, NOW, identity=DatabaseIdentity(server, name), force=True))
+    ) <= {s.id for s in theirs}
 
 
 @pytest.mark.parametrize("kind", ["files", "old script"])
@@ -161,7 +163,7 @@ def test_what_does_not_say_whose_it_is_stays_beside_another_database(kind: str) 
 def test_manual_sets_stay_unless_a_setting_says_otherwise() -> None:
     manual = [ago(1000 + n, tier=Tier.MANUAL) for n in range(5)]
     assert fate([*FRESH, *manual], manual[4]) == "manual sets are kept until you remove them"
-    policy = Policy({**POLICY.ages, Tier.MANUAL: 10 * DAY}, 3, 100, POLICY.fresh)
+    policy = RetentionPolicy({**POLICY.ages, Tier.MANUAL: 10 * DAY}, 3, 100, POLICY.fresh)
     assert going(decide([*FRESH, *manual], policy, NOW)) == [manual[3].id, manual[4].id]
 
 
@@ -188,7 +190,7 @@ def test_one_run_removes_a_share_the_oldest_first() -> None:
 
 def test_what_was_made_since_the_last_cleanup_may_go_whatever_the_share() -> None:
     """Hourly sets kept for a day: each cleanup has to let go of as many as came."""
-    policy = Policy({Tier.DAILY: DAY}, 3, 30, POLICY.fresh)
+    policy = RetentionPolicy({Tier.DAILY: DAY}, 3, 30, POLICY.fresh)
     hourly = [ago(n / 24 + 0.001) for n in range(48)]
     assert len(going(decide(hourly, policy, NOW))) == 14, "no cleanup is known: the share alone"
     assert len(going(decide(hourly, policy, NOW, since=NOW - DAY))) == 24
@@ -201,7 +203,7 @@ def test_what_was_made_since_the_last_cleanup_may_go_whatever_the_share() -> Non
 def test_a_policy_that_shrank_waits_for_a_person_and_the_old_one_goes_on() -> None:
     """30 → 3 by a typo, 3 → 1 of the minimum, a tier that was kept for ever."""
     sets = [ago(n + 0.1) for n in range(32)]
-    memory = advanced(Memory(), POLICY, sets, [], NOW, agreed=False)
+    memory = advanced(CleanupMemory(), POLICY, sets, [], NOW, agreed=False)
     short = replace(POLICY, ages={**POLICY.ages, Tier.DAILY: 3 * DAY}, minimum=1)
     decisions = decide(sets, short, NOW, memory=memory)
     assert going(decisions) == [s.id for s in sets[30:]]
@@ -212,7 +214,7 @@ def test_a_policy_that_shrank_waits_for_a_person_and_the_old_one_goes_on() -> No
     few = [ago(50 + n) for n in range(3)]
     assert not going(decide(few, short, NOW, memory=memory)) and len(going(decide(few, short, NOW, memory=agreed))) == 1
     for_ever = replace(POLICY, ages={Tier.WEEKLY: 90 * DAY})
-    memory = advanced(Memory(), for_ever, sets, [], NOW, agreed=False)
+    memory = advanced(CleanupMemory(), for_ever, sets, [], NOW, agreed=False)
     assert not going(decide(sets, POLICY, NOW, memory=memory)), "it was kept for ever"
 
 
@@ -225,7 +227,7 @@ def test_only_time_that_was_seen_to_pass_ages_a_set(steps: list[float], seen: in
     """Against a count of the days, one record after the other, from the last cleanup on."""
     days = [sum(steps[:n]) for n in range(len(steps) + 1)]
     start, now = days[min(seen, len(steps) - 1)], NOW + days[-1] * DAY
-    memory = Memory(seen=NOW + start * DAY, furthest=NOW + start * DAY)
+    memory = CleanupMemory(seen=NOW + start * DAY, furthest=NOW + start * DAY)
     stored = in_memory(Tier.DAILY, NOW + born * DAY)
     if stored.time > now or any(abs(born - day) < 0.01 for day in days):
         return
@@ -249,7 +251,7 @@ def test_only_time_that_was_seen_to_pass_ages_a_set(steps: list[float], seen: in
 )
 def test_a_jump_of_the_clock_widens_nothing(made: list[int], cleaned: int, jump: int, share: int) -> None:
     """No more goes than the share, or than the sets that were really made after the cleanup."""
-    policy = Policy(POLICY.ages, 3, share, POLICY.fresh)
+    policy = RetentionPolicy(POLICY.ages, 3, share, POLICY.fresh)
     sets = [ago(days) for days in made]
     real = sum(days < cleaned for days in made)
     gone = going(decide(sets, policy, NOW + jump * DAY, since=NOW - cleaned * DAY))
@@ -309,7 +311,9 @@ def components(manifest: Manifest) -> list[str]:
     return ["database"] * bool(manifest.database) + [volume.name for volume in manifest.volumes]
 
 
-def model(sets: Sequence[StoredSet], policy: Policy, now: datetime, identity: Identity | None) -> set[str]:
+def model(
+    sets: Sequence[StoredSet], policy: RetentionPolicy, now: datetime, identity: DatabaseIdentity | None
+) -> set[str]:
     """The ids that may go but for the share; each set is judged alone, by counting those that came after it."""
     known = [s for s in sets if s.manifest and s.manifest.database]
     gone = policy.forgotten.get("ocr", datetime.min.replace(tzinfo=UTC))
@@ -385,7 +389,7 @@ def histories(draw: st.DrawFn) -> list[StoredSet]:
     histories(),
     st.integers(1, 4),
     st.integers(1, 100),
-    st.sampled_from([None, Identity("7", "app")]),
+    st.sampled_from([None, DatabaseIdentity("7", "app")]),
     st.booleans(),
     st.sampled_from([None, 0.6, 7, 31, 400]),
     st.sampled_from([None, -0.1, 7.05, 60]),
@@ -394,14 +398,14 @@ def test_the_rules_are_those_of_the_model(
     sets: list[StoredSet],
     minimum: int,
     share: int,
-    identity: Identity | None,
+    identity: DatabaseIdentity | None,
     force: bool,
     days: float | None,
     forgotten: float | None,
 ) -> None:
     since = None if days is None else NOW - days * DAY
     gone_volumes = {} if forgotten is None else {"ocr": NOW - forgotten * DAY}
-    policy = Policy(POLICY.ages, minimum, share, POLICY.fresh, gone_volumes)
+    policy = RetentionPolicy(POLICY.ages, minimum, share, POLICY.fresh, gone_volumes)
     decisions = decide(sets, policy, NOW, identity=identity, force=force, since=since)
     assert [d.stored for d in decisions] == sets and all(d.reason for d in decisions)
     may = model(sets, policy, NOW, identity)

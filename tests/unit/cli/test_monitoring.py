@@ -34,7 +34,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     os.umask(umask)
     logging._runs.clear()
     logging._ended.clear()
-    logging.setup(UTC)
+    logging.setup_logging(UTC)
 
 
 def recorded(root: Path, *runs: object) -> None:

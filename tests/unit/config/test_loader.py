@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.config.loader import ALIASES, load
+from backup.config.loader import ALIASES, load_settings
 from backup.errors import ConfigError
 
 
 def problems(**environ: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(environ)
+        load_settings(environ)
     return caught.value.message
 
 
 def test_nothing_has_to_be_set() -> None:
-    settings = load({})
+    settings = load_settings({})
     assert (settings.db_service, settings.db_port, str(settings.zone)) == ("db", 5432, "UTC")
 
 
 def test_an_empty_value_is_an_unset_one() -> None:
-    assert load({"DB_HOST": "", "DB_PORT": "", "TZ": "", "BACKUP_DAILY": ""}) == load({})
+    assert load_settings({"DB_HOST": "", "DB_PORT": "", "TZ": "", "BACKUP_DAILY": ""}) == load_settings({})
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -40,7 +40,7 @@ def test_cron_lines_that_never_run_are_refused(cron: str) -> None:
 
 
 def test_a_job_can_be_off() -> None:
-    assert load({"BACKUP_DAILY": "off"}).daily == ""
+    assert load_settings({"BACKUP_DAILY": "off"}).daily == ""
 
 
 @pytest.mark.parametrize("host", ["/var/run/postgresql", "a b", "-h", "a;b", "host=evil dbname=x", "\n"])
@@ -49,14 +49,14 @@ def test_a_host_is_a_host(host: str) -> None:
 
 
 def test_the_seeds_names_come_before_the_images() -> None:
-    both = load({"DB_NAME": "a", "POSTGRES_DB": "b", "POSTGRES_USER": "u"})
+    both = load_settings({"DB_NAME": "a", "POSTGRES_DB": "b", "POSTGRES_USER": "u"})
     assert (both.db_name, both.db_user) == ("a", "u")
 
 
 @pytest.mark.parametrize("name", ["DB_PASSWORD", "POSTGRES_PASSWORD"])
 def test_a_secret_from_a_file_loses_one_newline(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret").write_text("  pass word \n")
-    password = load({f"{name}_FILE": str(tmp_path / "secret")}).db_password
+    password = load_settings({f"{name}_FILE": str(tmp_path / "secret")}).db_password
     assert password and password.get_secret_value() == "  pass word "
 
 
@@ -77,13 +77,13 @@ def test_a_missing_secret_file_or_two_sources_are_refused(tmp_path: Path) -> Non
 
 
 def test_secrets_do_not_show() -> None:
-    assert "canary-2" not in repr(load({"DB_PASSWORD": "canary-2"}))
+    assert "canary-2" not in repr(load_settings({"DB_PASSWORD": "canary-2"}))
 
 
 @given(st.dictionaries(st.sampled_from(sorted(ALIASES)), st.text(max_size=20), max_size=5))
 def test_any_value_gives_settings_or_one_clear_error(environ: dict[str, str]) -> None:
     try:
-        load(environ)
+        load_settings(environ)
     except ConfigError as error:
         assert error.message.count("\n  - ") >= 1 and error.hint
 
@@ -112,9 +112,9 @@ def test_what_is_archived_and_where_it_is_stored_lie_apart(
     environ = {"BACKUP_DIR": str(tmp_path / backups), "BACKUP_VOLUMES_DIR": str(tmp_path / volumes)}
     environ |= {"BACKUP_COPY_DIR": str(tmp_path / copies)} if copies else {}
     if not words:
-        assert load(environ).volumes == tmp_path / volumes
+        assert load_settings(environ).volumes == tmp_path / volumes
         return
     with pytest.raises(ConfigError) as caught:
-        load(environ)
+        load_settings(environ)
     assert words in caught.value.message and "archived into themselves" in caught.value.message
     assert "apart from all that is archived" in caught.value.message

@@ -13,7 +13,7 @@ from backup.documents.results import DOCUMENTS
 from backup.model.manifest import Tier
 from backup.monitoring.alerts.model import Attempts, Message, Receipt
 from backup.operations.offsite.remote_state import Copy
-from backup.operations.offsite.verify_copies import Row
+from backup.operations.offsite.verify_copies import CopyRow
 from backup.operations.setup import Media, Plan
 from tests.support.schemas import checked
 
@@ -51,7 +51,7 @@ def test_a_copy_that_came_back(folder: str | None, told: str | None) -> None:
 
 
 def test_a_copy_has_one_form_whoever_tells_of_it() -> None:
-    row = Row("x", "daily", NOW, 5, "gone", local=True, note="it was there")
+    row = CopyRow("x", "daily", NOW, 5, "gone", local=True, note="it was there")
     copy = Copy(
         id="x", tier=Tier.DAILY, run="r", time=NOW, database=True, state="gone", problem="it was there", confirmed=NOW
     )

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import MediaFailed
-from backup.media.archive_tree import MediaReport, archive, measure
+from backup.media.archive_tree import MediaReport, archive, measure_tree
 from backup.media.tar_writer import parse_index
 from backup.media.walk import Change
 from tests.support.examples import examples
@@ -176,7 +176,7 @@ def test_gnu_tar_brings_back_everything(root: Path, tmp_path: Path) -> None:
     kinds = [stat.S_IFMT(os.lstat(os.fsencode(root) + path).st_mode) for path in tree(root)]
     assert made.report.directories == kinds.count(stat.S_IFDIR)
     assert made.report.links == kinds.count(stat.S_IFLNK)
-    size = measure(root, ())
+    size = measure_tree(root, ())
     assert (size.files, size.bytes) == (made.report.files, made.report.bytes)
 
 
@@ -287,7 +287,7 @@ def test_a_sparse_file_of_a_gb_is_not_inflated(root: Path, tmp_path: Path) -> No
     calls: list[int] = []
     made = Backup(root, tmp_path / "b", progress=calls.append)
     assert made.tar.stat().st_size < 50_000
-    assert sum(calls) == made.report.bytes == measure(root, ()).bytes < 50_000
+    assert sum(calls) == made.report.bytes == measure_tree(root, ()).bytes < 50_000
     assert len(calls) > 1000, "signs of life within the holes"
     copy = made.extract() / "sparse"
     assert (copy.stat().st_size, copy.stat().st_blocks) == (size, (root / "sparse").stat().st_blocks)
@@ -361,8 +361,8 @@ def test_excludes(root: Path, tmp_path: Path) -> None:
     excludes = ("*.pyc", "/cache/", "sub/*")
     made = Backup(root, tmp_path / "b", excludes=excludes)
     assert made.names() == [b"media", b"media/keep", b"media/sub"]
-    assert measure(root, excludes).files == 1
-    assert measure(root, ()).bytes == 16
+    assert measure_tree(root, excludes).files == 1
+    assert measure_tree(root, ()).bytes == 16
 
 
 def test_the_backup_volume_inside_the_tree_is_refused(root: Path, tmp_path: Path) -> None:
@@ -371,8 +371,8 @@ def test_the_backup_volume_inside_the_tree_is_refused(root: Path, tmp_path: Path
     forbidden = frozenset({(found.st_dev, found.st_ino)})
     for act in (
         lambda: archive(root, "media", Kept(), Kept(), forbidden=forbidden),
-        lambda: measure(root, (), forbidden),
-        lambda: measure(root / "sub/backups", (), forbidden),
+        lambda: measure_tree(root, (), forbidden),
+        lambda: measure_tree(root / "sub/backups", (), forbidden),
     ):
         with pytest.raises(MediaFailed, match="sub/backups is where backups are stored"):
             act()

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from backup.errors import BackupError, IntegrityError, RestoreFailed, StoreError
 from backup.media import archive_tree, extraction, metadata
 from backup.media.archive_rules import root_of
-from backup.media.extraction import Extracted, extract
+from backup.media.extraction import Extracted, extract_archive
 from backup.media.tar_reader import TarReader
 from backup.media.tar_writer import Member, ending, header, index_line, padding, parse_index
 from backup.pipeline.gzip import reader
@@ -59,7 +59,7 @@ def extracted(
 ) -> Extracted:
     entries = None if index is None else parse_index(index)
     stream = io.BytesIO(tar)
-    return extract(stream, "media", target, index=entries, trusted=trusted, limit=limit, progress=_silent)
+    return extract_archive(stream, "media", target, index=entries, trusted=trusted, limit=limit, progress=_silent)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_everything_comes_back(place: Path) -> None:
     told: list[int] = []
     entries = parse_index(index.lines())
     tar.seek(0)
-    done = extract(tar, "media", place / "target", index=entries, trusted=True, limit=BIG, progress=told.append)
+    done = extract_archive(tar, "media", place / "target", index=entries, trusted=True, limit=BIG, progress=told.append)
     assert look(place / "target") == look(place / "volume")
     assert done.notes == () and done.bytes == sum(told) and done.hard_links == 2
     assert done.files + done.hard_links == len(index.lines())
@@ -197,11 +197,11 @@ def test_who_has_no_privileges_gets_files_and_is_told(place: Path) -> None:
     (place / "tar").write_bytes(tar.getvalue())
     (place / "target").chmod(0o777)
     code = (
-        "import os, sys; from pathlib import Path; from backup.media.extraction import extract\n"
+        "import os, sys; from pathlib import Path; from backup.media.extraction import extract_archive\n"
         "stream = open(sys.argv[1], 'rb'); target = os.open(sys.argv[2], os.O_RDONLY)\n"
         "os.mkdir('mine', dir_fd=target); os.chown('mine', 65534, 65534, dir_fd=target)\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "done = extract(stream, 'media', Path('mine'), dir_fd=target, index=None, trusted=True, limit=1 << 30,"
+        "done = extract_archive(stream, 'media', Path('mine'), dir_fd=target, index=None, trusted=True, limit=1 << 30,"
         " progress=len and (lambda count: None)); print(done.notes)"
     )
     command = [sys.executable, "-c", code, place / "tar", place / "target"]
@@ -215,10 +215,10 @@ def _refusing(place: Path, tar: bytes, before: str = "") -> tuple[str, ...]:
     """Extracted where the kernel refuses every owner but one: the first of a user namespace."""
     (place / "tar").write_bytes(tar)
     code = (
-        "import json, sys; from pathlib import Path; from backup.media.extraction import extract\n"
+        "import json, sys; from pathlib import Path; from backup.media.extraction import extract_archive\n"
         f"{before}\n"
-        "done = extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
-        " progress=lambda count: None); print(json.dumps(done.notes))"
+        "done = extract_archive(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True,"
+        " limit=1 << 30, progress=lambda count: None); print(json.dumps(done.notes))"
     )
     words = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, place / "tar", place / "target"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -267,8 +267,8 @@ def test_root_without_the_capability_fails(place: Path, lacking: str) -> None:
     tar, _ = archived(place / "volume")
     (place / "tar").write_bytes(tar.getvalue())
     code = (
-        "import sys; from pathlib import Path; from backup.media.extraction import extract\n"
-        "extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
+        "import sys; from pathlib import Path; from backup.media.extraction import extract_archive\n"
+        "extract_archive(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
         " progress=lambda count: None)"
     )
     rights = ["--bounding-set", f"-{lacking}", "--inh-caps", f"-{lacking}"]
@@ -688,7 +688,7 @@ def test_damaged_gzip_and_a_failing_disk(place: Path) -> None:
     packed = bytearray(gzip.compress(TOP + member("media/a", content=os.urandom(300_000)) + END))
     packed[len(packed) // 2] ^= 1
     with reader(io.BytesIO(packed)) as stream, pytest.raises(IntegrityError, match="damaged"):
-        extract(stream, "media", place / "target", index=None, trusted=True, limit=BIG, progress=_silent)
+        extract_archive(stream, "media", place / "target", index=None, trusted=True, limit=BIG, progress=_silent)
 
     class Failing(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:
@@ -696,15 +696,15 @@ def test_damaged_gzip_and_a_failing_disk(place: Path) -> None:
 
     (place / "t2").mkdir()
     with pytest.raises(StoreError, match="Input/output error"):
-        extract(Failing(), "media", place / "t2", index=None, trusted=True, limit=BIG, progress=_silent)
+        extract_archive(Failing(), "media", place / "t2", index=None, trusted=True, limit=BIG, progress=_silent)
 
 
 @pytest.mark.long
 def test_memory_stays_flat(place: Path) -> None:
     """Thousands of members, none of which is held."""
     code = (
-        "import io, resource, sys; from pathlib import Path; from backup.media.extraction import extract\n"
-        "extract(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
+        "import io, resource, sys; from pathlib import Path; from backup.media.extraction import extract_archive\n"
+        "extract_archive(open(sys.argv[1], 'rb'), 'media', Path(sys.argv[2]), index=None, trusted=True, limit=1 << 30,"
         " progress=lambda count: None); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     used = []

@@ -17,7 +17,7 @@ from backup.model.schedule import (
     Due,
     JobState,
     Standing,
-    check,
+    check_cron,
     counted,
     find_due,
     is_resting,
@@ -35,11 +35,11 @@ JOBS = {"daily": "0 2 * * *", "weekly": "0 3 * * 0", "monthly": "0 4 1 * *"}
     "cron", ["0 2 * * *", "*/15 0-6 1,15 * MON-FRI", "0 0 29 2 *", "0 0 * * 7", "0 0 L * *", "59 23 31 12 *"]
 )
 def test_a_usable_line_is_kept(cron: str) -> None:
-    assert check(cron) == cron
+    assert check_cron(cron) == cron
 
 
 def test_blanks_are_tidied_so_that_one_line_stays_one_line() -> None:
-    assert check("  0\t2  *\n* *\r\n") == "0 2 * * *"
+    assert check_cron("  0\t2  *\n* *\r\n") == "0 2 * * *"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_blanks_are_tidied_so_that_one_line_stays_one_line() -> None:
 )
 def test_a_line_without_five_fields_is_refused(cron: str) -> None:
     with pytest.raises(ValueError, match="cron line"):
-        check(cron)
+        check_cron(cron)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +66,18 @@ def test_a_line_without_five_fields_is_refused(cron: str) -> None:
 )
 def test_a_field_out_of_range_is_refused(cron: str) -> None:
     with pytest.raises(ValueError, match="is not a cron line"):
-        check(cron)
+        check_cron(cron)
 
 
 @pytest.mark.parametrize("cron", ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 31 2 *"])
 def test_a_line_that_never_matches_any_day_is_refused(cron: str) -> None:
     with pytest.raises(ValueError, match="never matches|Bad day"):
-        check(cron)
+        check_cron(cron)
 
 
 def test_hostile_bytes_are_shown_harmless() -> None:
     with pytest.raises(ValueError) as caught:
-        check("\x1b[2J")
+        check_cron("\x1b[2J")
     assert "\x1b" not in str(caught.value)
 
 
@@ -133,7 +133,7 @@ field = st.one_of(
 @given(st.lists(field, min_size=4, max_size=6).map(" ".join))
 def test_a_line_that_passes_has_slots_and_one_that_does_not_says_why(cron: str) -> None:
     try:
-        checked = check(cron)
+        checked = check_cron(cron)
     except ValueError as error:
         assert repr(cron)[1:-1] in str(error)
         return

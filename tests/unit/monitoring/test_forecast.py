@@ -52,7 +52,7 @@ def test_more_data_never_needs_less_room(database: int, media: int) -> None:
 
 
 def test_what_does_not_fit_is_not_started() -> None:
-    forecast.require(100, 100)
+    forecast.require_space(100, 100)
     with pytest.raises(NoSpace, match="nothing was started") as caught:
-        forecast.require(2 * GB, GB)
+        forecast.require_space(2 * GB, GB)
     assert "2.0 GB" in caught.value.message and caught.value.hint

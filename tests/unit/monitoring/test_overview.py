@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from backup.app.composition import App
 from backup.cli.render import monitor
-from backup.config.loader import load
+from backup.config.loader import load_settings
 from backup.documents.status import STATUS
 from backup.errors import NoSpace
 from backup.model.backup_set import StoredSet
@@ -26,11 +26,11 @@ from backup.model.schedule import upcoming
 from backup.monitoring.forecast import HORIZON, days_left, growth
 from backup.monitoring.health import WORDS
 from backup.monitoring.overview import Overview
-from backup.monitoring.overview.compute import Facts, Policy, overview, period, slots_between
+from backup.monitoring.overview.compute import Facts, Policy, compute_overview, period, slots_between
 from backup.operations import status
 from backup.operations.restore.journal import KEPT
 from backup.storage import errors
-from backup.storage.errors import translated
+from backup.storage.errors import store_error
 from tests.support.examples import examples
 from tests.support.facts import MB, NOW, UTC_ZONE, a_run, a_set, on_disk
 from tests.support.schemas import checked
@@ -48,7 +48,7 @@ FACTS = Facts(free=10**10, total=10**11, slots=upcoming(JOBS, NOW, UTC_ZONE))
 
 
 def see(sets: list[StoredSet], runs: list[Run] | None = None, **facts: object) -> Overview:
-    return overview(sets, runs or [], NOW, POLICY, replace(FACTS, **facts))  # type: ignore[arg-type]
+    return compute_overview(sets, runs or [], NOW, POLICY, replace(FACTS, **facts))  # type: ignore[arg-type]
 
 
 def test_everything_is_in_it() -> None:
@@ -104,9 +104,9 @@ def test_the_good_clock_and_the_verdict_agree(hours: float, status: str) -> None
 def test_a_rarer_drill_is_given_more_time() -> None:
     monthly = replace(POLICY, jobs=JOBS | {"drill": "0 6 1 * *"})
     sets = [a_set(1), a_set(20 * DAY, proof="proven")]
-    assert overview(sets, [], NOW, POLICY, FACTS).clocks[1].status == "warn"
-    assert overview(sets, [], NOW, monthly, FACTS).clocks[1].status == "pass"
-    off = overview(sets, [], NOW, replace(POLICY, jobs=JOBS | {"drill": ""}), FACTS).clocks[1]
+    assert compute_overview(sets, [], NOW, POLICY, FACTS).clocks[1].status == "warn"
+    assert compute_overview(sets, [], NOW, monthly, FACTS).clocks[1].status == "pass"
+    off = compute_overview(sets, [], NOW, replace(POLICY, jobs=JOBS | {"drill": ""}), FACTS).clocks[1]
     assert (off.status, off.limit, off.note) == ("pass", None, "no drill is scheduled")
 
 
@@ -154,10 +154,10 @@ def test_one_odd_set_changes_little() -> None:
 def test_a_set_dated_ahead_is_no_part_of_the_forecast() -> None:
     """Nor is one of the end of the calendar, beyond which nothing can be counted."""
     here = [a_set(1 + DAY * n, size=10 * MB) for n in range(30)]
-    known = overview(here, [], NOW, POLICY, Facts(free=10**9)).storage
+    known = compute_overview(here, [], NOW, POLICY, Facts(free=10**9)).storage
     for hours in (DAY * 60, (datetime(9999, 12, 31, tzinfo=UTC) - NOW) / timedelta(hours=1)):
         ahead = a_set(-hours, size=900 * MB)
-        assert overview([ahead, *here], [], NOW, POLICY, Facts(free=10**9)).storage == replace(
+        assert compute_overview([ahead, *here], [], NOW, POLICY, Facts(free=10**9)).storage == replace(
             known, used=known.used + 900 * MB
         )
 
@@ -202,7 +202,7 @@ def test_json_round_trips_and_every_line_is_harmless(
     told = checked(STATUS.of(seen).encode())
     assert [one["id"] for one in told["sets"]] == [stored.id for stored in seen.sets]
     for sections in (monitor.status_sections(seen), monitor.report_sections(seen) + monitor.detail_sections(seen)):
-        lines = monitor.lines(seen, sections, boxed=True)
+        lines = monitor.draw_lines(seen, sections, boxed=True)
         assert f"Health Status: {WORDS[told['health']['status']]}" in lines
         assert not any(set(line) & set("\n\r\x1b\u202e") for line in lines)
 
@@ -210,7 +210,7 @@ def test_json_round_trips_and_every_line_is_harmless(
 def test_the_report_begins_as_the_seeds_did() -> None:
     sets = [a_set(12, proof="proven"), a_set(168, tier=Tier.WEEKLY), a_set(720, tier=Tier.MONTHLY)]
     seen = see(sets)
-    text = "\n".join(monitor.lines(seen, monitor.report_sections(seen), boxed=True))
+    text = "\n".join(monitor.draw_lines(seen, monitor.report_sections(seen), boxed=True))
     assert text.startswith(
         "╔══════════════════════════════════════════════════════════════╗\n"
         "║           OBCMS Backup Monitoring Report                     ║\n"
@@ -225,7 +225,7 @@ def test_the_report_begins_as_the_seeds_did() -> None:
 
 
 def volume(root: Path, **environ: str) -> Overview:
-    app = App(load({"BACKUP_DIR": str(root), **environ}))
+    app = App(load_settings({"BACKUP_DIR": str(root), **environ}))
     return status.overview(app.settings, app.catalog, app.records, datetime.now(UTC))
 
 
@@ -275,13 +275,16 @@ def test_what_is_memory_is_told_by_the_kernel(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_quota_that_is_used_up_is_named(tmp_path: Path) -> None:
-    error = translated(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path / "x")
+    error = store_error(OSError(errno.EDQUOT, "Disk quota exceeded"), tmp_path / "x")
     assert isinstance(error, NoSpace) and "its quota is used up" in error.message
 
 
 def test_a_run_whose_end_is_not_recorded_is_told(tmp_path: Path) -> None:
     on_disk(tmp_path, 1, 25, proven=True)
-    app, lost = App(load({"BACKUP_DIR": str(tmp_path)})), a_run(0, Outcome.CRASHED, "no record", now=datetime.now(UTC))
+    app, lost = (
+        App(load_settings({"BACKUP_DIR": str(tmp_path)})),
+        a_run(0, Outcome.CRASHED, "no record", now=datetime.now(UTC)),
+    )
     seen = status.overview(app.settings, app.catalog, app.records, datetime.now(UTC), lost=[lost])
     assert seen.health.status == "fail" and "no record" in seen.health.reasons[0].text
     app.records.end(a_run(1, operation="prune", now=datetime.now(UTC)))

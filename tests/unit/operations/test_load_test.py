@@ -16,7 +16,7 @@ from backup.model.backup_set import LoadTest, StoredSet
 from backup.model.manifest import Tier
 from backup.operations import load_test, preemption
 from backup.operations.load_test import Dumped
-from backup.postgres.scratch_place import Place, Wanted
+from backup.postgres.scratch_place import Place, WantedDatabase
 from backup.storage.lock import hold
 from tests.support.facts import NOW, a_set
 from tests.unit.monitoring.health.test_proofs import REFUSED, a_test, defined, found
@@ -31,10 +31,10 @@ class Failing:
 
     def __init__(self, does: Callable[[], None]) -> None:
         self._does = does
-        self.wanted: list[Wanted] = []
+        self.wanted: list[WantedDatabase] = []
 
     @contextlib.contextmanager
-    def prepare(self, wanted: Wanted, run: str) -> Iterator[Place]:
+    def prepare(self, wanted: WantedDatabase, run: str) -> Iterator[Place]:
         self.wanted.append(wanted)
         self._does()
         raise AssertionError("it went on")

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.delete import mark_name
-from backup.catalog.retention import Policy
+from backup.catalog.retention import RetentionPolicy
 from backup.catalog.run_records import Records
 from backup.config.loader import Settings
 from backup.errors import LockHeld, NotFound, RestoreUnfinished, StoreError
@@ -29,12 +29,12 @@ from backup.model.finding import Finding
 from backup.model.manifest import Tier, file_name
 from backup.model.run import Outcome, Run
 from backup.operations.drill.run import newest_of_each_tier
-from backup.operations.prune import PRUNE, WAITS, PruneContext, Report, Request, plan, policy, prune
+from backup.operations.prune import PRUNE, WAITS, PruneContext, Report, Request, plan, prune_sets, retention_policy
 from backup.operations.restore.journal import Journal, JournalFile
 from backup.operations.status import overview, status
 from backup.storage import lock
 from backup.storage.directory import LocalStore
-from backup.storage.errors import translated
+from backup.storage.errors import store_error
 from tests.support.examples import examples
 from tests.support.set_factory import on_disk
 
@@ -50,7 +50,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def shelf(root: Path, now: datetime = NOW, share: int = 30, minimum: int = 3, zone: str = "UTC") -> PruneContext:
-    rules = Policy(AGES, minimum, share, timedelta(hours=48))
+    rules = RetentionPolicy(AGES, minimum, share, timedelta(hours=48))
     return PruneContext(
         catalog=Catalog(root, ZoneInfo(zone)),
         records=Records(root / "state/runs"),
@@ -88,7 +88,7 @@ def warned(root: Path) -> list[Finding]:
 def test_what_is_over_its_time_goes_and_the_rest_is_as_it_was(root: Path) -> None:
     kept, gone = fill(root, range(30)), fill(root, [31, 32])
     before = files(root)
-    report = prune(Request(trigger="schedule"), shelf(root))
+    report = prune_sets(Request(trigger="schedule"), shelf(root))
     assert [s.id for s in report.removed] == gone[::-1] and report.exit_code == 0
     assert files(root) == {name: data for name, data in before.items() if not any(i in name for i in gone)}
     assert {s.id for s in shelf(root).catalog.sets()} == set(kept)
@@ -103,7 +103,7 @@ def test_it_looks_at_no_time_but_the_manifests(root: Path) -> None:
     for path in (root / "daily").iterdir():
         old = "2020" in path.name
         os.utime(path, (0, 0) if not old and gone not in path.name else None)
-    assert [s.id for s in prune(Request(), shelf(root)).removed] == [gone]
+    assert [s.id for s in prune_sets(Request(), shelf(root)).removed] == [gone]
 
 
 def test_after_a_gap_a_share_goes_each_night_without_a_person(root: Path) -> None:
@@ -111,13 +111,13 @@ def test_after_a_gap_a_share_goes_each_night_without_a_person(root: Path) -> Non
     old = fill(root, range(60, 80))
     for night in range(60, 0, -1):
         created(root, Outcome.FAILED, hours=24 * night)
-        assert not prune(Request(), shelf(root, NOW - night * DAY)).removed
+        assert not prune_sets(Request(), shelf(root, NOW - night * DAY)).removed
     left: list[int] = []
     for night in range(6):
         now = NOW + night * DAY
         on_disk(root, Tier.DAILY, now - DAY / 24)
         created(root, Outcome.SUCCESS, hours=1 - 24 * night)
-        report = prune(Request(), shelf(root, now))
+        report = prune_sets(Request(), shelf(root, now))
         assert report.exit_code == 0 and ("the next runs remove the rest" in report.words) == (report.later > 0)
         left.append(sum(s.id in old for s in shelf(root, now).catalog.sets()))
     assert left == [14, 10, 7, 4, 2, 0], "30 % of what is there, the oldest first; three until there are newer ones"
@@ -130,8 +130,8 @@ def nights(root: Path, first: float, count: int, **options: Any) -> list[Report]
     for night in range(count):
         now = NOW + (first + night) * DAY
         on_disk(root, Tier.DAILY, now - DAY / 24)
-        rules = Policy({**AGES, **options.get("ages", {})}, 3, 30, timedelta(hours=48))
-        reports.append(prune(Request(), replace(shelf(root, now), policy=rules)))
+        rules = RetentionPolicy({**AGES, **options.get("ages", {})}, 3, 30, timedelta(hours=48))
+        reports.append(prune_sets(Request(), replace(shelf(root, now), policy=rules)))
     return reports
 
 
@@ -151,7 +151,7 @@ def test_a_clock_that_jumped_waits_for_a_person_from_the_first_night_on(root: Pa
     assert reason.level == "warn" and "prune --force" in reason.hint
     assert nights(root, 10, 1)[0].exit_code == 0, "it is right again"
     assert len(nights(root, 10 + jump, 1)[0].removed) <= 1
-    assert len(prune(Request(force=True), shelf(root, now)).removed) > 15
+    assert len(prune_sets(Request(force=True), shelf(root, now)).removed) > 15
     assert nights(root, 11 + jump, 1)[0].exit_code == 0, "a person has agreed"
 
 
@@ -161,7 +161,7 @@ def test_a_single_set_that_a_person_removes_hides_nothing_that_waits(root: Path)
     (report,) = nights(root, 2, 1, ages={Tier.DAILY: 3 * DAY})
     now = NOW + 2 * DAY
     ahead = on_disk(root, Tier.DAILY, now + 900 * DAY)
-    assert [s.id for s in prune(Request(ahead=ahead), shelf(root, now + DAY / 24)).removed] == [ahead]
+    assert [s.id for s in prune_sets(Request(ahead=ahead), shelf(root, now + DAY / 24)).removed] == [ahead]
     one = shelf(root, now + DAY / 12)
     told = [r.text for r in status(Settings(), one.catalog, one.records, now + DAY / 12).reasons]
     assert any(f"{report.waiting} more sets are past retention" in text for text in told)
@@ -181,15 +181,15 @@ def test_the_sets_of_a_server_that_is_gone(root: Path) -> None:
     """They stay until a person says which; then the same rules hold for them, and the present ones are not touched."""
     ours, old = fill(root, range(5)), fill(root, range(40, 52), server="8")
     one = shelf(root)
-    assert prune(Request(), one).removed == []
+    assert prune_sets(Request(), one).removed == []
     told = [r for r in judged(root) if "8" in r.text and "another database server" in r.text]
     assert [r.level for r in told] == ["warn"] and "prune --server 8 --dry-run" in told[0].hint
     with pytest.raises(NotFound, match="on the server 9"):
-        prune(Request(server="9"), one)
+        prune_sets(Request(server="9"), one)
     assert plan(Request(server="8", force=True), one, NOW).going and len(one.catalog.sets()) == 17
-    report = prune(Request(server="8"), one)
+    report = prune_sets(Request(server="8"), one)
     assert {s.id for s in report.removed} == set(old[:-4:-1]) and report.later == 6, "a share, as ever"
-    assert {s.id for s in prune(Request(server="8", force=True), one).removed} == set(old[3:-3])
+    assert {s.id for s in prune_sets(Request(server="8", force=True), one).removed} == set(old[3:-3])
     assert {s.id for s in one.catalog.sets()} == {*ours, *old[:3]}, "the newest three of them stay"
     assert not [r for r in judged(root) if "another database server" in r.text and "older" in r.text]
 
@@ -200,7 +200,7 @@ def test_the_last_sets_of_a_volume_that_left_the_stack(root: Path) -> None:
     for night in range(60):
         now = NOW + (night - 19) * DAY
         on_disk(root, Tier.DAILY, now, "verified")
-        prune(Request(force=True), shelf(root, now))
+        prune_sets(Request(force=True), shelf(root, now))
     now = NOW + 40 * DAY
     one = shelf(root, now)
     assert [s.id for s in one.catalog.sets() if "obcms_ocr_" in str(s.files)] == ocr[:3]
@@ -208,19 +208,19 @@ def test_the_last_sets_of_a_volume_that_left_the_stack(root: Path) -> None:
     assert [r.level for r in told] == ["warn"] and "prune --forget-volume ocr --dry-run" in told[0].hint
     for name, words in (("media", "has not left the stack"), ("ocr'; --", "no set holds a volume")):
         with pytest.raises(NotFound, match=words):
-            prune(Request(forget_volume=name), one)
+            prune_sets(Request(forget_volume=name), one)
     assert len(plan(Request(forget_volume="ocr"), one, now).going) == 3
     assert not plan(Request(), one, now).going, "asking for the plan has forgotten nothing"
-    assert {s.id for s in prune(Request(forget_volume="ocr"), one).removed} == set(ocr[:3])
+    assert {s.id for s in prune_sets(Request(forget_volume="ocr"), one).removed} == set(ocr[:3])
     assert "hold volume ocr" not in str(status(Settings(), one.catalog, one.records, now).reasons)
     old = on_disk(root, Tier.DAILY, now - 70 * DAY, "verified", halves="dmo")
-    assert old in {s.id for s in prune(Request(), one).removed}, "forgotten once, forgotten for all that is older"
+    assert old in {s.id for s in prune_sets(Request(), one).removed}, "forgotten once, forgotten for all that is older"
     back = on_disk(root, Tier.DAILY, now - 49 * DAY, "verified", halves="dmo")
-    prune(Request(force=True), one)
+    prune_sets(Request(force=True), one)
     assert back in {s.id for s in one.catalog.sets()}, "what is newer counts again"
     (root / "state/retention.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):
-        prune(Request(force=True), one)
+        prune_sets(Request(force=True), one)
     assert "retention.json is damaged" in str(status(Settings(), one.catalog, one.records, now).reasons)
 
 
@@ -228,10 +228,10 @@ def test_the_last_sets_of_a_volume_that_left_the_stack(root: Path) -> None:
 def test_what_stays_for_a_volume_that_left_is_told_whatever_its_state(root: Path, kind: str) -> None:
     """Files of the old scripts, which called it otherwise, among them: no other word would be said of those."""
     old, _ = fill(root, [100, 101], kind), fill(root, range(10), halves="do")
-    assert not prune(Request(force=True), shelf(root)).removed
+    assert not prune_sets(Request(force=True), shelf(root)).removed
     (told,) = [r for r in judged(root) if "does not hold volume media, but 2 older ones" in r.text]
     assert old[0] in told.text and "prune --forget-volume media --dry-run" in told.hint
-    assert len(prune(Request(forget_volume="media", force=True), shelf(root)).removed) == 2
+    assert len(prune_sets(Request(forget_volume="media", force=True), shelf(root)).removed) == 2
     on_disk(root, Tier.DAILY, NOW + timedelta(minutes=1), "damaged", halves="dmo")
     assert not [r for r in judged(root) if "does not hold volume" in r.text], "one that came is none that left"
 
@@ -249,16 +249,16 @@ def test_a_set_dated_ahead_stands_in_nobodys_way(root: Path) -> None:
     seen = overview(Settings(), one, shelf(root).records, NOW)
     assert seen.health.newest_good and seen.health.newest_good.id == right[0] and seen.clocks[1].stored is None
     assert next(t.newest for t in seen.tiers if t.tier is Tier.DAILY) == one.find(right[0])
-    report = prune(Request(ahead=ahead), shelf(root))
+    report = prune_sets(Request(ahead=ahead), shelf(root))
     assert not report.removed and "backups fail, or the clock jumped" in report.words
     fresh = on_disk(root, Tier.DAILY, NOW - DAY / 2)
     with pytest.raises(NotFound, match="not dated ahead"):
-        prune(Request(ahead=fresh), shelf(root))
+        prune_sets(Request(ahead=fresh), shelf(root))
     one.pin(one.find(ahead), "", NOW)
-    report = prune(Request(ahead=ahead), shelf(root))
+    report = prune_sets(Request(ahead=ahead), shelf(root))
     assert not report.removed and f"{ahead} is pinned" in report.words, "never without a word"
     one.unpin(one.find(ahead))
-    assert [s.id for s in prune(Request(ahead=ahead), shelf(root)).removed] == [ahead]
+    assert [s.id for s in prune_sets(Request(ahead=ahead), shelf(root)).removed] == [ahead]
     assert {s.id for s in one.sets()} == {fresh, *right}, "and nothing else goes by it"
     assert not [r for r in judged(root) if ahead in r.text]
 
@@ -272,19 +272,19 @@ def test_many_sets_between_two_cleanups_wait_for_nobody(root: Path) -> None:
     """Forty come and forty go in a fortnight, of eighty: more than the share, and daily life all the same."""
     one = shelf(root, share=10)
     fill(root, [n * 0.35 for n in range(120)])
-    assert prune(Request(), one).later, "the first cleanup knows nothing of what came"
-    assert prune(Request(force=True), one).exit_code == 0
+    assert prune_sets(Request(), one).later, "the first cleanup knows nothing of what came"
+    assert prune_sets(Request(force=True), one).exit_code == 0
     for week in (1, 2, 3):
         now = NOW + 14 * week * DAY
         for n in range(40):
             on_disk(root, Tier.DAILY, now - n * 0.35 * DAY, "verified")
-        report = prune(Request(), shelf(root, now, share=10))
+        report = prune_sets(Request(), shelf(root, now, share=10))
         assert report.exit_code == 0 and len(report.removed) == 40, week
     ahead = Run(id="20991231T000000Z", operation=PRUNE, started=NOW + 9999 * DAY, outcome=Outcome.SUCCESS)
     Records(root / "state/runs").end(ahead)
     for n in range(40):
         on_disk(root, Tier.DAILY, NOW + (56 - n * 0.35) * DAY, "verified")
-    report = prune(Request(), shelf(root, NOW + 56 * DAY, share=10))
+    report = prune_sets(Request(), shelf(root, NOW + 56 * DAY, share=10))
     assert (len(report.removed), report.later) == (12, 28), "a cleanup while the clock was ahead had its part"
 
 
@@ -300,22 +300,22 @@ def test_nothing_goes_after_a_backup_that_failed(root: Path, outcome: Outcome, o
     created(root, Outcome.INTERRUPTED, 0.2)
     assert not plan(Request(), shelf(root), NOW).going, "a dry run says what comes, also of a run that nobody has swept"
     for request in (Request(), Request(force=True)):
-        report = prune(request, shelf(root))
+        report = prune_sets(request, shelf(root))
         assert not report.removed and "the last daily backup" in report.words and "--make-room" in report.hint
     assert files(root) == before
     assert shelf(root).records.all()[0].message.startswith("nothing was removed; the last daily backup")
     created(root, Outcome.SUCCESS, 0.1)
-    assert prune(Request(), shelf(root)).removed
+    assert prune_sets(Request(), shelf(root)).removed
 
 
 def test_a_record_from_the_future_stands_for_nothing(root: Path) -> None:
     fill(root, range(35))
     created(root, Outcome.SUCCESS, hours=-90_000)
     created(root, Outcome.FAILED)
-    assert not prune(Request(), shelf(root)).removed
+    assert not prune_sets(Request(), shelf(root)).removed
     created(root, Outcome.SUCCESS, 0.5)
     created(root, Outcome.FAILED, hours=-90_001)
-    assert prune(Request(), shelf(root)).removed
+    assert prune_sets(Request(), shelf(root)).removed
 
 
 def test_what_is_left_of_a_removal_does_not_keep_the_others(root: Path) -> None:
@@ -324,20 +324,20 @@ def test_what_is_left_of_a_removal_does_not_keep_the_others(root: Path) -> None:
     path = root / "daily" / manifest_name(stuck)
     path.rename(path.with_name(mark_name(stuck))).write_text("{")
     with pytest.raises(StoreError, match="what is left of a removed set"):
-        prune(Request(), shelf(root))
+        prune_sets(Request(), shelf(root))
     assert old not in {s.id for s in shelf(root).catalog.sets()} and len(warned(root)) == 1
 
 
 def test_room_can_be_made_after_a_backup_that_failed(root: Path) -> None:
     fill(root, range(35))
     created(root, Outcome.FAILED)
-    assert len(prune(Request(make_room=True), shelf(root)).removed) == 4
-    assert len(prune(Request(make_room=True, force=True), shelf(root, NOW + 1000 * DAY)).removed) == 28
+    assert len(prune_sets(Request(make_room=True), shelf(root)).removed) == 4
+    assert len(prune_sets(Request(make_room=True, force=True), shelf(root, NOW + 1000 * DAY)).removed) == 28
 
 
 def test_nothing_goes_while_the_newest_good_set_is_old(root: Path) -> None:
     fill(root, range(3, 40))
-    report = prune(Request(force=True), shelf(root))
+    report = prune_sets(Request(force=True), shelf(root))
     assert not report.removed and "backups fail, or the clock jumped" in report.words
 
 
@@ -356,7 +356,7 @@ def test_neighbours(root: Path) -> None:
         (folder / name).write_text("mine")
     (folder / "empty").mkdir()
     before = sorted(p.name for p in folder.iterdir())
-    assert [s.id for s in prune(Request(), shelf(root)).removed] == [gone]
+    assert [s.id for s in prune_sets(Request(), shelf(root)).removed] == [gone]
     left = {file_name(*part) for part in (("backup", gone, "sql.gz"), ("media", gone, "tar.gz"))}
     left |= {file_name("set", gone, "sha256"), verdict_name(gone), manifest_name(gone)}
     assert sorted(p.name for p in folder.iterdir()) == [name for name in before if name not in left]
@@ -365,7 +365,7 @@ def test_neighbours(root: Path) -> None:
 def test_files_of_the_old_scripts_go_by_their_names(root: Path) -> None:
     fill(root, range(4))
     young, old = fill(root, [29, 31], "old script", zone=ZoneInfo("Asia/Manila"))
-    report = prune(Request(), shelf(root, zone="Asia/Manila"))
+    report = prune_sets(Request(), shelf(root, zone="Asia/Manila"))
     assert [s.id for s in report.removed] == [old] and any(young in name for name in files(root))
 
 
@@ -376,7 +376,7 @@ def test_a_set_that_lost_its_manifest_or_a_file_is_left(root: Path) -> None:
     (root / "daily" / manifest_name(lost)).unlink()
     (root / "daily" / file_name("backup", incomplete, "sql.gz")).unlink()
     before = files(root)
-    assert not prune(Request(force=True), shelf(root)).removed and files(root) == before
+    assert not prune_sets(Request(force=True), shelf(root)).removed and files(root) == before
 
 
 def test_a_dry_run_touches_nothing_and_needs_no_lock(root: Path) -> None:
@@ -391,7 +391,7 @@ def test_a_dry_run_touches_nothing_and_needs_no_lock(root: Path) -> None:
 def test_it_waits_for_the_lock_or_says_who_has_it(root: Path) -> None:
     fill(root, range(40))
     with lock.hold(root / "state/lock", "create daily", "r"), pytest.raises(LockHeld, match="create daily"):
-        prune(Request(), shelf(root))
+        prune_sets(Request(), shelf(root))
     assert len(shelf(root).catalog.sets()) == 40
 
 
@@ -399,7 +399,7 @@ def test_nothing_goes_while_a_restore_stands_half_way(root: Path) -> None:
     fill(root, range(40))
     JournalFile(root).begin(Journal(id="1", run="r", set="x", started=NOW))
     with pytest.raises(RestoreUnfinished):
-        prune(Request(force=True), shelf(root))
+        prune_sets(Request(force=True), shelf(root))
     assert len(shelf(root).catalog.sets()) == 40 and warned(root)
 
 
@@ -409,7 +409,7 @@ def test_a_record_that_cannot_be_read_stops_it(root: Path) -> None:
     created(root, Outcome.SUCCESS)
     next((root / "state/runs").iterdir()).write_text("{")
     with pytest.raises(StoreError, match="damaged"):
-        prune(Request(force=True), shelf(root))
+        prune_sets(Request(force=True), shelf(root))
     assert len(shelf(root).catalog.sets()) == 40
 
 
@@ -418,10 +418,10 @@ def test_a_full_disk_can_be_made_emptier(root: Path, monkeypatch: pytest.MonkeyP
     fill(root, range(35))
 
     def full(store: LocalStore, name: str) -> None:
-        raise translated(OSError(errno.ENOSPC, "No space left on device"), store.directory / name)
+        raise store_error(OSError(errno.ENOSPC, "No space left on device"), store.directory / name)
 
     monkeypatch.setattr(LocalStore, "stage", full)
-    assert len(prune(Request(), shelf(root)).removed) == 4
+    assert len(prune_sets(Request(), shelf(root)).removed) == 4
     assert shelf(root).records.all()[0].outcome is Outcome.SUCCESS
 
 
@@ -437,7 +437,7 @@ def test_one_that_cannot_be_removed_does_not_keep_the_others(root: Path, monkeyp
 
     monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(StoreError, match="not permitted"):
-        prune(Request(), shelf(root))
+        prune_sets(Request(), shelf(root))
     assert {s.id for s in shelf(root).catalog.sets() if s.good and s.time < NOW - 30 * DAY} == {old[1]}
     assert shelf(root).records.all()[0].outcome is Outcome.FAILED and "not permitted" in warned(root)[0].text
 
@@ -455,13 +455,13 @@ def test_a_set_that_is_pinned_at_the_last_moment_stays(root: Path, monkeypatch: 
         return real(path, target)
 
     monkeypatch.setattr(Path, "rename", pinned_first)
-    assert not prune(Request(), shelf(root)).removed
+    assert not prune_sets(Request(), shelf(root)).removed
     after = files(root)
     assert after.pop(pin_name(old)) and after == before
 
 
 def test_the_settings_become_the_policy() -> None:
-    made = policy(Settings(BACKUP_RETENTION_WEEKLY=0, BACKUP_RETENTION_MANUAL=5, BACKUP_MAX_AGE_HOURS=30))  # type: ignore[call-arg]
+    made = retention_policy(Settings(BACKUP_RETENTION_WEEKLY=0, BACKUP_RETENTION_MANUAL=5, BACKUP_MAX_AGE_HOURS=30))  # type: ignore[call-arg]
     assert made.ages == {Tier.DAILY: 30 * DAY, Tier.MONTHLY: 365 * DAY, Tier.MANUAL: 5 * DAY}
     assert (made.minimum, made.share, made.fresh) == (3, 30, timedelta(hours=30))
 
@@ -529,7 +529,7 @@ class Life(RuleBasedStateMachine):
         return self.now + self.skew
 
     def shelf(self) -> PruneContext:
-        rules = Policy({**AGES, Tier.DAILY: self.days * DAY}, self.minimum, self.share, timedelta(hours=48))
+        rules = RetentionPolicy({**AGES, Tier.DAILY: self.days * DAY}, self.minimum, self.share, timedelta(hours=48))
         return replace(shelf(self.root, self.clock, zone=self.zone), policy=rules)
 
     def made(self, time: datetime, kind: str, tier: Tier = Tier.DAILY, name: str = "app", halves: str = "dm") -> None:
@@ -646,10 +646,10 @@ class Life(RuleBasedStateMachine):
         before = {i: f for i, f in self.known.items() if any(p.exists() for p in f["paths"])}
         report: Report | None = None
         if step is None:
-            report = prune(Request(force=force, forget_volume=forget), self.shelf())
+            report = prune_sets(Request(force=force, forget_volume=forget), self.shelf())
         else:
             with contextlib.suppress(Killed), killed_at(step):
-                prune(Request(force=force), self.shelf())
+                prune_sets(Request(force=force), self.shelf())
             states = {s.id: s.state for s in self.shelf().catalog.sets()}
             assert all(states[i] != "unreadable" for i in states if i in before and before[i]["kind"] in GOOD)
             self.shelf().catalog.sweep()

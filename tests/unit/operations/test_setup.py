@@ -9,9 +9,9 @@ import yaml
 
 from backup.docker.container import Container
 from backup.errors import ConfigError
-from backup.operations.setup import Names, Plan, overlay, plan, project_of
+from backup.operations.setup import ComposeNames, Plan, overlay, plan, project_of
 
-NAMES = Names({"p_uploads": "uploads", "p_data": "data"}, {"p_default": "default"})
+NAMES = ComposeNames({"p_uploads": "uploads", "p_data": "data"}, {"p_default": "default"})
 
 
 def container(service: str, image: str = "shop:1", project: str = "p", **changed: Any) -> Container:
@@ -43,7 +43,7 @@ DB = container(
 APP = container("django", mounts=(mount("p_uploads", "/srv/uploads"), mount("p_static", "/srv/static")))
 
 
-def made(*containers: Container, service: str = "", names: Names = NAMES) -> Plan:
+def made(*containers: Container, service: str = "", names: ComposeNames = NAMES) -> Plan:
     return plan("p", containers, names, [], service, "obcms-backup:latest")
 
 
@@ -78,7 +78,7 @@ def test_an_ordinary_project() -> None:
 
 
 def test_volumes_and_networks_from_elsewhere_are_external() -> None:
-    file = parsed(made(DB, APP, names=Names({}, {})))
+    file = parsed(made(DB, APP, names=ComposeNames({}, {})))
     assert file["volumes"]["backed_up_uploads"] == {"external": True, "name": "p_uploads"}
     assert file["networks"] == {"backup_network": {"external": True, "name": "p_default"}}
 
@@ -99,13 +99,13 @@ def test_folders_of_the_machine_but_not_its_sockets() -> None:
 
 def test_volumes_of_one_folder_name_get_names_of_their_own() -> None:
     a, b, c = (mount(f"p_{name}", f"/{name}/media") for name in "abc")
-    found = made(DB, container("web", mounts=(a, b, c)), names=Names({"p_b": "b"}, {}))
+    found = made(DB, container("web", mounts=(a, b, c)), names=ComposeNames({"p_b": "b"}, {}))
     assert [each.name for each in found.media] == ["media", "b", "media_2"]
 
 
 def test_hostile_names_stay_names() -> None:
     evil = 'x"\n  evil: {privileged: true} ${HOME} #'
-    found = made(DB, container(evil, mounts=(mount("v", f"/{evil}"),)), names=Names({}, {}))
+    found = made(DB, container(evil, mounts=(mount("v", f"/{evil}"),)), names=ComposeNames({}, {}))
     file = parsed(found)
     assert set(file["services"]) == {"backup"}
     assert file["services"]["backup"]["environment"]["BACKUP_RESTORE_STOP"] == evil.replace("$", "$$")

@@ -137,9 +137,11 @@ def test_memory_stays_flat() -> None:
 
 
 def test_plain_bytes_pass_as_they_are() -> None:
-    assert b"".join(age.opened([b"pla", b"in"], None)) == b"plain" and list(age.opened([], None)) in ([], [b""])
+    assert b"".join(age.decrypted_chunks([b"pla", b"in"], None)) == b"plain" and list(
+        age.decrypted_chunks([], None)
+    ) in ([], [b""])
     with pytest.raises(KeyMissing) as refused:
-        list(age.opened([sealed(b"x")], None))
+        list(age.decrypted_chunks([sealed(b"x")], None))
     assert "--identity FILE" in refused.value.hint
 
 
@@ -147,8 +149,8 @@ def test_the_head_of_a_file(tmp_path: Path) -> None:
     key_file = tmp_path / "key"
     to = age.recipients([key_pair(key_file)])
     data = os.urandom(300_000)
-    assert age.head(io.BytesIO(sealed(data, to)), key_file, 1000) == (data[:1000], True)
-    assert age.head(io.BytesIO(data), None, 1000) == (data[:1000], False)
+    assert age.read_head(io.BytesIO(sealed(data, to)), key_file, 1000) == (data[:1000], True)
+    assert age.read_head(io.BytesIO(data), None, 1000) == (data[:1000], False)
 
 
 @pytest.mark.parametrize(
@@ -159,22 +161,22 @@ def test_the_head_of_a_file(tmp_path: Path) -> None:
 )
 def test_a_private_key_among_the_recipients_is_refused_unseen(text: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        loader.load({"BACKUP_AGE_RECIPIENTS": f"{KEY.to_public()},{text}"})
+        loader.load_settings({"BACKUP_AGE_RECIPIENTS": f"{KEY.to_public()},{text}"})
     assert "recipient 2 is a PRIVATE key" in refused.value.message
     assert text not in refused.value.message and text not in str(refused.value.__context__)
 
 
 def test_recipients_are_judged_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recipient 1 is neither an age recipient"):
-        loader.load({"BACKUP_AGE_RECIPIENTS": "age1nonsense"})
+        loader.load_settings({"BACKUP_AGE_RECIPIENTS": "age1nonsense"})
     with pytest.raises(ConfigError, match="recipient 1 is a post-quantum .* not supported: give a classic"):
-        loader.load({"BACKUP_AGE_RECIPIENTS": "age1pq1" + "q" * 1900})
+        loader.load_settings({"BACKUP_AGE_RECIPIENTS": "age1pq1" + "q" * 1900})
     for what in ("offsite", "all"):
         with pytest.raises(ConfigError, match="needs BACKUP_AGE_RECIPIENTS"):
-            loader.load({"BACKUP_ENCRYPT": what})
+            loader.load_settings({"BACKUP_ENCRYPT": what})
     file = tmp_path / "recipients"
     file.write_text(f"# the first\n{KEY.to_public()}\n\n{OTHER.to_public()}\n{KEY.to_public()}\n")
-    loaded = loader.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS_FILE": str(file)})
+    loaded = loader.load_settings({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS_FILE": str(file)})
     assert loaded.age_recipients == (str(KEY.to_public()), str(OTHER.to_public()))
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.errors import IntegrityError
-from backup.pipeline.file_type import HEAD, Content, Kind, is_tar, recognise
+from backup.pipeline.file_type import HEAD, Content, FileKind, is_tar, recognise
 
 SQL = b"--\n-- PostgreSQL database dump\n--\n\nSET statement_timeout = 0;\n"
 CUSTOM = b"PGDMP\x01\x0e\x00\x04\x08\x01" + bytes(range(256))
@@ -41,12 +41,12 @@ def old_archive() -> bytes:
 
 
 KNOWN = {
-    "sql": (SQL, Kind.SQL),
-    "custom": (CUSTOM, Kind.CUSTOM),
-    "pax": (archive(), Kind.TAR),
-    "gnu": (archive(tarfile.GNU_FORMAT), Kind.TAR),
-    "ustar": (archive(tarfile.USTAR_FORMAT), Kind.TAR),
-    "before ustar": (old_archive(), Kind.TAR),
+    "sql": (SQL, FileKind.SQL),
+    "custom": (CUSTOM, FileKind.CUSTOM),
+    "pax": (archive(), FileKind.TAR),
+    "gnu": (archive(tarfile.GNU_FORMAT), FileKind.TAR),
+    "ustar": (archive(tarfile.USTAR_FORMAT), FileKind.TAR),
+    "before ustar": (old_archive(), FileKind.TAR),
 }
 
 
@@ -59,14 +59,14 @@ def test_known_content_is_told_as_it_is_and_packed(case: str) -> None:
 
 def test_only_the_beginning_of_a_large_file_is_needed() -> None:
     data = SQL + os.urandom(1 << 20)
-    assert recognise(data[:HEAD]).kind is recognise(gzip.compress(data)[:HEAD]).kind is Kind.SQL
-    assert recognise(gzip.compress(SQL + bytes(80 << 20))[:HEAD]).kind is Kind.SQL
+    assert recognise(data[:HEAD]).kind is recognise(gzip.compress(data)[:HEAD]).kind is FileKind.SQL
+    assert recognise(gzip.compress(SQL + bytes(80 << 20))[:HEAD]).kind is FileKind.SQL
 
 
 def test_what_gnu_tar_writes_is_told(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     done = subprocess.run(["tar", "-cz", "-C", tmp_path, "media"], capture_output=True, check=True)
-    assert recognise(done.stdout) == Content(Kind.TAR, packed=True)
+    assert recognise(done.stdout) == Content(FileKind.TAR, packed=True)
 
 
 def zipped() -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backup.docker.throwaway_server import Server
+from backup.docker.throwaway_server import ThrowawayServer
 from backup.errors import BackupError, DatabaseUnavailable, DumpFailed, EngineError, LoadFailed
 from backup.postgres.process_io import Pipe, ProcessInput, ProcessOutput
 
@@ -93,7 +93,7 @@ def test_who_does_not_work_is_ended_at_once(pipe: Pipe) -> None:
 
 
 def test_a_throw_away_server_that_takes_no_connection_once_ends_no_load(pipe: Pipe) -> None:
-    class Busy(Server):
+    class Busy(ThrowawayServer):
         def __init__(self, *codes: int) -> None:
             self._user, self.codes = "u", list(codes)
 

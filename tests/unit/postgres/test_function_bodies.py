@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.postgres.function_bodies import read
+from backup.postgres.function_bodies import read_body
 
 
 @pytest.mark.parametrize(
@@ -30,23 +30,23 @@ from backup.postgres.function_bodies import read
     ],
 )
 def test_names_that_a_body_finds_by_the_search_path(text: str, kind: str, names: set[str]) -> None:
-    assert getattr(read(text), kind) >= names
+    assert getattr(read_body(text), kind) >= names
     if kind in ("functions", "relations"):
-        assert getattr(read(text), kind) - {"using", "cast", "values", "r"} == names
+        assert getattr(read_body(text), kind) - {"using", "cast", "values", "r"} == names
 
 
 def test_functions_that_a_body_calls_by_schema() -> None:
-    assert read('SELECT public.f(1), "S".g(2)').qualified == {("public", "f"), ("S", "g")}
+    assert read_body('SELECT public.f(1), "S".g(2)').qualified == {("public", "f"), ("S", "g")}
 
 
 @given(st.text(max_size=200))
 def test_any_body_can_be_read(text: str) -> None:
-    read(text)
+    read_body(text)
 
 
 def test_what_a_body_reads() -> None:
     text = """BEGIN -- FROM s.comment
         SELECT 1 FROM a, s."B b" x JOIN t.c ON true WHERE EXISTS (SELECT FROM ONLY u.d); PERFORM s.f(1); END"""
-    body = read(text)
+    body = read_body(text)
     assert body.reads == {("s", "B b"), ("t", "c"), ("u", "d")} and body.relations >= {"a"}
     assert body.qualified == {("s", "f")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backup.postgres.remedies import hint_for, shown, sqlstate
+from backup.postgres.remedies import hint_for, shown_error, sqlstate
 
 BODY = "\n".join(f"  -- line {number} of a long function" for number in range(400))
 SLUG = f"""\
@@ -35,17 +35,21 @@ pg_dump: detail: Command was: COPY public.t (a) TO stdout;
 
 
 def test_the_error_and_its_context_are_kept_and_long_queries_and_hints_are_not() -> None:
-    assert shown(SLUG) == (
+    assert shown_error(SLUG) == (
         "ERROR:  function unaccent(text) does not exist; CONTEXT:  PL/pgSQL function public.slug(text) line 1 at RETURN"
     )
     assert sqlstate(SLUG) == "42883" and sqlstate("psql: error: connection lost") == ""
-    assert shown(ORPHAN).endswith('DETAIL:  Key (parent)=(51) is not present in table "parent".')
-    assert shown("psql:f:1: FEHLER:  42P01: Relation »t« existiert nicht\nTIPP:  keiner").startswith(
+    assert shown_error(ORPHAN).endswith('DETAIL:  Key (parent)=(51) is not present in table "parent".')
+    assert shown_error("psql:f:1: FEHLER:  42P01: Relation »t« existiert nicht\nTIPP:  keiner").startswith(
         "FEHLER:  Relation"
     )
-    assert 'table "t" failed' in shown(DUMPING) and "invalid page" in shown(DUMPING) and "COPY" not in shown(DUMPING)
-    assert shown("a\nb\n\x1b[31mc") == "a; b; \\x1b[31mc" and shown(" \n") == "no message"
-    assert len(shown("psql:x:1: ERROR:  22023: " + "x" * 10_000)) < 500
+    assert (
+        'table "t" failed' in shown_error(DUMPING)
+        and "invalid page" in shown_error(DUMPING)
+        and "COPY" not in shown_error(DUMPING)
+    )
+    assert shown_error("a\nb\n\x1b[31mc") == "a; b; \\x1b[31mc" and shown_error(" \n") == "no message"
+    assert len(shown_error("psql:x:1: ERROR:  22023: " + "x" * 10_000)) < 500
 
 
 @pytest.mark.parametrize(

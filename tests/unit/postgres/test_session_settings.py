@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.postgres.session_settings import ANYWHERE, PRIVILEGED, Standing, options
+from backup.postgres.session_settings import ANYWHERE, PRIVILEGED, Standing, connection_options
 
 
 def names(text: str) -> set[str]:
@@ -33,7 +33,7 @@ def test_a_login_brings_what_its_server_knows_and_lets_it_set() -> None:
 def test_a_value_of_any_text_arrives_as_it_is(settings: dict[str, str]) -> None:
     """Taken apart as the server does it: at blanks, unless a backslash is before them."""
     words, word, escaped, within = [], "", False, False
-    for letter in options(settings):
+    for letter in connection_options(settings):
         if letter in " \t\n\r\v\f\x1c\x1d\x1e\x1f" and not escaped and letter in " \t\n\r\v\f":
             words, word, within = [*words, word] if within else words, "", False
         elif letter == "\\" and not escaped:

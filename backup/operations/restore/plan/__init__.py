@@ -10,45 +10,45 @@ from backup.model.derived_manifest import BareFile
 from backup.model.finding import Finding
 from backup.operations.restore.plan.checks import Need, needs, refusals, warnings
 from backup.operations.restore.plan.facts import (
-    Facts,
     LiveDatabase,
     Only,
+    RestoreFacts,
     Server,
-    Volume,
+    VolumeFacts,
+    restore_source,
     restored_volumes,
-    source,
     wants_database,
 )
 from backup.operations.restore.plan.fitting import named, own
 
 __all__ = [
-    "Facts",
+    "RestoreFacts",
     "LiveDatabase",
     "Need",
     "Only",
     "Plan",
-    "Section",
+    "PlanSection",
     "Server",
-    "Volume",
+    "VolumeFacts",
     "plan",
 ]
 
-Row = tuple[str, str]
+PlanRow = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Section:
+class PlanSection:
     """A heading, and rows of label and text; all safe to print."""
 
     heading: str
-    rows: tuple[Row, ...]
+    rows: tuple[PlanRow, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
     """What would be done. It may be done when there are no refusals; `busy`: nothing but another run forbids it."""
 
-    sections: tuple[Section, ...]
+    sections: tuple[PlanSection, ...]
     warnings: tuple[Finding, ...]
     refusals: tuple[Finding, ...]
     needs: tuple[Need, ...]
@@ -65,7 +65,7 @@ class Plan:
         return not self.refusals
 
 
-def plan(facts: Facts) -> Plan:
+def plan(facts: RestoreFacts) -> Plan:
     """The plan of one restore."""
     needed = tuple(needs(facts))
     parts = [
@@ -74,13 +74,13 @@ def plan(facts: Facts) -> Plan:
         ("is done", tuple(_done(facts))),
         ("room", tuple(_room(needed))),
     ]
-    sections = tuple(Section(heading, rows) for heading, rows in parts if rows)
+    sections = tuple(PlanSection(heading, rows) for heading, rows in parts if rows)
     forbidden = refusals(facts, needed)
     return Plan(sections, warnings(facts, needed), forbidden, needed, facts.busy and len(forbidden) == 1)
 
 
-def _source(facts: Facts) -> Iterator[Row]:
-    what, given = source(facts), facts.source
+def _source(facts: RestoreFacts) -> Iterator[PlanRow]:
+    what, given = restore_source(facts), facts.source
     yield "set", printable(what.name)
     yield "kind", printable(" and ".join(map(_kind, given.loose)) or given.state)
     if what.time is not None:
@@ -102,7 +102,7 @@ def _kind(file: BareFile) -> str:
     return f"a {'plain' if file.content == 'sql' else 'custom-format'} dump"
 
 
-def _drill(facts: Facts) -> str:
+def _drill(facts: RestoreFacts) -> str:
     verdict = facts.source.verdict
     proof = verdict.proof if verdict else None
     if proof is None:
@@ -113,7 +113,7 @@ def _drill(facts: Facts) -> str:
     return f"{found} {proof.tried.astimezone(facts.zone):%Y-%m-%d %H:%M}{took}"
 
 
-def _replaced(facts: Facts) -> Iterator[Row]:
+def _replaced(facts: RestoreFacts) -> Iterator[PlanRow]:
     if wants_database(facts):
         if facts.live is None:
             yield "database", f"none: {printable(facts.target) or 'a new one'} is created"
@@ -133,7 +133,7 @@ def _tree(files: int | None, count: int | None) -> str:
     return f"{known}, {size(count)}" if count is not None else known
 
 
-def _done(facts: Facts) -> Iterator[Row]:
+def _done(facts: RestoreFacts) -> Iterator[PlanRow]:
     yield "safety set", "taken and verified first" if facts.safety else "none"
     if wants_database(facts) and facts.server and facts.server.missing_roles:
         yield "roles", f"made, because they are missing: {named(facts.server.missing_roles)}"
@@ -150,7 +150,7 @@ def _done(facts: Facts) -> Iterator[Row]:
         )
 
 
-def _stopped(facts: Facts) -> str:
+def _stopped(facts: RestoreFacts) -> str:
     if not facts.stops:
         return "no container"
     then = ", the swap and the commands" if facts.commands else " and the swap"
@@ -158,7 +158,7 @@ def _stopped(facts: Facts) -> str:
     return f"{named(facts.stops)}; started again at the end: the application is down for {stopping}{then}"
 
 
-def _room(needed: tuple[Need, ...]) -> Iterator[Row]:
+def _room(needed: tuple[Need, ...]) -> Iterator[PlanRow]:
     for need in needed:
         free = "unknown" if need.free is None else size(need.free)
         yield printable(need.place), f"{size(need.bytes)} needed, {free} free"

@@ -12,15 +12,15 @@ from backup.formatting import age, plural, printable, size
 from backup.model.backup_set import BARE, SKEW, StoredSet
 from backup.model.finding import Finding, failure, warning
 from backup.operations.restore.plan.facts import (
-    Facts,
+    RestoreFacts,
     major,
+    restore_source,
     restored_volumes,
-    source,
     taken,
     wants_database,
     wants_media,
 )
-from backup.operations.restore.plan.fitting import left_behind, named, needed, otherwise
+from backup.operations.restore.plan.fitting import lacking_findings, left_behind, named, otherwise
 
 # Halves of one run of the old scripts carry the same stamp, or nearly.
 _TOGETHER: Final = timedelta(hours=1)
@@ -30,7 +30,7 @@ _BLOCK: Final = 4096
 _SLACK: Final = 1 << 20
 
 
-def refusals(facts: Facts, needed: Sequence[Need]) -> tuple[Finding, ...]:
+def refusals(facts: RestoreFacts, needed: Sequence[Need]) -> tuple[Finding, ...]:
     """Why this restore must not happen; nothing when it may."""
     found = [*_unfinished(facts), *_source_refused(facts), *_halves(facts)]
     if wants_database(facts):
@@ -38,7 +38,7 @@ def refusals(facts: Facts, needed: Sequence[Need]) -> tuple[Finding, ...]:
     return tuple([*found, *_volumes_refused(facts), *_space(facts, needed)])
 
 
-def warnings(facts: Facts, needed: Sequence[Need]) -> tuple[Finding, ...]:
+def warnings(facts: RestoreFacts, needed: Sequence[Need]) -> tuple[Finding, ...]:
     """What does not forbid it, but is to be known."""
     found = [*_time(facts), *_stored(facts.source, facts), *_halves_apart(facts), *_live(facts), *_parts(facts)]
     for need in needed:
@@ -56,21 +56,21 @@ def lacking(extensions: Sequence[str]) -> Finding:
     )
 
 
-def _unfinished(facts: Facts) -> Iterator[Finding]:
+def _unfinished(facts: RestoreFacts) -> Iterator[Finding]:
     if facts.unfinished:
         hint = facts.unfinished_hint or "`restore --resume` or `restore --rollback` ends it."
         yield failure(printable(facts.unfinished), printable(hint))
 
 
-def _source_refused(facts: Facts) -> Iterator[Finding]:
+def _source_refused(facts: RestoreFacts) -> Iterator[Finding]:
     given = facts.source
     if given.state in ("damaged", "unreadable"):
         text = f"{given.id} is {given.state}: {printable(given.problem)}"
         yield failure(text, f"`verify {printable(given.query)}` looks again; `list` shows other sets.")
 
 
-def _halves(facts: Facts) -> Iterator[Finding]:
-    what, name = source(facts), printable(source(facts).name)
+def _halves(facts: RestoreFacts) -> Iterator[Finding]:
+    what, name = restore_source(facts), printable(restore_source(facts).name)
     hint = "`list` and `show` say what the others hold."
     if facts.only == "database" and not what.database:
         yield failure(f"{name} holds no database", f"Leave out `--only database`, or choose another set: {hint}")
@@ -80,14 +80,14 @@ def _halves(facts: Facts) -> Iterator[Finding]:
         yield failure(f"{name} holds neither a database nor media", hint)
 
 
-def _server_refused(facts: Facts) -> Iterator[Finding]:
+def _server_refused(facts: RestoreFacts) -> Iterator[Finding]:
     if facts.server is None:
         yield failure(
             "there is no database server to restore to",
             "Start it (`docker compose up -d db`) or set DB_HOST or DB_SERVICE; `--only media` does without.",
         )
         return
-    of_set, of_server = major(source(facts).server_version), major(facts.server.version)
+    of_set, of_server = major(restore_source(facts).server_version), major(facts.server.version)
     if of_set and of_server and of_set > of_server:
         yield failure(
             f"the set is from PostgreSQL {of_set}, the server is {of_server}: a newer dump does not load into an"
@@ -96,10 +96,10 @@ def _server_refused(facts: Facts) -> Iterator[Finding]:
         )
     if facts.server.missing_extensions:
         yield lacking(facts.server.missing_extensions)
-    yield from needed(facts.lacking)
+    yield from lacking_findings(facts.lacking)
 
 
-def _volumes_refused(facts: Facts) -> Iterator[Finding]:
+def _volumes_refused(facts: RestoreFacts) -> Iterator[Finding]:
     absent = [volume.name for volume in restored_volumes(facts) if not volume.mounted]
     if absent:
         text = f"the set holds volumes that are not mounted here: {named(absent)}"
@@ -112,32 +112,32 @@ def _volumes_refused(facts: Facts) -> Iterator[Finding]:
         )
         hint = "Use a volume whose file system tells them apart, such as ext4 or XFS"
         yield failure(
-            text, f"{hint}; `cat {printable(source(facts).name)} --path PATH` writes a single file to stdout."
+            text, f"{hint}; `cat {printable(restore_source(facts).name)} --path PATH` writes a single file to stdout."
         )
     if wants_media(facts) and not restored_volumes(facts):
         text = "it is not known which volume the media belong to"
         yield failure(text, "Mount the volume under BACKUP_VOLUMES_DIR, or use `--only database`.")
 
 
-def _space(facts: Facts, needed: Sequence[Need]) -> Iterator[Finding]:
-    for disk in short(needed):
+def _space(facts: RestoreFacts, needed: Sequence[Need]) -> Iterator[Finding]:
+    for disk in short_disks(needed):
         places = " and ".join(f"{printable(need.place)} (needs {size(need.bytes)})" for need in disk.needs)
         text = f"it does not fit: {places}: {size(disk.bytes)} needed, {size(disk.free)} free"
         frees = f"; `undo --discard` frees up to {size(facts.kept_bytes)}" if facts.kept_bytes else ""
         yield failure(text, f"Free {size(disk.bytes - disk.free)} there, or give it a larger disk{frees}.")
 
 
-def _time(facts: Facts) -> Iterator[Finding]:
-    taken = source(facts).time
+def _time(facts: RestoreFacts) -> Iterator[Finding]:
+    taken = restore_source(facts).time
     if taken is None:
-        text = f"it is unknown when {printable(source(facts).name)} was taken, and so what would be lost"
+        text = f"it is unknown when {printable(restore_source(facts).name)} was taken, and so what would be lost"
         yield warning(text, "Check the date of the file before you confirm; `list` shows sets with their time.")
     elif taken > facts.now + SKEW:
         text = f"the set is from the future ({age(facts.now - taken)}): a clock was wrong"
         yield warning(text, "`list` shows the order of the sets; make sure that this is the one you mean.")
 
 
-def _halves_apart(facts: Facts) -> Iterator[Finding]:
+def _halves_apart(facts: RestoreFacts) -> Iterator[Finding]:
     if not (wants_database(facts) and wants_media(facts)):
         return
     dumped, packed = (taken(facts.source, kind) for kind in ("database", "volume"))
@@ -148,7 +148,7 @@ def _halves_apart(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _stored(given: StoredSet, facts: Facts) -> Iterator[Finding]:
+def _stored(given: StoredSet, facts: RestoreFacts) -> Iterator[Finding]:
     proof = given.verdict.proof if given.verdict else None
     prove = f"`drill {printable(given.query)}` restores it into a throw-away server."
     if unchecked := (given.verdict and given.verdict.unchecked) or ([BARE] if given.derived else []):
@@ -180,8 +180,8 @@ def _stored(given: StoredSet, facts: Facts) -> Iterator[Finding]:
         yield warning(printable(caution), "`create` warned of it. " + prove)
 
 
-def _live(facts: Facts) -> Iterator[Finding]:
-    what = source(facts)
+def _live(facts: RestoreFacts) -> Iterator[Finding]:
+    what = restore_source(facts)
     if wants_database(facts) and facts.server:
         theirs, ours = what.system_identifier, facts.server.system_identifier
         if theirs and ours and theirs != ours:
@@ -202,11 +202,11 @@ def _live(facts: Facts) -> Iterator[Finding]:
         yield warning(text, "Make sure that DB_NAME is the database you mean.")
 
 
-def _parts(facts: Facts) -> Iterator[Finding]:
+def _parts(facts: RestoreFacts) -> Iterator[Finding]:
     if not facts.safety:
         text = "no safety set of the live state will be taken"
         yield warning(text, "Leave out `--no-safety` unless there is no room; `undo` still has what is replaced.")
-    what, only = source(facts), facts.only
+    what, only = restore_source(facts), facts.only
     if only and what.database and what.volumes:
         other = "media" if only == "database" else "database"
         text = f"the {other} stays as it is: rows may refer to missing files"
@@ -245,7 +245,7 @@ class Short:
     free: int
 
 
-def short(needed: Sequence[Need]) -> list[Short]:
+def short_disks(needed: Sequence[Need]) -> list[Short]:
     """Disks without room. A place without a known disk stands for itself."""
     disks: dict[str, list[Need]] = defaultdict(list)
     for number, need in enumerate(needed):
@@ -259,10 +259,10 @@ def short(needed: Sequence[Need]) -> list[Short]:
     return found
 
 
-def needs(facts: Facts) -> Iterator[Need]:
+def needs(facts: RestoreFacts) -> Iterator[Need]:
     """What is needed in each place: the new state is made while the old one is live."""
     if wants_database(facts) and facts.server:
-        size = source(facts).size or facts.database_bytes or (facts.live.size if facts.live else 0)
+        size = restore_source(facts).size or facts.database_bytes or (facts.live.size if facts.live else 0)
         yield Need("the database server", round(size * _DATABASE) + _SLACK, facts.server.free, facts.server.disk)
     for volume in restored_volumes(facts):
         # Of old archives only the live tree gives an idea.

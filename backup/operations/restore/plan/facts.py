@@ -69,7 +69,7 @@ class LiveDatabase:
 
 
 @dataclass(frozen=True)
-class Volume:
+class VolumeFacts:
     """A volume, as it is and as the archive has it. Files and bytes of a side that has none are None.
 
     `left_files` and `left_bytes` are those of the live tree that the set leaves out, by the patterns `left_out`.
@@ -93,7 +93,7 @@ class Volume:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RestoreFacts:
     """All that decides about a restore.
 
     `database_bytes` is what the restored database will take when no manifest tells; `safety_bytes` what the safety
@@ -115,7 +115,7 @@ class Facts:
     lacking: Lacking = Lacking()
     contrast: Contrast = Contrast()
     database_bytes: int | None = None
-    volumes: tuple[Volume, ...] = ()
+    volumes: tuple[VolumeFacts, ...] = ()
     safety_bytes: int = 0
     backup_free: int | None = None
     backup_disk: str = ""
@@ -144,7 +144,7 @@ class Source:
     size: int | None
 
 
-def source(facts: Facts) -> Source:
+def restore_source(facts: RestoreFacts) -> Source:
     """What is restored."""
     given = facts.source
     part = given.manifest.database
@@ -166,17 +166,17 @@ def taken(given: StoredSet, kind: str) -> datetime | None:
     return given.manifest.dated(kind) if isinstance(given.manifest, DerivedManifest) else given.time
 
 
-def wants_database(facts: Facts) -> bool:
+def wants_database(facts: RestoreFacts) -> bool:
     """Whether the database is restored."""
-    return facts.only != "media" and source(facts).database
+    return facts.only != "media" and restore_source(facts).database
 
 
-def wants_media(facts: Facts) -> bool:
+def wants_media(facts: RestoreFacts) -> bool:
     """Whether volumes are restored."""
-    return facts.only != "database" and source(facts).volumes
+    return facts.only != "database" and restore_source(facts).volumes
 
 
-def restored_volumes(facts: Facts) -> tuple[Volume, ...]:
+def restored_volumes(facts: RestoreFacts) -> tuple[VolumeFacts, ...]:
     """The volumes that are exchanged."""
     return tuple(v for v in facts.volumes if v.archived) if wants_media(facts) else ()
 

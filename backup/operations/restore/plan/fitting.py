@@ -22,7 +22,7 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(printable(name) for name in names[:_LISTED]) + more
 
 
-def needed(lacks: Lacking) -> Iterator[Finding]:
+def lacking_findings(lacks: Lacking) -> Iterator[Finding]:
     """Why the set cannot be loaded here."""
     if lacks.needed:
         names = named(lacks.needed)

@@ -44,7 +44,7 @@ def extract(folder: int, chosen: Chosen) -> None:
 
 
 def put(root: Path) -> str:
-    return single.put(root, "s", PATHS, b"media", extract, whole=False)
+    return single.put_paths(root, "s", PATHS, b"media", extract, whole=False)
 
 
 def live(root: Path) -> dict[str, str]:
@@ -100,7 +100,7 @@ def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange:
         died = killed(root, number, exchange=exchange, links=links)
         states.append(live(root))
         single.tidy(root)
-        assert live(root) in (OLD, NEW) and not single.begun(root)
+        assert live(root) in (OLD, NEW) and not single.has_begun(root)
         if not died:
             break
     assert states[-1] == NEW and any(state not in (OLD, NEW) for state in states)
@@ -122,7 +122,7 @@ def half(base: Path) -> Path:
 def test_weeks_later_the_application_has_gone_on(tmp_path: Path) -> None:
     """With what was there of the one, and with what came of the other: neither is lost."""
     root = half(tmp_path)
-    assert live(root) == {"a": "new", "folder/b": "old"} and single.begun(root)
+    assert live(root) == {"a": "new", "folder/b": "old"} and single.has_begun(root)
     (root / "folder/b").write_text("since")
     (root / "folder/more").write_text("since")
     (root / "a").write_text("since")
@@ -147,7 +147,7 @@ def test_the_service_takes_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sidecar = Sidecar.make(tmp_path, None, DB_HOST="127.0.0.1")
     root = half(sidecar.volumes)
     serve._recover(sidecar.app())
-    assert live(root) == OLD and not single.begun(root)
+    assert live(root) == OLD and not single.has_begun(root)
     assert [run.operation for run in sidecar.runs()] == ["recover"]
     serve._recover(sidecar.app())
     assert len(sidecar.runs()) == 1
@@ -175,9 +175,9 @@ def test_what_somebody_puts_beside_it_stops_nothing_and_stays(tmp_path: Path, ki
     else:
         (folder / "stray").write_text("somebody's")
     before = (folder / "stray").lstat()
-    assert single.begun(root)
+    assert single.has_begun(root)
     (told,) = single.tidy(root, days=7)
-    assert told.startswith("a is as it was") and live(root) == OLD and not single.begun(root)
+    assert told.startswith("a is as it was") and live(root) == OLD and not single.has_begun(root)
     os.utime(folder, (0, time.time() - 8 * 86400))
     (told,) = single.tidy(root, days=7)
     assert str(folder) in told and "'stray'" in told and list(folder.iterdir()) == [folder / "stray"]
@@ -196,7 +196,7 @@ def test_nor_while_it_is_unpacked(tmp_path: Path, fails: bool) -> None:
             raise EngineError("it ends here")
 
     with pytest.raises(EngineError) if fails else contextlib.nullcontext():
-        assert single.put(tmp_path, "s", [b"a"], b"media", unpacked, whole=False) == ""
+        assert single.put_paths(tmp_path, "s", [b"a"], b"media", unpacked, whole=False) == ""
     (told,) = single.tidy(tmp_path)
     assert "'stray'" in told and (folder / "stray").read_text() == "somebody's"
     assert live(tmp_path) == ({} if fails else {"a": "new"})

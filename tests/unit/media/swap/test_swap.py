@@ -20,7 +20,7 @@ from backup.errors import IntegrityError, LockHeld, NotFound, RestoreFailed, Res
 from backup.logging import logger
 from backup.media import archive_tree, swap
 from backup.media.helper import FileTrees, in_child
-from backup.media.metadata import Metadata, Notes, apply
+from backup.media.metadata import Metadata, Notes, apply_metadata
 from backup.media.reserved_names import PREFIX
 from backup.media.swap import single
 from backup.media.tar_writer import parse_index
@@ -49,7 +49,7 @@ class Volume:
         self.root.chmod(0o3775)
         os.utime(self.root, ns=(1, 1_300_000_000_000_000_001))
         self.old = self.live()
-        swap.prepare(self.root, STAMP)
+        swap.prepare_tree(self.root, STAMP)
         new = self.staging / "new"
         for name in ("both", "only after", "folder/other", "z"):
             path = new / name
@@ -57,7 +57,7 @@ class Volume:
             path.write_bytes(b"after " + name.encode())
         (new / "link").symlink_to("/nowhere")
         fd = os.open(new, os.O_RDONLY)
-        apply(fd, Metadata(0o2751, 1001, 1002, 1_400_000_000_000_000_007, {b"user.root": b"after"}), Notes())
+        apply_metadata(fd, Metadata(0o2751, 1001, 1002, 1_400_000_000_000_000_007, {b"user.root": b"after"}), Notes())
         os.close(fd)
         self.new = self.seen(new)
         with swap.StagedTrees(self.root, STAMP) as staging:
@@ -76,11 +76,11 @@ class Volume:
 
     def is_new(self) -> None:
         assert self.live() == self.new and self.kept("old") == _inner(self.old) and self.kept("new") == {}
-        assert swap.state(self.root, STAMP) == "exchanged"
+        assert swap.tree_state(self.root, STAMP) == "exchanged"
 
     def is_old(self) -> None:
         assert self.live() == self.old and self.kept("new") == _inner(self.new) and self.kept("old") == {}
-        assert swap.state(self.root, STAMP) == "ready"
+        assert swap.tree_state(self.root, STAMP) == "ready"
 
 
 def _inner(found: Look) -> Look:
@@ -96,7 +96,7 @@ def test_there_and_back_and_there(volume: Volume) -> None:
     volume.is_old()
     for _ in range(2):
         for _ in range(2):  # done already, it does nothing
-            swap.exchange(volume.root, STAMP)
+            swap.exchange_tree(volume.root, STAMP)
             volume.is_new()
         for _ in range(2):
             swap.exchange_back(volume.root, STAMP)
@@ -104,57 +104,57 @@ def test_there_and_back_and_there(volume: Volume) -> None:
 
 
 def test_what_the_application_changes_between_is_kept_too(volume: Volume) -> None:
-    swap.exchange(volume.root, STAMP)
+    swap.exchange_tree(volume.root, STAMP)
     (volume.root / "uploaded since").write_bytes(b"since")
     volume.root.chmod(0o700)
     volume.new = volume.live()
     swap.exchange_back(volume.root, STAMP)
     volume.is_old()
-    swap.exchange(volume.root, STAMP)
+    swap.exchange_tree(volume.root, STAMP)
     volume.is_new()
 
 
 @pytest.mark.parametrize("exchanged", [False, True])
 def test_discard_leaves_the_live_tree(volume: Volume, exchanged: bool) -> None:
     if exchanged:
-        swap.exchange(volume.root, STAMP)
+        swap.exchange_tree(volume.root, STAMP)
     before = volume.live()
-    swap.discard(volume.root, STAMP)
-    assert volume.live() == before and swap.state(volume.root, STAMP) == "absent"
-    swap.discard(volume.root, STAMP)
+    swap.discard_tree(volume.root, STAMP)
+    assert volume.live() == before and swap.tree_state(volume.root, STAMP) == "absent"
+    swap.discard_tree(volume.root, STAMP)
     swap.exchange_back(volume.root, STAMP)
     with pytest.raises(NotFound):
-        swap.exchange(volume.root, STAMP)
+        swap.exchange_tree(volume.root, STAMP)
     assert volume.live() == before and swap.kept(volume.root) == []
 
 
 def test_an_unfinished_extraction_is_not_exchanged(tmp_path: Path) -> None:
     (tmp_path / "live").touch()
-    swap.prepare(tmp_path, STAMP)
-    assert swap.state(tmp_path, STAMP) == "extracting"
+    swap.prepare_tree(tmp_path, STAMP)
+    assert swap.tree_state(tmp_path, STAMP) == "extracting"
     (tmp_path / (PREFIX + STAMP) / "new/part").touch()
     with pytest.raises(RestoreFailed, match="not extracted completely"):
-        swap.exchange(tmp_path, STAMP)
+        swap.exchange_tree(tmp_path, STAMP)
     swap.exchange_back(tmp_path, STAMP)
-    swap.prepare(tmp_path, STAMP)  # begins anew
+    swap.prepare_tree(tmp_path, STAMP)  # begins anew
     assert list((tmp_path / (PREFIX + STAMP) / "new").iterdir()) == []
-    swap.discard(tmp_path, STAMP)
+    swap.discard_tree(tmp_path, STAMP)
     assert [path.name for path in tmp_path.iterdir()] == ["live"]
 
 
 def test_a_tree_that_is_kept_is_not_prepared_over(volume: Volume) -> None:
     with pytest.raises(RestoreFailed, match="holds a tree already"):
-        swap.prepare(volume.root, STAMP)
+        swap.prepare_tree(volume.root, STAMP)
     volume.is_old()
 
 
 def test_several_restores_side_by_side(volume: Volume) -> None:
-    swap.exchange(volume.root, STAMP)
-    swap.prepare(volume.root, "other")
+    swap.exchange_tree(volume.root, STAMP)
+    swap.prepare_tree(volume.root, "other")
     (volume.root / (PREFIX + "other") / "new/x").write_bytes(b"12345")
     with swap.StagedTrees(volume.root, "other") as staging:
         staging.note_extracted()
-    swap.exchange(volume.root, "other")
+    swap.exchange_tree(volume.root, "other")
     assert sorted(volume.live()) == [b"", b"/x"]
     size = sum(len(path.read_bytes()) for path in volume.staging.rglob("*") if path.is_file() and path.name != "state")
     kept = {each.stamp: each for each in swap.kept(volume.root)}
@@ -200,8 +200,8 @@ def test_what_is_only_called_so_is_exchanged_and_never_removed(volume: Volume) -
     (volume.root / "lost+found").mkdir()
     (volume.root / "lost+found/mine").write_text("an application's own")
     assert single.tidy(volume.root, days=0) == [] and made["file-more"].exists()
-    assert not single.begun(volume.root) and [each.stamp for each in swap.kept(volume.root)] == [STAMP]
-    swap.exchange(volume.root, STAMP)
+    assert not single.has_begun(volume.root) and [each.stamp for each in swap.kept(volume.root)] == [STAMP]
+    swap.exchange_tree(volume.root, STAMP)
     assert not any(os.path.lexists(path) for path in (*made.values(), volume.root / "lost+found"))
     swap.exchange_back(volume.root, STAMP)
     assert all(os.path.lexists(path) for path in made.values())
@@ -214,11 +214,11 @@ def test_what_the_file_system_made_stays_where_it_is(tmp_path: Path) -> None:
     try:
         made = next(path for path in (tmp_path / str(number) for number in range(20)) if _inode_of_new(path) == 11)
         found = made.rename(tmp_path / "lost+found")
-        swap.prepare(tmp_path, STAMP)
+        swap.prepare_tree(tmp_path, STAMP)
         (tmp_path / (PREFIX + STAMP) / "new/lost+found").mkdir()
         with swap.StagedTrees(tmp_path, STAMP) as staging:
             staging.note_extracted()
-        for turn in (swap.exchange, swap.exchange_back):
+        for turn in (swap.exchange_tree, swap.exchange_back):
             turn(tmp_path, STAMP)
             assert found.stat().st_ino == 11 and (tmp_path / "0").exists() == (turn is swap.exchange_back)
     finally:
@@ -275,18 +275,18 @@ def test_any_number_of_interruptions(moves: list[tuple[str, int]], forward: bool
     for verb, number in moves:
         with killed_at(number):
             getattr(swap, verb)(volume.root, STAMP)
-        if swap.state(volume.root, STAMP) == "moving":
+        if swap.tree_state(volume.root, STAMP) == "moving":
             with pytest.raises(RestoreUnfinished):
-                swap.discard(volume.root, STAMP)
-    (swap.exchange if forward else swap.exchange_back)(volume.root, STAMP)
+                swap.discard_tree(volume.root, STAMP)
+    (swap.exchange_tree if forward else swap.exchange_back)(volume.root, STAMP)
     (volume.is_new if forward else volume.is_old)()
     shutil.rmtree(base)
 
 
 def _halfway(volume: Volume) -> None:
     with killed_at(18):
-        swap.exchange(volume.root, STAMP)
-    assert swap.state(volume.root, STAMP) == "moving"
+        swap.exchange_tree(volume.root, STAMP)
+    assert swap.tree_state(volume.root, STAMP) == "moving"
 
 
 def test_what_came_between_is_never_overwritten(volume: Volume) -> None:
@@ -295,7 +295,7 @@ def test_what_came_between_is_never_overwritten(volume: Volume) -> None:
     assert names
     (volume.root / min(names)).write_bytes(b"uploaded in the moment")
     with pytest.raises(RestoreUnfinished, match="nothing was overwritten") as caught:
-        (swap.exchange_back if not (volume.root / "z").exists() else swap.exchange)(volume.root, STAMP)
+        (swap.exchange_back if not (volume.root / "z").exists() else swap.exchange_tree)(volume.root, STAMP)
     assert caught.value.hint
     assert (volume.root / min(names)).read_bytes() == b"uploaded in the moment"
     (volume.root / min(names)).unlink()
@@ -310,7 +310,7 @@ def test_a_failing_disk_leaves_it_resumable(volume: Volume, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", failing)
         with pytest.raises(RestoreFailed, match="as they were") as caught:
-            swap.exchange(volume.root, STAMP)
+            swap.exchange_tree(volume.root, STAMP)
         assert "free space" in caught.value.hint
     volume.is_old()
     real = os.rename
@@ -323,8 +323,8 @@ def test_a_failing_disk_leaves_it_resumable(volume: Volume, monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", second)
         with pytest.raises(RestoreUnfinished, match="between two states"):
-            swap.exchange(volume.root, STAMP)
-    swap.exchange(volume.root, STAMP)
+            swap.exchange_tree(volume.root, STAMP)
+    swap.exchange_tree(volume.root, STAMP)
     volume.is_new()
 
 
@@ -338,7 +338,7 @@ def test_a_mount_within_the_volume_is_refused_before_anything_moves(volume: Volu
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", point], check=True)
     try:
         with pytest.raises(RestoreFailed, match="in ner' is mounted within") as caught:
-            swap.exchange(volume.root, STAMP)
+            swap.exchange_tree(volume.root, STAMP)
         assert "nothing was moved" in caught.value.message
     finally:
         subprocess.run(["umount", point], check=True)
@@ -369,23 +369,23 @@ KINDS = ["file", "directory", "link"]
 def test_what_somebody_puts_beside_the_trees_stops_nothing_and_stays(volume: Volume, kind: str) -> None:
     """Before and between; and when all of ours is removed, where it lies is told."""
     first = _put(volume.staging / "notes.txt", kind)
-    assert swap.exchange(volume.root, STAMP) == []
+    assert swap.exchange_tree(volume.root, STAMP) == []
     volume.is_new()
     second = _put(volume.staging / "Thumbs.db", kind)
     assert swap.exchange_back(volume.root, STAMP) == []
     volume.is_old()
-    swap.exchange(volume.root, STAMP)
+    swap.exchange_tree(volume.root, STAMP)
     assert [each.stamp for each in swap.kept(volume.root)] == [STAMP]
-    (told,) = swap.discard(volume.root, STAMP)
+    (told,) = swap.discard_tree(volume.root, STAMP)
     assert str(volume.staging) in told and "notes.txt" in told and "Thumbs.db" in told
     assert sorted(volume.staging.iterdir()) == sorted([first, second])
     assert _is_there(first, kind) and _is_there(second, kind) and volume.live() == volume.new
-    assert swap.state(volume.root, STAMP) == "absent" and swap.kept(volume.root) == []
-    assert swap.discard(volume.root, STAMP) == [] and _is_there(first, kind)
+    assert swap.tree_state(volume.root, STAMP) == "absent" and swap.kept(volume.root) == []
+    assert swap.discard_tree(volume.root, STAMP) == [] and _is_there(first, kind)
     with pytest.raises(NotFound):
-        swap.exchange(volume.root, STAMP)
+        swap.exchange_tree(volume.root, STAMP)
     with pytest.raises(RestoreFailed, match=STAMP):
-        swap.prepare(volume.root, STAMP)
+        swap.prepare_tree(volume.root, STAMP)
     # From now on it is somebody's file as others are.
     report = archive_tree.archive(volume.root, "media", io.BytesIO(), io.BytesIO())
     assert not report.skipped
@@ -397,7 +397,7 @@ def test_what_somebody_puts_where_the_live_tree_comes_back_to_is_set_aside(
     volume: Volume, kind: str, name: str
 ) -> None:
     _put(volume.staging / "old" / name, kind)
-    (told,) = swap.exchange(volume.root, STAMP)
+    (told,) = swap.exchange_tree(volume.root, STAMP)
     assert repr(name) in told and not os.path.lexists(volume.root / "a stray of its own")
     volume.is_new()
     (aside,) = (path for path in volume.staging.iterdir() if path.name not in ("new", "old", "state"))
@@ -406,7 +406,7 @@ def test_what_somebody_puts_where_the_live_tree_comes_back_to_is_set_aside(
     swap.exchange_back(volume.root, STAMP)
     volume.is_old()
     _put(volume.staging / "old" / name, kind)
-    (told,) = swap.discard(volume.root, STAMP)
+    (told,) = swap.discard_tree(volume.root, STAMP)
     found = list(volume.staging.iterdir())
     assert len(found) == 3 and all(_is_there(path, kind) and repr(path.name) in told for path in found)
     assert volume.live() == volume.old
@@ -417,13 +417,13 @@ def test_what_somebody_puts_where_the_live_tree_comes_back_to_is_set_aside(
 def test_nor_does_it_stop_what_ends_an_exchange_that_was_killed(volume: Volume, kind: str, forward: bool) -> None:
     _halfway(volume)
     stray = _put(volume.staging / "stray", kind)
-    assert swap.state(volume.root, STAMP) == "moving"
-    (swap.exchange if forward else swap.exchange_back)(volume.root, STAMP)
+    assert swap.tree_state(volume.root, STAMP) == "moving"
+    (swap.exchange_tree if forward else swap.exchange_back)(volume.root, STAMP)
     (volume.is_new if forward else volume.is_old)()
     with killed_at(7):
-        swap.discard(volume.root, STAMP)
-    assert swap.state(volume.root, STAMP) == "discarding"
-    (told,) = swap.discard(volume.root, STAMP)
+        swap.discard_tree(volume.root, STAMP)
+    assert swap.tree_state(volume.root, STAMP) == "discarding"
+    (told,) = swap.discard_tree(volume.root, STAMP)
     assert "stray" in told and list(volume.staging.iterdir()) == [stray] and _is_there(stray, kind)
 
 
@@ -462,7 +462,7 @@ def test_what_others_made_in_its_place_is_not_used(tmp_path: Path, kind: str) ->
         name.chmod(0o755 if kind == "open to all" else 0o700)
         os.chown(name, 0 if kind == "open to all" else 1000, 0)
     before = look(tmp_path)
-    for act in (swap.exchange, swap.exchange_back, swap.discard, swap.prepare, swap.state):
+    for act in (swap.exchange_tree, swap.exchange_back, swap.discard_tree, swap.prepare_tree, swap.tree_state):
         with pytest.raises(RestoreFailed):
             act(tmp_path / "volume", STAMP)
     assert swap.kept(tmp_path / "volume") == []
@@ -471,7 +471,7 @@ def test_what_others_made_in_its_place_is_not_used(tmp_path: Path, kind: str) ->
 
 @pytest.mark.parametrize("stamp", ["", "..", "a/b", "a\n", "x" * 65, "../../etc"])
 def test_a_stamp_is_a_name(tmp_path: Path, stamp: str) -> None:
-    for act in (swap.state, swap.prepare, swap.exchange):
+    for act in (swap.tree_state, swap.prepare_tree, swap.exchange_tree):
         with pytest.raises(NotFound):
             act(tmp_path, stamp)
     assert list(tmp_path.iterdir()) == []
@@ -479,10 +479,10 @@ def test_a_stamp_is_a_name(tmp_path: Path, stamp: str) -> None:
 
 def test_one_at_a_time(volume: Volume) -> None:
     with swap.StagedTrees(volume.root, STAMP):
-        for act in (swap.exchange, swap.exchange_back, swap.discard):
+        for act in (swap.exchange_tree, swap.exchange_back, swap.discard_tree):
             with pytest.raises(LockHeld):
                 act(volume.root, STAMP)
-        assert swap.state(volume.root, STAMP) == "ready"
+        assert swap.tree_state(volume.root, STAMP) == "ready"
     volume.is_old()
     with swap.StagedTrees(volume.root, STAMP) as staging:
         fcntl.flock(staging.folder, fcntl.LOCK_UN)
@@ -491,7 +491,7 @@ def test_one_at_a_time(volume: Volume) -> None:
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 2}', '{"version": 1, "step": "in", "live": "x", "roots": {}}'])
 def test_a_damaged_note_moves_nothing(volume: Volume, text: str) -> None:
     (volume.staging / "state").write_text(text)
-    for act in (swap.exchange, swap.exchange_back, swap.discard):
+    for act in (swap.exchange_tree, swap.exchange_back, swap.discard_tree):
         with pytest.raises(IntegrityError, match="nothing was moved"):
             act(volume.root, STAMP)
     assert volume.live() == volume.old
@@ -502,7 +502,7 @@ def test_discard_of_a_deep_and_odd_tree(tmp_path: Path) -> None:
     (tmp_path / "outside/precious").touch()
     root = tmp_path / "volume"
     root.mkdir()
-    swap.prepare(root, STAMP)
+    swap.prepare_tree(root, STAMP)
     new = root / (PREFIX + STAMP) / "new"
     fill(new)
     (new / "to outside").symlink_to(tmp_path / "outside")
@@ -513,6 +513,6 @@ def test_discard_of_a_deep_and_odd_tree(tmp_path: Path) -> None:
         above, fd = fd, os.open("d" * 200, os.O_RDONLY, dir_fd=fd)
         os.close(above)
     os.close(fd)
-    swap.discard(root, STAMP)
+    swap.discard_tree(root, STAMP)
     assert list(root.iterdir()) == []
     assert (tmp_path / "outside/precious").exists()

@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backup.config import notify_url
-from backup.config.loader import load
+from backup.config.loader import load_settings
 from backup.errors import ConfigError
-from backup.monitoring.alerts.delivery import check
-from backup.monitoring.alerts.targets import everything, secrets, targets
+from backup.monitoring.alerts.delivery import check_targets
+from backup.monitoring.alerts.targets import everything, target_secrets, targets
 from tests.support.examples import examples
 
 # apprise's own, for a module that Python 3.13 drops.
@@ -32,16 +32,18 @@ URLS = [
 
 def problems(**environ: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(environ)
+        load_settings(environ)
     return caught.value.message
 
 
 @pytest.mark.parametrize("between", [" ", ",", "\n", ", ", " ,\n\t"])
 def test_several_addresses_in_one_setting(between: str, tmp_path: Path) -> None:
     text = between.join(URLS)
-    assert [url.get_secret_value() for url in load({"BACKUP_NOTIFY_URLS": text}).notify_urls] == URLS
+    assert [url.get_secret_value() for url in load_settings({"BACKUP_NOTIFY_URLS": text}).notify_urls] == URLS
     (tmp_path / "urls").write_text(f"{text}\n")
-    assert load({"BACKUP_NOTIFY_URLS_FILE": str(tmp_path / "urls")}) == load({"BACKUP_NOTIFY_URLS": text})
+    assert load_settings({"BACKUP_NOTIFY_URLS_FILE": str(tmp_path / "urls")}) == load_settings(
+        {"BACKUP_NOTIFY_URLS": text}
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,9 @@ def test_settings_that_cannot_work_are_refused(environ: dict[str, str], words: s
 
 
 def test_addresses_are_not_shown() -> None:
-    settings = load({"BACKUP_NOTIFY_URLS": " ".join(URLS), "BACKUP_HEARTBEAT_URL": f"https://hc.example.com/{SECRET}"})
+    settings = load_settings(
+        {"BACKUP_NOTIFY_URLS": " ".join(URLS), "BACKUP_HEARTBEAT_URL": f"https://hc.example.com/{SECRET}"}
+    )
     shown = repr(settings) + repr(everything(settings)) + str([target.name for target in everything(settings)])
     assert SECRET not in shown
     assert [target.name for target in targets(settings)] == [
@@ -108,33 +112,35 @@ def test_addresses_are_not_shown() -> None:
         "ntfys://***",
         "slack://***",
     ]
-    assert SECRET in " ".join(secrets(settings))
+    assert SECRET in " ".join(target_secrets(settings))
 
 
 def test_targets_have_different_names() -> None:
-    names = [t.name for t in targets(load({"BACKUP_NOTIFY_URLS": "discord://a/b discord://c/d discord://e/f"}))]
+    names = [
+        t.name for t in targets(load_settings({"BACKUP_NOTIFY_URLS": "discord://a/b discord://c/d discord://e/f"}))
+    ]
     assert names == ["discord://***", "discord://***#2", "discord://***#3"]
 
 
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"]), max_size=60))
 def test_no_text_breaks_the_reading_or_shows_a_password(text: str) -> None:
-    for url in notify_url.split(text):
-        notify_url.problem(url)
+    for url in notify_url.split_urls(text):
+        notify_url.url_problem(url)
         notify_url.fragments(url)
     url = f"json://user:{SECRET}{text.replace('@', '')}@host/x"
     assert SECRET not in notify_url.masked(url)
 
 
 def test_what_apprise_does_not_understand_is_refused_without_showing_it() -> None:
-    settings = load({"BACKUP_NOTIFY_URLS": f"discord://{SECRET} nonsense://{SECRET}/x {URLS[0]}"})
+    settings = load_settings({"BACKUP_NOTIFY_URLS": f"discord://{SECRET} nonsense://{SECRET}/x {URLS[0]}"})
     with pytest.raises(ConfigError) as caught:
-        check(targets(settings))
+        check_targets(targets(settings))
     text = caught.value.message
     assert "2 of 3" in text and "discord://***: " in text and "nonsense" in text and SECRET not in text
 
 
 def mail(**environ: str) -> dict[str, object]:
-    settings = load({"MAILTO": "admin@example.com", "EMAIL_HOST": "mail_relay"} | environ)
+    settings = load_settings({"MAILTO": "admin@example.com", "EMAIL_HOST": "mail_relay"} | environ)
     (target,) = targets(settings)
     found = Apprise.instantiate(target.url.get_secret_value(), suppress_exceptions=False)
     names = ("smtp_host", "port", "secure_mode", "user", "password", "from_addr", "targets")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.model.backup_set import State, StoredSet
+from backup.model.backup_set import SetState, StoredSet
 from backup.model.finding import LEVELS, warning
 from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
 from backup.model.run import Outcome, Run
@@ -23,7 +23,7 @@ MAX_AGE = timedelta(hours=48)
 
 def stored(
     hours: float,
-    state: State = "complete",
+    state: SetState = "complete",
     *,
     tier: Tier = Tier.DAILY,
     database: bool = True,
@@ -326,7 +326,7 @@ def test_a_failed_newest_run_never_improves_anything(
 
 
 @given(set_lists, run_lists, st.sampled_from(["damaged", "unreadable"]))
-def test_a_damaged_newest_set_is_red(sets: list[StoredSet], runs: list[Run], state: State) -> None:
+def test_a_damaged_newest_set_is_red(sets: list[StoredSet], runs: list[Run], state: SetState) -> None:
     assert judge([*sets, stored(-0.08, state)], runs).status == "fail"
 
 

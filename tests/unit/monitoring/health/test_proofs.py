@@ -13,9 +13,9 @@ from rich.console import Console
 
 from backup.catalog import retention
 from backup.catalog.catalog import Catalog
-from backup.catalog.retention import Policy
-from backup.cli.render.tables import set_page, state
-from backup.model.backup_set import LoadTest, Proof, StoredSet, Verdict, judge, merged, precedent
+from backup.catalog.retention import RetentionPolicy
+from backup.cli.render.tables import set_page, shown_state
+from backup.model.backup_set import LoadTest, Proof, StoredSet, Verdict, judge, merge_verdicts, precedent
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring.health import evaluate, newest_database
@@ -74,7 +74,7 @@ def test_a_set_that_does_not_load_is_not_good(tmp_path: Path, verdict: Verdict) 
     assert (stored.state, stored.problem) == ("does not load", REFUSAL)
     assert not (stored.good or stored.verified or stored.proven or stored.loads)
     assert catalog.find("latest").id == older
-    assert state(stored) == "does not load"
+    assert shown_state(stored) == "does not load"
 
 
 def test_one_that_loads_and_differs_is_good_as_before() -> None:
@@ -91,14 +91,14 @@ def test_a_later_drill_of_all_of_it_counts_more_than_its_definitions_alone() -> 
 def test_a_verification_keeps_what_was_tried() -> None:
     there = Verdict(checked=NOW, load_test=a_test(refusal=REFUSAL))
     for problems in ((), ("a bit",)):
-        kept = merged(Verdict(checked=NOW, problems=problems), there, NOW)
+        kept = merge_verdicts(Verdict(checked=NOW, problems=problems), there, NOW)
         assert kept.load_test == there.load_test
     newer = a_test(server_version="18")
-    assert merged(Verdict(checked=NOW, load_test=newer), there, NOW).load_test == newer
+    assert merge_verdicts(Verdict(checked=NOW, load_test=newer), there, NOW).load_test == newer
 
 
 def test_retention_does_not_count_it_and_does_not_keep_it_as_the_newest() -> None:
-    policy = Policy({Tier.DAILY: timedelta(days=7)}, minimum=2, share=100, fresh=timedelta(days=2))
+    policy = RetentionPolicy({Tier.DAILY: timedelta(days=7)}, minimum=2, share=100, fresh=timedelta(days=2))
     good = [replace(a_set(hours), files=("a.sql.gz",)) for hours in (24, 48, 24 * 20)]
     bad = replace(found(a_set(1), proof=REFUSED), files=("a.sql.gz",))
     decided = {d.stored.id: d for d in retention.decide([bad, *good], policy, NOW)}

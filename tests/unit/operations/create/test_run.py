@@ -18,8 +18,8 @@ from backup.media import archive_tree as sources
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.operations.create import verify_new
-from backup.operations.create.run import Request, create
-from backup.operations.verify.run import verify
+from backup.operations.create.run import Request, create_set
+from backup.operations.verify.run import verify_set
 from backup.operations.watchdog import Watchdog
 from backup.progress import Silent
 from tests.unit.catalog.test_catalog import NOW, published
@@ -29,11 +29,13 @@ from tests.unit.catalog.test_catalog import NOW, published
 def app(tmp_path: Path) -> App:
     (tmp_path / "volumes" / "media").mkdir(parents=True)
     (tmp_path / "volumes" / "media" / "a").write_text("a")
-    return App(loader.load({"BACKUP_DIR": str(tmp_path / "b"), "BACKUP_VOLUMES_DIR": str(tmp_path / "volumes")}))
+    return App(
+        loader.load_settings({"BACKUP_DIR": str(tmp_path / "b"), "BACKUP_VOLUMES_DIR": str(tmp_path / "volumes")})
+    )
 
 
 def media(app: App) -> Run:
-    return create(Request(tier=Tier.DAILY, only="media"), app.create_context(Silent()))
+    return create_set(Request(tier=Tier.DAILY, only="media"), app.create_context(Silent()))
 
 
 def test_a_run_says_what_it_was_asked_for(app: App) -> None:
@@ -78,7 +80,7 @@ def test_a_disk_that_hangs_is_told_with_what_is_there_by_then(
     monkeypatch.setattr(os, "kill", kill)
     monkeypatch.setattr(*((verify_new, "check") if when == "verified" else (sources, "archive")), hang)
     with pytest.raises(StoreError):
-        create(
+        create_set(
             Request(tier=Tier.DAILY, only="media"), replace(app.create_context(Silent()), stall_timeout=0.1), least=0.1
         )
     (run,) = records
@@ -102,7 +104,7 @@ def test_a_volume_of_one_great_hole_is_a_sign_of_life_while_it_is_verified(app: 
 
     media(app)
     (stored,) = app.catalog.sets()
-    assert not verify(app.catalog, stored, Counted(), NOW).problems
+    assert not verify_set(app.catalog, stored, Counted(), NOW).problems
     assert len(calls) > 200
 
 
@@ -115,6 +117,6 @@ def test_damage_that_cannot_be_noted_is_told(app: App, monkeypatch: pytest.Monke
         raise StoreError("the disk is read-only")
 
     monkeypatch.setattr(Catalog, "record_verdict", fails)
-    assert verify(app.catalog, stored, Silent(), NOW, quick=True).problems == ()
+    assert verify_set(app.catalog, stored, Silent(), NOW, quick=True).problems == ()
     path.write_bytes(whole[::-1])
-    assert "could not be saved" in verify(app.catalog, stored, Silent(), NOW, quick=True).problems[-1]
+    assert "could not be saved" in verify_set(app.catalog, stored, Silent(), NOW, quick=True).problems[-1]

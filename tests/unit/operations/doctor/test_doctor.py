@@ -26,11 +26,11 @@ from backup.model.finding import Finding, failure, ok, warning
 from backup.model.manifest import Locale
 from backup.model.schedule import upcoming
 from backup.monitoring.alerts.model import Receipt
-from backup.operations.doctor import EXIT, Check, NotChecked, Shared, examine, findings, worst
+from backup.operations.doctor import EXIT, Check, NotChecked, SharedFact, examine, findings, worst
 from backup.operations.doctor.findings import Keys, Measured
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as told
-from backup.postgres.inspect import DatabaseRights, Facts
+from backup.postgres.inspect import DatabaseFacts, DatabaseRights
 from tests.support.facts import a_set
 
 NOW = datetime(2026, 11, 25, 4, tzinfo=UTC)
@@ -47,7 +47,7 @@ RIGHTS = DatabaseRights(
     hidden=(),
     ahead=timedelta(),
 )
-FACTS = Facts(
+FACTS = DatabaseFacts(
     name="obcms",
     oid=5,
     system_identifier="7",
@@ -130,7 +130,7 @@ def test_a_shared_fact_is_asked_for_once_and_its_error_is_told_once() -> None:
         asked.append(1)
         raise ConfigError("gone")
 
-    shared = Shared(find, "the database")
+    shared = SharedFact(find, "the database")
     with pytest.raises(ConfigError):
         shared.get()
     with pytest.raises(NotChecked, match="the database"):
@@ -283,7 +283,7 @@ def test_the_service() -> None:
 
 def test_restore() -> None:
     commands = [("web1", "migrate"), ("gone", "x")]
-    lines = list(findings.restore([container("web1")], commands, {"web1"}))
+    lines = list(findings.check_restore([container("web1")], commands, {"web1"}))
     assert levels(lines) == ["pass", "pass", "fail"]
     assert "stop web1" in lines[0].text
     assert "gone" in lines[2].text
@@ -318,7 +318,9 @@ def test_settings_have_sources_and_no_secrets(tmp_path: Path) -> None:
         "BACKUP_HTTP_TOKEN": "canary-four",
         "TZ": "Asia/Manila",
     }
-    found = told(loader.load(environ), lambda name: loader.origin(name, environ), {"DB_USER": ("u", "container db")})
+    found = told(
+        loader.load_settings(environ), lambda name: loader.origin(name, environ), {"DB_USER": ("u", "container db")}
+    )
     by_name = {each.name: (each.value, each.source) for each in found}
     assert by_name["DB_NAME"] == ("obcms", "environment (POSTGRES_DB)")
     assert by_name["DB_PASSWORD"] == ("***", f"file {file} (DB_PASSWORD_FILE)")
@@ -368,7 +370,7 @@ def test_what_is_told_about_the_key(tmp_path: Path) -> None:
     assert [line.text for line in findings.encryption(Keys("off"), [])] == [
         "sets are not encrypted (BACKUP_ENCRYPT=off)"
     ]
-    loaded = loader.load({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": public})
+    loaded = loader.load_settings({"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": public})
     lines = list(findings.encryption(keys(loaded), []))
     assert public[:10] in lines[0].text and public not in lines[0].text
     assert any("a single key" in line.text for line in lines) and any("no private key" in line.text for line in lines)

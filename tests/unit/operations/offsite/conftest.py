@@ -63,7 +63,7 @@ class Stack:
         return on_disk(self.root, tier, self.now - timedelta(days=days, hours=2), kind, **more)
 
     def upload(self, tiers: tuple[Tier, ...] = TIERS, **changes: Any) -> uploading.Report:
-        return uploading.upload(uploading.Request(tiers=tiers), self.context(**changes))
+        return uploading.upload_sets(uploading.Request(tiers=tiers), self.context(**changes))
 
     def keys(self, identifier: str) -> list[str]:
         return [key for key in sorted(self.place.objects) if identifier in key]

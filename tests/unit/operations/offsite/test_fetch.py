@@ -26,7 +26,7 @@ from backup.model.manifest import Tier
 from backup.operations import runs
 from backup.operations.offsite import fetch
 from backup.operations.offsite.copy_status import newest_held
-from backup.operations.offsite.fetch import pull_to, sweep, temporarily
+from backup.operations.offsite.fetch import pull_to, sweep_fetched, temporarily
 from backup.operations.offsite.remote_state import BookFile
 from backup.storage.staged_file import StagedFile
 from tests.unit.operations.offsite.conftest import Stack
@@ -67,7 +67,7 @@ def test_a_set_that_is_here_is_not_overwritten(stack: Stack) -> None:
     stack.upload()
     before = {path: path.read_bytes() for path in (stack.root / "daily").iterdir()}
     with pytest.raises(AlreadyHere, match="is here already and was not overwritten") as refused:
-        fetch.pull(stack.context(), made)
+        fetch.pull_set(stack.context(), made)
     assert refused.value.exit_code == 46
     assert {path: path.read_bytes() for path in (stack.root / "daily").iterdir()} == before
 
@@ -85,15 +85,15 @@ def test_the_copy_of_a_damaged_set_takes_its_place_and_the_damaged_files_stay_un
     damaged = {name: (stack.root / "daily" / name).read_bytes() for name in names(stack.root / "daily")}
     stack.place.flip(f"daily/{dump}")
     with pytest.raises(IntegrityError, match="differs from what was sent"):  # nothing here was touched for a bad copy
-        fetch.pull(stack.context(), sound)
+        fetch.pull_set(stack.context(), sound)
     assert {name: (stack.root / "daily" / name).read_bytes() for name in names(stack.root / "daily")} == damaged
     stack.place.flip(f"daily/{dump}")
     with pytest.raises(IntegrityError):  # these small files are no dumps: the copy is not verified
-        fetch.pull(stack.context(), sound)
+        fetch.pull_set(stack.context(), sound)
     assert (stack.root / "daily" / dump).read_text() == sound
     assert (stack.root / "damaged" / sound / dump).read_text() == "damaged"
     with pytest.raises(IntegrityError, match="is not good either") as refused:
-        fetch.pull(stack.context(), sound)
+        fetch.pull_set(stack.context(), sound)
     assert str(stack.root / "damaged" / sound) in refused.value.hint
     stack.catalog.remove(stack.catalog.find(sound))
     assert stack.catalog.settle() == [] and names(stack.root / "damaged") == [], "what is removed stays removed"
@@ -154,7 +154,7 @@ def test_what_does_not_come_whole_leaves_nothing(
             described["artifacts"][0]["file"] = {"foreign manifest": "authorized_keys", "evil manifest": "../x"}[mishap]
         stack.place.lay(manifest, json.dumps(described).encode())
     with pytest.raises(error, match=words):
-        fetch.pull(stack.context(), made)
+        fetch.pull_set(stack.context(), made)
     assert names(stack.root / "daily") == []
     with pytest.raises(error, match=words):
         pull_to(stack.context(), made, tmp_path / "to")
@@ -214,11 +214,11 @@ def test_a_temporary_folder_is_gone_afterwards(stack: Stack) -> None:
     stack.upload()
 
     def find(folder: Path) -> StoredSet:
-        return resolve.find(stack.catalog, str(folder), ["media"])
+        return resolve.find_set(stack.catalog, str(folder), ["media"])
 
     with temporarily(stack.context(), "latest", find) as stored:
         assert stored.id == made and stored.good and stored.directory.parent == stack.root / "temp"
-        sweep(stack.root)  # not of one that is at work
+        sweep_fetched(stack.root)  # not of one that is at work
         assert names(stored.directory)
     assert names(stack.root / "temp") == []
 
@@ -231,7 +231,7 @@ def test_what_a_kill_left_is_swept(stack: Stack) -> None:
     outside = stack.root / "outside"
     outside.mkdir()
     (stack.root / "temp" / "link").symlink_to(outside)
-    sweep(stack.root)
+    sweep_fetched(stack.root)
     assert not left.exists() and outside.exists()
     assert names(stack.root / "temp") in ([], ["link"])
 
@@ -242,5 +242,5 @@ def test_the_tier_comes_back_to_its_folder(stack: Stack) -> None:
     for path in list((stack.root / "monthly").iterdir()):
         path.unlink()
     with pytest.raises(IntegrityError):  # these small files are no dumps: it is published, then found so
-        fetch.pull(stack.context(), made)
+        fetch.pull_set(stack.context(), made)
     assert stack.catalog.find(made).state == "damaged" and stack.catalog.find(made).tier is Tier.MONTHLY

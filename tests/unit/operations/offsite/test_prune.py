@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from backup.catalog.retention import Policy
+from backup.catalog.retention import RetentionPolicy
 from backup.errors import RemoteFailed
 from backup.model.manifest import Tier
 from backup.model.run import Outcome
@@ -15,12 +15,12 @@ from backup.operations.offsite import copy_status
 from backup.operations.offsite import prune as pruning
 from tests.unit.operations.offsite.conftest import Stack
 
-NIGHTLY = Policy({Tier.DAILY: timedelta(days=8)}, minimum=3, share=30, fresh=timedelta(hours=48))
-POLICY = Policy({Tier.DAILY: timedelta(days=30)}, minimum=3, share=100, fresh=timedelta(days=35))
+NIGHTLY = RetentionPolicy({Tier.DAILY: timedelta(days=8)}, minimum=3, share=30, fresh=timedelta(hours=48))
+POLICY = RetentionPolicy({Tier.DAILY: timedelta(days=30)}, minimum=3, share=100, fresh=timedelta(days=35))
 
 
-def prune(stack: Stack, policy: Policy = POLICY, **changes: bool) -> pruning.Report:
-    return pruning.prune(pruning.Request(**changes), stack.context(), policy)
+def prune(stack: Stack, policy: RetentionPolicy = POLICY, **changes: bool) -> pruning.Report:
+    return pruning.prune_copies(pruning.Request(**changes), stack.context(), policy)
 
 
 def aged(stack: Stack, count: int = 6) -> list[str]:
@@ -99,7 +99,7 @@ def test_pinned_unknown_and_foreign_copies_stay(stack: Stack) -> None:
     assert "pinned" in reasons[made[5]] and "unreadable" in reasons[made[4]]
 
 
-def nights(stack: Stack, count: int, policy: Policy = NIGHTLY) -> list[pruning.Report]:
+def nights(stack: Stack, count: int, policy: RetentionPolicy = NIGHTLY) -> list[pruning.Report]:
     """A backup, an upload and a cleanup each night."""
     reports = []
     for _ in range(count):
@@ -121,7 +121,9 @@ def said(stack: Stack) -> list[str]:
     """What health says of the last cleanup."""
     seen = copy_status.Seen("s3", "the place", stack.context().book.read(), [], timedelta(days=9999))
     return [
-        f"{r.text} {r.hint}" for r in copy_status.reasons(seen, stack.records.all(), stack.now) if "cleanup" in r.text
+        f"{r.text} {r.hint}"
+        for r in copy_status.copy_findings(seen, stack.records.all(), stack.now)
+        if "cleanup" in r.text
     ]
 
 

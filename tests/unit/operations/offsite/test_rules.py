@@ -10,19 +10,19 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backup.app.composition import App
-from backup.app.offsite import memory, options
+from backup.app.offsite import bucket_options, memory
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
-from backup.config.loader import load
+from backup.config.loader import load_settings
 from backup.errors import ConfigError, RemoteFailed
 from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.operations import status
-from backup.operations.jobs import COMMANDS, job_of, jobs, operation_of, tier_of
+from backup.operations.jobs import JOB_COMMANDS, job_of, jobs, operation_of, tier_of
 from backup.operations.offsite import copy_status
 from backup.operations.offsite.remote_state import Book
-from backup.operations.offsite.rules import due, pause, uploads
+from backup.operations.offsite.rules import pause, tiers_due, uploads
 from backup.service.queues import UploadQueue
 from tests.support.set_factory import in_memory
 from tests.unit.operations.offsite.conftest import NOW, Stack
@@ -60,12 +60,12 @@ def test_failures_make_the_next_try_wait(runs: list[Run], failures: int, minutes
 def test_what_follows_a_backup_is_due_at_once_and_a_schedule_only_after_a_failure() -> None:
     unsent = [in_memory(Tier.DAILY, NOW - HOUR), in_memory(Tier.MONTHLY, NOW - 2 * HOUR)]
     args = ([Tier.DAILY], [Tier.MONTHLY], unsent)
-    assert due(*args, [], "upload", NOW) == [Tier.DAILY]
-    assert due(*args, [run(1, Outcome.FAILED, "monthly")], "upload", NOW) == [Tier.DAILY, Tier.MONTHLY]
-    assert due(*args, [run(0.1, Outcome.FAILED, "")], "upload", NOW) == []
-    assert due([Tier.DAILY], [], [], [], "upload", NOW) == []
+    assert tiers_due(*args, [], "upload", NOW) == [Tier.DAILY]
+    assert tiers_due(*args, [run(1, Outcome.FAILED, "monthly")], "upload", NOW) == [Tier.DAILY, Tier.MONTHLY]
+    assert tiers_due(*args, [run(0.1, Outcome.FAILED, "")], "upload", NOW) == []
+    assert tiers_due([Tier.DAILY], [], [], [], "upload", NOW) == []
     # A clock that was ahead keeps nothing waiting for years.
-    assert due(*args, [run(-9000, Outcome.FAILED)], "upload", NOW) == [Tier.DAILY]
+    assert tiers_due(*args, [run(-9000, Outcome.FAILED)], "upload", NOW) == [Tier.DAILY]
 
 
 def test_the_service_uploads_after_each_backup_one_at_a_time(stack: Stack) -> None:
@@ -93,15 +93,15 @@ def test_the_service_uploads_after_each_backup_one_at_a_time(stack: Stack) -> No
 
 
 def test_jobs_are_those_of_the_settings() -> None:
-    off = jobs(load({}))
+    off = jobs(load_settings({}))
     assert not any(cron for job, cron in off.items() if job.startswith(("upload", "offsite")))
-    some = jobs(load(BUCKET | {"BACKUP_UPLOAD_DAILY": "after", "BACKUP_UPLOAD_WEEKLY": "1 2 * * *"}))
+    some = jobs(load_settings(BUCKET | {"BACKUP_UPLOAD_DAILY": "after", "BACKUP_UPLOAD_WEEKLY": "1 2 * * *"}))
     assert (
         some["upload-daily"] == "" and some["upload-weekly"] == "1 2 * * *" and some["upload-monthly"] == "30 4 1 * *"
     )
     assert some["offsite-verify"] and some["offsite-drill"] and some["offsite-prune"] == ""
-    assert uploads(load(BUCKET | {"BACKUP_UPLOAD_MONTHLY": "off"})) == {}
-    for job, words in COMMANDS.items():
+    assert uploads(load_settings(BUCKET | {"BACKUP_UPLOAD_MONTHLY": "off"})) == {}
+    for job, words in JOB_COMMANDS.items():
         assert job_of(words) == job
     assert (operation_of("upload-daily"), tier_of("upload-daily")) == ("upload", "daily")
     assert (operation_of("offsite-drill"), tier_of("offsite-drill")) == ("offsite-drill", "")
@@ -128,7 +128,7 @@ def test_jobs_are_those_of_the_settings() -> None:
 )
 def test_settings_that_cannot_work_are_refused(environ: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        load(environ)
+        load_settings(environ)
     assert words in raised.value.message
 
 
@@ -136,7 +136,7 @@ def test_keys_may_be_files_and_are_secret(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("canary-key\n")
     (tmp_path / "secret").write_text("canary-secret\n")
     files = {"AWS_ACCESS_KEY_ID_FILE": f"{tmp_path}/key", "AWS_SECRET_ACCESS_KEY_FILE": f"{tmp_path}/secret"}
-    settings = load(BUCKET | files | {"AWS_S3_BACKUP_PREFIX": "/obcms"})
+    settings = load_settings(BUCKET | files | {"AWS_S3_BACKUP_PREFIX": "/obcms"})
     assert {"canary-key", "canary-secret"} <= set(settings.secrets) and "canary" not in repr(settings)
     assert settings.bucket_prefix == "obcms/"
 
@@ -147,7 +147,7 @@ def test_the_third_clock_tells_what_is_offsite(stack: Stack) -> None:
     environ = BUCKET | {"BACKUP_DIR": str(stack.root)}
 
     def clock(**more: str) -> tuple[str, str, str]:
-        app = App(load(environ | more))
+        app = App(load_settings(environ | more))
         seen = status.overview(app.settings, app.catalog, app.records, NOW + HOUR)
         texts = " ".join(
             each.text for each in seen.health.reasons if "s3://bucket" in each.text or "offsite" in each.text
@@ -171,7 +171,7 @@ def test_the_third_clock_tells_what_is_offsite(stack: Stack) -> None:
     stack.place.fail = lambda key: None
     stack.upload()
     assert clock() == ("pass", "at s3://bucket", "")
-    app = App(load(environ))
+    app = App(load_settings(environ))
     seen = status.overview(app.settings, app.catalog, app.records, NOW + HOUR)
     assert seen.clocks[2].stored and seen.clocks[2].stored.id == made and seen.offsite[0].sets == 1
     state, _, texts = clock(BACKUP_OFFSITE_MAX_AGE_HOURS="1")
@@ -198,7 +198,7 @@ def test_a_book_that_is_damaged_is_an_empty_one(stack: Stack) -> None:
 
 def test_what_a_place_refuses_is_remembered_for_that_place_and_said_once(tmp_path: Path) -> None:
     here = BUCKET | {"BACKUP_DIR": str(tmp_path), "AWS_ENDPOINT_URL_S3": "https://a.example"}
-    settings, lines = load(here), list[str]()
+    settings, lines = load_settings(here), list[str]()
     sink = logger.add(lines.append, format="{message}")
     for _ in range(2):
         memory(settings)(frozenset({"checksums"}))
@@ -206,7 +206,7 @@ def test_what_a_place_refuses_is_remembered_for_that_place_and_said_once(tmp_pat
     memory(settings, quiet=True)(frozenset({"uploads"}))
     logger.remove(sink)
     assert [line.split()[1] for line in lines] == ["x-amz-checksum-*", "the"]
-    assert options(settings).without == {"uploads"}
-    assert options(load(here | {"AWS_ENDPOINT_URL_S3": "https://b.example"})).without == frozenset()
+    assert bucket_options(settings).without == {"uploads"}
+    assert bucket_options(load_settings(here | {"AWS_ENDPOINT_URL_S3": "https://b.example"})).without == frozenset()
     (tmp_path / "state" / "offsite-s3-refuses.json").write_text("[")
-    assert options(settings).without == frozenset()
+    assert bucket_options(settings).without == frozenset()

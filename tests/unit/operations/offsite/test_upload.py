@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backup.catalog.delete import remove
+from backup.catalog.delete import remove_set
 from backup.errors import IntegrityError, LockHeld, NotFound, RemoteDenied, RemoteFailed
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
@@ -19,7 +19,7 @@ from backup.operations.offsite import upload as uploading
 from backup.operations.offsite import verify_copies
 from backup.operations.runs import recover
 from backup.storage import lock
-from backup.storage.remote import Entry
+from backup.storage.remote import RemoteObject
 from tests.support.memory_remote import MemoryPlace
 from tests.unit.operations.offsite.conftest import Stack
 
@@ -78,7 +78,7 @@ def test_only_verified_good_sets_are_sent(stack: Stack, kind: str) -> None:
     assert stack.upload().sent == [] and stack.place.objects == {}
     if kind in ("damaged", "unverified"):
         with pytest.raises(IntegrityError, match="not sent: only verified, good sets"):
-            uploading.upload(uploading.Request(only=made), stack.context())
+            uploading.upload_sets(uploading.Request(only=made), stack.context())
         assert stack.place.objects == {}
 
 
@@ -153,7 +153,7 @@ def test_a_set_that_is_pruned_meanwhile_is_not_offsite(stack: Stack) -> None:
         if key.endswith(".sha256"):
             stored = stack.catalog.find(made)
             assert stored.manifest
-            remove(stack.catalog.store(Tier.DAILY), stored.manifest, lambda: False)
+            remove_set(stack.catalog.store(Tier.DAILY), stored.manifest, lambda: False)
 
     stack.place.fail = fail
     with pytest.raises(NotFound, match="removed here meanwhile; what was sent has no manifest"):
@@ -217,7 +217,7 @@ def test_what_is_encrypted_on_its_way_is_described_as_it_lies_there(stack: Stack
     assert local and not any(artifact.encryption for artifact in local.artifacts)
     stack.place.requests.clear()
     assert stack.upload(encrypt=reversing).same == 1 and stack.place.requests == {"list": 1}
-    verify_copies.verify(verify_copies.Request(), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(), stack.context())
     assert stack.place.requests["get"] == 1  # its checksum is known again by the place's own word for it
     stack.context().book.path.unlink()
     sent = len(stack.place.order)
@@ -251,7 +251,7 @@ def test_an_encrypted_object_that_was_never_confirmed_needs_not_be_overwritten(
     made, real = stack.make(), MemoryPlace.put
     stack.place.deny = frozenset({"overwrite", "delete"})
 
-    def put(place: MemoryPlace, key: str, *options: Any) -> Entry:
+    def put(place: MemoryPlace, key: str, *options: Any) -> RemoteObject:
         real(place, key, *options)
         raise RemoteFailed("the answer was lost")
 
@@ -261,7 +261,7 @@ def test_an_encrypted_object_that_was_never_confirmed_needs_not_be_overwritten(
     monkeypatch.setattr(MemoryPlace, "put", real)
     sent = list(stack.place.order)
     assert stack.upload(encrypt=salted).sent == [made] and stack.place.order[: len(sent)] == sent
-    verify_copies.verify(verify_copies.Request(read=True), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())
 
 
 def test_an_upload_waits_for_nobody_and_nobody_for_it(stack: Stack) -> None:
@@ -314,4 +314,4 @@ def test_an_encrypted_object_replaced_before_the_manifest_is_sent_again(stack: S
     sent = len(stack.place.order)
     stack.upload(encrypt=reversing)
     assert stack.place.order[sent:][0] == key
-    verify_copies.verify(verify_copies.Request(read=True), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())

@@ -31,7 +31,7 @@ def test_what_is_as_it_was_sent_is_confirmed(stack: Stack) -> None:
     made = [stack.make(days) for days in (1, 0)]
     stack.upload()
     stack.place.requests.clear()
-    report = verify_copies.verify(verify_copies.Request(), stack.context())
+    report = verify_copies.verify_copies(verify_copies.Request(), stack.context())
     assert {name: copy.state for name, copy in report.copies.items()} == dict.fromkeys(made, "offsite")
     assert stack.place.requests == {"list": 1, "get": 2, "stat": 10} and report.read == 0
     assert stack.records.all()[0].operation == "offsite-verify"
@@ -94,7 +94,7 @@ def test_a_mishap_behind_our_back_is_reported(stack: Stack, mishap: str, state: 
         for each in stack.keys(made):
             stack.place.lose(each)
     with pytest.raises(IntegrityError, match="1 set at s3://memory not as sent") as raised:
-        verify_copies.verify(verify_copies.Request(), stack.context())
+        verify_copies.verify_copies(verify_copies.Request(), stack.context())
     assert (
         f"{made} {'' if state == 'differs' else 'is '}{state}" in raised.value.message and words in raised.value.message
     )
@@ -104,10 +104,10 @@ def test_a_mishap_behind_our_back_is_reported(stack: Stack, mishap: str, state: 
     assert stack.records.all()[0].outcome is Outcome.FAILED
     assert states(stack)[made] == state or mishap in ("same size", "unknown")
     seen = copy_status.Seen("s3", "s3://memory", book, [], stack.context().ages[Tier.DAILY])
-    assert any(made in each.text and state in each.text for each in copy_status.reasons(seen, [], stack.now))
+    assert any(made in each.text and state in each.text for each in copy_status.copy_findings(seen, [], stack.now))
     # The local set is still here: the next upload puts it right, and the next look says so.
     stack.upload()
-    verify_copies.verify(verify_copies.Request(), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(), stack.context())
     assert stack.context().book.read().copies[made].state == "offsite"
 
 
@@ -115,7 +115,7 @@ def test_an_archived_copy_is_a_state_and_no_error(stack: Stack) -> None:
     made = stack.make()
     stack.upload()
     stack.place.archive(archive(made))
-    report = verify_copies.verify(verify_copies.Request(), stack.context())
+    report = verify_copies.verify_copies(verify_copies.Request(), stack.context())
     assert report.copies[made].state == "archived" and "1 of them archived" in report.words
     assert states(stack)[made] == "archived"
     assert stack.upload().same == 1
@@ -125,15 +125,15 @@ def test_a_flipped_bit_is_found_when_the_bytes_are_read(stack: Stack) -> None:
     made = stack.make()
     stack.upload()
     stack.place.flip(archive(made))
-    verify_copies.verify(verify_copies.Request(), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(), stack.context())
     with pytest.raises(IntegrityError, match="other bytes than were sent"):
-        verify_copies.verify(verify_copies.Request(read=True), stack.context())
+        verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())
     assert stack.context().book.read().copies[made].state == states(stack)[made] == "differs"
     # Its checksum is still the right one: that is no reason to believe it again.
     with pytest.raises(IntegrityError):
-        verify_copies.verify(verify_copies.Request(), stack.context())
+        verify_copies.verify_copies(verify_copies.Request(), stack.context())
     assert stack.upload().sent == [made]
-    verify_copies.verify(verify_copies.Request(read=True), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())
 
 
 @pytest.mark.parametrize("way", ["flip", "lay", "lose"])
@@ -149,10 +149,10 @@ def test_each_file_of_a_copy_is_looked_at_and_sent_again(stack: Stack, way: str)
         else:
             stack.place.lose(key)
         with pytest.raises(IntegrityError):
-            verify_copies.verify(verify_copies.Request(read=True), stack.context())
+            verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())
         assert states(stack)[made] != "offsite", key
         assert stack.upload().sent == [made], key
-        verify_copies.verify(verify_copies.Request(read=True), stack.context())
+        verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())
 
 
 @pytest.mark.parametrize("file", ["media", "set"])
@@ -163,13 +163,15 @@ def test_a_rotten_copy_keeps_no_other_from_being_read_and_is_sent_again(stack: S
     stack.place.flip(archive(rotten) if file == "media" else f"daily/obcms_set_{rotten}.json")
     for day in range(28):
         with contextlib.suppress(IntegrityError):
-            verify_copies.verify(verify_copies.Request(share=True, trigger="schedule", slot=stack.now), stack.context())
+            verify_copies.verify_copies(
+                verify_copies.Request(share=True, trigger="schedule", slot=stack.now), stack.context()
+            )
         stack.now += _DAY / 2
         assert day or states(stack)[rotten] == "differs"
     copies = stack.context().book.read().copies
     assert {name for name, copy in copies.items() if copy.read} == set(made[:-1])
     assert stack.upload().sent == [rotten]
-    verify_copies.verify(verify_copies.Request(read=True), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())
 
 
 def test_a_bit_that_flips_on_its_way_back_is_no_damage(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +185,7 @@ def test_a_bit_that_flips_on_its_way_back_is_no_damage(stack: Stack, monkeypatch
 
     stack.upload()
     monkeypatch.setattr(MemoryPlace, "get", get)
-    verify_copies.verify(verify_copies.Request(read=True), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())
     assert flipped and stack.context().book.read().copies[made].read
 
 
@@ -192,7 +194,7 @@ def test_what_cannot_be_read_keeps_no_other_from_being_read_and_fails_the_look(s
     stack.upload()
     stack.place.broken.add(archive(made[-1]))
     with pytest.raises(RemoteFailed, match="cannot be read"):
-        verify_copies.verify(verify_copies.Request(read=True), stack.context())
+        verify_copies.verify_copies(verify_copies.Request(read=True), stack.context())
     copies = stack.context().book.read().copies
     assert [bool(copies[name].read) for name in made] == [True, True, True, False] and copies[made[-1]].held
     assert stack.records.all()[0].outcome is Outcome.FAILED
@@ -203,12 +205,12 @@ def test_a_copy_of_which_the_manifest_is_archived_is_as_it_was(stack: Stack) -> 
     stack.upload()
     for key in stack.keys(older):
         stack.place.archive(key)
-    verify_copies.verify(verify_copies.Request(), stack.context())
+    verify_copies.verify_copies(verify_copies.Request(), stack.context())
     assert states(stack) == {older: "archived", newer: "offsite"}
     # Of what nothing is known, nothing is claimed.
     stack.context().book.path.unlink()
     with pytest.raises(IntegrityError, match="archived"):
-        verify_copies.verify(verify_copies.Request(), stack.context())
+        verify_copies.verify_copies(verify_copies.Request(), stack.context())
     assert states(stack) == {older: "incomplete", newer: "offsite"}
 
 
@@ -217,14 +219,17 @@ def test_a_folder_that_is_empty_is_taken_for_one_that_is_not_mounted(stack: Stac
     context = stack.context(place="copy")
     stack.upload(place="copy")
     away, stack.place.facts = stack.place.facts, {}
-    for attempt in (lambda: stack.upload(place="copy"), lambda: verify_copies.verify(verify_copies.Request(), context)):
+    for attempt in (
+        lambda: stack.upload(place="copy"),
+        lambda: verify_copies.verify_copies(verify_copies.Request(), context),
+    ):
         with pytest.raises(RemoteFailed, match="where 2 sets should be; nothing was sent"):
             attempt()
     assert stack.place.facts == {} and all(context.book.read().copies[name].held for name in made)
     stack.place.facts = away
-    assert verify_copies.verify(verify_copies.Request(), context).bad == []
+    assert verify_copies.verify_copies(verify_copies.Request(), context).bad == []
     stack.place.facts = {}
-    verify_copies.verify(verify_copies.Request(accept=True), context)
+    verify_copies.verify_copies(verify_copies.Request(accept=True), context)
     assert stack.upload(place="copy").sent == made[::-1]
 
 
@@ -234,13 +239,14 @@ def test_what_fails_at_one_place_is_told_of_that_place(stack: Stack) -> None:
     stack.upload()
     stack.place.truncated = True
     with pytest.raises(RemoteFailed):
-        verify_copies.verify(verify_copies.Request(), stack.context())
+        verify_copies.verify_copies(verify_copies.Request(), stack.context())
     stack.place.truncated = False
-    verify_copies.verify(verify_copies.Request(), stack.context(place="copy"))
+    verify_copies.verify_copies(verify_copies.Request(), stack.context(place="copy"))
     runs, limit = stack.records.all(), timedelta(days=2)
     texts = {
         place: [
-            each.text for each in copy_status.reasons(copy_status.Seen(place, "x", Book(), [], limit), runs, stack.now)
+            each.text
+            for each in copy_status.copy_findings(copy_status.Seen(place, "x", Book(), [], limit), runs, stack.now)
         ]
         for place in ("s3", "copy")
     }
@@ -255,7 +261,7 @@ def test_a_share_is_read_each_day_and_all_within_a_month(stack: Stack) -> None:
     most = 0
     for day in range(28):
         began = stack.now
-        report = verify_copies.verify(
+        report = verify_copies.verify_copies(
             verify_copies.Request(share=True, trigger="schedule", slot=stack.now), stack.context()
         )
         most = max(most, report.read)
@@ -270,7 +276,7 @@ def test_what_was_never_a_set_is_nobodys_loss(stack: Stack) -> None:
     stack.place.lay("daily/obcms_backup_daily_2025-10-01_02-00-00.sql.gz", b"half")
     stack.place.lay("daily/notes.txt", b"mine")
     stack.place.lay("obcms_set_daily_2025-10-01_02-00-00.json", b"elsewhere")
-    assert verify_copies.verify(verify_copies.Request(), stack.context()).copies == {}
+    assert verify_copies.verify_copies(verify_copies.Request(), stack.context()).copies == {}
     assert states(stack) == {"daily_2025-10-01_02-00-00": "incomplete"}
 
 
@@ -281,14 +287,14 @@ def test_what_is_gone_is_missed_until_its_time_is_over_or_somebody_agrees(stack:
         stack.place.lose(key)
     for _ in range(2):
         with pytest.raises(IntegrityError, match=f"{made} is gone"):
-            verify_copies.verify(verify_copies.Request(), stack.context())
-    assert verify_copies.verify(verify_copies.Request(accept=True), stack.context()).copies == {}
+            verify_copies.verify_copies(verify_copies.Request(), stack.context())
+    assert verify_copies.verify_copies(verify_copies.Request(accept=True), stack.context()).copies == {}
     assert stack.context().book.read().copies == {}
     stack.upload()
     for key in stack.keys(made):
         stack.place.lose(key)
     stack.now += 31 * _DAY
-    assert verify_copies.verify(verify_copies.Request(), stack.context()).copies == {}
+    assert verify_copies.verify_copies(verify_copies.Request(), stack.context()).copies == {}
 
 
 def test_nothing_is_concluded_from_a_part_of_a_listing(stack: Stack) -> None:
@@ -297,7 +303,7 @@ def test_nothing_is_concluded_from_a_part_of_a_listing(stack: Stack) -> None:
     before = stack.context().book.read()
     stack.place.truncated = True
     for act in (
-        lambda: verify_copies.verify(verify_copies.Request(), stack.context()),
+        lambda: verify_copies.verify_copies(verify_copies.Request(), stack.context()),
         lambda: verify_copies.rows(stack.context()),
     ):
         with pytest.raises(RemoteFailed, match="was cut"):
@@ -307,4 +313,4 @@ def test_nothing_is_concluded_from_a_part_of_a_listing(stack: Stack) -> None:
 
 def test_a_set_that_is_not_there_is_not_found(stack: Stack) -> None:
     with pytest.raises(NotFound):
-        verify_copies.verify(verify_copies.Request(only="daily_2025-10-01_02-00-00"), stack.context())
+        verify_copies.verify_copies(verify_copies.Request(only="daily_2025-10-01_02-00-00"), stack.context())

@@ -20,13 +20,13 @@ from backup.operations.restore.journal import (
     KeptDatabase,
     KeptFile,
     KeptVolume,
-    Step,
-    Stopped,
+    RestoreStep,
+    StoppedContainer,
     VolumeSwap,
     commands,
     direction,
     journal_reason,
-    unfinished,
+    unfinished_refusal,
     words,
 )
 from backup.storage import atomic_file
@@ -44,7 +44,7 @@ def journal(**changes: Any) -> Journal:
         "started": NOW,
         "database": SWAP,
         "volumes": (VolumeSwap(name="media", stamp="20251020020000"),),
-        "stopped": (Stopped(id="1", name="web1", service="web"), Stopped(id="2", name="web2")),
+        "stopped": (StoppedContainer(id="1", name="web1", service="web"), StoppedContainer(id="2", name="web2")),
         "safety": "pre-restore_2025-10-20_02-00-00",
     }
     return Journal.model_validate({**fields, **changes})
@@ -54,13 +54,13 @@ any_text = st.text(max_size=60)
 journals = st.builds(
     journal,
     set=any_text,
-    step=st.sampled_from(Step),
+    step=st.sampled_from(RestoreStep),
     back=st.booleans(),
     kind=st.sampled_from(["restore", "undo"]),
     only=st.sampled_from(["", "database", "media"]),
     database=st.none() | st.just(SWAP),
     volumes=st.lists(st.builds(VolumeSwap, name=any_text, stamp=any_text), max_size=8),
-    stopped=st.lists(st.builds(Stopped, id=any_text, name=any_text), max_size=12),
+    stopped=st.lists(st.builds(StoppedContainer, id=any_text, name=any_text), max_size=12),
     safety=any_text,
 )
 
@@ -69,7 +69,7 @@ def test_each_step_is_on_the_disk_before_it_is_taken(tmp_path: Path) -> None:
     file = JournalFile(tmp_path)
     assert file.read() is None
     now = file.begin(journal())
-    for step in Step:
+    for step in RestoreStep:
         now = file.advance(now, step, roles=(f"role of {step}",))
         assert JournalFile(tmp_path).read() == now
         assert now.step is step and now.roles == (f"role of {step}",) and now.database == SWAP
@@ -79,7 +79,7 @@ def test_each_step_is_on_the_disk_before_it_is_taken(tmp_path: Path) -> None:
 
 def test_a_second_restore_is_refused_while_one_is_unfinished(tmp_path: Path) -> None:
     file = JournalFile(tmp_path)
-    first = file.advance(file.begin(journal()), Step.SWAPPING_MEDIA)
+    first = file.advance(file.begin(journal()), RestoreStep.SWAPPING_MEDIA)
     with pytest.raises(RestoreUnfinished) as refused:
         file.begin(journal(id="another"))
     assert file.read() == first
@@ -88,16 +88,16 @@ def test_a_second_restore_is_refused_while_one_is_unfinished(tmp_path: Path) -> 
 
 def test_what_was_swapped_is_never_called_untouched_again(tmp_path: Path) -> None:
     file = JournalFile(tmp_path)
-    now = file.advance(file.begin(journal()), Step.SWAPPING_MEDIA)
+    now = file.advance(file.begin(journal()), RestoreStep.SWAPPING_MEDIA)
     with pytest.raises(ValueError):
-        file.advance(now, Step.READY)
+        file.advance(now, RestoreStep.READY)
     assert file.read() == now
-    assert file.advance(now, Step.SWAPPING_DATABASE).step is Step.SWAPPING_DATABASE
+    assert file.advance(now, RestoreStep.SWAPPING_DATABASE).step is RestoreStep.SWAPPING_DATABASE
 
 
 def test_a_rollback_asked_for_is_remembered(tmp_path: Path) -> None:
     file = JournalFile(tmp_path)
-    file.turn_back(file.advance(file.begin(journal()), Step.SWAPPED))
+    file.turn_back(file.advance(file.begin(journal()), RestoreStep.SWAPPED))
     found = file.read()
     assert found is not None and direction(found) == "back"
 
@@ -106,7 +106,7 @@ def test_changes_are_checked(tmp_path: Path) -> None:
     file = JournalFile(tmp_path)
     begun = file.begin(journal())
     with pytest.raises(ValueError):
-        file.advance(begun, Step.EXTRACTING, unknown=1)
+        file.advance(begun, RestoreStep.EXTRACTING, unknown=1)
     assert file.read() == begun
 
 
@@ -165,7 +165,7 @@ def test_a_full_disk_does_not_stop_the_notes(tmp_path: Path, monkeypatch: pytest
         write(*args, **how)
 
     monkeypatch.setattr(atomic_file, "replace", full)
-    assert file.advance(begun, Step.SWAPPING_DATABASE) == file.read()
+    assert file.advance(begun, RestoreStep.SWAPPING_DATABASE) == file.read()
 
 
 def test_what_a_killed_writer_staged_is_swept(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_what_is_kept_expires() -> None:
 
 @given(journals)
 def test_nothing_is_forward_before_the_swap_nor_called_untouched_after_it(one: Journal) -> None:
-    swapped = list(Step).index(one.step) >= list(Step).index(Step.SWAPPING_DATABASE)
+    swapped = list(RestoreStep).index(one.step) >= list(RestoreStep).index(RestoreStep.SWAPPING_DATABASE)
     assert direction(one) == ("forward" if swapped and not one.back else "back")
     assert ("untouched" in words(one, NOW)) == (not swapped)
 
@@ -229,12 +229,12 @@ def test_words_name_the_state_and_both_commands_on_one_safe_line(one: Journal, w
     assert severity == ("warn" if who else "fail")
     assert ("--resume" in hint and "--rollback" in hint) == (not who)
     assert not who or ("stopped when" not in text and "when it stopped" not in text and "unfinished" not in text)
-    refused = unfinished(one, NOW)
+    refused = unfinished_refusal(one, NOW)
     assert refused.hint == commands(one) and refused.message and commands(one) not in refused.message
 
 
 def test_the_words_of_each_step() -> None:
-    texts = [words(journal(step=step), NOW + timedelta(minutes=5)) for step in Step]
+    texts = [words(journal(step=step), NOW + timedelta(minutes=5)) for step in RestoreStep]
     assert texts[0].startswith(
         "the restore of daily_2025-10-19_02-00-00 (started 2025-10-20 02:00:00 UTC, 5 min 00 s ago) stopped at"
         " `loading`: the live data are untouched; web1, web2 may be stopped."
@@ -244,5 +244,5 @@ def test_the_words_of_each_step() -> None:
     assert "the restored database is live, each of the volumes media has either its old or its restored" in texts[5]
     assert "the restored data are live; web1, web2 are stopped" in texts[6]
     assert "web1, web2 may be stopped" in texts[7]
-    media = words(journal(step=Step.SWAPPING_MEDIA, database=None, only="media", stopped=()), NOW)
+    media = words(journal(step=RestoreStep.SWAPPING_MEDIA, database=None, only="media", stopped=()), NOW)
     assert "database" not in media and "media only" in media and "no container was stopped" in media

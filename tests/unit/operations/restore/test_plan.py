@@ -19,7 +19,7 @@ from backup.documents.results import DOCUMENTS
 from backup.model.backup_set import LoadTest, Missing, Proof, StoredSet, Verdict
 from backup.model.derived_manifest import BareFile, derive
 from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
-from backup.operations.restore.plan import Facts, LiveDatabase, Plan, Server, Volume, plan
+from backup.operations.restore.plan import LiveDatabase, Plan, RestoreFacts, Server, VolumeFacts, plan
 from backup.operations.restore.plan.facts import Contrast, Lacking
 from tests.support.schemas import checked
 
@@ -30,7 +30,7 @@ ID = "daily_2025-10-20_02-00-00"
 GB = 10**9
 SERVER = Server("17.4", "42", free=100 * GB)
 LIVE = LiveDatabase("obcms", 2 * GB, 3, "app")
-MEDIA = Volume("media", True, True, 10, 5000, 12, 6000, 100 * GB)
+MEDIA = VolumeFacts("media", True, True, 10, 5000, 12, 6000, 100 * GB)
 
 
 def database(**changes: Any) -> DatabasePart:
@@ -62,8 +62,8 @@ def elsewhere(name: str, *halves: tuple[str, datetime | None]) -> StoredSet:
     return StoredSet(Path("/r"), name, Tier.MANUAL, NOW, "old script", (name,), 9, made, paths=(name,))
 
 
-def facts(**changes: Any) -> Facts:
-    usual = Facts(
+def facts(**changes: Any) -> RestoreFacts:
+    usual = RestoreFacts(
         NOW, MANILA, stored(database()), server=SERVER, live=LIVE, target="obcms", volumes=(MEDIA,),
         safety_bytes=GB, backup_free=50 * GB, stops=("web1",),
     )  # fmt: skip
@@ -152,7 +152,7 @@ def test_places_on_one_disk_share_its_room() -> None:
         ({"safety": False}, "no safety set"),
         ({"writers": ("cron",)}, "cannot be stopped from here: cron"),
         ({"server": dataclasses.replace(SERVER, free=None)}, "the free space of the database server is unknown"),
-        ({"volumes": (MEDIA, Volume("static", archived=False))}, "does not hold the volumes static"),
+        ({"volumes": (MEDIA, VolumeFacts("static", archived=False))}, "does not hold the volumes static"),
         (
             {"volumes": (dataclasses.replace(MEDIA, left_files=3, left_bytes=2000, left_out=("cache", "*.tmp")),)},
             "3 files (2.0 kB) of the volume media are in no set, because they match cache, *.tmp",
@@ -231,10 +231,11 @@ foreign = st.builds(lambda name, halves: elsewhere(name, *halves), names, halves
 disks = st.sampled_from(["", "8:1", "8:2"])
 lists = st.lists(names, max_size=12).map(tuple)
 any_volumes = st.lists(
-    st.builds(Volume, names, st.booleans(), st.booleans(), counts, counts, counts, counts, counts, disks), max_size=3
+    st.builds(VolumeFacts, names, st.booleans(), st.booleans(), counts, counts, counts, counts, counts, disks),
+    max_size=3,
 ).map(tuple)
 any_facts = st.builds(
-    Facts, times, st.sampled_from([MANILA, ZoneInfo("UTC")]), sets | foreign,
+    RestoreFacts, times, st.sampled_from([MANILA, ZoneInfo("UTC")]), sets | foreign,
     only=st.sampled_from(["", "database", "media"]), safety=st.booleans(),
     server=st.none() | st.builds(Server, versions, names, lists, lists | st.just(()), counts, disks),
     live=st.none() | st.builds(LiveDatabase, names, st.integers(0, 200 * GB), st.integers(0, 9), names),
@@ -245,7 +246,7 @@ any_facts = st.builds(
 
 
 @given(any_facts)
-def test_what_is_not_refused_fits(any_: Facts) -> None:
+def test_what_is_not_refused_fits(any_: RestoreFacts) -> None:
     made = plan(any_)
     for disk in {need.disk for need in made.needs if need.disk}:
         group = [need for need in made.needs if need.disk == disk]
@@ -258,7 +259,7 @@ def test_what_is_not_refused_fits(any_: Facts) -> None:
 
 
 @given(any_facts)
-def test_every_finding_names_a_next_step_on_a_safe_line(any_: Facts) -> None:
+def test_every_finding_names_a_next_step_on_a_safe_line(any_: RestoreFacts) -> None:
     made = plan(any_)
     for each in (*made.warnings, *made.refusals):
         assert each.text and each.hint
@@ -269,7 +270,7 @@ def test_every_finding_names_a_next_step_on_a_safe_line(any_: Facts) -> None:
 
 
 @given(any_facts)
-def test_half_a_restore_touches_the_other_half_nowhere(any_: Facts) -> None:
+def test_half_a_restore_touches_the_other_half_nowhere(any_: RestoreFacts) -> None:
     made = plan(any_)
     labels = {label for section in made.sections if section.heading == "is replaced" for label, _ in section.rows}
     places = {need.place for need in made.needs}
@@ -281,7 +282,7 @@ def test_half_a_restore_touches_the_other_half_nowhere(any_: Facts) -> None:
 
 
 @given(any_facts)
-def test_what_is_bad_is_never_possible(any_: Facts) -> None:
+def test_what_is_bad_is_never_possible(any_: RestoreFacts) -> None:
     made = plan(any_)
     given_ = any_.source
     bad = given_.state in ("damaged", "unreadable")
@@ -289,7 +290,7 @@ def test_what_is_bad_is_never_possible(any_: Facts) -> None:
 
 
 @given(any_facts)
-def test_a_restore_is_put_off_only_where_nothing_else_forbids_it(any_: Facts) -> None:
+def test_a_restore_is_put_off_only_where_nothing_else_forbids_it(any_: RestoreFacts) -> None:
     alone = dataclasses.replace(any_, unfinished="the restore of x is running", busy=True)
     other = plan(dataclasses.replace(alone, unfinished="", busy=False)).refusals
     assert plan(alone).busy == (not other) and not plan(alone).possible

@@ -13,7 +13,7 @@ import pytest
 from backup.model.backup_set import StoredSet
 from backup.operations.restore import plan_inputs as gathering
 from backup.operations.restore.context import RestoreContext
-from backup.operations.restore.plan import Volume, plan
+from backup.operations.restore.plan import VolumeFacts, plan
 from tests.unit.operations.restore.test_plan import GB, database, facts, stored
 
 FREE = 50 * GB
@@ -33,7 +33,7 @@ def test_all_that_is_put_on_one_disk_is_counted_together(
 ) -> None:
     """36 GB for the database, 6 for the media and 20 for the safety set: each alone would fit."""
     here = str(tmp_path.stat().st_dev)
-    volumes = (Volume("media", archive_files=1, archive_bytes=6 * GB, free=FREE, disk=here),)
+    volumes = (VolumeFacts("media", archive_files=1, archive_bytes=6 * GB, free=FREE, disk=here),)
     known = facts(
         source=stored(database(size=30 * GB)), volumes=volumes, safety_bytes=20 * GB, backup_free=FREE, backup_disk=here
     )

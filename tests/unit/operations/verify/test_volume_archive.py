@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from backup.errors import IntegrityError, RestoreFailed
 from backup.media import extraction
-from backup.media.extraction import extract
+from backup.media.extraction import extract_archive
 from backup.media.tar_reader import TarReader
 from backup.media.tar_writer import index_line, padding, parse_index
 from backup.operations.verify import volume_archive
@@ -71,7 +71,7 @@ def restored(
     target.mkdir()
     entries = None if index is None else parse_index(index)
     try:
-        done = extract(
+        done = extract_archive(
             io.BytesIO(tar), "media", target, index=entries, trusted=trusted, limit=1 << 60, progress=lambda count: None
         )
         return on_disk(target) + Counter(bytes=done.bytes, others=left_out(done.notes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backup.postgres.dump.dependency_queue import Entry
-from backup.postgres.dump.load_attempt import Attempt
+from backup.postgres.dump.load_attempt import LoadAttempt
 
 FOREIGN = b"""SET default_tablespace = '';
 
@@ -15,16 +15,16 @@ ALTER TABLE ONLY public.child
 
 
 def test_a_second_attempt_is_made_where_it_may_help_and_once() -> None:
-    first = Attempt(("public", 'o"dd'))
+    first = LoadAttempt(("public", 'o"dd'))
     by_path = first.after("42883", calling=False)
     assert by_path and by_path.by_path and by_path.checks == "calling" and by_path.after("42883", calling=True) is None
     assert by_path.told == 'search_path = "public", "o""dd" and checks made after all rows'
     assert first.after("23514", calling=False) is None and first.after("42601", calling=True) is None
     late = first.after("23514", calling=True)
     assert late and not late.by_path and late.checks == "calling"
-    allowing = Attempt(allow_invalid=True).after("23514", calling=False)
+    allowing = LoadAttempt(allow_invalid=True).after("23514", calling=False)
     assert allowing and allowing.checks == "all"
-    assert Attempt().after("42P01", calling=True) is None
+    assert LoadAttempt().after("42P01", calling=True) is None
 
 
 def test_only_what_may_fail_is_given_otherwise() -> None:
@@ -35,7 +35,7 @@ def test_only_what_may_fail_is_given_otherwise() -> None:
     )
     key = Entry(FOREIGN, kind="FK CONSTRAINT", name="public.child has_parent")
     index = Entry(b"CREATE INDEX i ON t (a);\n", kind="INDEX", name="public.i")
-    plain, allowing = Attempt(), Attempt(allow_invalid=True)
+    plain, allowing = LoadAttempt(), LoadAttempt(allow_invalid=True)
     assert plain.script(index) == index.script and plain.script(key) == key.script
     assert plain.script(view).startswith(b"SET x = y;\n\nDO E'")
     assert allowing.script(key).startswith(b"SET default_tablespace = '';\n\nDO E'")

@@ -204,7 +204,7 @@ def test_ready_needs_a_volume_that_takes_a_file_and_leaves_none(tmp_path: Path) 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
     lines: list[str] = []
-    logging.setup(None, lines.append)
+    logging.setup_logging(None, lines.append)
     yield lines
     logging.logger.remove()
 

@@ -153,7 +153,7 @@ def test_a_volume_that_was_not_measured_is_not_drawn() -> None:
 
 
 def test_when_nothing_can_be_told_the_page_says_why() -> None:
-    text = Reader(page.problem(failure("the disk <hangs>", "Look at `dmesg`."), NOW).decode()).text
+    text = Reader(page.problem_page(failure("the disk <hangs>", "Look at `dmesg`."), NOW).decode()).text
     assert "Critical" in text and "the disk <hangs>" in text and "dmesg" in text
 
 
@@ -166,7 +166,7 @@ def test_the_icon_tells_the_status(status: Level) -> None:
 # --- the drawings ----------------------------------------------------------------------------------------------------
 
 
-def row(overview: Overview, tier: Tier) -> page.Row:
+def row(overview: Overview, tier: Tier) -> page.TimelineRow:
     return next(each for each in page.timelines(overview) if each.tier == tier)
 
 

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from backup.errors import ConfigError, RemoteFailed
 from backup.storage.rate_limit import Pace
 from backup.storage.s3 import Options
-from backup.storage.s3.body import Body, Flow
+from backup.storage.s3.body import Flow, RequestBody
 from backup.storage.s3.client import Client
 
 
@@ -29,7 +29,7 @@ def test_the_bodies_of_parts_alone_are_not_signed(scheme: str) -> None:
         raise ConnectionRefusedError
 
     client._client().meta.events.register_first("before-send.s3", seen)
-    part = Body((memoryview(b"first "), memoryview(b"part")), Flow(Pace(0)))
+    part = RequestBody((memoryview(b"first "), memoryview(b"part")), Flow(Pace(0)))
     asked: list[tuple[str, dict[str, Any]]] = [
         ("UploadPart", {"UploadId": "u", "PartNumber": 1, "Body": part}),
         ("PutObject", {"Body": part}),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from backup.errors import IntegrityError
-from backup.storage.s3.parts import Part, Sent, composite, composite_etag, require
+from backup.storage.s3.parts import Part, Sent, composite, composite_etag, require_sent
 
 DATA = (b"first part", b"second")
 WHOLE = b"".join(DATA)
@@ -32,7 +32,7 @@ def proven(parts: list[Part], told: dict[str, Any], stored: bytes = WHOLE) -> li
         yield stored
 
     sent = Sent(len(WHOLE), hashlib.sha256(WHOLE).hexdigest(), composite(parts), composite_etag(parts), "t")
-    assert require("k", told, sent, back).sha256 == sent.sha256
+    assert require_sent("k", told, sent, back).sha256 == sent.sha256
     return read
 
 
