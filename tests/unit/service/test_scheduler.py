@@ -313,6 +313,16 @@ def test_the_second_run_for_a_slot_does_nothing(service: Service) -> None:
         assert claim.wanted and claim.slot is None
 
 
+def test_a_clock_that_was_put_right_by_seconds_costs_no_slot(service: Service) -> None:
+    service.was_up(1)
+    service.now = SLOT - timedelta(seconds=3)
+    with service.claimed("daily") as claim:
+        assert claim.wanted and claim.slot == SLOT
+    service.now -= timedelta(seconds=3)
+    with service.claimed("daily") as claim:
+        assert not claim.wanted
+
+
 def test_two_services_of_one_volume_run_a_slot_once(service: Service) -> None:
     service.was_up(3)
     other = Service(service.root)
@@ -515,6 +525,13 @@ def test_a_volume_that_takes_nothing_is_no_storm_and_what_ended_is_recorded_late
     assert service.scheduler.lost() == () and len(service.runs()) == (3 if end == "exit 30" else 0)
     service.begin()
     assert service.ticks(30) == []
+
+
+def test_what_is_kept_out_is_tried_three_times_also_where_that_cannot_be_recorded(tmp_path: Path) -> None:
+    Service(tmp_path, DAILY).was_up(3)
+    service = Full(tmp_path, DAILY)
+    service.ends = lambda job: LockHeld("busy")
+    assert service.ticks(600) == ["daily"] * 3
 
 
 def test_an_end_that_cannot_be_recorded_stays_in_mind_until_it_can(service: Service) -> None:
