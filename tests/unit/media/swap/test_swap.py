@@ -265,7 +265,7 @@ def killed_at(number: int) -> Iterator[None]:
 @examples(40)
 @given(
     moves=st.lists(
-        st.tuples(st.sampled_from(["exchange", "exchange_back"]), st.integers(0, 70)), min_size=1, max_size=6
+        st.tuples(st.sampled_from(["exchange_tree", "exchange_back"]), st.integers(0, 70)), min_size=1, max_size=6
     ),
     forward=st.booleans(),
 )

@@ -78,7 +78,7 @@ def test_a_disk_that_hangs_is_told_with_what_is_there_by_then(
         raise StoreError("killed")
 
     monkeypatch.setattr(os, "kill", kill)
-    monkeypatch.setattr(*((verify_new, "check") if when == "verified" else (sources, "archive")), hang)
+    monkeypatch.setattr(*((verify_new, "check_set") if when == "verified" else (sources, "archive")), hang)
     with pytest.raises(StoreError):
         create_set(
             Request(tier=Tier.DAILY, only="media"), replace(app.create_context(Silent()), stall_timeout=0.1), least=0.1
