@@ -18,7 +18,7 @@ SHARED_NAMES = 15
 LAYERS = [
     {"cli"},
     {"app", "service"},
-    {"operations"},
+    {"documents", "operations"},
     {"documents"},
     {"catalog", "monitoring"},
     {"config", "media", "postgres"},
