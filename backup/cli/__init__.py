@@ -56,8 +56,8 @@ COMMANDS: Final = {
     "notify": "alerts:notify",
     "doctor": "doctor:doctor",
     "setup": "setup:setup_command",
-    "healthcheck": "service:healthcheck",
-    "schedule": "service:show_schedule",
+    "healthcheck": "healthcheck:healthcheck",
+    "schedule": "schedule:show_schedule",
     "serve": "serve:run_service",
 }
 

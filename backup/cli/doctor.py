@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column
 from rich.text import Text
 
-from backup.app.doctor import diagnose
+from backup.app.doctor_checks import diagnose
 from backup.cli import base
 from backup.cli.base import Json
 from backup.cli.render.tables import plain_table

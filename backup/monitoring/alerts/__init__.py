@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from backup.monitoring.alerts.model import HEARTBEAT, Notice
 from backup.monitoring.alerts.outbox import enqueue
-from backup.monitoring.alerts.report import reasons, summary
+from backup.monitoring.alerts.undelivered import reasons, summary
 
 __all__ = ["HEARTBEAT", "Notice", "enqueue", "reasons", "summary"]

@@ -17,7 +17,7 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.finding import failure
 from backup.model.run import Run
-from backup.monitoring.alerts import outbox, report
+from backup.monitoring.alerts import outbox, undelivered
 from backup.monitoring.alerts.model import HEARTBEAT, Attempts, Delivery, Memory, Message, Notice, Policy, Receipt
 from backup.monitoring.alerts.rules import decide, heartbeat_run
 from backup.monitoring.health import Health
@@ -116,7 +116,7 @@ class Notifier:
     def _decide(self, memory: Memory, seen: Snapshot, now: datetime) -> Memory:
         state, new = memory.state, list[Message]()
         if self.targets:
-            health = report.through_others(seen.health, memory, self.targets)
+            health = undelivered.through_others(seen.health, memory, self.targets)
             # Ten messages that nobody has say enough for now: the next one sums up.
             stuck = sum(not each.delivered for each in memory.messages) >= outbox.MOST // 2
             state, notice = decide(state, health, seen.runs, now, self.policy(), stuck=stuck)

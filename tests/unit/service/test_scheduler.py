@@ -16,7 +16,7 @@ import pytest
 
 from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
-from backup.cli.service import last_words, reason_of
+from backup.cli.schedule import last_words, reason_of
 from backup.errors import BackupError, DumpFailed, Interrupted, LockHeld
 from backup.model.run import Outcome, Run
 from backup.model.schedule import moments

@@ -14,7 +14,7 @@ import pyrage
 import pytest
 from rich.console import Console
 
-from backup.app.doctor import keys
+from backup.app.doctor_checks import keys
 from backup.cli.doctor import doctor_lines, doctor_page
 from backup.config import loader
 from backup.docker.container import Container

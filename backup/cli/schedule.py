@@ -1,8 +1,7 @@
-"""Commands about the service: ask how it is, show when it works."""
+"""The command that shows when the jobs run."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -25,22 +24,6 @@ from backup.model.schedule import Due, JobState, Slot
 from backup.operations.jobs import jobs
 from backup.operations.missed_runs import find_missed, last_run, more_before
 from backup.operations.runs import at_work
-from backup.service.probe import login, probe, target
-
-
-def healthcheck(as_json: Json = False) -> None:
-    """Ask the running service how it is; exit 0 when healthy.
-
-    Example: `docker compose exec backup backup healthcheck`.
-    """
-    settings = base.prepare_command(as_json)
-    host, _ = target(os.environ)
-    code, text = probe(settings.http_port, "/healthz", 0, host, login(os.environ))
-    if as_json:
-        base.print_json("probe", exit_code=code, text=text)
-    else:
-        base.out.print(Text(text))
-    raise typer.Exit(code)
 
 
 def show_schedule(
