@@ -329,6 +329,24 @@ def test_what_is_raised_between_two_statements_leaves_all_as_it_was(site: Callab
     assert at.what(at.live) == "new"
 
 
+@contextlib.contextmanager
+def interrupted(after: float) -> Iterator[None]:
+    """The body is told to end, and ends. A signal that came later, after a failure, would end the worker unheard."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    try:
+        with pytest.raises(Interrupted):
+            yield
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(
     site: Callable[..., Site], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -340,15 +358,10 @@ def test_a_signal_while_a_rename_waits_leaves_all_as_it_was(
         f"ALTER DATABASE {at.live} OWNER TO {role}; ALTER DATABASE {at.new} OWNER TO {role};",
     )
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise Interrupted(number)
-
-    signal.signal(signal.SIGTERM, interrupt)
     with at.server.connect(at.live) as superuser:
         # Its session cannot be ended by the owner: RENAME waits five seconds for it.
         superuser.execute("SELECT 1")
-        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-        with pytest.raises(Interrupted):
+        with interrupted(1.0):
             swap.exchange_databases(replace(at.login, user=role, password="x"), at.wanted)
         assert at.what(at.live) == "old", "and its lock is free again"
     assert swap.swap_state(at.login, at.wanted) == "before" and not exchange_sessions(at.server)
@@ -625,13 +638,8 @@ def test_a_signal_ends_the_work_on_the_server_too(site: Callable[..., Site], bus
         CREATE STATISTICS st ON (nap(a)) FROM slow; ALTER DATABASE {at.live} SET statement_timeout = '1s'""",
     )
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise Interrupted(number)
-
-    signal.signal(signal.SIGTERM, interrupt)
-    threading.Timer(2.0, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
     started = time.monotonic()
-    with pytest.raises(Interrupted), row_counts.analyzing(at.login):
+    with interrupted(2.0), row_counts.analyzing(at.login):
         time.sleep(busy)
     assert 1.5 < time.monotonic() - started < 60, "and the statement timeout of the database does not apply"
     deadline = time.monotonic() + 20
