@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
-from backup.errors import BackupError
+from backup.errors import BackupError, StoreError
 from backup.formatting import local_time
 from backup.logging import logger
 from backup.model.manifest import Tier
@@ -183,7 +183,10 @@ class Scheduler:
     def _may_catch_up(self, job: str) -> bool:
         if any(child.late and (each in OFFSITE) == (job in OFFSITE) for each, child in self._children.items()):
             return False
-        return job in LOCKLESS or lock.holder(self._lock) is None
+        try:
+            return job in LOCKLESS or lock.holder(self._lock) is None
+        except StoreError:
+            return False  # whoever would start it now could not take the lock either
 
     def _start(self, due: Due, reason: str, now: datetime, *, late: bool) -> None:
         told = f"{due.job}, due at {local_time(due.slot, self.zone)}"

@@ -268,6 +268,16 @@ def test_nothing_is_caught_up_beside_another_run(service: Service) -> None:
     assert service.ticks(30) == ["daily"]
 
 
+def test_what_is_late_waits_while_the_lock_cannot_be_read(service: Service) -> None:
+    lock = service.root / "state" / "lock"
+    service.was_up(3)
+    service.scheduler.open()
+    lock.symlink_to("elsewhere")
+    assert service.ticks(30) == ["monitor"]
+    lock.unlink()
+    assert service.ticks(30) == ["daily"]
+
+
 def test_a_run_at_its_slot_queues_itself_behind_another_one(tmp_path: Path) -> None:
     service = Service(tmp_path, DAILY | {"weekly": DAILY["daily"]}, now=SLOT - timedelta(seconds=5))
     service.scheduler.open()
