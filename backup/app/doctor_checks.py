@@ -23,7 +23,7 @@ from backup.config import loader
 from backup.config.loader import Settings
 from backup.docker.container import Container, mount_source
 from backup.docker.engine import Engine
-from backup.docker.permissions import engine_rights as engine_rights
+from backup.docker.permissions import engine_rights
 from backup.errors import BackupError, EngineError, KeyMissing
 from backup.formatting import plural, printable
 from backup.logging import is_public

@@ -70,7 +70,7 @@ def check_command(as_json: Json = False) -> None:
 
     Example: `offsite check`.
     """
-    from backup.storage.s3.bucket_setup import check_bucket as check_bucket  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import check_bucket  # noqa: PLC0415
 
     settings = base.prepare_command(as_json)
     _tell(check_bucket(open_bucket(bucket_options(settings), memory(settings, quiet=True))), as_json)

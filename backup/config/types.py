@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from backup.config import notify_url
 from backup.formatting import printable
-from backup.model.schedule import check_cron as check_cron
+from backup.model.schedule import check_cron
 from backup.pipeline import age
 
 # Narrower than the standard: what every mail server and library takes.

@@ -45,6 +45,9 @@ Text = derived(str, printable)
 Exact = Annotated[str, PlainValidator(os.fsdecode), WithJsonSchema({"type": "string"})]
 Instant: Any = Annotated[derived(str, utc_text), Field(json_schema_extra={"format": "date-time"})]
 Seconds = derived(float, lambda span: round(span.total_seconds(), 3))
+Spans = derived(
+    dict[str, float], lambda spans: {printable(name): span for name, span in spans.items() if math.isfinite(span)}
+)
 Measure = derived(float | None, lambda value: value if math.isfinite(value or 0) else None)
 
 

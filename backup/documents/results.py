@@ -6,13 +6,13 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AliasChoices, Field
 
-from backup.documents.form import Document, Exact, Instant, Text, at, derived, document, form, many, maybe, row
+from backup.documents.form import Document, Exact, Instant, Spans, Text, at, derived, document, form, many, maybe, row
 from backup.documents.status import FINDING, HEALTH, JOB, RUN, SET, STATUS
 from backup.model.finding import Level
 from backup.model.manifest import Manifest, Tier
 
 _TEXTS, _COUNTS = many(Text), dict[str, int]
-_SIZE, _BYTES, _SECONDS = at(int, "size"), at(int, "bytes"), at(dict[Text, float], "seconds")
+_SIZE, _BYTES, _SECONDS = at(int, "size"), at(int, "bytes"), at(Spans, "seconds")
 
 # What is known of a set by reading and restoring it.
 _MISSING = form("Missing", columns=_TEXTS, referenced=int, missing=int, listed=_TEXTS)

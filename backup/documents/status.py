@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from backup import __version__
-from backup.documents.form import Instant, Measure, Seconds, Text, at, derived, document, form, many, maybe, utc_text
+from backup.documents.form import (
+    Instant,
+    Measure,
+    Seconds,
+    Spans,
+    Text,
+    at,
+    derived,
+    document,
+    form,
+    many,
+    maybe,
+    utc_text,
+)
 from backup.formatting import printable
 from backup.model.backup_set import SetState
 from backup.model.finding import Finding, Level
@@ -65,7 +78,7 @@ RUN = form(
     message=Text,
     hint=Text,
     duration_seconds=maybe(Seconds, "duration"),
-    phase_seconds=at(dict[Text, float], "seconds"),
+    phase_seconds=at(Spans, "seconds"),
 )
 
 _HEALTH = form(

@@ -68,6 +68,10 @@ class JobState(BaseModel):
     until: AwareDatetime
     reason: str = ""
 
+    def counts_as(self, other: JobState | None) -> bool:
+        """Tell whether another state is of the same line and zone."""
+        return other is not None and (self.cron, self.zone) == (other.cron, other.zone)
+
     @model_validator(mode="before")
     @classmethod
     def _reopen(cls, data: Any) -> Any:
@@ -152,6 +156,9 @@ def is_broken_off(run: Run, since: datetime | None) -> bool:
     """Tell whether a run was kept from its end and did not fail: by a signal, by another run that held the lock, or by
     the end of the service. `since`: when the service began."""
     if run.exit_code == _VANISHED:
+        # Marked before it began: the machine went down, and came up with a clock that was not set yet.
+        if run.ended and run.ended < run.started:
+            return True
         return since is not None and run.started < since and (run.ended is None or run.ended >= since)
     return is_unfinished(run)
 

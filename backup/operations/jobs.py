@@ -81,7 +81,7 @@ def find_supercronic(binary: str = "supercronic") -> str:
     """Find what wakes the service once a minute. BackupError when it is not installed."""
     if found := shutil.which(binary):
         return found
-    raise BackupError(f"the scheduler {binary} is not installed", "Use the image; it holds supercronic.")
+    raise BackupError(f"{binary} is not installed", "Use the image; it holds supercronic.")
 
 
 def runs_of(job: str, runs: Iterable[Run]) -> list[Run]:

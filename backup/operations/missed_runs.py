@@ -12,7 +12,7 @@ from backup.formatting import local_time, plural
 from backup.model.finding import Finding, warning
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
-from backup.model.schedule import Due, find_due, is_unfinished, standing
+from backup.model.schedule import Due, Standing, find_due, is_resting, is_unfinished, standing
 from backup.operations.jobs import JOB_COMMANDS, runs_of
 
 _OVERDUE: Final = timedelta(minutes=10)
@@ -62,7 +62,13 @@ def reasons(
             why = f": {last.message}" if due.tries and last and last.message else ""
             at = local_time(due.slot, zone)
             text = f"{due.job} should have run at {at}{more_before(due)} and has not{why}"
-            found.append(warning(text, "It is caught up when nothing else runs; `schedule` shows missed runs."))
+            rests = state.since and is_resting(due, Standing(due.slot, due.tries, last), state.since)
+            what = (
+                "It was stopped by hand and waits for its next slot"
+                if rests
+                else "It is caught up when nothing else runs"
+            )
+            found.append(warning(text, f"{what}; `schedule` shows missed runs."))
     for job, cron in jobs.items():
         last = last_run(job, runs, now) if cron and job not in set(Tier) else None
         if last and last.outcome is Outcome.CRASHED:

@@ -67,7 +67,8 @@ def _claim(file: ScheduleFile, records: Records, job: str, cron: str, zone: Zone
     if found is None and runs:
         # There is no service: somebody else's schedule runs the command.
         found = JobState(cron=cron, zone=zone.key, until=runs[0].slot or runs[0].started)
-    if found is None:
+    # None, or that of another line which could not be replaced: whoever starts this knows why.
+    if found is None or (found.cron, found.zone) != (cron, zone.key):
         return Claim(trigger="schedule")
     state, _ = counted(found, cron, now, zone)
     at = standing(state, runs, now, schedule.since)

@@ -23,17 +23,17 @@ _QUIET: Final = {
 
 def preloading(preload: Preload, database: str) -> dict[str, str]:
     """The settings of a server that such a `database` is loaded into; none when it needs no library."""
-    libraries = [name for name in preload.libraries if _extension(name) not in _LEFT_OUT]
+    libraries = [name for name in preload.libraries if extension_of(name) not in _LEFT_OUT]
     if not libraries:
         return {}
     settings = dict(preload.settings)
-    for extension in map(_extension, libraries):
+    for extension in map(extension_of, libraries):
         settings |= _QUIET.get(extension, {})
         if extension in ONE_DATABASE:
             settings[ONE_DATABASE[extension][0]] = database
     return {"shared_preload_libraries": ", ".join(map(quoted, libraries)), **settings}
 
 
-def _extension(library: str) -> str:
+def extension_of(library: str) -> str:
     """The extension that a library is of: `$libdir/pg_cron` is that of pg_cron."""
     return library.rpartition("/")[2].removesuffix(".so")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Final
 
@@ -21,7 +21,6 @@ _SUBJECTS: Final = {
     "ALTER DATABASE D CONNECTION LIMIT *": "its connection limit",
     "COMMENT ON DATABASE D IS V": "its comment",
 }
-RoleState = Mapping[str, str]
 
 
 def differing(listed: Roles, here: Roles) -> dict[str, list[str]]:

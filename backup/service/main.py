@@ -242,7 +242,7 @@ class _Service:
             # A run that ended between two looks at the processes is among them once more: it is looked for again.
             self._settled = now if self._idle else self._settled
             self._settle(now, idle=self._idle)
-        self._scheduler.tick(datetime.now(UTC), now, busy=self._first is not None)
+        self._scheduler.tick(datetime.now(UTC), time.monotonic(), busy=self._first is not None)
         if self._drills:
             self._drills.tick(now, busy=self._first is not None)
         self._uploads.tick(datetime.now(UTC), now)

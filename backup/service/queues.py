@@ -63,9 +63,11 @@ class DrillQueue(_Queue):
 
     def tick(self, steady: float, *, busy: bool) -> None:
         """To be called every second; `steady` are seconds of a clock that nobody sets. `busy`: start nothing."""
-        if busy or not self._is_time(steady) or lock.holder(self.lock) is not None:
+        if busy or not self._is_time(steady):
             return
         try:
+            if lock.holder(self.lock) is not None:
+                return
             stored = drill_due(present(self.catalog.sets(), self.clock()), self.records.all())
         except BackupError:  # said by health
             return

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
-from backup.errors import BackupError, StoreError
+from backup.errors import BackupError
 from backup.formatting import local_time
 from backup.logging import logger
 from backup.model.manifest import Tier
@@ -22,6 +22,7 @@ from backup.model.schedule import (
     GRACE,
     TRIES,
     Due,
+    JobState,
     Standing,
     find_due,
     is_resting,
@@ -74,6 +75,8 @@ class Scheduler:
     _unwritten: ScheduleState | None = None
     _said: str = ""
     _lost: dict[str, Run] = field(default_factory=dict)
+    _mine: dict[str, JobState] = field(default_factory=dict)
+    _alone: bool = True
 
     def __post_init__(self) -> None:
         root = self.file.path.parent.parent
@@ -126,15 +129,24 @@ class Scheduler:
         except BackupError as error:
             self._say("which jobs are due is not known: {} {}", error)
             return None
-        state = found.counted(self.jobs, now, self.zone).model_copy(update={"since": self.since})
+        state = self._ours(found).counted(self.jobs, now, self.zone).model_copy(update={"since": self.since})
         for note in state.notes if state != found else ():
             if note.at == now:
                 logger.warning("{}", note.text)
         self._write(found, state)
         return state
 
+    def _ours(self, found: ScheduleState) -> ScheduleState:
+        """What the file says, but for jobs that another service with other lines has written over."""
+        ours = {job: each for job, each in self._mine.items() if not each.counts_as(found.jobs.get(job))}
+        if ours and self._alone:
+            self._alone = False
+            logger.warning("another service with other lines or another zone uses this backup volume; give it its own")
+        return found.model_copy(update={"jobs": {**found.jobs, **ours}}) if ours else found
+
     def _write(self, before: ScheduleState, state: ScheduleState) -> None:
         """Write the state if it is new; until the volume takes it, it stays in mind."""
+        self._mine = state.jobs
         if state == before and not self._unwritten:
             return
         try:
@@ -185,8 +197,9 @@ class Scheduler:
             return False
         try:
             return job in LOCKLESS or lock.holder(self._lock) is None
-        except StoreError:
-            return False  # whoever would start it now could not take the lock either
+        except BackupError as error:
+            self._say("who holds the backup volume is not known: {} {}", error)
+            return False
 
     def _start(self, due: Due, reason: str, now: datetime, *, late: bool) -> None:
         told = f"{due.job}, due at {local_time(due.slot, self.zone)}"

@@ -246,11 +246,11 @@ class Supercronic:
                 return ""
             self._begun = now
             _send(self.pid, signal.SIGKILL)
-            return f"the scheduler has been silent for {now - self._heard:.0f} s and is ended"
+            return f"supercronic has been silent for {now - self._heard:.0f} s and is ended"
         if self._due is None:
             self._delay = _BACKOFF[0] if now - self._begun > _BACKOFF[1] else min(self._delay * 2, _BACKOFF[1])
             self._due = now + self._delay
-            return f"the scheduler ended with code {self._process.returncode}; it starts again in {self._delay:.0f} s"
+            return f"supercronic ended with code {self._process.returncode}; it starts again in {self._delay:.0f} s"
         if now < self._due:
             return ""
         try:
@@ -258,7 +258,7 @@ class Supercronic:
         except BackupError as error:
             self._due = now + _BACKOFF[1]
             return error.message
-        return "the scheduler runs again"
+        return "supercronic runs again"
 
 
 def _write_crontab(path: Path) -> None:

@@ -343,7 +343,7 @@ def test_jobs_run_also_where_the_scheduler_does_not(service: Service) -> None:
     refusing.chmod(0o755)
     service.supercronic = str(refusing)
     service.start(**service.missed("daily"))
-    eventually(lambda: "the scheduler ended with code 1" in service.output())
+    eventually(lambda: "supercronic ended with code 1" in service.output())
     assert "bad crontab line" in service.output()
     eventually(lambda: "a b create --scheduled daily TZ=Asia/Manila" in service.lines())
     (reason,) = eventually(lambda: service.ask("/livez")[1].get("reasons"))
@@ -542,8 +542,8 @@ def test_a_scheduler_that_dies_is_red_and_starts_again(service: Service) -> None
     service.up()
     assert service.scheduler() not in (0, before)
     assert service.end() == 0
-    assert "the scheduler ended with code -9" in service.output()
-    assert "the scheduler runs again" in service.output()
+    assert "supercronic ended with code -9" in service.output()
+    assert "supercronic runs again" in service.output()
 
 
 def test_a_frozen_scheduler_is_red_and_still_ends(service: Service) -> None:

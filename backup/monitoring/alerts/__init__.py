@@ -1,7 +1,7 @@
 """Alerts: what is told to whom, and what becomes of it.
 
 `rules` decide what is to be told (pure), `messages` say it, `outbox` keeps it, `notifier` does so in the service,
-`delivery` takes it away in a process of its own, `report` says how that goes.
+`delivery` takes it away in a process of its own, `undelivered` says how that goes.
 """
 
 from __future__ import annotations

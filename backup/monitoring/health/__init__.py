@@ -105,12 +105,12 @@ def scheduler_reason(state: SchedulerState) -> Finding | None:
 def _scheduler(state: SchedulerState | None) -> Iterator[Finding]:
     if state == "stopped":
         yield failure(
-            "the scheduler is stopped (frozen); the service starts the backups alone",
+            "supercronic is stopped (frozen); the service starts the backups alone",
             "`docker compose restart backup` restarts it.",
         )
     elif state == "dead":
         yield failure(
-            "the scheduler is not running and is being started again; the service starts the backups alone",
+            "supercronic is not running and is being started again; the service starts the backups alone",
             "`docker compose logs backup` says why it ended.",
         )
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from backup.errors import BackupError
 from backup.formatting import plural, printable, size
-from backup.model.backup_set import StoredSet
+from backup.model.backup_set import StoredSet, by_time
 from backup.model.finding import Finding, one_line_finding, warning
 from backup.model.manifest import Manifest, Summary, VolumePart
 from backup.monitoring.health.model import Limits, newest_database
@@ -62,7 +62,7 @@ def shrink_findings(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Findi
     if good is not None and (manifest := _manifest(good)):
         yield from _tiny(good, manifest, limits)
         yield from _database(good, manifest, _before(sets, good, lambda m: m.database is not None), sets)
-    media = max((s for s in sets if s.good and s.summary.volumes), key=_order, default=None)
+    media = max((s for s in sets if s.good and s.summary.volumes), key=by_time, default=None)
     if media is not None and (manifest := _manifest(media)):
         yield from _media(media, manifest, _before(sets, media, lambda m: bool(m.volumes)))
 
@@ -71,15 +71,11 @@ def of_set(stored: StoredSet, sets: Sequence[StoredSet]) -> tuple[Finding, ...]:
     """In what a backup holds far less than those of `sets` before it: it may be one of the damage."""
     if not stored.good or stored.safety:
         return ()
-    before = [each for each in sets if _order(each) < _order(stored)]
+    before = [each for each in sets if by_time(each) < by_time(stored)]
     # Of what the set does not hold, an earlier one is the newest.
     return tuple(
         each for each in map(one_line_finding, shrink_findings([*before, stored], Limits())) if stored.id in each.text
     )
-
-
-def _order(stored: StoredSet) -> tuple[object, str]:
-    return stored.time, stored.id
 
 
 def _before(
@@ -88,8 +84,8 @@ def _before(
     """Good sets of the same kind before `last`: the one before it, and those of the days before that."""
     earlier = [
         stored
-        for stored in sorted(sets, key=_order, reverse=True)
-        if stored.good and holds(stored.summary) and _order(stored) < _order(last)
+        for stored in sorted(sets, key=by_time, reverse=True)
+        if stored.good and holds(stored.summary) and by_time(stored) < by_time(last)
     ]
     near = earlier[:1] + [each for each in earlier[1:] if last.time - each.time <= _BACK]
     return [(stored, manifest) for stored in near if (manifest := _manifest(stored))]
@@ -124,7 +120,7 @@ def _database(
 def _history(sets: Sequence[StoredSet], last: StoredSet) -> list[Manifest]:
     """Manifests of good sets before `last`, oldest first: not of all, since each may have to be read."""
     near = (s for s in sets if s.good and s.summary.database and last.time - s.time <= _HISTORY)
-    earlier = sorted((stored for stored in near if _order(stored) < _order(last)), key=_order, reverse=True)
+    earlier = sorted((stored for stored in near if by_time(stored) < by_time(last)), key=by_time, reverse=True)
     chosen = [*earlier[:_EACH], *{stored.time.date(): stored for stored in earlier[_EACH:]}.values()]
     return [manifest for stored in reversed(chosen) if (manifest := _manifest(stored))]
 

@@ -256,7 +256,7 @@ def schedule(slots: Sequence[Slot], zone: ZoneInfo, reasons: Sequence[Finding]) 
     if not any(job in ("daily", "weekly", "monthly") for _, job in coming):
         yield failure("no backup is scheduled", "Set BACKUP_DAILY, such as `0 2 * * *`.")
     else:
-        yield ok(f"the scheduler takes it; next: {shown}")
+        yield ok(f"next: {shown}")
     yield from reasons
 
 

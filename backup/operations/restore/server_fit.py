@@ -17,6 +17,7 @@ from backup.operations.restore.plan.fitting import left_behind, otherwise, own
 from backup.postgres.admin import refused_statements
 from backup.postgres.dump.adaptation import LOADING, Adaptation
 from backup.postgres.inspect import settings_for
+from backup.postgres.preload import extension_of
 from backup.postgres.psql import refusal
 from backup.postgres.role_states import aligning, differing, subjects
 from backup.postgres.roles import Roles, Statement, is_setting, retarget
@@ -71,12 +72,8 @@ def _version(name: str, wanted: str, has: Capabilities, same_major: bool) -> str
 def _lacking(wanted: Iterable[str], has: Capabilities) -> tuple[str, ...]:
     if has.libraries is None:
         return ()
-    there = {_plain(name) for name in has.libraries}
-    return tuple(name for name in map(_plain, wanted) if name not in there)
-
-
-def _plain(library: str) -> str:
-    return library.rpartition("/")[2].removesuffix(".so")
+    there = {extension_of(name) for name in has.libraries}
+    return tuple(name for name in map(extension_of, wanted) if name not in there)
 
 
 @dataclass(frozen=True)

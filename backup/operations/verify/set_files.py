@@ -33,7 +33,7 @@ _STORED_ALONE: Final = "what the files hold: this time their stored bytes alone 
 _LONGEST_LIST: Final = 1 << 20
 _SUM: Final = re.compile(rb"([0-9a-f]{64})  ([A-Za-z0-9._-]+)\n")
 # What is said of a custom-format dump that nobody has read yet.
-CUSTOM: Final = "is a custom-format dump: whether it is whole, only pg_restore can tell, when it is restored"
+CUSTOM: Final = "is a custom-format dump: only a restore can tell whether it is complete"
 _CLUSTER_HEADER: Final = b"--\n-- PostgreSQL database cluster dump\n--\n"
 
 
@@ -267,9 +267,11 @@ class BareCheck(SetCheck):
             lines = ", ".join(printable(line) for line in reader.commands)
             self._unchecked.append(
                 f"{artifact.file} has commands for psql itself, where pg_dump writes none: {lines};"
-                " a restore ends where one is"
+                " a restore stops at the first"
             )
-        elsewhere = "was made with --create: it goes to the database that it names, not to the one that is restored"
+        elsewhere = (
+            "was made with --create: it loads into the database that it names, not into the one that is restored"
+        )
         return [elsewhere] if reader.connects else []
 
 

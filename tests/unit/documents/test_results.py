@@ -11,6 +11,7 @@ import pytest
 from backup.docker.container import Container
 from backup.documents.results import DOCUMENTS
 from backup.model.manifest import Tier
+from backup.model.run import Run
 from backup.monitoring.alerts.model import Attempts, Message, Receipt
 from backup.operations.offsite.remote_state import Copy
 from backup.operations.offsite.verify_copies import CopyRow
@@ -36,6 +37,12 @@ def test_a_message_and_one_that_is_held_back() -> None:
 def test_a_receipt() -> None:
     (receipt,) = printed("receipts", receipts=[Receipt(target="mail", id="x", seconds=1.5)])["receipts"]
     assert receipt == {"target": "mail", "error": "", "duration_seconds": 1.5}
+
+
+def test_no_span_is_more_than_json_can_say() -> None:
+    seconds = {"database": float("nan"), "media": float("inf"), "total": 1.5}
+    now = Run(id="r", operation="create", trigger="manual", started=NOW, seconds=seconds)
+    assert printed("run", now)["phase_seconds"] == {"total": 1.5}
 
 
 def test_a_project() -> None:

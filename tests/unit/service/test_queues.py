@@ -82,6 +82,16 @@ def test_never_beside_another_run_and_not_for_ever(
     assert started == [("drill", stored.id, "--trigger", NEW)] * 3
 
 
+def test_a_lock_that_cannot_be_read_ends_no_look(
+    queue: tuple[DrillQueue, list[tuple[str, ...]]], tmp_path: Path
+) -> None:
+    drills, started = queue
+    (tmp_path / "state").mkdir(exist_ok=True)
+    (tmp_path / "state" / "lock").symlink_to("elsewhere")
+    drills.tick(100, busy=False)
+    assert not started
+
+
 @pytest.mark.parametrize("yielding", [True, False])
 def test_every_run_goes_before_it_and_before_no_other_drill(tmp_path: Path, yielding: bool) -> None:
     """Whoever wants the lock asks its holder to end, also without `--wait`."""

@@ -342,6 +342,50 @@ def test_two_services_of_one_volume_run_a_slot_once(service: Service) -> None:
     assert [service.ticks(30), other.ticks(30)] == [[], []]
 
 
+def test_two_services_with_other_lines_lose_no_slot(tmp_path: Path) -> None:
+    one = Service(tmp_path, DAILY, now=SLOT - timedelta(minutes=5))
+    others = [
+        Service(tmp_path, DAILY, now=one.now, zone=ZoneInfo("Europe/Paris")),
+        Service(tmp_path, {"monitor": JOBS["monitor"]}, now=one.now),
+    ]
+    for each in (one, *others):
+        each.scheduler.open()
+    for _ in range(90):
+        for each in (one, *others):
+            each.ticks(10)
+    assert one.started == ["daily"] and len(others[0].started) <= 1
+
+
+def test_a_line_that_could_not_be_noted_keeps_no_run_from_its_work(service: Service) -> None:
+    service.was_up(1)
+    service.jobs = DAILY | {"daily": "30 13 * * *"}
+    service.now = NOW - timedelta(minutes=30)
+    with service.claimed("daily") as claim:
+        assert claim.wanted and claim.slot is None
+
+
+def test_a_run_that_was_marked_before_it_began_is_due_again(service: Service) -> None:
+    """The machine went down, and came up with a clock that was not set yet."""
+    service.was_up(1)
+    run = service.record("daily", Claim(trigger="schedule", slot=SLOT), outcome=Outcome.RUNNING)
+    old = run.started - 2000 * DAY
+    service.records.end(run.model_copy(update={"ended": old, "outcome": Outcome.CRASHED, "exit_code": 137}))
+    service.scheduler.since = old
+    service.scheduler.open()
+    assert "daily" in service.ticks(30)
+
+
+def test_what_was_stopped_by_hand_is_not_said_to_be_caught_up(service: Service) -> None:
+    service.now = SLOT - timedelta(seconds=5)
+    service.begin()
+    service.scheduler.open()
+    service.ends = lambda job: Interrupted(signal.SIGTERM)
+    assert service.ticks(30) == ["daily"]
+    service.ticks(900, step=10)
+    (found,) = reasons(service.file, service.state(), service.runs(), service.jobs, service.now, service.zone)
+    assert found.hint.startswith("It was stopped by hand")
+
+
 def test_commands_of_somebody_elses_schedule_need_no_service(service: Service) -> None:
     assert service.run("daily") and not service.run("daily")
     assert service.runs()[0].trigger == "schedule"

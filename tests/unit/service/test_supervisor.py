@@ -31,7 +31,7 @@ def script(place: Path, text: str) -> str:
 
 
 def test_a_scheduler_that_is_not_there_is_named(tmp_path: Path, family: Family) -> None:
-    with pytest.raises(BackupError, match="the scheduler /nowhere/supercronic is not installed"):
+    with pytest.raises(BackupError, match="/nowhere/supercronic is not installed"):
         Supercronic(family, tmp_path, "/nowhere/supercronic", os.environ, as_json=False)
 
 
@@ -41,9 +41,9 @@ def test_a_scheduler_that_hangs_is_ended_and_shown_until_it_wakes_us(tmp_path: P
     )
     scheduler.start(1000.0)
     assert scheduler.tend(1140.0) == "" and scheduler.state() == "alive"
-    assert scheduler.tend(1160.0) == "the scheduler has been silent for 160 s and is ended"
+    assert scheduler.tend(1160.0) == "supercronic has been silent for 160 s and is ended"
     assert eventually(lambda: "ended with code -9" in scheduler.tend(1161.0)) and scheduler.state() == "dead"
-    assert scheduler.tend(1170.0) == "the scheduler runs again"
+    assert scheduler.tend(1170.0) == "supercronic runs again"
     assert scheduler.tend(1171.0) == "" and scheduler.state() == "stopped"
     scheduler.heard(1180.0)
     assert scheduler.tend(1181.0) == "" and scheduler.state() == "alive"

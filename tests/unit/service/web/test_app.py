@@ -379,7 +379,7 @@ def test_a_socket_that_nobody_listens_at_is_no_reason_to_be_unhealthy(tmp_path: 
     with served(World(scheduler="dead"), local=local):
         assert probe(port, "/livez", local=local) == (
             1,
-            "fail: the scheduler is not running and is being started again; the service starts the backups alone",
+            "fail: supercronic is not running and is being started again; the service starts the backups alone",
         )
 
 
