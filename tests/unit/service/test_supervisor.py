@@ -47,3 +47,5 @@ def test_a_scheduler_that_hangs_is_ended_and_shown_until_it_wakes_us(tmp_path: P
     assert scheduler.tend(1171.0) == "" and scheduler.state() == "stopped"
     scheduler.heard(1180.0)
     assert scheduler.tend(1181.0) == "" and scheduler.state() == "alive"
+    os.kill(scheduler.pid, signal.SIGKILL)
+    assert eventually(lambda: scheduler.tend(1182.0)), "and its process is asked for its end, or a warning comes later"
