@@ -75,7 +75,7 @@ def _tables(stored: StoredSet, as_json: bool) -> None:
 def _files(stored: StoredSet, pattern: str, as_json: bool) -> None:
     _require_index(stored)
     if as_json:
-        found = (vars(each) | {"volume": volume} for volume, each in file_index.matching(stored, pattern))
+        found = (each._asdict() | {"volume": volume} for volume, each in file_index.matching(stored, pattern))
         return base.print_json("files", items=found, set=stored.id)
     count = 0
     for _, entry in file_index.matching(stored, pattern):
