@@ -34,10 +34,10 @@ from backup.operations.scheduled_run import Claim, claim_slot
 # In the order of the help text: where each command is.
 COMMANDS: Final = {
     "create": "create:create_command",
-    "list": "sets:list_sets",
+    "list": "list_sets:list_sets",
     "show": "inspect:show",
     "du": "inspect:du",
-    "verify": "sets:verify_command",
+    "verify": "verify:verify_command",
     "drill": "drill:drill_command",
     "restore": "restore:restore_command",
     "undo": "restore:undo_command",

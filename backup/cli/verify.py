@@ -1,4 +1,4 @@
-"""Commands about sets: list and verify them."""
+"""The command that verifies sets."""
 
 from __future__ import annotations
 
@@ -10,32 +10,10 @@ import typer
 from backup.app.volume import BackupVolume
 from backup.cli import base
 from backup.cli.base import IdentityOption, Image, Json, Sets
-from backup.cli.render import tables
 from backup.errors import IntegrityError
 from backup.formatting import age, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import SEALED, StoredSet
-from backup.model.manifest import Tier
-
-
-def list_sets(
-    tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = None, as_json: Json = False
-) -> None:
-    """List the sets, newest first. Examples: `list`, `list weekly --json`."""
-    base.switch_off_gc()
-    settings = base.prepare_command(as_json)
-    sets = BackupVolume(settings).catalog.sets(tier)
-    if as_json:
-        return base.print_json("sets", items=sets)
-    if not sets:
-        # Not on stdout, where a script counts lines.
-        return base.err.print(
-            f"No {tier.value + ' ' if tier else ''}set is in {settings.root}."
-            " `create` makes one, `import` takes some in, `offsite pull` fetches one.",
-            markup=False,
-            emoji=False,
-        )
-    return base.show(lambda: tables.sets_table(sets, datetime.now(UTC)), lambda: tables.sets_lines(sets))
 
 
 def verify_command(
