@@ -127,7 +127,7 @@ def test_without_a_terminal_lines_are_plain(tmp_path: Path) -> None:
     assert "failed\tengine\t" in done.stdout
 
 
-@pytest.mark.parametrize("module", ["sets", "inspect", "monitoring", "retention", "transfer", "alerts"])
+@pytest.mark.parametrize("module", ["list_sets", "inspect", "monitoring", "retention", "transfer", "alerts"])
 def test_what_only_looks_loads_no_client(module: str) -> None:
     """Each takes as long to import as all the rest of such a command."""
     clients = ("psycopg", "docker", "boto3", "apprise", "starlette")
