@@ -282,7 +282,7 @@ def test_services_of_a_restore_that_are_not_there(stack: Sidecar, doctor: Doctor
 def test_a_restore_that_stands_half_way(stack: Sidecar, doctor: Doctor) -> None:
     journal = Journal(id="1", run="1", set="daily_2025-10-20_02-00-00", started=datetime.now(UTC))
     JournalFile(stack.root).begin(journal)
-    doctor(stack).only("restore", "fail", "is unfinished since", "`restore --rollback`")
+    doctor(stack).only("restore", "fail", "has been unfinished since", "`restore --rollback`")
 
 
 def test_a_target_that_is_down(stack: Sidecar, doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:

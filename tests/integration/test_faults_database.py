@@ -298,7 +298,7 @@ def test_a_session_terminated_at_random_moments(target: Sidecar, server: Server)
                 hit = session.execute(ending, (f"%{(target.root / 'state/instance').read_text()}%",)).fetchone()
             result = ended(process)
         assert result.code == 0, result.output
-        if hit and "looked up once more" in result.output:
+        if hit and "looking it up once more" in result.output:
             assert len(target.files()) > len(before)
         nothing_left(target, server)
         judge(target.root)

@@ -224,4 +224,4 @@ def test_a_set_of_a_newer_server(spoilt: Target, servers: Callable[[int], Server
     name = spoilt.stored("monthly").id
     for option in ("--dry-run", "--force"):
         result = spoilt.sidecar.run("restore", name, option)
-        spoilt.refused(result, 50, "the set is of PostgreSQL 18, the server is 17", "version 18 or later")
+        spoilt.refused(result, 50, "the set is from PostgreSQL 18, the server is 17", "version 18 or later")
