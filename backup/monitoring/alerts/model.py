@@ -125,10 +125,10 @@ class Memory(_Data):
             return data
         try:
             old, known = data["state"], {}
-            for name, at in old["warned"].items():
+            for name, at in old.get("warned", {}).items():
                 known[f"warn {name}"] = {"level": "warn", "since": at, "told": [at]}
             for level, field in (("fail", "causes"), ("run", "events"), ("warn", "held")):
-                for name, each in old[field].items():
+                for name, each in old.get(field, {}).items():
                     told = [each["told"]] if each.get("told") else []
                     new = {"level": level, "since": each.get("last"), "count": int(not told), "stands": level == "fail"}
                     new["settled"] = new["stands"]
