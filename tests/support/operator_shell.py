@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.support.stack import ROOT, STACK, ZONE, docker
 
-_ASKED = b"Type yes to go on: "
+_ASKED = b"Type yes to continue: "
 # Sourced first, so that `backup COMMAND` means what the README says.
 _PROFILE = "set -eo pipefail; . tools/backup.bash\n"
 _PATIENCE = 300.0
