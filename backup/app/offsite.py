@@ -23,7 +23,7 @@ from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.fetch import temporarily
 from backup.operations.offsite.remote_state import PlaceName
 from backup.operations.offsite.rules import ages, places, uploads
-from backup.operations.prune import retention_policy as local_policy
+from backup.operations.prune import retention_policy
 from backup.pipeline import age
 from backup.progress import Progress
 from backup.storage.atomic_file import replace
@@ -59,7 +59,7 @@ def primary(app: App, progress: Progress, place: str = "") -> OffsiteContext:
 
 def copy_policy(settings: Settings) -> RetentionPolicy:
     """The retention of copies: the rules of local sets with ages of their own."""
-    local = local_policy(settings)
+    local = retention_policy(settings)
     fresh = timedelta(hours=settings.offsite_max_age_hours)
     return RetentionPolicy(ages=ages(settings), minimum=local.minimum, share=local.share, fresh=fresh)
 

@@ -145,13 +145,13 @@ def extract_command(
     Examples: `extract latest --table app_case > case.sql`, `extract latest --table public.app_case -o /out/case.sql`.
     """
     # It loads what restores do, and takes longer than to look into a set.
-    from backup.operations.inspect.tables import extract_tables as take_out  # noqa: PLC0415
+    from backup.operations.inspect.tables import extract_tables  # noqa: PLC0415
 
     if schema_only and data_only:
         raise typer.BadParameter("choose one of --schema-only and --data-only")
     main = BackupVolume(base.prepare_command(as_json=True, identity=identity))
     stored = main.find(which)
     with base.progress(True) as progress, Output(None if output == "-" else Path(output)) as target:
-        names = take_out(stored, table, target.write, progress, schema=not data_only, rows=not schema_only)
+        names = extract_tables(stored, table, target.write, progress, schema=not data_only, rows=not schema_only)
     what = plural(len(names), "table")
     logger.info("{} of {}: {}", what, stored.id, ", ".join(names))

@@ -25,7 +25,7 @@ from backup.operations.offsite import upload as uploading
 from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.upload import request_for
 from backup.storage.s3 import open_bucket
-from backup.storage.s3.options import iam_policy as policy_of
+from backup.storage.s3.options import iam_policy
 
 if TYPE_CHECKING:
     from backup.storage.s3.bucket_setup import SetupStep
@@ -55,11 +55,10 @@ def setup_command(
     Examples: `offsite setup --dry-run`, `offsite setup --create`, `offsite setup --archive-days 0`.
     """
     # It loads boto3, which whoever has copies in a folder alone does without.
-    from backup.storage.s3.bucket_setup import WantedBucket  # noqa: PLC0415
-    from backup.storage.s3.bucket_setup import setup_bucket as set_up  # noqa: PLC0415
+    from backup.storage.s3.bucket_setup import WantedBucket, setup_bucket  # noqa: PLC0415
 
     bucket = open_bucket(bucket_options(base.prepare_command(as_json)))
-    _tell(set_up(bucket, WantedBucket(create=create, archive_days=archive_days), dry=dry_run), as_json)
+    _tell(setup_bucket(bucket, WantedBucket(create=create, archive_days=archive_days), dry=dry_run), as_json)
 
 
 @app.command("check")
@@ -84,7 +83,8 @@ def show_policy(
 
     Example: `offsite policy > policy.json`.
     """
-    base.print_lines([json.dumps(policy_of(bucket_options(base.prepare_command(as_json=True)), prune=prune), indent=2)])
+    options = bucket_options(base.prepare_command(as_json=True))
+    base.print_lines([json.dumps(iam_policy(options, prune=prune), indent=2)])
 
 
 def upload_command(

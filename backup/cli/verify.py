@@ -42,10 +42,10 @@ def verify_command(
         prove_sets(App(main.settings), stored, image, as_json)
         return
     # What it reads dumps with takes longer to import than a list of sets to make.
-    from backup.operations.verify.run import verify_set as judge  # noqa: PLC0415
+    from backup.operations.verify.run import verify_set  # noqa: PLC0415
 
     with base.progress(as_json) as progress:
-        verdict = judge(main.catalog, stored, progress, datetime.now(UTC), quick=quick)
+        verdict = verify_set(main.catalog, stored, progress, datetime.now(UTC), quick=quick)
     if as_json:
         base.print_json("verdict", verdict, set=stored.id)
     if verdict.problems:

@@ -17,12 +17,11 @@ from backup.postgres.dump.money import with_setting
 from backup.postgres.inspect import DatabaseFacts, end_sessions, inspect
 from backup.postgres.server import is_at_work, standing
 from backup.postgres.session import Login, name_only
-from backup.postgres.session_settings import DUMP
-from backup.postgres.session_settings import connection_options as session_options
+from backup.postgres.session_settings import DUMP, connection_options
 from backup.storage.artifact_writer import ArtifactWriter
 
 _DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
-DUMP_SESSION: Final = session_options(DUMP)
+DUMP_SESSION: Final = connection_options(DUMP)
 # --no-sync: the client writes into a pipe; the bytes are synced where they end up.
 _ROLES_OPTIONS: Final = ("--roles-only", "--no-sync", "--encoding=UTF8")
 
