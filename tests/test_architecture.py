@@ -29,8 +29,8 @@ LAYERS = [
     {"errors", "formatting"},
 ]
 HOMES = {
-    "docker": {f"docker/{name}" for name in ("engine", "errors", "helper", "throwaway_server")},
-    "requests": {"docker/errors", "docker/helper"},
+    "docker": {f"docker/{name}" for name in ("engine", "translate_errors", "helper", "throwaway_server")},
+    "requests": {"docker/translate_errors", "docker/helper"},
     "psycopg": {
         f"postgres/{name}"
         for name in (
@@ -51,8 +51,8 @@ HOMES = {
     "uvicorn": {"service/web/server"},
     "h11": {"service/web/server"},
     "boto3": {"storage/s3/client"},
-    "botocore": {"storage/s3/client", "storage/s3/errors"},
-    "urllib3": {"storage/s3/client", "docker/errors", "docker/helper"},
+    "botocore": {"storage/s3/client", "storage/s3/translate_errors"},
+    "urllib3": {"storage/s3/client", "docker/translate_errors", "docker/helper"},
 }
 
 

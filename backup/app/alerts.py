@@ -16,9 +16,9 @@ from backup.model.backup_set import StoredSet
 from backup.model.run import Run
 from backup.monitoring.alerts import messages
 from backup.monitoring.alerts.delivery import DeliveryProcess
+from backup.monitoring.alerts.destinations import targets
 from backup.monitoring.alerts.model import Delivery, Policy, Receipt
 from backup.monitoring.alerts.notifier import Notifier, Snapshot
-from backup.monitoring.alerts.targets import targets
 from backup.monitoring.health import Health
 from backup.operations.runs import at_work
 

@@ -26,12 +26,12 @@ from backup.pipeline import age
 from backup.postgres.clients import Clients, HelperClients, NetworkClients, sweep_spool
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import inspect
-from backup.postgres.scratch_place import Places, Scratch, ThrowAway
+from backup.postgres.scratch_server import Places, Scratch, ThrowAway
 from backup.postgres.session import Login
 from backup.progress import Progress
 from backup.storage import atomic_file, lock
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing
+from backup.storage.filesystem import storing
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from backup.model import schedule
 from backup.model.backup_set import filled_volumes, present
 from backup.model.finding import Finding, failure, ok, warning
 from backup.monitoring import alerts
-from backup.monitoring.alerts.targets import targets
+from backup.monitoring.alerts.destinations import targets
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
 from backup.operations.doctor import Check, NotChecked, SharedFact, examine, findings
@@ -48,7 +48,7 @@ from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import DatabaseFacts, DatabaseRights, inspect, login_rights
 from backup.progress import Silent
-from backup.storage.errors import disk_space, in_memory, storing
+from backup.storage.filesystem import disk_space, in_memory, storing
 from backup.storage.s3 import open_bucket
 from backup.storage.s3.bucket_setup import check_bucket
 

@@ -14,7 +14,7 @@ from backup.catalog.run_records import Records
 from backup.config.loader import Settings
 from backup.errors import StoreError
 from backup.model.backup_set import StoredSet
-from backup.storage.errors import storing
+from backup.storage.filesystem import storing
 
 
 @dataclass(frozen=True)

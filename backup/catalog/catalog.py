@@ -43,11 +43,11 @@ from backup.model.backup_set import (
     verdict_name,
 )
 from backup.model.derived_manifest import DerivedManifest
+from backup.model.legacy_sets import ids_of
 from backup.model.manifest import FileId, Manifest, Tier, file_name, parse_file_name, set_id, to_json
-from backup.model.pairing import ids_of
 from backup.storage.atomic_file import alone, forgotten, replace
 from backup.storage.directory import LocalStore
-from backup.storage.errors import statuses_of, sync_directory
+from backup.storage.filesystem import statuses_of, sync_directory
 from backup.storage.staged_file import Sealed, StagedFile, bare_name, staged_name
 
 _INTENT: Final = "publishing.json"

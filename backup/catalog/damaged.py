@@ -18,7 +18,7 @@ from backup.errors import StoreError
 from backup.model.backup_set import StoredSet, manifest_name, verdict_name
 from backup.model.manifest import Tier, parse_file_name
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing, sync_directory
+from backup.storage.filesystem import storing, sync_directory
 from backup.storage.rename import rename_new
 
 _FOLDER: Final = "damaged"

@@ -15,7 +15,7 @@ from backup.errors import BackupError, StoreError
 from backup.model.backup_set import manifest_name, verdict_name
 from backup.model.manifest import Manifest, file_name, from_json, parse_file_name
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing, sync_directory
+from backup.storage.filesystem import storing, sync_directory
 
 _SUFFIX: Final = ".removing"
 

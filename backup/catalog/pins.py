@@ -17,7 +17,7 @@ from backup.errors import StoreError
 from backup.model.backup_set import Pin, pin_name
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing, sync_directory
+from backup.storage.filesystem import storing, sync_directory
 
 _LONGEST: Final = 300
 _UNREADABLE: Final = "its note cannot be read"

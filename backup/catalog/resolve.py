@@ -25,7 +25,7 @@ from backup.model.manifest import Tier, parse_file_name, stamp_time
 from backup.pipeline import age
 from backup.pipeline.file_type import HEAD, FileKind, beginning, recognise
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing
+from backup.storage.filesystem import storing
 
 _MOUNT: Final = "A file of the host must be mounted: `docker compose run --rm -v /its/folder:/restore:ro backup …`."
 _DUMPED: Final = re.compile(rb"^-- Dumped from database version (\d[ -~]{0,60})$", re.MULTILINE)

@@ -22,7 +22,7 @@ from backup.errors import StoreError
 from backup.formatting import printable, shortened
 from backup.model.run import Outcome, Run
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing
+from backup.storage.filesystem import storing
 from backup.storage.staged_file import bare_name, staged_name
 
 # So many records in all are kept whatever they are of; above that, so many of each operation and tier.

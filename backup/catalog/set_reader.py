@@ -33,10 +33,10 @@ from backup.model.backup_set import (
     verdict_name,
 )
 from backup.model.derived_manifest import bare_file, derive
+from backup.model.legacy_sets import bare, ids_of, pair
 from backup.model.manifest import FileId, Manifest, Summary, Tier, from_json, parse_file_name, stamp_time, summarise
-from backup.model.pairing import bare, ids_of, pair
 from backup.storage.directory import LocalStore
-from backup.storage.errors import statuses_of
+from backup.storage.filesystem import statuses_of
 
 # So many of the newest sets of a tier are always read whole: they are what is restored, compared and drilled.
 WHOLE: Final = 50

@@ -16,9 +16,9 @@ from backup.config.loader import Settings
 from backup.errors import BackupError, ConfigError, NotDelivered
 from backup.formatting import local_time, plural, printable
 from backup.monitoring.alerts.delivery import deliver
+from backup.monitoring.alerts.destinations import WHAT_TO_SET, everything, targets
 from backup.monitoring.alerts.model import HEARTBEAT, RECEIPTS, Deliveries, Message, Receipt
 from backup.monitoring.alerts.outbox import recall
-from backup.monitoring.alerts.targets import WHAT_TO_SET, everything, targets
 from backup.monitoring.alerts.undelivered import refused
 
 _TEST_SECONDS: Final = 30.0

@@ -23,7 +23,7 @@ from backup.catalog.catalog import Catalog
 from backup.config import loader
 from backup.errors import BackupError, Interrupted
 from backup.logging import logger
-from backup.monitoring.alerts.targets import target_secrets
+from backup.monitoring.alerts.destinations import target_secrets
 from backup.operations import runs
 from backup.operations.scheduled_run import Claim
 from backup.progress import Progress, Silent

@@ -20,7 +20,7 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.operations.export import Output, refuse_terminal
-from backup.operations.inspect import file_index, one_file, usage
+from backup.operations.inspect import disk_usage, file_index, one_file
 
 _Path = Annotated[str, typer.Option("--path", metavar="PATH", help="A file of the media, such as uploads/2025/a.pdf.")]
 
@@ -107,7 +107,7 @@ def du(tier: Annotated[Tier | None, typer.Argument(help="Only this tier.")] = No
     """Show what takes the space in the backup volume. Examples: `du`, `du weekly --json`."""
     main = BackupVolume(base.prepare_command(as_json))
     main.require_volume()
-    use = usage.usage(main.catalog, tier)
+    use = disk_usage.usage(main.catalog, tier)
     if as_json:
         return base.print_json("usage", use, sets=use.by_size)
     return base.show(lambda: shown.usage_page(use), lambda: shown.usage_lines(use))

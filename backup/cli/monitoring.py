@@ -22,7 +22,7 @@ from backup.logging import files, logger, of_run
 from backup.model.finding import Level
 from backup.model.run import Outcome, Run, new_run_id
 from backup.monitoring import alerts
-from backup.monitoring.alerts.targets import targets
+from backup.monitoring.alerts.destinations import targets
 from backup.monitoring.health import WORDS, SchedulerState
 from backup.monitoring.overview import Overview
 from backup.operations.status import overview as overview_now

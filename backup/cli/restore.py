@@ -22,7 +22,7 @@ from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.formatting import plural, printable, size
 from backup.logging import logger
 from backup.model.finding import Finding
-from backup.operations.restore import locking, run, single
+from backup.operations.restore import locking, run, single_files
 from backup.operations.restore.journal import KeptFile
 from backup.operations.restore.plan import Plan, plan
 from backup.operations.restore.plan_inputs import gather
@@ -111,7 +111,7 @@ def _paths(
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
             stored = stack.enter_context(locate_set(main, which, progress))
-            chosen = single.choose(stored, paths, restore_context(main, progress))
+            chosen = single_files.choose(stored, paths, restore_context(main, progress))
         if as_json:
             base.print_json("paths", set=stored.id, paths=chosen)
         else:
@@ -120,7 +120,7 @@ def _paths(
             return
         _confirm(force, "Put these back? What they replace is kept.")
         with base.progress(as_json) as progress:
-            logger.success("{}", single.restore_paths(stored, chosen, restore_context(main, progress)))
+            logger.success("{}", single_files.restore_paths(stored, chosen, restore_context(main, progress)))
 
 
 def undo_command(
@@ -206,7 +206,7 @@ def _finding(each: Finding) -> Text:
     return Text.assemble((f"\n{_WORDS[each.level]}: ", style), each.text, f"\n  {each.hint}")
 
 
-def _path_line(identifier: str, each: single.Choice) -> str:
+def _path_line(identifier: str, each: single_files.Choice) -> str:
     """What becomes of one path of a single restore."""
     name = printable(os.fsdecode(each.path))
     what = f"{plural(each.files, 'file')}, {size(each.bytes)}" if each.files else "as in the archive"

@@ -14,8 +14,8 @@ from backup.cli import base
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.monitoring.alerts.delivery import check_targets
-from backup.monitoring.alerts.targets import targets
-from backup.operations.restore import run, single
+from backup.monitoring.alerts.destinations import targets
+from backup.operations.restore import run, single_files
 from backup.operations.restore.journal import words
 from backup.operations.restore.locking import unfinished_restore
 from backup.progress import Silent
@@ -53,8 +53,8 @@ def _recover(main: App) -> None:
     if found and not found[1]:
         logger.warning("{}", words(found[0], datetime.now(UTC)))
         logger.success("{}", run.end(restore_context(main, Silent())))
-    if single.interrupted_volumes(main.settings.volumes):
-        single.recover(restore_context(main, Silent()))
+    if single_files.interrupted_volumes(main.settings.volumes):
+        single_files.recover(restore_context(main, Silent()))
 
 
 def _way(main: App) -> str:

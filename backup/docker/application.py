@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from backup.docker.container import HEALTHY, Container, mounts_overlap, needed_by, start_order
 from backup.docker.engine import Engine
-from backup.docker.errors import Gone, engine_errors
+from backup.docker.translate_errors import Gone, engine_errors
 from backup.errors import BackupError, ConfigError, EngineError
 from backup.formatting import duration, printable
 from backup.logging import logger

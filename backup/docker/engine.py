@@ -24,8 +24,8 @@ from docker.errors import APIError
 from docker.types import Mount
 
 from backup.docker.container import PROJECT, SERVICE_LABEL, Container, described, listing, mount_source
-from backup.docker.errors import NO_ENGINE, Gone, engine_errors
 from backup.docker.helper import Helper
+from backup.docker.translate_errors import NO_ENGINE, Gone, engine_errors
 from backup.errors import ConfigError, DatabaseNotYet, EngineError
 from backup.formatting import printable
 

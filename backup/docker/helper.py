@@ -10,7 +10,7 @@ import requests
 from docker.errors import APIError
 from docker.types import LogConfig
 
-from backup.docker.errors import Gone, engine_errors
+from backup.docker.translate_errors import Gone, engine_errors
 
 # A query that fails is told in all its lines, behind the line that says why.
 _STDERR_LINES: Final = 5000

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from backup.docker.engine import Engine
-from backup.docker.errors import engine_errors
+from backup.docker.translate_errors import engine_errors
 from backup.errors import EngineError
 
 Purpose = Literal["backup", "drill", "restore", "secret"]

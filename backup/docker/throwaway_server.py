@@ -11,8 +11,8 @@ from docker.types import LogConfig
 
 from backup.docker.container import Container, described
 from backup.docker.engine import Engine
-from backup.docker.errors import engine_errors
 from backup.docker.helper import Helper
+from backup.docker.translate_errors import engine_errors
 from backup.errors import EngineError
 from backup.formatting import printable
 

@@ -6,7 +6,20 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AliasChoices, Field
 
-from backup.documents.form import Document, Exact, Instant, Spans, Text, at, derived, document, form, many, maybe, row
+from backup.documents.base_model import (
+    Document,
+    Exact,
+    Instant,
+    Spans,
+    Text,
+    at,
+    derived,
+    document,
+    form,
+    many,
+    maybe,
+    row,
+)
 from backup.documents.status import FINDING, HEALTH, JOB, RUN, SET, STATUS
 from backup.model.finding import Level
 from backup.model.manifest import Manifest, Tier

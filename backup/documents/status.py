@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from backup import __version__
-from backup.documents.form import (
+from backup.documents.base_model import (
     Instant,
     Measure,
     Seconds,

@@ -24,9 +24,9 @@ from typing import Final, Protocol, TypeVar
 from backup.errors import IntegrityError, RestoreFailed, StoreError
 from backup.media import metadata
 from backup.media.archive_rules import LEFT_OUT, Rules
-from backup.media.branch import Branch
 from backup.media.case_folding import one_name, other_spelling
 from backup.media.directories import FOLDER, Inode, closed_after, identity
+from backup.media.directory_stack import Branch
 from backup.media.metadata import Metadata, Notes
 from backup.media.selection import ROOT, Chosen, Selection
 from backup.media.tar_reader import Member, TarReader, pieces_of, refused_member, shown_path

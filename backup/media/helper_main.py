@@ -28,7 +28,7 @@ from typing import Any, Final
 from backup.errors import BackupError, IntegrityError, Interrupted, StoreError
 from backup.media import extraction, swap
 from backup.media.selection import Chosen
-from backup.media.swap import single
+from backup.media.swap import single_files
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.pipeline import gzip
 
@@ -49,7 +49,7 @@ def run_arguments(arguments: Sequence[str], progress: Callable[[int], None]) -> 
     if words.verb == "put":
         return _put(words, volume, progress)
     if words.verb == "tidy":
-        return {"told": single.tidy(volume)}
+        return {"told": single_files.tidy(volume)}
     if words.verb == "kept":
         return {"kept": [asdict(each) for each in swap.kept(volume)]}
     if words.verb == "state":
@@ -102,8 +102,10 @@ def _put(words: argparse.Namespace, volume: Path, progress: Callable[[int], None
         notes = _unpack(words, folder, progress, chosen).notes
 
     paths = [bytes.fromhex(path) for path in words.path]
-    told = single.tidy(volume, days=words.days)
-    kept = single.put_paths(volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted)
+    told = single_files.tidy(volume, days=words.days)
+    kept = single_files.put_paths(
+        volume, words.stamp, paths, os.fsencode(words.root_name), extract, whole=not words.trusted
+    )
     return {"kept": kept, "notes": (*told, *notes)}
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from backup.errors import IntegrityError, LoadFailed
 from backup.model.backup_set import StoredSet
-from backup.operations.parts import content_of, open_file
+from backup.operations.set_artifacts import content_of, open_file
 from backup.operations.verify.run import Checked, check_set
 from backup.operations.verify.set_files import CUSTOM, Reader
 from backup.pipeline.file_type import FileKind
@@ -17,7 +17,7 @@ from backup.postgres.dump.definitions import RoleNames
 from backup.postgres.dump.dump_digest import Outline
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump.statements import one_line
-from backup.postgres.scratch_place import Place
+from backup.postgres.scratch_server import Place
 from backup.progress import Progress, Silent
 
 _FIRST: Final = b"\n-- Name: "

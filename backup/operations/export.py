@@ -21,12 +21,12 @@ from backup.formatting import listed
 from backup.media.tar_writer import ending, padding
 from backup.model.backup_set import StoredSet, manifest_name
 from backup.model.manifest import file_name
-from backup.operations.parts import HeldBack, open_file, require_as_written
+from backup.operations.set_artifacts import HeldBack, open_file, require_as_written
 from backup.operations.verify.run import check_set
 from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
-from backup.storage.errors import store_error
+from backup.storage.filesystem import store_error
 from backup.storage.rename import rename_new
 from backup.storage.staged_file import StagedFile, staged_name
 

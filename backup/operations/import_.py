@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from zoneinfo import ZoneInfo
 
-from backup.catalog import staging
+from backup.catalog import import_staging
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import identity_of
 from backup.errors import BackupError, IntegrityError, NoSpace, NotFound, StoreError
@@ -35,7 +35,7 @@ from backup.pipeline import age, gzip
 from backup.pipeline.file_type import HEAD, FileKind, recognise
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
-from backup.storage.errors import free_space, storing
+from backup.storage.filesystem import free_space, storing
 
 IMPORT: Final = "import"
 # What a run of ours needs besides, such as its record.
@@ -82,11 +82,11 @@ def adopt(paths: Sequence[Path], stream: BinaryIO | None, context: Context, wait
 def _apart(root: Path, errors: list[BackupError]) -> Iterator[None]:
     """Take one by itself: the hidden folder is empty before, gone after, and what goes wrong keeps no other one out."""
     try:
-        staging.clear(root)
+        import_staging.clear(root)
         try:
             yield
         finally:
-            staging.clear(root)
+            import_staging.clear(root)
     except NoSpace:
         # Nor is there any for the others.
         raise
@@ -140,7 +140,7 @@ def _from_archive(stream: BinaryIO, context: Context, done: Adopted) -> None:
 
 def _judged(context: Context, done: Adopted, tier: Tier | None = None) -> None:
     """Judge what lies in the hidden folder (all of one tier), and give all of it its names if all of it is right."""
-    folder = staging.folder(context.catalog.root)
+    folder = import_staging.folder(context.catalog.root)
     checked: list[tuple[StoredSet, Checked]] = []
     for stored in context.catalog.sets_in(folder, tier):
         if _known(stored, context.catalog):
@@ -168,7 +168,7 @@ def _list(stored: StoredSet, found: Checked, context: Context) -> None:
     with storing(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with runs.undisturbed():
-        context.catalog.give_names(stored.tier, staging.arrived(context.catalog.root, names))
+        context.catalog.give_names(stored.tier, import_staging.arrived(context.catalog.root, names))
     verdict = Verdict(checked=context.clock(), unchecked=tuple(found.unchecked))
     context.catalog.record_verdict(stored, verdict, locked=True)
     if found.unchecked:
@@ -302,12 +302,12 @@ def _sets(catalog: Catalog, path: Path) -> list[StoredSet]:
 def _copy(path: Path, name: str, context: Context) -> None:
     """Copy a file into the hidden folder under this name, durably."""
     with contextlib.closing(Stored(LocalStore(path.parent), path.name, context.progress)) as source:
-        _put(LocalStore(staging.folder(context.catalog.root)), name, source.raw())
+        _put(LocalStore(import_staging.folder(context.catalog.root)), name, source.raw())
 
 
 def _unpack(stream: BinaryIO, root: Path, progress: Progress) -> None:
     """Put the files of an archive of `export` into the hidden folder. IntegrityError for any other archive."""
-    store = LocalStore(staging.folder(root))
+    store = LocalStore(import_staging.folder(root))
     seen: set[str] = set()
     try:
         reader = TarReader(_plain(stream, progress))

@@ -21,11 +21,11 @@ from backup.postgres.clients import Clients
 from backup.postgres.dump.adaptation import LOADING, called
 from backup.postgres.dump.dependency_queue import Entry, Queue
 from backup.postgres.dump.load_attempt import ALLOWED, NOTES, LeftOut, LoadAttempt, left_out
-from backup.postgres.dump.post_data import FIRST, Split, violation_query
+from backup.postgres.dump.load_script import FIRST, Split, violation_query
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.dump.statements import name_parts
 from backup.postgres.psql import CODES, confined, script
-from backup.postgres.scratch_place import LOAD_OPTIONS, Place, WantedDatabase
+from backup.postgres.scratch_server import LOAD_OPTIONS, Place, WantedDatabase
 from backup.postgres.session_settings import UNRESTRICTED
 
 _ARGUMENTS: Final = ("--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)

@@ -20,7 +20,7 @@ from backup.model.backup_set import LoadTest, StoredSet, precedent
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
 from backup.operations.preemption import GaveWay, giving_way
 from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.scratch_place import Places
+from backup.postgres.scratch_server import Places
 
 # Seconds for all of it; it takes two.
 LIMIT: Final = 180.0

@@ -9,11 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from backup.model.backup_set import StoredSet
 from backup.operations.parallel_load import LEAST, Foreseen
-from backup.operations.parts import open_file
+from backup.operations.set_artifacts import open_file
 from backup.operations.verify.stored_bytes import Stored
 from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.dependency_queue import Entry
-from backup.postgres.dump.post_data import foreseen
+from backup.postgres.dump.load_script import foreseen
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from backup.catalog import staging
+from backup.catalog import import_staging
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
 from backup.errors import BackupError, Interrupted, StoreError
@@ -49,7 +49,7 @@ def recover(catalog: Catalog, records: Records, now: datetime) -> None:
     for identifier in catalog.settle():
         logger.warning("put the damaged files of {} back: a killed pull had not replaced them", identifier)
     JournalFile(catalog.root).sweep()
-    for name in staging.clear(catalog.root):
+    for name in import_staging.clear(catalog.root):
         logger.warning("removed {}: a killed import had not verified it", name)
     try:
         crashed = records.mark_crashed(now, beside(catalog.root))

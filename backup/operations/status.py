@@ -31,7 +31,7 @@ from backup.operations.prune import WAITS, MemoryFile, is_cleanup, retention_pol
 from backup.operations.restore.journal import Kept, KeptFile, journal_reason, lost_words
 from backup.operations.restore.locking import unfinished_restore
 from backup.operations.runs import at_work
-from backup.storage.errors import ON_A_DISK, disk_space, in_memory, try_write
+from backup.storage.filesystem import ON_A_DISK, disk_space, in_memory, try_write
 
 _MEGA: Final = 10**6
 _LOGGED: Final = 15

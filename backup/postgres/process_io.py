@@ -26,7 +26,7 @@ from typing import Final, Protocol, Self
 from backup.errors import BackupError, DumpFailed, LoadFailed
 from backup.logging import logger
 from backup.pipeline.stall_timeout import Patience
-from backup.postgres.remedies import constraint, hint_for, shown_error, sqlstate
+from backup.postgres.client_errors import constraint, hint_for, shown_error, sqlstate
 
 _CHUNK: Final = 1 << 20
 _SETTLE: Final = 30.0

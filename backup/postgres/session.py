@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable
 from backup.formatting import printable
-from backup.postgres.remedies import hint_for
+from backup.postgres.client_errors import hint_for
 from backup.postgres.session_settings import (
     EVENT_TRIGGERS,
     MOST_RIGHTS,

@@ -35,14 +35,14 @@ from backup.operations.offsite.rules import ages, places, uploads
 from backup.operations.restore.journal import JOURNAL
 from backup.operations.runs import at_work
 from backup.operations.status import overview
+from backup.service.followup_jobs import DrillQueue, UploadQueue
 from backup.service.probe import SOCKET
-from backup.service.queues import DrillQueue, UploadQueue
 from backup.service.scheduler import Scheduler
 from backup.service.supervisor import WAKE, Family, Signals, Supercronic, scan, stop_all
 from backup.service.web.app import create_app
 from backup.service.web.guard import access_for
 from backup.service.web.server import HttpServer, address, bind, reserved
-from backup.storage.errors import storing
+from backup.storage.filesystem import storing
 
 _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 _TICK: Final = 1.0

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing, sync_directory
+from backup.storage.filesystem import storing, sync_directory
 from backup.storage.staged_file import STAGED_SUFFIX, staged_name
 
 _STAGED: Final = re.compile(rf"\.(?P<name>.+)\.[0-9a-f]{{8}}{re.escape(STAGED_SUFFIX)}")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backup.errors import StoreError
-from backup.storage.errors import store_error, storing, sync_directory
+from backup.storage.filesystem import store_error, storing, sync_directory
 from backup.storage.rename import rename_new
 from backup.storage.staged_file import Sealed, StagedFile
 

@@ -19,7 +19,7 @@ from typing import Final
 
 from backup.errors import IntegrityError, NoSpace, RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissing, StoreError
 from backup.formatting import printable
-from backup.storage.errors import sync_directory
+from backup.storage.filesystem import sync_directory
 from backup.storage.rate_limit import Pace
 from backup.storage.remote import RemoteObject, Removal, require_key
 from backup.storage.staged_file import STAGED_SUFFIX, StagedFile, staged_name

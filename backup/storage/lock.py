@@ -20,7 +20,7 @@ from typing import Any
 
 from backup.errors import LockHeld
 from backup.formatting import printable
-from backup.storage.errors import store_error, storing
+from backup.storage.filesystem import store_error, storing
 
 _POLL = 0.1
 # Longer than anybody needs to name itself, or to look who holds the lock.

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Protocol
 
 from backup.errors import IntegrityError
-from backup.storage.errors import storing
+from backup.storage.filesystem import storing
 
 STAGED_SUFFIX = ".partial"
 _BLOCK = 1 << 20

@@ -14,7 +14,7 @@ from backup.errors import IntegrityError, RestoreFailed
 from backup.media import extraction, swap
 from backup.media.case_folding import alike, folds_case, other_spelling
 from backup.media.selection import Chosen
-from backup.media.swap import single
+from backup.media.swap import single_files
 from tests.support.fatlike import mounted
 
 STAMP = "20261123-1047"
@@ -104,7 +104,7 @@ def put(root: Path, *paths: bytes) -> str:
                 new.mkdir()
                 (new / "x").write_bytes(unit.place)
 
-    return single.put_paths(root, "s", paths, b"media", extract, whole=False)
+    return single_files.put_paths(root, "s", paths, b"media", extract, whole=False)
 
 
 def files(root: Path) -> dict[str, str]:
@@ -127,7 +127,7 @@ def test_no_path_takes_the_place_of_another(volume: Path, paths: tuple[bytes, ..
     with pytest.raises(RestoreFailed, match="are one name") as caught:
         put(volume, *paths)
     assert all(repr(name) in caught.value.message for name in both), caught.value.message
-    assert files(volume) == before and single.tidy(volume) == []
+    assert files(volume) == before and single_files.tidy(volume) == []
 
 
 def test_a_path_of_the_same_name_is_put_back(volume: Path) -> None:
@@ -137,10 +137,10 @@ def test_a_path_of_the_same_name_is_put_back(volume: Path) -> None:
     assert found.pop(".obcms-restore-file-s/before/1") == "live" and list(found) == [
         ".obcms-restore-file-s/places.json"
     ]
-    single.require_own_name(volume, b"live.pdf")
-    single.require_own_name(volume, b"not/there")
+    single_files.require_own_name(volume, b"live.pdf")
+    single_files.require_own_name(volume, b"not/there")
     with pytest.raises(RestoreFailed, match=r"'live.pdf' and 'LIVE.pdf' are one name"):
-        single.require_own_name(volume, b"LIVE.pdf")
+        single_files.require_own_name(volume, b"LIVE.pdf")
 
 
 def test_whether_a_file_system_folds_is_seen_from_what_is_there(volume: Path, tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ from backup.model.finding import failure
 from backup.model.run import Outcome, Run
 from backup.monitoring import alerts
 from backup.monitoring.alerts.delivery import DeliveryProcess, deliver
+from backup.monitoring.alerts.destinations import everything, targets
 from backup.monitoring.alerts.model import HEARTBEAT, Delivery, Known, Policy, Receipt, Target
 from backup.monitoring.alerts.notifier import TRIES, Notifier, Snapshot
 from backup.monitoring.alerts.outbox import MOST, recall, remember
-from backup.monitoring.alerts.targets import everything, targets
 from backup.monitoring.health import Health
 from backup.operations.status import overview, status
 from tests.integration.test_serve import RUNNER, Service, eventually, publish, supercronic

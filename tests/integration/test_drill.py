@@ -23,7 +23,7 @@ from backup.model.backup_set import manifest_name, verdict_name
 from backup.model.run import new_run_id
 from backup.operations.media_references import look_up
 from backup.postgres.process_io import is_statement_refused
-from backup.postgres.scratch_place import Scratch, WantedDatabase
+from backup.postgres.scratch_server import Scratch, WantedDatabase
 from tests.support import sample_schema
 from tests.support.database import LABEL, PROJECT, USER, Server
 from tests.support.faults import docker, ended, eventually, helpers, judge, nothing_left, under_way
@@ -227,7 +227,7 @@ def meddling(target: Sidecar, statement: str) -> Iterator[None]:
     """The product's own command line, with one statement run in the copy before it is dumped again."""
     script = (
         "from backup.operations.drill import run as drill\n"
-        "from backup.postgres import scratch_place as places\n"
+        "from backup.postgres import scratch_server as places\n"
         "from backup.cli import main\n"
         "import sys\n"
         "dump = drill._Drill._dumped\n"

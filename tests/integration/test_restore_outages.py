@@ -16,7 +16,7 @@ import pytest
 from backup.app.restore import restore_context
 from backup.operations.restore.plan_inputs import gather
 from backup.progress import Silent
-from backup.storage.errors import free_space
+from backup.storage.filesystem import free_space
 from tests.support.breaking import interrupted, running, with_application
 from tests.support.database import PROJECT, Server, start_server
 from tests.support.faults import docker, eventually, helpers, under_way

@@ -13,7 +13,7 @@ from backup.app import alerts, composition
 from backup.cli import app, main
 from backup.config import loader
 from backup.operations import status
-from backup.storage import errors
+from backup.storage import filesystem
 
 _REAL = datetime.datetime
 _AHEAD = datetime.timedelta(seconds=float(os.environ.get("SOAK_AHEAD", "0")))
@@ -36,7 +36,7 @@ def _set() -> None:
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "backup" and getattr(module, "datetime", None) is _REAL:
             module.datetime = _Clock  # type: ignore[attr-defined]
-    errors.MEMORY = frozenset()
+    filesystem.MEMORY = frozenset()
 
 
 def _round() -> None:

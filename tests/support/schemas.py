@@ -11,7 +11,7 @@ from typing import Any, Final
 from jsonschema import Draft202012Validator
 from pydantic.json_schema import GenerateJsonSchema
 
-from backup.documents.form import Document
+from backup.documents.base_model import Document
 from backup.documents.results import DOCUMENTS
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "schema"

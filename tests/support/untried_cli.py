@@ -15,7 +15,7 @@ from typing import Any
 from backup.cli import main
 from backup.model.backup_set import LoadTest
 from backup.operations.create import verify_new
-from backup.storage import errors
+from backup.storage import filesystem
 
 
 def taken(*_: object, **known: Any) -> LoadTest:
@@ -26,5 +26,5 @@ def taken(*_: object, **known: Any) -> LoadTest:
 if __name__ == "__main__":
     os.umask(0o077)
     verify_new.load_test = taken
-    errors.MEMORY = frozenset()
+    filesystem.MEMORY = frozenset()
     sys.exit(main(sys.argv[1:] or ["serve"]))

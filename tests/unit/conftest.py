@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backup.config.loader import KNOWN
-from backup.storage import errors
+from backup.storage import filesystem
 
 # TZ is one of them: without it all is in UTC, whatever the zone of the host.
 _SET = KNOWN & os.environ.keys()
@@ -35,7 +35,7 @@ def memory() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def memory_is_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take memory for a disk, as which it serves here."""
-    monkeypatch.setattr(errors, "MEMORY", frozenset())
+    monkeypatch.setattr(filesystem, "MEMORY", frozenset())
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from backup.formatting import plural, printable, size
 from backup.media.tar_writer import IndexEntry
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import DatabasePart
+from backup.operations.inspect.disk_usage import Use
 from backup.operations.inspect.file_index import Tree
 from backup.operations.inspect.one_file import Seen
-from backup.operations.inspect.usage import Use
 from backup.postgres.dump.definitions import descendants
 
 _SHOWN: Final = 20

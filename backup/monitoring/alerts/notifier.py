@@ -21,7 +21,7 @@ from backup.monitoring.alerts import outbox, undelivered
 from backup.monitoring.alerts.model import HEARTBEAT, Attempts, Delivery, Memory, Message, Notice, Policy, Receipt
 from backup.monitoring.alerts.rules import decide, heartbeat_run
 from backup.monitoring.health import Health
-from backup.storage.errors import in_memory
+from backup.storage.filesystem import in_memory
 
 _FIRST_PAUSE: Final = timedelta(minutes=1)
 _LONGEST_PAUSE: Final = timedelta(hours=1)

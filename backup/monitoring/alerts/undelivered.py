@@ -13,8 +13,8 @@ from backup.errors import BackupError
 from backup.formatting import age, plural
 from backup.model.finding import Finding, warning
 from backup.monitoring.alerts import outbox
+from backup.monitoring.alerts.destinations import targets
 from backup.monitoring.alerts.model import HEARTBEAT, Attempts, Memory, Message
-from backup.monitoring.alerts.targets import targets
 from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting
 

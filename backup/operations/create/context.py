@@ -11,7 +11,7 @@ from backup.model.backup_set import StoredSet
 from backup.operations.context import Context
 from backup.pipeline.age import Recipient
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.scratch_place import Places
+from backup.postgres.scratch_server import Places
 
 
 @dataclass(frozen=True, kw_only=True)

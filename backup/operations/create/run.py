@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, Literal
 
 from backup import __version__, formatting
-from backup.docker.errors import Gone
+from backup.docker.translate_errors import Gone
 from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable, DumpFailed, EngineError
 from backup.formatting import printable
 from backup.logging import logger
@@ -32,7 +32,7 @@ from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import DatabaseFacts
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
-from backup.storage.errors import ON_A_DISK, free_space, in_memory, storing
+from backup.storage.filesystem import ON_A_DISK, free_space, in_memory, storing
 from backup.storage.staged_file import StagedFile
 
 Only = Literal["database", "media"]

@@ -21,7 +21,7 @@ from backup.operations.load_test import SAFETY, Dumped, load_test
 from backup.operations.verify.run import check_set
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
-from backup.storage.errors import ON_A_DISK, in_memory
+from backup.storage.filesystem import ON_A_DISK, in_memory
 
 _UNTRIED: Final = "not load-tested"
 _DRILL: Final = "`drill latest` restores it into a throw-away server."

@@ -14,12 +14,12 @@ from backup.formatting import age, duration, listed, plural, printable, size
 from backup.model.backup_set import SKEW, StoredSet
 from backup.model.finding import Finding, failure, ok, warning
 from backup.model.schedule import Slot
+from backup.monitoring.alerts.destinations import WHAT_TO_SET
 from backup.monitoring.alerts.model import HEARTBEAT, Receipt
-from backup.monitoring.alerts.targets import WHAT_TO_SET
 from backup.monitoring.health.model import Limits, newest
 from backup.monitoring.health.volume import space_findings
 from backup.postgres.inspect import DatabaseFacts, DatabaseRights
-from backup.storage.errors import ON_A_DISK
+from backup.storage.filesystem import ON_A_DISK
 
 _WITHOUT: Final[Mapping[Purpose, str]] = {
     "backup": "backups fail this way",

@@ -17,17 +17,17 @@ from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdi
 from backup.operations import bare_dump, media_references, runs
 from backup.operations.context import Context
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
-from backup.operations.parts import read_roles
 from backup.operations.preemption import giving_way
 from backup.operations.prefetch import foreseeing
 from backup.operations.restore.locking import refuse_unfinished
+from backup.operations.set_artifacts import read_roles
 from backup.operations.verify import volume_archive
 from backup.operations.verify.run import check_set
 from backup.postgres.dump.dump_digest import OTHER_CONTENT, Outline, differences, in_question, same_order
 from backup.postgres.dump.dump_reader import Watcher
 from backup.postgres.dump.money import has_setting, with_setting
 from backup.postgres.dump_source import DUMP_SESSION, dump_options
-from backup.postgres.scratch_place import Place, Places
+from backup.postgres.scratch_server import Place, Places
 
 # Of drills that the service begins because a set has definitions that none was drilled with.
 NEW: Final = "new definitions"

@@ -16,7 +16,7 @@ from backup.formatting import printable
 from backup.media.tar_reader import shown_path
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
-from backup.operations.parts import archive_of, open_file, require_as_written
+from backup.operations.set_artifacts import archive_of, open_file, require_as_written
 from backup.operations.verify.volume_archive import split_lines
 
 # Directories that are counted each; what lies in others beyond that is counted together.

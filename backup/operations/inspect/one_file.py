@@ -24,7 +24,7 @@ from backup.operations.inspect.file_index import (
     spellings,
     volumes,
 )
-from backup.operations.parts import HeldBack, archive_of, content_of, damaged, open_file
+from backup.operations.set_artifacts import HeldBack, archive_of, content_of, damaged, open_file
 from backup.progress import Progress
 
 

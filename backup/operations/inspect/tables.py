@@ -10,7 +10,7 @@ from backup.errors import NotFound
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.operations.load import attempt_for
-from backup.operations.parts import content_of, damaged, dump_of, open_file, recognised, require_as_written
+from backup.operations.set_artifacts import content_of, damaged, dump_of, open_file, recognised, require_as_written
 from backup.pipeline.file_type import FileKind
 from backup.postgres.dump.definitions import Kinship, descendants
 from backup.postgres.dump.dump_reader import DumpReader, Watcher

@@ -28,7 +28,7 @@ from backup.operations.offsite.layout import RemoteSet, compare, key, sums, sums
 from backup.operations.offsite.remote_state import Book
 from backup.storage import lock
 from backup.storage.directory import LocalStore
-from backup.storage.errors import free_space, storing
+from backup.storage.filesystem import free_space, storing
 from backup.storage.staged_file import StagedFile
 
 _TEMPORARY: Final = "temp"

@@ -18,7 +18,7 @@ from backup.operations.offsite.layout import RemoteSet, compare, key, keys_of, p
 from backup.operations.offsite.remote_state import Book, Copy, CopyState, StoredObject
 from backup.pipeline.age import SUFFIX
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing
+from backup.storage.filesystem import storing
 from backup.storage.remote import RemoteObject
 
 # What is read is hashed at once: from the core's own cache, which larger blocks leave.

@@ -14,11 +14,11 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Locale, Manifest
 from backup.operations.load import Load, attempt_for, complete, load_dump
-from backup.operations.parts import archive_of, content_of, dump_of, open_file, read_roles, require_unchanged
 from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
 from backup.operations.restore.journal import DatabaseSwap, RestoreStep
-from backup.operations.restore.server_fit import Fit, allowed, contrast, given, last_notes, taken
+from backup.operations.restore.server_compatibility import Fit, allowed, contrast, given, last_notes, taken
+from backup.operations.set_artifacts import archive_of, content_of, dump_of, open_file, read_roles, require_unchanged
 from backup.operations.verify.run import SetContent
 from backup.pipeline.file_type import FileKind
 from backup.postgres.admin import apply_settings, create_database, drop
@@ -33,7 +33,7 @@ from backup.postgres.row_counts import analyzing, count_large_objects, count_row
 from backup.postgres.server import Database, find_database, fitting_name, roles, usable
 from backup.postgres.session import Login
 from backup.progress import Progress
-from backup.storage.errors import free_space
+from backup.storage.filesystem import free_space
 
 _SPARE: Final = 1.05
 

@@ -18,19 +18,19 @@ from backup.media.tar_reader import shown_path
 from backup.model.backup_set import StoredSet, newest_good, present, volumes_of
 from backup.monitoring.health import shrink
 from backup.operations.inspect import file_index
-from backup.operations.parts import dump_of
 from backup.operations.restore import build
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import KeptFile, commands, running, words
 from backup.operations.restore.locking import LOOK, unfinished_restore, who_changes
 from backup.operations.restore.plan import LiveDatabase, Only, RestoreFacts, Server, VolumeFacts
-from backup.operations.restore.server_fit import contrast, fit
+from backup.operations.restore.server_compatibility import contrast, fit
+from backup.operations.set_artifacts import dump_of
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import inspect
 from backup.postgres.server import extensions_available, find_database, replication, sessions, usable
 from backup.postgres.server import roles as roles_there
 from backup.postgres.session import Login
-from backup.storage.errors import free_space
+from backup.storage.filesystem import free_space
 
 # More than is written to a disk between two looks at it: this part of what is free.
 _ALIKE: Final = 0.01

@@ -8,13 +8,13 @@ from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
 from backup.operations.create.run import Only as Half
 from backup.operations.create.run import Request, create_set
-from backup.operations.parts import dump_of
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.locking import RUN_WAIT, require_alone
 from backup.operations.restore.plan import Only
 from backup.operations.restore.plan.checks import lacking
 from backup.operations.restore.plan_inputs import missing_extensions
-from backup.operations.restore.server_fit import Fit, fit
+from backup.operations.restore.server_compatibility import Fit, fit
+from backup.operations.set_artifacts import dump_of
 from backup.operations.verify.run import SetContent
 from backup.postgres.server import find_database, server_version, usable
 

@@ -21,8 +21,7 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet, volumes_of
 from backup.model.run import RESTORE, Run
 from backup.operations import runs
-from backup.operations.parts import dump_of
-from backup.operations.restore import application, build, commit
+from backup.operations.restore import application, build, commit_rollback, replaced
 from backup.operations.restore.context import RestoreContext, Work
 from backup.operations.restore.journal import (
     DatabaseSwap,
@@ -48,11 +47,12 @@ from backup.operations.restore.locking import (
 from backup.operations.restore.plan import Only
 from backup.operations.restore.preflight import check_fit, require_extensions, safety_set
 from backup.operations.restore.replaced import lost
-from backup.operations.restore.server_fit import Fit
+from backup.operations.restore.server_compatibility import Fit
+from backup.operations.set_artifacts import dump_of
 from backup.operations.verify.run import SetContent, check_set
 from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.dump.post_data import Split
+from backup.postgres.dump.load_script import Split
 from backup.postgres.server import find_database
 
 # Done, but not all is as it was dumped.
@@ -101,7 +101,7 @@ def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
         work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
         work.allow_invalid = wish.allow_invalid
         _guarded(work, lambda: _build(work, stored, found, split.entries, fitted))
-        commit.sweep_safety_sets(context)
+        replaced.sweep_safety_sets(context)
         said += _nearest(work)
     for text, hint in work.told:
         logger.log("WARNING" if hint else "INFO", "{}", f"{text}. {hint}" if hint else text)
@@ -150,7 +150,7 @@ def _require_kept(context: RestoreContext, kept: Kept | None) -> Kept:
         if gone := lost(login, kept):
             why, hint = lost_words(gone, kept)
             raise RestoreFailed(f"{why}; nothing was touched", hint)
-        commit.possible(login, _database_of(kept.database))
+        commit_rollback.possible(login, _database_of(kept.database))
     return kept
 
 
@@ -198,7 +198,7 @@ def discard(context: RestoreContext, kept: Kept | None) -> str:
         # A restore may have come and gone, or been killed, while this waited.
         refuse_unfinished(context.catalog.root, context.clock())
         require_unmoved(context, kept)
-        freed = commit.discard_replaced(context)
+        freed = replaced.discard_replaced(context)
     told = f", {size(freed)}" if freed else ""
     return f"removed what the last restore replaced{told}" if kept else "nothing was kept"
 
@@ -239,11 +239,11 @@ def _end(work: Work, back: bool) -> str:
     if back or journal.step.number < RestoreStep.SWAPPED.number:
         application.stop_again(work)
     if back or direction(journal) == "back":
-        commit.back(work)
+        commit_rollback.back(work)
         done = f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
     else:
         application.find_way(work)
-        commit.forward(work)
+        commit_rollback.forward(work)
         done = f"the {journal.kind} of {printable(journal.set)} is finished"
     return "; ".join([done, *_nearest(work), *application.downtime(work)])
 
@@ -273,7 +273,7 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
         runs.end_if_told()
         prepare()
         application.stop_application(work)
-        commit.forward(work)
+        commit_rollback.forward(work)
     except AfterRestore:
         raise
     except BaseException as error:
@@ -293,21 +293,21 @@ def _guarded(work: Work, prepare: Callable[[], None]) -> None:
 def _end_after(work: Work, error: BaseException) -> None:
     """End what is restored, and say how things are, not only what went wrong."""
     try:
-        commit.start_again(work)
+        commit_rollback.start_again(work)
     except BackupError as second:
         raise _half(work, second.message) from error
     if isinstance(error, Interrupted):
-        told = commit.after(work, f"stopped by signal {error.exit_code - 128}")
+        told = commit_rollback.after(work, f"stopped by signal {error.exit_code - 128}")
         error.message, error.hint = told.message, told.hint
     elif isinstance(error, BackupError) and not isinstance(error, RestoreUnfinished):
-        raise commit.after(work, error.message) from error
+        raise commit_rollback.after(work, error.message) from error
 
 
 def _roll_back(work: Work, error: BaseException) -> None:
     why = error.message if isinstance(error, (BackupError, Interrupted)) else str(error)
     logger.warning("rolling back: {}", why)
     try:
-        commit.back(work)
+        commit_rollback.back(work)
     except BackupError as second:
         if work.file.read() is None:
             raise RestoreFailed(f"{why}; then: {second.message}", second.hint) from error

@@ -17,7 +17,7 @@ from backup.errors import BackupError, IntegrityError, KeyMissing, StoreError
 from backup.formatting import plural, printable
 from backup.model.backup_set import BARE, SEALED, StoredSet, manifest_name, missing_or_resized
 from backup.model.manifest import Artifact, DatabasePart, Manifest, file_name
-from backup.operations.parts import content_of, recognised
+from backup.operations.set_artifacts import content_of, recognised
 from backup.operations.verify import volume_archive
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import FileKind

@@ -15,7 +15,7 @@ from backup.pipeline import age, gzip
 from backup.pipeline.chunks import Put, aside
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing
+from backup.storage.filesystem import storing
 
 _BLOCK: Final = 1 << 20
 _AHEAD: Final = 4

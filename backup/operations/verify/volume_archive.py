@@ -17,7 +17,7 @@ from backup.media.tar_reader import Member, TarReader
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import VolumePart
-from backup.operations.parts import open_file
+from backup.operations.set_artifacts import open_file
 
 _LISTED: Final = 20
 _LONGEST_LINE: Final = 16 << 20

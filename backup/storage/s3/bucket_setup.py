@@ -18,8 +18,8 @@ from backup.storage.rate_limit import Pace
 from backup.storage.remote import RemoteObject
 from backup.storage.s3 import delete
 from backup.storage.s3.bucket import Bucket
-from backup.storage.s3.errors import code_of, status_of
 from backup.storage.s3.options import NICETIES
+from backup.storage.s3.translate_errors import code_of, status_of
 from backup.storage.s3.upload import Upload
 
 ARCHIVE_RULE: Final = "obcms-backup-archive"

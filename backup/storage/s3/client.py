@@ -21,8 +21,8 @@ from urllib3.exceptions import HTTPError
 
 from backup.errors import RemoteFailed
 from backup.storage.s3.body import Blocks, RequestBody
-from backup.storage.s3.errors import code_of, message_of, remote_error, status_of, unusable
 from backup.storage.s3.options import CHECKSUMS, CONDITIONS, Options
+from backup.storage.s3.translate_errors import code_of, message_of, remote_error, status_of, unusable
 
 # Longer than this a connection is not waited for, nor, as urllib3 has it, for bytes to be taken; answers wait for
 # `timeout`.

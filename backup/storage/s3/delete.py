@@ -11,8 +11,8 @@ from backup.errors import RemoteDenied, RemoteFailed, RemoteMissing
 from backup.storage.remote import Removal
 from backup.storage.s3.client import Client, is_refusal
 from backup.storage.s3.download import head_object
-from backup.storage.s3.errors import code_of, message_of
 from backup.storage.s3.options import UPLOADS
+from backup.storage.s3.translate_errors import code_of, message_of
 
 _VERSIONS: Final = 1000
 _STALE: Final = timedelta(hours=24)

@@ -12,8 +12,8 @@ from backup.errors import RemoteDamaged, RemoteDenied, RemoteFailed, RemoteMissi
 from backup.formatting import printable
 from backup.storage.remote import RemoteObject
 from backup.storage.s3.client import FAILURES, Client
-from backup.storage.s3.errors import remote_error, status_of
 from backup.storage.s3.parts import entry_of, listed_object
+from backup.storage.s3.translate_errors import remote_error, status_of
 
 _BLOCK: Final = 1 << 20
 _TRIES: Final = 5

@@ -22,7 +22,7 @@ from backup.model.backup_set import Proof, StoredSet, Verdict, holds_database, p
 from backup.model.manifest import Tier
 from backup.operations.drill.run import DrillContext, prove_set
 from backup.operations.inspect import one_file
-from backup.operations.parts import archive_of, dump_of, read_roles
+from backup.operations.set_artifacts import archive_of, dump_of, read_roles
 from backup.operations.verify.run import verify_set
 from backup.progress import Silent
 from tests.support.set_factory import UTC_ZONE, on_disk

@@ -16,8 +16,8 @@ from backup.catalog.catalog import Catalog
 from backup.errors import BackupError
 from backup.model.backup_set import StoredSet, volumes_of
 from backup.model.manifest import Tier
-from backup.operations.parts import dump_of
 from backup.operations.restore.plan import RestoreFacts, plan
+from backup.operations.set_artifacts import dump_of
 from backup.operations.verify.run import verify_set
 from backup.progress import Silent
 from tests.support.set_factory import UTC_ZONE, on_disk

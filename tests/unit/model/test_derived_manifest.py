@@ -16,7 +16,7 @@ from backup.errors import IntegrityError
 from backup.model.backup_set import StoredSet, holds_database, manifest_name, precedent, volumes_of
 from backup.model.derived_manifest import DerivedManifest, bare_file, derive
 from backup.model.manifest import Tier, from_json, to_json
-from backup.operations.parts import archive_of
+from backup.operations.set_artifacts import archive_of
 from tests.support.set_factory import UTC_ZONE, in_memory, on_disk
 
 NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)

@@ -29,8 +29,8 @@ from backup.monitoring.overview import Overview
 from backup.monitoring.overview.compute import Facts, Policy, compute_overview, period, slots_between
 from backup.operations import status
 from backup.operations.restore.journal import KEPT
-from backup.storage import errors
-from backup.storage.errors import store_error
+from backup.storage import filesystem
+from backup.storage.filesystem import store_error
 from tests.support.examples import examples
 from tests.support.facts import MB, NOW, UTC_ZONE, a_run, a_set, on_disk
 from tests.support.schemas import checked
@@ -263,15 +263,15 @@ def test_a_volume_in_memory_is_red(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     root.mkdir(0o700, parents=True, exist_ok=True)
     on_disk(root, 1, 25, proven=True)
     assert volume(root, BACKUP_MIN_FREE_GB="0").health.status == "pass"  # as all other tests take it
-    monkeypatch.setattr(errors, "MEMORY", frozenset({"tmpfs"}))
+    monkeypatch.setattr(filesystem, "MEMORY", frozenset({"tmpfs"}))
     health = volume(root, BACKUP_MIN_FREE_GB="0").health
     assert health.status == "fail" and f"no set is on a disk: {root} is memory (tmpfs)" in health.reasons[0].text
 
 
 def test_what_is_memory_is_told_by_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(errors, "MEMORY", frozenset({"tmpfs"}))
-    assert "tmpfs" in errors.in_memory(tmp_path) and errors.in_memory(Path("/dev/shm"))  # noqa: S108
-    assert not errors.in_memory(Path("/proc")) and not errors.in_memory(tmp_path / "not there")
+    monkeypatch.setattr(filesystem, "MEMORY", frozenset({"tmpfs"}))
+    assert "tmpfs" in filesystem.in_memory(tmp_path) and filesystem.in_memory(Path("/dev/shm"))  # noqa: S108
+    assert not filesystem.in_memory(Path("/proc")) and not filesystem.in_memory(tmp_path / "not there")
 
 
 def test_a_quota_that_is_used_up_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from backup.model.backup_set import LoadTest, StoredSet
 from backup.model.manifest import Tier
 from backup.operations import load_test, preemption
 from backup.operations.load_test import Dumped
-from backup.postgres.scratch_place import Place, WantedDatabase
+from backup.postgres.scratch_server import Place, WantedDatabase
 from backup.storage.lock import hold
 from tests.support.facts import NOW, a_set
 from tests.unit.monitoring.health.test_proofs import REFUSED, a_test, defined, found

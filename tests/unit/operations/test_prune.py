@@ -34,7 +34,7 @@ from backup.operations.restore.journal import Journal, JournalFile
 from backup.operations.status import overview, status
 from backup.storage import lock
 from backup.storage.directory import LocalStore
-from backup.storage.errors import store_error
+from backup.storage.filesystem import store_error
 from tests.support.examples import examples
 from tests.support.set_factory import on_disk
 

@@ -9,6 +9,7 @@ from backup.formatting import age, duration, plural, printable, size
 from backup.model.derived_manifest import BareFile
 from backup.model.finding import Finding
 from backup.operations.restore.plan.checks import Need, needs, refusals, warnings
+from backup.operations.restore.plan.compatibility import named, own
 from backup.operations.restore.plan.facts import (
     LiveDatabase,
     Only,
@@ -19,7 +20,6 @@ from backup.operations.restore.plan.facts import (
     restored_volumes,
     wants_database,
 )
-from backup.operations.restore.plan.fitting import named, own
 
 __all__ = [
     "RestoreFacts",

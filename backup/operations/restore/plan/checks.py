@@ -11,6 +11,7 @@ from typing import Final
 from backup.formatting import age, plural, printable, size
 from backup.model.backup_set import BARE, SKEW, StoredSet
 from backup.model.finding import Finding, failure, warning
+from backup.operations.restore.plan.compatibility import lacking_findings, left_behind, named, otherwise
 from backup.operations.restore.plan.facts import (
     RestoreFacts,
     major,
@@ -20,7 +21,6 @@ from backup.operations.restore.plan.facts import (
     wants_database,
     wants_media,
 )
-from backup.operations.restore.plan.fitting import lacking_findings, left_behind, named, otherwise
 
 # Halves of one run of the old scripts carry the same stamp, or nearly.
 _TOGETHER: Final = timedelta(hours=1)

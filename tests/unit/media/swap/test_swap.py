@@ -22,7 +22,7 @@ from backup.media import archive_tree, swap
 from backup.media.helper import FileTrees, in_child
 from backup.media.metadata import Metadata, Notes, apply_metadata
 from backup.media.reserved_names import PREFIX
-from backup.media.swap import single
+from backup.media.swap import single_files
 from backup.media.tar_writer import parse_index
 from backup.media.walk import BY_PATTERN, OF_A_RESTORE
 from tests.support.awkward_tree import acl, fill, look
@@ -199,8 +199,8 @@ def test_what_is_only_called_so_is_exchanged_and_never_removed(volume: Volume) -
     made = called_so(volume.root)
     (volume.root / "lost+found").mkdir()
     (volume.root / "lost+found/mine").write_text("an application's own")
-    assert single.tidy(volume.root, days=0) == [] and made["file-more"].exists()
-    assert not single.has_begun(volume.root) and [each.stamp for each in swap.kept(volume.root)] == [STAMP]
+    assert single_files.tidy(volume.root, days=0) == [] and made["file-more"].exists()
+    assert not single_files.has_begun(volume.root) and [each.stamp for each in swap.kept(volume.root)] == [STAMP]
     swap.exchange_tree(volume.root, STAMP)
     assert not any(os.path.lexists(path) for path in (*made.values(), volume.root / "lost+found"))
     swap.exchange_back(volume.root, STAMP)

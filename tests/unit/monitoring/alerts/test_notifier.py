@@ -21,7 +21,7 @@ from backup.monitoring.alerts.model import Delivery, Notice, Policy, Receipt
 from backup.monitoring.alerts.notifier import Notifier, Snapshot
 from backup.monitoring.alerts.outbox import recall
 from backup.monitoring.health import Health
-from backup.storage import errors
+from backup.storage import filesystem
 from tests.support.examples import examples
 from tests.unit.monitoring.health.test_health import stored
 
@@ -33,7 +33,7 @@ NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)
 def test_a_set_in_memory_is_no_heartbeat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, lasts: bool
 ) -> None:
-    monkeypatch.setattr(errors, "MEMORY", frozenset() if lasts else frozenset({"tmpfs"}))
+    monkeypatch.setattr(filesystem, "MEMORY", frozenset() if lasts else frozenset({"tmpfs"}))
     sets = [replace(stored(1), verdict=Verdict(checked=NOW))]
     run = Run(id="r", operation="create", started=NOW, ended=NOW, outcome=outcome, set=sets[0].id)
     a_notifier(tmp_path, lambda: Snapshot(Health("pass", (), NOW), [run], sets), heartbeat=True).round()

@@ -23,7 +23,7 @@ from backup.operations.jobs import JOB_COMMANDS, job_of, jobs, operation_of, tie
 from backup.operations.offsite import copy_status
 from backup.operations.offsite.remote_state import Book
 from backup.operations.offsite.rules import pause, tiers_due, uploads
-from backup.service.queues import UploadQueue
+from backup.service.followup_jobs import UploadQueue
 from tests.support.set_factory import in_memory
 from tests.unit.operations.offsite.conftest import NOW, Stack
 

@@ -14,7 +14,7 @@ from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.definitions import Definitions, RoleNames, kinship
 from backup.postgres.dump.dump_digest import Outline
 from backup.postgres.dump.dump_reader import DumpReader, Watcher
-from backup.postgres.dump.post_data import Split
+from backup.postgres.dump.load_script import Split
 from backup.postgres.dump.table_extract import TableExtract
 
 KEY = r"\restrict Abc123"

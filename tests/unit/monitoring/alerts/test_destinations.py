@@ -13,7 +13,7 @@ from backup.config import notify_url
 from backup.config.loader import load_settings
 from backup.errors import ConfigError
 from backup.monitoring.alerts.delivery import check_targets
-from backup.monitoring.alerts.targets import everything, target_secrets, targets
+from backup.monitoring.alerts.destinations import everything, target_secrets, targets
 from tests.support.examples import examples
 
 # apprise's own, for a module that Python 3.13 drops.

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.documents.form import (
+from backup.documents.base_model import (
     Exact,
     Instant,
     Measure,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backup.postgres.remedies import hint_for, shown_error, sqlstate
+from backup.postgres.client_errors import hint_for, shown_error, sqlstate
 
 BODY = "\n".join(f"  -- line {number} of a long function" for number in range(400))
 SLUG = f"""\

@@ -16,7 +16,7 @@ from backup.app import composition, restore
 from backup.cli import serve
 from backup.errors import EngineError, RestoreUnfinished
 from backup.media.selection import Chosen
-from backup.media.swap import single
+from backup.media.swap import single_files
 from tests.support.sidecar import Sidecar
 
 PATHS = (b"a", b"folder", b"gone/c")
@@ -44,7 +44,7 @@ def extract(folder: int, chosen: Chosen) -> None:
 
 
 def put(root: Path) -> str:
-    return single.put_paths(root, "s", PATHS, b"media", extract, whole=False)
+    return single_files.put_paths(root, "s", PATHS, b"media", extract, whole=False)
 
 
 def live(root: Path) -> dict[str, str]:
@@ -74,7 +74,7 @@ def killed(root: Path, number: int, *, exchange: bool = True, links: bool = True
             setattr(os, name, counted)
         if not exchange:
             # As on FAT and some shares.
-            single.renameat2 = lambda *_: False  # type: ignore[assignment]
+            single_files.renameat2 = lambda *_: False  # type: ignore[assignment]
         put(root)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
@@ -99,8 +99,8 @@ def test_killed_anywhere_it_is_all_or_nothing_after_it(tmp_path: Path, exchange:
         (root / "folder/b").write_text("old")
         died = killed(root, number, exchange=exchange, links=links)
         states.append(live(root))
-        single.tidy(root)
-        assert live(root) in (OLD, NEW) and not single.has_begun(root)
+        single_files.tidy(root)
+        assert live(root) in (OLD, NEW) and not single_files.has_begun(root)
         if not died:
             break
     assert states[-1] == NEW and any(state not in (OLD, NEW) for state in states)
@@ -122,18 +122,18 @@ def half(base: Path) -> Path:
 def test_weeks_later_the_application_has_gone_on(tmp_path: Path) -> None:
     """With what was there of the one, and with what came of the other: neither is lost."""
     root = half(tmp_path)
-    assert live(root) == {"a": "new", "folder/b": "old"} and single.has_begun(root)
+    assert live(root) == {"a": "new", "folder/b": "old"} and single_files.has_begun(root)
     (root / "folder/b").write_text("since")
     (root / "folder/more").write_text("since")
     (root / "a").write_text("since")
-    (told,) = single.tidy(root, days=7)
+    (told,) = single_files.tidy(root, days=7)
     assert live(root) == {"a": "old", "folder/b": "since", "folder/more": "since"}
     assert told.startswith("a is as it was") and ".obcms-restore-file-s" in told
     kept = [path.read_text() for path in (root / ".obcms-restore-file-s").rglob("*") if path.is_file()]
     assert "since" in kept, "what was live meanwhile"
-    assert single.tidy(root, days=7) == [] and (root / ".obcms-restore-file-s").exists()
+    assert single_files.tidy(root, days=7) == [] and (root / ".obcms-restore-file-s").exists()
     os.utime(root / ".obcms-restore-file-s", (0, time.time() - 8 * 86400))
-    assert single.tidy(root, days=7) == [] and not (root / ".obcms-restore-file-s").exists()
+    assert single_files.tidy(root, days=7) == [] and not (root / ".obcms-restore-file-s").exists()
 
 
 def test_the_service_takes_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_the_service_takes_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sidecar = Sidecar.make(tmp_path, None, DB_HOST="127.0.0.1")
     root = half(sidecar.volumes)
     serve._recover(sidecar.app())
-    assert live(root) == OLD and not single.has_begun(root)
+    assert live(root) == OLD and not single_files.has_begun(root)
     assert [run.operation for run in sidecar.runs()] == ["recover"]
     serve._recover(sidecar.app())
     assert len(sidecar.runs()) == 1
@@ -157,10 +157,10 @@ def test_what_somebody_has_put_there_since_stays(tmp_path: Path) -> None:
     root = half(tmp_path)
     (root / "coming").write_text("another")
     (root / "coming").rename(root / "a")
-    (told,) = single.tidy(root)
+    (told,) = single_files.tidy(root)
     assert live(root) == {"a": "another", "folder/b": "old"} and "and stays" in told
     kept = [path.read_text() for path in (root / ".obcms-restore-file-s").rglob("*") if path.is_file()]
-    assert "old" in kept and single.tidy(root) == []
+    assert "old" in kept and single_files.tidy(root) == []
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
@@ -175,14 +175,14 @@ def test_what_somebody_puts_beside_it_stops_nothing_and_stays(tmp_path: Path, ki
     else:
         (folder / "stray").write_text("somebody's")
     before = (folder / "stray").lstat()
-    assert single.has_begun(root)
-    (told,) = single.tidy(root, days=7)
-    assert told.startswith("a is as it was") and live(root) == OLD and not single.has_begun(root)
+    assert single_files.has_begun(root)
+    (told,) = single_files.tidy(root, days=7)
+    assert told.startswith("a is as it was") and live(root) == OLD and not single_files.has_begun(root)
     os.utime(folder, (0, time.time() - 8 * 86400))
-    (told,) = single.tidy(root, days=7)
+    (told,) = single_files.tidy(root, days=7)
     assert str(folder) in told and "'stray'" in told and list(folder.iterdir()) == [folder / "stray"]
     assert (folder / "stray").lstat().st_ino == before.st_ino
-    assert single.tidy(root, days=0) == [] and live(root) == OLD
+    assert single_files.tidy(root, days=0) == [] and live(root) == OLD
 
 
 @pytest.mark.parametrize("fails", [True, False])
@@ -196,8 +196,8 @@ def test_nor_while_it_is_unpacked(tmp_path: Path, fails: bool) -> None:
             raise EngineError("it ends here")
 
     with pytest.raises(EngineError) if fails else contextlib.nullcontext():
-        assert single.put_paths(tmp_path, "s", [b"a"], b"media", unpacked, whole=False) == ""
-    (told,) = single.tidy(tmp_path)
+        assert single_files.put_paths(tmp_path, "s", [b"a"], b"media", unpacked, whole=False) == ""
+    (told,) = single_files.tidy(tmp_path)
     assert "'stray'" in told and (folder / "stray").read_text() == "somebody's"
     assert live(tmp_path) == ({} if fails else {"a": "new"})
 
@@ -210,18 +210,18 @@ def test_what_cannot_be_taken_back_is_named(root: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         # One is exchanged, by a call that is not os.rename; what was there cannot be moved aside then.
-        patch.setattr(single, "_keep", failing)
-        patch.setattr(single, "take_back", failing)
+        patch.setattr(single_files, "_keep", failing)
+        patch.setattr(single_files, "take_back", failing)
         with pytest.raises(RestoreUnfinished, match="could not be taken back: .*a") as caught:
             put(root)
     assert "as they were" not in caught.value.message and caught.value.hint
-    single.tidy(root)
+    single_files.tidy(root)
     assert live(root) == OLD
 
 
 def test_what_somebody_puts_there_in_that_moment_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what was there before both is not removed."""
-    real = single.put_in
+    real = single_files.put_in
 
     def cut(top: int, folder: int, number: int, place: bytes) -> None:
         if number:
@@ -230,10 +230,10 @@ def test_what_somebody_puts_there_in_that_moment_stays(root: Path, monkeypatch: 
             raise OSError(5, "Input/output error")
         real(top, folder, number, place)
 
-    monkeypatch.setattr(single, "put_in", cut)
+    monkeypatch.setattr(single_files, "put_in", cut)
     with pytest.raises(RestoreUnfinished, match="could not be taken back: .*a"):
         put(root)
     for _ in range(2):
         assert live(root) == OLD | {"a": "another"}
         assert "old" in [path.read_text() for path in (root / ".obcms-restore-file-s").rglob("*") if path.is_file()]
-        single.tidy(root)
+        single_files.tidy(root)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from backup.logging import logger
 from backup.model.manifest import DatabasePart
 from backup.operations.load import NO_RIGHT
+from backup.operations.restore.plan.compatibility import left_behind, otherwise, own
 from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase, major
-from backup.operations.restore.plan.fitting import left_behind, otherwise, own
 from backup.postgres.admin import refused_statements
 from backup.postgres.dump.adaptation import LOADING, Adaptation
 from backup.postgres.inspect import settings_for
-from backup.postgres.preload import extension_of
+from backup.postgres.preload_libraries import extension_of
 from backup.postgres.psql import refusal
 from backup.postgres.role_states import aligning, differing, subjects
 from backup.postgres.roles import Roles, Statement, is_setting, retarget

@@ -21,7 +21,7 @@ from backup.postgres.admin import AGAIN, PATIENCE, drop
 from backup.postgres.clients import Clients, HelperClients, sweep_spool
 from backup.postgres.dump.adaptation import Adaptation
 from backup.postgres.dump.statements import quoted
-from backup.postgres.preload import preloading
+from backup.postgres.preload_libraries import preloading
 from backup.postgres.psql import literal, query_lines, script, try_settings
 from backup.postgres.roles import Roles
 from backup.postgres.server import find_database

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from backup.storage.directory import LocalStore
-from backup.storage.errors import storing, sync_directory
+from backup.storage.filesystem import storing, sync_directory
 
 _FOLDER: Final = ("state", "import")
 

@@ -1,4 +1,4 @@
-"""The two ends of a restore or an undo: forward to the new state, or back to the old one.
+"""Commit a restore or an undo, or roll it back: forward to the new state, or back to the old one.
 
 Both go by the journal and by what is found, so that they can be begun again after a kill at any point.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from backup.catalog.retention import held_by_newer, old_safety_sets
 from backup.errors import AfterRestore, BackupError, DropDelayed, RestoreFailed, RestoreUnfinished
 from backup.formatting import printable, size
 from backup.logging import logger
 from backup.operations.restore import application
-from backup.operations.restore.context import RestoreContext, Work
-from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptFile, KeptVolume, Lost, RestoreStep
-from backup.operations.restore.replaced import note_lost
+from backup.operations.restore.context import Work
+from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptVolume, Lost, RestoreStep
+from backup.operations.restore.replaced import discard_replaced
 from backup.postgres.admin import drop, drop_marked, drop_roles
 from backup.postgres.availability import watching
 from backup.postgres.deferred_statements import DONE, SCHEMA, deferred
@@ -132,32 +131,6 @@ def _forget_kept(work: Work) -> None:
         work.kept.write(kept.model_copy(update={"database": kept.database.model_copy(update=oids)}))
 
 
-def discard_replaced(context: RestoreContext) -> int:
-    """Remove what the last restore replaced; the bytes that it took. 0 when nothing is kept.
-
-    DropDelayed when the rest of the database is to be dropped yet: nothing of all that can come back.
-    """
-    file = KeptFile(context.catalog.root)
-    kept = file.read()
-    if kept is None:
-        return 0
-    delayed = None
-    if kept.database:
-        try:
-            drop(context.source().login, kept.database.kept_oid, kept.database.kept)
-        except DropDelayed as error:
-            delayed = error
-            note_lost(context.catalog.root, context.source().login)
-    if kept.volumes:
-        trees = context.trees()
-        for volume in kept.volumes:
-            trees.discard(volume.name, volume.stamp)
-    if delayed:
-        raise delayed
-    file.remove()
-    return kept.size
-
-
 def possible(login: Login, swap: DatabaseSwap) -> None:
     """RestoreFailed when the databases could not be exchanged now. Nothing is touched."""
     foresee(login, _wanted(swap))
@@ -272,16 +245,3 @@ def _kept_volumes(work: Work) -> tuple[KeptVolume, ...]:
         return ()
     trees = work.context.trees()
     return tuple(KeptVolume(name=v.name, stamp=v.stamp, bytes=trees.kept(v.name, v.stamp)) for v in volumes)
-
-
-def sweep_safety_sets(context: RestoreContext) -> None:
-    """What is restored stays so, whatever becomes of this; the cleanup tries again."""
-    try:
-        sets = context.catalog.sets()
-        for old in old_safety_sets(sets, context.clock()):
-            if not held_by_newer(old, sets):
-                continue
-            logger.info("removing the safety set {}: ten newer ones exist", old.id)
-            context.catalog.remove(old)
-    except BackupError as error:
-        logger.warning("old safety sets could not be removed: {} {}", error.message, error.hint)

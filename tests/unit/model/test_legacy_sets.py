@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup.model.legacy_sets import WITHIN, pair
 from backup.model.manifest import Tier, parse_file_name, stamp_time
-from backup.model.pairing import WITHIN, pair
 from tests.support.set_factory import UTC_ZONE
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backup.model.manifest import Preload
-from backup.postgres.preload import preloading
+from backup.postgres.preload_libraries import preloading
 
 
 def test_the_libraries_of_the_set_and_their_settings_but_nothing_acts_by_itself() -> None:

@@ -18,7 +18,7 @@ from backup.model.backup_set import LoadTest, StoredSet
 from backup.model.run import Outcome, Run
 from backup.operations import runs
 from backup.operations.drill.run import NEW
-from backup.service.queues import DrillQueue, drill_due
+from backup.service.followup_jobs import DrillQueue, drill_due
 from backup.storage import lock
 from tests.support.facts import NOW, UTC_ZONE, a_run, a_set
 from tests.unit.monitoring.health.test_proofs import REFUSED, defined, found
@@ -71,7 +71,7 @@ def test_never_beside_another_run_and_not_for_ever(
 ) -> None:
     drills, started = queue
     stored = defined(a_set(1))
-    monkeypatch.setattr("backup.service.queues.drill_due", lambda *_: stored)
+    monkeypatch.setattr("backup.service.followup_jobs.drill_due", lambda *_: stored)
     drills.tick(1, busy=True)
     with lock.hold(tmp_path / "state" / "lock", "create daily", "run-1"):
         drills.tick(100, busy=False)

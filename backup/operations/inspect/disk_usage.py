@@ -14,7 +14,7 @@ from backup.catalog.catalog import Catalog
 from backup.catalog.restore_page import PAGE
 from backup.model.manifest import Tier, parse_file_name
 from backup.operations.restore.journal import KeptFile
-from backup.storage.errors import disk_space, store_error
+from backup.storage.filesystem import disk_space, store_error
 from backup.storage.staged_file import STAGED_SUFFIX
 
 _REMOVING: Final = ".removing"

@@ -12,15 +12,15 @@ from pathlib import Path
 from backup.errors import BackupError, EngineError, NotFound, RestoreFailed
 from backup.formatting import plural, printable
 from backup.logging import logger
-from backup.media.swap import single
+from backup.media.swap import single_files
 from backup.model.backup_set import StoredSet
 from backup.model.run import RESTORE
 from backup.operations.inspect import file_index, one_file
-from backup.operations.parts import archive_of
 from backup.operations.restore import build
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.locking import recorded, refuse_unfinished, require_alone
-from backup.storage.errors import free_space
+from backup.operations.set_artifacts import archive_of
+from backup.storage.filesystem import free_space
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def restore_paths(stored: StoredSet, chosen: Sequence[Choice], context: RestoreC
         stamp = f"{run.started:%Y%m%d%H%M%S}"
         done: list[str] = []
         for volume in dict.fromkeys(each.volume for each in chosen):
-            if single.has_begun(context.volumes / volume):
+            if single_files.has_begun(context.volumes / volume):
                 _tidy(context, volume)
             context.progress.phase(f"looking for it in {volume}")
             where, nearest = _put(
@@ -106,7 +106,7 @@ def _put(
 
 def interrupted_volumes(volumes: Path) -> list[str]:
     """The volumes in which one was killed while paths changed places."""
-    return [path.name for path in sorted(volumes.glob("*")) if single.has_begun(path)]
+    return [path.name for path in sorted(volumes.glob("*")) if single_files.has_begun(path)]
 
 
 def recover(context: RestoreContext) -> None:
@@ -172,7 +172,7 @@ def _with_live(choice: Choice, context: RestoreContext) -> Choice:
             f"the volume {printable(choice.volume)} is not mounted here; nothing was touched",
             f"Mount it at {volume} in the backup service.",
         )
-    single.require_own_name(volume, choice.path)
+    single_files.require_own_name(volume, choice.path)
     path = Path(os.fsdecode(os.fsencode(volume) + b"/" + choice.path))
     try:
         found = path.lstat()

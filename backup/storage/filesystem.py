@@ -1,4 +1,4 @@
-"""What the disk says, in our words."""
+"""File system calls that more than one module needs: syncing, free space, and what the disk says, in our words."""
 
 from __future__ import annotations
 

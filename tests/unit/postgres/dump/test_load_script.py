@@ -8,7 +8,7 @@ import pytest
 
 from backup.postgres.dump.dependency_queue import Entry, Queue
 from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.dump.post_data import Split, WithoutDrops, foreseen, violation_query
+from backup.postgres.dump.load_script import Split, WithoutDrops, foreseen, violation_query
 
 HEAD = rb"""--
 -- PostgreSQL database dump
