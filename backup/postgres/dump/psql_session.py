@@ -1,8 +1,6 @@
 """A psql that says what it has done: behind each part of its script stands a query with a word that nobody can guess.
 
-It also names each command that it has done, as psql does unless told to be quiet. So COPY commands can be counted
-without a word in a script of which nobody knows for certain where a statement ends. What it says goes into a second
-pipe, which a thread reads all the time, so that psql never waits for us to listen.
+What it says goes into a second pipe, which a thread reads all the time, so that psql never waits for us to listen.
 """
 
 from __future__ import annotations
@@ -34,11 +32,8 @@ class Dialogue:
         self._word = secrets.token_hex(16).encode()
         # How many scripts it was given, and how many of them have gone well.
         self._asked = self.answered = 0
-        self._copies, self._within = 0, False
         # What it said when it was asked a question.
         self.told: list[str] = []
-        # COPY commands that are done and committed.
-        self.copied = 0
         # As psql has it: 170006; 0 before it has entered.
         self.version = 0
         self._since = time.monotonic()
@@ -106,12 +101,5 @@ class Dialogue:
                 self.heard.set()
 
     def _note(self, line: bytes) -> None:
-        if line.startswith(self._word):
-            if text := line.removeprefix(self._word).decode(errors="replace"):
-                self.told.append(text)
-        elif line in (b"BEGIN", b"COMMIT"):
-            self._within = line == b"BEGIN"
-        elif line.startswith(b"COPY "):
-            self._copies += 1
-        if not self._within:
-            self.copied = self._copies
+        if line.startswith(self._word) and (text := line.removeprefix(self._word).decode(errors="replace")):
+            self.told.append(text)
