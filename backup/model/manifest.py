@@ -37,7 +37,7 @@ _TIERS: Final = "|".join(re.escape(tier) for tier in Tier)
 _NAME: Final = re.compile(
     # Years of four digits that no zone can push out of the calendar.
     rf"obcms_(?P<what>[A-Za-z0-9][A-Za-z0-9._-]*)_(?P<tier>{_TIERS})_(?P<stamp>[12]\d{{3}}(?:-\d\d){{2}}_\d\d(?:-\d\d){{2}})"
-    r"\.(?P<suffix>(?:sql|tar|files)\.gz(?:\.age)?|sha256|json)"
+    r"\.(?P<suffix>(?:sql|tar|files|contents)\.gz(?:\.age)?|sha256|json)"
 )
 
 # What earlier scripts called their dumps, packed or not, whatever the format: no tier is in the name.
@@ -50,6 +50,7 @@ _FIRST_WITH_PROVIDERS: Final = 15
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ArtifactKind = Literal["database", "contents", "roles", "volume", "index"]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -65,7 +66,7 @@ class Artifact(_Model):
     gzip file is encrypted, whose name then ends in `.age`; the stored bytes are the encrypted ones.
     """
 
-    kind: Literal["database", "roles", "volume", "index"]
+    kind: ArtifactKind
     name: str = ""
     file: FileName
     stored_size: Count
@@ -313,7 +314,7 @@ class FileId(NamedTuple):
 
     @property
     def content(self) -> str:
-        """The suffix without that of encryption: `sql.gz`, `tar.gz`, `files.gz`, `sha256` or `json`."""
+        """The suffix without that of encryption: `sql.gz`, `contents.gz`, `tar.gz`, `files.gz`, `sha256` or `json`."""
         return self.suffix.removesuffix(".age")
 
     @property

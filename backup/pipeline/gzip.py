@@ -12,6 +12,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
 from typing import BinaryIO, Final, cast
 
 from isal import igzip, igzip_lib, igzip_threaded, isal_zlib
@@ -45,10 +46,14 @@ class GzipWriter:
 
     A bounded queue holds what waits to be compressed, so memory stays flat. What `target` raises, the next `write` or
     `close` raises again. `close` ends the stream; `abandon` only ends the thread.
+
+    `marks`: where in what it wrote the bytes behind each `mark` begin; all of them are known after `close`.
     """
 
     def __init__(self, target: Sink, level: int) -> None:
+        self.marks: list[int] = []
         self._target, self._level = target, level
+        self._written = 0
         self._error: BaseException | None = None
         self._crc = self._size = 0
         self._before = b""
@@ -66,10 +71,15 @@ class GzipWriter:
             self._pass_on()
         return len(data)
 
+    def mark(self) -> None:
+        """Make an entry point: what follows is compressed without what came before, for `unpack_part`."""
+        self._pass_on()
+        # No other block is empty.
+        self._queue.put(b"")
+
     def close(self) -> None:
         """Compress the rest and end the stream."""
-        if self._length:
-            self._pass_on()
+        self._pass_on()
         self._queue.put_last(None)
         self._thread.join()
         if self._error:
@@ -85,13 +95,14 @@ class GzipWriter:
     def _pass_on(self) -> None:
         if self._error:
             raise self._error
-        self._queue.put(self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
+        if self._length:
+            self._queue.put(self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
         self._waiting, self._length = [], 0
 
     def _work(self) -> None:
         """Compress until told to end. After an error it goes on emptying the queue, so that nobody waits for ever."""
         try:
-            self._target.write(_HEADER)
+            self._put(_HEADER)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             self._error = error
         while (block := self._queue.get()) is not None:
@@ -103,10 +114,17 @@ class GzipWriter:
                 self._error = error
 
     def _compress(self, block: bytes) -> None:
-        self._crc = isal_zlib.crc32(block, self._crc)
-        self._size += len(block)
-        self._target.write(_deflated(block, self._before, self._level) if _shrinks(block) else _stored(block))
+        if not block:
+            self.marks.append(self._written)
+        else:
+            self._crc = isal_zlib.crc32(block, self._crc)
+            self._size += len(block)
+            self._put(_deflated(block, self._before, self._level) if _shrinks(block) else _stored(block))
         self._before = block[-_WINDOW:]
+
+    def _put(self, packed: bytes) -> None:
+        self._target.write(packed)
+        self._written += len(packed)
 
 
 def reader(source: BinaryIO) -> io.BufferedReader:
@@ -135,6 +153,18 @@ def unpack(blocks: Iterable[bytes], *, single: bool) -> Generator[bytes, None, N
             ended, block = member.eof, member.unused_data if member.eof else b""
     if not ended:
         raise EOFError("truncated gzip stream")
+
+
+def unpack_part(blocks: Iterable[bytes], size: int) -> Generator[bytes, None, None]:
+    """`size` bytes from the entry point where packed `blocks` begin, in pieces of at most 1 MiB; or one of DAMAGED."""
+    member = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
+    pieces = chain.from_iterable(_pieces(member, block) for block in blocks)
+    while size > 0:
+        piece = next(pieces, b"")
+        if not piece:
+            raise EOFError("truncated gzip stream")
+        yield piece[:size]
+        size -= len(piece)
 
 
 def _pieces(member: igzip_lib.IgzipDecompressor, block: bytes) -> Iterator[bytes]:
