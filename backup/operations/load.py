@@ -19,6 +19,7 @@ from backup.formatting import printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.operations.load_sessions import MOST, Read, Sessions
+from backup.operations.set_artifacts import contents_of, read_part
 from backup.postgres.clients import Clients
 from backup.postgres.dump.adaptation import LOADING, called
 from backup.postgres.dump.contents import Contents, Part
@@ -29,6 +30,7 @@ from backup.postgres.dump.statements import name_parts
 from backup.postgres.psql import CODES, confined, script
 from backup.postgres.scratch_server import LOAD_OPTIONS, Place, WantedDatabase
 from backup.postgres.session_settings import UNRESTRICTED
+from backup.progress import Progress
 
 _ARGUMENTS: Final = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
 _GLANCE: Final = 0.2
@@ -135,13 +137,13 @@ def loading(
     run: str,
     *,
     jobs: int = 1,
-    read: Read = _unread,
+    apart: Apart | None = None,
     attempt: LoadAttempt = FIRST,
     least: int = LEAST,
 ) -> Iterator[Load]:
     """A load into the database of `clients` by up to `jobs` sessions. Leaves none behind; what is loaded by then stays.
 
-    `read` gives the rows that sessions load beside the first.
+    `apart`: what sessions beside the first read; without it, all rows come in over that one.
     """
 
     @contextlib.contextmanager
@@ -158,7 +160,7 @@ def loading(
         first.enter()
         first.load.write(UNRESTRICTED + confined(first.version))
         most = 1 if attempt.alone else min(jobs, MOST)
-        with Sessions(first, start, most, attempt.script, prologue, read) as sessions:
+        with Sessions(first, start, most, attempt.script, prologue, apart.read if apart else _unread) as sessions:
             load = Load(sessions, attempt, least)
             yield load
 
@@ -180,7 +182,7 @@ def load_dump(
     renew: Callable[[], None],
     *,
     jobs: int = 1,
-    read: Read = _unread,
+    apart: Apart | None = None,
 ) -> Loaded:
     """Load by `go`, which gives the dump to a Load; once more where that may help, into what `renew` has emptied.
 
@@ -188,7 +190,7 @@ def load_dump(
     """
     load = None
     try:
-        with loading(clients, run, jobs=jobs, read=read, attempt=attempt) as load:
+        with loading(clients, run, jobs=jobs, apart=apart, attempt=attempt) as load:
             go(load)
             return Loaded(load.left)
     except LoadFailed as error:
@@ -201,7 +203,7 @@ def load_dump(
     logger.warning("{}; making a second attempt, with {}", first.message, printable(other.told))
     renew()
     try:
-        with loading(clients, run, jobs=jobs, read=read, attempt=other) as load:
+        with loading(clients, run, jobs=jobs, apart=apart, attempt=other) as load:
             go(load)
             notes = [f"loaded at a second attempt, with {other.told}; the first failed: {first.message}"]
             return Loaded(load.left, notes, other.search_path if other.by_path else "")
@@ -217,6 +219,12 @@ def _explained(error: LoadFailed, load: Load | None) -> LoadFailed:
         left = " A set that has them is restored with `restore --allow-invalid`." if error.sqlstate in ALLOWED else ""
         error.hint = f"{error.hint} This shows the rows: {printable(shows)}{left}"
     return error
+
+
+def rows_apart(stored: StoredSet, progress: Progress) -> Apart | None:
+    """What several sessions can load of a set's dump; None where it can be read from its beginning only."""
+    contents = contents_of(stored)
+    return Apart(contents, lambda part: read_part(stored, part, progress)) if contents else None
 
 
 def attempt_for(stored: StoredSet, *, allow_invalid: bool = False) -> LoadAttempt:

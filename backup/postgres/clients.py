@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final, Self
 
 from backup.docker.container import Container
-from backup.docker.helper import Helper
 from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
+from backup.docker.helper import Helper
 from backup.errors import ConfigError, DumpFailed, EngineError
 from backup.formatting import printable
 from backup.pipeline.file_type import CUSTOM_MAGIC
