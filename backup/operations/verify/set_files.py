@@ -83,6 +83,9 @@ class SetCheck:
                     pass
             else:
                 self._judge(artifact, usable)
+        if quick and (part := self._manifest.database):
+            self._found.rows, self._found.large_objects = dict(part.rows), part.large_objects
+            self._found.extensions = list(part.extensions)
         sealed = self._stored.encrypted and self._stored.identity is None
         unchecked = [SEALED if sealed else _STORED_ALONE] if quick else []
         return Checked(self._problems, unchecked, self._found)
