@@ -382,9 +382,13 @@ def from_json(data: bytes, file: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        # Said in the message itself: lists and plans show that alone.
-        newer = "its format is not known here; a newer release of this product wrote it, use that release"
-        why = newer if where == "format" else f"{where}: {first['msg']}"
-        raise IntegrityError(f"manifest {file} cannot be used: {why}") from None
+        raise IntegrityError(f"manifest {file} cannot be used: {why_unusable(error)}") from None
+
+
+def why_unusable(error: ValidationError) -> str:
+    """Why a file with a `format` cannot be read."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    # Said in the message itself: lists and plans show that alone.
+    newer = "its format is not known here; a newer release of this product wrote it, use that release"
+    return newer if where == "format" else f"{where}: {first['msg']}"

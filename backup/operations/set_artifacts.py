@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Final
 
 from backup.errors import IntegrityError
@@ -104,7 +104,7 @@ def contents_of(stored: StoredSet) -> Contents | None:
     if artifact is None or dump is None or dump.encryption or stored.derived:
         return None
     with open_file(stored, artifact.file) as source:
-        data = _bounded(source, stored.id)
+        data = read_bounded(source.content(), source.name)
         require_as_written(stored, source)
     return Contents.decode(data)
 
@@ -146,7 +146,10 @@ def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
     if artifact is None or stored.derived:
         return ""
     with open_file(stored, artifact.file) as source:
-        text = _bounded(source, stored.id)
+        try:
+            text = read_bounded(source.content(), source.name)
+        except IntegrityError as error:
+            raise IntegrityError(error.message, f"`verify {stored.id}` says what else is damaged.") from error
         if unchanged:
             require_unchanged(source, artifact.stored_sha256)
     return text.decode(errors="surrogateescape")
@@ -161,13 +164,11 @@ def require_unchanged(source: Stored, sha256: str) -> None:
         )
 
 
-def _bounded(source: Stored, identifier: str) -> bytes:
+def read_bounded(pieces: Iterable[bytes], name: str) -> bytes:
+    """The whole content of a small file; IntegrityError for one that is not small."""
     text = bytearray()
-    try:
-        for piece in source.content():
-            text += piece
-            if len(text) > _LIMIT:
-                raise IntegrityError(f"{source.name} is too large to be what its name says")
-    except IntegrityError as error:
-        raise IntegrityError(error.message, f"`verify {identifier}` says what else is damaged.") from error
+    for piece in pieces:
+        text += piece
+        if len(text) > _LIMIT:
+            raise damaged(f"{name} is too large to be what its name says")
     return bytes(text)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from backup.errors import IntegrityError
-from backup.model.manifest import Artifact
+from backup.model.manifest import Artifact, ArtifactKind
 from backup.pipeline import age, gzip
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import StagedFile
@@ -29,7 +29,7 @@ class ArtifactWriter:
         self,
         store: LocalStore,
         file: str,
-        kind: Literal["database", "roles", "volume", "index"],
+        kind: ArtifactKind,
         name: str = "",
         level: int = 1,
         recipients: Sequence[age.Recipient] = (),
@@ -67,6 +67,20 @@ class ArtifactWriter:
             self._hash.update(data)
         self.size += len(data)
         return len(data)
+
+    def mark(self) -> None:
+        """Let what follows be read by itself (see GzipWriter.mark)."""
+        self._gzip.mark()
+
+    @property
+    def marks(self) -> list[int]:
+        """Where in the file what follows each mark begins, once it is finished. Nobody can seek in age's stream."""
+        return self._gzip.marks
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether nobody reads the file without a key."""
+        return self._age is not None
 
     def finish(self) -> Artifact:
         """Write the end, flush, read back from the disk, and describe what is there."""
