@@ -27,7 +27,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ValidationError
 
-from backup.catalog import damaged, delete, pins
+from backup.catalog import delete, pins, quarantine
 from backup.catalog.manifest_cache import ManifestCache
 from backup.catalog.restore_page import PAGE
 from backup.catalog.set_reader import BareVerdict, SetReader, bare_verdict, verdict_of
@@ -166,7 +166,7 @@ class Catalog:
         if not stored.derived and stored.manifest.id == stored.id:
             removed = delete.remove_set(store, stored.manifest, lambda: pins.is_pinned(store, stored.id))
             if removed:
-                damaged.forget_damaged(self.root, stored.id)
+                quarantine.forget_damaged(self.root, stored.id)
             return removed
         if any(pins.is_pinned(store, each) for each in ids_of(stored)):
             return False
@@ -181,7 +181,7 @@ class Catalog:
 
     def put_aside(self, stored: StoredSet) -> Path:
         """Keep the files of a damaged set out of the way of a good copy; where. Only for the holder of the lock."""
-        return damaged.put_aside(self.root, stored)
+        return quarantine.put_aside(self.root, stored)
 
     def settle(self) -> list[str]:
         """Remove what was put aside for copies that are verified by now, put back the rest; the ids of that."""
@@ -189,7 +189,7 @@ class Catalog:
         def find(tier: Tier, identifier: str) -> StoredSet | None:
             return next((stored for stored in self.sets(tier) if stored.id == identifier), None)
 
-        return damaged.settle_damaged(self.root, find)
+        return quarantine.settle_damaged(self.root, find)
 
     def pin(self, stored: StoredSet, reason: str, now: datetime) -> None:
         """Keep a set whatever its age; NotFound when it is being removed at this moment."""

@@ -13,7 +13,7 @@ from rich.text import Text
 from backup.app.doctor_checks import diagnose
 from backup.cli import base
 from backup.cli.base import Json
-from backup.cli.render.tables import plain_table
+from backup.cli.render.set_tables import plain_table
 from backup.formatting import plural
 from backup.model.finding import Finding
 from backup.operations.doctor import EXIT, worst

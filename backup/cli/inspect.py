@@ -13,7 +13,7 @@ from backup.app.volume import BackupVolume
 from backup.cli import base
 from backup.cli.base import IdentityOption, Json, Set
 from backup.cli.render import inspect as shown
-from backup.cli.render import tables
+from backup.cli.render import set_tables
 from backup.errors import NotFound
 from backup.formatting import plural, printable
 from backup.logging import logger
@@ -57,7 +57,7 @@ def show(
     ]
     if as_json:
         return base.print_json("set", stored, media=trees)
-    return base.out.print(Group(tables.set_page(stored, settings.zone), shown.trees_page(trees)))
+    return base.out.print(Group(set_tables.set_page(stored, settings.zone), shown.trees_page(trees)))
 
 
 def _tables(stored: StoredSet, as_json: bool) -> None:

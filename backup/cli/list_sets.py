@@ -10,7 +10,7 @@ import typer
 from backup.app.volume import BackupVolume
 from backup.cli import base
 from backup.cli.base import Json
-from backup.cli.render import tables
+from backup.cli.render import set_tables
 from backup.model.manifest import Tier
 
 
@@ -31,4 +31,4 @@ def list_sets(
             markup=False,
             emoji=False,
         )
-    return base.show(lambda: tables.sets_table(sets, datetime.now(UTC)), lambda: tables.sets_lines(sets))
+    return base.show(lambda: set_tables.sets_table(sets, datetime.now(UTC)), lambda: set_tables.sets_lines(sets))

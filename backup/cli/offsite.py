@@ -14,7 +14,7 @@ from backup.app.composition import App
 from backup.app.offsite import bucket_options, contexts, copy_policy, memory
 from backup.cli import base
 from backup.cli.base import Json, Scheduled, Trigger
-from backup.cli.render.tables import copies_lines, copies_table
+from backup.cli.render.set_tables import copies_lines, copies_table
 from backup.cli.retention import show_decisions
 from backup.errors import RemoteFailed
 from backup.logging import logger

@@ -17,7 +17,7 @@ from backup.app.offsite import locate_set
 from backup.app.restore import restore_context
 from backup.cli import base
 from backup.cli.base import IdentityOption, Json, OnlyOption
-from backup.cli.render.tables import plain_table
+from backup.cli.render.set_tables import plain_table
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.formatting import plural, printable, size
 from backup.logging import logger

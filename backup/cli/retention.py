@@ -12,7 +12,7 @@ from backup.app.volume import BackupVolume
 from backup.catalog.retention import Decision
 from backup.cli import base
 from backup.cli.base import Json, Scheduled, Set, Wait
-from backup.cli.render.tables import prune_lines, prune_table
+from backup.cli.render.set_tables import prune_lines, prune_table
 from backup.logging import logger
 from backup.operations import prune as operation
 

@@ -16,7 +16,7 @@ from backup.catalog.run_records import Records
 from backup.catalog.scheduler_state import ScheduleFile
 from backup.cli import base
 from backup.cli.base import Json
-from backup.cli.render.tables import plain_table
+from backup.cli.render.set_tables import plain_table
 from backup.formatting import local_time, printable
 from backup.model import schedule
 from backup.model.run import Outcome, Run

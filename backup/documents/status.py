@@ -96,7 +96,7 @@ _CLOCK = form(
     note=Text,
 )
 _TIER = form(
-    "Tier",
+    "TierCount",
     about="`expected`: how many sets it has when it is full.",
     tier=Tier,
     good=int,

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from backup.cli.render.tables import name_column, number, plain_table
+from backup.cli.render.set_tables import name_column, number, plain_table
 from backup.formatting import plural, printable, size
 from backup.media.tar_writer import IndexEntry
 from backup.model.backup_set import StoredSet

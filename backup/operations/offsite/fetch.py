@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from backup.catalog import damaged
+from backup.catalog import quarantine
 from backup.catalog.restore_page import PAGE, restore_page
 from backup.errors import AlreadyHere, BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
 from backup.formatting import listed, plural, printable, size
@@ -70,7 +70,7 @@ def _published(
             f"{found.id} is here already and was not overwritten",
             f"`verify {found.id}` judges it; if it is damaged, this command replaces it with the copy.",
         )
-    if here and (kept := damaged.holds(context.catalog.root, found.id)):
+    if here and (kept := quarantine.holds(context.catalog.root, found.id)):
         raise IntegrityError(
             f"an earlier copy of {found.id} is not good either",
             f"{kept} holds what it replaced: move that elsewhere, then pull again; or pull another set.",

@@ -15,7 +15,7 @@ import pytest
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import RetentionPolicy, decide
 from backup.catalog.run_records import Records
-from backup.cli.render.tables import sets_lines, shown_state
+from backup.cli.render.set_tables import sets_lines, shown_state
 from backup.documents.status import SET
 from backup.errors import NotFound, NotProven
 from backup.model.backup_set import Proof, StoredSet, Verdict, holds_database, pin_name, verdict_name, volumes_of

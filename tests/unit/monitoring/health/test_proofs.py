@@ -14,7 +14,7 @@ from rich.console import Console
 from backup.catalog import retention
 from backup.catalog.catalog import Catalog
 from backup.catalog.retention import RetentionPolicy
-from backup.cli.render.tables import set_page, shown_state
+from backup.cli.render.set_tables import set_page, shown_state
 from backup.model.backup_set import LoadTest, Proof, StoredSet, Verdict, judge, merge_verdicts, precedent
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
