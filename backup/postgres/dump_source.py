@@ -99,10 +99,8 @@ class PostgresSource:
                 reader.feed(chunk)
                 (cutter or writer).write(chunk)
                 progress(len(chunk))
-        reader.finish()
+        (cutter or reader).finish()
         reader.check_whole()
-        if cutter:
-            cutter.finish()
         _same_major(facts, reader.client_version)
         part = DatabasePart(
             name=facts.name,

@@ -20,10 +20,12 @@ from backup.model.backup_set import StoredSet, manifest_name
 from backup.model.manifest import Artifact, DatabasePart, Manifest, Tier, file_name, to_json
 from backup.operations.set_artifacts import contents_of, read_part
 from backup.operations.verify.run import check_set
+from backup.pipeline import age
 from backup.postgres.dump.contents import LEAST, Contents, Cutter, Part
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.progress import Silent
 from backup.storage.artifact_writer import ArtifactWriter
+from tests.support.keys import key_pair
 
 NOW = datetime(2025, 10, 20, 2, 0, tzinfo=UTC)
 ROWS = b"".join(b"%d\tperson %d\n" % (i, i * 7919) for i in range(LEAST // 12))
@@ -90,7 +92,6 @@ def kept(tmp_path: Path) -> Kept:
         for start in range(0, len(DUMP), 70_001):
             reader.feed(DUMP[start : start + 70_001])
             cutter.write(DUMP[start : start + 70_001])
-        reader.finish()
         cutter.finish()
         dump = writer.finish()
         assert (contents := cutter.contents(writer.marks, dump.stored_size)) and not writer.encrypted
@@ -209,6 +210,26 @@ def test_one_that_lost_its_manifest_is_judged_with_its_contents(kept: Kept) -> N
     assert kept.problems() == "its manifest is missing"
     kept.path("contents.gz").write_bytes(gzip.compress(Contents(()).encode()))
     assert "contents.gz: the contents of the dump cannot be used: they list nothing" in kept.problems()
+
+
+def test_a_set_that_was_encrypted_as_a_copy_is_judged_with_its_contents(kept: Kept, tmp_path: Path) -> None:
+    """They say where the parts lie in what it is decrypted to."""
+    to = age.recipients([key_pair(tmp_path / "key")])
+
+    def encrypted(artifacts: list[dict[str, Any]]) -> None:
+        for artifact in artifacts:
+            path = kept.catalog.root / "daily" / artifact["file"]
+            data = b"".join(age.encrypt([path.read_bytes()], to))
+            path.with_name(path.name + age.SUFFIX).write_bytes(data)
+            path.unlink()
+            artifact |= {"file": path.name + age.SUFFIX, "encryption": "age", "stored_size": len(data)}
+            artifact |= {"stored_sha256": hashlib.sha256(data).hexdigest()}
+
+    kept.manifest(encrypted)
+    kept.catalog.identity = tmp_path / "key"
+    assert kept.problems() == "" and contents_of(kept.stored) is None
+    (kept.catalog.root / "daily" / manifest_name(kept.id)).unlink()
+    assert kept.stored.derived and kept.problems() == "its manifest is missing"
 
 
 def test_a_manifest_keeps_what_it_says_of_contents(kept: Kept) -> None:

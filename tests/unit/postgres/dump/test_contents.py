@@ -62,7 +62,6 @@ def cut(data: bytes, cuts: list[int], least: int = LEAST, size: int = SIZE) -> C
         cutter.write(chunk)
         fed += len(chunk)
         held = max(held, fed - passed[-1])
-    reader.finish()
     cutter.finish()
     writer.close()
     stored = target.getvalue()
@@ -119,8 +118,7 @@ def test_any_dump_in_any_chunks(tables: list[Table], cuts: list[int], least: int
     check = ContentsCheck(contents)
     for chunk in chunks(data, cuts[::2]):
         check.feed(chunk)
-    assert check.agrees(reader.spans, len(stored))
-    assert not check.agrees(reader.spans, len(stored) + 1)
+    assert check.agrees(reader.spans)
 
 
 @examples(60)
@@ -242,7 +240,7 @@ def checked(contents: Contents, data: bytes, reader: DumpReader) -> bool:
     check = ContentsCheck(contents)
     for start in range(0, len(data), 7):
         check.feed(data[start : start + 7])
-    return check.agrees(reader.spans, contents.parts[-1].offset + contents.parts[-1].stored)
+    return check.agrees(reader.spans)
 
 
 def test_contents_that_contradict_the_dump_are_found() -> None:
