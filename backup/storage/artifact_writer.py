@@ -36,6 +36,9 @@ class ArtifactWriter:
     ) -> None:
         self.kind, self.name = kind, name
         self.size = 0
+        # A volume's content is hashed file by file in its index; hashing it again as a whole would tell nothing new.
+        # Whoever hashes what is written, part by part or as a whole, turns it off.
+        self.hashing, self.plain_sha256 = kind != "volume", ""
         self._hash = hashlib.sha256()
         self.staged: StagedFile = store.stage(file + age.SUFFIX if recipients else file)
         self._age: age.AgeWriter | None = None
@@ -62,8 +65,7 @@ class ArtifactWriter:
     def write(self, data: bytes) -> int:
         """Append plain bytes."""
         self._gzip.write(data)
-        # A volume's content is hashed file by file in its index; hashing it again as a whole would tell nothing new.
-        if self.kind != "volume":
+        if self.hashing:
             self._hash.update(data)
         self.size += len(data)
         return len(data)
@@ -97,6 +99,6 @@ class ArtifactWriter:
             stored_size=self.staged.size,
             stored_sha256=self.staged.sha256,
             plain_size=self.size,
-            plain_sha256="" if self.kind == "volume" else self._hash.hexdigest(),
+            plain_sha256=self._hash.hexdigest() if self.hashing else self.plain_sha256,
             encryption="age" if self._age else "",
         )

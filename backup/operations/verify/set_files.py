@@ -346,6 +346,9 @@ def _unpaired(manifest: Manifest) -> list[str]:
     problems = []
     if (manifest.database is not None) != (("database", "") in kinds):
         problems.append("the manifest contradicts itself about the database")
+    dump = manifest.artifact("database")
+    if dump and not dump.plain_sha256 and ("contents", "") not in kinds:
+        problems.append("the manifest does not say what its dump holds")
     if volumes != {name for kind, name in kinds if kind == "volume"} or volumes != {
         name for kind, name in kinds if kind == "index"
     }:

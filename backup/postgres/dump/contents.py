@@ -101,8 +101,12 @@ class _Tally:
         self.size += len(data)
         self._hash.update(data)
 
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
     def part(self, offset: int, stored: int) -> Part:
-        return Part(self.table, self.rows, offset, stored, self.size, self._hash.hexdigest())
+        return Part(self.table, self.rows, offset, stored, self.size, self.sha256)
 
 
 class Cutter:
@@ -142,6 +146,11 @@ class Cutter:
         self._reader.finish()
         self._pass(self._offset + len(self._held))
         self._cut("")
+
+    @property
+    def sha256(self) -> str:
+        """That of all that was passed on, in hex; empty if it was passed on in parts, each of which has its own."""
+        return self._done[0].sha256 if len(self._done) == 1 else ""
 
     def contents(self, marks: Sequence[int], stored: int) -> Contents | None:
         """What was passed on, by where its marks are in a file of `stored` bytes; None if no table has parts."""
