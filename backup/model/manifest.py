@@ -62,9 +62,9 @@ class _Model(BaseModel):
 class Artifact(_Model):
     """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to.
 
-    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it. Nor has a dump with contents,
-    which have those of its parts. `encryption`: how the
-    gzip file is encrypted, whose name then ends in `.age`; the stored bytes are the encrypted ones.
+    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it. Nor has a dump with
+    contents, which have those of its parts. `encryption`: how the gzip file is encrypted, whose name then ends in
+    `.age`; the stored bytes are the encrypted ones.
     """
 
     kind: ArtifactKind

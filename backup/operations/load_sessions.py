@@ -175,6 +175,7 @@ class Sessions:
     def _open(self, number: int) -> Dialogue:
         session = self._stack.enter_context(self._start(number))
         session.heard = self.first.dialogue.heard
+        session.heard.set()
         return session
 
     def _feed(self, session: Dialogue, entry: Entry, script: bytes) -> Future[None]:

@@ -71,7 +71,7 @@ def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: 
     _fill(work, source, stored, found, fitted, lambda: _renew(work, login, like, place))
     work.context.progress.phase("counting rows and making statistics")
     new = replace(login, name=swap.new)
-    with analyzing(new, work.loaded.path) as failed:
+    with analyzing(new, work.loaded.path, work.context.jobs) as failed:
         _compare(new, found, fitted.adaptation, work.loaded.path)
     if failed:
         logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])

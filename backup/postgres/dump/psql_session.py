@@ -5,6 +5,7 @@ What it says goes into a second pipe, which a thread reads all the time, so that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -48,6 +49,8 @@ class Dialogue:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._closing.set()
+        with contextlib.suppress(OSError):
+            os.write(self._said.writer, b"\n")  # it waits for a word
         self._listener.join()
 
     def ask(self, script: bytes) -> int:
