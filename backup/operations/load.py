@@ -100,7 +100,9 @@ class Load:
         sessions = self._sessions.finish(self.split.entries)
         self._listen(sessions)
         for session in sessions:
-            session.load.finish(self.split.trailer + b"\n")
+            session.load.end(self.split.trailer + b"\n")
+        for session in sessions:
+            session.load.judge()
 
     def _listen(self, sessions: Sequence[Dialogue]) -> None:
         """What was left out, as each session noted it."""
