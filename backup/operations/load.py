@@ -152,17 +152,17 @@ def loading(
     def start(number: int) -> Iterator[Dialogue]:
         with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part=f"{number}.") as session:
             session.enter(sessions.closing.is_set)
+            session.load.write(UNRESTRICTED + confined(session.version))
             yield session
-
-    def prologue(session: Dialogue) -> bytes:
-        return UNRESTRICTED + confined(session.version) + load.split.settings
 
     with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first:
         # Any session may have to wait for another, or for rows.
         first.enter()
         first.load.write(UNRESTRICTED + confined(first.version))
         most = 1 if attempt.alone else min(jobs, MOST)
-        with Sessions(first, start, most, attempt.script, prologue, apart.read if apart else _unread) as sessions:
+        with Sessions(
+            first, start, most, attempt.script, lambda: load.split.settings, apart.read if apart else _unread
+        ) as sessions:
             load = Load(sessions, attempt, least)
             yield load
 

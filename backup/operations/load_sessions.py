@@ -1,7 +1,8 @@
 """The sessions of a load: each does one entry at a time, beside the others.
 
-The first is given the dump in its order. The others are started in threads, since that takes half a second; one that
-cannot be had, where connections or memory are short, is done without.
+The first is given the dump in its order. The others are started in threads, since that takes half a second, once it
+has made the tables: what extensions set for new sessions of the database holds for them. One that cannot be had, where
+connections or memory are short, is done without.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _END_OF_ROWS: Final = b"\\.\nCOMMIT;\n"
 class _Session:
     """One session, and what it is at. `prologue` is what it is to begin with."""
 
-    def __init__(self, dialogue: Dialogue, prologue: Callable[[Dialogue], bytes]) -> None:
+    def __init__(self, dialogue: Dialogue, prologue: Callable[[], bytes]) -> None:
         self.dialogue, self._prologue = dialogue, prologue
         self.doing: Entry | None = None
         self.used = False
@@ -42,7 +43,7 @@ class _Session:
     def begin(self, entry: Entry, script: bytes, feed: Callable[[Dialogue, Entry, bytes], Future[None]]) -> None:
         """Let it do an entry."""
         if not self.used:
-            self.dialogue.load.write(self._prologue(self.dialogue))
+            self.dialogue.load.write(self._prologue())
         self.doing, self.used = entry, True
         if entry.parts:
             self._feeding = feed(self.dialogue, entry, script)
@@ -72,19 +73,19 @@ class Sessions:
         start: Start,
         most: int,
         script: Callable[[Entry], bytes],
-        prologue: Callable[[Dialogue], bytes],
+        prologue: Callable[[], bytes],
         read: Read,
     ) -> None:
         self._start, self.most, self._script, self._prologue, self._read = start, most, script, prologue, read
-        self.first = _Session(first, lambda dialogue: b"")
+        self.first = _Session(first, lambda: b"")
         self.first.used = True
         self.apart = False
         self.rows_done = 0.0
         self._others: list[_Session] = []
         self._opening: list[Future[Dialogue]] | None = None
         self._queue = Queue(running=[FIRST_SESSION])
-        # Until then what is loaded apart has no table.
-        self._tables_made: int | None = None
+        # Its answer says that the tables are there.
+        self._made: int | None = None
         self._stack = contextlib.ExitStack()
         self.closing = threading.Event()
         # One thread for each session that starts, then feeds.
@@ -106,21 +107,18 @@ class Sessions:
             self._stack.close()
 
     def widen(self) -> None:
-        """Start the others, unless that was done."""
-        if self._opening is None:
-            self._opening = [self._pool.submit(self._open, number) for number in range(2, self.most + 1)]
+        """Let the others be started when the first has done what it was given by now, unless that was said before."""
+        if self._made is None:
+            self._made = self.first.dialogue.ask(b"")
 
     def load_apart(self, entry: Entry) -> None:
         """Rows for another session, whose table the first one has been given."""
-        if self._tables_made is None:
-            self._tables_made = self.first.dialogue.ask(b"")
-            self.widen()
+        self.widen()
         self._queue.add([entry])
 
     def step(self) -> None:
         """Let the others go on. LoadFailed, IntegrityError when something went wrong."""
-        if self._tables_made is not None and self.first.dialogue.answered >= self._tables_made:
-            self._go_on(self._there())
+        self._go_on(self._there())
 
     def drain(self) -> None:
         """All that waits is done, by the first session, too, before that gets anything more of the dump."""
@@ -162,6 +160,8 @@ class Sessions:
 
     def _there(self) -> list[_Session]:
         """The others that have been started by now."""
+        if self._opening is None and self._made is not None and self.first.dialogue.answered >= self._made:
+            self._opening = [self._pool.submit(self._open, number) for number in range(2, self.most + 1)]
         opened = [each for each in self._opening or () if each.done()]
         if self._opening:
             self._opening = [each for each in self._opening if each not in opened]

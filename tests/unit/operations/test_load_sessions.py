@@ -78,7 +78,7 @@ def opened(
         start,
         len(others) + 1,
         lambda entry: entry.script,
-        lambda session: b"prologue;",
+        lambda: b"prologue;",
         read,  # type: ignore[arg-type]
     )
 
