@@ -93,7 +93,6 @@ class PostgresSource:
         options = (*dump_options(facts.locale.encoding), f"--lock-wait-timeout={self.lock_timeout * 1000}")
         reader = DumpReader(definitions)
         cutter = None if writer.encrypted else Cutter(reader, writer)
-        writer.hashing = cutter is None
         with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
             # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
             for chunk in with_setting(output.chunks(lambda: progress(0))):
@@ -101,7 +100,6 @@ class PostgresSource:
                 (cutter or writer).write(chunk)
                 progress(len(chunk))
         (cutter or reader).finish()
-        writer.plain_sha256 = cutter.sha256 if cutter else ""
         reader.check_whole()
         _same_major(facts, reader.client_version)
         part = DatabasePart(

@@ -214,7 +214,9 @@ def _database(
     context.progress.phase("database", total)
     file = file_name("backup", draft.id, "sql.gz")
     writer = stack.enter_context(_writer(context, draft, file, "database"))
+    writer.hashing = writer.encrypted
     draft.database, cutter = source.dump(facts, writer, draft.run, context.progress.advance, draft.definitions)
+    writer.plain_sha256 = cutter.sha256 if cutter else ""
     context.progress.phase("reading the dump back")
     dump = draft.take(writer)
     if cutter and (contents := cutter.contents(writer.marks, dump.stored_size)):
