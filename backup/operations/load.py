@@ -33,7 +33,6 @@ from backup.postgres.session_settings import UNRESTRICTED
 from backup.progress import Progress
 
 _ARGUMENTS: Final = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
-_GLANCE: Final = 0.2
 # Bytes of rows from which on another session saves more than its start takes.
 LEAST: Final = 4 << 20
 # A table with more than this many times its share of the rows is loaded by several sessions, and not frozen.
@@ -46,10 +45,17 @@ NO_RIGHT: Final = "42501"
 
 @dataclass(frozen=True)
 class Apart:
-    """The contents of the dump that is loaded, and what reads the rows that they name."""
+    """The contents of the dump that is loaded, and what reads the rows that they name.
+
+    `shared`: several sessions may load one table, whose rows then lie in another order.
+    """
 
     contents: Contents
     read: Read
+    shared: bool = True
+
+
+_NOTHING: Final = Apart(Contents(()), lambda part: iter(()))
 
 
 class Load:
@@ -58,9 +64,10 @@ class Load:
     `rows_done` is when its last row was passed on, by the monotonic clock; `left` what it did without, at its end.
     """
 
-    def __init__(self, sessions: Sessions, attempt: LoadAttempt, least: int) -> None:
+    def __init__(self, sessions: Sessions, dump: Apart, attempt: LoadAttempt, least: int) -> None:
         self._first, self._sessions, self._attempt, self._least = sessions.first.dialogue, sessions, attempt, least
-        self.split = Split(self._write, self._note, sessions.load_apart, sessions.drain, attempt)
+        self._dump = dump
+        self.split = Split(sessions.write, self._note, sessions.load_apart, sessions.drain, attempt)
         self._rows_done = 0.0
         self.left: list[LeftOut] = []
 
@@ -74,13 +81,14 @@ class Load:
         """Whether rows were refused that came in beside others."""
         return self._sessions.apart
 
-    def pieces(self, dump: Apart) -> Iterator[bytes]:
-        """What `split` is to be given of a dump: all but the rows that other sessions load."""
+    def pieces(self) -> Iterator[bytes]:
+        """What `split` is to be given of a dump with contents: all but the rows that other sessions load."""
+        dump = self._dump
         sizes = {table: sum(part.size for part in parts) for table, parts in _by_table(dump.contents)}
         rows, most = sum(size for table, size in sizes.items() if table), self._sessions.most
         wide = most > 1 and rows >= self._least
         for table, parts in _by_table(dump.contents):
-            shared = len(parts) > 1 and sizes[table] * most > _SHARE * rows
+            shared = dump.shared and len(parts) > 1 and sizes[table] * most > _SHARE * rows
             if table and wide and self.split.defer(table, parts, shared=shared):
                 continue
             for part in parts:
@@ -94,7 +102,7 @@ class Load:
         if self.split.with_rows and (script := self._attempt.after_rows):
             # Nobody else is at work on what it locks, and nobody begins before it is done.
             self._first.ask(script)
-            _settled(self._first)
+            self._first.settle()
         if len(self.split.entries) > 1 and self.split.rows >= self._least:
             self._sessions.widen()
         sessions = self._sessions.finish(self.split.entries)
@@ -109,16 +117,12 @@ class Load:
         for session in sessions:
             session.question(NOTES)
         for session in sessions:
-            _settled(session)
+            session.settle()
             self.left += left_out(session.told)
 
     def rows_breaking(self, schema: str, table: str, name: str) -> str:
         """A query that shows the rows which break a constraint; empty where none is known."""
         return violation_query(self.split.entries, self.split.checked, schema, table, name)
-
-    def _write(self, data: bytes) -> None:
-        self._first.load.write(data)
-        self._sessions.step()
 
     def _note(self) -> None:
         self._rows_done = time.monotonic()
@@ -127,10 +131,6 @@ class Load:
 def _by_table(contents: Contents) -> Iterator[tuple[str, list[Part]]]:
     for table, parts in groupby(contents.parts, key=lambda part: part.table):
         yield table, list(parts)
-
-
-def _unread(part: Part) -> Iterator[bytes]:
-    raise LoadFailed(f"the rows of {printable(part.table)} are nowhere")
 
 
 @contextlib.contextmanager
@@ -160,10 +160,9 @@ def loading(
         first.enter()
         first.load.write(UNRESTRICTED + confined(first.version))
         most = 1 if attempt.alone else min(jobs, MOST)
-        with Sessions(
-            first, start, most, attempt.script, lambda: load.split.settings, apart.read if apart else _unread
-        ) as sessions:
-            load = Load(sessions, attempt, least)
+        dump = apart or _NOTHING
+        with Sessions(first, start, most, attempt.script, lambda: load.split.settings, dump.read) as sessions:
+            load = Load(sessions, dump, attempt, least)
             yield load
 
 
@@ -223,10 +222,10 @@ def _explained(error: LoadFailed, load: Load | None) -> LoadFailed:
     return error
 
 
-def rows_apart(stored: StoredSet, progress: Progress) -> Apart | None:
+def rows_apart(stored: StoredSet, progress: Progress, *, shared: bool = True) -> Apart | None:
     """What several sessions can load of a set's dump; None where it can be read from its beginning only."""
     contents = contents_of(stored)
-    return Apart(contents, lambda part: read_part(stored, part, progress)) if contents else None
+    return Apart(contents, lambda part: read_part(stored, part, progress), shared) if contents else None
 
 
 def attempt_for(stored: StoredSet, *, allow_invalid: bool = False) -> LoadAttempt:
@@ -256,10 +255,3 @@ def wanted(stored: StoredSet, roles: str, *, rows: bool = True) -> WantedDatabas
 def against_set(error: LoadFailed, place: Place) -> bool:
     """Whether a load failed for what the set holds: not for want of something, nor of rights on somebody's server."""
     return error.refused and (place.ours or error.sqlstate != NO_RIGHT)
-
-
-def _settled(session: Dialogue) -> None:
-    """Until it has done all that it was asked."""
-    while not session.idle:
-        session.heard.wait(_GLANCE)
-        session.heard.clear()

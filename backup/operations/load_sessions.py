@@ -32,23 +32,27 @@ _END_OF_ROWS: Final = b"\\.\nCOMMIT;\n"
 
 
 class _Session:
-    """One session, and what it is at. `prologue` is what it is to begin with."""
+    """One session, and what it is at. `prologue` is what it is to begin with; None when it has begun."""
 
-    def __init__(self, dialogue: Dialogue, prologue: Callable[[], bytes]) -> None:
+    def __init__(self, dialogue: Dialogue, prologue: Callable[[], bytes] | None = None) -> None:
         self.dialogue, self._prologue = dialogue, prologue
         self.doing: Entry | None = None
-        self.used = False
         self._feeding: Future[None] | None = None
 
     def begin(self, entry: Entry, script: bytes, feed: Callable[[Dialogue, Entry, bytes], Future[None]]) -> None:
         """Let it do an entry."""
-        if not self.used:
+        if self._prologue:
             self.dialogue.load.write(self._prologue())
-        self.doing, self.used = entry, True
+        self.doing, self._prologue = entry, None
         if entry.parts:
             self._feeding = feed(self.dialogue, entry, script)
         else:
             self.dialogue.ask(script)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it was given anything."""
+        return self._prologue is None
 
     def is_done(self) -> bool:
         """Whether it has done it. LoadFailed when it went wrong, IntegrityError when the dump cannot be read."""
@@ -64,7 +68,7 @@ class Sessions:
     """`first` and up to `most - 1` others. As a context manager it leaves none of these behind.
 
     `script` is what a session is given for an entry, `read` gives the rows that follow it. `apart`: rows were refused
-    that came in beside others. `rows_done` is when the last of such rows were in, by the monotonic clock.
+    while others came in beside them. `rows_done` is when the last of such rows were in, by the monotonic clock.
     """
 
     def __init__(
@@ -77,9 +81,8 @@ class Sessions:
         read: Read,
     ) -> None:
         self._start, self.most, self._script, self._prologue, self._read = start, most, script, prologue, read
-        self.first = _Session(first, lambda: b"")
-        self.first.used = True
-        self.apart = False
+        self.first = _Session(first)
+        self.apart = self._given = False
         self.rows_done = 0.0
         self._others: list[_Session] = []
         self._opening: list[Future[Dialogue]] | None = None
@@ -93,12 +96,19 @@ class Sessions:
 
     def __enter__(self) -> Self:
         # The threads exist, and will be waited for, before there is a session.
-        self._pool.submit(int).result()
+        there = threading.Barrier(self.most)
+        try:
+            for started in [self._pool.submit(there.wait) for _ in range(self.most)]:
+                started.result()
+        except BaseException:
+            there.abort()
+            self._pool.shutdown(wait=True)
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self.closing.set()
         try:
+            self.closing.set()
             # Whoever feeds them ends then, and uses their pipes no more.
             for session in (self.first, *self._others):
                 session.dialogue.load.kill()
@@ -111,8 +121,18 @@ class Sessions:
         if self._made is None:
             self._made = self.first.dialogue.ask(b"")
 
+    def write(self, data: bytes) -> None:
+        """Give the first session more of the dump, and let the others go on. Errors as of `step`."""
+        try:
+            self.first.dialogue.load.write(data)
+        except LoadFailed:
+            self.apart = self._given
+            raise
+        self.step()
+
     def load_apart(self, entry: Entry) -> None:
         """Rows for another session, whose table the first one has been given."""
+        self._given = True
         self.widen()
         self._queue.add([entry])
 
@@ -130,7 +150,7 @@ class Sessions:
         self.first.dialogue.ask(b"")
         self.first.doing = FIRST_SESSION
         self._until(lambda: not len(self._queue))
-        return [session.dialogue for session in (self.first, *self._others) if session.used]
+        return [session.dialogue for session in (self.first, *self._others) if session.is_used]
 
     def _until(self, done: Callable[[], bool]) -> None:
         heard = self.first.dialogue.heard
@@ -155,7 +175,8 @@ class Sessions:
         try:
             return session.is_done()
         except LoadFailed:
-            self.apart = bool(entry.parts)
+            # What the first had in the dump's order may have needed them, too.
+            self.apart = bool(entry.parts) or (entry is FIRST_SESSION and self._given)
             raise
 
     def _there(self) -> list[_Session]:
@@ -176,6 +197,9 @@ class Sessions:
         session = self._stack.enter_context(self._start(number))
         session.heard = self.first.dialogue.heard
         session.heard.set()
+        # A second signal may have called away whoever waited for this.
+        if self.closing.is_set():
+            self._stack.close()
         return session
 
     def _feed(self, session: Dialogue, entry: Entry, script: bytes) -> Future[None]:

@@ -31,6 +31,8 @@ _STORED: Final = 0xFFFF
 _WORTH: Final = 0.95
 _HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _FINAL_BLOCK: Final = b"\x03\x00"
+# That, the checksum and the size.
+_TAIL: Final = 10
 
 # What reading raises for bytes that are not whole gzip.
 DAMAGED: Final[tuple[type[Exception], ...]] = (
@@ -165,6 +167,41 @@ def unpack_part(blocks: Iterable[bytes], size: int) -> Generator[bytes, None, No
             raise EOFError("truncated gzip stream")
         yield piece[:size]
         size -= len(piece)
+
+
+def unpack_parts(blocks: Iterable[bytes], parts: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
+    """What the one member holds that packed `blocks` are, each part from its own entry point; or one of DAMAGED.
+
+    `parts` are the packed and the plain size of each, in bytes.
+    """
+    source = _Source(blocks)
+    crc = size = 0
+    if b"".join(source.take(len(_HEADER))) != _HEADER:
+        raise EOFError("not the head of a gzip stream in parts")
+    for stored, plain in parts:
+        taken = source.take(stored)
+        for piece in unpack_part(taken, plain):
+            crc, size = isal_zlib.crc32(piece, crc), size + len(piece)
+            yield piece
+        for _ in taken:
+            pass
+    if any(source.take(1)) or source.tail != _FINAL_BLOCK + struct.pack("<II", crc, size & 0xFFFFFFFF):
+        raise EOFError("the gzip stream does not end where its last part does")
+
+
+class _Source:
+    """Blocks, from which as many bytes are taken as are asked for. `tail`: the last of what was taken."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = iter(blocks)
+        self._rest = self.tail = b""
+
+    def take(self, count: int) -> Iterator[bytes]:
+        while count > 0 and (block := self._rest or next(self._blocks, b"")):
+            piece, self._rest = block[:count], block[count:]
+            count -= len(piece)
+            self.tail = (self.tail + piece[-_TAIL:])[-_TAIL:]
+            yield piece
 
 
 def _pieces(member: igzip_lib.IgzipDecompressor, block: bytes) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Self
@@ -208,20 +208,22 @@ class HelperClients(Clients):
     @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
         labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
-        made: Future[Helper] | None = None
+        made: list[Helper] = []
+
+        def start() -> None:
+            made.append(self._engine.start_helper(self._beside, program, arguments, self._mount, labels))
+
         try:
             # In a thread: a signal's exception would lose the helper that is just being made.
             with ThreadPoolExecutor(1) as aside:
                 aside.submit(int).result()  # the thread exists, and will be waited for, before there is a helper
-                start = self._engine.start_helper
-                made = aside.submit(start, self._beside, program, arguments, self._mount, labels)
-                helper = made.result()
-            yield helper
+                aside.submit(start).result()
+            yield made[0]
         except BaseException:
             # This one alone: others of the run may be at work.
-            if made and not made.exception():
+            for helper in made:
                 with contextlib.suppress(EngineError):
-                    made.result().close()
+                    helper.close()
             raise
 
     def _inside(self, path: Path) -> str:

@@ -19,10 +19,11 @@ from backup.postgres.session import Login, connected, database_error
 _BATCH: Final = 100
 _GLANCE: Final = 0.1
 _PART: Final = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
-# What ANALYZE without a name takes, too.
+# What ANALYZE without a name takes, too. By its name, a partitioned table takes its partitions with it.
 _ANALYZED: Final = """
     SELECT format('ANALYZE %I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-     WHERE relkind IN ('r', 'm', 'p') AND relpersistence <> 't' ORDER BY pg_relation_size(c.oid) DESC, c.oid"""
+     WHERE relkind IN ('r', 'm', 'p') AND relpersistence <> 't' AND NOT relispartition
+     ORDER BY pg_relation_size(c.oid) DESC, c.oid"""
 _CONDITIONS: Final = "SELECT unnest(extconfig)::bigint, unnest(extcondition) FROM pg_extension"
 # As a dump writes it: names that need quotes are in quotes.
 _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")

@@ -49,7 +49,7 @@ def early(index: str = "PERFORM public.meets(1)", last: str = "") -> str:
     """An index that may be built before the last row, and a table whose rows come in slowly until that is begun.
 
     `index` is done by its build, `last` by a row behind. More rows than any buffer holds are still to be sent by then.
-    An operator checks them: of a function's name in a check, it is known that it may need other rows.
+    A cast checks them: of a function in a check, it is known that it may need other rows.
     """
     return f"""
     CREATE FUNCTION early_cmp(a int, b int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
@@ -58,15 +58,16 @@ def early(index: str = "PERFORM public.meets(1)", last: str = "") -> str:
       OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 early_cmp(int, int);
     CREATE TABLE early (id int); INSERT INTO early SELECT generate_series(1, 100);
     CREATE INDEX early_slow ON early (id early_ops);
-    CREATE FUNCTION comes(a int, b int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+    CREATE TYPE come AS (a bool);
+    CREATE FUNCTION comes(a int) RETURNS come LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
       IF a % 200 = 0 AND a <= 6000 AND public.ours() AND NOT public.beside(1.5) AND a = 6000 THEN
         RAISE 'nobody is at work beside the rows'; END IF;
       IF a = 6001 AND public.ours() THEN {last or "NULL"}; END IF;
-      RETURN true; END $$;
-    CREATE OPERATOR =~ (LEFTARG = int, RIGHTARG = int, FUNCTION = comes);
+      RETURN ROW(true); END $$;
+    CREATE CAST (int AS come) WITH FUNCTION comes(int);
     CREATE TABLE late (id int, t text);
     INSERT INTO late SELECT i, repeat(md5(i::text), 40) FROM generate_series(1, 12000) i;
-    ALTER TABLE late ADD CHECK (id OPERATOR(public.=~) 0);
+    ALTER TABLE late ADD CHECK (id::come IS NOT NULL);
     """
 
 
@@ -278,11 +279,12 @@ IN_ORDER = {
         CREATE INDEX big_slow ON big (locked(id));
         CREATE INDEX small_slow ON small (locked(id));""",
     "rows": """
-        CREATE FUNCTION known(a int, b int) RETURNS bool LANGUAGE sql IMMUTABLE AS
-          $$ SELECT EXISTS (SELECT FROM public.big WHERE id = a) $$;
-        CREATE OPERATOR =~ (LEFTARG = int, RIGHTARG = int, FUNCTION = known);
+        CREATE TYPE known AS (a bool);
+        CREATE FUNCTION known(a int) RETURNS known LANGUAGE sql IMMUTABLE AS
+          $$ SELECT ROW(true)::public.known FROM public.big WHERE id = a $$;
+        CREATE CAST (int AS known) WITH FUNCTION known(int);
         INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(4001, 4002) i;
-        CREATE TABLE last (id int CHECK (id OPERATOR(public.=~) 0), t text);
+        CREATE TABLE last (id int CHECK (id::known IS NOT NULL), t text);
         INSERT INTO last VALUES (4002, repeat('x', 1000000));""",
 }
 
@@ -296,6 +298,42 @@ def test_what_fails_only_beside_others_is_loaded_in_order(target: Sidecar, serve
     result = restored(target)
     assert result.code == 0, result.output
     nothing_left(target, server)
+
+
+CHANGED = """
+    CREATE TABLE kept (id int, v text); CREATE TABLE looked (id int, n text);
+    INSERT INTO kept SELECT i, 'as it was' FROM generate_series(1, 3000) i;
+    CREATE FUNCTION of_kept(a int) RETURNS text LANGUAGE sql IMMUTABLE AS
+      $$ SELECT v FROM public.kept WHERE id = a $$;
+    ALTER TABLE looked ADD g text GENERATED ALWAYS AS (CASE WHEN id > 0 THEN of_kept(id) END) STORED;
+    INSERT INTO looked SELECT i, repeat('x', 100) FROM generate_series(1, 1000) i;
+    CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.v = 'changed'; RETURN NEW; END $$;
+    CREATE TRIGGER t BEFORE INSERT ON kept FOR EACH ROW EXECUTE FUNCTION change();
+"""
+
+
+def test_neither_triggers_nor_the_order_of_tables_change_what_is_loaded(tmp_path: Path, server: Server) -> None:
+    """Where nothing but triggers comes behind the rows, and a column's function needs those of another table."""
+    database = server.new_database()
+    server.execute(database, CHANGED)
+    sidecar = several(Sidecar.make(tmp_path, server, database))
+    created(sidecar)
+    result = restored(sidecar)
+    assert result.code == 0, result.output
+    assert server.value(database, "SELECT count(*) FROM kept WHERE v = 'as it was'") == 3000
+    assert server.value(database, "SELECT count(*) FROM looked WHERE g = 'as it was'") == 1000
+
+
+def test_a_drill_that_finds_damaged_contents_says_so_of_the_set(target: Sidecar, server: Server) -> None:
+    created(target)
+    (contents,) = target.root.glob("daily/*.contents.gz")
+    contents.chmod(0o600)
+    data = bytearray(contents.read_bytes())
+    data[len(data) // 2] ^= 1
+    contents.write_bytes(data)
+    result = target.run("drill", "latest")
+    assert result.code == 40 and "contents.gz" in result.output, result.output
+    assert not target.sets()[0].good
 
 
 def test_rows_that_have_changed_since_they_were_verified_are_not_loaded(target: Sidecar, server: Server) -> None:

@@ -161,6 +161,10 @@ class _Drill:
         try:
             with runs.timed(self.seconds, "load"):
                 loaded = self._load(place)
+        except IntegrityError as error:
+            self.problems, self.unchecked, _ = check_set(self.stored, self.context.progress)
+            self.problems = self.problems or [error.message]
+            return []
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
             self.problems, self.unchecked, _ = check_set(self.stored, self.context.progress)
@@ -223,7 +227,9 @@ class _Drill:
 
     def _load(self, place: Place) -> _Loaded:
         loaded: list[_Loaded] = []
-        apart = rows_apart(self.stored, self.context.progress)
+        attempt, jobs = attempt_for(self.stored), self.context.jobs
+        # In another order, rows would have to be compared by sums.
+        apart = rows_apart(self.stored, self.context.progress, shared=False) if jobs > 1 else None
 
         def go(load: Load) -> None:
             if apart:
@@ -238,12 +244,12 @@ class _Drill:
                 raise NotProven(told, "`list` shows other sets.")
             if not self.problems:
                 if apart:
+                    self.context.progress.phase("loading the database", self.stored.size)
                     reader = DumpReader(place.adaptation.applied(load.split), counting=False)
-                    reader.read(load.pieces(apart))
+                    reader.read(load.pieces())
                 load.finish()
                 self.indexes = round(time.monotonic() - load.rows_done, 3)
 
-        attempt, jobs = attempt_for(self.stored), self.context.jobs
         done = load_dump(place.clients, self.run, attempt, go, lambda: place.renew(self.run), jobs=jobs, apart=apart)
         if not self.problems:
             complete(place.clients, loaded[-1].extensions, self.run)

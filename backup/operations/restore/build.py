@@ -159,7 +159,7 @@ def _fill(
     @contextlib.contextmanager
     def sql(load: Load) -> Iterator[Iterator[bytes]]:
         if apart:
-            yield load.pieces(apart)
+            yield load.pieces()
             return
         with contextlib.closing(_pieces(stored, file, found.sha256[file], work.context.progress)) as given:
             if not custom:

@@ -139,7 +139,9 @@ class SetCheck:
     def _plain(self, source: Stored, artifact: Artifact) -> Generator[bytes, None, None]:
         """What an artifact holds, compared with the manifest when its end is reached."""
         digest = hashlib.sha256() if artifact.plain_sha256 else None
-        for piece in source.content():
+        contents = self._contents if artifact == self._manifest.artifact("database") else None
+        parts = [(part.stored, part.size) for part in contents.parts] if contents else []
+        for piece in source.content(parts=parts):
             if digest:
                 digest.update(piece)
             yield piece

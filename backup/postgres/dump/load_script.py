@@ -47,8 +47,11 @@ _EVENT_TRIGGER: Final = "EVENT TRIGGER"
 _BUILT: Final = ("INDEX", "CONSTRAINT", "FK CONSTRAINT", "EVENT TRIGGER", "MATERIALIZED VIEW DATA")
 _CHECKING: Final = (*RELATING, "DOMAIN")
 # Functions of the server's own are written without a schema.
-_CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + NAME + rb"\." + NAME + rb"\(")
-_GENERATED: Final = re.compile(rb"\bGENERATED ALWAYS AS \([^\n]*?" + NAME + rb"\." + NAME + rb"\(")
+_CALLED: Final = rb".*?(?:" + NAME + rb"\." + NAME + rb"\(|\bOPERATOR\()"
+_CALLING: Final = re.compile(rb"\bCHECK \(" + _CALLED, re.DOTALL)
+_GENERATED: Final = re.compile(rb"\bGENERATED ALWAYS AS \(" + _CALLED, re.DOTALL)
+# In the name of what pg_dump notes of large objects, among the rows.
+_LARGE_OBJECT: Final = "LARGE OBJECT"
 # What stands among locks for all that the first session is given in the dump's order, and for rows given to another.
 FIRST_SESSION: Final = Entry(b"", alters=frozenset([b"\0"]))
 _ROWS: Final = b"\0%d of %b"
@@ -132,6 +135,7 @@ class Split:
         self._write, self._rows_done, self._apart, self._in_order = write, rows_done, apart, in_order
         # The rows that come are those of these parts, one by one where several sessions may share them.
         self._parts: Sequence[tuple[Part, ...]] = ()
+        self._statement = b""
         # What stands for the rows that are loaded apart, by table.
         self._coming: dict[bytes, frozenset[bytes]] = {}
         self._copying = self._within = False
@@ -150,7 +154,7 @@ class Split:
         self.rows = 0
         self.calling = False
         self.checked: list[bytes] = []
-        self._ordered = False
+        self._ordered = self._functions = False
         self._left = 0
         self._table = b""
         # Tables that inherit from others, with those: a lock of one may be one of all.
@@ -166,10 +170,13 @@ class Split:
         self._close()
         self._write(self._passed.begin())
         self._kind, self._name, self._table = kind, name, b""
+        self._functions = self._functions or kind == "FUNCTION"
         if kind == "TABLE DATA" and not self.with_rows:
             self.with_rows = True
             self._write(self._attempt.before_rows)
-        if kind in _BUILT and not self._holding and not self._passing:
+        # A trigger is not to see rows that are loaded apart, nor is anything else that comes behind them.
+        behind = kind in _BUILT or (self._coming and kind not in ROWS and _LARGE_OBJECT not in name)
+        if behind and not self._holding and not self._passing:
             self._holding = True
             self._rows_done()
         elif kind in ROWS and self._holding:
@@ -189,8 +196,8 @@ class Split:
         `shared`: each part by itself.
         """
         key = table.encode(errors="surrogateescape")
-        # A check may read what comes before it in the dump.
-        held = self._ordered or self._attempt.second or self._holding or self._passing
+        # A function of the dump's own, in a check or a generated column, may read what comes before it in the dump.
+        held = (self._ordered and self._functions) or self._attempt.second or self._holding or self._passing
         if held or not self._copying or key != self._table or key not in self._freezable:
             return False
         self._parts = [(part,) for part in parts] if shared else [tuple(parts)]
@@ -198,12 +205,15 @@ class Split:
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
-        if self._copying:
-            self._copying = False
-            if self._parts:
-                data = self._leave(data)
-            elif self._table in self._freezable:
+        if self._parts:
+            self._statement += data
+            if not COPY.match(self._statement):
+                return
+            data = self._leave(self._statement)
+        elif self._copying:
+            if self._table in self._freezable:
                 data = self._frozen(data)
+        self._copying = False
         if self._left:
             data, self._left = data[self._left :], max(0, self._left - len(data))
         if self._kind == "TABLE DATA":
@@ -227,6 +237,8 @@ class Split:
 
     def _close(self) -> None:
         """An object ends, and with it what the dump sets for those that come."""
+        if self._parts:
+            self._leave(self._statement)
         if self._within:
             self._within = False
             self._write(b"COMMIT;\n")
@@ -257,6 +269,7 @@ class Split:
     def _leave(self, data: bytes) -> bytes:
         """Hand on the rows that were left out; what comes behind their statement. Their end is left out, too."""
         parts, self._parts, table = self._parts, (), self._table
+        self._statement = b""
         copy = COPY.match(data)
         if not copy:
             raise LoadFailed(f"the rows of {printable(self._name)} cannot be loaded by themselves")

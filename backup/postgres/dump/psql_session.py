@@ -72,13 +72,18 @@ class Dialogue:
         LoadFailed when it cannot enter.
         """
         self.question(b":VERSION_NUM")
+        if self.settle(given_up):
+            self.version = int(self.told.pop())
+            self._entered()
+
+    def settle(self, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until it has done all that it was asked, no longer than until it is given up; whether it has."""
         while not self.idle:
             if given_up():
-                return
+                return False
             self.heard.wait(_GLANCE)
             self.heard.clear()
-        self.version = int(self.told.pop())
-        self._entered()
+        return True
 
     @property
     def idle(self) -> bool:

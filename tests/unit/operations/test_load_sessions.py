@@ -153,6 +153,17 @@ def test_rows_that_are_refused_are_told_apart_from_what_is_built_on_them() -> No
     assert not sessions.apart
 
 
+def test_what_the_first_session_refuses_may_have_needed_rows_that_come_in_beside_it() -> None:
+    for given in (True, False):
+        first, other = Session("first"), Session("other")
+        with pytest.raises(LoadFailed), opened(first, [other]) as sessions:
+            if given:
+                sessions.load_apart(rows("a"))
+            first.fails = "a row"
+            sessions.write(b"a small table")
+        assert sessions.apart is given
+
+
 def test_rows_that_cannot_be_read_end_the_load_without_a_commit() -> None:
     def read(part: Part) -> Iterator[bytes]:
         yield b"1\n"

@@ -187,20 +187,24 @@ def test_a_set_without_contents_has_none(kept: Kept) -> None:
 def test_contents_that_contradict_their_dump_are_damage(kept: Kept) -> None:
     """All sums of what is stored fit."""
     contents = kept.contents
-    for parts in (
-        contents.parts[:1],
-        (contents.parts[0], replace(contents.parts[1], sha256="0" * 64), contents.parts[2]),
-        (contents.parts[0], replace(contents.parts[1], table="public.small"), contents.parts[2]),
+    head, rows, rest = contents.parts
+    moved = replace(head, stored=head.stored + 1), replace(rows, offset=rows.offset + 1, stored=rows.stored - 1), rest
+    for parts, problem in (
+        ((head,), " cannot be unpacked: the gzip stream does not end where its last part does"),
+        ((head, replace(rows, sha256="0" * 64), rest), ": does not hold what its contents list"),
+        ((head, replace(rows, table="public.small"), rest), ": does not hold what its contents list"),
+        # Nobody could begin there.
+        (moved, " cannot be unpacked: "),
     ):
         kept.refit("contents.gz", Contents(parts).encode())
-        assert kept.problems() == f"{kept.path('sql.gz').name}: does not hold what its contents list"
+        assert kept.problems().startswith(f"{kept.path('sql.gz').name}{problem}")
         assert kept.problems(quick=True) == ""
     kept.refit("contents.gz", b"{}")
     assert "the contents of the dump cannot be used: parts: Field required" in kept.problems()
     kept.refit("contents.gz", contents.encode())
     assert kept.problems() == ""
     kept.refit("sql.gz", DUMP.replace(b"person 7919\n", b"person 7918\n"))
-    assert "does not hold what its contents list" in kept.problems()
+    assert "cannot be unpacked" in kept.problems()
 
 
 def test_one_that_lost_its_manifest_is_judged_with_its_contents(kept: Kept) -> None:
