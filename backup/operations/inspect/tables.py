@@ -41,8 +41,8 @@ def extract_tables(
 ) -> list[str]:
     """Write these tables, and the parts that they have, to `write`; their names.
 
-    The COMMIT comes last, when all that was read of the dump is found to be whole. NotFound with near names for a table that is not in
-    the dump, before anything is written.
+    The COMMIT comes last, when all that was read of the dump is found to be whole. NotFound with near names for a table
+    that is not in the dump, before anything is written.
     """
     named = _wanted(stored, queries, progress)
     children = _children(stored, progress)
