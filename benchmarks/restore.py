@@ -24,7 +24,9 @@ from benchmarks.drill import copy, ran
 from benchmarks.run import ROWS, database, inside, media_tree, report, rounds, say, timed, timed_inside
 
 _PSQL = "psql -Xq -h 127.0.0.1 -U obcms -v ON_ERROR_STOP=1 -o /dev/null"
+_NEW = f"{_PSQL} -d postgres -c 'DROP DATABASE IF EXISTS copy' -c 'CREATE DATABASE copy TEMPLATE template0'"
 _BY_HAND = "dropdb, createdb, gunzip | psql"
+_DIRECTORY = "pg_restore -Fd -j2"
 _TAR = "tar -xzf, and sync"
 _WINDOW = re.compile(r"could not be reached for ([\d.,]+ m?s)")
 WINDOWS: dict[str, list[str]] = {}
@@ -51,8 +53,10 @@ def of_database(client: Any, directory: Path, rows: int) -> None:
         ran(client, directory, "create", "manual", "--only", "database")
         copy(server, next((directory / "backups/manual").glob("obcms_backup_*.sql.gz")))
         size = f"{rows:,} rows"
+        inside(server, "rm -rf /tmp/dump.d; pg_dump -h 127.0.0.1 -U obcms -Fd -j2 -f /tmp/dump.d obcms")
         contenders = {
             _BY_HAND: lambda: by_hand(server),
+            _DIRECTORY: lambda: from_directory(server),
             "backup restore --no-safety": lambda: restored(client, directory, size, "database", "--no-safety"),
             "backup restore, with the safety set": lambda: restored(client, directory, size, "database"),
         }
@@ -75,8 +79,13 @@ def of_media(client: Any, directory: Path) -> None:
 def by_hand(server: Any) -> float:
     """Seconds of what the old scripts did, into an existing server."""
     inside(server, f"{_PSQL} -d postgres -c CHECKPOINT")
-    new = f"{_PSQL} -d postgres -c 'DROP DATABASE IF EXISTS copy' -c 'CREATE DATABASE copy TEMPLATE template0'"
-    return timed_inside(server, f"{new}; gunzip -c /tmp/dump.sql.gz | {_PSQL} -d copy")
+    return timed_inside(server, f"{_NEW}; gunzip -c /tmp/dump.sql.gz | {_PSQL} -d copy")
+
+
+def from_directory(server: Any) -> float:
+    """Seconds of PostgreSQL's own parallel restore, of a dump that is a directory."""
+    inside(server, f"{_PSQL} -d postgres -c CHECKPOINT")
+    return timed_inside(server, f"{_NEW}; pg_restore -h 127.0.0.1 -U obcms -j2 -d copy /tmp/dump.d")
 
 
 def restored(client: Any, directory: Path, size: str, only: str, *options: str) -> float:

@@ -21,6 +21,7 @@ from backup.model.backup_set import StoredSet
 from backup.model.run import new_run_id
 from backup.operations.create.context import CreateContext
 from backup.operations.drill.run import DrillContext
+from backup.operations.load_sessions import MOST
 from backup.operations.runs import recover
 from backup.pipeline import age
 from backup.postgres.clients import Clients, HelperClients, NetworkClients, sweep_spool
@@ -57,6 +58,11 @@ class App(BackupVolume):
             recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
         )
 
+    @property
+    def load_jobs(self) -> int:
+        """How many sessions load a dump: as is set, or as this machine has cores."""
+        return self.settings.load_jobs or min(MOST, len(os.sched_getaffinity(0)))
+
     def drill_context(self, progress: Progress, image: str = "") -> DrillContext:
         """What a drill works with; `image` replaces the set's own."""
         return DrillContext(
@@ -65,6 +71,7 @@ class App(BackupVolume):
             lock=self.lock,
             places=lambda stored: self._places(stored, image),
             file_columns=self.settings.file_columns,
+            jobs=self.load_jobs,
             progress=progress,
         )
 

@@ -67,6 +67,7 @@ class _Restoring:
             commands=_commands(settings.post_restore),
             command_seconds=settings.post_restore_timeout,
             days=settings.undo_days,
+            jobs=app.load_jobs,
             progress=self._progress,
         )
 

@@ -147,7 +147,7 @@ class SetReader:
 
     def _lost(self, identifier: str, files: tuple[str, ...]) -> bool:
         """Whether a set of ours has lost its manifest: the old scripts wrote neither checksums nor indexes."""
-        if not any(name.endswith((".sha256", ".files.gz", ".files.gz.age")) for name in files):
+        if not any(name.removesuffix(".age").endswith((".sha256", ".files.gz", ".contents.gz")) for name in files):
             return False
         # One that is being published gets it last; one that has just been published has it by now.
         name = manifest_name(identifier)

@@ -250,6 +250,13 @@ class Settings(BaseModel):
     stall_timeout: int = Field(
         300, alias="BACKUP_STALL_TIMEOUT", ge=5, description="seconds without progress after which a run is ended"
     )
+    load_jobs: int | None = Field(
+        None,
+        alias="BACKUP_LOAD_JOBS",
+        ge=1,
+        le=8,
+        description="sessions that load a dump side by side; unset: one for each core, at most 8",
+    )
     compression: int = Field(
         1, alias="BACKUP_COMPRESSION", ge=0, le=3, description="gzip level, 0 fastest to 3 smallest"
     )

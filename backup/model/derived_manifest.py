@@ -7,12 +7,13 @@ from datetime import datetime
 from typing import ClassVar, Final, Literal
 from zoneinfo import ZoneInfo
 
-from backup.model.manifest import Artifact, Manifest, Tier, parse_file_name, stamp_time
+from backup.model.manifest import Artifact, ArtifactKind, Manifest, Tier, parse_file_name, stamp_time
 
 # What the name of a set's dump says that it is.
 DUMP: Final = "backup"
-_KINDS: Final[dict[str, Literal["database", "volume", "index"]]] = {
+_KINDS: Final[dict[str, ArtifactKind]] = {
     "sql.gz": "database",
+    "contents.gz": "contents",
     "tar.gz": "volume",
     "files.gz": "index",
 }

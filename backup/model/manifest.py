@@ -37,7 +37,7 @@ _TIERS: Final = "|".join(re.escape(tier) for tier in Tier)
 _NAME: Final = re.compile(
     # Years of four digits that no zone can push out of the calendar.
     rf"obcms_(?P<what>[A-Za-z0-9][A-Za-z0-9._-]*)_(?P<tier>{_TIERS})_(?P<stamp>[12]\d{{3}}(?:-\d\d){{2}}_\d\d(?:-\d\d){{2}})"
-    r"\.(?P<suffix>(?:sql|tar|files)\.gz(?:\.age)?|sha256|json)"
+    r"\.(?P<suffix>(?:sql|tar|files|contents)\.gz(?:\.age)?|sha256|json)"
 )
 
 # What earlier scripts called their dumps, packed or not, whatever the format: no tier is in the name.
@@ -50,6 +50,7 @@ _FIRST_WITH_PROVIDERS: Final = 15
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ArtifactKind = Literal["database", "contents", "roles", "volume", "index"]
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -61,11 +62,12 @@ class _Model(BaseModel):
 class Artifact(_Model):
     """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to.
 
-    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it. `encryption`: how the
-    gzip file is encrypted, whose name then ends in `.age`; the stored bytes are the encrypted ones.
+    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it. Nor has a dump with
+    contents, which have those of its parts. `encryption`: how the gzip file is encrypted, whose name then ends in
+    `.age`; the stored bytes are the encrypted ones.
     """
 
-    kind: Literal["database", "roles", "volume", "index"]
+    kind: ArtifactKind
     name: str = ""
     file: FileName
     stored_size: Count
@@ -313,7 +315,7 @@ class FileId(NamedTuple):
 
     @property
     def content(self) -> str:
-        """The suffix without that of encryption: `sql.gz`, `tar.gz`, `files.gz`, `sha256` or `json`."""
+        """The suffix without that of encryption: `sql.gz`, `contents.gz`, `tar.gz`, `files.gz`, `sha256` or `json`."""
         return self.suffix.removesuffix(".age")
 
     @property
@@ -381,9 +383,13 @@ def from_json(data: bytes, file: str) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        # Said in the message itself: lists and plans show that alone.
-        newer = "its format is not known here; a newer release of this product wrote it, use that release"
-        why = newer if where == "format" else f"{where}: {first['msg']}"
-        raise IntegrityError(f"manifest {file} cannot be used: {why}") from None
+        raise IntegrityError(f"manifest {file} cannot be used: {why_unusable(error)}") from None
+
+
+def why_unusable(error: ValidationError) -> str:
+    """Why a file with a `format` cannot be read."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    # Said in the message itself: lists and plans show that alone.
+    newer = "its format is not known here; a newer release of this product wrote it, use that release"
+    return newer if where == "format" else f"{where}: {first['msg']}"

@@ -1,25 +1,28 @@
-"""A plain dump loaded over one session up to its last row; what is built on rows, over two.
+"""A plain dump loaded into an empty database, beside one another what its order allows.
 
-The second session begins as soon as there is something to build: while rows still come in, if it is known what.
+The first session is given the dump in its order. Rows of large tables go to others, each of which reads them where the
+contents of the dump say that they are; a dump without contents comes in over the first alone. What is built on rows is
+done by all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from backup.errors import LoadFailed
 from backup.formatting import printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
-from backup.operations.parallel_load import LEAST, Foreseen, SecondSession
+from backup.operations.load_sessions import MOST, Read, Sessions
+from backup.operations.set_artifacts import contents_of, read_part
 from backup.postgres.clients import Clients
 from backup.postgres.dump.adaptation import LOADING, called
-from backup.postgres.dump.dependency_queue import Entry, Queue
+from backup.postgres.dump.contents import Contents, Part
 from backup.postgres.dump.load_attempt import ALLOWED, NOTES, LeftOut, LoadAttempt, left_out
 from backup.postgres.dump.load_script import FIRST, Split, violation_query
 from backup.postgres.dump.psql_session import Dialogue
@@ -27,13 +30,32 @@ from backup.postgres.dump.statements import name_parts
 from backup.postgres.psql import CODES, confined, script
 from backup.postgres.scratch_server import LOAD_OPTIONS, Place, WantedDatabase
 from backup.postgres.session_settings import UNRESTRICTED
+from backup.progress import Progress
 
-_ARGUMENTS: Final = ("--no-psqlrc", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
-_GLANCE: Final = 0.2
+_ARGUMENTS: Final = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
+# Bytes of rows from which on another session saves more than its start takes.
+LEAST: Final = 4 << 20
+# A table with more than this many times its share of the rows is loaded by several sessions, and not frozen.
+_SHARE: Final = 1.3
 # Schema, table and name of a constraint.
 _PARTS: Final = 3
 # insufficient_privilege
 NO_RIGHT: Final = "42501"
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The contents of the dump that is loaded, and what reads the rows that they name.
+
+    `shared`: several sessions may load one table, whose rows then lie in another order.
+    """
+
+    contents: Contents
+    read: Read
+    shared: bool = True
+
+
+_NOTHING: Final = Apart(Contents(()), lambda part: iter(()))
 
 
 class Load:
@@ -42,97 +64,106 @@ class Load:
     `rows_done` is when its last row was passed on, by the monotonic clock; `left` what it did without, at its end.
     """
 
-    def __init__(self, first: Dialogue, second: SecondSession, attempt: LoadAttempt) -> None:
-        self._first, self._second, self._attempt = first, second, attempt
-        self.split = Split(self._write, self._note, second.loaded, attempt)
-        self.rows_done = 0.0
+    def __init__(self, sessions: Sessions, dump: Apart, attempt: LoadAttempt, least: int) -> None:
+        self._first, self._sessions, self._attempt, self._least = sessions.first.dialogue, sessions, attempt, least
+        self._dump = dump
+        self.split = Split(sessions.write, self._note, sessions.load_apart, sessions.drain, attempt)
+        self._rows_done = 0.0
         self.left: list[LeftOut] = []
+
+    @property
+    def rows_done(self) -> float:
+        """When the last row was passed on, by the monotonic clock."""
+        return max(self._rows_done, self._sessions.rows_done)
+
+    @property
+    def apart(self) -> bool:
+        """Whether rows were refused that came in beside others."""
+        return self._sessions.apart
+
+    def pieces(self) -> Iterator[bytes]:
+        """What `split` is to be given of a dump with contents: all but the rows that other sessions load."""
+        dump = self._dump
+        sizes = {table: sum(part.size for part in parts) for table, parts in _by_table(dump.contents)}
+        rows, most = sum(size for table, size in sizes.items() if table), self._sessions.most
+        wide = most > 1 and rows >= self._least
+        for table, parts in _by_table(dump.contents):
+            shared = dump.shared and len(parts) > 1 and sizes[table] * most > _SHARE * rows
+            if table and wide and self.split.defer(table, parts, shared=shared):
+                continue
+            for part in parts:
+                yield from dump.read(part)
 
     def finish(self) -> None:
         """Build what is left; LoadFailed unless all of the dump went well."""
         self.split.finish()
-        if not self.rows_done:
+        if not self._rows_done:
             self._note()
-        queue, doing, sessions = self._second.rest(self.split.entries), {}, [self._first]
-        last_row = self._first.ask(self._after_rows())
-        if first := queue.take():
-            doing[0] = first
-            self._first.ask(self._attempt.script(first))
-        if self._second.doing:
-            doing[1] = self._second.doing
-            self._second.ask()
-        if self._second.begun or (len(self.split.entries) > 1 and self.split.rows >= self._second.least):
-            sessions.append(self._second.session())
-
-        def take(number: int) -> Entry | None:
-            # What was written to the first session may wait in its pipe yet.
-            all_in = number == 0 or self._first.answered >= last_row
-            return queue.take(None if all_in else self._second.tables())
-
-        _build(queue, doing, sessions, take, self._attempt)
-        self._listen(sessions)
-        for session in sessions:
-            session.load.finish(self.split.trailer + b"\n")
-
-    def _after_rows(self) -> bytes:
-        """What the first session does before anything is built on rows."""
-        script = self._attempt.after_rows if self.split.with_rows else b""
-        if script:
+        if self.split.with_rows and (script := self._attempt.after_rows):
             # Nobody else is at work on what it locks, and nobody begins before it is done.
             self._first.ask(script)
-            _settled(self._first)
-        return b""
+            self._first.settle()
+        if len(self.split.entries) > 1 and self.split.rows >= self._least:
+            self._sessions.widen()
+        sessions = self._sessions.finish(self.split.entries)
+        self._listen(sessions)
+        for session in sessions:
+            session.load.end(self.split.trailer + b"\n")
+        for session in sessions:
+            session.load.judge()
 
     def _listen(self, sessions: Sequence[Dialogue]) -> None:
         """What was left out, as each session noted it."""
         for session in sessions:
             session.question(NOTES)
         for session in sessions:
-            _settled(session)
+            session.settle()
             self.left += left_out(session.told)
 
     def rows_breaking(self, schema: str, table: str, name: str) -> str:
         """A query that shows the rows which break a constraint; empty where none is known."""
-        entries = [*self.split.entries, *self._second.entries]
-        return violation_query(entries, self.split.checked, schema, table, name)
-
-    def _write(self, data: bytes) -> None:
-        self._first.load.write(data)
-        self._second.step(self.split.rows)
+        return violation_query(self.split.entries, self.split.checked, schema, table, name)
 
     def _note(self) -> None:
-        self.rows_done = time.monotonic()
+        self._rows_done = time.monotonic()
+
+
+def _by_table(contents: Contents) -> Iterator[tuple[str, list[Part]]]:
+    for table, parts in groupby(contents.parts, key=lambda part: part.table):
+        yield table, list(parts)
 
 
 @contextlib.contextmanager
 def loading(
-    clients: Clients, run: str, foreseen: Foreseen | None = None, *, attempt: LoadAttempt = FIRST, least: int = LEAST
+    clients: Clients,
+    run: str,
+    *,
+    jobs: int = 1,
+    apart: Apart | None = None,
+    attempt: LoadAttempt = FIRST,
+    least: int = LEAST,
 ) -> Iterator[Load]:
-    """A load into the database of `clients`. Leaves no session behind; what is loaded by then stays.
+    """A load into the database of `clients` by up to `jobs` sessions. Leaves none behind; what is loaded by then stays.
 
-    `foreseen`: what the dump builds behind its rows, once that is known. Without it, that is built after the last row.
+    `apart`: what sessions beside the first read; without it, all rows come in over that one.
     """
 
     @contextlib.contextmanager
-    def start() -> Iterator[Dialogue]:
-        with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part="2.") as session:
-            session.enter(lambda: second.closing)
-            session.heard = first.heard
-            session.load.write(UNRESTRICTED + confined(session.version) + load.split.settings)
+    def start(number: int) -> Iterator[Dialogue]:
+        with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part=f"{number}.") as session:
+            session.enter(sessions.closing.is_set)
+            session.load.write(UNRESTRICTED + confined(session.version))
             yield session
 
-    if attempt.checks:
-        # The constraints that are made after all rows come before what is built on rows.
-        foreseen = None
-    with (
-        clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first,
-        SecondSession(first, start, foreseen, least, attempt.script) as second,
-    ):
-        # Either session may have to wait for the other, or for rows.
+    with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first:
+        # Any session may have to wait for another, or for rows.
         first.enter()
         first.load.write(UNRESTRICTED + confined(first.version))
-        load = Load(first, second, attempt)
-        yield load
+        most = 1 if attempt.alone else min(jobs, MOST)
+        dump = apart or _NOTHING
+        with Sessions(first, start, most, attempt.script, lambda: load.split.settings, dump.read) as sessions:
+            load = Load(sessions, dump, attempt, least)
+            yield load
 
 
 @dataclass(frozen=True)
@@ -150,7 +181,9 @@ def load_dump(
     attempt: LoadAttempt,
     go: Callable[[Load], None],
     renew: Callable[[], None],
-    foreseen: Foreseen | None = None,
+    *,
+    jobs: int = 1,
+    apart: Apart | None = None,
 ) -> Loaded:
     """Load by `go`, which gives the dump to a Load; once more where that may help, into what `renew` has emptied.
 
@@ -158,18 +191,20 @@ def load_dump(
     """
     load = None
     try:
-        with loading(clients, run, foreseen, attempt=attempt) as load:
+        with loading(clients, run, jobs=jobs, apart=apart, attempt=attempt) as load:
             go(load)
             return Loaded(load.left)
     except LoadFailed as error:
-        other = attempt.after(error.sqlstate, calling=load.split.calling) if load and error.refused else None
+        other = None
+        if load and error.refused:
+            other = attempt.after(error.sqlstate, calling=load.split.calling, apart=load.apart)
         if other is None:
             raise _explained(error, load) from error
         first = error
     logger.warning("{}; making a second attempt, with {}", first.message, printable(other.told))
     renew()
     try:
-        with loading(clients, run, attempt=other) as load:
+        with loading(clients, run, jobs=jobs, apart=apart, attempt=other) as load:
             go(load)
             notes = [f"loaded at a second attempt, with {other.told}; the first failed: {first.message}"]
             return Loaded(load.left, notes, other.search_path if other.by_path else "")
@@ -185,6 +220,12 @@ def _explained(error: LoadFailed, load: Load | None) -> LoadFailed:
         left = " A set that has them is restored with `restore --allow-invalid`." if error.sqlstate in ALLOWED else ""
         error.hint = f"{error.hint} This shows the rows: {printable(shows)}{left}"
     return error
+
+
+def rows_apart(stored: StoredSet, progress: Progress, *, shared: bool = True) -> Apart | None:
+    """What several sessions can load of a set's dump; None where it can be read from its beginning only."""
+    contents = contents_of(stored)
+    return Apart(contents, lambda part: read_part(stored, part, progress), shared) if contents else None
 
 
 def attempt_for(stored: StoredSet, *, allow_invalid: bool = False) -> LoadAttempt:
@@ -214,34 +255,3 @@ def wanted(stored: StoredSet, roles: str, *, rows: bool = True) -> WantedDatabas
 def against_set(error: LoadFailed, place: Place) -> bool:
     """Whether a load failed for what the set holds: not for want of something, nor of rights on somebody's server."""
     return error.refused and (place.ours or error.sqlstate != NO_RIGHT)
-
-
-def _build(
-    queue: Queue,
-    doing: dict[int, Entry],
-    sessions: list[Dialogue],
-    take: Callable[[int], Entry | None],
-    attempt: LoadAttempt,
-) -> None:
-    """Give each session what `take` gives it until all is done; LoadFailed by the first that fails."""
-    heard: threading.Event = sessions[0].heard
-    while queue:
-        heard.clear()
-        for number, session in enumerate(sessions):
-            if not session.idle:
-                continue
-            if number in doing:
-                queue.done(doing.pop(number))
-        for number, session in enumerate(sessions):
-            if number not in doing and (entry := take(number)):
-                doing[number] = entry
-                session.ask(attempt.script(entry))
-        if queue:
-            heard.wait(_GLANCE)
-
-
-def _settled(session: Dialogue) -> None:
-    """Until it has done all that it was asked."""
-    while not session.idle:
-        session.heard.wait(_GLANCE)
-        session.heard.clear()

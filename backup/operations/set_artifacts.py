@@ -6,20 +6,24 @@ Output is held back until it is known to be right.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Final
 
 from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.operations.verify.stored_bytes import Stored
-from backup.pipeline import age
+from backup.pipeline import age, gzip
 from backup.pipeline.file_type import HEAD, Content, FileKind, recognise
+from backup.postgres.dump.contents import Contents, Part
 from backup.progress import Progress, Silent
 from backup.storage.directory import LocalStore
+from backup.storage.filesystem import storing
 
 _OTHER: Final = "`verify` says what is wrong with it; `list` shows other sets."
 _LIMIT: Final = 64 << 20
+_BLOCK: Final = 1 << 20
 
 
 def dump_of(stored: StoredSet) -> str:
@@ -93,6 +97,45 @@ class HeldBack:
         self._last = b""
 
 
+def contents_of(stored: StoredSet) -> Contents | None:
+    """The contents of a set's dump; None for a set without, or where they are of no use: nobody can seek in age's
+    stream. IntegrityError if damaged."""
+    dump, artifact = stored.manifest.artifact("database"), stored.manifest.artifact("contents")
+    if artifact is None or dump is None or dump.encryption or stored.derived:
+        return None
+    with open_file(stored, artifact.file) as source:
+        data = read_bounded(source.content(), source.name)
+        require_as_written(stored, source)
+    return Contents.decode(data)
+
+
+def read_part(stored: StoredSet, part: Part, progress: Progress | None = None) -> Generator[bytes, None, None]:
+    """The plain bytes of one part of a set's dump, as they come; IntegrityError at their end unless they are right."""
+    file, digest = dump_of(stored), hashlib.sha256()
+    blocks = _blocks(LocalStore(stored.directory), file, part, progress or Silent())
+    try:
+        for piece in gzip.unpack_part(blocks, part.size):
+            digest.update(piece)
+            yield piece
+    except gzip.DAMAGED as error:
+        raise damaged(f"{file} cannot be unpacked from byte {part.offset:,}: {error}") from error
+    finally:
+        blocks.close()
+    if digest.hexdigest() != part.sha256:
+        raise damaged(f"{file} does not unpack to what was packed from byte {part.offset:,}")
+
+
+def _blocks(store: LocalStore, file: str, part: Part, progress: Progress) -> Generator[bytes, None, None]:
+    """The stored bytes of a part."""
+    with open(store.open(file), "rb", buffering=0) as source, storing(store.directory / file):
+        source.seek(part.offset)
+        left = part.stored
+        while left and (block := source.read(min(left, _BLOCK))):
+            left -= len(block)
+            progress.advance(len(block))
+            yield block
+
+
 def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
     """Read the SQL that makes the roles a set was dumped with; empty for a set without. IntegrityError if damaged.
 
@@ -103,7 +146,10 @@ def read_roles(stored: StoredSet, *, unchanged: bool) -> str:
     if artifact is None or stored.derived:
         return ""
     with open_file(stored, artifact.file) as source:
-        text = _bounded(source, stored.id)
+        try:
+            text = read_bounded(source.content(), source.name)
+        except IntegrityError as error:
+            raise IntegrityError(error.message, f"`verify {stored.id}` says what else is damaged.") from error
         if unchanged:
             require_unchanged(source, artifact.stored_sha256)
     return text.decode(errors="surrogateescape")
@@ -118,13 +164,11 @@ def require_unchanged(source: Stored, sha256: str) -> None:
         )
 
 
-def _bounded(source: Stored, identifier: str) -> bytes:
+def read_bounded(pieces: Iterable[bytes], name: str) -> bytes:
+    """The whole content of a small file; IntegrityError for one that is not small."""
     text = bytearray()
-    try:
-        for piece in source.content():
-            text += piece
-            if len(text) > _LIMIT:
-                raise IntegrityError(f"{source.name} is too large to be a list of roles")
-    except IntegrityError as error:
-        raise IntegrityError(error.message, f"`verify {identifier}` says what else is damaged.") from error
+    for piece in pieces:
+        text += piece
+        if len(text) > _LIMIT:
+            raise damaged(f"{name} is too large to be what its name says")
     return bytes(text)

@@ -12,6 +12,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator
+from itertools import chain
 from typing import BinaryIO, Final, cast
 
 from isal import igzip, igzip_lib, igzip_threaded, isal_zlib
@@ -30,6 +31,8 @@ _STORED: Final = 0xFFFF
 _WORTH: Final = 0.95
 _HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 _FINAL_BLOCK: Final = b"\x03\x00"
+# That, the checksum and the size.
+_TAIL: Final = 10
 
 # What reading raises for bytes that are not whole gzip.
 DAMAGED: Final[tuple[type[Exception], ...]] = (
@@ -45,10 +48,14 @@ class GzipWriter:
 
     A bounded queue holds what waits to be compressed, so memory stays flat. What `target` raises, the next `write` or
     `close` raises again. `close` ends the stream; `abandon` only ends the thread.
+
+    `marks`: where in what it wrote the bytes behind each `mark` begin; all of them are known after `close`.
     """
 
     def __init__(self, target: Sink, level: int) -> None:
+        self.marks: list[int] = []
         self._target, self._level = target, level
+        self._written = 0
         self._error: BaseException | None = None
         self._crc = self._size = 0
         self._before = b""
@@ -66,10 +73,15 @@ class GzipWriter:
             self._pass_on()
         return len(data)
 
+    def mark(self) -> None:
+        """Make an entry point: what follows is compressed without what came before, for `unpack_part`."""
+        self._pass_on()
+        # No other block is empty.
+        self._queue.put(b"")
+
     def close(self) -> None:
         """Compress the rest and end the stream."""
-        if self._length:
-            self._pass_on()
+        self._pass_on()
         self._queue.put_last(None)
         self._thread.join()
         if self._error:
@@ -85,13 +97,14 @@ class GzipWriter:
     def _pass_on(self) -> None:
         if self._error:
             raise self._error
-        self._queue.put(self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
+        if self._length:
+            self._queue.put(self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting))
         self._waiting, self._length = [], 0
 
     def _work(self) -> None:
         """Compress until told to end. After an error it goes on emptying the queue, so that nobody waits for ever."""
         try:
-            self._target.write(_HEADER)
+            self._put(_HEADER)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             self._error = error
         while (block := self._queue.get()) is not None:
@@ -103,10 +116,17 @@ class GzipWriter:
                 self._error = error
 
     def _compress(self, block: bytes) -> None:
-        self._crc = isal_zlib.crc32(block, self._crc)
-        self._size += len(block)
-        self._target.write(_deflated(block, self._before, self._level) if _shrinks(block) else _stored(block))
+        if not block:
+            self.marks.append(self._written)
+        else:
+            self._crc = isal_zlib.crc32(block, self._crc)
+            self._size += len(block)
+            self._put(_deflated(block, self._before, self._level) if _shrinks(block) else _stored(block))
         self._before = block[-_WINDOW:]
+
+    def _put(self, packed: bytes) -> None:
+        self._target.write(packed)
+        self._written += len(packed)
 
 
 def reader(source: BinaryIO) -> io.BufferedReader:
@@ -135,6 +155,53 @@ def unpack(blocks: Iterable[bytes], *, single: bool) -> Generator[bytes, None, N
             ended, block = member.eof, member.unused_data if member.eof else b""
     if not ended:
         raise EOFError("truncated gzip stream")
+
+
+def unpack_part(blocks: Iterable[bytes], size: int) -> Generator[bytes, None, None]:
+    """`size` bytes from the entry point where packed `blocks` begin, in pieces of at most 1 MiB; or one of DAMAGED."""
+    member = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
+    pieces = chain.from_iterable(_pieces(member, block) for block in blocks)
+    while size > 0:
+        piece = next(pieces, b"")
+        if not piece:
+            raise EOFError("truncated gzip stream")
+        yield piece[:size]
+        size -= len(piece)
+
+
+def unpack_parts(blocks: Iterable[bytes], parts: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
+    """What the one member holds that packed `blocks` are, each part from its own entry point; or one of DAMAGED.
+
+    `parts` are the packed and the plain size of each, in bytes.
+    """
+    source = _Source(blocks)
+    crc = size = 0
+    if b"".join(source.take(len(_HEADER))) != _HEADER:
+        raise EOFError("not the head of a gzip stream in parts")
+    for stored, plain in parts:
+        taken = source.take(stored)
+        for piece in unpack_part(taken, plain):
+            crc, size = isal_zlib.crc32(piece, crc), size + len(piece)
+            yield piece
+        for _ in taken:
+            pass
+    if any(source.take(1)) or source.tail != _FINAL_BLOCK + struct.pack("<II", crc, size & 0xFFFFFFFF):
+        raise EOFError("the gzip stream does not end where its last part does")
+
+
+class _Source:
+    """Blocks, from which as many bytes are taken as are asked for. `tail`: the last of what was taken."""
+
+    def __init__(self, blocks: Iterable[bytes]) -> None:
+        self._blocks = iter(blocks)
+        self._rest = self.tail = b""
+
+    def take(self, count: int) -> Iterator[bytes]:
+        while count > 0 and (block := self._rest or next(self._blocks, b"")):
+            piece, self._rest = block[:count], block[count:]
+            count -= len(piece)
+            self.tail = (self.tail + piece[-_TAIL:])[-_TAIL:]
+            yield piece
 
 
 def _pieces(member: igzip_lib.IgzipDecompressor, block: bytes) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from typing import IO, Final, Self
 
 from backup.docker.container import Container
 from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
+from backup.docker.helper import Helper
 from backup.errors import ConfigError, DumpFailed, EngineError
 from backup.formatting import printable
 from backup.pipeline.file_type import CUSTOM_MAGIC
@@ -125,7 +126,7 @@ class Clients:
     @contextlib.contextmanager
     def as_sql(self, archive: Iterable[bytes], run: str) -> Iterator[Iterator[bytes]]:
         """What pg_restore writes of an archive in pg_dump's custom format. LoadFailed at the end if it failed."""
-        with Pipe(self._path(run, "3.fifo")) as pipe, Pipe(self._path(run, "3.out.fifo")) as said:
+        with Pipe(self._path(run, "0.fifo")) as pipe, Pipe(self._path(run, "0.out.fifo")) as said:
             words = [f"--file={self._inside(said.path)}", self._inside(pipe.path)]
             with self._started("pg_restore", words, run) as process:
                 # It waits for whoever takes what it writes, who may have an index to build: that is judged there.
@@ -207,16 +208,22 @@ class HelperClients(Clients):
     @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
         labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
+        made: list[Helper] = []
+
+        def start() -> None:
+            made.append(self._engine.start_helper(self._beside, program, arguments, self._mount, labels))
+
         try:
             # In a thread: a signal's exception would lose the helper that is just being made.
             with ThreadPoolExecutor(1) as aside:
                 aside.submit(int).result()  # the thread exists, and will be waited for, before there is a helper
-                start = self._engine.start_helper
-                helper = aside.submit(start, self._beside, program, arguments, self._mount, labels).result()
-            yield helper
+                aside.submit(start).result()
+            yield made[0]
         except BaseException:
-            with contextlib.suppress(EngineError):
-                self._engine.sweep_helpers(self._instance, run, ROLE)
+            # This one alone: others of the run may be at work.
+            for helper in made:
+                with contextlib.suppress(EngineError):
+                    helper.close()
             raise
 
     def _inside(self, path: Path) -> str:

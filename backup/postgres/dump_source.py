@@ -11,6 +11,7 @@ from backup.logging import logger
 from backup.model.manifest import DatabasePart
 from backup.postgres.admin import drop_remains
 from backup.postgres.clients import Clients, application
+from backup.postgres.dump.contents import Cutter
 from backup.postgres.dump.definitions import Definitions, kinship
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump.money import with_setting
@@ -84,23 +85,24 @@ class PostgresSource:
         run: str,
         progress: Callable[[int], None],
         definitions: Definitions,
-    ) -> DatabasePart:
+    ) -> tuple[DatabasePart, Cutter | None]:
         """Write the whole dump to `writer`; DumpFailed unless client and content both say it is whole.
 
-        What it defines is kept in `definitions`.
+        What it defines is kept in `definitions`. The cutter knows its parts; an encrypted dump has none.
         """
         options = (*dump_options(facts.locale.encoding), f"--lock-wait-timeout={self.lock_timeout * 1000}")
         reader = DumpReader(definitions)
+        cutter = None if writer.encrypted else Cutter(reader, writer)
         with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
             # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
             for chunk in with_setting(output.chunks(lambda: progress(0))):
-                writer.write(chunk)
                 reader.feed(chunk)
+                (cutter or writer).write(chunk)
                 progress(len(chunk))
-        reader.finish()
+        (cutter or reader).finish()
         reader.check_whole()
         _same_major(facts, reader.client_version)
-        return DatabasePart(
+        part = DatabasePart(
             name=facts.name,
             oid=facts.oid,
             system_identifier=facts.system_identifier,
@@ -126,6 +128,7 @@ class PostgresSource:
             found_by_path=dict(facts.found_by_path),
             children=kinship(definitions.script) if definitions.script is not None else None,
         )
+        return part, cutter
 
     def roles(self, facts: DatabaseFacts, writer: ArtifactWriter, run: str) -> str:
         """Write roles and memberships, then the database-level settings, as SQL for psql; all that was written."""

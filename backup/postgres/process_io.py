@@ -217,7 +217,8 @@ class ProcessOutput(_Program):
 class ProcessInput(_Program):
     """Writes to `process` through `pipe`. It stands still when it takes nothing.
 
-    Only `finish` ends the script in good order: LoadFailed unless the program then ends with exit code 0.
+    Only `finish` ends the script in good order, or `end` and `judge`: LoadFailed unless the program then ends with exit
+    code 0.
     """
 
     def kill(self) -> None:
@@ -247,11 +248,19 @@ class ProcessInput(_Program):
         self.write(head)
         self._until(lambda: self._pipe.is_drained() or self._ended.is_set(), _DRAIN)
 
-    def finish(self, last: bytes = b"\n") -> None:
-        """End the script with `last` and wait for the program; LoadFailed unless all went well."""
+    def end(self, last: bytes = b"\n") -> None:
+        """End the script with `last`: the program ends, too, and `judge` says how."""
         # A program that opens the pipe only after its end would wait for a writer for ever.
         self.show(last)
         self._pipe.close_writer()
+
+    def finish(self, last: bytes = b"\n") -> None:
+        """End the script with `last` and wait for the program; LoadFailed unless all went well."""
+        self.end(last)
+        self.judge()
+
+    def judge(self) -> None:
+        """Wait for the program, whose script has ended; LoadFailed unless all went well."""
         self._until(lambda: self._ended.wait(_GLANCE), 0)
         if self._code != 0:
             raise self._failed()

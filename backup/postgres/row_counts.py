@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import psycopg
 from psycopg import sql
 
-from backup.errors import IntegrityError
+from backup.errors import BackupError, IntegrityError
 from backup.formatting import printable
 from backup.postgres.session import Login, connected, database_error
 
 _BATCH: Final = 100
 _GLANCE: Final = 0.1
 _PART: Final = r'(?:"(?:[^"\0]|"")+"|[^\W\d][\w$]*)'
+# What ANALYZE without a name takes, too. By its name, a partitioned table takes its partitions with it.
+_ANALYZED: Final = """
+    SELECT format('ANALYZE %I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE relkind IN ('r', 'm', 'p') AND relpersistence <> 't' AND NOT relispartition
+     ORDER BY pg_relation_size(c.oid) DESC, c.oid"""
 _CONDITIONS: Final = "SELECT unnest(extconfig)::bigint, unnest(extcondition) FROM pg_extension"
 # As a dump writes it: names that need quotes are in quotes.
 _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
@@ -58,40 +64,53 @@ def count_large_objects(login: Login) -> int:
 
 
 @contextlib.contextmanager
-def analyzing(login: Login, path: str = "") -> Iterator[list[str]]:
+def analyzing(login: Login, path: str = "", jobs: int = 1) -> Iterator[list[str]]:
     """Make the statistics of all tables, which no dump carries, beside what the body does. Any length of time.
 
-    Afterwards the list has the server's words if it did not go well. What takes us away from the body ends it. `path`
-    as in `count_rows`.
+    The largest tables go first, over up to `jobs` sessions. Afterwards the list has the server's words if it did not go
+    well. What takes us away from the body ends it. `path` as in `count_rows`.
     """
     failed: list[str] = []
-    with connected(login, "analyze", limit=0) as connection:
-        _search(connection, path)
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(connected(login, "analyze", limit=0))
+        tables = deque(first.execute(_ANALYZED).fetchall())
+        connections = [first]
+        for _ in range(1, min(jobs, len(tables))):
+            # Where connections are short, it takes longer.
+            with contextlib.suppress(BackupError):
+                connections.append(stack.enter_context(connected(login, "analyze", limit=0)))
 
-        def work() -> None:
-            try:
-                connection.execute("ANALYZE")
-            except psycopg.Error as error:
-                failed.append(database_error(error, login).message)
+        def work(connection: psycopg.Connection[Any]) -> None:
+            with contextlib.suppress(IndexError):
+                while statement := tables.popleft():
+                    try:
+                        _search(connection, path)
+                        connection.execute(statement[0])
+                    except psycopg.Error as error:
+                        failed.append(database_error(error, login).message)
 
-        thread = threading.Thread(target=work, name="analyze", daemon=True)
-        thread.start()
+        threads = [threading.Thread(target=work, args=(each,), name="analyze", daemon=True) for each in connections]
+        for thread in threads:
+            thread.start()
         try:
             yield failed
             # In here, so that what takes us away from the waiting ends it on the server, too.
-            _wait(thread)
+            _wait(threads)
         except BaseException:
-            with contextlib.suppress(psycopg.Error):
-                connection.cancel_safe(timeout=5.0)
+            tables.clear()
+            for connection in connections:
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=5.0)
             raise
         finally:
             # A connection must not be closed under a thread that uses it.
-            _wait(thread)
+            _wait(threads)
 
 
-def _wait(thread: threading.Thread) -> None:
-    while thread.is_alive():
-        thread.join(_GLANCE)
+def _wait(threads: Iterable[threading.Thread]) -> None:
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_GLANCE)
 
 
 def _search(connection: psycopg.Connection[Any], path: str) -> None:

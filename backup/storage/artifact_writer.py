@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from backup.errors import IntegrityError
-from backup.model.manifest import Artifact
+from backup.model.manifest import Artifact, ArtifactKind
 from backup.pipeline import age, gzip
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import StagedFile
@@ -29,13 +29,16 @@ class ArtifactWriter:
         self,
         store: LocalStore,
         file: str,
-        kind: Literal["database", "roles", "volume", "index"],
+        kind: ArtifactKind,
         name: str = "",
         level: int = 1,
         recipients: Sequence[age.Recipient] = (),
     ) -> None:
         self.kind, self.name = kind, name
         self.size = 0
+        # A volume's content is hashed file by file in its index; hashing it again as a whole would tell nothing new.
+        # Whoever hashes what is written, part by part or as a whole, turns it off.
+        self.hashing, self.plain_sha256 = kind != "volume", ""
         self._hash = hashlib.sha256()
         self.staged: StagedFile = store.stage(file + age.SUFFIX if recipients else file)
         self._age: age.AgeWriter | None = None
@@ -62,11 +65,24 @@ class ArtifactWriter:
     def write(self, data: bytes) -> int:
         """Append plain bytes."""
         self._gzip.write(data)
-        # A volume's content is hashed file by file in its index; hashing it again as a whole would tell nothing new.
-        if self.kind != "volume":
+        if self.hashing:
             self._hash.update(data)
         self.size += len(data)
         return len(data)
+
+    def mark(self) -> None:
+        """Let what follows be read by itself (see GzipWriter.mark)."""
+        self._gzip.mark()
+
+    @property
+    def marks(self) -> list[int]:
+        """Where in the file what follows each mark begins, once it is finished. Nobody can seek in age's stream."""
+        return self._gzip.marks
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether nobody reads the file without a key."""
+        return self._age is not None
 
     def finish(self) -> Artifact:
         """Write the end, flush, read back from the disk, and describe what is there."""
@@ -83,6 +99,6 @@ class ArtifactWriter:
             stored_size=self.staged.size,
             stored_sha256=self.staged.sha256,
             plain_size=self.size,
-            plain_sha256="" if self.kind == "volume" else self._hash.hexdigest(),
+            plain_sha256=self._hash.hexdigest() if self.hashing else self.plain_sha256,
             encryption="age" if self._age else "",
         )

@@ -17,7 +17,17 @@ from backup.formatting import printable
 from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
-from backup.model.manifest import STAMP, Artifact, DatabasePart, FileChange, Manifest, Tier, VolumePart, file_name
+from backup.model.manifest import (
+    STAMP,
+    Artifact,
+    ArtifactKind,
+    DatabasePart,
+    FileChange,
+    Manifest,
+    Tier,
+    VolumePart,
+    file_name,
+)
 from backup.model.run import Outcome, Run
 from backup.monitoring import forecast
 from backup.operations import runs
@@ -77,10 +87,12 @@ class SetDraft:
     volumes: list[VolumePart] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def take(self, writer: ArtifactWriter) -> None:
+    def take(self, writer: ArtifactWriter) -> Artifact:
         """Seal a writer's file and keep it for publication."""
-        self.artifacts.append(writer.finish())
+        artifact = writer.finish()
+        self.artifacts.append(artifact)
         self.staged.append(writer.staged)
+        return artifact
 
     def forget(self) -> None:
         """Nothing of it counts: what was taken is made anew."""
@@ -202,16 +214,23 @@ def _database(
     context.progress.phase("database", total)
     file = file_name("backup", draft.id, "sql.gz")
     writer = stack.enter_context(_writer(context, draft, file, "database"))
-    draft.database = source.dump(facts, writer, draft.run, context.progress.advance, draft.definitions)
+    writer.hashing = writer.encrypted
+    draft.database, cutter = source.dump(facts, writer, draft.run, context.progress.advance, draft.definitions)
+    writer.plain_sha256 = cutter.sha256 if cutter else ""
     context.progress.phase("reading the dump back")
-    draft.take(writer)
+    dump = draft.take(writer)
+    if cutter and (contents := cutter.contents(writer.marks, dump.stored_size)):
+        file = file_name("backup", draft.id, "contents.gz")
+        listing = stack.enter_context(_writer(context, draft, file, "contents"))
+        listing.write(contents.encode())
+        draft.take(listing)
 
 
 def _writer(
     context: CreateContext,
     draft: SetDraft,
     file: str,
-    kind: Literal["database", "roles", "volume", "index"],
+    kind: ArtifactKind,
     name: str = "",
 ) -> ArtifactWriter:
     return ArtifactWriter(draft.store, file, kind, name, context.compression, context.recipients)

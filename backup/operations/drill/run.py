@@ -16,15 +16,14 @@ from backup.logging import logger
 from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, holds_database, present
 from backup.operations import bare_dump, media_references, runs
 from backup.operations.context import Context
-from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
+from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, rows_apart, wanted
 from backup.operations.preemption import giving_way
-from backup.operations.prefetch import foreseeing
 from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.set_artifacts import read_roles
 from backup.operations.verify import volume_archive
 from backup.operations.verify.run import check_set
 from backup.postgres.dump.dump_digest import OTHER_CONTENT, Outline, differences, in_question, same_order
-from backup.postgres.dump.dump_reader import Watcher
+from backup.postgres.dump.dump_reader import DumpReader, Watcher
 from backup.postgres.dump.money import has_setting, with_setting
 from backup.postgres.dump_source import DUMP_SESSION, dump_options
 from backup.postgres.scratch_server import Place, Places
@@ -38,10 +37,11 @@ _LISTED: Final = 20
 
 @dataclass(frozen=True, kw_only=True)
 class DrillContext(Context):
-    """What a drill works with. `places` decides, by the set, where it is restored."""
+    """What a drill works with. `places` decides, by the set, where it is restored; `jobs`: sessions of a load."""
 
     places: Callable[[StoredSet], Places]
     file_columns: Sequence[str]
+    jobs: int
 
 
 def drill_set(
@@ -77,7 +77,7 @@ def prove_set(stored: StoredSet, context: DrillContext, run: str, seconds: dict[
 class _Loaded(Outline):
     """An outline of a dump that is loaded as it streams by."""
 
-    def __init__(self, into: Watcher) -> None:
+    def __init__(self, into: Watcher | None) -> None:
         super().__init__(unordered=False)
         self.head, self._into = b"", into
 
@@ -87,15 +87,18 @@ class _Loaded(Outline):
 
     def section(self, kind: str, name: str) -> None:
         super().section(kind, name)
-        self._into.section(kind, name)
+        if self._into:
+            self._into.section(kind, name)
 
     def table(self, table: str) -> None:
         super().table(table)
-        self._into.table(table)
+        if self._into:
+            self._into.table(table)
 
     def data(self, data: bytes) -> None:
         super().data(data)
-        self._into.data(data)
+        if self._into:
+            self._into.data(data)
 
 
 @dataclass
@@ -158,6 +161,10 @@ class _Drill:
         try:
             with runs.timed(self.seconds, "load"):
                 loaded = self._load(place)
+        except IntegrityError as error:
+            self.problems, self.unchecked, _ = check_set(self.stored, self.context.progress)
+            self.problems = self.problems or [error.message]
+            return []
         except LoadFailed as error:
             # A damaged dump does not load either: that is the better word for it.
             self.problems, self.unchecked, _ = check_set(self.stored, self.context.progress)
@@ -220,22 +227,30 @@ class _Drill:
 
     def _load(self, place: Place) -> _Loaded:
         loaded: list[_Loaded] = []
+        attempt, jobs = attempt_for(self.stored), self.context.jobs
+        # In another order, rows would have to be compared by sums.
+        apart = rows_apart(self.stored, self.context.progress, shared=False) if jobs > 1 else None
 
         def go(load: Load) -> None:
-            loaded.append(expected := _Loaded(place.adaptation.applied(load.split)))
+            if apart:
+                # Judged first: what is read where it lies is not all of it, nor in order.
+                loaded.append(expected := _Loaded(None))
+            else:
+                loaded.append(expected := _Loaded(place.adaptation.applied(load.split)))
             self._check(place, expected)
             if not expected.head:
                 what = "; ".join(self.problems) or "no dump is among its files"
                 told = f"{self.stored.id} cannot be restored into a server: {what}"
                 raise NotProven(told, "`list` shows other sets.")
             if not self.problems:
+                if apart:
+                    self.context.progress.phase("loading the database", self.stored.size)
+                    reader = DumpReader(place.adaptation.applied(load.split), counting=False)
+                    reader.read(load.pieces())
                 load.finish()
                 self.indexes = round(time.monotonic() - load.rows_done, 3)
 
-        with foreseeing(self.stored, place.adaptation) as foreseen:
-            done = load_dump(
-                place.clients, self.run, attempt_for(self.stored), go, lambda: place.renew(self.run), foreseen
-            )
+        done = load_dump(place.clients, self.run, attempt, go, lambda: place.renew(self.run), jobs=jobs, apart=apart)
         if not self.problems:
             complete(place.clients, loaded[-1].extensions, self.run)
         self.path = done.path

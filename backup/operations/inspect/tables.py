@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from typing import Final
 
 from backup.errors import NotFound
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.operations.load import attempt_for
-from backup.operations.set_artifacts import content_of, damaged, dump_of, open_file, recognised, require_as_written
+from backup.operations.set_artifacts import (
+    content_of,
+    contents_of,
+    damaged,
+    dump_of,
+    open_file,
+    read_part,
+    recognised,
+    require_as_written,
+)
 from backup.pipeline.file_type import FileKind
 from backup.postgres.dump.definitions import Kinship, descendants
 from backup.postgres.dump.dump_reader import DumpReader, Watcher
@@ -31,8 +41,8 @@ def extract_tables(
 ) -> list[str]:
     """Write these tables, and the parts that they have, to `write`; their names.
 
-    The COMMIT comes last, when the whole dump is found to be whole. NotFound with near names for a table that is not in
-    the dump, before anything is written.
+    The COMMIT comes last, when all that was read of the dump is found to be whole. NotFound with near names for a table
+    that is not in the dump, before anything is written.
     """
     named = _wanted(stored, queries, progress)
     children = _children(stored, progress)
@@ -42,7 +52,7 @@ def extract_tables(
     by_path = {_bytes(name): [*map(_bytes, found)] for name, found in part.found_by_path.items()} if part else {}
     path = _bytes(attempt_for(stored).search_path)
     made = TableExtract(wanted, write, schema=schema, rows=rows, path=path, by_path=by_path)
-    _read(stored, made, progress)
+    _read(stored, made, progress, rows=map(_text, wanted))
     made.end()
     return [_shown(name) for name in wanted]
 
@@ -55,7 +65,7 @@ def _wanted(stored: StoredSet, queries: Sequence[str], progress: Progress) -> li
     except NotFound:
         # Partitioned tables have no rows of their own, and files without a manifest tell nothing before they are read.
         look = TableExtract([], lambda _data: None)
-        _read(stored, look, progress)
+        _read(stored, look, progress, rows=())
         look.section("", "")
         return [_one(query, look.seen) for query in queries]
 
@@ -66,7 +76,7 @@ def _children(stored: StoredSet, progress: Progress) -> Mapping[str, Sequence[st
     if part and part.children is not None:
         return part.children
     found = Kinship()
-    _read(stored, found, progress, definitions=True)
+    _read(stored, found, progress, rows=(), definitions=True)
     found.section("", "")
     return {_text(parent): [*map(_text, children)] for parent, children in found.children.items()}
 
@@ -95,8 +105,11 @@ def _near(query: str, tables: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*inside, *alike_tables]))[:_NEAR]
 
 
-def _read(stored: StoredSet, watcher: Watcher, progress: Progress, *, definitions: bool = False) -> None:
-    """Let the watcher see the whole dump. IntegrityError unless it is whole.
+def _read(
+    stored: StoredSet, watcher: Watcher, progress: Progress, *, rows: Iterable[str], definitions: bool = False
+) -> None:
+    """Let the watcher see a dump, but for the rows of large tables that are none of `rows`. IntegrityError unless what
+    is read is whole.
 
     `definitions`: it may end where the first rows begin.
     """
@@ -109,16 +122,27 @@ def _read(stored: StoredSet, watcher: Watcher, progress: Progress, *, definition
             f"{name} is a custom-format dump, which only pg_restore can read",
             f"`pg_restore -n SCHEMA -t TABLE -f - {name}` writes one table of it.",
         )
-    progress.phase(f"reading {name}", stored.size)
-    with open_file(stored, name, progress) as source:
-        for piece in content_of(stored, source):
+    with contextlib.closing(_pieces(stored, name, progress, set(rows))) as pieces:
+        for piece in pieces:
             reader.feed(piece)
             if definitions and reader.rows:
                 return
-        reader.finish()
-        require_as_written(stored, source)
+    reader.finish()
     if missing := reader.missing():
         raise damaged(f"{name} is an incomplete dump: it {missing}")
+
+
+def _pieces(stored: StoredSet, name: str, progress: Progress, rows: Collection[str]) -> Generator[bytes, None, None]:
+    if contents := contents_of(stored):
+        parts = [part for part in contents.parts if not part.table or part.table in rows]
+        progress.phase(f"reading {name}", sum(part.stored for part in parts))
+        for part in parts:
+            yield from read_part(stored, part, progress)
+        return
+    progress.phase(f"reading {name}", stored.size)
+    with open_file(stored, name, progress) as source:
+        yield from content_of(stored, source)
+        require_as_written(stored, source)
 
 
 def _shown(table: bytes) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
@@ -13,7 +13,7 @@ from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Locale, Manifest
-from backup.operations.load import Load, attempt_for, complete, load_dump
+from backup.operations.load import Load, attempt_for, complete, load_dump, rows_apart
 from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
 from backup.operations.restore.journal import DatabaseSwap, RestoreStep
@@ -24,7 +24,6 @@ from backup.pipeline.file_type import FileKind
 from backup.postgres.admin import apply_settings, create_database, drop
 from backup.postgres.deferred_statements import Deferred
 from backup.postgres.dump.adaptation import Adaptation
-from backup.postgres.dump.dependency_queue import Entry
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import settings_for
@@ -51,10 +50,8 @@ def swap_for(source: PostgresSource, live: Database | None, stamp: str, marker: 
     )
 
 
-def load_database(
-    work: Work, source: PostgresSource, stored: StoredSet, found: SetContent, entries: Sequence[Entry], fitted: Fit
-) -> None:
-    """Make the new database, load it strictly, compare it with what was dumped. `entries` are built behind its rows."""
+def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: SetContent, fitted: Fit) -> None:
+    """Make the new database, load it strictly, compare it with what was dumped."""
     swap, login = work.journal.database, source.login
     if swap is None:
         return
@@ -71,10 +68,10 @@ def load_database(
     its = taken(login, given(login, unlike, live, listed, part), swap.new)
     work.advance(RestoreStep.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += last_notes(login, live, unlike, fitted.lacks)
-    _fill(work, source, stored, found, entries, fitted, lambda: _renew(work, login, like, place))
+    _fill(work, source, stored, found, fitted, lambda: _renew(work, login, like, place))
     work.context.progress.phase("counting rows and making statistics")
     new = replace(login, name=swap.new)
-    with analyzing(new, work.loaded.path) as failed:
+    with analyzing(new, work.loaded.path, work.context.jobs) as failed:
         _compare(new, found, fitted.adaptation, work.loaded.path)
     if failed:
         logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
@@ -148,7 +145,6 @@ def _fill(
     source: PostgresSource,
     stored: StoredSet,
     found: SetContent,
-    entries: Sequence[Entry],
     fitted: Fit,
     renew: Callable[[], None],
 ) -> None:
@@ -158,9 +154,13 @@ def _fill(
     custom = found.content.get(file) is FileKind.CUSTOM
     work.context.progress.phase("loading the database", stored.size)
     clients, run = source.loading(swap.new, work.journal.run), work.journal.run
+    apart = rows_apart(stored, work.context.progress)
 
     @contextlib.contextmanager
-    def sql() -> Iterator[Iterator[bytes]]:
+    def sql(load: Load) -> Iterator[Iterator[bytes]]:
+        if apart:
+            yield load.pieces()
+            return
         with contextlib.closing(_pieces(stored, file, found.sha256[file], work.context.progress)) as given:
             if not custom:
                 yield given
@@ -172,7 +172,7 @@ def _fill(
         # Anew for each attempt: what was put aside at the first is gone with its database.
         with _putting_aside(replace(source.login, name=swap.new), fitted) as aside:
             reader = DumpReader(fitted.adaptation.applied(load.split, aside), counting=False)
-            with sql() as given:
+            with sql(load) as given:
                 for piece in given:
                     reader.feed(piece)
             reader.finish()
@@ -180,7 +180,7 @@ def _fill(
 
     try:
         attempt = attempt_for(stored, allow_invalid=work.allow_invalid)
-        work.loaded = load_dump(clients, run, attempt, go, renew, (lambda: entries) if entries else None)
+        work.loaded = load_dump(clients, run, attempt, go, renew, jobs=work.context.jobs, apart=apart)
         complete(clients, found.extensions, run)
         for line in (*work.loaded.notes, *(each.told for each in work.loaded.left)):
             logger.warning("{}", printable(line))

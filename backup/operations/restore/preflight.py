@@ -28,7 +28,7 @@ def check_fit(stored: StoredSet, only: Only, context: RestoreContext) -> Fit:
 
 
 def require_extensions(stored: StoredSet, only: Only, context: RestoreContext, found: SetContent) -> None:
-    """The plan knows what the manifest says; a dump without one, or of an earlier release, says it itself."""
+    """The plan knows what the manifest says; a dump without one says it itself."""
     wanted = found.extensions if only != "media" else []
     if wanted and (absent := missing_extensions(context.source().login, wanted)):
         finding = lacking(absent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,9 +50,6 @@ from backup.operations.restore.replaced import lost
 from backup.operations.restore.server_compatibility import Fit
 from backup.operations.set_artifacts import dump_of
 from backup.operations.verify.run import SetContent, check_set
-from backup.postgres.dump.dependency_queue import Entry
-from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.dump.load_script import Split
 from backup.postgres.server import find_database
 
 # Done, but not all is as it was dumped.
@@ -81,17 +78,17 @@ def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     stored = wish.stored
     require_alone(context)
     refuse_unfinished(context.catalog.root, context.clock())
-    split, fitted = Split(lambda data: None), check_fit(stored, wish.only, context)
-    reader = DumpReader(fitted.adaptation.applied(split))
-    problems, unchecked, found = check_set(stored, context.progress, outline=reader)
+    fitted = check_fit(stored, wish.only, context)
+    # What its files hold was read once. If they are those files, it is read again where it is restored from them.
+    quick = stored.verified and not stored.encrypted and stored.verdict is not None and not stored.verdict.unchecked
+    problems, unchecked, found = check_set(stored, context.progress, quick=quick)
     if problems:
         wrong = listed(problems, mark="; ")
         raise IntegrityError(
             f"{stored.id} is damaged and was not restored: {wrong}; the live data were not touched",
             "`list` shows other sets; `verify` lists all that is wrong with this one.",
         )
-    split.finish()
-    for line in unchecked:
+    for line in () if quick else unchecked:
         logger.warning("not checked: {}", line)
     require_extensions(stored, wish.only, context, found)
     safety = safety_set(wish.only, context, wanted=wish.safety)
@@ -100,7 +97,7 @@ def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
         require_unmoved(context, wish.kept)
         work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
         work.allow_invalid = wish.allow_invalid
-        _guarded(work, lambda: _build(work, stored, found, split.entries, fitted))
+        _guarded(work, lambda: _build(work, stored, found, fitted))
         replaced.sweep_safety_sets(context)
         said += _nearest(work)
     for text, hint in work.told:
@@ -254,10 +251,10 @@ def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
     return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
 
 
-def _build(work: Work, stored: StoredSet, found: SetContent, entries: Sequence[Entry], fitted: Fit) -> None:
+def _build(work: Work, stored: StoredSet, found: SetContent, fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
-        build.load_database(work, work.context.source(), stored, found, entries, fitted)
+        build.load_database(work, work.context.source(), stored, found, fitted)
     build.extract_volumes(work, stored)
     work.advance(RestoreStep.READY)
 

@@ -17,10 +17,11 @@ from backup.errors import BackupError, IntegrityError, KeyMissing, StoreError
 from backup.formatting import plural, printable
 from backup.model.backup_set import BARE, SEALED, StoredSet, manifest_name, missing_or_resized
 from backup.model.manifest import Artifact, DatabasePart, Manifest, file_name
-from backup.operations.set_artifacts import content_of, recognised
+from backup.operations.set_artifacts import content_of, read_bounded, recognised
 from backup.operations.verify import volume_archive
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import FileKind
+from backup.postgres.dump.contents import Contents, ContentsCheck
 from backup.postgres.dump.dump_digest import Outline
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.progress import Progress, Silent
@@ -66,6 +67,7 @@ class SetCheck:
         self._stored, self._manifest, self._progress, self._outline = stored, stored.manifest, progress, outline
         self._store = LocalStore(stored.directory)
         self._found = SetContent()
+        self._contents: Contents | None = None
         self._problems: list[str] = []
 
     def run(self, *, quick: bool) -> Checked:
@@ -77,12 +79,15 @@ class SetCheck:
         self._problems += missing_or_resized(self._manifest, sizes)
         self._problems += self._wrong_sums()
         usable = [artifact for artifact in self._manifest.artifacts if sizes[artifact.file] == artifact.stored_size]
-        for artifact in usable:
+        for artifact in _contents_first(usable):
             if quick:
                 with self._reading(artifact):
                     pass
             else:
                 self._judge(artifact, usable)
+        if quick and (part := self._manifest.database):
+            self._found.rows, self._found.large_objects = dict(part.rows), part.large_objects
+            self._found.extensions = list(part.extensions)
         sealed = self._stored.encrypted and self._stored.identity is None
         unchecked = [SEALED if sealed else _STORED_ALONE] if quick else []
         return Checked(self._problems, unchecked, self._found)
@@ -96,6 +101,10 @@ class SetCheck:
         elif artifact.kind == "roles":
             with self._reading(artifact) as source:
                 self._problems += _named(artifact, wrong_roles(self._plain(source, artifact)))
+        elif artifact.kind == "contents":
+            with self._reading(artifact) as source:
+                contents = Contents.decode(read_bounded(self._plain(source, artifact), artifact.file))
+                self._contents = self._contents or contents
         elif artifact.kind == "database":
             self._database(artifact)
 
@@ -130,7 +139,9 @@ class SetCheck:
     def _plain(self, source: Stored, artifact: Artifact) -> Generator[bytes, None, None]:
         """What an artifact holds, compared with the manifest when its end is reached."""
         digest = hashlib.sha256() if artifact.plain_sha256 else None
-        for piece in source.content():
+        contents = self._contents if artifact == self._manifest.artifact("database") else None
+        parts = [(part.stored, part.size) for part in contents.parts] if contents else []
+        for piece in source.content(parts=parts):
             if digest:
                 digest.update(piece)
             yield piece
@@ -144,14 +155,19 @@ class SetCheck:
         # Files of an old set may be more dumps than one; it is the first that is restored.
         first = artifact == self._manifest.artifact("database")
         reader = self._outline if self._outline and first else DumpReader()
+        check = ContentsCheck(self._contents) if self._contents and first else None
         with self._reading(artifact) as source:
             for piece in self._plain(source, artifact):
                 reader.feed(piece)
+                if check:
+                    check.feed(piece)
             reader.finish()
             if first:
                 self._found.rows, self._found.large_objects = reader.rows, reader.large_objects
                 self._found.extensions = reader.extensions
             problems = [f"is an incomplete dump: it {missing}"] if (missing := reader.missing()) else []
+            if check and not check.agrees(reader.spans):
+                problems.append("does not hold what its contents list")
             self._problems += _named(artifact, [*problems, *self._wrong_dump(artifact, reader)])
 
     def _wrong_dump(self, _artifact: Artifact, reader: Reader) -> list[str]:
@@ -218,7 +234,7 @@ class BareCheck(SetCheck):
         self._problems += [self._stored.problem] if self._stored.problem else []
         self._unchecked: list[str] = []
         self._sums = self._known_sums()
-        for artifact in self._manifest.artifacts:
+        for artifact in _contents_first(self._manifest.artifacts):
             self._judge(artifact, list(self._manifest.artifacts))
         self._problems += [f"{name} is missing" for name in self._sums if name not in self._stored.files]
         if not self._sums:
@@ -332,6 +348,9 @@ def _unpaired(manifest: Manifest) -> list[str]:
     problems = []
     if (manifest.database is not None) != (("database", "") in kinds):
         problems.append("the manifest contradicts itself about the database")
+    dump = manifest.artifact("database")
+    if dump and not dump.plain_sha256 and ("contents", "") not in kinds:
+        problems.append("the manifest does not say what its dump holds")
     if volumes != {name for kind, name in kinds if kind == "volume"} or volumes != {
         name for kind, name in kinds if kind == "index"
     }:
@@ -339,6 +358,11 @@ def _unpaired(manifest: Manifest) -> list[str]:
     if len(set(kinds)) != len(kinds) or len({artifact.file for artifact in manifest.artifacts}) != len(kinds):
         problems.append("the manifest lists a file twice")
     return problems
+
+
+def _contents_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """In the order in which they are judged: a dump is compared with its contents."""
+    return sorted(artifacts, key=lambda each: each.kind != "contents")
 
 
 def _named(artifact: Artifact, problems: list[str]) -> list[str]:

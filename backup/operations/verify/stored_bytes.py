@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,9 +46,14 @@ class Stored:
         """SHA-256 in hex."""
         return self._hash.hexdigest()
 
-    def content(self, *, packed: bool = True, single: bool = True) -> Generator[bytes, None, None]:
-        """What the file holds. StoreError when the disk fails, IntegrityError for what is not whole, KeyMissing."""
-        return self._taken(self._content(packed, single))
+    def content(
+        self, *, packed: bool = True, single: bool = True, parts: Sequence[tuple[int, int]] = ()
+    ) -> Generator[bytes, None, None]:
+        """What the file holds. StoreError when the disk fails, IntegrityError for what is not whole, KeyMissing.
+
+        `parts`: the packed and the plain size of those that it is unpacked in.
+        """
+        return self._taken(self._content(packed, single, parts))
 
     def raw(self) -> Generator[bytes, None, None]:
         """The bytes as they are stored. StoreError when the disk fails."""
@@ -72,9 +77,9 @@ class Stored:
         self._leave()
         self._blocks.close()
 
-    def _content(self, packed: bool, single: bool) -> Generator[bytes, None, None]:
+    def _content(self, packed: bool, single: bool, parts: Sequence[tuple[int, int]]) -> Generator[bytes, None, None]:
         try:
-            with contextlib.closing(read_ahead(self._opened(packed, single))) as waiting:
+            with contextlib.closing(read_ahead(self._opened(packed, single, parts))) as waiting:
                 for piece in waiting:
                     self.plain_size += len(piece)
                     self._tell()
@@ -98,10 +103,13 @@ class Stored:
         if self._reading is not None:
             self._reading.close()
 
-    def _opened(self, packed: bool, single: bool) -> Generator[bytes, None, None]:
+    def _opened(self, packed: bool, single: bool, parts: Sequence[tuple[int, int]]) -> Generator[bytes, None, None]:
         # Closed by name: an error holds on to what is behind it, which would go on reading beside `drain`.
         with contextlib.closing(age.decrypted_chunks(self._rest(), self._identity)) as blocks:
-            yield from gzip.unpack(blocks, single=single) if packed else blocks
+            if parts:
+                yield from gzip.unpack_parts(blocks, parts)
+            else:
+                yield from gzip.unpack(blocks, single=single) if packed else blocks
 
     def _rest(self) -> Generator[bytes, None, None]:
         # Not `yield from`: closing this must leave the file open for `drain`.

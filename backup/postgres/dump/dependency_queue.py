@@ -2,71 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
+
+from backup.postgres.dump.contents import Part
 
 
 @dataclass(frozen=True)
 class Entry:
-    """`script`, and the tables that it changes (`alters`) or that must not change meanwhile (`reads`).
+    """`script`, and what it changes (`alters`) or what must not change meanwhile (`reads`): tables, and rows to come.
 
     `kind` and `name` are as in pg_dump's comment.
 
-    `alone`: it may need anything that is before it. `early`: of the rows, it needs those of these tables alone.
-    `last`: it would act on those that come behind it in the dump. `weight` grows with the rows that it works through: a
-    guess, which makes no entry another one.
+    `alone`: it may need anything that is before it. `last`: it would act on those that come behind it in the dump.
+    `weight` grows with the rows that it works through: a guess, which makes no entry another one. `parts` are those of
+    the dump whose rows follow the script.
     """
 
     script: bytes
     alters: frozenset[bytes] = frozenset()
     reads: frozenset[bytes] = frozenset()
     alone: bool = False
-    early: bool = False
     last: bool = False
     weight: int = field(default=0, compare=False)
     kind: str = ""
     name: str = ""
-
-    def is_possible(self, loaded: Collection[bytes]) -> bool:
-        """Whether it can be done while only these tables have all of their rows."""
-        return self.early and all(table in loaded for table in self.alters | self.reads)
+    parts: tuple[Part, ...] = ()
 
 
 class Queue:
-    """Entries in an order that the dump's allows: the heaviest that waits for nothing goes first."""
+    """Entries in an order that the dump's allows: the heaviest that waits for nothing goes first.
 
-    # Enough to find work for a second session, without looking through all that is left each time.
+    `running` is under way from the start.
+    """
+
+    # Enough to find work for every session, without looking through all that is left each time.
     _WINDOW: Final = 64
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Iterable[Entry] = (), running: Iterable[Entry] = ()) -> None:
         self._waiting = list(entries)
-        self._running: list[Entry] = []
+        self._running = list(running)
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting or self._running)
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._running)
 
-    def take(self, loaded: Collection[bytes] | None = None) -> Entry | None:
-        """The next one to do, None while those under way have to be done first, or more than the `loaded` tables."""
-        best = self._best(loaded)
+    def add(self, entries: Iterable[Entry]) -> None:
+        """They come behind all that is there."""
+        self._waiting += entries
+
+    def take(self) -> Entry | None:
+        """The next one to do, None while those under way have to be done first."""
+        best = self._best()
         if best is not None:
             # By identity: two entries may be equal.
             del self._waiting[next(i for i, entry in enumerate(self._waiting) if entry is best)]
             self._running.append(best)
         return best
 
-    def _best(self, loaded: Collection[bytes] | None) -> Entry | None:
+    def _best(self) -> Entry | None:
         if any(entry.alone for entry in self._running):
             return None
         # What those that come before have to themselves, and what they share.
-        altered = {table for entry in self._running for table in entry.alters}
-        read = {table for entry in self._running for table in entry.reads}
+        altered = {each for entry in self._running for each in entry.alters}
+        read = {each for entry in self._running for each in entry.reads}
         best = None
         for place, entry in enumerate(self._waiting[: self._WINDOW]):
             if entry.alone:
-                return best if place or self._running or loaded is not None else entry
+                return best if place or self._running else entry
             free = altered.isdisjoint(entry.alters | entry.reads) and read.isdisjoint(entry.alters)
-            if free and (loaded is None or entry.is_possible(loaded)) and (best is None or entry.weight > best.weight):
+            if free and (best is None or entry.weight > best.weight):
                 best = entry
             altered |= entry.alters
             read |= entry.reads

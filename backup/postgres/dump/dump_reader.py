@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from backup.errors import DumpFailed
 
@@ -66,6 +66,14 @@ END: Final = "end"
 ROWS: Final = ("TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS")
 
 
+class Span(NamedTuple):
+    """Where in a dump the rows of a table lie, without the line that ends them; `end` is -1 until that has come."""
+
+    table: str
+    begin: int
+    end: int = -1
+
+
 class Watcher(Protocol):
     """Who wants the dump object by object: its bytes in order, and before an object's bytes what it is."""
 
@@ -86,11 +94,14 @@ class DumpReader:
     `extensions` are those that it makes, `connects` whether it goes to a database of its own choice. `commands` are the
     first of those for psql itself that pg_dump does not write. What is within a quoted text is none of all this.
 
+    `spans` are where rows lie, in the dump's order.
+
     The watcher is not given what differs between dumps of one database: the keys, what `--verbose` adds.
     """
 
     def __init__(self, watcher: Watcher | None = None, *, counting: bool = True) -> None:
         self.rows: dict[str, int] = {}
+        self.spans: list[Span] = []
         self.large_objects = 0
         self.extensions: list[str] = []
         self.connects = False
@@ -99,7 +110,7 @@ class DumpReader:
         self._head = b""
         # What has to be seen again with the next chunk; where in it to go on; how much of it the watcher has had.
         self._carry = b""
-        self._start = self._told = 0
+        self._start = self._told = self._taken = 0
         self._table = ""
         # What ends the quoted text or the comment that is open.
         self._quote = b""
@@ -113,8 +124,14 @@ class DumpReader:
         match = _VERSION.search(self._head)
         return match[1].decode(errors="replace") if match else ""
 
+    @property
+    def judged(self) -> int:
+        """How many bytes of the dump it knows the meaning of."""
+        return self._offset(self._carry, self._start)
+
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
+        self._taken += len(chunk)
         if len(self._head) < _HEAD:
             self._head += chunk[: _HEAD - len(self._head)]
         text, position = self._carry + chunk, self._start
@@ -192,6 +209,7 @@ class DumpReader:
             self._tell(text, position + 1)
             self._table = self._decoded(copy[1])
             self.rows.setdefault(self._table, 0)
+            self.spans.append(Span(self._table, self._offset(text, copy.end())))
             if self._watcher:
                 self._watcher.table(self._table)
             return copy.end()
@@ -272,6 +290,7 @@ class DumpReader:
         end = text.find(END_OF_ROWS, max(position - 1, 0))
         if end >= 0:
             self._count(text, position, end + 1)
+            self.spans[-1] = self.spans[-1]._replace(end=self._offset(text, end + 1))
             self._table = ""
             return end + len(END_OF_ROWS) - 1
         # The last three bytes may be the beginning of the terminator: they are judged with the next chunk.
@@ -280,6 +299,10 @@ class DumpReader:
         self._count(text, position, counted)
         self._tell(text, len(text))
         return self._hold(text, counted, keep)
+
+    def _offset(self, text: bytes, position: int) -> int:
+        """Where in the dump a position of the text is that ends with the newest chunk."""
+        return self._taken - len(text) + position
 
     def _count(self, text: bytes, start: int, end: int) -> None:
         if self._counting:

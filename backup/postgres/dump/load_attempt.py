@@ -18,6 +18,8 @@ from backup.postgres.dump.statements import literal, quoted
 # Names that were not found: of functions and operators, of tables, of types and others.
 _UNRESOLVED: Final = ("42883", "42P01", "42704")
 _CHECK_VIOLATION: Final = "23514"
+# Of locks: a deadlock, and one that was waited for too long.
+_LOCKED: Final = ("40P01", "55P03")
 # Of foreign keys and checks: those that can be made for later rows alone.
 ALLOWED: Final = ("23503", _CHECK_VIOLATION)
 _REFRESH: Final = re.compile(rb"^REFRESH MATERIALIZED VIEW [^\n]+;$", re.MULTILINE)
@@ -155,39 +157,45 @@ class LeftOut:
 class LoadAttempt:
     """`path`: schemas in which names may be found; unless `by_path`, for views alone, and only if nothing else helps.
 
-    `checks`: which are made after all rows, those that call functions or all. `allow_invalid`: see above.
+    `checks`: which are made after all rows, those that call functions or all. `allow_invalid`: see above. `alone`: by
+    one session, in the dump's order.
     """
 
     path: tuple[str, ...] = ()
     by_path: bool = False
     checks: Literal["", "calling", "all"] = ""
     allow_invalid: bool = False
+    alone: bool = False
 
     @property
     def second(self) -> bool:
         """Whether it is not the first one."""
-        return self.by_path or bool(self.checks)
+        return self.alone or self.by_path or bool(self.checks)
 
     @property
     def told(self) -> str:
         """What is otherwise than at the first one, in words that follow `with`."""
         found = [f"search_path = {self.search_path}"] if self.by_path else []
-        return " and ".join([*found, *(["checks made after all rows"] if self.checks else [])])
+        checked = ["checks made after all rows"] if self.checks else []
+        return " and ".join([*found, *checked, *(["one session"] if self.alone else [])])
 
     @property
     def search_path(self) -> str:
         """`path` as it is written in SQL."""
         return ", ".join(map(quoted, self.path))
 
-    def after(self, sqlstate: str, *, calling: bool) -> LoadAttempt | None:
-        """What may go better when this has failed with an SQLSTATE. `calling`: a check of the dump calls a function."""
+    def after(self, sqlstate: str, *, calling: bool, apart: bool) -> LoadAttempt | None:
+        """What may go better when this has failed with an SQLSTATE.
+
+        `calling`: a check of the dump calls a function; `apart`: rows were refused that came in beside others.
+        """
         if self.second:
             return None
         if sqlstate in _UNRESOLVED and self.path:
             return replace(self, by_path=True, checks="calling")
         if sqlstate == _CHECK_VIOLATION and (calling or self.allow_invalid):
             return replace(self, checks="all" if self.allow_invalid else "calling")
-        return None
+        return replace(self, alone=True) if apart or sqlstate in _LOCKED else None
 
     @property
     def before_rows(self) -> bytes:

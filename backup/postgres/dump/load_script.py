@@ -8,14 +8,16 @@ done first, and nothing beside them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from backup.postgres.dump.adaptation import AS_IT_IS, Adaptation
+from backup.errors import LoadFailed
+from backup.formatting import printable
+from backup.postgres.dump.contents import Part
 from backup.postgres.dump.definitions import CREATED, RELATING, related
 from backup.postgres.dump.dependency_queue import Entry
-from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, NAME, ROWS, TABLE, DumpReader
+from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, NAME, ROWS, TABLE
 from backup.postgres.dump.load_attempt import LoadAttempt
 from backup.postgres.dump.statements import literal, name_parts, statements
 
@@ -45,7 +47,15 @@ _EVENT_TRIGGER: Final = "EVENT TRIGGER"
 _BUILT: Final = ("INDEX", "CONSTRAINT", "FK CONSTRAINT", "EVENT TRIGGER", "MATERIALIZED VIEW DATA")
 _CHECKING: Final = (*RELATING, "DOMAIN")
 # Functions of the server's own are written without a schema.
-_CALLING: Final = re.compile(rb"\bCHECK \([^\n]*?" + NAME + rb"\." + NAME + rb"\(")
+_CALLED: Final = rb".*?(?:" + NAME + rb"\." + NAME + rb"\(|\bOPERATOR\()"
+_CALLING: Final = re.compile(rb"\bCHECK \(" + _CALLED, re.DOTALL)
+_GENERATED: Final = re.compile(rb"\bGENERATED ALWAYS AS \(" + _CALLED, re.DOTALL)
+# In the name of what pg_dump notes of large objects, among the rows.
+_LARGE_OBJECT: Final = "LARGE OBJECT"
+# What stands among locks for all that the first session is given in the dump's order, and for rows given to another.
+FIRST_SESSION: Final = Entry(b"", alters=frozenset([b"\0"]))
+_ROWS: Final = b"\0%d of %b"
+_END: Final = b"\\.\n"
 # Definitions of a hundred thousand indexes. A dump with more of them is loaded as it comes.
 _MOST: Final = 64 << 20
 _TAIL: Final = 1024
@@ -105,22 +115,29 @@ class Split:
     """A Watcher of a dump. `write` gets what comes before the first index or constraint; `entries` has the rest.
 
     If a table that the dump makes has many rows, they come in frozen, in a transaction of their own: no later scan has
-    to mark each and write its page again. `loaded` is called when all rows of a table were written, `rows_done` when
-    those of all were. `attempt` is how it is loaded. `settings` is what each session has to begin with, `trailer` what
-    it ends with; `checked` are the statements that make what has checks, `calling` that these call somebody's function.
+    to mark each and write its page again. `rows_done` is called when those of all were written, `in_order` before
+    `write` gets what may need rows that are loaded `apart`. `attempt` is how it is loaded. `settings` is what each
+    session has to begin with, `trailer` what it ends with; `checked` are the statements that make what has checks,
+    `calling` that these call somebody's function.
     """
 
     def __init__(
         self,
         write: Callable[[bytes], None],
         rows_done: Callable[[], None] = lambda: None,
-        loaded: Callable[[bytes], None] = lambda table: None,
+        apart: Callable[[Entry], None] = lambda entry: None,
+        in_order: Callable[[], None] = lambda: None,
         attempt: LoadAttempt = FIRST,
     ) -> None:
         self._attempt = attempt
         # Whether rows of any table came by.
         self.with_rows = False
-        self._write, self._rows_done, self._loaded = write, rows_done, loaded
+        self._write, self._rows_done, self._apart, self._in_order = write, rows_done, apart, in_order
+        # The rows that come are those of these parts, one by one where several sessions may share them.
+        self._parts: Sequence[tuple[Part, ...]] = ()
+        self._statement = b""
+        # What stands for the rows that are loaded apart, by table.
+        self._coming: dict[bytes, frozenset[bytes]] = {}
         self._copying = self._within = False
         self._freezable: set[bytes] = set()
         self.entries: list[Entry] = []
@@ -137,6 +154,8 @@ class Split:
         self.rows = 0
         self.calling = False
         self.checked: list[bytes] = []
+        self._ordered = self._functions = False
+        self._left = 0
         self._table = b""
         # Tables that inherit from others, with those: a lock of one may be one of all.
         self._kin: set[bytes] = set()
@@ -151,10 +170,13 @@ class Split:
         self._close()
         self._write(self._passed.begin())
         self._kind, self._name, self._table = kind, name, b""
+        self._functions = self._functions or kind == "FUNCTION"
         if kind == "TABLE DATA" and not self.with_rows:
             self.with_rows = True
             self._write(self._attempt.before_rows)
-        if kind in _BUILT and not self._holding and not self._passing:
+        # A trigger is not to see rows that are loaded apart, nor is anything else that comes behind them.
+        behind = kind in _BUILT or (self._coming and kind not in ROWS and _LARGE_OBJECT not in name)
+        if behind and not self._holding and not self._passing:
             self._holding = True
             self._rows_done()
         elif kind in ROWS and self._holding:
@@ -168,11 +190,32 @@ class Split:
         self._table = table.encode(errors="surrogateescape")
         self._copying = True
 
+    def defer(self, table: str, parts: Sequence[Part], *, shared: bool) -> bool:
+        """Whether the rows that come now, which are these parts of the dump, may be left out, for `apart` gets them.
+
+        `shared`: each part by itself.
+        """
+        key = table.encode(errors="surrogateescape")
+        # A function of the dump's own, in a check or a generated column, may read what comes before it in the dump.
+        held = (self._ordered and self._functions) or self._attempt.second or self._holding or self._passing
+        if held or not self._copying or key != self._table or key not in self._freezable:
+            return False
+        self._parts = [(part,) for part in parts] if shared else [tuple(parts)]
+        return True
+
     def data(self, data: bytes) -> None:
         """See Watcher."""
-        if self._copying:
-            self._copying = False
-            data = self._frozen(data) if self._table in self._freezable else data
+        if self._parts:
+            self._statement += data
+            if not COPY.match(self._statement):
+                return
+            data = self._leave(self._statement)
+        elif self._copying:
+            if self._table in self._freezable:
+                data = self._frozen(data)
+        self._copying = False
+        if self._left:
+            data, self._left = data[self._left :], max(0, self._left - len(data))
         if self._kind == "TABLE DATA":
             self._bytes[self._table] = self._bytes.get(self._table, 0) + len(data)
             self.rows += len(data)
@@ -194,11 +237,11 @@ class Split:
 
     def _close(self) -> None:
         """An object ends, and with it what the dump sets for those that come."""
+        if self._parts:
+            self._leave(self._statement)
         if self._within:
             self._within = False
             self._write(b"COMMIT;\n")
-        if self._kind == "TABLE DATA" and self._table:
-            self._loaded(self._table)
         text = b"".join(self._text)
         self._text = []
         if not self._holding:
@@ -217,14 +260,35 @@ class Split:
         if not copy or END_OF_ROWS in data:
             return data  # so few that a transaction, and a new file for them, would cost more
         self._within = True
-        end = copy.end() - len(b";\n")
+        return self._freezing(copy[0]) + data[copy.end() :]
+
+    def _freezing(self, copy: bytes) -> bytes:
         # As VACUUM FREEZE would leave them.
-        return b"BEGIN;\nTRUNCATE ONLY %b;\n%b (FREEZE)%b" % (self._table, data[:end], data[end:])
+        return b"BEGIN;\nTRUNCATE ONLY %b;\n%b (FREEZE);\n" % (self._table, copy.removesuffix(b";\n"))
+
+    def _leave(self, data: bytes) -> bytes:
+        """Hand on the rows that were left out; what comes behind their statement. Their end is left out, too."""
+        parts, self._parts, table = self._parts, (), self._table
+        self._statement = b""
+        copy = COPY.match(data)
+        if not copy:
+            raise LoadFailed(f"the rows of {printable(self._name)} cannot be loaded by themselves")
+        tokens = [_ROWS % (number, table) for number in range(len(parts))]
+        self._coming[table] = frozenset(tokens)
+        script = self._freezing(copy[0]) if len(parts) == 1 else b"BEGIN;\n" + copy[0]
+        for token, each in zip(tokens, parts, strict=True):
+            weight = sum(part.size for part in each)
+            self._bytes[table] = self._bytes.get(table, 0) + weight
+            self.rows += weight
+            self._apart(Entry(script, frozenset([token]), weight=weight, kind=self._kind, name=self._name, parts=each))
+        self._left = len(_END)
+        return data[copy.end() :]
 
     def _note_table(self, text: bytes) -> None:
         if b" CHECK (" in text:
             self.checked.append(text)
             self.calling = self.calling or bool(_CALLING.search(text))
+        self._ordered = self._ordered or self.calling or bool(_GENERATED.search(text))
         for pair in related(self._kind, text):
             self._kin.update(pair)
         if self._kind in ("TABLE", "FOREIGN TABLE") and (made := CREATED.search(text)):
@@ -254,16 +318,27 @@ class Split:
                 weight = self._bytes.get(found[1], 0) * (1 if method == b"btree" else _SLOW)
                 # More than the index itself: CLUSTER ON, REPLICA IDENTITY, statistics of its columns.
                 if b"\nALTER " in own or not table:
-                    return Entry(script, alters=frozenset([table]), weight=weight)
-                early = own.count(b"(") == 1 and b" WHERE " not in own
-                return Entry(script, reads=frozenset([table]), early=early, weight=weight)
+                    return Entry(script, frozenset([table]), self._rows_of(found[1]), weight=weight)
+                # Its functions may read other tables, whatever they are declared as.
+                plain = own.count(b"(") == 1 and b" WHERE " not in own
+                rows = self._rows_of(found[1]) if plain else self._rows_of()
+                return Entry(script, reads=rows | {table}, weight=weight)
             case "CONSTRAINT" if found := _UNIQUE.search(own):
                 weight = self._bytes.get(found[1], 0)
-                return Entry(script, alters=frozenset([self._key(found[1])]), early=True, weight=weight)
+                return Entry(script, frozenset([self._key(found[1])]), self._rows_of(found[1]), weight=weight)
             case "FK CONSTRAINT" if found := _FOREIGN.search(own):
                 weight = self._bytes.get(found[1], 0)
-                return Entry(script, alters=frozenset(map(self._key, (found[1], found[3]))), early=True, weight=weight)
+                both = (found[1], found[3])
+                return Entry(script, frozenset(map(self._key, both)), self._rows_of(*both), weight=weight)
         return Entry(script, alone=True, last=_EVENT_TRIGGER in (self._kind, self._name[: len(_EVENT_TRIGGER)]))
+
+    def _rows_of(self, *tables: bytes) -> frozenset[bytes]:
+        """What stands for all rows of these tables; of all without any, or where one is related to others."""
+        if not tables or not self._kin.isdisjoint(tables):
+            return FIRST_SESSION.alters.union(*self._coming.values())
+        if all(table in self._coming for table in tables):
+            return frozenset().union(*(self._coming[table] for table in tables))
+        return FIRST_SESSION.alters.union(*(self._coming.get(table, frozenset()) for table in tables))
 
     def _key(self, table: bytes) -> bytes:
         """What stands for a table among locks: one name for all that are related."""
@@ -272,6 +347,7 @@ class Split:
     def _pass_on(self) -> None:
         """Not a dump as pg_dump makes them: what was kept, and all that comes, is loaded in its order."""
         self._holding, self._passing = False, True
+        self._in_order()
         for entry in self.entries:
             self._write(entry.script)
         self._write(b"".join([*self._current.values(), *self._text]))
@@ -283,14 +359,6 @@ def _remark_on(thing: str, comment: str) -> bool:
     schema, _, name = thing.partition(".")
     table, _, constraint = name.partition(" ")
     return comment in (f"{schema}.INDEX {name}", f"{schema}.CONSTRAINT {constraint} ON {table}")
-
-
-def foreseen(pieces: Iterable[bytes], how: Adaptation = AS_IT_IS) -> list[Entry]:
-    """What a dump builds behind its rows, loaded like this."""
-    split = Split(lambda data: None)
-    DumpReader(how.applied(split), counting=False).read(pieces)
-    split.finish()
-    return split.entries
 
 
 def violation_query(entries: Iterable[Entry], tables: Iterable[bytes], schema: str, table: str, name: str) -> str:

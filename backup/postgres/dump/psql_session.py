@@ -1,12 +1,11 @@
 """A psql that says what it has done: behind each part of its script stands a query with a word that nobody can guess.
 
-It also names each command that it has done, as psql does unless told to be quiet. So COPY commands can be counted
-without a word in a script of which nobody knows for certain where a statement ends. What it says goes into a second
-pipe, which a thread reads all the time, so that psql never waits for us to listen.
+What it says goes into a second pipe, which a thread reads all the time, so that psql never waits for us to listen.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -34,11 +33,8 @@ class Dialogue:
         self._word = secrets.token_hex(16).encode()
         # How many scripts it was given, and how many of them have gone well.
         self._asked = self.answered = 0
-        self._copies, self._within = 0, False
         # What it said when it was asked a question.
         self.told: list[str] = []
-        # COPY commands that are done and committed.
-        self.copied = 0
         # As psql has it: 170006; 0 before it has entered.
         self.version = 0
         self._since = time.monotonic()
@@ -53,6 +49,8 @@ class Dialogue:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._closing.set()
+        with contextlib.suppress(OSError):
+            os.write(self._said.writer, b"\n")  # it waits for a word
         self._listener.join()
 
     def ask(self, script: bytes) -> int:
@@ -74,13 +72,18 @@ class Dialogue:
         LoadFailed when it cannot enter.
         """
         self.question(b":VERSION_NUM")
+        if self.settle(given_up):
+            self.version = int(self.told.pop())
+            self._entered()
+
+    def settle(self, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until it has done all that it was asked, no longer than until it is given up; whether it has."""
         while not self.idle:
             if given_up():
-                return
+                return False
             self.heard.wait(_GLANCE)
             self.heard.clear()
-        self.version = int(self.told.pop())
-        self._entered()
+        return True
 
     @property
     def idle(self) -> bool:
@@ -106,12 +109,5 @@ class Dialogue:
                 self.heard.set()
 
     def _note(self, line: bytes) -> None:
-        if line.startswith(self._word):
-            if text := line.removeprefix(self._word).decode(errors="replace"):
-                self.told.append(text)
-        elif line in (b"BEGIN", b"COMMIT"):
-            self._within = line == b"BEGIN"
-        elif line.startswith(b"COPY "):
-            self._copies += 1
-        if not self._within:
-            self.copied = self._copies
+        if line.startswith(self._word) and (text := line.removeprefix(self._word).decode(errors="replace")):
+            self.told.append(text)

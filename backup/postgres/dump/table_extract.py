@@ -126,7 +126,7 @@ class TableExtract:
         self._begin()
         if self._taken_off:
             self._write(b"\n" + put_back("as possible"))
-        self._write(b"\nCOMMIT;\n\n-- End: the dump was read to its end and is whole.\n")
+        self._write(b"\nCOMMIT;\n\n-- End: the dump is whole as far as it was needed.\n")
 
     def _begin(self) -> None:
         if self._begun:

@@ -304,7 +304,7 @@ def _whole(stored: StoredSet) -> bool:
 
 
 def _database(stored: StoredSet) -> int:
-    return sum(each.stored_size for each in stored.summary.artifacts if each.kind in ("database", "roles"))
+    return sum(each.stored_size for each in stored.summary.artifacts if each.kind in ("database", "contents", "roles"))
 
 
 def _height(count: float, top: float) -> float:

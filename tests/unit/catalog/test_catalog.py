@@ -335,14 +335,16 @@ def test_changes_are_in_the_state(catalog: Catalog, tmp_path: Path) -> None:
     assert stored.state == "complete with changes" and stored.good
 
 
-@pytest.mark.parametrize("suffix", ["sha256", "files.gz", "both"])
+@pytest.mark.parametrize("suffix", ["sha256", "media", "backup", "both"])
 def test_a_set_of_ours_without_its_manifest_is_unreadable(catalog: Catalog, tmp_path: Path, suffix: str) -> None:
     identifier = published(catalog)
     folder = tmp_path / "daily"
     (folder / manifest_name(identifier)).unlink()
-    if suffix != "sha256":
+    if suffix in ("media", "both"):
         (folder / f"obcms_media_{identifier}.files.gz").write_bytes(b"x")
-    if suffix == "files.gz":
+    if suffix in ("backup", "both"):
+        (folder / f"obcms_backup_{identifier}.contents.gz").write_bytes(b"x")
+    if suffix in ("media", "backup"):
         (folder / f"obcms_set_{identifier}.sha256").unlink()
     (stored,) = catalog.sets()
     assert (stored.state, stored.problem, stored.good) == ("unreadable", "its manifest is missing", False)

@@ -216,6 +216,6 @@ def test_archives_alone_are_not_drilled_and_no_server_is_started_for_them(catalo
         raise AssertionError(stored.id)
 
     there = catalog.root
-    context = DrillContext(catalog=catalog, records=Records(there), lock=there, places=places, file_columns=())
+    context = DrillContext(catalog=catalog, records=Records(there), lock=there, places=places, file_columns=(), jobs=1)
     with pytest.raises(NotProven, match="holds no database"):
         prove_set(catalog.find(LATER), context, "run", {})

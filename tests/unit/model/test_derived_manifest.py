@@ -16,7 +16,7 @@ from backup.errors import IntegrityError
 from backup.model.backup_set import StoredSet, holds_database, manifest_name, precedent, volumes_of
 from backup.model.derived_manifest import DerivedManifest, bare_file, derive
 from backup.model.manifest import Tier, from_json, to_json
-from backup.operations.set_artifacts import archive_of
+from backup.operations.set_artifacts import archive_of, dump_of
 from tests.support.set_factory import UTC_ZONE, in_memory, on_disk
 
 NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)
@@ -46,12 +46,14 @@ def test_names_tell_the_parts_of_a_set_that_lost_its_manifest(tmp_path: Path) ->
     made = on_disk(tmp_path, Tier.DAILY, NOW)
     (tmp_path / "daily" / manifest_name(made)).unlink()
     roles, index = f"obcms_roles_{made}.sql.gz.age", f"obcms_media_{made}.files.gz"
-    for name in (roles, index):
+    contents = f"obcms_backup_{made}.contents.gz"
+    for name in (roles, index, contents):
         (tmp_path / "daily" / name).write_text("x")
     stored = Catalog(tmp_path, UTC_ZONE).find(made)
     kinds = {each.kind: (each.file, each.stored_size, each.encryption) for each in stored.manifest.artifacts}
     assert stored.state == "unreadable" and stored.derived and stored.encrypted
     assert (kinds["roles"], kinds["index"]) == ((roles, 1, "age"), (index, 1, ""))
+    assert kinds["contents"] == (contents, 1, "") and dump_of(stored) == kinds["database"][0]
     assert archive_of(stored, "media") == (kinds["volume"][0], index, "media"), "what is unpacked is held against it"
     assert kinds["database"][1] == (stored.directory / kinds["database"][0]).stat().st_size
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.pipeline.gzip import DAMAGED, GzipWriter, reader
+from backup.pipeline.gzip import DAMAGED, GzipWriter, reader, unpack_part
 from tests.support.examples import examples
 
 RANDOM = os.urandom(5 << 20)
@@ -50,6 +50,55 @@ def test_what_does_not_pack_is_stored_and_text_is_not() -> None:
     assert len(RANDOM) < len(packed(RANDOM)) < len(RANDOM) * 1.001
     assert len(packed(TEXT)) < len(TEXT) / 3
     assert len(packed(MIXED)) < len(packed(TEXT[: 3 << 20])) * 2 + len(RANDOM[: 2 << 20]) * 1.01
+
+
+def marked(pieces: list[bytes], level: int = 1) -> tuple[bytes, list[int]]:
+    """A mark before each piece."""
+    target = io.BytesIO()
+    writer = GzipWriter(target, level)
+    for piece in pieces:
+        writer.mark()
+        writer.write(piece)
+    writer.close()
+    return target.getvalue(), writer.marks
+
+
+@examples(30)
+@given(
+    st.lists(st.tuples(st.sampled_from([RANDOM, TEXT, MIXED]), st.integers(0, 3 << 20)), min_size=1, max_size=4),
+    st.integers(0, 3),
+    st.integers(1, 3 << 20),
+)
+def test_a_stream_can_be_entered_at_its_marks(parts: list[tuple[bytes, int]], level: int, step: int) -> None:
+    pieces = [data[:size] for data, size in parts]
+    stored, marks = marked(pieces, level)
+    assert standard.decompress(stored) == b"".join(pieces)
+    assert len(marks) == len(pieces) and marks == sorted(marks) and marks[0] == 10
+    for piece, begin in zip(pieces, marks, strict=True):
+        blocks = (stored[start : start + step] for start in range(begin, len(stored), step))
+        found = list(unpack_part(blocks, len(piece)))
+        assert b"".join(found) == piece and all(len(each) <= 1 << 20 for each in found)
+
+
+def test_gunzip_reads_a_marked_stream() -> None:
+    stored, marks = marked([TEXT, MIXED, RANDOM, b"", TEXT])
+    assert len(marks) == 5
+    assert subprocess.run(["gunzip", "-t"], input=stored, check=True).returncode == 0
+    assert reader(io.BytesIO(stored)).read() == TEXT + MIXED + RANDOM + TEXT
+
+
+def test_a_part_that_ends_early_or_begins_elsewhere_is_damaged() -> None:
+    stored, marks = marked([TEXT, TEXT])
+    begin = marks[1]
+    for blocks, size in (
+        ([stored[begin:-1000]], len(TEXT)),
+        ([stored[begin:]], len(TEXT) + 1),
+        ([stored[begin:], b"more"], len(TEXT) + 1),
+        ([], 1),
+        ([stored[begin - 1000 :]], len(TEXT)),
+    ):
+        with pytest.raises(DAMAGED):
+            list(unpack_part(blocks, size))
 
 
 @pytest.mark.parametrize("cut", [1, 8, 9, 100, 1 << 20])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 
 import pytest
 
+from backup.postgres.dump.adaptation import AS_IT_IS
+from backup.postgres.dump.contents import Part
 from backup.postgres.dump.dependency_queue import Entry, Queue
 from backup.postgres.dump.dump_reader import DumpReader
-from backup.postgres.dump.load_script import Split, WithoutDrops, foreseen, violation_query
+from backup.postgres.dump.load_attempt import LoadAttempt
+from backup.postgres.dump.load_script import FIRST_SESSION, Split, WithoutDrops, violation_query
 
 HEAD = rb"""--
 -- PostgreSQL database dump
@@ -201,65 +205,156 @@ def test_the_heaviest_goes_first() -> None:
     assert not queue
 
 
-def early(built: bytes) -> list[bool]:
-    return [each.early for each in foreseen([TABLES + built + TRAILER])]
+PART = Part("public.a", 1000, 10, 500, len(MANY), "0" * 64)
 
 
-def test_what_needs_no_more_than_its_own_tables_may_be_built_before_the_last_row() -> None:
-    assert (
-        early(unique("a") + index("i", "a") + index("j", "a", "gin (id public.ops)") + foreign("b", "a")) == [True] * 4
+def beside(
+    before: bytes, built: bytes = b"", parts: Sequence[Part] = (PART,), *, shared: bool = False, **how: object
+) -> tuple[Split, bytes, list[Entry]]:
+    """A dump whose rows of `a` are left out if that may be: the split, what went through, what was left out."""
+    written, left = bytearray(), list[Entry]()
+    attempt = LoadAttempt(**how)  # type: ignore[arg-type]
+    found = Split(written.extend, apart=left.append, in_order=lambda: written.extend(b"--drained\n"), attempt=attempt)
+    reader = DumpReader(AS_IT_IS.applied(found))
+    begin, _, end = rows("a").partition(b"1\n2\n")
+    reader.feed(before + begin)
+    if not found.defer("public.a", parts, shared=shared):
+        reader.feed(MANY)
+    reader.read([end, rows("b"), built + TRAILER])
+    found.finish()
+    return found, bytes(written), left
+
+
+def test_rows_that_another_session_loads_are_left_out_with_their_statement() -> None:
+    _, written, (entry_,) = beside(TABLES[: TABLES.index(b"--\n-- Data")])
+    assert b"COPY public.a" not in written and b"Name: a; Type: TABLE DATA" in written
+    assert written.count(b"\\.\n") == 1
+    assert entry_.script == b"BEGIN;\nTRUNCATE ONLY public.a;\nCOPY public.a (id) FROM stdin (FREEZE);\n"
+    assert entry_.parts == (PART,) and entry_.weight == PART.size
+
+
+def test_rows_that_several_sessions_share_are_not_frozen() -> None:
+    _, _, left = beside(TABLES[: TABLES.index(b"--\n-- Data")], parts=[PART, PART], shared=True)
+    assert [each.script for each in left] == [b"BEGIN;\nCOPY public.a (id) FROM stdin;\n"] * 2
+    assert left[0].alters.isdisjoint(left[1].alters)
+
+
+MADE = HEAD + table("a") + table("b")
+OWN = entry("FUNCTION", "f(integer)", "CREATE FUNCTION public.f(a integer) RETURNS boolean ...;")
+
+
+def having(column: str) -> bytes:
+    return (
+        HEAD
+        + OWN
+        + MADE.removeprefix(HEAD).replace(b"    id integer\n", f"    id integer,\n    {column}\n".encode(), 1)
     )
+
+
+CALLING = {
+    "check": "CONSTRAINT c CHECK (public.f(id))",
+    "operator": "CONSTRAINT c CHECK ((id OPERATOR(public.=~) 0))",
+    "generated": "n integer GENERATED ALWAYS AS (public.f(id)) STORED",
+    "case": "n integer GENERATED ALWAYS AS (\nCASE\n    WHEN (id > 0) THEN public.f(id)\n    ELSE 0\nEND) STORED",
+}
 
 
 @pytest.mark.parametrize(
-    "built",
+    ("before", "how"),
     [
-        # Functions may read other tables, whatever they are declared as.
-        index("i", "a", "btree (public.f(id))"),
-        index("i", "a", "btree (((id + 1)))"),
-        index("i", "a", "btree (id) WHERE public.f(id)"),
-        index("i", "a", more="\n\nALTER TABLE public.a CLUSTER ON i;"),
-        unique("a", "EXCLUDE USING gist (id WITH =)"),
+        # Whoever made it may have put rows there, and triggers.
+        (HEAD + table("b"), {}),
+        # What a function of the dump's finds in other tables depends on what was there before.
+        *((having(column), {}) for column in CALLING.values()),
+        (MADE + index("i", "b"), {}),
+        (MADE, {"alone": True}),
+        (MADE, {"checks": "all"}),
     ],
 )
-def test_what_may_need_more_waits_for_the_last_row(built: bytes) -> None:
-    assert early(built) == [False]
+def test_what_may_depend_on_the_order_of_rows_is_loaded_in_order(before: bytes, how: dict[str, object]) -> None:
+    _, written, left = beside(before, **how)
+    assert left == [] and MANY in written
 
 
-def test_only_loaded_tables_are_built_on() -> None:
-    built = unique("a") + unique("b") + index("i", "a") + index("j", "b") + foreign("b", "a")
-    key_a, key_b, index_a, index_b, between = entries = foreseen([TABLES + built + TRAILER])
-    queue = Queue(entries)
-    assert queue.take(()) is None
-    assert queue.take({b"public.b"}) is key_b and queue.take({b"public.b"}) is None
-    queue.done(key_b)
-    assert queue.take({b"public.b"}) is index_b and queue.take({b"public.b"}) is None
-    assert queue.take() is key_a and queue.take() is None
+@pytest.mark.parametrize("column", CALLING.values(), ids=list(CALLING))
+def test_functions_of_extensions_do_not_keep_rows_in_order(column: str) -> None:
+    assert len(beside(having(column).replace(OWN, b""))[2]) == 1
+
+
+@pytest.mark.parametrize("kind", ["TRIGGER", "RULE", "POLICY", "ROW SECURITY", "CHECK CONSTRAINT", "COMMENT", "ACL"])
+def test_nothing_behind_the_rows_is_there_before_those_that_are_loaded_apart(kind: str) -> None:
+    """A trigger would change them, a check that holds for later rows alone refuse them."""
+    found, written, left = beside(MADE, entry(kind, "a x", "CREATE SOMETHING;"))
+    assert len(left) == 1 and b"CREATE SOMETHING" not in written
+    assert b"CREATE SOMETHING" in found.entries[-1].script and found.entries[-1].alone
+
+
+def test_a_remark_on_a_large_object_does_not_end_the_rows() -> None:
+    of_object = entry("COMMENT", "LARGE OBJECT 16400", "COMMENT ON LARGE OBJECT 16400 IS 'x';", "-")
+    found, written, _ = beside(MADE, of_object + entry("SEQUENCE SET", "s", "SELECT setval();") + unique("a"))
+    assert b"setval" in written and [each.kind for each in found.entries] == ["CONSTRAINT"]
+
+
+@pytest.mark.parametrize("length", range(65_440, 65_560, 3))
+def test_a_statement_as_long_as_what_is_handed_on_at_once_is_left_out_whole_or_not_at_all(length: int) -> None:
+    columns = ", ".join(["id", *(f'"{"x" * 57}{number:04}"' for number in range(length // 61))])
+    columns += f', "{"y" * (length - len(columns) - 40)}"' if len(columns) + 45 < length else ""
+    begin = rows("a").partition(b"1\n2\n")[0].replace(b"(id)", f"({columns})".encode())
+    written, left = bytearray(), list[Entry]()
+    found = Split(written.extend, apart=left.append)
+    reader = DumpReader(AS_IT_IS.applied(found))
+    reader.feed(MADE + begin)
+    if not found.defer("public.a", [PART], shared=False):
+        reader.feed(MANY)
+    reader.read([rows("a").partition(b"1\n2\n")[2], rows("b"), TRAILER])
+    found.finish()
+    assert (MANY in written) == (not left)
+    assert (columns.encode() in written) == (not left) and all(columns.encode() in each.script for each in left)
+
+
+def taken(queue: Queue) -> list[Entry]:
+    return list(iter(queue.take, None))
+
+
+def test_what_is_built_on_rows_waits_for_them_alone() -> None:
+    built = (
+        unique("a") + unique("b") + index("i", "a") + index("e", "a", "btree (public.f(id))") + index("j", "b")
+        + foreign("b", "a") + entry("TRIGGER", "a t", "CREATE TRIGGER t ON public.a;")
+    )  # fmt: skip
+    found, _, (rows_a,) = beside(MADE, built)
+    key_a, key_b, index_a, called, index_b, between, trigger = found.entries
+    queue = Queue([rows_a, *found.entries], running=[FIRST_SESSION])
+    assert taken(queue) == [rows_a]
+    queue.done(rows_a)
+    # Its rows came over another session, so nothing of the first one's matters.
+    assert taken(queue) == [key_a]
     queue.done(key_a)
-    assert queue.take() is index_a and queue.take() is None
-    queue.done(index_a)
+    assert taken(queue) == [index_a]
+    queue.done(FIRST_SESSION)
+    assert taken(queue) == [called, key_b]
+    for each in (index_a, called, key_b):
+        queue.done(each)
+    assert taken(queue) == [index_b]
     queue.done(index_b)
-    assert queue.take({b"public.a"}) is None and queue.take({b"public.a", b"public.b"}) is between
+    assert taken(queue) == [between]
+    queue.done(between)
+    assert taken(queue) == [trigger]
 
 
-def test_relatives_are_built_on_after_the_last_row() -> None:
-    child = table("c", "\nINHERITS (public.a);")
-    relatives = HEAD + table("a") + child + rows("a") + rows("c") + unique("a") + index("i", "c") + TRAILER
-    queue = Queue(foreseen([relatives]))
-    assert queue.take({b"public.a", b"public.c"}) is None and queue.take() is not None
+def test_what_relatives_need_waits_for_all_rows() -> None:
+    related_ = MADE + table("c", "\nINHERITS (public.a);")
+    found, _, (rows_a,) = beside(related_, unique("c") + index("i", "c") + foreign("b", "c"))
+    queue = Queue([rows_a, *found.entries], running=[FIRST_SESSION])
+    assert taken(queue) == [rows_a]
+    queue.done(FIRST_SESSION)
+    assert taken(queue) == []
+    queue.done(rows_a)
+    assert taken(queue)[0].kind == "CONSTRAINT"
 
 
-def test_tables_are_told_when_their_rows_are_written() -> None:
-    written, told = bytearray(), []
-    found = Split(written.extend, loaded=lambda table: told.append((table, bytes(written))))
-    reader = DumpReader(found)
-    dump = HEAD + table("a") + table("b") + rows("a").replace(b"1\n", MANY) + rows("b") + unique("a") + TRAILER
-    for start in range(0, len(dump), 100):
-        reader.feed(dump[start : start + 100])
-    assert [name for name, _ in told] == [b"public.a", b"public.b"]
-    assert told[0][1].endswith(b"COMMIT;\n") and told[1][1].endswith(
-        b"COPY public.b (id) FROM stdin;\n1\n2\n\\.\n\n\n--\n"
-    )
+def test_before_a_dump_of_another_make_goes_on_in_order_rows_are_in() -> None:
+    _, written, _ = beside(MADE, index("i", "a") + rows("b"))
+    assert b"--drained\n" in written and written.index(b"--drained\n") < written.index(b"CREATE INDEX i")
 
 
 FOREIGN = b"""SET default_tablespace = '';
@@ -306,7 +401,7 @@ def test_event_triggers_come_last_and_views_are_known() -> None:
             entry("MATERIALIZED VIEW DATA", "m", "REFRESH MATERIALIZED VIEW public.m;"),
         ]
     )
-    entries = foreseen([dump])
+    entries = split(dump)[0].entries
     assert [(each.kind, each.name) for each in entries] == [
         ("MATERIALIZED VIEW DATA", "public.m"),
         ("EVENT TRIGGER", "e"),
