@@ -77,9 +77,9 @@ class Load:
         return max(self._rows_done, self._sessions.rows_done)
 
     @property
-    def apart(self) -> bool:
-        """Whether rows were refused that came in beside others."""
-        return self._sessions.apart
+    def refused_beside(self) -> bool:
+        """Whether rows were refused while others came in beside them."""
+        return self._sessions.refused_beside
 
     def pieces(self) -> Iterator[bytes]:
         """What `split` is to be given of a dump with contents: all but the rows that other sessions load."""
@@ -197,7 +197,7 @@ def load_dump(
     except LoadFailed as error:
         other = None
         if load and error.refused:
-            other = attempt.after(error.sqlstate, calling=load.split.calling, apart=load.apart)
+            other = attempt.after(error.sqlstate, calling=load.split.calling, apart=load.refused_beside)
         if other is None:
             raise _explained(error, load) from error
         first = error

@@ -67,8 +67,8 @@ class _Session:
 class Sessions:
     """`first` and up to `most - 1` others. As a context manager it leaves none of these behind.
 
-    `script` is what a session is given for an entry, `read` gives the rows that follow it. `apart`: rows were refused
-    while others came in beside them. `rows_done` is when the last of such rows were in, by the monotonic clock.
+    `script` is what a session is given for an entry, `read` gives the rows that follow it. `refused_beside`: rows were
+    refused while others came in beside them. `rows_done` is when the last of such rows were in, by the monotonic clock.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Sessions:
     ) -> None:
         self._start, self.most, self._script, self._prologue, self._read = start, most, script, prologue, read
         self.first = _Session(first)
-        self.apart = self._given = False
+        self.refused_beside = self._given = False
         self.rows_done = 0.0
         self._others: list[_Session] = []
         self._opening: list[Future[Dialogue]] | None = None
@@ -126,7 +126,7 @@ class Sessions:
         try:
             self.first.dialogue.load.write(data)
         except LoadFailed:
-            self.apart = self._given
+            self.refused_beside = self._given
             raise
         self.step()
 
@@ -176,17 +176,15 @@ class Sessions:
             return session.is_done()
         except LoadFailed:
             # What the first had in the dump's order may have needed them, too.
-            self.apart = bool(entry.parts) or (entry is FIRST_SESSION and self._given)
+            self.refused_beside = bool(entry.parts) or (entry is FIRST_SESSION and self._given)
             raise
 
     def _there(self) -> list[_Session]:
         """The others that have been started by now."""
         if self._opening is None and self._made is not None and self.first.dialogue.answered >= self._made:
             self._opening = [self._pool.submit(self._open, number) for number in range(2, self.most + 1)]
-        opened = [each for each in self._opening or () if each.done()]
-        if self._opening:
-            self._opening = [each for each in self._opening if each not in opened]
-        for opening in opened:
+        for opening in [each for each in self._opening or () if each.done()]:
+            self._opening = [each for each in self._opening or () if each is not opening]
             try:
                 self._others.append(_Session(opening.result(), self._prologue))
             except BackupError as error:

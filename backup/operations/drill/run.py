@@ -74,31 +74,36 @@ def prove_set(stored: StoredSet, context: DrillContext, run: str, seconds: dict[
     return verdict
 
 
-class _Loaded(Outline):
-    """An outline of a dump that is loaded as it streams by."""
+class _Expected(Outline):
+    """The outline of a set's dump, and how that begins."""
 
-    def __init__(self, into: Watcher | None) -> None:
+    def __init__(self) -> None:
         super().__init__(unordered=False)
-        self.head, self._into = b"", into
+        self.head = b""
 
     def feed(self, chunk: bytes) -> None:
         self.head += chunk[: max(0, _HEAD - len(self.head))]
         super().feed(chunk)
 
+
+class _Loaded(_Expected):
+    """That of a dump that is loaded as it streams by."""
+
+    def __init__(self, into: Watcher) -> None:
+        super().__init__()
+        self._into = into
+
     def section(self, kind: str, name: str) -> None:
         super().section(kind, name)
-        if self._into:
-            self._into.section(kind, name)
+        self._into.section(kind, name)
 
     def table(self, table: str) -> None:
         super().table(table)
-        if self._into:
-            self._into.table(table)
+        self._into.table(table)
 
     def data(self, data: bytes) -> None:
         super().data(data)
-        if self._into:
-            self._into.data(data)
+        self._into.data(data)
 
 
 @dataclass
@@ -225,18 +230,17 @@ class _Drill:
             self.notes.append(f"the rows of {what} are INSERT statements: each was run, none was counted")
         return [line for line in differences(expected, found, 1 << 20) if not line.endswith(OTHER_CONTENT)]
 
-    def _load(self, place: Place) -> _Loaded:
-        loaded: list[_Loaded] = []
+    def _load(self, place: Place) -> _Expected:
+        loaded: list[_Expected] = []
         attempt, jobs = attempt_for(self.stored), self.context.jobs
         # In another order, rows would have to be compared by sums.
         apart = rows_apart(self.stored, self.context.progress, shared=False) if jobs > 1 else None
 
         def go(load: Load) -> None:
-            if apart:
-                # Judged first: what is read where it lies is not all of it, nor in order.
-                loaded.append(expected := _Loaded(None))
-            else:
-                loaded.append(expected := _Loaded(place.adaptation.applied(load.split)))
+            watcher = place.adaptation.applied(load.split)
+            # Where parts are read where they lie, nobody sees all of it in order: it is judged first.
+            expected = _Expected() if apart else _Loaded(watcher)
+            loaded.append(expected)
             self._check(place, expected)
             if not expected.head:
                 what = "; ".join(self.problems) or "no dump is among its files"
@@ -245,8 +249,7 @@ class _Drill:
             if not self.problems:
                 if apart:
                     self.context.progress.phase("loading the database", self.stored.size)
-                    reader = DumpReader(place.adaptation.applied(load.split), counting=False)
-                    reader.read(load.pieces())
+                    DumpReader(watcher, counting=False).read(load.pieces())
                 load.finish()
                 self.indexes = round(time.monotonic() - load.rows_done, 3)
 
@@ -258,7 +261,7 @@ class _Drill:
         self.empty = [f"MATERIALIZED VIEW DATA {each.name}" for each in done.left if each.kind == "empty"]
         return loaded[-1]
 
-    def _options(self, loaded: _Loaded) -> Sequence[str]:
+    def _options(self, loaded: _Expected) -> Sequence[str]:
         """How the dump that was loaded had been made."""
         if self.stored.derived:
             return bare_dump.writer_options(loaded.head, loaded)

@@ -106,10 +106,8 @@ class Stored:
     def _opened(self, packed: bool, single: bool, parts: Sequence[tuple[int, int]]) -> Generator[bytes, None, None]:
         # Closed by name: an error holds on to what is behind it, which would go on reading beside `drain`.
         with contextlib.closing(age.decrypted_chunks(self._rest(), self._identity)) as blocks:
-            if parts:
-                yield from gzip.unpack_parts(blocks, parts)
-            else:
-                yield from gzip.unpack(blocks, single=single) if packed else blocks
+            unpacked = gzip.unpack_parts(blocks, parts) if parts else gzip.unpack(blocks, single=single)
+            yield from unpacked if packed else blocks
 
     def _rest(self) -> Generator[bytes, None, None]:
         # Not `yield from`: closing this must leave the file open for `drain`.

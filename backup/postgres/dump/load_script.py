@@ -55,7 +55,7 @@ _LARGE_OBJECT: Final = "LARGE OBJECT"
 # What stands among locks for all that the first session is given in the dump's order, and for rows given to another.
 FIRST_SESSION: Final = Entry(b"", alters=frozenset([b"\0"]))
 _ROWS: Final = b"\0%d of %b"
-_END: Final = b"\\.\n"
+_TERMINATOR: Final = b"\\.\n"
 # Definitions of a hundred thousand indexes. A dump with more of them is loaded as it comes.
 _MOST: Final = 64 << 20
 _TAIL: Final = 1024
@@ -210,9 +210,8 @@ class Split:
             if not COPY.match(self._statement):
                 return
             data = self._leave(self._statement)
-        elif self._copying:
-            if self._table in self._freezable:
-                data = self._frozen(data)
+        elif self._copying and self._table in self._freezable:
+            data = self._frozen(data)
         self._copying = False
         if self._left:
             data, self._left = data[self._left :], max(0, self._left - len(data))
@@ -238,6 +237,7 @@ class Split:
     def _close(self) -> None:
         """An object ends, and with it what the dump sets for those that come."""
         if self._parts:
+            # No statement came that they could follow: better no load than one without them.
             self._leave(self._statement)
         if self._within:
             self._within = False
@@ -281,7 +281,7 @@ class Split:
             self._bytes[table] = self._bytes.get(table, 0) + weight
             self.rows += weight
             self._apart(Entry(script, frozenset([token]), weight=weight, kind=self._kind, name=self._name, parts=each))
-        self._left = len(_END)
+        self._left = len(_TERMINATOR)
         return data[copy.end() :]
 
     def _note_table(self, text: bytes) -> None:

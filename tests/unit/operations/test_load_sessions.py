@@ -145,12 +145,12 @@ def test_rows_that_are_refused_are_told_apart_from_what_is_built_on_them() -> No
         sessions.load_apart(rows("a"))
         first.busy = True
         wait_for(sessions, lambda: False)
-    assert sessions.apart and first.killed.is_set()
+    assert sessions.refused_beside and first.killed.is_set()
     first = Session("first")
     with pytest.raises(LoadFailed), opened(first, []) as sessions:
         first.fails = "an index"
         sessions.finish([index("a")])
-    assert not sessions.apart
+    assert not sessions.refused_beside
 
 
 def test_what_the_first_session_refuses_may_have_needed_rows_that_come_in_beside_it() -> None:
@@ -161,7 +161,7 @@ def test_what_the_first_session_refuses_may_have_needed_rows_that_come_in_beside
                 sessions.load_apart(rows("a"))
             first.fails = "a row"
             sessions.write(b"a small table")
-        assert sessions.apart is given
+        assert sessions.refused_beside is given
 
 
 def test_rows_that_cannot_be_read_end_the_load_without_a_commit() -> None:
