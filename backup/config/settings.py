@@ -64,6 +64,19 @@ class Settings(OffsiteSettings):
         alias="BACKUP_DRILL",
         description="cron line of the drill: the newest set of each tier is restored to prove it, or `off`",
     )
+    pitr: Literal["off", "on"] = Field(
+        "off",
+        alias="BACKUP_PITR",
+        description="`on`: the WAL is received as it is written, so that any moment can be restored",
+    )
+    pitr_base: Cron = Field("0 1 * * *", alias="BACKUP_PITR_BASE", description="cron line of the base backup, or `off`")
+    pitr_days: int = Field(7, alias="BACKUP_PITR_DAYS", ge=1, description="days back to which any moment can be had")
+    pitr_max_lag: int = Field(
+        300,
+        alias="BACKUP_PITR_MAX_LAG",
+        ge=10,
+        description="seconds that the received WAL may be behind before health turns red",
+    )
     cleanup: Cron = Field("0 5 * * *", alias="BACKUP_CLEANUP", description="cron line of the cleanup, or `off`")
     monitor: Cron = Field(
         "0 */6 * * *",

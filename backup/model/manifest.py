@@ -50,7 +50,7 @@ _FIRST_WITH_PROVIDERS: Final = 15
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-ArtifactKind = Literal["database", "contents", "roles", "volume", "index"]
+ArtifactKind = Literal["database", "contents", "roles", "volume", "index", "base", "segment"]
 Count = Annotated[int, Field(ge=0)]
 
 

@@ -1,0 +1,178 @@
+"""The WAL and the base backups of one cluster in the backup volume.
+
+    <root>/wal/<system identifier>/stream/          what the receiver writes: whole segments, one `.partial`, histories
+    <root>/wal/<system identifier>/segments/        whole ones, packed: <name>.gz, <name>.gz.age
+    <root>/wal/<system identifier>/segments.jsonl   a record for each, appended when it was read back
+    <root>/wal/<system identifier>/bases/           <id>.tar.gz, then <id>.json: no record, no base
+    <root>/state/wal.json                           what is known of the stream
+
+The newest whole segment stays in `stream/` when it is packed: by it the receiver knows where to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from backup.errors import StoreError
+from backup.formatting import printable
+from backup.logging import logger
+from backup.model.manifest import Artifact
+from backup.model.wal import PARTIAL, Base, Received, Segment, SegmentId, Stream, is_history, is_segment
+from backup.storage import atomic_file
+from backup.storage.directory import LocalStore
+from backup.storage.filesystem import storing, sync_directory
+from backup.storage.staged_file import StagedFile
+
+WAL: Final = "wal"
+_STATE: Final = "wal.json"
+_RECORDS: Final = "segments.jsonl"
+_IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
+
+
+class StreamFile:
+    """state/wal.json: what the process that receives WAL says of it."""
+
+    def __init__(self, root: Path) -> None:
+        self._store = LocalStore(root / "state")
+
+    def read(self) -> Stream | None:
+        """What was said last; None before anything was. StoreError for what cannot be read."""
+        if _STATE not in self._store.names():
+            return None
+        try:
+            return Stream.model_validate_json(self._store.read(_STATE))
+        except ValidationError as error:
+            raise StoreError(
+                f"state/{_STATE} is damaged: {error.errors()[0]['msg']}", "It is written anew within seconds."
+            ) from None
+
+    def write(self, stream: Stream) -> None:
+        """Say this from now on."""
+        atomic_file.replace(self._store, _STATE, stream.model_dump_json().encode())
+
+
+def clusters(root: Path) -> list[WalArchive]:
+    """Every cluster of which there is WAL or a base."""
+    with contextlib.suppress(FileNotFoundError), storing(root / WAL):
+        names = sorted(entry.name for entry in os.scandir(root / WAL) if entry.is_dir(follow_symlinks=False))
+        return [WalArchive(root, name) for name in names if _IDENTIFIER.fullmatch(name)]
+    return []
+
+
+class WalArchive:
+    """What is kept of one cluster, by its system identifier."""
+
+    def __init__(self, root: Path, system_identifier: str) -> None:
+        if not _IDENTIFIER.fullmatch(system_identifier):
+            raise StoreError(f"{printable(system_identifier)!r} is not a system identifier")
+        self.system_identifier = system_identifier
+        self.root = root
+        self.directory = root / WAL / system_identifier
+        self.stream = LocalStore(self.directory / "stream")
+        self.segments = LocalStore(self.directory / "segments")
+        self.bases = LocalStore(self.directory / "bases")
+
+    def prepare(self) -> None:
+        """Make the folders that are not there."""
+        for store in (self.stream, self.segments, self.bases):
+            with storing(store.directory):
+                store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def list_bases(self) -> list[Base]:
+        """Every base, oldest first. One whose record cannot be read is told and left out."""
+        found = []
+        for name in self.bases.names():
+            if not name.endswith(".json"):
+                continue
+            try:
+                found.append(Base.model_validate_json(self.bases.read(name)))
+            except (ValidationError, StoreError) as error:
+                logger.warning("the base backup {} cannot be read: {}", printable(name), printable(str(error)))
+        return sorted(found, key=lambda each: (each.ended, each.id))
+
+    def list_segments(self) -> list[Segment]:
+        """The records of packed segments and histories whose files are there, by name."""
+        there = set(self.segments.names())
+        with contextlib.suppress(FileNotFoundError), storing(self.directory / _RECORDS):
+            lines = (self.directory / _RECORDS).read_bytes().splitlines()
+            found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
+            return [found[name] for name in sorted(found)]
+        return []
+
+    def waiting(self) -> list[str]:
+        """Whole segments and histories that the receiver has written, by name."""
+        return [name for name in self.stream.names() if is_segment(name) or is_history(name)]
+
+    def partial(self) -> str:
+        """The segment that is being received; empty for none."""
+        return next((name for name in reversed(self.stream.names()) if name.endswith(PARTIAL)), "")
+
+    def received(self, size: int, stream: Stream | None = None) -> Received:
+        """What is here: packed segments, and whole ones that wait to be; `size` of a segment in bytes."""
+        whole = {SegmentId.of(each.name, size): each.received for each in self.list_segments() if is_segment(each.name)}
+        for name in self.waiting():
+            if is_segment(name):
+                with contextlib.suppress(OSError):
+                    status = (self.stream.directory / name).stat()
+                    if status.st_size == size:
+                        whole.setdefault(SegmentId.of(name, size), datetime.fromtimestamp(status.st_mtime, UTC))
+        ours = stream if stream and stream.system_identifier == self.system_identifier else None
+        return Received(whole, ours)
+
+    def keep(self, name: str, staged: StagedFile, artifact: Artifact, received: datetime) -> None:
+        """Publish a packed segment that was read back, then its record. A file of that name gives way."""
+        final = self.segments.directory / artifact.file
+        with storing(final):
+            staged.path.replace(final)
+        sync_directory(self.segments.directory)
+        self._append(Segment(name=name, artifact=artifact, received=received))
+
+    def keep_base(self, base: Base, staged: StagedFile) -> None:
+        """Publish a base: its file, then its record."""
+        self.bases.publish([staged])
+        self.bases.put(f"{base.id}.json", base.model_dump_json().encode())
+
+    def remove_base(self, base: Base) -> None:
+        """Remove a base: first what makes it one."""
+        self.bases.remove_all([f"{base.id}.json", base.artifact.file])
+
+    def remove_segments(self, segments: Sequence[Segment]) -> None:
+        """Remove packed segments: their records first, so that none names a file that is not there."""
+        gone = {each.name for each in segments}
+        if not gone:
+            return
+        # The receiver's process appends: what it adds meanwhile must not be lost.
+        with atomic_file.alone(LocalStore(self.directory)):
+            left = [each for each in self.list_segments() if each.name not in gone]
+            lines = "".join(f"{each.model_dump_json()}\n" for each in left)
+            atomic_file.replace(LocalStore(self.directory), _RECORDS, lines.encode())
+        self.segments.remove_all(each.artifact.file for each in segments)
+
+    def _append(self, segment: Segment) -> None:
+        """A record of one line, in one write: a torn one is no record, and its segment is packed again."""
+        path = self.directory / _RECORDS
+        with atomic_file.alone(LocalStore(self.directory)), storing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                size = os.fstat(descriptor).st_size
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                os.write(descriptor, (b"\n" if torn else b"") + segment.model_dump_json().encode() + b"\n")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _record(line: bytes) -> Segment | None:
+    try:
+        return Segment.model_validate(json.loads(line))
+    except (ValueError, ValidationError):
+        return None

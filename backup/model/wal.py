@@ -1,0 +1,253 @@
+"""WAL that was received, base backups, and the moments that they can bring back together. Pure.
+
+A moment can be had from a base that ended before it and every segment from the base's start to that moment, all of one
+timeline. `spans` says which moments those are; what is missing breaks a window and is never guessed at.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from backup.model.manifest import Artifact, Count
+
+LOG: Final = 1 << 32
+PARTIAL: Final = ".partial"
+_SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
+_HISTORY: Final = re.compile(r"[0-9A-F]{8}\.history")
+_LSN: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
+# The first page of a segment: magic, info, timeline, address, remaining bytes, padding; then, where `info` says so, the
+# system identifier, the segment's size and the block's (XLogLongPageHeaderData in access/xlog_internal.h).
+_HEADER: Final = struct.Struct("<HHIQIIQII")
+_LONG_HEADER: Final = 2
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+@dataclass(frozen=True, order=True)
+class SegmentId:
+    """One WAL file: its timeline, and its number since the beginning of all WAL."""
+
+    timeline: int
+    number: int
+
+    def name(self, size: int) -> str:
+        """What the server calls it; `size` of a segment in bytes."""
+        log, low = divmod(self.number, LOG // size)
+        return f"{self.timeline:08X}{log:08X}{low:08X}"
+
+    @classmethod
+    def of(cls, name: str, size: int) -> SegmentId:
+        """The file that is called so; ValueError for any other name."""
+        if not is_segment(name):
+            raise ValueError(f"{name!r} is not the name of a WAL segment")
+        return cls(int(name[:8], 16), int(name[8:16], 16) * (LOG // size) + int(name[16:], 16))
+
+    @classmethod
+    def at(cls, timeline: int, lsn: int, size: int) -> SegmentId:
+        """The file that holds the byte at `lsn`."""
+        return cls(timeline, lsn // size)
+
+
+def is_segment(name: str) -> bool:
+    """Whether a file is a whole segment, by its name."""
+    return bool(_SEGMENT.fullmatch(name))
+
+
+def is_history(name: str) -> bool:
+    """Whether a file tells where a timeline began, by its name."""
+    return bool(_HISTORY.fullmatch(name))
+
+
+def lsn(text: str) -> int:
+    """The place in the WAL that is written so, as in 0/16B3748; ValueError."""
+    if not (match := _LSN.fullmatch(text)):
+        raise ValueError(f"{text!r} is not a place in the WAL, such as 0/16B3748")
+    return int(match[1], 16) << 32 | int(match[2], 16)
+
+
+def lsn_text(place: int) -> str:
+    """A place in the WAL as PostgreSQL writes it."""
+    return f"{place >> 32:X}/{place & (LOG - 1):X}"
+
+
+@dataclass(frozen=True)
+class SegmentHeader:
+    """What the first page of a segment says of it; `size` of the segment in bytes."""
+
+    timeline: int
+    start: int
+    system_identifier: str
+    size: int
+
+    @classmethod
+    def parse(cls, page: bytes) -> SegmentHeader:
+        """Read the first bytes of a segment; ValueError for anything else."""
+        if len(page) < _HEADER.size:
+            raise ValueError("it ends within its first page")
+        _, info, timeline, start, _, _, system, size, _ = _HEADER.unpack_from(page)
+        if not info & _LONG_HEADER or size < 1 << 20 or size & (size - 1) or start % size:
+            raise ValueError("its first page is not that of a WAL segment")
+        return cls(timeline, start, str(system), size)
+
+
+class Segment(_Record):
+    """A segment, or a history file, that was packed, read back and recorded. `received`: when it was found whole."""
+
+    name: str
+    artifact: Artifact
+    received: AwareDatetime
+
+
+class Base(_Record):
+    """A base backup. It is consistent from `ended` (at `end`) on, with the segments from `start`.
+
+    `end`, `start` are places in the WAL as PostgreSQL writes them, `size` is of a segment, `bytes` of the cluster.
+    `user` is the login that it was taken by, `databases` are the names that can be recovered from it.
+    """
+
+    id: str
+    run: str
+    started: AwareDatetime
+    ended: AwareDatetime
+    timeline: int
+    start: str
+    end: str
+    system_identifier: str
+    server_version: str
+    image: str = ""
+    image_id: str = ""
+    user: str
+    databases: tuple[str, ...] = ()
+    size: Count
+    bytes: Count = 0
+    artifact: Artifact
+
+    @property
+    def first(self) -> SegmentId:
+        """The segment that recovery begins with."""
+        return SegmentId.at(self.timeline, lsn(self.start), self.size)
+
+    @property
+    def last(self) -> SegmentId:
+        """The segment without which it is not consistent."""
+        return SegmentId.at(self.timeline, max(lsn(self.end) - 1, 0), self.size)
+
+
+class Stream(_Record):
+    """What was last known of the WAL that is being received.
+
+    `looked` is when; `state` is `streaming`, `starting`, `down` or `failed`, `message` and `hint` say why. `received`
+    and `current` are places in the WAL: what is safe here, and where the server was. `level` is the newest moment of
+    which all that was committed is safe here. `wants_base`: why a base is to be taken at once; empty when none is.
+    """
+
+    looked: AwareDatetime
+    state: str
+    message: str = ""
+    hint: str = ""
+    system_identifier: str = ""
+    timeline: int = 0
+    size: Count = 16 << 20
+    received: str = "0/0"
+    current: str = "0/0"
+    level: AwareDatetime | None = None
+    wants_base: str = ""
+
+    @property
+    def behind(self) -> int:
+        """Bytes that the server has and that are not safe here."""
+        return max(0, lsn(self.current) - lsn(self.received))
+
+    @property
+    def partial(self) -> SegmentId:
+        """The segment that is being received."""
+        return SegmentId.at(self.timeline, lsn(self.received), self.size)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Moments without a gap: any from `start` to `end` can be brought back. `live`: it grows while the stream runs.
+
+    `bases` are those within it, oldest first.
+    """
+
+    start: datetime
+    end: datetime
+    bases: tuple[Base, ...]
+    live: bool
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether the state of this moment can be had."""
+        return self.start <= moment <= self.end
+
+
+@dataclass(frozen=True)
+class Received:
+    """What is here of one cluster's WAL: `whole` segments with the moment each was received, and the live stream."""
+
+    whole: dict[SegmentId, datetime]
+    stream: Stream | None = None
+
+    def chain(self, base: Base) -> tuple[SegmentId | None, datetime | None, bool]:
+        """(last segment in a row from the base's first, the newest moment in it, whether the stream carries on)."""
+        timeline, number = base.first.timeline, base.first.number
+        last, moment = None, None
+        while (each := SegmentId(timeline, number)) in self.whole:
+            last, moment, number = each, self.whole[each], number + 1
+        stream = self.stream
+        if stream and stream.level and stream.system_identifier == base.system_identifier:
+            # At the end of a segment the next one is not begun.
+            if stream.partial == SegmentId(timeline, number) and stream.partial >= base.first:
+                return stream.partial, stream.level, True
+        return last, moment, False
+
+
+def spans(bases: Iterable[Base], received: Received) -> list[Span]:
+    """The moments that can be brought back, oldest first. A base without its own segments gives none."""
+    found: list[Span] = []
+    reached: SegmentId | None = None
+    for base in sorted(bases, key=lambda each: (each.ended, each.id)):
+        last, moment, live = received.chain(base)
+        if last is None or moment is None or last < base.last:
+            continue
+        end = max(base.ended, moment)
+        if found and reached == last:
+            before = found[-1]
+            found[-1] = Span(before.start, max(before.end, end), (*before.bases, base), live)
+            continue
+        found.append(Span(base.ended, end, (base,), live))
+        reached = last
+    return found
+
+
+def base_for(bases: Iterable[Base], received: Received, moment: datetime) -> Base | None:
+    """The newest base from which the state of `moment` can be had; None outside of every span."""
+    held = [each for span in spans(bases, received) if span.holds(moment) for each in span.bases]
+    return max((each for each in held if each.ended <= moment), key=lambda each: each.ended, default=None)
+
+
+def expired(bases: Sequence[Base], keep: timedelta, now: datetime) -> list[Base]:
+    """Bases that no moment of the last `keep` needs: all that are older than the newest one from before that."""
+    ordered = sorted(bases, key=lambda each: (each.ended, each.id))
+    older = [each for each in ordered if each.ended <= now - keep]
+    return older[:-1]
+
+
+def needless(segments: Iterable[SegmentId], bases: Sequence[Base]) -> list[SegmentId]:
+    """Segments from before what any base begins with; none while there is no base."""
+    if not bases:
+        return []
+    first: dict[int, int] = {}
+    for base in bases:
+        first[base.first.timeline] = min(first.get(base.first.timeline, base.first.number), base.first.number)
+    oldest = min(first)
+    return [each for each in segments if each.timeline < oldest or each.number < first.get(each.timeline, -1)]
