@@ -25,7 +25,6 @@ from pydantic import ValidationError
 from backup.errors import StoreError
 from backup.formatting import printable
 from backup.logging import logger
-from backup.model.manifest import Artifact
 from backup.model.wal import PARTIAL, Base, Received, Segment, SegmentId, Stream, is_history, is_segment
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
@@ -118,7 +117,10 @@ class WalArchive:
 
     def received(self, size: int, stream: Stream | None = None) -> Received:
         """What is here: packed segments, and whole ones that wait to be; `size` of a segment in bytes."""
-        whole = {SegmentId.of(each.name, size): each.received for each in self.list_segments() if is_segment(each.name)}
+        whole, broken = dict[SegmentId, datetime](), dict[SegmentId, datetime]()
+        for each in self.list_segments():
+            if is_segment(each.name):
+                (broken if each.partial else whole)[SegmentId.of(each.name, size)] = each.received
         for name in self.waiting():
             if is_segment(name):
                 with contextlib.suppress(OSError):
@@ -126,15 +128,15 @@ class WalArchive:
                     if status.st_size == size:
                         whole.setdefault(SegmentId.of(name, size), datetime.fromtimestamp(status.st_mtime, UTC))
         ours = stream if stream and stream.system_identifier == self.system_identifier else None
-        return Received(whole, ours)
+        return Received(whole, ours, broken)
 
-    def keep(self, name: str, staged: StagedFile, artifact: Artifact, received: datetime) -> None:
+    def keep(self, segment: Segment, staged: StagedFile) -> None:
         """Publish a packed segment that was read back, then its record. A file of that name gives way."""
-        final = self.segments.directory / artifact.file
+        final = self.segments.directory / segment.artifact.file
         with storing(final):
             staged.path.replace(final)
         sync_directory(self.segments.directory)
-        self._append(Segment(name=name, artifact=artifact, received=received))
+        self._append(segment)
 
     def keep_base(self, base: Base, staged: StagedFile) -> None:
         """Publish a base: its file, then its record."""
@@ -169,6 +171,8 @@ class WalArchive:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        if not size:
+            sync_directory(self.directory)
 
 
 def _record(line: bytes) -> Segment | None:
