@@ -4,6 +4,7 @@
     <root>/wal/<system identifier>/segments/        whole ones, packed: <name>.gz, <name>.gz.age
     <root>/wal/<system identifier>/segments.jsonl   a record for each, appended when it was read back
     <root>/wal/<system identifier>/bases/           <id>.tar.gz, then <id>.json: no record, no base
+    <root>/wal/<system identifier>-<time>/          what was set aside: WAL of a history that the server has left
     <root>/state/wal.json                           what is known of the stream
 
 The newest whole segment stays in `stream/` when it is packed: by it the receiver knows where to go on.
@@ -129,6 +130,14 @@ class WalArchive:
                         whole.setdefault(SegmentId.of(name, size), datetime.fromtimestamp(status.st_mtime, UTC))
         ours = stream if stream and stream.system_identifier == self.system_identifier else None
         return Received(whole, ours, broken)
+
+    def set_aside(self, now: datetime) -> Path:
+        """Give the folder a name by which it is nobody's archive, for a person to look at; that name."""
+        aside = self.directory.with_name(f"{self.system_identifier}-{now:%Y%m%dT%H%M%SZ}")
+        with storing(self.directory):
+            self.directory.rename(aside)
+        sync_directory(aside.parent)
+        return aside
 
     def keep(self, segment: Segment, staged: StagedFile) -> None:
         """Publish a packed segment that was read back, then its record. A file of that name gives way."""
