@@ -35,6 +35,7 @@ from backup.storage.staged_file import StagedFile
 WAL: Final = "wal"
 _STATE: Final = "wal.json"
 _RECORDS: Final = "segments.jsonl"
+_LARGEST: Final = 1 << 30
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
 
 
@@ -62,10 +63,8 @@ class StreamFile:
 
 def clusters(root: Path) -> list[WalArchive]:
     """Every cluster of which there is WAL or a base."""
-    with contextlib.suppress(FileNotFoundError), storing(root / WAL):
-        names = sorted(entry.name for entry in os.scandir(root / WAL) if entry.is_dir(follow_symlinks=False))
-        return [WalArchive(root, name) for name in names if _IDENTIFIER.fullmatch(name)]
-    return []
+    names = sorted(name for name, regular in LocalStore(root / WAL).listing().items() if not regular)
+    return [WalArchive(root, name) for name in names if _IDENTIFIER.fullmatch(name)]
 
 
 class WalArchive:
@@ -101,12 +100,12 @@ class WalArchive:
 
     def list_segments(self) -> list[Segment]:
         """The records of packed segments and histories whose files are there, by name."""
-        there = set(self.segments.names())
-        with contextlib.suppress(FileNotFoundError), storing(self.directory / _RECORDS):
-            lines = (self.directory / _RECORDS).read_bytes().splitlines()
-            found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
-            return [found[name] for name in sorted(found)]
-        return []
+        store, there = LocalStore(self.directory), set(self.segments.names())
+        if _RECORDS not in store.names():
+            return []
+        lines = store.read(_RECORDS, _LARGEST).splitlines()
+        found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
+        return [found[name] for name in sorted(found)]
 
     def waiting(self) -> list[str]:
         """Whole segments and histories that the receiver has written, by name."""
