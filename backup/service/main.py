@@ -162,10 +162,9 @@ class _Service:
             ages=ages(settings),
         )
 
-        on = settings.pitr == "on"
-        self._bases = BaseQueue(catalog, records, start) if on else None
-        self._receiver = Receiver(lambda: start(("receive",))) if on else None
-
+        self._bases, self._receiver = None, None
+        if settings.pitr == "on":
+            self._bases, self._receiver = BaseQueue(catalog, records, start), Receiver(lambda: start(("receive",)))
         # Whoever drills nothing by schedule has reasons for it.
         self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 
