@@ -12,7 +12,6 @@ The newest whole segment stays in `stream/` when it is packed: by it the receive
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -62,7 +61,7 @@ class StreamFile:
 
 def clusters(root: Path) -> list[WalArchive]:
     """Every cluster of which there is WAL or a base."""
-    with contextlib.suppress(FileNotFoundError), storing(root / WAL):
+    with storing(root / WAL), contextlib.suppress(FileNotFoundError):
         names = sorted(entry.name for entry in os.scandir(root / WAL) if entry.is_dir(follow_symlinks=False))
         return [WalArchive(root, name) for name in names if _IDENTIFIER.fullmatch(name)]
     return []
@@ -102,7 +101,7 @@ class WalArchive:
     def list_segments(self) -> list[Segment]:
         """The records of packed segments and histories whose files are there, by name."""
         there = set(self.segments.names())
-        with contextlib.suppress(FileNotFoundError), storing(self.directory / _RECORDS):
+        with storing(self.directory / _RECORDS), contextlib.suppress(FileNotFoundError):
             lines = (self.directory / _RECORDS).read_bytes().splitlines()
             found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
             return [found[name] for name in sorted(found)]
@@ -118,13 +117,17 @@ class WalArchive:
 
     def received(self, size: int, stream: Stream | None = None) -> Received:
         """What is here: packed segments, and whole ones that wait to be; `size` of a segment in bytes."""
-        whole = {SegmentId.of(each.name, size): each.received for each in self.list_segments() if is_segment(each.name)}
+        whole = {}
+        # Those that wait first: one that is packed meanwhile is among the records then.
         for name in self.waiting():
             if is_segment(name):
                 with contextlib.suppress(OSError):
                     status = (self.stream.directory / name).stat()
                     if status.st_size == size:
-                        whole.setdefault(SegmentId.of(name, size), datetime.fromtimestamp(status.st_mtime, UTC))
+                        whole[SegmentId.of(name, size)] = datetime.fromtimestamp(status.st_mtime, UTC)
+        whole |= {
+            SegmentId.of(each.name, size): each.received for each in self.list_segments() if is_segment(each.name)
+        }
         ours = stream if stream and stream.system_identifier == self.system_identifier else None
         return Received(whole, ours)
 
@@ -173,6 +176,6 @@ class WalArchive:
 
 def _record(line: bytes) -> Segment | None:
     try:
-        return Segment.model_validate(json.loads(line))
-    except (ValueError, ValidationError):
+        return Segment.model_validate_json(line)
+    except ValidationError:
         return None

@@ -205,9 +205,10 @@ class Received:
             last, moment, number = each, self.whole[each], number + 1
         stream = self.stream
         if stream and stream.level and stream.system_identifier == base.system_identifier:
-            # At the end of a segment the next one is not begun.
-            if stream.partial == SegmentId(timeline, number) and stream.partial >= base.first:
-                return stream.partial, stream.level, True
+            # At the end of a segment the next one is not begun; and some may have ended since the stream was looked at.
+            if stream.partial.timeline == timeline and base.first.number <= stream.partial.number <= number:
+                newest = max(stream.level, moment) if moment else stream.level
+                return max(stream.partial, last or stream.partial), newest, True
         return last, moment, False
 
 

@@ -24,6 +24,7 @@ from backup.monitoring.overview import Overview, compute
 from backup.monitoring.overview.compute import NO_OFFSITE, Facts, Policy
 from backup.operations.jobs import jobs
 from backup.operations.missed_runs import reasons
+from backup.operations.moments import read_window
 from backup.operations.offsite import copy_status as told
 from backup.operations.offsite.remote_state import BookFile
 from backup.operations.offsite.rules import ages, candidates, places, uploads
@@ -90,6 +91,7 @@ def overview(
         offsite=told.clock(places[0], runs, now) if places else NO_OFFSITE,
         places=[told.copy_summary(seen, now) for seen in places],
         alerting=alerts.summary(catalog.root, settings),
+        window=read_window(settings, catalog.root, now) if settings.pitr == "on" else None,
     )
     found = compute.compute_overview(sets, runs, now, overview_policy(settings), facts)
     return replace(found, logged=_logged(catalog.root)) if alerting else found
