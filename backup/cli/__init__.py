@@ -51,6 +51,7 @@ COMMANDS: Final = {
     "upload": "offsite:upload_command",
     "offsite": "offsite:app",
     "status": "monitoring:status_command",
+    "moments": "moments:moments",
     "monitor": "monitoring:monitor",
     "logs": "monitoring:logs",
     "notify": "alerts:notify",

@@ -19,6 +19,7 @@ from backup.model.manifest import Artifact, Count
 
 LOG: Final = 1 << 32
 PARTIAL: Final = ".partial"
+STATES: Final = ("streaming", "starting", "down", "failed")
 _SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 _HISTORY: Final = re.compile(r"[0-9A-F]{8}\.history")
 _LSN: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")

@@ -15,7 +15,7 @@ from tests.support.browser import chromium, site
 from tests.support.overviews import HOSTILE
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-STATES = ("healthy", "warning", "critical", "starting", "empty", "hostile")
+STATES = ("healthy", "recoverable", "warning", "critical", "starting", "empty", "hostile")
 
 # Contrast as WCAG 2 counts it.
 COUNT = """

@@ -83,7 +83,8 @@ def _base(window: Window, runs: list[Run], now: datetime, zone: tzinfo) -> Itera
     hint = (last.hint if why and last else "") or _TAKE
     if window.end is None:
         since = window.begun
-        if since is None and window.stream or since and now - since <= _FIRST:
+        # Without a stream there can be none; it has been told.
+        if since is None or window.stream is None or now - since <= _FIRST:
             return
         lone = "the base backup that is here lacks WAL" if window.bases else "there is no base backup"
         yield _missing(f"no moment can be brought back: {lone}", why, hint, running, now)

@@ -17,7 +17,7 @@ from backup.service.web import page
 from tests.support import overviews
 from tests.support.overviews import NOW, ZONE, stored
 
-STATES = ("healthy", "warning", "critical", "starting", "empty", "hostile")
+STATES = ("healthy", "recoverable", "warning", "critical", "starting", "empty", "hostile")
 _VOID = {"meta", "link", "br", "img"}
 _ELEMENTS = {
     *("html", "head", "meta", "title", "link", "body", "header", "main", "footer", "nav", "section", "article", "div"),
