@@ -4,6 +4,7 @@
     <root>/wal/<system identifier>/segments/        whole ones, packed: <name>.gz, <name>.gz.age
     <root>/wal/<system identifier>/segments.jsonl   a record for each, appended when it was read back
     <root>/wal/<system identifier>/bases/           <id>.tar.gz, then <id>.json: no record, no base
+    <root>/wal/<system identifier>-<time>/          what was set aside: WAL of a history that the server has left
     <root>/state/wal.json                           what is known of the stream
 
 The newest whole segment stays in `stream/` when it is packed: by it the receiver knows where to go on.
@@ -24,7 +25,6 @@ from pydantic import ValidationError
 from backup.errors import StoreError
 from backup.formatting import printable
 from backup.logging import logger
-from backup.model.manifest import Artifact
 from backup.model.wal import PARTIAL, Base, Received, Segment, SegmentId, Stream, is_history, is_segment
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
@@ -34,6 +34,7 @@ from backup.storage.staged_file import StagedFile
 WAL: Final = "wal"
 _STATE: Final = "wal.json"
 _RECORDS: Final = "segments.jsonl"
+_LARGEST: Final = 1 << 30
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
 
 
@@ -61,10 +62,8 @@ class StreamFile:
 
 def clusters(root: Path) -> list[WalArchive]:
     """Every cluster of which there is WAL or a base."""
-    with storing(root / WAL), contextlib.suppress(FileNotFoundError):
-        names = sorted(entry.name for entry in os.scandir(root / WAL) if entry.is_dir(follow_symlinks=False))
-        return [WalArchive(root, name) for name in names if _IDENTIFIER.fullmatch(name)]
-    return []
+    names = sorted(name for name, regular in LocalStore(root / WAL).listing().items() if not regular)
+    return [WalArchive(root, name) for name in names if _IDENTIFIER.fullmatch(name)]
 
 
 class WalArchive:
@@ -100,12 +99,12 @@ class WalArchive:
 
     def list_segments(self) -> list[Segment]:
         """The records of packed segments and histories whose files are there, by name."""
-        there = set(self.segments.names())
-        with storing(self.directory / _RECORDS), contextlib.suppress(FileNotFoundError):
-            lines = (self.directory / _RECORDS).read_bytes().splitlines()
-            found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
-            return [found[name] for name in sorted(found)]
-        return []
+        store, there = LocalStore(self.directory), set(self.segments.names())
+        if _RECORDS not in store.names():
+            return []
+        lines = store.read(_RECORDS, _LARGEST).splitlines()
+        found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
+        return [found[name] for name in sorted(found)]
 
     def waiting(self) -> list[str]:
         """Whole segments and histories that the receiver has written, by name."""
@@ -117,7 +116,7 @@ class WalArchive:
 
     def received(self, size: int, stream: Stream | None = None) -> Received:
         """What is here: packed segments, and whole ones that wait to be; `size` of a segment in bytes."""
-        whole = {}
+        whole, broken = dict[SegmentId, datetime](), dict[SegmentId, datetime]()
         # Those that wait first: one that is packed meanwhile is among the records then.
         for name in self.waiting():
             if is_segment(name):
@@ -125,19 +124,27 @@ class WalArchive:
                     status = (self.stream.directory / name).stat()
                     if status.st_size == size:
                         whole[SegmentId.of(name, size)] = datetime.fromtimestamp(status.st_mtime, UTC)
-        whole |= {
-            SegmentId.of(each.name, size): each.received for each in self.list_segments() if is_segment(each.name)
-        }
+        for each in self.list_segments():
+            if is_segment(each.name):
+                (broken if each.partial else whole)[SegmentId.of(each.name, size)] = each.received
         ours = stream if stream and stream.system_identifier == self.system_identifier else None
-        return Received(whole, ours)
+        return Received(whole, ours, broken)
 
-    def keep(self, name: str, staged: StagedFile, artifact: Artifact, received: datetime) -> None:
+    def set_aside(self, now: datetime) -> Path:
+        """Give the folder a name by which it is nobody's archive, for a person to look at; that name."""
+        aside = self.directory.with_name(f"{self.system_identifier}-{now:%Y%m%dT%H%M%SZ}")
+        with storing(self.directory):
+            self.directory.rename(aside)
+        sync_directory(aside.parent)
+        return aside
+
+    def keep(self, segment: Segment, staged: StagedFile) -> None:
         """Publish a packed segment that was read back, then its record. A file of that name gives way."""
-        final = self.segments.directory / artifact.file
+        final = self.segments.directory / segment.artifact.file
         with storing(final):
             staged.path.replace(final)
         sync_directory(self.segments.directory)
-        self._append(Segment(name=name, artifact=artifact, received=received))
+        self._append(segment)
 
     def keep_base(self, base: Base, staged: StagedFile) -> None:
         """Publish a base: its file, then its record."""
@@ -172,6 +179,8 @@ class WalArchive:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        if not size:
+            sync_directory(self.directory)
 
 
 def _record(line: bytes) -> Segment | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,7 +19,7 @@ from backup.model.manifest import Artifact, Count
 
 LOG: Final = 1 << 32
 PARTIAL: Final = ".partial"
-STATES: Final = ("streaming", "starting", "down", "failed")
+STREAMING: Final = "streaming"
 _SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 _HISTORY: Final = re.compile(r"[0-9A-F]{8}\.history")
 _LSN: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
@@ -101,11 +101,15 @@ class SegmentHeader:
 
 
 class Segment(_Record):
-    """A segment, or a history file, that was packed, read back and recorded. `received`: when it was found whole."""
+    """A segment, or a history file, that was packed, read back and recorded. `received`: when its last byte came.
+
+    `partial`: it was broken off by a gap. What it holds of WAL is followed by zeros, and nothing comes behind it.
+    """
 
     name: str
     artifact: Artifact
     received: AwareDatetime
+    partial: bool = False
 
 
 class Base(_Record):
@@ -193,10 +197,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Received:
-    """What is here of one cluster's WAL: `whole` segments with the moment each was received, and the live stream."""
+    """What is here of one cluster's WAL: `whole` segments with the moment each was received, and the live stream.
+
+    `broken` are segments that a gap broke off.
+    """
 
     whole: dict[SegmentId, datetime]
     stream: Stream | None = None
+    broken: dict[SegmentId, datetime] = field(default_factory=dict)
 
     def chain(self, base: Base) -> tuple[SegmentId | None, datetime | None, bool]:
         """(last segment in a row from the base's first, the newest moment in it, whether the stream carries on)."""
@@ -209,7 +217,9 @@ class Received:
             # At the end of a segment the next one is not begun; and some may have ended since the stream was looked at.
             if stream.partial.timeline == timeline and base.first.number <= stream.partial.number <= number:
                 newest = max(stream.level, moment) if moment else stream.level
-                return max(stream.partial, last or stream.partial), newest, True
+                return max(stream.partial, last or stream.partial), newest, stream.state == STREAMING
+        if (each := SegmentId(timeline, number)) in self.broken:
+            return each, self.broken[each], False
         return last, moment, False
 
 

@@ -1,0 +1,1 @@
+"""Any moment: WAL as it is received, base backups, and what is removed of both."""

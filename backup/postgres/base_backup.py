@@ -1,0 +1,184 @@
+"""What a base backup says of itself while it streams by: every file is compared with the server's own manifest.
+
+pg_basebackup writes one tar: backup_label, the files of the cluster, and last backup_manifest, which has size and
+SHA-256 of each file and the WAL that the backup needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, Any, Final
+
+from backup.errors import DumpFailed
+from backup.formatting import printable
+from backup.pipeline.bounded_queue import BoundedQueue
+
+MANIFEST: Final = "backup_manifest"
+_LABEL: Final = "backup_label"
+_START: Final = re.compile(r"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE)
+_TIMELINE: Final = re.compile(r"^START TIMELINE: ([0-9]+)$", re.MULTILINE)
+_BLOCK: Final = 1 << 20
+_AHEAD: Final = 4
+_LARGEST_LABEL: Final = 64 << 10
+
+
+@dataclass(frozen=True)
+class BaseContent:
+    """Where recovery of a base begins and where it is consistent, as PostgreSQL writes places; `bytes` of its files."""
+
+    timeline: int
+    start: str
+    end: str
+    files: int
+    bytes: int
+
+
+class BaseReader:
+    """Reads a base backup beside the caller's thread. `feed` its tar, then `finish`."""
+
+    def __init__(self) -> None:
+        self._waiting = BoundedQueue[bytes | None](_AHEAD)
+        self._content: BaseContent | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="base backup", daemon=True)
+        self._thread.start()
+
+    def feed(self, piece: bytes) -> None:
+        """Read on."""
+        self._waiting.put(piece)
+
+    def finish(self) -> BaseContent:
+        """What it holds; DumpFailed unless every file is there and is as the server's manifest has it."""
+        self._end()
+        if self._error is not None or self._content is None:
+            raise DumpFailed(
+                f"the base backup is not whole: {printable(str(self._error))}. It was not kept",
+                "Run `base` again. If it fails once more, the database's log and disk may say why.",
+            )
+        return self._content
+
+    def abandon(self) -> None:
+        """End the thread."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join()
+
+    def _work(self) -> None:
+        source = _Source(self._waiting)
+        try:
+            self._content = read_base(source)
+        except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
+            self._error = error
+        finally:
+            source.drain()
+
+
+class _Source(io.RawIOBase):
+    """The pieces of a queue as a file."""
+
+    def __init__(self, waiting: BoundedQueue[bytes | None]) -> None:
+        self._waiting, self._rest, self._ended = waiting, memoryview(b""), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest and not self._ended:
+            self._rest = memoryview(self._next())
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def drain(self) -> None:
+        """Take what still comes, so that nobody waits to give it."""
+        while not self._ended:
+            self._next()
+
+    def _next(self) -> bytes:
+        piece = self._waiting.get()
+        self._ended = piece is None
+        return piece or b""
+
+
+def read_base(source: io.RawIOBase) -> BaseContent:
+    """Read the tar of a base backup and compare each file with its manifest; ValueError for what differs."""
+    found: dict[str, tuple[int, str]] = {}
+    label, manifest = "", b""
+    with tarfile.open(fileobj=io.BufferedReader(source, _BLOCK), mode="r|", bufsize=_BLOCK) as archive:
+        for member in archive:
+            # Else the list of all members grows in memory.
+            archive.members = []  # type: ignore[attr-defined]
+            if not member.isreg():
+                continue
+            file = archive.extractfile(member)
+            if file is None:
+                raise ValueError(f"{member.name} cannot be read")
+            name = member.name.removeprefix("./")
+            if name == MANIFEST:
+                manifest = file.read()
+                continue
+            if name == _LABEL and member.size <= _LARGEST_LABEL:
+                data = file.read()
+                label, digest = data.decode(errors="replace"), hashlib.sha256(data).hexdigest()
+            else:
+                digest = _digest(file)
+            found[name] = (member.size, digest)
+    start, timeline = _START.search(label), _TIMELINE.search(label)
+    if not start or not timeline:
+        raise ValueError("it has no backup_label that says where its WAL begins")
+    end = _compare(_parsed(manifest), found, int(timeline[1]))
+    return BaseContent(int(timeline[1]), start[1], end, len(found), sum(size for size, _ in found.values()))
+
+
+def _digest(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(_BLOCK):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _parsed(manifest: bytes) -> dict[str, Any]:
+    """The manifest, whose last line is the SHA-256 of all before it."""
+    if not manifest:
+        raise ValueError("it ends before its manifest")
+    body, _, last = manifest.rstrip(b"\n}").rpartition(b"\n")
+    said = last.decode(errors="replace").partition('"Manifest-Checksum": "')[2].rstrip('"')
+    if hashlib.sha256(body + b"\n").hexdigest() != said:
+        raise ValueError("its manifest is damaged")
+    return dict(json.loads(manifest))
+
+
+def _compare(manifest: Mapping[str, Any], found: Mapping[str, tuple[int, str]], timeline: int) -> str:
+    """Where the base is consistent; ValueError unless the files are those of the manifest."""
+    wanted = {_path(each): each for each in manifest["Files"]}
+    for name, each in wanted.items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        size, digest = found[name]
+        if size != each["Size"]:
+            raise ValueError(f"{name} has {size} bytes instead of {each['Size']}")
+        if each.get("Checksum-Algorithm") != "SHA256" or digest != each.get("Checksum"):
+            raise ValueError(f"{name} is not what the server sent")
+    # tablespace_map and what the server adds to the stream itself are not in the manifest of older releases.
+    if unknown := set(found) - set(wanted) - {"tablespace_map"}:
+        raise ValueError(f"{min(unknown)} is not in its manifest")
+    ranges = [each for each in manifest["WAL-Ranges"] if each["Timeline"] == timeline]
+    if not ranges:
+        raise ValueError("its manifest does not say which WAL it needs")
+    return str(ranges[-1]["End-LSN"])
+
+
+def _path(entry: Mapping[str, Any]) -> str:
+    encoded = entry.get("Encoded-Path")
+    return bytes.fromhex(encoded).decode(errors="surrogateescape") if encoded is not None else str(entry["Path"])

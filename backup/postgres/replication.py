@@ -1,0 +1,89 @@
+"""What a server says of its WAL, of who receives it, and of the cluster that a base backup is to hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from psycopg.rows import dict_row
+
+from backup.errors import ConfigError, DatabaseUnavailable
+from backup.postgres.server import maintenance
+from backup.postgres.session import Login
+
+# One statement, so that all of it is of one moment. The functions on the current place refuse on a standby.
+_WAL: Final = """
+    SELECT clock_timestamp() AS now, pg_is_in_recovery() AS standby,
+           (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
+           pg_size_bytes(current_setting('wal_segment_size')) AS size,
+           CASE WHEN NOT pg_is_in_recovery()
+                THEN ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::bigint END AS timeline,
+           CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn()::text END AS current,
+           r.flush_lsn::text AS received, coalesce(r.state, '') AS state
+      FROM (SELECT 1) one LEFT JOIN pg_stat_replication r ON r.application_name = %s
+     ORDER BY r.flush_lsn DESC NULLS LAST LIMIT 1"""
+_CLUSTER: Final = """
+    SELECT current_setting('server_version') AS server_version,
+           (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
+           pg_size_bytes(current_setting('wal_segment_size')) AS size,
+           (SELECT sum(CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END)::bigint
+              FROM pg_database) AS bytes,
+           ARRAY(SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1)
+             AS databases,
+           ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1)
+             AS tablespaces"""
+
+
+@dataclass(frozen=True)
+class ServerWal:
+    """Where the server's WAL is flushed to (`current`), and how far its receiver has it (`received`, None: none does).
+
+    `now` by the server's clock, `size` of a segment in bytes, `state` as in pg_stat_replication.
+    """
+
+    now: datetime
+    system_identifier: str
+    size: int
+    timeline: int
+    current: str
+    received: str | None
+    state: str
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What a base backup holds: `bytes` of all databases that the login may enter, `size` of a WAL segment."""
+
+    server_version: str
+    system_identifier: str
+    size: int
+    bytes: int
+    databases: tuple[str, ...]
+    tablespaces: tuple[str, ...]
+
+
+def server_wal(login: Login, application: str) -> ServerWal:
+    """Ask for the WAL, and for the receiver of this name; ConfigError for a standby, DatabaseUnavailable."""
+    row = _row(login, _WAL, (application,))
+    if row.pop("standby"):
+        raise ConfigError(
+            "the database server is a standby, whose WAL is that of another server; none is received",
+            "Set DB_SERVICE or DB_HOST to the primary.",
+        )
+    return ServerWal(**row)
+
+
+def cluster_facts(login: Login) -> ClusterFacts:
+    """Ask for the whole cluster; DatabaseUnavailable."""
+    row = _row(login, _CLUSTER, ())
+    databases, tablespaces = (tuple(row.pop(name)) for name in ("databases", "tablespaces"))
+    return ClusterFacts(**row, databases=databases, tablespaces=tablespaces)
+
+
+def _row(login: Login, query: str, values: tuple[str, ...]) -> dict[str, Any]:
+    with maintenance(login, "wal") as connection, connection.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(query.encode(), values).fetchone()
+    if row is None:
+        raise DatabaseUnavailable("the server says nothing of its WAL")
+    return row
