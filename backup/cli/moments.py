@@ -15,8 +15,8 @@ from backup.cli.base import Json
 from backup.cli.render.set_tables import plain_table
 from backup.formatting import local_time, plural, printable, size
 from backup.model.wal import Base
-from backup.monitoring.window import Window, window_words
-from backup.operations.moments import read_window
+from backup.monitoring.window import Window, whole_second, window_words
+from backup.operations.pitr.window import read_window
 
 _FORM = "%Y-%m-%d %H:%M:%S"
 _OFF = (
@@ -75,7 +75,7 @@ def moments_lines(window: Window, now: datetime, zone: ZoneInfo) -> list[str]:
 
 def _rows(window: Window, now: datetime) -> Iterator[tuple[datetime, datetime | None, str]]:
     """Spans and breaks by time: (start, end, `span` or `broken`)."""
-    spans = [(each.start, each.end, "span") for each in window.spans]
+    spans = [(whole_second(each.start), each.end, "span") for each in window.spans]
     breaks = [(each.start, each.end, "broken") for each in window.breaks(now)]
     yield from sorted([*spans, *breaks], key=lambda row: (row[0], row[2] != "span"))
 

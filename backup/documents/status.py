@@ -27,6 +27,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome
 from backup.model.wal import Base
 from backup.monitoring.health import Health
+from backup.monitoring.window import whole_second
 
 _SIZE, _BYTES = at(int, "size"), at(int, "bytes")
 
@@ -155,7 +156,9 @@ _PLACE = form(
     newest_time=maybe(Instant, "newest_time"),
     looked=maybe(Instant, "looked"),
 )
-_SPAN = form("Span", start=Instant, end=Instant, live=bool, bases=derived(many(Text), _ids))
+# A second that is held in part cannot be had.
+_BEGIN: Any = derived(Instant, whole_second)
+_SPAN = form("Span", start=_BEGIN, end=Instant, live=bool, bases=derived(many(Text), _ids))
 BREAK = form("Break", about="It goes on where `end` is null.", start=Instant, end=maybe(Instant, "end"))
 _BASE = form(
     "Base",
@@ -190,7 +193,7 @@ _STREAM = form(
 WINDOW = form(
     "Window",
     about="The moments that can be brought back, oldest first.",
-    start=maybe(Instant, "start"),
+    start=maybe(_BEGIN, "start"),
     end=maybe(Instant, "end"),
     live=bool,
     keep_seconds=at(Seconds, "keep"),

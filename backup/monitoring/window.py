@@ -75,10 +75,14 @@ class Window:
         return lag is not None and lag <= self.max_lag
 
     def breaks(self, now: datetime) -> tuple[Break, ...]:
-        """What is missing of the last `keep`, oldest first; before the first span nothing was promised."""
+        """What is missing of the last `keep`, oldest first; before the first span nothing was promised.
+
+        A stream that is down for less than `max_lag` has broken nothing yet.
+        """
         pairs = itertools.pairwise(self.spans)
         found = [Break(one.end, two.start) for one, two in pairs if now - self.keep < two.start > one.end]
-        return (*found, *([Break(self.end, None)] if self.end and not self.live else []))
+        ended = self.end if self.end and not self.live and now - self.end > self.max_lag else None
+        return (*found, *([Break(ended, None)] if ended else []))
 
 
 def window_words(window: Window, now: datetime, zone: tzinfo) -> str:
@@ -93,6 +97,11 @@ def window_words(window: Window, now: datetime, zone: tzinfo) -> str:
     closed = [each for each in window.breaks(now) if each.end]
     broken = f"; broken {breaks_words(closed, zone)}" if closed else ""
     return f"any moment from {_minute(window.start, zone, up=True)} to {until}{broken}"
+
+
+def whole_second(moment: datetime) -> datetime:
+    """The first second from this moment on that is held whole."""
+    return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
 
 
 def breaks_words(breaks: Sequence[Break], zone: tzinfo) -> str:

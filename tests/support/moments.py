@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.model.manifest import Artifact, ArtifactKind
-from backup.model.wal import Base, Received, SegmentId, Stream, lsn_text, spans
+from backup.model.wal import Base, Received, Segment, SegmentId, Stream, lsn_text, spans
 from backup.monitoring.window import Window
 
 SIZE = 16 << 20
@@ -106,7 +106,8 @@ def on_disk(root: Path, bases: Iterable[Base], whole: dict[int, datetime], strea
         with archive.segments.stage(f"{name}.gz") as staged:
             staged.write(b"wal")
             staged.seal()
-            archive.keep(name, staged, an_artifact("segment", f"{name}.gz", 3), whole[number])
+            artifact = an_artifact("segment", f"{name}.gz", 3)
+            archive.keep(Segment(name=name, artifact=artifact, received=whole[number]), staged)
     raw = archive.stream.directory / SegmentId(1, last).name(SIZE)
     with raw.open("wb") as file:
         file.truncate(SIZE)

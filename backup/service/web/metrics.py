@@ -19,7 +19,6 @@ from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.finding import Level
 from backup.model.run import Outcome, Run
-from backup.model.wal import STATES
 from backup.monitoring.health import SchedulerState
 from backup.monitoring.overview import Overview
 
@@ -27,6 +26,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "obcms_backup_"
 _DONE: Final = (Outcome.SUCCESS, Outcome.CHANGED)
 _DAY: Final = 86_400
+_STREAM: Final = ("streaming", "starting", "down", "failed")
 Sample = tuple[dict[str, str], float | int | datetime | timedelta | None]
 
 
@@ -217,7 +217,7 @@ def _window(overview: Overview) -> Iterator[Metric]:
     yield _gauge(
         "wal_stream_state",
         "1 for the state of the stream, 0 for the others.",
-        [({"state": name}, name == stream.state) for name in STATES] if stream else [],
+        [({"state": name}, name == stream.state) for name in _STREAM] if stream else [],
     )
     yield _one("wal_segments", "WAL segments that are here.", window.segments)
     yield _one("wal_segment_bytes", "Bytes on disk of those segments.", window.segment_bytes)
