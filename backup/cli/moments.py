@@ -25,7 +25,7 @@ _OFF = (
 )
 
 
-def moments(as_json: Json = False) -> None:
+def show_moments(as_json: Json = False) -> None:
     """Show which moments of the past can be restored, what breaks them, and the base backups and WAL that they need.
 
     Examples: `moments`, `moments --json`.

@@ -20,7 +20,7 @@ from backup.documents.base_model import (
     maybe,
     row,
 )
-from backup.documents.status import BREAK, FINDING, HEALTH, JOB, RUN, SET, STATUS, WINDOW
+from backup.documents.status import BREAK, FINDING, HEALTH, JOB, MOMENTS, RUN, SET, STATUS
 from backup.model.finding import Level
 from backup.model.manifest import Manifest, Tier
 
@@ -192,7 +192,7 @@ _ALL: Final[tuple[type[Document], ...]] = (
     document(
         "moments",
         "The moments that can be brought back: `moments`. `on`: WAL is being received (BACKUP_PITR).",
-        WINDOW,
+        MOMENTS,
         on=bool,
         text=Text,
         breaks=many(BREAK),

@@ -190,7 +190,7 @@ _STREAM = form(
     level=maybe(Instant, "level"),
     wants_base=Text,
 )
-WINDOW = form(
+MOMENTS = form(
     "Window",
     about="The moments that can be brought back, oldest first.",
     start=maybe(_BEGIN, "start"),
@@ -223,7 +223,7 @@ STATUS = document(
     restore_seconds=Measure,
     restore_measured=Text,
     offsite=many(_PLACE),
-    window=maybe(WINDOW, "window"),
+    window=maybe(MOMENTS, "window"),
 )
 HEALTH = document(
     "health",
