@@ -90,4 +90,5 @@ def _stream(window: Window) -> str:
         return "no stream has been running"
     behind = f"{size(stream.behind)} behind" if stream.behind else ""
     wants = f"a base backup is wanted: {stream.wants_base}" if stream.wants_base else ""
-    return printable("; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants])))
+    told = "; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants]))
+    return printable(" ".join(told.split()))

@@ -14,7 +14,7 @@ from backup.model.wal import Base, Span, Stream
 
 _LISTED: Final = 3
 _MINUTE: Final = timedelta(minutes=1)
-_FORM: Final = "%Y-%m-%d %H:%M"
+_SHORT: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,15 @@ def window_words(window: Window, now: datetime, zone: tzinfo) -> str:
     if window.start is None or window.end is None:
         return "no moment yet: there is no whole base backup with its WAL"
     lag = window.lag(now)
+    # Of a window that is just a few minutes long, minutes would leave nothing.
+    told = _second if window.end - window.start < _SHORT else _minute
     if lag is not None and window.follows(now):
         until = f"now, {duration(lag.total_seconds())} behind"
     else:
-        until = f"{_minute(window.end, zone)}, and none since"
+        until = f"{told(window.end, zone)}, and none since"
     closed = [each for each in window.breaks(now) if each.end]
     broken = f"; broken {breaks_words(closed, zone)}" if closed else ""
-    return f"any moment from {_minute(window.start, zone, up=True)} to {until}{broken}"
+    return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}"
 
 
 def whole_second(moment: datetime) -> datetime:
@@ -121,4 +123,9 @@ def _minute(moment: datetime, zone: tzinfo, *, up: bool = False) -> str:
     """A moment by the minute, down or up."""
     if up:
         moment += _MINUTE - timedelta.resolution
-    return f"{moment.astimezone(zone):{_FORM}}"
+    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M}"
+
+
+def _second(moment: datetime, zone: tzinfo, *, up: bool = False) -> str:
+    """A moment by the second, down or up."""
+    return f"{(whole_second(moment) if up else moment).astimezone(zone):%Y-%m-%d %H:%M:%S}"

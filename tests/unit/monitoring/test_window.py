@@ -62,6 +62,12 @@ def test_no_minute_is_promised_that_is_held_in_part() -> None:
     assert window_words(seen, NOW, UTC_ZONE) == "any moment from 2025-10-20 11:00 to 2025-10-20 11:49, and none since"
 
 
+def test_a_window_of_seconds_is_told_by_seconds() -> None:
+    base = a_base(5, NOW - timedelta(seconds=61.5))
+    words = "any moment from 2025-10-20 11:58:59 to 2025-10-20 11:59:20, and none since"
+    assert window_words(a_window(NOW, [base], {5: NOW - timedelta(seconds=39.5)}), NOW, UTC_ZONE) == words
+
+
 def test_breaks_are_what_lies_between_spans() -> None:
     gap = NOW - 16 * HOUR
     assert broken_window(NOW).breaks(NOW) == (Break(gap, gap + 2 * MINUTE),)
