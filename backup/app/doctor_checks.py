@@ -182,6 +182,7 @@ class _Doctor:
         if not isinstance(source.clients, HelperClients):
             yield told_moments.network_way()
             return
+        self._facts.borrow()  # a database that does not answer is told elsewhere
         cluster, window = cluster_facts(source.login), read_window(settings, settings.root, now)
         streaming = told_moments.is_streaming(window, now)
         yield from told_moments.server(wal_rights(source.login), cluster.tablespaces, streaming=streaming)
