@@ -15,7 +15,7 @@ from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
-from tests.support.moments import a_base, a_stream, a_window, broken_window
+from tests.support.windows import a_base, a_stream, a_window, broken_window
 
 ZONE = ZoneInfo("Asia/Manila")
 NOW = datetime(2025, 11, 24, 19, 12, tzinfo=UTC)

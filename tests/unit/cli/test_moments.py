@@ -13,8 +13,8 @@ import pytest
 
 from backup import logging
 from backup.cli import main
-from tests.support.moments import SIZE, a_base, a_stream, on_disk
 from tests.support.schemas import checked
+from tests.support.windows import SIZE, a_base, a_stream, on_disk
 
 HOUR = timedelta(hours=1)
 

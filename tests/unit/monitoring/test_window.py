@@ -9,7 +9,7 @@ import pytest
 
 from backup.monitoring.window import Break, Window, breaks_words, window_words
 from tests.support.facts import NOW, UTC_ZONE
-from tests.support.moments import a_base, a_stream, a_window, broken_window
+from tests.support.windows import a_base, a_stream, a_window, broken_window
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 

@@ -13,7 +13,7 @@ from backup.model.run import Outcome, Run
 from backup.monitoring.health.moments import window_findings
 from backup.monitoring.window import Window
 from tests.support.facts import NOW, UTC_ZONE, a_run
-from tests.support.moments import a_base, a_stream, a_window, broken_window
+from tests.support.windows import a_base, a_stream, a_window, broken_window
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 SECOND = timedelta(seconds=1)

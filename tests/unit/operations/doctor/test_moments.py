@@ -11,7 +11,7 @@ from backup.model.finding import Finding
 from backup.operations.doctor import moments
 from backup.postgres.wal_rights import WalRights
 from tests.support.facts import NOW
-from tests.support.moments import a_base, a_stream, a_window
+from tests.support.windows import a_base, a_stream, a_window
 
 RIGHTS = WalRights(role="obcms_user", allowed=True, level="replica", senders=10, used=1, standby=False)
 HOUR = timedelta(hours=1)

@@ -8,7 +8,7 @@ import pytest
 
 from backup.service.web.ribbon import Piece, ribbon
 from tests.support.facts import NOW
-from tests.support.moments import a_base, a_stream, a_window, broken_window
+from tests.support.windows import a_base, a_stream, a_window, broken_window
 
 DAY = timedelta(days=1)
 

@@ -11,8 +11,8 @@ import pytest
 from backup.config.loader import Settings
 from backup.model.wal import SegmentId
 from backup.monitoring.window import Window
-from backup.operations.pitr.window import read_window
-from tests.support.moments import SIZE, a_base, a_stream, on_disk
+from backup.operations.pitr.facts import read_window
+from tests.support.windows import SIZE, a_base, a_stream, on_disk
 
 NOW = datetime(2026, 11, 28, 16, tzinfo=UTC)
 HOUR = timedelta(hours=1)
