@@ -13,6 +13,7 @@ The newest whole segment stays in `stream/` when it is packed: by it the receive
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -99,10 +100,12 @@ class WalArchive:
 
     def list_segments(self) -> list[Segment]:
         """The records of packed segments and histories whose files are there, by name."""
-        store, there = LocalStore(self.directory), set(self.segments.names())
+        store = LocalStore(self.directory)
         if _RECORDS not in store.names():
             return []
         lines = store.read(_RECORDS, _LARGEST).splitlines()
+        # Behind the records: what is packed meanwhile has a file before it has one.
+        there = set(self.segments.names())
         found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
         return [found[name] for name in sorted(found)]
 
@@ -110,14 +113,19 @@ class WalArchive:
         """Whole segments and histories that the receiver has written, by name."""
         return [name for name in self.stream.names() if is_segment(name) or is_history(name)]
 
-    def partial(self) -> str:
-        """The segment that is being received; empty for none."""
-        return next((name for name in reversed(self.stream.names()) if name.endswith(PARTIAL)), "")
+    def partials(self) -> list[str]:
+        """Segments that are being received, or were when a timeline ended, oldest first."""
+        return [name for name in self.stream.names() if name.endswith(PARTIAL)]
+
+    def timeline(self) -> int:
+        """The timeline of the newest thing that was received; 0 for nothing."""
+        names = [name.removesuffix(PARTIAL) for name in self.stream.names()]
+        return max((int(name[:8], 16) for name in names if is_segment(name)), default=0)
 
     def received(self, size: int, stream: Stream | None = None) -> Received:
         """What is here: packed segments, and whole ones that wait to be; `size` of a segment in bytes."""
         whole, broken = dict[SegmentId, datetime](), dict[SegmentId, datetime]()
-        # Those that wait first: one that is packed meanwhile is among the records then.
+        # First what waits: it may be packed, and removed from there, before the records are read.
         for name in self.waiting():
             if is_segment(name):
                 with contextlib.suppress(OSError):
@@ -185,6 +193,6 @@ class WalArchive:
 
 def _record(line: bytes) -> Segment | None:
     try:
-        return Segment.model_validate_json(line)
-    except ValidationError:
+        return Segment.model_validate(json.loads(line))
+    except (ValueError, ValidationError):
         return None
