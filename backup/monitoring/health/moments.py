@@ -61,7 +61,7 @@ def _stream(window: Window, now: datetime, zone: tzinfo) -> Iterator[Finding]:
 
 
 def _standing(stream: Stream) -> str:
-    return "is behind" if stream.state == STREAMING else f"is {stream.state}"
+    return "is behind" if stream.up else f"is {stream.state}"
 
 
 def _why(stream: Stream) -> str:
@@ -86,7 +86,7 @@ def _base(window: Window, runs: list[Run], now: datetime, zone: tzinfo) -> Itera
         if why or now - window.begun > _FIRST:
             yield _missing(f"no moment can be brought back: {lone}", why, hint, running, now)
     elif window.end and not window.live:
-        if stream and stream.state == STREAMING and now - window.end > window.max_lag:
+        if stream and stream.up and now - window.end > window.max_lag:
             text = (
                 f"a gap since {local_time(window.end, zone)}: nothing after it can be brought back without a new base"
             )

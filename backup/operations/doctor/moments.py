@@ -8,7 +8,6 @@ from typing import Final
 
 from backup.formatting import listed, plural, printable, size
 from backup.model.finding import Finding, failure, ok, warning
-from backup.model.wal import STREAMING
 from backup.monitoring.window import Window
 from backup.postgres.wal_rights import WalRights
 
@@ -100,4 +99,4 @@ def _wal_a_day(window: Window, now: datetime) -> float:
 def is_streaming(window: Window, now: datetime) -> bool:
     """Whether our stream has a session on the server."""
     stream = window.stream
-    return stream is not None and stream.state == STREAMING and now - stream.looked <= window.max_lag
+    return stream is not None and stream.up and now - stream.looked <= window.max_lag
