@@ -27,7 +27,7 @@ from backup.postgres.replication import ServerWal
 DOWN: Final = "down"
 STARTING: Final = "starting"
 # Seconds between two looks, and between two attempts of what does not succeed.
-LOOK: Final = 5.0
+LOOK: Final = 2.0
 _LONGEST: Final = 60.0
 # How long a look may be held up by segments that wait to be packed.
 _PACKING: Final = 5.0
