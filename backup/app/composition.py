@@ -223,7 +223,8 @@ class App(BackupVolume):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if directory.stat().st_uid != os.geteuid():
                 raise StoreError(f"{directory} belongs to another user", "This container's user must own it.")
-            directory.chmod(0o700)
+            # Its group may pass through to a socket in it: that of a server which recovers a moment.
+            directory.chmod(0o710)
 
 
 def _declared(engine: Engine, container: Container) -> dict[str, str]:

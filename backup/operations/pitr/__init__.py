@@ -1,0 +1,1 @@
+"""Bring back the database of a moment."""
