@@ -4,6 +4,7 @@
     <root>/wal/<system identifier>/segments/        whole ones, packed: <name>.gz, <name>.gz.age
     <root>/wal/<system identifier>/segments.jsonl   a record for each, appended when it was read back
     <root>/wal/<system identifier>/bases/           <id>.tar.gz, then <id>.json: no record, no base
+    <root>/wal/<system identifier>-<time>/          what was set aside: WAL of a history that the server has left
     <root>/state/wal.json                           what is known of the stream
 
 The newest whole segment stays in `stream/` when it is packed: by it the receiver knows where to go on.
@@ -34,6 +35,7 @@ from backup.storage.staged_file import StagedFile
 WAL: Final = "wal"
 _STATE: Final = "wal.json"
 _RECORDS: Final = "segments.jsonl"
+_LARGEST: Final = 1 << 30
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
 
 
@@ -61,10 +63,8 @@ class StreamFile:
 
 def clusters(root: Path) -> list[WalArchive]:
     """Every cluster of which there is WAL or a base."""
-    with contextlib.suppress(FileNotFoundError), storing(root / WAL):
-        names = sorted(entry.name for entry in os.scandir(root / WAL) if entry.is_dir(follow_symlinks=False))
-        return [WalArchive(root, name) for name in names if _IDENTIFIER.fullmatch(name)]
-    return []
+    names = sorted(name for name, regular in LocalStore(root / WAL).listing().items() if not regular)
+    return [WalArchive(root, name) for name in names if _IDENTIFIER.fullmatch(name)]
 
 
 class WalArchive:
@@ -100,12 +100,12 @@ class WalArchive:
 
     def list_segments(self) -> list[Segment]:
         """The records of packed segments and histories whose files are there, by name."""
-        there = set(self.segments.names())
-        with contextlib.suppress(FileNotFoundError), storing(self.directory / _RECORDS):
-            lines = (self.directory / _RECORDS).read_bytes().splitlines()
-            found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
-            return [found[name] for name in sorted(found)]
-        return []
+        store, there = LocalStore(self.directory), set(self.segments.names())
+        if _RECORDS not in store.names():
+            return []
+        lines = store.read(_RECORDS, _LARGEST).splitlines()
+        found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
+        return [found[name] for name in sorted(found)]
 
     def waiting(self) -> list[str]:
         """Whole segments and histories that the receiver has written, by name."""
@@ -129,6 +129,14 @@ class WalArchive:
                         whole.setdefault(SegmentId.of(name, size), datetime.fromtimestamp(status.st_mtime, UTC))
         ours = stream if stream and stream.system_identifier == self.system_identifier else None
         return Received(whole, ours, broken)
+
+    def set_aside(self, now: datetime) -> Path:
+        """Give the folder a name by which it is nobody's archive, for a person to look at; that name."""
+        aside = self.directory.with_name(f"{self.system_identifier}-{now:%Y%m%dT%H%M%SZ}")
+        with storing(self.directory):
+            self.directory.rename(aside)
+        sync_directory(aside.parent)
+        return aside
 
     def keep(self, segment: Segment, staged: StagedFile) -> None:
         """Publish a packed segment that was read back, then its record. A file of that name gives way."""

@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "du": "inspect:du",
     "verify": "verify:verify_command",
     "drill": "drill:drill_command",
+    "base": "pitr:base_command",
     "restore": "restore:restore_command",
     "undo": "restore:undo_command",
     "cat": "inspect:cat",
@@ -59,6 +60,7 @@ COMMANDS: Final = {
     "healthcheck": "healthcheck:healthcheck",
     "schedule": "schedule:show_schedule",
     "serve": "serve:run_service",
+    "receive": "pitr:receive_command",
 }
 
 

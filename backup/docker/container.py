@@ -42,8 +42,8 @@ class Address:
 class Container:
     """A container as `inspect` shows it, reduced to what is used.
 
-    `health` as its health check says (empty without one); `stop_seconds` is what it may take to stop; `depends_on` the
-    services that Compose starts before it, each with the condition.
+    `health` as its health check says (empty without one), `started` as the engine writes it; `stop_seconds` is what it
+    may take to stop; `depends_on` the services that Compose starts before it, each with the condition.
     """
 
     id: str
@@ -61,6 +61,7 @@ class Container:
     health: str = ""
     stop_seconds: int = _GRACE
     depends_on: Mapping[str, str] = field(default_factory=dict)
+    started: str = ""
 
     @property
     def shown(self) -> str:
@@ -171,6 +172,7 @@ def described(facts: Mapping[str, Any]) -> Container:
         health=(facts["State"].get("Health") or {}).get("Status", "").replace("none", ""),
         stop_seconds=_GRACE if config.get("StopTimeout") is None else int(config["StopTimeout"]),
         depends_on=_dependencies(labels.get(_DEPENDS, "")),
+        started=str(facts["State"].get("StartedAt", "")),
     )
 
 

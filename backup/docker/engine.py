@@ -34,6 +34,7 @@ SpoolMount = Mount
 LABEL: Final = "obcms.backup.instance"
 LABEL_RUN: Final = "obcms.backup.run"
 LABEL_ROLE: Final = "obcms.backup.role"
+LABEL_RECEIVER: Final = "obcms.backup.receiver"
 _ONEOFF: Final = "com.docker.compose.oneoff"
 _VOLUME: Final = "com.docker.compose.volume"
 _NETWORK: Final = "com.docker.compose.network"
@@ -47,6 +48,8 @@ _ROOM: Final = re.compile(r"(\d+) (\d+) ([0-9a-f]{1,16})")
 # Short for the first word, so that a socket nobody serves is noticed; long for what really takes long. Seconds.
 _FIRST_WORD: Final = 10
 _PATIENCE: Final = 60
+# The first version of its interface with which a folder of a volume can be mounted.
+_SUBPATHS: Final = (1, 45)
 _OWN: Final[dict[docker.APIClient, Container | None]] = {}
 
 
@@ -163,6 +166,30 @@ class Engine:
                 network_mode=f"container:{beside.id}",
                 mounts=[spool],
             )
+
+    def start_receiver(
+        self, beside: Container, program: str, arguments: Sequence[str], mounts: Sequence[SpoolMount], instance: str
+    ) -> Helper:
+        """Start `program` as `start_helper` does, to run for as long as `beside`: no sweep of dead runs removes it."""
+        with engine_errors(f"starting {program} beside {printable(beside.name)}"):
+            return Helper.start(
+                self.api,
+                beside.image_id,
+                [program, *arguments],
+                {LABEL_RECEIVER: instance},
+                network_mode=f"container:{beside.id}",
+                mounts=list(mounts),
+                # The database on the same machine comes first.
+                cpu_shares=256,
+                mem_limit="256m",
+            )
+
+    def sweep_receivers(self, instance: str) -> None:
+        """Remove the receivers of this instance: of each there is to be one, and whoever starts it is alone."""
+        with engine_errors("leftover receivers"):
+            left = self.api.containers(all=True, filters={"label": [f"{LABEL_RECEIVER}={instance}"]})
+        for container in left:
+            Helper(self.api, container["Id"], "receiver").close()
 
     def start_alone(
         self,
@@ -299,6 +326,31 @@ def same_mount(own: Container, directory: Path, *, writable: bool) -> SpoolMount
             return found
     raise ConfigError(
         f"nothing is mounted at {directory}", "Mount it in the backup service, as docker-compose.backup.yml does."
+    )
+
+
+def folder_mount(engine: Engine, own: Container | None, folder: Path, target: str) -> SpoolMount:
+    """How a helper mounts one folder of ours, and nothing beside it, writable at `target`."""
+    if own is None:
+        return Mount(target=target, source=str(folder), type="bind")
+    if found := _mounted(own, folder, target, writable=True):
+        return found
+    for place in folder.parents:
+        mount = next((each for each in own.mounts if each.get("Destination") == str(place)), None)
+        if mount is None:
+            continue
+        below = str(folder.relative_to(place))
+        if mount["Type"] == "bind":
+            return Mount(target=target, source=posixpath.join(str(mount["Source"]), below), type="bind")
+        if tuple(map(int, engine.api.api_version.split("."))) >= _SUBPATHS:
+            return Mount(target=target, source=mount_source(mount), type=mount["Type"], subpath=below)
+        raise ConfigError(
+            f"this Docker engine cannot mount {folder} without the rest of {printable(mount_source(mount))}",
+            f"Mount a volume of its own at {folder} in the backup service, such as `obcms_wal:{folder}`; or use Docker"
+            " Engine 26 or newer.",
+        )
+    raise ConfigError(
+        f"nothing is mounted at {folder}", "Mount it in the backup service, as docker-compose.backup.yml does."
     )
 
 

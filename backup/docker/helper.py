@@ -70,6 +70,19 @@ class Helper:
         with engine_errors(f"the end of {self._program}"):
             return int(self._api.wait(self.id, timeout=None)["StatusCode"])
 
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        try:
+            with engine_errors(f"the state of {self._program}"):
+                return bool(self._api.inspect_container(self.id)["State"].get("Running"))
+        except Gone:
+            return False
+
+    def stop(self, seconds: int) -> None:
+        """Ask it to end, and end it after so many seconds."""
+        with contextlib.suppress(APIError, requests.RequestException):
+            self._api.stop(self.id, timeout=seconds)
+
     def errors(self) -> str:
         """The last lines of its stderr and stdout (where a container runtime's own errors go)."""
         with contextlib.suppress(APIError, requests.RequestException):

@@ -14,7 +14,8 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Final, Self
 
@@ -23,6 +24,7 @@ from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMoun
 from backup.docker.helper import Helper
 from backup.errors import ConfigError, DumpFailed, EngineError
 from backup.formatting import printable
+from backup.model.run import new_run_id
 from backup.pipeline.file_type import CUSTOM_MAGIC
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.process_io import ClientProcess, Pipe, ProcessInput, ProcessOutput, converted
@@ -42,6 +44,8 @@ _SPOOLED: Final = re.compile(
 # has gone is noticed within minutes.
 _ALIVE: Final = {"keepalives_idle": "10", "keepalives_interval": "10", "keepalives_count": "30"}
 ROLE: Final = "client"
+# What pg_receivewal needs to write what it has.
+_STOPPING: Final = 5
 # A query that fails is told as a whole, behind the line that says why.
 _STDERR_TAIL: Final = 1 << 20
 
@@ -197,7 +201,7 @@ class HelperClients(Clients):
         stall: float,
     ) -> None:
         super().__init__(replace(login, host="127.0.0.1"), directory, instance, stall)
-        self._engine, self._beside, self._mount = engine, beside, mount
+        self._engine, self.beside, self._mount = engine, beside, mount
         self.way = f"helper containers of {printable(beside.image)} beside {printable(beside.name)}"
 
     def check(self, standing: Standing) -> None:
@@ -209,12 +213,50 @@ class HelperClients(Clients):
         return self._engine.sweep_helpers(self._instance) + super().sweep()
 
     @contextlib.contextmanager
+    def base_backup(
+        self, arguments: Sequence[str], run: str, busy: Callable[[], bool] = lambda: False
+    ) -> Iterator[ProcessOutput]:
+        """As `run` of pg_basebackup, which writes a tar to its standard output alone."""
+        with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
+            words = [
+                *("-c", 'exec pg_basebackup "$@" >"$0"', self._inside(pipe.path)),
+                *(*self._connection(run), *arguments),
+            ]
+            with self._started("sh", words, run) as process:
+                with ProcessOutput(process, pipe, "pg_basebackup", self._stall, busy) as output:
+                    yield output
+
+    @contextlib.contextmanager
+    def receiver(self, folder: SpoolMount, directory: str, name: str) -> Iterator[Receiver]:
+        """Start pg_receivewal, which writes into `directory` below `folder` for as long as the body runs.
+
+        `name` is that of its session on the server.
+        """
+        run = new_run_id(datetime.now(UTC))
+        self._engine.sweep_receivers(self._instance)
+        with self._secret(run):
+            secret = self._path(run, "pass")
+            at = replace(self._login, password="")
+            conninfo = at.conninfo(passfile=self._inside(secret), application_name=name, **_ALIVE)
+            words = ["--no-password", "--no-loop", "--synchronous", "--status-interval=1"]
+            words += [f"--directory={directory}", f"--dbname={conninfo}"]
+            try:
+                helper = self._engine.start_receiver(
+                    self.beside, "pg_receivewal", words, [self._mount, folder], self._instance
+                )
+                yield Receiver(helper, secret)
+                helper.stop(_STOPPING)
+            finally:
+                with contextlib.suppress(EngineError):
+                    self._engine.sweep_receivers(self._instance)
+
+    @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
         labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
         made: list[Helper] = []
 
         def start() -> None:
-            made.append(self._engine.start_helper(self._beside, program, arguments, self._mount, labels))
+            made.append(self._engine.start_helper(self.beside, program, arguments, self._mount, labels))
 
         try:
             # In a thread: a signal's exception would lose the helper that is just being made.
@@ -231,6 +273,26 @@ class HelperClients(Clients):
 
     def _inside(self, path: Path) -> str:
         return str(self.inside / path.name)
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """pg_receivewal at work; `secret` is its password file."""
+
+    helper: Helper
+    secret: Path
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.helper.running()
+
+    def errors(self) -> str:
+        """Its last words."""
+        return self.helper.errors()
+
+    def entered(self) -> None:
+        """It has a session: no password is to lie beside it any longer."""
+        self.secret.unlink(missing_ok=True)
 
 
 class NetworkClients(Clients):

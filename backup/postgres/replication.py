@@ -77,8 +77,8 @@ def server_wal(login: Login, application: str) -> ServerWal:
 def cluster_facts(login: Login) -> ClusterFacts:
     """Ask for the whole cluster; DatabaseUnavailable."""
     row = _row(login, _CLUSTER, ())
-    lists = {name: tuple(row.pop(name)) for name in ("databases", "tablespaces")}
-    return ClusterFacts(**row, **lists)
+    databases, tablespaces = (tuple(row.pop(name)) for name in ("databases", "tablespaces"))
+    return ClusterFacts(**row, databases=databases, tablespaces=tablespaces)
 
 
 def _row(login: Login, query: str, values: tuple[str, ...]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What the service starts besides the schedule: drills of new definitions, uploads that follow backups or failed."""
+"""What the service starts besides the schedule: drills of new definitions, base backups that are wanted, uploads that
+follow backups or failed."""
 
 from __future__ import annotations
 
@@ -12,21 +13,29 @@ from typing import ClassVar, Final
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
+from backup.catalog.wal_archive import StreamFile
 from backup.config.types import AFTER
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, present
 from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
+from backup.model.wal import Stream
 from backup.monitoring.health import newest_database
 from backup.monitoring.health.proofs import DRILL
 from backup.operations.drill.run import NEW
 from backup.operations.offsite.copy_status import OPERATIONS
 from backup.operations.offsite.remote_state import BookFile, PlaceName
 from backup.operations.offsite.rules import candidates, sets_to_upload, tiers_due
+from backup.operations.pitr.base import BASE
 from backup.storage import lock
 
 TRIGGER: Final = "after the backup"
+WINDOW: Final = "window"
+_AGAIN: Final = timedelta(minutes=10)
+# How old what is said of the stream may be.
+_FRESH: Final = timedelta(seconds=30)
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 # Starts of one set by one service: what ends without a record is not begun again and again.
 _STARTS: Final = 3
 # Runs that have found something out, or failed for want of what the next one would want, too.
@@ -75,6 +84,35 @@ class DrillQueue(_Queue):
             self._starts[stored.id] += 1
             logger.info("the drill of {} starts: no set with its definitions has been drilled", stored.id)
             self._child = self.spawn(("drill", stored.id, "--trigger", NEW))
+
+
+@dataclass
+class BaseQueue(_Queue):
+    """A base backup is taken when what receives the WAL says that one is needed: at first, and after each gap."""
+
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    pause = 5.0
+
+    def tick(self, steady: float, *, busy: bool) -> None:
+        """To be called every second; `steady` are seconds of a clock that nobody sets. `busy`: start nothing."""
+        if busy or not self._is_time(steady):
+            return
+        try:
+            stream = StreamFile(self.catalog.root).read()
+            if stream is None or not base_due(stream, self.records.all, self.clock()):
+                return
+        except BackupError:  # said by health
+            return
+        logger.info("a base backup starts: {}", stream.wants_base)
+        self._child = self.spawn((BASE, "--trigger", WINDOW))
+
+
+def base_due(stream: Stream, runs: Callable[[], Sequence[Run]], now: datetime) -> bool:
+    """Whether a base backup is to be taken now; after one that failed, the next is tried a while later."""
+    if not stream.wants_base or now - stream.looked > _FRESH:
+        return False
+    ended = [run.ended for run in runs() if run.operation == BASE and run.ended and run.outcome is not Outcome.SUCCESS]
+    return now - max(ended, default=_NEVER) > _AGAIN
 
 
 def drill_due(sets: Sequence[StoredSet], runs: Sequence[Run]) -> StoredSet | None:

@@ -35,10 +35,10 @@ from backup.operations.offsite.rules import ages, places, uploads
 from backup.operations.restore.journal import JOURNAL
 from backup.operations.runs import at_work
 from backup.operations.status import overview
-from backup.service.followup_jobs import DrillQueue, UploadQueue
+from backup.service.followup_jobs import BaseQueue, DrillQueue, UploadQueue
 from backup.service.probe import SOCKET
 from backup.service.scheduler import Scheduler
-from backup.service.supervisor import WAKE, Family, Signals, Supercronic, scan, stop_all
+from backup.service.supervisor import WAKE, Family, Receiver, Signals, Supercronic, scan, stop_all
 from backup.service.web.app import create_app
 from backup.service.web.guard import access_for
 from backup.service.web.server import HttpServer, address, bind, reserved
@@ -162,6 +162,10 @@ class _Service:
             ages=ages(settings),
         )
 
+        on = settings.pitr == "on"
+        self._bases = BaseQueue(catalog, records, start) if on else None
+        self._receiver = Receiver(lambda: start(("receive",))) if on else None
+
         # Whoever drills nothing by schedule has reasons for it.
         self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 
@@ -232,7 +236,11 @@ class _Service:
             self._first = None
             self._first_ended(code)
             self._settled = 0.0
-        self._idle = all(process.pid == self._clock.pid for process in self._family.members(processes))
+        if self._receiver:
+            self._receiver.tend(now)
+        # These two are always there, and leave no record.
+        always = {self._clock.pid, self._receiver.pid if self._receiver else 0}
+        self._idle = all(process.session in always for process in self._family.members(processes))
         self._disk.go()
 
     def _look(self) -> None:
@@ -243,6 +251,8 @@ class _Service:
             self._settled = now if self._idle else self._settled
             self._settle(now, idle=self._idle)
         self._scheduler.tick(datetime.now(UTC), time.monotonic(), busy=self._first is not None)
+        if self._bases:
+            self._bases.tick(now, busy=self._first is not None)
         if self._drills:
             self._drills.tick(now, busy=self._first is not None)
         self._uploads.tick(datetime.now(UTC), now)

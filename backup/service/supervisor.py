@@ -13,13 +13,14 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
 from backup.errors import BackupError
+from backup.logging import logger
 from backup.monitoring.health import SchedulerState
 from backup.operations.jobs import find_supercronic
 
@@ -191,6 +192,33 @@ class Family:
         """Drop sessions that nobody is in any more: their number may come back as somebody else's."""
         self._children = {pid: child for pid, child in self._children.items() if child.returncode is None}
         self._sessions &= {process.session for process in seen} | set(self._children)
+
+
+class Receiver:
+    """The process that receives WAL, started by `start`, and again after every end."""
+
+    def __init__(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        self._start = start
+        self._process: subprocess.Popen[bytes] | None = None
+        self._due = self._begun = 0.0
+        self._delay = _BACKOFF[0]
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 while it does not run."""
+        return self._process.pid if self._process and self._process.returncode is None else 0
+
+    def tend(self, now: float) -> None:
+        """Start it when it does not run and its pause is over."""
+        if self._process and self._process.poll() is None:
+            return
+        if self._process:
+            code, self._process = self._process.returncode, None
+            self._delay = _BACKOFF[0] if now - self._begun > _BACKOFF[1] else min(self._delay * 2, _BACKOFF[1])
+            self._due = now + self._delay
+            logger.error("what receives the WAL ended with code {}; it starts again in {:.0f} s", code, self._delay)
+        if now >= self._due:
+            self._process, self._begun = self._start(), now
 
 
 class Supercronic:

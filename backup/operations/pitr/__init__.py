@@ -1,1 +1,1 @@
-"""Bring back the database of a moment."""
+"""Any moment: WAL as it is received, base backups, and what is removed of both."""

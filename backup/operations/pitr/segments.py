@@ -1,121 +1,103 @@
-"""The WAL files of one recovery, as the tar that is unpacked for it: each is what was recorded, of the right place."""
+"""Whole segments on their way from the receiver's folder to the kept ones: looked at, packed, read back, recorded."""
 
 from __future__ import annotations
 
-import contextlib
-import tarfile
-from collections.abc import Generator, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import UTC, datetime
+from typing import Final
 
 from backup.catalog.wal_archive import WalArchive
-from backup.errors import IntegrityError, StoreError
-from backup.formatting import printable
-from backup.model.manifest import Artifact
-from backup.model.wal import PARTIAL, Base, Received, SegmentHeader, SegmentId
-from backup.operations.verify.stored_bytes import Stored
-from backup.progress import Progress
-from backup.storage.directory import LocalStore
+from backup.errors import IntegrityError
+from backup.model.wal import PARTIAL, Segment, SegmentHeader, SegmentId, is_segment
+from backup.pipeline.age import Recipient
+from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.filesystem import storing
 
-_BLOCK = 512
-_HEAD = 64
-_EARLIER = "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again."
+_BLOCK: Final = 1 << 20
+_PAGE: Final = 64
 
 
-def needed(base: Base, received: Received) -> list[SegmentId]:
-    """All that is there behind the base without a gap, from the segment that its recovery begins with."""
-    last, _, _ = received.chain(base)
-    if last is None:
-        return []
-    return [SegmentId(last.timeline, number) for number in range(base.first.number, last.number + 1)]
+@dataclass
+class Packer:
+    """Packs what the receiver of `archive` has written. `recipients`: what to encrypt to.
 
-
-@dataclass(frozen=True)
-class SegmentFiles:
-    """The WAL of one cluster behind a base. `identity` opens what is encrypted."""
+    `size` of a segment in bytes. One of them is at work at a time: it remembers what is `packed`.
+    """
 
     archive: WalArchive
-    base: Base
-    identity: Path | None
-    progress: Progress
-    _packed: dict[str, Artifact] = field(default_factory=dict)
+    size: int
+    level: int = 1
+    recipients: Sequence[Recipient] = ()
+    packed: set[str] = field(default_factory=set)
 
-    def as_tar(self, segments: Sequence[SegmentId]) -> Iterator[bytes]:
-        """These, each under its own name. IntegrityError for one that is not as it was recorded, KeyMissing."""
-        for each in segments:
-            info = tarfile.TarInfo(each.name(self.base.size))
-            info.size, info.mode = self.base.size, 0o600
-            yield info.tobuf(tarfile.USTAR_FORMAT)
-            with contextlib.closing(self._content(each)) as pieces:
-                yield from _checked(pieces, each, self.base)
-        yield bytes(2 * _BLOCK)
+    def __post_init__(self) -> None:
+        self.packed = {each.name for each in self.archive.list_segments() if not each.partial}
 
-    def _content(self, segment: SegmentId) -> Generator[bytes, None, None]:
-        """What a segment holds. Meanwhile it may be packed, or received whole: then it is elsewhere."""
-        name = segment.name(self.base.size)
-        for _ in range(3):
-            if artifact := self._record(name):
-                return _unpacked(self.archive.segments, artifact, self.identity, self.progress)
-            for file in (name, name + PARTIAL):
-                with contextlib.suppress(StoreError):
-                    # Opened now: from then on it is that file, whatever it is called.
-                    return _raw(Stored(self.archive.stream, file, self.progress))
-        raise IntegrityError(f"the WAL segment {name} is gone; nothing was changed", _EARLIER)
+    def pack(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> int:
+        """Pack what waits, for so many seconds at most; how many. IntegrityError for what is no segment of its name."""
+        begun, count = clock(), 0
+        for name in self.archive.waiting():
+            if name in self.packed or (is_segment(name) and self._status(name)[0] != self.size):
+                continue
+            if clock() - begun > seconds:
+                break
+            self._keep(name)
+            self.packed.add(name)
+            count += 1
+        self._clear()
+        return count
 
-    def _record(self, name: str) -> Artifact | None:
-        if name not in self._packed:
-            self._packed.update((each.name, each.artifact) for each in self.archive.list_segments())
-        return self._packed.get(name)
+    def break_off(self) -> None:
+        """Keep what a gap left of the segment that was being received, and let the receiver begin anew.
 
+        By what is in its folder it would ask for the segment that the server no longer has, again and again.
+        """
+        self.pack(float("inf"))
+        if partial := self.archive.partial():
+            self._keep(partial.removesuffix(PARTIAL), partial)
+            self.archive.stream.remove(partial)
+        self.archive.stream.remove_all(name for name in self.archive.waiting() if name in self.packed)
 
-def unpacked_base(archive: WalArchive, base: Base, identity: Path | None, progress: Progress) -> Iterator[bytes]:
-    """The tar of a base; IntegrityError at its end unless it is as it was recorded, KeyMissing."""
-    return _unpacked(archive.bases, base.artifact, identity, progress)
+    def _keep(self, name: str, file: str = "") -> None:
+        store, received = self.archive.stream, self._status(file or name)[1]
+        with open(store.open(file or name), "rb", buffering=0) as source, storing(store.directory / name):
+            head = source.read(_PAGE)
+            if is_segment(name):
+                self._require(name, head)
+            with ArtifactWriter(
+                self.archive.segments, f"{name}.gz", "segment", name, self.level, self.recipients
+            ) as writer:
+                piece = head
+                while piece:
+                    writer.write(piece)
+                    piece = source.read(_BLOCK)
+                artifact = writer.finish()
+        self.archive.keep(Segment(name=name, artifact=artifact, received=received, partial=bool(file)), writer.staged)
 
-
-def _unpacked(
-    store: LocalStore, artifact: Artifact, identity: Path | None, progress: Progress
-) -> Generator[bytes, None, None]:
-    with contextlib.closing(Stored(store, artifact.file, progress, identity)) as source:
-        failed = None
+    def _require(self, name: str, head: bytes) -> None:
+        """IntegrityError unless the first page is that of the segment of this name, of this cluster."""
+        wanted = SegmentId.of(name, self.size)
         try:
-            yield from source.content()
-        except IntegrityError as error:
-            failed = error
-        source.drain()
-        if failed or source.sha256 != artifact.stored_sha256:
+            header = SegmentHeader.parse(head)
+            if header != SegmentHeader(
+                header.timeline, wanted.number * self.size, self.archive.system_identifier, self.size
+            ):
+                raise ValueError("its first page is that of another one")
+        except ValueError as error:
             raise IntegrityError(
-                f"{printable(artifact.file)} is damaged: it is not as it was recorded. Nothing was changed", _EARLIER
-            ) from failed
+                f"the received segment {name} cannot be kept: {error}. It stays in {self.archive.stream.directory}",
+                "Is the disk failing? Remove the file: a new base backup is then taken, and the window begins anew.",
+            ) from None
 
+    def _clear(self) -> None:
+        """Remove what is packed. The newest one stays: by it the receiver knows where to go on."""
+        waiting = [name for name in self.archive.waiting() if is_segment(name)]
+        self.archive.stream.remove_all(name for name in waiting[:-1] if name in self.packed)
 
-def _raw(source: Stored) -> Generator[bytes, None, None]:
-    pieces = source.raw()
-    first = next(pieces, b"")
-
-    def content() -> Generator[bytes, None, None]:
-        with contextlib.closing(source):
-            yield first
-            yield from pieces
-
-    return content()
-
-
-def _checked(pieces: Iterator[bytes], segment: SegmentId, base: Base) -> Iterator[bytes]:
-    """The bytes of a segment; IntegrityError unless they begin as that one does, and are as many."""
-    name, head, count = segment.name(base.size), b"", 0
-    for piece in pieces:
-        if len(head) < _HEAD:
-            head += piece[: _HEAD - len(head)]
-        count += len(piece)
-        if count <= base.size:
-            yield piece
-    try:
-        # One that was only begun is all zeros: nothing of it was received.
-        found = SegmentHeader.parse(head) if head.strip(b"\0") else None
-    except ValueError as error:
-        raise IntegrityError(f"the WAL segment {name} is damaged: {error}. Nothing was changed", _EARLIER) from None
-    wanted = SegmentHeader(segment.timeline, segment.number * base.size, base.system_identifier, base.size)
-    if count != base.size or (found and found != wanted):
-        what = f"has {count} bytes" if count != base.size else "is that of another place or cluster"
-        raise IntegrityError(f"the WAL segment {name} {what}. Nothing was changed", _EARLIER)
+    def _status(self, name: str) -> tuple[int, datetime]:
+        path = self.archive.stream.directory / name
+        with storing(path):
+            found = path.stat()
+        return found.st_size, datetime.fromtimestamp(found.st_mtime, UTC)

@@ -1,0 +1,87 @@
+"""Settings → what receives WAL and takes base backups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from backup.app.composition import App
+from backup.catalog.wal_archive import WAL, WalArchive
+from backup.docker.engine import Engine, folder_mount
+from backup.errors import ConfigError
+from backup.operations.pitr.base import BaseContext
+from backup.operations.pitr.receive import Database, ReceiveContext, RunningReceiver
+from backup.pipeline import age
+from backup.postgres.clients import HelperClients
+from backup.postgres.replication import ServerWal, server_wal
+from backup.progress import Progress
+from backup.storage.filesystem import storing
+
+# Where a receiver has the folder of all WAL.
+_INSIDE: Final = "/wal"
+
+
+def receive_context(main: App) -> ReceiveContext:
+    """What receiving works with. ConfigError while BACKUP_PITR is off."""
+    settings = main.settings
+    if settings.pitr == "off":
+        raise ConfigError("BACKUP_PITR is off: no WAL is received", "Set BACKUP_PITR=on.")
+    return ReceiveContext(
+        root=settings.root,
+        database=lambda: _database(main),
+        recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
+    )
+
+
+def base_context(main: App, progress: Progress) -> BaseContext:
+    """What a base backup works with. ConfigError while BACKUP_PITR is off."""
+    settings = main.settings
+    if settings.pitr == "off":
+        raise ConfigError(
+            "BACKUP_PITR is off: no WAL is received, so that a base backup would be worth nothing",
+            "Set BACKUP_PITR=on.",
+        )
+    return BaseContext(
+        catalog=main.catalog,
+        records=main.records,
+        lock=main.lock,
+        progress=progress,
+        source=main.source,
+        days=settings.pitr_days,
+        level=settings.compression,
+        patience=settings.stall_timeout,
+        recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
+    )
+
+
+def _database(main: App) -> Database:
+    source = main.source()
+    clients = source.clients
+    if not isinstance(clients, HelperClients):
+        raise ConfigError(
+            "WAL is received beside the database's container, and that is not reached through a Docker engine",
+            "Mount the Docker socket, or set BACKUP_PITR=off.",
+        )
+    # Sweeps end sessions of dead runs by how their names begin: this one is not to be among them.
+    name = f"obcms-backup-wal {main.instance()}"
+
+    def ask() -> ServerWal:
+        return server_wal(source.login, name)
+
+    @contextmanager
+    def receive(archive: WalArchive) -> Iterator[RunningReceiver]:
+        engine = Engine()
+        mount = folder_mount(engine, engine.own(), _folder(main.settings.root), _INSIDE)
+        with clients.receiver(mount, f"{_INSIDE}/{archive.system_identifier}/stream", name) as receiver:
+            yield receiver
+
+    return Database((clients.beside.id, clients.beside.started), ask, receive)
+
+
+def _folder(root: Path) -> Path:
+    folder = root / WAL
+    with storing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

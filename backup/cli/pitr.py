@@ -1,0 +1,45 @@
+"""Commands of point-in-time recovery: base backups, and what receives the WAL."""
+
+from __future__ import annotations
+
+import typer
+
+from backup.app.composition import App
+from backup.app.pitr import base_context, receive_context
+from backup.cli import base
+from backup.cli.base import Scheduled, Trigger, Wait
+from backup.logging import logger
+from backup.operations.pitr.base import take_base
+from backup.operations.pitr.receive import receive_wal
+from backup.operations.runs import Request
+
+
+def base_command(
+    invocation: typer.Context,
+    wait: Wait = 0.0,
+    scheduled: Scheduled = False,
+    trigger: Trigger = "",
+) -> None:
+    """Take a base backup of the whole cluster, on which received WAL is replayed to restore any moment.
+
+    Needs BACKUP_PITR=on. The service does this by schedule, and whenever the WAL alone is not enough.
+
+    Example: `base`.
+    """
+    main = App(base.prepare_command(as_json=False, kind="backup"))
+    main.require_volume()
+    occasion = base.occasion(invocation, scheduled, trigger)
+    request = Request(wait=base.QUEUE if scheduled or trigger else wait, **occasion._asdict())
+    with base.progress(as_json=False) as progress:
+        run = take_base(request, base_context(main, progress))
+    logger.success("base backup {}", run.message)
+
+
+def receive_command() -> None:
+    """Receive the WAL of the database until a signal ends it. The service runs this.
+
+    Example: `receive`.
+    """
+    main = App(base.prepare_command(as_json=False))
+    main.require_volume()
+    receive_wal(receive_context(main))

@@ -1,0 +1,240 @@
+"""A base backup: the whole cluster as it is, which received WAL can be replayed on; and what is then needless."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from backup import formatting
+from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
+from backup.errors import ConfigError, IntegrityError, NoSpace, SourceError
+from backup.formatting import printable
+from backup.logging import logger
+from backup.model.run import Outcome, Run
+from backup.model.wal import STREAMING, Base, SegmentId, Stream, expired, is_segment, lsn, needless
+from backup.operations import runs
+from backup.operations.context import Context
+from backup.operations.restore.locking import refuse_unfinished
+from backup.operations.verify.stored_bytes import Stored
+from backup.pipeline.age import Recipient
+from backup.postgres.base_backup import BaseReader
+from backup.postgres.clients import HelperClients
+from backup.postgres.dump_source import PostgresSource
+from backup.postgres.replication import ClusterFacts, cluster_facts
+from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.filesystem import free_space
+
+BASE: Final = "base"
+_OPTIONS: Final = (
+    *("--pgdata=-", "--format=tar", "--wal-method=none", "--no-sync"),
+    *("--checkpoint=fast", "--manifest-checksums=SHA256", "--label=obcms-backup"),
+)
+# How old what is said of the stream may be for a base to begin.
+_FRESH: Final = timedelta(seconds=60)
+_GLANCE: Final = 0.5
+# A base packs to a third of the cluster or less; what is free must be enough for one that does not pack at all.
+_SPARE: Final = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseContext(Context):
+    """What a base backup works with. `days`: how far back moments are kept; `patience` in seconds, for the stream.
+
+    `identity` opens what is encrypted to `recipients`, if it is here.
+    """
+
+    source: Callable[[], PostgresSource]
+    days: int
+    level: int
+    patience: float
+    recipients: Sequence[Recipient] = ()
+    steady: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+def take_base(request: runs.Request, context: BaseContext) -> Run:
+    """Take a base backup, compare it with the server's manifest, read it back, and remove what is then needless.
+
+    ConfigError where none can be taken, SourceError while no WAL is received: without that it would be worth nothing.
+    """
+    run = request.run(BASE, context.clock())
+    with runs.locked(context, run, request.wait) as run, runs.recorded(context, run) as recording:
+        refuse_unfinished(context.catalog.root, run.started)
+        source = context.source()
+        clients = source.clients
+        if not isinstance(clients, HelperClients):
+            raise ConfigError(
+                "a base backup needs the Docker engine: over the network there is none yet",
+                "Mount the Docker socket, or set BACKUP_PITR=off.",
+            )
+        source.sweep()
+        facts = cluster_facts(source.login)
+        archive = WalArchive(context.catalog.root, facts.system_identifier)
+        _require(context, archive, facts)
+        with runs.timed(recording.seconds, "total"):
+            base = _take(context, run, source, clients, archive, facts)
+            _read_back(context, archive, base)
+            _await_wal(context, archive, base)
+        removed = prune(context, archive)
+        recording.success = {
+            "outcome": Outcome.SUCCESS,
+            "message": f"{base.id}: {formatting.size(base.bytes)} in {formatting.size(base.artifact.stored_size)}"
+            + (f"; {formatting.plural(removed, 'older file')} removed" if removed else ""),
+        }
+    return recording.run
+
+
+def _require(context: BaseContext, archive: WalArchive, facts: ClusterFacts) -> None:
+    """Refuse what would be no base, before the server does anything."""
+    if facts.tablespaces:
+        raise ConfigError(
+            f"the cluster has tablespaces ({printable(', '.join(facts.tablespaces))}), which base backups do not take"
+            " along; none was made",
+            "Set BACKUP_PITR=off, or move what lies there to pg_default. Nightly sets are not concerned.",
+        )
+    stream = StreamFile(context.catalog.root).read()
+    if stream is None or not _fresh(stream, context.clock()) or stream.system_identifier != facts.system_identifier:
+        said = stream.message if stream and stream.message else "nothing is known of it"
+        raise SourceError(
+            f"no WAL is being received ({printable(said)}), so a base backup would be worth nothing; none was made",
+            "BACKUP_PITR=on, and `docker compose up -d backup`; `moments` shows the stream.",
+        )
+    free = free_space(archive.directory)
+    last = archive.list_bases()[-1:]
+    needed = int(last[0].artifact.stored_size * 1.1) if last else facts.bytes
+    if free < needed + _SPARE:
+        raise NoSpace(
+            f"a base backup takes about {formatting.size(needed)}, and {formatting.size(free)} are free; none was made",
+            NoSpace.remedy,
+        )
+
+
+def _fresh(stream: Stream, now: datetime) -> bool:
+    return stream.state == STREAMING and abs(now - stream.looked) < _FRESH
+
+
+def _take(
+    context: BaseContext,
+    run: Run,
+    source: PostgresSource,
+    clients: HelperClients,
+    archive: WalArchive,
+    facts: ClusterFacts,
+) -> Base:
+    started, identifier = context.clock(), f"{run.started:%Y%m%dT%H%M%SZ}"
+    context.progress.phase("base backup", facts.bytes)
+    # The checkpoint before its first byte may take minutes, and is the server's work.
+    patient = context.steady() + max(context.patience, 900.0)
+    reader, begun = BaseReader(), False
+    with contextlib.ExitStack() as stack:
+        stack.callback(reader.abandon)
+        writer = stack.enter_context(
+            ArtifactWriter(archive.bases, f"{identifier}.tar.gz", "base", "", context.level, context.recipients)
+        )
+        output = stack.enter_context(
+            clients.base_backup(_OPTIONS, run.id, lambda: not begun and context.steady() < patient)
+        )
+        for chunk in output.chunks(lambda: context.progress.advance(0)):
+            begun = True
+            reader.feed(chunk)
+            writer.write(chunk)
+            context.progress.advance(len(chunk))
+        content = reader.finish()
+        artifact = writer.finish()
+        base = Base(
+            id=identifier,
+            run=run.id,
+            started=started,
+            ended=context.clock(),
+            artifact=artifact,
+            user=source.login.user,
+            image=source.image,
+            image_id=source.image_id,
+            timeline=content.timeline,
+            start=content.start,
+            end=content.end,
+            bytes=content.bytes,
+            system_identifier=facts.system_identifier,
+            server_version=facts.server_version,
+            databases=facts.databases,
+            size=facts.size,
+        )
+        archive.keep_base(base, writer.staged)
+    return base
+
+
+def _read_back(context: BaseContext, archive: WalArchive, base: Base) -> None:
+    """Unpack what was stored and compare; a base that is not as it was written does not stay."""
+    identity = context.catalog.identity
+    if base.artifact.encryption and identity is None:
+        logger.warning("{}: its stored bytes were read back; without the key nobody here can unpack them", base.id)
+        return
+    context.progress.phase("reading the base backup back", base.artifact.stored_size)
+    with contextlib.closing(Stored(archive.bases, base.artifact.file, context.progress, identity)) as stored:
+        digest = hashlib.sha256()
+        for piece in stored.content():
+            digest.update(piece)
+        stored.drain()
+        if (digest.hexdigest(), stored.sha256) != (base.artifact.plain_sha256, base.artifact.stored_sha256):
+            archive.remove_base(base)
+            raise IntegrityError(
+                f"the base backup {base.id} is not as it was written, and was removed; older ones are untouched",
+                "The disk or its driver is failing: check the kernel log, and back up to another disk.",
+            )
+
+
+def _await_wal(context: BaseContext, archive: WalArchive, base: Base) -> None:
+    """Wait for the WAL up to the moment at which the base is consistent; SourceError when it does not come."""
+    until, file = context.steady() + context.patience, StreamFile(context.catalog.root)
+    while True:
+        stream = file.read()
+        last, _, _ = archive.received(base.size, stream).chain(base)
+        reached = bool(stream and stream.timeline == base.timeline and lsn(stream.received) >= lsn(base.end))
+        if last is not None and last >= base.last and (reached or last > base.last):
+            return
+        if context.steady() > until:
+            raise SourceError(
+                f"the WAL that the base backup {base.id} needs has not come within {context.patience:.0f} s",
+                "`moments` says what the stream does. The next `base` is tried once it is level.",
+            )
+        context.sleep(_GLANCE)
+
+
+def prune(context: BaseContext, archive: WalArchive) -> int:
+    """Remove bases and segments that no kept moment needs; how many files. Only under the lock."""
+    now, keep = context.clock(), timedelta(days=context.days)
+    bases = archive.list_bases()
+    gone = expired(bases, keep, now)
+    for base in gone:
+        archive.remove_base(base)
+    removed = len(gone) + _prune_segments(archive, [each for each in bases if each not in gone])
+    for other in clusters(context.catalog.root):
+        if other.system_identifier != archive.system_identifier:
+            removed += _prune_other(other, now - keep)
+    return removed
+
+
+def _prune_segments(archive: WalArchive, bases: Sequence[Base]) -> int:
+    if not bases:
+        return 0
+    size = bases[-1].size
+    listed = {SegmentId.of(each.name, size): each for each in archive.list_segments() if is_segment(each.name)}
+    gone = [listed[each] for each in needless(listed, bases)]
+    archive.remove_segments(gone)
+    return len(gone)
+
+
+def _prune_other(other: WalArchive, until: datetime) -> int:
+    """Remove what is left of a cluster that is no more, once all of it is older than any moment that is kept."""
+    bases, segments = other.list_bases(), other.list_segments()
+    if any(each.ended > until for each in bases) or any(each.received > until for each in segments):
+        return 0
+    for base in bases:
+        other.remove_base(base)
+    other.remove_segments(segments)
+    return len(bases) + len(segments)
