@@ -301,9 +301,7 @@ def _labelled(found: Iterable[Mapping[str, Any]], label: str, project: str) -> d
     return {name: of[label] for name, of in labels if of.get(PROJECT) == project and of.get(label)}
 
 
-def spool_mount(
-    own: Container | None, local: Path, inside: PurePosixPath, *, writable: bool = False
-) -> SpoolMount:
+def spool_mount(own: Container | None, local: Path, inside: PurePosixPath, *, writable: bool = False) -> SpoolMount:
     """How a helper mounts the directory that is `local` here: the same volume, or the same host directory.
 
     Read-only, but for a server that makes its socket there: a pipe can be written to all the same, but a client that

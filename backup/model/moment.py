@@ -23,7 +23,7 @@ _COMMIT: Final = re.compile(
 
 
 def parse_moment(text: str, now: datetime, zone: ZoneInfo) -> datetime:
-    """The moment (UTC) that is meant by the clock of `zone`; ValueError for one that is none, twice or still to come."""
+    """The moment (UTC) that is meant by the clock of `zone`; ValueError for none, two, or one to come."""
     words = " ".join(text.split())
     try:
         if match := _AGO.fullmatch(words):

@@ -23,7 +23,7 @@ from backup.formatting import printable, size
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, parse_commit
 from backup.model.wal import SegmentId, is_segment, lsn, lsn_text
-from backup.postgres.clients import SOCKETS, HelperClients, remove_spooled
+from backup.postgres.clients import SOCKETS, HelperClients, remove_spooled, sweep_spool
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.preload_libraries import preloading
 from backup.postgres.process_io import Pipe, ProcessInput, ProcessOutput
@@ -34,7 +34,7 @@ ROLE: Final = "recovery"
 _SPARE: Final = 256 << 20
 _PAUSE: Final = 0.2
 # tar ends at the end of its archive; what is behind it must be read, too, or its writer would wait.
-_UNPACK: Final = 'umask 077; mkdir -p "$1" && tar -x -C "$1" -f - <"$0"; code=$?; cat <"$0" >/dev/null; exit $code'
+_UNPACK: Final = 'umask 077; mkdir -p "$1" && { tar -x -o -C "$1" -f -; code=$?; cat >/dev/null; exit $code; } <"$0"'
 # It always ends with an error: at the end of the WAL there is no further record.
 _COMMITS: Final = """
     command -v pg_waldump >/dev/null || exit 127
@@ -84,6 +84,11 @@ class RecoveryPlaces:
     lock_timeout: int
     stall: int
 
+    def sweep(self) -> None:
+        """Remove what dead runs left. Only under the lock."""
+        self.engine.sweep_helpers(self.instance)
+        sweep_spool(self.spool, self.instance)
+
     @contextlib.contextmanager
     def prepare(self, run: str) -> Iterator[Recovery]:
         """A new place, removed with all that is in it when the body ends."""
@@ -113,8 +118,9 @@ class Recovery:
                 "Free space there (`docker system df` shows what is used), then run this again.",
             )
 
-    def unpack(self, tar: Iterable[bytes], into: str = DATA) -> None:
+    def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False) -> None:
         """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""
+        into = WAL if into_wal else DATA
         try:
             with self._pipe() as pipe, self._started(_UNPACK, [self._inside(pipe.path), into]) as helper:
                 with ProcessInput(helper, pipe, "tar", self._places.stall) as program:
@@ -122,7 +128,10 @@ class Recovery:
                         program.write(piece)
                     program.finish(b"")
         except LoadFailed as error:
-            raise EngineError(f"unpacking for the recovery failed: {error.message}", error.hint) from error
+            raise EngineError(
+                f"unpacking for the recovery failed: {error.message}. Nothing was published",
+                "Is there room where the engine keeps its volumes? `docker system df` shows what is used.",
+            ) from error
 
     def commits(self, start: str, timeline: int, segment: int, last: SegmentId, until: int) -> Iterator[Commit]:
         """The commits in the WAL from `start` on, in its order. IntegrityError at the end if that is not whole.
