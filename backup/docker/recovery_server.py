@@ -21,7 +21,7 @@ from backup.formatting import printable
 
 PLACE: Final = "/recovery"
 DATA: Final = f"{PLACE}/data"
-WAL: Final = f"{DATA}/pg_wal"
+PG_WAL: Final = f"{DATA}/pg_wal"
 # A user of this name is in every image of the official kind.
 _USER: Final = "postgres"
 _LAST_WORDS: Final = 5
@@ -65,7 +65,7 @@ class RecoveryVolume:
 
     def serve(self, settings: Mapping[str, str], spool: SpoolMount, group: int) -> RecoveryServer:
         """Start the server. It writes its socket where `group` may write in the spool."""
-        words = [word for name, value in (SETTINGS | settings).items() for word in ("-c", f"{name}={value}")]
+        words = [word for name, value in {**SETTINGS, **settings}.items() for word in ("-c", f"{name}={value}")]
         with engine_errors(f"starting a server of {self.shown} for a recovery"):
             api = self._engine.api
             created = api.create_container(

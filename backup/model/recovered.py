@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+from zoneinfo import ZoneInfo
+
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from backup.formatting import local_time, plural, printable
+
+_CLOCK: Final = "%Y-%m-%d %H:%M:%S"
 
 
 class Recovered(BaseModel):
@@ -19,3 +26,12 @@ class Recovered(BaseModel):
     lsn: str
     last_commit: AwareDatetime | None = None
     later: int = Field(0, ge=0)
+
+    def words(self, zone: ZoneInfo) -> str:
+        """Say it by the clock of `zone`, safe to print."""
+        asked = f"as of {local_time(self.moment, zone, _CLOCK)}" if self.moment else f"up to {printable(self.lsn)}"
+        last = "nothing committed since its base backup"
+        if self.last_commit:
+            last = f"last commit {self.last_commit.astimezone(zone):%H:%M:%S.%f}"[:-3]
+        later = f"; {plural(self.later, 'later commit')} not in it" if self.later else ""
+        return f"{asked}, {last}, from base backup {printable(self.base)}{later}"

@@ -17,7 +17,7 @@ from typing import Final
 
 from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.docker.helper import Helper
-from backup.docker.recovery_server import DATA, PLACE, WAL, RecoveryServer, RecoveryVolume
+from backup.docker.recovery_server import DATA, PG_WAL, PLACE, RecoveryServer, RecoveryVolume
 from backup.errors import BackupError, EngineError, IntegrityError, LoadFailed, NoSpace
 from backup.formatting import printable, size
 from backup.model.manifest import Preload
@@ -120,7 +120,7 @@ class Recovery:
 
     def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False) -> None:
         """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""
-        into = WAL if into_wal else DATA
+        into = PG_WAL if into_wal else DATA
         try:
             with self._pipe() as pipe, self._started(_UNPACK, [self._inside(pipe.path), into]) as helper:
                 with ProcessInput(helper, pipe, "tar", self._places.stall) as program:
@@ -139,7 +139,7 @@ class Recovery:
         It is to reach the segment `last`; `segment` is the size of one. Up to `until` what it holds was received.
         """
         with self._pipe() as pipe:
-            words = [self._inside(pipe.path), WAL, str(timeline), start]
+            words = [self._inside(pipe.path), PG_WAL, str(timeline), start]
             with self._started(_COMMITS, words) as helper:
                 with ProcessOutput(helper, pipe, "pg_waldump", self._places.stall) as output:
                     for line in _lines(output.chunks()):
@@ -161,7 +161,8 @@ class Recovery:
             sockets.mkdir(mode=0o770)
             sockets.chmod(0o770)
             group = sockets.stat().st_gid
-            settings = _settings(stop, prepared, major) | {
+            settings = {
+                **_settings(stop, prepared, major),
                 **preloading(preload, login.name),
                 "unix_socket_directories": self._inside(sockets),
                 "unix_socket_group": str(group),

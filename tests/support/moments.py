@@ -57,6 +57,14 @@ class Story:
 
         eventually(there, 60, 0.2)
 
+    @contextlib.contextmanager
+    def undone(self) -> Iterator[None]:
+        """What the body restores is undone and forgotten."""
+        yield
+        for words in (("undo", "--force"), ("undo", "--discard", "--force")):
+            result = self.sidecar.run(*words)
+            assert result.code == 0, result.output
+
     def rows(self, identifier: str, table: str = "t") -> list[str]:
         """The rows of a table as the dump of a set has them."""
         dump = self.sidecar.root / "manual" / f"obcms_backup_{identifier}.sql.gz"

@@ -82,6 +82,13 @@ class RecoveredOrigin:
     moment: Moment
     places: RecoveryPlaces
 
+    def look(self, run: str, progress: Progress) -> list[tuple[str, str]]:
+        """Say what would be brought back, as far as the WAL tells; see `outlook`. Only under the lock."""
+        self.places.sweep()
+        with self.places.prepare(run) as work:
+            work.require_space(len(_first(self.moment)) * self.moment.base.size)
+            return outlook(self.moment, look(self.moment, work, progress))
+
     @contextlib.contextmanager
     def reach(self, run: str, progress: Progress) -> Iterator[Reached]:
         """Recover it for the body. BackupError when that cannot be done, or ended elsewhere than it was to."""
@@ -91,8 +98,8 @@ class RecoveredOrigin:
             logger.info("recovering from the base backup {} in {}", base.id, work.way)
             work.require_space(int(base.bytes * _ROOM) + len(_first(asked)) * base.size)
             found = look(asked, work, progress)
-            for line in outlook(asked, found):
-                logger.info("{}", line)
+            for label, text in outlook(asked, found):
+                logger.info("{}: {}", label, text)
             progress.phase("unpacking the base backup", base.artifact.stored_size)
             work.unpack(unpacked_base(asked.archive, base, asked.identity, progress))
             progress.phase("replaying the WAL")
@@ -139,26 +146,23 @@ def look(asked: Moment, work: Recovery, progress: Progress) -> Survey:
         more = segments[count : count + _BEYOND]
 
 
-def outlook(asked: Moment, found: Survey) -> Iterator[str]:
-    """Say what a recovery brings back, and what it does not."""
+def outlook(asked: Moment, found: Survey) -> list[tuple[str, str]]:
+    """Say what a recovery brings back, and what it does not: labels and texts."""
     base, zone = asked.base, asked.zone
     until = found.last.lsn if found.last else lsn(base.end)
-    yield (
-        f"base backup {base.id} of {local_time(base.ended, zone, '%Y-%m-%d %H:%M:%S')}, {size(base.bytes)};"
-        f" {size(max(0, until - lsn(base.start)))} of WAL to replay"
-    )
+    last = "none between the base backup and that moment"
     if found.last:
-        yield f"the last commit of it was at {local_time(found.last.time, zone, _SHOWN)} ({lsn_text(found.last.lsn)})"
-    else:
-        yield "nothing was committed between the base backup and that moment"
+        last = f"{local_time(found.last.time, zone, _SHOWN)} ({lsn_text(found.last.lsn)})"
+    left = "nothing that was received is left out"
     if found.later and found.newest:
         least = "" if found.complete else "at least "
-        yield (
-            f"not brought back: {least}{plural(found.later, 'later commit')}, the newest that was looked at of"
-            f" {local_time(found.newest.time, zone, _SHOWN)}"
-        )
-    else:
-        yield "no later commit was received: nothing that is known is left out"
+        left = f"{least}{plural(found.later, 'later commit')}, of up to {local_time(found.newest.time, zone, _SHOWN)}"
+    return [
+        ("base backup", f"{base.id} of {local_time(base.ended, zone, '%Y-%m-%d %H:%M:%S')}, {size(base.bytes)}"),
+        ("WAL to replay", size(max(0, until - lsn(base.start)))),
+        ("last commit", last),
+        ("not brought back", left),
+    ]
 
 
 def recovered(asked: Moment, found: Survey) -> Recovered:
