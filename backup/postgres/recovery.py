@@ -22,7 +22,7 @@ from backup.errors import BackupError, EngineError, IntegrityError, LoadFailed, 
 from backup.formatting import printable, size
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, parse_commit
-from backup.model.wal import SegmentId, is_segment, lsn, lsn_text
+from backup.model.wal import SegmentId, lsn, lsn_text
 from backup.postgres.clients import SOCKETS, HelperClients, remove_spooled, sweep_spool
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.preload_libraries import preloading
@@ -61,7 +61,8 @@ _LEAST_PREPARED: Final = 100
 # pg_dump locks every table at once. They share one table of locks, of which each transaction that may be has its part.
 _LOCKS: Final = 8192 * 20
 _PLACES: Final = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
-_FILES: Final = re.compile(r"\b[0-9A-F]{24}\b")
+# A file, and where in it the reading ended if that is told.
+_FILES: Final = re.compile(r"\b([0-9A-F]{24})\b(?:, (?:LSN [0-9A-F/]+, )?offset (\d+))?")
 _READY: Final = "database system is ready to accept connections"
 _STOPPED: Final = re.compile(r'recovery stopping after (?:WAL location \(LSN\) "([0-9A-F/]+)"|reaching consistency)')
 _SHORT: Final = "recovery ended before configured recovery target was reached"
@@ -133,10 +134,10 @@ class Recovery:
                 "Is there room where the engine keeps its volumes? `docker system df` shows what is used.",
             ) from error
 
-    def commits(self, start: str, timeline: int, segment: int, last: SegmentId, until: int) -> Iterator[Commit]:
+    def commits(self, start: str, timeline: int, segment: int, until: int) -> Iterator[Commit]:
         """The commits in the WAL from `start` on, in its order. IntegrityError at the end if that is not whole.
 
-        It is to reach the segment `last`; `segment` is the size of one. Up to `until` what it holds was received.
+        `until` is how far it was received; `segment` the size of one in bytes.
         """
         with self._pipe() as pipe:
             words = [self._inside(pipe.path), PG_WAL, str(timeline), start]
@@ -145,7 +146,7 @@ class Recovery:
                     for line in _lines(output.chunks()):
                         if commit := parse_commit(line):
                             yield commit
-                    _require_whole(helper.errors(), segment, last, until)
+                    _require_whole(helper.errors(), segment, until)
 
     @contextlib.contextmanager
     def start(
@@ -219,12 +220,12 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
         yield from (line.decode(errors="replace") for line in whole)
 
 
-def _require_whole(said: str, segment: int, last: SegmentId, until: int) -> None:
-    """IntegrityError unless the WAL was read to its last segment, and no damage ended it before `until`."""
+def _require_whole(said: str, segment: int, until: int) -> None:
+    """IntegrityError unless the WAL was read to where it was received."""
     found = [lsn(each) for each in _PLACES.findall(said)]
-    found += [SegmentId.of(each, segment).number * segment for each in _FILES.findall(said) if is_segment(each)]
+    found += [SegmentId.of(name, segment).number * segment + int(at or 0) for name, at in _FILES.findall(said)]
     reached = max(found, default=0)
-    if reached < last.number * segment or (reached < until and "checksum" in said):
+    if reached < until:
         raise IntegrityError(
             f"the WAL cannot be read beyond {lsn_text(reached)}, although it was received to {lsn_text(until)}:"
             f" {printable(said.strip()[-300:])}. Nothing was changed",

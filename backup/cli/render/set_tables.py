@@ -91,8 +91,9 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
 
 
 def _manifest_blocks(manifest: Manifest, zone: ZoneInfo) -> list[RenderableType]:
+    since = "" if manifest.database and manifest.database.recovered else f"{manifest.started_local} to "
     facts = [
-        ("taken", f"{manifest.started_local} to {manifest.ended_local} ({manifest.zone})"),
+        ("taken", f"{since}{manifest.ended_local} ({manifest.zone})"),
         ("run", f"{manifest.run}, product {manifest.product_version}"),
     ]
     if database := manifest.database:

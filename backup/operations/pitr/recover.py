@@ -14,17 +14,18 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
-from backup.errors import DatabaseUnavailable, StoreError
-from backup.formatting import local_time, plural, size
+from backup.errors import DatabaseUnavailable, NotFound, StoreError
+from backup.formatting import local_time, plural, printable, size
 from backup.logging import logger
 from backup.model.manifest import Preload
 from backup.model.moment import Survey, Wanted
 from backup.model.recovered import Recovered
 from backup.model.wal import Base, Received, SegmentId, lsn, lsn_text
 from backup.operations.create.context import Reached
-from backup.operations.pitr.wal_files import SegmentFiles, needed, unpacked_base
+from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to, unpacked_base
 from backup.operations.pitr.window import Cluster, choose
 from backup.postgres.recovery import Recovery, RecoveryPlaces
+from backup.postgres.server import databases
 from backup.postgres.session import Login
 from backup.progress import Progress
 
@@ -69,7 +70,7 @@ def find_moment(
     for archive in archives.values():
         bases = archive.list_bases()
         there += [Cluster(archive.system_identifier, bases, archive.received(bases[-1].size, stream))] if bases else []
-    base = choose(there, wanted, database, zone)
+    base = choose(there, wanted, zone)
     received = next(each.received for each in there if each.system_identifier == base.system_identifier)
     archive = archives[base.system_identifier]
     return Moment(wanted, archive, base, received, database, preload, identity, zone)
@@ -106,12 +107,22 @@ class RecoveredOrigin:
             login, major = Login("", 5432, base.user, asked.database), int(base.server_version.partition(".")[0])
             with work.start(found.last, login, major, asked.preload) as (source, wait):
                 wait(progress.advance)
+                self._require_database(source.login)
                 facts = source.inspect()
                 if facts.system_identifier != base.system_identifier:
                     raise DatabaseUnavailable("the recovered server is of another cluster. Nothing was published")
                 # Of libraries it has what we gave it, and those quietened.
                 known = replace(facts, dependencies=replace(facts.dependencies, preload=asked.preload))
                 yield Reached(source, known, _as_of(asked, found), recovered(asked, found))
+
+    def _require_database(self, login: Login) -> None:
+        there = databases(login).values()
+        if self.moment.database not in there:
+            raise NotFound(
+                f"at that moment there was no database {printable(self.moment.database)!r}, but"
+                f" {printable(', '.join(sorted(there)))}. Nothing was published",
+                "Was it made later? Ask for a moment after that. DB_NAME names the one to bring back.",
+            )
 
 
 def _first(asked: Moment) -> Sequence[SegmentId]:
@@ -129,17 +140,15 @@ def look(asked: Moment, work: Recovery, progress: Progress) -> Survey:
     """Unpack as much WAL as it takes to know the last commit, and read which there are. IntegrityError, KeyMissing."""
     base, segments = asked.base, asked.segments
     files = SegmentFiles(asked.archive, base, asked.identity, progress)
-    stream = asked.received.stream
     more, count = _first(asked), 0
     while True:
         progress.phase("unpacking the WAL")
         work.unpack(files.as_tar(more), into_wal=True)
         count += len(more)
-        live = stream and stream.partial == segments[count - 1]
-        until = lsn(stream.received) if stream and live else (segments[count - 1].number + 1) * base.size
+        until = received_to(asked.received, segments[count - 1], base.size)
         found = Survey(asked.wanted, complete=count == len(segments))
         progress.phase("reading the WAL")
-        for commit in work.commits(base.end, base.timeline, base.size, segments[count - 1], until):
+        for commit in work.commits(base.end, base.timeline, base.size, until):
             found.take(commit)
         if found.sure:
             return found

@@ -12,7 +12,7 @@ from backup.catalog.wal_archive import WalArchive
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable
 from backup.model.manifest import Artifact
-from backup.model.wal import PARTIAL, Base, Received, SegmentHeader, SegmentId
+from backup.model.wal import PARTIAL, Base, Received, SegmentHeader, SegmentId, lsn
 from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
@@ -27,7 +27,18 @@ def needed(base: Base, received: Received) -> list[SegmentId]:
     last, _, _ = received.chain(base)
     if last is None:
         return []
-    return [SegmentId(last.timeline, number) for number in range(base.first.number, last.number + 1)]
+    found = [SegmentId(last.timeline, number) for number in range(base.first.number, last.number + 1)]
+    # At the end of a segment the next one has not come, and may have no file.
+    begun = last in received.broken or received_to(received, last, base.size) > last.number * base.size
+    return found if begun else found[:-1]
+
+
+def received_to(received: Received, last: SegmentId, segment: int) -> int:
+    """The place up to which WAL is known to be here when `last` is its last segment; `segment` is the size of one."""
+    if received.stream and received.stream.partial == last and last not in received.whole:
+        return lsn(received.stream.received)
+    # How much of one that a gap broke off had come, nobody knows any longer.
+    return (last.number if last in received.broken else last.number + 1) * segment
 
 
 @dataclass(frozen=True)

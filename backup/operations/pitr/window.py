@@ -9,7 +9,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from backup.errors import NotFound
-from backup.formatting import local_time, printable
+from backup.formatting import local_time
 from backup.model.moment import Wanted
 from backup.model.wal import Base, Received, SegmentId, Span, base_for, lsn, lsn_text, spans
 
@@ -26,19 +26,12 @@ class Cluster:
     received: Received
 
 
-def choose(clusters: Sequence[Cluster], wanted: Wanted, database: str, zone: ZoneInfo) -> Base:
-    """The newest base that brings `database` back as `wanted`; NotFound with what there is instead."""
+def choose(clusters: Sequence[Cluster], wanted: Wanted, zone: ZoneInfo) -> Base:
+    """The newest base that brings back what is `wanted`; NotFound with what there is instead."""
     found = [base for each in clusters if (base := _base(each, wanted))]
     if not found:
         raise _outside(clusters, wanted, zone)
-    base = max(found, key=lambda each: each.ended)
-    if database not in base.databases:
-        raise NotFound(
-            f"the base backup {base.id} has no database {printable(database)!r}: there are"
-            f" {printable(', '.join(base.databases)) or 'none'}; nothing was done",
-            "Was it made later? Ask for a moment after that. DB_NAME names the one to bring back.",
-        )
-    return base
+    return max(found, key=lambda each: (each.ended, each.id))
 
 
 def _base(cluster: Cluster, wanted: Wanted) -> Base | None:
