@@ -100,10 +100,12 @@ class WalArchive:
 
     def list_segments(self) -> list[Segment]:
         """The records of packed segments and histories whose files are there, by name."""
-        store, there = LocalStore(self.directory), set(self.segments.names())
+        store = LocalStore(self.directory)
         if _RECORDS not in store.names():
             return []
         lines = store.read(_RECORDS, _LARGEST).splitlines()
+        # Behind the records: what is packed meanwhile has a file before it has one.
+        there = set(self.segments.names())
         found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
         return [found[name] for name in sorted(found)]
 
@@ -111,22 +113,28 @@ class WalArchive:
         """Whole segments and histories that the receiver has written, by name."""
         return [name for name in self.stream.names() if is_segment(name) or is_history(name)]
 
-    def partial(self) -> str:
-        """The segment that is being received; empty for none."""
-        return next((name for name in reversed(self.stream.names()) if name.endswith(PARTIAL)), "")
+    def partials(self) -> list[str]:
+        """Segments that are being received, or were when a timeline ended, oldest first."""
+        return [name for name in self.stream.names() if name.endswith(PARTIAL)]
+
+    def timeline(self) -> int:
+        """The timeline of the newest thing that was received; 0 for nothing."""
+        names = [name.removesuffix(PARTIAL) for name in self.stream.names()]
+        return max((int(name[:8], 16) for name in names if is_segment(name)), default=0)
 
     def received(self, size: int, stream: Stream | None = None) -> Received:
         """What is here: packed segments, and whole ones that wait to be; `size` of a segment in bytes."""
         whole, broken = dict[SegmentId, datetime](), dict[SegmentId, datetime]()
-        for each in self.list_segments():
-            if is_segment(each.name):
-                (broken if each.partial else whole)[SegmentId.of(each.name, size)] = each.received
+        # First what waits: it may be packed, and removed from there, before the records are read.
         for name in self.waiting():
             if is_segment(name):
                 with contextlib.suppress(OSError):
                     status = (self.stream.directory / name).stat()
                     if status.st_size == size:
-                        whole.setdefault(SegmentId.of(name, size), datetime.fromtimestamp(status.st_mtime, UTC))
+                        whole[SegmentId.of(name, size)] = datetime.fromtimestamp(status.st_mtime, UTC)
+        for each in self.list_segments():
+            if is_segment(each.name):
+                (broken if each.partial else whole)[SegmentId.of(each.name, size)] = each.received
         ours = stream if stream and stream.system_identifier == self.system_identifier else None
         return Received(whole, ours, broken)
 

@@ -168,6 +168,11 @@ class Stream(_Record):
     wants_base: str = ""
 
     @property
+    def up(self) -> bool:
+        """Whether it is being received."""
+        return self.state == STREAMING
+
+    @property
     def behind(self) -> int:
         """Bytes that the server has and that are not safe here."""
         return max(0, lsn(self.current) - lsn(self.received))
@@ -212,13 +217,13 @@ class Received:
         last, moment = None, None
         while (each := SegmentId(timeline, number)) in self.whole:
             last, moment, number = each, self.whole[each], number + 1
-        stream = self.stream
+        stream, following = self.stream, SegmentId(timeline, number)
         if stream and stream.level and stream.system_identifier == base.system_identifier:
-            # At the end of a segment the next one is not begun.
-            if stream.partial == SegmentId(timeline, number):
-                return stream.partial, stream.level, stream.state == STREAMING
-        if (each := SegmentId(timeline, number)) in self.broken:
-            return each, self.broken[each], False
+            # What is said of the stream may be older than what lies there.
+            if base.first <= stream.partial <= following:
+                return max(last or stream.partial, stream.partial), max(moment or stream.level, stream.level), stream.up
+        if following in self.broken:
+            return following, self.broken[following], False
         return last, moment, False
 
 

@@ -179,7 +179,8 @@ class _Session:
         alike = before and (before.system_identifier, before.timeline) == (wal.system_identifier, wal.timeline)
         stream = Stream(
             looked=self.context.clock(),
-            state=STREAMING if wal.received and level else STARTING,
+            # Until it has something of the server's timeline it may lack what that begins with.
+            state=STREAMING if level and packer.archive.timeline() == wal.timeline else STARTING,
             system_identifier=wal.system_identifier,
             timeline=wal.timeline,
             size=wal.size,

@@ -55,7 +55,7 @@ class Packer:
         By what is in its folder it would ask for the segment that the server no longer has, again and again.
         """
         self.pack(float("inf"))
-        if partial := self.archive.partial():
+        for partial in self.archive.partials():
             self._keep(partial.removesuffix(PARTIAL), partial)
             self.archive.stream.remove(partial)
         self.archive.stream.remove_all(name for name in self.archive.waiting() if name in self.packed)

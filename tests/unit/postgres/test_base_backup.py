@@ -1,0 +1,99 @@
+"""A base backup is compared with the server's manifest while it streams by."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+
+import pytest
+
+from backup.errors import DumpFailed
+from backup.postgres.base_backup import BaseReader
+
+LABEL = b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nSTART TIMELINE: 1\n"
+FILES = {"backup_label": LABEL, "base/1/1234": b"rows" * 5000, "global/pg_control": b"control"}
+
+
+def manifest(files: dict[str, bytes]) -> bytes:
+    """What the server would send for these files."""
+    listed = [
+        {
+            "Path": name,
+            "Size": len(data),
+            "Checksum-Algorithm": "SHA256",
+            "Checksum": hashlib.sha256(data).hexdigest(),
+        }
+        for name, data in files.items()
+    ]
+    ranges = [{"Timeline": 1, "Start-LSN": "0/2000028", "End-LSN": "0/2000120"}]
+    inner = json.dumps({"PostgreSQL-Backup-Manifest-Version": 2, "Files": listed, "WAL-Ranges": ranges})
+    body = f"{inner[:-1]},\n".encode()
+    return body + f'"Manifest-Checksum": "{hashlib.sha256(body).hexdigest()}"}}\n'.encode()
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    """A tar of them, in this order."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return made.getvalue()
+
+
+def read(data: bytes, piece: int = 700) -> BaseReader:
+    """A reader that was fed with it."""
+    reader = BaseReader()
+    for start in range(0, len(data), piece):
+        reader.feed(data[start : start + piece])
+    return reader
+
+
+def test_a_whole_one_says_where_its_wal_begins_and_ends() -> None:
+    content = read(packed(FILES | {"backup_manifest": manifest(FILES)})).finish()
+    assert (content.timeline, content.start, content.end) == (1, "0/2000028", "0/2000120")
+    assert (content.files, content.bytes) == (3, sum(map(len, FILES.values())))
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (FILES, "ends before its manifest"),
+        (FILES | {"base/1/1234": b"Rows" * 5000, "backup_manifest": manifest(FILES)}, "not what the server sent"),
+        (FILES | {"base/1/1234": b"rows", "backup_manifest": manifest(FILES)}, "4 bytes instead of 20000"),
+        (
+            {name: FILES[name] for name in ("backup_label", "global/pg_control")}
+            | {"backup_manifest": manifest(FILES)},
+            "base/1/1234 is missing",
+        ),
+        (FILES | {"more": b"", "backup_manifest": manifest(FILES)}, "more is not in its manifest"),
+        (
+            {name: FILES[name] for name in ("base/1/1234",)}
+            | {"backup_manifest": manifest({"base/1/1234": FILES["base/1/1234"]})},
+            "no backup_label",
+        ),
+        (FILES | {"backup_manifest": manifest(FILES).replace(b"/2000120", b"/2000121")}, "its manifest is damaged"),
+    ],
+)
+def test_anything_else_is_refused(files: dict[str, bytes], said: str) -> None:
+    with pytest.raises(DumpFailed, match=said):
+        read(packed(files)).finish()
+
+
+def test_one_that_breaks_off_is_refused() -> None:
+    whole = packed(FILES | {"backup_manifest": manifest(FILES)})
+    for end in (0, 300, 600, len(whole) // 2):
+        with pytest.raises(DumpFailed, match="not whole"):
+            read(whole[:end]).finish()
+
+
+def test_what_cannot_be_read_holds_nobody_up() -> None:
+    reader = BaseReader()
+    for _ in range(50):
+        reader.feed(b"\xff" * (1 << 20))
+    with pytest.raises(DumpFailed, match="not whole"):
+        reader.finish()
+    reader.abandon()
