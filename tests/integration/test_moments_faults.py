@@ -193,3 +193,57 @@ def test_a_base_whose_record_is_gone_is_none(spoilt: Story) -> None:
     (archive.bases.directory / f"{base.id}.json").unlink()
     result = spoilt.create("2")
     assert result.code == 44 and "no moment can be brought back" in result.output, result.output
+
+
+QUIET = ["postgres", "-c", "shared_preload_libraries=pg_cron", "-c", "cron.database_name=obcms_prod"]
+# What would keep a server from starting, or let it act on others.
+HARMFUL = {
+    "shared_buffers": "512GB",
+    "archive_mode": "on",
+    "archive_command": "false",
+    "listen_addresses": "192.0.2.1",
+    "port": "1",
+    "ssl": "on",
+    "unix_socket_directories": "/nowhere",
+    "log_directory": "/nowhere",
+    "logging_collector": "on",
+    "recovery_target_name": "nothing",
+    "restore_command": "curl http://192.0.2.1/",
+    "max_connections": "1000000",
+}
+
+
+@pytest.fixture
+def busy() -> Iterator[Story]:
+    """A server that acts by itself, with settings for its next start that no other one may take."""
+    server = start_server(17, "busy", in_memory=True, image="obcms-test/extensions:17", command=QUIET)
+    try:
+        with short_folder() as folder:
+            story = Story(Sidecar.make(folder, server, BACKUP_PITR="on"), server, "obcms_prod")
+            server.execute(story.database, "CREATE TABLE t (n int); CREATE EXTENSION pg_cron")
+            server.execute(story.database, "SELECT cron.schedule('j', '1 seconds', 'INSERT INTO t VALUES (1)')")
+            with server.connect() as connection:
+                for name, value in HARMFUL.items():
+                    connection.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
+            yield story
+    finally:
+        server.remove()
+
+
+def test_what_the_live_server_does_by_itself_is_not_done_by_the_recovered_one(busy: Story) -> None:
+    made = busy.sidecar.run("create", "daily", "--only", "database")
+    assert made.code == 0, made.output
+    with receiving(busy):
+        result = busy.sidecar.run("base")
+        assert result.code == 0, result.output
+        busy.mark("quiet")
+        busy.server.execute(busy.database, "SELECT cron.unschedule('j')")
+        count = busy.server.value(busy.database, "SELECT count(*) FROM t")
+        busy.level()
+        result = busy.create("quiet")
+    assert result.code == 0, result.output
+    stored = busy.sidecar.catalog.find(result.json["set"])
+    assert len(busy.rows(stored.id)) <= count
+    part = stored.manifest.database
+    assert part and part.preload.libraries == ("pg_cron",) and "cron.launch_active_jobs" not in part.preload.settings
+    nothing_left(busy.sidecar, busy.server)
