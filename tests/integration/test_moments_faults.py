@@ -209,7 +209,7 @@ HARMFUL = {
     "logging_collector": "on",
     "recovery_target_name": "nothing",
     "restore_command": "curl http://192.0.2.1/",
-    "max_connections": "1000000",
+    "max_connections": "200000",
 }
 
 
