@@ -35,18 +35,23 @@ from backup.monitoring import alerts
 from backup.monitoring.alerts.destinations import targets
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
+from backup.monitoring.overview.compute import slots_between
 from backup.operations.doctor import Check, NotChecked, SharedFact, examine, findings
+from backup.operations.doctor import moments as told_moments
 from backup.operations.doctor.findings import Keys, Measured
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.jobs import find_supercronic, jobs
 from backup.operations.missed_runs import reasons
 from backup.operations.offsite.context import list_remote_sets
+from backup.operations.pitr.facts import read_window
 from backup.operations.status import offsite, restoring
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import DatabaseFacts, DatabaseRights, inspect, login_rights
+from backup.postgres.replication import cluster_facts
+from backup.postgres.wal_rights import wal_rights
 from backup.progress import Silent
 from backup.storage.filesystem import disk_space, in_memory, storing
 from backup.storage.s3 import open_bucket
@@ -111,6 +116,7 @@ class _Doctor:
             Check("database", self._database),
             Check("client", self._client),
             Check("rights", self._database_rights),
+            *([Check("moments", self._moments)] if self._settings.pitr == "on" else []),
             Check("volumes", self._volume_lines, _COUNTING),
             Check("mounts", self._mounts, _COUNTING),
             Check("backups", self._backups),
@@ -168,6 +174,21 @@ class _Doctor:
 
     def _database_rights(self) -> Iterator[Finding]:
         yield from findings.database_rights(self._facts.borrow(), self._rights.get())
+
+    def _moments(self) -> Iterator[Finding]:
+        """Whether WAL can be received, base backups taken, and all of it kept."""
+        settings, now = self._settings, datetime.now(UTC)
+        source = self._source.borrow()
+        if not isinstance(source.clients, HelperClients):
+            yield told_moments.network_way()
+            return
+        self._facts.borrow()  # a database that does not answer is told elsewhere
+        cluster, window = cluster_facts(source.login), read_window(settings, settings.root, now)
+        streaming = told_moments.is_streaming(window, now)
+        yield from told_moments.server(wal_rights(source.login), cluster.tablespaces, streaming=streaming)
+        # Those within the window, and the one that its oldest moments need.
+        bases = slots_between(settings.pitr_base, now - window.keep, now, settings.zone) + 1
+        yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, bases, now)
 
     def _measure(self) -> list[Measured]:
         root, settings = self._settings.volumes, self._settings

@@ -52,6 +52,7 @@ COMMANDS: Final = {
     "upload": "offsite:upload_command",
     "offsite": "offsite:app",
     "status": "monitoring:status_command",
+    "moments": "moments:show_moments",
     "monitor": "monitoring:monitor",
     "logs": "monitoring:logs",
     "notify": "alerts:notify",

@@ -20,7 +20,7 @@ from backup.documents.base_model import (
     maybe,
     row,
 )
-from backup.documents.status import FINDING, HEALTH, JOB, RUN, SET, STATUS
+from backup.documents.status import BREAK, FINDING, HEALTH, JOB, MOMENTS, RUN, SET, STATUS
 from backup.model.finding import Level
 from backup.model.manifest import Manifest, Tier
 
@@ -189,6 +189,15 @@ _ALL: Final[tuple[type[Document], ...]] = (
     ),
     document("steps", "What was done to a bucket: `offsite setup`, `offsite check`.", steps=many(_STEP)),
     document("schedule", "When each job runs next, and how it ran last: `schedule`.", jobs=many(_JOB)),
+    document(
+        "moments",
+        "The moments that can be brought back: `moments`. `on`: WAL is being received (BACKUP_PITR).",
+        MOMENTS,
+        on=bool,
+        text=Text,
+        breaks=many(BREAK),
+        problems=many(FINDING),
+    ),
     document("log", "What was logged, oldest first: `logs`.", entries=many(_ENTRY)),
     document("messages", "What waits for delivery, or is held back: `notify --pending`.", messages=many(_MESSAGE)),
     document("receipts", "What came of test messages: `notify --test`.", receipts=many(_RECEIPT)),

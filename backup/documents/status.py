@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from backup import __version__
@@ -24,9 +25,17 @@ from backup.model.backup_set import SetState
 from backup.model.finding import Finding, Level
 from backup.model.manifest import Tier
 from backup.model.run import Outcome
+from backup.model.wal import Base
 from backup.monitoring.health import Health
+from backup.monitoring.window import whole_second
 
 _SIZE, _BYTES = at(int, "size"), at(int, "bytes")
+
+
+def _ids(bases: Iterable[Base]) -> list[str]:
+    return [base.id for base in bases]
+
+
 _OURS: Any = {"service": (Literal["obcms-backup"], "obcms-backup")}
 
 FINDING = form("Finding", level=Level, topic=Text, text=Text, hint=Text)
@@ -147,6 +156,54 @@ _PLACE = form(
     newest_time=maybe(Instant, "newest_time"),
     looked=maybe(Instant, "looked"),
 )
+# A second that is held in part cannot be had.
+_BEGIN: Any = derived(Instant, whole_second)
+_SPAN = form("Span", start=_BEGIN, end=Instant, live=bool, bases=derived(many(Text), _ids))
+BREAK = form("Break", about="It goes on where `end` is null.", start=Instant, end=maybe(Instant, "end"))
+_BASE = form(
+    "Base",
+    about="A base backup: consistent from `ended` on, with the WAL from `start_lsn`.",
+    id=Text,
+    started=Instant,
+    ended=Instant,
+    system_identifier=Text,
+    timeline=int,
+    start_lsn=at(Text, "start"),
+    end_lsn=at(Text, "end"),
+    server_version=Text,
+    databases=many(Text),
+    size_bytes=at(int, "artifact", "stored_size"),
+    cluster_bytes=at(int, "bytes"),
+)
+_STREAM = form(
+    "Stream",
+    about="`level` is the newest moment of which all that was committed is safe here.",
+    looked=Instant,
+    state=Text,
+    message=Text,
+    hint=Text,
+    system_identifier=Text,
+    timeline=int,
+    received_lsn=at(Text, "received"),
+    current_lsn=at(Text, "current"),
+    lag_bytes=at(int, "behind"),
+    level=maybe(Instant, "level"),
+    wants_base=Text,
+)
+MOMENTS = form(
+    "Window",
+    about="The moments that can be brought back, oldest first.",
+    start=maybe(_BEGIN, "start"),
+    end=maybe(Instant, "end"),
+    live=bool,
+    keep_seconds=at(Seconds, "keep"),
+    max_lag_seconds=at(Seconds, "max_lag"),
+    spans=many(_SPAN),
+    bases=many(_BASE),
+    stream=maybe(_STREAM, "stream"),
+    segments=int,
+    segment_bytes=int,
+)
 
 STATUS = document(
     "status",
@@ -166,6 +223,7 @@ STATUS = document(
     restore_seconds=Measure,
     restore_measured=Text,
     offsite=many(_PLACE),
+    window=maybe(MOMENTS, "window"),
 )
 HEALTH = document(
     "health",

@@ -27,6 +27,7 @@ from backup.operations.missed_runs import reasons
 from backup.operations.offsite import copy_status as told
 from backup.operations.offsite.remote_state import BookFile
 from backup.operations.offsite.rules import ages, candidates, places, uploads
+from backup.operations.pitr.facts import read_window
 from backup.operations.prune import WAITS, MemoryFile, is_cleanup, retention_policy
 from backup.operations.restore.journal import Kept, KeptFile, journal_reason, lost_words
 from backup.operations.restore.locking import unfinished_restore
@@ -90,6 +91,7 @@ def overview(
         offsite=told.clock(places[0], runs, now) if places else NO_OFFSITE,
         places=[told.copy_summary(seen, now) for seen in places],
         alerting=alerts.summary(catalog.root, settings),
+        window=read_window(settings, catalog.root, now) if settings.pitr == "on" else None,
     )
     found = compute.compute_overview(sets, runs, now, overview_policy(settings), facts)
     return replace(found, logged=_logged(catalog.root)) if alerting else found

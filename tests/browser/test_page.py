@@ -15,7 +15,7 @@ from tests.support.browser import chromium, site
 from tests.support.overviews import HOSTILE
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-STATES = ("healthy", "warning", "critical", "starting", "empty", "hostile")
+STATES = ("healthy", "recoverable", "warning", "critical", "starting", "empty", "hostile")
 
 # Contrast as WCAG 2 counts it.
 COUNT = """
@@ -54,7 +54,7 @@ TEXTS = f"""() => {{ {COUNT}
 
 # Marks and signs against the card they stand on: 3 is what is wanted of graphics.
 MARKS = f"""() => {{ {COUNT}
-  for (const shape of document.querySelectorAll('.m, .sign circle, .sign .solid, .point')) {{
+  for (const shape of document.querySelectorAll('.m, .sign circle, .sign .solid, .point, rect.held, rect.broken')) {{
     if (shape.closest('.verdict') || !shape.getClientRects().length) continue;
     const style = getComputedStyle(shape), ground = behind(shape.closest('section, article'));
     const paints = [style.fill, style.stroke].filter(paint => paint !== 'none').map(parse);
@@ -191,6 +191,25 @@ def test_each_kind_of_mark_has_a_shape_of_its_own(browser: Browser) -> None:
                 shapes[entry.inner_text()] = (drawn, filled)
             page.close()
     assert len(set(shapes.values())) == len(shapes) == 5
+
+
+def test_a_break_of_two_minutes_is_seen_on_the_ribbon_of_a_week(browser: Browser) -> None:
+    with site(overviews.recoverable()) as address:
+        page = opened(browser, address).page
+        drawing = page.locator("svg.ribbon")
+        assert "2 spans and 1 break since" in (drawing.get_attribute("aria-label") or "")
+        pieces, marks = drawing.locator("rect.held, rect.broken"), drawing.locator("g")
+        for each in (pieces, marks):
+            assert each.locator("title").count() == each.count() > 2
+        for width in (1120, 360):
+            page.set_viewport_size({"width": width, "height": 800})
+            held, broken = (drawing.locator(f"rect.{kind}").first.bounding_box() for kind in ("held", "broken"))
+            assert held and broken and broken["width"] >= 2 and broken["height"] > held["height"]
+            # No mark covers what it stands above.
+            assert all((box := mark.bounding_box()) and box["y"] + box["height"] < held["y"] for mark in marks.all())
+        page.get_by_text("3 pieces, 7 base backups, the stream").click()
+        assert page.locator("dd", has_text="11:12 to").is_visible()
+        page.close()
 
 
 def test_a_browser_logs_in_once_for_page_style_and_icon(browser: Browser) -> None:

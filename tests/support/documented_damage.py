@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from tests.support.faults import eventually
 from tests.support.keys import key_pair
@@ -47,6 +50,19 @@ class World:
 
     def rows_are_wrong(self) -> None:
         self.operator.psql("UPDATE app_case SET name = 'wrong' WHERE id < 5; DELETE FROM app_case WHERE id > 7")
+
+    def rows_are_deleted(self) -> None:
+        """At a moment of which there is WAL; the one before it is in the file `moment`."""
+        self.operator.set(BACKUP_PITR="on")
+        self.operator.must("docker compose up -d --wait backup")
+        eventually(lambda: self._window().get("live"), 200, 1)
+        before = self.operator.psql("SELECT clock_timestamp()::timestamptz(6)")
+        (self.operator.folder / "moment").write_text(before)
+        self.rows_are_wrong()
+        eventually(lambda: datetime.fromisoformat(self._window()["end"]) > datetime.fromisoformat(before), 60, 1)
+
+    def _window(self) -> Any:
+        return json.loads(self.operator.must("docker compose exec -T backup backup moments --json 2>/dev/null"))
 
     def files_are_gone(self) -> None:
         self.operator.must("docker compose exec -T web1 rm -r /app/src/media/uploads")
@@ -193,6 +209,12 @@ class Scene:
 
 _RUNBOOK = "docs/restore.md"
 SCENES = (
+    Scene(
+        "docs/moments.md",
+        "Somebody deleted rows at about ten past four",
+        {"": World.rows_are_deleted},
+        "moments",
+    ),
     Scene(_RUNBOOK, "Wrong rows", {"": World.rows_are_wrong}, "losses"),
     Scene(_RUNBOOK, "Files are gone", {"": World.files_are_gone}, "losses"),
     Scene(_RUNBOOK, "A broken upgrade", {"": World.both}, "losses"),

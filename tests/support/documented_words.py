@@ -14,6 +14,8 @@ _ENGINE = "-v /var/run/docker.sock:/var/run/docker.sock"
 _PULL = "restore latest --only media --path uploads/2025/a.pdf"
 # Words of a page, by pattern, and what stands for them here. {names} are known once a stack is up.
 PLACEHOLDERS = (
+    # known once it has happened (World.rows_are_deleted)
+    (r"'2026-11-28 16:05'", '"$(cat moment)"'),
     # what is another folder, volume or machine on the page
     (r"/path/to/obcms/backups", "{folder}/old"),
     (r"/path/to/", ""),
@@ -89,7 +91,10 @@ _ORDER = (
     ("make", r"create( |$)"),
     ("send", r"(upload|offsite (setup|check))\b"),
     ("do", r"docker run .* /backups/weekly"),  # once there are sets of every tier
-    ("look", r"(list|show|du|cat|extract|status|monitor|logs|schedule|notify|healthcheck|setup|doctor|export)\b"),
+    (
+        "look",
+        r"(list|show|du|cat|extract|status|moments|monitor|logs|schedule|notify|healthcheck|setup|doctor|export)\b",
+    ),
     (
         "look",
         r"offsite (list|policy)|verify (?!.*--test)|make |tar |sha256sum |docker (run|build) (?!.* restore )",
@@ -115,8 +120,8 @@ _STEPS = (
 
 
 # Each part has a stack of its own, so that they can run beside each other: what only looks and proves, what makes and
-# changes, and the scenes in two halves.
-PARTS = ("looks", "works", "losses", "copies")
+# changes, the scenes in two halves, and those that need BACKUP_PITR.
+PARTS = ("looks", "works", "losses", "copies", "moments")
 _LOOKS = ("prove all", "prove", "look")
 
 

@@ -15,6 +15,7 @@ from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
+from tests.support.windows import a_base, a_stream, a_window, broken_window
 
 ZONE = ZoneInfo("Asia/Manila")
 NOW = datetime(2025, 11, 24, 19, 12, tzinfo=UTC)
@@ -213,6 +214,16 @@ def healthy() -> Overview:
     return _overview(Health("pass", (), NOW, sets[0], "alive"), sets, _runs(sets), clocks)
 
 
+def recoverable() -> Overview:
+    """The same with point-in-time recovery: a week of nightly bases, and a gap of two minutes."""
+    reason = Finding(
+        "warn", "moments that cannot be brought back, because their WAL is missing: 2025-11-24 11:12 to 11:14"
+    )
+    seen = healthy()
+    health = replace(seen.health, status="warn", reasons=(reason,))
+    return replace(seen, health=health, window=broken_window(NOW))
+
+
 def warning() -> Overview:
     """It works, but somebody should look: changed files, an alert that waits, an old proof, little room."""
     sets = _sets(skip=(9,))
@@ -338,6 +349,10 @@ def hostile() -> Overview:
     """Every text that comes from elsewhere is full of markup, quotes, marks of direction and control characters."""
     text = HOSTILE + "x" * 300
     base = critical()
+    stream = a_stream(3, None, NOW, state=text, message=text, hint=text, wants_base=text)
+    window = a_window(
+        NOW, [a_base(2, NOW - timedelta(hours=2), name=text)], {2: NOW - timedelta(hours=1)}, stream=stream
+    )
     first = stored(Tier.DAILY, NOW - timedelta(hours=1), database=text, volume=text, state="damaged", problem=text)
     sets = (replace(first, id=text), stored(Tier.MANUAL, NOW - timedelta(hours=2), database=text), *base.sets)
     run = Run(
@@ -361,5 +376,6 @@ def hostile() -> Overview:
         runs=(run, run.model_copy(update={"operation": "create", "tier": "daily"}), *base.runs),
         alerting=Alerting((text,), 1, None, text),
         logged={run.id: (text, "</pre>" + text)},
+        window=window,
         slots=(replace(base.slots[0], job=text, cron=text), *base.slots),
     )

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from tests.support import overviews
 from tests.support.browser import chromium, site
 
-STATES = ("healthy", "warning", "critical")
+STATES = ("healthy", "recoverable", "warning", "critical")
 FORMS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1120, "height": 1000}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1120, "height": 1000}, "color_scheme": "dark"},

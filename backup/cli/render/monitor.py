@@ -25,6 +25,7 @@ from backup.model.run import Outcome, Run
 from backup.monitoring.forecast import HORIZON
 from backup.monitoring.health import WORDS, Health
 from backup.monitoring.overview import Clock, Overview, Storage, telling
+from backup.monitoring.window import window_words
 
 REPORT_TITLE: Final = "OBCMS Backup Monitoring Report"
 _WIDTH: Final = 62
@@ -66,6 +67,7 @@ def status_sections(overview: Overview) -> list[ReportSection]:
     if overview.slots:
         slot = overview.slots[0]
         rows.append(Row("next run", f"{slot.job}, {_when(slot.times[0], overview)}"))
+    rows += _window(overview)
     rows.append(Row("scheduler", overview.health.scheduler or _UNASKED))
     rows.append(Row("storage", _room(overview.storage)))
     return [ReportSection("", tuple(rows))]
@@ -83,6 +85,7 @@ def report_sections(overview: Overview) -> list[ReportSection]:
         ReportSection("Backup Counts", tuple(counts) or unread),
         ReportSection("Storage", tuple(_storage(overview))),
         ReportSection("Newest Sets", tuple(_clocks(overview))),
+        ReportSection("Point-in-Time Recovery", tuple([*_window(overview), *_wal(overview)])),
         ReportSection("Offsite", tuple(_offsite(overview))),
         ReportSection("Last Runs", tuple(_last_runs(overview))),
         ReportSection("Next Runs", tuple(Row(s.job, _when(s.times[0], overview)) for s in overview.slots if s.times)),
@@ -204,6 +207,22 @@ def _offsite(overview: Overview) -> Iterator[Row]:
         parts += [f"newest {place.newest}"] if place.newest else []
         parts += [f"checked {_when(place.looked, overview)}"] if place.looked else []
         yield Row(printable(place.name), ", ".join(parts), "yellow" if place.waiting or place.bad else "")
+
+
+def _window(overview: Overview) -> Iterator[Row]:
+    if window := overview.window:
+        style = "green" if window.follows(overview.now) and not window.breaks(overview.now) else "yellow"
+        yield Row("moments", window_words(window, overview.now, overview.zone), style)
+
+
+def _wal(overview: Overview) -> Iterator[Row]:
+    if window := overview.window:
+        if base := window.base:
+            old = age(overview.now - base.ended)
+            yield Row("newest base", f"{printable(base.id)}, {old} old, {size(base.artifact.stored_size)}")
+        yield Row("WAL", f"{plural(window.segments, 'segment')}, {size(window.segment_bytes)}")
+        if stream := window.stream:
+            yield Row("stream", "; ".join(filter(None, [printable(stream.state), _short(stream.message)])))
 
 
 def _room(storage: Storage) -> str:

@@ -17,6 +17,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.model.schedule import Slot
 from backup.monitoring.health import Health
+from backup.monitoring.window import Window
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Overview:
     `restore_measured` says.
 
     `logged` are the last log lines of runs of late, by run. `tiers` is empty when the sets could not be
-    read: not known is not zero.
+    read: not known is not zero. `window` is None while BACKUP_PITR is off.
     """
 
     health: Health
@@ -129,6 +130,7 @@ class Overview:
     restore_measured: str = ""
     logged: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     offsite: tuple[Offsite, ...] = ()
+    window: Window | None = None
 
 
 def telling(runs: Iterable[Run]) -> list[Run]:

@@ -18,8 +18,10 @@ from backup.model.schedule import Slot, upcoming
 from backup.monitoring import forecast
 from backup.monitoring.health import Health, Limits, SchedulerState, evaluate
 from backup.monitoring.health.model import newest
+from backup.monitoring.health.moments import window_findings
 from backup.monitoring.health.proofs import DRILL, PROOF_GRACE, proof_reason
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
+from backup.monitoring.window import Window
 
 _DAY: Final = timedelta(days=1)
 # From so many slots the rate of a cron line is told, and at most so many are counted one by one.
@@ -67,6 +69,7 @@ class Facts:
     alerting: Alerting = field(default_factory=Alerting)
     offsite: Clock = NO_OFFSITE
     places: Sequence[Offsite] = ()
+    window: Window | None = None
 
 
 def compute_overview(
@@ -75,6 +78,7 @@ def compute_overview(
     """Everything that is told about these sets and runs. A set dated ahead of the clock is listed, and no more."""
     here = present(sets, now)
     limits = _limits(here, now, policy, facts)
+    moments = window_findings(facts.window, runs, now, policy.zone) if facts.window else ()
     health = evaluate(
         sets,
         runs,
@@ -83,7 +87,7 @@ def compute_overview(
         scheduler=facts.scheduler,
         problem=facts.problem,
         free=facts.free,
-        others=facts.others,
+        others=[*facts.others, *moments],
         limits=limits,
     )
     restored, measured = _restore_time(here, runs)
@@ -101,6 +105,7 @@ def compute_overview(
         restore_seconds=restored,
         restore_measured=measured,
         offsite=tuple(facts.places),
+        window=facts.window,
     )
 
 

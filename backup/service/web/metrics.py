@@ -26,6 +26,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "obcms_backup_"
 _DONE: Final = (Outcome.SUCCESS, Outcome.CHANGED)
 _DAY: Final = 86_400
+_STREAM: Final = ("streaming", "starting", "down", "failed")
 Sample = tuple[dict[str, str], float | int | datetime | timedelta | None]
 
 
@@ -41,7 +42,7 @@ class _Overview(Collector):
         self._overview = overview
 
     def collect(self) -> Iterator[Metric]:
-        for part in (_state, _clocks, _tiers, _runs, _storage, _offsite, _others):
+        for part in (_state, _clocks, _tiers, _runs, _storage, _offsite, _window, _others):
             for family in part(self._overview):
                 if family.samples:
                     yield family
@@ -197,6 +198,33 @@ def _offsite(overview: Overview) -> Iterator[Metric]:
     yield _gauge(
         "offsite_looked_timestamp_seconds", "When the place was last listed.", [(n, p.looked) for n, p in places]
     )
+
+
+def _window(overview: Overview) -> Iterator[Metric]:
+    window = overview.window
+    if window is None:
+        return
+    stream, base = window.stream, window.base
+    yield _one("window_start_timestamp_seconds", "Oldest moment that can be brought back.", window.start)
+    yield _one("window_end_timestamp_seconds", "Newest moment that can be brought back.", window.end)
+    yield _one(
+        "window_breaks", "Times of which WAL is missing, with one that goes on.", len(window.breaks(overview.now))
+    )
+    yield _one("wal_lag_seconds", "Time of which nothing can be brought back yet.", window.lag(overview.now))
+    yield _one("wal_lag_limit_seconds", "Lag above which health is `fail`.", window.max_lag)
+    yield _one("wal_lag_bytes", "Bytes of WAL that are on the server alone.", stream.behind if stream else None)
+    yield _one("wal_looked_timestamp_seconds", "When the stream was last looked at.", stream.looked if stream else None)
+    yield _gauge(
+        "wal_stream_state",
+        "1 for the state of the stream, 0 for the others.",
+        [({"state": name}, name == stream.state) for name in _STREAM] if stream else [],
+    )
+    yield _one("wal_segments", "WAL segments that are here.", window.segments)
+    yield _one("wal_segment_bytes", "Bytes on disk of those segments.", window.segment_bytes)
+    yield _one("base_backups", "Base backups.", len(window.bases))
+    yield _one("newest_base_timestamp_seconds", "End of the newest base backup.", base.ended if base else None)
+    yield _one("newest_base_age_limit_seconds", "Age of it above which health warns.", window.base_age)
+    yield _one("newest_base_bytes", "Bytes on disk of it.", base.artifact.stored_size if base else None)
 
 
 def _others(overview: Overview) -> Iterator[Metric]:

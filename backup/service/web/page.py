@@ -26,6 +26,8 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring.health import CREATE
 from backup.monitoring.overview import Overview, Storage, TierSummary, telling
+from backup.monitoring.window import window_words
+from backup.service.web.ribbon import ribbon
 
 _HERE: Final = Path(__file__).parent / "templates"
 STYLE: Final = (_HERE / "style.css").read_bytes()
@@ -123,6 +125,8 @@ def render(overview: Overview) -> bytes:
         rows=timelines(overview),
         sizes=sizes(overview.sets),
         bar=bar(overview.storage),
+        ribbon=ribbon(overview.window, overview.now),
+        nightly=_nightly(overview),
         runs=telling(overview.runs)[:_RUNS],
         sets=_newest(overview.sets),
         folded=_folded(overview.sets),
@@ -276,6 +280,15 @@ def _row(overview: Overview, tier: Tier, summary: TierSummary | None) -> Timelin
     return TimelineRow(tier, since, tuple(sorted(placed, key=lambda mark: MARK_KINDS.index(mark.kind))), older)
 
 
+def _nightly(overview: Overview) -> list[Mark]:
+    """The backups of the days that the window keeps, on its ribbon: what can be restored without it."""
+    if overview.window is None:
+        return []
+    since = overview.now - overview.window.keep
+    shown = [each for each in overview.sets if since <= each.time <= overview.now and not each.safety]
+    return [Mark(_share(each.time, since, overview.now), kind_of(each), each.time, stored=each) for each in shown]
+
+
 def _made_nothing(run: Run, tier: Tier) -> bool:
     return run.operation == CREATE and run.tier == tier and run.outcome in _BROKEN
 
@@ -358,4 +371,5 @@ _ENVIRONMENT.globals |= {
     "clock_names": _CLOCKS,
     "outcomes": _OUTCOMES,
     "legend": _legend,
+    "window_words": window_words,
 }

@@ -20,7 +20,7 @@ def body(overview: Overview) -> Any:
     return checked(STATUS.of(overview).encode())
 
 
-@pytest.mark.parametrize("name", ["healthy", "warning", "critical", "starting", "empty", "hostile"])
+@pytest.mark.parametrize("name", ["healthy", "recoverable", "warning", "critical", "starting", "empty", "hostile"])
 def test_it_is_of_its_schema(name: str) -> None:
     assert body(getattr(overviews, name)())["kind"] == "status"
 

@@ -75,6 +75,32 @@ def test_the_values_are_those_of_the_overview() -> None:
     assert [(number, got) for number, (got, wanted) in enumerate(expected) if got != pytest.approx(wanted)] == []
 
 
+def test_the_window_is_measured() -> None:
+    seen = overviews.recoverable()
+    window = seen.window
+    assert window and window.start and window.end and window.base
+    expected = [
+        (value(seen, "window_start_timestamp_seconds"), window.start.timestamp()),
+        (value(seen, "window_end_timestamp_seconds"), (NOW - timedelta(seconds=0.4)).timestamp()),
+        (value(seen, "window_breaks"), 1),
+        (value(seen, "wal_lag_seconds"), 0.4),
+        (value(seen, "wal_lag_limit_seconds"), 300),
+        (value(seen, "wal_lag_bytes"), 4096),
+        (value(seen, "wal_looked_timestamp_seconds"), NOW.timestamp()),
+        (value(seen, "wal_stream_state", state="streaming"), 1),
+        (value(seen, "wal_stream_state", state="down"), 0),
+        (value(seen, "wal_segments"), window.segments),
+        (value(seen, "wal_segment_bytes"), window.segment_bytes),
+        (value(seen, "base_backups"), 7),
+        (value(seen, "newest_base_timestamp_seconds"), window.base.ended.timestamp()),
+        (value(seen, "newest_base_age_limit_seconds"), 36 * 3600),
+        (value(seen, "newest_base_bytes"), 20_000_000),
+    ]
+    assert [(number, got) for number, (got, wanted) in enumerate(expected) if got != pytest.approx(wanted)] == []
+    new = {name for name, _ in scrape(seen)} - {name for name, _ in scrape(overviews.healthy())}
+    assert len(new) == 14
+
+
 @pytest.mark.parametrize("status", ["pass", "warn", "starting", "fail"])
 def test_health_is_an_enumeration(status: str) -> None:
     seen = overviews.healthy()

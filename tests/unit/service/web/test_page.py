@@ -17,7 +17,7 @@ from backup.service.web import page
 from tests.support import overviews
 from tests.support.overviews import NOW, ZONE, stored
 
-STATES = ("healthy", "warning", "critical", "starting", "empty", "hostile")
+STATES = ("healthy", "recoverable", "warning", "critical", "starting", "empty", "hostile")
 _VOID = {"meta", "link", "br", "img"}
 _ELEMENTS = {
     *("html", "head", "meta", "title", "link", "body", "header", "main", "footer", "nav", "section", "article", "div"),
@@ -91,6 +91,7 @@ def test_it_is_whole_html_of_known_elements(state: str) -> None:
     ("state", "words"),
     [
         ("healthy", ["Healthy", "All is well.", "1 h 12 min", "2 d 00 h", "8 min 32 s", "30 of 30", "18 years"]),
+        ("recoverable", ["Any moment of the last 7 days", "looked at 0 s ago", "133 segments"]),
         ("warning", ["Warning", "3 things need attention", "is damaged", "drill latest", "Undelivered", "53 days"]),
         ("critical", ["Critical", "2 things need action now.", "3 d 01 h", "has 1.2 GB free", "crashed"]),
         ("starting", ["Starting", "The first backup is running", "none yet", "4 min ago", "There are no sets yet"]),
@@ -100,6 +101,18 @@ def test_it_is_whole_html_of_known_elements(state: str) -> None:
 def test_it_says_how_things_are(state: str, words: list[str]) -> None:
     text = read(getattr(overviews, state)())
     assert [each for each in words if each not in text] == []
+
+
+def test_the_ribbon_has_its_words_its_pieces_and_the_sets() -> None:
+    html = page.render(overviews.recoverable()).decode()
+    text = " ".join(Reader(html).text.split())
+    assert "any moment from 2025-11-19 13:12 to now, 0.4 s behind; broken 2025-11-24 11:12 to 11:14" in text
+    assert "BrokenMon 24 Nov 11:12 to Mon 24 Nov 11:14" in text and "7 base backups" in text
+    ribbon = html[html.index('class="ribbon"') :].split("</section>")[0]
+    # Eight nights, one Sunday's weekly set, and one by hand; no safety set.
+    assert ribbon.count('<rect class="held"') == 2 and ribbon.count('<rect class="broken"') == 1
+    assert ribbon.split('class="ends"')[0].count("<title>daily_") == 7 and "pre-restore" not in ribbon
+    assert 'class="ribbon"' not in page.render(overviews.healthy()).decode()
 
 
 def test_the_verdict_and_the_worst_reason_come_first() -> None:

@@ -1,0 +1,94 @@
+"""The command that shows which moments can be brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from backup.app.volume import BackupVolume
+from backup.cli import base
+from backup.cli.base import Json
+from backup.cli.render.set_tables import plain_table
+from backup.formatting import local_time, plural, printable, size
+from backup.model.wal import Base
+from backup.monitoring.window import Window, whole_second, window_words
+from backup.operations.pitr.facts import read_window
+
+_FORM = "%Y-%m-%d %H:%M:%S"
+_OFF = (
+    "Point-in-time recovery is off: only what is in a set can be restored. BACKUP_PITR=on in the environment of the"
+    " backup service switches it on; `doctor` then says what the database server lacks."
+)
+
+
+def show_moments(as_json: Json = False) -> None:
+    """Show which moments of the past can be restored, what breaks them, and the base backups and WAL that they need.
+
+    Examples: `moments`, `moments --json`.
+    """
+    settings = base.prepare_command(as_json)
+    BackupVolume(settings).require_volume()
+    now, on = datetime.now(UTC), settings.pitr == "on"
+    window = read_window(settings, settings.root, now)
+    if as_json:
+        text, breaks = window_words(window, now, settings.zone), window.breaks(now)
+        return base.print_json("moments", window, on=on, text=text, breaks=breaks)
+    if not on:
+        base.err.print(Text(_OFF, style="yellow"))
+        if not window.bases and not window.segments:
+            return None
+    for each in window.problems:
+        base.err.print(Text(base.with_hint(each.text, each.hint), style="yellow"))
+    shown = (window, now, settings.zone)
+    return base.show(lambda: moments_page(*shown), lambda: moments_lines(*shown))
+
+
+def moments_page(window: Window, now: datetime, zone: ZoneInfo) -> RenderableType:
+    """The window in words, then its spans with what lies between them, then the base backups."""
+    spans = plain_table("from", "to", "")
+    for start, end, what in _rows(window, now):
+        words = "" if what == "span" else what
+        spans.add_row(local_time(start, zone, _FORM), local_time(end, zone, _FORM) if end else "now", words)
+    bases = plain_table("base backup", "ended", "size", "PostgreSQL", "databases")
+    for each in window.bases:
+        names = printable(", ".join(each.databases))
+        when, version = local_time(each.ended, zone, _FORM), printable(each.server_version)
+        bases.add_row(printable(each.id), when, size(each.artifact.stored_size), version, names)
+    wal = f"{plural(window.segments, 'segment')} of WAL, {size(window.segment_bytes)}; {_stream(window)}"
+    return Group(Text(window_words(window, now, zone)), Text(), spans, Text(), bases, Text(), Text(wal))
+
+
+def moments_lines(window: Window, now: datetime, zone: ZoneInfo) -> list[str]:
+    """The same for other programs' eyes, separated by tabs."""
+    lines = [f"window\t{window_words(window, now, zone)}"]
+    lines += [
+        f"{what}\t{start.isoformat(timespec='seconds')}\t{end.isoformat(timespec='seconds') if end else ''}".rstrip()
+        for start, end, what in _rows(window, now)
+    ]
+    lines += [f"base\t{_base(each)}" for each in window.bases]
+    return [*lines, f"wal\t{window.segments}\t{window.segment_bytes}", f"stream\t{_stream(window)}"]
+
+
+def _rows(window: Window, now: datetime) -> Iterator[tuple[datetime, datetime | None, str]]:
+    """Spans and breaks by time: (start, end, `span` or `broken`)."""
+    spans = [(whole_second(each.start), each.end, "span") for each in window.spans]
+    breaks = [(each.start, each.end, "broken") for each in window.breaks(now)]
+    yield from sorted([*spans, *breaks], key=lambda row: (row[0], row[2] != "span"))
+
+
+def _base(each: Base) -> str:
+    return f"{printable(each.id)}\t{each.ended.isoformat(timespec='seconds')}\t{each.artifact.stored_size}"
+
+
+def _stream(window: Window) -> str:
+    stream = window.stream
+    if stream is None:
+        return "no stream has been running"
+    behind = f"{size(stream.behind)} behind" if stream.behind else ""
+    wants = f"a base backup is wanted: {stream.wants_base}" if stream.wants_base else ""
+    told = "; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants]))
+    return printable(" ".join(told.split()))

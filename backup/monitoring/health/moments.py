@@ -1,0 +1,108 @@
+"""Whether any moment of late can be brought back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, tzinfo
+from typing import Final
+
+from backup.formatting import age, local_time
+from backup.model.backup_set import SKEW
+from backup.model.finding import Finding, failure, warning
+from backup.model.run import Outcome, Run
+from backup.model.wal import STREAMING, Stream
+from backup.monitoring.window import Window, breaks_words
+
+_BASE: Final = "base"
+# The first base begins at once, but may wait for a backup that runs, and for a checkpoint.
+_FIRST: Final = timedelta(minutes=15)
+_LOG: Final = "`docker compose logs --tail 50 backup` shows it; `doctor` says what the server lacks."
+_TAKE: Final = "`base` takes one now."
+
+
+def window_findings(window: Window, runs: Iterable[Run], now: datetime, zone: tzinfo) -> Iterator[Finding]:
+    """A stream that stands still, a missing base, breaks, a base that is too old, records that cannot be read."""
+    yield from window.problems
+    yield from _stream(window, now, zone)
+    yield from _base(window, sorted(runs, key=lambda run: (run.started, run.id), reverse=True), now, zone)
+    if closed := [each for each in window.breaks(now) if each.end]:
+        yield warning(
+            f"moments that cannot be brought back, because their WAL is missing: {breaks_words(closed, zone)} ({zone})",
+            "`moments` lists what can be. They pass when they are older than BACKUP_PITR_DAYS.",
+        )
+
+
+def _stream(window: Window, now: datetime, zone: tzinfo) -> Iterator[Finding]:
+    """Why WAL is not received; a stream that has just begun, or been cut, has the time of BACKUP_PITR_MAX_LAG."""
+    stream = window.stream
+    if stream is None:
+        yield failure(
+            "BACKUP_PITR is on, but no WAL has ever been received here",
+            f"The running service receives it: `docker compose up -d backup`. {_LOG}",
+        )
+        return
+    hint = " ".join(filter(None, [stream.hint, _LOG]))
+    looked = now - stream.looked
+    since = stream.level or window.begun
+    if not -SKEW <= looked <= window.max_lag:
+        yield failure(
+            f"whether WAL is received is unknown: the stream was last looked at {local_time(stream.looked, zone)},"
+            f" {age(looked)}{'' if looked < timedelta() else ' ago'}{_why(stream)}",
+            hint,
+        )
+    elif since is None and stream.state not in (STREAMING, "starting"):
+        yield failure(f"WAL is not received: the stream is {stream.state}{_why(stream)}", hint)
+    elif since and now - since > window.max_lag:
+        yield failure(
+            f"nothing since {local_time(since, zone, '%Y-%m-%d %H:%M:%S')} can be brought back: the stream of WAL"
+            f" {_standing(stream)}, for {age(now - since)} ({_limit(window)}){_why(stream)}",
+            hint,
+        )
+
+
+def _standing(stream: Stream) -> str:
+    return "is behind" if stream.up else f"is {stream.state}"
+
+
+def _why(stream: Stream) -> str:
+    return f": {stream.message}" if stream.message else ""
+
+
+def _limit(window: Window) -> str:
+    return f"BACKUP_PITR_MAX_LAG is {window.max_lag.total_seconds():.0f} s"
+
+
+def _base(window: Window, runs: list[Run], now: datetime, zone: tzinfo) -> Iterator[Finding]:
+    """What is wrong with the bases. `runs` are newest first."""
+    ended = [run for run in runs if run.operation == _BASE and run.outcome is not Outcome.RUNNING]
+    why = f"; the last one: {ended[0].outcome}: {ended[0].message}" if ended and not _well(ended[0]) else ""
+    hint = (ended[0].hint if why else "") or _TAKE
+    # It waits for whoever holds the backup volume. One that has failed may fail again.
+    running = None if why else next((run for run in runs if run.outcome is Outcome.RUNNING), None)
+    stream = window.stream
+    # Without a stream there can be none; that has been told.
+    if window.end is None and window.begun and stream:
+        lone = "the base backup that is here lacks WAL" if window.bases else "there is no base backup"
+        if why or now - window.begun > _FIRST:
+            yield _missing(f"no moment can be brought back: {lone}", why, hint, running, now)
+    elif window.end and not window.live:
+        if stream and stream.up and now - window.end > window.max_lag:
+            text = (
+                f"a gap since {local_time(window.end, zone)}: nothing after it can be brought back without a new base"
+            )
+            yield _missing(text, why, hint, running, now)
+    elif (base := window.base) and window.base_age and now - base.ended > window.base_age:
+        text = f"the newest base backup, {base.id}, is {age(now - base.ended)} old; the limit is"
+        yield warning(f"{text} {age(window.base_age)}{why}", hint)
+
+
+def _well(run: Run) -> bool:
+    return run.outcome in (Outcome.SUCCESS, Outcome.CHANGED)
+
+
+def _missing(text: str, why: str, hint: str, running: Run | None, now: datetime) -> Finding:
+    """A failure, or a warning while what ends it runs, or is waited for."""
+    if running:
+        text = f"{text}; {running.operation} has been running for {age(now - running.started)}"
+        return warning(text, f"`logs --run {running.id}` shows its progress.")
+    return failure(f"{text}{why}", hint)

@@ -1,0 +1,131 @@
+"""Which moments of the past can be brought back, and what breaks them. Pure; `now` is an argument."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from typing import Final
+
+from backup.formatting import duration
+from backup.model.finding import Finding
+from backup.model.wal import Base, Span, Stream
+
+_LISTED: Final = 3
+_MINUTE: Final = timedelta(minutes=1)
+_SHORT: Final = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class Break:
+    """Moments that cannot be brought back: WAL of them is missing. `end` is None as long as they go on."""
+
+    start: datetime
+    end: datetime | None
+
+
+@dataclass(frozen=True)
+class Window:
+    """The moments of the last `keep` that can be brought back; spans and bases of all clusters, oldest first.
+
+    `segments` and `segment_bytes` count the WAL that is here, packed or not. `begun` is when the newest cluster's
+    folder was made. `max_lag` is how far the stream may be behind, `base_age` how old the newest base may be; None: no
+    base is taken by schedule. `problems`: records that cannot be read.
+    """
+
+    keep: timedelta
+    max_lag: timedelta
+    base_age: timedelta | None = None
+    spans: tuple[Span, ...] = ()
+    bases: tuple[Base, ...] = ()
+    stream: Stream | None = None
+    segments: int = 0
+    segment_bytes: int = 0
+    begun: datetime | None = None
+    problems: tuple[Finding, ...] = ()
+
+    @property
+    def start(self) -> datetime | None:
+        """The oldest moment; None while there is none."""
+        return self.spans[0].start if self.spans else None
+
+    @property
+    def end(self) -> datetime | None:
+        """The newest moment."""
+        return self.spans[-1].end if self.spans else None
+
+    @property
+    def live(self) -> bool:
+        """Whether the newest span grows while the stream runs."""
+        return bool(self.spans) and self.spans[-1].live
+
+    @property
+    def base(self) -> Base | None:
+        """The newest base."""
+        return self.bases[-1] if self.bases else None
+
+    def lag(self, now: datetime) -> timedelta | None:
+        """What would be lost now: the time since the newest moment that is safe here; None for none."""
+        return max(timedelta(), now - self.end) if self.end and self.live else None
+
+    def follows(self, now: datetime) -> bool:
+        """Whether the newest moment is as good as now."""
+        lag = self.lag(now)
+        return lag is not None and lag <= self.max_lag
+
+    def breaks(self, now: datetime) -> tuple[Break, ...]:
+        """What is missing of the last `keep`, oldest first; before the first span nothing was promised.
+
+        A stream that is down for less than `max_lag` has broken nothing yet.
+        """
+        pairs = itertools.pairwise(self.spans)
+        found = [Break(one.end, two.start) for one, two in pairs if now - self.keep < two.start > one.end]
+        ended = self.end if self.end and not self.live and now - self.end > self.max_lag else None
+        return (*found, *([Break(ended, None)] if ended else []))
+
+
+def window_words(window: Window, now: datetime, zone: tzinfo) -> str:
+    """The window in one line. Of a minute that is held in part it does not say that it can be had."""
+    if window.start is None or window.end is None:
+        return "no moment yet: there is no whole base backup with its WAL"
+    lag = window.lag(now)
+    # Of a window that is just a few minutes long, minutes would leave nothing.
+    told = _second if window.end - window.start < _SHORT else _minute
+    if lag is not None and window.follows(now):
+        until = f"now, {duration(lag.total_seconds())} behind"
+    else:
+        until = f"{told(window.end, zone)}, and none since"
+    closed = [each for each in window.breaks(now) if each.end]
+    broken = f"; broken {breaks_words(closed, zone)}" if closed else ""
+    return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}"
+
+
+def whole_second(moment: datetime) -> datetime:
+    """The first second from this moment on that is held whole."""
+    return moment if not moment.microsecond else moment.replace(microsecond=0) + timedelta(seconds=1)
+
+
+def breaks_words(breaks: Sequence[Break], zone: tzinfo) -> str:
+    """Breaks, the newest ones by their minutes: `2026-11-24 03:10 to 03:12`."""
+    more = len(breaks) - _LISTED
+    told = ", ".join(_words(each, zone) for each in breaks[-_LISTED:])
+    return f"{told} and {more} before" if more > 0 else told
+
+
+def _words(broken: Break, zone: tzinfo) -> str:
+    start = _minute(broken.start, zone)
+    end = _minute(broken.end, zone, up=True) if broken.end else "now"
+    return f"{start} to {end.removeprefix(start[:11])}"
+
+
+def _minute(moment: datetime, zone: tzinfo, *, up: bool = False) -> str:
+    """A moment by the minute, down or up."""
+    if up:
+        moment += _MINUTE - timedelta.resolution
+    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M}"
+
+
+def _second(moment: datetime, zone: tzinfo, *, up: bool = False) -> str:
+    """A moment by the second, down or up."""
+    return f"{(whole_second(moment) if up else moment).astimezone(zone):%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,102 @@
+"""What the doctor says of point-in-time recovery, from facts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from backup.formatting import listed, plural, printable, size
+from backup.model.finding import Finding, failure, ok, warning
+from backup.monitoring.window import Window
+from backup.postgres.wal_rights import WalRights
+
+# One for the stream, one for a base backup.
+_SENDERS: Final = 2
+_RESTART: Final = "as a superuser, then restart the database server"
+_LEAST: Final = timedelta(days=1)
+
+
+def network_way() -> Finding:
+    """Say that WAL is received beside the database's container alone."""
+    return failure(
+        "point-in-time recovery needs the Docker engine: WAL is received beside the database's container; over the"
+        " network (DB_HOST names a server) it is not supported yet",
+        "Mount the Docker socket and let DB_HOST or DB_SERVICE name the container, or set BACKUP_PITR=off.",
+    )
+
+
+def server(rights: WalRights, tablespaces: Sequence[str], *, streaming: bool) -> Iterator[Finding]:
+    """Say what keeps WAL from being received, or base backups from being taken. `streaming`: ours is among `used`."""
+    found = [*_settings(rights, streaming=streaming), *_role(rights), *_tablespaces(tablespaces)]
+    role = printable(rights.role)
+    senders = f"{rights.used} of {rights.senders} senders are in use"
+    yield from found or [ok(f"{role} may receive WAL (wal_level {printable(rights.level)}; {senders})")]
+
+
+def _settings(rights: WalRights, *, streaming: bool) -> Iterator[Finding]:
+    if rights.standby:
+        yield failure(
+            "the database server is a standby, whose WAL is another server's: none is received",
+            "Let DB_SERVICE or DB_HOST name the primary.",
+        )
+    if rights.level not in ("replica", "logical"):
+        yield failure(
+            f"wal_level is {printable(rights.level)}: this server's WAL cannot be replayed",
+            f"ALTER SYSTEM SET wal_level = 'replica'; {_RESTART}.",
+        )
+    needed = _SENDERS - streaming
+    if rights.senders - rights.used < needed:
+        left = f"{rights.used} of max_wal_senders = {rights.senders} are in use"
+        what = f"{left}; {plural(needed, 'more is', 'more are')} needed, for the stream and for a base backup"
+        hint = f"ALTER SYSTEM SET max_wal_senders = {rights.used + needed + 5}; {_RESTART}."
+        yield failure(what, hint) if rights.senders - rights.used < 1 else warning(what, hint)
+
+
+def _role(rights: WalRights) -> Iterator[Finding]:
+    if not rights.allowed:
+        role = printable(rights.role)
+        yield failure(
+            f"{role} may not receive WAL: it has no right of replication",
+            f"As a superuser: ALTER ROLE {role} REPLICATION;",
+        )
+
+
+def _tablespaces(names: Sequence[str]) -> Iterator[Finding]:
+    if names:
+        yield failure(
+            f"the cluster has tablespaces of its own ({listed(names)}): base backups do not hold those yet",
+            "Move what is there into pg_default (ALTER DATABASE or ALTER TABLE … SET TABLESPACE), or set"
+            " BACKUP_PITR=off.",
+        )
+
+
+def room(window: Window, free: int, cluster: int, bases: int, now: datetime) -> Finding:
+    """Say whether the volume has room for the window, in bytes. `cluster` is its size, `bases` how many are kept."""
+    each = window.base.artifact.stored_size if window.base else cluster
+    a_day = _wal_a_day(window, now)
+    wanted = bases * each + round(a_day * (window.keep / timedelta(days=1)))
+    here = sum(base.artifact.stored_size for base in window.bases) + window.segment_bytes
+    more = max(0, wanted - here)
+    measured = "" if window.base else "at most "
+    what = (
+        f"{plural(bases, 'base backup')} of {measured}{size(each)}"
+        + (f" and {size(a_day)} of WAL a day" if a_day else ", and WAL")
+        + f" for {plural(window.keep.days, 'day')}: {size(more)} more, {size(free)} are free"
+    )
+    if more <= free:
+        return ok(what)
+    hint = "Enlarge the disk, set BACKUP_PITR_DAYS lower, or let BACKUP_PITR_BASE take fewer base backups."
+    return warning(what, hint)
+
+
+def _wal_a_day(window: Window, now: datetime) -> float:
+    """Bytes, as far as that is known; too short a time says nothing."""
+    lived = now - window.start if window.start else timedelta()
+    return window.segment_bytes / (lived / timedelta(days=1)) if lived >= _LEAST else 0.0
+
+
+def is_streaming(window: Window, now: datetime) -> bool:
+    """Whether our stream has a session on the server."""
+    stream = window.stream
+    return stream is not None and stream.up and now - stream.looked <= window.max_lag

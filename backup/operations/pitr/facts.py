@@ -1,0 +1,144 @@
+"""The window of a backup volume, by names and records alone: no WAL is read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
+from backup.config.loader import Settings
+from backup.errors import BackupError, StoreError
+from backup.formatting import printable
+from backup.model.finding import Finding, warning
+from backup.model.wal import Base, Span, Stream, lsn, spans
+from backup.monitoring.overview.compute import period
+from backup.monitoring.window import Window
+from backup.storage.filesystem import storing
+
+# Of a base that is taken each night: one may be late by half a day.
+_BASE_AGE: Final = timedelta(hours=36)
+_SIZE: Final = 16 << 20
+_TAKE: Final = "`base` takes a new one; then remove the damaged file from the backup volume."
+
+
+@dataclass
+class _Found:
+    """What is here of one cluster; `begun` is when its folder for bases was made, or last changed."""
+
+    bases: list[Base] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    segments: int = 0
+    bytes: int = 0
+    begun: datetime | None = None
+    problems: list[Finding] = field(default_factory=list)
+
+
+def read_window(settings: Settings, root: Path, now: datetime) -> Window:
+    """What is here of WAL and base backups. What cannot be read is a problem in it, never an error."""
+    stream, problems = _stream(root)
+    found: list[_Found] = []
+    try:
+        found = [_look(archive, stream) for archive in clusters(root)]
+    except BackupError as error:
+        problems.append(warning(f"the WAL that is here cannot be listed: {error.message}", error.hint))
+    cron = settings.pitr_base
+    each = period(cron, now, settings.zone) if cron else None
+    return Window(
+        keep=timedelta(days=settings.pitr_days),
+        max_lag=timedelta(seconds=settings.pitr_max_lag),
+        base_age=max(_BASE_AGE, each * 3 / 2) if each else None,
+        spans=tuple(sorted((span for cluster in found for span in cluster.spans), key=lambda span: span.start)),
+        bases=tuple(sorted((base for cluster in found for base in cluster.bases), key=lambda base: base.ended)),
+        stream=stream,
+        segments=sum(cluster.segments for cluster in found),
+        segment_bytes=sum(cluster.bytes for cluster in found),
+        begun=max((cluster.begun for cluster in found if cluster.begun), default=None),
+        problems=(*problems, *(problem for cluster in found for problem in cluster.problems)),
+    )
+
+
+def _stream(root: Path) -> tuple[Stream | None, list[Finding]]:
+    """What is said of the stream, if it makes sense."""
+    try:
+        stream = StreamFile(root).read()
+        if stream:
+            _check(stream.size, stream.received, stream.current)
+        return stream, []
+    except BackupError as error:
+        return None, [warning(error.message, error.hint)]
+
+
+def _look(archive: WalArchive, stream: Stream | None) -> _Found:
+    found = _Found()
+    try:
+        found.begun = _changed(archive.bases.directory)
+        found.bases = list(_bases(archive, found.problems))
+        ours = stream if stream and stream.system_identifier == archive.system_identifier else None
+        size = ours.size if ours else found.bases[-1].size if found.bases else _SIZE
+        received = archive.received(size, ours)
+        found.spans = spans(found.bases, received)
+        found.segments, found.bytes = len(received.whole), _taken(archive)
+    except BackupError as error:
+        text = f"the WAL of cluster {archive.system_identifier} cannot be listed: {error.message}"
+        found.problems.append(warning(text, error.hint))
+    return found
+
+
+def _bases(archive: WalArchive, problems: list[Finding]) -> Iterator[Base]:
+    """The bases whose file is there as it was written; the others become problems."""
+    there = archive.bases.names()
+    bases = archive.list_bases()
+    known = {f"{base.id}.json" for base in bases}
+    for name in there:
+        if name.endswith(".json") and name not in known:
+            text = f"the record of the base backup {printable(name.removesuffix('.json'))} cannot be read"
+            problems.append(warning(f"{text}: it does not count", _TAKE))
+    for base in bases:
+        try:
+            _check(base.size, base.start, base.end)
+            _require(archive.bases.directory / base.artifact.file, base.artifact.stored_size)
+            yield base
+        except StoreError as error:
+            text = f"the base backup {printable(base.id)} does not count: {error.message}"
+            problems.append(warning(text, _TAKE))
+
+
+def _check(size: int, *places: str) -> None:
+    """StoreError unless this can be of WAL: `size` of a segment in bytes, `places` as PostgreSQL writes them."""
+    if size < 1 << 20 or size & (size - 1):
+        raise StoreError(f"its record speaks of segments of {size} bytes")
+    try:
+        for place in places:
+            lsn(place)
+    except ValueError as error:
+        raise StoreError(f"its record is damaged: {printable(str(error))}") from None
+
+
+def _require(path: Path, size: int) -> None:
+    """StoreError unless a file of this size is there."""
+    with storing(path):
+        found = os.lstat(path).st_size
+    if found != size:
+        raise StoreError(f"{path.name} has {found:,} bytes instead of {size:,}")
+
+
+def _changed(directory: Path) -> datetime | None:
+    with contextlib.suppress(OSError):
+        return datetime.fromtimestamp(directory.stat().st_mtime, UTC)
+    return None
+
+
+def _taken(archive: WalArchive) -> int:
+    """Bytes on disk of all WAL, packed and not."""
+    total = 0
+    for store in (archive.segments, archive.stream):
+        with storing(store.directory), contextlib.suppress(FileNotFoundError), os.scandir(store.directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # packed meanwhile
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total

@@ -1,0 +1,90 @@
+"""What the doctor says of point-in-time recovery: each lack with the statement that mends it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from backup.model.finding import Finding
+from backup.operations.doctor import moments
+from backup.postgres.wal_rights import WalRights
+from tests.support.facts import NOW
+from tests.support.windows import a_base, a_stream, a_window
+
+RIGHTS = WalRights(role="obcms_user", allowed=True, level="replica", senders=10, used=1, standby=False)
+HOUR = timedelta(hours=1)
+
+
+def told(streaming: bool = True, tablespaces: tuple[str, ...] = (), **changed: object) -> list[Finding]:
+    return list(moments.server(replace(RIGHTS, **changed), tablespaces, streaming=streaming))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", ["replica", "logical"])
+def test_all_is_well(level: str) -> None:
+    (line,) = told(level=level)
+    assert (line.level, line.text) == (
+        "pass",
+        f"obcms_user may receive WAL (wal_level {level}; 1 of 10 senders are in use)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "level", "words", "remedy"),
+    [
+        ({"level": "minimal"}, "fail", "wal_level is minimal", "ALTER SYSTEM SET wal_level = 'replica';"),
+        ({"allowed": False}, "fail", "may not receive WAL", "ALTER ROLE obcms_user REPLICATION;"),
+        ({"senders": 0, "used": 0}, "fail", "0 of max_wal_senders = 0", "ALTER SYSTEM SET max_wal_senders = 6;"),
+        ({"used": 10}, "fail", "1 more is needed", "ALTER SYSTEM SET max_wal_senders = 16;"),
+        ({"standby": True}, "fail", "is a standby", "primary"),
+        ({"tablespaces": ("fast\x1b[31m",)}, "fail", "tablespaces of its own", "BACKUP_PITR=off"),
+    ],
+)
+def test_each_lack_says_what_to_do(changed: dict[str, object], level: str, words: str, remedy: str) -> None:
+    (line,) = told(**changed)  # type: ignore[arg-type]
+    assert (line.level, words in line.text, remedy in line.hint, "\x1b" in line.text) == (level, True, True, False)
+
+
+def test_senders_are_counted_for_the_stream_and_a_base() -> None:
+    assert told(streaming=False, used=8)[0].level == "pass"
+    assert told(streaming=False, used=9)[0].level == "warn"
+    assert told(streaming=True, used=9)[0].level == "pass"
+    assert told(streaming=False, used=10)[0].level == "fail"
+
+
+def test_several_lacks_are_all_told() -> None:
+    assert len(told(level="minimal", allowed=False, senders=0, used=0, tablespaces=("a", "b"))) == 4
+
+
+def test_the_network_way_is_not_supported_yet() -> None:
+    line = moments.network_way()
+    assert (line.level, "not supported yet" in line.text, "BACKUP_PITR=off" in line.hint) == ("fail", True, True)
+
+
+def test_the_room_is_what_is_still_to_come() -> None:
+    # Eight bases of 20 MB and 30 MB of WAL a day; one base and 60 MB are here.
+    window = a_window(NOW, [a_base(1, NOW - 48 * HOUR)], {n: NOW for n in range(1, 21)}, stream=a_stream(21, NOW, NOW))
+    more = 8 * 20_000_000 + 7 * 30_000_000 - 20_000_000 - 60_000_000
+    line = moments.room(window, more, 252_000_000, 8, NOW)
+    assert (line.level, line.text) == (
+        "pass",
+        "8 base backups of 20.0 MB and 30.0 MB of WAL a day for 7 days: 290.0 MB more, 290.0 MB are free",
+    )
+    assert moments.room(window, more - 1, 252_000_000, 8, NOW).level == "warn"
+
+
+def test_before_the_first_base_the_cluster_is_the_measure() -> None:
+    line = moments.room(a_window(NOW), 10**9, 252_000_000, 8, NOW)
+    assert line.level == "warn" and line.text.startswith(
+        "8 base backups of at most 252.0 MB, and WAL for 7 days: 2.0 GB"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "looked", "wanted"), [("streaming", 1, True), ("down", 1, False), ("streaming", 400, False)]
+)
+def test_our_own_sender_is_one_that_was_seen_of_late(state: str, looked: int, *, wanted: bool) -> None:
+    stream = a_stream(1, NOW, NOW - timedelta(seconds=looked), state=state)
+    assert moments.is_streaming(a_window(NOW, stream=stream), NOW) is wanted
+    assert not moments.is_streaming(a_window(NOW), NOW)

@@ -1,0 +1,136 @@
+"""The window of a backup volume, from files as the stream and the bases leave them, whole and damaged."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backup.config.loader import Settings
+from backup.model.wal import SegmentId
+from backup.monitoring.window import Window
+from backup.operations.pitr.facts import read_window
+from tests.support.windows import SIZE, a_base, a_stream, on_disk
+
+NOW = datetime(2026, 11, 28, 16, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+BASE = a_base(5, NOW - 3 * HOUR, size=2000)
+WHOLE = {5: NOW - 2 * HOUR, 6: NOW - HOUR, 7: NOW - HOUR / 2}
+
+
+def read(root: Path, **given: str) -> Window:
+    return read_window(Settings(BACKUP_PITR="on", **given), root, NOW)  # type: ignore[arg-type]
+
+
+def test_nothing_is_there(tmp_path: Path) -> None:
+    seen = read(tmp_path)
+    assert (seen.spans, seen.bases, seen.stream, seen.segments, seen.problems) == ((), (), None, 0, ())
+
+
+def test_what_is_there(tmp_path: Path) -> None:
+    stream = a_stream(8, NOW - timedelta(seconds=1), NOW)
+    on_disk(tmp_path, [BASE], WHOLE, stream)
+    seen = read(tmp_path)
+    assert (seen.start, seen.end, seen.live, seen.base) == (BASE.ended, stream.level, True, BASE)
+    assert (seen.segments, seen.segment_bytes, seen.stream, seen.problems) == (3, 6 + SIZE, stream, ())
+    assert seen.begun and (seen.keep.days, seen.max_lag.seconds, seen.base_age) == (7, 300, timedelta(hours=36))
+
+
+def test_without_a_stream_it_ends_with_the_newest_segment(tmp_path: Path) -> None:
+    on_disk(tmp_path, [BASE], WHOLE)
+    seen = read(tmp_path)
+    assert (seen.end, seen.live) == (WHOLE[7], False)
+
+
+@pytest.mark.parametrize("partial", [6, 7, 8])
+def test_segments_that_ended_since_the_look_break_nothing(tmp_path: Path, partial: int) -> None:
+    on_disk(tmp_path, [BASE], WHOLE, a_stream(partial, NOW - HOUR, NOW))
+    seen = read(tmp_path)
+    assert (seen.live, seen.end) == (True, WHOLE[7])
+
+
+@pytest.mark.parametrize("partial", [4, 9])
+def test_a_stream_elsewhere_does_not_carry_on(tmp_path: Path, partial: int) -> None:
+    on_disk(tmp_path, [BASE], WHOLE, a_stream(partial, NOW, NOW))
+    assert not read(tmp_path).live
+
+
+def test_a_missing_segment_breaks_it(tmp_path: Path) -> None:
+    archive = on_disk(tmp_path, [BASE], WHOLE, a_stream(8, NOW, NOW))
+    (archive.segments.directory / f"{SegmentId(1, 6).name(SIZE)}.gz").unlink()
+    seen = read(tmp_path)
+    assert (seen.end, seen.live) == (WHOLE[5], False)
+
+
+def test_a_record_that_is_torn_is_none(tmp_path: Path) -> None:
+    archive = on_disk(tmp_path, [BASE], WHOLE, a_stream(8, NOW, NOW))
+    records = archive.directory / "segments.jsonl"
+    records.write_bytes(records.read_bytes()[:-20])
+    assert read(tmp_path).end == WHOLE[5]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 1}', "\x00" * 100])
+def test_a_base_whose_record_is_damaged_is_told_and_does_not_count(tmp_path: Path, text: str) -> None:
+    archive = on_disk(tmp_path, [BASE], WHOLE)
+    (archive.bases.directory / f"{BASE.id}.json").write_text(text)
+    (archive.bases.directory / "no\x1b[31mname.json").write_text(text)
+    seen = read(tmp_path)
+    assert (seen.spans, seen.bases) == ((), ())
+    assert [each.level for each in seen.problems] == ["warn", "warn"]
+    assert BASE.id in seen.problems[0].text and "\x1b" not in seen.problems[1].text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("start", "x"), ("end", "0/"), ("size", 0), ("size", 3 << 20), ("start", "\x1b[31m")]
+)
+def test_a_base_whose_record_is_nonsense_is_told_and_does_not_count(tmp_path: Path, field: str, value: object) -> None:
+    on_disk(tmp_path, [BASE.model_copy(update={field: value})], WHOLE)
+    (problem,) = (seen := read(tmp_path)).problems
+    assert BASE.id in problem.text and "\x1b" not in problem.text and seen.bases == ()
+
+
+def test_a_base_whose_file_is_not_there_whole_does_not_count(tmp_path: Path) -> None:
+    archive = on_disk(tmp_path, [BASE], WHOLE)
+    file = archive.bases.directory / BASE.artifact.file
+    os.truncate(file, 1999)
+    assert "1,999 bytes instead of 2,000" in read(tmp_path).problems[0].text
+    file.unlink()
+    seen = read(tmp_path)
+    assert "No such file" in seen.problems[0].text and seen.spans == ()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"looked": "2026-11-28T16:00:00Z", "state": "streaming", "size": 5}'])
+def test_a_state_that_is_damaged_is_told(tmp_path: Path, text: str) -> None:
+    on_disk(tmp_path, [BASE], WHOLE, a_stream(8, NOW, NOW))
+    (tmp_path / "state" / "wal.json").write_text(text)
+    seen = read(tmp_path)
+    assert (len(seen.problems), seen.stream, seen.end) == (1, None, WHOLE[7])
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path: Path) -> None:
+    archive = on_disk(tmp_path, [BASE], WHOLE)
+    for file in archive.segments.directory.iterdir():
+        file.unlink()
+    archive.segments.directory.rmdir()
+    archive.segments.directory.write_text("no folder")
+    seen = read(tmp_path)
+    assert "cannot be listed" in seen.problems[0].text and seen.spans == ()
+
+
+def test_another_schedule_has_another_limit(tmp_path: Path) -> None:
+    assert read(tmp_path, BACKUP_PITR_BASE="0 1 * * 0").base_age == timedelta(days=10.5)
+    assert read(tmp_path, BACKUP_PITR_BASE="off").base_age is None
+
+
+def test_no_wal_is_read(tmp_path: Path) -> None:
+    """Only names, sizes and records."""
+    archive = on_disk(tmp_path, [BASE], WHOLE, a_stream(8, NOW, NOW))
+    pipe = archive.segments.directory / f"{SegmentId(1, 5).name(SIZE)}.gz"
+    before = read(tmp_path)
+    pipe.chmod(0)
+    for name in (archive.stream.directory).iterdir():
+        name.chmod(0)
+    (archive.bases.directory / BASE.artifact.file).chmod(0)
+    assert read(tmp_path) == before
