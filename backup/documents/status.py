@@ -197,7 +197,7 @@ _WINDOW_PROOF = form(
     base=Text,
     moment=Instant,
     rows=int,
-    seconds=Measure,
+    recovery_seconds=at(Measure, "seconds"),
     problem=Text,
 )
 MOMENTS = form(

@@ -19,7 +19,7 @@ from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMoun
 from backup.docker.helper import Helper
 from backup.docker.recovery_server import DATA, PG_WAL, PLACE, RecoveryServer, RecoveryVolume
 from backup.errors import BackupError, EngineError, IntegrityError, LoadFailed, NoSpace
-from backup.formatting import printable, size
+from backup.formatting import listed, printable, size
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, parse_commit
 from backup.model.wal import SegmentId, lsn, lsn_text
@@ -28,7 +28,7 @@ from backup.postgres.dump_source import PostgresSource
 from backup.postgres.preload_libraries import preloading
 from backup.postgres.process_io import Pipe, ProcessInput, ProcessOutput
 from backup.postgres.server import maintenance
-from backup.postgres.session import Login
+from backup.postgres.session import Login, connected
 
 ROLE: Final = "recovery"
 _SPARE: Final = 256 << 20
@@ -65,6 +65,12 @@ _PLACES: Final = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
 _FILES: Final = re.compile(r"\b([0-9A-F]{24})\b(?:, (?:LSN [0-9A-F/]+, )?offset (\d+))?")
 _READY: Final = "database system is ready to accept connections"
 _STOPPED: Final = re.compile(r'recovery stopping after (?:WAL location \(LSN\) "([0-9A-F/]+)"|reaching consistency)')
+# Those of extensions are not in a dump either.
+_UNLOGGED: Final = """
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'u'
+       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
+                       AND d.deptype = 'e') ORDER BY 1"""
 _SHORT: Final = "recovery ended before configured recovery target was reached"
 
 
@@ -211,6 +217,18 @@ class Recovery:
             with contextlib.suppress(BackupError):
                 helper.close()
             raise
+
+
+def unlogged(login: Login) -> str:
+    """What to say of tables that a recovered database has without their rows; empty for none."""
+    with connected(login, "unlogged tables") as connection:
+        names = [name for (name,) in connection.execute(_UNLOGGED)]
+    if not names:
+        return ""
+    return (
+        f"the unlogged tables {listed(names)} are empty, because their rows are not in the WAL. An ordinary set has"
+        " them: `extract` takes a table out of it"
+    )
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ def story(request: pytest.FixtureRequest) -> Iterator[Story]:
             told = Story(sidecar, server, "obcms_prod")
             server.new_database("other")
             server.execute("other", "CREATE TABLE o (n int)")
-            server.execute(told.database, "CREATE TABLE t (n int)")
+            server.execute(told.database, "CREATE TABLE t (n int); CREATE UNLOGGED TABLE u (n int)")
+            server.execute(told.database, "INSERT INTO u VALUES (1)")
             with receiving(told):
                 happen(told)
                 told.level()
@@ -44,6 +46,11 @@ def happen(story: Story) -> None:
     result = story.sidecar.run("base")
     assert result.code == 0, result.output
     story.mark("base")
+    # While nothing follows: what there is of WAL ends with the base.
+    eventually(lambda: datetime.fromisoformat(story.stream()["level"]) > story.moments["base"], 60, 0.2)
+    made = story.create("base")
+    assert made.code == 0 and "last commit: none" in made.output, made.output
+    assert story.rows(made.json["set"]) == []
     story.execute("INSERT INTO t VALUES (1)", "one")
     story.execute("INSERT INTO t VALUES (2)", "two")
     with story.server.connect(story.database) as long:
@@ -93,6 +100,7 @@ def test_the_set_says_what_it_was_recovered_from(story: Story) -> None:
     assert part.recovered.last_commit and part.recovered.last_commit < story.moments["two"]
     shown = story.sidecar.run("show", identifier)
     words = " ".join(shown.output.split())
+    assert "the unlogged tables public.u are empty" in words and story.rows(identifier, "u") == []
     assert "as of" in words and f"from base backup {part.recovered.base}" in words, shown.output
     run = story.sidecar.runs()[0]
     assert (run.operation, run.only, run.set, run.outcome) == ("create", "database", identifier, "success")
@@ -154,6 +162,8 @@ def test_the_server_that_recovers_can_reach_nothing(story: Story) -> None:
     with under_way(story.sidecar, "create", "--at", story.moments["three"].isoformat(" ")) as process:
         facts = eventually(lambda: recovering(story.sidecar), 60)
         assert ended(process, 120).code == 0
+    for volume in (each["Name"] for each in facts["Mounts"] if each["Type"] == "volume"):
+        assert docker("volume", "ls", "--quiet", f"--filter=name={volume}") == ""
     host, config = facts["HostConfig"], facts["Config"]
     assert (host["NetworkMode"], host["CapDrop"], host["CapAdd"]) == ("none", ["ALL"], None)
     assert config["User"] == "postgres" and host["ReadonlyRootfs"] and not host["Privileged"]

@@ -13,7 +13,7 @@ import pytest
 from backup.catalog.wal_archive import StreamFile, clusters
 from backup.model.wal import Base, SegmentId, lsn_text
 from tests.support.database import start_server
-from tests.support.faults import failed, nothing_left
+from tests.support.faults import docker, failed, nothing_left
 from tests.support.keys import key_pair
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.sidecar import Sidecar
@@ -247,3 +247,25 @@ def test_what_the_live_server_does_by_itself_is_not_done_by_the_recovered_one(bu
     part = stored.manifest.database
     assert part and part.preload.libraries == ("pg_cron",) and "cron.launch_active_jobs" not in part.preload.settings
     nothing_left(busy.sidecar, busy.server)
+
+
+def test_a_cluster_that_has_recovered_before_is_recovered_on_its_own_timeline() -> None:
+    server = start_server(18, "later")
+    try:
+        with short_folder() as folder:
+            server.execute("postgres", "ALTER SYSTEM SET restore_command = 'false'")
+            docker("exec", server.container.id, "sh", "-c", 'touch "$PGDATA/recovery.signal"')
+            server.container.restart()
+            server.wait()
+            story = Story(Sidecar.make(folder, server, BACKUP_PITR="on"), server, "obcms_prod")
+            server.execute(story.database, "CREATE TABLE t (n int)")
+            with receiving(story):
+                result = story.sidecar.run("base")
+                assert result.code == 0, result.output
+                story.execute("INSERT INTO t VALUES (1)", "one")
+                story.level()
+                result = story.create("one")
+            assert result.code == 0, result.output
+            assert archived(story)[1].timeline == 2 and story.rows(result.json["set"]) == ["1"]
+    finally:
+        server.remove()

@@ -24,7 +24,7 @@ from backup.model.wal import Base, Received, SegmentId, lsn, lsn_text
 from backup.operations.create.context import Reached
 from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to, unpacked_base
 from backup.operations.pitr.window import Cluster, choose
-from backup.postgres.recovery import Recovery, RecoveryPlaces
+from backup.postgres.recovery import Recovery, RecoveryPlaces, unlogged
 from backup.postgres.server import databases
 from backup.postgres.session import Login
 from backup.progress import Progress
@@ -112,7 +112,9 @@ class RecoveredOrigin:
                 if facts.system_identifier != base.system_identifier:
                     raise DatabaseUnavailable("the recovered server is of another cluster. Nothing was published")
                 # Of libraries it has what we gave it, and those quietened.
-                known = replace(facts, dependencies=replace(facts.dependencies, preload=asked.preload))
+                needs = replace(facts.dependencies, preload=asked.preload)
+                cautions = (*facts.cautions, *filter(None, [unlogged(source.login)]))
+                known = replace(facts, dependencies=needs, cautions=cautions)
                 yield Reached(source, known, _as_of(asked, found), recovered(asked, found))
 
     def _require_database(self, login: Login) -> None:

@@ -19,6 +19,7 @@ from backup.documents.results import DOCUMENTS
 from backup.model.backup_set import LoadTest, Missing, Proof, StoredSet, Verdict
 from backup.model.derived_manifest import BareFile, derive
 from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
+from backup.model.recovered import Recovered
 from backup.operations.restore.plan import LiveDatabase, Plan, RestoreFacts, Server, VolumeFacts, plan
 from backup.operations.restore.plan.facts import Contrast, Lacking
 from tests.support.schemas import checked
@@ -304,3 +305,14 @@ def test_a_terminal_shows_all_of_it() -> None:
     for line in plan_lines(made):
         label, _, text = line.strip().partition(": ")
         assert label.lower() in file.getvalue().lower() and text in file.getvalue()
+
+
+def test_a_set_of_a_moment_says_so_and_what_becomes_of_the_media() -> None:
+    recovered = Recovered(base="b", moment=TAKEN, lsn="0/1", last_commit=TAKEN - timedelta(seconds=1), later=2)
+    source = stored(database(recovered=recovered), media=False)
+    made = rows(plan(facts(source=source, only="database", media="daily_2025-10-19_02-00-00")))
+    assert made["recovered"].startswith("as of 2025-10-20 02:00:00 Asia/Manila, last commit 01:59:59.000, from base")
+    assert made["recovered"].endswith("; 2 later commits not in it")
+    assert made["media"] == "stay as they are; daily_2025-10-19_02-00-00 has those nearest before it"
+    assert rows(plan(facts(source=source)))["media"] == "stay as they are; no set has any from before it"
+    assert not {"recovered", "media"} & set(rows(plan(facts())))
