@@ -138,7 +138,9 @@ class WalArchive:
             if is_segment(each.name):
                 (broken if each.partial else whole)[SegmentId.of(each.name, size)] = each.received
         ours = stream if stream and stream.system_identifier == self.system_identifier else None
-        return Received(whole, ours, broken)
+        names = [name.removesuffix(PARTIAL) for name in self.partials()]
+        partial = max((SegmentId.of(name, size) for name in names if is_segment(name)), default=None)
+        return Received(whole, ours, broken, partial)
 
     def proof(self) -> WindowProof | None:
         """What the newest drill found; None before there was one, or where that cannot be read."""

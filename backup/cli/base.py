@@ -55,7 +55,7 @@ Wait = Annotated[float, typer.Option(help="Seconds to wait for another run to en
 At = Annotated[
     str,
     typer.Option(
-        "--at", metavar="TIME", help="The database as of a moment: 'YYYY-MM-DD HH:MM[:SS]' or '10 minutes ago'."
+        "--at", metavar="TIME", help="The database of a moment: 'YYYY-MM-DD HH:MM[:SS]', '10 minutes ago', 'latest'."
     ),
 ]
 AtLsn = Annotated[
@@ -134,6 +134,8 @@ def wanted_moment(at: str, at_lsn: str, zone: ZoneInfo) -> Wanted | None:
             raise ValueError("choose one of --at and --at-lsn")
         if at_lsn:
             return Wanted(place=lsn(at_lsn))
+        if at == "latest":
+            return Wanted()
         return Wanted(parse_moment(at, datetime.now(UTC), zone)) if at else None
     except ValueError as error:
         raise typer.BadParameter(printable(str(error))) from None

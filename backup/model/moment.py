@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from backup.model.wal import lsn
 
-FORMS: Final = "`YYYY-MM-DD HH:MM[:SS]`, the same with an offset such as +02:00 or Z, or `10 minutes ago`"
+FORMS: Final = "`YYYY-MM-DD HH:MM[:SS]`, the same with an offset such as +02:00 or Z, `10 minutes ago`, or `latest`"
 _AGO: Final = re.compile(r"(\d{1,6}) (second|minute|hour|day)s? ago")
 _CLOCK: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?) ?(Z|[+-]\d\d(?::?\d\d)?)?", re.IGNORECASE
@@ -67,7 +67,7 @@ def parse_commit(line: str) -> Commit | None:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be brought back: all that was committed by a moment, or up to a place in the WAL."""
+    """What is to be brought back: all that was committed by a moment, or up to a place in the WAL; else all."""
 
     moment: datetime | None = None
     place: int | None = None
@@ -76,7 +76,7 @@ class Wanted:
         """Whether this commit is part of it."""
         if self.place is not None:
             return commit.lsn <= self.place
-        return self.moment is not None and commit.time <= self.moment
+        return self.moment is None or commit.time <= self.moment
 
 
 @dataclass

@@ -218,12 +218,13 @@ class Span:
 class Received:
     """What is here of one cluster's WAL: `whole` segments with the moment each was received, and the live stream.
 
-    `broken` are segments that a gap broke off.
+    `broken` are segments that a gap broke off, `partial` is the one that was being received last.
     """
 
     whole: dict[SegmentId, datetime]
     stream: Stream | None = None
     broken: dict[SegmentId, datetime] = field(default_factory=dict)
+    partial: SegmentId | None = None
 
     def chain(self, base: Base) -> tuple[SegmentId | None, datetime | None, bool]:
         """(last segment in a row from the base's first, the newest moment in it, whether the stream carries on)."""
@@ -235,7 +236,9 @@ class Received:
         if stream and stream.level and stream.system_identifier == base.system_identifier:
             # What is said of the stream may be older than what lies there.
             if base.first <= stream.partial <= following:
-                return max(last or stream.partial, stream.partial), max(moment or stream.level, stream.level), stream.up
+                reached = [each for each in (last, stream.partial) if each]
+                reached += [following] if self.partial == following else []
+                return max(reached), max(moment or stream.level, stream.level), stream.up
         if following in self.broken:
             return following, self.broken[following], False
         return last, moment, False

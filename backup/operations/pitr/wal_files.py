@@ -37,8 +37,8 @@ def received_to(received: Received, last: SegmentId, segment: int) -> int:
     """The place up to which WAL is known to be here when `last` is its last segment; `segment` is the size of one."""
     if received.stream and received.stream.partial == last and last not in received.whole:
         return lsn(received.stream.received)
-    # How much of one that a gap broke off had come, nobody knows any longer.
-    return (last.number if last in received.broken else last.number + 1) * segment
+    # How much had come of one that a gap broke off, or of one that was begun behind the last look, nobody knows.
+    return (last.number + 1 if last in received.whole else last.number) * segment
 
 
 @dataclass(frozen=True)

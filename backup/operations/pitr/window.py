@@ -35,8 +35,10 @@ def choose(clusters: Sequence[Cluster], wanted: Wanted, zone: ZoneInfo) -> Base:
 
 
 def _base(cluster: Cluster, wanted: Wanted) -> Base | None:
+    if wanted.moment:
+        return base_for(cluster.bases, cluster.received, wanted.moment)
     if wanted.place is None:
-        return base_for(cluster.bases, cluster.received, wanted.moment) if wanted.moment else None
+        return next((span.bases[-1] for span in reversed(spans(cluster.bases, cluster.received))), None)
     able = [each for each in cluster.bases if _reaches(cluster.received, each, wanted.place)]
     return max(able, key=lambda each: (each.ended, each.id), default=None)
 
