@@ -81,6 +81,12 @@ def test_health_speaks_of_it(filled: Path, capsys: pytest.CaptureFixture[str]) -
     assert "moments that cannot be brought back" in capsys.readouterr().out
 
 
+def test_du_takes_it_for_ours(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["du", "--json"]) == 0
+    found = checked(capsys.readouterr().out)
+    assert found["other_bytes"]["wal"] > SIZE and "foreign" not in found["other_bytes"]
+
+
 def test_off_shows_nothing_and_asks_nothing(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
