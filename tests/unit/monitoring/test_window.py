@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from zoneinfo import ZoneInfo
 
@@ -72,6 +73,13 @@ def test_breaks_are_what_lies_between_spans() -> None:
     gap = NOW - 16 * HOUR
     assert broken_window(NOW).breaks(NOW) == (Break(gap, gap + 2 * MINUTE),)
     assert broken_window(NOW).breaks(NOW + timedelta(days=8)) == () == live().breaks(NOW)
+
+
+def test_spans_that_touch_are_not_broken() -> None:
+    """As where a server has begun a new timeline."""
+    one, two = broken_window(NOW).spans
+    seen = replace(broken_window(NOW), spans=(one, replace(two, start=one.end)))
+    assert seen.breaks(NOW) == ()
 
 
 def test_what_has_ended_is_broken_as_soon_as_it_is_late() -> None:
