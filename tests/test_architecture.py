@@ -29,7 +29,9 @@ LAYERS = [
     {"errors", "formatting"},
 ]
 HOMES = {
-    "docker": {f"docker/{name}" for name in ("engine", "translate_errors", "helper", "throwaway_server")},
+    "docker": {
+        f"docker/{name}" for name in ("engine", "translate_errors", "helper", "throwaway_server", "recovery_server")
+    },
     "requests": {"docker/translate_errors", "docker/helper"},
     "psycopg": {
         f"postgres/{name}"

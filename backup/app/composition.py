@@ -92,7 +92,7 @@ class App(BackupVolume):
                 "Pull it (`docker pull`), or name another one of the same major version with --image.",
             )
         own = engine.own()
-        self._private(self.settings.spool)
+        self.private(self.settings.spool)
         mount = spool_mount(own, self.settings.spool, HelperClients.inside)
         return ThrowAway(
             engine, found, shown or wanted[-1], self.settings.spool, mount, self.instance(), self.settings.stall_timeout
@@ -157,7 +157,7 @@ class App(BackupVolume):
         container = self.database_container(engine)
         login = _login(settings, _declared(engine, container), address_of(container, own))
         mount = spool_mount(own, settings.spool, HelperClients.inside)
-        self._private(settings.spool)
+        self.private(settings.spool)
         clients = HelperClients(
             engine, container, login, settings.spool, mount, self.instance(), settings.stall_timeout
         )
@@ -191,7 +191,7 @@ class App(BackupVolume):
     def network_spool(self) -> Path:
         """Where pipes to our own children lie."""
         spool = Path(tempfile.gettempdir()) / "obcms-backup"
-        self._private(spool)
+        self.private(spool)
         return spool
 
     def _postgres(self, login: Login, clients: Clients, container: Container | None = None) -> PostgresSource:
@@ -218,12 +218,13 @@ class App(BackupVolume):
         return store.read("instance").decode()
 
     @staticmethod
-    def _private(directory: Path) -> None:
+    def private(directory: Path) -> None:
+        """Make a directory that is ours alone; its group may pass through to a socket in it."""
         with storing(directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if directory.stat().st_uid != os.geteuid():
                 raise StoreError(f"{directory} belongs to another user", "This container's user must own it.")
-            directory.chmod(0o700)
+            directory.chmod(0o710)
 
 
 def _declared(engine: Engine, container: Container) -> dict[str, str]:

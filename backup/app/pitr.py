@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,14 +23,15 @@ from backup.storage.filesystem import storing
 _INSIDE: Final = "/wal"
 
 
-def receive_context(main: App) -> ReceiveContext:
-    """What receiving works with. ConfigError while BACKUP_PITR is off."""
+def receive_context(main: App, wait: Callable[[float], bool]) -> ReceiveContext:
+    """What receiving works with, until `wait` says that it is to end. ConfigError while BACKUP_PITR is off."""
     settings = main.settings
     if settings.pitr == "off":
         raise ConfigError("BACKUP_PITR is off: no WAL is received", "Set BACKUP_PITR=on.")
     return ReceiveContext(
         root=settings.root,
         database=lambda: _database(main),
+        wait=wait,
         recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
     )
 

@@ -9,10 +9,11 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, NoReturn, TypeVar
+from zoneinfo import ZoneInfo
 
 import typer
 from rich.console import Console, RenderableType
@@ -22,7 +23,10 @@ from backup import logging
 from backup.catalog.catalog import Catalog
 from backup.config import loader
 from backup.errors import BackupError, Interrupted
+from backup.formatting import printable
 from backup.logging import logger
+from backup.model.moment import Wanted, parse_moment
+from backup.model.wal import lsn
 from backup.monitoring.alerts.destinations import target_secrets
 from backup.operations import runs
 from backup.operations.scheduled_run import Claim
@@ -48,6 +52,15 @@ IdentityOption = Annotated[
 ]
 Image = Annotated[str, typer.Option(metavar="IMAGE", help="Database image to restore into; default: the set's own.")]
 Wait = Annotated[float, typer.Option(help="Seconds to wait for another run to end.", min=0)]
+At = Annotated[
+    str,
+    typer.Option(
+        "--at", metavar="TIME", help="The database as of a moment: 'YYYY-MM-DD HH:MM[:SS]' or '10 minutes ago'."
+    ),
+]
+AtLsn = Annotated[
+    str, typer.Option("--at-lsn", metavar="LSN", help="The database as of a place in the WAL, such as 0/16B3748.")
+]
 Scheduled = Annotated[bool, typer.Option("--scheduled", hidden=True)]
 Trigger = Annotated[str, typer.Option(hidden=True)]
 
@@ -112,6 +125,18 @@ def prepare_command(as_json: bool, kind: str = "", identity: Path | None = None)
     if kind and settings.root.is_dir():
         logging.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
     return settings.model_copy(update={"age_identity": identity}) if identity else settings
+
+
+def wanted_moment(at: str, at_lsn: str, zone: ZoneInfo) -> Wanted | None:
+    """Read what is to be recovered; None when nothing is. A wrong usage is said as one."""
+    try:
+        if at and at_lsn:
+            raise ValueError("choose one of --at and --at-lsn")
+        if at_lsn:
+            return Wanted(place=lsn(at_lsn))
+        return Wanted(parse_moment(at, datetime.now(UTC), zone)) if at else None
+    except ValueError as error:
+        raise typer.BadParameter(printable(str(error))) from None
 
 
 def switch_off_gc() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -9,14 +10,16 @@ import typer
 
 from backup.app.composition import App
 from backup.cli import base
-from backup.cli.base import Json, OnlyOption, Scheduled, Trigger, Wait
+from backup.cli.base import At, AtLsn, IdentityOption, Json, OnlyOption, Scheduled, Trigger, Wait
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.manifest import Tier
+from backup.model.moment import Wanted
 from backup.model.run import Outcome
 from backup.operations.create import run as backup_operation
+from backup.operations.create.context import CreateContext
 from backup.operations.restore.journal import KeptFile
-from backup.progress import Silent
+from backup.progress import Progress, Silent
 
 # Long enough for a database that recovers from a crash, short enough to be told of one that does not come.
 _PATIENCE: Final = 300.0
@@ -35,27 +38,36 @@ def create_command(
     invocation: typer.Context,
     tier: Annotated[MadeTier, typer.Argument(help="Tier of the set.")] = MadeTier.MANUAL,
     only: Annotated[OnlyOption | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
+    at: At = "",
+    at_lsn: AtLsn = "",
     wait: Wait = 0.0,
+    identity: IdentityOption = None,
     scheduled: Scheduled = False,
     trigger: Trigger = "",
     as_json: Json = False,
 ) -> None:
     """Make one complete set and read it back.
 
-    Examples: `create daily`, `create manual --only database`, `create --wait 600`.
+    With `--at` it is recovered from a base backup and WAL, without touching the live database, and is as old as that
+    moment.
+
+    Examples: `create daily`, `create manual --only database`, `create --wait 600`, `create --at '10 minutes ago'`.
     """
-    settings = base.prepare_command(as_json, kind="backup")
+    settings = base.prepare_command(as_json, kind="backup", identity=identity)
     main = App(settings)
     main.require_volume()
+    wanted = base.wanted_moment(at, at_lsn, settings.zone)
+    if wanted and (tier is not MadeTier.MANUAL or only is OnlyOption.MEDIA):
+        raise typer.BadParameter("--at makes a manual set of the database alone")
     request = backup_operation.Request(
         tier=Tier(tier),
-        only=only.value if only else None,
+        only="database" if wanted else only.value if only else None,
         wait=base.QUEUE if scheduled else wait,
         patience=_PATIENCE if scheduled else 0.0,
         **base.occasion(invocation, scheduled, trigger)._asdict(),
     )
     with base.progress(as_json) as progress:
-        run = backup_operation.create_set(request, main.create_context(progress))
+        run = backup_operation.create_set(request, _context(main, progress, wanted))
     try:
         _expire(main)
     except BackupError as error:
@@ -65,6 +77,16 @@ def create_command(
     if run.outcome is Outcome.CHANGED:
         logger.warning("{}: {} {}", run.outcome, run.message, run.hint)
     raise typer.Exit(run.exit_code)
+
+
+def _context(main: App, progress: Progress, wanted: Wanted | None) -> CreateContext:
+    context = main.create_context(progress)
+    if wanted is None:
+        return context
+    # Who asks for no moment need not wait for its imports.
+    from backup.app.recovery import recovered_origin  # noqa: PLC0415
+
+    return replace(context, origin=recovered_origin(main, wanted))
 
 
 def _expire(main: App) -> None:

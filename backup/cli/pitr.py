@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import typer
 
 from backup.app.composition import App
@@ -42,4 +45,15 @@ def receive_command() -> None:
     """
     main = App(base.prepare_command(as_json=False))
     main.require_volume()
-    receive_wal(receive_context(main))
+    ended, came = threading.Event(), list[int]()
+
+    def end(number: int, _frame: object) -> None:
+        came.append(number)
+        ended.set()
+
+    # Not as an exception: one that a signal raises where nobody hears it would be lost, and this never ends by itself.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, end)
+    receive_wal(receive_context(main, ended.wait))
+    logger.info("the WAL is no longer received")
+    raise typer.Exit(128 + came[0])

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import typer
 from rich.console import Group, RenderableType
@@ -15,16 +15,17 @@ from rich.text import Text
 from backup.app.composition import App
 from backup.app.offsite import locate_set
 from backup.app.restore import restore_context
-from backup.cli import base
-from backup.cli.base import IdentityOption, Json, OnlyOption
+from backup.cli import base, moment
+from backup.cli.base import At, AtLsn, IdentityOption, Json, OnlyOption
 from backup.cli.render.set_tables import plain_table
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.formatting import plural, printable, size
 from backup.logging import logger
 from backup.model.finding import Finding
+from backup.model.moment import Wanted
 from backup.operations.restore import locking, run, single_files
 from backup.operations.restore.journal import KeptFile
-from backup.operations.restore.plan import Plan, plan
+from backup.operations.restore.plan import Only, Plan, plan
 from backup.operations.restore.plan_inputs import gather
 
 Which = Annotated[
@@ -36,6 +37,7 @@ Which = Annotated[
     ),
 ]
 _WORDS: Final = {"warn": "warning", "fail": "refused"}
+_QUESTION: Final = "Restore this and replace what is live?"
 Force = Annotated[bool, typer.Option("--force", help="Do not ask for `yes`.")]
 
 
@@ -55,37 +57,69 @@ def restore_command(
         list[str] | None,
         typer.Option("--path", metavar="PATH", help="With --only media: one file or directory alone. May be repeated."),
     ] = None,
+    at: At = "",
+    at_lsn: AtLsn = "",
     identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
     """Restore a set, completely or not at all. It is built beside the live data, then swapped with them.
 
+    With `--at` a set of the database of that moment is made first; the media stay as they are.
+
     Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`,
     `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
-    `restore latest --identity /key.txt`, `restore /old/dump.sql.gz /old/media.tar.gz`.
+    `restore latest --identity /key.txt`, `restore /old/dump.sql.gz /old/media.tar.gz`,
+    `restore --at '10 minutes ago' --dry-run`.
     """
     main = App(base.prepare_command(as_json, kind="restore", identity=identity))
     main.require_volume()
-    if [bool(which), resume, rollback].count(True) != 1:
-        raise typer.BadParameter("name a set, or pass --resume or --rollback")
+    wanted = base.wanted_moment(at, at_lsn, main.settings.zone)
+    if [bool(which), resume, rollback, bool(wanted)].count(True) != 1:
+        raise typer.BadParameter("name a set, or pass --at, --resume or --rollback")
+    if wanted:
+        if path or only is OnlyOption.MEDIA:
+            raise typer.BadParameter("--at restores the database alone")
+        which, only = _of_moment(main, wanted, force, dry_run, as_json), OnlyOption.DATABASE
     if path:
         _paths(main, which or [], only, path, force, dry_run, as_json)
-        return
-    if resume or rollback:
+    elif resume or rollback:
         with base.progress(as_json) as progress:
             logger.success("{}", run.end(restore_context(main, progress), back=rollback))
-        return
+    elif which:
+        _whole(main, which, only.value if only else "", _How(force, dry_run, not no_safety, allow_invalid), as_json)
+
+
+class _How(NamedTuple):
+    """What was said of how to restore."""
+
+    force: bool
+    dry_run: bool
+    safety: bool
+    allow_invalid: bool
+
+
+def _of_moment(main: App, wanted: Wanted, force: bool, dry_run: bool, as_json: bool) -> list[str]:
+    """Make the set of a moment; none, but a look at what would be, when that is all that is asked for."""
+    if dry_run:
+        _show(moment.look_ahead(main, wanted, as_json), as_json)
+        return []
+    # It takes minutes: whoever cannot agree to the plan then is told now.
+    _require_answer(force, _QUESTION)
+    return [moment.make_set(main, wanted, as_json)]
+
+
+def _whole(main: App, which: Sequence[str], only: Only, how: _How, as_json: bool) -> None:
     with ExitStack() as stack:
         with base.progress(as_json) as progress:
-            stored = stack.enter_context(locate_set(main, which or [], progress))
+            stored = stack.enter_context(locate_set(main, which, progress))
             kept = KeptFile(main.settings.root).read()
-            planned = plan(gather(restore_context(main, progress), stored, only.value if only else "", not no_safety))
+            planned = plan(gather(restore_context(main, progress), stored, only, how.safety))
         _show(planned, as_json)
         _refuse(planned)
-        if dry_run:
+        if how.dry_run:
             return
-        _confirm(force, "Restore this and replace what is live?")
-        _restore(main, run.Wish(stored, only.value if only else "", not no_safety, kept, allow_invalid), as_json)
+        _confirm(how.force, _QUESTION)
+        _restore(main, run.Wish(stored, only, how.safety, kept, how.allow_invalid), as_json)
 
 
 def _restore(main: App, wish: run.Wish, as_json: bool) -> None:
@@ -164,14 +198,18 @@ def _refuse(planned: Plan) -> None:
         raise error(f"{text}; nothing was touched:{found}", planned.refusals[0].hint)
 
 
-def _confirm(force: bool, question: str) -> None:
-    if force:
-        return
-    if not sys.stdin.isatty():
+def _require_answer(force: bool, question: str) -> None:
+    if not force and not sys.stdin.isatty():
         raise NotConfirmed(
             f"nothing was touched: no terminal to answer at: {question}",
             "Pass --force to skip the question.",
         )
+
+
+def _confirm(force: bool, question: str) -> None:
+    _require_answer(force, question)
+    if force:
+        return
     base.out.print(f"{question} Type yes to continue: ", end="")
     if sys.stdin.readline().strip() != "yes":
         raise NotConfirmed("nothing was touched: you did not type yes", "Run it again when you are sure.")

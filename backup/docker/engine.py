@@ -301,14 +301,15 @@ def _labelled(found: Iterable[Mapping[str, Any]], label: str, project: str) -> d
     return {name: of[label] for name, of in labels if of.get(PROJECT) == project and of.get(label)}
 
 
-def spool_mount(own: Container | None, local: Path, inside: PurePosixPath) -> SpoolMount:
+def spool_mount(own: Container | None, local: Path, inside: PurePosixPath, *, writable: bool = False) -> SpoolMount:
     """How a helper mounts the directory that is `local` here: the same volume, or the same host directory.
 
-    Read-only: a pipe can be written to all the same, but a client that finds it gone makes no file in its place.
+    Read-only, but for a server that makes its socket there: a pipe can be written to all the same, but a client that
+    finds it gone makes no file in its place.
     """
     if own is None:
-        return Mount(target=str(inside), source=str(local), type="bind", read_only=True)
-    if found := _mounted(own, local, str(inside), writable=False):
+        return Mount(target=str(inside), source=str(local), type="bind", read_only=not writable)
+    if found := _mounted(own, local, str(inside), writable=writable):
         return found
     raise ConfigError(
         f"no volume is mounted at {local}, so helper containers cannot hand over the dump",

@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from backup.errors import IntegrityError
+from backup.model.recovered import Recovered
 
 MANIFEST_FORMAT: Final = 1
 STAMP: Final = "%Y-%m-%d_%H-%M-%S"
@@ -124,7 +125,7 @@ class DatabasePart(_Model):
     `children` the parts of each table that has any (None: not noted), as the dump writes them.
 
     `definitions` is a SHA-256 of all in the dump but rows, sequence values and large objects, `environment` one of what
-    else decides whether it loads: earlier releases noted neither.
+    else decides whether it loads: earlier releases noted neither. `recovered`: it is not the live one as it was then.
     """
 
     name: str
@@ -151,6 +152,7 @@ class DatabasePart(_Model):
     children: dict[str, tuple[str, ...]] | None = None
     definitions: Sha256 | Literal[""] = ""
     environment: Sha256 | Literal[""] = ""
+    recovered: Recovered | None = None
 
     def alike(self, other: DatabasePart | DatabaseSummary | None) -> bool:
         """Whether one loads where the other does, but for their rows."""

@@ -34,8 +34,11 @@ from backup.postgres.session_settings import ANYWHERE, Standing
 _CLIENT_ROOT: Final = Path("/usr/lib/postgresql")
 # Where a client is told to write; psql reads with --file.
 _OUTPUT: Final = {"psql": "--output"}
+# A directory in which a server of ours has its socket ends so; short, because the path of a socket must be.
+SOCKETS: Final = "sock"
 _SPOOLED: Final = re.compile(
-    r"([0-9a-f]{12})\.[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|archive|index|out\.fifo)"
+    r"([0-9a-f]{12})\.(?:[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|archive|index|out\.fifo)"
+    rf"|[0-9a-f]{{16}}\.{SOCKETS})"
 )
 # A session may say nothing for hours while it works or waits: no router on the way is to forget it, and a server that
 # has gone is noticed within minutes.
@@ -368,11 +371,22 @@ class _Child:
 
 
 def sweep_spool(directory: Path, instance: str) -> int:
-    """Remove the pipes and password files of `instance` that dead runs left; how many. Only under the lock."""
+    """Remove the pipes, sockets and password files of `instance` that dead runs left; how many. Only under the lock."""
     left = [path for path in directory.iterdir() if (match := _SPOOLED.fullmatch(path.name)) and match[1] == instance]
     for path in left:
-        path.unlink(missing_ok=True)
+        remove_spooled(path)
     return len(left)
+
+
+def remove_spooled(path: Path) -> None:
+    """Remove a file of the spool, or a directory of sockets."""
+    if path.suffix == f".{SOCKETS}":
+        with contextlib.suppress(FileNotFoundError):
+            for socket in path.iterdir():
+                socket.unlink(missing_ok=True)
+            path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def application(instance: str, run: str = "") -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import psycopg
 from psycopg.rows import dict_row
 
 from backup.errors import ConfigError, DatabaseUnavailable
+from backup.logging import logger
 from backup.postgres.server import maintenance
-from backup.postgres.session import Login
+from backup.postgres.session import Login, server_message
 
 # One statement, so that all of it is of one moment. The functions on the current place refuse on a standby.
 _WAL: Final = """
@@ -33,6 +37,10 @@ _CLUSTER: Final = """
              AS databases,
            ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1)
              AS tablespaces"""
+
+
+# Temporary: it goes with the session, also when nobody is left to drop it.
+_HELD: Final = "SELECT pg_create_physical_replication_slot(%s, true, true)"
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,21 @@ def cluster_facts(login: Login) -> ClusterFacts:
     row = _row(login, _CLUSTER, ())
     databases, tablespaces = (tuple(row.pop(name)) for name in ("databases", "tablespaces"))
     return ClusterFacts(**row, databases=databases, tablespaces=tablespaces)
+
+
+@contextlib.contextmanager
+def held_wal(login: Login, name: str) -> Iterator[None]:
+    """Let the server keep its WAL for the body, by a temporary slot of this name.
+
+    A base backup begins with a new segment and a checkpoint, which recycles the one before within milliseconds: a
+    receiver without a slot may not have the end of it yet. A server that has no slot to give is left as it is.
+    """
+    with maintenance(login, "held wal", limit=0) as connection:
+        try:
+            connection.execute(_HELD, (name,))
+        except psycopg.Error as error:
+            logger.warning("no WAL is held back during the base backup: {}", server_message(error))
+        yield
 
 
 def _row(login: Login, query: str, values: tuple[str, ...]) -> dict[str, Any]:

@@ -53,9 +53,14 @@ class _Queue:
     _child: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _looked: float = field(default=0.0, init=False)
 
+    @property
+    def active(self) -> bool:
+        """Whether what it started has not ended."""
+        return self._child is not None and self._child.poll() is None
+
     def _is_time(self, steady: float) -> bool:
         """Whether to look now: the last look is long enough ago, and what it started has ended."""
-        if (self._looked and steady - self._looked < self.pause) or (self._child and self._child.poll() is None):
+        if (self._looked and steady - self._looked < self.pause) or self.active:
             return False
         self._looked, self._child = steady, None
         return True

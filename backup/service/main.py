@@ -162,10 +162,9 @@ class _Service:
             ages=ages(settings),
         )
 
-        on = settings.pitr == "on"
-        self._bases = BaseQueue(catalog, records, start) if on else None
-        self._receiver = Receiver(lambda: start(("receive",))) if on else None
-
+        self._bases, self._receiver = None, None
+        if settings.pitr == "on":
+            self._bases, self._receiver = BaseQueue(catalog, records, start), Receiver(lambda: start(("receive",)))
         # Whoever drills nothing by schedule has reasons for it.
         self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 
@@ -251,10 +250,12 @@ class _Service:
             self._settled = now if self._idle else self._settled
             self._settle(now, idle=self._idle)
         self._scheduler.tick(datetime.now(UTC), time.monotonic(), busy=self._first is not None)
+        busy = self._first is not None
         if self._bases:
-            self._bases.tick(now, busy=self._first is not None)
+            self._bases.tick(now, busy=busy)
+            busy = busy or self._bases.active
         if self._drills:
-            self._drills.tick(now, busy=self._first is not None)
+            self._drills.tick(now, busy=busy)
         self._uploads.tick(datetime.now(UTC), now)
 
     def _first_ended(self, code: int) -> None:

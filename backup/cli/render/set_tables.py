@@ -86,18 +86,20 @@ def set_page(stored: StoredSet, zone: ZoneInfo) -> RenderableType:
     if stored.derived:
         blocks.append(Text("\nfiles\n" + "\n".join(f"  {name}" for name in stored.files)))
     else:
-        blocks += _manifest_blocks(stored.manifest)
+        blocks += _manifest_blocks(stored.manifest, zone)
     return Group(*blocks)
 
 
-def _manifest_blocks(manifest: Manifest) -> list[RenderableType]:
+def _manifest_blocks(manifest: Manifest, zone: ZoneInfo) -> list[RenderableType]:
+    since = "" if manifest.database and manifest.database.recovered else f"{manifest.started_local} to "
     facts = [
-        ("taken", f"{manifest.started_local} to {manifest.ended_local} ({manifest.zone})"),
+        ("taken", f"{since}{manifest.ended_local} ({manifest.zone})"),
         ("run", f"{manifest.run}, product {manifest.product_version}"),
     ]
     if database := manifest.database:
         facts += [
             ("database", f"{database.name} (oid {database.oid}, system identifier {database.system_identifier})"),
+            *([("recovered", database.recovered.words(zone))] if database.recovered else []),
             ("server", f"PostgreSQL {database.server_version} {database.image}"),
             ("client", f"{' '.join(database.command)}, version {database.client_version}"),
             ("large objects", f"{database.large_objects:,}"),

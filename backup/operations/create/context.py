@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from backup.model.backup_set import StoredSet
+from backup.model.recovered import Recovered
 from backup.operations.context import Context
 from backup.pipeline.age import Recipient
 from backup.postgres.dump_source import PostgresSource
+from backup.postgres.inspect import DatabaseFacts
 from backup.postgres.scratch_server import Places
+from backup.progress import Progress
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A database to be dumped. `moment`: as of when it is, None for the live one; `recovered`: what from."""
+
+    source: PostgresSource
+    facts: DatabaseFacts
+    moment: datetime | None = None
+    recovered: Recovered | None = None
+
+
+class Origin(Protocol):
+    """Where a database comes from that is not the live one."""
+
+    def reach(self, run: str, progress: Progress) -> AbstractContextManager[Reached]:
+        """Have it for the body, under the lock, in the name of `run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +44,7 @@ class CreateContext(Context):
     `places` decides where a set is tried.
 
     A volume that stands still for twice `stall_timeout` seconds, but half a minute at least, ends the run.
-    `recipients`: what to encrypt to.
+    `recipients`: what to encrypt to. `origin`: where the database comes from instead of `source`.
     """
 
     zone: ZoneInfo
@@ -33,3 +56,4 @@ class CreateContext(Context):
     source: Callable[[], PostgresSource]
     places: Callable[[StoredSet], Places]
     recipients: Sequence[Recipient] = ()
+    origin: Origin | None = None

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
 
 from backup import __version__, formatting
-from backup.docker.translate_errors import Gone
-from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable, DumpFailed, EngineError
-from backup.formatting import printable
+from backup.errors import BackupError
 from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
@@ -31,7 +28,8 @@ from backup.model.manifest import (
 from backup.model.run import Outcome, Run
 from backup.monitoring import forecast
 from backup.operations import runs
-from backup.operations.create.context import CreateContext
+from backup.operations.create.context import CreateContext, Reached
+from backup.operations.create.reach import reach, reach_again, went_away
 from backup.operations.create.verify_new import end_made, verify_made
 from backup.operations.load_test import Dumped
 from backup.operations.restore.locking import refuse_unfinished
@@ -49,15 +47,6 @@ Only = Literal["database", "media"]
 _AGAIN: Final = "It was tried twice: `docker compose ps` and the database's log say why. Then run `create` again."
 # A question about a silent dump is no sign of life, and may take so long.
 LEAST: Final = 30.0
-# For a database that went away, such as one that Compose makes anew.
-_RETURN: Final = 60.0
-_RETRY: Final = 5.0
-_SWEEP_FAILED: Final = "what an earlier run left in the database could not be removed: {}"
-# What clients and the engine say of a server or a container that was stopped, restarted or made anew.
-_WENT: Final = (
-    *("server closed the connection", "terminating connection", "connection is lost", "Connection refused"),
-    *("is shutting down", "is starting up", "in recovery mode", "is not running", "non running container"),
-)
 
 
 @dataclass(frozen=True)
@@ -73,12 +62,13 @@ class Request(runs.Request):
 class SetDraft:
     """The set as it grows: artifacts, staged files, parts, and how long each phase took.
 
-    `definitions` and `roles` are what makes its database and its roles, to be tried.
+    `definitions` and `roles` are what makes its database and its roles, to be tried. It is as old as `started`.
     """
 
     id: str
     run: str
     store: LocalStore
+    started: datetime
     artifacts: list[Artifact] = field(default_factory=list)
     staged: list[StagedFile] = field(default_factory=list)
     database: DatabasePart | None = None
@@ -125,9 +115,10 @@ def create_set(request: Request, context: CreateContext, least: float = LEAST) -
         with ExitStack() as undisturbed, runs.recorded(context, run) as recording:
             refuse_unfinished(context.catalog.root, started)
             identifier = context.catalog.new_id(request.tier, started)
-            draft = SetDraft(identifier, run.id, context.catalog.store(request.tier), seconds=recording.seconds)
+            store, seconds = context.catalog.store(request.tier), recording.seconds
+            draft = SetDraft(identifier, run.id, store, started, seconds=seconds)
             with draft.timed("total"), Watchdog(context.progress, patience, ended) as watched:
-                manifest = _make(request, replace(context, progress=watched), draft, started, undisturbed)
+                manifest = _make(request, replace(context, progress=watched), draft, undisturbed)
             recording.success = _succeeded(manifest, in_memory(context.catalog.root))
         with Watchdog(context.progress, patience, ended) as watched:
             context = replace(context, progress=watched)
@@ -136,31 +127,42 @@ def create_set(request: Request, context: CreateContext, least: float = LEAST) -
             return end_made(context, manifest, done, dumped)
 
 
-def _make(
-    request: Request, context: CreateContext, draft: SetDraft, started: datetime, undisturbed: ExitStack
-) -> Manifest:
-    with draft.timed("prepare"):
-        previous = newest_good(present(context.catalog.sets(), started))
-        before = previous.manifest if previous else None
-        source, facts = None, None
-        if request.only != "media":
-            context.progress.phase("querying the database")
-            source, facts = _reach(context, before, request.patience)
-            note_lost(context.catalog.root, source.login)
-        found = _prepare_volumes(request, context)
-        needed = forecast.next_set(before, facts.size if facts else None, {v.name: v.bytes for v in found})
-        forecast.require_space(needed, free_space(context.catalog.root))
-    with runs.tidied(context.catalog), ExitStack() as stack:
-        if source and facts:
-            stack.push(_database_twice(source, facts, context, draft, before))
+def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed: ExitStack) -> Manifest:
+    with runs.tidied(context.catalog), ExitStack() as stack, ExitStack() as connected:
+        with draft.timed("prepare"):
+            previous = newest_good(present(context.catalog.sets(), draft.started))
+            before = previous.manifest if previous else None
+            reached = None if request.only == "media" else _reach(request, context, draft, before, connected)
+            found = _prepare_volumes(request, context)
+            size = reached.facts.size if reached else None
+            needed = forecast.next_set(before, size, {v.name: v.bytes for v in found})
+            forecast.require_space(needed, free_space(context.catalog.root))
+        if reached:
+            stack.push(_database_twice(reached, context, draft, before))
+        connected.close()
         for volume in found:
             with draft.timed(f"volume {volume.name}"):
                 _volume(volume, context, draft, stack)
         with draft.timed("publish"):
-            manifest = _manifest(request, context, draft, started)
+            manifest = _manifest(request, context, draft)
             undisturbed.enter_context(runs.undisturbed())
             context.catalog.publish(manifest, draft.staged)
     return manifest
+
+
+def _reach(
+    request: Request, context: CreateContext, draft: SetDraft, before: Manifest | None, connected: ExitStack
+) -> Reached:
+    """The database to dump. One of another moment makes a set of that moment."""
+    if context.origin:
+        reached = connected.enter_context(context.origin.reach(draft.run, context.progress))
+        if reached.moment:
+            draft.started, draft.id = reached.moment, context.catalog.new_id(request.tier, reached.moment)
+        return reached
+    context.progress.phase("querying the database")
+    source, facts = reach(context, before, request.patience)
+    note_lost(context.catalog.root, source.login)
+    return Reached(source, facts)
 
 
 def _prepare_volumes(request: Request, context: CreateContext) -> list[volumes.Volume]:
@@ -174,32 +176,33 @@ def _prepare_volumes(request: Request, context: CreateContext) -> list[volumes.V
     )
 
 
-def _database_twice(
-    source: PostgresSource, facts: DatabaseFacts, context: CreateContext, draft: SetDraft, before: Manifest | None
-) -> ExitStack:
+def _database_twice(reached: Reached, context: CreateContext, draft: SetDraft, before: Manifest | None) -> ExitStack:
     """The dump and the roles; once more, if the database went away meanwhile. What keeps their files open."""
     try:
-        return _database_and_roles(source, facts, context, draft, before)
+        return _database_and_roles(reached, context, draft, before)
     except BackupError as error:
-        if not _went_away(error):
+        if reached.recovered or not went_away(error):
             raise
         logger.warning("the database went away during the dump; looking it up once more: {}", error.message)
     draft.forget()
     try:
-        return _database_and_roles(*_reach_again(context, facts), context, draft, before)
+        return _database_and_roles(Reached(*reach_again(context, reached.facts)), context, draft, before)
     except BackupError as error:
         error.hint = f"{error.hint} {_AGAIN}".strip()
         raise
 
 
 def _database_and_roles(
-    source: PostgresSource, facts: DatabaseFacts, context: CreateContext, draft: SetDraft, before: Manifest | None
+    reached: Reached, context: CreateContext, draft: SetDraft, before: Manifest | None
 ) -> ExitStack:
+    source, facts = reached.source, reached.facts
     with ExitStack() as stack:
         with draft.timed("database"):
             _database(source, facts, context, draft, stack, forecast.plain_dump(before, facts.size))
         with draft.timed("roles"):
             _roles(source, facts, context, draft, stack)
+        if draft.database and reached.recovered:
+            draft.database = draft.database.model_copy(update={"recovered": reached.recovered})
         return stack.pop_all()
 
 
@@ -281,8 +284,8 @@ def _volume(volume: volumes.Volume, context: CreateContext, draft: SetDraft, sta
     )
 
 
-def _manifest(request: Request, context: CreateContext, draft: SetDraft, started: datetime) -> Manifest:
-    ended = context.clock()
+def _manifest(request: Request, context: CreateContext, draft: SetDraft) -> Manifest:
+    started, ended = draft.started, context.clock()
     return Manifest(
         id=draft.id,
         tier=request.tier,
@@ -323,66 +326,3 @@ def _succeeded(manifest: Manifest, memory: str) -> dict[str, object]:
         "hint": " ".join(hint for _, hint in said),
         "exit_code": 3 if said else 0,
     }
-
-
-def _went_away(error: BackupError) -> bool:
-    """Whether a dump failed because the database was stopped, restarted or made anew meanwhile."""
-    if isinstance(error, (Gone, DatabaseNotYet)):
-        return True
-    return isinstance(error, (DumpFailed, EngineError)) and any(words in error.message for words in _WENT)
-
-
-def _reach(
-    context: CreateContext, before: Manifest | None, patience: float, waited: type[BackupError] = DatabaseNotYet
-) -> tuple[PostgresSource, DatabaseFacts]:
-    """The database and what it says, once it answers; what dead runs left at it is swept. `before` is the last set.
-
-    An error of the kind `waited` is waited for up to `patience` seconds, any other is raised at once.
-    """
-    source, facts = _answering(context, patience, waited)
-    logger.info("backing up the database by {}", source.clients.way)
-    try:
-        source.sweep()
-    except BackupError as error:
-        logger.warning(_SWEEP_FAILED, error.message)
-    last = before.database if before else None
-    if last and last.system_identifier != facts.system_identifier:
-        logger.warning(
-            "this is not the database server of the last set (system identifier {} instead of {})",
-            facts.system_identifier,
-            last.system_identifier,
-        )
-    return source, facts
-
-
-def _reach_again(context: CreateContext, facts: DatabaseFacts) -> tuple[PostgresSource, DatabaseFacts]:
-    """The database that `facts` are of, after it went away; DumpFailed when another one has taken its place."""
-    # While Compose makes a container anew there is none, or there are two, by that name: no fault of the settings.
-    try:
-        source, now = _reach(context, None, min(_RETURN, context.stall_timeout), BackupError)
-    except ConfigError as error:
-        raise DatabaseUnavailable(error.message, error.hint) from error
-    if (now.system_identifier, now.oid) != (facts.system_identifier, facts.oid):
-        raise DumpFailed(
-            f"{printable(facts.name)} was replaced by another database during the dump (system identifier"
-            f" {now.system_identifier}, oid {now.oid}, instead of {facts.system_identifier}, {facts.oid}). Nothing"
-            " was published",
-            "If that was on purpose, `create` makes a set of the new one.",
-        )
-    return source, now
-
-
-def _answering(
-    context: CreateContext, patience: float, waited: type[BackupError]
-) -> tuple[PostgresSource, DatabaseFacts]:
-    """A stack that has just been started needs a moment."""
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            source = context.source()
-            return source, source.inspect()
-        except waited as error:
-            if time.monotonic() >= deadline:
-                raise
-            logger.info("waiting for the database: {}", error.message)
-            time.sleep(_RETRY)

@@ -25,7 +25,7 @@ from backup.pipeline.age import Recipient
 from backup.postgres.base_backup import BaseReader
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.replication import ClusterFacts, cluster_facts
+from backup.postgres.replication import ClusterFacts, cluster_facts, held_wal
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
 
@@ -76,7 +76,9 @@ def take_base(request: runs.Request, context: BaseContext) -> Run:
         facts = cluster_facts(source.login)
         archive = WalArchive(context.catalog.root, facts.system_identifier)
         _require(context, archive, facts)
-        with runs.timed(recording.seconds, "total"):
+        # Slots are named by lower-case letters, digits and underscores.
+        slot = f"obcms_backup_{source.instance}"
+        with runs.timed(recording.seconds, "total"), held_wal(source.login, slot):
             base = _take(context, run, source, clients, archive, facts)
             _read_back(context, archive, base)
             _await_wal(context, archive, base)

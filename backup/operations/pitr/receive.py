@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NoReturn, Protocol
+from typing import Final, Protocol
 
 from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.errors import BackupError, EngineError, StoreError
@@ -27,7 +27,7 @@ from backup.postgres.replication import ServerWal
 DOWN: Final = "down"
 STARTING: Final = "starting"
 # Seconds between two looks, and between two attempts of what does not succeed.
-LOOK: Final = 5.0
+LOOK: Final = 2.0
 _LONGEST: Final = 60.0
 # How long a look may be held up by segments that wait to be packed.
 _PACKING: Final = 5.0
@@ -66,23 +66,27 @@ class Database:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceiveContext:
-    """What receiving works with. `database` looks for it anew each time; `recipients`: whom to encrypt to."""
+    """What receiving works with. `database` looks for it anew each time; `recipients`: whom to encrypt to.
+
+    `wait` waits for so many seconds, or until it is to end: whether it is.
+    """
 
     root: Path
     database: Callable[[], Database]
+    wait: Callable[[float], bool]
     recipients: Sequence[Recipient] = ()
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     steady: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
 
 
-def receive_wal(context: ReceiveContext) -> NoReturn:
-    """Receive until a signal ends it. Whatever fails is said in state/wal.json and tried again."""
+def receive_wal(context: ReceiveContext) -> None:
+    """Receive until `wait` says that it is to end. Whatever fails is said in state/wal.json and tried again."""
     file, failures = StreamFile(context.root), 0
     with ExitStack() as stack:
         session = _Session(context, file, stack)
         stack.callback(session.say_down, "the backup service has stopped", "`docker compose up -d backup` starts it.")
-        while True:
+        pause = 0.0
+        while not context.wait(pause):
             try:
                 session.look()
                 failures = 0
@@ -92,7 +96,7 @@ def receive_wal(context: ReceiveContext) -> NoReturn:
                 if failures == 1:
                     logger.warning("the WAL is not received: {} {}", error.message, error.hint)
                 session.say_down(error.message, error.hint)
-            context.sleep(min(LOOK * 2 ** max(0, failures - 1), _LONGEST))
+            pause = min(LOOK * 2 ** max(0, failures - 1), _LONGEST)
 
 
 @dataclass

@@ -64,8 +64,15 @@ def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool)
         stop_seconds=max((each.stop_seconds for each in stops), default=0),
         writers=_writers(context),
         less=tuple(each.text for each in shrink.of_set(stored, context.catalog.sets())),
+        media=media_beside(context.catalog.sets(), stored.time),
     )
     return _with_database(facts, context, stored) if only != "media" and dump_of(stored) else facts
+
+
+def media_beside(sets: Iterable[StoredSet], moment: datetime) -> str:
+    """The good set that has the media nearest before a moment; empty for none."""
+    able = (each for each in sets if each.good and volumes_of(each) and each.time <= moment)
+    return next((each.id for each in sorted(able, key=lambda each: each.time, reverse=True)), "")
 
 
 def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:

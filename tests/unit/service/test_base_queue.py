@@ -51,7 +51,9 @@ def test_it_is_started_once(tmp_path: Path) -> None:
     assert started == [("base", "--trigger", "window")]
     child = queue._child
     assert child
+    assert queue.active
     child.communicate()
+    assert not queue.active
 
 
 def test_what_receives_is_started_again_each_time_later() -> None:

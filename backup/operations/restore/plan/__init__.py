@@ -30,6 +30,7 @@ __all__ = [
     "PlanSection",
     "Server",
     "VolumeFacts",
+    "media_words",
     "plan",
 ]
 
@@ -90,10 +91,19 @@ def _source(facts: RestoreFacts) -> Iterator[PlanRow]:
         replaced = facts.live is not None or any(volume.live_files for volume in restored_volumes(facts))
         lost = f"; everything since {local:%Y-%m-%d %H:%M} ({facts.zone.key}) is replaced" if replaced else ""
         yield "age", old + lost
+    if recovered := facts.source.manifest.database and facts.source.manifest.database.recovered:
+        yield "recovered", recovered.words(facts.zone)
+        yield "media", media_words(facts.media)
     if facts.only:
         yield "only", f"the {facts.only}"
     if not given.loose:
         yield "last drill", _drill(facts)
+
+
+def media_words(beside: str) -> str:
+    """Say what becomes of the media when a moment of the database is restored."""
+    nearest = f"; {beside} has those nearest before it" if beside else "; no set has any from before it"
+    return f"stay as they are{nearest}"
 
 
 def _kind(file: BareFile) -> str:

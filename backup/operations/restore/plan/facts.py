@@ -101,7 +101,8 @@ class RestoreFacts:
         containers that will be stopped, `stop_seconds` what the slowest of them may take for that, `writers` those that
     write but cannot be stopped. `unfinished` names a restore that stands half way, and `unfinished_hint` what ends it;
     or one that is under way, when somebody is `busy` with it.
-    `less` says in what the set is much smaller than those before it.
+    `less` says in what the set is much smaller than those before it, `media` which one has the media nearest before
+    it, for one that was recovered and has none.
     """
 
     now: datetime
@@ -128,6 +129,7 @@ class RestoreFacts:
     busy: bool = False
     commands: tuple[str, ...] = ()
     less: tuple[str, ...] = ()
+    media: str = ""
 
 
 @dataclass(frozen=True)

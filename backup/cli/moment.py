@@ -1,0 +1,36 @@
+"""What `create` and `restore` do with a moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from backup.app.composition import App
+from backup.app.recovery import recovered_origin
+from backup.cli import base
+from backup.model.manifest import Tier
+from backup.model.moment import Wanted
+from backup.model.run import new_run_id
+from backup.operations.create.run import Request, create_set
+from backup.operations.restore.locking import RUN_WAIT
+from backup.operations.restore.plan import Plan, PlanSection, media_words
+from backup.operations.restore.plan_inputs import media_beside
+from backup.storage import lock
+
+
+def make_set(main: App, wanted: Wanted, as_json: bool) -> str:
+    """Make a set of a moment to be restored; its id."""
+    with base.progress(as_json) as progress:
+        context = replace(main.create_context(progress), origin=recovered_origin(main, wanted))
+        return create_set(Request(Tier.MANUAL, "database", trigger="restore", wait=RUN_WAIT), context).set
+
+
+def look_ahead(main: App, wanted: Wanted, as_json: bool) -> Plan:
+    """Read the WAL, and say what a restore of a moment would bring back. Nothing is changed."""
+    origin, run = recovered_origin(main, wanted), new_run_id(datetime.now(UTC))
+    with base.progress(as_json) as progress, lock.hold(main.lock, "look at a moment", run):
+        rows = origin.look(run, progress)
+    before = wanted.moment or origin.moment.base.ended
+    rows.append(("media", media_words(media_beside(main.catalog.sets(), before))))
+    rows.append(("then", "a set of it is made, and restored as any other: its plan is shown, and asks for `yes`"))
+    return Plan((PlanSection("recovery", tuple(rows)),), (), (), ())

@@ -1,0 +1,192 @@
+"""The database of a moment, recovered from a base backup and WAL in a server of its own.
+
+space → WAL → where to stop (pg_waldump) → base → server, which replays, stops behind that commit and is dumped
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
+from backup.errors import DatabaseUnavailable, NotFound, StoreError
+from backup.formatting import local_time, plural, printable, size
+from backup.logging import logger
+from backup.model.manifest import Preload
+from backup.model.moment import Survey, Wanted
+from backup.model.recovered import Recovered
+from backup.model.wal import Base, Received, SegmentId, lsn, lsn_text
+from backup.operations.create.context import Reached
+from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to, unpacked_base
+from backup.operations.pitr.window import Cluster, choose
+from backup.postgres.recovery import Recovery, RecoveryPlaces
+from backup.postgres.server import databases
+from backup.postgres.session import Login
+from backup.progress import Progress
+
+_SHOWN: Final = "%Y-%m-%d %H:%M:%S.%f"
+# The base grows a little while it is replayed on.
+_ROOM: Final = 1.1
+# By how much the server's clock may be behind ours, so that a later commit of it is in an earlier segment.
+_SKEW: Final = timedelta(minutes=1)
+# So many segments beyond the moment are read, too, to count what is not brought back; then so many more at a time,
+# until there is a later commit.
+_BEYOND: Final = 64
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is asked for, and what it is recovered from. `preload`: what the database's server preloads."""
+
+    wanted: Wanted
+    archive: WalArchive
+    base: Base
+    received: Received
+    database: str
+    preload: Preload
+    identity: Path | None
+    zone: ZoneInfo
+
+    @property
+    def segments(self) -> list[SegmentId]:
+        """The WAL behind the base, as far as there is no gap."""
+        return needed(self.base, self.received)
+
+
+def find_moment(
+    root: Path, wanted: Wanted, database: str, preload: Preload, identity: Path | None, zone: ZoneInfo
+) -> Moment:
+    """Find the base and the WAL for it; NotFound with what there is instead, StoreError."""
+    archives = {each.system_identifier: each for each in clusters(root)}
+    stream = None
+    with contextlib.suppress(StoreError):
+        stream = StreamFile(root).read()
+    there = []
+    for archive in archives.values():
+        bases = archive.list_bases()
+        there += [Cluster(archive.system_identifier, bases, archive.received(bases[-1].size, stream))] if bases else []
+    base = choose(there, wanted, zone)
+    received = next(each.received for each in there if each.system_identifier == base.system_identifier)
+    archive = archives[base.system_identifier]
+    return Moment(wanted, archive, base, received, database, preload, identity, zone)
+
+
+@dataclass(frozen=True)
+class RecoveredOrigin:
+    """Where a set of a moment comes from; see Origin in operations/create/context.py."""
+
+    moment: Moment
+    places: RecoveryPlaces
+
+    def look(self, run: str, progress: Progress) -> list[tuple[str, str]]:
+        """Say what would be brought back, as far as the WAL tells; see `outlook`. Only under the lock."""
+        self.places.sweep()
+        with self.places.prepare(run) as work:
+            work.require_space(len(_first(self.moment)) * self.moment.base.size)
+            return outlook(self.moment, look(self.moment, work, progress))
+
+    @contextlib.contextmanager
+    def reach(self, run: str, progress: Progress) -> Iterator[Reached]:
+        """Recover it for the body. BackupError when that cannot be done, or ended elsewhere than it was to."""
+        asked, base = self.moment, self.moment.base
+        self.places.sweep()
+        with self.places.prepare(run) as work:
+            logger.info("recovering from the base backup {} in {}", base.id, work.way)
+            work.require_space(int(base.bytes * _ROOM) + len(_first(asked)) * base.size)
+            found = look(asked, work, progress)
+            for label, text in outlook(asked, found):
+                logger.info("{}: {}", label, text)
+            progress.phase("unpacking the base backup", base.artifact.stored_size)
+            work.unpack(unpacked_base(asked.archive, base, asked.identity, progress))
+            progress.phase("replaying the WAL")
+            login, major = Login("", 5432, base.user, asked.database), int(base.server_version.partition(".")[0])
+            with work.start(found.last, login, major, asked.preload) as (source, wait):
+                wait(progress.advance)
+                self._require_database(source.login)
+                facts = source.inspect()
+                if facts.system_identifier != base.system_identifier:
+                    raise DatabaseUnavailable("the recovered server is of another cluster. Nothing was published")
+                # Of libraries it has what we gave it, and those quietened.
+                known = replace(facts, dependencies=replace(facts.dependencies, preload=asked.preload))
+                yield Reached(source, known, _as_of(asked, found), recovered(asked, found))
+
+    def _require_database(self, login: Login) -> None:
+        there = databases(login).values()
+        if self.moment.database not in there:
+            raise NotFound(
+                f"at that moment there was no database {printable(self.moment.database)!r}, but"
+                f" {printable(', '.join(sorted(there)))}. Nothing was published",
+                "Was it made later? Ask for a moment after that. DB_NAME names the one to bring back.",
+            )
+
+
+def _first(asked: Moment) -> Sequence[SegmentId]:
+    """The WAL that a first look is taken at: a little more than what is brought back."""
+    segments, whole, wanted = asked.segments, asked.received.whole, asked.wanted
+    for number, each in enumerate(segments):
+        if wanted.place is not None and each.number * asked.base.size > wanted.place:
+            return segments[: number + _BEYOND]
+        if wanted.moment and (came := whole.get(each)) and came > wanted.moment + _SKEW:
+            return segments[: number + _BEYOND]
+    return segments
+
+
+def look(asked: Moment, work: Recovery, progress: Progress) -> Survey:
+    """Unpack as much WAL as it takes to know the last commit, and read which there are. IntegrityError, KeyMissing."""
+    base, segments = asked.base, asked.segments
+    files = SegmentFiles(asked.archive, base, asked.identity, progress)
+    more, count = _first(asked), 0
+    while True:
+        progress.phase("unpacking the WAL")
+        work.unpack(files.as_tar(more), into_wal=True)
+        count += len(more)
+        until = received_to(asked.received, segments[count - 1], base.size)
+        found = Survey(asked.wanted, complete=count == len(segments))
+        progress.phase("reading the WAL")
+        for commit in work.commits(base.end, base.timeline, base.size, until):
+            found.take(commit)
+        if found.sure:
+            return found
+        more = segments[count : count + _BEYOND]
+
+
+def outlook(asked: Moment, found: Survey) -> list[tuple[str, str]]:
+    """Say what a recovery brings back, and what it does not: labels and texts."""
+    base, zone = asked.base, asked.zone
+    until = found.last.lsn if found.last else lsn(base.end)
+    last = "none between the base backup and that moment"
+    if found.last:
+        last = f"{local_time(found.last.time, zone, _SHOWN)} ({lsn_text(found.last.lsn)})"
+    left = "nothing that was received is left out"
+    if found.later and found.newest:
+        least = "" if found.complete else "at least "
+        left = f"{least}{plural(found.later, 'later commit')}, of up to {local_time(found.newest.time, zone, _SHOWN)}"
+    return [
+        ("base backup", f"{base.id} of {local_time(base.ended, zone, '%Y-%m-%d %H:%M:%S')}, {size(base.bytes)}"),
+        ("WAL to replay", size(max(0, until - lsn(base.start)))),
+        ("last commit", last),
+        ("not brought back", left),
+    ]
+
+
+def recovered(asked: Moment, found: Survey) -> Recovered:
+    """What the manifest says of it."""
+    return Recovered(
+        base=asked.base.id,
+        moment=asked.wanted.moment,
+        lsn=lsn_text(found.last.lsn) if found.last else asked.base.end,
+        last_commit=found.last.time if found.last else None,
+        later=found.later,
+    )
+
+
+def _as_of(asked: Moment, found: Survey) -> datetime:
+    """How old the set is."""
+    if asked.wanted.moment:
+        return asked.wanted.moment
+    return found.last.time if found.last else asked.base.ended

@@ -1,0 +1,302 @@
+"""Recovers a cluster from a base backup and WAL in containers of its own image, and stops behind one commit.
+
+Segments go into pg_wal itself: nothing is copied twice, and none that is not there can be asked for elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
+from backup.docker.helper import Helper
+from backup.docker.recovery_server import DATA, PG_WAL, PLACE, RecoveryServer, RecoveryVolume
+from backup.errors import BackupError, EngineError, IntegrityError, LoadFailed, NoSpace
+from backup.formatting import printable, size
+from backup.model.manifest import Preload
+from backup.model.moment import Commit, parse_commit
+from backup.model.wal import SegmentId, lsn, lsn_text
+from backup.postgres.clients import SOCKETS, HelperClients, remove_spooled, sweep_spool
+from backup.postgres.dump_source import PostgresSource
+from backup.postgres.preload_libraries import preloading
+from backup.postgres.process_io import Pipe, ProcessInput, ProcessOutput
+from backup.postgres.server import maintenance
+from backup.postgres.session import Login
+
+ROLE: Final = "recovery"
+_SPARE: Final = 256 << 20
+_PAUSE: Final = 0.2
+# tar ends at the end of its archive; what is behind it must be read, too, or its writer would wait.
+_UNPACK: Final = 'umask 077; mkdir -p "$1" && { tar -x -o -C "$1" -f -; code=$?; cat >/dev/null; exit $code; } <"$0"'
+# It always ends with an error: at the end of the WAL there is no further record.
+_COMMITS: Final = """
+    command -v pg_waldump >/dev/null || exit 127
+    TZ=UTC pg_waldump --path="$1" --rmgr=Transaction --timeline="$2" --start="$3" >"$0"
+    exit 0
+"""
+# Nothing of the live server's configuration counts: it may name files, servers and memory that are not here.
+_PREPARE: Final = """
+    set -e
+    cd "$0"
+    rm -f data/standby.signal data/postmaster.pid
+    : >data/recovery.signal
+    : >data/postgresql.auto.conf
+    : >postgresql.conf
+    : >pg_ident.conf
+    printf 'local all all trust\\nhost all all 127.0.0.1/32 trust\\n' >pg_hba.conf
+    chmod 700 data
+    chown -R postgres .
+    pg_controldata data
+"""
+_PREPARING: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
+_PREPARED: Final = re.compile(r"max_prepared_xacts setting:\s*(\d+)")
+_LEAST_PREPARED: Final = 100
+# pg_dump locks every table at once. They share one table of locks, of which each transaction that may be has its part.
+_LOCKS: Final = 8192 * 20
+_PLACES: Final = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
+# A file, and where in it the reading ended if that is told.
+_FILES: Final = re.compile(r"\b([0-9A-F]{24})\b(?:, (?:LSN [0-9A-F/]+, )?offset (\d+))?")
+_READY: Final = "database system is ready to accept connections"
+_STOPPED: Final = re.compile(r'recovery stopping after (?:WAL location \(LSN\) "([0-9A-F/]+)"|reaching consistency)')
+_SHORT: Final = "recovery ended before configured recovery target was reached"
+
+
+@dataclass(frozen=True)
+class RecoveryPlaces:
+    """Makes places to recover a cluster in: containers of `image` (an id, `shown` as its name).
+
+    `mount` is the spool for helpers, `writable` for the server's socket. `lock_timeout`, `stall`: as in PostgresSource.
+    """
+
+    engine: Engine
+    image: str
+    shown: str
+    spool: Path
+    mount: SpoolMount
+    writable: SpoolMount
+    instance: str
+    lock_timeout: int
+    stall: int
+
+    def sweep(self) -> None:
+        """Remove what dead runs left. Only under the lock."""
+        self.engine.sweep_helpers(self.instance)
+        sweep_spool(self.spool, self.instance)
+
+    @contextlib.contextmanager
+    def prepare(self, run: str) -> Iterator[Recovery]:
+        """A new place, removed with all that is in it when the body ends."""
+        labels = {LABEL: self.instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
+        try:
+            yield Recovery(self, RecoveryVolume(self.engine, self.image, self.shown, labels), run)
+        finally:
+            # By its label, so also when a signal came before there was a name for it.
+            with contextlib.suppress(EngineError):
+                self.engine.sweep_helpers(self.instance, run)
+
+
+class Recovery:
+    """One cluster on its way back. `unpack` its WAL and its base, look at the `commits`, `start` the server."""
+
+    def __init__(self, places: RecoveryPlaces, volume: RecoveryVolume, run: str) -> None:
+        self._places, self._volume, self._run = places, volume, run
+        self.way = f"a server of {volume.shown} without a network"
+
+    def require_space(self, needed: int) -> None:
+        """NoSpace unless there is room for so many bytes."""
+        free = self._volume.free()
+        if free < needed + _SPARE:
+            raise NoSpace(
+                f"the recovery takes about {size(needed + _SPARE)} where the engine keeps its volumes, and {size(free)}"
+                " are free; it was not started, so that the live database does not run out of space",
+                "Free space there (`docker system df` shows what is used), then run this again.",
+            )
+
+    def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False) -> None:
+        """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""
+        into = PG_WAL if into_wal else DATA
+        try:
+            with self._pipe() as pipe, self._started(_UNPACK, [self._inside(pipe.path), into]) as helper:
+                with ProcessInput(helper, pipe, "tar", self._places.stall) as program:
+                    for piece in tar:
+                        program.write(piece)
+                    program.finish(b"")
+        except LoadFailed as error:
+            raise EngineError(
+                f"unpacking for the recovery failed: {error.message}. Nothing was published",
+                "Is there room where the engine keeps its volumes? `docker system df` shows what is used.",
+            ) from error
+
+    def commits(self, start: str, timeline: int, segment: int, until: int) -> Iterator[Commit]:
+        """The commits in the WAL from `start` on, in its order. IntegrityError at the end if that is not whole.
+
+        `until` is how far it was received; `segment` the size of one in bytes.
+        """
+        with self._pipe() as pipe:
+            words = [self._inside(pipe.path), PG_WAL, str(timeline), start]
+            with self._started(_COMMITS, words) as helper:
+                with ProcessOutput(helper, pipe, "pg_waldump", self._places.stall) as output:
+                    for line in _lines(output.chunks()):
+                        if commit := parse_commit(line):
+                            yield commit
+                    _require_whole(helper.errors(), segment, until)
+
+    @contextlib.contextmanager
+    def start(
+        self, stop: Commit | None, login: Login, major: int, preload: Preload
+    ) -> Iterator[tuple[PostgresSource, Callable[[Callable[[int], None]], None]]]:
+        """Start the server that recovers up to a commit, or to where the base ended; and how to wait for it.
+
+        `login` names the role and the database.
+        """
+        places, prepared = self._places, self._prepared()
+        sockets = places.spool / f"{places.instance}.{secrets.token_hex(8)}.{SOCKETS}"
+        try:
+            sockets.mkdir(mode=0o770)
+            sockets.chmod(0o770)
+            group = sockets.stat().st_gid
+            settings = {
+                **_settings(stop, prepared, major),
+                **preloading(preload, login.name),
+                "unix_socket_directories": self._inside(sockets),
+                "unix_socket_group": str(group),
+            }
+            server = self._volume.serve(settings, places.writable, group)
+            there = Login(str(sockets), 5432, login.user, login.name)
+            clients = HelperClients(
+                places.engine, server.container, there, places.spool, places.mount, places.instance, places.stall
+            )
+            source = PostgresSource(
+                there, clients, places.instance, places.lock_timeout, places.stall, places.shown, places.image
+            )
+            yield source, lambda progress: _wait(server, there, stop, places.stall, progress)
+        finally:
+            remove_spooled(sockets)
+
+    def _prepared(self) -> int:
+        """Make all of it the server's; how many prepared transactions the cluster may have."""
+        with self._started(_PREPARE, [PLACE], _PREPARING) as helper:
+            said = "\n".join(helper.lines())
+            code, errors = helper.wait(), helper.errors()
+            helper.close()
+        if code or not (found := _PREPARED.search(said)):
+            raise EngineError(
+                f"the base of the recovery cannot be used with {self._volume.shown}: {printable(errors[-300:])}",
+                "Is it an image of PostgreSQL's official kind, of the base's major version?",
+            )
+        return max(int(found[1]), _LEAST_PREPARED)
+
+    def _pipe(self) -> Pipe:
+        return Pipe(self._places.spool / f"{self._places.instance}.{self._run}.fifo")
+
+    def _inside(self, path: Path) -> str:
+        return str(HelperClients.inside / path.name)
+
+    @contextlib.contextmanager
+    def _started(self, script: str, words: Sequence[str], caps: Sequence[str] = ()) -> Iterator[Helper]:
+        # In a thread: a signal's exception would lose the helper that is just being made.
+        with ThreadPoolExecutor(1) as aside:
+            aside.submit(int).result()
+            helper = aside.submit(self._volume.run, script, words, self._places.mount, caps).result()
+        try:
+            yield helper
+        except BaseException:
+            with contextlib.suppress(BackupError):
+                helper.close()
+            raise
+
+
+def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+
+
+def _require_whole(said: str, segment: int, until: int) -> None:
+    """IntegrityError unless the WAL was read to where it was received."""
+    found = [lsn(each) for each in _PLACES.findall(said)]
+    found += [SegmentId.of(name, segment).number * segment + int(at or 0) for name, at in _FILES.findall(said)]
+    reached = max(found, default=0)
+    if reached < until:
+        raise IntegrityError(
+            f"the WAL cannot be read beyond {lsn_text(reached)}, although it was received to {lsn_text(until)}:"
+            f" {printable(said.strip()[-300:])}. Nothing was changed",
+            "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again.",
+        )
+
+
+def _settings(stop: Commit | None, prepared: int, major: int) -> Mapping[str, str]:
+    """What makes the server stop there, and act on nothing outside of itself."""
+    target = {"recovery_target": "immediate"}
+    if stop:
+        target = {"recovery_target_lsn": lsn_text(stop.lsn), "recovery_target_inclusive": "on"}
+    return {
+        **target,
+        "config_file": f"{PLACE}/postgresql.conf",
+        "hba_file": f"{PLACE}/pg_hba.conf",
+        "ident_file": f"{PLACE}/pg_ident.conf",
+        "recovery_target_action": "promote",
+        "recovery_target_timeline": "current",
+        "restore_command": "false",
+        # Nobody enters before it has stopped where it was told to.
+        "hot_standby": "off",
+        "wal_level": "replica",
+        "archive_command": "",
+        "max_prepared_transactions": str(prepared),
+        "max_locks_per_transaction": str(max(64, _LOCKS // (20 + prepared))),
+        # Subscriptions must not look for their publishers.
+        "max_logical_replication_workers": "0",
+        "huge_pages": "off",
+        "ssl": "off",
+        "port": "5432",
+        "unix_socket_permissions": "0770",
+        "log_destination": "stderr",
+        **({"log_startup_progress_interval": "1s"} if major >= 15 else {}),
+    }
+
+
+def _wait(
+    server: RecoveryServer, login: Login, stop: Commit | None, stall: int, progress: Callable[[int], None]
+) -> None:
+    """Until it has recovered, as long as it gets on; EngineError or IntegrityError unless it stopped where asked."""
+    seen, moved = 0, time.monotonic()
+    while True:
+        said = server.log()
+        if any(_READY in line for line in said):
+            break
+        if any(_SHORT in line for line in said):
+            raise _elsewhere(stop, "its WAL ends before")
+        server.require_running()
+        if len(said) != seen:
+            seen, moved = len(said), time.monotonic()
+        if time.monotonic() - moved > stall:
+            raise EngineError(
+                f"the recovery got no further for {stall} s and was ended: {printable(said[-1] if said else '')}."
+                " Nothing was published",
+                "Is the machine overloaded? BACKUP_STALL_TIMEOUT sets the limit.",
+            )
+        progress(0)
+        time.sleep(_PAUSE)
+    stops = [match for line in said if (match := _STOPPED.search(line))]
+    where = stops[-1][1] if stops else ""
+    if not stops or (lsn(where) if where else None) != (stop.lsn if stop else None):
+        raise _elsewhere(stop, f"it stopped at {where or 'an unknown place'}")
+    with maintenance(login, "recovery") as connection:
+        if connection.execute("SELECT pg_is_in_recovery()").fetchall() != [(False,)]:
+            raise _elsewhere(stop, "it is still recovering")
+
+
+def _elsewhere(stop: Commit | None, why: str) -> IntegrityError:
+    asked = lsn_text(stop.lsn) if stop else "the end of the base"
+    return IntegrityError(
+        f"the server did not recover to {asked}: {why}. Nothing was published",
+        "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again.",
+    )

@@ -1,0 +1,91 @@
+"""As much WAL is read as it takes to know the last commit of a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from backup.catalog.wal_archive import WalArchive
+from backup.model.manifest import Preload
+from backup.model.moment import Commit, Wanted
+from backup.model.recovered import Recovered
+from backup.model.wal import Received
+from backup.operations.pitr import recover
+from backup.progress import Silent
+from tests.unit.model.test_wal import SIZE, at, base, whole
+
+ZONE = ZoneInfo("UTC")
+
+
+class Work:
+    """Recovery that has this many commits in each segment, and unpacks nothing."""
+
+    def __init__(self, commits: dict[int, datetime]) -> None:
+        self.all, self.unpacked = commits, [0]
+
+    def unpack(self, _tar: Iterable[bytes], *, into_wal: bool) -> None:
+        assert into_wal
+
+    def commits(self, _start: str, _timeline: int, _size: int, until: int) -> Iterator[Commit]:
+        self.unpacked.append(until // SIZE)
+        yield from (Commit(number * SIZE + 500, time) for number, time in self.all.items() if number * SIZE < until)
+
+
+def asked(wanted: Wanted, last: int, root: Path) -> recover.Moment:
+    received = Received(whole(range(2, last + 1)))
+    return recover.Moment(wanted, WalArchive(root, "1"), base(2, 2), received, "d", Preload(), None, ZONE)
+
+
+def look(moment: recover.Moment, commits: dict[int, datetime]) -> tuple[Any, list[int]]:
+    work = Work(commits)
+    return recover.look(moment, cast(Any, work), Silent()), work.unpacked[1:]
+
+
+def test_wal_far_behind_the_moment_is_not_unpacked(tmp_path: Path) -> None:
+    moment = asked(Wanted(at(10.5)), 500, tmp_path)
+    found, unpacked = look(moment, {number: at(number) for number in range(2, 501)})
+    assert found.last == Commit(10 * SIZE + 500, at(10)) and not found.complete
+    # Up to segment 10 was received by then; of each further one its commit counts.
+    assert unpacked == [11 + 64] and found.later == 64
+    assert (
+        "not brought back",
+        "at least 64 later commits, of up to 2026-12-01 02:00:00.000000 UTC",
+    ) in recover.outlook(moment, found)
+
+
+def test_more_is_unpacked_until_a_later_commit_is_seen(tmp_path: Path) -> None:
+    moment = asked(Wanted(at(10.5)), 500, tmp_path)
+    found, unpacked = look(moment, {5: at(5), 200: at(200)})
+    assert found.last == Commit(5 * SIZE + 500, at(5)) and found.later == 1
+    assert unpacked == [75, 139, 203]
+
+
+def test_all_is_unpacked_where_nothing_follows(tmp_path: Path) -> None:
+    moment = asked(Wanted(at(9)), 9, tmp_path)
+    found, unpacked = look(moment, {4: at(4)})
+    assert found.last and found.complete and unpacked == [10]
+    assert ("not brought back", "nothing that was received is left out") in recover.outlook(moment, found)
+
+
+def test_a_place_needs_the_wal_up_to_it(tmp_path: Path) -> None:
+    found, unpacked = look(asked(Wanted(place=6 * SIZE + 500), 500, tmp_path), {n: at(n) for n in range(2, 501)})
+    assert found.last == Commit(6 * SIZE + 500, at(6)) and unpacked == [7 + 64]
+
+
+@pytest.mark.parametrize(
+    ("recovered", "said"),
+    [
+        (
+            Recovered(base="b", moment=at(16), lsn="0/1", last_commit=at(16) - timedelta(seconds=1.887), later=3),
+            "as of 2026-11-28 16:00:00 UTC, last commit 15:59:58.113, from base backup b; 3 later commits not in it",
+        ),
+        (Recovered(base="b", lsn="0/1"), "up to 0/1, nothing committed since its base backup, from base backup b"),
+    ],
+)
+def test_a_set_says_what_it_was_recovered_from(recovered: Recovered, said: str) -> None:
+    assert recovered.words(ZONE) == said

@@ -1,0 +1,103 @@
+"""A recovery has ended where it was told to, with all of its WAL read, or it is no recovery."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from backup.errors import EngineError, IntegrityError
+from backup.model.moment import Commit
+from backup.postgres import recovery
+from backup.postgres.session import Login
+
+SIZE = 16 << 20
+STOP = Commit(0x3016078, datetime(2026, 11, 29, tzinfo=UTC))
+FILE = "000000010000000000000003"
+
+
+@pytest.mark.parametrize(
+    ("said", "reached"),
+    [
+        # 15, and later ones.
+        ("error in WAL record at 0/3016078: invalid record length at 0/30160A0: wanted 24, got 0", 0x30160A0),
+        (
+            "error in WAL record at 0/3FFFF70: invalid magic number 0000 in log segment " + FILE + ", offset 16384",
+            0x3FFFF70,
+        ),
+        (
+            "error in WAL record at 0/3003F70: invalid magic number 0000 in log segment " + FILE + ", offset 16384",
+            0x3004000,
+        ),
+        (
+            "error in WAL record at 0/3003F70: invalid magic number 0000 in WAL segment "
+            + FILE
+            + ", LSN 0/3004000, offset 16384",
+            0x3004000,
+        ),
+        (f'could not find file "{FILE}": No such file or directory', 0x3000000),
+        ("could not find a valid record after 0/2000100", 0x2000100),
+        ("", 0),
+    ],
+)
+def test_wal_is_whole_when_it_was_read_to_where_it_was_received(said: str, reached: int) -> None:
+    recovery._require_whole(said, SIZE, reached)
+    with pytest.raises(IntegrityError, match="cannot be read beyond"):
+        recovery._require_whole(said, SIZE, reached + 1)
+
+
+class Server:
+    """A server that says this."""
+
+    def __init__(self, *said: str) -> None:
+        self.said, self.ended = list(said), False
+
+    def log(self) -> list[str]:
+        return self.said
+
+    def require_running(self) -> None:
+        if self.ended:
+            raise EngineError("it has ended")
+
+
+STOPPED = 'LOG:  recovery stopping after WAL location (LSN) "0/3016078"'
+CONSISTENT = "LOG:  recovery stopping after reaching consistency"
+READY = "LOG:  database system is ready to accept connections"
+
+
+def wait(server: Server, stop: Commit | None, stall: int = 60) -> None:
+    recovery._wait(cast(Any, server), Login("", 1, "", ""), stop, stall, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("said", "stop"),
+    [
+        ((READY,), STOP),
+        ((CONSISTENT, READY), STOP),
+        ((STOPPED, READY), None),
+        ((STOPPED.replace("0/3016078", "0/3016079"), READY), STOP),
+        (("FATAL:  recovery ended before configured recovery target was reached",), STOP),
+    ],
+)
+def test_a_server_that_stopped_elsewhere_is_not_asked_for_anything(said: tuple[str, ...], stop: Commit | None) -> None:
+    with pytest.raises(IntegrityError, match="did not recover to"):
+        wait(Server(*said), stop)
+
+
+def test_one_that_ended_or_gets_no_further_is_not_waited_for() -> None:
+    server = Server("LOG:  redo starts at 0/2000028")
+    with pytest.raises(EngineError, match="got no further"):
+        wait(server, STOP, stall=0)
+    server.ended = True
+    with pytest.raises(EngineError, match="it has ended"):
+        wait(server, STOP)
+
+
+def test_nothing_of_the_live_configuration_is_used() -> None:
+    found = recovery._settings(STOP, 100, 17)
+    assert found["recovery_target_lsn"] == "0/3016078" and found["hot_standby"] == "off"
+    assert found["config_file"].startswith("/recovery/")
+    assert "recovery_target" not in found and recovery._settings(None, 100, 17)["recovery_target"] == "immediate"
+    # What 14 does not know keeps it from starting.
+    assert "log_startup_progress_interval" not in recovery._settings(STOP, 100, 14)
