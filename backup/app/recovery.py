@@ -4,24 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import re
+from datetime import UTC, datetime
 
 from backup.app.composition import App
 from backup.docker.engine import Engine, spool_mount
-from backup.errors import BackupError, ConfigError, EngineError
+from backup.errors import BackupError, ConfigError, EngineError, NotFound
 from backup.formatting import printable
 from backup.model.backup_set import newest_good
 from backup.model.manifest import DatabasePart, Preload
 from backup.model.moment import Wanted
 from backup.model.wal import Base
+from backup.operations.pitr.facts import read_window
+from backup.operations.pitr.proof import ProofContext
 from backup.operations.pitr.recover import Moment, RecoveredOrigin, find_moment
 from backup.postgres.clients import HelperClients
 from backup.postgres.recovery import RecoveryPlaces
+from backup.progress import Progress
 
 
 def recovered_origin(app: App, wanted: Wanted) -> RecoveredOrigin:
     """Find what brings that back, and where it is to be done. NotFound, ConfigError, EngineError."""
     found = _moment(app, wanted)
     return RecoveredOrigin(found, _places(app, found.base))
+
+
+def proof_context(app: App, progress: Progress) -> ProofContext:
+    """What a drill of the window works with: the newest moment that can be had. NotFound while there is none."""
+
+    def origin() -> RecoveredOrigin:
+        found = read_window(app.settings, app.settings.root, datetime.now(UTC)).spans
+        if not found:
+            raise NotFound(
+                "there is no moment that could be brought back yet, so there is nothing to drill",
+                "`moments` says what there is; BACKUP_PITR=on receives WAL.",
+            )
+        return recovered_origin(app, Wanted(moment=found[-1].end))
+
+    return ProofContext(catalog=app.catalog, records=app.records, lock=app.lock, progress=progress, origin=origin)
 
 
 def _moment(app: App, wanted: Wanted) -> Moment:

@@ -4,6 +4,7 @@
     <root>/wal/<system identifier>/segments/        whole ones, packed: <name>.gz, <name>.gz.age
     <root>/wal/<system identifier>/segments.jsonl   a record for each, appended when it was read back
     <root>/wal/<system identifier>/bases/           <id>.tar.gz, then <id>.json: no record, no base
+    <root>/wal/<system identifier>/proof.json       what the newest drill of all this found
     <root>/wal/<system identifier>-<time>/          what was set aside: WAL of a history that the server has left
     <root>/state/wal.json                           what is known of the stream
 
@@ -26,7 +27,7 @@ from pydantic import ValidationError
 from backup.errors import StoreError
 from backup.formatting import printable
 from backup.logging import logger
-from backup.model.wal import PARTIAL, Base, Received, Segment, SegmentId, Stream, is_history, is_segment
+from backup.model.wal import PARTIAL, Base, Received, Segment, SegmentId, Stream, WindowProof, is_history, is_segment
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing, sync_directory
@@ -36,6 +37,7 @@ WAL: Final = "wal"
 _STATE: Final = "wal.json"
 _RECORDS: Final = "segments.jsonl"
 _LARGEST: Final = 1 << 30
+_PROOF: Final = "proof.json"
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
 
 
@@ -137,6 +139,17 @@ class WalArchive:
                 (broken if each.partial else whole)[SegmentId.of(each.name, size)] = each.received
         ours = stream if stream and stream.system_identifier == self.system_identifier else None
         return Received(whole, ours, broken)
+
+    def proof(self) -> WindowProof | None:
+        """What the newest drill found; None before there was one, or where that cannot be read."""
+        store = LocalStore(self.directory)
+        with contextlib.suppress(ValidationError):
+            return WindowProof.model_validate_json(store.read(_PROOF)) if _PROOF in store.names() else None
+        return None
+
+    def keep_proof(self, proof: WindowProof) -> None:
+        """Note what a drill found."""
+        atomic_file.replace(LocalStore(self.directory), _PROOF, proof.model_dump_json().encode())
 
     def set_aside(self, now: datetime) -> Path:
         """Give the folder a name by which it is nobody's archive, for a person to look at; that name."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -9,6 +11,7 @@ import typer
 
 from backup.app.composition import App
 from backup.app.offsite import find_in, parse_place, primary
+from backup.app.recovery import proof_context
 from backup.cli import base
 from backup.cli.base import IdentityOption, Image, Json, Scheduled, Trigger, Wait
 from backup.errors import NotFound
@@ -17,6 +20,8 @@ from backup.model.backup_set import StoredSet, Verdict
 from backup.operations.drill import run as drill_operation
 from backup.operations.drill.run import proven
 from backup.operations.offsite import fetch
+from backup.operations.pitr.proof import proof_words, prove_window
+from backup.operations.runs import Request
 
 _QUEUE: Final = 12 * 3600.0
 
@@ -31,6 +36,9 @@ def drill_command(
             autocompletion=base.set_ids,
         ),
     ] = None,
+    moments: Annotated[
+        bool, typer.Option("--moments", help="The newest moment of point-in-time recovery instead of a set.")
+    ] = False,
     image: Image = "",
     identity: IdentityOption = None,
     wait: Wait = 0.0,
@@ -40,20 +48,40 @@ def drill_command(
 ) -> None:
     """Prove sets: restore them into a throw-away server, dump that and compare. The live database is not touched.
 
-    Examples: `drill`, `drill latest`, `drill s3:latest`, `drill latest --identity /key.txt`.
+    With BACKUP_PITR=on, the scheduled one also recovers the newest moment from base backup and WAL.
+
+    Examples: `drill`, `drill latest`, `drill s3:latest`, `drill latest --identity /key.txt`, `drill --moments`.
     """
     main = App(base.prepare_command(as_json, kind="verify", identity=identity))
     main.require_volume()
     wait, occasion = _QUEUE if scheduled else wait, base.occasion(invocation, scheduled, trigger)
+    if moments:
+        if which:
+            raise typer.BadParameter("--moments names no set")
+        return _moments(main, wait, occasion)
     if which and len(which) == 1 and parse_place(which[0]):
         return _offsite(main, which[0], image, as_json, wait, occasion)
     catalog = main.catalog
     sets = [main.find(*which)] if which else drill_operation.newest_of_each_tier(catalog.sets(), datetime.now(UTC))
     if not sets:
         raise NotFound("there is no good set to drill yet", "`create` takes one now; `list` shows what is there.")
-    for _ in base.do_each(sets, lambda stored: prove_sets(main, stored, image, as_json, wait, occasion)):
+    tasks: list[Callable[[], None]] = [
+        functools.partial(prove_sets, main, stored, image, as_json, wait, occasion) for stored in sets
+    ]
+    if scheduled and main.settings.pitr == "on":
+        tasks.append(lambda: _moments(main, wait, occasion))
+    for _ in base.do_each(tasks, lambda task: task()):
         pass
     return None
+
+
+def _moments(main: App, wait: float, occasion: base.Occasion) -> None:
+    """Drill the window, and say how it went."""
+    request = Request(wait=wait, **occasion._asdict())
+    with base.progress(as_json=False) as progress:
+        context = proof_context(main, progress)
+        proof = prove_window(request, context)
+    logger.success("the window is proven: {}", proof_words(proof, context))
 
 
 def _offsite(main: App, which: str, image: str, as_json: bool, wait: float, occasion: base.Occasion) -> None:

@@ -190,6 +190,16 @@ _STREAM = form(
     level=maybe(Instant, "level"),
     wants_base=Text,
 )
+_WINDOW_PROOF = form(
+    "WindowProof",
+    about="The newest drill of the window: it was recovered up to `moment` and read. `problem` says why it could not.",
+    tried=Instant,
+    base=Text,
+    moment=Instant,
+    rows=int,
+    seconds=Measure,
+    problem=Text,
+)
 MOMENTS = form(
     "Window",
     about="The moments that can be brought back, oldest first.",
@@ -203,6 +213,7 @@ MOMENTS = form(
     stream=maybe(_STREAM, "stream"),
     segments=int,
     segment_bytes=int,
+    proof=maybe(_WINDOW_PROOF, "proof"),
 )
 
 STATUS = document(

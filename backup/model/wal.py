@@ -183,6 +183,20 @@ class Stream(_Record):
         return SegmentId.at(self.timeline, lsn(self.received), self.size)
 
 
+class WindowProof(_Record):
+    """What the newest drill of a window found: WAL up to `moment` was replayed on a base, and what came out was read.
+
+    `problem`: why it could not be; empty when it was. `rows` that were read.
+    """
+
+    tried: AwareDatetime
+    base: str
+    moment: AwareDatetime
+    rows: Count = 0
+    seconds: float = 0.0
+    problem: str = ""
+
+
 @dataclass(frozen=True)
 class Span:
     """Moments without a gap: any from `start` to `end` can be brought back. `live`: it grows while the stream runs.

@@ -10,7 +10,7 @@ from typing import Final
 
 from backup.formatting import duration
 from backup.model.finding import Finding
-from backup.model.wal import Base, Span, Stream
+from backup.model.wal import Base, Span, Stream, WindowProof
 
 _LISTED: Final = 3
 _MINUTE: Final = timedelta(minutes=1)
@@ -31,7 +31,7 @@ class Window:
 
     `segments` and `segment_bytes` count the WAL that is here, packed or not. `begun` is when the newest cluster's
     folder was made. `max_lag` is how far the stream may be behind, `base_age` how old the newest base may be; None: no
-    base is taken by schedule. `problems`: records that cannot be read.
+    base is taken by schedule. `problems`: records that cannot be read. `proof` is the newest cluster's.
     """
 
     keep: timedelta
@@ -44,6 +44,7 @@ class Window:
     segment_bytes: int = 0
     begun: datetime | None = None
     problems: tuple[Finding, ...] = ()
+    proof: WindowProof | None = None
 
     @property
     def start(self) -> datetime | None:
@@ -98,7 +99,9 @@ def window_words(window: Window, now: datetime, zone: tzinfo) -> str:
         until = f"{told(window.end, zone)}, and none since"
     closed = [each for each in window.breaks(now) if each.end]
     broken = f"; broken {breaks_words(closed, zone)}" if closed else ""
-    return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}"
+    proof = window.proof
+    proven = f"; proven to {_second(proof.moment, zone)}" if proof and not proof.problem else "; not proven yet"
+    return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}{proven}"
 
 
 def whole_second(moment: datetime) -> datetime:

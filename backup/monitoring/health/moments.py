@@ -25,6 +25,11 @@ def window_findings(window: Window, runs: Iterable[Run], now: datetime, zone: tz
     yield from window.problems
     yield from _stream(window, now, zone)
     yield from _base(window, sorted(runs, key=lambda run: (run.started, run.id), reverse=True), now, zone)
+    if (proof := window.proof) and proof.problem:
+        yield failure(
+            f"the drill of the window failed at {local_time(proof.tried, zone)}: {proof.problem}",
+            "`base` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
+        )
     if closed := [each for each in window.breaks(now) if each.end]:
         yield warning(
             f"moments that cannot be brought back, because their WAL is missing: {breaks_words(closed, zone)} ({zone})",

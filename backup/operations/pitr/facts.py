@@ -15,7 +15,7 @@ from backup.config.loader import Settings
 from backup.errors import BackupError, StoreError
 from backup.formatting import printable
 from backup.model.finding import Finding, warning
-from backup.model.wal import Base, Span, Stream, lsn, spans
+from backup.model.wal import Base, Span, Stream, WindowProof, lsn, spans
 from backup.monitoring.overview.compute import period
 from backup.monitoring.window import Window
 from backup.storage.filesystem import storing
@@ -36,6 +36,7 @@ class _Found:
     bytes: int = 0
     begun: datetime | None = None
     problems: list[Finding] = field(default_factory=list)
+    proof: WindowProof | None = None
 
 
 def read_window(settings: Settings, root: Path, now: datetime) -> Window:
@@ -58,6 +59,7 @@ def read_window(settings: Settings, root: Path, now: datetime) -> Window:
         segments=sum(cluster.segments for cluster in found),
         segment_bytes=sum(cluster.bytes for cluster in found),
         begun=max((cluster.begun for cluster in found if cluster.begun), default=None),
+        proof=max((each.proof for each in found if each.proof), key=lambda proof: proof.tried, default=None),
         problems=(*problems, *(problem for cluster in found for problem in cluster.problems)),
     )
 
@@ -82,6 +84,7 @@ def _look(archive: WalArchive, stream: Stream | None) -> _Found:
         size = ours.size if ours else found.bases[-1].size if found.bases else _SIZE
         received = archive.received(size, ours)
         found.spans = spans(found.bases, received)
+        found.proof = archive.proof()
         found.segments, found.bytes = len(received.whole), _taken(archive)
     except BackupError as error:
         text = f"the WAL of cluster {archive.system_identifier} cannot be listed: {error.message}"
