@@ -36,6 +36,7 @@ COMMANDS: Final = (
     ("restore {daily} --dry-run", 0, "plan"),
     ("restore {daily} --force", 0, "plan"),
     ("status", 0, "status"),
+    ("moments", 0, "moments"),
     ("monitor", 0, "status"),
     ("monitor --report", 0, "status"),
     ("logs --tail 5", 0, "log"),

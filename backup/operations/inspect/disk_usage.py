@@ -12,6 +12,7 @@ from typing import Final
 
 from backup.catalog.catalog import Catalog
 from backup.catalog.restore_page import PAGE
+from backup.catalog.wal_archive import WAL
 from backup.model.manifest import Tier, parse_file_name
 from backup.operations.restore.journal import KeptFile
 from backup.storage.filesystem import disk_space, store_error
@@ -126,7 +127,7 @@ def _place(use: Use, path: str, size: int, ids: Mapping[str, str]) -> None:
     elif parsed and parsed.tier == top:
         kind, identifier = _kind(parsed.what, parsed.suffix), ids.get(path, parsed.set_id)
         use.sets.setdefault(identifier, SetUse(identifier, top)).kinds[kind] += size
-    elif top in (LOGS, STATE):
+    elif top in (LOGS, STATE, WAL):
         use.other[top] += size
     elif name == PAGE:
         use.other["pages"] += size

@@ -36,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def filled(root: Path) -> Path:
     """A gap of half an hour, two hours ago."""
-    now = datetime.now(UTC)
+    now = datetime.now(UTC).replace(microsecond=400_000)
     bases = [a_base(5, now - 4 * HOUR, size=100), a_base(9, now - 1.5 * HOUR, size=100)]
     whole = {5: now - 3 * HOUR, 6: now - 2 * HOUR, 9: now - HOUR, 10: now - HOUR / 2}
     on_disk(root, bases, whole, a_stream(11, now, now, message="two\nlines\x1b[31m"))
@@ -52,6 +52,8 @@ def test_lines_tell_spans_breaks_bases_and_the_stream(filled: Path, capsys: pyte
     found = lines(capsys, "moments")
     assert [line[0] for line in found] == ["window", "span", "broken", "span", "base", "base", "wal", "stream"]
     assert "; broken " in found[0][1] and found[1][2] == found[2][1]
+    # No second is promised that is held in part.
+    assert datetime.fromisoformat(found[1][1]) >= datetime.fromisoformat(found[4][2]) + timedelta(seconds=1)
     assert (found[6][1:], found[7][1]) == (
         ["4", str(9 + SIZE)],
         "the stream is streaming; 4.1 kB behind; two lines\\x1b[31m",
@@ -79,6 +81,12 @@ def test_health_speaks_of_it(filled: Path, capsys: pytest.CaptureFixture[str]) -
     with contextlib.suppress(SystemExit):
         main(["monitor", "--alert"])
     assert "moments that cannot be brought back" in capsys.readouterr().out
+
+
+def test_du_takes_it_for_ours(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["du", "--json"]) == 0
+    found = checked(capsys.readouterr().out)
+    assert found["other_bytes"]["wal"] > SIZE and "foreign" not in found["other_bytes"]
 
 
 def test_off_shows_nothing_and_asks_nothing(

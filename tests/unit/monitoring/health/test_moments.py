@@ -10,6 +10,7 @@ import pytest
 
 from backup.model.finding import Finding, warning
 from backup.model.run import Outcome, Run
+from backup.model.wal import WindowProof
 from backup.monitoring.health.moments import window_findings
 from backup.monitoring.window import Window
 from tests.support.facts import NOW, UTC_ZONE, a_run
@@ -150,6 +151,13 @@ def test_an_old_base_is_a_warning_where_one_is_scheduled() -> None:
     assert (level, "is 37 h 00 min old; the limit is 36 h 00 min" in text) == ("warn", True)
     assert "; the last one: crashed: killed" in told(old, [a_base_run(1, Outcome.CRASHED, "killed")])[1]
     assert judge(streaming(base=35 * HOUR)) == [] == judge(replace(old, base_age=None))
+
+
+def test_a_drill_that_failed_is_a_failure_until_one_succeeds() -> None:
+    proof = WindowProof(tried=NOW - HOUR, base="b", moment=NOW - HOUR, problem="a page is damaged")
+    (found,) = judge(replace(streaming(), proof=proof))
+    assert found.level == "fail" and found.text.endswith("at 2025-10-20 11:00 UTC: a page is damaged")
+    assert judge(replace(streaming(), proof=proof.model_copy(update={"problem": ""}))) == []
 
 
 def test_what_cannot_be_read_is_told() -> None:
