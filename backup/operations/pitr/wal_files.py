@@ -29,8 +29,7 @@ def needed(base: Base, received: Received) -> list[SegmentId]:
         return []
     found = [SegmentId(last.timeline, number) for number in range(base.first.number, last.number + 1)]
     # At the end of a segment the next one has not come, and may have no file.
-    begun = last in received.broken or received_to(received, last, base.size) > last.number * base.size
-    return found if begun else found[:-1]
+    return found if last in (*received.whole, *received.broken, received.partial) else found[:-1]
 
 
 def received_to(received: Received, last: SegmentId, segment: int) -> int:

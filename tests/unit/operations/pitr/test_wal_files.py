@@ -100,9 +100,9 @@ def test_one_that_is_gone_is_told(unpacked: Callable[..., dict[str, bytes]]) -> 
 
 
 def begun(place: int) -> Received:
-    """Two whole segments, and a stream that has come to a place of the next one."""
+    """Two whole segments, and a stream that has come to a place of the next one, which has a file from then on."""
     within = stream(4, 4.5).model_copy(update={"received": lsn_text(place), "size": 16 << 20})
-    return Received(whole(range(2, 4)), within)
+    return Received(whole(range(2, 4)), within, partial=SegmentId(1, 4) if place % (16 << 20) else None)
 
 
 def test_a_segment_of_which_nothing_has_come_is_not_asked_for() -> None:
@@ -112,6 +112,9 @@ def test_a_segment_of_which_nothing_has_come_is_not_asked_for() -> None:
     ]
     assert numbers(base, begun(4 * size + 1)) == [2, 3, 4]
     assert numbers(base, begun(4 * size)) == [2, 3]
+    seen = Received(whole(range(2, 4)), begun(4 * size).stream, partial=SegmentId(1, 4))
+    assert numbers(base, seen) == [2, 3, 4], "it came behind the last look"
+    assert received_to(seen, SegmentId(1, 4), size) == 4 * size
     broken = Received(whole(range(2, 4)), None, {SegmentId(1, 4): at(4)})
     assert numbers(base, broken) == [2, 3, 4]
     assert received_to(broken, SegmentId(1, 4), size) == 4 * size
