@@ -12,7 +12,7 @@ from backup.model.manifest import Tier
 from backup.model.moment import Wanted
 from backup.model.run import new_run_id
 from backup.operations.create.run import Request, create_set
-from backup.operations.restore.locking import RUN_WAIT
+from backup.operations.restore.locking import RUN_WAIT, behind
 from backup.operations.restore.plan import Plan, PlanSection, media_words
 from backup.operations.restore.plan_inputs import media_beside
 from backup.storage import lock
@@ -28,7 +28,10 @@ def make_set(main: App, wanted: Wanted, as_json: bool) -> str:
 def look_ahead(main: App, wanted: Wanted, as_json: bool) -> Plan:
     """Read the WAL, and say what a restore of a moment would bring back. Nothing is changed."""
     origin, run = recovered_origin(main, wanted), new_run_id(datetime.now(UTC))
-    with base.progress(as_json) as progress, lock.hold(main.lock, "look at a moment", run):
+    with (
+        base.progress(as_json) as progress,
+        lock.hold(main.lock, "look at a moment", run, wait=RUN_WAIT, waiting=behind),
+    ):
         rows = origin.look(run, progress)
     before = wanted.moment or origin.moment.base.ended
     rows.append(("media", media_words(media_beside(main.catalog.sets(), before))))

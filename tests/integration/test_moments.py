@@ -144,6 +144,8 @@ def test_a_restore_of_a_moment_is_told_ahead_and_brings_it_back(story: Story) ->
     assert told.code == 0, told.output
     for words in ("base backup: ", "WAL to replay: ", "last commit: ", "later commit", "media: stay as they are"):
         assert words in told.output, told.output
+    told = story.sidecar.run("restore", "--at", at, "--dry-run", "--json")
+    assert told.code == 0 and [each["heading"] for each in told.json["sections"]] == ["recovery"], told.output
     assert story.sidecar.files() == sets
     nothing_left(story.sidecar)
     unasked = story.sidecar.run("restore", "--at", at)
