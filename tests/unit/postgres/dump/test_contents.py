@@ -114,7 +114,7 @@ def test_any_dump_in_any_chunks(tables: list[Table], cuts: list[int], least: int
         assert sum(part.size for part in parts) == len(rows)
         # Each ends at the first row that makes it large enough.
         for part in parts[:-1]:
-            assert size <= part.size <= size + max(map(len, rows.splitlines())) + 1
+            assert size <= part.size <= size + max(map(len, rows.split(b"\n"))) + 1
     check = ContentsCheck(contents)
     for chunk in chunks(data, cuts[::2]):
         check.feed(chunk)
