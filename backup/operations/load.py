@@ -24,9 +24,10 @@ from backup.postgres.clients import Clients
 from backup.postgres.dump.adaptation import LOADING, called
 from backup.postgres.dump.contents import Contents, Part
 from backup.postgres.dump.load_attempt import ALLOWED, NOTES, LeftOut, LoadAttempt, left_out
-from backup.postgres.dump.load_script import FIRST, Split, violation_query
+from backup.postgres.dump.load_script import FIRST, Split
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.dump.statements import name_parts
+from backup.postgres.dump.violations import violation_query
 from backup.postgres.psql import CODES, confined, script
 from backup.postgres.scratch_server import LOAD_OPTIONS, Place, WantedDatabase
 from backup.postgres.session_settings import UNRESTRICTED

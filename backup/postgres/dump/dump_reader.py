@@ -62,6 +62,8 @@ _BACKSLASHES: Final = b"\\"
 _MOST: Final = 10
 _SHOWN: Final = 80
 END: Final = "end"
+# What the planner knows of a table: it differs between dumps of one database.
+STATISTICS: Final = "STATISTICS DATA"
 # Kinds of objects that change while the definitions stay.
 ROWS: Final = ("TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS")
 
