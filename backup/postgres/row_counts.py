@@ -98,9 +98,13 @@ def analyzing(login: Login, path: str = "", jobs: int = 1) -> Iterator[list[str]
         tables = deque(first.execute(query).fetchall())
         connections = [first]
         for _ in range(1, min(jobs, len(tables))):
-            # Where connections are short, it takes longer.
-            with contextlib.suppress(BackupError):
+            try:
                 connections.append(stack.enter_context(connected(login, "analyze", limit=0)))
+            except BackupError:
+                # Where connections are short, it takes longer, and the last one is the body's.
+                if len(connections) > 1:
+                    connections.pop().close()
+                break
 
         def work(connection: psycopg.Connection[Any]) -> None:
             with contextlib.suppress(IndexError):

@@ -51,6 +51,7 @@ from backup.operations.restore.server_compatibility import Fit
 from backup.operations.set_artifacts import dump_of
 from backup.operations.verify.run import SetContent, check_set
 from backup.postgres.server import find_database
+from backup.postgres.session import keeping
 
 # Done, but not all is as it was dumped.
 _OTHERWISE: Final = 3
@@ -71,6 +72,7 @@ class Wish:
     allow_invalid: bool = False
 
 
+@keeping()
 def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     """Put a set back, wholly or not at all; what is to be said of it, and the exit code. The plan was agreed to before.
 
