@@ -93,7 +93,7 @@ class PostgresSource:
         What it defines is kept in `definitions`. The cutter knows its parts; an encrypted dump has none.
         """
         options = self._options(facts)
-        reader = DumpReader(definitions)
+        reader = DumpReader(definitions, telling_rows=False)
         cutter = None if writer.encrypted else Cutter(reader, writer)
         with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
             # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.

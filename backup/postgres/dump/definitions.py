@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, ROWS, STATISTICS, TABLE, DumpReader
+from backup.postgres.dump.dump_reader import COLUMN, END, ROWS, STATISTICS, TABLE, DumpReader
 from backup.postgres.dump.statements import SETTINGS, TAIL, meant, one_line
 
 # What is said of large objects, as often as there are any: their owners and grants, comments and labels.
@@ -42,7 +42,7 @@ _LONGEST: Final = 64 << 20
 
 
 class Definitions:
-    """A Watcher of a dump: all that it defines, but rows, statistics, sequence values and large objects.
+    """A Watcher of a dump without its rows: all that it defines, but statistics, sequence values and large objects.
 
     Two dumps of an unchanged database have the same hash: the head, with its versions, restrict key and the statements
     that drop what is made below, and the trailer are left out of it. Memory: the definitions, up to 64 MB.
@@ -53,8 +53,6 @@ class Definitions:
         self._kept: list[bytes] | None = []
         self._size = 0
         self._keeps, self._hashes = True, False
-        # The last bytes of rows.
-        self._rows: bytes | None = None
         # The last bytes of statistics: what is set there for the object that comes.
         self._tail: bytes | None = None
 
@@ -80,24 +78,13 @@ class Definitions:
 
     def table(self, table: str) -> None:
         """See Watcher."""
-        self._rows = b""
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
         if self._tail is not None:
             self._tail = (self._tail + data)[-TAIL:]
-            return
-        if self._rows is None:
+        else:
             self._take(data)
-            return
-        copy = None if self._rows else COPY.match(data)
-        if copy:
-            self._take(copy[0])
-            data = data[copy.end() - 1 :]  # the end may stand where the first row would
-        before, found, rest = (self._rows + data).partition(END_OF_ROWS)
-        self._rows = None if found else before[1 - len(END_OF_ROWS) :]
-        if found:
-            self._take(found[1:] + rest)
 
     def _take(self, data: bytes) -> None:
         if self._hashes:
@@ -148,7 +135,7 @@ def related(kind: str, text: bytes) -> list[tuple[bytes, bytes]]:
 def kinship(pieces: Iterable[bytes]) -> dict[str, tuple[str, ...]]:
     """The parts of each table of a dump, or of its definitions alone."""
     found = Kinship()
-    DumpReader(found, counting=False).read(pieces)
+    DumpReader(found, counting=False, telling_rows=False).read(pieces)
     found.section("", "")
     return {_text(parent): tuple(map(_text, children)) for parent, children in found.children.items()}
 

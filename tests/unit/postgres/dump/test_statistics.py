@@ -93,7 +93,7 @@ def test_they_are_no_content(step: int) -> None:
 def test_they_define_nothing(step: int) -> None:
     def defined(text: bytes) -> Definitions:
         found = Definitions()
-        DumpReader(found).read(text[start : start + step] for start in range(0, len(text), step))
+        DumpReader(found, telling_rows=False).read(text[start : start + step] for start in range(0, len(text), step))
         return found
 
     one, other = defined(dump("1")), defined(dump("2"))
