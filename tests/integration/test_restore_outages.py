@@ -201,6 +201,18 @@ def test_a_setting_of_the_database_that_only_a_superuser_may_set(target: Target)
     assert target.restore("--no-safety", DB_USER=clerk, DB_PASSWORD="x").code == 0
 
 
+def test_a_server_with_few_cores_is_given_few_sessions(tmp_path: Path) -> None:
+    server = start_server(17, "limited", in_memory=True, nano_cpus=500_000_000)
+    try:
+        sidecar = Sidecar.make(tmp_path, server, server.new_database())
+        app = sidecar.app()
+        assert restore_context(app, Silent()).jobs() == 1
+        settings = app.settings.model_copy(update={"load_jobs": 7})
+        assert restore_context(replace(app, settings=settings), Silent()).jobs() == 7
+    finally:
+        server.remove()
+
+
 def at_work(sidecar: Sidecar) -> list[str]:
     """Its helpers that have been started."""
     running = "{{if .State.Running}}{{.Id}}{{end}}"
