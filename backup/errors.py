@@ -134,7 +134,7 @@ class LoadFailed(BackupError):
     """The database client could not load what it was given.
 
     `refused`: the server refused a statement of it, with this `sqlstate` where psql told it. `constraint`: which one
-    was broken, by its schema, table and name.
+    was broken, by its schema, table and name. `lost`: it got no connection, or lost it.
     """
 
     exit_code = 50
@@ -147,9 +147,10 @@ class LoadFailed(BackupError):
         refused: bool = False,
         sqlstate: str = "",
         constraint: tuple[str, ...] = (),
+        lost: bool = False,
     ) -> None:
         super().__init__(message, hint)
-        self.refused, self.sqlstate, self.constraint = refused, sqlstate, constraint
+        self.refused, self.sqlstate, self.constraint, self.lost = refused, sqlstate, constraint, lost
 
 
 class RestoreFailed(BackupError):

@@ -19,6 +19,7 @@ from backup.logging import redacting
 from backup.media.helper import FILES_ROLE, FileTrees, InHelper, in_child
 from backup.media.volumes import NO_VOLUMES
 from backup.model.run import new_run_id
+from backup.operations.load_sessions import MOST
 from backup.operations.restore.context import RestoreContext
 from backup.postgres.availability import Way
 from backup.postgres.session import Login
@@ -67,7 +68,7 @@ class _Restoring:
             commands=_commands(settings.post_restore),
             command_seconds=settings.post_restore_timeout,
             days=settings.undo_days,
-            jobs=app.load_jobs,
+            jobs=self._jobs,
             progress=self._progress,
         )
 
@@ -154,6 +155,14 @@ class _Restoring:
             database=login.name,
             place=f"{named.host}:{named.port}",
         )
+
+    def _jobs(self) -> int:
+        """As is set, or as the database's container has cores, or this one."""
+        found, limit = self._engine(), 0
+        if found and not self._settings.load_jobs:
+            with contextlib.suppress(BackupError):
+                limit = self._app.database_container(found[0]).cores
+        return min(MOST, limit) or self._app.load_jobs
 
     def _server_free(self) -> tuple[int, int] | None:
         found = self._engine()

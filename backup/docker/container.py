@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -43,7 +44,8 @@ class Container:
     """A container as `inspect` shows it, reduced to what is used.
 
     `health` as its health check says (empty without one), `started` as the engine writes it; `stop_seconds` is what it
-    may take to stop; `depends_on` the services that Compose starts before it, each with the condition.
+    may take to stop; `depends_on` the services that Compose starts before it, each with the condition. `cores`: how
+    many it may keep busy, rounded up; 0 where that is not limited.
     """
 
     id: str
@@ -62,6 +64,7 @@ class Container:
     stop_seconds: int = _GRACE
     depends_on: Mapping[str, str] = field(default_factory=dict)
     started: str = ""
+    cores: int = 0
 
     @property
     def shown(self) -> str:
@@ -173,7 +176,18 @@ def described(facts: Mapping[str, Any]) -> Container:
         stop_seconds=_GRACE if config.get("StopTimeout") is None else int(config["StopTimeout"]),
         depends_on=_dependencies(labels.get(_DEPENDS, "")),
         started=str(facts["State"].get("StartedAt", "")),
+        cores=_cores(facts.get("HostConfig") or {}),
     )
+
+
+def _cores(limits: Mapping[str, Any]) -> int:
+    """What `--cpus`, the older quota, and `--cpuset-cpus` such as 0-2,4 leave."""
+    share = (limits.get("NanoCpus") or 0) / 1e9
+    if quota := limits.get("CpuQuota") or 0:
+        share = quota / (limits.get("CpuPeriod") or 100_000)
+    spans = [each.partition("-") for each in str(limits.get("CpusetCpus") or "").split(",") if each]
+    pinned = sum(int(last or first) - int(first) + 1 for first, _, last in spans)
+    return min(filter(None, (math.ceil(share), pinned)), default=0)
 
 
 def _dependencies(label: str) -> dict[str, str]:

@@ -62,6 +62,7 @@ def writer_options(head: bytes, outline: Outline) -> tuple[str, ...]:
     before = head.partition(_FIRST)[0]
     return (
         *("--format=plain", "--no-sync"),
+        *(["--statistics"] if outline.statistics else []),
         *(["--clean"] if _DROP.search(before) else []),
         *(["--if-exists"] if b" IF EXISTS " in before else []),
         *([] if _OWNER.search(head) else ["--no-owner"]),

@@ -24,9 +24,10 @@ from backup.postgres.clients import Clients
 from backup.postgres.dump.adaptation import LOADING, called
 from backup.postgres.dump.contents import Contents, Part
 from backup.postgres.dump.load_attempt import ALLOWED, NOTES, LeftOut, LoadAttempt, left_out
-from backup.postgres.dump.load_script import FIRST, Split, violation_query
+from backup.postgres.dump.load_script import FIRST, Split
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.dump.statements import name_parts
+from backup.postgres.dump.violations import violation_query
 from backup.postgres.psql import CODES, confined, script
 from backup.postgres.scratch_server import LOAD_OPTIONS, Place, WantedDatabase
 from backup.postgres.session_settings import UNRESTRICTED
@@ -47,12 +48,19 @@ NO_RIGHT: Final = "42501"
 class Apart:
     """The contents of the dump that is loaded, and what reads the rows that they name.
 
-    `shared`: several sessions may load one table, whose rows then lie in another order.
+    `shared`: several sessions may load one table, whose rows then lie in another order. `extended`: the dump makes
+    extensions, which may change what later sessions are like.
     """
 
     contents: Contents
     read: Read
     shared: bool = True
+    extended: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Bytes of the rows that can be loaded by several sessions."""
+        return sum(part.size for part in self.contents.parts if part.table)
 
 
 _NOTHING: Final = Apart(Contents(()), lambda part: iter(()))
@@ -85,7 +93,7 @@ class Load:
         """What `split` is to be given of a dump with contents: all but the rows that other sessions load."""
         dump = self._dump
         sizes = {table: sum(part.size for part in parts) for table, parts in _by_table(dump.contents)}
-        rows, most = sum(size for table, size in sizes.items() if table), self._sessions.most
+        rows, most = dump.rows, self._sessions.most
         wide = most > 1 and rows >= self._least
         for table, parts in _by_table(dump.contents):
             shared = dump.shared and len(parts) > 1 and sizes[table] * most > _SHARE * rows
@@ -150,20 +158,18 @@ def loading(
 
     @contextlib.contextmanager
     def start(number: int) -> Iterator[Dialogue]:
-        with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part=f"{number}.") as session:
+        with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part=f"{number}." if number > 1 else "") as session:
+            # Any session may have to wait for another, or for rows.
             session.enter(sessions.closing.is_set)
             session.load.write(UNRESTRICTED + confined(session.version))
             yield session
 
-    with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS) as first:
-        # Any session may have to wait for another, or for rows.
-        first.enter()
-        first.load.write(UNRESTRICTED + confined(first.version))
-        most = 1 if attempt.alone else min(jobs, MOST)
-        dump = apart or _NOTHING
-        with Sessions(first, start, most, attempt.script, lambda: load.split.settings, dump.read) as sessions:
-            load = Load(sessions, dump, attempt, least)
-            yield load
+    most, dump = 1 if attempt.alone else min(jobs, MOST), apart or _NOTHING
+    early = most > 1 and dump.rows >= max(least, 1) and not dump.extended
+    sessions = Sessions(start, most, attempt.script, lambda: load.split.settings, dump.read, early=early)
+    with sessions:
+        load = Load(sessions, dump, attempt, least)
+        yield load
 
 
 @dataclass(frozen=True)
@@ -224,8 +230,11 @@ def _explained(error: LoadFailed, load: Load | None) -> LoadFailed:
 
 def rows_apart(stored: StoredSet, progress: Progress, *, shared: bool = True) -> Apart | None:
     """What several sessions can load of a set's dump; None where it can be read from its beginning only."""
-    contents = contents_of(stored)
-    return Apart(contents, lambda part: read_part(stored, part, progress), shared) if contents else None
+    contents, part = contents_of(stored), stored.manifest.database
+    if contents is None:
+        return None
+    extended = part is None or bool(part.extensions)
+    return Apart(contents, lambda part: read_part(stored, part, progress), shared, extended)
 
 
 def attempt_for(stored: StoredSet, *, allow_invalid: bool = False) -> LoadAttempt:

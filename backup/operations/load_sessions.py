@@ -1,8 +1,8 @@
 """The sessions of a load: each does one entry at a time, beside the others.
 
-The first is given the dump in its order. The others are started in threads, since that takes half a second, once it
-has made the tables: what extensions set for new sessions of the database holds for them. One that cannot be had, where
-connections or memory are short, is done without.
+The first is given the dump in its order. The others are started in threads, since that takes half a second: once it
+has made the tables, so that what extensions set for new sessions of the database holds for them, or beside the first
+where the dump has no extensions. One that cannot be had, where connections or memory are short, is done without.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Final, Self
@@ -65,23 +66,26 @@ class _Session:
 
 
 class Sessions:
-    """`first` and up to `most - 1` others. As a context manager it leaves none of these behind.
+    """The first and up to `most - 1` others. As a context manager it leaves none of these behind.
 
-    `script` is what a session is given for an entry, `read` gives the rows that follow it. `refused_beside`: rows were
-    refused while others came in beside them. `rows_done` is when the last of such rows were in, by the monotonic clock.
+    `early`: the others are started with the first one. `script` is what a session is given for an entry, `read` gives
+    the rows that follow it. `refused_beside`: rows were refused while others came in beside them. `rows_done` is when
+    the last of such rows were in, by the monotonic clock.
     """
 
     def __init__(
         self,
-        first: Dialogue,
         start: Start,
         most: int,
         script: Callable[[Entry], bytes],
         prologue: Callable[[], bytes],
         read: Read,
+        *,
+        early: bool = False,
     ) -> None:
         self._start, self.most, self._script, self._prologue, self._read = start, most, script, prologue, read
-        self.first = _Session(first)
+        self.first: _Session
+        self._heard, self._early = threading.Event(), early
         self.refused_beside = self._given = False
         self.rows_done = 0.0
         self._others: list[_Session] = []
@@ -100,11 +104,29 @@ class Sessions:
         try:
             for started in [self._pool.submit(there.wait) for _ in range(self.most)]:
                 started.result()
+            self.first = _Session(self._enter_first())
         except BaseException:
             there.abort()
+            self.closing.set()
             self._pool.shutdown(wait=True)
+            self._stack.close()
             raise
+        self.first.dialogue.heard = self._heard
         return self
+
+    def _enter_first(self) -> Dialogue:
+        if self._early:
+            self._open_others()
+        try:
+            return self._stack.enter_context(self._start(1))
+        except LoadFailed as error:
+            if not (self._early and error.lost):
+                raise
+        # Where connections are short, one of the others may have had the last.
+        futures.wait(self._opening or ())
+        self._stack.close()
+        self._opening = None
+        return self._stack.enter_context(self._start(1))
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
@@ -153,12 +175,11 @@ class Sessions:
         return [session.dialogue for session in (self.first, *self._others) if session.is_used]
 
     def _until(self, done: Callable[[], bool]) -> None:
-        heard = self.first.dialogue.heard
         while not done():
-            heard.clear()
+            self._heard.clear()
             self._go_on([self.first, *self._there()])
             if not done():
-                heard.wait(_GLANCE)
+                self._heard.wait(_GLANCE)
 
     def _go_on(self, sessions: Sequence[_Session]) -> None:
         for session in sessions:
@@ -181,8 +202,10 @@ class Sessions:
 
     def _there(self) -> list[_Session]:
         """The others that have been started by now."""
-        if self._opening is None and self._made is not None and self.first.dialogue.answered >= self._made:
-            self._opening = [self._pool.submit(self._open, number) for number in range(2, self.most + 1)]
+        if self._made is None or self.first.dialogue.answered < self._made:
+            return []
+        if self._opening is None:
+            self._open_others()
         for opening in [each for each in self._opening or () if each.done()]:
             self._opening = [each for each in self._opening or () if each is not opening]
             try:
@@ -191,9 +214,12 @@ class Sessions:
                 logger.warning("the database is loaded with a session less: {}", error.message)
         return self._others
 
+    def _open_others(self) -> None:
+        self._opening = [self._pool.submit(self._open, number) for number in range(2, self.most + 1)]
+
     def _open(self, number: int) -> Dialogue:
         session = self._stack.enter_context(self._start(number))
-        session.heard = self.first.dialogue.heard
+        session.heard = self._heard
         session.heard.set()
         # A second signal may have called away whoever waited for this.
         if self.closing.is_set():

@@ -21,6 +21,8 @@ from backup.postgres.session import Login, name_only
 from backup.postgres.session_settings import DUMP, connection_options
 from backup.storage.artifact_writer import ArtifactWriter
 
+# From this version on a dump can have what the planner knows of tables.
+_STATISTICS: Final = 18
 _DUMP_OPTIONS: Final = ("--format=plain", "--clean", "--if-exists", "--no-sync")
 DUMP_SESSION: Final = connection_options(DUMP)
 # --no-sync: the client writes into a pipe; the bytes are synced where they end up.
@@ -90,8 +92,8 @@ class PostgresSource:
 
         What it defines is kept in `definitions`. The cutter knows its parts; an encrypted dump has none.
         """
-        options = (*dump_options(facts.locale.encoding), f"--lock-wait-timeout={self.lock_timeout * 1000}")
-        reader = DumpReader(definitions)
+        options = self._options(facts)
+        reader = DumpReader(definitions, telling_rows=False)
         cutter = None if writer.encrypted else Cutter(reader, writer)
         with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
             # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
@@ -130,6 +132,10 @@ class PostgresSource:
         )
         return part, cutter
 
+    def _options(self, facts: DatabaseFacts) -> tuple[str, ...]:
+        chosen = dump_options(facts.locale.encoding, statistics=facts.major >= _STATISTICS)
+        return (*chosen, f"--lock-wait-timeout={self.lock_timeout * 1000}")
+
     def roles(self, facts: DatabaseFacts, writer: ArtifactWriter, run: str) -> str:
         """Write roles and memberships, then the database-level settings, as SQL for psql; all that was written."""
         # By default it asks `postgres` or `template1`, which an ordinary user may not enter.
@@ -147,12 +153,13 @@ class PostgresSource:
         return text.decode(errors="surrogateescape")
 
 
-def dump_options(encoding: str) -> tuple[str, ...]:
+def dump_options(encoding: str, *, statistics: bool) -> tuple[str, ...]:
     """How a database is dumped whose text is to be written in this encoding; as the session has it if none is named.
 
-    Its own holds all of its text: another one that a role is set to may not.
+    Its own holds all of its text: another one that a role is set to may not. `statistics`: with those of the planner.
     """
-    return (*_DUMP_OPTIONS, *([f"--encoding={encoding}"] if encoding else []))
+    planner = ("--statistics",) if statistics else ()
+    return (*_DUMP_OPTIONS, *planner, *([f"--encoding={encoding}"] if encoding else []))
 
 
 def _same_major(facts: DatabaseFacts, client_version: str) -> None:

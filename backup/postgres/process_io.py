@@ -33,7 +33,8 @@ _SETTLE: Final = 30.0
 _GLANCE: Final = 0.2
 _DRAIN: Final = 0.002
 _STANDS_STILL: Final = "Is the database paused, locked or overloaded? BACKUP_STALL_TIMEOUT sets the limit."
-# The exit code of psql for an error in its script.
+# The exit codes of psql for a connection that it does not get or loses, and for an error in its script.
+_LOST: Final = 2
 _SCRIPT: Final = 3
 # What servers say that lack something, whatever the statement: of these classes of their error codes, or in words.
 _WANTING_CLASSES: Final = ("08", "53", "57")
@@ -299,6 +300,7 @@ class ProcessInput(_Program):
             refused=is_statement_refused(self._code, said),
             sqlstate=sqlstate(said),
             constraint=constraint(said),
+            lost=self._code == _LOST,
         )
 
 

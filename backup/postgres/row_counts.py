@@ -24,6 +24,27 @@ _ANALYZED: Final = """
     SELECT format('ANALYZE %I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
      WHERE relkind IN ('r', 'm', 'p') AND relpersistence <> 't' AND NOT relispartition
      ORDER BY pg_relation_size(c.oid) DESC, c.oid"""
+# Since 18 dumps may bring statistics: only what has none is analyzed, each table by itself. Dumps have none of what
+# extensions analyze in their own way, nor those that CREATE STATISTICS asks for. What the server has analyzed by itself
+# was perhaps not whole then. pg_statistic itself is for superusers.
+_MISSING: Final = """
+    WITH known AS MATERIALIZED (SELECT schemaname, tablename, attname, inherited FROM pg_stats)
+    SELECT format('ANALYZE ONLY %I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+     WHERE relkind IN ('r', 'm', 'p') AND relpersistence <> 't'
+       AND (c.oid < 16384 OR pg_stat_get_autoanalyze_count(c.oid) > 0
+         OR EXISTS (SELECT FROM pg_statistic_ext WHERE stxrelid = c.oid)
+         OR relhassubclass AND (nspname, relname, true) NOT IN (SELECT schemaname, tablename, inherited FROM known)
+         OR pg_relation_size(c.oid) > 0 AND (EXISTS (
+           SELECT FROM pg_attribute a JOIN pg_type t ON t.oid = atttypid
+            WHERE attrelid = c.oid AND attnum > 0 AND attstattarget IS DISTINCT FROM 0 AND attgenerated <> 'v'
+              AND (typanalyze >= 16384
+                OR (nspname, relname, attname) NOT IN (SELECT schemaname, tablename, attname FROM known)))
+         OR EXISTS (
+           SELECT FROM pg_index JOIN pg_class i ON i.oid = indexrelid WHERE indrelid = c.oid AND indexprs IS NOT NULL
+              AND (SELECT count(*) FROM known WHERE schemaname = nspname AND tablename = i.relname)
+                < (SELECT count(*) FROM unnest(indkey) AS key WHERE key = 0))))
+     ORDER BY pg_relation_size(c.oid) DESC, c.oid"""
+_STATISTICS: Final = 180000
 _CONDITIONS: Final = "SELECT unnest(extconfig)::bigint, unnest(extcondition) FROM pg_extension"
 # As a dump writes it: names that need quotes are in quotes.
 _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
@@ -65,7 +86,7 @@ def count_large_objects(login: Login) -> int:
 
 @contextlib.contextmanager
 def analyzing(login: Login, path: str = "", jobs: int = 1) -> Iterator[list[str]]:
-    """Make the statistics of all tables, which no dump carries, beside what the body does. Any length of time.
+    """Make the statistics that the dump has not brought, beside what the body does. Any length of time.
 
     The largest tables go first, over up to `jobs` sessions. Afterwards the list has the server's words if it did not go
     well. What takes us away from the body ends it. `path` as in `count_rows`.
@@ -73,12 +94,17 @@ def analyzing(login: Login, path: str = "", jobs: int = 1) -> Iterator[list[str]
     failed: list[str] = []
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(connected(login, "analyze", limit=0))
-        tables = deque(first.execute(_ANALYZED).fetchall())
+        query = _MISSING if first.info.server_version >= _STATISTICS else _ANALYZED
+        tables = deque(first.execute(query).fetchall())
         connections = [first]
         for _ in range(1, min(jobs, len(tables))):
-            # Where connections are short, it takes longer.
-            with contextlib.suppress(BackupError):
+            try:
                 connections.append(stack.enter_context(connected(login, "analyze", limit=0)))
+            except BackupError:
+                # Where connections are short, it takes longer, and the last one is the body's.
+                if len(connections) > 1:
+                    connections.pop().close()
+                break
 
         def work(connection: psycopg.Connection[Any]) -> None:
             with contextlib.suppress(IndexError):

@@ -18,7 +18,7 @@ from backup.errors import BackupError, DatabaseUnavailable, RestoreFailed
 from backup.formatting import printable
 from backup.model.manifest import Locale
 from backup.postgres import session
-from backup.postgres.session import Login, connected, database_error, server_message
+from backup.postgres.session import Login, asking, connected, database_error, server_message
 from backup.postgres.session_settings import Standing
 
 LONGEST_NAME: Final = 63
@@ -122,14 +122,21 @@ class Sessions:
 
 @contextlib.contextmanager
 def maintenance(
-    login: Login, purpose: str, besides: Collection[str] = (), limit: float = 60.0
+    login: Login, purpose: str, besides: Collection[str] = (), limit: float = 60.0, *, asks: bool = False
 ) -> Iterator[psycopg.Connection[Any]]:
-    """A connection to a database that nothing is done to: `postgres`, else `template1`, none of `besides`."""
+    """A connection to a database that nothing is done to: `postgres`, else `template1`, none of `besides`.
+
+    `asks`: as of `session.asking`.
+    """
     said: list[str] = []
     with contextlib.ExitStack() as stack:
         for name in (name for name in _MAINTENANCE if name not in besides):
             try:
-                connection = stack.enter_context(connected(replace(login, name=name), purpose, limit=limit))
+                there = replace(login, name=name)
+                # Nobody may make a database of a template in which somebody is.
+                keep = asks and name == _MAINTENANCE[0]
+                entered = asking(there, purpose) if keep else connected(there, purpose, limit=limit)
+                connection = stack.enter_context(entered)
                 break
             except DatabaseUnavailable as error:
                 said.append(error.message)
@@ -143,19 +150,31 @@ def maintenance(
 
 def standing(login: Login) -> Standing:
     """The server's version, and what the login may set there."""
-    with maintenance(login, "version") as connection:
+    with maintenance(login, "version", asks=True) as connection:
         return session.standing(connection)
 
 
 def bootstrap(login: Login) -> str:
     """The role that the server was initialised with."""
-    with maintenance(login, "bootstrap") as connection:
+    with maintenance(login, "bootstrap", asks=True) as connection:
         return str(connection.execute("SELECT rolname FROM pg_roles WHERE oid = 10").fetchall()[0][0])
+
+
+def identity(login: Login) -> tuple[str, str]:
+    """The server's version, as in 17.11, and its system identifier; ConfigError for a pooler."""
+    query = """SELECT current_setting('server_version'), system_identifier::text, pg_backend_pid()
+                 FROM pg_control_system()"""
+    with maintenance(login, "identity", asks=True) as connection:
+        version, identifier, backend = connection.execute(query).fetchall()[0]
+        # A pooler answers for the server but hands out backend numbers of its own.
+        if backend != connection.info.backend_pid:
+            raise session.pooler(login)
+    return version, identifier
 
 
 def server_version(login: Login) -> str:
     """The server's version, as in 17.11."""
-    with maintenance(login, "version") as connection:
+    with maintenance(login, "version", asks=True) as connection:
         return str(connection.execute("SHOW server_version").fetchall()[0][0])
 
 
@@ -170,20 +189,20 @@ def is_at_work(login: Login, name: str, application: str, patience: float, locks
                        AND (state = 'active' AND coalesce(wait_event_type, '') NOT IN ('Lock', 'Client')
                             OR wait_event_type = 'Lock' AND state_change > clock_timestamp() - make_interval(secs => %s)
                             OR state_change > clock_timestamp() - make_interval(secs => %s)))"""
-    with maintenance(login, "at work") as connection:
+    with maintenance(login, "at work", asks=True) as connection:
         row = connection.execute(query, (name, application, locks, patience)).fetchone()
         return bool(row and row[0])
 
 
 def databases(login: Login) -> dict[int, str]:
     """All databases of the server: their names by oid."""
-    with maintenance(login, "databases") as connection:
+    with maintenance(login, "databases", asks=True) as connection:
         return dict(connection.execute("SELECT oid::bigint, datname FROM pg_database").fetchall())
 
 
 def find_database(login: Login, name: str = "", *, oid: int = 0) -> Database | None:
     """The database of that name, or that oid."""
-    with maintenance(login, "find") as connection:
+    with maintenance(login, "find", asks=True) as connection:
         return query_database(connection, name=name, oid=oid)
 
 
@@ -211,7 +230,7 @@ def fitting_name(name: str, suffix: str) -> str:
 
 def sessions(login: Login, name: str) -> tuple[Sessions, ...]:
     """Who is connected to the database `name`, but for ourselves."""
-    with maintenance(login, "sessions") as connection:
+    with maintenance(login, "sessions", asks=True) as connection:
         rows = connection.execute(
             "SELECT coalesce(application_name, ''), coalesce(usename, ''), coalesce(host(client_addr), ''), count(*)"
             " FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
@@ -223,13 +242,13 @@ def sessions(login: Login, name: str) -> tuple[Sessions, ...]:
 
 def roles(login: Login) -> dict[str, bool]:
     """All roles of the server, and whether each is a superuser."""
-    with maintenance(login, "roles") as connection:
+    with maintenance(login, "roles", asks=True) as connection:
         return dict(connection.execute("SELECT rolname, rolsuper FROM pg_roles").fetchall())
 
 
 def extensions_available(login: Login) -> dict[str, str]:
     """What `CREATE EXTENSION` can make on this server, with the version it makes."""
-    with maintenance(login, "extensions") as connection:
+    with maintenance(login, "extensions", asks=True) as connection:
         return dict(connection.execute("SELECT name, default_version FROM pg_available_extensions").fetchall())
 
 
@@ -251,14 +270,16 @@ def is_new(login: Login) -> bool:
 
 def role_statements(login: Login) -> str:
     """The server's roles as statements that would make them, as pg_dumpall writes them but for passwords."""
-    with maintenance(login, "roles") as connection:
+    with maintenance(login, "roles", asks=True) as connection:
         connection.execute("SET timezone = 'UTC'")
-        return "\n".join(str(line) for (line,) in connection.execute(_ROLES.encode()))
+        text = "\n".join(str(line) for (line,) in connection.execute(_ROLES.encode()))
+        connection.execute("RESET timezone")
+        return text
 
 
 def replication(login: Login, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The logical slots and the subscriptions of the database `name`, which stay with it when it is renamed."""
-    with maintenance(login, "replication") as connection:
+    with maintenance(login, "replication", asks=True) as connection:
         slots = connection.execute(_SLOTS.encode(), (name,)).fetchall()
         subscriptions = connection.execute(_SUBSCRIPTIONS.encode(), (name,)).fetchall()
     return tuple(slot for (slot,) in slots), tuple(each for (each,) in subscriptions)

@@ -157,7 +157,7 @@ class Capabilities:
 
 def capabilities(login: Login, extensions: Collection[str]) -> Capabilities:
     """Ask the server, through a database that nothing is done to."""
-    with maintenance(login, "capabilities") as connection:
+    with maintenance(login, "capabilities", asks=True) as connection:
 
         def rows(query: str, *values: Any) -> list[Any]:
             return connection.execute(query.encode(), values or None).fetchall()

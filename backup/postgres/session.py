@@ -8,9 +8,10 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -42,6 +43,8 @@ _PIN: Final = """
     SELECT name, set_config(name, %s::jsonb ->> name, false) FROM pg_settings
      WHERE name = ANY(%s) AND (context = 'user' OR has_parameter_privilege(name, 'SET'))"""
 _GRANTED: Final = "SELECT name FROM pg_settings WHERE name = ANY(%s) AND has_parameter_privilege(name, 'SET')"
+# Seconds for which one is used again for other questions: the last of them is to have time, too.
+_KEPT_FOR: Final = 15.0
 # Where a login was refused for what it brought along: before 17, and for all but superusers.
 _BRINGING: Final[dict[tuple[str, int, str], Standing]] = {}
 # The last one is what a load balancer in front of a server says while nobody listens behind it.
@@ -101,6 +104,67 @@ def connected(login: Login, purpose: str, *, limit: float = _LIMIT) -> Iterator[
             yield connection
     except psycopg.Error as error:
         raise database_error(error, login) from None
+
+
+class _Kept(NamedTuple):
+    """A session that nobody uses, what ends it, and until when it may be used again."""
+
+    connection: psycopg.Connection[Any]
+    end: contextlib.ExitStack
+    until: float
+
+
+_kept: dict[Login, _Kept] | None = None
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[None]:
+    """In the body, what is asked by `asking` one after another shares sessions. To enter one takes 15 ms of CPU."""
+    global _kept  # noqa: PLW0603 - of the process, whose threads share them
+    if _kept is not None:
+        yield
+        return
+    _kept = {}
+    try:
+        yield
+    finally:
+        left, _kept = _kept, None
+        for each in left.values():
+            each.end.close()
+
+
+@contextlib.contextmanager
+def asking(login: Login, purpose: str) -> Iterator[psycopg.Connection[Any]]:
+    """As `connected`, for questions that leave the session as it was: within `keeping` it serves the next ones, too."""
+    found = _again(login, purpose)
+    if found is None:
+        end, until = contextlib.ExitStack(), time.monotonic() + _KEPT_FOR
+        found = _Kept(end.enter_context(connected(login, purpose)), end, until)
+    with found.end as end:
+        yield found.connection
+        if _kept is not None and login not in _kept:
+            _kept[login] = found._replace(end=end.pop_all())
+
+
+def _again(login: Login, purpose: str) -> _Kept | None:
+    """A session of that login that is there and answers."""
+    found = _kept.pop(login, None) if _kept else None
+    if found is None:
+        return None
+    slow = threading.Timer(_CONNECT_TIMEOUT, hang_up, [found.connection])
+    slow.daemon = True
+    slow.start()
+    try:
+        if time.monotonic() < found.until:
+            named = "SELECT pg_catalog.set_config('application_name', %s, false)"
+            found.connection.execute(named, (f"{APPLICATION} {purpose}",))
+            return found
+    except psycopg.Error:
+        pass
+    finally:
+        slow.cancel()
+    found.end.close()
+    return None
 
 
 def _entered(login: Login, purpose: str, own: Mapping[str, str]) -> psycopg.Connection[Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import sample_schema
-from tests.support.database import Server
+from tests.support.database import Server, start_server
 from tests.support.faults import nothing_left
 from tests.support.sidecar import Result, Sidecar
 
@@ -284,6 +284,8 @@ IN_ORDER = {
           $$ SELECT ROW(true)::public.known FROM public.big WHERE id = a $$;
         CREATE CAST (int AS known) WITH FUNCTION known(int);
         INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(4001, 4002) i;
+        -- What comes first is begun as soon as there is a session; of what waits meanwhile, the heaviest.
+        CREATE TABLE ahead AS SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i;
         CREATE TABLE last (id int CHECK (id::known IS NOT NULL), t text);
         INSERT INTO last VALUES (4002, repeat('x', 1000000));""",
 }
@@ -396,3 +398,22 @@ def ending(server: Server, index: str) -> Iterator[list[int]]:
     finally:
         done.set()
         thread.join()
+
+
+def test_a_server_with_hardly_a_connection_left_loads_with_fewer_sessions(tmp_path: Path) -> None:
+    """Whichever of them is the first to come: the one that is given the dump is never done without."""
+    server = start_server(17, "crowded", in_memory=True, command=["-c", "max_connections=12"])
+    try:
+        database = server.new_database()
+        server.execute(database, TABLES)
+        sidecar = several(Sidecar.make(tmp_path, server, database), 8, 4096)
+        created(sidecar)
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(server.connect(database))
+            result = restored(sidecar)
+        assert result.code == 0 and "is loaded with a session less" in result.output, result.output
+        assert [server.value(database, f"SELECT count(*) FROM {table}") for table in ("big", "small")] == [4000, 3900]
+        nothing_left(sidecar, server)
+    finally:
+        server.remove()

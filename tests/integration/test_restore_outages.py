@@ -21,7 +21,7 @@ from tests.support.breaking import interrupted, running, with_application
 from tests.support.database import PROJECT, Server, start_server
 from tests.support.faults import docker, eventually, helpers, under_way
 from tests.support.restoring import NEW, OLD, Target
-from tests.support.sidecar import Result
+from tests.support.sidecar import Result, Sidecar
 
 LARGE = "CREATE TABLE large AS SELECT i, md5(i::text) AS body FROM generate_series(1, 300000) i"
 
@@ -201,13 +201,33 @@ def test_a_setting_of_the_database_that_only_a_superuser_may_set(target: Target)
     assert target.restore("--no-safety", DB_USER=clerk, DB_PASSWORD="x").code == 0
 
 
+def test_a_server_with_few_cores_is_given_few_sessions(tmp_path: Path) -> None:
+    server = start_server(17, "limited", in_memory=True, nano_cpus=500_000_000)
+    try:
+        sidecar = Sidecar.make(tmp_path, server, server.new_database())
+        app = sidecar.app()
+        assert restore_context(app, Silent()).jobs() == 1
+        settings = app.settings.model_copy(update={"load_jobs": 7})
+        assert restore_context(replace(app, settings=settings), Silent()).jobs() == 7
+    finally:
+        server.remove()
+
+
+def at_work(sidecar: Sidecar) -> list[str]:
+    """Its helpers that have been started."""
+    running = "{{if .State.Running}}{{.Id}}{{end}}"
+    found = helpers(sidecar)
+    return docker("inspect", "--format", running, *found, check=False).split() if found else []
+
+
 def test_the_loading_client_is_killed(target: Target) -> None:
     target.server.execute(target.database, LARGE)
     target.create("daily")
     target.server.execute(target.database, "DROP TABLE large")
     with under_way(target.sidecar, "restore", target.stored().id, "--force", "--no-safety") as process:
         eventually(target.journal.exists, 60, 0.005)
-        found = eventually(lambda: helpers(target.sidecar), 60, 0.005)
+        # One that has been given nothing yet would be done without.
+        found = eventually(lambda: len(each := at_work(target.sidecar)) > 1 and each, 60, 0.005)
         docker("kill", *found, check=False)
         output, _ = process.communicate(timeout=60)
     target.refused(Result(process.returncode, output), 50, "137", "not touched")

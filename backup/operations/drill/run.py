@@ -266,7 +266,7 @@ class _Drill:
         if self.stored.derived:
             return bare_dump.writer_options(loaded.head, loaded)
         encoding = _ENCODING.search(loaded.head)
-        return dump_options(encoding[1].decode() if encoding else "")
+        return dump_options(encoding[1].decode() if encoding else "", statistics=loaded.statistics)
 
     def _dumped(self, place: Place, options: Sequence[str], found: Outline, head: bytes) -> Outline:
         self.context.progress.phase("dumping what was restored")

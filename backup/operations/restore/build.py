@@ -71,7 +71,7 @@ def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: 
     _fill(work, source, stored, found, fitted, lambda: _renew(work, login, like, place))
     work.context.progress.phase("counting rows and making statistics")
     new = replace(login, name=swap.new)
-    with analyzing(new, work.loaded.path, work.context.jobs) as failed:
+    with analyzing(new, work.loaded.path, work.context.jobs()) as failed:
         _compare(new, found, fitted.adaptation, work.loaded.path)
     if failed:
         logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
@@ -180,7 +180,7 @@ def _fill(
 
     try:
         attempt = attempt_for(stored, allow_invalid=work.allow_invalid)
-        work.loaded = load_dump(clients, run, attempt, go, renew, jobs=work.context.jobs, apart=apart)
+        work.loaded = load_dump(clients, run, attempt, go, renew, jobs=work.context.jobs(), apart=apart)
         complete(clients, found.extensions, run)
         for line in (*work.loaded.notes, *(each.told for each in work.loaded.left)):
             logger.warning("{}", printable(line))

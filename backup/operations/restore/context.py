@@ -25,7 +25,7 @@ class RestoreContext(Context):
     `trees` ends what dead runs left at work on the volumes: only for the lock's holder. `reach` raises BackupError
     unless what unpacks archives can see a folder; it touches nothing. `server_free`: the free bytes where the database
     server's data lie, and the number of that file system. `way`: how the application reaches its database, as far as
-    its containers tell. `jobs`: how many sessions may load a dump at the same time.
+    its containers tell. `jobs`: how many sessions may load a dump at once.
     """
 
     zone: ZoneInfo
@@ -44,7 +44,7 @@ class RestoreContext(Context):
     commands: tuple[tuple[str, str], ...]
     command_seconds: float
     days: int
-    jobs: int
+    jobs: Callable[[], int]
     sleep: Callable[[float], None] = time.sleep
 
 

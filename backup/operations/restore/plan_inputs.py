@@ -25,11 +25,9 @@ from backup.operations.restore.locking import LOOK, unfinished_restore, who_chan
 from backup.operations.restore.plan import LiveDatabase, Only, RestoreFacts, Server, VolumeFacts
 from backup.operations.restore.server_compatibility import contrast, fit
 from backup.operations.set_artifacts import dump_of
-from backup.postgres.dump_source import PostgresSource
-from backup.postgres.inspect import inspect
-from backup.postgres.server import extensions_available, find_database, replication, sessions, usable
+from backup.postgres.server import extensions_available, find_database, identity, replication, sessions, usable
 from backup.postgres.server import roles as roles_there
-from backup.postgres.session import Login
+from backup.postgres.session import Login, keeping
 from backup.storage.filesystem import free_space
 
 # More than is written to a disk between two looks at it: this part of what is free.
@@ -38,6 +36,7 @@ _ALIKE: Final = 0.01
 _OF_RESTORES: Final = "/.obcms-restore-*"
 
 
+@keeping()
 def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool) -> RestoreFacts:
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
     if only != "database" and volumes_of(stored):
@@ -110,16 +109,16 @@ def _with_server(facts: RestoreFacts, context: RestoreContext, stored: StoredSet
     source = context.source()
     login = source.login
     part = stored.manifest.database
-    live, there = usable(find_database(login, login.name)), inspect(replace(login, name=_entry(source)))
-    listed, fitted = build.roles_of(stored), fit(login, part, there.server_version)
+    (version, identifier), live = identity(login), usable(find_database(login, login.name))
+    listed, fitted = build.roles_of(stored), fit(login, part, version)
     slots, subscriptions = replication(login, login.name)
     return replace(
         facts,
         target=login.name,
         database_bytes=_unpacked(stored) if stored.derived else None,
         server=Server(
-            version=there.server_version,
-            system_identifier=there.system_identifier,
+            version=version,
+            system_identifier=identifier,
             missing_extensions=missing_extensions(login, part.extensions) if part else (),
             missing_roles=tuple(listed.missing(roles_there(login))) if listed else (),
             free=None,
@@ -146,11 +145,6 @@ def missing_extensions(login: Login, wanted: Iterable[str]) -> tuple[str, ...]:
     names = list(wanted)
     there = extensions_available(login) if names else {}
     return tuple(name for name in names if name not in there)
-
-
-def _entry(source: PostgresSource) -> str:
-    """A database of the server that can be entered: the one that is restored may not be there."""
-    return source.login.name if usable(find_database(source.login, source.login.name)) else "postgres"
 
 
 def _volume(context: RestoreContext, stored: StoredSet, name: str) -> VolumeFacts:

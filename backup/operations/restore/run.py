@@ -51,9 +51,11 @@ from backup.operations.restore.server_compatibility import Fit
 from backup.operations.set_artifacts import dump_of
 from backup.operations.verify.run import SetContent, check_set
 from backup.postgres.server import find_database
+from backup.postgres.session import keeping
 
 # Done, but not all is as it was dumped.
 _OTHERWISE: Final = 3
+_BROKEN: Final = ("invalid", "absent")
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Wish:
     allow_invalid: bool = False
 
 
+@keeping()
 def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     """Put a set back, wholly or not at all; what is to be said of it, and the exit code. The plan was agreed to before.
 
@@ -103,7 +106,7 @@ def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
     for text, hint in work.told:
         logger.log("WARNING" if hint else "INFO", "{}", f"{text}. {hint}" if hint else text)
     text = "; ".join([f"{stored.id} is restored", *_without(work), *said, *application.downtime(work), _undoing(work)])
-    return text, _OTHERWISE if any(each.kind != "empty" for each in work.loaded.left) else 0
+    return text, _OTHERWISE if any(each.kind in _BROKEN for each in work.loaded.left) else 0
 
 
 def _without(work: Work) -> Iterator[str]:
@@ -111,7 +114,7 @@ def _without(work: Work) -> Iterator[str]:
     kinds = [each.kind for each in work.loaded.left]
     if empty := kinds.count("empty"):
         yield f"{plural(empty, 'materialized view')} left empty (named above)"
-    if broken := len(kinds) - empty:
+    if broken := sum(kind in _BROKEN for kind in kinds):
         yield f"{plural(broken, 'constraint')} not valid for the rows that are there (named above)"
 
 

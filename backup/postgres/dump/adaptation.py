@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backup.postgres.dump.dump_reader import END, NAME, Watcher
-from backup.postgres.dump.statements import literal, meant
+from backup.postgres.dump.statements import TAIL, literal, meant
 
 # What pg_dump writes between two objects: settings for the one that comes, and the beginning of its comment.
 _BETWEEN: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)*--\n\Z", re.MULTILINE)
@@ -20,8 +20,6 @@ _TABLESPACE: Final = re.compile(rb"^SET default_tablespace = (?!'')(" + NAME + r
 _EXTENSION: Final = re.compile(
     rb"^(CREATE EXTENSION IF NOT EXISTS " + NAME + rb"(?: WITH SCHEMA " + NAME + rb")?);$", re.MULTILINE
 )
-# The longest name that the server takes is 63 bytes; with its quotes doubled, several such settings.
-_TAIL: Final = 1024
 # So much of an object is handed on at once: whoever gets it sees that few rows are few.
 _WHOLE: Final = 64 << 10
 _ENCODING: Final = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
@@ -106,13 +104,13 @@ class _Adapted:
         """See Watcher."""
         self._held += data
         if self._kind == END or len(self._held) > _WHOLE:
-            end = len(self._held) - (0 if self._kind == END else _TAIL)
+            end = len(self._held) - (0 if self._kind == END else TAIL)
             self._pass(self._held[:end])
             self._held = self._held[end:]
 
     def _pass(self, data: bytes) -> None:
-        if not self._kind and len(self._head) < _TAIL:
-            self._head += data[:_TAIL]
+        if not self._kind and len(self._head) < TAIL:
+            self._head += data[:TAIL]
         if data and self._waits:
             self._aside(self._settings() + data)
         elif data:

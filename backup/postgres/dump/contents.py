@@ -97,7 +97,6 @@ class _Tally:
         self._hash = hashlib.sha256()
 
     def add(self, data: bytes) -> None:
-        self.rows += newlines(data, 0, len(data)) if self.table else 0
         self.size += len(data)
         self._hash.update(data)
 
@@ -110,7 +109,7 @@ class _Tally:
 
 
 class Cutter:
-    """Passes a dump on, byte for byte, with a mark before each part. `reader` must be fed with each chunk first.
+    """Passes a dump on, byte for byte, with a mark before each part. `reader`, which counts, is fed each chunk first.
 
     A table with `least` bytes of rows or more gets parts of its own: cut where they begin, where they end, and between
     at the first end of a row that is `size` bytes on. Holds back what may still be a small table, and what the reader
@@ -123,22 +122,25 @@ class Cutter:
         self._open = _Tally("")
         # What is held back, where in the dump it begins, and the first of the reader's spans that is not passed on.
         self._held, self._offset, self._next = b"", 0, 0
+        # Of that span, how many rows are.
+        self._counted = 0
 
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
         self._held += chunk
         judged = self._reader.judged
-        for table, begin, end in self._reader.spans[self._next :]:
+        for span in self._reader.spans[self._next :]:
+            table, begin, end, _ = span
             known = judged if end < 0 else end
             if known - begin >= self._least:
-                self._pass_rows(table, begin, known)
+                self._pass_rows(span, known)
             elif end < 0:
                 self._pass(begin)
             if end < 0:
                 return
             if self._open.table:
                 self._cut("")
-            self._next += 1
+            self._next, self._counted = self._next + 1, 0
         self._pass(judged)
 
     def finish(self) -> None:
@@ -158,15 +160,21 @@ class Cutter:
         parts = tuple(done.part(begin, end - begin) for done, (begin, end) in zip(self._done, between, strict=True))
         return Contents(parts) if any(part.table for part in parts) else None
 
-    def _pass_rows(self, table: str, begin: int, known: int) -> None:
+    def _pass_rows(self, span: Span, known: int) -> None:
         """Pass on the rows of a large table as far as they are known."""
         if not self._open.table:
-            self._pass(begin)
-            self._cut(table)
+            self._pass(span.begin)
+            self._cut(span.table)
         while (row := self._held.find(b"\n", max(self._size - 1 - self._open.size, 0), known - self._offset)) >= 0:
+            self._count(newlines(self._held, 0, row + 1))
             self._pass(self._offset + row + 1)
-            self._cut(table)
+            self._cut(span.table)
+        self._count(span.rows - self._counted)
         self._pass(known)
+
+    def _count(self, rows: int) -> None:
+        self._open.rows += rows
+        self._counted += rows
 
     def _pass(self, end: int) -> None:
         count = end - self._offset
@@ -200,6 +208,7 @@ class ContentsCheck:
             part = self._parts[self._at]
             tally = self._tally = self._tally or _Tally(part.table)
             piece, data = data[: part.size - tally.size], data[part.size - tally.size :]
+            tally.rows += newlines(piece, 0, len(piece)) if part.table else 0
             tally.add(piece)
             if tally.size == part.size:
                 cut_row = bool(part.table) and not piece.endswith(b"\n")
@@ -210,7 +219,7 @@ class ContentsCheck:
     def agrees(self, spans: Iterable[Span]) -> bool:
         """Whether all of it was as the contents say, if rows lie in `spans`."""
         whole = not self._wrong and self._at == len(self._parts)
-        return whole and set(_spans(self._parts)).issubset(spans)
+        return whole and set(_spans(self._parts)).issubset(span._replace(rows=0) for span in spans)
 
 
 def _spans(parts: Iterable[Part]) -> Iterator[Span]:

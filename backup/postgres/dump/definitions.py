@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, ROWS, TABLE, DumpReader
-from backup.postgres.dump.statements import meant, one_line
+from backup.postgres.dump.dump_reader import COLUMN, END, ROWS, STATISTICS, TABLE, DumpReader
+from backup.postgres.dump.statements import SETTINGS, TAIL, meant, one_line
 
 # What is said of large objects, as often as there are any: their owners and grants, comments and labels.
 _OF_OBJECTS: Final = ("ACL", "COMMENT", "SECURITY LABEL")
@@ -36,13 +36,13 @@ _NAMED: Final = re.compile(
 )
 _DEFAULTS: Final = re.compile(rb"^ALTER DEFAULT PRIVILEGES FOR ROLE (" + _ROLE + rb") ", re.MULTILINE)
 _ONE: Final = re.compile(_ROLE)
-_ROWS: Final = ("TABLE DATA", "BLOBS", "LARGE OBJECT DATA")
+_ROWS: Final = ("TABLE DATA", "BLOBS", "LARGE OBJECT DATA", STATISTICS)
 # In what comes behind, of one object, nothing is looked for.
 _LONGEST: Final = 64 << 20
 
 
 class Definitions:
-    """A Watcher of a dump: all that it defines, but rows, sequence values and large objects.
+    """A Watcher of a dump without its rows: all that it defines, but statistics, sequence values and large objects.
 
     Two dumps of an unchanged database have the same hash: the head, with its versions, restrict key and the statements
     that drop what is made below, and the trailer are left out of it. Memory: the definitions, up to 64 MB.
@@ -53,8 +53,8 @@ class Definitions:
         self._kept: list[bytes] | None = []
         self._size = 0
         self._keeps, self._hashes = True, False
-        # The last bytes of rows.
-        self._rows: bytes | None = None
+        # The last bytes of statistics: what is set there for the object that comes.
+        self._tail: bytes | None = None
 
     @property
     def sha256(self) -> str:
@@ -68,27 +68,23 @@ class Definitions:
 
     def section(self, kind: str, name: str) -> None:
         """See Watcher."""
+        if self._tail is not None and (settings := SETTINGS.search(self._tail)):
+            self._keeps = self._hashes = True
+            self._take(settings[0])
+        self._tail = b"" if kind == STATISTICS else None
         of_objects = kind in _OF_OBJECTS and name.startswith(_OBJECT)
         self._keeps = kind in ("TABLE DATA", "SEQUENCE SET") or not (kind in ROWS or of_objects)
         self._hashes = self._keeps and kind not in (END, "SEQUENCE SET")
 
     def table(self, table: str) -> None:
         """See Watcher."""
-        self._rows = b""
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
-        if self._rows is None:
+        if self._tail is not None:
+            self._tail = (self._tail + data)[-TAIL:]
+        else:
             self._take(data)
-            return
-        copy = None if self._rows else COPY.match(data)
-        if copy:
-            self._take(copy[0])
-            data = data[copy.end() - 1 :]  # the end may stand where the first row would
-        before, found, rest = (self._rows + data).partition(END_OF_ROWS)
-        self._rows = None if found else before[1 - len(END_OF_ROWS) :]
-        if found:
-            self._take(found[1:] + rest)
 
     def _take(self, data: bytes) -> None:
         if self._hashes:
@@ -139,7 +135,7 @@ def related(kind: str, text: bytes) -> list[tuple[bytes, bytes]]:
 def kinship(pieces: Iterable[bytes]) -> dict[str, tuple[str, ...]]:
     """The parts of each table of a dump, or of its definitions alone."""
     found = Kinship()
-    DumpReader(found, counting=False).read(pieces)
+    DumpReader(found, counting=False, telling_rows=False).read(pieces)
     found.section("", "")
     return {_text(parent): tuple(map(_text, children)) for parent, children in found.children.items()}
 

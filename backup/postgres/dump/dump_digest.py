@@ -1,6 +1,7 @@
 """A plain dump's content object by object, so that two dumps of equal databases compare equal.
 
-Left out of what is hashed: the versions in the head, and what DumpReader leaves out, such as the random restrict key.
+Left out of what is hashed: the versions in the head, the planner's statistics, and what DumpReader leaves out, such as
+the random restrict key.
 Everything else counts byte for byte. Memory: one entry per object, never one line of rows.
 """
 
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from backup.formatting import plural, printable
-from backup.postgres.dump.dump_reader import END, DumpReader
+from backup.postgres.dump.dump_reader import END, STATISTICS, DumpReader
+from backup.postgres.dump.statements import SETTINGS, TAIL
 
 # Definitions are kept to be compared by meaning: each up to this length, all of a dump up to that.
 _TEXT: Final = 64 << 10
@@ -92,7 +94,7 @@ class Outline(DumpReader):
 
     `sections` maps `<kind> <schema>.<name>` (` (2)` behind a name's second object) to Section, in the dump's order.
     `digest` is the SHA-256 of all of them in their order: equal for two dumps whose normalised bytes are equal.
-    `unordered`: as in Section, which takes as long as all the rest.
+    `unordered`: as in Section, which takes as long as all the rest. `statistics`: whether the dump has any.
     """
 
     def __init__(self, *, unordered: bool = True, counting: bool = True) -> None:
@@ -110,6 +112,8 @@ class Outline(DumpReader):
         self.roots: set[str] = set()
         # The text of the head until it is known where it ends.
         self._edge: bytes | None = b""
+        self.statistics = False
+        self._tail = b""
         self._seen: dict[str, int] = {}
         self._lines = _Lines() if unordered else None
         self._text = b""
@@ -150,6 +154,9 @@ class Outline(DumpReader):
 
     def data(self, data: bytes) -> None:
         """See Watcher."""
+        if self._kind == STATISTICS:
+            self._tail = data[-TAIL:] if len(data) >= TAIL else (self._tail + data)[-TAIL:]
+            return
         if self._edge is None:
             self._hash.update(data)
             self._keep(data)
@@ -182,6 +189,12 @@ class Outline(DumpReader):
         self._edge = None
 
     def _close(self) -> None:
+        if self._kind == STATISTICS:
+            # What is set there for the object that comes.
+            settings = SETTINGS.search(self._tail)
+            self._text, self._tail, self.statistics = settings[0] if settings else b"", b"", True
+            self._hash = hashlib.sha256(self._text)
+            return
         rows = None if self._rows_of is None else self.rows[self._rows_of] - self._before
         unordered = self._lines.finish() if self._lines else None
         section = Section(self._hash.hexdigest(), rows, self._kind, unordered, self._text)

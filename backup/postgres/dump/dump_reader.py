@@ -62,16 +62,22 @@ _BACKSLASHES: Final = b"\\"
 _MOST: Final = 10
 _SHOWN: Final = 80
 END: Final = "end"
+# What the planner knows of a table: it differs between dumps of one database.
+STATISTICS: Final = "STATISTICS DATA"
 # Kinds of objects that change while the definitions stay.
 ROWS: Final = ("TABLE DATA", "SEQUENCE SET", "BLOB", "BLOBS", "BLOB METADATA", "BLOB COMMENTS")
 
 
 class Span(NamedTuple):
-    """Where in a dump the rows of a table lie, without the line that ends them; `end` is -1 until that has come."""
+    """Where in a dump the rows of a table lie, without the line that ends them; `end` is -1 until that has come.
+
+    `rows`: how many were counted.
+    """
 
     table: str
     begin: int
     end: int = -1
+    rows: int = 0
 
 
 class Watcher(Protocol):
@@ -90,7 +96,8 @@ class Watcher(Protocol):
 class DumpReader:
     """Feed it the dump's chunks in order, then ask. `rows` maps the table as the dump writes it to its rows.
 
-    `counting`: off, each table has 0 rows, which saves a third of the time.
+    `counting`: off, each table has 0 rows, which saves a third of the time. `telling_rows`: off, the watcher is given
+    all but rows.
     `extensions` are those that it makes, `connects` whether it goes to a database of its own choice. `commands` are the
     first of those for psql itself that pg_dump does not write. What is within a quoted text is none of all this.
 
@@ -99,14 +106,14 @@ class DumpReader:
     The watcher is not given what differs between dumps of one database: the keys, what `--verbose` adds.
     """
 
-    def __init__(self, watcher: Watcher | None = None, *, counting: bool = True) -> None:
+    def __init__(self, watcher: Watcher | None = None, *, counting: bool = True, telling_rows: bool = True) -> None:
         self.rows: dict[str, int] = {}
         self.spans: list[Span] = []
         self.large_objects = 0
         self.extensions: list[str] = []
         self.connects = False
         self.commands: list[str] = []
-        self._watcher, self._counting = watcher, counting
+        self._watcher, self._counting, self._telling_rows = watcher, counting, telling_rows
         self._head = b""
         # What has to be seen again with the next chunk; where in it to go on; how much of it the watcher has had.
         self._carry = b""
@@ -212,6 +219,8 @@ class DumpReader:
             self.spans.append(Span(self._table, self._offset(text, copy.end())))
             if self._watcher:
                 self._watcher.table(self._table)
+            if not self._telling_rows:
+                self._tell(text, copy.end())
             return copy.end()
         if text.startswith(b"COPY ", position + 1):
             unknown = not _OTHER_COPY.match(text, position + 1)
@@ -291,14 +300,21 @@ class DumpReader:
         if end >= 0:
             self._count(text, position, end + 1)
             self.spans[-1] = self.spans[-1]._replace(end=self._offset(text, end + 1))
+            self._skip_rows(end + 1)
             self._table = ""
             return end + len(END_OF_ROWS) - 1
         # The last three bytes may be the beginning of the terminator: they are judged with the next chunk.
         keep = max(len(text) - len(END_OF_ROWS) + 1, position - 1, 0)
         counted = max(keep, position)
         self._count(text, position, counted)
-        self._tell(text, len(text))
+        if self._telling_rows:
+            self._tell(text, len(text))
+        self._skip_rows(counted)
         return self._hold(text, counted, keep)
+
+    def _skip_rows(self, end: int) -> None:
+        if not self._telling_rows:
+            self._told = max(self._told, end)
 
     def _offset(self, text: bytes, position: int) -> int:
         """Where in the dump a position of the text is that ends with the newest chunk."""
@@ -306,7 +322,9 @@ class DumpReader:
 
     def _count(self, text: bytes, start: int, end: int) -> None:
         if self._counting:
-            self.rows[self._table] += newlines(text, start, end)
+            count = newlines(text, start, end)
+            self.rows[self._table] += count
+            self.spans[-1] = self.spans[-1]._replace(rows=self.spans[-1].rows + count)
 
     def _hold(self, text: bytes, position: int, keep: int = -1) -> int:
         """Go on from `position` with the next chunk. What is before it decides what it means: two bytes at most."""

@@ -59,10 +59,12 @@ _NOTES: Final = b"obcms_backup.left_out"
 NOTES: Final = b"coalesce(nullif(pg_catalog.current_setting('%b', true), ''), '[]')" % _NOTES
 # More are not listed one by one.
 _MOST: Final = 500
-_TOLD: Final = {
+_Kind = Literal["empty", "invalid", "absent", "statistics"]
+_TOLD: Final[dict[_Kind, str]] = {
     "empty": "the materialized view {} was left empty",
     "invalid": "the constraint {} is not valid for the rows that are there",
     "absent": "the constraint {} was left out",
+    "statistics": "the statistics of {} were left out",
 }
 # Some checks call functions that read rows of other tables. pg_dump writes them with their tables, before any rows, and
 # the tables in the order of their names. So they are taken off before the first row, as the server has them by then,
@@ -137,12 +139,12 @@ END"""
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A view that is `empty`, a constraint that is `invalid` (it holds for later rows alone) or `absent`.
+    """A view that is `empty`, a constraint that is `invalid` (it holds for later rows alone) or `absent`, `statistics`.
 
-    `why` is what the server said, `remedy` the statement that makes it good.
+    `why` is what the server said, `remedy` the statement that makes it good; empty where nobody has to.
     """
 
-    kind: Literal["empty", "invalid", "absent"]
+    kind: _Kind
     name: str
     why: str
     remedy: str
@@ -150,7 +152,8 @@ class LeftOut:
     @property
     def told(self) -> str:
         """What became of it, in one sentence, and what to do."""
-        return f"{_TOLD[self.kind].format(self.name)}: {self.why}. Later: {self.remedy.removesuffix(';')}"
+        later = f". Later: {self.remedy.removesuffix(';')}" if self.remedy else ""
+        return f"{_TOLD[self.kind].format(self.name)}: {self.why}{later}"
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,13 @@ def _filling(name: bytes, refresh: bytes, path: bytes) -> bytes:
     return _block(b"DECLARE said text; code text; BEGIN %b%b%b%b\nEND" % (_OWN_MONEY, once, twice, noted))
 
 
+def planning(name: str, statements: bytes) -> bytes:
+    """Run the statements that give an object its statistics; what the server refuses is noted, and fails nothing."""
+    noted = _noting("statistics", literal(name.encode(errors="replace")), b"''")
+    once = _FILLING % (literal(statements), _FAILED)
+    return _block(b"DECLARE said text; code text; BEGIN %b%b\nEND" % (once, noted))
+
+
 def _referring(name: bytes, statement: bytes, validate: bytes) -> bytes:
     """A foreign key; where rows break it, one that holds for later rows alone."""
     later = statement.removesuffix(b";") + b" NOT VALID"
@@ -254,7 +264,7 @@ def _referring(name: bytes, statement: bytes, validate: bytes) -> bytes:
     return _block(_REFERRING % (literal(statement), literal(later), invalid, absent))
 
 
-def _noting(kind: Literal["empty", "invalid", "absent"], name: bytes, remedy: bytes) -> bytes:
+def _noting(kind: _Kind, name: bytes, remedy: bytes) -> bytes:
     """The statement of PL/pgSQL that notes it, `said` being why; `name` and `remedy` are expressions."""
     return (
         b"\n    IF jsonb_array_length(%b::jsonb) < %d THEN PERFORM set_config('%b', (%b::jsonb || jsonb_build_object("

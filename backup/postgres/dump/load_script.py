@@ -8,7 +8,7 @@ done first, and nothing beside them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -17,28 +17,18 @@ from backup.formatting import printable
 from backup.postgres.dump.contents import Part
 from backup.postgres.dump.definitions import CREATED, RELATING, related
 from backup.postgres.dump.dependency_queue import Entry
-from backup.postgres.dump.dump_reader import COLUMN, COPY, END, END_OF_ROWS, NAME, ROWS, TABLE
+from backup.postgres.dump.dump_reader import COPY, END, END_OF_ROWS, NAME, ROWS, STATISTICS, TABLE
 from backup.postgres.dump.load_attempt import LoadAttempt
-from backup.postgres.dump.statements import literal, name_parts, statements
+from backup.postgres.dump.statements import SETTINGS, TAIL, literal, statements
+from backup.postgres.dump.statistics import Statistics
+from backup.postgres.dump.violations import ALTER, REFERENCE
 
-_ALTER: Final = rb"^ALTER TABLE (?:ONLY )?" + TABLE + rb"\n    ADD CONSTRAINT " + NAME
 _INDEX: Final = re.compile(
     rb"^CREATE (?:UNIQUE )?INDEX " + NAME + rb" ON (?:ONLY )?" + TABLE + rb" USING (\w+) ", re.MULTILINE
 )
-_UNIQUE: Final = re.compile(_ALTER + rb" (?:PRIMARY KEY|UNIQUE) ", re.MULTILINE)
-_COLUMNS: Final = rb"\((" + COLUMN + rb"(?:, " + COLUMN + rb")*)\)"
-_REFERENCE: Final = _ALTER + rb" FOREIGN KEY " + _COLUMNS + rb" REFERENCES " + TABLE
-_FOREIGN: Final = re.compile(_REFERENCE + rb"\(", re.MULTILINE)
-# The same with the columns that rows may break them by.
-_FOREIGN_KEY: Final = re.compile(_REFERENCE + _COLUMNS, re.MULTILINE)
-_UNIQUE_KEY: Final = re.compile(_ALTER + rb" (?:PRIMARY KEY|UNIQUE)[A-Z ]* " + _COLUMNS, re.MULTILINE)
-_UNIQUE_INDEX: Final = re.compile(
-    rb"^CREATE UNIQUE INDEX " + NAME + rb" ON (?:ONLY )?" + TABLE + rb" USING btree " + _COLUMNS, re.MULTILINE
-)
-_COLUMN: Final = re.compile(COLUMN)
-_CHECK: Final = re.compile(rb"^    CONSTRAINT (" + NAME + rb") CHECK \((.*)\)(?: NO INHERIT)?,?$", re.MULTILINE)
+_UNIQUE: Final = re.compile(ALTER + rb" (?:PRIMARY KEY|UNIQUE) ", re.MULTILINE)
+_FOREIGN: Final = re.compile(REFERENCE + rb"\(", re.MULTILINE)
 _PARTED: Final = re.compile(rb"^PARTITION BY ", re.MULTILINE)
-_SETTINGS: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)+--\n\Z", re.MULTILINE)
 _SETTING: Final = re.compile(rb"SET (\w+) = [^\n]*;\n")
 # What a session does under another name, only its own later statements are to see.
 _STATEFUL: Final = re.compile(rb"^(?:SET SESSION AUTHORIZATION|\\c(?:onnect)?) ", re.MULTILINE)
@@ -58,7 +48,6 @@ _ROWS: Final = b"\0%d of %b"
 _TERMINATOR: Final = b"\\.\n"
 # Definitions of a hundred thousand indexes. A dump with more of them is loaded as it comes.
 _MOST: Final = 64 << 20
-_TAIL: Final = 1024
 FIRST: Final = LoadAttempt()
 # How much longer than a sorted index one with many keys per row takes.
 _SLOW: Final = 4
@@ -147,6 +136,7 @@ class Split:
         self._holding = self._passing = False
         self._held = 0
         self._text: list[bytes] = []
+        self._statistics = Statistics()
         self._tail = b""
         self._current: dict[bytes, bytes] = {}
         self._bytes: dict[bytes, int] = {}
@@ -175,7 +165,8 @@ class Split:
             self.with_rows = True
             self._write(self._attempt.before_rows)
         # A trigger is not to see rows that are loaded apart, nor is anything else that comes behind them.
-        behind = kind in _BUILT or (self._coming and kind not in ROWS and _LARGE_OBJECT not in name)
+        waits = self._coming and kind not in (*ROWS, STATISTICS) and _LARGE_OBJECT not in name
+        behind = kind in _BUILT or waits
         if behind and not self._holding and not self._passing:
             self._holding = True
             self._rows_done()
@@ -213,6 +204,10 @@ class Split:
         elif self._copying and self._table in self._freezable:
             data = self._frozen(data)
         self._copying = False
+        self._tail = data[-TAIL:] if len(data) >= TAIL else (self._tail + data)[-TAIL:]
+        if self._kind == STATISTICS:
+            self._statistics.data(data)
+            return
         if self._left:
             data, self._left = data[self._left :], max(0, self._left - len(data))
         if self._kind == "TABLE DATA":
@@ -221,7 +216,6 @@ class Split:
         elif self._holding or self._kind in _CHECKING:
             self._text.append(data)
             self._held += len(data)
-        self._tail = data[-_TAIL:] if len(data) >= _TAIL else (self._tail + data)[-_TAIL:]
         if not self._holding:
             self._write(self._passed.feed(data))
         elif self._held > _MOST:
@@ -231,6 +225,7 @@ class Split:
         """No more comes; `entries` and `trailer` are complete."""
         self._close()
         self._write(self._passed.finish())
+        self.entries += self._statistics.entries
         # They would act on what comes behind them, such as the filling of views.
         self.entries.sort(key=lambda entry: entry.last)
 
@@ -242,17 +237,21 @@ class Split:
         if self._within:
             self._within = False
             self._write(b"COMMIT;\n")
-        text = b"".join(self._text)
+        text, settings = b"".join(self._text), SETTINGS.search(self._tail)
         self._text = []
-        if not self._holding:
+        if self._kind == STATISTICS:
+            self._statistics.end(self._name)
+            if settings and not self._holding:
+                self._write(settings[0])
+        elif not self._holding:
             self._held = 0
             self._note_table(text)
         elif self._kind == END:
             self.trailer = text
         else:
             self._add(text)
-        if found := _SETTINGS.search(self._tail):
-            self._current.update((match[1], match[0]) for match in _SETTING.finditer(found[0]))
+        if settings:
+            self._current.update((match[1], match[0]) for match in _SETTING.finditer(settings[0]))
         self._tail = b""
 
     def _frozen(self, data: bytes) -> bytes:
@@ -301,7 +300,7 @@ class Split:
             self._pass_on()
             return
         # The settings behind it belong to what comes: each entry begins with all that hold for it.
-        own = _SETTINGS.sub(b"", text)
+        own = SETTINGS.sub(b"", text)
         script = b"".join(self._current.values()) + own
         entry = replace(self._understood(script, own), kind=self._kind, name=self._name)
         last = self.entries[-1] if self.entries else None
@@ -359,38 +358,3 @@ def _remark_on(thing: str, comment: str) -> bool:
     schema, _, name = thing.partition(".")
     table, _, constraint = name.partition(" ")
     return comment in (f"{schema}.INDEX {name}", f"{schema}.CONSTRAINT {constraint} ON {table}")
-
-
-def violation_query(entries: Iterable[Entry], tables: Iterable[bytes], schema: str, table: str, name: str) -> str:
-    """The query for the rows that break the constraint `name` of a table; empty where its definition is not understood.
-
-    `tables` are statements that make tables, with their checks.
-    """
-    # As pg_dump calls constraints, and unique indexes.
-    called = (f"{schema}.{table} {name}", f"{schema}.{name}")
-    found = next((shows for each in entries if each.name in called and (shows := _of_entry(each.script))), b"")
-    for text in tables:
-        made = CREATED.search(text)
-        if not found and made and name_parts(made[2]) == (schema, table):
-            checks = (match for match in _CHECK.finditer(text) if name_parts(match[1]) == (name,))
-            found = b"".join(b"SELECT * FROM %b WHERE NOT (%b);" % (made[2], match[2]) for match in checks)
-    return found.decode(errors="replace")
-
-
-def _of_entry(script: bytes) -> bytes:
-    if match := _FOREIGN_KEY.search(script):
-        table, own, other, key = match.groups()
-        pairs = list(zip(_COLUMN.findall(own), _COLUMN.findall(key), strict=True))
-        named = b" AND ".join(b"a.%b IS NOT NULL" % mine for mine, _ in pairs)
-        alike = b" AND ".join(b"b.%b = a.%b" % (theirs, mine) for mine, theirs in pairs)
-        return b"SELECT a.* FROM %b a WHERE %b AND NOT EXISTS (SELECT FROM %b b WHERE %b);" % (
-            table,
-            named,
-            other,
-            alike,
-        )
-    for pattern in (_UNIQUE_KEY, _UNIQUE_INDEX):
-        if match := pattern.search(script):
-            table, own = match.groups()
-            return b"SELECT %b, count(*) FROM %b GROUP BY %b HAVING count(*) > 1;" % (own, table, own)
-    return b""

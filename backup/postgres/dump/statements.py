@@ -17,6 +17,10 @@ _TEXT: Final = re.compile(_QUOTED, re.DOTALL)
 _TOKEN: Final = re.compile(_QUOTED + rb"|(?P<end>;)|[^eE'\"$;/-]+|.", re.DOTALL)
 _MENTIONED: Final = re.compile(rb"(?<![A-Za-z0-9_$\x80-\xff\".])(" + QUALIFIED + rb")(?![A-Za-z0-9_$\x80-\xff\"])")
 _PART: Final = re.compile(NAME)
+# What stands at the end of an object: settings for the one that comes, and the beginning of its comment.
+SETTINGS: Final = re.compile(rb"(?:^SET \w+ = [^\n]*;\n\n)+--\n\Z", re.MULTILINE)
+# The longest name that the server takes is 63 bytes; with its quotes doubled, several such settings.
+TAIL: Final = 1024
 _LINE: Final = re.compile(rb"(\r\n|\n|\r)")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from backup.postgres.dump.dump_reader import STATISTICS
 from backup.postgres.dump.load_attempt import put_back, taken_off
 from backup.postgres.dump.statements import NAME, QUALIFIED, comment, literal, mentioned, name_parts, statements
 
@@ -47,6 +48,8 @@ _READING: Final = re.compile(
 )
 # What a table cannot have without objects that are not its own.
 _LEFT_OUT: Final = ("TRIGGER", "POLICY", "RULE", "ROW SECURITY")
+# Of which nothing else is wanted.
+_NOTHING: Final = ("TABLE DATA", STATISTICS)
 _KEPT: Final = ("TYPE", "DOMAIN", "SEQUENCE", "FUNCTION", "COLLATION")
 _LONGEST: Final = 64 << 20
 _BUILT_IN: Final = (b"pg_catalog.", b"information_schema.")
@@ -116,7 +119,7 @@ class TableExtract:
         """See Watcher."""
         if self._passing:
             self._write(data)
-        elif self._kind != "TABLE DATA" and "BLOB" not in self._kind and self._length <= _LONGEST:
+        elif self._kind not in _NOTHING and "BLOB" not in self._kind and self._length <= _LONGEST:
             self._body.append(data)
             self._length += len(data)
 

@@ -118,3 +118,19 @@ def test_containers_are_started_behind_what_they_need() -> None:
     assert [[c.service for c in group] for group in start_order(circle)] == [["c"], ["a", "b"]]
     assert [c.stop_seconds for c in stack[1:3]] == [10, 60] and stack[0].health == "starting"
     assert stack[0].depends_on == {"web1": "service_healthy"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "cores"),
+    [
+        ({}, 0),
+        ({"NanoCpus": 0, "CpuQuota": 0, "CpusetCpus": ""}, 0),
+        ({"NanoCpus": 500_000_000}, 1),
+        ({"NanoCpus": 2_500_000_000, "CpusetCpus": "0-7"}, 3),
+        ({"CpuQuota": 400_000, "CpuPeriod": 0}, 4),
+        ({"CpuQuota": -1, "CpusetCpus": "0-2,5"}, 4),
+    ],
+)
+def test_how_many_cores_a_container_may_use(limits: dict[str, object], cores: int) -> None:
+    facts = {"Id": "i", "Name": "/n", "Image": "i", "Config": {}, "State": {}, "NetworkSettings": {}}
+    assert described({**facts, "HostConfig": limits}).cores == cores

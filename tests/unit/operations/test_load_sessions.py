@@ -26,6 +26,7 @@ class Session:
         self.heard = threading.Event()
         self.killed = threading.Event()
         self.fails = ""
+        self.ended = False
 
     @property
     def load(self) -> Session:
@@ -65,21 +66,26 @@ def opened(
     first: Session,
     others: list[Session | LoadFailed],
     read: Callable[[Part], Iterator[bytes]] = lambda part: iter([b"1\n", b"2\n"]),
+    *,
+    early: bool = False,
+    starting: Callable[[int], None] = lambda number: None,
 ) -> Sessions:
     @contextlib.contextmanager
     def start(number: int) -> Iterator[Session]:
-        other = others[number - 2]
+        starting(number)
+        other = first if number == 1 else others[number - 2]
         if isinstance(other, LoadFailed):
             raise other
         yield other
+        other.ended = True
 
     return Sessions(
-        first,
-        start,
+        start,  # type: ignore[arg-type]
         len(others) + 1,
         lambda entry: entry.script,
         lambda: b"prologue;",
         read,  # type: ignore[arg-type]
+        early=early,
     )
 
 
@@ -108,6 +114,51 @@ def test_nothing_is_loaded_before_its_table_is_there() -> None:
         first.answered, first.busy = first.asked, False
         sessions.finish([])
     assert b"BEGIN;COPY a;" in first.written + other.written
+
+
+def test_the_others_may_start_with_the_first_and_wait_for_its_tables() -> None:
+    first, other, there = Session("first", busy=True), Session("other"), threading.Barrier(2)
+    with opened(first, [other], early=True, starting=lambda number: there.wait(10) and None) as sessions:
+        sessions.load_apart(rows("a"))
+        for _ in range(100):
+            sessions.step()
+        assert other.written == []
+        first.answered, first.busy = first.asked, False
+        wait_for(sessions, lambda: b"\\.\nCOMMIT;\n" in other.written)
+        sessions.finish([])
+    assert first.ended and other.ended
+
+
+def test_the_first_gets_the_connection_that_one_of_the_others_had() -> None:
+    first, other, tried = Session("first"), Session("other"), list[int]()
+    had = threading.Event()
+
+    def starting(number: int) -> None:
+        if number == 2:
+            had.set()
+        elif had.wait(10) and not tried:
+            tried.append(number)
+            raise LoadFailed("too many clients", lost=True)
+
+    with opened(first, [other], early=True, starting=starting) as sessions:
+        assert tried == [1] and other.ended and not first.ended
+        sessions.load_apart(rows("a"))
+        wait_for(sessions, lambda: b"\\.\nCOMMIT;\n" in first.written + other.written)
+        sessions.finish([])
+    assert first.ended
+
+
+def test_a_first_that_cannot_be_had_leaves_none_behind() -> None:
+    other, tried = Session("other"), list[int]()
+
+    def starting(number: int) -> None:
+        tried.append(number)
+        if number == 1:
+            raise LoadFailed("killed")
+
+    with pytest.raises(LoadFailed, match="killed"), opened(other, [other], early=True, starting=starting):
+        pass
+    assert other.ended and sorted(tried) == [1, 2]
 
 
 def test_a_session_that_cannot_be_had_is_done_without() -> None:

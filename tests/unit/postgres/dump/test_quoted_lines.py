@@ -158,7 +158,7 @@ class Kept:
 
 
 def read(dump: bytes, watcher: Watcher | None = None, *places: int) -> DumpReader:
-    reader, begun = DumpReader(watcher), 0
+    reader, begun = DumpReader(watcher, telling_rows=not isinstance(watcher, Definitions)), 0
     for cut in [*sorted(cut % len(dump) for cut in places), len(dump)]:
         reader.feed(dump[begun:cut])
         begun = cut
