@@ -135,7 +135,7 @@ def with_holes(
     content: Callable[[int], Iterator[bytes]],
     alive: Callable[[], None] = lambda: None,
 ) -> Iterator[bytes]:
-    """All `size` bytes of a file of which `content` gives those in `regions`; holes as zeros, `alive` called in them."""
+    """All `size` bytes of a file of which `content` gives those in `regions`, and zeros; `alive` is called in holes."""
     position = 0
     for start, length in (*regions, (size, 0)):
         while position < start:
