@@ -35,6 +35,9 @@ def create_command(
     invocation: typer.Context,
     tier: Annotated[MadeTier, typer.Argument(help="Tier of the set.")] = MadeTier.MANUAL,
     only: Annotated[OnlyOption | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Archive every file anew, also where BACKUP_MEDIA=incremental.")
+    ] = False,
     wait: Wait = 0.0,
     scheduled: Scheduled = False,
     trigger: Trigger = "",
@@ -50,6 +53,7 @@ def create_command(
     request = backup_operation.Request(
         tier=Tier(tier),
         only=only.value if only else None,
+        full=full,
         wait=base.QUEUE if scheduled else wait,
         patience=_PATIENCE if scheduled else 0.0,
         **base.occasion(invocation, scheduled, trigger)._asdict(),

@@ -81,8 +81,16 @@ class MakeArchiver(Protocol):
         """Make one."""
 
 
-def measure_tree(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int, int]] = frozenset()) -> TreeSize:
-    """What `archive` would store, from a walk that opens no file. Raises MediaFailed as `archive` does."""
+def measure_tree(
+    root: Path,
+    excludes: Sequence[str],
+    forbidden: frozenset[tuple[int, int]] = frozenset(),
+    spared: Callable[[os.stat_result], object] | None = None,
+) -> TreeSize:
+    """What `archive` would store, from a walk that opens no file. Raises MediaFailed as `archive` does.
+
+    The bytes of files of which `spared` says so do not count.
+    """
     seen: set[Inode] = set()
     files = size = 0
     with contextlib.closing(Walk(root, excludes, forbidden, Listed()).entries()) as entries:
@@ -91,7 +99,9 @@ def measure_tree(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple
                 continue
             if found.st_nlink > 1:
                 seen.add(identity(found))
-            files, size = files + 1, size + min(found.st_size, found.st_blocks * BLOCK)
+            files += 1
+            if not (spared and spared(found)):
+                size += min(found.st_size, found.st_blocks * BLOCK)
     return TreeSize(files, size)
 
 

@@ -16,14 +16,14 @@ import shutil
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from backup.errors import IntegrityError, RestoreFailed, StoreError
 from backup.media import metadata
-from backup.media.archive_rules import LEFT_OUT, Rules
+from backup.media.archive_rules import LEFT_OUT, Members, Rules
 from backup.media.case_folding import one_name, other_spelling
 from backup.media.directories import FOLDER, Inode, closed_after, identity
 from backup.media.directory_stack import Branch
@@ -66,19 +66,6 @@ _HINTS: Final = {
     errno.EROFS: "Mount the volume writable.",
     errno.EIO: "The disk reports errors: check the kernel log.",
 }
-
-
-class Members(Protocol):
-    """What TarReader gives: the members of an archive, or some of them."""
-
-    def members(self) -> Iterator[Member]:
-        """In their order; the content of one must be read before the next is asked for."""
-
-    def content(self, count: int) -> Iterator[bytes]:
-        """The next bytes of the present member's content."""
-
-    def refused(self, what: str) -> IntegrityError:
-        """The error about the present member."""
 
 
 @dataclass(frozen=True)

@@ -131,9 +131,9 @@ class _OpenPack:
 
 
 class TreeReader:
-    """The members of a set whose content lies in packs; satisfies `extraction.Members`, as a TarReader does."""
+    """The members of a set whose content lies in `packs`, as far as it is asked for; satisfies `Members`."""
 
-    def __init__(self, entries: Iterable[TreeEntry], packs: PackFiles) -> None:
+    def __init__(self, entries: Iterable[TreeEntry], packs: PackFiles | None = None) -> None:
         self._entries, self._packs = entries, packs
         self.place: Place | None = None
         self._done = 0
@@ -149,7 +149,7 @@ class TreeReader:
         """The next `count` bytes of this member's content in chunks."""
         if not count:
             return
-        if self.place is None or self._done + count > self.place.stored:
+        if self.place is None or self._packs is None or self._done + count > self.place.stored:
             raise self.refused("has less content than is asked for")
         for piece in self._packs.read(self.place.pack, self.place.offset + self._done, count):
             self._done += len(piece)

@@ -79,7 +79,7 @@ class ReadAgain(Exception):
 
 
 class Selection:
-    """Only the chosen members; satisfies `extraction.Members`."""
+    """Only the chosen members; satisfies `archive_rules.Members`."""
 
     def __init__(self, reader: TarReader, chosen: Chosen) -> None:
         self._reader, self._chosen = reader, chosen

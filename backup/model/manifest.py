@@ -318,7 +318,7 @@ class FileId(NamedTuple):
 
     @property
     def content(self) -> str:
-        """The suffix without that of encryption: `sql.gz`, `contents.gz`, `tar.gz`, `files.gz`, `tree.gz`, `sha256`, `json`."""
+        """The suffix without that of encryption: `sql.gz`, `contents.gz`, `tar.gz`, `files.gz`, `tree.gz` or other."""
         return self.suffix.removesuffix(".age")
 
     @property

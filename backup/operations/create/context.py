@@ -21,7 +21,7 @@ class CreateContext(Context):
     `places` decides where a set is tried.
 
     A volume that stands still for twice `stall_timeout` seconds, but half a minute at least, ends the run.
-    `recipients`: what to encrypt to.
+    `recipients`: what to encrypt to. `incremental`: only what is new of the volumes is archived.
     """
 
     zone: ZoneInfo
@@ -33,3 +33,4 @@ class CreateContext(Context):
     source: Callable[[], PostgresSource]
     places: Callable[[StoredSet], Places]
     recipients: Sequence[Recipient] = ()
+    incremental: bool = False
