@@ -362,8 +362,8 @@ class Settings(BaseModel):
     def _incremental(self) -> Self:
         if self.media == "incremental" and self.encrypt == "all":
             raise ValueError(
-                "BACKUP_MEDIA=incremental does not go with BACKUP_ENCRYPT=all: which files are new is told from the last"
-                " set, which this machine cannot read without the private key"
+                "BACKUP_MEDIA=incremental does not go with BACKUP_ENCRYPT=all: which files are new is told by the last"
+                " set, which cannot be read here without the private key"
             )
         if self.media == "incremental" and self.has_offsite:
             raise ValueError(

@@ -51,7 +51,7 @@ class Members(Protocol):
     """What TarReader gives: the members of an archive, or some of them."""
 
     def members(self) -> Iterator[Member]:
-        """In their order; the content of one must be read before the next is asked for."""
+        """In their order; the content of one is read before the next is asked for, or passed over."""
 
     def content(self, count: int) -> Iterator[bytes]:
         """The next bytes of the present member's content."""

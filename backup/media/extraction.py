@@ -28,6 +28,7 @@ from backup.media.case_folding import one_name, other_spelling
 from backup.media.directories import FOLDER, Inode, closed_after, identity
 from backup.media.directory_stack import Branch
 from backup.media.metadata import Metadata, Notes
+from backup.media.pack_reader import TreeReader
 from backup.media.selection import ROOT, Chosen, Selection
 from backup.media.tar_reader import Member, TarReader, pieces_of, refused_member, shown_path
 from backup.media.tar_writer import ZEROS, IndexEntry, hash_hole
@@ -81,7 +82,7 @@ class Extracted:
 
 
 def extract_archive(
-    stream: io.BufferedIOBase,
+    stream: io.BufferedIOBase | TreeReader,
     root_name: str,
     target: Path,
     *,
@@ -92,7 +93,7 @@ def extract_archive(
     dir_fd: int | None = None,
     select: Chosen | None = None,
 ) -> Extracted:
-    """Write the tar `stream` rooted at `<root_name>/` into the empty directory `target` (below `dir_fd`, if given).
+    """Write the tar `stream`, or a tree, rooted at `<root_name>/` into the empty `target` (below `dir_fd`, if given).
 
     Every regular file is hashed and compared with `index`, in order. Unless `trusted`, links must stay inside.
     `limit`: the most bytes of content. `select` leaves only some members, of which then `index` is, and puts them below
@@ -101,7 +102,11 @@ def extract_archive(
     """
     root, notes = os.fsencode(root_name), Notes()
     with contextlib.closing(Branch(_opened_empty(target, dir_fd), notes)) as branch:
-        reader = TarReader(pieces_of(stream), limit, b"" if trusted else root)
+        reader: Members
+        if isinstance(stream, TreeReader):
+            reader = stream
+        else:
+            reader = TarReader(pieces_of(stream), limit, b"" if trusted else root)
         members, top = (Selection(reader, select), ROOT) if select else (reader, root)
         made = _Extraction(members, top, branch, index, notes, trusted=trusted, limit=limit, progress=progress)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tarfile
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -131,10 +132,13 @@ class _OpenPack:
 
 
 class TreeReader:
-    """The members of a set whose content lies in `packs`, as far as it is asked for; satisfies `Members`."""
+    """The members of a set whose content lies in `packs`, as far as it is asked for; satisfies `Members`.
 
-    def __init__(self, entries: Iterable[TreeEntry], packs: PackFiles | None = None) -> None:
-        self._entries, self._packs = entries, packs
+    `limit` is the most bytes of content that all members together may have.
+    """
+
+    def __init__(self, entries: Iterable[TreeEntry], packs: PackFiles | None = None, limit: int = sys.maxsize) -> None:
+        self._entries, self._packs, self._left = entries, packs, limit
         self.place: Place | None = None
         self._done = 0
         self.path = b"."
@@ -143,6 +147,9 @@ class TreeReader:
         """The members, in the archive's order; what is not read of one is not looked at."""
         for entry in self._entries:
             self.path, self.place, self._done = entry.path, entry.place, 0
+            self._left -= entry.place.stored if entry.place else 0
+            if self._left < 0:
+                raise self.refused("makes the set larger than it may be")
             yield _member(entry)
 
     def content(self, count: int) -> Iterator[bytes]:

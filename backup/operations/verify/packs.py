@@ -7,7 +7,7 @@ import hashlib
 import tarfile
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -15,6 +15,7 @@ from typing import Final
 from backup.catalog.packs import PackFolder
 from backup.errors import BackupError, IntegrityError, StoreError
 from backup.media.tar_reader import TarReader
+from backup.media.tar_writer import DataRegion
 from backup.media.tree import Place
 from backup.model.pack import Pack
 from backup.operations.verify.stored_bytes import Stored
@@ -62,7 +63,7 @@ class PackChecks:
             return UNREAD
         at = bisect_left(held.offsets, place.offset)
         regions = place.regions if place.regions is not None else ((0, place.stored),)
-        if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != hash(regions):
+        if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != _layout(regions):
             return None
         return held.digests[32 * at : 32 * at + 32].hex(), held.sizes[at]
 
@@ -119,7 +120,12 @@ def _contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
         offset, digest = reader.position, hashlib.sha256()
         for piece in reader.content(found.size) if found.stored == found.size else reader.unpacked(found):
             digest.update(piece)
-        yield offset, found.size, hash(found.regions), digest.digest()
+        yield offset, found.size, _layout(found.regions), digest.digest()
+
+
+def _layout(regions: Iterable[DataRegion]) -> int:
+    # What a file with holes ends with is written as a region of nothing.
+    return hash(tuple(each for each in regions if each[1]))
 
 
 def _named(pack: Pack, problem: str) -> str:
