@@ -188,8 +188,8 @@ class Catalog:
         for tier in Tier:
             delete.finish(self.store(tier))
 
-    def remove_unneeded(self) -> list[str]:
-        """Remove the packs that no set needs; their names. Only for the holder of the lock."""
+    def remove_unneeded(self) -> int:
+        """Remove the packs that no set needs; their bytes. Only for the holder of the lock."""
         return packs.remove_unneeded(self.root, self.sets())
 
     def put_aside(self, stored: StoredSet) -> Path:

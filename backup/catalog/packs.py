@@ -96,30 +96,31 @@ def beside(directory: Path) -> PackFolder:
     return PackFolder(directory.parent / FOLDER)
 
 
-def remove_unneeded(root: Path, sets: Iterable[StoredSet]) -> list[str]:
-    """Remove the packs that no manifest names; their names. Only for the holder of the lock, who just listed `sets`.
+def remove_unneeded(root: Path, sets: Iterable[StoredSet]) -> int:
+    """Remove the packs that no manifest names; their bytes. Only for the holder of the lock, who just listed `sets`.
 
     None while a manifest cannot be read, here, of a set that is being removed, or aside: it may name any of them.
     """
     folder = PackFolder(root / FOLDER)
     packs = {name for name in folder.names if _is_pack(name)}
     if not packs:
-        return []
+        return 0
     needed: set[str] = set()
     for stored in sets:
         if stored.state == "unreadable" or stored.summary.id != stored.id:
-            return []
+            return 0
         needed |= {pack.file for pack in stored.summary.packs}
     try:
         needed |= _named_aside(root)
     except BackupError:
-        return []
+        return 0
     left = sorted(packs - needed)
+    statuses = statuses_of(folder.store.directory, left)
     for name in left:
         folder.store.remove_all([name, name + _DAMAGED, name + _CHECKED])
     if left:
         sync_directory(folder.store.directory)
-    return left
+    return sum(status.st_size for status in statuses.values() if status)
 
 
 def _named_aside(root: Path) -> set[str]:
