@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
 import tarfile
@@ -13,7 +14,7 @@ from typing import Final
 from backup.errors import IntegrityError
 from backup.media import tar_writer
 from backup.media.tar_reader import Member, refused_member
-from backup.media.tar_writer import BLOCK, ending, header, padding
+from backup.media.tar_writer import BLOCK, IndexEntry, ending, header, padding
 from backup.media.tree import Mark, Place, TreeEntry
 from backup.pipeline import gzip
 from backup.storage.directory import LocalStore
@@ -171,17 +172,40 @@ class TreeReader:
         return refused_member(self.path, what)
 
 
-def assembled(reader: TreeReader) -> Iterator[bytes]:
-    """The archive that a full set would have: headers from the tree, content from the packs."""
-    count = 0
+def assembled(reader: TreeReader, index: Iterable[IndexEntry]) -> Iterator[bytes]:
+    """The archive that a full set would have: headers from the tree, content from the packs.
+
+    IntegrityError, at the latest at its end, unless its files are those of `index`.
+    """
+    count, listed = 0, iter(index)
     for found in reader.members():
         head = header(_written(found, reader.place))
         count += len(head) + found.stored + -found.stored % BLOCK
         yield head
-        yield from reader.content(found.stored)
-        if found.stored % BLOCK:
+        if found.kind not in (tarfile.REGTYPE, tarfile.LNKTYPE):
+            continue
+        entry = next(listed, None)
+        if entry is None or entry.path != found.path:
+            raise reader.refused("is not what the file index lists next")
+        if found.kind == tarfile.REGTYPE:
+            yield from _checked(reader, found, entry.sha256)
             yield padding(found.stored)
+    if entry := next(listed, None):
+        raise refused_member(entry.path, "is in the file index, but not in the tree")
     yield ending(count)
+
+
+def _checked(reader: TreeReader, found: Member, sha256: str) -> Iterator[bytes]:
+    """The stored content of a member, whose SHA-256 is that of all of it, holes too."""
+    digest, position = hashlib.sha256(), 0
+    for start, length in (*found.regions, (found.size, 0)):
+        tar_writer.hash_hole(digest, start - position, lambda count: None)
+        for piece in reader.content(length):
+            digest.update(piece)
+            yield piece
+        position = start + length
+    if digest.hexdigest() != sha256:
+        raise reader.refused("has other content than the file index says")
 
 
 def read_content(packs: PackFiles, place: Place, size: int) -> Iterator[bytes]:

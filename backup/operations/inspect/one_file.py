@@ -90,7 +90,7 @@ def found(stored: StoredSet, volume: str, path: str, near: Near, progress: Progr
     wanted = spellings(volume, path, root)
     best = len(wanted)
     progress.phase(f"looking for it in {name}")
-    with _reading(stored, name, root, progress) as reader:
+    with open_archive(stored, name, root, progress) as reader:
         for member in reader.members():
             bare = member.path.removesuffix(b"/")
             near.add(bare)
@@ -136,7 +136,7 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
     name, _, root = archive_of(stored, volume)
     target = b""
     progress.phase(f"reading {name}")
-    with _reading(stored, name, root, progress) as reader:
+    with open_archive(stored, name, root, progress) as reader:
         for member in reader.members():
             if member.path not in names or target:
                 continue
@@ -157,7 +157,7 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
 
 
 @contextlib.contextmanager
-def _reading(stored: StoredSet, name: str, root: str, progress: Progress) -> Iterator[TarReader | TreeReader]:
+def open_archive(stored: StoredSet, name: str, root: str, progress: Progress) -> Iterator[TarReader | TreeReader]:
     """An archive of the folder `root`, or a tree, for the body to read."""
     if folder := packs_of(stored):
         with open_file(stored, name) as source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Final
 
 from backup.catalog import quarantine
 from backup.catalog.restore_page import PAGE, restore_page
-from backup.errors import AlreadyHere, BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
+from backup.errors import AlreadyHere, IntegrityError, RemoteArchived, RemoteDamaged, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict, manifest_name
@@ -26,12 +25,11 @@ from backup.operations.offsite.context import OffsiteContext, first
 from backup.operations.offsite.copy_status import DRILL, PULL
 from backup.operations.offsite.layout import RemoteSet, compare, key, sums, sums_name
 from backup.operations.offsite.remote_state import Book
-from backup.storage import lock
+from backup.operations.temporary import temporary_folder
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import free_space, storing
 from backup.storage.staged_file import StagedFile
 
-_TEMPORARY: Final = "temp"
 # What a set takes besides its artifacts, and a little air.
 _AIR: Final = 8 << 20
 
@@ -120,35 +118,10 @@ def temporarily(context: OffsiteContext, query: str, find: Callable[[Path], Stor
 
     Nothing but the place was asked for it. What a kill leaves goes with the next `sweep`.
     """
-    root = context.catalog.root
-    sweep_fetched(root)
-    name = new_run_id(context.clock())
-    folder, guard = root / _TEMPORARY / name, root / _TEMPORARY / f"{name}.lock"
-    try:
-        with lock.hold(guard, "fetch", name):
-            manifest = pull_to(context, query, folder)
-            logger.info("{} was fetched from {}: {}", manifest.id, context.remote.name, size(manifest.stored_size))
-            yield find(folder)
-    finally:
-        _remove(folder, guard)
-
-
-def sweep_fetched(root: Path) -> None:
-    """Remove temporary folders whose user has died."""
-    store = LocalStore(root / _TEMPORARY)
-    with contextlib.suppress(BackupError):
-        for name in store.names(foreign=True):
-            folder, guard = store.directory / name.removesuffix(".lock"), store.directory / f"{name}.lock"
-            guard = store.directory / name if name.endswith(".lock") else guard
-            with contextlib.suppress(LockHeld, OSError), lock.hold(guard, "sweep", "-"):
-                _remove(folder, guard)
-
-
-def _remove(folder: Path, guard: Path) -> None:
-    with contextlib.suppress(OSError):
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
-        guard.unlink(missing_ok=True)
+    with temporary_folder(context.catalog.root, new_run_id(context.clock()), "fetch") as folder:
+        manifest = pull_to(context, query, folder)
+        logger.info("{} was fetched from {}: {}", manifest.id, context.remote.name, size(manifest.stored_size))
+        yield find(folder)
 
 
 def _fetched(

@@ -76,7 +76,8 @@ class Chain:
     def whole(self, number: int = -1) -> bytes:
         """The archive that a set stands for."""
         packs = PackFiles(LocalStore(self.packs), parse_marks(io.BytesIO(self.trees[number])))
-        content = b"".join(assembled(TreeReader(parse_tree(io.BytesIO(self.trees[number])), packs)))
+        index = parse_index(io.BytesIO(self.indexes[number]))
+        content = b"".join(assembled(TreeReader(parse_tree(io.BytesIO(self.trees[number])), packs), index))
         packs.close()
         return content
 
@@ -226,7 +227,11 @@ def test_a_claim_is_compared_before_it_is_trusted(chain: Chain) -> None:
     first = chain.indexes[-1].split()[0]
     chain.indexes[-1] = chain.indexes[-1].replace(first, lie)
     assert chain.night() > 0
-    assert chain.whole() == chain.full()[0]
+    new = next(each for each in _files(chain) if each.entry.path == b"media/new")
+    assert new.entry.place and new.entry.place.pack == "pack-1"
+    # What the index says of `a` is as wrong as it was, and told.
+    with pytest.raises(IntegrityError, match="media/a' has other content than the file index says"):
+        chain.whole()
 
 
 def test_a_damaged_pack_is_told_and_its_content_stored_anew(chain: Chain) -> None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from backup.errors import IntegrityError
 from backup.media.helper_main import run_arguments
 from backup.model.manifest import Tier
+from backup.operations.context import Context
+from backup.operations.export import files_to_export, to_folder
+from backup.operations.import_ import adopt
 from backup.operations.inspect import one_file
+from backup.operations.inspect.disk_usage import usage
+from backup.operations.set_artifacts import open_file
 from backup.operations.verify.run import check_set, verify_set
+from backup.operations.whole_copy import without_packs
 from backup.progress import Silent
 from tests.support.awkward_tree import fill, look
 from tests.support.increments import Stack
@@ -135,3 +143,58 @@ def test_single_files_are_put_back(stack: Stack) -> None:
     assert (stack.media / "z").read_bytes() == b"first"
     run_arguments([*words, f"--path={b'd'.hex()}", "--", *places[:-1], "2"], lambda count: None)
     assert {k: v[4] for k, v in look(stack.media, b".").items()} == {k: v[4] for k, v in before.items()}
+
+
+def test_an_export_needs_no_packs(stack: Stack) -> None:
+    fill(stack.media)
+    stack.night()
+    (stack.media / "later").write_bytes(b"later")
+    stored = stack.night()
+    out, main = stack.base / "exported", stack.app()
+    out.mkdir()
+    with without_packs(stored, main.catalog, "run", Silent()) as whole:
+        assert (whole.manifest.format, whole.manifest.packs) == (1, ())
+        to_folder(whole, files_to_export(whole, stored.id), out, Silent())
+    assert not list((stack.root / "temp").iterdir())
+    (copied,) = main.catalog.sets_in(out)
+    assert check_set(copied, Silent()).problems == []
+    archive = copied.manifest.artifact("volume", "media")
+    assert archive
+    full = stack.night("full", tier=Tier.MANUAL).manifest.artifact("volume", "media")
+    assert full and full.plain_size == archive.plain_size
+    with open_file(copied, archive.file) as mine, open_file(stack.find("latest"), full.file) as theirs:
+        assert b"".join(mine.content()) == b"".join(theirs.content())
+    other = Stack(stack.base / "other")
+    place = other.app()
+    context = Context(catalog=place.catalog, records=place.records, lock=place.lock)
+    assert adopt([out], None, context).new == [stored.id]
+    third = Stack(stack.base / "third")
+    third.root.mkdir()
+    with pytest.raises(IntegrityError, match="is incremental, and the packs that it needs are no part of it"):
+        adopt([stored.directory], None, replace(context, catalog=third.app().catalog))
+
+
+def test_a_damaged_pack_is_not_exported(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    stored = stack.night()
+    path = stack.root / "packs" / stored.manifest.packs[0].file
+    data = bytearray(path.read_bytes())
+    data[30_000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError), without_packs(stored, stack.app().catalog, "run", Silent()):
+        pass
+    assert not list((stack.root / "temp").iterdir())
+
+
+def test_the_space_that_sets_share_is_told(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    first = stack.night()
+    (stack.media / "b").write_bytes(os.urandom(20_000))
+    second = stack.night()
+    use = usage(stack.app().catalog)
+    sizes = [pack.stored_size for pack in sorted(second.manifest.packs, key=lambda each: each.file)]
+    assert [(use.sets[each.id].needs, use.sets[each.id].alone) for each in (first, second)] == [
+        (sizes[0], 0),
+        (sum(sizes), sizes[1]),
+    ]
+    assert use.other["packs"] > sum(sizes)
