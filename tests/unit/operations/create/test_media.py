@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -198,3 +200,35 @@ def test_the_space_that_sets_share_is_told(stack: Stack) -> None:
         (sum(sizes), sizes[1]),
     ]
     assert use.other["packs"] > sum(sizes)
+
+
+def test_the_page_restores_a_chain_by_hand(stack: Stack) -> None:
+    fill(stack.media)
+    for number in range(30):
+        (stack.media / f"n{number}").write_bytes(os.urandom(2000))
+        (stack.media / f"n{number - 3}").unlink(missing_ok=True)
+        stored = stack.night()
+    (stack.media / "n28").rename(stack.media / "it's a \\ tab\t")
+    (stack.media / "n29").chmod(0o4750)
+    os.utime(stack.media / "n29", ns=(0, -1_500_000_000))
+    os.link(stack.media / "n29", stack.media / "further")
+    stored = stack.night()
+    assert len(stored.manifest.packs) > 3
+    page = (stored.directory / "RESTORE.txt").read_text()
+    script = "".join(f"{line[4:]}\n" for line in page.splitlines() if line.startswith("    "))
+    done = subprocess.run(
+        ["sh", "-eu"],
+        input=script,
+        cwd=stored.directory,
+        env={"PATH": os.environ["PATH"], "TARGET": str(stack.base / "hand")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(stack.base / "hand")) == ["media"]
+
+    def known(path: Path) -> dict[bytes, object]:
+        """All but attributes, and how large holes are."""
+        return {name: (*seen[:4], (seen[4] or ("", 0))[:2], *seen[5:7]) for name, seen in look(path).items()}  # type: ignore[index]
+
+    assert known(stack.base / "hand" / "media") == known(stack.media)
