@@ -225,7 +225,7 @@ class Settings(BaseModel):
         7, alias="BACKUP_UNDO_DAYS", ge=0, description="days that what a restore replaced is kept for `undo`"
     )
     media: Literal["full", "incremental"] = Field(
-        "full", alias="BACKUP_MEDIA", description="sets hold all files of volumes (`full`), or what is new of them (`incremental`)"
+        "full", alias="BACKUP_MEDIA", description="sets hold all files (`full`), or the new ones alone (`incremental`)"
     )
     excludes: NameList = Field(
         (), alias="BACKUP_MEDIA_EXCLUDE", description="patterns left out in addition to *.pyc, __pycache__, .DS_Store"

@@ -18,7 +18,7 @@ from backup.media.directories import identity
 from backup.media.known_files import KnownFiles
 from backup.media.pack_reader import PackFiles, read_content
 from backup.media.tar_writer import Gathered, Member, hash_hole
-from backup.media.tree import Mark, Place, State, TreeEntry, tree_line
+from backup.media.tree import Mark, Place, State, TreeEntry, escaped, tree_line
 from backup.media.walk import OpenFile, Walk, WalkEntry
 from backup.pipeline.chunks import Sink
 
@@ -102,13 +102,21 @@ class _Incremental(Archiver):
 
     def _left_unread(self, entry: WalkEntry, path: bytes) -> bool:
         known = self._known.unread(entry.stat, self._increment.day)
-        if known is None or known.entry.place is None:
+        if known is None:
             return False
-        member = Member(path, tarfile.REGTYPE, entry.stat, known.entry.size, attributes=known.entry.attributes)
-        stored = self._refer(member, known.sha256, known.entry.place, known.entry.state)
+        if known.line.split(b"\t", 6)[5] == escaped(path):
+            stored = Stored(path, known.sha256, known.size, entry.stat.st_mtime_ns)
+            self._counts[tarfile.REGTYPE] += 1
+            self._bytes += known.stored
+            super()._list(stored, "")
+            self._note(known.line, known.pack)
+        else:
+            before = known.entry
+            member = Member(path, tarfile.REGTYPE, entry.stat, known.size, attributes=before.attributes)
+            stored = self._refer(member, known.sha256, before.place, before.state)
+            self._list(stored, "")
         if entry.stat.st_nlink > 1:
             self._linked[identity(entry.stat)] = stored
-        self._list(stored, "")
         return True
 
     def _put(self, member: Member, data: bytes) -> Stored:
@@ -132,12 +140,15 @@ class _Incremental(Archiver):
             return
         if what and entry.state:
             entry = entry._replace(state=entry.state._replace(inode=0))
-        self._tree.write(tree_line(entry))
-        pack = entry.place.pack if entry.place else ""
+        line, pack = tree_line(entry), entry.place.pack if entry.place else ""
+        self._note(line, pack)
+        if pack == self._increment.name:
+            self._known.add(stored.sha256, line, touched=True)
+
+    def _note(self, line: bytes, pack: str) -> None:
+        self._tree.write(line)
         if pack:
             self._increment.used.add(pack)
-        if pack == self._increment.name:
-            self._known.add(stored.sha256, entry, touched=True)
 
     def _digest(self, source: OpenFile, member: Member) -> str:
         """The SHA-256 of a file that is not held in memory."""
@@ -177,10 +188,10 @@ class _Incremental(Archiver):
             logger.warning("{} does not hold what an index says: that is stored anew; `verify` the sets", place.pack)
         return digest.hexdigest() == sha256
 
-    def _refer(self, member: Member, sha256: str, place: Place, state: State | None = None) -> Stored:
+    def _refer(self, member: Member, sha256: str, place: Place | None, state: State | None = None) -> Stored:
         """A file whose content lies in a pack."""
         self._counts[tarfile.REGTYPE] += 1
-        self._bytes += place.stored
+        self._bytes += place.stored if place else 0
         self._entry = _entry(member, place, state or _state(member, self._increment.day))
         return Stored(member.path, sha256, member.size, member.stat.st_mtime_ns)
 

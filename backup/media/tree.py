@@ -28,7 +28,8 @@ Mark = tuple[int, int]
 _KINDS: Final = {tarfile.REGTYPE: b"f", tarfile.DIRTYPE: b"d", tarfile.SYMTYPE: b"l", tarfile.LNKTYPE: b"h"}
 _OF_KIND: Final = {letter: kind for kind, letter in _KINDS.items()}
 _MARKS: Final = b"m"
-_COMMON, _OF_A_FILE = 8, 15
+# How many fields a line has.
+COMMON, OF_A_FILE = 8, 15
 _SPECIAL: Final = re.compile(rb"[\\\n\r\t]")
 _ESCAPES: Final = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t"}
 _PLAIN: Final = {escape: plain for plain, escape in _ESCAPES.items()}
@@ -78,13 +79,13 @@ def tree_line(entry: TreeEntry) -> bytes:
     """The line of an entry."""
     fields = [
         b"%s\t%o\t%d\t%d\t%d" % (_KINDS[entry.kind], entry.mode, entry.uid, entry.gid, entry.mtime_ns),
-        _escaped(entry.path),
-        _escaped(entry.target),
+        escaped(entry.path),
+        escaped(entry.target),
         _attributes(entry.attributes) if entry.attributes else b"",
     ]
     if (place := entry.place) and (state := entry.state):
         regions = b"" if place.regions is None else b",".join(b"%d+%d" % each for each in place.regions) or b"-"
-        member = b"" if place.member == entry.path else _escaped(place.member)
+        member = b"" if place.member == entry.path else escaped(place.member)
         fields += [
             b"%d\t%s\t%d\t%d\t%s\t%s" % (entry.size, place.pack.encode(), *place[1:3], regions, member),
             b"%d:%d:%d:%d" % state,
@@ -127,7 +128,7 @@ def parse_entry(line: bytes) -> TreeEntry:
         raise ValueError(_DAMAGED)
     fields = line[:-1].split(b"\t")
     kind = _OF_KIND[fields[0]]
-    if len(fields) != (_OF_A_FILE if kind == tarfile.REGTYPE else _COMMON):
+    if len(fields) != (OF_A_FILE if kind == tarfile.REGTYPE else COMMON):
         raise ValueError(_DAMAGED)
     path = _unescaped(fields[5])
     mode, uid, gid, mtime_ns = int(fields[1], 8), *map(int, fields[2:5])
@@ -159,7 +160,8 @@ def _pairs(text: bytes) -> Iterator[tuple[int, int]]:
         yield int(first), int(second)
 
 
-def _escaped(path: bytes) -> bytes:
+def escaped(path: bytes) -> bytes:
+    """A path as a field."""
     return _SPECIAL.sub(lambda match: _ESCAPES[match[0]], path) if _SPECIAL.search(path) else path
 
 

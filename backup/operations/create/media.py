@@ -162,9 +162,9 @@ def _read_known(stored: StoredSet, name: str, context: CreateContext, *, stable:
     packs = {pack.file: pack for pack in manifest.packs if not folder.problems([pack])}
     known, marks = KnownFiles(stable=stable), list[bytes]()
     with _lines(stored, "tree", name, marks.append) as tree, _lines(stored, "index", name) as index:
-        for sha256, entry in with_digests(tree, parse_index(index)):
-            if entry.place and (not entry.place.pack or entry.place.pack in packs):
-                known.add(sha256, entry)
+        for sha256, line in with_digests(tree, parse_index(index)):
+            if (pack := line.split(b"\t", 10)[9].decode()) in packs or not pack:
+                known.add(sha256, line)
     known.marks.update(parse_marks(marks))
     return Known(known, packs)
 

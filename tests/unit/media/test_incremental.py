@@ -18,7 +18,7 @@ from backup.media.incremental import ROTTEN, Increment
 from backup.media.known_files import KnownFiles, is_due, is_stable, with_digests
 from backup.media.pack_reader import PackFiles, TreeReader, assembled
 from backup.media.tar_writer import parse_index
-from backup.media.tree import marks_line, parse_marks, parse_tree
+from backup.media.tree import TreeEntry, marks_line, parse_marks, parse_tree
 from backup.pipeline.gzip import GzipWriter
 from backup.storage.directory import LocalStore
 from tests.support.awkward_tree import fill
@@ -69,8 +69,8 @@ class Chain:
     def known(self, *, stable: bool = True) -> KnownFiles:
         lines = io.BytesIO(self.trees[-1])
         found = KnownFiles(parse_marks(io.BytesIO(self.trees[-1])), stable=stable)
-        for file in with_digests(lines, parse_index(io.BytesIO(self.indexes[-1]))):
-            found.add(file.sha256, file.entry)
+        for sha256, line in with_digests(lines, parse_index(io.BytesIO(self.indexes[-1]))):
+            found.add(sha256, line)
         return found
 
     def whole(self, number: int = -1) -> bytes:
@@ -227,8 +227,8 @@ def test_a_claim_is_compared_before_it_is_trusted(chain: Chain) -> None:
     first = chain.indexes[-1].split()[0]
     chain.indexes[-1] = chain.indexes[-1].replace(first, lie)
     assert chain.night() > 0
-    new = next(each for each in _files(chain) if each.entry.path == b"media/new")
-    assert new.entry.place and new.entry.place.pack == "pack-1"
+    new = next(each for each in _files(chain) if each.path == b"media/new")
+    assert new.place and new.place.pack == "pack-1"
     # What the index says of `a` is as wrong as it was, and told.
     with pytest.raises(IntegrityError, match="media/a' has other content than the file index says"):
         chain.whole()
@@ -252,11 +252,11 @@ def test_each_pack_is_an_archive_by_itself(chain: Chain) -> None:
     chain.night()
     with tarfile.open(chain.packs / "pack-0") as archived:
         names = {os.fsencode(each.name) for each in archived if each.isfile()}
-    assert {each.entry.place.member for each in _files(chain) if each.entry.place and each.entry.place.pack} == names
+    assert {each.place.member for each in _files(chain) if each.place and each.place.pack} == names
 
 
-def _files(chain: Chain):  # type: ignore[no-untyped-def]
-    return with_digests(io.BytesIO(chain.trees[-1]), parse_index(io.BytesIO(chain.indexes[-1])))
+def _files(chain: Chain) -> list[TreeEntry]:
+    return [each for each in parse_tree(io.BytesIO(chain.trees[-1])) if each.place]
 
 
 def test_a_year_of_odd_changes(chain: Chain) -> None:
