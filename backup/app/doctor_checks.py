@@ -37,6 +37,7 @@ from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
 from backup.operations.doctor import Check, NotChecked, SharedFact, examine, findings
 from backup.operations.doctor.findings import Keys, Measured
+from backup.operations.doctor.savings import savings
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.jobs import find_supercronic, jobs
@@ -241,6 +242,8 @@ class _Doctor:
             volumes = {each.name: each.bytes for each in self._volumes.borrow()}
             needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
         yield from findings.space(free, total, needed, self._settings.min_free_gb * 1e9)
+        with contextlib.suppress(BackupError):
+            yield from savings(self._app.catalog.sets())
 
     def _clock(self) -> Iterator[Finding]:
         ahead = newest = None
