@@ -135,7 +135,7 @@ class Catalog:
     @property
     def packs(self) -> packs.PackFolder:
         """The packs that sets need, as they are now."""
-        return packs.PackFolder(self.root / packs.FOLDER)
+        return packs.PackFolder(self.root / packs.PACKS_FOLDER)
 
     def publish(self, manifest: Manifest, staged: Sequence[StagedFile], new: Sequence[StagedFile] = ()) -> None:
         """Make a sealed set visible: its `new` packs first, its files, the manifest last. A kill or an error before

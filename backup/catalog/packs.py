@@ -25,7 +25,7 @@ from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import statuses_of, sync_directory
 
-FOLDER: Final = "packs"
+PACKS_FOLDER: Final = "packs"
 _DAMAGED, _CHECKED = ".damaged", ".checked"
 _QUARANTINE: Final = "damaged"
 
@@ -91,9 +91,9 @@ class PackFolder:
         return (status.st_ino, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)
 
 
-def beside(directory: Path) -> PackFolder:
+def packs_beside(directory: Path) -> PackFolder:
     """The packs of the sets in a folder: `packs` lies beside it."""
-    return PackFolder(directory.parent / FOLDER)
+    return PackFolder(directory.parent / PACKS_FOLDER)
 
 
 def remove_unneeded(root: Path, sets: Iterable[StoredSet]) -> int:
@@ -101,7 +101,7 @@ def remove_unneeded(root: Path, sets: Iterable[StoredSet]) -> int:
 
     None while a manifest cannot be read, here, of a set that is being removed, or aside: it may name any of them.
     """
-    folder = PackFolder(root / FOLDER)
+    folder = PackFolder(root / PACKS_FOLDER)
     packs = {name for name in folder.names if _is_pack(name)}
     if not packs:
         return 0

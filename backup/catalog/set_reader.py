@@ -56,12 +56,12 @@ class SetReader:
     ) -> None:
         self._store, self._zone, self._identity, self._publishes = store, zone, identity, publishes
         self._listing: Mapping[str, bool] = {}
-        self._packs = packs.beside(store.directory)
+        self._packs = packs.packs_beside(store.directory)
 
     def sets(self, tier: Tier | None, only: str, cache: ManifestCache | None) -> Iterator[StoredSet]:
         """The sets (of one tier, or one of them `only`), by the order of their ids."""
         self._listing = self._store.listing()
-        self._packs = packs.beside(self._store.directory)
+        self._packs = packs.packs_beside(self._store.directory)
         names = {name for name, regular in self._listing.items() if regular}
         gone = delete.leaving(names)
         found = self._grouped(names, tier, gone)

@@ -76,7 +76,7 @@ class MakeArchiver(Protocol):
     """How an Archiver, or what is to take its place, is made."""
 
     def __call__(
-        self, name: str, walk: Walk, seen: Seen, sink: Sink, index: Sink, progress: Callable[[int], None]
+        self, name: str, walk: Walk, seen: MetEntries, sink: Sink, index: Sink, progress: Callable[[int], None]
     ) -> Archiver:
         """Make one."""
 
@@ -127,7 +127,7 @@ def archive(
     """
     if name in ("", ".", "..") or "/" in name:
         raise ValueError(f"not a folder's name: {name!r}")
-    changed, seen = Listed(), Seen()
+    changed, seen = Listed(), MetEntries()
     first = Walk(root, excludes, forbidden, changed)
 
     def wanted(path: bytes, found: os.stat_result) -> Scope:
@@ -137,7 +137,7 @@ def archive(
     return (kind or Archiver)(name, first, seen, sink, index, progress).run(second)
 
 
-class Stored(NamedTuple):
+class StoredFile(NamedTuple):
     """A file that is in the archive, for its further names."""
 
     path: bytes
@@ -146,7 +146,7 @@ class Stored(NamedTuple):
     mtime_ns: int
 
 
-class Seen:
+class MetEntries:
     """What a walk has met: hashes of paths, and of directories with their time stamps."""
 
     def __init__(self) -> None:
@@ -195,14 +195,14 @@ class Archiver:
     """Writes one archive; `run` does it all."""
 
     def __init__(
-        self, name: str, walk: Walk, seen: Seen, sink: Sink, index: Sink, progress: Callable[[int], None]
+        self, name: str, walk: Walk, seen: MetEntries, sink: Sink, index: Sink, progress: Callable[[int], None]
     ) -> None:
         self._name, self._walk, self._seen, self._progress = os.fsencode(name), walk, seen, progress
         self._tar, self._index = Gathered(sink), Gathered(index)
         self._changed, self._skipped = walk.changed, walk.skipped
         self._counts: Counter[bytes] = Counter()
         self._bytes = 0
-        self._linked: dict[Inode, Stored] = {}
+        self._linked: dict[Inode, StoredFile] = {}
 
     def run(self, second: Walk) -> MediaReport:
         """Archive all; `second` is the walk that looks for what came meanwhile."""
@@ -313,11 +313,11 @@ class Archiver:
             self._linked[identity(before)] = stored
         self._list(stored, what)
 
-    def _list(self, stored: Stored, what: str) -> None:
+    def _list(self, stored: StoredFile, what: str) -> None:
         """Note a file that is in the archive; `what` happened to it meanwhile."""
         self._index.write(index_line(stored.sha256, stored.size, stored.path))
 
-    def _store_whole(self, source: OpenFile, member: Member) -> tuple[Stored, str]:
+    def _store_whole(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         before, attempt = member.stat, 1
         while True:
             data = source.whole(before.st_size)
@@ -329,14 +329,14 @@ class Archiver:
                 return self._stream(source, member._replace(stat=before, size=before.st_size))
         return self._put(member if before is member.stat else member._replace(stat=before, size=len(data)), data), what
 
-    def _put(self, member: Member, data: bytes) -> Stored:
+    def _put(self, member: Member, data: bytes) -> StoredFile:
         self._begin(member)
         self._tar.write(data)
         self._tar.write(padding(len(data)))
         self._bytes += len(data)
-        return Stored(member.path, hashlib.sha256(data).hexdigest(), len(data), member.stat.st_mtime_ns)
+        return StoredFile(member.path, hashlib.sha256(data).hexdigest(), len(data), member.stat.st_mtime_ns)
 
-    def _stream(self, source: OpenFile, member: Member) -> tuple[Stored, str]:
+    def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         everywhere = ((0, member.size),)
         regions = source.regions(member.size) if member.stat.st_blocks * BLOCK < member.size else everywhere
         self._begin(member if regions == everywhere else member._replace(regions=regions))
@@ -351,4 +351,4 @@ class Archiver:
         self._tar.write(padding(stored))
         self._bytes += stored
         what = source.difference(member.stat)
-        return Stored(member.path, digest.hexdigest(), member.size, member.stat.st_mtime_ns), what
+        return StoredFile(member.path, digest.hexdigest(), member.size, member.stat.st_mtime_ns), what

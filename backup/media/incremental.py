@@ -13,12 +13,12 @@ from typing import Final, Protocol
 
 from backup.errors import BackupError
 from backup.logging import logger
-from backup.media.archive_tree import Archiver, MediaReport, Seen, Stored
+from backup.media.archive_tree import Archiver, MediaReport, MetEntries, StoredFile
 from backup.media.directories import identity
 from backup.media.known_files import KnownFiles
 from backup.media.pack_reader import PackFiles, read_content
 from backup.media.tar_writer import Gathered, Member, hash_hole
-from backup.media.tree import Mark, Place, State, TreeEntry, escaped, tree_line
+from backup.media.tree import EntryPoint, InodeState, Location, TreeEntry, escaped, tree_line
 from backup.media.walk import OpenFile, Walk, WalkEntry
 from backup.pipeline.chunks import Sink
 
@@ -50,12 +50,12 @@ class Increment:
         self.marks: list[int] = []
 
     def archiver(
-        self, name: str, walk: Walk, seen: Seen, sink: Sink, index: Sink, progress: Callable[[int], None]
+        self, name: str, walk: Walk, seen: MetEntries, sink: Sink, index: Sink, progress: Callable[[int], None]
     ) -> Archiver:
         """See MakeArchiver."""
         return _Incremental(self, name, walk, seen, sink, index, progress)
 
-    def entry_points(self, stored: Iterable[int]) -> list[tuple[str, Sequence[Mark]]]:
+    def entry_points(self, stored: Iterable[int]) -> list[tuple[str, Sequence[EntryPoint]]]:
         """Those of all packs that are used; `stored` is where those of the new one lie in its file."""
         marks = {**self.known.marks, self.name: list(zip(self.marks, stored, strict=True))}
         return [(pack, marks.get(pack, ())) for pack in sorted(self.used)]
@@ -67,7 +67,7 @@ class _Incremental(Archiver):
         run: Increment,
         name: str,
         walk: Walk,
-        seen: Seen,
+        seen: MetEntries,
         sink: Sink,
         index: Sink,
         progress: Callable[[int], None],
@@ -105,7 +105,7 @@ class _Incremental(Archiver):
         if known is None:
             return False
         if known.line.split(b"\t", 6)[5] == escaped(path):
-            stored = Stored(path, known.sha256, known.size, entry.stat.st_mtime_ns)
+            stored = StoredFile(path, known.sha256, known.size, entry.stat.st_mtime_ns)
             self._counts[tarfile.REGTYPE] += 1
             self._bytes += known.stored
             super()._list(stored, "")
@@ -119,12 +119,12 @@ class _Incremental(Archiver):
             self._linked[identity(entry.stat)] = stored
         return True
 
-    def _put(self, member: Member, data: bytes) -> Stored:
+    def _put(self, member: Member, data: bytes) -> StoredFile:
         sha256 = hashlib.sha256(data).hexdigest()
-        place = self._place(member, sha256) if data else Place("", 0, 0, None, member.path)
+        place = self._place(member, sha256) if data else Location("", 0, 0, None, member.path)
         return self._refer(member, sha256, place) if place else self._stored_anew(member, super()._put(member, data))
 
-    def _stream(self, source: OpenFile, member: Member) -> tuple[Stored, str]:
+    def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         # Its content is new for certain where none has its size; else it is read once to know.
         if self._known.holds_size(member.size):
             sha256 = self._digest(source, member)
@@ -133,7 +133,7 @@ class _Incremental(Archiver):
         stored, what = super()._stream(source, member)
         return self._stored_anew(member, stored), what
 
-    def _list(self, stored: Stored, what: str) -> None:
+    def _list(self, stored: StoredFile, what: str) -> None:
         super()._list(stored, what)
         entry, self._entry = self._entry, None
         if entry is None:
@@ -160,7 +160,7 @@ class _Incremental(Archiver):
             position = start + length
         return digest.hexdigest()
 
-    def _place(self, member: Member, sha256: str) -> Place | None:
+    def _place(self, member: Member, sha256: str) -> Location | None:
         """Where content lies that was just read; None if it is new."""
         if before := self._known.untouched(member.stat):
             if before.sha256 == sha256:
@@ -174,7 +174,7 @@ class _Incremental(Archiver):
             self._compared.add(sha256)
         return place
 
-    def _holds(self, place: Place, size: int, sha256: str) -> bool:
+    def _holds(self, place: Location, size: int, sha256: str) -> bool:
         """Whether the content lies where an index claims."""
         digest = hashlib.sha256()
         try:
@@ -188,26 +188,28 @@ class _Incremental(Archiver):
             logger.warning("{} does not hold what an index says: that is stored anew; `verify` the sets", place.pack)
         return digest.hexdigest() == sha256
 
-    def _refer(self, member: Member, sha256: str, place: Place | None, state: State | None = None) -> Stored:
+    def _refer(
+        self, member: Member, sha256: str, place: Location | None, state: InodeState | None = None
+    ) -> StoredFile:
         """A file whose content lies in a pack."""
         self._counts[tarfile.REGTYPE] += 1
         self._bytes += place.stored if place else 0
         self._entry = _entry(member, place, state or _state(member, self._increment.day))
-        return Stored(member.path, sha256, member.size, member.stat.st_mtime_ns)
+        return StoredFile(member.path, sha256, member.size, member.stat.st_mtime_ns)
 
-    def _stored_anew(self, member: Member, stored: Stored) -> Stored:
+    def _stored_anew(self, member: Member, stored: StoredFile) -> StoredFile:
         regions = self._began.regions if self._began else None
         count = member.size if regions is None else sum(length for _, length in regions)
-        place = Place(self._increment.name, self._offset, count, regions, member.path)
+        place = Location(self._increment.name, self._offset, count, regions, member.path)
         self._entry = _entry(member, place, _state(member, self._increment.day))
         return stored
 
 
-def _state(member: Member, day: int) -> State:
-    return State(member.stat.st_dev, member.stat.st_ino, member.stat.st_ctime_ns, day)
+def _state(member: Member, day: int) -> InodeState:
+    return InodeState(member.stat.st_dev, member.stat.st_ino, member.stat.st_ctime_ns, day)
 
 
-def _entry(member: Member, place: Place | None = None, state: State | None = None) -> TreeEntry:
+def _entry(member: Member, place: Location | None = None, state: InodeState | None = None) -> TreeEntry:
     found = member.stat
     return TreeEntry(
         member.kind,

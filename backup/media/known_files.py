@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from backup.errors import IntegrityError
 from backup.media.tar_writer import IndexEntry
-from backup.media.tree import COMMON, OF_A_FILE, Mark, Place, TreeEntry, escaped, parse_entry
+from backup.media.tree import COMMON, OF_A_FILE, EntryPoint, Location, TreeEntry, escaped, parse_entry
 
 # All bytes are read within so many days, a share of them each day.
 REREAD_DAYS: Final = 7
@@ -53,8 +53,8 @@ class KnownFiles:
     Kept as bytes, for there may be a million; what is asked of each is in front of its line.
     """
 
-    def __init__(self, marks: Mapping[str, Sequence[Mark]] | None = None, *, stable: bool = True) -> None:
-        self.marks: dict[str, Sequence[Mark]] = dict(marks or {})
+    def __init__(self, marks: Mapping[str, Sequence[EntryPoint]] | None = None, *, stable: bool = True) -> None:
+        self.marks: dict[str, Sequence[EntryPoint]] = dict(marks or {})
         self._stable = stable
         self._packs: list[str] = []
         self._by_inode: dict[int, bytes] = {}
@@ -94,7 +94,7 @@ class KnownFiles:
         """Whether the content of any file has that many bytes."""
         return size in self._sizes
 
-    def content(self, sha256: str, size: int) -> Place | None:
+    def content(self, sha256: str, size: int) -> Location | None:
         """Where that content should lie: whoever trusts it compares it before."""
         known = self._by_content.get(bytes.fromhex(sha256))
         entry = parse_entry(known[_HEAD.size :]) if known else None

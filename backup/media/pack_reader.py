@@ -15,7 +15,7 @@ from backup.errors import IntegrityError
 from backup.media import tar_writer
 from backup.media.tar_reader import Member, refused_member
 from backup.media.tar_writer import BLOCK, IndexEntry, ending, header, padding
-from backup.media.tree import Mark, Place, TreeEntry
+from backup.media.tree import EntryPoint, Location, TreeEntry
 from backup.pipeline import gzip
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing
@@ -37,7 +37,7 @@ class PackFiles:
     def __init__(
         self,
         store: LocalStore,
-        marks: Mapping[str, Sequence[Mark]],
+        marks: Mapping[str, Sequence[EntryPoint]],
         progress: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._store, self._marks, self._progress = store, marks, progress
@@ -68,7 +68,9 @@ class PackFiles:
 
 
 class _OpenPack:
-    def __init__(self, store: LocalStore, name: str, marks: Sequence[Mark], progress: Callable[[int], None]) -> None:
+    def __init__(
+        self, store: LocalStore, name: str, marks: Sequence[EntryPoint], progress: Callable[[int], None]
+    ) -> None:
         self._store, self._name, self._progress = store, name, progress
         self._marks = sorted(marks)
         self._pieces: Generator[bytes, None, None] | None = None
@@ -140,7 +142,7 @@ class TreeReader:
 
     def __init__(self, entries: Iterable[TreeEntry], packs: PackFiles | None = None, limit: int = sys.maxsize) -> None:
         self._entries, self._packs, self._left = entries, packs, limit
-        self.place: Place | None = None
+        self.place: Location | None = None
         self._done = 0
         self.path = b"."
 
@@ -208,7 +210,7 @@ def _checked(reader: TreeReader, found: Member, sha256: str) -> Iterator[bytes]:
         raise reader.refused("has other content than the file index says")
 
 
-def read_content(packs: PackFiles, place: Place, size: int) -> Iterator[bytes]:
+def read_content(packs: PackFiles, place: Location, size: int) -> Iterator[bytes]:
     """The content of a file that lies there, holes as zeros. IntegrityError, StoreError."""
     done = place.offset
 
@@ -239,7 +241,7 @@ def _member(entry: TreeEntry) -> Member:
     )
 
 
-def _written(found: Member, place: Place | None) -> tar_writer.Member:
+def _written(found: Member, place: Location | None) -> tar_writer.Member:
     regions = place.regions if place and found.kind == tarfile.REGTYPE else None
     status = os.stat_result(
         (found.mode, 0, 0, 1, found.uid, found.gid, found.size, 0, found.mtime_ns // 10**9, 0),

@@ -24,7 +24,7 @@ from backup.errors import IntegrityError
 from backup.media.tar_writer import NO_ATTRIBUTES, DataRegion
 
 # Where a reader may enter a pack: byte of its content, byte of the file.
-Mark = tuple[int, int]
+EntryPoint = tuple[int, int]
 _KINDS: Final = {tarfile.REGTYPE: b"f", tarfile.DIRTYPE: b"d", tarfile.SYMTYPE: b"l", tarfile.LNKTYPE: b"h"}
 _OF_KIND: Final = {letter: kind for kind, letter in _KINDS.items()}
 _MARKS: Final = b"m"
@@ -36,7 +36,7 @@ _PLAIN: Final = {escape: plain for plain, escape in _ESCAPES.items()}
 _DAMAGED: Final = "the tree is damaged"
 
 
-class State(NamedTuple):
+class InodeState(NamedTuple):
     """What a file looked like when its content was read, which was on that `day` since 1970.
 
     An inode of 0: it changed meanwhile, so that nothing of it tells anything.
@@ -48,7 +48,7 @@ class State(NamedTuple):
     day: int
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where content lies: in the pack of that name, as which member, `stored` bytes from `offset` of what it unpacks
     to; `regions` of a file with holes."""
 
@@ -71,8 +71,8 @@ class TreeEntry(NamedTuple):
     target: bytes = b""
     attributes: Mapping[bytes, bytes] = NO_ATTRIBUTES
     size: int = 0
-    place: Place | None = None
-    state: State | None = None
+    place: Location | None = None
+    state: InodeState | None = None
 
 
 def tree_line(entry: TreeEntry) -> bytes:
@@ -93,14 +93,14 @@ def tree_line(entry: TreeEntry) -> bytes:
     return b"\t".join(fields) + b"\n"
 
 
-def marks_line(pack: str, marks: Sequence[Mark]) -> bytes:
+def marks_line(pack: str, marks: Sequence[EntryPoint]) -> bytes:
     """The line of a pack's entry points."""
     return b"%s\t%s\t%s\n" % (_MARKS, pack.encode(), b",".join(b"%d+%d" % each for each in marks))
 
 
-def parse_marks(lines: Iterable[bytes]) -> dict[str, list[Mark]]:
+def parse_marks(lines: Iterable[bytes]) -> dict[str, list[EntryPoint]]:
     """The entry points of each pack. IntegrityError for a damaged line of them."""
-    found: dict[str, list[Mark]] = {}
+    found: dict[str, list[EntryPoint]] = {}
     for line in lines:
         if line.startswith(b"m\t"):
             try:
@@ -136,14 +136,16 @@ def parse_entry(line: bytes) -> TreeEntry:
     if kind != tarfile.REGTYPE:
         return entry
     regions = None if not fields[12] else () if fields[12] == b"-" else tuple(_pairs(fields[12]))
-    place = Place(fields[9].decode("ascii"), int(fields[10]), int(fields[11]), regions, _unescaped(fields[13]) or path)
+    place = Location(
+        fields[9].decode("ascii"), int(fields[10]), int(fields[11]), regions, _unescaped(fields[13]) or path
+    )
     device, inode, ctime, day = map(int, fields[14].split(b":"))
     if min(place.offset, place.stored, size := int(fields[8])) < 0 or not _fits(place, size):
         raise ValueError(_DAMAGED)
-    return entry._replace(size=size, place=place, state=State(device, inode, ctime, day))
+    return entry._replace(size=size, place=place, state=InodeState(device, inode, ctime, day))
 
 
-def _fits(place: Place, size: int) -> bool:
+def _fits(place: Location, size: int) -> bool:
     if place.regions is None:
         return place.stored == size
     end = 0

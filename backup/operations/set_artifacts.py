@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from backup.catalog.packs import beside
+from backup.catalog.packs import packs_beside
 from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
@@ -46,7 +46,7 @@ def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
 
 def packs_of(stored: StoredSet) -> Path | None:
     """The folder of the packs that hold a set's files; None for one that has archives."""
-    return beside(stored.directory).store.directory if stored.manifest.incremental else None
+    return packs_beside(stored.directory).store.directory if stored.manifest.incremental else None
 
 
 def content_of(stored: StoredSet, source: Stored) -> Generator[bytes, None, None]:

@@ -35,7 +35,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
-class Known:
+class KnownVolume:
     """What an earlier set tells of a volume, and the packs that it needs, by their files."""
 
     files: KnownFiles = field(default_factory=KnownFiles)
@@ -47,12 +47,12 @@ class KnownVolumes:
 
     def __init__(self, context: CreateContext, *, full: bool) -> None:
         self._context, self._full = context, full
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, KnownVolume] = {}
 
-    def of(self, name: str) -> Known:
+    def of(self, name: str) -> KnownVolume:
         """What is known of a volume."""
         if name not in self._known:
-            self._known[name] = Known() if self._full else known_files(name, self._context)
+            self._known[name] = KnownVolume() if self._full else known_files(name, self._context)
         return self._known[name]
 
     def untouched(self, name: str) -> Callable[[os.stat_result], object]:
@@ -82,7 +82,7 @@ def archive_volume(volume: volumes.Volume, context: CreateContext, draft: SetDra
 
 
 def archive_increment(
-    volume: volumes.Volume, known: Known, context: CreateContext, draft: SetDraft, stack: ExitStack
+    volume: volumes.Volume, known: KnownVolume, context: CreateContext, draft: SetDraft, stack: ExitStack
 ) -> None:
     """Pack what is new of a volume, and note where the rest lies."""
     context.progress.phase(f"volume {volume.name}", volume.bytes)
@@ -117,7 +117,7 @@ def archive_increment(
     draft.volumes.append(_part(volume.name, report, context))
 
 
-def known_files(name: str, context: CreateContext) -> Known:
+def known_files(name: str, context: CreateContext) -> KnownVolume:
     """What is known of a volume: by its newest verified set that is incremental, as far as its packs are good."""
     stable = is_stable(context.volumes / name, _MOUNTS.read_bytes())
     if not stable:
@@ -130,7 +130,7 @@ def known_files(name: str, context: CreateContext) -> Known:
                 return _read_known(stored, name, context, stable=stable)
         except BackupError as error:
             logger.warning("{}: what it says of {} is not used: {}", stored.id, name, error.message)
-    return Known(KnownFiles(stable=stable))
+    return KnownVolume(KnownFiles(stable=stable))
 
 
 def excludes(context: CreateContext) -> list[str]:
@@ -157,7 +157,7 @@ def _take_pack(writer: ArtifactWriter, draft: SetDraft) -> Pack:
     )
 
 
-def _read_known(stored: StoredSet, name: str, context: CreateContext, *, stable: bool) -> Known:
+def _read_known(stored: StoredSet, name: str, context: CreateContext, *, stable: bool) -> KnownVolume:
     manifest, folder = stored.manifest, context.catalog.packs
     packs = {pack.file: pack for pack in manifest.packs if not folder.problems([pack])}
     known, marks = KnownFiles(stable=stable), list[bytes]()
@@ -166,7 +166,7 @@ def _read_known(stored: StoredSet, name: str, context: CreateContext, *, stable:
             if (pack := line.split(b"\t", 10)[9].decode()) in packs or not pack:
                 known.add(sha256, line)
     known.marks.update(parse_marks(marks))
-    return Known(known, packs)
+    return KnownVolume(known, packs)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.packs import FOLDER
+from backup.catalog.packs import PACKS_FOLDER
 from backup.catalog.restore_page import PAGE
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier, parse_file_name
@@ -150,7 +150,7 @@ def _place(use: Use, path: str, size: int, ids: Mapping[str, str]) -> None:
     elif parsed and parsed.tier == top:
         kind, identifier = _kind(parsed.what, parsed.suffix), ids.get(path, parsed.set_id)
         use.sets.setdefault(identifier, SetUse(identifier, top)).kinds[kind] += size
-    elif top in (LOGS, STATE, FOLDER):
+    elif top in (LOGS, STATE, PACKS_FOLDER):
         use.other[top] += size
     elif name == PAGE:
         use.other["pages"] += size

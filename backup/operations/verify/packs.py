@@ -16,14 +16,14 @@ from backup.catalog.packs import PackFolder
 from backup.errors import BackupError, IntegrityError, StoreError
 from backup.media.tar_reader import TarReader
 from backup.media.tar_writer import DataRegion
-from backup.media.tree import Place
+from backup.media.tree import Location
 from backup.model.pack import Pack
 from backup.operations.verify.stored_bytes import Stored
 from backup.operations.verify.volume_archive import UNREAD
 from backup.progress import Progress
 
 # How long it counts that a pack was read, where a set that needs it is made.
-FRESH: Final = timedelta(days=7)
+READ_LATELY: Final = timedelta(days=7)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class PackChecks:
                 self._whole.add(pack)
         return self._held[pack].problems
 
-    def content(self, pack: Pack, place: Place) -> tuple[str, int] | None:
+    def content(self, pack: Pack, place: Location) -> tuple[str, int] | None:
         """SHA-256 and size of the file whose content lies there; None where none begins, UNREAD."""
         held = self._held[pack]
         if not held.offsets and not held.problems:

@@ -13,11 +13,11 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from backup.catalog.packs import beside
+from backup.catalog.packs import packs_beside
 from backup.errors import BackupError, IntegrityError, KeyMissing, StoreError
 from backup.formatting import plural, printable
 from backup.media.pack_reader import TreeReader
-from backup.media.tree import Place, parse_tree
+from backup.media.tree import Location, parse_tree
 from backup.model.backup_set import BARE, SEALED, StoredSet, manifest_name, missing_or_resized
 from backup.model.manifest import Artifact, DatabasePart, file_name
 from backup.operations.set_artifacts import content_of, read_bounded, recognised
@@ -72,7 +72,7 @@ class SetCheck:
         self, stored: StoredSet, progress: Progress, outline: Reader | None = None, packs: PackChecks | None = None
     ) -> None:
         self._stored, self._manifest, self._progress, self._outline = stored, stored.manifest, progress, outline
-        self._packs = packs or PackChecks(beside(stored.directory), progress)
+        self._packs = packs or PackChecks(packs_beside(stored.directory), progress)
         self._store = LocalStore(stored.directory)
         self._found = SetContent()
         self._contents: Contents | None = None
@@ -207,7 +207,7 @@ class SetCheck:
         named = {pack.file: pack for pack in self._manifest.packs if pack.volume == tree.name}
         whole = {file for file, pack in named.items() if not self._packs.problems(pack)}
 
-        def digest(place: Place) -> tuple[str, int] | None:
+        def digest(place: Location) -> tuple[str, int] | None:
             return self._packs.content(named[place.pack], place) if place.pack in whole else volume_archive.UNREAD
 
         with self._reading(tree) as source, self._reading(index) as listing:

@@ -16,7 +16,7 @@ from backup.media.archive_rules import judged
 from backup.media.pack_reader import TreeReader
 from backup.media.tar_reader import Member, TarReader
 from backup.media.tar_writer import IndexEntry, parse_index
-from backup.media.tree import Place
+from backup.media.tree import Location
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import VolumePart
 from backup.operations.set_artifacts import open_file
@@ -89,7 +89,7 @@ def compare_tree(
     index: Iterable[bytes],
     again: Callable[[], Iterable[bytes]],
     root: bytes,
-    digest: Callable[[Place], tuple[str, int] | None],
+    digest: Callable[[Location], tuple[str, int] | None],
     alive: Callable[[], None] = lambda: None,
 ) -> Walked:
     """The same of a tree, whose files are held against what `digest` says of the places where they lie."""
@@ -158,7 +158,7 @@ class _TreeComparison(_Comparison):
         self,
         entries: Iterator[IndexEntry],
         alive: Callable[[], None],
-        digest: Callable[[Place], tuple[str, int] | None],
+        digest: Callable[[Location], tuple[str, int] | None],
     ) -> None:
         super().__init__(entries, alive)
         self._digest = digest
