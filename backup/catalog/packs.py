@@ -86,14 +86,21 @@ class PackFolder:
             self.store.remove(pack + _DAMAGED)
         self._names = None
 
+    def make_way(self, packs: Iterable[str]) -> None:
+        """Remove packs that are not whole, and what was noted of them: good ones are about to take their names."""
+        for pack in packs:
+            self.store.remove_all([pack, pack + _DAMAGED, pack + _CHECKED])
+        self._names = None
+
     def _identity(self, pack: str) -> tuple[int, int, int]:
         status = statuses_of(self.store.directory, [pack])[pack]
         return (status.st_ino, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)
 
 
 def packs_beside(directory: Path) -> PackFolder:
-    """The packs of the sets in a folder: `packs` lies beside it."""
-    return PackFolder(directory.parent / PACKS_FOLDER)
+    """The packs of the sets in a folder: `packs` lies beside it; in it, where a set was brought from elsewhere."""
+    inside = directory / PACKS_FOLDER
+    return PackFolder(inside if inside.is_dir() else directory.parent / PACKS_FOLDER)
 
 
 def remove_unneeded(root: Path, sets: Iterable[StoredSet]) -> int:

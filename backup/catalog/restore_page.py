@@ -70,6 +70,7 @@ def _variables(manifest: Manifest) -> str:
         lines += [
             "PACKS is the directory of the packs that the set needs. For a set that has .tar.gz files of its own, take",
             "the page of a directory whose newest set has such, too.",
+            '    if [ -d packs ]; then PACKS="${PACKS:-packs}"; fi',
             '    PACKS="$(cd "${PACKS:-../packs}" && pwd)"',
         ]
     if manifest.database:

@@ -232,9 +232,10 @@ class Settings(OffsiteSettings):
                 "BACKUP_MEDIA=incremental does not go with BACKUP_ENCRYPT=all: which files are new is told by the last"
                 " set, which cannot be read here without the private key"
             )
-        if self.media == "incremental" and self.has_offsite:
+        if self.media == "incremental" and self.encrypt == "offsite":
             raise ValueError(
-                "BACKUP_MEDIA=incremental does not go with copies offsite yet: sets that need packs are not sent"
+                "BACKUP_MEDIA=incremental does not go with BACKUP_ENCRYPT=offsite yet: packs are not encrypted on"
+                " their way"
             )
         return self
 
