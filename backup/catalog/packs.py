@@ -75,14 +75,14 @@ class PackFolder:
                 return note.time if note.file == self._identity(pack) else None
         return None
 
-    def note(self, pack: str, problems: Sequence[str], now: datetime) -> None:
-        """What was found when a pack was read. StoreError where that cannot be kept."""
+    def note(self, pack: str, problems: Sequence[str], now: datetime, *, locked: bool = False) -> None:
+        """What was found when a pack was read. StoreError where that cannot be kept. `locked`: by the lock's holder."""
         if problems:
             self.store.remove(pack + _CHECKED)
-            replace(self.store, pack + _DAMAGED, "\n".join(problems).encode())
+            replace(self.store, pack + _DAMAGED, "\n".join(problems).encode(), locked=locked)
         else:
             note = _Checked(time=now, file=self._identity(pack))
-            replace(self.store, pack + _CHECKED, note.model_dump_json().encode())
+            replace(self.store, pack + _CHECKED, note.model_dump_json().encode(), locked=locked)
             self.store.remove(pack + _DAMAGED)
         self._names = None
 

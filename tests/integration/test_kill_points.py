@@ -148,6 +148,25 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     return Sweep.plan(base, sidecar, MEDIA)
 
 
+@pytest.fixture(scope="module")
+def increments(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The same where a set packs what is new: of each run, a file that the run before did not find."""
+    base = tmp_path_factory.mktemp("increments")
+    sidecar = Sidecar.make(base, None, BACKUP_MEDIA="incremental")
+    (sidecar.media / "noise").write_bytes(os.urandom(7 << 18))
+    return Sweep.plan(base, sidecar, (*MEDIA, "--full"))
+
+
+@pytest.mark.parametrize("call", ["rename", "renameat2", "unlink", "fsync", "pwrite64"])
+def test_an_increment_killed_at_every_call(increments: Sweep, call: str) -> None:
+    breaks(increments, increments.only((call,), 0.4), "signal=KILL")
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+def test_every_call_of_an_increment_fails(increments: Sweep, error: str) -> None:
+    breaks(increments, increments.only(("write", "fsync", "rename", "renameat2"), 0.1), f"error={error}")
+
+
 @pytest.mark.parametrize(
     ("call", "share"),
     [

@@ -43,7 +43,7 @@ def verify_made(context: Context, done: Run) -> Run:
             return done
         # Without the key, what lies there can be compared, and the verdict says what that leaves open.
         sealed = stored.encrypted and stored.identity is None
-        packs = PackChecks(context.catalog.packs, context.progress, READ_LATELY)
+        packs = PackChecks(context.catalog.packs, context.progress, READ_LATELY, locked=True)
         problems, unchecked, _ = check_set(stored, context.progress, quick=sealed, packs=packs)
         verdict = Verdict(checked=context.clock(), problems=tuple(problems), unchecked=tuple(unchecked))
         context.catalog.record_verdict(stored, verdict, locked=True)

@@ -40,11 +40,14 @@ class _Held:
 class PackChecks:
     """Checks of the packs of one folder; what was found is noted beside each, so that every set that needs it shows it.
 
-    `fresh`: a pack that was read so short a time ago, and is the same file, is not read again.
+    `fresh`: a pack that was read so short a time ago, and is the same file, is not read again. `locked`: by the holder
+    of the lock.
     """
 
-    def __init__(self, folder: PackFolder, progress: Progress, fresh: timedelta | None = None) -> None:
-        self._folder, self._progress, self._fresh = folder, progress, fresh
+    def __init__(
+        self, folder: PackFolder, progress: Progress, fresh: timedelta | None = None, *, locked: bool = False
+    ) -> None:
+        self._folder, self._progress, self._fresh, self._locked = folder, progress, fresh, locked
         self._held: dict[Pack, _Held] = {}
         self._whole: set[Pack] = set()
 
@@ -79,7 +82,7 @@ class PackChecks:
         held = self._read(pack, quick=quick)
         if not quick or held.problems:
             with contextlib.suppress(StoreError):  # a volume that is read-only
-                self._folder.note(pack.file, held.problems, now)
+                self._folder.note(pack.file, held.problems, now, locked=self._locked)
         return held
 
     def _read(self, pack: Pack, *, quick: bool) -> _Held:
