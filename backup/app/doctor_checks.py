@@ -240,6 +240,9 @@ class _Doctor:
         with contextlib.suppress(NotChecked):
             newest = newest_database(present(self._app.catalog.sets(), datetime.now(UTC)))
             volumes = {each.name: each.bytes for each in self._volumes.borrow()}
+            if newest and newest.manifest.incremental and self._settings.media == "incremental":
+                there = {part.name: part.bytes for part in newest.manifest.volumes}
+                volumes = {name: max(0, count - there.get(name, 0)) for name, count in volumes.items()}
             needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
         yield from findings.space(free, total, needed, self._settings.min_free_gb * 1e9)
         with contextlib.suppress(BackupError):

@@ -125,7 +125,7 @@ class Catalog:
 
     def new_id(self, tier: Tier, now: datetime) -> str:
         """An id of which no file exists yet: a second run within a second takes the next one."""
-        names = self.store(tier).names(foreign=True)
+        names = [*self.store(tier).names(foreign=True), *self.packs.store.names(foreign=True)]
         taken = {parsed.set_id for name in names if (parsed := _identified(bare_name(name), tier))}
         moment = now
         while (identifier := set_id(tier, moment, self.zone)) in taken:

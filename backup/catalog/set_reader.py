@@ -35,6 +35,7 @@ from backup.model.backup_set import (
 from backup.model.derived_manifest import bare_file, derive
 from backup.model.legacy_sets import bare, ids_of, pair
 from backup.model.manifest import FileId, Manifest, Summary, Tier, from_json, parse_file_name, stamp_time, summarise
+from backup.model.pack import own_bytes
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import statuses_of
 
@@ -116,7 +117,9 @@ class SetReader:
         summary = manifest.summary if isinstance(manifest, Remembered) else summarise(manifest)
         verdict = self._verdict(identifier, summary, cache)
         state, problem = judge(summary, verdict, self._problem(summary, sizes, identifier))
-        return made(time=_utc(summary.started), state=state, manifest=manifest, verdict=verdict, problem=problem)
+        stored = made(time=_utc(summary.started), state=state, manifest=manifest, verdict=verdict, problem=problem)
+        # What it brought, whoever needs it by now.
+        return replace(stored, size=stored.size + own_bytes(summary.packs, identifier)) if summary.packs else stored
 
     def _adopted(self, stored: StoredSet, statuses: Mapping[str, stat_result | None], problem: str) -> StoredSet:
         """A set with the manifest that its files have by their names; `problem`: why there is no other."""

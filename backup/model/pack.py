@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -29,3 +30,8 @@ class Pack(Frozen):
     stored_size: Count
     stored_sha256: Sha256
     plain_size: Count
+
+
+def own_bytes(packs: Iterable[Pack], identifier: str) -> int:
+    """Bytes of the packs that the set of this id wrote itself."""
+    return sum(pack.stored_size for pack in packs if pack.file.endswith(f"_{identifier}.tar.gz"))

@@ -27,6 +27,7 @@ from backup.formatting import age, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import SKEW, StoredSet, is_ahead, left_volumes, present, volumes_of
 from backup.model.manifest import Tier
+from backup.model.pack import own_bytes
 from backup.model.run import Run
 from backup.monitoring.health import failed_backup
 from backup.operations import runs
@@ -165,7 +166,8 @@ class Report(Decided):
     @property
     def words(self) -> str:
         """What was done, and what was not."""
-        freed = size(sum(stored.size for stored in self.removed) + self.packs)
+        own = (stored.size - own_bytes(stored.summary.packs, stored.id) for stored in self.removed)
+        freed = size(sum(own) + self.packs)
         said = [f"removed {plural(len(self.removed), 'set')}, {freed}" if self.removed else "nothing was removed"]
         if self.packs and not self.removed:
             said = [f"removed files that no set needs any more, {freed}"]

@@ -26,7 +26,8 @@ MEDIA = ("create", "daily", "--only", "media")
 DATABASE = ("create", "daily", "--only", "database")
 FULL = bool(os.environ.get("FULL_SWEEP"))
 # These say what was done and who is at work, or try a folder for temporary files; a disk without them stops nobody.
-OPTIONAL = ("/logs/", "/state/lock>", "pipe:", "/dev/null")
+# Without the note of when a pack was read, it is read again.
+OPTIONAL = ("/logs/", "/state/lock>", "pipe:", "/dev/null", ".tar.gz.checked")
 TRIED = re.compile(r"</tmp/[a-z0-9_]{8}>")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import tarfile
 from array import array
@@ -14,6 +13,7 @@ from typing import Final
 
 from backup.catalog.packs import PackFolder
 from backup.errors import BackupError, IntegrityError, StoreError
+from backup.logging import logger
 from backup.media.tar_reader import TarReader
 from backup.media.tar_writer import DataRegion
 from backup.media.tree import Location
@@ -81,8 +81,14 @@ class PackChecks:
             return _Held(missing)
         held = self._read(pack, quick=quick)
         if not quick or held.problems:
-            with contextlib.suppress(StoreError):  # a volume that is read-only
+            try:
                 self._folder.note(pack.file, held.problems, now, locked=self._locked)
+            except StoreError as error:  # such as a volume that is read-only
+                if held.problems:
+                    said = (
+                        "{} is damaged; that could not be noted, so other sets that need it may be listed as good: {}"
+                    )
+                    logger.warning(said, pack.file, error.message)
         return held
 
     def _read(self, pack: Pack, *, quick: bool) -> _Held:
