@@ -85,9 +85,7 @@ class PackChecks:
                 self._folder.note(pack.file, held.problems, now, locked=self._locked)
             except StoreError as error:  # such as a volume that is read-only
                 if held.problems:
-                    said = (
-                        "{} is damaged; that could not be noted, so other sets that need it may be listed as good: {}"
-                    )
+                    said = "{} is damaged; that could not be noted, so other sets that need it may look good: {}"
                     logger.warning(said, pack.file, error.message)
         return held
 
