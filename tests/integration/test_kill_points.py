@@ -155,7 +155,10 @@ def increments(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     base = tmp_path_factory.mktemp("increments")
     sidecar = Sidecar.make(base, None, BACKUP_MEDIA="incremental")
     (sidecar.media / "noise").write_bytes(os.urandom(7 << 18))
-    return Sweep.plan(base, sidecar, (*MEDIA, "--full"))
+    sweep = Sweep.plan(base, sidecar, (*MEDIA, "--full"))
+    # The last sync there is that of the note of when the pack was read.
+    sweep.points.remove([each for each in sweep.points if each.call == "fsync" and "/packs>" in each.what][-1])
+    return sweep
 
 
 @pytest.mark.parametrize("call", ["rename", "renameat2", "unlink", "fsync", "pwrite64"])
