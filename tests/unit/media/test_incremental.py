@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from backup.errors import IntegrityError
+from backup.media import known_files
 from backup.media.archive_tree import MediaReport, archive
 from backup.media.incremental import ROTTEN, Increment
 from backup.media.known_files import KnownFiles, is_due, is_stable, with_digests
 from backup.media.pack_reader import PackFiles, TreeReader, assembled
 from backup.media.tar_writer import parse_index
-from backup.media.tree import TreeEntry, marks_line, parse_marks, parse_tree
+from backup.media.tree import InodeState, Location, TreeEntry, marks_line, parse_marks, parse_tree, tree_line
 from backup.pipeline.gzip import GzipWriter
 from backup.storage.directory import LocalStore
 from tests.support.awkward_tree import fill
@@ -226,7 +227,7 @@ def test_a_claim_is_compared_before_it_is_trusted(chain: Chain) -> None:
     lie = chain.full()[1].splitlines()[2].split()[0]
     first = chain.indexes[-1].split()[0]
     chain.indexes[-1] = chain.indexes[-1].replace(first, lie)
-    assert chain.night() > 0
+    assert chain.night(days=0) > 0
     new = next(each for each in _files(chain) if each.path == b"media/new")
     assert new.place and new.place.pack == "pack-1"
     # What the index says of `a` is as wrong as it was, and told.
@@ -292,6 +293,32 @@ def _change(draw: random.Random, root: Path) -> None:
                 file.write(b"more")
         if len(files) < 10:
             (root / f"{name}n").write_bytes(draw.randbytes(1000))
+
+
+def test_what_is_known_of_many_files_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_files, "_SORTED", 100)
+    monkeypatch.setattr(known_files, "_TOGETHER", 7)
+    known, draw = KnownFiles(), random.Random(3)
+    entries = []
+    for number in range(1000):
+        place = Location(f"pack-{number % 5}", number, 10, None, b"m/%d" % number)
+        state = InodeState(1, draw.getrandbits(60), number, 20_000)
+        entry = TreeEntry(tarfile.REGTYPE, 0o644, 0, 0, number, b"m/%d" % number, size=10, place=place, state=state)
+        entries.append((draw.randbytes(32).hex(), entry))
+        known.add(entries[-1][0], tree_line(entry))
+    for sha256, entry in draw.sample(entries, 300):
+        assert entry.state
+        status = os.stat_result(
+            (0, entry.state.inode, 1, 1, 0, 0, 10, 0, 0, 0),
+            {"st_mtime_ns": entry.mtime_ns, "st_ctime_ns": entry.state.ctime_ns},
+        )
+        found = known.untouched(status)
+        assert found and (found.sha256, found.entry) == (sha256, entry)
+        assert known.content(sha256, 10) == entry.place
+        assert known.content(sha256, 11) is None
+        known.forget(sha256)
+        assert known.content(sha256, 10) is None
+    assert known.content("00" * 32, 10) is None
 
 
 def test_many_small_files_cost_little(chain: Chain) -> None:
