@@ -56,6 +56,7 @@ class App(BackupVolume):
             places=lambda stored: self._places(stored, ""),
             progress=progress,
             recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
+            incremental=settings.media == "incremental",
         )
 
     @property

@@ -39,6 +39,7 @@ from backup.monitoring.overview.compute import slots_between
 from backup.operations.doctor import Check, NotChecked, SharedFact, examine, findings
 from backup.operations.doctor import moments as told_moments
 from backup.operations.doctor.findings import Keys, Measured
+from backup.operations.doctor.savings import savings
 from backup.operations.doctor.settings import Setting
 from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.jobs import find_supercronic, jobs
@@ -260,8 +261,13 @@ class _Doctor:
         with contextlib.suppress(NotChecked):
             newest = newest_database(present(self._app.catalog.sets(), datetime.now(UTC)))
             volumes = {each.name: each.bytes for each in self._volumes.borrow()}
+            if newest and newest.manifest.incremental and self._settings.media == "incremental":
+                there = {part.name: part.bytes for part in newest.manifest.volumes}
+                volumes = {name: max(0, count - there.get(name, 0)) for name, count in volumes.items()}
             needed = next_set(newest.manifest if newest else None, self._facts.borrow().size, volumes)
         yield from findings.space(free, total, needed, self._settings.min_free_gb * 1e9)
+        with contextlib.suppress(BackupError):
+            yield from savings(self._app.catalog.sets())
 
     def _clock(self) -> Iterator[Finding]:
         ahead = newest = None

@@ -5,6 +5,7 @@
     <root>/<tier>/obcms_set_<id>.json               the manifest, last: no manifest, no set
     <root>/<tier>/obcms_set_<id>.verdict            what the newest verification found
     <root>/<tier>/obcms_set_<id>.pin                the set is kept whatever its age
+    <root>/packs/                                   what incremental sets name of each other (see packs.py)
     <root>/<tier>/.obcms_set_<id>.json.removing     the manifest of a set that is being removed
     <root>/damaged/<id>/                            what a good copy is to take the place of, until it is verified
     <root>/state/publishing.json                    the names of a set that is being published
@@ -27,7 +28,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ValidationError
 
-from backup.catalog import delete, pins, quarantine
+from backup.catalog import delete, packs, pins, quarantine
 from backup.catalog.manifest_cache import ManifestCache
 from backup.catalog.restore_page import PAGE
 from backup.catalog.set_reader import BareVerdict, SetReader, bare_verdict, verdict_of
@@ -124,21 +125,29 @@ class Catalog:
 
     def new_id(self, tier: Tier, now: datetime) -> str:
         """An id of which no file exists yet: a second run within a second takes the next one."""
-        names = self.store(tier).names(foreign=True)
+        names = [*self.store(tier).names(foreign=True), *self.packs.store.names(foreign=True)]
         taken = {parsed.set_id for name in names if (parsed := _identified(bare_name(name), tier))}
         moment = now
         while (identifier := set_id(tier, moment, self.zone)) in taken:
             moment += timedelta(seconds=1)
         return identifier
 
-    def publish(self, manifest: Manifest, staged: Sequence[StagedFile]) -> None:
-        """Make a sealed set visible: its files first, the manifest last. A kill or an error before leaves no set."""
+    @property
+    def packs(self) -> packs.PackFolder:
+        """The packs that sets need, as they are now."""
+        return packs.PackFolder(self.root / packs.PACKS_FOLDER)
+
+    def publish(self, manifest: Manifest, staged: Sequence[StagedFile], new: Sequence[StagedFile] = ()) -> None:
+        """Make a sealed set visible: its `new` packs first, its files, the manifest last. A kill or an error before
+        leaves no set; a pack that no set names is removed by a cleanup."""
         store, sums = self.store(manifest.tier), file_name("set", manifest.id, "sha256")
         with store.stage(sums) as checksums, store.stage(manifest_name(manifest.id)) as last:
             checksums.write("".join(f"{a.stored_sha256}  {a.file}\n" for a in manifest.artifacts).encode())
             checksums.seal()
             last.write(to_json(manifest))
             last.seal()
+            if new:
+                self.packs.store.publish(new)
             self.give_names(manifest.tier, [*staged, checksums, last])
 
     def give_names(self, tier: Tier, files: Sequence[Sealed]) -> None:
@@ -178,6 +187,10 @@ class Catalog:
         """Finish removals that were killed. StoreError when one cannot be finished."""
         for tier in Tier:
             delete.finish(self.store(tier))
+
+    def remove_unneeded(self) -> int:
+        """Remove the packs that no set needs; their bytes. Only for the holder of the lock."""
+        return packs.remove_unneeded(self.root, self.sets())
 
     def put_aside(self, stored: StoredSet) -> Path:
         """Keep the files of a damaged set out of the way of a good copy; where. Only for the holder of the lock."""
@@ -223,7 +236,7 @@ class Catalog:
         # What cannot be removed stands in nobody's way; the cleanup itself says so.
         with contextlib.suppress(BackupError):
             self.finish_removing()
-        for store in (*(self.store(tier) for tier in Tier), self._intent):
+        for store in (*(self.store(tier) for tier in Tier), self.packs.store, self._intent):
             names = store.names()
             # In `state`, others stage without this lock. Theirs is left to them, until nobody can be writing it.
             in_state = store is self._intent
@@ -300,5 +313,5 @@ def _ours(name: str) -> bool:
 
 def _identified(name: str, folder: Tier | None = None) -> FileId | None:
     """A file name of a set taken apart, also that of a verdict or a pin; of older dumps in the folder of that tier."""
-    noted = name.removesuffix(".verdict").removesuffix(".pin")
-    return parse_file_name(name, folder) or parse_file_name(f"{noted}.json")
+    noted = name.removesuffix(".verdict").removesuffix(".pin").removesuffix(".checked").removesuffix(".damaged")
+    return parse_file_name(name, folder) or parse_file_name(f"{noted}.json") or parse_file_name(noted)

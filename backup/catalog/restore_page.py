@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
+from backup.catalog.restore_packs import pack_checksums, packed_volume
 from backup.formatting import listed, plural, printable, size
 from backup.model.manifest import Artifact, DatabasePart, Manifest, VolumePart
 
@@ -65,6 +66,13 @@ def _variables(manifest: Manifest) -> str:
             '    KEY="${KEY:-./key.txt}"',
             '    grep -q . "$KEY" && command -v age',
         ]
+    if manifest.incremental:
+        lines += [
+            "PACKS is the directory of the packs that the set needs. For a set that has .tar.gz files of its own, take",
+            "the page of a directory whose newest set has such, too.",
+            '    if [ -d packs ]; then PACKS="${PACKS:-packs}"; fi',
+            '    PACKS="$(cd "${PACKS:-../packs}" && pwd)"',
+        ]
     if manifest.database:
         lines += [
             "DATABASE is the database to make. SUPERUSER is the role that the server was initialised with.",
@@ -84,6 +92,7 @@ def _checksums(manifest: Manifest) -> str:
             "Each line must end in OK. Do not go on when one does not: take another set.",
             '    sha256sum -c "obcms_set_$SET.sha256"',
             whole,
+            *(pack_checksums() if manifest.packs else ()),
         ]
     )
 
@@ -246,7 +255,9 @@ def _volumes(manifest: Manifest) -> str:
 
 def _volume(manifest: Manifest, volume: VolumePart) -> list[str]:
     archive, index = manifest.artifact("volume", volume.name), manifest.artifact("index", volume.name)
-    lines = [f"Volume {printable(volume.name)}: {plural(volume.files, 'file')}, {size(volume.bytes)}."]
+    lines = packed_volume(manifest, volume) or [
+        f"Volume {printable(volume.name)}: {plural(volume.files, 'file')}, {size(volume.bytes)}."
+    ]
     if archive:
         plain = f"tar -xzpf {_file(archive.file, manifest)}"
         lines.append(

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
-from backup.catalog import delete, pins
+from backup.catalog import delete, packs, pins
 from backup.catalog.manifest_cache import ManifestCache
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable
@@ -35,6 +35,7 @@ from backup.model.backup_set import (
 from backup.model.derived_manifest import bare_file, derive
 from backup.model.legacy_sets import bare, ids_of, pair
 from backup.model.manifest import FileId, Manifest, Summary, Tier, from_json, parse_file_name, stamp_time, summarise
+from backup.model.pack import own_bytes
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import statuses_of
 
@@ -56,10 +57,12 @@ class SetReader:
     ) -> None:
         self._store, self._zone, self._identity, self._publishes = store, zone, identity, publishes
         self._listing: Mapping[str, bool] = {}
+        self._packs = packs.packs_beside(store.directory)
 
     def sets(self, tier: Tier | None, only: str, cache: ManifestCache | None) -> Iterator[StoredSet]:
         """The sets (of one tier, or one of them `only`), by the order of their ids."""
         self._listing = self._store.listing()
+        self._packs = packs.packs_beside(self._store.directory)
         names = {name for name, regular in self._listing.items() if regular}
         gone = delete.leaving(names)
         found = self._grouped(names, tier, gone)
@@ -113,8 +116,10 @@ class SetReader:
             return self._adopted(stored, statuses, problem)
         summary = manifest.summary if isinstance(manifest, Remembered) else summarise(manifest)
         verdict = self._verdict(identifier, summary, cache)
-        state, problem = judge(summary, verdict, _problem(summary, sizes, identifier))
-        return made(time=_utc(summary.started), state=state, manifest=manifest, verdict=verdict, problem=problem)
+        state, problem = judge(summary, verdict, self._problem(summary, sizes, identifier))
+        stored = made(time=_utc(summary.started), state=state, manifest=manifest, verdict=verdict, problem=problem)
+        # What it brought, whoever needs it by now.
+        return replace(stored, size=stored.size + own_bytes(summary.packs, identifier)) if summary.packs else stored
 
     def _adopted(self, stored: StoredSet, statuses: Mapping[str, stat_result | None], problem: str) -> StoredSet:
         """A set with the manifest that its files have by their names; `problem`: why there is no other."""
@@ -145,9 +150,16 @@ class SetReader:
             return verdict_of(self._store, identifier, manifest, partial(cache.verdict, name, status))
         return verdict_of(self._store, identifier, manifest)
 
+    def _problem(self, manifest: Summary, sizes: dict[str, int | None], identifier: str) -> str:
+        if manifest.id != identifier:
+            return f"the manifest is that of {printable(manifest.id)}"
+        return "; ".join([*missing_or_resized(manifest, sizes), *self._packs.problems(manifest.packs)])
+
     def _lost(self, identifier: str, files: tuple[str, ...]) -> bool:
         """Whether a set of ours has lost its manifest: the old scripts wrote neither checksums nor indexes."""
-        if not any(name.removesuffix(".age").endswith((".sha256", ".files.gz", ".contents.gz")) for name in files):
+        if not any(
+            name.removesuffix(".age").endswith((".sha256", ".files.gz", ".tree.gz", ".contents.gz")) for name in files
+        ):
             return False
         # One that is being published gets it last; one that has just been published has it by now.
         name = manifest_name(identifier)
@@ -188,9 +200,3 @@ def _utc(moment: datetime) -> datetime:
         return moment.astimezone(UTC)
     except OverflowError:
         return moment
-
-
-def _problem(manifest: Summary, sizes: dict[str, int | None], identifier: str) -> str:
-    if manifest.id != identifier:
-        return f"the manifest is that of {printable(manifest.id)}"
-    return "; ".join(missing_or_resized(manifest, sizes))

@@ -40,6 +40,9 @@ def create_command(
     only: Annotated[OnlyOption | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
     at: At = "",
     at_lsn: AtLsn = "",
+    full: Annotated[
+        bool, typer.Option("--full", help="Archive every file anew, also where BACKUP_MEDIA=incremental.")
+    ] = False,
     wait: Wait = 0.0,
     identity: IdentityOption = None,
     scheduled: Scheduled = False,
@@ -62,6 +65,7 @@ def create_command(
     request = backup_operation.Request(
         tier=Tier(tier),
         only="database" if wanted else only.value if only else None,
+        full=full,
         wait=base.QUEUE if scheduled else wait,
         patience=_PATIENCE if scheduled else 0.0,
         **base.occasion(invocation, scheduled, trigger)._asdict(),

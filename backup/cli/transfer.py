@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -14,10 +16,12 @@ from backup.cli.base import IdentityOption, Json, Set, Wait
 from backup.errors import NotConfirmed, NotFound
 from backup.formatting import plural, printable, size
 from backup.logging import logger
+from backup.model.run import new_run_id
 from backup.operations import export as export_operation
 from backup.operations.context import Context
 from backup.operations.export import Output, refuse_terminal
 from backup.operations.import_ import adopt
+from backup.operations.whole_copy import without_packs
 
 
 def export(
@@ -33,14 +37,18 @@ def export(
     if target == "-":
         refuse_terminal()
     stored = main.find(which)
-    names = export_operation.files_to_export(stored, which)
-    with base.progress(True) as progress:
+    named = export_operation.is_file_of(stored, which)
+    with base.progress(True) as progress, contextlib.ExitStack() as stack:
+        if not named:
+            run = new_run_id(datetime.now(UTC))
+            stored = stack.enter_context(without_packs(stored, main.catalog, run, progress))
+        names = export_operation.files_to_export(stored, which)
         if target == "-":
             with Output(None) as stdout:
                 export_operation.to_stream(stored, names, which, stdout.write, progress)
         else:
             export_operation.to_folder(stored, names, Path(target), progress)
-    total = sum((stored.directory / name).lstat().st_size for name in names)
+        total = sum((stored.directory / name).lstat().st_size for name in names)
     logger.success("{}: {} copied, {}", stored.id, plural(len(names), "file"), size(total))
 
 

@@ -5,10 +5,9 @@ Its alias is the variable, its description the documentation, its default what a
 
 from __future__ import annotations
 
-import os
 from email.utils import parseaddr
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, model_validator
@@ -26,14 +25,8 @@ from backup.config.types import (
     Token,
     Web,
     Zone,
-    folders_overlap,
     is_person,
-)
-from backup.formatting import printable
-
-_OVERLAP: Final = (
-    "overlap: backups would be archived into themselves, and a restore of files would replace them; mount the"
-    " backup volume apart from all that is archived, such as at /backups, and each volume below /volumes"
+    overlap,
 )
 
 
@@ -133,6 +126,9 @@ class Settings(OffsiteSettings):
     )
     undo_days: int = Field(
         7, alias="BACKUP_UNDO_DAYS", ge=0, description="days that what a restore replaced is kept for `undo`"
+    )
+    media: Literal["full", "incremental"] = Field(
+        "full", alias="BACKUP_MEDIA", description="sets hold all files (`full`), or the new ones alone (`incremental`)"
     )
     excludes: NameList = Field(
         (), alias="BACKUP_MEDIA_EXCLUDE", description="patterns left out in addition to *.pyc, __pycache__, .DS_Store"
@@ -238,14 +234,22 @@ class Settings(OffsiteSettings):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        if self.copy_dir and folders_overlap(self.copy_dir, self.root):
-            raise ValueError(f"BACKUP_COPY_DIR must lie apart from {self.root}, on another disk")
-        archived = f"BACKUP_VOLUMES_DIR ({printable(str(self.volumes))})"
-        if folders_overlap(_resolved(self.volumes), _resolved(self.root)):
-            raise ValueError(f"BACKUP_DIR ({printable(str(self.root))}) and {archived} {_OVERLAP}")
-        # Not resolved: a place that hangs must not keep a backup from being made.
-        if self.copy_dir and folders_overlap(self.copy_dir, self.volumes):
-            raise ValueError(f"BACKUP_COPY_DIR ({printable(str(self.copy_dir))}) and {archived} {_OVERLAP}")
+        if why := overlap(self.copy_dir, self.root, self.volumes):
+            raise ValueError(why)
+        return self
+
+    @model_validator(mode="after")
+    def _incremental(self) -> Self:
+        if self.media == "incremental" and self.encrypt == "all":
+            raise ValueError(
+                "BACKUP_MEDIA=incremental does not go with BACKUP_ENCRYPT=all: which files are new is told by the last"
+                " set, which cannot be read here without the private key"
+            )
+        if self.media == "incremental" and self.encrypt == "offsite":
+            raise ValueError(
+                "BACKUP_MEDIA=incremental does not go with BACKUP_ENCRYPT=offsite yet: packs are not encrypted on"
+                " their way"
+            )
         return self
 
     @model_validator(mode="after")
@@ -272,7 +276,3 @@ class Settings(OffsiteSettings):
             if name is not None and "\0" in name:
                 raise ValueError("a name holds a NUL byte")
         return self
-
-
-def _resolved(path: Path) -> Path:
-    return Path(os.path.realpath(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Final
@@ -21,6 +22,10 @@ _PERSON: Final = re.compile(
     r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,}|[A-Za-z0-9][A-Za-z0-9_-]{5,})"
 )
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
+_OVERLAP: Final = (
+    "overlap: backups would be archived into themselves, and a restore of files would replace them; mount the"
+    " backup volume apart from all that is archived, such as at /backups, and each volume below /volumes"
+)
 # An upload that follows each backup instead of a cron line.
 AFTER: Final = "after"
 
@@ -121,6 +126,23 @@ def is_person(value: str) -> bool:
 def folders_overlap(one: Path, other: Path) -> bool:
     """Whether two folders are the same, or one lies in the other. Nothing is asked of a disk."""
     return one == other or one in other.parents or other in one.parents
+
+
+def overlap(copy_dir: Path | None, root: Path, volumes: Path) -> str:
+    """What is wrong where folders that must lie apart do not; empty if nothing is."""
+    if copy_dir and folders_overlap(copy_dir, root):
+        return f"BACKUP_COPY_DIR must lie apart from {root}, on another disk"
+    archived = f"BACKUP_VOLUMES_DIR ({printable(str(volumes))})"
+    if folders_overlap(_resolved(volumes), _resolved(root)):
+        return f"BACKUP_DIR ({printable(str(root))}) and {archived} {_OVERLAP}"
+    # Not resolved: a place that hangs must not keep a backup from being made.
+    if copy_dir and folders_overlap(copy_dir, volumes):
+        return f"BACKUP_COPY_DIR ({printable(str(copy_dir))}) and {archived} {_OVERLAP}"
+    return ""
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def _people(value: tuple[str, ...]) -> tuple[str, ...]:

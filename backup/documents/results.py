@@ -67,7 +67,15 @@ _VERSION = form(
 _PATH = form("Path", volume=Text, path=Exact, files=int, size_bytes=_BYTES, live=bool, live_files=int, live_bytes=int)
 
 # What takes the space, and what is removed.
-_SET_USE = form("SetUse", id=Text, tier=Text, size_bytes=_BYTES, kind_bytes=at(_COUNTS, "kinds"))
+_SET_USE = form(
+    "SetUse",
+    id=Text,
+    tier=Text,
+    size_bytes=_BYTES,
+    kind_bytes=at(_COUNTS, "kinds"),
+    needs_bytes=at(int, "needs"),
+    frees_bytes=at(int, "frees"),
+)
 _OTHER_USE = row(form("OtherUse", path=Exact, size_bytes=int))
 _DECISION = form(
     "Decision",

@@ -12,7 +12,7 @@ import os
 import tarfile
 from array import array
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from backup.errors import IntegrityError
 from backup.media.tar_reader import Member, TarReader, refused_member, shown_path
@@ -45,6 +45,19 @@ def root_of(head: bytes) -> str:
             f"it is not the archive of one folder{begins}", "Make it again: `tar -czf FILE -C PARENT FOLDER`."
         )
     return os.fsdecode(root)
+
+
+class Members(Protocol):
+    """What TarReader gives: the members of an archive, or some of them."""
+
+    def members(self) -> Iterator[Member]:
+        """In their order; the content of one is read before the next is asked for, or passed over."""
+
+    def content(self, count: int) -> Iterator[bytes]:
+        """The next bytes of the present member's content."""
+
+    def refused(self, what: str) -> IntegrityError:
+        """The error about the present member."""
 
 
 class Rules:
@@ -105,7 +118,7 @@ class Rules:
             )
 
 
-def judged(reader: TarReader, root: bytes, *, trusted: bool, indexed: bool) -> Iterator[Member]:
+def judged(reader: Members, root: bytes, *, trusted: bool, indexed: bool) -> Iterator[Member]:
     """The members that a restore takes. IntegrityError where it would end.
 
     `indexed`: a file index goes with it, so that hard links are to files alone. Only whether a name is there twice,

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from backup.media.directories import Inode, identity
 from backup.media.tar_writer import BLOCK, Gathered, Member, ending, hash_hole, header, index_line, padding
@@ -72,8 +72,25 @@ class MediaReport:
     skipped_total: int
 
 
-def measure_tree(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int, int]] = frozenset()) -> TreeSize:
-    """What `archive` would store, from a walk that opens no file. Raises MediaFailed as `archive` does."""
+class MakeArchiver(Protocol):
+    """How an Archiver, or what is to take its place, is made."""
+
+    def __call__(
+        self, name: str, walk: Walk, seen: MetEntries, sink: Sink, index: Sink, progress: Callable[[int], None]
+    ) -> Archiver:
+        """Make one."""
+
+
+def measure_tree(
+    root: Path,
+    excludes: Sequence[str],
+    forbidden: frozenset[tuple[int, int]] = frozenset(),
+    spared: Callable[[os.stat_result], object] | None = None,
+) -> TreeSize:
+    """What `archive` would store, from a walk that opens no file. Raises MediaFailed as `archive` does.
+
+    The bytes of files of which `spared` says so do not count.
+    """
     seen: set[Inode] = set()
     files = size = 0
     with contextlib.closing(Walk(root, excludes, forbidden, Listed()).entries()) as entries:
@@ -82,7 +99,9 @@ def measure_tree(root: Path, excludes: Sequence[str], forbidden: frozenset[tuple
                 continue
             if found.st_nlink > 1:
                 seen.add(identity(found))
-            files, size = files + 1, size + min(found.st_size, found.st_blocks * BLOCK)
+            files += 1
+            if not (spared and spared(found)):
+                size += min(found.st_size, found.st_blocks * BLOCK)
     return TreeSize(files, size)
 
 
@@ -95,6 +114,7 @@ def archive(
     excludes: Sequence[str] = DEFAULT_EXCLUDES,
     forbidden: frozenset[tuple[int, int]] = frozenset(),
     progress: Callable[[int], None] = lambda count: None,
+    kind: MakeArchiver | None = None,
 ) -> MediaReport:
     """Write the tree at `root` to `sink` as a tar stream rooted at `<name>/`, and a line per file to `index`.
 
@@ -102,28 +122,31 @@ def archive(
     excluded directory is looked at. What is left out is in the report, also what a restore keeps in the root.
     `forbidden` names directories, as (st_dev, st_ino), that must not be met.
     `progress` gets the bytes of content read since its last call, 0 as a sign of life: in holes and behind each entry.
+    `kind` makes what archives, where that is no ordinary Archiver.
     Raises MediaFailed if the root or anything in it cannot be read, and whatever the sinks raise.
     """
     if name in ("", ".", "..") or "/" in name:
         raise ValueError(f"not a folder's name: {name!r}")
-    changed, seen = Listed(), _Seen()
+    changed, seen = Listed(), MetEntries()
     first = Walk(root, excludes, forbidden, changed)
 
     def wanted(path: bytes, found: os.stat_result) -> Scope:
         return "all" if path in first.unfinished else seen.wanted(path, found)
 
     second = Walk(root, excludes, forbidden, changed, wanted)
-    return _Archiver(name, first, seen, sink, index, progress).run(second)
+    return (kind or Archiver)(name, first, seen, sink, index, progress).run(second)
 
 
-class _Stored(NamedTuple):
+class StoredFile(NamedTuple):
+    """A file that is in the archive, for its further names."""
+
     path: bytes
     sha256: str
     size: int
     mtime_ns: int
 
 
-class _Seen:
+class MetEntries:
     """What a walk has met: hashes of paths, and of directories with their time stamps."""
 
     def __init__(self) -> None:
@@ -168,18 +191,21 @@ def _state(path: bytes, found: os.stat_result, *, recent: bool) -> int:
     return hash((path, found.st_mtime_ns, found.st_ctime_ns, recent))
 
 
-class _Archiver:
+class Archiver:
+    """Writes one archive; `run` does it all."""
+
     def __init__(
-        self, name: str, walk: Walk, seen: _Seen, sink: Sink, index: Sink, progress: Callable[[int], None]
+        self, name: str, walk: Walk, seen: MetEntries, sink: Sink, index: Sink, progress: Callable[[int], None]
     ) -> None:
         self._name, self._walk, self._seen, self._progress = os.fsencode(name), walk, seen, progress
         self._tar, self._index = Gathered(sink), Gathered(index)
         self._changed, self._skipped = walk.changed, walk.skipped
         self._counts: Counter[bytes] = Counter()
         self._bytes = 0
-        self._linked: dict[Inode, _Stored] = {}
+        self._linked: dict[Inode, StoredFile] = {}
 
     def run(self, second: Walk) -> MediaReport:
+        """Archive all; `second` is the walk that looks for what came meanwhile."""
         with contextlib.closing(self._walk.entries()) as entries:
             for entry in entries:
                 if self._take(entry):
@@ -256,6 +282,8 @@ class _Archiver:
             return
         if first:  # changed between its names, or its number was given to a new file
             self._changed.add(entry.path, "rewritten while read")
+        if self._left_unread(entry, path):
+            return
         try:
             fd = open_below(entry.name, entry.folder, OPEN_FILE)
         except OSError as error:
@@ -264,6 +292,10 @@ class _Archiver:
             self._add_content(self._opened(fd, entry), entry, path)
         finally:
             os.close(fd)
+
+    def _left_unread(self, entry: WalkEntry, path: bytes) -> bool:
+        """Whether a file is done with: all of it is known, without opening it."""
+        return False
 
     def _add_content(self, source: OpenFile, entry: WalkEntry, path: bytes) -> None:
         before = source.settled()
@@ -279,9 +311,13 @@ class _Archiver:
             self._changed.add(entry.path, what)
         if before.st_nlink > 1:
             self._linked[identity(before)] = stored
-        self._index.write(index_line(stored.sha256, stored.size, path))
+        self._list(stored, what)
 
-    def _store_whole(self, source: OpenFile, member: Member) -> tuple[_Stored, str]:
+    def _list(self, stored: StoredFile, what: str) -> None:
+        """Note a file that is in the archive; `what` happened to it meanwhile."""
+        self._index.write(index_line(stored.sha256, stored.size, stored.path))
+
+    def _store_whole(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         before, attempt = member.stat, 1
         while True:
             data = source.whole(before.st_size)
@@ -291,13 +327,16 @@ class _Archiver:
             before, attempt = source.settled(), attempt + 1
             if before.st_size > _WHOLE:
                 return self._stream(source, member._replace(stat=before, size=before.st_size))
-        self._begin(member if before is member.stat else member._replace(stat=before, size=len(data)))
+        return self._put(member if before is member.stat else member._replace(stat=before, size=len(data)), data), what
+
+    def _put(self, member: Member, data: bytes) -> StoredFile:
+        self._begin(member)
         self._tar.write(data)
         self._tar.write(padding(len(data)))
         self._bytes += len(data)
-        return _Stored(member.path, hashlib.sha256(data).hexdigest(), len(data), before.st_mtime_ns), what
+        return StoredFile(member.path, hashlib.sha256(data).hexdigest(), len(data), member.stat.st_mtime_ns)
 
-    def _stream(self, source: OpenFile, member: Member) -> tuple[_Stored, str]:
+    def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         everywhere = ((0, member.size),)
         regions = source.regions(member.size) if member.stat.st_blocks * BLOCK < member.size else everywhere
         self._begin(member if regions == everywhere else member._replace(regions=regions))
@@ -312,4 +351,4 @@ class _Archiver:
         self._tar.write(padding(stored))
         self._bytes += stored
         what = source.difference(member.stat)
-        return _Stored(member.path, digest.hexdigest(), member.size, member.stat.st_mtime_ns), what
+        return StoredFile(member.path, digest.hexdigest(), member.size, member.stat.st_mtime_ns), what

@@ -16,18 +16,19 @@ import shutil
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from backup.errors import IntegrityError, RestoreFailed, StoreError
 from backup.media import metadata
-from backup.media.archive_rules import LEFT_OUT, Rules
+from backup.media.archive_rules import LEFT_OUT, Members, Rules
 from backup.media.case_folding import one_name, other_spelling
 from backup.media.directories import FOLDER, Inode, closed_after, identity
 from backup.media.directory_stack import Branch
 from backup.media.metadata import Metadata, Notes
+from backup.media.pack_reader import TreeReader
 from backup.media.selection import ROOT, Chosen, Selection
 from backup.media.tar_reader import Member, TarReader, pieces_of, refused_member, shown_path
 from backup.media.tar_writer import ZEROS, IndexEntry, hash_hole
@@ -68,19 +69,6 @@ _HINTS: Final = {
 }
 
 
-class Members(Protocol):
-    """What TarReader gives: the members of an archive, or some of them."""
-
-    def members(self) -> Iterator[Member]:
-        """In their order; the content of one must be read before the next is asked for."""
-
-    def content(self, count: int) -> Iterator[bytes]:
-        """The next bytes of the present member's content."""
-
-    def refused(self, what: str) -> IntegrityError:
-        """The error about the present member."""
-
-
 @dataclass(frozen=True)
 class Extracted:
     """What was written, counted as `MediaReport` counts. `notes` say what could not be set on this system."""
@@ -94,7 +82,7 @@ class Extracted:
 
 
 def extract_archive(
-    stream: io.BufferedIOBase,
+    stream: io.BufferedIOBase | TreeReader,
     root_name: str,
     target: Path,
     *,
@@ -105,7 +93,7 @@ def extract_archive(
     dir_fd: int | None = None,
     select: Chosen | None = None,
 ) -> Extracted:
-    """Write the tar `stream` rooted at `<root_name>/` into the empty directory `target` (below `dir_fd`, if given).
+    """Write the tar `stream`, or a tree, rooted at `<root_name>/` into the empty `target` (below `dir_fd`, if given).
 
     Every regular file is hashed and compared with `index`, in order. Unless `trusted`, links must stay inside.
     `limit`: the most bytes of content. `select` leaves only some members, of which then `index` is, and puts them below
@@ -114,7 +102,11 @@ def extract_archive(
     """
     root, notes = os.fsencode(root_name), Notes()
     with contextlib.closing(Branch(_opened_empty(target, dir_fd), notes)) as branch:
-        reader = TarReader(pieces_of(stream), limit, b"" if trusted else root)
+        reader: Members
+        if isinstance(stream, TreeReader):
+            reader = stream
+        else:
+            reader = TarReader(pieces_of(stream), limit, b"" if trusted else root)
         members, top = (Selection(reader, select), ROOT) if select else (reader, root)
         made = _Extraction(members, top, branch, index, notes, trusted=trusted, limit=limit, progress=progress)
         try:

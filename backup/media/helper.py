@@ -46,13 +46,23 @@ class FileTrees:
     progress: Callable[[int], None]
 
     def extract(
-        self, volume: str, archive: Path, index: Path | None, stamp: str, *, root: str, limit: int, trusted: bool
+        self,
+        volume: str,
+        archive: Path,
+        index: Path | None,
+        stamp: str,
+        *,
+        root: str,
+        limit: int,
+        trusted: bool,
+        packs: Path | None = None,
     ) -> list[str]:
         """Unpack an archive of the folder `root` beside the live files, each file checked against the index.
 
-        What the file system did not take as it was, in words: there it has the nearest.
+        With `packs` it is the tree of a set whose files lie in those. What the file system did not take as it was, in
+        words: there it has the nearest.
         """
-        options = [f"--limit={limit}", *(["--trusted"] if trusted else [])]
+        options = [f"--limit={limit}", *(["--trusted"] if trusted else []), *([f"--packs={packs}"] if packs else [])]
         words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]
         return _notes(self._call(volume, "extract", *options, "--", *words).get("extracted"))
 
@@ -68,12 +78,14 @@ class FileTrees:
         trusted: bool,
         paths: Sequence[bytes],
         days: float,
+        packs: Path | None = None,
     ) -> tuple[str, list[str]]:
         """Put single files or directories of an archive in the place of the live ones.
 
         Where those are kept, if any; and what the file system did not take as it was, in words.
         """
         options = [f"--limit={limit}", f"--days={days}", *(["--trusted"] if trusted else [])]
+        options += [f"--packs={packs}"] if packs else []
         # In hexadecimal: what the engine is told must be UTF-8, and a path need not be.
         options += [f"--path={path.hex()}" for path in paths]
         words = [str(archive), str(index) if index else "-", root, self._root(volume), stamp]

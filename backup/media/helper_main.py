@@ -6,6 +6,8 @@
     python -m backup.media.helper_main exchange|roll-back|discard|state VOLUME STAMP
     python -m backup.media.helper_main kept|tidy VOLUME
 
+With `--packs FOLDER`, ARCHIVE is the tree of a set, whose files lie in the packs of that folder.
+
 It runs where the volume is writable, which the sidecar's own mount is not. Its output is one JSON object per line:
 `{"bytes": n}` while it extracts, the result last, or `{"error", "message", "hint", "exit_code"}`.
 """
@@ -27,10 +29,13 @@ from typing import Any, Final
 
 from backup.errors import BackupError, IntegrityError, Interrupted, StoreError
 from backup.media import extraction, swap
+from backup.media.pack_reader import PackFiles, TreeReader
 from backup.media.selection import Chosen
 from backup.media.swap import single_files
 from backup.media.tar_writer import IndexEntry, parse_index
+from backup.media.tree import parse_marks, parse_tree
 from backup.pipeline import gzip
+from backup.storage.directory import LocalStore
 
 _PAUSE: Final = 0.5
 # Moments long, and to be finished rather than stopped.
@@ -113,7 +118,7 @@ def _unpack(
     words: argparse.Namespace, folder: int, progress: Callable[[int], None], chosen: Chosen | None
 ) -> extraction.Extracted:
     """Extract the archive, or what is chosen of it, into `new` in the open directory `folder`."""
-    with _reading(Path(words.archive), plain=not words.trusted) as archive, _index(words.index) as index:
+    with _archive(words) as archive, _index(words.index) as index:
         return extraction.extract_archive(
             archive,
             words.root_name,
@@ -125,6 +130,19 @@ def _unpack(
             progress=progress,
             select=chosen,
         )
+
+
+@contextlib.contextmanager
+def _archive(words: argparse.Namespace) -> Iterator[Any]:
+    path = Path(words.archive)
+    if not words.packs:
+        with _reading(path, plain=not words.trusted) as archive:
+            yield archive
+        return
+    with _reading(path) as lines:
+        marks = parse_marks(lines)
+    with contextlib.closing(PackFiles(LocalStore(Path(words.packs)), marks)) as packs, _reading(path) as lines:
+        yield TreeReader(parse_tree(lines), packs, words.limit)
 
 
 @contextlib.contextmanager
@@ -161,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
             extract.add_argument(name)
         extract.add_argument("--limit", type=int, required=True)
         extract.add_argument("--trusted", action="store_true")
+        extract.add_argument("--packs")
     extract.add_argument("--days", type=float, required=True)
     extract.add_argument("--path", action="append", required=True)
     for verb in (*_SHORT, "discard", "state"):

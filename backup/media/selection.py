@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backup.errors import IntegrityError, NotFound
-from backup.media.archive_rules import LEFT_OUT
-from backup.media.tar_reader import Member, TarReader, shown_path
+from backup.media.archive_rules import LEFT_OUT, Members
+from backup.media.tar_reader import Member, shown_path
 from backup.media.tar_writer import IndexEntry
 
 # What the archive of the chosen ones is of.
@@ -79,9 +79,9 @@ class ReadAgain(Exception):
 
 
 class Selection:
-    """Only the chosen members; satisfies `extraction.Members`."""
+    """Only the chosen members; satisfies `Members`."""
 
-    def __init__(self, reader: TarReader, chosen: Chosen) -> None:
+    def __init__(self, reader: Members, chosen: Chosen) -> None:
         self._reader, self._chosen = reader, chosen
         self._waiting = {path for unit in chosen.units for path in unit.wanted}
         self._inside = b""
@@ -97,9 +97,6 @@ class Selection:
             self._again = self._again or (name is not None and member is None)
             if member and not self._again:
                 yield member
-            else:
-                for _ in self.content(found.stored):
-                    pass
             if not (self._waiting or self._inside or self._chosen.whole):
                 break
         if self._again:

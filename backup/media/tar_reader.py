@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable, size
 from backup.media.tar_header import attributes_of, field_text, is_sound, is_sound_again, member_name, parse_number
-from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, ZEROS, DataRegion
+from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, DataRegion, with_holes
 from backup.pipeline.gzip import DAMAGED
 
 _PIECE: Final = 1 << 20
@@ -107,7 +107,7 @@ class TarReader:
         self._data, self._at = b"", 0
         self._root = root
         self._rootless: bool | None = None
-        self._content = 0
+        self._content = self._taken = 0
         # By the hash of each path that is a FIFO or device, which of them it is.
         self._special: dict[int, bytes] = {}
         self.path = b"."  # what an error is about
@@ -156,14 +156,12 @@ class TarReader:
 
     def unpacked(self, found: Member, alive: Callable[[], None] = lambda: None) -> Iterator[bytes]:
         """All content of the present member, holes as zeros. `alive` is called within those."""
-        position = 0
-        for start, length in (*found.regions, (found.size, 0)):
-            while position < start:
-                yield ZEROS[: start - position]
-                position += len(ZEROS[: start - position])
-                alive()
-            yield from self.content(length)
-            position = start + length
+        return with_holes(found.regions, found.size, self.content, alive)
+
+    @property
+    def position(self) -> int:
+        """How many bytes of the archive are read: where the content of a member begins that was just given."""
+        return self._taken - len(self._data) + self._at
 
     def refused(self, what: str) -> IntegrityError:
         """The error about the present member."""
@@ -192,7 +190,9 @@ class TarReader:
     def _next(self) -> bytes:
         """The next piece, empty at the end."""
         try:
-            return next(filter(None, self._pieces), b"")
+            piece = next(filter(None, self._pieces), b"")
+            self._taken += len(piece)
+            return piece
         except DAMAGED as error:
             raise self.refused(f"is the last readable entry: the compressed archive is damaged ({error})") from error
         except OSError as error:

@@ -129,6 +129,24 @@ def hash_hole(digest: hashlib._Hash, length: int, progress: Callable[[int], None
         length -= count
 
 
+def with_holes(
+    regions: Iterable[DataRegion],
+    size: int,
+    content: Callable[[int], Iterator[bytes]],
+    alive: Callable[[], None] = lambda: None,
+) -> Iterator[bytes]:
+    """All `size` bytes of a file of which `content` gives those in `regions`, and zeros; `alive` is called in holes."""
+    position = 0
+    for start, length in (*regions, (size, 0)):
+        while position < start:
+            hole = ZEROS[: start - position]
+            yield hole
+            position += len(hole)
+            alive()
+        yield from content(length)
+        position = start + length
+
+
 def _next_data(fd: int, position: int) -> DataRegion | None:
     try:
         start = os.lseek(fd, position, os.SEEK_DATA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,10 +35,12 @@ def find_volumes(
     forbidden: frozenset[tuple[int, int]],
     allow_empty: Collection[str],
     filled: Collection[str] | None,
+    untouched: Callable[[str], Callable[[os.stat_result], object]] | None = None,
 ) -> list[Volume]:
     """The volumes below `root`, measured. MediaFailed when there is none, or one is empty and may not be.
 
-    One may that is not among `filled`, those which sets hold files of: nobody has put a file there yet.
+    One may that is not among `filled`, those which sets hold files of: nobody has put a file there yet. `untouched`
+    gives for each what says of a file that its bytes do not count.
     """
     names = _directories(root)
     if not names and NO_VOLUMES not in allow_empty:
@@ -48,7 +50,8 @@ def find_volumes(
         )
     volumes = []
     for name in names:
-        measured = archive_tree.measure_tree(root / name, excludes, forbidden)
+        spared = untouched(name) if untouched else None
+        measured = archive_tree.measure_tree(root / name, excludes, forbidden, spared)
         if not measured.files and name not in allow_empty:
             if filled is None or name in filled or _left_out(root / name, forbidden):
                 raise MediaFailed(

@@ -16,6 +16,7 @@ _KINDS: Final[dict[str, ArtifactKind]] = {
     "contents.gz": "contents",
     "tar.gz": "volume",
     "files.gz": "index",
+    "tree.gz": "tree",
 }
 
 

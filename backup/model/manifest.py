@@ -11,15 +11,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
-from typing import Annotated, ClassVar, Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from backup.errors import IntegrityError
+from backup.model.pack import Count, FileName, Frozen, Pack, Sha256
 from backup.model.recovered import Recovered
 
 MANIFEST_FORMAT: Final = 1
+INCREMENTAL_FORMAT: Final = 2  # of a set whose files lie in packs
 STAMP: Final = "%Y-%m-%d_%H-%M-%S"
 
 
@@ -38,7 +40,7 @@ _TIERS: Final = "|".join(re.escape(tier) for tier in Tier)
 _NAME: Final = re.compile(
     # Years of four digits that no zone can push out of the calendar.
     rf"obcms_(?P<what>[A-Za-z0-9][A-Za-z0-9._-]*)_(?P<tier>{_TIERS})_(?P<stamp>[12]\d{{3}}(?:-\d\d){{2}}_\d\d(?:-\d\d){{2}})"
-    r"\.(?P<suffix>(?:sql|tar|files|contents)\.gz(?:\.age)?|sha256|json)"
+    r"\.(?P<suffix>(?:sql|tar|files|contents|tree)\.gz(?:\.age)?|sha256|json)"
 )
 
 # What earlier scripts called their dumps, packed or not, whatever the format: no tier is in the name.
@@ -49,18 +51,10 @@ _PROVIDERS: Final = {"c": ("libc", ""), "i": ("icu", "ICU_LOCALE"), "b": ("built
 # LC_COLLATE and LC_CTYPE were all that there was before.
 _FIRST_WITH_PROVIDERS: Final = 15
 
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-ArtifactKind = Literal["database", "contents", "roles", "volume", "index", "base", "segment"]
-Count = Annotated[int, Field(ge=0)]
+ArtifactKind = Literal["database", "contents", "roles", "volume", "index", "tree", "base", "segment"]
 
 
-class _Model(BaseModel):
-    # Unknown keys are kept out but tolerated: a later minor release may add facts to the same format.
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_timedelta="float")
-
-
-class Artifact(_Model):
+class Artifact(Frozen):
     """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to.
 
     A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it. Nor has a dump with
@@ -83,7 +77,7 @@ class Artifact(_Model):
         return self.name
 
 
-class Locale(_Model):
+class Locale(Frozen):
     """What `CREATE DATABASE` needs to make a database like the dumped one; `provider` as in pg_database: c, i or b."""
 
     encoding: str
@@ -107,14 +101,14 @@ class Locale(_Model):
         return " ".join([*words, f"ICU_RULES {literal(self.rules)}"] if self.rules else words)
 
 
-class Preload(_Model):
+class Preload(Frozen):
     """What a server loads when it starts, and the settings of those libraries that are not the default ones."""
 
     libraries: tuple[str, ...] = ()
     settings: dict[str, str] = {}
 
 
-class DatabasePart(_Model):
+class DatabasePart(Frozen):
     """Identity of the database, and what its dump holds. `rows` maps `schema.table` to rows dumped.
 
     `bootstrap` is the role that the server was initialised with; it exists on a new server before any is restored.
@@ -162,14 +156,14 @@ class DatabasePart(_Model):
         )
 
 
-class FileChange(_Model):
+class FileChange(Frozen):
     """A file that was not stored as a whole and quiet file, and why."""
 
     path: str
     what: str
 
 
-class VolumePart(_Model):
+class VolumePart(Frozen):
     """What one volume's archive holds. Lists are cut at 1,000 entries, totals are exact."""
 
     name: str
@@ -185,15 +179,16 @@ class VolumePart(_Model):
     skipped_total: Count = 0
 
 
-class Manifest(_Model):
+class Manifest(Frozen):
     """One set. `started` and `ended` are UTC; `zone` is the operator's, `started_local` as its clock showed.
 
-    `derived`: it was made from what files show, since none was written (see derived_manifest.py).
+    `derived`: it was made from what files show, since none was written (see derived_manifest.py). `packs`: those that
+    hold its files, where the set has no archives of its own (format 2).
     """
 
     derived: ClassVar[bool] = False
 
-    format: Literal[1] = MANIFEST_FORMAT
+    format: Literal[1, 2] = MANIFEST_FORMAT
     id: str
     tier: Tier
     run: str
@@ -206,6 +201,7 @@ class Manifest(_Model):
     artifacts: tuple[Artifact, ...]
     database: DatabasePart | None = None
     volumes: tuple[VolumePart, ...] = ()
+    packs: tuple[Pack, ...] = ()
 
     @property
     def status(self) -> str:
@@ -226,6 +222,11 @@ class Manifest(_Model):
     def volume_names(self) -> tuple[str, ...]:
         """The volumes that the set has archives of."""
         return tuple(volume.name for volume in self.volumes)
+
+    @property
+    def incremental(self) -> bool:
+        """Whether packs hold its files."""
+        return self.format == INCREMENTAL_FORMAT
 
     def artifact(self, kind: str, name: str = "") -> Artifact | None:
         """The artifact of that kind (and volume), if the set has one."""
@@ -278,6 +279,7 @@ class Summary(NamedTuple):
     volumes: tuple[VolumeSummary, ...]
     holds_database: bool
     volume_names: tuple[str, ...]
+    packs: tuple[Pack, ...] = ()
 
 
 def summarise(manifest: Manifest) -> Summary:
@@ -300,6 +302,7 @@ def summarise(manifest: Manifest) -> Summary:
         volumes=tuple(VolumeSummary(v.name, v.files, v.bytes, v.changed_total) for v in manifest.volumes),
         holds_database=manifest.holds_database,
         volume_names=manifest.volume_names,
+        packs=manifest.packs,
     )
 
 
@@ -317,7 +320,7 @@ class FileId(NamedTuple):
 
     @property
     def content(self) -> str:
-        """The suffix without that of encryption: `sql.gz`, `contents.gz`, `tar.gz`, `files.gz`, `sha256` or `json`."""
+        """The suffix without that of encryption: `sql.gz`, `contents.gz`, `tar.gz`, `files.gz`, `tree.gz` or other."""
         return self.suffix.removesuffix(".age")
 
     @property
@@ -377,7 +380,9 @@ def _clock_time(stamp: str) -> datetime:
 
 def to_json(manifest: Manifest) -> bytes:
     """The manifest as the bytes of its file."""
-    return manifest.model_dump_json(indent=2).encode() + b"\n"
+    # One without packs is written as before there were any.
+    unused = None if manifest.incremental else {"packs"}
+    return manifest.model_dump_json(indent=2, exclude=unused).encode() + b"\n"
 
 
 def from_json(data: bytes, file: str) -> Manifest:

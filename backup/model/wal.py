@@ -15,7 +15,8 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from backup.model.manifest import Artifact, Count
+from backup.model.manifest import Artifact
+from backup.model.pack import Count
 
 LOG: Final = 1 << 32
 PARTIAL: Final = ".partial"

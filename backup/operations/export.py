@@ -36,11 +36,15 @@ _STDOUT: Final = (
 )
 
 
+def is_file_of(stored: StoredSet, query: str) -> bool:
+    """Whether a person named one file of the set, and not all of it."""
+    return PurePath(query).name in stored.files
+
+
 def files_to_export(stored: StoredSet, query: str) -> list[str]:
     """List the files to copy: the one that is named, or all of the set with its manifest last."""
-    name = PurePath(query).name
-    if name in stored.files:
-        return [name]
+    if is_file_of(stored, query):
+        return [PurePath(query).name]
     last = [each for each in (file_name("set", stored.id, "sha256"), manifest_name(stored.id)) if each in stored.files]
     return [*(each for each in stored.files if each not in last), *last]
 

@@ -146,6 +146,11 @@ def _judged(context: Context, done: Adopted, tier: Tier | None = None) -> None:
         if _known(stored, context.catalog):
             _tell_known(stored.id, done)
             continue
+        if stored.summary.packs:
+            raise IntegrityError(
+                f"{stored.id} is incremental, and the packs that it needs are no part of it; it was not imported",
+                "Where it was made, `export` copies it as a set that needs none.",
+            )
         stored = _with_sums(stored, context.catalog)
         found = check_set(stored, context.progress)
         if found.problems:

@@ -27,6 +27,7 @@ from backup.formatting import age, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import SKEW, StoredSet, is_ahead, left_volumes, present, volumes_of
 from backup.model.manifest import Tier
+from backup.model.pack import own_bytes
 from backup.model.run import Run
 from backup.monitoring.health import failed_backup
 from backup.operations import runs
@@ -151,18 +152,25 @@ class Decided:
 
 @dataclass
 class Report(Decided):
-    """What was decided, and what has been done of it. `hold` says why nothing goes at all."""
+    """What was decided, and what has been done of it. `hold` says why nothing goes at all.
+
+    `packs` are the bytes of those that no set needs any more.
+    """
 
     decisions: Sequence[Decision]
     hold: str
     memory: CleanupMemory
     removed: list[StoredSet] = field(default_factory=list)
+    packs: int = 0
 
     @property
     def words(self) -> str:
         """What was done, and what was not."""
-        freed = size(sum(stored.size for stored in self.removed))
+        own = (stored.size - own_bytes(stored.summary.packs, stored.id) for stored in self.removed)
+        freed = size(sum(own) + self.packs)
         said = [f"removed {plural(len(self.removed), 'set')}, {freed}" if self.removed else "nothing was removed"]
+        if self.packs and not self.removed:
+            said = [f"removed files that no set needs any more, {freed}"]
         if self.hold:
             said.append(self.hold)
         return "; ".join([*said, *self.left])
@@ -297,6 +305,7 @@ def prune_sets(request: Request, context: PruneContext) -> Report:
         _remove(report, context.catalog)
         # Tried already, and in vain if anything is left: said last, so that it does not keep the others.
         context.catalog.finish_removing()
+        report.packs = context.catalog.remove_unneeded()
         recording.success = {"message": report.words, "exit_code": report.exit_code, "hint": report.hint}
     return report
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
+from backup.catalog.packs import packs_beside
 from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
@@ -33,10 +35,18 @@ def dump_of(stored: StoredSet) -> str:
 
 
 def archive_of(stored: StoredSet, volume: str) -> tuple[str, str, str]:
-    """The archive of a volume, its index (empty for none), and the folder that it is of."""
+    """The archive of a volume, its index (empty for none), and the folder that it is of.
+
+    Of an incremental set it is the tree, whose files lie in packs.
+    """
     found = {each.kind: each for each in reversed(stored.manifest.artifacts) if each.name == volume}
-    archive, index = found.get("volume"), found.get("index")
+    archive, index = found.get("tree" if stored.manifest.incremental else "volume"), found.get("index")
     return archive.file if archive else "", index.file if index else "", archive.folder if archive else volume
+
+
+def packs_of(stored: StoredSet) -> Path | None:
+    """The folder of the packs that hold a set's files; None for one that has archives."""
+    return packs_beside(stored.directory).store.directory if stored.manifest.incremental else None
 
 
 def content_of(stored: StoredSet, source: Stored) -> Generator[bytes, None, None]:

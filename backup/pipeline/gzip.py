@@ -169,6 +169,16 @@ def unpack_part(blocks: Iterable[bytes], size: int) -> Generator[bytes, None, No
         size -= len(piece)
 
 
+def unpack_from(blocks: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """What follows the entry point where packed `blocks` begin, to the end of the stream; or one of DAMAGED."""
+    member = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
+    for block in blocks:
+        yield from _pieces(member, block)
+        if member.eof:
+            return
+    raise EOFError("truncated gzip stream")
+
+
 def unpack_parts(blocks: Iterable[bytes], parts: Iterable[tuple[int, int]]) -> Generator[bytes, None, None]:
     """What the one member holds that packed `blocks` are, each part from its own entry point; or one of DAMAGED.
 

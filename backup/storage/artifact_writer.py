@@ -54,8 +54,12 @@ class ArtifactWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if kind is not None:
-            self._gzip.abandon()
-            self._throw_away()
+            self.discard()
+
+    def discard(self) -> None:
+        """Throw away what was written."""
+        self._gzip.abandon()
+        self._throw_away()
 
     def _throw_away(self) -> None:
         if self._age:

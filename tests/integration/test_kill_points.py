@@ -26,7 +26,8 @@ MEDIA = ("create", "daily", "--only", "media")
 DATABASE = ("create", "daily", "--only", "database")
 FULL = bool(os.environ.get("FULL_SWEEP"))
 # These say what was done and who is at work, or try a folder for temporary files; a disk without them stops nobody.
-OPTIONAL = ("/logs/", "/state/lock>", "pipe:", "/dev/null")
+# Without the note of when a pack was read, it is read again.
+OPTIONAL = ("/logs/", "/state/lock>", "pipe:", "/dev/null", ".tar.gz.checked")
 TRIED = re.compile(r"</tmp/[a-z0-9_]{8}>")
 
 
@@ -146,6 +147,28 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     sidecar = Sidecar.make(base, None)
     (sidecar.media / "noise").write_bytes(os.urandom(7 << 19))
     return Sweep.plan(base, sidecar, MEDIA)
+
+
+@pytest.fixture(scope="module")
+def increments(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The same where a set packs what is new: of each run, a file that the run before did not find."""
+    base = tmp_path_factory.mktemp("increments")
+    sidecar = Sidecar.make(base, None, BACKUP_MEDIA="incremental")
+    (sidecar.media / "noise").write_bytes(os.urandom(7 << 18))
+    sweep = Sweep.plan(base, sidecar, (*MEDIA, "--full"))
+    # The last sync there is that of the note of when the pack was read.
+    sweep.points.remove([each for each in sweep.points if each.call == "fsync" and "/packs>" in each.what][-1])
+    return sweep
+
+
+@pytest.mark.parametrize("call", ["rename", "renameat2", "unlink", "fsync", "pwrite64"])
+def test_an_increment_killed_at_every_call(increments: Sweep, call: str) -> None:
+    breaks(increments, increments.only((call,), 0.4), "signal=KILL")
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+def test_every_call_of_an_increment_fails(increments: Sweep, error: str) -> None:
+    breaks(increments, increments.only(("write", "fsync", "rename", "renameat2"), 0.1), f"error={error}")
 
 
 @pytest.mark.parametrize(

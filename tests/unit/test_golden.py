@@ -22,6 +22,12 @@ def test_it_is_read_with_and_without_encryption(file: str, encryption: str) -> N
     assert {each.content for each in parsed if each} == {"sql.gz", "tar.gz", "files.gz"} and all(parsed)
 
 
+def test_a_set_that_needs_packs_is_read() -> None:
+    manifest = from_json((FOLDER / "manifest_2.json").read_bytes(), "manifest_2.json")
+    assert manifest.incremental and {artifact.kind for artifact in manifest.artifacts} == {"index", "tree"}
+    assert [parse_file_name(pack.file) is not None for pack in manifest.packs] == [True, True]
+
+
 def _helps(command: Any, above: Any = None) -> Iterator[str]:
     """The help of a command and of all below it, at one width."""
     context = command.make_context(command.name or "backup", [], above, resilient_parsing=True, terminal_width=100)

@@ -86,9 +86,11 @@ def usage_page(use: Use) -> RenderableType:
     blocks: list[RenderableType] = []
     kinds = sorted(use.kinds.items(), key=lambda item: -item[1])
     if use.sets:
-        table = plain_table(name_column("set", use.sets), "size", *(kind for kind, _ in kinds))
+        shared = ("needs packs", "frees") if any(each.needs for each in use.sets.values()) else ()
+        table = plain_table(name_column("set", use.sets), "size", *(kind for kind, _ in kinds), *shared)
         for each in use.by_size:
-            cells = (size(each.kinds[kind]) if each.kinds[kind] else "" for kind, _ in kinds)
+            cells = [size(each.kinds[kind]) if each.kinds[kind] else "" for kind, _ in kinds]
+            cells += [size(each.needs), size(each.frees)] if shared else []
             table.add_row(each.id, *(number(cell) for cell in (size(each.bytes), *cells)))
         blocks += [table, Text()]
     sums = plain_table("what", "size")

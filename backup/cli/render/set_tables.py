@@ -13,7 +13,8 @@ from rich.text import Text
 
 from backup.formatting import age, duration, plural, printable, size
 from backup.model.backup_set import Pin, Proof, StoredSet, Verdict, empty_volumes
-from backup.model.manifest import Manifest
+from backup.model.manifest import Artifact, Manifest
+from backup.model.pack import Pack
 
 if TYPE_CHECKING:  # `list` needs neither
     from backup.catalog.retention import Decision
@@ -112,9 +113,10 @@ def _manifest_blocks(manifest: Manifest, zone: ZoneInfo) -> list[RenderableType]
         facts += [(name, value) for name, value in needs if value]
         facts += [("not in the dump", item) for item in database.not_carried]
         facts += [("caution", item) for item in database.cautions]
-    files = plain_table(name_column("file", (a.file for a in manifest.artifacts)), "stored", "unpacked")
-    for a in manifest.artifacts:
-        files.add_row(a.file, size(a.stored_size), size(a.plain_size))
+    files = plain_table(name_column("file", _files(manifest)), "stored", "unpacked")
+    held: list[Artifact | Pack] = [*manifest.artifacts, *manifest.packs]
+    for name, each in zip(_files(manifest), held, strict=True):
+        files.add_row(name, size(each.stored_size), size(each.plain_size))
     blocks: list[RenderableType] = [_facts(facts), Text(), files]
     if manifest.database:
         blocks += [Text(), _rows(manifest.database.rows)]
@@ -132,6 +134,10 @@ def _manifest_blocks(manifest: Manifest, zone: ZoneInfo) -> list[RenderableType]
         if (more := volume.skipped_total - len(volume.skipped[:_LEFT_OUT])) > 0:
             blocks.append(Text(f"  left out: {more:,} more; `show ID --json` lists the first 1,000"))
     return blocks
+
+
+def _files(manifest: Manifest) -> list[str]:
+    return [*(a.file for a in manifest.artifacts), *(f"../packs/{pack.file}" for pack in manifest.packs)]
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> Table:

@@ -44,7 +44,8 @@ class CreateContext(Context):
     `places` decides where a set is tried.
 
     A volume that stands still for twice `stall_timeout` seconds, but half a minute at least, ends the run.
-    `recipients`: what to encrypt to. `origin`: where the database comes from instead of `source`.
+    `recipients`: what to encrypt to. `origin`: where the database comes from instead of `source`. `incremental`: only
+    what is new of the volumes is archived.
     """
 
     zone: ZoneInfo
@@ -57,3 +58,4 @@ class CreateContext(Context):
     places: Callable[[StoredSet], Places]
     recipients: Sequence[Recipient] = ()
     origin: Origin | None = None
+    incremental: bool = False

@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from backup import __version__, formatting
 from backup.errors import BackupError
 from backup.logging import logger
-from backup.media import archive_tree, volumes
+from backup.media import volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
-from backup.model.manifest import (
-    STAMP,
-    Artifact,
-    ArtifactKind,
-    DatabasePart,
-    FileChange,
-    Manifest,
-    Tier,
-    VolumePart,
-    file_name,
-)
+from backup.model.manifest import INCREMENTAL_FORMAT, MANIFEST_FORMAT, STAMP, Manifest, Tier, file_name
 from backup.model.run import Outcome, Run
 from backup.monitoring import forecast
 from backup.operations import runs
 from backup.operations.create.context import CreateContext, Reached
+from backup.operations.create.draft import SetDraft
+from backup.operations.create.media import (
+    KnownVolumes,
+    archive_increment,
+    archive_volume,
+    excludes,
+    own_directory,
+)
 from backup.operations.create.reach import reach, reach_again, went_away
 from backup.operations.create.verify_new import end_made, verify_made
 from backup.operations.load_test import Dumped
 from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.restore.replaced import note_lost
 from backup.operations.watchdog import Watchdog, stuck
-from backup.postgres.dump.definitions import Definitions
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import DatabaseFacts
-from backup.storage.artifact_writer import ArtifactWriter
-from backup.storage.directory import LocalStore
-from backup.storage.filesystem import ON_A_DISK, free_space, in_memory, storing
-from backup.storage.staged_file import StagedFile
+from backup.storage.filesystem import ON_A_DISK, free_space, in_memory
 
 Only = Literal["database", "media"]
 _AGAIN: Final = "It was tried twice: `docker compose ps` and the database's log say why. Then run `create` again."
@@ -51,48 +44,15 @@ LEAST: Final = 30.0
 
 @dataclass(frozen=True)
 class Request(runs.Request):
-    """What to back up. `patience` are the seconds for which a starting database is waited for."""
+    """What to back up. `patience` are the seconds for which a starting database is waited for.
+
+    `full`: where sets are incremental, this one needs no pack of an earlier one.
+    """
 
     tier: Tier
     only: Only | None = None
     patience: float = 0.0
-
-
-@dataclass
-class SetDraft:
-    """The set as it grows: artifacts, staged files, parts, and how long each phase took.
-
-    `definitions` and `roles` are what makes its database and its roles, to be tried. It is as old as `started`.
-    """
-
-    id: str
-    run: str
-    store: LocalStore
-    started: datetime
-    artifacts: list[Artifact] = field(default_factory=list)
-    staged: list[StagedFile] = field(default_factory=list)
-    database: DatabasePart | None = None
-    definitions: Definitions = field(default_factory=Definitions)
-    roles: str = ""
-    volumes: list[VolumePart] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def take(self, writer: ArtifactWriter) -> Artifact:
-        """Seal a writer's file and keep it for publication."""
-        artifact = writer.finish()
-        self.artifacts.append(artifact)
-        self.staged.append(writer.staged)
-        return artifact
-
-    def forget(self) -> None:
-        """Nothing of it counts: what was taken is made anew."""
-        self.artifacts.clear()
-        self.staged.clear()
-        self.database = None
-
-    def timed(self, phase: str) -> AbstractContextManager[None]:
-        """Add the body's duration to `phase`."""
-        return runs.timed(self.seconds, phase)
+    full: bool = False
 
 
 def create_set(request: Request, context: CreateContext, least: float = LEAST) -> Run:
@@ -133,7 +93,8 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
             previous = newest_good(present(context.catalog.sets(), draft.started))
             before = previous.manifest if previous else None
             reached = None if request.only == "media" else _reach(request, context, draft, before, connected)
-            found = _prepare_volumes(request, context)
+            known = KnownVolumes(context, full=request.full)
+            found = _prepare_volumes(request, context, known)
             size = reached.facts.size if reached else None
             needed = forecast.next_set(before, size, {v.name: v.bytes for v in found})
             forecast.require_space(needed, free_space(context.catalog.root))
@@ -142,11 +103,14 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
         connected.close()
         for volume in found:
             with draft.timed(f"volume {volume.name}"):
-                _volume(volume, context, draft, stack)
+                if context.incremental:
+                    archive_increment(volume, known.of(volume.name), context, draft, stack)
+                else:
+                    archive_volume(volume, context, draft, stack)
         with draft.timed("publish"):
             manifest = _manifest(request, context, draft)
             undisturbed.enter_context(runs.undisturbed())
-            context.catalog.publish(manifest, draft.staged)
+            context.catalog.publish(manifest, draft.staged, draft.new_packs)
     return manifest
 
 
@@ -165,14 +129,19 @@ def _reach(
     return Reached(source, facts)
 
 
-def _prepare_volumes(request: Request, context: CreateContext) -> list[volumes.Volume]:
+def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolumes) -> list[volumes.Volume]:
     if request.only == "database":
         return []
     context.progress.phase("measuring the volumes")
     # Without a database there would be nothing in the set.
     filled = None if request.only else filled_volumes(context.catalog.sets())
     return volumes.find_volumes(
-        context.volumes, _excludes(context), _own_directory(context), context.allow_empty, filled
+        context.volumes,
+        excludes(context),
+        own_directory(context),
+        context.allow_empty,
+        filled,
+        known.untouched if context.incremental else None,
     )
 
 
@@ -216,7 +185,7 @@ def _database(
 ) -> None:
     context.progress.phase("database", total)
     file = file_name("backup", draft.id, "sql.gz")
-    writer = stack.enter_context(_writer(context, draft, file, "database"))
+    writer = stack.enter_context(draft.writer(context, file, "database"))
     writer.hashing = writer.encrypted
     draft.database, cutter = source.dump(facts, writer, draft.run, context.progress.advance, draft.definitions)
     writer.plain_sha256 = cutter.sha256 if cutter else ""
@@ -224,19 +193,9 @@ def _database(
     dump = draft.take(writer)
     if cutter and (contents := cutter.contents(writer.marks, dump.stored_size)):
         file = file_name("backup", draft.id, "contents.gz")
-        listing = stack.enter_context(_writer(context, draft, file, "contents"))
+        listing = stack.enter_context(draft.writer(context, file, "contents"))
         listing.write(contents.encode())
         draft.take(listing)
-
-
-def _writer(
-    context: CreateContext,
-    draft: SetDraft,
-    file: str,
-    kind: ArtifactKind,
-    name: str = "",
-) -> ArtifactWriter:
-    return ArtifactWriter(draft.store, file, kind, name, context.compression, context.recipients)
 
 
 def _roles(
@@ -244,49 +203,15 @@ def _roles(
 ) -> None:
     context.progress.phase("roles")
     file = file_name("roles", draft.id, "sql.gz")
-    writer = stack.enter_context(_writer(context, draft, file, "roles"))
+    writer = stack.enter_context(draft.writer(context, file, "roles"))
     draft.roles = source.roles(facts, writer, draft.run)
     draft.take(writer)
-
-
-def _volume(volume: volumes.Volume, context: CreateContext, draft: SetDraft, stack: ExitStack) -> None:
-    context.progress.phase(f"volume {volume.name}", volume.bytes)
-    name = volume.name
-    archive, index = (file_name(name, draft.id, suffix) for suffix in ("tar.gz", "files.gz"))
-    writer = stack.enter_context(_writer(context, draft, archive, "volume", name))
-    listing = stack.enter_context(_writer(context, draft, index, "index", name))
-    report = archive_tree.archive(
-        volume.path,
-        name,
-        writer,
-        listing,
-        excludes=_excludes(context),
-        forbidden=_own_directory(context),
-        progress=context.progress.advance,
-    )
-    context.progress.phase(f"reading the archive of {name} back")
-    draft.take(writer)
-    draft.take(listing)
-    draft.volumes.append(
-        VolumePart(
-            name=name,
-            files=report.files,
-            directories=report.directories,
-            links=report.links,
-            hard_links=report.hard_links,
-            bytes=report.bytes,
-            excludes=tuple(_excludes(context)),
-            changed=tuple(FileChange(path=c.path, what=c.what) for c in report.changed),
-            changed_total=report.changed_total,
-            skipped=tuple(FileChange(path=c.path, what=c.what) for c in report.skipped),
-            skipped_total=report.skipped_total,
-        )
-    )
 
 
 def _manifest(request: Request, context: CreateContext, draft: SetDraft) -> Manifest:
     started, ended = draft.started, context.clock()
     return Manifest(
+        format=INCREMENTAL_FORMAT if context.incremental and draft.volumes else MANIFEST_FORMAT,
         id=draft.id,
         tier=request.tier,
         run=draft.run,
@@ -299,17 +224,8 @@ def _manifest(request: Request, context: CreateContext, draft: SetDraft) -> Mani
         artifacts=tuple(draft.artifacts),
         database=draft.database,
         volumes=tuple(draft.volumes),
+        packs=tuple(draft.packs),
     )
-
-
-def _excludes(context: CreateContext) -> list[str]:
-    return [*archive_tree.DEFAULT_EXCLUDES, *context.excludes]
-
-
-def _own_directory(context: CreateContext) -> frozenset[tuple[int, int]]:
-    with storing(context.catalog.root):
-        found = context.catalog.root.stat()
-    return frozenset({(found.st_dev, found.st_ino)})
 
 
 def _succeeded(manifest: Manifest, memory: str) -> dict[str, object]:

@@ -18,6 +18,7 @@ from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.create.context import CreateContext
 from backup.operations.load_test import SAFETY, Dumped, load_test
+from backup.operations.verify.packs import READ_LATELY, PackChecks
 from backup.operations.verify.run import check_set
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
@@ -42,7 +43,8 @@ def verify_made(context: Context, done: Run) -> Run:
             return done
         # Without the key, what lies there can be compared, and the verdict says what that leaves open.
         sealed = stored.encrypted and stored.identity is None
-        problems, unchecked, _ = check_set(stored, context.progress, quick=sealed)
+        packs = PackChecks(context.catalog.packs, context.progress, READ_LATELY, locked=True)
+        problems, unchecked, _ = check_set(stored, context.progress, quick=sealed, packs=packs)
         verdict = Verdict(checked=context.clock(), problems=tuple(problems), unchecked=tuple(unchecked))
         context.catalog.record_verdict(stored, verdict, locked=True)
         _judge(done.set, problems)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from backup.catalog.catalog import Catalog
+from backup.catalog.packs import PACKS_FOLDER
 from backup.catalog.restore_page import PAGE
 from backup.catalog.wal_archive import WAL
+from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier, parse_file_name
 from backup.operations.restore.journal import KeptFile
 from backup.storage.filesystem import disk_space, store_error
@@ -26,16 +28,26 @@ STATE: Final = "state"
 
 @dataclass
 class SetUse:
-    """Bytes of one set by kind: database, roles, media, index, and the small files that say what it is."""
+    """Bytes of one set by kind: database, roles, media, index, and the small files that say what it is.
+
+    `needs`: bytes of the packs that it needs, `alone` of those that no other set needs.
+    """
 
     id: str
     tier: str
     kinds: Counter[str] = field(default_factory=Counter)
+    needs: int = 0
+    alone: int = 0
 
     @property
     def bytes(self) -> int:
         """All of it."""
         return self.kinds.total()
+
+    @property
+    def frees(self) -> int:
+        """What its removal frees."""
+        return self.bytes + self.alone
 
 
 @dataclass
@@ -85,13 +97,25 @@ def usage(catalog: Catalog, tier: Tier | None = None) -> Use:
     free, total = disk_space(catalog.root)
     kept = KeptFile(catalog.root).read()
     use = Use(free, total, kept.size if kept else 0)
+    sets = catalog.sets()
     # Files of the old scripts that are one set bear ids of their own.
-    bare = (each for each in catalog.sets(tier) if each.state == "old script")
+    bare = (each for each in sets if each.state == "old script")
     ids = {f"{each.tier}{os.sep}{name}": each.id for each in bare for name in each.files}
     top = str(catalog.root / tier) if tier else str(catalog.root)
     for path, size in _files(top):
         _place(use, os.path.relpath(path, catalog.root), size, ids)
+    _share(use, sets)
     return use
+
+
+def _share(use: Use, sets: Iterable[StoredSet]) -> None:
+    """Note what each set needs of packs. They are counted once, whoever needs them."""
+    needing = {stored.id: {pack.file: pack.stored_size for pack in stored.summary.packs} for stored in sets}
+    needed = Counter(file for packs in needing.values() for file in packs)
+    for identifier, each in use.sets.items():
+        packs = needing.get(identifier, {})
+        each.needs = sum(packs.values())
+        each.alone = sum(count for file, count in packs.items() if needed[file] == 1)
 
 
 def _files(top: str) -> Iterator[tuple[str, int]]:
@@ -127,7 +151,7 @@ def _place(use: Use, path: str, size: int, ids: Mapping[str, str]) -> None:
     elif parsed and parsed.tier == top:
         kind, identifier = _kind(parsed.what, parsed.suffix), ids.get(path, parsed.set_id)
         use.sets.setdefault(identifier, SetUse(identifier, top)).kinds[kind] += size
-    elif top in (LOGS, STATE, WAL):
+    elif top in (LOGS, STATE, WAL, PACKS_FOLDER):
         use.other[top] += size
     elif name == PAGE:
         use.other["pages"] += size
@@ -138,7 +162,7 @@ def _place(use: Use, path: str, size: int, ids: Mapping[str, str]) -> None:
 def _kind(what: str, suffix: str) -> str:
     if what == "set":
         return "manifest"
-    if suffix.startswith("files.gz"):
+    if suffix.startswith(("files.gz", "tree.gz")):
         return "index"
     if suffix.startswith("tar.gz"):
         return "media"

@@ -13,8 +13,10 @@ from backup.errors import BackupError, NotFound
 from backup.formatting import printable
 from backup.logging import logger
 from backup.media.archive_rules import LEFT_OUT
+from backup.media.pack_reader import PackFiles, TreeReader
 from backup.media.tar_reader import TarReader
 from backup.media.tar_writer import IndexEntry
+from backup.media.tree import parse_marks, parse_tree
 from backup.model.backup_set import StoredSet
 from backup.operations.inspect.file_index import (
     Near,
@@ -24,8 +26,10 @@ from backup.operations.inspect.file_index import (
     spellings,
     volumes,
 )
-from backup.operations.set_artifacts import HeldBack, archive_of, content_of, damaged, open_file
+from backup.operations.set_artifacts import HeldBack, archive_of, content_of, damaged, open_file, packs_of
+from backup.operations.verify.volume_archive import split_lines
 from backup.progress import Progress
+from backup.storage.directory import LocalStore
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def found(stored: StoredSet, volume: str, path: str, near: Near, progress: Progr
     wanted = spellings(volume, path, root)
     best = len(wanted)
     progress.phase(f"looking for it in {name}")
-    with _reading(stored, name, root, progress) as reader:
+    with open_archive(stored, name, root, progress) as reader:
         for member in reader.members():
             bare = member.path.removesuffix(b"/")
             near.add(bare)
@@ -132,7 +136,7 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
     name, _, root = archive_of(stored, volume)
     target = b""
     progress.phase(f"reading {name}")
-    with _reading(stored, name, root, progress) as reader:
+    with open_archive(stored, name, root, progress) as reader:
         for member in reader.members():
             if member.path not in names or target:
                 continue
@@ -153,7 +157,17 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
 
 
 @contextlib.contextmanager
-def _reading(stored: StoredSet, name: str, root: str, progress: Progress) -> Iterator[TarReader]:
-    """An archive of the folder `root`, for the body to read."""
+def open_archive(stored: StoredSet, name: str, root: str, progress: Progress) -> Iterator[TarReader | TreeReader]:
+    """An archive of the folder `root`, or a tree, for the body to read."""
+    if folder := packs_of(stored):
+        with open_file(stored, name) as source:
+            marks = parse_marks(split_lines(source.content()))
+        with (
+            contextlib.closing(PackFiles(LocalStore(folder), marks, progress.advance)) as packs,
+            open_file(stored, name) as source,
+            contextlib.closing(source.content()) as pieces,
+        ):
+            yield TreeReader(parse_tree(split_lines(pieces)), packs)
+        return
     with open_file(stored, name, progress) as source, contextlib.closing(content_of(stored, source)) as chunks:
         yield TarReader(chunks, root=os.fsencode(root) if stored.derived else b"")

@@ -22,7 +22,7 @@ from backup.logging import logger
 from backup.model.backup_set import SKEW
 from backup.model.manifest import Manifest, Tier
 from backup.operations.context import Context
-from backup.operations.offsite.layout import RemoteSet, grouped, read_manifest
+from backup.operations.offsite.layout import RemoteSet, RemoteSets, grouped, read_manifest
 from backup.operations.offsite.remote_state import Book, BookFile, PlaceName, StoredObject
 from backup.storage.remote import Remote, RemoteObject
 
@@ -51,7 +51,7 @@ class OffsiteContext(Context):
         return BookFile(self.catalog.root, self.place)
 
 
-def list_remote_sets(remote: Remote) -> dict[str, RemoteSet]:
+def list_remote_sets(remote: Remote) -> RemoteSets:
     """The sets there, by id, from one complete listing."""
     return grouped(remote.entries())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from backup.catalog import quarantine
+from backup.catalog.packs import PACKS_FOLDER, PackFolder
 from backup.catalog.restore_page import PAGE, restore_page
-from backup.errors import AlreadyHere, BackupError, IntegrityError, LockHeld, RemoteArchived, RemoteDamaged, StoreError
+from backup.errors import AlreadyHere, IntegrityError, RemoteArchived, RemoteDamaged, StoreError
 from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict, manifest_name
 from backup.model.manifest import Artifact, Manifest, to_json
+from backup.model.pack import Pack
 from backup.model.run import Run, new_run_id
 from backup.monitoring import forecast
 from backup.operations import runs
@@ -24,14 +25,13 @@ from backup.operations.create.verify_new import verify_made
 from backup.operations.drill.run import DrillContext, prove_set, proven
 from backup.operations.offsite.context import OffsiteContext, first
 from backup.operations.offsite.copy_status import DRILL, PULL
-from backup.operations.offsite.layout import RemoteSet, compare, key, sums, sums_name
+from backup.operations.offsite.layout import RemoteSet, compare, key, keys_of, pack_key, sums, sums_name
 from backup.operations.offsite.remote_state import Book
-from backup.storage import lock
+from backup.operations.temporary import temporary_folder
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import free_space, storing
 from backup.storage.staged_file import StagedFile
 
-_TEMPORARY: Final = "temp"
 # What a set takes besides its artifacts, and a little air.
 _AIR: Final = 8 << 20
 
@@ -77,13 +77,15 @@ def _published(
         )
     with ExitStack() as stack:
         staged = _fetched(context, manifest, found, context.catalog.store(found.tier), stack)
+        packs = _fetched_packs(context, manifest, context.catalog.packs, stack)
         stack.enter_context(runs.undisturbed())
+        context.catalog.packs.make_way(each.name for each in packs)
         if here is None:
-            context.catalog.publish(manifest, staged)
+            context.catalog.publish(manifest, staged, packs)
             return found, manifest, None
         try:
             replaced = context.catalog.put_aside(here)
-            context.catalog.publish(manifest, staged)
+            context.catalog.publish(manifest, staged, packs)
         except BaseException:
             context.catalog.settle()
             raise
@@ -104,6 +106,9 @@ def pull_to(context: OffsiteContext, query: str, folder: Path) -> Manifest:
 def _laid(context: OffsiteContext, store: LocalStore, found: RemoteSet, manifest: Manifest) -> Manifest:
     with ExitStack() as stack:
         staged = _fetched(context, manifest, found, store, stack)
+        folder = PackFolder(store.directory / PACKS_FOLDER)
+        if packs := _fetched_packs(context, manifest, folder, stack):
+            folder.store.publish(packs)
         last = stack.enter_context(store.stage(manifest_name(manifest.id)))
         for name, data in ((sums_name(manifest.id), sums(manifest)), (PAGE, restore_page(manifest).encode())):
             staged.append(_made(store, name, data, stack))
@@ -120,48 +125,24 @@ def temporarily(context: OffsiteContext, query: str, find: Callable[[Path], Stor
 
     Nothing but the place was asked for it. What a kill leaves goes with the next `sweep`.
     """
-    root = context.catalog.root
-    sweep_fetched(root)
-    name = new_run_id(context.clock())
-    folder, guard = root / _TEMPORARY / name, root / _TEMPORARY / f"{name}.lock"
-    try:
-        with lock.hold(guard, "fetch", name):
-            manifest = pull_to(context, query, folder)
-            logger.info("{} was fetched from {}: {}", manifest.id, context.remote.name, size(manifest.stored_size))
-            yield find(folder)
-    finally:
-        _remove(folder, guard)
-
-
-def sweep_fetched(root: Path) -> None:
-    """Remove temporary folders whose user has died."""
-    store = LocalStore(root / _TEMPORARY)
-    with contextlib.suppress(BackupError):
-        for name in store.names(foreign=True):
-            folder, guard = store.directory / name.removesuffix(".lock"), store.directory / f"{name}.lock"
-            guard = store.directory / name if name.endswith(".lock") else guard
-            with contextlib.suppress(LockHeld, OSError), lock.hold(guard, "sweep", "-"):
-                _remove(folder, guard)
-
-
-def _remove(folder: Path, guard: Path) -> None:
-    with contextlib.suppress(OSError):
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
-        guard.unlink(missing_ok=True)
+    with temporary_folder(context.catalog.root, new_run_id(context.clock()), "fetch") as folder:
+        manifest = pull_to(context, query, folder)
+        logger.info("{} was fetched from {}: {}", manifest.id, context.remote.name, size(manifest.stored_size))
+        yield find(folder)
 
 
 def _fetched(
     context: OffsiteContext, manifest: Manifest, found: RemoteSet, store: LocalStore, stack: ExitStack
 ) -> list[StagedFile]:
     """All artifacts, staged and compared with the manifest. An error leaves nothing."""
-    missing, wrong = compare(manifest, found.entries)
+    missing, wrong = compare(manifest, found.objects)
     if problems := [*missing, *wrong]:
         raise IntegrityError(
             f"{found.id} at {context.remote.name} is not whole: {listed(problems, mark='; ')}",
             "`offsite list` shows others; `offsite verify` looks at all of them.",
         )
-    if archived := [name for name, entry in found.entries.items() if entry.archived and _archived(context, name)]:
+    needed = {name: entry for name, entry in found.objects.items() if name in {*found.entries, *keys_of(manifest)}}
+    if archived := [name for name, entry in needed.items() if entry.archived and _archived(context, name)]:
         raise RemoteArchived(
             f"{found.id} is archived at {context.remote.name}: its bytes cannot be read at once",
             f"Ask the store for {plural(len(archived), 'file')} (`aws s3api restore-object`), which takes hours; then"
@@ -171,7 +152,21 @@ def _fetched(
     with storing(store.directory):
         store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     forecast.require_space(manifest.stored_size + _AIR, free_space(store.directory))
-    return [_artifact(context, artifact, manifest, store, stack) for artifact in manifest.artifacts]
+    return [
+        _file(context, key(manifest.tier, each.file), each, manifest.id, store, stack) for each in manifest.artifacts
+    ]
+
+
+def _fetched_packs(
+    context: OffsiteContext, manifest: Manifest, folder: PackFolder, stack: ExitStack
+) -> list[StagedFile]:
+    """The packs that are not here, or not whole, staged and compared with the manifest."""
+    wanted = [pack for pack in manifest.packs if folder.problems([pack])]
+    if wanted:
+        with storing(folder.store.directory):
+            folder.store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        forecast.require_space(sum(pack.stored_size for pack in wanted) + _AIR, free_space(folder.store.directory))
+    return [_file(context, pack_key(pack.file), pack, manifest.id, folder.store, stack) for pack in wanted]
 
 
 def _archived(context: OffsiteContext, name: str) -> bool:
@@ -180,21 +175,21 @@ def _archived(context: OffsiteContext, name: str) -> bool:
     return entry is None or entry.archived
 
 
-def _artifact(
-    context: OffsiteContext, artifact: Artifact, manifest: Manifest, store: LocalStore, stack: ExitStack
+def _file(
+    context: OffsiteContext, path: str, wanted: Artifact | Pack, identifier: str, store: LocalStore, stack: ExitStack
 ) -> StagedFile:
-    context.progress.phase(f"fetching {artifact.file}", artifact.stored_size)
-    staged = stack.enter_context(store.stage(artifact.file))
+    context.progress.phase(f"fetching {wanted.file}", wanted.stored_size)
+    staged = stack.enter_context(store.stage(wanted.file))
     # Other bytes than the place says are others than the manifest says, too.
     with contextlib.suppress(RemoteDamaged):
-        for chunk in context.remote.get(key(manifest.tier, artifact.file)):
-            if staged.size + len(chunk) > artifact.stored_size:
+        for chunk in context.remote.get(path):
+            if staged.size + len(chunk) > wanted.stored_size:
                 break
             staged.write(chunk)
             context.progress.advance(len(chunk))
-    if (staged.size, staged.sha256) != (artifact.stored_size, artifact.stored_sha256):
+    if (staged.size, staged.sha256) != (wanted.stored_size, wanted.stored_sha256):
         raise IntegrityError(
-            f"{artifact.file} at {context.remote.name} differs from what was sent there; nothing of {manifest.id}"
+            f"{wanted.file} at {context.remote.name} differs from what was sent there; nothing of {identifier}"
             " was kept",
             "Try again; if it fails again, the copy is damaged: `offsite list` shows others.",
         )

@@ -17,7 +17,7 @@ from backup.model.manifest import Manifest
 from backup.operations import runs
 from backup.operations.offsite.context import OffsiteContext, list_remote_sets, manifest_of
 from backup.operations.offsite.copy_status import PRUNE
-from backup.operations.offsite.layout import RemoteSet, compare, keys_of
+from backup.operations.offsite.layout import RemoteSet, RemoteSets, compare, keys_of
 from backup.operations.offsite.remote_state import Book, Copy
 from backup.operations.offsite.rules import unchanged
 from backup.operations.prune import CleanupHistory, Decided, MemoryFile, careful
@@ -40,7 +40,7 @@ class Report(Decided):
     decisions: Sequence[Decision]
     hold: str
     memory: CleanupMemory
-    remote: dict[str, RemoteSet]
+    remote: RemoteSets
     leftovers: list[RemoteSet]
     ends: dict[str, Removal] = field(default_factory=dict)
     freed: int = 0
@@ -101,6 +101,7 @@ def prune_copies(request: Request, context: OffsiteContext, policy: RetentionPol
             _remove(report, report.remote[stored.id], context, stored.manifest)
         for found in report.leftovers:
             _rest(found, list(found.entries), context)
+        _remove_packs(report, context)
         recording.success = {"message": report.words, "exit_code": report.exit_code, "hint": report.hint}
     return report
 
@@ -123,8 +124,8 @@ def _stored(context: OffsiteContext, found: RemoteSet, copy: Copy | None, local:
         manifest = manifest_of(context.remote, found)
     except (IntegrityError, RemoteDamaged, RemoteArchived) as error:
         return replace(base, problem=error.message)
-    missing, wrong = compare(manifest, found.entries)
-    sound = copy is not None and copy.held and copy.run == manifest.run and unchanged(copy, found.entries)
+    missing, wrong = compare(manifest, found.objects)
+    sound = copy is not None and copy.held and copy.run == manifest.run and unchanged(copy, found.objects)
     return replace(
         base,
         time=manifest.started,
@@ -161,6 +162,20 @@ def _remove(report: Report, found: RemoteSet, context: OffsiteContext, manifest:
     context.book.change(lambda book: book.without(found.id))
     report.freed += found.size
     _rest(found, rest, context)
+
+
+def _remove_packs(report: Report, context: OffsiteContext) -> None:
+    """The packs that no set there needs any more, nor one here, whose upload may have been broken off.
+
+    None while a manifest there cannot be read: it may name any of them.
+    """
+    kept = [each.stored for each in report.decisions if each.stored.id not in report.removed]
+    if any(stored.state == "unreadable" for stored in kept):
+        return
+    needed = {pack.file for stored in (*kept, *context.catalog.sets()) for pack in stored.summary.packs}
+    for path, entry in report.remote.packs.items():
+        if path.partition("/")[2] not in needed and context.remote.remove(path) == "removed":
+            report.freed += entry.size
 
 
 def _rest(found: RemoteSet, keys: Sequence[str], context: OffsiteContext) -> None:

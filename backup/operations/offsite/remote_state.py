@@ -103,6 +103,14 @@ class Book(_Model):
             update={"parts": {**self.parts, identifier: {**self.parts.get(identifier, {}), key: item}}}
         )
 
+    def healed(self, key: str) -> Book:
+        """With no copy that has that object, which several share, for bad: it was sent again."""
+        copies = {
+            name: copy.model_copy(update={"bad": tuple(each for each in copy.bad if each != key)})
+            for name, copy in self.copies.items()
+        }
+        return self.model_copy(update={"copies": copies})
+
     def without(self, identifier: str) -> Book:
         """Without the copy of that set."""
         kept = {name: copy for name, copy in self.copies.items() if name != identifier}

@@ -9,12 +9,23 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backup.catalog.restore_page import restore_page
-from backup.errors import BackupError, IntegrityError, NotFound, RemoteDamaged, RemoteFailed
+from backup.errors import BackupError, ConfigError, IntegrityError, NotFound, RemoteDamaged, RemoteFailed
 from backup.formatting import printable
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Artifact, Manifest, to_json
+from backup.model.pack import Pack
 from backup.operations.offsite.context import OffsiteContext, small, told, with_digest
-from backup.operations.offsite.layout import RemoteSet, compare, key, keys_of, page_name, read_manifest, sums, sums_name
+from backup.operations.offsite.layout import (
+    RemoteSet,
+    compare,
+    key,
+    keys_of,
+    pack_key,
+    page_name,
+    read_manifest,
+    sums,
+    sums_name,
+)
 from backup.operations.offsite.remote_state import Book, Copy, CopyState, StoredObject
 from backup.pipeline.age import SUFFIX
 from backup.storage.directory import LocalStore
@@ -53,6 +64,8 @@ class Sending:
         there = self._there(local)
         if there and self._confirmed(there):
             return SentSet(self._copy(there), 0)
+        for pack in local.packs:
+            self._pack(pack)
         earlier = there.artifacts if there else ()
         manifest = local.model_copy(update={"artifacts": tuple(self._artifact(a, earlier) for a in local.artifacts)})
         self._small(key(local.tier, sums_name(local.id)), sums(manifest))
@@ -117,7 +130,25 @@ class Sending:
     def _bad(self) -> tuple[str, ...]:
         """Objects whose bytes were read and are wrong, although the place says otherwise."""
         copy = self.book.copies.get(self.stored.id)
-        return self._rotten + (copy.bad if copy else ())
+        shared = tuple(path for each in self.book.copies.values() for path in each.bad if path in self.remote.packs)
+        return self._rotten + (copy.bad if copy else ()) + shared
+
+    def _pack(self, pack: Pack) -> None:
+        """A pack that the set needs, unless it is there: whichever set brought it."""
+        path = pack_key(pack.file)
+        entry = self._stat(path) if path in self.remote.packs and path not in self._bad else None
+        entry = with_digest(self.context, entry) if entry else None
+        if entry and (entry.size, entry.sha256) == (pack.stored_size, pack.stored_sha256):
+            self._note(path, entry, pack.stored_sha256)
+            return
+        if self.context.encrypt:
+            raise ConfigError(
+                f"{self.stored.id} was not sent: it needs packs, which are not encrypted on their way",
+                "With BACKUP_ENCRYPT=offsite, set BACKUP_MEDIA=full.",
+            )
+        # The next set of this run finds it there.
+        self.remote.packs[path] = self._put(path, _as_artifact(pack), encrypts=False)
+        self.context.book.change(lambda book: book.healed(path))
 
     def _artifact(self, artifact: Artifact, earlier: Iterable[Artifact]) -> Artifact:
         """The artifact as it is there afterwards."""
@@ -203,7 +234,8 @@ class Sending:
 
     def _file(self, artifact: Artifact) -> Iterator[bytes]:
         """The bytes of a local file."""
-        store = LocalStore(self.stored.directory)
+        packed = any(pack.file == artifact.file for pack in self.stored.manifest.packs)
+        store = self.context.catalog.packs.store if packed else LocalStore(self.stored.directory)
         try:
             descriptor = store.open(artifact.file)
         except BackupError as error:
@@ -248,7 +280,11 @@ class Sending:
     def _known(self, path: str) -> StoredObject | None:
         """What was noted of an object when it was last read back."""
         copy = self.book.copies.get(self.stored.id)
-        return self.book.parts.get(self.stored.id, {}).get(path) or (copy.items.get(path) if copy else None)
+        known = self.book.parts.get(self.stored.id, {}).get(path) or (copy.items.get(path) if copy else None)
+        if known is None and path in self.remote.packs:
+            others = (each.items.get(path) for each in self.book.copies.values())
+            return next((item for item in others if item), None)
+        return known
 
     def _note(self, path: str, entry: RemoteObject, source: str = "") -> None:
         self._items[path] = StoredObject(
@@ -289,6 +325,11 @@ class _Hashed:
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
+
+
+def _as_artifact(pack: Pack) -> Artifact:
+    described = pack.model_dump(include={"file", "stored_size", "stored_sha256", "plain_size"})
+    return Artifact(kind="volume", name=pack.volume, plain_sha256="", **described)
 
 
 def _contents(manifest: Manifest) -> list[tuple[str, str, int, str]]:

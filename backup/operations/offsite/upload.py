@@ -86,7 +86,7 @@ class _Upload:
         self.context.book.change(lambda book: book.model_copy(update={"looked": self.context.clock()}))
         while (stored := self._next()) and len(self.tried) <= _MOST:
             try:
-                self._send(stored, sets.get(stored.id) or RemoteSet(stored.id, stored.tier))
+                self._send(stored, sets.of(stored.id, stored.tier))
                 failures = 0
             except BackupError as error:
                 logger.error("{}: {} {}", stored.id, error.message, error.hint)
@@ -114,7 +114,7 @@ class _Upload:
     def _send(self, stored: StoredSet, remote: RemoteSet) -> None:
         book = self.context.book.read()
         copy = book.copies.get(stored.id)
-        if copy and there(stored, copy) and unchanged(copy, remote.entries):
+        if copy and there(stored, copy) and unchanged(copy, remote.objects):
             self.report.same += 1
             return
         sent = Sending(self.context, stored, remote, book).run()

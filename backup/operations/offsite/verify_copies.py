@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -24,7 +24,7 @@ from backup.operations.offsite.context import (
     with_digest,
 )
 from backup.operations.offsite.copy_status import VERIFY
-from backup.operations.offsite.layout import RemoteSet, compare, files_of, key, keys_of
+from backup.operations.offsite.layout import RemoteSet, compare, files_of, keys_of
 from backup.operations.offsite.remote_state import Book, Copy, CopyState, StoredObject
 from backup.operations.offsite.rules import share, unchanged
 from backup.storage.remote import RemoteObject
@@ -125,16 +125,28 @@ def _look(request: Request, context: OffsiteContext) -> Report:
 
 
 def _read_copy(copy: Copy, there: RemoteSet, context: OffsiteContext, report: Report) -> None:
-    """One that cannot be read keeps no other from being read."""
+    """One that cannot be read keeps no other from being read. Each pack is read with the oldest set that needs it."""
+    held = sorted((each for each in report.copies.values() if each.state == "offsite"), key=lambda each: each.time)
+    first = {path: each.id for each in reversed(held) for path in each.items if path in there.packs}
     try:
-        found = Look(context, copy).read(copy, there)
+        found = Look(context, copy).read(copy, there, {path for path in first if first[path] != copy.id})
     except RemoteFailed as error:
         logger.error("{} could not be read: {} {}", copy.id, error.message, error.hint)
         report.failed.append(error)
         return
     report.copies[copy.id] = found
     report.read += copy.size
-    _keep(context, [found], whole=False)
+    _keep(context, [found, *_others(report, found, there)], whole=False)
+
+
+def _others(report: Report, found: Copy, there: RemoteSet) -> list[Copy]:
+    """The other sets that need a pack which is bad: they are as bad at once."""
+    bad, others = [path for path in found.bad if path in there.packs], []
+    for each in list(report.copies.values()):
+        if each.id != found.id and (mine := tuple(path for path in bad if path in each.items)):
+            others.append(each.model_copy(update={"state": "differs", "problem": found.problem, "bad": mine}))
+            report.copies[each.id] = others[-1]
+    return others
 
 
 def _to_read(request: Request, report: Report, context: OffsiteContext) -> Sequence[Copy]:
@@ -191,11 +203,11 @@ class Look:
             return self._copy(there, None, "incomplete", error.message)
         except RemoteArchived as error:
             # What is in it was confirmed, if nothing has changed since.
-            same = self.before is not None and self.before.held and unchanged(self.before, there.entries)
+            same = self.before is not None and self.before.held and unchanged(self.before, there.objects)
             return self._copy(there, None, "archived" if same else "incomplete", "" if same else error.message)
         except (IntegrityError, RemoteDamaged) as error:
             return self._copy(there, None, "differs", error.message)
-        entries = self._asked(manifest) if ask else there.entries
+        entries = self._asked(manifest) if ask else there.objects
         missing, wrong = compare(manifest, entries, whole=True)
         if ask and self._another(there, manifest, entries):
             wrong.append("its manifest has other bytes than were sent")
@@ -226,12 +238,15 @@ class Look:
         )
         return before.problem if same else ""
 
-    def read(self, copy: Copy, there: RemoteSet) -> Copy:
-        """Read every byte that its manifest tells and compare; `copy` is what was found of it without."""
-        manifest = manifest_of(self.context.remote, there)
-        found = {file: self._bytes(key(manifest.tier, file), size, sha256) for file, size, sha256 in files_of(manifest)}
-        if problems := [f"{file} {problem}" for file, problem in found.items() if problem]:
-            bad = tuple(key(manifest.tier, file) for file, problem in found.items() if problem)
+    def read(self, copy: Copy, there: RemoteSet, elsewhere: Collection[str] = ()) -> Copy:
+        """Read every byte that its manifest tells and compare; `copy` is what was found of it without.
+
+        `elsewhere` are packs that are read with other sets.
+        """
+        files = [each for each in files_of(manifest_of(self.context.remote, there)) if each[0] not in elsewhere]
+        found = {path: self._bytes(path, count, sha256) for path, count, sha256 in files}
+        if problems := [f"{path.partition('/')[2]} {problem}" for path, problem in found.items() if problem]:
+            bad = tuple(path for path, problem in found.items() if problem)
             return copy.model_copy(update={"state": "differs", "problem": "; ".join(problems), "bad": bad})
         return copy.model_copy(update={"read": self.context.clock(), "bad": ()})
 
@@ -315,7 +330,7 @@ def rows(context: OffsiteContext) -> list[CopyRow]:
     for identifier, there in remote.items():
         known, changed = book.copies.get(identifier), ""
         copy = known
-        if copy is None or not copy.held or not unchanged(copy, there.entries):
+        if copy is None or not copy.held or not unchanged(copy, there.objects):
             copy = Look(context, known).judge(there, ask=False)
             if copy.held and known and known.held and known.items:
                 changed = "changed since it was confirmed; `offsite verify` asks for its checksums"

@@ -49,7 +49,7 @@ def _prove(run: Run, context: ProofContext, recording: runs.Recording) -> Window
     try:
         with runs.timed(recording.seconds, "total"), origin.reach(run.id, context.progress) as reached:
             context.progress.phase("reading what was recovered", reached.facts.size)
-            options = dump_options(reached.facts.locale.encoding)
+            options = dump_options(reached.facts.locale.encoding, statistics=False)
             with reached.source.clients.run("pg_dump", options, run.id, DUMP_SESSION) as output:
                 for chunk in output.chunks(lambda: context.progress.advance(0)):
                     reader.feed(chunk)

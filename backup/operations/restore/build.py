@@ -18,7 +18,15 @@ from backup.operations.restore.context import Work
 from backup.operations.restore.decrypt_pipe import decrypted
 from backup.operations.restore.journal import DatabaseSwap, RestoreStep
 from backup.operations.restore.server_compatibility import Fit, allowed, contrast, given, last_notes, taken
-from backup.operations.set_artifacts import archive_of, content_of, dump_of, open_file, read_roles, require_unchanged
+from backup.operations.set_artifacts import (
+    archive_of,
+    content_of,
+    dump_of,
+    open_file,
+    packs_of,
+    read_roles,
+    require_unchanged,
+)
 from backup.operations.verify.run import SetContent
 from backup.pipeline.file_type import FileKind
 from backup.postgres.admin import apply_settings, create_database, drop
@@ -99,6 +107,7 @@ def extract_volumes(work: Work, stored: StoredSet) -> None:
                 root=root,
                 limit=limit,
                 trusted=not stored.derived,
+                packs=packs_of(stored),
             )
         nearest += [f"{volume.name}: {note}" for note in notes]
     for line in nearest:

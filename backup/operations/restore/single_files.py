@@ -19,7 +19,7 @@ from backup.operations.inspect import file_index, one_file
 from backup.operations.restore import build
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.locking import recorded, refuse_unfinished, require_alone
-from backup.operations.set_artifacts import archive_of
+from backup.operations.set_artifacts import archive_of, packs_of
 from backup.storage.filesystem import free_space
 
 
@@ -90,6 +90,7 @@ def _put(
             trusted=not stored.derived,
             paths=paths,
             days=context.days,
+            packs=packs_of(stored),
         )
     except BackupError as error:
         _tidy(context, volume)

@@ -8,6 +8,7 @@ from backup.catalog.catalog import Catalog
 from backup.errors import KeyMissing, StoreError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
+from backup.operations.verify.packs import PackChecks
 from backup.operations.verify.set_files import BareCheck, Checked, Reader, SetCheck, SetContent
 from backup.progress import Progress
 
@@ -39,11 +40,18 @@ def verify_set(
     return verdict
 
 
-def check_set(stored: StoredSet, progress: Progress, *, quick: bool = False, outline: Reader | None = None) -> Checked:
-    """What `verify` finds, recorded nowhere. Without a manifest all is read and `quick` means nothing.
+def check_set(
+    stored: StoredSet,
+    progress: Progress,
+    *,
+    quick: bool = False,
+    outline: Reader | None = None,
+    packs: PackChecks | None = None,
+) -> Checked:
+    """What `verify` finds, recorded nowhere but beside packs. Without a manifest all is read, `quick` means nothing.
 
     KeyMissing when it is encrypted and there is no key, or another one. `outline`, if given, gets the database's dump
-    from the same reading; finished only when there are no problems.
+    from the same reading; finished only when there are no problems. `packs` knows what was found of packs before.
     """
     if stored.encrypted and stored.identity is None and (stored.derived or not quick):
         raise KeyMissing(
@@ -52,4 +60,4 @@ def check_set(stored: StoredSet, progress: Progress, *, quick: bool = False, out
             " `verify --quick` compares the stored bytes without it.",
         )
     progress.phase(f"reading {stored.id}", stored.size)
-    return (BareCheck if stored.derived else SetCheck)(stored, progress, outline).run(quick=quick)
+    return (BareCheck if stored.derived else SetCheck)(stored, progress, outline, packs).run(quick=quick)

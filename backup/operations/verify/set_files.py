@@ -13,12 +13,17 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from backup.catalog.packs import packs_beside
 from backup.errors import BackupError, IntegrityError, KeyMissing, StoreError
 from backup.formatting import plural, printable
+from backup.media.pack_reader import TreeReader
+from backup.media.tree import Location, parse_tree
 from backup.model.backup_set import BARE, SEALED, StoredSet, manifest_name, missing_or_resized
-from backup.model.manifest import Artifact, DatabasePart, Manifest, file_name
+from backup.model.manifest import Artifact, DatabasePart, file_name
 from backup.operations.set_artifacts import content_of, read_bounded, recognised
 from backup.operations.verify import volume_archive
+from backup.operations.verify.consistency import OF_A_VOLUME, contradictions, named_by
+from backup.operations.verify.packs import PackChecks
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import FileKind
 from backup.postgres.dump.contents import Contents, ContentsCheck
@@ -63,8 +68,11 @@ class SetCheck:
 
     _trusted = True
 
-    def __init__(self, stored: StoredSet, progress: Progress, outline: Reader | None = None) -> None:
+    def __init__(
+        self, stored: StoredSet, progress: Progress, outline: Reader | None = None, packs: PackChecks | None = None
+    ) -> None:
         self._stored, self._manifest, self._progress, self._outline = stored, stored.manifest, progress, outline
+        self._packs = packs or PackChecks(packs_beside(stored.directory), progress)
         self._store = LocalStore(stored.directory)
         self._found = SetContent()
         self._contents: Contents | None = None
@@ -75,9 +83,11 @@ class SetCheck:
         sizes = {artifact.file: size_of(self._store, artifact.file) for artifact in self._manifest.artifacts}
         if self._manifest.id != self._stored.id:
             self._problems.append(f"the manifest is that of {printable(self._manifest.id)}")
-        self._problems += [] if quick else _unpaired(self._manifest)
+        self._problems += [] if quick else contradictions(self._manifest)
         self._problems += missing_or_resized(self._manifest, sizes)
         self._problems += self._wrong_sums()
+        for pack in self._manifest.packs:
+            self._problems += self._packs.problems(pack, quick=quick)
         usable = [artifact for artifact in self._manifest.artifacts if sizes[artifact.file] == artifact.stored_size]
         for artifact in _contents_first(usable):
             if quick:
@@ -93,10 +103,11 @@ class SetCheck:
         return Checked(self._problems, unchecked, self._found)
 
     def _judge(self, artifact: Artifact, usable: list[Artifact]) -> None:
-        beside = [each for each in usable if each.name == artifact.name and each.kind in ("volume", "index")]
-        if artifact.kind == "volume" and len(beside) == 2:
-            self._volume(artifact, next(each for each in beside if each.kind == "index"))
-        elif artifact.kind == "volume" or (artifact.kind == "index" and len(beside) < 2):
+        beside = [each for each in usable if each.name == artifact.name and each.kind in OF_A_VOLUME]
+        if artifact.kind in ("volume", "tree") and len(beside) == 2:
+            judge = self._volume if artifact.kind == "volume" else self._tree
+            judge(artifact, next(each for each in beside if each.kind == "index"))
+        elif artifact.kind in ("volume", "tree") or (artifact.kind == "index" and len(beside) < 2):
             self._alone(artifact)
         elif artifact.kind == "roles":
             with self._reading(artifact) as source:
@@ -192,6 +203,32 @@ class SetCheck:
             finally:
                 again.close()
 
+    def _tree(self, tree: Artifact, index: Artifact) -> None:
+        named = {pack.file: pack for pack in self._manifest.packs if pack.volume == tree.name}
+        whole = {file for file, pack in named.items() if not self._packs.problems(pack)}
+
+        def digest(place: Location) -> tuple[str, int] | None:
+            return self._packs.content(named[place.pack], place) if place.pack in whole else volume_archive.UNREAD
+
+        with self._reading(tree) as source, self._reading(index) as listing:
+            again = Stored(self._store, index.file, Silent(), self._stored.identity)
+            entries = named_by(parse_tree(volume_archive.split_lines(self._plain(source, tree))), named)
+            try:
+                walked = volume_archive.compare_tree(
+                    TreeReader(entries),
+                    self._plain(listing, index),
+                    again.content,
+                    os.fsencode(tree.folder),
+                    digest,
+                    lambda: self._progress.advance(0),
+                )
+            except IntegrityError as error:
+                self._problems += _named(tree, [error.message])
+            else:
+                self._judge_counts(tree, walked)
+            finally:
+                again.close()
+
     def _alone(self, artifact: Artifact) -> None:
         """An archive or an index whose other half cannot be used."""
         with self._reading(artifact) as source:
@@ -199,6 +236,9 @@ class SetCheck:
             if artifact.kind == "volume":
                 walked = volume_archive.walk(plain, os.fsencode(artifact.folder), trusted=self._trusted)
                 self._judge_counts(artifact, walked)
+            elif artifact.kind == "tree":
+                for _ in parse_tree(volume_archive.split_lines(plain)):
+                    pass
             else:
                 volume_archive.read_index(plain)
 
@@ -339,25 +379,6 @@ def size_of(store: LocalStore, name: str) -> int | None:
 
 def _sha256(store: LocalStore, name: str) -> str:
     return hashlib.sha256(store.read(name)).hexdigest()
-
-
-def _unpaired(manifest: Manifest) -> list[str]:
-    """Where the manifest describes what it lists no file of, or lists a file that it does not describe."""
-    kinds = [(artifact.kind, artifact.name) for artifact in manifest.artifacts]
-    volumes = {part.name for part in manifest.volumes}
-    problems = []
-    if (manifest.database is not None) != (("database", "") in kinds):
-        problems.append("the manifest contradicts itself about the database")
-    dump = manifest.artifact("database")
-    if dump and not dump.plain_sha256 and ("contents", "") not in kinds:
-        problems.append("the manifest does not say what its dump holds")
-    if volumes != {name for kind, name in kinds if kind == "volume"} or volumes != {
-        name for kind, name in kinds if kind == "index"
-    }:
-        problems.append("the manifest contradicts itself about the volumes")
-    if len(set(kinds)) != len(kinds) or len({artifact.file for artifact in manifest.artifacts}) != len(kinds):
-        problems.append("the manifest lists a file twice")
-    return problems
 
 
 def _contents_first(artifacts: Iterable[Artifact]) -> list[Artifact]:

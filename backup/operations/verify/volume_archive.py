@@ -13,12 +13,17 @@ from typing import Final
 from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.media.archive_rules import judged
+from backup.media.pack_reader import TreeReader
 from backup.media.tar_reader import Member, TarReader
 from backup.media.tar_writer import IndexEntry, parse_index
+from backup.media.tree import Location
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import VolumePart
 from backup.operations.set_artifacts import open_file
 
+Reader = TarReader | TreeReader
+# What is said of a place in a pack that need not be read again.
+UNREAD: Final = ("", 0)
 _LISTED: Final = 20
 _LONGEST_LINE: Final = 16 << 20
 _COUNTED: Final = {tarfile.DIRTYPE: "directories", tarfile.SYMTYPE: "links", tarfile.LNKTYPE: "hard_links"}
@@ -79,6 +84,18 @@ def compare(
     return _Comparison(parse_index(split_lines(index)), alive).run(reader, root, trusted, again)
 
 
+def compare_tree(
+    reader: TreeReader,
+    index: Iterable[bytes],
+    again: Callable[[], Iterable[bytes]],
+    root: bytes,
+    digest: Callable[[Location], tuple[str, int] | None],
+    alive: Callable[[], None] = lambda: None,
+) -> Walked:
+    """The same of a tree, whose files are held against what `digest` says of the places where they lie."""
+    return _TreeComparison(parse_index(split_lines(index)), alive, digest).run(reader, root, True, again)
+
+
 class _Comparison:
     def __init__(self, entries: Iterator[IndexEntry], alive: Callable[[], None]) -> None:
         self._entries, self._alive = entries, alive
@@ -87,7 +104,7 @@ class _Comparison:
         # Hard links hold no content: they must be listed with that of the name they point to.
         self._links: dict[bytes, list[IndexEntry]] = {}
 
-    def run(self, reader: TarReader, root: bytes, trusted: bool, again: Callable[[], Iterable[bytes]]) -> Walked:
+    def run(self, reader: Reader, root: bytes, trusted: bool, again: Callable[[], Iterable[bytes]]) -> Walked:
         for found in judged(reader, root, trusted=trusted, indexed=True):
             _count(found, self._walked.counts)
             if found.kind in (tarfile.REGTYPE, tarfile.LNKTYPE):
@@ -100,7 +117,7 @@ class _Comparison:
             self._judge_links(parse_index(split_lines(again())))
         return self._walked
 
-    def _judge(self, member: Member, reader: TarReader) -> None:
+    def _judge(self, member: Member, reader: Reader) -> None:
         entry = next(self._entries, None) if self._aligned else None
         if not self._aligned:
             return
@@ -112,15 +129,15 @@ class _Comparison:
             self._links.setdefault(member.target, []).append(entry)
         elif member.size != entry.size:
             self._add(f"{_shown(entry.path)} has {member.size:,} bytes instead of {entry.size:,}")
-        elif self._sha256(member, reader) != entry.sha256:
+        elif not self._holds(member, reader, entry.sha256):
             self._add(f"{_shown(entry.path)} has other content than when it was stored")
 
-    def _sha256(self, found: Member, reader: TarReader) -> str:
+    def _holds(self, found: Member, reader: Reader, sha256: str) -> bool:
         digest = hashlib.sha256()
         # Holes aside, what is stored is what it holds.
         for piece in reader.content(found.size) if found.stored == found.size else reader.unpacked(found, self._alive):
             digest.update(piece)
-        return digest.hexdigest()
+        return digest.hexdigest() == sha256
 
     def _judge_links(self, entries: Iterator[IndexEntry]) -> None:
         for first in entries:
@@ -134,6 +151,23 @@ class _Comparison:
     def _add(self, problem: str) -> None:
         if len(self._walked.problems) < _LISTED:
             self._walked.problems.append(problem)
+
+
+class _TreeComparison(_Comparison):
+    def __init__(
+        self,
+        entries: Iterator[IndexEntry],
+        alive: Callable[[], None],
+        digest: Callable[[Location], tuple[str, int] | None],
+    ) -> None:
+        super().__init__(entries, alive)
+        self._digest = digest
+
+    def _holds(self, found: Member, reader: Reader, sha256: str) -> bool:
+        place = reader.place if isinstance(reader, TreeReader) else None
+        if place is None or not place.pack:
+            return found.stored == 0 and hashlib.sha256(bytes(found.size)).hexdigest() == sha256
+        return self._digest(place) in (UNREAD, (sha256, found.size))
 
 
 def wrong_counts(part: VolumePart, walked: Walked) -> list[str]:

@@ -275,7 +275,7 @@ def test_a_set_in_another_tiers_directory_is_not_counted(catalog: Catalog, tmp_p
 def test_a_manifest_of_a_later_format_is_shown_as_unreadable(catalog: Catalog, tmp_path: Path) -> None:
     identifier = published(catalog)
     path = tmp_path / "daily" / manifest_name(identifier)
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"format": 2}))
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"format": 3}))
     (stored,) = catalog.sets()
     assert stored.state == "unreadable" and not stored.good and "format" in stored.problem
     catalog.sweep()

@@ -118,3 +118,11 @@ def test_what_is_archived_and_where_it_is_stored_lie_apart(
         load_settings(environ)
     assert words in caught.value.message and "archived into themselves" in caught.value.message
     assert "apart from all that is archived" in caught.value.message
+
+
+@pytest.mark.parametrize("what", ["all", "offsite"])
+def test_incremental_media_and_encryption_are_refused(what: str) -> None:
+    key = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+    text = problems(BACKUP_MEDIA="incremental", BACKUP_ENCRYPT=what, BACKUP_AGE_RECIPIENTS=key)
+    assert f"BACKUP_MEDIA=incremental does not go with BACKUP_ENCRYPT={what}" in text
+    assert load_settings({"BACKUP_MEDIA": "incremental", "BACKUP_COPY_DIR": "/copies"}).media == "incremental"

@@ -26,8 +26,9 @@ from backup.model.manifest import Tier
 from backup.operations import runs
 from backup.operations.offsite import fetch
 from backup.operations.offsite.copy_status import newest_held
-from backup.operations.offsite.fetch import pull_to, sweep_fetched, temporarily
+from backup.operations.offsite.fetch import pull_to, temporarily
 from backup.operations.offsite.remote_state import BookFile
+from backup.operations.temporary import sweep_temporary
 from backup.storage.staged_file import StagedFile
 from tests.unit.operations.offsite.conftest import Stack
 
@@ -218,7 +219,7 @@ def test_a_temporary_folder_is_gone_afterwards(stack: Stack) -> None:
 
     with temporarily(stack.context(), "latest", find) as stored:
         assert stored.id == made and stored.good and stored.directory.parent == stack.root / "temp"
-        sweep_fetched(stack.root)  # not of one that is at work
+        sweep_temporary(stack.root)  # not of one that is at work
         assert names(stored.directory)
     assert names(stack.root / "temp") == []
 
@@ -231,7 +232,7 @@ def test_what_a_kill_left_is_swept(stack: Stack) -> None:
     outside = stack.root / "outside"
     outside.mkdir()
     (stack.root / "temp" / "link").symlink_to(outside)
-    sweep_fetched(stack.root)
+    sweep_temporary(stack.root)
     assert not left.exists() and outside.exists()
     assert names(stack.root / "temp") in ([], ["link"])
 

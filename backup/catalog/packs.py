@@ -1,0 +1,152 @@
+"""The packs of a backup volume: whether those that a set needs are there and whole, and which nobody needs any more.
+
+    <root>/packs/obcms_media_<id>.tar.gz            a pack, named after the set that wrote it
+    <root>/packs/obcms_media_<id>.tar.gz.damaged    it is: whatever needs it is damaged
+    <root>/packs/obcms_media_<id>.tar.gz.checked    when it was read last, and was right
+
+A pack is there before the first manifest that names it, and goes after the last one has gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from backup.errors import BackupError, StoreError
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier, from_json, parse_file_name
+from backup.model.pack import Pack
+from backup.storage.atomic_file import replace
+from backup.storage.directory import LocalStore
+from backup.storage.filesystem import statuses_of, sync_directory
+
+PACKS_FOLDER: Final = "packs"
+_DAMAGED, _CHECKED = ".damaged", ".checked"
+_QUARANTINE: Final = "damaged"
+
+
+class _Checked(BaseModel):
+    """Which file was read when."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    time: AwareDatetime
+    file: tuple[int, int, int]
+
+
+class PackFolder:
+    """The packs beside the folders of sets. What was listed is remembered: make another one to look again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.store = LocalStore(directory)
+        self._names: set[str] | None = None
+
+    @property
+    def names(self) -> set[str]:
+        """The regular files here."""
+        if self._names is None:
+            self._names = set(self.store.names())
+        return self._names
+
+    def problems(self, packs: Iterable[Pack]) -> list[str]:
+        """What the folder alone shows to be wrong with packs."""
+        wanted, found = list(packs), []
+        sizes = statuses_of(self.store.directory, [each.file for each in wanted if each.file in self.names])
+        for pack in wanted:
+            status = sizes.get(pack.file)
+            if status is None:
+                found.append(f"the pack {pack.file} is missing")
+            elif status.st_size != pack.stored_size:
+                found.append(f"the pack {pack.file} has {status.st_size:,} bytes instead of {pack.stored_size:,}")
+            elif pack.file + _DAMAGED in self.names:
+                found.append(f"the pack {pack.file} is damaged")
+        return found
+
+    def last_read(self, pack: str) -> datetime | None:
+        """When this very file was read last, and was right."""
+        with contextlib.suppress(StoreError, ValidationError):
+            if pack + _CHECKED in self.names:
+                note = _Checked.model_validate_json(self.store.read(pack + _CHECKED))
+                return note.time if note.file == self._identity(pack) else None
+        return None
+
+    def note(self, pack: str, problems: Sequence[str], now: datetime, *, locked: bool = False) -> None:
+        """What was found when a pack was read. StoreError where that cannot be kept. `locked`: by the lock's holder."""
+        if problems:
+            self.store.remove(pack + _CHECKED)
+            replace(self.store, pack + _DAMAGED, "\n".join(problems).encode(), locked=locked)
+        else:
+            note = _Checked(time=now, file=self._identity(pack))
+            replace(self.store, pack + _CHECKED, note.model_dump_json().encode(), locked=locked)
+            self.store.remove(pack + _DAMAGED)
+        self._names = None
+
+    def make_way(self, packs: Iterable[str]) -> None:
+        """Remove packs that are not whole, and what was noted of them: good ones are about to take their names."""
+        for pack in packs:
+            self.store.remove_all([pack, pack + _DAMAGED, pack + _CHECKED])
+        self._names = None
+
+    def _identity(self, pack: str) -> tuple[int, int, int]:
+        status = statuses_of(self.store.directory, [pack])[pack]
+        return (status.st_ino, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)
+
+
+def packs_beside(directory: Path) -> PackFolder:
+    """The packs of the sets in a folder: `packs` lies beside it; in it, where a set was brought from elsewhere."""
+    inside = directory / PACKS_FOLDER
+    return PackFolder(inside if inside.is_dir() else directory.parent / PACKS_FOLDER)
+
+
+def remove_unneeded(root: Path, sets: Iterable[StoredSet]) -> int:
+    """Remove the packs that no manifest names; their bytes. Only for the holder of the lock, who just listed `sets`.
+
+    None while a manifest cannot be read, here, of a set that is being removed, or aside: it may name any of them.
+    """
+    folder = PackFolder(root / PACKS_FOLDER)
+    packs = {name for name in folder.names if _is_pack(name)}
+    if not packs:
+        return 0
+    needed: set[str] = set()
+    for stored in sets:
+        if stored.state == "unreadable" or stored.summary.id != stored.id:
+            return 0
+        needed |= {pack.file for pack in stored.summary.packs}
+    try:
+        needed |= _named_aside(root)
+    except BackupError:
+        return 0
+    left = sorted(packs - needed)
+    statuses = statuses_of(folder.store.directory, left)
+    for name in left:
+        folder.store.remove_all([name, name + _DAMAGED, name + _CHECKED])
+    if left:
+        sync_directory(folder.store.directory)
+    return sum(status.st_size for status in statuses.values() if status)
+
+
+def _named_aside(root: Path) -> set[str]:
+    """The packs that manifests name which no listing shows. BackupError for one that cannot be read."""
+    found: set[str] = set()
+    folders = [root / tier for tier in Tier]
+    with contextlib.suppress(OSError):
+        folders += [path for path in (root / _QUARANTINE).iterdir() if path.is_dir()]
+    for directory in folders:
+        store = LocalStore(directory)
+        aside = directory.parent.name == _QUARANTINE
+        for name in store.names():
+            bare = name.removeprefix(".").removesuffix(".removing")
+            parsed = parse_file_name(bare)
+            if parsed and parsed.what == "set" and parsed.suffix == "json" and (aside or name != bare):
+                found |= {pack.file for pack in from_json(store.read(name), name).packs}
+    return found
+
+
+def _is_pack(name: str) -> bool:
+    parsed = parse_file_name(name)
+    return parsed is not None and parsed.content == "tar.gz"

@@ -1,0 +1,85 @@
+"""The part of RESTORE.txt that puts the files of an incremental set together by hand: from its tree and its packs."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from backup.formatting import plural, printable, size
+from backup.model.manifest import Manifest, VolumePart
+
+_QUOTE: Final = r"\047"
+# What the tree escapes becomes what it was, in quotes for sh. In awk, since that reads the tree.
+_FUNCTIONS: Final = rf"""
+  function plain(s,  out, at, c) {{
+    while (at = index(s, "\\")) {{
+      c = substr(s, at + 1, 1)
+      out = out substr(s, 1, at - 1) (c == "n" ? "\n" : c == "t" ? "\t" : c == "r" ? "\r" : "\\")
+      s = substr(s, at + 2)
+    }}
+    return out s
+  }}
+  function quoted(s,  parts, count, each, out) {{
+    count = split(plain(s), parts, "{_QUOTE}")
+    for (each = 1; each <= count; each++) out = out (each > 1 ? "{_QUOTE}\\{_QUOTE}{_QUOTE}" : "") parts[each]
+    return "{_QUOTE}" out "{_QUOTE}"
+  }}
+  function moment(ns,  sign) {{
+    sign = sub(/^-/, "", ns) ? "-" : ""
+    while (length(ns) < 10) ns = "0" ns
+    return "@" sign substr(ns, 1, length(ns) - 9) "." substr(ns, length(ns) - 8)
+  }}
+  function as_it_was(path) {{
+    print "chown -h " $3 ":" $4 " " path
+    if ($1 != "l") print "chmod " $2 " " path
+    print "touch -h -d " moment($5) " " path
+  }}
+  $1 == "m" {{ next }}
+  {{ path = quoted($6); target = quoted($7) }}
+  $1 == "d" {{ print "mkdir -p " path; order[++directories] = $0; next }}
+  $1 == "l" {{ print "ln -s -- " target " " path }}
+  $1 == "h" {{ print "ln " target " " path; next }}
+  $1 == "f" && $10 == "" {{ print ": >" path }}
+  $1 == "f" && $10 != "" {{
+    part = quoted("parts/" $10 "/") quoted($14 == "" ? $6 : $14)
+    print (taken[part]++ ? "cp -p " : "ln ") part " " path
+  }}
+  {{ as_it_was(path) }}
+  END {{ while (directories) {{ $0 = order[directories--]; as_it_was(quoted($6)) }} }}
+"""
+
+
+def pack_checksums() -> list[str]:
+    """The command that checks the packs; their digests are in the manifest."""
+    return [
+        "The files of the set lie in packs, which it shares with others; each line must end in OK here, too:",
+        """    awk -F'"' '/"packs": \\[/ { on = 1 } on && $2 == "file" { file = $4 }"""
+        """ on && $2 == "stored_sha256" { print $4 "  " file }' "obcms_set_$SET.json\""""
+        ' | (cd "$PACKS" && sha256sum -c -)',
+    ]
+
+
+def packed_volume(manifest: Manifest, volume: VolumePart) -> list[str]:
+    """The lines for one volume: what they say, and the commands."""
+    if manifest.artifact("tree", volume.name) is None:
+        return []
+    name = f'"obcms_{volume.name}_$SET'
+    awk = _FUNCTIONS.strip("\n").splitlines()
+    return [
+        f"Volume {printable(volume.name)}: {plural(volume.files, 'file')}, {size(volume.bytes)}, out of packs. The tree"
+        " says which pack holds",
+        "what. First what is needed is taken out of each (with GNU tar), then it gets its names, owners, modes and",
+        "times. Extended attributes that changed since a file was packed are in the tree alone.",
+        f"    tree() {{ gunzip -c {name}.tree.gz\"; }}",
+        '    mkdir -p "$TARGET/parts"',
+        "    tree | awk -F'\\t' '$1 == \"f\" && $10 != \"\" { print $10 }' | LC_ALL=C sort -u >\"$TARGET/needed\"",
+        "    while read -r pack; do",
+        '      mkdir -p "$TARGET/parts/$pack"',
+        "      tree | LC_ALL=C awk -F'\\t' -v pack=\"$pack\" '$1 == \"f\" && $10 == pack"
+        " { print $14 == \"\" ? $6 : $14 }' \\",
+        '        | LC_ALL=C sort -u | tar -xzpf "$PACKS/$pack" -C "$TARGET/parts/$pack" -T -',
+        '    done <"$TARGET/needed"',
+        "    tree | LC_ALL=C awk -F'\\t' '",
+        *(f"    {line}" for line in awk),
+        "    ' | (cd \"$TARGET\" && sh -eu)",
+        '    rm -r "$TARGET/parts" "$TARGET/needed"',
+    ]  # fmt: skip

@@ -1,0 +1,226 @@
+"""A tree of which only what is new is archived, into a pack; the tree beside it says where the rest lies.
+
+Content is new if no good pack holds it. A file that has the inode, size and times of its last reading is not read, but
+for the share of each day. Where a pack should hold a content, that is read there and compared before it is trusted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+from backup.errors import BackupError
+from backup.logging import logger
+from backup.media.archive_tree import Archiver, MediaReport, MetEntries, StoredFile
+from backup.media.directories import identity
+from backup.media.known_files import KnownFiles
+from backup.media.pack_reader import PackFiles, read_content
+from backup.media.tar_writer import Gathered, Member, hash_hole
+from backup.media.tree import EntryPoint, InodeState, Location, TreeEntry, escaped, tree_line
+from backup.media.walk import OpenFile, Walk, WalkEntry
+from backup.pipeline.chunks import Sink
+
+# Entry points of a pack lie so far apart, at least.
+_APART: Final = 8 << 20
+ROTTEN: Final = "has other content although its times are as they were: bit rot, or a trick"
+
+
+class PackSink(Sink, Protocol):
+    """Where a pack goes."""
+
+    def mark(self) -> None:
+        """Let what follows be read by itself."""
+
+
+class Increment:
+    """What one run makes of a volume: give `archiver` to `archive_tree.archive`.
+
+    `name` is the file that `pack`, new content, becomes; `day` is today's, since 1970. Afterwards `used` are the packs
+    that the tree names, and `new` how many files are in the new one.
+    """
+
+    def __init__(self, name: str, pack: PackSink, tree: Sink, known: KnownFiles, packs: PackFiles, day: int) -> None:
+        self.name, self.pack, self.tree = name, pack, tree
+        self.known, self.packs, self.day = known, packs, day
+        self.used: set[str] = set()
+        self.new = 0
+        # Where entry points are in what is packed.
+        self.marks: list[int] = []
+
+    def archiver(
+        self, name: str, walk: Walk, seen: MetEntries, sink: Sink, index: Sink, progress: Callable[[int], None]
+    ) -> Archiver:
+        """See MakeArchiver."""
+        return _Incremental(self, name, walk, seen, sink, index, progress)
+
+    def entry_points(self, stored: Iterable[int]) -> list[tuple[str, Sequence[EntryPoint]]]:
+        """Those of all packs that are used; `stored` is where those of the new one lie in its file."""
+        marks = {**self.known.marks, self.name: list(zip(self.marks, stored, strict=True))}
+        return [(pack, marks.get(pack, ())) for pack in sorted(self.used)]
+
+
+class _Incremental(Archiver):
+    def __init__(
+        self,
+        run: Increment,
+        name: str,
+        walk: Walk,
+        seen: MetEntries,
+        sink: Sink,
+        index: Sink,
+        progress: Callable[[int], None],
+    ) -> None:
+        super().__init__(name, walk, seen, sink, index, progress)
+        self._increment, self._known = run, run.known
+        self._tree = Gathered(run.tree)
+        self._compared: set[str] = set()
+        # Of the member at hand: as it was begun, where its content begins, and what the tree says of it.
+        self._began: Member | None = None
+        self._offset = 0
+        self._entry: TreeEntry | None = None
+
+    def run(self, second: Walk) -> MediaReport:
+        report = super().run(second)
+        self._tree.flush()
+        return report
+
+    def _begin(self, member: Member) -> None:
+        if member.kind != tarfile.REGTYPE:
+            self._counts[member.kind] += 1
+            self._tree.write(tree_line(_entry(member)))
+            return
+        marks = self._increment.marks
+        if not marks or self._tar.count - marks[-1] >= _APART:
+            self._tar.flush()
+            self._increment.pack.mark()
+            marks.append(self._tar.count)
+        super()._begin(member)
+        self._began, self._offset = member, self._tar.count
+        self._increment.new += 1
+
+    def _left_unread(self, entry: WalkEntry, path: bytes) -> bool:
+        known = self._known.unread(entry.stat, self._increment.day)
+        if known is None:
+            return False
+        if known.line.split(b"\t", 6)[5] == escaped(path):
+            stored = StoredFile(path, known.sha256, known.size, entry.stat.st_mtime_ns)
+            self._counts[tarfile.REGTYPE] += 1
+            self._bytes += known.stored
+            super()._list(stored, "")
+            self._note(known.line, known.pack)
+        else:
+            before = known.entry
+            member = Member(path, tarfile.REGTYPE, entry.stat, known.size, attributes=before.attributes)
+            stored = self._refer(member, known.sha256, before.place, before.state)
+            self._list(stored, "")
+        if entry.stat.st_nlink > 1:
+            self._linked[identity(entry.stat)] = stored
+        return True
+
+    def _put(self, member: Member, data: bytes) -> StoredFile:
+        sha256 = hashlib.sha256(data).hexdigest()
+        place = self._place(member, sha256) if data else Location("", 0, 0, None, member.path)
+        return self._refer(member, sha256, place) if place else self._stored_anew(member, super()._put(member, data))
+
+    def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
+        # Its content is new for certain where none has its size; else it is read once to know.
+        if self._known.holds_size(member.size):
+            sha256 = self._digest(source, member)
+            if place := self._place(member, sha256):
+                return self._refer(member, sha256, place), source.difference(member.stat)
+        stored, what = super()._stream(source, member)
+        return self._stored_anew(member, stored), what
+
+    def _list(self, stored: StoredFile, what: str) -> None:
+        super()._list(stored, what)
+        entry, self._entry = self._entry, None
+        if entry is None:
+            return
+        if what and entry.state:
+            entry = entry._replace(state=entry.state._replace(inode=0))
+        line, pack = tree_line(entry), entry.place.pack if entry.place else ""
+        self._note(line, pack)
+        if pack == self._increment.name:
+            self._known.add(stored.sha256, line, touched=True)
+
+    def _note(self, line: bytes, pack: str) -> None:
+        self._tree.write(line)
+        if pack:
+            self._increment.used.add(pack)
+
+    def _digest(self, source: OpenFile, member: Member) -> str:
+        """The SHA-256 of a file that is not held in memory."""
+        digest, position = hashlib.sha256(), 0
+        for start, length in (*source.regions(member.size), (member.size, 0)):
+            hash_hole(digest, start - position, self._progress)
+            for chunk in source.chunks(start, length):
+                digest.update(chunk)
+            position = start + length
+        return digest.hexdigest()
+
+    def _place(self, member: Member, sha256: str) -> Location | None:
+        """Where content lies that was just read; None if it is new."""
+        if before := self._known.untouched(member.stat):
+            if before.sha256 == sha256:
+                return before.entry.place
+            self._changed.add(member.path.partition(b"/")[2], ROTTEN)
+        place = self._known.content(sha256, member.size)
+        if place and place.pack and place.pack != self._increment.name and sha256 not in self._compared:
+            if not self._holds(place, member.size, sha256):
+                self._known.forget(sha256)
+                return None
+            self._compared.add(sha256)
+        return place
+
+    def _holds(self, place: Location, size: int, sha256: str) -> bool:
+        """Whether the content lies where an index claims."""
+        digest = hashlib.sha256()
+        try:
+            for piece in read_content(self._increment.packs, place, size):
+                digest.update(piece)
+                self._progress(0)
+        except BackupError as error:
+            logger.warning("{}: what it should hold is stored anew. {}", error.message, error.hint)
+            return False
+        if digest.hexdigest() != sha256:
+            logger.warning("{} does not hold what an index says: that is stored anew; `verify` the sets", place.pack)
+        return digest.hexdigest() == sha256
+
+    def _refer(
+        self, member: Member, sha256: str, place: Location | None, state: InodeState | None = None
+    ) -> StoredFile:
+        """A file whose content lies in a pack."""
+        self._counts[tarfile.REGTYPE] += 1
+        self._bytes += place.stored if place else 0
+        self._entry = _entry(member, place, state or _state(member, self._increment.day))
+        return StoredFile(member.path, sha256, member.size, member.stat.st_mtime_ns)
+
+    def _stored_anew(self, member: Member, stored: StoredFile) -> StoredFile:
+        regions = self._began.regions if self._began else None
+        count = member.size if regions is None else sum(length for _, length in regions)
+        place = Location(self._increment.name, self._offset, count, regions, member.path)
+        self._entry = _entry(member, place, _state(member, self._increment.day))
+        return stored
+
+
+def _state(member: Member, day: int) -> InodeState:
+    return InodeState(member.stat.st_dev, member.stat.st_ino, member.stat.st_ctime_ns, day)
+
+
+def _entry(member: Member, place: Location | None = None, state: InodeState | None = None) -> TreeEntry:
+    found = member.stat
+    return TreeEntry(
+        member.kind,
+        found.st_mode & 0o7777,
+        found.st_uid,
+        found.st_gid,
+        found.st_mtime_ns,
+        member.path,
+        member.target,
+        member.attributes,
+        member.size if place else 0,
+        place,
+        state,
+    )

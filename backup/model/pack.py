@@ -1,0 +1,37 @@
+"""A pack: an archive of the files that were new when it was written, which the sets after it name and do not repeat.
+
+<root>/packs/obcms_media_<id>.tar.gz            named by the set that wrote it, needed by any
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Frozen(BaseModel):
+    """A part of a manifest."""
+
+    # Unknown keys are kept out but tolerated: a later minor release may add facts to the same format.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_timedelta="float")
+
+
+class Pack(Frozen):
+    """One pack that a set needs: sizes in bytes, SHA-256 of the stored bytes; `volume` is that of its files."""
+
+    volume: str
+    file: FileName
+    stored_size: Count
+    stored_sha256: Sha256
+    plain_size: Count
+
+
+def own_bytes(packs: Iterable[Pack], identifier: str) -> int:
+    """Bytes of the packs that the set of this id wrote itself."""
+    return sum(pack.stored_size for pack in packs if pack.file.endswith(f"_{identifier}.tar.gz"))

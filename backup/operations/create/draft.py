@@ -1,0 +1,60 @@
+"""The set as it grows."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from backup.model.manifest import Artifact, ArtifactKind, DatabasePart, VolumePart
+from backup.model.pack import Pack
+from backup.operations import runs
+from backup.operations.create.context import CreateContext
+from backup.postgres.dump.definitions import Definitions
+from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.directory import LocalStore
+from backup.storage.staged_file import StagedFile
+
+
+@dataclass
+class SetDraft:
+    """The set as it grows: artifacts, staged files, parts, and how long each phase took.
+
+    `definitions` and `roles` are what makes its database and its roles, to be tried. `packs` are those that it needs,
+    `new_packs` the files of those that it makes. It is as old as `started`.
+    """
+
+    id: str
+    run: str
+    store: LocalStore
+    started: datetime
+    artifacts: list[Artifact] = field(default_factory=list)
+    staged: list[StagedFile] = field(default_factory=list)
+    database: DatabasePart | None = None
+    definitions: Definitions = field(default_factory=Definitions)
+    roles: str = ""
+    volumes: list[VolumePart] = field(default_factory=list)
+    packs: list[Pack] = field(default_factory=list)
+    new_packs: list[StagedFile] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def take(self, writer: ArtifactWriter) -> Artifact:
+        """Seal a writer's file and keep it for publication."""
+        artifact = writer.finish()
+        self.artifacts.append(artifact)
+        self.staged.append(writer.staged)
+        return artifact
+
+    def forget(self) -> None:
+        """Nothing of it counts: what was taken is made anew."""
+        self.artifacts.clear()
+        self.staged.clear()
+        self.database = None
+
+    def timed(self, phase: str) -> AbstractContextManager[None]:
+        """Add the body's duration to `phase`."""
+        return runs.timed(self.seconds, phase)
+
+    def writer(self, context: CreateContext, file: str, kind: ArtifactKind, name: str = "") -> ArtifactWriter:
+        """A file of it, to be written."""
+        return ArtifactWriter(self.store, file, kind, name, context.compression, context.recipients)

@@ -1,0 +1,139 @@
+"""Packs read and judged, each once however many sets need it, and what each of its files holds."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from backup.catalog.packs import PackFolder
+from backup.errors import BackupError, IntegrityError, StoreError
+from backup.logging import logger
+from backup.media.tar_reader import TarReader
+from backup.media.tar_writer import DataRegion
+from backup.media.tree import Location
+from backup.model.pack import Pack
+from backup.operations.verify.stored_bytes import Stored
+from backup.operations.verify.volume_archive import UNREAD
+from backup.progress import Progress
+
+# How long it counts that a pack was read, where a set that needs it is made.
+READ_LATELY: Final = timedelta(days=7)
+
+
+@dataclass
+class _Held:
+    """What a pack holds: where each content begins, ascending, and what it is."""
+
+    problems: list[str] = field(default_factory=list)
+    offsets: array[int] = field(default_factory=lambda: array("Q"))
+    sizes: array[int] = field(default_factory=lambda: array("Q"))
+    layouts: array[int] = field(default_factory=lambda: array("q"))
+    digests: bytearray = field(default_factory=bytearray)
+
+
+class PackChecks:
+    """Checks of the packs of one folder; what was found is noted beside each, so that every set that needs it shows it.
+
+    `fresh`: a pack that was read so short a time ago, and is the same file, is not read again. `locked`: by the holder
+    of the lock.
+    """
+
+    def __init__(
+        self, folder: PackFolder, progress: Progress, fresh: timedelta | None = None, *, locked: bool = False
+    ) -> None:
+        self._folder, self._progress, self._fresh, self._locked = folder, progress, fresh, locked
+        self._held: dict[Pack, _Held] = {}
+        self._whole: set[Pack] = set()
+
+    def problems(self, pack: Pack, *, quick: bool = False) -> list[str]:
+        """What is wrong with a pack. Quick: by its size and SHA-256 alone."""
+        if pack not in self._held or not (quick or pack in self._whole):
+            self._held[pack] = self._judged(pack, quick=quick)
+            if not quick:
+                self._whole.add(pack)
+        return self._held[pack].problems
+
+    def content(self, pack: Pack, place: Location) -> tuple[str, int] | None:
+        """SHA-256 and size of the file whose content lies there; None where none begins, UNREAD."""
+        held = self._held[pack]
+        if not held.offsets and not held.problems:
+            return UNREAD
+        at = bisect_left(held.offsets, place.offset)
+        regions = place.regions if place.regions is not None else ((0, place.stored),)
+        if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != _layout(regions):
+            return None
+        return held.digests[32 * at : 32 * at + 32].hex(), held.sizes[at]
+
+    def _judged(self, pack: Pack, *, quick: bool) -> _Held:
+        now = datetime.now(UTC)
+        if self._fresh and not self._folder.problems([pack]):
+            read = self._folder.last_read(pack.file)
+            if read and timedelta(0) <= now - read < self._fresh:
+                return _Held()
+        missing = [each for each in self._folder.problems([pack]) if not each.endswith("is damaged")]
+        if missing:  # which every listing shows
+            return _Held(missing)
+        held = self._read(pack, quick=quick)
+        if not quick or held.problems:
+            try:
+                self._folder.note(pack.file, held.problems, now, locked=self._locked)
+            except StoreError as error:  # such as a volume that is read-only
+                if held.problems:
+                    said = "{} is damaged; that could not be noted, so other sets that need it may look good: {}"
+                    logger.warning(said, pack.file, error.message)
+        return held
+
+    def _read(self, pack: Pack, *, quick: bool) -> _Held:
+        held = _Held()
+        source = Stored(self._folder.store, pack.file, self._progress)
+        try:
+            if not quick:
+                self._walk(source, held)
+            source.drain()
+            if source.sha256 != pack.stored_sha256:
+                held.problems.append("has changed since it was written: its SHA-256 differs from the manifest's")
+            elif not quick and not held.problems and source.plain_size != pack.plain_size:
+                held.problems.append(f"unpacks to {source.plain_size:,} bytes instead of {pack.plain_size:,}")
+        except BackupError as error:
+            held.problems.append(error.message)
+        finally:
+            source.close()
+        held.problems = [_named(pack, each) for each in held.problems]
+        return held
+
+    def _walk(self, source: Stored, held: _Held) -> None:
+        try:
+            for offset, size, layout, digest in _contents(source):
+                held.offsets.append(offset)
+                held.sizes.append(size)
+                held.layouts.append(layout)
+                held.digests += digest
+        except IntegrityError as error:
+            held.problems.append(error.message)
+
+
+def _contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
+    """Of each file where it begins, its size, a hash of where its data belong, and its SHA-256."""
+    reader = TarReader(source.content())
+    for found in reader.members():
+        if found.kind != tarfile.REGTYPE:
+            raise reader.refused("is no file: a pack holds nothing else")
+        offset, digest = reader.position, hashlib.sha256()
+        for piece in reader.content(found.size) if found.stored == found.size else reader.unpacked(found):
+            digest.update(piece)
+        yield offset, found.size, _layout(found.regions), digest.digest()
+
+
+def _layout(regions: Iterable[DataRegion]) -> int:
+    # What a file with holes ends with is written as a region of nothing.
+    return hash(tuple(each for each in regions if each[1]))
+
+
+def _named(pack: Pack, problem: str) -> str:
+    return problem if pack.file in problem else f"the pack {pack.file}: {problem}"

@@ -1,0 +1,74 @@
+"""Incremental sets by the command line as it is shipped: made, proven, looked into, restored, put back, carried off."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.test_inspect import run
+from tests.support.awkward_tree import fill, look
+from tests.support.database import Server
+from tests.support.restoring import OLD, Target, drop_kept
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory, servers: Callable[[int], Server]) -> Target:
+    """The old state and the new one, each with a set; most files are in the first pack alone."""
+    made = Target.make(tmp_path_factory.mktemp("incremental"), servers(17), more=20, BACKUP_MEDIA="incremental")
+    (made.sidecar.media / "awkward").mkdir()
+    fill(made.sidecar.media / "awkward")
+    (made.sidecar.media / "large").write_bytes(os.urandom(9 << 20))
+    made.create("weekly")
+    return made
+
+
+def test_each_set_is_proven(target: Target) -> None:
+    for tier in ("daily", "weekly"):
+        code, _, said = run(target.sidecar, "drill", target.stored(tier).id)
+        assert code == 0, said
+        assert target.stored(tier).proven
+    assert len(target.stored("weekly").manifest.packs) == 2
+
+
+def test_single_things_are_taken_out(target: Target, tmp_path: Path) -> None:
+    code, out, _ = run(target.sidecar, "cat", target.stored("weekly").id, "--path", "large")
+    assert (code, out) == (0, (target.sidecar.media / "large").read_bytes())
+    code, _, said = run(target.sidecar, "show", target.stored("weekly").id)
+    assert code == 0 and "../packs/" in said, said
+    code, out, said = run(target.sidecar, "export", target.stored("weekly").id, "-")
+    assert code == 0, said
+    with tarfile.open(fileobj=io.BytesIO(out)) as archive:
+        names = archive.getnames()
+    assert any(name.endswith(".tar.gz") for name in names) and not any("tree" in name for name in names)
+    code, _, said = run(target.sidecar, "du")
+    assert code == 0 and "packs" in said, said
+    other = Target(target.sidecar, target.server, target.database).copy(tmp_path)
+    (tmp_path / "set.tar").write_bytes(out)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    other.sidecar.environment["BACKUP_DIR"] = str(empty)
+    code, _, said = run(other.sidecar, "import", str(tmp_path / "set.tar"))
+    assert code == 0, said
+
+
+def test_a_restore_and_single_files(target: Target) -> None:
+    before = look(target.sidecar.media)
+    code, _, said = run(target.sidecar, "restore", target.stored("daily").id, "--force")
+    assert code == 0, said
+    assert target.live() == OLD
+    assert not (target.sidecar.media / "large").exists()
+    code, _, said = run(
+        target.sidecar, "restore", target.stored("weekly").id, "--only", "media", "--path", "large", "--force"
+    )
+    assert code == 0, said
+    assert (target.sidecar.media / "large").stat().st_size == 9 << 20
+    drop_kept(target)
+    code, _, said = run(target.sidecar, "restore", target.stored("weekly").id, "--force")
+    assert code == 0, said
+    assert look(target.sidecar.media, b".obcms") == before
+    drop_kept(target)

@@ -1,0 +1,234 @@
+"""Incremental sets, made, judged, damaged, looked into and removed, of real files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backup.errors import IntegrityError
+from backup.media.helper_main import run_arguments
+from backup.model.manifest import Tier
+from backup.operations.context import Context
+from backup.operations.export import files_to_export, to_folder
+from backup.operations.import_ import adopt
+from backup.operations.inspect import one_file
+from backup.operations.inspect.disk_usage import usage
+from backup.operations.set_artifacts import open_file
+from backup.operations.verify.run import check_set, verify_set
+from backup.operations.whole_copy import without_packs
+from backup.progress import Silent
+from tests.support.awkward_tree import fill, look
+from tests.support.increments import Stack
+
+
+@pytest.fixture
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    yield Stack(tmp_path_factory.mktemp("stack"))
+
+
+def test_a_second_set_needs_the_pack_of_the_first(stack: Stack) -> None:
+    fill(stack.media)
+    first = stack.night()
+    second = stack.night()
+    assert (first.state, second.state) == ("complete", "complete")
+    assert stack.packs() == [first.manifest.packs[0].file]
+    assert second.manifest.packs == first.manifest.packs
+    assert (first.manifest.format, [a.kind for a in second.manifest.artifacts]) == (2, ["index", "tree"])
+    assert second.verified
+    stack.whole(first)
+    stack.whole(second)
+
+
+def test_what_is_new_is_a_pack_of_its_own(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    first = stack.night()
+    (stack.media / "b").write_bytes(os.urandom(20_000))
+    second = stack.night(tier=Tier.WEEKLY)
+    assert {pack.file for pack in second.manifest.packs} == set(stack.packs())
+    assert len(stack.packs()) == 2
+    stack.whole(second)
+    full = stack.night(full=True)
+    assert len(full.manifest.packs) == 1
+    assert full.manifest.packs[0].file not in {each.file for each in second.manifest.packs + first.manifest.packs}
+    stack.whole(full)
+
+
+def test_off_means_off_and_either_way_goes(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(b"a")
+    plain = stack.night("full")
+    assert not (stack.root / "packs").exists()
+    assert b'"packs"' not in (plain.directory / f"obcms_set_{plain.id}.json").read_bytes()
+    assert plain.manifest.format == 1
+    stack.whole(stack.night())
+    again = stack.night("full")
+    assert again.manifest.artifact("volume", "media")
+    assert check_set(again, Silent()).problems == []
+
+
+def test_a_damaged_pack_damages_all_that_need_it_and_is_made_anew(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    first = stack.night()
+    (stack.media / "b").write_bytes(os.urandom(50_000))
+    second = stack.night()
+    path = stack.root / "packs" / first.manifest.packs[0].file
+    data = bytearray(path.read_bytes())
+    data[30_000] ^= 1
+    path.write_bytes(data)
+    verdict = verify_set(stack.app().catalog, first, Silent(), stack.now)
+    assert verdict.problems
+    assert [stack.find(each.id).state for each in (first, second)] == ["damaged", "damaged"]
+    third = stack.night()
+    assert third.good
+    assert path.name not in {each.file for each in third.manifest.packs}
+    stack.whole(third)
+    # The good copy comes back.
+    data[30_000] ^= 1
+    path.write_bytes(data)
+    assert verify_set(stack.app().catalog, stack.find(second.id), Silent(), stack.now).problems == ()
+    assert stack.find(second.id).good
+
+
+@pytest.mark.parametrize("what", ["missing", "cut", "swapped"])
+def test_a_pack_that_is_not_the_one_is_damage(stack: Stack, what: str) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    first = stack.night()
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    second = stack.night()
+    mine, other = (stack.root / "packs" / name for name in stack.packs())
+    if what == "missing":
+        mine.unlink()
+    elif what == "cut":
+        mine.write_bytes(mine.read_bytes()[:-1])
+    else:
+        data = other.read_bytes()
+        mine.write_bytes(data[: len(mine.read_bytes())].ljust(mine.stat().st_size, b"\0"))
+    if what == "swapped":
+        assert verify_set(stack.app().catalog, stack.find(first.id), Silent(), stack.now).problems
+    assert stack.find(first.id).state == "damaged"
+    assert stack.find(second.id).state == "complete"
+    assert check_set(stack.find(first.id), Silent()).problems
+    assert check_set(stack.find(first.id), Silent(), quick=True).problems
+
+
+def test_a_file_is_read_out_of_its_pack(stack: Stack) -> None:
+    fill(stack.media)
+    (stack.media / "x").mkdir()
+    (stack.media / "x" / "big").write_bytes(os.urandom(3 << 20))
+    stack.night()
+    (stack.media / "later").write_bytes(b"later")
+    (stack.media / "x").rename(stack.media / "y")
+    stored = stack.night()
+    for path in ("later", "y/big"):
+        taken: list[bytes] = []
+        one_file.content(stored, path, taken.append, Silent())
+        assert b"".join(taken) == (stack.media / path).read_bytes()
+
+
+def test_single_files_are_put_back(stack: Stack) -> None:
+    (stack.media / "d").mkdir()
+    (stack.media / "d" / "a").write_bytes(b"first")
+    os.link(stack.media / "d" / "a", stack.media / "z")
+    stored = stack.night()
+    before = look(stack.media)
+    (stack.media / "d" / "a").unlink()
+    (stack.media / "z").unlink()
+    tree, index = (stored.manifest.artifact(kind, "media") for kind in ("tree", "index"))
+    assert tree and index
+    words = ["put", f"--limit={1 << 40}", "--days=7", "--trusted", f"--packs={stack.root / 'packs'}"]
+    places = [str(stored.directory / tree.file), str(stored.directory / index.file), "media", str(stack.media), "1"]
+    run_arguments([*words, f"--path={b'z'.hex()}", "--", *places], lambda count: None)
+    assert (stack.media / "z").read_bytes() == b"first"
+    run_arguments([*words, f"--path={b'd'.hex()}", "--", *places[:-1], "2"], lambda count: None)
+    assert {k: v[4] for k, v in look(stack.media, b".").items()} == {k: v[4] for k, v in before.items()}
+
+
+def test_an_export_needs_no_packs(stack: Stack) -> None:
+    fill(stack.media)
+    stack.night()
+    (stack.media / "later").write_bytes(b"later")
+    stored = stack.night()
+    out, main = stack.base / "exported", stack.app()
+    out.mkdir()
+    with without_packs(stored, main.catalog, "run", Silent()) as whole:
+        assert (whole.manifest.format, whole.manifest.packs) == (1, ())
+        to_folder(whole, files_to_export(whole, stored.id), out, Silent())
+    assert not list((stack.root / "temp").iterdir())
+    (copied,) = main.catalog.sets_in(out)
+    assert check_set(copied, Silent()).problems == []
+    archive = copied.manifest.artifact("volume", "media")
+    assert archive
+    full = stack.night("full", tier=Tier.MANUAL).manifest.artifact("volume", "media")
+    assert full and full.plain_size == archive.plain_size
+    with open_file(copied, archive.file) as mine, open_file(stack.find("latest"), full.file) as theirs:
+        assert b"".join(mine.content()) == b"".join(theirs.content())
+    other = Stack(stack.base / "other")
+    place = other.app()
+    context = Context(catalog=place.catalog, records=place.records, lock=place.lock)
+    assert adopt([out], None, context).new == [stored.id]
+    third = Stack(stack.base / "third")
+    third.root.mkdir()
+    with pytest.raises(IntegrityError, match="is incremental, and the packs that it needs are no part of it"):
+        adopt([stored.directory], None, replace(context, catalog=third.app().catalog))
+
+
+def test_a_damaged_pack_is_not_exported(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    stored = stack.night()
+    path = stack.root / "packs" / stored.manifest.packs[0].file
+    data = bytearray(path.read_bytes())
+    data[30_000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError), without_packs(stored, stack.app().catalog, "run", Silent()):
+        pass
+    assert not list((stack.root / "temp").iterdir())
+
+
+def test_the_space_that_sets_share_is_told(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    first = stack.night()
+    (stack.media / "b").write_bytes(os.urandom(20_000))
+    second = stack.night()
+    use = usage(stack.app().catalog)
+    sizes = [pack.stored_size for pack in sorted(second.manifest.packs, key=lambda each: each.file)]
+    assert [(use.sets[each.id].needs, use.sets[each.id].alone) for each in (first, second)] == [
+        (sizes[0], 0),
+        (sum(sizes), sizes[1]),
+    ]
+    assert use.other["packs"] > sum(sizes)
+
+
+def test_the_page_restores_a_chain_by_hand(stack: Stack) -> None:
+    fill(stack.media)
+    for number in range(30):
+        (stack.media / f"n{number}").write_bytes(os.urandom(2000))
+        (stack.media / f"n{number - 3}").unlink(missing_ok=True)
+        stored = stack.night()
+    (stack.media / "n28").rename(stack.media / "it's a \\ tab\t")
+    (stack.media / "n29").chmod(0o4750)
+    os.utime(stack.media / "n29", ns=(0, -1_500_000_000))
+    os.link(stack.media / "n29", stack.media / "further")
+    stored = stack.night()
+    assert len(stored.manifest.packs) > 3
+    page = (stored.directory / "RESTORE.txt").read_text()
+    script = "".join(f"{line[4:]}\n" for line in page.splitlines() if line.startswith("    "))
+    done = subprocess.run(
+        ["sh", "-eu"],
+        input=script,
+        cwd=stored.directory,
+        env={"PATH": os.environ["PATH"], "TARGET": str(stack.base / "hand")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(stack.base / "hand")) == ["media"]
+
+    def known(path: Path) -> dict[bytes, object]:
+        """All but attributes, and how large holes are."""
+        return {name: (*seen[:4], (seen[4] or ("", 0))[:2], *seen[5:7]) for name, seen in look(path).items()}  # type: ignore[index]
+
+    assert known(stack.base / "hand" / "media") == known(stack.media)

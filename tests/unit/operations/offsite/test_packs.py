@@ -1,0 +1,195 @@
+"""Incremental sets at a place: each pack is sent once, and a set is there when all that it needs is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from backup.catalog.retention import CleanupMemory, Decision, RetentionPolicy
+from backup.errors import IntegrityError, RemoteFailed
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier
+from backup.operations.offsite import prune as pruning
+from backup.operations.offsite import upload, verify_copies
+from backup.operations.offsite.context import OffsiteContext
+from backup.operations.offsite.fetch import pull_set, pull_to, temporarily
+from backup.operations.verify.run import check_set, verify_set
+from backup.progress import Silent
+from tests.support.awkward_tree import look
+from tests.support.increments import Stack
+from tests.support.memory_remote import MemoryPlace
+
+POLICY = RetentionPolicy({Tier.DAILY: timedelta(days=30)}, minimum=1, share=100, fresh=timedelta(days=1000))
+
+
+@dataclass
+class Copied:
+    """A volume with three incremental sets, and a place."""
+
+    stack: Stack
+    place: MemoryPlace
+    sets: list[StoredSet]
+
+    def context(self, stack: Stack | None = None) -> OffsiteContext:
+        app = (stack or self.stack).app()
+        return OffsiteContext(
+            place="s3",
+            remote=self.place,
+            catalog=app.catalog,
+            records=app.records,
+            lock=app.lock,
+            tiers=(Tier.DAILY,),
+            ages={},
+            progress=Silent(),
+        )
+
+    def upload(self) -> upload.Report:
+        return upload.upload_sets(upload.Request(tiers=(Tier.DAILY,)), self.context())
+
+    def verify(self, *, read: bool = False) -> verify_copies.Report:
+        return verify_copies.verify_copies(verify_copies.Request(read=read), self.context())
+
+    def packs(self) -> list[str]:
+        return sorted(key for key in self.place.objects if key.startswith("packs/"))
+
+    def states(self) -> list[str]:
+        copies = self.context().book.read().copies
+        return [copies[each.id].state for each in self.sets]
+
+
+@pytest.fixture
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Copied:
+    stack, sets = Stack(tmp_path_factory.mktemp("copied")), []
+    for number in range(3):
+        (stack.media / f"{number}").write_bytes(os.urandom(20_000))
+        (stack.media / f"{number - 2}").unlink(missing_ok=True)
+        sets.append(stack.night())
+    return Copied(stack, MemoryPlace(), sets)
+
+
+def test_each_pack_is_sent_once(copied: Copied) -> None:
+    copied.upload()
+    assert copied.states() == ["offsite"] * 3
+    assert [name.partition("/")[2] for name in copied.packs()] == copied.stack.packs()
+    assert sum(key.startswith("packs/") for key in copied.place.order) == 3
+    for each in copied.sets:
+        keys = [key for key in copied.place.order if each.id in key]
+        assert keys[-1].endswith(".json")
+    before = copied.place.requests["put"]
+    copied.upload()
+    (copied.stack.root / "state" / "offsite-s3.json").unlink()
+    copied.upload()
+    assert copied.place.requests["put"] == before
+    copied.verify(read=True)
+
+
+def test_a_set_is_not_there_before_its_packs_are(copied: Copied) -> None:
+    def refuse(key: str) -> None:
+        if key.endswith((f"{copied.sets[1].id}.tar.gz", ".json")):
+            raise RemoteFailed("s3://memory does not answer")
+
+    copied.place.fail = refuse
+    with pytest.raises(RemoteFailed):
+        copied.upload()
+    assert not any(key.endswith(".json") for key in copied.place.objects)
+    sent = len(copied.place.order)
+    copied.place.fail = lambda key: None
+    copied.upload()
+    assert copied.states() == ["offsite"] * 3
+    assert sum(key.startswith("packs/") for key in copied.place.order[:sent] + copied.place.order[sent:]) == 3
+
+
+@pytest.mark.parametrize("way", ["flip", "lose"])
+def test_a_bad_pack_is_told_of_all_that_need_it_and_sent_once_again(copied: Copied, way: str) -> None:
+    copied.upload()
+    pack = f"packs/{copied.sets[0].manifest.packs[0].file}"
+    needing = [number for number, each in enumerate(copied.sets) if pack[6:] in {p.file for p in each.manifest.packs}]
+    assert needing == [0, 1]
+    (copied.place.flip if way == "flip" else copied.place.lose)(pack)
+    with pytest.raises(IntegrityError):
+        copied.verify(read=True)
+    bad = "differs" if way == "flip" else "incomplete"
+    assert copied.states() == [bad, bad, "offsite"]
+    before = copied.place.order.count(pack)
+    copied.upload()
+    assert copied.place.order.count(pack) == before + 1
+    assert copied.states() == ["offsite"] * 3
+    copied.verify(read=True)
+
+
+def test_a_set_comes_back_with_what_it_needs(copied: Copied, tmp_path: Path) -> None:
+    copied.upload()
+    newest = copied.sets[-1]
+    other = Stack(tmp_path / "other")
+    assert pull_set(copied.context(other), newest.id).set == newest.id
+    assert set(other.packs()) == {pack.file for pack in newest.manifest.packs}
+    assert look(other.restored(other.find(newest.id))) == look(copied.stack.media)
+    pull_to(copied.context(), newest.id, tmp_path / "laid")
+    (laid,) = copied.stack.app().catalog.sets_in(tmp_path / "laid")
+    assert check_set(laid, Silent()).problems == []
+    catalog = copied.stack.app().catalog
+    with temporarily(copied.context(), newest.id, lambda folder: next(catalog.sets_in(folder))) as stored:
+        assert check_set(stored, Silent()).problems == []
+    assert not list((copied.stack.root / "temp").iterdir())
+
+
+def test_a_copy_heals_a_pack(copied: Copied) -> None:
+    copied.upload()
+    path = copied.stack.root / "packs" / copied.sets[0].manifest.packs[0].file
+    good = path.read_bytes()
+    path.write_bytes(good[:9000] + bytes([good[9000] ^ 1]) + good[9001:])
+    assert verify_set(copied.stack.app().catalog, copied.sets[0], Silent(), copied.stack.now).problems
+    find = copied.stack.find
+    assert [find(each.id).state for each in copied.sets] == ["damaged", "damaged", "complete"]
+    pull_set(copied.context(), copied.sets[1].id)
+    assert path.read_bytes() == good
+    assert find(copied.sets[1].id).good
+    pull_set(copied.context(), copied.sets[0].id)
+    assert [find(each.id).state for each in copied.sets] == ["complete"] * 3
+
+
+def test_packs_go_with_the_last_copy_that_needs_them(copied: Copied, monkeypatch: pytest.MonkeyPatch) -> None:
+    copied.upload()
+    before, gone = copied.packs(), {copied.sets[0].id, copied.sets[1].id}
+    # Sets without a database stay; which go is decided as it is for local ones, and tried there.
+    monkeypatch.setattr(
+        pruning,
+        "careful",
+        lambda sets, *_, **__: ([Decision(s, keep=s.id not in gone, reason="") for s in sets], "", CleanupMemory()),
+    )
+
+    def prune() -> pruning.Report:
+        return pruning.prune_copies(pruning.Request(), copied.context(), POLICY)
+
+    prune()
+    # The sets are still here, and a broken upload of theirs would be gone on with.
+    assert copied.packs() == before
+    catalog = copied.stack.app().catalog
+    for each in copied.sets[:2]:
+        catalog.remove(each)
+    copied.place.removal = "denied"
+    prune()
+    assert copied.packs() == before
+    copied.place.removal = "removed"
+    assert prune().freed > 20_000
+    assert copied.packs() == sorted(f"packs/{pack.file}" for pack in copied.sets[2].manifest.packs)
+    copied.context().book.change(lambda book: book.without(copied.sets[0].id).without(copied.sets[1].id))
+    copied.verify(read=True)
+
+
+def test_a_hostile_manifest_names_packs_alone(copied: Copied) -> None:
+    copied.upload()
+    newest = copied.sets[-1]
+    key = f"daily/obcms_set_{newest.id}.json"
+    data = copied.place.objects[key].replace(newest.manifest.packs[0].file.encode(), b"../../state/lock")
+    copied.place.lay(key, data)
+    with pytest.raises(IntegrityError):
+        pull_to(copied.context(), newest.id, copied.stack.base / "laid")
+    data = copied.place.objects[key].replace(b"../../state/lock", f"obcms_set_{newest.id}.json".encode())
+    copied.place.lay(key, data)
+    with pytest.raises(IntegrityError, match="which is not its own"):
+        pull_to(copied.context(), newest.id, copied.stack.base / "laid")
