@@ -12,7 +12,7 @@ from backup.catalog.wal_archive import WAL, WalArchive
 from backup.docker.engine import Engine, folder_mount
 from backup.errors import ConfigError
 from backup.operations.pitr.base import BaseContext
-from backup.operations.pitr.receive import Database, ReceiveContext, RunningReceiver
+from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalSource
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.replication import ServerWal, server_wal
@@ -57,7 +57,7 @@ def base_context(main: App, progress: Progress) -> BaseContext:
     )
 
 
-def _database(main: App) -> Database:
+def _database(main: App) -> WalSource:
     source = main.source()
     clients = source.clients
     if not isinstance(clients, HelperClients):
@@ -78,7 +78,7 @@ def _database(main: App) -> Database:
         with clients.receiver(mount, f"{_INSIDE}/{archive.system_identifier}/stream", name) as receiver:
             yield receiver
 
-    return Database((clients.beside.id, clients.beside.started), ask, receive)
+    return WalSource((clients.beside.id, clients.beside.started), ask, receive)
 
 
 def _folder(root: Path) -> Path:

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AwareDatetime, ValidationError
 
 from backup.errors import IntegrityError
-from backup.model.pack import Count, FileName, Frozen, Pack, Sha256
+from backup.model.pack import Count, FileName, Frozen, Pack, Sha256, why_unusable
 from backup.model.recovered import Recovered
 
 MANIFEST_FORMAT: Final = 1
@@ -391,12 +391,3 @@ def from_json(data: bytes, file: str) -> Manifest:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
         raise IntegrityError(f"manifest {file} cannot be used: {why_unusable(error)}") from None
-
-
-def why_unusable(error: ValidationError) -> str:
-    """Why a file with a `format` cannot be read."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
-    # Said in the message itself: lists and plans show that alone.
-    newer = "its format is not known here; a newer release of this product wrote it, use that release"
-    return newer if where == "format" else f"{where}: {first['msg']}"

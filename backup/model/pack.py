@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -35,3 +35,12 @@ class Pack(Frozen):
 def own_bytes(packs: Iterable[Pack], identifier: str) -> int:
     """Bytes of the packs that the set of this id wrote itself."""
     return sum(pack.stored_size for pack in packs if pack.file.endswith(f"_{identifier}.tar.gz"))
+
+
+def why_unusable(error: ValidationError) -> str:
+    """Why a file with a `format` cannot be read."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    # Said in the message itself: lists and plans show that alone.
+    newer = "its format is not known here; a newer release of this product wrote it, use that release"
+    return newer if where == "format" else f"{where}: {first['msg']}"

@@ -38,7 +38,7 @@ from backup.operations.status import overview
 from backup.service.followup_jobs import BaseQueue, DrillQueue, UploadQueue
 from backup.service.probe import SOCKET
 from backup.service.scheduler import Scheduler
-from backup.service.supervisor import WAKE, Family, Receiver, Signals, Supercronic, scan, stop_all
+from backup.service.supervisor import WAKE, Family, ReceiverProcess, Signals, Supercronic, scan, stop_all
 from backup.service.web.app import create_app
 from backup.service.web.guard import access_for
 from backup.service.web.server import HttpServer, address, bind, reserved
@@ -164,7 +164,10 @@ class _Service:
 
         self._bases, self._receiver = None, None
         if settings.pitr == "on":
-            self._bases, self._receiver = BaseQueue(catalog, records, start), Receiver(lambda: start(("receive",)))
+            self._bases, self._receiver = (
+                BaseQueue(catalog, records, start),
+                ReceiverProcess(lambda: start(("receive",))),
+            )
         # Whoever drills nothing by schedule has reasons for it.
         self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 

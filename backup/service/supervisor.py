@@ -194,7 +194,7 @@ class Family:
         self._sessions &= {process.session for process in seen} | set(self._children)
 
 
-class Receiver:
+class ReceiverProcess:
     """The process that receives WAL, started by `start`, and again after every end."""
 
     def __init__(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:

@@ -56,7 +56,7 @@ class RunningReceiver(Protocol):
 
 
 @dataclass(frozen=True)
-class Database:
+class WalSource:
     """The database at one moment. `identity` tells the runs of its container apart."""
 
     identity: tuple[str, str]
@@ -72,7 +72,7 @@ class ReceiveContext:
     """
 
     root: Path
-    database: Callable[[], Database]
+    database: Callable[[], WalSource]
     wait: Callable[[float], bool]
     recipients: Sequence[Recipient] = ()
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -106,7 +106,7 @@ class _Session:
     context: ReceiveContext
     file: StreamFile
     stack: ExitStack
-    database: Database | None = None
+    database: WalSource | None = None
     receiver: RunningReceiver | None = None
     packer: Packer | None = None
     begun: float = 0.0

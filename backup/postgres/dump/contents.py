@@ -15,8 +15,7 @@ from typing import Annotated, Final, Literal, Protocol
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from backup.errors import IntegrityError
-from backup.model.manifest import why_unusable
-from backup.model.pack import Sha256
+from backup.model.pack import Sha256, why_unusable
 from backup.postgres.dump.dump_reader import DumpReader, Span, newlines
 
 # How many bytes of rows a table has at least that gets parts of its own, and how many such a part has at least.
