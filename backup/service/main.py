@@ -162,12 +162,9 @@ class _Service:
             ages=ages(settings),
         )
 
-        self._bases, self._receiver = None, None
-        if settings.pitr == "on":
-            self._bases, self._receiver = (
-                BaseQueue(catalog, records, start),
-                ReceiverProcess(lambda: start(("receive",))),
-            )
+        on = settings.pitr == "on"
+        self._bases = BaseQueue(catalog, records, start) if on else None
+        self._receiver = ReceiverProcess(lambda: start(("receive",))) if on else None
         # Whoever drills nothing by schedule has reasons for it.
         self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 
