@@ -25,6 +25,8 @@ from typing import Any
 import docker
 
 IMAGE = os.environ.get("IMAGE", "obcms-backup:latest")
+# Further settings of the product.
+ENVIRONMENT: dict[str, str] = {}
 LABEL = "obcms.backup.tests"
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 ROWS = int(os.environ.get("ROWS", "1700000"))
@@ -203,7 +205,7 @@ def product(client: Any, directory: Path, *command: str) -> Iterator[Any]:
         cap_drop=["ALL"],
         cap_add=["DAC_READ_SEARCH"],
         tmpfs={"/tmp": "", "/run": ""},
-        environment={"BACKUP_PROJECT": "obcms-bench", "BACKUP_STALL_TIMEOUT": "300"},
+        environment={"BACKUP_PROJECT": "obcms-bench", "BACKUP_STALL_TIMEOUT": "300", **ENVIRONMENT},
         labels={LABEL: "bench"},
         volumes=[
             f"{root}:/backups",

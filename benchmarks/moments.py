@@ -1,0 +1,105 @@
+"""What point-in-time recovery costs the database, and what it takes. Ratios.
+
+pgbench with and without the receiver, in turn; how far the receiver is behind meanwhile, as the server has it; a base
+backup beside `pg_basebackup -Ft > /dev/null`; the newest moment, recovered and made a set of.
+`python -m benchmarks.moments` (ROWS, ROUNDS and SHAPE as in run.py; SECONDS of one round of pgbench).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from benchmarks import run
+from benchmarks.drill import ran
+from benchmarks.run import database, inside, product, report, resident, rounds, say, timed_inside
+
+SECONDS = int(os.environ.get("SECONDS_OF_PGBENCH", "20"))
+_PGBENCH = "pgbench -h 127.0.0.1 -U obcms"
+_LAG = """psql -qAtX -h 127.0.0.1 -U obcms obcms -c "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn),
+  coalesce(extract(epoch FROM flush_lag), 0) FROM pg_stat_replication" """
+
+
+def main() -> None:
+    """Run the rounds, print the tables; remove everything."""
+    client = docker.from_env()
+    with tempfile.TemporaryDirectory(prefix="obcms-bench-", dir=os.environ.get("BENCH_DIR")) as base:
+        directory = Path(base)
+        run.ENVIRONMENT["BACKUP_PITR"] = "on"
+        with database(client) as server:
+            inside(server, f"{_PGBENCH} -i -s 20 -q obcms")
+            of_pgbench(client, directory, server)
+            of_bases(client, directory, server)
+
+
+def of_pgbench(client: Any, directory: Path, server: Any) -> None:
+    """Transactions per second, without and with."""
+    rates: dict[str, list[float]] = {"without": [], "with": []}
+    for _ in range(run.ROUNDS):
+        rates["without"].append(transactions(server))
+        with receiving(client, directory) as receiver:
+            rates["with"].append(transactions(server))
+            lag, seconds = inside(server, f"{_PGBENCH} -c 4 -T 5 obcms >/dev/null & sleep 3; {_LAG}; wait").split("|")
+            pid = client.api.inspect_container(receiver.id)["State"]["Pid"]
+            say(f"behind: {int(lag):,} B, {float(seconds):.3f} s; the receiving process: {resident(pid):.0f} MB")
+    middle = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
+    say(f"pgbench, transactions a second: {rates}; with / without: {middle['with'] / middle['without']:.3f}")
+
+
+def transactions(server: Any) -> float:
+    """Transactions per second of one round."""
+    inside(server, "psql -qAtX -h 127.0.0.1 -U obcms obcms -c CHECKPOINT")
+    said = inside(server, f"{_PGBENCH} -c 4 -j 2 -T {SECONDS} obcms 2>&1")
+    found = re.search(r"tps = ([\d.]+)", said)
+    assert found, said
+    say(f"tps: {found[1]}")
+    return float(found[1])
+
+
+def of_bases(client: Any, directory: Path, server: Any) -> None:
+    """A base backup, and the newest moment."""
+    options = "-h 127.0.0.1 -U obcms -D - -Ft -X none --checkpoint=fast"
+    floor = "pg_basebackup -Ft > /dev/null"
+    with receiving(client, directory):
+        contenders = {
+            floor: lambda: timed_inside(server, f"pg_basebackup {options} > /dev/null 2>&1"),
+            "backup base": lambda: base_seconds(client, directory),
+        }
+        report("base", rounds(contenders), floor=floor)
+        inside(server, f"{_PGBENCH} -c 4 -T {SECONDS} obcms")
+        time.sleep(3)
+    _, errors, took = ran(client, directory, "create", "--at", "latest")
+    replayed = re.search(r"WAL to replay: ([\d.]+ .?B)", errors) or re.search(r"WAL to replay: ([\d.]+ .?B)", _)
+    say(f"create --at latest: {took:.1f} s, {replayed[1] if replayed else '?'} of WAL replayed")
+
+
+def base_seconds(client: Any, directory: Path) -> float:
+    """Seconds of a base backup, by its run record."""
+    ran(client, directory, "base")
+    newest = max((directory / "backups/state/runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return float(json.loads(newest.read_text())["seconds"]["total"])
+
+
+@contextmanager
+def receiving(client: Any, directory: Path) -> Iterator[Any]:
+    """The receiving process, level, for the body."""
+    with product(client, directory, "receive") as container:
+        state, deadline = directory / "backups/state/wal.json", time.time() + 60
+        while not (state.exists() and json.loads(state.read_text())["state"] == "streaming"):
+            assert time.time() < deadline, container.logs().decode()
+            time.sleep(0.2)
+        yield container
+        container.stop(timeout=20)
+
+
+if __name__ == "__main__":
+    main()
