@@ -114,57 +114,85 @@ class _Kept(NamedTuple):
     until: float
 
 
-_kept: dict[Login, _Kept] | None = None
+class _Keeper:
+    """Sessions that nobody uses, one for each login. Any thread may put and take them."""
+
+    def __init__(self) -> None:
+        self._free: dict[Login, _Kept] | None = {}
+        self._lock = threading.Lock()
+
+    def put(self, login: Login, kept: _Kept) -> None:
+        """Keep it, or end it where there is one."""
+        with self._lock:
+            if self._free is not None and self._free.setdefault(login, kept) is kept:
+                return
+        kept.end.close()
+
+    def take(self, login: Login, purpose: str) -> _Kept | None:
+        """One of that login that is there and answers."""
+        with self._lock:
+            found = self._free.pop(login, None) if self._free else None
+        if found and _answers(found, purpose):
+            return found
+        if found:
+            found.end.close()
+        return None
+
+    def close(self) -> None:
+        """End all of them; none is kept from now on."""
+        with self._lock:
+            left, self._free = self._free or {}, None
+        for each in left.values():
+            each.end.close()
+
+
+_keeper: _Keeper | None = None
 
 
 @contextlib.contextmanager
 def keeping() -> Iterator[None]:
     """In the body, what is asked by `asking` one after another shares sessions. To enter one takes 15 ms of CPU."""
-    global _kept  # noqa: PLW0603 - of the process, whose threads share them
-    if _kept is not None:
+    global _keeper  # noqa: PLW0603 - of the process, whose threads share them
+    if _keeper:
         yield
         return
-    _kept = {}
+    _keeper = mine = _Keeper()
     try:
         yield
     finally:
-        left, _kept = _kept, None
-        for each in left.values():
-            each.end.close()
+        _keeper = None
+        mine.close()
 
 
 @contextlib.contextmanager
 def asking(login: Login, purpose: str) -> Iterator[psycopg.Connection[Any]]:
     """As `connected`, for questions that leave the session as it was: within `keeping` it serves the next ones, too."""
-    found = _again(login, purpose)
+    keeper = _keeper
+    found = keeper.take(login, purpose) if keeper else None
     if found is None:
         end, until = contextlib.ExitStack(), time.monotonic() + _KEPT_FOR
         found = _Kept(end.enter_context(connected(login, purpose)), end, until)
     with found.end as end:
         yield found.connection
-        if _kept is not None and login not in _kept:
-            _kept[login] = found._replace(end=end.pop_all())
+        if keeper:
+            keeper.put(login, found._replace(end=end.pop_all()))
 
 
-def _again(login: Login, purpose: str) -> _Kept | None:
-    """A session of that login that is there and answers."""
-    found = _kept.pop(login, None) if _kept else None
-    if found is None:
-        return None
-    slow = threading.Timer(_CONNECT_TIMEOUT, hang_up, [found.connection])
+def _answers(kept: _Kept, purpose: str) -> bool:
+    """Whether it may be used again, for this purpose."""
+    if time.monotonic() > kept.until:
+        return False
+    slow = threading.Timer(_CONNECT_TIMEOUT, hang_up, [kept.connection])
     slow.daemon = True
     slow.start()
     try:
-        if time.monotonic() < found.until:
-            named = "SELECT pg_catalog.set_config('application_name', %s, false)"
-            found.connection.execute(named, (f"{APPLICATION} {purpose}",))
-            return found
+        named = "SELECT pg_catalog.set_config('application_name', %s, false)"
+        kept.connection.execute(named, (f"{APPLICATION} {purpose}",))
     except psycopg.Error:
-        pass
+        return False
     finally:
         slow.cancel()
-    found.end.close()
-    return None
+    return True
 
 
 def _entered(login: Login, purpose: str, own: Mapping[str, str]) -> psycopg.Connection[Any]:

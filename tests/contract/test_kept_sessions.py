@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -80,3 +81,11 @@ def test_nobody_stays_in_a_template(login: Login, any_server: Server) -> None:
             assert not [each for each in any_server.sessions() if "obcms-backup" in each]
     finally:
         any_server.execute("postgres", "GRANT CONNECT ON DATABASE postgres TO PUBLIC; DROP ROLE outside")
+
+
+def test_what_is_given_back_late_is_ended(login: Login) -> None:
+    with contextlib.ExitStack() as late:
+        with keeping():
+            late.enter_context(asking(login, "late"))
+    with keeping(), asking(login, "one"), asking(login, "two"):
+        pass

@@ -48,7 +48,7 @@ ANALYZED = "SELECT count(*) FROM pg_stat_user_tables WHERE analyze_count > 0 AND
 @pytest.fixture(scope="module")
 def still() -> Iterator[Server]:
     """A server that analyzes nothing by itself."""
-    server = start_server(18, in_memory=True, command=["-c", "autovacuum=off"])
+    server = start_server(18, "still", in_memory=True, command=["-c", "autovacuum=off"])
     yield server
     server.remove()
 

@@ -41,10 +41,23 @@ def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool)
     """The facts of restoring `stored`. BackupError when the database server does not answer and is needed."""
     if only != "database" and volumes_of(stored):
         context.reach(stored.directory)
+    if only == "media" or not dump_of(stored):
+        return _without_database(context, stored, only, safety)
+    with ThreadPoolExecutor(1) as aside:
+        # A container is started to see it: that takes longer than all else here, unless there are many files.
+        room = aside.submit(context.server_free)
+        facts = _with_server(_without_database(context, stored, only, safety), context, stored)
+        found = room.result()
+    if facts.server is None or found is None:
+        return facts
+    return replace(facts, server=replace(facts.server, free=found[0], disk=_disk_of_server(facts, context, *found)))
+
+
+def _without_database(context: RestoreContext, stored: StoredSet, only: Only, safety: bool) -> RestoreFacts:
     now, stops, kept = context.clock(), _stops(context), KeptFile(context.catalog.root).read()
     unfinished, hint, busy = _in_the_way(context.catalog.root, now)
     newest = newest_good(present(context.catalog.sets(), now))
-    facts = RestoreFacts(
+    return RestoreFacts(
         now=now,
         zone=context.zone,
         source=stored,
@@ -65,7 +78,6 @@ def gather(context: RestoreContext, stored: StoredSet, only: Only, safety: bool)
         less=tuple(each.text for each in shrink.of_set(stored, context.catalog.sets())),
         media=media_beside(context.catalog.sets(), stored.time),
     )
-    return _with_database(facts, context, stored) if only != "media" and dump_of(stored) else facts
 
 
 def media_beside(sets: Iterable[StoredSet], moment: datetime) -> str:
@@ -81,17 +93,6 @@ def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:
         return words(found[0], now), commands(found[0]), False
     text = running(*found) if found else who_changes(root)
     return text, LOOK if text else "", bool(text)
-
-
-def _with_database(facts: RestoreFacts, context: RestoreContext, stored: StoredSet) -> RestoreFacts:
-    with ThreadPoolExecutor(1) as aside:
-        # A container is started to see it: that takes longer than all else here.
-        free = aside.submit(context.server_free)
-        facts = _with_server(facts, context, stored)
-        found = free.result()
-    if facts.server is None or found is None:
-        return facts
-    return replace(facts, server=replace(facts.server, free=found[0], disk=_disk_of_server(facts, context, *found)))
 
 
 def _disk_of_server(facts: RestoreFacts, context: RestoreContext, free: int, system: int) -> str:

@@ -45,8 +45,11 @@ def test_all_that_is_put_on_one_disk_is_counted_together(
         server_free=lambda: (free, number if same else number + 1),
     )
     without = dataclasses.replace(known, server=known.server and dataclasses.replace(known.server, free=None))
+    monkeypatch.setattr(gathering, "_without_database", lambda *_: known)
     monkeypatch.setattr(gathering, "_with_server", lambda *_: without)
-    found = gathering._with_database(known, cast(RestoreContext, context), cast(StoredSet, known.source))
+    monkeypatch.setattr(gathering, "dump_of", lambda _: "dump")
+    source = cast(StoredSet, known.source)
+    found = gathering.gather(cast(RestoreContext, context), source, "database", safety=True)
     assert found.server and found.server.free == free
     assert found.server.disk == (here if shared else "")
     assert plan(found).possible is not shared, plan(found)
