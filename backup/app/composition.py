@@ -137,6 +137,8 @@ class App(BackupVolume):
         """End clients of dead runs, which may hold locks in the database. Their label is enough to find them."""
         with contextlib.suppress(BackupError):
             Engine().sweep_helpers(self.instance())
+            if self.settings.pitr == "off":  # one that was killed left it, before it was switched off
+                Engine().sweep_receivers(self.instance())
             sweep_spool(self.settings.spool, self.instance())
         with contextlib.suppress(BackupError):
             self.source().sweep()

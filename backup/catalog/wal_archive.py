@@ -17,8 +17,9 @@ import contextlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,18 @@ from pydantic import ValidationError
 from backup.errors import StoreError
 from backup.formatting import printable
 from backup.logging import logger
-from backup.model.wal import PARTIAL, Base, Received, Segment, SegmentId, Stream, WindowProof, is_history, is_segment
+from backup.model.wal import (
+    PARTIAL,
+    UNKNOWN,
+    Base,
+    Received,
+    Segment,
+    SegmentId,
+    Stream,
+    WindowProof,
+    is_history,
+    is_segment,
+)
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing, sync_directory
@@ -38,6 +50,8 @@ _STATE: Final = "wal.json"
 _RECORDS: Final = "segments.jsonl"
 _LARGEST: Final = 1 << 30
 _PROOF: Final = "proof.json"
+_STAMP: Final = "%Y%m%dT%H%M%SZ"
+_ASIDE: Final = re.compile(r"[0-9]{1,20}-[0-9]{8}T[0-9]{6}Z")
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
 
 
@@ -81,6 +95,7 @@ class WalArchive:
         self.stream = LocalStore(self.directory / "stream")
         self.segments = LocalStore(self.directory / "segments")
         self.bases = LocalStore(self.directory / "bases")
+        self._read: tuple[object, list[Segment]] = (None, [])
 
     def prepare(self) -> None:
         """Make the folders that are not there."""
@@ -89,27 +104,39 @@ class WalArchive:
                 store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def list_bases(self) -> list[Base]:
-        """Every base, oldest first. One whose record cannot be read is told and left out."""
-        found = []
+        """Every base, oldest first. One whose record cannot be read is told and left out, and so is one cut short."""
+        found, sizes = list[Base](), _sizes(self.bases)
         for name in self.bases.names():
             if not name.endswith(".json"):
                 continue
             try:
-                found.append(Base.model_validate_json(self.bases.read(name)))
+                base = Base.model_validate_json(self.bases.read(name))
+                if sizes.get(base.artifact.file) == base.artifact.stored_size:
+                    found.append(base)
             except (ValidationError, StoreError) as error:
                 logger.warning("the base backup {} cannot be read: {}", printable(name), printable(str(error)))
         return sorted(found, key=lambda each: (each.ended, each.id))
 
     def list_segments(self) -> list[Segment]:
-        """The records of packed segments and histories whose files are there, by name."""
+        """The records of packed segments and histories whose files are there as they were written, by name."""
         store = LocalStore(self.directory)
         if _RECORDS not in store.names():
             return []
-        lines = store.read(_RECORDS, _LARGEST).splitlines()
-        # Behind the records: what is packed meanwhile has a file before it has one.
-        there = set(self.segments.names())
-        found = {each.name: each for line in lines if (each := _record(line)) and each.artifact.file in there}
-        return [found[name] for name in sorted(found)]
+        # Of a busy server there are tens of thousands, looked at every two seconds.
+        paths = (self.directory / _RECORDS, self.segments.directory)
+        with storing(self.directory):
+            seen = [(found.st_mtime_ns, found.st_size, found.st_ino) for found in map(os.stat, paths)]
+        if self._read[0] != seen:
+            lines = store.read(_RECORDS, _LARGEST).splitlines()
+            # Behind the records: what is packed meanwhile has a file before it has one.
+            sizes = _sizes(self.segments)
+            found = {
+                each.name: each
+                for line in lines
+                if (each := _record(line)) and sizes.get(each.artifact.file) == each.artifact.stored_size
+            }
+            self._read = (seen, [found[name] for name in sorted(found)])
+        return list(self._read[1])
 
     def waiting(self) -> list[str]:
         """Whole segments and histories that the receiver has written, by name."""
@@ -131,9 +158,8 @@ class WalArchive:
         for name in self.waiting():
             if is_segment(name):
                 with contextlib.suppress(OSError):
-                    status = (self.stream.directory / name).stat()
-                    if status.st_size == size:
-                        whole[SegmentId.of(name, size)] = datetime.fromtimestamp(status.st_mtime, UTC)
+                    if (self.stream.directory / name).stat().st_size == size:
+                        whole[SegmentId.of(name, size)] = UNKNOWN
         for each in self.list_segments():
             if is_segment(each.name):
                 (broken if each.partial else whole)[SegmentId.of(each.name, size)] = each.received
@@ -153,9 +179,17 @@ class WalArchive:
         """Note what a drill found."""
         atomic_file.replace(LocalStore(self.directory), _PROOF, proof.model_dump_json().encode())
 
+    def remove_aside(self, until: datetime) -> None:
+        """Remove what was set aside before `until`."""
+        last = f"{self.system_identifier}-{until:{_STAMP}}"
+        for name in LocalStore(self.root / WAL).listing():
+            if _ASIDE.fullmatch(name) and name.startswith(f"{self.system_identifier}-") and name < last:
+                with storing(self.root / WAL / name):
+                    shutil.rmtree(self.root / WAL / name)
+
     def set_aside(self, now: datetime) -> Path:
         """Give the folder a name by which it is nobody's archive, for a person to look at; that name."""
-        aside = self.directory.with_name(f"{self.system_identifier}-{now:%Y%m%dT%H%M%SZ}")
+        aside = self.directory.with_name(f"{self.system_identifier}-{now:{_STAMP}}")
         with storing(self.directory):
             self.directory.rename(aside)
         sync_directory(aside.parent)
@@ -204,6 +238,16 @@ class WalArchive:
                 os.close(descriptor)
         if not size:
             sync_directory(self.directory)
+
+
+def _sizes(store: LocalStore) -> dict[str, int]:
+    """The sizes of the files in a folder, by name."""
+    found = {}
+    with storing(store.directory), contextlib.suppress(FileNotFoundError), os.scandir(store.directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                found[entry.name] = entry.stat(follow_symlinks=False).st_size
+    return found
 
 
 def _record(line: bytes) -> Segment | None:

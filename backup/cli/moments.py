@@ -75,7 +75,8 @@ def moments_lines(window: Window, now: datetime, zone: ZoneInfo) -> list[str]:
 
 def _rows(window: Window, now: datetime) -> Iterator[tuple[datetime, datetime | None, str]]:
     """Spans and breaks by time: (start, end, `span` or `broken`)."""
-    spans = [(whole_second(each.start), each.end, "span") for each in window.spans]
+    # One that is shorter than a second holds none whole.
+    spans = [(start, each.end, "span") for each in window.spans if (start := whole_second(each.start)) <= each.end]
     breaks = [(each.start, each.end, "broken") for each in window.breaks(now)]
     yield from sorted([*spans, *breaks], key=lambda row: (row[0], row[2] != "span"))
 

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
@@ -20,6 +20,9 @@ from backup.model.pack import Count
 
 LOG: Final = 1 << 32
 PARTIAL: Final = ".partial"
+DEFAULT_SIZE: Final = 16 << 20
+# The moment of WAL of which nothing is known.
+UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 STREAMING: Final = "streaming"
 _SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 _HISTORY: Final = re.compile(r"[0-9A-F]{8}\.history")
@@ -102,7 +105,10 @@ class SegmentHeader:
 
 
 class Segment(_Record):
-    """A segment, or a history file, that was packed, read back and recorded. `received`: when its last byte came.
+    """A segment, or a history file, that was packed, read back and recorded.
+
+    `received` is the newest moment of which all that was committed is in it or before it, as far as that is known: old
+    WAL may come late.
 
     `partial`: it was broken off by a gap. What it holds of WAL is followed by zeros, and nothing comes behind it.
     """
@@ -162,7 +168,7 @@ class Stream(_Record):
     hint: str = ""
     system_identifier: str = ""
     timeline: int = 0
-    size: Count = 16 << 20
+    size: Count = DEFAULT_SIZE
     received: str = "0/0"
     current: str = "0/0"
     level: AwareDatetime | None = None
@@ -217,7 +223,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Received:
-    """What is here of one cluster's WAL: `whole` segments with the moment each was received, and the live stream.
+    """What is here of one cluster's WAL: `whole` segments and the live stream. Each has the newest moment of which all
+    that was committed is in it or before it.
 
     `broken` are segments that a gap broke off, `partial` is the one that was being received last.
     """
@@ -232,7 +239,7 @@ class Received:
         timeline, number = base.first.timeline, base.first.number
         last, moment = None, None
         while (each := SegmentId(timeline, number)) in self.whole:
-            last, moment, number = each, self.whole[each], number + 1
+            last, moment, number = each, max(moment or UNKNOWN, self.whole[each]), number + 1
         stream, following = self.stream, SegmentId(timeline, number)
         if stream and stream.level and stream.system_identifier == base.system_identifier:
             # What is said of the stream may be older than what lies there.
@@ -241,7 +248,7 @@ class Received:
                 reached += [following] if self.partial == following else []
                 return max(reached), max(moment or stream.level, stream.level), stream.up
         if following in self.broken:
-            return following, self.broken[following], False
+            return following, max(moment or UNKNOWN, self.broken[following]), False
         return last, moment, False
 
 

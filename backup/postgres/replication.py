@@ -41,6 +41,8 @@ _CLUSTER: Final = """
 
 # Temporary: it goes with the session, also when nobody is left to drop it.
 _HELD: Final = "SELECT pg_create_physical_replication_slot(%s, true, true)"
+# And when we are there, but hang: seconds.
+_HANGING: Final = "SET idle_session_timeout = '15min'"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ def cluster_facts(login: Login) -> ClusterFacts:
     return ClusterFacts(**row, databases=databases, tablespaces=tablespaces)
 
 
+def receiver_name(instance: str) -> str:
+    """What the session of the receiver is called. No sweep of dead runs takes it for one of theirs."""
+    return f"obcms-backup-wal {instance}"
+
+
 @contextlib.contextmanager
 def held_wal(login: Login, name: str) -> Iterator[None]:
     """Let the server keep its WAL for the body, by a temporary slot of this name.
@@ -98,6 +105,7 @@ def held_wal(login: Login, name: str) -> Iterator[None]:
     """
     with maintenance(login, "held wal", limit=0) as connection:
         try:
+            connection.execute(_HANGING)
             connection.execute(_HELD, (name,))
         except psycopg.Error as error:
             logger.warning("no WAL is held back during the base backup: {}", server_message(error))

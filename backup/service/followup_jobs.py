@@ -113,10 +113,10 @@ class BaseQueue(_Queue):
 
 
 def base_due(stream: Stream, runs: Callable[[], Sequence[Run]], now: datetime) -> bool:
-    """Whether a base backup is to be taken now; after one that failed, the next is tried a while later."""
+    """Whether a base backup is to be taken now: at once after a gap, but a while after the last one that was taken."""
     if not stream.wants_base or now - stream.looked > _FRESH:
         return False
-    ended = [run.ended for run in runs() if run.operation == BASE and run.ended and run.outcome is not Outcome.SUCCESS]
+    ended = [run.ended for run in runs() if run.operation == BASE and run.ended]
     return now - max(ended, default=_NEVER) > _AGAIN
 
 

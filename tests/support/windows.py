@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -111,7 +110,6 @@ def on_disk(root: Path, bases: Iterable[Base], whole: dict[int, datetime], strea
     raw = archive.stream.directory / SegmentId(1, last).name(SIZE)
     with raw.open("wb") as file:
         file.truncate(SIZE)
-    os.utime(raw, (whole[last].timestamp(),) * 2)
     if stream:
         (root / "state").mkdir(exist_ok=True)
         StreamFile(root).write(stream)

@@ -49,6 +49,12 @@ def _stream(window: Window, now: datetime, zone: tzinfo) -> Iterator[Finding]:
     hint = " ".join(filter(None, [stream.hint, _LOG]))
     looked = now - stream.looked
     since = stream.level or window.begun
+    if stream.level and stream.level > stream.looked + SKEW:
+        yield failure(
+            f"how far the stream is behind is unknown: its newest moment, {local_time(stream.level, zone)}, is ahead of"
+            f" the clock of the look at it, {local_time(stream.looked, zone)}",
+            "Are the clocks of this machine and of the database server right? `date` in both containers shows them.",
+        )
     if not -SKEW <= looked <= window.max_lag:
         yield failure(
             f"whether WAL is received is unknown: the stream was last looked at {local_time(stream.looked, zone)},"

@@ -16,7 +16,18 @@ from backup.errors import ConfigError, IntegrityError, NoSpace, SourceError
 from backup.formatting import printable
 from backup.logging import logger
 from backup.model.run import Outcome, Run
-from backup.model.wal import STREAMING, Base, SegmentId, Stream, expired, is_segment, lsn, needless
+from backup.model.wal import (
+    DEFAULT_SIZE,
+    STREAMING,
+    Base,
+    SegmentId,
+    Stream,
+    expired,
+    is_segment,
+    lsn,
+    needless,
+    spans,
+)
 from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.restore.locking import refuse_unfinished
@@ -25,7 +36,7 @@ from backup.pipeline.age import Recipient
 from backup.postgres.base_backup import BaseReader
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.replication import ClusterFacts, cluster_facts, held_wal
+from backup.postgres.replication import ClusterFacts, cluster_facts, held_wal, receiver_name, server_wal
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
 
@@ -37,6 +48,7 @@ _OPTIONS: Final = (
 # How old what is said of the stream may be for a base to begin.
 _FRESH: Final = timedelta(seconds=60)
 _GLANCE: Final = 0.5
+_CATCH_UP: Final = 30.0
 # A base packs to a third of the cluster or less; what is free must be enough for one that does not pack at all.
 _SPARE: Final = 64 << 20
 
@@ -75,14 +87,14 @@ def take_base(request: runs.Request, context: BaseContext) -> Run:
         source.sweep()
         facts = cluster_facts(source.login)
         archive = WalArchive(context.catalog.root, facts.system_identifier)
+        # First what nobody needs any more: it may be what keeps a base from having room.
+        removed = prune(context, archive)
         _require(context, archive, facts)
-        # Slots are named by lower-case letters, digits and underscores.
-        slot = f"obcms_backup_{source.instance}"
-        with runs.timed(recording.seconds, "total"), held_wal(source.login, slot):
+        with runs.timed(recording.seconds, "total"):
             base = _take(context, run, source, clients, archive, facts)
             _read_back(context, archive, base)
             _await_wal(context, archive, base)
-        removed = prune(context, archive)
+        removed += prune(context, archive)
         recording.success = {
             "outcome": Outcome.SUCCESS,
             "message": f"{base.id}: {formatting.size(base.bytes)} in {formatting.size(base.artifact.stored_size)}"
@@ -135,6 +147,9 @@ def _take(
     reader, begun = BaseReader(), False
     with contextlib.ExitStack() as stack:
         stack.callback(reader.abandon)
+        held = stack.enter_context(contextlib.ExitStack())
+        # Slots are named by lower-case letters, digits and underscores.
+        held.enter_context(held_wal(source.login, f"obcms_backup_{source.instance}"))
         writer = stack.enter_context(
             ArtifactWriter(archive.bases, f"{identifier}.tar.gz", "base", "", context.level, context.recipients)
         )
@@ -142,7 +157,11 @@ def _take(
             clients.base_backup(_OPTIONS, run.id, lambda: not begun and context.steady() < patient)
         )
         for chunk in output.chunks(lambda: context.progress.advance(0)):
-            begun = True
+            if not begun:
+                # Its checkpoint is done. No longer than it must does the server keep WAL for anybody.
+                begun = True
+                _catch_up(context, source)
+                held.close()
             reader.feed(chunk)
             writer.write(chunk)
             context.progress.advance(len(chunk))
@@ -168,6 +187,14 @@ def _take(
         )
         archive.keep_base(base, writer.staged)
     return base
+
+
+def _catch_up(context: BaseContext, source: PostgresSource) -> None:
+    """Wait for the receiver to have what the base begins with; a while only: a gap is seen and said by itself."""
+    name, until = receiver_name(source.instance), context.steady() + _CATCH_UP
+    place = lsn(server_wal(source.login, name).current)
+    while lsn(server_wal(source.login, name).received or "0/0") < place and context.steady() < until:
+        context.sleep(_GLANCE)
 
 
 def _read_back(context: BaseContext, archive: WalArchive, base: Base) -> None:
@@ -210,10 +237,13 @@ def _await_wal(context: BaseContext, archive: WalArchive, base: Base) -> None:
 def prune(context: BaseContext, archive: WalArchive) -> int:
     """Remove bases and segments that no kept moment needs; how many files. Only under the lock."""
     now, keep = context.clock(), timedelta(days=context.days)
-    bases = archive.list_bases()
-    gone = expired(bases, keep, now)
+    bases, stream = archive.list_bases(), StreamFile(context.catalog.root).read()
+    # One whose own WAL is not here brings nothing back, and no other one gives way to it.
+    able = [base for span in spans(bases, archive.received(_size(bases), stream)) for base in span.bases]
+    gone = expired(able, keep, now) + [each for each in bases if each not in able and each.ended <= now - keep]
     for base in gone:
         archive.remove_base(base)
+    archive.remove_aside(now - keep)
     removed = len(gone) + _prune_segments(archive, [each for each in bases if each not in gone])
     for other in clusters(context.catalog.root):
         if other.system_identifier != archive.system_identifier:
@@ -221,10 +251,12 @@ def prune(context: BaseContext, archive: WalArchive) -> int:
     return removed
 
 
+def _size(bases: Sequence[Base]) -> int:
+    return bases[-1].size if bases else DEFAULT_SIZE
+
+
 def _prune_segments(archive: WalArchive, bases: Sequence[Base]) -> int:
-    if not bases:
-        return 0
-    size = bases[-1].size
+    size = _size(bases)
     listed = {SegmentId.of(each.name, size): each for each in archive.list_segments() if is_segment(each.name)}
     gone = [listed[each] for each in needless(listed, bases)]
     archive.remove_segments(gone)

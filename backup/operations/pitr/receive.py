@@ -13,13 +13,13 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.errors import BackupError, EngineError, StoreError
 from backup.formatting import essence, printable
 from backup.logging import logger
-from backup.model.wal import STREAMING, Stream, lsn, spans
+from backup.model.wal import STREAMING, UNKNOWN, Stream, lsn, spans
 from backup.operations.pitr.segments import Packer
 from backup.pipeline.age import Recipient
 from backup.postgres.replication import ServerWal
@@ -37,8 +37,8 @@ _GRACE: Final = 30.0
 _GONE: Final = ("has already been removed", "is not in this server's history")
 # What it says when it was put back to an earlier state, by other means than ours.
 _AHEAD: Final = "is ahead of the WAL flush position"
-# A few minutes of looks.
-_LOOKS: Final = 100
+# An hour or two of looks.
+_LOOKS: Final = 3600
 _NO_BASE: Final = "there is no base backup that the WAL can be replayed on"
 
 
@@ -88,8 +88,8 @@ def receive_wal(context: ReceiveContext) -> None:
         pause = 0.0
         while not context.wait(pause):
             try:
-                session.look()
-                failures = 0
+                # One that is started again and again has not succeeded.
+                failures = 0 if session.look() else failures
             except BackupError as error:
                 failures += 1
                 session.close()
@@ -110,6 +110,8 @@ class _Session:
     receiver: RunningReceiver | None = None
     packer: Packer | None = None
     begun: float = 0.0
+    # The newest moment of the timeline before.
+    closed: datetime | None = None
     looks: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=_LOOKS))
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -121,8 +123,8 @@ class _Session:
         self.receiver = None
         self._open.close()
 
-    def look(self) -> None:
-        """Start what does not run, pack what is whole, say where things stand. BackupError: nothing is received."""
+    def look(self) -> bool:
+        """Start what does not run, pack what is whole, say where things stand; whether WAL is received. BackupError."""
         database = self.context.database()
         if self.database is None or database.identity != self.database.identity:
             self.close()
@@ -132,9 +134,10 @@ class _Session:
         if self.receiver and not self.receiver.running():
             self._ended(self.receiver.errors())
         if self.receiver is None:
+            self._require_history(wal, packer)
+            packer.mend()
             self.receiver = self._open.enter_context(database.receive(packer.archive))
             self.begun = self.context.steady()
-            self.looks.clear()
         if wal.state:
             self.receiver.entered()
         elif self.context.steady() - self.begun > _GRACE:
@@ -142,8 +145,11 @@ class _Session:
                 f"the receiver has had no session on the server for {_GRACE:.0f} s: {_said(self.receiver.errors())}",
                 "`doctor` says what the server lacks for it.",
             )
-        packer.pack(_PACKING)
-        self._say(wal, packer)
+        level = self._level(wal)
+        packer.pack(_PACKING, lambda end: self._moment(end) or level or UNKNOWN)
+        if packer.archive.timeline() == wal.timeline:
+            packer.close_timelines(wal.timeline, self.closed or UNKNOWN)
+        return self._say(wal, packer, level)
 
     def _packer(self, wal: ServerWal) -> Packer:
         """Of the cluster that answers now: another one has a folder of its own."""
@@ -151,6 +157,7 @@ class _Session:
             self.close()
             archive = WalArchive(self.context.root, wal.system_identifier)
             archive.prepare()
+            self.looks.clear()
             self.packer = Packer(archive, wal.size, recipients=self.context.recipients)
         return self.packer
 
@@ -158,50 +165,81 @@ class _Session:
         """The receiver has ended: by a gap it begins anew at once, otherwise it is an error."""
         self.close()
         if _AHEAD in said and self.packer:
-            # Its next segments will be called as some of those that are here, and hold something else.
-            aside = self.packer.archive.set_aside(self.context.clock())
-            self.packer = None
-            raise StoreError(
-                "the database server is at an earlier place than the WAL that was received: somebody has put back an"
-                f" older state of it. What was received before lies in {aside} and is not used",
-                "A new window begins now.",
-            )
+            self._set_aside(self.packer)
         if self.packer is None or not any(words in said for words in _GONE):
             raise EngineError(
                 f"pg_receivewal ended: {_said(said)}. It is started again",
                 "`doctor` says what the server lacks for it. The database is not touched by this.",
             )
         logger.warning("the window is broken here: {}", _said(said))
-        self.packer.break_off()
-
-    def _say(self, wal: ServerWal, packer: Packer) -> None:
-        """Write down where things stand, and why a base backup is wanted, if one is."""
         before = self._before()
+        self.packer.break_off((before.level if before else None) or UNKNOWN)
+
+    def _require_history(self, wal: ServerWal, packer: Packer) -> None:
+        """StoreError where the server is not as far as what is here of its timeline: that is of another history then.
+
+        A receiver begins at the start of a segment, so the server itself would often see nothing wrong.
+        """
+        before, current = self._before(), lsn(wal.current)
+        whole = [each.number for each in packer.archive.received(wal.size).whole if each.timeline == wal.timeline]
+        ahead = max(whole, default=-1) * wal.size >= current
+        if ahead or (before and _alike(before, wal) and lsn(before.received) > current):
+            self._set_aside(packer)
+
+    def _set_aside(self, packer: Packer) -> NoReturn:
+        # Its next segments will be called as some of those that are here, and hold something else.
+        aside = packer.archive.set_aside(self.context.clock())
+        self.packer = None
+        self.file.write(Stream(looked=self.context.clock(), state=DOWN))
+        raise StoreError(
+            "the database server is at an earlier place than the WAL that was received: somebody has put back an"
+            f" older state of it. What was received before lies in {aside} and is not used",
+            "A new window begins now.",
+        )
+
+    def _moment(self, place: int) -> datetime | None:
+        """The newest moment that is known of which all that was committed lies before this place in the WAL."""
+        return max((moment for moment, current in self.looks if current <= place), default=None)
+
+    def _level(self, wal: ServerWal) -> datetime | None:
+        """The newest moment of which all that was committed is here; None while nothing is known."""
+        before = self._before()
+        if before and before.timeline != wal.timeline and before.system_identifier == wal.system_identifier:
+            self.closed = before.level
+            self.looks.clear()
         self.looks.append((wal.now, lsn(wal.current)))
-        received = lsn(wal.received) if wal.received else 0
-        level = max((moment for moment, place in self.looks if received and place <= received), default=None)
-        alike = before and (before.system_identifier, before.timeline) == (wal.system_identifier, wal.timeline)
+        level = self._moment(lsn(wal.received)) if wal.received else None
+        # One from after now is of a clock that was put back.
+        known = before.level if before and _alike(before, wal) and before.level and before.level <= wal.now else None
+        return max(filter(None, (level, known)), default=None)
+
+    def _say(self, wal: ServerWal, packer: Packer, level: datetime | None) -> bool:
+        """Write down where things stand, and why a base backup is wanted, if one is; whether WAL is received."""
+        before = self._before()
         stream = Stream(
             looked=self.context.clock(),
             # Until it has something of the server's timeline it may lack what that begins with.
-            state=STREAMING if level and packer.archive.timeline() == wal.timeline else STARTING,
+            state=STREAMING if level and wal.received and packer.archive.timeline() == wal.timeline else STARTING,
             system_identifier=wal.system_identifier,
             timeline=wal.timeline,
             size=wal.size,
-            received=wal.received or (before.received if before and alike else "0/0"),
+            received=wal.received or (before.received if before and _alike(before, wal) else "0/0"),
             current=wal.current,
-            level=level or (before.level if before and alike else None),
+            level=level,
         )
         if stream.state == STREAMING:
             found = spans(packer.archive.list_bases(), packer.archive.received(wal.size, stream))
             if not any(each.live for each in found):
                 stream = stream.model_copy(update={"wants_base": _NO_BASE})
         self.file.write(stream)
+        return stream.up
 
     def say_down(self, message: str, hint: str) -> None:
         """Write down that nothing is received, and why. What was known of the WAL stays."""
-        before = self._before() or Stream(looked=self.context.clock(), state=DOWN)
-        told = {"looked": self.context.clock(), "state": DOWN, "message": message, "hint": hint, "wants_base": ""}
+        now = self.context.clock()
+        before = self._before() or Stream(looked=now, state=DOWN)
+        told = {"looked": now, "state": DOWN, "message": message, "hint": hint, "wants_base": ""}
+        told |= {"level": min(before.level, now) if before.level else None}
         with contextlib.suppress(BackupError):  # the next look says it, or health by the age of what is there
             self.file.write(before.model_copy(update=told))
 
@@ -212,5 +250,12 @@ class _Session:
             return None
 
 
+def _alike(stream: Stream, wal: ServerWal) -> bool:
+    """Whether both are of one timeline of one cluster."""
+    return (stream.system_identifier, stream.timeline) == (wal.system_identifier, wal.timeline)
+
+
 def _said(text: str) -> str:
-    return printable(essence(text.strip().splitlines()) or "without a word")
+    """Why it ended: its last error but the one that says that it has hung up."""
+    errors = [line for line in text.splitlines() if "error:" in line and not line.endswith(": disconnected")]
+    return printable(errors[-1] if errors else essence(text.strip().splitlines()) or "without a word")

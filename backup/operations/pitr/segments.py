@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from backup.catalog.wal_archive import WalArchive
 from backup.errors import IntegrityError
-from backup.model.wal import PARTIAL, Segment, SegmentHeader, SegmentId, is_segment
+from backup.model.wal import PARTIAL, UNKNOWN, Segment, SegmentHeader, SegmentId, is_segment
 from backup.pipeline.age import Recipient
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import storing
@@ -35,33 +36,61 @@ class Packer:
     def __post_init__(self) -> None:
         self.packed = {each.name for each in self.archive.list_segments() if not each.partial}
 
-    def pack(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> int:
-        """Pack what waits, for so many seconds at most; how many. IntegrityError for what is no segment of its name."""
+    def pack(
+        self,
+        seconds: float,
+        moment: Callable[[int], datetime] = lambda _: UNKNOWN,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> int:
+        """Pack what waits, for so many seconds at most; how many. IntegrityError for what is no segment of its name.
+
+        `moment` tells the newest one of which all that was committed lies before a place in the WAL.
+        """
         begun, count = clock(), 0
         for name in self.archive.waiting():
-            if name in self.packed or (is_segment(name) and self._status(name)[0] != self.size):
+            if name in self.packed or (is_segment(name) and self._length(name) != self.size):
                 continue
             if clock() - begun > seconds:
                 break
-            self._keep(name)
+            end = (SegmentId.of(name, self.size).number + 1) * self.size if is_segment(name) else 0
+            self._keep(name, moment(end))
             self.packed.add(name)
             count += 1
         self._clear()
         return count
 
-    def break_off(self) -> None:
+    def break_off(self, level: datetime) -> None:
         """Keep what a gap left of the segment that was being received, and let the receiver begin anew.
 
-        By what is in its folder it would ask for the segment that the server no longer has, again and again.
+        By what is in its folder it would ask for the segment that the server no longer has, again and again. `level`:
+        the newest moment of which all that was committed is here.
         """
-        self.pack(float("inf"))
-        for partial in self.archive.partials():
-            self._keep(partial.removesuffix(PARTIAL), partial)
-            self.archive.stream.remove(partial)
+        self.pack(float("inf"), lambda _: level)
+        self.close_timelines(1 << 32, level)
         self.archive.stream.remove_all(name for name in self.archive.waiting() if name in self.packed)
 
-    def _keep(self, name: str, file: str = "") -> None:
-        store, received = self.archive.stream, self._status(file or name)[1]
+    def close_timelines(self, timeline: int, level: datetime) -> None:
+        """Keep what is left of the last segment of each timeline before this one: nothing comes behind it."""
+        for partial in self.archive.partials():
+            name = partial.removesuffix(PARTIAL)
+            if not is_segment(name) or int(name[:8], 16) >= timeline:
+                continue
+            # One that was only begun is all zeros.
+            with open(self.archive.stream.open(partial), "rb", buffering=0) as source:
+                begun = any(source.read(_PAGE))
+            if begun:
+                self._keep(name, level, partial)
+            self.archive.stream.remove(partial)
+
+    def mend(self) -> None:
+        """Give segments that a full disk cut short their size again: a receiver takes them by that, and goes on."""
+        for partial in self.archive.partials():
+            if self._length(partial) not in (0, self.size):
+                with storing(self.archive.stream.directory / partial):
+                    os.truncate(self.archive.stream.directory / partial, self.size)
+
+    def _keep(self, name: str, received: datetime, file: str = "") -> None:
+        store = self.archive.stream
         with open(store.open(file or name), "rb", buffering=0) as source, storing(store.directory / name):
             head = source.read(_PAGE)
             if is_segment(name):
@@ -96,8 +125,7 @@ class Packer:
         waiting = [name for name in self.archive.waiting() if is_segment(name)]
         self.archive.stream.remove_all(name for name in waiting[:-1] if name in self.packed)
 
-    def _status(self, name: str) -> tuple[int, datetime]:
+    def _length(self, name: str) -> int:
         path = self.archive.stream.directory / name
         with storing(path):
-            found = path.stat()
-        return found.st_size, datetime.fromtimestamp(found.st_mtime, UTC)
+            return path.stat().st_size

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import struct
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
 from backup.errors import IntegrityError, StoreError
-from backup.model.wal import SegmentId, Stream
+from backup.model.wal import UNKNOWN, SegmentId, Stream
 from backup.operations.pitr.segments import Packer
 from tests.unit.model.test_wal import base
 
 SIZE = 1 << 20
 SYSTEM = "7713695199303512095"
+LEVEL = datetime(2026, 11, 28, 3, tzinfo=UTC)
 
 
 def segment(number: int, *, system: str = SYSTEM) -> bytes:
@@ -73,9 +75,10 @@ def test_a_gap_keeps_what_was_received_of_its_segment(archive: WalArchive) -> No
     receive(archive, 3)
     (archive.stream.directory / f"{SegmentId(1, 4).name(SIZE)}.partial").write_bytes(segment(4))
     packer = Packer(archive, SIZE)
-    packer.break_off()
+    packer.break_off(LEVEL)
     assert archive.stream.names() == []
     received = archive.received(SIZE)
+    assert (received.whole[SegmentId(1, 3)], received.broken[SegmentId(1, 4)]) == (LEVEL, LEVEL)
     assert set(received.whole) == {SegmentId(1, 3)}
     assert set(received.broken) == {SegmentId(1, 4)}
     # It may come whole later, where the server had it still.
@@ -112,7 +115,8 @@ def test_removed_segments_leave_neither_file_nor_record(archive: WalArchive) -> 
 def test_bases_are_listed_by_age_and_damaged_records_left_out(archive: WalArchive) -> None:
     for number in (5, 3):
         each = base(number, number)
-        with archive.bases.stage(each.artifact.file + str(number)) as staged:
+        each = each.model_copy(update={"artifact": each.artifact.model_copy(update={"file": f"b{number}.tar.gz"})})
+        with archive.bases.stage(each.artifact.file) as staged:
             staged.write(b"x")
             staged.seal()
             archive.keep_base(each, staged)
@@ -127,6 +131,10 @@ def test_what_is_set_aside_is_no_archive(archive: WalArchive) -> None:
     assert [each.system_identifier for each in clusters(archive.root)] == [SYSTEM]
     archive.set_aside(datetime(2026, 11, 28, tzinfo=UTC))
     assert clusters(archive.root) == []
+    archive.remove_aside(datetime(2026, 11, 27, tzinfo=UTC))
+    assert len(list((archive.root / "wal").iterdir())) == 1
+    archive.remove_aside(datetime(2026, 11, 29, tzinfo=UTC))
+    assert list((archive.root / "wal").iterdir()) == []
     assert clusters(archive.root / "nowhere") == []
     for name in ("..", "x", "1/2", ""):
         with pytest.raises(StoreError, match="not a system identifier"):
@@ -158,4 +166,51 @@ def test_names_that_are_packed_while_somebody_looks_are_not_missed(archive: WalA
 
     looking = Looking(archive.root, SYSTEM)
     assert len(looking.received(SIZE).whole) == 2
-    assert timedelta() <= datetime.now(UTC) - archive.received(SIZE).whole[SegmentId(1, 3)] < timedelta(minutes=1)
+
+
+def test_the_moment_of_a_segment_is_what_is_known_of_its_end(archive: WalArchive) -> None:
+    """Not that of its file: old WAL may come late."""
+    receive(archive, 3, 4)
+    assert set(archive.received(SIZE).whole.values()) == {UNKNOWN}
+    Packer(archive, SIZE).pack(60, lambda end: LEVEL if end > 4 * SIZE else UNKNOWN)
+    assert archive.received(SIZE).whole == {SegmentId(1, 3): UNKNOWN, SegmentId(1, 4): LEVEL}
+
+
+def test_what_a_full_disk_cut_short_gets_its_size_again(archive: WalArchive) -> None:
+    names = [f"{SegmentId(1, number).name(SIZE)}.partial" for number in (3, 4, 5)]
+    for name, data in zip(names, (segment(3)[:5000], b"", segment(5)), strict=True):
+        (archive.stream.directory / name).write_bytes(data)
+    Packer(archive, SIZE).mend()
+    found = [(archive.stream.directory / name).read_bytes() for name in names]
+    assert found == [segment(3)[:5000].ljust(SIZE, b"\0"), b"", segment(5)]
+
+
+def test_the_last_segment_of_an_older_timeline_is_kept(archive: WalArchive) -> None:
+    name = SegmentId(1, 4).name(SIZE)
+    (archive.stream.directory / f"{name}.partial").write_bytes(segment(4))
+    (archive.stream.directory / f"{SegmentId(2, 4).name(SIZE)}.partial").write_bytes(bytes(SIZE))
+    Packer(archive, SIZE).close_timelines(2, LEVEL)
+    assert archive.received(SIZE).broken == {SegmentId(1, 4): LEVEL}
+    assert archive.partials() == [f"{SegmentId(2, 4).name(SIZE)}.partial"]
+
+
+def test_one_that_was_only_begun_is_no_segment(archive: WalArchive) -> None:
+    (archive.stream.directory / f"{SegmentId(1, 4).name(SIZE)}.partial").write_bytes(bytes(SIZE))
+    Packer(archive, SIZE).break_off(LEVEL)
+    assert (archive.stream.names(), archive.list_segments()) == ([], [])
+
+
+def test_what_was_cut_short_does_not_count(archive: WalArchive) -> None:
+    names = receive(archive, 3, 4)
+    Packer(archive, SIZE).pack(60)
+    path = archive.segments.directory / f"{names[1]}.gz"
+    os.truncate(path, path.stat().st_size - 1)
+    assert [each.name for each in WalArchive(archive.root, SYSTEM).list_segments()] == names[:1]
+    each = base(5, 5)
+    with archive.bases.stage(each.artifact.file) as staged:
+        staged.write(b"x" * each.artifact.stored_size)
+        staged.seal()
+        archive.keep_base(each, staged)
+    assert archive.list_bases() == [each]
+    os.truncate(archive.bases.directory / each.artifact.file, 0)
+    assert archive.list_bases() == []

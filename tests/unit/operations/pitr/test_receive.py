@@ -1,0 +1,171 @@
+"""What is said of the WAL that is received: only what is known, through catching up, rollbacks, clocks and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
+from backup.errors import EngineError, StoreError
+from backup.model.wal import SegmentId, Stream, lsn_text
+from backup.operations.pitr.receive import ReceiveContext, WalSource, _said, _Session
+from backup.postgres.replication import ServerWal
+from tests.support.facts import NOW
+from tests.unit.catalog.test_wal_archive import SIZE, SYSTEM, segment
+
+
+@dataclass
+class Server:
+    """A server and its receiver, by hand: `at` in seconds, `current` and `received` in segments."""
+
+    root: Path
+    at: float = 0.0
+    current: float = 2.0
+    received: float | None = None
+    timeline: int = 1
+    alive: bool = True
+    said: str = ""
+    started: int = 0
+    stack: ExitStack = field(default_factory=ExitStack)
+
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.at)
+
+    def ask(self) -> ServerWal:
+        place = None if self.received is None else lsn_text(int(self.received * SIZE))
+        current = lsn_text(int(self.current * SIZE))
+        return ServerWal(self.now(), SYSTEM, SIZE, self.timeline, current, place, "streaming" if place else "")
+
+    def running(self) -> bool:
+        return self.alive
+
+    def errors(self) -> str:
+        return self.said
+
+    def entered(self) -> None: ...
+
+    @contextmanager
+    def receive(self, archive: WalArchive) -> Iterator[Server]:
+        self.started += 1
+        self.alive = True
+        yield self
+
+    def session(self) -> _Session:
+        source = WalSource(("id", "started"), self.ask, self.receive)
+        context = ReceiveContext(
+            root=self.root, database=lambda: source, wait=lambda _: True, clock=self.now, steady=lambda: self.at
+        )
+        return _Session(context, StreamFile(self.root), self.stack)
+
+    def write(self, number: int, *, partial: bool = True) -> None:
+        """What the receiver writes."""
+        name = SegmentId(self.timeline, number).name(SIZE) + (".partial" if partial else "")
+        (WalArchive(self.root, SYSTEM).stream.directory / name).write_bytes(segment(number))
+
+    def look(self, session: _Session, at: float, current: float, received: float | None) -> Stream:
+        self.at, self.current, self.received = at, current, received
+        session.look()
+        stream = StreamFile(self.root).read()
+        assert stream
+        return stream
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    (tmp_path / "state").mkdir()
+    WalArchive(tmp_path, SYSTEM).prepare()
+    return Server(tmp_path)
+
+
+def level(stream: Stream) -> float | None:
+    """Seconds of the newest moment."""
+    return (stream.level - NOW).total_seconds() if stream.level else None
+
+
+def test_the_newest_moment_is_that_of_a_look_that_the_receiver_has_passed(server: Server) -> None:
+    session = server.session()
+    assert server.look(session, 0, 2.0, None).state == "starting"
+    server.write(2)
+    assert level(server.look(session, 2, 2.5, 2.2)) == 0
+    assert level(server.look(session, 4, 2.9, 2.6)) == 2
+    last = server.look(session, 6, 2.9, 2.9)
+    assert (level(last), last.state) == (6, "streaming")
+
+
+def test_old_wal_that_comes_late_makes_no_moment(server: Server) -> None:
+    session = server.session()
+    server.write(2)
+    assert level(server.look(session, 0, 2.5, 2.5)) == 0
+    session.close()
+    # Hours later it catches up, segment by segment.
+    session = server.session()
+    assert level(server.look(session, 9000, 7.5, 2.5)) == 0
+    server.write(2, partial=False)
+    server.write(3, partial=False)
+    server.write(4)
+    assert level(server.look(session, 9002, 7.5, 4.5)) == 0
+    whole = WalArchive(server.root, SYSTEM).received(SIZE).whole
+    assert [each - NOW for each in whole.values()] == [timedelta()] * 2
+    assert level(server.look(session, 9004, 7.5, 7.5)) == 9004
+
+
+def test_a_server_that_was_put_back_has_another_history(server: Server) -> None:
+    session = server.session()
+    server.write(2)
+    server.look(session, 0, 2.9, 2.9)
+    session.close()
+    with pytest.raises(StoreError, match="earlier place"):
+        server.look(server.session(), 60, 2.4, None)
+    assert clusters(server.root) == []
+    assert server.look(server.session(), 62, 2.4, None).level is None
+
+
+def test_a_clock_that_is_put_back_makes_no_moment_of_the_future(server: Server) -> None:
+    session = server.session()
+    server.write(2)
+    server.look(session, 3600, 2.5, 2.5)
+    assert level(server.look(session, 10, 2.6, None)) is None
+    session.say_down("gone", "")
+    now = StreamFile(server.root).read()
+    assert now
+    assert (now.state, now.level) == ("down", None)
+
+
+def test_a_receiver_that_ends_is_no_success(server: Server) -> None:
+    session = server.session()
+    server.write(2)
+    server.look(session, 0, 2.5, 2.5)
+    server.alive, server.said = (
+        False,
+        "pg_receivewal: error: could not write: No space\npg_receivewal: error: disconnected\n",
+    )
+    with pytest.raises(EngineError, match="could not write: No space"):
+        session.look()
+
+
+def test_a_gap_is_begun_anew_at_once(server: Server) -> None:
+    session = server.session()
+    server.write(2)
+    server.look(session, 0, 2.5, 2.5)
+    server.alive, server.said = False, "ERROR:  requested WAL segment 000000010000000000000002 has already been removed"
+    server.look(session, 60, 9.5, None)
+    assert server.started == 2
+    received = WalArchive(server.root, SYSTEM).received(SIZE)
+    assert {each: moment - NOW for each, moment in received.broken.items()} == {SegmentId(1, 2): timedelta()}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x: error: a\nx: error: disconnected\n", "x: error: a"),
+        ("x: error: disconnected\n", "x: error: disconnected"),
+        ("", "without a word"),
+    ],
+)
+def test_the_cause_is_told(text: str, told: str) -> None:
+    assert _said(text) == told
