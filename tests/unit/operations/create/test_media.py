@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -283,3 +285,22 @@ def test_a_set_of_packs_has_no_archive_and_one_with_archives_no_tree(stack: Stac
                          path.read_bytes().replace(b'"format": 1', b'"format": 2', 1))  # fmt: skip
         problems = check_set(stack.find(stored.id), Silent()).problems
         assert any("contradicts itself about the volumes" in problem for problem in problems), problems
+
+
+def test_a_pack_is_read_where_a_set_is_made_that_needs_it_unless_it_was_lately(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    first = stack.night()
+    path = stack.root / "packs" / first.manifest.packs[0].file
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[30_000] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    # As rot does, nothing shows it but its bytes; and those were read a moment ago.
+    assert stack.night().good
+    note = path.with_name(f"{path.name}.checked")
+    long_ago = datetime.now(UTC) - timedelta(days=8)
+    note.write_text(re.sub(r'"time":"[^"]*"', f'"time":"{long_ago.isoformat()}"', note.read_text()))
+    with pytest.raises(IntegrityError, match="damaged right after it was written"):
+        stack.night()
+    assert {each.state for each in stack.app().catalog.sets()} == {"damaged"}
+    stack.whole(stack.night())
