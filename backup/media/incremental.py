@@ -135,11 +135,10 @@ class _Incremental(Archiver):
 
     def _list(self, stored: StoredFile, what: str) -> None:
         super()._list(stored, what)
+        # What changed while it was read has other times by now than those that are noted.
         entry, self._entry = self._entry, None
         if entry is None:
             return
-        if what and entry.state:
-            entry = entry._replace(state=entry.state._replace(inode=0))
         line, pack = tree_line(entry), entry.place.pack if entry.place else ""
         self._note(line, pack)
         if pack == self._increment.name:

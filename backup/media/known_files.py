@@ -84,7 +84,7 @@ class KnownFiles:
         self._contents.add(_content_key(digest), position)
         self._forgotten.discard(digest)
         self._sizes.add(size >> _PAGE)
-        if inode and not touched:
+        if not touched:
             self._inodes.add(_inode_key(device, inode), position)
 
     def untouched(self, found: os.stat_result) -> Untouched | None:

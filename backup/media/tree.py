@@ -37,10 +37,7 @@ _DAMAGED: Final = "the tree is damaged"
 
 
 class InodeState(NamedTuple):
-    """What a file looked like when its content was read, which was on that `day` since 1970.
-
-    An inode of 0: it changed meanwhile, so that nothing of it tells anything.
-    """
+    """What a file looked like before its content was read, which was on that `day` since 1970."""
 
     device: int
     inode: int

@@ -142,7 +142,7 @@ def no_media(manifest: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (edited(format=2), ("format", "newer release")),
+        (edited(format=3), ("format", "newer release")),
         (edited(id="daily_2020-01-01_00-00-00"), ("is that of daily_2020-01-01_00-00-00",)),
         (fewer_rows, ("public.app_case", "has 100 rows instead of 99")),
         (one_file_more, ("holds 2 files instead of 3",)),

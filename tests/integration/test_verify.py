@@ -423,7 +423,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "plain sum": (lambda m: m["artifacts"][0].update(plain_sha256="0" * 64), "does not unpack to what was packed"),
     "plain size": (lambda m: m["artifacts"][0].update(plain_size=7), "bytes instead of 7"),
     "stored size": (lambda m: m["artifacts"][0].update(stored_size=7), "bytes instead of 7"),
-    "format": (lambda m: m.update(format=2), "format"),
+    "format": (lambda m: m.update(format=3), "format"),
     "id": (lambda m: m.update(id="daily_2020-01-01_00-00-00"), "the manifest is that of"),
     "no index": (lambda m: m["artifacts"].pop(), "contradicts itself"),
     "no database": (lambda m: m.update(database=None), "contradicts itself"),

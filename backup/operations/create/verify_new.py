@@ -12,6 +12,7 @@ from backup.formatting import duration, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import LoadTest, Verdict, present
 from backup.model.manifest import Manifest, Tier
+from backup.model.pack import own_bytes
 from backup.model.run import Run
 from backup.monitoring.health import shrink
 from backup.operations import runs
@@ -119,9 +120,11 @@ def _report(manifest: Manifest, run: Run, test: LoadTest | None) -> None:
     for volume in manifest.volumes:
         for change in volume.changed:
             logger.warning("{}/{}: {}", volume.name, change.path, change.what)
-    took, size_ = duration(run.seconds.get("total", 0)), size(manifest.stored_size)
+    new = [pack for pack in manifest.packs if own_bytes([pack], manifest.id)]
+    took = duration(run.seconds.get("total", 0))
+    size_ = size(manifest.stored_size + sum(pack.stored_size for pack in new))
     empty = "".join(f"; {volume.name}: empty" for volume in manifest.volumes if not volume.files)
-    what = f"{size_} in {plural(len(manifest.artifacts), 'file')}, written and read back in {took}{empty}"
+    what = f"{size_} in {plural(len(manifest.artifacts) + len(new), 'file')}, written and read back in {took}{empty}"
     loads = ", loads" if test else ""
     if test and test.untried:
         loads = f"; {_UNTRIED}: {printable(test.untried)}"

@@ -7,6 +7,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,15 @@ def test_a_cleanup_removes_what_no_set_needs(stack: Stack) -> None:
     assert (report.packs, report.removed) == (29, [])
     assert report.words.startswith("removed files that no set needs any more, 29 ")
     assert foreign.exists() and not orphan.exists()
+
+
+def test_the_name_of_a_pack_that_no_set_names_is_not_given_again(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(b"a")
+    pack = stack.root / "packs" / f"obcms_media_daily_{stack.now + timedelta(seconds=1):%Y-%m-%d_%H-%M-%S}.tar.gz"
+    pack.parent.mkdir(parents=True)
+    pack.write_bytes(b"left by a run that was killed")
+    assert stack.night().good
+    assert pack.read_bytes() == b"left by a run that was killed"
 
 
 class Killing:

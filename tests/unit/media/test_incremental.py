@@ -20,6 +20,7 @@ from backup.media.known_files import KnownFiles, is_due, is_stable, with_digests
 from backup.media.pack_reader import PackFiles, TreeReader, assembled
 from backup.media.tar_writer import parse_index
 from backup.media.tree import InodeState, Location, TreeEntry, marks_line, parse_marks, parse_tree, tree_line
+from backup.media.walk import OpenFile
 from backup.pipeline.gzip import GzipWriter
 from backup.storage.directory import LocalStore
 from tests.support.awkward_tree import fill
@@ -258,6 +259,22 @@ def test_each_pack_is_an_archive_by_itself(chain: Chain) -> None:
 
 def _files(chain: Chain) -> list[TreeEntry]:
     return [each for each in parse_tree(io.BytesIO(chain.trees[-1])) if each.place]
+
+
+def test_what_changed_while_it_was_read_is_read_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = chain.root / "x", OpenFile.difference
+    path.write_bytes(b"first")
+
+    def changing(self: OpenFile, before: os.stat_result) -> str:
+        path.write_bytes(os.urandom(5))
+        return real(self, before)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenFile, "difference", changing)
+        chain.night()
+    assert chain.reports[-1].changed_total
+    chain.night(days=0)
+    chain.same()
 
 
 def test_a_year_of_odd_changes(chain: Chain) -> None:

@@ -121,6 +121,14 @@ def test_a_bad_pack_is_told_of_all_that_need_it_and_sent_once_again(copied: Copi
     copied.verify(read=True)
 
 
+def test_a_pack_that_is_read_with_one_set_is_told_of_the_others(copied: Copied) -> None:
+    copied.upload()
+    copied.place.flip(f"packs/{copied.sets[0].manifest.packs[0].file}")
+    with pytest.raises(IntegrityError):
+        verify_copies.verify_copies(verify_copies.Request(share=True), copied.context())
+    assert copied.states() == ["differs", "differs", "offsite"]
+
+
 def test_a_set_comes_back_with_what_it_needs(copied: Copied, tmp_path: Path) -> None:
     copied.upload()
     newest = copied.sets[-1]
