@@ -221,10 +221,8 @@ def _await_wal(context: BaseContext, archive: WalArchive, base: Base) -> None:
     """Wait for the WAL up to the moment at which the base is consistent; SourceError when it does not come."""
     until, file = context.steady() + context.patience, StreamFile(context.catalog.root)
     while True:
-        stream = file.read()
-        last, _, _ = archive.received(base.size, stream).chain(base)
-        reached = bool(stream and stream.timeline == base.timeline and lsn(stream.received) >= lsn(base.end))
-        if last is not None and last >= base.last and (reached or last > base.last):
+        found = spans([base], archive.received(base.size, file.read()))
+        if found and found[0].live:
             return
         if context.steady() > until:
             raise SourceError(

@@ -19,7 +19,7 @@ from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.errors import BackupError, EngineError, StoreError
 from backup.formatting import essence, printable
 from backup.logging import logger
-from backup.model.wal import STREAMING, UNKNOWN, Stream, lsn, spans
+from backup.model.wal import STREAMING, UNKNOWN, SegmentId, Stream, is_segment, lsn, spans
 from backup.operations.pitr.segments import Packer
 from backup.pipeline.age import Recipient
 from backup.postgres.replication import ServerWal
@@ -181,8 +181,8 @@ class _Session:
         A receiver begins at the start of a segment, so the server itself would often see nothing wrong.
         """
         before, current = self._before(), lsn(wal.current)
-        whole = [each.number for each in packer.archive.received(wal.size).whole if each.timeline == wal.timeline]
-        ahead = max(whole, default=-1) * wal.size >= current
+        packed = [SegmentId.of(name, wal.size) for name in packer.packed if is_segment(name)]
+        ahead = any(each.timeline == wal.timeline and each.number * wal.size >= current for each in packed)
         if ahead or (before and _alike(before, wal) and lsn(before.received) > current):
             self._set_aside(packer)
 
