@@ -16,6 +16,7 @@ from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalS
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.replication import ServerWal, server_wal
+from backup.postgres.wal_rights import receiver_name
 from backup.progress import Progress
 from backup.storage.filesystem import storing
 
@@ -65,8 +66,7 @@ def _database(main: App) -> WalSource:
             "WAL is received beside the database's container, and that is not reached through a Docker engine",
             "Mount the Docker socket, or set BACKUP_PITR=off.",
         )
-    # Sweeps end sessions of dead runs by how their names begin: this one is not to be among them.
-    name = f"obcms-backup-wal {main.instance()}"
+    name = receiver_name(main.instance())
 
     def ask() -> ServerWal:
         return server_wal(source.login, name)
