@@ -15,7 +15,8 @@ from backup.operations.pitr.base import BaseContext
 from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalSource
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients
-from backup.postgres.replication import ServerWal, receiver_name, server_wal
+from backup.postgres.replication import ServerWal, server_wal
+from backup.postgres.wal_rights import receiver_name
 from backup.progress import Progress
 from backup.storage.filesystem import storing
 

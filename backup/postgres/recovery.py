@@ -60,7 +60,8 @@ _PREPARED: Final = re.compile(r"max_prepared_xacts setting:\s*(\d+)")
 _LEAST_PREPARED: Final = 100
 # pg_dump locks every table at once. They share one table of locks, of which each transaction that may be has its part.
 _LOCKS: Final = 8192 * 20
-_PLACES: Final = re.compile(r"\b[0-9A-F]{1,8}/[0-9A-F]{1,8}\b")
+# Where the reading ended. Other places in a message were read from a record, and may be damaged.
+_PLACES: Final = re.compile(r"\b(?:at|after) ([0-9A-F]{1,8}/[0-9A-F]{1,8})\b")
 # A file, and where in it the reading ended if that is told.
 _FILES: Final = re.compile(r"\b([0-9A-F]{24})\b(?:, (?:LSN [0-9A-F/]+, )?offset (\d+))?")
 _READY: Final = "database system is ready to accept connections"
@@ -285,7 +286,8 @@ def _wait(
     server: RecoveryServer, login: Login, stop: Commit | None, stall: int, progress: Callable[[int], None]
 ) -> None:
     """Until it has recovered, as long as it gets on; EngineError or IntegrityError unless it stopped where asked."""
-    seen, moved = 0, time.monotonic()
+    seen: list[str] = []
+    moved = time.monotonic()
     while True:
         said = server.log()
         if any(_READY in line for line in said):
@@ -293,8 +295,9 @@ def _wait(
         if any(_SHORT in line for line in said):
             raise _elsewhere(stop, "its WAL ends before")
         server.require_running()
-        if len(said) != seen:
-            seen, moved = len(said), time.monotonic()
+        # Not how many lines: of a long log only the last ones are there.
+        if said[-1:] != seen:
+            seen, moved = said[-1:], time.monotonic()
         if time.monotonic() - moved > stall:
             raise EngineError(
                 f"the recovery got no further for {stall} s and was ended: {printable(said[-1] if said else '')}."

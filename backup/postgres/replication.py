@@ -91,11 +91,6 @@ def cluster_facts(login: Login) -> ClusterFacts:
     return ClusterFacts(**row, databases=databases, tablespaces=tablespaces)
 
 
-def receiver_name(instance: str) -> str:
-    """What the session of the receiver is called. No sweep of dead runs takes it for one of theirs."""
-    return f"obcms-backup-wal {instance}"
-
-
 @contextlib.contextmanager
 def held_wal(login: Login, name: str) -> Iterator[None]:
     """Let the server keep its WAL for the body, by a temporary slot of this name.

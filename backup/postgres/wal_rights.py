@@ -12,15 +12,22 @@ from backup.postgres.session import Login
 _RIGHTS: Final = """
     SELECT session_user::text, rolsuper OR rolreplication, current_setting('wal_level'),
            current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_stat_replication)::int,
-           pg_is_in_recovery()
+           pg_is_in_recovery(), current_setting('synchronous_standby_names')
       FROM pg_roles WHERE rolname = session_user"""
+
+
+def receiver_name(instance: str) -> str:
+    """What the session of our receiver is called on the server."""
+    # Sweeps end sessions of dead runs by how their names begin: this one is not to be among them.
+    return f"obcms-backup-wal {instance}"
 
 
 @dataclass(frozen=True)
 class WalRights:
     """`role` may receive WAL if it is `allowed`. `senders` may send it side by side, `used` of them do now.
 
-    `level` is the setting wal_level; `standby`: the server's WAL is another server's.
+    `level` is the setting wal_level; `standby`: the server's WAL is another server's. `synchronous` is the setting
+    synchronous_standby_names: for whom commits wait.
     """
 
     role: str
@@ -29,6 +36,7 @@ class WalRights:
     senders: int
     used: int
     standby: bool
+    synchronous: str
 
 
 def wal_rights(login: Login) -> WalRights:

@@ -36,7 +36,8 @@ from backup.pipeline.age import Recipient
 from backup.postgres.base_backup import BaseReader
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.replication import ClusterFacts, cluster_facts, held_wal, receiver_name, server_wal
+from backup.postgres.replication import ClusterFacts, cluster_facts, held_wal, server_wal
+from backup.postgres.wal_rights import receiver_name
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
 

@@ -30,7 +30,7 @@ from backup.postgres.session import Login
 from backup.progress import Progress
 
 _SHOWN: Final = "%Y-%m-%d %H:%M:%S.%f"
-# The base grows a little while it is replayed on.
+# Files take a little more than what the server counts.
 _ROOM: Final = 1.1
 # By how much the server's clock may be behind ours, so that a later commit of it is in an earlier segment.
 _SKEW: Final = timedelta(minutes=1)
@@ -87,8 +87,7 @@ class RecoveredOrigin:
         """Say what would be brought back, as far as the WAL tells; see `outlook`. Only under the lock."""
         self.places.sweep()
         with self.places.prepare(run) as work:
-            work.require_space(len(_first(self.moment)) * self.moment.base.size)
-            return outlook(self.moment, look(self.moment, work, progress))
+            return outlook(self.moment, look(self.moment, work, progress, replay=False))
 
     @contextlib.contextmanager
     def reach(self, run: str, progress: Progress) -> Iterator[Reached]:
@@ -97,8 +96,7 @@ class RecoveredOrigin:
         self.places.sweep()
         with self.places.prepare(run) as work:
             logger.info("recovering from the base backup {} in {}", base.id, work.way)
-            work.require_space(int(base.bytes * _ROOM) + len(_first(asked)) * base.size)
-            found = look(asked, work, progress)
+            found = look(asked, work, progress, replay=True)
             for label, text in outlook(asked, found):
                 logger.info("{}: {}", label, text)
             progress.phase("unpacking the base backup", base.artifact.stored_size)
@@ -138,15 +136,20 @@ def _first(asked: Moment) -> Sequence[SegmentId]:
     return segments
 
 
-def look(asked: Moment, work: Recovery, progress: Progress) -> Survey:
-    """Unpack as much WAL as it takes to know the last commit, and read which there are. IntegrityError, KeyMissing."""
+def look(asked: Moment, work: Recovery, progress: Progress, *, replay: bool) -> Survey:
+    """Unpack as much WAL as it takes to know the last commit, and read which there are. IntegrityError, KeyMissing.
+
+    NoSpace unless there is room for that; `replay`: also for the base, and for what the WAL adds to it.
+    """
     base, segments = asked.base, asked.segments
     files = SegmentFiles(asked.archive, base, asked.identity, progress)
     more, count = _first(asked), 0
     while True:
+        count += len(more)
+        replayed = int(base.bytes * _ROOM) + count * base.size if replay else 0
+        work.require_space(len(more) * base.size + replayed)
         progress.phase("unpacking the WAL")
         work.unpack(files.as_tar(more), into_wal=True)
-        count += len(more)
         until = received_to(asked.received, segments[count - 1], base.size)
         found = Survey(asked.wanted, complete=count == len(segments))
         progress.phase("reading the WAL")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -35,6 +37,26 @@ FILE = "000000010000000000000003"
             + FILE
             + ", LSN 0/3004000, offset 16384",
             0x3004000,
+        ),
+        # What was read from a damaged record is not where the reading ended.
+        (
+            "error in WAL record at 0/3016078: record with incorrect prev-link 400000/3016040 at 0/30160A0",
+            0x30160A0,
+        ),
+        (
+            f"error in WAL record at 0/3003F70: unexpected pageaddr 40/3004000 in log segment {FILE}, offset 16384",
+            0x3004000,
+        ),
+        (
+            "error in WAL record at 0/3003F70: unexpected pageaddr 40/3004000 in WAL segment "
+            + FILE
+            + ", LSN 0/3004000, offset 16384",
+            0x3004000,
+        ),
+        ("error in WAL record at 0/3016078: contrecord is requested by 40/30160A0", 0x3016078),
+        (
+            "error in WAL record at 0/3016078: invalid record length at 0/30160A0: expected at least 24, got 0",
+            0x30160A0,
         ),
         (f'could not find file "{FILE}": No such file or directory', 0x3000000),
         ("could not find a valid record after 0/2000100", 0x2000100),
@@ -92,6 +114,19 @@ def test_one_that_ended_or_gets_no_further_is_not_waited_for() -> None:
     server.ended = True
     with pytest.raises(EngineError, match="it has ended"):
         wait(server, STOP)
+
+
+def test_one_whose_log_is_as_long_as_it_gets_is_seen_to_get_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its log only the last lines are there."""
+    passed = itertools.count(step=40)
+    time = SimpleNamespace(monotonic=lambda: next(passed), sleep=lambda _: None)
+    monkeypatch.setattr("backup.postgres.recovery.time", time)
+    server = Server()
+    lines = iter([*(f"LOG:  redo in progress, elapsed time: {n} s" for n in range(9)), STOPPED])
+    monkeypatch.setattr(server, "log", lambda: [next(lines, "")])
+    with pytest.raises(EngineError, match="got no further for 60 s"):
+        wait(server, STOP)
+    assert next(lines, None) is None
 
 
 def test_nothing_of_the_live_configuration_is_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,10 @@ class Work:
 
     def __init__(self, commits: dict[int, datetime]) -> None:
         self.all, self.unpacked = commits, [0]
+        self.room: list[int] = []
+
+    def require_space(self, needed: int) -> None:
+        self.room.append(needed)
 
     def unpack(self, _tar: Iterable[bytes], *, into_wal: bool) -> None:
         assert into_wal
@@ -43,7 +48,18 @@ def asked(wanted: Wanted, last: int, root: Path) -> recover.Moment:
 
 def look(moment: recover.Moment, commits: dict[int, datetime]) -> tuple[Any, list[int]]:
     work = Work(commits)
-    return recover.look(moment, cast(Any, work), Silent()), work.unpacked[1:]
+    found = recover.look(moment, cast(Any, work), Silent(), replay=False)
+    assert sum(work.room) == work.unpacked[-1] * SIZE - 2 * SIZE, "there was to be room for each segment"
+    return found, work.unpacked[1:]
+
+
+def test_there_is_room_for_the_base_and_for_what_its_wal_adds_to_it(tmp_path: Path) -> None:
+    work, moment = Work({5: at(5), 200: at(200)}), asked(Wanted(at(10.5)), 500, tmp_path)
+    size = 10**9
+    moment = replace(moment, base=moment.base.model_copy(update={"bytes": size}))
+    recover.look(moment, cast(Any, work), Silent(), replay=True)
+    # Of each batch: its own segments, and what all of them so far add.
+    assert work.room == [size * 11 // 10 + count * SIZE for count in (73 + 73, 64 + 137, 64 + 201)]
 
 
 def test_wal_far_behind_the_moment_is_not_unpacked(tmp_path: Path) -> None:
