@@ -41,8 +41,8 @@ _CLUSTER: Final = """
 
 # Temporary: it goes with the session, also when nobody is left to drop it.
 _HELD: Final = "SELECT pg_create_physical_replication_slot(%s, true, true)"
-# And when we are there, but hang: seconds.
-_HANGING: Final = "SET idle_session_timeout = '15min'"
+# And with a session in which nothing happens: what hangs must not make the server keep its WAL.
+_HANGING: Final = "SET idle_session_timeout = '5min'"
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ def cluster_facts(login: Login) -> ClusterFacts:
 def held_wal(login: Login, name: str) -> Iterator[None]:
     """Let the server keep its WAL for the body, by a temporary slot of this name.
 
-    A base backup begins with a new segment and a checkpoint, which recycles the one before within milliseconds: a
-    receiver without a slot may not have the end of it yet. A server that has no slot to give is left as it is.
+    A base backup begins and ends with a new segment, and a checkpoint recycles the one before within milliseconds: a
+    receiver without a slot may not have the end of it yet. A server that has no slot to give is left as it is. If we
+    hang, the server ends the session and the slot with it.
     """
     with maintenance(login, "held wal", limit=0) as connection:
         try:

@@ -148,9 +148,8 @@ def _take(
     reader, begun = BaseReader(), False
     with contextlib.ExitStack() as stack:
         stack.callback(reader.abandon)
-        held = stack.enter_context(contextlib.ExitStack())
         # Slots are named by lower-case letters, digits and underscores.
-        held.enter_context(held_wal(source.login, f"obcms_backup_{source.instance}"))
+        stack.enter_context(held_wal(source.login, f"obcms_backup_{source.instance}"))
         writer = stack.enter_context(
             ArtifactWriter(archive.bases, f"{identifier}.tar.gz", "base", "", context.level, context.recipients)
         )
@@ -158,15 +157,12 @@ def _take(
             clients.base_backup(_OPTIONS, run.id, lambda: not begun and context.steady() < patient)
         )
         for chunk in output.chunks(lambda: context.progress.advance(0)):
-            if not begun:
-                # Its checkpoint is done. No longer than it must does the server keep WAL for anybody.
-                begun = True
-                _catch_up(context, source)
-                held.close()
+            begun = True
             reader.feed(chunk)
             writer.write(chunk)
             context.progress.advance(len(chunk))
         content = reader.finish()
+        _catch_up(context, source)
         artifact = writer.finish()
         base = Base(
             id=identifier,
@@ -191,7 +187,7 @@ def _take(
 
 
 def _catch_up(context: BaseContext, source: PostgresSource) -> None:
-    """Wait for the receiver to have what the base begins with; a while only: a gap is seen and said by itself."""
+    """Wait for the receiver to have what the base ends with; a while only: a gap is seen and said by itself."""
     name, until = receiver_name(source.instance), context.steady() + _CATCH_UP
     place = lsn(server_wal(source.login, name).current)
     while lsn(server_wal(source.login, name).received or "0/0") < place and context.steady() < until:
