@@ -57,7 +57,12 @@ def setup_command(
     # It loads boto3, which whoever has copies in a folder alone does without.
     from backup.storage.s3.bucket_setup import WantedBucket, setup_bucket  # noqa: PLC0415
 
-    bucket = open_bucket(bucket_options(base.prepare_command(as_json)))
+    settings = base.prepare_command(as_json)
+    if archive_days and settings.media == "incremental":
+        # The newest set may need a pack that is years old, and what is in GLACIER cannot be read for hours.
+        logger.warning("objects stay in their class: BACKUP_MEDIA=incremental, and young sets need old packs")
+        archive_days = 0
+    bucket = open_bucket(bucket_options(settings))
     _tell(setup_bucket(bucket, WantedBucket(create=create, archive_days=archive_days), dry=dry_run), as_json)
 
 
