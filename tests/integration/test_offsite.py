@@ -291,7 +291,11 @@ def test_a_bucket_is_looked_after_by_command(stack: Copied) -> None:
         assert "AWS_S3_BACKUP_BUCKET is not set" in done(stack, "offsite", "check", code=10)
         return
     assert "delete: allowed" in done(stack, "offsite", "check")
-    assert "unfinished uploads end" in done(stack, "offsite", "setup", "--dry-run")
+    assert "go to GLACIER" in done(stack, "offsite", "setup", "--dry-run")
+    stack.environment["BACKUP_MEDIA"] = "incremental"
+    shared = done(stack, "offsite", "setup", "--dry-run")
+    assert "unfinished uploads end" in shared and "GLACIER" not in shared, "young sets need old packs"
+    del stack.environment["BACKUP_MEDIA"]
     written = json.loads(stack.run("offsite", "policy").output)["Statement"]
     assert {each["Sid"] for each in written} >= {"List", "Read", "Send", "NeverAway"}
     assert f"s3://{stack.environment['AWS_S3_BACKUP_BUCKET']} answers; 0 sets there" in stack.run("doctor").output
