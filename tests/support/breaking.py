@@ -30,8 +30,8 @@ def written(self, journal):
         else:
             os.kill(os.getpid(), signal.SIGKILL)
     return done
-def published(self, manifest, staged):
-    publish(self, manifest, staged)
+def published(self, manifest, staged, packs=()):
+    publish(self, manifest, staged, packs)
     path = self.root / manifest.tier / manifest.artifact("database").file
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
