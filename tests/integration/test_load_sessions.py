@@ -401,7 +401,7 @@ def ending(server: Server, index: str) -> Iterator[list[int]]:
 
 
 def test_a_server_with_hardly_a_connection_left_loads_with_fewer_sessions(tmp_path: Path) -> None:
-    """Three are left, eight sessions are wanted. How many of them meet a full server is chance; that it loads is not."""
+    """Three are left, eight are wanted. How many sessions meet a full server is chance; that it loads is not."""
     server = start_server(17, "crowded", in_memory=True, command=["-c", "max_connections=12"])
     try:
         database = server.new_database()
