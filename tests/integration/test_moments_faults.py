@@ -109,12 +109,12 @@ def test_segments_that_changed_places_are_refused(spoilt: Story) -> None:
     """Also with a record that fits them."""
     archive, _ = archived(spoilt)
     one, two = packed(spoilt, 1), packed(spoilt, 2)
+    records = {each.name: each for each in archive.list_segments()}
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second)
     two.write_bytes(first)
     # Of other sizes than were recorded they do not count at all.
     assert spoilt.create("4").code == (40 if len(first) == len(second) else 44)
-    records = {each.name: each for each in archive.list_segments()}
     names = [path.name.partition(".")[0] for path in (one, two)]
     lines = []
     for name, record in records.items():
