@@ -19,6 +19,8 @@ from tests.support.stack_services import facts, world
 # How the product's words end, where that is not 0, and why.
 CODES = (
     (r"doctor --offsite", 60),  # the key may delete: a warning
+    (r"(base|receive)$", 10),  # BACKUP_PITR is off
+    (r"drill --moments", 44),
     (r"prune --(forget-volume|ahead) \S+", 44),  # no volume has left the stack, and no set is dated ahead
 )
 # What has happened before a command that is in no scene.
@@ -30,6 +32,7 @@ BEFORE = (
 )
 # What must be told by those that change or prove something.
 SAYS = (
+    (r"drill --moments", "there is no moment"),
     (r"create\b", "is complete"),
     (r"drill\b|verify .*--test-restore", "is proven"),
     (r"(.* )?restore (?!.*(--dry-run|--path|--r))", "is restored"),
