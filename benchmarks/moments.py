@@ -25,8 +25,9 @@ from benchmarks.run import database, inside, product, report, resident, rounds, 
 
 SECONDS = int(os.environ.get("SECONDS_OF_PGBENCH", "20"))
 _PGBENCH = "pgbench -h 127.0.0.1 -U obcms"
-_LAG = """psql -qAtX -h 127.0.0.1 -U obcms obcms -c "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), flush_lsn),
-  coalesce(extract(epoch FROM flush_lag), 0) FROM pg_stat_replication" """
+_LAG = """psql -qAtX -h 127.0.0.1 -U obcms obcms -c "SELECT
+  pg_wal_lsn_diff(pg_current_wal_flush_lsn(), coalesce(flush_lsn, write_lsn)),
+  coalesce(extract(epoch FROM write_lag), 0) FROM pg_stat_replication" """
 
 
 def main() -> None:
@@ -48,7 +49,9 @@ def of_pgbench(client: Any, directory: Path, server: Any) -> None:
         rates["without"].append(transactions(server))
         with receiving(client, directory) as receiver:
             rates["with"].append(transactions(server))
-            lag, seconds = inside(server, f"{_PGBENCH} -c 4 -T 5 obcms >/dev/null & sleep 3; {_LAG}; wait").split("|")
+            lag, seconds = inside(server, f"{_PGBENCH} -c 4 -T 5 obcms >/dev/null 2>&1 & sleep 3; {_LAG}; wait").split(
+                "|"
+            )
             pid = client.api.inspect_container(receiver.id)["State"]["Pid"]
             say(f"behind: {int(lag):,} B, {float(seconds):.3f} s; the receiving process: {resident(pid):.0f} MB")
     middle = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}

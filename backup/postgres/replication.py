@@ -24,9 +24,10 @@ _WAL: Final = """
            CASE WHEN NOT pg_is_in_recovery()
                 THEN ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::bigint END AS timeline,
            CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn()::text END AS current,
-           r.flush_lsn::text AS received, coalesce(r.state, '') AS state
+           -- Of a receiver that syncs whole segments alone, the server knows only what it has written.
+           coalesce(r.flush_lsn, r.write_lsn)::text AS received, coalesce(r.state, '') AS state
       FROM (SELECT 1) one LEFT JOIN pg_stat_replication r ON r.application_name = %s
-     ORDER BY r.flush_lsn DESC NULLS LAST LIMIT 1"""
+     ORDER BY r.write_lsn DESC NULLS LAST LIMIT 1"""
 _CLUSTER: Final = """
     SELECT current_setting('server_version') AS server_version,
            (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
