@@ -80,8 +80,8 @@ def of_bases(client: Any, directory: Path, server: Any) -> None:
         report("base", rounds(contenders), floor=floor)
         inside(server, f"{_PGBENCH} -c 4 -T {SECONDS} obcms")
         time.sleep(3)
-    _, errors, took = ran(client, directory, "create", "--at", "latest")
-    replayed = re.search(r"WAL to replay: ([\d.]+ .?B)", errors) or re.search(r"WAL to replay: ([\d.]+ .?B)", _)
+    out, errors, took = ran(client, directory, "create", "--at", "latest")
+    replayed = re.search(r"WAL to replay: ([\d.]+ .?B)", out + errors)
     say(f"create --at latest: {took:.1f} s, {replayed[1] if replayed else '?'} of WAL replayed")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,9 +56,14 @@ class App(BackupVolume):
             source=self.source,
             places=lambda stored: self._places(stored, ""),
             progress=progress,
-            recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
+            recipients=self.recipients,
             incremental=settings.media == "incremental",
         )
+
+    @property
+    def recipients(self) -> Sequence[age.Recipient]:
+        """Whom what is written here is encrypted to."""
+        return age.recipients(self.settings.age_recipients) if self.settings.encrypt == "all" else ()
 
     @property
     def load_jobs(self) -> int:

@@ -45,7 +45,7 @@ from backup.operations.doctor.settings import settings as settings_in_force
 from backup.operations.jobs import find_supercronic, jobs
 from backup.operations.missed_runs import reasons
 from backup.operations.offsite.context import list_remote_sets
-from backup.operations.pitr.facts import read_window
+from backup.operations.pitr.window_reader import read_window
 from backup.operations.status import offsite, restoring
 from backup.pipeline import age
 from backup.postgres.clients import HelperClients

@@ -13,7 +13,6 @@ from backup.docker.engine import Engine, folder_mount
 from backup.errors import ConfigError
 from backup.operations.pitr.base import BaseContext
 from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalSource
-from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.replication import ServerWal, server_wal
 from backup.postgres.wal_rights import receiver_name
@@ -33,7 +32,7 @@ def receive_context(main: App, wait: Callable[[float], bool]) -> ReceiveContext:
         root=settings.root,
         database=lambda: _database(main),
         wait=wait,
-        recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
+        recipients=main.recipients,
     )
 
 
@@ -54,7 +53,7 @@ def base_context(main: App, progress: Progress) -> BaseContext:
         days=settings.pitr_days,
         level=settings.compression,
         patience=settings.stall_timeout,
-        recipients=age.recipients(settings.age_recipients) if settings.encrypt == "all" else (),
+        recipients=main.recipients,
     )
 
 

@@ -14,9 +14,9 @@ from backup.model.backup_set import newest_good
 from backup.model.manifest import DatabasePart, Preload
 from backup.model.moment import Wanted
 from backup.model.wal import Base
-from backup.operations.pitr.facts import read_window
 from backup.operations.pitr.proof import ProofContext
 from backup.operations.pitr.recover import Moment, RecoveredOrigin, find_moment
+from backup.operations.pitr.window_reader import read_window
 from backup.postgres.clients import HelperClients
 from backup.postgres.recovery import RecoveryPlaces
 from backup.progress import Progress

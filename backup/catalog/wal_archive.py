@@ -168,6 +168,10 @@ class WalArchive:
         partial = max((SegmentId.of(name, size) for name in names if is_segment(name)), default=None)
         return Received(whole, ours, broken, partial)
 
+    def wal_bytes(self) -> int:
+        """Bytes on disk of all WAL, packed and not."""
+        return sum(size for store in (self.segments, self.stream) for size in _sizes(store).values())
+
     def proof(self) -> WindowProof | None:
         """What the newest drill found; None before there was one, or where that cannot be read."""
         store = LocalStore(self.directory)

@@ -16,7 +16,7 @@ from backup.cli.render.set_tables import plain_table
 from backup.formatting import local_time, plural, printable, size
 from backup.model.wal import Base
 from backup.monitoring.window import Window, whole_second, window_words
-from backup.operations.pitr.facts import read_window
+from backup.operations.pitr.window_reader import read_window
 
 _FORM = "%Y-%m-%d %H:%M:%S"
 _OFF = (

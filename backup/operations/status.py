@@ -27,7 +27,7 @@ from backup.operations.missed_runs import reasons
 from backup.operations.offsite import copy_status as told
 from backup.operations.offsite.remote_state import BookFile
 from backup.operations.offsite.rules import ages, candidates, places, uploads
-from backup.operations.pitr.facts import read_window
+from backup.operations.pitr.window_reader import read_window
 from backup.operations.prune import WAITS, MemoryFile, is_cleanup, retention_policy
 from backup.operations.restore.journal import Kept, KeptFile, journal_reason, lost_words
 from backup.operations.restore.locking import unfinished_restore

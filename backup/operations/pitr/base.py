@@ -18,7 +18,6 @@ from backup.logging import logger
 from backup.model.run import Outcome, Run
 from backup.model.wal import (
     DEFAULT_SIZE,
-    STREAMING,
     Base,
     SegmentId,
     Stream,
@@ -130,7 +129,7 @@ def _require(context: BaseContext, archive: WalArchive, facts: ClusterFacts) -> 
 
 
 def _fresh(stream: Stream, now: datetime) -> bool:
-    return stream.state == STREAMING and abs(now - stream.looked) < _FRESH
+    return stream.up and abs(now - stream.looked) < _FRESH
 
 
 def _take(

@@ -129,12 +129,12 @@ class _Session:
         if self.database is None or database.identity != self.database.identity:
             self.close()
         self.database = database
-        wal = database.ask()
+        wal, before = database.ask(), self._before()
         packer = self._packer(wal)
         if self.receiver and not self.receiver.running():
-            self._ended(self.receiver.errors())
+            self._ended(self.receiver.errors(), before)
         if self.receiver is None:
-            self._require_history(wal, packer)
+            self._require_history(wal, packer, before)
             packer.mend()
             self.receiver = self._open.enter_context(database.receive(packer.archive))
             self.begun = self.context.steady()
@@ -145,11 +145,11 @@ class _Session:
                 f"the receiver has had no session on the server for {_GRACE:.0f} s: {_said(self.receiver.errors())}",
                 "`doctor` says what the server lacks for it.",
             )
-        level = self._level(wal)
+        level = self._level(wal, before)
         packer.pack(_PACKING, lambda end: self._moment(end) or level or UNKNOWN)
         if packer.archive.timeline() == wal.timeline:
             packer.close_timelines(wal.timeline, self.closed or UNKNOWN)
-        return self._say(wal, packer, level)
+        return self._say(wal, packer, level, before)
 
     def _packer(self, wal: ServerWal) -> Packer:
         """Of the cluster that answers now: another one has a folder of its own."""
@@ -161,7 +161,7 @@ class _Session:
             self.packer = Packer(archive, wal.size, recipients=self.context.recipients)
         return self.packer
 
-    def _ended(self, said: str) -> None:
+    def _ended(self, said: str, before: Stream | None) -> None:
         """The receiver has ended: by a gap it begins anew at once, otherwise it is an error."""
         self.close()
         if _AHEAD in said and self.packer:
@@ -172,15 +172,14 @@ class _Session:
                 "`doctor` says what the server lacks for it. The database is not touched by this.",
             )
         logger.warning("the window is broken here: {}", _said(said))
-        before = self._before()
         self.packer.break_off((before.level if before else None) or UNKNOWN)
 
-    def _require_history(self, wal: ServerWal, packer: Packer) -> None:
+    def _require_history(self, wal: ServerWal, packer: Packer, before: Stream | None) -> None:
         """StoreError where the server is not as far as what is here of its timeline: that is of another history then.
 
         A receiver begins at the start of a segment, so the server itself would often see nothing wrong.
         """
-        before, current = self._before(), lsn(wal.current)
+        current = lsn(wal.current)
         packed = [SegmentId.of(name, wal.size) for name in packer.packed if is_segment(name)]
         ahead = any(each.timeline == wal.timeline and each.number * wal.size >= current for each in packed)
         if ahead or (before and _alike(before, wal) and lsn(before.received) > current):
@@ -201,9 +200,8 @@ class _Session:
         """The newest moment that is known of which all that was committed lies before this place in the WAL."""
         return max((moment for moment, current in self.looks if current <= place), default=None)
 
-    def _level(self, wal: ServerWal) -> datetime | None:
+    def _level(self, wal: ServerWal, before: Stream | None) -> datetime | None:
         """The newest moment of which all that was committed is here; None while nothing is known."""
-        before = self._before()
         if before and before.timeline != wal.timeline and before.system_identifier == wal.system_identifier:
             self.closed = before.level
             self.looks.clear()
@@ -213,9 +211,8 @@ class _Session:
         known = before.level if before and _alike(before, wal) and before.level and before.level <= wal.now else None
         return max(filter(None, (level, known)), default=None)
 
-    def _say(self, wal: ServerWal, packer: Packer, level: datetime | None) -> bool:
+    def _say(self, wal: ServerWal, packer: Packer, level: datetime | None, before: Stream | None) -> bool:
         """Write down where things stand, and why a base backup is wanted, if one is; whether WAL is received."""
-        before = self._before()
         stream = Stream(
             looked=self.context.clock(),
             # Until it has something of the server's timeline it may lack what that begins with.
@@ -227,7 +224,7 @@ class _Session:
             current=wal.current,
             level=level,
         )
-        if stream.state == STREAMING:
+        if stream.up:
             found = spans(packer.archive.list_bases(), packer.archive.received(wal.size, stream))
             if not any(each.live for each in found):
                 stream = stream.model_copy(update={"wants_base": _NO_BASE})

@@ -22,8 +22,8 @@ from backup.model.moment import Survey, Wanted
 from backup.model.recovered import Recovered
 from backup.model.wal import Base, Received, SegmentId, lsn, lsn_text
 from backup.operations.create.context import Reached
+from backup.operations.pitr.base_choice import Cluster, choose
 from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to, unpacked_base
-from backup.operations.pitr.window import Cluster, choose
 from backup.postgres.recovery import Recovery, RecoveryPlaces, unlogged
 from backup.postgres.server import databases
 from backup.postgres.session import Login

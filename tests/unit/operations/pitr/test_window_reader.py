@@ -11,7 +11,7 @@ import pytest
 from backup.config.loader import Settings
 from backup.model.wal import SegmentId
 from backup.monitoring.window import Window
-from backup.operations.pitr.facts import read_window
+from backup.operations.pitr.window_reader import read_window
 from tests.support.windows import SIZE, a_base, a_stream, on_disk
 
 NOW = datetime(2026, 11, 28, 16, tzinfo=UTC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,14 +14,12 @@ from backup.config.loader import Settings
 from backup.errors import BackupError, StoreError
 from backup.formatting import printable
 from backup.model.finding import Finding, warning
-from backup.model.wal import Base, Span, Stream, WindowProof, lsn, spans
+from backup.model.wal import DEFAULT_SIZE, Base, Span, Stream, WindowProof, lsn, spans
 from backup.monitoring.overview.compute import period
 from backup.monitoring.window import Window
-from backup.storage.filesystem import storing
 
 # Of a base that is taken each night: one may be late by half a day.
 _BASE_AGE: Final = timedelta(hours=36)
-_SIZE: Final = 16 << 20
 _TAKE: Final = "`base` takes a new one; then remove the damaged file from the backup volume."
 
 
@@ -81,11 +78,11 @@ def _look(archive: WalArchive, stream: Stream | None) -> _Found:
         found.begun = _changed(archive.bases.directory)
         found.bases = list(_bases(archive, found.problems))
         ours = stream if stream and stream.system_identifier == archive.system_identifier else None
-        size = ours.size if ours else found.bases[-1].size if found.bases else _SIZE
+        size = ours.size if ours else found.bases[-1].size if found.bases else DEFAULT_SIZE
         received = archive.received(size, ours)
         found.spans = spans(found.bases, received)
         found.proof = archive.proof()
-        found.segments, found.bytes = len(received.whole), _taken(archive)
+        found.segments, found.bytes = len(received.whole), archive.wal_bytes()
     except BackupError as error:
         text = f"the WAL of cluster {archive.system_identifier} cannot be listed: {error.message}"
         found.problems.append(warning(text, error.hint))
@@ -125,14 +122,3 @@ def _changed(directory: Path) -> datetime | None:
     with contextlib.suppress(OSError):
         return datetime.fromtimestamp(directory.stat().st_mtime, UTC)
     return None
-
-
-def _taken(archive: WalArchive) -> int:
-    """Bytes on disk of all WAL, packed and not."""
-    total = 0
-    for store in (archive.segments, archive.stream):
-        with storing(store.directory), contextlib.suppress(FileNotFoundError), os.scandir(store.directory) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):  # packed meanwhile
-                    total += entry.stat(follow_symlinks=False).st_size
-    return total

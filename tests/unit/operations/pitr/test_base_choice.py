@@ -10,7 +10,7 @@ import pytest
 from backup.errors import NotFound
 from backup.model.moment import Wanted
 from backup.model.wal import Received
-from backup.operations.pitr.window import Cluster, choose
+from backup.operations.pitr.base_choice import Cluster, choose
 from tests.unit.model.test_wal import SIZE, at, base, stream, whole
 
 ZONE = ZoneInfo("Europe/Berlin")
