@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +15,10 @@ import pytest
 
 from tests.support import sample_schema
 from tests.support.database import Server, start_server
-from tests.support.faults import nothing_left
+from tests.support.faults import nothing_left, seeded
 from tests.support.sidecar import Result, Sidecar
 
+KILLS = int(os.environ.get("KILLS", "1"))
 # What loads do in one session until another is at work as well, and what waits to be ended: no time of theirs is known.
 # Whoever is at work has a lock of its session, which is seen from then on.
 MEETING = """
@@ -40,6 +45,20 @@ TABLES = """
     INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 4000) i;
     INSERT INTO small SELECT i, i, 'x' FROM generate_series(1, 3900) i;
     ALTER TABLE small ADD CONSTRAINT fk FOREIGN KEY (big_id) REFERENCES big;
+"""
+# One table has more than its share of the rows, so its parts go to several sessions.
+PARTED = """
+    CREATE TABLE kind (name text); INSERT INTO kind VALUES ('old');
+    CREATE TABLE rows (id int PRIMARY KEY, t text);
+    INSERT INTO rows SELECT i, repeat(md5(i::text), 8) FROM generate_series(1, 20000) i;
+    CREATE TABLE other (id int PRIMARY KEY, rows_id int REFERENCES rows ON DELETE CASCADE, t text);
+    INSERT INTO other SELECT i, i, md5(i::text) FROM generate_series(1, 20000) i;
+    CREATE INDEX ON rows (t); CREATE INDEX ON other (t);
+"""
+HALVED = "UPDATE kind SET name = 'new'; DELETE FROM rows WHERE id % 2 = 0"
+CONTENT = """
+    SELECT (SELECT name FROM kind), (SELECT count(*) FROM rows), (SELECT sum(length(t)) FROM rows),
+           (SELECT count(*) FROM other), (SELECT count(*) FROM pg_index), (SELECT count(*) FROM pg_constraint)
 """
 MEET = "CREATE INDEX big_slow ON big (meets(id)); CREATE INDEX small_slow ON small (meets(id));"
 STAY = MEET.replace("meets", "stays")
@@ -369,6 +388,54 @@ def test_a_signal_while_the_second_session_starts_leaves_nothing(target: Sidecar
         result = tried(target, command)
         assert result.code == 143, result.output
         nothing_left(target, server)
+
+
+def test_killed_at_any_moment_of_a_load_what_is_live_is_whole(tmp_path: Path, server: Server) -> None:
+    """SIGKILL while several sessions load; either command ends it. KILLS=50 tries longer."""
+    moments, database = seeded(), server.new_database()
+    server.execute(database, PARTED)
+    old = content(server, database)
+    sidecar = several(Sidecar.make(tmp_path, server, database), 4, 1 << 18)
+    created(sidecar)
+    server.execute(database, HALVED)
+    new = content(server, database)
+    began = time.monotonic()
+    assert restored(sidecar).code == 0
+    whole = time.monotonic() - began
+    assert content(server, database) == old
+    assert sidecar.run("undo", "--force").code == 0
+    steps = []
+    for number in range(KILLS):
+        with sidecar.start("restore", "latest", "--only", "database", "--force", "--no-safety") as process:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait((number + moments.random()) / KILLS * whole)
+            process.kill()
+            process.communicate(timeout=30)
+        journal = sidecar.root / "state" / "restore.json"
+        steps.append(json.loads(journal.read_text())["step"] if journal.exists() else "none")
+        if journal.exists():
+            assert content(server, database) in (old, new)
+            ended = sidecar.run("restore", moments.choice(["--resume", "--rollback"]))
+            assert ended.code == 0, ended.output
+        found = content(server, database)
+        assert found in (old, new), steps
+        if found == old:
+            assert sidecar.run("undo", "--force").code == 0
+    print(steps)
+    created(sidecar)
+    nothing_left(sidecar, server)
+    assert [name for name in server.databases() if name.startswith(f"{database}__")] == kept(sidecar)
+
+
+def content(server: Server, database: str) -> object:
+    with server.connect(database) as connection:
+        return connection.execute(CONTENT).fetchone()
+
+
+def kept(sidecar: Sidecar) -> list[str]:
+    """The database that is kept for undo."""
+    path = sidecar.root / "state" / "undo.json"
+    return [json.loads(path.read_text())["database"]["kept"]] if path.exists() else []
 
 
 def tried(sidecar: Sidecar, command: str) -> Result:
