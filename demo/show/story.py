@@ -25,6 +25,14 @@ _HARM_FILES = (
 )
 
 
+# What somebody enters after the backup, and what somebody else deletes a little later.
+_ENTERED = (
+    "INSERT INTO app_case (community_id, title, description, status, amount, received_at)"
+    " SELECT min(id), 'Entered at four', 'After the last backup', 'open', 4, now() FROM app_community"
+)
+_DELETED = "DELETE FROM app_document; DELETE FROM app_evidence; DELETE FROM app_case WHERE title NOT LIKE 'Entered%'"
+
+
 @dataclass
 class Story:
     """What the steps hand on to each other."""
@@ -49,10 +57,12 @@ class Story:
             self._restore()
         with step(7, "Everything is compared with what there was before the damage"):
             self._compare()
-        with step(8, "The sidecar goes on: the next backup, mail, status page"):
+        with step(8, "Later: somebody enters a case, somebody deletes all others. Back to the second before"):
+            self._moment()
+        with step(9, "The sidecar goes on: the next backup, mail, status page"):
             self._watched()
         if self.stack.s3:
-            with step(9, "Copies in an object store: sent, read back, and restored from the bucket alone"):
+            with step(10, "Copies in an object store: sent, read back, and restored from the bucket alone"):
                 self._offsite()
         self._end(time.monotonic() - began)
         return not self.claims.failed
@@ -121,9 +131,40 @@ class Story:
             say(damage_told(left))
         self.claims.check(self._healthy(), "the application answers again, after `migrate` and `check` have run in it")
 
+    def _moment(self) -> None:
+        """What no backup holds comes back, because the sidecar receives what the server writes to its log."""
+        quote(_ENTERED)
+        psql(self.stack, _ENTERED)
+        entered = look(self.stack)
+        moment = self._second()
+        for statement in _DELETED.split("; "):
+            quote(statement)
+        psql(self.stack, _DELETED)
+        harm = compare(entered, look(self.stack))
+        self.claims.check(harm.rows > 0, f"{damage_told(harm)}; the case of {moment} is in no backup")
+        code = self.stack.backup("restore", "--at", moment, "--force")
+        self.claims.check(
+            code == 0 and not compare(entered, look(self.stack)),
+            f"all is as it was at {moment}: what was entered is there, and nothing else is lost",
+        )
+
+    def _second(self) -> str:
+        """A second that all before it has been committed in, and nothing behind it yet; by the sidecar's clock."""
+        time.sleep(1.1)
+        moment = self.stack.compose("exec", "-T", "backup", "date", "+%Y-%m-%d %H:%M:%S").strip()
+        time.sleep(1.1)
+        return moment
+
     def _watched(self) -> None:
-        """The restored state is backed up, too; the status page, and a message that arrives."""
-        self.claims.check(self.stack.backup("create", "manual") == 0, "the restored state is in a set of its own")
+        """The restored state is backed up, too, its files at no cost; the status page, and a message that arrives."""
+        began = time.monotonic()
+        code = self.stack.backup("create", "manual")
+        taken, found = time.monotonic() - began, self.stack.answer("list", "manual")["sets"][0]
+        small = found["size_bytes"] * 10 < self.backup["size_bytes"]
+        told = (
+            f"the next set took {taken:.1f} s and {found['size_bytes'] / 1000:,.0f} kB: files that it has cost nothing"
+        )
+        self.claims.check(code == 0 and small, told)
         code = self.stack.backup("notify", "--test")
         caught = json.loads(self.stack.page("mail", "/api/messages") or "[]")
         subjects = ", ".join(f"“{mail['subject']}”" for mail in caught)
@@ -173,7 +214,7 @@ class Story:
         print(f"   mail          {self.stack.url('mail')}")
         prefix = "" if self.stack.project == "obcms-demo" else f"DEMO_PROJECT={self.stack.project} "
         undo = f"{prefix}demo/run backup undo"
-        print(f"   undo          {undo}      brings the damage back; once more, and it is gone again")
+        print(f"   undo          {undo}      brings the last damage back; once more, and it is gone again")
         print(f"   commands      {prefix}demo/run backup --help")
         print(f"   the end       {prefix}make demo-down", flush=True)
 

@@ -57,7 +57,7 @@ def told() -> Iterator[str]:
 def test_the_demonstration_and_its_end(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OBCMS_BACKUP_IMAGE", ENVIRONMENT["OBCMS_BACKUP_IMAGE"])
     assert "   FAILED" not in told and "\033" not in told
-    assert len(re.findall(r"^   ok      ", told, re.MULTILINE)) == 12
+    assert len(re.findall(r"^   ok      ", told, re.MULTILINE)) == 14
     assert "is proven: restored and dumped again" in told
     assert re.search(r"[\d,]+ rows missing, .*, table app_partnership gone", told)
     for name, words in {"status page": "Healthy", "application": "OBCMS demo", "mail": "BACKUP TEST MESSAGE"}.items():
@@ -77,11 +77,11 @@ def test_the_demonstration_and_its_end(told: str, monkeypatch: pytest.MonkeyPatc
 
 
 def undone_and_redone() -> State:
-    """`undo` brings the damage back, and once more takes it away."""
+    """`undo` brings the last damage back, and once more takes it away."""
     stack = Stack(PROJECT)
     healed = look(stack)
     assert run("backup", "undo", "--force").returncode == 0
-    assert compare(healed, look(stack)).dropped == ("app_partnership",)
+    assert compare(healed, look(stack)).rows > 5000
     assert run("backup", "undo", "--force").returncode == 0
     assert not compare(healed, look(stack))
     return healed
