@@ -56,7 +56,7 @@ def test_a_restore_that_left_damage_is_not_called_a_success(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Every step is silent but the comparison, which sees a row and a file too few."""
-    for quiet in ("_application", "_first_backup", "_proof", "_damage", "_restore", "_watched"):
+    for quiet in ("_application", "_first_backup", "_proof", "_damage", "_restore", "_moment", "_watched"):
         monkeypatch.setattr(Story, quiet, lambda self: None)
     monkeypatch.setattr(Story, "_healthy", lambda self: True)
     ports = dict.fromkeys(prepare.PORTS, 1)
