@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from backup.app.composition import App
 from backup.docker.engine import Engine, spool_mount
 from backup.errors import BackupError, ConfigError, EngineError, NotFound
 from backup.formatting import printable
+from backup.logging import logger
 from backup.model.backup_set import newest_good
+from backup.model.deletion import TableFile
 from backup.model.manifest import DatabasePart, Preload
 from backup.model.moment import Wanted
 from backup.model.wal import Base
+from backup.operations.pitr.deletions import SearchContext
 from backup.operations.pitr.proof import ProofContext
 from backup.operations.pitr.recover import Moment, RecoveredOrigin, find_moment
 from backup.operations.pitr.window_reader import read_window
 from backup.postgres.clients import HelperClients
 from backup.postgres.recovery import RecoveryPlaces
+from backup.postgres.table_files import table_files
 from backup.progress import Progress
 
 
@@ -41,6 +46,20 @@ def proof_context(app: App, progress: Progress) -> ProofContext:
         return recovered_origin(app, Wanted(moment=found[-1].end))
 
     return ProofContext(catalog=app.catalog, records=app.records, lock=app.lock, progress=progress, origin=origin)
+
+
+def search_context(app: App, progress: Progress) -> SearchContext:
+    """What a search for deleted rows works with. NotFound while there is no window; errors as of recovered_origin."""
+    origin = recovered_origin(app, Wanted())
+
+    def names() -> Mapping[TableFile, str]:
+        try:
+            return table_files(app.source().login)
+        except BackupError as error:
+            logger.warning("tables are told by the numbers of their files: {}", error.message)
+            return {}
+
+    return SearchContext(origin, app.lock, names, progress)
 
 
 def _moment(app: App, wanted: Wanted) -> Moment:

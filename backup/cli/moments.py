@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Annotated
 from zoneinfo import ZoneInfo
 
+import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -25,12 +27,26 @@ _OFF = (
 )
 
 
-def show_moments(as_json: Json = False) -> None:
+def show_moments(
+    lost: Annotated[
+        int,
+        typer.Option(min=0, metavar="ROWS", help="When a commit deleted so many rows of a table, or a whole table."),
+    ] = 0,
+    table: Annotated[str, typer.Option(metavar="TABLE", help="With --lost: of this table alone.")] = "",
+    since: Annotated[str, typer.Option(metavar="MOMENT", help="With --lost: from then on; else the last day.")] = "",
+    as_json: Json = False,
+) -> None:
     """Show which moments of the past can be restored, what breaks them, and the base backups and WAL that they need.
 
-    Examples: `moments`, `moments --json`.
+    Examples: `moments`, `moments --json`, `moments --lost 100 --table app_case`.
     """
     settings = base.prepare_command(as_json)
+    if lost:
+        from backup.cli.deletions import show_deletions  # noqa: PLC0415 - the window needs no engine
+
+        return show_deletions(settings, lost, table, since, as_json)
+    if table or since:
+        raise typer.BadParameter("--table and --since need --lost")
     BackupVolume(settings).require_volume()
     now, on = datetime.now(UTC), settings.pitr == "on"
     window = read_window(settings, settings.root, now)

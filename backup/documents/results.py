@@ -64,6 +64,14 @@ _VERSION = form(
     size_bytes=maybe(int, "entry", "size"),
     sha256=maybe(str, "entry", "sha256"),
 )
+_LOSS = form(
+    "LostRows",
+    time=at(Instant, "deletion", "time"),
+    table=Exact,
+    rows=at(int, "deletion", "rows"),
+    files=at(int, "deletion", "count"),
+    before_lsn=at(str, "deletion", "before_lsn"),
+)
 _PATH = form("Path", volume=Text, path=Exact, files=int, size_bytes=_BYTES, live=bool, live_files=int, live_bytes=int)
 
 # What takes the space, and what is removed.
@@ -205,6 +213,13 @@ _ALL: Final[tuple[type[Document], ...]] = (
         text=Text,
         breaks=many(BREAK),
         problems=many(FINDING),
+    ),
+    document(
+        "deletions",
+        "Commits that deleted many rows of a table, or 0 and whole `files`: `moments --lost`. `before_lsn`: go there.",
+        since=Instant,
+        until=Instant,
+        losses=many(_LOSS),
     ),
     document("log", "What was logged, oldest first: `logs`.", entries=many(_ENTRY)),
     document("messages", "What waits for delivery, or is held back: `notify --pending`.", messages=many(_MESSAGE)),

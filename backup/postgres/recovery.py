@@ -41,6 +41,13 @@ _COMMITS: Final = """
     TZ=UTC pg_waldump --path="$1" --rmgr=Transaction --timeline="$2" --start="$3" >"$0"
     exit 0
 """
+# What deletes rows, and what ends a transaction. Before 15 only one kind of record can be asked for.
+_DELETIONS: Final = """
+    command -v pg_waldump >/dev/null || exit 127
+    TZ=UTC pg_waldump --path="$1" --timeline="$2" --start="$3" |
+      grep -E '^rmgr: (Heap|Transaction) .* desc: (DELETE|COMMIT|ABORT)' >"$0"
+    exit 0
+"""
 # Nothing of the live server's configuration counts: it may name files, servers and memory that are not here.
 _PREPARE: Final = """
     set -e
@@ -146,13 +153,20 @@ class Recovery:
 
         `until` is how far it was received; `segment` the size of one in bytes.
         """
+        for line in self._dumped(_COMMITS, start, timeline, segment, until):
+            if commit := parse_commit(line):
+                yield commit
+
+    def deletions(self, start: str, timeline: int, segment: int, until: int) -> Iterator[str]:
+        """The lines of pg_waldump that tell of deleted rows and of the ends of transactions; else as `commits`."""
+        return self._dumped(_DELETIONS, start, timeline, segment, until)
+
+    def _dumped(self, script: str, start: str, timeline: int, segment: int, until: int) -> Iterator[str]:
         with self._pipe() as pipe:
             words = [self._inside(pipe.path), PG_WAL, str(timeline), start]
-            with self._started(_COMMITS, words) as helper:
+            with self._started(script, words) as helper:
                 with ProcessOutput(helper, pipe, "pg_waldump", self._places.stall) as output:
-                    for line in _lines(output.chunks()):
-                        if commit := parse_commit(line):
-                            yield commit
+                    yield from _lines(output.chunks())
                     _require_whole(helper.errors(), segment, until)
 
     @contextlib.contextmanager

@@ -205,3 +205,34 @@ def recovering(sidecar: Sidecar) -> dict[str, Any]:
             if facts["Config"]["Entrypoint"] == ["postgres"]:
                 return facts
     return {}
+
+
+def test_when_rows_went_is_found_in_the_wal(story: Story) -> None:
+    """The history ends with DELETE FROM t, of five rows; then a table is emptied, one is dropped."""
+    story.server.execute(story.database, "CREATE TABLE gone (n int); INSERT INTO gone SELECT generate_series(1, 9)")
+    with story.server.connect(story.database) as nobody:
+        nobody.execute("BEGIN; DELETE FROM gone; ROLLBACK")
+    story.server.execute(story.database, "DELETE FROM gone WHERE n < 7")
+    story.execute("DROP TABLE gone", "dropped")
+    story.level()
+    found = story.sidecar.run("moments", "--lost", "5", "--since", "1 hour ago", "--json")
+    assert found.code == 0, found.output
+    losses = [(each["table"].partition(" (")[0], each["rows"], each["files"]) for each in found.json["losses"]]
+    assert [each for each in losses if each[1]] == [("public.t", 5, 1), ("a table that is gone", 6, 1)], losses
+    assert losses[-1] == ("", 0, 1), losses
+    one = [
+        line
+        for line in story.sidecar.run("moments", "--lost", "5", "--table", "t").output.splitlines()
+        if "\tall\t" not in line
+    ]
+    assert one[0].split("\t")[0] == "lost" and one[0].split("\t")[2:4] == ["5", "public.t"], one
+    # The moment before, as it is told, brings them back; one row fewer is no such commit.
+    made = story.sidecar.run("create", "--at", one[0].split("\t")[4], "--json")
+    assert made.code == 0 and "".join(story.rows(made.json["set"])) == "12345", made.output
+    made = story.sidecar.run("create", "--at-lsn", found.json["losses"][0]["before_lsn"], "--json")
+    assert made.code == 0 and "".join(story.rows(made.json["set"])) == "12345", made.output
+    none = story.sidecar.run("moments", "--lost", "6", "--table", "public.t")
+    assert none.code == 0 and "public.t" not in none.output, none.output
+    refused = story.sidecar.run("moments", "--lost", "1", "--table", "never")
+    assert refused.code == 44 and "there is no table never now" in refused.output, refused.output
+    nothing_left(story.sidecar, story.server)

@@ -125,3 +125,18 @@ def test_damage_is_told_beside_what_is_whole(filled: Path, capsys: pytest.Captur
     assert main(["moments"]) == 0
     said = capsys.readouterr()
     assert "cannot be read" in said.err and len([line for line in said.out.splitlines() if line[:4] == "base"]) == 1
+
+
+def test_a_search_needs_to_know_how_many_rows_and_a_moment(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["moments", "--table", "t"]) == 2 and "need --lost" in capsys.readouterr().err
+    assert main(["moments", "--lost", "9", "--since", "soon"]) == 2
+    assert "is not a moment" in " ".join(capsys.readouterr().err.split())
+    assert main(["moments", "--lost", "-1"]) == 2
+
+
+def test_a_search_without_wal_says_that_there_is_none(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DB_NAME", "obcms_prod")
+    assert main(["moments", "--lost", "9"]) == 44
+    assert "moments" in capsys.readouterr().out
