@@ -546,8 +546,7 @@ def test_each_failed_run_and_each_warning_is_told(plan: list[tuple[str, str]]) -
     messages = [look for look in looks if look.notice]
     assert history.world.state.waiting == [] and history.world.state.unwell is None
     told = [
-        re.findall(r"- (?:(\d+) times, last )?[^\n]*: run (\w+) ended", x.listed("What has happened"))
-        for x in messages
+        re.findall(r"- (?:(\d+) times, last )?[^\n]*: run (\w+) ended", x.listed("What has happened")) for x in messages
     ]
     for name in ("apple", "birch", "cedar", "daisy"):
         count = sum(run.message == f"run {name} ended" for run in history.world.runs)
