@@ -46,7 +46,7 @@ def big(servers: Callable[[int], Server]) -> str:
     """A database on the shared server whose dump takes seconds."""
     server = servers(17)
     name = server.new_database()
-    fill_big(server, name)
+    fill_big(server, name, 700)
     return name
 
 
@@ -67,7 +67,7 @@ def with_a_set(base: Path, server: Server, name: str) -> Sidecar:
 def victim() -> Iterator[Server]:
     """A server of its own, to stop, kill and pause."""
     server = start_server(17, "victim")
-    fill_big(server, "obcms_prod")
+    fill_big(server, "obcms_prod", 700)
     server.new_database("small")
     yield server
     engine("unpause", server.container.id, check=False)
