@@ -475,7 +475,9 @@ def test_somebody_elses_renaming_is_never_built_upon(site: Callable[..., Site]) 
 
 
 def test_prepared_transactions_and_active_slots_are_named() -> None:
-    on = start_server(17, "prepared", command=["-c", "max_prepared_transactions=5", "-c", "wal_level=logical"])
+    on = start_server(
+        17, "prepared", in_memory=True, command=["-c", "max_prepared_transactions=5", "-c", "wal_level=logical"]
+    )
     try:
         at = Site(on)
         on.execute(at.live, "BEGIN; CREATE TABLE t (a int); PREPARE TRANSACTION E'p\n1'")

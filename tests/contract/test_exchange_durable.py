@@ -12,11 +12,13 @@ from tests.contract.test_admin import Site
 from tests.support.database import Server, start_server
 from tests.support.faults import docker
 
+HASTY = ["-c", "fsync=on", "-c", "synchronous_commit=off", "-c", "wal_writer_delay=10s"]
+
 
 @pytest.fixture
 def hasty() -> Iterator[Server]:
     """Answers seconds before its disk knows."""
-    made = start_server(17, "hasty", command=["-c", "synchronous_commit=off", "-c", "wal_writer_delay=10s"])
+    made = start_server(17, "hasty", command=HASTY)
     yield made
     made.remove()
 

@@ -70,7 +70,7 @@ def prefix() -> str:
 @pytest.fixture
 def fresh() -> Iterator[Server]:
     """A server with nothing but the role that initialised it."""
-    made = start_server(17, service=f"fresh-{uuid.uuid4().hex[:8]}")
+    made = start_server(17, service=f"fresh-{uuid.uuid4().hex[:8]}", in_memory=True)
     yield made
     made.remove()
 

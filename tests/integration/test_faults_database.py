@@ -46,7 +46,7 @@ def big(servers: Callable[[int], Server]) -> str:
     """A database on the shared server whose dump takes seconds."""
     server = servers(17)
     name = server.new_database()
-    fill_big(server, name)
+    fill_big(server, name, 700)
     return name
 
 
@@ -67,7 +67,7 @@ def with_a_set(base: Path, server: Server, name: str) -> Sidecar:
 def victim() -> Iterator[Server]:
     """A server of its own, to stop, kill and pause."""
     server = start_server(17, "victim")
-    fill_big(server, "obcms_prod")
+    fill_big(server, "obcms_prod", 700)
     server.new_database("small")
     yield server
     engine("unpause", server.container.id, check=False)
@@ -117,7 +117,7 @@ def test_a_paused_database(doomed: Sidecar, victim: Server) -> None:
 
 
 def test_two_databases_answer_to_one_name(doomed: Sidecar, victim: Server) -> None:
-    other = start_server(15, "victim")
+    other = start_server(15, "victim", in_memory=True)
     try:
         said = failed(doomed, doomed.run(*CREATE), 10, "2 containers match 'victim'", "DB_HOST")
         for server in (victim, other):
@@ -265,10 +265,10 @@ def test_a_database_paused_mid_dump(doomed: Sidecar, victim: Server) -> None:
 
 
 def test_a_database_recreated_mid_dump(tmp_path: Path) -> None:
-    old = start_server(17, "reborn")
+    old = start_server(17, "reborn", in_memory=True)
     new = None
     try:
-        fill_big(old, "obcms_prod")
+        fill_big(old, "obcms_prod", 700)
         old.new_database("small")
         sidecar = with_a_set(tmp_path, old, "obcms_prod")
         before = sidecar.files()
@@ -277,7 +277,7 @@ def test_a_database_recreated_mid_dump(tmp_path: Path) -> None:
             old.remove()
             # As Compose does it: for a while there is no container of that name, and that is waited for.
             assert process.stdout and any("waiting for the database: no container" in line for line in process.stdout)
-            new = start_server(17, "reborn")
+            new = start_server(17, "reborn", in_memory=True)
             failed(sidecar, ended(process), 20, "was replaced by another database", "Nothing was published")
         result = sidecar.run(*CREATE)
         assert result.code == 0 and "this is not the database server of the last set" in result.output

@@ -29,7 +29,7 @@ session._ASK, session._CONNECT_TIMEOUT, session._SILENCE, session._LIMIT = 0.5, 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Server]:
     """A server of our own, to be paused."""
-    made = start_server(17, "paused")
+    made = start_server(17, "paused", in_memory=True)
     try:
         yield made
     finally:

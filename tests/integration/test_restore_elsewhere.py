@@ -30,7 +30,7 @@ def dumped(server: Server, database: str, *options: str) -> bytes:
 
 @pytest.fixture
 def empty_server() -> Iterator[Server]:
-    server = start_server(17, "db-elsewhere")
+    server = start_server(17, "db-elsewhere", in_memory=True)
     yield server
     server.remove()
 

@@ -78,7 +78,7 @@ def test_a_copy_and_a_fresh_cluster_dump_the_same_and_every_damage_shows(any_ser
 
 def taken_by_a_fresh_cluster(server: Server, wanted: bytes) -> None:
     accounts = client(server, "pg_dumpall", "--roles-only", "--no-sync")
-    fresh = start_server(server.major, service=f"fresh{server.major}")
+    fresh = start_server(server.major, service=f"fresh{server.major}", in_memory=True)
     try:
         target = blank(fresh)
         fresh.load("postgres", accounts.replace(f"CREATE ROLE {USER};\n".encode(), b""))

@@ -138,18 +138,27 @@ _DATA = {18: "/var/lib/postgresql"}
 def start_server(major: int, service: str | None = None, *, in_memory: bool = False, **options: Any) -> Server:
     """A new server of this major version, labelled as Compose would label it.
 
-    With its data `in_memory` it makes a database in a third of the time, and has none left after a stop.
+    With its data `in_memory` it makes a database in a third of the time, and has none left after a stop. On a disk it
+    does not wait for that: a server that is killed needs no sync, only a machine would.
     """
     service = service or f"db{major}"
+    words = [word for word in options.pop("command", ()) if word != "postgres"]
     if in_memory:
         options["tmpfs"] = {_DATA.get(major, "/var/lib/postgresql/data"): ""}
+    else:
+        words = ["-c", "fsync=off", *words]
     client = docker.from_env()
     try:
         container = client.containers.run(
             options.pop("image", f"obcms-test/postgres:{major}"),
-            options.pop("command", None),
+            ["postgres", *words],
             detach=True,
-            environment={"POSTGRES_USER": USER, "POSTGRES_PASSWORD": PASSWORD, "POSTGRES_DB": "obcms_prod"},
+            environment={
+                "POSTGRES_USER": USER,
+                "POSTGRES_PASSWORD": PASSWORD,
+                "POSTGRES_DB": "obcms_prod",
+                "POSTGRES_INITDB_ARGS": "--no-sync",
+            },
             labels={
                 LABEL: PROJECT,
                 "com.docker.compose.project": PROJECT,

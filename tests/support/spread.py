@@ -1,7 +1,8 @@
 """Spread tests over the workers by measured duration, the longest first, so that no worker ends long after the others.
 
 What shares a module's fixtures stays on one worker; everything else may run anywhere. `tests/durations.json` holds
-seconds by group (a file, a part of one, or one test); DURATIONS=FILE writes what a run took in that form.
+seconds by group (a file, a part of one, or one test); DURATIONS=FILE writes what a run took in that form, beside what
+is known of files that it had no test of.
 
 xdist's own groups are not used: 3.8 appends their names to a field that pytest 9.2 does not read any more, and says
 nothing (findings/xdist_groups_are_ignored_by_pytest_9_2.sh).
@@ -20,8 +21,8 @@ import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 FILE = Path(__file__).parents[1] / "durations.json"
-# Of what has never been measured: it may be long.
-_UNKNOWN = 5.0
+# Of files that have never been measured: they may be long.
+_UNKNOWN = 60.0
 # What is quicker need not be told apart.
 _LEAST = 1.0
 
@@ -29,10 +30,15 @@ _LEAST = 1.0
 def arrange(items: list[pytest.Item]) -> None:
     """Sort, the longest group first; within a group, and among equals, the random order stays."""
     seconds = measured()
+    known = {_file(name) for name in seconds}
     first: dict[str, int] = {}
     for place, item in enumerate(items):
         first.setdefault(group(item), place)
-    items.sort(key=lambda item: (-seconds.get(group(item), 0.0 if seconds else _UNKNOWN), first[group(item)]))
+
+    def expected(item: pytest.Item) -> float:
+        return seconds.get(group(item), 0.0 if _file(item.nodeid) in known else _UNKNOWN)
+
+    items.sort(key=lambda item: (-expected(item), first[group(item)]))
 
 
 def measured() -> dict[str, float]:
@@ -46,13 +52,17 @@ def group(item: pytest.Item) -> str:
     A mark says of which part of its file it is, where each part makes what it shares anew, or with which other file it
     goes. Others are alone.
     """
-    file = item.nodeid.partition("::")[0]
+    file = _file(item.nodeid)
     if part := item.get_closest_marker("xdist_group"):
         return str(part.args[0]) if part.args[0].startswith("tests/") else f"{file}::{part.args[0]}"
     definitions = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
     shares = any(each[-1].scope in ("module", "class") for each in definitions)
     slow = file.startswith(("tests/contract/", "tests/integration/", "tests/e2e/"))
     return item.nodeid if slow and not shares else file
+
+
+def _file(name: str) -> str:
+    return name.partition("::")[0]
 
 
 class Scheduler(LoadScopeScheduling):
@@ -99,5 +109,11 @@ def write(reports: Iterable[pytest.TestReport], config: pytest.Config) -> None:
     found: dict[str, float] = defaultdict(float)
     for report in reports:
         found[groups.get(report.nodeid, report.nodeid)] += report.duration
+    run = {_file(name) for name in found}
+    found |= {
+        name: seconds for name, seconds in measured().items() if _file(name) not in run and Path(_file(name)).exists()
+    }
     listed = {name: round(total, 1) for name, total in sorted(found.items(), key=lambda e: -e[1]) if total >= _LEAST}
+    # A file in which all is quick is known, too.
+    listed |= dict.fromkeys(sorted({_file(name) for name in found} - {_file(name) for name in listed}), 0.0)
     Path(target).write_text(json.dumps(listed, indent=0) + "\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from backup import __version__
@@ -31,6 +31,7 @@ from backup.monitoring.health import Limits, evaluate
 from backup.operations.status import overview
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import staged_name
+from tests.support.examples import examples
 from tests.support.schemas import checked
 from tests.support.set_factory import UTC_ZONE, on_disk
 
@@ -254,7 +255,7 @@ def test_every_change_is_seen(many: Path, fault: Callable[[StoredSet], None]) ->
     assert (after == before) == (fault in (_empty, _fifo))
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.data())
 def test_a_damaged_catalogue_is_none(planted: Path, data: st.DataObject) -> None:
     path = planted / FILE

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -117,11 +118,9 @@ def _attributes(path: bytes) -> list[str]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
+def root(tmp_path: Path) -> Path:
     (tmp_path / "volume").mkdir()
-    yield tmp_path / "volume"
-    # pytest's own removal cannot do the deep trees.
-    subprocess.run(["rm", "-rf", *tmp_path.iterdir()], check=True)
+    return tmp_path / "volume"
 
 
 def _acl(user: int) -> bytes:
@@ -506,9 +505,15 @@ def of_files(report: MediaReport) -> tuple[Change, ...]:
 class Meddling:
     """Acts at the system calls of the run itself, by Python's audit hooks: just before a name is opened, say."""
 
+    # One for all: a hook stays for the life of the process, and is asked about each call of every later test.
+    _acts: ClassVar[dict[object, Callable[[], object]]] = {}
+    _hooked: ClassVar[bool] = False
+
     def __init__(self) -> None:
-        self._acts: dict[object, Callable[[], object]] = {}
-        sys.addaudithook(self._seen)  # stays for the life of the process, idle once its acts are done
+        self._acts.clear()
+        if not self._hooked:
+            sys.addaudithook(self._seen)
+            Meddling._hooked = True
 
     def before_opening(self, name: bytes, act: Callable[[], object]) -> None:
         self._acts["open", name] = act

@@ -250,8 +250,8 @@ def test_regions_of_any_file_system_are_whole_blocks(
     assert whole_blocks(*found, size) == (widened or found)
 
 
-def test_a_map_of_very_many_holes_stays_bounded(tmp_path: Path) -> None:
-    path = tmp_path / "comb"
+def test_a_map_of_very_many_holes_stays_bounded(memory: Path) -> None:
+    path = memory / "comb"
     count = 70_000
     with open(path, "wb") as file:
         for number in range(count):
