@@ -59,6 +59,10 @@ class PackChecks:
                 self._whole.add(pack)
         return self._held[pack].problems
 
+    def unread(self, pack: Pack) -> bool:
+        """Whether a pack without problems was not read, as it need not be."""
+        return not self._held[pack].offsets
+
     def content(self, pack: Pack, place: Location) -> tuple[str, int] | None:
         """SHA-256 and size of the file whose content lies there; None where none begins, UNREAD."""
         held = self._held[pack]
