@@ -132,7 +132,7 @@ class _Incremental(Archiver):
         if before and self._need_not_be_read(before, found):
             stored = StoredFile(path, sha256_of(before), before.size, found.st_mtime_ns)
             self._repeat(before)
-        elif before is None and (moved := self._known.moved(found)) and not self._is_due(moved, found):
+        elif before is None and (moved := self._known.moved(found)) and self._need_not_be_read(moved, found):
             known = self._known.entry(moved)
             member = Member(path, tarfile.REGTYPE, found, moved.size, attributes=known.attributes)
             stored = self._refer(member, sha256_of(moved), known.place, known.state)
@@ -143,11 +143,9 @@ class _Incremental(Archiver):
             self._linked[identity(found)] = stored
         return True
 
-    def _need_not_be_read(self, before: FileLine, found: os.stat_result) -> bool:
-        return self._known.is_untouched(before, found) and not self._is_due(before, found)
-
-    def _is_due(self, known: FileLine, found: os.stat_result) -> bool:
-        return is_due(int(known.fields[14]), self._increment.day, found.st_ino)
+    def _need_not_be_read(self, known: FileLine, found: os.stat_result) -> bool:
+        today = self._increment.day
+        return self._known.is_untouched(known, found) and not is_due(int(known.fields[14]), today, known.inode)
 
     def _repeat(self, before: FileLine) -> None:
         """Let the lines of a file stand in this set, too."""

@@ -214,7 +214,8 @@ class TreeParser:
         pack, end, inode = self.before
         offset = int(fields[7]) + (end if fields[6] == pack else 0)
         inode += int(fields[12])
-        self.before = Before(fields[6], _end(offset, int(fields[8]) if fields[8] else size), inode)
+        stored = int(fields[8]) if fields[8] else size
+        self.before = Before(fields[6], offset + stored + -stored % BLOCK, inode)
         return offset, inode
 
 
