@@ -220,11 +220,34 @@ class TreeParser:
 
 
 @dataclass
-class Passed:
-    """Files that were passed over: their number, and the bytes that are stored of them."""
+class Judged:
+    """Files that need not be judged again: those in `packs`, and those whose line is among `lines`, by hash.
 
+    `files` and `bytes` count them; `met` gets the lines of the others, if it is there.
+    """
+
+    packs: Collection[str] = ()
+    lines: Collection[int] = ()
     files: int = 0
     bytes: int = 0
+    met: list[int] | None = None
+
+    def passes(self, parser: TreeParser, line: bytes, listed: bytes) -> bool:
+        """Whether a file is one of them. One of WRONG for a damaged line."""
+        fields, before = line.split(b"\t"), parser.before
+        name = parser.names[fields[6]]
+        size = int(listed.split(b"  ", 2)[1])
+        offset, _ = parser.follow(fields, size)
+        if name not in self.packs:
+            judged = hash((listed, name, offset, b"\t".join(fields[:7]), b"\t".join(fields[8:11])))
+            if judged not in self.lines:
+                if self.met is not None:
+                    self.met.append(judged)
+                parser.before = before
+                return False
+        self.files += 1
+        self.bytes += int(fields[8] or size)
+        return True
 
 
 def parse_tree(lines: Iterable[bytes], index: Iterable[bytes]) -> Iterator[TreeEntry]:
@@ -233,27 +256,19 @@ def parse_tree(lines: Iterable[bytes], index: Iterable[bytes]) -> Iterator[TreeE
 
 
 def parse_pairs(
-    lines: Iterable[bytes], index: Iterable[bytes], but: Collection[str] = (), passed: Passed | None = None
+    lines: Iterable[bytes], index: Iterable[bytes], judged: Judged | None = None
 ) -> Iterator[tuple[TreeEntry, IndexEntry | None]]:
-    """The same, each with what the index says of it, if it does; `but` those that lie in some packs are `passed`."""
-    parser, listed, passed = TreeParser(), iter(index), passed or Passed()
-    over: dict[bytes, Before] = {}
+    """The same, each with what the index says of it, if it does; but not files that are `judged`."""
+    parser, listed = TreeParser(), iter(index)
     for number, line in enumerate(lines, start=1):
         try:
             if line[:2] == b"p\t":
-                pack, name = parser.note(line)
-                if name in but:
-                    over[pack] = Before(pack)
+                parser.note(line)
             elif line[:2] in _FILES:
-                if over and line[:1] == b"f" and (before := over.get((fields := line.split(b"\t", 9))[6])):
-                    # Whatever follows in another pack does not refer to it.
-                    parser.before = before
-                    passed.files += 1
-                    size = next(listed).split(b"  ", 2)[1]
-                    passed.bytes += int(fields[8] or size)
-                    continue
-                entry = next(parse_index([next(listed)]))
-                yield parser.entry(line, entry), entry
+                said = next(listed)
+                if not (judged and line[:1] == b"f" and judged.passes(parser, line, said)):
+                    (entry,) = parse_index([said])
+                    yield parser.entry(line, entry), entry
             elif line[:2] != b"m\t":
                 yield parser.entry(line, None), None
         except StopIteration:

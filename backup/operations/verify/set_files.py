@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from backup.catalog.packs import packs_beside
 from backup.errors import BackupError, IntegrityError, KeyMissing, StoreError
 from backup.formatting import plural, printable
-from backup.media.tree import Location, Passed, parse_pairs
+from backup.media.tree import Judged, Location, parse_pairs
 from backup.model.backup_set import BARE, SEALED, StoredSet, manifest_name, missing_or_resized
 from backup.model.manifest import Artifact, DatabasePart, file_name
 from backup.operations.set_artifacts import content_of, read_bounded, recognised
@@ -210,22 +210,24 @@ class SetCheck:
         def digest(place: Location) -> tuple[str, int] | None:
             return self._packs.content(named[place.pack], place) if place.pack in whole else volume_archive.UNREAD
 
-        # What lies in packs that need not be read again was judged with those, but for what links lead to.
-        part = next((part for part in self._manifest.volumes if part.name == tree.name), None)
-        linked = part is None or part.hard_links
-        but, passed = {file for file in whole if not linked and self._packs.unread(named[file])}, Passed()
+        judged: Judged | None = self._packs.judged(named[file] for file in whole)
+        if next((part.hard_links for part in self._manifest.volumes if part.name == tree.name), 1):
+            judged = None  # what links lead to is looked for in all of it
         with self._reading(tree) as source, self._reading(index) as listing:
             again = Stored(self._store, index.file, Silent(), self._stored.identity)
             lines, listed = split_lines(self._plain(source, tree)), split_lines(self._plain(listing, index))
             try:
                 walked = volume_archive.compare_tree(
-                    named_by(parse_pairs(lines, listed, but, passed), named),
+                    named_by(parse_pairs(lines, listed, judged), named),
                     again.content,
                     os.fsencode(tree.folder),
                     digest,
                     lambda: self._progress.advance(0),
                 )
-                walked.counts.update(files=passed.files, bytes=passed.bytes)
+                if judged:
+                    walked.counts.update(files=judged.files, bytes=judged.bytes)
+                if judged and not walked.problems:
+                    self._packs.note_judged(judged)
             except IntegrityError as error:
                 self._problems += _named(tree, [error.message])
             else:
