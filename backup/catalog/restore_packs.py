@@ -61,10 +61,14 @@ _FUNCTIONS: Final = rf"""
 def pack_checksums() -> list[str]:
     """The command that checks the packs; their digests are in the manifest."""
     return [
-        "The files of the set lie in packs, which it shares with others; each line must end in OK here, too:",
+        "The files of the set lie in packs, which it shares with others; each line must end in OK here, too. A pack",
+        "may have been written anew without what no set needs: then a note beside it, ….repacked, has its SHA-256.",
         """    awk -F'"' '/"packs": \\[/ { on = 1 } on && $2 == "file" { file = $4 }"""
         """ on && $2 == "stored_sha256" { print $4 "  " file }' "obcms_set_$SET.json\""""
-        ' | (cd "$PACKS" && sha256sum -c -)',
+        ' | (cd "$PACKS" && while read -r sum file; do',
+        '      has=$(sha256sum <"$file" | cut -c 1-64)',
+        """      if [ "$has" = "$sum" ] || grep -qs "\\"$has\\"" "$file.repacked"; then echo "$file: OK"; else""",
+        '        echo "$file: FAILED"; bad=1; fi; done; [ -z "${bad-}" ])',
     ]
 
 

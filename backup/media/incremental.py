@@ -12,7 +12,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from backup.errors import BackupError
 from backup.logging import logger
@@ -20,23 +20,15 @@ from backup.media.archive_tree import Archiver, MediaReport, MetEntries, StoredF
 from backup.media.directories import identity
 from backup.media.known_files import KnownFiles, is_due, sha256_of
 from backup.media.pack_reader import PackFiles, read_content
+from backup.media.rewritten_packs import APART, PackSink
 from backup.media.tar_writer import Gathered, Member, hash_hole
-from backup.media.tree import FileLine, InodeState, Location, TreeEntry, TreeWriter
+from backup.media.tree import FileLine, InodeState, Location, PackMarks, TreeEntry, TreeWriter
 from backup.media.walk import OpenFile, Walk, WalkEntry
 from backup.pipeline.chunks import Sink
 
-# Entry points of a pack lie so far apart, at least.
-_APART: Final = 8 << 20
 # So many files that are not read take some milliseconds.
 _ALIVE: Final = 512
 ROTTEN: Final = "has other content although its times are as they were: bit rot, or a trick"
-
-
-class PackSink(Sink, Protocol):
-    """Where a pack goes."""
-
-    def mark(self) -> None:
-        """Let what follows be read by itself."""
 
 
 class Increment:
@@ -51,8 +43,15 @@ class Increment:
         self.known, self.packs, self.day = known, packs, day
         self.lines = TreeWriter(known.numbers)
         self.new = 0
+        # Bytes of content in the new pack.
+        self.content = 0
         # Where entry points are in what is packed.
         self.marks: list[int] = []
+
+    @property
+    def named(self) -> dict[str, int]:
+        """Bytes of content of each pack that the tree names."""
+        return {pack: self.lines.bytes[b"%d" % self.lines.numbers[pack]] for pack in self.used}
 
     @property
     def used(self) -> list[str]:
@@ -65,10 +64,10 @@ class Increment:
         """See MakeArchiver."""
         return _Incremental(self, name, walk, seen, sink, index, progress)
 
-    def entry_points(self, stored: Iterable[int]) -> bytes:
-        """The lines of those of all packs that are used; `stored` is where those of the new one lie in its file."""
-        marks = {**self.known.marks, self.name: list(zip(self.marks, stored, strict=True))}
-        return b"".join(self.lines.marks_line(pack, marks.get(pack, ())) for pack in self.used)
+    def entry_points(self, stored: Iterable[int], size: int) -> bytes:
+        """The lines of those of all packs that are used; of the new one, `stored` is where they lie in its file."""
+        marks = {**self.known.marks, self.name: PackMarks(size, list(zip(self.marks, stored, strict=True)))}
+        return b"".join(self.lines.marks_line(pack, marks.get(pack, PackMarks())) for pack in self.used)
 
 
 class _Incremental(Archiver):
@@ -119,7 +118,7 @@ class _Incremental(Archiver):
             self._tree.write(self._lines.line(_entry(member)))
             return
         marks = self._increment.marks
-        if not marks or self._tar.count - marks[-1] >= _APART:
+        if not marks or self._tar.count - marks[-1] >= APART:
             self._tar.flush()
             self._increment.pack.mark()
             marks.append(self._tar.count)
@@ -149,8 +148,10 @@ class _Incremental(Archiver):
 
     def _repeat(self, before: FileLine) -> None:
         """Let the lines of a file stand in this set, too."""
+        stored = int(before.fields[8] or before.size)
         self._counts[tarfile.REGTYPE] += 1
-        self._bytes += int(before.fields[8] or before.size)
+        self._bytes += stored
+        self._lines.bytes[before.pack] += stored
         self._index.write(before.listed)
         self._tree.write(self._lines.again(before))
 
@@ -229,6 +230,7 @@ class _Incremental(Archiver):
     def _stored_anew(self, member: Member, stored: StoredFile) -> StoredFile:
         regions = self._began.regions if self._began else None
         count = member.size if regions is None else sum(length for _, length in regions)
+        self._increment.content += count
         place = Location(self._increment.name, self._offset, count, regions, member.path)
         self._entry = _entry(member, place, _state(member, self._increment.day))
         return stored

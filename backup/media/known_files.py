@@ -14,13 +14,13 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from backup.media.tar_writer import parse_index
-from backup.media.tree import Before, EntryPoint, FileLine, Location, TreeEntry, TreeParser, file_lines, parse_marks
+from backup.media.tree import Before, FileLine, Location, PackMarks, TreeEntry, TreeParser, file_lines, parse_marks
 
 # All bytes are read within so many days, a share of them each day.
 REREAD_DAYS: Final = 7
@@ -66,7 +66,7 @@ class KnownFiles:
     def __init__(self, files: TreeFiles = TreeFiles(), *, stable: bool = True) -> None:  # noqa: B008 - frozen
         self._files, self._stable = files, stable
         self._parser = TreeParser()
-        self.marks: Mapping[str, Sequence[EntryPoint]] = parse_marks(files.tree(0), self._parser)
+        self.marks: Mapping[str, PackMarks] = parse_marks(files.tree(0), self._parser)
         self.numbers = {name: int(number) for number, name in self._parser.names.items() if name}
         self._good = {number for number, name in self._parser.names.items() if name in files.packs or not name}
         self._next = self._read_on(_Entrance(0, 0, Before()))

@@ -7,7 +7,7 @@ One line of fields between tabs for each entry, for awk as well as for us:
     h mode uid gid mtime attributes target              a hard link
     f mode uid gid mtime attributes pack gap stored regions member device step lag day
     p pack name                                         before the first line that says `pack`
-    m pack plain+stored,…                               at the end: the entry points of a pack
+    m pack bytes plain+stored,…                         at the end: the entry points of a pack of so many bytes
 
 `mode` is octal, `mtime` in ns. Size and path of a file or a hard link are those of the next line of the file index,
 which is of nothing else: what stands there need not stand here. A file's content lies in `pack`, a number (empty: it
@@ -23,6 +23,7 @@ import base64
 import binascii
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -32,6 +33,15 @@ from backup.media.tar_writer import BLOCK, NO_ATTRIBUTES, DataRegion, IndexEntry
 
 # Where a reader may enter a pack: byte of its content, byte of the file.
 EntryPoint = tuple[int, int]
+
+
+class PackMarks(NamedTuple):
+    """The entry points of a pack, if its file has that size."""
+
+    size: int = 0
+    points: Sequence[EntryPoint] = ()
+
+
 _KINDS: Final = {tarfile.REGTYPE: b"f", tarfile.DIRTYPE: b"d", tarfile.SYMTYPE: b"l", tarfile.LNKTYPE: b"h"}
 _OF_KIND: Final = {letter: kind for kind, letter in _KINDS.items()}
 _FIELDS: Final = {tarfile.REGTYPE: 15, tarfile.DIRTYPE: 7, tarfile.SYMTYPE: 8, tarfile.LNKTYPE: 7}
@@ -112,6 +122,8 @@ class TreeWriter:
     def __init__(self, numbers: Mapping[str, int] | None = None) -> None:
         self.numbers = dict(numbers or {})
         self.before = Before()
+        # Bytes of content that lines name of each pack, by its number.
+        self.bytes: Counter[bytes] = Counter()
         self._said = {b""}
 
     @property
@@ -142,6 +154,7 @@ class TreeWriter:
             b"%d\t%d" % (state.device, state.inode - self.before.inode),
             b"%d\t%d" % (state.ctime_ns - entry.mtime_ns, state.day),
         ]
+        self.bytes[number] += place.stored
         self.before = Before(number, _end(place.offset, place.stored), state.inode)
         return said + b"\t".join(fields) + b"\n"
 
@@ -167,9 +180,10 @@ class TreeWriter:
         name = next(name for name, each in self.numbers.items() if each == int(number))
         return b"p\t%s\t%s\n" % (number, name.encode())
 
-    def marks_line(self, pack: str, marks: Sequence[EntryPoint]) -> bytes:
+    def marks_line(self, pack: str, marks: PackMarks) -> bytes:
         """The line of a pack's entry points."""
-        return b"m\t%d\t%s\n" % (self.numbers[pack], b",".join(b"%d+%d" % each for each in marks))
+        points = b",".join(b"%d+%d" % each for each in marks.points)
+        return b"m\t%d\t%d\t%s\n" % (self.numbers[pack], marks.size, points)
 
 
 class TreeParser:
@@ -309,17 +323,17 @@ def file_lines(
         raise differ() from error
 
 
-def parse_marks(lines: Iterable[bytes], parser: TreeParser | None = None) -> dict[str, list[EntryPoint]]:
+def parse_marks(lines: Iterable[bytes], parser: TreeParser | None = None) -> dict[str, PackMarks]:
     """The entry points of each pack; `parser` knows all packs then. IntegrityError for a damaged line of them."""
-    found: dict[str, list[EntryPoint]] = {}
+    found: dict[str, PackMarks] = {}
     parser = parser or TreeParser()
     try:
         for line in lines:
             if line[:2] == b"p\t":
                 parser.note(line)
             elif line[:2] == b"m\t":
-                _, pack, marks = line.rstrip(b"\n").split(b"\t")
-                found[parser.names[pack]] = list(_pairs(marks)) if marks else []
+                _, pack, size, marks = line.rstrip(b"\n").split(b"\t")
+                found[parser.names[pack]] = PackMarks(int(size), list(_pairs(marks)) if marks else [])
     except WRONG as error:
         raise IntegrityError(_DAMAGED, "Run `verify` on this set.") from error
     return found

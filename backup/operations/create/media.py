@@ -107,10 +107,11 @@ def archive_increment(
         )
     context.progress.phase(f"reading what is new of {volume.name} back")
     if run.new:
-        known.packs[pack] = _take_pack(writer, draft)
+        known.packs[pack] = _take_pack(writer, draft, run.content)
     else:
         writer.discard()
-    listed.write(run.entry_points(writer.marks))
+    listed.write(run.entry_points(writer.marks, known.packs[pack].stored_size if run.new else 0))
+    draft.named |= run.named
     draft.packs += [known.packs[each] for each in run.used]
     draft.take(listing)
     draft.take(listed)
@@ -145,7 +146,7 @@ def own_directory(context: CreateContext) -> frozenset[tuple[int, int]]:
     return frozenset({(found.st_dev, found.st_ino)})
 
 
-def _take_pack(writer: ArtifactWriter, draft: SetDraft) -> Pack:
+def _take_pack(writer: ArtifactWriter, draft: SetDraft, content: int) -> Pack:
     artifact = writer.finish()
     draft.new_packs.append(writer.staged)
     return Pack(
@@ -154,6 +155,7 @@ def _take_pack(writer: ArtifactWriter, draft: SetDraft) -> Pack:
         stored_size=artifact.stored_size,
         stored_sha256=artifact.stored_sha256,
         plain_size=artifact.plain_size,
+        content=content,
     )
 
 

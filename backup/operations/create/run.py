@@ -225,6 +225,7 @@ def _manifest(request: Request, context: CreateContext, draft: SetDraft) -> Mani
         database=draft.database,
         volumes=tuple(draft.volumes),
         packs=tuple(draft.packs),
+        named=draft.named,
     )
 
 

@@ -117,7 +117,8 @@ class PackChecks:
             if not quick:
                 self._walk(source, held)
             source.drain()
-            if source.sha256 != pack.stored_sha256:
+            # Asked now: it may have been written anew a moment ago.
+            if source.sha256 not in self._folder.digests(pack):
                 held.problems.append("has changed since it was written: its SHA-256 differs from the manifest's")
             elif not quick and not held.problems and source.plain_size != pack.plain_size:
                 held.problems.append(f"unpacks to {source.plain_size:,} bytes instead of {pack.plain_size:,}")
@@ -130,7 +131,7 @@ class PackChecks:
 
     def _walk(self, source: Stored, held: _Held) -> None:
         try:
-            for offset, size, layout, digest in _contents(source):
+            for offset, size, layout, digest in contents(source):
                 held.offsets.append(offset)
                 held.sizes.append(size)
                 held.layouts.append(layout)
@@ -139,7 +140,7 @@ class PackChecks:
             held.problems.append(error.message)
 
 
-def _contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
+def contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
     """Of each file where it begins, its size, a hash of where its data belong, and its SHA-256."""
     reader = TarReader(source.content())
     for found in reader.members():

@@ -59,7 +59,7 @@ class Chain:
             run = Increment(name, packer, tree, known, packs, self.day)
             self.reports.append(archive(self.root, "media", packer, index, progress=progress, kind=run.archiver))
             packer.close()
-        tree.write(run.entry_points(packer.marks))
+        tree.write(run.entry_points(packer.marks, (self.packs / name).stat().st_size))
         packs.close()
         if not run.new:
             (self.packs / name).unlink()
