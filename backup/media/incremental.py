@@ -51,7 +51,7 @@ class Increment:
     @property
     def named(self) -> dict[str, int]:
         """Bytes of content of each pack that the tree names."""
-        return {pack: self.lines.bytes[b"%d" % self.lines.numbers[pack]] for pack in self.used}
+        return {pack: self.lines.content[b"%d" % self.lines.numbers[pack]] for pack in self.used}
 
     @property
     def used(self) -> list[str]:
@@ -151,7 +151,7 @@ class _Incremental(Archiver):
         stored = int(before.fields[8] or before.size)
         self._counts[tarfile.REGTYPE] += 1
         self._bytes += stored
-        self._lines.bytes[before.pack] += stored
+        self._lines.content[before.pack] += stored
         self._index.write(before.listed)
         self._tree.write(self._lines.again(before))
 

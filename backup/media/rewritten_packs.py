@@ -57,7 +57,10 @@ def read_note(store: LocalStore, pack: str) -> Note:
     """The note of a pack; an empty one where there is none that can be used."""
     with contextlib.suppress(StoreError, ValueError, TypeError, KeyError):
         found = json.loads(store.read(pack + REPACKED))
-        files = [Rewritten(*each[:3], [(plain, stored) for plain, stored in each[3]]) for each in found["files"]]
+        files = [
+            Rewritten(size, sha256, content, [(plain, stored) for plain, stored in marks])
+            for size, sha256, content, marks in found["files"]
+        ]
         return Note(str(found["original"]), tuple(files))
     return Note()
 

@@ -123,7 +123,7 @@ class TreeWriter:
         self.numbers = dict(numbers or {})
         self.before = Before()
         # Bytes of content that lines name of each pack, by its number.
-        self.bytes: Counter[bytes] = Counter()
+        self.content: Counter[bytes] = Counter()
         self._said = {b""}
 
     @property
@@ -154,7 +154,7 @@ class TreeWriter:
             b"%d\t%d" % (state.device, state.inode - self.before.inode),
             b"%d\t%d" % (state.ctime_ns - entry.mtime_ns, state.day),
         ]
-        self.bytes[number] += place.stored
+        self.content[number] += place.stored
         self.before = Before(number, _end(place.offset, place.stored), state.inode)
         return said + b"\t".join(fields) + b"\n"
 
@@ -237,13 +237,13 @@ class TreeParser:
 class Judged:
     """Files that need not be judged again: those in `packs`, and those whose line is among `lines`, by hash.
 
-    `files` and `bytes` count them; `met` gets the lines of the others, if it is there.
+    `files` and `stored` bytes of theirs are counted; `met` gets the lines of the others, if it is there.
     """
 
     packs: Collection[str] = ()
     lines: Collection[int] = ()
     files: int = 0
-    bytes: int = 0
+    stored: int = 0
     met: list[int] | None = None
 
     def passes(self, parser: TreeParser, line: bytes, listed: bytes) -> bool:
@@ -260,7 +260,7 @@ class Judged:
                 parser.before = before
                 return False
         self.files += 1
-        self.bytes += int(fields[8] or size)
+        self.stored += int(fields[8] or size)
         return True
 
 

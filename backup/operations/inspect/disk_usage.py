@@ -110,8 +110,8 @@ def usage(catalog: Catalog, tier: Tier | None = None) -> Use:
 
 def _share(use: Use, sets: Sequence[StoredSet], folder: PackFolder) -> None:
     """Note what each set needs of packs. They are counted once, whoever needs them."""
-    packs = {pack for stored in sets for pack in stored.summary.packs}
-    sizes = {pack: folder.as_stored(pack).stored_size for pack in packs}
+    known = {pack for stored in sets for pack in stored.summary.packs}
+    sizes = {pack: folder.as_stored(pack).stored_size for pack in known}
     needing = {stored.id: {pack.file: sizes[pack] for pack in stored.summary.packs} for stored in sets}
     needed = Counter(file for packs in needing.values() for file in packs)
     for identifier, each in use.sets.items():

@@ -225,7 +225,7 @@ class SetCheck:
                     lambda: self._progress.advance(0),
                 )
                 if judged:
-                    walked.counts.update(files=judged.files, bytes=judged.bytes)
+                    walked.counts.update(files=judged.files, bytes=judged.stored)
                 if judged and not walked.problems:
                     self._packs.note_judged(judged)
             except IntegrityError as error:
