@@ -37,7 +37,7 @@ def _media(stored: StoredSet) -> int:
 
 
 def _new(newest: StoredSet, before: StoredSet) -> float:
-    """The share of bytes of which the set before has no file; what is new several times is stored once."""
+    """The share of bytes of which the set before has no file."""
     known = {
         bytes.fromhex(entry.sha256) for name in before.summary.volume_names for entry in index_entries(before, name)
     }
@@ -45,7 +45,5 @@ def _new(newest: StoredSet, before: StoredSet) -> float:
     for name in newest.summary.volume_names:
         for entry in index_entries(newest, name):
             total += entry.size
-            digest = bytes.fromhex(entry.sha256)
-            new += 0 if digest in known else entry.size
-            known.add(digest)
+            new += 0 if bytes.fromhex(entry.sha256) in known else entry.size
     return new / total if total else 1.0
