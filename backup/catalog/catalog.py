@@ -34,6 +34,7 @@ from backup.catalog.restore_page import PAGE
 from backup.catalog.set_reader import BareVerdict, SetReader, bare_verdict, verdict_of
 from backup.errors import BackupError, NotFound, StoreError
 from backup.formatting import printable
+from backup.media.rewritten_packs import REPACKED
 from backup.model.backup_set import (
     StoredSet,
     Verdict,
@@ -313,5 +314,7 @@ def _ours(name: str) -> bool:
 
 def _identified(name: str, folder: Tier | None = None) -> FileId | None:
     """A file name of a set taken apart, also that of a verdict or a pin; of older dumps in the folder of that tier."""
-    noted = name.removesuffix(".verdict").removesuffix(".pin").removesuffix(".checked").removesuffix(".damaged")
+    noted = name
+    for suffix in (".verdict", ".pin", ".checked", ".damaged", REPACKED):
+        noted = noted.removesuffix(suffix)
     return parse_file_name(name, folder) or parse_file_name(f"{noted}.json") or parse_file_name(noted)

@@ -3,6 +3,7 @@
     <root>/packs/obcms_media_<id>.tar.gz            a pack, named after the set that wrote it
     <root>/packs/obcms_media_<id>.tar.gz.damaged    it is: whatever needs it is damaged
     <root>/packs/obcms_media_<id>.tar.gz.checked    when it was read last, and was right
+    <root>/packs/obcms_media_<id>.tar.gz.repacked   it was written anew: what its file is since (see rewritten_packs)
 
 A pack is there before the first manifest that names it, and goes after the last one has gone.
 """
@@ -18,12 +19,14 @@ from typing import Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from backup.errors import BackupError, StoreError
+from backup.media.rewritten_packs import REPACKED, Note, Rewritten, note_bytes, read_note
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier, from_json, parse_file_name
 from backup.model.pack import Pack
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
-from backup.storage.filesystem import statuses_of, sync_directory
+from backup.storage.filesystem import statuses_of, storing, sync_directory
+from backup.storage.staged_file import StagedFile
 
 PACKS_FOLDER: Final = "packs"
 _DAMAGED, _CHECKED = ".damaged", ".checked"
@@ -61,11 +64,62 @@ class PackFolder:
             status = sizes.get(pack.file)
             if status is None:
                 found.append(f"the pack {pack.file} is missing")
-            elif status.st_size != pack.stored_size:
+            elif status.st_size != pack.stored_size and self.as_stored(pack).stored_size != status.st_size:
                 found.append(f"the pack {pack.file} has {status.st_size:,} bytes instead of {pack.stored_size:,}")
             elif pack.file + _DAMAGED in self.names:
                 found.append(f"the pack {pack.file} is damaged")
         return found
+
+    def as_stored(self, pack: Pack) -> Pack:
+        """A pack as its file is now, where it was written anew; else as it is named."""
+        found = self._rewritten(pack)
+        update = {"stored_size": found.stored_size, "stored_sha256": found.stored_sha256} if found else {}
+        return pack.model_copy(update=update)
+
+    def content(self, pack: Pack) -> int:
+        """Bytes of content in its file that sets named when that was written; 0 where that is not known."""
+        found = self._rewritten(pack)
+        return found.content if found else pack.content
+
+    def digests(self, pack: Pack) -> set[str]:
+        """The SHA-256 that its file may have."""
+        note = read_note(self.store, pack.file)
+        anew = {each.stored_sha256 for each in note.files} if note.original == pack.stored_sha256 else set[str]()
+        return {pack.stored_sha256, *anew}
+
+    def put_in_place(self, pack: Pack, staged: StagedFile, made: Rewritten) -> None:
+        """Let a sealed file take the name of a pack in one step. A kill leaves either, and a note that knows both."""
+        before = self._rewritten(pack)
+        self._write(pack, (before, made) if before else (made,))
+        with storing(staged.path):
+            staged.path.replace(self.store.directory / pack.file)
+        sync_directory(self.store.directory)
+        self._write(pack, (made,))
+        self._names = None
+
+    def put_back(self, staged: Sequence[StagedFile]) -> list[StagedFile]:
+        """Let sealed files of packs take the names of such as were written anew here, in one step; the others."""
+        left = []
+        for file in staged:
+            if read_note(self.store, file.name).files and (self.store.directory / file.name).is_file():
+                with storing(file.path):
+                    file.path.replace(self.store.directory / file.name)
+                sync_directory(self.store.directory)
+                self.store.remove_all([file.name + _DAMAGED, file.name + _CHECKED])
+            else:
+                left.append(file)
+        self._names = None
+        return left
+
+    def _write(self, pack: Pack, files: tuple[Rewritten, ...]) -> None:
+        replace(self.store, pack.file + REPACKED, note_bytes(Note(pack.stored_sha256, files)), locked=True)
+
+    def _rewritten(self, pack: Pack) -> Rewritten | None:
+        status = statuses_of(self.store.directory, [pack.file])[pack.file]
+        if status is None or status.st_size == pack.stored_size:
+            return None
+        note = read_note(self.store, pack.file)
+        return note.file(status.st_size) if note.original == pack.stored_sha256 else None
 
     def last_read(self, pack: str) -> datetime | None:
         """When this very file was read last, and was right."""
@@ -89,7 +143,7 @@ class PackFolder:
     def make_way(self, packs: Iterable[str]) -> None:
         """Remove packs that are not whole, and what was noted of them: good ones are about to take their names."""
         for pack in packs:
-            self.store.remove_all([pack, pack + _DAMAGED, pack + _CHECKED])
+            self.store.remove_all([pack, *_notes(pack)])
         self._names = None
 
     def _identity(self, pack: str) -> tuple[int, int, int]:
@@ -118,19 +172,19 @@ def remove_unneeded(root: Path, sets: Iterable[StoredSet]) -> int:
             return 0
         needed |= {pack.file for pack in stored.summary.packs}
     try:
-        needed |= _named_aside(root)
+        needed |= named_aside(root)
     except BackupError:
         return 0
     left = sorted(packs - needed)
     statuses = statuses_of(folder.store.directory, left)
     for name in left:
-        folder.store.remove_all([name, name + _DAMAGED, name + _CHECKED])
+        folder.store.remove_all([name, *_notes(name)])
     if left:
         sync_directory(folder.store.directory)
     return sum(status.st_size for status in statuses.values() if status)
 
 
-def _named_aside(root: Path) -> set[str]:
+def named_aside(root: Path) -> set[str]:
     """The packs that manifests name which no listing shows. BackupError for one that cannot be read."""
     found: set[str] = set()
     folders = [root / tier for tier in Tier]
@@ -145,6 +199,10 @@ def _named_aside(root: Path) -> set[str]:
             if parsed and parsed.what == "set" and parsed.suffix == "json" and (aside or name != bare):
                 found |= {pack.file for pack in from_json(store.read(name), name).packs}
     return found
+
+
+def _notes(pack: str) -> list[str]:
+    return [pack + _DAMAGED, pack + _CHECKED, pack + REPACKED]
 
 
 def _is_pack(name: str) -> bool:

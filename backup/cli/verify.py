@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from backup.app.volume import BackupVolume
 from backup.cli import base
 from backup.cli.base import IdentityOption, Image, Json, Sets
-from backup.errors import IntegrityError
+from backup.errors import BackupError, IntegrityError, NotFound
 from backup.formatting import age, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import SEALED, StoredSet
+
+_ALL: Final = "all"
 
 
 def verify_command(
@@ -26,12 +28,17 @@ def verify_command(
     identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
-    """Read and unpack every stored byte of a set, and compare it with the manifest.
+    """Read and unpack every stored byte of a set, or of `all`, and compare it with the manifest.
 
-    Examples: `verify latest`, `verify latest --quick`, `verify daily_2025-10-20_02-00-00 --test-restore`,
-    `verify latest --identity /key.txt`.
+    What sets share is read once. Examples: `verify latest`, `verify latest --quick`, `verify all`,
+    `verify daily_2025-10-20_02-00-00 --test-restore`, `verify latest --identity /key.txt`.
     """
     main = BackupVolume(base.prepare_command(as_json, kind="verify", identity=identity))
+    if which == [_ALL]:
+        if test_restore or as_json:
+            raise typer.BadParameter("`all` goes with neither --test-restore nor --json")
+        _verify_all(main, quick=quick)
+        return
     stored = main.find(*which)
     if test_restore:
         # What restores need takes longer to import than to compare the bytes of a small set.
@@ -54,6 +61,36 @@ def verify_command(
             f"{stored.id} is damaged:{found}", "Do not restore it; `list` shows other sets, `create` takes a new one."
         )
     logger.success("{}: {}", stored.id, _checked(stored, verdict.unchecked))
+
+
+def _verify_all(main: BackupVolume, *, quick: bool) -> None:
+    """Each set of the volume, the newest first. IntegrityError when one is damaged, after all were looked at."""
+    from backup.operations.verify.packs import PackChecks  # noqa: PLC0415 - as above
+    from backup.operations.verify.run import verify_set  # noqa: PLC0415
+
+    damaged: list[str] = []
+    sets = main.catalog.sets()
+    with base.progress(False) as progress:
+        packs = PackChecks(main.catalog.packs, progress, several=True)
+        for each in sets:
+            try:
+                stored = main.find(each.query)
+                verdict = verify_set(main.catalog, stored, progress, datetime.now(UTC), quick=quick, packs=packs)
+            except BackupError as error:
+                damaged.append(f"{each.id}: {error.message}")
+                continue
+            if verdict.problems:
+                damaged.append(f"{each.id} is damaged: {verdict.problems[0]}")
+            else:
+                logger.success("{}: {}", stored.id, _checked(stored, verdict.unchecked))
+    if damaged:
+        found = "".join(f"\n  - {printable(each)}" for each in damaged)
+        raise IntegrityError(
+            f"not good: {len(damaged)} of {plural(len(sets), 'set')}:{found}",
+            "`verify ID` says all of one; do not restore those.",
+        )
+    if not sets:
+        raise NotFound("there is no set yet: nothing was verified", "`create` takes one now.")
 
 
 def _checked(stored: StoredSet, unchecked: tuple[str, ...]) -> str:

@@ -82,25 +82,27 @@ class MakeArchiver(Protocol):
 
 
 def measure_tree(
-    root: Path,
-    excludes: Sequence[str],
-    forbidden: frozenset[tuple[int, int]] = frozenset(),
-    spared: Callable[[os.stat_result], object] | None = None,
+    root: Path, excludes: Sequence[str], forbidden: frozenset[tuple[int, int]] = frozenset(), since: int = 0
 ) -> TreeSize:
     """What `archive` would store, from a walk that opens no file. Raises MediaFailed as `archive` does.
 
-    The bytes of files of which `spared` says so do not count.
+    With `since`, in ns, bytes of files that did not change after that do not count, and files in directories that did
+    not are not looked at: of those one stands for all. What was written anew in its place there is missed.
     """
     seen: set[Inode] = set()
     files = size = 0
-    with contextlib.closing(Walk(root, excludes, forbidden, Listed()).entries()) as entries:
+
+    def wanted(path: bytes, found: os.stat_result) -> Scope:
+        return "directories" if files and max(found.st_mtime_ns, found.st_ctime_ns) < since else "all"
+
+    with contextlib.closing(Walk(root, excludes, forbidden, Listed(), wanted).entries()) as entries:
         for found in (entry.stat for entry in entries if stat.S_ISREG(entry.stat.st_mode)):
             if found.st_nlink > 1 and identity(found) in seen:
                 continue
             if found.st_nlink > 1:
                 seen.add(identity(found))
             files += 1
-            if not (spared and spared(found)):
+            if found.st_ctime_ns >= since:
                 size += min(found.st_size, found.st_blocks * BLOCK)
     return TreeSize(files, size)
 

@@ -141,8 +141,12 @@ def _archive(words: argparse.Namespace) -> Iterator[Any]:
         return
     with _reading(path) as lines:
         marks = parse_marks(lines)
-    with contextlib.closing(PackFiles(LocalStore(Path(words.packs)), marks)) as packs, _reading(path) as lines:
-        yield TreeReader(parse_tree(lines), packs, words.limit)
+    with (
+        contextlib.closing(PackFiles(LocalStore(Path(words.packs)), marks)) as packs,
+        _reading(path) as lines,
+        _reading(Path(words.index)) as index,
+    ):
+        yield TreeReader(parse_tree(lines, index), packs, words.limit)
 
 
 @contextlib.contextmanager

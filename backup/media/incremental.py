@@ -1,37 +1,34 @@
 """A tree of which only what is new is archived, into a pack; the tree beside it says where the rest lies.
 
 Content is new if no good pack holds it. A file that has the inode, size and times of its last reading is not read, but
-for the share of each day. Where a pack should hold a content, that is read there and compared before it is trusted.
+for the share of each day: its line goes from one tree to the next as it is. Where a pack should hold a content, that is
+read there and compared before it is trusted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.media.archive_tree import Archiver, MediaReport, MetEntries, StoredFile
 from backup.media.directories import identity
-from backup.media.known_files import KnownFiles
+from backup.media.known_files import KnownFiles, is_due, sha256_of
 from backup.media.pack_reader import PackFiles, read_content
+from backup.media.rewritten_packs import APART, PackSink
 from backup.media.tar_writer import Gathered, Member, hash_hole
-from backup.media.tree import EntryPoint, InodeState, Location, TreeEntry, escaped, tree_line
+from backup.media.tree import FileLine, InodeState, Location, PackMarks, TreeEntry, TreeWriter
 from backup.media.walk import OpenFile, Walk, WalkEntry
 from backup.pipeline.chunks import Sink
 
-# Entry points of a pack lie so far apart, at least.
-_APART: Final = 8 << 20
+# So many files that are not read take some milliseconds.
+_ALIVE: Final = 512
 ROTTEN: Final = "has other content although its times are as they were: bit rot, or a trick"
-
-
-class PackSink(Sink, Protocol):
-    """Where a pack goes."""
-
-    def mark(self) -> None:
-        """Let what follows be read by itself."""
 
 
 class Increment:
@@ -44,10 +41,22 @@ class Increment:
     def __init__(self, name: str, pack: PackSink, tree: Sink, known: KnownFiles, packs: PackFiles, day: int) -> None:
         self.name, self.pack, self.tree = name, pack, tree
         self.known, self.packs, self.day = known, packs, day
-        self.used: set[str] = set()
+        self.lines = TreeWriter(known.numbers)
         self.new = 0
+        # Bytes of content in the new pack.
+        self.content = 0
         # Where entry points are in what is packed.
         self.marks: list[int] = []
+
+    @property
+    def named(self) -> dict[str, int]:
+        """Bytes of content of each pack that the tree names."""
+        return {pack: self.lines.content[b"%d" % self.lines.numbers[pack]] for pack in self.used}
+
+    @property
+    def used(self) -> list[str]:
+        """The packs that the tree names."""
+        return self.lines.named
 
     def archiver(
         self, name: str, walk: Walk, seen: MetEntries, sink: Sink, index: Sink, progress: Callable[[int], None]
@@ -55,10 +64,10 @@ class Increment:
         """See MakeArchiver."""
         return _Incremental(self, name, walk, seen, sink, index, progress)
 
-    def entry_points(self, stored: Iterable[int]) -> list[tuple[str, Sequence[EntryPoint]]]:
-        """Those of all packs that are used; `stored` is where those of the new one lie in its file."""
-        marks = {**self.known.marks, self.name: list(zip(self.marks, stored, strict=True))}
-        return [(pack, marks.get(pack, ())) for pack in sorted(self.used)]
+    def entry_points(self, stored: Iterable[int], size: int) -> bytes:
+        """The lines of those of all packs that are used; of the new one, `stored` is where they lie in its file."""
+        marks = {**self.known.marks, self.name: PackMarks(size, list(zip(self.marks, stored, strict=True)))}
+        return b"".join(self.lines.marks_line(pack, marks.get(pack, PackMarks())) for pack in self.used)
 
 
 class _Incremental(Archiver):
@@ -73,9 +82,12 @@ class _Incremental(Archiver):
         progress: Callable[[int], None],
     ) -> None:
         super().__init__(name, walk, seen, sink, index, progress)
-        self._increment, self._known = run, run.known
+        self._increment, self._known, self._lines = run, run.known, run.lines
         self._tree = Gathered(run.tree)
         self._compared: set[str] = set()
+        self._repeated = 0
+        # What the set before has under the path at hand.
+        self._before: FileLine | None = None
         # Of the member at hand: as it was begun, where its content begins, and what the tree says of it.
         self._began: Member | None = None
         self._offset = 0
@@ -86,13 +98,27 @@ class _Incremental(Archiver):
         self._tree.flush()
         return report
 
+    def _take(self, entry: WalkEntry) -> bool:
+        found, self._before = entry.stat, None
+        if not stat.S_ISREG(found.st_mode):
+            return super()._take(entry)
+        before = self._before = self._known.at(self._name + b"/" + entry.path)
+        if before is None or found.st_nlink > 1 or not self._need_not_be_read(before, found):
+            return super()._take(entry)
+        self._repeat(before)
+        # Signs of life cost more than the files.
+        self._repeated += 1
+        if not self._repeated % _ALIVE:
+            self._progress(0)
+        return True
+
     def _begin(self, member: Member) -> None:
         if member.kind != tarfile.REGTYPE:
             self._counts[member.kind] += 1
-            self._tree.write(tree_line(_entry(member)))
+            self._tree.write(self._lines.line(_entry(member)))
             return
         marks = self._increment.marks
-        if not marks or self._tar.count - marks[-1] >= _APART:
+        if not marks or self._tar.count - marks[-1] >= APART:
             self._tar.flush()
             self._increment.pack.mark()
             marks.append(self._tar.count)
@@ -101,27 +127,37 @@ class _Incremental(Archiver):
         self._increment.new += 1
 
     def _left_unread(self, entry: WalkEntry, path: bytes) -> bool:
-        known = self._known.unread(entry.stat, self._increment.day)
-        if known is None:
-            return False
-        if known.line.split(b"\t", 6)[5] == escaped(path):
-            stored = StoredFile(path, known.sha256, known.size, entry.stat.st_mtime_ns)
-            self._counts[tarfile.REGTYPE] += 1
-            self._bytes += known.stored
-            super()._list(stored, "")
-            self._note(known.line, known.pack)
-        else:
-            before = known.entry
-            member = Member(path, tarfile.REGTYPE, entry.stat, known.size, attributes=before.attributes)
-            stored = self._refer(member, known.sha256, before.place, before.state)
+        found, before = entry.stat, self._before
+        if before and self._need_not_be_read(before, found):
+            stored = StoredFile(path, sha256_of(before), before.size, found.st_mtime_ns)
+            self._repeat(before)
+        elif before is None and (moved := self._known.moved(found)) and self._need_not_be_read(moved, found):
+            known = self._known.entry(moved)
+            member = Member(path, tarfile.REGTYPE, found, moved.size, attributes=known.attributes)
+            stored = self._refer(member, sha256_of(moved), known.place, known.state)
             self._list(stored, "")
-        if entry.stat.st_nlink > 1:
-            self._linked[identity(entry.stat)] = stored
+        else:
+            return False
+        if found.st_nlink > 1:
+            self._linked[identity(found)] = stored
         return True
+
+    def _need_not_be_read(self, known: FileLine, found: os.stat_result) -> bool:
+        today = self._increment.day
+        return self._known.is_untouched(known, found) and not is_due(int(known.fields[14]), today, known.inode)
+
+    def _repeat(self, before: FileLine) -> None:
+        """Let the lines of a file stand in this set, too."""
+        stored = int(before.fields[8] or before.size)
+        self._counts[tarfile.REGTYPE] += 1
+        self._bytes += stored
+        self._lines.content[before.pack] += stored
+        self._index.write(before.listed)
+        self._tree.write(self._lines.again(before))
 
     def _put(self, member: Member, data: bytes) -> StoredFile:
         sha256 = hashlib.sha256(data).hexdigest()
-        place = self._place(member, sha256) if data else Location("", 0, 0, None, member.path)
+        place = self._place(member, sha256) if data else _nowhere(member)
         return self._refer(member, sha256, place) if place else self._stored_anew(member, super()._put(member, data))
 
     def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
@@ -139,15 +175,9 @@ class _Incremental(Archiver):
         entry, self._entry = self._entry, None
         if entry is None:
             return
-        line, pack = tree_line(entry), entry.place.pack if entry.place else ""
-        self._note(line, pack)
-        if pack == self._increment.name:
-            self._known.add(stored.sha256, line, touched=True)
-
-    def _note(self, line: bytes, pack: str) -> None:
-        self._tree.write(line)
-        if pack:
-            self._increment.used.add(pack)
+        self._tree.write(self._lines.line(entry))
+        if entry.place and entry.place.pack == self._increment.name:
+            self._known.add(stored.sha256, stored.size, entry.place)
 
     def _digest(self, source: OpenFile, member: Member) -> str:
         """The SHA-256 of a file that is not held in memory."""
@@ -161,11 +191,12 @@ class _Incremental(Archiver):
 
     def _place(self, member: Member, sha256: str) -> Location | None:
         """Where content lies that was just read; None if it is new."""
-        if before := self._known.untouched(member.stat):
-            if before.sha256 == sha256:
-                return before.entry.place
+        before = self._before
+        if before and self._known.is_untouched(before, member.stat):
+            if sha256_of(before) == sha256:
+                return self._known.entry(before).place
             self._changed.add(member.path.partition(b"/")[2], ROTTEN)
-        place = self._known.content(sha256, member.size)
+        place = self._known.content(sha256, member.size, before)
         if place and place.pack and place.pack != self._increment.name and sha256 not in self._compared:
             if not self._holds(place, member.size, sha256):
                 self._known.forget(sha256)
@@ -199,9 +230,14 @@ class _Incremental(Archiver):
     def _stored_anew(self, member: Member, stored: StoredFile) -> StoredFile:
         regions = self._began.regions if self._began else None
         count = member.size if regions is None else sum(length for _, length in regions)
+        self._increment.content += count
         place = Location(self._increment.name, self._offset, count, regions, member.path)
         self._entry = _entry(member, place, _state(member, self._increment.day))
         return stored
+
+
+def _nowhere(member: Member) -> Location:
+    return Location("", 0, 0, None, member.path)
 
 
 def _state(member: Member, day: int) -> InodeState:

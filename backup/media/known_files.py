@@ -1,21 +1,26 @@
-"""What earlier sets tell of the files of a volume: which were not touched since, and which content lies in a pack."""
+"""What the set before tells of the files of a volume: which were not touched since, and where content lies.
+
+It lists its files in the order in which they are met now, so each is compared with the next one there. What is asked of
+the others is looked up in eight bytes for each, which are gathered when the first question comes.
+"""
 
 from __future__ import annotations
 
+import itertools
 import marshal
 import os
 import re
-import struct
+import sys
 import zlib
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from backup.errors import IntegrityError
-from backup.media.tar_writer import IndexEntry
-from backup.media.tree import COMMON, OF_A_FILE, EntryPoint, Location, TreeEntry, escaped, parse_entry
+from backup.media.tar_writer import parse_index
+from backup.media.tree import Before, FileLine, Location, PackMarks, TreeEntry, TreeParser, file_lines, parse_marks
 
 # All bytes are read within so many days, a share of them each day.
 REREAD_DAYS: Final = 7
@@ -24,120 +29,204 @@ _STABLE: Final = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "tmpfs", "overlay", "aufs")
 )
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
-# Device, inode, size, mtime, ctime, day of the last reading, bytes stored, number of the pack, SHA-256.
-_HEAD: Final = struct.Struct("<QQqqqqqI32s")
-_TOGETHER, _AT_HAND, _SORTED, _PAGE = 256, 8, 1 << 16, 12
+_TOGETHER, _AT_HAND, _SORTED = 256, 8, 1 << 16
+# Files between two places from which the set before can be read on.
+_STEP: Final = 2048
+_LARGE: Final = 1 << 20
+_SIZE: Final = re.compile(rb"\\?[0-9a-f]+  ([0-9]+)  ")
 # Of eight bytes, those of a position and those of a key.
 _BITS: Final = 24
 _KEYS: Final = (1 << 40) - 1
 
-
-class KnownFile(NamedTuple):
-    """A file of an earlier set, and what its content was."""
-
-    sha256: str
-    entry: TreeEntry
+# The lines of a file, but for so many.
+Lines = Callable[[int], Generator[bytes, None, None]]
 
 
-class Untouched(NamedTuple):
-    """A file that is as it was when it was read: its content, in which pack, and its `line` in the tree."""
+def _none(skip: int) -> Generator[bytes, None, None]:
+    yield from ()
 
-    sha256: str
-    size: int
-    stored: int
-    pack: str
-    day: int
-    line: bytes
 
-    @property
-    def entry(self) -> TreeEntry:
-        """Its line, taken apart."""
-        return parse_entry(self.line)
+@dataclass(frozen=True)
+class TreeFiles:
+    """The tree of a set and its file index. `packs` are those of its packs that are good, `ended` when it was made,
+    in ns: no file that it knows changed after that."""
+
+    tree: Lines = _none
+    index: Lines = _none
+    packs: Collection[str] = ()
+    ended: int = 0
 
 
 class KnownFiles:
-    """The files of the set before, if they lie in packs that are good. `marks` are the packs' entry points.
+    """The files of the set before; those alone count whose packs are good. `stable`: inodes and their times tell.
 
-    There may be a million: their lines are kept packed, in the order of the tree, in which most are asked for.
+    `marks` are the packs' entry points, `numbers` what they are called in the tree.
     """
 
-    def __init__(self, marks: Mapping[str, Sequence[EntryPoint]] | None = None, *, stable: bool = True) -> None:
-        self.marks: dict[str, Sequence[EntryPoint]] = dict(marks or {})
-        self._stable = stable
-        self._packs: list[str] = []
-        self._records = _Records()
-        self._inodes, self._contents = _Positions(), _Positions()
-        # In whole pages: one too many costs a second reading.
-        self._sizes: set[int] = set()
+    def __init__(self, files: TreeFiles = TreeFiles(), *, stable: bool = True) -> None:  # noqa: B008 - frozen
+        self._files, self._stable = files, stable
+        self._parser = TreeParser()
+        self.marks: Mapping[str, PackMarks] = parse_marks(files.tree(0), self._parser)
+        self.numbers = {name: int(number) for number, name in self._parser.names.items() if name}
+        self._good = {number for number, name in self._parser.names.items() if name in files.packs or not name}
+        self._next = self._read_on(_Entrance(0, 0, Before()))
+        self._head = next(self._next, None)
+        # Made when the first question comes: most nights there is none.
+        self._inodes: _Positions | None = None
+        self._contents: _Positions | None = None
+        self._entrances: list[_Entrance] = []
+        self._reached, self._following = sys.maxsize, self._next
+        self._sizes: set[int] | None = None
+        self._new, self._new_contents = _Records(), _Positions()
+        self._new_sizes: set[int] = set()
         self._forgotten: set[bytes] = set()
 
-    def add(self, sha256: str, line: bytes, *, touched: bool = False) -> None:
-        """A file by its line; `touched`: its inode was read already, and tells nothing new."""
-        fields = line.split(b"\t")
-        pack, size, stored = fields[9].decode("ascii"), int(fields[8]), int(fields[11])
-        device, inode, ctime, day = map(int, fields[14].split(b":"))
-        if pack not in self._packs:
-            self._packs.append(pack)
-        number, digest = self._packs.index(pack), bytes.fromhex(sha256)
-        head = _HEAD.pack(device, inode, size, int(fields[4]), ctime, day, stored, number, digest)
-        position = self._records.add(head + line)
-        self._contents.add(_content_key(digest), position)
-        self._forgotten.discard(digest)
-        self._sizes.add(size >> _PAGE)
-        if not touched:
-            self._inodes.add(_inode_key(device, inode), position)
-
-    def untouched(self, found: os.stat_result) -> Untouched | None:
-        """The file that this is, if inode, size and times are as they were when it was read."""
-        now = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-        for position in self._inodes.find(_inode_key(found.st_dev, found.st_ino)) if self._stable else ():
-            known = self._records.get(position)
-            *then, day, stored, number, digest = _HEAD.unpack_from(known)
-            if tuple(then) == now:
-                line = known[_HEAD.size :]
-                return Untouched(digest.hex(), found.st_size, stored, self._packs[number], day, line)
-        return None
-
-    def unread(self, found: os.stat_result, day: int) -> Untouched | None:
-        """The same, if it need not be read today."""
-        known = self.untouched(found)
-        return known if known and not is_due(known.day, day, found.st_ino) else None
-
     def holds_size(self, size: int) -> bool:
-        """Whether the content of any file may have that many bytes."""
-        return size >> _PAGE in self._sizes
+        """Whether the content of any file may have that many bytes: told of large ones, which take long to read."""
+        if size < _LARGE:
+            return True
+        if self._sizes is None:
+            sizes = (int(_SIZE.match(line)[1]) for line in self._files.index(0))  # type: ignore[index]
+            self._sizes = {each for each in sizes if each >= _LARGE}
+        return size in self._sizes or size in self._new_sizes
 
-    def content(self, sha256: str, size: int) -> Location | None:
-        """Where that content should lie: whoever trusts it compares it before."""
-        digest = bytes.fromhex(sha256)
-        for position in self._contents.find(_content_key(digest)) if digest not in self._forgotten else ():
-            known = self._records.get(position)
-            if _HEAD.unpack_from(known)[-1] == digest:
-                entry = parse_entry(known[_HEAD.size :])
-                return entry.place if entry.size == size else None
+    def at(self, path: bytes) -> FileLine | None:
+        """The file that had this path, if paths are asked for in their order."""
+        while (head := self._head) and head.path != path:
+            if head.path.split(b"/") > path.split(b"/"):
+                return None
+            self._head = next(self._next, None)
+        self._head = next(self._next, None) if head else None
+        return head
+
+    def is_untouched(self, known: FileLine, found: os.stat_result) -> bool:
+        """Whether inode, size and times of a file are as they were when it was read."""
+        fields = known.fields
+        return (
+            known.inode == found.st_ino
+            and known.size == found.st_size
+            and int(fields[4]) == found.st_mtime_ns
+            and int(fields[13]) == found.st_ctime_ns - found.st_mtime_ns
+            and int(fields[11]) == found.st_dev
+            and known.pack in self._good
+            and self._stable
+        )
+
+    def moved(self, found: os.stat_result) -> FileLine | None:
+        """The untouched file that this is, whatever its path was."""
+        if not self._stable or found.st_ctime_ns > self._files.ended:
+            return None
+        if self._inodes is None:
+            self._inodes = _Positions(self._look_over())
+        for position in self._inodes.find(_inode_key(found.st_dev, found.st_ino)):
+            if (known := self._file(position)) and self.is_untouched(known, found):
+                return known
         return None
+
+    def entry(self, known: FileLine) -> TreeEntry:
+        """What a line says."""
+        self._parser.before = known.before
+        (listed,) = parse_index([known.listed])
+        return self._parser.entry(known.line, listed)
+
+    def content(self, sha256: str, size: int, beside: FileLine | None) -> Location | None:
+        """Where that content should lie, `beside` it perhaps: whoever trusts it compares it before."""
+        digest = bytes.fromhex(sha256)
+        if digest in self._forgotten:
+            return None
+        for position in self._new_contents.find(_content_key(digest)):
+            known, *place = self._new.get(position)
+            if known == digest:
+                return Location(*place)
+        if beside and beside.pack in self._good and sha256_of(beside) == sha256:
+            return self.entry(beside).place
+        return self._old_content(sha256, digest, size)
+
+    def add(self, sha256: str, size: int, place: Location) -> None:
+        """Content that was packed just now."""
+        digest = bytes.fromhex(sha256)
+        if size >= _LARGE:
+            self._new_sizes.add(size)
+        self._new_contents.add(_content_key(digest), self._new.add((digest, *place)))
+        self._forgotten.discard(digest)
 
     def forget(self, sha256: str) -> None:
         """It does not lie where it should."""
         self._forgotten.add(bytes.fromhex(sha256))
 
+    def _old_content(self, sha256: str, digest: bytes, size: int) -> Location | None:
+        if self._contents is None:
+            listed = enumerate(itertools.islice(self._files.index(0), 1 << _BITS))
+            self._contents = _Positions(_content_key_of(line) << _BITS | number for number, line in listed)
+        for position in self._contents.find(_content_key(digest)):
+            known = self._file(position)
+            if known and known.pack in self._good and (sha256_of(known), known.size) == (sha256, size):
+                return self.entry(known).place
+        return None
+
+    def _file(self, number: int) -> FileLine | None:
+        """The file of that line of the file index; None for a further name of one."""
+        if not self._entrances:
+            for _ in self._look_over():
+                pass
+        if not self._reached <= number <= self._reached + _STEP:
+            entrance = self._entrances[bisect_right(self._entrances, number, key=lambda each: each.number) - 1]
+            self._following = self._read_on(entrance)
+        for known in self._following:
+            self._reached = known.number + 1
+            if known.number >= number:
+                return known if known.number == number else None
+        return None
+
+    def _look_over(self) -> Iterator[int]:
+        """The keys of all inodes, and where the lines of their files are. Notes on its way where one may enter."""
+        count, self._entrances = 0, []
+
+        def counted() -> Iterator[bytes]:
+            nonlocal count
+            for line in self._files.tree(0):
+                yield line
+                count += 1
+
+        parser = TreeParser()
+        for known in file_lines(counted(), self._files.index(0), parser):
+            if known.number >> _BITS:
+                return
+            if not self._entrances or known.number >= self._entrances[-1].number + _STEP:
+                self._entrances.append(_Entrance(known.number, count, known.before))
+            yield _inode_key(int(known.fields[11]), known.inode) << _BITS | known.number
+
+    def _read_on(self, entrance: _Entrance) -> Iterator[FileLine]:
+        parser = TreeParser()
+        parser.names, parser.before = self._parser.names, entrance.before
+        tree, index = self._files.tree(entrance.line), self._files.index(entrance.number)
+        return file_lines(tree, index, parser, entrance.number)
+
+
+class _Entrance(NamedTuple):
+    """Where the set before can be read on: a line of its file index, one of its tree, and what that refers to."""
+
+    number: int
+    line: int
+    before: Before
+
 
 class _Records:
-    """Many bytes, packed some hundred at a time; those that were asked for last are at hand."""
+    """Many small tuples, packed some hundred at a time; those that were asked for last are at hand."""
 
     def __init__(self) -> None:
         self._blocks: list[bytes] = []
-        self._last: list[bytes] = []
-        self._open: dict[int, list[bytes]] = {}
+        self._last: list[tuple[Any, ...]] = []
+        self._open: dict[int, list[tuple[Any, ...]]] = {}
 
-    def add(self, record: bytes) -> int:
+    def add(self, record: tuple[Any, ...]) -> int:
         if len(self._last) == _TOGETHER:
             self._blocks.append(zlib.compress(marshal.dumps(self._last), 1))
             self._last = []
         self._last.append(record)
         return len(self._blocks) * _TOGETHER + len(self._last) - 1
 
-    def get(self, position: int) -> bytes:
+    def get(self, position: int) -> tuple[Any, ...]:
         block, at = divmod(position, _TOGETHER)
         if block == len(self._blocks):
             return self._last[at]
@@ -149,15 +238,21 @@ class _Records:
 
 
 class _Positions:
-    """Where what has a key is: sorted pieces of eight bytes each, and what came since the last one."""
+    """Where what has a key is: sorted pieces of eight bytes each, and what came since the last one.
 
-    def __init__(self) -> None:
+    Of more than 16 million the last are not found: what they hold is taken for new.
+    """
+
+    def __init__(self, keyed: Iterable[int] = ()) -> None:
         self._pieces: list[array[int]] = []
         self._recent: dict[int, list[int]] = {}
         self._count = 0
+        rest = (each for each in keyed)
+        while piece := sorted(itertools.islice(rest, _SORTED)):
+            self._pieces.append(array("Q", piece))
 
     def add(self, key: int, position: int) -> None:
-        if position >> _BITS:  # of such many files the last are read each time
+        if position >> _BITS:
             return
         self._recent.setdefault(key, []).append(position)
         self._count += 1
@@ -175,6 +270,11 @@ class _Positions:
                 at += 1
 
 
+def sha256_of(known: FileLine) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    return known.listed.lstrip(b"\\")[:64].decode()
+
+
 def _inode_key(device: int, inode: int) -> int:
     return hash((device, inode)) & _KEYS
 
@@ -183,26 +283,14 @@ def _content_key(digest: bytes) -> int:
     return int.from_bytes(digest[:5], "big")
 
 
+def _content_key_of(line: bytes) -> int:
+    return int(line[:10] if line[:1] != b"\\" else line[1:11], 16)
+
+
 def is_due(read: int, today: int, number: int) -> bool:
     """Whether a file that was last read on the day `read` is read again `today`; by its `number`, a share each day."""
     age = today - read
     return not 0 <= age < REREAD_DAYS or (age > 0 and number % REREAD_DAYS == today % REREAD_DAYS)
-
-
-def with_digests(lines: Iterable[bytes], index: Iterable[IndexEntry]) -> Iterator[tuple[str, bytes]]:
-    """The lines of a tree's files, each with the SHA-256 of its file index. IntegrityError where they differ."""
-    listed = iter(index)
-    for line in lines:
-        if line[:2] not in (b"f\t", b"h\t"):
-            continue
-        fields, entry = line.split(b"\t"), next(listed, None)
-        whole = line.endswith(b"\n") and len(fields) == (OF_A_FILE if line[:1] == b"f" else COMMON)
-        if not whole or entry is None or escaped(entry.path) != fields[5].rstrip(b"\n"):
-            raise IntegrityError("the tree does not list what the file index lists", "Run `verify` on this set.")
-        if line[:1] == b"f":
-            yield entry.sha256, line
-    if next(listed, None):
-        raise IntegrityError("the file index lists more than the tree", "Run `verify` on this set.")
 
 
 def is_stable(path: Path, mounts: bytes) -> bool:

@@ -13,9 +13,10 @@ from typing import Final
 
 from backup.errors import IntegrityError
 from backup.media import tar_writer
+from backup.media.rewritten_packs import read_note
 from backup.media.tar_reader import Member, refused_member
 from backup.media.tar_writer import BLOCK, IndexEntry, ending, header, padding
-from backup.media.tree import EntryPoint, Location, TreeEntry
+from backup.media.tree import EntryPoint, Location, PackMarks, TreeEntry
 from backup.pipeline import gzip
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing
@@ -37,7 +38,7 @@ class PackFiles:
     def __init__(
         self,
         store: LocalStore,
-        marks: Mapping[str, Sequence[EntryPoint]],
+        marks: Mapping[str, PackMarks],
         progress: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._store, self._marks, self._progress = store, marks, progress
@@ -50,7 +51,7 @@ class PackFiles:
         if pack not in self._open:
             if len(self._open) >= _OPEN:
                 self._open.popitem(last=False)[1].close()
-            self._open[pack] = _OpenPack(self._store, pack, self._marks.get(pack) or [_FIRST_MARK], self._progress)
+            self._open[pack] = _OpenPack(self._store, pack, self._marks.get(pack, PackMarks()), self._progress)
         self._open.move_to_end(pack)
         try:
             yield from self._open[pack].read(offset, count)
@@ -68,11 +69,15 @@ class PackFiles:
 
 
 class _OpenPack:
-    def __init__(
-        self, store: LocalStore, name: str, marks: Sequence[EntryPoint], progress: Callable[[int], None]
-    ) -> None:
-        self._store, self._name, self._progress = store, name, progress
-        self._marks = sorted(marks)
+    """One pack. The file is the one that was opened, whatever takes its name meanwhile."""
+
+    def __init__(self, store: LocalStore, name: str, marks: PackMarks, progress: Callable[[int], None]) -> None:
+        self._path, self._progress = store.directory / name, progress
+        self._fd = store.open(name)
+        size = os.fstat(self._fd).st_size
+        rewritten = None if size == marks.size else read_note(store, name).file(size)
+        points = marks.points if size == marks.size else rewritten.marks if rewritten else ()
+        self._marks: Sequence[EntryPoint] = sorted(points)
         self._pieces: Generator[bytes, None, None] | None = None
         self._at, self._rest = 0, b""
 
@@ -87,6 +92,12 @@ class _OpenPack:
             yield piece
 
     def close(self) -> None:
+        self._leave()
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _leave(self) -> None:
         if self._pieces:
             self._pieces.close()
         self._pieces = None
@@ -95,7 +106,7 @@ class _OpenPack:
         """Go to the nearest entry point before `offset`, unless what was read last is nearer."""
         plain, stored = max((mark for mark in self._marks if mark[0] <= offset), default=_FIRST_MARK)
         if self._pieces is None or self._at > offset or plain > self._at + _NEAR:
-            self.close()
+            self._leave()
             self._at, self._rest = plain, b""
             self._pieces = self._unpacked(stored)
 
@@ -104,20 +115,14 @@ class _OpenPack:
             yield from gzip.unpack_from(blocks)
 
     def _blocks(self, stored: int) -> Generator[bytes, None, None]:
-        path = self._store.directory / self._name
-        descriptor = self._store.open(self._name)
-        try:
-            with storing(path):
-                os.lseek(descriptor, stored, os.SEEK_SET)
-            while True:
-                with storing(path):
-                    block = os.read(descriptor, _BLOCK)
-                if not block:
-                    return
-                self._progress(len(block))
-                yield block
-        finally:
-            os.close(descriptor)
+        while True:
+            with storing(self._path):
+                block = os.pread(self._fd, _BLOCK, stored)
+            if not block:
+                return
+            stored += len(block)
+            self._progress(len(block))
+            yield block
 
     def _skip(self, count: int) -> None:
         while count:

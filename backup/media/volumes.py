@@ -35,12 +35,12 @@ def find_volumes(
     forbidden: frozenset[tuple[int, int]],
     allow_empty: Collection[str],
     filled: Collection[str] | None,
-    untouched: Callable[[str], Callable[[os.stat_result], object]] | None = None,
+    since: Callable[[str], int] | None = None,
 ) -> list[Volume]:
     """The volumes below `root`, measured. MediaFailed when there is none, or one is empty and may not be.
 
-    One may that is not among `filled`, those which sets hold files of: nobody has put a file there yet. `untouched`
-    gives for each what says of a file that its bytes do not count.
+    One may that is not among `filled`, those which sets hold files of: nobody has put a file there yet. `since` gives
+    for each the time in ns; what is as it was then does not count.
     """
     names = _directories(root)
     if not names and NO_VOLUMES not in allow_empty:
@@ -50,8 +50,7 @@ def find_volumes(
         )
     volumes = []
     for name in names:
-        spared = untouched(name) if untouched else None
-        measured = archive_tree.measure_tree(root / name, excludes, forbidden, spared)
+        measured = archive_tree.measure_tree(root / name, excludes, forbidden, since(name) if since else 0)
         if not measured.files and name not in allow_empty:
             if filled is None or name in filled or _left_out(root / name, forbidden):
                 raise MediaFailed(

@@ -82,6 +82,7 @@ class WalkEntry(NamedTuple):
 @dataclass(slots=True)
 class _Level(OpenLevel):
     names: list[bytes]
+    left_out: frozenset[bytes]
 
 
 def _shown(path: bytes) -> str:
@@ -177,9 +178,11 @@ class Walk:
         return self._root + b"/" + path if path else self._root
 
     def _look(self, name: bytes) -> WalkEntry | None:
-        path, folder = self._prefix + name, self._levels[-1].fd
+        level = self._levels[-1]
+        path, folder = self._prefix + name, level.fd
         try:
-            if why := self._left_out(name, path, folder):
+            asked = name in level.left_out or self._paths or not self._prefix
+            if asked and (why := self._left_out(name, path, level)):
                 self.skipped.add(path, why)
                 return None
             try:
@@ -194,23 +197,24 @@ class Walk:
             self.changed.add(path, str(lost))
             return None
 
-    def _left_out(self, name: bytes, path: bytes, folder: int) -> str:
+    def _left_out(self, name: bytes, path: bytes, level: _Level) -> str:
         """Why this is not archived; empty if it is."""
-        if self._names and self._names.match(os.fsdecode(name)):
+        if name in level.left_out:
             return BY_PATTERN
         if self._paths and self._paths.match(os.fsdecode(path)):
             return BY_PATTERN
         if self._prefix:
             return ""
         with reading(self.full(path), SWAPPED):
-            return OF_A_RESTORE if is_of_a_restore(name, folder) else ""
+            return OF_A_RESTORE if is_of_a_restore(name, level.fd) else ""
 
     def _descend(self, name: bytes, path: bytes, fd: int) -> WalkEntry:
         try:
             with reading(self.full(path), _GONE if path else _NOTHING):
                 # Looked at before it is listed: what comes meanwhile shows as a change.
                 found = os.fstat(fd)
-                names = sorted(self._names_in(fd, path, found), reverse=True)
+                listed = self._names_in(fd, path, found)
+                names = sorted(map(os.fsencode, listed), reverse=True)
                 if not os.fstat(fd).st_nlink:  # removed by now, which the C library lists as empty
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             if identity(found) in self._forbidden:
@@ -223,18 +227,19 @@ class Walk:
             raise
         if len(self._levels) >= OPEN_LEVELS:
             self._levels[-1].close()
-        self._levels.append(_Level(name, identity(found), fd, names))
+        matched = filter(self._names.match, listed) if self._names else ()
+        self._levels.append(_Level(name, identity(found), fd, names, frozenset(map(os.fsencode, matched))))
         self._prefix = path + b"/" if path else b""
         return WalkEntry(path, name, found, fd)
 
-    def _names_in(self, fd: int, path: bytes, found: os.stat_result) -> list[bytes]:
+    def _names_in(self, fd: int, path: bytes, found: os.stat_result) -> list[str]:
         which = self._wanted(path, found)
         if which == "all":
-            return [os.fsencode(name) for name in os.listdir(fd)]
+            return os.listdir(fd)
         if which == "none":
             return []
         with os.scandir(fd) as entries:
-            return [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
 
     def _ascend(self) -> None:
         left = self._levels.pop()

@@ -183,7 +183,7 @@ class Manifest(Frozen):
     """One set. `started` and `ended` are UTC; `zone` is the operator's, `started_local` as its clock showed.
 
     `derived`: it was made from what files show, since none was written (see derived_manifest.py). `packs`: those that
-    hold its files, where the set has no archives of its own (format 2).
+    hold its files, where the set has no archives of its own (format 2); `named`: bytes of content of each.
     """
 
     derived: ClassVar[bool] = False
@@ -202,6 +202,7 @@ class Manifest(Frozen):
     database: DatabasePart | None = None
     volumes: tuple[VolumePart, ...] = ()
     packs: tuple[Pack, ...] = ()
+    named: dict[str, Count] = {}
 
     @property
     def status(self) -> str:
@@ -381,7 +382,7 @@ def _clock_time(stamp: str) -> datetime:
 def to_json(manifest: Manifest) -> bytes:
     """The manifest as the bytes of its file."""
     # One without packs is written as before there were any.
-    unused = None if manifest.incremental else {"packs"}
+    unused = None if manifest.incremental else {"packs", "named"}
     return manifest.model_dump_json(indent=2, exclude=unused).encode() + b"\n"
 
 

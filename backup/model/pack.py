@@ -23,13 +23,17 @@ class Frozen(BaseModel):
 
 
 class Pack(Frozen):
-    """One pack that a set needs: sizes in bytes, SHA-256 of the stored bytes; `volume` is that of its files."""
+    """One pack that a set needs: sizes in bytes, SHA-256 of the stored bytes; `volume` is that of its files.
+
+    `content` are the bytes of those, headers and padding aside; 0 where it was not noted.
+    """
 
     volume: str
     file: FileName
     stored_size: Count
     stored_sha256: Sha256
     plain_size: Count
+    content: Count = 0
 
 
 def own_bytes(packs: Iterable[Pack], identifier: str) -> int:

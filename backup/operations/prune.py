@@ -32,6 +32,7 @@ from backup.model.run import Run
 from backup.monitoring.health import failed_backup
 from backup.operations import runs
 from backup.operations.context import Context
+from backup.operations.repack import repack
 from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.runs import at_work
 from backup.storage import atomic_file
@@ -306,6 +307,8 @@ def prune_sets(request: Request, context: PruneContext) -> Report:
         # Tried already, and in vain if anything is left: said last, so that it does not keep the others.
         context.catalog.finish_removing()
         report.packs = context.catalog.remove_unneeded()
+        if report.removed or report.packs:
+            report.packs += repack(context.catalog, context.progress)
         recording.success = {"message": report.words, "exit_code": report.exit_code, "hint": report.hint}
     return report
 

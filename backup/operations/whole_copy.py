@@ -79,7 +79,7 @@ def _archived(
     tree, _, root = archive_of(stored, volume)
     archive = file_name(volume, stored.id, "tar.gz")
     writer = stack.enter_context(ArtifactWriter(store, archive, "volume", volume))
-    with open_archive(stored, tree, root, progress) as reader:
+    with open_archive(stored, volume, tree, root, progress) as reader:
         for piece in assembled(reader, index_entries(stored, volume)) if isinstance(reader, TreeReader) else ():
             writer.write(piece)
     artifact = writer.finish()

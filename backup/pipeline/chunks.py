@@ -19,6 +19,7 @@ from backup.pipeline.bounded_queue import BoundedQueue
 _BUFFER: Final = 1 << 20
 _GATHERED: Final = 256 << 10
 _QUEUED: Final = 4
+_LONGEST_LINE: Final = 16 << 20
 
 Put = Callable[[bytes], None]
 
@@ -27,6 +28,24 @@ class Sink(Protocol):
     """Where bytes go. May keep what it is given (it is never reused) and may raise."""
 
     def write(self, data: bytes) -> object: ...
+
+
+def split_lines(chunks: Iterable[bytes], skip: int = 0) -> Generator[bytes, None, None]:
+    """Lines of a binary stream but the first `skip`, newline included; the last one as it is."""
+    rest = b""
+    for chunk in chunks:
+        if skip and skip > (count := chunk.count(b"\n")):
+            skip -= count
+            rest = chunk.rpartition(b"\n")[2] if count else rest + chunk
+        else:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole[skip:]:
+                yield line + b"\n"
+            skip = 0
+        if len(rest) > _LONGEST_LINE:
+            raise IntegrityError("the file index is damaged: a line of it has no end")
+    if rest and not skip:
+        yield rest
 
 
 def aside(make: Callable[[Put, threading.Event], None], name: str, room: int) -> Generator[bytes, None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,10 @@ import pytest
 from tests.integration.test_inspect import run
 from tests.support.awkward_tree import fill, look
 from tests.support.database import Server
+from tests.support.faults import ended
 from tests.support.restoring import OLD, Target, drop_kept
+from tests.support.s3 import Service
+from tests.support.sidecar import Sidecar
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +76,40 @@ def test_a_restore_and_single_files(target: Target) -> None:
     assert code == 0, said
     assert look(target.sidecar.media, b".obcms") == before
     drop_kept(target)
+
+
+def test_sets_that_share_packs_come_back_from_a_bucket(tmp_path: Path, server: Server, gateway: Service) -> None:
+    """Three nights, sent; then the volume and the media are lost: sets are restored from the bucket alone."""
+    name = server.new_database()
+    server.execute(name, "CREATE TABLE person AS SELECT generate_series(1, 500) AS id")
+    sidecar = Sidecar.make(tmp_path, server, name, BACKUP_MEDIA="incremental")
+    sidecar.environment |= gateway.settings()
+
+    def done(*command: str) -> str:
+        with sidecar.start(*command) as process:
+            result = ended(process, 120)
+        assert result.code == 0, result.output
+        return result.output
+
+    looks, sets = [], []
+    for night in range(3):
+        (sidecar.media / f"upload-{night}").write_bytes(os.urandom(100_000))
+        (sidecar.media / "report").write_bytes(os.urandom(500_000))
+        done("create", "daily")
+        sets.append(sidecar.sets()[0].id)
+        looks.append(look(sidecar.media))
+    assert "3 sets sent to" in done("upload", "--all")
+    listed = gateway.client().list_objects_v2(Bucket=sidecar.environment["AWS_S3_BACKUP_BUCKET"])["Contents"]
+    assert sum(each["Key"].startswith("packs/") for each in listed) == 3
+    done("offsite", "verify", "--download")
+    for each in sidecar.root.iterdir():
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    for path in sidecar.media.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    done("restore", f"s3:{sets[1]}", "--force", "--no-safety")
+    assert look(sidecar.media, b".obcms") == looks[1]
+    done("undo", "--discard", "--force")
+    done("offsite", "pull", sets[2])
+    done("verify", "all")
+    done("restore", sets[2], "--force", "--no-safety")
+    assert look(sidecar.media, b".obcms") == looks[2]

@@ -21,7 +21,7 @@ class SetDraft:
     """The set as it grows: artifacts, staged files, parts, and how long each phase took.
 
     `definitions` and `roles` are what makes its database and its roles, to be tried. `packs` are those that it needs,
-    `new_packs` the files of those that it makes. It is as old as `started`.
+    `named` bytes of each, `new_packs` the files of those that it makes. It is as old as `started`.
     """
 
     id: str
@@ -35,6 +35,7 @@ class SetDraft:
     roles: str = ""
     volumes: list[VolumePart] = field(default_factory=list)
     packs: list[Pack] = field(default_factory=list)
+    named: dict[str, int] = field(default_factory=dict)
     new_packs: list[StagedFile] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -16,17 +15,15 @@ from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.media.archive_tree import MediaReport
 from backup.media.incremental import Increment
-from backup.media.known_files import KnownFiles, is_stable, with_digests
+from backup.media.known_files import KnownFiles, Lines, TreeFiles, is_stable
 from backup.media.pack_reader import PackFiles
-from backup.media.tar_writer import parse_index
-from backup.media.tree import marks_line, parse_marks
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import FileChange, VolumePart, file_name
 from backup.model.pack import Pack
 from backup.operations.create.context import CreateContext
 from backup.operations.create.draft import SetDraft
 from backup.operations.set_artifacts import open_file, require_as_written
-from backup.operations.verify.volume_archive import split_lines
+from backup.pipeline.chunks import split_lines
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import storing
 
@@ -36,10 +33,14 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass
 class KnownVolume:
-    """What an earlier set tells of a volume, and the packs that it needs, by their files."""
+    """What an earlier set tells of a volume, and the packs that it needs, by their files.
+
+    `since`: when it was begun, in ns; 0 where not all of it can be relied on.
+    """
 
     files: KnownFiles = field(default_factory=KnownFiles)
     packs: dict[str, Pack] = field(default_factory=dict)
+    since: int = 0
 
 
 class KnownVolumes:
@@ -55,9 +56,9 @@ class KnownVolumes:
             self._known[name] = KnownVolume() if self._full else known_files(name, self._context)
         return self._known[name]
 
-    def untouched(self, name: str) -> Callable[[os.stat_result], object]:
-        """What says whether the content of a file of that volume lies in a pack."""
-        return self.of(name).files.untouched
+    def since(self, name: str) -> int:
+        """When what a set holds of a volume was made, in ns; 0 where there is none, or a pack of it is not good."""
+        return self.of(name).since
 
 
 def archive_volume(volume: volumes.Volume, context: CreateContext, draft: SetDraft, stack: ExitStack) -> None:
@@ -106,12 +107,12 @@ def archive_increment(
         )
     context.progress.phase(f"reading what is new of {volume.name} back")
     if run.new:
-        known.packs[pack] = _take_pack(writer, draft)
+        known.packs[pack] = _take_pack(writer, draft, run.content)
     else:
         writer.discard()
-    for each, marks in run.entry_points(writer.marks):
-        listed.write(marks_line(each, marks))
-        draft.packs.append(known.packs[each])
+    listed.write(run.entry_points(writer.marks, known.packs[pack].stored_size if run.new else 0))
+    draft.named |= run.named
+    draft.packs += [known.packs[each] for each in run.used]
     draft.take(listing)
     draft.take(listed)
     draft.volumes.append(_part(volume.name, report, context))
@@ -145,7 +146,7 @@ def own_directory(context: CreateContext) -> frozenset[tuple[int, int]]:
     return frozenset({(found.st_dev, found.st_ino)})
 
 
-def _take_pack(writer: ArtifactWriter, draft: SetDraft) -> Pack:
+def _take_pack(writer: ArtifactWriter, draft: SetDraft, content: int) -> Pack:
     artifact = writer.finish()
     draft.new_packs.append(writer.staged)
     return Pack(
@@ -154,37 +155,35 @@ def _take_pack(writer: ArtifactWriter, draft: SetDraft) -> Pack:
         stored_size=artifact.stored_size,
         stored_sha256=artifact.stored_sha256,
         plain_size=artifact.plain_size,
+        content=content,
     )
 
 
 def _read_known(stored: StoredSet, name: str, context: CreateContext, *, stable: bool) -> KnownVolume:
     manifest, folder = stored.manifest, context.catalog.packs
-    packs = {pack.file: pack for pack in manifest.packs if not folder.problems([pack])}
-    known, marks = KnownFiles(stable=stable), list[bytes]()
-    with _lines(stored, "tree", name, marks.append) as tree, _lines(stored, "index", name) as index:
-        for sha256, line in with_digests(tree, parse_index(index)):
-            if (pack := line.split(b"\t", 10)[9].decode()) in packs or not pack:
-                known.add(sha256, line)
-    known.marks.update(parse_marks(marks))
-    return KnownVolume(known, packs)
+    bad = {pack.file for pack in manifest.packs if folder.problems([pack])}
+    packs = {pack.file: pack for pack in manifest.packs if pack.file not in bad}
+    tree, index = _lines(stored, "tree", name), _lines(stored, "index", name)
+    known = KnownFiles(TreeFiles(tree, index, packs, _nanoseconds(manifest.ended)), stable=stable)
+    return KnownVolume(known, packs, _nanoseconds(manifest.started) if stable and not bad else 0)
 
 
-@contextlib.contextmanager
-def _lines(
-    stored: StoredSet, kind: str, name: str, marks: Callable[[bytes], object] = len
-) -> Iterator[Iterator[bytes]]:
-    """The lines of a file that are as they were written, or IntegrityError at the end; `marks` gets those of marks."""
+def _lines(stored: StoredSet, kind: str, name: str) -> Lines:
+    """The lines of a file, which is as it was written, or IntegrityError."""
     artifact = stored.manifest.artifact(kind, name)
-    with open_file(stored, artifact.file if artifact else "") as source:
-
-        def lines() -> Iterator[bytes]:
-            for line in split_lines(source.content()):
-                if line.startswith(b"m\t"):
-                    marks(line)
-                yield line
-
-        yield lines()
+    file = artifact.file if artifact else ""
+    with open_file(stored, file) as source:
         require_as_written(stored, source)
+
+    def lines(skip: int) -> Generator[bytes, None, None]:
+        with open_file(stored, file) as source, contextlib.closing(source.content()) as pieces:
+            yield from split_lines(pieces, skip)
+
+    return lines
+
+
+def _nanoseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _part(name: str, report: MediaReport, context: CreateContext) -> VolumePart:

@@ -141,7 +141,7 @@ def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolum
         own_directory(context),
         context.allow_empty,
         filled,
-        known.untouched if context.incremental else None,
+        known.since if context.incremental else None,
     )
 
 
@@ -225,6 +225,7 @@ def _manifest(request: Request, context: CreateContext, draft: SetDraft) -> Mani
         database=draft.database,
         volumes=tuple(draft.volumes),
         packs=tuple(draft.packs),
+        named=draft.named,
     )
 
 

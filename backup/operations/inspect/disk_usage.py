@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from backup.catalog.catalog import Catalog
-from backup.catalog.packs import PACKS_FOLDER
+from backup.catalog.packs import PACKS_FOLDER, PackFolder
 from backup.catalog.restore_page import PAGE
 from backup.catalog.wal_archive import WAL
 from backup.model.backup_set import StoredSet
@@ -104,13 +104,15 @@ def usage(catalog: Catalog, tier: Tier | None = None) -> Use:
     top = str(catalog.root / tier) if tier else str(catalog.root)
     for path, size in _files(top):
         _place(use, os.path.relpath(path, catalog.root), size, ids)
-    _share(use, sets)
+    _share(use, sets, catalog.packs)
     return use
 
 
-def _share(use: Use, sets: Iterable[StoredSet]) -> None:
+def _share(use: Use, sets: Sequence[StoredSet], folder: PackFolder) -> None:
     """Note what each set needs of packs. They are counted once, whoever needs them."""
-    needing = {stored.id: {pack.file: pack.stored_size for pack in stored.summary.packs} for stored in sets}
+    known = {pack for stored in sets for pack in stored.summary.packs}
+    sizes = {pack: folder.as_stored(pack).stored_size for pack in known}
+    needing = {stored.id: {pack.file: sizes[pack] for pack in stored.summary.packs} for stored in sets}
     needed = Counter(file for packs in needing.values() for file in packs)
     for identifier, each in use.sets.items():
         packs = needing.get(identifier, {})

@@ -17,7 +17,7 @@ from backup.media.tar_reader import shown_path
 from backup.media.tar_writer import IndexEntry, parse_index
 from backup.model.backup_set import StoredSet
 from backup.operations.set_artifacts import archive_of, open_file, require_as_written
-from backup.operations.verify.volume_archive import split_lines
+from backup.pipeline.chunks import split_lines
 
 # Directories that are counted each; what lies in others beyond that is counted together.
 _MOST: Final = 5000

@@ -27,7 +27,7 @@ from backup.operations.inspect.file_index import (
     volumes,
 )
 from backup.operations.set_artifacts import HeldBack, archive_of, content_of, damaged, open_file, packs_of
-from backup.operations.verify.volume_archive import split_lines
+from backup.pipeline.chunks import split_lines
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
 
@@ -90,7 +90,7 @@ def found(stored: StoredSet, volume: str, path: str, near: Near, progress: Progr
     wanted = spellings(volume, path, root)
     best = len(wanted)
     progress.phase(f"looking for it in {name}")
-    with open_archive(stored, name, root, progress) as reader:
+    with open_archive(stored, volume, name, root, progress) as reader:
         for member in reader.members():
             bare = member.path.removesuffix(b"/")
             near.add(bare)
@@ -136,7 +136,7 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
     name, _, root = archive_of(stored, volume)
     target = b""
     progress.phase(f"reading {name}")
-    with open_archive(stored, name, root, progress) as reader:
+    with open_archive(stored, volume, name, root, progress) as reader:
         for member in reader.members():
             if member.path not in names or target:
                 continue
@@ -157,7 +157,9 @@ def _pieces(stored: StoredSet, volume: str, names: set[bytes], *, whole: bool, p
 
 
 @contextlib.contextmanager
-def open_archive(stored: StoredSet, name: str, root: str, progress: Progress) -> Iterator[TarReader | TreeReader]:
+def open_archive(
+    stored: StoredSet, volume: str, name: str, root: str, progress: Progress
+) -> Iterator[TarReader | TreeReader]:
     """An archive of the folder `root`, or a tree, for the body to read."""
     if folder := packs_of(stored):
         with open_file(stored, name) as source:
@@ -166,8 +168,10 @@ def open_archive(stored: StoredSet, name: str, root: str, progress: Progress) ->
             contextlib.closing(PackFiles(LocalStore(folder), marks, progress.advance)) as packs,
             open_file(stored, name) as source,
             contextlib.closing(source.content()) as pieces,
+            open_file(stored, index_of(stored, volume)) as listing,
+            contextlib.closing(listing.content()) as listed,
         ):
-            yield TreeReader(parse_tree(split_lines(pieces)), packs)
+            yield TreeReader(parse_tree(split_lines(pieces), split_lines(listed)), packs)
         return
     with open_file(stored, name, progress) as source, contextlib.closing(content_of(stored, source)) as chunks:
         yield TarReader(chunks, root=os.fsencode(root) if stored.derived else b"")

@@ -79,6 +79,7 @@ def _published(
         staged = _fetched(context, manifest, found, context.catalog.store(found.tier), stack)
         packs = _fetched_packs(context, manifest, context.catalog.packs, stack)
         stack.enter_context(runs.undisturbed())
+        packs = context.catalog.packs.put_back(packs)
         context.catalog.packs.make_way(each.name for each in packs)
         if here is None:
             context.catalog.publish(manifest, staged, packs)
@@ -160,8 +161,9 @@ def _fetched(
 def _fetched_packs(
     context: OffsiteContext, manifest: Manifest, folder: PackFolder, stack: ExitStack
 ) -> list[StagedFile]:
-    """The packs that are not here, or not whole, staged and compared with the manifest."""
-    wanted = [pack for pack in manifest.packs if folder.problems([pack])]
+    """The packs that are not here, or not whole, or without what sets here do not need, staged and compared with the
+    manifest."""
+    wanted = [pack for pack in manifest.packs if folder.problems([pack]) or folder.as_stored(pack) != pack]
     if wanted:
         with storing(folder.store.directory):
             folder.store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

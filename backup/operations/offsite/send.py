@@ -64,10 +64,10 @@ class Sending:
         there = self._there(local)
         if there and self._confirmed(there):
             return SentSet(self._copy(there), 0)
-        for pack in local.packs:
-            self._pack(pack)
+        packs = tuple(self._pack(pack) for pack in local.packs)
         earlier = there.artifacts if there else ()
-        manifest = local.model_copy(update={"artifacts": tuple(self._artifact(a, earlier) for a in local.artifacts)})
+        artifacts = tuple(self._artifact(a, earlier) for a in local.artifacts)
+        manifest = local.model_copy(update={"artifacts": artifacts, "packs": packs})
         self._small(key(local.tier, sums_name(local.id)), sums(manifest))
         self._small(key(local.tier, page_name(local.id)), restore_page(manifest).encode())
         self._still_there(local)
@@ -133,22 +133,27 @@ class Sending:
         shared = tuple(path for each in self.book.copies.values() for path in each.bad if path in self.remote.packs)
         return self._rotten + (copy.bad if copy else ()) + shared
 
-    def _pack(self, pack: Pack) -> None:
-        """A pack that the set needs, unless it is there: whichever set brought it."""
+    def _pack(self, pack: Pack) -> Pack:
+        """A pack that the set needs, unless it is there: whichever set brought it. As it is there afterwards.
+
+        One that was written anew here since goes as it is now; what is there as it was stays.
+        """
         path = pack_key(pack.file)
         entry = self._stat(path) if path in self.remote.packs and path not in self._bad else None
         entry = with_digest(self.context, entry) if entry else None
-        if entry and (entry.size, entry.sha256) == (pack.stored_size, pack.stored_sha256):
-            self._note(path, entry, pack.stored_sha256)
-            return
+        for known in (pack, now := self.context.catalog.packs.as_stored(pack)):
+            if entry and (entry.size, entry.sha256) == (known.stored_size, known.stored_sha256):
+                self._note(path, entry, known.stored_sha256)
+                return known
         if self.context.encrypt:
             raise ConfigError(
                 f"{self.stored.id} was not sent: it needs packs, which are not encrypted on their way",
                 "With BACKUP_ENCRYPT=offsite, set BACKUP_MEDIA=full.",
             )
         # The next set of this run finds it there.
-        self.remote.packs[path] = self._put(path, _as_artifact(pack), encrypts=False)
+        self.remote.packs[path] = self._put(path, _as_artifact(now), encrypts=False)
         self.context.book.change(lambda book: book.healed(path))
+        return now
 
     def _artifact(self, artifact: Artifact, earlier: Iterable[Artifact]) -> Artifact:
         """The artifact as it is there afterwards."""

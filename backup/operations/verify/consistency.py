@@ -7,9 +7,11 @@ from typing import Final
 
 from backup.errors import IntegrityError
 from backup.formatting import printable
+from backup.media.tar_writer import IndexEntry
 from backup.media.tree import TreeEntry
 from backup.model.manifest import Manifest
 
+Pair = tuple[TreeEntry, IndexEntry | None]
 OF_A_VOLUME: Final = ("volume", "tree", "index")
 
 
@@ -32,9 +34,10 @@ def contradictions(manifest: Manifest) -> list[str]:
     return problems
 
 
-def named_by(entries: Iterable[TreeEntry], packs: Collection[str]) -> Iterator[TreeEntry]:
-    """The entries; IntegrityError where one lies in a pack that the manifest does not name."""
-    for entry in entries:
-        if entry.place and entry.place.pack and entry.place.pack not in packs:
-            raise IntegrityError(f"{printable(entry.place.pack)} is needed, but is no pack that the manifest names")
-        yield entry
+def named_by(pairs: Iterable[Pair], packs: Collection[str]) -> Iterator[Pair]:
+    """The entries of a tree; IntegrityError where one lies in a pack that the manifest does not name."""
+    for pair in pairs:
+        place = pair[0].place
+        if place and place.pack and place.pack not in packs:
+            raise IntegrityError(f"{printable(place.pack)} is needed, but is no pack that the manifest names")
+        yield pair

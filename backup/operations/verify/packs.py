@@ -16,7 +16,7 @@ from backup.errors import BackupError, IntegrityError, StoreError
 from backup.logging import logger
 from backup.media.tar_reader import TarReader
 from backup.media.tar_writer import DataRegion
-from backup.media.tree import Location
+from backup.media.tree import Judged, Location
 from backup.model.pack import Pack
 from backup.operations.verify.stored_bytes import Stored
 from backup.operations.verify.volume_archive import UNREAD
@@ -24,6 +24,8 @@ from backup.progress import Progress
 
 # How long it counts that a pack was read, where a set that needs it is made.
 READ_LATELY: Final = timedelta(days=7)
+# Lines of files that were judged, some hundred bytes each.
+_REMEMBERED: Final = 1_000_000
 
 
 @dataclass
@@ -41,15 +43,23 @@ class PackChecks:
     """Checks of the packs of one folder; what was found is noted beside each, so that every set that needs it shows it.
 
     `fresh`: a pack that was read so short a time ago, and is the same file, is not read again. `locked`: by the holder
-    of the lock.
+    of the lock. `several` sets are judged: what they have in common once.
     """
 
     def __init__(
-        self, folder: PackFolder, progress: Progress, fresh: timedelta | None = None, *, locked: bool = False
+        self,
+        folder: PackFolder,
+        progress: Progress,
+        fresh: timedelta | None = None,
+        *,
+        locked: bool = False,
+        several: bool = False,
     ) -> None:
         self._folder, self._progress, self._fresh, self._locked = folder, progress, fresh, locked
         self._held: dict[Pack, _Held] = {}
         self._whole: set[Pack] = set()
+        self._lines: set[int] = set()
+        self._several = several
 
     def problems(self, pack: Pack, *, quick: bool = False) -> list[str]:
         """What is wrong with a pack. Quick: by its size and SHA-256 alone."""
@@ -58,6 +68,17 @@ class PackChecks:
             if not quick:
                 self._whole.add(pack)
         return self._held[pack].problems
+
+    def judged(self, packs: Iterable[Pack]) -> Judged:
+        """The files that need not be judged: those in packs that were not read, as they need not be, and those of sets
+        that were judged before by this one."""
+        unread = {pack.file for pack in packs if not self._held[pack].offsets}
+        return Judged(unread, self._lines, met=[] if self._several else None)
+
+    def note_judged(self, judged: Judged) -> None:
+        """Files that are right."""
+        if judged.met and len(self._lines) < _REMEMBERED:
+            self._lines.update(judged.met)
 
     def content(self, pack: Pack, place: Location) -> tuple[str, int] | None:
         """SHA-256 and size of the file whose content lies there; None where none begins, UNREAD."""
@@ -96,7 +117,8 @@ class PackChecks:
             if not quick:
                 self._walk(source, held)
             source.drain()
-            if source.sha256 != pack.stored_sha256:
+            # Asked now: it may have been written anew a moment ago.
+            if source.sha256 not in self._folder.digests(pack):
                 held.problems.append("has changed since it was written: its SHA-256 differs from the manifest's")
             elif not quick and not held.problems and source.plain_size != pack.plain_size:
                 held.problems.append(f"unpacks to {source.plain_size:,} bytes instead of {pack.plain_size:,}")
@@ -109,7 +131,7 @@ class PackChecks:
 
     def _walk(self, source: Stored, held: _Held) -> None:
         try:
-            for offset, size, layout, digest in _contents(source):
+            for offset, size, layout, digest in contents(source):
                 held.offsets.append(offset)
                 held.sizes.append(size)
                 held.layouts.append(layout)
@@ -118,7 +140,7 @@ class PackChecks:
             held.problems.append(error.message)
 
 
-def _contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
+def contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
     """Of each file where it begins, its size, a hash of where its data belong, and its SHA-256."""
     reader = TarReader(source.content())
     for found in reader.members():

@@ -16,17 +16,23 @@ __all__ = ["Checked", "SetContent", "check_set", "verify_set"]
 
 
 def verify_set(
-    catalog: Catalog, stored: StoredSet, progress: Progress, now: datetime, *, quick: bool = False
+    catalog: Catalog,
+    stored: StoredSet,
+    progress: Progress,
+    now: datetime,
+    *,
+    quick: bool = False,
+    packs: PackChecks | None = None,
 ) -> Verdict:
     """Judge a set by its bytes on disk, and keep the verdict beside it when it is one of this volume.
 
     Quick: sizes and SHA-256 of the stored files alone. A set that was found damaged is always judged in full, since
-    its bytes may be as they were written and what they hold wrong all the same.
+    its bytes may be as they were written and what they hold wrong all the same. `packs`: as of check_set.
     """
     before = stored.verdict
     if before and before.problems:
         quick = False
-    problems, unchecked, _ = check_set(stored, progress, quick=quick)
+    problems, unchecked, _ = check_set(stored, progress, quick=quick, packs=packs)
     verdict = Verdict(checked=now, problems=tuple(problems), unchecked=tuple(unchecked))
     if not catalog.keeps_verdict(stored):
         return verdict

@@ -16,8 +16,7 @@ from typing import Final, NamedTuple
 from backup.catalog.packs import packs_beside
 from backup.errors import BackupError, IntegrityError, KeyMissing, StoreError
 from backup.formatting import plural, printable
-from backup.media.pack_reader import TreeReader
-from backup.media.tree import Location, parse_tree
+from backup.media.tree import Judged, Location, parse_pairs
 from backup.model.backup_set import BARE, SEALED, StoredSet, manifest_name, missing_or_resized
 from backup.model.manifest import Artifact, DatabasePart, file_name
 from backup.operations.set_artifacts import content_of, read_bounded, recognised
@@ -25,6 +24,7 @@ from backup.operations.verify import volume_archive
 from backup.operations.verify.consistency import OF_A_VOLUME, contradictions, named_by
 from backup.operations.verify.packs import PackChecks
 from backup.operations.verify.stored_bytes import Stored
+from backup.pipeline.chunks import split_lines
 from backup.pipeline.file_type import FileKind
 from backup.postgres.dump.contents import Contents, ContentsCheck
 from backup.postgres.dump.dump_digest import Outline
@@ -210,18 +210,24 @@ class SetCheck:
         def digest(place: Location) -> tuple[str, int] | None:
             return self._packs.content(named[place.pack], place) if place.pack in whole else volume_archive.UNREAD
 
+        judged: Judged | None = self._packs.judged(named[file] for file in whole)
+        if next((part.hard_links for part in self._manifest.volumes if part.name == tree.name), 1):
+            judged = None  # what links lead to is looked for in all of it
         with self._reading(tree) as source, self._reading(index) as listing:
             again = Stored(self._store, index.file, Silent(), self._stored.identity)
-            entries = named_by(parse_tree(volume_archive.split_lines(self._plain(source, tree))), named)
+            lines, listed = split_lines(self._plain(source, tree)), split_lines(self._plain(listing, index))
             try:
                 walked = volume_archive.compare_tree(
-                    TreeReader(entries),
-                    self._plain(listing, index),
+                    named_by(parse_pairs(lines, listed, judged), named),
                     again.content,
                     os.fsencode(tree.folder),
                     digest,
                     lambda: self._progress.advance(0),
                 )
+                if judged:
+                    walked.counts.update(files=judged.files, bytes=judged.stored)
+                if judged and not walked.problems:
+                    self._packs.note_judged(judged)
             except IntegrityError as error:
                 self._problems += _named(tree, [error.message])
             else:
@@ -237,7 +243,7 @@ class SetCheck:
                 walked = volume_archive.walk(plain, os.fsencode(artifact.folder), trusted=self._trusted)
                 self._judge_counts(artifact, walked)
             elif artifact.kind == "tree":
-                for _ in parse_tree(volume_archive.split_lines(plain)):
+                for _ in plain:
                     pass
             else:
                 volume_archive.read_index(plain)

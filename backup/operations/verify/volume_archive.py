@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tarfile
 from collections import Counter
@@ -10,22 +11,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from backup.errors import IntegrityError
 from backup.formatting import printable
 from backup.media.archive_rules import judged
 from backup.media.pack_reader import TreeReader
 from backup.media.tar_reader import Member, TarReader
 from backup.media.tar_writer import IndexEntry, parse_index
-from backup.media.tree import Location
+from backup.media.tree import Location, TreeEntry
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import VolumePart
 from backup.operations.set_artifacts import open_file
+from backup.pipeline.chunks import split_lines
 
 Reader = TarReader | TreeReader
 # What is said of a place in a pack that need not be read again.
 UNREAD: Final = ("", 0)
 _LISTED: Final = 20
-_LONGEST_LINE: Final = 16 << 20
 _COUNTED: Final = {tarfile.DIRTYPE: "directories", tarfile.SYMTYPE: "links", tarfile.LNKTYPE: "hard_links"}
 
 
@@ -35,19 +35,6 @@ class Walked:
 
     counts: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines of a binary stream, newline included; the last one as it is."""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line + b"\n"
-        if len(rest) > _LONGEST_LINE:
-            raise IntegrityError("the file index is damaged: a line of it has no end")
-    if rest:
-        yield rest
 
 
 def walk(chunks: Iterable[bytes], root: bytes, *, trusted: bool) -> Walked:
@@ -85,15 +72,17 @@ def compare(
 
 
 def compare_tree(
-    reader: TreeReader,
-    index: Iterable[bytes],
+    pairs: Iterable[tuple[TreeEntry, IndexEntry | None]],
     again: Callable[[], Iterable[bytes]],
     root: bytes,
     digest: Callable[[Location], tuple[str, int] | None],
     alive: Callable[[], None] = lambda: None,
 ) -> Walked:
     """The same of a tree, whose files are held against what `digest` says of the places where they lie."""
-    return _TreeComparison(parse_index(split_lines(index)), alive, digest).run(reader, root, True, again)
+    ours, theirs = itertools.tee(pairs)
+    reader = TreeReader(entry for entry, _ in ours)
+    listed = (entry for _, entry in theirs if entry)
+    return _TreeComparison(listed, alive, digest).run(reader, root, True, again)
 
 
 class _Comparison:

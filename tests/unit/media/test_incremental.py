@@ -16,11 +16,12 @@ from backup.errors import IntegrityError
 from backup.media import known_files
 from backup.media.archive_tree import MediaReport, archive
 from backup.media.incremental import ROTTEN, Increment
-from backup.media.known_files import KnownFiles, is_due, is_stable, with_digests
+from backup.media.known_files import KnownFiles, TreeFiles, is_due, is_stable, sha256_of
 from backup.media.pack_reader import PackFiles, TreeReader, assembled
-from backup.media.tar_writer import parse_index
-from backup.media.tree import InodeState, Location, TreeEntry, marks_line, parse_marks, parse_tree, tree_line
+from backup.media.tar_writer import index_line, parse_index
+from backup.media.tree import InodeState, Location, TreeEntry, TreeWriter, parse_marks, parse_tree
 from backup.media.walk import OpenFile
+from backup.pipeline.chunks import split_lines
 from backup.pipeline.gzip import GzipWriter
 from backup.storage.directory import LocalStore
 from tests.support.awkward_tree import fill
@@ -58,8 +59,7 @@ class Chain:
             run = Increment(name, packer, tree, known, packs, self.day)
             self.reports.append(archive(self.root, "media", packer, index, progress=progress, kind=run.archiver))
             packer.close()
-        for pack, marks in run.entry_points(packer.marks):
-            tree.write(marks_line(pack, marks))
+        tree.write(run.entry_points(packer.marks, (self.packs / name).stat().st_size))
         packs.close()
         if not run.new:
             (self.packs / name).unlink()
@@ -69,17 +69,21 @@ class Chain:
         return (self.packs / name).stat().st_size if run.new else 0
 
     def known(self, *, stable: bool = True) -> KnownFiles:
-        lines = io.BytesIO(self.trees[-1])
-        found = KnownFiles(parse_marks(io.BytesIO(self.trees[-1])), stable=stable)
-        for sha256, line in with_digests(lines, parse_index(io.BytesIO(self.indexes[-1]))):
-            found.add(sha256, line)
-        return found
+        tree, index = self.trees[-1], self.indexes[-1]
+        files = TreeFiles(
+            lambda skip: split_lines([tree], skip),
+            lambda skip: split_lines([index], skip),
+            sorted(os.listdir(self.packs)),
+            time.time_ns(),
+        )
+        return KnownFiles(files, stable=stable)
 
     def whole(self, number: int = -1) -> bytes:
         """The archive that a set stands for."""
         packs = PackFiles(LocalStore(self.packs), parse_marks(io.BytesIO(self.trees[number])))
         index = parse_index(io.BytesIO(self.indexes[number]))
-        content = b"".join(assembled(TreeReader(parse_tree(io.BytesIO(self.trees[number])), packs), index))
+        entries = parse_tree(io.BytesIO(self.trees[number]), io.BytesIO(self.indexes[number]))
+        content = b"".join(assembled(TreeReader(entries, packs), index))
         packs.close()
         return content
 
@@ -258,7 +262,7 @@ def test_each_pack_is_an_archive_by_itself(chain: Chain) -> None:
 
 
 def _files(chain: Chain) -> list[TreeEntry]:
-    return [each for each in parse_tree(io.BytesIO(chain.trees[-1])) if each.place]
+    return [each for each in parse_tree(*map(io.BytesIO, (chain.trees[-1], chain.indexes[-1]))) if each.place]
 
 
 def test_what_changed_while_it_was_read_is_read_again(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,28 +318,36 @@ def _change(draw: random.Random, root: Path) -> None:
 
 def test_what_is_known_of_many_files_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_files, "_SORTED", 100)
-    monkeypatch.setattr(known_files, "_TOGETHER", 7)
-    known, draw = KnownFiles(), random.Random(3)
-    entries = []
+    monkeypatch.setattr(known_files, "_STEP", 16)
+    writer, draw = TreeWriter(), random.Random(3)
+    entries, tree, index = [], b"", b""
     for number in range(1000):
-        place = Location(f"pack-{number % 5}", number, 10, None, b"m/%d" % number)
+        place = Location(f"pack-{number % 5}", 2000 * number, 10, None, b"m/%04d" % number)
         state = InodeState(1, draw.getrandbits(60), number, 20_000)
-        entry = TreeEntry(tarfile.REGTYPE, 0o644, 0, 0, number, b"m/%d" % number, size=10, place=place, state=state)
+        entry = TreeEntry(tarfile.REGTYPE, 0o644, 0, 0, number, b"m/%04d" % number, size=10, place=place, state=state)
         entries.append((draw.randbytes(32).hex(), entry))
-        known.add(entries[-1][0], tree_line(entry))
+        tree += writer.line(entry)
+        index += index_line(entries[-1][0], 10, entry.path)
+        if not number % 10:
+            link = b"m/%04d-link" % number
+            tree += writer.line(TreeEntry(tarfile.LNKTYPE, 0o644, 0, 0, number, link, entry.path))
+            index += index_line(entries[-1][0], 10, link)
+    packs = [f"pack-{number}" for number in range(5)]
+    files = TreeFiles(lambda skip: split_lines([tree], skip), lambda skip: split_lines([index], skip), packs, 1000)
+    known = KnownFiles(files)
     for sha256, entry in draw.sample(entries, 300):
         assert entry.state
         status = os.stat_result(
             (0, entry.state.inode, 1, 1, 0, 0, 10, 0, 0, 0),
             {"st_mtime_ns": entry.mtime_ns, "st_ctime_ns": entry.state.ctime_ns},
         )
-        found = known.untouched(status)
-        assert found and (found.sha256, found.entry) == (sha256, entry)
-        assert known.content(sha256, 10) == entry.place
-        assert known.content(sha256, 11) is None
+        found = known.moved(status)
+        assert found and (sha256_of(found), known.entry(found)) == (sha256, entry)
+        assert known.content(sha256, 10, None) == entry.place
+        assert known.content(sha256, 11, None) is None
         known.forget(sha256)
-        assert known.content(sha256, 10) is None
-    assert known.content("00" * 32, 10) is None
+        assert known.content(sha256, 10, None) is None
+    assert known.content("00" * 32, 10, None) is None
 
 
 def test_many_small_files_cost_little(chain: Chain) -> None:

@@ -248,16 +248,17 @@ def test_a_tree_that_lies_is_told(stack: Stack, what: str) -> None:
     tree = stored.manifest.artifact("tree")
     assert tree
     lines = gzip.decompress((stored.directory / tree.file).read_bytes()).splitlines(keepends=True)
-    offsets = [line.split(b"\t")[10] for line in lines if line[:1] == b"f"]
-    if what == "swapped":
-        changed = {offsets[0]: offsets[1], offsets[1]: offsets[0]}
-    else:
-        changed = {offsets[0]: b"%d" % (int(offsets[0]) + 1)} if what == "elsewhere" else {}
     fields = [line.split(b"\t") for line in lines]
-    for each in fields:
-        if each[0] == b"f":
-            each[10] = changed.get(each[10], each[10])
-            each[9] = b"obcms_media_daily_2020-01-01_00-00-00.tar.gz" if what == "foreign" else each[9]
+    first, second = (each for each in fields if each[0] == b"f")
+    start = int(first[7])
+    if what == "swapped":
+        first[7], second[7] = b"%d" % (start + 3072 + int(second[7])), b"%d" % -(3072 + int(second[7]) + 3072)
+    elif what == "elsewhere":
+        first[7] = b"%d" % (start + 1)
+    else:
+        (named,) = (each for each in fields if each[0] == b"p")
+        named[2] = b"obcms_media_daily_2020-01-01_00-00-00.tar.gz\n"
+        fields.pop()
     plain = b"".join(b"\t".join(each) for each in fields)
     packed = gzip.compress(plain)
     (stored.directory / tree.file).write_bytes(packed)
