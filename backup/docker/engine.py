@@ -208,15 +208,13 @@ class Engine:
     def free(self, container: Container, path: str, labels: Mapping[str, str]) -> tuple[int, int]:
         """Free bytes of the file system that `path` lies on inside a container, asked in a helper; and its number, as
         `os.statvfs` has it."""
-        with engine_errors(f"the free space of {printable(container.name)}"):
-            helper = Helper.start(
-                self.api,
-                container.image_id,
-                ["stat", "-f", "-c", "%a %S %i", "--", path],
-                labels,
-                network_mode="none",
-                volumes_from=[f"{container.id}:ro"],
-            )
+        return self.room(container.image_id, path, labels, volumes_from=[f"{container.id}:ro"])
+
+    def room(self, image: str, path: str, labels: Mapping[str, str], **mounts: Any) -> tuple[int, int]:
+        """The same of what a helper of `image` has with these `mounts`."""
+        with engine_errors(f"the free space at {printable(path)}"):
+            command = ["stat", "-f", "-c", "%a %S %i", "--", path]
+            helper = Helper.start(self.api, image, command, labels, network_mode="none", **mounts)
             try:
                 code, said = helper.wait(), helper.errors()
             finally:

@@ -37,7 +37,7 @@ class RecoveryVolume:
         self, engine: Engine, image: str, shown: str, labels: Mapping[str, str], data: SpoolMount | None = None
     ) -> None:
         self._engine, self._image, self._labels = engine, image, labels
-        self._measured = DATA if data else PLACE
+        self._data = data
         self.shown = printable(shown)
         with engine_errors(f"making a place for a recovery with {self.shown}"):
             made = engine.api.create_container(
@@ -52,10 +52,12 @@ class RecoveryVolume:
             self._owner = str(made["Id"])
 
     def free(self) -> int:
-        """Free bytes there."""
+        """Free bytes where its data lie."""
+        if self._data:
+            return self._engine.room(self._image, DATA, self._labels, mounts=[self._data])[0]
         with engine_errors("the place of the recovery"):
             owner = described(self._engine.api.inspect_container(self._owner))
-        return self._engine.free(owner, self._measured, self._labels)[0]
+        return self._engine.free(owner, PLACE, self._labels)[0]
 
     def run(self, script: str, words: Sequence[str], spool: SpoolMount, caps: Sequence[str] = ()) -> Helper:
         """Start a shell script that works on it, as root."""

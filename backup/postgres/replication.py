@@ -45,7 +45,7 @@ _USE: Final = """
            (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
            (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline,
            extract(epoch FROM pg_postmaster_start_time())::bigint AS started,
-           ARRAY(SELECT application_name FROM pg_stat_replication WHERE application_name NOT LIKE 'obcms-backup%'
+           ARRAY(SELECT application_name FROM pg_stat_replication WHERE application_name NOT LIKE 'obcms-backup%%'
                   UNION SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary ORDER BY 1) AS followers"""
 _DATABASES: Final = """
     SELECT datname::text, CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END,

@@ -1,0 +1,304 @@
+"""The whole cluster of a moment comes back in the database's own volume, wholly or not at all, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.database import PASSWORD, USER, Server, start_server
+from tests.support.faults import docker, eventually, helpers, seeded
+from tests.support.moments import Story, receiving, short_folder
+from tests.support.sidecar import Result, Sidecar
+
+OLD, NEW = ("1", "7"), ("12", "78")
+FULL = bool(os.environ.get("FULL_SWEEP"))
+# Breaks the product: where it notes a step, where it asks something of the database's container, between two renames.
+BREAKER = """
+import os, signal, sys
+from backup.cli import main
+from backup.docker.database_server import DatabaseServer
+from backup.operations.restore.journal import JournalFile
+from backup.postgres import cluster_trees
+place, _, when = os.environ.get("BREAK_AT", "").partition(" ")
+move, pause = os.environ.get("BREAK_MOVE"), os.environ.get("BREAK_PAUSE")
+counted = {}
+def breaking(name, act):
+    def acting(*arguments):
+        counted[name] = number = counted.get(name, 0) + 1
+        if place == f"{name}{number}" and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        done = act(*arguments)
+        if place == f"{name}{number}" and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+    return acting
+JournalFile._write = breaking("note", JournalFile._write)
+for name in ("stop", "start", "run"):
+    setattr(DatabaseServer, name, breaking(name, getattr(DatabaseServer, name)))
+if move:
+    one = 'mv "$1/$3" "$2/$3"'
+    then = "sleep 600" if pause else "exit 9"
+    broken = one + '; moved=$((${moved:-0} + 1)); [ "$moved" != ' + move + " ] || " + then
+    cluster_trees._SETTLE = cluster_trees._SETTLE.replace(one, broken, 1)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@contextmanager
+def telling(major: int, **options: Any) -> Iterator[Story]:
+    """A base backup, a moment `then`, and a later state of two databases."""
+    server = start_server(major, f"physical{major}", **options)
+    try:
+        with short_folder() as folder:
+            story = Story(Sidecar.make(folder, server, BACKUP_PITR="on"), server, "obcms_prod")
+            breaker = folder / "breaker.py"
+            breaker.write_text(BREAKER)
+            story.sidecar.program = breaker
+            server.new_database("other")
+            server.execute("other", "CREATE TABLE o (n int); INSERT INTO o VALUES (7)")
+            server.execute(story.database, "CREATE TABLE t (n int); INSERT INTO t VALUES (1)")
+            with receiving(story):
+                ran(story, "base")
+                story.execute("SELECT pg_switch_wal()", "then")
+                server.execute("other", "INSERT INTO o VALUES (8)")
+                server.execute(story.database, "INSERT INTO t VALUES (2)")
+                story.level()
+                yield story
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="module", params=(15, 17, 18))
+def story(request: pytest.FixtureRequest) -> Iterator[Story]:
+    """One server for all; each test leaves it as it found it."""
+    with telling(request.param) as told:
+        yield told
+
+
+def ran(story: Story, *words: str, code: int = 0, **environment: Any) -> Result:
+    result = story.sidecar.run(*words, **environment)
+    assert result.code == code, result.output
+    return result
+
+
+def physical(story: Story, *options: str, **environment: Any) -> Result:
+    """Restore the moment `then`."""
+    at = story.moments["then"].isoformat(" ")
+    return story.sidecar.run("restore", "--at", at, "--physical", *options, **environment)
+
+
+def live(story: Story) -> tuple[str, str]:
+    """What both databases hold."""
+    story.server.wait()
+    query = "SELECT string_agg(n::text, '' ORDER BY n) FROM "
+    return story.server.value(story.database, query + "t"), story.server.value("other", query + "o")
+
+
+def beside(story: Story) -> list[str]:
+    """What a restore keeps in the data folder."""
+    listed = docker("exec", story.server.container.id, "sh", "-c", 'ls -d "$PGDATA"/pgsql_tmp* 2>/dev/null || true')
+    return listed.split()
+
+
+def as_before(story: Story) -> None:
+    assert live(story) == NEW
+    assert beside(story) == [] and helpers(story.sidecar) == []
+    assert not (story.sidecar.root / "state" / "restore.json").exists()
+
+
+def test_it_comes_back_and_goes_again(story: Story) -> None:
+    told = physical(story, "--dry-run")
+    assert told.code == 0, told.output
+    for words in ("obcms_prod (", "other (", "last commit: ", "later commit", "B needed", "media: stay as they are"):
+        assert words in told.output, told.output
+    as_before(story)
+    unasked = physical(story)
+    assert unasked.code == 12, unasked.output
+    as_before(story)
+    done = physical(story, "--force")
+    assert done.code == 0 and "could not be reached for" in done.output, done.output
+    print(done.output.splitlines()[-1])
+    assert live(story) == OLD and len(beside(story)) == 1
+    undone = ran(story, "undo", "--force")
+    print(undone.output.splitlines()[-1])
+    assert live(story) == NEW
+    ran(story, "undo", "--force")
+    assert live(story) == OLD
+    ran(story, "undo", "--force")
+    ran(story, "undo", "--discard", "--force")
+    as_before(story)
+
+
+def test_the_outage_does_not_grow_with_the_data(story: Story) -> None:
+    """Asked all the time, the server is away for about as long as it takes to stop and to start it."""
+    story.server.execute(
+        story.database, "CREATE TABLE large AS SELECT repeat(md5(i::text), 30) FROM generate_series(1, 300000) i"
+    )
+    try:
+        with polled(story.server) as gaps:
+            assert physical(story, "--force").code == 0
+        restore = max(gaps)
+        with polled(story.server) as gaps:
+            ran(story, "undo", "--force")
+        print(f"restore {restore:.2f} s, undo {max(gaps):.2f} s")
+        # Three on an idle machine.
+        assert restore < 15 and max(gaps) < 15
+        ran(story, "undo", "--discard", "--force")
+    finally:
+        story.server.execute(story.database, "DROP TABLE large")
+    as_before(story)
+
+
+@contextmanager
+def polled(server: Server) -> Iterator[list[float]]:
+    """For how long the server did not answer, each time."""
+    stop, gaps, address = threading.Event(), [0.0], server.address
+
+    def poll() -> None:
+        last = time.monotonic()
+        while not stop.is_set():
+            try:
+                with psycopg.connect(host=address, user=USER, password=PASSWORD, dbname="postgres", connect_timeout=2):
+                    now = time.monotonic()
+                    gaps.append(now - last)
+                    last = now
+            except psycopg.Error:
+                pass
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield gaps
+    finally:
+        stop.set()
+        thread.join()
+
+
+def unfinished(story: Story) -> bool:
+    return (story.sidecar.root / "state" / "restore.json").exists()
+
+
+@pytest.mark.parametrize("way", ["--resume", "--rollback"])
+@pytest.mark.parametrize("command", ["restore", "undo"])
+def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
+    """Noting, stopping, starting, a helper at work: before and behind each. Old or new, and the server runs."""
+    moments, table = seeded(), []
+    if command == "undo":
+        assert physical(story, "--force").code == 0
+    start, goal = (NEW, OLD) if command == "restore" else (OLD, NEW)
+    for point in ("note", "stop", "start", "run"):
+        for number in range(1, 20):
+            when = moments.choice(["before", "after"])
+            place: dict[str, Any] = {"BREAK_AT": f"{point}{number} {when}"}
+            result = (
+                physical(story, "--force", **place)
+                if command == "restore"
+                else story.sidecar.run("undo", "--force", **place)
+            )
+            if result.code == 0:
+                break
+            assert result.code == -signal.SIGKILL, result.output
+            if half_way := unfinished(story):
+                refused = ran(story, "create", "daily", code=51)
+                assert "--resume" in refused.output and "--rollback" in refused.output
+                ran(story, "restore", way)
+            now = live(story)
+            table.append((place["BREAK_AT"], half_way, now))
+            assert now in (OLD, NEW) and not unfinished(story), table
+            assert way == "--resume" or not half_way or now == start, table
+            if now == goal:
+                ran(story, "undo", "--force")
+            assert live(story) == start
+            if command == "restore":
+                ran(story, "undo", "--discard", "--force")
+                as_before(story)
+        assert live(story) == goal
+        ran(story, "undo", "--force")
+        if command == "restore":
+            ran(story, "undo", "--discard", "--force")
+    print(command, way, *table, sep="\n  ")
+    assert len(table) > 15
+    if command == "undo":
+        ran(story, "undo", "--force")
+        ran(story, "undo", "--discard", "--force")
+    as_before(story)
+
+
+@pytest.mark.parametrize("number", [1, 2, 18, 19, 36])
+def test_an_error_between_two_renames_is_rolled_back(story: Story, number: int) -> None:
+    result = physical(story, "--force", BREAK_MOVE=str(number))
+    assert result.code == 50 and "all is as before" in result.output, result.output
+    as_before(story)
+
+
+@pytest.mark.parametrize("way", ["--resume", "--rollback", "service"])
+def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> None:
+    number = str(seeded().choice(range(1, 37)))
+    at = story.moments["then"].isoformat(" ")
+    process = story.sidecar.start("restore", "--at", at, "--physical", "--force", BREAK_MOVE=number, BREAK_PAUSE="1")
+    try:
+        found = eventually(lambda: halted(story, number), 60)
+        process.kill()
+        process.communicate()
+        if seeded().choice([True, False]):
+            docker("kill", found)
+        # Whoever starts the server now starts none on a part.
+        docker("start", story.server.container.id)
+        eventually(lambda: not running(story) or number == "36", 30)
+        if way == "service":
+            with serving(story):
+                eventually(lambda: not unfinished(story), 60, 0.2)
+        else:
+            ran(story, "restore", way)
+    finally:
+        process.kill()
+        process.communicate()
+    assert live(story) == (NEW if way == "--rollback" else OLD), number
+    if way != "--rollback":
+        ran(story, "undo", "--force")
+        ran(story, "undo", "--discard", "--force")
+    as_before(story)
+
+
+def running(story: Story) -> bool:
+    return docker("inspect", "-f", "{{.State.Running}}", story.server.container.id) == "true"
+
+
+def halted(story: Story, number: str) -> str:
+    """The helper that stands still between two renames."""
+    for each in helpers(story.sidecar):
+        if "sleep" in docker("top", each, check=False):
+            return each
+    return ""
+
+
+@contextmanager
+def serving(story: Story) -> Iterator[None]:
+    process = story.sidecar.start("serve")
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None:
+    at = story.moments["then"].isoformat(" ")
+    for count in (1, 18):
+        process = story.sidecar.start(
+            "restore", "--at", at, "--physical", "--force", BREAK_MOVE=str(count), BREAK_PAUSE="1"
+        )
+        eventually(lambda: halted(story, "1"), 60)
+        process.terminate()
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 128 + signal.SIGTERM, output
+        as_before(story)
