@@ -191,7 +191,7 @@ def unfinished(story: Story) -> bool:
 @pytest.mark.parametrize("command", ["restore", "undo"])
 def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
     """Noting, stopping, starting, a helper at work: before and behind each. Old or new, and the server runs."""
-    moments, table = seeded(), []
+    moments, table, started = seeded(), [], time.monotonic()
     if command == "undo":
         assert physical(story, "--force").code == 0
     start, goal = (NEW, OLD) if command == "restore" else (OLD, NEW)

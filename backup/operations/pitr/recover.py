@@ -178,7 +178,7 @@ def look(asked: Moment, work: Recovery, progress: Progress, *, replay: bool) -> 
     NoSpace unless there is room for that; `replay`: also for the base, and for what the WAL adds to it.
     """
     base, segments = asked.base, asked.segments
-    files = SegmentFiles(asked.archive, base, asked.identity, progress)
+    files = SegmentFiles(asked.archive, base, asked.identity, progress, asked.received.live)
     more, count = _first(asked), 0
     while True:
         count += len(more)
