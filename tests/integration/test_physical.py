@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.database import PASSWORD, USER, Server, start_server
+from tests.support.database import PASSWORD, PROJECT, USER, Server, start_server
 from tests.support.faults import docker, eventually, helpers, seeded
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.sidecar import Result, Sidecar
 
+DATA = "/var/lib/postgresql/data"
 OLD, NEW = ("1", "7"), ("12", "78")
 FULL = bool(os.environ.get("FULL_SWEEP"))
 # Breaks the product: where it notes a step, where it asks something of the database's container, between two renames.
@@ -78,9 +80,13 @@ def telling(major: int, **options: Any) -> Iterator[Story]:
 
 @pytest.fixture(scope="module", params=(15, 17, 18))
 def story(request: pytest.FixtureRequest) -> Iterator[Story]:
-    """One server for all; each test leaves it as it found it."""
-    with telling(request.param) as told:
-        yield told
+    """One server for all; each test leaves it as it found it. A folder of the host, a volume, and one with a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = {15: {folder: DATA}, 17: {f"{PROJECT}-physical": DATA}, 18: {}}[request.param]
+        volumes = {source: {"bind": target} for source, target in places.items()}
+        with telling(request.param, volumes=volumes) as told:
+            yield told
+        docker("volume", "rm", "-f", f"{PROJECT}-physical")
 
 
 def ran(story: Story, *words: str, code: int = 0, **environment: Any) -> Result:
@@ -187,53 +193,47 @@ def unfinished(story: Story) -> bool:
     return (story.sidecar.root / "state" / "restore.json").exists()
 
 
+# A restore notes eleven times, an undo seven; it stops the server once and starts it twice.
+POINTS = [f"note{n}" for n in range(1, 12)] + [f"run{n}" for n in range(1, 7)] + ["stop1", "start1", "start2"]
+
+
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("way", ["--resume", "--rollback"])
 @pytest.mark.parametrize("command", ["restore", "undo"])
 def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
-    """Noting, stopping, starting, a helper at work: before and behind each. Old or new, and the server runs."""
-    moments, table, started = seeded(), [], time.monotonic()
+    """Noting, stopping, starting, a helper at work: before or behind each. Old or new, and the server runs."""
+    choices, table = seeded(), []
+    points = POINTS if FULL else sorted(choices.sample(POINTS, 4), key=POINTS.index)
+    start, goal = (NEW, OLD) if command == "restore" else (OLD, NEW)
     if command == "undo":
         assert physical(story, "--force").code == 0
-    start, goal = (NEW, OLD) if command == "restore" else (OLD, NEW)
-    for point in ("note", "stop", "start", "run"):
-        for number in range(1, 20):
-            when = moments.choice(["before", "after"])
-            place: dict[str, Any] = {"BREAK_AT": f"{point}{number} {when}"}
-            result = (
-                physical(story, "--force", **place)
-                if command == "restore"
-                else story.sidecar.run("undo", "--force", **place)
-            )
-            if result.code == 0:
-                break
-            assert result.code == -signal.SIGKILL, result.output
-            if half_way := unfinished(story):
-                refused = ran(story, "create", "daily", code=51)
-                assert "--resume" in refused.output and "--rollback" in refused.output
-                ran(story, "restore", way)
-            now = live(story)
-            table.append((place["BREAK_AT"], half_way, now))
-            assert now in (OLD, NEW) and not unfinished(story), table
-            assert way == "--resume" or not half_way or now == start, table
-            if now == goal:
-                ran(story, "undo", "--force")
-            assert live(story) == start
-            if command == "restore":
-                ran(story, "undo", "--discard", "--force")
-                as_before(story)
-        assert live(story) == goal
-        ran(story, "undo", "--force")
+    for point in points:
+        place: dict[str, Any] = {"BREAK_AT": f"{point} {choices.choice(['before', 'after'])}"}
+        undone = command == "undo"
+        result = story.sidecar.run("undo", "--force", **place) if undone else physical(story, "--force", **place)
+        assert result.code in (0, -signal.SIGKILL), result.output
+        if half_way := unfinished(story):
+            refused = ran(story, "create", "daily", code=51)
+            assert "--resume" in refused.output and "--rollback" in refused.output
+            ran(story, "restore", way)
+        now = live(story)
+        table.append((place["BREAK_AT"], result.code, half_way, now))
+        assert now in (OLD, NEW) and not unfinished(story), table
+        assert way == "--resume" or not half_way or now == start, table
+        if now == goal:
+            ran(story, "undo", "--force")
+        assert live(story) == start
         if command == "restore":
             ran(story, "undo", "--discard", "--force")
+            as_before(story)
     print(command, way, *table, sep="\n  ")
-    assert len(table) > 15
     if command == "undo":
         ran(story, "undo", "--force")
         ran(story, "undo", "--discard", "--force")
     as_before(story)
 
 
-@pytest.mark.parametrize("number", [1, 2, 18, 19, 36])
+@pytest.mark.parametrize("number", [1, 18, 19, 36])
 def test_an_error_between_two_renames_is_rolled_back(story: Story, number: int) -> None:
     result = physical(story, "--force", BREAK_MOVE=str(number))
     assert result.code == 50 and "all is as before" in result.output, result.output

@@ -43,6 +43,7 @@ class PhysicalFacts:
     needed: int
     kept: Kept | None
     stops: tuple[str, ...]
+    commands: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def gather(wish: Physical, context: RestoreContext) -> PhysicalFacts:
         needed=space_for(wish.origin.moment),
         kept=wish.kept,
         stops=tuple(each.name for each in stops),
+        commands=tuple(f"{service}: {command}" for service, command in context.commands),
     )
 
 
@@ -86,11 +88,13 @@ def plan(wish: Physical, facts: PhysicalFacts, outlook: list[tuple[str, str]]) -
     rows = [
         ("cluster", f"all of {printable(facts.place.name)}: {printable(listed(names))}; every session is ended"),
         ("with it", "all roles and their passwords, as of then. Configuration, certificates and logs stay as they are"),
+        ("without it", "unlogged tables are empty, because their rows are not in the WAL"),
     ]
     stopped = f"{printable(listed(list(facts.stops)))}; started again at the end" if facts.stops else "no container"
     done = [
         ("safety set", "none: what is live is kept whole, and its WAL as far as it was received"),
         ("stopped", f"{printable(facts.place.name)}, for {_OUTAGE}; {stopped}"),
+        *([("then run", printable(listed(list(facts.commands))))] if facts.commands else []),
         ("kept", "the cluster that is live now, beside the new one; `undo` exchanges them again, as fast"),
         ("media", "stay as they are"),
     ]
