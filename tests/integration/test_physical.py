@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.database import PASSWORD, PROJECT, USER, Server, start_server
+from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server, start_server
 from tests.support.faults import docker, eventually, helpers, seeded
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.sidecar import Result, Sidecar
@@ -246,7 +247,7 @@ def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> Non
     at = story.moments["then"].isoformat(" ")
     process = story.sidecar.start("restore", "--at", at, "--physical", "--force", BREAK_MOVE=number, BREAK_PAUSE="1")
     try:
-        found = eventually(lambda: halted(story, number), 60)
+        found = eventually(lambda: halted(story), 60)
         process.kill()
         process.communicate()
         if seeded().choice([True, False]):
@@ -273,7 +274,7 @@ def running(story: Story) -> bool:
     return docker("inspect", "-f", "{{.State.Running}}", story.server.container.id) == "true"
 
 
-def halted(story: Story, number: str) -> str:
+def halted(story: Story) -> str:
     """The helper that stands still between two renames."""
     for each in helpers(story.sidecar):
         if "sleep" in docker("top", each, check=False):
@@ -297,8 +298,106 @@ def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None
         process = story.sidecar.start(
             "restore", "--at", at, "--physical", "--force", BREAK_MOVE=str(count), BREAK_PAUSE="1"
         )
-        eventually(lambda: halted(story, "1"), 60)
+        eventually(lambda: halted(story), 60)
         process.terminate()
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 128 + signal.SIGTERM, output
         as_before(story)
+
+
+def test_the_application_is_never_left_stopped(story: Story) -> None:
+    labels = {LABEL: PROJECT, "com.docker.compose.project": PROJECT, "com.docker.compose.service": "web1"}
+    words = [f"--label={key}={value}" for key, value in (labels | {"com.docker.compose.oneoff": "False"}).items()]
+    name = f"{PROJECT}-web1-physical"
+    docker("run", "-d", f"--name={name}", *words, f"-v{story.sidecar.media}:/media", "obcms-test/app:latest")
+
+    def up() -> bool:
+        return docker("inspect", "-f", "{{.State.Running}}", name) == "true"
+
+    try:
+        for point in seeded().sample(
+            ["stop1 before", "stop1 after", "start1 before", "start1 after", "note8 before"], 2
+        ):
+            assert physical(story, "--force", BREAK_AT=point).code == -signal.SIGKILL
+            ran(story, "restore", "--rollback")
+            assert up()
+            as_before(story)
+        done = physical(story, "--force")
+        assert done.code == 0 and "the application was stopped for" in done.output and up(), done.output
+        ran(story, "undo", "--force")
+        assert up()
+        ran(story, "undo", "--discard", "--force")
+        as_before(story)
+    finally:
+        docker("rm", "-f", name)
+
+
+def test_what_comes_after_it_can_be_had_too(story: Story) -> None:
+    """A new timeline is received, a base is wanted and taken; and so it is when the old timeline is back."""
+    for number, words in enumerate((("restore",), ("undo", "--force"))):
+        result = story.sidecar.run(*words) if number else physical(story, "--force")
+        assert result.code == 0, result.output
+        story.server.wait()
+        eventually(lambda: story.stream().get("state") == "streaming", 120, 0.2)
+        if not number:
+            assert "no base backup" in story.stream()["wants_base"]
+        ran(story, "base")
+        name = f"after {number}"
+        story.execute(f"INSERT INTO t VALUES ({number + 3})", name)
+        story.execute(f"DELETE FROM t WHERE n = {number + 3}", "later")
+        story.level()
+        made = story.create(name)
+        assert made.code == 0, made.output
+        assert story.rows(made.json["set"])[-1] == str(number + 3)
+    ran(story, "undo", "--discard", "--force")
+    as_before(story)
+    again = physical(story, "--force")
+    assert again.code == 0, again.output
+    assert live(story) == OLD
+    assert story.server.value("postgres", "SELECT timeline_id FROM pg_control_checkpoint()") > 2
+    ran(story, "undo", "--force")
+    ran(story, "undo", "--discard", "--force")
+    as_before(story)
+
+
+def test_what_forbids_it_is_told_before_anything_is_touched(story: Story) -> None:
+    (record,) = (path for path in story.sidecar.root.rglob("bases/*.json"))
+    image = record.read_text()
+    story.server.execute("postgres", "SELECT pg_create_physical_replication_slot('standby1')")
+    record.write_text(image.replace(json.loads(image)["image_id"], "sha256:0"))
+    try:
+        refused = physical(story, "--force")
+        assert refused.code == 50, refused.output
+        for words in ("taken with another image", "follow this one (standby1)", "nothing was touched"):
+            assert words in refused.output, refused.output
+    finally:
+        record.write_text(image)
+        story.server.execute("postgres", "SELECT pg_drop_replication_slot('standby1')")
+    as_before(story)
+    for words in (["latest"], ["--at", "latest", "--only", "database"], ["--at", "latest", "--no-safety"]):
+        assert story.sidecar.run("restore", "--physical", *words).code == 2
+
+
+def test_without_room_or_a_volume_it_is_refused() -> None:
+    """A volume of 300 MB holds one small cluster, not two; and memory is no volume."""
+    name = f"{PROJECT}-small"
+    docker("volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=300m", name)
+    try:
+        with telling(17, volumes={name: {"bind": DATA}}) as small:
+            refused = physical(small, "--force")
+            assert refused.code == 50 and "are free; the live cluster stays there" in refused.output, refused.output
+            as_before(small)
+    finally:
+        docker("volume", "rm", "-f", name)
+    with telling(17, in_memory=True) as passing:
+        refused = physical(passing, "--force")
+        assert refused.code == 10 and "lie on no volume" in refused.output, refused.output
+        as_before(passing)
+
+
+def test_what_is_kept_goes_when_its_days_are_over(story: Story) -> None:
+    assert physical(story, "--force").code == 0
+    ran(story, "undo", "--force", BACKUP_UNDO_DAYS="0")
+    assert len(beside(story)) == 1
+    ran(story, "create", "daily")
+    as_before(story)

@@ -82,6 +82,13 @@ def test_the_plan_names_all_that_goes_back(moment: Moment) -> None:
     wish = Physical(cast(Any, SimpleNamespace(moment=moment)), PLACE, "postgres:17", None)
     found = plan(wish, FACTS, [("last commit", "then")])
     text = "\n".join(f"{label}: {words}" for section in found.sections for label, words in section.rows)
-    for words in ("app (1.1 GB, 3 sessions), other (1.0 MB", "last commit: then", "web1", "web1: migrate", "roles", "empty"):
+    for words in (
+        "app (1.1 GB, 3 sessions), other (1.0 MB",
+        "last commit: then",
+        "web1",
+        "web1: migrate",
+        "roles",
+        "empty",
+    ):
         assert words in text, text
     assert found.possible and not plan(wish, replace(FACTS, needed=1 << 50), []).possible
