@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.test_physical import NEW, OLD, as_before, halted, live, physical, ran, telling, unfinished
 from tests.support.engine import KILLS, Engine
 from tests.support.faults import eventually
 from tests.support.moments import Story
+from tests.support.physical import NEW, OLD, as_before, halted, live, physical, ran, telling, unfinished
 
 # On the same worker, so that there is one engine for both.
 pytestmark = pytest.mark.xdist_group("tests/integration/test_engine_killed.py")
