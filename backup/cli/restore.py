@@ -41,6 +41,9 @@ Which = Annotated[
 _WORDS: Final = {"warn": "warning", "fail": "refused"}
 _QUESTION: Final = "Restore this and replace what is live?"
 Force = Annotated[bool, typer.Option("--force", help="Do not ask for `yes`.")]
+PhysicalOption = Annotated[
+    bool, typer.Option("--physical", help="With --at: the whole cluster, exchanged in the database's own volume.")
+]
 
 
 def restore_command(
@@ -61,9 +64,7 @@ def restore_command(
     ] = None,
     at: At = "",
     at_lsn: AtLsn = "",
-    physical: Annotated[
-        bool, typer.Option("--physical", help="With --at: the whole cluster, exchanged in the database's own volume.")
-    ] = False,
+    physical: PhysicalOption = False,
     identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
@@ -83,11 +84,8 @@ def restore_command(
     if [bool(which), resume, rollback, bool(wanted)].count(True) != 1:
         raise typer.BadParameter("name a set, or pass --at, --resume or --rollback")
     if physical:
-        if not wanted or path or only or no_safety or allow_invalid:
-            raise typer.BadParameter("--physical goes with --at alone: it restores the whole cluster of a moment")
-        _cluster(main, wanted, force, dry_run, as_json)
-        return
-    if wanted:
+        _cluster(main, None if path or only or no_safety or allow_invalid else wanted, force, dry_run, as_json)
+    elif wanted:
         if path or only is OnlyOption.MEDIA:
             raise typer.BadParameter("--at restores the database alone")
         which, only = _of_moment(main, wanted, force, dry_run, as_json), OnlyOption.DATABASE
@@ -119,8 +117,10 @@ def _of_moment(main: App, wanted: Wanted, force: bool, dry_run: bool, as_json: b
     return [moment.make_set(main, wanted, as_json)]
 
 
-def _cluster(main: App, wanted: Wanted, force: bool, dry_run: bool, as_json: bool) -> None:
+def _cluster(main: App, wanted: Wanted | None, force: bool, dry_run: bool, as_json: bool) -> None:
     """The whole cluster of a moment, in the database's own volume."""
+    if wanted is None:
+        raise typer.BadParameter("--physical goes with --at alone: it restores the whole cluster of a moment")
     wish = recovery.physical(main, wanted, KeptFile(main.settings.root).read())
     planned = moment.look_at_cluster(main, wish, as_json)
     _show(planned, as_json)

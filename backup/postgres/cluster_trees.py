@@ -22,7 +22,7 @@ from backup.docker.engine import SpoolMount
 from backup.errors import BackupError, DatabaseUnavailable, RestoreFailed, RestoreUnfinished
 from backup.formatting import printable
 
-Side = Literal["new", "old"]
+ClusterTree = Literal["new", "old"]
 TreesState = Literal["new", "old", "moving", "absent"]
 _PREFIX: Final = "pgsql_tmp_obcms_"
 _STAMP: Final = re.compile(r"[0-9]{14}")
@@ -164,7 +164,7 @@ class ClusterTrees:
                 return cast(TreesState, known)
         raise RestoreUnfinished(f"{self.where} holds what no restore leaves: {printable(said)}", "Look at it by hand.")
 
-    def settle(self, live: Side) -> None:
+    def settle(self, live: ClusterTree) -> None:
         """Make that tree the live one, from whatever state. The server is to be stopped.
 
         DatabaseUnavailable when nothing was changed, RestoreUnfinished where only a part could be moved.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_between_two_renames(
     doomed: Engine, story: Story, way: str, move: int, command: str, end: tuple[str, str]
 ) -> None:
     at = story.moments["then"].isoformat(" ")
-    broken = {"BREAK_MOVE": str(move), "BREAK_PAUSE": "1"}
+    broken: dict[str, Any] = {"BREAK_MOVE": str(move), "BREAK_PAUSE": "1"}
     with story.sidecar.start("restore", "--at", at, "--physical", "--force", **broken) as process:
         eventually(lambda: halted(story), 120)
         KILLS[way](doomed)

@@ -275,8 +275,8 @@ def test_what_forbids_it_is_told_before_anything_is_touched(story: Story) -> Non
         record.write_text(image)
         story.server.execute("postgres", "SELECT pg_drop_replication_slot('standby1')")
     as_before(story)
-    for words in (["latest"], ["--at", "latest", "--only", "database"], ["--at", "latest", "--no-safety"]):
-        assert story.sidecar.run("restore", "--physical", *words).code == 2
+    for usage in (["latest"], ["--at", "latest", "--only", "database"], ["--at", "latest", "--no-safety"]):
+        assert story.sidecar.run("restore", "--physical", *usage).code == 2
 
 
 def test_without_room_or_a_volume_it_is_refused() -> None:

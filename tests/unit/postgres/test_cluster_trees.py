@@ -14,14 +14,14 @@ import pytest
 from backup.docker.database_server import DataPlace
 from backup.errors import DatabaseUnavailable, RestoreFailed, RestoreUnfinished
 from backup.postgres import cluster_trees
-from backup.postgres.cluster_trees import ClusterTrees, Side, look_at
+from backup.postgres.cluster_trees import ClusterTree, ClusterTrees, look_at
 
 STAMP = "20261128160500"
 # What the server makes; and what is the operator's.
 MADE = ("PG_VERSION", "base", "global", "pg_wal", "pg_xact")
 STAYS = ("postgresql.conf", "pg_hba.conf", "server.key", "conf.d", "log")
 FULL = bool(os.environ.get("FULL_SWEEP"))
-SIDES: tuple[Side, Side] = ("new", "old")
+SIDES: tuple[ClusterTree, ClusterTree] = ("new", "old")
 MOVES = 2 * len(MADE)
 MOVE = 'mv "$1/$3" "$2/$3"'
 
@@ -51,7 +51,7 @@ class Server:
     def trees(self) -> ClusterTrees:
         return ClusterTrees(cast(Any, self), STAMP)
 
-    def settle(self, live: Side, broken: int = 0) -> None:
+    def settle(self, live: ClusterTree, broken: int = 0) -> None:
         self.broken = broken
         try:
             self.trees().settle(live)
@@ -98,7 +98,7 @@ def server(tmp_path: Path) -> Server:
     return made
 
 
-def is_sound(server: Server, live: Side) -> None:
+def is_sound(server: Server, live: ClusterTree) -> None:
     """That tree is live, whole, and so is the other one; what is the operator's was not moved."""
     other = "old" if live == "new" else "new"
     assert server.whole(".", live) and server.whole(server.beside(other), other)
