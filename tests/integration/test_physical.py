@@ -23,7 +23,7 @@ from tests.support.physical import DATA, NEW, OLD, as_before, beside, halted, li
 FULL = bool(os.environ.get("FULL_SWEEP"))
 
 
-@pytest.fixture(scope="module", params=(15, 17, 18))
+@pytest.fixture(scope="module", params=(15, 17, 18), ids=lambda major: f"pg{major}")
 def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     """One server for all; each test leaves it as it found it. A folder of the host, a volume, and one with a folder."""
     with tempfile.TemporaryDirectory() as folder:

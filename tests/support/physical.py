@@ -40,7 +40,13 @@ if move:
     one = 'mv "$1/$3" "$2/$3"'
     then = "sleep 600" if pause else "exit 9"
     broken = one + '; moved=$((${moved:-0} + 1)); [ "$moved" != ' + move + " ] || " + then
-    cluster_trees._SETTLE = cluster_trees._SETTLE.replace(one, broken, 1)
+    whole, ask = cluster_trees._SETTLE, DatabaseServer.run
+    def once(self, script, words):
+        # What ends it again is not broken.
+        cluster_trees._SETTLE = cluster_trees._SETTLE if script != cluster_trees._SETTLE else whole
+        return ask(self, script, words)
+    DatabaseServer.run = once
+    cluster_trees._SETTLE = whole.replace(one, broken, 1)
 sys.exit(main(sys.argv[1:]))
 """
 
