@@ -131,10 +131,12 @@ class DatabaseServer:
 
     def run(self, script: str, words: Sequence[str]) -> tuple[int, list[str], str]:
         """Run a shell script in the data folder, in a helper of its image: exit code, its lines, its last words."""
+        # After an upgrade its own may be gone.
+        image = self.engine.image(self.place.image_id) or self.container().image_id
         with engine_errors(f"a helper on the data of {printable(self.place.name)}"):
             helper = Helper.start(
                 self.engine.api,
-                self.place.image_id,
+                image,
                 ["sh", "-c", script, self.place.pgdata, *words],
                 self._labels,
                 cap_add=_CAPABILITIES,

@@ -43,6 +43,13 @@ _LOOK: Final = (
     [ ! -L pg_wal ] || echo "link=pg_wal"
     for each in base global pg_*/; do [ ! -L "${each%/}" ] || echo "link=${each%/}"; done
     [ -z "$(ls -A pg_tblspc)" ] || echo "tablespaces=there"
+    # What is not known to be configuration may be an extension's data: half of it would belong to the other tree.
+    for each in */; do
+      case $each in
+        base/ | global/ | pg_*/ | pgsql_tmp*/ | conf.d/ | log/ | lost+found/) ;;
+        *) echo "other=$each" ;;
+      esac
+    done
 """
 )
 _PREPARE: Final = _COMMON + 'mkdir -m 700 "$1" "$1/new" "$1/old"; sync . "$1"'
@@ -103,7 +110,8 @@ _SETTLE: Final = (
 """
 )
 _DISCARD: Final = (
-    _COMMON
+    '[ -e "$0/$1" ] || [ -e "$0/$1.gone" ] || exit 0'
+    + _COMMON
     + """
     [ -e global ] && [ -e PG_VERSION ] || fail 5 "the data folder holds no whole cluster"
     # What is removed in part is no tree any more.
@@ -119,7 +127,7 @@ _UNTOUCHED: Final = 4
 class DataFolder:
     """What lies in the data folder of a running server. `started`: when, in seconds since 1970; `owner` as uid:gid.
 
-    `links` are parts of the cluster that lie elsewhere.
+    `links` are parts of the cluster that lie elsewhere, `others` directories of which it is not known whose they are.
     """
 
     system_identifier: str
@@ -127,6 +135,7 @@ class DataFolder:
     owner: str
     free: int
     links: tuple[str, ...]
+    others: tuple[str, ...]
     tablespaces: bool
 
 
@@ -185,7 +194,10 @@ class ClusterTrees:
         if code:
             said = printable(" ".join(errors.split())[-300:])
             kind = DatabaseUnavailable if code == _UNTOUCHED else failed
-            raise kind(f"could not {what} ({self.where}): {said or f'exit code {code}'}", "Look at it, and try again.")
+            raise kind(
+                f"could not {what} ({self.where}): {said or f'exit code {code}'}",
+                f"`docker logs {printable(self.server.place.name)}` may say why.",
+            )
         return lines
 
 
@@ -207,5 +219,6 @@ def look_at(server: DatabaseServer) -> DataFolder:
         owner=values["owner"],
         free=int(blocks) * int(each),
         links=tuple(value for name, _, value in found if name == "link"),
+        others=tuple(value for name, _, value in found if name == "other"),
         tablespaces="tablespaces" in values,
     )

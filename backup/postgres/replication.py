@@ -46,7 +46,8 @@ _USE: Final = """
            (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline,
            extract(epoch FROM pg_postmaster_start_time())::bigint AS started,
            ARRAY(SELECT application_name FROM pg_stat_replication WHERE application_name NOT LIKE 'obcms-backup%%'
-                  UNION SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary ORDER BY 1) AS followers"""
+                  UNION SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary ORDER BY 1) AS followers,
+           ARRAY(SELECT subname::text FROM pg_subscription ORDER BY 1) AS subscriptions"""
 _DATABASES: Final = """
     SELECT datname::text, CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END,
            (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND a.pid <> pg_backend_pid()
@@ -91,7 +92,7 @@ class ClusterFacts:
 class ClusterUse:
     """The cluster that is live. `started`: seconds since 1970; `followers` are standbys and slots of others.
 
-    `databases`: name, bytes and sessions of each.
+    `subscriptions` are to publications of others. `databases`: name, bytes and sessions of each.
     """
 
     standby: bool
@@ -99,6 +100,7 @@ class ClusterUse:
     timeline: int
     started: int
     followers: tuple[str, ...]
+    subscriptions: tuple[str, ...]
     databases: tuple[tuple[str, int, int], ...]
 
 
@@ -107,7 +109,8 @@ def cluster_use(login: Login) -> ClusterUse:
     row = _row(login, _USE, ())
     with maintenance(login, "use of the cluster") as connection:
         databases = tuple((str(name), int(size), int(count)) for name, size, count in connection.execute(_DATABASES))
-    return ClusterUse(**row | {"followers": tuple(row["followers"]), "databases": databases})
+    others = {name: tuple(row[name]) for name in ("followers", "subscriptions")}
+    return ClusterUse(**row | others, databases=databases)
 
 
 def live_cluster(login: Login) -> tuple[str, int]:

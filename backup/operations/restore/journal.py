@@ -290,8 +290,8 @@ class JournalFile:
                 " and how far it came is unknown; nothing was touched now",
                 "If a newer release wrote it, use that release. Otherwise check `docker compose ps -a` for stopped"
                 " services, `psql -l` for databases named …__restore_… or …__before_…, the volumes for"
-                " .obcms-restore-…; `list pre-restore` shows the safety sets. If all is in order, move the file"
-                " away.",
+                " .obcms-restore-…, the database's data folder for pgsql_tmp_obcms_…; `list pre-restore` shows the"
+                " safety sets. If all is in order, move the file away.",
             ) from None
 
     def begin(self, journal: Journal) -> Journal:
@@ -355,8 +355,8 @@ class KeptFile:
             raise StoreError(
                 f"the record of what the last restore replaced, {self.path}, cannot be read ({_first(error)});"
                 " nothing was touched",
-                "Databases named …__before_… and .obcms-restore-… in the volumes hold what is kept; if there are"
-                " none, move the file away.",
+                "Databases named …__before_…, .obcms-restore-… in the volumes and pgsql_tmp_obcms_… in the database's"
+                " data folder hold what is kept; if there are none, move the file away.",
             ) from None
 
     def write(self, kept: Kept) -> None:

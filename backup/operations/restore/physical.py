@@ -130,6 +130,12 @@ def refusals(asked: Moment, facts: PhysicalFacts) -> Iterator[Finding]:
         )
     if folder.links:
         yield failure(f"{printable(listed(list(folder.links)))} lies elsewhere, behind a symbolic link", _LOGICAL)
+    if folder.others:
+        yield failure(
+            f"{printable(listed(list(folder.others)))} in the data folder may be an extension's data or an operator's;"
+            " it would not be exchanged with the rest",
+            f"Move it elsewhere if it is yours. {_LOGICAL}",
+        )
     if folder.tablespaces:
         yield failure("the cluster has tablespaces, which base backups do not take along", _LOGICAL)
     if use.standby:
@@ -139,6 +145,12 @@ def refusals(asked: Moment, facts: PhysicalFacts) -> Iterator[Finding]:
         yield failure(
             f"other servers or slots follow this one ({names}), and could not after it",
             f"Drop the slots and make the standbys anew afterwards. {_LOGICAL}",
+        )
+    if use.subscriptions:
+        yield failure(
+            f"it subscribes to other servers ({printable(listed(list(use.subscriptions)))}), which would not send again"
+            " what they have sent since",
+            f"Drop the subscriptions, and make them anew afterwards. {_LOGICAL}",
         )
     if facts.kept and facts.kept.database:
         yield failure(
@@ -166,7 +178,7 @@ def restore_cluster(wish: Physical, context: RestoreContext) -> str:
         swap = ClusterSwap(
             place=wish.place, stamp=stamp(context.catalog.root, run), system_identifier=facts.use.system_identifier
         )
-        journal = Journal(id=swap.stamp, run=run.id, set=wish.name, only="database", started=run.started, cluster=swap)
+        journal = Journal(id=swap.stamp, run=run.id, set=wish.name, started=run.started, cluster=swap)
         work = Work(context, JournalFile(context.catalog.root), journal)
         guarded(work, lambda: _build(work, wish, facts, said))
     return "; ".join(

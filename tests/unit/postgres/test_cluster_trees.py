@@ -182,7 +182,11 @@ def test_what_a_look_finds(server: Server) -> None:
     (server.folder / "pg_wal").rename(server.folder / "elsewhere")
     (server.folder / "pg_wal").symlink_to("elsewhere")
     (server.folder / "pg_tblspc" / "16384").symlink_to("/elsewhere")
+    (server.folder / "extension's own").mkdir()
+    (server.folder / "conf.d").unlink()
+    (server.folder / "conf.d").mkdir()
     found = look_at(cast(Any, server))
+    assert found.others == ("elsewhere/", "extension's own/")
     assert set(found.links) == {"pg_wal"} and found.tablespaces
 
 

@@ -23,13 +23,14 @@ from backup.postgres.replication import ClusterUse
 from tests.unit.model.test_wal import at, base, whole
 
 PLACE = DataPlace("id", "db", "sha256:1", "volume", "pgdata", "/data", "/data")
-FOLDER = DataFolder("1", 1000, "999:999", 1 << 40, (), tablespaces=False)
+FOLDER = DataFolder("1", 1000, "999:999", 1 << 40, (), (), tablespaces=False)
 USE = ClusterUse(
     standby=False,
     system_identifier="1",
     timeline=1,
     started=1001,
     followers=(),
+    subscriptions=(),
     databases=(("app", 1 << 30, 3), ("other", 1 << 20, 0)),
 )
 KEPT = Kept(
@@ -65,6 +66,11 @@ def test_nothing_forbids_it(moment: Moment) -> None:
         (replace(FACTS, folder=replace(FOLDER, tablespaces=True)), "has tablespaces"),
         (replace(FACTS, use=replace(USE, standby=True)), "is a standby"),
         (replace(FACTS, use=replace(USE, followers=("standby1",))), "follow this one (standby1)"),
+        (replace(FACTS, use=replace(USE, subscriptions=("news",))), "subscribes to other servers (news)"),
+        (
+            replace(FACTS, folder=replace(FOLDER, others=("orioledb_data/",))),
+            "orioledb_data/ in the data folder may be",
+        ),
         (replace(FACTS, kept=KEPT), "app__before_1 is kept for `undo`"),
         (replace(FACTS, needed=1 << 50), "where 1.1 TB are free"),
     ],
