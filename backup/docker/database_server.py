@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
-from backup.docker.container import Container, described, mount_source
+from backup.docker.container import Container, DataPlace, MountKind, described, mount_source
 from backup.docker.engine import Engine, SpoolMount, require_subpaths
 from backup.docker.helper import Helper
 from backup.docker.translate_errors import Gone, engine_errors
@@ -18,37 +17,11 @@ from backup.formatting import printable
 
 # A server that writes its last checkpoint may take longer than the ten seconds that an engine gives by itself.
 _STOPPING: Final = 120
-_Kind = Literal["volume", "bind"]
 # Any other signal makes a server wait for all its clients, or leave its data unclean.
 _FAST: Final = ("SIGINT", "INT", "2")
 _TASK: Final = "com.docker.swarm.task.id"
-_TOGETHER: Final = "Leave out --physical: then the one database is restored, and its container runs on."
+_LOGICAL: Final = "Leave out --physical: then the one database is restored, and its container runs on."
 _CAPABILITIES: Final = ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
-
-
-@dataclass(frozen=True)
-class DataPlace:
-    """A database's container by id and name, its image, and its data folder `pgdata` on the mount at `target`."""
-
-    container: str
-    name: str
-    image_id: str
-    kind: _Kind
-    source: str
-    target: str
-    pgdata: str
-
-    def mount(self) -> SpoolMount:
-        """How a helper mounts what holds the data, at the same place."""
-        return SpoolMount(target=self.target, source=self.source, type=self.kind)
-
-    def folder(self, engine: Engine, name: str, target: str) -> SpoolMount:
-        """How a helper mounts one folder within the data, and nothing beside it. ConfigError on an old engine."""
-        below = posixpath.relpath(posixpath.join(self.pgdata, name), self.target)
-        if self.kind == "bind":
-            return SpoolMount(target=target, source=posixpath.join(self.source, below), type="bind")
-        require_subpaths(engine, f"one folder of {printable(self.source)} alone", _TOGETHER)
-        return SpoolMount(target=target, source=self.source, type=self.kind, subpath=below)
 
 
 def place_of(engine: Engine, container: Container) -> DataPlace:
@@ -56,21 +29,21 @@ def place_of(engine: Engine, container: Container) -> DataPlace:
     with engine_errors(f"container {container.shown}"):
         facts = engine.api.inspect_container(container.id)
     for reason in _unfit(facts):
-        raise ConfigError(f"the database's container {printable(container.name)} {reason}", _TOGETHER)
+        raise ConfigError(f"the database's container {printable(container.name)} {reason}", _LOGICAL)
     pgdata = PurePosixPath(container.pgdata)
     holding = [each for each in container.mounts if pgdata.is_relative_to(str(each["Destination"]))]
     mount = max(holding, key=lambda each: len(str(each["Destination"])), default=None)
-    if mount is None or mount["Type"] not in get_args(_Kind) or not mount.get("RW"):
+    if mount is None or mount["Type"] not in get_args(MountKind) or not mount.get("RW"):
         raise ConfigError(
             f"the data of {printable(container.name)}, {printable(str(pgdata))}, lie on no volume and no folder of the"
             " host that can be written to",
-            _TOGETHER,
+            _LOGICAL,
         )
     within = [str(each["Destination"]) for each in container.mounts if each is not mount]
     if inner := [each for each in within if PurePosixPath(each).is_relative_to(pgdata) and not each.endswith(".conf")]:
         raise ConfigError(
             f"{printable(inner[0])} is mounted within the data of {printable(container.name)}, and cannot be renamed",
-            _TOGETHER,
+            _LOGICAL,
         )
     return DataPlace(
         container=container.id,
@@ -129,19 +102,29 @@ class DatabaseServer:
         for each in left:
             Helper(self.engine.api, each["Id"], "the database's data").close()
 
+    def folder(self, name: str, target: str) -> SpoolMount:
+        """How a helper mounts one folder within the data, and nothing beside it. ConfigError on an old engine."""
+        place = self.place
+        below = posixpath.relpath(posixpath.join(place.pgdata, name), place.target)
+        if place.kind == "bind":
+            return SpoolMount(target=target, source=posixpath.join(place.source, below), type="bind")
+        require_subpaths(self.engine, f"one folder of {printable(place.source)} alone", _LOGICAL)
+        return SpoolMount(target=target, source=place.source, type=place.kind, subpath=below)
+
     def run(self, script: str, words: Sequence[str]) -> tuple[int, list[str], str]:
         """Run a shell script in the data folder, in a helper of its image: exit code, its lines, its last words."""
+        place = self.place
         # After an upgrade its own may be gone.
-        image = self.engine.image(self.place.image_id) or self.container().image_id
-        with engine_errors(f"a helper on the data of {printable(self.place.name)}"):
+        image = self.engine.image(place.image_id) or self.container().image_id
+        with engine_errors(f"a helper on the data of {printable(place.name)}"):
             helper = Helper.start(
                 self.engine.api,
                 image,
-                ["sh", "-c", script, self.place.pgdata, *words],
+                ["sh", "-c", script, place.pgdata, *words],
                 self._labels,
                 cap_add=_CAPABILITIES,
                 network_mode="none",
-                mounts=[self.place.mount()],
+                mounts=[SpoolMount(target=place.target, source=place.source, type=place.kind)],
             )
         try:
             lines = list(helper.lines())

@@ -159,7 +159,7 @@ class ClusterTrees:
 
     def inside(self, target: str) -> SpoolMount:
         """How a helper mounts the new tree at `target`, and nothing else."""
-        return self.server.place.folder(self.server.engine, f"{self.name}/new", target)
+        return self.server.folder(f"{self.name}/new", target)
 
     def taken(self) -> int:
         """Bytes of what is beside the live data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backup.docker.database_server import DataPlace
+from backup.docker.container import DataPlace
 
 
 class Record(BaseModel):

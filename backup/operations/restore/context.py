@@ -9,7 +9,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backup.docker.application import Application
-from backup.docker.database_server import DatabaseServer, DataPlace
+from backup.docker.container import DataPlace
+from backup.docker.database_server import DatabaseServer
 from backup.media.helper import FileTrees
 from backup.operations.context import Context
 from backup.operations.create.context import CreateContext

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from backup.docker.database_server import DataPlace
+from backup.docker.container import DataPlace
 from backup.docker.recovery_server import DATA
 from backup.errors import IntegrityError, RestoreFailed
 from backup.formatting import listed, local_time, plural, printable, size
 from backup.model.finding import Finding, failure
 from backup.model.run import RESTORE
+from backup.model.wal import lsn_text
 from backup.operations.pitr.recover import Moment, RecoveredOrigin, recover_cluster, space_for
 from backup.operations.restore import application, cluster
 from backup.operations.restore.cluster_record import ClusterSwap
@@ -61,7 +62,8 @@ class Physical:
         asked = self.origin.moment
         if asked.wanted.moment:
             return f"the cluster as of {local_time(asked.wanted.moment, asked.zone, '%Y-%m-%d %H:%M:%S')}"
-        return "the cluster as of the last commit" if asked.wanted.place is None else "the cluster as of a place"
+        place = asked.wanted.place
+        return f"the cluster as of {'the last commit' if place is None else lsn_text(place)}"
 
 
 def gather(wish: Physical, context: RestoreContext) -> PhysicalFacts:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from backup.docker.container import described
-from backup.docker.database_server import place_of
+from backup.docker.database_server import DatabaseServer, place_of
 from backup.errors import ConfigError
 
 DATA = "/var/lib/postgresql/data"
@@ -31,29 +31,29 @@ def facts(*mounts: dict[str, Any], pgdata: str = DATA, **config: Any) -> dict[st
 def place(found: dict[str, Any], version: str = "1.45") -> Any:
     api = SimpleNamespace(inspect_container=lambda _: found, api_version=version)
     engine = cast(Any, SimpleNamespace(api=api))
-    return engine, place_of(engine, described(found))
+    made = place_of(engine, described(found))
+    return DatabaseServer(engine, made, {}), made
 
 
 def test_a_volume_whose_root_the_data_are() -> None:
-    engine, found = place(facts())
+    server, found = place(facts())
     assert (found.kind, found.source, found.target, found.pgdata) == ("volume", "pgdata", DATA, DATA)
-    assert found.mount() == {"Target": DATA, "Source": "pgdata", "Type": "volume", "ReadOnly": False}
-    folder = found.folder(engine, "beside/new", "/there")
+    folder = server.folder("beside/new", "/there")
     assert (folder["Target"], folder["VolumeOptions"]) == ("/there", {"Subpath": "beside/new"})
 
 
 def test_a_folder_below_a_mount_and_the_innermost_mount() -> None:
     outer = VOLUME | {"Name": "outer", "Destination": "/var/lib"}
     host = {"Type": "bind", "Source": "/srv/db", "Destination": "/var/lib/postgresql", "RW": True}
-    engine, found = place(facts(outer, host, pgdata="/var/lib/postgresql/18/docker"))
+    server, found = place(facts(outer, host, pgdata="/var/lib/postgresql/18/docker"))
     assert (found.kind, found.source) == ("bind", "/srv/db")
-    assert found.folder(engine, "beside/new", "/there")["Source"] == "/srv/db/18/docker/beside/new"
+    assert server.folder("beside/new", "/there")["Source"] == "/srv/db/18/docker/beside/new"
 
 
 def test_an_engine_that_cannot_mount_a_folder_alone() -> None:
-    engine, found = place(facts(), "1.44")
+    server, _ = place(facts(), "1.44")
     with pytest.raises(ConfigError, match="cannot mount one folder of pgdata alone"):
-        found.folder(engine, "beside/new", "/there")
+        server.folder("beside/new", "/there")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from backup.docker.database_server import DataPlace
+from backup.docker.container import DataPlace
 from backup.errors import DatabaseUnavailable, RestoreFailed, RestoreUnfinished
 from backup.postgres import cluster_trees
 from backup.postgres.cluster_trees import ClusterTree, ClusterTrees, look_at

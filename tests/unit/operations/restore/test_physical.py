@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backup.catalog.wal_archive import WalArchive
-from backup.docker.database_server import DataPlace
+from backup.docker.container import DataPlace
 from backup.model.manifest import Preload
 from backup.model.moment import Wanted
 from backup.model.wal import Received
