@@ -171,7 +171,6 @@ def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> Non
             ran(story, "restore", way)
     finally:
         process.kill()
-        process.communicate()
     assert live(story) == (NEW if way == "--rollback" else OLD), number
     if way != "--rollback":
         ran(story, "undo", "--force")

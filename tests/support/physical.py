@@ -113,6 +113,8 @@ def unfinished(story: Story) -> bool:
 def halted(story: Story) -> str:
     """The helper that stands still between two renames."""
     for each in helpers(story.sidecar):
-        if "sleep" in docker("top", each, check=False):
+        # The shell's own words tell of it, too, before it is there.
+        shown = docker("top", each, "-o", "pid,args", check=False)
+        if any(line.split(None, 1)[1:] == ["sleep 600"] for line in shown.splitlines()):
             return each
     return ""
