@@ -193,7 +193,8 @@ class Stream(_Record):
 class WindowProof(_Record):
     """What the newest drill of a window found: WAL up to `moment` was replayed on a base, and what came out was read.
 
-    `problem`: why it could not be; empty when it was. `rows` that were read.
+    `problem`: why it could not be; empty when it was. `rows` that were read. `equals` is the set that the database was
+    equal to, object by object, recovered to what its dump saw; `uncompared`: why there was none.
     """
 
     tried: AwareDatetime
@@ -202,6 +203,8 @@ class WindowProof(_Record):
     rows: Count = 0
     seconds: float = 0.0
     problem: str = ""
+    equals: str = ""
+    uncompared: str = ""
 
 
 @dataclass(frozen=True)

@@ -220,11 +220,15 @@ class Recovery:
             raise
 
 
-def unlogged(login: Login) -> str:
-    """What to say of tables that a recovered database has without their rows; empty for none."""
+def unlogged_tables(login: Login) -> list[str]:
+    """The tables that a recovered database has without their rows."""
     with connected(login, "unlogged tables") as connection:
-        names = [name for (name,) in connection.execute(_UNLOGGED)]
-    if not names:
+        return [name for (name,) in connection.execute(_UNLOGGED)]
+
+
+def unlogged(login: Login) -> str:
+    """What to say of those tables; empty for none."""
+    if not (names := unlogged_tables(login)):
         return ""
     return (
         f"the unlogged tables {listed(names)} are empty, because their rows are not in the WAL. An ordinary set has"

@@ -97,6 +97,8 @@ class RecoveredOrigin:
         with self.places.prepare(run) as work:
             logger.info("recovering from the base backup {} in {}", base.id, work.way)
             found = look(asked, work, progress, replay=True)
+            if asked.wanted.seen and found.mixed:
+                raise NotFound("transactions ended in another order than the WAL has them in, just then")
             for label, text in outlook(asked, found):
                 logger.info("{}: {}", label, text)
             progress.phase("unpacking the base backup", base.artifact.stored_size)
