@@ -35,7 +35,6 @@ from backup.monitoring import alerts
 from backup.monitoring.alerts.destinations import targets
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
-from backup.monitoring.overview.compute import slots_between
 from backup.operations.doctor import Check, NotChecked, SharedFact, examine, findings
 from backup.operations.doctor import moments as told_moments
 from backup.operations.doctor.findings import Keys, Measured
@@ -188,9 +187,7 @@ class _Doctor:
         streaming = told_moments.is_streaming(window, now)
         rights, receiver = wal_rights(source.login), receiver_name(self._app.instance())
         yield from told_moments.server(rights, cluster.tablespaces, receiver, streaming=streaming)
-        # Those within the window, and the one that its oldest moments need.
-        bases = slots_between(settings.pitr_base, now - window.keep, now, settings.zone) + 1
-        yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, bases, now)
+        yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, now)
 
     def _measure(self) -> list[Measured]:
         root, settings = self._settings.volumes, self._settings

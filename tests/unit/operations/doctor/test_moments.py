@@ -87,18 +87,20 @@ def test_the_network_way_is_not_supported_yet() -> None:
 
 def test_the_room_is_what_is_still_to_come() -> None:
     # Eight bases of 20 MB and 30 MB of WAL a day; one base and 60 MB are here.
-    window = a_window(NOW, [a_base(1, NOW - 48 * HOUR)], {n: NOW for n in range(1, 21)}, stream=a_stream(21, NOW, NOW))
+    window = a_window(
+        NOW, [a_base(1, NOW - 48 * HOUR)], {n: NOW for n in range(1, 21)}, stream=a_stream(21, NOW, NOW), kept=8
+    )
     more = 8 * 20_000_000 + 7 * 30_000_000 - 20_000_000 - 60_000_000
-    line = moments.room(window, more, 252_000_000, 8, NOW)
+    line = moments.room(window, more, 252_000_000, NOW)
     assert (line.level, line.text) == (
         "pass",
         "8 base backups of 20.0 MB and 30.0 MB of WAL a day for 7 days: 290.0 MB more, 290.0 MB are free",
     )
-    assert moments.room(window, more - 1, 252_000_000, 8, NOW).level == "warn"
+    assert moments.room(window, more - 1, 252_000_000, NOW).level == "warn"
 
 
 def test_before_the_first_base_the_cluster_is_the_measure() -> None:
-    line = moments.room(a_window(NOW), 10**9, 252_000_000, 8, NOW)
+    line = moments.room(a_window(NOW, kept=8), 10**9, 252_000_000, NOW)
     assert line.level == "warn" and line.text.startswith(
         "8 base backups of at most 252.0 MB, and WAL for 7 days: 2.0 GB"
     )
