@@ -58,9 +58,9 @@ ArtifactKind = Literal["database", "contents", "roles", "volume", "index", "tree
 class Artifact(Frozen):
     """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to.
 
-    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it. Nor has a dump with
-    contents, which have those of its parts. `encryption`: how the gzip file is encrypted, whose name then ends in
-    `.age`; the stored bytes are the encrypted ones.
+    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it, and so has the manifest in
+    a base backup. Nor has a dump with contents, which have those of its parts. `encryption`: how the gzip file is
+    encrypted, whose name then ends in `.age`; the stored bytes are the encrypted ones.
     """
 
     kind: ArtifactKind
