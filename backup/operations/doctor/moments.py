@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
@@ -15,8 +14,6 @@ from backup.postgres.wal_rights import WalRights
 # One for the stream, one for a base backup.
 _SENDERS: Final = 2
 _RESTART: Final = "as a superuser, then restart the database server"
-# A name in synchronous_standby_names; within quotes a quote is written twice. Words and numbers of it are no names.
-_STANDBY: Final = re.compile(r'"((?:[^"]|"")*)"|([^\s,()"]+)')
 
 
 def network_way() -> Finding:
@@ -28,13 +25,12 @@ def network_way() -> Finding:
     )
 
 
-def server(rights: WalRights, tablespaces: Sequence[str], receiver: str, *, streaming: bool) -> Iterator[Finding]:
-    """Say what keeps WAL from being received, or base backups from being taken, and what would wait for us.
+def server(rights: WalRights, tablespaces: Sequence[str], *, streaming: bool) -> Iterator[Finding]:
+    """Say what keeps WAL from being received, or base backups from being taken.
 
-    `receiver` is the name of our session; `streaming`: it is among `used`.
+    `streaming`: our own session is among `used`.
     """
-    found = [*_settings(rights, streaming=streaming), *_synchronous(rights, receiver)]
-    found += [*_role(rights), *_tablespaces(tablespaces)]
+    found = [*_settings(rights, streaming=streaming), *_role(rights), *_tablespaces(tablespaces)]
     role = printable(rights.role)
     senders = f"{rights.used} of {rights.senders} senders are in use"
     yield from found or [ok(f"{role} may receive WAL (wal_level {printable(rights.level)}; {senders})")]
@@ -57,18 +53,6 @@ def _settings(rights: WalRights, *, streaming: bool) -> Iterator[Finding]:
         what = f"{left}; {plural(needed, 'more is', 'more are')} needed, for the stream and for a base backup"
         hint = f"ALTER SYSTEM SET max_wal_senders = {rights.used + needed + 5}; {_RESTART}."
         yield failure(what, hint) if rights.senders - rights.used < 1 else warning(what, hint)
-
-
-def _synchronous(rights: WalRights, receiver: str) -> Iterator[Finding]:
-    # As the server compares them: without case, and an asterisk is everybody, also in quotes.
-    names = {(quoted or bare).replace('""', '"').lower() for quoted, bare in _STANDBY.findall(rights.synchronous)}
-    if names & {"*", receiver.lower()}:
-        yield failure(
-            f"synchronous_standby_names ({printable(rights.synchronous)}) takes our receiver for a standby: commits of"
-            " the application may wait for the backup, and forever while it is stopped or its disk is full",
-            "As a superuser: ALTER SYSTEM SET synchronous_standby_names to the names of the standbys (without *; '' for"
-            " none), then SELECT pg_reload_conf();",
-        )
 
 
 def _role(rights: WalRights) -> Iterator[Finding]:

@@ -13,13 +13,13 @@ from backup.postgres.wal_rights import WalRights
 from tests.support.facts import NOW
 from tests.support.windows import a_base, a_stream, a_window
 
-RIGHTS = WalRights(role="obcms_user", allowed=True, level="replica", senders=10, used=1, standby=False, synchronous="")
+RIGHTS = WalRights(role="obcms_user", allowed=True, level="replica", senders=10, used=1, standby=False)
 HOUR = timedelta(hours=1)
 
 
 def told(streaming: bool = True, tablespaces: tuple[str, ...] = (), **changed: object) -> list[Finding]:
     rights = replace(RIGHTS, **changed)  # type: ignore[arg-type]
-    return list(moments.server(rights, tablespaces, "obcms-backup-wal 12ab", streaming=streaming))
+    return list(moments.server(rights, tablespaces, streaming=streaming))
 
 
 @pytest.mark.parametrize("level", ["replica", "logical"])
@@ -45,28 +45,6 @@ def test_all_is_well(level: str) -> None:
 def test_each_lack_says_what_to_do(changed: dict[str, object], level: str, words: str, remedy: str) -> None:
     (line,) = told(**changed)  # type: ignore[arg-type]
     assert (line.level, words in line.text, remedy in line.hint, "\x1b" in line.text) == (level, True, True, False)
-
-
-@pytest.mark.parametrize(
-    ("names", "waits"),
-    [
-        ("", False),
-        ("standby1, standby2", False),
-        ('ANY 1 (a, "obcms-backup-wal ffff")', False),
-        ('FIRST 1 ("a""*", b)', False),
-        ("*", True),
-        ('"*"', True),
-        ("FIRST 2 (standby1, *)", True),
-        ("2(standby1,*)", True),
-        ('any 1 (standby1, "OBCMS-backup-wal 12ab")', True),
-    ],
-)
-def test_commits_are_not_to_wait_for_the_receiver(names: str, *, waits: bool) -> None:
-    (line,) = told(synchronous=names)
-    assert (line.level == "fail") == waits
-    if waits:
-        assert f"synchronous_standby_names ({names}) takes our receiver" in line.text
-        assert "ALTER SYSTEM SET synchronous_standby_names" in line.hint and "pg_reload_conf" in line.hint
 
 
 def test_senders_are_counted_for_the_stream_and_a_base() -> None:
