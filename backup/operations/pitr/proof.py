@@ -11,11 +11,11 @@ from backup.errors import DumpFailed, IntegrityError, KeyMissing, LoadFailed, No
 from backup.formatting import duration, local_time, plural, printable
 from backup.logging import logger
 from backup.model.run import Run
-from backup.model.wal import WindowProof
+from backup.model.wal import WindowProof, lsn
 from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.pitr.comparison import Night, compare_set, dump_again
-from backup.operations.pitr.recover import RecoveredOrigin
+from backup.operations.pitr.recover import RecoveredOrigin, work_size
 from backup.operations.preemption import giving_way
 from backup.operations.restore.locking import refuse_unfinished
 from backup.postgres.dump.dump_reader import DumpReader
@@ -59,6 +59,7 @@ def _prove(run: Run, context: ProofContext, recording: runs.Recording) -> Window
     try:
         with runs.timed(recording.seconds, "total"), origin.reach(run.id, context.progress) as reached:
             dump_again(reached, reader, run.id, context.progress)
+            size = work_size(asked.base, lsn(reached.recovered.lsn) if reached.recovered else 0)
         with runs.timed(recording.seconds, "comparison"):
             equals, uncompared = _compare(run, context)
     except _JUDGED as error:
@@ -67,7 +68,7 @@ def _prove(run: Run, context: ProofContext, recording: runs.Recording) -> Window
             f"the window is not proven: {error.message}",
             "`base` takes a new base backup, from which the window begins anew; sets are not concerned.",
         ) from error
-    done = {"rows": sum(reader.rows.values()), "seconds": recording.seconds["total"]}
+    done = {"rows": sum(reader.rows.values()), "bytes": size, "seconds": recording.seconds["total"]}
     proof = proof.model_copy(update={**done, "equals": equals, "uncompared": uncompared})
     asked.archive.keep_proof(proof)
     return proof
