@@ -213,6 +213,7 @@ class App(BackupVolume):
             patience=self.settings.stall_timeout,
             image=container.image if container else "",
             image_id=container.image_id if container else "",
+            in_wal=self.settings.pitr == "on",
         )
 
     def instance(self) -> str:

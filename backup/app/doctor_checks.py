@@ -35,7 +35,6 @@ from backup.monitoring import alerts
 from backup.monitoring.alerts.destinations import targets
 from backup.monitoring.forecast import next_set
 from backup.monitoring.health import newest_database
-from backup.monitoring.overview.compute import slots_between
 from backup.operations.doctor import Check, NotChecked, SharedFact, examine, findings
 from backup.operations.doctor import moments as told_moments
 from backup.operations.doctor.findings import Keys, Measured
@@ -52,7 +51,7 @@ from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import DatabaseFacts, DatabaseRights, inspect, login_rights
 from backup.postgres.replication import cluster_facts
-from backup.postgres.wal_rights import receiver_name, wal_rights
+from backup.postgres.wal_rights import wal_rights
 from backup.progress import Silent
 from backup.storage.filesystem import disk_space, in_memory, storing
 from backup.storage.s3 import open_bucket
@@ -186,11 +185,8 @@ class _Doctor:
         self._facts.borrow()  # a database that does not answer is told elsewhere
         cluster, window = cluster_facts(source.login), read_window(settings, settings.root, now)
         streaming = told_moments.is_streaming(window, now)
-        rights, receiver = wal_rights(source.login), receiver_name(self._app.instance())
-        yield from told_moments.server(rights, cluster.tablespaces, receiver, streaming=streaming)
-        # Those within the window, and the one that its oldest moments need.
-        bases = slots_between(settings.pitr_base, now - window.keep, now, settings.zone) + 1
-        yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, bases, now)
+        yield from told_moments.server(wal_rights(source.login), cluster.tablespaces, streaming=streaming)
+        yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, now)
 
     def _measure(self) -> list[Measured]:
         root, settings = self._settings.volumes, self._settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from backup.app.composition import App
@@ -13,11 +13,12 @@ from backup.docker.engine import Engine, spool_mount
 from backup.errors import BackupError, ConfigError, EngineError, NotFound
 from backup.formatting import printable
 from backup.logging import logger
-from backup.model.backup_set import newest_good
+from backup.model.backup_set import newest_good, present
 from backup.model.deletion import TableFile
 from backup.model.manifest import DatabasePart, Preload
 from backup.model.moment import Wanted
-from backup.model.wal import Base
+from backup.model.wal import Base, lsn
+from backup.operations.pitr.comparison import Night
 from backup.operations.pitr.deletions import SearchContext
 from backup.operations.pitr.proof import ProofContext
 from backup.operations.pitr.recover import Moment, RecoveredOrigin, find_moment
@@ -61,7 +62,35 @@ def proof_context(app: App, progress: Progress) -> ProofContext:
             )
         return recovered_origin(app, Wanted(moment=found[-1].end))
 
-    return ProofContext(catalog=app.catalog, records=app.records, lock=app.lock, progress=progress, origin=origin)
+    return ProofContext(
+        catalog=app.catalog,
+        records=app.records,
+        lock=app.lock,
+        progress=progress,
+        origin=origin,
+        nights=lambda: _nights(app, datetime.now(UTC)),
+    )
+
+
+def _nights(app: App, now: datetime) -> Iterator[Night]:
+    """The good sets that were dumped within the window and noted what they saw, newest first."""
+    found = read_window(app.settings, app.settings.root, now).spans
+    for stored in sorted(present(app.catalog.sets(), now), key=lambda each: (each.time, each.id), reverse=True):
+        if not stored.good or stored.safety or not any(span.holds(stored.time) for span in found):
+            continue
+        part = stored.manifest.database
+        if part is None or part.snapshot is None:
+            continue
+        snapshot = part.snapshot
+        try:
+            origin = recovered_origin(app, Wanted(place=lsn(snapshot.place), seen=snapshot.seeing()))
+        except (NotFound, ValueError):
+            continue
+        base, database = origin.moment.base, origin.moment.database
+        ours = (base.system_identifier, base.timeline, database)
+        # After another state was put back on the server, its places and numbers may mean something else.
+        if ours == (part.system_identifier, snapshot.timeline, part.name) and base.ended <= stored.time:
+            yield Night(stored, snapshot, origin)
 
 
 def search_context(app: App, progress: Progress) -> SearchContext:

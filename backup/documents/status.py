@@ -192,13 +192,16 @@ _STREAM = form(
 )
 _WINDOW_PROOF = form(
     "WindowProof",
-    about="The newest drill of the window: it was recovered up to `moment` and read. `problem` says why it could not.",
+    about="The newest drill of the window: it was recovered up to `moment` and read. `problem` says why it could not."
+    " `equals` is the set that it was equal to, recovered to what the set's dump saw; `uncompared` says why none was.",
     tried=Instant,
     base=Text,
     moment=Instant,
     rows=int,
     recovery_seconds=at(Measure, "seconds"),
     problem=Text,
+    equals=Text,
+    uncompared=Text,
 )
 MOMENTS = form(
     "Window",

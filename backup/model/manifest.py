@@ -19,6 +19,7 @@ from pydantic import AwareDatetime, ValidationError
 from backup.errors import IntegrityError
 from backup.model.pack import Count, FileName, Frozen, Pack, Sha256, why_unusable
 from backup.model.recovered import Recovered
+from backup.model.snapshot import DumpSnapshot
 
 MANIFEST_FORMAT: Final = 1
 INCREMENTAL_FORMAT: Final = 2  # of a set whose files lie in packs
@@ -57,9 +58,9 @@ ArtifactKind = Literal["database", "contents", "roles", "volume", "index", "tree
 class Artifact(Frozen):
     """One stored file: sizes in bytes and SHA-256 of the stored bytes and of what they unpack to.
 
-    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it. Nor has a dump with
-    contents, which have those of its parts. `encryption`: how the gzip file is encrypted, whose name then ends in
-    `.age`; the stored bytes are the encrypted ones.
+    A volume's archive has no `plain_sha256`: its index has the SHA-256 of every file in it, and so has the manifest in
+    a base backup. Nor has a dump with contents, which have those of its parts. `encryption`: how the gzip file is
+    encrypted, whose name then ends in `.age`; the stored bytes are the encrypted ones.
     """
 
     kind: ArtifactKind
@@ -120,6 +121,7 @@ class DatabasePart(Frozen):
 
     `definitions` is a SHA-256 of all in the dump but rows, sequence values and large objects, `environment` one of what
     else decides whether it loads: earlier releases noted neither. `recovered`: it is not the live one as it was then.
+    `snapshot`: what the dump saw, noted where WAL is received.
     """
 
     name: str
@@ -147,6 +149,7 @@ class DatabasePart(Frozen):
     definitions: Sha256 | Literal[""] = ""
     environment: Sha256 | Literal[""] = ""
     recovered: Recovered | None = None
+    snapshot: DumpSnapshot | None = None
 
     def alike(self, other: DatabasePart | DatabaseSummary | None) -> bool:
         """Whether one loads where the other does, but for their rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -17,7 +18,7 @@ _CLOCK: Final = re.compile(
 )
 # As pg_waldump writes it. A prepared transaction is committed when that is said, not when it is prepared.
 _COMMIT: Final = re.compile(
-    r"\blsn: ([0-9A-F]+/[0-9A-F]+), .*? desc: COMMIT(?:_PREPARED)? (?:\d+: )?"
+    r"\btx: +(\d+), lsn: ([0-9A-F]+/[0-9A-F]+), .*? desc: COMMIT(?:_PREPARED)? (?:(\d+): )?"
     r"(\d{4,}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}) UTC"
 )
 
@@ -52,28 +53,40 @@ def _local(read: datetime, zone: ZoneInfo) -> datetime:
 
 @dataclass(frozen=True)
 class Commit:
-    """A transaction's end in the WAL: where its record begins, and when that was by the server's clock (UTC)."""
+    """A transaction's end in the WAL: where its record begins, and when that was by the server's clock (UTC).
+
+    `number` is the transaction's, of 32 bits.
+    """
 
     lsn: int
     time: datetime
+    number: int = 0
 
 
 def parse_commit(line: str) -> Commit | None:
     """The commit that a line of pg_waldump tells of; None for any other line. It is to write times in UTC."""
     if not (match := _COMMIT.search(line)):
         return None
-    return Commit(lsn(match[1]), datetime.fromisoformat(match[2]).replace(tzinfo=UTC))
+    # Whoever commits a prepared transaction has no number.
+    number, place, prepared, time = match.groups()
+    return Commit(lsn(place), datetime.fromisoformat(time).replace(tzinfo=UTC), int(prepared or number))
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be brought back: all that was committed by a moment, or up to a place in the WAL; else all."""
+    """What is to be brought back: all that was committed by a moment, or up to a place in the WAL; else all.
+
+    `seen`: of what was committed before the place, only these transactions, by their numbers.
+    """
 
     moment: datetime | None = None
     place: int | None = None
+    seen: Callable[[int], bool] | None = None
 
     def holds(self, commit: Commit) -> bool:
         """Whether this commit is part of it."""
+        if self.seen:
+            return self.seen(commit.number)
         if self.place is not None:
             return commit.lsn <= self.place
         return self.moment is None or commit.time <= self.moment
@@ -84,7 +97,8 @@ class Survey:
     """Commits in the order of the WAL: `last` is the last one before the first that is not wanted, as
     recovery_target_time takes it; None: what is wanted is the base as it ended. `later` are those behind it.
 
-    `newest` is the last one of all, `complete`: no WAL was left unread.
+    `newest` is the last one of all, `complete`: no WAL was left unread. `mixed`: a wanted one comes later than one that
+    is not, so that no place in the WAL has exactly what is wanted.
     """
 
     wanted: Wanted
@@ -92,12 +106,15 @@ class Survey:
     later: int = 0
     newest: Commit | None = None
     complete: bool = True
+    mixed: bool = False
     _passed: bool = field(default=False, repr=False)
 
     def take(self, commit: Commit) -> None:
         """The next commit."""
         self.newest = commit
-        self._passed = self._passed or not self.wanted.holds(commit)
+        held = self.wanted.holds(commit)
+        self.mixed = self.mixed or (held and self._passed)
+        self._passed = self._passed or not held
         if self._passed:
             self.later += 1
         else:

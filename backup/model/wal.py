@@ -193,15 +193,20 @@ class Stream(_Record):
 class WindowProof(_Record):
     """What the newest drill of a window found: WAL up to `moment` was replayed on a base, and what came out was read.
 
-    `problem`: why it could not be; empty when it was. `rows` that were read.
+    `problem`: why it could not be; empty when it was. `rows` that were read, `bytes` of base and WAL, and the
+    `seconds` that it took. `equals` is the set that the database was equal to, object by object, recovered to what its
+    dump saw; `uncompared`: why there was none.
     """
 
     tried: AwareDatetime
     base: str
     moment: AwareDatetime
     rows: Count = 0
+    bytes: Count = 0
     seconds: float = 0.0
     problem: str = ""
+    equals: str = ""
+    uncompared: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from backup.model.wal import Base, Span, Stream, WindowProof
 _LISTED: Final = 3
 _MINUTE: Final = timedelta(minutes=1)
 _SHORT: Final = timedelta(minutes=5)
+_DAY: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Window:
 
     `segments` and `segment_bytes` count the WAL that is here, packed or not. `begun` is when the newest cluster's
     folder was made. `max_lag` is how far the stream may be behind, `base_age` how old the newest base may be; None: no
-    base is taken by schedule. `problems`: records that cannot be read. `proof` is the newest cluster's.
+    base is taken by schedule. `kept` is how many bases there will be once all of `keep` is here. `problems`: records
+    that cannot be read. `proof` is the newest cluster's.
     """
 
     keep: timedelta
     max_lag: timedelta
     base_age: timedelta | None = None
+    kept: int = 1
     spans: tuple[Span, ...] = ()
     bases: tuple[Base, ...] = ()
     stream: Stream | None = None
@@ -84,6 +87,20 @@ class Window:
         found = [Break(one.end, two.start) for one, two in pairs if now - self.keep < two.start > one.end]
         ended = self.end if self.end and not self.live and now - self.end > self.max_lag else None
         return (*found, *([Break(ended, None)] if ended else []))
+
+
+def wal_a_day(window: Window, now: datetime) -> float:
+    """Bytes, as far as that is known; too short a time says nothing."""
+    lived = now - window.start if window.start else timedelta()
+    return window.segment_bytes / (lived / _DAY) if lived >= _DAY else 0.0
+
+
+def still_to_come(window: Window, now: datetime, cluster: int = 0) -> int:
+    """Bytes that base backups and WAL will take beyond those that are here. `cluster`: the size of a first base."""
+    each = window.base.artifact.stored_size if window.base else cluster
+    wanted = window.kept * each + round(wal_a_day(window, now) * (window.keep / _DAY))
+    here = sum(base.artifact.stored_size for base in window.bases) + window.segment_bytes
+    return max(0, wanted - here)
 
 
 def window_words(window: Window, now: datetime, zone: tzinfo) -> str:

@@ -7,24 +7,23 @@ SHA-256 of each file and the WAL that the backup needs.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 import tarfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from backup.errors import DumpFailed
 from backup.formatting import printable
 from backup.pipeline.bounded_queue import BoundedQueue
+from backup.pipeline.chunks import Writer
 
 MANIFEST: Final = "backup_manifest"
 _LABEL: Final = "backup_label"
 _START: Final = re.compile(r"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE)
 _TIMELINE: Final = re.compile(r"^START TIMELINE: ([0-9]+)$", re.MULTILINE)
-_BLOCK: Final = 1 << 20
 _AHEAD: Final = 4
 _LARGEST_LABEL: Final = 64 << 10
 
@@ -45,6 +44,7 @@ class BaseReader:
 
     def __init__(self) -> None:
         self._waiting = BoundedQueue[bytes | None](_AHEAD)
+        self._gathered = Writer(self._waiting.put)
         self._content: BaseContent | None = None
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="base backup", daemon=True)
@@ -52,7 +52,7 @@ class BaseReader:
 
     def feed(self, piece: bytes) -> None:
         """Read on."""
-        self._waiting.put(piece)
+        self._gathered.write(piece)
 
     def finish(self) -> BaseContent:
         """What it holds; DumpFailed unless every file is there and is as the server's manifest has it."""
@@ -70,82 +70,70 @@ class BaseReader:
 
     def _end(self) -> None:
         if self._thread.is_alive():
+            self._gathered.flush()
             self._waiting.put(None)
             self._thread.join()
 
     def _work(self) -> None:
-        source = _Source(self._waiting)
+        pieces = iter(self._waiting.get, None)
         try:
-            self._content = read_base(source)
+            self._content = read_base(pieces)
         except (tarfile.TarError, ValueError, KeyError, EOFError) as error:
             self._error = error
         finally:
-            source.drain()
+            # Take what still comes, so that nobody waits to give it.
+            for _ in pieces:
+                pass
 
 
-class _Source(io.RawIOBase):
-    """The pieces of a queue as a file."""
+class _Tar:
+    """The members of a tar as it streams by. tarfile's own reading of streams copies each byte several times."""
 
-    def __init__(self, waiting: BoundedQueue[bytes | None]) -> None:
-        self._waiting, self._rest, self._ended = waiting, memoryview(b""), False
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces, self._rest = iter(pieces), memoryview(b"")
 
-    def readable(self) -> bool:
-        return True
+    def members(self) -> Iterator[tuple[tarfile.TarInfo, Iterator[memoryview]]]:
+        """Each with what it holds, which is to be read before the next one. EOFError, tarfile.TarError."""
+        while (header := b"".join(self._take(tarfile.BLOCKSIZE))).strip(b"\0"):
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+            yield member, self._take(member.size)
+            for _ in self._take(-member.size % tarfile.BLOCKSIZE):
+                pass
 
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest and not self._ended:
-            self._rest = memoryview(self._next())
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
-        self._rest = self._rest[count:]
-        return count
-
-    def drain(self) -> None:
-        """Take what still comes, so that nobody waits to give it."""
-        while not self._ended:
-            self._next()
-
-    def _next(self) -> bytes:
-        piece = self._waiting.get()
-        self._ended = piece is None
-        return piece or b""
+    def _take(self, count: int) -> Iterator[memoryview]:
+        while count:
+            if not self._rest and not (piece := next(self._pieces, b"")):
+                raise EOFError("it breaks off")
+            self._rest = self._rest or memoryview(piece)
+            taken, self._rest = self._rest[:count], self._rest[count:]
+            count -= len(taken)
+            yield taken
 
 
-def read_base(source: io.RawIOBase) -> BaseContent:
+def read_base(pieces: Iterable[bytes]) -> BaseContent:
     """Read the tar of a base backup and compare each file with its manifest; ValueError for what differs."""
     found: dict[str, tuple[int, str]] = {}
     label, manifest = "", b""
-    with tarfile.open(fileobj=io.BufferedReader(source, _BLOCK), mode="r|", bufsize=_BLOCK) as archive:
-        for member in archive:
-            # Else the list of all members grows in memory.
-            archive.members = []  # type: ignore[attr-defined]
-            if not member.isreg():
-                continue
-            file = archive.extractfile(member)
-            if file is None:
-                raise ValueError(f"{member.name} cannot be read")
-            name = member.name.removeprefix("./")
-            if name == MANIFEST:
-                manifest = file.read()
-                continue
-            if name == _LABEL and member.size <= _LARGEST_LABEL:
-                data = file.read()
-                label, digest = data.decode(errors="replace"), hashlib.sha256(data).hexdigest()
-            else:
-                digest = _digest(file)
-            found[name] = (member.size, digest)
+    for member, content in _Tar(pieces).members():
+        name = member.name.removeprefix("./")
+        if not member.isreg() and (member.size or not (member.isdir() or member.issym())):
+            raise ValueError(f"{name} cannot be read")
+        if name == MANIFEST:
+            manifest = b"".join(content)
+            continue
+        if name == _LABEL and member.size <= _LARGEST_LABEL:
+            data = b"".join(content)
+            label, content = data.decode(errors="replace"), iter([memoryview(data)])
+        if member.isreg():
+            digest = hashlib.sha256()
+            for piece in content:
+                digest.update(piece)
+            found[name] = (member.size, digest.hexdigest())
     start, timeline = _START.search(label), _TIMELINE.search(label)
     if not start or not timeline:
         raise ValueError("it has no backup_label that says where its WAL begins")
     end = _compare(_parsed(manifest), found, int(timeline[1]))
     return BaseContent(int(timeline[1]), start[1], end, len(found), sum(size for size, _ in found.values()))
-
-
-def _digest(file: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(_BLOCK):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _parsed(manifest: bytes) -> dict[str, Any]:

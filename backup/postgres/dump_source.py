@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from backup.errors import BackupError, DumpFailed
 from backup.logging import logger
 from backup.model.manifest import DatabasePart
+from backup.model.snapshot import DumpSnapshot
 from backup.postgres.admin import drop_remains
 from backup.postgres.clients import Clients, application
 from backup.postgres.dump.contents import Cutter
@@ -16,6 +18,7 @@ from backup.postgres.dump.definitions import Definitions, kinship
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump.money import with_setting
 from backup.postgres.inspect import DatabaseFacts, end_sessions, inspect
+from backup.postgres.replication import held_snapshot
 from backup.postgres.server import is_at_work, standing
 from backup.postgres.session import Login, name_only
 from backup.postgres.session_settings import DUMP, connection_options
@@ -34,7 +37,7 @@ class PostgresSource:
     """One database. `image` and `image_id` are those of its container, empty over the network.
 
     `lock_timeout`, `patience`: seconds for which a dump may wait for a lock, and any session may do nothing.
-    `scratch` drops what dead drills left on the server.
+    `scratch` drops what dead drills left on the server. `in_wal`: a dump notes its place in the WAL.
     """
 
     login: Login
@@ -45,6 +48,7 @@ class PostgresSource:
     image: str = ""
     image_id: str = ""
     scratch: Callable[[], int] = lambda: 0
+    in_wal: bool = False
 
     def inspect(self) -> DatabaseFacts:
         """What the server says of the database; refuses poolers and clients of another version."""
@@ -95,7 +99,10 @@ class PostgresSource:
         options = self._options(facts)
         reader = DumpReader(definitions, telling_rows=False)
         cutter = None if writer.encrypted else Cutter(reader, writer)
-        with self.clients.run("pg_dump", options, run, DUMP_SESSION, self._dumping(run)) as output:
+        with (
+            self._snapshot() as (told, seen),
+            self.clients.run("pg_dump", (*options, *told), run, DUMP_SESSION, self._dumping(run)) as output,
+        ):
             # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
             for chunk in with_setting(output.chunks(lambda: progress(0))):
                 reader.feed(chunk)
@@ -104,7 +111,17 @@ class PostgresSource:
         (cutter or reader).finish()
         reader.check_whole()
         _same_major(facts, reader.client_version)
-        part = DatabasePart(
+        return self._part(facts, options, reader, definitions, seen), cutter
+
+    def _part(
+        self,
+        facts: DatabaseFacts,
+        options: Sequence[str],
+        reader: DumpReader,
+        definitions: Definitions,
+        seen: DumpSnapshot | None,
+    ) -> DatabasePart:
+        return DatabasePart(
             name=facts.name,
             oid=facts.oid,
             system_identifier=facts.system_identifier,
@@ -129,8 +146,15 @@ class PostgresSource:
             search_path=facts.search_path,
             found_by_path=dict(facts.found_by_path),
             children=kinship(definitions.script) if definitions.script is not None else None,
+            snapshot=seen,
         )
-        return part, cutter
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[tuple[Sequence[str], DumpSnapshot | None]]:
+        """What a dump is told to see, and what that is; nothing where nobody wants to know."""
+        with contextlib.ExitStack() as stack:
+            held = stack.enter_context(held_snapshot(self.login)) if self.in_wal else None
+            yield ([f"--snapshot={held[0]}"], held[1]) if held else ([], None)
 
     def _options(self, facts: DatabaseFacts) -> tuple[str, ...]:
         chosen = dump_options(facts.locale.encoding, statistics=facts.major >= _STATISTICS)

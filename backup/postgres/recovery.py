@@ -35,10 +35,11 @@ SPARE: Final = 256 << 20
 _PAUSE: Final = 0.2
 # tar ends at the end of its archive; what is behind it must be read, too, or its writer would wait.
 _UNPACK: Final = 'umask 077; mkdir -p "$1" && { tar -x -o -C "$1" -f -; code=$?; cat >/dev/null; exit $code; } <"$0"'
-# It always ends with an error: at the end of the WAL there is no further record.
+# It always ends with an error: at the end of the WAL there is no further record. Then the last one is told, too.
 _COMMITS: Final = """
     command -v pg_waldump >/dev/null || exit 127
     TZ=UTC pg_waldump --path="$1" --rmgr=Transaction --timeline="$2" --start="$3" >"$0"
+    pg_waldump --path="$1" --timeline="$2" --start="$4" 2>/dev/null | tail -n 1 >&2
     exit 0
 """
 # What deletes rows, and what ends a transaction. Before 15 only one kind of record can be asked for.
@@ -46,8 +47,18 @@ _DELETIONS: Final = """
     command -v pg_waldump >/dev/null || exit 127
     TZ=UTC pg_waldump --path="$1" --timeline="$2" --start="$3" |
       grep -E '^rmgr: (Heap|Transaction) .* desc: (DELETE|COMMIT|ABORT)' >"$0"
+    pg_waldump --path="$1" --timeline="$2" --start="$4" 2>/dev/null | tail -n 1 >&2
     exit 0
 """
+# So much of the WAL is read for that.
+_TAIL: Final = 64 << 10
+_LAST: Final = re.compile(
+    r"^rmgr: +\S+ +len \(rec/tot\): +\d+/ *(\d+), tx: +\d+, lsn: ([0-9A-F]+/[0-9A-F]+)[^\n]*$", re.MULTILINE
+)
+# A page of WAL; what the first one of a segment, and any other one begins with; and where records begin.
+_PAGE: Final = 8192
+_HEADS: Final = (40, 24)
+_ALIGNED: Final = 8
 # Nothing of the live server's configuration counts: it may name files, servers and memory that are not here.
 _PREPARE: Final = """
     set -e
@@ -196,7 +207,9 @@ class Recovery:
 
     def _dumped(self, script: str, start: str, timeline: int, segment: int, until: int) -> Iterator[str]:
         with self._pipe() as pipe:
-            words = [self._inside(pipe.path), PG_WAL, str(timeline), start]
+            # Before its segment there may be zeros: a switch left the end of that one empty.
+            tail = lsn_text(max(lsn(start), until - _TAIL, until - until % segment))
+            words = [self._inside(pipe.path), PG_WAL, str(timeline), start, tail]
             with self._started(script, words) as helper:
                 with ProcessOutput(helper, pipe, "pg_waldump", self._places.stall) as output:
                     yield from _lines(output.chunks())
@@ -293,11 +306,15 @@ class Recovery:
             raise
 
 
-def unlogged(login: Login) -> str:
-    """What to say of tables that a recovered database has without their rows; empty for none."""
+def unlogged_tables(login: Login) -> list[str]:
+    """The tables that a recovered database has without their rows."""
     with connected(login, "unlogged tables") as connection:
-        names = [name for (name,) in connection.execute(_UNLOGGED)]
-    if not names:
+        return [name for (name,) in connection.execute(_UNLOGGED)]
+
+
+def unlogged(login: Login) -> str:
+    """What to say of those tables; empty for none."""
+    if not (names := unlogged_tables(login)):
         return ""
     return (
         f"the unlogged tables {listed(names)} are empty, because their rows are not in the WAL. An ordinary set has"
@@ -319,15 +336,28 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
 
 def _require_whole(said: str, segment: int, until: int) -> None:
     """IntegrityError unless the WAL was read to where it was received."""
+    last, said = _LAST.search(said), _LAST.sub("", said)
     found = [lsn(each) for each in _PLACES.findall(said)]
     found += [SegmentId.of(name, segment).number * segment + int(at or 0) for name, at in _FILES.findall(said)]
     reached = max(found, default=0)
+    # The server sends whole records, or whole pages. A damaged length seems to lead beyond what was received.
+    if last and until % _PAGE:
+        reached = min(reached, _behind(lsn(last[2]), int(last[1]), segment))
     if reached < until:
         raise IntegrityError(
             f"the WAL cannot be read beyond {lsn_text(reached)}, although it was received to {lsn_text(until)}:"
             f" {printable(said.strip()[-300:])}. Nothing was changed",
             "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again.",
         )
+
+
+def _behind(place: int, length: int, segment: int) -> int:
+    """Where a record ends that begins at `place`. What pages begin with is no part of its length."""
+    left = -(-length // _ALIGNED) * _ALIGNED
+    while left > (room := _PAGE - place % _PAGE):
+        place, left = place + room, left - room
+        place += _HEADS[bool(place % segment)]
+    return place + left
 
 
 def _settings(stop: Commit | None, prepared: int, major: int) -> Mapping[str, str]:

@@ -11,8 +11,10 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
-from backup.errors import ConfigError, DatabaseNotYet, DatabaseUnavailable
+from backup.errors import BackupError, ConfigError, DatabaseNotYet, DatabaseUnavailable
+from backup.formatting import printable
 from backup.logging import logger
+from backup.model.snapshot import DumpSnapshot
 from backup.postgres.server import maintenance
 from backup.postgres.session import Login, connected, server_message
 
@@ -58,6 +60,17 @@ _DATABASES: Final = """
 _HELD: Final = "SELECT pg_create_physical_replication_slot(%s, true, true)"
 # And with a session in which nothing happens: what hangs must not make the server keep its WAL.
 _HANGING: Final = "SET idle_session_timeout = '5min'"
+_BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# The place is asked for when the snapshot has been taken: who was seen has written the end of his transaction by then.
+_SNAPSHOT: Final = """
+    SELECT pg_export_snapshot(), pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text,
+           ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint AS timeline"""
+_COMMITTED: Final = """
+    WITH here AS (SELECT pg_snapshot_xmax(pg_current_snapshot()) AS last),
+         unseen AS (SELECT unnest(%s::xid8[]) AS number
+                    UNION ALL SELECT generate_series(%s, last::text::bigint - 1)::text::xid8 FROM here)
+    SELECT count(*) FROM unseen, here
+     WHERE CASE WHEN number < last THEN pg_xact_status(number) = 'committed' END"""
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,32 @@ def held_wal(login: Login, name: str) -> Iterator[None]:
         except psycopg.Error as error:
             logger.warning("no WAL is held back during the base backup: {}", server_message(error))
         yield
+
+
+@contextlib.contextmanager
+def held_snapshot(login: Login) -> Iterator[tuple[str, DumpSnapshot] | None]:
+    """A snapshot that a dump may take during the body, by its name, and what it sees; None where there is none."""
+    with contextlib.ExitStack() as stack:
+        held = None
+        try:
+            connection = stack.enter_context(connected(login, "snapshot", limit=0))
+            connection.execute(_BEGIN)
+            name, *seen = connection.execute(_SNAPSHOT).fetchall()[0]
+            held = (
+                name,
+                DumpSnapshot.model_validate(dict(zip(("transactions", "place", "timeline"), seen, strict=True))),
+            )
+        except (psycopg.Error, BackupError) as error:
+            # On a standby there is no such place.
+            logger.warning("the dump's place in the WAL is not known: {}", printable(str(error)))
+        yield held
+
+
+def saw_otherwise(login: Login, snapshot: DumpSnapshot) -> bool:
+    """Whether what the snapshot did not see is committed here, on the recovered server that is entered by `login`."""
+    with connected(login, "snapshot") as connection:
+        (count,) = connection.execute(_COMMITTED, (list(snapshot.running), snapshot.end)).fetchall()[0]
+        return bool(count)
 
 
 def _row(login: Login, query: str, values: tuple[str, ...]) -> dict[str, Any]:

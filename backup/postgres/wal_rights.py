@@ -12,7 +12,7 @@ from backup.postgres.session import Login
 _RIGHTS: Final = """
     SELECT session_user::text, rolsuper OR rolreplication, current_setting('wal_level'),
            current_setting('max_wal_senders')::int, (SELECT count(*) FROM pg_stat_replication)::int,
-           pg_is_in_recovery(), current_setting('synchronous_standby_names')
+           pg_is_in_recovery()
       FROM pg_roles WHERE rolname = session_user"""
 
 
@@ -26,8 +26,7 @@ def receiver_name(instance: str) -> str:
 class WalRights:
     """`role` may receive WAL if it is `allowed`. `senders` may send it side by side, `used` of them do now.
 
-    `level` is the setting wal_level; `standby`: the server's WAL is another server's. `synchronous` is the setting
-    synchronous_standby_names: for whom commits wait.
+    `level` is the setting wal_level; `standby`: the server's WAL is another server's.
     """
 
     role: str
@@ -36,7 +35,6 @@ class WalRights:
     senders: int
     used: int
     standby: bool
-    synchronous: str
 
 
 def wal_rights(login: Login) -> WalRights:

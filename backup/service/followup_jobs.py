@@ -113,11 +113,13 @@ class BaseQueue(_Queue):
 
 
 def base_due(stream: Stream, runs: Callable[[], Sequence[Run]], now: datetime) -> bool:
-    """Whether a base backup is to be taken now: at once after a gap, but a while after the last one that was taken."""
+    """Whether a base backup is to be taken now: at once after a gap, but a while after one that failed."""
     if not stream.wants_base or now - stream.looked > _FRESH:
         return False
-    ended = [run.ended for run in runs() if run.operation == BASE and run.ended]
-    return now - max(ended, default=_NEVER) > _AGAIN
+    taken = [(run.ended, run.outcome) for run in runs() if run.operation == BASE and run.ended]
+    ended, outcome = max(taken, default=(_NEVER, Outcome.SUCCESS))
+    # What is said of the stream may be older than the base.
+    return stream.looked > ended if outcome is Outcome.SUCCESS else now - ended > _AGAIN
 
 
 def drill_due(sets: Sequence[StoredSet], runs: Sequence[Run]) -> StoredSet | None:

@@ -36,9 +36,9 @@ class ArtifactWriter:
     ) -> None:
         self.kind, self.name = kind, name
         self.size = 0
-        # A volume's content is hashed file by file in its index; hashing it again as a whole would tell nothing new.
-        # Whoever hashes what is written, part by part or as a whole, turns it off.
-        self.hashing, self.plain_sha256 = kind != "volume", ""
+        # A volume's content is hashed file by file in its index, and a base's by the server; hashing it again as a
+        # whole would tell nothing new. Whoever hashes what is written, part by part or as a whole, turns it off.
+        self.hashing, self.plain_sha256 = kind not in ("volume", "base"), ""
         self._hash = hashlib.sha256()
         self.staged: StagedFile = store.stage(file + age.SUFFIX if recipients else file)
         self._age: age.AgeWriter | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from backup.catalog.wal_archive import StreamFile, clusters
-from backup.model.wal import Base, SegmentId, lsn_text
+from backup.model.wal import Base, SegmentId, lsn, lsn_text
 from tests.support.database import start_server
 from tests.support.faults import docker, failed, nothing_left
 from tests.support.keys import key_pair
@@ -137,6 +137,22 @@ def test_damage_in_what_is_being_received_is_refused(spoilt: Story) -> None:
     data = bytearray(path.read_bytes())
     for place in range(60, end, 16):
         data[place] ^= 0xFF
+    path.write_bytes(data)
+    failed(spoilt.sidecar, spoilt.create("4"), 40, "the WAL cannot be read beyond", "Ask for an earlier moment")
+
+
+def test_a_record_that_seems_to_lead_on_is_not_the_end_of_the_wal(spoilt: Story) -> None:
+    """The last one, by a damaged length, goes on where nothing was received."""
+    archive, _ = archived(spoilt)
+    (path,) = archive.stream.directory.glob("*.partial")
+    stream = StreamFile(spoilt.sidecar.root).read()
+    assert stream and lsn(stream.received) % 8192
+    words = f'pg_waldump --path="$PGDATA/pg_wal" --end={stream.received} {path.name.partition(".")[0]}'
+    lines = docker("exec", spoilt.server.container.id, "sh", "-c", words).splitlines()
+    last = lsn(lines[-1].partition("lsn: ")[2].partition(",")[0])
+    data = bytearray(path.read_bytes())
+    place = last % stream.size
+    data[place : place + 4] = (20_000).to_bytes(4, "little")
     path.write_bytes(data)
     failed(spoilt.sidecar, spoilt.create("4"), 40, "the WAL cannot be read beyond", "Ask for an earlier moment")
 

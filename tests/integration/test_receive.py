@@ -139,6 +139,18 @@ def test_a_window_begins_with_the_first_base_and_is_kept_over_ends(tmp_path: Pat
     assert sidecar.spooled() == []
 
 
+def test_commits_never_wait_for_it(tmp_path: Path, cluster: Server) -> None:
+    """It tells no place that it has synced, so the server takes it for no standby, whoever is to be one."""
+    sidecar = make(tmp_path, cluster)
+    with receiving(sidecar):
+        level(sidecar, cluster)
+        cluster.execute("postgres", "ALTER SYSTEM SET synchronous_standby_names = '*'")
+        cluster.execute("postgres", "SELECT pg_reload_conf()")
+        eventually(lambda: cluster.value("postgres", "SHOW synchronous_standby_names") == "*", WITHIN)
+        found = "SELECT sync_priority || sync_state FROM pg_stat_replication"
+        assert cluster.value("postgres", found) == "0async"
+
+
 def test_a_gap_is_seen_and_the_window_is_broken_there(tmp_path: Path, cluster: Server) -> None:
     sidecar = make(tmp_path, cluster)
     cluster.execute("postgres", "ALTER SYSTEM SET max_wal_size = '32MB'")

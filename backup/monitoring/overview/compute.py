@@ -21,7 +21,7 @@ from backup.monitoring.health.model import newest
 from backup.monitoring.health.moments import window_findings
 from backup.monitoring.health.proofs import DRILL, PROOF_GRACE, proof_reason
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
-from backup.monitoring.window import Window
+from backup.monitoring.window import Window, still_to_come
 
 _DAY: Final = timedelta(days=1)
 # From so many slots the rate of a cron line is told, and at most so many are counted one by one.
@@ -186,11 +186,12 @@ def _storage(sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Fa
         for tier in Tier
         if (cron := policy.jobs.get(tier, "")) and (each := period(cron, now, policy.zone))
     }
+    moments = still_to_come(facts.window, now) if facts.window else 0
     left = (
         None
         if facts.free is None
         else forecast.days_left(
-            facts.free, here, now, grows=grows or 0.0, per_day=per_day, keep=policy.keep, pinned=facts.pinned
+            facts.free - moments, here, now, grows=grows or 0.0, per_day=per_day, keep=policy.keep, pinned=facts.pinned
         )
     )
     return Storage(
@@ -202,18 +203,19 @@ def _storage(sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Fa
         undo=facts.undo,
         undo_until=facts.undo_until,
         next_set=limits.next_set,
-        assumes=_assumes(grows, policy, limits) if left is not None else "",
+        assumes=_assumes(grows, policy, limits, moments) if left is not None else "",
     )
 
 
-def _assumes(grows: float | None, policy: Policy, limits: Limits) -> str:
-    """What the forecast takes for granted."""
+def _assumes(grows: float | None, policy: Policy, limits: Limits, moments: int) -> str:
+    """What the forecast takes for granted. `moments`: bytes of base backups and WAL that are still to come."""
     now = f"sets of {size(limits.next_set or 0)}"
     trend = f"{now}, {size(grows)} more each day" if grows and grows > 0 else f"{now} that do not grow"
     trend = f"{now}, {size(-grows)} less each day" if grows and grows < 0 else trend
     known = "" if grows is not None else " (too few to tell)"
     kept = ", ".join(f"{tier} {keep.days} days" for tier, keep in policy.keep.items())
-    return f"{trend}{known}, made by the schedule and kept {kept}; nothing else is written to this disk"
+    wal = f"; {size(moments)} more of base backups and WAL" if moments else ""
+    return f"{trend}{known}, made by the schedule and kept {kept}{wal}; nothing else is written to this disk"
 
 
 def _restore_time(sets: Sequence[StoredSet], runs: Sequence[Run]) -> tuple[float | None, str]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from backup.formatting import listed, plural, printable, size
 from backup.model.finding import Finding, failure, ok, warning
-from backup.monitoring.window import Window
+from backup.monitoring.window import Window, still_to_come, wal_a_day
 from backup.postgres.wal_rights import WalRights
 
 # One for the stream, one for a base backup.
 _SENDERS: Final = 2
 _RESTART: Final = "as a superuser, then restart the database server"
-_LEAST: Final = timedelta(days=1)
-# A name in synchronous_standby_names; within quotes a quote is written twice. Words and numbers of it are no names.
-_STANDBY: Final = re.compile(r'"((?:[^"]|"")*)"|([^\s,()"]+)')
 
 
 def network_way() -> Finding:
@@ -29,13 +25,12 @@ def network_way() -> Finding:
     )
 
 
-def server(rights: WalRights, tablespaces: Sequence[str], receiver: str, *, streaming: bool) -> Iterator[Finding]:
-    """Say what keeps WAL from being received, or base backups from being taken, and what would wait for us.
+def server(rights: WalRights, tablespaces: Sequence[str], *, streaming: bool) -> Iterator[Finding]:
+    """Say what keeps WAL from being received, or base backups from being taken.
 
-    `receiver` is the name of our session; `streaming`: it is among `used`.
+    `streaming`: our own session is among `used`.
     """
-    found = [*_settings(rights, streaming=streaming), *_synchronous(rights, receiver)]
-    found += [*_role(rights), *_tablespaces(tablespaces)]
+    found = [*_settings(rights, streaming=streaming), *_role(rights), *_tablespaces(tablespaces)]
     role = printable(rights.role)
     senders = f"{rights.used} of {rights.senders} senders are in use"
     yield from found or [ok(f"{role} may receive WAL (wal_level {printable(rights.level)}; {senders})")]
@@ -60,18 +55,6 @@ def _settings(rights: WalRights, *, streaming: bool) -> Iterator[Finding]:
         yield failure(what, hint) if rights.senders - rights.used < 1 else warning(what, hint)
 
 
-def _synchronous(rights: WalRights, receiver: str) -> Iterator[Finding]:
-    # As the server compares them: without case, and an asterisk is everybody, also in quotes.
-    names = {(quoted or bare).replace('""', '"').lower() for quoted, bare in _STANDBY.findall(rights.synchronous)}
-    if names & {"*", receiver.lower()}:
-        yield failure(
-            f"synchronous_standby_names ({printable(rights.synchronous)}) takes our receiver for a standby: commits of"
-            " the application may wait for the backup, and forever while it is stopped or its disk is full",
-            "As a superuser: ALTER SYSTEM SET synchronous_standby_names to the names of the standbys (without *; '' for"
-            " none), then SELECT pg_reload_conf();",
-        )
-
-
 def _role(rights: WalRights) -> Iterator[Finding]:
     if not rights.allowed:
         role = printable(rights.role)
@@ -90,16 +73,13 @@ def _tablespaces(names: Sequence[str]) -> Iterator[Finding]:
         )
 
 
-def room(window: Window, free: int, cluster: int, bases: int, now: datetime) -> Finding:
-    """Say whether the volume has room for the window, in bytes. `cluster` is its size, `bases` how many are kept."""
+def room(window: Window, free: int, cluster: int, now: datetime) -> Finding:
+    """Say whether the volume has room for the window, in bytes. `cluster` is its size."""
     each = window.base.artifact.stored_size if window.base else cluster
-    a_day = _wal_a_day(window, now)
-    wanted = bases * each + round(a_day * (window.keep / timedelta(days=1)))
-    here = sum(base.artifact.stored_size for base in window.bases) + window.segment_bytes
-    more = max(0, wanted - here)
+    a_day, more = wal_a_day(window, now), still_to_come(window, now, cluster)
     measured = "" if window.base else "at most "
     what = (
-        f"{plural(bases, 'base backup')} of {measured}{size(each)}"
+        f"{plural(window.kept, 'base backup')} of {measured}{size(each)}"
         + (f" and {size(a_day)} of WAL a day" if a_day else ", and WAL")
         + f" for {plural(window.keep.days, 'day')}: {size(more)} more, {size(free)} are free"
     )
@@ -107,12 +87,6 @@ def room(window: Window, free: int, cluster: int, bases: int, now: datetime) -> 
         return ok(what)
     hint = "Enlarge the disk, set BACKUP_PITR_DAYS lower, or let BACKUP_PITR_BASE take fewer base backups."
     return warning(what, hint)
-
-
-def _wal_a_day(window: Window, now: datetime) -> float:
-    """Bytes, as far as that is known; too short a time says nothing."""
-    lived = now - window.start if window.start else timedelta()
-    return window.segment_bytes / (lived / timedelta(days=1)) if lived >= _LEAST else 0.0
 
 
 def is_streaming(window: Window, now: datetime) -> bool:

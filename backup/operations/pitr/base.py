@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from backup.model.wal import (
 )
 from backup.operations import runs
 from backup.operations.context import Context
+from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
-from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.age import Recipient
 from backup.postgres.base_backup import BaseReader
 from backup.postgres.clients import HelperClients
@@ -47,7 +46,7 @@ _OPTIONS: Final = (
 )
 # How old what is said of the stream may be for a base to begin.
 _FRESH: Final = timedelta(seconds=60)
-_GLANCE: Final = 0.5
+_GLANCE: Final = 0.2
 _CATCH_UP: Final = 30.0
 # A base packs to a third of the cluster or less; what is free must be enough for one that does not pack at all.
 _SPARE: Final = 64 << 20
@@ -91,8 +90,12 @@ def take_base(request: runs.Request, context: BaseContext) -> Run:
         removed = prune(context, archive)
         _require(context, archive, facts)
         with runs.timed(recording.seconds, "total"):
-            base = _take(context, run, source, clients, archive, facts)
-            _read_back(context, archive, base)
+            # Slots are named by lower-case letters, digits and underscores.
+            with held_wal(source.login, f"obcms_backup_{source.instance}"):
+                base = _take(context, run, source, clients, archive, facts)
+                # Meanwhile the receiver gets what the base ends with.
+                _read_back(context, archive, base)
+                _catch_up(context, source)
             _await_wal(context, archive, base)
         removed += prune(context, archive)
         recording.success = {
@@ -147,8 +150,6 @@ def _take(
     reader, begun = BaseReader(), False
     with contextlib.ExitStack() as stack:
         stack.callback(reader.abandon)
-        # Slots are named by lower-case letters, digits and underscores.
-        stack.enter_context(held_wal(source.login, f"obcms_backup_{source.instance}"))
         writer = stack.enter_context(
             ArtifactWriter(archive.bases, f"{identifier}.tar.gz", "base", "", context.level, context.recipients)
         )
@@ -161,7 +162,6 @@ def _take(
             writer.write(chunk)
             context.progress.advance(len(chunk))
         content = reader.finish()
-        _catch_up(context, source)
         artifact = writer.finish()
         base = Base(
             id=identifier,
@@ -200,17 +200,15 @@ def _read_back(context: BaseContext, archive: WalArchive, base: Base) -> None:
         logger.warning("{}: its stored bytes were read back; without the key nobody here can unpack them", base.id)
         return
     context.progress.phase("reading the base backup back", base.artifact.stored_size)
-    with contextlib.closing(Stored(archive.bases, base.artifact.file, context.progress, identity)) as stored:
-        digest = hashlib.sha256()
-        for piece in stored.content():
-            digest.update(piece)
-        stored.drain()
-        if (digest.hexdigest(), stored.sha256) != (base.artifact.plain_sha256, base.artifact.stored_sha256):
-            archive.remove_base(base)
-            raise IntegrityError(
-                f"the base backup {base.id} is not as it was written, and was removed; older ones are untouched",
-                "The disk or its driver is failing: check the kernel log, and back up to another disk.",
-            )
+    with contextlib.suppress(IntegrityError):
+        pieces = unpacked_base(archive, base, identity, context.progress)
+        if sum(map(len, pieces)) == base.artifact.plain_size:
+            return
+    archive.remove_base(base)
+    raise IntegrityError(
+        f"the base backup {base.id} is not as it was written, and was removed; older ones are untouched",
+        "The disk or its driver is failing: check the kernel log, and back up to another disk.",
+    )
 
 
 def _await_wal(context: BaseContext, archive: WalArchive, base: Base) -> None:

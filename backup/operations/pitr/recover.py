@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
 from backup.errors import DatabaseUnavailable, NotFound, StoreError
-from backup.formatting import local_time, plural, printable, size
+from backup.formatting import duration, local_time, plural, printable, size
 from backup.logging import logger
 from backup.model.manifest import Preload
 from backup.model.moment import Survey, Wanted
@@ -97,6 +97,8 @@ class RecoveredOrigin:
         with self.places.prepare(run) as work:
             logger.info("recovering from the base backup {} in {}", base.id, work.way)
             found = look(asked, work, progress, replay=True)
+            if asked.wanted.seen and found.mixed:
+                raise NotFound("transactions ended in another order than the WAL has them in, just then")
             for label, text in outlook(asked, found):
                 logger.info("{}: {}", label, text)
             progress.phase("unpacking the base backup", base.artifact.stored_size)
@@ -207,12 +209,23 @@ def outlook(asked: Moment, found: Survey) -> list[tuple[str, str]]:
     if found.later and found.newest:
         least = "" if found.complete else "at least "
         left = f"{least}{plural(found.later, 'later commit')}, of up to {local_time(found.newest.time, zone, _SHOWN)}"
+    proof = asked.archive.proof()
+    takes = proof.seconds * work_size(base, until) / proof.bytes if proof and proof.bytes else 0.0
+    known = (
+        [("takes", f"about {duration(takes)}, as the last drill of moments did; then it is restored")] if takes else []
+    )
     return [
         ("base backup", f"{base.id} of {local_time(base.ended, zone, '%Y-%m-%d %H:%M:%S')}, {size(base.bytes)}"),
-        ("WAL to replay", size(max(0, until - lsn(base.start)))),
+        ("WAL to replay", size(work_size(base, until) - base.bytes)),
         ("last commit", last),
         ("not brought back", left),
+        *known,
     ]
+
+
+def work_size(base: Base, until: int) -> int:
+    """Bytes that a recovery works on: those of the base, and the WAL up to that place."""
+    return base.bytes + max(0, until - lsn(base.start))
 
 
 def recovered(asked: Moment, found: Survey) -> Recovered:

@@ -15,7 +15,7 @@ from backup.errors import BackupError, StoreError
 from backup.formatting import printable
 from backup.model.finding import Finding, warning
 from backup.model.wal import DEFAULT_SIZE, Base, Span, Stream, WindowProof, lsn, spans
-from backup.monitoring.overview.compute import period
+from backup.monitoring.overview.compute import period, slots_between
 from backup.monitoring.window import Window
 
 # Of a base that is taken each night: one may be late by half a day.
@@ -44,12 +44,14 @@ def read_window(settings: Settings, root: Path, now: datetime) -> Window:
         found = [_look(archive, stream) for archive in clusters(root)]
     except BackupError as error:
         problems.append(warning(f"the WAL that is here cannot be listed: {error.message}", error.hint))
-    cron = settings.pitr_base
+    cron, keep = settings.pitr_base, timedelta(days=settings.pitr_days)
     each = period(cron, now, settings.zone) if cron else None
     return Window(
-        keep=timedelta(days=settings.pitr_days),
+        keep=keep,
         max_lag=timedelta(seconds=settings.pitr_max_lag),
         base_age=max(_BASE_AGE, each * 3 / 2) if each else None,
+        # Those within the window, and the one that its oldest moments need.
+        kept=slots_between(cron, now - keep, now, settings.zone) + 1,
         spans=tuple(sorted((span for cluster in found for span in cluster.spans), key=lambda span: span.start)),
         bases=tuple(sorted((base for cluster in found for base in cluster.bases), key=lambda base: base.ended)),
         stream=stream,

@@ -53,7 +53,7 @@ def test_what_is_no_moment_or_two_is_asked_back(text: str, said: str) -> None:
         parse_moment(text, NOW, ZONE)
 
 
-LINE = "rmgr: Transaction len (rec/tot):     34/    34, tx:        727, lsn: 0/03016078, prev 0/03016038, desc: "
+LINE = "rmgr: Transaction len (rec/tot):     34/    34, tx:        730, lsn: 0/03016078, prev 0/03016038, desc: "
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,8 @@ LINE = "rmgr: Transaction len (rec/tot):     34/    34, tx:        727, lsn: 0/0
     ],
 )
 def test_commits_are_read_from_what_pg_waldump_writes(desc: str, found: bool) -> None:
-    commit = Commit(0x3016078, datetime(2026, 11, 29, 20, 34, 58, 539435, tzinfo=UTC))
+    number = 729 if "PREPARED" in desc else 730
+    commit = Commit(0x3016078, datetime(2026, 11, 29, 20, 34, 58, 539435, tzinfo=UTC), number)
     assert parse_commit(LINE + desc) == (commit if found else None)
 
 
@@ -104,3 +105,11 @@ def test_more_wal_may_tell_more_until_a_later_commit_was_seen() -> None:
     assert not found.sure
     found.take(Commit(9, NOW + timedelta(minutes=9)))
     assert found.sure
+
+
+def test_commits_in_another_order_than_a_dump_saw_them_are_told() -> None:
+    for seen, mixed in (({1, 2}, False), ({1, 3}, True), (set[int](), False)):
+        found = Survey(Wanted(place=9, seen=seen.__contains__))
+        for number in (1, 2, 3):
+            found.take(Commit(number, NOW, number))
+        assert found.mixed is mixed

@@ -34,6 +34,7 @@ from backup.storage.filesystem import store_error
 from tests.support.examples import examples
 from tests.support.facts import MB, NOW, UTC_ZONE, a_run, a_set, on_disk
 from tests.support.schemas import checked
+from tests.support.windows import a_base, a_stream, a_window
 from tests.unit.monitoring.health.test_rules import run_lists, set_lists
 
 DAY = 24.0
@@ -63,6 +64,17 @@ def test_everything_is_in_it() -> None:
     assert (daily.good, daily.proven, daily.bad, daily.pinned, daily.size) == (2, 1, 1, 1, 30 * MB)
     assert (daily.expected, daily.next) == (30, datetime(2025, 10, 21, 2, tzinfo=UTC))
     assert seen.storage.used == 40 * MB and seen.restore_seconds == 12.5
+
+
+def test_the_forecast_counts_wal_and_bases_that_are_still_to_come() -> None:
+    sets = [a_set(10 + 24 * n) for n in range(4)]
+    # 20 MB of each base, 30 MB of WAL a day: 350 MB once it is all here, of which there are 20 + 60.
+    start = NOW - timedelta(days=2)
+    window = a_window(NOW, [a_base(1, start)], {n: NOW for n in range(1, 21)}, stream=a_stream(21, NOW, NOW), kept=8)
+    alone, beside = see(sets, free=10 * MB + 290_000_000), see(sets, free=10 * MB + 290_000_000, window=window)
+    assert (alone.storage.days_left or 0) > 20 and beside.storage.days_left == 1
+    assert "290.0 MB more of base backups and WAL" in beside.storage.assumes
+    assert "WAL" not in alone.storage.assumes
 
 
 def test_the_newest_restore_or_drill_tells_how_long_one_takes() -> None:

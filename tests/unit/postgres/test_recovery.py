@@ -69,6 +69,35 @@ def test_wal_is_whole_when_it_was_read_to_where_it_was_received(said: str, reach
         recovery._require_whole(said, SIZE, reached + 1)
 
 
+END = f"error in WAL record at 0/3003F70: invalid magic number 0000 in WAL segment {FILE}, LSN 0/3004000, offset 16384"
+LAST = "rmgr: Heap        len (rec/tot):     54/   {}, tx: 738, lsn: 0/{}, prev 0/3003F38, desc: INSERT at 0/3004000"
+
+
+@pytest.mark.parametrize(
+    ("length", "place", "until", "whole"),
+    [
+        # The record behind it has a length that leads beyond its page, although all records were whole.
+        (100, "3003F00", 0x3003F70, False),
+        (100, "3003F00", 0x3003F68, True),
+        # Whole pages may end within a record.
+        (100, "3003F00", 0x3004000, True),
+        # Over the beginnings of pages: the second one of 24 bytes, that of a segment of 40.
+        (8192, "3001F00", 0x3003F18, True),
+        (8192, "3001F00", 0x3003F20, False),
+        (8192, "2FFFF00", 0x3001F28, True),
+        (8192, "2FFFF00", 0x3001F30, False),
+        (256, "3003E00", 0x3003F00, True),
+    ],
+)
+def test_a_record_whose_length_is_damaged_is_not_the_end(length: int, place: str, until: int, *, whole: bool) -> None:
+    said = f"{END}\n{LAST.format(length, place)}\n"
+    if whole:
+        recovery._require_whole(said, SIZE, until)
+    else:
+        with pytest.raises(IntegrityError, match="cannot be read beyond"):
+            recovery._require_whole(said, SIZE, until)
+
+
 class Server:
     """A server that says this."""
 

@@ -30,7 +30,8 @@ def test_a_base_is_due_when_one_is_wanted_and_none_has_just_failed() -> None:
     assert not base_due(WANTED, list, NOW + timedelta(seconds=31)), "nobody receives any more"
     assert not base_due(WANTED, lambda: [ended(9, Outcome.FAILED)], NOW)
     assert base_due(WANTED, lambda: [ended(11, Outcome.FAILED)], NOW)
-    assert not base_due(WANTED, lambda: [ended(1, Outcome.SUCCESS)], NOW), "not base after base"
+    assert base_due(WANTED, lambda: [ended(20, Outcome.FAILED), ended(1, Outcome.SUCCESS)], NOW), "there is a new gap"
+    assert not base_due(WANTED, lambda: [ended(0, Outcome.SUCCESS)], NOW), "it was wanted before there was one"
 
 
 def test_it_is_started_once(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ from backup.postgres.wal_rights import WalRights
 from tests.support.facts import NOW
 from tests.support.windows import a_base, a_stream, a_window
 
-RIGHTS = WalRights(role="obcms_user", allowed=True, level="replica", senders=10, used=1, standby=False, synchronous="")
+RIGHTS = WalRights(role="obcms_user", allowed=True, level="replica", senders=10, used=1, standby=False)
 HOUR = timedelta(hours=1)
 
 
 def told(streaming: bool = True, tablespaces: tuple[str, ...] = (), **changed: object) -> list[Finding]:
     rights = replace(RIGHTS, **changed)  # type: ignore[arg-type]
-    return list(moments.server(rights, tablespaces, "obcms-backup-wal 12ab", streaming=streaming))
+    return list(moments.server(rights, tablespaces, streaming=streaming))
 
 
 @pytest.mark.parametrize("level", ["replica", "logical"])
@@ -47,28 +47,6 @@ def test_each_lack_says_what_to_do(changed: dict[str, object], level: str, words
     assert (line.level, words in line.text, remedy in line.hint, "\x1b" in line.text) == (level, True, True, False)
 
 
-@pytest.mark.parametrize(
-    ("names", "waits"),
-    [
-        ("", False),
-        ("standby1, standby2", False),
-        ('ANY 1 (a, "obcms-backup-wal ffff")', False),
-        ('FIRST 1 ("a""*", b)', False),
-        ("*", True),
-        ('"*"', True),
-        ("FIRST 2 (standby1, *)", True),
-        ("2(standby1,*)", True),
-        ('any 1 (standby1, "OBCMS-backup-wal 12ab")', True),
-    ],
-)
-def test_commits_are_not_to_wait_for_the_receiver(names: str, *, waits: bool) -> None:
-    (line,) = told(synchronous=names)
-    assert (line.level == "fail") == waits
-    if waits:
-        assert f"synchronous_standby_names ({names}) takes our receiver" in line.text
-        assert "ALTER SYSTEM SET synchronous_standby_names" in line.hint and "pg_reload_conf" in line.hint
-
-
 def test_senders_are_counted_for_the_stream_and_a_base() -> None:
     assert told(streaming=False, used=8)[0].level == "pass"
     assert told(streaming=False, used=9)[0].level == "warn"
@@ -87,18 +65,20 @@ def test_the_network_way_is_not_supported_yet() -> None:
 
 def test_the_room_is_what_is_still_to_come() -> None:
     # Eight bases of 20 MB and 30 MB of WAL a day; one base and 60 MB are here.
-    window = a_window(NOW, [a_base(1, NOW - 48 * HOUR)], {n: NOW for n in range(1, 21)}, stream=a_stream(21, NOW, NOW))
+    window = a_window(
+        NOW, [a_base(1, NOW - 48 * HOUR)], {n: NOW for n in range(1, 21)}, stream=a_stream(21, NOW, NOW), kept=8
+    )
     more = 8 * 20_000_000 + 7 * 30_000_000 - 20_000_000 - 60_000_000
-    line = moments.room(window, more, 252_000_000, 8, NOW)
+    line = moments.room(window, more, 252_000_000, NOW)
     assert (line.level, line.text) == (
         "pass",
         "8 base backups of 20.0 MB and 30.0 MB of WAL a day for 7 days: 290.0 MB more, 290.0 MB are free",
     )
-    assert moments.room(window, more - 1, 252_000_000, 8, NOW).level == "warn"
+    assert moments.room(window, more - 1, 252_000_000, NOW).level == "warn"
 
 
 def test_before_the_first_base_the_cluster_is_the_measure() -> None:
-    line = moments.room(a_window(NOW), 10**9, 252_000_000, 8, NOW)
+    line = moments.room(a_window(NOW, kept=8), 10**9, 252_000_000, NOW)
     assert line.level == "warn" and line.text.startswith(
         "8 base backups of at most 252.0 MB, and WAL for 7 days: 2.0 GB"
     )

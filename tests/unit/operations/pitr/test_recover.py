@@ -15,7 +15,7 @@ from backup.catalog.wal_archive import WalArchive
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, Wanted
 from backup.model.recovered import Recovered
-from backup.model.wal import Received
+from backup.model.wal import Received, WindowProof, lsn
 from backup.operations.pitr import recover
 from backup.progress import Silent
 from tests.unit.model.test_wal import SIZE, at, base, whole
@@ -86,6 +86,16 @@ def test_all_is_unpacked_where_nothing_follows(tmp_path: Path) -> None:
     found, unpacked = look(moment, {4: at(4)})
     assert found.last and found.complete and unpacked == [10]
     assert ("not brought back", "nothing that was received is left out") in recover.outlook(moment, found)
+
+
+def test_it_takes_as_long_as_the_last_drill_did_for_as_much(tmp_path: Path) -> None:
+    moment = asked(Wanted(at(9)), 9, tmp_path)
+    found, _ = look(moment, {4: at(4)})
+    assert "takes" not in dict(recover.outlook(moment, found))
+    moment.archive.prepare()
+    size = moment.base.bytes + 4 * SIZE + 500 - lsn(moment.base.start)
+    moment.archive.keep_proof(WindowProof(tried=at(9), base="b", moment=at(9), bytes=size // 2, seconds=20))
+    assert dict(recover.outlook(moment, found))["takes"].startswith("about 40.0 s, as the last drill")
 
 
 def test_a_place_needs_the_wal_up_to_it(tmp_path: Path) -> None:

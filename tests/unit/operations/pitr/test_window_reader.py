@@ -124,6 +124,11 @@ def test_another_schedule_has_another_limit(tmp_path: Path) -> None:
     assert read(tmp_path, BACKUP_PITR_BASE="off").base_age is None
 
 
+@pytest.mark.parametrize(("cron", "kept"), [("0 1 * * *", 8), ("0 1 * * 0", 2), ("off", 1)])
+def test_one_base_more_is_kept_than_is_taken_in_those_days(tmp_path: Path, cron: str, kept: int) -> None:
+    assert read(tmp_path, BACKUP_PITR_BASE=cron).kept == kept
+
+
 def test_no_wal_is_read(tmp_path: Path) -> None:
     """Only names, sizes and records."""
     archive = on_disk(tmp_path, [BASE], WHOLE, a_stream(8, NOW, NOW))
