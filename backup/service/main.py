@@ -38,7 +38,7 @@ from backup.operations.status import overview
 from backup.service.followup_jobs import BaseQueue, DrillQueue, UploadQueue
 from backup.service.probe import SOCKET
 from backup.service.scheduler import Scheduler
-from backup.service.supervisor import WAKE, Family, ReceiverProcess, Signals, Supercronic, scan, stop_all
+from backup.service.supervisor import WAKE, Family, LastingProcess, Signals, Supercronic, scan, stop_all
 from backup.service.web.app import create_app
 from backup.service.web.guard import access_for
 from backup.service.web.server import HttpServer, address, bind, reserved
@@ -164,7 +164,9 @@ class _Service:
 
         on = settings.pitr == "on"
         self._bases = BaseQueue(catalog, records, start) if on else None
-        self._receiver = ReceiverProcess(lambda: start(("receive",))) if on else None
+        self._lasting = [LastingProcess(lambda: start(("receive",)), "receives the WAL")] if on else []
+        if on and settings.has_offsite:
+            self._lasting.append(LastingProcess(lambda: start(("ship",)), "sends the WAL offsite"))
         # Whoever drills nothing by schedule has reasons for it.
         self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 
@@ -235,10 +237,10 @@ class _Service:
             self._first = None
             self._first_ended(code)
             self._settled = 0.0
-        if self._receiver:
-            self._receiver.tend(now)
-        # These two are always there, and leave no record.
-        always = {self._clock.pid, self._receiver.pid if self._receiver else 0}
+        for each in self._lasting:
+            each.tend(now)
+        # These are always there, and leave no record.
+        always = {self._clock.pid, *(each.pid for each in self._lasting)}
         self._idle = all(process.session in always for process in self._family.members(processes))
         self._disk.go()
 

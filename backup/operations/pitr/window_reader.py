@@ -66,7 +66,7 @@ def _stream(root: Path) -> tuple[Stream | None, list[Finding]]:
     try:
         stream = StreamFile(root).read()
         if stream:
-            _check(stream.size, stream.received, stream.current)
+            check_places(stream.size, stream.received, stream.current)
         return stream, []
     except BackupError as error:
         return None, [warning(error.message, error.hint)]
@@ -100,14 +100,14 @@ def _bases(archive: WalArchive, problems: list[Finding]) -> Iterator[Base]:
             problems.append(warning(f"{text} or its file is not as it was written", _TAKE))
     for base in bases:
         try:
-            _check(base.size, base.start, base.end)
+            check_places(base.size, base.start, base.end)
             yield base
         except StoreError as error:
             text = f"the base backup {printable(base.id)} does not count: {error.message}"
             problems.append(warning(text, _TAKE))
 
 
-def _check(size: int, *places: str) -> None:
+def check_places(size: int, *places: str) -> None:
     """StoreError unless this can be of WAL: `size` of a segment in bytes, `places` as PostgreSQL writes them."""
     if size < 1 << 20 or size & (size - 1):
         raise StoreError(f"its record speaks of segments of {size} bytes")

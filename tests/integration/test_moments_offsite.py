@@ -1,0 +1,177 @@
+"""Any moment from a bucket alone: WAL and base backups go to a real gateway, and the machine is lost."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.database import start_server
+from tests.support.faults import ended, eventually, failed
+from tests.support.keys import key_pair
+from tests.support.moments import Story, receiving, short_folder
+from tests.support.moments_offsite import Bucket, new_machine, said
+from tests.support.proxy import proxied
+from tests.support.s3 import Service
+from tests.support.sidecar import Sidecar
+
+ENCRYPTED = ("all", "offsite")
+
+
+@dataclass
+class Case:
+    """One story that was sent on, and its bucket."""
+
+    story: Story
+    bucket: Bucket
+    encrypt: str = "off"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(15, "off"), (17, "off"), (18, "off"), (17, "all"), (17, "offsite")],
+    ids=lambda case: f"pg{case[0]}-{case[1]}",
+)
+def sent(request: pytest.FixtureRequest, gateway: Service) -> Iterator[Case]:
+    """Two whole segments behind the base and one that is being received, all sent with the key that may not delete."""
+    major, encrypt = request.param
+    server = start_server(major, f"sent{major}{encrypt}", in_memory=True)
+    try:
+        with short_folder() as folder:
+            settings = gateway.settings()
+            bucket = Bucket(gateway, settings["AWS_S3_BACKUP_BUCKET"])
+            key = folder / "key"
+            keys = {"BACKUP_AGE_RECIPIENTS": key_pair(key), "BACKUP_AGE_IDENTITY_FILE": str(key)}
+            keys = keys if encrypt != "off" else {}
+            extra = {"BACKUP_PITR": "on", "BACKUP_ENCRYPT": encrypt, **keys, **bucket.writer(settings)}
+            sidecar = Sidecar.make(folder, server, **extra)
+            story = Story(sidecar, server, "obcms_prod")
+            server.execute(story.database, "CREATE TABLE t (n int)")
+            with receiving(story):
+                story.mark("before")
+                result = sidecar.run("base")
+                assert result.code == 0, result.output
+                for number in (1, 2):
+                    story.execute(f"INSERT INTO t VALUES ({number}); SELECT pg_switch_wal()", str(number))
+                story.execute("INSERT INTO t VALUES (3)", "3")
+                story.level()
+                done = sidecar.run("ship", "--once")
+                assert done.code == 0, done.output
+                story.execute("INSERT INTO t VALUES (4)", "4")
+                story.level()
+                done = sidecar.run("ship", "--once")
+                assert done.code == 0, done.output
+                story.mark("end")
+                story.execute("INSERT INTO t VALUES (5)", "5")
+                story.level()
+                yield Case(story, bucket, encrypt)
+    finally:
+        server.remove()
+
+
+def partials(bucket: Bucket) -> list[str]:
+    """The objects of the segment that is being received."""
+    return [key for key in bucket.keys("/segments/") if len(key.split("/")[-1].split(".")[1]) == 8]
+
+
+def wholes(bucket: Bucket) -> list[str]:
+    """The objects of whole segments, oldest first."""
+    return [key for key in bucket.keys("/segments/") if key not in partials(bucket)]
+
+
+def test_a_machine_that_has_the_bucket_alone_brings_any_moment_back(sent: Case) -> None:
+    with new_machine(sent.story) as story:
+        for name, rows in (("1", "1"), ("2", "12"), ("3", "123"), ("4", "1234")):
+            result = story.create(name, "--from", "s3")
+            assert result.code == 0, result.output
+            stored = story.sidecar.catalog.find(result.json["set"])
+            assert stored.good and stored.verified and stored.time == story.moments[name]
+            if sent.encrypt == "off":
+                assert "".join(story.rows(stored.id)) == rows
+        assert not (story.sidecar.root / "wal").exists()
+
+
+def test_what_is_behind_the_last_object_is_not_promised(sent: Case) -> None:
+    with new_machine(sent.story) as story:
+        result = story.create("5", "--from", "s3")
+        assert result.code == 44 and "the last possible moment is" in result.output, result.output
+        result = story.create("before", "--from", "s3")
+        assert result.code == 44 and "the window begins at" in result.output, result.output
+        assert story.sidecar.runs() == []
+
+
+def test_a_restore_from_the_bucket_is_told_ahead_and_done(sent: Case) -> None:
+    with new_machine(sent.story) as story:
+        at = story.moments["3"].isoformat(" ")
+        told = story.sidecar.run("restore", "--at", at, "--from", "s3", "--dry-run")
+        assert told.code == 0 and "last commit: " in told.output, told.output
+        with story.undone():
+            done = story.sidecar.run("restore", "--at", at, "--from", "s3", "--force")
+            assert done.code == 0, done.output
+            assert story.server.value(story.database, "SELECT string_agg(n::text, '' ORDER BY n) FROM t") == "123"
+        assert story.server.value(story.database, "SELECT count(*) FROM t") == 5
+
+
+def test_nothing_is_there_in_plain_text_that_is_encrypted_here(sent: Case) -> None:
+    objects = [key for key in sent.bucket.keys() if not key.endswith(".json")]
+    assert len(objects) > 3 and partials(sent.bucket)
+    assert all(key.endswith(".age") for key in objects) == (sent.encrypt in ENCRYPTED)
+    start = b"age-encryption.org" if sent.encrypt in ENCRYPTED else b"\x1f\x8b"
+    assert all(sent.bucket.get(key).startswith(start) for key in objects)
+
+
+def test_an_object_that_is_missing_breaks_the_window_there_and_is_said(sent: Case) -> None:
+    last = wholes(sent.bucket)[-1]
+    with sent.bucket.spoilt(last), new_machine(sent.story) as story:
+        sent.bucket.delete(last)
+        result = story.create("1", "--from", "s3")
+        assert result.code == 0, result.output
+        result = story.create("4", "--from", "s3")
+        assert result.code == 44 and "the last possible moment is" in result.output, result.output
+
+
+@pytest.mark.parametrize("harm", ["damaged", "swapped"])
+def test_an_object_with_other_bytes_is_refused(sent: Case, harm: str) -> None:
+    one, other = wholes(sent.bucket)[-2:]
+    with sent.bucket.spoilt(one, other), new_machine(sent.story) as story:
+        data = bytearray(sent.bucket.get(other))
+        data[len(data) // 2] ^= 1
+        sent.bucket.put(other, bytes(data) if harm == "damaged" else sent.bucket.get(one))
+        result = story.create("4", "--from", "s3")
+        failed(story.sidecar, result, 40, "cannot be used", "differs from what was sent", "Ask for an earlier moment")
+
+
+def test_a_base_with_other_bytes_or_no_record_is_refused(sent: Case) -> None:
+    (file,), (record,) = sent.bucket.keys(".tar.gz"), sent.bucket.keys(".json")
+    with sent.bucket.spoilt(file, record), new_machine(sent.story) as story:
+        data = bytearray(sent.bucket.get(file))
+        data[len(data) // 2] ^= 1
+        sent.bucket.put(file, bytes(data))
+        failed(story.sidecar, story.create("4", "--from", "s3"), 40, "differs from what was sent")
+        sent.bucket.delete(record)
+        result = story.create("4", "--from", "s3")
+        assert result.code == 44 and "there is no base backup" in result.output, result.output
+
+
+def test_it_goes_on_where_it_was_killed_and_nothing_is_sent_twice(sent: Case) -> None:
+    """Killed behind an upload and before its note, it finds the object and asks for it, once."""
+    story = sent.story
+    before = sent.bucket.keys()
+    (book,) = story.sidecar.root.glob("wal/*/offsite-s3.jsonl")
+    lines = book.read_bytes().splitlines(keepends=True)
+    kept = book.read_bytes()
+    book.write_bytes(b"".join(lines[:-2]))
+    try:
+        done = story.sidecar.run("ship", "--once", BACKUP_PITR_OFFSITE_EVERY="0")
+        assert done.code == 0, done.output
+        again = sent.bucket.keys()
+        if sent.encrypt != "offsite":
+            assert again == before
+        assert set(before) <= set(again)
+        with new_machine(story) as machine:
+            assert machine.create("2", "--from", "s3").code == 0
+    finally:
+        book.write_bytes(kept)
