@@ -61,7 +61,7 @@ At = Annotated[
 AtLsn = Annotated[
     str, typer.Option("--at-lsn", metavar="LSN", help="The database as of a place in the WAL, such as 0/16B3748.")
 ]
-Place = Annotated[
+FromPlace = Annotated[
     str,
     typer.Option("--from", metavar="s3|copy", help="With --at: from base backups and WAL that lie there, not here."),
 ]

@@ -12,7 +12,7 @@ import typer
 
 from backup.app.composition import App
 from backup.cli import base
-from backup.cli.base import At, AtLsn, IdentityOption, Json, OnlyOption, Place, Scheduled, Trigger, Wait
+from backup.cli.base import At, AtLsn, FromPlace, IdentityOption, Json, OnlyOption, Scheduled, Trigger, Wait
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.manifest import Tier
@@ -42,7 +42,7 @@ def create_command(
     only: Annotated[OnlyOption | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
     at: At = "",
     at_lsn: AtLsn = "",
-    place: Place = "",
+    place: FromPlace = "",
     full: Annotated[
         bool, typer.Option("--full", help="Archive every file anew, also where BACKUP_MEDIA=incremental.")
     ] = False,

@@ -16,7 +16,7 @@ from backup.app.composition import App
 from backup.app.offsite import locate_set
 from backup.app.restore import restore_context
 from backup.cli import base, moment
-from backup.cli.base import At, AtLsn, IdentityOption, Json, OnlyOption, Place
+from backup.cli.base import At, AtLsn, FromPlace, IdentityOption, Json, OnlyOption
 from backup.cli.render.set_tables import plain_table
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.formatting import plural, printable, size
@@ -59,7 +59,7 @@ def restore_command(
     ] = None,
     at: At = "",
     at_lsn: AtLsn = "",
-    place: Place = "",
+    place: FromPlace = "",
     identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:

@@ -20,15 +20,15 @@ from typing import Final
 from backup.model.manifest import Artifact
 from backup.model.wal import Received, Segment, SegmentId, is_segment
 
-FOLDER: Final = "wal"
+WAL_FOLDER: Final = "wal"
 BROKEN: Final = "broken"
 _LEVEL: Final = "%Y%m%dT%H%M%S%fZ"
 _OBJECT: Final = re.compile(
-    rf"{FOLDER}/(?P<archive>[0-9]{{1,20}}-[0-9a-f]{{8,64}})/segments/(?P<name>[0-9A-F]{{24}}|[0-9A-F]{{8}}\.history)"
+    rf"{WAL_FOLDER}/(?P<archive>[0-9]{{1,20}}-[0-9a-f]{{8,64}})/segments/(?P<name>[0-9A-F]{{24}}|[0-9A-F]{{8}}\.history)"
     rf"(?:\.(?P<part>{BROKEN}|[0-9a-f]{{8}}))?\.(?P<level>[0-9]{{8}}T[0-9]{{12}}Z)\.(?P<sha256>[0-9a-f]{{64}})\.gz(?P<age>\.age)?"
 )
 _BASE: Final = re.compile(
-    rf"{FOLDER}/(?P<archive>[0-9]{{1,20}}-[0-9a-f]{{8,64}})/bases/(?P<id>[0-9TZ]+)\.(?P<sha256>[0-9a-f]{{64}})\.json"
+    rf"{WAL_FOLDER}/(?P<archive>[0-9]{{1,20}}-[0-9a-f]{{8,64}})/bases/(?P<id>[0-9TZ]+)\.(?P<sha256>[0-9a-f]{{64}})\.json"
 )
 
 
@@ -69,7 +69,7 @@ class SegmentObject:
     @property
     def key(self) -> str:
         """The key of the object."""
-        return f"{FOLDER}/{self.archive}/segments/{self.file}"
+        return f"{WAL_FOLDER}/{self.archive}/segments/{self.file}"
 
     @property
     def received(self) -> bool:
@@ -118,7 +118,7 @@ class BaseRecord:
 
 def base_key(archive: str, file: str) -> str:
     """The key of a file of a base backup."""
-    return f"{FOLDER}/{archive}/bases/{file}"
+    return f"{WAL_FOLDER}/{archive}/bases/{file}"
 
 
 def best(objects: Iterable[SegmentObject]) -> dict[str, SegmentObject]:

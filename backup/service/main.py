@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
@@ -164,9 +165,7 @@ class _Service:
 
         on = settings.pitr == "on"
         self._bases = BaseQueue(catalog, records, start) if on else None
-        self._lasting = [LastingProcess(lambda: start(("receive",)), "receives the WAL")] if on else []
-        if on and settings.has_offsite:
-            self._lasting.append(LastingProcess(lambda: start(("ship",)), "sends the WAL offsite"))
+        self._lasting = [LastingProcess(partial(start, (name,)), what) for name, what in _lasting(settings)]
         # Whoever drills nothing by schedule has reasons for it.
         self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 
@@ -340,3 +339,9 @@ def check_ready(catalog: Catalog, ready: Callable[[], None]) -> None:
         file.flush()
     catalog.sets()
     ready()
+
+
+def _lasting(settings: Settings) -> list[tuple[str, str]]:
+    """The commands that run as long as the service does, and what each does."""
+    shipping = [("ship", "sends the WAL offsite")] if settings.has_offsite else []
+    return [("receive", "receives the WAL"), *shipping] if settings.pitr == "on" else []

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from tests.support.database import start_server
-from tests.support.faults import ended, eventually, failed
+from tests.support.faults import failed
 from tests.support.keys import key_pair
 from tests.support.moments import Story, receiving, short_folder
-from tests.support.moments_offsite import Bucket, new_machine, said
-from tests.support.proxy import proxied
+from tests.support.moments_offsite import Bucket, new_machine
 from tests.support.s3 import Service
 from tests.support.sidecar import Sidecar
 
@@ -30,11 +27,17 @@ class Case:
     encrypt: str = "off"
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(15, "off"), (17, "off"), (18, "off"), (17, "all"), (17, "offsite")],
-    ids=lambda case: f"pg{case[0]}-{case[1]}",
-)
+def stories(*cases: tuple[int, str]) -> pytest.MarkDecorator:
+    """On servers of these major versions, encrypted so."""
+    return pytest.mark.parametrize("sent", cases, indirect=True, ids=lambda case: f"pg{case[0]}-{case[1]}")
+
+
+ONE = stories((17, "off"))
+ENCRYPTIONS = stories((17, "off"), (17, "all"), (17, "offsite"))
+ALL = stories((15, "off"), (17, "off"), (18, "off"), (17, "all"), (17, "offsite"))
+
+
+@pytest.fixture(scope="module")
 def sent(request: pytest.FixtureRequest, gateway: Service) -> Iterator[Case]:
     """Two whole segments behind the base and one that is being received, all sent with the key that may not delete."""
     major, encrypt = request.param
@@ -55,7 +58,8 @@ def sent(request: pytest.FixtureRequest, gateway: Service) -> Iterator[Case]:
                 result = sidecar.run("base")
                 assert result.code == 0, result.output
                 for number in (1, 2):
-                    story.execute(f"INSERT INTO t VALUES ({number}); SELECT pg_switch_wal()", str(number))
+                    story.execute(f"INSERT INTO t VALUES ({number})", str(number))
+                    server.execute(story.database, "SELECT pg_switch_wal()")
                 story.execute("INSERT INTO t VALUES (3)", "3")
                 story.level()
                 done = sidecar.run("ship", "--once")
@@ -82,6 +86,7 @@ def wholes(bucket: Bucket) -> list[str]:
     return [key for key in bucket.keys("/segments/") if key not in partials(bucket)]
 
 
+@ALL
 def test_a_machine_that_has_the_bucket_alone_brings_any_moment_back(sent: Case) -> None:
     with new_machine(sent.story) as story:
         for name, rows in (("1", "1"), ("2", "12"), ("3", "123"), ("4", "1234")):
@@ -94,6 +99,7 @@ def test_a_machine_that_has_the_bucket_alone_brings_any_moment_back(sent: Case) 
         assert not (story.sidecar.root / "wal").exists()
 
 
+@ONE
 def test_what_is_behind_the_last_object_is_not_promised(sent: Case) -> None:
     with new_machine(sent.story) as story:
         result = story.create("5", "--from", "s3")
@@ -103,6 +109,7 @@ def test_what_is_behind_the_last_object_is_not_promised(sent: Case) -> None:
         assert story.sidecar.runs() == []
 
 
+@ONE
 def test_a_restore_from_the_bucket_is_told_ahead_and_done(sent: Case) -> None:
     with new_machine(sent.story) as story:
         at = story.moments["3"].isoformat(" ")
@@ -115,6 +122,7 @@ def test_a_restore_from_the_bucket_is_told_ahead_and_done(sent: Case) -> None:
         assert story.server.value(story.database, "SELECT count(*) FROM t") == 5
 
 
+@ENCRYPTIONS
 def test_nothing_is_there_in_plain_text_that_is_encrypted_here(sent: Case) -> None:
     objects = [key for key in sent.bucket.keys() if not key.endswith(".json")]
     assert len(objects) > 3 and partials(sent.bucket)
@@ -123,16 +131,20 @@ def test_nothing_is_there_in_plain_text_that_is_encrypted_here(sent: Case) -> No
     assert all(sent.bucket.get(key).startswith(start) for key in objects)
 
 
+@ONE
 def test_an_object_that_is_missing_breaks_the_window_there_and_is_said(sent: Case) -> None:
     last = wholes(sent.bucket)[-1]
     with sent.bucket.spoilt(last), new_machine(sent.story) as story:
         sent.bucket.delete(last)
-        result = story.create("1", "--from", "s3")
-        assert result.code == 0, result.output
         result = story.create("4", "--from", "s3")
         assert result.code == 44 and "the last possible moment is" in result.output, result.output
+        result = story.sidecar.run("create", "--at", "latest", "--from", "s3", "--json")
+        assert result.code == 0 and story.rows(result.json["set"]) == ["1"], result.output
+        shown = story.sidecar.run("moments", "--from", "s3", "--json")
+        assert shown.code == 0 and len(shown.json["bases"]) == 1 and not shown.json["live"], shown.output
 
 
+@ONE
 @pytest.mark.parametrize("harm", ["damaged", "swapped"])
 def test_an_object_with_other_bytes_is_refused(sent: Case, harm: str) -> None:
     one, other = wholes(sent.bucket)[-2:]
@@ -144,6 +156,7 @@ def test_an_object_with_other_bytes_is_refused(sent: Case, harm: str) -> None:
         failed(story.sidecar, result, 40, "cannot be used", "differs from what was sent", "Ask for an earlier moment")
 
 
+@ONE
 def test_a_base_with_other_bytes_or_no_record_is_refused(sent: Case) -> None:
     (file,), (record,) = sent.bucket.keys(".tar.gz"), sent.bucket.keys(".json")
     with sent.bucket.spoilt(file, record), new_machine(sent.story) as story:
@@ -156,6 +169,7 @@ def test_a_base_with_other_bytes_or_no_record_is_refused(sent: Case) -> None:
         assert result.code == 44 and "there is no base backup" in result.output, result.output
 
 
+@ENCRYPTIONS
 def test_it_goes_on_where_it_was_killed_and_nothing_is_sent_twice(sent: Case) -> None:
     """Killed behind an upload and before its note, it finds the object and asks for it, once."""
     story = sent.story

@@ -11,7 +11,7 @@ from typing import Any
 
 from backup.storage.s3.options import iam_policy
 from tests.support.moments import Story, short_folder
-from tests.support.s3 import WRITER, Service
+from tests.support.s3 import OWNER, WRITER, Service
 
 
 @dataclass
@@ -20,6 +20,7 @@ class Bucket:
 
     service: Service
     name: str
+    key: tuple[str, str] = OWNER
 
     def keys(self, part: str = "wal/") -> list[str]:
         """The keys that have this in them."""
@@ -28,7 +29,7 @@ class Bucket:
 
     def get(self, key: str) -> bytes:
         """The bytes of an object."""
-        return bytes(self.service.client().get_object(Bucket=self.name, Key=key)["Body"].read())
+        return bytes(self.service.client(self.key).get_object(Bucket=self.name, Key=key)["Body"].read())
 
     def put(self, key: str, data: bytes) -> None:
         """An object is replaced behind everybody's back."""
@@ -42,9 +43,11 @@ class Bucket:
     def spoilt(self, *keys: str) -> Iterator[None]:
         """What the body does to these objects is put right."""
         before = {key: self.get(key) for key in keys}
-        yield
-        for key, data in before.items():
-            self.put(key, data)
+        try:
+            yield
+        finally:
+            for key, data in before.items():
+                self.put(key, data)
 
     def writer(self, settings: dict[str, str]) -> dict[str, str]:
         """The same settings with the key that `offsite policy` asks for: it can neither delete nor do anything else."""
@@ -54,6 +57,8 @@ class Bucket:
         rules = [each | who for each in iam_policy(options)["Statement"] if each["Sid"] != "NeverOver"]
         policy = {"Version": "2012-10-17", "Statement": rules}
         self.service.client().put_bucket_policy(Bucket=self.name, Policy=json.dumps(policy))
+        # What it puts there, the owner of the bucket may not read.
+        self.key = WRITER
         return settings | {"AWS_ACCESS_KEY_ID": WRITER[0], "AWS_SECRET_ACCESS_KEY": WRITER[1]}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -16,9 +17,10 @@ from backup.errors import BackupError, IntegrityError, RemoteMissing
 from backup.formatting import printable
 from backup.model.finding import Finding, warning
 from backup.model.manifest import Artifact, DatabasePart
-from backup.model.wal import DEFAULT_SIZE, Base, Segment
-from backup.model.wal_object import FOLDER, BaseRecord, SegmentObject, base_key, best, received_there
+from backup.model.wal import DEFAULT_SIZE, Base, Segment, spans
+from backup.model.wal_object import WAL_FOLDER, BaseRecord, SegmentObject, base_key, best, received_there
 from backup.monitoring import forecast
+from backup.monitoring.window import OffsiteWindow
 from backup.operations.offsite.context import OffsiteContext, candidates, manifest_of, small
 from backup.operations.offsite.fetch import fetched_file
 from backup.operations.pitr.base_choice import Cluster
@@ -32,18 +34,13 @@ _AIR: Final = 8 << 20
 
 @dataclass
 class RemoteCluster:
-    """One archive of WAL at a place, by its name there. `bytes` of all its objects."""
+    """One archive of WAL at a place, by its name there."""
 
     name: str
     entries: dict[str, RemoteObject] = field(default_factory=dict)
     bases: list[Base] = field(default_factory=list)
     segments: list[SegmentObject] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all its objects."""
-        return sum(entry.size for entry in self.entries.values())
 
     @property
     def cluster(self) -> Cluster:
@@ -60,7 +57,7 @@ def read_place(context: OffsiteContext) -> list[RemoteCluster]:
     """All archives of WAL there, from one complete listing and the records of their bases."""
     context.progress.phase(f"listing {context.remote.name}")
     found: dict[str, RemoteCluster] = {}
-    for entry in context.remote.entries(f"{FOLDER}/"):
+    for entry in context.remote.entries(f"{WAL_FOLDER}/"):
         segment, record = SegmentObject.parse(entry.key), BaseRecord.parse(entry.key)
         name = entry.key.split("/")[1] if entry.key.count("/") == 3 else ""
         there = found.setdefault(name, RemoteCluster(name))
@@ -127,7 +124,7 @@ class PulledArchive(WalArchive):
         """Fetch a file, unless it was. IntegrityError unless it is, byte for byte, what was sent there."""
         if artifact.file in store.names():
             return
-        context, key = self._context, f"{FOLDER}/{self._there.name}/{store.directory.name}/{artifact.file}"
+        context, key = self._context, f"{WAL_FOLDER}/{self._there.name}/{store.directory.name}/{artifact.file}"
         with storing(store.directory):
             store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         forecast.require_space(artifact.stored_size + _AIR, free_space(store.directory))
@@ -139,6 +136,24 @@ class PulledArchive(WalArchive):
                 f"{artifact.file} cannot be used: {error.message}",
                 "Ask for an earlier moment, or restore the newest set there: `restore s3:latest`.",
             ) from error
+
+
+def remote_window(context: OffsiteContext, keep: timedelta) -> OffsiteWindow:
+    """The moments that a place alone can bring back, by what is there now."""
+    there = read_place(context)
+    held = [span for each in there for span in spans(each.bases, each.cluster.received)]
+    sizes = [each.entries[segment.key].size for each in there for segment in best(each.segments).values()]
+    return OffsiteWindow(
+        keep,
+        timedelta(),
+        spans=tuple(sorted(held, key=lambda span: span.start)),
+        bases=tuple(sorted((base for each in there for base in each.bases), key=lambda base: base.ended)),
+        segments=len(sizes),
+        segment_bytes=sum(sizes),
+        problems=tuple(problem for each in there for problem in each.problems),
+        place=context.place,
+        name=context.remote.name,
+    )
 
 
 def newest_database_there(context: OffsiteContext) -> DatabasePart | None:

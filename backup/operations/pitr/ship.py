@@ -215,15 +215,15 @@ class Shipper(_Sender):
             made = SegmentObject.of(
                 archive.unique_name(), segment, artifact.stored_sha256, encrypted=bool(artifact.encryption)
             )
-            self._kept(copies, made, blocks(store, artifact.file), artifact.stored_size)
+            self._kept(copies, made, file_blocks(store, artifact.file), artifact.stored_size)
             return
         # Its name has the SHA-256 of what is sent, and encrypted bytes are other ones each time.
         with work.stage(f"{segment.name}.gz.age") as staged:
-            for chunk in self.context.encrypt(unchanged(blocks(store, artifact.file), artifact)):
+            for chunk in self.context.encrypt(unchanged(file_blocks(store, artifact.file), artifact)):
                 staged.write(chunk)
             made = SegmentObject.of(archive.unique_name(), segment, staged.sha256, encrypted=True)
             staged.seal()
-            self._kept(copies, made, blocks(work, staged.path.name), staged.size)
+            self._kept(copies, made, file_blocks(work, staged.path.name), staged.size)
             staged.discard()
 
     def _kept(self, copies: WalCopies, made: SegmentObject, chunks: Iterator[bytes], size: int) -> None:
@@ -255,7 +255,7 @@ class Shipper(_Sender):
             artifact = writer.finish()
             unique, sha256 = archive.unique_name(), artifact.stored_sha256
             made = SegmentObject(unique, name, stream.level, sha256, f"{filled:08x}", bool(artifact.encryption))
-            self._kept(copies, made, blocks(work, writer.staged.path.name), artifact.stored_size)
+            self._kept(copies, made, file_blocks(work, writer.staged.path.name), artifact.stored_size)
             writer.staged.discard()
         self._sent = now
 
@@ -314,7 +314,7 @@ class BaseShipper(_Sender):
         """Its file, then its record, which makes it a base."""
         name, artifact, context = archive.unique_name(), base.artifact, self.context
         logger.info("sending the base backup {}, {}, to {}", base.id, shown(artifact.stored_size), context.remote.name)
-        chunks = blocks(archive.bases, artifact.file)
+        chunks = file_blocks(archive.bases, artifact.file)
         if context.encrypt is None or artifact.encryption:
             token, end = artifact.stored_sha256[:16], "tar.gz" + (SUFFIX if artifact.encryption else "")
             sent = artifact.model_copy(update={"file": f"{base.id}.{token}.{end}"})
@@ -338,7 +338,7 @@ class BaseShipper(_Sender):
         logger.success("the base backup {} is offsite: {}, read back", base.id, context.remote.name)
 
 
-def blocks(store: LocalStore, name: str) -> Iterator[bytes]:
+def file_blocks(store: LocalStore, name: str) -> Iterator[bytes]:
     """The bytes of a file. StoreError."""
     with os.fdopen(store.open(name), "rb", buffering=0) as file:
         while True:

@@ -13,7 +13,7 @@ from backup.errors import RemoteFailed
 from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.wal import SegmentId, expired, is_segment, needless
-from backup.model.wal_object import FOLDER, base_key, superseded
+from backup.model.wal_object import WAL_FOLDER, base_key, superseded
 from backup.operations.offsite.context import OffsiteContext
 
 # One look removes no more; what is left goes with the next ones.
@@ -37,7 +37,7 @@ class ShipCleanup:
         now = self.context.clock()
         if self._listed and now - self._listed < _AGAIN:
             return
-        there = {entry.key: entry.size for entry in self.context.remote.entries(f"{FOLDER}/")}
+        there = {entry.key: entry.size for entry in self.context.remote.entries(f"{WAL_FOLDER}/")}
         for name, known in copies.items():
             held = known.all()
             if held and not there and self.context.place == "copy":
@@ -64,7 +64,7 @@ class ShipCleanup:
         self._listed, self.denied = now, False
 
     def _tell(self, name: str, there: dict[str, int], held: set[str]) -> None:
-        sizes = [count for key, count in there.items() if key.startswith(f"{FOLDER}/{name}/") and key not in held]
+        sizes = [count for key, count in there.items() if key.startswith(f"{WAL_FOLDER}/{name}/") and key not in held]
         if sizes:
             self.left = f"{plural(len(sizes), 'object')} there that no moment needs, {size(sum(sizes))}"
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
+from backup.catalog.wal_copies import WalCopies, WalCopy
 from backup.config.loader import Settings
 from backup.errors import BackupError, StoreError
 from backup.formatting import printable
 from backup.model.finding import Finding, warning
 from backup.model.wal import DEFAULT_SIZE, Base, Span, Stream, WindowProof, lsn, spans
+from backup.model.wal_object import received_there
 from backup.monitoring.overview.compute import period
-from backup.monitoring.window import Window
+from backup.monitoring.window import OffsiteWindow, Window
+from backup.operations.offsite.rules import places
 
 # Of a base that is taken each night: one may be late by half a day.
 _BASE_AGE: Final = timedelta(hours=36)
@@ -58,6 +61,41 @@ def read_window(settings: Settings, root: Path, now: datetime) -> Window:
         begun=max((cluster.begun for cluster in found if cluster.begun), default=None),
         proof=max((each.proof for each in found if each.proof), key=lambda proof: proof.tried, default=None),
         problems=(*problems, *(problem for cluster in found for problem in cluster.problems)),
+    )
+
+
+def read_offsite(settings: Settings, root: Path, here: Window) -> Window:
+    """The window that was read here, with those of the places, as they have confirmed them. Nobody is asked."""
+    every = timedelta(seconds=settings.pitr_offsite_every)
+    found, problems = list[OffsiteWindow](), list(here.problems)
+    for place, name in places(settings):
+        try:
+            window = OffsiteWindow(here.keep, here.max_lag + 2 * every, here.base_age, place=place, name=name)
+            found.append(_sent(root, replace(window, every=every, begun=here.begun)))
+        except BackupError as error:
+            problems.append(warning(f"what is at {name} of the window is unknown: {error.message}", error.hint))
+    return replace(here, offsite=tuple(found), problems=tuple(problems))
+
+
+def _sent(root: Path, window: OffsiteWindow) -> OffsiteWindow:
+    """What a place has confirmed."""
+    stream, held, bases, segments = StreamFile(root, window.place).read(), list[Span](), list[Base](), list[WalCopy]()
+    for archive in clusters(root):
+        copies = WalCopies(archive, window.place)
+        there = copies.bases()
+        ours = stream if stream and stream.system_identifier == archive.system_identifier else None
+        received = received_there(copies.segments(), there[-1].size if there else DEFAULT_SIZE)
+        held += spans(there, replace(received, stream=ours))
+        bases += there
+        segments += [each for each in copies.all().values() if each.base is None]
+    return replace(
+        window,
+        spans=tuple(sorted(held, key=lambda span: span.start)),
+        bases=tuple(sorted(bases, key=lambda base: base.ended)),
+        stream=stream,
+        bases_stream=StreamFile(root, f"{window.place}-bases").read(),
+        segments=len(segments),
+        segment_bytes=sum(each.size for each in segments),
     )
 
 
