@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 import pytest
 
 from tests.support.database import start_server
-from tests.support.faults import failed
+from tests.support.faults import ended, eventually, failed
 from tests.support.keys import key_pair
 from tests.support.moments import Story, receiving, short_folder
-from tests.support.moments_offsite import Bucket, new_machine
+from tests.support.moments_offsite import Bucket, new_machine, said
+from tests.support.proxy import proxied
 from tests.support.s3 import Service
 from tests.support.sidecar import Sidecar
 
@@ -189,3 +192,80 @@ def test_it_goes_on_where_it_was_killed_and_nothing_is_sent_twice(sent: Case) ->
             assert machine.create("2", "--from", "s3").code == 0
     finally:
         book.write_bytes(kept)
+
+
+def test_a_bucket_that_is_away_endangers_nothing_here_and_has_all_once_it_is_back(gateway: Service) -> None:
+    """Cut off for a while, then killed in the midst: what was received goes on, and in the end all of it is there."""
+    server = start_server(17, "away", in_memory=True)
+    try:
+        with proxied(gateway.endpoint) as proxy, short_folder() as folder:
+            settings = gateway.settings()
+            bucket = Bucket(gateway, settings["AWS_S3_BACKUP_BUCKET"])
+            extra = {"BACKUP_PITR": "on", "BACKUP_PITR_OFFSITE_EVERY": "1", **settings}
+            sidecar = Sidecar.make(folder, server, **(extra | {"AWS_ENDPOINT_URL_S3": proxy.endpoint}))
+            story = Story(sidecar, server, "obcms_prod")
+            server.execute(story.database, "CREATE TABLE t (n int)")
+            with receiving(story):
+                assert sidecar.run("base").code == 0
+                with sidecar.start("ship") as process:
+                    eventually(lambda: bucket.keys(".json") and said(sidecar.root).get("state") == "streaming", 60, 0.2)
+                    proxy.cut(0)
+                    for number in (1, 2):
+                        story.execute(f"INSERT INTO t VALUES ({number})", str(number))
+                        server.execute(story.database, "SELECT pg_switch_wal()")
+                        story.level()
+                    away = eventually(lambda: (now := said(sidecar.root)).get("state") == "down" and now, 90, 0.2)
+                    assert away["message"] and story.stream()["state"] == "streaming"
+                    shown = sidecar.run("status")
+                    assert "any moment from" in shown.output and bucket.name in shown.output, shown.output
+                    assert sidecar.run("ship", "--once").code in (11, 32)
+                    process.kill()
+                    process.communicate()
+                proxy.heal()
+                with sidecar.start("ship") as process:
+                    back = datetime.fromisoformat(away["looked"])
+                    eventually(lambda: datetime.fromisoformat(said(sidecar.root)["looked"]) > back, 60, 0.2)
+                    story.execute("INSERT INTO t VALUES (3)", "3")
+                    story.level()
+                    eventually(
+                        lambda: datetime.fromisoformat(said(sidecar.root)["level"]) > story.moments["3"], 60, 0.2
+                    )
+                    process.terminate()
+                    assert ended(process, 30).code == 128 + signal.SIGTERM
+                # This key may delete: what was superseded is gone.
+                assert len(partials(bucket)) == 1
+                with new_machine(story) as machine:
+                    machine.sidecar.environment["AWS_ENDPOINT_URL_S3"] = gateway.endpoint
+                    result = machine.create("3", "--from", "s3")
+                    assert result.code == 0 and machine.rows(result.json["set"]) == ["1", "2", "3"], result.output
+    finally:
+        server.remove()
+
+
+@pytest.mark.parametrize("place", ["s3", "copy"])
+def test_the_running_service_sends_what_is_received(gateway: Service, place: str) -> None:
+    server = start_server(17, f"serving-{place}", in_memory=True)
+    try:
+        with short_folder() as folder:
+            (folder / "copies").mkdir()
+            where = gateway.settings() if place == "s3" else {"BACKUP_COPY_DIR": str(folder / "copies")}
+            quiet = {"BACKUP_HTTP_PORT": "0", "BACKUP_PITR": "on", "BACKUP_PITR_OFFSITE_EVERY": "1"}
+            sidecar = Sidecar.make(folder, server, **quiet, **where)
+            story = Story(sidecar, server, "obcms_prod")
+            server.execute(story.database, "CREATE TABLE t (n int)")
+            with sidecar.start("serve") as process:
+                try:
+                    eventually(lambda: any(sidecar.root.glob("wal/*/bases/*.json")), 120, 0.5)
+                    story.execute("INSERT INTO t VALUES (1)", "1")
+                    story.level()
+                    reached = lambda: (now := said(sidecar.root, place).get("level")) and datetime.fromisoformat(now)  # noqa: E731
+                    eventually(lambda: (now := reached()) and now > story.moments["1"], 90, 0.5)
+                    eventually(lambda: said(sidecar.root, f"{place}-bases").get("state") == "streaming", 60, 0.5)
+                finally:
+                    process.terminate()
+                    ended(process, 60)
+            with new_machine(story) as machine:
+                result = machine.create("1", "--from", place)
+                assert result.code == 0 and machine.rows(result.json["set"]) == ["1"], result.output
+    finally:
+        server.remove()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,12 +18,17 @@ from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
 from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.catalog.wal_copies import WalCopies
-from backup.errors import IntegrityError, RemoteFailed
+from backup.config.loader import Settings, load_settings
+from backup.errors import IntegrityError, LockHeld, RemoteFailed
 from backup.model.wal import Base, Segment, SegmentId, Stream, lsn_text
 from backup.model.wal_object import SegmentObject
+from backup.monitoring.window import offsite_words
 from backup.operations.pitr.pull import PulledArchive, read_place, remote_window
-from backup.operations.pitr.ship import BaseShipper, ShipContext, Shipper, ship_wal
+from backup.operations.pitr.ship import BaseShipper, ShipContext, Shipper, ship_all, ship_wal
+from backup.operations.pitr.window_reader import read_offsite, read_window
+from backup.pipeline import age
 from backup.storage.artifact_writer import ArtifactWriter
+from tests.support.keys import key_pair
 from tests.support.memory_remote import MemoryPlace
 from tests.support.windows import SIZE, SYSTEM, a_base
 
@@ -372,3 +378,111 @@ def test_a_record_of_a_base_that_was_changed_makes_no_base(machine: Machine) -> 
     machine.place.lay(record, machine.place.objects[record].replace(b"17.12", b"17.13"))
     (there,) = read_place(machine.context())
     assert there.bases == [] and "does not count" in there.problems[0].text
+
+
+def settings_of(machine: Machine, **more: str) -> Settings:
+    known = {"BACKUP_DIR": str(machine.root), "BACKUP_PITR": "on", "AWS_S3_BACKUP_BUCKET": "copies", "DB_NAME": "x"}
+    return load_settings(known | more)
+
+
+def test_what_a_place_alone_brings_back_is_told_without_asking_it(machine: Machine) -> None:
+    machine.base(5, NOW - timedelta(hours=1))
+    machine.segment(5)
+    machine.stream(6)
+    machine.ship()
+    machine.place.requests.clear()
+    settings = settings_of(machine)
+    later = machine.now + timedelta(seconds=50)
+    window = read_offsite(settings, machine.root, read_window(settings, machine.root, later))
+    (there,) = window.offsite
+    assert [(each.start, each.end) for each in there.spans] == [(each.start, each.end) for each in window.spans]
+    assert there.live and (there.segments, len(there.bases)) == (2, 1)
+    assert there.follows(later) and there.max_lag == timedelta(seconds=420)
+    assert machine.place.requests == {}
+    words = offsite_words(there, later, settings.zone)
+    assert words == "any moment from 2026-11-28 15:00 to now, 50.0 s behind (s3://copies)"
+    shown = remote_window(machine.context(), timedelta(days=7))
+    assert [(each.start, each.end) for each in shown.spans] == [(each.start, each.end) for each in there.spans]
+
+
+def test_where_there_is_no_place_there_is_no_window_of_one(machine: Machine) -> None:
+    settings = settings_of(machine, AWS_S3_BACKUP_BUCKET="")
+    assert read_offsite(settings, machine.root, read_window(settings, machine.root, NOW)).offsite == ()
+
+
+def test_what_the_clock_here_shows_removes_nothing_there(machine: Machine) -> None:
+    old, _ = prepared(machine)
+    machine.now += timedelta(days=400)
+    machine.ship(every=0)
+    assert [key for key in machine.place.objects if old.id in key]
+
+
+def test_of_a_cluster_that_is_no_more_all_goes_when_it_is_too_old_and_gone_here(machine: Machine) -> None:
+    prepared(machine)
+    other = Stream(looked=NOW, state="streaming", system_identifier="7", timeline=1, level=NOW + timedelta(days=9))
+    StreamFile(machine.root).write(other)
+    machine.ship(every=0)
+    assert len(machine.copies.bases()) == 2
+    for base in machine.archive.list_bases():
+        machine.archive.remove_base(base)
+    machine.archive.remove_segments(machine.archive.list_segments())
+    machine.ship(every=0)
+    assert machine.place.objects == {} and machine.copies.all() == {}
+
+
+def test_with_encryption_on_the_way_no_plain_byte_is_there(machine: Machine, tmp_path: Path) -> None:
+    public = key_pair(tmp_path / "key")
+    to = age.recipients([public])
+    machine.base(5, NOW - timedelta(hours=1))
+    machine.segment(5)
+    machine.stream(6)
+    machine.ship(encrypt=lambda chunks: age.encrypt(chunks, to), recipients=to)
+    bodies = {key: data for key, data in machine.place.objects.items() if not key.endswith(".json")}
+    assert len(bodies) == 3 and all(data.startswith(b"age-encryption.org") for data in bodies.values())
+    assert all(key.endswith(".age") for key in bodies)
+    machine.place.requests.clear()
+    machine.ship(encrypt=lambda chunks: age.encrypt(chunks, to), recipients=to, every=0)
+    assert machine.place.requests == {"list": 1}
+    assert not any((machine.root / "temp").iterdir())
+
+
+def test_two_that_send_to_one_place_are_one_at_a_time(machine: Machine) -> None:
+    machine.segment(5)
+    machine.stream(6)
+    said: list[str] = []
+
+    def beside(_: str) -> None:
+        with pytest.raises(LockHeld) as held:
+            machine.shipper().look()
+        said.append(held.value.message)
+
+    machine.place.fail = beside
+    machine.ship(every=0)
+    assert said and len(machine.objects()) == 1
+
+
+def test_an_upload_ends_when_it_is_told_to(machine: Machine) -> None:
+    machine.segment(5)
+    machine.stream(6)
+    asked: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        asked.append(seconds)
+        return len(asked) > 1
+
+    ship_wal(machine.shipper(wait=wait))
+    assert machine.place.objects == {} and StreamFile(machine.root, "s3").read() is None
+
+
+def test_a_bug_ends_all_of_them(machine: Machine) -> None:
+    ended = threading.Event()
+
+    def bug(_: str) -> None:
+        raise ValueError("a bug")
+
+    machine.place.fail = bug
+    machine.segment(5)
+    machine.stream(6)
+    with pytest.raises(ValueError, match="a bug"):
+        ship_all([machine.shipper(wait=ended.wait), BaseShipper(machine.context(wait=ended.wait))], ended)
+    assert ended.is_set()
