@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from backup.catalog.wal_archive import WalArchive
 from backup.errors import BackupError, IntegrityError, RemoteMissing
 from backup.formatting import printable
+from backup.logging import logger
 from backup.model.finding import Finding, warning
 from backup.model.manifest import Artifact, DatabasePart
 from backup.model.wal import DEFAULT_SIZE, Base, Segment, spans
@@ -101,9 +102,12 @@ def _whole(there: RemoteCluster, base: Base) -> bool:
 
 def remote_clusters(context: OffsiteContext, folder: Path) -> list[tuple[WalArchive, Cluster]]:
     """The archives there that have a base; what is read of them is fetched into `folder`, compared, and then read."""
+    there = read_place(context)
+    for problem in (problem for each in there for problem in each.problems):
+        logger.warning("{} {}", problem.text, problem.hint)
     return [
         (PulledArchive(context, folder / str(number), each), each.cluster)
-        for number, each in enumerate(read_place(context))
+        for number, each in enumerate(there)
         if each.bases
     ]
 

@@ -22,7 +22,7 @@ from backup.errors import BackupError, IntegrityError, StoreError
 from backup.formatting import size as shown
 from backup.logging import logger
 from backup.model.manifest import Artifact
-from backup.model.wal import PARTIAL, STREAMING, Base, Segment, Stream, lsn, lsn_text
+from backup.model.wal import PARTIAL, STREAMING, Base, Segment, Stream, is_segment, lsn, lsn_text
 from backup.model.wal_object import BROKEN, BaseRecord, SegmentObject, base_key, place_there
 from backup.operations.offsite.context import OffsiteContext, with_digest
 from backup.operations.offsite.send import Hashed
@@ -270,13 +270,14 @@ class Shipper(_Sender):
         )
         level = stream.level
         if reached < lsn(stream.received):
-            known = [each.level for each in segments if int(each.name[:8], 16) == stream.timeline]
+            ours = f"{stream.timeline:08X}"
+            known = [each.level for each in segments if is_segment(each.name) and each.name.startswith(ours)]
             level = max([*known, *([before.level] if before and alike and before.level else [])], default=None)
         file.write(
             Stream(
                 looked=self.context.clock(),
                 state=STREAMING,
-                message=f"{self.cleanup.left}: the key may not delete" if self.cleanup.denied else "",
+                message=self.cleanup.left,
                 system_identifier=stream.system_identifier,
                 timeline=stream.timeline,
                 size=stream.size,

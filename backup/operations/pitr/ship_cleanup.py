@@ -24,7 +24,7 @@ _AGAIN: Final = timedelta(days=1)
 
 @dataclass
 class ShipCleanup:
-    """Removes, at one place. `denied`: the key may not; `left` says in words what stays there for that."""
+    """Removes, at one place. `denied`: the key may not. `left` says in words what was found there and is of no use."""
 
     context: OffsiteContext
     keep: timedelta
@@ -38,6 +38,7 @@ class ShipCleanup:
         if self._listed and now - self._listed < _AGAIN:
             return
         there = {entry.key: entry.size for entry in self.context.remote.entries(f"{WAL_FOLDER}/")}
+        useless: list[int] = []
         for name, known in copies.items():
             held = known.all()
             if held and not there and self.context.place == "copy":
@@ -60,13 +61,12 @@ class ShipCleanup:
                     self.context.remote.name,
                 )
                 known.remove(missing)
-            self._tell(name, there, {*held, *files})
+            ours = {key: there[key] for key in there if key.startswith(f"{WAL_FOLDER}/{name}/")}
+            useless += [count for key, count in ours.items() if key not in held and key not in files]
+        self.left = (
+            f"{plural(len(useless), 'object')} there that no moment needs, {size(sum(useless))}" if useless else ""
+        )
         self._listed, self.denied = now, False
-
-    def _tell(self, name: str, there: dict[str, int], held: set[str]) -> None:
-        sizes = [count for key, count in there.items() if key.startswith(f"{WAL_FOLDER}/{name}/") and key not in held]
-        if sizes:
-            self.left = f"{plural(len(sizes), 'object')} there that no moment needs, {size(sum(sizes))}"
 
     def remove(self, archive: WalArchive, copies: WalCopies, now: datetime, *, live: bool) -> None:
         """Remove what is superseded, and what left the window here. `now`: by what is there, not by our clock.
