@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tests.support.keys import key_pair
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.moments_offsite import Bucket, new_machine, said
 from tests.support.proxy import proxied
+from tests.support.receivers import free_port
 from tests.support.s3 import Service
 from tests.support.sidecar import Sidecar
 
@@ -249,8 +251,15 @@ def test_the_running_service_sends_what_is_received(gateway: Service, place: str
         with short_folder() as folder:
             (folder / "copies").mkdir()
             where = gateway.settings() if place == "s3" else {"BACKUP_COPY_DIR": str(folder / "copies")}
-            quiet = {"BACKUP_HTTP_PORT": "0", "BACKUP_PITR": "on", "BACKUP_PITR_OFFSITE_EVERY": "1"}
-            sidecar = Sidecar.make(folder, server, **quiet, **where)
+            # What would wake it: it looks every ten seconds by itself.
+            sleeper = folder / "bin" / "supercronic"
+            sleeper.parent.mkdir()
+            sleeper.write_text("#!/bin/sh\nexec sleep 86400\n")
+            sleeper.chmod(0o755)
+            own = {"BACKUP_HTTP_PORT": str(free_port()), "XDG_RUNTIME_DIR": str(folder)}
+            own |= {"PATH": f"{sleeper.parent}:{os.environ['PATH']}", "BACKUP_HTTP_HOST": "127.0.0.1"}
+            pitr = {"BACKUP_PITR": "on", "BACKUP_PITR_OFFSITE_EVERY": "1"}
+            sidecar = Sidecar.make(folder, server, **own, **pitr, **where)
             story = Story(sidecar, server, "obcms_prod")
             server.execute(story.database, "CREATE TABLE t (n int)")
             with sidecar.start("serve") as process:
