@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from backup.catalog.wal_archive import WalArchive
 from backup.model.pack import Count
 from backup.model.wal import Base
-from backup.model.wal_object import SegmentObject
+from backup.model.wal_object import WAL_FOLDER, SegmentObject
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing
@@ -50,11 +50,13 @@ class WalCopies:
             status = os.stat(self._store.directory / self._name)
         seen = (status.st_mtime_ns, status.st_size, status.st_ino)
         if self._read[0] != seen:
-            copies = {}
+            copies, ours = {}, f"{WAL_FOLDER}/{self.archive.unique_name()}/"
             for line in self._store.read(self._name, _LARGEST).splitlines():
                 with contextlib.suppress(ValidationError):
                     copy = WalCopy.model_validate_json(line)
-                    copies[copy.key] = copy
+                    # Of a folder that was set aside in the midst of an upload, the note may have come here.
+                    if copy.key.startswith(ours):
+                        copies[copy.key] = copy
             # Of a busy server there are tens of thousands, looked at every few seconds.
             self._read = (seen, copies, [found for key in copies if (found := SegmentObject.parse(key))])
         return dict(self._read[1])
@@ -67,6 +69,7 @@ class WalCopies:
         """They are there no more, or nobody asks for them any more."""
         if not keys:
             return
+        self.archive.unique_name()  # it may have to lock the folder
         with atomic_file.alone(self._store):
             left = [copy for key, copy in self.all().items() if key not in keys]
             lines = "".join(f"{copy.model_dump_json(exclude_defaults=True)}\n" for copy in left)

@@ -41,8 +41,6 @@ _LONGEST: Final = 300.0
 _GRACE: Final = 5.0
 _BLOCK: Final = 256 << 10
 _ZEROS: Final = bytes(1 << 20)
-# An object that nobody touches is looked for again after this: the place is listed.
-_LISTED: Final = timedelta(days=1)
 # A partial segment that does not change is sent again after this, so that no lifecycle rule takes it.
 _STALE: Final = timedelta(days=1)
 
@@ -239,8 +237,11 @@ class Shipper(_Sender):
             return
         if last and int(last.part, 16) >= filled and stream.level - last.level < _STALE:
             return
-        if self._sent and now - self._sent < timedelta(seconds=self.context.every):
+        # A clock that was put back holds nothing up.
+        if self._sent and timedelta() <= now - self._sent < timedelta(seconds=self.context.every):
             return
+        # Before it is opened: if the folder is set aside meanwhile, this is sent as what it was.
+        unique = archive.unique_name()
         try:
             descriptor = archive.stream.open(name + PARTIAL)
         except StoreError:  # whole by now: then it is sent as that
@@ -253,8 +254,8 @@ class Shipper(_Sender):
             for piece in _filled(source, filled, stream.size):
                 writer.write(piece)
             artifact = writer.finish()
-            unique, sha256 = archive.unique_name(), artifact.stored_sha256
-            made = SegmentObject(unique, name, stream.level, sha256, f"{filled:08x}", bool(artifact.encryption))
+            part, encrypted = f"{filled:08x}", bool(artifact.encryption)
+            made = SegmentObject(unique, name, stream.level, artifact.stored_sha256, part, encrypted)
             self._kept(copies, made, file_blocks(work, writer.staged.path.name), artifact.stored_size)
             writer.staged.discard()
         self._sent = now

@@ -12,8 +12,8 @@ from backup.catalog.wal_copies import WalCopies
 from backup.errors import RemoteFailed
 from backup.formatting import plural, size
 from backup.logging import logger
-from backup.model.wal import SegmentId, expired, is_segment, needless
-from backup.model.wal_object import WAL_FOLDER, base_key, superseded
+from backup.model.wal import SegmentId, expired, is_segment, needless, spans
+from backup.model.wal_object import WAL_FOLDER, base_key, received_there, superseded
 from backup.operations.offsite.context import OffsiteContext
 
 # One look removes no more; what is left goes with the next ones.
@@ -35,24 +35,21 @@ class ShipCleanup:
     def compare(self, copies: dict[str, WalCopies]) -> None:
         """Forget what is not there as it was sent: it is sent again, if it is still here. RemoteFailed."""
         now = self.context.clock()
-        if self._listed and now - self._listed < _AGAIN:
+        if self._listed and timedelta() <= now - self._listed < _AGAIN:
             return
+        # First what is known: what is sent meanwhile is in neither.
+        before = {name: known.all() for name, known in copies.items()}
         there = {entry.key: entry.size for entry in self.context.remote.entries(f"{WAL_FOLDER}/")}
         useless: list[int] = []
-        for name, known in copies.items():
-            held = known.all()
+        for name, held in before.items():
             if held and not there and self.context.place == "copy":
                 raise RemoteFailed(
                     f"no WAL is in {self.context.remote.name}, where {plural(len(held), 'object')} should be",
                     "Is the disk or share mounted on the host? Then restart this container.",
                 )
-            files = {base_key(name, base.artifact.file): base.artifact.stored_size for base in known.bases()}
-            missing = [
-                key
-                for key, copy in held.items()
-                if there.get(key) != copy.size
-                or (copy.base and there.get(base_key(name, copy.base.artifact.file)) != copy.base.artifact.stored_size)
-            ]
+            files = {key: (base_key(name, c.base.artifact.file), c.base.artifact) for key, c in held.items() if c.base}
+            missing = {key for key, copy in held.items() if there.get(key) != copy.size}
+            missing |= {key for key, (file, artifact) in files.items() if there.get(file) != artifact.stored_size}
             if missing:
                 logger.warning(
                     "{} of WAL or base backups that were sent to {} are not there as they were: what is still here is"
@@ -60,9 +57,9 @@ class ShipCleanup:
                     plural(len(missing), "object"),
                     self.context.remote.name,
                 )
-                known.remove(missing)
-            ours = {key: there[key] for key in there if key.startswith(f"{WAL_FOLDER}/{name}/")}
-            useless += [count for key, count in ours.items() if key not in held and key not in files]
+                copies[name].remove(missing)
+            used, ours = {*held, *(file for file, _ in files.values())}, f"{WAL_FOLDER}/{name}/"
+            useless += [count for key, count in there.items() if key.startswith(ours) and key not in used]
         self.left = (
             f"{plural(len(useless), 'object')} there that no moment needs, {size(sum(useless))}" if useless else ""
         )
@@ -86,7 +83,11 @@ class ShipCleanup:
 def _over(archive: WalArchive, copies: WalCopies, until: datetime) -> Iterator[str]:
     """The keys of bases, and of the WAL before the oldest that stays: by the rule that holds here, once gone here."""
     bases, here = copies.bases(), {base.id for base in archive.list_bases()}
-    going = [base for base in expired(bases, timedelta(), until) if base.id not in here]
+    held = spans(bases, received_there(copies.segments(), bases[-1].size)) if bases else []
+    # One whose own WAL is not there brings nothing back, and no other one gives way to it.
+    able = [base for span in held for base in span.bases]
+    going = expired(able, timedelta(), until) + [each for each in bases if each not in able and each.ended <= until]
+    going = [base for base in going if base.id not in here]
     stay = [base for base in bases if base not in going]
     for key, copy in copies.all().items():
         if copy.base and copy.base in going:

@@ -486,3 +486,29 @@ def test_a_bug_ends_all_of_them(machine: Machine) -> None:
     with pytest.raises(ValueError, match="a bug"):
         ship_all([machine.shipper(wait=ended.wait), BaseShipper(machine.context(wait=ended.wait))], ended)
     assert ended.is_set()
+
+
+def test_a_note_of_another_history_counts_for_nothing(machine: Machine) -> None:
+    machine.segment(5)
+    machine.stream(6)
+    machine.ship()
+    (book,) = machine.archive.directory.glob("offsite-*")
+    kept = book.read_text()
+    machine.archive.set_aside(NOW)
+    machine.archive.prepare()
+    (machine.archive.directory / book.name).write_text(kept)
+    assert machine.copies.all() == {}
+    machine.segment(5)
+    machine.stream(6)
+    machine.ship()
+    assert len(machine.copies.segments()) == 2 and len(machine.objects()) == 4
+
+
+def test_a_clock_that_was_put_back_holds_nothing_up(machine: Machine) -> None:
+    shipper = machine.shipper()
+    machine.stream(6)
+    shipper.look()
+    machine.now -= timedelta(hours=3)
+    machine.stream(6, FILLED + 1, NOW)
+    shipper.look()
+    assert [each.part for each in machine.objects()] == [f"{FILLED + 1:08x}"]
