@@ -22,9 +22,9 @@ class Bucket:
     name: str
     key: tuple[str, str] = OWNER
 
-    def keys(self, part: str = "wal/") -> list[str]:
-        """The keys that have this in them."""
-        listed = self.service.client().list_objects_v2(Bucket=self.name).get("Contents", [])
+    def keys(self, part: str = "", prefix: str = "wal/") -> list[str]:
+        """The keys below a prefix that have this in them."""
+        listed = self.service.client().list_objects_v2(Bucket=self.name, Prefix=prefix).get("Contents", [])
         return sorted(each["Key"] for each in listed if part in each["Key"])
 
     def get(self, key: str) -> bytes:

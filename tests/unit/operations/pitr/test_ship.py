@@ -410,11 +410,15 @@ def test_where_there_is_no_place_there_is_no_window_of_one(machine: Machine) -> 
     assert read_offsite(settings, machine.root, read_window(settings, machine.root, NOW)).offsite == ()
 
 
-def test_what_the_clock_here_shows_removes_nothing_there(machine: Machine) -> None:
+def test_what_is_still_here_is_not_removed_there_whatever_the_clock_shows(machine: Machine) -> None:
     old, _ = prepared(machine)
     machine.now += timedelta(days=400)
     machine.ship(every=0)
-    assert [key for key in machine.place.objects if old.id in key]
+    assert "remove" not in machine.place.requests
+    # Of segments and of bases alike.
+    machine.archive.remove_base(old)
+    machine.ship(every=0)
+    assert not [key for key in machine.place.objects if old.id in key] and len(machine.objects()) == 3
 
 
 def test_of_a_cluster_that_is_no_more_all_goes_when_it_is_too_old_and_gone_here(machine: Machine) -> None:
