@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from backup.app.composition import App
+from backup.app.offsite import primary
+from backup.catalog.wal_archive import WalArchive
 from backup.docker.database_server import place_of
 from backup.docker.engine import Engine, spool_mount
 from backup.errors import BackupError, ConfigError, EngineError, NotFound
@@ -17,14 +19,19 @@ from backup.model.backup_set import newest_good, present
 from backup.model.deletion import TableFile
 from backup.model.manifest import DatabasePart, Preload
 from backup.model.moment import Wanted
+from backup.model.run import new_run_id
 from backup.model.wal import Base, lsn
+from backup.operations.offsite.context import OffsiteContext
+from backup.operations.pitr.base_choice import Cluster
 from backup.operations.pitr.comparison import Night
 from backup.operations.pitr.deletions import SearchContext
 from backup.operations.pitr.proof import ProofContext
-from backup.operations.pitr.recover import Moment, RecoveredOrigin, find_moment
+from backup.operations.pitr.pull import newest_database_there, remote_clusters
+from backup.operations.pitr.recover import RecoveredOrigin, find_moment, local_clusters
 from backup.operations.pitr.window_reader import read_window
 from backup.operations.restore.journal import Kept
 from backup.operations.restore.physical import Physical
+from backup.operations.temporary import temporary_folder
 from backup.postgres.clients import HelperClients
 from backup.postgres.recovery import RecoveryPlaces
 from backup.postgres.table_files import table_files
@@ -33,8 +40,18 @@ from backup.progress import Progress
 
 def recovered_origin(app: App, wanted: Wanted) -> RecoveredOrigin:
     """Find what brings that back, and where it is to be done. NotFound, ConfigError, EngineError."""
-    found = _moment(app, wanted)
-    return RecoveredOrigin(found, _places(app, found.base))
+    return _origin(app, wanted, local_clusters(app.settings.root), None)
+
+
+@contextlib.contextmanager
+def moment_origin(app: App, wanted: Wanted, place: str, progress: Progress) -> Iterator[RecoveredOrigin]:
+    """The same for the body; from a `place` of copies, where one is named. Of what is here nothing is used then."""
+    if not place:
+        yield recovered_origin(app, wanted)
+        return
+    context = primary(app, progress, place)
+    with temporary_folder(app.settings.root, new_run_id(datetime.now(UTC)), "fetch") as folder:
+        yield _origin(app, wanted, remote_clusters(context, folder), context)
 
 
 def physical(app: App, wanted: Wanted, kept: Kept | None) -> Physical:
@@ -107,18 +124,14 @@ def search_context(app: App, progress: Progress) -> SearchContext:
     return SearchContext(origin, app.lock, names, progress)
 
 
-def _moment(app: App, wanted: Wanted) -> Moment:
+def _origin(
+    app: App, wanted: Wanted, there: Sequence[tuple[WalArchive, Cluster]], context: OffsiteContext | None
+) -> RecoveredOrigin:
     good = newest_good(app.catalog.sets())
-    part = good.manifest.database if good else None
-    settings = app.settings
-    return find_moment(
-        settings.root,
-        wanted,
-        _database(app, part),
-        part.preload if part else Preload(),
-        settings.age_identity,
-        settings.zone,
-    )
+    part = good.manifest.database if good else newest_database_there(context) if context else None
+    settings, preload = app.settings, part.preload if part else Preload()
+    found = find_moment(there, wanted, _database(app, part), preload, settings.age_identity, settings.zone)
+    return RecoveredOrigin(found, _places(app, found.base))
 
 
 def _database(app: App, part: DatabasePart | None) -> str:

@@ -5,8 +5,11 @@
     <root>/wal/<system identifier>/segments.jsonl   a record for each, appended when it was read back
     <root>/wal/<system identifier>/bases/           <id>.tar.gz, then <id>.json: no record, no base
     <root>/wal/<system identifier>/proof.json       what the newest drill of all this found
+    <root>/wal/<system identifier>/unique           tells this folder from others of the same cluster, at a place
+    <root>/wal/<system identifier>/offsite-<place>.jsonl   what a place has confirmed (catalog/wal_copies.py)
     <root>/wal/<system identifier>-<time>/          what was set aside: WAL of a history that the server has left
     <root>/state/wal.json                           what is known of the stream
+    <root>/state/wal-<place>.json                   the same of what is sent on to a place
 
 The newest whole segment stays in `stream/` when it is packed: by it the receiver knows where to go on.
 """
@@ -17,6 +20,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Sequence
 from datetime import datetime
@@ -28,6 +32,7 @@ from pydantic import ValidationError
 from backup.errors import StoreError
 from backup.formatting import printable
 from backup.logging import logger
+from backup.model.manifest import Artifact
 from backup.model.wal import (
     PARTIAL,
     UNKNOWN,
@@ -46,35 +51,36 @@ from backup.storage.filesystem import storing, sync_directory
 from backup.storage.staged_file import StagedFile
 
 WAL: Final = "wal"
-_STATE: Final = "wal.json"
 _RECORDS: Final = "segments.jsonl"
 _LARGEST: Final = 1 << 30
 _PROOF: Final = "proof.json"
+_UNIQUE: Final = "unique"
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _ASIDE: Final = re.compile(r"[0-9]{1,20}-[0-9]{8}T[0-9]{6}Z")
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
 
 
 class StreamFile:
-    """state/wal.json: what the process that receives WAL says of it."""
+    """state/wal.json: what the process that receives WAL says of it; of a `place`: what is sent on to that."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, place: str = "") -> None:
         self._store = LocalStore(root / "state")
+        self._name = f"wal-{place}.json" if place else "wal.json"
 
     def read(self) -> Stream | None:
         """What was said last; None before anything was. StoreError for what cannot be read."""
-        if _STATE not in self._store.names():
+        if self._name not in self._store.names():
             return None
         try:
-            return Stream.model_validate_json(self._store.read(_STATE))
+            return Stream.model_validate_json(self._store.read(self._name))
         except ValidationError as error:
             raise StoreError(
-                f"state/{_STATE} is damaged: {error.errors()[0]['msg']}", "It is written anew within seconds."
+                f"state/{self._name} is damaged: {error.errors()[0]['msg']}", "It is written anew within seconds."
             ) from None
 
     def write(self, stream: Stream) -> None:
         """Say this from now on."""
-        atomic_file.replace(self._store, _STATE, stream.model_dump_json().encode())
+        atomic_file.replace(self._store, self._name, stream.model_dump_json().encode())
 
 
 def clusters(root: Path) -> list[WalArchive]:
@@ -137,6 +143,9 @@ class WalArchive:
             }
             self._read = (seen, [found[name] for name in sorted(found)])
         return list(self._read[1])
+
+    def provide(self, store: LocalStore, artifact: Artifact) -> None:
+        """Have a packed segment or a base in its folder before it is read: here it is, or nowhere."""
 
     def waiting(self) -> list[str]:
         """Whole segments and histories that the receiver has written, by name."""
@@ -205,7 +214,7 @@ class WalArchive:
         with storing(final):
             staged.path.replace(final)
         sync_directory(self.segments.directory)
-        self._append(segment)
+        self.append(_RECORDS, segment.model_dump_json())
 
     def keep_base(self, base: Base, staged: StagedFile) -> None:
         """Publish a base: its file, then its record."""
@@ -228,20 +237,29 @@ class WalArchive:
             atomic_file.replace(LocalStore(self.directory), _RECORDS, lines.encode())
         self.segments.remove_all(each.artifact.file for each in segments)
 
-    def _append(self, segment: Segment) -> None:
-        """A record of one line, in one write: a torn one is no record, and its segment is packed again."""
-        path = self.directory / _RECORDS
+    def append(self, file: str, record: str) -> None:
+        """A record of one line, in one write: a torn one is no record, and what it is of is looked at again."""
+        path = self.directory / file
         with atomic_file.alone(LocalStore(self.directory)), storing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 size = os.fstat(descriptor).st_size
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                os.write(descriptor, (b"\n" if torn else b"") + segment.model_dump_json().encode() + b"\n")
+                os.write(descriptor, (b"\n" if torn else b"") + record.encode() + b"\n")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
         if not size:
             sync_directory(self.directory)
+
+    def unique_name(self) -> str:
+        """What tells this folder from others of the same cluster, at a place; made once, and set aside with it."""
+        store = LocalStore(self.directory)
+        if _UNIQUE not in store.names():
+            with atomic_file.alone(store):  # two may ask at first
+                if _UNIQUE not in store.names():
+                    atomic_file.replace(store, _UNIQUE, secrets.token_hex(8).encode())
+        return f"{self.system_identifier}-{store.read(_UNIQUE).decode()}"
 
 
 def _sizes(store: LocalStore) -> dict[str, int]:

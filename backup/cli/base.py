@@ -61,6 +61,10 @@ At = Annotated[
 AtLsn = Annotated[
     str, typer.Option("--at-lsn", metavar="LSN", help="The database as of a place in the WAL, such as 0/16B3748.")
 ]
+FromPlace = Annotated[
+    str,
+    typer.Option("--from", metavar="s3|copy", help="With --at: from base backups and WAL that lie there, not here."),
+]
 Scheduled = Annotated[bool, typer.Option("--scheduled", hidden=True)]
 Trigger = Annotated[str, typer.Option(hidden=True)]
 
@@ -127,9 +131,13 @@ def prepare_command(as_json: bool, kind: str = "", identity: Path | None = None)
     return settings.model_copy(update={"age_identity": identity}) if identity else settings
 
 
-def wanted_moment(at: str, at_lsn: str, zone: ZoneInfo) -> Wanted | None:
+def wanted_moment(at: str, at_lsn: str, zone: ZoneInfo, place: str = "") -> Wanted | None:
     """Read what is to be recovered; None when nothing is. A wrong usage is said as one."""
     try:
+        if place and not (at or at_lsn):
+            raise ValueError("--from goes with --at; a set comes from there as `s3:ID`")
+        if place not in ("", "s3", "copy"):
+            raise ValueError("--from is s3 or copy")
         if at and at_lsn:
             raise ValueError("choose one of --at and --at-lsn")
         if at_lsn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Final
@@ -10,7 +12,7 @@ import typer
 
 from backup.app.composition import App
 from backup.cli import base
-from backup.cli.base import At, AtLsn, IdentityOption, Json, OnlyOption, Scheduled, Trigger, Wait
+from backup.cli.base import At, AtLsn, FromPlace, IdentityOption, Json, OnlyOption, Scheduled, Trigger, Wait
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.model.manifest import Tier
@@ -40,6 +42,7 @@ def create_command(
     only: Annotated[OnlyOption | None, typer.Option(help="Back up only the database or only the volumes.")] = None,
     at: At = "",
     at_lsn: AtLsn = "",
+    place: FromPlace = "",
     full: Annotated[
         bool, typer.Option("--full", help="Archive every file anew, also where BACKUP_MEDIA=incremental.")
     ] = False,
@@ -52,14 +55,14 @@ def create_command(
     """Make one complete set and read it back.
 
     With `--at` it is recovered from a base backup and WAL, without touching the live database, and is as old as that
-    moment.
+    moment; with `--from s3` from those in the bucket.
 
     Examples: `create daily`, `create manual --only database`, `create --wait 600`, `create --at '10 minutes ago'`.
     """
     settings = base.prepare_command(as_json, kind="backup", identity=identity)
     main = App(settings)
     main.require_volume()
-    wanted = base.wanted_moment(at, at_lsn, settings.zone)
+    wanted = base.wanted_moment(at, at_lsn, settings.zone, place)
     if wanted and (tier is not MadeTier.MANUAL or only is OnlyOption.MEDIA):
         raise typer.BadParameter("--at makes a manual set of the database alone")
     request = backup_operation.Request(
@@ -70,8 +73,8 @@ def create_command(
         patience=_PATIENCE if scheduled else 0.0,
         **base.occasion(invocation, scheduled, trigger)._asdict(),
     )
-    with base.progress(as_json) as progress:
-        run = backup_operation.create_set(request, _context(main, progress, wanted))
+    with base.progress(as_json) as progress, _context(main, progress, wanted, place) as context:
+        run = backup_operation.create_set(request, context)
     try:
         _expire(main)
     except BackupError as error:
@@ -83,14 +86,17 @@ def create_command(
     raise typer.Exit(run.exit_code)
 
 
-def _context(main: App, progress: Progress, wanted: Wanted | None) -> CreateContext:
+@contextlib.contextmanager
+def _context(main: App, progress: Progress, wanted: Wanted | None, place: str) -> Iterator[CreateContext]:
     context = main.create_context(progress)
     if wanted is None:
-        return context
+        yield context
+        return
     # Who asks for no moment need not wait for its imports.
-    from backup.app.recovery import recovered_origin  # noqa: PLC0415
+    from backup.app.recovery import moment_origin  # noqa: PLC0415
 
-    return replace(context, origin=recovered_origin(main, wanted))
+    with moment_origin(main, wanted, place, progress) as origin:
+        yield replace(context, origin=origin)
 
 
 def _expire(main: App) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from backup.app.composition import App
-from backup.app.recovery import recovered_origin
+from backup.app.recovery import moment_origin
 from backup.app.restore import restore_context
 from backup.cli import base
 from backup.model.manifest import Tier
@@ -20,10 +20,10 @@ from backup.operations.restore.plan_inputs import media_beside
 from backup.storage import lock
 
 
-def make_set(main: App, wanted: Wanted, as_json: bool) -> str:
+def make_set(main: App, wanted: Wanted, place: str, as_json: bool) -> str:
     """Make a set of a moment to be restored; its id."""
-    with base.progress(as_json) as progress:
-        context = replace(main.create_context(progress), origin=recovered_origin(main, wanted))
+    with base.progress(as_json) as progress, moment_origin(main, wanted, place, progress) as origin:
+        context = replace(main.create_context(progress), origin=origin)
         return create_set(Request(Tier.MANUAL, "database", trigger="restore", wait=RUN_WAIT), context).set
 
 
@@ -39,11 +39,12 @@ def look_at_cluster(main: App, wish: Physical, as_json: bool) -> Plan:
             return plan(wish, facts, wish.origin.look(run, progress))
 
 
-def look_ahead(main: App, wanted: Wanted, as_json: bool) -> Plan:
+def look_ahead(main: App, wanted: Wanted, place: str, as_json: bool) -> Plan:
     """Read the WAL, and say what a restore of a moment would bring back. Nothing is changed."""
-    origin, run = recovered_origin(main, wanted), new_run_id(datetime.now(UTC))
+    run = new_run_id(datetime.now(UTC))
     with (
         base.progress(as_json) as progress,
+        moment_origin(main, wanted, place, progress) as origin,
         lock.hold(main.lock, "look at a moment", run, wait=RUN_WAIT, waiting=behind),
     ):
         rows = origin.look(run, progress)

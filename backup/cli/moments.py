@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -15,10 +15,12 @@ from backup.app.volume import BackupVolume
 from backup.cli import base
 from backup.cli.base import Json
 from backup.cli.render.set_tables import plain_table
+from backup.config.loader import Settings
 from backup.formatting import local_time, plural, printable, size
 from backup.model.wal import Base
-from backup.monitoring.window import Window, whole_second, window_words
-from backup.operations.pitr.window_reader import read_window
+from backup.monitoring.window import OffsiteWindow, Window, offsite_words, whole_second, window_words
+from backup.operations.pitr.window_reader import read_offsite, read_window
+from backup.progress import Silent
 
 _FORM = "%Y-%m-%d %H:%M:%S"
 _OFF = (
@@ -34,22 +36,26 @@ def show_moments(
     ] = 0,
     table: Annotated[str, typer.Option(metavar="TABLE", help="With --lost: of this table alone.")] = "",
     since: Annotated[str, typer.Option(metavar="MOMENT", help="With --lost: from then on; else the last day.")] = "",
+    place: Annotated[
+        str, typer.Option("--from", metavar="s3|copy", help="Those that this place alone brings back: it is listed.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Show which moments of the past can be restored, what breaks them, and the base backups and WAL that they need.
 
-    Examples: `moments`, `moments --json`, `moments --lost 100 --table app_case`.
+    Examples: `moments`, `moments --json`, `moments --from s3`, `moments --lost 100 --table app_case`.
     """
     settings = base.prepare_command(as_json)
-    if lost:
+    if place not in ("", "s3", "copy"):
+        raise typer.BadParameter("--from is s3 or copy")
+    if lost and not place:
         from backup.cli.deletions import show_deletions  # noqa: PLC0415 - the window needs no engine
 
         return show_deletions(settings, lost, table, since, as_json)
-    if table or since:
-        raise typer.BadParameter("--table and --since need --lost")
-    BackupVolume(settings).require_volume()
-    now, on = datetime.now(UTC), settings.pitr == "on"
-    window = read_window(settings, settings.root, now)
+    if lost or table or since:
+        raise typer.BadParameter("--table and --since need --lost, which reads the WAL that is here")
+    now, on = datetime.now(UTC), settings.pitr == "on" or bool(place)
+    window = _there(settings, place) if place else _here(settings, now)
     if as_json:
         text, breaks = window_words(window, now, settings.zone), window.breaks(now)
         return base.print_json("moments", window, on=on, text=text, breaks=breaks)
@@ -61,6 +67,20 @@ def show_moments(
         base.err.print(Text(base.with_hint(each.text, each.hint), style="yellow"))
     shown = (window, now, settings.zone)
     return base.show(lambda: moments_page(*shown), lambda: moments_lines(*shown))
+
+
+def _here(settings: Settings, now: datetime) -> Window:
+    BackupVolume(settings).require_volume()
+    return read_offsite(settings, settings.root, read_window(settings, settings.root, now))
+
+
+def _there(settings: Settings, place: str) -> Window:
+    # What is here needs neither of them, and loads at once.
+    from backup.app.composition import App  # noqa: PLC0415
+    from backup.app.offsite import primary  # noqa: PLC0415
+    from backup.operations.pitr.pull import remote_window  # noqa: PLC0415
+
+    return remote_window(primary(App(settings), Silent(), place), timedelta(days=settings.pitr_days))
 
 
 def moments_page(window: Window, now: datetime, zone: ZoneInfo) -> RenderableType:
@@ -75,7 +95,8 @@ def moments_page(window: Window, now: datetime, zone: ZoneInfo) -> RenderableTyp
         when, version = local_time(each.ended, zone, _FORM), printable(each.server_version)
         bases.add_row(printable(each.id), when, size(each.artifact.stored_size), version, names)
     wal = f"{plural(window.segments, 'segment')} of WAL, {size(window.segment_bytes)}; {_stream(window)}"
-    return Group(Text(window_words(window, now, zone)), Text(), spans, Text(), bases, Text(), Text(wal))
+    lines = [Text(printable(f"offsite: {offsite_words(each, now, zone)}{_problem(each)}")) for each in window.offsite]
+    return Group(Text(window_words(window, now, zone)), *lines, Text(), spans, Text(), bases, Text(), Text(wal))
 
 
 def moments_lines(window: Window, now: datetime, zone: ZoneInfo) -> list[str]:
@@ -86,6 +107,9 @@ def moments_lines(window: Window, now: datetime, zone: ZoneInfo) -> list[str]:
         for start, end, what in _rows(window, now)
     ]
     lines += [f"base\t{_base(each)}" for each in window.bases]
+    lines += [
+        f"offsite\t{each.place}\t{printable(offsite_words(each, now, zone))}{_problem(each)}" for each in window.offsite
+    ]
     return [*lines, f"wal\t{window.segments}\t{window.segment_bytes}", f"stream\t{_stream(window)}"]
 
 
@@ -101,10 +125,16 @@ def _base(each: Base) -> str:
     return f"{printable(each.id)}\t{each.ended.isoformat(timespec='seconds')}\t{each.artifact.stored_size}"
 
 
+def _problem(window: OffsiteWindow) -> str:
+    """What was said last of the way there, if anything was."""
+    told = filter(None, (each.message for each in (window.stream, window.bases_stream) if each))
+    return "".join(f"; {printable(' '.join(each.split()))}" for each in told)
+
+
 def _stream(window: Window) -> str:
     stream = window.stream
     if stream is None:
-        return "no stream has been running"
+        return f"as {window.name} lists it" if isinstance(window, OffsiteWindow) else "no stream has been running"
     behind = f"{size(stream.behind)} behind" if stream.behind else ""
     wants = f"a base backup is wanted: {stream.wants_base}" if stream.wants_base else ""
     told = "; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants]))

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from backup.storage.s3.bucket_setup import SetupStep
 
 _LEVELS: Final = {"done": "SUCCESS", "would": "INFO", "same": "INFO", "note": "WARNING", "failed": "ERROR"}
+# By how much the oldest base backup that is needed may be older than the oldest moment.
+_BASE_DAYS: Final = 7
 _Done = TypeVar("_Done")
 
 app = typer.Typer(
@@ -47,6 +49,9 @@ From = Annotated[str, typer.Option("--from", metavar="s3|copy", help="Which plac
 def setup_command(
     create: Annotated[bool, typer.Option("--create", help="Create the bucket if it is missing.")] = False,
     archive_days: Annotated[int, typer.Option(min=0, help="Days after which objects move to GLACIER; 0: never.")] = 90,
+    wal_days: Annotated[
+        int, typer.Option(min=0, help="With BACKUP_PITR=on: days after which WAL and bases are removed; 0: never.")
+    ] = 30,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; change nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -62,8 +67,15 @@ def setup_command(
         # The newest set may need a pack that is years old, and what is in GLACIER cannot be read for hours.
         logger.warning("objects stay in their class: BACKUP_MEDIA=incremental, and young sets need old packs")
         archive_days = 0
+    wal_days = wal_days if settings.pitr == "on" else 0
+    if wal_days and wal_days < settings.pitr_days + _BASE_DAYS:
+        raise typer.BadParameter(
+            f"--wal-days: moments of {settings.pitr_days} days need base backups that are some days older:"
+            f" {settings.pitr_days + _BASE_DAYS} at least, or 0"
+        )
     bucket = open_bucket(bucket_options(settings))
-    _tell(setup_bucket(bucket, WantedBucket(create=create, archive_days=archive_days), dry=dry_run), as_json)
+    wanted = WantedBucket(create=create, archive_days=archive_days, wal_days=wal_days)
+    _tell(setup_bucket(bucket, wanted, dry=dry_run), as_json)
 
 
 @app.command("check")

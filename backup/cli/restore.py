@@ -17,7 +17,7 @@ from backup.app.composition import App
 from backup.app.offsite import locate_set
 from backup.app.restore import restore_context
 from backup.cli import base, moment
-from backup.cli.base import At, AtLsn, IdentityOption, Json, OnlyOption
+from backup.cli.base import At, AtLsn, FromPlace, IdentityOption, Json, OnlyOption
 from backup.cli.render.set_tables import plain_table
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
 from backup.formatting import plural, printable, size
@@ -65,13 +65,15 @@ def restore_command(
     at: At = "",
     at_lsn: AtLsn = "",
     physical: PhysicalOption = False,
+    place: FromPlace = "",
     identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
     """Restore a set, completely or not at all. It is built beside the live data, then swapped with them.
 
-    With `--at` a set of the database of that moment is made first; the media stay as they are. With `--physical`, too,
-    the whole cluster is recovered beside the live one and exchanged with it while the server is stopped for seconds.
+    With `--at` a set of the database of that moment is made first; the media stay as they are. `--from s3` recovers it
+    from the bucket alone, such as on a new machine. With `--physical` the whole cluster is recovered beside the live
+    one and exchanged with it while the server is stopped for seconds.
 
     Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`,
     `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
@@ -80,15 +82,15 @@ def restore_command(
     """
     main = App(base.prepare_command(as_json, kind="restore", identity=identity))
     main.require_volume()
-    wanted = base.wanted_moment(at, at_lsn, main.settings.zone)
+    wanted = base.wanted_moment(at, at_lsn, main.settings.zone, place)
     if [bool(which), resume, rollback, bool(wanted)].count(True) != 1:
         raise typer.BadParameter("name a set, or pass --at, --resume or --rollback")
     if physical:
-        _cluster(main, None if path or only or no_safety or allow_invalid else wanted, force, dry_run, as_json)
+        _cluster(main, None if path or only or no_safety or allow_invalid or place else wanted, force, dry_run, as_json)
     elif wanted:
         if path or only is OnlyOption.MEDIA:
             raise typer.BadParameter("--at restores the database alone")
-        which, only = _of_moment(main, wanted, force, dry_run, as_json), OnlyOption.DATABASE
+        which, only = _of_moment(main, wanted, place, force, dry_run, as_json), OnlyOption.DATABASE
     if path:
         _paths(main, which or [], only, path, force, dry_run, as_json)
     elif resume or rollback:
@@ -107,14 +109,14 @@ class _How(NamedTuple):
     allow_invalid: bool
 
 
-def _of_moment(main: App, wanted: Wanted, force: bool, dry_run: bool, as_json: bool) -> list[str]:
+def _of_moment(main: App, wanted: Wanted, place: str, force: bool, dry_run: bool, as_json: bool) -> list[str]:
     """Make the set of a moment; none, but a look at what would be, when that is all that is asked for."""
     if dry_run:
-        _show(moment.look_ahead(main, wanted, as_json), as_json)
+        _show(moment.look_ahead(main, wanted, place, as_json), as_json)
         return []
     # It takes minutes: whoever cannot agree to the plan then is told now.
     _require_answer(force, _QUESTION)
-    return [moment.make_set(main, wanted, as_json)]
+    return [moment.make_set(main, wanted, place, as_json)]
 
 
 def _cluster(main: App, wanted: Wanted | None, force: bool, dry_run: bool, as_json: bool) -> None:

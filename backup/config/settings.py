@@ -70,6 +70,13 @@ class Settings(OffsiteSettings):
         ge=10,
         description="seconds that the received WAL may be behind before health turns red",
     )
+    pitr_offsite_every: int = Field(
+        60,
+        alias="BACKUP_PITR_OFFSITE_EVERY",
+        ge=0,
+        le=86_400,
+        description="seconds after which what has been received of a segment goes offsite; 0: whole segments alone",
+    )
     cleanup: Cron = Field("0 5 * * *", alias="BACKUP_CLEANUP", description="cron line of the cleanup, or `off`")
     monitor: Cron = Field(
         "0 */6 * * *",

@@ -203,6 +203,21 @@ _WINDOW_PROOF = form(
     equals=Text,
     uncompared=Text,
 )
+_OFFSITE_WINDOW = form(
+    "OffsiteWindow",
+    about="The moments that a place of copies alone can bring back. `stream.looked` is when all was last there.",
+    place=Text,
+    name=Text,
+    start=maybe(_BEGIN, "start"),
+    end=maybe(Instant, "end"),
+    live=bool,
+    max_lag_seconds=at(Seconds, "max_lag"),
+    spans=many(_SPAN),
+    bases=many(_BASE),
+    stream=maybe(_STREAM, "stream"),
+    segments=int,
+    segment_bytes=int,
+)
 MOMENTS = form(
     "Window",
     about="The moments that can be brought back, oldest first.",
@@ -217,6 +232,7 @@ MOMENTS = form(
     segments=int,
     segment_bytes=int,
     proof=maybe(_WINDOW_PROOF, "proof"),
+    offsite=many(_OFFSITE_WINDOW),
 )
 
 STATUS = document(

@@ -33,7 +33,8 @@ class Window:
     `segments` and `segment_bytes` count the WAL that is here, packed or not. `begun` is when the newest cluster's
     folder was made. `max_lag` is how far the stream may be behind, `base_age` how old the newest base may be; None: no
     base is taken by schedule. `kept` is how many bases there will be once all of `keep` is here. `problems`: records
-    that cannot be read. `proof` is the newest cluster's.
+    that cannot be read. `proof` is the newest cluster's. `offsite` are those of the places that WAL and base backups
+    are sent to.
     """
 
     keep: timedelta
@@ -48,6 +49,7 @@ class Window:
     begun: datetime | None = None
     problems: tuple[Finding, ...] = ()
     proof: WindowProof | None = None
+    offsite: tuple[OffsiteWindow, ...] = ()
 
     @property
     def start(self) -> datetime | None:
@@ -103,7 +105,25 @@ def still_to_come(window: Window, now: datetime, cluster: int = 0) -> int:
     return max(0, wanted - here)
 
 
-def window_words(window: Window, now: datetime, zone: tzinfo) -> str:
+@dataclass(frozen=True)
+class OffsiteWindow(Window):
+    """The moments that a place alone can bring back. `stream` is of what is sent there, `bases_stream` of its bases.
+
+    `every`: after how long what has been received of a segment is sent; zero: whole segments alone are.
+    """
+
+    place: str = ""
+    name: str = ""
+    every: timedelta = timedelta()
+    bases_stream: Stream | None = None
+
+
+def offsite_words(window: OffsiteWindow, now: datetime, zone: tzinfo) -> str:
+    """The same of what a place alone can bring back, in one line."""
+    return f"{window_words(window, now, zone, proven=False)} ({window.name})"
+
+
+def window_words(window: Window, now: datetime, zone: tzinfo, *, proven: bool = True) -> str:
     """The window in one line. Of a minute that is held in part it does not say that it can be had."""
     if window.start is None or window.end is None:
         return "no moment yet: there is no whole base backup with its WAL"
@@ -117,8 +137,8 @@ def window_words(window: Window, now: datetime, zone: tzinfo) -> str:
     closed = [each for each in window.breaks(now) if each.end]
     broken = f"; broken {breaks_words(closed, zone)}" if closed else ""
     proof = window.proof
-    proven = f"; proven to {_second(proof.moment, zone)}" if proof and not proof.problem else "; not proven yet"
-    return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}{proven}"
+    tried = f"; proven to {_second(proof.moment, zone)}" if proof and not proof.problem else "; not proven yet"
+    return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}{tried if proven else ''}"
 
 
 def whole_second(moment: datetime) -> datetime:

@@ -22,12 +22,13 @@ from backup.monitoring import alerts
 from backup.monitoring.health import CREATE, Health, SchedulerState
 from backup.monitoring.overview import Overview, compute
 from backup.monitoring.overview.compute import NO_OFFSITE, Facts, Policy
+from backup.monitoring.window import Window
 from backup.operations.jobs import jobs
 from backup.operations.missed_runs import reasons
 from backup.operations.offsite import copy_status as told
 from backup.operations.offsite.remote_state import BookFile
 from backup.operations.offsite.rules import ages, candidates, places, uploads
-from backup.operations.pitr.window_reader import read_window
+from backup.operations.pitr.window_reader import read_offsite, read_window
 from backup.operations.prune import WAITS, MemoryFile, is_cleanup, retention_policy
 from backup.operations.restore.journal import Kept, KeptFile, journal_reason, lost_words
 from backup.operations.restore.locking import unfinished_restore
@@ -91,10 +92,14 @@ def overview(
         offsite=told.clock(places[0], runs, now) if places else NO_OFFSITE,
         places=[told.copy_summary(seen, now) for seen in places],
         alerting=alerts.summary(catalog.root, settings),
-        window=read_window(settings, catalog.root, now) if settings.pitr == "on" else None,
+        window=_window(settings, catalog.root, now) if settings.pitr == "on" else None,
     )
     found = compute.compute_overview(sets, runs, now, overview_policy(settings), facts)
     return replace(found, logged=_logged(catalog.root)) if alerting else found
+
+
+def _window(settings: Settings, root: Path, now: datetime) -> Window:
+    return read_offsite(settings, root, read_window(settings, root, now))
 
 
 def _read(catalog: Catalog, records: Records, facts: Facts) -> tuple[list[StoredSet], list[Run], Facts]:

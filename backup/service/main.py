@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
@@ -38,7 +39,7 @@ from backup.operations.status import overview
 from backup.service.followup_jobs import BaseQueue, DrillQueue, UploadQueue
 from backup.service.probe import SOCKET
 from backup.service.scheduler import Scheduler
-from backup.service.supervisor import WAKE, Family, ReceiverProcess, Signals, Supercronic, scan, stop_all
+from backup.service.supervisor import WAKE, Family, LastingProcess, Signals, Supercronic, scan, stop_all
 from backup.service.web.app import create_app
 from backup.service.web.guard import access_for
 from backup.service.web.server import HttpServer, address, bind, reserved
@@ -164,7 +165,7 @@ class _Service:
 
         on = settings.pitr == "on"
         self._bases = BaseQueue(catalog, records, start) if on else None
-        self._receiver = ReceiverProcess(lambda: start(("receive",))) if on else None
+        self._lasting = [LastingProcess(partial(start, (name,)), what) for name, what in _lasting(settings)]
         # Whoever drills nothing by schedule has reasons for it.
         self._drills = DrillQueue(catalog, records, start, catalog.root / "state" / "lock") if settings.drill else None
 
@@ -235,10 +236,10 @@ class _Service:
             self._first = None
             self._first_ended(code)
             self._settled = 0.0
-        if self._receiver:
-            self._receiver.tend(now)
-        # These two are always there, and leave no record.
-        always = {self._clock.pid, self._receiver.pid if self._receiver else 0}
+        for each in self._lasting:
+            each.tend(now)
+        # These are always there, and leave no record.
+        always = {self._clock.pid, *(each.pid for each in self._lasting)}
         self._idle = all(process.session in always for process in self._family.members(processes))
         self._disk.go()
 
@@ -338,3 +339,9 @@ def check_ready(catalog: Catalog, ready: Callable[[], None]) -> None:
         file.flush()
     catalog.sets()
     ready()
+
+
+def _lasting(settings: Settings) -> list[tuple[str, str]]:
+    """The commands that run as long as the service does, and what each does."""
+    shipping = [("ship", "sends the WAL offsite")] if settings.has_offsite else []
+    return [("receive", "receives the WAL"), *shipping] if settings.pitr == "on" else []

@@ -194,11 +194,11 @@ class Family:
         self._sessions &= {process.session for process in seen} | set(self._children)
 
 
-class ReceiverProcess:
-    """The process that receives WAL, started by `start`, and again after every end."""
+class LastingProcess:
+    """A process that is always there, such as what receives the WAL: started by `start`, and again after every end."""
 
-    def __init__(self, start: Callable[[], subprocess.Popen[bytes]]) -> None:
-        self._start = start
+    def __init__(self, start: Callable[[], subprocess.Popen[bytes]], what: str) -> None:
+        self._start, self._what = start, what
         self._process: subprocess.Popen[bytes] | None = None
         self._due = self._begun = 0.0
         self._delay = _BACKOFF[0]
@@ -216,7 +216,7 @@ class ReceiverProcess:
             code, self._process = self._process.returncode, None
             self._delay = _BACKOFF[0] if now - self._begun > _BACKOFF[1] else min(self._delay * 2, _BACKOFF[1])
             self._due = now + self._delay
-            logger.error("what receives the WAL ended with code {}; it starts again in {:.0f} s", code, self._delay)
+            logger.error("what {} ended with code {}; it starts again in {:.0f} s", self._what, code, self._delay)
         if now >= self._due:
             self._process, self._begun = self._start(), now
 

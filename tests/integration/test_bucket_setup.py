@@ -9,7 +9,7 @@ import pytest
 
 from backup.errors import RemoteFailed
 from backup.storage.s3 import bucket_setup, open_bucket
-from backup.storage.s3.bucket_setup import ABORT_RULE, ARCHIVE_RULE, WantedBucket
+from backup.storage.s3.bucket_setup import ABORT_RULE, ARCHIVE_RULE, WAL_RULE, WantedBucket
 from backup.storage.s3.options import iam_policy
 from tests.support.lying_s3 import lying
 from tests.support.s3 import RELEASES, Service
@@ -32,6 +32,19 @@ def test_setup_keeps_the_rules_of_others(moto: Service) -> None:
     assert rules[ARCHIVE_RULE]["Transitions"][0]["Days"] == 30
     assert rules[ARCHIVE_RULE]["Filter"]["Prefix"] == "stack/"
     assert {step.state for step in steps} <= {"same", "note"}
+
+
+def test_wal_goes_after_its_days_and_nothing_else_does(moto: Service) -> None:
+    name, client = moto.bucket(), moto.client()
+    bucket = open_bucket(moto.options(name, prefix="stack"))
+    for days, there in ((30, True), (30, True), (0, False)):
+        steps = list(bucket_setup.setup_bucket(bucket, WantedBucket(archive_days=0, wal_days=days)))
+        assert "failed" not in {step.state for step in steps}, steps
+        rules = {rule["ID"]: rule for rule in client.get_bucket_lifecycle_configuration(Bucket=name)["Rules"]}
+        assert set(rules) == {ABORT_RULE, *([WAL_RULE] if there else [])}
+        if there:
+            assert rules[WAL_RULE]["Filter"]["Prefix"] == "stack/wal/"
+            assert rules[WAL_RULE]["Expiration"] == {"Days": 30}
 
 
 def test_a_bucket_is_made_only_if_asked(ceph: Service) -> None:

@@ -15,7 +15,7 @@ from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.health import Health
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
-from tests.support.windows import a_base, a_stream, a_window, broken_window
+from tests.support.windows import a_base, a_stream, a_window, broken_window, offsite_window
 
 ZONE = ZoneInfo("Asia/Manila")
 NOW = datetime(2025, 11, 24, 19, 12, tzinfo=UTC)
@@ -215,13 +215,14 @@ def healthy() -> Overview:
 
 
 def recoverable() -> Overview:
-    """The same with point-in-time recovery: a week of nightly bases, and a gap of two minutes."""
+    """The same with point-in-time recovery: a week of nightly bases, and a gap of two minutes; all but 40 s offsite."""
     reason = Finding(
         "warn", "moments that cannot be brought back, because their WAL is missing: 2025-11-24 11:12 to 11:14"
     )
     seen = healthy()
     health = replace(seen.health, status="warn", reasons=(reason,))
-    return replace(seen, health=health, window=broken_window(NOW))
+    window = broken_window(NOW)
+    return replace(seen, health=health, window=replace(window, offsite=(offsite_window(NOW, window),)))
 
 
 def warning() -> Overview:

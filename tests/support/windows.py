@@ -10,7 +10,7 @@ from pathlib import Path
 from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.model.manifest import Artifact, ArtifactKind
 from backup.model.wal import Base, Received, Segment, SegmentId, Stream, lsn_text, spans
-from backup.monitoring.window import Window
+from backup.monitoring.window import OffsiteWindow, Window
 
 SIZE = 16 << 20
 SYSTEM = "7400000000000000001"
@@ -89,6 +89,24 @@ def broken_window(now: datetime) -> Window:
     bases = [*nights, a_base(130, gap + timedelta(minutes=2)), a_base(138, gap + timedelta(hours=8))]
     return a_window(
         now, bases, whole | {130: gap + timedelta(minutes=9)}, stream=a_stream(145, now - timedelta(seconds=0.4), now)
+    )
+
+
+def offsite_window(now: datetime, here: Window) -> OffsiteWindow:
+    """What a bucket alone brings back of a window: all but the last 40 seconds."""
+    last, stream = here.spans[-1], a_stream(145, now - timedelta(seconds=40), now)
+    return OffsiteWindow(
+        here.keep,
+        here.max_lag + timedelta(minutes=2),
+        here.base_age,
+        (*here.spans[:-1], replace(last, end=now - timedelta(seconds=40))),
+        here.bases,
+        stream,
+        here.segments,
+        here.segment_bytes,
+        place="s3",
+        name="s3://obcms-backups",
+        every=timedelta(minutes=1),
     )
 
 

@@ -11,12 +11,14 @@ from backup.model.backup_set import SKEW
 from backup.model.finding import Finding, failure, warning
 from backup.model.run import Outcome, Run
 from backup.model.wal import STREAMING, Stream
-from backup.monitoring.window import Window, breaks_words
+from backup.monitoring.window import OffsiteWindow, Window, breaks_words
 
 _BASE: Final = "base"
 # The first base begins at once, but may wait for a backup that runs, and for a checkpoint.
 _FIRST: Final = timedelta(minutes=15)
 _LOG: Final = "`docker compose logs --tail 50 backup` shows it; `doctor` says what the server lacks."
+_DAY: Final = timedelta(days=1)
+_SHIP: Final = "`ship --once` sends what waits, or says why not; `offsite check` tries the bucket."
 _TAKE: Final = "`base` takes one now."
 
 
@@ -30,11 +32,46 @@ def window_findings(window: Window, runs: Iterable[Run], now: datetime, zone: tz
             f"the drill of the window failed at {local_time(proof.tried, zone)}: {proof.problem}",
             "`base` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
         )
+    for each in window.offsite:
+        yield from _offsite(each, window, now, zone)
     if closed := [each for each in window.breaks(now) if each.end]:
         yield warning(
             f"moments that cannot be brought back, because their WAL is missing: {breaks_words(closed, zone)} ({zone})",
             "`moments` lists what can be. They pass when they are older than BACKUP_PITR_DAYS.",
         )
+
+
+def _offsite(window: OffsiteWindow, here: Window, now: datetime, zone: tzinfo) -> Iterator[Finding]:
+    """What a place lacks. What is here is good all the same: a warning, until a nightly set would lose less."""
+    stream, name = window.stream, window.name
+    looked = stream.looked if stream else window.begun
+    if looked and not -SKEW <= now - looked <= window.max_lag:
+        why, hint = (_why(stream), stream.hint) if stream else ("", "")
+        text = f"the WAL does not reach {name}: all of it was there last at {local_time(looked, zone)}"
+        yield _late(f"{text}, {age(now - looked)} ago{why}", hint or _SHIP, now - looked)
+    elif window.every and stream and stream.level and here.stream and here.stream.level:
+        if (lag := here.stream.level - stream.level) > window.max_lag:
+            yield _late(f"the window at {name} is {age(lag)} behind the one here", _SHIP, lag)
+    yield from _offsite_bases(window, here, now)
+    closed = [each for each in window.breaks(now) if each.end]
+    if len(closed) > len([each for each in here.breaks(now) if each.end]):
+        text = f"moments that {name} alone cannot bring back: {breaks_words(closed, zone)} ({zone})"
+        yield warning(text, f"`moments --from {window.place}` looks at what is there; they pass when they are older.")
+
+
+def _offsite_bases(window: OffsiteWindow, here: Window, now: datetime) -> Iterator[Finding]:
+    bases, why = window.bases_stream, ""
+    if bases:
+        why = _why(bases)
+    if here.bases and not window.bases and (waits := now - here.bases[0].ended) > _FIRST:
+        yield _late(f"no base backup has reached {window.name}: it alone brings no moment back{why}", _SHIP, waits)
+    elif (base := window.base) and here.base_age and now - base.ended > here.base_age:
+        text = f"the newest base backup at {window.name}, {base.id}, is {age(now - base.ended)} old"
+        yield warning(f"{text}; the limit is {age(here.base_age)}{why}", _SHIP)
+
+
+def _late(text: str, hint: str, late: timedelta) -> Finding:
+    return (failure if late > _DAY else warning)(text, hint)
 
 
 def _stream(window: Window, now: datetime, zone: tzinfo) -> Iterator[Finding]:

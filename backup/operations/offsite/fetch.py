@@ -154,7 +154,8 @@ def _fetched(
         store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     forecast.require_space(manifest.stored_size + _AIR, free_space(store.directory))
     return [
-        _file(context, key(manifest.tier, each.file), each, manifest.id, store, stack) for each in manifest.artifacts
+        fetched_file(context, key(manifest.tier, each.file), each, manifest.id, store, stack)
+        for each in manifest.artifacts
     ]
 
 
@@ -168,7 +169,7 @@ def _fetched_packs(
         with storing(folder.store.directory):
             folder.store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         forecast.require_space(sum(pack.stored_size for pack in wanted) + _AIR, free_space(folder.store.directory))
-    return [_file(context, pack_key(pack.file), pack, manifest.id, folder.store, stack) for pack in wanted]
+    return [fetched_file(context, pack_key(pack.file), pack, manifest.id, folder.store, stack) for pack in wanted]
 
 
 def _archived(context: OffsiteContext, name: str) -> bool:
@@ -177,9 +178,10 @@ def _archived(context: OffsiteContext, name: str) -> bool:
     return entry is None or entry.archived
 
 
-def _file(
+def fetched_file(
     context: OffsiteContext, path: str, wanted: Artifact | Pack, identifier: str, store: LocalStore, stack: ExitStack
 ) -> StagedFile:
+    """A file there, staged. IntegrityError unless it is what `wanted` says; `identifier` is what it is part of."""
     context.progress.phase(f"fetching {wanted.file}", wanted.stored_size)
     staged = stack.enter_context(store.stage(wanted.file))
     # Other bytes than the place says are others than the manifest says, too.

@@ -192,7 +192,7 @@ class Sending:
         self.context.progress.phase(f"sending {artifact.file}", artifact.stored_size)
         advance = self.context.progress.advance
         if encrypts and self.context.encrypt:
-            hashed = _Hashed(
+            hashed = Hashed(
                 self.context.encrypt(self._unchanged(artifact)), lambda: self._sent_whole(path, hashed, artifact)
             )
             entry = self.context.remote.put(path, hashed, None, advance)
@@ -210,7 +210,7 @@ class Sending:
         self._keep_part(path, self._items[path])
         return entry
 
-    def _sent_whole(self, path: str, hashed: _Hashed, artifact: Artifact) -> None:
+    def _sent_whole(self, path: str, hashed: Hashed, artifact: Artifact) -> None:
         """Noted before the request that makes the object: whether that was done may never be heard."""
         item = StoredObject(
             size=hashed.size, sha256=hashed.sha256, modified=self.context.clock(), source=artifact.stored_sha256
@@ -255,7 +255,7 @@ class Sending:
 
     def _unchanged(self, artifact: Artifact) -> Iterator[bytes]:
         """The same. IntegrityError at their end when they are not the manifest's."""
-        hashed = _Hashed(self._file(artifact))
+        hashed = Hashed(self._file(artifact))
         yield from hashed
         if (hashed.size, hashed.sha256) != (artifact.stored_size, artifact.stored_sha256):
             raise IntegrityError(
@@ -314,7 +314,7 @@ class Sending:
         )
 
 
-class _Hashed:
+class Hashed:
     """Chunks, and the size and SHA-256 of those that were taken. `ended` is called before their end is told."""
 
     def __init__(self, chunks: Iterable[bytes], ended: Callable[[], None] = lambda: None) -> None:
@@ -329,6 +329,7 @@ class _Hashed:
 
     @property
     def sha256(self) -> str:
+        """SHA-256 in hex."""
         return self._hash.hexdigest()
 
 

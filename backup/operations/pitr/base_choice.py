@@ -21,7 +21,6 @@ _NONE: Final = "With BACKUP_PITR=on the service takes a base backup and receives
 class Cluster:
     """One cluster of which there is WAL."""
 
-    system_identifier: str
     bases: Sequence[Base]
     received: Received
 

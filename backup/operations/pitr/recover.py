@@ -58,21 +58,28 @@ class Moment:
         return needed(self.base, self.received)
 
 
-def find_moment(
-    root: Path, wanted: Wanted, database: str, preload: Preload, identity: Path | None, zone: ZoneInfo
-) -> Moment:
-    """Find the base and the WAL for it; NotFound with what there is instead, StoreError."""
-    archives = {each.system_identifier: each for each in clusters(root)}
-    stream = None
+def local_clusters(root: Path) -> list[tuple[WalArchive, Cluster]]:
+    """Every cluster of which there is a base here. StoreError."""
+    stream, found = None, []
     with contextlib.suppress(StoreError):
         stream = StreamFile(root).read()
-    there = []
-    for archive in archives.values():
-        bases = archive.list_bases()
-        there += [Cluster(archive.system_identifier, bases, archive.received(bases[-1].size, stream))] if bases else []
-    base = choose(there, wanted, zone)
-    received = next(each.received for each in there if each.system_identifier == base.system_identifier)
-    archive = archives[base.system_identifier]
+    for archive in clusters(root):
+        if bases := archive.list_bases():
+            found.append((archive, Cluster(bases, archive.received(bases[-1].size, stream))))
+    return found
+
+
+def find_moment(
+    there: Sequence[tuple[WalArchive, Cluster]],
+    wanted: Wanted,
+    database: str,
+    preload: Preload,
+    identity: Path | None,
+    zone: ZoneInfo,
+) -> Moment:
+    """Find the base and the WAL for it; NotFound with what there is instead."""
+    base = choose([cluster for _, cluster in there], wanted, zone)
+    archive, received = next((archive, each.received) for archive, each in there if base in each.bases)
     return Moment(wanted, archive, base, received, database, preload, identity, zone)
 
 

@@ -71,7 +71,7 @@ class SegmentFiles:
             record = self._record(name)
             # After the first, its timeline may have ended once more.
             if record and (attempt or not (record.partial and self.live and segment >= self.live)):
-                return _unpacked(self.archive.segments, record.artifact, self.identity, self.progress)
+                return _unpacked(self.archive, self.archive.segments, record.artifact, self.identity, self.progress)
             for file in (name, name + PARTIAL):
                 with contextlib.suppress(StoreError):
                     # Opened now: from then on it is that file, whatever it is called.
@@ -86,12 +86,13 @@ class SegmentFiles:
 
 def unpacked_base(archive: WalArchive, base: Base, identity: Path | None, progress: Progress) -> Iterator[bytes]:
     """The tar of a base; IntegrityError at its end unless it is as it was recorded, KeyMissing."""
-    return _unpacked(archive.bases, base.artifact, identity, progress)
+    return _unpacked(archive, archive.bases, base.artifact, identity, progress)
 
 
 def _unpacked(
-    store: LocalStore, artifact: Artifact, identity: Path | None, progress: Progress
+    archive: WalArchive, store: LocalStore, artifact: Artifact, identity: Path | None, progress: Progress
 ) -> Generator[bytes, None, None]:
+    archive.provide(store, artifact)
     with contextlib.closing(Stored(store, artifact.file, progress, identity)) as source:
         failed = None
         try:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
+from backup.catalog.wal_copies import WalCopies, WalCopy
 from backup.config.loader import Settings
 from backup.errors import BackupError, StoreError
 from backup.formatting import printable
 from backup.model.finding import Finding, warning
 from backup.model.wal import DEFAULT_SIZE, Base, Span, Stream, WindowProof, lsn, spans
+from backup.model.wal_object import received_there
 from backup.monitoring.overview.compute import period, slots_between
-from backup.monitoring.window import Window
+from backup.monitoring.window import OffsiteWindow, Window
+from backup.operations.offsite.rules import places
 
 # Of a base that is taken each night: one may be late by half a day.
 _BASE_AGE: Final = timedelta(hours=36)
@@ -63,12 +66,47 @@ def read_window(settings: Settings, root: Path, now: datetime) -> Window:
     )
 
 
+def read_offsite(settings: Settings, root: Path, here: Window) -> Window:
+    """The window that was read here, with those of the places, as they have confirmed them. Nobody is asked."""
+    every = timedelta(seconds=settings.pitr_offsite_every)
+    found, problems = list[OffsiteWindow](), list(here.problems)
+    for place, name in places(settings):
+        try:
+            window = OffsiteWindow(here.keep, here.max_lag + 2 * every, here.base_age, place=place, name=name)
+            found.append(_sent(root, replace(window, every=every, begun=here.begun)))
+        except BackupError as error:
+            problems.append(warning(f"what is at {name} of the window is unknown: {error.message}", error.hint))
+    return replace(here, offsite=tuple(found), problems=tuple(problems))
+
+
+def _sent(root: Path, window: OffsiteWindow) -> OffsiteWindow:
+    """What a place has confirmed."""
+    stream, held, bases, segments = StreamFile(root, window.place).read(), list[Span](), list[Base](), list[WalCopy]()
+    for archive in clusters(root):
+        copies = WalCopies(archive, window.place)
+        there = copies.bases()
+        ours = stream if stream and stream.system_identifier == archive.system_identifier else None
+        received = received_there(copies.segments(), there[-1].size if there else DEFAULT_SIZE)
+        held += spans(there, replace(received, stream=ours))
+        bases += there
+        segments += [each for each in copies.all().values() if each.base is None]
+    return replace(
+        window,
+        spans=tuple(sorted(held, key=lambda span: span.start)),
+        bases=tuple(sorted(bases, key=lambda base: base.ended)),
+        stream=stream,
+        bases_stream=StreamFile(root, f"{window.place}-bases").read(),
+        segments=len(segments),
+        segment_bytes=sum(each.size for each in segments),
+    )
+
+
 def _stream(root: Path) -> tuple[Stream | None, list[Finding]]:
     """What is said of the stream, if it makes sense."""
     try:
         stream = StreamFile(root).read()
         if stream:
-            _check(stream.size, stream.received, stream.current)
+            check_places(stream.size, stream.received, stream.current)
         return stream, []
     except BackupError as error:
         return None, [warning(error.message, error.hint)]
@@ -102,14 +140,14 @@ def _bases(archive: WalArchive, problems: list[Finding]) -> Iterator[Base]:
             problems.append(warning(f"{text} or its file is not as it was written", _TAKE))
     for base in bases:
         try:
-            _check(base.size, base.start, base.end)
+            check_places(base.size, base.start, base.end)
             yield base
         except StoreError as error:
             text = f"the base backup {printable(base.id)} does not count: {error.message}"
             problems.append(warning(text, _TAKE))
 
 
-def _check(size: int, *places: str) -> None:
+def check_places(size: int, *places: str) -> None:
     """StoreError unless this can be of WAL: `size` of a segment in bytes, `places` as PostgreSQL writes them."""
     if size < 1 << 20 or size & (size - 1):
         raise StoreError(f"its record speaks of segments of {size} bytes")

@@ -42,7 +42,7 @@ class _Overview(Collector):
         self._overview = overview
 
     def collect(self) -> Iterator[Metric]:
-        for part in (_state, _clocks, _tiers, _runs, _storage, _offsite, _window, _others):
+        for part in (_state, _clocks, _tiers, _runs, _storage, _offsite, _window, _offsite_windows, _others):
             for family in part(self._overview):
                 if family.samples:
                     yield family
@@ -225,6 +225,37 @@ def _window(overview: Overview) -> Iterator[Metric]:
     yield _one("newest_base_timestamp_seconds", "End of the newest base backup.", base.ended if base else None)
     yield _one("newest_base_age_limit_seconds", "Age of it above which health warns.", window.base_age)
     yield _one("newest_base_bytes", "Bytes on disk of it.", base.artifact.stored_size if base else None)
+
+
+def _offsite_windows(overview: Overview) -> Iterator[Metric]:
+    there = [({"place": each.place}, each) for each in (overview.window.offsite if overview.window else ())]
+    if not there:
+        return
+    yield _gauge(
+        "offsite_window_start_timestamp_seconds",
+        "Oldest moment that the place alone brings back.",
+        [(place, each.start) for place, each in there],
+    )
+    yield _gauge(
+        "offsite_window_end_timestamp_seconds",
+        "Newest moment that it does.",
+        [(place, each.end) for place, each in there],
+    )
+    yield _gauge(
+        "offsite_window_breaks",
+        "Times of which WAL is missing there.",
+        [(place, len(each.breaks(overview.now))) for place, each in there],
+    )
+    yield _gauge(
+        "offsite_wal_looked_timestamp_seconds",
+        "When all that was to be sent was last there.",
+        [(place, each.stream.looked if each.stream else None) for place, each in there],
+    )
+    yield _gauge(
+        "offsite_wal_age_limit_seconds",
+        "Time since then above which health warns.",
+        [(place, each.max_lag) for place, each in there],
+    )
 
 
 def _others(overview: Overview) -> Iterator[Metric]:

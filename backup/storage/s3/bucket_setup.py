@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from backup.errors import BackupError, RemoteDenied, RemoteFailed
 from backup.formatting import plural
 from backup.model.finding import Level
+from backup.model.wal_object import WAL_FOLDER
 from backup.storage.rate_limit import Pace
 from backup.storage.remote import RemoteObject
 from backup.storage.s3 import delete
@@ -24,6 +25,9 @@ from backup.storage.s3.upload import Upload
 
 ARCHIVE_RULE: Final = "obcms-backup-archive"
 ABORT_RULE: Final = "obcms-backup-abort"
+WAL_RULE: Final = "obcms-backup-wal"
+# What a rule, or a removal, has taken goes for good so many days later where versions are kept.
+_REGRET_DAYS: Final = 7
 # Nobody has such a rule yet, or the store does not know the like.
 _NONE_YET: Final = (
     "NoSuchLifecycleConfiguration",
@@ -51,12 +55,16 @@ class SetupStep:
 
 @dataclass(frozen=True)
 class WantedBucket:
-    """What a bucket should be like. `archive_days` 0: objects stay in their class."""
+    """What a bucket should be like. `archive_days` 0: objects stay in their class.
+
+    `wal_days` after which WAL and base backups are removed; 0: never.
+    """
 
     create: bool = False
     archive_days: int = 90
     archive_class: str = "GLACIER"
     abort_days: int = 7
+    wal_days: int = 0
 
 
 def setup_bucket(bucket: Bucket, wanted: WantedBucket, *, dry: bool = False) -> Iterator[SetupStep]:
@@ -218,12 +226,22 @@ def rules(folder: str, wanted: WantedBucket) -> list[dict[str, Any]]:
     if wanted.archive_days:
         moved = [{"Days": wanted.archive_days, "StorageClass": wanted.archive_class}]
         ours.append({"ID": ARCHIVE_RULE, **only, "Transitions": moved})
+    if wanted.wal_days:
+        ours.append(
+            {
+                "ID": WAL_RULE,
+                "Status": "Enabled",
+                "Filter": {"Prefix": f"{folder}{WAL_FOLDER}/"},
+                "Expiration": {"Days": wanted.wal_days},
+                "NoncurrentVersionExpiration": {"NoncurrentDays": _REGRET_DAYS},
+            }
+        )
     return ours
 
 
 def merge_rules(there: list[dict[str, Any]], ours: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rules that are there, with ours in place of those of the same names."""
-    names = {ABORT_RULE, ARCHIVE_RULE}
+    names = {ABORT_RULE, ARCHIVE_RULE, WAL_RULE}
     return [rule for rule in there if rule.get("ID") not in names] + ours
 
 
@@ -239,6 +257,8 @@ def _lifecycle(bucket: Bucket, wanted: WantedBucket, *, dry: bool) -> Iterator[S
     what = f"unfinished uploads end after {plural(wanted.abort_days, 'day')}"
     if wanted.archive_days:
         what += f", objects go to {wanted.archive_class} after {plural(wanted.archive_days, 'day')}"
+    if wanted.wal_days:
+        what += f", WAL and base backups are removed after {plural(wanted.wal_days, 'day')}"
     what += f"; {plural(others, 'other rule')} unchanged" if others else ""
     if sorted(map(_plain, there)) == sorted(map(_plain, after)):
         yield SetupStep("same", f"lifecycle: {what}")

@@ -13,7 +13,7 @@ from backup.catalog.wal_archive import StreamFile
 from backup.model.run import Outcome, Run
 from backup.model.wal import Stream
 from backup.service.followup_jobs import BaseQueue, base_due
-from backup.service.supervisor import ReceiverProcess
+from backup.service.supervisor import LastingProcess
 from tests.support.facts import NOW, UTC_ZONE, a_run
 
 WANTED = Stream(looked=NOW, state="streaming", wants_base="there is none")
@@ -64,7 +64,7 @@ def test_what_receives_is_started_again_each_time_later() -> None:
         begun.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
         return begun[-1]
 
-    receiver = ReceiverProcess(start)
+    receiver = LastingProcess(start, "receives the WAL")
     assert receiver.pid == 0
     receiver.tend(0.0)
     receiver.tend(1.0)

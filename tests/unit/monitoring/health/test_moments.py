@@ -12,7 +12,7 @@ from backup.model.finding import Finding, warning
 from backup.model.run import Outcome, Run
 from backup.model.wal import WindowProof
 from backup.monitoring.health.moments import window_findings
-from backup.monitoring.window import Window
+from backup.monitoring.window import OffsiteWindow, Window
 from tests.support.facts import NOW, UTC_ZONE, a_run
 from tests.support.windows import a_base, a_stream, a_window, broken_window
 
@@ -163,3 +163,69 @@ def test_a_drill_that_failed_is_a_failure_until_one_succeeds() -> None:
 def test_what_cannot_be_read_is_told() -> None:
     problem = warning("the record of the base backup x cannot be read", "`base` takes a new one.")
     assert judge(replace(streaming(), problems=(problem,))) == [problem]
+
+
+LIMIT = 7 * MINUTE
+
+
+def sent(looked: timedelta = SECOND, lag: timedelta = SECOND, bases: int = 1, **more: object) -> Window:
+    """All is well here, and a place has a window, too."""
+    here = streaming()
+    stream = a_stream(6, NOW - lag, NOW - looked)
+    fields: dict[str, object] = {"every": MINUTE, "stream": stream, "begun": here.begun, **more}
+    there = OffsiteWindow(
+        here.keep,
+        LIMIT,
+        here.base_age,
+        here.spans,
+        here.bases[:bases],
+        place="s3",
+        name="s3://copies",
+        **fields,  # type: ignore[arg-type]
+    )
+    return replace(here, offsite=(there,))
+
+
+def test_a_place_that_has_all_is_no_finding() -> None:
+    assert judge(sent()) == []
+    assert judge(sent(looked=LIMIT)) == []
+
+
+def test_a_place_that_has_not_had_all_for_long_is_a_warning_and_after_a_day_critical() -> None:
+    stream = a_stream(6, NOW, NOW - LIMIT - SECOND, state="down", message="it does not answer", hint="Look there.")
+    level, text = told(sent(stream=stream))
+    assert level == "warn" and "does not reach s3://copies" in text and "it does not answer" in text
+    assert judge(sent(stream=stream))[0].hint == "Look there."
+    assert told(sent(looked=25 * HOUR))[0] == "fail"
+    assert told(sent(looked=-HOUR))[0] == "warn"
+
+
+def test_a_place_whose_newest_moment_stands_still_is_a_warning_unless_whole_segments_alone_are_sent() -> None:
+    level, text = told(sent(lag=LIMIT + 2 * SECOND))
+    assert level == "warn" and "behind the one here" in text
+    assert judge(sent(lag=LIMIT)) == []
+    assert judge(sent(lag=20 * HOUR, every=timedelta())) == []
+
+
+def test_nothing_was_ever_sent() -> None:
+    assert judge(sent(stream=None, begun=NOW - LIMIT)) == []
+    level, text = told(sent(stream=None, begun=NOW - LIMIT - SECOND))
+    assert level == "warn" and "does not reach" in text
+
+
+def test_a_base_that_does_not_arrive() -> None:
+    bases = a_stream(6, None, NOW - HOUR, state="down", message="it is full")
+    level, text = told(sent(bases=0, bases_stream=bases))
+    assert level == "warn" and "no base backup has reached s3://copies" in text and "it is full" in text
+    old = sent()
+    there = replace(old.offsite[0], bases=(a_base(5, NOW - 40 * HOUR),))
+    level, text = told(replace(old, offsite=(there,)))
+    assert level == "warn" and "the newest base backup at s3://copies" in text
+
+
+def test_a_break_that_is_there_alone() -> None:
+    broken = broken_window(NOW).spans
+    whole = sent()
+    there = replace(whole.offsite[0], spans=broken)
+    found = judge(replace(whole, offsite=(there,)))
+    assert [each.level for each in found] == ["warn"] and "s3://copies alone cannot bring back" in found[0].text

@@ -16,7 +16,7 @@ from tests.unit.model.test_wal import SIZE, at, base, stream, whole
 ZONE = ZoneInfo("Europe/Berlin")
 # Broken from four to six o'clock.
 BROKEN = Cluster(
-    "1", [base(2, 2), base(6, 6), base(7, 7)], Received(whole(range(2, 5)) | whole(range(6, 8)), stream(8, 8.5))
+    [base(2, 2), base(6, 6), base(7, 7)], Received(whole(range(2, 5)) | whole(range(6, 8)), stream(8, 8.5))
 )
 
 
@@ -67,6 +67,6 @@ def test_a_place_is_within_what_is_behind_a_base_and_was_received(place: int, ch
 
 
 def test_of_two_clusters_the_one_that_was_there_is_taken() -> None:
-    older = Cluster("2", [base(1, 1).model_copy(update={"system_identifier": "2"})], Received(whole(range(1, 3))))
+    older = Cluster([base(1, 1).model_copy(update={"system_identifier": "2"})], Received(whole(range(1, 3))))
     assert choose([BROKEN, older], Wanted(at(2) - timedelta(minutes=1)), ZONE).system_identifier == "2"
     assert choose([BROKEN, older], Wanted(at(3)), ZONE).system_identifier == "1"

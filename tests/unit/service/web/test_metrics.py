@@ -95,10 +95,15 @@ def test_the_window_is_measured() -> None:
         (value(seen, "newest_base_timestamp_seconds"), window.base.ended.timestamp()),
         (value(seen, "newest_base_age_limit_seconds"), 36 * 3600),
         (value(seen, "newest_base_bytes"), 20_000_000),
+        (value(seen, "offsite_window_start_timestamp_seconds", place="s3"), window.start.timestamp()),
+        (value(seen, "offsite_window_end_timestamp_seconds", place="s3"), NOW.timestamp() - 40),
+        (value(seen, "offsite_window_breaks", place="s3"), 1),
+        (value(seen, "offsite_wal_looked_timestamp_seconds", place="s3"), NOW.timestamp()),
+        (value(seen, "offsite_wal_age_limit_seconds", place="s3"), 420),
     ]
     assert [(number, got) for number, (got, wanted) in enumerate(expected) if got != pytest.approx(wanted)] == []
     new = {name for name, _ in scrape(seen)} - {name for name, _ in scrape(overviews.healthy())}
-    assert len(new) == 14
+    assert len(new) == 19
 
 
 @pytest.mark.parametrize("status", ["pass", "warn", "starting", "fail"])

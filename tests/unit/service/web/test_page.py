@@ -107,6 +107,8 @@ def test_the_ribbon_has_its_words_its_pieces_and_the_sets() -> None:
     html = page.render(overviews.recoverable()).decode()
     text = " ".join(Reader(html).text.split())
     assert "any moment from 2025-11-19 13:12 to now, 0.4 s behind; broken 2025-11-24 11:12 to 11:14" in text
+    assert "Offsite: any moment from 2025-11-19 13:12 to now, 40.0 s behind; broken 2025" in text
+    assert "(s3://obcms-backups)" in text
     assert "BrokenMon 24 Nov 11:12 to Mon 24 Nov 11:14" in text and "7 base backups" in text
     ribbon = html[html.index('class="ribbon"') :].split("</section>")[0]
     # Eight nights, one Sunday's weekly set, and one by hand; no safety set.
