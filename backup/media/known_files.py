@@ -60,13 +60,23 @@ class TreeFiles:
 class KnownFiles:
     """The files of the set before; those alone count whose packs are good. `stable`: inodes and their times tell.
 
-    `marks` are the packs' entry points, `numbers` what they are called in the tree.
+    `earlier`: the files of a set whose content is there again. `marks` are the packs' entry points, `numbers` what they
+    are called in the tree.
     """
 
-    def __init__(self, files: TreeFiles = TreeFiles(), *, stable: bool = True) -> None:  # noqa: B008 - frozen
-        self._files, self._stable = files, stable
+    def __init__(
+        self,
+        files: TreeFiles = TreeFiles(),  # noqa: B008 - frozen
+        *,
+        stable: bool = True,
+        earlier: KnownFiles | None = None,
+    ) -> None:
+        self._files, self._stable, self._earlier = files, stable, earlier
         self._parser = TreeParser()
-        self.marks: Mapping[str, PackMarks] = parse_marks(files.tree(0), self._parser)
+        self.marks: Mapping[str, PackMarks] = {
+            **(earlier.marks if earlier else {}),
+            **parse_marks(files.tree(0), self._parser),
+        }
         self.numbers = {name: int(number) for number, name in self._parser.names.items() if name}
         self._good = {number for number, name in self._parser.names.items() if name in files.packs or not name}
         self._next = self._read_on(_Entrance(0, 0, Before()))
@@ -88,7 +98,9 @@ class KnownFiles:
         if self._sizes is None:
             sizes = (int(_SIZE.match(line)[1]) for line in self._files.index(0))  # type: ignore[index]
             self._sizes = {each for each in sizes if each >= _LARGE}
-        return size in self._sizes or size in self._new_sizes
+        if size in self._sizes or size in self._new_sizes:
+            return True
+        return self._earlier is not None and self._earlier.holds_size(size)
 
     def at(self, path: bytes) -> FileLine | None:
         """The file that had this path, if paths are asked for in their order."""
@@ -140,7 +152,8 @@ class KnownFiles:
                 return Location(*place)
         if beside and beside.pack in self._good and sha256_of(beside) == sha256:
             return self.entry(beside).place
-        return self._old_content(sha256, digest, size)
+        found = self._old_content(sha256, digest, size)
+        return found or (self._earlier.content(sha256, size, None) if self._earlier else None)
 
     def add(self, sha256: str, size: int, place: Location) -> None:
         """Content that was packed just now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from backup.media.pack_reader import PackFiles
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import FileChange, VolumePart, file_name
 from backup.model.pack import Pack
+from backup.model.run import RESTORE
 from backup.operations.create.context import CreateContext
 from backup.operations.create.draft import SetDraft
 from backup.operations.set_artifacts import open_file, require_as_written
@@ -119,19 +120,42 @@ def archive_increment(
 
 
 def known_files(name: str, context: CreateContext) -> KnownVolume:
-    """What is known of a volume: by its newest verified set that is incremental, as far as its packs are good."""
+    """What is known of a volume: by its newest verified set that is incremental, as far as its packs are good, and by
+    one that was put back since."""
     stable = is_stable(context.volumes / name, _MOUNTS.read_bytes())
     if not stable:
         logger.info("{}: its file system may not keep inodes and their times, so every file is read", name)
-    for stored in context.catalog.sets():
-        if stored.derived or not stored.summary.packs or stored.verdict is None or stored.verdict.problems:
-            continue
-        try:
-            if stored.manifest.artifact("tree", name):
-                return _read_known(stored, name, context, stable=stable)
-        except BackupError as error:
-            logger.warning("{}: what it says of {} is not used: {}", stored.id, name, error.message)
+    sets = [stored for stored in context.catalog.sets() if _is_verified(stored)]
+    again = _put_back(sets, context)
+    earlier = _try_known(again, name, context, False, None) if again else None
+    for stored in sets:
+        if found := _try_known(stored, name, context, stable, earlier):
+            return found
     return KnownVolume(KnownFiles(stable=stable))
+
+
+def _is_verified(stored: StoredSet) -> bool:
+    return not (stored.derived or not stored.summary.packs or stored.verdict is None or stored.verdict.problems)
+
+
+def _put_back(sets: Sequence[StoredSet], context: CreateContext) -> StoredSet | None:
+    """The set whose media were restored since the newest one was made: its files have other inodes now."""
+    since = sets[0].time if sets else context.clock()
+    restores = (run for run in context.records.readable() if run.operation == RESTORE and run.only != "database")
+    last = next((run.set for run in restores if run.started >= since), "")
+    return next((stored for stored in sets[1:] if stored.id == last), None)
+
+
+def _try_known(
+    stored: StoredSet, name: str, context: CreateContext, stable: bool, earlier: KnownVolume | None
+) -> KnownVolume | None:
+    """What a set tells of a volume; None where it does not, or cannot be read."""
+    try:
+        if stored.manifest.artifact("tree", name):
+            return _read_known(stored, name, context, stable, earlier)
+    except BackupError as error:
+        logger.warning("{}: what it says of {} is not used: {}", stored.id, name, error.message)
+    return None
 
 
 def excludes(context: CreateContext) -> list[str]:
@@ -159,13 +183,23 @@ def _take_pack(writer: ArtifactWriter, draft: SetDraft, content: int) -> Pack:
     )
 
 
-def _read_known(stored: StoredSet, name: str, context: CreateContext, *, stable: bool) -> KnownVolume:
+def _read_known(
+    stored: StoredSet, name: str, context: CreateContext, stable: bool, earlier: KnownVolume | None
+) -> KnownVolume:
     manifest, folder = stored.manifest, context.catalog.packs
     bad = {pack.file for pack in manifest.packs if folder.problems([pack])}
     packs = {pack.file: pack for pack in manifest.packs if pack.file not in bad}
     tree, index = _lines(stored, "tree", name), _lines(stored, "index", name)
-    known = KnownFiles(TreeFiles(tree, index, packs, _nanoseconds(manifest.ended)), stable=stable)
-    return KnownVolume(known, packs, _nanoseconds(manifest.started) if stable and not bad else 0)
+    known = KnownFiles(
+        TreeFiles(tree, index, packs, _nanoseconds(manifest.ended)),
+        stable=stable,
+        earlier=earlier.files if earlier else None,
+    )
+    return KnownVolume(
+        known,
+        {**(earlier.packs if earlier else {}), **packs},
+        _nanoseconds(manifest.started) if stable and not bad else 0,
+    )
 
 
 def _lines(stored: StoredSet, kind: str, name: str) -> Lines:
