@@ -26,7 +26,7 @@ CREATE = ("create", "daily", "--only", "database")
 def big(victim: Server) -> str:
     """A database whose dump takes seconds."""
     name = victim.new_database()
-    fill_big(victim, name)
+    fill_big(victim, name, 700)
     return name
 
 

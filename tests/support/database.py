@@ -24,19 +24,26 @@ _numbers = itertools.count()
 
 @dataclass
 class Server:
-    """A running server. `container` is the docker SDK's object; databases are made by number."""
+    """A running server. `container` is the docker SDK's object; databases are made by number.
+
+    One that `stays` is never stopped, so that its address is asked for once.
+    """
 
     container: Any
     major: int
     service: str
+    stays: bool = False
     made: list[str] = field(default_factory=list)
+    _address: str = ""
 
     @property
     def address(self) -> str:
         """Its address, reachable from this machine."""
-        self.container.reload()
-        networks = self.container.attrs["NetworkSettings"]["Networks"]
-        return str(next(net["IPAddress"] for net in networks.values()))
+        if not (self.stays and self._address):
+            self.container.reload()
+            networks = self.container.attrs["NetworkSettings"]["Networks"]
+            self._address = str(next(net["IPAddress"] for net in networks.values()))
+        return self._address
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         """A superuser's session."""
@@ -169,6 +176,6 @@ def start_server(major: int, service: str | None = None, *, in_memory: bool = Fa
         )
     finally:
         client.close()
-    server = Server(container, major, service)
+    server = Server(container, major, service, stays=in_memory)
     server.wait()
     return server
