@@ -1,6 +1,6 @@
 """A year of incremental sets as the schedule makes and retention keeps them: what is stored, beside what differs.
 
-    .venv/bin/python -m benchmarks.media_year [FILES] [BYTES] [DIRECTORY]
+    .venv/bin/python -m benchmarks.media_year [FILES] [BYTES] [NIGHTS] [DIRECTORY]
 
 Half of the files are noise, half text; each night 0.5 % come, some go, and a report is another one. 30 daily, 13 weekly
 and 12 monthly sets are kept; cleanups write packs anew. Every 20th set is restored when it is made, and every fifth of
@@ -92,11 +92,11 @@ def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def main(count: int, size: int, directory: str | None) -> None:
+def main(count: int, size: int, nights: int, directory: str | None) -> None:
     """Print what is stored."""
     with tempfile.TemporaryDirectory(dir=directory, prefix="year-") as made:
         year, started = Year(Path(made), count, size), time.process_time()
-        for day in range(1, 366):
+        for day in range(1, nights + 1):
             year.night(day, count // 200)
         catalog = year.stack.app().catalog
         sets = catalog.sets()
@@ -114,4 +114,4 @@ def main(count: int, size: int, directory: str | None) -> None:
 if __name__ == "__main__":
     os.environ.setdefault("TZ", "UTC")
     given = dict(enumerate(sys.argv[1:]))
-    main(int(given.get(0, "1000")), int(given.get(1, "50000")), given.get(2))
+    main(int(given.get(0, "1000")), int(given.get(1, "50000")), int(given.get(2, "365")), given.get(3))

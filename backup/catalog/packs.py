@@ -19,7 +19,7 @@ from typing import Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from backup.errors import BackupError, StoreError
-from backup.media.rewritten_packs import REPACKED, Note, Rewritten, note_bytes, read_note
+from backup.media.rewritten_packs import REPACKED, PackNote, Rewritten, note_bytes, read_note
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier, from_json, parse_file_name
 from backup.model.pack import Pack
@@ -112,7 +112,7 @@ class PackFolder:
         return left
 
     def _write(self, pack: Pack, files: tuple[Rewritten, ...]) -> None:
-        replace(self.store, pack.file + REPACKED, note_bytes(Note(pack.stored_sha256, files)), locked=True)
+        replace(self.store, pack.file + REPACKED, note_bytes(PackNote(pack.stored_sha256, files)), locked=True)
 
     def _rewritten(self, pack: Pack) -> Rewritten | None:
         status = statuses_of(self.store.directory, [pack.file])[pack.file]

@@ -18,7 +18,7 @@ from backup.errors import BackupError
 from backup.logging import logger
 from backup.media.archive_tree import Archiver, MediaReport, MetEntries, StoredFile
 from backup.media.directories import identity
-from backup.media.known_files import KnownFiles, is_due, sha256_of
+from backup.media.known_files import KnownFiles, is_due, listed_sha256
 from backup.media.pack_reader import PackFiles, read_content
 from backup.media.rewritten_packs import APART, PackSink
 from backup.media.tar_writer import Gathered, Member, hash_hole
@@ -129,12 +129,12 @@ class _Incremental(Archiver):
     def _left_unread(self, entry: WalkEntry, path: bytes) -> bool:
         found, before = entry.stat, self._before
         if before and self._need_not_be_read(before, found):
-            stored = StoredFile(path, sha256_of(before), before.size, found.st_mtime_ns)
+            stored = StoredFile(path, listed_sha256(before), before.size, found.st_mtime_ns)
             self._repeat(before)
         elif before is None and (moved := self._known.moved(found)) and self._need_not_be_read(moved, found):
             known = self._known.entry(moved)
             member = Member(path, tarfile.REGTYPE, found, moved.size, attributes=known.attributes)
-            stored = self._refer(member, sha256_of(moved), known.place, known.state)
+            stored = self._refer(member, listed_sha256(moved), known.place, known.state)
             self._list(stored, "")
         else:
             return False
@@ -193,7 +193,7 @@ class _Incremental(Archiver):
         """Where content lies that was just read; None if it is new."""
         before = self._before
         if before and self._known.is_untouched(before, member.stat):
-            if sha256_of(before) == sha256:
+            if listed_sha256(before) == sha256:
                 return self._known.entry(before).place
             self._changed.add(member.path.partition(b"/")[2], ROTTEN)
         place = self._known.content(sha256, member.size, before)

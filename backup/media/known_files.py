@@ -150,7 +150,7 @@ class KnownFiles:
             known, *place = self._new.get(position)
             if known == digest:
                 return Location(*place)
-        if beside and beside.pack in self._good and sha256_of(beside) == sha256:
+        if beside and beside.pack in self._good and listed_sha256(beside) == sha256:
             return self.entry(beside).place
         found = self._old_content(sha256, digest, size)
         return found or (self._earlier.content(sha256, size, None) if self._earlier else None)
@@ -173,7 +173,7 @@ class KnownFiles:
             self._contents = _Positions(_content_key_of(line) << _BITS | number for number, line in listed)
         for position in self._contents.find(_content_key(digest)):
             known = self._file(position)
-            if known and known.pack in self._good and (sha256_of(known), known.size) == (sha256, size):
+            if known and known.pack in self._good and (listed_sha256(known), known.size) == (sha256, size):
                 return self.entry(known).place
         return None
 
@@ -283,7 +283,7 @@ class _Positions:
                 at += 1
 
 
-def sha256_of(known: FileLine) -> str:
+def listed_sha256(known: FileLine) -> str:
     """The SHA-256 of a file's content, in hex."""
     return known.listed.lstrip(b"\\")[:64].decode()
 

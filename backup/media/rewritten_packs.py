@@ -42,7 +42,7 @@ class Rewritten(NamedTuple):
     marks: list[EntryPoint]
 
 
-class Note(NamedTuple):
+class PackNote(NamedTuple):
     """What a note says. `original` is the SHA-256 in manifests; of `files` one lies there, or the original does."""
 
     original: str = ""
@@ -53,7 +53,7 @@ class Note(NamedTuple):
         return next((each for each in self.files if each.stored_size == size), None)
 
 
-def read_note(store: LocalStore, pack: str) -> Note:
+def read_note(store: LocalStore, pack: str) -> PackNote:
     """The note of a pack; an empty one where there is none that can be used."""
     with contextlib.suppress(StoreError, ValueError, TypeError, KeyError):
         found = json.loads(store.read(pack + REPACKED))
@@ -61,11 +61,11 @@ def read_note(store: LocalStore, pack: str) -> Note:
             Rewritten(size, sha256, content, [(plain, stored) for plain, stored in marks])
             for size, sha256, content, marks in found["files"]
         ]
-        return Note(str(found["original"]), tuple(files))
-    return Note()
+        return PackNote(str(found["original"]), tuple(files))
+    return PackNote()
 
 
-def note_bytes(note: Note) -> bytes:
+def note_bytes(note: PackNote) -> bytes:
     """A note as its file."""
     return json.dumps(note._asdict()).encode() + b"\n"
 

@@ -251,8 +251,11 @@ class Judged:
         fields, before = line.split(b"\t"), parser.before
         name = parser.names[fields[6]]
         size = int(listed.split(b"  ", 2)[1])
-        offset, _ = parser.follow(fields, size)
-        if name not in self.packs:
+        if name in self.packs:
+            # What follows in another pack does not refer to it.
+            parser.before = Before(fields[6])
+        else:
+            offset, _ = parser.follow(fields, size)
             judged = hash((listed, name, offset, b"\t".join(fields[:7]), b"\t".join(fields[8:11])))
             if judged not in self.lines:
                 if self.met is not None:

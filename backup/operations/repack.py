@@ -33,7 +33,7 @@ from backup.storage.filesystem import free_space
 
 # A pack is written anew when sets name less than this share of its content.
 _SHARE: Final = 0.5
-# What one cleanup reads at most, in packs and in bytes of theirs; but always one.
+# So many packs one cleanup looks at, and after so many bytes of them it begins no other.
 _MOST, _AT_ONCE = 16, 10 << 30
 _SPARE: Final = 16 << 20
 
@@ -55,13 +55,15 @@ def repack(catalog: Catalog, progress: Progress, level: int = 1) -> int:
     sets, folder = catalog.sets(), catalog.packs
     if any(each.state == "unreadable" or each.summary.id != each.id for each in sets):
         return 0
-    freed = left = 0
+    freed, left = 0, _AT_ONCE
     try:
-        found = _live(sets, _candidates(sets, folder, catalog.root))
-        for live in found:
-            if not freed or left + live.pack.stored_size <= _AT_ONCE:
-                left += live.pack.stored_size
-                freed += _rewritten(live, folder, catalog.root, progress, level)
+        for live in _live(sets, _candidates(sets, folder, catalog.root)):
+            if live.content >= _SHARE * folder.content(live.pack):
+                continue
+            left -= live.pack.stored_size
+            freed += _rewritten(live, folder, catalog.root, progress, level)
+            if left <= 0:
+                break
     except BackupError as error:
         logger.warning("packs were not written anew: {}", error.message)
     return freed
@@ -78,13 +80,13 @@ def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> li
                 aside.add(pack.file)
         for file, count in stored.manifest.named.items() if stored.summary.packs else ():
             named[file] = max(named.get(file, 0), count)
-    few = (
-        pack
+    shares = {
+        file: named.get(file, 0) / content
         for file, pack in packs.items()
-        if file not in aside and named.get(file, pack.content) < _SHARE * folder.content(pack)
-    )
-    whole = (pack for pack in few if not folder.problems([pack]))
-    return list(itertools.islice(whole, _MOST))
+        if file not in aside and (content := folder.content(pack))
+    }
+    few = sorted((file for file, share in shares.items() if share < _SHARE), key=lambda file: (shares[file], file))
+    return list(itertools.islice((packs[file] for file in few if not folder.problems([packs[file]])), _MOST))
 
 
 def _live(sets: Sequence[StoredSet], packs: Sequence[Pack]) -> list[_Live]:
@@ -117,8 +119,6 @@ def _rewritten(live: _Live, folder: PackFolder, root: Path, progress: Progress, 
     """Write one pack anew, judge it, and let it take the place of the old one; the bytes that this freed."""
     pack = live.pack
     now = folder.as_stored(pack)
-    if live.content >= _SHARE * folder.content(pack):
-        return 0
     if now.stored_size + _SPARE > free_space(root):
         raise NoSpace(f"{size(now.stored_size)} must be free for a moment to write {pack.file} anew", NoSpace.remedy)
     progress.phase(f"writing {pack.file} anew", now.stored_size)

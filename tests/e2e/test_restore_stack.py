@@ -78,6 +78,32 @@ def test_proven_restored_and_undone_beside_a_running_application(stack: Stack) -
     assert docker("ps", "-aq", "--filter", mark, "--filter", "label=obcms.backup.role") == b""
 
 
+def test_an_incremental_set_is_put_back_by_the_helper(stack: Stack) -> None:
+    """Sets that share packs, in the shipped image: what unpacks them is a container of its own."""
+
+    def backup(*words: str) -> str:
+        return stack.compose("run", "--rm", "-T", "-e", "BACKUP_MEDIA=incremental", "backup", *words).output
+
+    before = state(stack)
+    backup("create", "daily")
+    stack.compose("exec", "-T", "web1", "sh", "-c", "echo new > /app/src/media/new; rm -r /app/src/media/harm || true")
+    backup("create", "weekly")
+    whole = state(stack)
+    listed = backup("show", "latest", "--json")
+    manifest = json.loads(listed[listed.index('{"format"') :])["manifest"]
+    assert (manifest["format"], len(manifest["packs"])) == (2, 2) and before != whole
+    damage(stack)
+    assert "is restored" in backup("restore", manifest["id"], "--force", "--no-safety")
+    assert state(stack) == whole
+    stack.backup("undo", "--discard", "--force")
+    stack.compose("exec", "-T", "web1", "sh", "-c", "rm /app/src/media/new")
+    stack.compose(
+        "run", "--rm", "-T", "backup", *("restore", manifest["id"], "--only", "media", "--path", "new", "--force")
+    )
+    assert state(stack) == whole
+    backup("verify", "all")
+
+
 def test_from_the_files_of_a_set_alone(stack: Stack, tmp_path: Path) -> None:
     """The database is gone, so are the files, and the set comes from a folder of the host."""
     identifier, whole = daily(stack), state(stack)

@@ -16,7 +16,7 @@ from backup.errors import IntegrityError
 from backup.media import known_files
 from backup.media.archive_tree import MediaReport, archive
 from backup.media.incremental import ROTTEN, Increment
-from backup.media.known_files import KnownFiles, TreeFiles, is_due, is_stable, sha256_of
+from backup.media.known_files import KnownFiles, TreeFiles, is_due, is_stable, listed_sha256
 from backup.media.pack_reader import PackFiles, TreeReader, assembled
 from backup.media.tar_writer import index_line, parse_index
 from backup.media.tree import InodeState, Location, TreeEntry, TreeWriter, parse_marks, parse_tree
@@ -342,7 +342,7 @@ def test_what_is_known_of_many_files_is_found(monkeypatch: pytest.MonkeyPatch) -
             {"st_mtime_ns": entry.mtime_ns, "st_ctime_ns": entry.state.ctime_ns},
         )
         found = known.moved(status)
-        assert found and (sha256_of(found), known.entry(found)) == (sha256, entry)
+        assert found and (listed_sha256(found), known.entry(found)) == (sha256, entry)
         assert known.content(sha256, 10, None) == entry.place
         assert known.content(sha256, 11, None) is None
         known.forget(sha256)
