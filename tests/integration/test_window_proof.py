@@ -143,11 +143,11 @@ def test_a_set_dumped_among_writers_is_equal_to_what_comes_back(story: Story) ->
     result = story.sidecar.run("drill", "--moments")
     assert result.code == 0, result.output
     found = proof(story)
-    # Where all three fell between two who ended in another order than the WAL has them in, none can be compared.
-    assert found.equals in sets, found
-    assert f"equals {found.equals} object by object" in result.output, result.output
     (run,) = [run for run in story.sidecar.runs() if run.operation == "drill-moments"][:1]
-    assert run.outcome == "success" and found.equals in run.message
+    # All three may have seen commits in another order than the WAL has them in: one of some hundred times.
+    said = f"equals {found.equals} object by object" if found.equals else "ended in another order"
+    assert found.equals in (*sets, "") and said in run.message and said in result.output, result.output
+    assert run.outcome == "success"
     nothing_left(story.sidecar, story.server)
 
 
