@@ -14,7 +14,8 @@ class DumpSnapshot(BaseModel):
     """Which transactions a dump saw, in a place of its server's WAL.
 
     `transactions` as pg_current_snapshot writes them: `xmin:xmax:xip,xip`. All that were seen had been committed before
-    `place`, which is of `timeline`.
+    `place`, which is of `timeline`. `rewritten` are tables whose rows it may have seen as they were later: a TRUNCATE,
+    or an ALTER TABLE that writes all rows anew, shows what is new to whoever comes to the table behind it.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -22,6 +23,7 @@ class DumpSnapshot(BaseModel):
     transactions: str
     place: str
     timeline: int
+    rewritten: tuple[str, ...] = ()
 
     @property
     def end(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,15 +99,15 @@ class PostgresSource:
         options = self._options(facts)
         reader = DumpReader(definitions, telling_rows=False)
         cutter = None if writer.encrypted else Cutter(reader, writer)
-        with (
-            self._snapshot() as (told, seen),
-            self.clients.run("pg_dump", (*options, *told), run, DUMP_SESSION, self._dumping(run)) as output,
-        ):
-            # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
-            for chunk in with_setting(output.chunks(lambda: progress(0))):
-                reader.feed(chunk)
-                (cutter or writer).write(chunk)
-                progress(len(chunk))
+        with held_snapshot(self.login) if self.in_wal else contextlib.nullcontext() as held:
+            told = [f"--snapshot={held.name}"] if held else []
+            with self.clients.run("pg_dump", (*options, *told), run, DUMP_SESSION, self._dumping(run)) as output:
+                # How long it may say nothing is judged there; whoever watches the disks is told that they do not hang.
+                for chunk in with_setting(output.chunks(lambda: progress(0))):
+                    reader.feed(chunk)
+                    (cutter or writer).write(chunk)
+                    progress(len(chunk))
+            seen = held.seen() if held else None
         (cutter or reader).finish()
         reader.check_whole()
         _same_major(facts, reader.client_version)
@@ -148,13 +148,6 @@ class PostgresSource:
             children=kinship(definitions.script) if definitions.script is not None else None,
             snapshot=seen,
         )
-
-    @contextlib.contextmanager
-    def _snapshot(self) -> Iterator[tuple[Sequence[str], DumpSnapshot | None]]:
-        """What a dump is told to see, and what that is; nothing where nobody wants to know."""
-        with contextlib.ExitStack() as stack:
-            held = stack.enter_context(held_snapshot(self.login)) if self.in_wal else None
-            yield ([f"--snapshot={held[0]}"], held[1]) if held else ([], None)
 
     def _options(self, facts: DatabaseFacts) -> tuple[str, ...]:
         chosen = dump_options(facts.locale.encoding, statistics=facts.major >= _STATISTICS)

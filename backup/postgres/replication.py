@@ -65,6 +65,11 @@ _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _SNAPSHOT: Final = """
     SELECT pg_export_snapshot(), pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text,
            ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint AS timeline"""
+# Within that transaction: the row of pg_class as it was, and the file that the table has now.
+_REWRITTEN: Final = """
+    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND c.relfilenode <> pg_relation_filenode(c.oid) ORDER BY 1"""
+_UNKNOWN: Final = "the dump's place in the WAL is not known: {}"
 _COMMITTED: Final = """
     WITH here AS (SELECT pg_snapshot_xmax(pg_current_snapshot()) AS last),
          unseen AS (SELECT unnest(%s::xid8[]) AS number
@@ -179,22 +184,36 @@ def held_wal(login: Login, name: str) -> Iterator[None]:
         yield
 
 
+class HeldSnapshot:
+    """A snapshot that a dump may take by its `name`, as long as its transaction lasts."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        connection.execute(_BEGIN)
+        self.name, self._transactions, self._place, self._timeline = connection.execute(_SNAPSHOT).fetchall()[0]
+
+    def seen(self) -> DumpSnapshot | None:
+        """What the dump saw that took it, and has read all of it; None where that cannot be told any more."""
+        try:
+            rewritten = tuple(name for (name,) in self._connection.execute(_REWRITTEN))
+        except psycopg.Error as error:
+            logger.warning(_UNKNOWN, server_message(error))
+            return None
+        return DumpSnapshot(
+            transactions=self._transactions, place=self._place, timeline=self._timeline, rewritten=rewritten
+        )
+
+
 @contextlib.contextmanager
-def held_snapshot(login: Login) -> Iterator[tuple[str, DumpSnapshot] | None]:
-    """A snapshot that a dump may take during the body, by its name, and what it sees; None where there is none."""
+def held_snapshot(login: Login) -> Iterator[HeldSnapshot | None]:
+    """A snapshot for the body; None where there is none."""
     with contextlib.ExitStack() as stack:
         held = None
         try:
-            connection = stack.enter_context(connected(login, "snapshot", limit=0))
-            connection.execute(_BEGIN)
-            name, *seen = connection.execute(_SNAPSHOT).fetchall()[0]
-            held = (
-                name,
-                DumpSnapshot.model_validate(dict(zip(("transactions", "place", "timeline"), seen, strict=True))),
-            )
+            held = HeldSnapshot(stack.enter_context(connected(login, "snapshot", limit=0)))
         except (psycopg.Error, BackupError) as error:
             # On a standby there is no such place.
-            logger.warning("the dump's place in the WAL is not known: {}", printable(str(error)))
+            logger.warning(_UNKNOWN, printable(str(error)))
         yield held
 
 

@@ -15,7 +15,7 @@ import pytest
 from backup.catalog.wal_archive import clusters
 from backup.model.wal import WindowProof
 from tests.support.database import Server, start_server
-from tests.support.faults import eventually, nothing_left, seeded
+from tests.support.faults import ended, eventually, nothing_left, seeded, under_way
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.sidecar import Sidecar
 
@@ -143,11 +143,11 @@ def test_a_set_dumped_among_writers_is_equal_to_what_comes_back(story: Story) ->
     result = story.sidecar.run("drill", "--moments")
     assert result.code == 0, result.output
     found = proof(story)
-    # Where all three fell between two who ended in another order than the WAL has them in, none can be compared.
-    assert found.equals in sets, found
-    assert f"equals {found.equals} object by object" in result.output, result.output
     (run,) = [run for run in story.sidecar.runs() if run.operation == "drill-moments"][:1]
-    assert run.outcome == "success" and found.equals in run.message
+    # All three may have seen commits in another order than the WAL has them in: one of some hundred times.
+    said = f"equals {found.equals} object by object" if found.equals else "ended in another order"
+    assert found.equals in (*sets, "") and said in run.message and said in result.output, result.output
+    assert run.outcome == "success"
     nothing_left(story.sidecar, story.server)
 
 
@@ -216,6 +216,28 @@ def test_a_set_that_did_not_see_a_commit_from_before_the_base_is_not_compared(st
     result = story.sidecar.run("drill", "--moments")
     assert result.code == 0, result.output
     assert f"not compared: {unseen}: at no place in the WAL was exactly that committed" in result.output, result.output
+
+
+def test_a_table_that_was_truncated_before_the_dump_came_to_it_is_no_difference(story: Story) -> None:
+    """The dump sees it as it is then, and not as its snapshot has it."""
+    with story.server.connect(story.database) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS staging AS SELECT 1 AS n")
+        connection.execute("BEGIN")
+        connection.execute("TRUNCATE staging")
+        with under_way(story.sidecar, "create", "daily", "--only", "database", "--json") as process:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            eventually(lambda: story.server.value("postgres", waiting), 60)
+            connection.execute("COMMIT")
+            made = ended(process, 120)
+    assert made.code == 0, made.output
+    stored = story.sidecar.catalog.find(made.json["set"])
+    part = stored.manifest.database
+    assert part and part.snapshot and part.snapshot.rewritten == ("public.staging",)
+    assert part.rows["public.staging"] == 0
+    story.level()
+    result = story.sidecar.run("drill", "--moments")
+    assert result.code == 0, result.output
+    assert proof(story).equals == stored.id
 
 
 def test_sets_made_without_pitr_say_nothing_of_it(story: Story) -> None:

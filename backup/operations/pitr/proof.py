@@ -26,7 +26,7 @@ _JUDGED: Final = (IntegrityError, LoadFailed, DumpFailed)
 # Sets that are looked at until one can be compared; and differences that are told.
 _NIGHTS: Final = 3
 _LISTED: Final = 10
-_ASIDE: Final = "values of sequences and rows of unlogged tables aside"
+_ASIDE: Final = "values of sequences and rows of unlogged or just rewritten tables aside"
 
 
 @dataclass(frozen=True, kw_only=True)
