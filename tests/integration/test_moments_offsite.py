@@ -195,8 +195,11 @@ def test_killed_between_an_upload_and_its_note_it_goes_on_and_sends_nothing_twic
         # Encrypted on its way, it is another object each time, and either one is whole.
         assert first in objects and len(names) - len(set(names)) == (sent.encrypt == "offsite")
         with new_machine(story) as machine:
-            result = machine.create("2", "--from", "s3", AWS_S3_BACKUP_PREFIX=prefix)
+            words = ("create", "--at", "latest", "--from", "s3", "--json")
+            result = machine.sidecar.run(*words, AWS_S3_BACKUP_PREFIX=prefix)
             assert result.code == 0, result.output
+            if sent.encrypt == "off":
+                assert machine.rows(result.json["set"]) == ["1", "2"]
     finally:
         book.write_bytes(kept)
 

@@ -60,10 +60,10 @@ def _offsite(window: OffsiteWindow, here: Window, now: datetime, zone: tzinfo) -
 
 
 def _offsite_bases(window: OffsiteWindow, here: Window, now: datetime) -> Iterator[Finding]:
-    bases, why = window.bases_stream, ""
-    if bases:
-        why = _why(bases)
-    if here.bases and not window.bases and (waits := now - here.bases[0].ended) > _FIRST:
+    sent = window.bases_stream
+    why = _why(sent) if sent else ""
+    since = max([base.ended for base in here.bases[:1]] + ([sent.looked] if sent else []), default=now)
+    if here.bases and not window.bases and (waits := now - since) > _FIRST:
         yield _late(f"no base backup has reached {window.name}: it alone brings no moment back{why}", _SHIP, waits)
     elif (base := window.base) and here.base_age and now - base.ended > here.base_age:
         text = f"the newest base backup at {window.name}, {base.id}, is {age(now - base.ended)} old"

@@ -26,7 +26,7 @@ from backup.model.wal import PARTIAL, STREAMING, Base, Segment, Stream, is_segme
 from backup.model.wal_object import BROKEN, BaseRecord, SegmentObject, base_key, place_there
 from backup.operations.offsite.context import OffsiteContext, with_digest
 from backup.operations.offsite.send import Hashed
-from backup.operations.pitr.receive import DOWN
+from backup.operations.pitr.receive import DOWN, STARTING
 from backup.operations.pitr.ship_cleanup import ShipCleanup
 from backup.operations.temporary import temporary_folder
 from backup.pipeline.age import SUFFIX, Recipient
@@ -127,6 +127,11 @@ class _Sender:
         """Where it is said how this goes."""
         raise NotImplementedError
 
+    def begin(self) -> None:
+        """Write down when this began, at first: how late it is counts from then."""
+        if read_quietly(self.file) is None:
+            self.file.write(Stream(looked=self.context.clock(), state=STARTING))
+
     def say_down(self, error: BackupError) -> None:
         """Write down what failed. When all was there last, and up to which moment, stays."""
         before = read_quietly(self.file) or Stream(looked=self.context.clock(), state=DOWN)
@@ -176,6 +181,7 @@ class Shipper(_Sender):
 
     def look(self) -> None:
         """Send all that waits, and say so. BackupError for the first that could not be sent, after all that could."""
+        self.begin()
         context = self.context
         stream, failed = StreamFile(context.catalog.root).read(), list[IntegrityError]()
         with temporary_folder(context.catalog.root, f"ship-{context.place}", "ship") as folder:
@@ -302,6 +308,7 @@ class BaseShipper(_Sender):
 
     def look(self) -> None:
         """Send those that are not there, the newest first, and say so."""
+        self.begin()
         root = self.context.catalog.root
         with temporary_folder(root, f"ship-{self.context.place}-bases", "ship"):
             for archive in clusters(root):

@@ -13,6 +13,7 @@ import pytest
 
 from backup import logging
 from backup.cli import main
+from tests.support.receivers import free_port
 from tests.support.schemas import checked
 from tests.support.windows import SIZE, a_base, a_stream, on_disk
 
@@ -140,3 +141,53 @@ def test_a_search_without_wal_says_that_there_is_none(
     monkeypatch.setenv("DB_NAME", "obcms_prod")
     assert main(["moments", "--lost", "9"]) == 44
     assert "moments" in capsys.readouterr().out
+
+
+def test_what_was_sent_to_a_place_is_told_here_and_by_the_place_itself(
+    filled: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copies = tmp_path_factory.mktemp("copies")
+    monkeypatch.setenv("BACKUP_COPY_DIR", str(copies))
+    monkeypatch.setenv("BACKUP_PITR_OFFSITE_EVERY", "0")
+    # What was laid there has not the bytes of its records: so nothing of it is sent.
+    assert main(["ship", "--once"]) == 40
+    assert not any(copies.rglob("*.json"))
+    (told,) = [line for line in lines(capsys, "moments") if line[0] == "offsite"]
+    assert told[1] == "copy" and told[2].startswith("no moment yet") and str(copies) in told[2]
+    found = lines(capsys, "moments", "--from", "copy")
+    assert found[0][1].startswith("no moment yet") and found[-1][1] == f"as {copies} lists it"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("moments", "--from", "tape"), 2),
+        (("moments", "--from", "s3"), 10),
+        (("create", "--from", "s3"), 2),
+        (("create", "--at", "1 minute ago", "--from", "tape"), 2),
+        (("restore", "latest", "--from", "s3"), 2),
+        (("ship", "--once"), 10),
+    ],
+)
+def test_a_place_that_is_none_or_not_set_is_refused(root: Path, words: tuple[str, ...], code: int) -> None:
+    assert main(list(words)) == code
+
+
+def test_nothing_is_sent_where_no_wal_is_received(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKUP_PITR", "off")
+    monkeypatch.setenv("BACKUP_COPY_DIR", str(root / "copies"))
+    assert main(["ship", "--once"]) == 10
+
+
+@pytest.mark.parametrize(("days", "code"), [("13", 2), ("14", 32), ("0", 32)])
+def test_a_rule_of_the_bucket_may_not_take_what_a_moment_needs(
+    root: Path, monkeypatch: pytest.MonkeyPatch, days: str, code: int
+) -> None:
+    monkeypatch.setenv("AWS_S3_BACKUP_BUCKET", "copies")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    assert main(["offsite", "setup", "--wal-days", days]) == code

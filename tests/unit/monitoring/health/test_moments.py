@@ -215,6 +215,7 @@ def test_nothing_was_ever_sent() -> None:
 
 def test_a_base_that_does_not_arrive() -> None:
     bases = a_stream(6, None, NOW - HOUR, state="down", message="it is full")
+    assert judge(sent(bases=0, bases_stream=a_stream(6, None, NOW - 10 * MINUTE))) == []
     level, text = told(sent(bases=0, bases_stream=bases))
     assert level == "warn" and "no base backup has reached s3://copies" in text and "it is full" in text
     old = sent()
