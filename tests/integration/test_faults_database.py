@@ -296,7 +296,7 @@ def test_a_session_terminated_at_random_moments(target: Sidecar, server: Server)
             ending = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE %s"
             with server.connect() as session:
                 hit = session.execute(ending, (f"%{(target.root / 'state/instance').read_text()}%",)).fetchone()
-            result = ended(process)
+            result = ended(process, 120)
         assert result.code == 0, result.output
         if hit and "looking it up once more" in result.output:
             assert len(target.files()) > len(before)

@@ -25,6 +25,15 @@ def nobodys_settings() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """A command that is run inside of the test's own process sets its own, which every later test would have."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A directory in memory, where thousands of files and syncs cost nothing."""
