@@ -242,6 +242,9 @@ def test_what_comes_after_it_can_be_had_too(story: Story) -> None:
         if not number:
             assert "no base backup" in story.stream()["wants_base"]
         ran(story, "base")
+        records = [json.loads(path.read_text()) for path in story.sidecar.root.rglob("bases/*.json")]
+        sizes = [each["bytes"] for each in sorted(records, key=lambda each: str(each["ended"]))]
+        assert sizes[-1] < 1.5 * sizes[0], "what is kept beside the live data is in no base backup"
         name = f"after {number}"
         story.execute(f"INSERT INTO t VALUES ({number + 3})", name)
         story.execute(f"DELETE FROM t WHERE n = {number + 3}", "later")
