@@ -35,7 +35,7 @@ def test_between_two_renames(
     dies = end == OLD
     broken: dict[str, Any] = {"BREAK_MOVE": str(move), "BREAK_PAUSE": "1"}
     with story.sidecar.start("restore", "--at", at, "--physical", "--force", **broken) as process:
-        eventually(lambda: halted(story), 120)
+        eventually(lambda: halted(story), 200)
         if dies:
             process.kill()
         KILLS[way](doomed)

@@ -156,7 +156,7 @@ def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> Non
     at = story.moments["then"].isoformat(" ")
     process = story.sidecar.start("restore", "--at", at, "--physical", "--force", BREAK_MOVE=number, BREAK_PAUSE="1")
     try:
-        found = eventually(lambda: halted(story), 60)
+        found = eventually(lambda: halted(story), 200)
         process.kill()
         process.communicate()
         if seeded().choice([True, False]):
@@ -198,7 +198,7 @@ def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None
         process = story.sidecar.start(
             "restore", "--at", at, "--physical", "--force", BREAK_MOVE=str(count), BREAK_PAUSE="1"
         )
-        eventually(lambda: halted(story), 60)
+        eventually(lambda: halted(story), 200)
         process.terminate()
         output, _ = process.communicate(timeout=120)
         assert process.returncode == 128 + signal.SIGTERM, output
