@@ -9,9 +9,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
+import docker.errors as docker_errors
 import psycopg
 import pytest
 
@@ -20,6 +22,12 @@ from tests.support.faults import docker, eventually, seeded
 from tests.support.moments import Story
 from tests.support.physical import DATA, NEW, OLD, as_before, beside, halted, live, physical, ran, telling, unfinished
 
+# What the service does when it starts.
+STARTED = """
+from backup.app.composition import App
+from backup.cli import base, serve
+serve._recover(App(base.prepare_command(as_json=False)))
+"""
 FULL = bool(os.environ.get("FULL_SWEEP"))
 
 
@@ -79,25 +87,30 @@ def test_the_outage_does_not_grow_with_the_data(story: Story) -> None:
 
 @contextmanager
 def polled(server: Server) -> Iterator[list[float]]:
-    """For how long the server did not answer, each time."""
-    stop, gaps, address = threading.Event(), [0.0], server.address
+    """For how long the server did not answer, each time. It may get another address."""
+    stop, gaps, addresses = threading.Event(), [0.0], [server.address]
 
     def poll() -> None:
         last = time.monotonic()
         while not stop.is_set():
+            address = addresses[-1]
             try:
                 with psycopg.connect(host=address, user=USER, password=PASSWORD, dbname="postgres", connect_timeout=2):
                     now = time.monotonic()
                     gaps.append(now - last)
                     last = now
             except psycopg.Error:
-                pass
+                with suppress(StopIteration, docker_errors.APIError):
+                    addresses.append(server.address)
             time.sleep(0.01)
 
     thread = threading.Thread(target=poll)
     thread.start()
     try:
         yield gaps
+        server.wait()
+        seen = len(gaps)
+        eventually(lambda: len(gaps) > seen)
     finally:
         stop.set()
         thread.join()
@@ -165,8 +178,9 @@ def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> Non
         docker("start", story.server.container.id)
         eventually(lambda: not running(story) or number == "36", 30)
         if way == "service":
-            with serving(story):
-                eventually(lambda: not unfinished(story), 60, 0.2)
+            started = story.sidecar.root.parent / "started.py"
+            started.write_text(STARTED)
+            assert replace(story.sidecar, program=started).run().code == 0
         else:
             ran(story, "restore", way)
     finally:
@@ -180,16 +194,6 @@ def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> Non
 
 def running(story: Story) -> bool:
     return docker("inspect", "-f", "{{.State.Running}}", story.server.container.id) == "true"
-
-
-@contextmanager
-def serving(story: Story) -> Iterator[None]:
-    process = story.sidecar.start("serve")
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None:
