@@ -268,17 +268,18 @@ def test_what_comes_after_it_can_be_had_too(story: Story) -> None:
 
 
 def test_what_forbids_it_is_told_before_anything_is_touched(story: Story) -> None:
-    (record,) = (path for path in story.sidecar.root.rglob("bases/*.json"))
-    image = record.read_text()
+    records = {path: path.read_text() for path in story.sidecar.root.rglob("bases/*.json")}
     story.server.execute("postgres", "SELECT pg_create_physical_replication_slot('standby1')")
-    record.write_text(image.replace(json.loads(image)["image_id"], "sha256:0"))
+    for path, text in records.items():
+        path.write_text(text.replace(json.loads(text)["image_id"], "sha256:0"))
     try:
         refused = physical(story, "--force")
         assert refused.code == 50, refused.output
         for words in ("taken with another image", "follow this one (standby1)", "nothing was touched"):
             assert words in refused.output, refused.output
     finally:
-        record.write_text(image)
+        for path, text in records.items():
+            path.write_text(text)
         story.server.execute("postgres", "SELECT pg_drop_replication_slot('standby1')")
     as_before(story)
     for usage in (["latest"], ["--at", "latest", "--only", "database"], ["--at", "latest", "--no-safety"]):
