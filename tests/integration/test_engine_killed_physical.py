@@ -10,7 +10,7 @@ import pytest
 from tests.support.engine import KILLS, Engine
 from tests.support.faults import eventually
 from tests.support.moments import Story
-from tests.support.physical import NEW, OLD, as_before, halted, live, physical, ran, telling, unfinished
+from tests.support.physical import NEW, OLD, as_before, halted, live, physical, ran, received_again, telling, unfinished
 
 # On the same worker, so that there is one engine for both.
 pytestmark = pytest.mark.xdist_group("tests/integration/test_engine_killed.py")
@@ -30,6 +30,7 @@ def story(doomed: Engine) -> Iterator[Story]:
 def test_between_two_renames(
     doomed: Engine, story: Story, way: str, move: int, command: str, end: tuple[str, str]
 ) -> None:
+    received_again(story)
     at = story.moments["then"].isoformat(" ")
     # A sidecar that lives on begins to roll back; of one that dies with its engine the restore is finished.
     dies = end == OLD

@@ -20,7 +20,20 @@ import pytest
 from tests.support.database import LABEL, PASSWORD, PROJECT, USER, Server
 from tests.support.faults import docker, eventually, seeded
 from tests.support.moments import Story
-from tests.support.physical import DATA, NEW, OLD, as_before, beside, halted, live, physical, ran, telling, unfinished
+from tests.support.physical import (
+    DATA,
+    NEW,
+    OLD,
+    as_before,
+    beside,
+    halted,
+    live,
+    physical,
+    ran,
+    received_again,
+    telling,
+    unfinished,
+)
 
 # What the service does when it starts.
 STARTED = """
@@ -166,6 +179,7 @@ def test_an_error_between_two_renames_is_rolled_back(story: Story, number: int) 
 @pytest.mark.parametrize("way", ["--resume", "--rollback", "service"])
 def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> None:
     number = str(seeded().choice(range(1, 37)))
+    received_again(story)
     at = story.moments["then"].isoformat(" ")
     process = story.sidecar.start("restore", "--at", at, "--physical", "--force", BREAK_MOVE=number, BREAK_PAUSE="1")
     try:
@@ -199,6 +213,7 @@ def running(story: Story) -> bool:
 def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None:
     at = story.moments["then"].isoformat(" ")
     for count in (1, 18):
+        received_again(story)
         process = story.sidecar.start(
             "restore", "--at", at, "--physical", "--force", BREAK_MOVE=str(count), BREAK_PAUSE="1"
         )
