@@ -100,7 +100,7 @@ def received_again(story: Story) -> None:
         with contextlib.suppress(psycopg.Error):
             story.server.execute("postgres", "SELECT txid_current()")
         said = story.stream().get("level")
-        return bool(said) and datetime.fromisoformat(said) > now
+        return bool(said and datetime.fromisoformat(said) > now)
 
     eventually(level, 200, 0.5)
 
