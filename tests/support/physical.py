@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
+
 from tests.support.database import start_server
-from tests.support.faults import docker, helpers
+from tests.support.faults import docker, eventually, helpers
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.sidecar import Result, Sidecar
 
@@ -82,9 +86,23 @@ def ran(story: Story, *words: str, code: int = 0, **environment: Any) -> Result:
 
 
 def physical(story: Story, *options: str, **environment: Any) -> Result:
-    """Restore the moment `then`."""
+    """Restore the moment `then`, once the stream is level again after what was before."""
+    received_again(story)
     at = story.moments["then"].isoformat(" ")
     return story.sidecar.run("restore", "--at", at, "--physical", *options, **environment)
+
+
+def received_again(story: Story) -> None:
+    """Wait for the stream, which has seen the server stop, start and change its timeline."""
+    now = datetime.now(UTC)
+
+    def level() -> bool:
+        with contextlib.suppress(psycopg.Error):
+            story.server.execute("postgres", "SELECT txid_current()")
+        said = story.stream().get("level")
+        return bool(said and datetime.fromisoformat(said) > now)
+
+    eventually(level, 200, 0.5)
 
 
 def live(story: Story) -> tuple[str, str]:

@@ -261,7 +261,7 @@ def _changed(journal: Journal) -> str:
 def _containers(journal: Journal) -> str:
     names = [entry.name for entry in journal.stopped]
     if not names:
-        return "no container was stopped"
+        return "no other container was stopped" if journal.cluster else "no container was stopped"
     may = (
         ""
         if RestoreStep.STOPPING.number < journal.step.number < RestoreStep.STARTING.number and not journal.back

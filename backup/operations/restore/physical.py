@@ -15,7 +15,7 @@ from backup.errors import IntegrityError, RestoreFailed
 from backup.formatting import listed, local_time, plural, printable, size
 from backup.model.finding import Finding, failure
 from backup.model.run import RESTORE
-from backup.model.wal import lsn_text
+from backup.model.wal import Base, lsn_text
 from backup.operations.pitr.recover import Moment, RecoveredOrigin, recover_cluster, space_for
 from backup.operations.restore import application, cluster
 from backup.operations.restore.cluster_record import ClusterSwap
@@ -114,7 +114,19 @@ def plan(wish: Physical, facts: PhysicalFacts, outlook: list[tuple[str, str]]) -
 
 def refusals(asked: Moment, facts: PhysicalFacts) -> Iterator[Finding]:
     """Why it must not happen. Pure."""
-    base, place, folder, use = asked.base, facts.place, facts.folder, facts.use
+    yield from _data_refused(asked.base, facts)
+    yield from _server_refused(facts)
+    if facts.folder.free < facts.needed:
+        yield failure(
+            f"it takes {size(facts.needed)} in the volume of {printable(facts.place.name)}, where"
+            f" {size(facts.folder.free)} are free; the live cluster stays there for `undo`",
+            "Give it a larger disk, or free space there.",
+        )
+
+
+def _data_refused(base: Base, facts: PhysicalFacts) -> Iterator[Finding]:
+    """Why the files of the base and those that are live must not change places."""
+    place, folder, use = facts.place, facts.folder, facts.use
     if not base.image_id or base.image_id != place.image_id:
         yield failure(
             f"the base backup {base.id} was taken with another image ({printable(base.image or 'unknown')}, PostgreSQL"
@@ -140,6 +152,11 @@ def refusals(asked: Moment, facts: PhysicalFacts) -> Iterator[Finding]:
         )
     if folder.tablespaces:
         yield failure("the cluster has tablespaces, which base backups do not take along", _LOGICAL)
+
+
+def _server_refused(facts: PhysicalFacts) -> Iterator[Finding]:
+    """Why this server must not go back: others hang on it, or it on others."""
+    use = facts.use
     if use.standby:
         yield failure("the database server is a standby: its WAL is that of another server", "Ask at the primary.")
     if use.followers:
@@ -159,12 +176,6 @@ def refusals(asked: Moment, facts: PhysicalFacts) -> Iterator[Finding]:
             f"{printable(facts.kept.database.kept)} is kept for `undo` in this cluster, which would be replaced with"
             " it",
             "`undo --discard` removes it.",
-        )
-    if folder.free < facts.needed:
-        yield failure(
-            f"it takes {size(facts.needed)} in the volume of {printable(place.name)}, where {size(folder.free)} are"
-            " free; the live cluster stays there for `undo`",
-            "Give it a larger disk, or free space there.",
         )
 
 
