@@ -40,7 +40,6 @@ class Window:
     keep: timedelta
     max_lag: timedelta
     base_age: timedelta | None = None
-    kept: int = 1
     spans: tuple[Span, ...] = ()
     bases: tuple[Base, ...] = ()
     stream: Stream | None = None
@@ -49,6 +48,7 @@ class Window:
     begun: datetime | None = None
     problems: tuple[Finding, ...] = ()
     proof: WindowProof | None = None
+    kept: int = 1
     offsite: tuple[OffsiteWindow, ...] = ()
 
     @property
