@@ -234,6 +234,11 @@ class Received:
     broken: dict[SegmentId, datetime] = field(default_factory=dict)
     partial: SegmentId | None = None
 
+    @property
+    def live(self) -> SegmentId | None:
+        """The segment that is being received, where it is known up to which moment."""
+        return self.stream.partial if self.stream and self.stream.level else None
+
     def chain(self, base: Base) -> tuple[SegmentId | None, datetime | None, bool]:
         """(last segment in a row from the base's first, the newest moment in it, whether the stream carries on)."""
         timeline, number = base.first.timeline, base.first.number

@@ -33,8 +33,9 @@ _LONGEST: Final = 60.0
 _PACKING: Final = 5.0
 # A receiver that has no session by then has none.
 _GRACE: Final = 30.0
-# What the server says of WAL that it has recycled, and of a place that is not in the history of its timeline.
-_GONE: Final = ("has already been removed", "is not in this server's history")
+# What is said of WAL that the server has recycled, of a place that is not in the history of its timeline, and of a
+# timeline that it has not, because an older one was put back.
+_GONE: Final = ("has already been removed", "is not in this server's history", "is not present in the server")
 # What it says when it was put back to an earlier state, by other means than ours.
 _AHEAD: Final = "is ahead of the WAL flush position"
 # An hour or two of looks.
@@ -172,7 +173,7 @@ class _Session:
                 "`doctor` says what the server lacks for it. The database is not touched by this.",
             )
         logger.warning("the window is broken here: {}", _said(said))
-        self.packer.break_off((before.level if before else None) or UNKNOWN)
+        self.packer.break_off((before.level if before else None) or self.closed or UNKNOWN)
 
     def _require_history(self, wal: ServerWal, packer: Packer, before: Stream | None) -> None:
         """StoreError where the server is not as far as what is here of its timeline: that is of another history then.

@@ -70,7 +70,11 @@ class Packer:
         self.archive.stream.remove_all(name for name in self.archive.waiting() if name in self.packed)
 
     def close_timelines(self, timeline: int, level: datetime) -> None:
-        """Keep what is left of the last segment of each timeline before this one: nothing comes behind it."""
+        """Keep what is left of the last segment of each timeline before this one: nothing comes behind it.
+
+        A timeline may have been left before, and come back for moments: what was kept then, and reaches further, stays.
+        """
+        kept = {each.name: each.received for each in self.archive.list_segments()}
         for partial in self.archive.partials():
             name = partial.removesuffix(PARTIAL)
             if not is_segment(name) or int(name[:8], 16) >= timeline:
@@ -78,7 +82,7 @@ class Packer:
             # One that was only begun is all zeros.
             with open(self.archive.stream.open(partial), "rb", buffering=0) as source:
                 begun = any(source.read(_PAGE))
-            if begun:
+            if begun and kept.get(name, UNKNOWN) <= level:
                 self._keep(name, level, partial)
             self.archive.stream.remove(partial)
 

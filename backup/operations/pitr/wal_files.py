@@ -12,7 +12,7 @@ from backup.catalog.wal_archive import WalArchive
 from backup.errors import IntegrityError, StoreError
 from backup.formatting import printable
 from backup.model.manifest import Artifact
-from backup.model.wal import PARTIAL, Base, Received, SegmentHeader, SegmentId, lsn
+from backup.model.wal import PARTIAL, Base, Received, Segment, SegmentHeader, SegmentId, lsn
 from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Progress
 from backup.storage.directory import LocalStore
@@ -42,13 +42,17 @@ def received_to(received: Received, last: SegmentId, segment: int) -> int:
 
 @dataclass(frozen=True)
 class SegmentFiles:
-    """The WAL of one cluster behind a base. `identity` opens what is encrypted."""
+    """The WAL of one cluster behind a base. `identity` opens what is encrypted.
+
+    `live`: from that one on, what is being received counts, and not what is left from an earlier end of its timeline.
+    """
 
     archive: WalArchive
     base: Base
     identity: Path | None
     progress: Progress
-    _packed: dict[str, Artifact] = field(default_factory=dict)
+    live: SegmentId | None = None
+    _packed: dict[str, Segment] = field(default_factory=dict)
 
     def as_tar(self, segments: Sequence[SegmentId]) -> Iterator[bytes]:
         """These, each under its own name. IntegrityError for one that is not as it was recorded, KeyMissing."""
@@ -63,18 +67,20 @@ class SegmentFiles:
     def _content(self, segment: SegmentId) -> Generator[bytes, None, None]:
         """What a segment holds. Meanwhile it may be packed, or received whole: then it is elsewhere."""
         name = segment.name(self.base.size)
-        for _ in range(3):
-            if artifact := self._record(name):
-                return _unpacked(self.archive.segments, artifact, self.identity, self.progress)
+        for attempt in range(3):
+            record = self._record(name)
+            # After the first, its timeline may have ended once more.
+            if record and (attempt or not (record.partial and self.live and segment >= self.live)):
+                return _unpacked(self.archive.segments, record.artifact, self.identity, self.progress)
             for file in (name, name + PARTIAL):
                 with contextlib.suppress(StoreError):
                     # Opened now: from then on it is that file, whatever it is called.
                     return _raw(Stored(self.archive.stream, file, self.progress))
         raise IntegrityError(f"the WAL segment {name} is gone; nothing was changed", _EARLIER)
 
-    def _record(self, name: str) -> Artifact | None:
-        if name not in self._packed:
-            self._packed.update((each.name, each.artifact) for each in self.archive.list_segments())
+    def _record(self, name: str) -> Segment | None:
+        if name not in self._packed or self._packed[name].partial:
+            self._packed.update((each.name, each) for each in self.archive.list_segments())
         return self._packed.get(name)
 
 

@@ -159,6 +159,35 @@ def test_a_gap_is_begun_anew_at_once(server: Server) -> None:
     assert {each: moment - NOW for each, moment in received.broken.items()} == {SegmentId(1, 2): timedelta()}
 
 
+@pytest.mark.parametrize("said", ["is not in this server's history", "is not present in the server"])
+def test_a_timeline_that_the_server_has_left_ends_where_it_was_received(server: Server, said: str) -> None:
+    session = server.session()
+    server.write(2)
+    server.look(session, 0, 2.5, 2.5)
+    # The first look at the new one finds nothing received, and says so.
+    server.timeline = 2
+    server.look(session, 2, 2.6, None)
+    server.alive, server.said = False, f"error: starting timeline 1 {said}"
+    server.look(session, 4, 2.6, None)
+    assert server.started == 2
+    received = WalArchive(server.root, SYSTEM).received(SIZE)
+    assert {each: moment - NOW for each, moment in received.broken.items()} == {SegmentId(1, 2): timedelta()}
+
+
+def test_a_timeline_that_came_back_for_a_moment_keeps_what_reached_further(server: Server) -> None:
+    session = server.session()
+    server.write(2)
+    server.look(session, 10, 2.5, 2.5)
+    for at, timeline in ((12, 2), (20, 1), (30, 2)):
+        server.timeline = timeline
+        server.look(session, at, 2.6, None)
+        server.alive, server.said = False, "error: starting timeline is not present in the server"
+        server.write(2)
+        server.look(session, at + 2, 2.6, None)
+    received = WalArchive(server.root, SYSTEM).received(SIZE)
+    assert received.broken[SegmentId(1, 2)] - NOW == timedelta(seconds=10)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -44,8 +44,8 @@ def unpacked(archive: WalArchive) -> Callable[..., dict[str, bytes]]:
     """What the tar of segments holds, by name."""
     base = any_base(2, 2).model_copy(update={"size": SIZE, "start": lsn_text(2 * SIZE + 40)})
 
-    def read(*numbers: int) -> dict[str, bytes]:
-        files = SegmentFiles(archive, base, None, Silent())
+    def read(*numbers: int, live: SegmentId | None = None) -> dict[str, bytes]:
+        files = SegmentFiles(archive, base, None, Silent(), live)
         tar = io.BytesIO(b"".join(files.as_tar([SegmentId(1, number) for number in numbers])))
         with tarfile.open(fileobj=tar) as found:
             return {each.name: file.read() for each in found if (file := found.extractfile(each))}
@@ -67,6 +67,21 @@ def test_packed_whole_and_partial_ones_come_under_their_own_names(
     put(archive, name(4), segment(4))
     put(archive, f"{name(5)}.partial", segment(5))
     assert unpacked(2, 3, 4, 5) == {name(number): segment(number) for number in (2, 3, 4, 5)}
+
+
+def test_of_a_timeline_that_came_back_what_is_received_again_counts_once_it_is_level(
+    archive: WalArchive, unpacked: Callable[..., dict[str, bytes]]
+) -> None:
+    early = segment(2)[:-100] + bytes(100)
+    put(archive, f"{name(2)}.partial", early)
+    Packer(archive, SIZE).close_timelines(2, at(0))
+    put(archive, f"{name(2)}.partial", segment(2))
+    assert unpacked(2) == {name(2): early}
+    assert unpacked(2, live=SegmentId(2, 2)) == {name(2): early}
+    assert unpacked(2, live=SegmentId(1, 2)) == {name(2): segment(2)}
+    # Ended again meanwhile.
+    (archive.stream.directory / f"{name(2)}.partial").unlink()
+    assert unpacked(2, live=SegmentId(1, 2)) == {name(2): early}
 
 
 def test_one_that_was_only_begun_is_zeros(archive: WalArchive, unpacked: Callable[..., dict[str, bytes]]) -> None:
