@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 
 from backup.app.composition import App
+from backup.docker.database_server import place_of
 from backup.docker.engine import Engine, spool_mount
 from backup.errors import BackupError, ConfigError, EngineError, NotFound
 from backup.formatting import printable
@@ -17,6 +18,8 @@ from backup.model.wal import Base
 from backup.operations.pitr.proof import ProofContext
 from backup.operations.pitr.recover import Moment, RecoveredOrigin, find_moment
 from backup.operations.pitr.window_reader import read_window
+from backup.operations.restore.journal import Kept
+from backup.operations.restore.physical import Physical
 from backup.postgres.clients import HelperClients
 from backup.postgres.recovery import RecoveryPlaces
 from backup.progress import Progress
@@ -26,6 +29,19 @@ def recovered_origin(app: App, wanted: Wanted) -> RecoveredOrigin:
     """Find what brings that back, and where it is to be done. NotFound, ConfigError, EngineError."""
     found = _moment(app, wanted)
     return RecoveredOrigin(found, _places(app, found.base))
+
+
+def physical(app: App, wanted: Wanted, kept: Kept | None) -> Physical:
+    """What restores the whole cluster of a moment. NotFound; ConfigError where its volume cannot be worked on."""
+    origin = recovered_origin(app, wanted)
+    engine = origin.places.engine
+    if app.settings.db_host and not engine.has(app.settings.db_host, app.surroundings(engine)[1]):
+        raise ConfigError(
+            "the database server is no container of this engine, so its data cannot be exchanged; nothing was touched",
+            "Leave out --physical: then the database is restored over the network.",
+        )
+    live = app.database_container(engine)
+    return Physical(origin, place_of(engine, live), live.image, kept)
 
 
 def proof_context(app: App, progress: Progress) -> ProofContext:

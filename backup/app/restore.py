@@ -12,6 +12,7 @@ from typing import Final
 from backup.app.composition import App, address_of
 from backup.docker.application import Application
 from backup.docker.container import Container, mount_source
+from backup.docker.database_server import DatabaseServer
 from backup.docker.engine import Engine, same_mount
 from backup.errors import BackupError, ConfigError
 from backup.formatting import printable
@@ -63,6 +64,7 @@ class _Restoring:
             application=self._application,
             mounts=self._mounts,
             way=self._way,
+            server=lambda place: DatabaseServer(Engine(), place, app.labels()),
             server_free=self._server_free,
             stops=settings.restore_stop,
             commands=_commands(settings.post_restore),

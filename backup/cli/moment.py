@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 
 from backup.app.composition import App
 from backup.app.recovery import recovered_origin
+from backup.app.restore import restore_context
 from backup.cli import base
 from backup.model.manifest import Tier
 from backup.model.moment import Wanted
 from backup.model.run import new_run_id
 from backup.operations.create.run import Request, create_set
 from backup.operations.restore.locking import RUN_WAIT, behind
+from backup.operations.restore.physical import Physical, gather, plan
 from backup.operations.restore.plan import Plan, PlanSection, media_words
 from backup.operations.restore.plan_inputs import media_beside
 from backup.storage import lock
@@ -23,6 +25,18 @@ def make_set(main: App, wanted: Wanted, as_json: bool) -> str:
     with base.progress(as_json) as progress:
         context = replace(main.create_context(progress), origin=recovered_origin(main, wanted))
         return create_set(Request(Tier.MANUAL, "database", trigger="restore", wait=RUN_WAIT), context).set
+
+
+def look_at_cluster(main: App, wish: Physical, as_json: bool) -> Plan:
+    """Look at the server, and at the WAL unless something forbids it all. Nothing is changed."""
+    run = new_run_id(datetime.now(UTC))
+    with base.progress(as_json) as progress:
+        facts = gather(wish, restore_context(main, progress))
+        found = plan(wish, facts, [])
+        if found.refusals:
+            return found
+        with lock.hold(main.lock, "look at a moment", run, wait=RUN_WAIT, waiting=behind):
+            return plan(wish, facts, wish.origin.look(run, progress))
 
 
 def look_ahead(main: App, wanted: Wanted, as_json: bool) -> Plan:

@@ -12,6 +12,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from backup.app import recovery
 from backup.app.composition import App
 from backup.app.offsite import locate_set
 from backup.app.restore import restore_context
@@ -25,6 +26,7 @@ from backup.model.finding import Finding
 from backup.model.moment import Wanted
 from backup.operations.restore import locking, run, single_files
 from backup.operations.restore.journal import KeptFile
+from backup.operations.restore.physical import restore_cluster
 from backup.operations.restore.plan import Only, Plan, plan
 from backup.operations.restore.plan_inputs import gather
 
@@ -39,6 +41,9 @@ Which = Annotated[
 _WORDS: Final = {"warn": "warning", "fail": "refused"}
 _QUESTION: Final = "Restore this and replace what is live?"
 Force = Annotated[bool, typer.Option("--force", help="Do not ask for `yes`.")]
+PhysicalOption = Annotated[
+    bool, typer.Option("--physical", help="With --at: the whole cluster, exchanged in the database's own volume.")
+]
 
 
 def restore_command(
@@ -59,24 +64,28 @@ def restore_command(
     ] = None,
     at: At = "",
     at_lsn: AtLsn = "",
+    physical: PhysicalOption = False,
     identity: IdentityOption = None,
     as_json: Json = False,
 ) -> None:
     """Restore a set, completely or not at all. It is built beside the live data, then swapped with them.
 
-    With `--at` a set of the database of that moment is made first; the media stay as they are.
+    With `--at` a set of the database of that moment is made first; the media stay as they are. With `--physical`, too,
+    the whole cluster is recovered beside the live one and exchanged with it while the server is stopped for seconds.
 
     Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`,
     `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,
     `restore latest --identity /key.txt`, `restore /old/dump.sql.gz /old/media.tar.gz`,
-    `restore --at '10 minutes ago' --dry-run`.
+    `restore --at '10 minutes ago' --dry-run`, `restore --at '10 minutes ago' --physical --dry-run`.
     """
     main = App(base.prepare_command(as_json, kind="restore", identity=identity))
     main.require_volume()
     wanted = base.wanted_moment(at, at_lsn, main.settings.zone)
     if [bool(which), resume, rollback, bool(wanted)].count(True) != 1:
         raise typer.BadParameter("name a set, or pass --at, --resume or --rollback")
-    if wanted:
+    if physical:
+        _cluster(main, None if path or only or no_safety or allow_invalid else wanted, force, dry_run, as_json)
+    elif wanted:
         if path or only is OnlyOption.MEDIA:
             raise typer.BadParameter("--at restores the database alone")
         which, only = _of_moment(main, wanted, force, dry_run, as_json), OnlyOption.DATABASE
@@ -106,6 +115,21 @@ def _of_moment(main: App, wanted: Wanted, force: bool, dry_run: bool, as_json: b
     # It takes minutes: whoever cannot agree to the plan then is told now.
     _require_answer(force, _QUESTION)
     return [moment.make_set(main, wanted, as_json)]
+
+
+def _cluster(main: App, wanted: Wanted | None, force: bool, dry_run: bool, as_json: bool) -> None:
+    """The whole cluster of a moment, in the database's own volume."""
+    if wanted is None:
+        raise typer.BadParameter("--physical goes with --at alone: it restores the whole cluster of a moment")
+    wish = recovery.physical(main, wanted, KeptFile(main.settings.root).read())
+    planned = moment.look_at_cluster(main, wish, as_json)
+    _show(planned, as_json)
+    _refuse(planned)
+    if dry_run:
+        return
+    _confirm(force, "Restore the whole cluster, with every database of it?")
+    with base.progress(as_json) as progress:
+        logger.success("{}", restore_cluster(wish, restore_context(main, progress)))
 
 
 def _whole(main: App, which: Sequence[str], only: Only, how: _How, as_json: bool) -> None:

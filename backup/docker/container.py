@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import unquote, urlsplit
 
 from backup.formatting import printable
@@ -37,6 +37,22 @@ class Address:
     user: str = ""
     password: str = field(default="", repr=False)
     name: str = ""
+
+
+MountKind = Literal["volume", "bind"]
+
+
+@dataclass(frozen=True)
+class DataPlace:
+    """A database's container by id and name, its image, and its data folder `pgdata` on the mount at `target`."""
+
+    container: str
+    name: str
+    image_id: str
+    kind: MountKind
+    source: str
+    target: str
+    pgdata: str
 
 
 @dataclass(frozen=True)

@@ -208,15 +208,13 @@ class Engine:
     def free(self, container: Container, path: str, labels: Mapping[str, str]) -> tuple[int, int]:
         """Free bytes of the file system that `path` lies on inside a container, asked in a helper; and its number, as
         `os.statvfs` has it."""
-        with engine_errors(f"the free space of {printable(container.name)}"):
-            helper = Helper.start(
-                self.api,
-                container.image_id,
-                ["stat", "-f", "-c", "%a %S %i", "--", path],
-                labels,
-                network_mode="none",
-                volumes_from=[f"{container.id}:ro"],
-            )
+        return self.room(container.image_id, path, labels, volumes_from=[f"{container.id}:ro"])
+
+    def room(self, image: str, path: str, labels: Mapping[str, str], **mounts: Any) -> tuple[int, int]:
+        """The same of what a helper of `image` has with these `mounts`."""
+        with engine_errors(f"the free space at {printable(path)}"):
+            command = ["stat", "-f", "-c", "%a %S %i", "--", path]
+            helper = Helper.start(self.api, image, command, labels, network_mode="none", **mounts)
             try:
                 code, said = helper.wait(), helper.errors()
             finally:
@@ -340,16 +338,22 @@ def folder_mount(engine: Engine, own: Container | None, folder: Path, target: st
         below = str(folder.relative_to(place))
         if mount["Type"] == "bind":
             return Mount(target=target, source=posixpath.join(str(mount["Source"]), below), type="bind")
-        if tuple(map(int, engine.api.api_version.split("."))) >= _SUBPATHS:
-            return Mount(target=target, source=mount_source(mount), type=mount["Type"], subpath=below)
-        raise ConfigError(
-            f"this Docker engine cannot mount {folder} without the rest of {printable(mount_source(mount))}",
+        require_subpaths(
+            engine,
+            f"{folder} without the rest of {printable(mount_source(mount))}",
             f"Mount a volume of its own at {folder} in the backup service, such as `obcms_wal:{folder}`; or use Docker"
             " Engine 26 or newer.",
         )
+        return Mount(target=target, source=mount_source(mount), type=mount["Type"], subpath=below)
     raise ConfigError(
         f"nothing is mounted at {folder}", "Mount it in the backup service, as docker-compose.backup.yml does."
     )
+
+
+def require_subpaths(engine: Engine, what: str, hint: str) -> None:
+    """ConfigError on an engine that cannot mount one folder of a volume."""
+    if tuple(map(int, engine.api.api_version.split("."))) < _SUBPATHS:
+        raise ConfigError(f"this Docker engine cannot mount {what}", hint)
 
 
 def _mounted(own: Container, place: Path, target: str, *, writable: bool) -> SpoolMount | None:

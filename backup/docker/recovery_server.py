@@ -28,10 +28,16 @@ _LAST_WORDS: Final = 5
 
 
 class RecoveryVolume:
-    """Where one cluster is recovered, and the containers that work on it, all of `image` and with these `labels`."""
+    """Where one cluster is recovered, and the containers that work on it, all of `image` and with these `labels`.
 
-    def __init__(self, engine: Engine, image: str, shown: str, labels: Mapping[str, str]) -> None:
+    `data`: where its data are to lie, if not there, mounted at DATA.
+    """
+
+    def __init__(
+        self, engine: Engine, image: str, shown: str, labels: Mapping[str, str], data: SpoolMount | None = None
+    ) -> None:
         self._engine, self._image, self._labels = engine, image, labels
+        self._data = data
         self.shown = printable(shown)
         with engine_errors(f"making a place for a recovery with {self.shown}"):
             made = engine.api.create_container(
@@ -39,12 +45,16 @@ class RecoveryVolume:
                 entrypoint=["true"],
                 labels=dict(labels),
                 volumes=[PLACE],
-                host_config=engine.api.create_host_config(network_mode="none", cap_drop=["ALL"]),
+                host_config=engine.api.create_host_config(
+                    network_mode="none", cap_drop=["ALL"], mounts=[data] if data else None
+                ),
             )
             self._owner = str(made["Id"])
 
     def free(self) -> int:
-        """Free bytes there."""
+        """Free bytes where its data lie."""
+        if self._data:
+            return self._engine.room(self._image, DATA, self._labels, mounts=[self._data])[0]
         with engine_errors("the place of the recovery"):
             owner = described(self._engine.api.inspect_container(self._owner))
         return self._engine.free(owner, PLACE, self._labels)[0]
@@ -106,6 +116,12 @@ class RecoveryServer:
         self._helper = Helper(engine.api, identifier, "the recovered server")
         with engine_errors("the recovered server"):
             self.container = described(engine.api.inspect_container(identifier))
+
+    def shut_down(self, seconds: int) -> None:
+        """Let it write what it has to, and end; EngineError when it has not by then."""
+        with engine_errors("shutting down the recovered server"):
+            self._engine.api.kill(self.id, "SIGINT")
+            self._engine.api.wait(self.id, timeout=seconds)
 
     def log(self) -> list[str]:
         """What it has said, line by line."""

@@ -31,7 +31,7 @@ from backup.postgres.server import maintenance
 from backup.postgres.session import Login, connected
 
 ROLE: Final = "recovery"
-_SPARE: Final = 256 << 20
+SPARE: Final = 256 << 20
 _PAUSE: Final = 0.2
 # tar ends at the end of its archive; what is behind it must be read, too, or its writer would wait.
 _UNPACK: Final = 'umask 077; mkdir -p "$1" && { tar -x -o -C "$1" -f -; code=$?; cat >/dev/null; exit $code; } <"$0"'
@@ -45,6 +45,7 @@ _COMMITS: Final = """
 _PREPARE: Final = """
     set -e
     cd "$0"
+    for each; do : >"data/pg_wal/$each"; done
     rm -f data/standby.signal data/postmaster.pid
     : >data/recovery.signal
     : >data/postgresql.auto.conf
@@ -55,6 +56,24 @@ _PREPARE: Final = """
     chown -R postgres .
     pg_controldata data
 """
+# Without what the recovery alone needed, every page as its checksum has it, and durable: the server wrote without that.
+_CLOSE: Final = """
+    set -e
+    cd "$0"
+    owner=$1
+    shift
+    rm -f backup_label.old tablespace_map.old backup_manifest recovery.signal postmaster.opts
+    for each; do rm -f "pg_wal/$each"; done
+    pg_controldata .
+    pg_controldata . | grep -q '^Data page checksum version: *0$' || pg_checksums --check -D . >/dev/null
+    chown -R "$owner" .
+    sync -f . 2>/dev/null || sync
+"""
+_CLOSED: Final = re.compile(r"^Database cluster state: *shut down$", re.MULTILINE)
+_TIMELINE: Final = re.compile(r"^Latest checkpoint's TimeLineID: *(\d+)$", re.MULTILINE)
+_CHECKSUMS: Final = re.compile(r"^Data page checksum version: *[1-9]", re.MULTILINE)
+_COMMIT_TIMES: Final = re.compile(r"^track_commit_timestamp setting: *on$", re.MULTILINE)
+_SHUTTING_DOWN: Final = 600
 _PREPARING: Final = ("CHOWN", "DAC_OVERRIDE", "FOWNER")
 _PREPARED: Final = re.compile(r"max_prepared_xacts setting:\s*(\d+)")
 _LEAST_PREPARED: Final = 100
@@ -80,6 +99,7 @@ class RecoveryPlaces:
     """Makes places to recover a cluster in: containers of `image` (an id, `shown` as its name).
 
     `mount` is the spool for helpers, `writable` for the server's socket. `lock_timeout`, `stall`: as in PostgresSource.
+    `data`: where its data are to lie, if not in a place of their own.
     """
 
     engine: Engine
@@ -91,6 +111,7 @@ class RecoveryPlaces:
     instance: str
     lock_timeout: int
     stall: int
+    data: SpoolMount | None = None
 
     def sweep(self) -> None:
         """Remove what dead runs left. Only under the lock."""
@@ -102,26 +123,38 @@ class RecoveryPlaces:
         """A new place, removed with all that is in it when the body ends."""
         labels = {LABEL: self.instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
         try:
-            yield Recovery(self, RecoveryVolume(self.engine, self.image, self.shown, labels), run)
+            yield Recovery(self, RecoveryVolume(self.engine, self.image, self.shown, labels, self.data), run)
         finally:
             # By its label, so also when a signal came before there was a name for it.
             with contextlib.suppress(EngineError):
                 self.engine.sweep_helpers(self.instance, run)
 
 
+@dataclass(frozen=True)
+class ClosedCluster:
+    """A recovered cluster that was shut down, on this timeline. `checked`: every page fits its checksum."""
+
+    timeline: int
+    checked: bool
+
+
 class Recovery:
-    """One cluster on its way back. `unpack` its WAL and its base, look at the `commits`, `start` the server."""
+    """One cluster on its way back. `unpack` its WAL and its base, look at the `commits`, `start` the server.
+
+    What is to live on is then `close`d.
+    """
 
     def __init__(self, places: RecoveryPlaces, volume: RecoveryVolume, run: str) -> None:
         self._places, self._volume, self._run = places, volume, run
         self.way = f"a server of {volume.shown} without a network"
+        self._server: RecoveryServer | None = None
 
     def require_space(self, needed: int) -> None:
         """NoSpace unless there is room for so many bytes."""
         free = self._volume.free()
-        if free < needed + _SPARE:
+        if free < needed + SPARE:
             raise NoSpace(
-                f"the recovery takes about {size(needed + _SPARE)} where the engine keeps its volumes, and {size(free)}"
+                f"the recovery takes about {size(needed + SPARE)} where the engine keeps its volumes, and {size(free)}"
                 " are free; it was not started, so that the live database does not run out of space",
                 "Free space there (`docker system df` shows what is used), then run this again.",
             )
@@ -157,13 +190,13 @@ class Recovery:
 
     @contextlib.contextmanager
     def start(
-        self, stop: Commit | None, login: Login, major: int, preload: Preload
+        self, stop: Commit | None, login: Login, major: int, preload: Preload, taken: Sequence[int] = ()
     ) -> Iterator[tuple[PostgresSource, Callable[[Callable[[int], None]], None]]]:
         """Start the server that recovers up to a commit, or to where the base ended; and how to wait for it.
 
-        `login` names the role and the database.
+        `login` names the role and the database; `taken` are timelines behind the base's: its own is none of them.
         """
-        places, prepared = self._places, self._prepared()
+        places, (prepared, lasting) = self._places, self._prepared(taken)
         sockets = places.spool / f"{places.instance}.{secrets.token_hex(8)}.{SOCKETS}"
         try:
             sockets.mkdir(mode=0o770)
@@ -171,11 +204,13 @@ class Recovery:
             group = sockets.stat().st_gid
             settings = {
                 **_settings(stop, prepared, major),
+                # Else what it knows of the times of commits would be removed.
+                **(lasting if places.data else {}),
                 **preloading(preload, login.name),
                 "unix_socket_directories": self._inside(sockets),
                 "unix_socket_group": str(group),
             }
-            server = self._volume.serve(settings, places.writable, group)
+            self._server = server = self._volume.serve(settings, places.writable, group)
             there = Login(str(sockets), 5432, login.user, login.name)
             clients = HelperClients(
                 places.engine, server.container, there, places.spool, places.mount, places.instance, places.stall
@@ -187,18 +222,42 @@ class Recovery:
         finally:
             remove_spooled(sockets)
 
-    def _prepared(self) -> int:
-        """Make all of it the server's; how many prepared transactions the cluster may have."""
-        with self._started(_PREPARE, [PLACE], _PREPARING) as helper:
+    def close(self, owner: str, taken: Sequence[int]) -> ClosedCluster:
+        """Shut the server down, remove what only the recovery needed, check every page, and make it durable.
+
+        `owner` (uid:gid) gets the files. IntegrityError for damaged pages.
+        """
+        if self._server is None:
+            raise EngineError("the recovered server was not started")
+        self._server.shut_down(_SHUTTING_DOWN)
+        code, said, errors = self._worked(_CLOSE, [DATA, owner, *map(_history, taken)])
+        timeline = _TIMELINE.search(said)
+        if code or not _CLOSED.search(said) or timeline is None:
+            raise IntegrityError(
+                f"the recovered cluster is not sound, or was not shut down: {printable(errors[-300:])}. Nothing live"
+                " was touched",
+                "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again.",
+            )
+        return ClosedCluster(int(timeline[1]), bool(_CHECKSUMS.search(said)))
+
+    def _worked(self, script: str, words: Sequence[str]) -> tuple[int, str, str]:
+        """Exit code, output and last words of a script that changes owners."""
+        with self._started(script, words, _PREPARING) as helper:
             said = "\n".join(helper.lines())
             code, errors = helper.wait(), helper.errors()
             helper.close()
+        return code, said, errors
+
+    def _prepared(self, taken: Sequence[int]) -> tuple[int, dict[str, str]]:
+        """Make all of it the server's; how many prepared transactions it may have, and settings that it must keep."""
+        code, said, errors = self._worked(_PREPARE, [PLACE, *map(_history, taken)])
         if code or not (found := _PREPARED.search(said)):
             raise EngineError(
                 f"the base of the recovery cannot be used with {self._volume.shown}: {printable(errors[-300:])}",
                 "Is it an image of PostgreSQL's official kind, of the base's major version?",
             )
-        return max(int(found[1]), _LEAST_PREPARED)
+        lasting = {"track_commit_timestamp": "on"} if _COMMIT_TIMES.search(said) else {}
+        return max(int(found[1]), _LEAST_PREPARED), lasting
 
     def _pipe(self) -> Pipe:
         return Pipe(self._places.spool / f"{self._places.instance}.{self._run}.fifo")
@@ -230,6 +289,11 @@ def unlogged(login: Login) -> str:
         f"the unlogged tables {listed(names)} are empty, because their rows are not in the WAL. An ordinary set has"
         " them: `extract` takes a table out of it"
     )
+
+
+def _history(timeline: int) -> str:
+    """The file by which a server sees that there was such a timeline."""
+    return f"{timeline:08X}.history"
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:

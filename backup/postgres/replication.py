@@ -11,10 +11,10 @@ from typing import Any, Final
 import psycopg
 from psycopg.rows import dict_row
 
-from backup.errors import ConfigError, DatabaseUnavailable
+from backup.errors import ConfigError, DatabaseNotYet, DatabaseUnavailable
 from backup.logging import logger
 from backup.postgres.server import maintenance
-from backup.postgres.session import Login, server_message
+from backup.postgres.session import Login, connected, server_message
 
 # One statement, so that all of it is of one moment. The functions on the current place refuse on a standby.
 _WAL: Final = """
@@ -39,6 +39,20 @@ _CLUSTER: Final = """
            ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1)
              AS tablespaces"""
 
+# Our own sessions are no others'.
+_USE: Final = """
+    SELECT pg_is_in_recovery() AS standby,
+           (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
+           (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline,
+           extract(epoch FROM pg_postmaster_start_time())::bigint AS started,
+           ARRAY(SELECT application_name FROM pg_stat_replication WHERE application_name NOT LIKE 'obcms-backup%%'
+                  UNION SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary ORDER BY 1) AS followers,
+           ARRAY(SELECT subname::text FROM pg_subscription ORDER BY 1) AS subscriptions"""
+_DATABASES: Final = """
+    SELECT datname::text, CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END,
+           (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND a.pid <> pg_backend_pid()
+               AND coalesce(backend_type, 'client backend') = 'client backend')
+      FROM pg_database d WHERE datallowconn AND NOT datistemplate ORDER BY 1"""
 
 # Temporary: it goes with the session, also when nobody is left to drop it.
 _HELD: Final = "SELECT pg_create_physical_replication_slot(%s, true, true)"
@@ -72,6 +86,49 @@ class ClusterFacts:
     bytes: int
     databases: tuple[str, ...]
     tablespaces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClusterUse:
+    """The cluster that is live. `started`: seconds since 1970; `followers` are standbys and slots of others.
+
+    `subscriptions` are to publications of others. `databases`: name, bytes and sessions of each.
+    """
+
+    standby: bool
+    system_identifier: str
+    timeline: int
+    started: int
+    followers: tuple[str, ...]
+    subscriptions: tuple[str, ...]
+    databases: tuple[tuple[str, int, int], ...]
+
+
+def cluster_use(login: Login) -> ClusterUse:
+    """Ask what the whole cluster is, and who uses it; DatabaseUnavailable."""
+    row = _row(login, _USE, ())
+    with maintenance(login, "use of the cluster") as connection:
+        databases = tuple((str(name), int(size), int(count)) for name, size, count in connection.execute(_DATABASES))
+    others = {name: tuple(row[name]) for name in ("followers", "subscriptions")}
+    return ClusterUse(**row | others, databases=databases)
+
+
+def live_cluster(login: Login) -> tuple[str, int]:
+    """(system identifier, timeline) of the cluster that answers; DatabaseNotYet while it starts or recovers."""
+    with connected(login, "look", limit=10) as connection:
+        standby, identifier, timeline = connection.execute(
+            """SELECT pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_control_system()),
+                      (SELECT timeline_id FROM pg_control_checkpoint())"""
+        ).fetchall()[0]
+    if standby:
+        raise DatabaseNotYet("the server is still recovering")
+    return str(identifier), int(timeline)
+
+
+def write_checkpoint(login: Login) -> None:
+    """Let the server write what it has to before it is stopped, so that it stops at once. BackupError."""
+    with connected(login, "checkpoint", limit=0) as connection:
+        connection.execute("CHECKPOINT")
 
 
 def server_wal(login: Login, application: str) -> ServerWal:

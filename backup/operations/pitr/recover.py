@@ -24,8 +24,8 @@ from backup.model.wal import Base, Received, SegmentId, lsn, lsn_text
 from backup.operations.create.context import Reached
 from backup.operations.pitr.base_choice import Cluster, choose
 from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to, unpacked_base
-from backup.postgres.recovery import Recovery, RecoveryPlaces, unlogged
-from backup.postgres.server import databases
+from backup.postgres.recovery import SPARE, ClosedCluster, Recovery, RecoveryPlaces, unlogged
+from backup.postgres.server import databases, identity
 from backup.postgres.session import Login
 from backup.progress import Progress
 
@@ -102,10 +102,10 @@ class RecoveredOrigin:
             progress.phase("unpacking the base backup", base.artifact.stored_size)
             work.unpack(unpacked_base(asked.archive, base, asked.identity, progress))
             progress.phase("replaying the WAL")
-            login, major = Login("", 5432, base.user, asked.database), int(base.server_version.partition(".")[0])
+            login, major = _login(asked)
             with work.start(found.last, login, major, asked.preload) as (source, wait):
                 wait(progress.advance)
-                self._require_database(source.login)
+                _require_database(asked, source.login)
                 facts = source.inspect()
                 if facts.system_identifier != base.system_identifier:
                     raise DatabaseUnavailable("the recovered server is of another cluster. Nothing was published")
@@ -115,14 +115,50 @@ class RecoveredOrigin:
                 known = replace(facts, dependencies=needs, cautions=cautions)
                 yield Reached(source, known, _as_of(asked, found), recovered(asked, found))
 
-    def _require_database(self, login: Login) -> None:
-        there = databases(login).values()
-        if self.moment.database not in there:
-            raise NotFound(
-                f"at that moment there was no database {printable(self.moment.database)!r}, but"
-                f" {printable(', '.join(sorted(there)))}. Nothing was published",
-                "Was it made later? Ask for a moment after that. DB_NAME names the one to bring back.",
-            )
+
+def recover_cluster(
+    origin: RecoveredOrigin, run: str, progress: Progress, owner: str, taken: Sequence[int]
+) -> tuple[list[tuple[str, str]], ClosedCluster]:
+    """Recover the whole cluster where its `places` have their data, shut down, as `owner`'s (uid:gid).
+
+    What was brought back (see `outlook`), and what it is. `taken`: timelines behind the base's that are not to be its.
+    """
+    asked = origin.moment
+    origin.places.sweep()
+    with origin.places.prepare(run) as work:
+        logger.info("recovering from the base backup {} in {}", asked.base.id, work.way)
+        found = look(asked, work, progress, replay=True)
+        progress.phase("unpacking the base backup", asked.base.artifact.stored_size)
+        work.unpack(unpacked_base(asked.archive, asked.base, asked.identity, progress))
+        progress.phase("replaying the WAL")
+        login, major = _login(asked)
+        with work.start(found.last, login, major, asked.preload, taken) as (source, wait):
+            wait(progress.advance)
+            _require_database(asked, source.login)
+            if identity(source.login)[1] != asked.base.system_identifier:
+                raise DatabaseUnavailable("the recovered server is of another cluster")
+        progress.phase("checking the pages")
+        return outlook(asked, found), work.close(owner, taken)
+
+
+def space_for(asked: Moment) -> int:
+    """Bytes that its recovery takes at most: its base, the WAL that a first look is taken at, and what that adds."""
+    return int(asked.base.bytes * _ROOM) + 2 * len(_first(asked)) * asked.base.size + SPARE
+
+
+def _login(asked: Moment) -> tuple[Login, int]:
+    """How to enter the recovered server, and its major version."""
+    return Login("", 5432, asked.base.user, asked.database), int(asked.base.server_version.partition(".")[0])
+
+
+def _require_database(asked: Moment, login: Login) -> None:
+    there = databases(login).values()
+    if asked.database not in there:
+        raise NotFound(
+            f"at that moment there was no database {printable(asked.database)!r}, but"
+            f" {printable(', '.join(sorted(there)))}. Nothing was published",
+            "Was it made later? Ask for a moment after that. DB_NAME names the one to bring back.",
+        )
 
 
 def _first(asked: Moment) -> Sequence[SegmentId]:
@@ -142,7 +178,7 @@ def look(asked: Moment, work: Recovery, progress: Progress, *, replay: bool) -> 
     NoSpace unless there is room for that; `replay`: also for the base, and for what the WAL adds to it.
     """
     base, segments = asked.base, asked.segments
-    files = SegmentFiles(asked.archive, base, asked.identity, progress)
+    files = SegmentFiles(asked.archive, base, asked.identity, progress, asked.received.live)
     more, count = _first(asked), 0
     while True:
         count += len(more)

@@ -11,7 +11,7 @@ from typing import Final
 from backup.errors import AfterRestore, BackupError, DropDelayed, RestoreFailed, RestoreUnfinished
 from backup.formatting import printable, size
 from backup.logging import logger
-from backup.operations.restore import application
+from backup.operations.restore import application, cluster
 from backup.operations.restore.context import Work
 from backup.operations.restore.journal import DatabaseSwap, Kept, KeptDatabase, KeptVolume, Lost, RestoreStep
 from backup.operations.restore.replaced import discard_replaced
@@ -33,6 +33,8 @@ def forward(work: Work) -> None:
     if step.number <= RestoreStep.SWAPPING_DATABASE.number:
         work.advance(RestoreStep.SWAPPING_DATABASE)
     if step.number <= RestoreStep.SWAPPING_MEDIA.number:
+        if work.journal.cluster:
+            cluster.exchange(work, onward=work.journal.cluster.onward)
         with watching(work.way) as watch:
             # Whatever is noted: a person, or a server that lost its last moment, may have brought the old one back.
             _exchange_database(work)
@@ -94,6 +96,8 @@ def _put_in(work: Work) -> list[str]:
 
 def _start_and_note(work: Work) -> None:
     work.advance(RestoreStep.STARTING)
+    if work.journal.cluster:
+        work.context.server(work.journal.cluster.place).start()
     if failed := application.start(work):
         work.advance(RestoreStep.STARTING, failed=tuple(dict.fromkeys((*work.journal.failed, *failed))))
     _note_kept(work)
@@ -109,6 +113,7 @@ def back(work: Work) -> None:
             (trees.exchange_back if volume.onward else trees.exchange)(volume.name, volume.stamp)
     if journal.database:
         _database_back(work, journal.database)
+    cluster.back(work, begun=journal.step.number >= RestoreStep.SWAPPING_DATABASE.number)
     _forget_kept(work)
     # The application first: what is left beside the live data harms nobody.
     failed = application.start(work)
@@ -177,6 +182,7 @@ def _remove_made(work: Work) -> None:
         if swap:
             _drop_made(work.context.source().login, swap)
             _drop_roles(work.context.source().login, work.journal.roles)
+        cluster.remove_made(work)
     except RestoreFailed as error:
         logger.warning("what the restore made could not be removed: {} {}", error.message, error.hint)
 
@@ -210,6 +216,7 @@ def _note_kept(work: Work) -> None:
         except BackupError as error:
             left = [earlier.database.kept] if earlier.database else []
             left += [f".obcms-restore-{volume.stamp} in {volume.name}" for volume in earlier.volumes]
+            left += [cluster.trees_of(context, earlier.cluster).where] if earlier.cluster else []
             told = printable(", ".join(left))
             logger.warning("{} could not be removed; remove it by hand: {} {}", told, error.message, error.hint)
     database, swap = None, journal.database
@@ -224,8 +231,8 @@ def _note_kept(work: Work) -> None:
             size=found.size if found else 0,
             lost=half,
         )
-    volumes = _kept_volumes(work)
-    if database or volumes:
+    volumes, whole = _kept_volumes(work), cluster.kept_cluster(work)
+    if database or volumes or whole:
         work.kept.write(
             Kept(
                 id=journal.id,
@@ -233,6 +240,7 @@ def _note_kept(work: Work) -> None:
                 replaced=context.clock(),
                 safety=journal.safety,
                 database=database,
+                cluster=whole,
                 volumes=volumes,
                 days=context.days,
             )

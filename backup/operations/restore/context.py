@@ -9,6 +9,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from backup.docker.application import Application
+from backup.docker.container import DataPlace
+from backup.docker.database_server import DatabaseServer
 from backup.media.helper import FileTrees
 from backup.operations.context import Context
 from backup.operations.create.context import CreateContext
@@ -25,7 +27,8 @@ class RestoreContext(Context):
     `trees` ends what dead runs left at work on the volumes: only for the lock's holder. `reach` raises BackupError
     unless what unpacks archives can see a folder; it touches nothing. `server_free`: the free bytes where the database
     server's data lie, and the number of that file system. `way`: how the application reaches its database, as far as
-    its containers tell. `jobs`: how many sessions may load a dump at once.
+    its containers tell. `server`: the database's container, to be stopped and started. `jobs`: how many sessions may
+    load a dump at once.
     """
 
     zone: ZoneInfo
@@ -39,6 +42,7 @@ class RestoreContext(Context):
     application: Callable[[], Application | None]
     mounts: Callable[[], Collection[str]]
     way: Callable[[], Way | None]
+    server: Callable[[DataPlace], DatabaseServer]
     server_free: Callable[[], tuple[int, int] | None]
     stops: Collection[str]
     commands: tuple[tuple[str, str], ...]

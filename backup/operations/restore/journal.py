@@ -12,10 +12,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from backup.errors import NoSpace, RestoreUnfinished, StoreError
 from backup.formatting import age, listed, printable
+from backup.operations.restore.cluster_record import ClusterSwap, KeptCluster, Record
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import staged_name
@@ -48,12 +49,7 @@ class RestoreStep(StrEnum):
         return list(RestoreStep).index(self)
 
 
-class _Model(BaseModel):
-    # Unlike a manifest: what a later release noted and this one would drop, could be what the data hangs on.
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DatabaseSwap(_Model):
+class DatabaseSwap(Record):
     """The database part. `live` gets the name `kept`, `new` gets the name `live`; an oid says which one is which.
 
     `live_oid` is None when there was no database, `new_oid` until there is one. `marker` is the comment that shows
@@ -69,7 +65,7 @@ class DatabaseSwap(_Model):
     settings: tuple[str, ...] = ()
 
 
-class VolumeSwap(_Model):
+class VolumeSwap(Record):
     """A volume whose trees are exchanged. `stamp` names the restore that unpacked one of them beside the other.
 
     `onward`: that one is to be live; an undo may want it either way.
@@ -80,7 +76,7 @@ class VolumeSwap(_Model):
     onward: bool = True
 
 
-class StoppedContainer(_Model):
+class StoppedContainer(Record):
     """A container that was running and is to run again."""
 
     id: str
@@ -88,7 +84,7 @@ class StoppedContainer(_Model):
     service: str = ""
 
 
-class Journal(_Model):
+class Journal(Record):
     """One restore or undo under way. `set` is a set's id or a file, `safety` the set taken just before.
 
     `back`: a person has asked to roll it back, however far it had come. `source` describes what is restored.
@@ -107,6 +103,7 @@ class Journal(_Model):
     step: RestoreStep = RestoreStep.LOADING
     back: bool = False
     database: DatabaseSwap | None = None
+    cluster: ClusterSwap | None = None
     volumes: tuple[VolumeSwap, ...] = ()
     stopped: tuple[StoppedContainer, ...] = ()
     since: AwareDatetime | None = None
@@ -116,7 +113,7 @@ class Journal(_Model):
     nearest: tuple[str, ...] = ()
 
 
-class KeptDatabase(_Model):
+class KeptDatabase(Record):
     """The database that was live before, now called `kept`; `size` in bytes.
 
     `lost`: why it cannot come back, as it was seen last; empty while it can.
@@ -130,7 +127,7 @@ class KeptDatabase(_Model):
     lost: Lost = ""
 
 
-class KeptVolume(_Model):
+class KeptVolume(Record):
     """The tree that was live before, kept in the volume under `stamp`; `bytes` of its files."""
 
     name: str
@@ -138,7 +135,7 @@ class KeptVolume(_Model):
     bytes: int = Field(default=0, ge=0)
 
 
-class Kept(_Model):
+class Kept(Record):
     """What the last restore (or undo) replaced. `days` is how long it is kept; None for ever."""
 
     format: Literal[1] = 1
@@ -147,13 +144,15 @@ class Kept(_Model):
     replaced: AwareDatetime
     safety: str = ""
     database: KeptDatabase | None = None
+    cluster: KeptCluster | None = None
     volumes: tuple[KeptVolume, ...] = ()
     days: float | None = None
 
     @property
     def size(self) -> int:
         """Bytes that it takes, in the database server and in the volumes."""
-        return (self.database.size if self.database else 0) + sum(volume.bytes for volume in self.volumes)
+        parts = (self.database.size if self.database else 0, self.cluster.bytes if self.cluster else 0)
+        return sum(parts) + sum(volume.bytes for volume in self.volumes)
 
     def with_lost(self, lost: Lost) -> Kept:
         """The same, with why its database cannot come back, if it has one."""
@@ -249,6 +248,8 @@ def _changed(journal: Journal) -> str:
         return "the live data are untouched"
     if step >= RestoreStep.SWAPPED.number:
         return f"the {new} data are live"
+    if journal.cluster:
+        return f"either the {old} or the {new} cluster is to be live, whole, and its container may be stopped"
     media = listed([volume.name for volume in journal.volumes])
     if journal.step is RestoreStep.SWAPPING_DATABASE:
         rest = f", the {old} files of {media} are live" if media else ""
@@ -260,7 +261,7 @@ def _changed(journal: Journal) -> str:
 def _containers(journal: Journal) -> str:
     names = [entry.name for entry in journal.stopped]
     if not names:
-        return "no container was stopped"
+        return "no other container was stopped" if journal.cluster else "no container was stopped"
     may = (
         ""
         if RestoreStep.STOPPING.number < journal.step.number < RestoreStep.STARTING.number and not journal.back
@@ -289,8 +290,8 @@ class JournalFile:
                 " and how far it came is unknown; nothing was touched now",
                 "If a newer release wrote it, use that release. Otherwise check `docker compose ps -a` for stopped"
                 " services, `psql -l` for databases named …__restore_… or …__before_…, the volumes for"
-                " .obcms-restore-…; `list pre-restore` shows the safety sets. If all is in order, move the file"
-                " away.",
+                " .obcms-restore-…, the database's data folder for pgsql_tmp_obcms_…; `list pre-restore` shows the"
+                " safety sets. If all is in order, move the file away.",
             ) from None
 
     def begin(self, journal: Journal) -> Journal:
@@ -354,8 +355,8 @@ class KeptFile:
             raise StoreError(
                 f"the record of what the last restore replaced, {self.path}, cannot be read ({_first(error)});"
                 " nothing was touched",
-                "Databases named …__before_… and .obcms-restore-… in the volumes hold what is kept; if there are"
-                " none, move the file away.",
+                "Databases named …__before_…, .obcms-restore-… in the volumes and pgsql_tmp_obcms_… in the database's"
+                " data folder hold what is kept; if there are none, move the file away.",
             ) from None
 
     def write(self, kept: Kept) -> None:
@@ -378,7 +379,9 @@ def _read(store: LocalStore, name: str, model: type[_Read]) -> _Read | None:
 
 
 def _bytes(record: Journal | Kept) -> bytes:
-    return record.model_dump_json(indent=1).encode() + b"\n"
+    # A release before that knows no such part reads what has none.
+    left_out = None if record.cluster else {"cluster"}
+    return record.model_dump_json(indent=1, exclude=left_out).encode() + b"\n"
 
 
 def _first(error: ValidationError) -> str:

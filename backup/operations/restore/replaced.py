@@ -11,6 +11,7 @@ from backup.logging import logger
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import Kept, KeptFile, Lost
 from backup.postgres.admin import drop
+from backup.postgres.cluster_trees import ClusterTrees
 from backup.postgres.server import find_database
 from backup.postgres.session import Login
 
@@ -50,6 +51,8 @@ def discard_replaced(context: RestoreContext) -> int:
         except DropDelayed as error:
             delayed = error
             note_lost(context.catalog.root, context.source().login)
+    if kept.cluster:
+        ClusterTrees(context.server(kept.cluster.place), kept.cluster.stamp).discard()
     if kept.volumes:
         trees = context.trees()
         for volume in kept.volumes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +11,6 @@ from backup.errors import (
     AfterRestore,
     BackupError,
     IntegrityError,
-    Interrupted,
     NotFound,
     RestoreFailed,
     RestoreUnfinished,
@@ -20,9 +19,9 @@ from backup.formatting import listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, volumes_of
 from backup.model.run import RESTORE, Run
-from backup.operations import runs
-from backup.operations.restore import application, build, commit_rollback, replaced
+from backup.operations.restore import application, build, cluster, commit_rollback, replaced
 from backup.operations.restore.context import RestoreContext, Work
+from backup.operations.restore.guarded import guarded, half
 from backup.operations.restore.journal import (
     DatabaseSwap,
     Journal,
@@ -34,7 +33,6 @@ from backup.operations.restore.journal import (
     VolumeSwap,
     direction,
     lost_words,
-    unfinished_refusal,
 )
 from backup.operations.restore.locking import (
     recorded,
@@ -100,7 +98,7 @@ def restore_set(wish: Wish, context: RestoreContext) -> tuple[str, int]:
         require_unmoved(context, wish.kept)
         work = Work(context, JournalFile(context.catalog.root), _journal(wish, context, run, safety))
         work.allow_invalid = wish.allow_invalid
-        _guarded(work, lambda: _build(work, stored, found, fitted))
+        guarded(work, lambda: _build(work, stored, found, fitted))
         replaced.sweep_safety_sets(context)
         said += _nearest(work)
     for text, hint in work.told:
@@ -151,6 +149,8 @@ def _require_kept(context: RestoreContext, kept: Kept | None) -> Kept:
             why, hint = lost_words(gone, kept)
             raise RestoreFailed(f"{why}; nothing was touched", hint)
         commit_rollback.possible(login, _database_of(kept.database))
+    if kept.cluster:
+        cluster.swap_back(context, kept.cluster)
     return kept
 
 
@@ -169,11 +169,12 @@ def undo_restore(context: RestoreContext, kept: Kept | None) -> str:
             set=kept.set,
             started=run.started,
             database=_database_of(kept.database) if kept.database else None,
+            cluster=cluster.swap_back(context, kept.cluster) if kept.cluster else None,
             volumes=_volumes_of(kept, context),
             safety=kept.safety,
         )
         work = Work(context, JournalFile(context.catalog.root), journal)
-        _guarded(work, lambda: None)
+        guarded(work, lambda: None)
     return "; ".join(["what was live before is live again", *application.downtime(work), "`undo` changes it back"])
 
 
@@ -227,7 +228,7 @@ def end(context: RestoreContext, *, back: bool = False) -> str:
             if isinstance(error, AfterRestore) or file.read() is None:
                 raise
             more = "" if isinstance(error, RestoreUnfinished) else error.hint
-            raise _half(work, error.message, more) from error
+            raise half(work, error.message, more) from error
 
 
 def _end(work: Work, back: bool) -> str:
@@ -248,70 +249,12 @@ def _end(work: Work, back: bool) -> str:
     return "; ".join([done, *_nearest(work), *application.downtime(work)])
 
 
-def _half(work: Work, why: str, more: str = "") -> RestoreUnfinished:
-    """Why it stands half way, and how things are: not only what went wrong. `more` is to be done first."""
-    half = unfinished_refusal(work.journal, work.context.clock())
-    return RestoreUnfinished(f"{half.message} It failed with: {why}", f"{more} {half.hint}".strip())
-
-
 def _build(work: Work, stored: StoredSet, found: SetContent, fitted: Fit) -> None:
     """Make the new state beside the old one; the application runs on."""
     if work.journal.database:
         build.load_database(work, work.context.source(), stored, found, fitted)
     build.extract_volumes(work, stored)
     work.advance(RestoreStep.READY)
-
-
-def _guarded(work: Work, prepare: Callable[[], None]) -> None:
-    """Note that it begins, prepare, stop, exchange, start. What fails before all is exchanged is rolled back."""
-    begun = False
-    try:
-        with runs.undisturbed():
-            # From here on whoever comes rolls back or finishes.
-            work.file.begin(work.journal)
-            begun = True
-        runs.end_if_told()
-        prepare()
-        application.stop_application(work)
-        commit_rollback.forward(work)
-    except AfterRestore:
-        raise
-    except BaseException as error:
-        if not begun:
-            raise
-        with runs.undisturbed():
-            if work.journal.step.number >= RestoreStep.SWAPPED.number:
-                # It is restored; the application must not stay stopped for what failed after that.
-                _end_after(work, error)
-                raise
-            _roll_back(work, error)
-        if isinstance(error, BackupError) and not isinstance(error, RestoreFailed):
-            raise RestoreFailed(f"nothing was restored, all is as before: {error.message}", error.hint) from error
-        raise
-
-
-def _end_after(work: Work, error: BaseException) -> None:
-    """End what is restored, and say how things are, not only what went wrong."""
-    try:
-        commit_rollback.start_again(work)
-    except BackupError as second:
-        raise _half(work, second.message) from error
-    if isinstance(error, Interrupted):
-        told = commit_rollback.after(work, f"stopped by signal {error.exit_code - 128}")
-        error.message, error.hint = told.message, told.hint
-    elif isinstance(error, BackupError) and not isinstance(error, RestoreUnfinished):
-        raise commit_rollback.after(work, error.message) from error
-
-
-def _roll_back(work: Work, error: BaseException) -> None:
-    why = error.message if isinstance(error, (BackupError, Interrupted)) else str(error)
-    logger.warning("rolling back: {}", why)
-    try:
-        commit_rollback.back(work)
-    except BackupError as second:
-        if work.file.read() is None:
-            raise RestoreFailed(f"{why}; then: {second.message}", second.hint) from error
-        raise _half(work, f"{why}; and putting things back failed with: {second.message}") from error
 
 
 def _journal(wish: Wish, context: RestoreContext, run: Run, safety: str) -> Journal:

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backup.docker.container import DataPlace
 from backup.errors import NoSpace, RestoreUnfinished, StoreError
+from backup.operations.restore.cluster_record import ClusterSwap, KeptCluster
 from backup.operations.restore.journal import (
     DatabaseSwap,
     Journal,
@@ -246,3 +248,32 @@ def test_the_words_of_each_step() -> None:
     assert "web1, web2 may be stopped" in texts[7]
     media = words(journal(step=RestoreStep.SWAPPING_MEDIA, database=None, only="media", stopped=()), NOW)
     assert "database" not in media and "media only" in media and "no container was stopped" in media
+
+
+CLUSTER = ClusterSwap(
+    place=DataPlace("id", "db-1", "sha256:1", "volume", "pgdata", "/data", "/data"),
+    stamp="20251020020000",
+    system_identifier="7",
+    timeline=2,
+)
+
+
+def test_a_whole_cluster_is_noted_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    noted = journal(cluster=CLUSTER, database=None, volumes=(), stopped=())
+    file = JournalFile(tmp_path)
+    file.begin(noted)
+    assert file.read() == noted
+    told = words(file.advance(noted, RestoreStep.SWAPPING_DATABASE), NOW)
+    assert "its container may be stopped; no other container was stopped" in told and "`restore --resume`" in told
+    kept = KeptCluster(bytes=9, **CLUSTER.model_dump(exclude={"onward"}))
+    record = Kept(id="1", set="s", replaced=NOW, cluster=kept)
+    KeptFile(tmp_path).write(record)
+    assert KeptFile(tmp_path).read() == record and record.size == 9
+
+
+def test_a_release_that_knows_no_clusters_reads_what_has_none(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    JournalFile(tmp_path).begin(journal())
+    KeptFile(tmp_path).write(Kept(id="1", set="s", replaced=NOW))
+    assert all("cluster" not in path.read_text() for path in (tmp_path / "state").glob("*.json"))
