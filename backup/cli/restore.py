@@ -71,9 +71,8 @@ def restore_command(
 ) -> None:
     """Restore a set, completely or not at all. It is built beside the live data, then swapped with them.
 
-    With `--at` a set of the database of that moment is made first; the media stay as they are. `--from s3` recovers it
-    from the bucket alone, such as on a new machine. With `--physical` the whole cluster is recovered beside the live
-    one and exchanged with it while the server is stopped for seconds.
+    With `--at` a set of the database of that moment is made first; `--from s3`: from the bucket alone. With
+    `--physical`, too, the whole cluster is exchanged instead, while the server is stopped for seconds. The media stay.
 
     Examples: `restore latest --dry-run`, `restore daily_2025-10-20_02-00-00`, `restore latest --only media`,
     `restore latest --only media --path uploads/2025/a.pdf`, `restore s3:latest`,

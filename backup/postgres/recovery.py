@@ -22,43 +22,20 @@ from backup.errors import BackupError, EngineError, IntegrityError, LoadFailed, 
 from backup.formatting import listed, printable, size
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, parse_commit
-from backup.model.wal import SegmentId, lsn, lsn_text
+from backup.model.wal import lsn, lsn_text
 from backup.postgres.clients import SOCKETS, HelperClients, remove_spooled, sweep_spool
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.preload_libraries import preloading
 from backup.postgres.process_io import Pipe, ProcessInput, ProcessOutput
 from backup.postgres.server import maintenance
 from backup.postgres.session import Login, connected
+from backup.postgres.wal_dump import COMMITS, DELETIONS, lines_of, require_whole, tail_start
 
 ROLE: Final = "recovery"
 SPARE: Final = 256 << 20
 _PAUSE: Final = 0.2
 # tar ends at the end of its archive; what is behind it must be read, too, or its writer would wait.
 _UNPACK: Final = 'umask 077; mkdir -p "$1" && { tar -x -o -C "$1" -f -; code=$?; cat >/dev/null; exit $code; } <"$0"'
-# It always ends with an error: at the end of the WAL there is no further record. Then the last one is told, too.
-_COMMITS: Final = """
-    command -v pg_waldump >/dev/null || exit 127
-    TZ=UTC pg_waldump --path="$1" --rmgr=Transaction --timeline="$2" --start="$3" >"$0"
-    pg_waldump --path="$1" --timeline="$2" --start="$4" 2>/dev/null | tail -n 1 >&2
-    exit 0
-"""
-# What deletes rows, and what ends a transaction. Before 15 only one kind of record can be asked for.
-_DELETIONS: Final = """
-    command -v pg_waldump >/dev/null || exit 127
-    TZ=UTC pg_waldump --path="$1" --timeline="$2" --start="$3" |
-      grep -E '^rmgr: (Heap|Transaction) .* desc: (DELETE|COMMIT|ABORT)' >"$0"
-    pg_waldump --path="$1" --timeline="$2" --start="$4" 2>/dev/null | tail -n 1 >&2
-    exit 0
-"""
-# So much of the WAL is read for that.
-_TAIL: Final = 64 << 10
-_LAST: Final = re.compile(
-    r"^rmgr: +\S+ +len \(rec/tot\): +\d+/ *(\d+), tx: +\d+, lsn: ([0-9A-F]+/[0-9A-F]+)[^\n]*$", re.MULTILINE
-)
-# A page of WAL; what the first one of a segment, and any other one begins with; and where records begin.
-_PAGE: Final = 8192
-_HEADS: Final = (40, 24)
-_ALIGNED: Final = 8
 # Nothing of the live server's configuration counts: it may name files, servers and memory that are not here.
 _PREPARE: Final = """
     set -e
@@ -97,10 +74,6 @@ _PREPARED: Final = re.compile(r"max_prepared_xacts setting:\s*(\d+)")
 _LEAST_PREPARED: Final = 100
 # pg_dump locks every table at once. They share one table of locks, of which each transaction that may be has its part.
 _LOCKS: Final = 8192 * 20
-# Where the reading ended. Other places in a message were read from a record, and may be damaged.
-_PLACES: Final = re.compile(r"\b(?:at|after) ([0-9A-F]{1,8}/[0-9A-F]{1,8})\b")
-# A file, and where in it the reading ended if that is told.
-_FILES: Final = re.compile(r"\b([0-9A-F]{24})\b(?:, (?:LSN [0-9A-F/]+, )?offset (\d+))?")
 _READY: Final = "database system is ready to accept connections"
 _STOPPED: Final = re.compile(r'recovery stopping after (?:WAL location \(LSN\) "([0-9A-F/]+)"|reaching consistency)')
 # Those of extensions are not in a dump either.
@@ -197,23 +170,21 @@ class Recovery:
 
         `until` is how far it was received; `segment` the size of one in bytes.
         """
-        for line in self._dumped(_COMMITS, start, timeline, segment, until):
+        for line in self._dumped(COMMITS, start, timeline, segment, until):
             if commit := parse_commit(line):
                 yield commit
 
     def deletions(self, start: str, timeline: int, segment: int, until: int) -> Iterator[str]:
         """The lines of pg_waldump that tell of deleted rows and of the ends of transactions; else as `commits`."""
-        return self._dumped(_DELETIONS, start, timeline, segment, until)
+        return self._dumped(DELETIONS, start, timeline, segment, until)
 
     def _dumped(self, script: str, start: str, timeline: int, segment: int, until: int) -> Iterator[str]:
         with self._pipe() as pipe:
-            # Before its segment there may be zeros: a switch left the end of that one empty.
-            tail = lsn_text(max(lsn(start), until - _TAIL, until - until % segment))
-            words = [self._inside(pipe.path), PG_WAL, str(timeline), start, tail]
+            words = [self._inside(pipe.path), PG_WAL, str(timeline), start, tail_start(start, until, segment)]
             with self._started(script, words) as helper:
                 with ProcessOutput(helper, pipe, "pg_waldump", self._places.stall) as output:
-                    yield from _lines(output.chunks())
-                    _require_whole(helper.errors(), segment, until)
+                    yield from lines_of(output.chunks())
+                    require_whole(helper.errors(), segment, until)
 
     @contextlib.contextmanager
     def start(
@@ -325,39 +296,6 @@ def unlogged(login: Login) -> str:
 def _history(timeline: int) -> str:
     """The file by which a server sees that there was such a timeline."""
     return f"{timeline:08X}.history"
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode(errors="replace") for line in whole)
-
-
-def _require_whole(said: str, segment: int, until: int) -> None:
-    """IntegrityError unless the WAL was read to where it was received."""
-    last, said = _LAST.search(said), _LAST.sub("", said)
-    found = [lsn(each) for each in _PLACES.findall(said)]
-    found += [SegmentId.of(name, segment).number * segment + int(at or 0) for name, at in _FILES.findall(said)]
-    reached = max(found, default=0)
-    # The server sends whole records, or whole pages. A damaged length seems to lead beyond what was received.
-    if last and until % _PAGE:
-        reached = min(reached, _behind(lsn(last[2]), int(last[1]), segment))
-    if reached < until:
-        raise IntegrityError(
-            f"the WAL cannot be read beyond {lsn_text(reached)}, although it was received to {lsn_text(until)}:"
-            f" {printable(said.strip()[-300:])}. Nothing was changed",
-            "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again.",
-        )
-
-
-def _behind(place: int, length: int, segment: int) -> int:
-    """Where a record ends that begins at `place`. What pages begin with is no part of its length."""
-    left = -(-length // _ALIGNED) * _ALIGNED
-    while left > (room := _PAGE - place % _PAGE):
-        place, left = place + room, left - room
-        place += _HEADS[bool(place % segment)]
-    return place + left
 
 
 def _settings(stop: Commit | None, prepared: int, major: int) -> Mapping[str, str]:
