@@ -73,28 +73,34 @@ class PackFolder:
     def as_stored(self, pack: Pack) -> Pack:
         """A pack as its file is now, where it was written anew; else as it is named."""
         found = self._rewritten(pack)
-        update = {"stored_size": found.stored_size, "stored_sha256": found.stored_sha256} if found else {}
-        return pack.model_copy(update=update)
+        return _written(pack, found) if found else pack
+
+    def was_written_anew(self, pack: Pack) -> bool:
+        """Whether it ever was, here."""
+        return bool(read_note(self.store, pack.file).files)
 
     def content(self, pack: Pack) -> int:
         """Bytes of content in its file that sets named when that was written; 0 where that is not known."""
         found = self._rewritten(pack)
         return found.content if found else pack.content
 
+    def versions(self, pack: Pack) -> list[Pack]:
+        """What its file may be: as it is named, and as it was written anew."""
+        note = read_note(self.store, pack.file)
+        anew = note.files if note.original == pack.stored_sha256 else ()
+        return [pack, *(_written(pack, each) for each in anew)]
+
     def digests(self, pack: Pack) -> set[str]:
         """The SHA-256 that its file may have."""
-        note = read_note(self.store, pack.file)
-        anew = {each.stored_sha256 for each in note.files} if note.original == pack.stored_sha256 else set[str]()
-        return {pack.stored_sha256, *anew}
+        return {each.stored_sha256 for each in self.versions(pack)}
 
     def put_in_place(self, pack: Pack, staged: StagedFile, made: Rewritten) -> None:
         """Let a sealed file take the name of a pack in one step. A kill leaves either, and a note that knows both."""
-        before = self._rewritten(pack)
-        self._write(pack, (before, made) if before else (made,))
+        note = PackNote(pack.stored_sha256, (made,))
+        replace(self.store, pack.file + REPACKED, note_bytes(note), locked=True)
         with storing(staged.path):
             staged.path.replace(self.store.directory / pack.file)
         sync_directory(self.store.directory)
-        self._write(pack, (made,))
         self._names = None
 
     def put_back(self, staged: Sequence[StagedFile]) -> list[StagedFile]:
@@ -110,9 +116,6 @@ class PackFolder:
                 left.append(file)
         self._names = None
         return left
-
-    def _write(self, pack: Pack, files: tuple[Rewritten, ...]) -> None:
-        replace(self.store, pack.file + REPACKED, note_bytes(PackNote(pack.stored_sha256, files)), locked=True)
 
     def _rewritten(self, pack: Pack) -> Rewritten | None:
         status = statuses_of(self.store.directory, [pack.file])[pack.file]
@@ -149,6 +152,10 @@ class PackFolder:
     def _identity(self, pack: str) -> tuple[int, int, int]:
         status = statuses_of(self.store.directory, [pack])[pack]
         return (status.st_ino, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)
+
+
+def _written(pack: Pack, anew: Rewritten) -> Pack:
+    return pack.model_copy(update={"stored_size": anew.stored_size, "stored_sha256": anew.stored_sha256})
 
 
 def packs_beside(directory: Path) -> PackFolder:

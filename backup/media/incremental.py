@@ -84,7 +84,7 @@ class _Incremental(Archiver):
         super().__init__(name, walk, seen, sink, index, progress)
         self._increment, self._known, self._lines = run, run.known, run.lines
         self._tree = Gathered(run.tree)
-        self._compared: set[str] = set()
+        self._compared: set[tuple[str, str, int]] = set()
         self._repeated = 0
         # What the set before has under the path at hand.
         self._before: FileLine | None = None
@@ -197,11 +197,11 @@ class _Incremental(Archiver):
                 return self._known.entry(before).place
             self._changed.add(member.path.partition(b"/")[2], ROTTEN)
         place = self._known.content(sha256, member.size, before)
-        if place and place.pack and place.pack != self._increment.name and sha256 not in self._compared:
+        if place and place.pack and place.pack != self._increment.name and (sha256, *place[:2]) not in self._compared:
             if not self._holds(place, member.size, sha256):
                 self._known.forget(sha256)
                 return None
-            self._compared.add(sha256)
+            self._compared.add((sha256, *place[:2]))
         return place
 
     def _holds(self, place: Location, size: int, sha256: str) -> bool:

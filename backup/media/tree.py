@@ -235,13 +235,14 @@ class TreeParser:
 
 @dataclass
 class Judged:
-    """Files that need not be judged again: those in `packs`, and those whose line is among `lines`, by hash.
+    """Files that need not be judged again: those in `packs`, and those in `whole` packs whose line is among `lines`.
 
     `files` and `stored` bytes of theirs are counted; `met` gets the lines of the others, if it is there.
     """
 
     packs: Collection[str] = ()
     lines: Collection[int] = ()
+    whole: Collection[str] = ()
     files: int = 0
     stored: int = 0
     met: list[int] | None = None
@@ -257,8 +258,9 @@ class Judged:
         else:
             offset, _ = parser.follow(fields, size)
             judged = hash((listed, name, offset, b"\t".join(fields[:7]), b"\t".join(fields[8:11])))
-            if judged not in self.lines:
-                if self.met is not None:
+            is_whole = not name or name in self.whole
+            if not is_whole or judged not in self.lines:
+                if is_whole and self.met is not None:
                     self.met.append(judged)
                 parser.before = before
                 return False

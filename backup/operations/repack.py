@@ -20,7 +20,7 @@ from backup.errors import BackupError, IntegrityError, NoSpace
 from backup.formatting import size
 from backup.logging import logger
 from backup.media.rewritten_packs import Rewritten, rewrite
-from backup.media.tree import TreeParser, file_lines
+from backup.media.tree import WRONG, TreeParser, differ, file_lines
 from backup.model.backup_set import StoredSet
 from backup.model.pack import Pack
 from backup.operations.set_artifacts import open_file, require_as_written
@@ -70,7 +70,9 @@ def repack(catalog: Catalog, progress: Progress, level: int = 1) -> int:
 
 
 def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> list[Pack]:
-    """The packs of which no set alone names enough. Not those that sets know differently, or that are not whole."""
+    """The packs of which no set alone names enough. Not those that sets know differently, or that are not whole, nor
+    those that were written anew before: of each there are two files at most, here and at all places of copies.
+    """
     packs: dict[str, Pack] = {}
     named: dict[str, int] = {}
     aside = named_aside(root)
@@ -83,7 +85,7 @@ def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> li
     shares = {
         file: named.get(file, 0) / content
         for file, pack in packs.items()
-        if file not in aside and (content := folder.content(pack))
+        if file not in aside and not folder.was_written_anew(pack) and (content := folder.content(pack))
     }
     few = sorted((file for file, share in shares.items() if share < _SHARE), key=lambda file: (shares[file], file))
     return list(itertools.islice((packs[file] for file in few if not folder.problems([packs[file]])), _MOST))
@@ -105,12 +107,14 @@ def _note(stored: StoredSet, volume: str, found: dict[str, _Live]) -> None:
         raise IntegrityError(f"{stored.id} does not list what it holds of {volume}", f"`verify {stored.id}` judges it.")
     with open_file(stored, files[0]) as tree, open_file(stored, files[1]) as index:
         parser = TreeParser()
-        lines = file_lines(split_lines(tree.content()), split_lines(index.content()), parser)
-        for known in lines:
-            if live := found.get(parser.names[known.pack]):
-                place = known.listed.lstrip(b"\\")[:64].decode(), known.size, int(known.fields[8] or known.size)
-                if live.files.setdefault(known.offset, place) != place:
-                    raise IntegrityError(f"sets differ in what lies in {live.pack.file}", "`verify all` judges them.")
+        try:
+            for known in file_lines(split_lines(tree.content()), split_lines(index.content()), parser):
+                if live := found.get(parser.names[known.pack]):
+                    place = known.listed.lstrip(b"\\")[:64].decode(), known.size, int(known.fields[8] or known.size)
+                    if live.files.setdefault(known.offset, place) != place:
+                        raise IntegrityError(f"sets differ in {live.pack.file}", "`verify all` judges them.")
+        except WRONG:
+            raise differ() from None
         require_as_written(stored, tree)
         require_as_written(stored, index)
 

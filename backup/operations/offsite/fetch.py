@@ -165,6 +165,15 @@ def _fetched_packs(
     """The packs that are not here, or not whole, or without what sets here do not need, staged and compared with the
     manifest."""
     wanted = [pack for pack in manifest.packs if folder.problems([pack]) or folder.as_stored(pack) != pack]
+    known = {each.file: each for stored in context.catalog.sets() for each in stored.summary.packs}
+    for pack in wanted:
+        here = known.get(pack.file, pack)
+        if here.stored_sha256 != pack.stored_sha256 and not folder.problems([here]):
+            raise AlreadyHere(
+                f"{manifest.id} needs {pack.file} as it was written anew elsewhere, and sets that are here need another"
+                " one of that name; nothing was overwritten",
+                f"`offsite pull {manifest.id} --to FOLDER` brings it to a folder of its own.",
+            )
     if wanted:
         with storing(folder.store.directory):
             folder.store.directory.mkdir(mode=0o700, parents=True, exist_ok=True)

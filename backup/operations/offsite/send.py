@@ -141,7 +141,7 @@ class Sending:
         path = pack_key(pack.file)
         entry = self._stat(path) if path in self.remote.packs and path not in self._bad else None
         entry = with_digest(self.context, entry) if entry else None
-        for known in (pack, now := self.context.catalog.packs.as_stored(pack)):
+        for known in self.context.catalog.packs.versions(pack):
             if entry and (entry.size, entry.sha256) == (known.stored_size, known.stored_sha256):
                 self._note(path, entry, known.stored_sha256)
                 return known
@@ -150,6 +150,7 @@ class Sending:
                 f"{self.stored.id} was not sent: it needs packs, which are not encrypted on their way",
                 "With BACKUP_ENCRYPT=offsite, set BACKUP_MEDIA=full.",
             )
+        now = self.context.catalog.packs.as_stored(pack)
         # The next set of this run finds it there.
         self.remote.packs[path] = self._put(path, _as_artifact(now), encrypts=False)
         self.context.book.change(lambda book: book.healed(path))

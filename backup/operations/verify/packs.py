@@ -72,8 +72,9 @@ class PackChecks:
     def judged(self, packs: Iterable[Pack]) -> Judged:
         """The files that need not be judged: those in packs that were not read, as they need not be, and those of sets
         that were judged before by this one."""
-        unread = {pack.file for pack in packs if not self._held[pack].offsets}
-        return Judged(unread, self._lines, met=[] if self._several else None)
+        there = list(packs)
+        unread = {pack.file for pack in there if not self._held[pack].offsets}
+        return Judged(unread, self._lines, {pack.file for pack in there}, met=[] if self._several else None)
 
     def note_judged(self, judged: Judged) -> None:
         """Files that are right."""

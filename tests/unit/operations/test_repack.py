@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backup.errors import AlreadyHere
 from backup.model.backup_set import StoredSet
 from backup.operations.export import files_to_export, to_folder
 from backup.operations.inspect import one_file
@@ -125,7 +126,8 @@ def test_what_a_set_is_read_for_is_found_in_a_pack_that_was_written_anew(stack: 
     assert done.returncode != 0 and f"{pack.name}: FAILED" in done.stdout
 
 
-def test_a_pack_is_written_anew_once_more(stack: Stack) -> None:
+def test_a_pack_is_written_anew_once_and_never_again(stack: Stack) -> None:
+    """Else there could be a third file of that name at a place, which nobody here knows any more."""
     churn = Churn(stack, 6)
     (stack.media / "upload-1").unlink()
     (stack.media / "upload-0").unlink()
@@ -133,9 +135,16 @@ def test_a_pack_is_written_anew_once_more(stack: Stack) -> None:
     churn.looks[churn.sets[-1].id] = look(stack.media)
     churn.remove(0, 1, 2)
     assert churn.repack() > 0
+    once = {name: (stack.root / "packs" / name).read_bytes() for name in stack.packs() if noted(stack, name)}
+    assert once
     churn.remove(3, 4, 5)
-    assert churn.repack() > 0
+    churn.repack()
+    assert {name: (stack.root / "packs" / name).read_bytes() for name in once} == once
     churn.all_whole()
+
+
+def noted(stack: Stack, pack: str) -> bool:
+    return (stack.root / "packs" / f"{pack}.repacked").exists()
 
 
 @pytest.mark.parametrize("what", ["unreadable", "aside", "tree", "damaged"])
@@ -193,8 +202,19 @@ def test_a_copy_goes_as_the_pack_is_and_brings_back_what_is_gone(stack: Stack, t
     # A set that was removed here comes back with the content that only the place has.
     assert pull_set(copied.context(), churn.sets[1].id).set == churn.sets[1].id
     churn.all_whole()
-    # Elsewhere nothing is there yet: the pack goes as it is now.
+    # It may be elsewhere as it was written anew: it is not written anew once more.
     churn.remove(1)
+    assert churn.repack() == 0
+    copied.upload()
+    assert copied.place.requests["put"] == before
+    churn.all_whole()
+
+
+def test_what_is_not_at_a_place_yet_goes_as_it_is_now(stack: Stack, tmp_path: Path) -> None:
+    churn = Churn(stack)
+    first = Copied(stack, MemoryPlace(), churn.sets)
+    first.upload()
+    churn.remove(1, 2)
     assert churn.repack() > 0
     other = Copied(stack, MemoryPlace(), churn.sets)
     (stack.root / "state" / "offsite-s3.json").unlink()
@@ -204,3 +224,16 @@ def test_a_copy_goes_as_the_pack_is_and_brings_back_what_is_gone(stack: Stack, t
     newest = churn.sets[-1]
     pull_set(other.context(restored), newest.id)
     assert look(restored.restored(restored.find(newest.id))) == churn.looks[newest.id]
+    # There is a pack as it was written anew. One that is here as it was, for sets that need all of it, stays.
+    apart = Stack(tmp_path / "apart")
+    assert pull_set(first.context(apart), churn.sets[1].id).set == churn.sets[1].id
+    with pytest.raises(AlreadyHere, match="written anew elsewhere"):
+        pull_set(other.context(apart), newest.id)
+    kept = apart.find(churn.sets[1].id)
+    assert kept.good and look(apart.restored(kept)) == churn.looks[kept.id]
+    # Where it came back as it was, it is not sent over the other one.
+    assert pull_set(first.context(), churn.sets[1].id).set == churn.sets[1].id
+    before = other.place.requests["put"]
+    other.upload()
+    other.verify(read=True)
+    assert other.place.requests["put"] - before <= 8, "the set alone: its packs are there"
