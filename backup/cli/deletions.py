@@ -44,7 +44,7 @@ def _page(found: Search, zone: ZoneInfo) -> RenderableType:
     for each in found.losses:
         deletion = each.deletion
         rows = number(f"{deletion.rows:,}" if deletion.rows else "all")
-        table.add_row(_time(deletion.time, zone), rows, _what(each), _time(deletion.before, zone))
+        table.add_row(_time(deletion.time, zone), rows, Text(_what(each)), _time(deletion.before, zone))
     return Group(table, Text(), Text(_looked_at(found, zone))) if found.losses else Text(_looked_at(found, zone))
 
 

@@ -46,7 +46,9 @@ _LOOK: Final = (
     # What is not known to be configuration may be an extension's data: half of it would belong to the other tree.
     for each in */; do
       case $each in
-        base/ | global/ | pg_*/ | pgsql_tmp*/ | conf.d/ | log/ | lost+found/) ;;
+        base/ | global/ | pgsql_tmp*/ | conf.d/ | log/ | lost+found/) ;;
+        pg_commit_ts/ | pg_dynshmem/ | pg_logical/ | pg_multixact/ | pg_notify/ | pg_replslot/ | pg_serial/) ;;
+        pg_snapshots/ | pg_stat/ | pg_stat_tmp/ | pg_subtrans/ | pg_tblspc/ | pg_twophase/ | pg_wal/ | pg_xact/) ;;
         *) echo "other=$each" ;;
       esac
     done
@@ -82,7 +84,7 @@ _SETTLE: Final = (
     here=
     for side in old new; do [ -e "$beside/$side/PG_VERSION" ] || here=$here$side; done
     case $here in oldnew) fail 5 "$beside holds neither of both" ;; esac
-    [ "$here" != "$live" ] || [ ! -e global ] || exit 0
+    [ "$here" != "$live" ] || [ ! -e global ] || { sync . "$beside/$live"; exit 0; }
     if [ "$here" = "$other" ]; then
       if [ -e global ]; then
         shut "$beside/$live" "what is beside the live data was not shut down"

@@ -57,12 +57,15 @@ _CLOSE: Final = """
     cd "$0"
     owner=$1
     shift
+    # Older ones have no -f.
+    flush() { if sync --help 2>&1 | grep -q -e -f; then sync -f .; else sync; fi; }
     rm -f backup_label.old tablespace_map.old backup_manifest recovery.signal postmaster.opts
     for each; do rm -f "pg_wal/$each"; done
+    flush
     pg_controldata .
     pg_controldata . | grep -q '^Data page checksum version: *0$' || pg_checksums --check -D . >/dev/null
     chown -R "$owner" .
-    sync -f . 2>/dev/null || sync
+    flush
 """
 _CLOSED: Final = re.compile(r"^Database cluster state: *shut down$", re.MULTILINE)
 _TIMELINE: Final = re.compile(r"^Latest checkpoint's TimeLineID: *(\d+)$", re.MULTILINE)

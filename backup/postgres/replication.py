@@ -49,7 +49,9 @@ _USE: Final = """
            extract(epoch FROM pg_postmaster_start_time())::bigint AS started,
            ARRAY(SELECT application_name FROM pg_stat_replication WHERE application_name NOT LIKE 'obcms-backup%%'
                   UNION SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary ORDER BY 1) AS followers,
-           ARRAY(SELECT subname::text FROM pg_subscription ORDER BY 1) AS subscriptions"""
+           ARRAY(SELECT subname::text FROM pg_subscription ORDER BY 1) AS subscriptions,
+           current_setting('archive_mode') <> 'off' AS archiving,
+           pg_size_bytes(current_setting('max_wal_size')) AS wal"""
 _DATABASES: Final = """
     SELECT datname::text, CASE WHEN has_database_privilege(d.oid, 'CONNECT') THEN pg_database_size(d.oid) ELSE 0 END,
            (SELECT count(*) FROM pg_stat_activity a WHERE a.datid = d.oid AND a.pid <> pg_backend_pid()
@@ -110,7 +112,8 @@ class ClusterFacts:
 class ClusterUse:
     """The cluster that is live. `started`: seconds since 1970; `followers` are standbys and slots of others.
 
-    `subscriptions` are to publications of others. `databases`: name, bytes and sessions of each.
+    `subscriptions` are to publications of others. `databases`: name, bytes and sessions of each. `archiving`: it hands
+    its WAL to a command. `wal` is how many bytes of it there may be, as a rule.
     """
 
     standby: bool
@@ -120,6 +123,8 @@ class ClusterUse:
     followers: tuple[str, ...]
     subscriptions: tuple[str, ...]
     databases: tuple[tuple[str, int, int], ...]
+    archiving: bool = False
+    wal: int = 0
 
 
 def cluster_use(login: Login) -> ClusterUse:

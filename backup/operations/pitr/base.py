@@ -50,6 +50,7 @@ _GLANCE: Final = 0.2
 _CATCH_UP: Final = 30.0
 # A base packs to a third of the cluster or less; what is free must be enough for one that does not pack at all.
 _SPARE: Final = 64 << 20
+_AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +233,10 @@ def prune(context: BaseContext, archive: WalArchive) -> int:
     bases, stream = archive.list_bases(), StreamFile(context.catalog.root).read()
     # One whose own WAL is not here brings nothing back, and no other one gives way to it.
     able = [base for span in spans(bases, archive.received(_size(bases), stream)) for base in span.bases]
-    gone = expired(able, keep, now) + [each for each in bases if each not in able and each.ended <= now - keep]
+    # Two of them at most: a clock that is wrong for a night must not take the whole window.
+    gone = expired(able, keep, now)[:_AT_ONCE] + [
+        each for each in bases if each not in able and each.ended <= now - keep
+    ]
     for base in gone:
         archive.remove_base(base)
     archive.remove_aside(now - keep)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 
 from backup.errors import NotFound
@@ -51,7 +53,7 @@ def search(context: SearchContext, since: datetime, least: int, table: str, run:
     IntegrityError, KeyMissing, NoSpace, NotFound for no such table.
     """
     names = context.names()
-    if table and not any(_is_named(name, table) for name in names.values()):
+    if table and names and not any(_is_named(name, table) for name in names.values()):
         raise NotFound(
             f"there is no table {printable(table)} now",
             "Without --table all are looked at, and those that were dropped are told as well.",
@@ -60,9 +62,10 @@ def search(context: SearchContext, since: datetime, least: int, table: str, run:
         part = _since(context.origin.moment, since)
         losses = []
         for each in _deletions(part, least, context.origin, run, context.progress):
-            name = names.get(each.files[0], _gone(each.files[0])) if each.rows else ""
-            # Parts of rows are told by their rows.
-            if (name or not each.rows) and (not each.rows or not table or _is_named(name, table)):
+            file = each.files[0]
+            name = names.get(file, _gone(file)) if each.rows else ""
+            # Parts of rows are told by their rows. A file that has no name now may have been that of the table.
+            if not each.rows or (name and (not table or file not in names or _is_named(name, table))):
                 losses.append(LostRows(each, name))
     return Search(part.since, part.until, losses)
 
@@ -97,10 +100,18 @@ def _since(moment: Moment, since: datetime) -> _WalPart:
         raise NotFound("no WAL that is here can be read", "`moments` says what there is.")
     base = max((each for each in span.bases if each.ended <= since), key=lambda each: each.ended, default=span.bases[0])
     moment = replace(moment, base=base)
-    # What came before `since` was committed before it, but for what runs on.
-    whole = moment.received.whole
-    segments = [each for each in moment.segments if each not in whole or whole[each] >= since]
-    return _WalPart(moment, segments, max(since, base.ended), span.end)
+    return _WalPart(moment, _last(moment.segments, moment.received.whole, since), max(since, base.ended), span.end)
+
+
+def _last(segments: Sequence[SegmentId], whole: Mapping[SegmentId, datetime], since: datetime) -> Sequence[SegmentId]:
+    """Those from the first on that may hold anything committed after `since`.
+
+    The moment of a segment is one that it had passed. What came late has that of the last look before: with it come all
+    that have the same.
+    """
+    passed = list(accumulate((whole.get(each, since) for each in segments), max))
+    first = bisect_left(passed, since)
+    return segments[bisect_left(passed, passed[first - 1]) if first else 0 :]
 
 
 def _deletions(part: _WalPart, least: int, origin: RecoveredOrigin, run: str, progress: Progress) -> Iterator[Deletion]:
@@ -111,7 +122,8 @@ def _deletions(part: _WalPart, least: int, origin: RecoveredOrigin, run: str, pr
     base, segments = part.moment.base, part.segments
     if not segments:
         return
-    files, reader = SegmentFiles(part.moment.archive, base, part.moment.identity, progress), DeletionReader(least)
+    asked, reader = part.moment, DeletionReader(least)
+    files = SegmentFiles(asked.archive, base, asked.identity, progress, asked.received.live)
     origin.places.sweep()
     with origin.places.prepare(run) as work:
         work.require_space(len(segments) * base.size)

@@ -206,10 +206,13 @@ class _Session:
         if before and before.timeline != wal.timeline and before.system_identifier == wal.system_identifier:
             self.closed = before.level
             self.looks.clear()
-        self.looks.append((wal.now, lsn(wal.current)))
-        level = self._moment(lsn(wal.received)) if wal.received else None
         # One from after now is of a clock that was put back.
         known = before.level if before and _alike(before, wal) and before.level and before.level <= wal.now else None
+        if before and known and not self.looks:
+            # What came while nobody looked is of no later moment than this, until all of it is here.
+            self.looks.append((known, lsn(before.received)))
+        self.looks.append((wal.now, lsn(wal.current)))
+        level = self._moment(lsn(wal.received)) if wal.received else None
         return max(filter(None, (level, known)), default=None)
 
     def _say(self, wal: ServerWal, packer: Packer, level: datetime | None, before: Stream | None) -> bool:

@@ -247,7 +247,9 @@ class Shipper(_Sender):
         if self._sent and timedelta() <= now - self._sent < timedelta(seconds=self.context.every):
             return
         # Before it is opened: if the folder is set aside meanwhile, this is sent as what it was.
-        unique = archive.unique_name()
+        unique, again = archive.unique_name(), StreamFile(self.context.catalog.root).read()
+        if again is None or (again.timeline, again.system_identifier) != (stream.timeline, stream.system_identifier):
+            return
         try:
             descriptor = archive.stream.open(name + PARTIAL)
         except StoreError:  # whole by now: then it is sent as that

@@ -15,7 +15,7 @@ from backup.formatting import printable
 from backup.logging import logger
 from backup.operations.restore.cluster_record import ClusterSwap, KeptCluster
 from backup.operations.restore.context import RestoreContext, Work
-from backup.postgres.cluster_trees import ClusterTrees
+from backup.postgres.cluster_trees import ClusterTree, ClusterTrees
 from backup.postgres.replication import live_cluster, write_checkpoint
 
 # Seconds for a server that was shut down to accept sessions; for one that answers but refuses us, it takes no more.
@@ -40,14 +40,18 @@ def exchange(work: Work, *, onward: bool) -> None:
     trees = trees_of(work.context, swap)
     trees.server.sweep()
     work.context.progress.phase("exchanging the cluster")
-    if trees.server.container().running:
+    live: ClusterTree = "new" if onward else "old"
+    # One that is live already is not stopped again: it may be in the midst of its crash recovery.
+    moves = trees.state() != live
+    if moves and trees.server.container().running:
         # What it has to write before it stops is written before the outage.
         with contextlib.suppress(BackupError):
             write_checkpoint(work.context.source().login)
     begun = time.monotonic()
-    logger.info("stopping {}", printable(swap.place.name))
-    trees.server.stop()
-    trees.settle("new" if onward else "old")
+    if moves:
+        logger.info("stopping {}", printable(swap.place.name))
+        trees.server.stop()
+    trees.settle(live)
     logger.info("starting {}", printable(swap.place.name))
     trees.server.start()
     _await(work, swap, onward)

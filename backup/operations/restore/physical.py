@@ -70,13 +70,14 @@ def gather(wish: Physical, context: RestoreContext) -> PhysicalFacts:
     """Look at the server and at its data. BackupError when that is impossible; nothing is touched."""
     refuse_unfinished(context.catalog.root, context.clock())
     app = context.application()
-    stops = app.running(context.stops, context.mounts()) if app else []
+    stops, use = app.running(context.stops, context.mounts()) if app else [], cluster_use(context.source().login)
     return PhysicalFacts(
         place=wish.place,
         shown=wish.shown,
         folder=look_at(context.server(wish.place)),
-        use=cluster_use(context.source().login),
-        needed=space_for(wish.origin.moment),
+        use=use,
+        # The live server writes on meanwhile, and must not run out of room.
+        needed=space_for(wish.origin.moment) + use.wal,
         kept=wish.kept,
         stops=tuple(each.name for each in stops),
         commands=tuple(f"{service}: {command}" for service, command in context.commands),
@@ -159,6 +160,11 @@ def _server_refused(facts: PhysicalFacts) -> Iterator[Finding]:
     use = facts.use
     if use.standby:
         yield failure("the database server is a standby: its WAL is that of another server", "Ask at the primary.")
+    if use.archiving:
+        yield failure(
+            "the server archives its WAL (archive_mode), and the end of its old timeline could be archived twice",
+            _LOGICAL,
+        )
     if use.followers:
         names = printable(listed(list(use.followers)))
         yield failure(
@@ -215,6 +221,8 @@ def _build(work: Work, wish: Physical, facts: PhysicalFacts, said: list[str]) ->
     found, closed = recover_cluster(origin, work.journal.run, work.context.progress, facts.folder.owner, taken)
     if closed.timeline <= max(known):
         raise IntegrityError(f"the recovered cluster is on the timeline {closed.timeline}, which is another's already")
+    if trees.server.container().image_id != wish.place.image_id:
+        raise RestoreFailed(f"{printable(wish.place.name)} was made anew meanwhile, of another image")
     said += [f"{label}: {text}" for label, text in found]
     said.append("every page fits its checksum" if closed.checked else "pages have no checksums, and were not checked")
     work.advance(RestoreStep.READY, cluster=swap.model_copy(update={"timeline": closed.timeline}))

@@ -10,6 +10,7 @@ from typing import Final
 from backup.errors import (
     AfterRestore,
     BackupError,
+    DatabaseUnavailable,
     IntegrityError,
     NotFound,
     RestoreFailed,
@@ -244,9 +245,20 @@ def _end(work: Work, back: bool) -> str:
         done = f"the {journal.kind} of {printable(journal.set)} is rolled back: all is as it was before"
     else:
         application.find_way(work)
-        commit_rollback.forward(work)
+        _forward(work)
         done = f"the {journal.kind} of {printable(journal.set)} is finished"
     return "; ".join([done, *_nearest(work), *application.downtime(work)])
+
+
+def _forward(work: Work) -> None:
+    """Finish it; a cluster that does not come up as the new one is brought back, as in the run that was killed."""
+    try:
+        commit_rollback.forward(work)
+    except DatabaseUnavailable as error:
+        if not work.journal.cluster or work.journal.step.number >= RestoreStep.SWAPPED.number:
+            raise
+        commit_rollback.back(work)
+        raise RestoreFailed(f"it is rolled back, all is as it was before: {error.message}", error.hint) from error
 
 
 def _build(work: Work, stored: StoredSet, found: SetContent, fitted: Fit) -> None:
