@@ -44,6 +44,12 @@ serve._recover(App(base.prepare_command(as_json=False)))
 FULL = bool(os.environ.get("FULL_SWEEP"))
 
 
+# What a server does is tried on all versions, what we do when something dies on one.
+ONE = pytest.mark.parametrize(
+    "story", (15, 17, 18) if FULL else (17,), indirect=True, scope="module", ids=lambda major: f"pg{major}"
+)
+
+
 @pytest.fixture(scope="module", params=(15, 17, 18), ids=lambda major: f"pg{major}")
 def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     """One server for all; each test leaves it as it found it. A folder of the host, a volume, and one with a folder."""
@@ -136,6 +142,7 @@ POINTS = [f"note{n}" for n in range(1, 12)] + [f"run{n}" for n in range(1, 7)] +
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("way", ["--resume", "--rollback"])
 @pytest.mark.parametrize("command", ["restore", "undo"])
+@ONE
 def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
     """Noting, stopping, starting, a helper at work: before or behind each. Old or new, and the server runs."""
     choices, table = seeded(), []
@@ -170,6 +177,7 @@ def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 18, 19, 36] if FULL else [18])
+@ONE
 def test_an_error_between_two_renames_is_rolled_back(story: Story, number: int) -> None:
     result = physical(story, "--force", BREAK_MOVE=str(number))
     assert result.code == 50 and "all is as before" in result.output, result.output
@@ -177,6 +185,7 @@ def test_an_error_between_two_renames_is_rolled_back(story: Story, number: int) 
 
 
 @pytest.mark.parametrize("way", ["--resume", "--rollback", "service"])
+@ONE
 def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> None:
     number = str(seeded().choice(range(1, 37)))
     received_again(story)
@@ -210,6 +219,7 @@ def running(story: Story) -> bool:
     return docker("inspect", "-f", "{{.State.Running}}", story.server.container.id) == "true"
 
 
+@ONE
 def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None:
     at = story.moments["then"].isoformat(" ")
     for count in (1, 18):
@@ -224,6 +234,7 @@ def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None
         as_before(story)
 
 
+@ONE
 def test_the_application_is_never_left_stopped(story: Story) -> None:
     labels = {LABEL: PROJECT, "com.docker.compose.project": PROJECT, "com.docker.compose.service": "web1"}
     words = [f"--label={key}={value}" for key, value in (labels | {"com.docker.compose.oneoff": "False"}).items()]
@@ -318,6 +329,7 @@ def test_without_room_or_a_volume_it_is_refused() -> None:
         as_before(passing)
 
 
+@ONE
 def test_what_is_kept_goes_when_its_days_are_over(story: Story) -> None:
     assert physical(story, "--force").code == 0
     ran(story, "undo", "--force", BACKUP_UNDO_DAYS="0")
