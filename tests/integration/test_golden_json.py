@@ -46,8 +46,8 @@ COMMANDS: Final = (
     ("healthcheck", 1, "probe"),
 )
 
-# Of the service, of an empty bucket, and what needs a target of messages, a terminal's paths or a project.
-ELSEWHERE: Final = {"health", "pull", "receipts", "paths", "setup"}
+# Of the service, of an empty bucket, of WAL (test_moments), and what needs a target of messages, a terminal's paths or a project.
+ELSEWHERE: Final = {"deletions", "health", "pull", "receipts", "paths", "setup"}
 
 
 def test_the_json_of_every_command_is_of_its_schema(tmp_path: Path, server: Server, gateway: Service) -> None:
