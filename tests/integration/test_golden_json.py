@@ -46,7 +46,7 @@ COMMANDS: Final = (
     ("healthcheck", 1, "probe"),
 )
 
-# Of the service, of an empty bucket, of WAL (test_moments), and what needs a target of messages, a terminal's paths or a project.
+# Of the service, of an empty bucket, of WAL, and what needs a target of messages, a terminal's paths or a project.
 ELSEWHERE: Final = {"deletions", "health", "pull", "receipts", "paths", "setup"}
 
 
