@@ -262,6 +262,7 @@ def test_the_application_is_never_left_stopped(story: Story) -> None:
         docker("rm", "-f", name)
 
 
+@ONE
 def test_what_comes_after_it_can_be_had_too(story: Story) -> None:
     """A new timeline is received, a base is wanted and taken; and so it is when the old timeline is back."""
     for number, words in enumerate((("restore",), ("undo", "--force"))):
