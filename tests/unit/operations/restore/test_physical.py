@@ -12,11 +12,14 @@ import pytest
 
 from backup.catalog.wal_archive import WalArchive
 from backup.docker.container import DataPlace
+from backup.errors import DatabaseUnavailable, RestoreFailed
 from backup.model.manifest import Preload
 from backup.model.moment import Wanted
 from backup.model.wal import Received
 from backup.operations.pitr.recover import Moment
-from backup.operations.restore.journal import Kept, KeptDatabase
+from backup.operations.restore import cluster, run
+from backup.operations.restore.cluster_record import ClusterSwap
+from backup.operations.restore.journal import Kept, KeptDatabase, RestoreStep
 from backup.operations.restore.physical import Physical, PhysicalFacts, plan, refusals
 from backup.postgres.cluster_trees import DataFolder
 from backup.postgres.replication import ClusterUse
@@ -65,6 +68,7 @@ def test_nothing_forbids_it(moment: Moment) -> None:
         (replace(FACTS, folder=replace(FOLDER, links=("pg_wal",))), "pg_wal lies elsewhere"),
         (replace(FACTS, folder=replace(FOLDER, tablespaces=True)), "has tablespaces"),
         (replace(FACTS, use=replace(USE, standby=True)), "is a standby"),
+        (replace(FACTS, use=replace(USE, archiving=True)), "archives its WAL"),
         (replace(FACTS, use=replace(USE, followers=("standby1",))), "follow this one (standby1)"),
         (replace(FACTS, use=replace(USE, subscriptions=("news",))), "subscribes to other servers (news)"),
         (
@@ -98,3 +102,53 @@ def test_the_plan_names_all_that_goes_back(moment: Moment) -> None:
     ):
         assert words in text, text
     assert found.possible and not plan(wish, replace(FACTS, needed=1 << 50), []).possible
+
+
+@pytest.mark.parametrize(
+    ("live", "done"),
+    [
+        # Stopped again, it would begin its crash recovery anew each time.
+        ("new", ["new", "start"]),
+        ("old", ["stop", "new", "start"]),
+        ("moving", ["stop", "new", "start"]),
+    ],
+)
+def test_a_server_that_is_the_wanted_one_already_is_not_stopped(
+    monkeypatch: pytest.MonkeyPatch, live: str, done: list[str]
+) -> None:
+    calls: list[str] = []
+    server = SimpleNamespace(
+        sweep=lambda: None,
+        container=lambda: SimpleNamespace(running=False),
+        stop=lambda: calls.append("stop"),
+        start=lambda: calls.append("start"),
+    )
+    trees = SimpleNamespace(server=server, state=lambda: live, settle=calls.append)
+    monkeypatch.setattr(cluster, "trees_of", lambda context, swap: trees)
+    monkeypatch.setattr(cluster, "_await", lambda work, swap, onward: None)
+    progress = SimpleNamespace(phase=lambda text: None)
+    swap = ClusterSwap(place=PLACE, stamp="20261130000000", system_identifier="1")
+    work = SimpleNamespace(
+        context=SimpleNamespace(progress=progress), journal=SimpleNamespace(cluster=swap), window=0.0
+    )
+    cluster.exchange(cast(Any, work), onward=True)
+    assert calls == done
+
+
+@pytest.mark.parametrize(("step", "comes_back"), [(RestoreStep.SWAPPING_DATABASE, True), (RestoreStep.SWAPPED, False)])
+def test_after_a_kill_a_cluster_that_does_not_come_up_is_brought_back(
+    monkeypatch: pytest.MonkeyPatch, step: RestoreStep, comes_back: bool
+) -> None:
+    """Otherwise each further attempt would stop the server again, and fail alike."""
+    calls: list[str] = []
+
+    def fails(work: object) -> None:
+        raise DatabaseUnavailable("it does not answer", "Look.")
+
+    monkeypatch.setattr(run.commit_rollback, "forward", fails)
+    monkeypatch.setattr(run.commit_rollback, "back", lambda work: calls.append("back"))
+    swap = ClusterSwap(place=PLACE, stamp="20261130000000", system_identifier="1")
+    work = SimpleNamespace(journal=SimpleNamespace(cluster=swap, step=step))
+    with pytest.raises(RestoreFailed if comes_back else DatabaseUnavailable):
+        run._forward(cast(Any, work))
+    assert calls == (["back"] if comes_back else [])
