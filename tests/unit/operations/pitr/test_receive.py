@@ -114,6 +114,23 @@ def test_old_wal_that_comes_late_makes_no_moment(server: Server) -> None:
     assert level(server.look(session, 9004, 7.5, 7.5)) == 9004
 
 
+def test_wal_that_came_before_the_first_look_is_of_no_later_moment_than_the_last_one(server: Server) -> None:
+    """A place is sent it segment by segment: none of them may promise what only the last one holds."""
+    session = server.session()
+    server.write(2)
+    assert level(server.look(session, 0, 2.5, 2.5)) == 0
+    session.close()
+    session = server.session()
+    server.write(2, partial=False)
+    for number in (3, 4):
+        server.write(number, partial=False)
+    server.write(5)
+    # All of it has come before anybody looks.
+    assert level(server.look(session, 9000, 5.5, 5.5)) == 9000
+    packed = WalArchive(server.root, SYSTEM).list_segments()
+    assert [(each.received - NOW).total_seconds() for each in packed] == [0, 0, 0]
+
+
 def test_a_server_that_was_put_back_has_another_history(server: Server) -> None:
     session = server.session()
     server.write(2)
