@@ -66,6 +66,8 @@ PLACEHOLDERS = (
     (r"PATTERN", "'*.pdf'"),
     (r"--path PATH", "--path uploads/2025/a.pdf"),
     (r"TABLE", "app_case"),
+    (r"--lost ROWS", "--lost 100"),
+    (r"--since MOMENT", "--since '1 hour ago'"),
     (r"TEXT", "'before the upgrade'"),
     (r"^drill --image IMAGE", "drill ID --image obcms-test/postgres:17"),
     (r"(--tail|--count|--archive-days) N\b", r"\1 5"),
