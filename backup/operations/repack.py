@@ -19,6 +19,7 @@ from backup.catalog.packs import PackFolder, named_aside
 from backup.errors import BackupError, IntegrityError, NoSpace
 from backup.formatting import size
 from backup.logging import logger
+from backup.media.known_files import listed_sha256
 from backup.media.rewritten_packs import Rewritten, rewrite
 from backup.media.tree import WRONG, TreeParser, differ, file_lines
 from backup.model.backup_set import StoredSet
@@ -110,7 +111,7 @@ def _note(stored: StoredSet, volume: str, found: dict[str, _Live]) -> None:
         try:
             for known in file_lines(split_lines(tree.content()), split_lines(index.content()), parser):
                 if live := found.get(parser.names[known.pack]):
-                    place = known.listed.lstrip(b"\\")[:64].decode(), known.size, int(known.fields[8] or known.size)
+                    place = listed_sha256(known), known.size, int(known.fields[8] or known.size)
                     if live.files.setdefault(known.offset, place) != place:
                         raise IntegrityError(f"sets differ in {live.pack.file}", "`verify all` judges them.")
         except WRONG:

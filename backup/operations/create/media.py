@@ -126,8 +126,8 @@ def known_files(name: str, context: CreateContext) -> KnownVolume:
     if not stable:
         logger.info("{}: its file system may not keep inodes and their times, so every file is read", name)
     sets = [stored for stored in context.catalog.sets() if _is_verified(stored)]
-    again = _put_back(sets, context)
-    earlier = _try_known(again, name, context, False, None) if again else None
+    restored = _restored_since(sets, context)
+    earlier = _try_known(restored, name, context, False, None) if restored else None
     for stored in sets:
         if found := _try_known(stored, name, context, stable, earlier):
             return found
@@ -138,7 +138,7 @@ def _is_verified(stored: StoredSet) -> bool:
     return not (stored.derived or not stored.summary.packs or stored.verdict is None or stored.verdict.problems)
 
 
-def _put_back(sets: Sequence[StoredSet], context: CreateContext) -> StoredSet | None:
+def _restored_since(sets: Sequence[StoredSet], context: CreateContext) -> StoredSet | None:
     """The set whose media were restored since the newest one was made: its files have other inodes now."""
     since = sets[0].time if sets else context.clock()
     restores = (run for run in context.records.readable() if run.operation == RESTORE and run.only != "database")

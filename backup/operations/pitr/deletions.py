@@ -40,7 +40,7 @@ class LostRows:
 
 @dataclass(frozen=True)
 class Search:
-    """What was found: `losses`, the oldest first, from `since` to `until`; NotFound and others come with the first."""
+    """What was found: `losses`, the oldest first, from `since` to `until`."""
 
     since: datetime
     until: datetime
@@ -100,10 +100,14 @@ def _since(moment: Moment, since: datetime) -> _WalPart:
         raise NotFound("no WAL that is here can be read", "`moments` says what there is.")
     base = max((each for each in span.bases if each.ended <= since), key=lambda each: each.ended, default=span.bases[0])
     moment = replace(moment, base=base)
-    return _WalPart(moment, _last(moment.segments, moment.received.whole, since), max(since, base.ended), span.end)
+    return _WalPart(
+        moment, _segments_since(moment.segments, moment.received.whole, since), max(since, base.ended), span.end
+    )
 
 
-def _last(segments: Sequence[SegmentId], whole: Mapping[SegmentId, datetime], since: datetime) -> Sequence[SegmentId]:
+def _segments_since(
+    segments: Sequence[SegmentId], whole: Mapping[SegmentId, datetime], since: datetime
+) -> Sequence[SegmentId]:
     """Those from the first on that may hold anything committed after `since`.
 
     The moment of a segment is one that it had passed. What came late has that of the last look before: with it come all

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backup.model.wal import UNKNOWN, SegmentId
-from backup.operations.pitr.deletions import _last
+from backup.operations.pitr.deletions import _segments_since
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
@@ -33,11 +33,19 @@ def test_wal_that_came_late_is_read_as_well(passed: list[int | None], since: int
         segment: UNKNOWN if hours is None else NOON + timedelta(hours=hours)
         for segment, hours in zip(segments, passed, strict=True)
     }
-    assert [each.number for each in _last(segments, whole, NOON + timedelta(hours=since))] == kept
+    assert [each.number for each in _segments_since(segments, whole, NOON + timedelta(hours=since))] == kept
 
 
 def test_the_segment_that_is_being_received_is_read() -> None:
     segments = [SegmentId(1, number) for number in range(3)]
-    assert [each.number for each in _last(segments, {segments[0]: NOON, segments[1]: NOON}, NOON)] == [0, 1, 2]
+    assert [each.number for each in _segments_since(segments, {segments[0]: NOON, segments[1]: NOON}, NOON)] == [
+        0,
+        1,
+        2,
+    ]
     late = NOON + timedelta(hours=1)
-    assert [each.number for each in _last(segments, {segments[0]: NOON, segments[1]: NOON}, late)] == [0, 1, 2]
+    assert [each.number for each in _segments_since(segments, {segments[0]: NOON, segments[1]: NOON}, late)] == [
+        0,
+        1,
+        2,
+    ]
