@@ -177,7 +177,7 @@ _BASE = form(
 )
 _SLOT = form(
     "WalSlot",
-    about="The slot by which the server keeps WAL. `safe_bytes`: so many more until it gives it up. `problem`: why there"
+    about="The slot by which the server keeps WAL. `safe_bytes`: so many until it gives it up. `problem`: why there"
     " is none.",
     name=Text,
     held_bytes=at(int, "held"),
