@@ -35,6 +35,7 @@ class Writer(threading.Thread):
         self._conninfo = conninfo
         self.acknowledged = last
         self.times: list[float] = []
+        self.ended = 0.0
 
     def run(self) -> None:
         with psycopg.connect(**self._conninfo, autocommit=True) as connection:
@@ -44,7 +45,7 @@ class Writer(threading.Thread):
                     self.acknowledged += 1
                     self.times.append(time.monotonic())
             except psycopg.OperationalError:
-                pass
+                self.ended = time.monotonic()
 
 
 def recovered(sidecar: Sidecar) -> set[int]:
@@ -91,7 +92,8 @@ def killed(sidecar: Sidecar, server: Server, choices: random.Random, last: int) 
     writer.join()
     sent, found = last + sum(each < when - SENDING for each in writer.times), recovered(sidecar)
     lost = set(range(1, writer.acknowledged + 1)) - found
+    ages = [f"{1000 * (writer.ended - writer.times[each - last - 1]):.2f} ms" for each in sorted(lost)]
     told = f"{writer.acknowledged} acknowledged, {sent} of them {SENDING} s before the kill, {len(lost)} lost"
-    print(f"PostgreSQL {server.major}: {told}")
+    print(f"PostgreSQL {server.major}: {told}{' that were so old when it ended: ' if ages else ''}{', '.join(ages)}")
     assert last < sent and lost <= set(range(sent + 1, writer.acknowledged + 1))
     return writer.acknowledged
