@@ -37,7 +37,7 @@ HOMES = {
         f"postgres/{name}"
         for name in (
             *("session", "inspect", "server", "admin", "swap", "login_lock", "availability", "row_counts"),
-            *("name_resolution", "server_dependencies", "deferred_statements", "replication"),
+            *("name_resolution", "server_dependencies", "deferred_statements", "replication", "wal_slot"),
         )
     },
     "isal": {"pipeline/gzip"},

@@ -214,6 +214,7 @@ class App(BackupVolume):
             image=container.image if container else "",
             image_id=container.image_id if container else "",
             in_wal=self.settings.pitr == "on",
+            slot=self.settings.pitr == self.settings.pitr_slot == "on",
         )
 
     def instance(self) -> str:

@@ -18,7 +18,7 @@ from backup.cli.render.set_tables import plain_table
 from backup.config.loader import Settings
 from backup.formatting import local_time, plural, printable, size
 from backup.model.wal import Base
-from backup.monitoring.window import OffsiteWindow, Window, offsite_words, whole_second, window_words
+from backup.monitoring.window import OffsiteWindow, Window, offsite_words, slot_words, whole_second, window_words
 from backup.operations.pitr.window_reader import read_offsite, read_window
 from backup.progress import Silent
 
@@ -137,5 +137,6 @@ def _stream(window: Window) -> str:
         return f"as {window.name} lists it" if isinstance(window, OffsiteWindow) else "no stream has been running"
     behind = f"{size(stream.behind)} behind" if stream.behind else ""
     wants = f"a base backup is wanted: {stream.wants_base}" if stream.wants_base else ""
-    told = "; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants]))
+    slot = slot_words(stream.slot) if stream.slot else ""
+    told = "; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants, slot]))
     return printable(" ".join(told.split()))

@@ -70,6 +70,11 @@ class Settings(OffsiteSettings):
         ge=10,
         description="seconds that the received WAL may be behind before health turns red",
     )
+    pitr_slot: Literal["off", "on"] = Field(
+        "off",
+        alias="BACKUP_PITR_SLOT",
+        description="`on`: the server keeps WAL while nobody receives it, up to its max_slot_wal_keep_size",
+    )
     pitr_offsite_every: int = Field(
         60,
         alias="BACKUP_PITR_OFFSITE_EVERY",

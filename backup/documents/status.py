@@ -175,9 +175,20 @@ _BASE = form(
     size_bytes=at(int, "artifact", "stored_size"),
     cluster_bytes=at(int, "bytes"),
 )
+_SLOT = form(
+    "WalSlot",
+    about="The slot by which the server keeps WAL. `safe_bytes`: so many until it gives it up. `problem`: why there"
+    " is none.",
+    name=Text,
+    held_bytes=at(int, "held"),
+    safe_bytes=maybe(int, "safe"),
+    problem=Text,
+    hint=Text,
+)
 _STREAM = form(
     "Stream",
-    about="`level` is the newest moment of which all that was committed is safe here.",
+    about="`level` is the newest moment of which all that was committed is safe here. `slot`: null where none is"
+    " wanted.",
     looked=Instant,
     state=Text,
     message=Text,
@@ -189,6 +200,7 @@ _STREAM = form(
     lag_bytes=at(int, "behind"),
     level=maybe(Instant, "level"),
     wants_base=Text,
+    slot=maybe(_SLOT, "slot"),
 )
 _WINDOW_PROOF = form(
     "WindowProof",

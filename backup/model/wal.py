@@ -154,12 +154,26 @@ class Base(_Record):
         return SegmentId.at(self.timeline, max(lsn(self.end) - 1, 0), self.size)
 
 
+class WalSlot(_Record):
+    """The slot by which the server keeps WAL for us: `held` bytes now. `safe`: so many more until it gives the slot up.
+
+    `problem`: why there is none, or why it is not used; `hint` is what to do.
+    """
+
+    name: str
+    held: Count = 0
+    safe: Count | None = None
+    problem: str = ""
+    hint: str = ""
+
+
 class Stream(_Record):
     """What was last known of the WAL that is being received.
 
     `looked` is when; `state` is `streaming`, `starting`, `down` or `failed`, `message` and `hint` say why. `received`
     and `current` are places in the WAL: what is safe here, and where the server was. `level` is the newest moment of
     which all that was committed is safe here. `wants_base`: why a base is to be taken at once; empty when none is.
+    `slot`: None where none is wanted.
     """
 
     looked: AwareDatetime
@@ -173,6 +187,7 @@ class Stream(_Record):
     current: str = "0/0"
     level: AwareDatetime | None = None
     wants_base: str = ""
+    slot: WalSlot | None = None
 
     @property
     def up(self) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
-from backup.formatting import duration
+from backup.formatting import duration, size
 from backup.model.finding import Finding
-from backup.model.wal import Base, Span, Stream, WindowProof
+from backup.model.wal import Base, Span, Stream, WalSlot, WindowProof
 
 _LISTED: Final = 3
 _MINUTE: Final = timedelta(minutes=1)
@@ -139,6 +139,12 @@ def window_words(window: Window, now: datetime, zone: tzinfo, *, proven: bool = 
     proof = window.proof
     tried = f"; proven to {_second(proof.moment, zone)}" if proof and not proof.problem else "; not proven yet"
     return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}{tried if proven else ''}"
+
+
+def slot_words(slot: WalSlot) -> str:
+    """The slot in one line."""
+    more = f", {size(slot.safe)} more until the server gives it up" if slot.safe is not None else ""
+    return slot.problem or f"{slot.name} keeps {size(slot.held)} of WAL{more}"
 
 
 def whole_second(moment: datetime) -> datetime:

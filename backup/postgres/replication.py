@@ -17,6 +17,7 @@ from backup.logging import logger
 from backup.model.snapshot import DumpSnapshot
 from backup.postgres.server import maintenance
 from backup.postgres.session import Login, connected, server_message
+from backup.postgres.wal_slot import PREFIX
 
 # One statement, so that all of it is of one moment. The functions on the current place refuse on a standby.
 _WAL: Final = """
@@ -41,14 +42,16 @@ _CLUSTER: Final = """
            ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1)
              AS tablespaces"""
 
-# Our own sessions are no others'.
+# Our own sessions and slots are no others'; a slot is made again.
 _USE: Final = """
     SELECT pg_is_in_recovery() AS standby,
            (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
            (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline,
            extract(epoch FROM pg_postmaster_start_time())::bigint AS started,
            ARRAY(SELECT application_name FROM pg_stat_replication WHERE application_name NOT LIKE 'obcms-backup%%'
-                  UNION SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary ORDER BY 1) AS followers,
+                  UNION SELECT slot_name::text FROM pg_replication_slots
+                         WHERE NOT temporary AND NOT starts_with(slot_name, %s) ORDER BY 1)
+             AS followers,
            ARRAY(SELECT subname::text FROM pg_subscription ORDER BY 1) AS subscriptions,
            current_setting('archive_mode') <> 'off' AS archiving,
            pg_size_bytes(current_setting('max_wal_size')) AS wal"""
@@ -129,7 +132,7 @@ class ClusterUse:
 
 def cluster_use(login: Login) -> ClusterUse:
     """Ask what the whole cluster is, and who uses it; DatabaseUnavailable."""
-    row = _row(login, _USE, ())
+    row = _row(login, _USE, (PREFIX,))
     with maintenance(login, "use of the cluster") as connection:
         databases = tuple((str(name), int(size), int(count)) for name, size, count in connection.execute(_DATABASES))
     others = {name: tuple(row[name]) for name in ("followers", "subscriptions")}

@@ -25,7 +25,7 @@ from backup.model.run import Outcome, Run
 from backup.monitoring.forecast import HORIZON
 from backup.monitoring.health import WORDS, Health
 from backup.monitoring.overview import Clock, Overview, Storage, telling
-from backup.monitoring.window import offsite_words, window_words
+from backup.monitoring.window import offsite_words, slot_words, window_words
 
 REPORT_TITLE: Final = "OBCMS Backup Monitoring Report"
 _WIDTH: Final = 62
@@ -213,6 +213,8 @@ def _window(overview: Overview) -> Iterator[Row]:
     if window := overview.window:
         style = "green" if window.follows(overview.now) and not window.breaks(overview.now) else "yellow"
         yield Row("moments", window_words(window, overview.now, overview.zone), style)
+        if (stream := window.stream) and stream.slot:
+            yield Row("slot", printable(slot_words(stream.slot)), "yellow" if stream.slot.problem else "green")
         for each in window.offsite:
             style = "green" if each.follows(overview.now) and not each.breaks(overview.now) else "yellow"
             yield Row(f"moments {each.place}", printable(offsite_words(each, overview.now, overview.zone)), style)

@@ -10,9 +10,11 @@ from backup.formatting import listed, plural, printable, size
 from backup.model.finding import Finding, failure, ok, warning
 from backup.monitoring.window import Window, still_to_come, wal_a_day
 from backup.postgres.wal_rights import WalRights
+from backup.postgres.wal_slot import CAP, Slots, refused
 
 # One for the stream, one for a base backup.
 _SENDERS: Final = 2
+_DROP: Final = "By hand, as a superuser: SELECT pg_drop_replication_slot('{}');"
 _RESTART: Final = "as a superuser, then restart the database server"
 
 
@@ -71,6 +73,27 @@ def _tablespaces(names: Sequence[str]) -> Iterator[Finding]:
             "Move what is there into pg_default (ALTER DATABASE or ALTER TABLE … SET TABLESPACE), or set"
             " BACKUP_PITR=off.",
         )
+
+
+def slot(slots: Slots, own: str, *, wanted: bool) -> Iterator[Finding]:
+    """Say what keeps the server from keeping WAL for us, and which slots of ours it has for nothing."""
+    found = slots.named(own)
+    if wanted and (why := refused(slots.cap)):
+        yield failure(f"{why}; WAL is received without a slot", CAP)
+    elif found and wanted:
+        yield ok(f"the slot {own} keeps {size(found.held)} of WAL")
+    elif found:
+        yield warning(
+            f"the slot {own} is left on the server, and keeps {size(found.held)} of WAL: nothing is received by it",
+            f"The next start of the service drops it, and so does the next backup. {_DROP.format(own)}",
+        )
+    for each in slots.ours:
+        # With one that is in use the server keeps no more than without it.
+        if each.name != own and each.status != "reserved":
+            yield warning(
+                f"the slot {printable(each.name)} of another backup volume keeps {size(each.held)} of WAL",
+                f"Does a sidecar use it? {_DROP.format(printable(each.name))}",
+            )
 
 
 def room(window: Window, free: int, cluster: int, now: datetime) -> Finding:

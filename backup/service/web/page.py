@@ -26,7 +26,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring.health import CREATE
 from backup.monitoring.overview import Overview, Storage, TierSummary, telling
-from backup.monitoring.window import offsite_words, window_words
+from backup.monitoring.window import offsite_words, slot_words, window_words
 from backup.service.web.ribbon import ribbon
 
 _HERE: Final = Path(__file__).parent / "templates"
@@ -372,5 +372,6 @@ _ENVIRONMENT.globals |= {
     "outcomes": _OUTCOMES,
     "legend": _legend,
     "offsite_words": offsite_words,
+    "slot_words": slot_words,
     "window_words": window_words,
 }

@@ -10,6 +10,7 @@ import pytest
 from backup.model.finding import Finding
 from backup.operations.doctor import moments
 from backup.postgres.wal_rights import WalRights
+from backup.postgres.wal_slot import Slots, SlotState
 from tests.support.facts import NOW
 from tests.support.windows import a_base, a_stream, a_window
 
@@ -91,3 +92,34 @@ def test_our_own_sender_is_one_that_was_seen_of_late(state: str, looked: int, *,
     stream = a_stream(1, NOW, NOW - timedelta(seconds=looked), state=state)
     assert moments.is_streaming(a_window(NOW, stream=stream), NOW) is wanted
     assert not moments.is_streaming(a_window(NOW), NOW)
+
+
+OWN = "obcms_backup_wal_0123456789ab"
+OTHER = "obcms_backup_wal_ffffffffffff"
+
+
+@pytest.mark.parametrize(
+    ("cap", "wanted", "slots", "level", "words"),
+    [
+        (-1, True, [], "fail", "max_slot_wal_keep_size is -1: it could fill the disk of the database; WAL is received"),
+        (0, True, [OWN], "fail", "max_slot_wal_keep_size is 0: the server would keep nothing by it; WAL is received"),
+        (10240, True, [OWN], "pass", f"the slot {OWN} keeps 30.0 MB of WAL"),
+        (10240, False, [OWN], "warn", f"the slot {OWN} is left on the server"),
+        (-1, False, [f"{OTHER} extended"], "warn", f"{OTHER} of another backup volume keeps 30.0 MB"),
+    ],
+)
+def test_slots_are_refused_shown_or_left(cap: int, slots: list[str], level: str, words: str, *, wanted: bool) -> None:
+    (line,) = moments.slot(a_server(cap, slots), OWN, wanted=wanted)
+    assert line.level == level and words in line.text
+    assert (level == "warn") == ("pg_drop_replication_slot('obcms_backup_wal_" in line.hint)
+    assert (level == "fail") == ("ALTER SYSTEM SET max_slot_wal_keep_size = '" in line.hint)
+
+
+def test_of_slots_that_cost_nothing_nothing_is_said() -> None:
+    assert list(moments.slot(a_server(-1, [OTHER]), OWN, wanted=False)) == []
+    assert list(moments.slot(a_server(10, []), OWN, wanted=True)) == []
+
+
+def a_server(cap: int, slots: list[str]) -> Slots:
+    states = [f"{each} reserved".split()[:2] for each in slots]
+    return Slots(cap, tuple(SlotState(name, 0, status, 30_000_000, 50) for name, status in states))

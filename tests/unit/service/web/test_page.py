@@ -12,6 +12,7 @@ import pytest
 
 from backup.model.finding import Level, failure
 from backup.model.manifest import Tier
+from backup.model.wal import WalSlot
 from backup.monitoring.overview import Overview, Storage
 from backup.service.web import page
 from tests.support import overviews
@@ -101,6 +102,13 @@ def test_it_is_whole_html_of_known_elements(state: str) -> None:
 def test_it_says_how_things_are(state: str, words: list[str]) -> None:
     text = read(getattr(overviews, state)())
     assert [each for each in words if each not in text] == []
+
+
+def test_a_slot_has_a_line_where_one_is_wanted() -> None:
+    seen = overviews.recoverable()
+    assert seen.window and seen.window.stream and "Slot" not in read(seen)
+    stream = seen.window.stream.model_copy(update={"slot": WalSlot(name="s", held=30_000_000)})
+    assert "Slots keeps 30.0 MB of WAL" in read(replace(seen, window=replace(seen.window, stream=stream)))
 
 
 def test_the_ribbon_has_its_words_its_pieces_and_the_sets() -> None:
