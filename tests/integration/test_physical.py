@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import tempfile
 import threading
@@ -34,7 +33,7 @@ from tests.support.physical import (
     telling,
     unfinished,
 )
-from tests.support.versions import MAJORS
+from tests.support.versions import FULL_SWEEP, MAJORS
 
 # What the service does when it starts.
 STARTED = """
@@ -42,7 +41,6 @@ from backup.app.composition import App
 from backup.cli import base, serve
 serve._recover(App(base.prepare_command(as_json=False)))
 """
-FULL = bool(os.environ.get("FULL_SWEEP"))
 
 
 @pytest.fixture(scope="module", params=MAJORS, ids=lambda major: f"pg{major}")
@@ -142,7 +140,7 @@ POINTS = [f"note{n}" for n in range(1, 12)] + [f"run{n}" for n in range(1, 7)] +
 def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
     """Noting, stopping, starting, a helper at work: before or behind each. Old or new, and the server runs."""
     choices, table = seeded(), []
-    points = POINTS if FULL else sorted(choices.sample(POINTS, 3), key=POINTS.index)
+    points = POINTS if FULL_SWEEP else sorted(choices.sample(POINTS, 3), key=POINTS.index)
     start, goal = (NEW, OLD) if command == "restore" else (OLD, NEW)
     if command == "undo":
         assert physical(story, "--force").code == 0
@@ -173,7 +171,7 @@ def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
 
 
 @pytest.mark.one_version
-@pytest.mark.parametrize("number", [1, 18, 19, 36] if FULL else [18])
+@pytest.mark.parametrize("number", [1, 18, 19, 36] if FULL_SWEEP else [18])
 def test_an_error_between_two_renames_is_rolled_back(story: Story, number: int) -> None:
     result = physical(story, "--force", BREAK_MOVE=str(number))
     assert result.code == 50 and "all is as before" in result.output, result.output

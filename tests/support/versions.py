@@ -14,13 +14,14 @@ from collections import defaultdict
 import pytest
 
 MAJORS = (15, 17, 18)
+FULL_SWEEP = bool(os.environ.get("FULL_SWEEP"))
 # The parameters that a version comes by.
 _NAMES = ("any_server", "story", "cluster", "major")
 
 
 def keep_one(items: list[pytest.Item], config: pytest.Config) -> None:
     """Leave each case that is marked so on one version only. Cases that were asked for on some versions stay."""
-    if os.environ.get("FULL_SWEEP"):
+    if FULL_SWEEP:
         return
     cases: dict[str, dict[int, pytest.Item]] = defaultdict(dict)
     for item in items:
