@@ -12,8 +12,8 @@ from tests.support.increments import Stack
 
 
 @pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    yield Stack(tmp_path_factory.mktemp("savings"))
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    yield Stack(tmp_path / "savings")
 
 
 def test_what_is_repeated_is_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
