@@ -12,6 +12,9 @@ from backup.postgres import server, session
 from backup.postgres.session import Login, asking, keeping
 from tests.support.database import PASSWORD, USER, Server
 
+# Whom a session is kept for is ours.
+pytestmark = pytest.mark.one_version
+
 
 @pytest.fixture
 def login(any_server: Server) -> Iterator[Login]:

@@ -24,6 +24,8 @@ from backup.cli import main
 from backup.docker.database_server import DatabaseServer
 from backup.operations.restore.journal import JournalFile
 from backup.postgres import cluster_trees
+from backup.operations.pitr import receive
+receive.LOOK, receive._LONGEST = 0.5, 2.0
 place, _, when = os.environ.get("BREAK_AT", "").partition(" ")
 move, pause = os.environ.get("BREAK_MOVE"), os.environ.get("BREAK_PAUSE")
 counted = {}
