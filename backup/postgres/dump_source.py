@@ -20,7 +20,7 @@ from backup.postgres.dump.money import with_setting
 from backup.postgres.inspect import DatabaseFacts, end_sessions, inspect
 from backup.postgres.replication import held_snapshot
 from backup.postgres.server import is_at_work, standing
-from backup.postgres.session import Login, name_only
+from backup.postgres.session import Login, connected, name_only
 from backup.postgres.session_settings import DUMP, connection_options
 from backup.postgres.wal_slot import drop_slot, slot_name
 from backup.storage.artifact_writer import ArtifactWriter
@@ -78,11 +78,10 @@ class PostgresSource:
 
         A slot that is not wanted any more is dropped: nobody would move it on.
         """
-        count = self.clients.sweep() + end_sessions(self.login, application(self.instance))
-        try:
-            count += 0 if self.slot else drop_slot(self.login, slot_name(self.instance))
-        except BackupError as error:
-            logger.warning("the slot of WAL could not be dropped: {} {}", error.message, error.hint)
+        count = self.clients.sweep()
+        with connected(self.login, "sweep") as connection:
+            count += end_sessions(connection, application(self.instance))
+            count += 0 if self.slot else drop_slot(connection, slot_name(self.instance))
         try:
             count += len(drop_remains(self.login))
         except BackupError as error:

@@ -99,10 +99,13 @@ def hold_wal(login: Login, name: str, place: int) -> WalSlot:
             return WalSlot(name=name, problem=f"there is no slot: {server_message(error)}", hint=_NEEDED)
 
 
-def drop_slot(login: Login, name: str) -> int:
-    """Drop the slot of this name where there is one; how many. BackupError where somebody uses it."""
-    with maintenance(login, "slot") as connection:
+def drop_slot(connection: psycopg.Connection[Any], name: str) -> int:
+    """Drop the slot of this name where there is one; how many. One that cannot be dropped is told in the log."""
+    try:
         return connection.execute(_DROP, (name,)).rowcount
+    except psycopg.Error as error:
+        logger.warning("the slot of WAL {} could not be dropped: {}", name, server_message(error))
+        return 0
 
 
 def _held(connection: psycopg.Connection[Any], name: str, place: int) -> WalSlot:
