@@ -319,7 +319,7 @@ def test_gnu_tar(place: Path, options: tuple[str, ...]) -> None:
 
 
 def blocks(path: Path) -> int:
-    """What a file takes on the disk, once it is there: until then a file system may count less, or its list of holes."""
+    """What a file takes once it is on the disk: until then a file system may count less, or more."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     return path.stat().st_blocks
