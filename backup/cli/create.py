@@ -13,7 +13,7 @@ import typer
 from backup.app.composition import App
 from backup.cli import base
 from backup.cli.base import At, AtLsn, FromPlace, IdentityOption, Json, OnlyOption, Scheduled, Trigger, Wait
-from backup.errors import BackupError
+from backup.errors import BackupError, ConfigError, LockHeld
 from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.model.moment import Wanted
@@ -34,6 +34,7 @@ class MadeTier(StrEnum):
     WEEKLY = "weekly"
     MONTHLY = "monthly"
     MANUAL = "manual"
+    SNAPSHOT = "snapshot"
 
 
 def create_command(
@@ -55,7 +56,8 @@ def create_command(
     """Make one complete set and read it back.
 
     With `--at` it is recovered from a base backup and WAL, without touching the live database, and is as old as that
-    moment; with `--from s3` from those in the bucket.
+    moment; with `--from s3` from those in the bucket. A `snapshot` is of the media alone, and incremental: it gives
+    way to all other runs, and makes no set where nothing has changed.
 
     Examples: `create daily`, `create manual --only database`, `create --wait 600`, `create --at '10 minutes ago'`.
     """
@@ -65,16 +67,26 @@ def create_command(
     wanted = base.wanted_moment(at, at_lsn, settings.zone, place)
     if wanted and (tier is not MadeTier.MANUAL or only is OnlyOption.MEDIA):
         raise typer.BadParameter("--at makes a manual set of the database alone")
+    snapshot = tier is MadeTier.SNAPSHOT
+    if snapshot:
+        _require_snapshots(main, only, full)
+        only = OnlyOption.MEDIA
     request = backup_operation.Request(
         tier=Tier(tier),
         only="database" if wanted else only.value if only else None,
         full=full,
-        wait=base.QUEUE if scheduled else wait,
+        wait=base.QUEUE if scheduled and not snapshot else wait,
         patience=_PATIENCE if scheduled else 0.0,
         **base.occasion(invocation, scheduled, trigger)._asdict(),
     )
-    with base.progress(as_json) as progress, _context(main, progress, wanted, place) as context:
-        run = backup_operation.create_set(request, context)
+    try:
+        with base.progress(as_json) as progress, _context(main, progress, wanted, place) as context:
+            run = backup_operation.create_set(request, context)
+    except LockHeld as error:
+        if not (scheduled and snapshot):
+            raise
+        logger.info("no snapshot now: {}", error.message)
+        return
     try:
         _expire(main)
     except BackupError as error:
@@ -84,6 +96,16 @@ def create_command(
     if run.outcome is Outcome.CHANGED:
         logger.warning("{}: {} {}", run.outcome, run.message, run.hint)
     raise typer.Exit(run.exit_code)
+
+
+def _require_snapshots(main: App, only: OnlyOption | None, full: bool) -> None:
+    if full or only is OnlyOption.DATABASE:
+        raise typer.BadParameter("a snapshot is of the media alone, and goes on from the set before")
+    if main.settings.media != "incremental":
+        raise ConfigError(
+            "a snapshot needs BACKUP_MEDIA=incremental: a full set would hold all files each time",
+            "`create manual --only media` makes a full one.",
+        )
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup.errors import BackupError
+from backup.errors import BackupError, NotFound
 from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.media.archive_tree import MediaReport
@@ -36,26 +36,40 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class KnownVolume:
     """What an earlier set tells of a volume, and the packs that it needs, by their files.
 
-    `since`: when it was begun, in ns; 0 where not all of it can be relied on.
+    `since`: when it was begun, in ns; 0 where not all of it can be relied on. `stored` is that set, if all its packs
+    are good.
     """
 
     files: KnownFiles = field(default_factory=KnownFiles)
     packs: dict[str, Pack] = field(default_factory=dict)
     since: int = 0
+    stored: StoredSet | None = None
 
 
 class KnownVolumes:
-    """What is known of each volume, read when it is first asked for. `full`: nothing is."""
+    """What is known of each volume, read when it is first asked for. `full`: nothing is.
 
-    def __init__(self, context: CreateContext, *, full: bool) -> None:
-        self._context, self._full = context, full
+    A `snapshot` goes on from the newest set. All others take no notice of snapshots, and so need no pack of theirs.
+    """
+
+    def __init__(self, context: CreateContext, *, full: bool, snapshot: bool = False) -> None:
+        self._context, self._full, self.snapshot = context, full, snapshot
         self._known: dict[str, KnownVolume] = {}
 
     def of(self, name: str) -> KnownVolume:
         """What is known of a volume."""
         if name not in self._known:
-            self._known[name] = KnownVolume() if self._full else known_files(name, self._context)
+            self._known[name] = self._read(name)
         return self._known[name]
+
+    def _read(self, name: str) -> KnownVolume:
+        found = KnownVolume() if self._full else known_files(name, self._context, snapshots=self.snapshot)
+        if self.snapshot and found.stored is None:
+            raise NotFound(
+                f"there is no whole, verified, incremental set of the volume {name} for a snapshot to go on from",
+                "`create daily` takes one now; the schedule takes the next.",
+            )
+        return found
 
     def since(self, name: str) -> int:
         """When what a set holds of a volume was made, in ns; 0 where there is none, or a pack of it is not good."""
@@ -84,9 +98,10 @@ def archive_volume(volume: volumes.Volume, context: CreateContext, draft: SetDra
 
 
 def archive_increment(
-    volume: volumes.Volume, known: KnownVolume, context: CreateContext, draft: SetDraft, stack: ExitStack
+    volume: volumes.Volume, before: KnownVolumes, context: CreateContext, draft: SetDraft, stack: ExitStack
 ) -> None:
     """Pack what is new of a volume, and note where the rest lies."""
+    known = before.of(volume.name)
     context.progress.phase(f"volume {volume.name}", volume.bytes)
     pack, index, tree = (file_name(volume.name, draft.id, suffix) for suffix in ("tar.gz", "files.gz", "tree.gz"))
     store = context.catalog.packs.store
@@ -95,7 +110,7 @@ def archive_increment(
     listed = stack.enter_context(draft.writer(context, tree, "tree", volume.name))
     day = (context.clock() - _EPOCH).days
     with contextlib.closing(PackFiles(store, known.files.marks)) as packs:
-        run = Increment(pack, writer, listed, known.files, packs, day)
+        run = Increment(pack, writer, listed, known.files, packs, day, rereading=not before.snapshot)
         report = archive_tree.archive(
             volume.path,
             volume.name,
@@ -119,13 +134,24 @@ def archive_increment(
     draft.volumes.append(_part(volume.name, report, context))
 
 
-def known_files(name: str, context: CreateContext) -> KnownVolume:
+def as_before(known: KnownVolumes, draft: SetDraft) -> str:
+    """The set that holds exactly what a draft does, with all metadata, and nothing else; empty for none."""
+    bases = {each.id: each for volume in draft.volumes if (each := known.of(volume.name).stored)}
+    if len(bases) != 1 or draft.new_packs or any(volume.changed_total for volume in draft.volumes):
+        return ""
+    (stored,) = bases.values()
+    before = {(each.kind, each.name): each.plain_sha256 for each in stored.manifest.artifacts if each.name}
+    now = {(each.kind, each.name): each.plain_sha256 for each in draft.artifacts}
+    return stored.id if before == now else ""
+
+
+def known_files(name: str, context: CreateContext, *, snapshots: bool = False) -> KnownVolume:
     """What is known of a volume: by its newest verified set that is incremental, as far as its packs are good, and by
-    one that was put back since."""
+    one that was put back since. `snapshots` are such sets, too."""
     stable = is_stable(context.volumes / name, _MOUNTS.read_bytes())
     if not stable:
         logger.info("{}: its file system may not keep inodes and their times, so every file is read", name)
-    sets = [stored for stored in context.catalog.sets() if _is_verified(stored)]
+    sets = [each for each in context.catalog.sets() if _is_verified(each) and (snapshots or not each.snapshot)]
     restored = _restored_since(sets, context)
     earlier = _try_known(restored, name, context, False, None) if restored else None
     for stored in sets:
@@ -199,6 +225,7 @@ def _read_known(
         known,
         {**(earlier.packs if earlier else {}), **packs},
         _nanoseconds(manifest.started) if stable and not bad else 0,
+        None if bad else stored,
     )
 
 

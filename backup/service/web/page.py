@@ -285,7 +285,7 @@ def _nightly(overview: Overview) -> list[Mark]:
     if overview.window is None:
         return []
     since = overview.now - overview.window.keep
-    shown = [each for each in overview.sets if since <= each.time <= overview.now and not each.safety]
+    shown = [each for each in overview.sets if since <= each.time <= overview.now and each.backup]
     return [Mark(_share(each.time, since, overview.now), kind_of(each), each.time, stored=each) for each in shown]
 
 
