@@ -25,6 +25,7 @@ from backup.model.manifest import (
     parse_file_name,
     summarise,
 )
+from backup.model.recovered import Missing
 
 SetState = Literal["complete", "complete with changes", "damaged", "does not load", "unreadable", "old script"]
 GOOD: Final[frozenset[SetState]] = frozenset({"complete", "complete with changes"})
@@ -40,17 +41,6 @@ SEALED: Final = (
 )
 # What it says is unchecked of files whose manifest is derived.
 BARE: Final = "sizes, checksums and row counts: there is no manifest to compare with"
-
-
-class Missing(BaseModel):
-    """Files that rows of the database name and no archive of the set holds; `listed` is cut at 1,000."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    columns: tuple[str, ...] = ()
-    referenced: int = 0
-    missing: int = 0
-    listed: tuple[str, ...] = ()
 
 
 class Proof(BaseModel):

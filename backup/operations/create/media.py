@@ -18,7 +18,7 @@ from backup.media.incremental import Increment
 from backup.media.known_files import KnownFiles, Lines, TreeFiles, is_stable
 from backup.media.pack_reader import PackFiles
 from backup.model.backup_set import StoredSet
-from backup.model.manifest import FileChange, VolumePart, file_name
+from backup.model.manifest import FileChange, Tier, VolumePart, file_name, parse_file_name
 from backup.model.pack import Pack
 from backup.model.run import RESTORE
 from backup.operations.create.context import CreateContext
@@ -49,7 +49,8 @@ class KnownVolume:
 class KnownVolumes:
     """What is known of each volume, read when it is first asked for. `full`: nothing is.
 
-    A `snapshot` goes on from the newest set. All others take no notice of snapshots, and so need no pack of theirs.
+    A `snapshot` goes on from the newest set. All others take no notice of what needs a pack of a snapshot, and so need
+    none either.
     """
 
     def __init__(self, context: CreateContext, *, full: bool, snapshot: bool = False) -> None:
@@ -151,7 +152,7 @@ def known_files(name: str, context: CreateContext, *, snapshots: bool = False) -
     stable = is_stable(context.volumes / name, _MOUNTS.read_bytes())
     if not stable:
         logger.info("{}: its file system may not keep inodes and their times, so every file is read", name)
-    sets = [each for each in context.catalog.sets() if _is_verified(each) and (snapshots or not each.snapshot)]
+    sets = [each for each in context.catalog.sets() if _is_verified(each) and (snapshots or not _needs_snapshot(each))]
     restored = _restored_since(sets, context)
     earlier = _try_known(restored, name, context, False, None) if restored else None
     for stored in sets:
@@ -162,6 +163,11 @@ def known_files(name: str, context: CreateContext, *, snapshots: bool = False) -
 
 def _is_verified(stored: StoredSet) -> bool:
     return not (stored.derived or not stored.summary.packs or stored.verdict is None or stored.verdict.problems)
+
+
+def _needs_snapshot(stored: StoredSet) -> bool:
+    parsed = (parse_file_name(pack.file) for pack in stored.summary.packs)
+    return stored.snapshot or any(each is not None and each.tier is Tier.SNAPSHOT for each in parsed)
 
 
 def _restored_since(sets: Sequence[StoredSet], context: CreateContext) -> StoredSet | None:
@@ -177,7 +183,9 @@ def _try_known(
 ) -> KnownVolume | None:
     """What a set tells of a volume; None where it does not, or cannot be read."""
     try:
-        if stored.manifest.artifact("tree", name):
+        part = stored.manifest.database
+        # What a set of a moment has of the media is of another time than itself.
+        if stored.manifest.artifact("tree", name) and not (part and part.recovered):
             return _read_known(stored, name, context, stable, earlier)
     except BackupError as error:
         logger.warning("{}: what it says of {} is not used: {}", stored.id, name, error.message)

@@ -27,6 +27,7 @@ from backup.operations.create.media import (
     excludes,
     own_directory,
 )
+from backup.operations.create.moment_media import take_media, with_media
 from backup.operations.create.reach import reach, reach_again, went_away
 from backup.operations.create.verify_new import end_made, verify_made
 from backup.operations.load_test import Dumped
@@ -118,6 +119,8 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
         if reached:
             stack.push(_database_twice(reached, context, draft, before))
         connected.close()
+        if context.takes_media and context.origin:
+            take_media(context, draft, stack)
         for volume in found:
             with draft.timed(f"volume {volume.name}"):
                 if context.incremental:
@@ -191,7 +194,8 @@ def _database_and_roles(
         with draft.timed("roles"):
             _roles(source, facts, context, draft, stack)
         if draft.database and reached.recovered:
-            draft.database = draft.database.model_copy(update={"recovered": reached.recovered})
+            recovered = with_media(reached.recovered, reached, context, draft)
+            draft.database = draft.database.model_copy(update={"recovered": recovered})
         return stack.pop_all()
 
 

@@ -174,6 +174,10 @@ def _stored(given: StoredSet, facts: RestoreFacts) -> Iterator[Finding]:
         )
         yield warning(text, f"`show {printable(given.query)}` lists them.")
     part = given.manifest.database
+    if (then := facts.media) and then.files and then.files.missing:
+        text = f"{then.files.missing:,} of {plural(then.files.referenced, 'file')} that its rows refer to are not in"
+        hint = "What is live may have them. If not, `show ID --path PATH` tells whether another set does."
+        yield warning(f"{text} {printable(then.set)}, whose media go with it", hint)
     if part and part.not_carried and wants_database(facts):
         yield warning(f"the dump does not carry {named(part.not_carried)}", "Create them by hand after the restore.")
     for caution in part.cautions if part and wants_database(facts) else ():
