@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Final
@@ -17,7 +18,7 @@ from backup.errors import BackupError, ConfigError, LockHeld
 from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.model.moment import Wanted
-from backup.model.run import Outcome
+from backup.model.run import Outcome, Run
 from backup.operations.create import run as backup_operation
 from backup.operations.create.context import CreateContext
 from backup.operations.restore.journal import KeptFile
@@ -67,26 +68,17 @@ def create_command(
     wanted = base.wanted_moment(at, at_lsn, settings.zone, place)
     if wanted and (tier is not MadeTier.MANUAL or only is OnlyOption.MEDIA):
         raise typer.BadParameter("--at makes a manual set of the database alone")
-    snapshot = tier is MadeTier.SNAPSHOT
-    if snapshot:
-        _require_snapshots(main, only, full)
-        only = OnlyOption.MEDIA
     request = backup_operation.Request(
         tier=Tier(tier),
-        only="database" if wanted else only.value if only else None,
+        only="database" if wanted else _half(main, tier, only, full=full),
         full=full,
-        wait=base.QUEUE if scheduled and not snapshot else wait,
+        wait=base.QUEUE if scheduled and tier is not MadeTier.SNAPSHOT else wait,
         patience=_PATIENCE if scheduled else 0.0,
         **base.occasion(invocation, scheduled, trigger)._asdict(),
     )
-    try:
-        with base.progress(as_json) as progress, _context(main, progress, wanted, place) as context:
-            run = backup_operation.create_set(request, context)
-    except LockHeld as error:
-        if not (scheduled and snapshot):
-            raise
-        logger.info("no snapshot now: {}", error.message)
-        return
+    with _skipped(request.snapshot and scheduled), base.progress(as_json) as progress:
+        context = _context(main, progress, wanted, place, alone=only is not None)
+        run = _create(request, context)
     try:
         _expire(main)
     except BackupError as error:
@@ -98,7 +90,10 @@ def create_command(
     raise typer.Exit(run.exit_code)
 
 
-def _require_snapshots(main: App, only: OnlyOption | None, full: bool) -> None:
+def _half(main: App, tier: MadeTier, only: OnlyOption | None, *, full: bool) -> backup_operation.Only | None:
+    """Which half is asked for: a snapshot is one of the media, which wrong usage or settings are told of."""
+    if tier is not MadeTier.SNAPSHOT:
+        return only.value if only else None
     if full or only is OnlyOption.DATABASE:
         raise typer.BadParameter("a snapshot is of the media alone, and goes on from the set before")
     if main.settings.media != "incremental":
@@ -106,10 +101,31 @@ def _require_snapshots(main: App, only: OnlyOption | None, full: bool) -> None:
             "a snapshot needs BACKUP_MEDIA=incremental: a full set would hold all files each time",
             "`create manual --only media` makes a full one.",
         )
+    return "media"
 
 
 @contextlib.contextmanager
-def _context(main: App, progress: Progress, wanted: Wanted | None, place: str) -> Iterator[CreateContext]:
+def _skipped(scheduled: bool) -> Iterator[None]:
+    """A scheduled snapshot that finds another run at work is left to the next slot."""
+    try:
+        yield
+    except LockHeld as error:
+        if not scheduled:
+            raise
+        logger.info("no snapshot now: {}", error.message)
+        raise typer.Exit from None
+
+
+def _create(request: backup_operation.Request, context: AbstractContextManager[CreateContext]) -> Run:
+    with context as given:
+        return backup_operation.create_set(request, given)
+
+
+@contextlib.contextmanager
+def _context(
+    main: App, progress: Progress, wanted: Wanted | None, place: str, *, alone: bool
+) -> Iterator[CreateContext]:
+    """`alone`: of a moment, the database is all that is asked for."""
     context = main.create_context(progress)
     if wanted is None:
         yield context
@@ -118,7 +134,7 @@ def _context(main: App, progress: Progress, wanted: Wanted | None, place: str) -
     from backup.app.recovery import moment_origin  # noqa: PLC0415
 
     with moment_origin(main, wanted, place, progress) as origin:
-        yield replace(context, origin=origin)
+        yield replace(context, origin=origin, takes_media=context.takes_media and not alone)
 
 
 def _expire(main: App) -> None:

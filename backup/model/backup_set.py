@@ -14,18 +14,9 @@ from zoneinfo import ZoneInfo
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from backup.model.derived_manifest import BareFile, bare_file, derive
-from backup.model.manifest import (
-    NO_BACKUPS,
-    DatabasePart,
-    FileId,
-    Manifest,
-    Summary,
-    Tier,
-    file_name,
-    parse_file_name,
-    summarise,
-)
+from backup.model.manifest import DatabasePart, FileId, Manifest, Summary, Tier, file_name, parse_file_name, summarise
 from backup.model.recovered import Missing
+from backup.model.tiers import NO_BACKUPS
 
 SetState = Literal["complete", "complete with changes", "damaged", "does not load", "unreadable", "old script"]
 GOOD: Final[frozenset[SetState]] = frozenset({"complete", "complete with changes"})

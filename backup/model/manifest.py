@@ -27,10 +27,7 @@ STAMP: Final = "%Y-%m-%d_%H-%M-%S"
 
 
 class Tier(StrEnum):
-    """A directory of sets. The first three are scheduled; `manual` is a person's own.
-
-    `snapshot` sets hold the media alone, as they were between two backups.
-    """
+    """A directory of sets. The first three are scheduled, `manual` is a person's own, `snapshot` of media alone."""
 
     DAILY = "daily"
     WEEKLY = "weekly"
@@ -38,10 +35,6 @@ class Tier(StrEnum):
     MANUAL = "manual"
     PRE_RESTORE = "pre-restore"
     SNAPSHOT = "snapshot"
-
-
-# Sets that take no backup's place: what a restore was about to replace, and the media alone.
-NO_BACKUPS: Final = frozenset({Tier.PRE_RESTORE, Tier.SNAPSHOT})
 
 
 _BY_NAME: Final = {str(tier): tier for tier in Tier}

@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from backup.model.manifest import NO_BACKUPS
+from backup.model.tiers import NO_BACKUPS
 
 
 class Outcome(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,10 +16,14 @@ from tests.support.sidecar import Sidecar
 
 SETTINGS = {"BACKUP_PITR": "on", "BACKUP_MEDIA": "incremental", "BACKUP_MEDIA_EVERY": "15m"}
 
+# What sets of the moment after the last snapshot say, before and after one found nothing new.
+LOOKS: list[MediaThen] = []
+
 
 @pytest.fixture(scope="module")
 def story() -> Iterator[Story]:
     """Uploads and their rows, with a snapshot now and then; one file goes in between."""
+    LOOKS.clear()
     server = start_server(17, "momentmedia", in_memory=True)
     try:
         with short_folder() as folder:
@@ -35,7 +40,7 @@ def story() -> Iterator[Story]:
 
 
 def happen(story: Story) -> None:
-    (story.sidecar.media / "uploads").mkdir()
+    (story.sidecar.media / "uploads").mkdir(exist_ok=True)
     upload(story, "a")
     for words in (("create", "daily"), ("base",)):
         result = story.sidecar.run(*words)
@@ -46,7 +51,17 @@ def happen(story: Story) -> None:
     upload(story, "c")
     (story.sidecar.media / "uploads" / "a").unlink()
     snapshot(story)
+    folder = (story.sidecar.media / "uploads").stat()
     upload(story, "d")
+    story.level()
+    LOOKS.append(created(story, "d")[1])
+    # What is there is what the last one has, once more; also the time of the folder.
+    hidden = (story.sidecar.media / "uploads" / "d").rename(story.sidecar.root.parent / "d")
+    os.utime(story.sidecar.media / "uploads", ns=(folder.st_atime_ns, folder.st_mtime_ns))
+    snapshot(story)
+    assert len(snapshots(story)) == 2
+    LOOKS.append(created(story, "d")[1])
+    hidden.rename(story.sidecar.media / "uploads" / "d")
 
 
 def upload(story: Story, name: str) -> None:
@@ -93,17 +108,11 @@ def test_a_moment_has_the_media_of_the_first_set_after_it(story: Story) -> None:
 
 
 def test_after_the_last_one_a_look_that_finds_nothing_new_counts(story: Story) -> None:
-    _, media = created(story, "d")
-    assert media.set == snapshots(story)[-1].id and media.taken < story.moments["d"]
-    assert media.files and set(media.files.listed) == {"doc.file: uploads/a", "doc.file: uploads/d"}
-    (story.sidecar.media / "uploads" / "d").rename(story.sidecar.root.parent / "d")
-    try:
-        snapshot(story)
-        assert len(snapshots(story)) == 2
-        _, media = created(story, "d")
-        assert media.set == snapshots(story)[-1].id and media.taken > story.moments["d"]
-    finally:
-        (story.sidecar.root.parent / "d").rename(story.sidecar.media / "uploads" / "d")
+    before, after = LOOKS
+    second = snapshots(story)[1]
+    assert (before.set, after.set) == (second.id, second.id)
+    assert before.taken == second.time < story.moments["d"] < after.taken
+    assert before.files and set(before.files.listed) == {"doc.file: uploads/a", "doc.file: uploads/d"}
 
 
 def test_a_restore_of_a_moment_names_them_and_leaves_the_media(story: Story) -> None:
@@ -113,18 +122,18 @@ def test_a_restore_of_a_moment_names_them_and_leaves_the_media(story: Story) -> 
     assert told.code == 0 and f"media: stay as they are; {second.id} has them" in told.output, told.output
     live = sorted(path.name for path in (story.sidecar.media / "uploads").iterdir())
     with story.undone():
-        done = story.sidecar.run("restore", "--at", at, "--force")
+        done = story.sidecar.run("restore", "--at", at, "--force", "--no-safety")
         assert done.code == 0, done.output
         assert "but 1 of 3 files that rows name are not in it: doc.file: uploads/a" in done.output, done.output
         assert f"warning: 1 of 3 files that its rows refer to are not in {second.id}" in done.output, done.output
         assert sorted(path.name for path in (story.sidecar.media / "uploads").iterdir()) == live
         assert story.server.value(story.database, "SELECT count(*) FROM doc") == 3
     # The set that was made has both halves, as they were together.
-    made = next(stored for stored in story.sidecar.sets() if stored.tier == "manual")
+    made = next(run.set for run in story.sidecar.runs() if run.operation == "restore")
     with story.undone():
-        done = story.sidecar.run("restore", made.id, "--force")
+        done = story.sidecar.run("restore", made, "--force", "--no-safety")
         assert done.code == 0, done.output
-        assert sorted(path.name for path in (story.sidecar.media / "uploads").iterdir()) == ["b", "c"]
+        assert sorted(path.name for path in (story.sidecar.media / "uploads").iterdir()) == ["a.txt", "b", "c"]
         assert story.server.value(story.database, "SELECT count(*) FROM doc") == 3
     assert sorted(path.name for path in (story.sidecar.media / "uploads").iterdir()) == live
 
@@ -141,6 +150,8 @@ def test_no_set_of_the_schedule_needs_a_snapshot(story: Story) -> None:
 
 def test_off_is_as_before(story: Story) -> None:
     """Without snapshots a set of a moment holds the database alone, and `create snapshot` is what a person asks for."""
+    stored, _ = created(story, "b", "--only", "database")
+    assert stored.summary.volume_names == ()
     stored, media = created(story, "b", BACKUP_MEDIA_EVERY="")
     assert stored.summary.volume_names == () and not stored.manifest.packs and stored.manifest.format == 1
     assert media.set == snapshots(story)[0].id

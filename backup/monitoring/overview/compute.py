@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 from backup.formatting import size
 from backup.model.backup_set import SKEW, StoredSet, is_ahead, present
 from backup.model.finding import Finding
-from backup.model.manifest import NO_BACKUPS, Tier
+from backup.model.manifest import Tier
 from backup.model.run import RESTORE, Outcome, Run
 from backup.model.schedule import Slot, upcoming
+from backup.model.tiers import NO_BACKUPS
 from backup.monitoring import forecast
 from backup.monitoring.health import Health, Limits, SchedulerState, evaluate
 from backup.monitoring.health.model import newest

@@ -12,9 +12,10 @@ from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
 from backup.formatting import duration, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import LoadTest, Verdict, present
-from backup.model.manifest import NO_BACKUPS, Manifest
+from backup.model.manifest import Manifest
 from backup.model.pack import own_bytes
 from backup.model.run import Run
+from backup.model.tiers import NO_BACKUPS
 from backup.monitoring.health import shrink
 from backup.operations import runs
 from backup.operations.context import Context

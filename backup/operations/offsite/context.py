@@ -20,7 +20,8 @@ from backup.errors import (
 from backup.formatting import plural, printable
 from backup.logging import logger
 from backup.model.backup_set import SKEW
-from backup.model.manifest import NO_BACKUPS, Manifest, Tier
+from backup.model.manifest import Manifest, Tier
+from backup.model.tiers import NO_BACKUPS
 from backup.operations.context import Context
 from backup.operations.offsite.layout import RemoteSet, RemoteSets, grouped, read_manifest
 from backup.operations.offsite.remote_state import Book, BookFile, PlaceName, StoredObject

@@ -10,7 +10,8 @@ from backup.errors import BackupError, RemoteFailed
 from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
-from backup.model.manifest import NO_BACKUPS, Tier
+from backup.model.manifest import Tier
+from backup.model.tiers import NO_BACKUPS
 from backup.operations import runs
 from backup.operations.offsite.context import OffsiteContext, list_remote_sets, require_there
 from backup.operations.offsite.copy_status import OPERATIONS
