@@ -21,6 +21,7 @@ from backup.model.moment import Wanted
 from backup.model.run import Outcome, Run
 from backup.operations.create import run as backup_operation
 from backup.operations.create.context import CreateContext
+from backup.operations.preemption import GaveWay
 from backup.operations.restore.journal import KeptFile
 from backup.progress import Progress, Silent
 
@@ -74,7 +75,7 @@ def create_command(
         full=full,
         wait=base.QUEUE if scheduled and tier is not MadeTier.SNAPSHOT else wait,
         patience=_PATIENCE if scheduled else 0.0,
-        **base.occasion(invocation, scheduled, trigger)._asdict(),
+        **_occasion(base.occasion(invocation, scheduled, trigger), tier)._asdict(),
     )
     with _skipped(request.snapshot and scheduled), base.progress(as_json) as progress:
         context = _context(main, progress, wanted, place, alone=only is not None)
@@ -104,12 +105,17 @@ def _half(main: App, tier: MadeTier, only: OnlyOption | None, *, full: bool) -> 
     return "media"
 
 
+def _occasion(found: base.Occasion, tier: MadeTier) -> base.Occasion:
+    """A snapshot is for no slot of its own: one that was skipped or gave way is not made up for."""
+    return found if tier is not MadeTier.SNAPSHOT else found._replace(slot=None, slots=0)
+
+
 @contextlib.contextmanager
 def _skipped(scheduled: bool) -> Iterator[None]:
-    """A scheduled snapshot that finds another run at work is left to the next slot."""
+    """A scheduled snapshot that finds another run at work, or gives way to one, is left to the next slot."""
     try:
         yield
-    except LockHeld as error:
+    except (LockHeld, GaveWay) as error:
         if not scheduled:
             raise
         logger.info("no snapshot now: {}", error.message)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import product
 from typing import Final
 
-from backup.errors import BackupError
+from backup.errors import BackupError, IntegrityError
 from backup.formatting import printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
-from backup.model.manifest import ArtifactKind, file_name
+from backup.model.manifest import Artifact, ArtifactKind, file_name
 from backup.model.moment_media import neighbours
 from backup.model.recovered import MediaThen, Missing, Recovered
 from backup.operations import media_references
@@ -18,6 +19,7 @@ from backup.operations.create.context import CreateContext, Reached
 from backup.operations.create.draft import SetDraft
 from backup.operations.set_artifacts import open_file, require_as_written
 from backup.operations.verify.volume_archive import archived
+from backup.storage.artifact_writer import ArtifactWriter
 
 _LISTED: Final = 100
 _FILES: Final[tuple[tuple[ArtifactKind, str], ...]] = (("index", "files.gz"), ("tree", "tree.gz"))
@@ -55,8 +57,19 @@ def _told(then: MediaThen, files: Missing, older: Sequence[StoredSet]) -> MediaT
     return then.model_copy(update={"files": listed, "before": older[0].id if held else "", "held_before": held})
 
 
+def _copy(stored: StoredSet, artifact: Artifact | None, writer: ArtifactWriter) -> None:
+    """Write the content of a file of a set once more. IntegrityError unless it is as it was written."""
+    with open_file(stored, artifact.file if artifact else "") as source:
+        for piece in source.content():
+            writer.write(piece)
+        require_as_written(stored, source)
+
+
 def take_media(context: CreateContext, draft: SetDraft, stack: ExitStack) -> None:
-    """Let a set of a moment hold the media that go with it, where those lie in packs: its trees name what they do."""
+    """Let a set of a moment hold the media that go with it, where those lie in packs: its trees name what they do.
+
+    Where they are not as they were written, it holds the database alone.
+    """
     recovered = draft.database.recovered if draft.database else None
     if recovered is None or recovered.media is None:
         return
@@ -65,16 +78,19 @@ def take_media(context: CreateContext, draft: SetDraft, stack: ExitStack) -> Non
         logger.info("the media of {} lie in archives of its own: the new set does not repeat them", stored.id)
         return
     context.progress.phase(f"taking over the media of {stored.id}")
-    for volume in stored.manifest.volumes:
-        for kind, suffix in _FILES:
-            there = stored.manifest.artifact(kind, volume.name)
+    writers: list[ArtifactWriter] = []
+    try:
+        for volume, (kind, suffix) in product(stored.manifest.volumes, _FILES):
             name = file_name(volume.name, draft.id, suffix)
-            writer = stack.enter_context(draft.writer(context, name, kind, volume.name))
-            with open_file(stored, there.file if there else "") as source:
-                for piece in source.content():
-                    writer.write(piece)
-                require_as_written(stored, source)
-            draft.take(writer)
+            writers.append(stack.enter_context(draft.writer(context, name, kind, volume.name)))
+            _copy(stored, stored.manifest.artifact(kind, volume.name), writers[-1])
+    except IntegrityError as error:
+        logger.warning("the new set holds the database alone: {} {}", error.message, error.hint)
+        for writer in writers:
+            writer.discard()
+        return
+    for writer in writers:
+        draft.take(writer)
     draft.volumes += stored.manifest.volumes
     draft.packs += stored.manifest.packs
     draft.named |= stored.manifest.named

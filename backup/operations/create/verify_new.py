@@ -46,8 +46,9 @@ def verify_made(context: Context, done: Run) -> Run:
             return done
         # Without the key, what lies there can be compared, and the verdict says what that leaves open.
         sealed = stored.encrypted and stored.identity is None
-        # A snapshot leaves the packs that were read before to the sets.
-        lately = timedelta.max if stored.snapshot else READ_LATELY
+        # A snapshot, and a set of a moment, leave the packs that were read before to the nights.
+        part = stored.manifest.database
+        lately = timedelta.max if stored.snapshot or (part and part.recovered) else READ_LATELY
         packs = PackChecks(context.catalog.packs, context.progress, lately, locked=True)
         problems, unchecked, _ = check_set(stored, context.progress, quick=sealed, packs=packs)
         verdict = Verdict(checked=context.clock(), problems=tuple(problems), unchecked=tuple(unchecked))

@@ -214,7 +214,9 @@ def _parts(facts: RestoreFacts) -> Iterator[Finding]:
     if only and what.database and what.volumes:
         other = "media" if only == "database" else "database"
         text = f"the {other} stays as it is: rows may refer to missing files"
-        yield warning(text, f"Leave out `--only {only}` to restore both as they were together.")
+        # A restore of a moment has no such option: it is of the database alone.
+        whole = f"Use `restore {printable(facts.source.query)}`" if facts.media else f"Leave out `--only {only}`"
+        yield warning(text, f"{whole} to restore both as they were together.")
     if facts.writers:
         text = f"these write and cannot be stopped from here: {named(facts.writers)}"
         yield warning(text, "Stop them before you confirm: what they write during the restore is lost.")
