@@ -36,6 +36,13 @@ def test_a_week_of_quarters() -> None:
     assert NOW - min(older) <= HOURLY
 
 
+def test_the_one_that_stays_of_an_hour_was_verified() -> None:
+    hour = [
+        snapshot(40 * 60 + 5 + 10 * n, kind) for n, kind in enumerate(["verified", "verified", "damaged", "unverified"])
+    ]
+    assert left(hour, NOW) == [hour[1]]
+
+
 def test_other_tiers_are_not_touched() -> None:
     assert (
         thinned([in_memory(Tier.DAILY, NOW - timedelta(days=500), "verified")], lambda stored: NOW - stored.time) == {}

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from backup import logging
+from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
 from backup.cli import main
 from backup.errors import LockHeld
 from backup.model.manifest import Tier
 from backup.model.run import Outcome
+from backup.model.schedule import JobState
 from backup.operations.create import media
 from backup.operations.preemption import ask
 from backup.storage import lock
@@ -64,6 +66,9 @@ def test_one_that_gives_way_is_left_to_the_next_slot(stack: Stack, monkeypatch: 
         threading.Event().wait(30)
         archive(*given)  # type: ignore[arg-type]
 
+    now = datetime.now(UTC)
+    state = JobState(cron="7-59/15 * * * *", zone="UTC", until=now - timedelta(minutes=20))
+    ScheduleFile(stack.root).write(ScheduleState(since=now, jobs={"snapshot": state}))
     monkeypatch.setattr("backup.operations.create.run.archive_increment", asked)
     assert main([*SNAPSHOT, "--scheduled"]) == 0
     (run,) = (run for run in stack.app().records.readable() if run.tier == Tier.SNAPSHOT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -138,10 +139,12 @@ def test_it_reads_no_share_of_the_day_again(stack: Stack) -> None:
 def test_it_waits_for_nobody_and_asks_nobody_to_end(stack: Stack) -> None:
     (stack.media / "a").write_bytes(b"a")
     stack.night()
-    app = stack.app()
+    app, began = stack.app(), time.monotonic()
     for name in ("drill daily", "drill daily that gives way"):
         with lock.hold(app.lock, name, "r", wait=0), pytest.raises(LockHeld):
             stack.snapshot()
+    # One that is asked to end is given a minute for it.
+    assert time.monotonic() - began < 30
     assert not (stack.root / "state" / "restore-first").exists()
     assert not [run for run in app.records.readable() if run.tier == Tier.SNAPSHOT]
 
