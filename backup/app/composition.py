@@ -57,6 +57,8 @@ class App(BackupVolume):
             places=lambda stored: self._places(stored, ""),
             progress=progress,
             recipients=self.recipients,
+            takes_media=bool(settings.media_every),
+            file_columns=settings.file_columns,
             incremental=settings.media == "incremental",
         )
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from tests.support.database import Server
 from tests.support.sidecar import Result, Sidecar
 
-TIERS = ("daily", "weekly", "monthly", "manual", "pre-restore")
+TIERS = ("daily", "weekly", "monthly", "manual", "pre-restore", "snapshot")
 _INSTANCE = "obcms.backup.instance"
 _T = TypeVar("_T")
 

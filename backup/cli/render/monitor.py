@@ -61,7 +61,7 @@ class ReportSection:
 
 def status_sections(overview: Overview) -> list[ReportSection]:
     """The short answer: clocks, last and next run, room."""
-    creates = (run for run in overview.runs if run.operation == "create" and not run.safety)
+    creates = (run for run in overview.runs if run.operation == "create" and run.backup)
     last = next(creates, None)
     rows = [*_clocks(overview), Row("last backup", _run(last, overview) if last else "none yet", _style(last))]
     if overview.slots:
