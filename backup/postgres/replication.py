@@ -17,7 +17,7 @@ from backup.logging import logger
 from backup.model.snapshot import DumpSnapshot
 from backup.postgres.server import maintenance
 from backup.postgres.session import Login, connected, server_message
-from backup.postgres.wal_slot import PREFIX
+from backup.postgres.wal_slot import SLOT_PREFIX
 
 # One statement, so that all of it is of one moment. The functions on the current place refuse on a standby.
 _WAL: Final = """
@@ -132,7 +132,7 @@ class ClusterUse:
 
 def cluster_use(login: Login) -> ClusterUse:
     """Ask what the whole cluster is, and who uses it; DatabaseUnavailable."""
-    row = _row(login, _USE, (PREFIX,))
+    row = _row(login, _USE, (SLOT_PREFIX,))
     with maintenance(login, "use of the cluster") as connection:
         databases = tuple((str(name), int(size), int(count)) for name, size, count in connection.execute(_DATABASES))
     others = {name: tuple(row[name]) for name in ("followers", "subscriptions")}

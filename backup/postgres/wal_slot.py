@@ -17,7 +17,7 @@ from backup.postgres.server import maintenance
 from backup.postgres.session import Login, server_message
 
 # Ours of any backup volume. Slots are named by lower-case letters, digits and underscores, 63 at most.
-PREFIX: Final = "obcms_backup_wal_"
+SLOT_PREFIX: Final = "obcms_backup_wal_"
 _CAP: Final = "SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'"
 _SLOTS: Final = """
     SELECT slot_name::text, coalesce(active_pid, 0), coalesce(wal_status, ''),
@@ -31,7 +31,7 @@ _MOVE: Final = """
     SELECT pg_replication_slot_advance(slot_name, greatest(restart_lsn, %s::pg_lsn))
       FROM pg_replication_slots WHERE slot_name = %s"""
 _DROP: Final = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s"
-CAP: Final = (
+SET_LIMIT: Final = (
     "As a superuser: ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf(); with as much as the"
     " disk of the database can spare. The slot is made within seconds."
 )
@@ -69,7 +69,7 @@ class Slots:
 
 def slot_name(instance: str) -> str:
     """What the slot of this backup volume is called."""
-    return f"{PREFIX}{instance}"
+    return f"{SLOT_PREFIX}{instance}"
 
 
 def wal_slots(login: Login) -> Slots:
@@ -78,7 +78,7 @@ def wal_slots(login: Login) -> Slots:
         return _ask(connection)
 
 
-def refused(cap: int) -> str:
+def refusal(cap: int) -> str:
     """Why there may be no slot with this `cap`; empty where there may."""
     if cap > 0:
         return ""
@@ -110,7 +110,7 @@ def drop_slot(connection: psycopg.Connection[Any], name: str) -> int:
 
 def _held(connection: psycopg.Connection[Any], name: str, place: int) -> WalSlot:
     slots = _ask(connection)
-    found, problem = slots.named(name), refused(slots.cap)
+    found, problem = slots.named(name), refusal(slots.cap)
     if found and found.used_by:
         told = f"the slot {name} is used by somebody else, as process {found.used_by} of the server; it was not touched"
         return WalSlot(name=name, problem=told, hint=_USED)
@@ -120,7 +120,7 @@ def _held(connection: psycopg.Connection[Any], name: str, place: int) -> WalSlot
             logger.warning(_GIVEN_UP, name)
         found = None
     if problem:
-        return WalSlot(name=name, problem=problem, hint=CAP)
+        return WalSlot(name=name, problem=problem, hint=SET_LIMIT)
     statement, values = (_MOVE, (lsn_text(place), name)) if found else (_MAKE, (name,))
     connection.execute(statement, values)
     made = _ask(connection).named(name)
@@ -129,4 +129,4 @@ def _held(connection: psycopg.Connection[Any], name: str, place: int) -> WalSlot
 
 def _ask(connection: psycopg.Connection[Any]) -> Slots:
     ((cap,),) = connection.execute(_CAP).fetchall()
-    return Slots(cap, tuple(SlotState(*row) for row in connection.execute(_SLOTS, (PREFIX,))))
+    return Slots(cap, tuple(SlotState(*row) for row in connection.execute(_SLOTS, (SLOT_PREFIX,))))

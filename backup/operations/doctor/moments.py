@@ -10,7 +10,7 @@ from backup.formatting import listed, plural, printable, size
 from backup.model.finding import Finding, failure, ok, warning
 from backup.monitoring.window import Window, still_to_come, wal_a_day
 from backup.postgres.wal_rights import WalRights
-from backup.postgres.wal_slot import CAP, Slots, refused
+from backup.postgres.wal_slot import SET_LIMIT, Slots, refusal
 
 # One for the stream, one for a base backup.
 _SENDERS: Final = 2
@@ -78,8 +78,8 @@ def _tablespaces(names: Sequence[str]) -> Iterator[Finding]:
 def slot(slots: Slots, own: str, *, wanted: bool) -> Iterator[Finding]:
     """Say what keeps the server from keeping WAL for us, and which slots of ours it has for nothing."""
     found = slots.named(own)
-    if wanted and (why := refused(slots.cap)):
-        yield failure(f"{why}; WAL is received without a slot", CAP)
+    if wanted and (why := refusal(slots.cap)):
+        yield failure(f"{why}; WAL is received without a slot", SET_LIMIT)
     elif found and wanted:
         yield ok(f"the slot {own} keeps {size(found.held)} of WAL")
     elif found:
