@@ -107,7 +107,7 @@ def _half(main: App, tier: MadeTier, only: OnlyOption | None, *, full: bool) -> 
 
 def _occasion(found: base.Occasion, tier: MadeTier) -> base.Occasion:
     """A snapshot is for no slot of its own: one that was skipped or gave way is not made up for."""
-    return found if tier is not MadeTier.SNAPSHOT else found._replace(slot=None, slots=0)
+    return base.Occasion("schedule" if found.slot else found.trigger) if tier is MadeTier.SNAPSHOT else found
 
 
 @contextlib.contextmanager

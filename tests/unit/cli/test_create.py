@@ -18,6 +18,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome
 from backup.model.schedule import JobState
 from backup.operations.create import media
+from backup.operations.jobs import runs_of
 from backup.operations.preemption import ask
 from backup.storage import lock
 from tests.support.increments import Stack
@@ -72,7 +73,8 @@ def test_one_that_gives_way_is_left_to_the_next_slot(stack: Stack, monkeypatch: 
     monkeypatch.setattr("backup.operations.create.run.archive_increment", asked)
     assert main([*SNAPSHOT, "--scheduled"]) == 0
     (run,) = (run for run in stack.app().records.readable() if run.tier == Tier.SNAPSHOT)
-    assert (run.outcome, run.message, run.slot) == (Outcome.INTERRUPTED, "create daily was to go first", None)
+    assert (run.outcome, run.message) == (Outcome.INTERRUPTED, "create daily was to go first")
+    assert (run.trigger, run.slot, runs_of("snapshot", [run])) == ("schedule", None, [run])
     monkeypatch.undo()
 
 
