@@ -186,6 +186,7 @@ class _Doctor:
         cluster, window = cluster_facts(source.login), read_window(settings, settings.root, now)
         streaming = told_moments.is_streaming(window, now)
         yield from told_moments.server(wal_rights(source.login), cluster.tablespaces, streaming=streaming)
+        yield from told_moments.increments(cluster)
         yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, now)
 
     def _measure(self) -> list[Measured]:
