@@ -17,6 +17,7 @@ from backup.model.wal import Base
 from tests.support.database import start_server
 from tests.support.faults import nothing_left
 from tests.support.moments import Story, receiving, short_folder
+from tests.support.moments_offsite import new_machine
 from tests.support.physical import live, physical, ran, received_again, telling
 from tests.support.sidecar import Sidecar
 
@@ -159,6 +160,33 @@ def test_a_link_in_the_place_of_another_one_is_never_used(spoilt: Story) -> None
     result = spoilt.create("four")
     assert result.code != 0 and "cannot be combined" in result.output, result.output
     assert len(spoilt.sidecar.sets()) == before
+
+
+def test_a_place_alone_brings_back_what_builds_on_others() -> None:
+    """Sent full one first, and fetched with all that the newest one builds on."""
+    with started(17, "placed", command=SUMMARIES) as told, short_folder() as place:
+        told.sidecar.environment["BACKUP_COPY_DIR"] = str(place)
+        told.execute("CREATE TABLE t (n int)", "none")
+        for number in (1, 2, 3):
+            told.execute(f"INSERT INTO t VALUES ({number})", str(number))
+            ran(told, "base")
+        told.execute("INSERT INTO t VALUES (4); SELECT pg_switch_wal()", "4")
+        told.execute("INSERT INTO t VALUES (5)", "5")
+        told.level()
+        ran(told, "ship", "--once")
+        with new_machine(told) as alone:
+            result = alone.create("4", "--from", "copy")
+            assert result.code == 0, result.output
+            part = alone.sidecar.catalog.find(result.json["set"]).manifest.database
+            assert part and part.recovered and part.recovered.base == bases(told)[2].id
+            assert "".join(alone.rows(result.json["set"])) == "1234"
+            (lost,) = place.glob(f"**/bases/{bases(told)[1].id}.*.json")
+            lost.unlink()
+            result = alone.create("4", "--from", "copy")
+            assert result.code == 0 and "which it builds on, is not here" in result.output, result.output
+            part = alone.sidecar.catalog.find(result.json["set"]).manifest.database
+            assert part and part.recovered and part.recovered.base == bases(told)[0].id
+            assert "".join(alone.rows(result.json["set"])) == "1234"
 
 
 def test_a_full_one_is_taken_where_it_is_asked_for_or_cannot_be_otherwise() -> None:
