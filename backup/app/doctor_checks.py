@@ -188,6 +188,7 @@ class _Doctor:
         streaming = told_moments.is_streaming(window, now)
         yield from told_moments.server(wal_rights(source.login), cluster.tablespaces, streaming=streaming)
         yield from told_moments.slot(wal_slots(source.login), slot_name(source.instance), wanted=source.slot)
+        yield from told_moments.increments(cluster)
         yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, now)
 
     def _slots_left(self) -> Iterator[Finding]:

@@ -162,7 +162,8 @@ _SPAN = form("Span", start=_BEGIN, end=Instant, live=bool, bases=derived(many(Te
 BREAK = form("Break", about="It goes on where `end` is null.", start=Instant, end=maybe(Instant, "end"))
 _BASE = form(
     "Base",
-    about="A base backup: consistent from `ended` on, with the WAL from `start_lsn`.",
+    about="A base backup: consistent from `ended` on, with the WAL from `start_lsn`. `parent` is the one that an"
+    " incremental one builds on, empty for a full one; `cluster_bytes` are those of its own files.",
     id=Text,
     started=Instant,
     ended=Instant,
@@ -174,6 +175,7 @@ _BASE = form(
     databases=many(Text),
     size_bytes=at(int, "artifact", "stored_size"),
     cluster_bytes=at(int, "bytes"),
+    parent=Text,
 )
 _SLOT = form(
     "WalSlot",

@@ -35,6 +35,8 @@ _CLUSTER: Final = """
     SELECT current_setting('server_version') AS server_version,
            (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
            pg_size_bytes(current_setting('wal_segment_size')) AS size,
+           coalesce(current_setting('summarize_wal', true), '') = 'on' AS summarizing,
+           current_setting('data_checksums') = 'on' AS checksums,
            (SELECT sum(CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END)::bigint
               FROM pg_database) AS bytes,
            ARRAY(SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1)
@@ -82,6 +84,14 @@ _COMMITTED: Final = """
     SELECT count(*) FROM unseen, here
      WHERE CASE WHEN number < last THEN pg_xact_status(number) = 'committed' END"""
 
+# Tables and indexes that were cut between two places in the WAL, each with the shortest that it was, in blocks.
+_CUT: Final = """
+    SELECT c.reldatabase::bigint, c.relfilenode::bigint, min(c.relblocknumber)
+      FROM pg_available_wal_summaries() s, pg_wal_summary_contents(s.tli, s.start_lsn, s.end_lsn) c
+     WHERE s.tli = %s AND s.end_lsn > %s::pg_lsn AND s.start_lsn < %s::pg_lsn
+       AND c.is_limit_block AND c.relforknumber = 0 AND c.relblocknumber > 0
+     GROUP BY 1, 2"""
+
 
 @dataclass(frozen=True)
 class ServerWal:
@@ -101,11 +111,16 @@ class ServerWal:
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """What a base backup holds: `bytes` of all databases that the login may enter, `size` of a WAL segment."""
+    """What a base backup holds: `bytes` of all databases that the login may enter, `size` of a WAL segment.
+
+    `summarizing`: the server keeps summaries of its WAL (17 and newer). `checksums`: its pages have them.
+    """
 
     server_version: str
     system_identifier: str
     size: int
+    summarizing: bool
+    checksums: bool
     bytes: int
     databases: tuple[str, ...]
     tablespaces: tuple[str, ...]
@@ -173,6 +188,14 @@ def cluster_facts(login: Login) -> ClusterFacts:
     row = _row(login, _CLUSTER, ())
     databases, tablespaces = (tuple(row.pop(name)) for name in ("databases", "tablespaces"))
     return ClusterFacts(**row, databases=databases, tablespaces=tablespaces)
+
+
+def cut_files(login: Login, timeline: int, since: str, until: str) -> dict[tuple[int, int], int]:
+    """Files of tables and indexes that VACUUM cut between two places in the WAL, as (database, file), each with the
+    fewest blocks that it had. DatabaseUnavailable; psycopg.Error where the login may not ask."""
+    with maintenance(login, "cut files", limit=600.0) as connection:
+        rows = connection.execute(_CUT, (timeline, since, until)).fetchall()
+    return {(int(database), int(file)): int(blocks) for database, file, blocks in rows}
 
 
 @contextlib.contextmanager

@@ -179,7 +179,7 @@ def start_server(major: int, service: str | None = None, *, in_memory: bool = Fa
                 "POSTGRES_USER": USER,
                 "POSTGRES_PASSWORD": PASSWORD,
                 "POSTGRES_DB": "obcms_prod",
-                "POSTGRES_INITDB_ARGS": "--no-sync",
+                "POSTGRES_INITDB_ARGS": options.pop("initdb", "--no-sync"),
             },
             labels={
                 LABEL: PROJECT,

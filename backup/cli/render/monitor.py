@@ -224,7 +224,8 @@ def _wal(overview: Overview) -> Iterator[Row]:
     if window := overview.window:
         if base := window.base:
             old = age(overview.now - base.ended)
-            yield Row("newest base", f"{printable(base.id)}, {old} old, {size(base.artifact.stored_size)}")
+            kind = f", on {printable(base.parent)}" if base.parent else ""
+            yield Row("newest base", f"{printable(base.id)}, {old} old, {size(base.artifact.stored_size)}{kind}")
         yield Row("WAL", f"{plural(window.segments, 'segment')}, {size(window.segment_bytes)}")
         if stream := window.stream:
             yield Row("stream", "; ".join(filter(None, [printable(stream.state), _short(stream.message)])))

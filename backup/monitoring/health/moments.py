@@ -32,7 +32,7 @@ def window_findings(window: Window, runs: Iterable[Run], now: datetime, zone: tz
     if (proof := window.proof) and proof.problem:
         yield failure(
             f"the drill of the window failed at {local_time(proof.tried, zone)}: {proof.problem}",
-            "`base` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
+            "`base --full` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
         )
     for each in window.offsite:
         yield from _offsite(each, window, now, zone)

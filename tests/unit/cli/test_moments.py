@@ -183,7 +183,7 @@ def test_nothing_is_sent_where_no_wal_is_received(root: Path, monkeypatch: pytes
     assert main(["ship", "--once"]) == 10
 
 
-@pytest.mark.parametrize(("days", "code"), [("13", 2), ("14", 32), ("0", 32)])
+@pytest.mark.parametrize(("days", "code"), [("20", 2), ("21", 32), ("0", 32)])
 def test_a_rule_of_the_bucket_may_not_take_what_a_moment_needs(
     root: Path, monkeypatch: pytest.MonkeyPatch, days: str, code: int
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from backup.model.finding import Finding
 from backup.operations.doctor import moments
+from backup.postgres.replication import ClusterFacts
 from backup.postgres.wal_rights import WalRights
 from backup.postgres.wal_slot import Slots, SlotState
 from tests.support.facts import NOW
@@ -76,6 +77,32 @@ def test_the_room_is_what_is_still_to_come() -> None:
         "8 base backups of 20.0 MB and 30.0 MB of WAL a day for 7 days: 290.0 MB more, 290.0 MB are free",
     )
     assert moments.room(window, more - 1, 252_000_000, NOW).level == "warn"
+
+
+def test_of_incremental_ones_there_is_room_for_what_the_oldest_builds_on() -> None:
+    full = a_base(1, NOW - 48 * HOUR)
+    step = a_base(2, NOW - 24 * HOUR, size=1_000_000).model_copy(update={"parent": full.id})
+    window = a_window(NOW, [full, step], {n: NOW for n in range(1, 3)}, stream=a_stream(3, NOW, NOW), kept=8)
+    line = moments.room(window, 10**9, 252_000_000, NOW)
+    assert line.text.startswith("2 base backups of 20.0 MB, 12 incremental ones of 1.0 MB and "), line.text
+    # On the night of the next full one it is no other.
+    later = a_base(3, NOW - HOUR)
+    line = moments.room(replace(window, bases=(full, step, later)), 10**9, 252_000_000, NOW)
+    assert line.text.startswith("2 base backups of 20.0 MB, 12 incremental ones of 1.0 MB and "), line.text
+
+
+@pytest.mark.parametrize(
+    ("version", "on", "said"),
+    [
+        ("16.4", False, []),
+        ("17.12", False, ["ALTER SYSTEM SET summarize_wal = on; and SELECT pg_reload_conf();"]),
+        ("18.6", True, ["summarize_wal is on"]),
+    ],
+)
+def test_what_makes_base_backups_small_is_told_where_the_server_can(version: str, *, on: bool, said: list[str]) -> None:
+    found = list(moments.increments(ClusterFacts(version, "1", 1 << 24, on, False, 1, (), ())))
+    assert [each.level for each in found] == ["pass"] * len(said)
+    assert all(words in each.text for words, each in zip(said, found, strict=True))
 
 
 def test_before_the_first_base_the_cluster_is_the_measure() -> None:
