@@ -268,11 +268,11 @@ def test_what_comes_after_it_can_be_had_too(story: Story) -> None:
     for number, words in enumerate((("restore",), ("undo", "--force"))):
         result = story.sidecar.run(*words) if number else physical(story, "--force")
         assert result.code == 0, result.output
-        story.server.wait()
-        # The stream's record is from before the exchange until the receiver has seen it.
-        if not number:
-            eventually(lambda: "no base backup" in story.stream()["wants_base"], 120, 0.2)
+        # Until then the stream's record is from before the exchange.
+        received_again(story)
         eventually(lambda: story.stream().get("state") == "streaming", 120, 0.2)
+        if not number:
+            assert "no base backup" in story.stream()["wants_base"]
         ran(story, "base")
         records = [json.loads(path.read_text()) for path in story.sidecar.root.rglob("bases/*.json")]
         sizes = [each["bytes"] for each in sorted(records, key=lambda each: str(each["ended"]))]

@@ -38,14 +38,6 @@ def test_wal_that_came_late_is_read_as_well(passed: list[int | None], since: int
 
 def test_the_segment_that_is_being_received_is_read() -> None:
     segments = [SegmentId(1, number) for number in range(3)]
-    assert [each.number for each in _segments_since(segments, {segments[0]: NOON, segments[1]: NOON}, NOON)] == [
-        0,
-        1,
-        2,
-    ]
-    late = NOON + timedelta(hours=1)
-    assert [each.number for each in _segments_since(segments, {segments[0]: NOON, segments[1]: NOON}, late)] == [
-        0,
-        1,
-        2,
-    ]
+    whole = {segments[0]: NOON, segments[1]: NOON}
+    assert [each.number for each in _segments_since(segments, whole, NOON)] == [0, 1, 2]
+    assert [each.number for each in _segments_since(segments, whole, NOON + timedelta(hours=1))] == [0, 1, 2]
