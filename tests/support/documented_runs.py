@@ -21,7 +21,7 @@ CODES = (
     (r"doctor --offsite", 60),  # the key may delete: a warning
     (r"(base|receive|ship( --once)?)$", 10),  # BACKUP_PITR is off
     (r"drill --moments", 44),
-    (r"moments --lost", 44),
+    (r"moments --lost \S+ -", 44),  # BACKUP_PITR is off but in the scene, which has the plain form
     (r"prune --(forget-volume|ahead) \S+", 44),  # no volume has left the stack, and no set is dated ahead
 )
 # What has happened before a command that is in no scene.
