@@ -1,7 +1,8 @@
 """What point-in-time recovery costs the database, and what it takes. Ratios.
 
 pgbench with and without the receiver, in turn; how far the receiver is behind meanwhile, as the server has it; a base
-backup beside `pg_basebackup -Ft > /dev/null`; the newest moment, recovered and made a set of.
+backup beside `pg_basebackup -Ft > /dev/null`; the newest moment, recovered and made a set of; an incremental base
+beside a full one when 1 % of the rows were changed.
 `python -m benchmarks.moments` (ROWS, ROUNDS and SHAPE as in run.py; SECONDS of one round of pgbench).
 """
 
@@ -40,6 +41,7 @@ def main() -> None:
             inside(server, f"{_PGBENCH} -i -s 20 -q obcms")
             of_pgbench(client, directory, server)
             of_bases(client, directory, server)
+            of_increments(client, directory, server)
 
 
 def of_pgbench(client: Any, directory: Path, server: Any) -> None:
@@ -85,9 +87,43 @@ def of_bases(client: Any, directory: Path, server: Any) -> None:
     say(f"create --at latest: {took:.1f} s, {replayed[1] if replayed else '?'} of WAL replayed")
 
 
-def base_seconds(client: Any, directory: Path) -> float:
+# One percent of the rows of a table: the newest ones, as an application changes them, or any.
+_CHANGES = {
+    "the newest 1 %": "UPDATE big SET n = n + 1 WHERE id > (SELECT max(id) * 0.99 FROM big)",
+    "any 1 %": "UPDATE big SET n = n + 1 WHERE id % 100 = 7",
+}
+
+
+def of_increments(client: Any, directory: Path, server: Any) -> None:
+    """Seconds and bytes of a full base and of one that holds what has changed, and of the newest moment from each."""
+    for statement in ("ALTER SYSTEM SET summarize_wal = on", "SELECT pg_reload_conf()"):
+        inside(server, f"psql -qAtX -h 127.0.0.1 -U obcms obcms -c '{statement}'")
+    with receiving(client, directory):
+        for name, change in _CHANGES.items():
+            full, step = [], []
+            for _ in range(run.ROUNDS):
+                full.append(base_cost(client, directory, "--full"))
+                recovery = ran(client, directory, "create", "--at", "latest")[2]
+                inside(server, f"psql -qAtX -h 127.0.0.1 -U obcms obcms -c '{change}' -c CHECKPOINT")
+                step.append(base_cost(client, directory))
+                combined = ran(client, directory, "create", "--at", "latest")[2]
+                say(f"create --at latest, from a full one and from both: {recovery:.1f} s, {combined:.1f} s")
+            seconds, size = (min(each[i] for each in step) / min(each[i] for each in full) for i in (0, 1))
+            say(f"{name} changed: full {full}, incremental {step}; {seconds:.3f} of the time, {size:.3f} of the bytes")
+
+
+def base_cost(client: Any, directory: Path, *options: str) -> tuple[float, int]:
+    """Seconds and bytes of a base backup."""
+    seconds = base_seconds(client, directory, *options)
+    records = [json.loads(path.read_text()) for path in directory.glob("backups/wal/*/bases/*.json")]
+    newest = max(records, key=lambda each: str(each["ended"]))
+    assert bool(newest["parent"]) == (not options), newest
+    return seconds, int(newest["artifact"]["stored_size"])
+
+
+def base_seconds(client: Any, directory: Path, *options: str) -> float:
     """Seconds of a base backup, by its run record."""
-    ran(client, directory, "base")
+    ran(client, directory, "base", *options)
     newest = max((directory / "backups/state/runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
     return float(json.loads(newest.read_text())["seconds"]["total"])
 

@@ -21,12 +21,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.support import examples, s3, spread
+from tests.support import examples, s3, spread, versions
 from tests.support.database import Server, start_server
 from tests.support.s3 import Service
 from tests.support.sidecar import Sidecar
 
-MAJORS = (15, 17, 18)
 examples.register()
 # Under CI the same examples each time: what is found by chance is found by `make fuzz`.
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "here"))
@@ -34,6 +33,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 def pytest_configure(config: pytest.Config) -> None:
     """Beside the properties, `make fuzz` runs what is marked `search`; `make fast` leaves out what is marked `long`."""
+    config.addinivalue_line("markers", "one_version: tries what is ours, not the server's (tests/support/versions.py)")
     config.addinivalue_line("markers", "search: tries more cases in `make fuzz` than elsewhere")
     config.addinivalue_line("markers", "long: takes more than a second")
 
@@ -62,7 +62,7 @@ def servers() -> Iterator[Callable[[int], Server]]:
         server.remove()
 
 
-@pytest.fixture(params=MAJORS, ids=lambda major: f"pg{major}")
+@pytest.fixture(params=versions.MAJORS, ids=lambda major: f"pg{major}")
 def any_server(request: pytest.FixtureRequest, servers: Callable[[int], Server]) -> Server:
     """Each supported server in turn; the test makes its own database on it."""
     return servers(request.param)
@@ -109,8 +109,9 @@ def sidecar(tmp_path: Path, server: Server) -> Sidecar:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item], config: pytest.Config) -> None:
     """After they were shuffled: what belongs together stays together, what takes long begins first."""
+    versions.keep_one(items, config)
     spread.arrange(items)
 
 

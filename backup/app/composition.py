@@ -57,6 +57,8 @@ class App(BackupVolume):
             places=lambda stored: self._places(stored, ""),
             progress=progress,
             recipients=self.recipients,
+            takes_media=bool(settings.media_every),
+            file_columns=settings.file_columns,
             incremental=settings.media == "incremental",
         )
 
@@ -214,6 +216,7 @@ class App(BackupVolume):
             image=container.image if container else "",
             image_id=container.image_id if container else "",
             in_wal=self.settings.pitr == "on",
+            slot=self.settings.pitr == self.settings.pitr_slot == "on",
         )
 
     def instance(self) -> str:

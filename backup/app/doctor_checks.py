@@ -52,6 +52,7 @@ from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import DatabaseFacts, DatabaseRights, inspect, login_rights
 from backup.postgres.replication import cluster_facts
 from backup.postgres.wal_rights import wal_rights
+from backup.postgres.wal_slot import slot_name, wal_slots
 from backup.progress import Silent
 from backup.storage.filesystem import disk_space, in_memory, storing
 from backup.storage.s3 import open_bucket
@@ -116,7 +117,7 @@ class _Doctor:
             Check("database", self._database),
             Check("client", self._client),
             Check("rights", self._database_rights),
-            *([Check("moments", self._moments)] if self._settings.pitr == "on" else []),
+            Check("moments", self._moments if self._settings.pitr == "on" else self._slots_left),
             Check("volumes", self._volume_lines, _COUNTING),
             Check("mounts", self._mounts, _COUNTING),
             Check("backups", self._backups),
@@ -186,7 +187,16 @@ class _Doctor:
         cluster, window = cluster_facts(source.login), read_window(settings, settings.root, now)
         streaming = told_moments.is_streaming(window, now)
         yield from told_moments.server(wal_rights(source.login), cluster.tablespaces, streaming=streaming)
+        yield from told_moments.slot(wal_slots(source.login), slot_name(source.instance), wanted=source.slot)
+        yield from told_moments.increments(cluster)
         yield told_moments.room(window, disk_space(settings.root)[0], cluster.bytes, now)
+
+    def _slots_left(self) -> Iterator[Finding]:
+        """What point-in-time recovery has left on the server, before it was switched off."""
+        with contextlib.suppress(NotChecked):
+            self._facts.borrow()
+            source = self._source.borrow()
+            yield from told_moments.slot(wal_slots(source.login), slot_name(source.instance), wanted=False)
 
     def _measure(self) -> list[Measured]:
         root, settings = self._settings.volumes, self._settings

@@ -14,6 +14,7 @@ from backup.app.offsite import contexts
 from backup.catalog.wal_archive import WAL, WalArchive
 from backup.docker.engine import Engine, folder_mount
 from backup.errors import ConfigError
+from backup.model.wal import WalSlot
 from backup.operations.pitr.base import BaseContext
 from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalSource
 from backup.operations.pitr.ship import BaseShipper, ShipContext, Shipper
@@ -21,6 +22,7 @@ from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.replication import ServerWal, server_wal
 from backup.postgres.wal_rights import receiver_name
+from backup.postgres.wal_slot import hold_wal, slot_name
 from backup.progress import Progress, Silent
 from backup.storage.filesystem import storing
 
@@ -106,7 +108,10 @@ def _database(main: App) -> WalSource:
         with clients.receiver(mount, f"{_INSIDE}/{archive.system_identifier}/stream", name) as receiver:
             yield receiver
 
-    return WalSource((clients.beside.id, clients.beside.started), ask, receive)
+    def hold(place: int) -> WalSlot | None:
+        return hold_wal(source.login, slot_name(source.instance), place) if source.slot else None
+
+    return WalSource((clients.beside.id, clients.beside.started), ask, receive, hold)
 
 
 def _folder(root: Path) -> Path:

@@ -101,11 +101,12 @@ class Catalog:
     def find(self, query: str) -> StoredSet:
         """The set that `latest`, a set id, a file name or a path to a file of it names.
 
-        `latest` is never a safety set: that holds what somebody has just replaced; nor one dated ahead of the clock.
+        `latest` is never a safety set: that holds what somebody has just replaced; nor a snapshot, which has no
+        database; nor one dated ahead of the clock.
         """
         sets = self.sets()
         if query == "latest":
-            all_good = [s for s in sets if s.good and not s.safety]
+            all_good = [s for s in sets if s.good and s.backup]
             now = self._clock()
             good = next(iter(present(all_good, now)), None)
             if good is None and all_good:
@@ -114,7 +115,7 @@ class Catalog:
                     "Set the clock, or name the set that you mean by its id: `list` shows them.",
                 )
             if good is None:
-                raise NotFound("there is no good set yet", "`create` takes one now; `list` shows safety sets, too.")
+                raise NotFound("there is no good set yet", "`create` takes one now; `list` shows the others, too.")
             return self._read_whole(good)
         name = PurePath(query).name
         found = (s for s in sets if query == s.id or name in s.files)

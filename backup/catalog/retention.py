@@ -19,6 +19,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from backup.catalog.thinning import thinned
 from backup.formatting import age, plural
 from backup.model.backup_set import (
     SKEW,
@@ -231,11 +232,12 @@ class _Judge:
         self._counted = [s for s in sets if s.verified and self.dated(s) and self.ours(s)]
         self._protected = dict(self._protect(sets))
         self._old_safety = {stored.id for stored in old_safety_sets(filter(self.ours, sets), now, gaps)}
+        self._thinned = thinned(filter(self.dated, sets), lambda stored: _lived(stored, now, gaps))
 
     def ours(self, stored: StoredSet) -> bool:
-        """Whether a set is of this database. What does not say so is, while all here that does is."""
+        """Whether a set is of this database. What does not say so is, while all here that does is; snapshots are."""
         of = identity_of(stored)
-        return self._identity is not None and (self._alone if of is None else of == self._identity)
+        return self._identity is not None and (stored.snapshot or self._alone if of is None else of == self._identity)
 
     def judge(self, stored: StoredSet) -> tuple[bool, str]:
         """Whether a set is kept, and why."""
@@ -245,6 +247,8 @@ class _Judge:
         what = "" if stored.verified else f"{_unfit(stored)}, "
         if stored.safety:
             return False, f"{what}{old} old, and ten newer safety sets exist"
+        if stored.snapshot:
+            return False, f"{what}{old} old; {self._thinned[stored.id]}"
         return False, f"{what}{old} old; the limit is {plural(self._policy.ages[stored.tier].days, 'day')}"
 
     def come(self, tier: Tier, since: datetime | None) -> int:
@@ -272,6 +276,9 @@ class _Judge:
         if stored.safety:
             if stored.id not in self._old_safety:
                 yield "a safety set: the newest ten are kept, and all of the last week"
+            return
+        if stored.snapshot:
+            yield from () if stored.id in self._thinned else ["a snapshot whose time is not over"]
             return
         limit = self._policy.ages.get(stored.tier)
         if limit is None:
@@ -304,8 +311,8 @@ class _Judge:
         return not is_ahead(stored, self._now)
 
     def _of(self, tier: Tier, component: str) -> list[StoredSet]:
-        """The counted sets of a tier that hold this component, newest first."""
-        return newest_first(s for s in self._counted if s.tier is tier and component in self._components(s))
+        """The counted sets of a tier that hold this component, newest first; for a snapshot, any can take its place."""
+        return newest_first(s for s in self._counted if _may_replace(s, tier) and component in self._components(s))
 
     def _components(self, stored: StoredSet) -> list[str]:
         """What a set is kept for: the database and each volume, without those that were forgotten after it."""
@@ -320,15 +327,20 @@ class _Judge:
         for tier in Tier:
             for component in components:
                 minimum = self._of(tier, component)[: self._policy.minimum]
-                for stored in minimum:
+                for stored in (each for each in minimum if each.tier is tier):
                     yield stored.id, f"one of the newest {len(minimum)} verified {tier} sets with {component}"
             proven = newest_first(s for s in present if s.tier is tier and s.proven)
             for component in components:
-                good = newest_first(s for s in present if s.tier is tier and component in self._components(s))
-                for stored in good[:1]:
+                good = newest_first(s for s in present if _may_replace(s, tier) and component in self._components(s))
+                for stored in (each for each in good[:1] if each.tier is tier):
                     yield stored.id, f"the newest good {tier} set with {component}"
             for stored in proven[:1]:
                 yield stored.id, f"the newest proven {tier} set"
+
+
+def _may_replace(stored: StoredSet, tier: Tier) -> bool:
+    """Whether a set makes older ones of a tier superfluous: one of that tier, or any in place of a snapshot."""
+    return stored.tier is tier or tier is Tier.SNAPSHOT
 
 
 def _bounded(decisions: Iterable[Decision], judge: _Judge, share: int, since: datetime | None) -> list[Decision]:

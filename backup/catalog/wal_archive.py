@@ -4,6 +4,7 @@
     <root>/wal/<system identifier>/segments/        whole ones, packed: <name>.gz, <name>.gz.age
     <root>/wal/<system identifier>/segments.jsonl   a record for each, appended when it was read back
     <root>/wal/<system identifier>/bases/           <id>.tar.gz, then <id>.json: no record, no base
+                                                    <id>.manifest: by it the server sends what has changed since
     <root>/wal/<system identifier>/proof.json       what the newest drill of all this found
     <root>/wal/<system identifier>/unique           tells this folder from others of the same cluster, at a place
     <root>/wal/<system identifier>/offsite-<place>.jsonl   what a place has confirmed (catalog/wal_copies.py)
@@ -216,14 +217,21 @@ class WalArchive:
         sync_directory(self.segments.directory)
         self.append(_RECORDS, segment.model_dump_json())
 
-    def keep_base(self, base: Base, staged: StagedFile) -> None:
-        """Publish a base: its file, then its record."""
+    def keep_base(self, base: Base, staged: StagedFile, manifest: bytes = b"") -> None:
+        """Publish a base: its file and its manifest, if one may build on it, then its record."""
         self.bases.publish([staged])
+        if manifest:
+            self.bases.put(f"{base.id}.manifest", manifest)
         self.bases.put(f"{base.id}.json", base.model_dump_json().encode())
+
+    def manifest(self, base: Base) -> bytes:
+        """What was kept of its manifest; empty where that is not here."""
+        name = f"{base.id}.manifest"
+        return self.bases.read(name, _LARGEST) if name in self.bases.names() else b""
 
     def remove_base(self, base: Base) -> None:
         """Remove a base: first what makes it one."""
-        self.bases.remove_all([f"{base.id}.json", base.artifact.file])
+        self.bases.remove_all([f"{base.id}.json", base.artifact.file, f"{base.id}.manifest"])
 
     def remove_segments(self, segments: Sequence[Segment]) -> None:
         """Remove packed segments: their records first, so that none names a file that is not there."""

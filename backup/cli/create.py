@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Final
@@ -13,13 +14,14 @@ import typer
 from backup.app.composition import App
 from backup.cli import base
 from backup.cli.base import At, AtLsn, FromPlace, IdentityOption, Json, OnlyOption, Scheduled, Trigger, Wait
-from backup.errors import BackupError
+from backup.errors import BackupError, ConfigError, LockHeld
 from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.model.moment import Wanted
-from backup.model.run import Outcome
+from backup.model.run import Outcome, Run
 from backup.operations.create import run as backup_operation
 from backup.operations.create.context import CreateContext
+from backup.operations.preemption import GaveWay
 from backup.operations.restore.journal import KeptFile
 from backup.progress import Progress, Silent
 
@@ -34,6 +36,7 @@ class MadeTier(StrEnum):
     WEEKLY = "weekly"
     MONTHLY = "monthly"
     MANUAL = "manual"
+    SNAPSHOT = "snapshot"
 
 
 def create_command(
@@ -55,7 +58,8 @@ def create_command(
     """Make one complete set and read it back.
 
     With `--at` it is recovered from a base backup and WAL, without touching the live database, and is as old as that
-    moment; with `--from s3` from those in the bucket.
+    moment; with `--from s3` from those in the bucket. A `snapshot` is of the media alone, and incremental: it gives
+    way to all other runs, and makes no set where nothing has changed.
 
     Examples: `create daily`, `create manual --only database`, `create --wait 600`, `create --at '10 minutes ago'`.
     """
@@ -67,14 +71,15 @@ def create_command(
         raise typer.BadParameter("--at makes a manual set of the database alone")
     request = backup_operation.Request(
         tier=Tier(tier),
-        only="database" if wanted else only.value if only else None,
+        only="database" if wanted else _half(main, tier, only, full=full),
         full=full,
-        wait=base.QUEUE if scheduled else wait,
+        wait=base.QUEUE if scheduled and tier is not MadeTier.SNAPSHOT else wait,
         patience=_PATIENCE if scheduled else 0.0,
-        **base.occasion(invocation, scheduled, trigger)._asdict(),
+        **_occasion(base.occasion(invocation, scheduled, trigger), tier)._asdict(),
     )
-    with base.progress(as_json) as progress, _context(main, progress, wanted, place) as context:
-        run = backup_operation.create_set(request, context)
+    with _skipped(request.snapshot and scheduled), base.progress(as_json) as progress:
+        context = _context(main, progress, wanted, place, alone=only is not None)
+        run = _create(request, context)
     try:
         _expire(main)
     except BackupError as error:
@@ -86,8 +91,47 @@ def create_command(
     raise typer.Exit(run.exit_code)
 
 
+def _half(main: App, tier: MadeTier, only: OnlyOption | None, *, full: bool) -> backup_operation.Only | None:
+    """Which half is asked for: a snapshot is one of the media, which wrong usage or settings are told of."""
+    if tier is not MadeTier.SNAPSHOT:
+        return only.value if only else None
+    if full or only is OnlyOption.DATABASE:
+        raise typer.BadParameter("a snapshot is of the media alone, and goes on from the set before")
+    if main.settings.media != "incremental":
+        raise ConfigError(
+            "a snapshot needs BACKUP_MEDIA=incremental: a full set would hold all files each time",
+            "`create manual --only media` makes a full one.",
+        )
+    return "media"
+
+
+def _occasion(found: base.Occasion, tier: MadeTier) -> base.Occasion:
+    """A snapshot is for no slot of its own: one that was skipped or gave way is not made up for."""
+    return base.Occasion("schedule" if found.slot else found.trigger) if tier is MadeTier.SNAPSHOT else found
+
+
 @contextlib.contextmanager
-def _context(main: App, progress: Progress, wanted: Wanted | None, place: str) -> Iterator[CreateContext]:
+def _skipped(scheduled: bool) -> Iterator[None]:
+    """A scheduled snapshot that finds another run at work, or gives way to one, is left to the next slot."""
+    try:
+        yield
+    except (LockHeld, GaveWay) as error:
+        if not scheduled:
+            raise
+        logger.info("no snapshot now: {}", error.message)
+        raise typer.Exit from None
+
+
+def _create(request: backup_operation.Request, context: AbstractContextManager[CreateContext]) -> Run:
+    with context as given:
+        return backup_operation.create_set(request, given)
+
+
+@contextlib.contextmanager
+def _context(
+    main: App, progress: Progress, wanted: Wanted | None, place: str, *, alone: bool
+) -> Iterator[CreateContext]:
+    """`alone`: of a moment, the database is all that is asked for."""
     context = main.create_context(progress)
     if wanted is None:
         yield context
@@ -96,7 +140,7 @@ def _context(main: App, progress: Progress, wanted: Wanted | None, place: str) -
     from backup.app.recovery import moment_origin  # noqa: PLC0415
 
     with moment_origin(main, wanted, place, progress) as origin:
-        yield replace(context, origin=origin)
+        yield replace(context, origin=origin, takes_media=context.takes_media and not alone)
 
 
 def _expire(main: App) -> None:

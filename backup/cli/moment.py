@@ -11,12 +11,12 @@ from backup.app.restore import restore_context
 from backup.cli import base
 from backup.model.manifest import Tier
 from backup.model.moment import Wanted
+from backup.model.moment_media import media_then
 from backup.model.run import new_run_id
 from backup.operations.create.run import Request, create_set
 from backup.operations.restore.locking import RUN_WAIT, behind
 from backup.operations.restore.physical import Physical, gather, plan
 from backup.operations.restore.plan import Plan, PlanSection, media_words
-from backup.operations.restore.plan_inputs import media_beside
 from backup.storage import lock
 
 
@@ -48,7 +48,8 @@ def look_ahead(main: App, wanted: Wanted, place: str, as_json: bool) -> Plan:
         lock.hold(main.lock, "look at a moment", run, wait=RUN_WAIT, waiting=behind),
     ):
         rows = origin.look(run, progress)
-    before = wanted.moment or origin.moment.base.ended
-    rows.append(("media", media_words(media_beside(main.catalog.sets(), before))))
+    at = wanted.moment or (datetime.now(UTC) if wanted.place is None else origin.moment.base.ended)
+    then = media_then(main.catalog.sets(), main.records.readable(), at)
+    rows.append(("media", media_words(then, at)))
     rows.append(("then", "a set of it is made, and restored as any other: its plan is shown, and asks for `yes`"))
     return Plan((PlanSection("recovery", tuple(rows)),), (), (), ())

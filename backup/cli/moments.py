@@ -18,7 +18,7 @@ from backup.cli.render.set_tables import plain_table
 from backup.config.loader import Settings
 from backup.formatting import local_time, plural, printable, size
 from backup.model.wal import Base
-from backup.monitoring.window import OffsiteWindow, Window, offsite_words, whole_second, window_words
+from backup.monitoring.window import OffsiteWindow, Window, offsite_words, slot_words, whole_second, window_words
 from backup.operations.pitr.window_reader import read_offsite, read_window
 from backup.progress import Silent
 
@@ -89,11 +89,11 @@ def moments_page(window: Window, now: datetime, zone: ZoneInfo) -> RenderableTyp
     for start, end, what in _rows(window, now):
         words = "" if what == "span" else what
         spans.add_row(local_time(start, zone, _FORM), local_time(end, zone, _FORM) if end else "now", words)
-    bases = plain_table("base backup", "ended", "size", "PostgreSQL", "databases")
+    bases = plain_table("base backup", "ended", "size", "kind", "PostgreSQL", "databases")
     for each in window.bases:
         names = printable(", ".join(each.databases))
         when, version = local_time(each.ended, zone, _FORM), printable(each.server_version)
-        bases.add_row(printable(each.id), when, size(each.artifact.stored_size), version, names)
+        bases.add_row(printable(each.id), when, size(each.artifact.stored_size), _kind(each), version, names)
     wal = f"{plural(window.segments, 'segment')} of WAL, {size(window.segment_bytes)}; {_stream(window)}"
     lines = [Text(printable(f"offsite: {offsite_words(each, now, zone)}{_problem(each)}")) for each in window.offsite]
     return Group(Text(window_words(window, now, zone)), *lines, Text(), spans, Text(), bases, Text(), Text(wal))
@@ -122,7 +122,12 @@ def _rows(window: Window, now: datetime) -> Iterator[tuple[datetime, datetime | 
 
 
 def _base(each: Base) -> str:
-    return f"{printable(each.id)}\t{each.ended.isoformat(timespec='seconds')}\t{each.artifact.stored_size}"
+    when = each.ended.isoformat(timespec="seconds")
+    return f"{printable(each.id)}\t{when}\t{each.artifact.stored_size}\t{_kind(each)}"
+
+
+def _kind(each: Base) -> str:
+    return f"on {printable(each.parent)}" if each.parent else "full"
 
 
 def _problem(window: OffsiteWindow) -> str:
@@ -137,5 +142,6 @@ def _stream(window: Window) -> str:
         return f"as {window.name} lists it" if isinstance(window, OffsiteWindow) else "no stream has been running"
     behind = f"{size(stream.behind)} behind" if stream.behind else ""
     wants = f"a base backup is wanted: {stream.wants_base}" if stream.wants_base else ""
-    told = "; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants]))
+    slot = slot_words(stream.slot) if stream.slot else ""
+    told = "; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants, slot]))
     return printable(" ".join(told.split()))

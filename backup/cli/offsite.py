@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from backup.storage.s3.bucket_setup import SetupStep
 
 _LEVELS: Final = {"done": "SUCCESS", "would": "INFO", "same": "INFO", "note": "WARNING", "failed": "ERROR"}
-# By how much the oldest base backup that is needed may be older than the oldest moment.
-_BASE_DAYS: Final = 7
+# By how much the oldest base backup that is needed may be older than the oldest moment: it is taken once a week at
+# least, and may build on one that is a week older.
+_BASE_DAYS: Final = 14
 _Done = TypeVar("_Done")
 
 app = typer.Typer(

@@ -24,21 +24,23 @@ from backup.operations.runs import Request
 def base_command(
     invocation: typer.Context,
     wait: Wait = 0.0,
+    full: Annotated[bool, typer.Option("--full", help="Not only what has changed since the last one.")] = False,
     scheduled: Scheduled = False,
     trigger: Trigger = "",
 ) -> None:
     """Take a base backup of the whole cluster, on which received WAL is replayed to restore any moment.
 
-    Needs BACKUP_PITR=on. The service does this by schedule, and whenever the WAL alone is not enough.
+    Needs BACKUP_PITR=on. The service does this by schedule, and whenever the WAL alone is not enough. From PostgreSQL
+    17 on, with `summarize_wal`, it holds what has changed since the last one, on a full one each week.
 
-    Example: `base`.
+    Examples: `base`, `base --full`.
     """
     main = App(base.prepare_command(as_json=False, kind="backup"))
     main.require_volume()
     occasion = base.occasion(invocation, scheduled, trigger)
     request = Request(wait=base.QUEUE if scheduled or trigger else wait, **occasion._asdict())
     with base.progress(as_json=False) as progress:
-        run = take_base(request, base_context(main, progress))
+        run = take_base(request, base_context(main, progress), full=full)
     logger.success("base backup {}", run.message)
 
 

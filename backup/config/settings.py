@@ -19,6 +19,7 @@ from backup.config.types import (
     Days,
     Host,
     Hours,
+    Interval,
     NameList,
     People,
     Port,
@@ -69,6 +70,11 @@ class Settings(OffsiteSettings):
         alias="BACKUP_PITR_MAX_LAG",
         ge=10,
         description="seconds that the received WAL may be behind before health turns red",
+    )
+    pitr_slot: Literal["off", "on"] = Field(
+        "off",
+        alias="BACKUP_PITR_SLOT",
+        description="`on`: the server keeps WAL while nobody receives it, up to its max_slot_wal_keep_size",
     )
     pitr_offsite_every: int = Field(
         60,
@@ -136,6 +142,11 @@ class Settings(OffsiteSettings):
     )
     media: Literal["full", "incremental"] = Field(
         "full", alias="BACKUP_MEDIA", description="sets hold all files (`full`), or the new ones alone (`incremental`)"
+    )
+    media_every: Interval = Field(
+        "",
+        alias="BACKUP_MEDIA_EVERY",
+        description="how often a snapshot of the media alone is taken between the sets, such as `15m`, or `off`",
     )
     excludes: NameList = Field(
         (), alias="BACKUP_MEDIA_EXCLUDE", description="patterns left out in addition to *.pyc, __pycache__, .DS_Store"
@@ -247,6 +258,10 @@ class Settings(OffsiteSettings):
 
     @model_validator(mode="after")
     def _incremental(self) -> Self:
+        if self.media_every and self.media != "incremental":
+            raise ValueError(
+                "BACKUP_MEDIA_EVERY needs BACKUP_MEDIA=incremental: a full set would hold all files each time"
+            )
         if self.media == "incremental" and self.encrypt == "all":
             raise ValueError(
                 "BACKUP_MEDIA=incremental does not go with BACKUP_ENCRYPT=all: which files are new is told by the last"

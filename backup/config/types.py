@@ -26,6 +26,9 @@ _OVERLAP: Final = (
     "overlap: backups would be archived into themselves, and a restore of files would replace them; mount the"
     " backup volume apart from all that is archived, such as at /backups, and each volume below /volumes"
 )
+# Parts of an hour and of a day without a remainder.
+_MINUTES: Final = (5, 6, 10, 12, 15, 20, 30)
+_HOURS: Final = (1, 2, 3, 4, 6, 8, 12)
 # An upload that follows each backup instead of a cron line.
 AFTER: Final = "after"
 
@@ -45,6 +48,20 @@ def _listed(value: object) -> object:
 
 def _cron(value: str) -> str:
     return "" if value.lower() == "off" else check_cron(value)
+
+
+def _every(value: str) -> str:
+    """The cron line of what is done so often: between the full hours, at which other jobs begin."""
+    if value.lower() in ("", "off"):
+        return ""
+    match = re.fullmatch(r"([1-9]\d?) ?(m|h)", value)
+    count, unit = (int(match[1]), match[2]) if match else (0, "")
+    if unit == "m" and count in _MINUTES:
+        return f"{count // 2}-59/{count} * * * *"
+    if unit == "h" and count in _HOURS:
+        return "30 * * * *" if count == 1 else f"30 */{count} * * *"
+    allowed = ", ".join([*(f"{each}m" for each in _MINUTES), *(f"{each}h" for each in _HOURS)])
+    raise ValueError(f"{printable(value)!r} is none of {allowed}")
 
 
 def _addresses(value: object) -> object:
@@ -156,6 +173,7 @@ def _people(value: tuple[str, ...]) -> tuple[str, ...]:
 Zone = Annotated[ZoneInfo, BeforeValidator(_zone)]
 NameList = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Cron = Annotated[str, AfterValidator(_cron)]
+Interval = Annotated[str, AfterValidator(_every)]
 UploadTimes = Annotated[str, AfterValidator(_upload)]
 Host = Annotated[str, _matching(r"[A-Za-z0-9:][A-Za-z0-9_.:-]{0,252}", "a host name or an address")]
 BucketName = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]", "the name of a bucket")]

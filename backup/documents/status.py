@@ -162,7 +162,8 @@ _SPAN = form("Span", start=_BEGIN, end=Instant, live=bool, bases=derived(many(Te
 BREAK = form("Break", about="It goes on where `end` is null.", start=Instant, end=maybe(Instant, "end"))
 _BASE = form(
     "Base",
-    about="A base backup: consistent from `ended` on, with the WAL from `start_lsn`.",
+    about="A base backup: consistent from `ended` on, with the WAL from `start_lsn`. `parent` is the one that an"
+    " incremental one builds on, empty for a full one; `cluster_bytes` are those of its own files.",
     id=Text,
     started=Instant,
     ended=Instant,
@@ -174,10 +175,22 @@ _BASE = form(
     databases=many(Text),
     size_bytes=at(int, "artifact", "stored_size"),
     cluster_bytes=at(int, "bytes"),
+    parent=Text,
+)
+_SLOT = form(
+    "WalSlot",
+    about="The slot by which the server keeps WAL. `safe_bytes`: so many until it gives it up. `problem`: why there"
+    " is none.",
+    name=Text,
+    held_bytes=at(int, "held"),
+    safe_bytes=maybe(int, "safe"),
+    problem=Text,
+    hint=Text,
 )
 _STREAM = form(
     "Stream",
-    about="`level` is the newest moment of which all that was committed is safe here.",
+    about="`level` is the newest moment of which all that was committed is safe here. `slot`: null where none is"
+    " wanted.",
     looked=Instant,
     state=Text,
     message=Text,
@@ -189,6 +202,7 @@ _STREAM = form(
     lag_bytes=at(int, "behind"),
     level=maybe(Instant, "level"),
     wants_base=Text,
+    slot=maybe(_SLOT, "slot"),
 )
 _WINDOW_PROOF = form(
     "WindowProof",

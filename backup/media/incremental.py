@@ -34,13 +34,24 @@ ROTTEN: Final = "has other content although its times are as they were: bit rot,
 class Increment:
     """What one run makes of a volume: give `archiver` to `archive_tree.archive`.
 
-    `name` is the file that `pack`, new content, becomes; `day` is today's, since 1970. Afterwards `used` are the packs
-    that the tree names, and `new` how many files are in the new one.
+    `name` is the file that `pack`, new content, becomes; `day` is today's, since 1970. Without `rereading`, the share
+    of the day is left to others. Afterwards `used` are the packs that the tree names, and `new` how many files are in
+    the new one.
     """
 
-    def __init__(self, name: str, pack: PackSink, tree: Sink, known: KnownFiles, packs: PackFiles, day: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        pack: PackSink,
+        tree: Sink,
+        known: KnownFiles,
+        packs: PackFiles,
+        day: int,
+        *,
+        rereading: bool = True,
+    ) -> None:
         self.name, self.pack, self.tree = name, pack, tree
-        self.known, self.packs, self.day = known, packs, day
+        self.known, self.packs, self.day, self.rereading = known, packs, day, rereading
         self.lines = TreeWriter(known.numbers)
         self.new = 0
         # Bytes of content in the new pack.
@@ -143,8 +154,10 @@ class _Incremental(Archiver):
         return True
 
     def _need_not_be_read(self, known: FileLine, found: os.stat_result) -> bool:
-        today = self._increment.day
-        return self._known.is_untouched(known, found) and not is_due(int(known.fields[14]), today, known.inode)
+        run = self._increment
+        if not self._known.is_untouched(known, found):
+            return False
+        return not (run.rereading and is_due(int(known.fields[14]), run.day, known.inode))
 
     def _repeat(self, before: FileLine) -> None:
         """Let the lines of a file stand in this set, too."""

@@ -15,6 +15,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from backup.model.derived_manifest import BareFile, bare_file, derive
 from backup.model.manifest import DatabasePart, FileId, Manifest, Summary, Tier, file_name, parse_file_name, summarise
+from backup.model.recovered import Missing
+from backup.model.tiers import NO_BACKUPS
 
 SetState = Literal["complete", "complete with changes", "damaged", "does not load", "unreadable", "old script"]
 GOOD: Final[frozenset[SetState]] = frozenset({"complete", "complete with changes"})
@@ -30,17 +32,6 @@ SEALED: Final = (
 )
 # What it says is unchecked of files whose manifest is derived.
 BARE: Final = "sizes, checksums and row counts: there is no manifest to compare with"
-
-
-class Missing(BaseModel):
-    """Files that rows of the database name and no archive of the set holds; `listed` is cut at 1,000."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    columns: tuple[str, ...] = ()
-    referenced: int = 0
-    missing: int = 0
-    listed: tuple[str, ...] = ()
 
 
 class Proof(BaseModel):
@@ -238,6 +229,16 @@ class StoredSet:
         return self.tier is Tier.PRE_RESTORE
 
     @property
+    def snapshot(self) -> bool:
+        """A snapshot. It holds the media alone, as they were between two backups, and is no backup."""
+        return self.tier is Tier.SNAPSHOT
+
+    @property
+    def backup(self) -> bool:
+        """Neither a safety set nor a snapshot."""
+        return self.tier not in NO_BACKUPS
+
+    @property
     def good(self) -> bool:
         """Published, all its files there in their sizes, and not found damaged or refused by a server since."""
         return self.state in GOOD
@@ -312,8 +313,8 @@ def newest_first(sets: Iterable[StoredSet]) -> list[StoredSet]:
 
 
 def newest_good(sets: Iterable[StoredSet]) -> StoredSet | None:
-    """The newest good set, from sets in any order."""
-    return max((s for s in sets if s.good), key=lambda s: s.time, default=None)
+    """The newest good set that is no snapshot, from sets in any order."""
+    return max((s for s in sets if s.good and not s.snapshot), key=lambda s: s.time, default=None)
 
 
 def is_ahead(stored: StoredSet, now: datetime) -> bool:

@@ -27,13 +27,14 @@ STAMP: Final = "%Y-%m-%d_%H-%M-%S"
 
 
 class Tier(StrEnum):
-    """A directory of sets. The first three are scheduled; `manual` is a person's own."""
+    """A directory of sets. The first three are scheduled, `manual` is a person's own, `snapshot` of media alone."""
 
     DAILY = "daily"
     WEEKLY = "weekly"
     MONTHLY = "monthly"
     MANUAL = "manual"
     PRE_RESTORE = "pre-restore"
+    SNAPSHOT = "snapshot"
 
 
 _BY_NAME: Final = {str(tier): tier for tier in Tier}

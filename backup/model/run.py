@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from backup.model.manifest import Tier
+from backup.model.tiers import NO_BACKUPS
 
 
 class Outcome(StrEnum):
@@ -60,9 +60,9 @@ class Run(BaseModel):
         return self.ended - self.started if self.ended else None
 
     @property
-    def safety(self) -> bool:
-        """Of a safety set, which is no backup: whether that succeeds says nothing of the backups."""
-        return self.tier == Tier.PRE_RESTORE
+    def backup(self) -> bool:
+        """Not of a safety set or a snapshot: whether one of those succeeds says nothing of the backups."""
+        return self.tier not in NO_BACKUPS
 
 
 def new_run_id(now: datetime) -> str:

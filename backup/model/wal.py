@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -122,8 +122,12 @@ class Segment(_Record):
 class Base(_Record):
     """A base backup. It is consistent from `ended` (at `end`) on, with the segments from `start`.
 
-    `end`, `start` are places in the WAL as PostgreSQL writes them, `size` is of a segment, `bytes` of the cluster.
+    `end`, `start` are places in the WAL as PostgreSQL writes them, `size` is of a segment, `bytes` of the files in it.
     `user` is the login that it was taken by, `databases` are the names that can be recovered from it.
+
+    `parent` is the base that an incremental one builds on: it holds what has changed since; empty for a full one.
+    `summarized`: the server kept summaries of its WAL, so that another one may build on this. `checksums`: its pages
+    have them.
     """
 
     id: str
@@ -141,6 +145,9 @@ class Base(_Record):
     databases: tuple[str, ...] = ()
     size: Count
     bytes: Count = 0
+    parent: str = ""
+    summarized: bool = False
+    checksums: bool = False
     artifact: Artifact
 
     @property
@@ -154,12 +161,26 @@ class Base(_Record):
         return SegmentId.at(self.timeline, max(lsn(self.end) - 1, 0), self.size)
 
 
+class WalSlot(_Record):
+    """The slot by which the server keeps WAL for us: `held` bytes now. `safe`: so many more until it gives the slot up.
+
+    `problem`: why there is none, or why it is not used; `hint` is what to do.
+    """
+
+    name: str
+    held: Count = 0
+    safe: Count | None = None
+    problem: str = ""
+    hint: str = ""
+
+
 class Stream(_Record):
     """What was last known of the WAL that is being received.
 
     `looked` is when; `state` is `streaming`, `starting`, `down` or `failed`, `message` and `hint` say why. `received`
     and `current` are places in the WAL: what is safe here, and where the server was. `level` is the newest moment of
     which all that was committed is safe here. `wants_base`: why a base is to be taken at once; empty when none is.
+    `slot`: None where none is wanted.
     """
 
     looked: AwareDatetime
@@ -173,6 +194,7 @@ class Stream(_Record):
     current: str = "0/0"
     level: AwareDatetime | None = None
     wants_base: str = ""
+    slot: WalSlot | None = None
 
     @property
     def up(self) -> bool:
@@ -262,11 +284,49 @@ class Received:
         return last, moment, False
 
 
-def spans(bases: Iterable[Base], received: Received) -> list[Span]:
-    """The moments that can be brought back, oldest first. A base without its own segments gives none."""
+def chain(base: Base, bases: Iterable[Base]) -> list[Base]:
+    """What it takes to bring a base back: the full one first, itself last; empty when one of them is missing."""
+    return _chain(base, {each.id: each for each in bases})
+
+
+def _chain(base: Base, known: Mapping[str, Base]) -> list[Base]:
+    found = [base]
+    while (last := found[-1]).parent:
+        parent = known.get(last.parent)
+        # Records may be damaged, or from elsewhere: none leads in a circle.
+        if parent is None or parent.ended >= last.ended or _history(parent) != _history(last):
+            return []
+        found.append(parent)
+    return found[::-1]
+
+
+def _history(base: Base) -> tuple[str, int]:
+    return base.system_identifier, base.timeline
+
+
+def supported(bases: Sequence[Base]) -> list[Base]:
+    """Those of which all is there that they build on."""
+    known = {each.id: each for each in bases}
+    return [each for each in bases if _chain(each, known)]
+
+
+def unneeded(gone: Sequence[Base], bases: Sequence[Base]) -> list[Base]:
+    """Those of `gone` that no other of the `bases` builds on, as they are to go: the oldest full one first, but none
+    before what builds on it."""
+    known = {each.id: each for each in bases}
+    needed = {link.id for each in bases if each not in gone for link in _chain(each, known)}
+    able = sorted(
+        (each for each in gone if each.id not in needed), key=lambda each: (each.ended, each.id), reverse=True
+    )
+    return sorted(able, key=lambda each: (_chain(each, known) or [each])[0].ended)
+
+
+def spans(bases: Sequence[Base], received: Received) -> list[Span]:
+    """The moments that can be brought back, oldest first. A base without its own segments gives none, nor does one
+    that builds on what is not there."""
     found: list[Span] = []
     reached: SegmentId | None = None
-    for base in sorted(bases, key=lambda each: (each.ended, each.id)):
+    for base in sorted(supported(bases), key=lambda each: (each.ended, each.id)):
         last, moment, live = received.chain(base)
         if last is None or moment is None or last < base.last:
             continue
@@ -280,7 +340,7 @@ def spans(bases: Iterable[Base], received: Received) -> list[Span]:
     return found
 
 
-def base_for(bases: Iterable[Base], received: Received, moment: datetime) -> Base | None:
+def base_for(bases: Sequence[Base], received: Received, moment: datetime) -> Base | None:
     """The newest base from which the state of `moment` can be had; None outside of every span."""
     held = [each for span in spans(bases, received) if span.holds(moment) for each in span.bases]
     return max((each for each in held if each.ended <= moment), key=lambda each: each.ended, default=None)

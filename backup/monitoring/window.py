@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
-from backup.formatting import duration
+from backup.formatting import duration, size
 from backup.model.finding import Finding
-from backup.model.wal import Base, Span, Stream, WindowProof
+from backup.model.wal import Base, Span, Stream, WalSlot, WindowProof
 
 _LISTED: Final = 3
 _MINUTE: Final = timedelta(minutes=1)
 _SHORT: Final = timedelta(minutes=5)
 _DAY: Final = timedelta(days=1)
+# A full base backup is taken each seventh night, where the others are incremental.
+_WEEK: Final = 7
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,25 @@ def wal_a_day(window: Window, now: datetime) -> float:
     return window.segment_bytes / (lived / _DAY) if lived >= _DAY else 0.0
 
 
+def base_sizes(window: Window, cluster: int) -> list[tuple[int, int]]:
+    """How many base backups of how many bytes there will be: full ones, then those that build on them.
+
+    `cluster`: the size of a first one. Of incremental ones a week more is kept: what the oldest moment builds on.
+    """
+    recent = window.bases[-_WEEK:]
+    full = next((each.artifact.stored_size for each in reversed(window.bases) if not each.parent), cluster)
+    step = next((each.artifact.stored_size for each in reversed(recent) if each.parent), None)
+    if step is None:
+        return [(window.kept, full)]
+    count = window.kept + _WEEK - 1
+    fulls = -(-count // _WEEK)
+    return [(fulls, full), (count - fulls, step)]
+
+
 def still_to_come(window: Window, now: datetime, cluster: int = 0) -> int:
     """Bytes that base backups and WAL will take beyond those that are here. `cluster`: the size of a first base."""
-    each = window.base.artifact.stored_size if window.base else cluster
-    wanted = window.kept * each + round(wal_a_day(window, now) * (window.keep / _DAY))
+    wanted = sum(count * each for count, each in base_sizes(window, cluster))
+    wanted += round(wal_a_day(window, now) * (window.keep / _DAY))
     here = sum(base.artifact.stored_size for base in window.bases) + window.segment_bytes
     return max(0, wanted - here)
 
@@ -139,6 +156,12 @@ def window_words(window: Window, now: datetime, zone: tzinfo, *, proven: bool = 
     proof = window.proof
     tried = f"; proven to {_second(proof.moment, zone)}" if proof and not proof.problem else "; not proven yet"
     return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}{tried if proven else ''}"
+
+
+def slot_words(slot: WalSlot) -> str:
+    """The slot in one line."""
+    more = f", {size(slot.safe)} more until the server gives it up" if slot.safe is not None else ""
+    return slot.problem or f"{slot.name} keeps {size(slot.held)} of WAL{more}"
 
 
 def whole_second(moment: datetime) -> datetime:

@@ -22,6 +22,7 @@ OFFSITE: Final = frozenset({*_UPLOADS, "offsite-verify", "offsite-prune", "offsi
 # What each job runs, after the program's own name.
 JOB_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     **{str(tier): (CREATE, "--scheduled", str(tier)) for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY)},
+    Tier.SNAPSHOT: (CREATE, "--scheduled", Tier.SNAPSHOT),
     "base": ("base", "--scheduled"),
     "drill": ("drill", "--scheduled"),
     "cleanup": ("prune", "--scheduled"),
@@ -45,6 +46,7 @@ def jobs(settings: Settings) -> dict[str, str]:
         Tier.DAILY: settings.daily,
         Tier.WEEKLY: settings.weekly,
         Tier.MONTHLY: settings.monthly,
+        Tier.SNAPSHOT: settings.media_every,
         "base": settings.pitr_base if settings.pitr == "on" else "",
         "drill": settings.drill,
         "cleanup": settings.cleanup,

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from backup.errors import ConfigError
-from backup.model.backup_set import Missing
+from backup.model.recovered import Missing
 from backup.postgres.clients import Clients
 from backup.postgres.dump.statements import quoted
 from backup.postgres.psql import OWN, STRICT, literal, query_lines, script

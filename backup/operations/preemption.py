@@ -1,8 +1,8 @@
 """What touches nothing live ends when something else wants to begin: whoever restores has an emergency.
 
-A drill and the try of a new set give way to a restore; a drill that the service begins of its own accord gives way to
-every run. Asked by a file in the state, since the two may be in different containers, and neither sees the other's
-processes.
+A drill and the try of a new set give way to a restore; a drill that the service begins of its own accord, and a
+snapshot of the media, give way to every run. Asked by a file in the state, since the two may be in different
+containers, and neither sees the other's processes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from backup.storage.directory import LocalStore
 TO_ALL: Final = "that gives way"
 _NAME: Final = "restore-first"
 _LOOK: Final = 1.0
+_UNJUDGED: Final = "The set was not judged; `drill` proves it later."
 # Seconds that one who gives way is given for it.
 _PATIENCE: Final = 60.0
 
@@ -52,7 +53,7 @@ def ask_holder(root: Path, what: str, waiting: Callable[[str], None]) -> Callabl
 
     def told(who: str) -> None:
         if TO_ALL in who:
-            logger.info("stopping the drill of the new set, because this goes first")
+            logger.info("what gives way is asked to end, because this goes first")
             ask(root, what)
         waiting(who)
 
@@ -60,10 +61,11 @@ def ask_holder(root: Path, what: str, waiting: Callable[[str], None]) -> Callabl
 
 
 @contextlib.contextmanager
-def giving_way(root: Path, limit: float = math.inf, *, look: float = _LOOK) -> Iterator[None]:
+def giving_way(root: Path, limit: float = math.inf, *, look: float = _LOOK, hint: str = _UNJUDGED) -> Iterator[None]:
     """The body is ended by SIGTERM, with GaveWay, when somebody asks, or has asked since the lock was taken.
 
-    After `limit` seconds it is ended, too. It is looked for both every `look` seconds. Only under the lock.
+    After `limit` seconds it is ended, too. It is looked for both every `look` seconds. `hint`: what becomes of its
+    work. Only under the lock.
     """
     store, over, why, deadline = LocalStore(root / "state"), threading.Event(), list[str](), time.monotonic() + limit
     before = b"" if _since_locked(root / "state") else _read(store)
@@ -87,7 +89,7 @@ def giving_way(root: Path, limit: float = math.inf, *, look: float = _LOOK) -> I
     except Interrupted as error:
         if why:
             ended = GaveWay(signal.SIGTERM)
-            ended.message, ended.hint = why[0], "The set was not judged; `drill` proves it later."
+            ended.message, ended.hint = why[0], hint
             raise ended from error
         raise
     finally:

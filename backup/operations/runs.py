@@ -150,12 +150,13 @@ def locked(
     """Hold the lock for the body, in the name of `run`; LockHeld after `wait` seconds. Gives the run as begun by then.
 
     `waiting` is told who is waited for, one after the other, and may raise instead; without it, whoever gives way to
-    all others is asked to, as this run does when it is `yielding`.
+    all others is asked to, as this run does when it is `yielding`: it asks nobody.
     """
     what = _name(run)
     name = f"{what} {preemption.TO_ALL}" if yielding else what
-    told = waiting or preemption.ask_holder(context.catalog.root, what, _told)
-    with lock.hold(context.lock, name, run.id, wait=preemption.patience(context.lock, wait), waiting=told):
+    told = waiting or (_told if yielding else preemption.ask_holder(context.catalog.root, what, _told))
+    patience = wait if yielding else preemption.patience(context.lock, wait)
+    with lock.hold(context.lock, name, run.id, wait=patience, waiting=told):
         yield run.model_copy(update={"started": context.clock()})
 
 

@@ -2,6 +2,9 @@
 
 pg_basebackup writes one tar: backup_label, the files of the cluster, and last backup_manifest, which has size and
 SHA-256 of each file and the WAL that the backup needs.
+
+In an incremental one most files of relations are called INCREMENTAL.<name>: how long the file is, and those of its
+blocks that WAL summaries tell of (backup/basebackup_incremental.c in PostgreSQL's sources).
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 import tarfile
 import threading
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,17 +29,33 @@ MANIFEST: Final = "backup_manifest"
 _LABEL: Final = "backup_label"
 _START: Final = re.compile(r"^START WAL LOCATION: ([0-9A-F]+/[0-9A-F]+) ", re.MULTILINE)
 _TIMELINE: Final = re.compile(r"^START TIMELINE: ([0-9]+)$", re.MULTILINE)
+_FROM: Final = re.compile(r"^INCREMENTAL FROM LSN: ([0-9A-F]+/[0-9A-F]+)$", re.MULTILINE)
 _AHEAD: Final = 4
 _LARGEST_LABEL: Final = 64 << 10
+# Of the main fork; those of maps have a word more.
+_INCREMENTAL: Final = re.compile(r"(?:base/(?P<database>\d+)|global)/INCREMENTAL\.(?P<file>\d+)(?:\.(?P<segment>\d+))?")
+# Magic, how many blocks follow, how many there are at least; then the numbers of those that follow.
+_HEADER: Final = struct.Struct("<3I")
+_MAGIC: Final = 0xD3AE1F0D
+# Blocks of a file of a relation, unless the server was built otherwise. pg_combinebackup takes no larger one.
+SEGMENT_BLOCKS: Final = 131072
 
 
 @dataclass(frozen=True)
 class BaseContent:
-    """Where recovery of a base begins and where it is consistent, as PostgreSQL writes places; `bytes` of its files."""
+    """Where recovery of a base begins and where it is consistent, as PostgreSQL writes places; `bytes` of its files.
+
+    `manifest` is what the server needs of it to send what has changed since. Of an incremental one `parent` is where
+    the base begins that it builds on, and `taken` has by (database, file, segment) the highest block of a file of a
+    table or an index that is to be taken from there.
+    """
 
     timeline: int
     start: str
     end: str
+    manifest: bytes
+    parent: str
+    taken: Mapping[tuple[int, int, int], int]
     files: int
     bytes: int
 
@@ -112,7 +133,7 @@ class _Tar:
 
 def read_base(pieces: Iterable[bytes]) -> BaseContent:
     """Read the tar of a base backup and compare each file with its manifest; ValueError for what differs."""
-    found: dict[str, tuple[int, str]] = {}
+    found, taken = dict[str, tuple[int, str]](), dict[tuple[int, int, int], int]()
     label, manifest = "", b""
     for member, content in _Tar(pieces).members():
         name = member.name.removeprefix("./")
@@ -125,15 +146,45 @@ def read_base(pieces: Iterable[bytes]) -> BaseContent:
             data = b"".join(content)
             label, content = data.decode(errors="replace"), iter([memoryview(data)])
         if member.isreg():
-            digest = hashlib.sha256()
+            digest, head = hashlib.sha256(), bytearray()
+            part = _INCREMENTAL.fullmatch(name)
             for piece in content:
                 digest.update(piece)
+                if part and len(head) < _HEADER.size + 4 * SEGMENT_BLOCKS:
+                    head += piece
+            if part and (block := _highest_taken(head, name)) >= 0:
+                taken[int(part["database"] or 0), int(part["file"]), int(part["segment"] or 0)] = block
             found[name] = (member.size, digest.hexdigest())
     start, timeline = _START.search(label), _TIMELINE.search(label)
     if not start or not timeline:
         raise ValueError("it has no backup_label that says where its WAL begins")
-    end = _compare(_parsed(manifest), found, int(timeline[1]))
-    return BaseContent(int(timeline[1]), start[1], end, len(found), sum(size for size, _ in found.values()))
+    parsed, parent = _parsed(manifest), _FROM.search(label)
+    end = _compare(parsed, found, int(timeline[1]))
+    count, before = sum(size for size, _ in found.values()), parent[1] if parent else ""
+    return BaseContent(int(timeline[1]), start[1], end, _without_sums(parsed), before, taken, len(found), count)
+
+
+def _highest_taken(head: bytearray, name: str) -> int:
+    """The highest block of an incremental file that is to be taken from the base before it; -1 for none."""
+    magic, count, length = _HEADER.unpack_from(head) if len(head) >= _HEADER.size else (0, 0, 0)
+    if magic != _MAGIC or len(head) < _HEADER.size + 4 * count:
+        raise ValueError(f"{name} is no incremental file")
+    there = array("I", bytes(head[_HEADER.size : _HEADER.size + 4 * count]))
+    held = set(there)
+    return next((block for block in range(length - 1, -1, -1) if block not in held), -1)
+
+
+def _without_sums(manifest: dict[str, Any]) -> bytes:
+    """The same manifest, as small as the server takes it. Sums of small files could tell what is in them."""
+    files = [{k: each[k] for k in ("Path", "Encoded-Path", "Size") if k in each} for each in manifest["Files"]]
+    rest = {key: value for key, value in manifest.items() if key not in ("Files", "Manifest-Checksum")}
+    # The server wants its version first, and the sum in a line of its own.
+    version = "PostgreSQL-Backup-Manifest-Version"
+    text = json.dumps(
+        {version: rest.pop(version, 1), "Files": files, **rest}, ensure_ascii=False, separators=(",", ":")
+    )
+    body = f"{text[:-1]},\n".encode()
+    return body + f'"Manifest-Checksum": "{hashlib.sha256(body).hexdigest()}"}}\n'.encode()
 
 
 def _parsed(manifest: bytes) -> dict[str, Any]:

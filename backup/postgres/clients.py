@@ -37,7 +37,7 @@ _OUTPUT: Final = {"psql": "--output"}
 # A directory in which a server of ours has its socket ends so; short, because the path of a socket must be.
 SOCKETS: Final = "sock"
 _SPOOLED: Final = re.compile(
-    r"([0-9a-f]{12})\.(?:[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|archive|index|out\.fifo)"
+    r"([0-9a-f]{12})\.(?:[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|archive|index|manifest|out\.fifo)"
     rf"|[0-9a-f]{{16}}\.{SOCKETS})"
 )
 # A session may say nothing for hours while it works or waits: no router on the way is to forget it, and a server that
@@ -214,17 +214,20 @@ class HelperClients(Clients):
 
     @contextlib.contextmanager
     def base_backup(
-        self, arguments: Sequence[str], run: str, busy: Callable[[], bool] = lambda: False
+        self, arguments: Sequence[str], run: str, busy: Callable[[], bool] = lambda: False, manifest: bytes = b""
     ) -> Iterator[ProcessOutput]:
-        """As `run` of pg_basebackup, which writes a tar to its standard output alone."""
-        with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
-            words = [
-                *("-c", 'exec pg_basebackup "$@" >"$0"', self._inside(pipe.path)),
-                *(*self._connection(run), *arguments),
-            ]
-            with self._started("sh", words, run) as process:
-                with ProcessOutput(process, pipe, "pg_basebackup", self._stall, busy) as output:
-                    yield output
+        """As `run` of pg_basebackup, which writes a tar to its standard output alone. `manifest` is its parent's."""
+        spooled = self._path(run, "manifest")
+        try:
+            with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
+                spooled.write_bytes(manifest)
+                words = ["-c", 'exec pg_basebackup "$@" >"$0"', self._inside(pipe.path), *self._connection(run)]
+                words += [*arguments, *([f"--incremental={self._inside(spooled)}"] if manifest else [])]
+                with self._started("sh", words, run) as process:
+                    with ProcessOutput(process, pipe, "pg_basebackup", self._stall, busy) as output:
+                        yield output
+        finally:
+            spooled.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def receiver(self, folder: SpoolMount, directory: str, name: str) -> Iterator[Receiver]:

@@ -20,8 +20,9 @@ from backup.postgres.dump.money import with_setting
 from backup.postgres.inspect import DatabaseFacts, end_sessions, inspect
 from backup.postgres.replication import held_snapshot
 from backup.postgres.server import is_at_work, standing
-from backup.postgres.session import Login, name_only
+from backup.postgres.session import Login, connected, name_only
 from backup.postgres.session_settings import DUMP, connection_options
+from backup.postgres.wal_slot import drop_slot, slot_name
 from backup.storage.artifact_writer import ArtifactWriter
 
 # From this version on a dump can have what the planner knows of tables.
@@ -37,7 +38,8 @@ class PostgresSource:
     """One database. `image` and `image_id` are those of its container, empty over the network.
 
     `lock_timeout`, `patience`: seconds for which a dump may wait for a lock, and any session may do nothing.
-    `scratch` drops what dead drills left on the server. `in_wal`: a dump notes its place in the WAL.
+    `scratch` drops what dead drills left on the server. `in_wal`: a dump notes its place in the WAL. `slot`: the server
+    is to keep WAL for us.
     """
 
     login: Login
@@ -49,6 +51,7 @@ class PostgresSource:
     image_id: str = ""
     scratch: Callable[[], int] = lambda: 0
     in_wal: bool = False
+    slot: bool = False
 
     def inspect(self) -> DatabaseFacts:
         """What the server says of the database; refuses poolers and clients of another version."""
@@ -71,8 +74,14 @@ class PostgresSource:
         return self._at_work(self.login.name, run, self.lock_timeout + self.patience)
 
     def sweep(self) -> int:
-        """End what dead runs left: helpers, pipes, and sessions on the server. Only under the lock."""
-        count = self.clients.sweep() + end_sessions(self.login, application(self.instance))
+        """End what dead runs left: helpers, pipes, and sessions on the server. Only under the lock.
+
+        A slot that is not wanted any more is dropped: nobody would move it on.
+        """
+        count = self.clients.sweep()
+        with connected(self.login, "sweep") as connection:
+            count += end_sessions(connection, application(self.instance))
+            count += 0 if self.slot else drop_slot(connection, slot_name(self.instance))
         try:
             count += len(drop_remains(self.login))
         except BackupError as error:

@@ -239,14 +239,13 @@ def settings_for(login: Login, target: str) -> tuple[str, ...]:
         return _settings(connection, target)
 
 
-def end_sessions(login: Login, application: str) -> int:
+def end_sessions(connection: psycopg.Connection[Any], application: str) -> int:
     """End the sessions that a dead run left on the server under `application`; how many there were."""
-    with connected(login, "sweep") as connection:
-        return connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE starts_with(application_name, %s) AND pid <> pg_backend_pid()",
-            (application,),
-        ).rowcount
+    return connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE starts_with(application_name, %s) AND pid <> pg_backend_pid()",
+        (application,),
+    ).rowcount
 
 
 def _settings(connection: psycopg.Connection[Any], target: str | None) -> tuple[str, ...]:

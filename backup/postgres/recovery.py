@@ -19,7 +19,7 @@ from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMoun
 from backup.docker.helper import Helper
 from backup.docker.recovery_server import DATA, PG_WAL, PLACE, RecoveryServer, RecoveryVolume
 from backup.errors import BackupError, EngineError, IntegrityError, LoadFailed, NoSpace
-from backup.formatting import listed, printable, size
+from backup.formatting import printable, size
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, parse_commit
 from backup.model.wal import lsn, lsn_text
@@ -28,7 +28,7 @@ from backup.postgres.dump_source import PostgresSource
 from backup.postgres.preload_libraries import preloading
 from backup.postgres.process_io import Pipe, ProcessInput, ProcessOutput
 from backup.postgres.server import maintenance
-from backup.postgres.session import Login, connected
+from backup.postgres.session import Login
 from backup.postgres.wal_dump import COMMITS, DELETIONS, lines_of, require_whole, tail_start
 
 ROLE: Final = "recovery"
@@ -67,6 +67,23 @@ _CLOSE: Final = """
     chown -R "$owner" .
     flush
 """
+# A base and what builds on it, each in a folder of its own, become one: pg_combinebackup takes no tars. It compares who
+# builds on whom; the sums of files that are taken over whole are the server's own, and all of it is read once more.
+# Since 18 those files need not be copied.
+_COMBINE: Final = """
+    set -e
+    umask 077
+    cd "$0"
+    link=
+    if pg_combinebackup --help | grep -q -e --link; then link=--link; fi
+    pg_combinebackup --no-sync --manifest-checksums=SHA256 $link --output=links/whole "$@"
+    pg_verifybackup --no-parse-wal --quiet links/whole
+    rm -rf "$@"
+    find links/whole/pg_wal -mindepth 1 -maxdepth 1 -exec mv {} pg_wal/ \\;
+    rmdir links/whole/pg_wal
+    mv links/whole/* .
+    rmdir links/whole links
+"""
 _CLOSED: Final = re.compile(r"^Database cluster state: *shut down$", re.MULTILINE)
 _TIMELINE: Final = re.compile(r"^Latest checkpoint's TimeLineID: *(\d+)$", re.MULTILINE)
 _CHECKSUMS: Final = re.compile(r"^Data page checksum version: *[1-9]", re.MULTILINE)
@@ -79,12 +96,11 @@ _LEAST_PREPARED: Final = 100
 _LOCKS: Final = 8192 * 20
 _READY: Final = "database system is ready to accept connections"
 _STOPPED: Final = re.compile(r'recovery stopping after (?:WAL location \(LSN\) "([0-9A-F/]+)"|reaching consistency)')
-# Those of extensions are not in a dump either.
-_UNLOGGED: Final = """
-    SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND c.relpersistence = 'u'
-       AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-                       AND d.deptype = 'e') ORDER BY 1"""
+_EARLIER: Final = (
+    "Ask for an earlier moment. `base --full` takes a new base backup, so that later moments can be had again."
+)
+# Maps of visible rows may be wrong; see `mend_maps`. Scans that rely on them read no table.
+_NO_MAPS: Final = {"enable_indexonlyscan": "off", "enable_bitmapscan": "off"}
 _SHORT: Final = "recovery ended before configured recovery target was reached"
 
 
@@ -142,6 +158,7 @@ class Recovery:
         self._places, self._volume, self._run = places, volume, run
         self.way = f"a server of {volume.shown} without a network"
         self._server: RecoveryServer | None = None
+        self._combined = False
 
     def require_space(self, needed: int) -> None:
         """NoSpace unless there is room for so many bytes."""
@@ -153,9 +170,29 @@ class Recovery:
                 "Free space there (`docker system df` shows what is used), then run this again.",
             )
 
-    def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False) -> None:
+    def unpack_base(self, links: Sequence[Iterable[bytes]]) -> None:
+        """Unpack a base: the tars of the full one and of each that builds on the one before.
+
+        As `unpack`; IntegrityError unless they become one.
+        """
+        if len(links) == 1:
+            self.unpack(links[0])
+            return
+        folders = [f"links/{number}" for number in range(len(links))]
+        for folder, tar in zip(folders, links, strict=True):
+            self.unpack(tar, folder=folder)
+        code, _, errors = self._worked(_COMBINE, [DATA, *folders])
+        self._combined = True
+        if code:
+            raise IntegrityError(
+                f"the base backup and those that it builds on cannot be combined: {printable(errors[-300:])}. Nothing"
+                " was changed",
+                _EARLIER,
+            )
+
+    def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False, folder: str = "") -> None:
         """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""
-        into = PG_WAL if into_wal else DATA
+        into = PG_WAL if into_wal else f"{DATA}/{folder}"
         try:
             with self._pipe() as pipe, self._started(_UNPACK, [self._inside(pipe.path), into]) as helper:
                 with ProcessInput(helper, pipe, "tar", self._places.stall) as program:
@@ -208,6 +245,7 @@ class Recovery:
                 # Else what it knows of the times of commits would be removed.
                 **(lasting if places.data else {}),
                 **preloading(preload, login.name),
+                **(_NO_MAPS if self._combined else {}),
                 "unix_socket_directories": self._inside(sockets),
                 "unix_socket_group": str(group),
             }
@@ -237,7 +275,7 @@ class Recovery:
             raise IntegrityError(
                 f"the recovered cluster is not sound, or was not shut down: {printable(errors[-300:])}. Nothing live"
                 " was touched",
-                "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again.",
+                _EARLIER,
             )
         return ClosedCluster(int(timeline[1]), bool(_CHECKSUMS.search(said)))
 
@@ -278,22 +316,6 @@ class Recovery:
             with contextlib.suppress(BackupError):
                 helper.close()
             raise
-
-
-def unlogged_tables(login: Login) -> list[str]:
-    """The tables that a recovered database has without their rows."""
-    with connected(login, "unlogged tables") as connection:
-        return [name for (name,) in connection.execute(_UNLOGGED)]
-
-
-def unlogged(login: Login) -> str:
-    """What to say of those tables; empty for none."""
-    if not (names := unlogged_tables(login)):
-        return ""
-    return (
-        f"the unlogged tables {listed(names)} are empty, because their rows are not in the WAL. An ordinary set has"
-        " them: `extract` takes a table out of it"
-    )
 
 
 def _history(timeline: int) -> str:
@@ -368,5 +390,5 @@ def _elsewhere(stop: Commit | None, why: str) -> IntegrityError:
     asked = lsn_text(stop.lsn) if stop else "the end of the base"
     return IntegrityError(
         f"the server did not recover to {asked}: {why}. Nothing was published",
-        "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again.",
+        _EARLIER,
     )

@@ -17,6 +17,7 @@ from backup.logging import logger
 from backup.model.snapshot import DumpSnapshot
 from backup.postgres.server import maintenance
 from backup.postgres.session import Login, connected, server_message
+from backup.postgres.wal_slot import SLOT_PREFIX
 
 # One statement, so that all of it is of one moment. The functions on the current place refuse on a standby.
 _WAL: Final = """
@@ -34,6 +35,8 @@ _CLUSTER: Final = """
     SELECT current_setting('server_version') AS server_version,
            (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
            pg_size_bytes(current_setting('wal_segment_size')) AS size,
+           coalesce(current_setting('summarize_wal', true), '') = 'on' AS summarizing,
+           current_setting('data_checksums') = 'on' AS checksums,
            (SELECT sum(CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END)::bigint
               FROM pg_database) AS bytes,
            ARRAY(SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1)
@@ -41,14 +44,16 @@ _CLUSTER: Final = """
            ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY 1)
              AS tablespaces"""
 
-# Our own sessions are no others'.
+# Our own sessions and slots are no others'; a slot is made again.
 _USE: Final = """
     SELECT pg_is_in_recovery() AS standby,
            (SELECT system_identifier::text FROM pg_control_system()) AS system_identifier,
            (SELECT timeline_id FROM pg_control_checkpoint()) AS timeline,
            extract(epoch FROM pg_postmaster_start_time())::bigint AS started,
            ARRAY(SELECT application_name FROM pg_stat_replication WHERE application_name NOT LIKE 'obcms-backup%%'
-                  UNION SELECT slot_name::text FROM pg_replication_slots WHERE NOT temporary ORDER BY 1) AS followers,
+                  UNION SELECT slot_name::text FROM pg_replication_slots
+                         WHERE NOT temporary AND NOT starts_with(slot_name, %s) ORDER BY 1)
+             AS followers,
            ARRAY(SELECT subname::text FROM pg_subscription ORDER BY 1) AS subscriptions,
            current_setting('archive_mode') <> 'off' AS archiving,
            pg_size_bytes(current_setting('max_wal_size')) AS wal"""
@@ -79,6 +84,14 @@ _COMMITTED: Final = """
     SELECT count(*) FROM unseen, here
      WHERE CASE WHEN number < last THEN pg_xact_status(number) = 'committed' END"""
 
+# Tables and indexes that were cut between two places in the WAL, each with the shortest that it was, in blocks.
+_CUT: Final = """
+    SELECT c.reldatabase::bigint, c.relfilenode::bigint, min(c.relblocknumber)
+      FROM pg_available_wal_summaries() s, pg_wal_summary_contents(s.tli, s.start_lsn, s.end_lsn) c
+     WHERE s.tli = %s AND s.end_lsn > %s::pg_lsn AND s.start_lsn < %s::pg_lsn
+       AND c.is_limit_block AND c.relforknumber = 0 AND c.relblocknumber > 0
+     GROUP BY 1, 2"""
+
 
 @dataclass(frozen=True)
 class ServerWal:
@@ -98,11 +111,16 @@ class ServerWal:
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """What a base backup holds: `bytes` of all databases that the login may enter, `size` of a WAL segment."""
+    """What a base backup holds: `bytes` of all databases that the login may enter, `size` of a WAL segment.
+
+    `summarizing`: the server keeps summaries of its WAL (17 and newer). `checksums`: its pages have them.
+    """
 
     server_version: str
     system_identifier: str
     size: int
+    summarizing: bool
+    checksums: bool
     bytes: int
     databases: tuple[str, ...]
     tablespaces: tuple[str, ...]
@@ -129,7 +147,7 @@ class ClusterUse:
 
 def cluster_use(login: Login) -> ClusterUse:
     """Ask what the whole cluster is, and who uses it; DatabaseUnavailable."""
-    row = _row(login, _USE, ())
+    row = _row(login, _USE, (SLOT_PREFIX,))
     with maintenance(login, "use of the cluster") as connection:
         databases = tuple((str(name), int(size), int(count)) for name, size, count in connection.execute(_DATABASES))
     others = {name: tuple(row[name]) for name in ("followers", "subscriptions")}
@@ -170,6 +188,14 @@ def cluster_facts(login: Login) -> ClusterFacts:
     row = _row(login, _CLUSTER, ())
     databases, tablespaces = (tuple(row.pop(name)) for name in ("databases", "tablespaces"))
     return ClusterFacts(**row, databases=databases, tablespaces=tablespaces)
+
+
+def cut_files(login: Login, timeline: int, since: str, until: str) -> dict[tuple[int, int], int]:
+    """Files of tables and indexes that VACUUM cut between two places in the WAL, as (database, file), each with the
+    fewest blocks that it had. DatabaseUnavailable; psycopg.Error where the login may not ask."""
+    with maintenance(login, "cut files", limit=600.0) as connection:
+        rows = connection.execute(_CUT, (timeline, since, until)).fetchall()
+    return {(int(database), int(file)): int(blocks) for database, file, blocks in rows}
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from backup.errors import LoadFailed
 from backup.model.run import new_run_id
 from backup.postgres.psql import confined
 from tests.support.database import Server
+from tests.support.faults import eventually
 from tests.support.sidecar import Sidecar
 
 WAYS: dict[str, Callable[[Sidecar, Server], Sidecar]] = {
@@ -50,7 +51,8 @@ def test_a_set_is_made_and_says_what_it_holds_and_loads_with_plain_tools(way: tu
     server.execute(database, ROLE.format(role=role, database=database))
     result = sidecar.run("create", "daily")
     assert result.code == 0, result.output
-    assert sidecar.spooled() == [] and not server.sessions()
+    assert sidecar.spooled() == []
+    eventually(lambda: not server.sessions())
     says_what_it_holds(sidecar, server)
     plain = {
         what: gzip.decompress(next((sidecar.root / "daily").glob(f"obcms_{what}_*.sql.gz")).read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,21 @@ from tests.support.database import Server, start_server
 from tests.support.engine import Engine, engine
 from tests.support.restoring import Target, drop_kept
 from tests.support.sidecar import IMAGE
+
+_FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """What a module shares is made anew after a test that failed, whatever it has left: no other one fails by it."""
+    report = (yield).get_result()  # type: ignore[misc]
+    item.stash[_FAILED] = report.failed or item.stash.get(_FAILED, False)
+    if report.when == "teardown" and item.stash[_FAILED]:
+        for *_, definition in item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
+            if definition.scope == "module":
+                # What its end meets is due to the failure, which is told.
+                with contextlib.suppress(Exception):
+                    definition.finish(item._request)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

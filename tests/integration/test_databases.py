@@ -51,6 +51,7 @@ def discard(sidecar: Sidecar) -> None:
     assert sidecar.run("undo", "--discard", "--force").code == 0
 
 
+@pytest.mark.one_version
 def test_tablespaces(any_server: Server, tmp_path: Path) -> None:
     """The throw-away server has them; a server that has not takes the default one, and says so."""
     server, database = any_server, any_server.new_database()
@@ -220,6 +221,7 @@ MONEY = """
 """
 
 
+@pytest.mark.one_version
 def test_sums_of_money_are_read_as_they_are_written(any_server: Server, tmp_path: Path) -> None:
     server, database = any_server, any_server.new_database()
     server.execute(database, MONEY)

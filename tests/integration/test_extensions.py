@@ -15,11 +15,11 @@ from backup.catalog.restore_page import PAGE, restore_page
 from backup.errors import EngineError
 from backup.operations.drill.run import drill_set
 from backup.progress import Silent
-from tests.conftest import MAJORS
 from tests.e2e.test_restore_page import follow
 from tests.support.breaking import BREAKER
 from tests.support.database import USER, Server, start_server
 from tests.support.sidecar import Sidecar
+from tests.support.versions import MAJORS
 
 DATABASE: Final = "obcms_prod"
 # Each with a table, and rows or an index, that would not be there without it. docs/databases.md has no other ones.

@@ -166,6 +166,50 @@ def test_an_increment_killed_at_every_call(increments: Sweep, call: str) -> None
     breaks(increments, increments.only((call,), 0.4), "signal=KILL")
 
 
+class _Snapshots(Sweep):
+    """Of a snapshot: a volume with one set, and a file that it does not hold."""
+
+    @classmethod
+    def of(cls, base: Path, origin: Sidecar) -> Sweep:
+        with origin.start(*MEDIA) as process:
+            assert ended(process).code == 0
+        (origin.media / "upload").write_bytes(os.urandom(7 << 10))
+        sweep = cls(base, origin, ("create", "snapshot"), [])
+        traced = sweep._copy(base / "traced")
+        with traced.start(*sweep.command, prefix=strace(base / "trace"), PYTHONDONTWRITEBYTECODE="1") as process:
+            assert ended(process).code == 0
+        counted: Counter[str] = Counter()
+        for call, what in main_calls(base / "trace"):
+            counted[call] += 1
+            sweep.points.append(Point(call, counted[call], what))
+        return sweep
+
+    def _clean_run(self, sidecar: Sidecar, sets: list[str], code: int) -> None:
+        """The next one makes the set, unless the killed one has published it and it was verified."""
+        with sidecar.start(*self.command, PYTHONDONTWRITEBYTECODE="1") as process:
+            result = ended(process)
+        assert result.code == 0, result.output
+        found = judge(sidecar.root)
+        assert len([each for each in found if each.startswith("snapshot_")]) in (1, 2)
+        newest = sidecar.runs()[0]
+        assert newest.set in found and newest.outcome == "success"
+        assert sidecar.catalog.find(newest.set).verified
+        nothing_left(sidecar)
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    base = tmp_path_factory.mktemp("snapshots")
+    sidecar = Sidecar.make(base, None, BACKUP_MEDIA="incremental")
+    (sidecar.media / "noise").write_bytes(os.urandom(7 << 10))
+    return _Snapshots.of(base, sidecar)
+
+
+@pytest.mark.parametrize("call", ["rename", "renameat2", "unlink", "fsync", "pwrite64"])
+def test_a_snapshot_killed_at_every_call(snapshots: Sweep, call: str) -> None:
+    breaks(snapshots, snapshots.only((call,), 0.4), "signal=KILL")
+
+
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 def test_every_call_of_an_increment_fails(increments: Sweep, error: str) -> None:
     breaks(increments, increments.only(("write", "fsync", "rename", "renameat2"), 0.1), f"error={error}")

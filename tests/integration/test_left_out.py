@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from tests.support.database import Server
 from tests.support.sidecar import Result, Sidecar
 
@@ -41,6 +43,7 @@ def done(result: Result, code: int = 0) -> str:
     return result.output
 
 
+@pytest.mark.one_version
 def test_views_that_cannot_be_filled_are_left_empty_and_named(tmp_path: Path, any_server: Server) -> None:
     server, database = any_server, any_server.new_database()
     server.execute(database, VIEWS)
@@ -65,6 +68,7 @@ def test_views_that_cannot_be_filled_are_left_empty_and_named(tmp_path: Path, an
     done(sidecar.run("undo", "--discard", "--force"))
 
 
+@pytest.mark.one_version
 def test_rows_that_break_their_own_constraints(tmp_path: Path, any_server: Server) -> None:
     server, database = any_server, any_server.new_database()
     server.execute(database, BROKEN)

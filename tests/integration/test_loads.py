@@ -75,6 +75,7 @@ def health(sidecar: Sidecar) -> str:
     return "\n".join([health["status"], *reasons])
 
 
+@pytest.mark.one_version
 def test_a_set_is_tried_unless_one_with_the_same_definitions_was(any_server: Server, tmp_path: Path) -> None:
     target = database(tmp_path, any_server, "INSERT INTO page VALUES ('a'); SELECT lo_create(0)")
     first = made(target)

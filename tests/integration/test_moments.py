@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -15,19 +16,18 @@ from tests.support.database import start_server
 from tests.support.faults import docker, ended, eventually, helpers, nothing_left, under_way
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.sidecar import Sidecar
+from tests.support.versions import MAJORS
 
 TWO_PHASE = ["postgres", "-c", "max_prepared_transactions=5"]
 
 
-@pytest.fixture(scope="module", params=(15, 17, 18))
+@pytest.fixture(scope="module", params=MAJORS)
 def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     """A base backup, and WAL of all that came after it."""
     server = start_server(request.param, f"moments{request.param}", in_memory=True, command=TWO_PHASE)
     try:
         with short_folder() as folder:
-            sidecar = Sidecar.make(folder, server, BACKUP_PITR="on")
-            sidecar.tries = True
-            told = Story(sidecar, server, "obcms_prod")
+            told = Story(Sidecar.make(folder, server, BACKUP_PITR="on"), server, "obcms_prod")
             server.new_database("other")
             server.execute("other", "CREATE TABLE o (n int)")
             server.execute(told.database, "CREATE TABLE t (n int); CREATE UNLOGGED TABLE u (n int)")
@@ -66,6 +66,7 @@ def happen(story: Story) -> None:
     story.execute("DELETE FROM t", "deleted")
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
@@ -80,7 +81,8 @@ def happen(story: Story) -> None:
     ],
 )
 def test_a_set_of_a_moment_holds_what_was_committed_by_then(story: Story, name: str, rows: str) -> None:
-    result = story.create(name)
+    """And is tried, as any other set is."""
+    result = replace(story, sidecar=replace(story.sidecar, tries=True)).create(name)
     assert result.code == 0, result.output
     identifier = result.json["set"]
     assert "".join(story.rows(identifier)) == rows
@@ -90,6 +92,7 @@ def test_a_set_of_a_moment_holds_what_was_committed_by_then(story: Story, name: 
     nothing_left(story.sidecar, story.server)
 
 
+@pytest.mark.one_version
 def test_the_set_says_what_it_was_recovered_from(story: Story) -> None:
     result = story.create("two")
     assert result.code == 0, result.output
@@ -106,6 +109,7 @@ def test_the_set_says_what_it_was_recovered_from(story: Story) -> None:
     assert (run.operation, run.only, run.set, run.outcome) == ("create", "database", identifier, "success")
 
 
+@pytest.mark.one_version
 def test_a_place_in_the_wal_is_a_moment_too(story: Story) -> None:
     part = story.sidecar.catalog.find(story.create("two").json["set"]).manifest.database
     assert part and part.recovered
@@ -117,6 +121,7 @@ def test_a_place_in_the_wal_is_a_moment_too(story: Story) -> None:
     assert refused.code == 44 and "is not in the WAL that is here" in refused.output, refused.output
 
 
+@pytest.mark.one_version
 def test_another_database_of_the_cluster(story: Story) -> None:
     for name, rows in (("committed", []), ("other", ["7"])):
         result = story.create(name, DB_NAME="other")
@@ -126,6 +131,7 @@ def test_another_database_of_the_cluster(story: Story) -> None:
     assert result.code == 44 and "there was no database 'never'" in result.output, result.output
 
 
+@pytest.mark.one_version
 def test_what_cannot_be_brought_back_is_refused_with_what_can(story: Story) -> None:
     before = len(story.sidecar.runs())
     result = story.create("before")
@@ -160,6 +166,7 @@ def test_a_restore_of_a_moment_is_told_ahead_and_brings_it_back(story: Story) ->
     assert story.sidecar.run("restore", "latest", "--at", at).code == 2
 
 
+@pytest.mark.one_version
 def test_the_server_that_recovers_can_reach_nothing(story: Story) -> None:
     with under_way(story.sidecar, "create", "--at", story.moments["three"].isoformat(" ")) as process:
         facts = eventually(lambda: recovering(story.sidecar), 60)
@@ -173,6 +180,7 @@ def test_the_server_that_recovers_can_reach_nothing(story: Story) -> None:
     assert "archive_mode=off" in config["Cmd"] and "listen_addresses=127.0.0.1" in config["Cmd"]
 
 
+@pytest.mark.one_version
 def test_a_killed_recovery_leaves_nothing_after_the_next_run(story: Story) -> None:
     sets = story.sidecar.files()
     with under_way(story.sidecar, "create", "--at", story.moments["three"].isoformat(" ")) as process:
@@ -187,6 +195,7 @@ def test_a_killed_recovery_leaves_nothing_after_the_next_run(story: Story) -> No
     assert story.sidecar.runs()[1].outcome == "crashed"
 
 
+@pytest.mark.one_version
 def test_a_signal_ends_a_recovery_and_leaves_nothing(story: Story) -> None:
     sets = story.sidecar.files()
     with under_way(story.sidecar, "create", "--at", story.moments["three"].isoformat(" ")) as process:

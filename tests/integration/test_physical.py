@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import tempfile
 import threading
@@ -34,6 +33,7 @@ from tests.support.physical import (
     telling,
     unfinished,
 )
+from tests.support.versions import FULL_SWEEP, MAJORS
 
 # What the service does when it starts.
 STARTED = """
@@ -41,16 +41,9 @@ from backup.app.composition import App
 from backup.cli import base, serve
 serve._recover(App(base.prepare_command(as_json=False)))
 """
-FULL = bool(os.environ.get("FULL_SWEEP"))
 
 
-# What a server does is tried on all versions, what we do when something dies on one.
-ONE = pytest.mark.parametrize(
-    "story", (15, 17, 18) if FULL else (17,), indirect=True, scope="module", ids=lambda major: f"pg{major}"
-)
-
-
-@pytest.fixture(scope="module", params=(15, 17, 18), ids=lambda major: f"pg{major}")
+@pytest.fixture(scope="module", params=MAJORS, ids=lambda major: f"pg{major}")
 def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     """One server for all; each test leaves it as it found it. A folder of the host, a volume, and one with a folder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -84,6 +77,7 @@ def test_it_comes_back_and_goes_again(story: Story) -> None:
     as_before(story)
 
 
+@pytest.mark.one_version
 def test_the_outage_does_not_grow_with_the_data(story: Story) -> None:
     """Asked all the time, the server is away for about as long as it takes to stop and to start it."""
     story.server.execute(
@@ -139,14 +133,14 @@ def polled(server: Server) -> Iterator[list[float]]:
 POINTS = [f"note{n}" for n in range(1, 12)] + [f"run{n}" for n in range(1, 7)] + ["stop1", "start1", "start2"]
 
 
+@pytest.mark.one_version
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("way", ["--resume", "--rollback"])
 @pytest.mark.parametrize("command", ["restore", "undo"])
-@ONE
 def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
     """Noting, stopping, starting, a helper at work: before or behind each. Old or new, and the server runs."""
     choices, table = seeded(), []
-    points = POINTS if FULL else sorted(choices.sample(POINTS, 3), key=POINTS.index)
+    points = POINTS if FULL_SWEEP else sorted(choices.sample(POINTS, 3), key=POINTS.index)
     start, goal = (NEW, OLD) if command == "restore" else (OLD, NEW)
     if command == "undo":
         assert physical(story, "--force").code == 0
@@ -176,16 +170,16 @@ def test_killed_at_each_step(story: Story, command: str, way: str) -> None:
     as_before(story)
 
 
-@pytest.mark.parametrize("number", [1, 18, 19, 36] if FULL else [18])
-@ONE
+@pytest.mark.one_version
+@pytest.mark.parametrize("number", [1, 18, 19, 36] if FULL_SWEEP else [18])
 def test_an_error_between_two_renames_is_rolled_back(story: Story, number: int) -> None:
     result = physical(story, "--force", BREAK_MOVE=str(number))
     assert result.code == 50 and "all is as before" in result.output, result.output
     as_before(story)
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize("way", ["--resume", "--rollback", "service"])
-@ONE
 def test_a_helper_that_is_killed_with_its_sidecar(story: Story, way: str) -> None:
     number = str(seeded().choice(range(1, 37)))
     received_again(story)
@@ -219,7 +213,7 @@ def running(story: Story) -> bool:
     return docker("inspect", "-f", "{{.State.Running}}", story.server.container.id) == "true"
 
 
-@ONE
+@pytest.mark.one_version
 def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None:
     at = story.moments["then"].isoformat(" ")
     for count in (1, 18):
@@ -234,7 +228,7 @@ def test_a_signal_rolls_back_and_leaves_the_server_running(story: Story) -> None
         as_before(story)
 
 
-@ONE
+@pytest.mark.one_version
 def test_the_application_is_never_left_stopped(story: Story) -> None:
     labels = {LABEL: PROJECT, "com.docker.compose.project": PROJECT, "com.docker.compose.service": "web1"}
     words = [f"--label={key}={value}" for key, value in (labels | {"com.docker.compose.oneoff": "False"}).items()]
@@ -262,7 +256,7 @@ def test_the_application_is_never_left_stopped(story: Story) -> None:
         docker("rm", "-f", name)
 
 
-@ONE
+@pytest.mark.one_version
 def test_what_comes_after_it_can_be_had_too(story: Story) -> None:
     """A new timeline is received, a base is wanted and taken; and so it is when the old timeline is back."""
     for number, words in enumerate((("restore",), ("undo", "--force"))):
@@ -295,6 +289,7 @@ def test_what_comes_after_it_can_be_had_too(story: Story) -> None:
     as_before(story)
 
 
+@pytest.mark.one_version
 def test_what_forbids_it_is_told_before_anything_is_touched(story: Story) -> None:
     records = {path: path.read_text() for path in story.sidecar.root.rglob("bases/*.json")}
     story.server.execute("postgres", "SELECT pg_create_physical_replication_slot('standby1')")
@@ -331,7 +326,7 @@ def test_without_room_or_a_volume_it_is_refused() -> None:
         as_before(passing)
 
 
-@ONE
+@pytest.mark.one_version
 def test_what_is_kept_goes_when_its_days_are_over(story: Story) -> None:
     assert physical(story, "--force").code == 0
     ran(story, "undo", "--force", BACKUP_UNDO_DAYS="0")

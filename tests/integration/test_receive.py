@@ -18,11 +18,12 @@ from backup.model.wal import Span, Stream, lsn, spans
 from tests.support.database import Server, start_server
 from tests.support.faults import eventually
 from tests.support.sidecar import Sidecar
+from tests.support.versions import MAJORS
 
 WITHIN = 40
 
 
-@pytest.fixture(params=(15, 17, 18), ids=lambda major: f"pg{major}")
+@pytest.fixture(params=MAJORS, ids=lambda major: f"pg{major}")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of this test alone: it is stopped, killed and given gaps."""
     with started(request.param) as server:
@@ -139,6 +140,7 @@ def test_a_window_begins_with_the_first_base_and_is_kept_over_ends(tmp_path: Pat
     assert sidecar.spooled() == []
 
 
+@pytest.mark.one_version
 def test_commits_never_wait_for_it(tmp_path: Path, cluster: Server) -> None:
     """It tells no place that it has synced, so the server takes it for no standby, whoever is to be one."""
     sidecar = make(tmp_path, cluster)
@@ -151,6 +153,7 @@ def test_commits_never_wait_for_it(tmp_path: Path, cluster: Server) -> None:
         assert cluster.value("postgres", found) == "0async"
 
 
+@pytest.mark.one_version
 def test_a_gap_is_seen_and_the_window_is_broken_there(tmp_path: Path, cluster: Server) -> None:
     sidecar = make(tmp_path, cluster)
     cluster.execute("postgres", "ALTER SYSTEM SET max_wal_size = '32MB'")

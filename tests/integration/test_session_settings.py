@@ -243,6 +243,7 @@ def test_who_may_not_switch_it_off_is_told_and_may_be_let(tmp_path: Path, server
     server.execute("postgres", f"REVOKE SET ON PARAMETER event_triggers FROM {role}")
 
 
+@pytest.mark.one_version
 def test_triggers_of_definitions_do_not_act_on_a_load(tmp_path: Path, any_server: Server) -> None:
     """They are made before views are filled, where pg_dump has its way."""
     database = any_server.new_database()

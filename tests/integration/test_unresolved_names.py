@@ -119,6 +119,7 @@ WITHIN: Final = """
 """
 
 
+@pytest.mark.one_version
 def test_a_domain_that_takes_no_new_check_keeps_its_own(tmp_path: Path, any_server: Server) -> None:
     database = any_server.new_database()
     any_server.execute(database, WITHIN)

@@ -94,8 +94,9 @@ def topic(sidecar: Sidecar, **environment: str) -> list[Any]:
 
 def test_the_doctor_says_that_all_is_there(sidecar: Sidecar) -> None:
     assert topic(sidecar) == []
-    server, room = topic(sidecar, BACKUP_PITR="on")
+    server, bases, room = topic(sidecar, BACKUP_PITR="on")
     assert server[0] == "pass" and server[1].startswith(f"{USER} may receive WAL (wal_level replica; ")
+    assert bases[0] == "pass" and "ALTER SYSTEM SET summarize_wal = on" in bases[1]
     assert "8 base backups of at most" in room[1]
 
 

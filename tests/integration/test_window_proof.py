@@ -18,6 +18,7 @@ from tests.support.database import Server, start_server
 from tests.support.faults import ended, eventually, nothing_left, seeded, under_way
 from tests.support.moments import Story, receiving, short_folder
 from tests.support.sidecar import Sidecar
+from tests.support.versions import MAJORS
 
 COMMAND = ["postgres", "-c", "max_prepared_transactions=20"]
 TABLES = """
@@ -30,11 +31,7 @@ TABLES = """
 WRITERS = 6
 
 
-# What is done with a difference is of no version.
-ONE = pytest.mark.parametrize("story", [17], indirect=True, scope="module")
-
-
-@pytest.fixture(scope="module", params=(15, 17, 18))
+@pytest.fixture(scope="module", params=MAJORS)
 def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     """A server whose WAL is received, with a base backup."""
     server = start_server(request.param, f"proof{request.param}", in_memory=True, command=COMMAND)
@@ -155,7 +152,7 @@ def test_a_set_dumped_among_writers_is_equal_to_what_comes_back(story: Story) ->
     nothing_left(story.sidecar, story.server)
 
 
-@ONE
+@pytest.mark.one_version
 def test_what_differs_is_named_and_the_window_is_not_proven(story: Story) -> None:
     """The set of an hour later says that it saw what the one before did."""
     first = dumped(story)
@@ -200,6 +197,7 @@ def hanging(story: Story, value: int) -> Iterator[None]:
         thread.join(60)
 
 
+@pytest.mark.one_version
 def test_a_set_that_saw_commits_in_another_order_than_the_wal_is_not_compared(story: Story) -> None:
     before = dumped(story)
     with hanging(story, 1), story.server.connect(story.database) as connection:
@@ -213,6 +211,7 @@ def test_a_set_that_saw_commits_in_another_order_than_the_wal_is_not_compared(st
     assert proof(story).equals == before
 
 
+@pytest.mark.one_version
 def test_a_set_that_did_not_see_a_commit_from_before_the_base_is_not_compared(story: Story) -> None:
     with hanging(story, 3):
         based(story)
@@ -223,6 +222,7 @@ def test_a_set_that_did_not_see_a_commit_from_before_the_base_is_not_compared(st
     assert f"not compared: {unseen}: at no place in the WAL was exactly that committed" in result.output, result.output
 
 
+@pytest.mark.one_version
 def test_a_table_that_was_truncated_before_the_dump_came_to_it_is_no_difference(story: Story) -> None:
     """The dump sees it as it is then, and not as its snapshot has it."""
     with story.server.connect(story.database) as connection:
@@ -245,7 +245,7 @@ def test_a_table_that_was_truncated_before_the_dump_came_to_it_is_no_difference(
     assert proof(story).equals == stored.id
 
 
-@ONE
+@pytest.mark.one_version
 def test_sets_made_without_pitr_say_nothing_of_it(story: Story) -> None:
     result = story.sidecar.run("create", "manual", "--only", "database", "--json", BACKUP_PITR="off")
     assert result.code == 0, result.output

@@ -26,7 +26,8 @@ _numbers = itertools.count()
 class Server:
     """A running server. `container` is the docker SDK's object; databases are made by number.
 
-    One that `stays` is never stopped, so that its address is asked for once.
+    One that `stays` is never stopped: its address is asked for once, and who looks at it again and again does so in one
+    session, which is in the database postgres and in nobody's way.
     """
 
     container: Any
@@ -35,6 +36,7 @@ class Server:
     stays: bool = False
     made: list[str] = field(default_factory=list)
     _address: str = ""
+    _looking: psycopg.Connection[Any] | None = None
 
     @property
     def address(self) -> str:
@@ -45,11 +47,10 @@ class Server:
             self._address = str(next(net["IPAddress"] for net in networks.values()))
         return self._address
 
-    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+    def connect(self, database: str = "postgres", options: str = "") -> psycopg.Connection[Any]:
         """A superuser's session."""
-        return psycopg.connect(
-            host=self.address, user=USER, password=PASSWORD, dbname=database, autocommit=True, connect_timeout=5
-        )
+        login = {"host": self.address, "user": USER, "password": PASSWORD, "dbname": database, "options": options}
+        return psycopg.connect(**login, autocommit=True, connect_timeout=5)
 
     def new_database(self, name: str | None = None) -> str:
         """A new, empty database."""
@@ -64,9 +65,21 @@ class Server:
         with self.connect(database) as connection:
             connection.execute(statements.encode())
 
+    @contextlib.contextmanager
+    def _look(self, database: str = "postgres") -> Iterator[psycopg.Connection[Any]]:
+        """A session for one question."""
+        if not self.stays or database != "postgres":
+            with self.connect(database) as connection:
+                yield connection
+            return
+        if self._looking is None or self._looking.closed:
+            # Whatever a test sets that role to.
+            self._looking = self.connect(options="-c idle_session_timeout=0 -c statement_timeout=0")
+        yield self._looking
+
     def value(self, database: str, query: str) -> Any:
         """The single value of a query."""
-        with self.connect(database) as connection:
+        with self._look(database) as connection:
             row = connection.execute(query.encode()).fetchone()
             return row[0] if row else None
 
@@ -103,7 +116,7 @@ class Server:
 
     def sessions(self) -> list[str]:
         """The applications connected right now, but for ours."""
-        with self.connect() as connection:
+        with self._look() as connection:
             rows = connection.execute(
                 "SELECT application_name FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = "
                 "'client backend'"
@@ -112,7 +125,7 @@ class Server:
 
     def databases(self) -> list[str]:
         """The names of all databases."""
-        with self.connect() as connection:
+        with self._look() as connection:
             return [name for (name,) in connection.execute("SELECT datname FROM pg_database")]
 
     def wait(self, seconds: float = 60) -> None:
@@ -127,6 +140,8 @@ class Server:
 
     def remove(self) -> None:
         """Container and data."""
+        if self._looking:
+            self._looking.close()
         self.container.remove(force=True, v=True)
 
 
@@ -164,7 +179,7 @@ def start_server(major: int, service: str | None = None, *, in_memory: bool = Fa
                 "POSTGRES_USER": USER,
                 "POSTGRES_PASSWORD": PASSWORD,
                 "POSTGRES_DB": "obcms_prod",
-                "POSTGRES_INITDB_ARGS": "--no-sync",
+                "POSTGRES_INITDB_ARGS": options.pop("initdb", "--no-sync"),
             },
             labels={
                 LABEL: PROJECT,

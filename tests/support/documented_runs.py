@@ -19,7 +19,7 @@ from tests.support.stack_services import facts, world
 # How the product's words end, where that is not 0, and why.
 CODES = (
     (r"doctor --offsite", 60),  # the key may delete: a warning
-    (r"(base|receive|ship( --once)?)$", 10),  # BACKUP_PITR is off
+    (r"(base( --full)?|receive|ship( --once)?)$", 10),  # BACKUP_PITR is off
     (r"drill --moments", 44),
     (r"moments --lost \S+ -", 44),  # BACKUP_PITR is off but in the scene, which has the plain form
     (r"prune --(forget-volume|ahead) \S+", 44),  # no volume has left the stack, and no set is dated ahead

@@ -45,6 +45,10 @@ class Stack:
         run = create_set(Request(tier=tier, only="media", full=full), context)
         return self.find(run.set)
 
+    def snapshot(self) -> StoredSet:
+        """Take a snapshot; the set that holds what is there now."""
+        return self.night(tier=Tier.SNAPSHOT)
+
     def find(self, name: str) -> StoredSet:
         return self.app().catalog.find(name)
 

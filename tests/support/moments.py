@@ -89,7 +89,7 @@ def receiving(story: Story) -> Iterator[None]:
     """The WAL is received while the body runs."""
     with story.sidecar.start("receive") as process:
         try:
-            eventually(lambda: process.poll() is not None or story.stream().get("state") == "streaming", 60, 0.2)
+            eventually(lambda: process.poll() is not None or story.stream().get("state") == "streaming", 120, 0.2)
             assert process.poll() is None, process.communicate()[0]
             yield
         finally:

@@ -350,7 +350,8 @@ def hostile() -> Overview:
     """Every text that comes from elsewhere is full of markup, quotes, marks of direction and control characters."""
     text = HOSTILE + "x" * 300
     base = critical()
-    stream = a_stream(3, None, NOW, state=text, message=text, hint=text, wants_base=text)
+    slot = {"name": text, "problem": text, "hint": text}
+    stream = a_stream(3, None, NOW, state=text, message=text, hint=text, wants_base=text, slot=slot)
     window = a_window(
         NOW, [a_base(2, NOW - timedelta(hours=2), name=text)], {2: NOW - timedelta(hours=1)}, stream=stream
     )

@@ -24,6 +24,8 @@ from backup.cli import main
 from backup.docker.database_server import DatabaseServer
 from backup.operations.restore.journal import JournalFile
 from backup.postgres import cluster_trees
+from backup.operations.pitr import receive
+receive.LOOK, receive._LONGEST = 0.5, 2.0
 place, _, when = os.environ.get("BREAK_AT", "").partition(" ")
 move, pause = os.environ.get("BREAK_MOVE"), os.environ.get("BREAK_PAUSE")
 counted = {}
@@ -56,12 +58,12 @@ sys.exit(main(sys.argv[1:]))
 
 
 @contextmanager
-def telling(major: int, **options: Any) -> Iterator[Story]:
+def telling(major: int, slot: str = "off", **options: Any) -> Iterator[Story]:
     """A base backup, a moment `then`, and a later state of two databases."""
     server = start_server(major, f"physical{major}", **options)
     try:
         with short_folder() as folder:
-            story = Story(Sidecar.make(folder, server, BACKUP_PITR="on"), server, "obcms_prod")
+            story = Story(Sidecar.make(folder, server, BACKUP_PITR="on", BACKUP_PITR_SLOT=slot), server, "obcms_prod")
             breaker = folder / "breaker.py"
             breaker.write_text(BREAKER)
             story.sidecar.program = breaker

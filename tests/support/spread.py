@@ -50,15 +50,18 @@ def group(item: pytest.Item) -> str:
     """Return its file where it is quick or shares what its module makes, which another worker would make again.
 
     A mark says of which part of its file it is, where each part makes what it shares anew, or with which other file it
-    goes. Others are alone.
+    goes. So does a parameter of what is shared, which is made anew for each. Others are alone.
     """
     file = _file(item.nodeid)
     if part := item.get_closest_marker("xdist_group"):
         return str(part.args[0]) if part.args[0].startswith("tests/") else f"{file}::{part.args[0]}"
-    definitions = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
-    shares = any(each[-1].scope in ("module", "class") for each in definitions)
-    slow = file.startswith(("tests/contract/", "tests/integration/", "tests/e2e/"))
-    return item.nodeid if slow and not shares else file
+    definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    shared = [name for name, each in definitions.items() if each[-1].scope in ("module", "class")]
+    if not file.startswith(("tests/contract/", "tests/integration/", "tests/e2e/")):
+        return file
+    parameters = getattr(item, "callspec", None)
+    made = [str(parameters.params[name]) for name in shared if parameters and name in parameters.params]
+    return item.nodeid if not shared else "::".join([file, *made])
 
 
 def _file(name: str) -> str:

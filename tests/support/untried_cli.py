@@ -1,6 +1,8 @@
 """The product's command line, but for what a backup does last: each new set is taken to load, and none is tried.
 
-And memory is taken for a disk: small ones that fill up, or fail, are made of it.
+And memory is taken for a disk: small ones that fill up, or fail, are made of it. Who receives WAL, or sends it on,
+looks more often than outside of tests, and waits for less long when something is away: nothing that is tried here is
+about how long.
 
 A throw-away server for the first set of each of hundreds of tests would take as long as all else that they do.
 `Sidecar.tries` runs the whole.
@@ -15,6 +17,7 @@ from typing import Any
 from backup.cli import main
 from backup.model.backup_set import LoadTest
 from backup.operations.create import verify_new
+from backup.operations.pitr import receive, ship
 from backup.storage import filesystem
 
 
@@ -25,6 +28,9 @@ def taken(*_: object, **known: Any) -> LoadTest:
 
 if __name__ == "__main__":
     os.umask(0o077)
+    # Seconds between two looks, and the most of them after failures.
+    vars(receive).update(LOOK=0.5, _LONGEST=2.0)
+    vars(ship).update(LOOK=1.0, _LONGEST=4.0)
     verify_new.load_test = taken
     filesystem.MEMORY = frozenset()
     sys.exit(main(sys.argv[1:] or ["serve"]))

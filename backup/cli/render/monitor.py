@@ -25,7 +25,7 @@ from backup.model.run import Outcome, Run
 from backup.monitoring.forecast import HORIZON
 from backup.monitoring.health import WORDS, Health
 from backup.monitoring.overview import Clock, Overview, Storage, telling
-from backup.monitoring.window import offsite_words, window_words
+from backup.monitoring.window import offsite_words, slot_words, window_words
 
 REPORT_TITLE: Final = "OBCMS Backup Monitoring Report"
 _WIDTH: Final = 62
@@ -61,7 +61,7 @@ class ReportSection:
 
 def status_sections(overview: Overview) -> list[ReportSection]:
     """The short answer: clocks, last and next run, room."""
-    creates = (run for run in overview.runs if run.operation == "create" and not run.safety)
+    creates = (run for run in overview.runs if run.operation == "create" and run.backup)
     last = next(creates, None)
     rows = [*_clocks(overview), Row("last backup", _run(last, overview) if last else "none yet", _style(last))]
     if overview.slots:
@@ -213,6 +213,8 @@ def _window(overview: Overview) -> Iterator[Row]:
     if window := overview.window:
         style = "green" if window.follows(overview.now) and not window.breaks(overview.now) else "yellow"
         yield Row("moments", window_words(window, overview.now, overview.zone), style)
+        if (stream := window.stream) and stream.slot:
+            yield Row("slot", printable(slot_words(stream.slot)), "yellow" if stream.slot.problem else "green")
         for each in window.offsite:
             style = "green" if each.follows(overview.now) and not each.breaks(overview.now) else "yellow"
             yield Row(f"moments {each.place}", printable(offsite_words(each, overview.now, overview.zone)), style)
@@ -222,7 +224,8 @@ def _wal(overview: Overview) -> Iterator[Row]:
     if window := overview.window:
         if base := window.base:
             old = age(overview.now - base.ended)
-            yield Row("newest base", f"{printable(base.id)}, {old} old, {size(base.artifact.stored_size)}")
+            kind = f", on {printable(base.parent)}" if base.parent else ""
+            yield Row("newest base", f"{printable(base.id)}, {old} old, {size(base.artifact.stored_size)}{kind}")
         yield Row("WAL", f"{plural(window.segments, 'segment')}, {size(window.segment_bytes)}")
         if stream := window.stream:
             yield Row("stream", "; ".join(filter(None, [printable(stream.state), _short(stream.message)])))

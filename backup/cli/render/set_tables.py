@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 from zoneinfo import ZoneInfo
@@ -15,6 +15,7 @@ from backup.formatting import age, duration, plural, printable, size
 from backup.model.backup_set import Pin, Proof, StoredSet, Verdict, empty_volumes
 from backup.model.manifest import Artifact, Manifest
 from backup.model.pack import Pack
+from backup.model.recovered import Recovered
 
 if TYPE_CHECKING:  # `list` needs neither
     from backup.catalog.retention import Decision
@@ -100,7 +101,7 @@ def _manifest_blocks(manifest: Manifest, zone: ZoneInfo) -> list[RenderableType]
     if database := manifest.database:
         facts += [
             ("database", f"{database.name} (oid {database.oid}, system identifier {database.system_identifier})"),
-            *([("recovered", database.recovered.words(zone))] if database.recovered else []),
+            *(_recovered(database.recovered, manifest.started, zone) if database.recovered else []),
             ("server", f"PostgreSQL {database.server_version} {database.image}"),
             ("client", f"{' '.join(database.command)}, version {database.client_version}"),
             ("large objects", f"{database.large_objects:,}"),
@@ -134,6 +135,12 @@ def _manifest_blocks(manifest: Manifest, zone: ZoneInfo) -> list[RenderableType]
         if (more := volume.skipped_total - len(volume.skipped[:_LEFT_OUT])) > 0:
             blocks.append(Text(f"  left out: {more:,} more; `show ID --json` lists the first 1,000"))
     return blocks
+
+
+def _recovered(recovered: Recovered, moment: datetime, zone: ZoneInfo) -> Iterator[tuple[str, str]]:
+    yield "recovered", recovered.words(zone)
+    if recovered.media:
+        yield "media of then", recovered.media.words(moment)
 
 
 def _files(manifest: Manifest) -> list[str]:

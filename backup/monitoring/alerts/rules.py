@@ -76,7 +76,7 @@ def heartbeat_run(sets: Iterable[StoredSet], runs: Iterable[Run], now: datetime,
         (run.started, run.id)
         for run in runs
         if run.operation == "create"
-        and not run.safety
+        and run.backup
         and run.outcome in (Outcome.SUCCESS, Outcome.CHANGED)
         and run.only in ("", "database")
         and run.set in verified

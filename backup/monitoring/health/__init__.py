@@ -125,7 +125,7 @@ def _stored(
         return
     due = "`schedule` shows when the next one is due."
     yield from _freshness("good set", good, now, max_age, due)
-    backups = (s for s in sets if s.good and not s.safety)
+    backups = (s for s in sets if s.good and s.backup)
     media = newest(s for s in backups if _MEDIA in _halves(s, limits))
     if media is not None and media is not good:
         names = [name for name in volumes_of(media) if f"volume {name}" in parts_of(media, limits)]
@@ -161,7 +161,7 @@ def _spoils(run: Run, since: datetime | None) -> bool:
 
 def _creates(runs: Iterable[Run]) -> list[Run]:
     """Backups, newest first."""
-    backups = (run for run in runs if run.operation == CREATE and not run.safety)
+    backups = (run for run in runs if run.operation == CREATE and run.backup)
     return sorted(backups, key=lambda run: (run.started, run.id), reverse=True)
 
 
@@ -214,13 +214,14 @@ def _last_run(last: Run, included: str) -> Iterator[Finding]:
 def _damage(sets: Iterable[StoredSet], limits: Limits) -> Iterator[Finding]:
     """The newest set damaged is a failure, and the newest backup of a half; older ones a warning.
 
-    A safety set, or one of the other half, takes no backup's place. The old scripts' files have no state to judge.
+    A safety set, a snapshot, or one of the other half, takes no backup's place. The old scripts' files have no state
+    to judge.
     """
     ours = sorted((s for s in sets if s.state != "old script"), key=lambda s: (s.time, s.id), reverse=True)
     bad: list[tuple[str, StoredSet]] = []
     seen: set[str] = set()
     for stored in ours:
-        halves = set() if stored.safety else _halves(stored, limits)
+        halves = _halves(stored, limits) if stored.backup else set()
         if not stored.good and stored.state != "does not load":
             half = min(halves - seen, default="")
             which = "the newest set" if stored is ours[0] else f"the newest set of the {half}" if half else ""

@@ -27,10 +27,12 @@ def window_findings(window: Window, runs: Iterable[Run], now: datetime, zone: tz
     yield from window.problems
     yield from _stream(window, now, zone)
     yield from _base(window, sorted(runs, key=lambda run: (run.started, run.id), reverse=True), now, zone)
+    if (stream := window.stream) and stream.slot and stream.slot.problem:
+        yield warning(f"WAL is received without a slot: {stream.slot.problem}", stream.slot.hint)
     if (proof := window.proof) and proof.problem:
         yield failure(
             f"the drill of the window failed at {local_time(proof.tried, zone)}: {proof.problem}",
-            "`base` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
+            "`base --full` takes a new base backup, and `drill --moments` tries it. Sets are not concerned.",
         )
     for each in window.offsite:
         yield from _offsite(each, window, now, zone)

@@ -57,7 +57,7 @@ class Loss:
 def shrink_findings(sets: Sequence[StoredSet], limits: Limits) -> Iterator[Finding]:
     """A newest dump that is tiny, and what has shrunk by more than half since the sets of the days before."""
     # A safety set holds what a restore was about to replace: that it held less is why somebody restored.
-    sets = [stored for stored in sets if not stored.safety]
+    sets = [stored for stored in sets if stored.backup]
     good = newest_database(sets)
     if good is not None and (manifest := _manifest(good)):
         yield from _tiny(good, manifest, limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,11 +15,13 @@ from backup.model.finding import Finding
 from backup.model.manifest import Tier
 from backup.model.run import RESTORE, Outcome, Run
 from backup.model.schedule import Slot, upcoming
+from backup.model.tiers import NO_BACKUPS
 from backup.monitoring import forecast
 from backup.monitoring.health import Health, Limits, SchedulerState, evaluate
 from backup.monitoring.health.model import newest
 from backup.monitoring.health.moments import window_findings
 from backup.monitoring.health.proofs import DRILL, PROOF_GRACE, proof_reason
+from backup.monitoring.health.snapshots import snapshot_findings
 from backup.monitoring.overview import Alerting, Clock, Offsite, Overview, Storage, TierSummary
 from backup.monitoring.window import Window, still_to_come
 
@@ -79,6 +81,7 @@ def compute_overview(
     here = present(sets, now)
     limits = _limits(here, now, policy, facts)
     moments = window_findings(facts.window, runs, now, policy.zone) if facts.window else ()
+    snapshots = snapshot_findings(runs) if policy.jobs.get(Tier.SNAPSHOT) else ()
     health = evaluate(
         sets,
         runs,
@@ -87,7 +90,7 @@ def compute_overview(
         scheduler=facts.scheduler,
         problem=facts.problem,
         free=facts.free,
-        others=[*facts.others, *moments],
+        others=[*facts.others, *moments, *snapshots],
         limits=limits,
     )
     restored, measured = _restore_time(here, runs)
@@ -96,7 +99,7 @@ def compute_overview(
         now=now,
         zone=policy.zone,
         clocks=(_good(health, policy), _proven(here, now, limits), facts.offsite),
-        tiers=() if facts.unread else tuple(_tier(tier, sets, now, policy, facts) for tier in Tier),
+        tiers=() if facts.unread else tuple(_tier(tier, sets, now, policy, facts) for tier in _tiers(sets, policy)),
         sets=tuple(sorted(sets, key=lambda stored: (stored.time, stored.id), reverse=True)),
         runs=tuple(sorted(runs, key=lambda run: (run.started, run.id), reverse=True)),
         storage=_storage(sets, now, policy, facts, limits),
@@ -159,6 +162,13 @@ def _proven(sets: Sequence[StoredSet], now: datetime, limits: Limits) -> Clock:
     return Clock("proven", stored, now - stored.time, limits.proof_age, reason.level if reason else "pass", note)
 
 
+def _tiers(sets: Sequence[StoredSet], policy: Policy) -> Iterator[Tier]:
+    """The tiers there are: that of snapshots only where some are made, or were."""
+    for tier in Tier:
+        if tier is not Tier.SNAPSHOT or policy.jobs.get(tier) or any(stored.snapshot for stored in sets):
+            yield tier
+
+
 def _tier(tier: Tier, sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Facts) -> TierSummary:
     mine = [stored for stored in sets if stored.tier is tier]
     good = [stored for stored in mine if stored.good and not is_ahead(stored, now)]
@@ -183,7 +193,7 @@ def _storage(sets: Sequence[StoredSet], now: datetime, policy: Policy, facts: Fa
     grows = forecast.growth(here)
     per_day = {
         tier: _DAY / each
-        for tier in Tier
+        for tier in set(Tier) - NO_BACKUPS
         if (cron := policy.jobs.get(tier, "")) and (each := period(cron, now, policy.zone))
     }
     moments = still_to_come(facts.window, now) if facts.window else 0

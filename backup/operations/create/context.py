@@ -44,8 +44,9 @@ class CreateContext(Context):
     `places` decides where a set is tried.
 
     A volume that stands still for twice `stall_timeout` seconds, but half a minute at least, ends the run.
-    `recipients`: what to encrypt to. `origin`: where the database comes from instead of `source`. `incremental`: only
-    what is new of the volumes is archived.
+    `recipients`: what to encrypt to. `origin`: where the database comes from instead of `source`; `takes_media`: the
+    set also holds the media that go with it, `file_columns` are the columns that name them. `incremental`: only what is
+    new of the volumes is archived.
     """
 
     zone: ZoneInfo
@@ -58,4 +59,6 @@ class CreateContext(Context):
     places: Callable[[StoredSet], Places]
     recipients: Sequence[Recipient] = ()
     origin: Origin | None = None
+    takes_media: bool = False
+    file_columns: Sequence[str] = ()
     incremental: bool = False

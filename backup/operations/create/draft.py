@@ -52,6 +52,11 @@ class SetDraft:
         self.staged.clear()
         self.database = None
 
+    def discard(self) -> None:
+        """Throw away what was taken."""
+        for file in self.staged:
+            file.discard()
+
     def timed(self, phase: str) -> AbstractContextManager[None]:
         """Add the body's duration to `phase`."""
         return runs.timed(self.seconds, phase)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from backup.errors import BackupError
+from backup.errors import BackupError, NotFound
 from backup.logging import logger
 from backup.media import archive_tree, volumes
 from backup.media.archive_tree import MediaReport
@@ -18,7 +18,7 @@ from backup.media.incremental import Increment
 from backup.media.known_files import KnownFiles, Lines, TreeFiles, is_stable
 from backup.media.pack_reader import PackFiles
 from backup.model.backup_set import StoredSet
-from backup.model.manifest import FileChange, VolumePart, file_name
+from backup.model.manifest import FileChange, Tier, VolumePart, file_name, parse_file_name
 from backup.model.pack import Pack
 from backup.model.run import RESTORE
 from backup.operations.create.context import CreateContext
@@ -36,26 +36,41 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class KnownVolume:
     """What an earlier set tells of a volume, and the packs that it needs, by their files.
 
-    `since`: when it was begun, in ns; 0 where not all of it can be relied on.
+    `since`: when it was begun, in ns; 0 where not all of it can be relied on. `stored` is that set, if all its packs
+    are good.
     """
 
     files: KnownFiles = field(default_factory=KnownFiles)
     packs: dict[str, Pack] = field(default_factory=dict)
     since: int = 0
+    stored: StoredSet | None = None
 
 
 class KnownVolumes:
-    """What is known of each volume, read when it is first asked for. `full`: nothing is."""
+    """What is known of each volume, read when it is first asked for. `full`: nothing is.
 
-    def __init__(self, context: CreateContext, *, full: bool) -> None:
-        self._context, self._full = context, full
+    A `snapshot` goes on from the newest set. All others take no notice of what needs a pack of a snapshot, and so need
+    none either.
+    """
+
+    def __init__(self, context: CreateContext, *, full: bool, snapshot: bool = False) -> None:
+        self._context, self._full, self.snapshot = context, full, snapshot
         self._known: dict[str, KnownVolume] = {}
 
     def of(self, name: str) -> KnownVolume:
         """What is known of a volume."""
         if name not in self._known:
-            self._known[name] = KnownVolume() if self._full else known_files(name, self._context)
+            self._known[name] = self._read(name)
         return self._known[name]
+
+    def _read(self, name: str) -> KnownVolume:
+        found = KnownVolume() if self._full else known_files(name, self._context, snapshots=self.snapshot)
+        if self.snapshot and found.stored is None:
+            raise NotFound(
+                f"there is no whole, verified, incremental set of the volume {name} for a snapshot to go on from",
+                "`create daily` takes one now; the schedule takes the next.",
+            )
+        return found
 
     def since(self, name: str) -> int:
         """When what a set holds of a volume was made, in ns; 0 where there is none, or a pack of it is not good."""
@@ -84,9 +99,10 @@ def archive_volume(volume: volumes.Volume, context: CreateContext, draft: SetDra
 
 
 def archive_increment(
-    volume: volumes.Volume, known: KnownVolume, context: CreateContext, draft: SetDraft, stack: ExitStack
+    volume: volumes.Volume, before: KnownVolumes, context: CreateContext, draft: SetDraft, stack: ExitStack
 ) -> None:
     """Pack what is new of a volume, and note where the rest lies."""
+    known = before.of(volume.name)
     context.progress.phase(f"volume {volume.name}", volume.bytes)
     pack, index, tree = (file_name(volume.name, draft.id, suffix) for suffix in ("tar.gz", "files.gz", "tree.gz"))
     store = context.catalog.packs.store
@@ -95,7 +111,7 @@ def archive_increment(
     listed = stack.enter_context(draft.writer(context, tree, "tree", volume.name))
     day = (context.clock() - _EPOCH).days
     with contextlib.closing(PackFiles(store, known.files.marks)) as packs:
-        run = Increment(pack, writer, listed, known.files, packs, day)
+        run = Increment(pack, writer, listed, known.files, packs, day, rereading=not before.snapshot)
         report = archive_tree.archive(
             volume.path,
             volume.name,
@@ -119,13 +135,24 @@ def archive_increment(
     draft.volumes.append(_part(volume.name, report, context))
 
 
-def known_files(name: str, context: CreateContext) -> KnownVolume:
+def as_before(known: KnownVolumes, draft: SetDraft) -> str:
+    """The set that holds exactly what a draft does, with all metadata, and nothing else; empty for none."""
+    bases = {each.id: each for volume in draft.volumes if (each := known.of(volume.name).stored)}
+    if len(bases) != 1 or draft.new_packs or any(volume.changed_total for volume in draft.volumes):
+        return ""
+    (stored,) = bases.values()
+    before = {(each.kind, each.name): each.plain_sha256 for each in stored.manifest.artifacts if each.name}
+    now = {(each.kind, each.name): each.plain_sha256 for each in draft.artifacts}
+    return stored.id if before == now else ""
+
+
+def known_files(name: str, context: CreateContext, *, snapshots: bool = False) -> KnownVolume:
     """What is known of a volume: by its newest verified set that is incremental, as far as its packs are good, and by
-    one that was put back since."""
+    one that was put back since. `snapshots` are such sets, too."""
     stable = is_stable(context.volumes / name, _MOUNTS.read_bytes())
     if not stable:
         logger.info("{}: its file system may not keep inodes and their times, so every file is read", name)
-    sets = [stored for stored in context.catalog.sets() if _is_verified(stored)]
+    sets = [each for each in context.catalog.sets() if _is_verified(each) and (snapshots or not _needs_snapshot(each))]
     restored = _restored_since(sets, context)
     earlier = _try_known(restored, name, context, False, None) if restored else None
     for stored in sets:
@@ -136,6 +163,11 @@ def known_files(name: str, context: CreateContext) -> KnownVolume:
 
 def _is_verified(stored: StoredSet) -> bool:
     return not (stored.derived or not stored.summary.packs or stored.verdict is None or stored.verdict.problems)
+
+
+def _needs_snapshot(stored: StoredSet) -> bool:
+    parsed = (parse_file_name(pack.file) for pack in stored.summary.packs)
+    return stored.snapshot or any(each is not None and each.tier is Tier.SNAPSHOT for each in parsed)
 
 
 def _restored_since(sets: Sequence[StoredSet], context: CreateContext) -> StoredSet | None:
@@ -151,7 +183,9 @@ def _try_known(
 ) -> KnownVolume | None:
     """What a set tells of a volume; None where it does not, or cannot be read."""
     try:
-        if stored.manifest.artifact("tree", name):
+        part = stored.manifest.database
+        # What a set of a moment has of the media is of another time than itself.
+        if stored.manifest.artifact("tree", name) and not (part and part.recovered):
             return _read_known(stored, name, context, stable, earlier)
     except BackupError as error:
         logger.warning("{}: what it says of {} is not used: {}", stored.id, name, error.message)
@@ -199,6 +233,7 @@ def _read_known(
         known,
         {**(earlier.packs if earlier else {}), **packs},
         _nanoseconds(manifest.started) if stable and not bad else 0,
+        None if bad else stored,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -23,12 +23,15 @@ from backup.operations.create.media import (
     KnownVolumes,
     archive_increment,
     archive_volume,
+    as_before,
     excludes,
     own_directory,
 )
+from backup.operations.create.moment_media import take_media, with_media
 from backup.operations.create.reach import reach, reach_again, went_away
 from backup.operations.create.verify_new import end_made, verify_made
 from backup.operations.load_test import Dumped
+from backup.operations.preemption import giving_way
 from backup.operations.restore.locking import refuse_unfinished
 from backup.operations.restore.replaced import note_lost
 from backup.operations.watchdog import Watchdog, stuck
@@ -37,6 +40,7 @@ from backup.postgres.inspect import DatabaseFacts
 from backup.storage.filesystem import ON_A_DISK, free_space, in_memory
 
 Only = Literal["database", "media"]
+_NEXT: Final = "Nothing was published; the next snapshot holds what this one would have."
 _AGAIN: Final = "It was tried twice: `docker compose ps` and the database's log say why. Then run `create` again."
 # A question about a silent dump is no sign of life, and may take so long.
 LEAST: Final = 30.0
@@ -46,7 +50,7 @@ LEAST: Final = 30.0
 class Request(runs.Request):
     """What to back up. `patience` are the seconds for which a starting database is waited for.
 
-    `full`: where sets are incremental, this one needs no pack of an earlier one.
+    `full`: where sets are incremental, this one needs no pack of an earlier one. A snapshot is of the media alone.
     """
 
     tier: Tier
@@ -54,9 +58,16 @@ class Request(runs.Request):
     patience: float = 0.0
     full: bool = False
 
+    @property
+    def snapshot(self) -> bool:
+        """Whether it gives way to all others, and makes no set where nothing has changed."""
+        return self.tier is Tier.SNAPSHOT
+
 
 def create_set(request: Request, context: CreateContext, least: float = LEAST) -> Run:
     """Make one set and record the run. Raises what made it fail, after recording that too.
+
+    A snapshot that is as the set before names that instead of a set of its own.
 
     A disk that stands still is waited for `least` seconds, or twice the patience of the settings.
     """
@@ -70,9 +81,9 @@ def create_set(request: Request, context: CreateContext, least: float = LEAST) -
 
     patience = max(2 * context.stall_timeout, least)
     # It may have queued for hours: a set is as old as its dump, not as its request.
-    with runs.locked(context, run, request.wait) as run:
+    with runs.locked(context, run, request.wait, yielding=request.snapshot) as run:
         started = run.started
-        with ExitStack() as undisturbed, runs.recorded(context, run) as recording:
+        with ExitStack() as undisturbed, runs.recorded(context, run) as recording, _giving_way(request, context):
             refuse_unfinished(context.catalog.root, started)
             identifier = context.catalog.new_id(request.tier, started)
             store, seconds = context.catalog.store(request.tier), recording.seconds
@@ -80,20 +91,27 @@ def create_set(request: Request, context: CreateContext, least: float = LEAST) -
             with draft.timed("total"), Watchdog(context.progress, patience, ended) as watched:
                 manifest = _make(request, replace(context, progress=watched), draft, undisturbed)
             recording.success = _succeeded(manifest, in_memory(context.catalog.root))
-        with Watchdog(context.progress, patience, ended) as watched:
+        if isinstance(manifest, str):
+            return recording.run
+        with _giving_way(request, context), Watchdog(context.progress, patience, ended) as watched:
             context = replace(context, progress=watched)
             done = verify_made(context, recording.run)
             dumped = Dumped(draft.definitions.script, draft.roles) if manifest.database else None
             return end_made(context, manifest, done, dumped)
 
 
-def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed: ExitStack) -> Manifest:
+def _giving_way(request: Request, context: CreateContext) -> AbstractContextManager[None]:
+    return giving_way(context.catalog.root, hint=_NEXT) if request.snapshot else nullcontext()
+
+
+def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed: ExitStack) -> Manifest | str:
+    """The set that was published, or the id of the one that holds the same."""
     with runs.tidied(context.catalog), ExitStack() as stack, ExitStack() as connected:
         with draft.timed("prepare"):
             previous = newest_good(present(context.catalog.sets(), draft.started))
             before = previous.manifest if previous else None
             reached = None if request.only == "media" else _reach(request, context, draft, before, connected)
-            known = KnownVolumes(context, full=request.full)
+            known = KnownVolumes(context, full=request.full, snapshot=request.snapshot)
             found = _prepare_volumes(request, context, known)
             size = reached.facts.size if reached else None
             needed = forecast.next_set(before, size, {v.name: v.bytes for v in found})
@@ -101,12 +119,17 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
         if reached:
             stack.push(_database_twice(reached, context, draft, before))
         connected.close()
+        if context.takes_media and context.origin:
+            take_media(context, draft, stack)
         for volume in found:
             with draft.timed(f"volume {volume.name}"):
                 if context.incremental:
-                    archive_increment(volume, known.of(volume.name), context, draft, stack)
+                    archive_increment(volume, known, context, draft, stack)
                 else:
                     archive_volume(volume, context, draft, stack)
+        if request.snapshot and (same := as_before(known, draft)):
+            draft.discard()
+            return same
         with draft.timed("publish"):
             manifest = _manifest(request, context, draft)
             undisturbed.enter_context(runs.undisturbed())
@@ -171,7 +194,8 @@ def _database_and_roles(
         with draft.timed("roles"):
             _roles(source, facts, context, draft, stack)
         if draft.database and reached.recovered:
-            draft.database = draft.database.model_copy(update={"recovered": reached.recovered})
+            recovered = with_media(reached.recovered, reached, context, draft)
+            draft.database = draft.database.model_copy(update={"recovered": recovered})
         return stack.pop_all()
 
 
@@ -229,8 +253,11 @@ def _manifest(request: Request, context: CreateContext, draft: SetDraft) -> Mani
     )
 
 
-def _succeeded(manifest: Manifest, memory: str) -> dict[str, object]:
+def _succeeded(manifest: Manifest | str, memory: str) -> dict[str, object]:
     """What is recorded of a set; `memory` says that it does not last, and is empty on a disk."""
+    if isinstance(manifest, str):
+        logger.info("nothing has changed since {}: no set is made", manifest)
+        return {"set": manifest, "message": f"nothing has changed since {manifest}"}
     changed = sum(volume.changed_total for volume in manifest.volumes)
     files = f"{formatting.plural(changed, 'file')} changed while being read"
     said = [(files, f"`show {manifest.id}` lists them.")] if changed else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from datetime import timedelta
 from typing import Final
 
 from backup.catalog.restore_page import PAGE, restore_page
@@ -11,9 +12,10 @@ from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
 from backup.formatting import duration, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import LoadTest, Verdict, present
-from backup.model.manifest import Manifest, Tier
+from backup.model.manifest import Manifest
 from backup.model.pack import own_bytes
 from backup.model.run import Run
+from backup.model.tiers import NO_BACKUPS
 from backup.monitoring.health import shrink
 from backup.operations import runs
 from backup.operations.context import Context
@@ -44,7 +46,10 @@ def verify_made(context: Context, done: Run) -> Run:
             return done
         # Without the key, what lies there can be compared, and the verdict says what that leaves open.
         sealed = stored.encrypted and stored.identity is None
-        packs = PackChecks(context.catalog.packs, context.progress, READ_LATELY, locked=True)
+        # A snapshot, and a set of a moment, leave the packs that were read before to the nights.
+        part = stored.manifest.database
+        lately = timedelta.max if stored.snapshot or (part and part.recovered) else READ_LATELY
+        packs = PackChecks(context.catalog.packs, context.progress, lately, locked=True)
         problems, unchecked, _ = check_set(stored, context.progress, quick=sealed, packs=packs)
         verdict = Verdict(checked=context.clock(), problems=tuple(problems), unchecked=tuple(unchecked))
         context.catalog.record_verdict(stored, verdict, locked=True)
@@ -87,7 +92,7 @@ def end_made(context: CreateContext, manifest: Manifest, done: Run, dumped: Dump
 
 def _report_less(context: CreateContext, manifest: Manifest) -> None:
     """Say at once what health will say until it is long ago: data may have been lost before the backup."""
-    if manifest.tier is Tier.PRE_RESTORE:
+    if manifest.tier in NO_BACKUPS:
         return
     with contextlib.suppress(BackupError):  # said by health
         sets = present(context.catalog.sets(), context.clock())

@@ -8,11 +8,15 @@ from typing import Final
 
 from backup.formatting import listed, plural, printable, size
 from backup.model.finding import Finding, failure, ok, warning
-from backup.monitoring.window import Window, still_to_come, wal_a_day
+from backup.monitoring.window import Window, base_sizes, still_to_come, wal_a_day
+from backup.operations.pitr.increment import INCREMENTAL_SINCE
+from backup.postgres.replication import ClusterFacts
 from backup.postgres.wal_rights import WalRights
+from backup.postgres.wal_slot import SET_LIMIT, Slots, refusal
 
 # One for the stream, one for a base backup.
 _SENDERS: Final = 2
+_DROP: Final = "By hand, as a superuser: SELECT pg_drop_replication_slot('{}');"
 _RESTART: Final = "as a superuser, then restart the database server"
 
 
@@ -73,13 +77,46 @@ def _tablespaces(names: Sequence[str]) -> Iterator[Finding]:
         )
 
 
+def slot(slots: Slots, own: str, *, wanted: bool) -> Iterator[Finding]:
+    """Say what keeps the server from keeping WAL for us, and which slots of ours it has for nothing."""
+    found = slots.named(own)
+    if wanted and (why := refusal(slots.cap)):
+        yield failure(f"{why}; WAL is received without a slot", SET_LIMIT)
+    elif found and wanted:
+        yield ok(f"the slot {own} keeps {size(found.held)} of WAL")
+    elif found:
+        yield warning(
+            f"the slot {own} is left on the server, and keeps {size(found.held)} of WAL: nothing is received by it",
+            f"The next start of the service drops it, and so does the next backup. {_DROP.format(own)}",
+        )
+    for each in slots.ours:
+        # With one that is in use the server keeps no more than without it.
+        if each.name != own and each.status != "reserved":
+            yield warning(
+                f"the slot {printable(each.name)} of another backup volume keeps {size(each.held)} of WAL",
+                f"Does a sidecar use it? {_DROP.format(printable(each.name))}",
+            )
+
+
+def increments(cluster: ClusterFacts) -> Iterator[Finding]:
+    """Say whether base backups are incremental, and what that takes where the server could."""
+    if cluster.summarizing:
+        yield ok("base backups hold what has changed since the last one, on a full one each week (summarize_wal is on)")
+    elif int(cluster.server_version.partition(".")[0]) >= INCREMENTAL_SINCE:
+        yield ok(
+            "each base backup is a full one; as a superuser, ALTER SYSTEM SET summarize_wal = on; and"
+            " SELECT pg_reload_conf(); make them hold only what has changed, on a full one each week"
+        )
+
+
 def room(window: Window, free: int, cluster: int, now: datetime) -> Finding:
     """Say whether the volume has room for the window, in bytes. `cluster` is its size."""
-    each = window.base.artifact.stored_size if window.base else cluster
+    (fulls, full), *more_kinds = base_sizes(window, cluster)
     a_day, more = wal_a_day(window, now), still_to_come(window, now, cluster)
     measured = "" if window.base else "at most "
     what = (
-        f"{plural(window.kept, 'base backup')} of {measured}{size(each)}"
+        f"{plural(fulls, 'base backup')} of {measured}{size(full)}"
+        + "".join(f", {count} incremental ones of {size(each)}" for count, each in more_kinds)
         + (f" and {size(a_day)} of WAL a day" if a_day else ", and WAL")
         + f" for {plural(window.keep.days, 'day')}: {size(more)} more, {size(free)} are free"
     )

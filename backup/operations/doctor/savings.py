@@ -19,7 +19,7 @@ _ON: Final = "BACKUP_MEDIA=incremental packs only what is new; docs/operations.m
 
 def savings(sets: Iterable[StoredSet]) -> Iterator[Finding]:
     """What the newest full set would have taken, had it named what the one before holds. Nothing where it is little."""
-    full = [each for each in newest_first(sets) if each.good and not each.safety and each.summary.volumes][:2]
+    full = [each for each in newest_first(sets) if each.good and each.backup and each.summary.volumes][:2]
     if len(full) < 2 or any(each.summary.packs or each.encrypted for each in full):
         return
     stored = _media(full[0])

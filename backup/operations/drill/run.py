@@ -13,7 +13,8 @@ from typing import Final
 from backup.errors import IntegrityError, LoadFailed, NotProven
 from backup.formatting import duration, plural, printable
 from backup.logging import logger
-from backup.model.backup_set import NOT_LOADED, Missing, Proof, StoredSet, Verdict, holds_database, present
+from backup.model.backup_set import NOT_LOADED, Proof, StoredSet, Verdict, holds_database, present
+from backup.model.recovered import Missing
 from backup.operations import bare_dump, media_references, runs
 from backup.operations.context import Context
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, rows_apart, wanted

@@ -21,6 +21,7 @@ from backup.formatting import plural, printable
 from backup.logging import logger
 from backup.model.backup_set import SKEW
 from backup.model.manifest import Manifest, Tier
+from backup.model.tiers import NO_BACKUPS
 from backup.operations.context import Context
 from backup.operations.offsite.layout import RemoteSet, RemoteSets, grouped, read_manifest
 from backup.operations.offsite.remote_state import Book, BookFile, PlaceName, StoredObject
@@ -121,7 +122,7 @@ def candidates(remote: Remote, query: str) -> list[RemoteSet]:
         if query not in sets:
             raise NotFound(f"no set at {remote.name} is called {printable(query)!r}", "`offsite list` shows them.")
         return [sets[query]]
-    found = [each for each in sets.values() if each.tier is not Tier.PRE_RESTORE]
+    found = [each for each in sets.values() if each.tier not in NO_BACKUPS]
     return sorted(found, key=lambda each: each.id.removeprefix(f"{each.tier}_"), reverse=True)
 
 

@@ -11,6 +11,7 @@ from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.tiers import NO_BACKUPS
 from backup.operations import runs
 from backup.operations.offsite.context import OffsiteContext, list_remote_sets, require_there
 from backup.operations.offsite.copy_status import OPERATIONS
@@ -142,4 +143,4 @@ def request_for(tier: Tier | None, everything: bool, settings_tiers: Sequence[Ti
     """The tiers that a command means: the one named, all, or those that are uploaded by themselves."""
     if tier:
         return (tier,)
-    return tuple(each for each in Tier if each is not Tier.PRE_RESTORE) if everything else tuple(settings_tiers)
+    return tuple(each for each in Tier if each not in NO_BACKUPS) if everything else tuple(settings_tiers)

@@ -11,9 +11,10 @@ from typing import Final
 
 from backup import formatting
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
-from backup.errors import ConfigError, IntegrityError, NoSpace, SourceError
+from backup.errors import BackupError, ConfigError, DumpFailed, IntegrityError, NoSpace, SourceError
 from backup.formatting import printable
 from backup.logging import logger
+from backup.model.manifest import Artifact
 from backup.model.run import Outcome, Run
 from backup.model.wal import (
     DEFAULT_SIZE,
@@ -25,16 +26,18 @@ from backup.model.wal import (
     lsn,
     needless,
     spans,
+    unneeded,
 )
 from backup.operations import runs
 from backup.operations.context import Context
+from backup.operations.pitr.increment import Choice, flaw, parent_of, words
 from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
 from backup.pipeline.age import Recipient
-from backup.postgres.base_backup import BaseReader
+from backup.postgres.base_backup import BaseContent, BaseReader
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.replication import ClusterFacts, cluster_facts, held_wal, server_wal
+from backup.postgres.replication import ClusterFacts, cluster_facts, cut_files, held_wal, server_wal
 from backup.postgres.wal_rights import receiver_name
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
@@ -69,9 +72,10 @@ class BaseContext(Context):
     sleep: Callable[[float], None] = time.sleep
 
 
-def take_base(request: runs.Request, context: BaseContext) -> Run:
+def take_base(request: runs.Request, context: BaseContext, *, full: bool = False) -> Run:
     """Take a base backup, compare it with the server's manifest, read it back, and remove what is then needless.
 
+    It holds what has changed since the newest one where the server can tell that, unless it is to be `full`.
     ConfigError where none can be taken, SourceError while no WAL is received: without that it would be worth nothing.
     """
     run = request.run(BASE, context.clock())
@@ -89,11 +93,12 @@ def take_base(request: runs.Request, context: BaseContext) -> Run:
         archive = WalArchive(context.catalog.root, facts.system_identifier)
         # First what nobody needs any more: it may be what keeps a base from having room.
         removed = prune(context, archive)
-        _require(context, archive, facts)
+        _require(context, facts)
+        choice = Choice("it was asked for") if full else _choice(context, source, archive, facts)
         with runs.timed(recording.seconds, "total"):
             # Slots are named by lower-case letters, digits and underscores.
             with held_wal(source.login, f"obcms_backup_{source.instance}"):
-                base = _take(context, run, source, clients, archive, facts)
+                base, choice = _take(_Taking(context, run, source, clients, archive, facts), choice)
                 # Meanwhile the receiver gets what the base ends with.
                 _read_back(context, archive, base)
                 _catch_up(context, source)
@@ -102,12 +107,13 @@ def take_base(request: runs.Request, context: BaseContext) -> Run:
         recording.success = {
             "outcome": Outcome.SUCCESS,
             "message": f"{base.id}: {formatting.size(base.bytes)} in {formatting.size(base.artifact.stored_size)}"
+            + (f"; {words(base, choice.why)}" if facts.summarizing else "")
             + (f"; {formatting.plural(removed, 'older file')} removed" if removed else ""),
         }
     return recording.run
 
 
-def _require(context: BaseContext, archive: WalArchive, facts: ClusterFacts) -> None:
+def _require(context: BaseContext, facts: ClusterFacts) -> None:
     """Refuse what would be no base, before the server does anything."""
     if facts.tablespaces:
         raise ConfigError(
@@ -122,9 +128,13 @@ def _require(context: BaseContext, archive: WalArchive, facts: ClusterFacts) -> 
             f"no WAL is being received ({printable(said)}), so a base backup would be worth nothing; none was made",
             "BACKUP_PITR=on, and `docker compose up -d backup`; `moments` shows the stream.",
         )
-    free = free_space(archive.directory)
-    last = archive.list_bases()[-1:]
-    needed = int(last[0].artifact.stored_size * 1.1) if last else facts.bytes
+
+
+def _require_room(archive: WalArchive, facts: ClusterFacts, parent: Base | None) -> None:
+    """NoSpace unless there is room for a base like the last one of its kind; at first for the whole cluster."""
+    free, bases = free_space(archive.directory), archive.list_bases()
+    alike = [base for base in bases if bool(base.parent) == bool(parent)] or bases
+    needed = int(alike[-1].artifact.stored_size * 1.1) if alike else facts.bytes
     if free < needed + _SPARE:
         raise NoSpace(
             f"a base backup takes about {formatting.size(needed)}, and {formatting.size(free)} are free; none was made",
@@ -132,20 +142,62 @@ def _require(context: BaseContext, archive: WalArchive, facts: ClusterFacts) -> 
         )
 
 
+def _choice(context: BaseContext, source: PostgresSource, archive: WalArchive, facts: ClusterFacts) -> Choice:
+    """What the next base is to build on."""
+    timeline = server_wal(source.login, receiver_name(source.instance)).timeline
+    parent = parent_of(archive.list_bases(), facts, timeline, archive.proof(), context.clock())
+    if isinstance(parent, str):
+        return Choice(parent)
+    try:
+        # What has been cut must be known once it is taken: if that cannot be asked, it is better known now.
+        cut_files(source.login, timeline, parent.start, parent.end)
+    except BackupError as error:
+        return Choice(f"the summaries of WAL cannot be read: {error.message}")
+    manifest = archive.manifest(parent)
+    return Choice("", parent, manifest) if manifest else Choice(f"the manifest of {parent.id} is not here")
+
+
 def _fresh(stream: Stream, now: datetime) -> bool:
     return stream.up and abs(now - stream.looked) < _FRESH
 
 
-def _take(
-    context: BaseContext,
-    run: Run,
-    source: PostgresSource,
-    clients: HelperClients,
-    archive: WalArchive,
-    facts: ClusterFacts,
-) -> Base:
-    started, identifier = context.clock(), f"{run.started:%Y%m%dT%H%M%SZ}"
-    context.progress.phase("base backup", facts.bytes)
+@dataclass(frozen=True)
+class _Taking:
+    """What a base is taken with."""
+
+    context: BaseContext
+    run: Run
+    source: PostgresSource
+    clients: HelperClients
+    archive: WalArchive
+    facts: ClusterFacts
+
+
+def _take(taking: _Taking, choice: Choice) -> tuple[Base, Choice]:
+    """Take it, and say as what. Of what the server cannot send, or sends wrongly, as an incremental one, a full one is
+    taken."""
+    if parent := choice.parent:
+        _require_room(taking.archive, taking.facts, parent)
+        try:
+            return _receive(taking, choice), choice
+        except _Refused as error:
+            logger.warning("no incremental base backup: {}; a full one is taken", printable(str(error)))
+            choice = Choice(str(error))
+    else:
+        logger.info("a full base backup: {}", printable(choice.why))
+    _require_room(taking.archive, taking.facts, None)
+    return _receive(taking, choice), choice
+
+
+class _Refused(Exception):
+    """There is no incremental base; why."""
+
+
+def _receive(taking: _Taking, choice: Choice) -> Base:
+    """Receive it, compare it, and publish it. _Refused where there is none that builds on the chosen one."""
+    context, archive, parent = taking.context, taking.archive, choice.parent
+    started, identifier = context.clock(), f"{taking.run.started:%Y%m%dT%H%M%SZ}"
+    context.progress.phase("base backup", None if parent else taking.facts.bytes)
     # The checkpoint before its first byte may take minutes, and is the server's work.
     patient = context.steady() + max(context.patience, 900.0)
     reader, begun = BaseReader(), False
@@ -154,36 +206,67 @@ def _take(
         writer = stack.enter_context(
             ArtifactWriter(archive.bases, f"{identifier}.tar.gz", "base", "", context.level, context.recipients)
         )
-        output = stack.enter_context(
-            clients.base_backup(_OPTIONS, run.id, lambda: not begun and context.steady() < patient)
-        )
-        for chunk in output.chunks(lambda: context.progress.advance(0)):
-            begun = True
-            reader.feed(chunk)
-            writer.write(chunk)
-            context.progress.advance(len(chunk))
-        content = reader.finish()
-        artifact = writer.finish()
-        base = Base(
-            id=identifier,
-            run=run.id,
-            started=started,
-            ended=context.clock(),
-            artifact=artifact,
-            user=source.login.user,
-            image=source.image,
-            image_id=source.image_id,
-            timeline=content.timeline,
-            start=content.start,
-            end=content.end,
-            bytes=content.bytes,
-            system_identifier=facts.system_identifier,
-            server_version=facts.server_version,
-            databases=facts.databases,
-            size=facts.size,
-        )
-        archive.keep_base(base, writer.staged)
+        try:
+            with taking.clients.base_backup(
+                _OPTIONS, taking.run.id, lambda: not begun and context.steady() < patient, choice.manifest
+            ) as output:
+                for chunk in output.chunks(lambda: context.progress.advance(0)):
+                    begun = True
+                    reader.feed(chunk)
+                    writer.write(chunk)
+                    context.progress.advance(len(chunk))
+            content = reader.finish()
+        except DumpFailed as error:
+            if parent:
+                raise _Refused(error.message) from error
+            raise
+        if parent:
+            _require_sound(taking, parent, content)
+        base = _record(taking, identifier, started, content, writer.finish(), parent)
+        archive.keep_base(base, writer.staged, content.manifest if base.summarized else b"")
     return base
+
+
+def _require_sound(taking: _Taking, parent: Base, content: BaseContent) -> None:
+    """_Refused unless what came, and what it builds on, make together what the server has."""
+    try:
+        cut = cut_files(taking.source.login, content.timeline, parent.start, content.start)
+    except BackupError as error:
+        raise _Refused(error.message) from error
+    if why := flaw(parent, content, cut):
+        raise _Refused(why)
+
+
+def _record(
+    taking: _Taking,
+    identifier: str,
+    started: datetime,
+    content: BaseContent,
+    artifact: Artifact,
+    parent: Base | None,
+) -> Base:
+    source, facts = taking.source, taking.facts
+    return Base(
+        id=identifier,
+        run=taking.run.id,
+        started=started,
+        ended=taking.context.clock(),
+        artifact=artifact,
+        user=source.login.user,
+        image=source.image,
+        image_id=source.image_id,
+        timeline=content.timeline,
+        start=content.start,
+        end=content.end,
+        bytes=content.bytes,
+        parent=parent.id if parent else "",
+        summarized=facts.summarizing,
+        checksums=facts.checksums,
+        system_identifier=facts.system_identifier,
+        server_version=facts.server_version,
+        databases=facts.databases,
+        size=facts.size,
+    )
 
 
 def _catch_up(context: BaseContext, source: PostgresSource) -> None:
@@ -216,8 +299,8 @@ def _await_wal(context: BaseContext, archive: WalArchive, base: Base) -> None:
     """Wait for the WAL up to the moment at which the base is consistent; SourceError when it does not come."""
     until, file = context.steady() + context.patience, StreamFile(context.catalog.root)
     while True:
-        found = spans([base], archive.received(base.size, file.read()))
-        if found and found[0].live:
+        found = spans(archive.list_bases(), archive.received(base.size, file.read()))
+        if any(span.live and base.id in [each.id for each in span.bases] for span in found):
             return
         if context.steady() > until:
             raise SourceError(
@@ -234,9 +317,8 @@ def prune(context: BaseContext, archive: WalArchive) -> int:
     # One whose own WAL is not here brings nothing back, and no other one gives way to it.
     able = [base for span in spans(bases, archive.received(_size(bases), stream)) for base in span.bases]
     # Two of them at most: a clock that is wrong for a night must not take the whole window.
-    gone = expired(able, keep, now)[:_AT_ONCE] + [
-        each for each in bases if each not in able and each.ended <= now - keep
-    ]
+    over = unneeded(expired(able, keep, now), bases)[:_AT_ONCE]
+    gone = unneeded([*over, *(each for each in bases if each not in able and each.ended <= now - keep)], bases)
     for base in gone:
         archive.remove_base(base)
     archive.remove_aside(now - keep)

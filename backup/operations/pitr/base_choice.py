@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from backup.errors import NotFound
 from backup.formatting import local_time
 from backup.model.moment import Wanted
-from backup.model.wal import Base, Received, SegmentId, Span, base_for, lsn, lsn_text, spans
+from backup.model.wal import Base, Received, SegmentId, Span, base_for, lsn, lsn_text, spans, supported
 
 _FORM: Final = "%Y-%m-%d %H:%M:%S"
 _NONE: Final = "With BACKUP_PITR=on the service takes a base backup and receives WAL; from then on moments can be had."
@@ -38,7 +38,7 @@ def _base(cluster: Cluster, wanted: Wanted) -> Base | None:
         return base_for(cluster.bases, cluster.received, wanted.moment)
     if wanted.place is None:
         return next((span.bases[-1] for span in reversed(spans(cluster.bases, cluster.received))), None)
-    able = [each for each in cluster.bases if _reaches(cluster.received, each, wanted.place)]
+    able = [each for each in supported(cluster.bases) if _reaches(cluster.received, each, wanted.place)]
     return max(able, key=lambda each: (each.ended, each.id), default=None)
 
 

@@ -18,7 +18,7 @@ from backup.postgres.dump.dump_digest import Outline, differences
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump.money import with_setting
 from backup.postgres.dump_source import DUMP_SESSION, dump_options
-from backup.postgres.recovery import unlogged_tables
+from backup.postgres.recovered_tables import unlogged_tables
 from backup.postgres.replication import saw_otherwise
 from backup.progress import Progress
 

@@ -59,14 +59,14 @@ def _prove(run: Run, context: ProofContext, recording: runs.Recording) -> Window
     try:
         with runs.timed(recording.seconds, "total"), origin.reach(run.id, context.progress) as reached:
             dump_again(reached, reader, run.id, context.progress)
-            size = work_size(asked.base, lsn(reached.recovered.lsn) if reached.recovered else 0)
+            size = work_size(asked, lsn(reached.recovered.lsn) if reached.recovered else 0)
         with runs.timed(recording.seconds, "comparison"):
             equals, uncompared = _compare(run, context)
     except _JUDGED as error:
         asked.archive.keep_proof(proof.model_copy(update={"problem": error.message}))
         raise NotProven(
             f"the window is not proven: {error.message}",
-            "`base` takes a new base backup, from which the window begins anew; sets are not concerned.",
+            "`base --full` takes a new base backup, from which the window begins anew; sets are not concerned.",
         ) from error
     done = {"rows": sum(reader.rows.values()), "bytes": size, "seconds": recording.seconds["total"]}
     proof = proof.model_copy(update={**done, "equals": equals, "uncompared": uncompared})

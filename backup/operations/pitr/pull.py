@@ -25,7 +25,7 @@ from backup.monitoring.window import OffsiteWindow
 from backup.operations.offsite.context import OffsiteContext, candidates, manifest_of, small
 from backup.operations.offsite.fetch import fetched_file
 from backup.operations.pitr.base_choice import Cluster
-from backup.operations.pitr.window_reader import check_places
+from backup.operations.pitr.window_reader import check_places, incomplete
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import free_space, storing
 from backup.storage.remote import RemoteObject
@@ -70,6 +70,7 @@ def read_place(context: OffsiteContext) -> list[RemoteCluster]:
     for there in found.values():
         there.bases = [base for base in there.bases if _whole(there, base)]
         there.bases.sort(key=lambda each: (each.ended, each.id))
+        there.problems += incomplete(there.bases)
     return [found[name] for name in sorted(found) if name]
 
 

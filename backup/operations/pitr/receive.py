@@ -1,6 +1,7 @@
 """The WAL is received for as long as this runs: a receiver beside the database, started again whenever it ends.
 
-No slot: a receiver that is down costs a gap, which is seen and said, and never fills the disk of the database.
+Without a slot, as by default, a receiver that is down costs a gap, which is seen and said, and never fills the disk of
+the database. A slot has a limit, or it is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.errors import BackupError, EngineError, StoreError
 from backup.formatting import essence, printable
 from backup.logging import logger
-from backup.model.wal import STREAMING, UNKNOWN, SegmentId, Stream, is_segment, lsn, spans
+from backup.model.wal import STREAMING, UNKNOWN, SegmentId, Stream, WalSlot, is_segment, lsn, spans
 from backup.operations.pitr.segments import Packer
 from backup.pipeline.age import Recipient
 from backup.postgres.replication import ServerWal
@@ -58,11 +59,15 @@ class RunningReceiver(Protocol):
 
 @dataclass(frozen=True)
 class WalSource:
-    """The database at one moment. `identity` tells the runs of its container apart."""
+    """The database at one moment. `identity` tells the runs of its container apart.
+
+    `hold` lets the server keep its WAL from a place on, if that is wanted.
+    """
 
     identity: tuple[str, str]
     ask: Callable[[], ServerWal]
     receive: Callable[[WalArchive], AbstractContextManager[RunningReceiver]]
+    hold: Callable[[int], WalSlot | None] = lambda _: None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,7 @@ class _Session:
     begun: float = 0.0
     # The newest moment of the timeline before.
     closed: datetime | None = None
+    slot: WalSlot | None = None
     looks: deque[tuple[datetime, int]] = field(default_factory=lambda: deque(maxlen=_LOOKS))
     _open: ExitStack = field(default_factory=ExitStack)
 
@@ -132,6 +138,7 @@ class _Session:
         self.database = database
         wal, before = database.ask(), self._before()
         packer = self._packer(wal)
+        self._hold(database, wal)
         if self.receiver and not self.receiver.running():
             self._ended(self.receiver.errors(), before)
         if self.receiver is None:
@@ -151,6 +158,14 @@ class _Session:
         if packer.archive.timeline() == wal.timeline:
             packer.close_timelines(wal.timeline, self.closed or UNKNOWN)
         return self._say(wal, packer, level, before)
+
+    def _hold(self, database: WalSource, wal: ServerWal) -> None:
+        """Let the server keep what is not on our disk, where that is wanted."""
+        # Segments before the one that is being received were synced when they were whole.
+        slot = database.hold(lsn(wal.received) // wal.size * wal.size if wal.received else 0)
+        if slot and slot.problem and (self.slot is None or self.slot.problem != slot.problem):
+            logger.warning("the WAL is received without a slot: {}. {}", slot.problem, slot.hint)
+        self.slot = slot
 
     def _packer(self, wal: ServerWal) -> Packer:
         """Of the cluster that answers now: another one has a folder of its own."""
@@ -227,6 +242,7 @@ class _Session:
             received=wal.received or (before.received if before and _alike(before, wal) else "0/0"),
             current=wal.current,
             level=level,
+            slot=self.slot,
         )
         if stream.up:
             found = spans(packer.archive.list_bases(), packer.archive.received(wal.size, stream))

@@ -15,16 +15,17 @@ from zoneinfo import ZoneInfo
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
 from backup.errors import DatabaseUnavailable, NotFound, StoreError
-from backup.formatting import duration, local_time, plural, printable, size
+from backup.formatting import duration, listed, local_time, plural, printable, size
 from backup.logging import logger
 from backup.model.manifest import Preload
 from backup.model.moment import Survey, Wanted
 from backup.model.recovered import Recovered
-from backup.model.wal import Base, Received, SegmentId, lsn, lsn_text
+from backup.model.wal import Base, Received, SegmentId, chain, lsn, lsn_text
 from backup.operations.create.context import Reached
 from backup.operations.pitr.base_choice import Cluster, choose
 from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to, unpacked_base
-from backup.postgres.recovery import SPARE, ClosedCluster, Recovery, RecoveryPlaces, unlogged
+from backup.postgres.recovered_tables import mend_maps, unlogged
+from backup.postgres.recovery import SPARE, ClosedCluster, Recovery, RecoveryPlaces
 from backup.postgres.server import databases, identity
 from backup.postgres.session import Login
 from backup.progress import Progress
@@ -41,7 +42,10 @@ _BEYOND: Final = 64
 
 @dataclass(frozen=True)
 class Moment:
-    """What is asked for, and what it is recovered from. `preload`: what the database's server preloads."""
+    """What is asked for, and what it is recovered from. `preload`: what the database's server preloads.
+
+    `links` are the bases that an incremental one builds on, the full one first, and itself.
+    """
 
     wanted: Wanted
     archive: WalArchive
@@ -51,6 +55,17 @@ class Moment:
     preload: Preload
     identity: Path | None
     zone: ZoneInfo
+    links: Sequence[Base] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Of the base and of all that it builds on."""
+        return sum(each.bytes for each in self.links or [self.base])
+
+    @property
+    def room(self) -> int:
+        """Bytes that the base takes at most: while it is put together it is there twice."""
+        return int(self.bytes * _ROOM) * (2 if len(self.links) > 1 else 1)
 
     @property
     def segments(self) -> list[SegmentId]:
@@ -79,8 +94,9 @@ def find_moment(
 ) -> Moment:
     """Find the base and the WAL for it; NotFound with what there is instead."""
     base = choose([cluster for _, cluster in there], wanted, zone)
-    archive, received = next((archive, each.received) for archive, each in there if base in each.bases)
-    return Moment(wanted, archive, base, received, database, preload, identity, zone)
+    archive, found = next((archive, each) for archive, each in there if base in each.bases)
+    links = chain(base, found.bases)
+    return Moment(wanted, archive, base, found.received, database, preload, identity, zone, links)
 
 
 @dataclass(frozen=True)
@@ -108,8 +124,7 @@ class RecoveredOrigin:
                 raise NotFound("transactions ended in another order than the WAL has them in, just then")
             for label, text in outlook(asked, found):
                 logger.info("{}: {}", label, text)
-            progress.phase("unpacking the base backup", base.artifact.stored_size)
-            work.unpack(unpacked_base(asked.archive, base, asked.identity, progress))
+            unpack_base(asked, work, progress)
             progress.phase("replaying the WAL")
             login, major = _login(asked)
             with work.start(found.last, login, major, asked.preload) as (source, wait):
@@ -137,8 +152,7 @@ def recover_cluster(
     with origin.places.prepare(run) as work:
         logger.info("recovering from the base backup {} in {}", asked.base.id, work.way)
         found = look(asked, work, progress, replay=True)
-        progress.phase("unpacking the base backup", asked.base.artifact.stored_size)
-        work.unpack(unpacked_base(asked.archive, asked.base, asked.identity, progress))
+        unpack_base(asked, work, progress)
         progress.phase("replaying the WAL")
         login, major = _login(asked)
         with work.start(found.last, login, major, asked.preload, taken) as (source, wait):
@@ -146,13 +160,23 @@ def recover_cluster(
             _require_database(asked, source.login)
             if identity(source.login)[1] != asked.base.system_identifier:
                 raise DatabaseUnavailable("the recovered server is of another cluster")
+            if len(asked.links) > 1:
+                progress.phase("checking the maps of visible rows")
+                mend_maps(source.login)
         progress.phase("checking the pages")
         return outlook(asked, found), work.close(owner, taken)
 
 
 def space_for(asked: Moment) -> int:
     """Bytes that its recovery takes at most: its base, the WAL that a first look is taken at, and what that adds."""
-    return int(asked.base.bytes * _ROOM) + 2 * len(_first(asked)) * asked.base.size + SPARE
+    return asked.room + 2 * len(_first(asked)) * asked.base.size + SPARE
+
+
+def unpack_base(asked: Moment, work: Recovery, progress: Progress) -> None:
+    """Unpack the base, put together with those that it builds on. IntegrityError, KeyMissing, EngineError."""
+    links = asked.links or [asked.base]
+    progress.phase("unpacking the base backup", sum(each.artifact.stored_size for each in links))
+    work.unpack_base([unpacked_base(asked.archive, each, asked.identity, progress) for each in links])
 
 
 def _login(asked: Moment) -> tuple[Login, int]:
@@ -191,7 +215,7 @@ def look(asked: Moment, work: Recovery, progress: Progress, *, replay: bool) -> 
     more, count = _first(asked), 0
     while True:
         count += len(more)
-        replayed = int(base.bytes * _ROOM) + count * base.size if replay else 0
+        replayed = asked.room + count * base.size if replay else 0
         work.require_space(len(more) * base.size + replayed)
         progress.phase("unpacking the WAL")
         work.unpack(files.as_tar(more), into_wal=True)
@@ -217,22 +241,27 @@ def outlook(asked: Moment, found: Survey) -> list[tuple[str, str]]:
         least = "" if found.complete else "at least "
         left = f"{least}{plural(found.later, 'later commit')}, of up to {local_time(found.newest.time, zone, _SHOWN)}"
     proof = asked.archive.proof()
-    takes = proof.seconds * work_size(base, until) / proof.bytes if proof and proof.bytes else 0.0
+    takes = proof.seconds * work_size(asked, until) / proof.bytes if proof and proof.bytes else 0.0
     known = (
         [("takes", f"about {duration(takes)}, as the last drill of moments did; then it is restored")] if takes else []
     )
+    earlier = [each.id for each in asked.links[:-1]]
+    built = f", with {listed(earlier)}, which it builds on; {size(asked.room)} to put them together" if earlier else ""
     return [
-        ("base backup", f"{base.id} of {local_time(base.ended, zone, '%Y-%m-%d %H:%M:%S')}, {size(base.bytes)}"),
-        ("WAL to replay", size(work_size(base, until) - base.bytes)),
+        (
+            "base backup",
+            f"{base.id} of {local_time(base.ended, zone, '%Y-%m-%d %H:%M:%S')}, {size(asked.bytes)}{built}",
+        ),
+        ("WAL to replay", size(work_size(asked, until) - asked.bytes)),
         ("last commit", last),
         ("not brought back", left),
         *known,
     ]
 
 
-def work_size(base: Base, until: int) -> int:
+def work_size(asked: Moment, until: int) -> int:
     """Bytes that a recovery works on: those of the base, and the WAL up to that place."""
-    return base.bytes + max(0, until - lsn(base.start))
+    return asked.bytes + max(0, until - lsn(asked.base.start))
 
 
 def recovered(asked: Moment, found: Survey) -> Recovered:

@@ -22,7 +22,7 @@ from backup.errors import BackupError, IntegrityError, StoreError
 from backup.formatting import size as shown
 from backup.logging import logger
 from backup.model.manifest import Artifact
-from backup.model.wal import PARTIAL, STREAMING, Base, Segment, Stream, is_segment, lsn, lsn_text
+from backup.model.wal import PARTIAL, STREAMING, Base, Segment, Stream, chain, is_segment, lsn, lsn_text
 from backup.model.wal_object import BROKEN, BaseRecord, SegmentObject, base_key, place_there
 from backup.operations.offsite.context import OffsiteContext, with_digest
 from backup.operations.offsite.send import Hashed
@@ -316,9 +316,12 @@ class BaseShipper(_Sender):
             for archive in clusters(root):
                 copies = self.copies(archive)
                 there = {base.id for base in copies.bases()}
-                for base in reversed(archive.list_bases()):
-                    if base.id not in there:
-                        self._base(archive, copies, base)
+                bases = archive.list_bases()
+                # An incremental one is of no use before those that it builds on.
+                for each in (link for base in reversed(bases) for link in chain(base, bases)):
+                    if each.id not in there:
+                        self._base(archive, copies, each)
+                        there.add(each.id)
         self.file.write(Stream(looked=self.context.clock(), state=STREAMING))
 
     def _base(self, archive: WalArchive, copies: WalCopies, base: Base) -> None:
@@ -380,7 +383,7 @@ def unchanged(chunks: Iterator[bytes], artifact: Artifact) -> Iterator[bytes]:
     if (counted.size, counted.sha256) != (artifact.stored_size, artifact.stored_sha256):
         raise IntegrityError(
             f"{artifact.file} is not as it was recorded; it was not sent",
-            "The disk may be failing. `base` takes a new base backup, from which the window begins anew.",
+            "The disk may be failing. `base --full` takes a new base backup, from which the window begins anew.",
         )
 
 

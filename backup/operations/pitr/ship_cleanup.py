@@ -12,7 +12,7 @@ from backup.catalog.wal_copies import WalCopies
 from backup.errors import RemoteFailed
 from backup.formatting import plural, size
 from backup.logging import logger
-from backup.model.wal import SegmentId, expired, is_segment, needless, spans
+from backup.model.wal import SegmentId, expired, is_segment, needless, spans, unneeded
 from backup.model.wal_object import WAL_FOLDER, base_key, received_there, superseded
 from backup.operations.offsite.context import OffsiteContext
 
@@ -87,7 +87,7 @@ def _over(archive: WalArchive, copies: WalCopies, until: datetime) -> Iterator[s
     # One whose own WAL is not there brings nothing back, and no other one gives way to it.
     able = [base for span in held for base in span.bases]
     going = expired(able, timedelta(), until) + [each for each in bases if each not in able and each.ended <= until]
-    going = [base for base in going if base.id not in here]
+    going = unneeded([base for base in going if base.id not in here], bases)
     stay = [base for base in bases if base not in going]
     for key, copy in copies.all().items():
         if copy.base and copy.base in going:

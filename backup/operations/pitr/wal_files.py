@@ -19,7 +19,7 @@ from backup.storage.directory import LocalStore
 
 _BLOCK = 512
 _HEAD = 64
-_EARLIER = "Ask for an earlier moment. `base` takes a new base backup, so that later moments can be had again."
+_EARLIER = "Ask for an earlier moment. `base --full` takes a new base backup, so that later moments can be had again."
 
 
 def needed(base: Base, received: Received) -> list[SegmentId]:

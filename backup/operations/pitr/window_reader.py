@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from backup.config.loader import Settings
 from backup.errors import BackupError, StoreError
 from backup.formatting import printable
 from backup.model.finding import Finding, warning
-from backup.model.wal import DEFAULT_SIZE, Base, Span, Stream, WindowProof, lsn, spans
+from backup.model.wal import DEFAULT_SIZE, Base, Span, Stream, WindowProof, lsn, spans, supported
 from backup.model.wal_object import received_there
 from backup.monitoring.overview.compute import period, slots_between
 from backup.monitoring.window import OffsiteWindow, Window
@@ -23,7 +23,7 @@ from backup.operations.offsite.rules import places
 
 # Of a base that is taken each night: one may be late by half a day.
 _BASE_AGE: Final = timedelta(hours=36)
-_TAKE: Final = "`base` takes a new one; then remove the damaged file from the backup volume."
+_TAKE: Final = "`base --full` takes a new one; then remove the damaged file from the backup volume."
 
 
 @dataclass
@@ -117,6 +117,7 @@ def _look(archive: WalArchive, stream: Stream | None) -> _Found:
     try:
         found.begun = _changed(archive.bases.directory)
         found.bases = list(_bases(archive, found.problems))
+        found.problems += incomplete(found.bases)
         ours = stream if stream and stream.system_identifier == archive.system_identifier else None
         size = ours.size if ours else found.bases[-1].size if found.bases else DEFAULT_SIZE
         received = archive.received(size, ours)
@@ -145,6 +146,17 @@ def _bases(archive: WalArchive, problems: list[Finding]) -> Iterator[Base]:
         except StoreError as error:
             text = f"the base backup {printable(base.id)} does not count: {error.message}"
             problems.append(warning(text, _TAKE))
+
+
+def incomplete(bases: Sequence[Base]) -> Iterator[Finding]:
+    """Say of which bases something is missing that they build on."""
+    able = supported(bases)
+    for base in bases:
+        if base not in able:
+            text = (
+                f"the base backup {printable(base.id)} does not count: {printable(base.parent)}, which it builds on, is"
+            )
+            yield warning(f"{text} not here, or does not count either", "`base --full` takes one that builds on none.")
 
 
 def check_places(size: int, *places: str) -> None:

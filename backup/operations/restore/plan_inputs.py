@@ -16,6 +16,8 @@ from backup.errors import BackupError, EngineError
 from backup.media import archive_tree, case_folding
 from backup.media.tar_reader import shown_path
 from backup.model.backup_set import StoredSet, newest_good, present, volumes_of
+from backup.model.moment_media import media_then
+from backup.model.recovered import MediaThen
 from backup.monitoring.health import shrink
 from backup.operations.inspect import file_index
 from backup.operations.restore import build
@@ -76,14 +78,16 @@ def _without_database(context: RestoreContext, stored: StoredSet, only: Only, sa
         stop_seconds=max((each.stop_seconds for each in stops), default=0),
         writers=_writers(context),
         less=tuple(each.text for each in shrink.of_set(stored, context.catalog.sets())),
-        media=media_beside(context.catalog.sets(), stored.time),
+        media=_media(context, stored),
     )
 
 
-def media_beside(sets: Iterable[StoredSet], moment: datetime) -> str:
-    """The good set that has the media nearest before a moment; empty for none."""
-    able = (each for each in sets if each.good and volumes_of(each) and each.time <= moment)
-    return next((each.id for each in sorted(able, key=lambda each: each.time, reverse=True)), "")
+def _media(context: RestoreContext, stored: StoredSet) -> MediaThen | None:
+    """The media that go with a set of a moment: as it says, or as the sets here tell now."""
+    recovered = stored.manifest.database.recovered if stored.manifest.database else None
+    if recovered is None or recovered.media:
+        return recovered.media if recovered else None
+    return media_then(context.catalog.sets(), context.records.readable(), stored.time)
 
 
 def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:

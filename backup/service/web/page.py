@@ -26,7 +26,7 @@ from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring.health import CREATE
 from backup.monitoring.overview import Overview, Storage, TierSummary, telling
-from backup.monitoring.window import offsite_words, window_words
+from backup.monitoring.window import offsite_words, slot_words, window_words
 from backup.service.web.ribbon import ribbon
 
 _HERE: Final = Path(__file__).parent / "templates"
@@ -34,7 +34,7 @@ STYLE: Final = (_HERE / "style.css").read_bytes()
 # The address of the style sheet changes with its content, so that a browser may keep it.
 _STYLE_PATH: Final = f"/style.css?{hashlib.sha256(STYLE).hexdigest()[:12]}"
 _RUNS: Final = 12
-# Of each tier. With these a page of ten thousand sets stays below 200 kB.
+# Of each tier. With these a page of ten thousand sets stays below 240 kB.
 _SETS: Final = 30
 _MESSAGE: Final = 400
 VERDICTS: Final[dict[Level, str]] = {
@@ -285,7 +285,7 @@ def _nightly(overview: Overview) -> list[Mark]:
     if overview.window is None:
         return []
     since = overview.now - overview.window.keep
-    shown = [each for each in overview.sets if since <= each.time <= overview.now and not each.safety]
+    shown = [each for each in overview.sets if since <= each.time <= overview.now and each.backup]
     return [Mark(_share(each.time, since, overview.now), kind_of(each), each.time, stored=each) for each in shown]
 
 
@@ -372,5 +372,6 @@ _ENVIRONMENT.globals |= {
     "outcomes": _OUTCOMES,
     "legend": _legend,
     "offsite_words": offsite_words,
+    "slot_words": slot_words,
     "window_words": window_words,
 }

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup import __version__
+from backup.catalog import manifest_cache, set_reader
 from backup.catalog.catalog import Catalog
 from backup.catalog.manifest_cache import ManifestCache
 from backup.catalog.run_records import Records
-from backup.catalog.set_reader import WHOLE
 from backup.cli import main
 from backup.config.loader import load_settings
 from backup.documents.results import DOCUMENTS
@@ -36,8 +36,19 @@ from tests.support.schemas import checked
 from tests.support.set_factory import UTC_ZONE, on_disk
 
 NOW = datetime(2025, 10, 20, 2, tzinfo=UTC)
-OLD = 90
+# How many are read whole here, fewer than elsewhere; and how many are remembered, three of each ten kinds.
+WHOLE, OLD = 10, 30
 FILE = "state/catalogue-daily.json"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few() -> Iterator[None]:
+    """What it is about begins with few sets: it is written after fewer changes, in as many lines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(set_reader, "WHOLE", WHOLE)
+        patch.setattr(manifest_cache, "MANY", 24)
+        patch.setattr(manifest_cache, "_LINE", 10)
+        yield
 
 
 def later() -> datetime:
@@ -65,12 +76,12 @@ def _told(stored: StoredSet) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def planted(few: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Sets of all kinds in one tier, and what is remembered of all but the newest."""
     root = tmp_path_factory.mktemp("many")
     kinds = ("verified", "proven", "unverified", "damaged", "old script", "incomplete", "unreadable")
     for number in range(WHOLE + OLD):
-        on_disk(root, Tier.DAILY, NOW - timedelta(hours=number), kinds[number % 10 if number % 10 < 7 else 0])
+        on_disk(root, Tier.DAILY, NOW - timedelta(hours=6 * number), kinds[number % 10 if number % 10 < 7 else 0])
     catalog(root).sets()
     yield root
 
@@ -119,7 +130,7 @@ def test_what_is_asked_of_all_sets_reads_few(many: Path, read: list[str]) -> Non
     STATUS.of(seen).encode()
     unreadable = sum(stored.state == "unreadable" for stored in seen.sets[WHOLE:])
     assert len(seen.sets) == WHOLE + OLD
-    assert manifests(read) <= WHOLE + unreadable + 72  # three days of sets, as many as there are
+    assert manifests(read) <= WHOLE + unreadable + 12  # three days of sets, as many as there are
 
 
 def test_a_few_sets_are_all_read_and_nothing_is_kept(tmp_path: Path) -> None:
@@ -357,7 +368,7 @@ def test_the_rules_over_all_sets_do_not_read_the_old_ones(many: Path, read: list
     sets = catalog(many).sets()
     read.clear()
     evaluate(sets, [], NOW, max_age=timedelta(days=1), scheduler=None, limits=Limits(proof=True))
-    assert manifests(read) <= 72
+    assert manifests(read) <= 12
 
 
 def test_sets_that_a_cleanup_removes_after_the_listing_are_compared_with_no_more(many: Path) -> None:

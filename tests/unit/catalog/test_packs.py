@@ -26,8 +26,8 @@ EVERY = 1 if os.environ.get("FULL_SWEEP") else 3
 
 
 @pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    yield Stack(tmp_path_factory.mktemp("packs"))
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    yield Stack(tmp_path / "packs")
 
 
 def three(stack: Stack) -> tuple[list[StoredSet], list[object]]:

@@ -304,6 +304,37 @@ def test_a_pinned_or_unverified_safety_set() -> None:
     assert fate([*FRESH, *newest, pinned, old], old) == "gone"
 
 
+# --- snapshots of the media ---------------------------------------------------------------------------------------
+
+
+def snapshot(days: float, kind: str = "verified") -> StoredSet:
+    return ago(days, kind, Tier.SNAPSHOT, halves="m")
+
+
+def test_a_snapshot_goes_by_itself_and_keeps_nothing() -> None:
+    sets = [*FRESH, snapshot(0.01), snapshot(8), snapshot(9), ago(31)]
+    gone = going(decide(sets, POLICY, NOW, force=True))
+    assert gone == [sets[-3].id, sets[-2].id, sets[-1].id]
+    assert fate([*FRESH[:2], sets[-1], *(snapshot(n / 100) for n in range(9))], sets[-1]).startswith(
+        "one of the newest"
+    )
+
+
+def test_the_newest_snapshots_stay_until_sets_have_come_after_them() -> None:
+    old = [snapshot(20 + n) for n in range(4)]
+    before = [ago(25 + n) for n in range(3)]
+    stays = {d.stored.id for d in decide([*old, *before], POLICY, NOW, force=True) if d.keep}
+    assert stays >= {old[0].id, old[1].id, old[2].id} and old[3].id not in stays
+    assert fate([*FRESH, *old, *before], old[0], force=True) == "gone"
+
+
+def test_snapshots_are_those_of_any_server() -> None:
+    """The stack came back on another one: what is kept for ever of the old one must not grow by 96 a day."""
+    other = ago(3, server="8")
+    old = snapshot(8)
+    assert fate([*FRESH, other, old], old, force=True) == "gone"
+
+
 # --- all rules against a slow model ------------------------------------------------------------------------------
 
 
@@ -332,6 +363,8 @@ def model(
         return "d" * (s.manifest.database is not None) + held
 
     def ours(s: StoredSet) -> bool:
+        if s.tier is Tier.SNAPSHOT and s not in known:
+            return True
         return identity_of(s) == identity if s in known else all(identity_of(k) == identity for k in known)
 
     def here(s: StoredSet) -> bool:
@@ -339,7 +372,12 @@ def model(
 
     def after(s: StoredSet, half: str) -> list[StoredSet]:
         return [
-            o for o in sets if o.tier == s.tier and (o.time, o.id) > (s.time, s.id) and half in holds(o) and here(o)
+            o
+            for o in sets
+            if (o.tier == s.tier or s.tier is Tier.SNAPSHOT)
+            and (o.time, o.id) > (s.time, s.id)
+            and half in holds(o)
+            and here(o)
         ]
 
     def may_go(s: StoredSet) -> bool:
@@ -351,6 +389,11 @@ def model(
         if s.tier is Tier.PRE_RESTORE:
             newer = [o for o in sets if o.tier is s.tier and here(o) and o.verified and (o.time, o.id) > (s.time, s.id)]
             if not (s.good and seconds > 7 * 86400 and len(newer) >= 10):
+                return False
+        elif s.tier is Tier.SNAPSHOT:
+            same = [o for o in sets if o.tier is s.tier and o.verified and f"{o.time:%F %H}" == f"{s.time:%F %H}"]
+            first = min(same, key=lambda o: (o.time, o.id), default=None)
+            if seconds <= 86400 or (s is first and seconds <= 7 * 86400):
                 return False
         elif s.tier not in policy.ages or seconds <= policy.ages[s.tier].total_seconds():
             return False
@@ -375,7 +418,7 @@ def histories(draw: st.DrawFn) -> list[StoredSet]:
             draw(st.sampled_from([-4000, -0.1, 0, 0.5, 1, 2, 7, 7.1, 29, 30, 30.01, 31, 60, 89, 91, 364, 366, 3000]))
             + draw(st.integers(0, 9)) / 1000,
             draw(st.sampled_from(["verified"] * 6 + KINDS)),
-            draw(st.sampled_from([*Tier, Tier.DAILY, Tier.DAILY, Tier.PRE_RESTORE, Tier.PRE_RESTORE])),
+            draw(st.sampled_from([*Tier, Tier.DAILY, Tier.DAILY, *[Tier.PRE_RESTORE] * 2, *[Tier.SNAPSHOT] * 2])),
             halves=draw(st.sampled_from(["dm", "dm", "dmo", "d", "m", "mo", "o"])),
             name=draw(st.sampled_from(["app"] * 30 + ["app-test", "a*b"])),
             pin=draw(st.integers(0, 15)) == 0,
@@ -424,7 +467,7 @@ def test_the_rules_are_those_of_the_model(
         assert here == {name for _, name in oldest[: len(here)]}
     # The same again when what goes has gone: what is left never falls below the promises.
     left = [s for s in sets if s.id not in gone]
-    for tier in Tier:
+    for tier in set(Tier) - {Tier.SNAPSHOT}:
         for component in ("database", "media", "ocr"):
             was = [s for s in sets if s.tier is tier and not s.derived and component in components(s.manifest)]
             was = [s for s in was if s.time > gone_volumes.get(component, NOW - 9999 * DAY)]

@@ -126,6 +126,17 @@ def test_bases_are_listed_by_age_and_damaged_records_left_out(archive: WalArchiv
     assert [each.id for each in archive.list_bases()] == ["b5"]
 
 
+def test_what_the_next_base_needs_of_one_goes_with_it(archive: WalArchive) -> None:
+    each = base(5, 5)
+    with archive.bases.stage(each.artifact.file) as staged:
+        staged.write(b"x")
+        staged.seal()
+        archive.keep_base(each, staged, b"{}")
+    assert archive.manifest(each) == b"{}" and archive.list_bases() == [each]
+    archive.remove_base(each)
+    assert archive.manifest(each) == b"" and archive.bases.names() == []
+
+
 def test_what_is_set_aside_is_no_archive(archive: WalArchive) -> None:
     receive(archive, 3)
     assert [each.system_identifier for each in clusters(archive.root)] == [SYSTEM]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from itertools import islice, pairwise
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from backup.config.loader import ALIASES, load_settings
 from backup.errors import ConfigError
+from backup.model.schedule import moments
 
 
 def problems(**environ: str) -> str:
@@ -41,6 +45,33 @@ def test_cron_lines_that_never_run_are_refused(cron: str) -> None:
 
 def test_a_job_can_be_off() -> None:
     assert load_settings({"BACKUP_DAILY": "off"}).daily == ""
+
+
+INCREMENTAL = {"BACKUP_MEDIA": "incremental"}
+
+
+@pytest.mark.parametrize(
+    ("every", "cron"),
+    [("off", ""), ("", ""), ("5m", "2-59/5 * * * *"), ("15m", "7-59/15 * * * *"), ("30 m", "15-59/30 * * * *")]
+    + [("1h", "30 * * * *"), ("12h", "30 */12 * * *")],
+)
+def test_an_interval_is_a_cron_line_that_is_even(every: str, cron: str) -> None:
+    settings = load_settings({**INCREMENTAL, "BACKUP_MEDIA_EVERY": every})
+    assert settings.media_every == cron
+    if cron:
+        (zone, begin) = (ZoneInfo("UTC"), datetime(2026, 3, 1, tzinfo=UTC))
+        slots = list(islice(moments(cron, begin, zone), 300))
+        assert len({after - before for before, after in pairwise(slots)}) == 1
+        assert all(slot.minute for slot in slots)
+
+
+@pytest.mark.parametrize("every", ["7m", "0m", "15", "1d", "24h", "15 minutes", "-5m", "*/15 * * * *"])
+def test_an_interval_that_is_not_even_is_refused(every: str) -> None:
+    assert "BACKUP_MEDIA_EVERY" in problems(**INCREMENTAL, BACKUP_MEDIA_EVERY=every)
+
+
+def test_snapshots_need_incremental_sets() -> None:
+    assert "BACKUP_MEDIA_EVERY needs BACKUP_MEDIA=incremental" in problems(BACKUP_MEDIA_EVERY="15m")
 
 
 @pytest.mark.parametrize("host", ["/var/run/postgresql", "a b", "-h", "a;b", "host=evil dbname=x", "\n"])

@@ -17,6 +17,7 @@ from backup.model.wal import (
     SegmentId,
     Stream,
     base_for,
+    chain,
     expired,
     is_history,
     is_segment,
@@ -24,6 +25,8 @@ from backup.model.wal import (
     lsn_text,
     needless,
     spans,
+    supported,
+    unneeded,
 )
 
 SIZE = 16 << 20
@@ -191,6 +194,49 @@ def test_bases_that_no_kept_moment_needs() -> None:
     assert [each.id for each in gone] == ["b1", "b2"]
     assert expired(bases[:1], timedelta(days=1), now) == []
     assert expired([], timedelta(days=1), now) == []
+
+
+def on(parent: Base, number: int, hour: float) -> Base:
+    """A base that builds on another."""
+    return base(number, hour).model_copy(update={"parent": parent.id})
+
+
+def test_what_builds_on_something_that_is_missing_gives_no_moment() -> None:
+    full = base(2, 2)
+    one = on(full, 3, 3)
+    two = on(one, 4, 4)
+    received = Received(whole(range(2, 6)), stream(6, 6.5))
+    assert chain(two, [full, one, two]) == [full, one, two] and chain(full, []) == [full]
+    assert base_for([full, one, two], received, at(5)) == two
+    assert chain(two, [full, two]) == [] and supported([full, two]) == [full]
+    assert base_for([full, two], received, at(5)) == full
+    assert spans([one, two], received) == []
+
+
+@pytest.mark.parametrize("change", [{"timeline": 2}, {"system_identifier": "2"}, {"ended": at(9)}, {"parent": "b3"}])
+def test_a_chain_is_of_one_history_and_leads_back(change: dict[str, object]) -> None:
+    full = base(2, 2).model_copy(update=change)
+    one = on(base(2, 2), 3, 3)
+    assert chain(one, [full, one]) == []
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=14), st.integers(0, 20))
+def test_no_base_goes_that_one_that_stays_builds_on(steps: list[int], days: int) -> None:
+    """Each builds on none (0), or on the last, the second to last, the third to last."""
+    bases: list[Base] = []
+    for number, step in enumerate(steps):
+        made = base(number, number * 24.0)
+        bases.append(on(bases[-step], number, number * 24.0) if 0 < step <= len(bases) else made)
+    now = at(len(bases) * 24.0)
+    left = list(bases)
+    over = expired(bases, timedelta(days=days), now)
+    for gone in unneeded(over, bases):
+        left.remove(gone)
+        assert supported(left) == left, "one went before what builds on it"
+    kept = {each.id for each in bases if each not in over}
+    assert {link.id for each in bases if each.id in kept for link in chain(each, bases)} == {each.id for each in left}
+    if not any(each.parent for each in bases):
+        assert unneeded(over, bases) == over, "full ones go oldest first"
 
 
 def test_segments_that_no_base_needs() -> None:

@@ -25,7 +25,7 @@ from backup.model.run import Outcome, Run
 from backup.model.schedule import upcoming
 from backup.monitoring.forecast import HORIZON, days_left, growth
 from backup.monitoring.health import WORDS
-from backup.monitoring.overview import Overview
+from backup.monitoring.overview import Overview, telling
 from backup.monitoring.overview.compute import Facts, Policy, compute_overview, period, slots_between
 from backup.operations import status
 from backup.operations.restore.journal import KEPT
@@ -34,6 +34,7 @@ from backup.storage.filesystem import store_error
 from tests.support.examples import examples
 from tests.support.facts import MB, NOW, UTC_ZONE, a_run, a_set, on_disk
 from tests.support.schemas import checked
+from tests.support.set_factory import in_memory
 from tests.support.windows import a_base, a_stream, a_window
 from tests.unit.monitoring.health.test_rules import run_lists, set_lists
 
@@ -88,6 +89,27 @@ def test_the_newest_restore_or_drill_tells_how_long_one_takes() -> None:
     assert (seen.restore_seconds, seen.restore_measured) == (90, "the restore of daily_x")
     halves = [restored(1, only="media"), restored(2, outcome=Outcome.FAILED), restored(3, ended=None), restored(99)]
     assert see(sets, halves).restore_seconds == 12.5
+
+
+def test_snapshots_are_shown_where_there_are_any_and_weigh_nothing() -> None:
+    """Off means off: not even an empty tier. On, 96 a day say nothing of the backups, or of how long the disk lasts."""
+    sets = [a_set(24 * day + 10, proof="proven") for day in range(9)]
+    well = [a_run(10)]
+    off = see(sets, well)
+    assert [each.tier for each in off.tiers] == [each for each in Tier if each is not Tier.SNAPSHOT]
+    snapshots = [in_memory(Tier.SNAPSHOT, NOW - timedelta(minutes=15 * n), halves="m") for n in range(1, 40)]
+    runs = [a_run(n / 4, tier="snapshot") for n in range(3)]
+    jobs = {**JOBS, "snapshot": "7-59/15 * * * *"}
+    on = compute_overview([*sets, *snapshots], [*runs, *well], NOW, replace(POLICY, jobs=jobs), FACTS)
+    assert [each.tier for each in on.tiers] == list(Tier) and on.tiers[-1].good == 39
+    assert (on.health, on.clocks) == (off.health, off.clocks)
+    assert replace(on.storage, used=off.storage.used) == off.storage
+    assert telling(on.runs) == well
+    failed = [a_run(n / 4, Outcome.FAILED, "why", tier="snapshot") for n in range(3)]
+    told = compute_overview([*sets, *snapshots], [*failed, *well], NOW, replace(POLICY, jobs=jobs), FACTS)
+    assert [each.level for each in told.health.reasons] == ["warn"] and telling(told.runs) == [*failed, *well]
+    assert see(sets, [*failed, *well]).health == off.health
+    assert [each.tier for each in see([*sets, snapshots[0]], well).tiers] == list(Tier)
 
 
 def test_the_next_set_is_not_told_from_a_safety_set() -> None:

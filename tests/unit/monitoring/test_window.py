@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from backup.model.wal import WindowProof
-from backup.monitoring.window import Break, Window, breaks_words, window_words
+from backup.model.wal import WalSlot, WindowProof
+from backup.monitoring.window import Break, Window, breaks_words, slot_words, window_words
 from tests.support.facts import NOW, UTC_ZONE
 from tests.support.windows import a_base, a_stream, a_window, broken_window
 
@@ -103,3 +103,11 @@ def test_many_breaks_are_counted() -> None:
     )
     night = Break(NOW - 13 * HOUR, NOW - 11 * HOUR)
     assert breaks_words([night], UTC_ZONE) == "2025-10-19 23:00 to 2025-10-20 01:00"
+
+
+def test_a_slot_is_told_in_one_line() -> None:
+    slot = WalSlot(name="s", held=30_000_000)
+    assert slot_words(slot) == "s keeps 30.0 MB of WAL"
+    more = slot_words(slot.model_copy(update={"safe": 0}))
+    assert more == "s keeps 30.0 MB of WAL, 0 B more until the server gives it up"
+    assert slot_words(WalSlot(name="s", problem="it is refused")) == "it is refused"

@@ -26,8 +26,8 @@ from tests.unit.operations.offsite.test_packs import Copied
 
 
 @pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    yield Stack(tmp_path_factory.mktemp("repack"))
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    yield Stack(tmp_path / "repack")
 
 
 class Churn:

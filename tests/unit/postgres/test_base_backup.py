@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
 import tarfile
 
 import pytest
@@ -56,6 +57,45 @@ def test_a_whole_one_says_where_its_wal_begins_and_ends() -> None:
     content = read(packed(FILES | {"backup_manifest": manifest(FILES)})).finish()
     assert (content.timeline, content.start, content.end) == (1, "0/2000028", "0/2000120")
     assert (content.files, content.bytes) == (3, sum(map(len, FILES.values())))
+
+
+def test_what_the_server_needs_of_its_manifest_has_no_sums() -> None:
+    content = read(packed(FILES | {"backup_manifest": manifest(FILES)})).finish()
+    body, _, last = content.manifest.rstrip(b"\n}").rpartition(b"\n")
+    digest = hashlib.sha256(body + b"\n").hexdigest()
+    assert last.decode() == f'"Manifest-Checksum": "{digest}"'
+    whole, kept = json.loads(manifest(FILES)), json.loads(content.manifest)
+    assert next(iter(kept)) == "PostgreSQL-Backup-Manifest-Version" and kept["WAL-Ranges"] == whole["WAL-Ranges"]
+    assert kept["Files"] == [{"Path": name, "Size": len(data)} for name, data in FILES.items()]
+
+
+def changed(length: int, *blocks: int) -> bytes:
+    """An incremental file: of so many blocks, these."""
+    head = struct.pack(f"<3I{len(blocks)}I", 0xD3AE1F0D, len(blocks), length, *blocks)
+    return head.ljust(8192 if blocks else 12, b"\0") + bytes(8192 * len(blocks))
+
+
+def test_of_an_incremental_one_it_is_known_what_is_taken_from_the_one_before() -> None:
+    label = LABEL + b"INCREMENTAL FROM LSN: 0/1000028\nINCREMENTAL FROM TLI: 1\n"
+    files = {
+        "backup_label": label,
+        "base/5/INCREMENTAL.100": changed(4, 0, 2),
+        "base/5/INCREMENTAL.101": changed(4, 3, 2, 1, 0),
+        "base/5/INCREMENTAL.102.7": changed(3),
+        "base/5/INCREMENTAL.103_vm": changed(3),
+        "global/INCREMENTAL.104": changed(6, 5, 3),
+        "base/5/105": b"page",
+    }
+    content = read(packed(files | {"backup_manifest": manifest(files)})).finish()
+    assert content.parent == "0/1000028"
+    assert content.taken == {(5, 100, 0): 3, (5, 102, 7): 2, (0, 104, 0): 4}
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 12, changed(4, 1, 2)[:16]])
+def test_an_incremental_file_that_makes_no_sense_is_refused(data: bytes) -> None:
+    files = FILES | {"base/5/INCREMENTAL.100": data}
+    with pytest.raises(DumpFailed, match="is no incremental file"):
+        read(packed(files | {"backup_manifest": manifest(files)})).finish()
 
 
 @pytest.mark.parametrize(

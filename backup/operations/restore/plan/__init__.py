@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 
 from backup.formatting import age, duration, plural, printable, size
 from backup.model.derived_manifest import BareFile
 from backup.model.finding import Finding
+from backup.model.recovered import MediaThen
 from backup.operations.restore.plan.checks import Need, needs, refusals, warnings
 from backup.operations.restore.plan.compatibility import named, own
 from backup.operations.restore.plan.facts import (
@@ -93,17 +95,18 @@ def _source(facts: RestoreFacts) -> Iterator[PlanRow]:
         yield "age", old + lost
     if recovered := facts.source.manifest.database and facts.source.manifest.database.recovered:
         yield "recovered", recovered.words(facts.zone)
-        yield "media", media_words(facts.media)
+        stay = not restored_volumes(facts)
+        yield "media", media_words(facts.media, given.time, stay=stay)
     if facts.only:
         yield "only", f"the {facts.only}"
     if not given.loose:
         yield "last drill", _drill(facts)
 
 
-def media_words(beside: str) -> str:
-    """Say what becomes of the media when a moment of the database is restored."""
-    nearest = f"; {beside} has those nearest before it" if beside else "; no set has any from before it"
-    return f"stay as they are{nearest}"
+def media_words(then: MediaThen | None, moment: datetime, *, stay: bool = True) -> str:
+    """Say what becomes of the media when a moment of the database is restored, and which set has those of then."""
+    theirs = then.words(moment) if then else "no set has any"
+    return f"stay as they are; {theirs}" if stay else theirs
 
 
 def _kind(file: BareFile) -> str:

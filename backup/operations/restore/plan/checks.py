@@ -174,6 +174,10 @@ def _stored(given: StoredSet, facts: RestoreFacts) -> Iterator[Finding]:
         )
         yield warning(text, f"`show {printable(given.query)}` lists them.")
     part = given.manifest.database
+    if (then := facts.media) and then.files and then.files.missing:
+        text = f"{then.files.missing:,} of {plural(then.files.referenced, 'file')} that its rows refer to are not in"
+        hint = "What is live may have them. If not, `show ID --path PATH` tells whether another set does."
+        yield warning(f"{text} {printable(then.set)}, whose media go with it", hint)
     if part and part.not_carried and wants_database(facts):
         yield warning(f"the dump does not carry {named(part.not_carried)}", "Create them by hand after the restore.")
     for caution in part.cautions if part and wants_database(facts) else ():
@@ -210,7 +214,9 @@ def _parts(facts: RestoreFacts) -> Iterator[Finding]:
     if only and what.database and what.volumes:
         other = "media" if only == "database" else "database"
         text = f"the {other} stays as it is: rows may refer to missing files"
-        yield warning(text, f"Leave out `--only {only}` to restore both as they were together.")
+        # A restore of a moment has no such option: it is of the database alone.
+        whole = f"Use `restore {printable(facts.source.query)}`" if facts.media else f"Leave out `--only {only}`"
+        yield warning(text, f"{whole} to restore both as they were together.")
     if facts.writers:
         text = f"these write and cannot be stopped from here: {named(facts.writers)}"
         yield warning(text, "Stop them before you confirm: what they write during the restore is lost.")

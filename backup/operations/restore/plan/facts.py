@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from backup.model.backup_set import StoredSet, holds_database
 from backup.model.derived_manifest import DerivedManifest
+from backup.model.recovered import MediaThen
 
 # What of a set is restored; empty for all of it.
 Only = Literal["", "database", "media"]
@@ -101,8 +102,8 @@ class RestoreFacts:
         containers that will be stopped, `stop_seconds` what the slowest of them may take for that, `writers` those that
     write but cannot be stopped. `unfinished` names a restore that stands half way, and `unfinished_hint` what ends it;
     or one that is under way, when somebody is `busy` with it.
-    `less` says in what the set is much smaller than those before it, `media` which one has the media nearest before
-    it, for one that was recovered and has none.
+    `less` says in what the set is much smaller than those before it, `media` which one has the media that go with
+    it, for one that was recovered.
     """
 
     now: datetime
@@ -129,7 +130,7 @@ class RestoreFacts:
     busy: bool = False
     commands: tuple[str, ...] = ()
     less: tuple[str, ...] = ()
-    media: str = ""
+    media: MediaThen | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 
 from backup.model.finding import Finding, warning
 from backup.model.run import Outcome, Run
-from backup.model.wal import WindowProof
+from backup.model.wal import WalSlot, WindowProof
 from backup.monitoring.health.moments import window_findings
 from backup.monitoring.window import OffsiteWindow, Window
 from tests.support.facts import NOW, UTC_ZONE, a_run
@@ -77,6 +77,17 @@ def test_a_stream_that_stands_still_says_since_when_and_why() -> None:
     since = "nothing since 2025-10-20 11:40:00 UTC can be brought back: the stream of WAL is down, for 20 min 00 s"
     assert found.text == f"{since} (BACKUP_PITR_MAX_LAG is 300 s): connection refused"
     assert "is behind" in told(streaming(20 * MINUTE))[1]
+
+
+def test_a_slot_that_is_refused_is_a_warning() -> None:
+    refused = WalSlot(name="s", problem="there is no limit", hint="Set one.")
+    (found,) = judge(streaming(slot=refused))
+    assert (found.level, found.text, found.hint) == (
+        "warn",
+        "WAL is received without a slot: there is no limit",
+        "Set one.",
+    )
+    assert judge(streaming(slot=WalSlot(name="s", held=5))) == []
 
 
 def test_a_database_that_restarts_is_no_failure_yet() -> None:

@@ -33,8 +33,8 @@ from tests.support.increments import Stack
 
 
 @pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    yield Stack(tmp_path_factory.mktemp("stack"))
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    yield Stack(tmp_path / "stack")
 
 
 def test_a_second_set_needs_the_pack_of_the_first(stack: Stack) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from backup.model.finding import Finding
 from backup.operations.doctor import moments
+from backup.postgres.replication import ClusterFacts
 from backup.postgres.wal_rights import WalRights
+from backup.postgres.wal_slot import Slots, SlotState
 from tests.support.facts import NOW
 from tests.support.windows import a_base, a_stream, a_window
 
@@ -77,6 +79,32 @@ def test_the_room_is_what_is_still_to_come() -> None:
     assert moments.room(window, more - 1, 252_000_000, NOW).level == "warn"
 
 
+def test_of_incremental_ones_there_is_room_for_what_the_oldest_builds_on() -> None:
+    full = a_base(1, NOW - 48 * HOUR)
+    step = a_base(2, NOW - 24 * HOUR, size=1_000_000).model_copy(update={"parent": full.id})
+    window = a_window(NOW, [full, step], {n: NOW for n in range(1, 3)}, stream=a_stream(3, NOW, NOW), kept=8)
+    line = moments.room(window, 10**9, 252_000_000, NOW)
+    assert line.text.startswith("2 base backups of 20.0 MB, 12 incremental ones of 1.0 MB and "), line.text
+    # On the night of the next full one it is no other.
+    later = a_base(3, NOW - HOUR)
+    line = moments.room(replace(window, bases=(full, step, later)), 10**9, 252_000_000, NOW)
+    assert line.text.startswith("2 base backups of 20.0 MB, 12 incremental ones of 1.0 MB and "), line.text
+
+
+@pytest.mark.parametrize(
+    ("version", "on", "said"),
+    [
+        ("16.4", False, []),
+        ("17.12", False, ["ALTER SYSTEM SET summarize_wal = on; and SELECT pg_reload_conf();"]),
+        ("18.6", True, ["summarize_wal is on"]),
+    ],
+)
+def test_what_makes_base_backups_small_is_told_where_the_server_can(version: str, *, on: bool, said: list[str]) -> None:
+    found = list(moments.increments(ClusterFacts(version, "1", 1 << 24, on, False, 1, (), ())))
+    assert [each.level for each in found] == ["pass"] * len(said)
+    assert all(words in each.text for words, each in zip(said, found, strict=True))
+
+
 def test_before_the_first_base_the_cluster_is_the_measure() -> None:
     line = moments.room(a_window(NOW, kept=8), 10**9, 252_000_000, NOW)
     assert line.level == "warn" and line.text.startswith(
@@ -91,3 +119,34 @@ def test_our_own_sender_is_one_that_was_seen_of_late(state: str, looked: int, *,
     stream = a_stream(1, NOW, NOW - timedelta(seconds=looked), state=state)
     assert moments.is_streaming(a_window(NOW, stream=stream), NOW) is wanted
     assert not moments.is_streaming(a_window(NOW), NOW)
+
+
+OWN = "obcms_backup_wal_0123456789ab"
+OTHER = "obcms_backup_wal_ffffffffffff"
+
+
+@pytest.mark.parametrize(
+    ("cap", "wanted", "slots", "level", "words"),
+    [
+        (-1, True, [], "fail", "max_slot_wal_keep_size is -1: it could fill the disk of the database; WAL is received"),
+        (0, True, [OWN], "fail", "max_slot_wal_keep_size is 0: the server would keep nothing by it; WAL is received"),
+        (10240, True, [OWN], "pass", f"the slot {OWN} keeps 30.0 MB of WAL"),
+        (10240, False, [OWN], "warn", f"the slot {OWN} is left on the server"),
+        (-1, False, [f"{OTHER} extended"], "warn", f"{OTHER} of another backup volume keeps 30.0 MB"),
+    ],
+)
+def test_slots_are_refused_shown_or_left(cap: int, slots: list[str], level: str, words: str, *, wanted: bool) -> None:
+    (line,) = moments.slot(a_server(cap, slots), OWN, wanted=wanted)
+    assert line.level == level and words in line.text
+    assert (level == "warn") == ("pg_drop_replication_slot('obcms_backup_wal_" in line.hint)
+    assert (level == "fail") == ("ALTER SYSTEM SET max_slot_wal_keep_size = '" in line.hint)
+
+
+def test_of_slots_that_cost_nothing_nothing_is_said() -> None:
+    assert list(moments.slot(a_server(-1, [OTHER]), OWN, wanted=False)) == []
+    assert list(moments.slot(a_server(10, []), OWN, wanted=True)) == []
+
+
+def a_server(cap: int, slots: list[str]) -> Slots:
+    states = [f"{each} reserved".split()[:2] for each in slots]
+    return Slots(cap, tuple(SlotState(name, 0, status, 30_000_000, 50) for name, status in states))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,8 @@ from tests.support.increments import Stack
 
 
 @pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    yield Stack(tmp_path_factory.mktemp("savings"))
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    yield Stack(tmp_path / "savings")
 
 
 def test_what_is_repeated_is_told(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

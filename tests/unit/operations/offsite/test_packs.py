@@ -62,8 +62,8 @@ class Copied:
 
 
 @pytest.fixture
-def copied(tmp_path_factory: pytest.TempPathFactory) -> Copied:
-    stack, sets = Stack(tmp_path_factory.mktemp("copied")), []
+def copied(tmp_path: Path) -> Copied:
+    stack, sets = Stack(tmp_path / "copied"), []
     for number in range(3):
         (stack.media / f"{number}").write_bytes(os.urandom(20_000))
         (stack.media / f"{number - 2}").unlink(missing_ok=True)

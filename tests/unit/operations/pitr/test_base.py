@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from backup.operations.pitr import base as module
 from backup.progress import Silent
 from backup.storage.artifact_writer import ArtifactWriter
 from tests.support.facts import NOW
-from tests.support.windows import SYSTEM, a_base
+from tests.support.windows import SYSTEM, a_base, on_disk
 
 CONTEXT = cast(Any, SimpleNamespace(catalog=SimpleNamespace(identity=None), progress=Silent()))
 
@@ -57,3 +58,47 @@ def test_one_of_another_size_is_removed(tmp_path: Path) -> None:
     artifact = base.artifact.model_copy(update={"plain_size": base.artifact.plain_size + 1})
     with pytest.raises(IntegrityError, match="was removed"):
         module._read_back(CONTEXT, archive, base.model_copy(update={"artifact": artifact}))
+
+
+DAY = timedelta(days=1)
+
+
+def nights(kinds: str) -> list[Base]:
+    """One base a night up to now: F full, i on the one of the night before."""
+    found: list[Base] = []
+    for number, kind in enumerate(kinds):
+        made = a_base(5, NOW - (len(kinds) - 1 - number) * DAY, size=10)
+        found.append(made.model_copy(update={"parent": found[-1].id if kind == "i" else ""}))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kinds", "left"),
+    [
+        # Of seven days and the one that the oldest moment needs.
+        ("FFFFFFFFFF", "..FFFFFFFF"),
+        # That one is the second: all before it stay, too.
+        ("FiiiiiiFii", "FiiiiiiFii"),
+        ("FiFiiiiiiFi", "..FiiiiiiFi"),
+        # Two a night.
+        ("FiiiFiiiiiii", "Fi..Fiiiiiii"),
+    ],
+)
+def test_what_no_moment_needs_goes_but_nothing_that_another_one_builds_on(
+    tmp_path: Path, kinds: str, left: str
+) -> None:
+    bases = nights(kinds)
+    archive = on_disk(tmp_path, bases, {number: NOW for number in (5, 6, 7)})
+    context = cast(Any, SimpleNamespace(clock=lambda: NOW, days=7, catalog=SimpleNamespace(root=tmp_path)))
+    module.prune(context, archive)
+    there = {each.id for each in archive.list_bases()}
+    assert "".join(kind if each.id in there else "." for kind, each in zip(kinds, bases, strict=True)) == left
+
+
+def test_one_that_lacks_its_parent_goes_when_it_is_too_old(tmp_path: Path) -> None:
+    bases = nights("FiiiFiiiiiii")
+    archive = on_disk(tmp_path, bases, {number: NOW for number in (5, 6, 7)})
+    archive.remove_base(bases[0])
+    context = cast(Any, SimpleNamespace(clock=lambda: NOW, days=7, catalog=SimpleNamespace(root=tmp_path)))
+    module.prune(context, archive)
+    assert archive.list_bases() == bases[4:]

@@ -12,7 +12,7 @@ import pytest
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
 from backup.errors import EngineError, StoreError
-from backup.model.wal import SegmentId, Stream, lsn_text
+from backup.model.wal import SegmentId, Stream, WalSlot, lsn_text
 from backup.operations.pitr.receive import ReceiveContext, WalSource, _said, _Session
 from backup.postgres.replication import ServerWal
 from tests.support.facts import NOW
@@ -31,6 +31,8 @@ class Server:
     alive: bool = True
     said: str = ""
     started: int = 0
+    held: list[float] = field(default_factory=list)
+    slot: WalSlot | None = None
     stack: ExitStack = field(default_factory=ExitStack)
 
     def now(self) -> datetime:
@@ -55,8 +57,12 @@ class Server:
         self.alive = True
         yield self
 
+    def hold(self, place: int) -> WalSlot | None:
+        self.held.append(place / SIZE)
+        return self.slot
+
     def session(self) -> _Session:
-        source = WalSource(("id", "started"), self.ask, self.receive)
+        source = WalSource(("id", "started"), self.ask, self.receive, self.hold)
         context = ReceiveContext(
             root=self.root, database=lambda: source, wait=lambda _: True, clock=self.now, steady=lambda: self.at
         )
@@ -203,6 +209,28 @@ def test_a_timeline_that_came_back_for_a_moment_keeps_what_reached_further(serve
         server.look(session, at + 2, 2.6, None)
     received = WalArchive(server.root, SYSTEM).received(SIZE)
     assert received.broken[SegmentId(1, 2)] - NOW == timedelta(seconds=10)
+
+
+def test_the_server_keeps_what_is_not_whole_here(server: Server) -> None:
+    session = server.session()
+    server.write(2)
+    server.look(session, 0, 2.5, None)
+    server.look(session, 2, 2.5, 2.2)
+    server.write(2, partial=False)
+    server.write(3)
+    server.look(session, 4, 3.5, 3.0)
+    server.look(session, 6, 3.5, 3.4)
+    assert server.held == [0, 2, 3, 3]
+
+
+def test_what_is_said_of_the_slot_stays_when_the_stream_ends(server: Server) -> None:
+    server.slot = WalSlot(name="s", held=5, safe=7)
+    session = server.session()
+    server.write(2)
+    assert server.look(session, 0, 2.5, 2.5).slot == server.slot
+    session.say_down("gone", "")
+    now = StreamFile(server.root).read()
+    assert now and now.slot == server.slot
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from backup.model.moment import Commit, Wanted
 from backup.model.recovered import Recovered
 from backup.model.wal import Received, WindowProof, lsn
 from backup.operations.pitr import recover
+from backup.operations.pitr.base_choice import Cluster
 from backup.progress import Silent
 from tests.unit.model.test_wal import SIZE, at, base, whole
 
@@ -60,6 +61,30 @@ def test_there_is_room_for_the_base_and_for_what_its_wal_adds_to_it(tmp_path: Pa
     recover.look(moment, cast(Any, work), Silent(), replay=True)
     # Of each batch: its own segments, and what all of them so far add.
     assert work.room == [size * 11 // 10 + count * SIZE for count in (73 + 73, 64 + 137, 64 + 201)]
+
+
+def test_a_base_that_builds_on_others_is_there_twice_while_it_is_put_together(tmp_path: Path) -> None:
+    full, moment = base(1, 1), asked(Wanted(at(9)), 9, tmp_path)
+    size = 10**9
+    full = full.model_copy(update={"bytes": size})
+    step = moment.base.model_copy(update={"bytes": size // 10, "parent": full.id})
+    alone = replace(moment, base=full)
+    moment = replace(moment, base=step, links=[full, step])
+    assert (alone.bytes, alone.room, moment.bytes) == (size, size * 11 // 10, size * 11 // 10)
+    assert moment.room == 2 * (moment.bytes * 11 // 10)
+    assert recover.space_for(moment) - recover.space_for(replace(moment, links=[])) == moment.room - size * 11 // 100
+    found, _ = look(moment, {4: at(4)})
+    shown = dict(recover.outlook(moment, found))
+    assert f"with {full.id}, which it builds on; 2.4 GB to put them together" in shown["base backup"]
+
+
+def test_the_bases_that_one_builds_on_are_found_with_it(tmp_path: Path) -> None:
+    full, step = base(2, 2), base(3, 3).model_copy(update={"parent": "b2"})
+    there = [(WalArchive(tmp_path, "1"), Cluster([full, step], Received(whole(range(2, 9)))))]
+    found = recover.find_moment(there, Wanted(at(5)), "d", Preload(), None, ZONE)
+    assert (found.base, list(found.links)) == (step, [full, step])
+    found = recover.find_moment(there, Wanted(at(2.5)), "d", Preload(), None, ZONE)
+    assert (found.base, list(found.links)) == (full, [full])
 
 
 def test_wal_far_behind_the_moment_is_not_unpacked(tmp_path: Path) -> None:

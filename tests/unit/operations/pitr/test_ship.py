@@ -89,11 +89,12 @@ class Machine:
         self.archive.keep(segment, writer.staged)
         return segment
 
-    def base(self, number: int, ended: datetime) -> Base:
+    def base(self, number: int, ended: datetime, parent: Base | None = None) -> Base:
         identifier = f"{ended:%Y%m%dT%H%M%SZ}"
         with ArtifactWriter(self.archive.bases, f"{identifier}.tar.gz", "base") as writer:
             writer.write(b"cluster" * 1000)
-            base = a_base(number, ended).model_copy(update={"id": identifier, "artifact": writer.finish()})
+            own = {"id": identifier, "artifact": writer.finish(), "parent": parent.id if parent else ""}
+            base = a_base(number, ended).model_copy(update=own)
             self.archive.keep_base(base, writer.staged)
         return base
 
@@ -317,6 +318,55 @@ def test_what_left_the_window_here_is_removed_there(machine: Machine) -> None:
     assert [each.id for each in machine.copies.bases()] == [new.id]
     assert not [key for key in machine.place.objects if old.id in key]
     assert [each.name for each in machine.objects()] == [SegmentId(1, 7).name(SIZE)]
+
+
+def test_what_builds_on_another_base_is_sent_behind_it(machine: Machine) -> None:
+    full = machine.base(5, NOW - timedelta(hours=3))
+    one = machine.base(5, NOW - timedelta(hours=2), full)
+    two = machine.base(5, NOW - timedelta(hours=1), one)
+    alone = machine.base(5, NOW)
+    machine.segment(5)
+    machine.stream(6)
+    machine.ship(every=0)
+    records = [key.split("/")[-1].split(".")[0] for key in machine.place.objects if key.endswith(".json")]
+    assert records == [alone.id, full.id, one.id, two.id]
+    (there,) = read_place(machine.context())
+    assert [each.id for each in there.bases] == [full.id, one.id, two.id, alone.id] and there.problems == []
+    (window,) = remote_window(machine.context(), timedelta(days=7)).spans
+    assert [each.id for each in window.bases] == [full.id, one.id, two.id, alone.id]
+
+
+def test_of_a_place_that_has_lost_a_base_none_counts_that_builds_on_it(machine: Machine) -> None:
+    full = machine.base(5, NOW - timedelta(hours=3))
+    one = machine.base(5, NOW - timedelta(hours=2), full)
+    two = machine.base(5, NOW - timedelta(hours=1), one)
+    machine.segment(5)
+    machine.stream(6)
+    machine.ship(every=0)
+    machine.place.lose(next(key for key in machine.place.objects if one.id in key and key.endswith(".json")))
+    (there,) = read_place(machine.context())
+    (problem,) = there.problems
+    assert f"{two.id} does not count: {one.id}, which it builds on" in problem.text
+    (span,) = remote_window(machine.context(), timedelta(days=7)).spans
+    assert [each.id for each in span.bases] == [full.id]
+
+
+def test_a_base_that_another_one_builds_on_stays_there_with_it(machine: Machine) -> None:
+    full = machine.base(5, NOW - timedelta(days=20))
+    steps = [machine.base(5, NOW - timedelta(days=19), full)]
+    steps.append(machine.base(5, NOW - timedelta(days=8), steps[0]))
+    machine.segment(5, NOW - timedelta(days=6))
+    machine.stream(6)
+    machine.ship(every=0)
+    for base in (full, *steps):
+        machine.archive.remove_base(base)
+    machine.ship(every=0)
+    assert [each.id for each in machine.copies.bases()] == [full.id, *(each.id for each in steps)]
+    # Once there is a newer one from before all that is kept, they go.
+    machine.base(5, NOW - timedelta(days=7, hours=1))
+    for _ in range(2):  # sent, then counted
+        machine.ship(every=0)
+    assert len(machine.copies.bases()) == 1 and not [key for key in machine.place.objects if full.id in key]
 
 
 def test_what_is_lost_here_stays_there_while_a_moment_needs_it(machine: Machine) -> None:

@@ -101,6 +101,17 @@ def test_a_base_whose_file_is_not_there_whole_does_not_count(tmp_path: Path) -> 
     assert f"{BASE.id} does not count" in seen.problems[0].text and seen.spans == ()
 
 
+def test_a_base_that_builds_on_a_missing_one_is_told_and_gives_no_moment(tmp_path: Path) -> None:
+    step = a_base(6, NOW - 2 * HOUR, size=100).model_copy(update={"parent": BASE.id})
+    archive = on_disk(tmp_path, [BASE, step], WHOLE)
+    assert read(tmp_path).spans[0].bases == (BASE, step)
+    (archive.bases.directory / f"{BASE.id}.json").unlink()
+    seen = read(tmp_path)
+    (problem,) = seen.problems
+    assert seen.spans == () and f"{step.id} does not count: {BASE.id}, which it builds on" in problem.text
+    assert "`base --full`" in problem.hint
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"looked": "2026-11-28T16:00:00Z", "state": "streaming", "size": 5}'])
 def test_a_state_that_is_damaged_is_told(tmp_path: Path, text: str) -> None:
     on_disk(tmp_path, [BASE], WHOLE, a_stream(8, NOW, NOW))

@@ -8,16 +8,18 @@ import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from backup.app import restore as restore_app
 from backup.catalog.run_records import Records
 from backup.cli import main
-from backup.media import archive_tree
+from backup.media import archive_tree, helper_main
 from backup.model.backup_set import manifest_name
 from backup.model.manifest import Artifact, Manifest, Tier, VolumePart, file_name, to_json
 from backup.operations.inspect.file_index import Near
@@ -68,6 +70,22 @@ def volumes(tmp_path: Path) -> Path:
     return tmp_path / "volumes"
 
 
+def in_fork(_volume: str, words: Sequence[str]) -> Iterator[str | int]:
+    """What `in_child` runs, without an interpreter of its own: what it is called with, and says, is the same."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writing, 1)
+        sys.stdout = open(1, "w")
+        code = helper_main.main(words)
+        sys.stdout.flush()
+        os._exit(code)
+    os.close(writing)
+    with open(reading) as lines:
+        yield from (line.rstrip("\n") for line in lines)
+    yield os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 @pytest.fixture
 def restore(
     tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -77,6 +95,7 @@ def restore(
     monkeypatch.setenv("BACKUP_VOLUMES_DIR", str(volumes))
     monkeypatch.setenv("BACKUP_SPOOL_DIR", str(tmp_path / "spool"))
     monkeypatch.setenv("DB_HOST", "127.0.0.1")
+    monkeypatch.setattr(restore_app, "in_child", in_fork)
     monkeypatch.delenv("container", raising=False)
     umask = os.umask(0o077)
 

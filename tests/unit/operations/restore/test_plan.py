@@ -16,10 +16,10 @@ from rich.console import Console
 
 from backup.cli.restore import plan_lines, plan_page
 from backup.documents.results import DOCUMENTS
-from backup.model.backup_set import LoadTest, Missing, Proof, StoredSet, Verdict
+from backup.model.backup_set import LoadTest, Proof, StoredSet, Verdict
 from backup.model.derived_manifest import BareFile, derive
 from backup.model.manifest import DatabasePart, Manifest, Tier, VolumePart
-from backup.model.recovered import Recovered
+from backup.model.recovered import MediaThen, Missing, Recovered
 from backup.operations.restore.plan import LiveDatabase, Plan, RestoreFacts, Server, VolumeFacts, plan
 from backup.operations.restore.plan.facts import Contrast, Lacking
 from tests.support.schemas import checked
@@ -310,9 +310,23 @@ def test_a_terminal_shows_all_of_it() -> None:
 def test_a_set_of_a_moment_says_so_and_what_becomes_of_the_media() -> None:
     recovered = Recovered(base="b", moment=TAKEN, lsn="0/1", last_commit=TAKEN - timedelta(seconds=1), later=2)
     source = stored(database(recovered=recovered), media=False)
-    made = rows(plan(facts(source=source, only="database", media="daily_2025-10-19_02-00-00")))
+    names = tuple(f"a.file: x/{number}" for number in (1, 2, 3))
+    missing = Missing(columns=("a.file",), referenced=9, missing=3, listed=names)
+    near = MediaThen(set="snapshot_2025-10-20_02-07-00", taken=TAKEN + timedelta(minutes=7))
+    told = plan(facts(source=source, only="database", media=near))
+    assert "rows refer to" not in " ".join(each.text for each in told.warnings)
+    made = rows(told)
     assert made["recovered"].startswith("as of 2025-10-20 02:00:00 Asia/Manila, last commit 01:59:59.000, from base")
     assert made["recovered"].endswith("; 2 later commits not in it")
-    assert made["media"] == "stay as they are; daily_2025-10-19_02-00-00 has those nearest before it"
-    assert rows(plan(facts(source=source)))["media"] == "stay as they are; no set has any from before it"
+    whose = "snapshot_2025-10-20_02-07-00 has them as they were 7 min 00 s after it"
+    assert made["media"] == f"stay as they are; {whose}"
+    assert rows(plan(facts(source=source)))["media"] == "stay as they are; no set has any"
+    near = near.model_copy(update={"files": missing, "before": "daily_2025-10-19_02-00-00", "held_before": 2})
+    told = plan(facts(source=source, only="database", media=near))
+    lost = "but 3 of 9 files that rows name are not in it: a.file: x/1, a.file: x/2, a.file: x/3"
+    assert rows(told)["media"] == f"stay as they are; {whose}, {lost}; 2 of them in daily_2025-10-19_02-00-00"
+    assert any("3 of 9 files that its rows refer to are not in snapshot" in each.text for each in told.warnings)
+    both = stored(database(recovered=recovered))
+    assert rows(plan(facts(source=both, media=near)))["media"].startswith(whose)
+    assert rows(plan(facts(source=both, only="database", media=near)))["media"].startswith("stay as they are; ")
     assert not {"recovered", "media"} & set(rows(plan(facts())))

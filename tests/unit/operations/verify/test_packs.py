@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +18,8 @@ from tests.support.increments import Stack
 
 
 @pytest.fixture
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    yield Stack(tmp_path_factory.mktemp("packs"))
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    yield Stack(tmp_path / "packs")
 
 
 class Counting(Silent):
@@ -31,12 +32,12 @@ class Counting(Silent):
         self.bytes += count
 
 
-def chain(stack: Stack) -> list[StoredSet]:
-    """Thirty sets, each with one file more, and one that is gone."""
+def chain(stack: Stack, nights: int) -> list[StoredSet]:
+    """So many sets, each with one file more, and one that is gone."""
     for number in range(100):
         (stack.media / f"{number:03}").write_bytes(os.urandom(10_000))
     made = []
-    for night in range(30):
+    for night in range(nights):
         (stack.media / f"night-{night}").write_bytes(os.urandom(1000))
         (stack.media / f"{3 * night:03}").unlink()
         made.append(stack.night())
@@ -52,7 +53,7 @@ def judge(stack: Stack, sets: list[StoredSet]) -> tuple[int, list[list[str]]]:
 
 
 def test_what_sets_share_is_read_once_and_judged_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    sets = chain(stack)
+    sets = chain(stack, 12)
     one, _ = judge(stack, sets[:1])
     judged = 0
     holds = volume_archive._TreeComparison._holds
@@ -64,13 +65,13 @@ def test_what_sets_share_is_read_once_and_judged_once(stack: Stack, monkeypatch:
 
     monkeypatch.setattr(volume_archive._TreeComparison, "_holds", counted)
     several, problems = judge(stack, sets)
-    assert problems == [[]] * 30
+    assert problems == [[]] * 12
     assert several < 1.3 * one
-    assert judged == 100 + 29
+    assert judged == 100 + 11
 
 
 def test_a_damaged_pack_damages_all_and_one_tree_that_lies_its_set_alone(stack: Stack) -> None:
-    sets = chain(stack)[:4]
+    sets = chain(stack, 4)
     tree = next(each for each in sets[2].manifest.artifacts if each.kind == "tree")
     path = sets[2].directory / tree.file
     whole = path.read_bytes()

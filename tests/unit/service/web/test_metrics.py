@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backup import __version__
 from backup.model.run import Outcome
+from backup.model.wal import WalSlot
 from backup.monitoring.overview import Overview
 from backup.service.web.metrics import exposition
 from tests.support import overviews
@@ -104,6 +105,19 @@ def test_the_window_is_measured() -> None:
     assert [(number, got) for number, (got, wanted) in enumerate(expected) if got != pytest.approx(wanted)] == []
     new = {name for name, _ in scrape(seen)} - {name for name, _ in scrape(overviews.healthy())}
     assert len(new) == 19
+
+
+def test_a_slot_is_measured_where_one_is_wanted() -> None:
+    seen = overviews.recoverable()
+    assert seen.window and seen.window.stream
+    for slot, values in (
+        (WalSlot(name="s", held=5, safe=7), [1, 5, 7]),
+        (WalSlot(name="s", problem="it is refused"), [0, 0, None]),
+    ):
+        stream = seen.window.stream.model_copy(update={"slot": slot})
+        shown = replace(seen, window=replace(seen.window, stream=stream))
+        names = ("wal_slot", "wal_slot_held_bytes", "wal_slot_safe_bytes")
+        assert [value(shown, name) for name in names] == values
 
 
 @pytest.mark.parametrize("status", ["pass", "warn", "starting", "fail"])

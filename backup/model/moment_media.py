@@ -1,0 +1,55 @@
+"""Which sets have the media of a moment. Pure.
+
+An application writes a file first, and then the row that names it. So the first set that was taken at the moment or
+later has every file that rows of that moment name, but for those that were deleted in between; the last one before it
+has those, and lacks what was uploaded in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from datetime import datetime
+
+from backup.errors import BackupError
+from backup.model.backup_set import StoredSet, by_time, volumes_of
+from backup.model.manifest import Tier
+from backup.model.recovered import MediaThen
+from backup.model.run import Outcome, Run
+
+
+def neighbours(sets: Iterable[StoredSet], runs: Iterable[Run], moment: datetime) -> list[tuple[StoredSet, datetime]]:
+    """The good sets that have the media nearest to a moment, each with the last time at which they are known to have
+    been so: the first one that is not older, then the last one that is.
+
+    A snapshot that found nothing changed tells by its run that the set before it still holds all.
+    """
+    looked: dict[str, datetime] = {}
+    for run in runs:
+        if run.tier == Tier.SNAPSHOT and run.outcome is Outcome.SUCCESS:
+            looked[run.set] = max(run.started, looked.get(run.set, run.started))
+    able = sorted((each for each in sets if each.good and volumes_of(each)), key=by_time)
+    known = [(each, max(each.time, looked.get(each.id, each.time))) for each in able]
+    later = ((each, time) for each, time in known if time >= moment and _own(each))
+    before = ((each, time) for each, time in reversed(known) if time < moment and _own(each))
+    return [*_first(later), *_first(before)]
+
+
+def media_then(sets: Iterable[StoredSet], runs: Iterable[Run], moment: datetime) -> MediaThen | None:
+    """The set whose media go with a moment; None where no set has any."""
+    found = neighbours(sets, runs, moment)
+    return MediaThen(set=found[0][0].id, taken=found[0][1]) if found else None
+
+
+def _own(stored: StoredSet) -> bool:
+    """Whether its media are as old as it is: a set of a moment may have those of another set."""
+    if not stored.summary.holds_database:
+        return True
+    with contextlib.suppress(BackupError):  # it may have been removed since it was listed
+        part = stored.manifest.database
+        return part is None or part.recovered is None
+    return False
+
+
+def _first(found: Iterable[tuple[StoredSet, datetime]]) -> list[tuple[StoredSet, datetime]]:
+    return [each for each, _ in zip(found, range(1), strict=False)]

@@ -1,0 +1,70 @@
+"""Snapshots of the media make health no better, and worse only when they fail again and again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from backup.model.backup_set import StoredSet
+from backup.model.manifest import Tier
+from backup.model.run import Outcome, Run
+from backup.monitoring.health import evaluate, failed_backup
+from backup.monitoring.health.snapshots import snapshot_findings
+from tests.support.facts import NOW, a_run
+from tests.support.set_factory import in_memory
+
+OUTCOMES = {"s": Outcome.SUCCESS, "c": Outcome.CHANGED, "f": Outcome.FAILED, "x": Outcome.CRASHED}
+OUTCOMES |= {"i": Outcome.INTERRUPTED, "r": Outcome.RUNNING}
+
+
+def runs(story: str) -> list[Run]:
+    """Snapshots that ended so, the newest first."""
+    return [
+        a_run(number / 4, OUTCOMES[each], f"why {number}", operation="create", tier="snapshot", hint="")
+        for number, each in enumerate(story)
+    ]
+
+
+def at(hours: float, tier: Tier, kind: str = "verified") -> StoredSet:
+    return in_memory(tier, NOW - timedelta(hours=hours), kind, halves="m" if tier is Tier.SNAPSHOT else "dm")
+
+
+@pytest.mark.parametrize("story", ["", "s", "f", "fx", "ffs", "ifs", "rffs", "cfff", "r"])
+def test_one_may_fail(story: str) -> None:
+    assert list(snapshot_findings(runs(story))) == []
+
+
+@pytest.mark.parametrize(("story", "count"), [("fff", 3), ("rfxis", 3), ("iiii", 4), ("ffffffs", 6)])
+def test_a_row_of_failures_is_told(story: str, count: int) -> None:
+    (found,) = snapshot_findings(runs(story))
+    newest = 1 if story[0] == "r" else 0
+    assert found.level == "warn"
+    assert found.text == f"none of the last {count} snapshots of the media came to its end: why {newest}"
+
+
+def test_they_do_not_stand_for_a_backup() -> None:
+    old, fresh = at(60, Tier.DAILY), at(0.1, Tier.SNAPSHOT)
+    limit = timedelta(hours=48)
+    for sets in ([old], [old, fresh]):
+        health = evaluate(sets, [], NOW, max_age=limit, scheduler=None)
+        assert (health.status, health.newest_good) == ("fail", old)
+    media = in_memory(Tier.DAILY, NOW - timedelta(hours=1), halves="d")
+    told = [each.text for each in evaluate([media, old, fresh], [], NOW, max_age=limit, scheduler=None).reasons]
+    assert any("good set that holds media" in text for text in told)
+
+
+def test_their_runs_say_nothing_of_the_backups() -> None:
+    well = a_run(5, Outcome.SUCCESS, "", operation="create", tier="daily")
+    bad = a_run(5, Outcome.FAILED, "", operation="create", tier="daily")
+    assert failed_backup([*runs("fff"), well]) is None
+    assert failed_backup([*runs("sss"), bad]) == bad
+
+
+def test_a_damaged_one_takes_no_backups_place() -> None:
+    sets = [at(0.1, Tier.SNAPSHOT), at(0.4, Tier.SNAPSHOT, "damaged"), at(5, Tier.DAILY)]
+    health = evaluate(sets, [], NOW, max_age=timedelta(hours=48), scheduler=None)
+    assert health.status == "warn"
+    sets = [at(0.1, Tier.SNAPSHOT), at(5, Tier.DAILY, "damaged"), at(29, Tier.DAILY)]
+    told = evaluate(sets, [], NOW, max_age=timedelta(hours=48), scheduler=None).reasons
+    assert any("the newest set of the database" in each.text for each in told)

@@ -1,0 +1,209 @@
+"""Snapshots of the media between two sets, of real files: what they hold, what they leave alone, and what they cost."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from backup.catalog.thinning import thinned
+from backup.cli import base
+from backup.errors import LockHeld, NotFound
+from backup.model.manifest import Tier
+from backup.model.run import Outcome
+from backup.operations.create.run import Request, create_set
+from backup.operations.preemption import GaveWay, ask
+from backup.operations.prune import PruneContext, prune_sets, retention_policy
+from backup.operations.prune import Request as Cleanup
+from backup.operations.verify.run import check_set
+from backup.progress import Silent
+from backup.storage import lock
+from tests.support.awkward_tree import fill
+from tests.support.increments import Stack
+
+
+@pytest.fixture
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    yield Stack(tmp_path_factory.mktemp("stack"))
+
+
+def files(stack: Stack) -> list[str]:
+    """All that is stored, but records, notes and logs."""
+    folders = ("daily", "snapshot", "packs")
+    return sorted(str(path) for each in folders for path in (stack.root / each).glob("**/*") if path.is_file())
+
+
+def test_what_has_changed_is_a_set_and_what_has_not_is_none(stack: Stack) -> None:
+    fill(stack.media)
+    night = stack.night()
+    before = files(stack)
+    assert stack.snapshot().id == night.id
+    assert files(stack) == before
+    (stack.media / "new").write_bytes(b"new")
+    first = stack.snapshot()
+    assert (first.tier, first.state, first.summary.holds_database) == (Tier.SNAPSHOT, "complete", False)
+    assert first.verified
+    stack.whole(first)
+    assert stack.snapshot().id == first.id
+    last = stack.app().records.readable()[0]
+    assert (last.outcome, last.set, last.message) == (
+        Outcome.SUCCESS,
+        first.id,
+        f"nothing has changed since {first.id}",
+    )
+    for change in (lambda: (stack.media / "new").chmod(0o600), (stack.media / "new").unlink, (stack.media / "d").mkdir):
+        packs = stack.packs()
+        change()
+        stored = stack.snapshot()
+        assert stored.time > first.time and stack.packs() == packs
+        stack.whole(stored)
+        assert stack.snapshot().id == stored.id
+
+
+def test_no_set_needs_anything_of_a_snapshot(stack: Stack) -> None:
+    """So however snapshots are thinned out, sets lose nothing; and what only they named goes with them."""
+    (stack.media / "a").write_bytes(os.urandom(5000))
+    stack.night()
+    for number in range(3):
+        (stack.media / f"b{number}").write_bytes(os.urandom(5000))
+        assert len(stack.snapshot().manifest.packs) == number + 2
+    night = stack.night()
+    assert not any("snapshot" in pack.file for pack in night.manifest.packs)
+    # The day after, they go on from the night's set.
+    (stack.media / "c").write_bytes(os.urandom(5000))
+    assert sum("snapshot" in pack.file for pack in stack.snapshot().manifest.packs) == 1
+    assert sum("snapshot" in pack for pack in stack.packs()) == 4
+    for stored in stack.app().catalog.sets(Tier.SNAPSHOT):
+        assert check_set(stored, Silent()).problems == []
+        stack.app().catalog.remove(stored)
+    assert stack.app().catalog.remove_unneeded() > 0
+    assert not any("snapshot" in pack for pack in stack.packs())
+    for stored in stack.app().catalog.sets():
+        assert check_set(stored, Silent()).problems == []
+
+
+def test_one_goes_on_from_a_set_or_is_not_taken(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(b"a")
+    with pytest.raises(NotFound, match="no whole, verified, incremental set of the volume media"):
+        stack.snapshot()
+    stack.night("full")
+    with pytest.raises(NotFound):
+        stack.snapshot()
+    night = stack.night()
+    (stack.root / "packs" / night.manifest.packs[0].file).unlink()
+    with pytest.raises(NotFound):
+        stack.snapshot()
+    assert not stack.app().catalog.sets(Tier.SNAPSHOT)
+    assert stack.app().records.readable()[0].exit_code == NotFound.exit_code
+    stack.night()
+    (stack.media / "b").write_bytes(b"b")
+    stack.whole(stack.snapshot())
+
+
+def test_it_is_not_the_latest_set(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(b"a")
+    night = stack.night()
+    (stack.media / "b").write_bytes(b"b")
+    newer = stack.snapshot()
+    assert newer.time > night.time
+    assert stack.find("latest").id == night.id
+    assert stack.find(newer.id).id == newer.id
+
+
+def test_packs_that_were_read_before_are_left_to_the_sets(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    first = stack.night()
+    path = stack.root / "packs" / first.manifest.packs[0].file
+    note = path.with_name(f"{path.name}.checked")
+    note.write_text(note.read_text().replace(f"{datetime.now(UTC):%Y}", "2001"))
+    noted = note.read_text()
+    (stack.media / "b").write_bytes(b"b")
+    assert stack.snapshot().verified
+    assert note.read_text() == noted
+    stack.night()
+    assert note.read_text() != noted
+
+
+def test_it_reads_no_share_of_the_day_again(stack: Stack) -> None:
+    for number in range(20):
+        (stack.media / f"{number}").write_bytes(b"%d" % number)
+    night = stack.night()
+    stack.now += timedelta(days=30)
+    assert stack.snapshot().id == night.id
+
+
+def test_it_waits_for_nobody_and_asks_nobody_to_end(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(b"a")
+    stack.night()
+    app, began = stack.app(), time.monotonic()
+    for name in ("drill daily", "drill daily that gives way"):
+        with lock.hold(app.lock, name, "r", wait=0), pytest.raises(LockHeld):
+            stack.snapshot()
+    # One that is asked to end is given a minute for it.
+    assert time.monotonic() - began < 30
+    assert not (stack.root / "state" / "restore-first").exists()
+    assert not [run for run in app.records.readable() if run.tier == Tier.SNAPSHOT]
+
+
+def test_it_gives_way(stack: Stack) -> None:
+    """Whoever wants the volume asks it to end: nothing of it is left, and the next one holds what it would have."""
+    (stack.media / "a").write_bytes(b"a")
+    stack.night()
+    (stack.media / "b").write_bytes(os.urandom(5000))
+    before = files(stack)
+    asked = threading.Event()
+
+    class Asking(Silent):
+        def phase(self, name: str, total: int | None = None) -> None:
+            if name == "reading what is new of media back":
+                assert "gives way" in (lock.holder(stack.app().lock) or "")
+                ask(stack.root, "create daily")
+                asked.wait(30)
+
+    context = stack.app().create_context(Asking())
+    with base.signals(), pytest.raises(GaveWay):
+        create_set(Request(tier=Tier.SNAPSHOT, only="media"), context)
+    run = stack.app().records.readable()[0]
+    assert (run.outcome, run.message) == (Outcome.INTERRUPTED, "create daily was to go first")
+    stack.now = datetime.now(UTC) + timedelta(seconds=2)
+    stored = stack.snapshot()
+    stack.whole(stored)
+    assert [name for name in before if name not in files(stack)] == []
+
+
+def test_a_cleanup_thins_them_out(stack: Stack) -> None:
+    """After ten days of one a quarter of an hour, in which files come and go; read anew from the disk each time."""
+    (stack.media / "a").write_bytes(os.urandom(3000))
+    stack.now = datetime.now(UTC).replace(hour=1, minute=0, second=0, microsecond=0) - timedelta(days=9)
+    begin = stack.now
+    for hour in range(0, 9 * 24, 12):
+        for quarter in range(3):
+            stack.now = begin + timedelta(hours=hour, minutes=15 * quarter)
+            (stack.media / "now").write_bytes(os.urandom(2000))
+            stack.night() if not (hour % 24 or quarter) else stack.snapshot()
+    app, now = stack.app(), stack.now + timedelta(minutes=30)
+    policy = retention_policy(app.settings)
+    context = PruneContext(catalog=app.catalog, records=app.records, lock=app.lock, clock=lambda: now, policy=policy)
+    # Without a database no set is ours; the rule itself is what is asked here.
+    gone = thinned(app.catalog.sets(), lambda stored: now - stored.time)
+    for stored in app.catalog.sets():
+        if stored.id in gone:
+            assert app.catalog.remove(stored)
+    assert stack.app().catalog.remove_unneeded() > 0
+    assert "no good set" in prune_sets(Cleanup(), context).words
+    left = stack.app().catalog.sets()
+    assert sum(stored.tier is Tier.DAILY for stored in left) == 9
+    kept = [stored for stored in left if stored.snapshot]
+    named = {pack.file for stored in left for pack in stored.manifest.packs}
+    assert set(stack.packs()) == named
+    for stored in left:
+        assert stored.good and check_set(stored, Silent()).problems == [], stored.id
+    ages = [now - stored.time for stored in kept]
+    assert max(ages) <= timedelta(days=7)
+    assert len({f"{stored.time:%d %H}" for stored in kept if now - stored.time > timedelta(days=1)}) == sum(
+        age > timedelta(days=1) for age in ages
+    )
