@@ -24,6 +24,9 @@ DEFAULT_SIZE: Final = 16 << 20
 # The moment of WAL of which nothing is known.
 UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 STREAMING: Final = "streaming"
+_FRESH: Final = timedelta(seconds=60)
+_STALE: Final = "whether WAL is received is unknown: nothing was written down of it for a minute or more"
+_ROOM: Final = "Is the backup volume full, or the clock wrong, or has the service been stopped?"
 _SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 _HISTORY: Final = re.compile(r"[0-9A-F]{8}\.history")
 _LSN: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
@@ -177,7 +180,7 @@ class WalSlot(_Record):
 class Stream(_Record):
     """What was last known of the WAL that is being received.
 
-    `looked` is when; `state` is `streaming`, `starting`, `down` or `failed`, `message` and `hint` say why. `received`
+    `looked` is when; `state` is `streaming`, `starting`, `down` or `stale`, `message` and `hint` say why. `received`
     and `current` are places in the WAL: what is safe here, and where the server was. `level` is the newest moment of
     which all that was committed is safe here. `wants_base`: why a base is to be taken at once; empty when none is.
     `slot`: None where none is wanted.
@@ -200,6 +203,12 @@ class Stream(_Record):
     def up(self) -> bool:
         """Whether it is being received."""
         return self.state == STREAMING
+
+    def as_of(self, now: datetime) -> Stream:
+        """What is known of it at this time: each look at one that is received is written down, each few seconds."""
+        if not self.up or abs(now - self.looked) < _FRESH:
+            return self
+        return self.model_copy(update={"state": "stale", "message": _STALE, "hint": _ROOM})
 
     @property
     def behind(self) -> int:

@@ -20,7 +20,6 @@ from backup.model.wal import (
     DEFAULT_SIZE,
     Base,
     SegmentId,
-    Stream,
     expired,
     is_segment,
     lsn,
@@ -47,8 +46,6 @@ _OPTIONS: Final = (
     *("--pgdata=-", "--format=tar", "--wal-method=none", "--no-sync"),
     *("--checkpoint=fast", "--manifest-checksums=SHA256", "--label=obcms-backup"),
 )
-# How old what is said of the stream may be for a base to begin.
-_FRESH: Final = timedelta(seconds=60)
 _GLANCE: Final = 0.2
 _CATCH_UP: Final = 30.0
 # A base packs to a third of the cluster or less; what is free must be enough for one that does not pack at all.
@@ -122,7 +119,7 @@ def _require(context: BaseContext, facts: ClusterFacts) -> None:
             "Set BACKUP_PITR=off, or move what lies there to pg_default. Nightly sets are not concerned.",
         )
     stream = StreamFile(context.catalog.root).read()
-    if stream is None or not _fresh(stream, context.clock()) or stream.system_identifier != facts.system_identifier:
+    if stream is None or not stream.as_of(context.clock()).up or stream.system_identifier != facts.system_identifier:
         said = stream.message if stream and stream.message else "nothing is known of it"
         raise SourceError(
             f"no WAL is being received ({printable(said)}), so a base backup would be worth nothing; none was made",
@@ -155,10 +152,6 @@ def _choice(context: BaseContext, source: PostgresSource, archive: WalArchive, f
         return Choice(f"the summaries of WAL cannot be read: {error.message}")
     manifest = archive.manifest(parent)
     return Choice("", parent, manifest) if manifest else Choice(f"the manifest of {parent.id} is not here")
-
-
-def _fresh(stream: Stream, now: datetime) -> bool:
-    return stream.up and abs(now - stream.looked) < _FRESH
 
 
 @dataclass(frozen=True)

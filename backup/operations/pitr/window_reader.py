@@ -41,7 +41,7 @@ class _Found:
 
 def read_window(settings: Settings, root: Path, now: datetime) -> Window:
     """What is here of WAL and base backups. What cannot be read is a problem in it, never an error."""
-    stream, problems = _stream(root)
+    stream, problems = _stream(root, now)
     found: list[_Found] = []
     try:
         found = [_look(archive, stream) for archive in clusters(root)]
@@ -101,13 +101,13 @@ def _sent(root: Path, window: OffsiteWindow) -> OffsiteWindow:
     )
 
 
-def _stream(root: Path) -> tuple[Stream | None, list[Finding]]:
+def _stream(root: Path, now: datetime) -> tuple[Stream | None, list[Finding]]:
     """What is said of the stream, if it makes sense."""
     try:
         stream = StreamFile(root).read()
         if stream:
             check_places(stream.size, stream.received, stream.current)
-        return stream, []
+        return stream and stream.as_of(now), []
     except BackupError as error:
         return None, [warning(error.message, error.hint)]
 

@@ -26,7 +26,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "obcms_backup_"
 _DONE: Final = (Outcome.SUCCESS, Outcome.CHANGED)
 _DAY: Final = 86_400
-_STREAM: Final = ("streaming", "starting", "down", "failed")
+_STREAM: Final = ("streaming", "starting", "down", "stale")
 Sample = tuple[dict[str, str], float | int | datetime | timedelta | None]
 
 

@@ -150,3 +150,11 @@ def test_no_wal_is_read(tmp_path: Path) -> None:
         name.chmod(0)
     (archive.bases.directory / BASE.artifact.file).chmod(0)
     assert read(tmp_path) == before
+
+
+def test_a_stream_that_nothing_is_written_down_of_is_stale(tmp_path: Path) -> None:
+    """As where the volume is full, or the process that receives is gone without a word."""
+    said = a_stream(8, NOW - timedelta(seconds=62), NOW - timedelta(seconds=61))
+    on_disk(tmp_path, [BASE], WHOLE, said)
+    seen = read(tmp_path)
+    assert seen.stream and (seen.stream.state, seen.live, seen.end) == ("stale", False, said.level)
