@@ -1,7 +1,7 @@
 """A server is killed: what it acknowledged is in the WAL that was received. KILLS=50 tries longer.
 
-Killed between two commits, it has sent all. Killed while commits follow each other without a pause, all but those of
-the last moment: WAL is sent when it is on the server's disk, and a kill may come before it is sent.
+Killed in a pause between two commits, it has sent all. Killed while commits follow each other, all but those of the
+last moment: WAL is sent when it is on the server's disk, and a kill may come before it is sent.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def test_no_acknowledged_row_is_lost(major: int, kills: int, pause: bool) -> Non
 
 
 def killed(server: Server, choices: random.Random, last: int, pause: bool) -> tuple[Writer, float]:
-    """Kill the server behind the `last` row and others: in a `pause` that begins with a commit, or amid them.
+    """Kill the server behind the `last` row and others: in a `pause` behind a commit, or amid them.
 
     Returns:
         Who wrote, and up to when what was acknowledged has to be there.
@@ -99,6 +99,7 @@ def killed(server: Server, choices: random.Random, last: int, pause: bool) -> tu
     writer.start()
     if pause:
         writer.join(60)
+        time.sleep(SENDING)
     else:
         eventually(lambda: writer.acknowledged > until and writer.times[0] < time.monotonic() - 2 * SENDING, 60)
     when = time.monotonic()
