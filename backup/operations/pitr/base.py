@@ -30,7 +30,7 @@ from backup.model.wal import (
 )
 from backup.operations import runs
 from backup.operations.context import Context
-from backup.operations.pitr.increment import Choice, flaw, parent_of, words
+from backup.operations.pitr.increment import Choice, flaw, parent_of, shortened, words
 from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
 from backup.pipeline.age import Recipient
@@ -220,21 +220,22 @@ def _receive(taking: _Taking, choice: Choice) -> Base:
             if parent:
                 raise _Refused(error.message) from error
             raise
-        if parent:
-            _require_sound(taking, parent, content)
+        cut = _require_sound(taking, parent, content) if parent else ()
         base = _record(taking, identifier, started, content, writer.finish(), parent)
+        base = base.model_copy(update={"shortened": cut})
         archive.keep_base(base, writer.staged, content.manifest if base.summarized else b"")
     return base
 
 
-def _require_sound(taking: _Taking, parent: Base, content: BaseContent) -> None:
-    """_Refused unless what came, and what it builds on, make together what the server has."""
+def _require_sound(taking: _Taking, parent: Base, content: BaseContent) -> tuple[tuple[int, int, int, int], ...]:
+    """_Refused unless what came, and what it builds on, make together what the server has; what is `shortened`."""
     try:
         cut = cut_files(taking.source.login, content.timeline, parent.start, content.start)
     except BackupError as error:
         raise _Refused(error.message) from error
     if why := flaw(parent, content, cut):
         raise _Refused(why)
+    return shortened(parent, content, cut)
 
 
 def _record(
