@@ -67,23 +67,28 @@ _CLOSE: Final = """
     chown -R "$owner" .
     flush
 """
+# The server leaves a folder of such a name out of base backups: nothing of theirs is called so.
+_LINKS: Final = "pgsql_tmp.links"
 # A base and what builds on it, each in a folder of its own, become one: pg_combinebackup takes no tars. It compares who
 # builds on whom; the sums of files that are taken over whole are the server's own, and all of it is read once more.
-# Since 18 those files need not be copied.
-_COMBINE: Final = """
+# Since 18 those files need not be copied. Somebody's hidden files are moved with the rest.
+_COMBINE: Final = f"""
     set -e
     umask 077
     cd "$0"
     link=
     if pg_combinebackup --help | grep -q -e --link; then link=--link; fi
-    pg_combinebackup --no-sync --manifest-checksums=SHA256 $link --output=links/whole "$@"
-    pg_verifybackup --no-parse-wal --quiet links/whole
+    pg_combinebackup --no-sync --manifest-checksums=SHA256 $link --output={_LINKS}/whole "$@"
+    pg_verifybackup --no-parse-wal --quiet {_LINKS}/whole
     rm -rf "$@"
-    find links/whole/pg_wal -mindepth 1 -maxdepth 1 -exec mv {} pg_wal/ \\;
-    rmdir links/whole/pg_wal
-    mv links/whole/* .
-    rmdir links/whole links
+    find {_LINKS}/whole/pg_wal -mindepth 1 -maxdepth 1 -exec mv {{}} pg_wal/ \\;
+    rmdir {_LINKS}/whole/pg_wal
+    find {_LINKS}/whole -mindepth 1 -maxdepth 1 -exec mv {{}} . \\;
+    rmdir {_LINKS}/whole {_LINKS}
 """
+# What a program that was killed, or is not there, ends with; and what the others say that lack something.
+_NOT_RUN: Final = 126
+_WANTING: Final = ("No space left on device", "out of memory", "Cannot allocate memory")
 _CLOSED: Final = re.compile(r"^Database cluster state: *shut down$", re.MULTILINE)
 _TIMELINE: Final = re.compile(r"^Latest checkpoint's TimeLineID: *(\d+)$", re.MULTILINE)
 _CHECKSUMS: Final = re.compile(r"^Data page checksum version: *[1-9]", re.MULTILINE)
@@ -173,22 +178,18 @@ class Recovery:
     def unpack_base(self, links: Sequence[Iterable[bytes]]) -> None:
         """Unpack a base: the tars of the full one and of each that builds on the one before.
 
-        As `unpack`; IntegrityError unless they become one.
+        As `unpack`; IntegrityError unless they become one, EngineError where something is wanting for that.
         """
         if len(links) == 1:
             self.unpack(links[0])
             return
-        folders = [f"links/{number}" for number in range(len(links))]
+        folders = [f"{_LINKS}/{number}" for number in range(len(links))]
         for folder, tar in zip(folders, links, strict=True):
             self.unpack(tar, folder=folder)
         code, _, errors = self._worked(_COMBINE, [DATA, *folders])
         self._combined = True
         if code:
-            raise IntegrityError(
-                f"the base backup and those that it builds on cannot be combined: {printable(errors[-300:])}. Nothing"
-                " was changed",
-                _EARLIER,
-            )
+            raise _uncombined(code, errors)
 
     def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False, folder: str = "") -> None:
         """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""
@@ -316,6 +317,17 @@ class Recovery:
             with contextlib.suppress(BackupError):
                 helper.close()
             raise
+
+
+def _uncombined(code: int, errors: str) -> BackupError:
+    """Why bases did not become one: only what says something of them is held against them."""
+    said = f"{printable(errors[-300:])}. Nothing was changed"
+    if code >= _NOT_RUN or any(words in errors for words in _WANTING):
+        return EngineError(
+            f"putting the base backup and those that it builds on together failed, with exit code {code}: {said}",
+            "Is there room where the engine keeps its volumes, and memory? `docker system df` shows what is used.",
+        )
+    return IntegrityError(f"the base backup and those that it builds on cannot be combined: {said}", _EARLIER)
 
 
 def _history(timeline: int) -> str:

@@ -55,6 +55,9 @@ def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     with started(request.param, "steps", command=SUMMARIES) as told:
         told.server.execute(told.database, "CREATE TABLE t (n int); INSERT INTO t VALUES (1)")
         told.server.execute(told.database, LARGE.format(60_000))
+        # Whatever lies in its folder, the server sends.
+        made = told.server.container.exec_run(["sh", "-c", "mkdir $PGDATA/links && touch $PGDATA/.psql_history"])
+        assert made.exit_code == 0, made.output
         assert "; full: it is the first one" in said(told)
         told.execute("INSERT INTO t VALUES (2)", "two")
         told.server.execute(
