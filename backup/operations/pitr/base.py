@@ -314,6 +314,7 @@ def _await_wal(context: BaseContext, archive: WalArchive, base: Base) -> None:
 def prune(context: BaseContext, archive: WalArchive) -> int:
     """Remove bases and segments that no kept moment needs; how many files. Only under the lock."""
     now, keep = context.clock(), timedelta(days=context.days)
+    archive.sweep_bases()
     bases, stream = archive.list_bases(), StreamFile(context.catalog.root).read()
     # One whose own WAL is not here brings nothing back, and no other one gives way to it.
     able = [base for span in spans(bases, archive.received(_size(bases), stream)) for base in span.bases]
