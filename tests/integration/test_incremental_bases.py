@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from backup.catalog.wal_archive import clusters
-from backup.model.wal import Base
+from backup.model.wal import Base, lsn
+from backup.postgres.replication import summarized
 from tests.support.database import start_server
 from tests.support.faults import nothing_left
 from tests.support.moments import Story, receiving, short_folder
@@ -204,6 +205,12 @@ def test_a_full_one_is_taken_where_it_is_asked_for_or_cannot_be_otherwise() -> N
         doctor = told.sidecar.run("doctor").output
         assert "summarize_wal is on" in " ".join(doctor.split()), doctor
         (archive,) = clusters(told.sidecar.root)
+        _, one, two, three = archive.list_bases()
+        login = told.sidecar.app().source().login
+        assert all(summarized(login, 1, one.start, until) for until in (two.start, three.start))
+        told.server.container.exec_run(["sh", "-c", f"rm $PGDATA/pg_wal/summaries/????????{lsn(one.start):016X}*"])
+        assert not summarized(login, 1, one.start, three.start) and summarized(login, 1, two.start, three.start)
+        assert not summarized(login, 2, two.start, three.start)
         # What the server has forgotten, it says itself.
         told.server.execute("postgres", "ALTER SYSTEM SET summarize_wal = off")
         told.server.execute("postgres", "SELECT pg_reload_conf()")

@@ -37,7 +37,7 @@ from backup.pipeline.age import Recipient
 from backup.postgres.base_backup import BaseContent, BaseReader
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.replication import ClusterFacts, cluster_facts, cut_files, held_wal, server_wal
+from backup.postgres.replication import ClusterFacts, cluster_facts, cut_files, held_wal, server_wal, summarized
 from backup.postgres.wal_rights import receiver_name
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
@@ -229,8 +229,12 @@ def _receive(taking: _Taking, choice: Choice) -> Base:
 
 def _require_sound(taking: _Taking, parent: Base, content: BaseContent) -> tuple[tuple[int, int, int, int], ...]:
     """_Refused unless what came, and what it builds on, make together what the server has; what is `shortened`."""
+    asked = taking.source.login, content.timeline, parent.start, content.start
     try:
-        cut = cut_files(taking.source.login, content.timeline, parent.start, content.start)
+        cut = cut_files(*asked)
+        # The server removes old ones while the base streams by; what those had of cuts is not in the answer.
+        if not summarized(*asked):
+            raise _Refused("summaries of WAL that it was made from were removed meanwhile")
     except BackupError as error:
         raise _Refused(error.message) from error
     if why := flaw(parent, content, cut):

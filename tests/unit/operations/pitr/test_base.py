@@ -132,3 +132,20 @@ def test_where_there_is_no_room_for_the_manifest_nothing_of_the_base_stays(
         base = a_base(1, NOW).model_copy(update={"id": "b", "artifact": writer.finish()})
         archive.keep_base(base, writer.staged, b"manifest")
     assert archive.bases.names() == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_was_cut_is_known_only_while_the_summaries_are_there(
+    monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    """A server that keeps them for a day removes those of the parent's first minutes while the next one is taken."""
+    parent = a_base(1, NOW)
+    content = SimpleNamespace(timeline=1, start="0/3000028", parent=parent.start, taken={}, lengths={})
+    taking = cast(Any, SimpleNamespace(source=SimpleNamespace(login=None)))
+    monkeypatch.setattr(module, "cut_files", lambda *_: {})
+    monkeypatch.setattr(module, "summarized", lambda *asked: whole and asked[2:] == (parent.start, "0/3000028"))
+    if whole:
+        assert module._require_sound(taking, parent, cast(Any, content)) == ()
+    else:
+        with pytest.raises(module._Refused, match="were removed meanwhile"):
+            module._require_sound(taking, parent, cast(Any, content))
