@@ -140,6 +140,12 @@ def test_a_damaged_link_is_told_and_nothing_is_made_of_it(spoilt: Story) -> None
     result = spoilt.create("four")
     assert result.code != 0 and f"{path.name} is damaged" in result.output, result.output
     assert "`base --full` takes" in result.output and len(spoilt.sidecar.sets()) == before
+    # As it says: the full one and the WAL behind it bring back the same.
+    assert f"Move {path} elsewhere, and ask again" in "".join(result.output.split("\n")), result.output
+    path.rename(path.with_name("aside"))
+    result = spoilt.create("four")
+    assert result.code == 0, result.output
+    assert "".join(spoilt.rows(result.json["set"])) == "234"
 
 
 def test_without_a_link_what_builds_on_it_does_not_count(spoilt: Story) -> None:
