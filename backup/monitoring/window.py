@@ -114,10 +114,15 @@ def base_sizes(window: Window, cluster: int) -> list[tuple[int, int]]:
     return [(fulls, full), (count - fulls, step)]
 
 
+def wal_kept(window: Window) -> timedelta:
+    """How far back WAL is kept: to the oldest base backup, which is up to a week older where others build on it."""
+    return window.keep + (_WEEK - 1) * _DAY * (len(base_sizes(window, 0)) > 1)
+
+
 def still_to_come(window: Window, now: datetime, cluster: int = 0) -> int:
     """Bytes that base backups and WAL will take beyond those that are here. `cluster`: the size of a first base."""
     wanted = sum(count * each for count, each in base_sizes(window, cluster))
-    wanted += round(wal_a_day(window, now) * (window.keep / _DAY))
+    wanted += round(wal_a_day(window, now) * (wal_kept(window) / _DAY))
     here = sum(base.artifact.stored_size for base in window.bases) + window.segment_bytes
     return max(0, wanted - here)
 
