@@ -163,10 +163,11 @@ def window_words(window: Window, now: datetime, zone: tzinfo, *, proven: bool = 
     return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}{tried if proven else ''}"
 
 
-def slot_words(slot: WalSlot) -> str:
-    """The slot in one line."""
+def slot_words(slot: WalSlot, *, up: bool) -> str:
+    """The slot in one line. `up`: WAL is received; else it is what was known when it last was."""
     more = f", {size(slot.safe)} more until the server gives it up" if slot.safe is not None else ""
-    return slot.problem or f"{slot.name} keeps {size(slot.held)} of WAL{more}"
+    then = "" if up else ", when WAL was last received; by now it is more"
+    return slot.problem or f"{slot.name} keeps {size(slot.held)} of WAL{more}{then}"
 
 
 def whole_second(moment: datetime) -> datetime:
