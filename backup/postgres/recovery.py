@@ -23,6 +23,7 @@ from backup.formatting import printable, size
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, parse_commit
 from backup.model.wal import lsn, lsn_text
+from backup.postgres.base_chain import CHAIN_FOLDER, COMBINE, EARLIER, uncombined
 from backup.postgres.clients import SOCKETS, HelperClients, remove_spooled, sweep_spool
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.preload_libraries import preloading
@@ -67,28 +68,6 @@ _CLOSE: Final = """
     chown -R "$owner" .
     flush
 """
-# The server leaves a folder of such a name out of base backups: nothing of theirs is called so.
-_LINKS: Final = "pgsql_tmp.links"
-# A base and what builds on it, each in a folder of its own, become one: pg_combinebackup takes no tars. It compares who
-# builds on whom; the sums of files that are taken over whole are the server's own, and all of it is read once more.
-# Since 18 those files need not be copied. Somebody's hidden files are moved with the rest.
-_COMBINE: Final = f"""
-    set -e
-    umask 077
-    cd "$0"
-    link=
-    if pg_combinebackup --help | grep -q -e --link; then link=--link; fi
-    pg_combinebackup --no-sync --manifest-checksums=SHA256 $link --output={_LINKS}/whole "$@"
-    pg_verifybackup --no-parse-wal --quiet {_LINKS}/whole
-    rm -rf "$@"
-    find {_LINKS}/whole/pg_wal -mindepth 1 -maxdepth 1 -exec mv {{}} pg_wal/ \\;
-    rmdir {_LINKS}/whole/pg_wal
-    find {_LINKS}/whole -mindepth 1 -maxdepth 1 -exec mv {{}} . \\;
-    rmdir {_LINKS}/whole {_LINKS}
-"""
-# What a program that was killed, or is not there, ends with; and what the others say that lack something.
-_NOT_RUN: Final = 126
-_WANTING: Final = ("No space left on device", "out of memory", "Cannot allocate memory")
 _CLOSED: Final = re.compile(r"^Database cluster state: *shut down$", re.MULTILINE)
 _TIMELINE: Final = re.compile(r"^Latest checkpoint's TimeLineID: *(\d+)$", re.MULTILINE)
 _CHECKSUMS: Final = re.compile(r"^Data page checksum version: *[1-9]", re.MULTILINE)
@@ -101,9 +80,6 @@ _LEAST_PREPARED: Final = 100
 _LOCKS: Final = 8192 * 20
 _READY: Final = "database system is ready to accept connections"
 _STOPPED: Final = re.compile(r'recovery stopping after (?:WAL location \(LSN\) "([0-9A-F/]+)"|reaching consistency)')
-_EARLIER: Final = (
-    "Ask for an earlier moment. `base --full` takes a new base backup, so that later moments can be had again."
-)
 # Maps of visible rows may be wrong; see `mend_maps`. Scans that rely on them read no table.
 _NO_MAPS: Final = {"enable_indexonlyscan": "off", "enable_bitmapscan": "off"}
 _SHORT: Final = "recovery ended before configured recovery target was reached"
@@ -183,13 +159,13 @@ class Recovery:
         if len(links) == 1:
             self.unpack(links[0])
             return
-        folders = [f"{_LINKS}/{number}" for number in range(len(links))]
+        folders = [f"{CHAIN_FOLDER}/{number}" for number in range(len(links))]
         for folder, tar in zip(folders, links, strict=True):
             self.unpack(tar, folder=folder)
-        code, _, errors = self._worked(_COMBINE, [DATA, *folders])
+        code, _, errors = self._worked(COMBINE, [DATA, *folders])
         self._combined = True
         if code:
-            raise _uncombined(code, errors)
+            raise uncombined(code, errors)
 
     def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False, folder: str = "") -> None:
         """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""
@@ -276,7 +252,7 @@ class Recovery:
             raise IntegrityError(
                 f"the recovered cluster is not sound, or was not shut down: {printable(errors[-300:])}. Nothing live"
                 " was touched",
-                _EARLIER,
+                EARLIER,
             )
         return ClosedCluster(int(timeline[1]), bool(_CHECKSUMS.search(said)))
 
@@ -317,17 +293,6 @@ class Recovery:
             with contextlib.suppress(BackupError):
                 helper.close()
             raise
-
-
-def _uncombined(code: int, errors: str) -> BackupError:
-    """Why bases did not become one: only what says something of them is held against them."""
-    said = f"{printable(errors[-300:])}. Nothing was changed"
-    if code >= _NOT_RUN or any(words in errors for words in _WANTING):
-        return EngineError(
-            f"putting the base backup and those that it builds on together failed, with exit code {code}: {said}",
-            "Is there room where the engine keeps its volumes, and memory? `docker system df` shows what is used.",
-        )
-    return IntegrityError(f"the base backup and those that it builds on cannot be combined: {said}", _EARLIER)
 
 
 def _history(timeline: int) -> str:
@@ -402,5 +367,5 @@ def _elsewhere(stop: Commit | None, why: str) -> IntegrityError:
     asked = lsn_text(stop.lsn) if stop else "the end of the base"
     return IntegrityError(
         f"the server did not recover to {asked}: {why}. Nothing was published",
-        _EARLIER,
+        EARLIER,
     )

@@ -30,7 +30,7 @@ from backup.model.wal import (
 )
 from backup.operations import runs
 from backup.operations.context import Context
-from backup.operations.pitr.increment import Choice, flaw, parent_of, shortened, words
+from backup.operations.pitr.increment import Choice, flaw, known_lengths, parent_of, words
 from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
 from backup.pipeline.age import Recipient
@@ -239,7 +239,7 @@ def _require_sound(taking: _Taking, parent: Base, content: BaseContent) -> tuple
         raise _Refused(error.message) from error
     if why := flaw(parent, content, cut):
         raise _Refused(why)
-    return shortened(parent, content, cut)
+    return known_lengths(parent, content, cut)
 
 
 def _record(

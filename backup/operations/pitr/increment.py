@@ -86,7 +86,7 @@ def flaw(parent: Base, content: BaseContent, cut: Mapping[tuple[int, int], int])
     return ""
 
 
-def shortened(
+def known_lengths(
     parent: Base, content: BaseContent, cut: Mapping[tuple[int, int], int]
 ) -> tuple[tuple[int, int, int, int], ...]:
     """What is to be kept of an incremental base as `shortened`; see Base."""

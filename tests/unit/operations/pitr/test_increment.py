@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from backup.model.wal import Base, WindowProof
-from backup.operations.pitr.increment import flaw, parent_of, shortened, words
+from backup.operations.pitr.increment import flaw, known_lengths, parent_of, words
 from backup.postgres.base_backup import SEGMENT_BLOCKS, BaseContent
 from backup.postgres.replication import ClusterFacts
 from tests.support.facts import NOW
@@ -106,7 +106,7 @@ def test_nor_those_behind_a_cut_of_an_earlier_night() -> None:
     cut = {(5, 100): 4, (5, 101): 9, (5, 102): 1}
     first = content({(5, 100, 0): 3, (5, 103, 0): 70})
     first = replace(first, lengths={**first.lengths, (5, 101, 0): 12, (5, 101, 1): 5})
-    step = STEP.model_copy(update={"shortened": shortened(FULL, first, cut)})
+    step = STEP.model_copy(update={"shortened": known_lengths(FULL, first, cut)})
     assert step.shortened == ((5, 100, 0, 4), (5, 101, 0, 12), (5, 101, 1, 5))
     night = {"parent": step.start}
     for grown in ({(5, 100, 0): 4}, {(5, 101, 0): 12}, {(5, 101, 1): 5}):
@@ -114,7 +114,7 @@ def test_nor_those_behind_a_cut_of_an_earlier_night() -> None:
     kept = content({(5, 100, 0): 3, (5, 101, 0): 11, (5, 101, 1): 4, (5, 102, 0): 9, (5, 103, 0): 99}, **night)
     assert flaw(step, kept, {}) == ""
     # It is known of each that builds on it, with what it has grown to by then.
-    assert shortened(step, kept, {(5, 103): 1}) == (
+    assert known_lengths(step, kept, {(5, 103): 1}) == (
         *((5, 100, 0, 4), (5, 101, 0, 12), (5, 101, 1, 5)),
         (5, 103, 0, 100),
     )
