@@ -109,9 +109,11 @@ def base_sizes(window: Window, cluster: int) -> list[tuple[int, int]]:
     step = next((each.artifact.stored_size for each in reversed(recent) if each.parent), None)
     if step is None:
         return [(window.kept, full)]
-    count = window.kept + _WEEK - 1
-    fulls = -(-count // _WEEK)
-    return [(fulls, full), (count - fulls, step)]
+    more = _WEEK - 1
+    count = window.kept + round(more * (window.kept - 1) / window.keep.days)
+    # One a week, however many are taken in between.
+    fulls = -(-(window.keep.days + more) // _WEEK)
+    return [(fulls, full), (max(0, count - fulls), step)]
 
 
 def wal_kept(window: Window) -> timedelta:
