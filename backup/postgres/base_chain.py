@@ -14,7 +14,9 @@ EARLIER: Final = (
 CHAIN_FOLDER: Final = "pgsql_tmp.links"
 # A base and what builds on it, each in a folder of its own, become one: pg_combinebackup takes no tars. It compares who
 # builds on whom; the sums of files that are taken over whole are the server's own, and all of it is read once more.
-# Since 18 those files need not be copied. Somebody's hidden files are moved with the rest.
+# Since 18 those files need not be copied. Maps of visible rows may say of rows that were deleted that everybody sees
+# them: what clears a map is not always in the summaries. Without them nothing is believed. Somebody's hidden files are
+# moved with the rest.
 COMBINE: Final = f"""
     set -e
     umask 077
@@ -24,6 +26,7 @@ COMBINE: Final = f"""
     pg_combinebackup --no-sync --manifest-checksums=SHA256 $link --output={CHAIN_FOLDER}/whole "$@"
     pg_verifybackup --no-parse-wal --quiet {CHAIN_FOLDER}/whole
     rm -rf "$@"
+    find {CHAIN_FOLDER}/whole/base {CHAIN_FOLDER}/whole/global -type f -name '[0-9]*_vm*' -exec rm {{}} +
     find {CHAIN_FOLDER}/whole/pg_wal -mindepth 1 -maxdepth 1 -exec mv {{}} pg_wal/ \\;
     rmdir {CHAIN_FOLDER}/whole/pg_wal
     find {CHAIN_FOLDER}/whole -mindepth 1 -maxdepth 1 -exec mv {{}} . \\;

@@ -80,8 +80,6 @@ _LEAST_PREPARED: Final = 100
 _LOCKS: Final = 8192 * 20
 _READY: Final = "database system is ready to accept connections"
 _STOPPED: Final = re.compile(r'recovery stopping after (?:WAL location \(LSN\) "([0-9A-F/]+)"|reaching consistency)')
-# Maps of visible rows may be wrong; see `mend_maps`. Scans that rely on them read no table.
-_NO_MAPS: Final = {"enable_indexonlyscan": "off", "enable_bitmapscan": "off"}
 _SHORT: Final = "recovery ended before configured recovery target was reached"
 
 
@@ -139,7 +137,6 @@ class Recovery:
         self._places, self._volume, self._run = places, volume, run
         self.way = f"a server of {volume.shown} without a network"
         self._server: RecoveryServer | None = None
-        self._combined = False
 
     def require_space(self, needed: int) -> None:
         """NoSpace unless there is room for so many bytes."""
@@ -163,7 +160,6 @@ class Recovery:
         for folder, tar in zip(folders, links, strict=True):
             self.unpack(tar, folder=folder)
         code, _, errors = self._worked(COMBINE, [DATA, *folders])
-        self._combined = True
         if code:
             raise uncombined(code, errors)
 
@@ -222,7 +218,6 @@ class Recovery:
                 # Else what it knows of the times of commits would be removed.
                 **(lasting if places.data else {}),
                 **preloading(preload, login.name),
-                **(_NO_MAPS if self._combined else {}),
                 "unix_socket_directories": self._inside(sockets),
                 "unix_socket_group": str(group),
             }

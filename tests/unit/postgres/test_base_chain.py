@@ -39,10 +39,16 @@ def test_all_of_a_combined_base_is_moved_where_it_is_to_be(
 ) -> None:
     """Also what begins with a dot, which the server sends as it sends all that lies in its folder."""
     whole = f"{CHAIN_FOLDER}/whole"
-    done = combine(f"mkdir -p {whole}/pg_wal/summaries {whole}/links; touch {whole}/.psql_history {whole}/PG_VERSION")
+    done = combine(
+        f"mkdir -p {whole}/pg_wal/summaries {whole}/links {whole}/base/5 {whole}/global; cd {whole};"
+        " touch .psql_history PG_VERSION base/5/100 base/5/100_fsm base/5/100_vm base/5/100_vm.1 global/200_vm my_vm"
+    )
     assert done.returncode == 0, done.stderr
     found = sorted(path.name for path in (tmp_path / "data").iterdir())
-    assert found == [".psql_history", "PG_VERSION", "links", "pg_wal"]
+    assert found == [".psql_history", "PG_VERSION", "base", "global", "links", "my_vm", "pg_wal"]
+    # What maps of visible rows say may be wrong.
+    assert sorted(path.name for path in (tmp_path / "data" / "base" / "5").iterdir()) == ["100", "100_fsm"]
+    assert not list((tmp_path / "data" / "global").iterdir())
     assert (tmp_path / "data" / "pg_wal" / "summaries").is_dir()
 
 
