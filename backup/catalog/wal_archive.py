@@ -49,7 +49,7 @@ from backup.model.wal import (
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing, sync_directory
-from backup.storage.staged_file import StagedFile
+from backup.storage.staged_file import StagedFile, bare_name
 
 WAL: Final = "wal"
 _RECORDS: Final = "segments.jsonl"
@@ -59,6 +59,7 @@ _UNIQUE: Final = "unique"
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _ASIDE: Final = re.compile(r"[0-9]{1,20}-[0-9]{8}T[0-9]{6}Z")
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
+_BASE: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 
 class StreamFile:
@@ -218,10 +219,10 @@ class WalArchive:
         self.append(_RECORDS, segment.model_dump_json())
 
     def keep_base(self, base: Base, staged: StagedFile, manifest: bytes = b"") -> None:
-        """Publish a base: its file and its manifest, if one may build on it, then its record."""
-        self.bases.publish([staged])
+        """Publish a base: its manifest, if one may build on it, and its file, then its record."""
         if manifest:
             self.bases.put(f"{base.id}.manifest", manifest)
+        self.bases.publish([staged])
         self.bases.put(f"{base.id}.json", base.model_dump_json().encode())
 
     def manifest(self, base: Base) -> bytes:
@@ -232,6 +233,15 @@ class WalArchive:
     def remove_base(self, base: Base) -> None:
         """Remove a base: first what makes it one."""
         self.bases.remove_all([f"{base.id}.json", base.artifact.file, f"{base.id}.manifest"])
+
+    def sweep_bases(self) -> None:
+        """Remove what dead runs left of bases: files of which there is no record. Only under the lock."""
+        names = self.bases.names()
+        for name in names:
+            base = bare_name(name).partition(".")[0]
+            if _BASE.fullmatch(base) and f"{base}.json" not in names:
+                logger.warning("removed {}: a killed run had left it", name)
+                self.bases.remove(name)
 
     def remove_segments(self, segments: Sequence[Segment]) -> None:
         """Remove packed segments: their records first, so that none names a file that is not there."""

@@ -142,6 +142,6 @@ def _stream(window: Window) -> str:
         return f"as {window.name} lists it" if isinstance(window, OffsiteWindow) else "no stream has been running"
     behind = f"{size(stream.behind)} behind" if stream.behind else ""
     wants = f"a base backup is wanted: {stream.wants_base}" if stream.wants_base else ""
-    slot = slot_words(stream.slot) if stream.slot else ""
+    slot = slot_words(stream.slot, up=stream.up) if stream.slot else ""
     told = "; ".join(filter(None, [f"the stream is {stream.state}", behind, stream.message, wants, slot]))
     return printable(" ".join(told.split()))

@@ -130,7 +130,8 @@ class Base(_Record):
 
     `parent` is the base that an incremental one builds on: it holds what has changed since; empty for a full one.
     `summarized`: the server kept summaries of its WAL, so that another one may build on this. `checksums`: its pages
-    have them.
+    have them. `shortened`: (database, file, segment, blocks) of each file that was cut since the full one that this
+    builds on, and is not in it as a whole: it has so many, and older ones may have more.
     """
 
     id: str
@@ -151,6 +152,7 @@ class Base(_Record):
     parent: str = ""
     summarized: bool = False
     checksums: bool = False
+    shortened: tuple[tuple[int, int, int, int], ...] = ()
     artifact: Artifact
 
     @property

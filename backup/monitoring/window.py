@@ -109,15 +109,22 @@ def base_sizes(window: Window, cluster: int) -> list[tuple[int, int]]:
     step = next((each.artifact.stored_size for each in reversed(recent) if each.parent), None)
     if step is None:
         return [(window.kept, full)]
-    count = window.kept + _WEEK - 1
-    fulls = -(-count // _WEEK)
-    return [(fulls, full), (count - fulls, step)]
+    more = _WEEK - 1
+    count = window.kept + round(more * (window.kept - 1) / window.keep.days)
+    # One a week, however many are taken in between.
+    fulls = -(-(window.keep.days + more) // _WEEK)
+    return [(fulls, full), (max(0, count - fulls), step)]
+
+
+def wal_kept(window: Window) -> timedelta:
+    """How far back WAL is kept: to the oldest base backup, which is up to a week older where others build on it."""
+    return window.keep + (_WEEK - 1) * _DAY * (len(base_sizes(window, 0)) > 1)
 
 
 def still_to_come(window: Window, now: datetime, cluster: int = 0) -> int:
     """Bytes that base backups and WAL will take beyond those that are here. `cluster`: the size of a first base."""
     wanted = sum(count * each for count, each in base_sizes(window, cluster))
-    wanted += round(wal_a_day(window, now) * (window.keep / _DAY))
+    wanted += round(wal_a_day(window, now) * (wal_kept(window) / _DAY))
     here = sum(base.artifact.stored_size for base in window.bases) + window.segment_bytes
     return max(0, wanted - here)
 
@@ -158,10 +165,11 @@ def window_words(window: Window, now: datetime, zone: tzinfo, *, proven: bool = 
     return f"any moment from {told(window.start, zone, up=True)} to {until}{broken}{tried if proven else ''}"
 
 
-def slot_words(slot: WalSlot) -> str:
-    """The slot in one line."""
+def slot_words(slot: WalSlot, *, up: bool) -> str:
+    """The slot in one line. `up`: WAL is received; else it is what was known when it last was."""
     more = f", {size(slot.safe)} more until the server gives it up" if slot.safe is not None else ""
-    return slot.problem or f"{slot.name} keeps {size(slot.held)} of WAL{more}"
+    then = "" if up else ", when WAL was last received; by now it is more"
+    return slot.problem or f"{slot.name} keeps {size(slot.held)} of WAL{more}{then}"
 
 
 def whole_second(moment: datetime) -> datetime:

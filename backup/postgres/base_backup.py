@@ -46,8 +46,8 @@ class BaseContent:
     """Where recovery of a base begins and where it is consistent, as PostgreSQL writes places; `bytes` of its files.
 
     `manifest` is what the server needs of it to send what has changed since. Of an incremental one `parent` is where
-    the base begins that it builds on, and `taken` has by (database, file, segment) the highest block of a file of a
-    table or an index that is to be taken from there.
+    the base begins that it builds on, and by (database, file, segment) of a table or an index, of those that are not
+    sent whole: `taken` has the highest block that is to be taken from there, and `lengths` how many there are.
     """
 
     timeline: int
@@ -56,6 +56,7 @@ class BaseContent:
     manifest: bytes
     parent: str
     taken: Mapping[tuple[int, int, int], int]
+    lengths: Mapping[tuple[int, int, int], int]
     files: int
     bytes: int
 
@@ -133,7 +134,8 @@ class _Tar:
 
 def read_base(pieces: Iterable[bytes]) -> BaseContent:
     """Read the tar of a base backup and compare each file with its manifest; ValueError for what differs."""
-    found, taken = dict[str, tuple[int, str]](), dict[tuple[int, int, int], int]()
+    found = dict[str, tuple[int, str]]()
+    taken, lengths = dict[tuple[int, int, int], int](), dict[tuple[int, int, int], int]()
     label, manifest = "", b""
     for member, content in _Tar(pieces).members():
         name = member.name.removeprefix("./")
@@ -152,8 +154,10 @@ def read_base(pieces: Iterable[bytes]) -> BaseContent:
                 digest.update(piece)
                 if part and len(head) < _HEADER.size + 4 * SEGMENT_BLOCKS:
                     head += piece
-            if part and (block := _highest_taken(head, name)) >= 0:
-                taken[int(part["database"] or 0), int(part["file"]), int(part["segment"] or 0)] = block
+            if part:
+                key = int(part["database"] or 0), int(part["file"]), int(part["segment"] or 0)
+                block, lengths[key] = _blocks(head, name)
+                taken |= {key: block} if block >= 0 else {}
             found[name] = (member.size, digest.hexdigest())
     start, timeline = _START.search(label), _TIMELINE.search(label)
     if not start or not timeline:
@@ -161,17 +165,23 @@ def read_base(pieces: Iterable[bytes]) -> BaseContent:
     parsed, parent = _parsed(manifest), _FROM.search(label)
     end = _compare(parsed, found, int(timeline[1]))
     count, before = sum(size for size, _ in found.values()), parent[1] if parent else ""
-    return BaseContent(int(timeline[1]), start[1], end, _without_sums(parsed), before, taken, len(found), count)
+    return BaseContent(
+        int(timeline[1]), start[1], end, _without_sums(parsed), before, taken, lengths, len(found), count
+    )
 
 
-def _highest_taken(head: bytearray, name: str) -> int:
-    """The highest block of an incremental file that is to be taken from the base before it; -1 for none."""
+def _blocks(head: bytearray, name: str) -> tuple[int, int]:
+    """(The highest block of an incremental file that is to be taken from the base before it, how many it has).
+
+    -1 for none.
+    """
     magic, count, length = _HEADER.unpack_from(head) if len(head) >= _HEADER.size else (0, 0, 0)
     if magic != _MAGIC or len(head) < _HEADER.size + 4 * count:
         raise ValueError(f"{name} is no incremental file")
     there = array("I", bytes(head[_HEADER.size : _HEADER.size + 4 * count]))
     held = set(there)
-    return next((block for block in range(length - 1, -1, -1) if block not in held), -1)
+    taken = next((block for block in range(length - 1, -1, -1) if block not in held), -1)
+    return taken, max(length, max(there, default=-1) + 1)
 
 
 def _without_sums(manifest: dict[str, Any]) -> bytes:

@@ -1,11 +1,13 @@
-"""What the tables of a recovered server lack, and what must be mended in them."""
+"""What the tables of a recovered server lack, and what is made anew of it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Final
 
-from backup.formatting import listed
+from backup.errors import BackupError
+from backup.formatting import listed, printable
+from backup.logging import logger
 from backup.postgres.session import Login, connected
 
 # Those of extensions are not in a dump either.
@@ -14,35 +16,25 @@ _UNLOGGED: Final = """
      WHERE c.relkind = 'r' AND c.relpersistence = 'u'
        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                        AND d.deptype = 'e') ORDER BY 1"""
-# Where it is already, it may be in any schema.
-_FIND: Final = """
-    SELECT set_config('search_path', quote_ident(nspname), true)
-      FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = 'pg_visibility'"""
-_CUT: Final = """
-    SELECT pg_truncate_visibility_map(oid::regclass) FROM pg_class
-     WHERE relkind IN ('r', 'm', 't') AND relpersistence <> 't'"""
 
 
-def mend_maps(login: Login) -> None:
-    """Make every map of visible rows anew, in each database of a recovered server. BackupError.
+def make_maps(login: Login) -> None:
+    """Make the maps of visible rows, in each database of a recovered server that lets anybody in.
 
-    Those of combined bases may tell of rows, or of pages that are still to come, that everybody sees them, though they
-    were deleted: what clears a map is not always in the summaries of WAL. A scan of an index alone, or VACUUM, would
-    believe it.
+    Combined bases come without them. That is always right, only slow, until a VACUUM has read each table: so where it
+    fails that is told in the log alone.
     """
     with connected(login, "maps") as connection:
         (owner,) = connection.execute("SELECT rolname::text FROM pg_roles WHERE oid = 10").fetchall()[0]
         names = [name for (name,) in connection.execute("SELECT datname::text FROM pg_database WHERE datallowconn")]
     for name in names:
-        with connected(replace(login, name=name, user=owner), "maps", limit=0) as connection:
-            # Of a prepared transaction that holds a table there is no end. What the database does with DDL is not ours.
-            connection.execute("SET lock_timeout = '60s'; SET event_triggers = off")
-            # Maps that are cut stay so; the extension leaves no trace.
-            with connection.transaction(force_rollback=True):
-                connection.execute("CREATE EXTENSION IF NOT EXISTS pg_visibility SCHEMA pg_catalog")
-                connection.execute(_FIND)
-                connection.execute(_CUT)
-            connection.execute("VACUUM (DISABLE_PAGE_SKIPPING, INDEX_CLEANUP OFF, TRUNCATE OFF)")
+        try:
+            with connected(replace(login, name=name, user=owner), "maps", limit=0) as connection:
+                # Of a prepared transaction that holds a table there is no end.
+                connection.execute("SET lock_timeout = '60s'")
+                connection.execute("VACUUM (INDEX_CLEANUP OFF, TRUNCATE OFF)")
+        except BackupError as error:
+            logger.warning("{}: VACUUM it once, so that scans of indexes are fast: {}", printable(name), error.message)
 
 
 def unlogged_tables(login: Login) -> list[str]:

@@ -23,6 +23,7 @@ from backup.formatting import printable, size
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, parse_commit
 from backup.model.wal import lsn, lsn_text
+from backup.postgres.base_chain import CHAIN_FOLDER, COMBINE, EARLIER, uncombined
 from backup.postgres.clients import SOCKETS, HelperClients, remove_spooled, sweep_spool
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.preload_libraries import preloading
@@ -67,23 +68,6 @@ _CLOSE: Final = """
     chown -R "$owner" .
     flush
 """
-# A base and what builds on it, each in a folder of its own, become one: pg_combinebackup takes no tars. It compares who
-# builds on whom; the sums of files that are taken over whole are the server's own, and all of it is read once more.
-# Since 18 those files need not be copied.
-_COMBINE: Final = """
-    set -e
-    umask 077
-    cd "$0"
-    link=
-    if pg_combinebackup --help | grep -q -e --link; then link=--link; fi
-    pg_combinebackup --no-sync --manifest-checksums=SHA256 $link --output=links/whole "$@"
-    pg_verifybackup --no-parse-wal --quiet links/whole
-    rm -rf "$@"
-    find links/whole/pg_wal -mindepth 1 -maxdepth 1 -exec mv {} pg_wal/ \\;
-    rmdir links/whole/pg_wal
-    mv links/whole/* .
-    rmdir links/whole links
-"""
 _CLOSED: Final = re.compile(r"^Database cluster state: *shut down$", re.MULTILINE)
 _TIMELINE: Final = re.compile(r"^Latest checkpoint's TimeLineID: *(\d+)$", re.MULTILINE)
 _CHECKSUMS: Final = re.compile(r"^Data page checksum version: *[1-9]", re.MULTILINE)
@@ -96,11 +80,6 @@ _LEAST_PREPARED: Final = 100
 _LOCKS: Final = 8192 * 20
 _READY: Final = "database system is ready to accept connections"
 _STOPPED: Final = re.compile(r'recovery stopping after (?:WAL location \(LSN\) "([0-9A-F/]+)"|reaching consistency)')
-_EARLIER: Final = (
-    "Ask for an earlier moment. `base --full` takes a new base backup, so that later moments can be had again."
-)
-# Maps of visible rows may be wrong; see `mend_maps`. Scans that rely on them read no table.
-_NO_MAPS: Final = {"enable_indexonlyscan": "off", "enable_bitmapscan": "off"}
 _SHORT: Final = "recovery ended before configured recovery target was reached"
 
 
@@ -158,7 +137,6 @@ class Recovery:
         self._places, self._volume, self._run = places, volume, run
         self.way = f"a server of {volume.shown} without a network"
         self._server: RecoveryServer | None = None
-        self._combined = False
 
     def require_space(self, needed: int) -> None:
         """NoSpace unless there is room for so many bytes."""
@@ -173,22 +151,17 @@ class Recovery:
     def unpack_base(self, links: Sequence[Iterable[bytes]]) -> None:
         """Unpack a base: the tars of the full one and of each that builds on the one before.
 
-        As `unpack`; IntegrityError unless they become one.
+        As `unpack`; IntegrityError unless they become one, EngineError where something is wanting for that.
         """
         if len(links) == 1:
             self.unpack(links[0])
             return
-        folders = [f"links/{number}" for number in range(len(links))]
+        folders = [f"{CHAIN_FOLDER}/{number}" for number in range(len(links))]
         for folder, tar in zip(folders, links, strict=True):
             self.unpack(tar, folder=folder)
-        code, _, errors = self._worked(_COMBINE, [DATA, *folders])
-        self._combined = True
+        code, _, errors = self._worked(COMBINE, [DATA, *folders])
         if code:
-            raise IntegrityError(
-                f"the base backup and those that it builds on cannot be combined: {printable(errors[-300:])}. Nothing"
-                " was changed",
-                _EARLIER,
-            )
+            raise uncombined(code, errors)
 
     def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False, folder: str = "") -> None:
         """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""
@@ -245,7 +218,6 @@ class Recovery:
                 # Else what it knows of the times of commits would be removed.
                 **(lasting if places.data else {}),
                 **preloading(preload, login.name),
-                **(_NO_MAPS if self._combined else {}),
                 "unix_socket_directories": self._inside(sockets),
                 "unix_socket_group": str(group),
             }
@@ -275,7 +247,7 @@ class Recovery:
             raise IntegrityError(
                 f"the recovered cluster is not sound, or was not shut down: {printable(errors[-300:])}. Nothing live"
                 " was touched",
-                _EARLIER,
+                EARLIER,
             )
         return ClosedCluster(int(timeline[1]), bool(_CHECKSUMS.search(said)))
 
@@ -390,5 +362,5 @@ def _elsewhere(stop: Commit | None, why: str) -> IntegrityError:
     asked = lsn_text(stop.lsn) if stop else "the end of the base"
     return IntegrityError(
         f"the server did not recover to {asked}: {why}. Nothing was published",
-        _EARLIER,
+        EARLIER,
     )

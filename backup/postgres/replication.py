@@ -91,6 +91,13 @@ _CUT: Final = """
      WHERE s.tli = %s AND s.end_lsn > %s::pg_lsn AND s.start_lsn < %s::pg_lsn
        AND c.is_limit_block AND c.relforknumber = 0 AND c.relblocknumber > 0
      GROUP BY 1, 2"""
+_SUMMARIZED: Final = """
+    SELECT coalesce(min(start_lsn) <= %(since)s::pg_lsn AND max(end_lsn) >= %(until)s::pg_lsn
+                    AND NOT coalesce(bool_or(start_lsn > reached), false), false)
+      FROM (SELECT start_lsn, end_lsn, max(end_lsn) OVER (ORDER BY start_lsn, end_lsn
+                   ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS reached
+              FROM pg_available_wal_summaries()
+             WHERE tli = %(timeline)s AND end_lsn > %(since)s::pg_lsn AND start_lsn < %(until)s::pg_lsn) s"""
 
 
 @dataclass(frozen=True)
@@ -192,10 +199,18 @@ def cluster_facts(login: Login) -> ClusterFacts:
 
 def cut_files(login: Login, timeline: int, since: str, until: str) -> dict[tuple[int, int], int]:
     """Files of tables and indexes that VACUUM cut between two places in the WAL, as (database, file), each with the
-    fewest blocks that it had. DatabaseUnavailable; psycopg.Error where the login may not ask."""
+    fewest blocks that it had: as far as there are summaries. DatabaseUnavailable, also where the login may not ask."""
     with maintenance(login, "cut files", limit=600.0) as connection:
         rows = connection.execute(_CUT, (timeline, since, until)).fetchall()
     return {(int(database), int(file)): int(blocks) for database, file, blocks in rows}
+
+
+def summarized(login: Login, timeline: int, since: str, until: str) -> bool:
+    """Whether there are summaries of all WAL between two places; DatabaseUnavailable."""
+    with maintenance(login, "summaries") as connection:
+        values = {"timeline": timeline, "since": since, "until": until}
+        ((whole,),) = connection.execute(_SUMMARIZED, values).fetchall()
+    return bool(whole)
 
 
 @contextlib.contextmanager

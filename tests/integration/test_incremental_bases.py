@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from backup.catalog.wal_archive import clusters
-from backup.model.wal import Base
+from backup.model.wal import Base, lsn
+from backup.postgres.replication import summarized
 from tests.support.database import start_server
 from tests.support.faults import nothing_left
 from tests.support.moments import Story, receiving, short_folder
@@ -55,6 +56,9 @@ def story(request: pytest.FixtureRequest) -> Iterator[Story]:
     with started(request.param, "steps", command=SUMMARIES) as told:
         told.server.execute(told.database, "CREATE TABLE t (n int); INSERT INTO t VALUES (1)")
         told.server.execute(told.database, LARGE.format(60_000))
+        # Whatever lies in its folder, the server sends.
+        made = told.server.container.exec_run(["sh", "-c", "mkdir $PGDATA/links && touch $PGDATA/.psql_history"])
+        assert made.exit_code == 0, made.output
         assert "; full: it is the first one" in said(told)
         told.execute("INSERT INTO t VALUES (2)", "two")
         told.server.execute(
@@ -136,6 +140,12 @@ def test_a_damaged_link_is_told_and_nothing_is_made_of_it(spoilt: Story) -> None
     result = spoilt.create("four")
     assert result.code != 0 and f"{path.name} is damaged" in result.output, result.output
     assert "`base --full` takes" in result.output and len(spoilt.sidecar.sets()) == before
+    # As it says: the full one and the WAL behind it bring back the same.
+    assert f"Move {path} elsewhere, and ask again" in "".join(result.output.split("\n")), result.output
+    path.rename(path.with_name("aside"))
+    result = spoilt.create("four")
+    assert result.code == 0, result.output
+    assert "".join(spoilt.rows(result.json["set"])) == "234"
 
 
 def test_without_a_link_what_builds_on_it_does_not_count(spoilt: Story) -> None:
@@ -201,10 +211,18 @@ def test_a_full_one_is_taken_where_it_is_asked_for_or_cannot_be_otherwise() -> N
         doctor = told.sidecar.run("doctor").output
         assert "summarize_wal is on" in " ".join(doctor.split()), doctor
         (archive,) = clusters(told.sidecar.root)
+        _, one, two, three = archive.list_bases()
+        login = told.sidecar.app().source().login
+        assert all(summarized(login, 1, one.start, until) for until in (two.start, three.start))
+        told.server.container.exec_run(["sh", "-c", f"rm $PGDATA/pg_wal/summaries/????????{lsn(one.start):016X}*"])
+        assert not summarized(login, 1, one.start, three.start) and summarized(login, 1, two.start, three.start)
+        assert not summarized(login, 2, two.start, three.start)
         # What the server has forgotten, it says itself.
         told.server.execute("postgres", "ALTER SYSTEM SET summarize_wal = off")
         told.server.execute("postgres", "SELECT pg_reload_conf()")
         told.execute("CREATE TABLE t (n int); SELECT pg_switch_wal(); CHECKPOINT", "off")
+        # That checkpoint may have recycled what the receiver was at: it begins anew then.
+        told.level()
         told.server.container.exec_run(["sh", "-c", "rm -f $PGDATA/pg_wal/summaries/*"])
         told.server.execute("postgres", "ALTER SYSTEM SET summarize_wal = on")
         told.server.execute("postgres", "SELECT pg_reload_conf()")
@@ -222,15 +240,24 @@ def test_an_older_server_says_why_there_is_none() -> None:
         assert "incremental" not in told.sidecar.runs()[0].message
 
 
-@pytest.mark.parametrize("major", [17, 18])
-def test_rows_that_were_deleted_do_not_come_back_where_a_table_was_cut_and_has_grown(major: int) -> None:
-    """What the server adds to a table without writing WAL is in no summary; the old pages would be taken instead."""
+@pytest.mark.parametrize(("major", "between"), [(17, False), (18, False), (17, True)])
+def test_rows_that_were_deleted_do_not_come_back_where_a_table_was_cut_and_has_grown(major: int, between: bool) -> None:
+    """What the server adds to a table without writing WAL is in no summary; the old pages would be taken instead.
+
+    Also where a base `between` has it as it was cut: those that this builds on have the old pages.
+    """
     with started(major, "cut", command=[*SUMMARIES, "-c", "autovacuum=off"]) as told:
         told.server.execute(told.database, LARGE.format(60_000))
+        # Of pages that do not change there is no more than the full one.
+        told.server.execute(told.database, "VACUUM (FREEZE) large")
         said(told)
-        told.server.execute(told.database, "DELETE FROM large WHERE i > 1000")
+        told.server.execute(told.database, "DELETE FROM large WHERE i > 30000")
         told.server.execute(told.database, "VACUUM large")
-        told.server.execute(told.database, "COPY large FROM PROGRAM 'seq 1 9000 | sed \"s/$/\\tx/\"'")
+        if between:
+            assert "; incremental, on " in said(told)
+        # Rows that have no room in what is left of those pages.
+        rows = f'seq 1 3000 | sed "s/$/\\t{"x" * 256}/"'
+        told.server.execute(told.database, f"COPY large FROM PROGRAM '{rows}'")
         told.execute("CREATE TABLE t (n int)", "grown")
         message = said(told)
         assert "; full: file " in message and "was cut by VACUUM and has grown again" in message, message
@@ -239,7 +266,7 @@ def test_rows_that_were_deleted_do_not_come_back_where_a_table_was_cut_and_has_g
         told.level()
         result = told.create("end")
         assert result.code == 0, result.output
-        assert len(told.rows(result.json["set"], "large")) == 10_000
+        assert len(told.rows(result.json["set"], "large")) == 33_000
 
 
 @pytest.mark.parametrize("major", [17, 18])
@@ -252,12 +279,18 @@ def test_the_whole_cluster_comes_back_from_them_with_its_maps_and_then_builds_on
     # Checksums would have it written to the WAL.
     initdb = "--no-sync --no-data-checksums" if major >= 18 else "--no-sync"
     with telling(major, command=[*SUMMARIES, "-c", "autovacuum=off"], initdb=initdb) as told:
-        told.server.execute(told.database, "CREATE TABLE v (n int PRIMARY KEY)")
-        told.server.execute(told.database, "INSERT INTO v SELECT generate_series(1, 50000)")
-        told.server.execute(told.database, "DELETE FROM v WHERE n > 25000")
-        told.server.execute(told.database, "VACUUM (TRUNCATE FALSE) v")
+        told.server.execute("postgres", "CREATE DATABASE closed")
+        both = (told.database, "closed")
+        for name in both:
+            told.server.execute(name, "CREATE TABLE v (n int PRIMARY KEY)")
+            told.server.execute(name, "INSERT INTO v SELECT generate_series(1, 50000)")
+            told.server.execute(name, "DELETE FROM v WHERE n > 25000")
+            told.server.execute(name, "VACUUM (TRUNCATE FALSE) v")
         assert "; incremental, on " in said(told)
-        told.server.execute(told.database, "VACUUM v")
+        for name in both:
+            told.server.execute(name, "VACUUM v")
+        # Nobody can make its maps anew.
+        told.server.execute("postgres", "ALTER DATABASE closed WITH ALLOW_CONNECTIONS false")
         assert "; incremental, on " in said(told)
         told.execute("INSERT INTO t VALUES (3)", "then")
         told.server.execute(told.database, "DELETE FROM t")
@@ -265,14 +298,16 @@ def test_the_whole_cluster_comes_back_from_them_with_its_maps_and_then_builds_on
         done = physical(told, "--force")
         assert done.code == 0, done.output
         assert live(told) == ("123", "78")
-        with told.server.connect(told.database) as connection:
-            connection.execute("INSERT INTO v SELECT generate_series(25001, 50000)")
-            connection.execute("DELETE FROM v WHERE n > 25000")
-            connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
-            count = "SELECT count(*) FROM v WHERE n > 0"
-            plan = "".join(line for (line,) in connection.execute(f"EXPLAIN {count}"))  # noqa: S608 - it is above
-            assert "Index Only Scan" in plan, plan
-            assert connection.execute(count.encode()).fetchone() == (25_000,)
+        told.server.execute("postgres", "ALTER DATABASE closed WITH ALLOW_CONNECTIONS true")
+        for name in both:
+            with told.server.connect(name) as connection:
+                connection.execute("INSERT INTO v SELECT generate_series(25001, 50000)")
+                connection.execute("DELETE FROM v WHERE n > 25000")
+                connection.execute("SET enable_seqscan = off; SET enable_bitmapscan = off")
+                count = "SELECT count(*) FROM v WHERE n > 0"
+                plan = "".join(line for (line,) in connection.execute(f"EXPLAIN {count}"))  # noqa: S608 - it is above
+                assert "Index Only Scan" in plan, plan
+                assert connection.execute(count.encode()).fetchone() == (25_000,)
         received_again(told)
         assert "; full: the server is on another timeline than" in said(told)
         assert "; incremental, on " in said(told)

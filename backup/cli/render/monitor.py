@@ -214,7 +214,8 @@ def _window(overview: Overview) -> Iterator[Row]:
         style = "green" if window.follows(overview.now) and not window.breaks(overview.now) else "yellow"
         yield Row("moments", window_words(window, overview.now, overview.zone), style)
         if (stream := window.stream) and stream.slot:
-            yield Row("slot", printable(slot_words(stream.slot)), "yellow" if stream.slot.problem else "green")
+            good = stream.up and not stream.slot.problem
+            yield Row("slot", printable(slot_words(stream.slot, up=stream.up)), "green" if good else "yellow")
         for each in window.offsite:
             style = "green" if each.follows(overview.now) and not each.breaks(overview.now) else "yellow"
             yield Row(f"moments {each.place}", printable(offsite_words(each, overview.now, overview.zone)), style)

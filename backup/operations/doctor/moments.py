@@ -8,7 +8,7 @@ from typing import Final
 
 from backup.formatting import listed, plural, printable, size
 from backup.model.finding import Finding, failure, ok, warning
-from backup.monitoring.window import Window, base_sizes, still_to_come, wal_a_day
+from backup.monitoring.window import Window, base_sizes, still_to_come, wal_a_day, wal_kept
 from backup.operations.pitr.increment import INCREMENTAL_SINCE
 from backup.postgres.replication import ClusterFacts
 from backup.postgres.wal_rights import WalRights
@@ -118,7 +118,7 @@ def room(window: Window, free: int, cluster: int, now: datetime) -> Finding:
         f"{plural(fulls, 'base backup')} of {measured}{size(full)}"
         + "".join(f", {count} incremental ones of {size(each)}" for count, each in more_kinds)
         + (f" and {size(a_day)} of WAL a day" if a_day else ", and WAL")
-        + f" for {plural(window.keep.days, 'day')}: {size(more)} more, {size(free)} are free"
+        + f" for {plural(wal_kept(window).days, 'day')}: {size(more)} more, {size(free)} are free"
     )
     if more <= free:
         return ok(what)

@@ -29,14 +29,14 @@ from backup.model.wal import (
 )
 from backup.operations import runs
 from backup.operations.context import Context
-from backup.operations.pitr.increment import Choice, flaw, parent_of, words
+from backup.operations.pitr.increment import Choice, flaw, known_lengths, parent_of, words
 from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
 from backup.pipeline.age import Recipient
 from backup.postgres.base_backup import BaseContent, BaseReader
 from backup.postgres.clients import HelperClients
 from backup.postgres.dump_source import PostgresSource
-from backup.postgres.replication import ClusterFacts, cluster_facts, cut_files, held_wal, server_wal
+from backup.postgres.replication import ClusterFacts, cluster_facts, cut_files, held_wal, server_wal, summarized
 from backup.postgres.wal_rights import receiver_name
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
@@ -213,21 +213,26 @@ def _receive(taking: _Taking, choice: Choice) -> Base:
             if parent:
                 raise _Refused(error.message) from error
             raise
-        if parent:
-            _require_sound(taking, parent, content)
+        cut = _require_sound(taking, parent, content) if parent else ()
         base = _record(taking, identifier, started, content, writer.finish(), parent)
+        base = base.model_copy(update={"shortened": cut})
         archive.keep_base(base, writer.staged, content.manifest if base.summarized else b"")
     return base
 
 
-def _require_sound(taking: _Taking, parent: Base, content: BaseContent) -> None:
-    """_Refused unless what came, and what it builds on, make together what the server has."""
+def _require_sound(taking: _Taking, parent: Base, content: BaseContent) -> tuple[tuple[int, int, int, int], ...]:
+    """_Refused unless what came, and what it builds on, make together what the server has; what is `shortened`."""
+    asked = taking.source.login, content.timeline, parent.start, content.start
     try:
-        cut = cut_files(taking.source.login, content.timeline, parent.start, content.start)
+        cut = cut_files(*asked)
+        # The server removes old ones while the base streams by; what those had of cuts is not in the answer.
+        if not summarized(*asked):
+            raise _Refused("summaries of WAL that it was made from were removed meanwhile")
     except BackupError as error:
         raise _Refused(error.message) from error
     if why := flaw(parent, content, cut):
         raise _Refused(why)
+    return known_lengths(parent, content, cut)
 
 
 def _record(
@@ -306,6 +311,7 @@ def _await_wal(context: BaseContext, archive: WalArchive, base: Base) -> None:
 def prune(context: BaseContext, archive: WalArchive) -> int:
     """Remove bases and segments that no kept moment needs; how many files. Only under the lock."""
     now, keep = context.clock(), timedelta(days=context.days)
+    archive.sweep_bases()
     bases, stream = archive.list_bases(), StreamFile(context.catalog.root).read()
     # One whose own WAL is not here brings nothing back, and no other one gives way to it.
     able = [base for span in spans(bases, archive.received(_size(bases), stream)) for base in span.bases]

@@ -68,18 +68,30 @@ def parent_of(
 def flaw(parent: Base, content: BaseContent, cut: Mapping[tuple[int, int], int]) -> str:
     """Why an incremental base must not be kept; empty if it may. `cut`: see `cut_files`.
 
-    Where VACUUM cut a file since the parent, nothing behind the cut may be taken from there: what the server has added
-    since without writing WAL is left out by it, and the old rows would be back.
+    Where VACUUM cut a file, nothing behind the cut may be taken from what is older: what the server has added since
+    without writing WAL is left out, and the old rows would be back. What the parent was cut to counts as well:
+    pg_combinebackup looks for a block in all that it builds on, also behind the parent's end.
     """
     if content.timeline != parent.timeline or lsn(content.parent or "0/0") != lsn(parent.start):
         return f"the server sent one that builds on {content.parent or 'nothing'}, not on {parent.start}"
-    for (database, file, segment), block in content.taken.items():
+    before = {(database, file, segment): blocks for database, file, segment, blocks in parent.shortened}
+    for key, block in content.taken.items():
+        database, file, segment = key
         if block >= SEGMENT_BLOCKS:
             return f"the server says that file {file} of database {database} has blocks beyond its end"
-        limit = cut.get((database, file))
-        if limit is not None and segment * SEGMENT_BLOCKS + block >= limit:
+        ends = [before[key]] if key in before else []
+        ends += [cut[database, file] - segment * SEGMENT_BLOCKS] if (database, file) in cut else []
+        if any(block >= end for end in ends):
             return f"file {file} of database {database} was cut by VACUUM and has grown again"
     return ""
+
+
+def known_lengths(
+    parent: Base, content: BaseContent, cut: Mapping[tuple[int, int], int]
+) -> tuple[tuple[int, int, int, int], ...]:
+    """What is to be kept of an incremental base as `shortened`; see Base."""
+    before = {each[:3] for each in parent.shortened}
+    return tuple((*key, blocks) for key, blocks in sorted(content.lengths.items()) if key in before or key[:2] in cut)
 
 
 def words(base: Base, why: str) -> str:

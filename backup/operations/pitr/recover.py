@@ -24,7 +24,7 @@ from backup.model.wal import Base, Received, SegmentId, chain, lsn, lsn_text
 from backup.operations.create.context import Reached
 from backup.operations.pitr.base_choice import Cluster, choose
 from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to, unpacked_base
-from backup.postgres.recovered_tables import mend_maps, unlogged
+from backup.postgres.recovered_tables import make_maps, unlogged
 from backup.postgres.recovery import SPARE, ClosedCluster, Recovery, RecoveryPlaces
 from backup.postgres.server import databases, identity
 from backup.postgres.session import Login
@@ -161,8 +161,8 @@ def recover_cluster(
             if identity(source.login)[1] != asked.base.system_identifier:
                 raise DatabaseUnavailable("the recovered server is of another cluster")
             if len(asked.links) > 1:
-                progress.phase("checking the maps of visible rows")
-                mend_maps(source.login)
+                progress.phase("making the maps of visible rows")
+                make_maps(source.login)
         progress.phase("checking the pages")
         return outlook(asked, found), work.close(owner, taken)
 

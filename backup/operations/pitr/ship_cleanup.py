@@ -89,10 +89,10 @@ def _over(archive: WalArchive, copies: WalCopies, until: datetime) -> Iterator[s
     going = expired(able, timedelta(), until) + [each for each in bases if each not in able and each.ended <= until]
     going = unneeded([base for base in going if base.id not in here], bases)
     stay = [base for base in bases if base not in going]
-    for key, copy in copies.all().items():
-        if copy.base and copy.base in going:
+    for base in going:
+        for key in [key for key, copy in copies.all().items() if copy.base == base]:
             # First what makes it one.
-            yield from (key, base_key(archive.unique_name(), copy.base.artifact.file))
+            yield from (key, base_key(archive.unique_name(), base.artifact.file))
     kept = {each.name for each in archive.list_segments()}
     for each in copies.segments() if stay else ():
         if is_segment(each.name) and each.name not in kept and needless([SegmentId.of(each.name, stay[-1].size)], stay):

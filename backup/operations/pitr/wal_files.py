@@ -19,7 +19,8 @@ from backup.storage.directory import LocalStore
 
 _BLOCK = 512
 _HEAD = 64
-_EARLIER = "Ask for an earlier moment. `base --full` takes a new base backup, so that later moments can be had again."
+_TAKE = "`base --full` takes a new base backup, so that later moments can be had again."
+_EARLIER = f"Ask for an earlier moment. {_TAKE}"
 
 
 def needed(base: Base, received: Received) -> list[SegmentId]:
@@ -86,11 +87,19 @@ class SegmentFiles:
 
 def unpacked_base(archive: WalArchive, base: Base, identity: Path | None, progress: Progress) -> Iterator[bytes]:
     """The tar of a base; IntegrityError at its end unless it is as it was recorded, KeyMissing."""
-    return _unpacked(archive, archive.bases, base.artifact, identity, progress)
+    file = printable(str(archive.bases.directory / base.artifact.file))
+    # Of one that is not there nothing is expected, nor of what builds on it.
+    hint = f"Move {file} elsewhere, and ask again: then an older base backup is used, if there is one. {_TAKE}"
+    return _unpacked(archive, archive.bases, base.artifact, identity, progress, hint)
 
 
 def _unpacked(
-    archive: WalArchive, store: LocalStore, artifact: Artifact, identity: Path | None, progress: Progress
+    archive: WalArchive,
+    store: LocalStore,
+    artifact: Artifact,
+    identity: Path | None,
+    progress: Progress,
+    hint: str = _EARLIER,
 ) -> Generator[bytes, None, None]:
     archive.provide(store, artifact)
     with contextlib.closing(Stored(store, artifact.file, progress, identity)) as source:
@@ -102,7 +111,7 @@ def _unpacked(
         source.drain()
         if failed or source.sha256 != artifact.stored_sha256:
             raise IntegrityError(
-                f"{printable(artifact.file)} is damaged: it is not as it was recorded. Nothing was changed", _EARLIER
+                f"{printable(artifact.file)} is damaged: it is not as it was recorded. Nothing was changed", hint
             ) from failed
 
 

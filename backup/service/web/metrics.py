@@ -219,7 +219,7 @@ def _window(overview: Overview) -> Iterator[Metric]:
         "1 for the state of the stream, 0 for the others.",
         [({"state": name}, name == stream.state) for name in _STREAM] if stream else [],
     )
-    if stream and (slot := stream.slot):
+    if stream and stream.up and (slot := stream.slot):
         yield _one("wal_slot", "1 where the server keeps WAL for us by a slot, 0 where it does not.", not slot.problem)
         yield _one("wal_slot_held_bytes", "Bytes of WAL that it keeps.", slot.held)
         yield _one("wal_slot_safe_bytes", "Bytes that may still be written until it gives the slot up.", slot.safe)

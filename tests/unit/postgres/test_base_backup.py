@@ -85,10 +85,13 @@ def test_of_an_incremental_one_it_is_known_what_is_taken_from_the_one_before() -
         "base/5/INCREMENTAL.103_vm": changed(3),
         "global/INCREMENTAL.104": changed(6, 5, 3),
         "base/5/105": b"page",
+        # It grew while it was read.
+        "base/5/INCREMENTAL.106": changed(1, 0, 7),
     }
     content = read(packed(files | {"backup_manifest": manifest(files)})).finish()
     assert content.parent == "0/1000028"
     assert content.taken == {(5, 100, 0): 3, (5, 102, 7): 2, (0, 104, 0): 4}
+    assert content.lengths == {(5, 100, 0): 4, (5, 101, 0): 4, (5, 102, 7): 3, (0, 104, 0): 6, (5, 106, 0): 8}
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 12, changed(4, 1, 2)[:16]])

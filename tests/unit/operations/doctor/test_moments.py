@@ -85,6 +85,17 @@ def test_of_incremental_ones_there_is_room_for_what_the_oldest_builds_on() -> No
     window = a_window(NOW, [full, step], {n: NOW for n in range(1, 3)}, stream=a_stream(3, NOW, NOW), kept=8)
     line = moments.room(window, 10**9, 252_000_000, NOW)
     assert line.text.startswith("2 base backups of 20.0 MB, 12 incremental ones of 1.0 MB and "), line.text
+    # Four a day make more of them, and no more full ones.
+    line = moments.room(replace(window, kept=29), 10**9, 252_000_000, NOW)
+    assert line.text.startswith("2 base backups of 20.0 MB, 51 incremental ones of 1.0 MB and "), line.text
+    # And for the WAL behind that: 60 MB of it came within two days.
+    window = replace(window, segments=20, segment_bytes=60_000_000)
+    more = 2 * 20_000_000 + 12 * 1_000_000 + 13 * 30_000_000 - 21_000_000 - 60_000_000
+    line = moments.room(window, more, 252_000_000, NOW)
+    assert line.level == "pass" and line.text.endswith(
+        "and 30.0 MB of WAL a day for 13 days: 361.0 MB more, 361.0 MB are free"
+    )
+    assert moments.room(window, more - 1, 252_000_000, NOW).level == "warn"
     # On the night of the next full one it is no other.
     later = a_base(3, NOW - HOUR)
     line = moments.room(replace(window, bases=(full, step, later)), 10**9, 252_000_000, NOW)

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from backup.catalog.wal_archive import WalArchive
-from backup.errors import IntegrityError
+from backup.errors import IntegrityError, NoSpace
 from backup.model.wal import Base
 from backup.operations.pitr import base as module
 from backup.progress import Silent
@@ -102,3 +102,50 @@ def test_one_that_lacks_its_parent_goes_when_it_is_too_old(tmp_path: Path) -> No
     context = cast(Any, SimpleNamespace(clock=lambda: NOW, days=7, catalog=SimpleNamespace(root=tmp_path)))
     module.prune(context, archive)
     assert archive.list_bases() == bases[4:]
+
+
+def test_what_a_kill_left_of_a_base_goes_with_the_next(tmp_path: Path) -> None:
+    """Before its record was there, or while it was removed; what has one stays, though that cannot be read."""
+    archive = on_disk(tmp_path, nights("FF"), {number: NOW for number in (5, 6, 7)})
+    folder = archive.bases.directory
+    before = set(archive.bases.names())
+    kept = {"20261101T010000Z.json", "20261101T010000Z.tar.gz", "20261101T010000Z.manifest", "notes.tar.gz"}
+    left = {"20261102T010000Z.tar.gz.age", "20261102T010000Z.manifest", ".20261103T010000Z.tar.gz.partial"}
+    for name in kept | left | {".20261102T010000Z.json.partial"}:
+        (folder / name).write_bytes(b"x")
+    context = cast(Any, SimpleNamespace(clock=lambda: NOW, days=7, catalog=SimpleNamespace(root=tmp_path)))
+    module.prune(context, archive)
+    assert set(archive.bases.names()) == before | kept
+
+
+def test_where_there_is_no_room_for_the_manifest_nothing_of_the_base_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = WalArchive(tmp_path, SYSTEM)
+
+    def full(name: str, _data: bytes) -> None:
+        raise NoSpace(f"no room for {name}", "")
+
+    monkeypatch.setattr(archive.bases, "put", full)
+    with pytest.raises(NoSpace), ArtifactWriter(archive.bases, "b.tar.gz", "base") as writer:
+        writer.write(b"base")
+        base = a_base(1, NOW).model_copy(update={"id": "b", "artifact": writer.finish()})
+        archive.keep_base(base, writer.staged, b"manifest")
+    assert archive.bases.names() == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_was_cut_is_known_only_while_the_summaries_are_there(
+    monkeypatch: pytest.MonkeyPatch, *, whole: bool
+) -> None:
+    """A server that keeps them for a day removes those of the parent's first minutes while the next one is taken."""
+    parent = a_base(1, NOW)
+    content = SimpleNamespace(timeline=1, start="0/3000028", parent=parent.start, taken={}, lengths={})
+    taking = cast(Any, SimpleNamespace(source=SimpleNamespace(login=None)))
+    monkeypatch.setattr(module, "cut_files", lambda *_: {})
+    monkeypatch.setattr(module, "summarized", lambda *asked: whole and asked[2:] == (parent.start, "0/3000028"))
+    if whole:
+        assert module._require_sound(taking, parent, cast(Any, content)) == ()
+    else:
+        with pytest.raises(module._Refused, match="were removed meanwhile"):
+            module._require_sound(taking, parent, cast(Any, content))

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from backup.model.wal import Base, WindowProof
-from backup.operations.pitr.increment import flaw, parent_of, words
+from backup.operations.pitr.increment import flaw, known_lengths, parent_of, words
 from backup.postgres.base_backup import SEGMENT_BLOCKS, BaseContent
 from backup.postgres.replication import ClusterFacts
 from tests.support.facts import NOW
@@ -77,7 +77,8 @@ def test_after_a_drill_that_failed_none_builds_on_what_was_drilled() -> None:
 
 
 def content(taken: dict[tuple[int, int, int], int], parent: str = FULL.start, timeline: int = 1) -> BaseContent:
-    return BaseContent(timeline, STEP.start, STEP.end, b"", parent, taken, 1, 1)
+    lengths = {key: block + 1 for key, block in taken.items()}
+    return BaseContent(timeline, STEP.start, STEP.end, b"", parent, taken, lengths, 1, 1)
 
 
 def test_one_of_which_nothing_was_cut_is_kept() -> None:
@@ -98,6 +99,25 @@ def test_old_rows_behind_a_cut_are_not_taken_back(
     taken: dict[tuple[int, int, int], int], cut: dict[tuple[int, int], int]
 ) -> None:
     assert "was cut by VACUUM and has grown again" in flaw(FULL, content(taken), cut)
+
+
+def test_nor_those_behind_a_cut_of_an_earlier_night() -> None:
+    """The full one still has them, and pg_combinebackup would find them there."""
+    cut = {(5, 100): 4, (5, 101): 9, (5, 102): 1}
+    first = content({(5, 100, 0): 3, (5, 103, 0): 70})
+    first = replace(first, lengths={**first.lengths, (5, 101, 0): 12, (5, 101, 1): 5})
+    step = STEP.model_copy(update={"shortened": known_lengths(FULL, first, cut)})
+    assert step.shortened == ((5, 100, 0, 4), (5, 101, 0, 12), (5, 101, 1, 5))
+    night = {"parent": step.start}
+    for grown in ({(5, 100, 0): 4}, {(5, 101, 0): 12}, {(5, 101, 1): 5}):
+        assert "was cut by VACUUM and has grown again" in flaw(step, content(grown, **night), {})
+    kept = content({(5, 100, 0): 3, (5, 101, 0): 11, (5, 101, 1): 4, (5, 102, 0): 9, (5, 103, 0): 99}, **night)
+    assert flaw(step, kept, {}) == ""
+    # It is known of each that builds on it, with what it has grown to by then.
+    assert known_lengths(step, kept, {(5, 103): 1}) == (
+        *((5, 100, 0, 4), (5, 101, 0, 12), (5, 101, 1, 5)),
+        (5, 103, 0, 100),
+    )
 
 
 def test_what_pg_combinebackup_would_refuse_is_not_kept() -> None:

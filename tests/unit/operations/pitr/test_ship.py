@@ -351,7 +351,9 @@ def test_of_a_place_that_has_lost_a_base_none_counts_that_builds_on_it(machine: 
     assert [each.id for each in span.bases] == [full.id]
 
 
-def test_a_base_that_another_one_builds_on_stays_there_with_it(machine: Machine) -> None:
+def test_a_base_that_another_one_builds_on_stays_there_with_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = machine.base(5, NOW - timedelta(days=20))
     steps = [machine.base(5, NOW - timedelta(days=19), full)]
     steps.append(machine.base(5, NOW - timedelta(days=8), steps[0]))
@@ -362,11 +364,17 @@ def test_a_base_that_another_one_builds_on_stays_there_with_it(machine: Machine)
         machine.archive.remove_base(base)
     machine.ship(every=0)
     assert [each.id for each in machine.copies.bases()] == [full.id, *(each.id for each in steps)]
-    # Once there is a newer one from before all that is kept, they go.
+    # Once there is a newer one from before all that is kept, they go: the one that they build on last.
     machine.base(5, NOW - timedelta(days=7, hours=1))
+    removed: list[str] = []
+    remove = machine.place.remove
+    monkeypatch.setattr(machine.place, "remove", lambda key: (removed.append(key.split("/")[-1]), remove(key))[1])
     for _ in range(2):  # sent, then counted
         machine.ship(every=0)
     assert len(machine.copies.bases()) == 1 and not [key for key in machine.place.objects if full.id in key]
+    assert [name.split(".")[0] for name in removed if name.endswith(".json")] == [
+        each.id for each in (*steps[::-1], full)
+    ]
 
 
 def test_what_is_lost_here_stays_there_while_a_moment_needs_it(machine: Machine) -> None:

@@ -14,8 +14,9 @@ from backup.catalog.wal_archive import WalArchive
 from backup.errors import IntegrityError
 from backup.model.wal import Base, Received, SegmentId, lsn_text
 from backup.operations.pitr.segments import Packer
-from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to
+from backup.operations.pitr.wal_files import SegmentFiles, needed, received_to, unpacked_base
 from backup.progress import Silent
+from backup.storage.artifact_writer import ArtifactWriter
 from tests.unit.model.test_wal import at, stream, whole
 from tests.unit.model.test_wal import base as any_base
 
@@ -135,3 +136,18 @@ def test_a_segment_of_which_nothing_has_come_is_not_asked_for() -> None:
     assert received_to(broken, SegmentId(1, 4), size) == 4 * size
     assert received_to(begun(4 * size + 1), SegmentId(1, 4), size) == 4 * size + 1
     assert received_to(begun(4 * size), SegmentId(1, 3), size) == 4 * size
+
+
+def test_of_a_damaged_base_it_is_said_how_an_older_one_is_used(archive: WalArchive) -> None:
+    with ArtifactWriter(archive.bases, "b.tar.gz", "base") as writer:
+        writer.write(b"base" * 1000)
+        found = any_base(2, 2).model_copy(update={"artifact": writer.finish()})
+        archive.keep_base(found, writer.staged)
+    path = archive.bases.directory / "b.tar.gz"
+    assert b"".join(unpacked_base(archive, found, None, Silent())) == b"base" * 1000
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="is damaged") as caught:
+        list(unpacked_base(archive, found, None, Silent()))
+    assert f"Move {path} elsewhere" in caught.value.hint
+    path.unlink()
+    assert archive.list_bases() == []

@@ -118,6 +118,10 @@ def test_a_slot_is_measured_where_one_is_wanted() -> None:
         shown = replace(seen, window=replace(seen.window, stream=stream))
         names = ("wal_slot", "wal_slot_held_bytes", "wal_slot_safe_bytes")
         assert [value(shown, name) for name in names] == values
+        # Nobody knows while nothing is received.
+        stream = stream.model_copy(update={"state": "down"})
+        shown = replace(seen, window=replace(seen.window, stream=stream))
+        assert [value(shown, name) for name in names] == [None, None, None]
 
 
 @pytest.mark.parametrize("status", ["pass", "warn", "starting", "fail"])
