@@ -335,6 +335,19 @@ def test_snapshots_are_those_of_any_server() -> None:
     assert fate([*FRESH, other, old], old, force=True) == "gone"
 
 
+def test_frequent_snapshots_never_meet_the_share() -> None:
+    """One in five minutes, which is more than the share of a day; cleaned once a day."""
+    sets: list[StoredSet] = []
+    for day in range(12):
+        now = NOW + day * DAY
+        sets += [in_memory(Tier.SNAPSHOT, now - n * DAY / 288, halves="m") for n in range(288)]
+        sets.append(in_memory(Tier.DAILY, now - DAY / 1000))
+        decisions = decide(sets, POLICY, now, since=now - DAY)
+        assert not any(d.waits or d.later for d in decisions), day
+        sets = [d.stored for d in decisions if d.keep]
+    assert sum(stored.snapshot for stored in sets) <= 288 + 1 + 6 * 24
+
+
 # --- all rules against a slow model ------------------------------------------------------------------------------
 
 
