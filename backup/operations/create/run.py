@@ -156,8 +156,8 @@ def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolum
     if request.only == "database":
         return []
     context.progress.phase("measuring the volumes")
-    # Without a database there would be nothing in the set.
-    filled = None if request.only else filled_volumes(context.catalog.sets())
+    # Without a database there would be nothing in the set; a snapshot is as the set before.
+    filled = None if request.only and not request.snapshot else filled_volumes(context.catalog.sets())
     return volumes.find_volumes(
         context.volumes,
         excludes(context),
