@@ -48,8 +48,9 @@ def look_ahead(main: App, wanted: Wanted, place: str, as_json: bool) -> Plan:
         lock.hold(main.lock, "look at a moment", run, wait=RUN_WAIT, waiting=behind),
     ):
         rows = origin.look(run, progress)
-    at = wanted.moment or (datetime.now(UTC) if wanted.place is None else origin.moment.base.ended)
-    then = media_then(main.catalog.sets(), main.records.readable(), at)
+    now = datetime.now(UTC)
+    at = wanted.moment or (now if wanted.place is None else origin.moment.base.ended)
+    then = media_then(main.catalog.sets(), main.records.readable(), at, now)
     rows.append(("media", media_words(then, at)))
     rows.append(("then", "a set of it is made, and restored as any other: its plan is shown, and asks for `yes`"))
     return Plan((PlanSection("recovery", tuple(rows)),), (), (), ())

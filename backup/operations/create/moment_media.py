@@ -31,7 +31,7 @@ def with_media(recovered: Recovered, reached: Reached, context: CreateContext, d
     It is looked up in the recovered server, which holds something of ours afterwards: not before it was dumped. What
     cannot be looked up costs no set.
     """
-    found = neighbours(context.catalog.sets(), context.records.readable(), draft.started)
+    found = neighbours(context.catalog.sets(), context.records.readable(), draft.started, context.clock())
     if not found:
         logger.info("media: no set has any")
         return recovered
