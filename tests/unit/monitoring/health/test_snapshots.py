@@ -15,6 +15,7 @@ from tests.support.facts import NOW, a_run
 from tests.support.set_factory import in_memory
 
 OUTCOMES = {"s": Outcome.SUCCESS, "c": Outcome.CHANGED, "f": Outcome.FAILED, "x": Outcome.CRASHED}
+QUARTER = timedelta(minutes=15)
 OUTCOMES |= {"i": Outcome.INTERRUPTED, "r": Outcome.RUNNING}
 
 
@@ -32,15 +33,47 @@ def at(hours: float, tier: Tier, kind: str = "verified") -> StoredSet:
 
 @pytest.mark.parametrize("story", ["", "s", "f", "fx", "ffs", "ifs", "rffs", "cfff", "r"])
 def test_one_may_fail(story: str) -> None:
-    assert list(snapshot_findings(runs(story))) == []
+    assert list(snapshot_findings(runs(story), NOW, None, QUARTER)) == []
 
 
 @pytest.mark.parametrize(("story", "count"), [("fff", 3), ("rfxis", 3), ("iiii", 4), ("ffffffs", 6)])
 def test_a_row_of_failures_is_told(story: str, count: int) -> None:
-    (found,) = snapshot_findings(runs(story))
+    (found,) = snapshot_findings(runs(story), NOW, None, QUARTER)
     newest = 1 if story[0] == "r" else 0
     assert found.level == "warn"
     assert found.text == f"none of the last {count} snapshots of the media came to its end: why {newest}"
+
+
+@pytest.mark.parametrize(
+    ("hours", "only", "since", "period", "told"),
+    [
+        (5.9, "media", None, QUARTER, False),
+        (6.1, "media", None, QUARTER, True),
+        (6.1, "", None, QUARTER, True),
+        (0.1, "database", None, QUARTER, True),
+        # The service has just begun, as after a night in which the machine was off.
+        (6.1, "media", 0.1, QUARTER, False),
+        (9, "media", 6.1, QUARTER, True),
+        (30, "media", None, 48 * QUARTER, False),
+        (37, "media", None, 48 * QUARTER, True),
+        (37, "media", None, None, False),
+    ],
+)
+def test_that_none_comes_is_told(
+    hours: float, only: str, since: float | None, period: timedelta | None, told: bool
+) -> None:
+    """Those that find another run at work leave no record."""
+    last = [a_run(hours, Outcome.SUCCESS, operation="create", tier="snapshot", only=only), *old_runs()]
+    began = None if since is None else NOW - timedelta(hours=since)
+    found = list(snapshot_findings(last, NOW, began, period))
+    assert [each.level for each in found] == ["warn"] * told
+    assert all("what was uploaded since then is in no set" in each.text for each in found)
+
+
+def old_runs() -> list[Run]:
+    """One that has just failed, and one of the media of long ago."""
+    failed = a_run(0.05, Outcome.FAILED, operation="create", tier="snapshot", only="media")
+    return [failed, a_run(200, Outcome.SUCCESS, operation="create", tier="daily")]
 
 
 def test_they_do_not_stand_for_a_backup() -> None:
