@@ -366,12 +366,12 @@ def _agreed(policy: RetentionPolicy, memory: CleanupMemory) -> RetentionPolicy:
 
 
 def _surprising(decision: Decision, careful: _Judge) -> Decision:
-    """It waits if it would stay by what was set before, and by the time that was seen to pass."""
+    """It waits if it would stay by what was set before, and by the time seen to pass; nobody is asked for a snapshot."""
     keep, reason = careful.judge(decision.stored)
     if not keep:
         return decision
     why = f"; needs `--force`: without the clock jump, and by the earlier settings, {reason}"
-    return replace(decision, keep=True, waits=True, reason=decision.reason + why)
+    return replace(decision, keep=True, waits=not decision.stored.snapshot, reason=decision.reason + why)
 
 
 def _lived(stored: StoredSet, now: datetime, gaps: Iterable[Gap]) -> timedelta:

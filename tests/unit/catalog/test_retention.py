@@ -348,6 +348,19 @@ def test_frequent_snapshots_never_meet_the_share() -> None:
     assert sum(stored.snapshot for stored in sets) <= 288 + 1 + 6 * 24
 
 
+def test_no_snapshot_waits_for_a_person() -> None:
+    """The machine was off from Friday to Monday: each of that week would be a warning, for which there is no setting."""
+    sets = [snapshot(n / 96 + 3.5) for n in range(4 * 96)] + [snapshot(0.1), ago(0.1), ago(3.6)]
+    memory = advanced(
+        CleanupMemory(seen=NOW - 3.5 * DAY, furthest=NOW - 3.5 * DAY), POLICY, sets, [], NOW, agreed=False
+    )
+    assert memory.gaps
+    decisions = decide(sets, POLICY, NOW, since=NOW - 3.5 * DAY, memory=memory)
+    assert not any(d.waits for d in decisions)
+    # By the time that was seen to pass, the last day's are not over yet.
+    assert all(d.keep for d in decisions[:80]) and len(going(decisions)) > 96
+
+
 # --- all rules against a slow model ------------------------------------------------------------------------------
 
 
