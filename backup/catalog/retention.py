@@ -366,7 +366,7 @@ def _agreed(policy: RetentionPolicy, memory: CleanupMemory) -> RetentionPolicy:
 
 
 def _surprising(decision: Decision, careful: _Judge) -> Decision:
-    """It waits if it would stay by what was set before, and by the time seen to pass; nobody is asked for a snapshot."""
+    """It waits if it would stay by what was set before, and by time seen to pass; nobody is asked of a snapshot."""
     keep, reason = careful.judge(decision.stored)
     if not keep:
         return decision

@@ -349,7 +349,7 @@ def test_frequent_snapshots_never_meet_the_share() -> None:
 
 
 def test_no_snapshot_waits_for_a_person() -> None:
-    """The machine was off from Friday to Monday: each of that week would be a warning, for which there is no setting."""
+    """The machine was off from Friday to Monday: each of that week would be a warning, of which no setting decides."""
     sets = [snapshot(n / 96 + 3.5) for n in range(4 * 96)] + [snapshot(0.1), ago(0.1), ago(3.6)]
     memory = advanced(
         CleanupMemory(seen=NOW - 3.5 * DAY, furthest=NOW - 3.5 * DAY), POLICY, sets, [], NOW, agreed=False
