@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from backup.errors import BackupError
-from backup.model.backup_set import SKEW, StoredSet, by_time, present, volumes_of
+from backup.model.backup_set import SKEW, StoredSet, by_time, empty_volumes, filled_volumes, present, volumes_of
 from backup.model.manifest import Tier
 from backup.model.recovered import MediaThen
 from backup.model.run import Outcome, Run
@@ -25,13 +25,16 @@ def neighbours(
     been so: the first one that is not older, then the last one that is.
 
     A snapshot that found nothing changed tells by its run that the set before it still holds all. What is dated ahead
-    of the clock, which says `now`, tells of no moment.
+    of the clock, which says `now`, tells of no moment, nor does a set without any file of a volume that others fill.
     """
     looked: dict[str, datetime] = {}
     for run in runs:
         if run.tier == Tier.SNAPSHOT and run.outcome is Outcome.SUCCESS and run.started <= now + SKEW:
             looked[run.set] = max(run.started, looked.get(run.set, run.started))
-    able = sorted((each for each in present(sets, now) if each.good and volumes_of(each)), key=by_time)
+    good = [each for each in present(sets, now) if each.good and volumes_of(each)]
+    # A safety set may be of when somebody had removed all of them.
+    filled = filled_volumes(good)
+    able = sorted((each for each in good if filled.isdisjoint(empty_volumes(each))), key=by_time)
     known = [(each, max(each.time, looked.get(each.id, each.time))) for each in able]
     later = ((each, time) for each, time in known if time >= moment and _own(each))
     before = ((each, time) for each, time in reversed(known) if time < moment and _own(each))

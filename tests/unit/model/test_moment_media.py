@@ -82,6 +82,15 @@ def test_what_a_clock_that_was_ahead_has_dated_tells_of_no_moment() -> None:
     assert found and (found.set, found.taken) == (SECOND.id, SECOND.time)
 
 
+def test_a_volume_that_was_empty_for_once_has_the_media_of_no_moment() -> None:
+    """As a safety set holds it when somebody has removed all of them, or the mount is gone."""
+    found = at(40, Tier.PRE_RESTORE)
+    part = found.manifest.volumes[0].model_copy(update={"files": 0})
+    empty = replace(found, manifest=found.manifest.model_copy(update={"volumes": (part,)}))
+    assert [each for each, _ in neighbours([*SETS, empty], [], NOW - 45 * MINUTE, NOW)] == [SECOND, FIRST]
+    assert [each for each, _ in neighbours([empty], [], NOW - 45 * MINUTE, NOW)] == [empty]
+
+
 def test_it_is_said() -> None:
     then = MediaThen(set="snapshot_x", taken=NOW)
     assert then.words(NOW - 3 * MINUTE) == "snapshot_x has them as they were 3 min 00 s after it"
