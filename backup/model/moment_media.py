@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from backup.errors import BackupError
-from backup.model.backup_set import SKEW, StoredSet, by_time, empty_volumes, filled_volumes, present, volumes_of
+from backup.model.backup_set import SKEW, StoredSet, by_time, empty_volumes, present, volumes_of
 from backup.model.manifest import Tier
 from backup.model.recovered import MediaThen
 from backup.model.run import Outcome, Run
@@ -25,20 +25,19 @@ def neighbours(
     been so: the first one that is not older, then the last one that is.
 
     A snapshot that found nothing changed tells by its run that the set before it still holds all. What is dated ahead
-    of the clock, which says `now`, tells of no moment, nor does a set without any file of a volume that others fill.
+    of the clock, which says `now`, tells of no moment. A set without any file of a volume that had some before is passed
+    over: it may be a safety set, of when somebody had removed all of them.
     """
     looked: dict[str, datetime] = {}
     for run in runs:
         if run.tier == Tier.SNAPSHOT and run.outcome is Outcome.SUCCESS and run.started <= now + SKEW:
             looked[run.set] = max(run.started, looked.get(run.set, run.started))
-    good = [each for each in present(sets, now) if each.good and volumes_of(each)]
-    # A safety set may be of when somebody had removed all of them.
-    filled = filled_volumes(good)
-    able = sorted((each for each in good if filled.isdisjoint(empty_volumes(each))), key=by_time)
+    able = sorted((each for each in present(sets, now) if each.good and volumes_of(each)), key=by_time)
     known = [(each, max(each.time, looked.get(each.id, each.time))) for each in able]
-    later = ((each, time) for each, time in known if time >= moment and _own(each))
-    before = ((each, time) for each, time in reversed(known) if time < moment and _own(each))
-    return [*_first(later), *_first(before)]
+    before = _first((each, time) for each, time in reversed(known) if time < moment and _own(each))
+    filled = {name for each, _ in before for name in volumes_of(each) if name not in empty_volumes(each)}
+    after = ((each, time) for each, time in known if time >= moment and filled.isdisjoint(empty_volumes(each)))
+    return [*_first((each, time) for each, time in after if _own(each)), *before]
 
 
 def media_then(sets: Iterable[StoredSet], runs: Iterable[Run], moment: datetime, now: datetime) -> MediaThen | None:

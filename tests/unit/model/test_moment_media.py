@@ -84,11 +84,18 @@ def test_what_a_clock_that_was_ahead_has_dated_tells_of_no_moment() -> None:
 
 def test_a_volume_that_was_empty_for_once_has_the_media_of_no_moment() -> None:
     """As a safety set holds it when somebody has removed all of them, or the mount is gone."""
-    found = at(40, Tier.PRE_RESTORE)
-    part = found.manifest.volumes[0].model_copy(update={"files": 0})
-    empty = replace(found, manifest=found.manifest.model_copy(update={"volumes": (part,)}))
+    empty = emptied(at(40, Tier.PRE_RESTORE))
     assert [each for each, _ in neighbours([*SETS, empty], [], NOW - 45 * MINUTE, NOW)] == [SECOND, FIRST]
+    assert [each for each, _ in neighbours([FIRST, empty], [], NOW - 45 * MINUTE, NOW)] == [FIRST]
+    # One that is empty for good is in nobody's way.
+    later = emptied(SECOND)
+    assert [each for each, _ in neighbours([FIRST, empty, later], [], NOW - 35 * MINUTE, NOW)] == [later, empty]
     assert [each for each, _ in neighbours([empty], [], NOW - 45 * MINUTE, NOW)] == [empty]
+
+
+def emptied(stored: StoredSet) -> StoredSet:
+    part = stored.manifest.volumes[0].model_copy(update={"files": 0})
+    return replace(stored, manifest=stored.manifest.model_copy(update={"volumes": (part,)}))
 
 
 def test_it_is_said() -> None:
