@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from backup.errors import BackupError
-from backup.model.backup_set import SKEW, StoredSet, by_time, empty_volumes, present, volumes_of
+from backup.model.backup_set import SKEW, StoredSet, by_time, filled_volumes, present, volumes_of
 from backup.model.manifest import Tier
 from backup.model.recovered import MediaThen
 from backup.model.run import Outcome, Run
@@ -25,8 +25,8 @@ def neighbours(
     been so: the first one that is not older, then the last one that is.
 
     A snapshot that found nothing changed tells by its run that the set before it still holds all. What is dated ahead
-    of the clock, which says `now`, tells of no moment. A set without any file of a volume that had some before is passed
-    over: it may be a safety set, of when somebody had removed all of them.
+    of the clock, which says `now`, tells of no moment. A set without any file of a volume that had some before is
+    passed over: it may be a safety set, of when somebody had removed all of them, or of a mount that was gone.
     """
     looked: dict[str, datetime] = {}
     for run in runs:
@@ -35,8 +35,8 @@ def neighbours(
     able = sorted((each for each in present(sets, now) if each.good and volumes_of(each)), key=by_time)
     known = [(each, max(each.time, looked.get(each.id, each.time))) for each in able]
     before = _first((each, time) for each, time in reversed(known) if time < moment and _own(each))
-    filled = {name for each, _ in before for name in volumes_of(each) if name not in empty_volumes(each)}
-    after = ((each, time) for each, time in known if time >= moment and filled.isdisjoint(empty_volumes(each)))
+    filled = {name for each, _ in before for name in filled_volumes([each])}
+    after = ((each, time) for each, time in known if time >= moment and filled_volumes([each]) >= filled)
     return [*_first((each, time) for each, time in after if _own(each)), *before]
 
 

@@ -84,6 +84,8 @@ def test_what_a_clock_that_was_ahead_has_dated_tells_of_no_moment() -> None:
 
 def test_a_volume_that_was_empty_for_once_has_the_media_of_no_moment() -> None:
     """As a safety set holds it when somebody has removed all of them, or the mount is gone."""
+    both = at(50, halves="mo")
+    assert neighbours([both, at(48)], [], NOW - 49 * MINUTE, NOW) == [(both, both.time)]
     empty = emptied(at(40, Tier.PRE_RESTORE))
     assert [each for each, _ in neighbours([*SETS, empty], [], NOW - 45 * MINUTE, NOW)] == [SECOND, FIRST]
     assert [each for each, _ in neighbours([FIRST, empty], [], NOW - 45 * MINUTE, NOW)] == [FIRST]
