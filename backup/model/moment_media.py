@@ -34,10 +34,10 @@ def neighbours(
             looked[run.set] = max(run.started, looked.get(run.set, run.started))
     able = sorted((each for each in present(sets, now) if each.good and volumes_of(each)), key=by_time)
     known = [(each, max(each.time, looked.get(each.id, each.time))) for each in able]
-    before = _first((each, time) for each, time in reversed(known) if time < moment and _own(each))
+    before = _first((each, time) for each, time in reversed(known) if time < moment and has_own_media(each))
     filled = {name for each, _ in before for name in filled_volumes([each])}
     after = ((each, time) for each, time in known if time >= moment and filled_volumes([each]) >= filled)
-    return [*_first((each, time) for each, time in after if _own(each)), *before]
+    return [*_first((each, time) for each, time in after if has_own_media(each)), *before]
 
 
 def media_then(sets: Iterable[StoredSet], runs: Iterable[Run], moment: datetime, now: datetime) -> MediaThen | None:
@@ -46,9 +46,9 @@ def media_then(sets: Iterable[StoredSet], runs: Iterable[Run], moment: datetime,
     return MediaThen(set=found[0][0].id, taken=found[0][1]) if found else None
 
 
-def _own(stored: StoredSet) -> bool:
-    """Whether its media are as old as it is: a set of a moment may have those of another set."""
-    if not stored.summary.holds_database:
+def has_own_media(stored: StoredSet) -> bool:
+    """Whether its media are as old as it is: a set of a moment, which is manual, may have those of another set."""
+    if stored.tier is not Tier.MANUAL or not stored.summary.holds_database:
         return True
     with contextlib.suppress(BackupError):  # it may have been removed since it was listed
         part = stored.manifest.database

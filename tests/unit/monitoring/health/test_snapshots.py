@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Tier
+from backup.model.recovered import Recovered
 from backup.model.run import Outcome, Run
 from backup.monitoring.health import evaluate, failed_backup
 from backup.monitoring.health.snapshots import snapshot_findings
@@ -101,3 +103,15 @@ def test_a_damaged_one_takes_no_backups_place() -> None:
     sets = [at(0.1, Tier.SNAPSHOT), at(5, Tier.DAILY, "damaged"), at(29, Tier.DAILY)]
     told = evaluate(sets, [], NOW, max_age=timedelta(hours=48), scheduler=None).reasons
     assert any("the newest set of the database" in each.text for each in told)
+
+
+def test_a_set_of_a_moment_makes_the_media_no_younger() -> None:
+    """It may hold those of the last set that had any."""
+    old, fresh = at(60, Tier.DAILY), in_memory(Tier.DAILY, NOW - timedelta(hours=2), halves="d")
+    made = at(1, Tier.MANUAL)
+    part = made.manifest.database
+    assert part
+    part = part.model_copy(update={"recovered": Recovered(base="b", lsn="0/1")})
+    made = replace(made, manifest=made.manifest.model_copy(update={"database": part}))
+    told = evaluate([made, fresh, old], [], NOW, max_age=timedelta(hours=48), scheduler=None).reasons
+    assert [each.level for each in told if "good set that holds media" in each.text and old.id in each.text] == ["fail"]
