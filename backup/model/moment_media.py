@@ -30,7 +30,7 @@ def neighbours(
     """
     looked: dict[str, datetime] = {}
     for run in runs:
-        if run.tier == Tier.SNAPSHOT and run.outcome is Outcome.SUCCESS and run.started <= now + SKEW:
+        if run.snapshot and run.outcome is Outcome.SUCCESS and run.started <= now + SKEW:
             looked[run.set] = max(run.started, looked.get(run.set, run.started))
     able = sorted((each for each in present(sets, now) if each.good and volumes_of(each)), key=by_time)
     known = [(each, max(each.time, looked.get(each.id, each.time))) for each in able]

@@ -13,7 +13,6 @@ from typing import Final
 from backup.formatting import age
 from backup.model.backup_set import SKEW
 from backup.model.finding import Finding, warning
-from backup.model.manifest import Tier
 from backup.model.run import Outcome, Run
 
 # One may give way to a backup, and one fail for a moment's reason.
@@ -28,7 +27,7 @@ def snapshot_findings(
 ) -> Iterator[Finding]:
     """Tell that none of the last snapshots came to its end, or that none comes: what was uploaded meanwhile is in no
     set yet. One is due each `period`; `since`: when the service began."""
-    mine = [run for run in runs if run.tier == Tier.SNAPSHOT and run.outcome is not Outcome.RUNNING]
+    mine = [run for run in runs if run.snapshot and run.outcome is not Outcome.RUNNING]
     newest_first = sorted(mine, key=lambda run: (run.started, run.id), reverse=True)
     bad = list(takewhile(lambda run: run.outcome not in _WELL, newest_first))
     if len(bad) >= _ROW:

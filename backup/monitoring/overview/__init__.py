@@ -140,4 +140,4 @@ def telling(runs: Iterable[Run]) -> list[Run]:
 
 
 def _is_look(run: Run) -> bool:
-    return run.operation in ("monitor", "report") or run.tier == Tier.SNAPSHOT
+    return run.operation in ("monitor", "report") or run.snapshot

@@ -105,6 +105,8 @@ def test_snapshots_are_shown_where_there_are_any_and_weigh_nothing() -> None:
     assert (on.health, on.clocks) == (off.health, off.clocks)
     assert replace(on.storage, used=off.storage.used) == off.storage
     assert telling(on.runs) == well
+    sent = a_run(0.1, operation="upload", tier="snapshot")
+    assert telling([sent, *on.runs]) == [sent, *well]
     # A file that is written all the time is told by each of them.
     assert telling([*(a_run(n / 4, Outcome.CHANGED, "1 file", tier="snapshot") for n in range(20)), *well]) == well
     failed = [a_run(n / 4, Outcome.FAILED, "why", tier="snapshot") for n in range(3)]

@@ -72,6 +72,11 @@ def test_that_none_comes_is_told(
     assert all("what was uploaded since then is in no set" in each.text for each in found)
 
 
+def test_what_else_is_done_with_snapshots_is_none() -> None:
+    failed = [a_run(n / 4, Outcome.FAILED, operation="upload", tier="snapshot", set="x") for n in range(4)]
+    assert list(snapshot_findings(failed, NOW, None, QUARTER)) == []
+
+
 def old_runs() -> list[Run]:
     """One that has just failed, and one of the media of long ago."""
     failed = a_run(0.05, Outcome.FAILED, operation="create", tier="snapshot", only="media")
