@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from backup import __version__, formatting
-from backup.errors import BackupError
+from backup.errors import BackupError, MediaFailed
 from backup.logging import logger
 from backup.media import volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
@@ -158,7 +158,7 @@ def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolum
     context.progress.phase("measuring the volumes")
     # Without a database there would be nothing in the set; a snapshot is as the set before.
     filled = None if request.only and not request.snapshot else filled_volumes(context.catalog.sets())
-    return volumes.find_volumes(
+    found = volumes.find_volumes(
         context.volumes,
         excludes(context),
         own_directory(context),
@@ -166,6 +166,12 @@ def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolum
         filled,
         known.since if context.incremental else None,
     )
+    if request.snapshot and not found:
+        raise MediaFailed(
+            f"no volume is mounted below {context.volumes}, so a snapshot would hold nothing; nothing was started",
+            "Where there is no media at all, unset BACKUP_MEDIA_EVERY.",
+        )
+    return found
 
 
 def _database_twice(reached: Reached, context: CreateContext, draft: SetDraft, before: Manifest | None) -> ExitStack:

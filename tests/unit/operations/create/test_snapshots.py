@@ -13,6 +13,7 @@ import pytest
 from backup.catalog.thinning import thinned
 from backup.cli import base
 from backup.errors import LockHeld, MediaFailed, NotFound
+from backup.media.volumes import NO_VOLUMES
 from backup.model.manifest import Tier
 from backup.model.run import Outcome
 from backup.operations.create.run import Request, create_set
@@ -251,3 +252,11 @@ def test_a_set_dated_ahead_of_the_clock_is_not_the_one_before(stack: Stack) -> N
     assert {pack.file for pack in night.manifest.packs} > {pack.file for pack in ahead.manifest.packs}
     assert stack.snapshot().id == night.id
     assert stack.night().manifest.packs == night.manifest.packs
+
+
+def test_one_of_no_volume_is_none(stack: Stack) -> None:
+    """BACKUP_ALLOW_EMPTY=none lets sets do without; here it would be an empty one each time."""
+    stack.media.rmdir()
+    with pytest.raises(MediaFailed, match="no volume is mounted"):
+        stack.night(tier=Tier.SNAPSHOT, allow_empty=(NO_VOLUMES,))
+    assert not stack.app().catalog.sets()
