@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.app.composition import App
+from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
 from backup.cli.render import monitor
 from backup.config.loader import load_settings
 from backup.documents.status import STATUS
@@ -275,6 +276,16 @@ def test_a_volume_is_seen(tmp_path: Path) -> None:
     assert seen.storage.free and seen.storage.total and seen.storage.total >= seen.storage.free
     assert "daily" in [slot.job for slot in seen.slots]
     assert volume(tmp_path, AWS_S3_BACKUP_BUCKET="bucket").clocks[2].status == "starting"
+
+
+def test_snapshots_that_do_not_come_are_missed_from_the_begin_of_the_service_on(tmp_path: Path) -> None:
+    on_disk(tmp_path, 1, 25, proven=True)
+    on = {"BACKUP_MEDIA": "incremental", "BACKUP_MEDIA_EVERY": "15m"}
+    for hours, told in ((7, True), (5, False)):
+        ScheduleFile(tmp_path).write(ScheduleState(since=datetime.now(UTC) - timedelta(hours=hours)))
+        found = [each for each in volume(tmp_path, **on).health.reasons if "no snapshot of the media" in each.text]
+        assert len(found) == told
+    assert volume(tmp_path).health.status == "pass"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
