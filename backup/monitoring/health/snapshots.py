@@ -38,8 +38,9 @@ def snapshot_findings(
         return
     # One that finds another run at work leaves no record. A set of the media does as well.
     well = (run for run in runs if run.operation == "create" and run.outcome in _WELL and run.only != "database")
-    looks = [run.started for run in well if run.started <= now + SKEW] + ([since] if since else [])
-    if looks and period and (old := now - max(looks)) > max(_ROW * period, _LONG):
+    known = [*(run.started for run in well), *([since] if since else [])]
+    last = max((each for each in known if each <= now + SKEW), default=now)
+    if period and (old := now - last) > max(_ROW * period, _LONG):
         yield warning(
             f"no snapshot of the media has been taken for {age(old)}: what was uploaded since then is in no set yet",
             "One is left out while another run is at work: `logs --kind backup` says which. `create snapshot` takes one"

@@ -56,6 +56,9 @@ def test_a_row_of_failures_is_told(story: str, count: int) -> None:
         # The service has just begun, as after a night in which the machine was off.
         (6.1, "media", 0.1, QUARTER, False),
         (9, "media", 6.1, QUARTER, True),
+        # The clock was ahead then.
+        (9, "media", -100, QUARTER, True),
+        (-100, "media", None, QUARTER, True),
         (30, "media", None, 48 * QUARTER, False),
         (37, "media", None, 48 * QUARTER, True),
         (37, "media", None, None, False),
