@@ -106,6 +106,11 @@ def test_snapshots_are_shown_where_there_are_any_and_weigh_nothing() -> None:
     assert (on.health, on.clocks) == (off.health, off.clocks)
     assert replace(on.storage, used=off.storage.used) == off.storage
     assert telling(on.runs) == well
+    facts = replace(FACTS, slots=upcoming(jobs, NOW, UTC_ZONE))
+    soon = compute_overview(sets, well, NOW, replace(POLICY, jobs=jobs), facts)
+    assert soon.slots[0].job == "snapshot"
+    (section,) = monitor.status_sections(soon)
+    assert [row.text for row in section.rows if row.label == "next run"] == ["daily, Tue 2025-10-21 02:00"]
     sent = a_run(0.1, operation="upload", tier="snapshot")
     assert telling([sent, *on.runs]) == [sent, *well]
     # A file that is written all the time is told by each of them.
