@@ -114,6 +114,9 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
             known = KnownVolumes(context, full=request.full, snapshot=request.snapshot)
             found = _prepare_volumes(request, context, known)
             size = reached.facts.size if reached else None
+            if request.snapshot and before and before.database:
+                # It leaves the room that the next set takes.
+                size = before.database.size
             needed = forecast.next_set(before, size, {v.name: v.bytes for v in found})
             forecast.require_space(needed, free_space(context.catalog.root))
         if reached:

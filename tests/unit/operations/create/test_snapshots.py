@@ -12,10 +12,11 @@ import pytest
 
 from backup.catalog.thinning import thinned
 from backup.cli import base
-from backup.errors import LockHeld, MediaFailed, NotFound
+from backup.errors import LockHeld, MediaFailed, NoSpace, NotFound
 from backup.media.volumes import NO_VOLUMES
 from backup.model.manifest import Tier
 from backup.model.run import Outcome
+from backup.operations.create import run
 from backup.operations.create.run import Request, create_set
 from backup.operations.preemption import GaveWay, ask
 from backup.operations.prune import PruneContext, prune_sets, retention_policy
@@ -25,6 +26,7 @@ from backup.progress import Silent
 from backup.storage import lock
 from tests.support.awkward_tree import fill
 from tests.support.increments import Stack
+from tests.support.set_factory import in_memory
 
 
 @pytest.fixture
@@ -252,6 +254,23 @@ def test_a_set_dated_ahead_of_the_clock_is_not_the_one_before(stack: Stack) -> N
     assert {pack.file for pack in night.manifest.packs} > {pack.file for pack in ahead.manifest.packs}
     assert stack.snapshot().id == night.id
     assert stack.night().manifest.packs == night.manifest.packs
+
+
+def test_it_leaves_the_room_that_the_next_set_takes(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots must not be what keeps the nights from being made, after which nothing is removed any more."""
+    (stack.media / "a").write_bytes(b"a")
+    stack.night()
+    stack.now += timedelta(seconds=1)
+    made = in_memory(Tier.DAILY, stack.now, halves="d").manifest
+    assert made.database
+    part = made.database.model_copy(update={"size": 1 << 30})
+    stack.app().catalog.publish(made.model_copy(update={"artifacts": (), "database": part}), [])
+    (stack.media / "b").write_bytes(b"b")
+    monkeypatch.setattr(run, "free_space", lambda path: 200 << 20)
+    with pytest.raises(NoSpace, match="the next set needs about"):
+        stack.snapshot()
+    monkeypatch.setattr(run, "free_space", lambda path: 2 << 30)
+    assert stack.snapshot().snapshot
 
 
 def test_one_of_no_volume_is_none(stack: Stack) -> None:
