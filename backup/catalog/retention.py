@@ -19,7 +19,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from backup.catalog.thinning import thinned
+from backup.catalog.thinning import HOURLY, thinned
 from backup.formatting import age, plural
 from backup.model.backup_set import (
     SKEW,
@@ -253,7 +253,7 @@ class _Judge:
 
     def come(self, tier: Tier, since: datetime | None) -> int:
         """How many verified sets were made since, and are young: a clock that jumped ahead makes them old, too."""
-        limit = self._policy.ages.get(tier)
+        limit = HOURLY if tier is Tier.SNAPSHOT else self._policy.ages.get(tier)
         if since is None or limit is None:
             return 0
         return sum(s.tier is tier and since < s.time and self._now - s.time <= limit for s in self._counted)
@@ -366,12 +366,12 @@ def _agreed(policy: RetentionPolicy, memory: CleanupMemory) -> RetentionPolicy:
 
 
 def _surprising(decision: Decision, careful: _Judge) -> Decision:
-    """It waits if it would stay by what was set before, and by the time that was seen to pass."""
+    """It waits if it would stay by what was set before, and by time seen to pass; nobody is asked of a snapshot."""
     keep, reason = careful.judge(decision.stored)
     if not keep:
         return decision
     why = f"; needs `--force`: without the clock jump, and by the earlier settings, {reason}"
-    return replace(decision, keep=True, waits=True, reason=decision.reason + why)
+    return replace(decision, keep=True, waits=not decision.stored.snapshot, reason=decision.reason + why)
 
 
 def _lived(stored: StoredSet, now: datetime, gaps: Iterable[Gap]) -> timedelta:

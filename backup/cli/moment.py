@@ -14,10 +14,9 @@ from backup.model.moment import Wanted
 from backup.model.moment_media import media_then
 from backup.model.run import new_run_id
 from backup.operations.create.run import Request, create_set
-from backup.operations.restore.locking import RUN_WAIT, behind
+from backup.operations.restore.locking import RUN_WAIT, looking
 from backup.operations.restore.physical import Physical, gather, plan
 from backup.operations.restore.plan import Plan, PlanSection, media_words
-from backup.storage import lock
 
 
 def make_set(main: App, wanted: Wanted, place: str, as_json: bool) -> str:
@@ -35,7 +34,7 @@ def look_at_cluster(main: App, wish: Physical, as_json: bool) -> Plan:
         found = plan(wish, facts, [])
         if found.refusals:
             return found
-        with lock.hold(main.lock, "look at a moment", run, wait=RUN_WAIT, waiting=behind):
+        with looking(main.lock, "look at a moment", run):
             return plan(wish, facts, wish.origin.look(run, progress))
 
 
@@ -45,11 +44,12 @@ def look_ahead(main: App, wanted: Wanted, place: str, as_json: bool) -> Plan:
     with (
         base.progress(as_json) as progress,
         moment_origin(main, wanted, place, progress) as origin,
-        lock.hold(main.lock, "look at a moment", run, wait=RUN_WAIT, waiting=behind),
+        looking(main.lock, "look at a moment", run),
     ):
         rows = origin.look(run, progress)
-    at = wanted.moment or (datetime.now(UTC) if wanted.place is None else origin.moment.base.ended)
-    then = media_then(main.catalog.sets(), main.records.readable(), at)
+    now = datetime.now(UTC)
+    at = wanted.moment or (now if wanted.place is None else origin.moment.base.ended)
+    then = media_then(main.catalog.sets(), main.records.readable(), at, now)
     rows.append(("media", media_words(then, at)))
     rows.append(("then", "a set of it is made, and restored as any other: its plan is shown, and asks for `yes`"))
     return Plan((PlanSection("recovery", tuple(rows)),), (), (), ())

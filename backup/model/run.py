@@ -9,6 +9,7 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from backup.model.manifest import Tier
 from backup.model.tiers import NO_BACKUPS
 
 
@@ -58,6 +59,11 @@ class Run(BaseModel):
     def duration(self) -> timedelta | None:
         """From begin to end."""
         return self.ended - self.started if self.ended else None
+
+    @property
+    def snapshot(self) -> bool:
+        """Of a snapshot that was to be taken: not of one that was sent, or drilled."""
+        return self.operation == "create" and self.tier == Tier.SNAPSHOT
 
     @property
     def backup(self) -> bool:

@@ -97,9 +97,13 @@ def giving_way(root: Path, limit: float = math.inf, *, look: float = _LOOK, hint
 
 
 def _since_locked(state: Path) -> bool:
-    """Whether the last question came when the lock had been taken, and so is not an earlier drill's."""
+    """Whether the last question came when the lock had been taken, and so is not an earlier drill's.
+
+    Nor is one that is dated ahead: the clock was.
+    """
     with contextlib.suppress(OSError):
-        return (state / _NAME).stat().st_mtime_ns >= (state / "lock").stat().st_mtime_ns
+        taken, asked = ((state / name).stat().st_mtime for name in ("lock", _NAME))
+        return taken <= asked <= time.time() + _PATIENCE
     return False
 
 

@@ -72,21 +72,27 @@ def repack(catalog: Catalog, progress: Progress, level: int = 1) -> int:
 
 def _candidates(sets: Sequence[StoredSet], folder: PackFolder, root: Path) -> list[Pack]:
     """The packs of which no set alone names enough. Not those that sets know differently, or that are not whole, nor
-    those that were written anew before: of each there are two files at most, here and at all places of copies.
+    those that were written anew before: of each there are two files at most, here and at all places of copies. Nor
+    those that snapshots alone need: these go within a week.
     """
     packs: dict[str, Pack] = {}
     named: dict[str, int] = {}
+    lasting: set[str] = set()
     aside = named_aside(root)
     for stored in sets:
         for pack in stored.summary.packs:
             if packs.setdefault(pack.file, pack) != pack:
                 aside.add(pack.file)
+        lasting |= {pack.file for pack in stored.summary.packs} if stored.pin or not stored.snapshot else set()
         for file, count in stored.manifest.named.items() if stored.summary.packs else ():
             named[file] = max(named.get(file, 0), count)
     shares = {
         file: named.get(file, 0) / content
         for file, pack in packs.items()
-        if file not in aside and not folder.was_written_anew(pack) and (content := folder.content(pack))
+        if file in lasting
+        and file not in aside
+        and not folder.was_written_anew(pack)
+        and (content := folder.content(pack))
     }
     few = sorted((file for file, share in shares.items() if share < _SHARE), key=lambda file: (shares[file], file))
     return list(itertools.islice((packs[file] for file in few if not folder.problems([packs[file]])), _MOST))

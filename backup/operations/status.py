@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -93,6 +94,7 @@ def overview(
         places=[told.copy_summary(seen, now) for seen in places],
         alerting=alerts.summary(catalog.root, settings),
         window=_window(settings, catalog.root, now) if settings.pitr == "on" else None,
+        since=_since(catalog.root, now),
     )
     found = compute.compute_overview(sets, runs, now, overview_policy(settings), facts)
     return replace(found, logged=_logged(catalog.root)) if alerting else found
@@ -146,6 +148,13 @@ def _scheduled(settings: Settings, root: Path, runs: Sequence[Run], now: datetim
         return reasons(file, file.read(now), runs, jobs(settings), now, settings.zone)
     except BackupError as error:
         return [warning(f"missed runs are unknown: {error.message}", error.hint)]
+
+
+def _since(root: Path, now: datetime) -> datetime | None:
+    """When the service began, as far as that is known."""
+    with contextlib.suppress(BackupError):  # told with the missed runs
+        return ScheduleFile(root).read(now).since
+    return None
 
 
 def offsite(

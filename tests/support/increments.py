@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,11 +38,18 @@ class Stack:
             )
         )
 
-    def night(self, mode: str = "incremental", *, tier: Tier = Tier.DAILY, full: bool = False) -> StoredSet:
+    def night(
+        self,
+        mode: str = "incremental",
+        *,
+        tier: Tier = Tier.DAILY,
+        full: bool = False,
+        allow_empty: Sequence[str] = (),
+    ) -> StoredSet:
         """Make a set, a second later than the last one."""
         self.now += timedelta(seconds=1)
         app = self.app(mode)
-        context = app.create_context(Silent())
+        context = replace(app.create_context(Silent()), allow_empty=allow_empty)
         object.__setattr__(context, "clock", lambda: self.now)
         run = create_set(Request(tier=tier, only="media", full=full), context)
         return self.find(run.set)

@@ -65,7 +65,8 @@ def status_sections(overview: Overview) -> list[ReportSection]:
     last = next(creates, None)
     rows = [*_clocks(overview), Row("last backup", _run(last, overview) if last else "none yet", _style(last))]
     if overview.slots:
-        slot = overview.slots[0]
+        # A snapshot nearly always is the next one.
+        slot = next((each for each in overview.slots if each.job != Tier.SNAPSHOT), overview.slots[0])
         rows.append(Row("next run", f"{slot.job}, {_when(slot.times[0], overview)}"))
     rows += _window(overview)
     rows.append(Row("scheduler", overview.health.scheduler or _UNASKED))

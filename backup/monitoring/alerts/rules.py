@@ -103,7 +103,8 @@ def _observe(state: State, health: Health, runs: Sequence[Run], now: datetime, p
     """The state with what is there now, nothing of it told yet."""
     reasons = [reason for reason in health.reasons if reason.level in ("fail", policy.level)]
     known = _stand(state.known, reasons, now, policy)
-    failed = [run for run in runs if run.outcome in (Outcome.FAILED, Outcome.CRASHED)]
+    # Of snapshots, health tells when one after the other does: they are many, and the next one makes up for it.
+    failed = [run for run in runs if run.outcome in (Outcome.FAILED, Outcome.CRASHED) and not run.snapshot]
     for run in _new(state, failed, now):
         what = f"{run.operation} {run.tier}".strip()
         text = f"{what} {'crashed' if run.outcome is Outcome.CRASHED else 'failed'}: {run.message or 'no reason given'}"

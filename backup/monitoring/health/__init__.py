@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from backup.formatting import age, plural, printable
-from backup.model.backup_set import SKEW, StoredSet, present, volumes_of
+from backup.model.backup_set import SKEW, StoredSet, newest_first, present, volumes_of
 from backup.model.finding import LEVELS, Finding, failure, one_line_finding, warning
+from backup.model.moment_media import has_own_media
 from backup.model.run import Outcome, Run
 from backup.monitoring.health import proofs, shrink, volume
 from backup.monitoring.health.model import (
@@ -126,7 +127,8 @@ def _stored(
     due = "`schedule` shows when the next one is due."
     yield from _freshness("good set", good, now, max_age, due)
     backups = (s for s in sets if s.good and s.backup)
-    media = newest(s for s in backups if _MEDIA in _halves(s, limits))
+    holding = newest_first(s for s in backups if _MEDIA in _halves(s, limits))
+    media = next(filter(has_own_media, holding), None)
     if media is not None and media is not good:
         names = [name for name in volumes_of(media) if f"volume {name}" in parts_of(media, limits)]
         forget = f"if {printable(names[0])} is not in use any more, `prune --forget-volume {shlex.quote(names[0])}`."

@@ -135,8 +135,9 @@ class Overview:
 
 def telling(runs: Iterable[Run]) -> list[Run]:
     """The runs that a list is to show: looks that went well would push all others out of it."""
-    return [run for run in runs if run.outcome is not Outcome.SUCCESS or not _is_look(run)]
+    well = (Outcome.SUCCESS, Outcome.CHANGED)
+    return [run for run in runs if run.outcome not in well or not _is_look(run)]
 
 
 def _is_look(run: Run) -> bool:
-    return run.operation in ("monitor", "report") or run.tier == Tier.SNAPSHOT
+    return run.operation in ("monitor", "report") or run.snapshot

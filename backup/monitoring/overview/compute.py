@@ -54,7 +54,7 @@ class Policy:
 class Facts:
     """What was found besides sets and runs; see Storage, Overview and health.evaluate for the meanings.
 
-    `problem` says why sets or runs could not be read, `unread` that it was the sets.
+    `problem` says why sets or runs could not be read, `unread` that it was the sets. `since`: when the service began.
     """
 
     free: int | None = None
@@ -72,6 +72,7 @@ class Facts:
     offsite: Clock = NO_OFFSITE
     places: Sequence[Offsite] = ()
     window: Window | None = None
+    since: datetime | None = None
 
 
 def compute_overview(
@@ -81,7 +82,8 @@ def compute_overview(
     here = present(sets, now)
     limits = _limits(here, now, policy, facts)
     moments = window_findings(facts.window, runs, now, policy.zone) if facts.window else ()
-    snapshots = snapshot_findings(runs) if policy.jobs.get(Tier.SNAPSHOT) else ()
+    every = policy.jobs.get(Tier.SNAPSHOT)
+    snapshots = snapshot_findings(runs, now, facts.since, period(every, now, policy.zone)) if every else ()
     health = evaluate(
         sets,
         runs,

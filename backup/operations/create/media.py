@@ -17,7 +17,7 @@ from backup.media.archive_tree import MediaReport
 from backup.media.incremental import Increment
 from backup.media.known_files import KnownFiles, Lines, TreeFiles, is_stable
 from backup.media.pack_reader import PackFiles
-from backup.model.backup_set import StoredSet
+from backup.model.backup_set import StoredSet, is_ahead
 from backup.model.manifest import FileChange, Tier, VolumePart, file_name, parse_file_name
 from backup.model.pack import Pack
 from backup.model.run import RESTORE
@@ -148,11 +148,15 @@ def as_before(known: KnownVolumes, draft: SetDraft) -> str:
 
 def known_files(name: str, context: CreateContext, *, snapshots: bool = False) -> KnownVolume:
     """What is known of a volume: by its newest verified set that is incremental, as far as its packs are good, and by
-    one that was put back since. `snapshots` are such sets, too."""
+    one that was put back since. `snapshots` are such sets, too: then those alone that are good."""
     stable = is_stable(context.volumes / name, _MOUNTS.read_bytes())
     if not stable:
         logger.info("{}: its file system may not keep inodes and their times, so every file is read", name)
-    sets = [each for each in context.catalog.sets() if _is_verified(each) and (snapshots or not _needs_snapshot(each))]
+    able = filter(_is_verified, context.catalog.sets())
+    sets = [each for each in able if (each.good if snapshots else not _needs_snapshot(each))]
+    now = context.clock()
+    # Of one that is dated ahead it is not known whether it is the newest.
+    sets.sort(key=lambda each: is_ahead(each, now))
     restored = _restored_since(sets, context)
     earlier = _try_known(restored, name, context, False, None) if restored else None
     for stored in sets:
@@ -162,7 +166,8 @@ def known_files(name: str, context: CreateContext, *, snapshots: bool = False) -
 
 
 def _is_verified(stored: StoredSet) -> bool:
-    return not (stored.derived or not stored.summary.packs or stored.verdict is None or stored.verdict.problems)
+    trees = any(each.kind == "tree" for each in stored.summary.artifacts)
+    return trees and not (stored.derived or stored.verdict is None or stored.verdict.problems)
 
 
 def _needs_snapshot(stored: StoredSet) -> bool:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from itertools import product
 from typing import Final
 
-from backup.errors import BackupError, IntegrityError
+from backup.errors import BackupError
 from backup.formatting import printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
@@ -31,7 +31,7 @@ def with_media(recovered: Recovered, reached: Reached, context: CreateContext, d
     It is looked up in the recovered server, which holds something of ours afterwards: not before it was dumped. What
     cannot be looked up costs no set.
     """
-    found = neighbours(context.catalog.sets(), context.records.readable(), draft.started)
+    found = neighbours(context.catalog.sets(), context.records.readable(), draft.started, context.clock())
     if not found:
         logger.info("media: no set has any")
         return recovered
@@ -52,7 +52,10 @@ def _told(then: MediaThen, files: Missing, older: Sequence[StoredSet]) -> MediaT
     held = 0
     if files.missing and older:
         paths = {line.partition(": ")[2] for line in files.listed}
-        held = sum(path.decode(errors="backslashreplace") in paths for path in archived(older[0]))
+        try:
+            held = sum(path.decode(errors="backslashreplace") in paths for path in archived(older[0]))
+        except BackupError as error:
+            logger.warning("{} was not looked into: {}", older[0].id, error.message)
     listed = files.model_copy(update={"listed": files.listed[:_LISTED]})
     return then.model_copy(update={"files": listed, "before": older[0].id if held else "", "held_before": held})
 
@@ -68,7 +71,7 @@ def _copy(stored: StoredSet, artifact: Artifact | None, writer: ArtifactWriter) 
 def take_media(context: CreateContext, draft: SetDraft, stack: ExitStack) -> None:
     """Let a set of a moment hold the media that go with it, where those lie in packs: its trees name what they do.
 
-    Where they are not as they were written, it holds the database alone.
+    Where they cannot be read as they were written, it holds the database alone.
     """
     recovered = draft.database.recovered if draft.database else None
     if recovered is None or recovered.media is None:
@@ -84,7 +87,7 @@ def take_media(context: CreateContext, draft: SetDraft, stack: ExitStack) -> Non
             name = file_name(volume.name, draft.id, suffix)
             writers.append(stack.enter_context(draft.writer(context, name, kind, volume.name)))
             _copy(stored, stored.manifest.artifact(kind, volume.name), writers[-1])
-    except IntegrityError as error:
+    except BackupError as error:
         logger.warning("the new set holds the database alone: {} {}", error.message, error.hint)
         for writer in writers:
             writer.discard()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from backup import __version__, formatting
-from backup.errors import BackupError
+from backup.errors import BackupError, MediaFailed
 from backup.logging import logger
 from backup.media import volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
@@ -114,6 +114,9 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
             known = KnownVolumes(context, full=request.full, snapshot=request.snapshot)
             found = _prepare_volumes(request, context, known)
             size = reached.facts.size if reached else None
+            if request.snapshot and before and before.database:
+                # It leaves the room that the next set takes.
+                size = before.database.size
             needed = forecast.next_set(before, size, {v.name: v.bytes for v in found})
             forecast.require_space(needed, free_space(context.catalog.root))
         if reached:
@@ -156,9 +159,9 @@ def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolum
     if request.only == "database":
         return []
     context.progress.phase("measuring the volumes")
-    # Without a database there would be nothing in the set.
-    filled = None if request.only else filled_volumes(context.catalog.sets())
-    return volumes.find_volumes(
+    # Without a database there would be nothing in the set; a snapshot is as the set before.
+    filled = None if request.only and not request.snapshot else filled_volumes(context.catalog.sets())
+    found = volumes.find_volumes(
         context.volumes,
         excludes(context),
         own_directory(context),
@@ -166,6 +169,12 @@ def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolum
         filled,
         known.since if context.incremental else None,
     )
+    if request.snapshot and not found:
+        raise MediaFailed(
+            f"no volume is mounted below {context.volumes}, so a snapshot would hold nothing; nothing was started",
+            "Where there is no media at all, unset BACKUP_MEDIA_EVERY.",
+        )
+    return found
 
 
 def _database_twice(reached: Reached, context: CreateContext, draft: SetDraft, before: Manifest | None) -> ExitStack:

@@ -15,9 +15,8 @@ from backup.model.deletion import Deletion, DeletionReader, TableFile
 from backup.model.wal import SegmentId, lsn_text, spans
 from backup.operations.pitr.recover import Moment, RecoveredOrigin
 from backup.operations.pitr.wal_files import SegmentFiles, received_to
-from backup.operations.restore.locking import RUN_WAIT, behind
+from backup.operations.restore.locking import looking
 from backup.progress import Progress
-from backup.storage import lock
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def search(context: SearchContext, since: datetime, least: int, table: str, run:
             f"there is no table {printable(table)} now",
             "Without --table all are looked at, and those that were dropped are told as well.",
         )
-    with lock.hold(context.lock, "search the WAL", run, wait=RUN_WAIT, waiting=behind):
+    with looking(context.lock, "search the WAL", run):
         part = _since(context.origin.moment, since)
         losses = []
         for each in _deletions(part, least, context.origin, run, context.progress):

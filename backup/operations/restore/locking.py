@@ -101,6 +101,14 @@ def behind(who: str) -> None:
     logger.info("waiting for another run to end: {}", who)
 
 
+@contextlib.contextmanager
+def looking(path: Path, what: str, run: str) -> Iterator[None]:
+    """Hold the lock at `path` for a look that a person waits for: who gives way to all others is asked to end."""
+    told = preemption.ask_holder(path.parent.parent, what, behind)
+    with lock.hold(path, what, run, wait=RUN_WAIT, waiting=told):
+        yield
+
+
 def first(context: Context, who: str) -> None:
     """Wait as `behind`; but ask a drill, which touches nothing live, to end, and a backup that tries its set, too."""
     behind(who)

@@ -87,7 +87,7 @@ def _media(context: RestoreContext, stored: StoredSet) -> MediaThen | None:
     recovered = stored.manifest.database.recovered if stored.manifest.database else None
     if recovered is None or recovered.media:
         return recovered.media if recovered else None
-    return media_then(context.catalog.sets(), context.records.readable(), stored.time)
+    return media_then(context.catalog.sets(), context.records.readable(), stored.time, context.clock())
 
 
 def _in_the_way(root: Path, now: datetime) -> tuple[str, str, bool]:

@@ -335,6 +335,32 @@ def test_snapshots_are_those_of_any_server() -> None:
     assert fate([*FRESH, other, old], old, force=True) == "gone"
 
 
+def test_frequent_snapshots_never_meet_the_share() -> None:
+    """One in five minutes, which is more than the share of a day; cleaned once a day."""
+    sets: list[StoredSet] = []
+    for day in range(12):
+        now = NOW + day * DAY
+        sets += [in_memory(Tier.SNAPSHOT, now - n * DAY / 288, halves="m") for n in range(288)]
+        sets.append(in_memory(Tier.DAILY, now - DAY / 1000))
+        decisions = decide(sets, POLICY, now, since=now - DAY)
+        assert not any(d.waits or d.later for d in decisions), day
+        sets = [d.stored for d in decisions if d.keep]
+    assert sum(stored.snapshot for stored in sets) <= 288 + 1 + 6 * 24
+
+
+def test_no_snapshot_waits_for_a_person() -> None:
+    """The machine was off from Friday to Monday: each of that week would be a warning, of which no setting decides."""
+    sets = [snapshot(n / 96 + 3.5) for n in range(4 * 96)] + [snapshot(0.1), ago(0.1), ago(3.6)]
+    memory = advanced(
+        CleanupMemory(seen=NOW - 3.5 * DAY, furthest=NOW - 3.5 * DAY), POLICY, sets, [], NOW, agreed=False
+    )
+    assert memory.gaps
+    decisions = decide(sets, POLICY, NOW, since=NOW - 3.5 * DAY, memory=memory)
+    assert not any(d.waits for d in decisions)
+    # By the time that was seen to pass, the last day's are not over yet.
+    assert all(d.keep for d in decisions[:80]) and len(going(decisions)) > 96
+
+
 # --- all rules against a slow model ------------------------------------------------------------------------------
 
 

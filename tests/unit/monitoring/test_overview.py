@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backup.app.composition import App
+from backup.catalog.scheduler_state import ScheduleFile, ScheduleState
 from backup.cli.render import monitor
 from backup.config.loader import load_settings
 from backup.documents.status import STATUS
@@ -105,6 +106,15 @@ def test_snapshots_are_shown_where_there_are_any_and_weigh_nothing() -> None:
     assert (on.health, on.clocks) == (off.health, off.clocks)
     assert replace(on.storage, used=off.storage.used) == off.storage
     assert telling(on.runs) == well
+    facts = replace(FACTS, slots=upcoming(jobs, NOW, UTC_ZONE))
+    soon = compute_overview(sets, well, NOW, replace(POLICY, jobs=jobs), facts)
+    assert soon.slots[0].job == "snapshot"
+    (section,) = monitor.status_sections(soon)
+    assert [row.text for row in section.rows if row.label == "next run"] == ["daily, Tue 2025-10-21 02:00"]
+    sent = a_run(0.1, operation="upload", tier="snapshot")
+    assert telling([sent, *on.runs]) == [sent, *well]
+    # A file that is written all the time is told by each of them.
+    assert telling([*(a_run(n / 4, Outcome.CHANGED, "1 file", tier="snapshot") for n in range(20)), *well]) == well
     failed = [a_run(n / 4, Outcome.FAILED, "why", tier="snapshot") for n in range(3)]
     told = compute_overview([*sets, *snapshots], [*failed, *well], NOW, replace(POLICY, jobs=jobs), FACTS)
     assert [each.level for each in told.health.reasons] == ["warn"] and telling(told.runs) == [*failed, *well]
@@ -271,6 +281,16 @@ def test_a_volume_is_seen(tmp_path: Path) -> None:
     assert seen.storage.free and seen.storage.total and seen.storage.total >= seen.storage.free
     assert "daily" in [slot.job for slot in seen.slots]
     assert volume(tmp_path, AWS_S3_BACKUP_BUCKET="bucket").clocks[2].status == "starting"
+
+
+def test_snapshots_that_do_not_come_are_missed_from_the_begin_of_the_service_on(tmp_path: Path) -> None:
+    on_disk(tmp_path, 1, 25, proven=True)
+    on = {"BACKUP_MEDIA": "incremental", "BACKUP_MEDIA_EVERY": "15m"}
+    for hours, told in ((7, True), (5, False)):
+        ScheduleFile(tmp_path).write(ScheduleState(since=datetime.now(UTC) - timedelta(hours=hours)))
+        found = [each for each in volume(tmp_path, **on).health.reasons if "no snapshot of the media" in each.text]
+        assert len(found) == told
+    assert volume(tmp_path).health.status == "pass"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

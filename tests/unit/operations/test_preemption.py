@@ -41,8 +41,10 @@ def test_a_restore_that_asks_before_the_drill_listens_is_heard(root: Path) -> No
     assert "a restore was to go first" in caught.value.message
 
 
-def test_what_an_earlier_drill_was_asked_ends_no_other(root: Path) -> None:
+@pytest.mark.parametrize("when", [1, 1 << 32])
+def test_what_an_earlier_drill_was_asked_ends_no_other(root: Path, when: int) -> None:
+    """Also if the clock was ahead then: it would end all of them until that time has come."""
     preemption.ask(root, "a restore")
-    os.utime(root / "state" / "restore-first", (1, 1))
+    os.utime(root / "state" / "restore-first", (when, when))
     with hold(root / "state" / "lock", "drill daily_x", "run-8"), preemption.giving_way(root, look=0.01):
         threading.Event().wait(0.2)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from backup.catalog.catalog import Catalog
 from backup.errors import AlreadyHere
 from backup.model.backup_set import StoredSet
+from backup.model.manifest import Artifact, Tier
 from backup.operations.export import files_to_export, to_folder
 from backup.operations.inspect import one_file
 from backup.operations.offsite.fetch import pull_set
@@ -67,6 +69,36 @@ class Churn:
 
     def size(self) -> int:
         return sum(path.stat().st_size for path in (self.stack.root / "packs").iterdir())
+
+
+def test_packs_that_snapshots_alone_need_are_left(stack: Stack) -> None:
+    """They go within a week; to write them anew, the trees of all snapshots of a day would be read for each."""
+    (stack.media / "a").write_bytes(b"a")
+    stack.night()
+    for number in range(3):
+        (stack.media / f"upload-{number}").write_bytes(os.urandom(20_000))
+        (stack.media / "report").write_bytes(os.urandom(300_000))
+        stack.snapshot()
+    catalog = stack.app().catalog
+    last, *others = catalog.sets(Tier.SNAPSHOT)
+    for each in others:
+        assert catalog.remove(each)
+    catalog.remove_unneeded()
+    assert len(stack.packs()) == 4 and repack(stack.app().catalog, Silent()) == 0
+    assert not list((stack.root / "packs").glob("*.repacked"))
+    # One that a person keeps is written anew with what it needs.
+    kept = last.manifest.model_copy(update={"id": last.id.replace("snapshot", "manual"), "tier": Tier.MANUAL})
+    catalog.publish(kept.model_copy(update={"artifacts": copied(catalog, last, kept.id)}), [])
+    assert repack(stack.app().catalog, Silent()) > 500_000
+
+
+def copied(catalog: Catalog, stored: StoredSet, identifier: str) -> tuple[Artifact, ...]:
+    found = []
+    for each in stored.manifest.artifacts:
+        name = each.file.replace(stored.id, identifier)
+        catalog.store(Tier.MANUAL).put(name, (stored.directory / each.file).read_bytes())
+        found.append(each.model_copy(update={"file": name}))
+    return tuple(found)
 
 
 def test_what_no_set_names_goes_and_all_else_stays(stack: Stack) -> None:

@@ -121,6 +121,18 @@ def test_a_run_that_failed_and_was_made_good_between_two_looks_is_told() -> None
     assert told.kind == "failure" and "FAILED, but is well by now" in told.title and "State now: pass" in told.body
 
 
+def test_a_snapshot_that_failed_is_not_told_by_itself() -> None:
+    """The next one comes within minutes; health tells when none comes to its end."""
+    world = World()
+    world.look()
+    for outcome in (Outcome.FAILED, Outcome.CRASHED):
+        world.run(outcome, "no set to go on from")
+        world.runs[0] = world.runs[0].model_copy(update={"tier": "snapshot"})
+        assert not world.look(3)
+    world.reasons = (warning("none of the last 3 snapshots of the media came to its end", ""),)
+    assert len(world.look(3)) == 1
+
+
 def test_what_passes_by_itself_within_seconds_is_not_told() -> None:
     world = World(reasons=(failure("the scheduler is not running"),))
     world.look(1)

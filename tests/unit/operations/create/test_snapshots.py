@@ -12,9 +12,11 @@ import pytest
 
 from backup.catalog.thinning import thinned
 from backup.cli import base
-from backup.errors import LockHeld, NotFound
+from backup.errors import LockHeld, MediaFailed, NoSpace, NotFound
+from backup.media.volumes import NO_VOLUMES
 from backup.model.manifest import Tier
 from backup.model.run import Outcome
+from backup.operations.create import run
 from backup.operations.create.run import Request, create_set
 from backup.operations.preemption import GaveWay, ask
 from backup.operations.prune import PruneContext, prune_sets, retention_policy
@@ -24,6 +26,7 @@ from backup.progress import Silent
 from backup.storage import lock
 from tests.support.awkward_tree import fill
 from tests.support.increments import Stack
+from tests.support.set_factory import in_memory
 
 
 @pytest.fixture
@@ -207,3 +210,72 @@ def test_a_cleanup_thins_them_out(stack: Stack) -> None:
     assert len({f"{stored.time:%d %H}" for stored in kept if now - stored.time > timedelta(days=1)}) == sum(
         age > timedelta(days=1) for age in ages
     )
+
+
+def test_a_volume_without_content_is_in_nobodys_way(stack: Stack) -> None:
+    """A new stack: one volume has empty files alone, so no pack, and nobody has put a file into the other one yet."""
+    (stack.media / "keep").touch()
+    assert stack.night().manifest.packs == ()
+    second = stack.media.with_name("second")
+    second.mkdir()
+    # A set with a database takes an empty volume of which no set holds a file.
+    night = stack.night(allow_empty=("second",))
+    assert stack.snapshot().id == night.id
+    (second / "first").write_bytes(b"first")
+    assert stack.snapshot().summary.volumes[1].files == 1
+    # Now it is how a forgotten mount looks.
+    (second / "first").unlink()
+    with pytest.raises(MediaFailed, match="second is empty"):
+        stack.snapshot()
+
+
+def test_a_damaged_snapshot_is_passed_over(stack: Stack) -> None:
+    """It would keep all others from being taken until the night."""
+    (stack.media / "a").write_bytes(os.urandom(5000))
+    stack.night()
+    (stack.media / "b").write_bytes(os.urandom(5000))
+    first = stack.snapshot()
+    (stack.root / "packs" / f"obcms_media_{first.id}.tar.gz").write_bytes(b"other")
+    second = stack.snapshot()
+    assert second.verified and second.id != first.id
+    assert f"obcms_media_{first.id}.tar.gz" not in {pack.file for pack in second.manifest.packs}
+    stack.whole(second)
+    assert stack.snapshot().id == second.id
+
+
+def test_a_set_dated_ahead_of_the_clock_is_not_the_one_before(stack: Stack) -> None:
+    (stack.media / "a").write_bytes(b"a")
+    now = stack.now
+    stack.now += timedelta(days=3)
+    ahead = stack.night()
+    stack.now = now
+    (stack.media / "b").write_bytes(b"b")
+    night = stack.night()
+    assert {pack.file for pack in night.manifest.packs} > {pack.file for pack in ahead.manifest.packs}
+    assert stack.snapshot().id == night.id
+    assert stack.night().manifest.packs == night.manifest.packs
+
+
+def test_it_leaves_the_room_that_the_next_set_takes(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snapshots must not be what keeps the nights from being made, after which nothing is removed any more."""
+    (stack.media / "a").write_bytes(b"a")
+    stack.night()
+    stack.now += timedelta(seconds=1)
+    made = in_memory(Tier.DAILY, stack.now, halves="d").manifest
+    assert made.database
+    part = made.database.model_copy(update={"size": 1 << 30})
+    stack.app().catalog.publish(made.model_copy(update={"artifacts": (), "database": part}), [])
+    (stack.media / "b").write_bytes(b"b")
+    monkeypatch.setattr(run, "free_space", lambda path: 200 << 20)
+    with pytest.raises(NoSpace, match="the next set needs about"):
+        stack.snapshot()
+    monkeypatch.setattr(run, "free_space", lambda path: 2 << 30)
+    assert stack.snapshot().snapshot
+
+
+def test_one_of_no_volume_is_none(stack: Stack) -> None:
+    """BACKUP_ALLOW_EMPTY=none lets sets do without; here it would be an empty one each time."""
+    stack.media.rmdir()
+    with pytest.raises(MediaFailed, match="no volume is mounted"):
+        stack.night(tier=Tier.SNAPSHOT, allow_empty=(NO_VOLUMES,))
+    assert not stack.app().catalog.sets()

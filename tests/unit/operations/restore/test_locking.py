@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +18,13 @@ from backup.cli import main
 from backup.cli import restore as restoring
 from backup.errors import EngineError, LockHeld
 from backup.model.run import Run
+from backup.operations.restore import locking
 from backup.operations.restore.context import RestoreContext
 from backup.operations.restore.journal import Journal, JournalFile, Kept, KeptDatabase, KeptFile
 from backup.operations.restore.locking import require_unmoved, stamp
 from backup.storage import lock
 from tests.support.facts import on_disk
+from tests.support.faults import eventually
 
 NOW = datetime(2026, 1, 2, 3, 4, 59, tzinfo=UTC)
 FIRST, SECOND = (Kept(id=f"2026010203045{number}", set=f"daily_{number}", replaced=NOW) for number in (1, 2))
@@ -32,6 +35,27 @@ def test_a_restore_within_the_same_second_has_a_name_of_its_own(tmp_path: Path) 
     assert stamp(tmp_path, run) == "20260102030459"
     KeptFile(tmp_path).write(Kept(id="20260102030459", set="daily_x", replaced=NOW))
     assert stamp(tmp_path, run) == "20260102030500"
+
+
+@pytest.mark.parametrize("who", ["create snapshot that gives way", "create daily"])
+def test_a_look_asks_what_gives_way_to_all_and_waits_for_the_rest(tmp_path: Path, who: str) -> None:
+    (tmp_path / "state").mkdir()
+    path, asked = tmp_path / "state" / "lock", tmp_path / "state" / "restore-first"
+    held, waits = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock.hold(path, who, "r"):
+            held.set()
+            eventually(asked.exists) if "gives way" in who else waits.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    waits.set()
+    with locking.looking(path, "look at a moment", "s"):
+        assert asked.exists() == ("gives way" in who)
+        assert "look at a moment" in (lock.holder(path) or "")
+    thread.join()
 
 
 def _no_engine() -> None:
