@@ -30,11 +30,10 @@ _REMEMBERED: Final = 1_000_000
 
 @dataclass
 class _Held:
-    """What a pack holds: where each content begins, ascending, and what it is."""
+    """What a pack holds: where each content begins, ascending, hashes of its size and layout, and its SHA-256."""
 
     problems: list[str] = field(default_factory=list)
     offsets: array[int] = field(default_factory=lambda: array("Q"))
-    sizes: array[int] = field(default_factory=lambda: array("Q"))
     layouts: array[int] = field(default_factory=lambda: array("q"))
     digests: bytearray = field(default_factory=bytearray)
 
@@ -81,16 +80,16 @@ class PackChecks:
         if judged.met and len(self._lines) < _REMEMBERED:
             self._lines.update(judged.met)
 
-    def content(self, pack: Pack, place: Location) -> tuple[str, int] | None:
-        """SHA-256 and size of the file whose content lies there; None where none begins, UNREAD."""
+    def content(self, pack: Pack, place: Location, size: int) -> str | None:
+        """SHA-256 of the file of that size whose content lies there; None where there is none, UNREAD."""
         held = self._held[pack]
         if not held.offsets and not held.problems:
             return UNREAD
         at = bisect_left(held.offsets, place.offset)
         regions = place.regions if place.regions is not None else ((0, place.stored),)
-        if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != _layout(regions):
+        if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != _layout(size, regions):
             return None
-        return held.digests[32 * at : 32 * at + 32].hex(), held.sizes[at]
+        return held.digests[32 * at : 32 * at + 32].hex()
 
     def _judged(self, pack: Pack, *, quick: bool) -> _Held:
         now = datetime.now(UTC)
@@ -132,9 +131,8 @@ class PackChecks:
 
     def _walk(self, source: Stored, held: _Held) -> None:
         try:
-            for offset, size, layout, digest in contents(source):
+            for offset, _, layout, digest in contents(source):
                 held.offsets.append(offset)
-                held.sizes.append(size)
                 held.layouts.append(layout)
                 held.digests += digest
         except IntegrityError as error:
@@ -142,7 +140,7 @@ class PackChecks:
 
 
 def contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
-    """Of each file where it begins, its size, a hash of where its data belong, and its SHA-256."""
+    """Of each file where it begins, its size, a hash of that and of where its data belong, and its SHA-256."""
     reader = TarReader(source.content())
     for found in reader.members():
         if found.kind != tarfile.REGTYPE:
@@ -150,12 +148,12 @@ def contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
         offset, digest = reader.position, hashlib.sha256()
         for piece in reader.content(found.size) if found.stored == found.size else reader.unpacked(found):
             digest.update(piece)
-        yield offset, found.size, _layout(found.regions), digest.digest()
+        yield offset, found.size, _layout(found.size, found.regions), digest.digest()
 
 
-def _layout(regions: Iterable[DataRegion]) -> int:
+def _layout(size: int, regions: Iterable[DataRegion]) -> int:
     # What a file with holes ends with is written as a region of nothing.
-    return hash(tuple(each for each in regions if each[1]))
+    return hash((size, *(each for each in regions if each[1])))
 
 
 def _named(pack: Pack, problem: str) -> str:

@@ -61,6 +61,7 @@ class Chain:
             packer.close()
         tree.write(run.entry_points(packer.marks, (self.packs / name).stat().st_size))
         packs.close()
+        known.close()
         if not run.new:
             (self.packs / name).unlink()
         self.trees.append(tree.getvalue())
@@ -317,7 +318,7 @@ def _change(draw: random.Random, root: Path) -> None:
 
 
 def test_what_is_known_of_many_files_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_files, "_SORTED", 100)
+    monkeypatch.setattr(known_files, "_SLOTS", 4)
     monkeypatch.setattr(known_files, "_STEP", 16)
     writer, draw = TreeWriter(), random.Random(3)
     entries, tree, index = [], b"", b""
@@ -348,6 +349,20 @@ def test_what_is_known_of_many_files_is_found(monkeypatch: pytest.MonkeyPatch) -
         known.forget(sha256)
         assert known.content(sha256, 10, None) is None
     assert known.content("00" * 32, 10, None) is None
+
+
+def test_what_was_packed_just_now_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In memory is eight bytes of each; the rest lies in a file that has no name."""
+    monkeypatch.setattr(known_files, "_SLOTS", 4)
+    known, draw = KnownFiles(directory=tmp_path), random.Random(4)
+    packed = [(draw.randbytes(32).hex(), Location("new", 1024 * n, n, None, b"m/%04d" % n)) for n in range(1000)]
+    for number, (sha256, place) in enumerate(packed):
+        known.add(sha256, place.stored, place)
+        sha256, place = packed[draw.randrange(number + 1)]
+        assert known.content(sha256, place.stored, None) == place
+    assert known.content("00" * 32, 10, None) is None
+    assert list(tmp_path.iterdir()) == []
+    known.close()
 
 
 def test_many_small_files_cost_little(chain: Chain) -> None:
