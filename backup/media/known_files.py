@@ -77,7 +77,7 @@ class KnownFiles:
         earlier: KnownFiles | None = None,
         directory: Path | None = None,
     ) -> None:
-        self._files, self._stable, self._earlier = files, stable, earlier
+        self._files, self._earlier = files, earlier
         self._parser = TreeParser()
         self.marks: Mapping[str, PackMarks] = {
             **(earlier.marks if earlier else {}),
@@ -85,6 +85,8 @@ class KnownFiles:
         }
         self.numbers = {name: int(number) for number, name in self._parser.names.items() if name}
         self._good = {number for number, name in self._parser.names.items() if name in files.packs or not name}
+        # The packs of files whose inodes and times tell whether they were touched.
+        self._stable = self._good if stable else set()
         self._next = self._read_on(_Entrance(0, 0, Before()))
         self._head = next(self._next, None)
         # Made when the first question comes: most nights there is none.
@@ -126,8 +128,7 @@ class KnownFiles:
             and int(fields[4]) == found.st_mtime_ns
             and int(fields[13]) == found.st_ctime_ns - found.st_mtime_ns
             and int(fields[11]) == found.st_dev
-            and known.pack in self._good
-            and self._stable
+            and known.pack in self._stable
         )
 
     def moved(self, found: os.stat_result) -> FileLine | None:
@@ -330,10 +331,29 @@ def _sha256_of(line: bytes) -> str:
     return (line[:64] if line[:1] != b"\\" else line[1:65]).decode()
 
 
-def is_due(read: int, today: int, number: int) -> bool:
-    """Whether a file that was last read on the day `read` is read again `today`; by its `number`, a share each day."""
-    age = today - read
-    return not 0 <= age < REREAD_DAYS or (age > 0 and number % REREAD_DAYS == today % REREAD_DAYS)
+class Due:
+    """Which files are read again `today`: a share each day of those that were read within a week, by their numbers.
+
+    Without `rereading`, none is.
+    """
+
+    def __init__(self, today: int, *, rereading: bool = True) -> None:
+        self._today, self._rereading = today, rereading
+        # By the day, as lines say it: the share that is due; of all of them one is, or none.
+        self._shares: dict[bytes, range | tuple[int]] = {}
+
+    def __call__(self, read: bytes, number: int) -> bool:
+        """Whether a file is due that was last read on that day."""
+        shares = self._shares.get(read)
+        if shares is None:
+            shares = self._shares[read] = self._of(int(read))
+        return number % REREAD_DAYS in shares
+
+    def _of(self, read: int) -> range | tuple[int]:
+        age = self._today - read
+        if not self._rereading or age == 0:
+            return range(0)
+        return (self._today % REREAD_DAYS,) if 0 < age < REREAD_DAYS else range(REREAD_DAYS)
 
 
 def is_stable(path: Path, mounts: bytes) -> bool:

@@ -72,21 +72,27 @@ class Gathered:
 
     def write(self, data: bytes) -> None:
         """Pass `data` on, now or later; `count` is the bytes given so far."""
-        self.count += len(data)
-        if len(data) >= _COALESCE:
-            self.flush()
-            self._sink.write(data)
-            return
+        size = len(data)
+        self.count += size
+        held = self._held = self._held + size
         self._pending.append(data)
-        self._held += len(data)
-        if self._held >= _COALESCE:
-            self.flush()
+        if held >= _COALESCE:
+            self._pass_on(size)
 
     def flush(self) -> None:
         """Pass on what is held back."""
         if self._held:
             self._sink.write(b"".join(self._pending))
         self._pending, self._held = [], 0
+
+    def _pass_on(self, last: int) -> None:
+        if last < _COALESCE:
+            self.flush()
+            return
+        data = self._pending.pop()
+        self._held -= last
+        self.flush()
+        self._sink.write(data)
 
 
 def header(member: Member) -> bytes:
