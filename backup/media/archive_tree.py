@@ -346,14 +346,15 @@ class Archiver:
             before, attempt = source.settled(), attempt + 1
             if before.st_size > _WHOLE:
                 return self._stream(source, member._replace(stat=before, size=before.st_size))
-        return self._put(member if before is member.stat else member._replace(stat=before, size=len(data)), data), what
+        member = member if before is member.stat else member._replace(stat=before, size=len(data))
+        return self._put(member, data, hashlib.sha256(data).hexdigest()), what
 
-    def _put(self, member: Member, data: bytes) -> StoredFile:
+    def _put(self, member: Member, data: bytes, sha256: str) -> StoredFile:
         self._begin(member)
         self._tar.write(data)
         self._tar.write(padding(len(data)))
         self._bytes += len(data)
-        return StoredFile(member.path, hashlib.sha256(data).hexdigest(), len(data), member.stat.st_mtime_ns)
+        return StoredFile(member.path, sha256, len(data), member.stat.st_mtime_ns)
 
     def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         everywhere = ((0, member.size),)
