@@ -169,11 +169,9 @@ class _Incremental(Archiver):
 
     def _put(self, member: Member, data: bytes, sha256: str) -> StoredFile:
         place = self._place(member, sha256) if data else _nowhere(member)
-        return (
-            self._refer(member, sha256, place)
-            if place
-            else self._stored_anew(member, super()._put(member, data, sha256))
-        )
+        if place:
+            return self._refer(member, sha256, place)
+        return self._stored_anew(member, super()._put(member, data, sha256))
 
     def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         # Its content is new for certain where none has its size; else it is read once to know.

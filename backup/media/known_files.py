@@ -12,7 +12,6 @@ import marshal
 import os
 import re
 import sys
-import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
@@ -249,7 +248,7 @@ class _Records:
         if len(self._last) == _TOGETHER:
             with storing(self._directory or Path(gettempdir())):
                 self._file = self._file or TemporaryFile(dir=self._directory)
-                size = self._file.write(zlib.compress(marshal.dumps(self._last), 1))
+                size = self._file.write(marshal.dumps(self._last))
             self._starts.append(self._starts[-1] + size)
             self._last = []
         self._last.append(record)
@@ -265,8 +264,8 @@ class _Records:
             start, end = self._starts[block : block + 2]
             with storing(self._directory or Path(gettempdir())):
                 self._file.flush()
-                packed = os.pread(self._file.fileno(), end - start, start)
-            self._open[block] = marshal.loads(zlib.decompress(packed))  # noqa: S302 - our own
+                data = os.pread(self._file.fileno(), end - start, start)
+            self._open[block] = marshal.loads(data)  # noqa: S302 - our own
         return self._open[block][at]
 
     def close(self) -> None:
