@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from backup.app.volume import BackupVolume
@@ -49,7 +50,7 @@ class SetMaker(BackupVolume):
         """Whom what is written here is encrypted to."""
         return age.recipients(self.settings.age_recipients) if self.settings.encrypt == "all" else ()
 
-    @property
+    @cached_property
     def app(self) -> App:
         """The same, with all that speaks to engine and database."""
         from backup.app.composition import App  # noqa: PLC0415 - who takes the media alone need not wait for it
