@@ -30,7 +30,7 @@ ZEROS = bytes(1 << 20)
 NO_ATTRIBUTES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 # Name; mode, owners, size and time; checksum; kind, target, magic. What follows is zeros.
 _USTAR = struct.Struct("100s48s8sc100s8s247x")
-_COALESCE = 256 << 10
+_COALESCE = 32 << 10
 _OCTAL_7, _OCTAL_11 = 8**7, 8**11
 _NAME = 100
 # A longer map is made coarser: it is held in memory, here and by whoever extracts.
@@ -62,7 +62,7 @@ class IndexEntry(NamedTuple):
 
 
 class Gathered:
-    """Small writes gathered into ones of at least 256 KiB. A large one goes through as it is: copying it costs more."""
+    """Small writes gathered into ones of at least 32 KiB. A large one goes through as it is: copying it costs more."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
