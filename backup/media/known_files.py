@@ -170,8 +170,12 @@ class KnownFiles:
         self._forgotten.discard(digest)
 
     def close(self) -> None:
-        """Close what did not fit into memory."""
+        """Let go of what is in memory, and of what did not fit into it."""
         self._new.close()
+        self._inodes = self._contents = None
+        self._new_contents = _Positions()
+        # They hold this, and so all that it holds, until somebody looks for cycles.
+        self._next = self._following = iter(())
 
     def forget(self, sha256: str) -> None:
         """It does not lie where it should."""
