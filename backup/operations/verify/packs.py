@@ -26,6 +26,8 @@ from backup.progress import Progress
 READ_LATELY: Final = timedelta(days=7)
 # Lines of files that were judged, some hundred bytes each.
 _REMEMBERED: Final = 1_000_000
+# Digests in one piece.
+_TOGETHER: Final = 1 << 14
 
 
 @dataclass
@@ -35,7 +37,21 @@ class _Held:
     problems: list[str] = field(default_factory=list)
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     layouts: array[int] = field(default_factory=lambda: array("q"))
-    digests: bytearray = field(default_factory=bytearray)
+    # In pieces: one that grew to 32 MB would be copied, and leave as much room behind that nobody takes.
+    digests: list[bytearray] = field(default_factory=list)
+
+    def add(self, offset: int, layout: int, digest: bytes) -> None:
+        """The next content."""
+        if not len(self.offsets) % _TOGETHER:
+            self.digests.append(bytearray())
+        self.digests[-1] += digest
+        self.offsets.append(offset)
+        self.layouts.append(layout)
+
+    def sha256(self, number: int) -> str:
+        """That of one content, in hex."""
+        start = 32 * (number % _TOGETHER)
+        return self.digests[number // _TOGETHER][start : start + 32].hex()
 
 
 class PackChecks:
@@ -89,7 +105,7 @@ class PackChecks:
         regions = place.regions if place.regions is not None else ((0, place.stored),)
         if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != _layout(size, regions):
             return None
-        return held.digests[32 * at : 32 * at + 32].hex()
+        return held.sha256(at)
 
     def _judged(self, pack: Pack, *, quick: bool) -> _Held:
         now = datetime.now(UTC)
@@ -132,9 +148,7 @@ class PackChecks:
     def _walk(self, source: Stored, held: _Held) -> None:
         try:
             for offset, _, layout, digest in contents(source):
-                held.offsets.append(offset)
-                held.layouts.append(layout)
-                held.digests += digest
+                held.add(offset, layout, digest)
         except IntegrityError as error:
             held.problems.append(error.message)
 
