@@ -4,8 +4,8 @@
 
 Files are noise, of half to one and a half of BYTES, 500 in a folder. A full set; the first incremental one; one after
 which nothing has changed; one with 0.5 % new files; 30 more of those; then all is verified, and restored from a full
-set and from the chain. restic and borg, where they are installed, do the first two in the same run. By hand: no test
-depends on how fast a machine is.
+set and from the chain. restic and borg, where they are installed, do the first two in the same run; what we do with
+each set, read all back, their own checks do after the first. By hand: no test depends on how fast a machine is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from backup.app.composition import App
 from backup.config.loader import load_settings
@@ -44,15 +45,25 @@ def add(media: Path, night: int, count: int, size: int) -> None:
         (folder / f"{number:06}.pdf").write_bytes(os.urandom(size))
 
 
-def timed(what: str, words: list[str], **environment: str) -> None:
-    """Run a program and print what it took."""
+class Took(NamedTuple):
+    """Seconds, those of a core, and the most memory in kB."""
+
+    clock: float = 0.0
+    cores: float = 0.0
+    memory: int = 0
+
+
+def timed(what: str, words: list[str], before: Took = Took(), **environment: str) -> Took:  # noqa: B008 - a tuple
+    """Run a program and print what it took, and what came `before` it, together."""
     started = time.monotonic()
     process = subprocess.Popen(words, cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    took, cores = time.monotonic() - started, used.ru_utime + used.ru_stime
+    clock, cores = before.clock + time.monotonic() - started, before.cores + used.ru_utime + used.ru_stime
+    took = Took(clock, cores, max(before.memory, used.ru_maxrss))
     failed = f"  FAILED ({process.returncode})" if process.returncode else ""
-    print(f"{what:44} {took:8.2f} s {cores:8.2f} s CPU {used.ru_maxrss >> 10:6} MB{failed}", flush=True)
+    print(f"{what:44} {clock:8.2f} s {cores:8.2f} s CPU {took.memory >> 10:6} MB{failed}", flush=True)
+    return took
 
 
 def stored(folder: Path) -> int:
@@ -108,12 +119,14 @@ def others(base: Path) -> None:
     borg = {"BORG_PASSPHRASE": "x", "BORG_REPO": str(base / "borg")}
     if shutil.which("restic"):
         timed("restic init", ["restic", "init", "-q"], **restic)
-        for what in ("first", "second"):
-            timed(f"restic, {what}", ["restic", "backup", "-q", media], **restic)
+        first = timed("restic, first", ["restic", "backup", "-q", media], **restic)
+        timed("restic, first, and all read back", ["restic", "check", "-q", "--read-data"], first, **restic)
+        timed("restic, second", ["restic", "backup", "-q", media], **restic)
     if shutil.which("borg"):
         timed("borg init", ["borg", "init", "-e", "repokey"], **borg)
-        for what in ("first", "second"):
-            timed(f"borg, {what}", ["borg", "create", f"::{what}", media], **borg)
+        first = timed("borg, first", ["borg", "create", "::first", media], **borg)
+        timed("borg, first, and all read back", ["borg", "check", "--verify-data"], first, **borg)
+        timed("borg, second", ["borg", "create", "::second", media], **borg)
 
 
 def main(count: int, size: int, directory: str | None) -> None:

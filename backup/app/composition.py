@@ -6,12 +6,11 @@ import contextlib
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup.app.volume import BackupVolume
+from backup.app.creation import SetMaker
 from backup.config.loader import Settings
 from backup.docker.container import Container
 from backup.docker.engine import LABEL, Engine, spool_mount
@@ -20,11 +19,9 @@ from backup.formatting import printable
 from backup.logging import redacting
 from backup.model.backup_set import StoredSet
 from backup.model.run import new_run_id
-from backup.operations.create.context import CreateContext
 from backup.operations.drill.run import DrillContext
 from backup.operations.load_sessions import MOST
 from backup.operations.runs import recover
-from backup.pipeline import age
 from backup.postgres.clients import Clients, HelperClients, NetworkClients, sweep_spool
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import inspect
@@ -37,35 +34,8 @@ from backup.storage.filesystem import storing
 
 
 @dataclass(frozen=True)
-class App(BackupVolume):
+class App(SetMaker):
     """Everything a command needs, from settings. Nothing is contacted before it is asked for."""
-
-    def create_context(self, progress: Progress) -> CreateContext:
-        """What `create` works with."""
-        settings = self.settings
-        return CreateContext(
-            catalog=self.catalog,
-            records=self.records,
-            lock=self.lock,
-            zone=settings.zone,
-            volumes=settings.volumes,
-            excludes=settings.excludes,
-            allow_empty=settings.allow_empty,
-            compression=settings.compression,
-            stall_timeout=settings.stall_timeout,
-            source=self.source,
-            places=lambda stored: self._places(stored, ""),
-            progress=progress,
-            recipients=self.recipients,
-            takes_media=bool(settings.media_every),
-            file_columns=settings.file_columns,
-            incremental=settings.media == "incremental",
-        )
-
-    @property
-    def recipients(self) -> Sequence[age.Recipient]:
-        """Whom what is written here is encrypted to."""
-        return age.recipients(self.settings.age_recipients) if self.settings.encrypt == "all" else ()
 
     @property
     def load_jobs(self) -> int:
@@ -78,13 +48,14 @@ class App(BackupVolume):
             catalog=self.catalog,
             records=self.records,
             lock=self.lock,
-            places=lambda stored: self._places(stored, image),
+            places=lambda stored: self.places(stored, image),
             file_columns=self.settings.file_columns,
             jobs=self.load_jobs,
             progress=progress,
         )
 
-    def _places(self, stored: StoredSet, image: str) -> Places:
+    def places(self, stored: StoredSet, image: str = "") -> Places:
+        """Where a set is tried; `image` replaces its own."""
         engine = self._engine()
         if isinstance(engine, EngineError):
             return self._scratch()

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from backup.app.composition import App
+from backup.app.creation import SetMaker
 from backup.cli import base
 from backup.cli.base import At, AtLsn, FromPlace, IdentityOption, Json, OnlyOption, Scheduled, Trigger, Wait
 from backup.errors import BackupError, ConfigError, LockHeld
@@ -64,7 +64,7 @@ def create_command(
     Examples: `create daily`, `create manual --only database`, `create --wait 600`, `create --at '10 minutes ago'`.
     """
     settings = base.prepare_command(as_json, kind="backup", identity=identity)
-    main = App(settings)
+    main = SetMaker(settings)
     main.require_volume()
     wanted = base.wanted_moment(at, at_lsn, settings.zone, place)
     if wanted and (tier is not MadeTier.MANUAL or only is OnlyOption.MEDIA):
@@ -91,7 +91,7 @@ def create_command(
     raise typer.Exit(run.exit_code)
 
 
-def _half(main: App, tier: MadeTier, only: OnlyOption | None, *, full: bool) -> backup_operation.Only | None:
+def _half(main: SetMaker, tier: MadeTier, only: OnlyOption | None, *, full: bool) -> backup_operation.Only | None:
     """Which half is asked for: a snapshot is one of the media, which wrong usage or settings are told of."""
     if tier is not MadeTier.SNAPSHOT:
         return only.value if only else None
@@ -129,7 +129,7 @@ def _create(request: backup_operation.Request, context: AbstractContextManager[C
 
 @contextlib.contextmanager
 def _context(
-    main: App, progress: Progress, wanted: Wanted | None, place: str, *, alone: bool
+    main: SetMaker, progress: Progress, wanted: Wanted | None, place: str, *, alone: bool
 ) -> Iterator[CreateContext]:
     """`alone`: of a moment, the database is all that is asked for."""
     context = main.create_context(progress)
@@ -139,14 +139,14 @@ def _context(
     # Who asks for no moment need not wait for its imports.
     from backup.app.recovery import moment_origin  # noqa: PLC0415
 
-    with moment_origin(main, wanted, place, progress) as origin:
+    with moment_origin(main.app, wanted, place, progress) as origin:
         yield replace(context, origin=origin, takes_media=context.takes_media and not alone)
 
 
-def _expire(main: App) -> None:
+def _expire(main: SetMaker) -> None:
     """Remove what a restore replaced and its days for `undo` are over; mostly there is nothing to import for."""
     if KeptFile(main.settings.root).read():
         from backup.app.restore import restore_context  # noqa: PLC0415
         from backup.operations.restore.run import expire  # noqa: PLC0415
 
-        expire(restore_context(main, Silent()))
+        expire(restore_context(main.app, Silent()))

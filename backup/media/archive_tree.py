@@ -44,6 +44,8 @@ DEFAULT_EXCLUDES: tuple[str, ...] = ("*.pyc", "__pycache__", ".DS_Store")
 _WHOLE = 4 << 20
 _ATTEMPTS = 3
 _SORTED = 1 << 16
+# What is noted of a directory that others lie in.
+_ABOVE = "above"
 _DIRECTORY_CHANGED, _CAME = "changed while read", "came while read"
 _NOT_STORED = {stat.S_IFSOCK: "socket skipped", stat.S_IFIFO: "FIFO skipped"}
 
@@ -93,7 +95,10 @@ def measure_tree(
     files = size = 0
 
     def wanted(path: bytes, found: os.stat_result) -> Scope:
-        return "directories" if files and max(found.st_mtime_ns, found.st_ctime_ns) < since else "all"
+        if not files or max(found.st_mtime_ns, found.st_ctime_ns) >= since:
+            return "all"
+        # Most file systems count a directory's name, its own `.`, and a `..` in each directory that lies in it.
+        return "none" if found.st_nlink == 2 else "directories"
 
     with contextlib.closing(Walk(root, excludes, forbidden, Listed(), wanted).entries()) as entries:
         for found in (entry.stat for entry in entries if stat.S_ISREG(entry.stat.st_mode)):
@@ -149,43 +154,55 @@ class StoredFile(NamedTuple):
 
 
 class MetEntries:
-    """What a walk has met: hashes of paths, and of directories with their time stamps."""
+    """What a walk has met: hashes of paths, and of directories with their time stamps. First all is added."""
 
     def __init__(self) -> None:
-        self._hashes = array("q")
-        self._sorted: list[Sequence[int]] = []
+        # Nothing is asked of files unless a directory has changed meanwhile.
+        self._directories, self._others = _Hashes(), _Hashes()
 
     def add(self, entry: WalkEntry) -> None:
         """It is in the archive, or was left out with a word."""
-        self._hashes.append(hash(entry.path))
-        if stat.S_ISDIR(entry.stat.st_mode):
-            self._hashes.append(hash((entry.path,)))
-            self._hashes.append(_state(entry.path, entry.stat, recent=is_recent(entry.stat)))
-        if len(self._hashes) >= _SORTED:
-            self.settle()
-
-    def settle(self) -> None:
-        """To be called before the first question. Sorting all at once would take five times the room."""
-        self._sorted.append(array("q", sorted(self._hashes)))
-        self._hashes = array("q")
+        path = entry.path
+        if not stat.S_ISDIR(entry.stat.st_mode):
+            self._others.add(hash(path))
+            return
+        self._directories.add(hash(path))
+        self._directories.add(_state(path, entry.stat, recent=is_recent(entry.stat)))
+        self._directories.add(hash((_ABOVE, path.rpartition(b"/")[0])))
 
     def wanted(self, path: bytes, found: os.stat_result) -> Scope:
         """What a second look has to look at of a directory."""
-        if self._has(_state(path, found, recent=False)):
-            return "directories"
+        if self._directories.has(_state(path, found, recent=False)):
+            return "directories" if self._directories.has(hash((_ABOVE, path))) else "none"
         # Below what the archive has as a file nothing can be put.
-        return "none" if self.met(path) and not self._has(hash((path,))) else "all"
+        return "none" if self.met(path) and not self._directories.has(hash(path)) else "all"
 
     def met(self, path: bytes) -> bool:
         """Whether it was met."""
-        return self._has(hash(path))
+        return self._directories.has(hash(path)) or self._others.has(hash(path))
 
     def is_as_it_was(self, path: bytes, found: os.stat_result) -> bool:
         """Whether a directory has the time stamps that it had when it was listed."""
-        return any(self._has(_state(path, found, recent=recent)) for recent in (False, True))
+        return any(self._directories.has(_state(path, found, recent=recent)) for recent in (False, True))
 
-    def _has(self, wanted: int) -> bool:
-        places = ((hashes, bisect.bisect_left(hashes, wanted)) for hashes in self._sorted)
+
+class _Hashes:
+    """Hashes in eight bytes each, sorted a piece at a time when one is looked for: all at once take five times that."""
+
+    def __init__(self) -> None:
+        self._pieces, self._sorted = [array("q")], 0
+
+    def add(self, value: int) -> None:
+        piece = self._pieces[-1]
+        piece.append(value)
+        if len(piece) == _SORTED:
+            self._pieces.append(array("q"))
+
+    def has(self, wanted: int) -> bool:
+        for number in range(self._sorted, len(self._pieces)):
+            self._pieces[number] = array("q", sorted(self._pieces[number]))
+        self._sorted = len(self._pieces)
+        places = ((hashes, bisect.bisect_left(hashes, wanted)) for hashes in self._pieces)
         return any(place < len(hashes) and hashes[place] == wanted for hashes, place in places)
 
 
@@ -209,10 +226,10 @@ class Archiver:
     def run(self, second: Walk) -> MediaReport:
         """Archive all; `second` is the walk that looks for what came meanwhile."""
         with contextlib.closing(self._walk.entries()) as entries:
+            take, add = self._take, self._seen.add
             for entry in entries:
-                if self._take(entry):
-                    self._seen.add(entry)
-        self._seen.settle()
+                if take(entry):
+                    add(entry)
         with contextlib.closing(second.entries()) as entries:
             for entry in entries:
                 self._again(entry)
@@ -329,14 +346,15 @@ class Archiver:
             before, attempt = source.settled(), attempt + 1
             if before.st_size > _WHOLE:
                 return self._stream(source, member._replace(stat=before, size=before.st_size))
-        return self._put(member if before is member.stat else member._replace(stat=before, size=len(data)), data), what
+        member = member if before is member.stat else member._replace(stat=before, size=len(data))
+        return self._put(member, data, hashlib.sha256(data).hexdigest()), what
 
-    def _put(self, member: Member, data: bytes) -> StoredFile:
+    def _put(self, member: Member, data: bytes, sha256: str) -> StoredFile:
         self._begin(member)
         self._tar.write(data)
         self._tar.write(padding(len(data)))
         self._bytes += len(data)
-        return StoredFile(member.path, hashlib.sha256(data).hexdigest(), len(data), member.stat.st_mtime_ns)
+        return StoredFile(member.path, sha256, len(data), member.stat.st_mtime_ns)
 
     def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         everywhere = ((0, member.size),)

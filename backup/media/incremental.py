@@ -12,13 +12,14 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from backup.errors import BackupError
 from backup.logging import logger
 from backup.media.archive_tree import Archiver, MediaReport, MetEntries, StoredFile
 from backup.media.directories import identity
-from backup.media.known_files import KnownFiles, is_due, listed_sha256
+from backup.media.known_files import Due, KnownFiles, listed_sha256
 from backup.media.pack_reader import PackFiles, read_content
 from backup.media.rewritten_packs import APART, PackSink
 from backup.media.tar_writer import Gathered, Member, hash_hole
@@ -51,7 +52,8 @@ class Increment:
         rereading: bool = True,
     ) -> None:
         self.name, self.pack, self.tree = name, pack, tree
-        self.known, self.packs, self.day, self.rereading = known, packs, day, rereading
+        self.known, self.packs, self.day = known, packs, day
+        self.is_due = Due(day, rereading=rereading)
         self.lines = TreeWriter(known.numbers)
         self.new = 0
         # Bytes of content in the new pack.
@@ -93,7 +95,8 @@ class _Incremental(Archiver):
         progress: Callable[[int], None],
     ) -> None:
         super().__init__(name, walk, seen, sink, index, progress)
-        self._increment, self._known, self._lines = run, run.known, run.lines
+        self._increment, self._known, self._lines, self._is_due = run, run.known, run.lines, run.is_due
+        self._prefix = self._name + b"/"
         self._tree = Gathered(run.tree)
         self._compared: set[tuple[str, str, int]] = set()
         self._repeated = 0
@@ -107,20 +110,16 @@ class _Incremental(Archiver):
     def run(self, second: Walk) -> MediaReport:
         report = super().run(second)
         self._tree.flush()
-        return report
+        return replace(report, files=report.files + self._repeated)
 
     def _take(self, entry: WalkEntry) -> bool:
         found, self._before = entry.stat, None
         if not stat.S_ISREG(found.st_mode):
             return super()._take(entry)
-        before = self._before = self._known.at(self._name + b"/" + entry.path)
+        before = self._before = self._known.at(self._prefix + entry.path)
         if before is None or found.st_nlink > 1 or not self._need_not_be_read(before, found):
             return super()._take(entry)
         self._repeat(before)
-        # Signs of life cost more than the files.
-        self._repeated += 1
-        if not self._repeated % _ALIVE:
-            self._progress(0)
         return True
 
     def _begin(self, member: Member) -> None:
@@ -154,24 +153,25 @@ class _Incremental(Archiver):
         return True
 
     def _need_not_be_read(self, known: FileLine, found: os.stat_result) -> bool:
-        run = self._increment
-        if not self._known.is_untouched(known, found):
-            return False
-        return not (run.rereading and is_due(int(known.fields[14]), run.day, known.inode))
+        return self._known.is_untouched(known, found) and not self._is_due(known.fields[14], known.inode)
 
     def _repeat(self, before: FileLine) -> None:
         """Let the lines of a file stand in this set, too."""
         stored = int(before.fields[8] or before.size)
-        self._counts[tarfile.REGTYPE] += 1
         self._bytes += stored
         self._lines.content[before.pack] += stored
         self._index.write(before.listed)
         self._tree.write(self._lines.again(before))
+        self._repeated += 1
+        # Signs of life cost more than the files.
+        if not self._repeated % _ALIVE:
+            self._progress(0)
 
-    def _put(self, member: Member, data: bytes) -> StoredFile:
-        sha256 = hashlib.sha256(data).hexdigest()
+    def _put(self, member: Member, data: bytes, sha256: str) -> StoredFile:
         place = self._place(member, sha256) if data else _nowhere(member)
-        return self._refer(member, sha256, place) if place else self._stored_anew(member, super()._put(member, data))
+        if place:
+            return self._refer(member, sha256, place)
+        return self._stored_anew(member, super()._put(member, data, sha256))
 
     def _stream(self, source: OpenFile, member: Member) -> tuple[StoredFile, str]:
         # Its content is new for certain where none has its size; else it is read once to know.

@@ -6,21 +6,23 @@ the others is looked up in eight bytes for each, which are gathered when the fir
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import marshal
 import os
 import re
 import sys
-import zlib
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from tempfile import TemporaryFile, gettempdir
+from typing import IO, Any, Final, NamedTuple
 
 from backup.media.tar_writer import parse_index
 from backup.media.tree import Before, FileLine, Location, PackMarks, TreeEntry, TreeParser, file_lines, parse_marks
+from backup.storage.filesystem import storing
 
 # All bytes are read within so many days, a share of them each day.
 REREAD_DAYS: Final = 7
@@ -29,14 +31,16 @@ _STABLE: Final = frozenset(
     ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs", "tmpfs", "overlay", "aufs")
 )
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
-_TOGETHER, _AT_HAND, _SORTED = 256, 8, 1 << 16
+_TOGETHER, _AT_HAND = 256, 8
 # Files between two places from which the set before can be read on.
 _STEP: Final = 2048
 _LARGE: Final = 1 << 20
 _SIZE: Final = re.compile(rb"\\?[0-9a-f]+  ([0-9]+)  ")
-# Of eight bytes, those of a position and those of a key.
+# Of eight bytes, those of a position and those of a key. A table has so many slots at first.
 _BITS: Final = 24
+_MOST: Final = (1 << _BITS) - 1
 _KEYS: Final = (1 << 40) - 1
+_SLOTS: Final = 1 << 10
 
 # The lines of a file, but for so many.
 Lines = Callable[[int], Generator[bytes, None, None]]
@@ -60,8 +64,8 @@ class TreeFiles:
 class KnownFiles:
     """The files of the set before; those alone count whose packs are good. `stable`: inodes and their times tell.
 
-    `earlier`: the files of a set whose content is there again. `marks` are the packs' entry points, `numbers` what they
-    are called in the tree.
+    `earlier`: the files of a set whose content is there again. What does not fit into memory goes into a file without
+    a name in `directory`. `marks` are the packs' entry points, `numbers` what they are called in the tree. Close it.
     """
 
     def __init__(
@@ -70,8 +74,9 @@ class KnownFiles:
         *,
         stable: bool = True,
         earlier: KnownFiles | None = None,
+        directory: Path | None = None,
     ) -> None:
-        self._files, self._stable, self._earlier = files, stable, earlier
+        self._files, self._earlier = files, earlier
         self._parser = TreeParser()
         self.marks: Mapping[str, PackMarks] = {
             **(earlier.marks if earlier else {}),
@@ -79,6 +84,8 @@ class KnownFiles:
         }
         self.numbers = {name: int(number) for number, name in self._parser.names.items() if name}
         self._good = {number for number, name in self._parser.names.items() if name in files.packs or not name}
+        # The packs of files whose inodes and times tell whether they were touched.
+        self._stable = self._good if stable else set()
         self._next = self._read_on(_Entrance(0, 0, Before()))
         self._head = next(self._next, None)
         # Made when the first question comes: most nights there is none.
@@ -87,7 +94,7 @@ class KnownFiles:
         self._entrances: list[_Entrance] = []
         self._reached, self._following = sys.maxsize, self._next
         self._sizes: set[int] | None = None
-        self._new, self._new_contents = _Records(), _Positions()
+        self._new, self._new_contents = _Records(directory), _Positions()
         self._new_sizes: set[int] = set()
         self._forgotten: set[bytes] = set()
 
@@ -120,8 +127,7 @@ class KnownFiles:
             and int(fields[4]) == found.st_mtime_ns
             and int(fields[13]) == found.st_ctime_ns - found.st_mtime_ns
             and int(fields[11]) == found.st_dev
-            and known.pack in self._good
-            and self._stable
+            and known.pack in self._stable
         )
 
     def moved(self, found: os.stat_result) -> FileLine | None:
@@ -130,7 +136,7 @@ class KnownFiles:
             return None
         if self._inodes is None:
             self._inodes = _Positions(self._look_over())
-        for position in self._inodes.find(_inode_key(found.st_dev, found.st_ino)):
+        for position in self._inodes.find(hash((found.st_dev, found.st_ino))):
             if (known := self._file(position)) and self.is_untouched(known, found):
                 return known
         return None
@@ -146,13 +152,13 @@ class KnownFiles:
         digest = bytes.fromhex(sha256)
         if digest in self._forgotten:
             return None
-        for position in self._new_contents.find(_content_key(digest)):
+        for position in self._new_contents.find(hash(sha256)):
             known, *place = self._new.get(position)
             if known == digest:
                 return Location(*place)
         if beside and beside.pack in self._good and listed_sha256(beside) == sha256:
             return self.entry(beside).place
-        found = self._old_content(sha256, digest, size)
+        found = self._old_content(sha256, size)
         return found or (self._earlier.content(sha256, size, None) if self._earlier else None)
 
     def add(self, sha256: str, size: int, place: Location) -> None:
@@ -160,18 +166,26 @@ class KnownFiles:
         digest = bytes.fromhex(sha256)
         if size >= _LARGE:
             self._new_sizes.add(size)
-        self._new_contents.add(_content_key(digest), self._new.add((digest, *place)))
+        self._new_contents.add(hash(sha256), self._new.add((digest, *place)))
         self._forgotten.discard(digest)
+
+    def close(self) -> None:
+        """Let go of what is in memory, and of what did not fit into it."""
+        self._new.close()
+        self._inodes = self._contents = None
+        self._new_contents = _Positions()
+        # They hold this, and so all that it holds, until somebody looks for cycles.
+        self._next = self._following = iter(())
 
     def forget(self, sha256: str) -> None:
         """It does not lie where it should."""
         self._forgotten.add(bytes.fromhex(sha256))
 
-    def _old_content(self, sha256: str, digest: bytes, size: int) -> Location | None:
+    def _old_content(self, sha256: str, size: int) -> Location | None:
         if self._contents is None:
-            listed = enumerate(itertools.islice(self._files.index(0), 1 << _BITS))
-            self._contents = _Positions(_content_key_of(line) << _BITS | number for number, line in listed)
-        for position in self._contents.find(_content_key(digest)):
+            listed = enumerate(itertools.islice(self._files.index(0), _MOST))
+            self._contents = _Positions((hash(_sha256_of(line)), number) for number, line in listed)
+        for position in self._contents.find(hash(sha256)):
             known = self._file(position)
             if known and known.pack in self._good and (listed_sha256(known), known.size) == (sha256, size):
                 return self.entry(known).place
@@ -191,8 +205,8 @@ class KnownFiles:
                 return known if known.number == number else None
         return None
 
-    def _look_over(self) -> Iterator[int]:
-        """The keys of all inodes, and where the lines of their files are. Notes on its way where one may enter."""
+    def _look_over(self) -> Iterator[tuple[int, int]]:
+        """The keys of all inodes, each with where the line of its file is. Notes on its way where one may enter."""
         count, self._entrances = 0, []
 
         def counted() -> Iterator[bytes]:
@@ -203,11 +217,11 @@ class KnownFiles:
 
         parser = TreeParser()
         for known in file_lines(counted(), self._files.index(0), parser):
-            if known.number >> _BITS:
+            if known.number >= _MOST:
                 return
             if not self._entrances or known.number >= self._entrances[-1].number + _STEP:
                 self._entrances.append(_Entrance(known.number, count, known.before))
-            yield _inode_key(int(known.fields[11]), known.inode) << _BITS | known.number
+            yield hash((int(known.fields[11]), known.inode)), known.number
 
     def _read_on(self, entrance: _Entrance) -> Iterator[FileLine]:
         parser = TreeParser()
@@ -225,85 +239,124 @@ class _Entrance(NamedTuple):
 
 
 class _Records:
-    """Many small tuples, packed some hundred at a time; those that were asked for last are at hand."""
+    """Many small tuples, packed some hundred at a time into a file without a name; those asked for last are at hand."""
 
-    def __init__(self) -> None:
-        self._blocks: list[bytes] = []
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._file: IO[bytes] | None = None
+        self._starts = array("Q", [0])
         self._last: list[tuple[Any, ...]] = []
         self._open: dict[int, list[tuple[Any, ...]]] = {}
 
     def add(self, record: tuple[Any, ...]) -> int:
         if len(self._last) == _TOGETHER:
-            self._blocks.append(zlib.compress(marshal.dumps(self._last), 1))
+            with storing(self._directory or Path(gettempdir())):
+                self._file = self._file or TemporaryFile(dir=self._directory)
+                size = self._file.write(marshal.dumps(self._last))
+            self._starts.append(self._starts[-1] + size)
             self._last = []
         self._last.append(record)
-        return len(self._blocks) * _TOGETHER + len(self._last) - 1
+        return (len(self._starts) - 1) * _TOGETHER + len(self._last) - 1
 
     def get(self, position: int) -> tuple[Any, ...]:
         block, at = divmod(position, _TOGETHER)
-        if block == len(self._blocks):
+        if self._file is None or block == len(self._starts) - 1:
             return self._last[at]
         if block not in self._open:
             if len(self._open) >= _AT_HAND:
                 del self._open[next(iter(self._open))]
-            self._open[block] = marshal.loads(zlib.decompress(self._blocks[block]))  # noqa: S302 - our own
+            start, end = self._starts[block : block + 2]
+            with storing(self._directory or Path(gettempdir())):
+                self._file.flush()
+                data = os.pread(self._file.fileno(), end - start, start)
+            self._open[block] = marshal.loads(data)  # noqa: S302 - our own
         return self._open[block][at]
+
+    def close(self) -> None:
+        if self._file:
+            with contextlib.suppress(OSError):  # of what is buffered yet: nobody reads it any more
+                self._file.close()
 
 
 class _Positions:
-    """Where what has a key is: sorted pieces of eight bytes each, and what came since the last one.
+    """Where what has a key is: a table with open addressing, eight bytes a slot, two thirds full at most.
 
     Of more than 16 million the last are not found: what they hold is taken for new.
     """
 
-    def __init__(self, keyed: Iterable[int] = ()) -> None:
-        self._pieces: list[array[int]] = []
-        self._recent: dict[int, list[int]] = {}
-        self._count = 0
-        rest = (each for each in keyed)
-        while piece := sorted(itertools.islice(rest, _SORTED)):
-            self._pieces.append(array("Q", piece))
+    def __init__(self, keyed: Iterable[tuple[int, int]] = ()) -> None:
+        self._slots, self._count = array("Q", bytes(8 * _SLOTS)), 0
+        for key, position in keyed:
+            self.add(key, position)
 
     def add(self, key: int, position: int) -> None:
-        if position >> _BITS:
+        if position >= _MOST:
             return
-        self._recent.setdefault(key, []).append(position)
+        slots = self._slots
+        if 3 * self._count > 2 * len(slots):
+            slots = self._slots = _doubled(slots)
+        mask = len(slots) - 1
+        at = key & mask
+        while slots[at]:
+            at = at + 1 & mask
+        # No slot that is taken is 0.
+        slots[at] = (key & _KEYS) << _BITS | position + 1
         self._count += 1
-        if self._count == _SORTED:
-            keyed = (key << _BITS | each for key, positions in self._recent.items() for each in positions)
-            self._pieces.append(array("Q", sorted(keyed)))
-            self._recent, self._count = {}, 0
 
     def find(self, key: int) -> Iterator[int]:
-        yield from reversed(self._recent.get(key, ()))
-        for piece in self._pieces:
-            at = bisect_left(piece, key << _BITS)
-            while at < len(piece) and piece[at] >> _BITS == key:
-                yield piece[at] & (1 << _BITS) - 1
-                at += 1
+        slots, wanted = self._slots, key & _KEYS
+        mask = len(slots) - 1
+        at = key & mask
+        while slot := slots[at]:
+            if slot >> _BITS == wanted:
+                yield (slot & _MOST) - 1
+            at = at + 1 & mask
+
+
+def _doubled(slots: array[int]) -> array[int]:
+    larger = array("Q", bytes(16 * len(slots)))
+    mask = len(larger) - 1
+    for slot in slots:
+        if slot:
+            at = slot >> _BITS & mask
+            while larger[at]:
+                at = at + 1 & mask
+            larger[at] = slot
+    return larger
 
 
 def listed_sha256(known: FileLine) -> str:
     """The SHA-256 of a file's content, in hex."""
-    return known.listed.lstrip(b"\\")[:64].decode()
+    return _sha256_of(known.listed)
 
 
-def _inode_key(device: int, inode: int) -> int:
-    return hash((device, inode)) & _KEYS
+def _sha256_of(line: bytes) -> str:
+    return (line[:64] if line[:1] != b"\\" else line[1:65]).decode()
 
 
-def _content_key(digest: bytes) -> int:
-    return int.from_bytes(digest[:5], "big")
+class Due:
+    """Which files are read again `today`: a share each day of those that were read within a week, by their numbers.
 
+    Without `rereading`, none is.
+    """
 
-def _content_key_of(line: bytes) -> int:
-    return int(line[:10] if line[:1] != b"\\" else line[1:11], 16)
+    def __init__(self, today: int, *, rereading: bool = True) -> None:
+        self._today, self._rereading = today, rereading
+        # By the day, as lines say it: the share that is due; of all of them one is, or none.
+        self._shares: dict[bytes, range | tuple[int]] = {}
 
+    def __call__(self, read: bytes, number: int) -> bool:
+        """Whether a file is due that was last read on that day."""
+        shares = self._shares.get(read)
+        if shares is None:
+            shares = self._shares[read] = self._of(int(read))
+        return number % REREAD_DAYS in shares
 
-def is_due(read: int, today: int, number: int) -> bool:
-    """Whether a file that was last read on the day `read` is read again `today`; by its `number`, a share each day."""
-    age = today - read
-    return not 0 <= age < REREAD_DAYS or (age > 0 and number % REREAD_DAYS == today % REREAD_DAYS)
+    def _of(self, read: int) -> range | tuple[int]:
+        age = self._today - read
+        if not self._rereading or age == 0:
+            return range(0)
+        return (self._today % REREAD_DAYS,) if 0 < age < REREAD_DAYS else range(REREAD_DAYS)
 
 
 def is_stable(path: Path, mounts: bytes) -> bool:

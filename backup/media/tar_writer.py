@@ -30,7 +30,7 @@ ZEROS = bytes(1 << 20)
 NO_ATTRIBUTES: Final[Mapping[bytes, bytes]] = MappingProxyType({})
 # Name; mode, owners, size and time; checksum; kind, target, magic. What follows is zeros.
 _USTAR = struct.Struct("100s48s8sc100s8s247x")
-_COALESCE = 256 << 10
+_COALESCE = 32 << 10
 _OCTAL_7, _OCTAL_11 = 8**7, 8**11
 _NAME = 100
 # A longer map is made coarser: it is held in memory, here and by whoever extracts.
@@ -62,7 +62,7 @@ class IndexEntry(NamedTuple):
 
 
 class Gathered:
-    """Small writes gathered into ones of at least 256 KiB. A large one goes through as it is: copying it costs more."""
+    """Small writes gathered into ones of at least 32 KiB. A large one goes through as it is: copying it costs more."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -72,21 +72,27 @@ class Gathered:
 
     def write(self, data: bytes) -> None:
         """Pass `data` on, now or later; `count` is the bytes given so far."""
-        self.count += len(data)
-        if len(data) >= _COALESCE:
-            self.flush()
-            self._sink.write(data)
-            return
+        size = len(data)
+        self.count += size
+        held = self._held = self._held + size
         self._pending.append(data)
-        self._held += len(data)
-        if self._held >= _COALESCE:
-            self.flush()
+        if held >= _COALESCE:
+            self._pass_on(size)
 
     def flush(self) -> None:
         """Pass on what is held back."""
         if self._held:
             self._sink.write(b"".join(self._pending))
         self._pending, self._held = [], 0
+
+    def _pass_on(self, last: int) -> None:
+        if last < _COALESCE:
+            self.flush()
+            return
+        data = self._pending.pop()
+        self._held -= last
+        self.flush()
+        self._sink.write(data)
 
 
 def header(member: Member) -> bytes:

@@ -165,9 +165,10 @@ class Walk:
                 fd = os.open(self._root, FOLDER & ~os.O_NOFOLLOW)
             yield self._descend(b"", b"", fd)
             while self._levels:
-                if not self._levels[-1].names:
+                level = self._levels[-1]
+                if not level.names:
                     self._ascend()
-                elif entry := self._look(self._levels[-1].names.pop()):
+                elif entry := self._look(level, level.names.pop()):
                     yield entry
         finally:
             for level in self._levels:
@@ -177,8 +178,7 @@ class Walk:
         """`path` as messages name it."""
         return self._root + b"/" + path if path else self._root
 
-    def _look(self, name: bytes) -> WalkEntry | None:
-        level = self._levels[-1]
+    def _look(self, level: _Level, name: bytes) -> WalkEntry | None:
         path, folder = self._prefix + name, level.fd
         try:
             asked = name in level.left_out or self._paths or not self._prefix

@@ -32,6 +32,8 @@ SEALED: Final = (
 )
 # What it says is unchecked of files whose manifest is derived.
 BARE: Final = "sizes, checksums and row counts: there is no manifest to compare with"
+# Why a set was not tried that is to be there soon.
+NOT_WAITED_FOR: Final = "it is a safety set, and the restore does not wait for it"
 
 
 class Proof(BaseModel):

@@ -16,7 +16,7 @@ from typing import Final
 from backup.errors import BackupError, IntegrityError, Interrupted, LoadFailed
 from backup.formatting import printable
 from backup.logging import logger
-from backup.model.backup_set import LoadTest, StoredSet, precedent
+from backup.model.backup_set import NOT_WAITED_FOR, LoadTest, StoredSet, precedent
 from backup.operations.load import Load, against_set, attempt_for, complete, load_dump, wanted
 from backup.operations.preemption import GaveWay, giving_way
 from backup.postgres.dump.dump_reader import DumpReader
@@ -25,7 +25,6 @@ from backup.postgres.scratch_server import Places
 # Seconds for all of it; it takes two.
 LIMIT: Final = 180.0
 _TOO_MANY: Final = "its definitions are too large for a load test"
-SAFETY: Final = "it is a safety set, and the restore does not wait for it"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def load_test(
     if stored.safety and before:
         return LoadTest(tried=clock(), untried=f"{before.id}, with the same definitions, does not load")
     if stored.safety or dumped.script is None:
-        return LoadTest(tried=clock(), untried=SAFETY if stored.safety else _TOO_MANY)
+        return LoadTest(tried=clock(), untried=NOT_WAITED_FOR if stored.safety else _TOO_MANY)
     found = _tried(stored, dumped, root, run, places, clock(), limit)
     if before and known and known.proof and found.loads:
         # Its rows kept it from loading. Whether those of this one do, a drill tells.

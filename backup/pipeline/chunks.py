@@ -38,9 +38,10 @@ def split_lines(chunks: Iterable[bytes], skip: int = 0) -> Generator[bytes, None
             skip -= count
             rest = chunk.rpartition(b"\n")[2] if count else rest + chunk
         else:
-            *whole, rest = (rest + chunk).split(b"\n")
-            for line in whole[skip:]:
-                yield line + b"\n"
+            # The quickest that leaves the newlines, and takes nothing else for one.
+            lines = io.BytesIO(rest + chunk).readlines()
+            rest = b"" if not lines or lines[-1][-1:] == b"\n" else lines.pop()
+            yield from lines[skip:] if skip else lines
             skip = 0
         if len(rest) > _LONGEST_LINE:
             raise IntegrityError("the file index is damaged: a line of it has no end")

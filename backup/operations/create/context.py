@@ -7,17 +7,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from zoneinfo import ZoneInfo
 
 from backup.model.backup_set import StoredSet
 from backup.model.recovered import Recovered
 from backup.operations.context import Context
 from backup.pipeline.age import Recipient
-from backup.postgres.dump_source import PostgresSource
-from backup.postgres.inspect import DatabaseFacts
-from backup.postgres.scratch_server import Places
 from backup.progress import Progress
+
+if TYPE_CHECKING:  # who takes the media alone need not wait for their imports
+    from backup.postgres.dump_source import PostgresSource
+    from backup.postgres.inspect import DatabaseFacts
+    from backup.postgres.scratch_server import Places
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ class KnownVolumes:
         return self._known[name]
 
     def _read(self, name: str) -> KnownVolume:
-        found = KnownVolume() if self._full else known_files(name, self._context, snapshots=self.snapshot)
+        context = self._context
+        nothing = KnownVolume(KnownFiles(directory=context.catalog.root))
+        found = nothing if self._full else known_files(name, context, snapshots=self.snapshot)
         if self.snapshot and found.stored is None:
             raise NotFound(
                 f"there is no whole, verified, incremental set of the volume {name} for a snapshot to go on from",
@@ -110,7 +112,7 @@ def archive_increment(
     listing = stack.enter_context(draft.writer(context, index, "index", volume.name))
     listed = stack.enter_context(draft.writer(context, tree, "tree", volume.name))
     day = (context.clock() - _EPOCH).days
-    with contextlib.closing(PackFiles(store, known.files.marks)) as packs:
+    with contextlib.closing(known.files), contextlib.closing(PackFiles(store, known.files.marks)) as packs:
         run = Increment(pack, writer, listed, known.files, packs, day, rereading=not before.snapshot)
         report = archive_tree.archive(
             volume.path,
@@ -162,7 +164,7 @@ def known_files(name: str, context: CreateContext, *, snapshots: bool = False) -
     for stored in sets:
         if found := _try_known(stored, name, context, stable, earlier):
             return found
-    return KnownVolume(KnownFiles(stable=stable))
+    return KnownVolume(KnownFiles(stable=stable, directory=context.catalog.root))
 
 
 def _is_verified(stored: StoredSet) -> bool:
@@ -233,6 +235,7 @@ def _read_known(
         TreeFiles(tree, index, packs, _nanoseconds(manifest.ended)),
         stable=stable,
         earlier=earlier.files if earlier else None,
+        directory=context.catalog.root,
     )
     return KnownVolume(
         known,

@@ -6,18 +6,18 @@ import os
 import signal
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from backup import __version__, formatting
-from backup.errors import BackupError, MediaFailed
+from backup.errors import MediaFailed
 from backup.logging import logger
 from backup.media import volumes
 from backup.model.backup_set import filled_volumes, newest_good, present
-from backup.model.manifest import INCREMENTAL_FORMAT, MANIFEST_FORMAT, STAMP, Manifest, Tier, file_name
+from backup.model.manifest import INCREMENTAL_FORMAT, MANIFEST_FORMAT, STAMP, Manifest, Tier
 from backup.model.run import Outcome, Run
 from backup.monitoring import forecast
 from backup.operations import runs
-from backup.operations.create.context import CreateContext, Reached
+from backup.operations.create.context import CreateContext
 from backup.operations.create.draft import SetDraft
 from backup.operations.create.media import (
     KnownVolumes,
@@ -27,21 +27,17 @@ from backup.operations.create.media import (
     excludes,
     own_directory,
 )
-from backup.operations.create.moment_media import take_media, with_media
-from backup.operations.create.reach import reach, reach_again, went_away
 from backup.operations.create.verify_new import end_made, verify_made
-from backup.operations.load_test import Dumped
 from backup.operations.preemption import giving_way
 from backup.operations.restore.locking import refuse_unfinished
-from backup.operations.restore.replaced import note_lost
 from backup.operations.watchdog import Watchdog, stuck
-from backup.postgres.dump_source import PostgresSource
-from backup.postgres.inspect import DatabaseFacts
 from backup.storage.filesystem import ON_A_DISK, free_space, in_memory
+
+if TYPE_CHECKING:
+    from backup.operations.create.database import DatabaseHalf
 
 Only = Literal["database", "media"]
 _NEXT: Final = "Nothing was published; the next snapshot holds what this one would have."
-_AGAIN: Final = "It was tried twice: `docker compose ps` and the database's log say why. Then run `create` again."
 # A question about a silent dump is no sign of life, and may take so long.
 LEAST: Final = 30.0
 
@@ -96,8 +92,7 @@ def create_set(request: Request, context: CreateContext, least: float = LEAST) -
         with _giving_way(request, context), Watchdog(context.progress, patience, ended) as watched:
             context = replace(context, progress=watched)
             done = verify_made(context, recording.run)
-            dumped = Dumped(draft.definitions.script, draft.roles) if manifest.database else None
-            return end_made(context, manifest, done, dumped)
+            return end_made(context, manifest, done, draft)
 
 
 def _giving_way(request: Request, context: CreateContext) -> AbstractContextManager[None]:
@@ -110,20 +105,20 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
         with draft.timed("prepare"):
             previous = newest_good(present(context.catalog.sets(), draft.started))
             before = previous.manifest if previous else None
-            reached = None if request.only == "media" else _reach(request, context, draft, before, connected)
+            database = _database_half(request, context, draft, before, connected)
             known = KnownVolumes(context, full=request.full, snapshot=request.snapshot)
             found = _prepare_volumes(request, context, known)
-            size = reached.facts.size if reached else None
+            size = database.facts.size if database else None
             if request.snapshot and before and before.database:
                 # It leaves the room that the next set takes.
                 size = before.database.size
             needed = forecast.next_set(before, size, {v.name: v.bytes for v in found})
             forecast.require_space(needed, free_space(context.catalog.root))
-        if reached:
-            stack.push(_database_twice(reached, context, draft, before))
+        if database:
+            stack.push(database.take())
         connected.close()
-        if context.takes_media and context.origin:
-            take_media(context, draft, stack)
+        if database:
+            database.take_media(stack)
         for volume in found:
             with draft.timed(f"volume {volume.name}"):
                 if context.incremental:
@@ -140,19 +135,15 @@ def _make(request: Request, context: CreateContext, draft: SetDraft, undisturbed
     return manifest
 
 
-def _reach(
+def _database_half(
     request: Request, context: CreateContext, draft: SetDraft, before: Manifest | None, connected: ExitStack
-) -> Reached:
-    """The database to dump. One of another moment makes a set of that moment."""
-    if context.origin:
-        reached = connected.enter_context(context.origin.reach(draft.run, context.progress))
-        if reached.moment:
-            draft.started, draft.id = reached.moment, context.catalog.new_id(request.tier, reached.moment)
-        return reached
-    context.progress.phase("querying the database")
-    source, facts = reach(context, before, request.patience)
-    note_lost(context.catalog.root, source.login)
-    return Reached(source, facts)
+) -> DatabaseHalf | None:
+    if request.only == "media":
+        return None
+    # Who takes the media alone need not wait for the imports of engine and database.
+    from backup.operations.create.database import reached_half  # noqa: PLC0415
+
+    return reached_half(request.patience, request.tier, context, draft, before, connected)
 
 
 def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolumes) -> list[volumes.Volume]:
@@ -175,70 +166,6 @@ def _prepare_volumes(request: Request, context: CreateContext, known: KnownVolum
             "Where there is no media at all, unset BACKUP_MEDIA_EVERY.",
         )
     return found
-
-
-def _database_twice(reached: Reached, context: CreateContext, draft: SetDraft, before: Manifest | None) -> ExitStack:
-    """The dump and the roles; once more, if the database went away meanwhile. What keeps their files open."""
-    try:
-        return _database_and_roles(reached, context, draft, before)
-    except BackupError as error:
-        if reached.recovered or not went_away(error):
-            raise
-        logger.warning("the database went away during the dump; looking it up once more: {}", error.message)
-    draft.forget()
-    try:
-        return _database_and_roles(Reached(*reach_again(context, reached.facts)), context, draft, before)
-    except BackupError as error:
-        error.hint = f"{error.hint} {_AGAIN}".strip()
-        raise
-
-
-def _database_and_roles(
-    reached: Reached, context: CreateContext, draft: SetDraft, before: Manifest | None
-) -> ExitStack:
-    source, facts = reached.source, reached.facts
-    with ExitStack() as stack:
-        with draft.timed("database"):
-            _database(source, facts, context, draft, stack, forecast.plain_dump(before, facts.size))
-        with draft.timed("roles"):
-            _roles(source, facts, context, draft, stack)
-        if draft.database and reached.recovered:
-            recovered = with_media(reached.recovered, reached, context, draft)
-            draft.database = draft.database.model_copy(update={"recovered": recovered})
-        return stack.pop_all()
-
-
-def _database(
-    source: PostgresSource,
-    facts: DatabaseFacts,
-    context: CreateContext,
-    draft: SetDraft,
-    stack: ExitStack,
-    total: int | None,
-) -> None:
-    context.progress.phase("database", total)
-    file = file_name("backup", draft.id, "sql.gz")
-    writer = stack.enter_context(draft.writer(context, file, "database"))
-    writer.hashing = writer.encrypted
-    draft.database, cutter = source.dump(facts, writer, draft.run, context.progress.advance, draft.definitions)
-    writer.plain_sha256 = cutter.sha256 if cutter else ""
-    context.progress.phase("reading the dump back")
-    dump = draft.take(writer)
-    if cutter and (contents := cutter.contents(writer.marks, dump.stored_size)):
-        file = file_name("backup", draft.id, "contents.gz")
-        listing = stack.enter_context(draft.writer(context, file, "contents"))
-        listing.write(contents.encode())
-        draft.take(listing)
-
-
-def _roles(
-    source: PostgresSource, facts: DatabaseFacts, context: CreateContext, draft: SetDraft, stack: ExitStack
-) -> None:
-    context.progress.phase("roles")
-    file = file_name("roles", draft.id, "sql.gz")
-    writer = stack.enter_context(draft.writer(context, file, "roles"))
-    draft.roles = source.roles(facts, writer, draft.run)
-    draft.take(writer)
 
 
 def _manifest(request: Request, context: CreateContext, draft: SetDraft) -> Manifest:

@@ -11,7 +11,7 @@ from backup.catalog.restore_page import PAGE, restore_page
 from backup.errors import BackupError, IntegrityError, Interrupted, NotProven
 from backup.formatting import duration, plural, printable, size
 from backup.logging import logger
-from backup.model.backup_set import LoadTest, Verdict, present
+from backup.model.backup_set import NOT_WAITED_FOR, LoadTest, Verdict, present
 from backup.model.manifest import Manifest
 from backup.model.pack import own_bytes
 from backup.model.run import Run
@@ -20,7 +20,7 @@ from backup.monitoring.health import shrink
 from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.create.context import CreateContext
-from backup.operations.load_test import SAFETY, Dumped, load_test
+from backup.operations.create.draft import SetDraft
 from backup.operations.verify.packs import READ_LATELY, PackChecks
 from backup.operations.verify.run import check_set
 from backup.storage.atomic_file import replace
@@ -65,13 +65,13 @@ def verify_made(context: Context, done: Run) -> Run:
     return done
 
 
-def end_made(context: CreateContext, manifest: Manifest, done: Run, dumped: Dumped | None) -> Run:
+def end_made(context: CreateContext, manifest: Manifest, done: Run, draft: SetDraft) -> Run:
     """Try whether a set that was verified loads, keep and say what was found; the run. NotProven if it does not load.
 
-    `dumped` is None for a set without a database.
+    `draft` is what it was made of. One without a database is not tried.
     """
     try:
-        test = _tried(context, done, dumped) if dumped else None
+        test = _tried(context, done, draft) if manifest.database else None
         if test and test.refusal:
             raise NotProven(f"{done.set} is complete, but does not load: {test.refusal}", test.remedy)
     except Interrupted as signalled:
@@ -100,20 +100,15 @@ def _report_less(context: CreateContext, manifest: Manifest) -> None:
             logger.warning("{}\n  {}", each.text, each.hint)
 
 
-def _tried(context: CreateContext, done: Run, dumped: Dumped) -> LoadTest:
+def _tried(context: CreateContext, done: Run, draft: SetDraft) -> LoadTest:
+    # Who takes the media alone need not wait for the import.
+    from backup.operations.create.database import try_set  # noqa: PLC0415
+
     stored = context.catalog.find(done.set)
     if stored.verdict is None:
         return LoadTest(tried=context.clock(), untried="the run was stopped")
     context.progress.phase("load test")
-    test = load_test(
-        stored,
-        dumped,
-        others=context.catalog.sets(),
-        root=context.catalog.root,
-        run=done.id,
-        places=context.places,
-        clock=context.clock,
-    )
+    test = try_set(context, stored, draft, done.id)
     verdict = stored.verdict.model_copy(update={"load_test": test})
     context.catalog.record_verdict(stored, verdict, locked=True)
     return test
@@ -133,7 +128,7 @@ def _report(manifest: Manifest, run: Run, test: LoadTest | None) -> None:
     loads = ", loads" if test else ""
     if test and test.untried:
         loads = f"; {_UNTRIED}: {printable(test.untried)}"
-        if test.untried != SAFETY:  # which is as it should be
+        if test.untried != NOT_WAITED_FOR:  # which is as it should be
             hint = printable(test.remedy or _DRILL)
             logger.warning("set {} is {}{} ({})\n  {}", manifest.id, manifest.status, loads, what, hint)
             return

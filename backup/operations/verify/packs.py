@@ -26,17 +26,32 @@ from backup.progress import Progress
 READ_LATELY: Final = timedelta(days=7)
 # Lines of files that were judged, some hundred bytes each.
 _REMEMBERED: Final = 1_000_000
+# Digests in one piece.
+_TOGETHER: Final = 1 << 14
 
 
 @dataclass
 class _Held:
-    """What a pack holds: where each content begins, ascending, and what it is."""
+    """What a pack holds: where each content begins, ascending, hashes of its size and layout, and its SHA-256."""
 
     problems: list[str] = field(default_factory=list)
     offsets: array[int] = field(default_factory=lambda: array("Q"))
-    sizes: array[int] = field(default_factory=lambda: array("Q"))
     layouts: array[int] = field(default_factory=lambda: array("q"))
-    digests: bytearray = field(default_factory=bytearray)
+    # In pieces: one that grew to 32 MB would be copied, and leave as much room behind that nobody takes.
+    digests: list[bytearray] = field(default_factory=list)
+
+    def add(self, offset: int, layout: int, digest: bytes) -> None:
+        """The next content."""
+        if not len(self.offsets) % _TOGETHER:
+            self.digests.append(bytearray())
+        self.digests[-1] += digest
+        self.offsets.append(offset)
+        self.layouts.append(layout)
+
+    def sha256(self, number: int) -> str:
+        """That of one content, in hex."""
+        start = 32 * (number % _TOGETHER)
+        return self.digests[number // _TOGETHER][start : start + 32].hex()
 
 
 class PackChecks:
@@ -81,16 +96,16 @@ class PackChecks:
         if judged.met and len(self._lines) < _REMEMBERED:
             self._lines.update(judged.met)
 
-    def content(self, pack: Pack, place: Location) -> tuple[str, int] | None:
-        """SHA-256 and size of the file whose content lies there; None where none begins, UNREAD."""
+    def content(self, pack: Pack, place: Location, size: int) -> str | None:
+        """SHA-256 of the file of that size whose content lies there; None where there is none, UNREAD."""
         held = self._held[pack]
         if not held.offsets and not held.problems:
             return UNREAD
         at = bisect_left(held.offsets, place.offset)
         regions = place.regions if place.regions is not None else ((0, place.stored),)
-        if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != _layout(regions):
+        if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != _layout(size, regions):
             return None
-        return held.digests[32 * at : 32 * at + 32].hex(), held.sizes[at]
+        return held.sha256(at)
 
     def _judged(self, pack: Pack, *, quick: bool) -> _Held:
         now = datetime.now(UTC)
@@ -132,17 +147,14 @@ class PackChecks:
 
     def _walk(self, source: Stored, held: _Held) -> None:
         try:
-            for offset, size, layout, digest in contents(source):
-                held.offsets.append(offset)
-                held.sizes.append(size)
-                held.layouts.append(layout)
-                held.digests += digest
+            for offset, _, layout, digest in contents(source):
+                held.add(offset, layout, digest)
         except IntegrityError as error:
             held.problems.append(error.message)
 
 
 def contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
-    """Of each file where it begins, its size, a hash of where its data belong, and its SHA-256."""
+    """Of each file where it begins, its size, a hash of that and of where its data belong, and its SHA-256."""
     reader = TarReader(source.content())
     for found in reader.members():
         if found.kind != tarfile.REGTYPE:
@@ -150,12 +162,12 @@ def contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
         offset, digest = reader.position, hashlib.sha256()
         for piece in reader.content(found.size) if found.stored == found.size else reader.unpacked(found):
             digest.update(piece)
-        yield offset, found.size, _layout(found.regions), digest.digest()
+        yield offset, found.size, _layout(found.size, found.regions), digest.digest()
 
 
-def _layout(regions: Iterable[DataRegion]) -> int:
+def _layout(size: int, regions: Iterable[DataRegion]) -> int:
     # What a file with holes ends with is written as a region of nothing.
-    return hash(tuple(each for each in regions if each[1]))
+    return hash((size, *(each for each in regions if each[1])))
 
 
 def _named(pack: Pack, problem: str) -> str:

@@ -207,8 +207,8 @@ class SetCheck:
         named = {pack.file: pack for pack in self._manifest.packs if pack.volume == tree.name}
         whole = {file for file, pack in named.items() if not self._packs.problems(pack)}
 
-        def digest(place: Location) -> tuple[str, int] | None:
-            return self._packs.content(named[place.pack], place) if place.pack in whole else volume_archive.UNREAD
+        def digest(place: Location, size: int) -> str | None:
+            return self._packs.content(named[place.pack], place, size) if place.pack in whole else volume_archive.UNREAD
 
         judged: Judged | None = self._packs.judged(named[file] for file in whole)
         if next((part.hard_links for part in self._manifest.volumes if part.name == tree.name), 1):

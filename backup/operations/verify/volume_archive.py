@@ -24,7 +24,7 @@ from backup.pipeline.chunks import split_lines
 
 Reader = TarReader | TreeReader
 # What is said of a place in a pack that need not be read again.
-UNREAD: Final = ("", 0)
+UNREAD: Final = ""
 _LISTED: Final = 20
 _COUNTED: Final = {tarfile.DIRTYPE: "directories", tarfile.SYMTYPE: "links", tarfile.LNKTYPE: "hard_links"}
 
@@ -75,10 +75,10 @@ def compare_tree(
     pairs: Iterable[tuple[TreeEntry, IndexEntry | None]],
     again: Callable[[], Iterable[bytes]],
     root: bytes,
-    digest: Callable[[Location], tuple[str, int] | None],
+    digest: Callable[[Location, int], str | None],
     alive: Callable[[], None] = lambda: None,
 ) -> Walked:
-    """The same of a tree, whose files are held against what `digest` says of the places where they lie."""
+    """The same of a tree, whose files are held against the SHA-256 of what lies in their places and has their size."""
     ours, theirs = itertools.tee(pairs)
     reader = TreeReader(entry for entry, _ in ours)
     listed = (entry for _, entry in theirs if entry)
@@ -147,7 +147,7 @@ class _TreeComparison(_Comparison):
         self,
         entries: Iterator[IndexEntry],
         alive: Callable[[], None],
-        digest: Callable[[Location], tuple[str, int] | None],
+        digest: Callable[[Location, int], str | None],
     ) -> None:
         super().__init__(entries, alive)
         self._digest = digest
@@ -156,7 +156,7 @@ class _TreeComparison(_Comparison):
         place = reader.place if isinstance(reader, TreeReader) else None
         if place is None or not place.pack:
             return found.stored == 0 and hashlib.sha256(bytes(found.size)).hexdigest() == sha256
-        return self._digest(place) in (UNREAD, (sha256, found.size))
+        return self._digest(place, found.size) in (UNREAD, sha256)
 
 
 def wrong_counts(part: VolumePart, walked: Walked) -> list[str]:

@@ -16,7 +16,7 @@ from backup.errors import IntegrityError
 from backup.media import known_files
 from backup.media.archive_tree import MediaReport, archive
 from backup.media.incremental import ROTTEN, Increment
-from backup.media.known_files import KnownFiles, TreeFiles, is_due, is_stable, listed_sha256
+from backup.media.known_files import Due, KnownFiles, TreeFiles, is_stable, listed_sha256
 from backup.media.pack_reader import PackFiles, TreeReader, assembled
 from backup.media.tar_writer import index_line, parse_index
 from backup.media.tree import InodeState, Location, TreeEntry, TreeWriter, parse_marks, parse_tree
@@ -61,6 +61,7 @@ class Chain:
             packer.close()
         tree.write(run.entry_points(packer.marks, (self.packs / name).stat().st_size))
         packs.close()
+        known.close()
         if not run.new:
             (self.packs / name).unlink()
         self.trees.append(tree.getvalue())
@@ -208,9 +209,8 @@ def test_all_is_read_again_within_a_week_and_a_share_each_night(chain: Chain) ->
         assert chain.night() == 0
     assert sum(chain.reads[1:8]) == sum(chain.reads[8:15]) == 70_000
     assert 0 < max(chain.reads[1:]) <= 20_000
-    assert [is_due(5, 5, 3), is_due(5, 4, 3), is_due(5, 12, 3), is_due(5, 10, 3), is_due(5, 9, 3)] == [
-        False, True, True, True, False,
-    ]  # fmt: skip
+    assert [Due(today)(b"5", 3) for today in (5, 4, 12, 10, 9)] == [False, True, True, True, False]
+    assert not Due(12, rereading=False)(b"5", 3)
 
 
 def test_where_inodes_tell_nothing_all_is_read(chain: Chain) -> None:
@@ -317,7 +317,7 @@ def _change(draw: random.Random, root: Path) -> None:
 
 
 def test_what_is_known_of_many_files_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_files, "_SORTED", 100)
+    monkeypatch.setattr(known_files, "_SLOTS", 4)
     monkeypatch.setattr(known_files, "_STEP", 16)
     writer, draw = TreeWriter(), random.Random(3)
     entries, tree, index = [], b"", b""
@@ -348,6 +348,20 @@ def test_what_is_known_of_many_files_is_found(monkeypatch: pytest.MonkeyPatch) -
         known.forget(sha256)
         assert known.content(sha256, 10, None) is None
     assert known.content("00" * 32, 10, None) is None
+
+
+def test_what_was_packed_just_now_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In memory is eight bytes of each; the rest lies in a file that has no name."""
+    monkeypatch.setattr(known_files, "_SLOTS", 4)
+    known, draw = KnownFiles(directory=tmp_path), random.Random(4)
+    packed = [(draw.randbytes(32).hex(), Location("new", 1024 * n, n, None, b"m/%04d" % n)) for n in range(1000)]
+    for number, (sha256, place) in enumerate(packed):
+        known.add(sha256, place.stored, place)
+        sha256, place = packed[draw.randrange(number + 1)]
+        assert known.content(sha256, place.stored, None) == place
+    assert known.content("00" * 32, 10, None) is None
+    assert list(tmp_path.iterdir()) == []
+    known.close()
 
 
 def test_many_small_files_cost_little(chain: Chain) -> None:

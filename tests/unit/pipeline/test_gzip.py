@@ -7,12 +7,13 @@ import io
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backup.pipeline.gzip import DAMAGED, GzipWriter, reader, unpack_part
+from backup.pipeline.gzip import DAMAGED, GzipWriter, reader, unpack, unpack_part
 from tests.support.examples import examples
 
 RANDOM = os.urandom(5 << 20)
@@ -137,3 +138,24 @@ def test_an_abandoned_writer_leaves_no_thread() -> None:
     writer.abandon()
     writer.abandon()
     assert not any(thread.name == "gzip" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+@pytest.mark.parametrize("pack", [packed, lambda data: standard.compress(data, mtime=1)], ids=["ours", "another's"])
+def test_only_what_is_whole_is_unpacked(pack: Callable[[bytes], bytes], step: int) -> None:
+    data = RANDOM[:300] + TEXT[:300]
+    stored = pack(data)
+
+    def unpacked(stream: bytes, single: bool = True) -> bytes:
+        return b"".join(unpack((stream[at : at + step] for at in range(0, len(stream), step)), single=single))
+
+    assert unpacked(stored) == unpacked(stored + b"\0\0", single=False) == data
+    assert unpacked(stored + packed(b"more") + pack(data), single=False) == data + b"more" + data
+    cut = [stored[:end] for end in range(len(stored))]
+    other = [stored[:-at] + bytes([stored[-at] ^ 1]) + stored[len(stored) - at + 1 :] for at in range(1, 9)]
+    for damaged in (*cut, *other, stored + b"\0", stored + stored):
+        with pytest.raises(DAMAGED):
+            unpacked(damaged)
+    for damaged in (stored + b"\0x", stored + b"x", stored + stored[:-1]):
+        with pytest.raises(DAMAGED):
+            unpacked(damaged, single=False)
