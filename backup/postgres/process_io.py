@@ -132,8 +132,7 @@ class _Program:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
-            if not self._has_ended():
-                self._process.kill()
+            self.kill()
             self._waiter.join(_SETTLE)
         finally:
             try:
@@ -141,6 +140,11 @@ class _Program:
             except BackupError as left:
                 # What it did is what counts, or its error; the next sweep removes what is left.
                 logger.warning("{} {}", left.message, left.hint)
+
+    def kill(self) -> None:
+        """End the program at once. One that has ended is left alone: an engine takes a while to say so."""
+        if not self._has_ended():
+            self._process.kill()
 
     def _has_ended(self) -> bool:
         return self._ended.is_set()
@@ -221,10 +225,6 @@ class ProcessInput(_Program):
     Only `finish` ends the script in good order, or `end` and `judge`: LoadFailed unless the program then ends with exit
     code 0.
     """
-
-    def kill(self) -> None:
-        """End the program at once."""
-        self._process.kill()
 
     def write(self, data: bytes) -> None:
         """Pass on all of `data`; LoadFailed when the program has ended or stands still."""

@@ -87,9 +87,9 @@ def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: 
 
 def extract_volumes(work: Work, stored: StoredSet) -> None:
     """Unpack the archives beside the live files."""
-    work.advance(RestoreStep.EXTRACTING)
     if not work.journal.volumes:
         return
+    work.advance(RestoreStep.EXTRACTING)
     trees, nearest = work.context.trees(), list[str]()
     for volume in work.journal.volumes:
         work.context.progress.phase(f"unpacking {volume.name}")
