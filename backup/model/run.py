@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
+from backup.model.frozen import Frozen
 from backup.model.tiers import NO_BACKUPS
 
 
@@ -27,15 +28,13 @@ class Outcome(StrEnum):
 RESTORE: Final = "restore"
 
 
-class Run(BaseModel):
+class Run(Frozen):
     """One run. `seconds` maps each phase to its duration; `trigger` is manual, first, schedule or catch-up.
 
     `only` is `database` or `media` for a run that was asked for that half alone. `slot` is the scheduled moment that a
     run was for, `slots` how many it stands for: those that were missed before it are not made up one by one. `place` is
     that of the copies (`s3`, `copy`) of a run that works with them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     operation: str
