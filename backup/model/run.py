@@ -24,7 +24,8 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
 
 
-# The operation that puts a set back.
+# The operations that make a set, and put one back.
+CREATE: Final = "create"
 RESTORE: Final = "restore"
 
 
