@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final, Literal
 
 from backup import __version__, formatting
@@ -29,6 +31,7 @@ from backup.operations.create.media import (
 )
 from backup.operations.create.moment_media import take_media, with_media
 from backup.operations.create.reach import reach, reach_again, went_away
+from backup.operations.create.roles_reader import RolesReader
 from backup.operations.create.verify_new import end_made, verify_made
 from backup.operations.load_test import Dumped
 from backup.operations.preemption import giving_way
@@ -188,11 +191,12 @@ def _database_and_roles(
     reached: Reached, context: CreateContext, draft: SetDraft, before: Manifest | None
 ) -> ExitStack:
     source, facts = reached.source, reached.facts
-    with ExitStack() as stack:
+    with ExitStack() as stack, RolesReader(partial(source.roles, facts, draft.run)) as roles:
         with draft.timed("database"):
-            _database(source, facts, context, draft, stack, forecast.plain_dump(before, facts.size))
+            context.progress.phase("database", forecast.plain_dump(before, facts.size))
+            _database(source, facts, context, draft, stack, roles.begin)
         with draft.timed("roles"):
-            _roles(source, facts, context, draft, stack)
+            _roles(roles, context, draft, stack)
         if draft.database and reached.recovered:
             recovered = with_media(reached.recovered, reached, context, draft)
             draft.database = draft.database.model_copy(update={"recovered": recovered})
@@ -205,13 +209,17 @@ def _database(
     context: CreateContext,
     draft: SetDraft,
     stack: ExitStack,
-    total: int | None,
+    begun: Callable[[], None],
 ) -> None:
-    context.progress.phase("database", total)
+    def advance(count: int) -> None:
+        if count:
+            begun()
+        context.progress.advance(count)
+
     file = file_name("backup", draft.id, "sql.gz")
     writer = stack.enter_context(draft.writer(context, file, "database"))
     writer.hashing = writer.encrypted
-    draft.database, cutter = source.dump(facts, writer, draft.run, context.progress.advance, draft.definitions)
+    draft.database, cutter = source.dump(facts, writer, draft.run, advance, draft.definitions)
     writer.plain_sha256 = cutter.sha256 if cutter else ""
     context.progress.phase("reading the dump back")
     dump = draft.take(writer)
@@ -222,13 +230,12 @@ def _database(
         draft.take(listing)
 
 
-def _roles(
-    source: PostgresSource, facts: DatabaseFacts, context: CreateContext, draft: SetDraft, stack: ExitStack
-) -> None:
+def _roles(roles: RolesReader, context: CreateContext, draft: SetDraft, stack: ExitStack) -> None:
     context.progress.phase("roles")
     file = file_name("roles", draft.id, "sql.gz")
     writer = stack.enter_context(draft.writer(context, file, "roles"))
-    draft.roles = source.roles(facts, writer, draft.run)
+    draft.roles = roles.read()
+    writer.write(draft.roles.encode(errors="surrogateescape"))
     draft.take(writer)
 
 
