@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from backup.formatting import printable
 from backup.logging import files
 
-__all__ = ["Entry", "is_public", "logger", "of_run", "redacting", "run_ended", "setup_logging", "to_file"]
+__all__ = ["Logged", "is_public", "logger", "of_run", "redacting", "run_ended", "setup_logging", "to_file"]
 
 _LEVELS: Final = ("DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 _MEGABYTE: Final = 10**6
@@ -35,8 +35,8 @@ _runs: list[str] = []
 _ended: set[str] = set()
 
 
-class Entry(NamedTuple):
-    """An entry of the log, safe to print; of `run`, if one is under way."""
+class Logged(NamedTuple):
+    """What was logged, safe to print; of `run`, if one is under way."""
 
     time: datetime
     level: str
@@ -57,7 +57,7 @@ class Entry(NamedTuple):
         return json.dumps(body | ({"run": self.run} if self.run else {}), ensure_ascii=False) + "\n"
 
 
-Sink = Callable[[Entry], object]
+_Sink = Callable[[Logged], object]
 
 
 class _Logger:
@@ -65,7 +65,7 @@ class _Logger:
 
     def __init__(self) -> None:
         self.zone: tzinfo | None = None
-        self._sinks: dict[Sink, int] = {}
+        self._sinks: dict[_Sink, int] = {}
         self._renew()
         # In a child nobody would let go of it.
         os.register_at_fork(after_in_child=self._renew)
@@ -73,12 +73,12 @@ class _Logger:
     def _renew(self) -> None:
         self._lock = threading.RLock()
 
-    def add(self, sink: Sink, level: str = "INFO") -> Sink:
+    def add(self, sink: _Sink, level: str = "INFO") -> _Sink:
         """Let `sink` have what is logged from this level on; what `remove` takes. A failing one fails no run."""
         self._sinks[sink] = _LEVELS.index(level)
         return sink
 
-    def remove(self, sink: Sink | None = None) -> None:
+    def remove(self, sink: _Sink | None = None) -> None:
         """Let it, or all, have nothing more."""
         for each in [sink] if sink else list(self._sinks):
             del self._sinks[each]
@@ -89,7 +89,7 @@ class _Logger:
         wanting = [sink for sink, least in list(self._sinks.items()) if least <= number]
         lines = redacted(text.format(*args) if args else text).rstrip("\r\n ").split("\n")
         run = _runs[-1] if _runs else ""
-        entry = Entry(datetime.now(UTC).astimezone(self.zone), level, "\n".join(map(printable, lines)), run)
+        entry = Logged(datetime.now(UTC).astimezone(self.zone), level, "\n".join(map(printable, lines)), run)
         with self._lock:
             for sink in wanting:
                 # Nobody listens any more, or a disk is full: what the run does is not to depend on it.

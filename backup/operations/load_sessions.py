@@ -93,8 +93,7 @@ class Sessions:
         self._queue = Queue(running=[FIRST_SESSION])
         # Its answer says that the tables are there.
         self._made: int | None = None
-        # What ends each of them.
-        self._ends: list[contextlib.ExitStack] = []
+        self._stack = contextlib.ExitStack()
         self.closing = threading.Event()
         # One thread for each session that starts, then feeds.
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="load")
@@ -110,7 +109,7 @@ class Sessions:
             there.abort()
             self.closing.set()
             self._pool.shutdown(wait=True)
-            self._close()
+            self._stack.close()
             raise
         self.first.dialogue.heard = self._heard
         return self
@@ -119,20 +118,15 @@ class Sessions:
         if self._early:
             self._open_others()
         try:
-            return self._entered(1)
+            return self._stack.enter_context(self._start(1))
         except LoadFailed as error:
             if not (self._early and error.lost):
                 raise
         # Where connections are short, one of the others may have had the last.
         futures.wait(self._opening or ())
-        self._close()
+        self._stack.close()
         self._opening = None
-        return self._entered(1)
-
-    def _entered(self, number: int) -> Dialogue:
-        end = contextlib.ExitStack()
-        self._ends.append(end)
-        return end.enter_context(self._start(number))
+        return self._stack.enter_context(self._start(1))
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
@@ -142,16 +136,7 @@ class Sessions:
                 session.dialogue.load.kill()
             self._pool.shutdown(wait=True)
         finally:
-            self._close()
-
-    def _close(self) -> None:
-        """End them side by side: an engine takes a while to remove each."""
-        ends, self._ends = self._ends, []
-        with contextlib.ExitStack() as left, ThreadPoolExecutor(self.most, thread_name_prefix="end") as pool:
-            for each in ends:
-                left.callback(each.close)  # for what a signal keeps from being begun here
-            for ended in [pool.submit(each.close) for each in ends]:
-                ended.result()
+            self._stack.close()
 
     def widen(self) -> None:
         """Let the others be started when the first has done what it was given by now, unless that was said before."""
@@ -233,12 +218,12 @@ class Sessions:
         self._opening = [self._pool.submit(self._open, number) for number in range(2, self.most + 1)]
 
     def _open(self, number: int) -> Dialogue:
-        session = self._entered(number)
+        session = self._stack.enter_context(self._start(number))
         session.heard = self._heard
         session.heard.set()
         # A second signal may have called away whoever waited for this.
         if self.closing.is_set():
-            self._close()
+            self._stack.close()
         return session
 
     def _feed(self, session: Dialogue, entry: Entry, script: bytes) -> Future[None]:

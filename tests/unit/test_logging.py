@@ -127,7 +127,7 @@ def test_json_is_one_object_a_line(lines: list[str]) -> None:
 def test_what_cannot_be_written_fails_nothing(lines: list[str], error: type[Exception]) -> None:
     """A full disk, a closed stdout: the others have it."""
 
-    def failing(_entry: logging.Entry) -> None:
+    def failing(_entry: logging.Logged) -> None:
         raise error
 
     logger.remove()
@@ -141,7 +141,7 @@ def test_what_cannot_be_written_fails_nothing(lines: list[str], error: type[Exce
 def test_a_child_can_log_whatever_a_thread_was_writing(lines: list[str]) -> None:
     writing, done = threading.Event(), threading.Event()
 
-    def slow(_entry: logging.Entry) -> None:
+    def slow(_entry: logging.Logged) -> None:
         writing.set()
         done.wait(30)
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
-from backup.errors import LoadFailed, RestoreFailed
+from backup.errors import DatabaseUnavailable, LoadFailed, RestoreFailed
 from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
@@ -77,12 +77,6 @@ def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: 
     work.advance(RestoreStep.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += last_notes(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, fitted, lambda: _renew(work, login, like, place))
-    work.context.progress.phase("counting rows and making statistics")
-    new = replace(login, name=swap.new)
-    with analyzing(new, work.loaded.path, work.context.jobs()) as failed:
-        _compare(new, found, fitted.adaptation, work.loaded.path)
-    if failed:
-        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
 
 
 def extract_volumes(work: Work, stored: StoredSet) -> None:
@@ -186,11 +180,12 @@ def _fill(
                     reader.feed(piece)
             reader.finish()
             load.finish()
+        complete(clients, found.extensions, run)
+        _judge(work, load, replace(source.login, name=swap.new), found, fitted.adaptation)
 
     try:
         attempt = attempt_for(stored, allow_invalid=work.allow_invalid)
         work.loaded = load_dump(clients, run, attempt, go, renew, jobs=work.context.jobs(), apart=apart)
-        complete(clients, found.extensions, run)
         for line in (*work.loaded.notes, *(each.told for each in work.loaded.left)):
             logger.warning("{}", printable(line))
     except LoadFailed as error:
@@ -219,6 +214,24 @@ def _pieces(stored: StoredSet, file: str, sha256: str, progress: Progress) -> Ge
         yield from content_of(stored, source)
         source.drain()
         require_unchanged(source, sha256)
+
+
+def _judge(work: Work, load: Load, login: Login, found: SetContent, how: Adaptation) -> None:
+    """Count and make statistics while the sessions of the load end: an engine takes a while for that."""
+    try:
+        _count(work, login, found, how, load.path)
+    except DatabaseUnavailable:
+        # Where connections are short, they may have had the last.
+        load.judge()
+        _count(work, login, found, how, load.path)
+
+
+def _count(work: Work, login: Login, found: SetContent, how: Adaptation, path: str) -> None:
+    work.context.progress.phase("counting rows and making statistics")
+    with analyzing(login, path, work.context.jobs()) as failed:
+        _compare(login, found, how, path)
+    if failed:
+        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
 
 
 def _compare(login: Login, found: SetContent, how: Adaptation, path: str) -> None:
