@@ -36,7 +36,7 @@ from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import settings_for
 from backup.postgres.roles import Roles
-from backup.postgres.row_counts import analyzing, count_large_objects, count_rows
+from backup.postgres.row_counts import analyzing, count_rows
 from backup.postgres.server import Database, find_database, fitting_name, roles, usable
 from backup.postgres.session import Login
 from backup.progress import Progress
@@ -67,13 +67,13 @@ def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: 
     live = usable(find_database(login, swap.live))
     like = part.locale if part and part.locale else live.locale if live else None
     listed = roles_of(stored)
-    unlike = contrast(login, live, listed, part)
+    unlike = contrast(login, live, swap.settings, listed, part)
     new_roles = _make_roles(login, listed, part.bootstrap if part else "") if listed else []
     if new_roles:  # noted before anything else can fail: a rollback removes them again
         work.advance(RestoreStep.LOADING, roles=tuple(new_roles))
     place = live.tablespace if live else ""
     swap = _make(work, swap, login, like, place)
-    its = taken(login, given(login, unlike, live, listed, part), swap.new)
+    its = taken(login, given(login, unlike, swap.settings, listed, part), swap.new)
     work.advance(RestoreStep.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += last_notes(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, fitted, lambda: _renew(work, login, like, place))
@@ -239,13 +239,12 @@ def _compare(login: Login, found: SetContent, how: Adaptation, path: str) -> Non
     if not found.rows:
         return
     wanted = {table: rows for table, rows in found.rows.items() if not how.waits("TABLE DATA", table)}
-    there = count_rows(login, wanted, path)
+    there, objects = count_rows(login, wanted, path)
     wrong = [
         f"{printable(table)}: {there.get(table, 'no table')} instead of {plural(rows, 'row')}"
         for table, rows in sorted(wanted.items())
         if there.get(table) != rows
     ]
-    objects = count_large_objects(login)
     if objects != found.large_objects:
         wrong.append(f"{plural(objects, 'large object')} instead of {found.large_objects:,}")
     if wrong:
