@@ -42,7 +42,6 @@ HOMES = {
     "pyrage": {"pipeline/age"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "loguru": {"logging"},
     "apprise": {"monitoring/alerts/delivery"},
     "cronsim": {"model/schedule"},
     "jinja2": {"service/web/page"},

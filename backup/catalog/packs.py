@@ -16,11 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from backup.errors import BackupError, StoreError
 from backup.media.rewritten_packs import REPACKED, PackNote, Rewritten, note_bytes, read_note
 from backup.model.backup_set import StoredSet
+from backup.model.frozen import Frozen
 from backup.model.manifest import Tier, from_json, parse_file_name
 from backup.model.pack import Pack
 from backup.storage.atomic_file import replace
@@ -33,10 +34,8 @@ _DAMAGED, _CHECKED = ".damaged", ".checked"
 _QUARANTINE: Final = "damaged"
 
 
-class _Checked(BaseModel):
+class _Checked(Frozen):
     """Which file was read when."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     time: AwareDatetime
     file: tuple[int, int, int]

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 
 from backup.catalog.thinning import HOURLY, thinned
 from backup.formatting import age, plural
@@ -31,6 +31,7 @@ from backup.model.backup_set import (
     present,
     volumes_of,
 )
+from backup.model.frozen import Frozen
 from backup.model.manifest import Tier
 
 _SAFETY_COUNT: Final = 10
@@ -65,24 +66,20 @@ class DatabaseIdentity:
         return f"{self.name} on server {self.system}"
 
 
-class Gap(BaseModel):
+class Gap(Frozen):
     """Time of which nothing is known: nobody was there, or the clock jumped."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     since: AwareDatetime
     until: AwareDatetime
 
 
-class CleanupMemory(BaseModel):
+class CleanupMemory(Frozen):
     """What one cleanup leaves to the next.
 
     `seen` is when it was, `furthest` the latest time that any record or set bore then. `ages` and `minimum` are the
     longest and the most that were set since a person agreed to what is set; None: nothing is known. `forgotten` are
     volumes that protect no set made until then.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     seen: AwareDatetime | None = None
     furthest: AwareDatetime | None = None

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from backup.errors import BackupError, LockHeld, StoreError
 from backup.formatting import printable
+from backup.model.frozen import Frozen
 from backup.model.schedule import JobState, counted
 from backup.storage import atomic_file, lock
 from backup.storage.directory import LocalStore
@@ -28,19 +29,15 @@ _NOTES: Final = 5
 _LIMIT: Final = 1 << 20
 
 
-class Note(BaseModel):
+class Note(Frozen):
     """Something about the schedule that a person should know."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     at: AwareDatetime
     text: str
 
 
-class ScheduleState(BaseModel):
+class ScheduleState(Frozen):
     """All jobs by name, when the service began, and what is to be said of the schedule."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     version: Literal[1] = 1
     since: AwareDatetime | None = None

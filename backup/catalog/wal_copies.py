@@ -10,9 +10,10 @@ import os
 from collections.abc import Collection
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from backup.catalog.wal_archive import WalArchive
+from backup.model.frozen import Frozen
 from backup.model.pack import Count
 from backup.model.wal import Base
 from backup.model.wal_object import WAL_FOLDER, SegmentObject
@@ -23,10 +24,8 @@ from backup.storage.filesystem import storing
 _LARGEST: Final = 1 << 30
 
 
-class WalCopy(BaseModel):
+class WalCopy(Frozen):
     """One object, by its key; `size` in bytes. `base`: it is the record of that, as it is there."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     key: str
     size: Count

@@ -27,7 +27,6 @@ from backup.formatting import printable
 from backup.logging import logger
 from backup.model.moment import Wanted, parse_moment
 from backup.model.wal import lsn
-from backup.monitoring.alerts.destinations import target_secrets
 from backup.operations import runs
 from backup.operations.scheduled_run import Claim
 from backup.progress import Progress, Silent
@@ -125,7 +124,7 @@ def prepare_command(as_json: bool, kind: str = "", identity: Path | None = None)
     settings = loader.load_settings()
     logging.setup_logging(settings.zone, lambda line: _log_line(console, line), as_json=settings.log_format == "json")
     names = (settings.db_user, settings.db_name, settings.db_host, settings.bucket, settings.http_user)
-    logging.redacting([*settings.secrets, *target_secrets(settings)], filter(None, names))
+    logging.redacting(settings.secrets, filter(None, names))
     if kind and settings.root.is_dir():
         logging.to_file(settings.root / "logs", kind, settings.zone, settings.log_max_mb)
     return settings.model_copy(update={"age_identity": identity}) if identity else settings

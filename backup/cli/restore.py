@@ -12,11 +12,10 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from backup.app import recovery
 from backup.app.composition import App
 from backup.app.offsite import locate_set
 from backup.app.restore import restore_context
-from backup.cli import base, moment
+from backup.cli import base
 from backup.cli.base import At, AtLsn, FromPlace, IdentityOption, Json, OnlyOption
 from backup.cli.render.set_tables import plain_table
 from backup.errors import LockHeld, NotConfirmed, RestoreFailed
@@ -26,7 +25,6 @@ from backup.model.finding import Finding
 from backup.model.moment import Wanted
 from backup.operations.restore import locking, run, single_files
 from backup.operations.restore.journal import KeptFile
-from backup.operations.restore.physical import restore_cluster
 from backup.operations.restore.plan import Only, Plan, plan
 from backup.operations.restore.plan_inputs import gather
 
@@ -110,6 +108,8 @@ class _How(NamedTuple):
 
 def _of_moment(main: App, wanted: Wanted, place: str, force: bool, dry_run: bool, as_json: bool) -> list[str]:
     """Make the set of a moment; none, but a look at what would be, when that is all that is asked for."""
+    from backup.cli import moment  # noqa: PLC0415 - most restores are of a set
+
     if dry_run:
         _show(moment.look_ahead(main, wanted, place, as_json), as_json)
         return []
@@ -120,6 +120,10 @@ def _of_moment(main: App, wanted: Wanted, place: str, force: bool, dry_run: bool
 
 def _cluster(main: App, wanted: Wanted | None, force: bool, dry_run: bool, as_json: bool) -> None:
     """The whole cluster of a moment, in the database's own volume."""
+    from backup.app import recovery  # noqa: PLC0415 - as above
+    from backup.cli import moment  # noqa: PLC0415
+    from backup.operations.restore.physical import restore_cluster  # noqa: PLC0415
+
     if wanted is None:
         raise typer.BadParameter("--physical goes with --at alone: it restores the whole cluster of a moment")
     wish = recovery.physical(main, wanted, KeptFile(main.settings.root).read())

@@ -26,7 +26,7 @@ from backup.config.types import (
 class OffsiteSettings(BaseModel):
     """What goes offsite, where to, and what is encrypted."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, defer_build=True)
 
     encrypt: Literal["off", "offsite", "all"] = Field(
         "off", alias="BACKUP_ENCRYPT", description="what is encrypted: `off`, `offsite` copies alone, or `all` sets"

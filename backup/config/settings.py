@@ -8,10 +8,12 @@ from __future__ import annotations
 from email.utils import parseaddr
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, model_validator
 
+from backup.config.notify_url import url_secrets
 from backup.config.offsite_settings import OffsiteSettings
 from backup.config.types import (
     Addresses,
@@ -247,8 +249,13 @@ class Settings(OffsiteSettings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Every secret that was set, to be kept out of logs."""
-        return tuple(value.get_secret_value() for _, value in self if isinstance(value, SecretStr))
+        """What no log may hold: every secret that was set, the parts of addresses that are some, and a mail password as
+        a URL has it."""
+        alone = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        urls = [*self.notify_urls, *([self.heartbeat_url] if self.heartbeat_url else [])]
+        parts = [part for url in urls for part in url_secrets(url.get_secret_value())]
+        mail = [quote(self.mail_password.get_secret_value(), safe="")] if self.mail_password else []
+        return (*alone, *parts, *mail)
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 
 from backup.model.derived_manifest import BareFile, bare_file, derive
+from backup.model.frozen import Frozen
 from backup.model.manifest import DatabasePart, FileId, Manifest, Summary, Tier, file_name, parse_file_name, summarise
 from backup.model.recovered import Missing
 from backup.model.tiers import NO_BACKUPS
@@ -36,14 +37,12 @@ BARE: Final = "sizes, checksums and row counts: there is no manifest to compare 
 NOT_WAITED_FOR: Final = "it is a safety set, and the restore does not wait for it"
 
 
-class Proof(BaseModel):
+class Proof(Frozen):
     """What the newest drill found: the set was restored into a throw-away server and dumped again.
 
     No differences: proven. `seconds` maps each phase to its duration, `total` to the whole. `remedy` is what to do
     about a set that does not load.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     tried: AwareDatetime
     server_version: str = ""
@@ -65,14 +64,12 @@ class Proof(BaseModel):
         return first.removeprefix(NOT_LOADED) if first.startswith(NOT_LOADED) else ""
 
 
-class LoadTest(BaseModel):
+class LoadTest(Frozen):
     """Whether the definitions of a set load into an empty server, as was found out when it was made.
 
     They do when there is neither a `refusal`, what the server said against them, nor `untried`, why it was not found
     out. `alike` is the set of the same definitions that was tried, empty where it was this one.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     tried: AwareDatetime
     server_version: str = ""
@@ -87,13 +84,11 @@ class LoadTest(BaseModel):
         return not (self.refusal or self.untried)
 
 
-class Verdict(BaseModel):
+class Verdict(Frozen):
     """What the newest verification of a set found. No problems: good. `unchecked` names what could not be judged.
 
     `proof` is the newest drill's, `load_test` that of its making; later verifications keep both.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     checked: AwareDatetime
     problems: tuple[str, ...] = ()
@@ -133,10 +128,8 @@ def merge_verdicts(new: Verdict, there: Verdict | None, begun: datetime | None) 
     return new.model_copy(update=kept)
 
 
-class Pin(BaseModel):
+class Pin(Frozen):
     """A set that is kept whatever its age, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     since: AwareDatetime | None = None
     reason: str = ""

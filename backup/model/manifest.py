@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo
 from pydantic import AwareDatetime, ValidationError
 
 from backup.errors import IntegrityError
-from backup.model.pack import Count, FileName, Frozen, Pack, Sha256, why_unusable
+from backup.model.frozen import Frozen
+from backup.model.pack import Count, FileName, Pack, Sha256, why_unusable
 from backup.model.recovered import Recovered
 from backup.model.snapshot import DumpSnapshot
 

@@ -8,18 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
+
+from backup.model.frozen import Frozen
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
-
-
-class Frozen(BaseModel):
-    """A part of a manifest."""
-
-    # Unknown keys are kept out but tolerated: a later minor release may add facts to the same format.
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_timedelta="float")
 
 
 class Pack(Frozen):

@@ -6,18 +6,17 @@ from datetime import datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
 from backup.formatting import duration, listed, local_time, plural, printable
+from backup.model.frozen import Frozen
 from backup.model.pack import Count
 
 _CLOCK: Final = "%Y-%m-%d %H:%M:%S"
 
 
-class Missing(BaseModel):
+class Missing(Frozen):
     """Files that rows of a database name and a set's media do not hold; `listed` is cut at 1,000."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     columns: tuple[str, ...] = ()
     referenced: int = 0
@@ -25,14 +24,12 @@ class Missing(BaseModel):
     listed: tuple[str, ...] = ()
 
 
-class MediaThen(BaseModel):
+class MediaThen(Frozen):
     """The `set` whose media go with a moment: they were so when they were `taken`.
 
     `files` are those that rows name and it does not hold, None where that was not looked up. So many of those that are
     listed, `held_before`, are in the set `before`.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     set: str
     taken: AwareDatetime
@@ -54,15 +51,13 @@ class MediaThen(BaseModel):
         return f"{said}, but {named} are not in it: {listed(self.files.listed)}{older}"
 
 
-class Recovered(BaseModel):
+class Recovered(Frozen):
     """What a database was recovered from: the base backup `base` and the WAL behind it, up to `lsn`.
 
     `moment` is the one asked for, None for one that asked for a place in the WAL. `last_commit` is the newest that is
     in it, None when it is the base as it ended. `later` commits that were known then are not in it. `media`: the set
     whose media go with it; None: there is none, or an earlier release made this.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     base: str
     moment: AwareDatetime | None = None

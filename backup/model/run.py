@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, Field
 
+from backup.model.frozen import Frozen
 from backup.model.manifest import Tier
 from backup.model.tiers import NO_BACKUPS
 
@@ -24,19 +25,18 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
 
 
-# The operation that puts a set back.
+# The operations that make a set, and put one back.
+CREATE: Final = "create"
 RESTORE: Final = "restore"
 
 
-class Run(BaseModel):
+class Run(Frozen):
     """One run. `seconds` maps each phase to its duration; `trigger` is manual, first, schedule or catch-up.
 
     `only` is `database` or `media` for a run that was asked for that half alone. `slot` is the scheduled moment that a
     run was for, `slots` how many it stands for: those that were missed before it are not made up one by one. `place` is
     that of the copies (`s3`, `copy`) of a run that works with them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     operation: str

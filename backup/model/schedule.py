@@ -13,9 +13,10 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
+from pydantic import AwareDatetime, model_validator
 
 from backup.formatting import local_time, printable
+from backup.model.frozen import Frozen
 from backup.model.run import Outcome, Run
 
 # A run that begins this long after its slot is a catch-up.
@@ -57,11 +58,9 @@ class Due:
         return self.count > 1 or now - self.slot >= GRACE
 
 
-class JobState(BaseModel):
+class JobState(Frozen):
     """What records do not tell of a job: the line and zone that count, up to when its slots are settled by now, and why
     its last catch-up was late."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     cron: str
     zone: str

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+from backup.model.frozen import Frozen
 
 _XID: Final = 1 << 32
 
 
-class DumpSnapshot(BaseModel):
+class DumpSnapshot(Frozen):
     """Which transactions a dump saw, in a place of its server's WAL.
 
     `transactions` as pg_current_snapshot writes them: `xmin:xmax:xip,xip`. All that were seen had been committed before
     `place`, which is of `timeline`. `rewritten` are tables whose rows it may have seen as they were later: a TRUNCATE,
     or an ALTER TABLE that writes all rows anew, shows what is new to whoever comes to the table behind it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     transactions: str
     place: str

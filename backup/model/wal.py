@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime
 
+from backup.model.frozen import Frozen
 from backup.model.manifest import Artifact
 from backup.model.pack import Count
 
@@ -34,10 +35,6 @@ _LSN: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 # system identifier, the segment's size and the block's (XLogLongPageHeaderData in access/xlog_internal.h).
 _HEADER: Final = struct.Struct("<HHIQIIQII")
 _LONG_HEADER: Final = 2
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 @dataclass(frozen=True, order=True)
@@ -107,7 +104,7 @@ class SegmentHeader:
         return cls(timeline, start, str(system), size)
 
 
-class Segment(_Record):
+class Segment(Frozen):
     """A segment, or a history file, that was packed, read back and recorded.
 
     `received` is the newest moment of which all that was committed is in it or before it, as far as that is known: old
@@ -122,7 +119,7 @@ class Segment(_Record):
     partial: bool = False
 
 
-class Base(_Record):
+class Base(Frozen):
     """A base backup. It is consistent from `ended` (at `end`) on, with the segments from `start`.
 
     `end`, `start` are places in the WAL as PostgreSQL writes them, `size` is of a segment, `bytes` of the files in it.
@@ -166,7 +163,7 @@ class Base(_Record):
         return SegmentId.at(self.timeline, max(lsn(self.end) - 1, 0), self.size)
 
 
-class WalSlot(_Record):
+class WalSlot(Frozen):
     """The slot by which the server keeps WAL for us: `held` bytes now. `safe`: so many more until it gives the slot up.
 
     `problem`: why there is none, or why it is not used; `hint` is what to do.
@@ -179,7 +176,7 @@ class WalSlot(_Record):
     hint: str = ""
 
 
-class Stream(_Record):
+class Stream(Frozen):
     """What was last known of the WAL that is being received.
 
     `looked` is when; `state` is `streaming`, `starting`, `down` or `stale`, `message` and `hint` say why. `received`
@@ -223,7 +220,7 @@ class Stream(_Record):
         return SegmentId.at(self.timeline, lsn(self.received), self.size)
 
 
-class WindowProof(_Record):
+class WindowProof(Frozen):
     """What the newest drill of a window found: WAL up to `moment` was replayed on a base, and what came out was read.
 
     `problem`: why it could not be; empty when it was. `rows` that were read, `bytes` of base and WAL, and the

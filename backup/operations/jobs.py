@@ -10,10 +10,8 @@ from backup.config.loader import Settings
 from backup.config.types import AFTER
 from backup.errors import BackupError
 from backup.model.manifest import Tier
-from backup.model.run import Run
-from backup.monitoring.health import CREATE
-from backup.operations.offsite.copy_status import DRILL, OPERATIONS, PRUNE, VERIFY
-from backup.operations.offsite.rules import uploads
+from backup.model.run import CREATE, Run
+from backup.operations.offsite.rules import DRILL, OPERATIONS, PRUNE, VERIFY, uploads
 
 # The uploads of these tiers.
 _UPLOADS: Final = {f"upload-{tier}": tier for tier in (Tier.DAILY, Tier.WEEKLY, Tier.MONTHLY, Tier.MANUAL)}

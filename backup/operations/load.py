@@ -67,7 +67,8 @@ _NOTHING: Final = Apart(Contents(()), lambda part: iter(()))
 
 
 class Load:
-    """Under way. `split` is the Watcher that has to be given the dump; then `finish`, once.
+    """Under way. `split` is the Watcher that has to be given the dump; then `finish`, once. What is looked at then, the
+    end of the sessions is waited for behind it.
 
     `rows_done` is when its last row was passed on, by the monotonic clock; `left` what it did without, at its end.
     """
@@ -78,6 +79,12 @@ class Load:
         self.split = Split(sessions.write, self._note, sessions.load_apart, sessions.drain, attempt)
         self._rows_done = 0.0
         self.left: list[LeftOut] = []
+        self._used: Sequence[Dialogue] = ()
+
+    @property
+    def path(self) -> str:
+        """Where names had to be looked for, if they had to."""
+        return self._attempt.search_path if self._attempt.by_path else ""
 
     @property
     def rows_done(self) -> float:
@@ -103,7 +110,7 @@ class Load:
                 yield from dump.read(part)
 
     def finish(self) -> None:
-        """Build what is left; LoadFailed unless all of the dump went well."""
+        """Build what is left; LoadFailed unless all of the dump went well, as the server has answered."""
         self.split.finish()
         if not self._rows_done:
             self._note()
@@ -113,11 +120,14 @@ class Load:
             self._first.settle()
         if len(self.split.entries) > 1 and self.split.rows >= self._least:
             self._sessions.widen()
-        sessions = self._sessions.finish(self.split.entries)
-        self._listen(sessions)
-        for session in sessions:
+        self._used = self._sessions.finish(self.split.entries)
+        self._listen(self._used)
+        for session in self._used:
             session.load.end(self.split.trailer + b"\n")
-        for session in sessions:
+
+    def judge(self) -> None:
+        """Wait for the end of the sessions; LoadFailed unless that went well, too."""
+        for session in self._used:
             session.load.judge()
 
     def _listen(self, sessions: Sequence[Dialogue]) -> None:
@@ -158,7 +168,7 @@ def loading(
 
     @contextlib.contextmanager
     def start(number: int) -> Iterator[Dialogue]:
-        with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part=f"{number}." if number > 1 else "") as session:
+        with clients.talk(_ARGUMENTS, run, LOAD_OPTIONS, part=f"{number}.") as session:
             # Any session may have to wait for another, or for rows.
             session.enter(sessions.closing.is_set)
             session.load.write(UNRESTRICTED + confined(session.version))
@@ -170,6 +180,7 @@ def loading(
     with sessions:
         load = Load(sessions, dump, attempt, least)
         yield load
+        load.judge()
 
 
 @dataclass(frozen=True)
@@ -213,7 +224,7 @@ def load_dump(
         with loading(clients, run, jobs=jobs, apart=apart, attempt=other) as load:
             go(load)
             notes = [f"loaded at a second attempt, with {other.told}; the first failed: {first.message}"]
-            return Loaded(load.left, notes, other.search_path if other.by_path else "")
+            return Loaded(load.left, notes, load.path)
     except LoadFailed as error:
         error.message += f" (at a second attempt, with {printable(other.told)})"
         raise _explained(error, load) from error

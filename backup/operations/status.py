@@ -18,9 +18,9 @@ from backup.logging.files import recent
 from backup.model import schedule
 from backup.model.backup_set import StoredSet
 from backup.model.finding import Finding, failure, one_line_finding, warning
-from backup.model.run import Outcome, Run
+from backup.model.run import CREATE, Outcome, Run
 from backup.monitoring import alerts
-from backup.monitoring.health import CREATE, Health, SchedulerState
+from backup.monitoring.health import Health, SchedulerState
 from backup.monitoring.overview import Overview, compute
 from backup.monitoring.overview.compute import NO_OFFSITE, Facts, Policy
 from backup.monitoring.window import Window

@@ -80,16 +80,16 @@ class Clients:
         run: str,
         options: str = "",
         busy: Callable[[], bool] = lambda: False,
+        part: str = "",
     ) -> Iterator[ProcessOutput]:
         """Start `program` in a session with our settings, and with these server `options`.
 
-        DumpFailed at the end of its output if it failed.
-
-        `busy`: whether it is still at work although it gives nothing. Leaves nothing behind.
+        DumpFailed at the end of its output if it failed. `busy`: whether it is still at work although it gives nothing.
+        `part` tells sessions of one run apart. Leaves nothing behind.
         """
-        with self._secret(run), Pipe(self._path(run, "fifo")) as pipe:
+        with self._secret(run, part), Pipe(self._path(run, f"{part}fifo")) as pipe:
             words = [
-                *self._connection(run, options),
+                *self._connection(run, options, part),
                 f"{_OUTPUT.get(program, '--file')}={self._inside(pipe.path)}",
                 *arguments,
             ]

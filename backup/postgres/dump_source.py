@@ -162,20 +162,22 @@ class PostgresSource:
         chosen = dump_options(facts.locale.encoding, statistics=facts.major >= _STATISTICS)
         return (*chosen, f"--lock-wait-timeout={self.lock_timeout * 1000}")
 
-    def roles(self, facts: DatabaseFacts, writer: ArtifactWriter, run: str) -> str:
-        """Write roles and memberships, then the database-level settings, as SQL for psql; all that was written."""
+    def roles(self, facts: DatabaseFacts, run: str, waiting: Callable[[], None]) -> str:
+        """Read roles and memberships, then the database-level settings, as SQL for psql, also while `run` dumps.
+
+        `waiting` is called several times a second while nothing comes.
+        """
         # By default it asks `postgres` or `template1`, which an ordinary user may not enter.
         options: tuple[str, ...] = (*_ROLES_OPTIONS, f"--database={name_only(facts.name)}")
         if not facts.superuser:
             options = (*options, "--no-role-passwords")
         reader, text = DumpReader(), bytearray()
-        with self.clients.run("pg_dumpall", options, run, DUMP_SESSION, self._dumping(run)) as output:
-            for chunk in output.chunks():
+        with self.clients.run("pg_dumpall", options, run, DUMP_SESSION, self._dumping(run), part="2.") as output:
+            for chunk in output.chunks(waiting):
                 text += chunk
                 reader.feed(chunk)
         reader.check_whole()
         text += "\n".join(["-- Settings of the database itself", *facts.settings, ""]).encode()
-        writer.write(bytes(text))
         return text.decode(errors="surrogateescape")
 
 

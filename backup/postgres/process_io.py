@@ -132,15 +132,23 @@ class _Program:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
-            if not self._has_ended():
-                self._process.kill()
+            self.kill()
             self._waiter.join(_SETTLE)
         finally:
-            try:
-                self._process.close()
-            except BackupError as left:
-                # What it did is what counts, or its error; the next sweep removes what is left.
-                logger.warning("{} {}", left.message, left.hint)
+            if self._code != 0:
+                self._close()
+
+    def _close(self) -> None:
+        try:
+            self._process.close()
+        except BackupError as left:
+            # What it did is what counts, or its error; the next sweep removes what is left.
+            logger.warning("{} {}", left.message, left.hint)
+
+    def kill(self) -> None:
+        """End the program at once. One that has ended is left alone: an engine takes a while to say so."""
+        if not self._has_ended():
+            self._process.kill()
 
     def _has_ended(self) -> bool:
         return self._ended.is_set()
@@ -151,7 +159,13 @@ class _Program:
         except BackupError as error:
             self._lost = error
         finally:
-            self._ended.set()
+            self._note_end()
+        if self._code == 0:
+            # It has nothing more to say. An engine takes a while to remove it: beside whatever comes next.
+            self._close()
+
+    def _note_end(self) -> None:
+        self._ended.set()
 
 
 class ProcessOutput(_Program):
@@ -180,14 +194,12 @@ class ProcessOutput(_Program):
         # Of one that was lost from sight it is not known.
         return self._code is not None
 
-    def _wait(self) -> None:
-        try:
-            super()._wait()
-        finally:
-            self._pipe.close_writer()
+    def _note_end(self) -> None:
+        super()._note_end()
+        self._pipe.close_writer()
 
     def _judge(self) -> None:
-        self._waiter.join(_SETTLE)
+        self._ended.wait(_SETTLE)
         if self._lost is not None:
             self._lost.message += ". Nothing was published"
             raise self._lost
@@ -221,10 +233,6 @@ class ProcessInput(_Program):
     Only `finish` ends the script in good order, or `end` and `judge`: LoadFailed unless the program then ends with exit
     code 0.
     """
-
-    def kill(self) -> None:
-        """End the program at once."""
-        self._process.kill()
 
     def write(self, data: bytes) -> None:
         """Pass on all of `data`; LoadFailed when the program has ended or stands still."""
@@ -293,7 +301,7 @@ class ProcessInput(_Program):
     def _failed(self) -> BackupError:
         if self._lost is not None:
             return self._lost
-        said = self._process.errors()
+        said = self._process.errors() if self._code else ""
         return LoadFailed(
             f"{self._name} ended with exit code {self._code}: {shown_error(said)}",
             hint_for(said, loading=True),

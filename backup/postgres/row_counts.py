@@ -50,8 +50,10 @@ _CONDITIONS: Final = "SELECT unnest(extconfig)::bigint, unnest(extcondition) FRO
 _TABLE: Final = re.compile(rf"{_PART}(?:\.{_PART})?")
 
 
-def count_rows(login: Login, tables: Iterable[str], path: str = "") -> dict[str, int]:
-    """The rows of each of `tables`, written as in a dump (`public."Odd"`). A table that is not there is left out.
+def count_rows(login: Login, tables: Iterable[str], path: str = "") -> tuple[dict[str, int], int]:
+    """The rows of each of `tables`, written as in a dump (`public."Odd"`), and how many large objects there are.
+
+    A table that is not there is left out.
 
     Of a table of an extension it is those that a dump has: not those that the extension brings. Of a partitioned table
     it is those of its partitions that are not among `tables`: a dump has them as rows of it where a row's partition may
@@ -74,14 +76,8 @@ def count_rows(login: Login, tables: Iterable[str], path: str = "") -> dict[str,
             )
             counts = connection.execute(query).fetchall()
             found.update((batch[number][0], count) for number, count in counts)
-    return found
-
-
-def count_large_objects(login: Login) -> int:
-    """How many large objects there are."""
-    with connected(login, "count", limit=0) as connection:
         row = connection.execute("SELECT count(*) FROM pg_largeobject_metadata").fetchone()
-    return int(row[0]) if row else 0
+    return found, int(row[0]) if row else 0
 
 
 @contextlib.contextmanager

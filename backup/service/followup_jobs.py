@@ -24,9 +24,8 @@ from backup.model.wal import Stream
 from backup.monitoring.health import newest_database
 from backup.monitoring.health.proofs import DRILL
 from backup.operations.drill.run import NEW
-from backup.operations.offsite.copy_status import OPERATIONS
 from backup.operations.offsite.remote_state import BookFile, PlaceName
-from backup.operations.offsite.rules import candidates, sets_to_upload, tiers_due
+from backup.operations.offsite.rules import OPERATIONS, candidates, sets_to_upload, tiers_due
 from backup.operations.pitr.base import BASE
 from backup.storage import lock
 

@@ -25,10 +25,10 @@ from backup.errors import BackupError, LockHeld
 from backup.formatting import local_time
 from backup.logging import logger
 from backup.model.manifest import Tier
-from backup.model.run import Outcome, Run, new_run_id
+from backup.model.run import CREATE, Outcome, Run, new_run_id
 from backup.model.schedule import BUSY, upcoming
 from backup.monitoring.alerts.notifier import Notifier
-from backup.monitoring.health import CREATE, Health, newest_database
+from backup.monitoring.health import Health, newest_database
 from backup.monitoring.health.model import FIRST_BACKUP
 from backup.monitoring.overview import Overview
 from backup.operations.jobs import JOB_COMMANDS, jobs

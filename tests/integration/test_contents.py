@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from backup.operations.set_artifacts import contents_of, read_part
 from tests.support.database import Server
@@ -38,6 +41,26 @@ def test_a_large_table_can_be_read_alone(server: Server, tmp_path: Path) -> None
     assert sidecar.run("verify", "latest").code == 0
     assert sidecar.run("restore", "latest", "--force", "--no-safety").code == 0
     assert server.value(database, 'SELECT count(*) FROM "Large one"') == 40000
+
+
+@pytest.mark.parametrize("kind", ["volume", "database"])
+def test_what_is_damaged_is_found_beside_the_load(server: Server, tmp_path: Path, kind: str) -> None:
+    """Also where the load does without it, as of the media: nothing is proven."""
+    database = server.new_database()
+    server.execute(database, SCRIPT)
+    sidecar = Sidecar.make(tmp_path, server, database, BACKUP_LOAD_JOBS="2")
+    (sidecar.media / "a").write_bytes(os.urandom(4 << 20))
+    assert sidecar.run("create", "daily").code == 0
+    (stored,) = sidecar.catalog.sets()
+    assert contents_of(stored)
+    path = stored.directory / next(each.file for each in stored.manifest.artifacts if each.kind == kind)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    result = sidecar.run("drill", "latest")
+    assert result.code == 40 and path.name in result.output, result.output
+    (stored,) = sidecar.catalog.sets()
+    assert not stored.good and not stored.proven
 
 
 def test_an_encrypted_dump_has_none(server: Server, tmp_path: Path) -> None:

@@ -40,16 +40,6 @@ def everything(settings: Settings) -> list[Target]:
     return [*targets(settings), *beat]
 
 
-def target_secrets(settings: Settings) -> list[str]:
-    """What no log may hold."""
-    urls = [*settings.notify_urls, *([settings.heartbeat_url] if settings.heartbeat_url else [])]
-    found = [part for url in urls for part in notify_url.url_secrets(url.get_secret_value())]
-    if settings.mail_password:
-        password = settings.mail_password.get_secret_value()
-        found += [password, quote(password, safe="")]
-    return found
-
-
 def _mail(settings: Settings, address: str) -> str:
     """Django's mail settings as one address. The real host stands in `smtp`, where any name is taken as it is."""
     secure = settings.mail_tls or settings.mail_ssl

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from typing import Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, model_validator
+from pydantic import AwareDatetime, Field, SecretStr, TypeAdapter, model_validator
+
+from backup.model.frozen import Frozen
 
 Kind = Literal["failure", "recovery", "warning", "reminder", "report", "test", "heartbeat"]
 # The one target that takes heartbeats, and nothing else.
@@ -39,11 +41,7 @@ class Policy:
     zone: tzinfo
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Known(_Data):
+class Known(Frozen):
     """A cause, a warning, or failed runs of one kind: `count` of it are not told yet, the text is that of the newest.
 
     `since` is when it came, `stands` whether it is there, `settled` whether it was so for more than a look, or is told;
@@ -60,7 +58,7 @@ class Known(_Data):
     told: tuple[AwareDatetime, ...] = ()
 
 
-class State(_Data):
+class State(Frozen):
     """What the recipients have been told, by level and class of the text.
 
     `seen` are the failed runs that are counted. `unwell` is when the recipients were first told that something is
@@ -80,7 +78,7 @@ class State(_Data):
         return [each for each in self.known.values() if each.count or each.stands and not each.settled]
 
 
-class Notice(_Data):
+class Notice(Frozen):
     """Something to tell. `title` is one line, `body` plain text."""
 
     kind: Kind
@@ -88,7 +86,7 @@ class Notice(_Data):
     body: str
 
 
-class Attempts(_Data):
+class Attempts(Frozen):
     """How often one target did not take a message, and why at first; the next try is at `next`."""
 
     count: int
@@ -105,7 +103,7 @@ class Message(Notice):
     tries: dict[str, Attempts] = Field(default_factory=dict)
 
 
-class Memory(_Data):
+class Memory(Frozen):
     """All of state/alerts.json. `messages` are on their way, oldest first; `delivered`: when each target took one.
 
     `lost` messages were given up, the last one at `lost_at`.
@@ -146,7 +144,7 @@ class Delivery(Notice):
     id: str
 
 
-class Receipt(_Data):
+class Receipt(Frozen):
     """What came of a delivery; no `error`: the target has taken it."""
 
     target: str
@@ -155,7 +153,7 @@ class Receipt(_Data):
     seconds: float = 0.0
 
 
-class Deliveries(_Data):
+class Deliveries(Frozen):
     """What goes into the delivering process. `deadline` is in seconds, for all of it."""
 
     deliveries: tuple[Delivery, ...]

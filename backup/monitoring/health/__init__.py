@@ -14,7 +14,7 @@ from backup.formatting import age, plural, printable
 from backup.model.backup_set import SKEW, StoredSet, newest_first, present, volumes_of
 from backup.model.finding import LEVELS, Finding, failure, one_line_finding, warning
 from backup.model.moment_media import has_own_media
-from backup.model.run import Outcome, Run
+from backup.model.run import CREATE, Outcome, Run
 from backup.monitoring.health import proofs, shrink, volume
 from backup.monitoring.health.model import (
     FIRST_BACKUP,
@@ -31,7 +31,6 @@ from backup.monitoring.health.model import (
 )
 
 __all__ = [
-    "CREATE",
     "WORDS",
     "Health",
     "Limits",
@@ -42,7 +41,6 @@ __all__ = [
     "scheduler_reason",
 ]
 
-CREATE: Final = "create"
 _RUNNING_LONG: Final = timedelta(hours=24)
 _DATABASE, _MEDIA = _HALVES = ("database", "media")
 _LISTED: Final = 5

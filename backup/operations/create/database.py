@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from backup.errors import BackupError
@@ -15,6 +17,7 @@ from backup.operations.create import moment_media
 from backup.operations.create.context import CreateContext, Reached
 from backup.operations.create.draft import SetDraft
 from backup.operations.create.reach import reach, reach_again, went_away
+from backup.operations.create.roles_reader import RolesReader
 from backup.operations.load_test import Dumped, load_test
 from backup.operations.restore.replaced import note_lost
 from backup.postgres.inspect import DatabaseFacts
@@ -59,25 +62,29 @@ class DatabaseHalf:
 
     def _dump_and_roles(self) -> ExitStack:
         draft, reached = self.draft, self.reached
-        with ExitStack() as stack:
+        with ExitStack() as stack, RolesReader(partial(reached.source.roles, self.facts, draft.run)) as roles:
             with draft.timed("database"):
-                self._dump(stack)
+                self._dump(stack, roles.begin)
             with draft.timed("roles"):
-                self._roles(stack)
+                self._roles(roles, stack)
             if draft.database and reached.recovered:
                 recovered = moment_media.with_media(reached.recovered, reached, self.context, draft)
                 draft.database = draft.database.model_copy(update={"recovered": recovered})
             return stack.pop_all()
 
-    def _dump(self, stack: ExitStack) -> None:
+    def _dump(self, stack: ExitStack, begun: Callable[[], None]) -> None:
         context, draft, facts = self.context, self.draft, self.facts
+
+        def advance(count: int) -> None:
+            if count:
+                begun()
+            context.progress.advance(count)
+
         context.progress.phase("database", forecast.plain_dump(self.before, facts.size))
         file = file_name("backup", draft.id, "sql.gz")
         writer = stack.enter_context(draft.writer(context, file, "database"))
         writer.hashing = writer.encrypted
-        draft.database, cutter = self.reached.source.dump(
-            facts, writer, draft.run, context.progress.advance, draft.definitions
-        )
+        draft.database, cutter = self.reached.source.dump(facts, writer, draft.run, advance, draft.definitions)
         writer.plain_sha256 = cutter.sha256 if cutter else ""
         context.progress.phase("reading the dump back")
         dump = draft.take(writer)
@@ -87,12 +94,13 @@ class DatabaseHalf:
             listing.write(contents.encode())
             draft.take(listing)
 
-    def _roles(self, stack: ExitStack) -> None:
+    def _roles(self, roles: RolesReader, stack: ExitStack) -> None:
         context, draft = self.context, self.draft
         context.progress.phase("roles")
         file = file_name("roles", draft.id, "sql.gz")
         writer = stack.enter_context(draft.writer(context, file, "roles"))
-        draft.roles = self.reached.source.roles(self.facts, writer, draft.run)
+        draft.roles = roles.read()
+        writer.write(draft.roles.encode(errors="surrogateescape"))
         draft.take(writer)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from backup.errors import IntegrityError, LoadFailed, NotProven
 from backup.formatting import duration, plural, printable
@@ -28,6 +31,7 @@ from backup.postgres.dump.dump_reader import DumpReader, Watcher
 from backup.postgres.dump.money import has_setting, with_setting
 from backup.postgres.dump_source import DUMP_SESSION, dump_options
 from backup.postgres.scratch_server import Place, Places
+from backup.progress import Progress, Silent
 
 # Of drills that the service begins because a set has definitions that none was drilled with.
 NEW: Final = "new definitions"
@@ -105,6 +109,27 @@ class _Loaded(_Expected):
     def data(self, data: bytes) -> None:
         super().data(data)
         self._into.data(data)
+
+
+class _NotWanted(Exception):
+    """Nobody waits for it any more."""
+
+
+class _Wanted(Silent):
+    """The progress of what is broken off, at its next piece, when the body has ended."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._over.set()
+
+    def advance(self, count: int) -> None:
+        if self._over.is_set():
+            raise _NotWanted
 
 
 @dataclass
@@ -186,7 +211,7 @@ class _Drill:
             found = self._dumped(place, options, Outline(unordered=False, counting=False), loaded.head)
             if in_question(expected, found):
                 # Read again with the sums of rows in any order: few dumps need them, and they take long.
-                self._check(place, expected := Outline())
+                self._check(place, expected := Outline(), self.context.progress)
                 if self.problems:
                     return []
                 found = self._dumped(place, options, Outline(), loaded.head)
@@ -201,8 +226,8 @@ class _Drill:
             unequal.append(f"the settings of the database itself cannot be applied: {self._of_the_set(error, place)}")
         return unequal
 
-    def _check(self, place: Place, outline: Outline) -> None:
-        found = bare_dump.read_files(self.stored, place.clients, self.run, self.context.progress, outline)
+    def _check(self, place: Place, outline: Outline, progress: Progress) -> None:
+        found = bare_dump.read_files(self.stored, place.clients, self.run, progress, outline)
         self.problems, self.unchecked, _ = found
 
     def _of_the_set(self, error: LoadFailed, place: Place) -> str:
@@ -239,20 +264,24 @@ class _Drill:
 
         def go(load: Load) -> None:
             watcher = place.adaptation.applied(load.split)
-            # Where parts are read where they lie, nobody sees all of it in order: it is judged first.
             expected = _Expected() if apart else _Loaded(watcher)
             loaded.append(expected)
-            self._check(place, expected)
+            if apart:
+                # Parts are read where they lie, so nobody sees all of it in order: it is judged beside.
+                with ThreadPoolExecutor(1, thread_name_prefix="check") as pool, _Wanted() as progress:
+                    checked = pool.submit(self._check, place, expected, progress)
+                    self.context.progress.phase("loading the database", self.stored.size)
+                    DumpReader(watcher, counting=False).read(load.pieces())
+                    self._finish(load)
+                    checked.result()
+            else:
+                self._check(place, expected, self.context.progress)
             if not expected.head:
                 what = "; ".join(self.problems) or "no dump is among its files"
                 told = f"{self.stored.id} cannot be restored into a server: {what}"
                 raise NotProven(told, "`list` shows other sets.")
-            if not self.problems:
-                if apart:
-                    self.context.progress.phase("loading the database", self.stored.size)
-                    DumpReader(watcher, counting=False).read(load.pieces())
-                load.finish()
-                self.indexes = round(time.monotonic() - load.rows_done, 3)
+            if not self.problems and not apart:
+                self._finish(load)
 
         done = load_dump(place.clients, self.run, attempt, go, lambda: place.renew(self.run), jobs=jobs, apart=apart)
         if not self.problems:
@@ -261,6 +290,10 @@ class _Drill:
         self.notes += [*done.notes, *(each.told for each in done.left)]
         self.empty = [f"MATERIALIZED VIEW DATA {each.name}" for each in done.left if each.kind == "empty"]
         return loaded[-1]
+
+    def _finish(self, load: Load) -> None:
+        load.finish()
+        self.indexes = round(time.monotonic() - load.rows_done, 3)
 
     def _options(self, loaded: _Expected) -> Sequence[str]:
         """How the dump that was loaded had been made."""

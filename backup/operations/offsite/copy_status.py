@@ -14,11 +14,8 @@ from backup.model.finding import Finding, warning
 from backup.model.run import Outcome, Run
 from backup.monitoring.overview import Clock, Offsite
 from backup.operations.offsite.remote_state import Book, Copy, PlaceName
-from backup.operations.offsite.rules import sets_to_upload
+from backup.operations.offsite.rules import DRILL, OPERATIONS, PRUNE, VERIFY, sets_to_upload
 
-# What uploads, looks, drills and cleanups of a place are called in run records.
-OPERATIONS: Final[dict[PlaceName, str]] = {"s3": "upload", "copy": "copy"}
-VERIFY, DRILL, PRUNE, PULL = "offsite-verify", "offsite-drill", "offsite-prune", "pull"
 _LISTED: Final = 5
 _FAILED: Final = (Outcome.FAILED, Outcome.CRASHED)
 _AGAIN: Final = "`offsite verify` looks again; `upload --all` sends what is missing or differs."

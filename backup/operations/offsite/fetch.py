@@ -24,9 +24,9 @@ from backup.operations import runs
 from backup.operations.create.verify_new import verify_made
 from backup.operations.drill.run import DrillContext, prove_set, proven
 from backup.operations.offsite.context import OffsiteContext, first
-from backup.operations.offsite.copy_status import DRILL, PULL
 from backup.operations.offsite.layout import RemoteSet, compare, key, keys_of, pack_key, sums, sums_name
 from backup.operations.offsite.remote_state import Book
+from backup.operations.offsite.rules import DRILL, PULL
 from backup.operations.temporary import temporary_folder
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import free_space, storing

@@ -16,10 +16,9 @@ from backup.model.backup_set import StoredSet, Verdict, newest_good, present
 from backup.model.manifest import Manifest
 from backup.operations import runs
 from backup.operations.offsite.context import OffsiteContext, list_remote_sets, manifest_of
-from backup.operations.offsite.copy_status import PRUNE
 from backup.operations.offsite.layout import RemoteSet, RemoteSets, compare, keys_of
 from backup.operations.offsite.remote_state import Book, Copy
-from backup.operations.offsite.rules import unchanged
+from backup.operations.offsite.rules import PRUNE, unchanged
 from backup.operations.prune import CleanupHistory, Decided, MemoryFile, careful
 from backup.storage.remote import Removal
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, ValidationError
 
 from backup.errors import LockHeld, StoreError
+from backup.model.frozen import Frozen
 from backup.model.manifest import Tier
 from backup.storage import atomic_file, lock
 from backup.storage.directory import LocalStore
@@ -25,11 +26,7 @@ CopyState = Literal["offsite", "archived", "incomplete", "differs", "gone"]
 HELD: Final[frozenset[CopyState]] = frozenset({"offsite", "archived"})
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class StoredObject(_Model):
+class StoredObject(Frozen):
     """One object as the place described it when it was read back.
 
     `source` is the SHA-256 of the local file that it was made of: another one when it was encrypted on its way.
@@ -43,7 +40,7 @@ class StoredObject(_Model):
     checksum: str = ""
 
 
-class Copy(_Model):
+class Copy(Frozen):
     """A set at a place. `run` is the run that made the set: with the id it says which set this is a copy of.
 
     `confirmed`: when every object was last found with its size and checksum; `read`: when its bytes were last read;
@@ -80,7 +77,7 @@ class Copy(_Model):
         return self.state in HELD
 
 
-class Book(_Model):
+class Book(Frozen):
     """All that is known of one place, by set. `parts` are objects of uploads that have not reached their manifest.
 
     `leaving` are objects of sets whose removal has begun, `looked` is when the place was last listed whole.

@@ -13,6 +13,9 @@ from backup.model.run import Outcome, Run
 from backup.operations.offsite.remote_state import Book, Copy, PlaceName
 from backup.storage.remote import RemoteObject
 
+# What uploads, looks, drills and cleanups of a place are called in run records.
+OPERATIONS: Final[dict[PlaceName, str]] = {"s3": "upload", "copy": "copy"}
+VERIFY, DRILL, PRUNE, PULL = "offsite-verify", "offsite-drill", "offsite-prune", "pull"
 # All bytes are read within a month; a share of this many days leaves a few to spare.
 ROUND: Final = timedelta(days=28)
 _FIRST_PAUSE: Final = timedelta(minutes=15)

@@ -14,9 +14,8 @@ from backup.model.manifest import Tier
 from backup.model.tiers import NO_BACKUPS
 from backup.operations import runs
 from backup.operations.offsite.context import OffsiteContext, list_remote_sets, require_there
-from backup.operations.offsite.copy_status import OPERATIONS
 from backup.operations.offsite.layout import RemoteSet
-from backup.operations.offsite.rules import candidates, there, unchanged
+from backup.operations.offsite.rules import OPERATIONS, candidates, there, unchanged
 from backup.operations.offsite.send import Sending
 
 # One run sends no more; what is left goes with the next one, newest first again.

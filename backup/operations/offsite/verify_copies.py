@@ -23,10 +23,9 @@ from backup.operations.offsite.context import (
     told,
     with_digest,
 )
-from backup.operations.offsite.copy_status import VERIFY
 from backup.operations.offsite.layout import RemoteSet, compare, files_of, keys_of
 from backup.operations.offsite.remote_state import Book, Copy, CopyState, StoredObject
-from backup.operations.offsite.rules import share, unchanged
+from backup.operations.offsite.rules import VERIFY, share, unchanged
 from backup.storage.remote import RemoteObject
 
 _LISTED: Final = 20

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Final
 
-from backup.errors import LoadFailed, RestoreFailed
+from backup.errors import DatabaseUnavailable, LoadFailed, RestoreFailed
 from backup.formatting import listed, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import StoredSet
@@ -36,7 +36,7 @@ from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import settings_for
 from backup.postgres.roles import Roles
-from backup.postgres.row_counts import analyzing, count_large_objects, count_rows
+from backup.postgres.row_counts import analyzing, count_rows
 from backup.postgres.server import Database, find_database, fitting_name, roles, usable
 from backup.postgres.session import Login
 from backup.progress import Progress
@@ -67,29 +67,23 @@ def load_database(work: Work, source: PostgresSource, stored: StoredSet, found: 
     live = usable(find_database(login, swap.live))
     like = part.locale if part and part.locale else live.locale if live else None
     listed = roles_of(stored)
-    unlike = contrast(login, live, listed, part)
+    unlike = contrast(login, live, swap.settings, listed, part)
     new_roles = _make_roles(login, listed, part.bootstrap if part else "") if listed else []
     if new_roles:  # noted before anything else can fail: a rollback removes them again
         work.advance(RestoreStep.LOADING, roles=tuple(new_roles))
     place = live.tablespace if live else ""
     swap = _make(work, swap, login, like, place)
-    its = taken(login, given(login, unlike, live, listed, part), swap.new)
+    its = taken(login, given(login, unlike, swap.settings, listed, part), swap.new)
     work.advance(RestoreStep.LOADING, database=swap.model_copy(update={"settings": (*its.own, *its.roles)}))
     work.told += last_notes(login, live, unlike, fitted.lacks)
     _fill(work, source, stored, found, fitted, lambda: _renew(work, login, like, place))
-    work.context.progress.phase("counting rows and making statistics")
-    new = replace(login, name=swap.new)
-    with analyzing(new, work.loaded.path, work.context.jobs()) as failed:
-        _compare(new, found, fitted.adaptation, work.loaded.path)
-    if failed:
-        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
 
 
 def extract_volumes(work: Work, stored: StoredSet) -> None:
     """Unpack the archives beside the live files."""
-    work.advance(RestoreStep.EXTRACTING)
     if not work.journal.volumes:
         return
+    work.advance(RestoreStep.EXTRACTING)
     trees, nearest = work.context.trees(), list[str]()
     for volume in work.journal.volumes:
         work.context.progress.phase(f"unpacking {volume.name}")
@@ -186,11 +180,12 @@ def _fill(
                     reader.feed(piece)
             reader.finish()
             load.finish()
+        complete(clients, found.extensions, run)
+        _judge(work, load, replace(source.login, name=swap.new), found, fitted.adaptation)
 
     try:
         attempt = attempt_for(stored, allow_invalid=work.allow_invalid)
         work.loaded = load_dump(clients, run, attempt, go, renew, jobs=work.context.jobs(), apart=apart)
-        complete(clients, found.extensions, run)
         for line in (*work.loaded.notes, *(each.told for each in work.loaded.left)):
             logger.warning("{}", printable(line))
     except LoadFailed as error:
@@ -221,18 +216,35 @@ def _pieces(stored: StoredSet, file: str, sha256: str, progress: Progress) -> Ge
         require_unchanged(source, sha256)
 
 
+def _judge(work: Work, load: Load, login: Login, found: SetContent, how: Adaptation) -> None:
+    """Count and make statistics while the sessions of the load end: an engine takes a while for that."""
+    try:
+        _count(work, login, found, how, load.path)
+    except DatabaseUnavailable:
+        # Where connections are short, they may have had the last.
+        load.judge()
+        _count(work, login, found, how, load.path)
+
+
+def _count(work: Work, login: Login, found: SetContent, how: Adaptation, path: str) -> None:
+    work.context.progress.phase("counting rows and making statistics")
+    with analyzing(login, path, work.context.jobs()) as failed:
+        _compare(login, found, how, path)
+    if failed:
+        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
+
+
 def _compare(login: Login, found: SetContent, how: Adaptation, path: str) -> None:
     """Rows and large objects of the new database against those that were counted in the dump."""
     if not found.rows:
         return
     wanted = {table: rows for table, rows in found.rows.items() if not how.waits("TABLE DATA", table)}
-    there = count_rows(login, wanted, path)
+    there, objects = count_rows(login, wanted, path)
     wrong = [
         f"{printable(table)}: {there.get(table, 'no table')} instead of {plural(rows, 'row')}"
         for table, rows in sorted(wanted.items())
         if there.get(table) != rows
     ]
-    objects = count_large_objects(login)
     if objects != found.large_objects:
         wrong.append(f"{plural(objects, 'large object')} instead of {found.large_objects:,}")
     if wrong:

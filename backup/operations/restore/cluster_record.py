@@ -11,7 +11,7 @@ class Record(BaseModel):
     """A part of the journal or of what is kept."""
 
     # Unlike a manifest: what a later release noted and this one would drop, could be what the data hangs on.
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class ClusterSwap(Record):

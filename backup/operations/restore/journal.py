@@ -279,6 +279,8 @@ class JournalFile:
     def __init__(self, root: Path) -> None:
         self._store = LocalStore(root / "state")
         self.path = self._store.directory / JOURNAL
+        # What is on the disk for sure, because this has put it there last: it need not be put there again.
+        self._written: Journal | None = None
 
     def read(self) -> Journal | None:
         """The journal of a restore that has not ended; RestoreUnfinished when there is one that cannot be read."""
@@ -310,7 +312,8 @@ class JournalFile:
         if direction(journal) == "forward" and step.number < RestoreStep.SWAPPING_DATABASE.number:
             raise ValueError(f"{journal.step} cannot become {step}")
         # Validated again, which model_copy does not do.
-        return self._write(Journal.model_validate({**dict(journal), **changes, "step": step}))
+        noted = Journal.model_validate({**dict(journal), **changes, "step": step})
+        return noted if noted == self._written else self._write(noted)
 
     def turn_back(self, journal: Journal) -> Journal:
         """Note that it is being rolled back, however far it had come."""
@@ -318,6 +321,7 @@ class JournalFile:
 
     def finish(self) -> None:
         """It has ended. Needs no room on the disk."""
+        self._written = None
         self._store.remove(JOURNAL)
         self.sweep()
 
@@ -331,12 +335,13 @@ class JournalFile:
             self._store.remove(_RESERVE)
 
     def _write(self, journal: Journal) -> Journal:
-        data = _bytes(journal)
+        data, self._written = _bytes(journal), None
         try:
             atomic_file.replace(self._store, JOURNAL, data, locked=True)
         except NoSpace:
             self._store.remove(_RESERVE)
             atomic_file.replace(self._store, JOURNAL, data, locked=True)
+        self._written = journal
         return journal
 
 

@@ -27,6 +27,7 @@ from backup.operations.restore.locking import LOOK, unfinished_restore, who_chan
 from backup.operations.restore.plan import LiveDatabase, Only, RestoreFacts, Server, VolumeFacts
 from backup.operations.restore.server_compatibility import contrast, fit
 from backup.operations.set_artifacts import dump_of
+from backup.postgres.inspect import settings_for
 from backup.postgres.server import extensions_available, find_database, identity, replication, sessions, usable
 from backup.postgres.server import roles as roles_there
 from backup.postgres.session import Login, keeping
@@ -134,7 +135,7 @@ def _with_server(facts: RestoreFacts, context: RestoreContext, stored: StoredSet
         if live
         else None,
         lacking=fitted.lacks,
-        contrast=contrast(login, live, listed, part),
+        contrast=contrast(login, live, settings_for(login, login.name) if live else (), listed, part),
     )
 
 

@@ -16,7 +16,6 @@ from backup.operations.restore.plan.compatibility import left_behind, otherwise,
 from backup.operations.restore.plan.facts import Contrast, Lacking, LiveDatabase, major
 from backup.postgres.admin import refused_statements
 from backup.postgres.dump.adaptation import LOADING, Adaptation
-from backup.postgres.inspect import settings_for
 from backup.postgres.preload_libraries import extension_of
 from backup.postgres.psql import refusal
 from backup.postgres.role_states import aligning, differing, subjects
@@ -84,13 +83,15 @@ class Given:
     roles: tuple[str, ...] = field(default=(), repr=False)
 
 
-def contrast(login: Login, live: Database | None, listed: Roles | None, part: DatabasePart | None) -> Contrast:
-    """Compare the database and the roles of a set with those of the server, and say whose count."""
+def contrast(
+    login: Login, live: Database | None, settings: Sequence[str], listed: Roles | None, part: DatabasePart | None
+) -> Contrast:
+    """Compare the database, whose `settings` are these, and the roles of a set with the server's; say whose count."""
     empty = live is None or is_empty(login)
     if listed is None or part is None:
         return Contrast(empty=False, new=False)
     wanted = _statements(listed.database_settings(part.name, login.name))
-    there = _statements(settings_for(login, login.name)) if live else wanted
+    there = _statements(settings) if live else wanted
     unlike = [each for key, each in {**there, **wanted}.items() if key not in there or key not in wanted]
     return Contrast(
         empty=empty,
@@ -101,11 +102,11 @@ def contrast(login: Login, live: Database | None, listed: Roles | None, part: Da
 
 
 def given(
-    login: Login, found: Contrast, live: Database | None, listed: Roles | None, part: DatabasePart | None
+    login: Login, found: Contrast, settings: Sequence[str], listed: Roles | None, part: DatabasePart | None
 ) -> Given:
-    """Write the statements that this comes to."""
+    """Write the statements that this comes to; `settings` are those of what lives."""
     if listed is None or part is None or not found.empty:
-        return Given(settings_for(login, login.name) if live else ())
+        return Given(tuple(settings))
     # Somebody is at work as these, and the server cannot do without the first of its roles.
     unharmed = {login.user, bootstrap(login)}
     roles = aligning(listed, tuple(found.roles), unharmed) if found.new else []
@@ -151,5 +152,5 @@ def last_notes(login: Login, live: Database | None, found: Contrast, lacks: Lack
     yield from ((finding.text, finding.hint) for finding in findings)
 
 
-def _statements(texts: list[str] | tuple[str, ...]) -> Mapping[tuple[str, ...], Statement]:
+def _statements(texts: Sequence[str]) -> Mapping[tuple[str, ...], Statement]:
     return {each.words: each for each in Roles.parse("\n".join(texts)).statements}

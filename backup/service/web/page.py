@@ -23,8 +23,7 @@ from backup.formatting import duration, plural, printable, shortened, size
 from backup.model.backup_set import StoredSet
 from backup.model.finding import LEVELS, Finding, Level
 from backup.model.manifest import Tier
-from backup.model.run import Outcome, Run
-from backup.monitoring.health import CREATE
+from backup.model.run import CREATE, Outcome, Run
 from backup.monitoring.overview import Overview, Storage, TierSummary, telling
 from backup.monitoring.window import offsite_words, slot_words, window_words
 from backup.service.web.ribbon import ribbon

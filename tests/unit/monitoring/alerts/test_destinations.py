@@ -13,7 +13,7 @@ from backup.config import notify_url
 from backup.config.loader import load_settings
 from backup.errors import ConfigError
 from backup.monitoring.alerts.delivery import check_targets
-from backup.monitoring.alerts.destinations import everything, target_secrets, targets
+from backup.monitoring.alerts.destinations import everything, targets
 from tests.support.examples import examples
 
 # apprise's own, for a module that Python 3.13 drops.
@@ -112,7 +112,7 @@ def test_addresses_are_not_shown() -> None:
         "ntfys://***",
         "slack://***",
     ]
-    assert SECRET in " ".join(target_secrets(settings))
+    assert SECRET in " ".join(settings.secrets)
 
 
 def test_targets_have_different_names() -> None:

@@ -277,3 +277,31 @@ def test_a_release_that_knows_no_clusters_reads_what_has_none(tmp_path: Path) ->
     JournalFile(tmp_path).begin(journal())
     KeptFile(tmp_path).write(Kept(id="1", set="s", replaced=NOW))
     assert all("cluster" not in path.read_text() for path in (tmp_path / "state").glob("*.json"))
+
+
+def test_what_is_noted_is_not_noted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what this has put on the disk itself, last: whatever stands in between, the next note is one."""
+    written, replace = list[bytes](), atomic_file.replace
+
+    def counted(*args: Any, **options: Any) -> None:
+        written.append(args[2])
+        replace(*args, **options)
+
+    monkeypatch.setattr(atomic_file, "replace", counted)
+    file = JournalFile(tmp_path)
+    first = file.advance(file.begin(journal()), RestoreStep.STOPPING)
+    written.clear()
+    assert file.advance(first, RestoreStep.STOPPING) == first and written == []
+    assert JournalFile(tmp_path).advance(first, RestoreStep.STOPPING) == first and len(written) == 1
+    later = file.turn_back(first)
+    assert file.advance(later, RestoreStep.STOPPING) == later and len(written) == 2
+    assert file.advance(first, RestoreStep.STOPPING) == first == JournalFile(tmp_path).read() and len(written) == 3
+    monkeypatch.setattr(atomic_file, "replace", failing)
+    with pytest.raises(StoreError):
+        file.advance(first, RestoreStep.READY)
+    monkeypatch.setattr(atomic_file, "replace", counted)
+    assert file.advance(first, RestoreStep.STOPPING) == first and len(written) == 4
+
+
+def failing(*_args: Any, **_options: Any) -> None:
+    raise StoreError("the directory could not be synced")
