@@ -42,6 +42,7 @@ HOMES = {
     "pyrage": {"pipeline/age"},
     "typer": {"cli"},
     "rich": {"cli"},
+    "loguru": {"logging"},
     "apprise": {"monitoring/alerts/delivery"},
     "cronsim": {"model/schedule"},
     "jinja2": {"service/web/page"},

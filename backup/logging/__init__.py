@@ -10,22 +10,24 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import re
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
+
+from loguru import logger
 
 from backup.formatting import printable
 from backup.logging import files
 
-__all__ = ["Logged", "is_public", "logger", "of_run", "redacting", "run_ended", "setup_logging", "to_file"]
+if TYPE_CHECKING:
+    from loguru import Message, Record
 
-_LEVELS: Final = ("DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
+__all__ = ["is_public", "logger", "of_run", "redacting", "run_ended", "setup_logging", "to_file"]
+
 _MEGABYTE: Final = 10**6
 _secrets: set[str] = set()
 # Words that stand in statements and names. A secret that is one of them is struck out only where it is a value.
@@ -35,104 +37,14 @@ _runs: list[str] = []
 _ended: set[str] = set()
 
 
-class Logged(NamedTuple):
-    """What was logged, safe to print; of `run`, if one is under way."""
-
-    time: datetime
-    level: str
-    text: str
-    run: str
-
-    def __str__(self) -> str:
-        return self.line()
-
-    def line(self, mark: str = "") -> str:
-        """Write it for people; `mark` follows its first line."""
-        first, newline, more = self.text.partition("\n")
-        return f"[{self.time:%Y-%m-%d %H:%M:%S}] [{self.level}] {first}{mark}{newline}{more}\n"
-
-    def encode(self) -> str:
-        """Write it as JSON, in one line."""
-        body = {"time": self.time.isoformat(timespec="milliseconds"), "level": self.level, "message": self.text}
-        return json.dumps(body | ({"run": self.run} if self.run else {}), ensure_ascii=False) + "\n"
-
-
-_Sink = Callable[[Logged], object]
-
-
-class _Logger:
-    """Gives entries, stamped with the clock of `zone`, to all that want them. `{}` stand for the arguments."""
-
-    def __init__(self) -> None:
-        self.zone: tzinfo | None = None
-        self._sinks: dict[_Sink, int] = {}
-        self._renew()
-        # In a child nobody would let go of it.
-        os.register_at_fork(after_in_child=self._renew)
-
-    def _renew(self) -> None:
-        self._lock = threading.RLock()
-
-    def add(self, sink: _Sink, level: str = "INFO") -> _Sink:
-        """Let `sink` have what is logged from this level on; what `remove` takes. A failing one fails no run."""
-        self._sinks[sink] = _LEVELS.index(level)
-        return sink
-
-    def remove(self, sink: _Sink | None = None) -> None:
-        """Let it, or all, have nothing more."""
-        for each in [sink] if sink else list(self._sinks):
-            del self._sinks[each]
-
-    def log(self, level: str, text: str, *args: object) -> None:
-        """Log it at the level of that name."""
-        number = _LEVELS.index(level)
-        wanting = [sink for sink, least in list(self._sinks.items()) if least <= number]
-        lines = redacted(text.format(*args) if args else text).rstrip("\r\n ").split("\n")
-        run = _runs[-1] if _runs else ""
-        entry = Logged(datetime.now(UTC).astimezone(self.zone), level, "\n".join(map(printable, lines)), run)
-        with self._lock:
-            for sink in wanting:
-                # Nobody listens any more, or a disk is full: what the run does is not to depend on it.
-                with contextlib.suppress(OSError, ValueError):
-                    sink(entry)
-
-    def debug(self, text: str, *args: object) -> None:
-        """Log what is for the record alone."""
-        self.log("DEBUG", text, *args)
-
-    def info(self, text: str, *args: object) -> None:
-        """Log what is done."""
-        self.log("INFO", text, *args)
-
-    def success(self, text: str, *args: object) -> None:
-        """Log what has gone well."""
-        self.log("SUCCESS", text, *args)
-
-    def warning(self, text: str, *args: object) -> None:
-        """Log what somebody should look at."""
-        self.log("WARNING", text, *args)
-
-    def error(self, text: str, *args: object) -> None:
-        """Log what has failed."""
-        self.log("ERROR", text, *args)
-
-    def exception(self, text: str) -> None:
-        """Log what has failed, with the traceback of the exception at hand."""
-        self.log("ERROR", "{}\n{}", text, traceback.format_exc())
-
-
-logger: Final = _Logger()
-# Until it is set up; a helper of ours never does.
-logger.add(lambda entry: sys.stderr.write(str(entry)))
-
-
 def setup_logging(
     zone: tzinfo | None, write: Callable[[str], object] = sys.stdout.write, *, as_json: bool = False
 ) -> None:
     """Send log lines to `write`, stamped with the clock of `zone`; as objects in JSON if so told."""
     logger.remove()
-    logger.zone = zone
-    logger.add(lambda entry: write(entry.encode() if as_json else str(entry)))
+    logger.configure(patcher=lambda record: _patch(record, zone))
+    form = _json if as_json else _plain
+    logger.add(lambda message: _emit(write, message), format=form, level="INFO", backtrace=False, diagnose=False)
     logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
 
 
@@ -143,11 +55,12 @@ def to_file(directory: Path, kind: str, zone: tzinfo, limit: float = 10) -> None
     """
     try:
         appender = files.Appender(directory, kind, datetime.now(zone), round(limit * _MEGABYTE))
+        logger.add(
+            lambda message: _append(appender, message), format=_marked, level="DEBUG", backtrace=False, diagnose=False
+        )
     except OSError as error:
         path = f"{directory}/{kind}-{datetime.now(zone):%Y-%m}.log"
         logger.warning("{} cannot be written: {}; this run is logged on stdout only", path, error.strerror)
-        return
-    logger.add(lambda entry: appender.write(entry.line(files.mark(entry.run)).encode(errors="replace")), "DEBUG")
 
 
 def of_run(run: str) -> None:
@@ -176,6 +89,51 @@ def redacting(secrets: Iterable[str], public: Iterable[str] = ()) -> None:
 def is_public(secret: str) -> bool:
     """Whether a secret is a word that everybody knows, or a part of one."""
     return any(secret in word for word in _public)
+
+
+def _emit(write: Callable[[str], object], message: Message) -> None:
+    # Nobody listens any more, or a redirected stdout is full: what the run does is not to depend on it.
+    with contextlib.suppress(OSError):
+        write(str(message))
+
+
+def _append(appender: files.Appender, message: Message) -> None:
+    # A full disk fails every line: the run's own error is what must be read, and stdout has all lines.
+    with contextlib.suppress(OSError):
+        appender.write(str(message).encode(errors="replace"))
+
+
+def _patch(record: Record, zone: tzinfo | None) -> None:
+    text = record["message"]
+    if error := record["exception"]:
+        text += "\n" + "".join(traceback.format_exception(error.type, error.value, error.traceback)).rstrip()
+    moment = record["time"].astimezone(zone)
+    lines = [printable(line) for line in redacted(text).rstrip("\r\n ").split("\n")]
+    head = f"[{moment:%Y-%m-%d %H:%M:%S}] [{record['level'].name}] {lines[0]}"
+    run = _runs[-1] if _runs else ""
+    body = {
+        "time": moment.isoformat(timespec="milliseconds"),
+        "level": record["level"].name,
+        "message": "\n".join(lines),
+    }
+    record["extra"] |= {
+        "line": "\n".join([head, *lines[1:]]),
+        "marked": "\n".join([head + files.mark(run), *lines[1:]]),
+        "json": json.dumps(body | ({"run": run} if run else {}), ensure_ascii=False),
+    }
+
+
+# Functions, because loguru adds the traceback to a format that is a string: as it is, with its secrets.
+def _plain(record: Record) -> str:
+    return "{extra[line]}\n"
+
+
+def _marked(record: Record) -> str:
+    return "{extra[marked]}\n"
+
+
+def _json(record: Record) -> str:
+    return "{extra[json]}\n"
 
 
 def redacted(text: str) -> str:

@@ -97,7 +97,7 @@ def test_no_client_is_ever_told_that_the_database_does_not_exist(site: Site) -> 
 def warned() -> Iterator[list[str]]:
     """What is logged as a warning."""
     said: list[str] = []
-    handler = logger.add(lambda entry: said.append(str(entry)), "WARNING")
+    handler = logger.add(lambda message: said.append(str(message)), level="WARNING")
     yield said
     logger.remove(handler)
 

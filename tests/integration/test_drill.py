@@ -474,7 +474,7 @@ def test_a_scratch_database_that_somebody_looks_into_is_removed(server: Server, 
 def test_a_scratch_database_that_cannot_be_removed_is_named_and_swept_later(server: Server, scratch: Scratch) -> None:
     before, run = set(server.databases()), new_run_id(datetime.now(UTC))
     warned: list[str] = []
-    handler = logger.add(lambda entry: warned.append(str(entry)), "WARNING")
+    handler = logger.add(lambda message: warned.append(str(message)), level="WARNING")
     try:
         with (
             server.standing_backup() as called,

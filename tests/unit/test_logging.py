@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import threading
-import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,47 +118,6 @@ def test_json_is_one_object_a_line(lines: list[str]) -> None:
     assert (first["level"], first["message"]) == ("WARNING", "two\nlines {x} \\x00")
     assert datetime.fromisoformat(first["time"]).tzinfo and "run" not in first
     assert second["run"] == RUN and all(line.count("\n") == 1 for line in lines)
-
-
-@pytest.mark.parametrize("error", [OSError, ValueError])
-def test_what_cannot_be_written_fails_nothing(lines: list[str], error: type[Exception]) -> None:
-    """A full disk, a closed stdout: the others have it."""
-
-    def failing(_entry: logging.Logged) -> None:
-        raise error
-
-    logger.remove()
-    logger.add(failing)
-    logger.add(lambda entry: lines.append(str(entry)), "ERROR")
-    logger.error("it failed")
-    logger.success("not for the second")
-    assert len(lines) == 1 and lines[0].endswith("[ERROR] it failed\n")
-
-
-def test_a_child_can_log_whatever_a_thread_was_writing(lines: list[str]) -> None:
-    writing, done = threading.Event(), threading.Event()
-
-    def slow(_entry: logging.Logged) -> None:
-        writing.set()
-        done.wait(30)
-
-    logger.add(slow)
-    thread = threading.Thread(target=logger.info, args=("from a thread",))
-    thread.start()
-    writing.wait(30)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside threads
-        child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        logger.remove(slow)
-        logger.info("from the child")
-        os._exit(7)
-    _, status = os.waitpid(child, 0)
-    done.set()
-    thread.join()
-    logger.remove(slow)
-    assert os.waitstatus_to_exitcode(status) == 7 and len(lines) == 1
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

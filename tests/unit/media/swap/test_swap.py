@@ -430,7 +430,7 @@ def test_nor_does_it_stop_what_ends_an_exchange_that_was_killed(volume: Volume, 
 def test_what_is_in_the_way_is_said_by_what_changes_the_files(volume: Volume) -> None:
     """By the command that a helper runs, in the log of who started it."""
     said: list[str] = []
-    sink = logger.add(lambda entry: said.append(str(entry)))
+    sink = logger.add(lambda line: said.append(str(line)))
     files = FileTrees(volume.root.parent, in_child, lambda count: None)
     _put(volume.staging / "old/stray", "file")
     try:

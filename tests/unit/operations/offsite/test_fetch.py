@@ -190,7 +190,7 @@ def test_latest_is_the_newest_that_can_be_had_and_those_passed_over_are_told(sta
     stack.place.lose(f"daily/obcms_set_{unended}.json")
     stack.place.lose(f"daily/obcms_media_{broken}.tar.gz")
     lines: list[str] = []
-    sink = logger.add(lambda entry: lines.append(entry.text))
+    sink = logger.add(lines.append, format="{message}")
     assert pull_to(stack.context(), "latest", tmp_path / "to").id == whole
     logger.remove(sink)
     passed = [line.split()[1].strip(":") for line in lines if line.startswith("skipped")]

@@ -199,7 +199,7 @@ def test_a_book_that_is_damaged_is_an_empty_one(stack: Stack) -> None:
 def test_what_a_place_refuses_is_remembered_for_that_place_and_said_once(tmp_path: Path) -> None:
     here = BUCKET | {"BACKUP_DIR": str(tmp_path), "AWS_ENDPOINT_URL_S3": "https://a.example"}
     settings, lines = load_settings(here), list[str]()
-    sink = logger.add(lambda entry: lines.append(entry.text))
+    sink = logger.add(lines.append, format="{message}")
     for _ in range(2):
         memory(settings)(frozenset({"checksums"}))
     memory(settings)(frozenset({"checksums", "uploads"}))
