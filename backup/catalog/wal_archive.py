@@ -59,7 +59,7 @@ _UNIQUE: Final = "unique"
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _ASIDE: Final = re.compile(r"[0-9]{1,20}-[0-9]{8}T[0-9]{6}Z")
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
-_BASE: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+_BASE: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)\.(?:tar\.gz(?:\.age)?|manifest|json)")
 
 
 class StreamFile:
@@ -238,8 +238,7 @@ class WalArchive:
         """Remove what dead runs left of bases: files of which there is no record. Only under the lock."""
         names = self.bases.names()
         for name in names:
-            base = bare_name(name).partition(".")[0]
-            if _BASE.fullmatch(base) and f"{base}.json" not in names:
+            if (match := _BASE.fullmatch(bare_name(name))) and f"{match[1]}.json" not in names:
                 logger.warning("removed {}: a killed run had left it", name)
                 self.bases.remove(name)
 

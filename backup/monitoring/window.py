@@ -168,7 +168,7 @@ def window_words(window: Window, now: datetime, zone: tzinfo, *, proven: bool = 
 def slot_words(slot: WalSlot, *, up: bool) -> str:
     """The slot in one line. `up`: WAL is received; else it is what was known when it last was."""
     more = f", {size(slot.safe)} more until the server gives it up" if slot.safe is not None else ""
-    then = "" if up else ", when WAL was last received; by now it is more"
+    then = "" if up else ", when WAL was last received; by now it may be more"
     return slot.problem or f"{slot.name} keeps {size(slot.held)} of WAL{more}{then}"
 
 

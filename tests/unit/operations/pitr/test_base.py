@@ -110,6 +110,7 @@ def test_what_a_kill_left_of_a_base_goes_with_the_next(tmp_path: Path) -> None:
     folder = archive.bases.directory
     before = set(archive.bases.names())
     kept = {"20261101T010000Z.json", "20261101T010000Z.tar.gz", "20261101T010000Z.manifest", "notes.tar.gz"}
+    kept |= {"20261102T010000Z.json.bak", "20261102T010000Z.tar.gz.old"}
     left = {"20261102T010000Z.tar.gz.age", "20261102T010000Z.manifest", ".20261103T010000Z.tar.gz.partial"}
     for name in kept | left | {".20261102T010000Z.json.partial"}:
         (folder / name).write_bytes(b"x")
