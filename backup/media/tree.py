@@ -309,11 +309,9 @@ def file_lines(
 ) -> Iterator[FileLine]:
     """The lines of files alone, each with that of the index, from its `number`th on. IntegrityError where they differ.
 
-    `parser` knows what came before. This is done for each of a million: what `follow` does is done here at once, and
-    named tuples are made without their own call, which takes as long again.
+    `parser` knows what came before. Of a million: `follow` is done here, and named tuples made without their own call.
     """
-    before = parser.before
-    pack, end, inode = before
+    pack, end, inode = before = parser.before
     try:
         for line in lines:
             if line[0] == _FILE:
@@ -341,8 +339,7 @@ def file_lines(
 
 def parse_marks(lines: Iterable[bytes], parser: TreeParser | None = None) -> dict[str, PackMarks]:
     """The entry points of each pack; `parser` knows all packs then. IntegrityError for a damaged line of them."""
-    found: dict[str, PackMarks] = {}
-    parser = parser or TreeParser()
+    found, parser = dict[str, PackMarks](), parser or TreeParser()
     try:
         for line in lines:
             if line[:2] == b"p\t":
@@ -392,9 +389,8 @@ def _unescaped(text: bytes) -> bytes:
 
 
 def _attributes(attributes: Mapping[bytes, bytes]) -> bytes:
-    return b",".join(
-        base64.b64encode(name) + b":" + base64.b64encode(value) for name, value in sorted(attributes.items())
-    )
+    pairs = sorted(attributes.items())
+    return b",".join(base64.b64encode(name) + b":" + base64.b64encode(value) for name, value in pairs)
 
 
 def _attributes_of(text: bytes) -> Mapping[bytes, bytes]:
