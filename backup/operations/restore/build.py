@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backup.errors import DatabaseUnavailable, LoadFailed, RestoreFailed
@@ -31,7 +31,7 @@ from backup.operations.verify.run import SetContent
 from backup.pipeline.file_type import FileKind
 from backup.postgres.admin import apply_settings, create_database, drop
 from backup.postgres.deferred_statements import Deferred
-from backup.postgres.dump.adaptation import Adaptation
+from backup.postgres.dump.adaptation import LOADING, Adaptation
 from backup.postgres.dump.dump_reader import DumpReader
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.inspect import settings_for
@@ -157,6 +157,7 @@ def _fill(
     custom = found.content.get(file) is FileKind.CUSTOM
     work.context.progress.phase("loading the database", stored.size)
     clients, run = source.loading(swap.new, work.journal.run), work.journal.run
+    judge = _Judge(work, replace(source.login, name=swap.new), found, fitted.adaptation)
     apart = rows_apart(stored, work.context.progress)
 
     @contextlib.contextmanager
@@ -173,19 +174,20 @@ def _fill(
 
     def go(load: Load) -> None:
         # Anew for each attempt: what was put aside at the first is gone with its database.
-        with _putting_aside(replace(source.login, name=swap.new), fitted) as aside:
+        with _putting_aside(judge.login, fitted) as aside:
             reader = DumpReader(fitted.adaptation.applied(load.split, aside), counting=False)
             with sql(load) as given:
                 for piece in given:
                     reader.feed(piece)
             reader.finish()
             load.finish()
-        complete(clients, found.extensions, run)
-        _judge(work, load, replace(source.login, name=swap.new), found, fitted.adaptation)
+        judge.early(load.path)
 
     try:
         attempt = attempt_for(stored, allow_invalid=work.allow_invalid)
         work.loaded = load_dump(clients, run, attempt, go, renew, jobs=work.context.jobs(), apart=apart)
+        complete(clients, found.extensions, run)
+        judge.late(work.loaded.path)
         for line in (*work.loaded.notes, *(each.told for each in work.loaded.left)):
             logger.warning("{}", printable(line))
     except LoadFailed as error:
@@ -216,22 +218,36 @@ def _pieces(stored: StoredSet, file: str, sha256: str, progress: Progress) -> Ge
         require_unchanged(source, sha256)
 
 
-def _judge(work: Work, load: Load, login: Login, found: SetContent, how: Adaptation) -> None:
-    """Count and make statistics while the sessions of the load end: an engine takes a while for that."""
-    try:
-        _count(work, login, found, how, load.path)
-    except DatabaseUnavailable:
-        # Where connections are short, they may have had the last.
-        load.judge()
-        _count(work, login, found, how, load.path)
+@dataclass
+class _Judge:
+    """Counts the rows of the new database, and makes its statistics, while the sessions of the load end if it can."""
 
+    work: Work
+    login: Login
+    found: SetContent
+    how: Adaptation
+    done: bool = False
 
-def _count(work: Work, login: Login, found: SetContent, how: Adaptation, path: str) -> None:
-    work.context.progress.phase("counting rows and making statistics")
-    with analyzing(login, path, work.context.jobs()) as failed:
-        _compare(login, found, how, path)
-    if failed:
-        logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
+    def early(self, path: str) -> None:
+        """Try it. Not before extensions are told that all is loaded; where connections are short, it gets none yet."""
+        self.done = False
+        if LOADING.keys().isdisjoint(self.found.extensions):
+            with contextlib.suppress(DatabaseUnavailable):
+                self._judge(path)
+
+    def late(self, path: str) -> None:
+        """Do it, unless it is done."""
+        if not self.done:
+            self._judge(path)
+
+    def _judge(self, path: str) -> None:
+        context = self.work.context
+        context.progress.phase("counting rows and making statistics")
+        with analyzing(self.login, path, context.jobs()) as failed:
+            _compare(self.login, self.found, self.how, path)
+        if failed:
+            logger.warning("ANALYZE failed, so queries may be slow until autovacuum has run: {}", failed[0])
+        self.done = True
 
 
 def _compare(login: Login, found: SetContent, how: Adaptation, path: str) -> None:
