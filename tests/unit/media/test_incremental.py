@@ -16,7 +16,7 @@ from backup.errors import IntegrityError
 from backup.media import known_files
 from backup.media.archive_tree import MediaReport, archive
 from backup.media.incremental import ROTTEN, Increment
-from backup.media.known_files import Rereading, KnownFiles, TreeFiles, is_stable, listed_sha256
+from backup.media.known_files import KnownFiles, Rereading, TreeFiles, is_stable, listed_sha256
 from backup.media.pack_reader import PackFiles, TreeReader, assembled
 from backup.media.tar_writer import index_line, parse_index
 from backup.media.tree import InodeState, Location, TreeEntry, TreeWriter, parse_marks, parse_tree
