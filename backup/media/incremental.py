@@ -19,7 +19,7 @@ from backup.errors import BackupError
 from backup.logging import logger
 from backup.media.archive_tree import Archiver, MediaReport, MetEntries, StoredFile
 from backup.media.directories import identity
-from backup.media.known_files import Due, KnownFiles, listed_sha256
+from backup.media.known_files import KnownFiles, Rereading, listed_sha256
 from backup.media.pack_reader import PackFiles, read_content
 from backup.media.rewritten_packs import APART, PackSink
 from backup.media.tar_writer import Gathered, Member, hash_hole
@@ -53,7 +53,7 @@ class Increment:
     ) -> None:
         self.name, self.pack, self.tree = name, pack, tree
         self.known, self.packs, self.day = known, packs, day
-        self.is_due = Due(day, rereading=rereading)
+        self.is_due = Rereading(day, rereading=rereading)
         self.lines = TreeWriter(known.numbers)
         self.new = 0
         # Bytes of content in the new pack.

@@ -334,7 +334,7 @@ def _sha256_of(line: bytes) -> str:
     return (line[:64] if line[:1] != b"\\" else line[1:65]).decode()
 
 
-class Due:
+class Rereading:
     """Which files are read again `today`: a share each day of those that were read within a week, by their numbers.
 
     Without `rereading`, none is.

@@ -16,7 +16,7 @@ from backup.errors import IntegrityError
 from backup.media import known_files
 from backup.media.archive_tree import MediaReport, archive
 from backup.media.incremental import ROTTEN, Increment
-from backup.media.known_files import Due, KnownFiles, TreeFiles, is_stable, listed_sha256
+from backup.media.known_files import KnownFiles, Rereading, TreeFiles, is_stable, listed_sha256
 from backup.media.pack_reader import PackFiles, TreeReader, assembled
 from backup.media.tar_writer import index_line, parse_index
 from backup.media.tree import InodeState, Location, TreeEntry, TreeWriter, parse_marks, parse_tree
@@ -209,8 +209,8 @@ def test_all_is_read_again_within_a_week_and_a_share_each_night(chain: Chain) ->
         assert chain.night() == 0
     assert sum(chain.reads[1:8]) == sum(chain.reads[8:15]) == 70_000
     assert 0 < max(chain.reads[1:]) <= 20_000
-    assert [Due(today)(b"5", 3) for today in (5, 4, 12, 10, 9)] == [False, True, True, True, False]
-    assert not Due(12, rereading=False)(b"5", 3)
+    assert [Rereading(today)(b"5", 3) for today in (5, 4, 12, 10, 9)] == [False, True, True, True, False]
+    assert not Rereading(12, rereading=False)(b"5", 3)
 
 
 def test_where_inodes_tell_nothing_all_is_read(chain: Chain) -> None:
