@@ -285,7 +285,7 @@ class _Positions:
     """
 
     def __init__(self, keyed: Iterable[tuple[int, int]] = ()) -> None:
-        self._slots, self._count = array("Q", bytes(8 * _SLOTS)), 0
+        self._slots, self._count = array("Q", [0]) * _SLOTS, 0
         for key, position in keyed:
             self.add(key, position)
 
@@ -314,7 +314,7 @@ class _Positions:
 
 
 def _doubled(slots: array[int]) -> array[int]:
-    larger = array("Q", bytes(16 * len(slots)))
+    larger = array("Q", [0]) * (2 * len(slots))
     mask = len(larger) - 1
     for slot in slots:
         if slot:

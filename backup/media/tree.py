@@ -46,8 +46,7 @@ _KINDS: Final = {tarfile.REGTYPE: b"f", tarfile.DIRTYPE: b"d", tarfile.SYMTYPE: 
 _OF_KIND: Final = {letter: kind for kind, letter in _KINDS.items()}
 _FIELDS: Final = {tarfile.REGTYPE: 15, tarfile.DIRTYPE: 7, tarfile.SYMTYPE: 8, tarfile.LNKTYPE: 7}
 _FILES: Final = (b"f\t", b"h\t")
-_FILE: Final = ord("f")
-_made: Final = tuple.__new__
+_FILE, _made = ord("f"), tuple.__new__
 _SHA256: Final = 66  # in hex, and two spaces
 _SPECIAL: Final = re.compile(rb"[\\\n\r\t]")
 _ESCAPES: Final = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r", b"\t": b"\\t"}
@@ -258,8 +257,7 @@ class Judged:
                 parser.before = Before(pack)
         elif not self._was_met(name, parser, line, listed):
             return False
-        self.files += 1
-        self.stored += int(stored or listed.split(b"  ", 2)[1])
+        self.files, self.stored = self.files + 1, self.stored + int(stored or listed.split(b"  ", 2)[1])
         return True
 
     def _was_met(self, name: str, parser: TreeParser, line: bytes, listed: bytes) -> bool:
@@ -309,7 +307,7 @@ def file_lines(
 ) -> Iterator[FileLine]:
     """The lines of files alone, each with that of the index, from its `number`th on. IntegrityError where they differ.
 
-    `parser` knows what came before. Of a million: `follow` is done here, and named tuples made without their own call.
+    `parser` knows what came before. For a million of them, `follow` is written out, and tuples are made at once.
     """
     pack, end, inode = before = parser.before
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,32 +26,48 @@ from backup.progress import Progress
 READ_LATELY: Final = timedelta(days=7)
 # Lines of files that were judged, some hundred bytes each.
 _REMEMBERED: Final = 1_000_000
-# Digests in one piece.
+# Contents of one piece.
 _TOGETHER: Final = 1 << 14
 
 
 @dataclass
-class _Held:
-    """What a pack holds: where each content begins, ascending, hashes of its size and layout, and its SHA-256."""
+class _Piece:
+    """Some thousand contents: where each begins, ascending, hashes of its size and layout, and its SHA-256."""
 
-    problems: list[str] = field(default_factory=list)
     offsets: array[int] = field(default_factory=lambda: array("Q"))
     layouts: array[int] = field(default_factory=lambda: array("q"))
-    # In pieces: one that grew to 32 MB would be copied, and leave as much room behind that nobody takes.
-    digests: list[bytearray] = field(default_factory=list)
+    digests: bytearray = field(default_factory=bytearray)
+
+
+@dataclass
+class _Held:
+    """What a pack holds, in pieces that begin at `starts`: what grew to many MB would be copied again and again, and
+    leave as much room behind that nobody takes."""
+
+    problems: list[str] = field(default_factory=list)
+    pieces: list[_Piece] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
 
     def add(self, offset: int, layout: int, digest: bytes) -> None:
         """The next content."""
-        if not len(self.offsets) % _TOGETHER:
-            self.digests.append(bytearray())
-        self.digests[-1] += digest
-        self.offsets.append(offset)
-        self.layouts.append(layout)
+        if not self.pieces or len(self.pieces[-1].offsets) == _TOGETHER:
+            self.pieces.append(_Piece())
+            self.starts.append(offset)
+        piece = self.pieces[-1]
+        piece.offsets.append(offset)
+        piece.layouts.append(layout)
+        piece.digests += digest
 
-    def sha256(self, number: int) -> str:
-        """That of one content, in hex."""
-        start = 32 * (number % _TOGETHER)
-        return self.digests[number // _TOGETHER][start : start + 32].hex()
+    def sha256(self, offset: int, layout: int) -> str | None:
+        """That of the content which begins there, in hex; None where none of that layout does."""
+        number = bisect_right(self.starts, offset) - 1
+        if number < 0:
+            return None
+        piece = self.pieces[number]
+        at = bisect_left(piece.offsets, offset)
+        if at == len(piece.offsets) or piece.offsets[at] != offset or piece.layouts[at] != layout:
+            return None
+        return piece.digests[32 * at : 32 * at + 32].hex()
 
 
 class PackChecks:
@@ -88,7 +104,7 @@ class PackChecks:
         """The files that need not be judged: those in packs that were not read, as they need not be, and those of sets
         that were judged before by this one."""
         there = list(packs)
-        unread = {pack.file for pack in there if not self._held[pack].offsets}
+        unread = {pack.file for pack in there if not self._held[pack].pieces}
         return Judged(unread, self._lines, {pack.file for pack in there}, met=[] if self._several else None)
 
     def note_judged(self, judged: Judged) -> None:
@@ -99,13 +115,10 @@ class PackChecks:
     def content(self, pack: Pack, place: Location, size: int) -> str | None:
         """SHA-256 of the file of that size whose content lies there; None where there is none, UNREAD."""
         held = self._held[pack]
-        if not held.offsets and not held.problems:
+        if not held.pieces and not held.problems:
             return UNREAD
-        at = bisect_left(held.offsets, place.offset)
         regions = place.regions if place.regions is not None else ((0, place.stored),)
-        if at == len(held.offsets) or held.offsets[at] != place.offset or held.layouts[at] != _layout(size, regions):
-            return None
-        return held.sha256(at)
+        return held.sha256(place.offset, _layout(size, regions))
 
     def _judged(self, pack: Pack, *, quick: bool) -> _Held:
         now = datetime.now(UTC)

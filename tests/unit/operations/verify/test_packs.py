@@ -10,7 +10,7 @@ import pytest
 
 from backup.cli import main
 from backup.model.backup_set import StoredSet
-from backup.operations.verify import volume_archive
+from backup.operations.verify import packs, volume_archive
 from backup.operations.verify.packs import PackChecks
 from backup.operations.verify.run import check_set
 from backup.progress import Silent
@@ -104,3 +104,13 @@ def test_all_sets_are_verified_by_one_command(
     assert f"{second.id}: every byte is as it was written" in said
     assert f"not good: 1 of 2 sets:\n  - {first.id} is damaged: the pack" in said
     assert main(["verify", "all", "--json"]) == 2
+
+
+def test_what_a_pack_holds_is_found_in_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packs, "_TOGETHER", 3)
+    held = packs._Held()
+    assert held.sha256(512, 0) is None
+    for number in range(10):
+        held.add(1024 * number + 512, number, bytes([number]) * 32)
+    assert [held.sha256(1024 * number + 512, number) for number in range(10)] == [f"{n:02}" * 32 for n in range(10)]
+    assert [held.sha256(*asked) for asked in ((0, 0), (1024, 1), (1536, 2), (9 * 1024, 9), (1 << 40, 9))] == [None] * 5
