@@ -113,13 +113,20 @@ class _Program:
     """A program with one of our pipes, whose end a thread waits for. As a context manager it leaves no process behind.
 
     A program that stands still for `stall` seconds is asked about with `busy`; False ends it, and so do three errors
-    in a row.
+    in a row. One that has ended well is removed at once, unless it `tells` something besides its output.
     """
 
     def __init__(
-        self, process: ClientProcess, pipe: Pipe, name: str, stall: float, busy: Callable[[], bool] = lambda: False
+        self,
+        process: ClientProcess,
+        pipe: Pipe,
+        name: str,
+        stall: float,
+        busy: Callable[[], bool] = lambda: False,
+        *,
+        tells: bool = False,
     ) -> None:
-        self._process, self._pipe, self._name, self._stall = process, pipe, name, stall
+        self._process, self._pipe, self._name, self._stall, self._tells = process, pipe, name, stall, tells
         self._patience = Patience(stall, busy)
         self._code: int | None = None
         self._lost: BackupError | None = None
@@ -135,7 +142,7 @@ class _Program:
             self.kill()
             self._waiter.join(_SETTLE)
         finally:
-            if self._code != 0:
+            if self._code != 0 or self._tells:
                 self._close()
 
     def _close(self) -> None:
@@ -160,7 +167,7 @@ class _Program:
             self._lost = error
         finally:
             self._note_end()
-        if self._code == 0:
+        if self._code == 0 and not self._tells:
             # It has nothing more to say. An engine takes a while to remove it: beside whatever comes next.
             self._close()
 

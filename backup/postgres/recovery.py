@@ -195,7 +195,7 @@ class Recovery:
         with self._pipe() as pipe:
             words = [self._inside(pipe.path), PG_WAL, str(timeline), start, tail_start(start, until, segment)]
             with self._started(script, words) as helper:
-                with ProcessOutput(helper, pipe, "pg_waldump", self._places.stall) as output:
+                with ProcessOutput(helper, pipe, "pg_waldump", self._places.stall, tells=True) as output:
                     yield from lines_of(output.chunks())
                     require_whole(helper.errors(), segment, until)
 

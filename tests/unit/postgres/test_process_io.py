@@ -90,3 +90,14 @@ def test_one_that_ended_before_its_script_is_a_failure_without_words(pipe: Pipe)
         with pytest.raises(LoadFailed, match="exit code 0"):
             load.write(b"SELECT 1;")
     assert program.done == ["close"]
+
+
+def test_one_that_tells_something_stays_until_it_was_asked(pipe: Pipe) -> None:
+    """As pg_waldump: where the reading ended."""
+    program = Program(0)
+    with ProcessOutput(program, pipe, "pg_waldump", 30, tells=True) as output:
+        program.told.set()
+        assert list(output.chunks()) == []
+        assert not program.closed.wait(0.1)
+        assert program.errors()
+    assert program.done == ["errors", "close"]
