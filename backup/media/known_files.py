@@ -41,6 +41,8 @@ _BITS: Final = 24
 _MOST: Final = (1 << _BITS) - 1
 _KEYS: Final = (1 << 40) - 1
 _SLOTS: Final = 1 << 10
+# Of files that are alike so many are known: each is passed by the next, and a million of them would never end.
+_ALIKE: Final = 8
 
 # The lines of a file, but for so many.
 Lines = Callable[[int], Generator[bytes, None, None]]
@@ -281,7 +283,8 @@ class _Records:
 class _Positions:
     """Where what has a key is: a table with open addressing, eight bytes a slot, two thirds full at most.
 
-    Of more than 16 million the last are not found: what they hold is taken for new.
+    Of more than 16 million, and of more than 8 with one key, the last are not found: what they alone hold is taken for
+    new.
     """
 
     def __init__(self, keyed: Iterable[tuple[int, int]] = ()) -> None:
@@ -296,11 +299,13 @@ class _Positions:
         if 3 * self._count > 2 * len(slots):
             slots = self._slots = _doubled(slots)
         mask = len(slots) - 1
-        at = key & mask
-        while slots[at]:
+        at, wanted, alike = key & mask, key & _KEYS, 0
+        while slot := slots[at]:
+            if slot >> _BITS == wanted and (alike := alike + 1) == _ALIKE:
+                return
             at = at + 1 & mask
         # No slot that is taken is 0.
-        slots[at] = (key & _KEYS) << _BITS | position + 1
+        slots[at] = wanted << _BITS | position + 1
         self._count += 1
 
     def find(self, key: int) -> Iterator[int]:

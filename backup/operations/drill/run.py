@@ -13,7 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
-from backup.errors import IntegrityError, LoadFailed, NotProven
+from backup.errors import IntegrityError, LoadFailed, NotProven, StoreError
 from backup.formatting import duration, plural, printable
 from backup.logging import logger
 from backup.model.backup_set import NOT_LOADED, Proof, StoredSet, Verdict, holds_database, present
@@ -192,8 +192,10 @@ class _Drill:
         try:
             with runs.timed(self.seconds, "load"):
                 loaded = self._load(place)
-        except IntegrityError as error:
+        except (IntegrityError, StoreError) as error:
             self.problems, self.unchecked, _ = check_set(self.stored, self.context.progress)
+            if isinstance(error, StoreError) and not self.problems:
+                raise  # it was not the set that could not be read
             self.problems = self.problems or [error.message]
             return []
         except LoadFailed as error:

@@ -364,6 +364,19 @@ def test_what_was_packed_just_now_is_found(monkeypatch: pytest.MonkeyPatch, tmp_
     known.close()
 
 
+def test_files_that_are_alike_cost_little(chain: Chain) -> None:
+    """Empty ones above all: when content was looked up, each was compared with all before it."""
+    for number in range(6000):
+        (chain.root / f"{number:05}").touch()
+    (chain.root / "content").write_bytes(b"content")
+    chain.night()
+    shutil.copyfile(chain.root / "content", chain.root / "copy")
+    started = time.process_time()
+    assert chain.night(days=0) == 0
+    assert time.process_time() - started < 1.5
+    chain.same()
+
+
 def test_many_small_files_cost_little(chain: Chain) -> None:
     for number in range(3000):
         (chain.root / f"{number:05}").write_bytes(number.to_bytes(4, "big"))
