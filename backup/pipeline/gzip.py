@@ -166,13 +166,16 @@ def unpack(blocks: Iterable[bytes], *, single: bool) -> Generator[bytes, None, N
 def _plain_member(blocks: Iterator[bytes]) -> Generator[bytes, None, bytes]:
     """What a member holds whose header was read, and says nothing; gives what follows it.
 
-    For stored blocks its own way of making the checksum takes six times as long as all the rest.
+    For stored blocks its own way of making the checksum takes six times as long as all the rest. The last piece, of a
+    small file all, is given when the checksum is right.
     """
-    member, crc, size = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE), 0, 0
+    member, crc, size, last = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE), 0, 0, b""
     for block in blocks:
         for piece in _pieces(member, block):
             crc, size = isal_zlib.crc32(piece, crc), size + len(piece)
-            yield piece
+            if last:
+                yield last
+            last = piece
         if member.eof:
             break
     rest = _at_least(_SUMS.size, member.unused_data, blocks) if member.eof else b""
@@ -180,6 +183,8 @@ def _plain_member(blocks: Iterator[bytes]) -> Generator[bytes, None, bytes]:
         raise EOFError("truncated gzip stream")
     if _SUMS.unpack_from(rest) != (crc, size & 0xFFFFFFFF):
         raise igzip.BadGzipFile("its checksum is that of other bytes")
+    if last:
+        yield last
     return rest[_SUMS.size :]
 
 

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.xdist_group("tests/integration/test_engine_killed.py")
 
 def test_the_window_is_true_whatever_kills_the_engine(doomed: Engine) -> None:
     choices = seeded()
-    ways = ["engine", "power", "containerd"]
-    choices.shuffle(ways)
+    # dockerd may end a new containerd once more, which it takes for dead: what comes last is to leave a whole engine.
+    ways = ["containerd", *choices.sample(["engine", "power"], 2)]
     with receiving(17) as case:
         for way in ways:
             print(way, case.story.stream()["received"])

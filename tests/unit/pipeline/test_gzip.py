@@ -159,3 +159,14 @@ def test_only_what_is_whole_is_unpacked(pack: Callable[[bytes], bytes], step: in
     for damaged in (stored + b"\0x", stored + b"x", stored + stored[:-1]):
         with pytest.raises(DAMAGED):
             unpacked(damaged, single=False)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_nothing_of_a_small_file_is_given_before_its_checksum_is_right(level: int) -> None:
+    """Whoever takes its lines would be the first to meet the damage, and not know of what file."""
+    stored = bytearray(packed(RANDOM[:5000], level))
+    stored[1000] ^= 1
+    given: list[bytes] = []
+    with pytest.raises(DAMAGED):
+        given.extend(unpack([bytes(stored)], single=True))
+    assert given == []
