@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Final
@@ -18,7 +17,7 @@ from backup.errors import BackupError, ConfigError, LockHeld
 from backup.logging import logger
 from backup.model.manifest import Tier
 from backup.model.moment import Wanted
-from backup.model.run import Outcome, Run
+from backup.model.run import Outcome
 from backup.operations.create import run as backup_operation
 from backup.operations.create.context import CreateContext
 from backup.operations.preemption import GaveWay
@@ -78,8 +77,8 @@ def create_command(
         **_occasion(base.occasion(invocation, scheduled, trigger), tier)._asdict(),
     )
     with _skipped(request.snapshot and scheduled), base.progress(as_json) as progress:
-        context = _context(main, progress, wanted, place, alone=only is not None)
-        run = _create(request, context)
+        with _context(main, progress, wanted, place, alone=only is not None) as context:
+            run = backup_operation.create_set(request, context)
     try:
         _expire(main)
     except BackupError as error:
@@ -120,11 +119,6 @@ def _skipped(scheduled: bool) -> Iterator[None]:
             raise
         logger.info("no snapshot now: {}", error.message)
         raise typer.Exit from None
-
-
-def _create(request: backup_operation.Request, context: AbstractContextManager[CreateContext]) -> Run:
-    with context as given:
-        return backup_operation.create_set(request, given)
 
 
 @contextlib.contextmanager

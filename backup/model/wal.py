@@ -27,7 +27,7 @@ UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 STREAMING: Final = "streaming"
 _FRESH: Final = timedelta(seconds=60)
 _STALE: Final = "whether WAL is received is unknown: nothing was written down of it for a minute or more"
-_ROOM: Final = "Is the backup volume full, or the clock wrong, or has the service been stopped?"
+_STALE_HINT: Final = "Is the backup volume full, or the clock wrong, or has the service been stopped?"
 _SEGMENT: Final = re.compile(r"[0-9A-F]{24}")
 _HISTORY: Final = re.compile(r"[0-9A-F]{8}\.history")
 _LSN: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
@@ -207,7 +207,7 @@ class Stream(Frozen):
         """What is known of it at this time: each look at one that is received is written down, each few seconds."""
         if not self.up or abs(now - self.looked) < _FRESH:
             return self
-        return self.model_copy(update={"state": "stale", "message": _STALE, "hint": _ROOM})
+        return self.model_copy(update={"state": "stale", "message": _STALE, "hint": _STALE_HINT})
 
     @property
     def behind(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.test_receive_faults import load, receiving
+from tests.integration.test_receive_faults import load, under_load
 from tests.support.engine import KILLS, Engine, well
 from tests.support.faults import eventually, nothing_left, seeded
 from tests.support.ledger import judged
@@ -17,7 +17,7 @@ def test_the_window_is_true_whatever_kills_the_engine(doomed: Engine) -> None:
     choices = seeded()
     # dockerd may end a new containerd once more, which it takes for dead: what comes last is to leave a whole engine.
     ways = ["containerd", *choices.sample(["engine", "power"], 2)]
-    with receiving(17) as case:
+    with under_load(17) as case:
         for way in ways:
             print(way, case.story.stream()["received"])
             before = doomed.processes("containerd")

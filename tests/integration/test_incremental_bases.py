@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +115,8 @@ def test_the_window_is_drilled_with_them(story: Story) -> None:
 @pytest.fixture
 def spoilt(story: Story) -> Iterator[Story]:
     """A copy of it, to be damaged."""
-    with short_folder() as folder:
-        copy = replace(story.sidecar, root=folder / "backups", spool=folder / "spool")
-        shutil.copytree(story.sidecar.root, copy.root)
-        copy.spool.mkdir()
-        own = {"BACKUP_DIR": str(copy.root), "BACKUP_SPOOL_DIR": str(copy.spool)}
-        copy.environment = {**copy.environment, **own}
-        yield replace(story, sidecar=copy)
+    with story.copied() as copy:
+        yield copy
 
 
 def middle(story: Story) -> Path:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +46,9 @@ def told(request: pytest.FixtureRequest) -> Iterator[Story]:
 @pytest.fixture
 def spoilt(told: Story) -> Iterator[Story]:
     """A copy of it, to be damaged."""
-    with short_folder() as folder:
-        copy = replace(told.sidecar, root=folder / "backups", spool=folder / "spool")
-        shutil.copytree(told.sidecar.root, copy.root)
-        copy.spool.mkdir()
-        copy.environment = {
-            **copy.environment,
-            "BACKUP_DIR": str(copy.root),
-            "BACKUP_SPOOL_DIR": str(copy.spool),
-        }
-        story = replace(told, sidecar=copy)
+    with told.copied() as story:
         yield story
-        nothing_left(copy, story.server)
+        nothing_left(story.sidecar, story.server)
 
 
 def packed(story: Story, number: int) -> Path:

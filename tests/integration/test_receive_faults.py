@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.integration.test_receive import receivers
-from tests.support.database import PROJECT, USER, Server, start_server
+from tests.support.database import PROJECT, USER, Server, data_volume, start_server
 from tests.support.faults import docker, ended, eventually, nothing_left, seeded
 from tests.support.ledger import COMMAND, TABLE, Ledger, judged
 from tests.support.moments import Story, short_folder
@@ -25,8 +25,6 @@ from tests.support.versions import FULL_SWEEP, MAJORS
 ROUNDS = int(os.environ.get("ROUNDS", "1"))
 MOMENTS = 5 if ROUNDS > 1 else 1
 WITHIN = 90
-# The data are in the one folder or below it.
-_DATA = {18: "/var/lib/postgresql"}
 _LOAD = f"pgbench -i -q -U {USER} obcms_prod && exec pgbench -n -c 2 -R 100 -T 3600 -U {USER} obcms_prod"
 
 
@@ -39,8 +37,8 @@ class Case:
         self.process = self.sidecar.start("receive")
 
     def receiver_killed(self) -> None:
-        eventually(lambda: receivers(self.sidecar), WITHIN)
-        docker("kill", *receivers(self.sidecar))
+        # One that has ended by itself, with its server, is no longer there to be killed: the next one is.
+        eventually(lambda: docker("kill", *receivers(self.sidecar), check=False), WITHIN)
 
     def sidecar_killed(self) -> None:
         self.process.kill()
@@ -89,8 +87,8 @@ class Case:
 
 
 def made(major: int, volume: str) -> Server:
-    bind = _DATA.get(major, "/var/lib/postgresql/data")
-    return start_server(major, f"hit{major}", command=COMMAND, volumes={volume: {"bind": bind, "mode": "rw"}})
+    mounted = {volume: {"bind": data_volume(major), "mode": "rw"}}
+    return start_server(major, f"hit{major}", command=COMMAND, volumes=mounted)
 
 
 def load(server: Server) -> None:
@@ -99,7 +97,7 @@ def load(server: Server) -> None:
 
 
 @contextlib.contextmanager
-def receiving(major: int, room: str = "") -> Iterator[Case]:
+def under_load(major: int, room: str = "") -> Iterator[Case]:
     """A case with its first base backup; `room`: of a backup volume that is in memory."""
     volume = f"{PROJECT}-hit{major}"
     with short_folder() as folder, contextlib.ExitStack() as stack:
@@ -129,7 +127,7 @@ def receiving(major: int, room: str = "") -> Iterator[Case]:
 @pytest.mark.timeout(200 + 300 * ROUNDS)
 def test_the_window_is_true_whatever_is_killed(major: int) -> None:
     choices = seeded()
-    with receiving(major) as case:
+    with under_load(major) as case:
         faults = ROUNDS * [
             case.receiver_killed,
             case.sidecar_killed,
@@ -155,7 +153,7 @@ def test_the_window_is_true_whatever_is_killed(major: int) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_full_volume_ends_what_is_received_and_not_the_database() -> None:
-    with receiving(17, room="200m") as case:
+    with under_load(17, room="200m") as case:
         before = case.sidecar.run("moments", "--json").json
         assert before["live"], before["text"]
         filler = case.sidecar.root / "somebody's video"

@@ -153,8 +153,9 @@ _LOOKS = 20
 _ENDED = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
 
 
-# Where the test images have their data, as the official ones do.
-_DATA = {18: "/var/lib/postgresql"}
+def data_volume(major: int) -> str:
+    """Where the test images keep their data, in it or below it, as the official ones do."""
+    return "/var/lib/postgresql" if major >= 18 else "/var/lib/postgresql/data"
 
 
 def start_server(major: int, service: str | None = None, *, in_memory: bool = False, **options: Any) -> Server:
@@ -166,7 +167,7 @@ def start_server(major: int, service: str | None = None, *, in_memory: bool = Fa
     service = service or f"db{major}"
     words = [word for word in options.pop("command", ()) if word != "postgres"]
     if in_memory:
-        options["tmpfs"] = {_DATA.get(major, "/var/lib/postgresql/data"): ""}
+        options["tmpfs"] = {data_volume(major): ""}
     else:
         words = ["-c", "fsync=off", *words]
     client = docker.from_env()

@@ -8,7 +8,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,17 @@ class Story:
         for words in (("undo", "--force"), ("undo", "--discard", "--force")):
             result = self.sidecar.run(*words)
             assert result.code == 0, result.output
+
+    @contextlib.contextmanager
+    def copied(self) -> Iterator[Story]:
+        """A copy of what is kept of it, to be damaged."""
+        with short_folder() as folder:
+            copy = replace(self.sidecar, root=folder / "backups", spool=folder / "spool")
+            shutil.copytree(self.sidecar.root, copy.root)
+            copy.spool.mkdir()
+            own = {"BACKUP_DIR": str(copy.root), "BACKUP_SPOOL_DIR": str(copy.spool)}
+            copy.environment = {**copy.environment, **own}
+            yield replace(self, sidecar=copy)
 
     def rows(self, identifier: str, table: str = "t") -> list[str]:
         """The rows of a table as the dump of a set has them."""
