@@ -148,6 +148,10 @@ class PackFolder:
             self.store.remove_all([pack, *_notes(pack)])
         self._names = None
 
+    def inode(self, pack: Pack) -> int:
+        """That of its file; 0 where there is none."""
+        return self._identity(pack.file)[0]
+
     def _identity(self, pack: str) -> tuple[int, int, int]:
         status = statuses_of(self.store.directory, [pack])[pack]
         return (status.st_ino, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)

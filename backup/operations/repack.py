@@ -155,7 +155,7 @@ def _require(live: _Live, folder: PackFolder, writer: ArtifactWriter, plain_size
     """IntegrityError unless all that sets name lies in the new file, as the disk has it, where it lay."""
     left = dict(live.files)
     with contextlib.closing(Stored(folder.store, writer.staged.path.name, Silent())) as source:
-        for offset, count, _, digest in contents(source):
+        for offset, count, _, digest in contents(source.content()):
             if (known := left.get(offset)) and known[:2] == (digest.hex(), count):
                 del left[offset]
         source.drain()

@@ -13,7 +13,7 @@ from pathlib import Path
 from backup.errors import StoreError
 from backup.storage.filesystem import store_error, storing, sync_directory
 from backup.storage.rename import rename_new
-from backup.storage.staged_file import Sealed, StagedFile
+from backup.storage.staged_file import ReadBack, Sealed, StagedFile
 
 
 class LocalStore:
@@ -22,11 +22,11 @@ class LocalStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def stage(self, name: str) -> StagedFile:
-        """Begin to write `name`; nothing appears under that name before `publish`."""
+    def stage(self, name: str, read_back: ReadBack | None = None) -> StagedFile:
+        """Begin to write `name`; nothing appears under that name before `publish`. See StagedFile."""
         with storing(self.directory):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return StagedFile(self.directory, name)
+        return StagedFile(self.directory, name, read_back)
 
     def publish(self, files: Sequence[Sealed]) -> None:
         """Give sealed files their final names, durably. An existing name is never overwritten."""

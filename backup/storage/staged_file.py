@@ -15,6 +15,7 @@ import mmap
 import os
 import queue
 import threading
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -27,6 +28,9 @@ _BLOCK = 1 << 20
 _GATHERED = 4 << 20
 # Large enough for the disk to stream, small enough to leave little for the end.
 _PIECE = 32 << 20
+
+# Takes what the disk returns, block by block. May leave some.
+ReadBack = Callable[[Iterator[bytes]], object]
 
 
 def staged_name(name: str) -> str:
@@ -59,10 +63,11 @@ class StagedFile:
     """A file being written beside its final name. `write`, then `seal`, then `LocalStore.publish`.
 
     Left without `seal`, by error or by kill, it is removed (at once, or by the next sweep).
-    Hash and size are those of the bytes given to `write`; `seal` proves the disk returns the same.
+    Hash and size are those of the bytes given to `write`; `seal` proves the disk returns the same, which `read_back`
+    is given in a thread of its own. What that raises, `seal` raises.
     """
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, read_back: ReadBack | None = None) -> None:
         self.name = name
         self.path = directory / staged_name(name)
         self.size = 0
@@ -72,7 +77,7 @@ class StagedFile:
         with storing(self.path):
             self._fd = _open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             self.inode = os.fstat(self._fd).st_ino
-            self._read_back = _ReadBack(self._fd, self.path)
+            self._read_back = _Reader(self._fd, self.path, read_back)
 
     def __enter__(self) -> StagedFile:
         return self
@@ -153,73 +158,86 @@ class StagedFile:
             os.close(descriptor)
 
 
-class _ReadBack:
+class _Reader:
     """Syncs a growing file and hashes what the disk returns, through a descriptor of its own that reads ahead.
 
     Large files are read back piece by piece in a thread while the next piece is written, so that the end of the run
-    has only the last piece to wait for. An error of the disk in the thread is raised by `finish`.
+    has only the last piece to wait for. An error in the thread is raised by `finish`.
     """
 
-    def __init__(self, descriptor: int, path: Path) -> None:
-        self._fd = descriptor
+    def __init__(self, descriptor: int, path: Path, taker: ReadBack | None) -> None:
+        self._fd, self._taker = descriptor, taker
         self._reader = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         os.posix_fadvise(self._reader, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        self._buffer = bytearray(_BLOCK)
         self._hash = hashlib.sha256()
         self._done = self._sent = 0
-        self._error: OSError | None = None
-        self._ends: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        # How far the file has grown; None when all of it is there, less than nothing to end early.
+        self._ends: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def written(self, size: int) -> None:
         """The file has grown to `size` bytes."""
-        if size - self._sent < _PIECE:
-            return
-        self._sent = size
+        if size - self._sent >= _PIECE:
+            self._sent = size
+            self._tell(size)
+
+    def finish(self) -> tuple[int, str]:
+        """(size, SHA-256 in hex) of the whole file, as the disk returns it; OSError when the disk fails."""
+        self._end(None)
+        if self._error:
+            raise self._error
+        return self._done, self._hash.hexdigest()
+
+    def close(self) -> None:
+        """End the thread and close the file."""
+        self._end(-1)
+        os.close(self._reader)
+
+    def _tell(self, size: int | None) -> None:
         self._ends.put(size)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="read-back", daemon=True)
             self._thread.start()
 
-    def finish(self) -> tuple[int, str]:
-        """(size, SHA-256 in hex) of the whole file, as the disk returns it; OSError when the disk fails."""
-        self.stop()
-        if self._error:
-            raise self._error
-        os.fsync(self._fd)
-        self._read(None)
-        return self._done, self._hash.hexdigest()
-
-    def stop(self) -> None:
-        """End the thread after what it has been given."""
+    def _end(self, size: int | None) -> None:
+        if self._thread or size is None:
+            self._tell(size)
         if self._thread:
-            self._ends.put(-1)
             self._thread.join()
             self._thread = None
 
-    def close(self) -> None:
-        """End the thread and close the file."""
-        self.stop()
-        os.close(self._reader)
-
     def _work(self) -> None:
-        while (end := self._ends.get()) >= 0:
-            if self._error is None:
-                try:
-                    os.fdatasync(self._fd)
-                    self._read(end)
-                except OSError as error:
-                    self._error = error
+        with contextlib.closing(self._blocks()) as blocks:
+            try:
+                if self._taker:
+                    self._taker(blocks)
+                for _ in blocks:
+                    pass
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                self._error = self._error or error
 
-    def _read(self, end: int | None) -> None:
-        """Hash from where it stopped to `end`, or to the end of the file."""
-        # What was written past the page cache is not in it; what went the ordinary way is dropped from it.
-        os.posix_fadvise(self._reader, self._done, 0, os.POSIX_FADV_DONTNEED)
-        view = memoryview(self._buffer)
-        while count := os.preadv(self._reader, [view[: _BLOCK if end is None else end - self._done]], self._done):
-            self._hash.update(view[:count])
-            self._done += count
-        os.posix_fadvise(self._reader, 0, self._done, os.POSIX_FADV_DONTNEED)
+    def _blocks(self) -> Generator[bytes, None, None]:
+        """What the disk returns, as far as was told; its error is kept, for a taker words it anew."""
+        try:
+            while (end := self._ends.get()) is None or end >= 0:
+                os.fsync(self._fd) if end is None else os.fdatasync(self._fd)
+                # What was written past the page cache is not in it; what went the ordinary way is dropped from it.
+                os.posix_fadvise(self._reader, self._done, 0, os.POSIX_FADV_DONTNEED)
+                yield from self._grown(end)
+                os.posix_fadvise(self._reader, 0, self._done, os.POSIX_FADV_DONTNEED)
+                if end is None:
+                    return
+        except OSError as error:
+            self._error = error
+            raise
+
+    def _grown(self, end: int | None) -> Generator[bytes, None, None]:
+        """From where it stopped to `end`, or to the end of the file."""
+        while block := os.pread(self._reader, _BLOCK if end is None else min(_BLOCK, end - self._done), self._done):
+            self._hash.update(block)
+            self._done += len(block)
+            yield block
 
 
 def _open(path: Path, flags: int) -> int:

@@ -10,6 +10,7 @@ from backup.model.manifest import Artifact, ArtifactKind, DatabasePart, VolumePa
 from backup.model.pack import Pack
 from backup.operations import runs
 from backup.operations.create.context import CreateContext
+from backup.operations.verify.packs import PackContents
 from backup.postgres.dump.definitions import Definitions
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
@@ -21,7 +22,8 @@ class SetDraft:
     """The set as it grows: artifacts, staged files, parts, and how long each phase took.
 
     `definitions` and `roles` are what makes its database and its roles, to be tried. `packs` are those that it needs,
-    `named` bytes of each, `new_packs` the files of those that it makes. It is as old as `started`.
+    `named` bytes of each, `new_packs` the files of those that it makes, `read_back` (see PackChecks) what the disk
+    returned of these. It is as old as `started`.
     """
 
     id: str
@@ -37,6 +39,7 @@ class SetDraft:
     packs: list[Pack] = field(default_factory=list)
     named: dict[str, int] = field(default_factory=dict)
     new_packs: list[StagedFile] = field(default_factory=list)
+    read_back: dict[str, tuple[int, PackContents]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def take(self, writer: ArtifactWriter) -> Artifact:

@@ -24,6 +24,7 @@ from backup.model.run import RESTORE
 from backup.operations.create.context import CreateContext
 from backup.operations.create.draft import SetDraft
 from backup.operations.set_artifacts import open_file, require_as_written
+from backup.operations.verify.packs import PackContents
 from backup.pipeline.chunks import split_lines
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import storing
@@ -108,7 +109,9 @@ def archive_increment(
     context.progress.phase(f"volume {volume.name}", volume.bytes)
     pack, index, tree = (file_name(volume.name, draft.id, suffix) for suffix in ("tar.gz", "files.gz", "tree.gz"))
     store = context.catalog.packs.store
-    writer = stack.enter_context(ArtifactWriter(store, pack, "volume", volume.name, context.compression))
+    held = PackContents()
+    writer = ArtifactWriter(store, pack, "volume", volume.name, context.compression, read_back=held.take)
+    stack.enter_context(writer)
     listing = stack.enter_context(draft.writer(context, index, "index", volume.name))
     listed = stack.enter_context(draft.writer(context, tree, "tree", volume.name))
     day = (context.clock() - _EPOCH).days
@@ -127,6 +130,7 @@ def archive_increment(
     context.progress.phase(f"reading what is new of {volume.name} back")
     if run.new:
         known.packs[pack] = _take_pack(writer, draft, run.content)
+        draft.read_back[pack] = (writer.staged.inode, held)
     else:
         writer.discard()
     listed.write(run.entry_points(writer.marks, known.packs[pack].stored_size if run.new else 0))

@@ -6,7 +6,7 @@ import hashlib
 import tarfile
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -20,6 +20,7 @@ from backup.media.tree import Judged, Location
 from backup.model.pack import Pack
 from backup.operations.verify.stored_bytes import Stored
 from backup.operations.verify.volume_archive import UNREAD
+from backup.pipeline import gzip
 from backup.progress import Progress
 
 # How long it counts that a pack was read, where a set that needs it is made.
@@ -40,11 +41,12 @@ class _Piece:
 
 
 @dataclass
-class _Held:
+class PackContents:
     """What a pack holds, in pieces that begin at `starts`: what grew to many MB would be copied again and again, and
-    leave as much room behind that nobody takes."""
+    leave as much room behind that nobody takes. `plain_size`: what it unpacked to."""
 
     problems: list[str] = field(default_factory=list)
+    plain_size: int = 0
     pieces: list[_Piece] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
 
@@ -58,6 +60,23 @@ class _Held:
         piece.layouts.append(layout)
         piece.digests += digest
 
+    def read(self, pieces: Iterable[bytes]) -> None:
+        """Take what a pack unpacks to, up to where it is damaged. StoreError when the disk fails."""
+        try:
+            for offset, _, layout, digest in contents(self._counted(pieces)):
+                self.add(offset, layout, digest)
+        except IntegrityError as error:
+            self.problems.append(error.message)
+
+    def take(self, packed: Iterable[bytes]) -> None:
+        """As `read`, of the pack as it is stored."""
+        self.read(gzip.unpack(packed, single=True))
+
+    def _counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self.plain_size += len(piece)
+            yield piece
+
     def sha256(self, offset: int, layout: int) -> str | None:
         """That of the content which begins there, in hex; None where none of that layout does."""
         number = bisect_right(self.starts, offset) - 1
@@ -70,11 +89,16 @@ class _Held:
         return piece.digests[32 * at : 32 * at + 32].hex()
 
 
+# By its file the inode of a pack that was just made, and what the disk returned.
+Made = Mapping[str, tuple[int, PackContents]]
+
+
 class PackChecks:
     """Checks of the packs of one folder; what was found is noted beside each, so that every set that needs it shows it.
 
-    `fresh`: a pack that was read so short a time ago, and is the same file, is not read again. `locked`: by the holder
-    of the lock. `several` sets are judged: what they have in common once.
+    `fresh`: a pack that was read so short a time ago, and is the same file, is not read again. `made`: those
+    that were read when they were written. `locked`: by the holder of the lock. `several` sets are judged: what they
+    have in common once.
     """
 
     def __init__(
@@ -82,12 +106,14 @@ class PackChecks:
         folder: PackFolder,
         progress: Progress,
         fresh: timedelta | None = None,
+        made: Made | None = None,
         *,
         locked: bool = False,
         several: bool = False,
     ) -> None:
         self._folder, self._progress, self._fresh, self._locked = folder, progress, fresh, locked
-        self._held: dict[Pack, _Held] = {}
+        self._made = made or {}
+        self._held: dict[Pack, PackContents] = {}
         self._whole: set[Pack] = set()
         self._lines: set[int] = set()
         self._several = several
@@ -120,16 +146,19 @@ class PackChecks:
         regions = place.regions if place.regions is not None else ((0, place.stored),)
         return held.sha256(place.offset, _layout(size, regions))
 
-    def _judged(self, pack: Pack, *, quick: bool) -> _Held:
+    def _judged(self, pack: Pack, *, quick: bool) -> PackContents:
         now = datetime.now(UTC)
         if self._fresh and not self._folder.problems([pack]):
             read = self._folder.last_read(pack.file)
             if read and timedelta(0) <= now - read < self._fresh:
-                return _Held()
+                return PackContents()
         missing = [each for each in self._folder.problems([pack]) if not each.endswith("is damaged")]
         if missing:  # which every listing shows
-            return _Held(missing)
-        held = self._read(pack, quick=quick)
+            return PackContents(missing)
+        held = self._read_back(pack) or self._read(pack, quick=quick)
+        if not quick and not held.problems and held.plain_size != pack.plain_size:
+            held.problems.append(f"unpacks to {held.plain_size:,} bytes instead of {pack.plain_size:,}")
+        held.problems = [_named(pack, each) for each in held.problems]
         if not quick or held.problems:
             try:
                 self._folder.note(pack.file, held.problems, now, locked=self._locked)
@@ -139,36 +168,31 @@ class PackChecks:
                     logger.warning(said, pack.file, error.message)
         return held
 
-    def _read(self, pack: Pack, *, quick: bool) -> _Held:
-        held = _Held()
+    def _read_back(self, pack: Pack) -> PackContents | None:
+        """What was read when it was written, if that very file lies there."""
+        inode, held = self._made.get(pack.file, (0, None))
+        return held if held and inode == self._folder.inode(pack) else None
+
+    def _read(self, pack: Pack, *, quick: bool) -> PackContents:
+        held = PackContents()
         source = Stored(self._folder.store, pack.file, self._progress)
         try:
             if not quick:
-                self._walk(source, held)
+                held.read(source.content())
             source.drain()
             # Asked now: it may have been written anew a moment ago.
             if source.sha256 not in self._folder.digests(pack):
                 held.problems.append("has changed since it was written: its SHA-256 differs from the manifest's")
-            elif not quick and not held.problems and source.plain_size != pack.plain_size:
-                held.problems.append(f"unpacks to {source.plain_size:,} bytes instead of {pack.plain_size:,}")
         except BackupError as error:
             held.problems.append(error.message)
         finally:
             source.close()
-        held.problems = [_named(pack, each) for each in held.problems]
         return held
 
-    def _walk(self, source: Stored, held: _Held) -> None:
-        try:
-            for offset, _, layout, digest in contents(source):
-                held.add(offset, layout, digest)
-        except IntegrityError as error:
-            held.problems.append(error.message)
 
-
-def contents(source: Stored) -> Iterator[tuple[int, int, int, bytes]]:
+def contents(pieces: Iterable[bytes]) -> Iterator[tuple[int, int, int, bytes]]:
     """Of each file where it begins, its size, a hash of that and of where its data belong, and its SHA-256."""
-    reader = TarReader(source.content())
+    reader = TarReader(pieces)
     for found in reader.members():
         if found.kind != tarfile.REGTYPE:
             raise reader.refused("is no file: a pack holds nothing else")

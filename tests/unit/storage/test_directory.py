@@ -153,7 +153,7 @@ def test_an_unsealed_file_goes_at_once(store: LocalStore) -> None:
         ("write", errno.EIO, StoreError),
         ("fsync", errno.EIO, StoreError),
         ("fsync", errno.ENOSPC, NoSpace),
-        ("preadv", errno.EIO, StoreError),
+        ("pread", errno.EIO, StoreError),
         ("close", errno.EIO, StoreError),
     ],
 )

@@ -108,7 +108,7 @@ def test_all_sets_are_verified_by_one_command(
 
 def test_what_a_pack_holds_is_found_in_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "_TOGETHER", 3)
-    held = packs._Held()
+    held = packs.PackContents()
     assert held.sha256(512, 0) is None
     for number in range(10):
         held.add(1024 * number + 512, number, bytes([number]) * 32)
