@@ -34,11 +34,15 @@ _DAMAGED, _CHECKED = ".damaged", ".checked"
 _QUARANTINE: Final = "damaged"
 
 
+# Inode, bytes, and when it was written, in ns.
+FileIdentity = tuple[int, int, int]
+
+
 class _Checked(Frozen):
     """Which file was read when."""
 
     time: AwareDatetime
-    file: tuple[int, int, int]
+    file: FileIdentity
 
 
 class PackFolder:
@@ -128,7 +132,7 @@ class PackFolder:
         with contextlib.suppress(StoreError, ValidationError):
             if pack + _CHECKED in self.names:
                 note = _Checked.model_validate_json(self.store.read(pack + _CHECKED))
-                return note.time if note.file == self._identity(pack) else None
+                return note.time if note.file == self.identity(pack) else None
         return None
 
     def note(self, pack: str, problems: Sequence[str], now: datetime, *, locked: bool = False) -> None:
@@ -137,7 +141,7 @@ class PackFolder:
             self.store.remove(pack + _CHECKED)
             replace(self.store, pack + _DAMAGED, "\n".join(problems).encode(), locked=locked)
         else:
-            note = _Checked(time=now, file=self._identity(pack))
+            note = _Checked(time=now, file=self.identity(pack))
             replace(self.store, pack + _CHECKED, note.model_dump_json().encode(), locked=locked)
             self.store.remove(pack + _DAMAGED)
         self._names = None
@@ -148,11 +152,8 @@ class PackFolder:
             self.store.remove_all([pack, *_notes(pack)])
         self._names = None
 
-    def inode(self, pack: Pack) -> int:
-        """That of its file; 0 where there is none."""
-        return self._identity(pack.file)[0]
-
-    def _identity(self, pack: str) -> tuple[int, int, int]:
+    def identity(self, pack: str) -> FileIdentity:
+        """Which file lies under a name; zeros for none."""
         status = statuses_of(self.store.directory, [pack])[pack]
         return (status.st_ino, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)
 

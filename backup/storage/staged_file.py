@@ -29,8 +29,8 @@ _GATHERED = 4 << 20
 # Large enough for the disk to stream, small enough to leave little for the end.
 _PIECE = 32 << 20
 
-# Takes what the disk returns, block by block. May leave some.
-ReadBack = Callable[[Iterator[bytes]], object]
+# Takes what the disk returns, in blocks that stay as they are until the next is asked for. May leave some.
+ReadBack = Callable[[Iterator[memoryview]], object]
 
 
 def staged_name(name: str) -> str:
@@ -167,8 +167,7 @@ class _Reader:
 
     def __init__(self, descriptor: int, path: Path, taker: ReadBack | None) -> None:
         self._fd, self._taker = descriptor, taker
-        self._reader = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        os.posix_fadvise(self._reader, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self._reader = _open(path, os.O_RDONLY)
         self._hash = hashlib.sha256()
         self._done = self._sent = 0
         self._error: BaseException | None = None
@@ -217,12 +216,13 @@ class _Reader:
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
                 self._error = self._error or error
 
-    def _blocks(self) -> Generator[bytes, None, None]:
+    def _blocks(self) -> Generator[memoryview, None, None]:
         """What the disk returns, as far as was told; its error is kept, for a taker words it anew."""
+        self._buffer = memoryview(mmap.mmap(-1, _BLOCK))
         try:
             while (end := self._ends.get()) is None or end >= 0:
                 os.fsync(self._fd) if end is None else os.fdatasync(self._fd)
-                # What was written past the page cache is not in it; what went the ordinary way is dropped from it.
+                # For the disk to be asked where nothing goes past the page cache, it is dropped from that.
                 os.posix_fadvise(self._reader, self._done, 0, os.POSIX_FADV_DONTNEED)
                 yield from self._grown(end)
                 os.posix_fadvise(self._reader, 0, self._done, os.POSIX_FADV_DONTNEED)
@@ -232,12 +232,20 @@ class _Reader:
             self._error = error
             raise
 
-    def _grown(self, end: int | None) -> Generator[bytes, None, None]:
+    def _grown(self, end: int | None) -> Generator[memoryview, None, None]:
         """From where it stopped to `end`, or to the end of the file."""
-        while block := os.pread(self._reader, _BLOCK if end is None else min(_BLOCK, end - self._done), self._done):
-            self._hash.update(block)
-            self._done += len(block)
-            yield block
+        while count := self._next(_BLOCK if end is None else min(_BLOCK, end - self._done)):
+            self._hash.update(self._buffer[:count])
+            self._done += count
+            yield self._buffer[:count]
+
+    def _next(self, most: int) -> int:
+        try:
+            return os.preadv(self._reader, [self._buffer[:most]], self._done)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _cached(self._reader):
+                raise
+            return self._next(most)
 
 
 def _open(path: Path, flags: int) -> int:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from backup.catalog.packs import FileIdentity
 from backup.model.manifest import Artifact, ArtifactKind, DatabasePart, VolumePart
 from backup.model.pack import Pack
 from backup.operations import runs
@@ -39,7 +40,7 @@ class SetDraft:
     packs: list[Pack] = field(default_factory=list)
     named: dict[str, int] = field(default_factory=dict)
     new_packs: list[StagedFile] = field(default_factory=list)
-    read_back: dict[str, tuple[int, PackContents]] = field(default_factory=dict)
+    read_back: dict[str, tuple[FileIdentity, PackContents]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def take(self, writer: ArtifactWriter) -> Artifact:

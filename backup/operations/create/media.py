@@ -130,7 +130,7 @@ def archive_increment(
     context.progress.phase(f"reading what is new of {volume.name} back")
     if run.new:
         known.packs[pack] = _take_pack(writer, draft, run.content)
-        draft.read_back[pack] = (writer.staged.inode, held)
+        draft.read_back[pack] = (context.catalog.packs.identity(writer.staged.path.name), held)
     else:
         writer.discard()
     listed.write(run.entry_points(writer.marks, known.packs[pack].stored_size if run.new else 0))

@@ -9,9 +9,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, cast
 
-from backup.catalog.packs import PackFolder
+from backup.catalog.packs import FileIdentity, PackFolder
 from backup.errors import BackupError, IntegrityError, StoreError
 from backup.logging import logger
 from backup.media.tar_reader import TarReader
@@ -68,9 +68,10 @@ class PackContents:
         except IntegrityError as error:
             self.problems.append(error.message)
 
-    def take(self, packed: Iterable[bytes]) -> None:
+    def take(self, packed: Iterable[memoryview]) -> None:
         """As `read`, of the pack as it is stored."""
-        self.read(gzip.unpack(packed, single=True))
+        # The library takes either.
+        self.read(gzip.unpack(cast(Iterable[bytes], packed), single=True))
 
     def _counted(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         for piece in pieces:
@@ -89,8 +90,8 @@ class PackContents:
         return piece.digests[32 * at : 32 * at + 32].hex()
 
 
-# By its file the inode of a pack that was just made, and what the disk returned.
-Made = Mapping[str, tuple[int, PackContents]]
+# By its name, which file a pack is that was just made, and what the disk returned.
+Made = Mapping[str, tuple[FileIdentity, PackContents]]
 
 
 class PackChecks:
@@ -170,8 +171,8 @@ class PackChecks:
 
     def _read_back(self, pack: Pack) -> PackContents | None:
         """What was read when it was written, if that very file lies there."""
-        inode, held = self._made.get(pack.file, (0, None))
-        return held if held and inode == self._folder.inode(pack) else None
+        file, held = self._made.get(pack.file, (None, None))
+        return held if file == self._folder.identity(pack.file) else None
 
     def _read(self, pack: Pack, *, quick: bool) -> PackContents:
         held = PackContents()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -125,6 +128,63 @@ def test_lost_or_added_bytes_are_found(store: LocalStore, length: int) -> None:
     assert store.names() == []
 
 
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("length", [0, 1, len(DATA), 40 << 20])
+def test_what_the_disk_returns_is_given(store: LocalStore, length: int, left: bool) -> None:
+    data, taken = (DATA * 14)[:length], bytearray()
+
+    def take(blocks: Iterator[memoryview]) -> None:
+        for block in blocks:
+            taken.extend(block)
+            if left:
+                break
+
+    with store.stage("a", take) as staged:
+        staged.write(data)
+        staged.seal()
+        store.publish([staged])
+    assert taken == data[: 1 << 20 if left else None] and store.read("a") == data
+
+
+def test_what_a_taker_raises_is_raised(store: LocalStore) -> None:
+    def take(_: Iterator[memoryview]) -> None:
+        raise IntegrityError("it is not what it should be")
+
+    with pytest.raises(IntegrityError, match="not what it should be"), store.stage("a", take) as staged:
+        staged.write(DATA)
+        staged.seal()
+    assert store.names() == []
+
+
+def test_an_error_of_the_disk_is_no_error_of_a_taker(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(blocks: Iterator[memoryview]) -> None:
+        with contextlib.suppress(OSError):
+            for _ in blocks:
+                pass
+
+    monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
+    with pytest.raises(NoSpace), store.stage("a", take) as staged:
+        staged.write(DATA)
+        staged.seal()
+
+
+def test_where_reading_past_the_page_cache_fails_it_is_read_the_ordinary_way(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.preadv
+
+    def refused(fd: int, *words: Any) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "refused")
+        return whole(fd, *words)
+
+    monkeypatch.setattr(os, "preadv", refused)
+    store.put("a", DATA)
+    # Shorter than asked for, so that what follows begins amid a page.
+    monkeypatch.setattr(os, "preadv", lambda fd, views, at: whole(fd, [views[0][:1001]], at))
+    store.put("b", DATA)
+
+
 def test_a_second_writer_of_the_same_name_is_refused(store: LocalStore) -> None:
     with store.stage("a"), pytest.raises(StoreError, match="File exists"):
         store.stage("a")
@@ -153,7 +213,7 @@ def test_an_unsealed_file_goes_at_once(store: LocalStore) -> None:
         ("write", errno.EIO, StoreError),
         ("fsync", errno.EIO, StoreError),
         ("fsync", errno.ENOSPC, NoSpace),
-        ("pread", errno.EIO, StoreError),
+        ("preadv", errno.EIO, StoreError),
         ("close", errno.EIO, StoreError),
     ],
 )

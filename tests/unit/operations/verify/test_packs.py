@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backup.catalog.catalog import Catalog
 from backup.cli import main
+from backup.errors import IntegrityError
 from backup.model.backup_set import StoredSet
+from backup.model.manifest import Manifest
 from backup.operations.verify import packs, volume_archive
-from backup.operations.verify.packs import PackChecks
+from backup.operations.verify.packs import PackChecks, PackContents
 from backup.operations.verify.run import check_set
+from backup.operations.verify.stored_bytes import Stored
 from backup.progress import Silent
+from backup.storage.directory import LocalStore
 from tests.support.increments import Stack
 
 
@@ -108,9 +114,60 @@ def test_all_sets_are_verified_by_one_command(
 
 def test_what_a_pack_holds_is_found_in_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packs, "_TOGETHER", 3)
-    held = packs.PackContents()
+    held = PackContents()
     assert held.sha256(512, 0) is None
     for number in range(10):
         held.add(1024 * number + 512, number, bytes([number]) * 32)
     assert [held.sha256(1024 * number + 512, number) for number in range(10)] == [f"{n:02}" * 32 for n in range(10)]
     assert [held.sha256(*asked) for asked in ((0, 0), (1024, 1), (1536, 2), (9 * 1024, 9), (1 << 40, 9))] == [None] * 5
+
+
+def test_a_new_pack_is_read_when_it_is_written_and_not_again(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[str]()
+    whole = Stored
+
+    def noted(store: LocalStore, name: str, *words: Any) -> Stored:
+        opened.append(name)
+        return whole(store, name, *words)
+
+    monkeypatch.setattr(packs, "Stored", noted)
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    stored = stack.night()
+    assert stored.verdict and not stored.verdict.problems and not opened
+    assert stack.app().catalog.packs.last_read(stored.manifest.packs[0].file)
+    # Another file under its name is read.
+    publish = Catalog.publish
+
+    def swapped(self: Catalog, manifest: Manifest, *words: Any) -> None:
+        publish(self, manifest, *words)
+        pack = stack.root / "packs" / manifest.packs[-1].file
+        data = bytearray(pack.read_bytes())
+        data[-9] ^= 1
+        pack.unlink()
+        pack.write_bytes(data)
+
+    monkeypatch.setattr(Catalog, "publish", swapped)
+    (stack.media / "b").write_bytes(os.urandom(50_000))
+    with pytest.raises(IntegrityError, match="damaged right after it was written: .*SHA-256 differs"):
+        stack.night()
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("wrong", ["digest", "size", "unpacked"])
+def test_a_new_pack_that_holds_something_else_is_damage(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    add = PackContents.add
+
+    def added(self: PackContents, offset: int, layout: int, digest: bytes) -> None:
+        self.plain_size += wrong == "size"
+        if wrong == "unpacked":
+            raise IntegrityError("it is no archive")
+        add(self, offset, layout, bytes(32) if wrong == "digest" else digest)
+
+    monkeypatch.setattr(PackContents, "add", added)
+    (stack.media / "a").write_bytes(os.urandom(50_000))
+    with pytest.raises(IntegrityError, match="damaged right after it was written"):
+        stack.night()
+    (stored,) = stack.app().catalog.sets()
+    assert stored.verdict and stored.verdict.problems
