@@ -64,7 +64,7 @@ class StagedFile:
 
     Left without `seal`, by error or by kill, it is removed (at once, or by the next sweep).
     Hash and size are those of the bytes given to `write`; `seal` proves the disk returns the same, which `read_back`
-    is given in a thread of its own. What that raises, `seal` raises.
+    is given, in a thread of its own where the file is large. What that raises, `seal` raises.
     """
 
     def __init__(self, directory: Path, name: str, read_back: ReadBack | None = None) -> None:
@@ -159,10 +159,10 @@ class StagedFile:
 
 
 class _Reader:
-    """Syncs a growing file and hashes what the disk returns, through a descriptor of its own that reads ahead.
+    """Syncs a growing file and hashes what the disk returns, through a descriptor of its own.
 
     Large files are read back piece by piece in a thread while the next piece is written, so that the end of the run
-    has only the last piece to wait for. An error in the thread is raised by `finish`.
+    has only the last piece to wait for. An error in the thread is raised by `finish`. Small ones are worth no thread.
     """
 
     def __init__(self, descriptor: int, path: Path, taker: ReadBack | None) -> None:
@@ -171,40 +171,39 @@ class _Reader:
         self._hash = hashlib.sha256()
         self._done = self._sent = 0
         self._error: BaseException | None = None
-        # How far the file has grown; None when all of it is there, less than nothing to end early.
+        # How far the file has grown; None when all of it is there.
         self._ends: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._closed = False
         self._thread: threading.Thread | None = None
 
     def written(self, size: int) -> None:
         """The file has grown to `size` bytes."""
-        if size - self._sent >= _PIECE:
-            self._sent = size
-            self._tell(size)
-
-    def finish(self) -> tuple[int, str]:
-        """(size, SHA-256 in hex) of the whole file, as the disk returns it; OSError when the disk fails."""
-        self._end(None)
-        if self._error:
-            raise self._error
-        return self._done, self._hash.hexdigest()
-
-    def close(self) -> None:
-        """End the thread and close the file."""
-        self._end(-1)
-        os.close(self._reader)
-
-    def _tell(self, size: int | None) -> None:
+        if size - self._sent < _PIECE:
+            return
+        self._sent = size
         self._ends.put(size)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="read-back", daemon=True)
             self._thread.start()
 
-    def _end(self, size: int | None) -> None:
-        if self._thread or size is None:
-            self._tell(size)
+    def finish(self) -> tuple[int, str]:
+        """(size, SHA-256 in hex) of the whole file, as the disk returns it; OSError when the disk fails."""
+        self._ends.put(None)
         if self._thread:
             self._thread.join()
-            self._thread = None
+        else:
+            self._work()
+        if self._error:
+            raise self._error
+        return self._done, self._hash.hexdigest()
+
+    def close(self) -> None:
+        """End the thread, which reads no further, and close the file."""
+        self._closed = True
+        self._ends.put(None)
+        if self._thread:
+            self._thread.join()
+        os.close(self._reader)
 
     def _work(self) -> None:
         with contextlib.closing(self._blocks()) as blocks:
@@ -220,7 +219,10 @@ class _Reader:
         """What the disk returns, as far as was told; its error is kept, for a taker words it anew."""
         self._buffer = memoryview(mmap.mmap(-1, _BLOCK))
         try:
-            while (end := self._ends.get()) is None or end >= 0:
+            while True:
+                end = self._ends.get()
+                if self._closed:
+                    return
                 os.fsync(self._fd) if end is None else os.fdatasync(self._fd)
                 # For the disk to be asked where nothing goes past the page cache, it is dropped from that.
                 os.posix_fadvise(self._reader, self._done, 0, os.POSIX_FADV_DONTNEED)
@@ -234,7 +236,7 @@ class _Reader:
 
     def _grown(self, end: int | None) -> Generator[memoryview, None, None]:
         """From where it stopped to `end`, or to the end of the file."""
-        while count := self._next(_BLOCK if end is None else min(_BLOCK, end - self._done)):
+        while not self._closed and (count := self._next(_BLOCK if end is None else min(_BLOCK, end - self._done))):
             self._hash.update(self._buffer[:count])
             self._done += count
             yield self._buffer[:count]

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ import pytest
 from backup.errors import IntegrityError, NoSpace, StoreError
 from backup.model.manifest import Artifact
 from backup.operations.export import Output
-from backup.storage import directory, rename
+from backup.storage import directory, rename, staged_file
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
 from backup.storage.staged_file import staged_name
@@ -154,6 +155,40 @@ def test_what_a_taker_raises_is_raised(store: LocalStore) -> None:
         staged.write(DATA)
         staged.seal()
     assert store.names() == []
+
+
+def test_what_is_thrown_away_is_read_no_further(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, begun, thrown_away = 0, threading.Event(), threading.Event()
+
+    def take(given: Iterator[memoryview]) -> None:
+        nonlocal blocks
+        for _ in given:
+            blocks += 1
+            begun.set()
+            assert thrown_away.wait(60)
+
+    monkeypatch.setattr(staged_file, "_PIECE", 4 << 20)
+    staged = store.stage("a", take)
+    staged.write(bytes(40 << 20))
+    assert begun.wait(60)
+    join = threading.Thread.join
+
+    def joined(self: threading.Thread) -> None:
+        thrown_away.set()
+        join(self)
+
+    monkeypatch.setattr(threading.Thread, "join", joined)
+    staged.discard()
+    assert blocks == 1 and store.names() == []
+
+
+def test_a_small_file_takes_no_thread(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    store.put("a", DATA)
+    assert store.read("a") == DATA
 
 
 def test_an_error_of_the_disk_is_no_error_of_a_taker(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
