@@ -27,15 +27,11 @@ from backup.model.pack import Pack
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import statuses_of, storing, sync_directory
-from backup.storage.staged_file import StagedFile
+from backup.storage.staged_file import FileIdentity, StagedFile
 
 PACKS_FOLDER: Final = "packs"
 _DAMAGED, _CHECKED = ".damaged", ".checked"
 _QUARANTINE: Final = "damaged"
-
-
-# Inode, bytes, and when it was written, in ns.
-FileIdentity = tuple[int, int, int]
 
 
 class _Checked(Frozen):
@@ -132,7 +128,7 @@ class PackFolder:
         with contextlib.suppress(StoreError, ValidationError):
             if pack + _CHECKED in self.names:
                 note = _Checked.model_validate_json(self.store.read(pack + _CHECKED))
-                return note.time if note.file == self.identity(pack) else None
+                return note.time if note.file == self.store.identity(pack) else None
         return None
 
     def note(self, pack: str, problems: Sequence[str], now: datetime, *, locked: bool = False) -> None:
@@ -141,7 +137,7 @@ class PackFolder:
             self.store.remove(pack + _CHECKED)
             replace(self.store, pack + _DAMAGED, "\n".join(problems).encode(), locked=locked)
         else:
-            note = _Checked(time=now, file=self.identity(pack))
+            note = _Checked(time=now, file=self.store.identity(pack))
             replace(self.store, pack + _CHECKED, note.model_dump_json().encode(), locked=locked)
             self.store.remove(pack + _DAMAGED)
         self._names = None
@@ -151,11 +147,6 @@ class PackFolder:
         for pack in packs:
             self.store.remove_all([pack, *_notes(pack)])
         self._names = None
-
-    def identity(self, pack: str) -> FileIdentity:
-        """Which file lies under a name; zeros for none."""
-        status = statuses_of(self.store.directory, [pack])[pack]
-        return (status.st_ino, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)
 
 
 def _written(pack: Pack, anew: Rewritten) -> Pack:

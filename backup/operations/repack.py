@@ -25,8 +25,8 @@ from backup.media.tree import WRONG, TreeParser, differ, file_lines
 from backup.model.backup_set import StoredSet
 from backup.model.pack import Pack
 from backup.operations.set_artifacts import open_file, require_as_written
-from backup.operations.verify.packs import contents
 from backup.operations.verify.stored_bytes import Stored
+from backup.operations.verify.written import contents
 from backup.pipeline.chunks import split_lines
 from backup.progress import Progress, Silent
 from backup.storage.artifact_writer import ArtifactWriter

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backup.errors import StoreError
-from backup.storage.filesystem import store_error, storing, sync_directory
+from backup.storage.filesystem import statuses_of, store_error, storing, sync_directory
 from backup.storage.rename import rename_new
-from backup.storage.staged_file import ReadBack, Sealed, StagedFile
+from backup.storage.staged_file import FileIdentity, ReadBack, Sealed, StagedFile, file_identity
 
 
 class LocalStore:
@@ -79,6 +79,10 @@ class LocalStore:
         if len(data) > limit:
             raise StoreError(f"{self.directory / name} is larger than {limit} bytes and was not read")
         return data
+
+    def identity(self, name: str) -> FileIdentity:
+        """Which file lies under a name."""
+        return file_identity(statuses_of(self.directory, [name])[name])
 
     def remove(self, name: str) -> None:
         """Remove a name if it is there."""

@@ -31,6 +31,8 @@ _PIECE = 32 << 20
 
 # Takes what the disk returns, in blocks that stay as they are until the next is asked for. May leave some.
 ReadBack = Callable[[Iterator[memoryview]], object]
+# Inode, bytes, and when it was written, in ns; zeros for none.
+FileIdentity = tuple[int, int, int]
 
 
 def staged_name(name: str) -> str:
@@ -71,6 +73,8 @@ class StagedFile:
         self.name = name
         self.path = directory / staged_name(name)
         self.size = 0
+        # Which file it is, once it is sealed.
+        self.identity: FileIdentity = (0, 0, 0)
         self._hash = hashlib.sha256()
         self._gathered = self._flushed = 0
         self._buffer: memoryview | None = None
@@ -122,6 +126,7 @@ class StagedFile:
                 "The disk or its driver is failing: check the kernel log, and back up to another disk.",
             )
         with storing(self.path):
+            self.identity = file_identity(os.fstat(self._fd))
             self.close()
 
     def flush(self) -> None:
@@ -248,6 +253,11 @@ class _Reader:
             if error.errno != errno.EINVAL or not _cached(self._reader):
                 raise
             return self._next(most)
+
+
+def file_identity(status: os.stat_result | None) -> FileIdentity:
+    """By which a file is known to be the very same, not written since."""
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if status else (0, 0, 0)
 
 
 def _open(path: Path, flags: int) -> int:

@@ -6,16 +6,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from backup.catalog.packs import FileIdentity
 from backup.model.manifest import Artifact, ArtifactKind, DatabasePart, VolumePart
 from backup.model.pack import Pack
 from backup.operations import runs
 from backup.operations.create.context import CreateContext
-from backup.operations.verify.packs import PackContents
+from backup.operations.verify.written import Written
 from backup.postgres.dump.definitions import Definitions
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
-from backup.storage.staged_file import StagedFile
+from backup.storage.staged_file import ReadBack, StagedFile
 
 
 @dataclass
@@ -23,8 +22,8 @@ class SetDraft:
     """The set as it grows: artifacts, staged files, parts, and how long each phase took.
 
     `definitions` and `roles` are what makes its database and its roles, to be tried. `packs` are those that it needs,
-    `named` bytes of each, `new_packs` the files of those that it makes, `read_back` (see PackChecks) what the disk
-    returned of these. It is as old as `started`.
+    `named` bytes of each, `new_packs` the files of those that it makes, `written` what
+    the disk gave back of all. It is as old as `started`.
     """
 
     id: str
@@ -40,7 +39,7 @@ class SetDraft:
     packs: list[Pack] = field(default_factory=list)
     named: dict[str, int] = field(default_factory=dict)
     new_packs: list[StagedFile] = field(default_factory=list)
-    read_back: dict[str, tuple[FileIdentity, PackContents]] = field(default_factory=dict)
+    written: Written = field(default_factory=Written)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def take(self, writer: ArtifactWriter) -> Artifact:
@@ -48,6 +47,7 @@ class SetDraft:
         artifact = writer.finish()
         self.artifacts.append(artifact)
         self.staged.append(writer.staged)
+        self.written.sealed[artifact.file] = writer.staged.identity
         return artifact
 
     def forget(self) -> None:
@@ -65,6 +65,15 @@ class SetDraft:
         """Add the body's duration to `phase`."""
         return runs.timed(self.seconds, phase)
 
-    def writer(self, context: CreateContext, file: str, kind: ArtifactKind, name: str = "") -> ArtifactWriter:
-        """A file of it, to be written."""
-        return ArtifactWriter(self.store, file, kind, name, context.compression, context.recipients)
+    def writer(
+        self,
+        context: CreateContext,
+        file: str,
+        kind: ArtifactKind,
+        name: str = "",
+        read_back: ReadBack | None = None,
+    ) -> ArtifactWriter:
+        """A file of it, to be written. `read_back` is for one that is not encrypted."""
+        recipients = context.recipients
+        taker = None if recipients else read_back
+        return ArtifactWriter(self.store, file, kind, name, context.compression, recipients, taker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from backup.model.run import RESTORE
 from backup.operations.create.context import CreateContext
 from backup.operations.create.draft import SetDraft
 from backup.operations.set_artifacts import open_file, require_as_written
-from backup.operations.verify.packs import PackContents
+from backup.operations.verify.written import ArchiveMembers, PackContents
 from backup.pipeline.chunks import split_lines
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import storing
@@ -84,7 +85,8 @@ def archive_volume(volume: volumes.Volume, context: CreateContext, draft: SetDra
     """Archive all of a volume."""
     context.progress.phase(f"volume {volume.name}", volume.bytes)
     archive, index = (file_name(volume.name, draft.id, suffix) for suffix in ("tar.gz", "files.gz"))
-    writer = stack.enter_context(draft.writer(context, archive, "volume", volume.name))
+    members = ArchiveMembers(os.fsencode(volume.name))
+    writer = stack.enter_context(draft.writer(context, archive, "volume", volume.name, members.take))
     listing = stack.enter_context(draft.writer(context, index, "index", volume.name))
     report = archive_tree.archive(
         volume.path,
@@ -96,7 +98,7 @@ def archive_volume(volume: volumes.Volume, context: CreateContext, draft: SetDra
         progress=context.progress.advance,
     )
     context.progress.phase(f"reading the archive of {volume.name} back")
-    draft.take(writer)
+    draft.written.archives[draft.take(writer).file] = members
     draft.take(listing)
     draft.volumes.append(_part(volume.name, report, context))
 
@@ -130,7 +132,7 @@ def archive_increment(
     context.progress.phase(f"reading what is new of {volume.name} back")
     if run.new:
         known.packs[pack] = _take_pack(writer, draft, run.content)
-        draft.read_back[pack] = (context.catalog.packs.identity(writer.staged.path.name), held)
+        draft.written.sealed[pack], draft.written.packs[pack] = writer.staged.identity, held
     else:
         writer.discard()
     listed.write(run.entry_points(writer.marks, known.packs[pack].stored_size if run.new else 0))

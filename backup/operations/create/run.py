@@ -91,7 +91,7 @@ def create_set(request: Request, context: CreateContext, least: float = LEAST) -
             return recording.run
         with _giving_way(request, context), Watchdog(context.progress, patience, ended) as watched:
             context = replace(context, progress=watched)
-            done = verify_made(context, recording.run, draft.read_back)
+            done = verify_made(context, recording.run, draft.written)
             return end_made(context, manifest, done, draft)
 
 

@@ -21,8 +21,9 @@ from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.create.context import CreateContext
 from backup.operations.create.draft import SetDraft
-from backup.operations.verify.packs import READ_LATELY, Made, PackChecks
+from backup.operations.verify.packs import READ_LATELY, PackChecks
 from backup.operations.verify.run import check_set
+from backup.operations.verify.written import Written
 from backup.storage.atomic_file import replace
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import ON_A_DISK, in_memory
@@ -31,10 +32,10 @@ _UNTRIED: Final = "not load-tested"
 _DRILL: Final = "`drill latest` restores it into a throw-away server."
 
 
-def verify_made(context: Context, done: Run, made: Made | None = None) -> Run:
+def verify_made(context: Context, done: Run, written: Written | None = None) -> Run:
     """Read the set of a run whole, keep the verdict, and write how to restore it by hand; the run, with the time taken.
 
-    Packs that were `made` were read when they were written, and are not read again.
+    What was read back when it was `written` is judged by that.
 
     IntegrityError for a damaged set, StoreError when the volume fails, after the run was recorded as failed. The set is
     published by now: whoever ends the verification leaves a good run and a set that says it was not verified.
@@ -51,8 +52,8 @@ def verify_made(context: Context, done: Run, made: Made | None = None) -> Run:
         # A snapshot, and a set of a moment, leave the packs that were read before to the nights.
         part = stored.manifest.database
         lately = timedelta.max if stored.snapshot or (part and part.recovered) else READ_LATELY
-        packs = PackChecks(context.catalog.packs, context.progress, lately, made, locked=True)
-        problems, unchecked, _ = check_set(stored, context.progress, quick=sealed, packs=packs)
+        packs = PackChecks(context.catalog.packs, context.progress, lately, written, locked=True)
+        problems, unchecked, _ = check_set(stored, context.progress, quick=sealed, packs=packs, written=written)
         verdict = Verdict(checked=context.clock(), problems=tuple(problems), unchecked=tuple(unchecked))
         context.catalog.record_verdict(stored, verdict, locked=True)
         _judge(done.set, problems)

@@ -10,6 +10,7 @@ from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
 from backup.operations.verify.packs import PackChecks
 from backup.operations.verify.set_files import BareCheck, Checked, Reader, SetCheck, SetContent
+from backup.operations.verify.written import Written
 from backup.progress import Progress
 
 __all__ = ["Checked", "SetContent", "check_set", "verify_set"]
@@ -53,11 +54,13 @@ def check_set(
     quick: bool = False,
     outline: Reader | None = None,
     packs: PackChecks | None = None,
+    written: Written | None = None,
 ) -> Checked:
     """What `verify` finds, recorded nowhere but beside packs. Without a manifest all is read, `quick` means nothing.
 
     KeyMissing when it is encrypted and there is no key, or another one. `outline`, if given, gets the database's dump
-    from the same reading; finished only when there are no problems. `packs` knows what was found of packs before.
+    from the same reading; finished only when there are no problems. `packs` knows what was found of packs before,
+    `written` what the disk gave back of a set that was just made.
     """
     if stored.encrypted and stored.identity is None and (stored.derived or not quick):
         raise KeyMissing(
@@ -66,4 +69,5 @@ def check_set(
             " `verify --quick` compares the stored bytes without it.",
         )
     progress.phase(f"reading {stored.id}", stored.size)
-    return (BareCheck if stored.derived else SetCheck)(stored, progress, outline, packs).run(quick=quick)
+    kind = BareCheck if stored.derived else SetCheck
+    return kind(stored, progress, outline, packs, written).run(quick=quick)

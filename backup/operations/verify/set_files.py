@@ -24,6 +24,7 @@ from backup.operations.verify import volume_archive
 from backup.operations.verify.consistency import OF_A_VOLUME, contradictions, named_by
 from backup.operations.verify.packs import PackChecks
 from backup.operations.verify.stored_bytes import Stored
+from backup.operations.verify.written import Written
 from backup.pipeline.chunks import split_lines
 from backup.pipeline.file_type import FileKind
 from backup.postgres.dump.contents import Contents, ContentsCheck
@@ -69,11 +70,16 @@ class SetCheck:
     _trusted = True
 
     def __init__(
-        self, stored: StoredSet, progress: Progress, outline: Reader | None = None, packs: PackChecks | None = None
+        self,
+        stored: StoredSet,
+        progress: Progress,
+        outline: Reader | None = None,
+        packs: PackChecks | None = None,
+        written: Written | None = None,
     ) -> None:
         self._stored, self._manifest, self._progress, self._outline = stored, stored.manifest, progress, outline
         self._packs = packs or PackChecks(packs_beside(stored.directory), progress)
-        self._store = LocalStore(stored.directory)
+        self._store, self._written = LocalStore(stored.directory), written or Written()
         self._found = SetContent()
         self._contents: Contents | None = None
         self._problems: list[str] = []
@@ -90,7 +96,9 @@ class SetCheck:
             self._problems += self._packs.problems(pack, quick=quick)
         usable = [artifact for artifact in self._manifest.artifacts if sizes[artifact.file] == artifact.stored_size]
         for artifact in _contents_first(usable):
-            if quick:
+            if quick and self._written.is_in(self._store, artifact.file):
+                self._found.sha256[artifact.file] = artifact.stored_sha256
+            elif quick:
                 with self._reading(artifact):
                     pass
             else:
@@ -185,6 +193,10 @@ class SetCheck:
         return wrong_rows(self._manifest.database, reader) if self._manifest.database else []
 
     def _volume(self, archive: Artifact, index: Artifact) -> None:
+        before = len(self._problems)
+        if self._is_as_written(archive, index):
+            return
+        del self._problems[before:]
         with self._reading(archive) as content, self._reading(index) as listing:
             again = Stored(self._store, index.file, Silent(), self._stored.identity)
             try:
@@ -202,6 +214,20 @@ class SetCheck:
                 self._judge_counts(archive, walked)
             finally:
                 again.close()
+
+    def _is_as_written(self, archive: Artifact, index: Artifact) -> bool:
+        """Judge by what was read back; whether that, the index and the manifest agree."""
+        members = self._written.archives.get(archive.file)
+        if not (members and members.whole and members.plain_size == archive.plain_size):
+            return False
+        if not self._written.is_in(self._store, archive.file):
+            return False
+        before, agrees = len(self._problems), False
+        with self._reading(index) as listing:
+            agrees = members.agrees(self._plain(listing, index))
+        self._judge_counts(archive, members.walked)
+        self._found.sha256[archive.file] = archive.stored_sha256
+        return agrees and len(self._problems) == before
 
     def _tree(self, tree: Artifact, index: Artifact) -> None:
         named = {pack.file: pack for pack in self._manifest.packs if pack.volume == tree.name}

@@ -42,7 +42,7 @@ def walk(chunks: Iterable[bytes], root: bytes, *, trusted: bool) -> Walked:
     walked = Walked()
     reader = TarReader(chunks, root=b"" if trusted else root)
     for found in judged(reader, root, trusted=trusted, indexed=False):
-        _count(found, walked.counts)
+        count(found, walked.counts)
     return walked
 
 
@@ -95,7 +95,7 @@ class _Comparison:
 
     def run(self, reader: Reader, root: bytes, trusted: bool, again: Callable[[], Iterable[bytes]]) -> Walked:
         for found in judged(reader, root, trusted=trusted, indexed=True):
-            _count(found, self._walked.counts)
+            count(found, self._walked.counts)
             if found.kind in (tarfile.REGTYPE, tarfile.LNKTYPE):
                 self._judge(found, reader)
         if self._aligned and (entry := next(self._entries, None)):
@@ -122,11 +122,7 @@ class _Comparison:
             self._add(f"{_shown(entry.path)} has other content than when it was stored")
 
     def _holds(self, found: Member, reader: Reader, sha256: str) -> bool:
-        digest = hashlib.sha256()
-        # Holes aside, what is stored is what it holds.
-        for piece in reader.content(found.size) if found.stored == found.size else reader.unpacked(found, self._alive):
-            digest.update(piece)
-        return digest.hexdigest() == sha256
+        return content_sha256(reader, found, self._alive) == sha256
 
     def _judge_links(self, entries: Iterator[IndexEntry]) -> None:
         for first in entries:
@@ -170,7 +166,17 @@ def wrong_counts(part: VolumePart, walked: Walked) -> list[str]:
     return problems
 
 
-def _count(member: Member, counts: Counter[str]) -> None:
+def content_sha256(reader: Reader, member: Member, alive: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 in hex of the present member's content."""
+    digest = hashlib.sha256()
+    # Holes aside, what is stored is what it holds.
+    for piece in reader.content(member.size) if member.stored == member.size else reader.unpacked(member, alive):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def count(member: Member, counts: Counter[str]) -> None:
+    """Add a member to what its archive holds."""
     if member.kind == tarfile.REGTYPE:
         counts["files"] += 1
         counts["bytes"] += member.stored

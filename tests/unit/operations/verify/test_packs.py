@@ -14,10 +14,11 @@ from backup.cli import main
 from backup.errors import IntegrityError
 from backup.model.backup_set import StoredSet
 from backup.model.manifest import Manifest
-from backup.operations.verify import packs, volume_archive
-from backup.operations.verify.packs import PackChecks, PackContents
+from backup.operations.verify import packs, volume_archive, written
+from backup.operations.verify.packs import PackChecks
 from backup.operations.verify.run import check_set
 from backup.operations.verify.stored_bytes import Stored
+from backup.operations.verify.written import PackContents
 from backup.progress import Silent
 from backup.storage.directory import LocalStore
 from tests.support.increments import Stack
@@ -113,7 +114,7 @@ def test_all_sets_are_verified_by_one_command(
 
 
 def test_what_a_pack_holds_is_found_in_every_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "_TOGETHER", 3)
+    monkeypatch.setattr(written, "_TOGETHER", 3)
     held = PackContents()
     assert held.sha256(512, 0) is None
     for number in range(10):
