@@ -26,6 +26,7 @@ class Stack:
         self.base, self.media, self.root = base, base / "volumes" / "media", base / "b"
         self.media.mkdir(parents=True)
         self.now = datetime.now(UTC) - timedelta(days=100)
+        self.settings = dict[str, str]()
 
     def app(self, mode: str = "incremental") -> App:
         return App(
@@ -34,6 +35,7 @@ class Stack:
                     "BACKUP_DIR": str(self.root),
                     "BACKUP_VOLUMES_DIR": str(self.base / "volumes"),
                     "BACKUP_MEDIA": mode,
+                    **self.settings,
                 }
             )
         )

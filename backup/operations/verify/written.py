@@ -126,12 +126,10 @@ class ArchiveMembers(_Unpacked):
         self._root, self._files = root, array("q")
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """See above. One with hard links, which hold no content, is not taken."""
+        """See above. Hard links hold no content: where there are some, no index agrees."""
         reader = TarReader(self._counted(pieces))
         with contextlib.suppress(IntegrityError):
             for found in judged(reader, self._root, trusted=True, indexed=True):
-                if found.kind == tarfile.LNKTYPE:
-                    return
                 count(found, self.walked.counts)
                 if found.kind == tarfile.REGTYPE:
                     self._files.append(hash((found.path, found.size, content_sha256(reader, found))))
