@@ -1,4 +1,4 @@
-"""A set that was just made is judged by what the disk gave back while it was written; what does not fit is read anew."""
+"""A set just made is judged by what the disk gave back while it was written; what does not fit is read anew."""
 
 from __future__ import annotations
 
@@ -63,7 +63,11 @@ def test_one_with_hard_links_is_read(stack: Stack, opened: list[str]) -> None:
 
 
 def test_nor_is_what_nobody_here_can_open(stack: Stack, opened: list[str]) -> None:
-    stack.settings = {"BACKUP_ENCRYPT": "all", "BACKUP_AGE_RECIPIENTS": key_pair(stack.base / "key")}
+    stack.settings = {
+        "BACKUP_MEDIA": "full",
+        "BACKUP_ENCRYPT": "all",
+        "BACKUP_AGE_RECIPIENTS": key_pair(stack.base / "key"),
+    }
     stored = stack.night("full")
     assert stored.verdict and stored.verdict.problems == () and stored.verdict.unchecked == (SEALED,) and not opened
     assert stack.find(stored.id).verdict == stored.verdict
