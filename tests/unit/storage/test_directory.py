@@ -214,6 +214,7 @@ def test_where_reading_past_the_page_cache_fails_it_is_read_the_ordinary_way(
         return whole(fd, *words)
 
     monkeypatch.setattr(os, "preadv", refused)
+    monkeypatch.setattr(staged_file, "_PIECE", len(DATA))
     store.put("a", DATA)
     # Shorter than asked for, so that what follows begins amid a page.
     monkeypatch.setattr(os, "preadv", lambda fd, views, at: whole(fd, [views[0][:1001]], at))
