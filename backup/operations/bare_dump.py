@@ -9,8 +9,9 @@ from typing import Final
 from backup.errors import IntegrityError, LoadFailed
 from backup.model.backup_set import StoredSet
 from backup.operations.set_artifacts import content_of, open_file
+from backup.operations.verify.bare_set import CUSTOM
 from backup.operations.verify.run import Checked, check_set
-from backup.operations.verify.set_files import CUSTOM, Reader
+from backup.operations.verify.set_files import Reader
 from backup.pipeline.file_type import FileKind
 from backup.postgres.clients import Clients
 from backup.postgres.dump.definitions import RoleNames

@@ -8,8 +8,9 @@ from backup.catalog.catalog import Catalog
 from backup.errors import KeyMissing, StoreError
 from backup.logging import logger
 from backup.model.backup_set import StoredSet, Verdict
+from backup.operations.verify.bare_set import BareCheck
 from backup.operations.verify.packs import PackChecks
-from backup.operations.verify.set_files import BareCheck, Checked, Reader, SetCheck, SetContent
+from backup.operations.verify.set_files import Checked, Reader, SetCheck, SetContent
 from backup.operations.verify.written import Written
 from backup.progress import Progress
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from backup.catalog.packs import packs_beside
-from backup.errors import BackupError, IntegrityError, KeyMissing, StoreError
+from backup.errors import IntegrityError, KeyMissing, StoreError
 from backup.formatting import plural, printable
 from backup.media.tree import Judged, Location, parse_pairs
-from backup.model.backup_set import BARE, SEALED, StoredSet, manifest_name, missing_or_resized
+from backup.model.backup_set import SEALED, StoredSet, manifest_name, missing_or_resized
 from backup.model.manifest import Artifact, DatabasePart, file_name
-from backup.operations.set_artifacts import content_of, read_bounded, recognised
+from backup.operations.set_artifacts import read_bounded
 from backup.operations.verify import volume_archive
 from backup.operations.verify.consistency import OF_A_VOLUME, contradictions, named_by
 from backup.operations.verify.packs import PackChecks
@@ -39,8 +39,6 @@ _LISTED: Final = 20
 _STORED_ALONE: Final = "what the files hold: this time their stored bytes alone were compared"
 _LONGEST_LIST: Final = 1 << 20
 _SUM: Final = re.compile(rb"([0-9a-f]{64})  ([A-Za-z0-9._-]+)\n")
-# What is said of a custom-format dump that nobody has read yet.
-CUSTOM: Final = "is a custom-format dump: only a restore can tell whether it is complete"
 _CLUSTER_HEADER: Final = b"--\n-- PostgreSQL database cluster dump\n--\n"
 
 
@@ -119,7 +117,7 @@ class SetCheck:
             self._alone(artifact)
         elif artifact.kind == "roles":
             with self._reading(artifact) as source:
-                self._problems += _named(artifact, wrong_roles(self._plain(source, artifact)))
+                self._problems += named(artifact, wrong_roles(self._plain(source, artifact)))
         elif artifact.kind == "contents":
             with self._reading(artifact) as source:
                 contents = Contents.decode(read_bounded(self._plain(source, artifact), artifact.file))
@@ -136,7 +134,7 @@ class SetCheck:
             try:
                 yield source
             except IntegrityError as error:
-                self._problems += _named(artifact, [error.message])
+                self._problems += named(artifact, [error.message])
             except KeyMissing as error:  # or its beginning is damaged, which the rest tells
                 locked = error
             source.drain()
@@ -187,7 +185,7 @@ class SetCheck:
             problems = [f"is an incomplete dump: it {missing}"] if (missing := reader.missing()) else []
             if check and not check.agrees(reader.spans):
                 problems.append("does not hold what its contents list")
-            self._problems += _named(artifact, [*problems, *self._wrong_dump(artifact, reader)])
+            self._problems += named(artifact, [*problems, *self._wrong_dump(artifact, reader)])
 
     def _wrong_dump(self, _artifact: Artifact, reader: Reader) -> list[str]:
         return wrong_rows(self._manifest.database, reader) if self._manifest.database else []
@@ -209,7 +207,7 @@ class SetCheck:
                     trusted=self._trusted,
                 )
             except IntegrityError as error:
-                self._problems += _named(archive, [error.message])
+                self._problems += named(archive, [error.message])
             else:
                 self._judge_counts(archive, walked)
             finally:
@@ -255,7 +253,7 @@ class SetCheck:
                 if judged and not walked.problems:
                     self._packs.note_judged(judged)
             except IntegrityError as error:
-                self._problems += _named(tree, [error.message])
+                self._problems += named(tree, [error.message])
             else:
                 self._judge_counts(tree, walked)
             finally:
@@ -277,7 +275,7 @@ class SetCheck:
     def _judge_counts(self, archive: Artifact, walked: volume_archive.Walked) -> None:
         part = next((part for part in self._manifest.volumes if part.name == archive.name), None)
         counts = volume_archive.wrong_counts(part, walked) if part else []
-        self._problems += _named(archive, [*walked.problems, *counts])
+        self._problems += named(archive, [*walked.problems, *counts])
 
     def _wrong_sums(self) -> list[str]:
         """What is wrong with the list for `sha256sum -c`, with which people check a set without this product."""
@@ -291,76 +289,6 @@ class SetCheck:
         if manifest and manifest != _sha256(self._store, manifest_name(self._stored.id)):
             return [f"{manifest_name(self._stored.id)} has changed since {name} was written"]
         return [] if sums == expected else [f"{name} does not list what the manifest lists"]
-
-
-class BareCheck(SetCheck):
-    """One of a set whose manifest is derived: its bytes say what they are, and all of them are read.
-
-    One of ours that lost its manifest still has its checksums and its file indexes.
-    """
-
-    _trusted = False
-
-    def run(self, *, quick: bool = False) -> Checked:
-        """Judge every file; there is nothing to be quick with."""
-        self._problems += [self._stored.problem] if self._stored.problem else []
-        self._unchecked: list[str] = []
-        self._sums = self._known_sums()
-        for artifact in _contents_first(self._manifest.artifacts):
-            self._judge(artifact, list(self._manifest.artifacts))
-        self._problems += [f"{name} is missing" for name in self._sums if name not in self._stored.files]
-        if not self._sums:
-            self._unchecked.append(BARE)
-        return Checked(self._problems, self._unchecked, self._found)
-
-    def _known_sums(self) -> dict[str, str]:
-        name = file_name("set", self._stored.id, "sha256")
-        try:
-            return read_sums(self._store, name) if name in self._stored.files else {}
-        except BackupError as error:
-            self._problems.append(error.message)
-            return {}
-
-    def _judge(self, artifact: Artifact, usable: list[Artifact]) -> None:
-        if artifact.kind not in ("database", "volume"):
-            super()._judge(artifact, usable)
-            return
-        try:
-            kind = recognised(self._stored, artifact.file)
-            if (artifact.kind == "volume") != (kind is FileKind.TAR):
-                raise IntegrityError("is an archive under a dump's name, or a dump under an archive's: rename it")
-        except IntegrityError as error:
-            self._problems += _named(artifact, [error.message])
-        except StoreError as error:
-            self._problems.append(error.message)
-        else:
-            self._found.content[artifact.file] = kind
-            if kind is not FileKind.CUSTOM:
-                super()._judge(artifact, usable)
-                return
-            with self._reading(artifact) as source:
-                for _ in self._plain(source, artifact):
-                    pass
-            self._unchecked.append(f"{artifact.file} {CUSTOM}")
-
-    def _changed(self, artifact: Artifact, sha256: str) -> str:
-        return "has changed since its checksum was written" if self._sums.get(artifact.file, sha256) != sha256 else ""
-
-    def _plain(self, source: Stored, artifact: Artifact) -> Generator[bytes, None, None]:
-        by_bytes = artifact.kind in ("database", "volume")
-        yield from content_of(self._stored, source) if by_bytes else source.content()
-
-    def _wrong_dump(self, artifact: Artifact, reader: Reader) -> list[str]:
-        if reader.commands:
-            lines = ", ".join(printable(line) for line in reader.commands)
-            self._unchecked.append(
-                f"{artifact.file} has commands for psql itself, where pg_dump writes none: {lines};"
-                " a restore stops at the first"
-            )
-        elsewhere = (
-            "was made with --create: it loads into the database that it names, not into the one that is restored"
-        )
-        return [elsewhere] if reader.connects else []
 
 
 def wrong_rows(part: DatabasePart, reader: Reader) -> list[str]:
@@ -418,6 +346,7 @@ def _contents_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
     return sorted(artifacts, key=lambda each: each.kind != "contents")
 
 
-def _named(artifact: Artifact, problems: list[str]) -> list[str]:
+def named(artifact: Artifact, problems: list[str]) -> list[str]:
+    """Problems that name the file which they are of."""
     known = artifact.file + " "
     return [each if each.startswith(known) else f"{artifact.file}: {each}" for each in problems]
