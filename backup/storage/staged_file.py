@@ -197,7 +197,7 @@ class _Reader:
         if self._thread:
             self._thread.join()
         else:
-            # Past the page cache, the kernel takes a page of memory for each of the buffer, however few bytes there are.
+            # Past the page cache, each page of the buffer takes one of memory, however few bytes there are.
             _cached(self._reader)
             self._work()
         if self._error:

@@ -10,7 +10,7 @@ from backup.formatting import printable
 from backup.model.backup_set import BARE
 from backup.model.manifest import Artifact, file_name
 from backup.operations.set_artifacts import content_of, recognised
-from backup.operations.verify.set_files import Checked, Reader, SetCheck, named, read_sums
+from backup.operations.verify.set_files import Checked, Reader, SetCheck, contents_first, named_of, read_sums
 from backup.operations.verify.stored_bytes import Stored
 from backup.pipeline.file_type import FileKind
 
@@ -31,7 +31,7 @@ class BareCheck(SetCheck):
         self._problems += [self._stored.problem] if self._stored.problem else []
         self._unchecked: list[str] = []
         self._sums = self._known_sums()
-        for artifact in _contents_first(self._manifest.artifacts):
+        for artifact in contents_first(self._manifest.artifacts):
             self._judge(artifact, list(self._manifest.artifacts))
         self._problems += [f"{name} is missing" for name in self._sums if name not in self._stored.files]
         if not self._sums:
@@ -55,7 +55,7 @@ class BareCheck(SetCheck):
             if (artifact.kind == "volume") != (kind is FileKind.TAR):
                 raise IntegrityError("is an archive under a dump's name, or a dump under an archive's: rename it")
         except IntegrityError as error:
-            self._problems += named(artifact, [error.message])
+            self._problems += named_of(artifact, [error.message])
         except StoreError as error:
             self._problems.append(error.message)
         else:

@@ -93,7 +93,7 @@ class SetCheck:
         for pack in self._manifest.packs:
             self._problems += self._packs.problems(pack, quick=quick)
         usable = [artifact for artifact in self._manifest.artifacts if sizes[artifact.file] == artifact.stored_size]
-        for artifact in _contents_first(usable):
+        for artifact in contents_first(usable):
             if quick and self._written.is_in(self._store, artifact.file):
                 self._found.sha256[artifact.file] = artifact.stored_sha256
             elif quick:
@@ -117,7 +117,7 @@ class SetCheck:
             self._alone(artifact)
         elif artifact.kind == "roles":
             with self._reading(artifact) as source:
-                self._problems += named(artifact, wrong_roles(self._plain(source, artifact)))
+                self._problems += named_of(artifact, wrong_roles(self._plain(source, artifact)))
         elif artifact.kind == "contents":
             with self._reading(artifact) as source:
                 contents = Contents.decode(read_bounded(self._plain(source, artifact), artifact.file))
@@ -134,7 +134,7 @@ class SetCheck:
             try:
                 yield source
             except IntegrityError as error:
-                self._problems += named(artifact, [error.message])
+                self._problems += named_of(artifact, [error.message])
             except KeyMissing as error:  # or its beginning is damaged, which the rest tells
                 locked = error
             source.drain()
@@ -185,7 +185,7 @@ class SetCheck:
             problems = [f"is an incomplete dump: it {missing}"] if (missing := reader.missing()) else []
             if check and not check.agrees(reader.spans):
                 problems.append("does not hold what its contents list")
-            self._problems += named(artifact, [*problems, *self._wrong_dump(artifact, reader)])
+            self._problems += named_of(artifact, [*problems, *self._wrong_dump(artifact, reader)])
 
     def _wrong_dump(self, _artifact: Artifact, reader: Reader) -> list[str]:
         return wrong_rows(self._manifest.database, reader) if self._manifest.database else []
@@ -207,7 +207,7 @@ class SetCheck:
                     trusted=self._trusted,
                 )
             except IntegrityError as error:
-                self._problems += named(archive, [error.message])
+                self._problems += named_of(archive, [error.message])
             else:
                 self._judge_counts(archive, walked)
             finally:
@@ -253,7 +253,7 @@ class SetCheck:
                 if judged and not walked.problems:
                     self._packs.note_judged(judged)
             except IntegrityError as error:
-                self._problems += named(tree, [error.message])
+                self._problems += named_of(tree, [error.message])
             else:
                 self._judge_counts(tree, walked)
             finally:
@@ -275,7 +275,7 @@ class SetCheck:
     def _judge_counts(self, archive: Artifact, walked: volume_archive.Walked) -> None:
         part = next((part for part in self._manifest.volumes if part.name == archive.name), None)
         counts = volume_archive.wrong_counts(part, walked) if part else []
-        self._problems += named(archive, [*walked.problems, *counts])
+        self._problems += named_of(archive, [*walked.problems, *counts])
 
     def _wrong_sums(self) -> list[str]:
         """What is wrong with the list for `sha256sum -c`, with which people check a set without this product."""
@@ -341,12 +341,12 @@ def _sha256(store: LocalStore, name: str) -> str:
     return hashlib.sha256(store.read(name)).hexdigest()
 
 
-def _contents_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
+def contents_first(artifacts: Iterable[Artifact]) -> list[Artifact]:
     """In the order in which they are judged: a dump is compared with its contents."""
     return sorted(artifacts, key=lambda each: each.kind != "contents")
 
 
-def named(artifact: Artifact, problems: list[str]) -> list[str]:
+def named_of(artifact: Artifact, problems: list[str]) -> list[str]:
     """Problems that name the file which they are of."""
     known = artifact.file + " "
     return [each if each.startswith(known) else f"{artifact.file}: {each}" for each in problems]
