@@ -29,7 +29,7 @@ from backup.operations.offsite.send import Hashed
 from backup.operations.pitr.receive import DOWN, STARTING
 from backup.operations.pitr.ship_cleanup import ShipCleanup
 from backup.operations.temporary import temporary_folder
-from backup.pipeline.age import SUFFIX, Recipient
+from backup.pipeline.age import SUFFIX, Recipient, encrypted_bound
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing
@@ -336,7 +336,8 @@ class BaseShipper(_Sender):
         else:
             file = f"{base.id}.{secrets.token_hex(8)}.tar.gz{SUFFIX}"
             hashed = Hashed(context.encrypt(unchanged(chunks, artifact)))
-            entry = context.remote.put(base_key(name, file), self._going_on(iter(hashed)))
+            bound = encrypted_bound(artifact.stored_size)
+            entry = context.remote.put(base_key(name, file), self._going_on(iter(hashed)), bound=bound)
             if (entry.size, entry.sha256) != (hashed.size, hashed.sha256):
                 raise IntegrityError(
                     f"the base backup {base.id} was sent to {context.remote.name}, which then returned other bytes",
