@@ -22,6 +22,8 @@ from backup.model.pack import Count
 LOG: Final = 1 << 32
 PARTIAL: Final = ".partial"
 DEFAULT_SIZE: Final = 16 << 20
+# A recovery unpacks and combines all of a chain, so no base makes a longer one: a week of four a day.
+LONGEST_CHAIN: Final = 28
 # The moment of WAL of which nothing is known.
 UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 STREAMING: Final = "streaming"
