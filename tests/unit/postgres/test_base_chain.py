@@ -82,7 +82,9 @@ class Process:
 
     def __init__(self, words: Sequence[str], programs: Path) -> None:
         path = f"{programs}:{os.environ['PATH']}"
-        self.process = subprocess.Popen(words, env={"PATH": path}, stderr=subprocess.PIPE, start_new_session=True)
+        self.said = programs / "said"
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(words, env={"PATH": path}, stderr=said, start_new_session=True)
 
     def wait(self) -> int:
         return self.process.wait()
@@ -91,8 +93,7 @@ class Process:
         return self.process.poll() is None
 
     def errors(self) -> str:
-        assert self.process.stderr
-        return self.process.stderr.read().decode()
+        return self.said.read_text()
 
     def kill(self) -> None:
         if self.running():
@@ -101,8 +102,6 @@ class Process:
     def close(self) -> None:
         self.kill()
         self.process.wait()
-        assert self.process.stderr
-        self.process.stderr.close()
 
 
 @pytest.fixture
