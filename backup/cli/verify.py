@@ -67,7 +67,7 @@ def verify_command(
 def _verify_all(main: BackupVolume, *, quick: bool) -> None:
     """Each set of the volume, the newest first. IntegrityError when one is damaged, after all were looked at."""
     from backup.catalog.wal_archive import clusters  # noqa: PLC0415 - as above
-    from backup.operations.pitr.scrub import DAMAGED, scrub  # noqa: PLC0415
+    from backup.operations.pitr.scrub import SCRUB_HINT, scrub  # noqa: PLC0415
     from backup.operations.verify.packs import PackChecks  # noqa: PLC0415
     from backup.operations.verify.run import verify_set  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def _verify_all(main: BackupVolume, *, quick: bool) -> None:
             "`verify ID` says all of one; do not restore those.",
         )
     if lost:
-        raise IntegrityError(f"of base backups and WAL: {listed([printable(each) for each in lost])}", DAMAGED)
+        raise IntegrityError(f"of base backups and WAL: {listed([printable(each) for each in lost])}", SCRUB_HINT)
     if not sets:
         raise NotFound("there is no set yet: nothing was verified", "`create` takes one now.")
 

@@ -30,7 +30,7 @@ from backup.model.wal import (
 from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.pitr.increment import Choice, flaw, known_lengths, parent_of, words
-from backup.operations.pitr.scrub import DAMAGED, scrub_share
+from backup.operations.pitr.scrub import SCRUB_HINT, scrub_share
 from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
 from backup.pipeline.age import Recipient
@@ -107,7 +107,7 @@ def take_base(request: runs.Request, context: BaseContext, *, full: bool = False
             _await_wal(context, archive, base)
         removed += prune(context, archive)
         if damaged:
-            raise IntegrityError(f"{base.id} was taken, but {'; '.join(map(printable, damaged))}", DAMAGED)
+            raise IntegrityError(f"{base.id} was taken, but {'; '.join(map(printable, damaged))}", SCRUB_HINT)
         recording.success = {
             "outcome": Outcome.SUCCESS,
             "message": f"{base.id}: {formatting.size(base.bytes)} in {formatting.size(base.artifact.stored_size)}"

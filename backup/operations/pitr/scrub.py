@@ -25,7 +25,7 @@ from backup.progress import Progress
 from backup.storage import atomic_file
 from backup.storage.directory import LocalStore
 
-DAMAGED: Final = (
+SCRUB_HINT: Final = (
     "The disk may be failing: check the kernel log. Moments that need what is damaged cannot be had from here any more;"
     " `moments` shows the others, and `base` takes a new base backup."
 )
