@@ -83,6 +83,12 @@ class StreamFile:
                 f"state/{self._name} is damaged: {error.errors()[0]['msg']}", "It is written anew within seconds."
             ) from None
 
+    def read_quietly(self) -> Stream | None:
+        """What was said last, if that can be read."""
+        with contextlib.suppress(StoreError):
+            return self.read()
+        return None
+
     def write(self, stream: Stream) -> None:
         """Say this from now on."""
         atomic_file.replace(self._store, self._name, stream.model_dump_json().encode())

@@ -27,6 +27,8 @@ LONGEST_CHAIN: Final = 28
 # The moment of WAL of which nothing is known.
 UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 STREAMING: Final = "streaming"
+DOWN: Final = "down"
+STARTING: Final = "starting"
 _FRESH: Final = timedelta(seconds=60)
 _STALE: Final = "whether WAL is received is unknown: nothing was written down of it for a minute or more"
 _STALE_HINT: Final = "Is the backup volume full, or the clock wrong, or has the service been stopped?"
