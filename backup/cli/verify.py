@@ -30,9 +30,10 @@ def verify_command(
 ) -> None:
     """Read and unpack every stored byte of a set, or of `all`, and compare it with the manifest.
 
-    What sets share is read once; `all` compares the stored bytes of base backups and WAL as well. Examples:
-    `verify latest`, `verify latest --quick`, `verify all`, `verify daily_2025-10-20_02-00-00 --test-restore`,
-    `verify latest --identity /key.txt`.
+    What sets share is read once; `all` compares the stored bytes of base backups and WAL as well.
+
+    Examples: `verify latest`, `verify latest --quick`, `verify all`,
+    `verify daily_2025-10-20_02-00-00 --test-restore`, `verify latest --identity /key.txt`.
     """
     main = BackupVolume(base.prepare_command(as_json, kind="verify", identity=identity))
     if which == [_ALL]:

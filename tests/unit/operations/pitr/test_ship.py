@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from backup.app.shipping import shippers
+from backup.app.volume import BackupVolume
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
 from backup.catalog.wal_archive import StreamFile, WalArchive
@@ -28,6 +30,7 @@ from backup.operations.pitr.ship import BaseShipper, ShipContext, Shipper, ship_
 from backup.operations.pitr.window_reader import read_offsite, read_window
 from backup.pipeline import age
 from backup.storage.artifact_writer import ArtifactWriter
+from backup.storage.s3.bucket import Bucket
 from tests.support.keys import key_pair
 from tests.support.memory_remote import MemoryPlace
 from tests.support.windows import SIZE, SYSTEM, a_base
@@ -461,6 +464,12 @@ def test_what_a_place_alone_brings_back_is_told_without_asking_it(machine: Machi
     assert words == "any moment from 2026-11-28 15:00 to now, 50.0 s behind (s3://copies)"
     shown = remote_window(machine.context(), timedelta(days=7))
     assert [(each.start, each.end) for each in shown.spans] == [(each.start, each.end) for each in there.spans]
+
+
+def test_what_is_sent_all_the_time_takes_little_memory(machine: Machine) -> None:
+    """Of two uploads at once each has the part that is sent, and the one that is read, in memory."""
+    found = shippers(BackupVolume(settings_of(machine)), lambda _: False)
+    assert [cast(Bucket, each.context.remote).options.parallel for each in found] == [1, 1]
 
 
 def test_where_there_is_no_place_there_is_no_window_of_one(machine: Machine) -> None:
