@@ -358,8 +358,9 @@ def test_of_a_base_whose_record_there_is_not_known_nothing_goes(machine: Machine
     before = set(machine.place.objects)
     machine.archive.remove_base(old)
     (machine.archive.directory / "offsite-s3.jsonl").unlink()
+    facts = machine.place.facts
     for key in [key for key in before if old.id in key]:
-        machine.place.facts[key] = replace(machine.place.facts[key], modified=NOW - timedelta(days=400))
+        facts[key] = replace(facts[key], modified=facts[key].modified - timedelta(days=400))
     machine.ship(every=0)
     assert set(machine.place.objects) == before
 
