@@ -16,7 +16,7 @@ from typing import Final
 
 from backup.app.alerts import send_test
 from backup.app.composition import App
-from backup.app.offsite import bucket_options, contexts, memory
+from backup.app.places import bucket_options, contexts, memory
 from backup.app.restore import restore_context
 from backup.catalog.scheduler_state import ScheduleFile
 from backup.config import loader

@@ -1,60 +1,26 @@
-"""Settings → the places of offsite copies, and what works with them."""
+"""Settings → what works with copies: sets that are fetched, and how long copies are kept."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from pydantic import SecretStr
-
 from backup.app.composition import App
+from backup.app.places import primary
 from backup.catalog import resolve
 from backup.catalog.retention import RetentionPolicy
 from backup.config.loader import Settings
-from backup.errors import ConfigError, StoreError
-from backup.logging import logger
 from backup.model.backup_set import StoredSet
-from backup.operations.offsite.context import OffsiteContext
 from backup.operations.offsite.fetch import temporarily
-from backup.operations.offsite.remote_state import PlaceName
-from backup.operations.offsite.rules import ages, places, uploads
+from backup.operations.offsite.rules import ages
 from backup.operations.prune import retention_policy
-from backup.pipeline import age
 from backup.progress import Progress
-from backup.storage.atomic_file import replace
-from backup.storage.directory import LocalStore
-from backup.storage.folder import Folder
-from backup.storage.remote import Remote
-from backup.storage.s3 import Options, open_bucket
-from backup.storage.s3.options import NICETIES
 
 # Before the id or `latest` of a set: where it is to come from. `offsite:` is the bucket, or else the folder.
 SCHEMES: Final = ("s3", "copy", "offsite")
-# What the bucket refuses and is done without.
-_REFUSED: Final = "offsite-s3-refuses.json"
-
-
-def contexts(app: App, progress: Progress, place: str = "") -> list[OffsiteContext]:
-    """What works with each place, or with the one that is named. ConfigError when there is none."""
-    found = [each for each, _ in places(app.settings) if place in ("", each)]
-    if not found:
-        missing = {"s3": "AWS_S3_BACKUP_BUCKET is not set", "copy": "BACKUP_COPY_DIR is not set"}
-        raise ConfigError(
-            f"there is no place for offsite copies: {missing.get(place, 'none is set')};"
-            " all sets are on this machine only",
-            "Set AWS_S3_BACKUP_BUCKET for a bucket, or BACKUP_COPY_DIR for a folder on another disk.",
-        )
-    return [_context(app, each, progress) for each in found]
-
-
-def primary(app: App, progress: Progress, place: str = "") -> OffsiteContext:
-    """The bucket, or the folder where there is no bucket; or the place that is named."""
-    return contexts(app, progress, "" if place == "offsite" else place)[0]
 
 
 def copy_policy(settings: Settings) -> RetentionPolicy:
@@ -84,84 +50,3 @@ def locate_set(app: App, queries: Sequence[str], progress: Progress) -> Iterator
         return
     with temporarily(primary(app, progress, where[0]), where[1], lambda folder: find_in(app, folder)) as stored:
         yield stored
-
-
-def _context(app: App, place: PlaceName, progress: Progress) -> OffsiteContext:
-    settings = app.settings
-    return OffsiteContext(
-        place=place,
-        remote=_remote(settings, place),
-        catalog=app.catalog,
-        records=app.records,
-        lock=app.lock,
-        tiers=tuple(uploads(settings)),
-        ages=ages(settings),
-        progress=progress,
-        encrypt=_encrypt(settings),
-    )
-
-
-def _encrypt(settings: Settings) -> Callable[[Iterable[bytes]], Iterator[bytes]] | None:
-    """What files go through on their way, if copies are to be encrypted."""
-    if settings.encrypt == "off":
-        return None
-    to = age.recipients(settings.age_recipients)
-    return lambda chunks: age.encrypt(chunks, to)
-
-
-def _remote(settings: Settings, place: PlaceName) -> Remote:
-    limit = settings.upload_limit_mb * 1e6
-    if place == "copy" and settings.copy_dir:
-        # In a container, a folder that is no mount is lost with it.
-        return Folder(settings.copy_dir, mounted=bool(os.environ.get("container")), bandwidth=limit)
-    return open_bucket(bucket_options(settings), memory(settings))
-
-
-def memory(settings: Settings, *, quiet: bool = False) -> Callable[[frozenset[str]], None]:
-    """Remembers in the backup volume what the place refuses, so that it is asked, and said, once."""
-    store, place = LocalStore(settings.root / "state"), [settings.endpoint, settings.bucket]
-
-    def remember(without: frozenset[str]) -> None:
-        for name in () if quiet else sorted(without - _refused(settings)):
-            logger.warning("s3://{}: {}; `offsite check` asks again", settings.bucket, NICETIES[name])
-        # Where it cannot be kept, it is found out again.
-        with contextlib.suppress(StoreError):
-            if settings.root.is_dir() and without != _refused(settings):
-                replace(store, _REFUSED, json.dumps({"place": place, "without": sorted(without)}).encode())
-
-    return remember
-
-
-def _refused(settings: Settings) -> frozenset[str]:
-    store, place = LocalStore(settings.root / "state"), [settings.endpoint, settings.bucket]
-    with contextlib.suppress(StoreError, ValueError, TypeError, AttributeError):
-        known = json.loads(store.read(_REFUSED)) if _REFUSED in store.names() else {}
-        return frozenset(known.get("without", ())) & NICETIES.keys() if known.get("place") == place else frozenset()
-    return frozenset()
-
-
-def bucket_options(settings: Settings) -> Options:
-    """What must be known of the bucket that is set."""
-    if settings.bucket is None:
-        raise ConfigError("AWS_S3_BACKUP_BUCKET is not set, so there is no bucket", "Set it to the bucket's name.")
-    return Options(
-        bucket=settings.bucket,
-        prefix=settings.bucket_prefix,
-        region=settings.region,
-        endpoint=settings.endpoint,
-        addressing=settings.addressing,
-        access_key=_plain(settings.access_key),
-        secret_key=_plain(settings.secret_key),
-        session_token=_plain(settings.session_token),
-        encryption=settings.sse,
-        kms_key=settings.kms_key,
-        storage_class=settings.storage_class,
-        owner=settings.bucket_owner,
-        parallel=settings.upload_parts,
-        bandwidth=settings.upload_limit_mb * 1e6,
-        without=_refused(settings),
-    )
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None

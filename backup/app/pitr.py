@@ -1,29 +1,24 @@
-"""Settings → what receives WAL, takes base backups, and sends both to other places."""
+"""Settings → what receives WAL and takes base backups."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from backup.app.composition import App
-from backup.app.offsite import contexts
 from backup.catalog.wal_archive import WAL, WalArchive
 from backup.docker.engine import Engine, folder_mount
 from backup.errors import ConfigError
 from backup.model.wal import WalSlot
 from backup.operations.pitr.base import BaseContext
 from backup.operations.pitr.receive import ReceiveContext, RunningReceiver, WalSource
-from backup.operations.pitr.ship import BaseShipper, ShipContext, Shipper
-from backup.pipeline import age
 from backup.postgres.clients import HelperClients
 from backup.postgres.replication import ServerWal, server_wal
 from backup.postgres.wal_rights import receiver_name
 from backup.postgres.wal_slot import hold_wal, slot_name
-from backup.progress import Progress, Silent
+from backup.progress import Progress
 from backup.storage.filesystem import storing
 
 # Where a receiver has the folder of all WAL.
@@ -41,30 +36,6 @@ def receive_context(main: App, wait: Callable[[float], bool]) -> ReceiveContext:
         wait=wait,
         recipients=main.recipients,
     )
-
-
-def shippers(main: App, wait: Callable[[float], bool]) -> list[Shipper | BaseShipper]:
-    """What sends WAL and base backups to each place, until `wait` says that it is to end. ConfigError for none."""
-    settings = main.settings
-    if settings.pitr == "off":
-        raise ConfigError("BACKUP_PITR is off: there is no WAL to send", "Set BACKUP_PITR=on.")
-    recipients = age.recipients(settings.age_recipients) if settings.encrypt != "off" else ()
-    found: list[Shipper | BaseShipper] = []
-    for place in contexts(main, Silent()):
-        known = {each.name: getattr(place, each.name) for each in fields(place)}
-        context = ShipContext(
-            **known,
-            every=settings.pitr_offsite_every,
-            keep=timedelta(days=settings.pitr_days),
-            wait=wait,
-            recipients=recipients,
-        )
-        # Each has a connection of its own.
-        found += [
-            Shipper(context),
-            BaseShipper(replace(context, remote=contexts(main, Silent(), place.place)[0].remote)),
-        ]
-    return found
 
 
 def base_context(main: App, progress: Progress) -> BaseContext:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from backup.app.composition import App
-from backup.app.offsite import primary
+from backup.app.places import primary
 from backup.catalog.wal_archive import WalArchive
 from backup.docker.database_server import place_of
 from backup.docker.engine import Engine, spool_mount

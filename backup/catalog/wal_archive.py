@@ -5,6 +5,8 @@
     <root>/wal/<system identifier>/segments.jsonl   a record for each, appended when it was read back
     <root>/wal/<system identifier>/bases/           <id>.tar.gz, then <id>.json: no record, no base
                                                     <id>.manifest: by it the server sends what has changed since
+    <root>/wal/<system identifier>/…/<file>.damaged what is not as it was written: it counts for nothing
+    <root>/wal/<system identifier>/scrub.json       which file was read back last (operations/pitr/scrub.py)
     <root>/wal/<system identifier>/proof.json       what the newest drill of all this found
     <root>/wal/<system identifier>/unique           tells this folder from others of the same cluster, at a place
     <root>/wal/<system identifier>/offsite-<place>.jsonl   what a place has confirmed (catalog/wal_copies.py)
@@ -56,6 +58,7 @@ _RECORDS: Final = "segments.jsonl"
 _LARGEST: Final = 1 << 30
 _PROOF: Final = "proof.json"
 _UNIQUE: Final = "unique"
+_DAMAGED: Final = ".damaged"
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _ASIDE: Final = re.compile(r"[0-9]{1,20}-[0-9]{8}T[0-9]{6}Z")
 _IDENTIFIER: Final = re.compile(r"[0-9]{1,20}")
@@ -79,6 +82,12 @@ class StreamFile:
             raise StoreError(
                 f"state/{self._name} is damaged: {error.errors()[0]['msg']}", "It is written anew within seconds."
             ) from None
+
+    def read_quietly(self) -> Stream | None:
+        """What was said last, if that can be read."""
+        with contextlib.suppress(StoreError):
+            return self.read()
+        return None
 
     def write(self, stream: Stream) -> None:
         """Say this from now on."""
@@ -233,6 +242,26 @@ class WalArchive:
     def remove_base(self, base: Base) -> None:
         """Remove a base: first what makes it one."""
         self.bases.remove_all([f"{base.id}.json", base.artifact.file, f"{base.id}.manifest"])
+
+    def set_file_aside(self, store: LocalStore, name: str) -> None:
+        """Have a damaged file of a base or segment count for nothing, for a person to look at."""
+        path = store.directory / name
+        with storing(path):
+            path.rename(path.with_name(name + _DAMAGED))
+        sync_directory(store.directory)
+
+    def remove_damaged(self, until: datetime) -> int:
+        """Remove what is damaged and was written before `until`; how many files."""
+        gone = 0
+        for store in (self.bases, self.segments):
+            for name in [each for each in store.names() if each.endswith(_DAMAGED)]:
+                with storing(store.directory / name):
+                    old = (store.directory / name).stat().st_mtime < until.timestamp()
+                if old:
+                    base = name.partition(".")[0]
+                    store.remove_all([f"{base}.json", f"{base}.manifest", name] if store is self.bases else [name])
+                    gone += 1
+        return gone
 
     def sweep_bases(self) -> None:
         """Remove what dead runs left of bases: files of which there is no record. Only under the lock."""

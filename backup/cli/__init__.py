@@ -62,7 +62,7 @@ COMMANDS: Final = {
     "schedule": "schedule:show_schedule",
     "serve": "serve:run_service",
     "receive": "pitr:receive_command",
-    "ship": "pitr:ship_command",
+    "ship": "ship:ship_command",
 }
 
 

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -261,3 +262,20 @@ def show(page: Callable[[], RenderableType], lines: Callable[[], Iterable[str]],
 def print_lines(lines: Iterable[str]) -> None:
     """Print as they are: no styles, no wrapping."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+@contextlib.contextmanager
+def until_signal() -> Iterator[tuple[threading.Event, list[int]]]:
+    """For the body: an event that a signal sets, and the signals that came.
+
+    Not as an exception: one that a signal raises where nobody hears it would be lost, and this never ends by itself.
+    """
+    ended, came = threading.Event(), list[int]()
+
+    def end(number: int, _frame: object) -> None:
+        came.append(number)
+        ended.set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, end)
+    yield ended, came

@@ -10,7 +10,8 @@ from typing import Annotated, Final
 import typer
 
 from backup.app.composition import App
-from backup.app.offsite import find_in, parse_place, primary
+from backup.app.offsite import find_in, parse_place
+from backup.app.places import primary
 from backup.app.recovery import proof_context
 from backup.cli import base
 from backup.cli.base import IdentityOption, Image, Json, Scheduled, Trigger, Wait

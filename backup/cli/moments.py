@@ -77,7 +77,7 @@ def _here(settings: Settings, now: datetime) -> Window:
 def _there(settings: Settings, place: str) -> Window:
     # What is here needs neither of them, and loads at once.
     from backup.app.composition import App  # noqa: PLC0415
-    from backup.app.offsite import primary  # noqa: PLC0415
+    from backup.app.places import primary  # noqa: PLC0415
     from backup.operations.pitr.pull import remote_window  # noqa: PLC0415
 
     return remote_window(primary(App(settings), Silent(), place), timedelta(days=settings.pitr_days))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 import typer
 
 from backup.app.composition import App
-from backup.app.offsite import bucket_options, contexts, copy_policy, memory
+from backup.app.offsite import copy_policy
+from backup.app.places import bucket_options, contexts, memory
 from backup.cli import base
 from backup.cli.base import Json, Scheduled, Trigger
 from backup.cli.render.set_tables import copies_lines, copies_table

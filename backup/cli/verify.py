@@ -11,7 +11,7 @@ from backup.app.volume import BackupVolume
 from backup.cli import base
 from backup.cli.base import IdentityOption, Image, Json, Sets
 from backup.errors import BackupError, IntegrityError, NotFound
-from backup.formatting import age, plural, printable, size
+from backup.formatting import age, listed, plural, printable, size
 from backup.logging import logger
 from backup.model.backup_set import SEALED, StoredSet
 
@@ -30,7 +30,9 @@ def verify_command(
 ) -> None:
     """Read and unpack every stored byte of a set, or of `all`, and compare it with the manifest.
 
-    What sets share is read once. Examples: `verify latest`, `verify latest --quick`, `verify all`,
+    What sets share is read once; `all` compares the stored bytes of base backups and WAL as well.
+
+    Examples: `verify latest`, `verify latest --quick`, `verify all`,
     `verify daily_2025-10-20_02-00-00 --test-restore`, `verify latest --identity /key.txt`.
     """
     main = BackupVolume(base.prepare_command(as_json, kind="verify", identity=identity))
@@ -65,7 +67,9 @@ def verify_command(
 
 def _verify_all(main: BackupVolume, *, quick: bool) -> None:
     """Each set of the volume, the newest first. IntegrityError when one is damaged, after all were looked at."""
-    from backup.operations.verify.packs import PackChecks  # noqa: PLC0415 - as above
+    from backup.catalog.wal_archive import clusters  # noqa: PLC0415 - as above
+    from backup.operations.pitr.scrub import SCRUB_HINT, scrub  # noqa: PLC0415
+    from backup.operations.verify.packs import PackChecks  # noqa: PLC0415
     from backup.operations.verify.run import verify_set  # noqa: PLC0415
 
     damaged: list[str] = []
@@ -83,12 +87,18 @@ def _verify_all(main: BackupVolume, *, quick: bool) -> None:
                 damaged.append(f"{each.id} is damaged: {verdict.problems[0]}")
             else:
                 logger.success("{}: {}", stored.id, _checked(stored, verdict.unchecked))
+        archives = clusters(main.settings.root)
+        lost = [each for archive in archives for each in scrub(archive, progress)]
+        if archives and not lost:
+            logger.success("base backups and WAL: every stored byte is as it was written")
     if damaged:
         found = "".join(f"\n  - {printable(each)}" for each in damaged)
         raise IntegrityError(
             f"not good: {len(damaged)} of {plural(len(sets), 'set')}:{found}",
             "`verify ID` says all of one; do not restore those.",
         )
+    if lost:
+        raise IntegrityError(f"of base backups and WAL: {listed([printable(each) for each in lost])}", SCRUB_HINT)
     if not sets:
         raise NotFound("there is no set yet: nothing was verified", "`create` takes one now.")
 

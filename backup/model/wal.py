@@ -22,9 +22,13 @@ from backup.model.pack import Count
 LOG: Final = 1 << 32
 PARTIAL: Final = ".partial"
 DEFAULT_SIZE: Final = 16 << 20
+# A recovery unpacks and combines all of a chain, so no base makes a longer one: a week of four a day.
+LONGEST_CHAIN: Final = 28
 # The moment of WAL of which nothing is known.
 UNKNOWN: Final = datetime.fromtimestamp(0, UTC)
 STREAMING: Final = "streaming"
+DOWN: Final = "down"
+STARTING: Final = "starting"
 _FRESH: Final = timedelta(seconds=60)
 _STALE: Final = "whether WAL is received is unknown: nothing was written down of it for a minute or more"
 _STALE_HINT: Final = "Is the backup volume full, or the clock wrong, or has the service been stopped?"

@@ -12,7 +12,7 @@ been received of one. `<SHA-256>` is that of the object's own bytes, so no objec
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -29,6 +29,9 @@ _OBJECT: Final = re.compile(
 )
 _BASE: Final = re.compile(
     rf"{WAL_FOLDER}/(?P<archive>[0-9]{{1,20}}-[0-9a-f]{{8,64}})/bases/(?P<id>[0-9TZ]+)\.(?P<sha256>[0-9a-f]{{64}})\.json"
+)
+_BASE_FILE: Final = re.compile(
+    rf"{WAL_FOLDER}/[0-9]{{1,20}}-[0-9a-f]{{8,64}}/bases/(?P<id>[0-9TZ]+)\.[0-9a-f]{{16}}\.tar\.gz(?:\.age)?"
 )
 
 
@@ -153,3 +156,17 @@ def superseded(objects: Iterable[SegmentObject]) -> list[SegmentObject]:
     listed = list(objects)
     chosen = best(listed)
     return [each for each in listed if each.received and chosen[each.name] != each]
+
+
+def orphans(keys: Iterable[str], known: Mapping[str, str]) -> list[str]:
+    """Files of base backups of one archive that no record there names: of removals and uploads that did not end.
+
+    `known`: the key of the file that each record names, by the record's key. A record of which that is not known may
+    name any file of its base.
+    """
+    listed = list(keys)
+    records = [(record.id, record.key) for key in listed if (record := BaseRecord.parse(key))]
+    unknown = {base for base, key in records if key not in known}
+    named = {known[key] for _, key in records if key in known}
+    files = [(match["id"], key) for key in listed if (match := _BASE_FILE.fullmatch(key))]
+    return [key for base, key in files if base not in unknown and key not in named]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
@@ -10,7 +11,7 @@ from typing import Final
 
 from backup.formatting import duration, size
 from backup.model.finding import Finding
-from backup.model.wal import Base, Span, Stream, WalSlot, WindowProof
+from backup.model.wal import LONGEST_CHAIN, Base, Span, Stream, WalSlot, WindowProof
 
 _LISTED: Final = 3
 _MINUTE: Final = timedelta(minutes=1)
@@ -109,16 +110,22 @@ def base_sizes(window: Window, cluster: int) -> list[tuple[int, int]]:
     step = next((each.artifact.stored_size for each in reversed(recent) if each.parent), None)
     if step is None:
         return [(window.kept, full)]
-    more = _WEEK - 1
+    more = _chained(window) / _DAY
     count = window.kept + round(more * (window.kept - 1) / window.keep.days)
-    # One a week, however many are taken in between.
-    fulls = -(-(window.keep.days + more) // _WEEK)
+    # One a week, unless so many are taken in between that a chain ends earlier.
+    fulls = max(math.ceil((window.keep.days + more) / _WEEK), math.ceil(count / LONGEST_CHAIN))
     return [(fulls, full), (max(0, count - fulls), step)]
 
 
 def wal_kept(window: Window) -> timedelta:
     """How far back WAL is kept: to the oldest base backup, which is up to a week older where others build on it."""
-    return window.keep + (_WEEK - 1) * _DAY * (len(base_sizes(window, 0)) > 1)
+    return window.keep + _chained(window) * (len(base_sizes(window, 0)) > 1)
+
+
+def _chained(window: Window) -> timedelta:
+    """How far back a full base backup may be from the newest one that builds on it."""
+    nights = (_WEEK - 1) * _DAY
+    return min(nights, window.keep * (LONGEST_CHAIN - 1) / (window.kept - 1)) if window.kept > 1 else nights
 
 
 def still_to_come(window: Window, now: datetime, cluster: int = 0) -> int:

@@ -26,6 +26,9 @@ from backup.pipeline.chunks import Sink, Writer, through, work_through
 # How every age file begins, and what its name ends in.
 MAGIC: Final = b"age-encryption.org/v1"
 SUFFIX: Final = ".age"
+# Of the header, with more recipients than anybody names; and what each chunk of an age file is longer by.
+_HEADER: Final = 1 << 20
+_CHUNK, _TAG = 64 << 10, 16
 _BLOCK: Final = 1 << 20
 _QUEUED: Final = 4
 _LONGEST_IDENTITY: Final = 64 << 10
@@ -103,6 +106,11 @@ def public(identity: Identity) -> str:
 def encrypt(chunks: Iterable[bytes], to: Sequence[Recipient]) -> Generator[bytes, None, None]:
     """`chunks`, encrypted. Their error is raised, and what came before it does not decrypt as a whole."""
     return through(chunks, lambda reader, writer: pyrage.encrypt_io(reader, writer, to))
+
+
+def encrypted_bound(size: int) -> int:
+    """The most bytes that so many become when they are encrypted."""
+    return size + (size // _CHUNK + 1) * _TAG + _HEADER
 
 
 def decrypt(chunks: Iterable[bytes], keys: Sequence[Identity]) -> Generator[bytes, None, None]:

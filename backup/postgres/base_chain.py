@@ -17,16 +17,32 @@ CHAIN_FOLDER: Final = "pgsql_tmp.links"
 # Since 18 those files need not be copied. Maps of visible rows may say of rows that were deleted that everybody sees
 # them: what clears a map is not always in the summaries. Without them nothing is believed. Somebody's hidden files are
 # moved with the rest.
+#
+# Its words: the pipe, the folder, those of the links. None of these programs says how far it is, so a line goes into
+# the pipe as often as one was seen to have used the processor since the line before.
 COMBINE: Final = f"""
     set -e
     umask 077
-    cd "$0"
+    exec 3>"$0"
+    cd "$1"
+    shift
+    watched() {{
+        "$@" 3>&- &
+        before=
+        while read -r now 2>/dev/null <"/proc/$!/stat"; do
+            case $now in *") Z "*) break ;; esac
+            if [ "$now" != "$before" ]; then echo >&3; fi
+            before=$now
+            sleep 0.2
+        done
+        wait $!
+    }}
     link=
     if pg_combinebackup --help | grep -q -e --link; then link=--link; fi
-    pg_combinebackup --no-sync --manifest-checksums=SHA256 $link --output={CHAIN_FOLDER}/whole "$@"
-    pg_verifybackup --no-parse-wal --quiet {CHAIN_FOLDER}/whole
-    rm -rf "$@"
-    find {CHAIN_FOLDER}/whole/base {CHAIN_FOLDER}/whole/global -type f -name '[0-9]*_vm*' -exec rm {{}} +
+    watched pg_combinebackup --no-sync --manifest-checksums=SHA256 $link --output={CHAIN_FOLDER}/whole "$@"
+    watched pg_verifybackup --no-parse-wal --quiet {CHAIN_FOLDER}/whole
+    watched rm -rf "$@"
+    watched find {CHAIN_FOLDER}/whole/base {CHAIN_FOLDER}/whole/global -type f -name '[0-9]*_vm*' -exec rm {{}} +
     find {CHAIN_FOLDER}/whole/pg_wal -mindepth 1 -maxdepth 1 -exec mv {{}} pg_wal/ \\;
     rmdir {CHAIN_FOLDER}/whole/pg_wal
     find {CHAIN_FOLDER}/whole -mindepth 1 -maxdepth 1 -exec mv {{}} . \\;
@@ -35,6 +51,15 @@ COMBINE: Final = f"""
 # What a program that was killed, or is not there, ends with; and what the others say that lack something.
 _NOT_RUN: Final = 126
 _WANTING: Final = ("No space left on device", "out of memory", "Cannot allocate memory")
+
+
+def stalled(error: BackupError) -> EngineError:
+    """Bases did not become one, because what puts them together stood still."""
+    return EngineError(
+        f"putting the base backup and those that it builds on together failed: {error.message}",
+        "Is the machine overloaded, or the disk where the engine keeps its volumes failing? BACKUP_STALL_TIMEOUT sets"
+        " the limit.",
+    )
 
 
 def uncombined(code: int, errors: str) -> BackupError:

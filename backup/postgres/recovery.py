@@ -18,12 +18,12 @@ from typing import Final
 from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.docker.helper import Helper
 from backup.docker.recovery_server import DATA, PG_WAL, PLACE, RecoveryServer, RecoveryVolume
-from backup.errors import BackupError, EngineError, IntegrityError, LoadFailed, NoSpace
+from backup.errors import BackupError, DumpFailed, EngineError, IntegrityError, LoadFailed, NoSpace
 from backup.formatting import printable, size
 from backup.model.manifest import Preload
 from backup.model.moment import Commit, parse_commit
 from backup.model.wal import lsn, lsn_text
-from backup.postgres.base_chain import CHAIN_FOLDER, COMBINE, EARLIER, uncombined
+from backup.postgres.base_chain import CHAIN_FOLDER, COMBINE, EARLIER, stalled, uncombined
 from backup.postgres.clients import SOCKETS, HelperClients, remove_spooled, sweep_spool
 from backup.postgres.dump_source import PostgresSource
 from backup.postgres.preload_libraries import preloading
@@ -159,9 +159,17 @@ class Recovery:
         folders = [f"{CHAIN_FOLDER}/{number}" for number in range(len(links))]
         for folder, tar in zip(folders, links, strict=True):
             self.unpack(tar, folder=folder)
-        code, _, errors = self._worked(COMBINE, [DATA, *folders])
-        if code:
-            raise uncombined(code, errors)
+        with self._pipe() as pipe:
+            words = [self._inside(pipe.path), DATA, *folders]
+            with self._started(COMBINE, words, _PREPARING) as helper:
+                with ProcessOutput(helper, pipe, "pg_combinebackup", self._places.stall, tells=True) as program:
+                    try:
+                        for _ in program.chunks():
+                            pass
+                    except DumpFailed as error:
+                        if helper.running():
+                            raise stalled(error) from error
+                        raise uncombined(helper.wait(), helper.errors()) from error
 
     def unpack(self, tar: Iterable[bytes], *, into_wal: bool = False, folder: str = "") -> None:
         """Unpack a tar as it comes; what the pieces raise, or EngineError for what does not fit."""

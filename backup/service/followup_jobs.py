@@ -26,11 +26,10 @@ from backup.monitoring.health.proofs import DRILL
 from backup.operations.drill.run import NEW
 from backup.operations.offsite.remote_state import BookFile, PlaceName
 from backup.operations.offsite.rules import OPERATIONS, candidates, sets_to_upload, tiers_due
-from backup.operations.pitr.base import BASE
+from backup.operations.pitr.base import BASE, WINDOW
 from backup.storage import lock
 
 TRIGGER: Final = "after the backup"
-WINDOW: Final = "window"
 _AGAIN: Final = timedelta(minutes=10)
 # How old what is said of the stream may be.
 _FRESH: Final = timedelta(seconds=30)

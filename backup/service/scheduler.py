@@ -46,12 +46,13 @@ _HELD_UP: Final = "the service was held up"
 
 @dataclass(frozen=True)
 class _Child:
-    """A job that was started, for what, and when."""
+    """A job that was started, for what, and when. `known`: the records that were there before, by id."""
 
     process: subprocess.Popen[bytes]
     due: Due
     begun: datetime
     late: bool
+    known: frozenset[str]
 
 
 @dataclass
@@ -185,7 +186,7 @@ class Scheduler:
             if not late or (not busy and self._may_catch_up(job)):
                 reason = self._reason(due, at, runs) if late else ""
                 state = state.with_job(job, reason=reason)
-                self._start(due, reason, now, late=late)
+                self._start(due, reason, now, late, frozenset(run.id for run in runs))
         return state
 
     def _is_running(self, job: str, *, busy: bool) -> bool:
@@ -201,14 +202,14 @@ class Scheduler:
             self._say("who holds the backup volume is not known: {} {}", error)
             return False
 
-    def _start(self, due: Due, reason: str, now: datetime, *, late: bool) -> None:
+    def _start(self, due: Due, reason: str, now: datetime, late: bool, known: frozenset[str]) -> None:
         told = f"{due.job}, due at {local_time(due.slot, self.zone)}"
         if due.is_late(now):
             logger.warning("{}{}, was missed: {}; it is caught up now", told, more_before(due), reason)
         else:
             logger.info("{}, starts{}", told, f" again: {reason}" if reason else "")
         try:
-            self._children[due.job] = _Child(self.spawn(due.job), due, now, late)
+            self._children[due.job] = _Child(self.spawn(due.job), due, now, late, known)
         except BackupError as error:
             logger.error("{} could not be started: {} {}", due.job, error.message, error.hint)
 
@@ -228,7 +229,7 @@ class Scheduler:
         if self.file.is_running(job) or job not in state.jobs:
             return state
         try:
-            runs = [run for run in self._runs() if run.started >= child.begun]
+            runs = [run for run in self._runs() if run.id not in child.known]
         except BackupError:
             runs = []
         last = next(iter(runs_of(job, runs)), None)
@@ -236,10 +237,9 @@ class Scheduler:
         if code and (last is None or (again and not is_unfinished(last))):
             begun = now if last else child.begun
             self.leave(_record(child, code, begun, now, Outcome.INTERRUPTED if again else Outcome.CRASHED))
-        elif last and last.slot:
-            return state
-        # It had nothing to do, or could not say what it did; a clock set back meanwhile brings its slot again.
-        settled = not again and now >= due.slot
+        # Seen to its end: that counts whatever the clock made of its record. Without one it may have found by a clock
+        # that was set back that it is not due: then its slot comes again.
+        settled = not again and (last is not None or now >= due.slot)
         return state.with_job(job, until=max(due.slot, state.jobs[job].until)) if settled else state
 
     def leave(self, run: Run) -> None:

@@ -70,6 +70,8 @@ class Folder:
         size: int | None = None,
         advance: Callable[[int], None] = lambda count: None,
         sha256: str = "",
+        *,
+        bound: int | None = None,
     ) -> RemoteObject:
         """Write beside the final name, sync, read back from the disk, then rename."""
         path = self._root / require_key(key)

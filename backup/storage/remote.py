@@ -57,13 +57,16 @@ class Remote(Protocol):
         size: int | None = None,
         advance: Callable[[int], None] = lambda count: None,
         sha256: str = "",
+        *,
+        bound: int | None = None,
     ) -> RemoteObject:
         """Store what `chunks` give and say what the place then holds, read back from it: size and SHA-256.
 
         An error of `chunks`, a cut or a kill leaves nothing under `key`, and an object that was there before as it was.
         `size` and `sha256`, where they are known, are required of the chunks, else IntegrityError; a SHA-256 that is
         known is kept with the object, so that `stat` can tell it. `advance` is told the bytes that were sent, in the
-        caller's own thread.
+        caller's own thread. `bound`: how long what has no known size may be at most. RemoteFailed, before anything is
+        sent, for more than the place takes as one object.
         """
 
     def get(self, key: str) -> Iterator[bytes]:

@@ -224,6 +224,18 @@ def test_a_full_one_is_taken_where_it_is_asked_for_or_cannot_be_otherwise() -> N
         manifest = archive.bases.directory / f"{archive.list_bases()[-1].id}.manifest"
         manifest.unlink()
         assert "; full: the manifest of" in said(told)
+        # A bit of the newest flips. A night reads it before it chooses what to build on.
+        newest = archive.list_bases()[-1]
+        path = archive.bases.directory / newest.artifact.file
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        (archive.directory / "scrub.json").write_text('{"until": "2026-01-01T00:00:00Z"}')
+        rotten = told.sidecar.run("base")
+        assert rotten.code == 40 and "was taken, but" in rotten.output, rotten.output
+        assert path.name + " (" in rotten.output and "was set aside" in rotten.output, rotten.output
+        assert newest.id not in [each.id for each in archive.list_bases()[:-1]]
+        assert "; incremental, on " in said(told)
 
 
 def test_an_older_server_says_why_there_is_none() -> None:

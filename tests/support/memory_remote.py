@@ -53,12 +53,16 @@ class MemoryPlace:
         size: int | None = None,
         advance: Callable[[int], None] = lambda count: None,
         sha256: str = "",
+        *,
+        bound: int | None = None,
     ) -> RemoteObject:
         self._count("put")
         self.fail(key)
         if key in self.objects and "overwrite" in self.deny:
             raise RemoteDenied(f"s3://memory denies to overwrite {key}")
         data = b"".join(chunks)
+        # Whoever does not know how much it is says how much at most.
+        assert len(data) <= (bound if size is None else size)
         if size not in (None, len(data)) or sha256 not in ("", hashlib.sha256(data).hexdigest()):
             raise IntegrityError(f"{key} is not what was stored")
         self.order.append(key)

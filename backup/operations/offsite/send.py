@@ -27,7 +27,7 @@ from backup.operations.offsite.layout import (
     sums_name,
 )
 from backup.operations.offsite.remote_state import Book, Copy, CopyState, StoredObject
-from backup.pipeline.age import SUFFIX
+from backup.pipeline.age import SUFFIX, encrypted_bound
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing
 from backup.storage.remote import RemoteObject
@@ -196,7 +196,7 @@ class Sending:
             hashed = Hashed(
                 self.context.encrypt(self._unchanged(artifact)), lambda: self._sent_whole(path, hashed, artifact)
             )
-            entry = self.context.remote.put(path, hashed, None, advance)
+            entry = self.context.remote.put(path, hashed, None, advance, bound=encrypted_bound(artifact.stored_size))
             size, sha256 = hashed.size, hashed.sha256
         else:
             # `put` holds what it reads against these, so nobody else has to.

@@ -30,6 +30,7 @@ from backup.model.wal import (
 from backup.operations import runs
 from backup.operations.context import Context
 from backup.operations.pitr.increment import Choice, flaw, known_lengths, parent_of, words
+from backup.operations.pitr.scrub import SCRUB_HINT, scrub_share
 from backup.operations.pitr.wal_files import unpacked_base
 from backup.operations.restore.locking import refuse_unfinished
 from backup.pipeline.age import Recipient
@@ -42,6 +43,8 @@ from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.filesystem import free_space
 
 BASE: Final = "base"
+# The trigger of one that follows a gap: until it is there, no moment can be had.
+WINDOW: Final = "window"
 _OPTIONS: Final = (
     *("--pgdata=-", "--format=tar", "--wal-method=none", "--no-sync"),
     *("--checkpoint=fast", "--manifest-checksums=SHA256", "--label=obcms-backup"),
@@ -91,6 +94,8 @@ def take_base(request: runs.Request, context: BaseContext, *, full: bool = False
         # First what nobody needs any more: it may be what keeps a base from having room.
         removed = prune(context, archive)
         _require(context, facts)
+        # Before it is chosen what to build on.
+        damaged = scrub_share(archive, context.progress, context.clock()) if run.trigger != WINDOW else []
         choice = Choice("it was asked for") if full else _choice(context, source, archive, facts)
         with runs.timed(recording.seconds, "total"):
             # Slots are named by lower-case letters, digits and underscores.
@@ -101,6 +106,8 @@ def take_base(request: runs.Request, context: BaseContext, *, full: bool = False
                 _catch_up(context, source)
             _await_wal(context, archive, base)
         removed += prune(context, archive)
+        if damaged:
+            raise IntegrityError(f"{base.id} was taken, but {'; '.join(map(printable, damaged))}", SCRUB_HINT)
         recording.success = {
             "outcome": Outcome.SUCCESS,
             "message": f"{base.id}: {formatting.size(base.bytes)} in {formatting.size(base.artifact.stored_size)}"
@@ -321,7 +328,8 @@ def prune(context: BaseContext, archive: WalArchive) -> int:
     for base in gone:
         archive.remove_base(base)
     archive.remove_aside(now - keep)
-    removed = len(gone) + _prune_segments(archive, [each for each in bases if each not in gone])
+    removed = len(gone) + archive.remove_damaged(now - keep)
+    removed += _prune_segments(archive, [each for each in bases if each not in gone])
     for other in clusters(context.catalog.root):
         if other.system_identifier != archive.system_identifier:
             removed += _prune_other(other, now - keep)
@@ -348,4 +356,5 @@ def _prune_other(other: WalArchive, until: datetime) -> int:
     for base in bases:
         other.remove_base(base)
     other.remove_segments(segments)
+    other.remove_damaged(until)
     return len(bases) + len(segments)

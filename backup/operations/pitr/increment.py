@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from backup.formatting import printable
-from backup.model.wal import Base, WindowProof, chain, lsn
+from backup.model.wal import LONGEST_CHAIN, Base, WindowProof, chain, lsn
 from backup.postgres.base_backup import SEGMENT_BLOCKS, BaseContent
 from backup.postgres.replication import ClusterFacts
 
@@ -62,6 +62,8 @@ def parent_of(
         return f"{newest.id} is of the future"
     if now - links[0].ended >= FULL_EVERY:
         return f"the newest full one is a week old, {links[0].id}"
+    if len(links) >= LONGEST_CHAIN:
+        return f"{len(links)} build on each other, and a recovery has to combine them all"
     return newest
 
 

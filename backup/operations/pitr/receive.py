@@ -20,13 +20,11 @@ from backup.catalog.wal_archive import StreamFile, WalArchive
 from backup.errors import BackupError, EngineError, StoreError
 from backup.formatting import essence, printable
 from backup.logging import logger
-from backup.model.wal import STREAMING, UNKNOWN, SegmentId, Stream, WalSlot, is_segment, lsn, spans
+from backup.model.wal import DOWN, STARTING, STREAMING, UNKNOWN, SegmentId, Stream, WalSlot, is_segment, lsn, spans
 from backup.operations.pitr.segments import Packer
 from backup.pipeline.age import Recipient
 from backup.postgres.replication import ServerWal
 
-DOWN: Final = "down"
-STARTING: Final = "starting"
 # Seconds between two looks, and between two attempts of what does not succeed.
 LOOK: Final = 2.0
 _LONGEST: Final = 60.0
@@ -136,7 +134,7 @@ class _Session:
         if self.database is None or database.identity != self.database.identity:
             self.close()
         self.database = database
-        wal, before = database.ask(), self._before()
+        wal, before = database.ask(), self.file.read_quietly()
         packer = self._packer(wal)
         self._hold(database, wal)
         if self.receiver and not self.receiver.running():
@@ -254,17 +252,11 @@ class _Session:
     def say_down(self, message: str, hint: str) -> None:
         """Write down that nothing is received, and why. What was known of the WAL stays."""
         now = self.context.clock()
-        before = self._before() or Stream(looked=now, state=DOWN)
+        before = self.file.read_quietly() or Stream(looked=now, state=DOWN)
         told = {"looked": now, "state": DOWN, "message": message, "hint": hint, "wants_base": ""}
         told |= {"level": min(before.level, now) if before.level else None}
         with contextlib.suppress(BackupError):  # the next look says it, or health by the age of what is there
             self.file.write(before.model_copy(update=told))
-
-    def _before(self) -> Stream | None:
-        try:
-            return self.file.read()
-        except StoreError:
-            return None
 
 
 def _alike(stream: Stream, wal: ServerWal) -> bool:

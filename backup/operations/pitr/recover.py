@@ -14,7 +14,7 @@ from typing import Final
 from zoneinfo import ZoneInfo
 
 from backup.catalog.wal_archive import StreamFile, WalArchive, clusters
-from backup.errors import DatabaseUnavailable, NotFound, StoreError
+from backup.errors import DatabaseUnavailable, NotFound
 from backup.formatting import duration, listed, local_time, plural, printable, size
 from backup.logging import logger
 from backup.model.manifest import Preload
@@ -75,9 +75,7 @@ class Moment:
 
 def local_clusters(root: Path) -> list[tuple[WalArchive, Cluster]]:
     """Every cluster of which there is a base here. StoreError."""
-    stream, found = None, []
-    with contextlib.suppress(StoreError):
-        stream = StreamFile(root).read()
+    stream, found = StreamFile(root).read_quietly(), []
     for archive in clusters(root):
         if bases := archive.list_bases():
             found.append((archive, Cluster(bases, archive.received(bases[-1].size, stream))))

@@ -22,14 +22,13 @@ from backup.errors import BackupError, IntegrityError, StoreError
 from backup.formatting import size as shown
 from backup.logging import logger
 from backup.model.manifest import Artifact
-from backup.model.wal import PARTIAL, STREAMING, Base, Segment, Stream, chain, is_segment, lsn, lsn_text
+from backup.model.wal import DOWN, PARTIAL, STARTING, STREAMING, Base, Segment, Stream, chain, is_segment, lsn, lsn_text
 from backup.model.wal_object import BROKEN, BaseRecord, SegmentObject, base_key, place_there
 from backup.operations.offsite.context import OffsiteContext, with_digest
 from backup.operations.offsite.send import Hashed
-from backup.operations.pitr.receive import DOWN, STARTING
 from backup.operations.pitr.ship_cleanup import ShipCleanup
 from backup.operations.temporary import temporary_folder
-from backup.pipeline.age import SUFFIX, Recipient
+from backup.pipeline.age import SUFFIX, Recipient, encrypted_bound
 from backup.storage.artifact_writer import ArtifactWriter
 from backup.storage.directory import LocalStore
 from backup.storage.filesystem import storing
@@ -129,12 +128,12 @@ class _Sender:
 
     def begin(self) -> None:
         """Write down when this began, at first: how late it is counts from then."""
-        if read_quietly(self.file) is None:
+        if self.file.read_quietly() is None:
             self.file.write(Stream(looked=self.context.clock(), state=STARTING))
 
     def say_down(self, error: BackupError) -> None:
         """Write down what failed. When all was there last, and up to which moment, stays."""
-        before = read_quietly(self.file) or Stream(looked=self.context.clock(), state=DOWN)
+        before = self.file.read_quietly() or Stream(looked=self.context.clock(), state=DOWN)
         told = {"state": DOWN, "message": error.message, "hint": error.hint}
         with contextlib.suppress(BackupError):
             self.file.write(before.model_copy(update=told))
@@ -272,7 +271,7 @@ class Shipper(_Sender):
         """Write down up to which moment all is there, and that nothing waits."""
         segments = copies.segments()
         reached, file = place_there(segments, stream.timeline, stream.size), self.file
-        before = read_quietly(file)
+        before = file.read_quietly()
         alike = before is not None and (before.system_identifier, before.timeline) == (
             stream.system_identifier,
             stream.timeline,
@@ -336,7 +335,8 @@ class BaseShipper(_Sender):
         else:
             file = f"{base.id}.{secrets.token_hex(8)}.tar.gz{SUFFIX}"
             hashed = Hashed(context.encrypt(unchanged(chunks, artifact)))
-            entry = context.remote.put(base_key(name, file), self._going_on(iter(hashed)))
+            bound = encrypted_bound(artifact.stored_size)
+            entry = context.remote.put(base_key(name, file), self._going_on(iter(hashed)), bound=bound)
             if (entry.size, entry.sha256) != (hashed.size, hashed.sha256):
                 raise IntegrityError(
                     f"the base backup {base.id} was sent to {context.remote.name}, which then returned other bytes",
@@ -385,10 +385,3 @@ def unchanged(chunks: Iterator[bytes], artifact: Artifact) -> Iterator[bytes]:
             f"{artifact.file} is not as it was recorded; it was not sent",
             "The disk may be failing. `base --full` takes a new base backup, from which the window begins anew.",
         )
-
-
-def read_quietly(file: StreamFile) -> Stream | None:
-    """What was said last, if that can be read."""
-    with contextlib.suppress(StoreError):
-        return file.read()
-    return None

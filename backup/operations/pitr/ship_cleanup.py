@@ -13,13 +13,16 @@ from backup.errors import RemoteFailed
 from backup.formatting import plural, size
 from backup.logging import logger
 from backup.model.wal import SegmentId, expired, is_segment, needless, spans, unneeded
-from backup.model.wal_object import WAL_FOLDER, base_key, received_there, superseded
+from backup.model.wal_object import WAL_FOLDER, SegmentObject, base_key, orphans, received_there, superseded
 from backup.operations.offsite.context import OffsiteContext
+from backup.storage.remote import RemoteObject
 
 # One look removes no more; what is left goes with the next ones.
 _MOST: Final = 200
 # What is there is listed so often: somebody, or a rule of the bucket, may have removed it.
 _AGAIN: Final = timedelta(days=1)
+# A file without a record may be of a base whose upload is still under way, and be dated from when that began.
+_ORPHANED: Final = timedelta(days=7)
 
 
 @dataclass
@@ -37,9 +40,11 @@ class ShipCleanup:
         now = self.context.clock()
         if self._listed and timedelta() <= now - self._listed < _AGAIN:
             return
+        self.denied = False
         # First what is known: what is sent meanwhile is in neither.
         before = {name: known.all() for name, known in copies.items()}
-        there = {entry.key: entry.size for entry in self.context.remote.entries(f"{WAL_FOLDER}/")}
+        entries = {entry.key: entry for entry in self.context.remote.entries(f"{WAL_FOLDER}/")}
+        there = {key: entry.size for key, entry in entries.items()}
         useless: list[int] = []
         for name, held in before.items():
             if held and not there and self.context.place == "copy":
@@ -59,11 +64,26 @@ class ShipCleanup:
                 )
                 copies[name].remove(missing)
             used, ours = {*held, *(file for file, _ in files.values())}, f"{WAL_FOLDER}/{name}/"
-            useless += [count for key, count in there.items() if key.startswith(ours) and key not in used]
+            unused = {key: entry for key, entry in entries.items() if key.startswith(ours)}
+            gone = self._swept(unused, {key: file for key, (file, _) in files.items()})
+            useless += [entry.size for key, entry in unused.items() if key not in used and key not in gone]
         self.left = (
             f"{plural(len(useless), 'object')} there that no moment needs, {size(sum(useless))}" if useless else ""
         )
-        self._listed, self.denied = now, False
+        self._listed = now
+
+    def _swept(self, there: dict[str, RemoteObject], known: dict[str, str]) -> set[str]:
+        """Remove what removals and uploads that did not end have left of one archive; what is gone of it."""
+        newest = max((entry.modified for entry in there.values()), default=None)
+        left = [key for key in orphans(there, known) if newest and newest - there[key].modified > _ORPHANED]
+        left += [each.key for each in superseded(filter(None, map(SegmentObject.parse, there)))]
+        gone: set[str] = set()
+        for key in left[:_MOST]:
+            if not self.denied:
+                end = self.context.remote.remove(key)
+                self.denied = end == "denied"
+                gone |= {key} if end == "removed" else set()
+        return gone
 
     def remove(self, archive: WalArchive, copies: WalCopies, now: datetime, *, live: bool) -> None:
         """Remove what is superseded, and what left the window here. `now`: by what is there, not by our clock.

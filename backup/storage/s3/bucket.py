@@ -43,6 +43,7 @@ class Bucket:
         advance: Callable[[int], None] = lambda count: None,
         sha256: str = "",
         *,
+        bound: int | None = None,
         split: bool = False,
     ) -> RemoteObject:
         """Send, then prove by what the store says. One that is not there yet is never put over somebody else's.
@@ -51,7 +52,7 @@ class Bucket:
         """
         fresh = self.stat(key) is None
         upload = Upload(self.client, key, self._pace, fresh=fresh)
-        return upload.run(chunks, size, advance, sha256, split=split)
+        return upload.run(chunks, size, advance, sha256, bound=bound, split=split)
 
     def get(self, key: str) -> Iterator[bytes]:
         """The bytes, resumed where a connection breaks."""

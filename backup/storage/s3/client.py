@@ -8,6 +8,7 @@ and after; without a list of unfinished uploads the bucket's own lifecycle ends 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Collection, Iterator
 from itertools import combinations
@@ -17,6 +18,8 @@ import boto3
 from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointProviderError
+from botocore.loaders import create_loader
+from botocore.session import Session
 from urllib3.exceptions import HTTPError
 
 from backup.errors import RemoteFailed
@@ -40,6 +43,9 @@ _UNKNOWN: Final = ("NotImplemented", "501", "405", "MethodNotAllowed", "InvalidA
 _HEADERS: Final = ("x-amz-checksum", "x-amz-sdk-checksum", "checksum-algorithm", "checksum-mode", "if-none-match")
 # Of an answer to what was really asked: the store has understood the request.
 _ANSWERED: Final = (404, 412)
+# What the library knows of the service: 12 MB, once for all clients of a process.
+_loader: Final = functools.cache(create_loader)
+_making: Final = threading.Lock()
 
 
 class _StillRefused(Exception):  # noqa: N818 - no error: there may be another way to ask
@@ -122,7 +128,8 @@ class Client:
         # Made late: looking for a role's credentials already asks the network.
         if self._made is None:
             try:
-                self._made = _connected(self.options)
+                with _making:
+                    self._made = self._made or _connected(self.options)
             except Exception as error:
                 # The library has no one class for what it refuses: ValueError for a host, others for a profile.
                 raise unusable(error, self.options.name) from error
@@ -135,7 +142,9 @@ def _connected(options: Options) -> Any:
         "aws_secret_access_key": options.secret_key,
         "aws_session_token": options.session_token,
     }
-    session = boto3.session.Session(region_name=options.region or None)
+    core = Session()
+    core.register_component("data_loader", _loader())
+    session = boto3.session.Session(region_name=options.region or None, botocore_session=core)
     make: Any = session.client  # its thousand overloads tell nothing of plain values
     client: Any = make(
         "s3",

@@ -21,8 +21,7 @@ Data = tuple[memoryview, ...]
 
 _MIB: Final = 1 << 20
 _PART: Final = 12 * _MIB
-# 10,000 of these are 168 GB, and 335 GB.
-_UNKNOWN: Final = 16 * _MIB
+# 10,000 of these are 335 GB.
 _LARGEST: Final = 32 * _MIB
 # All parts that are being sent at one time.
 _BUDGET: Final = 48 * _MIB
@@ -49,12 +48,15 @@ class Part:
 def part_size(total: int | None) -> int:
     """All parts but the last have one size, which some stores require. RemoteFailed for what can never fit.
 
-    A stream of unknown length gets larger parts: 10,000 of them are all that a store takes.
+    `total`: of the whole, at most; without one it is a small object.
     """
     if total is None:
-        return _UNKNOWN
+        return _PART
     if total > _LARGEST_OBJECT:
-        raise RemoteFailed(f"{size(total)} is more than one object can hold ({size(_LARGEST_OBJECT)})")
+        raise RemoteFailed(
+            f"{size(total)} is more than one object can hold ({size(_LARGEST_OBJECT)})",
+            "A folder on another disk (BACKUP_COPY_DIR) takes files of any size.",
+        )
     needed = -(-total // _MOST_PARTS)
     return max(_PART, -(-needed // _MIB) * _MIB)
 

@@ -65,10 +65,11 @@ class Upload:
         advance: Callable[[int], None],
         sha256: str,
         *,
+        bound: int | None = None,
         split: bool = False,
     ) -> RemoteObject:
         """Send, and prove by what the store then says. `split`: in parts, however small."""
-        cut = Cut(self._key, chunks, part_size(size), size, sha256)
+        cut = Cut(self._key, chunks, part_size(bound if size is None else size), size, sha256)
         parts = iter(cut)
         first, last = next(parts)
         if last and not split:

@@ -63,6 +63,13 @@ def test_round_trip(size: int, cut: int, piece: int) -> None:
     assert pyrage.decrypt(bytes(kept.data), [KEY]) == data
 
 
+@pytest.mark.parametrize("size", [0, 1, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 1 << 20])
+def test_what_is_encrypted_is_no_longer_than_was_said(size: int) -> None:
+    """What is sent must be cut into few enough parts before its length is known."""
+    small, large = len(sealed(bytes(size), TO * 50)), age.encrypted_bound(size)
+    assert small <= large <= size * 1.0003 + (2 << 20)
+
+
 def test_two_recipients_either_opens_it() -> None:
     both = sealed(b"secret", age.recipients([str(KEY.to_public()), str(OTHER.to_public())]))
     assert opened(both, KEY) == opened(both, OTHER) == opened(both, THIRD, OTHER) == b"secret"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from backup.errors import IntegrityError
+from backup.errors import EngineError, IntegrityError
+from backup.postgres import recovery
 from backup.postgres.base_chain import CHAIN_FOLDER, COMBINE, uncombined
+from backup.postgres.clients import HelperClients
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def combine(tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]
             (programs / name).write_text(f"#!/bin/sh\n[ $1 = --help ] && exit\n{does}\n")
             (programs / name).chmod(0o755)
         path = {"PATH": f"{programs}:{os.environ['PATH']}"}
-        words = ["sh", "-c", COMBINE, str(data), *folders]
+        words = ["sh", "-c", COMBINE, os.devnull, str(data), *folders]
         return subprocess.run(words, env=path, capture_output=True, text=True, check=False)
 
     return run
@@ -70,3 +75,69 @@ def test_what_is_wanting_for_it_says_nothing_of_the_bases(
     error = uncombined(done.returncode, done.stderr)
     assert isinstance(error, IntegrityError) == kind and "Nothing was changed" in error.message
     assert ("`base --full`" if kind else "docker system df") in error.hint
+
+
+class Process:
+    """A helper that is a process of this machine."""
+
+    def __init__(self, words: Sequence[str], programs: Path) -> None:
+        path = f"{programs}:{os.environ['PATH']}"
+        self.said = programs / "said"
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(words, env={"PATH": path}, stderr=said, start_new_session=True)
+
+    def wait(self) -> int:
+        return self.process.wait()
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def errors(self) -> str:
+        return self.said.read_text()
+
+    def kill(self) -> None:
+        if self.running():
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        self.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Combine two links where pg_combinebackup does this, with a limit of two seconds."""
+    data, programs = tmp_path / "data", tmp_path / "bin"
+    for folder in (programs, data / "pg_wal", *(data / CHAIN_FOLDER / str(number) for number in range(2))):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(HelperClients, "inside", tmp_path)
+    monkeypatch.setattr(recovery, "DATA", str(data))
+    places = SimpleNamespace(spool=tmp_path, instance="i", stall=2, mount=None)
+
+    def run(script: str, words: Sequence[str], spool: object, caps: object) -> Process:
+        return Process(["sh", "-c", script, *words], programs)
+
+    made = recovery.Recovery(cast(Any, places), cast(Any, SimpleNamespace(run=run, shown="x")), "run")
+    monkeypatch.setattr(made, "unpack", lambda tar, folder: None)
+
+    def combine(does: str) -> None:
+        whole = f"mkdir -p {CHAIN_FOLDER}/whole/pg_wal {CHAIN_FOLDER}/whole/base {CHAIN_FOLDER}/whole/global"
+        for name, what in (("pg_combinebackup", f"{whole}; {does}"), ("pg_verifybackup", "true")):
+            (programs / name).write_text(f"#!/bin/sh\n[ $1 = --help ] && exit\n{what}\n")
+            (programs / name).chmod(0o755)
+        made.unpack_base([[], []])
+
+    return combine
+
+
+def test_one_that_stands_still_is_ended_and_one_that_works_on_is_waited_for(unpack: Callable[[str], None]) -> None:
+    """Neither of these programs says how far it is."""
+    with pytest.raises(EngineError, match="pg_combinebackup made no progress for 2 s and was ended") as caught:
+        unpack("exec sleep 600")
+    assert "BACKUP_STALL_TIMEOUT" in caught.value.hint
+    unpack("end=$(($(date +%s) + 4)); while [ $(date +%s) -lt $end ]; do :; done")
+
+
+def test_one_that_fails_is_told_by_what_it_said(unpack: Callable[[str], None]) -> None:
+    with pytest.raises(IntegrityError, match="cannot be combined: it does not fit"):
+        unpack("echo it does not fit >&2; exit 1")

@@ -506,6 +506,35 @@ def test_a_run_that_was_killed_is_not_repeated(tmp_path: Path, marked: bool) -> 
     assert service.ticks(120) == []
 
 
+@pytest.mark.parametrize("code", [137, 20, 130])
+def test_a_clock_that_is_set_back_while_a_run_is_at_work_repeats_nothing_and_invents_no_second_end(
+    tmp_path: Path, code: int
+) -> None:
+    """What was killed looks as if it had gone down with the machine; what began again by an earlier clock, as if it
+    had left no record."""
+    service = Service(tmp_path, DAILY)
+    service.was_up(1)
+    service.scheduler.since -= DAY
+    outcome = {137: Outcome.RUNNING, 20: Outcome.FAILED, 130: Outcome.INTERRUPTED}[code]
+
+    def end(job: str) -> str:
+        service.now -= timedelta(hours=1)  # while it waits for the lock
+        with service.claimed(job) as claim:
+            run = service.record(job, claim, outcome=outcome)
+            service.records.end(run.model_copy(update={"exit_code": 0 if code == 137 else code, "ended": None}))
+        service.now -= timedelta(hours=1)
+        service.records.mark_crashed(service.now)
+        return f"exit {code}"
+
+    service.ends = end
+    assert service.ticks(120) == ["daily"]
+    (run,) = service.runs()
+    assert run.exit_code == code and "could record" not in run.message
+    service.ends = lambda job: None
+    # What was interrupted by hand waits for the next slot.
+    assert service.ticks(120) == [] and service.ticks(120, jump=timedelta(hours=3)) == []
+
+
 @pytest.mark.parametrize("marked", [False, True], ids=["running", "marked"])
 def test_a_run_that_went_down_with_the_machine_is_caught_up(tmp_path: Path, marked: bool) -> None:
     service = Service(tmp_path, DAILY)

@@ -88,6 +88,11 @@ def test_of_incremental_ones_there_is_room_for_what_the_oldest_builds_on() -> No
     # Four a day make more of them, and no more full ones.
     line = moments.room(replace(window, kept=29), 10**9, 252_000_000, NOW)
     assert line.text.startswith("2 base backups of 20.0 MB, 51 incremental ones of 1.0 MB and "), line.text
+    # Each hour a chain has its most long before the week is over.
+    hourly = replace(window, kept=169)
+    line = moments.room(hourly, 10**9, 252_000_000, NOW)
+    assert line.text.startswith("7 base backups of 20.0 MB, 189 incremental ones of 1.0 MB and "), line.text
+    assert "for 8 days" in line.text
     # And for the WAL behind that: 60 MB of it came within two days.
     window = replace(window, segments=20, segment_bytes=60_000_000)
     more = 2 * 20_000_000 + 12 * 1_000_000 + 13 * 30_000_000 - 21_000_000 - 60_000_000

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backup.app.composition import App
-from backup.app.offsite import bucket_options, memory
+from backup.app.places import bucket_options, memory
 from backup.catalog.catalog import Catalog
 from backup.catalog.run_records import Records
 from backup.config.loader import load_settings

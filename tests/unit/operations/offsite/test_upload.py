@@ -251,8 +251,8 @@ def test_an_encrypted_object_that_was_never_confirmed_needs_not_be_overwritten(
     made, real = stack.make(), MemoryPlace.put
     stack.place.deny = frozenset({"overwrite", "delete"})
 
-    def put(place: MemoryPlace, key: str, *options: Any) -> RemoteObject:
-        real(place, key, *options)
+    def put(place: MemoryPlace, key: str, *options: Any, **named: Any) -> RemoteObject:
+        real(place, key, *options, **named)
         raise RemoteFailed("the answer was lost")
 
     monkeypatch.setattr(MemoryPlace, "put", put)

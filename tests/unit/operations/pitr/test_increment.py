@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from backup.model.wal import Base, WindowProof
+from backup.model.wal import Base, WindowProof, chain
 from backup.operations.pitr.increment import flaw, known_lengths, parent_of, words
 from backup.postgres.base_backup import SEGMENT_BLOCKS, BaseContent
 from backup.postgres.replication import ClusterFacts
@@ -47,6 +47,20 @@ def test_a_full_one_is_taken_each_seventh_night() -> None:
         made = a_base(20 + number, now).model_copy(update={"summarized": True})
         nights.append(made.model_copy(update={"parent": parent.id}) if isinstance(parent, Base) else made)
     assert "".join(kinds) == "iiiiiiFiiiiiiF"
+
+
+@pytest.mark.parametrize(("hours", "most"), [(1, 28), (4, 28), (6, 26), (24, 7)])
+def test_no_chain_is_longer_than_a_recovery_should_combine(hours: int, most: int) -> None:
+    bases, longest, fulls = [night(0)], 1, 1
+    for number in range(1, 20 * 24 // hours):
+        now = bases[0].ended + number * timedelta(hours=hours)
+        parent = parent_of(bases, FACTS, 1, None, now)
+        made = a_base(20 + number, now).model_copy(update={"summarized": True})
+        bases.append(made.model_copy(update={"parent": parent.id}) if isinstance(parent, Base) else made)
+        fulls += isinstance(parent, str)
+        longest = max(longest, len(chain(bases[-1], bases)))
+        assert isinstance(parent, Base) or "week old" in parent or "28 build on each other" in parent
+    assert longest == most and fulls == -(-len(bases) // most)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ from backup.operations.verify.stored_bytes import Stored
 from backup.operations.verify.written import PackContents
 from backup.progress import Silent
 from backup.storage.directory import LocalStore
+from tests.support.facts import NOW
 from tests.support.increments import Stack
+from tests.support.windows import a_base, on_disk
 
 
 @pytest.fixture
@@ -105,6 +107,12 @@ def test_all_sets_are_verified_by_one_command(
     assert main(["verify", "all"]) == 0
     said = "".join(capfd.readouterr())
     assert all(f"{each.id}: every byte is as it was written" in said for each in (first, second))
+    # No base is of the SHA-256 that its record has.
+    archive = on_disk(stack.root, [a_base(1, NOW, size=10)], {1: NOW})
+    assert main(["verify", "all"]) == 40 and archive.list_bases() == []
+    assert "of base backups and WAL: base_" in (said := "".join(capfd.readouterr())) and "was set aside" in said
+    assert main(["verify", "all"]) == 0
+    assert "base backups and WAL: every stored byte is as it was written" in "".join(capfd.readouterr())
     (stack.root / "packs" / first.manifest.packs[0].file).unlink()
     assert main(["verify", "all"]) == 40
     said = "".join(capfd.readouterr())

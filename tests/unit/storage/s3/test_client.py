@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from botocore.loaders import JSONFileLoader
 
 from backup.errors import ConfigError, RemoteFailed
 from backup.storage.rate_limit import Pace
@@ -87,3 +88,18 @@ def test_what_is_refused_once_is_not_remembered_of_the_store(refusals: int) -> N
     client.ask("HeadObject", "a", ChecksumMode="ENABLED")
     assert remembered == ([] if refusals == 1 else [frozenset({"checksums"})])
     assert [("ChecksumMode" in each) for each in asked] == ([True, True] if refusals == 1 else [True, True, False])
+
+
+def test_what_the_library_knows_of_the_service_is_in_memory_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is 12 MB, and what sends to one bucket has two clients."""
+    options = Options(bucket="b", region="us-east-1", access_key="a", secret_key="s")
+    loaded, real = list[str](), JSONFileLoader.load_file
+    Client(options)._client()
+
+    def load(loader: JSONFileLoader, path: str) -> Any:
+        loaded.append(path)
+        return real(loader, path)
+
+    monkeypatch.setattr(JSONFileLoader, "load_file", load)
+    Client(options)._client()
+    assert loaded == []

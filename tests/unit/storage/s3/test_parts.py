@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from backup.errors import IntegrityError
-from backup.storage.s3.parts import Part, Sent, composite, composite_etag, require_sent
+from backup.errors import IntegrityError, RemoteFailed
+from backup.storage.s3.parts import Part, Sent, composite, composite_etag, part_size, require_sent
 
 DATA = (b"first part", b"second")
 WHOLE = b"".join(DATA)
@@ -49,3 +49,15 @@ def test_otherwise_the_etag_is_or_every_byte_is_read() -> None:
         assert proven(MIXED, head(ETag="of a KMS key", **told)) == ["read back"]
         with pytest.raises(IntegrityError):
             proven(MIXED, head(ETag="of a KMS key", **told), stored=WHOLE[::-1])
+
+
+@pytest.mark.parametrize("total", [0, 1, 120_000 << 20, (120_000 << 20) + 1, 168_000_000_000, 320_000 << 20])
+def test_no_object_has_more_parts_than_a_store_takes_nor_larger_ones_than_memory_has_room_for(total: int) -> None:
+    length = part_size(total)
+    assert -(-total // length) <= 10_000 and 12 << 20 <= length <= 32 << 20
+
+
+def test_what_can_never_fit_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(RemoteFailed, match="more than one object can hold") as caught:
+        part_size((320_000 << 20) + 1)
+    assert "BACKUP_COPY_DIR" in caught.value.hint

@@ -1,0 +1,102 @@
+"""Base backups and packed WAL read back against their SHA-256: damage that comes after they were written.
+
+Each night reads a share, so that each file is read once a week. What differs is set aside: from then on it counts for
+no moment, and the next base backup builds on nothing of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import AwareDatetime, ValidationError
+
+from backup.catalog.wal_archive import WalArchive
+from backup.errors import StoreError
+from backup.formatting import printable, size
+from backup.logging import logger
+from backup.model.frozen import Frozen
+from backup.model.manifest import Artifact
+from backup.operations.verify.stored_bytes import Stored
+from backup.progress import Progress
+from backup.storage import atomic_file
+from backup.storage.directory import LocalStore
+
+SCRUB_HINT: Final = (
+    "The disk may be failing: check the kernel log. Moments that need what is damaged cannot be had from here any more;"
+    " `moments` shows the others, and `base` takes a new base backup."
+)
+EVERY: Final = timedelta(days=7)
+_FILE: Final = "scrub.json"
+
+
+class Turn(Frozen):
+    """Which file was read last, and up to when reading has kept up: what was read beyond its time makes it later."""
+
+    after: str = ""
+    until: AwareDatetime
+
+
+def due(files: Sequence[Artifact], turn: Turn, now: datetime) -> tuple[list[Artifact], Turn]:
+    """What is to be read now so that each is read once in EVERY, in turn; and the turn that follows. Pure.
+
+    A clock that was wrong costs one round.
+    """
+    total = sum(each.stored_size for each in files)
+    if abs(now - turn.until) > EVERY:
+        turn = turn.model_copy(update={"until": now - EVERY if turn.until < now else now})
+    if not total:
+        return [], turn.model_copy(update={"until": now})
+    ordered = sorted(files, key=lambda each: each.file)
+    begin = bisect_right([each.file for each in ordered], turn.after)
+    taken: list[Artifact] = []
+    for each in ordered[begin:] + ordered[:begin]:
+        if turn.until >= now:
+            break
+        taken.append(each)
+        turn = Turn(after=each.file, until=turn.until + EVERY * (each.stored_size / total))
+    return taken, turn
+
+
+def scrub_share(archive: WalArchive, progress: Progress, now: datetime) -> list[str]:
+    """Read what is due of one cluster; what is wrong, in words. Only under the lock of the volume."""
+    store = LocalStore(archive.directory)
+    # At first all was just read back, when it was written.
+    turn = Turn(until=now)
+    with contextlib.suppress(ValidationError):
+        turn = Turn.model_validate_json(store.read(_FILE)) if _FILE in store.names() else turn
+    found, after = due([artifact for _, artifact in _files(archive)], turn, now)
+    wrong = scrub(archive, progress, {each.file for each in found})
+    atomic_file.replace(store, _FILE, after.model_dump_json().encode())
+    return wrong
+
+
+def scrub(archive: WalArchive, progress: Progress, only: Iterable[str] | None = None) -> list[str]:
+    """Read what there is of one cluster, or `only` these files; what is wrong, in words. What differs is set aside."""
+    wanted = None if only is None else set(only)
+    files = [(store, each) for store, each in _files(archive) if wanted is None or each.file in wanted]
+    progress.phase("reading base backups and WAL", sum(each.stored_size for _, each in files))
+    wrong: list[str] = []
+    for store, artifact in files:
+        try:
+            with contextlib.closing(Stored(store, artifact.file, progress)) as source:
+                source.drain()
+        except StoreError as error:
+            # The cleanup may have removed it meanwhile; a disk that fails says nothing of one file.
+            if artifact.file in store.names():
+                wrong.append(f"{artifact.file} cannot be read: {error.message}")
+            continue
+        if (source.size, source.sha256) != (artifact.stored_size, artifact.stored_sha256):
+            archive.set_file_aside(store, artifact.file)
+            wrong.append(f"{artifact.file} ({size(artifact.stored_size)}) is not as it was written, and was set aside")
+    for each in wrong:
+        logger.error("{}", printable(each))
+    return wrong
+
+
+def _files(archive: WalArchive) -> list[tuple[LocalStore, Artifact]]:
+    bases = [(archive.bases, each.artifact) for each in archive.list_bases()]
+    return bases + [(archive.segments, each.artifact) for each in archive.list_segments()]

@@ -1,0 +1,131 @@
+"""Damage of base backups and WAL that comes after they were written is found within a week."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from backup.catalog.wal_archive import WalArchive
+from backup.model.manifest import Artifact
+from backup.model.wal import Base, Segment, SegmentId
+from backup.operations.pitr import base as base_module
+from backup.operations.pitr.scrub import EVERY, Turn, due, scrub, scrub_share
+from backup.progress import Silent
+from backup.storage.artifact_writer import ArtifactWriter
+from tests.support.facts import NOW
+from tests.support.windows import SIZE, SYSTEM, a_base, an_artifact
+
+DAY = timedelta(days=1)
+FILES = [an_artifact("segment", f"{number:03}.gz", 5) for number in range(40)]
+FILES.append(an_artifact("base", "20261101T020000Z.tar.gz", 300))
+
+
+@pytest.mark.parametrize("hours", [1, 24, 60])
+@pytest.mark.parametrize("files", [FILES, FILES[:3], FILES[-1:]])
+def test_each_file_is_read_once_a_week_however_often_somebody_comes_by(hours: int, files: list[Artifact]) -> None:
+    turn, read, weeks = Turn(until=NOW), Counter[str](), 6
+    for number in range(1, weeks * 168 // hours + 1):
+        found, turn = due(files, turn, NOW + number * timedelta(hours=hours))
+        read.update(each.file for each in found)
+        assert len(found) <= len({each.file for each in found}) <= len(files)
+    assert set(read) == {each.file for each in files}
+    assert all(weeks - 1 <= count <= weeks + 1 for count in read.values()), read
+
+
+def test_a_night_reads_its_share_and_a_month_of_absence_all_of_it_once() -> None:
+    small = FILES[:-1]
+    found, turn = due(small, Turn(until=NOW), NOW + DAY)
+    assert [each.file for each in found] == [each.file for each in small[:6]]
+    found, _ = due(small, turn, NOW + 2 * DAY)
+    assert found[0] == small[6]
+    found, _ = due(small, turn, NOW + 30 * DAY)
+    assert sorted(each.file for each in found) == [each.file for each in small]
+
+
+def test_a_clock_that_was_wrong_silences_nothing() -> None:
+    ahead = Turn(until=NOW + 3650 * DAY)
+    found, turn = due(FILES, ahead, NOW)
+    assert found == [] and turn.until == NOW
+    assert due(FILES, turn, NOW + DAY)[0]
+    assert due([], Turn(until=NOW), NOW + DAY) == ([], Turn(until=NOW + DAY))
+
+
+def kept(root: Path) -> tuple[WalArchive, Base, list[Segment]]:
+    """A base and three segments, packed."""
+    archive = WalArchive(root, SYSTEM)
+    archive.prepare()
+    with ArtifactWriter(archive.bases, "20261101T020000Z.tar.gz", "base") as writer:
+        writer.write(os.urandom(5000))
+        own = {"id": "20261101T020000Z", "artifact": writer.finish()}
+        base = a_base(1, NOW - 5 * DAY).model_copy(update=own)
+        archive.keep_base(base, writer.staged, b"manifest")
+    segments = []
+    for number in range(1, 4):
+        name = SegmentId(1, number).name(SIZE)
+        with ArtifactWriter(archive.segments, f"{name}.gz", "segment", name) as writer:
+            writer.write(os.urandom(900))
+            segments.append(Segment(name=name, artifact=writer.finish(), received=NOW))
+        archive.keep(segments[-1], writer.staged)
+    return archive, base, segments
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_has_rotted_is_told_and_counts_for_nothing(tmp_path: Path) -> None:
+    archive, base, segments = kept(tmp_path)
+    assert scrub(archive, Silent()) == [] and archive.list_bases() == [base]
+    damage(archive.bases.directory / base.artifact.file)
+    damage(archive.segments.directory / segments[1].artifact.file)
+    (archive.segments.directory / segments[2].artifact.file).chmod(0o600)
+    told = scrub(archive, Silent())
+    assert len(told) == 2 and all("is not as it was written, and was set aside" in each for each in told)
+    assert archive.list_bases() == [] and archive.list_segments() == [segments[0], segments[2]]
+    assert scrub(archive, Silent()) == []
+    # Its record stays with it; both go when no moment would need them any more.
+    archive.sweep_bases()
+    assert sorted(archive.bases.names()) == [f"{base.id}.json", f"{base.id}.manifest", f"{base.id}.tar.gz.damaged"]
+    context = cast(Any, SimpleNamespace(clock=lambda: NOW, days=7, catalog=SimpleNamespace(root=tmp_path)))
+    base_module.prune(context, archive)
+    assert len(archive.bases.names()) == 3
+    for store in (archive.bases, archive.segments):
+        for name in store.names():
+            os.utime(store.directory / name, times=(0, (NOW - 8 * DAY).timestamp()))
+    assert base_module.prune(context, archive) == 2
+    assert archive.bases.names() == [] and len(archive.segments.names()) == 2
+
+
+def test_what_the_disk_does_not_give_is_told_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, base, _ = kept(tmp_path)
+    path, real = archive.bases.directory / base.artifact.file, os.read
+
+    def read(descriptor: int, count: int) -> bytes:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == path:
+            raise OSError(5, "Input/output error")
+        return real(descriptor, count)
+
+    monkeypatch.setattr(os, "read", read)
+    (told,) = scrub(archive, Silent())
+    assert "cannot be read" in told and archive.list_bases() == [base]
+
+
+def test_a_share_is_read_each_night_from_the_day_on_that_all_was_just_written(tmp_path: Path) -> None:
+    archive, base, segments = kept(tmp_path)
+    damage(archive.bases.directory / base.artifact.file)
+    assert scrub_share(archive, Silent(), NOW) == []
+    found = [each for night in range(1, 8) for each in scrub_share(archive, Silent(), NOW + night * DAY)]
+    assert len(found) == 1 and base.artifact.file in found[0]
+    # What is said of the turn may be damaged: then a new round begins.
+    (archive.directory / "scrub.json").write_bytes(b"{")
+    assert scrub_share(archive, Silent(), NOW + 8 * DAY) == []
+    damage(archive.segments.directory / segments[0].artifact.file)
+    assert scrub_share(archive, Silent(), NOW + 8 * DAY + EVERY)
