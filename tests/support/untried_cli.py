@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 from typing import Any
 
 from backup.cli import main
 from backup.model.backup_set import LoadTest
-from backup.operations.create import verify_new
+from backup.operations.create import database
 from backup.operations.pitr import receive, ship
 from backup.storage import filesystem
 
@@ -26,11 +27,17 @@ def taken(*_: object, **known: Any) -> LoadTest:
     return LoadTest(tried=known["clock"](), server_version="not tried by this test")
 
 
+def replaced(module: ModuleType, **values: object) -> None:
+    """Give names of a module other values. One that it has no longer would be replaced for nobody: AssertionError."""
+    assert values.keys() <= vars(module).keys(), f"{module.__name__} has not all of {', '.join(values)}"
+    vars(module).update(values)
+
+
 if __name__ == "__main__":
     os.umask(0o077)
     # Seconds between two looks, and the most of them after failures.
-    vars(receive).update(LOOK=0.5, _LONGEST=2.0)
-    vars(ship).update(LOOK=1.0, _LONGEST=4.0)
-    verify_new.load_test = taken
-    filesystem.MEMORY = frozenset()
+    replaced(receive, LOOK=0.5, _LONGEST=2.0)
+    replaced(ship, LOOK=1.0, _LONGEST=4.0)
+    replaced(database, load_test=taken)
+    replaced(filesystem, MEMORY=frozenset())
     sys.exit(main(sys.argv[1:] or ["serve"]))
