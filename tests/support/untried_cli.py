@@ -1,5 +1,7 @@
 """The product's command line, but for what a backup does last: each new set is taken to load, and none is tried.
 
+What is done to the files of a volume is done by a fork: an interpreter takes 0.05 s of a core.
+
 And memory is taken for a disk: small ones that fill up, or fail, are made of it. Who receives WAL, or sends it on,
 looks more often than outside of tests, and waits for less long when something is away: nothing that is tried here is
 about how long.
@@ -15,11 +17,13 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from backup.app import restore
 from backup.cli import main
 from backup.model.backup_set import LoadTest
 from backup.operations.create import database
 from backup.operations.pitr import receive, ship
 from backup.storage import filesystem
+from tests.support.forked_helper import in_fork
 
 
 def taken(*_: object, **known: Any) -> LoadTest:
@@ -39,5 +43,6 @@ if __name__ == "__main__":
     replaced(receive, LOOK=0.5, _LONGEST=2.0)
     replaced(ship, LOOK=1.0, _LONGEST=4.0)
     replaced(database, load_test=taken)
+    replaced(restore, in_child=in_fork)
     replaced(filesystem, MEMORY=frozenset())
     sys.exit(main(sys.argv[1:] or ["serve"]))
