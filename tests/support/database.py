@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import hmac
 import itertools
 import os
 import subprocess
@@ -53,10 +56,11 @@ class Server:
         return psycopg.connect(**login, autocommit=True, connect_timeout=5)
 
     def new_database(self, name: str | None = None) -> str:
-        """A new, empty database."""
+        """A new, empty database. In memory, files are copied in half of the time that WAL of them takes."""
         name = name or f"obcms_{next(_numbers)}"
+        how = sql.SQL("STRATEGY file_copy" if self.stays else "")
         with self.connect() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+            connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), how))
         self.made.append(name)
         return name
 
@@ -158,6 +162,15 @@ def data_volume(major: int) -> str:
     return "/var/lib/postgresql" if major >= 18 else "/var/lib/postgresql/data"
 
 
+def verifier(password: str, rounds: int = 1) -> str:
+    """What PostgreSQL keeps of a password (RFC 5803). Of the usual 4,096 rounds each session takes 3 ms."""
+    salt = b"salt of the tests"
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
+    keys = [hmac.digest(salted, name, "sha256") for name in (b"Client Key", b"Server Key")]
+    kept = (salt, hashlib.sha256(keys[0]).digest(), keys[1])
+    return "SCRAM-SHA-256${}:{}${}:{}".format(rounds, *(base64.b64encode(each).decode() for each in kept))
+
+
 def start_server(major: int, service: str | None = None, *, in_memory: bool = False, **options: Any) -> Server:
     """A new server of this major version, labelled as Compose would label it.
 
@@ -194,4 +207,5 @@ def start_server(major: int, service: str | None = None, *, in_memory: bool = Fa
         client.close()
     server = Server(container, major, service, stays=in_memory)
     server.wait()
+    server.execute("postgres", f"ALTER ROLE {USER} PASSWORD '{verifier(PASSWORD)}'")
     return server

@@ -10,15 +10,19 @@ from __future__ import annotations
 import array
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
+import itertools
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -26,7 +30,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import typer
+
+import backup
 
 ROOT = Path(__file__).resolve().parents[2]
 _MOST = 1 << 20
@@ -162,6 +169,21 @@ def _ask(request: bytes, descriptors: list[int]) -> None:
     _mother[1].sendmsg([request], with_rights)
 
 
+def _import_rest() -> None:
+    """What commands import, make or look for when they need it, which each fork would do again."""
+    for found in pkgutil.walk_packages(backup.__path__, "backup."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    models = pydantic.BaseModel.__subclasses__()
+    for model in models:
+        models += model.__subclasses__()
+        model.model_rebuild()  # does nothing where it was done
+    # loguru asks for all folders of libraries, whenever it is told where to write.
+    vars(sysconfig)["get_path"] = functools.cache(sysconfig.get_path)
+    for scheme, name in itertools.product(sysconfig.get_scheme_names(), sysconfig.get_path_names()):
+        sysconfig.get_path(name, scheme)
+
+
 def _serve(asked: socket.socket) -> dict[str, Any]:
     """Fork for each request, and tell how each ended; returns what is to be run, in each fork."""
     running: dict[int, tuple[int, socket.socket]] = {}  # by a descriptor that can be read when the process has ended
@@ -206,7 +228,7 @@ def _become(wanted: dict[str, Any]) -> None:
     os.chdir(wanted["folder"])
     sys.argv = wanted["words"]
     program = Path(sys.argv[0])
-    sys.path[0] = str(program.parent)
+    sys.path.insert(0, str(program.parent))
     exec(compile(program.read_text(), program, "exec"), {"__name__": "__main__", "__file__": str(program)})  # noqa: S102
 
 
@@ -224,6 +246,8 @@ if __name__ == "__main__":
     cli = importlib.import_module("backup.cli")
     commands: Any = typer.main.get_command(cli.app)
     list(commands.commands.values())  # which imports each of them
+    _import_rest()
+    gc.collect()
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as control:
         todo = _serve(control)

@@ -1,5 +1,7 @@
 """The product's command line, but for what a backup does last: each new set is taken to load, and none is tried.
 
+What is done to the files of a volume is done by a fork: an interpreter takes 0.05 s of a core.
+
 And memory is taken for a disk: small ones that fill up, or fail, are made of it. Who receives WAL, or sends it on,
 looks more often than outside of tests, and waits for less long when something is away: nothing that is tried here is
 about how long.
@@ -12,13 +14,16 @@ from __future__ import annotations
 
 import os
 import sys
+from types import ModuleType
 from typing import Any
 
+from backup.app import restore
 from backup.cli import main
 from backup.model.backup_set import LoadTest
-from backup.operations.create import verify_new
+from backup.operations.create import database
 from backup.operations.pitr import receive, ship
 from backup.storage import filesystem
+from tests.support.forked_helper import in_fork
 
 
 def taken(*_: object, **known: Any) -> LoadTest:
@@ -26,11 +31,18 @@ def taken(*_: object, **known: Any) -> LoadTest:
     return LoadTest(tried=known["clock"](), server_version="not tried by this test")
 
 
+def replaced(module: ModuleType, **values: object) -> None:
+    """Give names of a module other values. One that it has no longer would be replaced for nobody: AssertionError."""
+    assert values.keys() <= vars(module).keys(), f"{module.__name__} has not all of {', '.join(values)}"
+    vars(module).update(values)
+
+
 if __name__ == "__main__":
     os.umask(0o077)
     # Seconds between two looks, and the most of them after failures.
-    vars(receive).update(LOOK=0.5, _LONGEST=2.0)
-    vars(ship).update(LOOK=1.0, _LONGEST=4.0)
-    verify_new.load_test = taken
-    filesystem.MEMORY = frozenset()
+    replaced(receive, LOOK=0.5, _LONGEST=2.0)
+    replaced(ship, LOOK=1.0, _LONGEST=4.0)
+    replaced(database, load_test=taken)
+    replaced(restore, in_child=in_fork)
+    replaced(filesystem, MEMORY=frozenset())
     sys.exit(main(sys.argv[1:] or ["serve"]))

@@ -8,9 +8,8 @@ import io
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,10 +18,11 @@ import pytest
 from backup.app import restore as restore_app
 from backup.catalog.run_records import Records
 from backup.cli import main
-from backup.media import archive_tree, helper_main
+from backup.media import archive_tree
 from backup.model.backup_set import manifest_name
 from backup.model.manifest import Artifact, Manifest, Tier, VolumePart, file_name, to_json
 from backup.operations.inspect.file_index import Near
+from tests.support.forked_helper import in_fork
 from tests.support.schemas import checked
 from tests.support.set_factory import in_memory
 
@@ -68,22 +68,6 @@ def volumes(tmp_path: Path) -> Path:
     (tmp_path / "volumes/more/file").write_text("more")
     (tmp_path / "volumes/more/link").symlink_to("file")
     return tmp_path / "volumes"
-
-
-def in_fork(_volume: str, words: Sequence[str]) -> Iterator[str | int]:
-    """What `in_child` runs, without an interpreter of its own: what it is called with, and says, is the same."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.dup2(writing, 1)
-        sys.stdout = open(1, "w")
-        code = helper_main.main(words)
-        sys.stdout.flush()
-        os._exit(code)
-    os.close(writing)
-    with open(reading) as lines:
-        yield from (line.rstrip("\n") for line in lines)
-    yield os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.fixture
