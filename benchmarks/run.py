@@ -192,8 +192,8 @@ def created(client: Any, directory: Path, only: str) -> float:
 
 
 @contextmanager
-def product(client: Any, directory: Path, *command: str) -> Iterator[Any]:
-    """A container of the shipped image that runs a command, confined as the overlay confines it."""
+def product(client: Any, directory: Path, *command: str, **other: Any) -> Iterator[Any]:
+    """A container of the shipped image that runs a command, confined as the overlay confines it; `other` than that."""
     root, spool, volumes = (directory / name for name in ("backups", "spool", "volumes"))
     for path in (root, spool, volumes / "media"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,6 +213,7 @@ def product(client: Any, directory: Path, *command: str) -> Iterator[Any]:
             f"{volumes}/media:/volumes/media:ro",
             f"{os.environ.get('DOCKER_SOCKET', '/var/run/docker.sock')}:/var/run/docker.sock",
         ],
+        **other,
     )
     try:
         yield container
