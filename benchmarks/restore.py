@@ -5,7 +5,7 @@ loads it beside the live database, counts, exchanges, makes statistics and keeps
 command that is typed in a running container, by that container's own clock. The server is one as it comes. Every
 contender runs once per round, in turn; the best counts. The time in which the database could not be reached is printed
 for two sizes: it must not grow.
-`python -m benchmarks.restore` (ROWS, ROUNDS and SHAPE as in run.py; ONLY=database or media for one half).
+`python -m benchmarks.restore` (ROWS, ROUNDS, SHAPE and VERSION as in run.py; ONLY=database or media for one half).
 
 Measured on 2 cores, 1.7 GB: 27 s by hand, 19 s without and 29 s with the safety set; media as fast as tar.
 """
