@@ -34,8 +34,8 @@ from backup.postgres.session_settings import UNRESTRICTED
 from backup.progress import Progress
 
 _ARGUMENTS: Final = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
-# Bytes of rows from which on another session saves more than its start takes.
-LEAST: Final = 4 << 20
+# Bytes of rows from which on another session saves more than its start takes: a container's, on the same cores.
+LEAST: Final = 8 << 20
 # A table with more than this many times its share of the rows is loaded by several sessions, and not frozen.
 _SHARE: Final = 1.3
 # Schema, table and name of a constraint.
