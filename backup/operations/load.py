@@ -175,12 +175,18 @@ def loading(
             yield session
 
     most, dump = 1 if attempt.alone else min(jobs, MOST), apart or _NOTHING
-    early = most > 1 and dump.rows >= max(least, 1) and not dump.extended
+    early = sessions_at_once(dump, most, least) > 1
     sessions = Sessions(start, most, attempt.script, lambda: load.split.settings, dump.read, early=early)
     with sessions:
         load = Load(sessions, dump, attempt, least)
         yield load
         load.judge()
+
+
+def sessions_at_once(apart: Apart | None, jobs: int, least: int = LEAST) -> int:
+    """How many sessions a load begins with, of up to `jobs`; others come when the first has made the tables."""
+    wide = apart and apart.rows >= max(least, 1) and not apart.extended
+    return min(jobs, MOST) if wide else 1
 
 
 @dataclass(frozen=True)
