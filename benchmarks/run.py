@@ -25,6 +25,8 @@ from typing import Any
 import docker
 
 IMAGE = os.environ.get("IMAGE", "obcms-backup:latest")
+# Of PostgreSQL. From 18 on a dump brings the planner's statistics.
+VERSION = os.environ.get("VERSION", "17")
 # Further settings of the product.
 ENVIRONMENT: dict[str, str] = {}
 LABEL = "obcms.backup.tests"
@@ -115,9 +117,9 @@ LARGE = ("-c", "max_wal_size=4GB", "-c", "shared_buffers=512MB")
 
 @contextmanager
 def server(client: Any, *settings: str) -> Iterator[Any]:
-    """A PostgreSQL 17 server with these arguments, as Compose would have made it."""
+    """A PostgreSQL server with these arguments, as Compose would have made it."""
     container = client.containers.run(
-        "obcms-test/postgres:17",
+        f"obcms-test/postgres:{VERSION}",
         ["postgres", *settings],
         detach=True,
         labels={
@@ -137,12 +139,12 @@ def server(client: Any, *settings: str) -> Iterator[Any]:
 
 @contextmanager
 def database(client: Any, *settings: str, rows: int = ROWS) -> Iterator[Any]:
-    """A PostgreSQL 17 server with the benchmark's data."""
+    """A PostgreSQL server with the benchmark's data."""
     with server(client, *settings) as container:
         psql = "psql -qAtX -h 127.0.0.1 -U obcms obcms -c"
         inside(container, f"{psql} \"{seed(rows)}\" && {psql} 'VACUUM ANALYZE' && {psql} CHECKPOINT")
         size = inside(container, f"{psql} 'SELECT pg_size_pretty(pg_database_size(current_database()))'")
-        say(f"database: {size.strip()}, {rows:,} rows")
+        say(f"database: {size.strip()}, {rows:,} rows, PostgreSQL {VERSION}")
         yield container
 
 
@@ -192,8 +194,8 @@ def created(client: Any, directory: Path, only: str) -> float:
 
 
 @contextmanager
-def product(client: Any, directory: Path, *command: str) -> Iterator[Any]:
-    """A container of the shipped image that runs a command, confined as the overlay confines it."""
+def product(client: Any, directory: Path, *command: str, **other: Any) -> Iterator[Any]:
+    """A container of the shipped image that runs a command, confined as the overlay confines it; `other` than that."""
     root, spool, volumes = (directory / name for name in ("backups", "spool", "volumes"))
     for path in (root, spool, volumes / "media"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,6 +215,7 @@ def product(client: Any, directory: Path, *command: str) -> Iterator[Any]:
             f"{volumes}/media:/volumes/media:ro",
             f"{os.environ.get('DOCKER_SOCKET', '/var/run/docker.sock')}:/var/run/docker.sock",
         ],
+        **other,
     )
     try:
         yield container

@@ -65,6 +65,10 @@ class Helper:
             raise
         return helper
 
+    def becomes(self, program: str) -> None:
+        """Note that it runs another program from now on, for messages."""
+        self._program = program
+
     def wait(self) -> int:
         """Block until it has ended; its exit code."""
         with engine_errors(f"the end of {self._program}"):

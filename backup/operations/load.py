@@ -34,8 +34,8 @@ from backup.postgres.session_settings import UNRESTRICTED
 from backup.progress import Progress
 
 _ARGUMENTS: Final = ("--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", *CODES)
-# Bytes of rows from which on another session saves more than its start takes.
-LEAST: Final = 4 << 20
+# Bytes of rows from which on another session saves more than its start takes: a container's, on the same cores.
+LEAST: Final = 8 << 20
 # A table with more than this many times its share of the rows is loaded by several sessions, and not frozen.
 _SHARE: Final = 1.3
 # Schema, table and name of a constraint.
@@ -175,12 +175,18 @@ def loading(
             yield session
 
     most, dump = 1 if attempt.alone else min(jobs, MOST), apart or _NOTHING
-    early = most > 1 and dump.rows >= max(least, 1) and not dump.extended
+    early = sessions_at_once(dump, most, least) > 1
     sessions = Sessions(start, most, attempt.script, lambda: load.split.settings, dump.read, early=early)
     with sessions:
         load = Load(sessions, dump, attempt, least)
         yield load
         load.judge()
+
+
+def sessions_at_once(apart: Apart | None, jobs: int, least: int = LEAST) -> int:
+    """How many sessions a load begins with, of up to `jobs`; others come when the first has made the tables."""
+    wide = apart and apart.rows >= max(least, 1) and not apart.extended
+    return min(jobs, MOST) if wide else 1
 
 
 @dataclass(frozen=True)

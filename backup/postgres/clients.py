@@ -10,26 +10,26 @@ import contextlib
 import copy
 import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, Self
+from typing import Final, Self
 
 from backup.docker.container import Container
 from backup.docker.engine import LABEL, LABEL_ROLE, LABEL_RUN, Engine, SpoolMount
 from backup.docker.helper import Helper
-from backup.errors import ConfigError, DumpFailed, EngineError
+from backup.errors import ConfigError, EngineError
 from backup.formatting import printable
 from backup.model.run import new_run_id
 from backup.pipeline.file_type import CUSTOM_MAGIC
+from backup.postgres.child_process import ChildProcess
 from backup.postgres.dump.psql_session import Dialogue
 from backup.postgres.process_io import ClientProcess, Pipe, ProcessInput, ProcessOutput, converted
 from backup.postgres.session import APPLICATION, Login
 from backup.postgres.session_settings import ANYWHERE, Standing
+from backup.postgres.waiting_helpers import WaitingHelpers, waiting
 
 _CLIENT_ROOT: Final = Path("/usr/lib/postgresql")
 # Where a client is told to write; psql reads with --file.
@@ -37,7 +37,7 @@ _OUTPUT: Final = {"psql": "--output"}
 # A directory in which a server of ours has its socket ends so; short, because the path of a socket must be.
 SOCKETS: Final = "sock"
 _SPOOLED: Final = re.compile(
-    r"([0-9a-f]{12})\.(?:[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|archive|index|manifest|out\.fifo)"
+    r"([0-9a-f]{12})\.(?:[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}\.(?:[0-9]\.)?(?:fifo|pass|gate|archive|index|manifest|out\.fifo)"
     rf"|[0-9a-f]{{16}}\.{SOCKETS})"
 )
 # A session may say nothing for hours while it works or waits: no router on the way is to forget it, and a server that
@@ -46,8 +46,6 @@ _ALIVE: Final = {"keepalives_idle": "10", "keepalives_interval": "10", "keepaliv
 ROLE: Final = "client"
 # What pg_receivewal needs to write what it has.
 _STOPPING: Final = 5
-# A query that fails is told as a whole, behind the line that says why.
-_STDERR_TAIL: Final = 1 << 20
 
 
 class Clients:
@@ -141,6 +139,11 @@ class Clients:
                     with contextlib.closing(converted(program, said, CUSTOM_MAGIC, archive)) as pieces:
                         yield pieces
 
+    @contextlib.contextmanager
+    def ahead(self, run: str, count: int) -> Iterator[None]:
+        """Let the first `count` programs that `run` starts in the body begin at once, where starting takes a while."""
+        yield
+
     def named(self, database: str) -> Self:
         """The same clients for another database of the server."""
         other = copy.copy(self)
@@ -202,6 +205,7 @@ class HelperClients(Clients):
     ) -> None:
         super().__init__(replace(login, host="127.0.0.1"), directory, instance, stall)
         self._engine, self.beside, self._mount = engine, beside, mount
+        self._waiting = WaitingHelpers(())
         self.way = f"helper containers of {printable(beside.image)} beside {printable(beside.name)}"
 
     def check(self, standing: Standing) -> None:
@@ -211,6 +215,13 @@ class HelperClients(Clients):
     def sweep(self) -> int:
         """See Clients."""
         return self._engine.sweep_helpers(self._instance) + super().sweep()
+
+    @contextlib.contextmanager
+    def ahead(self, run: str, count: int) -> Iterator[None]:
+        """See Clients."""
+        gates = [self._path(run, f"{number}.gate") for number in range(count)]
+        with waiting(lambda gate: self._helper("sh", [self._inside(gate)], run), gates) as self._waiting:
+            yield
 
     @contextlib.contextmanager
     def base_backup(
@@ -257,11 +268,10 @@ class HelperClients(Clients):
 
     @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
-        labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
         made: list[Helper] = []
 
         def start() -> None:
-            made.append(self._engine.start_helper(self.beside, program, arguments, self._mount, labels))
+            made.append(self._waiting.take(program, arguments) or self._helper(program, arguments, run))
 
         try:
             # In a thread: a signal's exception would lose the helper that is just being made.
@@ -275,6 +285,10 @@ class HelperClients(Clients):
                 with contextlib.suppress(EngineError):
                     helper.close()
             raise
+
+    def _helper(self, program: str, arguments: list[str], run: str) -> Helper:
+        labels = {LABEL: self._instance, LABEL_RUN: run, LABEL_ROLE: ROLE}
+        return self._engine.start_helper(self.beside, program, arguments, self._mount, labels)
 
     def _inside(self, path: Path) -> str:
         return str(self.inside / path.name)
@@ -325,54 +339,10 @@ class NetworkClients(Clients):
     @contextlib.contextmanager
     def _started(self, program: str, arguments: list[str], run: str) -> Iterator[ClientProcess]:
         home = self._root / str(self._major)
-        yield _Child([str(home / "bin" / program), *arguments], home / "lib")
+        yield ChildProcess([str(home / "bin" / program), *arguments], home / "lib")
 
     def _inside(self, path: Path) -> str:
         return str(path)
-
-
-class _Child:
-    """A Process: a client as a child process."""
-
-    def __init__(self, command: list[str], libraries: Path) -> None:
-        environment = {"PATH": "/usr/bin:/bin", "LC_MESSAGES": "C"}
-        # Clients of another Debian release bring their own libpq.
-        if libraries.is_dir():
-            environment["LD_LIBRARY_PATH"] = str(libraries)
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._stderr,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            self._stderr.close()
-            raise DumpFailed(f"{command[0]} cannot be started: {error.strerror}") from error
-
-    def wait(self) -> int:
-        """See Process."""
-        code = self._process.wait()
-        return 128 - code if code < 0 else code
-
-    def errors(self) -> str:
-        """See Process."""
-        end = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, end - _STDERR_TAIL))
-        return self._stderr.read().decode(errors="replace")
-
-    def kill(self) -> None:
-        """See Process."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """See Process."""
-        self.kill()
-        self._process.wait()
-        self._stderr.close()
 
 
 def sweep_spool(directory: Path, instance: str) -> int:

@@ -82,6 +82,22 @@ def test_a_psql_that_has_entered_has_no_password_beside_it_and_obeys_no_command(
                 psql.load.finish(command)
 
 
+def test_a_client_may_be_started_before_it_is_known_what_it_is_to_do(any_server: Server, tmp_path: Path) -> None:
+    """One that was, one more than were, and one that nobody wants: all say the same, and none is left."""
+    database = any_server.new_database()
+    sidecar = Sidecar.make(tmp_path, any_server, database)
+    source, run = sidecar.app().source(), new_run_id(datetime.now(UTC))
+    source.inspect()
+    clients = source.clients
+    arguments = ("--no-psqlrc", "--tuples-only", "--no-align", "--command=SELECT $$it's$$, current_catalog")
+    for count in (1, 3):
+        with clients.ahead(run, count):
+            for _ in range(2):
+                with clients.run("psql", arguments, run) as output:
+                    assert b"".join(output.chunks()) == f"it's|{database}\n".encode()
+        assert sidecar.spooled() == [] and clients.sweep() == 0
+
+
 def says_what_it_holds(sidecar: Sidecar, server: Server) -> None:
     manifest = sidecar.sets()[0].manifest
     assert manifest and manifest.database

@@ -22,8 +22,9 @@ COPY: Final = re.compile(rb"COPY " + TABLE + rb" +(?:\(" + COLUMN + rb"(?:, " + 
 END_OF_ROWS: Final = b"\n\\.\n"
 _HEAD: Final = 4096
 _SAMPLE: Final = 4096
-# Bytes of a row below which looking at each is faster than jumping.
+# Bytes of a row below which looking at each is faster than jumping; and of what lies between two backslashes.
 _SHORT: Final = 16
+_SPARSE: Final = 400
 _NEWLINE: Final = ord("\n")
 _HEADER: Final = re.compile(rb"^--\n-- PostgreSQL database (?:cluster )?dump\n--\n")
 _VERSION: Final = re.compile(rb"^-- Dumped by pg_dump version (.+)$", re.MULTILINE)
@@ -296,7 +297,7 @@ class DumpReader:
 
     def _in_rows(self, text: bytes, position: int) -> int:
         """Count rows from `position` to the terminator; returns where SQL goes on, or -1 at the end of `text`."""
-        end = text.find(END_OF_ROWS, max(position - 1, 0))
+        end = end_of_rows(text, max(position - 1, 0))
         if end >= 0:
             self._count(text, position, end + 1)
             self.spans[-1] = self.spans[-1]._replace(end=self._offset(text, end + 1))
@@ -351,6 +352,20 @@ class DumpReader:
         if self._watcher and end > self._told:
             self._watcher.data(text[self._told : end])
             self._told = end
+
+
+def end_of_rows(text: bytes, start: int) -> int:
+    """Where END_OF_ROWS is from `start` on; -1 where it is not. One byte is found fifteen times as fast as several: so
+    it jumps from one backslash to the next, unless there are many."""
+    at = start
+    if text.count(b"\\", start, start + _SAMPLE) * _SPARSE <= _SAMPLE:
+        for _ in range(len(text) // _SPARSE):
+            at = text.find(b"\\", at + 1)
+            if at < 0:
+                return -1
+            if text.startswith(END_OF_ROWS, at - 1):
+                return at - 1
+    return text.find(END_OF_ROWS, at)
 
 
 def newlines(text: bytes, start: int, end: int) -> int:

@@ -13,7 +13,7 @@ RUN = "20261129T203000Z-abcdef"
 
 def test_pipes_password_files_and_sockets_of_one_volume_are_swept(tmp_path: Path) -> None:
     for instance in (OURS, OTHERS):
-        for suffix in ("fifo", "pass", "1.out.fifo"):
+        for suffix in ("fifo", "pass", "0.gate", "1.out.fifo"):
             (tmp_path / f"{instance}.{RUN}.{suffix}").touch()
         folder = tmp_path / f"{instance}.0123456789abcdef.sock"
         folder.mkdir()
@@ -21,6 +21,6 @@ def test_pipes_password_files_and_sockets_of_one_volume_are_swept(tmp_path: Path
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(str(folder / ".s.PGSQL.5432"))
     (tmp_path / f"{OURS}.notes").touch()
-    assert sweep_spool(tmp_path, OURS) == 4
+    assert sweep_spool(tmp_path, OURS) == 5
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(OURS)) == [f"{OURS}.notes"]
-    assert len([path for path in tmp_path.iterdir() if path.name.startswith(OTHERS)]) == 4
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(OTHERS)]) == 5

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backup.errors import DumpFailed
-from backup.postgres.dump.dump_reader import DumpReader, newlines
+from backup.postgres.dump.dump_reader import END_OF_ROWS, DumpReader, end_of_rows, newlines
 
 DUMP = rb"""--
 -- PostgreSQL database dump
@@ -166,3 +166,16 @@ def test_newlines_are_counted_whatever_the_length_of_lines(lengths: list[int], s
     text = b"\n".join(b"x" * length for length in lengths)
     end = max(start, len(text) - cut)
     assert newlines(text, start, end) == text.count(b"\n", start, end)
+
+
+@example([b"a" * 700, b"\\", END_OF_ROWS], 0, 1)
+@given(
+    st.lists(st.sampled_from([b"\n", b"\\", b".", b"\\.", b"a" * 700, END_OF_ROWS]), max_size=30),
+    st.integers(0, 2000),
+    st.integers(1, 4),
+)
+def test_the_end_of_rows_is_found_however_many_backslashes_there_are(
+    pieces: list[bytes], start: int, times: int
+) -> None:
+    text = b"".join(pieces * times)
+    assert end_of_rows(text, start) == text.find(END_OF_ROWS, start)
